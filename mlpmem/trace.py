@@ -1,0 +1,163 @@
+"""What is kept of a generation, as plain values: what the page, exports and recordings share.
+
+Every source's probability is kept for the union of the sources' top candidates, in every column,
+so that any lambda can be mixed afterwards, exactly, without the model. No tensors, no HTML here.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mlpmem.errors import MlpMemError
+
+SOURCES = ("lm", "memory", "knn")
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A token that could have come next; probs holds a probability for each source and "fused"."""
+
+    token_id: int
+    text: str
+    probs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A datastore entry found near the hidden state; weight is its share of the kNN mass (0..1)."""
+
+    entry: int
+    title: str
+    group: str
+    left: str
+    target: str
+    target_id: int
+    right: str
+    distance: float  # squared L2
+    weight: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One generated token with what every source thought of its place."""
+
+    index: int
+    token_id: int
+    text: str
+    probs: Mapping[str, float]  # of the chosen token
+    candidates: list[Candidate]
+    rest: Mapping[str, float]  # each source's mass outside the candidates
+    js: float | None  # Jensen-Shannon divergence of memory and knn, nats
+    neighbours: list[Neighbour]
+    ms: float  # wall time of the step's batch
+
+    def to_dict(self) -> dict:
+        """Return the short-keyed form that travels to the browser."""
+        return {
+            "i": self.index,
+            "id": self.token_id,
+            "s": self.text,
+            "p": {name: _short(p) for name, p in self.probs.items()},
+            "cand": [
+                [c.token_id, c.text, *(_short(c.probs.get(s)) for s in SOURCES)]
+                for c in self.candidates
+            ],
+            "rest": {name: _short(p) for name, p in self.rest.items()},
+            "js": _short(self.js),
+            "nn": [
+                [n.entry, n.title, n.group, n.left, n.target, n.target_id, n.right]
+                + [_short(n.distance), _short(n.weight)]
+                for n in self.neighbours
+            ],
+            "ms": _short(self.ms),
+        }
+
+    @classmethod
+    def from_dict(cls, row: dict, system: str, lmbda: float) -> "Step":
+        """Return the step of a `to_dict` form; fused is mixed anew from system and lmbda."""
+        candidates = []
+        for token_id, text, *values in row["cand"]:
+            probs = {s: p for s, p in zip(SOURCES, values, strict=True) if p is not None}
+            candidates.append(
+                Candidate(token_id, text, {**probs, "fused": mix(probs, system, lmbda)})
+            )
+        return cls(
+            index=row["i"],
+            token_id=row["id"],
+            text=row["s"],
+            probs=row["p"],
+            candidates=candidates,
+            rest=row["rest"],
+            js=row["js"],
+            neighbours=[Neighbour(*n) for n in row["nn"]],
+            ms=row["ms"],
+        )
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A whole generation of one system."""
+
+    system: str
+    prompt: str
+    prompt_ids: list[int]
+    lmbda: float
+    settings: Mapping[str, float | int]
+    model: Mapping[str, str]
+    steps: list[Step]
+    finish: str  # "eos", "length" or "stop"
+    text: str  # the generated tokens decoded together, special tokens left out
+    cost: Mapping[str, float] = field(default_factory=dict)  # ms per token and bytes, by part
+
+    def to_dict(self) -> dict:
+        """Return JSON-ready values."""
+        return {
+            "v": VERSION,
+            **{name: getattr(self, name) for name in _PLAIN},
+            "steps": [step.to_dict() for step in self.steps],
+        }
+
+    def to_json(self) -> str:
+        """Return the trace as one JSON object."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_dict(cls, row: dict) -> "Trace":
+        """Return the trace of a `to_dict` form; MlpMemError if it is not one."""
+        if not isinstance(row, dict) or row.get("v") != VERSION:
+            raise MlpMemError(
+                f"trace: expected an object with v = {VERSION}; export the generation again"
+            )
+        try:
+            plain = {name: row[name] for name in _PLAIN}
+            steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise MlpMemError(f"trace: a field is missing or wrong ({error!r}); export it again") from error
+        return cls(**plain, steps=steps)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Trace":
+        """Return the trace of a `to_json` text; MlpMemError if it is not one."""
+        try:
+            return cls.from_dict(json.loads(text))
+        except json.JSONDecodeError as error:
+            raise MlpMemError(f"trace: not JSON ({error}); export the generation again") from error
+
+
+_PLAIN = ("system", "prompt", "prompt_ids", "lmbda", "settings", "model", "finish", "text", "cost")
+
+
+def mix(probs: Mapping[str, float], system: str, lmbda: float) -> float:
+    """Return (1 - lmbda) * p_lm + lmbda * p_system, or p_lm where system is "lm" or is absent."""
+    if system == "lm" or system not in probs:
+        return probs["lm"]
+    return (1.0 - lmbda) * probs["lm"] + lmbda * probs[system]
+
+
+def _short(value: float | None) -> float | None:
+    """Return value with six significant digits: JSON stays small, mixes stay exact to 1e-6."""
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.6g}")
