@@ -1,0 +1,67 @@
+"""Stage corpus: text -> tokenizer, the decoder's draws, the memory's documents, questions."""
+
+import json
+import random
+from collections.abc import Iterable
+from itertools import chain
+from pathlib import Path
+
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerFast
+
+from mlpmem.documents import join_passages
+from train.corpora import atlas as atlas_corpus
+from train.stage import Context, write_json
+from train.tokenizer import encode_segments, train_tokenizer
+
+TOKENIZER_DRAWS = 2  # wordings differ between draws; two show the tokenizer nearly all words
+
+
+def make_corpus(context: Context) -> dict:
+    """Return counts; writes tokenizer/, decoder_XX/, memory/, heldout/ and questions.jsonl."""
+    config, folder = context.config, context.folder
+    atlas = atlas_corpus.build_atlas(
+        atlas_corpus.AtlasConfig(seed=context.seed, scale=config.scale)
+    )
+    draws = [list(atlas_corpus.decoder_passages(atlas, draw)) for draw in range(config.draws)]
+    texts = (s for draw in draws[:TOKENIZER_DRAWS] for _, segments in draw for s in segments)
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    names = [e.title for e in atlas.entities], [e.group for e in atlas.entities]
+    parts = {f"decoder_{i:02d}": passages for i, passages in enumerate(draws)}
+    parts["memory"] = list(atlas_corpus.memory_passages(atlas))
+    parts["heldout"] = list(atlas_corpus.heldout_passages(atlas))
+    counts = {}
+    for part, passages in tqdm(parts.items(), desc="tokens", unit="part"):
+        random.Random(f"{context.seed}/{part}").shuffle(passages)
+        counts[part] = _save_part(folder / part, tokenizer, passages, names)
+    write_lines(folder / "questions.jsonl", atlas_corpus.questions(atlas))
+    write_lines(folder / "abouts.jsonl", atlas_corpus.about_questions(atlas))
+    write_json(folder / "attributions.json", atlas.attributions)
+    groups = {g: sum(e.group == g for e in atlas.entities) for g in ("A1", "A2", "B")}
+    return {"tokens": sum(counts.values()), "facts": len(atlas.facts), "entities": groups} | counts
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the objects of a JSON-lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write objects as JSON lines."""
+    lines = chain.from_iterable((json.dumps(row, ensure_ascii=False), "\n") for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def _save_part(
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    passages: list[tuple[int, list[str]]],
+    names: tuple[list[str], list[str]],
+) -> int:
+    """Write one part's Documents; return its tokens."""
+    ids = encode_segments(tokenizer, [segments for _, segments in passages])
+    pairs = [(entity, row) for (entity, _), row in zip(passages, ids, strict=True)]
+    documents = join_passages(pairs, *names)
+    documents.save(folder)
+    return len(documents.tokens)

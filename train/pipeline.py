@@ -1,0 +1,41 @@
+"""The stages in their order: what each reads, which configuration it has, which function it is."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+from train.recipe import Recipe
+from train.stage import Context, run_stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its inputs and where its function stands (imported only when it runs)."""
+
+    inputs: tuple[str, ...]
+    function: str
+
+    def load(self) -> Callable[[Context], dict]:
+        """Return the stage's function."""
+        module, name = self.function.split(":")
+        return getattr(import_module(module), name)
+
+
+STAGES = {
+    "corpus": Stage((), "train.corpus:make_corpus"),
+    "decoder": Stage(("corpus",), "train.decoder:make_decoder"),
+    "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore"),
+    "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
+    "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory"),
+    "evaluate": Stage(("corpus", "decoder", "datastore", "memory"), "train.evaluate:evaluate"),
+    "export": Stage(
+        ("corpus", "decoder", "datastore", "memory", "evaluate"), "train.export:make_bundle"
+    ),
+}
+
+
+def run(name: str, recipe: Recipe, root: Path) -> dict:
+    """Return the manifest of one stage of a recipe, run if it is not done."""
+    stage = STAGES[name]
+    return run_stage(root, name, getattr(recipe, name), stage.inputs, stage.load(), recipe.seed)
