@@ -1,0 +1,209 @@
+"""The frozen decoder: token ids -> logits, hidden states at one depth, cache; text <-> token ids.
+
+The hidden state is what enters the FFN of layer `depth` (post-norm), caught by a permanent hook
+that writes into a ContextVar: nothing of a call is ever kept on the decoder. It is not a trainer
+and not a generator.
+"""
+
+import hashlib
+import json
+import os
+from contextvars import ContextVar
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+from mlpmem.families import family_of, ffn_at, layers_of
+from mlpmem.pieces import token_bytes
+
+_CAUGHT: ContextVar[list[Tensor] | None] = ContextVar("caught", default=None)
+
+
+class DecoderOutput(NamedTuple):
+    """What one forward pass gives."""
+
+    logits: Tensor | None  # (B, T, V), or (B, 1, V) of the last position
+    hidden: Tensor  # (B, T, D), or (B, 1, D)
+    cache: Any  # transformers' Cache, or None
+
+
+class Decoder:
+    """A causal language model in eval mode whose weights ask for no gradient."""
+
+    def __init__(self, model: nn.Module, tokenizer: Any, depth: int = -1) -> None:
+        """Freeze the model and hook the FFN at depth; MlpMemError for a depth it lacks."""
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.family = family_of(model.config.model_type)
+        self.num_layers = len(layers_of(model, self.family))
+        ffn = ffn_at(model, self.family, depth)
+        self.depth = depth
+        self._hook = ffn.register_forward_pre_hook(_catch)
+
+    @classmethod
+    def load(
+        cls,
+        path_or_id: str | Path,
+        *,
+        depth: int = -1,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        local_files_only: bool | None = None,
+    ) -> "Decoder":
+        """Return the decoder of a transformers folder or hub id; safetensors only."""
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        source = str(path_or_id)
+        options = {"revision": revision, "trust_remote_code": False}
+        options["local_files_only"] = (
+            os.path.isdir(source) if local_files_only is None else local_files_only
+        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            model = AutoModelForCausalLM.from_pretrained(
+                source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise MlpMemError(
+                f"decoder: cannot load {source!r} ({_first_line(error)}); give a transformers folder "
+                "with config.json, model.safetensors and a tokenizer, or a hub id and a network"
+            ) from error
+        return cls(model.to(device), tokenizer, depth)
+
+    @property
+    def device(self) -> torch.device:
+        """Return where the weights are."""
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def hidden_size(self) -> int:
+        """Return D."""
+        return self.model.get_input_embeddings().weight.shape[1]
+
+    @property
+    def vocab_size(self) -> int:
+        """Return V, the number of logits (the tokenizer may know fewer tokens)."""
+        return self.model.get_output_embeddings().weight.shape[0]
+
+    @property
+    def head_weight(self) -> Tensor:
+        """Return the weight of the output head, (V, D)."""
+        return self.model.get_output_embeddings().weight
+
+    @property
+    def max_positions(self) -> int:
+        """Return the longest sequence the decoder was made for, in tokens."""
+        return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**31)
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the weights, each counted once."""
+        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
+        return sum(weights.values())
+
+    @cached_property
+    def eos_ids(self) -> frozenset[int]:
+        """Return the token ids that end a text."""
+        found = self.model.generation_config.eos_token_id
+        if found is None:
+            found = self.tokenizer.eos_token_id
+        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """Return a sha256 over vocabulary and merges: equal for tokenizers that cut text alike."""
+        return tokenizer_hash(self.tokenizer)
+
+    @cached_property
+    def token_bytes(self) -> list[bytes]:
+        """Return the UTF-8 bytes of every token id, (V,)."""
+        return token_bytes(self.tokenizer, self.vocab_size)
+
+    @cached_property
+    def pieces(self) -> list[str]:
+        """Return a displayable text of every token id, (V,); undecodable bytes are U+FFFD."""
+        return [piece.decode("utf-8", "replace") for piece in self.token_bytes]
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """Return the token ids that are not text."""
+        return frozenset(self.tokenizer.all_special_ids)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of text, with BOS where the tokenizer adds one."""
+        return self.tokenizer.encode(text, verbose=False)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of token ids, special tokens left out."""
+        kept = (self.token_bytes[i] for i in ids if i not in self.special_ids)
+        return b"".join(kept).decode("utf-8", "replace")
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        cache: Any = None,
+        use_cache: bool = False,
+        last_only: bool = False,
+        head: bool = True,
+    ) -> DecoderOutput:
+        """Return logits and hidden states of ids (B, T); logits are None with head=False.
+
+        attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given.
+        The cache is extended in place. last_only gives the last position alone.
+        """
+        if position_ids is None and attention_mask is not None:
+            position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        options = {"logits_to_keep": int(last_only)} if head else {}
+        token = _CAUGHT.set(caught := [])
+        try:
+            output = (self.model if head else self.model.base_model)(
+                input_ids=ids.to(self.device),
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=use_cache or cache is not None,
+                return_dict=True,
+                **options,
+            )
+        finally:
+            _CAUGHT.reset(token)
+        hidden = caught[0].view(*ids.shape, -1)
+        return DecoderOutput(
+            output.logits if head else None,
+            hidden[:, -1:] if last_only else hidden,
+            output.past_key_values,
+        )
+
+
+def _catch(module: nn.Module, args: tuple) -> None:
+    """Append the FFN's input to the caller's list, where a caller asked."""
+    caught = _CAUGHT.get()
+    if caught is not None:
+        caught.append(args[0])
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Return a sha256 over the sorted vocabulary and the merges of a tokenizer."""
+    digest = hashlib.sha256()
+    for piece, i in sorted(tokenizer.get_vocab().items(), key=lambda item: (item[1], item[0])):
+        digest.update(f"{i}\t{piece}\n".encode("utf-8", "surrogatepass"))
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    merges = json.loads(backend.to_str())["model"].get("merges") if backend is not None else None
+    for merge in merges or []:
+        line = merge if isinstance(merge, str) else " ".join(merge)
+        digest.update(f"{line}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
+
+
+def _first_line(error: Exception) -> str:
+    """Return the first line of an error's text, cut at 200 characters."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

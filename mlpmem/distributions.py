@@ -1,0 +1,152 @@
+"""The maths of the three sources and their mix, as pure functions on tensors.
+
+Everything is computed in float32 and in nats. Distances are squared L2. A value of -1 stands for
+"no neighbour here" and gets no weight. Nothing in this file knows a model.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class SparseProbs(NamedTuple):
+    """Distributions over V tokens by their support; padding is token 0 with probability 0."""
+
+    token_ids: Tensor  # (Q, S) int64, most probable first
+    probs: Tensor  # (Q, S) float32, rows sum to 1, or to 0 where there is no neighbour
+
+
+def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return log-probs in float32 of logits (..., V) divided by temperature."""
+    logits = logits.float()
+    return torch.log_softmax(logits if temperature == 1.0 else logits / temperature, dim=-1)
+
+
+def interpolate(lm_log_probs: Tensor, other_log_probs: Tensor, lmbda: float | Tensor) -> Tensor:
+    """Return log((1 - lmbda) * p_lm + lmbda * p_other), (..., V) float32.
+
+    Exact at the ends: lmbda 0 gives the first argument and 1 the second, bit for bit, and -inf in
+    either never makes a nan. A tensor lmbda is broadcast, (...) or (..., 1).
+    """
+    lm, other = lm_log_probs.float(), other_log_probs.float()
+    weight = torch.as_tensor(lmbda, dtype=torch.float32, device=lm.device)
+    if weight.dim() and weight.dim() < lm.dim():
+        weight = weight.unsqueeze(-1)
+    mixed = torch.logaddexp(lm + torch.log1p(-weight), other + torch.log(weight))
+    return torch.where(weight == 0, lm, torch.where(weight == 1, other, mixed))
+
+
+def knn_weights(
+    distances: Tensor, values: Tensor, counts: Tensor | None, temperature: float
+) -> Tensor:
+    """Return each neighbour's share of the kNN mass, (Q, K); all 0 in a row without neighbours.
+
+    The share is count * exp(-distance / temperature), normalised. Equal keys are one entry with a
+    count, so that this equals the sum over their copies.
+    """
+    scores = -distances.float() / temperature
+    if counts is not None:
+        scores = scores + torch.log(counts.float())
+    scores = scores.masked_fill(values < 0, -torch.inf)
+    top = scores.amax(dim=-1, keepdim=True)
+    weights = torch.exp(scores - torch.where(top.isinf(), torch.zeros_like(top), top))
+    return weights / weights.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def knn_sparse(
+    distances: Tensor, values: Tensor, counts: Tensor | None, temperature: float
+) -> SparseProbs:
+    """Return the kNN distributions of (Q, K) neighbours by their support, S <= K columns.
+
+    Neighbours of equal value are summed by one sort and one segment sum; no (Q, V) array is made.
+    """
+    weights = knn_weights(distances, values, counts, temperature)
+    values, order = values.long().clamp_min(0).sort(dim=-1, stable=True)
+    starts = torch.ones_like(values)
+    starts[:, 1:] = values[:, 1:] != values[:, :-1]
+    segment = starts.cumsum(dim=-1) - 1  # (Q, K) rank of the neighbour's value in its row
+    probs = torch.zeros_like(weights).scatter_add_(1, segment, weights.gather(1, order))
+    token_ids = torch.zeros_like(values).scatter_(1, segment, values)
+    probs, order = probs.sort(dim=-1, descending=True, stable=True)
+    support = max(1, int((probs > 0).sum(dim=-1).max())) if len(probs) else 1
+    token_ids = token_ids.gather(1, order).masked_fill(probs == 0, 0)
+    return SparseProbs(token_ids[:, :support].contiguous(), probs[:, :support].contiguous())
+
+
+def knn_log_probs(
+    distances: Tensor,
+    values: Tensor,
+    counts: Tensor | None,
+    temperature: float,
+    vocab_size: int,
+) -> Tensor:
+    """Return kNN log-probs (Q, V) of (Q, K) neighbours: -inf where no neighbour has the token.
+
+    A row without any neighbour is -inf everywhere; whoever mixes it uses lmbda 0 for that row.
+    """
+    weights = knn_weights(distances, values, counts, temperature)
+    probs = torch.zeros(len(weights), vocab_size, device=weights.device)
+    return probs.scatter_add_(1, values.long().clamp_min(0), weights).log_()
+
+
+def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Return the Jensen-Shannon divergence (...), nats, between 0 and log 2, of log-probs (..., V)."""
+    middle = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0))
+    halves = [
+        torch.where(x.isinf(), 0.0, x.exp() * (x - middle)).sum(dim=-1) for x in (log_p, log_q)
+    ]
+    return ((halves[0] + halves[1]) / 2).clamp_min(0.0)
+
+
+def sparse_kl(logits: Tensor, token_ids: Tensor, probs: Tensor) -> Tensor:
+    """Return KL(p || softmax(logits)), (T,) nats, of targets (T, S) and logits (T, V).
+
+    sum p log p - sum p * logit + logsumexp(logits): only the support is gathered. Differentiable
+    in logits; padded columns have probability 0 and add nothing.
+    """
+    logits, probs = logits.float(), probs.float()
+    picked = logits.gather(1, token_ids.long())
+    entropy = torch.special.entr(probs).sum(dim=-1)
+    mass = probs.sum(dim=-1)
+    return mass * torch.logsumexp(logits, dim=-1) - (probs * picked).sum(dim=-1) - entropy
+
+
+def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Return log_probs (..., V) with -inf for what top_k, then top_p, leave out; not renormalised.
+
+    top_k 0 and top_p 1 leave everything in. Top-p keeps the fewest tokens whose renormalised mass
+    reaches top_p; the most probable token always stays.
+    """
+    if 0 < top_k < log_probs.shape[-1]:
+        kept = log_probs.topk(top_k, dim=-1)
+        log_probs = torch.full_like(log_probs, -torch.inf).scatter(-1, kept.indices, kept.values)
+    if top_p < 1.0:
+        ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
+        probs = torch.softmax(ordered, dim=-1)
+        before = probs.cumsum(dim=-1) - probs
+        ordered = ordered.masked_fill((before >= top_p) & (before > 0), -torch.inf)
+        log_probs = torch.empty_like(log_probs).scatter(-1, order, ordered)
+    return log_probs
+
+
+def sample(
+    log_probs: Tensor,
+    temperature: float,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    uniform: Tensor | float = 0.0,
+) -> Tensor:
+    """Return a token id for every row of log_probs (B, V), (B,) int64.
+
+    Temperature 0 takes the most probable token. Otherwise `uniform` in [0, 1), one number or (B,),
+    picks the token by inverse distribution function: rows given the same number differ only where
+    their distributions do, so that systems can be compared under the same luck.
+    """
+    if temperature == 0.0:
+        return log_probs.argmax(dim=-1)
+    kept = filter_top_k_top_p(log_probs.float() / temperature, top_k, top_p)
+    heights = torch.softmax(kept.double(), dim=-1).cumsum(dim=-1)
+    at = torch.as_tensor(uniform, dtype=torch.float64, device=heights.device) * heights[:, -1]
+    ids = torch.searchsorted(heights, at.unsqueeze(-1), right=True).squeeze(-1)
+    return ids.clamp_max(log_probs.shape[-1] - 1)

@@ -1,0 +1,257 @@
+"""The memory: an all-MLP from one hidden state to a distribution over the vocabulary, D -> V.
+
+It sees no positions and no other token, so its rows are independent. State-dict names equal those
+of the authors' published checkpoints. `checkpoints.py` reads and writes its folders.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+
+MODEL_TYPE = "mlp_memory"
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The shape of a memory, the decoder it belongs to, and how it is best used."""
+
+    hidden_size: int  # D, of the decoder's hidden states
+    vocab_size: int  # V
+    num_layers: int
+    intermediate_size: int
+    family: str = "llama"  # "llama" (RMSNorm, SwiGLU) or "gpt2" (LayerNorm, GELU)
+    norm_eps: float = 1e-5
+    depth: int = -1  # decoder layer whose FFN input it reads, -1 the last
+    lmbda: float = 0.5  # its weight in the mix
+    temperature: float = 1.0  # divides its logits
+    knn_k: int = 0  # neighbours of its training targets, 0 where unknown
+    knn_temperature: float = 0.0  # of its training targets, 0 where unknown
+    tokenizer_hash: str = ""  # empty where unknown, as in published checkpoints
+    tied_head: bool = False  # whether its head is the decoder's
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values no memory can have."""
+        sizes = ("hidden_size", "vocab_size", "num_layers", "intermediate_size")
+        for name in sizes:
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise MlpMemError(
+                    f"memory config: {name} is {getattr(self, name)!r}, it must be 1 or more"
+                )
+        if self.family not in LAYOUTS:
+            raise MlpMemError(
+                f"memory config: family {self.family!r} is not known, use {' or '.join(LAYOUTS)}"
+            )
+        if not 0 <= self.lmbda <= 1 or not self.temperature > 0:
+            raise MlpMemError(
+                f"memory config: lmbda {self.lmbda} must be within 0 and 1, "
+                f"temperature {self.temperature} above 0"
+            )
+
+    @classmethod
+    def from_dict(cls, row: dict) -> "MemoryConfig":
+        """Return the config of a config.json's values, unknown ones left out."""
+        known = {field.name for field in fields(cls)}
+        missing = [
+            f
+            for f in ("hidden_size", "vocab_size", "num_layers", "intermediate_size")
+            if f not in row
+        ]
+        if missing:
+            raise MlpMemError(
+                f"memory config: {', '.join(missing)} missing; export the memory again"
+            )
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    def to_json(self) -> str:
+        """Return config.json's text."""
+        return json.dumps({"model_type": MODEL_TYPE, **asdict(self)}, indent=2)
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm computed in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., D) normalised, in x's dtype."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm computed in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., D) normalised, in x's dtype."""
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(
+            x.dtype
+        )
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is stored (in, out), as GPT-2's are."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Make weight (inputs, outputs) and bias (outputs,)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ weight + bias."""
+        return F.linear(x, self.weight.T, self.bias)
+
+
+class Gpt2FFN(nn.Module):
+    """D -> 4 D -> D with GELU in its tanh form."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make the two layers."""
+        super().__init__()
+        self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
+        self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the FFN of x (..., D)."""
+        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+
+
+class LlamaFFN(nn.Module):
+    """SwiGLU without biases."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make the three layers."""
+        super().__init__()
+        inner, outer = config.intermediate_size, config.hidden_size
+        self.gate_proj = nn.Linear(outer, inner, bias=False)
+        self.up_proj = nn.Linear(outer, inner, bias=False)
+        self.down_proj = nn.Linear(inner, outer, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the FFN of x (..., D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Gpt2Block(nn.Module):
+    """x + FFN(LayerNorm(x)), under GPT-2's names."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make norm and FFN."""
+        super().__init__()
+        self.ln_1 = LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = Gpt2FFN(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (..., D)."""
+        return x + self.mlp(self.ln_1(x))
+
+
+class LlamaBlock(nn.Module):
+    """x + FFN(RMSNorm(x)), under Llama's names."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make norm and FFN."""
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = LlamaFFN(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (..., D)."""
+        return x + self.mlp(self.input_layernorm(x))
+
+
+# family: (block, name of the blocks, norm, name of the last norm), the names of the checkpoints
+LAYOUTS = {
+    "gpt2": (Gpt2Block, "h", LayerNorm, "ln_f"),
+    "llama": (LlamaBlock, "layers", RMSNorm, "norm"),
+}
+
+
+class Memory(nn.Module):
+    """Blocks, a last norm and a head of its own, or the decoder's where tied_head is set."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make a memory with random weights; `bind` gives a tied one its head."""
+        super().__init__()
+        self.config = config
+        block, self._blocks, norm, self._norm = LAYOUTS[config.family]
+        self.add_module(
+            self._blocks, nn.ModuleList(block(config) for _ in range(config.num_layers))
+        )
+        self.add_module(self._norm, norm(config.hidden_size, eps=config.norm_eps))
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.lm_head.weight = None
+        self.reset_parameters()
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the memory's own weights as they are held."""
+        tied = "lm_head.weight" if self.config.tied_head else ""
+        own = (p for name, p in self.named_parameters() if name != tied)
+        return sum(p.numel() * p.element_size() for p in own)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw matrices from N(0, 0.02), those that end a block smaller by sqrt(2 * num_layers)."""
+        for name, weight in self.named_parameters():
+            if weight.dim() >= 2:
+                ends = name.endswith(("c_proj.weight", "down_proj.weight"))
+                nn.init.normal_(
+                    weight, std=0.02 / ((2 * self.config.num_layers) ** 0.5 if ends else 1)
+                )
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Return what enters the head, (..., D), of hidden states (..., D)."""
+        for block in getattr(self, self._blocks):
+            hidden = block(hidden)
+        return getattr(self, self._norm)(hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V) of hidden states (..., D)."""
+        return self.lm_head(self.features(hidden))
+
+    def bind(self, decoder) -> "Memory":
+        """Return self, checked against the decoder it answers for and given its head if tied."""
+        check_binding(self.config, decoder)
+        if self.config.tied_head:
+            self.lm_head.weight = nn.Parameter(decoder.head_weight, requires_grad=False)
+        return self
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors, the weights in dtype if given."""
+        from mlpmem.checkpoints import save_memory
+
+        save_memory(self, folder, dtype)
+
+    @classmethod
+    def load(cls, path_or_id: str | Path, **options) -> "Memory":
+        """Return the memory of our own or a published folder; see checkpoints.load_memory."""
+        from mlpmem.checkpoints import load_memory
+
+        return load_memory(path_or_id, **options)
+
+
+def check_binding(config: MemoryConfig, decoder) -> None:
+    """Raise MlpMemError unless the memory was made for this decoder's hidden states and tokens."""
+    pairs = {
+        "hidden size": (config.hidden_size, decoder.hidden_size),
+        "vocabulary": (config.vocab_size, decoder.vocab_size),
+        "depth": (config.depth % decoder.num_layers, decoder.depth % decoder.num_layers),
+    }
+    if config.tokenizer_hash:
+        pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
+    wrong = [
+        f"{name} {ours} against {theirs}"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
+    if wrong:
+        raise MlpMemError(
+            f"this memory belongs to another decoder: {', '.join(wrong)} (memory against decoder). "
+            "Load the decoder it was trained for, or train a memory for this one"
+        )

@@ -1,0 +1,159 @@
+"""Search: the K nearest keys of every query by squared L2, behind one small protocol.
+
+ExactRetriever is plain torch and runs where its keys are; FaissFlatRetriever is exact over the
+same fp16 keys on a CPU; FaissIVFPQRetriever is small and approximate. A new one is a class with
+`search`.
+"""
+
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.errors import MlpMemError
+
+BLOCK = 65536  # keys scored at once
+
+
+class Neighbours(NamedTuple):
+    """The nearest entries of every query, nearest first; index -1 where there is none."""
+
+    indices: Tensor  # (Q, K) int64
+    distances: Tensor  # (Q, K) float32, squared L2, inf where there is none
+
+
+class Retriever(Protocol):
+    """Whatever finds neighbours."""
+
+    bytes: int  # size of the index in memory
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+
+
+class ExactRetriever:
+    """Exact search by blocked products in float32; equal distances are ordered by index."""
+
+    def __init__(self, keys: np.ndarray | Tensor, device: str | torch.device = "cpu") -> None:
+        """Hold keys (N, D) as they are stored, on device, and their squared norms."""
+        self.keys = torch.as_tensor(_writable(keys)).to(device)
+        self.norms = torch.cat([b.float().square().sum(1) for b in self.keys.split(BLOCK)])
+        self.bytes = self.keys.nbytes + self.norms.nbytes
+
+    @torch.inference_mode()
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+        queries = queries.to(self.keys.device, torch.float32)
+        best = torch.empty(len(queries), 0, device=queries.device)
+        indices = best.long()
+        for start in range(0, len(self.keys), BLOCK):
+            block = self.keys[start : start + BLOCK].float()
+            scores = self.norms[start : start + BLOCK] - 2 * queries @ block.T  # (Q, BLOCK)
+            found = scores.topk(min(k, len(block)), dim=1, largest=False)
+            best = torch.cat([best, found.values], 1)
+            indices = torch.cat([indices, found.indices + start], 1)
+            kept = best.topk(min(k, best.shape[1]), dim=1, largest=False)
+            best, indices = kept.values, indices.gather(1, kept.indices)
+        return _ordered(rescore(self.keys, queries, indices), indices, k)
+
+
+class _FaissRetriever:
+    """What the faiss indexes share: filling in blocks and searching."""
+
+    def __init__(self, index, keys: np.ndarray) -> None:
+        """Add keys (N, D) to index."""
+        self.index = index
+        for start in range(0, len(keys), BLOCK):
+            index.add(np.ascontiguousarray(keys[start : start + BLOCK], dtype=np.float32))
+        self.bytes = index.ntotal * index.sa_code_size()
+
+    @torch.inference_mode()
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+        rows = np.ascontiguousarray(queries.float().cpu().numpy())
+        distances, indices = self.index.search(rows, k)
+        distances, indices = torch.from_numpy(distances), torch.from_numpy(indices)
+        distances = distances.clamp_min(0).masked_fill(indices < 0, torch.inf)
+        return _ordered(distances.to(queries.device), indices.to(queries.device), k)
+
+
+class FaissFlatRetriever(_FaissRetriever):
+    """Exact search over fp16 keys: the codes are the keys, distances are summed in float32."""
+
+    def __init__(self, keys: np.ndarray) -> None:
+        """Copy keys (N, D) into a flat fp16 index."""
+        import faiss
+
+        kind = faiss.ScalarQuantizer.QT_fp16
+        super().__init__(faiss.IndexScalarQuantizer(keys.shape[1], kind, faiss.METRIC_L2), keys)
+
+
+class FaissIVFPQRetriever(_FaissRetriever):
+    """Approximate search over product-quantised keys; its distances are re-scored on the true keys."""
+
+    def __init__(
+        self, keys: np.ndarray, lists: int = 0, code_bytes: int = 0, probes: int = 32, seed: int = 0
+    ) -> None:
+        """Train on a sample of keys (N, D) and add all; 0 chooses lists and bytes from N and D."""
+        import faiss
+
+        dim = keys.shape[1]
+        lists = lists or max(1, min(4096, int(4 * len(keys) ** 0.5), len(keys) // 39 or 1))
+        code_bytes = code_bytes or next(m for m in range(min(64, dim), 0, -1) if dim % m == 0)
+        bits = 8 if len(keys) >= 39 * 256 else 4
+        index = faiss.IndexIVFPQ(faiss.IndexFlatL2(dim), dim, lists, code_bytes, bits)
+        index.cp.seed = index.pq.cp.seed = seed + 1
+        index.verbose = False
+        rows = np.random.default_rng(seed).permutation(len(keys))[: max(256, lists) * 64]
+        index.train(np.ascontiguousarray(keys[np.sort(rows)], dtype=np.float32))
+        index.nprobe = min(probes, lists)
+        super().__init__(index, keys)
+        self.keys = torch.as_tensor(_writable(keys))
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return k near keys of queries (Q, D), fewer padded with -1."""
+        indices = super().search(queries, k).indices
+        return _ordered(rescore(self.keys, queries.float(), indices), indices, k)
+
+
+RETRIEVERS = {"exact": ExactRetriever, "flat": FaissFlatRetriever, "ivfpq": FaissIVFPQRetriever}
+
+
+def make_retriever(kind: str, keys: np.ndarray) -> Retriever:
+    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D)."""
+    if kind not in RETRIEVERS:
+        raise MlpMemError(f"retriever {kind!r} is not known, use one of {', '.join(RETRIEVERS)}")
+    if len(keys) == 0:
+        raise MlpMemError("retriever: the datastore has no entries; give it some text")
+    return RETRIEVERS[kind](keys)
+
+
+def rescore(keys: Tensor, queries: Tensor, indices: Tensor, rows: int = 64) -> Tensor:
+    """Return squared L2 distances (Q, K) of queries to the keys of indices, inf where -1."""
+    parts = []
+    for start in range(0, len(queries), rows):
+        at = indices[start : start + rows]
+        found = keys[at.clamp_min(0)].float()  # (rows, K, D)
+        apart = (found - queries[start : start + rows, None]).square().sum(-1)
+        parts.append(apart.masked_fill(at < 0, torch.inf))
+    return torch.cat(parts) if parts else torch.empty(indices.shape)
+
+
+def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
+    """Return neighbours sorted by (distance, index) and padded to k columns."""
+    indices, order = indices.sort(dim=1)
+    distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
+    indices = indices.gather(1, by_distance)
+    short = k - indices.shape[1]
+    if short > 0:
+        indices = torch.nn.functional.pad(indices, (0, short), value=-1)
+        distances = torch.nn.functional.pad(distances, (0, short), value=torch.inf)
+    return Neighbours(indices, distances.float())
+
+
+def _writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
+    """Return keys as torch takes them without a warning: a read-only map is viewed copy-on-write."""
+    if isinstance(keys, np.memmap) and not keys.flags.writeable:
+        return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
+    return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()
