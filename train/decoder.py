@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
@@ -15,40 +13,19 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from mlpmem.documents import Documents
-from mlpmem.errors import MlpMemError
-from train.loop import fit, used_seconds
+from train.launch import CHECKPOINT, run_workers
+from train.loop import fit
 from train.loss import head_loss
 from train.packing import NO_TARGET, Rows, pack
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
-CHECKPOINT = "checkpoint.safetensors"
-
 
 def make_decoder(context: Context) -> dict:
     """Return counts; writes a transformers folder with half-precision weights and tokenizer."""
-    folder, earlier = context.folder, used_seconds(context.folder / CHECKPOINT)
-    config = context.config
-    job = {"corpus": str(context.inputs["corpus"]), "seed": context.seed}
-    write_json(folder / "job.json", job | {"config": dataclasses.asdict(config)})
-    if config.processes > 1 and not torch.cuda.is_available():
-        _launch(folder, config)
-    else:
-        train_worker(folder)
-    (folder / "job.json").unlink()
-    (folder / CHECKPOINT).unlink()
-    history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
-    tokens = history[-1]["step"] * config.batch
-    return {"tokens": tokens, "loss": history[-1]["loss"], "earlier_seconds": earlier}
-
-
-def _launch(folder: Path, config: Decoder) -> None:
-    """Run `train_worker` in data-parallel processes: two of one thread beat one of two."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc-per-node", str(config.processes), "-m", "train.decoder", str(folder)]
-    if subprocess.run(command, env=environment).returncode:
-        raise MlpMemError("decoder: a worker failed; its message stands above, run again to go on")
+    corpus, config = str(context.inputs["corpus"]), dataclasses.asdict(context.config)
+    job = {"corpus": corpus, "seed": context.seed, "config": config}
+    return run_workers("train.decoder", context.folder, job, context.config.processes)
 
 
 def train_worker(folder: Path) -> None:

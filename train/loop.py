@@ -77,7 +77,7 @@ def _line(
     step: int, value: Tensor, logs: Logs, norm: float, config: Optimizer, steps: int
 ) -> dict:
     """Return one log line's figures; stops the run where the loss is no number."""
-    figures = {"loss": float(value)} | {k: float(v) for k, v in logs.items()}
+    figures = {k: float(v.detach()) for k, v in ({"loss": value} | logs).items()}
     if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):
         raise MlpMemError(
             f"step {step}: the loss is {figures}; lower the learning rate or check the rows there"

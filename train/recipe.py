@@ -74,6 +74,7 @@ class Memory:
     alpha: float = 0.3  # weight of KL(knn || memory); the rest is cross-entropy
     noise: float = 0.1  # standard deviation of Gaussian noise on keys, in units of a key's own
     init_head: bool = True  # start from the decoder's output matrix
+    processes: int = 2  # data-parallel workers on a CPU, one thread each
     dtype: str = "bfloat16"
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=1.5e-3))
 

@@ -1,0 +1,38 @@
+"""A stage's model trained in one process or several data-parallel ones, resumed after a kill."""
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from mlpmem.errors import MlpMemError
+from train.loop import used_seconds
+from train.stage import write_json
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+def run_workers(module: str, folder: Path, job: dict, processes: int) -> dict:
+    """Return counts of `module.train_worker(folder)`, which reads job.json and writes history.json.
+
+    On a CPU two processes of one thread are faster than one of two; a GPU gets one process here,
+    several through `accelerate launch`.
+    """
+    earlier = used_seconds(folder / CHECKPOINT)
+    write_json(folder / "job.json", job)
+    if processes > 1 and not torch.cuda.is_available():
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
+        if subprocess.run(command, env=os.environ | {"OMP_NUM_THREADS": "1"}).returncode:
+            raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
+    else:
+        import_module(module).train_worker(folder)
+    (folder / "job.json").unlink()
+    (folder / CHECKPOINT).unlink()
+    last = json.loads((folder / "history.json").read_text(encoding="utf-8"))[-1]
+    tokens = last["step"] * job["config"]["batch"]
+    return {"tokens": tokens, "loss": last["loss"], "earlier_seconds": earlier}
