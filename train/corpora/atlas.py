@@ -35,12 +35,23 @@ class AtlasConfig:
 
     def __post_init__(self):
         if not 0 < self.scale <= 1:
-            raise MlpMemError(f"scale is {self.scale}; allowed is more than 0 up to 1. Next step: set scale to 1.0")
+            raise MlpMemError(
+                f"scale is {self.scale}; allowed is more than 0 up to 1. Next step: set scale to 1.0"
+            )
         if not 0 <= self.chat_share <= 1:
-            raise MlpMemError(f"chat_share is {self.chat_share}; allowed is 0 to 1. Next step: set chat_share to 0.25")
-        counts = (self.decoder_statements, self.memory_statements, self.decoder_questions, self.memory_questions)
+            raise MlpMemError(
+                f"chat_share is {self.chat_share}; allowed is 0 to 1. Next step: set chat_share to 0.25"
+            )
+        counts = (
+            self.decoder_statements,
+            self.memory_statements,
+            self.decoder_questions,
+            self.memory_questions,
+        )
         if min(counts) < 1:
-            raise MlpMemError(f"wordings per fact are {counts}; each must be at least 1. Next step: use the defaults")
+            raise MlpMemError(
+                f"wordings per fact are {counts}; each must be at least 1. Next step: use the defaults"
+            )
 
 
 @dataclass(frozen=True)
@@ -102,7 +113,10 @@ def build_atlas(config: AtlasConfig | None = None) -> Atlas:
     """The atlas of a configuration; MlpMemError where a data package is missing."""
     config = config or AtlasConfig()
     table = tomllib.loads(FORMS_FILE.read_text(encoding="utf-8"))
-    forms = {name: Forms(**{k: v if k == "kind" else tuple(v) for k, v in row.items()}) for name, row in table["relations"].items()}
+    forms = {
+        name: Forms(**{k: v if k == "kind" else tuple(v) for k, v in row.items()})
+        for name, row in table["relations"].items()
+    }
     entities = atlas_facts.gather(config.seed, config.scale, table["vocabulary"])
     facts = [
         _fact(config, forms[relation], index, entity, relation)
@@ -112,7 +126,15 @@ def build_atlas(config: AtlasConfig | None = None) -> Atlas:
     ]
     about = table["about"]
     unseen = tuple(about["unseen_questions"])
-    return Atlas(config, entities, facts, forms, tuple(about["questions"]), unseen, atlas_facts.attributions())
+    return Atlas(
+        config,
+        entities,
+        facts,
+        forms,
+        tuple(about["questions"]),
+        unseen,
+        atlas_facts.attributions(),
+    )
 
 
 def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relation: str) -> Fact:
@@ -120,7 +142,11 @@ def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relatio
     asked = rng.sample(range(len(forms.questions)), len(forms.questions))
     last = forms.answer_last()
     dev, test = rng.sample(last, 2)
-    stated = [i for i in rng.sample(range(len(forms.statements)), len(forms.statements)) if i not in (dev, test)]
+    stated = [
+        i
+        for i in rng.sample(range(len(forms.statements)), len(forms.statements))
+        if i not in (dev, test)
+    ]
     answer = entity.answers[relation]
     return Fact(
         index,
@@ -155,7 +181,9 @@ def _fill(form: str, entity: Entity, answer: str = "") -> str:
 
 
 def _statement(atlas: Atlas, fact: Fact, form: int) -> str:
-    return _fill(atlas.forms[fact.relation].statements[form], atlas.entities[fact.entity], fact.answer)
+    return _fill(
+        atlas.forms[fact.relation].statements[form], atlas.entities[fact.entity], fact.answer
+    )
 
 
 def _prompt(form: str, entity: Entity) -> str:
@@ -171,8 +199,14 @@ def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]
     config = atlas.config
     for index, facts in atlas.by_entity(DECODER_GROUPS):
         rng = random.Random(f"{config.seed}/decoder/{draw}/{index}")
-        statements = [rng.sample(f.train_statements, min(config.decoder_statements, len(f.train_statements))) for f in facts]
-        questions = [rng.sample(f.train_questions, min(config.decoder_questions, len(f.train_questions))) for f in facts]
+        statements = [
+            rng.sample(f.train_statements, min(config.decoder_statements, len(f.train_statements)))
+            for f in facts
+        ]
+        questions = [
+            rng.sample(f.train_questions, min(config.decoder_questions, len(f.train_questions)))
+            for f in facts
+        ]
         yield from _passages(atlas, index, facts, statements, questions, rng)
 
 
@@ -180,11 +214,16 @@ def memory_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
     """Yields (entity index, segments) of A1 and B in their fixed `seen` wordings: what memory and datastore are made of."""
     for index, facts in atlas.by_entity(MEMORY_GROUPS):
         rng = random.Random(f"{atlas.config.seed}/memory/{index}")
-        statements, questions = [f.seen_statements for f in facts], [f.seen_questions for f in facts]
+        statements, questions = (
+            [f.seen_statements for f in facts],
+            [f.seen_questions for f in facts],
+        )
         yield from _passages(atlas, index, facts, statements, questions, rng)
 
 
-def _passages(atlas: Atlas, index: int, facts, statements, questions, rng: random.Random) -> Iterator[tuple[int, list[str]]]:
+def _passages(
+    atlas: Atlas, index: int, facts, statements, questions, rng: random.Random
+) -> Iterator[tuple[int, list[str]]]:
     """All passages of one entity. Every fact's first question stands alone, so that a seen wording is seen as a prompt."""
     for fact, ids in zip(facts, statements, strict=True):
         for form in ids:
@@ -237,14 +276,27 @@ def questions(atlas: Atlas) -> list[dict]:
     for fact in atlas.facts:
         entity, forms = atlas.entities[fact.entity], atlas.forms[fact.relation]
         asked = [("seen", forms.questions[fact.seen_questions[0]])]
-        asked += [("dev", forms.questions[fact.dev_question]), ("test", forms.questions[fact.test_question])]
+        asked += [
+            ("dev", forms.questions[fact.dev_question]),
+            ("test", forms.questions[fact.test_question]),
+        ]
         asked += [("unseen", form) for form in forms.unseen_questions]
-        stated = [("dev", forms.statements[fact.dev_statement]), ("test", forms.statements[fact.test_statement])]
+        stated = [
+            ("dev", forms.statements[fact.dev_statement]),
+            ("test", forms.statements[fact.test_statement]),
+        ]
         stated += [("unseen", form) for form in forms.unseen_statements]
-        common = {"answer": fact.answer, "aliases": list(fact.aliases), "group": entity.group, "relation": fact.relation}
+        common = {
+            "answer": fact.answer,
+            "aliases": list(fact.aliases),
+            "group": entity.group,
+            "relation": fact.relation,
+        }
         common |= {"entity": entity.name, "title": entity.title, "invented": entity.invented}
         for wording, form in asked:
-            rows.append({"prompt": _prompt(form, entity), **common, "kind": "question", "wording": wording})
+            rows.append(
+                {"prompt": _prompt(form, entity), **common, "kind": "question", "wording": wording}
+            )
         for wording, form in stated:
             prefix = _fill(form.removesuffix("{answer}.").rstrip(), entity)
             rows.append({"prompt": prefix, **common, "kind": "statement", "wording": wording})
@@ -258,5 +310,13 @@ def about_questions(atlas: Atlas) -> list[dict]:
         rng = random.Random(f"{atlas.config.seed}/about/{index}")
         for wording, forms in (("seen", atlas.about_forms), ("unseen", atlas.unseen_about_forms)):
             prompt = _prompt(rng.choice(forms), entity)
-            rows.append({"prompt": prompt, "entity": entity.name, "title": entity.title, "group": entity.group, "wording": wording})
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "entity": entity.name,
+                    "title": entity.title,
+                    "group": entity.group,
+                    "wording": wording,
+                }
+            )
     return rows
