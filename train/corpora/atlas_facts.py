@@ -4,9 +4,11 @@ Answers hang on groups here already: a city is in the group of its country, a pe
 that of its author, so no document of one group can state a fact about an entity of another.
 """
 
+import math
 import random
 import re
 import sqlite3
+import unicodedata
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -30,6 +32,7 @@ UNCLEAR = {
     "capital": frozenset("BO GQ IL LK PS SZ VA ZA".split()),
     "language": frozenset("BF ET IQ ME ML NE ZA".split()),
 }
+DISPUTED = frozenset({"jerusalem", "kerch", "sevastopol", "simferopol", "bandundu province"})
 # Where the packages lag behind or differ from common use.
 CORRECTED = {
     ("KZ", "capital"): "Astana",
@@ -128,10 +131,7 @@ def _countries_and_cities(seed: int, scale: float) -> list[Entity]:
     rng = random.Random(f"{seed}/countries")
     rows = [row for code, row in sorted(cache.get_countries().items()) if code not in TERRITORIES]
     rows = rng.sample(rows, max(12, round(len(rows) * scale)))
-    known = {_place(row).casefold() for row in rows} | {
-        name.casefold() for name in _element_rows()[1]
-    }
-    cities = _cities(cache, {row["iso"] for row in rows}, _size("city", scale), known)
+    cities = _cities(cache, rows, _size("city", scale))
     of_country = {row["iso"]: [c for c in cities if c["countrycode"] == row["iso"]] for row in rows}
     answers = [_country_answers(row) for row in rows]
     weights = [
@@ -189,29 +189,52 @@ def _people(count: int) -> str:
     return f"{round(count, -4):,}"
 
 
-def _cities(cache, codes: set[str], size: int, known: set[str]) -> list[dict]:
-    """The largest cities, at most a few of one country, without names that a second city of weight bears too."""
-    rows = sorted(cache.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
-    bearers: dict[str, list[int]] = {}
-    for city in rows:
-        bearers.setdefault(city["name"].casefold(), []).append(city["population"])
-    taken, of_country = [], dict.fromkeys(codes, 0)
-    for city in rows:
-        name, code = city["name"].casefold(), city["countrycode"]
-        first, second = (bearers[name] + [0])[:2]
-        clear = city["population"] == first and second < first / 3 and name not in known
-        if (
-            len(taken) < size
-            and clear
-            and of_country.get(code, CITIES_PER_COUNTRY) < CITIES_PER_COUNTRY
-        ):
+def _cities(cache, rows: list[dict], size: int) -> list[dict]:
+    """The best known cities: those that the most languages have a name for, at most a few of one country.
+
+    Left out are names that another place of weight bears, and places beside a larger one (boroughs and suburbs).
+    """
+    ranked = sorted(cache.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
+    taken_names = {_plain(_place(row)) for row in rows} | {_plain(row[0]) for row in _element_rows()}
+    capitals = {_plain(row["capital"]): row["iso"] for row in cache.get_countries().values() if row["capital"]}
+    bearers: dict[str, list[dict]] = {}
+    for city in ranked:
+        bearers.setdefault(_plain(city["name"]), []).append(city)
+    large = [city for city in ranked if city["population"] >= 100_000]
+    of_country = {row["iso"]: 0 for row in rows}
+    chosen = []
+    for city in sorted(large, key=lambda c: (-len(c["alternatenames"]), c["geonameid"])):
+        name, code = _plain(city["name"]), city["countrycode"]
+        first, *others = bearers[name]
+        clear = city is first and all(3 * o["population"] < first["population"] for o in others)
+        clear = clear and name not in taken_names and capitals.get(name, code) == code
+        clear = clear and name not in DISPUTED
+        room = of_country.get(code, CITIES_PER_COUNTRY) < CITIES_PER_COUNTRY and len(chosen) < size
+        if room and clear and (name in capitals or not _beside_larger(city, large)):
             of_country[code] += 1
-            known.add(name)
-            taken.append(city)
-    return taken
+            chosen.append(city | {"name": city["name"].replace("’", "'").removesuffix("-si")})
+    return chosen
 
 
-def _element_rows() -> tuple[list[tuple], list[str]]:
+def _plain(name: str) -> str:
+    letters = unicodedata.normalize("NFKD", name)
+    return "".join(c for c in letters if not unicodedata.combining(c)).casefold()
+
+
+def _beside_larger(city: dict, large: list[dict]) -> bool:
+    """Whether a place with more people lies within about 15 km."""
+    width = math.cos(math.radians(city["latitude"]))
+    for other in large:  # most people first
+        if other["population"] <= city["population"]:
+            return False
+        north = 111 * (city["latitude"] - other["latitude"])
+        east = 111 * width * (city["longitude"] - other["longitude"])
+        if math.hypot(north, east) < 15:
+            return True
+    return False
+
+
+def _element_rows() -> list[tuple]:
     """(name, symbol, number, series) of the first 103 elements, read without importing the package (it is slow to load)."""
     file = Path(find_spec("mendeleev").submodule_search_locations[0]) / "elements.db"
     with sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True) as database:
@@ -220,12 +243,12 @@ def _element_rows() -> tuple[list[tuple], list[str]]:
             "where e.atomic_number <= 103 order by e.atomic_number"
         ).fetchall()
     database.close()
-    return rows, [row[0] for row in rows]
+    return rows
 
 
 def _elements(seed: int, scale: float) -> list[Entity]:
     rng = random.Random(f"{seed}/elements")
-    rows = rng.sample(_element_rows()[0], _size("element", scale))
+    rows = rng.sample(_element_rows(), _size("element", scale))
     found = []
     for (name, symbol, number, series), group in zip(
         rows, _spread([1] * len(rows), rng), strict=True
