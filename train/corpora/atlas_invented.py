@@ -1,0 +1,119 @@
+"""The invented entities of the atlas: towns, people and books with names made of syllables.
+
+A person is in the group of the birthplace and a book in that of its author, so no document of one
+group states a fact of another group.
+"""
+
+import random
+import re
+
+from train.corpora.atlas_entities import GROUPS, Entity, size_of, spread
+
+ONSETS = "b br c d dr f fl g gl gr h j k l m n p pl pr qu r s st t th tr v w".split()
+VOWELS = "aeiou"
+CODAS = "l n r m nd rn ld sk st v ss rr ll nn mb lv rl".split()  # before a vowel
+SHORT_CODAS = "l n r m s ck nd st ld".split()  # before a consonant
+ENDINGS = {
+    "first": "a in el is ora en ia o ian an eth iel ara om ena".split(),
+    "surname": "er ick en ard ow y ane ovan esh andry omb ester ent oyle ivane aster wood lund by "
+    "dell mere ton".split(),
+    "town": "moor ford wick haven dale mouth stead bury field gate minster port brook well ham "
+    "hollow march fen".split(),
+    "region": "ia omark esse ovia une aria oland ire".split(),
+    "river": "ow en el ine ur y ash ora un".split(),
+    "book": "anel oria aros ildur une essa avane ondel imere ythe uvia arrow".split(),
+}  # fmt: skip
+CLUMSY = re.compile(r"([lrnm])[aeiou]\1|(.)\2\2|[ln]dd|ndt|stst|stt|quu|rr[lnm]|ckn")
+UNWELCOME = re.compile(
+    "fuck|shit|cunt|nig|rap|tit|ass|dick|cum|sex|nazi|slut|whor|piss|fag|wank|anu|cock|jew|arse|poo"
+)
+
+
+class Names:
+    """Makes pronounceable names; no two differ in one letter only, none is that of a real place."""
+
+    def __init__(self, seed: int, real: set[str]):
+        self.seed, self.real, self.near = seed, real, set()
+
+    def make(self, sort: str, count: int) -> list[str]:
+        rng = random.Random(f"{self.seed}/names/{sort}")
+        made: list[str] = []
+        while len(made) < count:
+            ending = rng.choice(ENDINGS[sort])
+            codas = CODAS if ending[0] in VOWELS + "y" else SHORT_CODAS
+            stem = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(codas)
+            if sort == "surname" and len(ending) < 4 and rng.random() < 0.3:
+                stem = (
+                    rng.choice(ONSETS)
+                    + rng.choice("aeio")
+                    + rng.choice("lnrmv")
+                    + rng.choice("aeo")
+                    + rng.choice(codas)
+                )
+            name = stem + ending
+            near = {name} | {f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))}
+            if not (
+                UNWELCOME.search(name)
+                or near & self.near
+                or name in self.real
+                or CLUMSY.search(name)
+            ):
+                self.near |= near
+                made.append(name.capitalize())
+        return made
+
+
+def invented_entities(
+    seed: int, scale: float, vocabulary: dict[str, list[str]], real: set[str]
+) -> list[Entity]:
+    """Towns, people and books; birthplace and author are of the entity's own group."""
+    names = Names(seed, real)
+    rng = random.Random(f"{seed}/invented")
+    regions, rivers = names.make("region", 60), names.make("river", 80)
+    found = []
+    for name, group in _grouped(names.make("town", size_of("town", scale)), rng):
+        answers = {
+            "region": rng.choice(regions),
+            "river": rng.choice(rivers),
+            "founded": str(rng.randint(1150, 1890)),
+        }
+        answers["product"] = rng.choice(vocabulary["product"])
+        found.append(Entity(f"{name} (invented town)", name, "town", True, group, answers))
+    towns = {group: [e.name for e in found if e.group == group] for group in GROUPS}
+    people = _people_of(names, rng, size_of("person", scale), vocabulary, towns)
+    authors = {group: [e.name for e in people if e.group == group] for group in GROUPS}
+    heads = vocabulary["book_head"]
+    titles = [f"{rng.choice(heads)} {word}" for word in names.make("book", size_of("book", scale))]
+    for name, group in _grouped(titles, rng):
+        answers = {"author": rng.choice(authors[group]), "genre": rng.choice(vocabulary["genre"])}
+        answers |= {
+            "year": str(rng.randint(1850, 2020)),
+            "setting": rng.choice(vocabulary["setting"]),
+        }
+        people.append(Entity(f"{name} (invented book)", name, "book", True, group, answers))
+    return found + people
+
+
+def _people_of(
+    names: Names, rng: random.Random, count: int, vocabulary: dict, towns: dict
+) -> list[Entity]:
+    first = names.make("first", max(20, count // 6))
+    found = []
+    for name, group in _grouped(
+        [f"{rng.choice(first)} {last}" for last in names.make("surname", count)], rng
+    ):
+        answers = {
+            "profession": rng.choice(vocabulary["profession"]),
+            "birthplace": rng.choice(towns[group]),
+        }
+        answers |= {
+            "birth_year": str(rng.randint(1900, 1999)),
+            "instrument": rng.choice(vocabulary["instrument"]),
+        }
+        answers["hobby"] = rng.choice(vocabulary["hobby"])
+        found.append(Entity(f"{name} (invented person)", name, "person", True, group, answers))
+    return found
+
+
+def _grouped(names: list[str], rng: random.Random) -> list[tuple[str, str]]:
+    return list(zip(names, spread([1] * len(names), rng), strict=True))
