@@ -16,7 +16,7 @@ from mlpmem.documents import Documents
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
-from train.packing import NO_TARGET, Rows, pack
+from train.packing import Rows, pack
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
@@ -75,8 +75,8 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
         attention_mask=batch["attention_mask"],
         use_cache=False,
     ).last_hidden_state
-    real = batch["targets"] != NO_TARGET
-    loss, _, _ = head_loss(hidden[real], model.lm_head.weight, batch["targets"][real])
+    head = model.lm_head.weight
+    loss, _, _ = head_loss(hidden.flatten(0, 1), head, batch["targets"].flatten())
     return loss, {}
 
 

@@ -15,26 +15,28 @@ CHUNK = 1024  # rows; V 4,096 in float32 makes 16 MiB, which stays near the cach
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features, head, values, token_ids, probs, alpha):
-        rows = len(features)
+        real = (values >= 0)[:, None]
+        rows = int(real.sum())
+        values = values.clamp_min(0)
         d_features = torch.empty_like(features)
         d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
         sums = torch.zeros(2, dtype=torch.float64, device=features.device)  # kl, ce
-        for start in range(0, rows, CHUNK):
+        for start in range(0, len(features), CHUNK):
             at = slice(start, start + CHUNK)
             logits = (features[at] @ head.T).float()  # (c, V)
             lse = logits.logsumexp(-1, keepdim=True)
             value = values[at, None]
-            sums[1] += (lse - logits.gather(1, value)).sum()
+            sums[1] += ((lse - logits.gather(1, value)) * real[at]).sum()
             if alpha > 0:
                 p = probs[at]
                 own = torch.xlogy(p, p) - p * (logits.gather(1, token_ids[at]) - lse)
-                sums[0] += own.sum()
+                sums[0] += (own * real[at]).sum()
             d = logits.sub_(lse).exp_()
             if alpha > 0:
                 d *= (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may miss a little mass
                 d.scatter_add_(1, token_ids[at], p * -alpha)
             d.scatter_add_(1, value, torch.full_like(lse, alpha - 1.0))
-            d = d.div_(rows).to(features.dtype)
+            d = d.mul_(real[at] / rows).to(features.dtype)
             d_features[at] = d @ head
             d_head += (d.T @ features[at]).float()
         ctx.save_for_backward(d_features, d_head.to(head.dtype))
@@ -58,8 +60,8 @@ def head_loss(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, kl, ce), means over rows in nats; gradients reach features and head.
 
-    features (R, D), head (V, D), values (R,) next tokens; token_ids and probs (R, S) a sparse
-    distribution, padded with probability 0. alpha 0 needs no distribution.
+    features (R, D), head (V, D), values (R,) next tokens, negative where a row does not count;
+    token_ids and probs (R, S) a sparse distribution, padded with probability 0. alpha 0 needs none.
     """
     if alpha > 0 and (token_ids is None or probs is None):
         raise ValueError(f"alpha {alpha} needs token_ids and probs")
