@@ -18,7 +18,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser("python -m train", description="From text to a bundle.")
     parser.add_argument("stage", choices=["all", *STAGES], help="one stage, or all in their order")
-    parser.add_argument("recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml")
+    parser.add_argument(
+        "recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
     options = parser.parse_args(arguments)
     try:

@@ -30,7 +30,7 @@ class Grid:
 
     def nll(self, source: str, lmbda: float) -> np.ndarray:
         """Return the true tokens' nll (P,) in nats under the mix."""
-        mixed = (1 - lmbda) * self.gold["lm"] + lmbda * self.gold[source]
+        mixed = (1 - lmbda) * self.gold["lm"] + lmbda * self.gold[source]  # source "lm" is itself
         return -np.log(np.maximum(mixed, 1e-30))
 
 

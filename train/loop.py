@@ -49,7 +49,12 @@ def fit(
     tokens, marked = 0, time.perf_counter()
     every = max(1, steps // LOG_LINES)
     bar = tqdm(
-        range(start, steps), label, steps, initial=start, unit="step", disable=rank > 0,
+        range(start, steps),
+        label,
+        steps,
+        initial=start,
+        unit="step",
+        disable=rank > 0,
         mininterval=5.0,
     )
     for step in bar:
@@ -73,9 +78,7 @@ def fit(
     return history
 
 
-def _line(
-    step: int, value: Tensor, logs: Logs, norm: float, config: Optimizer, steps: int
-) -> dict:
+def _line(step: int, value: Tensor, logs: Logs, norm: float, config: Optimizer, steps: int) -> dict:
     """Return one log line's figures; stops the run where the loss is no number."""
     figures = {k: float(v.detach()) for k, v in ({"loss": value} | logs).items()}
     if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):

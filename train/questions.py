@@ -55,9 +55,7 @@ def ask(tokenizer, rows: list[dict]) -> Questions:
         spans.append((len(prompt), len(ids)))
     documents = join_passages(passages, [r["title"] for r in rows], [r["group"] for r in rows])
     starts = documents.offsets[:-1]
-    positions = [
-        start + np.arange(a, b) for start, (a, b) in zip(starts, spans, strict=True)
-    ]
+    positions = [start + np.arange(a, b) for start, (a, b) in zip(starts, spans, strict=True)]
     return Questions(
         rows=rows,
         cells=[cell_of(row) for row in rows],
