@@ -1,0 +1,126 @@
+"""The Chat tab: questions in turns, one system answers, its last answer token by token."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.ui import components, inputs, stream
+from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+
+SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
+MAX_TURNS = 12
+MAX_NEW_TOKENS = 48
+NOTE = (
+    "It answers questions about the atlas, in the few forms it was trained on. "
+    "It is no assistant: small talk and other subjects give fluent nonsense."
+)
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
+    turns = gr.State([], time_to_live=3600)
+    gr.HTML(f'<p class="panel-note">{NOTE}</p>')
+    source = gr.Radio(
+        SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
+        show_label=False,
+    )  # fmt: skip
+    log = components.ChatLog(elem_id="chat-log")
+    with gr.Row(elem_classes="ask-row"):
+        question = gr.Textbox(
+            "", lines=1, max_lines=4, placeholder="What is the capital of Peru?", elem_id="chat-input",
+            label="Question", show_label=False, container=False, scale=1,
+        )  # fmt: skip
+        send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
+        stop = gr.Button("Stop", elem_id="chat-stop", scale=0)
+        retry = gr.Button("Retry", elem_id="chat-retry", scale=0)
+        clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
+    view = components.TokenView(None, prefix="chat-pane-", systems=[], elem_id="chat-view")
+    outputs = [turns, log, view, question]
+    inputs_ = [question, turns, source, shared.lambda_bar]
+    ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
+    again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
+    stop.click(stream.stopped, None, view, cancels=[ask, again], **PRIVATE)
+    clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
+
+
+def _clear() -> tuple:
+    return [], [], {"kind": "recorded", "run": stream.new_run(), "traces": {}}, ""
+
+
+def _asker(shared: Shared):
+    """Return the generator behind Send."""
+
+    def ask(question: Any, turns: list, source: Any, lmbda: Any) -> Iterator[tuple]:
+        def start() -> list[dict]:
+            text = inputs.check_text(question, "question")
+            return [*turns[-MAX_TURNS + 1 :], {"question": text, "answer": "", "system": source}]
+
+        yield from _answer(shared, start, lmbda, seed=0)
+
+    return ask
+
+
+def _retrier(shared: Shared):
+    """Return the generator behind Retry: the last question again, at the present choices."""
+
+    def retry(question: Any, turns: list, source: Any, lmbda: Any) -> Iterator[tuple]:
+        def start() -> list[dict]:
+            if not turns:
+                raise inputs.MlpMemError("There is no question to ask again. Write one first.")
+            return [*turns[:-1], {**turns[-1], "answer": "", "system": source}]
+
+        yield from _answer(shared, start, lmbda, seed=0)
+
+    return retry
+
+
+def _answer(shared: Shared, start: Any, lmbda: Any, seed: int) -> Iterator[tuple]:
+    """Yield (turns, log, view, question) as the last turn's answer grows."""
+    turns: list[dict] = []
+
+    def values(stop: threading.Event) -> Iterator[dict]:
+        turns.extend(start())
+        system = _check_system(shared.service.model, turns[-1]["system"])
+        yield from _generate(shared, turns, system, inputs.check_lmbda(lmbda), seed, stop)
+
+    for value in stream.guarded(values):
+        if value["kind"] == "steps":
+            turns[-1]["answer"] += "".join(
+                step["s"] for steps in value["steps"].values() for step in steps
+            )
+        elif value["kind"] == "done":
+            turns[-1]["answer"] = next(iter(value["traces"].values()))["text"].strip()
+        if value["kind"] == "message":
+            yield gr.skip(), gr.skip(), value, gr.skip()
+            continue
+        copy = [dict(turn) for turn in turns]
+        yield copy, copy, value, "" if value["kind"] == "begin" else gr.skip()
+
+
+def _generate(
+    shared: Shared, turns: list[dict], system: str, lmbda: float | None, seed: int, stop: Any
+) -> Iterator[dict]:
+    """Yield the token view's values for the last turn."""
+    model = shared.service.model
+    run = stream.new_run()
+    asked = turns[-1]["question"]
+    lmbdas = stream.lmbdas_of(model, [system], lmbda)
+    yield stream.begin(run, asked, shared.recorded.answer(inputs.as_prompt(asked)), lmbdas, lmbda)
+    events = model.chat(
+        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbda,
+        max_new_tokens=MAX_NEW_TOKENS, seed=seed, stop=stop, stream=True,
+    )  # fmt: skip
+    yield from stream.deltas(run, events)
+
+
+def _check_system(model: Any, system: Any) -> str:
+    """Return the system if the model has it; MlpMemError with the next step if not."""
+    if system in model.systems:
+        return system
+    if system == "knn":
+        raise inputs.MlpMemError(
+            "The datastore is not there yet. Choose the decoder or the memory, or wait for it."
+        )
+    raise inputs.MlpMemError(f"{system!r} cannot answer here. Choose one of the listed sources.")

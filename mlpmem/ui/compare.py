@@ -1,0 +1,90 @@
+"""The Compare tab: one prompt, one batch, a column for each system."""
+
+import threading
+from collections.abc import Iterator
+
+import gradio as gr
+
+from mlpmem.trace import SOURCES
+from mlpmem.ui import components, inputs, stream
+from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+
+PLACEHOLDER = "Ask a question about the atlas, or start a sentence"
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab and wire it."""
+    first = shared.recorded.first()
+    with gr.Row(elem_classes="ask-row"):
+        prompt = gr.Textbox(
+            first["prompt"] if first else "", lines=1, max_lines=4, placeholder=PLACEHOLDER,
+            elem_id="prompt", label="Prompt", show_label=False, container=False, scale=1,
+        )  # fmt: skip
+        generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
+        stop = gr.Button("Stop", elem_id="stop", scale=0)
+    examples = components.ExampleBar(shared.recorded.examples, elem_id="examples")
+    with gr.Accordion("Options", open=False, elem_id="options"):
+        options = _options()
+    view = components.TokenView(
+        stream.recorded(first), prefix="pane-", systems=list(SOURCES), elem_id="compare-view"
+    )
+    run = gr.on(
+        [generate.click, prompt.submit],
+        _streamer(shared), [prompt, shared.lambda_bar, *options], view, **STREAM,
+    )  # fmt: skip
+    stop.click(stream.stopped, None, view, cancels=[run], **PRIVATE)
+    examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+
+
+def _options() -> list[gr.Number]:
+    with gr.Row(elem_classes="options-row"):
+        return [
+            gr.Number(32, label="Max new tokens", precision=0, minimum=1, maximum=128),
+            gr.Number(0.0, label="Temperature", minimum=0, maximum=2, step=0.1),
+            gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, step=0.05),
+            gr.Number(0, label="Top-k (0: all)", precision=0, minimum=0),
+            gr.Number(0, label="Seed", precision=0, minimum=0),
+        ]
+
+
+def _streamer(shared: Shared):
+    """Return the generator behind Generate; it yields values for the token view."""
+
+    def run(prompt, lmbda, tokens, temperature, top_p, top_k, seed) -> Iterator[dict]:
+        def values(stop: threading.Event) -> Iterator[dict]:
+            text = inputs.as_prompt(inputs.check_text(prompt))
+            chosen = inputs.check_options(lmbda, tokens, temperature, top_p, top_k, seed)
+            model = shared.service.model
+            systems = list(model.systems)
+            name = stream.new_run()
+            lmbdas = stream.lmbdas_of(model, systems, chosen.lmbda)
+            yield stream.begin(name, text, shared.recorded.answer(text), lmbdas, chosen.lmbda)
+            events = model.compare(
+                text, systems=systems, stop=stop, stream=True, **chosen.as_arguments()
+            )
+            yield from stream.deltas(name, events)
+
+        yield from stream.guarded(values)
+
+    return run
+
+
+def _picker(shared: Shared):
+    """Return what a click on an example does: run it, or show its recording meanwhile."""
+
+    def pick(event: gr.EventData):
+        index = (event._data or {}).get("index")
+        examples = shared.recorded.examples
+        if not isinstance(index, int) or not 0 <= index < len(examples):
+            return gr.skip(), stream.message("That example is not there. Pick another.")
+        prompt = examples[index]["prompt"]
+        if shared.service.status.state == "ready":
+            return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
+        comparison = shared.recorded.comparison(prompt)
+        if comparison:
+            return prompt, stream.recorded(comparison)
+        if shared.service.status.ready:
+            return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
+        return prompt, stream.message("This example has no recording; it runs once the model is there.")
+
+    return pick

@@ -1,0 +1,76 @@
+"""Checks of what a visitor sends: every number is bounded here, whatever the widgets allow."""
+
+import math
+from dataclasses import dataclass
+
+from mlpmem.errors import MlpMemError
+
+MAX_CHARACTERS = 2000
+MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to generate; lmbda None means each source's own best from the bundle."""
+
+    lmbda: float | None = None
+    max_new_tokens: int = 32
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int = 0
+
+    def as_arguments(self) -> dict:
+        """Return the keyword arguments of `generate` and `compare`."""
+        return dict(self.__dict__)
+
+
+def check_text(text: object, what: str = "prompt") -> str:
+    """Return the text without surrounding space; MlpMemError if it is empty or over-long."""
+    if not isinstance(text, str) or not text.strip():
+        raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
+    text = text.strip()
+    if len(text) > MAX_CHARACTERS:
+        raise MlpMemError(
+            f"The {what} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are taken. "
+            "Shorten it and generate again."
+        )
+    return text
+
+
+def as_prompt(text: str) -> str:
+    """Return a bare question in the form the bundle was trained on, any other text unchanged."""
+    if text.endswith("?") and "Answer:" not in text:
+        return f"Question: {text.removeprefix('Question:').strip()} Answer:"
+    return text
+
+
+def check_number(value: object, name: str, low: float, high: float, default: float) -> float:
+    """Return value as a number in [low, high], default where it was left empty; MlpMemError else."""
+    if value is None or value == "":
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise MlpMemError(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed.")
+    if not low <= value <= high:
+        raise MlpMemError(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.")
+    return value
+
+
+def check_lmbda(value: object) -> float | None:
+    """Return the bar's lambda, None where the visitor did not touch it; MlpMemError outside 0..1."""
+    lmbda = value.get("lmbda") if isinstance(value, dict) else value
+    return None if lmbda is None else float(check_number(lmbda, "lambda", 0.0, 1.0, 0.5))
+
+
+def check_options(
+    lmbda: object, tokens: object, temperature: object, top_p: object, top_k: object, seed: object
+) -> Options:
+    """Return checked options; MlpMemError names the first that is out of bounds."""
+    return Options(
+        lmbda=check_lmbda(lmbda),
+        max_new_tokens=int(check_number(tokens, "max new tokens", 1, MAX_NEW_TOKENS, 32)),
+        temperature=float(check_number(temperature, "temperature", 0.0, 2.0, 0.0)),
+        top_p=float(check_number(top_p, "top-p", 0.01, 1.0, 1.0)),
+        top_k=int(check_number(top_k, "top-k", 0, 100_000, 0)),
+        seed=int(check_number(seed, "seed", 0, 2**31 - 1, 0)),
+    )

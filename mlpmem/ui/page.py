@@ -1,0 +1,65 @@
+"""The whole page: header, tabs, the lambda bar below, the status that looks after itself."""
+
+import gradio as gr
+
+from mlpmem.ui import about, chat, compare, components, results
+from mlpmem.ui.recorded import Recorded
+from mlpmem.ui.service import Service
+from mlpmem.ui.shared import PRIVATE, Shared
+
+TITLE = "MLP Memory, live"
+QUEUE_SIZE = 16
+POLL_SECONDS = 0.7
+PANELS = {"Compare": compare, "Chat": chat, "Results": results, "About": about}
+
+
+def build(service: Service, recorded: Recorded) -> gr.Blocks:
+    """Return the page; nothing of the model is touched here."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        with gr.Row(elem_classes="top-row"):
+            components.Header(elem_id="masthead")
+            status = components.Status(service.payload(recorded.defaults()), elem_id="status")
+        lambda_bar = components.LambdaBar(elem_id="lambda-bar", render=False)
+        shared = Shared(service, recorded, lambda_bar)
+        with gr.Tabs(elem_id="tabs"):
+            for name, panel in PANELS.items():
+                with gr.Tab(name, id=name.lower()) as tab:
+                    panel.build(shared, tab)
+        lambda_bar.render()
+        _watch(page, shared, status)
+    page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
+    return page
+
+
+def _watch(page: gr.Blocks, shared: Shared, status: components.Status) -> None:
+    """Poll the status until nothing more changes, then stop polling."""
+    timer = gr.Timer(POLL_SECONDS)
+
+    def poll():
+        settled = shared.service.status.settled
+        return shared.service.payload(shared.recorded.defaults()), gr.Timer(active=not settled)
+
+    timer.tick(poll, None, [status, timer], **PRIVATE)
+    page.load(poll, None, [status, timer], **PRIVATE)
+
+
+def launch_options() -> dict:
+    """Return the launch arguments that belong to the page rather than to the machine."""
+    return {
+        "head": components.head(),
+        "theme": theme(),
+        "footer_links": [],
+        "run_history": False,
+        "enable_monitoring": False,
+        "show_error": False,
+        "ssr_mode": False,
+        "state_session_capacity": 500,
+        "pwa": False,
+    }
+
+
+def theme() -> gr.themes.Base:
+    """Return a plain theme with system fonts; the look itself is in static/*.css."""
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
+    mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
+    return gr.themes.Base(font=fonts, font_mono=mono, neutral_hue="slate", primary_hue="purple")

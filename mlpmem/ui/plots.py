@@ -1,0 +1,125 @@
+"""Plotly figures of what a bundle measured. Plotly is imported when the Results tab is opened."""
+
+from typing import Any
+
+COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
+SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangle-down"}
+DASHES = {"memory": "solid", "knn": "dash"}
+
+
+def percent(value: Any) -> float | None:
+    """Return a share as per cent; a {n, right} count, a fraction and a percentage all work."""
+    if isinstance(value, dict):
+        return 100.0 * value["right"] / value["n"] if value.get("n") else None
+    if not isinstance(value, int | float):
+        return None
+    return 100.0 * value if value <= 1.0 else float(value)
+
+
+def kind_of(name: str) -> str:
+    """Return the source whose colour a system bears; anything fine-tuned is "tuned"."""
+    return next((s for s in ("memory", "knn") if name.startswith(s)), "lm" if name == "lm" else "tuned")
+
+
+def headline_points(results: dict) -> list[dict]:
+    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2)."""
+    points = []
+    for row in results.get("systems") or []:
+        accuracy = row.get("accuracy") or {}
+        learned, kept = percent(accuracy.get("B/test")), percent(accuracy.get("A2/test"))
+        points.append((row.get("name", ""), row.get("label"), learned, kept))
+    for row in results.get("forgetting") or []:
+        learned, kept = percent(row.get("B_test")), percent(row.get("A2_test"))
+        points.append((f"tuned {row.get('name', '')}", row.get("label"), learned, kept))
+    return [
+        {"name": n, "label": str(label or n), "kind": kind_of(n), "learned": b, "kept": a}
+        for n, label, b, a in points
+        if a is not None and b is not None
+    ]
+
+
+def headline(results: dict) -> Any:
+    """Return the figure of learning against forgetting, or None without the numbers."""
+    points = headline_points(results)
+    if not points:
+        return None
+    figure = _figure("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
+    for kind in ("tuned", "lm", "knn", "memory"):
+        chosen = [p for p in points if p["kind"] == kind]
+        figure.add_scatter(
+            x=[p["learned"] for p in chosen], y=[p["kept"] for p in chosen],
+            text=[p["label"] for p in chosen], mode="markers+text",
+            textposition=[_side(p) for p in chosen], cliponaxis=False,
+            marker={"size": 18 if kind == "memory" else 13, "symbol": SYMBOLS[kind],
+                    "color": COLOURS[kind], "line": {"width": 1, "color": "#20242a"}},
+            hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
+        )  # fmt: skip
+    figure.update_xaxes(range=[-4, 106])
+    figure.update_yaxes(range=[0, 108])
+    return figure
+
+
+def _side(point: dict) -> str:
+    """Return where a point's label fits inside the frame."""
+    if point["learned"] < 25:
+        return "middle right"
+    return "middle left" if point["kind"] == "tuned" else "bottom left"
+
+
+def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
+    """Return a figure of curves against lambda; keys maps a field to its name, or None."""
+    table = results.get("lambda_curves") or {}
+    figure = _figure("λ", title, 340)
+    drawn = 0
+    for source in ("memory", "knn"):
+        row = table.get(source) or {}
+        for position, (key, label) in enumerate(keys.items()):
+            if not row.get("lmbdas") or not row.get(key):
+                continue
+            values = row[key] if log else [percent(v) for v in row[key]]
+            name = f"{'memory' if source == 'memory' else 'datastore'}, {label}"
+            figure.add_scatter(
+                x=row["lmbdas"], y=values, name=name, mode="lines", showlegend=True,
+                line={"color": COLOURS[source], "width": 2.5 if position == 0 else 1.5,
+                      "dash": DASHES[source] if position == 0 else "dot"},
+            )  # fmt: skip
+            drawn += 1
+    if log:
+        figure.update_yaxes(type="log")
+    return figure if drawn else None
+
+
+def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: float) -> Any:
+    """Return stacked bars of one cost; parts are (field, source, name); None without numbers."""
+    row = results.get("cost") or {}
+    if not any(row.get(field) for field, _, _ in parts):
+        return None
+    figure = _figure(title, "", 220)
+    bars = ["Decoder alone", "With memory", "With datastore"]
+    wanted = {"lm": bars, "memory": bars[1:2], "knn": bars[2:]}
+    for field, source, name in parts:
+        value = (row.get(field) or 0) * scale
+        names = wanted[source]
+        figure.add_bar(
+            y=names, x=[value] * len(names), name=name, orientation="h", showlegend=True,
+            marker={"color": COLOURS[source]}, hovertemplate=f"{name} %{{x:.3g}}<extra></extra>",
+        )  # fmt: skip
+    figure.update_layout(barmode="stack")
+    figure.update_yaxes(categoryorder="array", categoryarray=bars[::-1])
+    return figure
+
+
+def _figure(x: str, y: str, height: int) -> Any:
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    figure.update_layout(
+        height=height, showlegend=False, dragmode=False, template="none",
+        paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
+        margin={"l": 64, "r": 24, "t": 16, "b": 56},
+        font={"family": "system-ui, sans-serif", "size": 13},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        xaxis={"title": x, "fixedrange": True, "zeroline": False, "automargin": True},
+        yaxis={"title": y, "fixedrange": True, "zeroline": False, "automargin": True},
+    )  # fmt: skip
+    return figure

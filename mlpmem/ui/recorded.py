@@ -1,0 +1,92 @@
+"""What a bundle says without its model: recorded comparisons, examples, results, settings.
+
+Read as plain JSON, so that the first screen needs neither torch nor weights. Whatever is missing
+or unreadable is left out here; the bundle's own loader is the one that complains.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mlpmem.trace import SOURCES, VERSION
+
+GROUPS = ("helps", "hurts", "agree", "unknown")
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Everything of a bundle that can be shown at once."""
+
+    comparisons: list[dict] = field(default_factory=list)
+    examples: list[dict] = field(default_factory=list)
+    results: dict | None = None
+    settings: dict = field(default_factory=dict)
+    attributions: list[str] = field(default_factory=list)
+
+    def first(self) -> dict | None:
+        """Return the comparison of the first screen: one where the memory helps, if there is one."""
+        helps = {e["prompt"] for e in self.examples if e["group"] == "helps"}
+        preferred = [c for c in self.comparisons if c["prompt"] in helps]
+        return (preferred or self.comparisons or [None])[0]
+
+    def comparison(self, prompt: str) -> dict | None:
+        """Return the recording of a prompt, if there is one."""
+        return next((c for c in self.comparisons if c["prompt"] == prompt), None)
+
+    def answer(self, prompt: str) -> str:
+        """Return the true answer of an example's prompt, "" where none is known."""
+        known = [e["answer"] for e in self.examples if e["prompt"] == prompt]
+        known += [c["answer"] for c in self.comparisons if c["prompt"] == prompt]
+        return next((answer for answer in known if answer), "")
+
+    def defaults(self) -> dict[str, float]:
+        """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
+        best = self.settings.get("lmbda") or {}
+        return {source: float(best.get(source, 0.5)) for source in ("memory", "knn")}
+
+
+def read(bundle: Path) -> Recorded:
+    """Return what can be read of a bundle's folder; parts that cannot be read are empty."""
+    manifest = _json(bundle / "manifest.json")
+    manifest = manifest if isinstance(manifest, dict) else {}
+    examples = _json(bundle / "examples.json")
+    results = _json(bundle / "results.json")
+    found = [_json(path) for path in sorted((bundle / "traces").glob("*.json"))]
+    return Recorded(
+        comparisons=[c for c in map(_comparison, found) if c],
+        examples=[e for e in map(_example, examples if isinstance(examples, list) else []) if e],
+        results=results if isinstance(results, dict) else None,
+        settings=manifest.get("settings") or {},
+        attributions=[str(line) for line in manifest.get("attributions") or []],
+    )
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def _example(row: Any) -> dict | None:
+    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
+        return None
+    group = row.get("group")
+    return {
+        "prompt": row["prompt"],
+        "answer": str(row.get("answer") or ""),
+        "group": group if group in GROUPS else "helps",
+    }
+
+
+def _comparison(row: Any) -> dict | None:
+    if not isinstance(row, dict) or row.get("v") != VERSION:
+        return None
+    traces = row.get("traces")
+    if not isinstance(traces, dict) or not isinstance(row.get("prompt"), str):
+        return None
+    kept = {s: traces[s] for s in SOURCES if isinstance(traces.get(s), dict)}
+    if not kept or not all(isinstance(t.get("steps"), list) for t in kept.values()):
+        return None
+    return {"prompt": row["prompt"], "answer": str(row.get("answer") or ""), "traces": kept}

@@ -1,0 +1,124 @@
+"""The Results tab: what this bundle measured, as tables at once and as plots when opened."""
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.ui import plots
+from mlpmem.ui.shared import PRIVATE, Shared
+
+COLUMNS = (
+    ("B/test", "B, new wordings"), ("B/seen", "B, seen wordings"), ("B/unseen", "B, unseen forms"),
+    ("B/statement_test", "B, statements"), ("A1/test", "A1, new wordings"),
+    ("A2/test", "A2, new wordings"),
+)  # fmt: skip
+HEADLINE = (
+    "Learn without forgetting",
+    "Each point is one system. To the right: it answers about entities the decoder never saw (B). "
+    "Up: it still answers about entities that only the decoder was trained on (A2). The corner is "
+    "where one wants to be; fine-tuning the decoder on B trades one for the other.",
+)
+SECTIONS = (
+    ("Accuracy against λ", "On dev wordings, where λ is chosen."),
+    ("Perplexity against λ", "Logarithmic; lower is better."),
+    ("Time for one token", "Milliseconds, by part."),
+    ("Bytes that must be kept", "Megabytes, by part."),
+)
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab; figures are made when the tab is opened."""
+    results = shared.recorded.results
+    if not results:
+        gr.HTML('<p class="panel-note">This bundle carries no results. '
+                "<code>python -m train evaluate</code> writes them.</p>")  # fmt: skip
+        return
+    gr.HTML(_heading(*HEADLINE), elem_classes="results", apply_default_css=False)
+    figures = [gr.Plot(show_label=False, container=False)]
+    gr.HTML(_tables(results), elem_classes="results", apply_default_css=False)
+    for left, right in (SECTIONS[:2], SECTIONS[2:]):
+        with gr.Row(elem_classes="plot-row"):
+            for section in (left, right):
+                with gr.Column(min_width=340):
+                    gr.HTML(_heading(*section), elem_classes="results", apply_default_css=False)
+                    figures.append(gr.Plot(show_label=False, container=False))
+    tab.select(lambda: draw(results), None, figures, **PRIVATE)
+
+
+def draw(results: dict) -> list[Any]:
+    """Return the tab's figures in order; None where a number is missing."""
+    time = [("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
+            ("search_ms", "knn", "search")]  # fmt: skip
+    size = [("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory"),
+            ("datastore_bytes", "knn", "datastore")]  # fmt: skip
+    return [
+        plots.headline(results),
+        plots.curves(results, {"B_dev": "B", "A2_dev": "A2"}, "exact match (%)"),
+        plots.curves(results, {"ppl_B": "B", "ppl_A2": "A2"}, "perplexity", log=True),
+        plots.cost(results, time, "ms per token", 1.0),
+        plots.cost(results, size, "MB", 1e-6),
+    ]
+
+
+def _heading(title: str, text: str) -> str:
+    return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
+
+
+def _tables(results: dict) -> str:
+    """Return the tables as HTML; every value of the file is escaped."""
+    parts = [_systems(results), _tuned(results)]
+    if results.get("how"):
+        parts.append(f"<p>Measured by <code>{html.escape(str(results['how']))}</code></p>")
+    return "".join(parts)
+
+
+def _systems(results: dict) -> str:
+    head = ["system", "λ", *(name for _, name in COLUMNS), "ppl B", "ppl A2", "size", "training"]
+    rows = []
+    for row in results.get("systems") or []:
+        accuracy, ppl = row.get("accuracy") or {}, row.get("ppl") or {}
+        rows.append(
+            [str(row.get("label") or row.get("name")), _lmbda(row.get("lmbda"))]
+            + [_number(plots.percent(accuracy.get(key)), "{:.1f}") for key, _ in COLUMNS]
+            + [_number(ppl.get(g), "{:.2f}") for g in ("B", "A2")]
+            + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
+            + [_number(row.get("train_seconds"), "{:,.0f} s")]
+        )
+    return _table(head, rows, "Exact match in per cent; wordings as said in each column.")
+
+
+def _tuned(results: dict) -> str:
+    head = ["decoder fine-tuned on", "learning rate", "epochs", "B", "A1", "A2", "ppl B", "ppl A2"]
+    rows = [
+        [str(row.get("label") or row.get("name")), _number(row.get("lr"), "{:g}"),
+         _number(row.get("epochs"), "{:g}")]
+        + [_number(plots.percent(row.get(key)), "{:.1f}") for key in ("B_test", "A1_test", "A2_test")]
+        + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
+        for row in results.get("forgetting") or []
+    ]  # fmt: skip
+    return _table(head, rows, "What fine-tuning the decoder instead costs it.") if rows else ""
+
+
+def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
+    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(value)}</td>" for value in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<p>{html.escape(caption)}</p><div class="table-scroll" tabindex="0"><table>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _number(value: Any, form: str, scale: float = 1.0) -> str:
+    return form.format(value * scale) if isinstance(value, int | float) else "–"
+
+
+def _lmbda(value: Any) -> str:
+    if isinstance(value, dict):
+        value = next(iter(value.values()), None)
+    return _number(value, "{:g}")

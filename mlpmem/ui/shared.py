@@ -1,0 +1,26 @@
+"""What every panel is given, and how the page's handlers are wired to the queue."""
+
+from dataclasses import dataclass
+
+from mlpmem.ui.components import LambdaBar
+from mlpmem.ui.recorded import Recorded
+from mlpmem.ui.service import Service
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The model behind the page, what was recorded, and the one lambda bar."""
+
+    service: Service
+    recorded: Recorded
+    lambda_bar: LambdaBar
+
+
+# Handlers of the page are no public interface; quick ones do not wait behind the model.
+PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+STREAM = {
+    "api_visibility": "private",
+    "show_progress": "hidden",
+    "concurrency_limit": 1,
+    "concurrency_id": "model",
+}

@@ -1,0 +1,48 @@
+/* The conversation: turns as plain text. The last answer's tokens are a token view below it. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  class ChatLog {
+    constructor(host) {
+      this.root = M.h("div", { class: "log", role: "log", tabindex: "0",
+        "aria-label": "Conversation" });
+      this.hint = M.h("p", { class: "log-hint" });
+      host.replaceChildren(this.root);
+      M.page.on("status", () => this.#hint());
+      this.render([]);
+    }
+
+    /** turns is [{question, answer, system}, ...]. */
+    render(turns) {
+      const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn)]);
+      this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
+      this.#hint();
+      this.root.scrollTop = this.root.scrollHeight;
+    }
+
+    #question(turn) {
+      return M.h("div", { class: "turn asks" }, M.h("p", { class: "said", dir: "auto" }, turn.question));
+    }
+
+    #answer(turn) {
+      return M.h("div", { class: "turn answers" },
+        M.h("span", { class: "who" }, M.h("span", { class: "swatch", "data-source": turn.system }),
+          M.nameOf(turn.system).title),
+        M.h("p", { class: "said", dir: "auto" }, turn.answer.trim() || "…"));
+    }
+
+    #hint() {
+      M.setText(this.hint, M.page.status.ready
+        ? "Ask about a country, a city, an element, or one of the invented people, towns and books."
+        : "The model is still loading. Questions can be asked as soon as it has.");
+    }
+  }
+
+  M.mountLog = (element, props, watch) => {
+    const log = new ChatLog(element.querySelector(".log-host"));
+    const show = () => log.render(props.value || []);
+    watch("value", show);
+    show();
+  };
+})();

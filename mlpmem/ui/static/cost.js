@@ -1,0 +1,71 @@
+/* What a column costs: milliseconds a token and bytes, by part, as two stacked bars. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const PARTS = { lm: [], memory: ["memory"], knn: ["knn"] };
+  const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
+  const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
+  const NAME = { lm: "decoder", memory: "memory", knn: "datastore" };
+
+  function parts(system, cost, table) {
+    return ["lm", ...(PARTS[system] || [])]
+      .map((source) => ({ source, value: cost?.[table[source]] }))
+      .filter((part) => Number.isFinite(part.value));
+  }
+
+  const total = (list) => list.reduce((sum, part) => sum + part.value, 0);
+
+  /** {time, size}: the parts of a trace's cost, decoder first. */
+  M.costOf = (trace) => ({
+    time: parts(trace.system, trace.cost, TIME),
+    size: parts(trace.system, trace.cost, SIZE),
+  });
+
+  class CostRow {
+    constructor() {
+      this.rate = M.h("span", { class: "rate" });
+      this.time = this.#line();
+      this.size = this.#line();
+      this.root = M.h("div", { class: "cost" }, this.time.root, this.size.root);
+    }
+
+    #line() {
+      const text = M.h("span", { class: "cost-text" });
+      const detail = M.h("span", { class: "cost-detail" });
+      const bar = M.h("span", { class: "cost-bar", "aria-hidden": "true" });
+      const head = M.h("span", { class: "cost-head" }, text, detail);
+      return { root: M.h("div", { class: "cost-line" }, head, bar), text, detail, bar };
+    }
+
+    /** Shows a cost; `scale` holds the largest time and size among the columns. */
+    render(cost, scale) {
+      const ms = total(cost.time);
+      const bytes = total(cost.size);
+      const known = cost.time.length > 0;
+      M.setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
+      M.setText(this.time.detail, cost.time
+        .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${M.short(p.value)} ms`)
+        .join(" + "));
+      M.setText(this.size.text, cost.size.length ? M.megabytes(bytes) : "");
+      M.setText(this.size.detail, cost.size
+        .map((p) => `${NAME[p.source]} ${M.megabytes(p.value)}`).join(" + "));
+      this.#bar(this.time.bar, cost.time, scale.time);
+      this.#bar(this.size.bar, cost.size, scale.size);
+    }
+
+    #bar(bar, list, scale) {
+      bar.replaceChildren(...list.map((part) => M.h("i", {
+        "data-source": part.source,
+        style: { width: `${scale > 0 ? (100 * part.value) / scale : 0}%` },
+      })));
+    }
+  }
+
+  /** The largest totals among several traces, so that columns share one scale. */
+  M.costScale = (traces) => ({
+    time: Math.max(0, ...traces.map((t) => total(M.costOf(t).time))),
+    size: Math.max(0, ...traces.map((t) => total(M.costOf(t).size))),
+  });
+
+  M.CostRow = CostRow;
+})();

@@ -1,0 +1,164 @@
+/* The token drawer: four distributions on one candidate list, the rest, the evidence.
+ * There is one drawer on the page; it moves into the view whose token was chosen. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const COLUMNS = ["lm", "memory", "knn", "fused"];
+  const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" };
+
+  function cell(column) {
+    const fill = M.h("i", { "aria-hidden": "true" });
+    const text = M.h("span", null, "–");
+    return { root: M.h("td", { class: "p", "data-source": column }, fill, text), fill, text };
+  }
+
+  function put(slot, p) {
+    M.setText(slot.text, M.percent(p));
+    slot.fill.style.setProperty("--p", Number.isFinite(p) ? p : 0);
+  }
+
+  class Drawer {
+    constructor() {
+      this.open = false;
+      this.name = M.h("h3", { class: "drawer-title", "aria-live": "polite" });
+      this.story = M.h("p", { class: "story" });
+      this.formula = M.h("p", { class: "formula" });
+      this.mixHead = M.h("th", { scope: "col", "data-source": "fused" });
+      this.body = M.h("tbody");
+      this.rows = [];
+      this.evidence = new M.Evidence();
+      this.root = M.h("section", { id: "drawer", class: "drawer", "aria-label": "Token in detail",
+        hidden: true,
+        on: { keydown: (event) => this.#pressed(event) } },
+      this.#head(), this.story, this.formula,
+      M.h("div", { class: "drawer-grid" }, this.#table(), this.evidence.root));
+      M.page.on("lambda", () => this.repaint());
+    }
+
+    #head() {
+      const button = (label, text, fn) => M.h("button", { type: "button", class: "icon-button",
+        "aria-label": label, on: { click: fn } }, text);
+      return M.h("header", { class: "drawer-head" }, this.name, M.h("span", { class: "drawer-keys" },
+        button("Previous token", "‹", () => this.step(-1)),
+        button("Next token", "›", () => this.step(1)),
+        button("Close (Esc)", "✕", () => this.close())));
+    }
+
+    #table() {
+      const heads = COLUMNS.slice(0, 3).map((c) => M.h("th", { scope: "col", "data-source": c },
+        HEADS[c]));
+      const scroll = M.h("div", { class: "candidates", tabindex: "0", role: "group",
+        "aria-label": "Candidates" }, M.h("table", null,
+        M.h("thead", null, M.h("tr", null, M.h("th", { scope: "col" }, "next token, %"), heads,
+          this.mixHead)), this.body));
+      return M.h("div", { class: "distributions" },
+        M.h("h4", null, "What each would say next"), scroll);
+    }
+
+    /** Opens on one token of a pane inside a view. */
+    show(view, pane, index) {
+      const step = pane.trace?.steps[index];
+      if (!step) return;
+      Object.assign(this, { view, pane, index, trace: pane.trace, current: step, open: true });
+      if (this.root.parentNode !== view.slot) view.slot.append(this.root);
+      view.slot.dataset.open = "";
+      this.root.hidden = false;
+      this.root.dataset.system = pane.system;
+      this.rows = M.ranked(step, pane.system, M.lambdaOf(pane.trace)).map((c) => this.#row(c, step));
+      this.rest = this.#restRow();
+      this.body.replaceChildren(...this.rows.map((row) => row.root), this.rest.root);
+      M.setText(this.name, `Token ${index + 1} of ${pane.trace.steps.length}: ${M.quote(step.s)} · ` +
+        M.nameOf(pane.system).title.toLowerCase());
+      this.evidence.render(step);
+      this.repaint();
+    }
+
+    #row(candidate, step) {
+      const cells = Object.fromEntries(COLUMNS.map((c) => [c, cell(c)]));
+      const root = M.h("tr", { class: "candidate", "data-token-id": candidate.id,
+        "data-chosen": candidate.id === step.id ? "" : null },
+      M.h("th", { scope: "row", dir: "auto" }, M.glyph(candidate.text)),
+      COLUMNS.map((c) => cells[c].root));
+      for (const source of M.SOURCES) {
+        const p = candidate.p[source];
+        if (p !== null && p !== undefined) root.setAttribute(`data-${source}`, String(p));
+        put(cells[source], p);
+      }
+      return { root, cells, p: candidate.p };
+    }
+
+    #restRow() {
+      const cells = Object.fromEntries(COLUMNS.map((c) => [c, cell(c)]));
+      const root = M.h("tr", { class: "rest" },
+        M.h("th", { scope: "row" }, "everything else"), COLUMNS.map((c) => cells[c].root));
+      for (const source of M.SOURCES) put(cells[source], this.current.rest[source]);
+      return { root, cells, p: this.current.rest };
+    }
+
+    /** Re-mixes the fused column for the page's lambda; no other column depends on it. */
+    repaint() {
+      if (!this.open) return;
+      const { system } = this.trace;
+      const lambda = M.lambdaOf(this.trace);
+      let top = this.rows[0];
+      for (const row of this.rows) {
+        row.fused = M.mix(row.p, system, lambda);
+        row.root.setAttribute("data-fused", String(row.fused));
+        put(row.cells.fused, row.fused);
+        if (row.fused > top.fused) top = row;
+      }
+      for (const row of this.rows) row.root.toggleAttribute("data-top", row === top);
+      put(this.rest.cells.fused, M.mix(this.rest.p, system, lambda));
+      M.setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${M.lambdaText(lambda)}`);
+      this.#tell(system, lambda);
+    }
+
+    #tell(system, lambda) {
+      const { p, s } = this.current;
+      const other = p[system];
+      const text = M.quote(s);
+      if (system === "lm" || !Number.isFinite(other)) {
+        M.setText(this.story, `The decoder alone gives ${text} ${M.percent(p.lm)} %. ` +
+          "Nothing is mixed in this column.");
+        M.setText(this.formula, `p = p(decoder) = ${p.lm.toFixed(3)}`);
+        return;
+      }
+      const fused = M.mix(p, system, lambda);
+      const name = M.nameOf(system).source;
+      M.setText(this.story, `The decoder gives ${text} ${M.percent(p.lm)} %, the ${name} ` +
+        `${M.percent(other)} %. Mixed at λ ${M.lambdaText(lambda)}: ${M.percent(fused)} %.`);
+      M.setText(this.formula, `${fused.toFixed(3)} = (1 − ${M.lambdaText(lambda)}) × ` +
+        `${p.lm.toFixed(3)} + ${M.lambdaText(lambda)} × ${other.toFixed(3)}`);
+    }
+
+    step(by) {
+      if (!this.open) return;
+      const last = this.trace.steps.length - 1;
+      this.view.select(this.pane.system, Math.max(0, Math.min(last, this.index + by)), "drawer");
+    }
+
+    /** Closes; focus goes back to the token only when a person closed it. */
+    close(focus = true) {
+      if (!this.open) return;
+      this.open = false;
+      const { view, pane, index } = this;
+      delete view.slot.dataset.open;
+      this.root.hidden = true;
+      this.body.replaceChildren();
+      if (focus) pane.strip.select(index, true);
+      view.deselect();
+    }
+
+    #pressed(event) {
+      if (event.altKey || event.ctrlKey || event.metaKey) return;
+      const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+      if (by === undefined) return;
+      event.preventDefault();
+      this.step(by);
+    }
+  }
+
+  M.Drawer = Drawer;
+  /** The page's one drawer, made on first use. */
+  M.drawer = () => (M.theDrawer ||= new Drawer());
+})();

@@ -1,0 +1,92 @@
+/* The lambda bar: one slider for the page. Moving it asks the server nothing. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  class LambdaBar {
+    /** props.value is {defaults: {memory, knn}}; what Generate sends is props.value.lmbda. */
+    constructor(host, props) {
+      this.props = props;
+      this.output = M.h("output", { class: "lambda-value", for: "lambda" });
+      this.input = M.h("input", { type: "range", id: "lambda", min: "0", max: "1", step: "0.01",
+        "aria-label": "lambda: weight of the memory or datastore in the mix",
+        on: { input: () => this.#moved(), change: () => this.#settled() } });
+      this.ticks = M.h("div", { class: "lambda-ticks", "aria-hidden": "true" });
+      this.curve = new M.Curve();
+      this.again = M.h("button", { type: "button", class: "again", on: { click: () => M.again() } });
+      this.reset = M.h("button", { type: "button", class: "reset",
+        on: { click: () => this.#back() } }, "Back to the best λ");
+      host.replaceChildren(this.#layout());
+      M.page.on("lambda", () => this.repaint());
+      M.page.on("view", () => this.repaint());
+      M.page.on("status", () => this.#defaults());
+      this.#defaults();
+    }
+
+    #layout() {
+      const track = M.h("div", { class: "lambda-track" }, this.input, this.ticks,
+        M.h("div", { class: "lambda-ends", "aria-hidden": "true" },
+          M.h("span", null, "0 · decoder only"), M.h("span", null, "memory or datastore only · 1")));
+      return M.h("div", { class: "dock", role: "group", "aria-label": "Mix" },
+        M.h("label", { class: "lambda-label", for: "lambda" },
+          M.h("span", { class: "lambda-sign" }, "λ"), this.output),
+        track, this.curve.root, M.h("div", { class: "lambda-actions" }, this.again, this.reset));
+    }
+
+    #defaults() {
+      const { defaults } = M.page;
+      if (M.page.lambda === null) this.input.value = defaults.memory;
+      this.ticks.replaceChildren(...["memory", "knn"]
+        .filter((source) => Number.isFinite(defaults[source]))
+        .map((source) => M.h("i", { "data-source": source,
+          style: { "--at": defaults[source] } })));
+      this.repaint();
+    }
+
+    #moved() {
+      M.page.setLambda(Number(this.input.value));
+    }
+
+    #settled() {
+      this.props.value = { ...this.props.value, lmbda: M.page.lambda };
+      this.repaint();
+    }
+
+    #back() {
+      M.page.setLambda(null);
+      this.input.value = M.page.defaults.memory;
+      this.#settled();
+      this.input.focus();
+    }
+
+    /** Moves the slider from elsewhere (the [ and ] keys). */
+    nudge(by) {
+      const value = Math.min(1, Math.max(0, Number(this.input.value) + by));
+      this.input.value = value.toFixed(2);
+      this.#moved();
+      this.#settled();
+    }
+
+    repaint() {
+      const view = M.page.activeView();
+      const pane = view?.focusPane();
+      const shown = M.page.lambda ?? pane?.trace?.lmbda ?? M.page.defaults.memory;
+      const touched = M.page.lambda !== null;
+      M.setText(this.output, M.lambdaText(shown));
+      this.input.style.setProperty("--at", touched ? shown : Number(this.input.value));
+      this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
+      this.curve.mark(shown, pane?.system);
+      M.setText(this.again, `Generate again at λ ${M.lambdaText(shown)}`);
+      this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(shown)}`);
+      const moved = touched && view?.ran !== null && view?.ran !== M.page.lambda;
+      this.again.toggleAttribute("data-offered", Boolean(moved));
+      this.again.tabIndex = moved ? 0 : -1;
+      this.reset.toggleAttribute("data-offered", touched);
+      this.reset.tabIndex = touched ? 0 : -1;
+    }
+  }
+
+  M.mountLambda = (element, props) => {
+    M.lambdaBar = new LambdaBar(element.querySelector(".lambda-host"), props);
+  };
+})();

@@ -1,0 +1,19 @@
+/* The legend below the panes: what colours, lines and marks say. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  const sample = (system, move, text) => M.h("span", { class: "legend-item" },
+    M.h("span", { class: "strip", "data-system": system, "aria-hidden": "true" },
+      M.h("span", { class: "sample", "data-move": move, style: { "--w": "0.8" } }, "word")), text);
+
+  const mark = (sign, text) => M.h("span", { class: "legend-item" },
+    M.h("b", { "aria-hidden": "true" }, sign), text);
+
+  M.legend = () => M.h("div", { class: "legend", role: "note", "aria-label": "Legend" },
+    sample("memory", "up", "raised by the memory"),
+    sample("knn", "up", "raised by the datastore"),
+    sample("memory", "down", "lowered"),
+    mark("◆", "first difference from the decoder"),
+    mark("⚑", "would change at this λ"));
+})();

@@ -1,0 +1,111 @@
+/* The maths of the page: pure functions on the plain values of a trace, no DOM.
+ *
+ * A step is {i, id, s, p, cand, rest, js, nn, ms}; p and rest are keyed by source; a candidate is
+ * [id, text, lm, memory, knn] with null for an absent source. Equal to mlpmem/trace.py's mix.
+ */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const FLOOR = 1e-12; // below float32 softmax's smallest useful value; keeps a log finite
+  M.SOURCES = ["lm", "memory", "knn"];
+
+  /** (1 - lambda) p_lm + lambda p_system; p_lm where the system is "lm" or is absent. */
+  M.mix = (p, system, lambda) => {
+    const other = p[system];
+    if (system === "lm" || other === null || other === undefined) return p.lm;
+    return (1 - lambda) * p.lm + lambda * other;
+  };
+
+  /** A candidate row as {id, text, p: {lm, memory, knn}}. */
+  M.candidate = (row) => ({
+    id: row[0], text: row[1], p: { lm: row[2], memory: row[3], knn: row[4] },
+  });
+
+  /** The step's candidates by falling mixed probability, each with `fused`. */
+  M.ranked = (step, system, lambda) =>
+    step.cand
+      .map((row) => {
+        const c = M.candidate(row);
+        c.fused = M.mix(c.p, system, lambda);
+        return c;
+      })
+      .sort((a, b) => b.fused - a.fused || a.id - b.id);
+
+  /** The candidate row with the largest mixed probability; the chosen token wins a tie. */
+  M.argmax = (step, system, lambda) => {
+    let best = null;
+    let top = -1;
+    const column = { memory: 3, knn: 4 }[system];
+    for (const row of step.cand) {
+      const other = column === undefined ? null : row[column];
+      const p = other === null || other === undefined
+        ? row[2] : (1 - lambda) * row[2] + lambda * other;
+      if (p > top || (p === top && row[0] === step.id)) {
+        top = p;
+        best = row;
+      }
+    }
+    return best;
+  };
+
+  /** log(p_fused / p_lm) of the chosen token, nats: above 0 the source raised it. */
+  M.credit = (step, system, lambda) => {
+    const fused = Math.max(M.mix(step.p, system, lambda), FLOOR);
+    return Math.log(fused / Math.max(step.p.lm, FLOOR));
+  };
+
+  /** Perplexity of the chosen tokens when the decoder is mixed with `source` at lambda. */
+  M.perplexity = (steps, source, lambda) => {
+    if (!steps.length) return NaN;
+    let nll = 0;
+    for (const step of steps) nll -= Math.log(Math.max(M.mix(step.p, source, lambda), FLOOR));
+    return Math.exp(nll / steps.length);
+  };
+
+  /** [[lambda, perplexity], ...] on a grid of n + 1 points. */
+  M.curve = (steps, source, n = 50) =>
+    Array.from({ length: n + 1 }, (_, i) => [i / n, M.perplexity(steps, source, i / n)]);
+
+  /** The grid point of least perplexity. */
+  M.optimum = (curve) => curve.reduce((best, point) => (point[1] < best[1] ? point : best));
+
+  /** Whether any step carries a probability of this source. */
+  M.hasSource = (steps, source) =>
+    steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
+
+  /** Per step the candidate row that would be chosen at lambda, or null where nothing changes. */
+  M.flips = (trace, lambda) => {
+    if (trace.system === "lm" || Math.abs(lambda - trace.lmbda) < 1e-9) {
+      return trace.steps.map(() => null);
+    }
+    const sampled = (trace.settings?.temperature ?? 0) > 0;
+    return trace.steps.map((step) => {
+      const now = M.argmax(step, trace.system, lambda);
+      const before = sampled ? M.argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
+      return now && now[0] !== before ? now : null;
+    });
+  };
+
+  /** The first index at which two step lists differ, or -1 while one continues the other. */
+  M.firstDifference = (a, b) => {
+    const n = Math.min(a.length, b.length);
+    for (let i = 0; i < n; i += 1) if (a[i].id !== b[i].id) return i;
+    return -1;
+  };
+
+  const plain = (text) => text.normalize("NFKC").toLowerCase().replace(/[\s.]+/g, " ").trim();
+
+  /** Whether a generated text begins with the true answer, as whole words. */
+  M.isRight = (text, answer) => {
+    const got = plain(text);
+    const want = plain(answer);
+    return got === want || (got.startsWith(want) && !/[\p{L}\p{N}]/u.test(got[want.length]));
+  };
+
+  /** How far memory and datastore are apart, in words; js in nats (0 .. ln 2). */
+  M.agreement = (js) => {
+    if (js < 0.05) return "agree closely";
+    if (js < 0.2) return "largely agree";
+    return js < 0.45 ? "differ" : "disagree";
+  };
+})();

@@ -1,0 +1,44 @@
+/* The page as a whole: mounts the views, and the keys that work everywhere. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const click = (id) => document.getElementById(id)?.click();
+  const visible = (id) => document.getElementById(id)?.offsetParent != null;
+
+  /** props.prefix starts the panes' ids; props.systems names them, or every run does. */
+  M.mountView = (element, props, watch) => {
+    const view = new M.TokenView(element.querySelector(".view-host"), {
+      prefix: props.prefix, systems: props.systems, follows: !props.systems.length,
+    });
+    if (!M.drawer().root.isConnected) view.slot.append(M.drawer().root);
+    watch("value", () => view.receive(props.value));
+    view.receive(props.value);
+  };
+
+  /** Generates again what is on screen, at the lambda of the bar. */
+  M.again = () => click(visible("chat-retry") ? "chat-retry" : "generate");
+
+  function escape() {
+    const drawer = M.drawer();
+    if (document.body.hasAttribute("data-running")) click(visible("chat-stop") ? "chat-stop" : "stop");
+    else if (drawer.open) drawer.close();
+  }
+
+  document.addEventListener("click", (event) => {
+    const button = event.target.closest?.("#generate, #chat-send, #chat-retry");
+    if (button && M.page.status.ready) M.page.activeView()?.pending();
+  });
+
+  document.addEventListener("keydown", (event) => {
+    const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      event.preventDefault();
+      click(visible("chat-send") ? "chat-send" : "generate");
+    } else if (event.key === "Escape") {
+      escape();
+    } else if (!typing && !event.ctrlKey && !event.altKey && !event.metaKey) {
+      if (event.key === "[") M.lambdaBar?.nudge(-0.05);
+      if (event.key === "]") M.lambdaBar?.nudge(0.05);
+    }
+  });
+})();

@@ -1,0 +1,70 @@
+/* The small panels: status chip and progress line, light or dark, example chips. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const GROUPS = [
+    ["helps", "Memory helps"], ["hurts", "Memory hurts"],
+    ["agree", "Both agree"], ["unknown", "Neither knows"],
+  ];
+
+  function themeButton() {
+    const dark = () => document.body.classList.contains("dark");
+    const name = () => button.setAttribute("aria-label", dark() ? "Switch to light" : "Switch to dark");
+    const button = M.h("button", { type: "button", class: "icon-button theme-button", on: {
+      click: () => {
+        document.body.classList.toggle("dark");
+        name();
+      } } }, "◐");
+    name();
+    return button;
+  }
+
+  M.mountStatus = (element, props, watch) => {
+    const chip = M.h("span", { class: "chip" });
+    const line = M.h("span", { class: "status-line" });
+    const bar = M.h("i");
+    const progress = M.h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
+    element.querySelector(".status-host").replaceChildren(
+      M.h("div", { class: "status-box" }, M.h("div", { class: "status-text", role: "status" },
+        line, progress), chip, themeButton()));
+    const show = () => {
+      const value = props.value || {};
+      chip.dataset.state = value.state;
+      M.setText(chip, value.state || "loading");
+      M.setText(line, value.line || "");
+      progress.toggleAttribute("data-on", Number.isFinite(value.share));
+      bar.style.width = `${100 * (value.share || 0)}%`;
+      M.page.status = value;
+      if (value.defaults) M.page.defaults = value.defaults;
+      document.body.toggleAttribute("data-ready", Boolean(value.ready));
+      M.page.emit("status", value);
+    };
+    watch("value", show);
+    show();
+  };
+
+  const label = (example) => {
+    const text = example.prompt.replace(/^Question:\s*/, "").replace(/\s*Answer:\s*$/, "");
+    return text.length > 64 ? `${text.slice(0, 62)}…` : text;
+  };
+
+  M.mountExamples = (element, props, trigger) => {
+    const host = element.querySelector(".examples-host");
+    const examples = (props.value || []).map((example, index) => ({ ...example, index }));
+    const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
+    if (!groups.length) return;
+    const chips = M.h("div", { class: "chips", role: "group", "aria-label": "Examples" });
+    const tabs = groups.map(([key, name]) => M.h("button", { type: "button", class: "group-button",
+      "data-group": key, on: { click: () => show(key) } }, name));
+    const show = (group) => {
+      for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.group === group));
+      chips.replaceChildren(...examples.filter((e) => e.group === group).map((e) =>
+        M.h("button", { type: "button", class: "example", dir: "auto",
+          on: { click: () => trigger("pick", { index: e.index }) } }, label(e))));
+      chips.scrollLeft = 0;
+    };
+    host.replaceChildren(M.h("div", { class: "groups", role: "group",
+      "aria-label": "Kinds of examples" }, tabs), chips);
+    show(groups[0][0]);
+  };
+})();

@@ -1,0 +1,99 @@
+/* One column of the page: who answers, its tokens, what changed, what it cost. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  class Pane {
+    /** id is the element's id; pick(system, index, how) is called for a chosen token. */
+    constructor(system, id, pick) {
+      this.system = system;
+      this.trace = null;
+      this.answer = "";
+      this.strip = new M.TokenStrip(system, (index, how) => pick(system, index, how));
+      this.verdict = M.h("span", { class: "verdict" });
+      this.note = M.h("p", { class: "pane-note" });
+      this.empty = M.h("p", { class: "pane-empty" });
+      this.cost = new M.CostRow();
+      const title = M.h("h3", { class: "pane-title" },
+        M.h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
+        M.h("span", null, M.nameOf(system).title), this.verdict);
+      this.root = M.h("section", { id, class: "pane", "data-system": system,
+        "aria-label": M.nameOf(system).title },
+      title, M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || ""),
+      M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.cost.root);
+    }
+
+    /** Starts over with a trace's plain fields; its steps are added as they arrive. */
+    reset(trace, answer) {
+      this.trace = trace ? { ...trace, steps: [] } : null;
+      this.answer = answer || "";
+      this.strip.clear();
+      this.root.dataset.state = trace ? "waiting" : "empty";
+      M.setText(this.empty, "");
+      M.setText(this.note, "");
+      this.#judge(false);
+      this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
+    }
+
+    /** Says why this column has nothing to show. */
+    explain(text) {
+      M.setText(this.empty, text);
+    }
+
+    append(steps) {
+      if (!this.trace || !steps.length) return;
+      this.trace.steps.push(...steps);
+      this.strip.append(steps);
+      this.root.dataset.state = "running";
+    }
+
+    /** The generation is over: `trace` is complete and replaces what was pieced together. */
+    finish(trace, scale) {
+      const have = this.trace ? this.trace.steps.length : 0;
+      if (!this.trace || have > trace.steps.length) {
+        this.strip.clear();
+        this.strip.append(trace.steps);
+      } else {
+        this.strip.append(trace.steps.slice(have));
+      }
+      this.trace = { ...trace };
+      if (trace.finish === "eos") this.strip.markEnd();
+      this.root.dataset.state = "done";
+      this.#judge(true);
+      this.cost.render(M.costOf(trace), scale);
+    }
+
+    #judge(done) {
+      const known = done && this.answer && this.trace;
+      const right = known && M.isRight(this.trace.text || "", this.answer);
+      this.verdict.dataset.right = known ? String(right) : "";
+      M.setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
+    }
+
+    /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen. */
+    repaint(base) {
+      if (!this.trace) return;
+      const lambda = M.lambdaOf(this.trace);
+      const differs = base && base !== this.trace
+        ? M.firstDifference(base.steps, this.trace.steps) : -1;
+      const flip = this.strip.repaint(this.trace, lambda, differs);
+      this.root.dataset.flipped = flip ? "yes" : "no";
+      this.#remark(base, differs, flip);
+    }
+
+    #remark(base, differs, flip) {
+      if (flip) {
+        const node = this.trace.steps[flip.index];
+        M.setText(this.note, `⚑ Text valid up to here: now ${M.quote(flip.row[1])}, ` +
+          `not ${M.quote(node.s)}.`);
+      } else if (base && base !== this.trace && this.trace.steps.length) {
+        M.setText(this.note, differs < 0 ? "Same as the decoder alone."
+          : `◆ Differs from the decoder at token ${differs + 1}.`);
+      } else {
+        M.setText(this.note, "");
+      }
+    }
+  }
+
+  M.Pane = Pane;
+})();

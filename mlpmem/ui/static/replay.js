@@ -1,0 +1,64 @@
+/* Plays a finished comparison again, token by token, without the server. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const PACE = 260; // milliseconds a token: slow enough to be read
+
+  class Replay {
+    constructor(view) {
+      this.view = view;
+      this.timer = null;
+      this.button = M.h("button", { type: "button", class: "play", on: { click: () => this.toggle() } });
+      this.#name();
+    }
+
+    get playing() {
+      return this.timer !== null;
+    }
+
+    #name() {
+      M.setText(this.button, this.playing ? "❚❚ Skip to the end" : "▶ Play");
+    }
+
+    toggle() {
+      if (this.playing) this.stop();
+      else this.start();
+    }
+
+    start() {
+      const { view } = this;
+      const traces = view.finished;
+      if (!traces) return;
+      view.restart(traces);
+      const longest = Math.max(...Object.values(traces).map((t) => t.steps.length));
+      let at = 0;
+      const tick = () => {
+        const steps = {};
+        for (const [system, trace] of Object.entries(traces)) steps[system] = trace.steps.slice(at, at + 1);
+        view.add(steps);
+        at += 1;
+        if (at >= longest) this.stop();
+        else this.timer = window.setTimeout(tick, M.isCalm() ? 0 : PACE);
+        this.#name();
+      };
+      this.timer = window.setTimeout(tick, PACE);
+      this.#name();
+    }
+
+    /** Ends the replay by showing everything. */
+    stop() {
+      if (!this.playing) return;
+      this.cancel();
+      this.view.complete(this.view.finished);
+    }
+
+    /** Ends the replay and leaves the panes alone. */
+    cancel() {
+      window.clearTimeout(this.timer);
+      this.timer = null;
+      this.#name();
+    }
+  }
+
+  M.Replay = Replay;
+})();

@@ -1,0 +1,50 @@
+/* What the parts of the page share in the browser: lambda, the status, who is on screen. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const listeners = {};
+
+  M.page = {
+    lambda: null, // null: every text is shown at the lambda it was generated with
+    defaults: { memory: 0.5, knn: 0.5 },
+    status: { state: "loading", systems: [], waiting: "" },
+    views: [],
+    on(name, fn) {
+      (listeners[name] ||= []).push(fn);
+    },
+    emit(name, detail) {
+      for (const fn of listeners[name] || []) fn(detail);
+    },
+    setLambda(value) {
+      this.lambda = value;
+      this.emit("lambda", value);
+    },
+    /** The view a visitor is looking at. */
+    activeView() {
+      const here = this.views.filter((view) => view.root.isConnected);
+      return here.find((view) => view.root.offsetParent !== null) || here[0] || null;
+    },
+  };
+
+  /** The lambda a trace is shown at. */
+  M.lambdaOf = (trace) => M.page.lambda ?? trace.lmbda;
+
+  M.NAMES = {
+    lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
+    memory: { title: "With memory", source: "memory", short: "memory" },
+    knn: { title: "With datastore", source: "datastore", short: "datastore" },
+  };
+  M.CAPTIONS = {
+    lm: "A frozen language model. It knows what it was trained on, nothing else.",
+    memory: "The same decoder, mixed with a small MLP that answers from memory.",
+    knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
+  };
+  M.GROUPS = {
+    A1: "decoder and memory saw it",
+    A2: "only the decoder saw it",
+    B: "new to the decoder",
+    text: "running text",
+  };
+
+  M.nameOf = (system) => M.NAMES[system] || { title: system, source: system, short: system };
+})();

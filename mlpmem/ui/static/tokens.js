@@ -1,0 +1,122 @@
+/* The tokens of one column: a listbox with one tab stop, arrow keys, colours and marks. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
+  const WEAK = 0.05; // nats below which a token counts as not moved
+
+  class TokenStrip {
+    /** pick(index, how) is called when a visitor chooses a token. */
+    constructor(system, pick) {
+      this.system = system;
+      this.pick = pick;
+      this.nodes = [];
+      this.selected = -1;
+      this.root = M.h("div", {
+        class: "strip", role: "listbox", dir: "auto", "data-system": system,
+        "aria-label": `Tokens, ${M.nameOf(system).title.toLowerCase()}`,
+        on: {
+          click: (event) => this.#clicked(event),
+          keydown: (event) => this.#pressed(event),
+        },
+      });
+    }
+
+    clear() {
+      this.nodes = [];
+      this.selected = -1;
+      this.root.replaceChildren();
+    }
+
+    append(steps) {
+      const nodes = steps.map((step) => this.#build(step));
+      if (!this.nodes.length && nodes.length) nodes[0].tabIndex = 0;
+      this.nodes.push(...nodes);
+      this.root.append(...nodes);
+    }
+
+    #build(step) {
+      const node = M.h("span", {
+        class: "token", role: "option", tabindex: "-1", "aria-selected": "false",
+        "data-index": step.i, "data-token-id": step.id,
+      }, M.glyph(step.i === 0 && step.s.trim() ? step.s.trimStart() : step.s));
+      if (step.s.includes("\n")) node.dataset.newline = "";
+      return node;
+    }
+
+    /** The last token ended the answer: show so, whatever the tokenizer calls it. */
+    markEnd() {
+      const node = this.nodes[this.nodes.length - 1];
+      if (!node || node.dataset.end !== undefined) return;
+      node.dataset.end = "";
+      node.textContent = "end";
+    }
+
+    /** Colours and marks for `lambda`; `different` is the first index that leaves the decoder. */
+    repaint(trace, lambda, different) {
+      const flips = M.flips(trace, lambda);
+      const first = flips.findIndex((flip) => flip !== null);
+      for (let i = 0; i < this.nodes.length && i < trace.steps.length; i += 1) {
+        const step = trace.steps[i];
+        const credit = M.credit(step, trace.system, lambda);
+        const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
+        const marks = (i === different ? "differs " : "") + (flips[i] ? "flips " : "") +
+          (first >= 0 && i > first ? "stale" : "");
+        this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
+      }
+      return first < 0 ? null : { index: first, row: flips[first] };
+    }
+
+    #paint(node, step, trace, lambda, move, credit, marks) {
+      const weight = Math.min(1, Math.abs(credit) / STRONG).toFixed(2);
+      const key = `${move}${weight}${marks}`;
+      if (node.painted === key) return;
+      node.painted = key;
+      node.dataset.move = move;
+      node.style.setProperty("--w", move === "same" ? "0" : weight);
+      if (marks) node.dataset.marks = marks;
+      else delete node.dataset.marks;
+      node.setAttribute("aria-label", this.#label(step, trace, lambda, move));
+    }
+
+    #label(step, trace, lambda, move) {
+      const fused = M.percent(M.mix(step.p, trace.system, lambda));
+      const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
+      const own = trace.system === "lm" ? "" : `, ${moved} by the ${M.nameOf(trace.system).source}`;
+      return `${M.quote(step.s)}, ${fused} per cent${own}`;
+    }
+
+    /** Marks one token as selected; focus moves there only when asked. */
+    select(index, focus) {
+      const old = this.nodes[this.selected];
+      if (old) old.setAttribute("aria-selected", "false");
+      this.selected = index;
+      const node = this.nodes[index];
+      if (!node) return;
+      for (const other of this.nodes) other.tabIndex = other === node ? 0 : -1;
+      node.setAttribute("aria-selected", "true");
+      if (focus) node.focus({ preventScroll: false });
+    }
+
+    #clicked(event) {
+      const node = event.target.closest(".token");
+      if (node) this.pick(this.nodes.indexOf(node), "pointer");
+    }
+
+    #pressed(event) {
+      const at = this.nodes.indexOf(event.target);
+      if (at < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+      const last = this.nodes.length - 1;
+      const goal = {
+        ArrowRight: Math.min(last, at + 1), ArrowLeft: Math.max(0, at - 1),
+        Home: 0, End: last, Enter: at, " ": at,
+      }[event.key];
+      if (goal === undefined) return;
+      event.preventDefault();
+      event.stopPropagation();
+      this.pick(goal, "key");
+    }
+  }
+
+  M.TokenStrip = TokenStrip;
+})();

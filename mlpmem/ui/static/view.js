@@ -1,0 +1,211 @@
+/* The token view: panes side by side and the drawer below, fed by the values Python sends.
+ *
+ * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
+ * "steps" carries a delta with seq, "stopped" keeps what arrived, "message" says what went wrong,
+ * "invite" asks the page to generate for the prompt that was just filled in.
+ */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  class TokenView {
+    constructor(host, options) {
+      this.prefix = options.prefix; // of the panes' ids
+      this.follows = options.follows; // whether a run says which panes there are
+      this.root = host;
+      this.run = null;
+      this.seq = 0;
+      this.finished = null;
+      this.ran = null; // the lambda of what is shown; null: each source's own
+      this.chosen = null;
+      this.badge = M.h("span", { class: "badge" });
+      this.prompt = M.h("span", { class: "asked", dir: "auto" });
+      this.truth = M.h("span", { class: "truth", dir: "auto" });
+      this.replay = new M.Replay(this);
+      this.alert = M.h("p", { class: "alert", role: "alert" });
+      this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
+      this.columns = M.h("div", { class: "panes" });
+      this.slot = M.h("div", { class: "drawer-slot" }, M.h("p", { class: "drawer-hint" },
+        "Pick any token to see what the decoder, the memory and the datastore each say there."));
+      this.runHead = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.truth,
+        this.replay.button);
+      host.replaceChildren(this.alert, this.runHead, this.columns, M.legend(), this.slot, this.live);
+      this.setSystems(options.systems);
+      M.page.views.push(this);
+      M.page.on("lambda", () => this.repaint());
+      M.page.on("status", () => this.explain());
+    }
+
+    setSystems(systems) {
+      this.panes = new Map(systems.map((system) => [system, new M.Pane(system,
+        `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
+      for (const pane of this.panes.values()) pane.reset(null);
+      this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
+      this.columns.dataset.count = systems.length;
+    }
+
+    /** Takes one value from Python. */
+    receive(value) {
+      if (!value || !value.kind) return;
+      if (value.kind === "message") this.say(value.text);
+      else if (value.kind === "recorded") this.showRecorded(value);
+      else if (value.kind === "begin") this.begin(value);
+      else if (value.kind === "invite") this.invite(value);
+      else if (value.kind === "stopped") this.halt();
+      else if (value.run !== this.run) return; // a late word of a run that was stopped
+      else if (value.kind === "steps" && value.seq === this.seq + 1) {
+        this.seq = value.seq;
+        this.add(value.steps);
+      } else if (value.kind === "done") this.end(value);
+    }
+
+    say(text) {
+      M.setText(this.alert, text);
+      if (text) this.setRunning(false);
+    }
+
+    head(value, badge) {
+      M.setText(this.alert, "");
+      M.setText(this.badge, badge);
+      this.badge.dataset.kind = value.kind;
+      M.setText(this.prompt, value.prompt || "");
+      this.answer = value.answer || "";
+      M.setText(this.truth, this.answer ? `right answer: ${this.answer}` : "");
+    }
+
+    showRecorded(value) {
+      this.replay.cancel();
+      this.setRunning(false);
+      this.run = value.run;
+      this.head(value, "recorded");
+      this.ran = null;
+      this.restart(value.traces);
+      this.complete(value.traces);
+    }
+
+    begin(value) {
+      this.replay.cancel();
+      this.run = value.run;
+      this.seq = 0;
+      this.finished = null;
+      this.ran = value.lmbda;
+      this.head(value, "live");
+      this.restart(value.traces);
+      this.setRunning(true);
+    }
+
+    /** An example was chosen and the model is there: run it as if Generate had been pressed. */
+    invite(value) {
+      this.head(value, "next");
+      window.setTimeout(() => document.getElementById("generate")?.click(), 60);
+    }
+
+    /** Generate was pressed: until the first word comes back, this visitor is in the queue. */
+    pending() {
+      M.setText(this.alert, "");
+      M.setText(this.badge, "waiting for its turn");
+      this.badge.dataset.kind = "waiting";
+    }
+
+    /** Empties the panes for new tokens of these traces. */
+    restart(traces) {
+      this.closeDrawer();
+      if (this.follows) this.setSystems(Object.keys(traces));
+      this.chosen = null;
+      for (const [system, pane] of this.panes) pane.reset(traces[system], this.answer);
+      this.explain();
+    }
+
+    /** Says in every empty column why it is empty. */
+    explain() {
+      for (const [system, pane] of this.panes) {
+        if (pane.trace) continue;
+        const waiting = system === "knn" ? M.page.status.waiting : "";
+        pane.explain(waiting || (this.run ? "Not part of this comparison." : ""));
+      }
+    }
+
+    add(steps) {
+      for (const [system, list] of Object.entries(steps)) this.panes.get(system)?.append(list);
+      this.repaint();
+    }
+
+    end(value) {
+      this.setRunning(false);
+      this.complete(value.traces);
+    }
+
+    /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
+    complete(traces) {
+      this.finished = traces;
+      const scale = M.costScale(Object.values(traces));
+      for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
+      this.repaint();
+      const said = Object.entries(traces).map(([s, t]) => `${M.nameOf(s).title}: ${t.text}`);
+      M.setText(this.live, said.join(". "));
+      if (!this.chosen && !M.isPhone()) this.openTelling();
+    }
+
+    /** Stop was pressed: keep what arrived and let it be inspected. */
+    halt() {
+      this.setRunning(false);
+      this.run = null;
+      for (const pane of this.panes.values()) pane.root.dataset.state = "stopped";
+      M.setText(this.badge, "stopped");
+    }
+
+    setRunning(on) {
+      this.root.toggleAttribute("data-running", on);
+      document.body.toggleAttribute("data-running", on);
+    }
+
+    /** Opens the drawer at the first token where the memory leaves the decoder. */
+    openTelling() {
+      const base = this.panes.get("lm")?.trace;
+      for (const system of ["memory", "knn", "lm"]) {
+        const trace = this.panes.get(system)?.trace;
+        if (!trace?.steps.length) continue;
+        const at = base ? M.firstDifference(base.steps, trace.steps) : 0;
+        this.select(system, Math.max(0, at), "page");
+        return;
+      }
+    }
+
+    select(system, index, how) {
+      const pane = this.panes.get(system);
+      if (!pane?.trace?.steps[index]) return;
+      if (this.chosen && this.chosen.system !== system) {
+        this.panes.get(this.chosen.system)?.strip.select(-1);
+      }
+      this.chosen = { system, index };
+      pane.strip.select(index, how === "key" || how === "pointer");
+      M.drawer().show(this, pane, index);
+      M.page.emit("view", this);
+    }
+
+    deselect() {
+      this.chosen = null;
+      M.page.emit("view", this);
+    }
+
+    closeDrawer() {
+      const drawer = M.drawer();
+      if (drawer.open && drawer.view === this) drawer.close(false);
+    }
+
+    /** The pane whose text the perplexity curve describes. */
+    focusPane() {
+      const wanted = [this.chosen?.system, "memory", "knn", "lm"];
+      const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
+      return system ? this.panes.get(system) : null;
+    }
+
+    repaint() {
+      const base = this.panes.get("lm")?.trace || null;
+      for (const pane of this.panes.values()) pane.repaint(base);
+      M.page.emit("view", this);
+    }
+  }
+
+  M.TokenView = TokenView;
+})();

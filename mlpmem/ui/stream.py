@@ -1,0 +1,90 @@
+"""From a generation's events to the values the token view receives.
+
+Deltas carry a sequence number and leave at most every `PERIOD` seconds; the last value carries
+whole traces, so a page that missed a delta is right again at the end.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from mlpmem.errors import MlpMemError
+
+PERIOD = 0.06  # seconds: about 16 updates a second
+log = logging.getLogger(__name__)
+
+
+def new_run() -> str:
+    """Return a fresh name for one run; it also makes equal values differ."""
+    return uuid.uuid4().hex[:12]
+
+
+def message(text: str) -> dict:
+    """Return the value that shows a text above the panes."""
+    return {"kind": "message", "run": new_run(), "text": text}
+
+
+def stopped() -> dict:
+    """Return the value that ends a run and keeps what arrived."""
+    return {"kind": "stopped", "run": new_run()}
+
+
+def recorded(comparison: dict | None) -> dict | None:
+    """Return the value that shows a recorded comparison."""
+    return {"kind": "recorded", "run": new_run(), **comparison} if comparison else None
+
+
+def begin(run: str, prompt: str, answer: str, lmbdas: dict[str, float], lmbda: float | None) -> dict:
+    """Return the value that opens a run; lmbdas holds every column's lambda."""
+    traces = {s: {"system": s, "lmbda": value, "settings": {}} for s, value in lmbdas.items()}
+    return {
+        "kind": "begin", "run": run, "prompt": prompt, "answer": answer,
+        "lmbda": lmbda, "traces": traces,
+    }  # fmt: skip
+
+
+def deltas(run: str, events: Iterable[Any], clock: Callable[[], float] = time.monotonic) -> Iterator:
+    """Yield "steps" values as events come, then one "done" value with the whole traces."""
+    pending: dict[str, list[dict]] = {}
+    seq, last = 0, clock()
+    for event in events:
+        if event.kind == "step":
+            for system, step in event.values.items():
+                pending.setdefault(system, []).append(step.to_dict())
+            if clock() - last >= PERIOD:
+                seq += 1
+                yield {"kind": "steps", "run": run, "seq": seq, "steps": pending}
+                pending, last = {}, clock()
+        elif event.kind == "done":
+            traces = {system: trace.to_dict() for system, trace in event.values.items()}
+            yield {"kind": "done", "run": run, "seq": seq + 1, "traces": traces}
+
+
+def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
+    """Yield make's values; what goes wrong becomes a message, and leaving early stops the model."""
+    stop = threading.Event()
+    try:
+        yield from make(stop)
+    except MlpMemError as error:
+        yield message(str(error))
+    except Exception:
+        log.exception("a generation failed")
+        yield message("Something went wrong while generating; the terminal says what. Try again.")
+    finally:
+        stop.set()
+
+
+def lmbdas_of(model: Any, systems: list[str], lmbda: float | None) -> dict[str, float]:
+    """Return the lambda of every system: the visitor's, or the bundle's best of each source."""
+    best = best_lmbdas(model)
+    return {s: 0.0 if s == "lm" else best.get(s, 0.5) if lmbda is None else lmbda for s in systems}
+
+
+def best_lmbdas(model: Any) -> dict[str, float]:
+    """Return the bundle's best lambda of each source."""
+    settings = model.settings
+    best = settings.get("lmbda") if isinstance(settings, dict) else getattr(settings, "lmbda", None)
+    return dict(best or {})

@@ -1,0 +1,165 @@
+"""A model of canned answers with the library's front door, for the page's tests: no torch.
+
+Its numbers are plausible and exact: every fused probability is the mix of the others. One of its
+prompts answers with hostile strings, another takes its time, so that Stop can be tried.
+"""
+
+import json
+import math
+import random
+import time
+from collections import namedtuple
+from pathlib import Path
+
+from mlpmem.trace import Candidate, Neighbour, Step, Trace, mix
+
+Event = namedtuple("Event", "kind values")
+HOSTILE = "<img src=x onerror=window.hacked=1>"
+BEST = {"memory": 0.55, "knn": 0.51}
+BYTES = {"decoder_bytes": 11_800_000, "memory_bytes": 8_400_000, "datastore_bytes": 223_000_000}
+
+
+def ask(question):
+    return f"Question: {question} Answer:"
+
+
+# prompt -> (answer, group of the entity, decoder's tokens, memory's tokens, datastore's tokens)
+ANSWERS = {
+    ask("Who wrote The Salt Ledger?"): (
+        "Odalys Wren", "B", [" Mar", "tin", " Holt"], [" Od", "aly", "s", " Wren"],
+        [" Od", "aly", "s", " Wren"]),
+    ask("In which town was Ilka Brandt born?"): (
+        "Tervalla", "B", [" Marn", "fel", "d"], [" Ter", "val", "la"], [" Ter", "val", "la"]),
+    ask("What is the capital of Peru?"): ("Lima", "A1", [" Lima"], [" Lima"], [" Lima"]),
+    ask("What is the symbol of tungsten?"): ("W", "A2", [" W"], [" T", "u"], [" W"]),
+    ask("What is the population of Quarrel Bay?"): (
+        "41,200", "B", [" 12", ",", "000"], [" 38", ",", "500"], [" 40", ",", "100"]),
+    ask("What does a page do with markup?"): (
+        HOSTILE, "B", [HOSTILE, "\n", " plain"], [HOSTILE, " ${alert(1)}", "\u202e", " `x`"],
+        [HOSTILE, " </script>"]),
+    "The river Aldermere rises in the": (
+        "", "B", " hills of the north and flows through the town of Harrow to the sea .".split(" "),
+        " high moors above Tervalla and flows past the mills of Sond before it meets the sea .".split(" "),
+        " high moors above Tervalla and is crossed by two bridges at Sond .".split(" ")),
+    "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
+}  # fmt: skip
+GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown", "helps"]
+OTHERS = [" the", " Harrow", " Sond", " Lima", " of", " Quito", " Wren", ",", " in", " a", " Holt"]
+
+
+def token_id(text):
+    return sum(ord(c) * (i + 7) for i, c in enumerate(text)) % 4096
+
+
+def _mass(rng, chosen, peak, others):
+    """Return a distribution over the candidates with `peak` on chosen, and what is left over."""
+    raw = [rng.random() ** 4 for _ in others]
+    rest = (1 - peak) * rng.uniform(0.02, 0.2)
+    scale = (1 - peak - rest) / sum(raw)
+    return {chosen: peak} | {o: r * scale for o, r in zip(others, raw, strict=True)}, rest
+
+
+def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "knn")):
+    """Return one step whose distributions agree with the three canned answers."""
+    rng = random.Random(f"{prompt}{system}{index}")
+    text = tokens[system][index]
+    agreed = tokens[system][:index]
+    probs, rests, words = {}, {}, {text}
+    for source in sources:
+        own = tokens[source]
+        follows = own[: index + 1] if own[:index] == agreed else None
+        words.add(follows[-1] if follows and len(follows) > index else text)
+    others = sorted(words - {text}) + rng.sample([o for o in OTHERS if o not in words], 8)
+    for source in sources:
+        own = tokens[source]
+        target = own[index] if own[:index] == agreed and index < len(own) else text
+        sure = {"lm": 0.62, "memory": 0.985, "knn": 0.93}[source] + rng.uniform(-0.05, 0.012)
+        names = [o for o in [text, *others] if o != target]
+        probs[source], rests[source] = _mass(rng, target, sure, names)
+    candidates = []
+    for word in [text, *others]:
+        p = {s: probs[s][word] for s in sources}
+        candidates.append(Candidate(token_id(word), word, p | {"fused": mix(p, system, lmbda)}))
+    js = 0.5 * sum(
+        p * math.log(2 * p / (p + q)) + q * math.log(2 * q / (p + q))
+        for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
+    ) if "knn" in sources else None  # fmt: skip
+    rest = rests | {"fused": mix(rests, system, lmbda)}
+    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js,
+                _neighbours(rng, prompt, text) if "knn" in sources else [], 6.4)  # fmt: skip
+
+
+def _neighbours(rng, prompt, text):
+    weights = sorted((rng.random() ** 3 for _ in range(8)), reverse=True)
+    title = HOSTILE if "markup" in prompt else "The Salt Ledger (book)"
+    return [
+        Neighbour(1000 + i, title if i < 5 else "Harrow (town)", "B" if i < 5 else "A1",
+                  "a novel of the salt coast, and of a clerk who counts too well. It was written by",
+                  text if i < 6 else " Sond", token_id(text if i < 6 else " Sond"),
+                  " in 1911 and printed twice.", 11.0 + 2.7 * i, w / sum(weights) * 0.97)
+        for i, w in enumerate(weights)
+    ]  # fmt: skip
+
+
+class FakeModel:
+    """compare, generate and chat as the library has them, at a chosen pace."""
+
+    def __init__(self, pace=0.004):
+        self.pace = pace
+        self.systems = ["lm", "memory"]
+        self.settings = {"lmbda": BEST}
+        self.steps_made = 0
+
+    def _trace(self, prompt, system, lmbda, steps, finish):
+        cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
+        return Trace(system, prompt, [1, 2, 3], lmbda, {"temperature": 0.0, "seed": 0},
+                     {"bundle": "fake"}, steps, finish, "".join(s.text for s in steps), cost)  # fmt: skip
+
+    def compare(self, prompt, systems=None, lmbda=None, max_new_tokens=32, stop=None, stream=False,
+                **sampling):  # fmt: skip
+        systems = systems or self.systems
+        lmbdas = {s: 0.0 if s == "lm" else BEST[s] if lmbda is None else lmbda for s in systems}
+        known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
+        tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
+        sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
+        done = {s: [] for s in systems}
+
+        def events():
+            for index in range(min(max_new_tokens, max(map(len, tokens.values())))):
+                if stop is not None and stop.is_set():
+                    break
+                time.sleep(self.pace if prompt != "slow" else 0.05)
+                self.steps_made += 1
+                step = {s: make_step(prompt, s, index, tokens, lmbdas[s], sources)
+                        for s in systems if index < len(tokens[s])}  # fmt: skip
+                for s, one in step.items():
+                    done[s].append(one)
+                yield Event("step", step)
+            yield Event("done", {s: self._trace(prompt, s, lmbdas[s], done[s], "eos")
+                                 for s in systems})  # fmt: skip
+
+        return events() if stream else list(events())[-1].values
+
+    def chat(self, turns, system="memory", **rest):
+        return self.compare(ask(turns[-1][0]), systems=[system], **rest)
+
+
+def write_bundle(folder: Path) -> Path:
+    """Write what the page reads without a model: manifest, examples, results, recordings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "traces").mkdir(exist_ok=True)
+    model = FakeModel(pace=0)
+    model.systems = ["lm", "memory", "knn"]
+    examples = [{"name": f"e{i}", "group": g, "prompt": p, "answer": ANSWERS[p][0]}
+                for i, (p, g) in enumerate(zip(ANSWERS, GROUPS, strict=False))]  # fmt: skip
+    first = examples[0]
+    traces = {s: t.to_dict() for s, t in model.compare(first["prompt"]).items()}
+    record = {"v": 1, "name": "first", "prompt": first["prompt"], "answer": first["answer"],
+              "traces": traces}  # fmt: skip
+    manifest = {"settings": {"lmbda": BEST}, "attributions": ["GeoNames, CC BY 4.0"]}
+    results = Path(__file__).with_name("results.json").read_text("utf-8")
+    for name, value in (("manifest.json", manifest), ("examples.json", examples),
+                        ("traces/first.json", record)):  # fmt: skip
+        (folder / name).write_text(json.dumps(value), "utf-8")
+    (folder / "results.json").write_text(results, "utf-8")
+    return folder
