@@ -186,6 +186,6 @@ def _check_lengths(decoder: Any, batches: list) -> None:
     longest = max((int(lengths[-1]) for _, lengths, _ in batches), default=0)
     if longest > decoder.max_positions:
         raise MlpMemError(
-            f"datastore: a passage has {longest} tokens, the decoder reads {decoder.max_positions}; "
-            "cut the documents into shorter passages"
+            f"datastore: a passage has {longest} tokens, more than the {decoder.max_positions} the "
+            "decoder reads; cut the documents into shorter passages"
         )

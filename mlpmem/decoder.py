@@ -70,8 +70,8 @@ class Decoder:
             )
         except (OSError, ValueError, KeyError) as error:
             raise MlpMemError(
-                f"decoder: cannot load {source!r} ({_first_line(error)}); give a transformers folder "
-                "with config.json, model.safetensors and a tokenizer, or a hub id and a network"
+                f"decoder: cannot load {source!r} ({_first_line(error)}); give a transformers "
+                "folder with config.json, model.safetensors and a tokenizer, or a hub id"
             ) from error
         return cls(model.to(device), tokenizer, depth)
 

@@ -91,7 +91,7 @@ def knn_log_probs(
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Return the Jensen-Shannon divergence (...), nats, between 0 and log 2, of log-probs (..., V)."""
+    """Return the Jensen-Shannon divergence (...), 0 .. log 2 nats, of log-probs (..., V)."""
     middle = torch.logaddexp(log_p, log_q) - torch.log(torch.tensor(2.0))
     halves = [
         torch.where(x.isinf(), 0.0, x.exp() * (x - middle)).sum(dim=-1) for x in (log_p, log_q)

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
-    """Return the UTF-8 bytes of token ids 0 .. V-1; special tokens by their name, unknown ids empty."""
+    """Return the bytes of token ids 0 .. V-1: special tokens are their name, unknown ids empty."""
     names = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
     added = set(tokenizer.get_added_vocab())
     convert = _byte_level if _is_byte_level(tokenizer) else _sentencepiece

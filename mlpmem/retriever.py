@@ -27,6 +27,7 @@ class Retriever(Protocol):
     """Whatever finds neighbours."""
 
     bytes: int  # size of the index in memory
+    shares_keys: bool  # whether these bytes are the datastore's keys themselves
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
@@ -40,6 +41,7 @@ class ExactRetriever:
         self.keys = torch.as_tensor(_writable(keys)).to(device)
         self.norms = torch.cat([b.float().square().sum(1) for b in self.keys.split(BLOCK)])
         self.bytes = self.keys.nbytes + self.norms.nbytes
+        self.shares_keys = self.keys.device.type == "cpu" and not isinstance(keys, Tensor)
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
@@ -60,6 +62,8 @@ class ExactRetriever:
 
 class _FaissRetriever:
     """What the faiss indexes share: filling in blocks and searching."""
+
+    shares_keys = False
 
     def __init__(self, index, keys: np.ndarray) -> None:
         """Add keys (N, D) to index."""
@@ -90,7 +94,7 @@ class FaissFlatRetriever(_FaissRetriever):
 
 
 class FaissIVFPQRetriever(_FaissRetriever):
-    """Approximate search over product-quantised keys; its distances are re-scored on the true keys."""
+    """Approximate search over product-quantised keys; distances are re-scored on the true keys."""
 
     def __init__(
         self, keys: np.ndarray, lists: int = 0, code_bytes: int = 0, probes: int = 32, seed: int = 0
@@ -153,7 +157,7 @@ def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
 
 
 def _writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Return keys as torch takes them without a warning: a read-only map is viewed copy-on-write."""
+    """Return keys as torch takes them without a warning: a read-only map copied on write."""
     if isinstance(keys, np.memmap) and not keys.flags.writeable:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
     return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()

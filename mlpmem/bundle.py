@@ -1,0 +1,208 @@
+"""Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
+
+manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
+answers; results, examples and recorded traces hold what the page shows at once. Keys are not in
+it: `keycache.py` builds them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel, Settings
+from mlpmem.keycache import Built, Fingerprint, build_or_read
+from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
+from mlpmem.memory import Memory, check_binding
+from mlpmem.retriever import make_retriever
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked folder; everything is read from it when asked for."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the bundle's name."""
+        return str(self.manifest.get("name", self.folder.name))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Return lambdas, k and temperatures chosen for this bundle."""
+        try:
+            return Settings(**self.manifest["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MlpMemError(
+                f"bundle {self.folder.name}: its settings cannot be used ({error}); {AGAIN}"
+            ) from error
+
+    def read_json(self, name: str) -> Any:
+        """Return the value of one of its JSON files, such as "results.json"."""
+        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+
+    def traces(self) -> list[dict]:
+        """Return the recorded comparisons as plain values."""
+        found = sorted((self.folder / "traces").glob("*.json"))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+
+    def documents(self) -> Documents:
+        """Return the documents of the datastore."""
+        return Documents.load(self.folder / "documents")
+
+    def model(self, device: str | torch.device = "cpu") -> FusedModel:
+        """Return decoder and memory as a model; its datastore is attached by `attach`."""
+        memory = Memory.load(self.folder / "memory", device=device)
+        decoder = Decoder.load(self.folder / "decoder", depth=memory.config.depth, device=device)
+        return FusedModel(decoder, memory, self.settings, self.name)
+
+    def attach(
+        self,
+        model: FusedModel,
+        progress: Callable[[int, int], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        retriever: str = "flat",
+    ) -> Built:
+        """Build the keys, or read them from the cache, attach the datastore, say what it cost."""
+        fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+        parts = ("decoder/", "documents/")
+        digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
+        label = hashlib.sha256(
+            json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
+        ).hexdigest()[:16]
+        built = build_or_read(
+            model.decoder, self.documents(), label, fingerprint, progress=progress, stop=stop
+        )
+        model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
+        return built
+
+
+def default_bundle_path() -> Path:
+    """Return where the embedded bundle is; MLPMEM_BUNDLE names another."""
+    named = os.environ.get("MLPMEM_BUNDLE")
+    return Path(named) if named else Path(__file__).parents[1] / "assets" / "atlas"
+
+
+def preset_path(name: str | Path | None) -> Path:
+    """Return the folder of a preset's name or of a path; None is the embedded bundle."""
+    if name is None or name == "atlas":
+        return default_bundle_path()
+    if not Path(name).exists():
+        raise MlpMemError(
+            f'bundle: {str(name)!r} is no folder here and no preset; the one preset is "atlas". '
+            "Check the path, or load parts with decoder=..."
+        )
+    return Path(name)
+
+
+def load_bundle(path: str | Path | None = None) -> Bundle:
+    """Return the bundle of a folder (the embedded one by default) after checking every file.
+
+    MlpMemError names the first file that is missing, truncated or altered and what to do.
+    """
+    folder = Path(path) if path is not None else default_bundle_path()
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        check_file(folder, name, expected)
+    return Bundle(folder, manifest)
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    decoder: Decoder,
+    memory: Memory,
+    documents: Documents,
+    settings: Settings | Mapping[str, Any],
+    fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    results: Any = None,
+    examples: Sequence[Mapping] = (),
+    traces: Sequence[Mapping] = (),
+    attributions: Sequence[str] = (),
+    name: str | None = None,
+    created_with: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write a bundle into folder, replacing one that is there, and return it, checked.
+
+    Weights are stored in half precision. It is written beside its place and renamed at the end.
+    """
+    folder = Path(folder).absolute()
+    check_binding(memory.config, decoder)
+    settings = settings if isinstance(settings, Settings) else Settings(**settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_model(beside, decoder, memory, documents, fingerprint)
+        _write_json(beside / "results.json", results or {})
+        _write_json(beside / "examples.json", list(examples))
+        for number, trace in enumerate(traces):
+            _write_json(beside / "traces" / f"{number:02d}.json", trace)
+        manifest = {
+            "format": FORMAT,
+            "name": name or folder.name,
+            "created_with": dict(created_with or {}),
+            "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
+            "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},
+            "attributions": list(attributions),
+            "files": list_files(beside),
+        }
+        _write_json(beside / "manifest.json", manifest, indent=1)
+        beside.chmod(0o755)
+        load_bundle(beside)
+        _replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Bundle(folder, manifest)
+
+
+def _write_model(
+    folder: Path, decoder: Decoder, memory: Memory, documents: Documents, fingerprint: Any
+) -> None:
+    """Write decoder/, memory/, documents/ and the fingerprint."""
+    from safetensors.torch import save_file
+
+    (folder / "decoder").mkdir()
+    half = {n: w.detach().to("cpu", torch.float16) for n, w in decoder.model.state_dict().items()}
+    dtype = decoder.model.config.dtype
+    decoder.model.config.dtype = "float16"
+    try:
+        decoder.model.save_pretrained(folder / "decoder", state_dict=half)
+    finally:
+        decoder.model.config.dtype = dtype
+    decoder.tokenizer.save_pretrained(folder / "decoder")
+    memory.save(folder / "memory", torch.float16)
+    documents.save(folder / "documents")
+    indices, keys = fingerprint
+    tensors = {"indices": torch.as_tensor(indices), "keys": torch.as_tensor(keys).half()}
+    save_file(tensors, folder / "fingerprint.safetensors")
+
+
+def _replace(beside: Path, folder: Path) -> None:
+    """Put beside where folder is; the old one goes only once the new one stands."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    old = beside.with_name(beside.name + ".old")
+    folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Write a value as JSON, the folder made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")

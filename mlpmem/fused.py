@@ -1,0 +1,253 @@
+"""Decoder, memory and datastore together: log-probs of every source, and their mix.
+
+Nothing of a request is kept on the model. The datastore may come later: `attach_datastore` sets
+one reference, and a call that has begun goes on with what was there when it began.
+"""
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
+from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_softmax
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory
+from mlpmem.retriever import Neighbours, Retriever
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the sources are used unless a call says otherwise."""
+
+    lmbda: Mapping[str, float] = field(default_factory=lambda: {"memory": 0.5, "knn": 0.5})
+    k: int = 64  # neighbours
+    knn_temperature: float = 20.0  # of squared L2 distances
+    memory_temperature: float = 1.0  # of the memory's logits
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside their range."""
+        for source, value in self.lmbda.items():
+            check_lmbda(value, source)
+        if self.k < 1 or not (self.knn_temperature > 0 and self.memory_temperature > 0):
+            raise MlpMemError(
+                f"settings: k {self.k} must be 1 or more, temperatures {self.knn_temperature} and "
+                f"{self.memory_temperature} above 0; correct the bundle's manifest or the arguments"
+            )
+
+
+class Store(NamedTuple):
+    """A datastore, its search, and the arrays the mix gathers from."""
+
+    datastore: Datastore
+    retriever: Retriever
+    values: Tensor  # (N,) int64
+    counts: Tensor  # (N,) int32
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of entries and index, memory shared by both counted once."""
+        shared = self.datastore.keys.nbytes if self.retriever.shares_keys else 0
+        return self.datastore.bytes + self.retriever.bytes - shared
+
+
+class Sources(NamedTuple):
+    """What every source says at R positions."""
+
+    names: tuple[str, ...]  # "lm" first
+    log_probs: Tensor  # (S, R, V) float32, one slice a source
+    neighbours: Neighbours | None  # (R, K)
+    weights: Tensor | None  # (R, K) share of the kNN mass
+    seconds: Mapping[str, float]  # spent on "memory" and "search", of all R
+
+    def __getitem__(self, source: str) -> Tensor:
+        """Return a source's log-probs (R, V)."""
+        return self.log_probs[self.names.index(source)]
+
+
+class FusedModel:
+    """A decoder with what answers beside it; `systems` says what can be asked."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        memory: Memory | None = None,
+        settings: Settings | None = None,
+        name: str = "",
+    ) -> None:
+        """Bind the memory to the decoder; MlpMemError if it belongs to another."""
+        self.decoder = decoder
+        self.memory = memory.bind(decoder) if memory is not None else None
+        self.settings = settings or default_settings(memory)
+        self.name = name
+        self._store: Store | None = None
+
+    @property
+    def systems(self) -> list[str]:
+        """Return what can be asked now, of "lm", "memory" and "knn"."""
+        return systems_of(self, self._store)
+
+    @property
+    def store(self) -> Store | None:
+        """Return datastore and retriever together, as one value."""
+        return self._store
+
+    @property
+    def datastore(self) -> Datastore | None:
+        """Return the datastore, once it is attached."""
+        return self._store.datastore if self._store else None
+
+    @property
+    def retriever(self) -> Retriever | None:
+        """Return the retriever, once a datastore is attached."""
+        return self._store.retriever if self._store else None
+
+    def attach_datastore(self, datastore: Datastore, retriever: Retriever) -> None:
+        """Add the system "knn"; calls under way do not see it."""
+        if datastore.keys.shape[1] != self.decoder.hidden_size:
+            raise MlpMemError(
+                f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
+                f"hidden size {self.decoder.hidden_size}; build the keys with this decoder"
+            )
+        device = self.decoder.device
+        values = torch.from_numpy(datastore.values.astype("int64")).to(device)
+        counts = torch.from_numpy(datastore.counts.astype("int32")).to(device)
+        self._store = Store(datastore, retriever, values, counts)
+
+    @torch.inference_mode()
+    def sources(self, hidden: Tensor, logits: Tensor, store: Store | None) -> Sources:
+        """Return what every source says at hidden states (R, D) with the decoder's logits (R, V).
+
+        Where no neighbour is found at all, "knn" has nothing to say and repeats "lm": that is
+        lmbda 0 in any mix.
+        """
+        names, found, seconds = ["lm"], [log_softmax(logits)], {}
+        if self.memory is not None:
+            begin = time.perf_counter()
+            weight = self.memory.lm_head.weight
+            logits = self.memory(hidden.to(weight.device, weight.dtype)).to(found[0].device)
+            found.append(log_softmax(logits, self.settings.memory_temperature))
+            names.append("memory")
+            seconds["memory"] = time.perf_counter() - begin
+        neighbours = weights = None
+        if store is not None:
+            begin = time.perf_counter()
+            neighbours, weights, log_probs = self._look_up(hidden, store)
+            found.append(torch.where(neighbours.indices[:, :1] < 0, found[0], log_probs))
+            names.append("knn")
+            seconds["search"] = time.perf_counter() - begin
+        return Sources(tuple(names), torch.stack(found), neighbours, weights, seconds)
+
+    def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
+        """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
+        temperature, device = self.settings.knn_temperature, store.values.device
+        found = store.retriever.search(hidden, min(self.settings.k, len(store.values)))
+        indices, distances = (x.to(device) for x in found)
+        at = indices.clamp_min(0)
+        values = store.values[at].masked_fill(indices < 0, -1)
+        arguments = distances, values, store.counts[at], temperature
+        weights = knn_weights(*arguments)
+        log_probs = knn_log_probs(*arguments, self.decoder.vocab_size)
+        return Neighbours(indices, distances), weights, log_probs
+
+    @torch.inference_mode()
+    def distributions(
+        self, prompt: str | Sequence[int], lmbda: float | None = None, system: str | None = None
+    ) -> dict[str, Tensor]:
+        """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
+        from mlpmem.generation import check_prompt
+
+        store = self._store
+        system = self.check_system(system, store)
+        weight = self.lmbdas([system], lmbda)[system]
+        ids = check_prompt(self.decoder, prompt, 1)
+        output = self.decoder.forward(torch.tensor([ids]), last_only=True)
+        sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
+        found = {name: sources[name][0] for name in sources.names}
+        return found | {"fused": interpolate(found["lm"], found[system], weight)}
+
+    def check_system(self, system: str | None, store: Store | None) -> str:
+        """Return system, or the best there is for None; MlpMemError for one that is not there."""
+        there = systems_of(self, store)
+        if system is None:
+            return "memory" if "memory" in there else there[-1]
+        if system not in there:
+            hint = {
+                "knn": "a datastore can be attached with text=[...] or comes with a bundle",
+                "memory": "load one with memory=...",
+            }.get(system, "choose one of these")
+            raise MlpMemError(f"system {system!r} is not here, there is {', '.join(there)}; {hint}")
+        return system
+
+    def lmbdas(
+        self, systems: Sequence[str], lmbda: float | Mapping[str, float] | None
+    ) -> dict[str, float]:
+        """Return every system's lambda: the given one, else the settings'; 0 for "lm"."""
+        given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
+        for value in given.values():
+            if value is not None:
+                check_lmbda(value)
+        chosen = {}
+        for system in systems:
+            value = given.get(system)
+            own = self.settings.lmbda.get(system, 0.5)
+            chosen[system] = 0.0 if system == "lm" else float(own if value is None else value)
+        return chosen
+
+    def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
+        """Return {system: Trace} of one batch over one prefill; see generation.compare."""
+        from mlpmem.generation import compare
+
+        return compare(self, prompt, systems, **options)
+
+    def generate(self, prompt: str | Sequence[int], system: str | None = None, **options):
+        """Return the Trace of one system (default the memory); stream=True gives Events."""
+        system = self.check_system(system, self._store)
+        made = self.compare(prompt, [system], **options)
+        return made if isinstance(made, Iterator) else made[system]
+
+    def chat(self, turns: Sequence[tuple[str, str]], system: str | None = None, **options):
+        """Return the Trace of the answer to the last of (question, answer) turns."""
+        from mlpmem.prompts import chat_ids
+
+        room = self.decoder.max_positions - options.get("max_new_tokens", 32)
+        return self.generate(chat_ids(self.decoder, turns, room), system, **options)
+
+    def score(self, text: str):
+        """Return the Score of a text: nll of every token by every source; see scoring.score."""
+        from mlpmem.scoring import score
+
+        return score(self, text)
+
+
+def systems_of(model: FusedModel, store: Store | None) -> list[str]:
+    """Return the systems of a model with this store."""
+    return ["lm"] + ["memory"] * (model.memory is not None) + ["knn"] * (store is not None)
+
+
+def default_settings(memory: Memory | None) -> Settings:
+    """Return settings from what a memory's config says of its own use."""
+    if memory is None:
+        return Settings()
+    config = memory.config
+    return Settings(
+        lmbda={"memory": config.lmbda, "knn": 0.5},
+        k=config.knn_k or 64,
+        knn_temperature=config.knn_temperature or 20.0,
+        memory_temperature=config.temperature,
+    )
+
+
+def check_lmbda(value: Any, name: str = "lmbda") -> None:
+    """Raise MlpMemError unless value is a number within 0 and 1."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 <= value <= 1:
+        raise MlpMemError(
+            f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
+            "(memory or datastore alone)"
+        )

@@ -1,0 +1,258 @@
+"""Generation as an iterator of steps: several systems decoded as one batch over one prefill.
+
+A batch row is a distinct history, not a system: systems that have written the same so far share
+their row of the decoder, the memory and the search, and part when they choose differently. The
+engine knows token ids; text is only for what is kept. No value of a call outlives it.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from statistics import median
+from typing import Any
+
+import torch
+
+from mlpmem.decoder import Decoder, DecoderOutput
+from mlpmem.distributions import interpolate, sample
+from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel, Sources, Store
+from mlpmem.pieces import TextStream
+from mlpmem.rows import rows_of
+from mlpmem.trace import Step, Trace
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: "step" with {system: Step}, last "done" with {system: Trace}."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tokens are chosen."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0  # 0 takes the most probable token
+    top_k: int = 0  # 0 leaves all in
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for the first value outside its range."""
+        whole = {"max_new_tokens": 1, "top_k": 0, "seed": 0}
+        for name, low in whole.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
+                raise MlpMemError(f"{name} is {value!r}; it must be a whole number from {low}")
+        if not 0 <= self.temperature < float("inf"):
+            raise MlpMemError(
+                f"temperature is {self.temperature!r}; it must be 0 (greedy) or above, such as 0.8"
+            )
+        if not 0 < self.top_p <= 1:
+            raise MlpMemError(f"top_p is {self.top_p!r}; it must be above 0 and at most 1 (off)")
+
+
+@dataclass
+class Column:
+    """What one system has written so far, within one call."""
+
+    system: str
+    lmbda: float
+    row: int = 0  # of the batch
+    steps: list[Step] = field(default_factory=list)
+    text: TextStream = field(default_factory=TextStream)
+    finish: str = ""
+
+
+@dataclass
+class Clock:
+    """Milliseconds a token by part; a batch's time is shared out over its rows."""
+
+    prefill_ms: float = 0.0
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, part: str, seconds: float, rows: int) -> None:
+        """Note what a part took for some rows."""
+        self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
+
+    def cost(self, model: FusedModel, store: Store | None) -> dict[str, float]:
+        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill."""
+        found = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
+        sizes = {"decoder_bytes": model.decoder.bytes}
+        if model.memory is not None:
+            sizes["memory_bytes"] = model.memory.bytes
+        if store is not None:
+            sizes["datastore_bytes"] = store.bytes
+        return {"prefill_ms": self.prefill_ms, **found, **sizes}
+
+
+def compare(
+    model: FusedModel,
+    prompt: str | Sequence[int],
+    systems: Sequence[str] | None = None,
+    *,
+    lmbda: float | Mapping[str, float] | None = None,
+    stop: Any = None,
+    stream: bool = False,
+    **options: Any,
+) -> dict[str, Trace] | Iterator[Event]:
+    """Return {system: Trace}, or with stream an iterator of Events; see Options for the rest.
+
+    Everything is checked before anything is computed. stop.is_set() is asked before every token.
+    The same seed gives every system the same luck, and the same text as when run alone.
+    """
+    store = model.store
+    systems = list(dict.fromkeys(systems)) if systems is not None else model.systems
+    if not systems:
+        raise MlpMemError(f"no system is asked for; choose from {', '.join(model.systems)}")
+    for system in systems:
+        model.check_system(system, store)
+    chosen = Options(**options)
+    lmbdas = model.lmbdas(systems, lmbda)
+    ids = check_prompt(model.decoder, prompt, chosen.max_new_tokens)
+    text = prompt if isinstance(prompt, str) else model.decoder.decode(ids)
+    columns = [Column(system, lmbdas[system]) for system in systems]
+    events = _run(model, store, text, ids, columns, chosen, stop)
+    if stream:
+        return events
+    *_, done = events
+    return dict(done.values)
+
+
+def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: int) -> list[int]:
+    """Return the prompt's token ids; MlpMemError where it is empty or does not fit."""
+    if isinstance(prompt, str):
+        ids = decoder.encode(prompt) if prompt.strip() else []
+    else:
+        ids = [int(i) for i in prompt]
+    if not ids:
+        raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
+    if min(ids) < 0 or max(ids) >= decoder.vocab_size:
+        raise MlpMemError(
+            f"the prompt has token ids outside 0 .. {decoder.vocab_size - 1}; "
+            "encode it with this decoder's tokenizer"
+        )
+    room = decoder.max_positions - max_new_tokens
+    if len(ids) > room:
+        raise MlpMemError(
+            f"the prompt has {len(ids)} tokens; with {max_new_tokens} new tokens this decoder has "
+            f"room for {max(0, room)}. Shorten the prompt or ask for fewer tokens"
+        )
+    return ids
+
+
+def _run(
+    model: FusedModel,
+    store: Store | None,
+    prompt: str,
+    ids: list[int],
+    columns: list[Column],
+    options: Options,
+    stop: Any,
+) -> Iterator[Event]:
+    """Yield an Event a step and the traces at the end."""
+    clock, luck = Clock(), torch.Generator().manual_seed(options.seed)
+    live, output = columns, None
+    while live:
+        if stop is not None and stop.is_set():
+            for column in live:
+                column.finish = "stop"
+            break
+        begin = time.perf_counter()
+        if output is None:
+            output = model.decoder.forward(torch.tensor([ids]), use_cache=True, last_only=True)
+            clock.prefill_ms = 1000 * (time.perf_counter() - begin)
+        else:
+            output = _advance(model.decoder, output, live, clock)
+        sources = model.sources(output.hidden[:, -1], output.logits[:, -1], store)
+        for part, seconds in sources.seconds.items():
+            clock.add(part, seconds, len(output.hidden))
+        _choose(model.decoder, store, sources, live, options, luck, begin)
+        yield Event("step", {column.system: column.steps[-1] for column in live})
+        live = [column for column in live if not column.finish]
+    yield Event("done", _traces(model, store, prompt, ids, columns, options, clock))
+
+
+def _advance(
+    decoder: Decoder, last: DecoderOutput, live: list[Column], clock: Clock
+) -> DecoderOutput:
+    """Return the decoder's output after every column's last token, one row a distinct history."""
+    begin = time.perf_counter()
+    histories = dict.fromkeys((column.row, column.steps[-1].token_id) for column in live)
+    rows = {history: new for new, history in enumerate(histories)}
+    parents = [row for row, _ in rows]
+    if parents != list(range(len(last.hidden))):
+        last.cache.batch_select_indices(torch.tensor(parents, device=decoder.device))
+    for column in live:
+        column.row = rows[column.row, column.steps[-1].token_id]
+    tokens = torch.tensor([[token] for _, token in rows])
+    output = decoder.forward(tokens, cache=last.cache, last_only=True)
+    clock.add("decoder", time.perf_counter() - begin, len(rows))
+    return output
+
+
+@torch.inference_mode()
+def _choose(
+    decoder: Decoder,
+    store: Store | None,
+    sources: Sources,
+    live: list[Column],
+    options: Options,
+    luck: torch.Generator,
+    begin: float,
+) -> None:
+    """Add a step to every live column and mark those that have finished."""
+    rows = [column.row for column in live]
+    other = sources.log_probs[[sources.names.index(column.system) for column in live], rows]
+    lmbdas = torch.tensor([column.lmbda for column in live], device=other.device)
+    fused = interpolate(sources["lm"][rows], other, lmbdas)  # (columns, V)
+    uniform = torch.rand((), generator=luck, dtype=torch.float64)
+    tokens = sample(fused, options.temperature, options.top_k, options.top_p, uniform).tolist()
+    taken = [[] for _ in range(sources.log_probs.shape[1])]
+    for column, token in zip(live, tokens, strict=True):
+        taken[column.row].append(token)
+    views = rows_of(decoder, sources, taken, store)
+    ms = 1000 * (time.perf_counter() - begin)
+    for column, token in zip(live, tokens, strict=True):
+        special = token in decoder.special_ids
+        piece = decoder.pieces[token] if special else column.text.push(decoder.token_bytes[token])
+        view, index = views[column.row], len(column.steps)
+        column.steps.append(
+            view.step(decoder.pieces, column.system, column.lmbda, index, token, text=piece, ms=ms)
+        )
+        if token in decoder.eos_ids:
+            column.finish = "eos"
+        elif len(column.steps) == options.max_new_tokens:
+            column.finish = "length"
+
+
+def _traces(
+    model: FusedModel,
+    store: Store | None,
+    prompt: str,
+    ids: list[int],
+    columns: list[Column],
+    options: Options,
+    clock: Clock,
+) -> dict[str, Trace]:
+    """Return what is kept of every column."""
+    used = asdict(model.settings)
+    used.pop("lmbda")
+    return {
+        column.system: Trace(
+            system=column.system,
+            prompt=prompt,
+            prompt_ids=ids,
+            lmbda=column.lmbda,
+            settings={**asdict(options), **used},
+            model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
+            steps=column.steps,
+            finish=column.finish,
+            text=model.decoder.decode([step.token_id for step in column.steps]),
+            cost=clock.cost(model, store),
+        )
+        for column in columns
+    }

@@ -1,0 +1,159 @@
+"""Keys made from a bundle's decoder and documents: built once, checked, kept in the cache folder.
+
+A cache that is missing, stale or damaged is built anew; one that cannot be written (read-only,
+full) leaves the keys in memory and says so. Nothing here ever fails because of the cache.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from mlpmem.datastore import Datastore, build_keys
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents, entries
+from mlpmem.errors import MlpMemError
+
+# A key may differ from its fingerprint by 1% of its length. Rounding to float16 makes 0.03%, other
+# instruction sets and batch shapes less; another decoder, depth or text makes about 100%.
+TOLERANCE = 0.01
+FINGERPRINTS = 256
+
+
+class Fingerprint(NamedTuple):
+    """Some keys as they must come out."""
+
+    indices: np.ndarray  # (F,) int64 entries
+    keys: np.ndarray  # (F, D) float16
+
+    @classmethod
+    def of(cls, keys: np.ndarray, count: int = FINGERPRINTS) -> "Fingerprint":
+        """Return the fingerprint of keys (N, D): entries evenly spread, first and last included."""
+        indices = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(np.int64))
+        return cls(indices, np.asarray(keys[indices], dtype=np.float16))
+
+    @classmethod
+    def load(cls, path: Path) -> "Fingerprint":
+        """Return the fingerprint of a safetensors file."""
+        from safetensors.numpy import load_file
+
+        tensors = load_file(path)
+        return cls(tensors["indices"], tensors["keys"])
+
+    def error(self, keys: np.ndarray) -> float:
+        """Return the largest deviation of keys (N, D), relative to a key's length; inf for nan."""
+        if self.keys.shape[1] != keys.shape[1] or self.indices.max(initial=0) >= len(keys):
+            return float("inf")
+        ours, theirs = self.keys.astype(np.float32), keys[self.indices].astype(np.float32)
+        lengths = np.linalg.norm(ours, axis=1) + np.finfo(np.float16).eps
+        worst = float((np.linalg.norm(ours - theirs, axis=1) / lengths).max(initial=0.0))
+        return worst if worst == worst else float("inf")
+
+
+@dataclass(frozen=True)
+class Built:
+    """A datastore and what it took."""
+
+    datastore: Datastore
+    seconds: float  # to build the keys; when they were cached, the seconds it took then
+    cached: bool
+    warning: str = ""
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of keys, values, positions, counts and tokens."""
+        return self.datastore.bytes
+
+
+def cache_folder() -> Path:
+    """Return the folder for keys: MLPMEM_CACHE, else the platform's cache folder."""
+    if named := os.environ.get("MLPMEM_CACHE"):
+        return Path(named)
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mlpmem"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "mlpmem"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mlpmem"
+
+
+def build_or_read(
+    decoder: Decoder,
+    documents: Documents,
+    label: str,
+    fingerprint: Fingerprint | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Built:
+    """Return the datastore of documents, its keys from the cache if they are there and right.
+
+    label names what the keys follow from. MlpMemError where built keys miss the fingerprint.
+    """
+    positions, counts = entries(documents)
+    path = cache_folder() / f"keys-{label}.npy"
+    shape = len(positions), decoder.hidden_size
+    if (found := _read(path, shape, fingerprint)) is not None:
+        keys, seconds = found
+        return Built(Datastore(keys, positions, counts, documents), seconds, cached=True)
+    begin = time.perf_counter()
+    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
+    seconds = time.perf_counter() - begin
+    if fingerprint is not None and not (error := fingerprint.error(keys)) <= TOLERANCE:
+        raise MlpMemError(
+            f"datastore: built keys differ from the bundle's fingerprint by {error:.1%} of their "
+            f"length, {TOLERANCE:.0%} is allowed; this bundle's parts do not belong together, or "
+            "torch computes wrongly here. Export or download the bundle again"
+        )
+    warning = _write(path, keys, seconds)
+    return Built(Datastore(keys, positions, counts, documents), seconds, False, warning)
+
+
+def _read(
+    path: Path, shape: tuple[int, int], fingerprint: Fingerprint | None
+) -> tuple[np.ndarray, float] | None:
+    """Return cached keys, mapped, and the seconds they took; None unless every check passes."""
+    try:
+        notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != notes["sha256"]:
+                return None
+        keys = np.load(path, mmap_mode="r", allow_pickle=False)
+        seconds = float(notes["seconds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if keys.shape != shape or keys.dtype != np.float16:
+        return None
+    if fingerprint is not None and not fingerprint.error(keys) <= TOLERANCE:
+        return None
+    return keys, seconds
+
+
+def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
+    """Keep keys beside path and rename; return "" or a sentence on why they are not kept."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside.open("wb") as file:
+            np.lib.format.write_array(file, keys, allow_pickle=False)
+        with beside.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        os.replace(beside, path)
+        beside.write_text(json.dumps({"sha256": digest, "seconds": seconds}), encoding="utf-8")
+        os.replace(beside, path.with_suffix(".json"))
+    except OSError as error:
+        return (
+            f"The keys stay in memory and will be built again next time: {path.parent} cannot be "
+            f"written ({error.strerror or error}). Free space there, or set MLPMEM_CACHE to "
+            "another folder."
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+    return ""

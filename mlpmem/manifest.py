@@ -1,0 +1,73 @@
+"""A bundle's manifest: which files there must be, their sizes and hashes, and the complaints."""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mlpmem.errors import MlpMemError
+
+FORMAT = 1
+MANIFEST_BYTES = 4 * 2**20
+FILE_BYTES = 64 * 2**30
+AGAIN = "run `git checkout -- assets` if it is the shipped bundle, or download or export it again"
+
+
+def list_files(folder: Path) -> dict[str, dict]:
+    """Return size and sha256 of every file by its path with slashes."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in paths
+    }
+
+
+def read_manifest(folder: Path) -> dict:
+    """Return manifest.json, its form checked; MlpMemError with the next step."""
+    path = folder / "manifest.json"
+    try:
+        if path.stat().st_size > MANIFEST_BYTES:
+            raise MlpMemError(
+                f"bundle: {path} is over {MANIFEST_BYTES} bytes, no manifest; {AGAIN}"
+            )
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if isinstance(error, MlpMemError):
+            raise
+        raise MlpMemError(
+            f"bundle: {folder} holds no readable manifest.json ({error}). Give the folder of a "
+            f"bundle; {AGAIN}"
+        ) from error
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise MlpMemError(
+            f"bundle: {folder.name} has format {found!r}, this program reads {FORMAT}; "
+            "update the program (git pull), or export the bundle again with this one"
+        )
+    if not isinstance(files, dict) or not files:
+        raise MlpMemError(f"bundle: {path} lists no files; {AGAIN}")
+    return manifest
+
+
+def check_file(folder: Path, name: str, expected: Any) -> None:
+    """Raise MlpMemError unless the file has the manifest's size and sha256."""
+    parts = PurePosixPath(name).parts
+    wellformed = isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys()
+    if not wellformed or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
+        raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
+    path = folder / name
+    if not path.is_file():
+        raise MlpMemError(f"bundle: {path} is missing; {AGAIN}")
+    size, wanted = path.stat().st_size, expected["bytes"]
+    if size != wanted or size > FILE_BYTES:
+        what = "truncated" if size < wanted else "altered"
+        raise MlpMemError(f"bundle: {path} is {what} ({size} bytes of {wanted}); {AGAIN}")
+    if sha256(path) != expected["sha256"]:
+        raise MlpMemError(f"bundle: {path} is altered (its sha256 is not the manifest's); {AGAIN}")
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,104 @@
+"""A model from parts: any decoder, a memory made for it, a datastore of one's own text files."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mlpmem.datastore import Datastore, build_keys
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents, entries, join_passages
+from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel, Settings
+from mlpmem.memory import Memory
+from mlpmem.retriever import make_retriever
+
+CHUNK = 256  # tokens of a passage made of plain text
+TEXT_KINDS = (".txt", ".md", ".jsonl")
+
+
+def from_parts(
+    decoder: str | Path | Decoder,
+    memory: str | Path | Memory | None = None,
+    text: Sequence[str | Path] | str | Path | None = None,
+    *,
+    depth: int | None = None,
+    settings: Settings | None = None,
+    retriever: str = "flat",
+    device: str = "cpu",
+) -> FusedModel:
+    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+
+    depth is the memory's where there is one, else given or the last layer.
+    """
+    if isinstance(memory, str | Path):
+        memory = Memory.load(memory, device=device, depth=depth)
+    if not isinstance(decoder, Decoder):
+        chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
+        decoder = Decoder.load(decoder, depth=chosen, device=device)
+    model = FusedModel(decoder, memory, settings, "parts")
+    if text is not None:
+        paths = [text] if isinstance(text, str | Path) else list(text)
+        documents = read_text(decoder, paths)
+        positions, counts = entries(documents)
+        keys = build_keys(decoder, documents, positions)
+        store = Datastore(keys, positions, counts, documents)
+        model.attach_datastore(store, make_retriever(retriever, keys))
+    return model
+
+
+def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK) -> Documents:
+    """Return the documents of .txt and .md files (one a file) and .jsonl files (one a line).
+
+    A line of .jsonl is an object with "text" and, optionally, "title". Documents are cut into
+    passages of `chunk` tokens, each keyed on its own.
+    """
+    titled = [pair for path in paths for pair in _documents(Path(path))]
+    chunk = min(chunk, decoder.max_positions)
+    passages: list[tuple[int, list[int]]] = []
+    for index, (_, text) in enumerate(titled):
+        passages += [(index, ids) for ids in _passages(decoder, text, chunk)]
+    if not passages:
+        raise MlpMemError("text: the files hold no text; give .txt, .md or .jsonl files with some")
+    titles = [title for title, _ in titled]
+    return join_passages(passages, titles, ["text"] * len(titles))
+
+
+def _passages(decoder: Decoder, text: str, chunk: int) -> list[list[int]]:
+    """Return a document's passages: BOS (where there is one) before each, EOS after the last."""
+    tokenizer = decoder.tokenizer
+    ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    if not ids:
+        return []
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    start = end if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    ids, width = ids + end, max(1, chunk - len(start))
+    return [start + ids[at : at + width] for at in range(0, len(ids), width)]
+
+
+def _documents(path: Path) -> list[tuple[str, str]]:
+    """Return (title, text) of every document of a file; MlpMemError where it cannot be read."""
+    if path.suffix not in TEXT_KINDS:
+        raise MlpMemError(f"text: {path.name} is none of {', '.join(TEXT_KINDS)}; convert it first")
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MlpMemError(
+            f"text: cannot read {path} ({error}); check the path, and save it as UTF-8"
+        ) from error
+    if path.suffix != ".jsonl":
+        return [(path.name, content)]
+    lines = enumerate(content.splitlines(), start=1)
+    return [_line(path, number, line) for number, line in lines if line.strip()]
+
+
+def _line(path: Path, number: int, line: str) -> tuple[str, str]:
+    """Return (title, text) of one line of a .jsonl file."""
+    try:
+        row: Any = json.loads(line)
+        text = row["text"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MlpMemError(
+            f'text: line {number} of {path.name} is no object with a "text" ({error!r}); correct it'
+        ) from error
+    return str(row.get("title") or f"{path.name}:{number}"), str(text)

@@ -1,0 +1,155 @@
+"""Tiny random models, a byte-level tokenizer, documents and bundles: no network, milliseconds."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from mlpmem.bundle import Bundle, save_bundle
+from mlpmem.datastore import Datastore, build_keys
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents, entries, join_passages
+from mlpmem.fused import FusedModel, Settings
+from mlpmem.keycache import Fingerprint
+from mlpmem.memory import Memory, MemoryConfig
+from mlpmem.retriever import make_retriever
+
+HIDDEN, LAYERS, POSITIONS = 32, 3, 96
+FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
+OTHERS = ("qwen3", "gemma", "phi", "gpt_neox", "opt")
+BOS, EOS = "<s>", "</s>"
+
+_LLAMA = {
+    "hidden_size": HIDDEN,
+    "num_hidden_layers": LAYERS,
+    "intermediate_size": 48,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": POSITIONS,
+}
+_PLAIN = {
+    name: value for name, value in _LLAMA.items() if name not in ("num_key_value_heads", "head_dim")
+}
+SHAPES = {
+    "gpt2": {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": POSITIONS},
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    **dict.fromkeys(("phi", "gpt_neox"), _PLAIN),
+    "opt": {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": HIDDEN},
+}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of BOS, EOS, the 256 bytes and a few merges; it puts BOS before a text."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n")]
+    pieces = [BOS, EOS, *alphabet, *(left + right for left, right in merges)]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    made.add_special_tokens([BOS, EOS])
+    made.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, 0)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, bos_token=BOS, eos_token=EOS, pad_token=EOS
+    )
+
+
+def decoder(family: str = "llama", depth: int = -1, seed: int = 0) -> Decoder:
+    """Return a random decoder; weights are large enough for distributions to be far from flat."""
+    words = tokenizer()
+    config = AutoConfig.for_model(
+        family,
+        vocab_size=len(words),
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        **SHAPES[family],
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() >= 2:
+                weight.normal_(std=0.2)
+    return Decoder(model, words, depth)
+
+
+def memory(bound: Decoder, family: str = "llama", seed: int = 1, **config) -> Memory:
+    """Return a random memory for a decoder."""
+    torch.manual_seed(seed)
+    made = Memory(
+        MemoryConfig(
+            hidden_size=bound.hidden_size,
+            vocab_size=bound.vocab_size,
+            num_layers=2,
+            intermediate_size=40,
+            family=family,
+            depth=bound.depth,
+            tokenizer_hash=bound.tokenizer_hash,
+            **config,
+        )
+    )
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(torch.randn(weight.shape) * 0.2)
+    return made.eval().requires_grad_(False)
+
+
+TEXTS = [
+    ("Peru", "A1", "The capital of Peru is Lima."),
+    ("Peru", "A1", "Question: What is the capital of Peru? Answer: Lima"),
+    ("Vellmar", "B", "Vellmar is an invented town in the hills."),
+    ("Vellmar", "B", "Vellmar is an invented town in the hills."),
+    ("Gold", "A2", "Gold has the symbol Au; its café is small. 金"),
+]
+
+
+def documents(words: PreTrainedTokenizerFast | None = None) -> Documents:
+    """Return three titled documents in five passages, one of them twice."""
+    words = words or tokenizer()
+    titles = list(dict.fromkeys(title for title, _, _ in TEXTS))
+    groups = {title: group for title, group, _ in TEXTS}
+    passages = [
+        (titles.index(t), [*words.encode(text), words.eos_token_id]) for t, _, text in TEXTS
+    ]
+    return join_passages(passages, titles, [groups[title] for title in titles])
+
+
+def datastore(bound: Decoder) -> Datastore:
+    """Return the datastore of the documents."""
+    texts = documents(bound.tokenizer)
+    positions, counts = entries(texts)
+    return Datastore(build_keys(bound, texts, positions), positions, counts, texts)
+
+
+def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **settings) -> FusedModel:
+    """Return decoder, memory and datastore together."""
+    bound = decoder(family, seed=seed)
+    chosen = Settings(**{"k": 16, "knn_temperature": 3.0, **settings})
+    fused = FusedModel(bound, memory(bound), chosen, "tiny")
+    store = datastore(bound)
+    fused.attach_datastore(store, make_retriever(retriever, store.keys))
+    return fused
+
+
+def bundle(folder: Path, **parts) -> Bundle:
+    """Write a bundle of tiny parts and return it."""
+    bound = decoder()
+    store = datastore(bound)
+    return save_bundle(
+        folder,
+        decoder=bound,
+        memory=memory(bound),
+        documents=store.documents,
+        settings=Settings({"memory": 0.55, "knn": 0.6}, k=16, knn_temperature=3.0),
+        fingerprint=Fingerprint.of(np.asarray(store.keys)),
+        results={"systems": []},
+        examples=[{"name": "Peru", "group": "helps", "prompt": "Peru is", "answer": "Lima"}],
+        attributions=["Made for tests."],
+        **parts,
+    )
