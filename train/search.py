@@ -44,12 +44,11 @@ class BulkSearch:
 
     def _candidates(self, queries: Tensor, k: int) -> Tensor:
         """Return indices (q, k) of the best coarse scores q.k - |k|^2 / 2, in no order."""
-        scores = torch.full((len(queries), k), -torch.inf, device=self.device)
-        indices = torch.zeros(len(queries), k, dtype=torch.long, device=self.device)
-        threshold = scores[:, 0]
-        for start in range(0, len(self.coarse), KEY_BLOCK):
-            at = slice(start, start + KEY_BLOCK)
-            block = (queries @ self.coarse[at].T).float() - self.half_norms[at]
+        first = max(KEY_BLOCK, k)
+        scores, indices = self._scores(queries, slice(0, first)).topk(k, dim=-1)
+        threshold = scores[:, -1]
+        for start in range(first, len(self.coarse), KEY_BLOCK):
+            block = self._scores(queries, slice(start, start + KEY_BLOCK))
             rows, columns = (block > threshold[:, None]).nonzero(as_tuple=True)
             if not len(rows):
                 continue
@@ -59,6 +58,10 @@ class BulkSearch:
             indices = torch.cat([indices, new_indices], 1).gather(1, kept)
             threshold = scores[:, -1]
         return indices
+
+    def _scores(self, queries: Tensor, at: slice) -> Tensor:
+        """Return coarse scores (q, n) of a block of keys."""
+        return (queries @ self.coarse[at].T).float() - self.half_norms[at]
 
     def _rescore(self, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
         """Return the k nearest of the candidates by float32 distances."""

@@ -1,0 +1,175 @@
+"""Stage export: a bundle that serves, with examples found by asking and comparisons recorded."""
+
+import json
+import platform
+import random
+from itertools import islice
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mlpmem.bundle import load_bundle, save_bundle
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
+from mlpmem.fused import FusedModel, Settings
+from mlpmem.keycache import Fingerprint
+from mlpmem.memory import Memory
+from mlpmem.retriever import make_retriever
+from mlpmem.trace import Trace
+from train.corpus import read_lines
+from train.evaluate import load_results
+from train.recipe import Export
+from train.stage import Context, finished_manifest
+
+LONG, SHORT = 48, 12  # new tokens of a recorded description and of an answer
+SEARCHED = 400  # questions asked at most while looking for examples
+
+
+def make_bundle(context: Context) -> dict:
+    """Return counts; writes the bundle of the recipe into the stage's folder."""
+    inputs, config = context.inputs, context.config
+    results = load_results(inputs["evaluate"])
+    model, store = _model(inputs, results, config.name)
+    questions = read_lines(inputs["corpus"] / "questions.jsonl")
+    random.Random(context.seed).shuffle(questions)
+    examples, answered = find_examples(model, questions, config)
+    traces = record(model, examples, read_lines(inputs["corpus"] / "abouts.jsonl"), config)
+    results["cost"] = cost(answered) | {
+        "keys": len(store),
+        "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
+    }
+    results["stages"] = {
+        name: {k: finished_manifest(path)[k] for k in ("seconds", "peak_memory_bytes")}
+        for name, path in inputs.items()
+    }
+    save_bundle(
+        context.folder / config.name,
+        decoder=model.decoder,
+        memory=model.memory,
+        documents=store.documents,
+        settings=model.settings,
+        fingerprint=Fingerprint.of(store.keys),
+        results=results,
+        examples=examples,
+        traces=traces,
+        attributions=_attributions(inputs["corpus"] / "attributions.json"),
+        name=config.name,
+        created_with={"torch": torch.__version__, "python": platform.python_version()},
+    )
+    load_bundle(context.folder / config.name)
+    return {"examples": len(examples), "traces": len(traces)}
+
+
+def _model(inputs: dict[str, Path], results: dict, name: str) -> tuple[FusedModel, Datastore]:
+    """Return the model as the bundle will serve it, and its datastore."""
+    settings = Settings(
+        lmbda=results["lmbda"],
+        k=results["config"]["k"],
+        knn_temperature=results["config"]["temperature"],
+    )
+    decoder = Decoder.load(inputs["decoder"])
+    memory = Memory.load(inputs["memory"]).float().eval()
+    store = Datastore.load(inputs["datastore"])
+    model = FusedModel(decoder, memory, settings, name)
+    model.attach_datastore(store, make_retriever("flat", store.keys))
+    return model, store
+
+
+def find_examples(
+    model: FusedModel, questions: list[dict], config: Export
+) -> tuple[list[dict], list[dict[str, Trace]]]:
+    """Return example prompts in four groups of about equal size, and every comparison made.
+
+    Real entities come first, in wordings held out of all training; what a group means is decided
+    by what the decoder and the memory really answer.
+    """
+    pool = [q for q in questions if q["wording"] == "test" and q["kind"] == "question"]
+    pool.sort(key=lambda q: q["invented"])
+    wanted = {g: config.examples // 4 for g in ("helps", "hurts", "agree", "unknown")}
+    streams = {
+        "helps": _spread(pool, ("B",)),
+        "agree": _spread(pool, ("A1", "A2")),
+        "hurts": _spread(pool[::-1], ("A2",)),
+        "unknown": _spread([q for q in questions if q["wording"] == "unseen"], ("B",)),
+    }
+    examples, answered = [], []
+    for group, stream in streams.items():
+        for question in islice(stream, SEARCHED):
+            if sum(e["group"] == group for e in examples) >= wanted[group]:
+                break
+            traces = model.compare(question["prompt"], max_new_tokens=SHORT)
+            answered.append(traces)
+            if judge(traces, question) == group:
+                examples.append(_example(question, group))
+    return examples, answered
+
+
+def _spread(pool: list[dict], groups: tuple[str, ...]):
+    """Yield questions of some groups, a different relation each time as long as there are any."""
+    by_relation: dict[str, list[dict]] = {}
+    for question in pool:
+        if question["group"] in groups:
+            by_relation.setdefault(question["relation"], []).append(question)
+    while any(by_relation.values()):
+        for members in by_relation.values():
+            if members:
+                yield members.pop(0)
+
+
+def judge(traces: dict[str, Trace], question: dict) -> str:
+    """Return which group of examples a comparison belongs to."""
+    right = {name: is_right(trace.text, question) for name, trace in traces.items()}
+    if right["lm"]:
+        return "agree" if right["memory"] else "hurts"
+    return "helps" if right["memory"] else "unknown"
+
+
+def is_right(text: str, question: dict) -> bool:
+    """Return whether a generated text is the answer or one of its aliases, and nothing else."""
+    said = text.strip().rstrip(".").casefold()
+    return said in {a.casefold() for a in (question["answer"], *question["aliases"])}
+
+
+def _example(question: dict, group: str) -> dict:
+    """Return one entry of examples.json."""
+    kept = {k: question[k] for k in ("prompt", "answer", "title", "invented")}
+    return {"name": question["title"], "group": group, "part": question["group"]} | kept
+
+
+def record(
+    model: FusedModel, examples: list[dict], abouts: list[dict], config: Export
+) -> list[dict]:
+    """Return recorded comparisons: descriptions of what the decoder never met, then answers."""
+    real = [a for a in abouts if a["group"] == "B" and "(invented" not in a["title"]]
+    short = [e for e in examples if e["group"] == "helps"] + examples
+    chosen = [(a["prompt"], a["title"], None, LONG) for a in (real or abouts)[:2]]
+    chosen += [(e["prompt"], e["title"], e["answer"], SHORT) for e in short]
+    recorded = []
+    for prompt, title, answer, length in chosen[: config.traces]:
+        traces = model.compare(prompt, max_new_tokens=length)
+        values = {name: trace.to_dict() for name, trace in traces.items()}
+        recorded.append(
+            {"v": 1, "name": title, "prompt": prompt, "answer": answer, "traces": values}
+        )
+    return recorded
+
+
+def cost(answered: list[dict[str, Trace]]) -> dict:
+    """Return medians of milliseconds a token and the bytes of every part."""
+    costs = [trace.cost for traces in answered for trace in traces.values()]
+    parts = ("decoder_ms", "memory_ms", "search_ms", "prefill_ms")
+    sizes = ("decoder_bytes", "memory_bytes", "datastore_bytes")
+    found = {p: [c[p] for c in costs if c.get(p)] for p in parts}
+    return {p: round(median(values), 3) for p, values in found.items() if values} | {
+        s: max(c.get(s, 0) for c in costs) for s in sizes
+    }
+
+
+def _attributions(path: Path) -> list[str]:
+    """Return one line for each source of facts: name, version, licence, what was taken."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        ", ".join(str(value) for value in row.values()) if isinstance(row, dict) else str(row)
+        for row in rows
+    ]
