@@ -28,7 +28,9 @@ STAGES = {
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore"),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory"),
-    "evaluate": Stage(("corpus", "decoder", "datastore", "memory"), "train.evaluate:evaluate"),
+    "evaluate": Stage(
+        ("corpus", "decoder", "datastore", "targets", "memory"), "train.evaluate:evaluate"
+    ),
     "export": Stage(
         ("corpus", "decoder", "datastore", "memory", "evaluate"), "train.export:make_bundle"
     ),

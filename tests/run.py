@@ -1,0 +1,65 @@
+"""The test command: `python tests/run.py` installs what the tests need and runs them.
+
+It makes a virtual environment in .venv unless it runs in one already, installs the project's
+requirements and a browser, then runs linter and tests. Arguments go to pytest: `-m slow` runs the
+slow ones.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+def main() -> int:
+    """Return the first failing step's exit status, or 0."""
+    python = environment()
+    run = [python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"]
+    if subprocess.run(run, cwd=ROOT).returncode:
+        return 1
+    if subprocess.run([*run[:-2], "-e", ".[train,test]"], cwd=ROOT).returncode:
+        return 1
+    browser(python)
+    steps = [
+        [python, "-m", "ruff", "check", "--quiet", "."],
+        [python, "-m", "ruff", "format", "--check", "--quiet", "."],
+        [python, "-m", "pytest", *sys.argv[1:]],
+    ]
+    for step in steps:
+        if status := subprocess.run(step, cwd=ROOT).returncode:
+            return status
+    return 0
+
+
+def environment() -> str:
+    """Return the Python to use: this one inside a virtual environment, else that of .venv."""
+    if sys.prefix != sys.base_prefix:
+        return sys.executable
+    folder = ROOT / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+    return str(python)
+
+
+def browser(python: str) -> None:
+    """Install a Chromium where none is found: the system's on Debian, else Playwright's own.
+
+    Without any the browser tests skip and say so.
+    """
+    if os.environ.get("MLPMEM_CHROMIUM") or any(map(shutil.which, BROWSERS)):
+        return
+    if shutil.which("apt-get") and hasattr(os, "geteuid") and os.geteuid() == 0:
+        subprocess.run(["apt-get", "update", "-qq"])
+        if not subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"]).returncode:
+            return
+    subprocess.run([python, "-m", "playwright", "install", "chromium"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
