@@ -1,0 +1,81 @@
+"""README's result tables, written from the bundle's results.json: `python -m train.report`.
+
+Figures in README are never typed; a test fails where they differ from the results that ship.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+
+
+def main() -> int:
+    """Write the tables of the embedded bundle into README.md."""
+    path = ROOT / "README.md"
+    results = json.loads((ROOT / "assets/atlas/results.json").read_text(encoding="utf-8"))
+    path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+    return 0
+
+
+def fill(readme: str, results: dict) -> str:
+    """Return README's text with the tables between its marks made anew."""
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    return f"{before}{BEGIN}\n{tables(results)}{END}{after}"
+
+
+def tables(results: dict) -> str:
+    """Return all tables in Markdown."""
+    rows = results["forgetting"]
+    parts = [
+        _table(
+            ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
+             "ppl B", "ppl A2", "seconds"],
+            [_row(row) for row in rows],
+        ),
+        _table(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
+        _table(["stage", "seconds", "peak memory"], _stages(results["stages"])),
+    ]  # fmt: skip
+    return "\n".join(parts)
+
+
+def _row(row: dict) -> list[str]:
+    """Return one system's line of the main table."""
+    cells = ("B_seen", "B_test", "B_unseen", "A2_test", "A1_test")
+    lmbda = "" if row.get("lmbda") is None else f"{row['lmbda']:g}"
+    shares = [f"{100 * row[cell]:.1f}" for cell in cells]
+    ppl = [f"{row[group]:.2f}" for group in ("ppl_B", "ppl_A2")]
+    return [row["label"], lmbda, *shares, *ppl, f"{row['seconds']:,.0f}"]
+
+
+def _costs(cost: dict) -> list[list[str]]:
+    """Return the cost of one generated token and of standing by."""
+    parts = ("decoder", "memory", "datastore")
+    times = (cost["decoder_ms"], cost["memory_ms"], cost["search_ms"])
+    sizes = [f"{cost[f'{part}_bytes'] / 1e6:,.1f} MB" for part in parts]
+    build = ["", "", f"{cost['build_seconds']:.0f} s for {cost['keys']:,} keys"]
+    return [
+        ["a token", *(f"{ms:.1f} ms" for ms in times)],
+        ["in memory", *sizes],
+        ["before the first answer", *build],
+    ]
+
+
+def _stages(stages: dict) -> list[list[str]]:
+    """Return what making the bundle took."""
+    return [
+        [name, f"{s['seconds']:,.0f}", f"{s['peak_memory_bytes'] / 2**20:,.0f} MiB"]
+        for name, s in stages.items()
+    ]
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
