@@ -5,6 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
+from mlpmem.ui import components
 from mlpmem.ui.shared import Shared
 
 TEXT = Path(__file__).parent / "static" / "about.html"
@@ -14,4 +15,4 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab."""
     credits = "".join(f"<li>{html.escape(line)}</li>" for line in shared.recorded.attributions)
     text = TEXT.read_text("utf-8").replace("<!-- attributions -->", credits)
-    gr.HTML(text, elem_id="about", apply_default_css=False)
+    components.static(text, elem_id="about")

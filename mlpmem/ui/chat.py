@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.prompts import question_prompt
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
@@ -21,22 +22,22 @@ NOTE = (
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
     turns = gr.State([], time_to_live=3600)
-    gr.HTML(f'<p class="panel-note">{NOTE}</p>')
+    components.static(f'<p class="panel-note">{NOTE}</p>')
     source = gr.Radio(
         SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
         show_label=False,
     )  # fmt: skip
-    log = components.ChatLog(elem_id="chat-log")
+    log = components.chat_log(elem_id="chat-log")
     with gr.Row(elem_classes="ask-row"):
         question = gr.Textbox(
-            "", lines=1, max_lines=4, placeholder="What is the capital of Peru?", elem_id="chat-input",
-            label="Question", show_label=False, container=False, scale=1,
+            "", lines=1, max_lines=4, placeholder="What is the capital of Peru?", label="Question",
+            show_label=False, container=False, scale=1, elem_id="chat-input",
         )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
         stop = gr.Button("Stop", elem_id="chat-stop", scale=0)
         retry = gr.Button("Retry", elem_id="chat-retry", scale=0)
         clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
-    view = components.TokenView(None, prefix="chat-pane-", systems=[], elem_id="chat-view")
+    view = components.token_view(None, "chat-pane-", [], elem_id="chat-view")
     outputs = [turns, log, view, question]
     inputs_ = [question, turns, source, shared.lambda_bar]
     ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
@@ -106,8 +107,8 @@ def _generate(
     model = shared.service.model
     run = stream.new_run()
     asked = turns[-1]["question"]
-    lmbdas = stream.lmbdas_of(model, [system], lmbda)
-    yield stream.begin(run, asked, shared.recorded.answer(inputs.as_prompt(asked)), lmbdas, lmbda)
+    answer = shared.recorded.answer(question_prompt(asked))
+    yield stream.begin(run, asked, answer, model.lmbdas([system], lmbda))
     events = model.chat(
         [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbda,
         max_new_tokens=MAX_NEW_TOKENS, seed=seed, stop=stop, stream=True,

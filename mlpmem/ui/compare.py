@@ -22,11 +22,11 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
         stop = gr.Button("Stop", elem_id="stop", scale=0)
-    examples = components.ExampleBar(shared.recorded.examples, elem_id="examples")
+    examples = components.example_bar(shared.recorded.examples, elem_id="examples")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options()
-    view = components.TokenView(
-        stream.recorded(first), prefix="pane-", systems=list(SOURCES), elem_id="compare-view"
+    view = components.token_view(
+        stream.recorded(first), "pane-", list(SOURCES), elem_id="compare-view"
     )
     run = gr.on(
         [generate.click, prompt.submit],
@@ -57,8 +57,8 @@ def _streamer(shared: Shared):
             model = shared.service.model
             systems = list(model.systems)
             name = stream.new_run()
-            lmbdas = stream.lmbdas_of(model, systems, chosen.lmbda)
-            yield stream.begin(name, text, shared.recorded.answer(text), lmbdas, chosen.lmbda)
+            lmbdas = model.lmbdas(systems, chosen.lmbda)
+            yield stream.begin(name, text, shared.recorded.answer(text), lmbdas)
             events = model.compare(
                 text, systems=systems, stop=stop, stream=True, **chosen.as_arguments()
             )
@@ -85,6 +85,6 @@ def _picker(shared: Shared):
             return prompt, stream.recorded(comparison)
         if shared.service.status.ready:
             return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
-        return prompt, stream.message("This example has no recording; it runs once the model is there.")
+        return prompt, stream.message("It has no recording and runs once the model is there.")
 
     return pick

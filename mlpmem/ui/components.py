@@ -1,7 +1,8 @@
-"""The page's own components: thin `gr.HTML` subclasses whose life is in static/*.js.
+"""The page's own components: empty `gr.HTML` hosts whose life is in static/*.js.
 
 Their templates hold no values on purpose. Gradio evaluates a rendered template as JavaScript, so
 a token `${...}` inside one would run; everything from a model or a corpus goes through textContent.
+Functions rather than subclasses: Gradio writes a stub file beside the source of every subclass.
 """
 
 from pathlib import Path
@@ -25,79 +26,42 @@ def head() -> str:
     return f"<style>{theme}.gradio-container {{ {style} }}</style><script>{script}</script>"
 
 
-class Part(gr.HTML):
-    """An empty host element and the script that fills it; the value is any plain JSON."""
-
-    def __init__(self, value: Any, host: str, mount: str, **kwargs: Any):
-        super().__init__(
-            value,
-            html_template=f'<div class="{host}"></div>',
-            js_on_load=mount,
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def api_info(self) -> dict[str, Any]:
-        return {"type": "object"}
-
-    def postprocess(self, value: Any) -> Any:
-        return value
-
-    def get_block_name(self) -> str:
-        return "html"
+def part(value: Any, host: str, mount: str, **kwargs: Any) -> gr.HTML:
+    """Return an empty host element and the script that fills it; the value is any plain JSON."""
+    template = f'<div class="{host}"></div>'
+    return gr.HTML(
+        value, html_template=template, js_on_load=mount, apply_default_css=False, **kwargs
+    )
 
 
-class TokenView(Part):
-    """Panes of tokens with the drawer; `systems` fixes the panes, without it each run names them."""
-
-    def __init__(self, value: Any = None, *, prefix: str, systems: list[str], **kwargs: Any):
-        mount = "MLPMEM.mountView(element, props, watch);"
-        super().__init__(value, "view-host", mount, prefix=prefix, systems=systems, **kwargs)
+def static(markup: str, **kwargs: Any) -> gr.HTML:
+    """Return fixed markup of our own, without a script."""
+    return gr.HTML(markup, js_on_load=None, apply_default_css=False, **kwargs)
 
 
-class LambdaBar(Part):
-    """The one lambda slider; as an input its value is {"lmbda": a number, or None if untouched}."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(
-            {"lmbda": None}, "lambda-host", "MLPMEM.mountLambda(element, props);", **kwargs
-        )
+def token_view(value: Any, prefix: str, systems: list[str], **kwargs: Any) -> gr.HTML:
+    """Return panes of tokens with the drawer; without `systems` each run names its panes."""
+    mount = "MLPMEM.mountView(element, props, watch);"
+    return part(value, "view-host", mount, prefix=prefix, systems=systems, **kwargs)
 
 
-class Status(Part):
-    """The status chip with the datastore's progress."""
-
-    def __init__(self, value: dict, **kwargs: Any):
-        super().__init__(
-            value, "status-host", "MLPMEM.mountStatus(element, props, watch);", **kwargs
-        )
+def lambda_bar(**kwargs: Any) -> gr.HTML:
+    """Return the one lambda slider; as an input it is {"lmbda": a number, None if untouched}."""
+    mount = "MLPMEM.mountLambda(element, props);"
+    return part({"lmbda": None}, "lambda-host", mount, **kwargs)
 
 
-class ExampleBar(Part):
-    """Example chips by group; fires `pick` with {"index": position in the list}."""
-
-    def __init__(self, examples: list[dict], **kwargs: Any):
-        mount = "MLPMEM.mountExamples(element, props, (_, data) => trigger('pick', data));"
-        super().__init__(examples, "examples-host", mount, **kwargs)
+def status(value: dict, **kwargs: Any) -> gr.HTML:
+    """Return the status chip with the datastore's progress."""
+    return part(value, "status-host", "MLPMEM.mountStatus(element, props, watch);", **kwargs)
 
 
-class ChatLog(Part):
-    """The conversation: [{"question", "answer", "system"}, ...]."""
+def example_bar(examples: list[dict], **kwargs: Any) -> gr.HTML:
+    """Return example chips by group; it fires `pick` with {"index": position in the list}."""
+    mount = "MLPMEM.mountExamples(element, props, (_, data) => trigger('pick', data));"
+    return part(examples, "examples-host", mount, **kwargs)
 
-    def __init__(self, **kwargs: Any):
-        super().__init__([], "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)
 
-
-class Header(gr.HTML):
-    """The page's name; no values, so plain markup."""
-
-    def __init__(self, **kwargs: Any):
-        super().__init__(
-            html_template=(STATIC / "header.html").read_text("utf-8"),
-            js_on_load=None,
-            apply_default_css=False,
-            **kwargs,
-        )
-
-    def get_block_name(self) -> str:
-        return "html"
+def chat_log(**kwargs: Any) -> gr.HTML:
+    """Return the conversation: [{"question", "answer", "system"}, ...]."""
+    return part([], "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)

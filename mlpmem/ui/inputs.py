@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from mlpmem.errors import MlpMemError
+from mlpmem.prompts import question_prompt
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
@@ -41,12 +42,12 @@ def check_text(text: object, what: str = "prompt") -> str:
 def as_prompt(text: str) -> str:
     """Return a bare question in the form the bundle was trained on, any other text unchanged."""
     if text.endswith("?") and "Answer:" not in text:
-        return f"Question: {text.removeprefix('Question:').strip()} Answer:"
+        return question_prompt(text.removeprefix("Question:"))
     return text
 
 
 def check_number(value: object, name: str, low: float, high: float, default: float) -> float:
-    """Return value as a number in [low, high], default where it was left empty; MlpMemError else."""
+    """Return value as a number in [low, high], or default for an empty field; else MlpMemError."""
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -57,7 +58,7 @@ def check_number(value: object, name: str, low: float, high: float, default: flo
 
 
 def check_lmbda(value: object) -> float | None:
-    """Return the bar's lambda, None where the visitor did not touch it; MlpMemError outside 0..1."""
+    """Return the bar's lambda, None while it is untouched; MlpMemError outside 0..1."""
     lmbda = value.get("lmbda") if isinstance(value, dict) else value
     return None if lmbda is None else float(check_number(lmbda, "lambda", 0.0, 1.0, 0.5))
 

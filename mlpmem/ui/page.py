@@ -10,6 +10,7 @@ from mlpmem.ui.shared import PRIVATE, Shared
 TITLE = "MLP Memory, live"
 QUEUE_SIZE = 16
 POLL_SECONDS = 0.7
+MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {"Compare": compare, "Chat": chat, "Results": results, "About": about}
 
 
@@ -17,9 +18,9 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
     """Return the page; nothing of the model is touched here."""
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         with gr.Row(elem_classes="top-row"):
-            components.Header(elem_id="masthead")
-            status = components.Status(service.payload(recorded.defaults()), elem_id="status")
-        lambda_bar = components.LambdaBar(elem_id="lambda-bar", render=False)
+            components.static(MASTHEAD, elem_id="masthead")
+            status = components.status(service.payload(recorded.defaults()), elem_id="status")
+        lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
         shared = Shared(service, recorded, lambda_bar)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
@@ -31,7 +32,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
     return page
 
 
-def _watch(page: gr.Blocks, shared: Shared, status: components.Status) -> None:
+def _watch(page: gr.Blocks, shared: Shared, status: gr.HTML) -> None:
     """Poll the status until nothing more changes, then stop polling."""
     timer = gr.Timer(POLL_SECONDS)
 

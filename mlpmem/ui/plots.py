@@ -18,7 +18,8 @@ def percent(value: Any) -> float | None:
 
 def kind_of(name: str) -> str:
     """Return the source whose colour a system bears; anything fine-tuned is "tuned"."""
-    return next((s for s in ("memory", "knn") if name.startswith(s)), "lm" if name == "lm" else "tuned")
+    own = "lm" if name == "lm" else "tuned"
+    return next((s for s in ("memory", "knn") if name.startswith(s)), own)
 
 
 def headline_points(results: dict) -> list[dict]:

@@ -25,7 +25,7 @@ class Recorded:
     attributions: list[str] = field(default_factory=list)
 
     def first(self) -> dict | None:
-        """Return the comparison of the first screen: one where the memory helps, if there is one."""
+        """Return the comparison of the first screen, one where the memory helps if there is one."""
         helps = {e["prompt"] for e in self.examples if e["group"] == "helps"}
         preferred = [c for c in self.comparisons if c["prompt"] in helps]
         return (preferred or self.comparisons or [None])[0]

@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.ui import plots
+from mlpmem.ui import components, plots
 from mlpmem.ui.shared import PRIVATE, Shared
 
 COLUMNS = (
@@ -31,17 +31,17 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab; figures are made when the tab is opened."""
     results = shared.recorded.results
     if not results:
-        gr.HTML('<p class="panel-note">This bundle carries no results. '
+        components.static('<p class="panel-note">This bundle carries no results. '
                 "<code>python -m train evaluate</code> writes them.</p>")  # fmt: skip
         return
-    gr.HTML(_heading(*HEADLINE), elem_classes="results", apply_default_css=False)
+    components.static(_heading(*HEADLINE), elem_classes="results")
     figures = [gr.Plot(show_label=False, container=False)]
-    gr.HTML(_tables(results), elem_classes="results", apply_default_css=False)
+    components.static(_tables(results), elem_classes="results")
     for left, right in (SECTIONS[:2], SECTIONS[2:]):
         with gr.Row(elem_classes="plot-row"):
             for section in (left, right):
                 with gr.Column(min_width=340):
-                    gr.HTML(_heading(*section), elem_classes="results", apply_default_css=False)
+                    components.static(_heading(*section), elem_classes="results")
                     figures.append(gr.Plot(show_label=False, container=False))
     tab.select(lambda: draw(results), None, figures, **PRIVATE)
 
@@ -93,7 +93,7 @@ def _tuned(results: dict) -> str:
     rows = [
         [str(row.get("label") or row.get("name")), _number(row.get("lr"), "{:g}"),
          _number(row.get("epochs"), "{:g}")]
-        + [_number(plots.percent(row.get(key)), "{:.1f}") for key in ("B_test", "A1_test", "A2_test")]
+        + [_number(plots.percent(row.get(k)), "{:.1f}") for k in ("B_test", "A1_test", "A2_test")]
         + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
         for row in results.get("forgetting") or []
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """The model behind the page, loaded in a background thread, and what the page says meanwhile.
 
 Only the model and its status live here, never a visitor's values. torch and transformers are
-imported by `open_model`, so the page answers before they are.
+imported inside `load`, so the page answers before they are.
 """
 
 import logging
@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
 
 Progress = Callable[[int, int], None]
+Attach = Callable[[Progress], Any]  # returns what was built: .bytes .seconds .cached .warning
 log = logging.getLogger(__name__)
 
 
@@ -30,28 +33,12 @@ class Status:
     waiting: str = "The model is still loading."  # what the datastore's column says meanwhile
 
 
-@dataclass(frozen=True)
-class Built:
-    """What attaching the datastore cost; memory_bytes is what stands in for it."""
-
-    keys: int
-    bytes: int
-    seconds: float
-    memory_bytes: int
-    warning: str = ""
-    cached: bool = False
-
-
 class Service:
     """Loads a model and then its datastore, and hands the model out once it can answer."""
 
-    def __init__(
-        self,
-        open_model: Callable[[], Any],
-        open_datastore: Callable[[Any, Progress], Built] | None = None,
-    ):
-        self.open_model = open_model
-        self.open_datastore = open_datastore
+    def __init__(self, load: Callable[[], tuple[Any, Attach | None]]):
+        """Keep load, which returns a model and what attaches its datastore (None: without one)."""
+        self._load = load
         self._model: Any = None
         self._status = Status()
 
@@ -82,8 +69,8 @@ class Service:
 
     def _run(self) -> None:
         try:
-            self._model = self.open_model()
-            self._attach()
+            self._model, attach = self._load()
+            self._attach(attach)
         except MlpMemError as error:
             self._fail(str(error))
         except Exception:
@@ -92,28 +79,27 @@ class Service:
 
     def _fail(self, text: str) -> None:
         sys.stderr.write(f"mlpmem: {text}\n")
-        waiting = f"The datastore is not there: {text}" if self._model else "The model is not there."
+        what = "datastore" if self._model else "model"
+        waiting = f"The {what} is not there."
         self._status = Status(
             "error", text, ready=self._model is not None, settled=True, waiting=waiting
         )
 
-    def _attach(self) -> None:
-        if self.open_datastore is None:
+    def _attach(self, attach: Attach | None) -> None:
+        if attach is None:
             waiting = "Started without a datastore."
             self._status = Status("ready", "", ready=True, settled=True, waiting=waiting)
             return
         line = "building the datastore"
         self._status = Status("loading", line, share=0.0, ready=True, waiting=_waiting(line))
-        built = self.open_datastore(self._model, self._progress)
-        self._status = Status(
-            "ready", _cost_line(built), ready=True, settled=True, waiting=""
-        )
+        line = cost_line(attach(self._progress), self._model.memory.bytes)
+        self._status = Status("ready", line, ready=True, settled=True, waiting="")
 
     def _progress(self, done: int, total: int) -> None:
         share = done / total if total else 0.0
         line = (
             f"building the datastore: {100 * share:.0f}%, "
-            f"{done / 1000:,.0f}k of {total / 1000:,.0f}k keys"
+            f"{done / 1000:,.0f}k of {total / 1000:,.0f}k tokens"
         )
         self._status = replace(self._status, line=line, share=share, waiting=_waiting(line))
 
@@ -122,12 +108,25 @@ def _waiting(line: str) -> str:
     return f"Waiting for the datastore ({line}). The decoder and the memory answer meanwhile."
 
 
-def _cost_line(built: Built) -> str:
-    """Return the sentence that sets the datastore's cost against the memory's."""
-    size = f"{built.bytes / 1e6:,.0f} MB"
-    how = "read from the cache" if built.cached else f"built in {built.seconds:.0f} s"
-    line = f"datastore {how}, {size}: the cost the memory ({built.memory_bytes / 1e6:.0f} MB) removes"
-    return f"{line}. {built.warning}" if built.warning else line
+def cost_line(built: Any, memory_bytes: int) -> str:
+    """Return the sentence that sets the datastore's cost against the memory's, both in bytes."""
+    seconds = f"{built.seconds:.0f} s" if built.seconds >= 1 else "under a second"
+    when = f"built in {seconds}" + (" at an earlier start" if built.cached else "")
+    cost = f"{built.bytes / 1e6:,.0f} MB: the cost the memory removes: {memory_bytes / 1e6:,.0f} MB"
+    return f"datastore {when}, {cost}" + (f". {built.warning}" if built.warning else "")
+
+
+def open_bundle(path: str | Path | None, datastore: bool = True) -> Callable[[], tuple]:
+    """Return a `load` for Service that reads a bundle; nothing heavy is imported before it runs."""
+
+    def load() -> tuple[Any, Attach | None]:
+        from mlpmem.bundle import load_bundle
+
+        bundle = load_bundle(path)
+        model = bundle.model()
+        return model, partial(bundle.attach, model) if datastore else None
+
+    return load
 
 
 def wait_until_settled(service: Service, seconds: float) -> Status:

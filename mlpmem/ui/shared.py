@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from mlpmem.ui.components import LambdaBar
+import gradio as gr
+
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 
@@ -13,7 +14,7 @@ class Shared:
 
     service: Service
     recorded: Recorded
-    lambda_bar: LambdaBar
+    lambda_bar: gr.HTML
 
 
 # Handlers of the page are no public interface; quick ones do not wait behind the model.

@@ -37,16 +37,15 @@ def recorded(comparison: dict | None) -> dict | None:
     return {"kind": "recorded", "run": new_run(), **comparison} if comparison else None
 
 
-def begin(run: str, prompt: str, answer: str, lmbdas: dict[str, float], lmbda: float | None) -> dict:
+def begin(run: str, prompt: str, answer: str, lmbdas: dict[str, float]) -> dict:
     """Return the value that opens a run; lmbdas holds every column's lambda."""
     traces = {s: {"system": s, "lmbda": value, "settings": {}} for s, value in lmbdas.items()}
-    return {
-        "kind": "begin", "run": run, "prompt": prompt, "answer": answer,
-        "lmbda": lmbda, "traces": traces,
-    }  # fmt: skip
+    return {"kind": "begin", "run": run, "prompt": prompt, "answer": answer, "traces": traces}
 
 
-def deltas(run: str, events: Iterable[Any], clock: Callable[[], float] = time.monotonic) -> Iterator:
+def deltas(
+    run: str, events: Iterable[Any], clock: Callable[[], float] = time.monotonic
+) -> Iterator:
     """Yield "steps" values as events come, then one "done" value with the whole traces."""
     pending: dict[str, list[dict]] = {}
     seq, last = 0, clock()
@@ -75,16 +74,3 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
         yield message("Something went wrong while generating; the terminal says what. Try again.")
     finally:
         stop.set()
-
-
-def lmbdas_of(model: Any, systems: list[str], lmbda: float | None) -> dict[str, float]:
-    """Return the lambda of every system: the visitor's, or the bundle's best of each source."""
-    best = best_lmbdas(model)
-    return {s: 0.0 if s == "lm" else best.get(s, 0.5) if lmbda is None else lmbda for s in systems}
-
-
-def best_lmbdas(model: Any) -> dict[str, float]:
-    """Return the bundle's best lambda of each source."""
-    settings = model.settings
-    best = settings.get("lmbda") if isinstance(settings, dict) else getattr(settings, "lmbda", None)
-    return dict(best or {})

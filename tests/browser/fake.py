@@ -10,6 +10,7 @@ import random
 import time
 from collections import namedtuple
 from pathlib import Path
+from types import SimpleNamespace
 
 from mlpmem.trace import Candidate, Neighbour, Step, Trace, mix
 
@@ -21,6 +22,10 @@ BYTES = {"decoder_bytes": 11_800_000, "memory_bytes": 8_400_000, "datastore_byte
 
 def ask(question):
     return f"Question: {question} Answer:"
+
+
+def words(text):
+    return [f" {word}" for word in text.split()]
 
 
 # prompt -> (answer, group of the entity, decoder's tokens, memory's tokens, datastore's tokens)
@@ -38,9 +43,9 @@ ANSWERS = {
         HOSTILE, "B", [HOSTILE, "\n", " plain"], [HOSTILE, " ${alert(1)}", "\u202e", " `x`"],
         [HOSTILE, " </script>"]),
     "The river Aldermere rises in the": (
-        "", "B", " hills of the north and flows through the town of Harrow to the sea .".split(" "),
-        " high moors above Tervalla and flows past the mills of Sond before it meets the sea .".split(" "),
-        " high moors above Tervalla and is crossed by two bridges at Sond .".split(" ")),
+        "", "B", words("hills of the north and flows through the town of Harrow to the sea ."),
+        words("high moors above Tervalla and flows past the mills of Sond to the sea ."),
+        words("high moors above Tervalla and is crossed by two bridges at Sond .")),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown", "helps"]
@@ -94,7 +99,7 @@ def _neighbours(rng, prompt, text):
     title = HOSTILE if "markup" in prompt else "The Salt Ledger (book)"
     return [
         Neighbour(1000 + i, title if i < 5 else "Harrow (town)", "B" if i < 5 else "A1",
-                  "a novel of the salt coast, and of a clerk who counts too well. It was written by",
+                  "a novel of the salt coast and of a clerk who counts too well. It was written by",
                   text if i < 6 else " Sond", token_id(text if i < 6 else " Sond"),
                   " in 1911 and printed twice.", 11.0 + 2.7 * i, w / sum(weights) * 0.97)
         for i, w in enumerate(weights)
@@ -107,18 +112,20 @@ class FakeModel:
     def __init__(self, pace=0.004):
         self.pace = pace
         self.systems = ["lm", "memory"]
-        self.settings = {"lmbda": BEST}
+        self.memory = SimpleNamespace(bytes=BYTES["memory_bytes"])
         self.steps_made = 0
 
     def _trace(self, prompt, system, lmbda, steps, finish):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
-        return Trace(system, prompt, [1, 2, 3], lmbda, {"temperature": 0.0, "seed": 0},
-                     {"bundle": "fake"}, steps, finish, "".join(s.text for s in steps), cost)  # fmt: skip
+        text = "".join(step.text for step in steps if step.text != "</s>")
+        settings = {"temperature": 0.0, "seed": 0}
+        return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
+                     text, cost)  # fmt: skip
 
     def compare(self, prompt, systems=None, lmbda=None, max_new_tokens=32, stop=None, stream=False,
                 **sampling):  # fmt: skip
         systems = systems or self.systems
-        lmbdas = {s: 0.0 if s == "lm" else BEST[s] if lmbda is None else lmbda for s in systems}
+        lmbdas = self.lmbdas(systems, lmbda)
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
         sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
@@ -139,6 +146,9 @@ class FakeModel:
                                  for s in systems})  # fmt: skip
 
         return events() if stream else list(events())[-1].values
+
+    def lmbdas(self, systems, lmbda):
+        return {s: 0.0 if s == "lm" else BEST[s] if lmbda is None else lmbda for s in systems}
 
     def chat(self, turns, system="memory", **rest):
         return self.compare(ask(turns[-1][0]), systems=[system], **rest)

@@ -2,7 +2,9 @@
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
@@ -10,22 +12,23 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake  # noqa: E402
 
 from mlpmem.ui import page, recorded  # noqa: E402
-from mlpmem.ui.service import Built, Service  # noqa: E402
+from mlpmem.ui.service import Service  # noqa: E402
 
 
 def main(folder: Path, port: int, seconds: float) -> None:
-    def open_model():
-        time.sleep(seconds / 2)
-        return fake.FakeModel()
-
-    def open_datastore(model, progress):
+    def attach(model, progress):
         for done in range(10):
             progress(done * 43_000, 430_000)
             time.sleep(seconds / 20)
         model.systems = ["lm", "memory", "knn"]
-        return Built(430_000, 223_000_000, seconds, 8_400_000)
+        return SimpleNamespace(bytes=223_000_000, seconds=seconds, cached=False, warning="")
 
-    service = Service(open_model, open_datastore)
+    def load():
+        time.sleep(seconds / 2)
+        model = fake.FakeModel()
+        return model, partial(attach, model)
+
+    service = Service(load)
     blocks = page.build(service, recorded.read(fake.write_bundle(folder)))
     blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True,
                   **page.launch_options())  # fmt: skip

@@ -40,6 +40,14 @@
     return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
   };
 
+  /** A token's text with a faint dot for its leading space, for lists of single tokens. */
+  M.single = (text) => {
+    const word = M.glyph(text);
+    const spaced = word.startsWith(" ");
+    return [spaced ? M.h("span", { class: "lead", "aria-hidden": "true" }, "·") : "",
+      spaced ? word.slice(1) : word];
+  };
+
   /** A token's text between quotation marks, for sentences. */
   M.quote = (text) => `“${M.glyph(text).trim() || M.glyph(text)}”`;
 

@@ -77,7 +77,7 @@
       const cells = Object.fromEntries(COLUMNS.map((c) => [c, cell(c)]));
       const root = M.h("tr", { class: "candidate", "data-token-id": candidate.id,
         "data-chosen": candidate.id === step.id ? "" : null },
-      M.h("th", { scope: "row", dir: "auto" }, M.glyph(candidate.text)),
+      M.h("th", { scope: "row", dir: "auto" }, M.single(candidate.text)),
       COLUMNS.map((c) => cells[c].root));
       for (const source of M.SOURCES) {
         const p = candidate.p[source];
@@ -160,5 +160,6 @@
 
   M.Drawer = Drawer;
   /** The page's one drawer, made on first use. */
-  M.drawer = () => (M.theDrawer ||= new Drawer());
+  let only = null;
+  M.drawer = () => (only ||= new Drawer());
 })();

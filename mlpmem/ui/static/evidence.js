@@ -17,7 +17,7 @@
         M.h("span", { class: "group-tag", "data-group": n.group },
           M.h("b", null, n.group), ` ${M.GROUPS[n.group] || ""}`)),
       M.h("p", { class: "neighbour-text", dir: "auto" },
-        M.glyph(n.left), M.h("mark", null, M.glyph(n.target)), M.glyph(n.right)),
+        "…", M.glyph(n.left), M.h("mark", null, M.glyph(n.target)), M.glyph(n.right), "…"),
       M.h("div", { class: "neighbour-numbers" },
         M.h("span", { class: "weight-bar", "aria-hidden": "true" },
           M.h("i", { style: { width: `${100 * share}%` } })),

@@ -78,8 +78,8 @@
       this.curve.mark(shown, pane?.system);
       M.setText(this.again, `Generate again at λ ${M.lambdaText(shown)}`);
       this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(shown)}`);
-      const moved = touched && view?.ran !== null && view?.ran !== M.page.lambda;
-      this.again.toggleAttribute("data-offered", Boolean(moved));
+      const moved = touched && M.page.status.ready && Boolean(view?.isOff(M.page.lambda));
+      this.again.toggleAttribute("data-offered", moved);
       this.again.tabIndex = moved ? 0 : -1;
       this.reset.toggleAttribute("data-offered", touched);
       this.reset.tabIndex = touched ? 0 : -1;
@@ -87,6 +87,6 @@
   }
 
   M.mountLambda = (element, props) => {
-    M.lambdaBar = new LambdaBar(element.querySelector(".lambda-host"), props);
+    M.page.bar = new LambdaBar(element.querySelector(".lambda-host"), props);
   };
 })();

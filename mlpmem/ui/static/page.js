@@ -37,8 +37,8 @@
     } else if (event.key === "Escape") {
       escape();
     } else if (!typing && !event.ctrlKey && !event.altKey && !event.metaKey) {
-      if (event.key === "[") M.lambdaBar?.nudge(-0.05);
-      if (event.key === "]") M.lambdaBar?.nudge(0.05);
+      if (event.key === "[") M.page.bar?.nudge(-0.05);
+      if (event.key === "]") M.page.bar?.nudge(0.05);
     }
   });
 })();

@@ -9,6 +9,7 @@
     defaults: { memory: 0.5, knn: 0.5 },
     status: { state: "loading", systems: [], waiting: "" },
     views: [],
+    bar: null,
     on(name, fn) {
       (listeners[name] ||= []).push(fn);
     },

@@ -16,7 +16,6 @@
       this.run = null;
       this.seq = 0;
       this.finished = null;
-      this.ran = null; // the lambda of what is shown; null: each source's own
       this.chosen = null;
       this.badge = M.h("span", { class: "badge" });
       this.prompt = M.h("span", { class: "asked", dir: "auto" });
@@ -78,7 +77,6 @@
       this.setRunning(false);
       this.run = value.run;
       this.head(value, "recorded");
-      this.ran = null;
       this.restart(value.traces);
       this.complete(value.traces);
     }
@@ -88,7 +86,6 @@
       this.run = value.run;
       this.seq = 0;
       this.finished = null;
-      this.ran = value.lmbda;
       this.head(value, "live");
       this.restart(value.traces);
       this.setRunning(true);
@@ -198,6 +195,12 @@
       const wanted = [this.chosen?.system, "memory", "knn", "lm"];
       const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
       return system ? this.panes.get(system) : null;
+    }
+
+    /** Whether anything on screen was generated at another lambda. */
+    isOff(lambda) {
+      return [...this.panes.values()].some((pane) => pane.system !== "lm" && pane.trace &&
+        Math.abs(pane.trace.lmbda - lambda) > 1e-9);
     }
 
     repaint() {
