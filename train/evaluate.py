@@ -53,7 +53,6 @@ def evaluate(context: Context) -> dict:
         _summary(row["name"], row["label"], row["measured"], row)
         for row in compare_finetuned(context, test)
     ]
-    results["forgetting"][:0] = [_kept(system, measured) for system in results["systems"]]
     write_json(context.folder / "results.json", results)
     return {"questions": len(test.questions.rows), "lmbda": chosen}
 
@@ -155,14 +154,8 @@ def _summary(name: str, label: str, measured: dict, about: dict) -> dict:
         cell.replace("/", "_"): count["right"] / max(1, count["n"])
         for cell, count in accuracy.items()
     }
-    known = {k: about.get(k) for k in ("lmbda", "lr", "epochs", "seconds")}
+    known = {k: about.get(k) for k in ("lr", "epochs", "seconds")}
     return {"name": name, "label": label} | known | share | {f"ppl_{g}": p for g, p in ppl.items()}
-
-
-def _kept(system: dict, measured: Measured) -> dict:
-    """Return a system's row of the same table."""
-    about = {"lmbda": system["lmbda"], "seconds": system["train_seconds"]}
-    return _summary(system["name"], system["label"], system, about)
 
 
 def _seconds(folder: Path) -> float:

@@ -28,7 +28,7 @@ def fill(readme: str, results: dict) -> str:
 
 def tables(results: dict) -> str:
     """Return all tables in Markdown."""
-    rows = results["forgetting"]
+    rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
     parts = [
         _table(
             ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
@@ -39,6 +39,16 @@ def tables(results: dict) -> str:
         _table(["stage", "seconds", "peak memory"], _stages(results["stages"])),
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _flat(system: dict) -> dict:
+    """Return a system's entry with the keys of a fine-tuned decoder's row."""
+    shares = {
+        cell.replace("/", "_"): count["right"] / max(1, count["n"])
+        for cell, count in system["accuracy"].items()
+    }
+    ppl = {f"ppl_{group}": value for group, value in system["ppl"].items()}
+    return system | shares | ppl | {"seconds": system["train_seconds"]}
 
 
 def _row(row: dict) -> list[str]:
