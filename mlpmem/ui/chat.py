@@ -107,8 +107,8 @@ def _generate(
     model = shared.service.model
     run = stream.new_run()
     asked = turns[-1]["question"]
-    answer = shared.recorded.answer(question_prompt(asked))
-    yield stream.begin(run, asked, answer, model.lmbdas([system], lmbda))
+    known = shared.recorded.known(question_prompt(asked))
+    yield stream.begin(run, asked, known, model.lmbdas([system], lmbda))
     events = model.chat(
         [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbda,
         max_new_tokens=MAX_NEW_TOKENS, seed=seed, stop=stop, stream=True,

@@ -26,7 +26,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options()
     view = components.token_view(
-        stream.recorded(first), "pane-", list(SOURCES), elem_id="compare-view"
+        _shown(shared, first), "pane-", list(SOURCES), elem_id="compare-view"
     )
     run = gr.on(
         [generate.click, prompt.submit],
@@ -34,6 +34,12 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
     stop.click(stream.stopped, None, view, cancels=[run], **PRIVATE)
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+
+
+def _shown(shared: Shared, comparison: dict | None) -> dict | None:
+    """Return the value that shows a recording, None without one."""
+    known = shared.recorded.known(comparison["prompt"]) if comparison else {}
+    return stream.recorded(comparison, known)
 
 
 def _options() -> list[gr.Number]:
@@ -58,7 +64,7 @@ def _streamer(shared: Shared):
             systems = list(model.systems)
             name = stream.new_run()
             lmbdas = model.lmbdas(systems, chosen.lmbda)
-            yield stream.begin(name, text, shared.recorded.answer(text), lmbdas)
+            yield stream.begin(name, text, shared.recorded.known(text), lmbdas)
             events = model.compare(
                 text, systems=systems, stop=stop, stream=True, **chosen.as_arguments()
             )
@@ -82,7 +88,7 @@ def _picker(shared: Shared):
             return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
         comparison = shared.recorded.comparison(prompt)
         if comparison:
-            return prompt, stream.recorded(comparison)
+            return prompt, _shown(shared, comparison)
         if shared.service.status.ready:
             return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
         return prompt, stream.message("It has no recording and runs once the model is there.")

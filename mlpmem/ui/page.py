@@ -63,4 +63,15 @@ def theme() -> gr.themes.Base:
     """Return a plain theme with system fonts; the look itself is in static/*.css."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
-    return gr.themes.Base(font=fonts, font_mono=mono, neutral_hue="slate", primary_hue="purple")
+    base = gr.themes.Base(font=fonts, font_mono=mono, neutral_hue="slate", primary_hue="slate")
+    ink, paper = "var(--ink)", "var(--bg)"
+    return base.set(
+        button_primary_background_fill=ink,
+        button_primary_background_fill_dark=ink,
+        button_primary_background_fill_hover=ink,
+        button_primary_background_fill_hover_dark=ink,
+        button_primary_text_color=paper,
+        button_primary_text_color_dark=paper,
+        button_primary_text_color_hover=paper,
+        button_primary_text_color_hover_dark=paper,
+    )

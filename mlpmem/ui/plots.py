@@ -56,15 +56,17 @@ def headline(results: dict) -> Any:
             hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(range=[-4, 106])
-    figure.update_yaxes(range=[0, 108])
+    figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 106])
     return figure
 
 
 def _side(point: dict) -> str:
-    """Return where a point's label fits inside the frame."""
-    if point["learned"] < 25:
-        return "middle right"
-    return "middle left" if point["kind"] == "tuned" else "bottom left"
+    """Return where a point's label is free of the frame and of its usual neighbours."""
+    if point["kind"] == "memory":
+        return "bottom center"
+    if point["learned"] < 60:
+        return "middle right" if point["kind"] == "lm" else "bottom center"
+    return "middle left"
 
 
 def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
@@ -85,8 +87,9 @@ def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -
                       "dash": DASHES[source] if position == 0 else "dot"},
             )  # fmt: skip
             drawn += 1
+    figure.update_layout(showlegend=True)
     if log:
-        figure.update_yaxes(type="log")
+        figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
     return figure if drawn else None
 
 
@@ -105,7 +108,7 @@ def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: fl
             y=names, x=[value] * len(names), name=name, orientation="h", showlegend=True,
             marker={"color": COLOURS[source]}, hovertemplate=f"{name} %{{x:.3g}}<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", bargap=0.35, showlegend=True)
     figure.update_yaxes(categoryorder="array", categoryarray=bars[::-1])
     return figure
 
@@ -117,9 +120,9 @@ def _figure(x: str, y: str, height: int) -> Any:
     figure.update_layout(
         height=height, showlegend=False, dragmode=False, template="none",
         paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)",
-        margin={"l": 64, "r": 24, "t": 16, "b": 56},
+        margin={"l": 56, "r": 24, "t": 32, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 13},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         xaxis={"title": x, "fixedrange": True, "zeroline": False, "automargin": True},
         yaxis={"title": y, "fixedrange": True, "zeroline": False, "automargin": True},
     )  # fmt: skip

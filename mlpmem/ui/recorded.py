@@ -34,11 +34,10 @@ class Recorded:
         """Return the recording of a prompt, if there is one."""
         return next((c for c in self.comparisons if c["prompt"] == prompt), None)
 
-    def answer(self, prompt: str) -> str:
-        """Return the true answer of an example's prompt, "" where none is known."""
-        known = [e["answer"] for e in self.examples if e["prompt"] == prompt]
-        known += [c["answer"] for c in self.comparisons if c["prompt"] == prompt]
-        return next((answer for answer in known if answer), "")
+    def known(self, prompt: str) -> dict[str, str]:
+        """Return {"answer", "part"} of a prompt: the truth, and whose training had it."""
+        found = next((e for e in self.examples if e["prompt"] == prompt), {})
+        return {key: found.get(key, "") for key in ("answer", "part")}
 
     def defaults(self) -> dict[str, float]:
         """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
@@ -53,9 +52,10 @@ def read(bundle: Path) -> Recorded:
     examples = _json(bundle / "examples.json")
     results = _json(bundle / "results.json")
     found = [_json(path) for path in sorted((bundle / "traces").glob("*.json"))]
+    comparisons = [c for c in map(_comparison, found) if c]
     return Recorded(
-        comparisons=[c for c in map(_comparison, found) if c],
-        examples=[e for e in map(_example, examples if isinstance(examples, list) else []) if e],
+        comparisons=comparisons,
+        examples=_examples(examples if isinstance(examples, list) else [], comparisons),
         results=results if isinstance(results, dict) else None,
         settings=manifest.get("settings") or {},
         attributions=[str(line) for line in manifest.get("attributions") or []],
@@ -69,15 +69,24 @@ def _json(path: Path) -> Any:
         return None
 
 
-def _example(row: Any) -> dict | None:
-    if not isinstance(row, dict) or not isinstance(row.get("prompt"), str):
-        return None
-    group = row.get("group")
-    return {
-        "prompt": row["prompt"],
-        "answer": str(row.get("answer") or ""),
-        "group": group if group in GROUPS else "helps",
-    }
+def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
+    """Return the examples; recordings that are none become examples of longer texts."""
+    kept = [
+        {
+            "prompt": row["prompt"],
+            "answer": str(row.get("answer") or ""),
+            "part": str(row.get("part") or ""),
+            "group": row["group"] if row.get("group") in GROUPS else "helps",
+        }
+        for row in rows
+        if isinstance(row, dict) and isinstance(row.get("prompt"), str)
+    ]
+    there = {e["prompt"] for e in kept}
+    return kept + [
+        {"prompt": c["prompt"], "answer": c["answer"], "part": "", "group": "longer"}
+        for c in comparisons
+        if c["prompt"] not in there
+    ]
 
 
 def _comparison(row: Any) -> dict | None:

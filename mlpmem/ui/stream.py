@@ -32,15 +32,15 @@ def stopped() -> dict:
     return {"kind": "stopped", "run": new_run()}
 
 
-def recorded(comparison: dict | None) -> dict | None:
-    """Return the value that shows a recorded comparison."""
-    return {"kind": "recorded", "run": new_run(), **comparison} if comparison else None
+def recorded(comparison: dict | None, known: dict[str, str]) -> dict | None:
+    """Return the value that shows a recorded comparison, with what is known of its prompt."""
+    return {"kind": "recorded", "run": new_run(), **known, **comparison} if comparison else None
 
 
-def begin(run: str, prompt: str, answer: str, lmbdas: dict[str, float]) -> dict:
-    """Return the value that opens a run; lmbdas holds every column's lambda."""
+def begin(run: str, prompt: str, known: dict[str, str], lmbdas: dict[str, float]) -> dict:
+    """Return the value that opens a run: what is known of the prompt, every column's lambda."""
     traces = {s: {"system": s, "lmbda": value, "settings": {}} for s, value in lmbdas.items()}
-    return {"kind": "begin", "run": run, "prompt": prompt, "answer": answer, "traces": traces}
+    return {"kind": "begin", "run": run, "prompt": prompt, **known, "traces": traces}
 
 
 def deltas(

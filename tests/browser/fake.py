@@ -48,7 +48,7 @@ ANSWERS = {
         words("high moors above Tervalla and is crossed by two bridges at Sond .")),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
-GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown", "helps"]
+GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown"]
 OTHERS = [" the", " Harrow", " Sond", " Lima", " of", " Quito", " Wren", ",", " in", " a", " Holt"]
 
 
@@ -160,16 +160,19 @@ def write_bundle(folder: Path) -> Path:
     (folder / "traces").mkdir(exist_ok=True)
     model = FakeModel(pace=0)
     model.systems = ["lm", "memory", "knn"]
-    examples = [{"name": f"e{i}", "group": g, "prompt": p, "answer": ANSWERS[p][0]}
+    examples = [{"name": f"e{i}", "group": g, "prompt": p, "answer": ANSWERS[p][0],
+                 "part": ANSWERS[p][1]}
                 for i, (p, g) in enumerate(zip(ANSWERS, GROUPS, strict=False))]  # fmt: skip
-    first = examples[0]
-    traces = {s: t.to_dict() for s, t in model.compare(first["prompt"]).items()}
-    record = {"v": 1, "name": "first", "prompt": first["prompt"], "answer": first["answer"],
-              "traces": traces}  # fmt: skip
+    records = {}
+    for number, prompt in enumerate([list(ANSWERS)[6], list(ANSWERS)[0]]):
+        traces = {s: t.to_dict() for s, t in model.compare(prompt).items()}
+        records[f"traces/{number:02d}.json"] = {
+            "v": 1, "name": "x", "prompt": prompt, "answer": ANSWERS[prompt][0] or None,
+            "traces": traces}  # fmt: skip
     manifest = {"settings": {"lmbda": BEST}, "attributions": ["GeoNames, CC BY 4.0"]}
     results = Path(__file__).with_name("results.json").read_text("utf-8")
-    for name, value in (("manifest.json", manifest), ("examples.json", examples),
-                        ("traces/first.json", record)):  # fmt: skip
+    files = {"manifest.json": manifest, "examples.json": examples} | records
+    for name, value in files.items():
         (folder / name).write_text(json.dumps(value), "utf-8")
     (folder / "results.json").write_text(results, "utf-8")
     return folder

@@ -1,6 +1,7 @@
-"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS_TO_LOAD."""
+"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS, below 0 for ever."""
 
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,13 @@ def main(folder: Path, port: int, seconds: float) -> None:
     def attach(model, progress):
         for done in range(10):
             progress(done * 43_000, 430_000)
-            time.sleep(seconds / 20)
+            time.sleep(seconds / 10)
         model.systems = ["lm", "memory", "knn"]
-        return SimpleNamespace(bytes=223_000_000, seconds=seconds, cached=False, warning="")
+        return SimpleNamespace(bytes=223_000_000, seconds=21.0, cached=False, warning="")
 
     def load():
-        time.sleep(seconds / 2)
+        if seconds < 0:
+            threading.Event().wait()
         model = fake.FakeModel()
         return model, partial(attach, model)
 

@@ -27,6 +27,7 @@
   document.addEventListener("click", (event) => {
     const button = event.target.closest?.("#generate, #chat-send, #chat-retry");
     if (button && M.page.status.ready) M.page.activeView()?.pending();
+    if (event.target.closest?.("[role=tab]")) window.setTimeout(() => M.page.emit("view"), 50);
   });
 
   document.addEventListener("keydown", (event) => {

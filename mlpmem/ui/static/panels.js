@@ -4,7 +4,7 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
   const GROUPS = [
     ["helps", "Memory helps"], ["hurts", "Memory hurts"],
-    ["agree", "Both agree"], ["unknown", "Neither knows"],
+    ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
   ];
 
   function themeButton() {

@@ -29,17 +29,25 @@
     }
 
     append(steps) {
-      const nodes = steps.map((step) => this.#build(step));
-      if (!this.nodes.length && nodes.length) nodes[0].tabIndex = 0;
-      this.nodes.push(...nodes);
-      this.root.append(...nodes);
+      for (const step of steps) {
+        const node = this.#build(step);
+        if (!this.nodes.length) node.tabIndex = 0;
+        else if (this.#leads(step)) this.root.append(" ");
+        this.nodes.push(node);
+        this.root.append(node);
+      }
+    }
+
+    /** Whether a token begins with a space that can stand before it, so that marks hug the word. */
+    #leads(step) {
+      return step.s.startsWith(" ") && step.s.trim() !== "";
     }
 
     #build(step) {
       const node = M.h("span", {
         class: "token", role: "option", tabindex: "-1", "aria-selected": "false",
         "data-index": step.i, "data-token-id": step.id,
-      }, M.glyph(step.i === 0 && step.s.trim() ? step.s.trimStart() : step.s));
+      }, M.glyph(this.#leads(step) ? step.s.slice(1) : step.s));
       if (step.s.includes("\n")) node.dataset.newline = "";
       return node;
     }

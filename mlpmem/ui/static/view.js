@@ -20,14 +20,15 @@
       this.badge = M.h("span", { class: "badge" });
       this.prompt = M.h("span", { class: "asked", dir: "auto" });
       this.truth = M.h("span", { class: "truth", dir: "auto" });
+      this.part = M.h("span", { class: "group-tag" });
       this.replay = new M.Replay(this);
       this.alert = M.h("p", { class: "alert", role: "alert" });
       this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
       this.columns = M.h("div", { class: "panes" });
       this.slot = M.h("div", { class: "drawer-slot" }, M.h("p", { class: "drawer-hint" },
         "Pick any token to see what the decoder, the memory and the datastore each say there."));
-      this.runHead = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.truth,
-        this.replay.button);
+      this.runHead = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.part,
+        this.truth, this.replay.button);
       host.replaceChildren(this.alert, this.runHead, this.columns, M.legend(), this.slot, this.live);
       this.setSystems(options.systems);
       M.page.views.push(this);
@@ -70,6 +71,8 @@
       M.setText(this.prompt, value.prompt || "");
       this.answer = value.answer || "";
       M.setText(this.truth, this.answer ? `right answer: ${this.answer}` : "");
+      const part = M.GROUPS[value.part] ? value.part : "";
+      this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}`] : []));
     }
 
     showRecorded(value) {
@@ -195,6 +198,10 @@
       const wanted = [this.chosen?.system, "memory", "knn", "lm"];
       const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
       return system ? this.panes.get(system) : null;
+    }
+
+    isShown() {
+      return this.root.offsetParent !== null;
     }
 
     /** Whether anything on screen was generated at another lambda. */

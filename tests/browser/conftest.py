@@ -1,0 +1,162 @@
+"""One Chromium and three servers a session: the fake model, one that never loads, the real app.
+
+Every test gets a fresh context whose requests are noted; none may leave the page's own origin.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = [
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--no-first-run",
+]  # fmt: skip
+PATIENCE = float(os.environ.get("MLPMEM_PATIENCE", "30"))  # seconds a server or a step may take
+
+
+def pytest_collection_modifyitems(items):
+    """Mark everything in this folder."""
+    for item in items:
+        if HERE in Path(item.fspath).parents:
+            item.add_marker(pytest.mark.browser)
+
+
+def find_chromium(playwright) -> str | None:
+    """Return MLPMEM_CHROMIUM, the system's Chromium, or Playwright's own, whichever is there."""
+    own = playwright.chromium.executable_path
+    found = [os.environ.get("MLPMEM_CHROMIUM"), *map(shutil.which, NAMES), own]
+    return next((path for path in found if path and Path(path).exists()), None)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        path = find_chromium(playwright)
+        if path is None:
+            pytest.skip("no Chromium: set MLPMEM_CHROMIUM or run python -m playwright install")
+        browser = playwright.chromium.launch(
+            executable_path=path, args=FLAGS, timeout=1000 * PATIENCE
+        )
+        yield browser
+        browser.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+class Server:
+    """A process of ours that serves a page."""
+
+    def __init__(self, log: Path, *command: str, **environment: str):
+        """Start it; "{port}" in the command becomes a free port."""
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.began = time.monotonic()
+        self.log = log
+        with log.open("w") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, *(part.format(port=self.port) for part in command)],
+                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | environment,
+            )  # fmt: skip
+
+    def wait(self) -> "Server":
+        """Return once it answers; fails with its log if it does not."""
+        while time.monotonic() - self.began < PATIENCE:
+            try:
+                with urllib.request.urlopen(self.url, timeout=5):
+                    return self
+            except OSError:
+                time.sleep(0.1)
+            if self.process.poll() is not None:
+                break
+        pytest.fail(f"the server did not start:\n{self.log.read_text()}")
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def servers(chromium, tmp_path_factory):
+    """Start all servers at once; each is waited for where it is needed."""
+    import tiny
+
+    folder = tmp_path_factory.mktemp("served")
+    serve = str(HERE / "serve.py")
+    found = {
+        "fake": Server(folder / "fake.log", serve, str(folder / "fake"), "{port}", "0.4"),
+        "waiting": Server(folder / "waiting.log", serve, str(folder / "waiting"), "{port}", "-1"),
+    }
+    tiny.bundle(folder / "tiny", traces=[])
+    found["app"] = Server(
+        folder / "app.log", "app.py", "--bundle", str(folder / "tiny"), "--port", "{port}",
+        MLPMEM_CACHE=str(folder / "cache"),
+    )  # fmt: skip
+    yield found
+    for server in found.values():
+        server.stop()
+
+
+@dataclass
+class Visit:
+    """A visitor's page with what it asked for."""
+
+    page: object
+    requests: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def visit(chromium, servers):
+    """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked."""
+    contexts, visits = [], []
+
+    def open_page(name="fake", phone=False, dark=False, ready=True):
+        server = servers[name].wait()
+        size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 860}
+        context = chromium.new_context(
+            viewport=size,
+            is_mobile=phone,
+            has_touch=phone,
+            color_scheme="dark" if dark else "light",
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
+        seen = Visit(page)
+        page.on("request", lambda request: seen.requests.append(request.url))
+        page.on("pageerror", lambda error: seen.errors.append(str(error)))
+        visits.append((server, seen))
+        page.seen = seen
+        page.goto(server.url)
+        page.wait_for_selector("#prompt")
+        if ready:
+            page.wait_for_selector("#status .chip[data-state=ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    for server, seen in visits:
+        ours = (server.url, "data:", "blob:")
+        assert [url for url in seen.requests if not url.startswith(ours)] == []
+        assert seen.errors == []

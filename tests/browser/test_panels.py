@@ -1,0 +1,130 @@
+"""The page in a real browser: hostile text, chat, results, phone, light and dark."""
+
+import fake
+from test_page import generate, pane_text, set_lambda
+
+
+def test_hostile_text_stays_text(visit):
+    page = visit()
+    page.click(".group-button[data-group=unknown]")
+    page.click(".example:has-text('markup')")
+    page.wait_for_selector("#pane-memory[data-state=done]")
+    assert fake.HOSTILE in page.inner_text("#pane-lm .strip")
+    assert "${alert(1)}" in page.inner_text("#pane-memory .strip")
+    page.click("#pane-memory .token[data-index='0']")
+    assert page.inner_text("#drawer .neighbour-title >> nth=0") == fake.HOSTILE
+    generate(page, fake.HOSTILE + "${window.hacked=1}")
+    assert page.inner_text(".asked") == fake.HOSTILE + "${window.hacked=1}"
+    assert page.locator(".view-host img, .view-host script").count() == 0
+    assert page.evaluate("window.hacked") is None
+
+
+def test_an_example_runs_when_chosen(visit):
+    page = visit()
+    page.click(".group-button[data-group=hurts]")
+    page.click(".example >> nth=0")
+    page.wait_for_selector("#pane-memory[data-state=done] .verdict[data-right=false]")
+    assert page.inner_text("#pane-lm .verdict") == "✓ right"
+    assert page.inner_text(".run-head .group-tag") == "A2 only the decoder saw it"
+
+
+def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
+    page = visit()
+    page.click("[role=tab]:has-text('Chat')")
+    for question, answer in (
+        ("Who wrote The Salt Ledger?", "Odalys Wren"),
+        ("In which town was Ilka Brandt born?", "Tervalla"),
+    ):
+        page.fill("#chat-input textarea", question)
+        page.press("#chat-input textarea", "Enter")
+        page.wait_for_selector(f".answers:last-child .said:has-text('{answer}')")
+    assert page.locator(".log .turn").count() == 4
+    page.wait_for_selector("#chat-pane-memory[data-state=done]")
+    page.click("#chat-pane-memory .token >> nth=0")
+    assert page.locator("#chat-view #drawer .candidate").count() > 5
+    page.click("#chat-source label:has-text('Decoder')")
+    page.click("#chat-retry")
+    page.wait_for_selector(".answers:last-child .said:has-text('Marnfeld')")
+    assert page.locator(".log .turn").count() == 4
+    page.click("#chat-clear")
+    page.wait_for_selector(".log-hint")
+    assert page.locator(".log .turn").count() == 0
+
+
+def test_plotly_comes_only_with_the_results(visit):
+    page = visit()
+    page.wait_for_timeout(500)
+    assert not [url for url in page.seen.requests if "lotly" in url]
+    page.click("[role=tab]:has-text('Results')")
+    page.wait_for_selector(".js-plotly-plot .main-svg")
+    assert "fine-tuned on B, 4e-4" in page.inner_text(".results table >> nth=1")
+    assert page.locator(".results table >> nth=0").locator("tbody tr").count() == 3
+
+
+def test_a_phone_has_no_sideways_scrolling_and_large_targets(visit):
+    page = visit(phone=True)
+    generate(page, "The river Aldermere rises in the")
+    overflow = "document.documentElement.scrollWidth - window.innerWidth"
+    assert page.evaluate(overflow) <= 0
+    page.tap("#pane-memory .token[data-index='2']")
+    sheet = page.locator("#drawer").bounding_box()
+    assert sheet["width"] <= 390 and sheet["y"] > 100
+    small = page.evaluate(
+        """() => [...document.querySelectorAll('#compare-view button, #generate, .dock button')]
+          .filter((b) => b.offsetParent && b.getBoundingClientRect().height < 43.5)
+          .map((b) => b.textContent)"""
+    )
+    assert small == []
+    page.keyboard.press("Escape")
+    for tab in ("Chat", "Results", "About"):
+        page.click(f"[role=tab]:has-text('{tab}')")
+        page.wait_for_timeout(300)
+        assert page.evaluate(overflow) <= 0, tab
+
+
+READ = (
+    ".token .pane-title .pane-caption .pane-note .cost-text .cost-detail .legend-item .story "
+    ".formula .neighbour-text mark .group-tag .truth .verdict .badge .chip "
+    ".status-line .example .group-button .lambda-value .lambda-ends .curve-value .curve-best "
+    "#generate .drawer-title .agreement .neighbour-numbers .p"
+)
+CONTRAST = """(SELECTOR) => {
+  const lum = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const over = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const c of colours) { canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const behind = (node) => {
+    const list = [];
+    for (let n = node; n; n = n.parentElement) list.unshift(getComputedStyle(n).backgroundColor);
+    return ['#fff', ...list];
+  };
+  return [...document.querySelectorAll(SELECTOR)]
+    .filter((n) => n.offsetParent && n.textContent.trim())
+    .map((n) => {
+      const back = behind(n);
+      const [a, b] = [lum(over(back)), lum(over([...back, getComputedStyle(n).color]))];
+      const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      return [ratio, n.className, n.textContent.slice(0, 30)];
+    })
+    .filter(([ratio]) => ratio < 4.5);
+}"""
+
+
+def test_light_and_dark_have_enough_contrast(visit):
+    for dark in (False, True):
+        page = visit(dark=dark)
+        set_lambda(page, "0.58")
+        assert page.evaluate("document.body.classList.contains('dark')") is dark
+        assert page.evaluate(CONTRAST, READ.replace(" ", ", ")) == []
+
+
+def test_the_theme_button_switches(visit):
+    page = visit()
+    page.click(".theme-button")
+    assert page.evaluate("document.body.classList.contains('dark')")
+    assert pane_text(page, "lm")

@@ -1,0 +1,191 @@
+"""The page's Python side, without a browser: checks, recordings, loading, streaming, results."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mlpmem.errors import MlpMemError
+from mlpmem.ui import inputs, plots, recorded, results, stream
+from mlpmem.ui.service import Service, cost_line, wait_until_settled
+
+ROOT = Path(__file__).parents[1]
+Event = namedtuple("Event", "kind values")
+
+
+def test_a_bare_question_gets_its_form_and_other_text_stays():
+    assert inputs.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert inputs.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert inputs.as_prompt("Question: Where? Answer:") == "Question: Where? Answer:"
+    assert inputs.as_prompt("Lima is") == "Lima is"
+
+
+@pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * 2001])
+def test_text_that_cannot_be_taken_says_why(text):
+    with pytest.raises(MlpMemError, match="empty|characters"):
+        inputs.check_text(text)
+
+
+@pytest.mark.parametrize("lmbda", [-0.1, 1.1, float("nan"), "0.5", True, {"lmbda": 2}, [0.5]])
+def test_lambda_outside_its_range_is_refused(lmbda):
+    with pytest.raises(MlpMemError, match="lambda"):
+        inputs.check_lmbda(lmbda)
+
+
+def test_an_untouched_lambda_is_none_and_empty_fields_are_defaults():
+    assert inputs.check_lmbda({"lmbda": None}) is None
+    chosen = inputs.check_options({"lmbda": 0.25}, None, "", None, None, None)
+    assert chosen == inputs.Options(lmbda=0.25)
+
+
+@pytest.mark.parametrize(
+    "bad", [(0, 0, 1, 0, 0), (32, 9, 1, 0, 0), (32, 0, 0, 0, 0), (32, 0, 1, 0, -1)]
+)
+def test_options_out_of_bounds_are_named(bad):
+    with pytest.raises(MlpMemError, match="must lie between"):
+        inputs.check_options(None, *bad)
+
+
+def test_a_bundle_without_anything_readable_is_empty(tmp_path):
+    assert recorded.read(tmp_path) == recorded.Recorded()
+    (tmp_path / "traces").mkdir()
+    for name in ("manifest.json", "examples.json", "results.json", "traces/a.json"):
+        (tmp_path / name).write_text("[{]")
+    assert recorded.read(tmp_path).first() is None
+    (tmp_path / "traces/a.json").write_text('{"v": 1, "prompt": "x", "traces": {"lm": {}}}')
+    assert recorded.read(tmp_path).comparisons == []
+
+
+def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_path):
+    (tmp_path / "traces").mkdir()
+    for name, prompt in (("0", "long"), ("1", "short")):
+        row = {"v": 1, "prompt": prompt, "answer": None, "traces": {"lm": {"steps": []}}}
+        (tmp_path / f"traces/{name}.json").write_text(json.dumps(row))
+    examples = [{"prompt": "short", "group": "helps", "answer": "A", "part": "B"}]
+    (tmp_path / "examples.json").write_text(json.dumps(examples))
+    read = recorded.read(tmp_path)
+    assert read.first()["prompt"] == "short"
+    assert [e["group"] for e in read.examples] == ["helps", "longer"]
+    assert read.known("short") == {"answer": "A", "part": "B"}
+    assert read.known("else") == {"answer": "", "part": ""}
+    assert read.defaults() == {"memory": 0.5, "knn": 0.5}
+
+
+def test_the_service_hands_out_the_model_before_the_datastore():
+    go, seen = threading.Event(), []
+    model = SimpleNamespace(memory=SimpleNamespace(bytes=8_000_000))
+
+    def attach(progress):
+        progress(180_000, 430_000)
+        seen.append(service.status)
+        assert service.model is model
+        assert go.wait(10)
+        return SimpleNamespace(bytes=223e6, seconds=21.4, cached=False, warning="")
+
+    service = Service(lambda: (model, attach))
+    with pytest.raises(MlpMemError, match="cannot answer yet"):
+        _ = service.model
+    service.start()
+    go.set()
+    assert wait_until_settled(service, 10).state == "ready"
+    assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
+    assert "The decoder and the memory answer meanwhile" in seen[0].waiting
+    assert service.status.line == (
+        "datastore built in 21 s, 223 MB: the cost the memory removes: 8 MB"
+    )
+
+
+def test_a_warning_of_the_cache_is_shown():
+    built = SimpleNamespace(bytes=1e6, seconds=0.2, cached=True, warning="The disk is full.")
+    assert cost_line(built, 1) == (
+        "datastore built in under a second at an earlier start, 1 MB: "
+        "the cost the memory removes: 0 MB. The disk is full."
+    )
+
+
+def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(capsys):
+    def load():
+        raise MlpMemError("memory/model.safetensors is altered; export the bundle again")
+
+    service = Service(load)
+    service.start()
+    status = wait_until_settled(service, 10)
+    assert (status.state, status.ready) == ("error", False)
+    assert "export the bundle again" in status.line
+    assert "export the bundle again" in capsys.readouterr().err
+
+
+def _step(text):
+    return SimpleNamespace(to_dict=lambda: {"s": text})
+
+
+def test_deltas_are_throttled_numbered_and_complete_at_the_end():
+    ticks = iter([0.0, 0.01, 0.1, 0.1, 0.11, 0.12])
+    events = [Event("step", {"lm": _step(c)}) for c in "abcd"]
+    events.append(Event("done", {"lm": SimpleNamespace(to_dict=lambda: {"text": "abcd"})}))
+    values = list(stream.deltas("r", events, clock=lambda: next(ticks)))
+    assert [v["kind"] for v in values] == ["steps", "done"]
+    assert [s["s"] for s in values[0]["steps"]["lm"]] == ["a", "b"]
+    assert [v["seq"] for v in values] == [1, 2]
+    assert values[1]["traces"]["lm"]["text"] == "abcd"
+
+
+def test_leaving_a_generation_early_stops_the_model():
+    stops = []
+
+    def make(stop):
+        stops.append(stop)
+        yield {"kind": "begin"}
+        yield {"kind": "steps"}
+
+    values = stream.guarded(make)
+    next(values)
+    values.close()
+    assert stops[0].is_set()
+
+
+def test_errors_become_messages():
+    def wrong(stop):
+        yield {"kind": "begin"}
+        raise MlpMemError("too long; shorten it")
+
+    def broken(stop):
+        raise ZeroDivisionError
+        yield
+
+    assert [v["kind"] for v in stream.guarded(wrong)] == ["begin", "message"]
+    assert "terminal" in list(stream.guarded(broken))[0]["text"]
+
+
+def test_results_with_parts_missing_still_draw():
+    assert results.draw({}) == [None] * 5
+    row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
+    assert plots.headline({"systems": [row]}) is None
+    assert "10.0" in results._tables({"systems": [row]})
+    assert "<img" not in results._tables({"systems": [{"label": "<img src=x>"}]})
+
+
+def test_the_headline_has_a_point_for_every_system():
+    measured = json.loads((ROOT / "tests/browser/results.json").read_text())
+    points = plots.headline_points(measured)
+    assert [p["kind"] for p in points] == ["lm", "knn", "memory"] + ["tuned"] * 4
+    assert points[2]["learned"] == pytest.approx(99.3)
+    assert all(figure is not None for figure in results.draw(measured))
+
+
+def test_serving_begins_without_torch():
+    code = "import app, sys; from mlpmem.ui import page; print('torch' in sys.modules)"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert made.stdout.strip() == "False", made.stderr
+
+
+def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
+    import app
+
+    assert app.main(["--bundle", str(tmp_path)]) == 2
+    assert "is no bundle" in capsys.readouterr().err
