@@ -1,6 +1,7 @@
 """The one training loop: batches by step, data-parallel, checkpointed, resumed, logged."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -62,6 +63,8 @@ def fit(
         value, logs = loss(model, batch)
         value.backward()
         norm = optimizer.step(step, accelerator.reduce(optimizer.gradient(), "mean"))
+        if not math.isfinite(norm):  # before any checkpoint could keep it
+            raise _no_number(step, value, logs, norm)
         tokens += int(batch["targets"].numel()) * world
         if (step + 1) % every == 0 or step + 1 == steps:
             line = _line(step, value, logs, norm, config, steps)
@@ -79,14 +82,24 @@ def fit(
 
 
 def _line(step: int, value: Tensor, logs: Logs, norm: float, config: Optimizer, steps: int) -> dict:
-    """Return one log line's figures; stops the run where the loss is no number."""
-    figures = {k: float(v.detach()) for k, v in ({"loss": value} | logs).items()}
-    if not all(map(torch.isfinite, map(torch.tensor, figures.values()))):
-        raise MlpMemError(
-            f"step {step}: the loss is {figures}; lower the learning rate or check the rows there"
-        )
+    """Return one log line's figures."""
+    figures = _figures(value, logs)
     rate = config.lr * schedule(step, steps, config)
     return {"step": step + 1} | figures | {"norm": norm, "lr": rate}
+
+
+def _figures(value: Tensor, logs: Logs) -> dict[str, float]:
+    """Return the losses of a step as numbers."""
+    return {k: float(v.detach()) for k, v in ({"loss": value} | logs).items()}
+
+
+def _no_number(step: int, value: Tensor, logs: Logs, norm: float) -> MlpMemError:
+    """Return what to say where loss or gradient overflowed."""
+    figures = _figures(value, logs) | {"norm": norm}
+    return MlpMemError(
+        f"step {step + 1}: the loss is no number ({figures}); lower the learning rate or check "
+        "the rows there. The last checkpoint is sound"
+    )
 
 
 def _report(label: str, line: dict, steps: int, rank: int) -> None:

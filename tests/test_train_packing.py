@@ -1,0 +1,78 @@
+"""Packing loses no token, and a packed passage reads as it does alone."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mlpmem.documents import join_passages
+from train.packing import NO_TARGET, pack
+
+
+def passages_of(lengths, vocab=200, seed=0):
+    """Return Documents with passages of these lengths."""
+    luck = np.random.default_rng(seed)
+    pairs = [(0, luck.integers(2, vocab, n).tolist()) for n in lengths]
+    return join_passages(pairs, ["one"], ["text"])
+
+
+@pytest.mark.parametrize("length", [1, 7, 16])
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_every_passage_stands_once_whole_and_in_order_or_cut_at_the_row(length, count):
+    lengths = np.random.default_rng(count).integers(1, 20, count)
+    documents = passages_of(lengths)
+    rows = pack(documents, length, "0/3")
+    assert rows.ids.shape == rows.segments.shape == rows.positions.shape == (len(rows), length)
+    assert (rows.segments > 0).sum() == np.minimum(lengths, length).sum()
+    for p in range(count):
+        row, column = (rows.segments == p + 1).nonzero()
+        assert len(set(row)) == 1 and (np.diff(column) == 1).all()
+        assert rows.ids[row, column].tolist() == documents.passage(p)[:length].tolist()
+        assert rows.positions[row, column].tolist() == list(range(len(row)))
+
+
+def test_the_order_is_of_the_seed_alone():
+    documents = passages_of(np.random.default_rng(1).integers(1, 9, 60))
+    one, same, other = (pack(documents, 12, seed) for seed in ("1/0", "1/0", "1/1"))
+    assert np.array_equal(one.ids, same.ids) and np.array_equal(one.segments, same.segments)
+    assert not np.array_equal(one.segments, other.segments)
+
+
+def test_short_passages_share_rows():
+    rows = pack(passages_of([5] * 90), 20, "")
+    assert len(rows) == 23  # four a row
+
+
+def test_targets_and_mask_never_cross_passages():
+    documents = passages_of(np.random.default_rng(5).integers(1, 9, 40))
+    rows = pack(documents, 12, "")
+    at = np.array([len(rows) - 1, 0, 2])
+    batch = rows.batch(at)
+    assert batch["attention_mask"].shape == (3, 1, 12, 12)
+    for b, row in enumerate(at):
+        segments, ids = rows.segments[row], rows.ids[row]
+        for i in range(12):
+            inside = i + 1 < 12 and segments[i] == segments[i + 1] != 0
+            assert batch["targets"][b, i] == (ids[i + 1] if inside else NO_TARGET)
+            for j in range(12):
+                seen = j <= i and segments[i] == segments[j]
+                assert bool(batch["attention_mask"][b, 0, i, j]) == seen
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_packed_logits_are_those_of_the_passage_alone(family):
+    model = tiny.decoder(family).model
+    documents = passages_of([9, 1, 4, 30, 2, 7, 11, 5])
+    rows = pack(documents, 24, "0/0")
+    batch = rows.batch(np.arange(len(rows)))
+    packed = model(
+        input_ids=batch["ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=batch["attention_mask"],
+        use_cache=False,
+    ).logits
+    assert packed.isfinite().all()
+    for p in range(len(documents)):
+        alone = model(torch.from_numpy(documents.passage(p)[None, :24].astype(np.int64))).logits[0]
+        row, column = (rows.segments == p + 1).nonzero()
+        torch.testing.assert_close(packed[row, column], alone, rtol=1e-4, atol=1e-4)
