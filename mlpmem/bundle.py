@@ -5,6 +5,7 @@ answers; results, examples and recorded traces hold what the page shows at once.
 it: `keycache.py` builds them.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -175,14 +176,8 @@ def _write_model(
     """Write decoder/, memory/, documents/ and the fingerprint."""
     from safetensors.torch import save_file
 
-    (folder / "decoder").mkdir()
-    half = {n: w.detach().to("cpu", torch.float16) for n, w in decoder.model.state_dict().items()}
-    dtype = decoder.model.config.dtype
-    decoder.model.config.dtype = "float16"
-    try:
-        decoder.model.save_pretrained(folder / "decoder", state_dict=half)
-    finally:
-        decoder.model.config.dtype = dtype
+    half = copy.deepcopy(decoder.model).to("cpu", torch.float16)
+    half.save_pretrained(folder / "decoder")
     decoder.tokenizer.save_pretrained(folder / "decoder")
     memory.save(folder / "memory", torch.float16)
     documents.save(folder / "documents")

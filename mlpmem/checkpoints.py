@@ -111,8 +111,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             # a shard is a plain name: nothing outside the folder is read
             return {k: v for s in shards for k, v in load_file(folder / Path(s).name).items()}
         if (folder / "pytorch_model.bin").exists():
-            return torch.load(folder / "pytorch_model.bin", map_location="cpu", weights_only=True)
-    except (OSError, SafetensorError, RuntimeError, EOFError) as error:
+            return _read_bin(folder / "pytorch_model.bin")
+    except (OSError, SafetensorError, ValueError) as error:
         raise MlpMemError(
             f"memory: the weights in {folder.name} cannot be read ({str(error)[:200]}); "
             "the file is incomplete or altered, download or export it again"
@@ -121,6 +121,17 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         f"memory: {folder.name} holds no weights; expected model.safetensors, "
         "model.safetensors.index.json with its shards, or pytorch_model.bin"
     )
+
+
+def _read_bin(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .bin file; ValueError where it holds anything else."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises errors of modules that are not imported here
+        raise ValueError("it is no file of tensors alone, and nothing else is read") from error
+    if not isinstance(found, dict) or not all(isinstance(w, Tensor) for w in found.values()):
+        raise ValueError("it holds something else than named tensors")
+    return found
 
 
 def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:

@@ -103,15 +103,18 @@ def build_keys(
     positions: np.ndarray,
     out: np.ndarray | None = None,
     progress: Callable[[int, int], None] | None = None,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     stop: Callable[[], bool] | None = None,
     dtype: np.dtype | type = np.float16,
 ) -> np.ndarray:
     """Return the keys of entries, (N, D) in dtype: hidden states one token before `positions`.
 
     Written into `out` if given (an array or memmap). progress(done, total) counts tokens run;
-    stop() is asked before every batch, and a yes raises MlpMemError.
+    stop() is asked before every batch, and a yes raises MlpMemError. By default a batch is 2,048
+    tokens on a CPU, whose caches it then fits, and 32,768 elsewhere.
     """
+    if batch_tokens is None:
+        batch_tokens = 2048 if decoder.device.type == "cpu" else 32768
     if out is None:
         out = np.empty((len(positions), decoder.hidden_size), dtype)
     batches, total = _batches(documents, positions, batch_tokens)

@@ -20,7 +20,21 @@ from mlpmem.errors import MlpMemError
 from mlpmem.families import family_of, ffn_at, layers_of
 from mlpmem.pieces import token_bytes
 
-_CAUGHT: ContextVar[list[Tensor] | None] = ContextVar("caught", default=None)
+
+class _Catch:
+    """Where one forward pass puts the hidden state, and whether it goes on after that."""
+
+    def __init__(self, go_on: bool) -> None:
+        """Begin empty."""
+        self.go_on = go_on
+        self.hidden: Tensor | None = None
+
+
+class _Enough(Exception):
+    """Ends a forward pass of which only the hidden state is wanted."""
+
+
+_CATCH: ContextVar[_Catch | None] = ContextVar("catch", default=None)
 
 
 class DecoderOutput(NamedTuple):
@@ -56,7 +70,7 @@ class Decoder:
         local_files_only: bool | None = None,
     ) -> "Decoder":
         """Return the decoder of a transformers folder or hub id; safetensors only."""
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoModelForCausalLM
 
         source = str(path_or_id)
         options = {"revision": revision, "trust_remote_code": False}
@@ -64,7 +78,7 @@ class Decoder:
             os.path.isdir(source) if local_files_only is None else local_files_only
         )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **options)
+            tokenizer = load_tokenizer(source, **options)
             model = AutoModelForCausalLM.from_pretrained(
                 source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
             )
@@ -155,40 +169,60 @@ class Decoder:
         last_only: bool = False,
         head: bool = True,
     ) -> DecoderOutput:
-        """Return logits and hidden states of ids (B, T); logits are None with head=False.
+        """Return logits and hidden states of ids (B, T).
 
         attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given.
-        The cache is extended in place. last_only gives the last position alone.
+        The cache is extended in place. last_only gives the last position alone. head=False stops
+        where the hidden state is caught: no logits, no cache, and no time for what comes after.
         """
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
-        options = {"logits_to_keep": int(last_only)} if head else {}
-        token = _CAUGHT.set(caught := [])
+        catch = _Catch(go_on=head)
+        token = _CATCH.set(catch)
+        output = None
         try:
-            output = (self.model if head else self.model.base_model)(
+            output = self.model(
                 input_ids=ids.to(self.device),
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=cache,
                 use_cache=use_cache or cache is not None,
                 return_dict=True,
-                **options,
+                logits_to_keep=int(last_only),
             )
+        except _Enough:
+            pass
         finally:
-            _CAUGHT.reset(token)
-        hidden = caught[0].view(*ids.shape, -1)
+            _CATCH.reset(token)
+        hidden = catch.hidden.view(*ids.shape, -1)
         return DecoderOutput(
-            output.logits if head else None,
+            output.logits if output is not None else None,
             hidden[:, -1:] if last_only else hidden,
-            output.past_key_values,
+            output.past_key_values if output is not None else None,
         )
 
 
 def _catch(module: nn.Module, args: tuple) -> None:
-    """Append the FFN's input to the caller's list, where a caller asked."""
-    caught = _CAUGHT.get()
-    if caught is not None:
-        caught.append(args[0])
+    """Keep the FFN's input for the caller of this pass, where one asked."""
+    catch = _CATCH.get()
+    if catch is None:
+        return
+    catch.hidden = args[0]
+    if not catch.go_on:
+        raise _Enough
+
+
+def load_tokenizer(source: str, **options: Any) -> Any:
+    """Return the tokenizer of a folder or hub id: tokenizer.json as it is, where there is one.
+
+    A family's own tokenizer class may add tokens and rules to what the file says.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(source, **options)
+    except (OSError, ValueError):
+        return AutoTokenizer.from_pretrained(source, **options)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

@@ -1,0 +1,263 @@
+"""The memory against plain-torch reimplementations, in every layout it may come in."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory, MemoryConfig
+
+D, V, BLOCKS = 12, 29, 3
+
+
+def norm_weights(name: str, bias: bool) -> dict[str, torch.Tensor]:
+    found = {f"{name}.weight": 1 + torch.randn(D) * 0.1}
+    return found | ({f"{name}.bias": torch.randn(D) * 0.1} if bias else {})
+
+
+def gpt2_weights(inner: int = 4 * D) -> dict[str, torch.Tensor]:
+    """Return weights under the names of the released GPT-2 memories."""
+    weights = norm_weights("ln_f", True) | {"lm_head.weight": torch.randn(V, D)}
+    for i in range(BLOCKS):
+        weights |= norm_weights(f"h.{i}.ln_1", True)
+        for name, shape in (("c_fc", (D, inner)), ("c_proj", (inner, D))):
+            weights[f"h.{i}.mlp.{name}.weight"] = torch.randn(shape) * 0.3
+            weights[f"h.{i}.mlp.{name}.bias"] = torch.randn(shape[1]) * 0.3
+    return weights
+
+
+def mistral_weights(inner: int = 20) -> dict[str, torch.Tensor]:
+    """Return weights under the names of the released Mistral memory."""
+    weights = norm_weights("norm", False) | {"lm_head.weight": torch.randn(V, D)}
+    for i in range(BLOCKS):
+        weights |= norm_weights(f"layers.{i}.input_layernorm", False)
+        for name, shape in (("gate", (inner, D)), ("up", (inner, D)), ("down", (D, inner))):
+            weights[f"layers.{i}.mlp.{name}_proj.weight"] = torch.randn(shape) * 0.3
+    return weights
+
+
+def plain_gpt2(weights: dict, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """Return the logits of the published GPT-2 architecture, in float64."""
+    w = {name: weight.double() for name, weight in weights.items()}
+
+    def norm(x, name):
+        centred = x - x.mean(-1, keepdim=True)
+        scaled = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + eps)
+        return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    for i in range(BLOCKS):
+        inner = norm(x, f"h.{i}.ln_1") @ w[f"h.{i}.mlp.c_fc.weight"] + w[f"h.{i}.mlp.c_fc.bias"]
+        cubed = math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)
+        inner = 0.5 * inner * (1 + torch.tanh(cubed))
+        x = x + inner @ w[f"h.{i}.mlp.c_proj.weight"] + w[f"h.{i}.mlp.c_proj.bias"]
+    return norm(x, "ln_f") @ w["lm_head.weight"].T
+
+
+def plain_mistral(weights: dict, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
+    """Return the logits of the published Mistral architecture, in float64."""
+    w = {name: weight.double() for name, weight in weights.items()}
+
+    def norm(x, name):
+        return x / torch.sqrt((x**2).mean(-1, keepdim=True) + eps) * w[f"{name}.weight"]
+
+    for i in range(BLOCKS):
+        inner = norm(x, f"layers.{i}.input_layernorm")
+        gate = inner @ w[f"layers.{i}.mlp.gate_proj.weight"].T
+        inner = gate / (1 + torch.exp(-gate)) * (inner @ w[f"layers.{i}.mlp.up_proj.weight"].T)
+        x = x + inner @ w[f"layers.{i}.mlp.down_proj.weight"].T
+    return norm(x, "norm") @ w["lm_head.weight"].T
+
+
+GPT2_CONFIG = {"model_type": "gpt2", "n_layer": BLOCKS, "n_embd": D, "vocab_size": V, "n_head": 2}
+MISTRAL_CONFIG = {
+    "model_type": "mistral",
+    "num_hidden_layers": BLOCKS,
+    "hidden_size": D,
+    "intermediate_size": 20,
+    "vocab_size": V,
+    "rms_norm_eps": 1e-5,
+}
+RELEASED = {
+    "gpt2": (GPT2_CONFIG, gpt2_weights, plain_gpt2),
+    "mistral": (MISTRAL_CONFIG, mistral_weights, plain_mistral),
+}
+
+
+def write_weights(folder, weights: dict, kind: str) -> None:
+    """Write weights as the released repositories do: whole, sharded, or a .bin."""
+    if kind == "safetensors":
+        save_file(weights, folder / "model.safetensors")
+    elif kind == "bin":
+        torch.save(weights, folder / "pytorch_model.bin")
+    else:
+        names = sorted(weights)
+        shards = {
+            "a.safetensors": names[: len(names) // 2],
+            "b.safetensors": names[len(names) // 2 :],
+        }
+        for file, some in shards.items():
+            save_file({name: weights[name] for name in some}, folder / file)
+        table = {name: file for file, some in shards.items() for name in some}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin"])
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("family", RELEASED)
+def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
+    family, nested, kind, tmp_path
+):
+    config, make, plain = RELEASED[family]
+    folder = tmp_path / "knn_generator" if nested else tmp_path
+    folder.mkdir(exist_ok=True)
+    weights = make()
+    (folder / "config.json").write_text(json.dumps(config))
+    write_weights(folder, weights, kind)
+    if nested:
+        (tmp_path / "mlp_memory_config.json").write_text(
+            '{"layer_position": -2, "is_train": false}'
+        )
+    memory = Memory.load(tmp_path)
+    hidden = torch.randn(2, 5, D)
+    exact = plain(weights, hidden.double())
+    torch.testing.assert_close(memory(hidden).double(), exact, atol=1e-4, rtol=1e-4)
+    assert memory.config.depth == (-2 if nested else -1)
+    assert memory.config.temperature == 1.0
+    assert memory.config.lmbda == (0.25 if family == "gpt2" else 0.5)
+    assert not memory.training and not any(p.requires_grad for p in memory.parameters())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_what_is_saved_is_loaded_with_its_config(family, tmp_path):
+    memory = tiny.memory(tiny.decoder(), family, lmbda=0.55, temperature=1.5, knn_k=128)
+    memory.save(tmp_path / "full")
+    memory.save(tmp_path / "half", torch.float16)
+    hidden = torch.randn(4, tiny.HIDDEN)
+    loaded = Memory.load(tmp_path / "full")
+    assert torch.equal(loaded(hidden), memory(hidden))
+    assert loaded.config == memory.config
+    half = Memory.load(tmp_path / "half")
+    assert half.lm_head.weight.dtype == torch.float32
+    torch.testing.assert_close(half(hidden), memory(hidden), atol=0.05, rtol=0.01)
+    sizes = [(tmp_path / n / "model.safetensors").stat().st_size for n in ("full", "half")]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert Memory.load(tmp_path / "full", depth=1, lmbda=0.1).config.depth == 1
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_rows_are_independent_and_features_enter_the_head(family):
+    memory = tiny.memory(tiny.decoder(), family)
+    hidden = torch.randn(3, 4, tiny.HIDDEN)
+    whole = memory(hidden)
+    for i in range(3):
+        torch.testing.assert_close(memory(hidden[i, 2]), whole[i, 2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(memory.features(hidden) @ memory.lm_head.weight.T, whole)
+
+
+def test_norms_are_computed_in_float32():
+    memory = tiny.memory(tiny.decoder())
+    hidden = torch.randn(4, tiny.HIDDEN) * 3e3  # its square overflows half precision
+    memory = memory.half()
+    assert memory(hidden.half()).isfinite().all()
+
+
+def test_a_tied_memory_answers_through_the_decoders_head_and_does_not_store_it(tmp_path):
+    decoder = tiny.decoder()
+    memory = tiny.memory(decoder, tied_head=True).bind(decoder)
+    hidden = torch.randn(2, tiny.HIDDEN)
+    exact = memory.features(hidden) @ decoder.head_weight.T
+    assert torch.equal(memory(hidden), exact)
+    memory.save(tmp_path)
+    loaded = Memory.load(tmp_path).bind(decoder)
+    assert torch.equal(loaded(hidden), exact)
+    assert loaded.bytes == memory.bytes < tiny.memory(decoder).bytes
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"hidden_size": 8}, "hidden size 8 against 32"),
+        ({"vocab_size": 99}, "vocabulary 99 against"),
+        ({"depth": 0}, "depth 0 against 2"),
+        ({"tokenizer_hash": "0" * 64}, "tokenizer hash 000000000000 against"),
+    ],
+)
+def test_a_memory_of_another_decoder_is_refused(change, complaint):
+    decoder = tiny.decoder()
+    memory = Memory(replace(tiny.memory(decoder).config, **change))
+    with pytest.raises(MlpMemError, match=f"belongs to another decoder: {complaint}"):
+        memory.bind(decoder)
+
+
+def test_the_same_depth_counted_from_either_end_is_the_same():
+    decoder = tiny.decoder(depth=2)
+    Memory(replace(tiny.memory(decoder).config, depth=-1)).bind(decoder)
+
+
+def released(folder, weights: dict, **config) -> None:
+    (folder / "config.json").write_text(json.dumps(GPT2_CONFIG | config))
+    save_file(weights, folder / "model.safetensors")
+
+
+def test_wrong_names_and_shapes_are_named(tmp_path):
+    weights = gpt2_weights()
+    released(tmp_path, {f"module.{name}": weight for name, weight in weights.items()})
+    with pytest.raises(
+        MlpMemError, match="names missing such as h.0.*unknown names such as module"
+    ):
+        Memory.load(tmp_path)
+    released(tmp_path, weights, vocab_size=V + 1)
+    with pytest.raises(MlpMemError, match=rf"lm_head.weight is \[{V}, {D}\], config.json says"):
+        Memory.load(tmp_path)
+
+
+def test_a_truncated_weight_file_is_refused(tmp_path):
+    released(tmp_path, gpt2_weights())
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(MlpMemError, match="incomplete or altered"):
+        Memory.load(tmp_path)
+
+
+def test_a_bin_file_that_holds_more_than_tensors_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
+    torch.save({"h": pytest.approx}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MlpMemError, match="nothing else is read"):
+        Memory.load(tmp_path)
+
+
+def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
+    with pytest.raises(MlpMemError, match="cannot read .*config.json"):
+        Memory.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
+    with pytest.raises(MlpMemError, match="holds no weights"):
+        Memory.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(MlpMemError, match="model_type 'bert'"):
+        Memory.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mlp_memory"}')
+    with pytest.raises(MlpMemError, match="hidden_size, vocab_size, num_layers"):
+        Memory.load(tmp_path)
+
+
+def test_a_name_that_is_neither_folder_nor_reachable_is_refused(tmp_path):
+    with pytest.raises(MlpMemError, match="no folder here and cannot be downloaded"):
+        Memory.load("nobody/no-such-memory", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    "change", [{"hidden_size": 0}, {"family": "bert"}, {"lmbda": 1.5}, {"temperature": 0.0}]
+)
+def test_a_config_no_memory_can_have_is_refused(change):
+    with pytest.raises(MlpMemError, match="memory config"):
+        MemoryConfig(
+            **(
+                {"hidden_size": 4, "vocab_size": 5, "num_layers": 1, "intermediate_size": 6}
+                | change
+            )
+        )

@@ -1,0 +1,83 @@
+"""Every retriever against distances computed one by one."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlpmem import retriever as r
+from mlpmem.errors import MlpMemError
+
+RNG = np.random.default_rng(0)
+KEYS = (RNG.standard_normal((700, 24)) * np.linspace(2, 0.1, 24)).astype(np.float16)
+QUERIES = torch.from_numpy(KEYS[::97].astype(np.float32) + 0.01)
+
+
+def plain_distances(keys: np.ndarray, queries: torch.Tensor) -> np.ndarray:
+    return ((queries.numpy()[:, None].astype(np.float64) - keys[None]) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("k", [1, 17, 700])
+def test_exact_retrievers_find_the_nearest_keys_in_order(kind, k, monkeypatch):
+    monkeypatch.setattr(r, "BLOCK", 128)
+    found = r.make_retriever(kind, KEYS).search(QUERIES, k)
+    exact = plain_distances(KEYS, QUERIES)
+    order = np.argsort(exact, axis=1, kind="stable")[:, :k]
+    assert found.indices.dtype == torch.int64 and found.distances.dtype == torch.float32
+    wanted = np.take_along_axis(exact, order, 1)
+    of_found = np.take_along_axis(exact, found.indices.numpy(), 1)
+    np.testing.assert_allclose(of_found, wanted, rtol=1e-5)  # two may be a rounding apart
+    np.testing.assert_allclose(found.distances.numpy(), wanted, rtol=1e-4, atol=1e-5)
+    assert all(len({*row}) == k for row in found.indices.tolist())
+
+
+@pytest.mark.parametrize("kind", r.RETRIEVERS)
+def test_fewer_keys_than_neighbours_leave_minus_one(kind):
+    found = r.make_retriever(kind, KEYS[:300]).search(QUERIES[:2], 305)
+    missing = found.indices < 0
+    assert (missing == found.distances.isinf()).all()
+    if kind != "ivfpq":
+        assert missing.sum(1).tolist() == [5, 5]
+        assert sorted(found.indices[0, :300].tolist()) == list(range(300))
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+def test_equal_distances_come_in_the_order_of_their_index(kind):
+    keys = np.repeat(KEYS[:3], 4, axis=0)
+    found = r.make_retriever(kind, keys).search(torch.from_numpy(keys[:1].astype(np.float32)), 12)
+    assert found.indices[0, :4].tolist() == [0, 1, 2, 3]
+    assert found.distances[0, :4].tolist() == [0.0] * 4
+
+
+def test_the_approximate_retriever_finds_most_and_gives_true_distances():
+    found = r.make_retriever("ivfpq", KEYS).search(QUERIES, 8)
+    exact = plain_distances(KEYS, QUERIES)
+    best = np.argsort(exact, axis=1)[:, :8]
+    pairs = zip(found.indices.tolist(), best.tolist(), strict=True)
+    assert np.mean([len({*a} & {*b}) / 8 for a, b in pairs]) > 0.5
+    wanted = np.take_along_axis(exact, found.indices.numpy(), 1)
+    np.testing.assert_allclose(found.distances.numpy(), wanted, rtol=1e-3, atol=1e-4)
+    assert r.make_retriever("ivfpq", KEYS).bytes < KEYS.nbytes / 2
+
+
+@pytest.mark.parametrize("kind", r.RETRIEVERS)
+def test_a_read_only_map_is_searched_and_left_alone(kind, tmp_path):
+    np.save(tmp_path / "keys.npy", KEYS)
+    keys = np.load(tmp_path / "keys.npy", mmap_mode="r")
+    found = r.make_retriever(kind, keys).search(QUERIES, 3)
+    assert torch.equal(found.indices, r.make_retriever(kind, KEYS).search(QUERIES, 3).indices)
+    np.testing.assert_array_equal(np.load(tmp_path / "keys.npy"), KEYS)
+
+
+def test_one_query_or_many_find_the_same():
+    retriever = r.make_retriever("exact", KEYS)
+    together = retriever.search(QUERIES, 5)
+    for row, query in enumerate(QUERIES):
+        assert torch.equal(retriever.search(query[None], 5).indices[0], together.indices[row])
+
+
+def test_an_unknown_kind_and_an_empty_datastore_are_refused():
+    with pytest.raises(MlpMemError, match="use one of exact, flat"):
+        r.make_retriever("magic", KEYS)
+    with pytest.raises(MlpMemError, match="no entries"):
+        r.make_retriever("flat", KEYS[:0])
