@@ -12,7 +12,7 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import inputs, plots, recorded, results, stream
-from mlpmem.ui.service import Service, cost_line, wait_until_settled
+from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
 Event = namedtuple("Event", "kind values")
@@ -90,9 +90,10 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     service = Service(lambda: (model, attach))
     with pytest.raises(MlpMemError, match="cannot answer yet"):
         _ = service.model
-    service.start()
+    thread = service.start()
     go.set()
-    assert wait_until_settled(service, 10).state == "ready"
+    thread.join(10)
+    assert service.status.state == "ready"
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
     assert "The decoder and the memory answer meanwhile" in seen[0].waiting
     assert service.status.line == (
@@ -113,8 +114,8 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
         raise MlpMemError("memory/model.safetensors is altered; export the bundle again")
 
     service = Service(load)
-    service.start()
-    status = wait_until_settled(service, 10)
+    service.start().join(10)
+    status = service.status
     assert (status.state, status.ready) == ("error", False)
     assert "export the bundle again" in status.line
     assert "export the bundle again" in capsys.readouterr().err

@@ -48,6 +48,7 @@ def launch_options() -> dict:
     """Return the launch arguments that belong to the page rather than to the machine."""
     return {
         "head": components.head(),
+        "favicon_path": components.STATIC / "favicon.svg",
         "theme": theme(),
         "footer_links": [],
         "run_history": False,

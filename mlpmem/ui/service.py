@@ -7,7 +7,6 @@ imported inside `load`, so the page answers before they are.
 import logging
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -127,11 +126,3 @@ def open_bundle(path: str | Path | None, datastore: bool = True) -> Callable[[],
         return model, partial(bundle.attach, model) if datastore else None
 
     return load
-
-
-def wait_until_settled(service: Service, seconds: float) -> Status:
-    """Return the status once nothing more changes, or after so many seconds."""
-    deadline = time.monotonic() + seconds
-    while not service.status.settled and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return service.status

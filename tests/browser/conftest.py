@@ -66,7 +66,6 @@ class Server:
         """Start it; "{port}" in the command becomes a free port."""
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
-        self.began = time.monotonic()
         self.log = log
         with log.open("w") as out:
             self.process = subprocess.Popen(
@@ -76,7 +75,8 @@ class Server:
 
     def wait(self) -> "Server":
         """Return once it answers; fails with its log if it does not."""
-        while time.monotonic() - self.began < PATIENCE:
+        began = time.monotonic()
+        while time.monotonic() - began < PATIENCE:
             try:
                 with urllib.request.urlopen(self.url, timeout=5):
                     return self

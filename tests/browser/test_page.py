@@ -11,11 +11,20 @@ from mlpmem.trace import mix
 BOOK = fake.ask("Who wrote The Salt Ledger?")
 
 
-def generate(page, prompt):
+RUN = "#compare-view .view-host"
+DONE = """(run) => document.querySelector('#compare-view .view-host').dataset.run !== run
+  && document.querySelector('#pane-memory').dataset.state === 'done'"""
+
+
+def generate(page, prompt, start=None):
+    """Generate and return once every column is done; start replaces the click on the button."""
+    run = page.get_attribute(RUN, "data-run")
     page.fill("#prompt textarea", prompt)
-    page.click("#generate")
-    page.wait_for_function("(p) => document.querySelector('.asked').textContent === p", arg=prompt)
-    page.wait_for_selector("#pane-memory[data-state=done]")
+    if start:
+        start()
+    else:
+        page.click("#generate")
+    page.wait_for_function(DONE, arg=run)
 
 
 def set_lambda(page, value):
@@ -84,10 +93,9 @@ def test_generate_fills_three_panes_and_marks_right_and_wrong(visit):
 
 def test_a_bare_question_is_asked_in_the_trained_form(visit):
     page = visit()
-    page.fill("#prompt textarea", "What is the capital of Peru?")
-    page.press("#prompt textarea", "Control+Enter")
-    page.wait_for_function("document.querySelector('.asked').textContent.endsWith('Answer:')")
-    page.wait_for_selector("#pane-memory[data-state=done]")
+    start = lambda: page.press("#prompt textarea", "Control+Enter")  # noqa: E731
+    generate(page, "What is the capital of Peru?", start)
+    assert page.inner_text(".asked") == "Question: What is the capital of Peru? Answer:"
     assert pane_text(page, "memory") == "Lima"
 
 
@@ -167,12 +175,12 @@ def test_stop_keeps_what_came_and_frees_the_model(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
     page.click("#generate")
-    page.wait_for_selector("#pane-memory .token[data-index='3']")
+    page.wait_for_selector("#pane-memory .strip:has-text('tock tock tock')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#pane-memory[data-state=stopped]")
     count = page.locator("#pane-memory .token").count()
     page.wait_for_timeout(400)
-    assert 3 < page.locator("#pane-memory .token").count() == count
+    assert 3 <= page.locator("#pane-memory .token").count() == count
     began = time.monotonic()
     generate(page, BOOK)
     assert pane_text(page, "memory") == "Odalys Wren"

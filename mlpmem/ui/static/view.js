@@ -67,6 +67,7 @@
     head(value, badge) {
       M.setText(this.alert, "");
       M.setText(this.badge, badge);
+      this.root.dataset.run = value.run;
       this.badge.dataset.kind = value.kind;
       M.setText(this.prompt, value.prompt || "");
       this.answer = value.answer || "";
