@@ -15,6 +15,7 @@ import torch
 
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from mlpmem.passages import forward_positions
 
 
 @dataclass(frozen=True)
@@ -110,85 +111,28 @@ def build_keys(
     """Return the keys of entries, (N, D) in dtype: hidden states one token before `positions`.
 
     Written into `out` if given (an array or memmap). progress(done, total) counts tokens run;
-    stop() is asked before every batch, and a yes raises MlpMemError. By default a batch is 2,048
+    stop() is asked after every batch, and a yes raises MlpMemError. By default a batch is 2,048
     tokens on a CPU, whose caches it then fits, and 32,768 elsewhere.
     """
-    if batch_tokens is None:
-        batch_tokens = 2048 if decoder.device.type == "cpu" else 32768
     if out is None:
         out = np.empty((len(positions), decoder.hidden_size), dtype)
-    batches, total = _batches(documents, positions, batch_tokens)
-    _check_lengths(decoder, batches)
-    done = 0
-    for passages, lengths, entries_of in batches:
+    for places in forward_positions(
+        decoder, documents, positions, head=False, batch_tokens=batch_tokens
+    ):
         if stop is not None and stop():
             raise MlpMemError("building the keys was stopped; start it again when wanted")
-        out[np.concatenate(entries_of)] = _hidden(
-            decoder, documents, positions, passages, lengths, entries_of
-        )
-        done += int(lengths.sum())
+        out[places.at] = _checked(places.hidden)
         if progress is not None:
-            progress(done, total)
+            progress(places.done, places.total)
     return out
 
 
-def _batches(documents: Documents, positions: np.ndarray, budget: int) -> tuple[list, int]:
-    """Return batches of (passages, lengths, entries of each passage), and all their tokens.
-
-    Passages are cut after their last key, sorted by length and padded together; one without
-    entries is not run at all.
-    """
-    of_entry = documents.passage_at(positions)
-    order = np.argsort(of_entry, kind="stable")
-    passages, starts = np.unique(of_entry[order], return_index=True)
-    groups = np.split(order, starts[1:])
-    last = np.array([positions[group].max() for group in groups], dtype=np.int64)
-    lengths = last - documents.offsets[passages]  # the key is one token before the value
-    ranks = np.argsort(lengths, kind="stable")
-    batches, begin = [], 0
-    while begin < len(ranks):
-        end = begin + 1
-        while end < len(ranks) and (end + 1 - begin) * lengths[ranks[end]] <= budget:
-            end += 1
-        rows = ranks[begin:end]
-        batches.append((passages[rows], lengths[rows], [groups[r] for r in rows]))
-        begin = end
-    return batches, int(lengths.sum())
-
-
-def _hidden(
-    decoder: Any,
-    documents: Documents,
-    positions: np.ndarray,
-    passages: np.ndarray,
-    lengths: np.ndarray,
-    entries_of: list[np.ndarray],
-) -> np.ndarray:
-    """Return the hidden states (n, D) of a batch's entries, passage after passage.
-
-    Padding stands on the right, where causal attention never looks, so no mask is needed.
-    """
-    ids = np.zeros((len(passages), int(lengths[-1])), np.int64)
-    for row, (p, length) in enumerate(zip(passages, lengths, strict=True)):
-        first = documents.offsets[p]
-        ids[row, :length] = documents.tokens[first : first + length]
-    rows = np.repeat(np.arange(len(passages)), [len(e) for e in entries_of])
-    columns = positions[np.concatenate(entries_of)] - 1 - documents.offsets[passages[rows]]
-    hidden = decoder.forward(torch.from_numpy(ids), head=False).hidden
-    kept = hidden[torch.from_numpy(rows), torch.from_numpy(columns)].float().cpu().numpy()
+def _checked(hidden: torch.Tensor) -> np.ndarray:
+    """Return hidden states (n, D) as float32 arrays; MlpMemError where float16 cannot hold one."""
+    kept = hidden.float().cpu().numpy()
     if not np.isfinite(kept).all() or np.abs(kept).max(initial=0.0) > np.finfo(np.float16).max:
         raise MlpMemError(
             "datastore: a hidden state is not finite in half precision; this decoder cannot be "
             "keyed in float16 at this depth, try another depth"
         )
     return kept
-
-
-def _check_lengths(decoder: Any, batches: list) -> None:
-    """Raise MlpMemError for a passage longer than the decoder can read."""
-    longest = max((int(lengths[-1]) for _, lengths, _ in batches), default=0)
-    if longest > decoder.max_positions:
-        raise MlpMemError(
-            f"datastore: a passage has {longest} tokens, more than the {decoder.max_positions} the "
-            "decoder reads; cut the documents into shorter passages"
-        )

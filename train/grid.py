@@ -11,7 +11,8 @@ from mlpmem.decoder import Decoder
 from mlpmem.distributions import knn_log_probs
 from mlpmem.documents import Documents
 from mlpmem.memory import Memory
-from train.forward import forward_positions
+from mlpmem.passages import forward_positions
+from mlpmem.retriever import writable
 from train.search import BulkSearch
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
@@ -49,7 +50,7 @@ class Sources:
         self.decoder, self.memory, self.store = decoder, memory, store
         self.k, self.temperature = k, temperature
         if store is not None:
-            self.keys = torch.from_numpy(np.asarray(store.keys))
+            self.keys = torch.as_tensor(writable(store.keys))
             self.search = BulkSearch(self.keys)
 
     @torch.inference_mode()
@@ -60,7 +61,7 @@ class Sources:
         right = {name: np.zeros((len(positions), len(LAMBDAS)), bool) for name in names or ["lm"]}
         gold = {name: np.zeros(len(positions)) for name in ("lm", *names)}
         true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
-        for at, hidden, logits in forward_positions(self.decoder, documents, positions):
+        for at, hidden, logits, *_ in forward_positions(self.decoder, documents, positions):
             probs = {"lm": logits.float().softmax(-1)}
             if "memory" in names:
                 probs["memory"] = self.memory(hidden).float().softmax(-1)
@@ -75,8 +76,8 @@ class Sources:
     def _neighbours(self, documents: Documents, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return distances and indices (P, K) of the positions' hidden states."""
         queries = torch.zeros(len(positions), self.keys.shape[1])
-        for at, hidden, _ in forward_positions(self.decoder, documents, positions):
-            queries[at] = hidden
+        for places in forward_positions(self.decoder, documents, positions, head=False):
+            queries[places.at] = places.hidden.float()
         found = [(d, i) for _, d, i in self.search.search(queries, self.k)]
         return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 

@@ -10,7 +10,8 @@ from tqdm import tqdm
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import knn_sparse
-from train.forward import forward_positions
+from mlpmem.passages import forward_positions
+from mlpmem.retriever import writable
 from train.recipe import Targets
 from train.search import QUERY_BLOCK, BulkSearch
 from train.stage import Context
@@ -24,7 +25,7 @@ def make_targets(context: Context) -> dict:
     store = Datastore.load(context.inputs["datastore"])
     rows = _choose_rows(context, store, config)
     np.save(folder / "rows.npy", rows)
-    keys = torch.from_numpy(np.asarray(store.keys))
+    keys = torch.as_tensor(writable(store.keys))
     todo = [s for s in range(0, len(rows), QUERY_BLOCK) if not _shard(folder, s).is_file()]
     search = BulkSearch(keys, "cuda" if torch.cuda.is_available() else "cpu")
     for start in tqdm(todo, "targets", unit_scale=QUERY_BLOCK, unit="row", mininterval=5.0):
@@ -41,8 +42,8 @@ def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndar
     nll = np.zeros(len(store.positions), np.float32)
     values = torch.from_numpy(store.values.astype(np.int64))
     places = forward_positions(decoder, store.documents, store.positions)
-    for at, _, logits in tqdm(places, "decoder's nll", unit="batch", mininterval=5.0):
-        nll[at] = F.cross_entropy(logits.float(), values[at], reduction="none").numpy()
+    for some in tqdm(places, "decoder's nll", unit="batch", mininterval=5.0):
+        nll[some.at] = F.cross_entropy(some.logits.float(), values[some.at], reduction="none")
     luck = np.random.default_rng(context.seed).random(len(nll))
     return np.flatnonzero((nll > config.nll_floor) | (luck < config.easy_share))
 
