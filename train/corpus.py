@@ -44,7 +44,8 @@ def make_corpus(context: Context) -> dict:
 
 def read_lines(path: Path) -> list[dict]:
     """Return the objects of a JSON-lines file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    with path.open(encoding="utf-8") as file:  # splitlines would cut at U+2028 too
+        return [json.loads(line) for line in file]
 
 
 def write_lines(path: Path, rows: Iterable[dict]) -> None:

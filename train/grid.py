@@ -17,8 +17,8 @@ from train.search import BulkSearch
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
 LAMBDAS = (
-    0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.48, 0.5, 0.505, 0.51, 0.52, 0.53, 0.55, 0.57, 0.6, 0.65,
-    0.7, 0.8, 0.9, 1.0,
+    0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.48, 0.49, 0.5, 0.5025, 0.505, 0.5075, 0.51, 0.515, 0.52,
+    0.53, 0.55, 0.57, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0,
 )  # fmt: skip
 
 

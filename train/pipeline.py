@@ -28,8 +28,10 @@ STAGES = {
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore"),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory"),
+    "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
-        ("corpus", "decoder", "datastore", "targets", "memory"), "train.evaluate:evaluate"
+        ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
+        "train.evaluate:evaluate",
     ),
     "export": Stage(
         ("corpus", "decoder", "datastore", "memory", "evaluate"), "train.export:make_bundle"

@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_origin
 
 from mlpmem.errors import MlpMemError
 
@@ -80,18 +81,27 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """How many questions a cell (group and wording) and which fine-tuned decoders beside."""
+class Finetuned:
+    """Which fine-tuned decoders stand beside: (groups, learning rate, epochs)."""
 
-    questions: int = 1000
-    k: int = 128
-    temperature: float = 20.0
-    finetune: tuple[tuple[str, float, int], ...] = (
+    settings: tuple[tuple[str, float, int], ...] = (
         ("B", 2e-4, 1),
         ("B", 4e-4, 2),
         ("B", 1e-3, 4),
         ("A1+B", 1e-3, 2),
-    )  # (groups, learning rate, epochs)
+    )
+    questions: int = 1000  # at most, of a cell (group and wording)
+    processes: int = 2  # settings trained at once on a CPU, one thread each
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """How much is asked, how the datastore is used, how lambda is chosen."""
+
+    questions: int = 1000  # at most, of a cell (group and wording)
+    k: int = 128
+    temperature: float = 20.0
+    keep: float = 0.025  # share of dev answers that the decoder knew and lambda may cost, A1 or A2
 
 
 @dataclass(frozen=True)
@@ -114,6 +124,7 @@ class Recipe:
     datastore: Datastore = field(default_factory=Datastore)
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
+    finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
 
@@ -133,7 +144,7 @@ def load_recipe(name: str) -> Recipe:
 
 
 def fill(kind: type, values: dict, where: str) -> object:
-    """Return a dataclass of `kind` filled from a table; MlpMemError for a field it has not.
+    """Return a dataclass of `kind` filled from a table; MlpMemError for an unknown key or type.
 
     `where` is what the message calls the table.
     """
@@ -143,11 +154,21 @@ def fill(kind: type, values: dict, where: str) -> object:
         raise MlpMemError(
             f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(fields)}"
         )
-    filled = {}
-    for key, value in values.items():
+    return kind(**{key: _value(fields[key].type, key, values[key], where) for key in values})
+
+
+def _value(kind: type, key: str, value: object, where: str) -> object:
+    """Return one field's value as the dataclass holds it; MlpMemError if it is of another type."""
+    allowed = kind.__name__
+    if dataclasses.is_dataclass(kind):
+        allowed = f"a table [{key}]"
         if isinstance(value, dict):
-            value = fill(fields[key].type, value, f"{where} [{key}]")
-        elif isinstance(value, list):
-            value = tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        filled[key] = value
-    return kind(**filled)
+            return fill(kind, value, f"{where} [{key}]")
+    elif get_origin(kind) is tuple:
+        allowed = "a list"
+        if isinstance(value, list):
+            return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+    elif isinstance(value, bool) == (kind is bool):  # Python counts a bool among the numbers
+        if isinstance(value, (int, float) if kind is float else kind):
+            return value
+    raise MlpMemError(f"{where}: {key} is {value!r}, it must be {allowed}")

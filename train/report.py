@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from train.measure import shares
+
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -43,21 +45,17 @@ def tables(results: dict) -> str:
 
 def _flat(system: dict) -> dict:
     """Return a system's entry with the keys of a fine-tuned decoder's row."""
-    shares = {
-        cell.replace("/", "_"): count["right"] / max(1, count["n"])
-        for cell, count in system["accuracy"].items()
-    }
     ppl = {f"ppl_{group}": value for group, value in system["ppl"].items()}
-    return system | shares | ppl | {"seconds": system["train_seconds"]}
+    return system | shares(system["accuracy"]) | ppl | {"seconds": system["train_seconds"]}
 
 
 def _row(row: dict) -> list[str]:
     """Return one system's line of the main table."""
     cells = ("B_seen", "B_test", "B_unseen", "A2_test", "A1_test")
     lmbda = "" if row.get("lmbda") is None else f"{row['lmbda']:g}"
-    shares = [f"{100 * row[cell]:.1f}" for cell in cells]
+    right = [f"{100 * row[cell]:.1f}" for cell in cells]
     ppl = [f"{row[group]:.2f}" for group in ("ppl_B", "ppl_A2")]
-    return [row["label"], lmbda, *shares, *ppl, f"{row['seconds']:,.0f}"]
+    return [row["label"], lmbda, *right, *ppl, f"{row['seconds']:,.0f}"]
 
 
 def _costs(cost: dict) -> list[list[str]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mlpmem.errors import MlpMemError
 
@@ -45,7 +46,7 @@ def run_stage(
         raise MlpMemError(f"{name}: needs {missing[0]} first; run `python -m train {missing[0]}`")
     identity = {
         "stage": name,
-        "config": dataclasses.asdict(config) | {"seed": seed},
+        "config": _plain(dataclasses.asdict(config)) | {"seed": seed},
         "inputs": {i: digest(manifest["outputs"]) for i, manifest in manifests.items()},
     }
     done = finished_manifest(final)
@@ -58,6 +59,7 @@ def run_stage(
     started = time.perf_counter()
     counts = function(Context(partial, {i: root / i for i in inputs}, config, seed))
     seconds = time.perf_counter() - started + counts.pop("earlier_seconds", 0.0)
+    own = (partial / "identity.json", partial / "manifest.json")
     manifest = identity | {
         "counts": counts,
         "seconds": round(seconds, 2),
@@ -66,7 +68,7 @@ def run_stage(
         "outputs": {
             path.relative_to(partial).as_posix(): file_hash(path)
             for path in sorted(partial.rglob("*"))
-            if path.is_file() and path.name != "identity.json"
+            if path.is_file() and path not in own
         },
     }
     write_json(partial / "manifest.json", manifest)
@@ -84,7 +86,7 @@ def finished_manifest(folder: Path) -> dict | None:
 def _prepare(partial: Path, identity: dict) -> None:
     """Make the work folder; keep what a killed run of the same configuration left in it."""
     left = partial / "identity.json"
-    if left.is_file() and json.loads(left.read_text(encoding="utf-8")) == _plain(identity):
+    if left.is_file() and json.loads(left.read_text(encoding="utf-8")) == identity:
         return
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -95,7 +97,7 @@ def _check_same(final: Path, done: dict, identity: dict) -> None:
     """Raise MlpMemError that names what differs between a finished stage and what is asked."""
     differences = []
     for part in ("config", "inputs"):
-        old, new = done[part], _plain(identity)[part]
+        old, new = done[part], identity[part]
         differences += [
             f"{part}.{key}: {old.get(key)!r} there, {new.get(key)!r} asked"
             for key in sorted(old.keys() | new.keys())
@@ -114,6 +116,11 @@ def write_json(path: Path, value: object) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=False)
     beside.write_text(text + "\n", encoding="utf-8")
     os.replace(beside, path)
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def file_hash(path: Path) -> str:

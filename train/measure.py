@@ -1,0 +1,81 @@
+"""The test that everything is measured on, and what one model makes of it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from mlpmem.documents import Documents, join_passages
+from train.corpus import read_lines
+from train.grid import LAMBDAS, Grid, Sources
+from train.questions import Questions, ask, sample_questions, tally
+
+GROUPS = ("A1", "A2", "B")
+CHOOSING = "dev"  # the held-out wordings that choose lambda; the others only measure
+WORDINGS = ("seen", "test", "unseen", "statement_test")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's grid over questions and held-out text."""
+
+    questions: Questions
+    grid: Grid
+    text_groups: np.ndarray  # (P,) group of every held-out position
+    text: Grid
+
+    def accuracy(self, source: str, lmbda: float) -> dict[str, dict]:
+        """Return {cell: {"n", "right"}} at one of LAMBDAS."""
+        return tally(self.questions, self.grid.right[source][:, LAMBDAS.index(lmbda)])
+
+    def perplexity(self, source: str, lmbda: float) -> dict[str, float]:
+        """Return {group: perplexity} of the held-out text."""
+        nll = self.text.nll(source, lmbda)
+        groups = dict.fromkeys(self.text_groups)
+        return {str(g): float(np.exp(nll[self.text_groups == g].mean())) for g in groups}
+
+
+@dataclass(frozen=True)
+class Test:
+    """Questions by cell, and held-out passages by group."""
+
+    __test__ = False  # pytest: no test of its own
+
+    questions: Questions
+    text: Documents
+
+    @classmethod
+    def load(cls, corpus: Path, tokenizer, most: int, seed: int) -> "Test":
+        """Return the test of a corpus folder: at most `most` of each cell, drawn by seed."""
+        cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, *WORDINGS)]
+        rows = read_lines(corpus / "questions.jsonl")
+        questions = ask(tokenizer, sample_questions(rows, cells, most, seed))
+        return cls(questions, _thinned(Documents.load(corpus / "heldout"), most, seed))
+
+    def measure(self, sources: Sources) -> Measured:
+        """Return what a decoder with its sources makes of the test."""
+        positions = np.delete(np.arange(len(self.text.tokens)), self.text.offsets[:-1])
+        documents = self.text.document_of[self.text.passage_at(positions)]
+        return Measured(
+            questions=self.questions,
+            grid=sources.grid(self.questions.documents, self.questions.positions),
+            text_groups=np.array(self.text.groups)[documents],
+            text=sources.grid(self.text, positions),
+        )
+
+
+def shares(accuracy: dict[str, dict]) -> dict[str, float]:
+    """Return {"B_test": share, ...} of {"B/test": {"n", "right"}, ...}."""
+    return {
+        cell.replace("/", "_"): count["right"] / max(1, count["n"])
+        for cell, count in accuracy.items()
+    }
+
+
+def _thinned(documents: Documents, most: int, seed: int) -> Documents:
+    """Return at most `most` passages of each group."""
+    groups = np.array(documents.groups)[documents.document_of]
+    order = np.random.default_rng(seed).permutation(len(documents))
+    kept = [p for g in GROUPS for p in order[groups[order] == g][:most]]
+    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in kept]
+    return join_passages(pairs, documents.titles, documents.groups)
