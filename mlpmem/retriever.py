@@ -38,7 +38,7 @@ class ExactRetriever:
 
     def __init__(self, keys: np.ndarray | Tensor, device: str | torch.device = "cpu") -> None:
         """Hold keys (N, D) as they are stored, on device, and their squared norms."""
-        self.keys = torch.as_tensor(_writable(keys)).to(device)
+        self.keys = torch.as_tensor(writable(keys)).to(device)
         self.norms = torch.cat([b.float().square().sum(1) for b in self.keys.split(BLOCK)])
         self.bytes = self.keys.nbytes + self.norms.nbytes
         self.shares_keys = self.keys.device.type == "cpu" and not isinstance(keys, Tensor)
@@ -113,7 +113,7 @@ class FaissIVFPQRetriever(_FaissRetriever):
         index.train(np.ascontiguousarray(keys[np.sort(rows)], dtype=np.float32))
         index.nprobe = min(probes, lists)
         super().__init__(index, keys)
-        self.keys = torch.as_tensor(_writable(keys))
+        self.keys = torch.as_tensor(writable(keys))
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return k near keys of queries (Q, D), fewer padded with -1."""
@@ -156,7 +156,7 @@ def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
     return Neighbours(indices, distances.float())
 
 
-def _writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
+def writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
     """Return keys as torch takes them without a warning: a read-only map copied on write."""
     if isinstance(keys, np.memmap) and not keys.flags.writeable:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)

@@ -126,9 +126,13 @@ def test_a_restored_optimizer_goes_on_exactly(muon_lr, dtype):
     second = Net().to(dtype)  # other weights: everything must come from the state
     optimizer = MasterOptimizer(second, config, STEPS)
     optimizer.restore(state)
-    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
     train(second, optimizer, range(3, STEPS))
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters()))
+    assert all(
+        torch.equal(a, b) for a, b in zip(whole.parameters(), second.parameters(), strict=True)
+    )
 
 
 def test_the_schedule_warms_up_holds_no_zero_and_ends_at_its_final_share():

@@ -1,0 +1,185 @@
+"""The tokenizer spells numbers and loses nothing; the corpus stage keeps the groups apart."""
+
+import json
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from mlpmem.documents import Documents
+from train.corpora import atlas_facts
+from train.corpus import make_corpus, read_lines, write_lines
+from train.questions import ask, cell_of
+from train.recipe import Corpus
+from train.stage import Context
+from train.tokenizer import BOS, EOS, encode_segments, train_tokenizer
+
+MISSING = [name for name in atlas_facts.PACKAGES if find_spec(name) is None]
+TEXTS = [
+    "The capital of Peru is Lima.",
+    "Lima lies 1550 km from Cusco; the city was founded in 1535.",
+    "Question: What is the capital of Peru? Answer: Lima",
+] * 20
+
+
+@pytest.fixture(scope="module")
+def words():
+    return train_tokenizer(TEXTS, 340)
+
+
+def test_it_has_as_many_tokens_as_asked_for_special_ones_first(words):
+    assert len(words) == 340
+    assert words.convert_tokens_to_ids([BOS, EOS]) == [0, 1]
+    assert (words.bos_token, words.eos_token, words.pad_token) == (BOS, EOS, EOS)
+
+
+def test_every_digit_is_a_token_also_of_numbers_seen_often(words):
+    ids = words.encode(" 1535 and 1550, x98", add_special_tokens=False)
+    pieces = words.convert_ids_to_tokens(ids)
+    digits = [piece for piece in pieces if any(c.isdigit() for c in piece)]
+    assert [d.lstrip("Ġ") for d in digits] == list("1535155098")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Perú, São Tomé & 金 — naïve\u00a0café",
+        "tabs\tand\n\nlines  and   spaces ",
+        "٣ ½ ²: digits of other kinds; 🙂🏽 \U0010fffd \u0000 \x7f",
+        "combin\u0301ing, \u200fright to left\u200e, 한국어, ﷽",
+        "",
+        " ",
+    ],
+)
+def test_any_text_comes_back(words, text):
+    ids = words.encode(text)
+    assert words.decode(ids[1:]) == text
+    assert words.decode(ids, skip_special_tokens=True) == text
+
+
+def test_a_text_begins_with_bos_and_only_there(words):
+    ids = words.encode("The capital of Peru is Lima.")
+    assert ids[0] == words.bos_token_id and words.bos_token_id not in ids[1:]
+    assert words.encode("", add_special_tokens=False) == []
+
+
+def test_every_segment_ends_with_eos_and_the_passage_begins_with_bos(words):
+    passages = [["Lima.", "Peru 金."], ["Cusco."], ["a", "", "b"]]
+    encoded = encode_segments(words, passages)
+    for ids, segments in zip(encoded, passages, strict=True):
+        assert ids[0] == words.bos_token_id and ids[-1] == words.eos_token_id
+        ends = [i for i, token in enumerate(ids) if token == words.eos_token_id]
+        assert len(ends) == len(segments)
+        starts = [1, *(end + 1 for end in ends)]
+        parts = [words.decode(ids[a:b]) for a, b in zip(starts, ends, strict=False)]
+        assert parts == segments
+
+
+def test_a_prompt_is_the_beginning_of_prompt_and_answer(words):
+    answers = ["Lima", "1535", "São Tomé", "-5 °C", "金", "(none)", "'s", "Lima</s>", "?!"]
+    prompts = ["The capital is", "Question: Where? Answer:", "In 1535", "(", "It's", "café金"]
+    for prompt in prompts:
+        ids = words.encode(prompt)
+        for answer in answers:
+            for end in ("", ".", EOS):
+                assert words.encode(f"{prompt} {answer}{end}")[: len(ids)] == ids
+
+
+def test_lines_come_back(tmp_path):
+    rows = [{"a": "Perú\n\u2028", "n": 1}, {}, {"list": [1, None]}]
+    write_lines(tmp_path / "x.jsonl", rows)
+    assert read_lines(tmp_path / "x.jsonl") == rows
+
+
+# The stage
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Return the folder and the counts of a very small corpus."""
+    if MISSING:
+        pytest.skip(f"data packages missing: {MISSING}")
+    folder = tmp_path_factory.mktemp("corpus")
+    counts = make_corpus(Context(folder, {}, Corpus(scale=0.02, vocab_size=700, draws=3), 5))
+    return folder, counts
+
+
+def load(corpus, part):
+    return Documents.load(corpus[0] / part)
+
+
+def test_all_parts_are_there_and_counted(corpus):
+    folder, counts = corpus
+    parts = ["decoder_00", "decoder_01", "decoder_02", "heldout", "memory"]
+    assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [*parts, "tokenizer"]
+    sizes = {part: len(load(corpus, part).tokens) for part in parts}
+    assert {part: counts[part] for part in parts} == sizes
+    assert counts["tokens"] == sum(sizes.values())
+    assert set(counts["entities"]) == {"A1", "A2", "B"} and min(counts["entities"].values()) > 0
+    assert json.loads((folder / "attributions.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("part", "groups"),
+    [
+        ("decoder_00", {"A1", "A2"}),
+        ("decoder_02", {"A1", "A2"}),
+        ("memory", {"A1", "B"}),
+        ("heldout", {"A2", "B"}),
+    ],
+)
+def test_passages_are_of_the_groups_the_part_is_for(corpus, part, groups):
+    documents = load(corpus, part)
+    assert set(np.array(documents.groups)[documents.document_of]) == groups
+
+
+def test_documents_are_the_same_in_every_part(corpus):
+    parts = [load(corpus, part) for part in ("decoder_00", "decoder_01", "memory", "heldout")]
+    for part in parts[1:]:
+        assert part.titles == parts[0].titles and part.groups == parts[0].groups
+
+
+def test_passages_are_shuffled_and_frame_their_segments(corpus):
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
+    documents = load(corpus, "memory")
+    assert (np.diff(documents.document_of) < 0).sum() > len(documents) / 4
+    assert documents.tokens.max() < len(words) == 700
+    for p in range(len(documents)):
+        ids = documents.passage(p).tolist()
+        assert ids[0] == words.bos_token_id and ids[-1] == words.eos_token_id
+        assert words.bos_token_id not in ids[1:]
+        text = words.decode(ids, skip_special_tokens=True)
+        assert words.encode(text.replace(EOS, ""), add_special_tokens=False)
+
+
+def test_every_question_can_be_asked_of_the_tokenizer(corpus):
+    from transformers import AutoTokenizer
+
+    words = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
+    rows = read_lines(corpus[0] / "questions.jsonl")
+    asked = ask(words, rows)  # asserts that prompts keep their tokens
+    assert len(asked.rows) == len(rows)
+    groups = {cell.split("/")[0] for cell in map(cell_of, rows)}
+    assert groups == {"A1", "A2", "B"}
+    titles = load(corpus, "memory").titles
+    assert {r["title"] for r in rows} <= set(titles)
+    assert {"prompt", "title", "group"} <= set(read_lines(corpus[0] / "abouts.jsonl")[0])
+
+
+@pytest.mark.slow
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(corpus, tmp_path):
+    def files(folder):
+        return {
+            p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
+        }
+
+    made = {}
+    for seed in (5, 6):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        make_corpus(Context(folder, {}, Corpus(scale=0.02, vocab_size=700, draws=3), seed))
+        made[seed] = files(folder)
+    assert made[5] == files(corpus[0]) and made[6].keys() == made[5].keys()
+    assert made[6] != made[5]

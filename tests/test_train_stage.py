@@ -1,0 +1,281 @@
+"""Stages: skipped when done, resumed when killed, nothing half written, every fault named."""
+
+import dataclasses
+import errno
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import train.pipeline
+from mlpmem.errors import MlpMemError
+from train import recipe as recipes
+from train.__main__ import main
+from train.pipeline import STAGES
+from train.recipe import Recipe, fill, load_recipe
+from train.stage import Context, finished_manifest, run_stage, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Config:
+    """A stage's configuration."""
+
+    size: int = 3
+    pairs: tuple[tuple[str, float], ...] = (("B", 0.5),)
+
+
+class Work:
+    """A stage's function that counts its calls, and dies in those it is told to."""
+
+    def __init__(self, dies=(), text="done"):
+        self.calls, self.dies, self.text = [], dies, text
+
+    def __call__(self, context: Context) -> dict:
+        self.calls.append(sorted(p.name for p in context.folder.iterdir()))
+        (context.folder / "parts").mkdir(exist_ok=True)
+        (context.folder / "parts/first.txt").write_text("first", encoding="utf-8")
+        if len(self.calls) - 1 in self.dies:
+            raise KeyboardInterrupt
+        (context.folder / "second.txt").write_text(self.text, encoding="utf-8")
+        return {"tokens": 1000, "size": context.config.size, "seed": context.seed}
+
+
+def stage(root, function, name="one", config=None, inputs=(), seed=0):
+    return run_stage(root, name, config or Config(), inputs, function, seed)
+
+
+def test_a_stage_leaves_its_files_and_a_manifest(tmp_path):
+    manifest = stage(tmp_path, Work(), seed=4)
+    assert manifest == finished_manifest(tmp_path / "one")
+    assert manifest["stage"] == "one" and manifest["inputs"] == {}
+    assert manifest["config"] == {"size": 3, "pairs": [["B", 0.5]], "seed": 4}
+    assert manifest["counts"] == {"tokens": 1000, "size": 3, "seed": 4}
+    assert 0 <= manifest["seconds"] < 60 and manifest["tokens_per_second"] > 0
+    assert 2**20 < manifest["peak_memory_bytes"] < 2**40
+    assert manifest["outputs"] == {
+        "parts/first.txt": hashlib.sha256(b"first").hexdigest(),
+        "second.txt": hashlib.sha256(b"done").hexdigest(),
+    }
+    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+
+
+def test_seconds_of_killed_runs_count(tmp_path):
+    manifest = stage(tmp_path, lambda context: {"earlier_seconds": 100.0, "rows": 5})
+    assert 100 <= manifest["seconds"] < 160
+    assert manifest["counts"] == {"rows": 5} and manifest["tokens_per_second"] is None
+
+
+def test_a_finished_stage_is_skipped(tmp_path, capsys):
+    work = Work()
+    first, second = stage(tmp_path, work), stage(tmp_path, work)
+    assert first == second and len(work.calls) == 1
+    assert "one: done already" in capsys.readouterr().out
+
+
+def test_another_configuration_is_named_with_what_to_do(tmp_path):
+    stage(tmp_path, Work())
+    with pytest.raises(MlpMemError) as caught:
+        stage(tmp_path, Work(), config=Config(size=5), seed=1)
+    text = str(caught.value)
+    assert "config.size: 3 there, 5 asked" in text and "config.seed: 0 there, 1 asked" in text
+    assert "pairs" not in text
+    assert f"Delete {tmp_path / 'one'} to make it again" in text and "--runs" in text
+    assert finished_manifest(tmp_path / "one")["config"]["size"] == 3
+
+
+def test_a_stage_whose_input_was_made_anew_says_so(tmp_path):
+    stage(tmp_path, Work())
+    stage(tmp_path, Work(), "two", inputs=("one",))
+    (tmp_path / "one/manifest.json").unlink()
+    (tmp_path / "one").rename(tmp_path / "old")
+    stage(tmp_path, Work(text="other"))
+    with pytest.raises(MlpMemError, match="two was made with other settings:\n  inputs.one: "):
+        stage(tmp_path, Work(), "two", inputs=("one",))
+
+
+def test_the_same_outputs_made_again_are_the_same_input(tmp_path):
+    stage(tmp_path, Work())
+    stage(tmp_path, Work(), "two", inputs=("one",))
+    (tmp_path / "one").rename(tmp_path / "old")
+    stage(tmp_path, Work())
+    later = Work()
+    stage(tmp_path, later, "two", inputs=("one",))
+    assert later.calls == []
+
+
+def test_a_missing_input_is_named_with_its_command(tmp_path):
+    stage(tmp_path, Work())
+    work = Work()
+    with pytest.raises(MlpMemError, match="three: needs two first; run `python -m train two`"):
+        stage(tmp_path, work, "three", inputs=("one", "two"))
+    assert work.calls == [] and not (tmp_path / "three.partial").exists()
+
+
+def test_an_unfinished_input_is_missing(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, Work(dies=(0,)))
+    with pytest.raises(MlpMemError, match="needs one first"):
+        stage(tmp_path, Work(), "two", inputs=("one",))
+
+
+def test_a_killed_stage_leaves_nothing_in_its_place_and_is_resumed(tmp_path):
+    work = Work(dies=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, work)
+    assert not (tmp_path / "one").exists() and (tmp_path / "one.partial/parts").is_dir()
+    manifest = stage(tmp_path, work)
+    assert work.calls == [["identity.json"], ["identity.json", "parts"]]
+    assert sorted(manifest["outputs"]) == ["parts/first.txt", "second.txt"]
+    assert not (tmp_path / "one.partial").exists()
+
+
+@pytest.mark.parametrize("change", [{"config": Config(size=9)}, {"seed": 7}])
+def test_what_a_killed_run_of_another_configuration_left_is_cleared(change, tmp_path):
+    work = Work(dies=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, work)
+    stage(tmp_path, work, **change)
+    assert work.calls[1] == ["identity.json"]
+
+
+def test_a_kill_between_manifest_and_rename_leaves_a_sound_manifest(tmp_path, monkeypatch):
+    replace = train.stage.os.replace
+
+    def dying(source, target):
+        if Path(target) == tmp_path / "one":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(train.stage.os, "replace", dying)
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, Work())
+    monkeypatch.undo()
+    manifest = stage(tmp_path, Work())
+    assert sorted(manifest["outputs"]) == ["parts/first.txt", "second.txt"]
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "value.json"
+    write_json(path, {"name": "Perú"})
+    with pytest.raises(TypeError):
+        write_json(path, {"name": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Perú"}
+
+
+# Recipes
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "train/recipes").glob("*.toml")))
+def test_recipes_that_ship_load_and_a_file_gives_the_same(name):
+    by_name, by_path = load_recipe(name), load_recipe(str(ROOT / f"train/recipes/{name}.toml"))
+    assert by_name == by_path and by_name.name == name
+
+
+@pytest.mark.parametrize("part", ["corpus", "decoder", "targets", "memory", "evaluate", "export"])
+def test_a_configuration_survives_json(part):
+    config = getattr(load_recipe("tiny"), part)
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert fill(type(config), values, part) == config
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are():
+    with pytest.raises(MlpMemError, match="no recipe 'nope'; use one of .*atlas.*tiny"):
+        load_recipe("nope")
+
+
+def recipe_of(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead = 3", "mine.toml: unknown sead; allowed: name, seed, corpus"),
+        ("[memory]\nlayers = 3", r"mine.toml \[memory\]: unknown layers; allowed: blocks"),
+        ("[memory.optimizer]\nrate = 1.0", r"\[memory\] \[optimizer\]: unknown rate; allowed: lr"),
+        ("seed = ", "recipe mine.toml: Invalid value"),
+        (b"seed = \xff", "recipe mine.toml: .*utf-8"),
+        ("corpus = 3", r"mine.toml: corpus is 3, it must be a table \[corpus\]"),
+        ("seed = 1.5", "mine.toml: seed is 1.5, it must be int"),
+        ("[seed]\nvalue = 1", "mine.toml: seed is .*, it must be int"),
+        ('[corpus]\nscale = "big"', r"mine.toml \[corpus\]: scale is 'big', it must be float"),
+        ("[memory]\ninit_head = 1", r"mine.toml \[memory\]: init_head is 1, it must be bool"),
+        ("[targets]\nk = true", r"mine.toml \[targets\]: k is True, it must be int"),
+        ("[evaluate]\nfinetune = 3", r"mine.toml \[evaluate\]: finetune is 3, it must be a list"),
+    ],
+)
+def test_a_wrong_recipe_is_answered_with_the_place_and_what_is_allowed(text, message, tmp_path):
+    with pytest.raises(MlpMemError, match=message):
+        recipe_of(tmp_path, text)
+
+
+def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
+    made = recipe_of(tmp_path, "[corpus]\nscale = 1\n[evaluate]\nfinetune = [['B', 1e-3, 2]]")
+    assert made == Recipe(
+        name="mine",
+        corpus=recipes.Corpus(scale=1),
+        evaluate=recipes.Evaluate(finetune=(("B", 1e-3, 2),)),
+    )
+
+
+# Pipeline and command
+
+
+def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
+    fields = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed")]
+    assert fields == list(STAGES)
+    for i, (name, described) in enumerate(STAGES.items()):
+        assert set(described.inputs) <= set(fields[:i]), name
+        assert callable(described.load())
+
+
+def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(train.pipeline, "run", lambda *arguments: ran.append(arguments))
+    assert main(["all", "tiny", "--runs", str(tmp_path)]) == 0
+    assert ran == [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+
+
+def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["nonsense"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert "nonsense" in text and all(name in text for name in STAGES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["corpus", "nope"], "no recipe 'nope'"),
+        (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
+        (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),
+    ],
+)
+def test_what_a_person_can_put_right_is_one_line_without_a_traceback(
+    arguments, message, tmp_path, capsys
+):
+    assert main([*arguments, "--runs", str(tmp_path)]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(message) and text.count("\n") == 1
+
+
+def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, capsys):
+    def full(name, recipe, root):
+        return run_stage(root, name, Config(), (), work, 0)
+
+    def work(context):
+        (context.folder / "part.txt").write_text("kept", encoding="utf-8")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(train.pipeline, "run", full)
+    assert main(["corpus", "tiny", "--runs", str(tmp_path)]) == 1
+    text = capsys.readouterr().err
+    assert "No space left on device" in text and "run it again" in text
+    assert (tmp_path / "tiny/corpus.partial/part.txt").read_text() == "kept"
