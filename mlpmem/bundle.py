@@ -162,7 +162,8 @@ def save_bundle(
             "files": list_files(beside),
         }
         _write_json(beside / "manifest.json", manifest, indent=1)
-        beside.chmod(0o755)
+        for path in (beside, *beside.rglob("*")):  # temporary folders and weights begin private
+            path.chmod(0o755 if path.is_dir() else 0o644)
         load_bundle(beside)
         _replace(beside, folder)
     finally:

@@ -28,7 +28,9 @@ class Documents:
     def __post_init__(self) -> None:
         """Raise MlpMemError where the arrays contradict one another."""
         offsets, passages = self.offsets, len(self.document_of)
-        ordered = len(offsets) == passages + 1 and offsets[0] == 0 and bool(np.all(np.diff(offsets) > 0))
+        ordered = (
+            len(offsets) == passages + 1 and offsets[0] == 0 and bool(np.all(np.diff(offsets) > 0))
+        )
         if passages and (not ordered or offsets[-1] != len(self.tokens)):
             raise MlpMemError(
                 f"documents: {len(offsets)} offsets do not cut {len(self.tokens)} tokens into "
@@ -37,7 +39,9 @@ class Documents:
         if len(self.titles) != len(self.groups) or (
             passages and int(self.document_of.max()) >= len(self.titles)
         ):
-            raise MlpMemError("documents: titles and groups do not match the passages; make the folder again")
+            raise MlpMemError(
+                "documents: titles and groups do not match the passages; make it again"
+            )
 
     def __len__(self) -> int:
         """Return the number of passages."""

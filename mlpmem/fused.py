@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_so
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
+from mlpmem.trace import SOURCES
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ class FusedModel:
     ) -> dict[str, float]:
         """Return every system's lambda: the given one, else the settings'; 0 for "lm"."""
         given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
-        for value in given.values():
+        for system, value in given.items():
+            if system not in SOURCES:
+                raise MlpMemError(f"lmbda names {system!r}; systems are {', '.join(SOURCES)}")
             if value is not None:
                 check_lmbda(value)
         chosen = {}
@@ -245,7 +249,7 @@ def default_settings(memory: Memory | None) -> Settings:
 
 def check_lmbda(value: Any, name: str = "lmbda") -> None:
     """Raise MlpMemError unless value is a number within 0 and 1."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not 0 <= value <= 1:
         raise MlpMemError(
             f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "

@@ -8,6 +8,7 @@ engine knows token ids; text is only for what is kept. No value of a call outliv
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from numbers import Integral, Real
 from statistics import median
 from typing import Any
 
@@ -42,17 +43,18 @@ class Options:
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for the first value outside its range."""
-        whole = {"max_new_tokens": 1, "top_k": 0, "seed": 0}
-        for name, low in whole.items():
+        most, some = 2**63 - 1, 1e-9
+        ranges = {
+            "max_new_tokens": (Integral, 1, most, "a whole number from 1"),
+            "temperature": (Real, 0, most, "0 (greedy) or above, such as 0.8"),
+            "top_k": (Integral, 0, most, "a whole number, 0 leaving all tokens in"),
+            "top_p": (Real, some, 1, "above 0 and at most 1, which leaves all tokens in"),
+            "seed": (Integral, 0, most, "a whole number from 0"),
+        }
+        for name, (kind, low, high, allowed) in ranges.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or not low <= value < 2**63:
-                raise MlpMemError(f"{name} is {value!r}; it must be a whole number from {low}")
-        if not 0 <= self.temperature < float("inf"):
-            raise MlpMemError(
-                f"temperature is {self.temperature!r}; it must be 0 (greedy) or above, such as 0.8"
-            )
-        if not 0 < self.top_p <= 1:
-            raise MlpMemError(f"top_p is {self.top_p!r}; it must be above 0 and at most 1 (off)")
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+                raise MlpMemError(f"{name} is {value!r}; it must be {allowed}")
 
 
 @dataclass

@@ -134,7 +134,9 @@ class Trace:
             plain = {name: row[name] for name in _PLAIN}
             steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise MlpMemError(f"trace: a field is missing or wrong ({error!r}); export it again") from error
+            raise MlpMemError(
+                f"trace: a field is missing or wrong ({error!r}); make it again"
+            ) from error
         return cls(**plain, steps=steps)
 
     @classmethod

@@ -49,6 +49,10 @@ def test_recorded_traces_are_kept_in_order(tmp_path):
     assert b.load_bundle(saved.folder).traces() == recorded
 
 
+def test_everybody_may_read_what_is_saved(tiny_bundle):
+    assert all(path.stat().st_mode & 0o044 == 0o044 for path in tiny_bundle.folder.rglob("*"))
+
+
 def test_weights_and_tokens_are_stored_small(tiny_bundle):
     files = tiny_bundle.manifest["files"]
     assert files["decoder/model.safetensors"]["bytes"] < 0.6 * tiny.decoder().bytes

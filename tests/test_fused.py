@@ -110,6 +110,11 @@ def test_a_lambda_outside_0_and_1_is_refused(lmbda, tiny_model):
         tiny_model.compare(PROMPT, lmbda={"memory": lmbda})
 
 
+def test_a_lambda_for_a_system_that_does_not_exist_is_refused(tiny_model):
+    with pytest.raises(MlpMemError, match="lmbda names 'memroy'; systems are lm, memory, knn"):
+        tiny_model.compare(PROMPT, lmbda={"memroy": 0.5})
+
+
 def test_settings_outside_their_range_are_refused():
     for wrong in ({"k": 0}, {"knn_temperature": 0.0}, {"lmbda": {"knn": 2.0}}):
         with pytest.raises(MlpMemError):

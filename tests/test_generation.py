@@ -238,7 +238,8 @@ def test_a_prompt_that_does_not_fit_says_how_much_does(tiny_model):
     "wrong",
     [
         {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"temperature": -1.0},
-        {"temperature": float("nan")}, {"top_p": 0.0}, {"top_p": 1.5}, {"top_k": -1}, {"seed": -3},
+        {"temperature": float("nan")}, {"temperature": "hot"}, {"top_p": 0.0}, {"top_p": 1.5},
+        {"top_k": -1}, {"top_k": True}, {"seed": -3}, {"seed": None},
     ],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_before_anything_is_computed(wrong, tiny_model):
