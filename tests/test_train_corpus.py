@@ -24,11 +24,11 @@ TEXTS = [
 
 @pytest.fixture(scope="module")
 def words():
-    return train_tokenizer(TEXTS, 340)
+    return train_tokenizer(TEXTS, 300)
 
 
 def test_it_has_as_many_tokens_as_asked_for_special_ones_first(words):
-    assert len(words) == 340
+    assert len(words) == 300
     assert words.convert_tokens_to_ids([BOS, EOS]) == [0, 1]
     assert (words.bos_token, words.eos_token, words.pad_token) == (BOS, EOS, EOS)
 

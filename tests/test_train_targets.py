@@ -66,6 +66,15 @@ def test_duplicate_keys_are_each_found_once():
     assert torch.equal(indices.sort().values, rows)
 
 
+def test_where_more_keys_nearly_coincide_than_are_scored_again_others_as_near_may_be_found():
+    keys = torch.randn(1, 64) * 2 + torch.randn(2000, 64) / 64
+    distances, indices = found(keys, keys[:20], 16)
+    expected = brute_force(keys, keys[:20])
+    torch.testing.assert_close(distances, expected.gather(1, indices).float())
+    nearest = expected.topk(16, largest=False).values.float()
+    assert (distances - nearest).abs().max() < nearest.max() / 2
+
+
 # Targets
 
 

@@ -11,6 +11,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
 from train.decoder import finetune
 from train.grid import Sources
+from train.loop import used_seconds
 from train.measure import Test, shares
 from train.recipe import Decoder as DecoderRecipe
 from train.recipe import fill
@@ -53,11 +54,12 @@ def _made(context: Context, name: str, groups: str, lr: float, epochs: int) -> d
     decoder = Decoder.load(context.inputs["decoder"])
     model = decoder.model.requires_grad_(True).to(getattr(torch, recipe.dtype))
     checkpoint = context.folder / f"{name}.safetensors"
+    earlier = used_seconds(checkpoint)
     finetune(model, _of_groups(documents, groups.split("+")), recipe, lr, epochs, checkpoint)
     checkpoint.unlink()
     corpus, most = context.inputs["corpus"], context.config.questions
     test = Test.load(corpus, decoder.tokenizer, most, context.seed)
-    seconds = time.perf_counter() - started
+    seconds = earlier + time.perf_counter() - started
     model.float().requires_grad_(False)
     measured = test.measure(Sources(decoder))
     plural = "s" * (epochs > 1)

@@ -2,7 +2,8 @@
 
 Blocked matrix products in bfloat16; of each block only scores above a query's running k-th best
 are kept (a compaction instead of a top-k a block). A few more than k candidates survive and are
-scored again in float32, so that neither order nor distances carry bfloat16's error.
+scored again in float32, so that neither order nor distances carry bfloat16's error. Only where more
+keys than those nearly tie at the k-th place, others that are as near may stand for them.
 """
 
 from collections.abc import Iterator

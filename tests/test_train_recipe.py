@@ -1,0 +1,69 @@
+"""A recipe is read whole or answered with the place that is wrong and what is allowed there."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from mlpmem.errors import MlpMemError
+from train import recipe as recipes
+from train.pipeline import STAGES
+from train.recipe import Recipe, fill, load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "train/recipes").glob("*.toml")))
+def test_recipes_that_ship_load_and_a_file_gives_the_same(name):
+    by_name, by_path = load_recipe(name), load_recipe(str(ROOT / f"train/recipes/{name}.toml"))
+    assert by_name == by_path and by_name.name == name
+
+
+@pytest.mark.parametrize("part", list(STAGES))
+def test_a_configuration_survives_json(part):
+    config = getattr(load_recipe("tiny"), part)
+    values = json.loads(json.dumps(dataclasses.asdict(config)))
+    assert fill(type(config), values, part) == config
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are():
+    with pytest.raises(MlpMemError, match="no recipe 'nope'; use one of .*atlas.*tiny"):
+        load_recipe("nope")
+
+
+def recipe_of(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_recipe(str(path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sead = 3", "mine.toml: unknown sead; allowed: name, seed, corpus"),
+        ("[memory]\nlayers = 3", r"mine.toml \[memory\]: unknown layers; allowed: blocks"),
+        ("[memory.optimizer]\nrate = 1.0", r"\[memory\] \[optimizer\]: unknown rate; allowed: lr"),
+        ("seed = ", "recipe mine.toml: Invalid value"),
+        (b"seed = \xff", "recipe mine.toml: .*utf-8"),
+        ("corpus = 3", r"mine.toml: corpus is 3, it must be a table \[corpus\]"),
+        ("seed = 1.5", "mine.toml: seed is 1.5, it must be int"),
+        ("[seed]\nvalue = 1", "mine.toml: seed is .*, it must be int"),
+        ('[corpus]\nscale = "big"', r"mine.toml \[corpus\]: scale is 'big', it must be float"),
+        ("[memory]\ninit_head = 1", r"mine.toml \[memory\]: init_head is 1, it must be bool"),
+        ("[targets]\nk = true", r"mine.toml \[targets\]: k is True, it must be int"),
+        ("[finetuned]\nsettings = 3", r"mine.toml \[finetuned\]: settings is 3, it must be a list"),
+    ],
+)
+def test_a_wrong_recipe_is_answered_with_the_place_and_what_is_allowed(text, message, tmp_path):
+    with pytest.raises(MlpMemError, match=message):
+        recipe_of(tmp_path, text)
+
+
+def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
+    made = recipe_of(tmp_path, "[corpus]\nscale = 1\n[finetuned]\nsettings = [['B', 1e-3, 2]]")
+    assert made == Recipe(
+        name="mine",
+        corpus=recipes.Corpus(scale=1),
+        finetuned=recipes.Finetuned(settings=(("B", 1e-3, 2),)),
+    )

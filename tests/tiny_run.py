@@ -1,0 +1,70 @@
+"""The folders a run of tiny stages would have left, for tests of the stages that read them."""
+
+import dataclasses
+from pathlib import Path
+
+import tiny
+
+from train.corpus import write_lines
+from train.recipe import Decoder
+from train.stage import write_json
+
+RESULTS = {
+    "v": 1,
+    "lmbda": {"memory": 0.5, "knn": 0.6},
+    "config": {"k": 9, "temperature": 3.0},
+    "systems": [],
+}
+
+
+def question(number: int = 0, group: str = "B", **other) -> dict:
+    """Return one line of questions.jsonl."""
+    return {
+        "prompt": f"Question: What is {group} {number}? Answer:",
+        "answer": f"It {number}",
+        "aliases": ["It is so"],
+        "group": group,
+        "relation": f"relation {number % 3}",
+        "title": f"Title {group} {number}",
+        "invented": number % 2 == 0,
+        "kind": "question",
+        "wording": "test",
+    } | other
+
+
+def questions() -> list[dict]:
+    """Return two questions of every group and wording, and two statements of every group."""
+    rows = []
+    for group in ("A1", "A2", "B"):
+        for number in range(2):
+            for wording in ("seen", "dev", "test", "unseen"):
+                rows.append(question(number, group, wording=wording))
+            said = {"prompt": f"{group} {number} is", "kind": "statement"}
+            rows.append(question(number, group, **said))
+    return rows
+
+
+def stages(root: Path) -> dict[str, Path]:
+    """Write the folders below root and return them by the stage's name."""
+    names = ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate")
+    paths = {name: root / name for name in names}
+    for name, path in paths.items():
+        path.mkdir()
+        recipe = Decoder(row=80, batch=100, dtype="float32", processes=1)
+        config = dataclasses.asdict(recipe) | {"seed": 0} if name == "decoder" else {}
+        manifest = {"seconds": 2.5, "peak_memory_bytes": 7, "outputs": {}, "config": config}
+        write_json(path / "manifest.json", manifest | {"counts": {"tokens": 5}})
+    bound = tiny.decoder()
+    bound.model.save_pretrained(paths["decoder"])
+    bound.tokenizer.save_pretrained(paths["decoder"])
+    tiny.memory(bound).save(paths["memory"])
+    tiny.datastore(bound).save(paths["datastore"])
+    for part in ("memory", "heldout"):
+        tiny.documents().save(paths["corpus"] / part)
+    write_lines(paths["corpus"] / "questions.jsonl", questions())
+    write_lines(paths["corpus"] / "abouts.jsonl", [question(i) for i in range(2)])
+    sources = [{"name": "somewhere", "version": "1", "licence": "MIT"}, "us"]
+    write_json(paths["corpus"] / "attributions.json", sources)
+    write_json(paths["finetuned"] / "finetuned.json", [{"name": "finetuned_B_0.001_1"}])
+    write_json(paths["evaluate"] / "results.json", RESULTS)
+    return paths
