@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from mlpmem.fused import FusedModel, Settings
+    from mlpmem.fused import FusedModel
+    from mlpmem.settings import Settings
 
 __all__ = ["MlpMemError", "load"]
 

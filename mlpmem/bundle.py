@@ -23,11 +23,12 @@ import torch
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Settings
+from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
 from mlpmem.retriever import make_retriever
+from mlpmem.settings import Settings
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,9 @@ Nothing of a request is kept on the model. The datastore may come later: `attach
 one reference, and a call that has begun goes on with what was there when it began.
 """
 
-import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from numbers import Real
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,27 +17,8 @@ from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_so
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
+from mlpmem.settings import Settings, check_lmbda, default_settings
 from mlpmem.trace import SOURCES
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How the sources are used unless a call says otherwise."""
-
-    lmbda: Mapping[str, float] = field(default_factory=lambda: {"memory": 0.5, "knn": 0.5})
-    k: int = 64  # neighbours
-    knn_temperature: float = 20.0  # of squared L2 distances
-    memory_temperature: float = 1.0  # of the memory's logits
-
-    def __post_init__(self) -> None:
-        """Raise MlpMemError for values outside their range."""
-        for source, value in self.lmbda.items():
-            check_lmbda(value, source)
-        if self.k < 1 or not (self.knn_temperature > 0 and self.memory_temperature > 0):
-            raise MlpMemError(
-                f"settings: k {self.k} must be 1 or more, temperatures {self.knn_temperature} and "
-                f"{self.memory_temperature} above 0; correct the bundle's manifest or the arguments"
-            )
 
 
 class Store(NamedTuple):
@@ -232,26 +210,3 @@ class FusedModel:
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:
     """Return the systems of a model with this store."""
     return ["lm"] + ["memory"] * (model.memory is not None) + ["knn"] * (store is not None)
-
-
-def default_settings(memory: Memory | None) -> Settings:
-    """Return settings from what a memory's config says of its own use."""
-    if memory is None:
-        return Settings()
-    config = memory.config
-    return Settings(
-        lmbda={"memory": config.lmbda, "knn": 0.5},
-        k=config.knn_k or 64,
-        knn_temperature=config.knn_temperature or 20.0,
-        memory_temperature=config.temperature,
-    )
-
-
-def check_lmbda(value: Any, name: str = "lmbda") -> None:
-    """Raise MlpMemError unless value is a number within 0 and 1."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= 1:
-        raise MlpMemError(
-            f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
-            "(memory or datastore alone)"
-        )

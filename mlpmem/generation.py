@@ -8,7 +8,6 @@ engine knows token ids; text is only for what is kept. No value of a call outliv
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from numbers import Integral, Real
 from statistics import median
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Sources, Store
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
+from mlpmem.settings import Options
 from mlpmem.trace import Step, Trace
 
 
@@ -29,32 +29,6 @@ class Event:
 
     kind: str
     values: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How tokens are chosen."""
-
-    max_new_tokens: int = 32
-    temperature: float = 0.0  # 0 takes the most probable token
-    top_k: int = 0  # 0 leaves all in
-    top_p: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Raise MlpMemError for the first value outside its range."""
-        most, some = 2**63 - 1, 1e-9
-        ranges = {
-            "max_new_tokens": (Integral, 1, most, "a whole number from 1"),
-            "temperature": (Real, 0, most, "0 (greedy) or above, such as 0.8"),
-            "top_k": (Integral, 0, most, "a whole number, 0 leaving all tokens in"),
-            "top_p": (Real, some, 1, "above 0 and at most 1, which leaves all tokens in"),
-            "seed": (Integral, 0, most, "a whole number from 0"),
-        }
-        for name, (kind, low, high, allowed) in ranges.items():
-            value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
-                raise MlpMemError(f"{name} is {value!r}; it must be {allowed}")
 
 
 @dataclass

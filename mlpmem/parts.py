@@ -9,9 +9,10 @@ from mlpmem.datastore import Datastore, build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Settings
+from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
+from mlpmem.settings import Settings
 
 CHUNK = 256  # tokens of a passage made of plain text
 TEXT_KINDS = (".txt", ".md", ".jsonl")

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, check_lmbda
+from mlpmem.fused import FusedModel
+from mlpmem.settings import check_lmbda
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
 

@@ -1,0 +1,78 @@
+"""The numbers a model or a call is used with; each is checked where it is set."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+from mlpmem.errors import MlpMemError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the sources are used unless a call says otherwise."""
+
+    lmbda: Mapping[str, float] = field(default_factory=lambda: {"memory": 0.5, "knn": 0.5})
+    k: int = 64  # neighbours
+    knn_temperature: float = 20.0  # of squared L2 distances
+    memory_temperature: float = 1.0  # of the memory's logits
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside their range."""
+        for source, value in self.lmbda.items():
+            check_lmbda(value, source)
+        if self.k < 1 or not (self.knn_temperature > 0 and self.memory_temperature > 0):
+            raise MlpMemError(
+                f"settings: k {self.k} must be 1 or more, temperatures {self.knn_temperature} and "
+                f"{self.memory_temperature} above 0; correct the bundle's manifest or the arguments"
+            )
+
+
+@dataclass(frozen=True)
+class Options:
+    """How tokens are chosen."""
+
+    max_new_tokens: int = 32
+    temperature: float = 0.0  # 0 takes the most probable token
+    top_k: int = 0  # 0 leaves all in
+    top_p: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for the first value outside its range."""
+        most, some = 2**63 - 1, 1e-9
+        ranges = {
+            "max_new_tokens": (Integral, 1, most, "a whole number from 1"),
+            "temperature": (Real, 0, most, "0 (greedy) or above, such as 0.8"),
+            "top_k": (Integral, 0, most, "a whole number, 0 leaving all tokens in"),
+            "top_p": (Real, some, 1, "above 0 and at most 1, which leaves all tokens in"),
+            "seed": (Integral, 0, most, "a whole number from 0"),
+        }
+        for name, (kind, low, high, allowed) in ranges.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+                raise MlpMemError(f"{name} is {value!r}; it must be {allowed}")
+
+
+def default_settings(memory: Any) -> Settings:
+    """Return settings from what a memory's config says of its own use."""
+    if memory is None:
+        return Settings()
+    config = memory.config
+    return Settings(
+        lmbda={"memory": config.lmbda, "knn": 0.5},
+        k=config.knn_k or 64,
+        knn_temperature=config.knn_temperature or 20.0,
+        memory_temperature=config.temperature,
+    )
+
+
+def check_lmbda(value: Any, name: str = "lmbda") -> None:
+    """Raise MlpMemError unless value is a number within 0 and 1."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not 0 <= value <= 1:
+        raise MlpMemError(
+            f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
+            "(memory or datastore alone)"
+        )
