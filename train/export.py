@@ -24,6 +24,7 @@ from train.stage import Context, finished_manifest
 
 LONG, SHORT = 48, 12  # new tokens of a recorded description and of an answer
 SEARCHED = 400  # questions asked at most while looking for examples
+DESCRIBED = 30  # real and invented entities described each, while looking for telling ones
 
 
 def make_bundle(context: Context) -> dict:
@@ -34,7 +35,9 @@ def make_bundle(context: Context) -> dict:
     questions = read_lines(inputs["corpus"] / "questions.jsonl")
     random.Random(context.seed).shuffle(questions)
     examples, answered = find_examples(model, questions, config)
-    traces = record(model, examples, read_lines(inputs["corpus"] / "abouts.jsonl"), config)
+    abouts = read_lines(inputs["corpus"] / "abouts.jsonl")
+    abouts = telling_abouts(model, abouts, questions, config.abouts)
+    traces = record(model, examples, abouts, config)
     results["cost"] = cost(answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
@@ -140,10 +143,9 @@ def _example(question: dict, group: str) -> dict:
 def record(
     model: FusedModel, examples: list[dict], abouts: list[dict], config: Export
 ) -> list[dict]:
-    """Return recorded comparisons: descriptions of what the decoder never met, then answers."""
-    real = [a for a in abouts if a["group"] == "B" and "(invented" not in a["title"]]
+    """Return recorded comparisons: the descriptions that show most, then short answers."""
+    chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
     short = [e for e in examples if e["group"] == "helps"] + examples
-    chosen = [(a["prompt"], a["title"], None, LONG) for a in (real or abouts)[:2]]
     chosen += [(e["prompt"], e["title"], e["answer"], SHORT) for e in short]
     recorded = []
     for prompt, title, answer, length in chosen[: config.traces]:
@@ -153,6 +155,30 @@ def record(
             {"v": 1, "name": title, "prompt": prompt, "answer": answer, "traces": values}
         )
     return recorded
+
+
+def telling_abouts(
+    model: FusedModel, abouts: list[dict], questions: list[dict], count: int
+) -> list[dict]:
+    """Return descriptions of B's entities in which the memory gets most facts, the decoder fewest.
+
+    A fact counts where its answer stands in the text; real entities are tried first.
+    """
+    answers: dict[str, set[str]] = {}
+    for question in questions:
+        answers.setdefault(question["title"], set()).add(question["answer"])
+    pool = [a for a in abouts if a["group"] == "B" and a["wording"] == "seen"]
+    pool.sort(key=lambda a: "(invented" in a["title"])
+    scored = []
+    for about in pool[:DESCRIBED] + pool[-DESCRIBED:]:
+        traces = model.compare(about["prompt"], ["lm", "memory"], max_new_tokens=LONG)
+        found = {
+            name: sum(answer in trace.text for answer in answers[about["title"]])
+            for name, trace in traces.items()
+        }
+        scored.append((found["memory"] - found["lm"], about))
+    scored.sort(key=lambda pair: -pair[0])
+    return [about for _, about in scored[:count]]
 
 
 def cost(answered: list[dict[str, Trace]]) -> dict:

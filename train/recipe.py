@@ -109,8 +109,9 @@ class Export:
     """What goes into the bundle besides weights and documents."""
 
     name: str = "atlas"
-    examples: int = 24
-    traces: int = 6
+    examples: int = 24  # in four groups
+    traces: int = 6  # recorded comparisons, descriptions among them
+    abouts: int = 2  # descriptions
 
 
 @dataclass(frozen=True)
