@@ -22,7 +22,7 @@ from train.evaluate import load_results
 from train.recipe import Export
 from train.stage import Context, finished_manifest
 
-LONG, SHORT = 48, 12  # new tokens of a recorded description and of an answer
+LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
 SEARCHED = 400  # questions asked at most while looking for examples
 DESCRIBED = 30  # real and invented entities described each, while looking for telling ones
 
