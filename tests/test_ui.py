@@ -78,14 +78,16 @@ def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_pa
 
 def test_the_service_hands_out_the_model_before_the_datastore():
     go, seen = threading.Event(), []
-    model = SimpleNamespace(memory=SimpleNamespace(bytes=8_000_000))
+    model = SimpleNamespace(
+        memory=SimpleNamespace(bytes=8_000_000), store=SimpleNamespace(bytes=223_000_000)
+    )
 
     def attach(progress):
         progress(180_000, 430_000)
         seen.append(service.status)
         assert service.model is model
         assert go.wait(10)
-        return SimpleNamespace(bytes=223e6, seconds=21.4, cached=False, warning="")
+        return SimpleNamespace(seconds=21.4, cached=False, warning="")
 
     service = Service(lambda: (model, attach))
     with pytest.raises(MlpMemError, match="cannot answer yet"):
@@ -102,8 +104,8 @@ def test_the_service_hands_out_the_model_before_the_datastore():
 
 
 def test_a_warning_of_the_cache_is_shown():
-    built = SimpleNamespace(bytes=1e6, seconds=0.2, cached=True, warning="The disk is full.")
-    assert cost_line(built, 1) == (
+    built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
+    assert cost_line(built, 1_000_000, 1) == (
         "datastore built in under a second at an earlier start, 1 MB: "
         "the cost the memory removes: 0 MB. The disk is full."
     )

@@ -8,6 +8,7 @@ import gradio as gr
 
 from mlpmem.prompts import question_prompt
 from mlpmem.ui import components, inputs, stream
+from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
@@ -42,12 +43,13 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     inputs_ = [question, turns, source, shared.lambda_bar]
     ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
     again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
-    stop.click(stream.stopped, None, view, cancels=[ask, again], **PRIVATE)
+    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[ask, again], **PRIVATE)
     clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
 
 
 def _clear() -> tuple:
-    return [], [], {"kind": "recorded", "run": stream.new_run(), "traces": {}}, ""
+    empty = {"kind": "recorded", "run": stream.new_run(), "traces": {}}
+    return [], packed([]), packed(empty), ""
 
 
 def _asker(shared: Shared):
@@ -94,10 +96,11 @@ def _answer(shared: Shared, start: Any, lmbda: Any, seed: int) -> Iterator[tuple
         elif value["kind"] == "done":
             turns[-1]["answer"] = next(iter(value["traces"].values()))["text"].strip()
         if value["kind"] == "message":
-            yield gr.skip(), gr.skip(), value, gr.skip()
+            yield gr.skip(), gr.skip(), packed(value), gr.skip()
             continue
         copy = [dict(turn) for turn in turns]
-        yield copy, copy, value, "" if value["kind"] == "begin" else gr.skip()
+        cleared = "" if value["kind"] == "begin" else gr.skip()
+        yield copy, packed(copy), packed(value), cleared
 
 
 def _generate(

@@ -7,6 +7,7 @@ import gradio as gr
 
 from mlpmem.trace import SOURCES
 from mlpmem.ui import components, inputs, stream
+from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
 PLACEHOLDER = "Ask a question about the atlas, or start a sentence"
@@ -32,7 +33,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         [generate.click, prompt.submit],
         _streamer(shared), [prompt, shared.lambda_bar, *options], view, **STREAM,
     )  # fmt: skip
-    stop.click(stream.stopped, None, view, cancels=[run], **PRIVATE)
+    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run], **PRIVATE)
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
 
 
@@ -70,7 +71,7 @@ def _streamer(shared: Shared):
             )
             yield from stream.deltas(name, events)
 
-        yield from stream.guarded(values)
+        yield from map(packed, stream.guarded(values))
 
     return run
 
@@ -78,7 +79,7 @@ def _streamer(shared: Shared):
 def _picker(shared: Shared):
     """Return what a click on an example does: run it, or show its recording meanwhile."""
 
-    def pick(event: gr.EventData):
+    def choose(event: gr.EventData) -> tuple:
         index = (event._data or {}).get("index")
         examples = shared.recorded.examples
         if not isinstance(index, int) or not 0 <= index < len(examples):
@@ -92,5 +93,9 @@ def _picker(shared: Shared):
         if shared.service.status.ready:
             return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
         return prompt, stream.message("It has no recording and runs once the model is there.")
+
+    def pick(event: gr.EventData) -> tuple:
+        prompt, value = choose(event)
+        return prompt, packed(value)
 
     return pick

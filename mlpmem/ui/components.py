@@ -5,6 +5,7 @@ a token `${...}` inside one would run; everything from a model or a corpus goes 
 Functions rather than subclasses: Gradio writes a stub file beside the source of every subclass.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,15 @@ def head() -> str:
     return f"<style>{theme}.gradio-container {{ {style} }}</style><script>{script}</script>"
 
 
+def packed(value: Any) -> dict[str, str]:
+    """Return a value as it must leave a generator: one string, which Gradio can only replace.
+
+    Of structured values it sends differences and applies them in place, to objects the page still
+    holds; the string also keeps thousands of numbers out of the browser's reactive state.
+    """
+    return {"json": json.dumps(value, ensure_ascii=False, separators=(",", ":"))}
+
+
 def part(value: Any, host: str, mount: str, **kwargs: Any) -> gr.HTML:
     """Return an empty host element and the script that fills it; the value is any plain JSON."""
     template = f'<div class="{host}"></div>'
@@ -42,7 +52,7 @@ def static(markup: str, **kwargs: Any) -> gr.HTML:
 def token_view(value: Any, prefix: str, systems: list[str], **kwargs: Any) -> gr.HTML:
     """Return panes of tokens with the drawer; without `systems` each run names its panes."""
     mount = "MLPMEM.mountView(element, props, watch);"
-    return part(value, "view-host", mount, prefix=prefix, systems=systems, **kwargs)
+    return part(packed(value), "view-host", mount, prefix=prefix, systems=systems, **kwargs)
 
 
 def lambda_bar(**kwargs: Any) -> gr.HTML:
@@ -64,4 +74,4 @@ def example_bar(examples: list[dict], **kwargs: Any) -> gr.HTML:
 
 def chat_log(**kwargs: Any) -> gr.HTML:
     """Return the conversation: [{"question", "answer", "system"}, ...]."""
-    return part([], "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)
+    return part(packed([]), "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)

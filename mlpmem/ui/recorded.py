@@ -28,7 +28,8 @@ class Recorded:
         """Return the comparison of the first screen, one where the memory helps if there is one."""
         helps = {e["prompt"] for e in self.examples if e["group"] == "helps"}
         preferred = [c for c in self.comparisons if c["prompt"] in helps]
-        return (preferred or self.comparisons or [None])[0]
+        short = [c for c in self.comparisons if c["answer"]]
+        return (preferred or short or self.comparisons or [None])[0]
 
     def comparison(self, prompt: str) -> dict | None:
         """Return the recording of a prompt, if there is one."""

@@ -16,7 +16,7 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 
 Progress = Callable[[int, int], None]
-Attach = Callable[[Progress], Any]  # returns what was built: .bytes .seconds .cached .warning
+Attach = Callable[[Progress], Any]  # returns what was built: .seconds .cached .warning
 log = logging.getLogger(__name__)
 
 
@@ -91,7 +91,8 @@ class Service:
             return
         line = "building the datastore"
         self._status = Status("loading", line, share=0.0, ready=True, waiting=_waiting(line))
-        line = cost_line(attach(self._progress), self._model.memory.bytes)
+        built = attach(self._progress)
+        line = cost_line(built, self._model.store.bytes, self._model.memory.bytes)
         self._status = Status("ready", line, ready=True, settled=True, waiting="")
 
     def _progress(self, done: int, total: int) -> None:
@@ -107,11 +108,11 @@ def _waiting(line: str) -> str:
     return f"Waiting for the datastore ({line}). The decoder and the memory answer meanwhile."
 
 
-def cost_line(built: Any, memory_bytes: int) -> str:
-    """Return the sentence that sets the datastore's cost against the memory's, both in bytes."""
+def cost_line(built: Any, store_bytes: int, memory_bytes: int) -> str:
+    """Return the sentence that sets the datastore's cost against the memory's."""
     seconds = f"{built.seconds:.0f} s" if built.seconds >= 1 else "under a second"
     when = f"built in {seconds}" + (" at an earlier start" if built.cached else "")
-    cost = f"{built.bytes / 1e6:,.0f} MB: the cost the memory removes: {memory_bytes / 1e6:,.0f} MB"
+    cost = f"{store_bytes / 1e6:,.0f} MB: the cost the memory removes: {memory_bytes / 1e6:,.0f} MB"
     return f"datastore {when}, {cost}" + (f". {built.warning}" if built.warning else "")
 
 

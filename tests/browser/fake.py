@@ -113,6 +113,7 @@ class FakeModel:
         self.pace = pace
         self.systems = ["lm", "memory"]
         self.memory = SimpleNamespace(bytes=BYTES["memory_bytes"])
+        self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
 
     def _trace(self, prompt, system, lmbda, steps, finish):

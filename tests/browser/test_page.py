@@ -91,6 +91,18 @@ def test_generate_fills_three_panes_and_marks_right_and_wrong(visit):
     assert "223 MB" in page.inner_text("#pane-knn .cost")
 
 
+def test_a_longer_text_arrives_whole_in_many_pieces(visit):
+    page = visit()
+    prompt = "The river Aldermere rises in the"
+    generate(page, prompt)
+    for system, trace in traces_of(prompt).items():
+        assert pane_text(page, system) == trace["text"].strip()
+        ids = page.eval_on_selector_all(
+            f"#pane-{system} .token", "tokens => tokens.map(t => Number(t.dataset.tokenId))"
+        )
+        assert ids == [step["id"] for step in trace["steps"]]
+
+
 def test_a_bare_question_is_asked_in_the_trained_form(visit):
     page = visit()
     start = lambda: page.press("#prompt textarea", "Control+Enter")  # noqa: E731

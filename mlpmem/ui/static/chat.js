@@ -41,7 +41,7 @@
 
   M.mountLog = (element, props, watch) => {
     const log = new ChatLog(element.querySelector(".log-host"));
-    const show = () => log.render(props.value || []);
+    const show = () => log.render(M.unpack(props.value) || []);
     watch("value", show);
     show();
   };

@@ -11,8 +11,8 @@
       prefix: props.prefix, systems: props.systems, follows: !props.systems.length,
     });
     if (!M.drawer().root.isConnected) view.slot.append(M.drawer().root);
-    watch("value", () => view.receive(props.value));
-    view.receive(props.value);
+    watch("value", () => view.receive(M.unpack(props.value)));
+    view.receive(M.unpack(props.value));
   };
 
   /** Generates again what is on screen, at the lambda of the bar. */

@@ -47,5 +47,8 @@
     text: "running text",
   };
 
+  /** A value from Python: it travels as one string, see components.py. */
+  M.unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);
+
   M.nameOf = (system) => M.NAMES[system] || { title: system, source: system, short: system };
 })();
