@@ -31,9 +31,9 @@ class Store(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Return the size of entries and index, memory shared by both counted once."""
-        shared = self.datastore.keys.nbytes if self.retriever.shares_keys else 0
-        return self.datastore.bytes + self.retriever.bytes - shared
+        """Return the size of entries and index; keys that the index holds are counted once."""
+        twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
+        return self.datastore.bytes + self.retriever.bytes - twice
 
 
 class Sources(NamedTuple):

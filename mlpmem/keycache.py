@@ -113,6 +113,8 @@ def build_or_read(
             "torch computes wrongly here. Export or download the bundle again"
         )
     warning = _write(path, keys, seconds)
+    if not warning:  # what is on disk need not stay in memory too
+        keys = np.load(path, mmap_mode="r", allow_pickle=False)
     return Built(Datastore(keys, positions, counts, documents), seconds, False, warning)
 
 

@@ -27,7 +27,7 @@ class Retriever(Protocol):
     """Whatever finds neighbours."""
 
     bytes: int  # size of the index in memory
-    shares_keys: bool  # whether these bytes are the datastore's keys themselves
+    holds_keys: bool  # whether these bytes include the keys, so that no other copy is needed
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
@@ -36,12 +36,13 @@ class Retriever(Protocol):
 class ExactRetriever:
     """Exact search by blocked products in float32; equal distances are ordered by index."""
 
+    holds_keys = True
+
     def __init__(self, keys: np.ndarray | Tensor, device: str | torch.device = "cpu") -> None:
         """Hold keys (N, D) as they are stored, on device, and their squared norms."""
         self.keys = torch.as_tensor(writable(keys)).to(device)
         self.norms = torch.cat([b.float().square().sum(1) for b in self.keys.split(BLOCK)])
         self.bytes = self.keys.nbytes + self.norms.nbytes
-        self.shares_keys = self.keys.device.type == "cpu" and not isinstance(keys, Tensor)
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
@@ -63,8 +64,6 @@ class ExactRetriever:
 class _FaissRetriever:
     """What the faiss indexes share: filling in blocks and searching."""
 
-    shares_keys = False
-
     def __init__(self, index, keys: np.ndarray) -> None:
         """Add keys (N, D) to index."""
         self.index = index
@@ -85,6 +84,8 @@ class _FaissRetriever:
 class FaissFlatRetriever(_FaissRetriever):
     """Exact search over fp16 keys: the codes are the keys, distances are summed in float32."""
 
+    holds_keys = True
+
     def __init__(self, keys: np.ndarray) -> None:
         """Copy keys (N, D) into a flat fp16 index."""
         import faiss
@@ -95,6 +96,8 @@ class FaissFlatRetriever(_FaissRetriever):
 
 class FaissIVFPQRetriever(_FaissRetriever):
     """Approximate search over product-quantised keys; distances are re-scored on the true keys."""
+
+    holds_keys = False
 
     def __init__(
         self, keys: np.ndarray, lists: int = 0, code_bytes: int = 0, probes: int = 32, seed: int = 0

@@ -176,7 +176,7 @@ def test_keys_are_built_once_and_then_read_from_the_cache(tiny_bundle):
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "another shape", "no notes"])
 def test_a_stale_or_damaged_cache_is_built_again(damage, tiny_bundle):
-    first = built(tiny_bundle)
+    keys = np.array(built(tiny_bundle).datastore.keys)
     file = next(keycache.cache_folder().glob("*.npy"))
     data = bytearray(file.read_bytes())
     if damage == "truncated":
@@ -190,7 +190,7 @@ def test_a_stale_or_damaged_cache_is_built_again(damage, tiny_bundle):
         file.with_suffix(".json").unlink()
     again = built(tiny_bundle)
     assert not again.cached
-    np.testing.assert_array_equal(again.datastore.keys, first.datastore.keys)
+    np.testing.assert_array_equal(again.datastore.keys, keys)
     assert built(tiny_bundle).cached
 
 

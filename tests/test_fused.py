@@ -79,6 +79,15 @@ def test_a_datastore_can_come_later_and_calls_under_way_do_not_see_it():
     assert "knn" not in done.values["lm"].steps[-1].probs
 
 
+@pytest.mark.parametrize("kind", ["exact", "flat", "ivfpq"])
+def test_the_datastores_size_counts_its_keys_once(kind):
+    model = tiny.model(retriever=kind)
+    store = model.datastore
+    entries = store.bytes - store.keys.nbytes
+    index = {"exact": 4 * len(store), "flat": 0}.get(kind, model.retriever.bytes)
+    assert model.store.bytes == entries + store.keys.nbytes + index
+
+
 def test_keys_of_another_size_are_refused(tiny_model):
     store = tiny.datastore(tiny.decoder())
     narrow = type(store)(store.keys[:, :8], store.positions, store.counts, store.documents)
@@ -88,7 +97,7 @@ def test_keys_of_another_size_are_refused(tiny_model):
 
 def test_a_row_without_neighbours_is_the_decoder_alone():
     class Blind:
-        bytes, shares_keys = 0, False
+        bytes, holds_keys = 0, False
 
         def search(self, queries, k):
             none = torch.full((len(queries), k), -1)
