@@ -131,7 +131,7 @@ def test_a_killed_comparison_goes_on_after_the_finished_settings(tmp_path, monke
         return {"name": name, "groups": groups, "lr": lr, "epochs": epochs}
 
     monkeypatch.setattr(finetuned, "_made", one)
-    monkeypatch.setattr(finetuned, "ProcessPoolExecutor", lambda n, _: ThreadPoolExecutor(n))
+    monkeypatch.setattr(finetuned, "ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
     with pytest.raises(MlpMemError, match="step 3"):
         finetuned.compare_finetuned(context)
     assert not (tmp_path / "finetuned.json").exists()

@@ -16,7 +16,7 @@ import mlpmem
 from mlpmem.bundle import load_bundle
 from mlpmem.trace import Trace
 from train.corpora import atlas_facts
-from train.export import cost, find_examples, is_right, judge, make_bundle, record
+from train.export import cost, find_examples, is_right, judge, make_bundle, record, telling_abouts
 from train.recipe import Export
 from train.stage import Context, file_hash, finished_manifest
 
@@ -98,25 +98,40 @@ def test_costs_are_medians_over_what_was_asked():
     }  # fmt: skip
 
 
-def test_recordings_are_descriptions_of_b_then_answers_the_memory_gave():
-    rows = [{"prompt": f"About {i}", "title": f"{i}", "group": "B"} for i in range(3)]
-    rows.insert(0, {"prompt": "About A", "title": "A", "group": "A1"})
-    rows.insert(1, {"prompt": "About (", "title": "X (invented town)", "group": "B"})
-    examples = [{"prompt": p, "title": p, "answer": p, "group": g} for p, g in zip(
-        ("one", "two", "three"), ("agree", "helps", "unknown"), strict=True
-    )]  # fmt: skip
+def test_recordings_are_descriptions_then_answers_the_memory_gave():
+    abouts = [{"prompt": f"About {i}", "title": f"{i}"} for i in range(2)]
+    groups = zip(("one", "two", "three"), ("agree", "helps", "unknown"), strict=True)
+    examples = [{"prompt": p, "title": p, "answer": p, "group": g} for p, g in groups]
     asked = []
 
     def compare(prompt, max_new_tokens):
         asked.append((prompt, max_new_tokens))
         return {"lm": SimpleNamespace(to_dict=lambda: {"v": 1})}
 
-    recorded = record(SimpleNamespace(compare=compare), examples, rows, Export(traces=4))
+    recorded = record(SimpleNamespace(compare=compare), examples, abouts, Export(traces=4))
     assert [prompt for prompt, _ in asked] == ["About 0", "About 1", "two", "one"]
     assert asked[0][1] > asked[2][1]
     assert recorded[2] == {
         "v": 1, "name": "two", "prompt": "two", "answer": "two", "traces": {"lm": {"v": 1}},
     }  # fmt: skip
+
+
+def test_telling_descriptions_are_those_with_most_facts_the_decoder_lacks():
+    titles = ["a", "b", "c (invented town)", "d"]
+    abouts = [{"prompt": t, "title": t, "group": "B", "wording": "seen"} for t in titles]
+    abouts += [abouts[0] | {"group": "A1"}, abouts[0] | {"wording": "unseen"}]
+    rows = [{"title": t, "answer": f"{t[0]}{i}"} for t in titles for i in range(3)]
+    facts = {"a": ("a0", "a0 a1"), "b": ("", "b0 b1 b2"), "c": ("c0 c1 c2", ""), "d": ("", "")}
+    asked = []
+
+    def compare(prompt, systems, max_new_tokens):
+        asked.append(prompt)
+        said = zip(systems, facts[prompt[0]], strict=True)
+        return {name: SimpleNamespace(text=text) for name, text in said}
+
+    found = telling_abouts(SimpleNamespace(compare=compare), abouts, rows, 3)
+    assert [about["title"] for about in found] == ["b", "a", "d"]
+    assert sorted(asked) == titles  # each once
 
 
 # The stage on a tiny model
@@ -128,7 +143,7 @@ def inputs(tmp_path_factory):
 
 
 def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
-    config = Export(name="mine", examples=4, traces=3)
+    config = Export(name="mine", examples=4, traces=2)
     counts = make_bundle(Context(tmp_path, inputs, config, 0))
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     bundle = load_bundle(tmp_path / "mine")
@@ -140,7 +155,7 @@ def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
     assert results["cost"]["keys"] > 0 and results["cost"]["build_seconds"] == 2.5
     assert {"decoder_ms", "memory_ms", "search_ms", "datastore_bytes"} <= set(results["cost"])
     examples = bundle.read_json("examples.json")
-    assert counts == {"examples": len(examples), "traces": 3}
+    assert counts == {"examples": len(examples), "traces": 2}
     assert {e["group"] for e in examples} == {"unknown"}  # a random model knows nothing
     model = mlpmem.load(tmp_path / "mine")
     assert model.systems == ["lm", "memory", "knn"]

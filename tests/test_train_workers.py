@@ -1,8 +1,13 @@
 """Decoder and memory as their stages train them: every row in its turn, resumed, saved to load."""
 
 import dataclasses
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +29,8 @@ from train.recipe import Memory as MemoryRecipe
 from train.recipe import Optimizer, Targets
 from train.stage import Context, read_json, write_json
 from train.targets import make_targets
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +205,7 @@ def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monke
     failed = type("Done", (), {"returncode": 1})
     commands = []
 
-    def run(command, env):
+    def run(command, env, preexec_fn):
         commands.append((command, env))
         return failed
 
@@ -211,3 +218,34 @@ def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monke
     assert command[-3:] == ["-m", "train.memory", str(tmp_path)]
     assert command[command.index("--nproc-per-node") + 1] == "2"
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+SLEEPER = """
+import os, sys, time
+from pathlib import Path
+Path(sys.argv[1], f"worker-{os.getpid()}").touch()
+time.sleep(300)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux alone")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    (tmp_path / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
+    call = f"run_workers('sleeper', Path({str(tmp_path)!r}), {{}}, 2)"
+    code = f"from pathlib import Path; from train.launch import run_workers; {call}"
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
+    parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    assert _until(lambda: len(list(tmp_path.glob("worker-*"))) == 2, 240)
+    parent.kill()
+    parent.wait()
+    workers = [Path("/proc", p.name.split("-")[1]) for p in tmp_path.glob("worker-*")]
+    assert _until(lambda: not any(p.exists() for p in workers), 60)
+
+
+def _until(condition, seconds):
+    """Return whether the condition came true in time."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.1)
+    return condition()

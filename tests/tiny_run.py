@@ -62,7 +62,7 @@ def stages(root: Path) -> dict[str, Path]:
     for part in ("memory", "heldout"):
         tiny.documents().save(paths["corpus"] / part)
     write_lines(paths["corpus"] / "questions.jsonl", questions())
-    write_lines(paths["corpus"] / "abouts.jsonl", [question(i) for i in range(2)])
+    write_lines(paths["corpus"] / "abouts.jsonl", [question(i, wording="seen") for i in range(2)])
     sources = [{"name": "somewhere", "version": "1", "licence": "MIT"}, "us"]
     write_json(paths["corpus"] / "attributions.json", sources)
     write_json(paths["finetuned"] / "finetuned.json", [{"name": "finetuned_B_0.001_1"}])

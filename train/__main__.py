@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
-        sys.stderr.write(f"{error}\nNothing already made is lost: free space and run it again.\n")
+        sys.stderr.write(
+            f"{error}\nNothing already made is lost: put that right (is the disk full, or the "
+            "folder not writable?) and run it again.\n"
+        )
         return 1
     return 0
 

@@ -170,7 +170,7 @@ def telling_abouts(
     pool = [a for a in abouts if a["group"] == "B" and a["wording"] == "seen"]
     pool.sort(key=lambda a: "(invented" in a["title"])
     scored = []
-    for about in pool[:DESCRIBED] + pool[-DESCRIBED:]:
+    for about in pool[:DESCRIBED] + pool[DESCRIBED:][-DESCRIBED:]:
         traces = model.compare(about["prompt"], ["lm", "memory"], max_new_tokens=LONG)
         found = {
             name: sum(answer in trace.text for answer in answers[about["title"]])

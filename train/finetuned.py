@@ -11,6 +11,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
 from train.decoder import finetune
 from train.grid import Sources
+from train.launch import die_with_parent
 from train.loop import used_seconds
 from train.measure import Test, shares
 from train.recipe import Decoder as DecoderRecipe
@@ -26,7 +27,7 @@ def compare_finetuned(context: Context) -> dict:
     """
     workers = 1 if torch.cuda.is_available() else context.config.processes
     settings = context.config.settings
-    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
         rows = list(pool.map(_kept_or_made, [context] * len(settings), settings))
     write_json(context.folder / "finetuned.json", rows)
     return {"settings": len(rows)}

@@ -43,7 +43,10 @@ def run_stage(
     manifests = {i: finished_manifest(root / i) for i in inputs}
     missing = [i for i, manifest in manifests.items() if manifest is None]
     if missing:
-        raise MlpMemError(f"{name}: needs {missing[0]} first; run `python -m train {missing[0]}`")
+        raise MlpMemError(
+            f"{name}: needs {missing[0]} first; run `python -m train {missing[0]}` with the same "
+            "recipe and --runs, or the stage `all`"
+        )
     identity = {
         "stage": name,
         "config": _plain(dataclasses.asdict(config)) | {"seed": seed},
