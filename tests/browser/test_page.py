@@ -16,15 +16,16 @@ DONE = """(run) => document.querySelector('#compare-view .view-host').dataset.ru
   && document.querySelector('#pane-memory').dataset.state === 'done'"""
 
 
-def generate(page, prompt, start=None):
-    """Generate and return once every column is done; start replaces the click on the button."""
-    run = page.get_attribute(RUN, "data-run")
+def run(page, start):
+    """Call start and return once a new run has filled every column."""
+    before = page.get_attribute(RUN, "data-run")
+    start()
+    page.wait_for_function(DONE, arg=before)
+
+
+def generate(page, prompt):
     page.fill("#prompt textarea", prompt)
-    if start:
-        start()
-    else:
-        page.click("#generate")
-    page.wait_for_function(DONE, arg=run)
+    run(page, lambda: page.click("#generate"))
 
 
 def set_lambda(page, value):
@@ -105,8 +106,8 @@ def test_a_longer_text_arrives_whole_in_many_pieces(visit):
 
 def test_a_bare_question_is_asked_in_the_trained_form(visit):
     page = visit()
-    start = lambda: page.press("#prompt textarea", "Control+Enter")  # noqa: E731
-    generate(page, "What is the capital of Peru?", start)
+    page.fill("#prompt textarea", "What is the capital of Peru?")
+    run(page, lambda: page.press("#prompt textarea", "Control+Enter"))
     assert page.inner_text(".asked") == "Question: What is the capital of Peru? Answer:"
     assert pane_text(page, "memory") == "Lima"
 

@@ -1,14 +1,13 @@
 """The page in a real browser: hostile text, chat, results, phone, light and dark."""
 
 import fake
-from test_page import generate, pane_text, set_lambda
+from test_page import generate, pane_text, run, set_lambda
 
 
 def test_hostile_text_stays_text(visit):
     page = visit()
     page.click(".group-button[data-group=unknown]")
-    page.click(".example:has-text('markup')")
-    page.wait_for_selector("#pane-memory[data-state=done]")
+    run(page, lambda: page.click(".example:has-text('markup')"))
     assert fake.HOSTILE in page.inner_text("#pane-lm .strip")
     assert "${alert(1)}" in page.inner_text("#pane-memory .strip")
     page.click("#pane-memory .token[data-index='0']")
@@ -22,8 +21,8 @@ def test_hostile_text_stays_text(visit):
 def test_an_example_runs_when_chosen(visit):
     page = visit()
     page.click(".group-button[data-group=hurts]")
-    page.click(".example >> nth=0")
-    page.wait_for_selector("#pane-memory[data-state=done] .verdict[data-right=false]")
+    run(page, lambda: page.click(".example >> nth=0"))
+    assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .verdict") == "✓ right"
     assert page.inner_text(".run-head .group-tag") == "A2 only the decoder saw it"
 

@@ -64,10 +64,14 @@
       if (text) this.setRunning(false);
     }
 
+    name(run) {
+      this.run = run;
+      this.root.dataset.run = run;
+    }
+
     head(value, badge) {
       M.setText(this.alert, "");
       M.setText(this.badge, badge);
-      this.root.dataset.run = value.run;
       this.badge.dataset.kind = value.kind;
       M.setText(this.prompt, value.prompt || "");
       this.answer = value.answer || "";
@@ -79,7 +83,7 @@
     showRecorded(value) {
       this.replay.cancel();
       this.setRunning(false);
-      this.run = value.run;
+      this.name(value.run);
       this.head(value, "recorded");
       this.restart(value.traces);
       this.complete(value.traces);
@@ -87,7 +91,7 @@
 
     begin(value) {
       this.replay.cancel();
-      this.run = value.run;
+      this.name(value.run);
       this.seq = 0;
       this.finished = null;
       this.head(value, "live");
