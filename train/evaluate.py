@@ -9,7 +9,7 @@ from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.memory import Memory
 from train.grid import LAMBDAS, Sources
-from train.measure import CHOOSING, Measured, Test, shares
+from train.measure import CHOOSING, GROUPS, Measured, Test, shares
 from train.stage import Context, finished_manifest, read_json, write_json
 
 
@@ -22,19 +22,19 @@ def evaluate(context: Context) -> dict:
     test = Test.load(inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
     measured = test.measure(Sources(decoder, memory, store, config.k, config.temperature))
     curves = {source: curve(measured, source) for source in ("memory", "knn")}
-    chosen = {source: choose_lambda(c, config.keep) for source, c in curves.items()}
+    lmbda = choose_lambda(list(curves.values()))
     seconds = {name: finished_manifest(path)["seconds"] for name, path in inputs.items()}
     results = {
         "v": 1,
         "how": "python -m train evaluate",
         "choosing": CHOOSING,
         "config": dataclasses.asdict(config),
-        "lmbda": chosen,
+        "lmbda": dict.fromkeys(curves, lmbda),
         "systems": [
             _system(measured, "lm", "decoder", 0.0, decoder.bytes, seconds["decoder"]),
-            _system(measured, "memory", "decoder + memory", chosen["memory"], memory.bytes,
+            _system(measured, "memory", "decoder + memory", lmbda, memory.bytes,
                     seconds["memory"] + seconds["targets"] + seconds["datastore"]),
-            _system(measured, "knn", "decoder + kNN", chosen["knn"], store.bytes,
+            _system(measured, "knn", "decoder + kNN", lmbda, store.bytes,
                     seconds["datastore"]),
         ],
         "lambda_curves": curves,
@@ -43,7 +43,7 @@ def evaluate(context: Context) -> dict:
         "keys": len(store),
     }  # fmt: skip
     write_json(context.folder / "results.json", results)
-    return {"questions": len(test.questions.rows), "lmbda": chosen}
+    return {"questions": len(test.questions.rows), "lmbda": lmbda}
 
 
 def curve(measured: Measured, source: str) -> dict[str, list[float]]:
@@ -57,15 +57,14 @@ def curve(measured: Measured, source: str) -> dict[str, list[float]]:
     return rows
 
 
-def choose_lambda(rows: dict[str, list[float]], keep: float) -> float:
-    """Return the lambda that answers most of B's dev questions and costs A1 and A2 little.
+def choose_lambda(curves: list[dict[str, list[float]]]) -> float:
+    """Return the one lambda that serves all sources: the page has a single slider.
 
-    Little is a share `keep` of dev answers below lambda 0; among equals the smallest wins.
+    It has the best mean accuracy on dev questions over sources and groups, the smallest of equals.
     """
-    known = [np.array(rows[f"{g}_{CHOOSING}"]) for g in ("A1", "A2")]
-    allowed = np.all([k >= k[0] - keep - 1e-9 for k in known], axis=0)
-    learned = np.where(allowed, rows[f"B_{CHOOSING}"], -1.0)
-    return LAMBDAS[int(np.argmax(learned))]
+    cells = [f"{group}_{CHOOSING}" for group in GROUPS]
+    means = np.mean([rows[cell] for rows in curves for cell in cells], axis=0)
+    return LAMBDAS[int(np.argmax(means.round(9)))]
 
 
 def _system(

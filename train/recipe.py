@@ -96,12 +96,11 @@ class Finetuned:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How much is asked, how the datastore is used, how lambda is chosen."""
+    """How much is asked, and how the datastore is used."""
 
     questions: int = 1000  # at most, of a cell (group and wording)
     k: int = 128
     temperature: float = 20.0
-    keep: float = 0.025  # share of dev answers that the decoder knew and lambda may cost, A1 or A2
 
 
 @dataclass(frozen=True)
