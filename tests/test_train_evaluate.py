@@ -54,7 +54,8 @@ def test_the_stage_measures_every_system_and_lambda(inputs, tmp_path, tiny_model
     config = Evaluate(questions=50, k=16, temperature=3.0)
     counts = evaluate(Context(tmp_path, inputs, config, 0))
     results = load_results(tmp_path)
-    assert counts == {"questions": 30, "lmbda": results["lmbda"]}
+    assert counts["questions"] == 30
+    assert results["lmbda"] == dict.fromkeys(("memory", "knn"), counts["lmbda"])
     assert results["forgetting"] == [{"name": "finetuned_B_0.001_1"}]
     assert results["keys"] == len(tiny_model.datastore) and results["choosing"] == "dev"
     assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn"]
