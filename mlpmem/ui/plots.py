@@ -1,5 +1,6 @@
 """Plotly figures of what a bundle measured. Plotly is imported when the Results tab is opened."""
 
+import math
 from typing import Any
 
 COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
@@ -55,8 +56,8 @@ def headline(results: dict) -> Any:
                     "color": COLOURS[kind], "line": {"width": 1, "color": "#20242a"}},
             hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(range=[-4, 106])
-    figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 106])
+    figure.update_xaxes(range=[-4, 104])
+    figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 102])
     return figure
 
 
@@ -88,9 +89,18 @@ def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -
             )  # fmt: skip
             drawn += 1
     figure.update_layout(showlegend=True)
-    if log:
-        figure.update_yaxes(type="log", tickvals=[1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+    if log and drawn:
+        figure.update_yaxes(
+            type="log", tickvals=[1, 2, 5, 10, 20, 50, 100, 200], range=_span(figure)
+        )
     return figure if drawn else None
+
+
+def _span(figure: Any) -> list[float]:
+    """Return the log10 range of a figure's curves, without what shoots up far beyond lambda 0."""
+    values = [v for curve in figure.data for v in curve.y if v]
+    top = min(max(values), 4 * max(curve.y[0] for curve in figure.data))
+    return [math.log10(0.85 * min(values)), math.log10(1.15 * top)]
 
 
 def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: float) -> Any:

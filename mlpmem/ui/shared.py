@@ -22,6 +22,7 @@ PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden
 STREAM = {
     "api_visibility": "private",
     "show_progress": "hidden",
+    "trigger_mode": "multiple",  # static/page.js holds back a second run while one is under way
     "concurrency_limit": 1,
     "concurrency_id": "model",
 }

@@ -75,10 +75,8 @@
     return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
   };
 
-  M.lambdaText = (value) => {
-    const text = value.toFixed(3);
-    return text.endsWith("0") ? text.slice(0, -1) : text;
-  };
+  /** Lambda with two decimals, or up to four where a bundle's best needs them. */
+  M.lambdaText = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
 
   M.isPhone = () => window.matchMedia("(max-width: 640px)").matches;
   M.isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -24,9 +24,27 @@
     else if (drawer.open) drawer.close();
   }
 
+  /** One run at a time for a visitor: while one is under way, asking again does nothing. */
+  function guard(event, asks) {
+    if (!asks || !M.page.status.ready) return;
+    if (document.body.hasAttribute("data-running")) {
+      event.stopImmediatePropagation();
+      event.preventDefault();
+    } else {
+      M.page.activeView()?.pending();
+    }
+  }
+
   document.addEventListener("click", (event) => {
-    const button = event.target.closest?.("#generate, #chat-send, #chat-retry");
-    if (button && M.page.status.ready) M.page.activeView()?.pending();
+    guard(event, event.target.closest?.("#generate, #chat-send, #chat-retry"));
+  }, true);
+
+  document.addEventListener("keydown", (event) => {
+    const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
+    guard(event, plain && event.target.closest?.("#prompt textarea, #chat-input textarea"));
+  }, true);
+
+  document.addEventListener("click", (event) => {
     if (event.target.closest?.("[role=tab]")) window.setTimeout(() => M.page.emit("view"), 50);
   });
 

@@ -3,7 +3,7 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
   const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
-  const WEAK = 0.05; // nats below which a token counts as not moved
+  const WEAK = 0.15; // nats below which a token counts as not moved
 
   class TokenStrip {
     /** pick(index, how) is called when a visitor chooses a token. */

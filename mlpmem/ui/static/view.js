@@ -8,6 +8,8 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
+  const PATIENCE = 60000; // milliseconds in the queue without a word
+
   class TokenView {
     constructor(host, options) {
       this.prefix = options.prefix; // of the panes' ids
@@ -61,7 +63,8 @@
 
     say(text) {
       M.setText(this.alert, text);
-      if (text) this.setRunning(false);
+      this.setRunning(false);
+      if (this.badge.dataset.kind === "waiting") M.setText(this.badge, "");
     }
 
     name(run) {
@@ -110,6 +113,11 @@
       M.setText(this.alert, "");
       M.setText(this.badge, "waiting for its turn");
       this.badge.dataset.kind = "waiting";
+      this.setRunning(true);
+      window.clearTimeout(this.patience);
+      this.patience = window.setTimeout(() => {
+        if (this.badge.dataset.kind === "waiting") this.say("No answer came. Try again.");
+      }, PATIENCE);
     }
 
     /** Empties the panes for new tokens of these traces. */
