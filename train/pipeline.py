@@ -34,7 +34,8 @@ STAGES = {
         "train.evaluate:evaluate",
     ),
     "export": Stage(
-        ("corpus", "decoder", "datastore", "memory", "evaluate"), "train.export:make_bundle"
+        ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate"),
+        "train.export:make_bundle",
     ),
 }
 
