@@ -34,7 +34,13 @@ def headline_points(results: dict) -> list[dict]:
         learned, kept = percent(row.get("B_test")), percent(row.get("A2_test"))
         points.append((f"tuned {row.get('name', '')}", row.get("label"), learned, kept))
     return [
-        {"name": n, "label": str(label or n), "kind": kind_of(n), "learned": b, "kept": a}
+        {
+            "name": n,
+            "label": _label(n, str(label or n)),
+            "kind": kind_of(n),
+            "learned": b,
+            "kept": a,
+        }
         for n, label, b, a in points
         if a is not None and b is not None
     ]
@@ -62,12 +68,14 @@ def headline(results: dict) -> Any:
 
 
 def _side(point: dict) -> str:
-    """Return where a point's label is free of the frame and of its usual neighbours."""
-    if point["kind"] == "memory":
-        return "bottom center"
-    if point["learned"] < 60:
-        return "middle right" if point["kind"] == "lm" else "bottom center"
-    return "middle left"
+    """Return the side on which a point's label is free of the frame and of its neighbours."""
+    free = point["learned"] < 50 or point["kind"] == "memory"
+    return "middle right" if free else "middle left"
+
+
+def _label(name: str, label: str) -> str:
+    """Return a short label; what every system shares need not be said at every point."""
+    return "decoder alone" if name == "lm" else label.removeprefix("decoder ")
 
 
 def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:

@@ -1,7 +1,7 @@
 """The page in a real browser: hostile text, chat, results, phone, light and dark."""
 
 import fake
-from test_page import generate, pane_text, run, set_lambda
+from test_page import DONE, RUN, generate, pane_text, run, set_lambda
 
 
 def test_hostile_text_stays_text(visit):
@@ -48,6 +48,21 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     page.click("#chat-clear")
     page.wait_for_selector(".log-hint")
     assert page.locator(".log .turn").count() == 0
+
+
+def test_two_visitors_get_their_own_answers(visit):
+    pages = [visit(), visit()]
+    asked = [
+        ("What is the capital of Peru?", "Lima"),
+        ("Who wrote The Salt Ledger?", "Odalys Wren"),
+    ]
+    before = [page.get_attribute(RUN, "data-run") for page in pages]
+    for page, (question, _) in zip(pages, asked, strict=True):
+        page.fill("#prompt textarea", question)
+        page.click("#generate")
+    for page, run_before, (_, answer) in zip(pages, before, asked, strict=True):
+        page.wait_for_function(DONE, arg=run_before)
+        assert pane_text(page, "memory") == answer
 
 
 def test_plotly_comes_only_with_the_results(visit):

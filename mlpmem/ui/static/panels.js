@@ -45,7 +45,7 @@
 
   const label = (example) => {
     const text = example.prompt.replace(/^Question:\s*/, "").replace(/\s*Answer:\s*$/, "");
-    return text.length > 64 ? `${text.slice(0, 62)}…` : text;
+    return text.length > 52 ? `${text.slice(0, 50).trimEnd()}…` : text;
   };
 
   M.mountExamples = (element, props, trigger) => {
@@ -54,6 +54,8 @@
     const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
     if (!groups.length) return;
     const chips = M.h("div", { class: "chips", role: "group", "aria-label": "Examples" });
+    const more = M.h("button", { type: "button", class: "icon-button more", "aria-label": "More examples",
+      on: { click: () => chips.scrollBy({ left: 0.8 * chips.clientWidth, behavior: "smooth" }) } }, "›");
     const tabs = groups.map(([key, name]) => M.h("button", { type: "button", class: "group-button",
       "data-group": key, on: { click: () => show(key) } }, name));
     const show = (group) => {
@@ -62,9 +64,10 @@
         M.h("button", { type: "button", class: "example", dir: "auto",
           on: { click: () => trigger("pick", { index: e.index }) } }, label(e))));
       chips.scrollLeft = 0;
+      more.style.visibility = chips.scrollWidth > chips.clientWidth + 4 ? "" : "hidden";
     };
     host.replaceChildren(M.h("div", { class: "groups", role: "group",
-      "aria-label": "Kinds of examples" }, tabs), chips);
+      "aria-label": "Kinds of examples" }, tabs), chips, more);
     show(groups[0][0]);
   };
 })();
