@@ -34,7 +34,7 @@ def load(
     datastore: bool | str = True,
     depth: int | None = None,
     settings: "Settings | None" = None,
-    retriever: str = "flat",
+    retriever: str | None = None,
     device: str = "cpu",
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "FusedModel":

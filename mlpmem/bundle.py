@@ -77,7 +77,7 @@ class Bundle:
         model: FusedModel,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
-        retriever: str = "flat",
+        retriever: str | None = None,
     ) -> Built:
         """Build the keys, or read them from the cache, attach the datastore, say what it cost."""
         fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")

@@ -16,7 +16,7 @@ import torch
 from mlpmem.decoder import Decoder, DecoderOutput
 from mlpmem.distributions import interpolate, sample
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Sources, Store
+from mlpmem.fused import FusedModel, Sources, Store, systems_of
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
 from mlpmem.settings import Options
@@ -81,7 +81,7 @@ def compare(
     The same seed gives every system the same luck, and the same text as when run alone.
     """
     store = model.store
-    systems = list(dict.fromkeys(systems)) if systems is not None else model.systems
+    systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
     if not systems:
         raise MlpMemError(f"no system is asked for; choose from {', '.join(model.systems)}")
     for system in systems:

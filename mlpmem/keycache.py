@@ -21,6 +21,7 @@ from mlpmem.datastore import Datastore, build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries
 from mlpmem.errors import MlpMemError
+from mlpmem.malloc import keep_memory
 
 # A key may differ from its fingerprint by 2% of its length. Rounding a key to float16 makes 0.03%,
 # other instruction sets and batch shapes less, and rounding all weights of the shipped decoder to
@@ -103,6 +104,7 @@ def build_or_read(
     if (found := _read(path, shape, fingerprint)) is not None:
         keys, seconds = found
         return Built(Datastore(keys, positions, counts, documents), seconds, cached=True)
+    keep_memory()
     begin = time.perf_counter()
     keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
     seconds = time.perf_counter() - begin

@@ -25,7 +25,7 @@ def from_parts(
     *,
     depth: int | None = None,
     settings: Settings | None = None,
-    retriever: str = "flat",
+    retriever: str | None = None,
     device: str = "cpu",
 ) -> FusedModel:
     """Return a model of a decoder with, each optional, a memory and a datastore of text files.

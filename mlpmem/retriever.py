@@ -5,6 +5,7 @@ same fp16 keys on a CPU; FaissIVFPQRetriever is small and approximate. A new one
 `search`.
 """
 
+import sys
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -127,8 +128,13 @@ class FaissIVFPQRetriever(_FaissRetriever):
 RETRIEVERS = {"exact": ExactRetriever, "flat": FaissFlatRetriever, "ivfpq": FaissIVFPQRetriever}
 
 
-def make_retriever(kind: str, keys: np.ndarray) -> Retriever:
-    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D)."""
+# faiss and torch each bring an OpenMP on macOS, and two in one process crash: torch alone there
+DEFAULT = "exact" if sys.platform == "darwin" else "flat"
+
+
+def make_retriever(kind: str | None, keys: np.ndarray) -> Retriever:
+    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT."""
+    kind = DEFAULT if kind is None else kind
     if kind not in RETRIEVERS:
         raise MlpMemError(f"retriever {kind!r} is not known, use one of {', '.join(RETRIEVERS)}")
     if len(keys) == 0:

@@ -16,8 +16,9 @@ from train.stage import Context, finished_manifest, read_json, write_json
 def evaluate(context: Context) -> dict:
     """Return counts; writes results.json, one schema for page, README and exports."""
     config, inputs = context.config, context.inputs
-    decoder = Decoder.load(inputs["decoder"])
-    memory = Memory.load(inputs["memory"]).float().eval().bind(decoder)
+    memory = Memory.load(inputs["memory"]).float().eval()
+    decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
+    memory.bind(decoder)
     store = Datastore.load(inputs["datastore"])
     test = Test.load(inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
     measured = test.measure(Sources(decoder, memory, store, config.k, config.temperature))

@@ -71,11 +71,11 @@ def _model(inputs: dict[str, Path], results: dict, name: str) -> tuple[FusedMode
         k=results["config"]["k"],
         knn_temperature=results["config"]["temperature"],
     )
-    decoder = Decoder.load(inputs["decoder"])
     memory = Memory.load(inputs["memory"]).float().eval()
+    decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     store = Datastore.load(inputs["datastore"])
     model = FusedModel(decoder, memory, settings, name)
-    model.attach_datastore(store, make_retriever("flat", store.keys))
+    model.attach_datastore(store, make_retriever(None, store.keys))
     return model, store
 
 

@@ -83,7 +83,10 @@ def _save_shard(path: Path, token_ids: torch.Tensor, probs: torch.Tensor) -> Non
 def _merge(folder: Path, rows: int) -> float:
     """Join the shards into three arrays and remove them; return the mean support of a row."""
     paths = sorted(folder.glob("shard_*.npz"))
-    shards = [np.load(path, allow_pickle=False) for path in paths]
+    shards = []
+    for path in paths:
+        with np.load(path, allow_pickle=False) as shard:  # closed, or Windows will not unlink it
+            shards.append(dict(shard))
     sizes = np.concatenate([shard["sizes"] for shard in shards])
     assert len(sizes) == rows, (len(sizes), rows)
     ids = np.concatenate([shard["token_ids"] for shard in shards])

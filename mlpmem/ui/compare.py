@@ -46,11 +46,11 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
 def _options() -> list[gr.Number]:
     with gr.Row(elem_classes="options-row"):
         return [
-            gr.Number(32, label="Max new tokens", precision=0, minimum=1, maximum=128),
-            gr.Number(0.0, label="Temperature", minimum=0, maximum=2, step=0.1),
-            gr.Number(1.0, label="Top-p", minimum=0.01, maximum=1, step=0.05),
-            gr.Number(0, label="Top-k (0: all)", precision=0, minimum=0),
-            gr.Number(0, label="Seed", precision=0, minimum=0),
+            gr.Number(32, label="Max new tokens", precision=0),
+            gr.Number(0.0, label="Temperature", step=0.1),
+            gr.Number(1.0, label="Top-p", step=0.05),
+            gr.Number(0, label="Top-k (0: all)", precision=0),
+            gr.Number(0, label="Seed", precision=0),
         ]
 
 
