@@ -99,15 +99,15 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
     assert "The decoder and the memory answer meanwhile" in seen[0].waiting
     assert service.status.line == (
-        "datastore built in 21 s, 223 MB: the cost the memory removes: 8 MB"
+        "datastore built in 21 s, 223\u00a0MB: the cost the memory removes: 8\u00a0MB"
     )
 
 
 def test_a_warning_of_the_cache_is_shown():
     built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
     assert cost_line(built, 1_000_000, 1) == (
-        "datastore built in under a second at an earlier start, 1 MB: "
-        "the cost the memory removes: 0 MB. The disk is full."
+        "datastore built in under a second (cached), 1\u00a0MB: "
+        "the cost the memory removes: 0\u00a0MB. The disk is full."
     )
 
 

@@ -63,14 +63,15 @@ def headline(results: dict) -> Any:
             hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(range=[-4, 104])
-    figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 102])
+    figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 108], dtick=20)
     return figure
 
 
 def _side(point: dict) -> str:
     """Return the side on which a point's label is free of the frame and of its neighbours."""
-    free = point["learned"] < 50 or point["kind"] == "memory"
-    return "middle right" if free else "middle left"
+    if point["kind"] == "memory":
+        return "top center"
+    return "middle right" if point["learned"] < 50 else "middle left"
 
 
 def _label(name: str, label: str) -> str:

@@ -35,15 +35,20 @@ def build(shared: Shared, tab: gr.Tab) -> None:
                 "<code>python -m train evaluate</code> writes them.</p>")  # fmt: skip
         return
     components.static(_heading(*HEADLINE), elem_classes="results")
-    figures = [gr.Plot(show_label=False, container=False)]
+    figures = [_plot("plot-tall")]
     components.static(_tables(results), elem_classes="results")
-    for left, right in (SECTIONS[:2], SECTIONS[2:]):
+    for height, sections in (("plot-mid", SECTIONS[:2]), ("plot-low", SECTIONS[2:])):
         with gr.Row(elem_classes="plot-row"):
-            for section in (left, right):
+            for section in sections:
                 with gr.Column(min_width=340):
                     components.static(_heading(*section), elem_classes="results")
-                    figures.append(gr.Plot(show_label=False, container=False))
+                    figures.append(_plot(height))
     tab.select(lambda: draw(results), None, figures, **PRIVATE)
+
+
+def _plot(height: str) -> gr.Plot:
+    """Return an empty figure that already takes its place, so that nothing jumps later."""
+    return gr.Plot(show_label=False, container=False, elem_classes=height)
 
 
 def draw(results: dict) -> list[Any]:

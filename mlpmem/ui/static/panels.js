@@ -45,7 +45,7 @@
 
   const label = (example) => {
     const text = example.prompt.replace(/^Question:\s*/, "").replace(/\s*Answer:\s*$/, "");
-    return text.length > 52 ? `${text.slice(0, 50).trimEnd()}…` : text;
+    return text.length > 46 ? `${text.slice(0, 44).trimEnd()}…` : text;
   };
 
   M.mountExamples = (element, props, trigger) => {
