@@ -1,6 +1,6 @@
 """One Chromium and three servers a session: the fake model, one that never loads, the real app.
 
-Every test gets a fresh context whose requests are noted; none may leave the page's own origin.
+Every test gets fresh pages whose requests are noted; none may leave the page's own origin.
 """
 
 import os
@@ -26,10 +26,11 @@ PATIENCE = float(os.environ.get("MLPMEM_PATIENCE", "30"))  # seconds a server or
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything in this folder."""
+    """Mark everything in this folder; what needs the real app comes last, while it starts."""
     for item in items:
-        if HERE in Path(item.fspath).parents:
+        if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
+    items.sort(key=lambda item: item.path == HERE / "test_app.py")
 
 
 def find_chromium(playwright) -> str | None:
@@ -125,28 +126,32 @@ class Visit:
     errors: list[str] = field(default_factory=list)
 
 
+@pytest.fixture(scope="session")
+def contexts(chromium):
+    """Return a desk's and a phone's context; sharing them keeps Gradio's files in the cache."""
+    desk = chromium.new_context(viewport={"width": 1280, "height": 860})
+    phone = chromium.new_context(
+        viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
+    )
+    yield {"desk": desk, "phone": phone}
+    desk.close()
+    phone.close()
+
+
 @pytest.fixture
-def visit(chromium, servers):
+def visit(contexts, servers):
     """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked."""
-    contexts, visits = [], []
+    visits = []
 
     def open_page(name="fake", phone=False, dark=False, ready=True):
         server = servers[name].wait()
-        size = {"width": 390, "height": 844} if phone else {"width": 1280, "height": 860}
-        context = chromium.new_context(
-            viewport=size,
-            is_mobile=phone,
-            has_touch=phone,
-            color_scheme="dark" if dark else "light",
-        )
-        contexts.append(context)
-        page = context.new_page()
+        page = contexts["phone" if phone else "desk"].new_page()
+        page.emulate_media(color_scheme="dark" if dark else "light")
         page.set_default_timeout(1000 * PATIENCE)
-        seen = Visit(page)
-        page.on("request", lambda request: seen.requests.append(request.url))
-        page.on("pageerror", lambda error: seen.errors.append(str(error)))
-        visits.append((server, seen))
-        page.seen = seen
+        page.seen = Visit(page)
+        page.on("request", lambda request: page.seen.requests.append(request.url))
+        page.on("pageerror", lambda error: page.seen.errors.append(str(error)))
+        visits.append((server, page.seen))
         page.goto(server.url)
         page.wait_for_selector("#prompt")
         if ready:
@@ -154,9 +159,8 @@ def visit(chromium, servers):
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
     for server, seen in visits:
+        seen.page.close()
         ours = (server.url, "data:", "blob:")
         assert [url for url in seen.requests if not url.startswith(ours)] == []
         assert seen.errors == []
