@@ -42,8 +42,8 @@ def main(argv: list[str] | None = None) -> int:
             prevent_thread_lock=True,
             **page.launch_options(),
         )
-    except OSError as error:
-        sys.stderr.write(f"mlpmem: {error}. Give another --port.\n")
+    except OSError:
+        sys.stderr.write(f"mlpmem: port {args.port} is taken or not allowed; give another --port\n")
         return 2
     model.start()
     blocks.block_thread()

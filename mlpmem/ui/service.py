@@ -50,8 +50,9 @@ class Service:
     def model(self) -> Any:
         """Return the model; MlpMemError with the next step while there is none."""
         if self._model is None:
+            yet = "" if self._status.settled else " yet"
             raise MlpMemError(
-                f"The model cannot answer yet ({self._status.line}). "
+                f"The model cannot answer{yet}: {self._status.line}. "
                 "The recorded example can be played meanwhile."
             )
         return self._model
