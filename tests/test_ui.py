@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import inputs, plots, recorded, results, stream
+from mlpmem.ui import chat, inputs, plots, recorded, results, stream
 from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
@@ -66,13 +66,13 @@ def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_pa
     for name, prompt in (("0", "long"), ("1", "short")):
         row = {"v": 1, "prompt": prompt, "answer": None, "traces": {"lm": {"steps": []}}}
         (tmp_path / f"traces/{name}.json").write_text(json.dumps(row))
-    examples = [{"prompt": "short", "group": "helps", "answer": "A", "part": "B"}]
+    examples = [{"prompt": "short", "group": "helps", "answer": "A", "aliases": ["a"], "part": "B"}]
     (tmp_path / "examples.json").write_text(json.dumps(examples))
     read = recorded.read(tmp_path)
     assert read.first()["prompt"] == "short"
     assert [e["group"] for e in read.examples] == ["helps", "longer"]
-    assert read.known("short") == {"answer": "A", "part": "B"}
-    assert read.known("else") == {"answer": "", "part": ""}
+    assert read.known("short") == {"answer": "A", "aliases": ["a"], "part": "B"}
+    assert read.known("else") == {"answer": "", "aliases": [], "part": ""}
     assert read.defaults() == {"memory": 0.5, "knn": 0.5}
 
 
@@ -121,6 +121,18 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
     assert (status.state, status.ready) == ("error", False)
     assert "export the bundle again" in status.line
     assert "export the bundle again" in capsys.readouterr().err
+
+
+def test_a_chats_retry_samples_where_a_greedy_answer_would_repeat_itself():
+    turn = chat.new_turn("Who?", "memory", None)
+    assert (turn["try"], turn["temperature"]) == (1, 0.0)
+    again = chat.another_try({**turn, "answer": "I", "done": True}, "memory", None)
+    assert (again["try"], again["temperature"] > 0, again["answer"]) == (2, True, "")
+    assert chat.another_try(again, "memory", None)["try"] == 2, "it was stopped: the same luck"
+    done = {**again, "done": True}
+    assert chat.another_try(done, "memory", None)["try"] == 3
+    for system, lmbda in (("lm", None), ("memory", 0.5)):
+        assert chat.another_try(done, system, lmbda)["temperature"] == 0.0
 
 
 def _step(text):
