@@ -51,6 +51,11 @@ def test_options_out_of_bounds_are_named(bad):
         inputs.check_options(None, *bad)
 
 
+def test_a_number_that_is_too_large_is_named_in_full():
+    with pytest.raises(MlpMemError, match="3,000,000,000; it must lie between 0 and 2,147,483,647"):
+        inputs.check_options(None, None, None, None, None, 3_000_000_000)
+
+
 def test_a_bundle_without_anything_readable_is_empty(tmp_path):
     assert recorded.read(tmp_path) == recorded.Recorded()
     (tmp_path / "traces").mkdir()
@@ -99,7 +104,7 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
     assert "The decoder and the memory answer meanwhile" in seen[0].waiting
     assert service.status.line == (
-        "datastore built in 21 s, 223\u00a0MB: the cost the memory removes: 8\u00a0MB"
+        "datastore built in 21 s, 223\u00a0MB: the cost the 8\u00a0MB memory removes"
     )
 
 
@@ -107,7 +112,7 @@ def test_a_warning_of_the_cache_is_shown():
     built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
     assert cost_line(built, 1_000_000, 1) == (
         "datastore built in under a second (cached), 1\u00a0MB: "
-        "the cost the memory removes: 0\u00a0MB. The disk is full."
+        "the cost the 0\u00a0MB memory removes. The disk is full."
     )
 
 
@@ -167,13 +172,15 @@ def test_leaving_a_generation_early_stops_the_model():
 def test_errors_become_messages():
     def wrong(stop):
         yield {"kind": "begin"}
-        raise MlpMemError("too long; shorten it")
+        raise MlpMemError("the prompt is too long; shorten it")
 
     def broken(stop):
         raise ZeroDivisionError
         yield
 
-    assert [v["kind"] for v in stream.guarded(wrong)] == ["begin", "message"]
+    values = list(stream.guarded(wrong))
+    assert [v["kind"] for v in values] == ["begin", "message"]
+    assert values[1]["text"] == "The prompt is too long; shorten it"
     assert "terminal" in list(stream.guarded(broken))[0]["text"]
 
 
@@ -182,6 +189,9 @@ def test_results_with_parts_missing_still_draw():
     row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
     assert plots.headline({"systems": [row]}) is None
     assert "10.0" in results._tables({"systems": [row]})
+    tuned = {"groups": "A1+B", "label": "decoder fine-tuned on A1+B", "lr": 0.001, "epochs": 2}
+    cells = results._tables({"forgetting": [tuned]}).split("<tbody>")[-1]
+    assert ">A1+B</th><td>0.001</td><td>2</td>" in cells
     assert "<img" not in results._tables({"systems": [{"label": "<img src=x>"}]})
 
 

@@ -23,8 +23,8 @@ def new_run() -> str:
 
 
 def message(text: str) -> dict:
-    """Return the value that shows a text above the panes."""
-    return {"kind": "message", "run": new_run(), "text": text}
+    """Return the value that shows a text, as a sentence, above the panes."""
+    return {"kind": "message", "run": new_run(), "text": text[:1].upper() + text[1:]}
 
 
 def stopped() -> dict:

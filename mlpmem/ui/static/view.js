@@ -95,10 +95,10 @@
     }
 
     begin(value) {
+      this.finished = null;
       this.replay.cancel();
       this.name(value.run);
       this.seq = 0;
-      this.finished = null;
       this.head(value, "live");
       this.restart(value.traces);
       this.setRunning(true);
@@ -152,6 +152,7 @@
     /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
     complete(traces) {
       this.finished = traces;
+      this.replay.offer();
       const scale = M.costScale(Object.values(traces));
       for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
       this.repaint();
@@ -162,9 +163,11 @@
 
     /** Stop was pressed: keep what arrived and let it be inspected. */
     halt() {
+      if (!this.running) return;
       this.run = null;
       this.#interrupt();
       M.setText(this.badge, "stopped");
+      this.badge.dataset.kind = "stopped";
     }
 
     /** Nothing more comes: what is there stays. */
