@@ -1,1 +1,1 @@
-"""Benchmarks of training as commands: our figure, this device's floor and, where given, a peer's."""
+"""Benchmarks of training as commands: our figure, this device's floor, and a peer's where given."""

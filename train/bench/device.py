@@ -14,8 +14,8 @@ COPY = 256 * 2**20  # bytes, beyond a CPU's caches
 
 def synchronise(device: str | torch.device) -> None:
     """Wait until the device has done what it was given."""
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize(device)
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def alternate(
