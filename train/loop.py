@@ -75,7 +75,7 @@ def fit(
     saved = marked = began
     for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
         torch.manual_seed(luck(seed, step, rank))
-        names = _accumulate(model, batch, loss, optimizer, micro or len(batch["targets"]))
+        names = accumulate(model, batch, loss, optimizer, micro or len(batch["targets"]))
         watch.add(step, optimizer.step(step), names)
         progress.step = step + 1
         if progress.step % every == 0 or progress.step == steps:
@@ -129,7 +129,7 @@ def _ahead(
             yield step, batch
 
 
-def _accumulate(
+def accumulate(
     model: nn.Module, batch: Batch, loss: Callable, optimizer: MasterOptimizer, micro: int
 ) -> list[str]:
     """Add the gradients and counts of a batch to the optimizer's, `micro` rows at a time.
