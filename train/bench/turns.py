@@ -1,4 +1,4 @@
-"""Processes that take turns: each piece of work alone in one, so that its peak memory is its own."""
+"""Processes that take turns, each alone with its piece of work: its peak memory is its own."""
 
 import multiprocessing
 import sys
