@@ -88,19 +88,19 @@ class BulkSearch:
     def _thresholds(self, queries: Tensor, k: int) -> Tensor | None:
         """Return scores (q,) that k keys or more beat, most likely; None where a sample is no help.
 
-        Of a sample of n keys, k * n / N beat the k-th best score of all, give or take the root. The
-        second product is finer than the first: it is relative to the first's answer.
+        Of a sample of n keys, k * n / N beat the k-th best score of all, give or take the root. A
+        few of them give a first answer, and relative to it the others give a fine one.
         """
         expected = k * len(self.sample) / len(self.keys)
-        rank = int(expected + 3 * expected**0.5) + 3
+        rank = int(expected + 4 * expected**0.5) + 4
         maxima = len(self.sample) // SAMPLE_GROUP
         if rank > maxima // 2:
             return None
         thresholds = queries.new_zeros(len(queries))
-        for _ in range(2):
-            scores = self._query_columns(queries, thresholds) @ self.sample.T
-            groups = scores[:, : maxima * SAMPLE_GROUP].view(len(queries), SAMPLE_GROUP, maxima)
-            thresholds = thresholds + kth_largest(groups.amax(1).float(), rank)
+        for members in (2, SAMPLE_GROUP):
+            part = self._query_columns(queries, thresholds) @ self.sample[: members * maxima].T
+            best = part.view(len(queries), members, maxima).amax(1).float()
+            thresholds += kth_largest(best, max(1, rank * members // SAMPLE_GROUP))
         return thresholds
 
     def _plainly(self, queries: Tensor, k: int) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from train.selection import largest, nonzero
 
-GROUP = 32  # scores whose maximum is looked at first
+GROUP = 8  # scores whose maximum is looked at first
 INTEGER = {2: torch.int16, 4: torch.int32}
 
 
@@ -17,11 +17,14 @@ def above(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     rows, columns = scores.shape
     size = GROUP if columns % GROUP == 0 else 1
-    bits = scores.view(INTEGER[scores.itemsize]).view(rows, size, columns // size)
-    row, group = nonzero(bits.amax(1) > 0)
-    hit, member = nonzero(bits[row, :, group] > 0)
-    row, column = row[hit], member * (columns // size) + group[hit]
-    return row, column, scores[row, column].float()
+    apart = columns // size
+    bits = scores.view(INTEGER[scores.itemsize])
+    row, group = nonzero(bits.view(rows, size, apart).amax(1) > 0)
+    members = (row * columns + group)[:, None] + torch.arange(size, device=row.device) * apart
+    found = bits.flatten().index_select(0, members.flatten()).view(members.shape)
+    hit, member = nonzero(found > 0)
+    at = members[hit, member]
+    return row[hit], at - row[hit] * columns, scores.flatten()[at].float()
 
 
 class Survivors:
@@ -44,8 +47,9 @@ class Survivors:
             self.scores = torch.cat([self.scores, self._empty(wider, -torch.inf)], 1)
             self.indices = torch.cat([self.indices, self._empty(wider, 0).long()], 1)
         at = before[rows] + torch.arange(len(rows), device=rows.device)
-        self.scores[rows, at] = scores + self.thresholds[rows]
-        self.indices[rows, at] = indices
+        at += rows * self.scores.shape[1]
+        self.scores.view(-1)[at] = scores + self.thresholds[rows]
+        self.indices.view(-1)[at] = indices
         self.fill = fill
         if needed > self.most:
             self._cut()
