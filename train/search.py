@@ -62,7 +62,7 @@ class BulkSearch:
         k = min(k, len(self.keys))
         for start in range(0, len(queries), QUERY_BLOCK):
             block = as_float(queries[start : start + QUERY_BLOCK], self.device)
-            yield start, *self._rescore(block, self.candidates(block, k + EXTRA), k)
+            yield start, *rescore(self._rows, block, self.candidates(block, k + EXTRA), k)
 
     def candidates(self, queries: Tensor, k: int) -> Tensor:
         """Return indices (q, min(k, N)) of the best coarse scores, in no order."""
@@ -117,25 +117,9 @@ class BulkSearch:
             scores, indices = scores.gather(1, kept), indices.gather(1, kept)
         return indices
 
-    def _rescore(self, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        """Return the k nearest of the candidates by float32 distances."""
-        distances = []
-        rows = max(1, RESCORED // (indices.shape[1] * queries.shape[1]))
-        for some, at in zip(queries.split(rows), indices.split(rows), strict=True):
-            keys = self._rows(at.flatten()).view(*at.shape, -1)
-            keys -= some[:, None]
-            distances.append(torch.linalg.vector_norm(keys, dim=-1).square())
-        distances = torch.cat(distances)
-        order = smallest_first(distances)[:, :k]
-        return distances.gather(1, order), indices.gather(1, order)
-
     def _rows(self, at) -> Tensor:
         """Return keys (n, D) of a slice or of indices (n,), float32 on the device, a fresh copy."""
-        if isinstance(at, Tensor) and not isinstance(self.keys, Tensor):
-            at = at.cpu().numpy()
-        if isinstance(at, Tensor):
-            return as_float(self.keys.index_select(0, at.to(self.keys.device)), self.device)
-        return as_float(self.keys[at], self.device)
+        return rows_of(self.keys, at, self.device)
 
     def _coarse(self, start: int) -> Tensor:
         """Return the coarse columns of the block of keys that begins at `start`."""
@@ -153,6 +137,30 @@ class BulkSearch:
         rounded = queries.to(self.dtype)
         ones = rounded.new_ones(len(queries), PIECES)
         return torch.cat([rounded, ones, pieces(-thresholds, self.dtype)], 1)
+
+
+def rescore(rows_of, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return (distances, indices) (q, k) of the nearest candidates, float32 squared L2.
+
+    rows_of(indices (n,)) gives keys (n, D) in float32 that may be changed; an index of -1 is none.
+    """
+    distances = []
+    some = max(1, RESCORED // (indices.shape[1] * queries.shape[1]))
+    for own, at in zip(queries.split(some), indices.split(some), strict=True):
+        keys = rows_of(at.flatten().clamp_min(0)).view(*at.shape, -1)
+        keys -= own[:, None]
+        apart = torch.linalg.vector_norm(keys, dim=-1).square()
+        distances.append(apart.masked_fill_(at < 0, torch.inf))
+    distances = torch.cat(distances)
+    order = smallest_first(distances)[:, :k]
+    return distances.gather(1, order), indices.gather(1, order)
+
+
+def rows_of(keys, at, device: torch.device) -> Tensor:
+    """Return keys (n, D) of a slice or of indices (n,), float32 on the device, a fresh copy."""
+    if isinstance(at, Tensor) and isinstance(keys, Tensor):
+        return as_float(keys.index_select(0, at.to(keys.device)), device)
+    return as_float(keys[at.cpu().numpy() if isinstance(at, Tensor) else at], device)
 
 
 def as_float(rows, device: torch.device) -> Tensor:
