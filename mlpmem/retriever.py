@@ -137,8 +137,8 @@ def probes_for(entries: int, lists: int, k: int, probes: int = 0) -> int:
     if probes < least:
         raise MlpMemError(
             f"search: {probes} of {lists} lists hold {probes * entries / lists:,.0f} of the "
-            f"{entries:,} entries on average, too few to find the {k} nearest among: 3 x {k} is the "
-            f"least. Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
+            f"{entries:,} entries on average, too few to find the {k} nearest among: 3 x {k} is "
+            f"the least. Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
         )
     return min(probes, lists)
 
