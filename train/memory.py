@@ -21,8 +21,9 @@ from train.launch import CHECKPOINT, run_workers
 from train.loop import fit, luck
 from train.loss import head_loss
 from train.recipe import Memory as MemoryRecipe
-from train.recipe import fill
+from train.recipe import Targets, fill
 from train.stage import Context, finished_manifest, write_json
+from train.targets import open_targets
 from train.validation import Validation
 
 BEST = "best.safetensors"  # the weights that were best on validation so far
@@ -50,8 +51,9 @@ def train_worker(folder: Path) -> None:
     depth = finished_manifest(inputs["datastore"])["config"]["depth"]
     memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
     memory.to(accelerator.device, getattr(torch, config.dtype))
-    rows = TargetRows(inputs["datastore"], inputs["targets"], config, job["seed"])
-    rows.device = accelerator.device
+    rows = TargetRows(
+        inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
+    )
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
         held = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
@@ -149,16 +151,20 @@ class TargetRows:
     Order and noise follow from seed and step alone, so any number of processes sees the same run.
     """
 
-    device = torch.device("cpu")  # where batches are wanted
-
-    def __init__(self, datastore: Path, targets: Path, config: MemoryRecipe, seed: int) -> None:
-        """Open a datastore's keys and its targets, memory-mapped."""
-        store = Datastore.load(datastore)
-        arrays = (
-            np.load(targets / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("rows", "offsets", "token_ids", "probs")
-        )
-        self.rows, self.offsets, self.token_ids, self.probs = arrays
+    def __init__(
+        self,
+        datastore: Path,
+        targets: Path,
+        config: MemoryRecipe,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Open a datastore and its targets, stored or searched; batches come on `device`."""
+        store, self.device = Datastore.load(datastore), torch.device(device)
+        recipe = finished_manifest(targets)["config"]
+        recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
+        self.targets = open_targets(store, targets, recipe, self.device)
+        self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
         self.keys, self.values, self.documents = store.keys, store.values, store.documents
         self.config, self.seed = config, seed
         out = min(config.validation_rows, len(self.rows) // 10)
@@ -167,6 +173,7 @@ class TargetRows:
         self._learned = np.sort(shuffled[out:])
         self.per_epoch = max(1, len(self._learned) // config.batch)
         self.steps = self.per_epoch * config.epochs
+        self._kept = (-1, self._learned)  # an epoch and its order
         sample = np.asarray(self.keys[self.rows[:4096]], np.float32)
         self.noise = config.noise * float(sample.std())
 
@@ -178,7 +185,7 @@ class TargetRows:
         whole = self._order(epoch)[start : start + size + (within < more)]
         at = whole[rank::world]
         entries = self.rows[at]
-        token_ids, probs = self._pad(at)
+        token_ids, probs = self.targets.rows(at)
         self._check(step, entries, probs)
         keys = self._to_device(np.asarray(self.keys[entries])).float()
         if self.noise:
@@ -200,8 +207,6 @@ class TargetRows:
             self._kept = epoch, order
         return self._kept[1]
 
-    _kept: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-
     def _to_device(self, array: np.ndarray) -> Tensor:
         """Return an array as a tensor there; the copy to a GPU does not wait for its work."""
         tensor = torch.from_numpy(array)
@@ -218,16 +223,6 @@ class TargetRows:
                 f"{entries[empty[0]]}; every row needs a neighbour other than itself. Is the "
                 "datastore far smaller than k, or were targets cut off? Make the targets again"
             )
-
-    def _pad(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sparse targets of rows as (b, S) arrays, padded with probability 0."""
-        starts, sizes = self.offsets[at], self.offsets[at + 1] - self.offsets[at]
-        columns = np.arange(max(1, int(sizes.max(initial=0))))
-        real = columns < sizes[:, None]
-        source = np.where(real, starts[:, None] + columns, 0)
-        token_ids = np.where(real, self.token_ids[source], 0).astype(np.int32)
-        probs = np.where(real, self.probs[source], 0)
-        return token_ids, probs
 
 
 if __name__ == "__main__":
