@@ -45,7 +45,7 @@ def test_a_spike_of_fewer_steps_passes_and_is_forgotten():
 
 
 def test_a_high_loss_is_no_spike_before_there_is_a_usual_one():
-    feed(Watch([]), [1.0] * (WINDOW - 1) + [50.0] * 2 * PATIENCE)
+    feed(Watch([]), [1.0] * (WINDOW - PATIENCE) + [50.0] * PATIENCE)
 
 
 def test_the_usual_losses_of_a_killed_run_count_in_the_next():
