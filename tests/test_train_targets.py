@@ -31,7 +31,7 @@ def brute_force(keys, queries):
 @pytest.mark.parametrize(("query_block", "key_block"), [(2048, 8192), (7, 64), (300, 1), (1, 599)])
 def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, monkeypatch):
     monkeypatch.setattr(search_module, "QUERY_BLOCK", query_block)
-    monkeypatch.setattr(search_module, "KEY_BLOCK", key_block)
+    monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", key_block)
     keys, queries = torch.randn(600, 12), torch.randn(23, 12)
     distances, indices = found(keys, queries, 9)
     expected = brute_force(keys, queries).topk(9, largest=False)
@@ -96,8 +96,7 @@ def answered(store, own, k, temperature=2.0):
     """Return {row: {token: prob}} of the sparse targets of entries `own`."""
     keys = torch.from_numpy(store.keys)
     _, distances, indices = next(BulkSearch(keys).search(keys[own], k + 1))
-    config = Targets(k=k, temperature=temperature)
-    sparse = targets_module._sparse(store, np.array(own), distances, indices, config)
+    sparse = targets_module.sparse_targets(store, np.array(own), distances, indices, temperature)
     return [
         {int(t): float(p) for t, p in zip(ids, probs, strict=True) if p > 0}
         for ids, probs in zip(*sparse, strict=True)
