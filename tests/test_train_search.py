@@ -33,11 +33,8 @@ class Shards:
 
 def brute_force(keys, queries):
     """Return all squared distances (Q, N) in float64."""
-    return (
-        (torch.as_tensor(queries).double()[:, None] - torch.as_tensor(keys).double())
-        .square()
-        .sum(-1)
-    )
+    queries, keys = torch.as_tensor(queries).double(), torch.as_tensor(keys).double()
+    return torch.stack([(keys - query).square().sum(-1) for query in queries])
 
 
 def check(search, keys, queries, k):
@@ -87,7 +84,7 @@ def test_thousands_of_equal_keys_do_not_crowd_out_nearer_ones():
 
 def test_coarse_scores_alone_find_nearly_all_neighbours_of_long_keys_close_together():
     keys = torch.randn(1, 256) * 3 + torch.randn(20000, 256) * torch.linspace(1, 0.05, 256)
-    queries = keys[::400].clone()
+    queries = keys[::2000].clone()
     found = BulkSearch(keys).candidates(queries, 64)
     every = brute_force(keys, queries)
     right = every.gather(1, found) <= every.kthvalue(64).values[:, None]
