@@ -76,5 +76,4 @@ def _index(kind: str, size: int, lists: int, entries: int):
     else:
         code = next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
         index = faiss.IndexIVFPQ(coarse, size, lists, code, 8 if entries >= 39 * 256 else 4)
-    index.coarse = coarse  # python must hold what faiss only points to
     return index
