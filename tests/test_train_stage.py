@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 import train.pipeline
 from mlpmem.errors import MlpMemError
@@ -40,6 +41,10 @@ class Work:
         (context.folder / "second.txt").write_text(self.text, encoding="utf-8")
         return {"tokens": 1000, "size": context.config.size, "seed": context.seed}
 
+    @staticmethod
+    def die():
+        raise KeyboardInterrupt
+
 
 def stage(root, function, name="one", config=None, inputs=(), seed=0):
     return run_stage(root, name, config or Config(), inputs, function, seed)
@@ -57,7 +62,8 @@ def test_a_stage_leaves_its_files_and_a_manifest(tmp_path):
         "parts/first.txt": hashlib.sha256(b"first").hexdigest(),
         "second.txt": hashlib.sha256(b"done").hexdigest(),
     }
-    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert manifest["bytes"] == len(b"first" + b"done")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "one"]
 
 
 def test_seconds_of_killed_runs_count(tmp_path):
@@ -131,15 +137,44 @@ def test_a_killed_stage_leaves_nothing_in_its_place_and_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"config": Config(size=9)}, {"seed": 7}])
-def test_what_a_killed_run_of_another_configuration_left_is_cleared(change, tmp_path):
+def test_what_a_killed_run_of_another_configuration_left_is_not_lost(change, tmp_path):
     work = Work(dies=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
-    stage(tmp_path, work, **change)
-    assert work.calls[1] == ["identity.json"]
+    with pytest.raises(MlpMemError, match="(?s)one.partial was made with other .*3 there|0 there"):
+        stage(tmp_path, work, **change)
+    assert (tmp_path / "one.partial/parts/first.txt").is_file() and len(work.calls) == 1
 
 
-def test_a_kill_between_manifest_and_rename_leaves_a_sound_manifest(tmp_path, monkeypatch):
+def test_a_run_of_another_configuration_that_made_nothing_is_cleared(tmp_path):
+    def failing(context):
+        raise MlpMemError("no")
+
+    with pytest.raises(MlpMemError):
+        stage(tmp_path, failing)
+    assert stage(tmp_path, Work(), seed=7)["config"]["seed"] == 7
+
+
+def test_files_that_only_serve_to_go_on_stay_until_the_manifest_stands(tmp_path, monkeypatch):
+    def work(context):
+        for name in ("checkpoint", "model"):
+            (context.folder / name).write_text(name, encoding="utf-8")
+        return {"scratch": ["checkpoint"], "hashes": {"model": "known"}, "rows": 3}
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train.stage, "peak_memory", Work.die)
+        stage(tmp_path, work)
+    assert (tmp_path / "one.partial/checkpoint").is_file()
+    manifest = stage(tmp_path, work)
+    assert manifest["outputs"] == {"model": "known"} and manifest["counts"] == {"rows": 3}
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "identity.json",
+        "manifest.json",
+        "model",
+    ]
+
+
+def test_work_finished_before_a_kill_is_put_in_its_place_and_not_made_again(tmp_path, monkeypatch):
     replace = train.stage.os.replace
 
     def dying(source, target):
@@ -148,10 +183,12 @@ def test_a_kill_between_manifest_and_rename_leaves_a_sound_manifest(tmp_path, mo
         replace(source, target)
 
     monkeypatch.setattr(train.stage.os, "replace", dying)
+    work = Work()
     with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, Work())
+        stage(tmp_path, work)
     monkeypatch.undo()
-    manifest = stage(tmp_path, Work())
+    manifest = stage(tmp_path, work)
+    assert len(work.calls) == 1 and not (tmp_path / "one.partial").exists()
     assert sorted(manifest["outputs"]) == ["parts/first.txt", "second.txt"]
 
 
@@ -206,7 +243,7 @@ def test_what_a_person_can_put_right_is_one_line_without_a_traceback(
 
 
 def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, capsys):
-    def full(name, recipe, root):
+    def full(name, recipe, root, **_):
         return run_stage(root, name, Config(), (), work, 0)
 
     def work(context):
@@ -216,5 +253,28 @@ def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, c
     monkeypatch.setattr(train.pipeline, "run", full)
     assert main(["corpus", "tiny", "--runs", str(tmp_path)]) == 1
     text = capsys.readouterr().err
-    assert "No space left on device" in text and "run it again" in text
+    assert text.startswith("corpus: the disk is full (") and "run it again to go on" in text
     assert (tmp_path / "tiny/corpus.partial/part.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_known_by_whatever_name_it_has(error, tmp_path):
+    def work(context):
+        raise error
+
+    with pytest.raises(MlpMemError, match="the disk is full .* MiB free"):
+        stage(tmp_path, work)
+
+
+def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path):
+    def work(context):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        stage(tmp_path, work)

@@ -108,7 +108,7 @@ def left_out(store, row, temperature=2.0, without=True):
     """Return {token: prob} by a plain loop over all entries, one copy of `row` left out."""
     mass = {}
     for i, (key, value, count) in enumerate(
-        zip(store.keys.astype(float), store.values, store.counts, strict=True)
+        zip(np.asarray(store.keys, float), store.values, store.counts, strict=True)
     ):
         copies = int(count) - (without and i == row)
         if copies:

@@ -15,6 +15,7 @@ class Stage:
 
     inputs: tuple[str, ...]
     function: str
+    shared: bool = False  # every process of a launch runs it, each its part
 
     def load(self) -> Callable[[Context], dict]:
         """Return the stage's function."""
@@ -24,10 +25,10 @@ class Stage:
 
 STAGES = {
     "corpus": Stage((), "train.corpus:make_corpus"),
-    "decoder": Stage(("corpus",), "train.decoder:make_decoder"),
-    "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore"),
+    "decoder": Stage(("corpus",), "train.decoder:make_decoder", shared=True),
+    "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
-    "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory"),
+    "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
@@ -43,4 +44,12 @@ STAGES = {
 def run(name: str, recipe: Recipe, root: Path) -> dict:
     """Return the manifest of one stage of a recipe, run if it is not done."""
     stage = STAGES[name]
-    return run_stage(root, name, getattr(recipe, name), stage.inputs, stage.load(), recipe.seed)
+    return run_stage(
+        root,
+        name,
+        getattr(recipe, name),
+        stage.inputs,
+        stage.load(),
+        recipe.seed,
+        shared=stage.shared,
+    )

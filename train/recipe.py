@@ -49,9 +49,20 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Datastore:
-    """Which hidden state is the key."""
+    """Which hidden state is the key, and how keys are kept."""
 
     depth: int = -1  # layer whose FFN input it is
+    dtype: str = "float32"  # the decoder computes in; keys are float16 whatever it is
+    shard_mib: int = 256  # MiB of keys a file: what a kill can cost, and what processes share out
+    passage: int = 256  # tokens a passage of text that is added later (`extend`)
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for sizes that are none."""
+        if self.shard_mib < 1 or self.passage < 2:
+            raise MlpMemError(
+                f"[datastore] shard_mib {self.shard_mib} and passage {self.passage}: they must be "
+                "at least 1 and 2"
+            )
 
 
 @dataclass(frozen=True)
