@@ -14,6 +14,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the stages asked for; return the exit status."""
     from mlpmem.errors import MlpMemError
     from train.pipeline import STAGES, run
+    from train.processes import disband
     from train.recipe import load_recipe
 
     parser = argparse.ArgumentParser("python -m train", description="From text to a bundle.")
@@ -37,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
             "folder not writable?) and run it again.\n"
         )
         return 1
+    finally:
+        disband()
     return 0
 
 

@@ -17,6 +17,7 @@ from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
+from train.processes import disband
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
@@ -46,7 +47,6 @@ def train_worker(folder: Path) -> None:
         model.to("cpu", torch.float16).save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         write_json(folder / "history.json", history)
-    accelerator.end_training()
 
 
 def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
@@ -119,3 +119,4 @@ def finetune(
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

@@ -16,6 +16,7 @@ from mlpmem.memory import Memory, MemoryConfig
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
+from train.processes import disband
 from train.recipe import Memory as MemoryRecipe
 from train.recipe import fill
 from train.stage import Context, finished_manifest, write_json
@@ -49,7 +50,6 @@ def train_worker(folder: Path) -> None:
     if accelerator.is_main_process:
         memory.to("cpu", torch.float16).save(folder)
         write_json(folder / "history.json", history)
-    accelerator.end_training()
 
 
 def new_memory(
@@ -141,3 +141,4 @@ class TargetRows:
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

@@ -15,7 +15,13 @@ import torch
 T = TypeVar("T")
 
 PATIENCE = timedelta(days=30)  # the others wait as long as a stage of the first process takes
-MARKS = ("LOCAL_RANK", "ACCELERATE_MIXED_PRECISION")  # torchrun and accelerate launch set them
+# torchrun and accelerate launch set the first; mpirun, which accelerate needs for its --cpu, others
+MARKS = (
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,7 @@ class Team:
 
 
 def launched() -> bool:
-    """Return whether a launcher started this process, which then starts no others itself."""
+    """Return whether a launcher started this process as one of several: it then starts none."""
     return any(mark in os.environ for mark in MARKS)
 
 

@@ -52,11 +52,11 @@ def run_stage(
     Raises MlpMemError if an input is missing, a finished stage had another configuration, another
     run is at work here, or the disk is full.
     """
-    identity = identify(root, name, config, inputs, seed)
     final, partial = root / name, root / f"{name}.partial"
     context = Context(partial, {i: root / i for i in inputs}, config, seed)
     with hold(root, name) if team().is_main else nullcontext():
         if team().is_main:
+            identity = identify(root, name, config, inputs, seed)
             recover(final, partial, identity)
             done = finished_manifest(final)
             if done is not None:
@@ -69,14 +69,13 @@ def run_stage(
                 say(f"{name}: {json.dumps(identity['config'])}")
         team().wait()
         if finished_manifest(final) is None:
-            work(final, context, identity, function, shared)
+            work(final, context, function, shared)
         return finished_manifest(final)
 
 
 def work(
     final: Path,
     context: Context,
-    identity: dict,
     function: Callable[[Context], dict],
     shared: bool,
 ) -> None:
@@ -94,7 +93,7 @@ def work(
         team().wait()
         if team().is_main:
             seconds = time.perf_counter() - started
-            _close(final, context.folder, identity, counts, seconds)
+            _close(final, context.folder, counts, seconds)
         team().wait()
     except Exception as error:
         if not is_full(error, final.parent):
@@ -102,13 +101,13 @@ def work(
         raise _full(final.name, final.parent) from error
 
 
-def _close(final: Path, partial: Path, identity: dict, counts: dict, seconds: float) -> None:
+def _close(final: Path, partial: Path, counts: dict, seconds: float) -> None:
     """Write the manifest, drop what was only needed to go on, put the folder in its place."""
     scratch, hashes = counts.pop("scratch", []), counts.pop("hashes", {})
     seconds += counts.pop("earlier_seconds", 0.0)
     names = [p.relative_to(partial).as_posix() for p in sorted(partial.rglob("*")) if p.is_file()]
     names = [name for name in names if name not in (*BOOKS, *scratch)]
-    manifest = identity | {
+    manifest = read_json(partial / "identity.json") | {
         "counts": counts,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(counts["tokens"] / seconds) if "tokens" in counts else None,
