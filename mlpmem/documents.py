@@ -70,11 +70,11 @@ class Documents:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Documents":
-        """Return the documents of a folder, checked."""
+        """Return the documents of a folder, checked; the arrays are mapped from disk."""
         folder = Path(folder)
         try:
             arrays = [
-                np.load(folder / f"{name}.npy", allow_pickle=False)
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in ("tokens", "offsets", "document_of")
             ]
             names = [
