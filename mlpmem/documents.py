@@ -68,12 +68,12 @@ class Documents:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Documents":
-        """Return the documents of a folder, checked; tokens stay on disk, mapped."""
+        """Return the documents of a folder, checked; the arrays are mapped from disk."""
         folder = Path(folder)
         try:
             arrays = [
-                np.load(folder / f"{name}.npy", allow_pickle=False, mmap_mode=mode)
-                for name, mode in (("tokens", "r"), ("offsets", None), ("document_of", None))
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("tokens", "offsets", "document_of")
             ]
             names = [
                 json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
