@@ -109,18 +109,41 @@ class Targets:
 
 @dataclass(frozen=True)
 class Memory:
-    """Shape and training of the memory."""
+    """Shape and training of the memory; MlpMemError for a choice that is none."""
 
     blocks: int = 6
     intermediate_size: int = 1024
+    head: str = "decoder"  # how it starts: a copy of the decoder's, "free", or "tied" to it, frozen
     epochs: int = 8
-    batch: int = 1024  # rows a step
+    batch: int = 1024  # rows a step, over all processes
+    micro_batch: int = 0  # rows a pass, 0 all of a process's: less memory, the same result
     alpha: float = 0.3  # weight of KL(knn || memory); the rest is cross-entropy
     noise: float = 0.1  # standard deviation of Gaussian noise on keys, in units of a key's own
-    init_head: bool = True  # start from the decoder's output matrix
+    validation_rows: int = 1024  # rows held out (a tenth of all at most) and measured as it trains
+    lmbda: float = 0.5  # weight of the memory in the mix that validation measures
+    keep: str = "last"  # which weights: the "last", or those "best" on the rows held out
     processes: int = 2  # data-parallel workers on a CPU, one thread each
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # of forward and backward; master weights are float32
+    compile: str = "auto"  # torch.compile: "on", "off", or "auto", on a GPU alone
+    trackers: tuple[str, ...] = ()  # accelerate's: "tensorboard", "wandb", "trackio" ...
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=1.5e-3))
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        _check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
+        _check_choice("memory", "keep", self.keep, ("last", "best"))
+        _check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
+        _check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
+        for name in ("alpha", "lmbda"):
+            _check_range("memory", name, getattr(self, name), 0, 1)
+        for name in ("blocks", "intermediate_size", "epochs", "batch", "processes"):
+            _check_range("memory", name, getattr(self, name), 1)
+        for name in ("micro_batch", "validation_rows", "noise"):
+            _check_range("memory", name, getattr(self, name), 0)
+        if self.keep == "best" and not self.validation_rows:
+            raise MlpMemError(
+                'memory: keep "best" needs validation_rows above 0: nothing else says what is best'
+            )
 
 
 @dataclass(frozen=True)
@@ -252,3 +275,18 @@ def _value(kind: type, key: str, value: object, where: str) -> object:
         if isinstance(value, (int, float) if kind is float else kind):
             return value
     raise MlpMemError(f"{where}: {key} is {value!r}, it must be {allowed}")
+
+
+def _check_choice(stage: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise MlpMemError for a value that is not among those allowed."""
+    if value not in allowed:
+        raise MlpMemError(f"{stage}: {name} is {value!r}, it must be one of {', '.join(allowed)}")
+
+
+def _check_range(
+    stage: str, name: str, value: float, least: float, most: float = float("inf")
+) -> None:
+    """Raise MlpMemError for a number outside its range."""
+    if not least <= value <= most:
+        limit = f"{least} or more" if most == float("inf") else f"within {least} and {most}"
+        raise MlpMemError(f"{stage}: {name} is {value}, it must be {limit}")
