@@ -16,7 +16,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries
 from mlpmem.shards import Shard, shard_file, write_index, write_shard
 from train.files import read_json, write_json
-from train.processes import Team, team
+from train.processes import team
 from train.recipe import Datastore as DatastoreRecipe
 from train.stage import Context
 
@@ -32,11 +32,19 @@ class Span(NamedTuple):
 def make_datastore(context: Context) -> dict:
     """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/."""
     documents = Documents.load(context.inputs["corpus"] / "memory")
-    return build_datastore(context, documents, *entries(documents), [])
+    return build_datastore(context, load_decoder(context), documents, *entries(documents), [])
+
+
+def load_decoder(context: Context) -> Decoder:
+    """Return the decoder as the recipe wants it, on this process's device."""
+    config = context.config
+    dtype, device = getattr(torch, config.dtype), team().device
+    return Decoder.load(context.inputs["decoder"], depth=config.depth, dtype=dtype, device=device)
 
 
 def build_datastore(
     context: Context,
+    decoder: Decoder,
     documents: Documents,
     positions: np.ndarray,
     counts: np.ndarray,
@@ -46,35 +54,28 @@ def build_datastore(
 
     Every process builds its share of the missing shards, the first writes the rest.
     """
-    folder, config, us = context.folder, context.config, team()
-    decoder = Decoder.load(
-        context.inputs["decoder"],
-        depth=config.depth,
-        dtype=getattr(torch, config.dtype),
-        device=us.device,
-    )
-    spans = cut(sum(s.entries for s in there), len(positions), decoder.hidden_size, config)
+    folder, size, us = context.folder, decoder.hidden_size, team()
+    spans = cut(sum(s.entries for s in there), len(positions), size, context.config)
     spans = [Span(len(there) + number, first, end) for number, first, end in spans]
-    earlier = sum(
-        read_json(p)["seconds"] for p in map(folder.joinpath, notes(spans)) if p.is_file()
-    )
-    us.wait()  # before a note of this run counts among the earlier ones
-    _build(decoder, documents, positions, folder, us, spans)
+    kept = [span for span in spans if (folder / note(span)).is_file()]
+    us.wait()  # all have seen the same shards of earlier runs before one writes more
+    earlier = sum(read_json(folder / note(span))["seconds"] for span in kept)
+    mine = us.share([span for span in spans if span not in kept])
+    _build(decoder, documents, positions, folder, mine)
     us.wait()
+    shards = there + [Shard(**read_json(folder / note(span))["shard"]) for span in spans]
     if us.is_main:
-        made = [Shard(**read_json(folder / note)["shard"]) for note in notes(spans)]
-        write_index(folder, decoder.hidden_size, [*there, *made])
+        write_index(folder, size, shards)
         save_entries(folder, positions, counts)
         documents.save(folder / "documents")
-        there = [*there, *made]
     return {
         "tokens": len(documents.tokens),
         "entries": len(positions),
         "passages": len(documents),
-        "shards": len(there),
+        "shards": len(shards),
         "earlier_seconds": earlier / us.world,
-        "scratch": notes(spans),
-        "hashes": {shard.file: shard.sha256 for shard in there},
+        "scratch": [note(span) for span in spans],
+        "hashes": {shard.file: shard.sha256 for shard in shards},
     }
 
 
@@ -85,34 +86,25 @@ def cut(start: int, end: int, size: int, config: DatastoreRecipe) -> list[Span]:
     return [Span(number, first, min(first + width, end)) for number, first in enumerate(firsts)]
 
 
-def notes(spans: list[Span]) -> list[str]:
-    """Return the names of the notes that say a shard is finished, and what is in it."""
-    return [shard_file(span.number).replace(".npy", ".json") for span in spans]
+def note(span: Span) -> str:
+    """Return the name of the file that says a shard is finished, and what is in it."""
+    return shard_file(span.number).replace(".npy", ".json")
 
 
 def _build(
-    decoder: Decoder,
-    documents: Documents,
-    positions: np.ndarray,
-    folder: Path,
-    us: Team,
-    spans: list[Span],
+    decoder: Decoder, documents: Documents, positions: np.ndarray, folder: Path, mine: list[Span]
 ) -> None:
-    """Write this process's share of the shards that are not finished yet."""
-    todo = [s for s, n in zip(spans, notes(spans), strict=True) if not (folder / n).is_file()]
-    mine = us.share(todo)
+    """Write this process's share of the shards, a note after each."""
     total = sum(span.end - span.first for span in mine)
-    label = "keys" if us.world == 1 else f"keys, process {us.rank}"
-    with tqdm(total=total, desc=label, unit="key", unit_scale=True, mininterval=5.0) as bar:
+    with tqdm(total=total, desc="keys", unit="key", unit_scale=True, mininterval=5.0) as bar:
         for span in mine:
-            base, started = bar.n, time.perf_counter()
+            size, base, started = span.end - span.first, bar.n, time.perf_counter()
 
-            def progress(done: int, of: int, base: int = base, span: Span = span) -> None:
-                bar.update(base + (span.end - span.first) * done // of - bar.n)
+            def progress(done: int, of: int, base: int = base, size: int = size) -> None:
+                bar.update(base + size * done // of - bar.n)
 
             where = np.asarray(positions[span.first : span.end])
             keys = build_keys(decoder, documents, where, progress=progress)
             shard = write_shard(folder, span.number, keys)
             seconds = time.perf_counter() - started
-            note = {"shard": shard._asdict(), "seconds": seconds}
-            write_json(folder / notes([span])[0], note)
+            write_json(folder / note(span), {"shard": shard._asdict(), "seconds": seconds})

@@ -23,7 +23,7 @@ from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
-from train.processes import disband
+from train.processes import disband, team
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
@@ -35,7 +35,8 @@ def make_decoder(context: Context) -> dict:
     if config.source:
         check_source(config, tokenizer)
     if not config.epochs:
-        save(new_model(config, tokenizer), tokenizer, context.folder)
+        if team().is_main:
+            save(new_model(config, tokenizer), tokenizer, context.folder)
         return {}
     job = {
         "corpus": str(corpus), "seed": context.seed, "config": dataclasses.asdict(config),

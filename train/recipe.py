@@ -86,15 +86,11 @@ class Datastore:
     depth: int = -1  # layer whose FFN input it is
     dtype: str = "float32"  # the decoder computes in; keys are float16 whatever it is
     shard_mib: int = 256  # MiB of keys a file: what a kill can cost, and what processes share out
-    passage: int = 256  # tokens a passage of text that is added later (`extend`)
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError for sizes that are none."""
-        if self.shard_mib < 1 or self.passage < 2:
-            raise MlpMemError(
-                f"[datastore] shard_mib {self.shard_mib} and passage {self.passage}: they must be "
-                "at least 1 and 2"
-            )
+        """Check choices and ranges."""
+        _check_choice("datastore", "dtype", self.dtype, ("bfloat16", "float16", "float32"))
+        _check_range("datastore", "shard_mib", self.shard_mib, 1)
 
 
 @dataclass(frozen=True)
