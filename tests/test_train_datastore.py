@@ -43,9 +43,7 @@ def root(tmp_path, monkeypatch):
 
 def small_shards(monkeypatch):
     def seven(start, end, size, config):
-        return cut(
-            start, end, size * 2**20 // (14 * size), dataclasses.replace(config, shard_mib=1)
-        )
+        return cut(start, end, 2**20 // 14, Config(shard_mib=1))
 
     monkeypatch.setattr(train.datastore, "cut", seven)
 
@@ -226,9 +224,7 @@ def test_what_cannot_be_extended_is_said(root):
     with pytest.raises(MlpMemError, match="there is no file .*none.txt"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=Config(depth=1))
-    with pytest.raises(
-        MlpMemError, match="(?s)datastore was made with other.*depth: -1 there, 1 a"
-    ):
+    with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
         extend(other, root, write_texts(root))
 
 
@@ -250,6 +246,7 @@ disband()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_datastore_that_one_makes(root):
     script = root / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
