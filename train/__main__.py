@@ -55,13 +55,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--text", type=Path, nargs="+", help="extend: .txt, .md or .jsonl files to add"
     )
+    parser.add_argument(
+        "--tflops", type=float, help="plan: for a device of so many TFLOP/s instead of this one"
+    )
     return parser
 
 
 def _run(options: argparse.Namespace) -> None:
     """Run stages, the ledger or an extension."""
     from mlpmem.errors import MlpMemError
+    from train.ledger import print_ledger
     from train.pipeline import STAGES, run
+    from train.processes import team
     from train.recipe import load_recipe
 
     recipe = load_recipe(options.recipe)
@@ -69,9 +74,7 @@ def _run(options: argparse.Namespace) -> None:
     if (options.command == "extend") != bool(options.text):
         raise MlpMemError("--text FILES and the command extend go together: one needs the other")
     if options.command == "plan":
-        from train.ledger import print_ledger
-
-        print_ledger(recipe, root)
+        print_ledger(recipe, root, options.tflops)
     elif options.command == "extend":
         from train.extend import extend
 
@@ -79,6 +82,8 @@ def _run(options: argparse.Namespace) -> None:
     else:
         for stage in STAGES if options.command == "all" else [options.command]:
             run(stage, recipe, root)
+        if options.command == "all" and team().is_main:
+            print_ledger(recipe, root)
 
 
 def _with_tunables() -> None:

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from mlpmem.errors import MlpMemError
+from train.plan import check_fits, needs
 from train.recipe import Recipe
+from train.sizes import UnknownSizeError
 from train.stage import Context, run_stage
 
 
@@ -44,6 +47,11 @@ STAGES = {
 def run(name: str, recipe: Recipe, root: Path) -> dict:
     """Return the manifest of one stage of a recipe, run if it is not done."""
     stage = STAGES[name]
+    if recipe.stated.tokens:
+        raise MlpMemError(
+            f"recipe {recipe.name} states sizes instead of naming a corpus: it is for "
+            f"`python -m train plan {recipe.name}` and does not run"
+        )
     return run_stage(
         root,
         name,
@@ -52,4 +60,13 @@ def run(name: str, recipe: Recipe, root: Path) -> dict:
         stage.load(),
         recipe.seed,
         shared=stage.shared,
+        plan=lambda: _plan(name, recipe, root),
     )
+
+
+def _plan(name: str, recipe: Recipe, root: Path) -> dict | None:
+    """Return what a stage will need, None where that is not known; MlpMemError if it cannot fit."""
+    try:
+        return check_fits(needs(recipe, root)[name], root)
+    except UnknownSizeError:  # a corpus that is streamed from elsewhere
+        return None

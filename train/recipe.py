@@ -191,6 +191,24 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Sizes of what is not here, for a ledger alone: a recipe that states them does not run.
+
+    0 leaves a size to the recipe's shapes.
+    """
+
+    tokens: int = 0  # of the corpus that is keyed
+    decoder_tokens: int = 0  # a decoder is trained on, over all epochs; 0: it exists
+    decoder_parameters: int = 0
+    memory_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, value in dataclasses.asdict(self).items():
+            _check_range("stated", name, value, 0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All stages of one bundle."""
 
@@ -204,6 +222,7 @@ class Recipe:
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    stated: Stated = field(default_factory=Stated)
 
 
 def load_recipe(name: str) -> Recipe:

@@ -43,17 +43,19 @@ def run_stage(
     seed: int,
     *,
     shared: bool = False,
-    check: Callable[[], None] | None = None,
+    plan: Callable[[], dict] | None = None,
 ) -> dict:
     """Return the manifest of a stage, running it unless a finished one stands there already.
 
     `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
-    otherwise the first does while the others wait. `check` is asked before anything is touched.
+    otherwise the first does while the others wait. `plan` says what it will need, for the manifest,
+    or raises where that is not there; it is asked before anything is touched.
     Raises MlpMemError if an input is missing, a finished stage had another configuration, another
     run is at work here, or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
     context = Context(partial, {i: root / i for i in inputs}, config, seed)
+    need = None
     with hold(root, name) if team().is_main else nullcontext():
         if team().is_main:
             identity = identify(root, name, config, inputs, seed)
@@ -63,13 +65,12 @@ def run_stage(
                 check_same(final, done, identity)
                 say(f"{name}: done already ({done['seconds']:.0f} s)")
             else:
-                if check is not None:
-                    check()
+                need = plan() if plan is not None else None
                 prepare(partial, identity)
                 say(f"{name}: {json.dumps(identity['config'])}")
         team().wait()
         if finished_manifest(final) is None:
-            work(final, context, function, shared)
+            work(final, context, function, shared, need)
         return finished_manifest(final)
 
 
@@ -78,6 +79,7 @@ def work(
     context: Context,
     function: Callable[[Context], dict],
     shared: bool,
+    need: dict | None = None,
 ) -> None:
     """Run a stage's function in its prepared folder and put the folder in its place.
 
@@ -93,7 +95,7 @@ def work(
         team().wait()
         if team().is_main:
             seconds = time.perf_counter() - started
-            _close(final, context.folder, counts, seconds)
+            _close(final, context.folder, counts, seconds, need)
         team().wait()
     except Exception as error:
         if not is_full(error, final.parent):
@@ -101,13 +103,14 @@ def work(
         raise _full(final.name, final.parent) from error
 
 
-def _close(final: Path, partial: Path, counts: dict, seconds: float) -> None:
+def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict | None) -> None:
     """Write the manifest, drop what was only needed to go on, put the folder in its place."""
     scratch, hashes = counts.pop("scratch", []), counts.pop("hashes", {})
     seconds += counts.pop("earlier_seconds", 0.0)
     names = [p.relative_to(partial).as_posix() for p in sorted(partial.rglob("*")) if p.is_file()]
     names = [name for name in names if name not in (*BOOKS, *scratch)]
     manifest = read_json(partial / "identity.json") | {
+        "need": need,
         "counts": counts,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(counts["tokens"] / seconds) if "tokens" in counts else None,
