@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+import train.ledger
 import train.pipeline
+import train.stage
 from mlpmem.errors import MlpMemError
 from train.__main__ import main
 from train.pipeline import STAGES
@@ -204,7 +206,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
-    fields = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed")]
+    fields = [
+        f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed", "stated")
+    ]
     assert fields == list(STAGES)
     for i, (name, described) in enumerate(STAGES.items()):
         assert set(described.inputs) <= set(fields[:i]), name
@@ -214,8 +218,10 @@ def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
 def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(train.pipeline, "run", lambda *arguments: ran.append(arguments))
+    monkeypatch.setattr(train.ledger, "print_ledger", lambda *arguments: ran.append("ledger"))
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 0
-    assert ran == [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+    stages = [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+    assert ran == [*stages, "ledger"]
 
 
 def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
@@ -229,6 +235,9 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["plan", "tiny", "--text", "a.txt"], "--text FILES and the command extend go together"),
+        (["extend", "tiny"], "--text FILES and the command extend go together"),
+        (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),
