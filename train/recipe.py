@@ -101,6 +101,28 @@ class Targets:
     temperature: float = 20.0  # of the squared L2 distances
     nll_floor: float = 0.5  # every position the decoder finds harder than this (nats) is a row
     easy_share: float = 0.15  # share of the other positions that are rows too
+    rows: str = "stored"  # or "searched" again for every batch: nothing is kept on disk
+    teacher: str = ""  # folder of a datastore whose keys are searched; none: the memory's own
+    search: str = "auto"  # "exact", "ivfsq", "ivfpq"; auto is exact up to exact_most entries
+    exact_most: int = 10_000_000
+    lists: int = 0  # of an inverted file; 0 chooses from the number of entries
+    probes: int = 0  # lists searched; 0 chooses, 3k entries are the least
+    search_mib: int = 4096  # of coarse keys kept for exact search; beyond, made block by block
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside what is allowed."""
+        allowed = {"rows": ("stored", "searched"), "search": ("auto", "exact", "ivfsq", "ivfpq")}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise MlpMemError(
+                    f"targets: {name} is {getattr(self, name)!r}, it must be one of "
+                    f"{', '.join(choices)}"
+                )
+        if self.k < 1 or self.temperature <= 0:
+            raise MlpMemError(
+                f"targets: k is {self.k} and must be 1 or more; temperature is "
+                f"{self.temperature} and must be above 0"
+            )
 
 
 @dataclass(frozen=True)
