@@ -30,7 +30,7 @@ STAGES = {
     "corpus": Stage((), "train.corpus:make_corpus"),
     "decoder": Stage(("corpus",), "train.decoder:make_decoder", shared=True),
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
-    "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
+    "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(

@@ -17,7 +17,6 @@ from train.sizes import Sizes, sizes_of
 
 BASE = 450 * 2**20  # bytes of a process that has imported everything and does nothing
 HELD_OUT = 33  # tokens of the atlas's held-out documents for a hundred of the memory's
-EXACT = 10_000_000  # entries beyond which search is by inverted lists
 CHECKPOINT = 12  # bytes a parameter: master weights and two moments in float32
 SHARE_OF_PEAK = {"train": 0.4, "forward": 0.4, "search": 0.4}  # of a large matmul's rate
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -106,12 +105,14 @@ def datastore(recipe: Recipe, s: Sizes) -> Need:
 def targets(recipe: Recipe, s: Sizes) -> Need:
     """Return the targets' need: 2 R N D FLOPs of exact search, 2 P a token for the decoder's nll.
 
-    Beyond EXACT entries a row is compared with sqrt(N) * 4 lists and the entries of as many of them
+    Beyond exact_most entries a row is compared with sqrt(N) * 4 lists and the entries of as many of them
     as hold 3 k on average. A row has S pairs of an id and a half-precision probability, and stands
-    twice while shards are joined. In memory: half-precision keys and a few bytes an entry.
+    twice while shards are joined. In memory: half-precision keys up to search_mib, a few bytes an
+    entry.
     """
-    size = round(s.rows * (16 + s.support * (_id_bytes(s.vocab) + 2)))
-    keys = min(s.entries, EXACT) * (2 * s.hidden + 8)
+    stored = recipe.targets.rows == "stored"
+    size = 8 * s.rows + stored * round(s.rows * (8 + s.support * (_id_bytes(s.vocab) + 2)))
+    keys = min(recipe.targets.search_mib * 2**20, s.entries * (2 * s.hidden + 8))
     return Need(
         "targets",
         s.rows,
@@ -119,7 +120,10 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
         disk=size,
         working=2 * size,
         memory=BASE + 4 * s.decoder + keys + 8 * s.entries,
-        flops=2.0 * s.rows * _compared(s.entries, recipe.targets.k) * s.hidden
+        flops=2.0
+        * s.rows
+        * _compared(s.entries, recipe.targets.k, recipe.targets.exact_most)
+        * s.hidden
         + 2.0 * s.decoder * s.memory,
         dtype="bfloat16",
         work="search",
@@ -174,7 +178,7 @@ def evaluate(recipe: Recipe, s: Sizes) -> Need:
     if recipe.corpus.kind == "atlas":
         scored = 12 * config.questions * 4 + HELD_OUT * s.memory // 100
     keys = 2 * s.hidden * s.entries
-    found = _compared(s.entries, config.k) * s.hidden
+    found = _compared(s.entries, config.k, recipe.targets.exact_most) * s.hidden
     return Need(
         "evaluate",
         scored,
@@ -191,7 +195,10 @@ def evaluate(recipe: Recipe, s: Sizes) -> Need:
 def export(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of a bundle: half-precision weights and the tokens; answers for examples."""
     size = 2 * (s.decoder + s.memory_parameters) + _id_bytes(s.vocab) * s.memory
-    tokens, found = 64 * 200, _compared(s.entries, recipe.evaluate.k) * s.hidden
+    tokens, found = (
+        64 * 200,
+        _compared(s.entries, recipe.evaluate.k, recipe.targets.exact_most) * s.hidden,
+    )
     return Need(
         "export",
         tokens,
@@ -203,9 +210,9 @@ def export(recipe: Recipe, s: Sizes) -> Need:
     )
 
 
-def _compared(entries: int, k: int) -> float:
+def _compared(entries: int, k: int, exact_most: int) -> float:
     """Return with how many vectors a query is compared: all keys, or lists and what is probed."""
-    if entries <= EXACT:
+    if entries <= exact_most:
         return float(entries)
     lists = 4 * math.isqrt(entries)
     probes = max(32, math.ceil(3 * k * lists / entries))

@@ -60,7 +60,7 @@ def sizes_of(recipe: Recipe, root: Path) -> Sizes:
     share = HARD[kind] + recipe.targets.easy_share * (1 - HARD[kind])
     rows, support = round(entries * min(1.0, share)), max(1.0, recipe.targets.k * SUPPORT)
     if done := finished_manifest(root / "targets"):
-        rows, support = done["counts"]["tokens"], done["counts"]["mean_support"]
+        rows, support = done["counts"]["tokens"], done["counts"].get("mean_support", 0)
     blocks = recipe.memory.blocks * 3 * hidden * recipe.memory.intermediate_size
     if recipe.stated.memory_parameters:
         blocks = recipe.stated.memory_parameters - vocab * hidden
