@@ -199,7 +199,7 @@ def _save_shard(path: Path, token_ids: np.ndarray, probs: np.ndarray) -> None:
 
 
 def _merge(folder: Path, rows: int) -> dict:
-    """Join the shards into three arrays; return mean support, bytes a row, and the shards' names."""
+    """Join the shards into three arrays; return mean support, bytes a row, the shards' names."""
     paths = sorted(folder.glob("shard_*.npz"))
     shards = []
     for path in paths:
