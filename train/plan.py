@@ -106,9 +106,9 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
     """Return the targets' need: 2 R N D FLOPs of exact search, 2 P a token for the decoder's nll.
 
     Beyond exact_most entries a row is compared with 4 sqrt(N) lists and the entries of as many of
-    them as hold 3 k on average. A row has S pairs of an id and a half-precision probability, and stands
-    twice while shards are joined. In memory: half-precision keys up to search_mib, a few bytes an
-    entry.
+    them as hold 3 k on average. A row has S pairs of an id and a half-precision probability, and
+    stands twice while shards are joined. In memory: half-precision keys up to search_mib, a few
+    bytes an entry.
     """
     stored = recipe.targets.rows == "stored"
     size = 8 * s.rows + stored * round(s.rows * (8 + s.support * (_id_bytes(s.vocab) + 2)))
