@@ -217,7 +217,7 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
 
     def dying(path, *values):
         if len(written) == 2:
-            path.with_name("new.npz").write_bytes(b"half a shard")
+            path.with_name(f"new_{path.name}").write_bytes(b"half a shard")
             raise KeyboardInterrupt
         written.append(path.name)
         save(path, *values)
