@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
+from mlpmem.shards import ShardedKeys
 
 BLOCK = 65536  # keys scored at once
 
@@ -183,8 +184,10 @@ def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
     return Neighbours(indices, distances.float())
 
 
-def writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Return keys as torch takes them without a warning: a read-only map copied on write."""
+def writable(keys: np.ndarray | ShardedKeys | Tensor) -> np.ndarray | Tensor:
+    """Return keys as torch takes them without a warning: maps copied on write, shards read."""
+    if isinstance(keys, ShardedKeys):
+        return np.array(keys)
     if isinstance(keys, np.memmap) and not keys.flags.writeable:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
     return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()

@@ -22,20 +22,22 @@ def test_every_passage_stands_once_whole_and_in_order_or_cut_at_the_row(length, 
     lengths = np.random.default_rng(count).integers(1, 20, count)
     documents = passages_of(lengths)
     rows = pack(documents, length, "0/3")
-    assert rows.ids.shape == rows.segments.shape == rows.positions.shape == (len(rows), length)
-    assert (rows.segments > 0).sum() == np.minimum(lengths, length).sum()
+    ids, segments, positions = rows.fill(np.arange(len(rows)))
+    assert ids.shape == segments.shape == positions.shape == (len(rows), length)
+    assert (segments > 0).sum() == np.minimum(lengths, length).sum()
     for p in range(count):
-        row, column = (rows.segments == p + 1).nonzero()
+        row, column = (segments == p + 1).nonzero()
         assert len(set(row)) == 1 and (np.diff(column) == 1).all()
-        assert rows.ids[row, column].tolist() == documents.passage(p)[:length].tolist()
-        assert rows.positions[row, column].tolist() == list(range(len(row)))
+        assert ids[row, column].tolist() == documents.passage(p)[:length].tolist()
+        assert positions[row, column].tolist() == list(range(len(row)))
 
 
 def test_the_order_is_of_the_seed_alone():
     documents = passages_of(np.random.default_rng(1).integers(1, 9, 60))
-    one, same, other = (pack(documents, 12, seed) for seed in ("1/0", "1/0", "1/1"))
-    assert np.array_equal(one.ids, same.ids) and np.array_equal(one.segments, same.segments)
-    assert not np.array_equal(one.segments, other.segments)
+    packed = (pack(documents, 12, seed) for seed in ("1/0", "1/0", "1/1"))
+    one, same, other = (rows.fill(np.arange(len(rows))) for rows in packed)
+    assert all(map(np.array_equal, one, same))
+    assert not np.array_equal(one[1], other[1])
 
 
 def test_short_passages_share_rows():
@@ -50,7 +52,7 @@ def test_targets_and_mask_never_cross_passages():
     batch = rows.batch(at)
     assert batch["attention_mask"].shape == (3, 1, 12, 12)
     for b, row in enumerate(at):
-        segments, ids = rows.segments[row], rows.ids[row]
+        ids, segments, _ = (x[0] for x in rows.fill([row]))
         for i in range(12):
             inside = i + 1 < 12 and segments[i] == segments[i + 1] != 0
             assert batch["targets"][b, i] == (ids[i + 1] if inside else NO_TARGET)
@@ -72,7 +74,8 @@ def test_packed_logits_are_those_of_the_passage_alone(family):
         use_cache=False,
     ).logits
     assert packed.isfinite().all()
+    _, segments, _ = rows.fill(np.arange(len(rows)))
     for p in range(len(documents)):
         alone = model(torch.from_numpy(documents.passage(p)[None, :24].astype(np.int64))).logits[0]
-        row, column = (rows.segments == p + 1).nonzero()
+        row, column = (segments == p + 1).nonzero()
         torch.testing.assert_close(packed[row, column], alone, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mlpmem.documents import join_passages
 from train.corpora import atlas as atlas_corpus
+from train.corpora.text import write_corpus
 from train.stage import Context, write_json
 from train.tokenizer import encode_segments, train_tokenizer
 
@@ -18,6 +19,13 @@ TOKENIZER_DRAWS = 2  # wordings differ between draws; two show the tokenizer nea
 
 
 def make_corpus(context: Context) -> dict:
+    """Return counts; writes tokenizer/, memory/ and what else the kind of corpus has."""
+    if context.config.kind == "text":
+        return write_corpus(context.folder, context.config, context.seed)
+    return make_atlas(context)
+
+
+def make_atlas(context: Context) -> dict:
     """Return counts; writes tokenizer/, decoder_XX/, memory/, heldout/ and questions.jsonl."""
     config, folder = context.config, context.folder
     atlas = atlas_corpus.build_atlas(

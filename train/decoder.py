@@ -1,30 +1,46 @@
-"""Stage decoder: an ordinary small Llama, trained on packed passages; also run as a worker."""
+"""Stage decoder: a new small Llama or an existing decoder, trained on packed passages or as it is.
+
+Also run as a worker.
+"""
 
 import dataclasses
 import json
 import sys
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from mlpmem.decoder import Decoder as ExistingDecoder
+from mlpmem.decoder import load_tokenizer, tokenizer_hash
 from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
+from train.processes import disband, team
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
 
 def make_decoder(context: Context) -> dict:
     """Return counts; writes a transformers folder with half-precision weights and tokenizer."""
-    corpus, config = str(context.inputs["corpus"]), dataclasses.asdict(context.config)
-    job = {"corpus": corpus, "seed": context.seed, "config": config}
+    corpus, config = context.inputs["corpus"], context.config
+    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
+    if config.source:
+        check_source(config, tokenizer)
+    if not config.epochs:
+        if team().is_main:
+            save(new_model(config, tokenizer), tokenizer, context.folder)
+        return {}
+    job = {
+        "corpus": str(corpus), "seed": context.seed, "config": dataclasses.asdict(config),
+    }  # fmt: skip
     return run_workers("train.decoder", context.folder, job, context.config.processes)
 
 
@@ -33,20 +49,70 @@ def train_worker(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     corpus, config = Path(job["corpus"]), fill(Decoder, job["config"], "job.json")
     torch.manual_seed(job["seed"])
-    tokenizer = AutoTokenizer.from_pretrained(corpus / "tokenizer")
-    model = LlamaForCausalLM(llama_config(config, tokenizer)).to(getattr(torch, config.dtype))
+    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
+    model = new_model(config, tokenizer).to(getattr(torch, config.dtype))
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    draws = sorted(corpus.glob("decoder_*"))
-    batches, steps = _draw_batches(draws, config, job["seed"])
+    batches, steps = _draw_batches(training_parts(corpus) * config.epochs, config, job["seed"])
     path = folder / CHECKPOINT
     history = fit(
         model, batches, packed_loss, steps, config.optimizer, path, "decoder", accelerator
     )
     if accelerator.is_main_process:
-        model.to("cpu", torch.float16).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+        save(model, tokenizer, folder)
         write_json(folder / "history.json", history)
-    accelerator.end_training()
+
+
+def training_parts(corpus: Path) -> list[Path]:
+    """Return the folders a decoder learns from: its own draws, or else what is remembered too."""
+    return sorted(corpus.glob("decoder_*")) or [corpus / "memory"]
+
+
+def new_model(config: Decoder, tokenizer) -> nn.Module:
+    """Return the model that training starts from: the recipe's source, or random weights."""
+    if config.source:
+        return _load_source(config).model.requires_grad_(True)
+    return LlamaForCausalLM(llama_config(config, tokenizer))
+
+
+def save(model: nn.Module, tokenizer, folder: Path) -> None:
+    """Write a transformers folder: weights in half precision, as a bundle has them, and tokenizer.
+
+    MlpMemError where a weight is too large for half precision.
+    """
+    half = model.to("cpu", torch.float16)
+    if not all(weight.isfinite().all() for weight in half.parameters()):
+        raise MlpMemError(
+            "decoder: a weight exceeds half precision, in which decoders are kept; use another one"
+        )
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_source(config: Decoder) -> ExistingDecoder:
+    """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
+    name = config.source.removeprefix("hub:")
+    return ExistingDecoder.load(name, local_files_only=name == config.source)
+
+
+def check_source(config: Decoder, tokenizer) -> None:
+    """Raise MlpMemError unless the corpus's tokens are the source's own and its rows fit."""
+    decoder = _load_source(config)
+    if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
+        raise MlpMemError(
+            f"decoder: the corpus is cut by another tokenizer ({len(tokenizer)} tokens) than "
+            f"{config.source} reads ({len(decoder.tokenizer)} tokens); leave tokenizer out of the "
+            "recipe's [corpus], so that the decoder's own is taken, and make the corpus again"
+        )
+    if len(tokenizer) > decoder.vocab_size:
+        raise MlpMemError(
+            f"decoder: {config.source} has {decoder.vocab_size} logits, its tokenizer "
+            f"{len(tokenizer)} tokens; the folder mixes two models, get it again"
+        )
+    if config.epochs and config.row > decoder.max_positions:
+        raise MlpMemError(
+            f"decoder: row is {config.row}, {config.source} reads {decoder.max_positions} tokens "
+            "at most; lower row in [decoder], and passage in [corpus]"
+        )
 
 
 def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
@@ -69,21 +135,25 @@ def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
 
 def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the mean cross-entropy (nats) over the packed targets of a batch, and no other log."""
-    hidden = model.model(
+    hidden = model.base_model(
         input_ids=batch["ids"],
         position_ids=batch["position_ids"],
         attention_mask=batch["attention_mask"],
         use_cache=False,
     ).last_hidden_state
-    head = model.lm_head.weight
-    loss, _, _ = head_loss(hidden.flatten(0, 1), head, batch["targets"].flatten())
+    hidden, head = hidden.flatten(0, 1), model.get_output_embeddings()
+    weight = head.weight
+    if head.bias is not None:  # a column of the weight whose input is always 1
+        hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
+        weight = torch.cat([weight, head.bias[:, None]], 1)
+    loss, _, _ = head_loss(hidden, weight, batch["targets"].flatten())
     return loss, {}
 
 
 def _draw_batches(draws: list[Path], config: Decoder, seed: int):
     """Return (batches(step, rank, world), steps) over the draws, one after another."""
 
-    @cache
+    @lru_cache(1)
     def rows_of(draw: int) -> Rows:
         return pack(Documents.load(draws[draw]), config.row, f"{seed}/{draw}")
 
@@ -119,3 +189,4 @@ def finetune(
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

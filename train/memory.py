@@ -20,6 +20,7 @@ from train.curves import draw_training
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit, luck
 from train.loss import head_loss
+from train.processes import disband
 from train.recipe import Memory as MemoryRecipe
 from train.recipe import Targets, fill
 from train.stage import Context, finished_manifest, write_json
@@ -35,7 +36,7 @@ def make_memory(context: Context) -> dict:
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
     counts = run_workers("train.memory", context.folder, job, context.config.processes)
-    (context.folder / BEST).unlink(missing_ok=True)
+    counts["scratch"].append(BEST)
     return counts
 
 
@@ -77,7 +78,8 @@ def train_worker(folder: Path) -> None:
         memory.to("cpu", torch.float16).save(folder)
         write_json(folder / "history.json", history)
         draw_training(history, folder / "training.png", "memory")
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not end_training: later stages need the processes
+        tracker.finish()
 
 
 def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
@@ -227,3 +229,4 @@ class TargetRows:
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

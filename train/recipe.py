@@ -1,8 +1,9 @@
 """A recipe: every stage's configuration, as frozen dataclasses read from one TOML file."""
 
 import dataclasses
+import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_origin
 
@@ -13,10 +14,39 @@ from mlpmem.errors import MlpMemError
 class Corpus:
     """Where text comes from and how it is tokenised."""
 
-    kind: str = "atlas"  # a module of train/corpora
+    kind: str = "atlas"  # "atlas", or "text": documents of one's own
+    vocab_size: int = 4096  # of the tokenizer that is trained
+    # atlas
     scale: float = 1.0  # share of the corpus's entities
-    vocab_size: int = 4096
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
+    # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
+    train: tuple[str, ...] = ()
+    valid: tuple[str, ...] = ()  # none: drawn from the training documents
+    test: tuple[str, ...] = ()  # likewise
+    shares: tuple[float, float] = (0.05, 0.05)  # of documents, for valid and test where drawn
+    heading: str = ""  # regular expression of a line that begins a document; group 1 is the title
+    separator: str = ""  # a line that stands between documents
+    text_field: str = "text"  # of a row of JSON lines, Parquet or the Hub
+    title_field: str = "title"
+    passage: int = 256  # tokens a document is cut into; each passage is keyed on its own
+    tokenizer: str = ""  # folder, or "hub:owner/name"; none: the decoder's, or one is trained
+    attributions: tuple[str, ...] = ()  # where the text comes from and its licence
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values no corpus can have."""
+        _one_of("corpus", "kind", self.kind, ("atlas", "text"))
+        if self.passage < 2 or len(self.shares) != 2 or not 0 <= sum(self.shares) < 1:
+            raise MlpMemError(
+                f"corpus: passage is {self.passage} and must be 2 tokens or more; shares is "
+                f"{self.shares} and must be two numbers from 0 whose sum is below 1"
+            )
+        try:
+            re.compile(self.heading)
+        except re.error as error:
+            raise MlpMemError(
+                f"corpus: heading {self.heading!r} is no regular expression ({error}); write it "
+                "between single quotes in TOML, which keep backslashes"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -33,8 +63,10 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Decoder:
-    """Shape and training of a decoder made from nothing (Llama family)."""
+    """The decoder: made from nothing (Llama family), or an existing one, trained on or as it is."""
 
+    source: str = ""  # folder of transformers, or "hub:owner/name"; none: made from the shape below
+    epochs: int = 1  # passes over the training text (atlas: over all draws); 0 trains nothing
     hidden_size: int = 256
     layers: int = 6
     heads: int = 4
@@ -49,9 +81,16 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Datastore:
-    """Which hidden state is the key."""
+    """Which hidden state is the key, and how keys are kept."""
 
     depth: int = -1  # layer whose FFN input it is
+    dtype: str = "float32"  # the decoder computes in; keys are float16 whatever it is
+    shard_mib: int = 256  # MiB of keys a file: what a kill can cost, and what processes share out
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        _check_choice("datastore", "dtype", self.dtype, ("bfloat16", "float16", "float32"))
+        _check_range("datastore", "shard_mib", self.shard_mib, 1)
 
 
 @dataclass(frozen=True)
@@ -143,9 +182,24 @@ class Finetuned:
 class Evaluate:
     """How much is asked, and how the datastore is used."""
 
+    # atlas
     questions: int = 1000  # at most, of a cell (group and wording)
     k: int = 128
     temperature: float = 20.0
+    # text
+    window: int = 256  # tokens the decoder sees at most
+    stride: int = 128  # tokens scored a window, those before are context
+    tokens: int = 50_000  # scored at most of the test split, and for tuning of the validation split
+    ks: tuple[int, ...] = (8, 32, 128, 512)  # neighbours to choose from
+    temperatures: tuple[float, ...] = (1.0, 3.0, 10.0, 30.0, 100.0)  # of squared L2, likewise
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for a window that cannot slide or nothing to choose from."""
+        if not 0 < self.stride < self.window or not (self.ks and self.temperatures):
+            raise MlpMemError(
+                f"evaluate: stride {self.stride} must be within 1 and window {self.window} - 1, "
+                "and ks and temperatures need a value each"
+            )
 
 
 @dataclass(frozen=True)
@@ -156,6 +210,24 @@ class Export:
     examples: int = 24  # in four groups
     traces: int = 6  # recorded comparisons, descriptions among them
     abouts: int = 2  # descriptions
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Sizes of what is not here, for a ledger alone: a recipe that states them does not run.
+
+    0 leaves a size to the recipe's shapes.
+    """
+
+    tokens: int = 0  # of the corpus that is keyed
+    decoder_tokens: int = 0  # a decoder is trained on, over all epochs; 0: it exists
+    decoder_parameters: int = 0
+    memory_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, value in dataclasses.asdict(self).items():
+            _check_range("stated", name, value, 0)
 
 
 @dataclass(frozen=True)
@@ -172,6 +244,7 @@ class Recipe:
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    stated: Stated = field(default_factory=Stated)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -185,7 +258,29 @@ def load_recipe(name: str) -> Recipe:
         raise MlpMemError(f"no recipe {name!r}; use one of {names}, or a .toml file") from None
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MlpMemError(f"recipe {path.name}: {error}") from error
-    return fill(Recipe, {"name": path.stem} | values, path.name)
+    recipe = fill(Recipe, {"name": path.stem} | values, path.name)
+    return _located(recipe, path.resolve().parent)
+
+
+def _located(recipe: Recipe, base: Path) -> Recipe:
+    """Return the recipe with paths made absolute, from a recipe file's folder.
+
+    A decoder that exists brings its tokenizer, unless the recipe names another.
+    """
+
+    def at(source: str) -> str:
+        return source if not source or source.startswith("hub:") else str((base / source).resolve())
+
+    corpus, decoder = recipe.corpus, recipe.decoder
+    sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
+    corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
+    return replace(recipe, corpus=corpus, decoder=replace(decoder, source=at(decoder.source)))
+
+
+def _one_of(table: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise MlpMemError unless value is allowed."""
+    if value not in allowed:
+        raise MlpMemError(f"{table}: {key} is {value!r}, it must be one of {', '.join(allowed)}")
 
 
 def fill(kind: type, values: dict, where: str) -> object:

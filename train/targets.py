@@ -19,6 +19,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.malloc import keep_memory
 from mlpmem.passages import forward_positions
 from train.ivf import InvertedSearch
+from train.processes import team
 from train.recipe import Targets
 from train.search import QUERY_BLOCK, BulkSearch
 from train.stage import Context
@@ -117,18 +118,24 @@ def make_targets(context: Context) -> dict:
     config, folder = context.config, context.folder
     keep_memory()
     store = Datastore.load(context.inputs["datastore"])
-    rows = _choose_rows(context, store, config)
-    np.save(folder / "rows.npy", rows)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    targets = SearchedTargets(store, rows, config, device, context.seed)
+    us = team()
+    if us.is_main:
+        np.save(folder / "rows.npy", _choose_rows(context, store, config))
+    us.wait()
+    rows = np.load(folder / "rows.npy", allow_pickle=False)
+    targets = SearchedTargets(store, rows, config, us.device, context.seed)
     counts = {"tokens": len(rows), "entries": len(store)} | targets.recall()
     if config.rows == "searched":
         return counts
     todo = [s for s in range(0, len(rows), QUERY_BLOCK) if not _shard(folder, s).is_file()]
-    for start in tqdm(todo, "targets", unit_scale=QUERY_BLOCK, unit="row", mininterval=5.0):
+    us.wait()  # all have seen the same shards of earlier runs before one writes more
+    for start in tqdm(
+        us.share(todo), "targets", unit_scale=QUERY_BLOCK, unit="row", mininterval=5.0
+    ):
         some = np.arange(start, min(start + QUERY_BLOCK, len(rows)))
         _save_shard(_shard(folder, start), *targets.rows(some))
-    return counts | _merge(folder, len(rows))
+    us.wait()
+    return counts | _merge(folder, len(rows)) if us.is_main else counts
 
 
 def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndarray:
@@ -185,14 +192,14 @@ def _shard(folder: Path, start: int) -> Path:
 def _save_shard(path: Path, token_ids: np.ndarray, probs: np.ndarray) -> None:
     """Write ragged rows: sizes, ids and probabilities."""
     kept = probs > 0
-    beside = path.with_name("new.npz")
+    beside = path.with_name(f"new_{path.name}")
     sizes, ids = kept.sum(-1).astype(np.int32), token_ids[kept].astype(np.int32)
     np.savez(beside, sizes=sizes, token_ids=ids, probs=probs[kept].astype(np.float16))
     beside.replace(path)
 
 
 def _merge(folder: Path, rows: int) -> dict:
-    """Join the shards into three arrays and remove them; return mean support and bytes a row."""
+    """Join the shards into three arrays; return mean support, bytes a row, the shards' names."""
     paths = sorted(folder.glob("shard_*.npz"))
     shards = []
     for path in paths:
@@ -206,7 +213,6 @@ def _merge(folder: Path, rows: int) -> dict:
     np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
     np.save(folder / "token_ids.npy", ids)
     np.save(folder / "probs.npy", probs)
-    for path in paths:
-        path.unlink()
     size = (ids.nbytes + probs.nbytes + 8 * rows) / max(1, rows)
-    return {"mean_support": round(float(sizes.mean()), 2), "bytes_a_row": round(size)}
+    return {"mean_support": round(float(sizes.mean()), 2), "bytes_a_row": round(size),
+            "scratch": [path.name for path in paths]}  # fmt: skip

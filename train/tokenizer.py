@@ -1,11 +1,13 @@
 """A byte-level BPE tokenizer trained on a corpus, as transformers loads it."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 BOS, EOS = "<s>", "</s>"
+GPT2_END = "<|endoftext|>"  # ends a document in GPT-2's vocabulary, and begins the next
 # One digit a token, with the space before the first: numbers are spelled, never memorised whole.
 WORDS = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 
@@ -33,6 +35,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token=BOS, eos_token=EOS, pad_token=EOS
     )
+
+
+def gpt2_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
+    """Return the tokenizer of GPT-2's two files in a folder, or None where they are not there."""
+    for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
+        if (folder / vocab).is_file() and not (folder / "tokenizer.json").exists():
+            model = models.BPE.from_file(str(folder / vocab), str(folder / merges))
+            tokenizer = Tokenizer(model)
+            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+            tokenizer.decoder = decoders.ByteLevel()
+            return PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer, bos_token=GPT2_END, eos_token=GPT2_END
+            )
+    return None
 
 
 def encode_segments(

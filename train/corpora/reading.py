@@ -1,0 +1,248 @@
+"""Text where it lies -> blocks of documents, streamed: files, JSON lines, Parquet, the Hub.
+
+Nothing is read whole. A block is at most BLOCK characters of one document; what follows in the same
+document comes in further blocks. Memory is bounded whatever the length of a file or of a line.
+"""
+
+import bz2
+import codecs
+import gzip
+import json
+import lzma
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from mlpmem.errors import MlpMemError
+from train.recipe import Corpus
+
+BLOCK = 2**18  # characters; longer documents are tokenised in parts of this size
+LINE = 2**16  # bytes of a text's line that are read at once
+ROW = 2**26  # bytes a line of JSON may have: it can only be parsed whole
+TITLE = 60  # characters of a document's beginning that stand for a title it lacks
+HUB = "hub:"
+PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+class Block(NamedTuple):
+    """A part of a document."""
+
+    title: str
+    text: str
+    first: bool  # whether the document begins here
+
+
+def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iterator[Block]:
+    """Yield the blocks of all documents of `sources`, in their order.
+
+    Counts "empty_files" and "empty_documents", which are skipped. MlpMemError for what cannot be
+    read, with the file and the byte or line.
+    """
+    for source in sources:
+        if source.startswith(HUB):
+            yield from _blocks_of_rows(_hub_rows(source.removeprefix(HUB)), config, counts)
+            continue
+        for path in _files(Path(source)):
+            if not path.stat().st_size:
+                counts["empty_files"] += 1
+                continue
+            yield from _reader(path)(path, config, counts)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files of a source, a folder's in the order of their names."""
+    if path.is_file():
+        if _kind(path) not in READERS:
+            raise MlpMemError(
+                f"corpus: {path} is none of {', '.join(READERS)} (also with {', '.join(PACKED)}); "
+                "convert it first"
+            )
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) in READERS)
+    if not found:
+        what = "a folder without text" if path.is_dir() else "not there"
+        raise MlpMemError(
+            f"corpus: {path} is {what}; give files or folders of {', '.join(READERS)}, relative to "
+            f'the recipe\'s own folder, or "{HUB}owner/name" for a dataset of the Hub'
+        )
+    return found
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix that says how a file is read, without that of its compression."""
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
+def _reader(path: Path):
+    """Return the function that reads a file."""
+    return READERS[_kind(path)]
+
+
+def _open(path: Path) -> BinaryIO:
+    """Return a file opened for reading bytes, unpacked on the way."""
+    return PACKED.get(path.suffix, open)(path, "rb")
+
+
+# Plain text
+
+
+def _read_text(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+    """Yield the blocks of a text file, cut into documents at headings and separators."""
+    heading = re.compile(config.heading) if config.heading else None
+    cut_inside = bool(config.heading or config.separator)
+    name, title, parts, size, first = path.name, "", [], 0, True
+
+    def block() -> Iterator[Block]:
+        text = "".join(parts)
+        if first and not text.strip():
+            counts["empty_documents"] += bool(text) and not cut_inside
+        elif text:
+            yield Block(title or (_beginning(text) if cut_inside else name), text, first)
+
+    for line in _lines(path):
+        found = heading.match(line) if heading else None
+        ends = found or (config.separator and line.rstrip("\n") == config.separator)
+        if ends or size + len(line) > BLOCK:
+            yield from block()
+            title = title or ("" if ends else _beginning("".join(parts)))
+            parts, size, first = [], 0, bool(ends)
+        if ends:
+            title = (found.group(1) if found.re.groups else found.group()).strip() if found else ""
+        if found or not ends:
+            parts.append(line)
+            size += len(line)
+    yield from block()
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file with their ends, those beyond LINE bytes in pieces."""
+    decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
+    with _open(path) as file:
+        while raw := file.readline(LINE):
+            held = len(decoder.getstate()[0])
+            text = _decode(decoder, raw, path, at - held)
+            at += len(raw)
+            if text:
+                yield text.removeprefix("\ufeff").replace("\r\n", "\n")
+        _decode(decoder, b"", path, at - len(decoder.getstate()[0]), final=True)
+
+
+def _decode(decoder: Any, raw: bytes, path: Path, at: int, final: bool = False) -> str:
+    """Return raw as text; MlpMemError that names the byte of the file where it is no UTF-8."""
+    try:
+        return decoder.decode(raw, final)
+    except UnicodeDecodeError as error:
+        raise MlpMemError(
+            f"corpus: {path}: byte {at + error.start} (0x{error.object[error.start]:02x}) is no "
+            "UTF-8; convert the file (iconv -f latin1 -t utf-8, or whatever it was written in), or "
+            "leave it out"
+        ) from error
+
+
+def _beginning(text: str) -> str:
+    """Return the first words of a text, as a title."""
+    words = " ".join(text[: 4 * TITLE].split())
+    return words if len(words) <= TITLE else words[:TITLE].rsplit(" ", 1)[0] + " …"
+
+
+# Rows: JSON lines, Parquet, the Hub
+
+
+def _read_json(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+    """Yield the blocks of a JSON-lines file, a document a line."""
+    yield from _blocks_of_rows(_json_rows(path), config, counts)
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield (file:line, value) of every line that is not blank."""
+    with _open(path) as file:
+        for number in range(1, 2**62):
+            line, where = file.readline(ROW), f"{path}:{number}"
+            if not line:
+                return
+            if len(line) == ROW:
+                raise MlpMemError(
+                    f"corpus: {where}: the line is longer than {ROW >> 20} MiB and can only be "
+                    "read whole; write its text as a .txt file, or cut it into several lines"
+                )
+            if line.strip():
+                try:
+                    yield where, json.loads(line)
+                except ValueError as error:
+                    raise MlpMemError(
+                        f"corpus: {where}: no JSON in UTF-8 ({error}); correct the line, or use "
+                        ".txt for plain text"
+                    ) from error
+
+
+def _read_parquet(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+    """Yield the blocks of a Parquet file, a document a row."""
+    yield from _blocks_of_rows(_parquet_rows(path, config), config, counts)
+
+
+def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
+    """Yield (file:row, row) of the columns needed, a few rows at a time."""
+    import pyarrow as arrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            there = set(file.schema_arrow.names)
+            columns = sorted(there & {config.text_field, config.title_field}) or sorted(there)
+            number = 0
+            for batch in file.iter_batches(64, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:{number}", row
+    except arrow.ArrowInvalid as error:
+        raise MlpMemError(f"corpus: {path} is no Parquet file ({error}); write it again") from error
+
+
+def _hub_rows(name: str) -> Iterator[tuple[str, dict]]:
+    """Yield (where, row) of a Hub dataset "owner/name[:configuration[:split]]", streamed."""
+    import datasets
+
+    owner_name, _, rest = name.partition(":")
+    configuration, _, split = rest.partition(":")
+    try:
+        rows = datasets.load_dataset(
+            owner_name, configuration or None, split=split or "train", streaming=True
+        )
+        for number, row in enumerate(rows, 1):
+            yield f"{HUB}{name}:{number}", row
+    except (OSError, ValueError) as error:
+        raise MlpMemError(
+            f"corpus: cannot read {HUB}{name} ({str(error).splitlines()[0]}); write "
+            f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
+            f'"{HUB}owner/name:configuration:split", and check the network'
+        ) from error
+
+
+def _blocks_of_rows(
+    rows: Iterator[tuple[str, Any]], config: Corpus, counts: Counter
+) -> Iterator[Block]:
+    """Yield the blocks of rows (where, {text, title}); MlpMemError for a row without text."""
+    for where, row in rows:
+        text = row.get(config.text_field) if isinstance(row, dict) else None
+        if not isinstance(text, str):
+            there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
+            raise MlpMemError(
+                f"corpus: {where}: no text in {config.text_field!r}; there is {there}. Set "
+                "text_field in the recipe's [corpus], or correct the row"
+            )
+        if not text.strip():
+            counts["empty_documents"] += 1
+            continue
+        title = str(row.get(config.title_field) or "") or _beginning(text)
+        for start in range(0, len(text), BLOCK):
+            yield Block(title, text[start : start + BLOCK], start == 0)
+
+
+READERS = {
+    ".txt": _read_text,
+    ".md": _read_text,
+    ".jsonl": _read_json,
+    ".parquet": _read_parquet,
+}
