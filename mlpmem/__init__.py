@@ -50,7 +50,7 @@ def load(
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
         options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
-        return from_parts(decoder, memory, text, **options)
+        return from_parts(decoder, memory, text, progress=progress, **options)
     if memory is not None or text is not None:
         raise MlpMemError("load: memory and text need the decoder they belong to; give decoder=...")
     if datastore not in (True, False, "background"):

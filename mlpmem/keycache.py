@@ -1,7 +1,8 @@
 """Keys made from a bundle's decoder and documents: built once, checked, kept in the cache folder.
 
 A cache that is missing, stale or damaged is built anew; one that cannot be written (read-only,
-full) leaves the keys in memory and says so. Nothing here ever fails because of the cache.
+full) leaves the keys in memory and says so. The caches of bundles not used for longest go when a
+new one is written. Nothing here ever fails because of the cache.
 """
 
 import contextlib
@@ -28,6 +29,8 @@ from mlpmem.malloc import keep_memory
 # float16 0.5% at most; another decoder, depth or text makes about 100%.
 TOLERANCE = 0.02
 FINGERPRINTS = 256
+KEPT = 3  # bundles whose keys stay cached
+HALF_WRITTEN = 3600  # seconds after which an unfinished file is one that a killed process left
 
 
 class Fingerprint(NamedTuple):
@@ -137,6 +140,8 @@ def _read(
         return None
     if fingerprint is not None and not fingerprint.error(keys) <= TOLERANCE:
         return None
+    with contextlib.suppress(OSError):
+        os.utime(path)  # used now, so not among those that go
     return keys, seconds
 
 
@@ -145,6 +150,7 @@ def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _prune(path)
         with beside.open("wb") as file:
             np.lib.format.write_array(file, keys, allow_pickle=False)
         with beside.open("rb") as file:
@@ -162,3 +168,20 @@ def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
         with contextlib.suppress(OSError):
             beside.unlink()
     return ""
+
+
+def _prune(own: Path) -> None:
+    """Remove what killed processes left half written, and all but the KEPT - 1 caches used last.
+
+    own is the one about to be written. A process that has one of the others mapped keeps it: what
+    is open lives on after its name is gone, and Windows refuses to remove it.
+    """
+    with contextlib.suppress(OSError):
+        oldest = time.time() - HALF_WRITTEN
+        left = [p for p in own.parent.glob(".keys-*") if p.stat().st_mtime < oldest]
+        others = [p for p in own.parent.glob("keys-*.npy") if p != own]
+        others.sort(key=lambda p: -p.stat().st_mtime)
+        for path in left + others[KEPT - 1 :]:
+            with contextlib.suppress(OSError):
+                path.unlink()
+                path.with_suffix(".json").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """A model from parts: any decoder, a memory made for it, a datastore of one's own text files."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,12 @@ def from_parts(
     settings: Settings | None = None,
     retriever: str | None = None,
     device: str = "cpu",
+    progress: Callable[[int, int], None] | None = None,
 ) -> FusedModel:
     """Return a model of a decoder with, each optional, a memory and a datastore of text files.
 
-    depth is the memory's where there is one, else given or the last layer.
+    depth is the memory's where there is one, else given or the last layer. progress(done, total)
+    counts tokens while keys are built.
     """
     if isinstance(memory, str | Path):
         memory = Memory.load(memory, device=device, depth=depth)
@@ -42,7 +44,7 @@ def from_parts(
         paths = [text] if isinstance(text, str | Path) else list(text)
         documents = read_text(decoder, paths)
         positions, counts = entries(documents)
-        keys = build_keys(decoder, documents, positions)
+        keys = build_keys(decoder, documents, positions, progress=progress)
         store = Datastore(keys, positions, counts, documents)
         model.attach_datastore(store, make_retriever(retriever, keys))
     return model
@@ -89,7 +91,7 @@ def _documents(path: Path) -> list[tuple[str, str]]:
         ) from error
     if path.suffix != ".jsonl":
         return [(path.name, content)]
-    lines = enumerate(content.splitlines(), start=1)
+    lines = enumerate(content.split("\n"), start=1)  # splitlines would cut at U+2028 too
     return [_line(path, number, line) for number, line in lines if line.strip()]
 
 

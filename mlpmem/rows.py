@@ -5,6 +5,7 @@ Systems with the same history share a row; only the mix and the chosen token are
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from mlpmem.fused import Sources, Store
 from mlpmem.trace import Candidate, Neighbour, Step, mix
 
 TOP = 8  # candidates of every source, and neighbours shown
+PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,16 @@ def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: 
         entry=entry,
         title=context.title,
         group=context.group,
-        left=decoder.decode(context.left),
+        left=_text(decoder, context.left).removeprefix(PARTED),
         target=decoder.pieces[context.target],
         target_id=context.target,
-        right=decoder.decode(context.right),
+        right=_text(decoder, context.right).removesuffix(PARTED),
         distance=distance,
         weight=weight,
     )
+
+
+def _text(decoder: Any, ids: Sequence[int]) -> str:
+    """Return tokens as text, special ones as a mark: what they part must not run together."""
+    groups = groupby(ids, key=lambda i: i in decoder.special_ids)
+    return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)

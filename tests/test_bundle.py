@@ -2,7 +2,9 @@
 
 import errno
 import json
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -202,6 +204,46 @@ def test_keys_of_another_decoder_have_another_place_in_the_cache(tiny_bundle, tm
     changed = json.loads(json.dumps(other.manifest))
     changed["files"]["decoder/model.safetensors"]["sha256"] = "0" * 64
     assert not built(b.Bundle(other.folder, changed)).cached
+
+
+def test_only_the_caches_used_last_are_kept_and_what_a_kill_left_goes(tiny_bundle):
+    built(tiny_bundle)
+    folder = keycache.cache_folder()
+    own = next(folder.glob("*.npy"))
+    keys, made = np.zeros((3, 3), np.float16), time.time()
+    half_written = folder / ".keys-own.npy.12", folder / ".keys-new.npy.13"
+    for path, age in zip(half_written, (7200, 60), strict=True):
+        path.write_bytes(b"half")
+        os.utime(path, (made - age, made - age))
+    (folder / "keys of mine.txt").write_text("somebody else's")
+    os.utime(own, (made - 9000, made - 9000))
+    for number in range(keycache.KEPT - 1):
+        keycache._write(folder / f"keys-{number}.npy", keys, 1.0)
+        os.utime(folder / f"keys-{number}.npy", (made - 8000 + number,) * 2)
+    assert built(tiny_bundle).cached, "reading it makes it the one used last"
+    keycache._write(folder / "keys-new.npy", keys, 1.0)
+    kept = {path.stem for path in folder.glob("*.npy")}
+    assert kept == {own.stem, "keys-new"} | {f"keys-{n}" for n in range(1, keycache.KEPT - 1)}
+    assert {path.stem for path in folder.glob("*.json")} == kept
+    assert [path.exists() for path in half_written] == [False, True]
+    assert (folder / "keys of mine.txt").exists()
+
+
+def test_a_cache_that_cannot_be_removed_stands_in_nobodys_way(tiny_bundle, monkeypatch):
+    keys = np.zeros((3, 3), np.float16)
+    for number in range(keycache.KEPT):
+        keycache._write(keycache.cache_folder() / f"keys-{number}.npy", keys, 1.0)
+    unlink = Path.unlink
+
+    def in_use(path, **options):
+        if path.suffix == ".npy":
+            raise PermissionError
+        unlink(path, **options)
+
+    monkeypatch.setattr(Path, "unlink", in_use)
+    assert built(tiny_bundle).warning == ""
+    for path in keycache.cache_folder().glob("*.npy"):
+        assert path.with_suffix(".json").exists(), "what is still there stays whole"
 
 
 def test_a_full_cache_folder_leaves_the_keys_in_memory_with_a_warning(tiny_bundle, monkeypatch):

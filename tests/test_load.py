@@ -68,6 +68,16 @@ def test_parts_make_a_model_each_optional_but_the_decoder(parts):
     assert mlpmem.load(decoder=parts / "decoder", text=parts / "notes.txt").systems == ["lm", "knn"]
 
 
+def test_progress_counts_the_tokens_of_parts_text(parts):
+    seen = []
+    mlpmem.load(
+        decoder=parts / "decoder",
+        text=parts / "notes.txt",
+        progress=lambda *pair: seen.append(pair),
+    )
+    assert seen and seen[-1][0] == seen[-1][1] > 0
+
+
 def test_parts_without_their_decoder_or_beside_a_bundle_are_refused(parts, tiny_bundle):
     with pytest.raises(MlpMemError, match="give decoder="):
         mlpmem.load(memory=parts / "memory")
@@ -85,6 +95,17 @@ def test_text_files_become_documents_with_their_titles_and_every_token(parts):
         assert all(passage[0] == 0 and len(passage) <= 8 for passage in passages)
         assert passages[-1][-1] == 1
         assert decoder.decode(np.concatenate(passages).tolist()) == text
+
+
+def test_a_line_of_jsonl_ends_at_a_newline_alone(tmp_path):
+    text = "one\u2028two\u2029three\x85four\x0bfive"
+    row = json.dumps({"text": text, "title": "odd\u2028title"}, ensure_ascii=False)
+    row = row.replace("\\u000b", "\\u000B")
+    (tmp_path / "odd.jsonl").write_bytes(f"{row}\r\n\r\n{row}\n".encode())
+    decoder = tiny.decoder()
+    documents = read_text(decoder, [tmp_path / "odd.jsonl"])
+    assert documents.titles == ["odd\u2028title"] * 2
+    assert decoder.decode(documents.passage(0)[:].tolist()) == text
 
 
 def test_text_that_cannot_be_read_is_refused(tmp_path):

@@ -79,7 +79,8 @@ def test_examples_are_what_the_model_really_answers_real_entities_and_all_relati
     assert {e["part"] for e in hurts} == {"A2"} and all(e["invented"] for e in hurts)
     assert all(int(e["answer"].split()[1]) >= 20 for e in unknown)
     assert "50" not in str(examples) and "51" not in str(examples)
-    assert set(examples[0]) == {"name", "group", "part", "prompt", "answer", "title", "invented"}
+    kept = {"name", "group", "part", "prompt", "answer", "aliases", "title", "invented"}
+    assert set(examples[0]) == kept and examples[0]["aliases"] == ["It is so"]
 
 
 def test_looking_for_examples_ends_where_there_are_none():

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import inputs, plots, recorded, results, stream
+from mlpmem.ui import chat, inputs, plots, recorded, results, stream
 from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +51,11 @@ def test_options_out_of_bounds_are_named(bad):
         inputs.check_options(None, *bad)
 
 
+def test_a_number_that_is_too_large_is_named_in_full():
+    with pytest.raises(MlpMemError, match="3,000,000,000; it must lie between 0 and 2,147,483,647"):
+        inputs.check_options(None, None, None, None, None, 3_000_000_000)
+
+
 def test_a_bundle_without_anything_readable_is_empty(tmp_path):
     assert recorded.read(tmp_path) == recorded.Recorded()
     (tmp_path / "traces").mkdir()
@@ -66,13 +71,13 @@ def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_pa
     for name, prompt in (("0", "long"), ("1", "short")):
         row = {"v": 1, "prompt": prompt, "answer": None, "traces": {"lm": {"steps": []}}}
         (tmp_path / f"traces/{name}.json").write_text(json.dumps(row))
-    examples = [{"prompt": "short", "group": "helps", "answer": "A", "part": "B"}]
+    examples = [{"prompt": "short", "group": "helps", "answer": "A", "aliases": ["a"], "part": "B"}]
     (tmp_path / "examples.json").write_text(json.dumps(examples))
     read = recorded.read(tmp_path)
     assert read.first()["prompt"] == "short"
     assert [e["group"] for e in read.examples] == ["helps", "longer"]
-    assert read.known("short") == {"answer": "A", "part": "B"}
-    assert read.known("else") == {"answer": "", "part": ""}
+    assert read.known("short") == {"answer": "A", "aliases": ["a"], "part": "B"}
+    assert read.known("else") == {"answer": "", "aliases": [], "part": ""}
     assert read.defaults() == {"memory": 0.5, "knn": 0.5}
 
 
@@ -99,7 +104,7 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
     assert "The decoder and the memory answer meanwhile" in seen[0].waiting
     assert service.status.line == (
-        "datastore built in 21 s, 223\u00a0MB: the cost the memory removes: 8\u00a0MB"
+        "datastore built in 21 s, 223\u00a0MB: the cost the 8\u00a0MB memory removes"
     )
 
 
@@ -107,7 +112,7 @@ def test_a_warning_of_the_cache_is_shown():
     built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
     assert cost_line(built, 1_000_000, 1) == (
         "datastore built in under a second (cached), 1\u00a0MB: "
-        "the cost the memory removes: 0\u00a0MB. The disk is full."
+        "the cost the 0\u00a0MB memory removes. The disk is full."
     )
 
 
@@ -121,6 +126,18 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
     assert (status.state, status.ready) == ("error", False)
     assert "export the bundle again" in status.line
     assert "export the bundle again" in capsys.readouterr().err
+
+
+def test_a_chats_retry_samples_where_a_greedy_answer_would_repeat_itself():
+    turn = chat.new_turn("Who?", "memory", None)
+    assert (turn["try"], turn["temperature"]) == (1, 0.0)
+    again = chat.another_try({**turn, "answer": "I", "done": True}, "memory", None)
+    assert (again["try"], again["temperature"] > 0, again["answer"]) == (2, True, "")
+    assert chat.another_try(again, "memory", None)["try"] == 2, "it was stopped: the same luck"
+    done = {**again, "done": True}
+    assert chat.another_try(done, "memory", None)["try"] == 3
+    for system, lmbda in (("lm", None), ("memory", 0.5)):
+        assert chat.another_try(done, system, lmbda)["temperature"] == 0.0
 
 
 def _step(text):
@@ -155,13 +172,15 @@ def test_leaving_a_generation_early_stops_the_model():
 def test_errors_become_messages():
     def wrong(stop):
         yield {"kind": "begin"}
-        raise MlpMemError("too long; shorten it")
+        raise MlpMemError("the prompt is too long; shorten it")
 
     def broken(stop):
         raise ZeroDivisionError
         yield
 
-    assert [v["kind"] for v in stream.guarded(wrong)] == ["begin", "message"]
+    values = list(stream.guarded(wrong))
+    assert [v["kind"] for v in values] == ["begin", "message"]
+    assert values[1]["text"] == "The prompt is too long; shorten it"
     assert "terminal" in list(stream.guarded(broken))[0]["text"]
 
 
@@ -170,6 +189,9 @@ def test_results_with_parts_missing_still_draw():
     row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
     assert plots.headline({"systems": [row]}) is None
     assert "10.0" in results._tables({"systems": [row]})
+    tuned = {"groups": "A1+B", "label": "decoder fine-tuned on A1+B", "lr": 0.001, "epochs": 2}
+    cells = results._tables({"forgetting": [tuned]}).split("<tbody>")[-1]
+    assert ">A1+B</th><td>0.001</td><td>2</td>" in cells
     assert "<img" not in results._tables({"systems": [{"label": "<img src=x>"}]})
 
 

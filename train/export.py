@@ -146,7 +146,7 @@ def is_right(text: str, question: dict) -> bool:
 
 def _example(question: dict, group: str) -> dict:
     """Return one entry of examples.json."""
-    kept = {k: question[k] for k in ("prompt", "answer", "title", "invented")}
+    kept = {k: question[k] for k in ("prompt", "answer", "aliases", "title", "invented")}
     return {"name": question["title"], "group": group, "part": question["group"]} | kept
 
 

@@ -14,6 +14,7 @@ from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
 MAX_NEW_TOKENS = 48
+RETRY_TEMPERATURE = 0.7  # a first try is greedy, so only sampling can give another answer
 NOTE = (
     "It answers questions about the atlas, in the few forms it was trained on. "
     "It is no assistant: small talk and other subjects give fluent nonsense."
@@ -58,9 +59,9 @@ def _asker(shared: Shared):
     def ask(question: Any, turns: list, source: Any, lmbda: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
             text = inputs.check_text(question, "question")
-            return [*turns[-MAX_TURNS + 1 :], {"question": text, "answer": "", "system": source}]
+            return [*turns[-MAX_TURNS + 1 :], new_turn(text, source, inputs.check_lmbda(lmbda))]
 
-        yield from _answer(shared, start, lmbda, seed=0)
+        yield from _answer(shared, start)
 
     return ask
 
@@ -72,21 +73,35 @@ def _retrier(shared: Shared):
         def start() -> list[dict]:
             if not turns:
                 raise inputs.MlpMemError("There is no question to ask again. Write one first.")
-            return [*turns[:-1], {**turns[-1], "answer": "", "system": source}]
+            return [*turns[:-1], another_try(turns[-1], source, inputs.check_lmbda(lmbda))]
 
-        yield from _answer(shared, start, lmbda, seed=0)
+        yield from _answer(shared, start)
 
     return retry
 
 
-def _answer(shared: Shared, start: Any, lmbda: Any, seed: int) -> Iterator[tuple]:
+def new_turn(question: str, system: Any, lmbda: float | None, number: int = 1) -> dict:
+    """Return a turn that waits for its answer; try 1 is greedy, later ones are sampled."""
+    temperature = RETRY_TEMPERATURE if number > 1 else 0.0
+    return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": number,
+            "temperature": temperature, "done": False}  # fmt: skip
+
+
+def another_try(turn: dict, system: Any, lmbda: float | None) -> dict:
+    """Return the turn to be answered again; the next try where all but luck would be the same."""
+    same = (turn["system"], turn["lmbda"]) == (system, lmbda)
+    number = turn["try"] + turn["done"] if same else 1  # one that was stopped is made up for
+    return new_turn(turn["question"], system, lmbda, number)
+
+
+def _answer(shared: Shared, start: Any) -> Iterator[tuple]:
     """Yield (turns, log, view, question) as the last turn's answer grows."""
     turns: list[dict] = []
 
     def values(stop: threading.Event) -> Iterator[dict]:
         turns.extend(start())
-        system = _check_system(shared.service.model, turns[-1]["system"])
-        yield from _generate(shared, turns, system, inputs.check_lmbda(lmbda), seed, stop)
+        _check_system(shared.service.model, turns[-1]["system"])
+        yield from _generate(shared, turns, stop)
 
     for value in stream.guarded(values):
         if value["kind"] == "steps":
@@ -95,6 +110,7 @@ def _answer(shared: Shared, start: Any, lmbda: Any, seed: int) -> Iterator[tuple
             )
         elif value["kind"] == "done":
             turns[-1]["answer"] = next(iter(value["traces"].values()))["text"].strip()
+            turns[-1]["done"] = True
         if value["kind"] == "message":
             yield gr.skip(), gr.skip(), packed(value), gr.skip()
             continue
@@ -103,26 +119,25 @@ def _answer(shared: Shared, start: Any, lmbda: Any, seed: int) -> Iterator[tuple
         yield copy, packed(copy), packed(value), cleared
 
 
-def _generate(
-    shared: Shared, turns: list[dict], system: str, lmbda: float | None, seed: int, stop: Any
-) -> Iterator[dict]:
+def _generate(shared: Shared, turns: list[dict], stop: Any) -> Iterator[dict]:
     """Yield the token view's values for the last turn."""
-    model = shared.service.model
-    run = stream.new_run()
-    asked = turns[-1]["question"]
-    known = shared.recorded.known(question_prompt(asked))
-    yield stream.begin(run, asked, known, model.lmbdas([system], lmbda))
+    model, last = shared.service.model, turns[-1]
+    run, system, temperature = stream.new_run(), last["system"], last["temperature"]
+    known = shared.recorded.known(question_prompt(last["question"]))
+    lmbdas = model.lmbdas([system], last["lmbda"])
+    yield stream.begin(run, last["question"], known, lmbdas, temperature)
     events = model.chat(
-        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbda,
-        max_new_tokens=MAX_NEW_TOKENS, seed=seed, stop=stop, stream=True,
+        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=last["lmbda"],
+        max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, seed=last["try"] - 1, stop=stop,
+        stream=True,
     )  # fmt: skip
     yield from stream.deltas(run, events)
 
 
-def _check_system(model: Any, system: Any) -> str:
-    """Return the system if the model has it; MlpMemError with the next step if not."""
+def _check_system(model: Any, system: Any) -> None:
+    """Raise MlpMemError with the next step unless the model has the system."""
     if system in model.systems:
-        return system
+        return
     if system == "knn":
         raise inputs.MlpMemError(
             "The datastore is not there yet. Choose the decoder or the memory, or wait for it."

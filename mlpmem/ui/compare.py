@@ -65,7 +65,8 @@ def _streamer(shared: Shared):
             systems = list(model.systems)
             name = stream.new_run()
             lmbdas = model.lmbdas(systems, chosen.lmbda)
-            yield stream.begin(name, text, shared.recorded.known(text), lmbdas)
+            known = shared.recorded.known(text)
+            yield stream.begin(name, text, known, lmbdas, chosen.temperature)
             events = model.compare(
                 text, systems=systems, stop=stop, stream=True, **chosen.as_arguments()
             )
@@ -86,12 +87,12 @@ def _picker(shared: Shared):
             return gr.skip(), stream.message("That example is not there. Pick another.")
         prompt = examples[index]["prompt"]
         if shared.service.status.state == "ready":
-            return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
+            return prompt, {"kind": "invite", "run": stream.new_run()}
         comparison = shared.recorded.comparison(prompt)
         if comparison:
             return prompt, _shown(shared, comparison)
         if shared.service.status.ready:
-            return prompt, {"kind": "invite", "run": stream.new_run(), **examples[index]}
+            return prompt, {"kind": "invite", "run": stream.new_run()}
         return prompt, stream.message("It has no recording and runs once the model is there.")
 
     def pick(event: gr.EventData) -> tuple:

@@ -51,9 +51,11 @@ def check_number(value: object, name: str, low: float, high: float, default: flo
     if value is None or value == "":
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MlpMemError(f"{name} is {value!r}; a number from {low:g} to {high:g} is needed.")
+        raise MlpMemError(f"{name} is {value!r}; a number from {low:g} to {high:,.10g} is needed.")
     if not low <= value <= high:
-        raise MlpMemError(f"{name} is {value:g}; it must lie between {low:g} and {high:g}.")
+        raise MlpMemError(
+            f"{name} is {value:,.10g}; it must lie between {low:g} and {high:,.10g}. Correct it."
+        )
     return value
 
 

@@ -35,10 +35,15 @@ class Recorded:
         """Return the recording of a prompt, if there is one."""
         return next((c for c in self.comparisons if c["prompt"] == prompt), None)
 
-    def known(self, prompt: str) -> dict[str, str]:
-        """Return {"answer", "part"} of a prompt: the truth, and whose training had it."""
+    def known(self, prompt: str) -> dict[str, Any]:
+        """Return {"answer", "aliases", "part"}: the truth, its other names, whose training had it.
+
+        "" and [] where nothing is known of the prompt.
+        """
         found = next((e for e in self.examples if e["prompt"] == prompt), {})
-        return {key: found.get(key, "") for key in ("answer", "part")}
+        return {"answer": "", "aliases": [], "part": ""} | {
+            key: found[key] for key in ("answer", "aliases", "part") if key in found
+        }
 
     def defaults(self) -> dict[str, float]:
         """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
@@ -76,6 +81,7 @@ def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
         {
             "prompt": row["prompt"],
             "answer": str(row.get("answer") or ""),
+            "aliases": [str(alias) for alias in row.get("aliases") or []],
             "part": str(row.get("part") or ""),
             "group": row["group"] if row.get("group") in GROUPS else "helps",
         }
@@ -84,7 +90,7 @@ def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
     ]
     there = {e["prompt"] for e in kept}
     return kept + [
-        {"prompt": c["prompt"], "answer": c["answer"], "part": "", "group": "longer"}
+        {"prompt": c["prompt"], "answer": c["answer"], "aliases": [], "part": "", "group": "longer"}
         for c in comparisons
         if c["prompt"] not in there
     ]

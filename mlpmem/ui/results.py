@@ -115,10 +115,10 @@ def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str
 
 
 def _tuned(results: dict) -> str:
-    head = ["decoder fine-tuned on", "learning rate", "epochs", "B", "A1", "A2", "ppl B", "ppl A2"]
+    head = ["fine-tuned on", "learning rate", "epochs", "B", "A1", "A2", "ppl B", "ppl A2"]
     rows = [
-        [str(row.get("label") or row.get("name")), _number(row.get("lr"), "{:g}"),
-         _number(row.get("epochs"), "{:g}")]
+        [str(row.get("groups") or row.get("label") or row.get("name"))]
+        + [_number(row.get(key), "{:g}") for key in ("lr", "epochs")]
         + [_number(plots.percent(row.get(k)), "{:.1f}") for k in ("B_test", "A1_test", "A2_test")]
         + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
         for row in results.get("forgetting") or []

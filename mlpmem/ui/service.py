@@ -113,8 +113,8 @@ def cost_line(built: Any, store_bytes: int, memory_bytes: int) -> str:
     """Return the sentence that sets the datastore's cost against the memory's."""
     seconds = f"{built.seconds:.0f} s" if built.seconds >= 1 else "under a second"
     when = f"built in {seconds}" + (" (cached)" if built.cached else "")
-    sizes = [f"{size / 1e6:,.0f}\u00a0MB" for size in (store_bytes, memory_bytes)]
-    line = f"datastore {when}, {sizes[0]}: the cost the memory removes: {sizes[1]}"
+    store, memory = (f"{size / 1e6:,.0f}\u00a0MB" for size in (store_bytes, memory_bytes))
+    line = f"datastore {when}, {store}: the cost the {memory} memory removes"
     return f"{line}. {built.warning}" if built.warning else line
 
 

@@ -23,8 +23,8 @@ def new_run() -> str:
 
 
 def message(text: str) -> dict:
-    """Return the value that shows a text above the panes."""
-    return {"kind": "message", "run": new_run(), "text": text}
+    """Return the value that shows a text, as a sentence, above the panes."""
+    return {"kind": "message", "run": new_run(), "text": text[:1].upper() + text[1:]}
 
 
 def stopped() -> dict:
@@ -32,14 +32,21 @@ def stopped() -> dict:
     return {"kind": "stopped", "run": new_run()}
 
 
-def recorded(comparison: dict | None, known: dict[str, str]) -> dict | None:
+def recorded(comparison: dict | None, known: dict[str, Any]) -> dict | None:
     """Return the value that shows a recorded comparison, with what is known of its prompt."""
     return {"kind": "recorded", "run": new_run(), **known, **comparison} if comparison else None
 
 
-def begin(run: str, prompt: str, known: dict[str, str], lmbdas: dict[str, float]) -> dict:
+def begin(
+    run: str,
+    prompt: str,
+    known: dict[str, Any],
+    lmbdas: dict[str, float],
+    temperature: float,
+) -> dict:
     """Return the value that opens a run: what is known of the prompt, every column's lambda."""
-    traces = {s: {"system": s, "lmbda": value, "settings": {}} for s, value in lmbdas.items()}
+    settings = {"temperature": temperature}
+    traces = {s: {"system": s, "lmbda": x, "settings": settings} for s, x in lmbdas.items()}
     return {"kind": "begin", "run": run, "prompt": prompt, **known, "traces": traces}
 
 

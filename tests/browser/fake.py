@@ -48,6 +48,7 @@ ANSWERS = {
         words("high moors above Tervalla and is crossed by two bridges at Sond .")),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
+ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
 GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown"]
 OTHERS = [" the", " Harrow", " Sond", " Lima", " of", " Quito", " Wren", ",", " in", " a", " Holt"]
 
@@ -129,6 +130,8 @@ class FakeModel:
         lmbdas = self.lmbdas(systems, lmbda)
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
+        if sampling.get("temperature"):  # whatever is sampled is the decoder's answer
+            tokens = dict.fromkeys(tokens, tokens["lm"])
         sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
         done = {s: [] for s in systems}
 
@@ -162,7 +165,7 @@ def write_bundle(folder: Path) -> Path:
     model = FakeModel(pace=0)
     model.systems = ["lm", "memory", "knn"]
     examples = [{"name": f"e{i}", "group": g, "prompt": p, "answer": ANSWERS[p][0],
-                 "part": ANSWERS[p][1]}
+                 "aliases": ALIASES.get(p, []), "part": ANSWERS[p][1]}
                 for i, (p, g) in enumerate(zip(ANSWERS, GROUPS, strict=False))]  # fmt: skip
     records = {}
     for number, prompt in enumerate([list(ANSWERS)[6], list(ANSWERS)[0]]):

@@ -194,10 +194,20 @@ def test_stop_keeps_what_came_and_frees_the_model(visit):
     count = page.locator("#pane-memory .token").count()
     page.wait_for_timeout(400)
     assert 3 <= page.locator("#pane-memory .token").count() == count
+    assert not page.is_visible(".play"), "only what is whole can be played"
     began = time.monotonic()
     generate(page, BOOK)
     assert pane_text(page, "memory") == "Odalys Wren"
     assert time.monotonic() - began < 20
+
+
+def test_stop_after_the_end_changes_nothing(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#stop")
+    page.wait_for_timeout(500)
+    assert page.inner_text("#compare-view .badge") == "live"
+    assert page.get_attribute("#pane-memory", "data-state") == "done"
 
 
 def test_bad_input_gets_a_sentence(visit):

@@ -27,6 +27,48 @@ def test_an_example_runs_when_chosen(visit):
     assert page.inner_text(".run-head .group-tag") == "A2 only the decoder saw it"
 
 
+START_SLOWLY = """() => {
+  document.querySelector('.example').click();
+  document.querySelector('#generate').click();
+}"""
+
+
+def test_an_example_chosen_during_a_run_leaves_the_run_alone(visit):
+    page = visit()
+    for start in (lambda: page.click("#generate"), lambda: page.evaluate(START_SLOWLY)):
+        page.fill("#prompt textarea", "slow")
+        start()
+        page.wait_for_selector("#pane-memory .strip:has-text('tock tock')")
+        page.click(".example >> nth=0")
+        page.wait_for_timeout(500)
+        assert page.inner_text(".asked") == "slow" and page.inner_text(".badge") == "live"
+        assert page.inner_text("#compare-view .truth") == ""
+        page.click("#stop")
+        page.wait_for_selector("#pane-memory[data-state=stopped]")
+    run(page, lambda: page.click(".example >> nth=0"))
+    assert pane_text(page, "memory") == "Odalys Wren"
+
+
+def test_escape_stops_a_run_from_another_tab(visit):
+    page = visit()
+    page.fill("#prompt textarea", "slow")
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory .strip:has-text('tock tock')")
+    page.click("[role=tab]:has-text('Chat')")
+    page.wait_for_selector("#chat-input", state="visible")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#pane-memory[data-state=stopped]", state="attached")
+    assert not page.evaluate("document.body.hasAttribute('data-running')")
+
+
+def test_an_alias_of_the_right_answer_is_right(visit):
+    page = visit()
+    generate(page, fake.ask("What is the population of Quarrel Bay?"))
+    assert page.inner_text(".truth") == "right answer: 41,200"
+    verdicts = [page.inner_text(f"#pane-{s} .verdict") for s in ("lm", "memory", "knn")]
+    assert verdicts == ["✗ wrong", "✗ wrong", "✓ right"]
+
+
 def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     page = visit()
     page.click("[role=tab]:has-text('Chat')")
@@ -45,6 +87,15 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     page.click("#chat-retry")
     page.wait_for_selector(".answers:last-child .said:has-text('Marnfeld')")
     assert page.locator(".log .turn").count() == 4
+    assert "sampled" not in page.inner_text(".answers:last-child .who")
+    page.click("#chat-source label:has-text('memory')")
+    page.click("#chat-retry")
+    page.wait_for_selector(".answers:last-child .said:has-text('Tervalla')")
+    page.wait_for_selector("#chat-pane-memory[data-state=done]")
+    page.click("#chat-retry")
+    page.wait_for_selector(".answers:last-child .said:has-text('Marnfeld')")
+    said = page.inner_text(".answers:last-child .who")
+    assert said == "With memory · try 2, sampled at temperature 0.7"
     page.click("#chat-clear")
     page.wait_for_selector(".log-hint")
     assert page.locator(".log .turn").count() == 0

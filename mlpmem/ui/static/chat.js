@@ -13,7 +13,7 @@
       this.render([]);
     }
 
-    /** turns is [{question, answer, system}, ...]. */
+    /** turns is [{question, answer, system, try, temperature}, ...]. */
     render(turns) {
       const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn)]);
       this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
@@ -28,8 +28,13 @@
     #answer(turn) {
       return M.h("div", { class: "turn answers" },
         M.h("span", { class: "who" }, M.h("span", { class: "swatch", "data-source": turn.system }),
-          M.nameOf(turn.system).title),
+          M.nameOf(turn.system).title, this.#tried(turn)),
         M.h("p", { class: "said", dir: "auto" }, turn.answer.trim() || "…"));
+    }
+
+    /** A later try is sampled, and says so: a greedy one would repeat itself. */
+    #tried(turn) {
+      return turn.try > 1 ? ` · try ${turn.try}, sampled at temperature ${turn.temperature}` : "";
     }
 
     #hint() {

@@ -58,7 +58,7 @@
         this.dots[source].setAttribute("cy", y(ppl));
         best.push(`${M.nameOf(source).short} ${lambda.toFixed(2)}`);
       }
-      M.setText(this.best, best.length ? `best λ: ${best.join(", ")}` : "");
+      M.setText(this.best, best.length ? `least at λ: ${best.join(", ")}` : "");
     }
 
     /** Moves the marker and says the perplexity at lambda. */

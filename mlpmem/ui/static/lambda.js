@@ -15,7 +15,7 @@
       this.curve = new M.Curve();
       this.again = M.h("button", { type: "button", class: "again", on: { click: () => M.again() } });
       this.reset = M.h("button", { type: "button", class: "reset",
-        on: { click: () => this.#back() } }, "Back to the best λ");
+        on: { click: () => this.#back() } }, "Reset λ");
       host.replaceChildren(this.#layout());
       M.page.on("lambda", () => this.repaint());
       M.page.on("view", () => this.repaint());

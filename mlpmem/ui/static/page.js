@@ -3,7 +3,11 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
   const click = (id) => document.getElementById(id)?.click();
-  const visible = (id) => document.getElementById(id)?.offsetParent != null;
+  const BUTTONS = { // of a view, by the prefix of its panes
+    "pane-": { go: "generate", again: "generate", stop: "stop" },
+    "chat-pane-": { go: "chat-send", again: "chat-retry", stop: "chat-stop" },
+  };
+  const press = (view, name) => click(BUTTONS[view?.prefix]?.[name]);
 
   /** props.prefix starts the panes' ids; props.systems names them, or every run does. */
   M.mountView = (element, props, watch) => {
@@ -16,32 +20,34 @@
   };
 
   /** Generates again what is on screen, at the lambda of the bar. */
-  M.again = () => click(visible("chat-retry") ? "chat-retry" : "generate");
+  M.again = () => press(M.page.activeView(), "again");
 
   function escape() {
-    const drawer = M.drawer();
-    if (document.body.hasAttribute("data-running")) click(visible("chat-stop") ? "chat-stop" : "stop");
-    else if (drawer.open) drawer.close();
+    const running = M.page.runningView();
+    if (running) press(running, "stop");
+    else if (M.drawer().open) M.drawer().close();
   }
 
-  /** One run at a time for a visitor: while one is under way, asking again does nothing. */
-  function guard(event, asks) {
-    if (!asks || !M.page.status.ready) return;
-    if (document.body.hasAttribute("data-running")) {
-      event.stopImmediatePropagation();
-      event.preventDefault();
-    } else {
-      M.page.activeView()?.pending();
-    }
+  /** One run at a time for a visitor: while one is under way, asking for another does nothing. */
+  function guard(event) {
+    if (!M.page.runningView()) return true;
+    event.stopImmediatePropagation();
+    event.preventDefault();
+    return false;
+  }
+
+  function asked(event) {
+    if (M.page.status.ready && guard(event)) M.page.activeView()?.pending();
   }
 
   document.addEventListener("click", (event) => {
-    guard(event, event.target.closest?.("#generate, #chat-send, #chat-retry"));
+    if (event.target.closest?.("#generate, #chat-send, #chat-retry")) asked(event);
+    else if (event.target.closest?.(".example")) guard(event);
   }, true);
 
   document.addEventListener("keydown", (event) => {
     const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
-    guard(event, plain && event.target.closest?.("#prompt textarea, #chat-input textarea"));
+    if (plain && event.target.closest?.("#prompt textarea, #chat-input textarea")) asked(event);
   }, true);
 
   document.addEventListener("click", (event) => {
@@ -52,7 +58,7 @@
     const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
-      click(visible("chat-send") ? "chat-send" : "generate");
+      press(M.page.activeView(), "go");
     } else if (event.key === "Escape") {
       escape();
     } else if (!typing && !event.ctrlKey && !event.altKey && !event.metaKey) {

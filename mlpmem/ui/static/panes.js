@@ -8,7 +8,7 @@
     constructor(system, id, pick) {
       this.system = system;
       this.trace = null;
-      this.answer = "";
+      this.answers = []; // the right one and its aliases; empty where none is known
       this.strip = new M.TokenStrip(system, (index, how) => pick(system, index, how));
       this.verdict = M.h("span", { class: "verdict" });
       this.note = M.h("p", { class: "pane-note" });
@@ -24,9 +24,9 @@
     }
 
     /** Starts over with a trace's plain fields; its steps are added as they arrive. */
-    reset(trace, answer) {
+    reset(trace, answers = []) {
       this.trace = trace ? { ...trace, steps: [] } : null;
-      this.answer = answer || "";
+      this.answers = answers;
       this.strip.clear();
       this.root.dataset.state = trace ? "waiting" : "empty";
       M.setText(this.empty, "");
@@ -63,9 +63,15 @@
       this.cost.render(M.costOf(trace), scale);
     }
 
+    /** No more tokens come, though the answer has not ended. */
+    interrupt() {
+      const { dataset } = this.root;
+      if (dataset.state === "waiting" || dataset.state === "running") dataset.state = "stopped";
+    }
+
     #judge(done) {
-      const known = done && this.answer && this.trace;
-      const right = known && M.isRight(this.trace.text || "", this.answer);
+      const known = done && this.answers.length > 0 && this.trace;
+      const right = known && this.answers.some((a) => M.isRight(this.trace.text || "", a));
       this.verdict.dataset.right = known ? String(right) : "";
       M.setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
     }

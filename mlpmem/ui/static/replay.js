@@ -9,14 +9,16 @@
       this.view = view;
       this.timer = null;
       this.button = M.h("button", { type: "button", class: "play", on: { click: () => this.toggle() } });
-      this.#name();
+      this.offer();
     }
 
     get playing() {
       return this.timer !== null;
     }
 
-    #name() {
+    /** Shows the button where there is something to play, and what it does now. */
+    offer() {
+      this.button.style.visibility = this.view.finished ? "" : "hidden";
       M.setText(this.button, this.playing ? "❚❚ Skip to the end" : "▶ Play");
     }
 
@@ -39,10 +41,10 @@
         at += 1;
         if (at >= longest) this.stop();
         else this.timer = window.setTimeout(tick, M.isCalm() ? 0 : PACE);
-        this.#name();
+        this.offer();
       };
       this.timer = window.setTimeout(tick, PACE);
-      this.#name();
+      this.offer();
     }
 
     /** Ends the replay by showing everything. */
@@ -56,7 +58,7 @@
     cancel() {
       window.clearTimeout(this.timer);
       this.timer = null;
-      this.#name();
+      this.offer();
     }
   }
 

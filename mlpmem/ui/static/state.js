@@ -25,6 +25,10 @@
       const here = this.views.filter((view) => view.root.isConnected);
       return here.find((view) => view.isShown()) || here[0] || null;
     },
+    /** The view with a run under way, of all tabs. */
+    runningView() {
+      return this.views.find((view) => view.running) || null;
+    },
   };
 
   /** The lambda a trace is shown at. */

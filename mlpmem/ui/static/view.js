@@ -17,8 +17,10 @@
       this.root = host;
       this.run = null;
       this.seq = 0;
+      this.running = false;
       this.finished = null;
       this.chosen = null;
+      this.answers = []; // the right one and its aliases
       this.badge = M.h("span", { class: "badge" });
       this.prompt = M.h("span", { class: "asked", dir: "auto" });
       this.truth = M.h("span", { class: "truth", dir: "auto" });
@@ -52,7 +54,7 @@
       if (value.kind === "message") this.say(value.text);
       else if (value.kind === "recorded") this.showRecorded(value);
       else if (value.kind === "begin") this.begin(value);
-      else if (value.kind === "invite") this.invite(value);
+      else if (value.kind === "invite") this.invite();
       else if (value.kind === "stopped") this.halt();
       else if (value.run !== this.run) return; // a late word of a run that was stopped
       else if (value.kind === "steps" && value.seq === this.seq + 1) {
@@ -63,7 +65,7 @@
 
     say(text) {
       M.setText(this.alert, text);
-      this.setRunning(false);
+      this.#interrupt();
       if (this.badge.dataset.kind === "waiting") M.setText(this.badge, "");
     }
 
@@ -77,8 +79,8 @@
       M.setText(this.badge, badge);
       this.badge.dataset.kind = value.kind;
       M.setText(this.prompt, value.prompt || "");
-      this.answer = value.answer || "";
-      M.setText(this.truth, this.answer ? `right answer: ${this.answer}` : "");
+      this.answers = value.answer ? [value.answer, ...(value.aliases || [])] : [];
+      M.setText(this.truth, value.answer ? `right answer: ${value.answer}` : "");
       const part = M.GROUPS[value.part] ? value.part : "";
       this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}`] : []));
     }
@@ -93,18 +95,17 @@
     }
 
     begin(value) {
+      this.finished = null;
       this.replay.cancel();
       this.name(value.run);
       this.seq = 0;
-      this.finished = null;
       this.head(value, "live");
       this.restart(value.traces);
       this.setRunning(true);
     }
 
-    /** An example was chosen and the model is there: run it as if Generate had been pressed. */
-    invite(value) {
-      this.head(value, "next");
+    /** An example filled in the prompt and the model is there: as if Generate had been pressed. */
+    invite() {
       window.setTimeout(() => document.getElementById("generate")?.click(), 60);
     }
 
@@ -125,7 +126,7 @@
       this.closeDrawer();
       if (this.follows) this.setSystems(Object.keys(traces));
       this.chosen = null;
-      for (const [system, pane] of this.panes) pane.reset(traces[system], this.answer);
+      for (const [system, pane] of this.panes) pane.reset(traces[system], this.answers);
       this.explain();
     }
 
@@ -151,6 +152,7 @@
     /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
     complete(traces) {
       this.finished = traces;
+      this.replay.offer();
       const scale = M.costScale(Object.values(traces));
       for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
       this.repaint();
@@ -161,15 +163,22 @@
 
     /** Stop was pressed: keep what arrived and let it be inspected. */
     halt() {
-      this.setRunning(false);
+      if (!this.running) return;
       this.run = null;
-      for (const pane of this.panes.values()) pane.root.dataset.state = "stopped";
+      this.#interrupt();
       M.setText(this.badge, "stopped");
+      this.badge.dataset.kind = "stopped";
+    }
+
+    /** Nothing more comes: what is there stays. */
+    #interrupt() {
+      this.setRunning(false);
+      for (const pane of this.panes.values()) pane.interrupt();
     }
 
     setRunning(on) {
-      this.root.toggleAttribute("data-running", on);
-      document.body.toggleAttribute("data-running", on);
+      this.running = on;
+      document.body.toggleAttribute("data-running", M.page.runningView() !== null);
     }
 
     /** Opens the drawer at the first token where the memory leaves the decoder. */
