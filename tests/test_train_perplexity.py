@@ -16,9 +16,10 @@ from train.export import make_bundle
 from train.finetuned import compare_finetuned
 from train.perplexity import LAMBDAS, best_lambda, share_of_gain
 from train.prefixes import prefixes
-from train.recipe import Evaluate, Export, Finetuned
+from train.recipe import Evaluate, Export, Finetuned, Targets
 from train.report import tables
 from train.stage import Context
+from train.targets import make_targets
 from train.windows import Golds, curve, look, perplexity, slide
 
 
@@ -157,16 +158,21 @@ def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
     assert json.loads((tmp_path / "finetuned.json").read_text()) == []
 
 
-def test_prefixes_are_how_documents_begin_and_go_on(tiny_model):
+def test_prefixes_are_how_documents_begin(tiny_model):
     documents = tiny.documents()
-    whole = {
-        tiny_model.decoder.decode(documents.passage(p).tolist()) for p in range(len(documents))
-    }
+    passages = (documents.passage(p).tolist() for p in range(len(documents)))
+    whole = list(map(tiny_model.decoder.decode, passages))
     found = prefixes(tiny_model, documents, 3, 0)
-    assert 0 < len(found) <= 3
+    assert len(found) == 3 and found == prefixes(tiny_model, documents, 3, 0)
     for example in found:
-        assert any(text.startswith(f"{example['prompt']} {example['answer']}") for text in whole)
+        assert any(text.startswith(example["prompt"] + " ") for text in whole)
         assert example["title"] in documents.titles and example["group"] == "longer"
+
+
+def test_a_datastore_with_fewer_entries_than_k_is_refused(inputs, tmp_path, tiny_model):
+    entries = len(tiny_model.datastore)
+    with pytest.raises(MlpMemError, match=f"has {entries} entries .* so k {entries} is too many"):
+        make_targets(Context(tmp_path, inputs, Targets(k=entries), 0))
 
 
 def test_the_bundle_serves_and_the_page_and_the_report_read_its_results(

@@ -1,4 +1,4 @@
-"""What a bundle of a text corpus shows: beginnings of passages of the test split, continued."""
+"""What a bundle of a text corpus shows: how documents of the test split begin, continued."""
 
 import random
 from pathlib import Path
@@ -8,7 +8,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.trace import Trace
 from train.recipe import Export
 
-PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and of what follows it
+PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and that are recorded after it
 GROUP = "longer"  # the page's group of examples that have no right answer
 
 
@@ -28,18 +28,14 @@ def show_text(
 
 
 def prefixes(model: FusedModel, documents: Documents, count: int, seed: int) -> list[dict]:
-    """Return examples: how documents begin, up to a space, and how they really go on."""
+    """Return examples: how documents begin, up to a space. A continuation has no right answer."""
     order = random.Random(seed).sample(range(len(documents)), len(documents))
     found = []
     for p in order:
-        ids = documents.passage(p)[: PROMPT + CONTINUED].tolist()
-        prompt = model.decoder.decode(ids[:PROMPT]).strip().rpartition(" ")[0]
-        whole = model.decoder.decode(ids).strip()
-        if prompt and len(ids) > PROMPT and len(found) < count:
+        ids = documents.passage(p)[:PROMPT].tolist()
+        prompt = model.decoder.decode(ids).strip().rpartition(" ")[0]
+        if prompt and len(found) < count:
             title = documents.titles[int(documents.document_of[p])]
-            answer = whole.removeprefix(prompt).strip()
-            found.append(
-                {"name": title, "group": GROUP, "part": "", "prompt": prompt, "answer": answer,
-                 "title": title, "invented": False}
-            )  # fmt: skip
+            known = {"name": title, "title": title, "prompt": prompt, "answer": ""}
+            found.append(known | {"group": GROUP, "part": "", "invented": False})
     return found

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import knn_sparse
+from mlpmem.errors import MlpMemError
 from mlpmem.passages import forward_positions
 from mlpmem.retriever import writable
 from train.recipe import Targets
@@ -23,6 +24,11 @@ def make_targets(context: Context) -> dict:
     """Return counts; writes rows.npy (R,), offsets.npy (R + 1,), token_ids.npy and probs.npy."""
     config, folder = context.config, context.folder
     store = Datastore.load(context.inputs["datastore"])
+    if len(store) <= config.k:
+        raise MlpMemError(
+            f"targets: the datastore has {len(store)} entries and an entry must not find itself, "
+            f"so k {config.k} is too many; lower k in [targets], or give the corpus more text"
+        )
     rows = _choose_rows(context, store, config)
     np.save(folder / "rows.npy", rows)
     keys = torch.as_tensor(writable(store.keys))
