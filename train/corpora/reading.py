@@ -48,7 +48,12 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
             if not path.stat().st_size:
                 counts["empty_files"] += 1
                 continue
-            yield from _reader(path)(path, config, counts)
+            try:
+                yield from READERS[_kind(path)](path, config, counts)
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise MlpMemError(
+                    f"corpus: cannot read {path} ({error}); check the file, or leave it out"
+                ) from error
 
 
 def _files(path: Path) -> list[Path]:
@@ -73,11 +78,6 @@ def _files(path: Path) -> list[Path]:
 def _kind(path: Path) -> str:
     """Return the suffix that says how a file is read, without that of its compression."""
     return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
-
-
-def _reader(path: Path):
-    """Return the function that reads a file."""
-    return READERS[_kind(path)]
 
 
 def _open(path: Path) -> BinaryIO:
@@ -221,7 +221,7 @@ def _hub_rows(name: str) -> Iterator[tuple[str, dict]]:
             yield f"{HUB}{name}:{number}", row
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: cannot read {HUB}{name} ({str(error).splitlines()[0]}); write "
+            f"corpus: cannot read {HUB}{name} ({error}); write "
             f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
             f'"{HUB}owner/name:configuration:split", and check the network'
         ) from error
