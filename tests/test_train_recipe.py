@@ -65,5 +65,6 @@ def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
     assert made == Recipe(
         name="mine",
         corpus=recipes.Corpus(scale=1),
+        export=recipes.Export(name="mine"),
         finetuned=recipes.Finetuned(settings=(("B", 1e-3, 2),)),
     )

@@ -44,22 +44,27 @@ def questions() -> list[dict]:
     return rows
 
 
-def stages(root: Path) -> dict[str, Path]:
-    """Write the folders below root and return them by the stage's name."""
+def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
+    """Write the folders of a kind of corpus below root; return them by the stage's name."""
     names = ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate")
     paths = {name: root / name for name in names}
     for name, path in paths.items():
         path.mkdir()
         recipe = Decoder(row=80, batch=100, dtype="float32", processes=1)
-        config = dataclasses.asdict(recipe) | {"seed": 0} if name == "decoder" else {}
-        manifest = {"seconds": 2.5, "peak_memory_bytes": 7, "outputs": {}, "config": config}
+        config = {"corpus": {"kind": kind}, "decoder": dataclasses.asdict(recipe) | {"seed": 0}}
+        manifest = {
+            "seconds": 2.5,
+            "peak_memory_bytes": 7,
+            "outputs": {},
+            "config": config.get(name, {}),
+        }
         write_json(path / "manifest.json", manifest | {"counts": {"tokens": 5}})
     bound = tiny.decoder()
     bound.model.save_pretrained(paths["decoder"])
     bound.tokenizer.save_pretrained(paths["decoder"])
     tiny.memory(bound).save(paths["memory"])
     tiny.datastore(bound).save(paths["datastore"])
-    for part in ("memory", "heldout"):
+    for part in ("memory", "heldout") if kind == "atlas" else ("memory", "valid", "test"):
         tiny.documents().save(paths["corpus"] / part)
     write_lines(paths["corpus"] / "questions.jsonl", questions())
     write_lines(paths["corpus"] / "abouts.jsonl", [question(i, wording="seen") for i in range(2)])

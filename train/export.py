@@ -19,6 +19,7 @@ from mlpmem.retriever import make_retriever
 from mlpmem.trace import Trace
 from train.corpus import read_lines
 from train.evaluate import load_results
+from train.prefixes import show_text
 from train.recipe import Export
 from train.stage import Context, finished_manifest
 
@@ -32,12 +33,9 @@ def make_bundle(context: Context) -> dict:
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
     model, store = _model(inputs, results, config.name)
-    questions = read_lines(inputs["corpus"] / "questions.jsonl")
-    random.Random(context.seed).shuffle(questions)
-    examples, answered = find_examples(model, questions, config)
-    abouts = read_lines(inputs["corpus"] / "abouts.jsonl")
-    abouts = telling_abouts(model, abouts, questions, config.abouts)
-    traces = record(model, examples, abouts, config)
+    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
+    show = {"atlas": _show_atlas, "text": show_text}[kind]
+    examples, traces, answered = show(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
@@ -62,6 +60,18 @@ def make_bundle(context: Context) -> dict:
     )
     load_bundle(context.folder / config.name)
     return {"examples": len(examples), "traces": len(traces)}
+
+
+def _show_atlas(
+    model: FusedModel, corpus: Path, config: Export, seed: int
+) -> tuple[list[dict], list[dict], list[dict[str, Trace]]]:
+    """Return examples, recorded comparisons, and every comparison made to find the examples."""
+    questions = read_lines(corpus / "questions.jsonl")
+    random.Random(seed).shuffle(questions)
+    examples, answered = find_examples(model, questions, config)
+    abouts = read_lines(corpus / "abouts.jsonl")
+    abouts = telling_abouts(model, abouts, questions, config.abouts)
+    return examples, record(model, examples, abouts, config), answered
 
 
 def _model(inputs: dict[str, Path], results: dict, name: str) -> tuple[FusedModel, Datastore]:

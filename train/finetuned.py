@@ -26,7 +26,9 @@ def compare_finetuned(context: Context) -> dict:
     killed run goes on after it.
     """
     workers = 1 if torch.cuda.is_available() else context.config.processes
-    settings = context.config.settings
+    kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
+    # A text corpus has one group, which its decoder was trained on: nothing to learn or forget.
+    settings = context.config.settings if kind == "atlas" else ()
     with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
         rows = list(pool.map(_kept_or_made, [context] * len(settings), settings))
     write_json(context.folder / "finetuned.json", rows)

@@ -5,10 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
+from mlpmem.memory import Memory
 from train.corpus import read_lines
 from train.grid import LAMBDAS, Grid, Sources
 from train.questions import Questions, ask, sample_questions, tally
+from train.stage import Context
 
 GROUPS = ("A1", "A2", "B")
 CHOOSING = "dev"  # the held-out wordings that choose lambda; the others only measure
@@ -79,3 +83,51 @@ def _thinned(documents: Documents, most: int, seed: int) -> Documents:
     kept = [p for g in GROUPS for p in order[groups[order] == g][:most]]
     pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in kept]
     return join_passages(pairs, documents.titles, documents.groups)
+
+
+def measure_atlas(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+    """Return the atlas's part of results.json: accuracy and perplexity by group, one lambda."""
+    config = context.config
+    test = Test.load(context.inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
+    measured = test.measure(Sources(decoder, memory, store, config.k, config.temperature))
+    curves = {source: curve(measured, source) for source in ("memory", "knn")}
+    lmbda = choose_lambda(list(curves.values()))
+    return {
+        "choosing": CHOOSING,
+        "lmbda": dict.fromkeys(curves, lmbda),
+        "lambda_curves": curves,
+        "systems": {
+            "lm": _values(measured, "memory", 0.0),  # lambda 0 of any source is the decoder alone
+            "memory": _values(measured, "memory", lmbda),
+            "knn": _values(measured, "knn", lmbda),
+        },
+    }
+
+
+def _values(measured: Measured, source: str, lmbda: float) -> dict:
+    """Return accuracy by cell and perplexity by group under a mix."""
+    return {
+        "accuracy": measured.accuracy(source, lmbda),
+        "ppl": measured.perplexity(source, lmbda),
+    }
+
+
+def curve(measured: Measured, source: str) -> dict[str, list[float]]:
+    """Return accuracy and perplexity over LAMBDAS, by cell and group."""
+    rows: dict[str, list[float]] = {"lmbdas": list(LAMBDAS)}
+    for lmbda in LAMBDAS:
+        found = shares(measured.accuracy(source, lmbda))
+        found |= {f"ppl_{g}": p for g, p in measured.perplexity(source, lmbda).items()}
+        for key, value in found.items():
+            rows.setdefault(key, []).append(value)
+    return rows
+
+
+def choose_lambda(curves: list[dict[str, list[float]]]) -> float:
+    """Return the one lambda that serves all sources: the page has a single slider.
+
+    It has the best mean accuracy on dev questions over sources and groups, the smallest of equals.
+    """
+    cells = [f"{group}_{CHOOSING}" for group in GROUPS]
+    means = np.mean([rows[cell] for rows in curves for cell in cells], axis=0)
+    return LAMBDAS[int(np.argmax(means.round(9)))]

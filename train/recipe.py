@@ -206,7 +206,7 @@ class Evaluate:
 class Export:
     """What goes into the bundle besides weights and documents."""
 
-    name: str = "atlas"
+    name: str = ""  # of the bundle; none: the recipe's
     examples: int = 24  # in four groups
     traces: int = 6  # recorded comparisons, descriptions among them
     abouts: int = 2  # descriptions
@@ -259,13 +259,14 @@ def load_recipe(name: str) -> Recipe:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MlpMemError(f"recipe {path.name}: {error}") from error
     recipe = fill(Recipe, {"name": path.stem} | values, path.name)
-    return _located(recipe, path.resolve().parent)
+    return _completed(recipe, path.resolve().parent)
 
 
-def _located(recipe: Recipe, base: Path) -> Recipe:
-    """Return the recipe with paths made absolute, from a recipe file's folder.
+def _completed(recipe: Recipe, base: Path) -> Recipe:
+    """Return the recipe with paths made absolute, from its file's folder, and names filled in.
 
-    A decoder that exists brings its tokenizer, unless the recipe names another.
+    A decoder that exists brings its tokenizer, and a bundle is named after the recipe, unless the
+    recipe names another.
     """
 
     def at(source: str) -> str:
@@ -274,7 +275,12 @@ def _located(recipe: Recipe, base: Path) -> Recipe:
     corpus, decoder = recipe.corpus, recipe.decoder
     sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
-    return replace(recipe, corpus=corpus, decoder=replace(decoder, source=at(decoder.source)))
+    return replace(
+        recipe,
+        corpus=corpus,
+        decoder=replace(decoder, source=at(decoder.source)),
+        export=replace(recipe.export, name=recipe.export.name or recipe.name),
+    )
 
 
 def _one_of(table: str, key: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -1,6 +1,7 @@
 """README's result tables, written from the bundle's results.json: `python -m train.report`.
 
-Figures in README are never typed; a test fails where they differ from the results that ship.
+Figures in README are never typed; a test fails where they differ from the results that ship. With
+the path of another results.json its tables are printed instead.
 """
 
 import json
@@ -14,7 +15,10 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
 def main() -> int:
-    """Write the tables of the embedded bundle into README.md."""
+    """Write the tables of the embedded bundle into README.md, or print those of another."""
+    if len(sys.argv) > 1:
+        sys.stdout.write(tables(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
+        return 0
     path = ROOT / "README.md"
     results = json.loads((ROOT / "assets/atlas/results.json").read_text(encoding="utf-8"))
     path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
@@ -30,17 +34,36 @@ def fill(readme: str, results: dict) -> str:
 
 def tables(results: dict) -> str:
     """Return all tables in Markdown."""
-    rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
+    main = _text_table if "share_of_gain" in results else _atlas_table
     parts = [
-        _table(
-            ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
-             "ppl B", "ppl A2", "seconds"],
-            [_row(row) for row in rows],
-        ),
+        main(results),
         _table(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
         _table(["stage", "seconds", "peak memory"], _stages(results["stages"])),
-    ]  # fmt: skip
+    ]
     return "\n".join(parts)
+
+
+def _atlas_table(results: dict) -> str:
+    """Return what every system answers."""
+    rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
+    head = ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
+            "ppl B", "ppl A2", "seconds"]  # fmt: skip
+    return _table(head, [_row(row) for row in rows])
+
+
+def _text_table(results: dict) -> str:
+    """Return the perplexity of a text by every system, and its share of what kNN gains."""
+    ppl = {system["name"]: system["ppl"]["text"] for system in results["systems"]}
+    rows = []
+    for system in results["systems"]:
+        gain = ppl["lm"] - ppl["knn"]
+        share = f"{100 * (ppl['lm'] - ppl[system['name']]) / gain:.0f}%" if gain > 0 else ""
+        rows.append(
+            [system["label"], "" if system["lmbda"] is None else f"{system['lmbda']:g}",
+             f"{ppl[system['name']]:.2f}", "" if system["name"] == "lm" else share,
+             f"{system['bytes'] / 1e6:,.1f} MB", f"{system['train_seconds']:,.0f}"]
+        )  # fmt: skip
+    return _table(["test split", "lambda", "perplexity", "of kNN's gain", "size", "seconds"], rows)
 
 
 def _flat(system: dict) -> dict:

@@ -118,6 +118,11 @@ def make_targets(context: Context) -> dict:
     config, folder = context.config, context.folder
     keep_memory()
     store = Datastore.load(context.inputs["datastore"])
+    if len(store) <= config.k:
+        raise MlpMemError(
+            f"targets: the datastore has {len(store)} entries and an entry must not find itself, "
+            f"so k {config.k} is too many; lower k in [targets], or give the corpus more text"
+        )
     us = team()
     if us.is_main:
         np.save(folder / "rows.npy", _choose_rows(context, store, config))

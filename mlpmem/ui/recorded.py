@@ -11,7 +11,7 @@ from typing import Any
 
 from mlpmem.trace import SOURCES, VERSION
 
-GROUPS = ("helps", "hurts", "agree", "unknown")
+GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
 
 
 @dataclass(frozen=True)

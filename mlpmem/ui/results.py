@@ -13,6 +13,7 @@ COLUMNS = (
     ("B/statement_test", "B, statements"), ("A1/test", "A1, new wordings"),
     ("A2/test", "A2, new wordings"),
 )  # fmt: skip
+PERPLEXITIES = (("B", "ppl B"), ("A2", "ppl A2"), ("text", "ppl"))
 HEADLINE = (
     "Learn without forgetting",
     "Each point is one system. To the right: it answers about entities the decoder never saw (B). "
@@ -34,16 +35,20 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         components.static('<p class="panel-note">This bundle carries no results. '
                 "<code>python -m train evaluate</code> writes them.</p>")  # fmt: skip
         return
-    components.static(_heading(*HEADLINE), elem_classes="results")
-    figures = [_plot("plot-tall")]
+    asked = any(row.get("accuracy") for row in results.get("systems") or [])
+    figures = []
+    if asked:  # a text corpus has perplexities alone
+        components.static(_heading(*HEADLINE), elem_classes="results")
+        figures.append(_plot("plot-tall"))
     components.static(_tables(results), elem_classes="results")
-    for height, sections in (("plot-mid", SECTIONS[:2]), ("plot-low", SECTIONS[2:])):
+    above = SECTIONS[:2] if asked else SECTIONS[1:2]
+    for height, sections in (("plot-mid", above), ("plot-low", SECTIONS[2:])):
         with gr.Row(elem_classes="plot-row"):
             for section in sections:
                 with gr.Column(min_width=340):
                     components.static(_heading(*section), elem_classes="results")
                     figures.append(_plot(height))
-    tab.select(lambda: draw(results), None, figures, **PRIVATE)
+    tab.select(lambda: draw(results)[0 if asked else 2 :], None, figures, **PRIVATE)
 
 
 def _plot(height: str) -> gr.Plot:
@@ -60,7 +65,9 @@ def draw(results: dict) -> list[Any]:
     return [
         plots.headline(results),
         plots.curves(results, {"B_dev": "B", "A2_dev": "A2"}, "exact match (%)"),
-        plots.curves(results, {"ppl_B": "B", "ppl_A2": "A2"}, "perplexity", log=True),
+        plots.curves(
+            results, {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}, "perplexity", log=True
+        ),
         plots.cost(results, time, "ms per token", 1.0),
         plots.cost(results, size, "MB", 1e-6),
     ]
@@ -73,24 +80,38 @@ def _heading(title: str, text: str) -> str:
 def _tables(results: dict) -> str:
     """Return the tables as HTML; every value of the file is escaped."""
     parts = [_systems(results), _tuned(results)]
+    if isinstance(results.get("share_of_gain"), int | float):
+        share = f"{100 * results['share_of_gain']:.0f}%"
+        parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
     if results.get("how"):
         parts.append(f"<p>Measured by <code>{html.escape(str(results['how']))}</code></p>")
     return "".join(parts)
 
 
 def _systems(results: dict) -> str:
-    head = ["system", "λ", *(name for _, name in COLUMNS), "ppl B", "ppl A2", "size", "training"]
+    systems = results.get("systems") or []
+    cells = _measured(systems, "accuracy", COLUMNS)
+    texts = _measured(systems, "ppl", PERPLEXITIES)
+    head = ["system", "λ", *(name for _, name in (*cells, *texts)), "size", "training"]
     rows = []
-    for row in results.get("systems") or []:
+    for row in systems:
         accuracy, ppl = row.get("accuracy") or {}, row.get("ppl") or {}
         rows.append(
             [str(row.get("label") or row.get("name")), _lmbda(row.get("lmbda"))]
-            + [_number(plots.percent(accuracy.get(key)), "{:.1f}") for key, _ in COLUMNS]
-            + [_number(ppl.get(g), "{:.2f}") for g in ("B", "A2")]
+            + [_number(plots.percent(accuracy.get(key)), "{:.1f}") for key, _ in cells]
+            + [_number(ppl.get(group), "{:.2f}") for group, _ in texts]
             + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
             + [_number(row.get("train_seconds"), "{:,.0f} s")]
         )
-    return _table(head, rows, "Exact match in per cent; wordings as said in each column.")
+    what = "Exact match in per cent; wordings as said in each column."
+    return _table(head, rows, what if cells else "Perplexity of the test split.")
+
+
+def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str, str]]:
+    """Return the columns of which any system has a value."""
+    return [
+        (key, name) for key, name in columns if any(key in (s.get(field) or {}) for s in systems)
+    ]
 
 
 def _tuned(results: dict) -> str:

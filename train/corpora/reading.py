@@ -48,7 +48,12 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
             if not path.stat().st_size:
                 counts["empty_files"] += 1
                 continue
-            yield from _reader(path)(path, config, counts)
+            try:
+                yield from READERS[_kind(path)](path, config, counts)
+            except (OSError, EOFError, lzma.LZMAError) as error:
+                raise MlpMemError(
+                    f"corpus: cannot read {path} ({error}); check the file, or leave it out"
+                ) from error
 
 
 def _files(path: Path) -> list[Path]:
@@ -75,11 +80,6 @@ def _kind(path: Path) -> str:
     return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
 
 
-def _reader(path: Path):
-    """Return the function that reads a file."""
-    return READERS[_kind(path)]
-
-
 def _open(path: Path) -> BinaryIO:
     """Return a file opened for reading bytes, unpacked on the way."""
     return PACKED.get(path.suffix, open)(path, "rb")
@@ -91,29 +91,36 @@ def _open(path: Path) -> BinaryIO:
 def _read_text(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of a text file, cut into documents at headings and separators."""
     heading = re.compile(config.heading) if config.heading else None
-    cut_inside = bool(config.heading or config.separator)
-    name, title, parts, size, first = path.name, "", [], 0, True
-
-    def block() -> Iterator[Block]:
-        text = "".join(parts)
-        if first and not text.strip():
-            counts["empty_documents"] += bool(text) and not cut_inside
-        elif text:
-            yield Block(title or (_beginning(text) if cut_inside else name), text, first)
-
+    title = "" if config.heading or config.separator else path.name
+    parts, size, first, documents = [], 0, True, 0
     for line in _lines(path):
         found = heading.match(line) if heading else None
         ends = found or (config.separator and line.rstrip("\n") == config.separator)
-        if ends or size + len(line) > BLOCK:
-            yield from block()
-            title = title or ("" if ends else _beginning("".join(parts)))
-            parts, size, first = [], 0, bool(ends)
+        if ends or (parts and size + len(line) > BLOCK):
+            if made := _block(parts, title, first):
+                yield made
+                title, first, documents = made.title, False, documents + made.first
+            parts, size = [], 0
         if ends:
-            title = (found.group(1) if found.re.groups else found.group()).strip() if found else ""
+            title, first = _title(found), True
         if found or not ends:
             parts.append(line)
             size += len(line)
-    yield from block()
+    if made := _block(parts, title, first):
+        yield made
+        documents += made.first
+    counts["empty_documents"] += not documents
+
+
+def _block(parts: list[str], title: str, first: bool) -> Block | None:
+    """Return the block of these lines; None where nothing stands, or a document has not begun."""
+    text = "".join(parts)
+    return Block(title or _beginning(text), text, first) if text.strip() or not first else None
+
+
+def _title(heading: re.Match | None) -> str:
+    """Return what a heading says, nothing for a separator."""
+    return heading.group(1 if heading.re.groups else 0).strip() if heading else ""
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -214,7 +221,7 @@ def _hub_rows(name: str) -> Iterator[tuple[str, dict]]:
             yield f"{HUB}{name}:{number}", row
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: cannot read {HUB}{name} ({str(error).splitlines()[0]}); write "
+            f"corpus: cannot read {HUB}{name} ({error}); write "
             f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
             f'"{HUB}owner/name:configuration:split", and check the network'
         ) from error
@@ -235,7 +242,7 @@ def _blocks_of_rows(
         if not text.strip():
             counts["empty_documents"] += 1
             continue
-        title = str(row.get(config.title_field) or "") or _beginning(text)
+        title = str(row.get(config.title_field) or _beginning(text))
         for start in range(0, len(text), BLOCK):
             yield Block(title, text[start : start + BLOCK], start == 0)
 

@@ -81,7 +81,7 @@ def make_tokenizer(config: Corpus, seed: int) -> Any:
         return load_tokenizer(name, local_files_only=not config.tokenizer.startswith(HUB))
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: {name} holds no tokenizer ({str(error).splitlines()[0]}); give a folder with "
+            f"corpus: {name} holds no tokenizer ({error}); give a folder with "
             f'tokenizer.json or with GPT-2\'s encoder.json and vocab.bpe, or "{HUB}owner/name"'
         ) from error
 
@@ -101,8 +101,8 @@ def _split_blocks(config: Corpus, seed: int, counts: Counter) -> Iterator[tuple[
     A split without sources of its own takes its share of the training documents, by a hash of seed
     and beginning: the same every time, and copies of a document fall into the same split.
     """
-    drawn = [(s, x) for s, x in zip(("valid", "test"), config.shares, strict=True)]
-    drawn = [(split, share) for split, share in drawn if not getattr(config, split)]
+    shares = zip(("valid", "test"), config.shares, strict=True)
+    drawn = [(split, share) for split, share in shares if not getattr(config, split)]
     split = "train"
     for block in read_blocks(config.train, config, counts):
         if block.first:
@@ -170,7 +170,7 @@ class Cutter:
 
     def finish(self) -> None:
         """End the document, if one is open."""
-        if self.writer.documents and self.used:
+        if self.used:
             self._extend(self.end)
             self._close()
 
@@ -190,6 +190,5 @@ class Cutter:
 
     def _close(self) -> None:
         """Close the passage that is open."""
-        if self.used:
-            self.writer.end_passage()
+        self.writer.end_passage()
         self.used = 0
