@@ -5,10 +5,13 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 
 torch.set_num_threads(1)
+hypothesis.settings.register_profile("calm", deadline=None, database=None, derandomize=True)
+hypothesis.settings.load_profile("calm")
 
 
 @pytest.fixture(autouse=True)
