@@ -16,6 +16,7 @@ import torch
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.passages import forward_positions
+from mlpmem.shards import ShardedKeys, open_keys, write_index, write_shard
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Context:
 class Datastore:
     """N entries over documents; an entry's key is the hidden state one token before its value."""
 
-    keys: np.ndarray  # (N, D) float16, an array or a memmap
+    keys: np.ndarray | ShardedKeys  # (N, D) float16, in memory or mapped from disk
     positions: np.ndarray  # (N,) int64, index of the value in documents.tokens
     counts: np.ndarray  # (N,) int32, how many copies the entry stands for
     documents: Documents
@@ -76,26 +77,34 @@ class Datastore:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write keys.npy, positions.npy, counts.npy and documents/ into folder."""
+        """Write keys (one shard), positions.npy, counts.npy and documents/ into folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in ("keys", "positions", "counts"):
-            np.save(folder / f"{name}.npy", getattr(self, name))
+        write_index(folder, self.keys.shape[1], [write_shard(folder, 0, np.asarray(self.keys))])
+        save_entries(folder, self.positions, self.counts)
         self.documents.save(folder / "documents")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Datastore":
-        """Return the datastore of a folder, its keys mapped from disk."""
+        """Return the datastore of a folder: keys, positions and counts mapped from disk."""
         folder = Path(folder)
+        keys = open_keys(folder)
         try:
-            keys = np.load(folder / "keys.npy", mmap_mode="r", allow_pickle=False)
-            positions = np.load(folder / "positions.npy", allow_pickle=False)
-            counts = np.load(folder / "counts.npy", allow_pickle=False)
+            positions, counts = (
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("positions", "counts")
+            )
         except (OSError, ValueError) as error:
             raise MlpMemError(
                 f"datastore: cannot read {folder.name} ({error}); build or download it again"
             ) from error
         return cls(keys, positions, counts, Documents.load(folder / "documents"))
+
+
+def save_entries(folder: Path, positions: np.ndarray, counts: np.ndarray) -> None:
+    """Write positions.npy and counts.npy into a folder."""
+    np.save(folder / "positions.npy", positions)
+    np.save(folder / "counts.npy", counts)
 
 
 def build_keys(

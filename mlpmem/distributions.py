@@ -6,8 +6,11 @@ Everything is computed in float32 and in nats. Distances are squared L2. A value
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
+
+LAST_TOKEN = 2**32 - 1
 
 
 class SparseProbs(NamedTuple):
@@ -62,16 +65,44 @@ def knn_sparse(
     Neighbours of equal value are summed by one sort and one segment sum; no (Q, V) array is made.
     """
     weights = knn_weights(distances, values, counts, temperature)
-    values, order = values.long().clamp_min(0).sort(dim=-1, stable=True)
-    starts = torch.ones_like(values)
+    rows, count = weights.shape
+    if not weights.numel():
+        return SparseProbs(weights.new_zeros(rows, 1).long(), weights.new_zeros(rows, 1))
+    bits = (count - 1).bit_length()
+    place = torch.arange(count, device=weights.device)
+    packed = _sorted(values.long().clamp_min(0) << bits | place)
+    values, weights = packed >> bits, weights.gather(1, packed & (2**bits - 1))
+    starts = torch.ones_like(values, dtype=torch.bool)
     starts[:, 1:] = values[:, 1:] != values[:, :-1]
-    segment = starts.cumsum(dim=-1) - 1  # (Q, K) rank of the neighbour's value in its row
-    probs = torch.zeros_like(weights).scatter_add_(1, segment, weights.gather(1, order))
-    token_ids = torch.zeros_like(values).scatter_(1, segment, values)
-    probs, order = probs.sort(dim=-1, descending=True, stable=True)
-    support = max(1, int((probs > 0).sum(dim=-1).max())) if len(probs) else 1
-    token_ids = token_ids.gather(1, order).masked_fill(probs == 0, 0)
+    segment = starts.flatten().cumsum(0) - 1
+    sums = weights.new_zeros(int(segment[-1]) + 1).index_add_(0, segment, weights.flatten())
+    return _most_probable_first(values[starts], sums, starts.sum(1))
+
+
+def _most_probable_first(token_ids: Tensor, probs: Tensor, sizes: Tensor) -> SparseProbs:
+    """Return ragged rows of sizes (Q,) padded and sorted by falling prob, then by token.
+
+    Both go into one integer, the bits of a prob above the token: those of positive floats sort
+    as integers do.
+    """
+    width = int(sizes.max())
+    row = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
+    first = sizes.cumsum(0) - sizes
+    at = torch.arange(len(row), device=sizes.device) + (row * width - first[row])
+    packed = token_ids.new_zeros(len(sizes) * width)
+    packed[at] = probs.view(torch.int32).long() << 32 | (LAST_TOKEN - token_ids)
+    packed = _sorted(packed.view(-1, width)).flip(1)
+    probs = (packed >> 32).int().view(torch.float32)
+    support = max(1, int((probs > 0).sum(1).max()))
+    token_ids = (LAST_TOKEN - (packed & LAST_TOKEN)).masked_fill_(probs == 0, 0)
     return SparseProbs(token_ids[:, :support].contiguous(), probs[:, :support].contiguous())
+
+
+def _sorted(numbers: Tensor) -> Tensor:
+    """Return integers (Q, n) with every row sorted; numpy's sort is vectorised on a CPU."""
+    if numbers.device.type != "cpu":
+        return numbers.sort(1).values
+    return torch.from_numpy(np.sort(numbers.numpy(), axis=1))
 
 
 def knn_log_probs(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
+from mlpmem.shards import ShardedKeys
 
 BLOCK = 65536  # keys scored at once
 
@@ -101,9 +102,9 @@ class FaissIVFPQRetriever(_FaissRetriever):
     holds_keys = False
 
     def __init__(
-        self, keys: np.ndarray, lists: int = 0, code_bytes: int = 0, probes: int = 32, seed: int = 0
+        self, keys: np.ndarray, lists: int = 0, code_bytes: int = 0, probes: int = 0, seed: int = 0
     ) -> None:
-        """Train on a sample of keys (N, D) and add all; 0 chooses lists and bytes from N and D."""
+        """Train on a sample of keys (N, D) and add all; 0 chooses from N, D and k, by the rule."""
         import faiss
 
         dim = keys.shape[1]
@@ -115,14 +116,32 @@ class FaissIVFPQRetriever(_FaissRetriever):
         index.verbose = False
         rows = np.random.default_rng(seed).permutation(len(keys))[: max(256, lists) * 64]
         index.train(np.ascontiguousarray(keys[np.sort(rows)], dtype=np.float32))
-        index.nprobe = min(probes, lists)
         super().__init__(index, keys)
-        self.keys = torch.as_tensor(writable(keys))
+        self.keys, self.probes = torch.as_tensor(writable(keys)), probes
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
-        """Return k near keys of queries (Q, D), fewer padded with -1."""
+        """Return k near keys of queries (Q, D), fewer padded with -1; see probes_for."""
+        index = self.index
+        index.nprobe = probes_for(index.ntotal, index.nlist, k, self.probes)
         indices = super().search(queries, k).indices
         return _ordered(rescore(self.keys, queries.float(), indices), indices, k)
+
+
+def probes_for(entries: int, lists: int, k: int, probes: int = 0) -> int:
+    """Return how many lists of an inverted file to probe for k neighbours; 0 chooses, 32 at least.
+
+    MlpMemError where `probes` lists are too few: they must hold 3k entries on average, or all.
+    """
+    least = min(lists, -(-3 * k * lists // max(1, entries)))
+    if probes == 0:
+        return max(least, min(32, lists))
+    if probes < least:
+        raise MlpMemError(
+            f"search: {probes} of {lists} lists hold {probes * entries / lists:,.0f} of the "
+            f"{entries:,} entries on average, too few to find the {k} nearest among: 3 x {k} is "
+            f"the least. Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
+        )
+    return min(probes, lists)
 
 
 RETRIEVERS = {"exact": ExactRetriever, "flat": FaissFlatRetriever, "ivfpq": FaissIVFPQRetriever}
@@ -165,8 +184,10 @@ def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
     return Neighbours(indices, distances.float())
 
 
-def writable(keys: np.ndarray | Tensor) -> np.ndarray | Tensor:
-    """Return keys as torch takes them without a warning: a read-only map copied on write."""
+def writable(keys: np.ndarray | ShardedKeys | Tensor) -> np.ndarray | Tensor:
+    """Return keys as torch takes them without a warning: maps copied on write, shards read."""
+    if isinstance(keys, ShardedKeys):
+        return np.array(keys)
     if isinstance(keys, np.memmap) and not keys.flags.writeable:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
     return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()

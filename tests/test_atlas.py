@@ -17,7 +17,9 @@ from train.corpora.atlas import (
     heldout_passages,
     memory_passages,
     questions,
+    stranger_passages,
 )
+from train.corpora.atlas_strangers import strangers
 
 MISSING = [name for name in atlas_facts.PACKAGES if find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"data packages missing: {MISSING}")
@@ -101,6 +103,25 @@ def test_no_text_of_the_decoder_names_an_entity_of_b(atlas):
                 assert not pattern.search(own.sub("", segment)), segment
 
 
+def test_strangers_are_hardly_met_again_and_bear_no_name_of_b(atlas):
+    unknown = [re.escape(e.name) for e in atlas.entities if e.group == "B"]
+    pattern = re.compile(rf"(?<!\w)({'|'.join(unknown)})(?!\w)", re.IGNORECASE)
+    known = {e.name.casefold() for e in atlas.entities}
+    met = []
+    for draw in range(3):
+        passages = list(stranger_passages(atlas, draw))
+        others = sum(1 for _ in decoder_passages(atlas, draw))
+        assert 0.1 < len(passages) / others < 0.3
+        assert {index for index, _ in passages} == {len(atlas.entities)}
+        assert not [p for _, parts in passages for p in parts if pattern.search(p)]
+        made = strangers(atlas.entities, f"{atlas.config.seed}/strangers/{draw}", 1.25)
+        met.append({e.name.casefold() for e in made})
+        assert {e.kind for e in made} == {e.kind for e in atlas.entities}
+        assert not met[-1] & known
+    again = met[0] & met[1] | met[1] & met[2] | met[0] & met[2]
+    assert len(again) < 0.05 * sum(map(len, met))
+
+
 def test_cities_birthplaces_and_authors_share_the_group(atlas):
     group = {entity.name: entity.group for entity in atlas.entities}
     linked = 0
@@ -151,8 +172,8 @@ def test_questions_come_in_every_wording(atlas):
 def test_forms_are_complete_and_distinct(atlas):
     everywhere = Counter()
     for relation, forms in atlas.forms.items():
-        assert len(forms.statements) >= 12 and len(forms.answer_last()) >= 9, relation
-        assert len(forms.questions) >= 14, relation
+        assert len(forms.statements) >= 18 and len(forms.answer_last()) >= 11, relation
+        assert len(forms.questions) >= 28, relation
         assert (len(forms.unseen_questions), len(forms.unseen_statements)) == (3, 2), relation
         for form in forms.statements + forms.unseen_statements:
             assert form.count("{entity}") == form.count("{answer}") == 1 and form[-1] == ".", form

@@ -106,6 +106,6 @@ def test_a_datastore_whose_files_are_missing_or_do_not_match_is_refused(tmp_path
     np.save(tmp_path / "counts.npy", store.counts[:-1])
     with pytest.raises(MlpMemError, match="build the keys again"):
         Datastore.load(tmp_path)
-    (tmp_path / "keys.npy").unlink()
-    with pytest.raises(MlpMemError, match="cannot read"):
+    (tmp_path / "keys-00000.npy").unlink()
+    with pytest.raises(MlpMemError, match="cannot read .*keys-00000.npy"):
         Datastore.load(tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mlpmem.documents import Documents, entries, join_passages
+from mlpmem.documents import Documents, entries, join_documents, join_passages
 from mlpmem.errors import MlpMemError
 
 
@@ -32,6 +32,21 @@ def test_there_is_one_entry_a_distinct_prefix_with_the_number_of_its_copies(seed
         found[tuple(documents.tokens[first : position + 1].tolist())] = int(count)
     assert found == dict(wanted)
     assert (np.diff(positions) > 0).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_documents_added_behind_leave_every_entry_in_its_place(seed):
+    old, new = random_documents(seed), random_documents(seed + 10)
+    joined = join_documents(old, new)
+    for p in range(len(new)):
+        assert joined.passage(len(old) + p).tolist() == new.passage(p).tolist()
+        document = int(joined.document_of[len(old) + p])
+        assert joined.titles[document] == new.titles[new.document_of[p]]
+        assert document >= len(old.titles)
+    (before, counts), (after, more) = entries(old), entries(joined)
+    assert after[: len(before)].tolist() == before.tolist()
+    assert (more[: len(before)] >= counts).all() and more.sum() > counts.sum()
+    assert (after[len(before) :] >= len(old.tokens)).all()
 
 
 def test_a_passage_of_one_token_has_no_entry():

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from train import loss as module
-from train.loss import head_loss
+from train.loss import chunk_rows, head_loss, row_nll
 
 
 def problem(rows=23, width=6, vocab=17, support=5, seed=0):
@@ -26,12 +26,13 @@ def problem(rows=23, width=6, vocab=17, support=5, seed=0):
 
 
 def dense(features, head, values, token_ids, probs, alpha):
-    """Return (loss, kl, ce) by dense (R, V) targets and torch's own losses."""
+    """Return (loss, kl, ce), summed over rows, by dense (R, V) targets and torch's own losses."""
     real = values >= 0
     log_probs = F.log_softmax(features[real].float() @ head.float().T, -1)
     target = torch.zeros_like(log_probs).scatter_add_(1, token_ids[real], probs[real])
-    kl = F.kl_div(log_probs, target, reduction="batchmean")
-    ce = F.cross_entropy(features[real].float() @ head.float().T, values[real])
+    kl = F.kl_div(log_probs, target, reduction="sum")
+    logits = features[real].float() @ head.float().T
+    ce = F.cross_entropy(logits, values[real], reduction="sum")
     return alpha * kl + (1 - alpha) * ce, kl, ce
 
 
@@ -46,7 +47,7 @@ def gradients(function, features, head, *rest):
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1024])
 def test_it_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
-    monkeypatch.setattr(module, "CHUNK", chunk)
+    monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: chunk)
     made = problem()
     losses, d_features, d_head = gradients(head_loss, *made, alpha)
     expected, e_features, e_head = gradients(dense, *made, alpha)
@@ -94,7 +95,7 @@ def test_without_alpha_it_is_plain_cross_entropy_and_needs_no_targets():
     features, head, values, *_ = problem()
     loss, kl, ce = head_loss(features, head, values)
     ignored = values.where(values >= 0, torch.tensor(-100))
-    torch.testing.assert_close(loss, F.cross_entropy(features @ head.T, ignored))
+    torch.testing.assert_close(loss, F.cross_entropy(features @ head.T, ignored, reduction="sum"))
     assert loss == ce and kl == 0
 
 
@@ -115,6 +116,54 @@ def test_bfloat16_stays_near_the_float32_losses_of_the_same_numbers():
         assert (ours.float() - theirs).norm() < 0.01 * theirs.norm()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("parts", [1, 3])
+def test_micro_batches_add_to_the_heads_gradient_in_place(dtype, parts):
+    features, head, *rest = problem(rows=120, width=16, vocab=40, support=9)
+    features, head = features.to(dtype), (head / 4).to(dtype)
+    _, d_features, d_head = gradients(dense, features.float(), head.float(), *rest, 0.4)
+    features.requires_grad_()
+    head.requires_grad_()
+    into = torch.full(head.shape, 3.0)  # something is there already
+    for some in zip(*(x.chunk(parts) for x in (features, *rest)), strict=True):
+        head_loss(some[0], head, *some[1:], 0.4, into=into)[0].backward()
+    assert head.grad is None
+    near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
+    torch.testing.assert_close(into - 3.0, d_head / 2, **near)  # the reference took twice the loss
+    torch.testing.assert_close(features.grad.float(), d_features / 2, **near)
+
+
+def test_a_frozen_head_gets_no_gradient_and_features_get_theirs():
+    features, head, *rest = problem()
+    _, expected, _ = gradients(dense, features, head, *rest, 0.4)
+    features.requires_grad_()
+    head_loss(features, head, *rest, 0.4)[0].backward()
+    assert head.grad is None
+    torch.testing.assert_close(features.grad, expected / 2)
+
+
+@pytest.mark.parametrize("alpha", [0.4, 1.0])
+def test_a_row_of_empty_targets_adds_no_kl_and_no_nan(alpha):
+    features, head, values, token_ids, probs = problem()
+    probs[values >= 0] = 0.0
+    losses, d_features, _ = gradients(head_loss, features, head, values, token_ids, probs, alpha)
+    assert losses[1] == 0 and d_features.isfinite().all()
+    assert d_features.any() == (alpha < 1)
+
+
+def test_nll_of_rows_is_that_of_the_dense_softmax(monkeypatch):
+    monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: 5)
+    features, head, values, *_ = problem()
+    values = values.clamp_min(0)
+    expected = F.cross_entropy(features @ head.T, values, reduction="none")
+    torch.testing.assert_close(row_nll(features, head, values), expected)
+
+
+def test_a_chunk_is_never_empty_and_larger_on_a_gpu():
+    assert chunk_rows(10**9, "cpu") == 1
+    assert 64 <= chunk_rows(16384, "cpu") < chunk_rows(16384, "cuda")
+
+
 def test_no_tensor_holds_all_rows_times_the_vocabulary(monkeypatch):
     class Largest(TorchDispatchMode):
         elements = 0
@@ -126,7 +175,7 @@ def test_no_tensor_holds_all_rows_times_the_vocabulary(monkeypatch):
                     self.elements = max(self.elements, tensor.numel())
             return result
 
-    monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: 16)
     features, head, *rest = problem(rows=400, width=4, vocab=500)
     with Largest() as largest:
         gradients(head_loss, features, head, *rest, 0.4)

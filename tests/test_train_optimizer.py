@@ -43,8 +43,10 @@ def train(model, optimizer, steps):
 
 
 def _step(model, optimizer, step):
+    """Take a step of one row, whose sum is its mean; return the gradient's norm."""
     gradients(model, step)
-    return optimizer.step(step, optimizer.gradient())
+    optimizer.count(torch.tensor(1), [])
+    return float(optimizer.step(step)[-1])
 
 
 def plain(model, config, muon):
@@ -80,14 +82,14 @@ def test_float32_steps_are_those_of_torchs_own_optimizers(muon_lr, clip):
     assert norms == pytest.approx(plain(theirs, config, muon_lr > 0), rel=1e-5)
     for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
-        assert a.grad is None
+        assert not a.grad.any()
 
 
 def test_decay_leaves_norms_and_biases_alone():
     model = net()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = MasterOptimizer(model, Optimizer(lr=0.1, weight_decay=0.5, warmup=0.0), STEPS)
-    optimizer.step(0, torch.zeros(sum(p.numel() for p in model.parameters())))
+    optimizer.step(0)
     for name, p in model.named_parameters():
         kept = 1.0 if p.dim() < 2 else 1 - 0.1 * 0.5
         torch.testing.assert_close(p, before[name] * kept)
@@ -99,10 +101,64 @@ def test_bfloat16_weights_gather_steps_smaller_than_their_rounding():
     config = Optimizer(lr=2e-4, weight_decay=0.0, warmup=0.0, final=1.0)
     optimizer = MasterOptimizer(model, config, 40)
     for step in range(40):
-        model.weight.grad = torch.ones_like(model.weight)
-        optimizer.step(step, optimizer.gradient())
+        model.weight.grad.fill_(1.0)
+        optimizer.step(step)
     # each step is a twentieth of bfloat16's spacing below 1
     torch.testing.assert_close(model.weight, torch.full_like(model.weight, 1 - 40 * 2e-4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_backward_passes_add_to_one_float32_vector_whatever_the_weights_are(dtype):
+    model = net(dtype)
+    expected = net(torch.float32)
+    expected.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
+    optimizer = MasterOptimizer(model, Optimizer(), STEPS)
+    for step in range(3):
+        gradients(model, step)
+        gradients(expected, step)
+    vector = torch.cat([p.grad.flatten() for p in model.parameters()])
+    reference = torch.cat([p.grad.flatten() for p in expected.parameters()])
+    assert vector.dtype == torch.float32
+    near = 1e-6 if dtype == torch.float32 else 0.02
+    assert (vector - reference).norm() <= near * reference.norm()
+    whole = model.embed.weight.grad.untyped_storage()
+    assert all(p.grad.untyped_storage().data_ptr() == whole.data_ptr() for p in model.parameters())
+    assert optimizer.step(0)[-1] > 0 and not model.inner.weight.grad.any()
+
+
+def test_sums_are_divided_by_all_rows_once():
+    one, many = net(), net()
+    for model, rows in ((one, 1), (many, 5)):
+        optimizer = MasterOptimizer(model, Optimizer(lr=0.1, clip=0.5), STEPS)
+        gradients(model, 0)
+        for p in model.parameters():
+            p.grad.mul_(rows)
+        optimizer.count(torch.tensor(rows), [torch.tensor(2.0 * rows)])
+        rows_counted, loss, *_, norm = optimizer.step(0).tolist()
+        assert (rows_counted, loss) == (rows, 2.0 * rows)
+    for a, b in zip(one.parameters(), many.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+    assert norm > 0 and not optimizer.counts.any()
+
+
+def test_in_the_end_the_model_holds_the_masters_and_no_gradient():
+    model = net(torch.bfloat16)
+    optimizer = MasterOptimizer(model, Optimizer(lr=0.1), STEPS)
+    train(model, optimizer, range(2))
+    masters = {name: weight.clone() for name, weight in optimizer.weights().items()}
+    rounded = [p.detach().float() for p in model.parameters()]
+    optimizer.finish()
+    for (name, p), before in zip(model.named_parameters(), rounded, strict=True):
+        assert p.dtype == torch.float32 and p.grad is None
+        assert torch.equal(p, masters[name]) and torch.equal(p.bfloat16().float(), before)
+    assert model.half().inner.weight.dtype == torch.float16
+
+
+def test_float32_weights_are_their_own_masters():
+    model = net()
+    optimizer = MasterOptimizer(model, Optimizer(), STEPS)
+    pairs = zip(model.parameters(), optimizer.masters, strict=True)
+    assert all(p is master for p, master in pairs)
 
 
 def test_frozen_parameters_are_not_touched():

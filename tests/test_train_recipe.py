@@ -50,7 +50,7 @@ def recipe_of(tmp_path, text):
         ("seed = 1.5", "mine.toml: seed is 1.5, it must be int"),
         ("[seed]\nvalue = 1", "mine.toml: seed is .*, it must be int"),
         ('[corpus]\nscale = "big"', r"mine.toml \[corpus\]: scale is 'big', it must be float"),
-        ("[memory]\ninit_head = 1", r"mine.toml \[memory\]: init_head is 1, it must be bool"),
+        ("[memory]\nkeep = true", r"mine.toml \[memory\]: keep is True, it must be str"),
         ("[targets]\nk = true", r"mine.toml \[targets\]: k is True, it must be int"),
         ("[finetuned]\nsettings = 3", r"mine.toml \[finetuned\]: settings is 3, it must be a list"),
     ],

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
+import train.ledger
 import train.pipeline
+import train.stage
 from mlpmem.errors import MlpMemError
 from train.__main__ import main
 from train.pipeline import STAGES
@@ -40,6 +43,10 @@ class Work:
         (context.folder / "second.txt").write_text(self.text, encoding="utf-8")
         return {"tokens": 1000, "size": context.config.size, "seed": context.seed}
 
+    @staticmethod
+    def die():
+        raise KeyboardInterrupt
+
 
 def stage(root, function, name="one", config=None, inputs=(), seed=0):
     return run_stage(root, name, config or Config(), inputs, function, seed)
@@ -57,7 +64,8 @@ def test_a_stage_leaves_its_files_and_a_manifest(tmp_path):
         "parts/first.txt": hashlib.sha256(b"first").hexdigest(),
         "second.txt": hashlib.sha256(b"done").hexdigest(),
     }
-    assert [p.name for p in tmp_path.iterdir()] == ["one"]
+    assert manifest["bytes"] == len(b"first" + b"done")
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "one"]
 
 
 def test_seconds_of_killed_runs_count(tmp_path):
@@ -131,15 +139,44 @@ def test_a_killed_stage_leaves_nothing_in_its_place_and_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"config": Config(size=9)}, {"seed": 7}])
-def test_what_a_killed_run_of_another_configuration_left_is_cleared(change, tmp_path):
+def test_what_a_killed_run_of_another_configuration_left_is_not_lost(change, tmp_path):
     work = Work(dies=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
-    stage(tmp_path, work, **change)
-    assert work.calls[1] == ["identity.json"]
+    with pytest.raises(MlpMemError, match="(?s)one.partial was made with other .*3 there|0 there"):
+        stage(tmp_path, work, **change)
+    assert (tmp_path / "one.partial/parts/first.txt").is_file() and len(work.calls) == 1
 
 
-def test_a_kill_between_manifest_and_rename_leaves_a_sound_manifest(tmp_path, monkeypatch):
+def test_a_run_of_another_configuration_that_made_nothing_is_cleared(tmp_path):
+    def failing(context):
+        raise MlpMemError("no")
+
+    with pytest.raises(MlpMemError):
+        stage(tmp_path, failing)
+    assert stage(tmp_path, Work(), seed=7)["config"]["seed"] == 7
+
+
+def test_files_that_only_serve_to_go_on_stay_until_the_manifest_stands(tmp_path, monkeypatch):
+    def work(context):
+        for name in ("checkpoint", "model"):
+            (context.folder / name).write_text(name, encoding="utf-8")
+        return {"scratch": ["checkpoint"], "hashes": {"model": "known"}, "rows": 3}
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(train.stage, "peak_memory", Work.die)
+        stage(tmp_path, work)
+    assert (tmp_path / "one.partial/checkpoint").is_file()
+    manifest = stage(tmp_path, work)
+    assert manifest["outputs"] == {"model": "known"} and manifest["counts"] == {"rows": 3}
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "identity.json",
+        "manifest.json",
+        "model",
+    ]
+
+
+def test_work_finished_before_a_kill_is_put_in_its_place_and_not_made_again(tmp_path, monkeypatch):
     replace = train.stage.os.replace
 
     def dying(source, target):
@@ -148,10 +185,12 @@ def test_a_kill_between_manifest_and_rename_leaves_a_sound_manifest(tmp_path, mo
         replace(source, target)
 
     monkeypatch.setattr(train.stage.os, "replace", dying)
+    work = Work()
     with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, Work())
+        stage(tmp_path, work)
     monkeypatch.undo()
-    manifest = stage(tmp_path, Work())
+    manifest = stage(tmp_path, work)
+    assert len(work.calls) == 1 and not (tmp_path / "one.partial").exists()
     assert sorted(manifest["outputs"]) == ["parts/first.txt", "second.txt"]
 
 
@@ -167,7 +206,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
-    fields = [f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed")]
+    fields = [
+        f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed", "stated")
+    ]
     assert fields == list(STAGES)
     for i, (name, described) in enumerate(STAGES.items()):
         assert set(described.inputs) <= set(fields[:i]), name
@@ -177,8 +218,10 @@ def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
 def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(train.pipeline, "run", lambda *arguments: ran.append(arguments))
+    monkeypatch.setattr(train.ledger, "print_ledger", lambda *arguments: ran.append("ledger"))
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 0
-    assert ran == [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+    stages = [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+    assert ran == [*stages, "ledger"]
 
 
 def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
@@ -192,6 +235,9 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["plan", "tiny", "--text", "a.txt"], "--text FILES and the command extend go together"),
+        (["extend", "tiny"], "--text FILES and the command extend go together"),
+        (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),
@@ -206,7 +252,7 @@ def test_what_a_person_can_put_right_is_one_line_without_a_traceback(
 
 
 def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, capsys):
-    def full(name, recipe, root):
+    def full(name, recipe, root, **_):
         return run_stage(root, name, Config(), (), work, 0)
 
     def work(context):
@@ -216,5 +262,28 @@ def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, c
     monkeypatch.setattr(train.pipeline, "run", full)
     assert main(["corpus", "tiny", "--runs", str(tmp_path)]) == 1
     text = capsys.readouterr().err
-    assert "No space left on device" in text and "run it again" in text
+    assert text.startswith("corpus: the disk is full (") and "run it again to go on" in text
     assert (tmp_path / "tiny/corpus.partial/part.txt").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_known_by_whatever_name_it_has(error, tmp_path):
+    def work(context):
+        raise error
+
+    with pytest.raises(MlpMemError, match="the disk is full .* MiB free"):
+        stage(tmp_path, work)
+
+
+def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path):
+    def work(context):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    with pytest.raises(PermissionError):
+        stage(tmp_path, work)

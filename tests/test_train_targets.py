@@ -1,5 +1,7 @@
 """Bulk search is brute force; targets are the kNN answer without the row itself, by index."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny
@@ -7,12 +9,13 @@ import torch
 
 from mlpmem.datastore import Datastore
 from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
 from train import search as search_module
 from train import targets as targets_module
 from train.recipe import Targets
 from train.search import BulkSearch
 from train.stage import Context
-from train.targets import make_targets
+from train.targets import SearchedTargets, make_targets, open_targets
 
 
 def found(keys, queries, k):
@@ -31,7 +34,7 @@ def brute_force(keys, queries):
 @pytest.mark.parametrize(("query_block", "key_block"), [(2048, 8192), (7, 64), (300, 1), (1, 599)])
 def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, monkeypatch):
     monkeypatch.setattr(search_module, "QUERY_BLOCK", query_block)
-    monkeypatch.setattr(search_module, "KEY_BLOCK", key_block)
+    monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", key_block)
     keys, queries = torch.randn(600, 12), torch.randn(23, 12)
     distances, indices = found(keys, queries, 9)
     expected = brute_force(keys, queries).topk(9, largest=False)
@@ -96,8 +99,7 @@ def answered(store, own, k, temperature=2.0):
     """Return {row: {token: prob}} of the sparse targets of entries `own`."""
     keys = torch.from_numpy(store.keys)
     _, distances, indices = next(BulkSearch(keys).search(keys[own], k + 1))
-    config = Targets(k=k, temperature=temperature)
-    sparse = targets_module._sparse(store, np.array(own), distances, indices, config)
+    sparse = targets_module.sparse_targets(store, np.array(own), distances, indices, temperature)
     return [
         {int(t): float(p) for t, p in zip(ids, probs, strict=True) if p > 0}
         for ids, probs in zip(*sparse, strict=True)
@@ -108,7 +110,7 @@ def left_out(store, row, temperature=2.0, without=True):
     """Return {token: prob} by a plain loop over all entries, one copy of `row` left out."""
     mass = {}
     for i, (key, value, count) in enumerate(
-        zip(store.keys.astype(float), store.values, store.counts, strict=True)
+        zip(np.asarray(store.keys, float), store.values, store.counts, strict=True)
     ):
         copies = int(count) - (without and i == row)
         if copies:
@@ -187,9 +189,8 @@ def test_the_stage_writes_rows_that_read_back_as_the_distributions(inputs, tmp_p
         large = {t: p for t, p in expected.items() if p > 1.01e-6}
         assert large.keys() <= got.keys() <= {t for t, p in expected.items() if p > 0.99e-6}
         assert {t: got[t] for t in large} == pytest.approx(large, rel=2e-2, abs=1e-7)
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "offsets.npy", "probs.npy", "rows.npy", "token_ids.npy",
-    ]  # fmt: skip
+    left = {p.name for p in tmp_path.iterdir()} - set(counts["scratch"])
+    assert left == {"offsets.npy", "probs.npy", "rows.npy", "token_ids.npy"}
 
 
 def test_rows_are_all_hard_positions_and_a_share_of_the_easy_ones(inputs, tmp_path):
@@ -216,7 +217,7 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
 
     def dying(path, *values):
         if len(written) == 2:
-            path.with_name("new.npz").write_bytes(b"half a shard")
+            path.with_name(f"new_{path.name}").write_bytes(b"half a shard")
             raise KeyboardInterrupt
         written.append(path.name)
         save(path, *values)
@@ -228,8 +229,66 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(
         targets_module, "_save_shard", lambda path, *v: (written.append(path.name), save(path, *v))
     )
-    make_targets(context(tmp_path / "killed", inputs))
+    counts = make_targets(context(tmp_path / "killed", inputs))
     assert len(first) == 2 and len(set(written)) == len(written) > 4  # none was made twice
     for one, other in zip(arrays(tmp_path / "whole"), arrays(tmp_path / "killed"), strict=True):
         assert np.array_equal(one, other)
-    assert len(list((tmp_path / "killed").iterdir())) == 4
+    left = {p.name for p in (tmp_path / "killed").iterdir()} - set(counts["scratch"])
+    assert left == {"rows.npy", "offsets.npy", "token_ids.npy", "probs.npy"}
+
+
+def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
+    make_targets(context(tmp_path, inputs, nll_floor=-1.0))
+    store, config = Datastore.load(inputs["datastore"]), Targets(k=6, temperature=30.0)
+    at = np.random.default_rng(0).permutation(len(store))
+    stored = open_targets(store, tmp_path, config).rows(at)
+    searched = open_targets(store, tmp_path, replace(config, rows="searched")).rows(at)
+    for one, other in ((stored, searched), (searched, stored)):
+        for ids, probs, other_ids, other_probs in zip(*one, *other, strict=True):
+            mass = dict(zip(other_ids[other_probs > 0], other_probs[other_probs > 0], strict=True))
+            for token, prob in zip(ids[probs > 1e-5], probs[probs > 1e-5], strict=True):
+                assert mass[token] == pytest.approx(prob, rel=2e-3, abs=1e-6)
+    assert stored[0].dtype == searched[0].dtype == np.int64
+    assert stored[1].dtype == searched[1].dtype == np.float32
+
+
+def test_rows_that_are_searched_leave_only_their_entries(inputs, tmp_path):
+    counts = make_targets(context(tmp_path, inputs, rows="searched"))
+    assert [p.name for p in tmp_path.iterdir()] == ["rows.npy"] and counts["search"] == "exact"
+
+
+def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
+    make_targets(context(tmp_path, inputs, nll_floor=-1.0))
+    store = Datastore.load(inputs["datastore"])
+    for rows in ("stored", "searched"):
+        config = Targets(k=6, temperature=30.0, rows=rows)
+        ids, probs = open_targets(store, tmp_path, config).rows(np.zeros(0, np.int64))
+        assert len(ids) == len(probs) == 0
+
+
+def test_a_teacher_gives_the_distances_and_must_have_the_same_entries(inputs, tmp_path):
+    store = Datastore.load(inputs["datastore"])
+    keys = np.random.default_rng(1).standard_normal((len(store), 5)).astype(np.float16)
+    replace(store, keys=keys).save(tmp_path / "teacher")
+    config = Targets(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
+    ids, probs = SearchedTargets(store, np.arange(len(store)), config).rows(np.arange(3))
+    for row in range(3):
+        got = {int(t): float(p) for t, p in zip(ids[row], probs[row], strict=True) if p > 0}
+        expected = left_out(replace(store, keys=keys), row)
+        assert got == pytest.approx({t: p for t, p in expected.items() if p > 1e-6}, rel=1e-3)
+    replace(store, counts=store.counts + 1).save(tmp_path / "other")
+    with pytest.raises(MlpMemError, match="build it from the same corpus"):
+        SearchedTargets(store, np.arange(3), replace(config, teacher=str(tmp_path / "other")))
+
+
+def test_an_inverted_file_says_its_recall(inputs, tmp_path):
+    pytest.importorskip("faiss")
+    counts = make_targets(context(tmp_path, inputs, exact_most=3, k=4, lists=2))
+    assert counts["search"] == "IndexIVFScalarQuantizer" and 0.5 < counts["recall"] <= 1.0
+
+
+def test_a_choice_that_is_none_is_refused():
+    with pytest.raises(MlpMemError, match="rows is 'kept', it must be one of stored, searched"):
+        Targets(rows="kept")
+    with pytest.raises(MlpMemError, match="k is 0"):
+        Targets(k=0)

@@ -53,7 +53,7 @@ def inputs(tmp_path_factory):
 
 
 def rows_of(inputs, **config):
-    recipe = MemoryRecipe(**{"batch": 16, "epochs": 3, "noise": 0.0} | config)
+    recipe = MemoryRecipe(**{"batch": 16, "epochs": 3, "noise": 0.0, "validation_rows": 0} | config)
     return TargetRows(inputs["datastore"], inputs["targets"], recipe, 1)
 
 
@@ -90,7 +90,7 @@ def test_sparse_targets_of_a_batch_are_those_of_its_rows(inputs):
         np.load(inputs["targets"] / f"{n}.npy") for n in ("offsets", "token_ids", "probs")
     )
     batch = rows.batch(2, 0, 1)
-    assert batch["token_ids"].dtype == torch.int64 and batch["probs"].dtype == torch.float32
+    assert not batch["token_ids"].is_floating_point() and batch["probs"].is_floating_point()
     for i, row in enumerate(found_rows(batch, store)):
         at = slice(offsets[row], offsets[row + 1])
         size = at.stop - at.start
@@ -125,8 +125,8 @@ def test_the_memory_stage_learns_and_saves_what_loads_beside_its_decoder(inputs,
     assert history[-1]["loss"] == counts["loss"] < history[0]["loss"] / 2
     assert {"kl", "ce"} <= history[0].keys()
     assert counts["tokens"] == history[-1]["step"] * 32 and counts["earlier_seconds"] == 0.0
-    files = sorted(p.name for p in (tmp_path / "memory").iterdir())
-    assert files == ["config.json", "history.json", "model.safetensors"]
+    files = sorted({p.name for p in (tmp_path / "memory").iterdir()} - set(counts["scratch"]))
+    assert files == ["config.json", "history.json", "model.safetensors", "training.png"]
     memory = Memory.load(tmp_path / "memory")
     memory.bind(Decoder.load(inputs["decoder"]))
     assert (memory.config.knn_k, memory.config.knn_temperature) == (12, 20.0)
@@ -153,12 +153,105 @@ def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monk
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("init_head", [True, False])
-def test_a_new_memory_starts_from_the_decoders_head_if_asked(init_head):
-    bound = tiny.decoder()
-    made = memory_module.new_memory(MemoryRecipe(init_head=init_head), bound, -1, 5, 2.0)
-    assert torch.equal(made.lm_head.weight, bound.head_weight) == init_head
+@pytest.mark.parametrize("head", ["decoder", "free", "tied"])
+def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
+    bound = tiny.decoder("gpt2")
+    made = memory_module.new_memory(MemoryRecipe(head=head), bound, -1, 5, 2.0)
+    assert torch.equal(made.lm_head.weight, bound.head_weight) == (head != "free")
+    assert made.lm_head.weight.requires_grad == (head != "tied")
     assert made.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
+    assert (made.config.tied_head, made.config.family) == (head == "tied", "gpt2")
+
+
+def weights_of(folder):
+    return Memory.load(folder).state_dict()
+
+
+def test_micro_batches_make_the_same_memory(inputs, tmp_path):
+    train_memory(tmp_path / "one", inputs, dataclasses.replace(MEMORY, epochs=2))
+    train_memory(tmp_path / "some", inputs, dataclasses.replace(MEMORY, epochs=2, micro_batch=7))
+    one, some = weights_of(tmp_path / "one"), weights_of(tmp_path / "some")
+    for name in one:
+        torch.testing.assert_close(one[name], some[name], rtol=1e-2, atol=2e-3)
+
+
+def test_rows_held_out_are_never_learned_and_their_perplexity_is_logged(inputs, tmp_path):
+    rows, store = rows_of(inputs, validation_rows=9), Datastore.load(inputs["datastore"])
+    learned = {i for s in range(rows.per_epoch) for i in found_rows(rows.batch(s, 0, 1), store)}
+    held = set(np.searchsorted(store.positions, rows.held_out).tolist())
+    assert len(held) == 9 and learned == set(range(len(store))) - held
+    train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, epochs=2, validation_rows=9))
+    history = read_json(tmp_path / "history.json")
+    assert all({"val_nll", "val_ppl", "mix_ppl"} <= line.keys() for line in history)
+
+
+def test_the_best_weights_on_validation_can_be_kept(inputs, tmp_path, monkeypatch):
+    nlls = iter([3.0, 1.0] + [2.0] * 100)
+    kept = []
+
+    def measure(self, memory):
+        nll = next(nlls)
+        if nll == 1.0:
+            kept.append(memory.lm_head.weight.detach().clone())
+        return {"val_nll": nll}
+
+    monkeypatch.setattr(memory_module.Validation, "measure", measure)
+    train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, keep="best"))
+    assert torch.equal(weights_of(tmp_path)["lm_head.weight"], kept[0].half().float())
+    assert not (tmp_path / memory_module.BEST).exists()
+
+
+def test_a_tied_memory_trains_and_binds_to_its_decoder(inputs, tmp_path):
+    train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, head="tied", dtype="bfloat16"))
+    history = read_json(tmp_path / "history.json")
+    assert history[-1]["loss"] < history[0]["loss"]
+    memory, decoder = Memory.load(tmp_path), Decoder.load(inputs["decoder"])
+    assert torch.equal(memory.bind(decoder).lm_head.weight, decoder.head_weight)
+
+
+def test_a_row_with_empty_targets_stops_the_run_and_is_named(inputs, monkeypatch):
+    rows = rows_of(inputs)
+    targets_of = rows.targets.rows
+
+    def emptied(at):
+        token_ids, probs = targets_of(at)
+        return token_ids, np.where(at[:, None] == 17, 0, probs)
+
+    monkeypatch.setattr(rows.targets, "rows", emptied)
+    with pytest.raises(MlpMemError, match=r"step \d+: 1 rows have empty targets.*entry 17;"):
+        for step in range(rows.per_epoch):
+            rows.batch(step, 0, 1)
+
+
+def test_targets_searched_on_the_fly_give_the_same_batches(inputs):
+    stored = rows_of(inputs)
+    searched = rows_of(inputs)
+    manifest = read_json(inputs["targets"] / "manifest.json")["config"]
+    config = Targets(**{k: v for k, v in manifest.items() if k != "seed"} | {"rows": "searched"})
+    store = Datastore.load(inputs["datastore"])
+    searched.targets = memory_module.open_targets(store, inputs["targets"], config)
+    one, other = stored.batch(1, 0, 1), searched.batch(1, 0, 1)
+    dense = [
+        torch.zeros(len(b["keys"]), 300).scatter_add_(1, b["token_ids"].long(), b["probs"].float())
+        for b in (one, other)
+    ]
+    assert torch.equal(one["keys"], other["keys"])
+    torch.testing.assert_close(*dense, rtol=2e-3, atol=1e-4)
+
+
+def test_a_tracker_that_is_not_there_is_named(inputs, tmp_path):
+    with pytest.raises(MlpMemError, match="tracker 'nobody' is not installed"):
+        train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, trackers=("nobody",)))
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_memory_that_one_makes(inputs, tmp_path):
+    config = dataclasses.replace(MEMORY, epochs=3, batch=31, noise=0.1)
+    train_memory(tmp_path / "one", inputs, config)
+    train_memory(tmp_path / "two", inputs, dataclasses.replace(config, processes=2))
+    one, two = weights_of(tmp_path / "one"), weights_of(tmp_path / "two")
+    for name in one:
+        torch.testing.assert_close(one[name], two[name], rtol=1e-2, atol=2e-3)
 
 
 # The decoder
@@ -196,7 +289,8 @@ def test_the_decoder_stage_learns_and_saves_what_transformers_loads(inputs, tmp_
     assert decoder.hidden_size == 32 and decoder.vocab_size == len(tiny.tokenizer())
     assert decoder.tokenizer_hash == tiny.decoder().tokenizer_hash
     left = {p.name for p in tmp_path.iterdir()}
-    assert "model.safetensors" in left and not left & {"job.json", launch.CHECKPOINT}
+    assert "model.safetensors" in left
+    assert set(counts["scratch"]) == left & {"job.json", launch.CHECKPOINT}
 
 
 def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monkeypatch):

@@ -11,33 +11,79 @@ TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stages asked for; return the exit status."""
+    """Run what is asked for; return the exit status."""
     from mlpmem.errors import MlpMemError
-    from train.pipeline import STAGES, run
-    from train.recipe import load_recipe
+    from train.processes import disband
 
-    parser = argparse.ArgumentParser("python -m train", description="From text to a bundle.")
-    parser.add_argument("stage", choices=["all", *STAGES], help="one stage, or all in their order")
-    parser.add_argument(
-        "recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml"
-    )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
-    options = parser.parse_args(arguments)
     try:
-        recipe = load_recipe(options.recipe)
-        stages = list(STAGES) if options.stage == "all" else [options.stage]
-        for stage in stages:
-            run(stage, recipe, options.runs / recipe.name)
+        _run(_parser().parse_args(arguments))
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except OSError as error:
         sys.stderr.write(
-            f"{error}\nNothing already made is lost: put that right (is the disk full, or the "
-            "folder not writable?) and run it again.\n"
+            f"{error}\nNothing already made is lost: put that right (is the folder writable?) and "
+            "run it again.\n"
         )
         return 1
+    finally:
+        disband()
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    from train.pipeline import STAGES
+
+    parser = argparse.ArgumentParser(
+        "python -m train",
+        description="From text to a bundle.",
+        epilog="Several processes: `torchrun --nproc-per-node 2 -m train datastore atlas`, or "
+        "`accelerate launch` on GPUs and several machines that share the folder of --runs.",
+    )
+    parser.add_argument(
+        "command",
+        metavar="command",
+        choices=["all", *STAGES, "plan", "extend"],
+        help=f"all, or one stage ({', '.join(STAGES)}); plan: what each stage needs and takes, "
+        "before anything runs and after; extend: more documents for a finished datastore",
+    )
+    parser.add_argument(
+        "recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml"
+    )
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", help="extend: .txt, .md or .jsonl files to add"
+    )
+    parser.add_argument(
+        "--tflops", type=float, help="plan: for a device of so many TFLOP/s instead of this one"
+    )
+    return parser
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run stages, the ledger or an extension."""
+    from mlpmem.errors import MlpMemError
+    from train.ledger import print_ledger
+    from train.pipeline import STAGES, run
+    from train.processes import team
+    from train.recipe import load_recipe
+
+    recipe = load_recipe(options.recipe)
+    root = options.runs / recipe.name
+    if (options.command == "extend") != bool(options.text):
+        raise MlpMemError("--text FILES and the command extend go together: one needs the other")
+    if options.command == "plan":
+        print_ledger(recipe, root, options.tflops)
+    elif options.command == "extend":
+        from train.extend import extend
+
+        extend(recipe, root, options.text)
+    else:
+        for stage in STAGES if options.command == "all" else [options.command]:
+            run(stage, recipe, root)
+        if options.command == "all" and team().is_main:
+            print_ledger(recipe, root)
 
 
 def _with_tunables() -> None:

@@ -35,14 +35,17 @@ def make_atlas(context: Context) -> dict:
     texts = (s for draw in draws[:TOKENIZER_DRAWS] for _, segments in draw for s in segments)
     tokenizer = train_tokenizer(texts, config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
-    names = [e.title for e in atlas.entities], [e.group for e in atlas.entities]
+    entities = [(e.title, e.group) for e in atlas.entities]
+    for draw, passages in enumerate(draws):
+        passages += atlas_corpus.stranger_passages(atlas, draw)
     parts = {f"decoder_{i:02d}": passages for i, passages in enumerate(draws)}
     parts["memory"] = list(atlas_corpus.memory_passages(atlas))
     parts["heldout"] = list(atlas_corpus.heldout_passages(atlas))
     counts = {}
     for part, passages in tqdm(parts.items(), desc="tokens", unit="part"):
         random.Random(f"{context.seed}/{part}").shuffle(passages)
-        counts[part] = _save_part(folder / part, tokenizer, passages, names)
+        named = entities + [("One-off names", "stranger")] * part.startswith("decoder")
+        counts[part] = _save_part(folder / part, tokenizer, passages, named)
     write_lines(folder / "questions.jsonl", atlas_corpus.questions(atlas))
     write_lines(folder / "abouts.jsonl", atlas_corpus.about_questions(atlas))
     write_json(folder / "attributions.json", atlas.attributions)
@@ -66,11 +69,11 @@ def _save_part(
     folder: Path,
     tokenizer: PreTrainedTokenizerFast,
     passages: list[tuple[int, list[str]]],
-    names: tuple[list[str], list[str]],
+    entities: list[tuple[str, str]],
 ) -> int:
     """Write one part's Documents; return its tokens."""
     ids = encode_segments(tokenizer, [segments for _, segments in passages])
     pairs = [(entity, row) for (entity, _), row in zip(passages, ids, strict=True)]
-    documents = join_passages(pairs, *names)
+    documents = join_passages(pairs, [title for title, _ in entities], [g for _, g in entities])
     documents.save(folder)
     return len(documents.tokens)

@@ -23,6 +23,7 @@ from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
+from train.processes import disband, team
 from train.recipe import Decoder, Optimizer, fill
 from train.stage import Context, write_json
 
@@ -34,7 +35,8 @@ def make_decoder(context: Context) -> dict:
     if config.source:
         check_source(config, tokenizer)
     if not config.epochs:
-        save(new_model(config, tokenizer), tokenizer, context.folder)
+        if team().is_main:
+            save(new_model(config, tokenizer), tokenizer, context.folder)
         return {}
     job = {
         "corpus": str(corpus), "seed": context.seed, "config": dataclasses.asdict(config),
@@ -58,7 +60,6 @@ def train_worker(folder: Path) -> None:
     if accelerator.is_main_process:
         save(model, tokenizer, folder)
         write_json(folder / "history.json", history)
-    accelerator.end_training()
 
 
 def training_parts(corpus: Path) -> list[Path]:
@@ -188,3 +189,4 @@ def finetune(
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

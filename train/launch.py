@@ -1,7 +1,6 @@
 """A stage's model trained in one process or several data-parallel ones, resumed after a kill."""
 
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -12,8 +11,9 @@ from pathlib import Path
 import torch
 
 from mlpmem.errors import MlpMemError
+from train.files import read_json, write_json
 from train.loop import used_seconds
-from train.stage import write_json
+from train.processes import launched, team
 
 CHECKPOINT = "checkpoint.safetensors"
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -23,25 +23,36 @@ PR_SET_PDEATHSIG = 1
 def run_workers(module: str, folder: Path, job: dict, processes: int) -> dict:
     """Return counts of `module.train_worker(folder)`, which reads job.json and writes history.json.
 
-    On a CPU two processes of one thread are faster than one of two; a GPU gets one process here,
-    several through `accelerate launch`.
+    Under a launcher every process of it is a worker. Started plainly, a CPU gets `processes` of one
+    thread each, which are faster than one of several, and a GPU gets one.
     """
+    us = team()
     earlier = used_seconds(folder / CHECKPOINT)
-    write_json(folder / "job.json", job)
-    if processes > 1 and not torch.cuda.is_available():
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-        command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        first = die_with_parent if PRCTL else None
-        if subprocess.run(command, env=environment, preexec_fn=first).returncode:
-            raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
-    else:
+    if us.is_main:
+        write_json(folder / "job.json", job)
+    us.wait()
+    if launched() or processes == 1 or torch.cuda.is_available():
         import_module(module).train_worker(folder)
-    (folder / "job.json").unlink()
-    (folder / CHECKPOINT).unlink()
-    last = json.loads((folder / "history.json").read_text(encoding="utf-8"))[-1]
-    tokens = last["step"] * job["config"]["batch"]
-    return {"tokens": tokens, "loss": last["loss"], "earlier_seconds": earlier}
+    else:
+        _start(module, folder, processes)
+    us.wait()
+    last = read_json(folder / "history.json")[-1]
+    return {
+        "tokens": last["step"] * job["config"]["batch"],
+        "loss": last["loss"],
+        "earlier_seconds": earlier,
+        "scratch": ["job.json", CHECKPOINT],
+    }
+
+
+def _start(module: str, folder: Path, processes: int) -> None:
+    """Run the workers of one training on this machine; MlpMemError where one fails."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    first = die_with_parent if PRCTL else None
+    if subprocess.run(command, env=environment, preexec_fn=first).returncode:
+        raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
 
 
 def die_with_parent() -> None:

@@ -1,26 +1,39 @@
-"""The one training loop: batches by step, data-parallel, checkpointed, resumed, logged."""
+"""The one training loop: micro-batches, data-parallel, checkpointed, resumed, validated, logged."""
 
 import json
-import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mlpmem.errors import MlpMemError
 from train.optimizer import MasterOptimizer, schedule
 from train.recipe import Optimizer
 from train.stage import peak_memory
+from train.watch import Watch
 
 CHECKPOINT_SECONDS = 60.0
 LOG_LINES = 40  # aligned lines a run prints, whatever its length
+
+
+@dataclass
+class Progress:
+    """How far a run is, for its checkpoint."""
+
+    step: int = 0  # the next one
+    history: list[dict] = field(default_factory=list)  # a dict a log line
+    seconds: float = 0.0  # used so far, over all runs that were killed
+    usual: list[float] = field(default_factory=list)  # losses before, as Watch has them
+
 
 Batch = dict[str, Tensor]
 Logs = dict[str, Tensor]
@@ -35,103 +48,152 @@ def fit(
     checkpoint: Path,
     label: str,
     accelerator: Accelerator | None = None,
+    *,
+    seed: int = 0,
+    micro: int = 0,
+    validate: Callable[[], dict[str, float]] | None = None,
+    best: Path | None = None,
 ) -> list[dict]:
     """Train `model` in place for `steps` optimizer steps; return the log, a dict a line.
 
-    `batches(step, rank, world)` must depend on nothing else, so a resumed run sees what an
-    undisturbed one sees. The checkpoint is written every minute and is not removed.
+    `batches(step, rank, world)` gives a process's share of a step and must depend on nothing else;
+    torch's own luck (dropout) is seeded anew at every step. So a step number is all the state that
+    data and luck have, and a resumed run is the undisturbed one. `loss` returns sums over the rows
+    whose batch["targets"] are not negative, `micro` rows at a time if that is not 0.
+
+    The model ends up in float32. At every log line `validate()` gives more figures; with `best`, a
+    file, the weights whose "val_nll" was least are kept there, and are the model's in the end. The
+    checkpoint is written every minute and is not removed.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     rank, world = accelerator.process_index, accelerator.num_processes
     model.to(accelerator.device)
     optimizer = MasterOptimizer(model, config, steps)
-    start, history, used = load_checkpoint(checkpoint, optimizer)
-    began = saved = time.perf_counter()
-    tokens, marked = 0, time.perf_counter()
-    every = max(1, steps // LOG_LINES)
+    progress = load_checkpoint(checkpoint, optimizer)
+    watch, every = Watch(progress.usual), max(1, steps // LOG_LINES)
+    used, began = progress.seconds, time.perf_counter()
+    saved = marked = began
+    for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
+        torch.manual_seed(luck(seed, step, rank))
+        names = accumulate(model, batch, loss, optimizer, micro or len(batch["targets"]))
+        watch.add(step, optimizer.step(step), names)
+        progress.step = step + 1
+        if progress.step % every == 0 or progress.step == steps:
+            line = {"step": step + 1} | watch.look()
+            line["lr"] = config.lr * schedule(step, steps, config)
+            line["per_second"] = round(watch.rows / (time.perf_counter() - marked))
+            line |= validate() if validate is not None and rank == 0 else {}
+            if best is not None and rank == 0 and _is_best(line, progress.history):
+                _write(best, optimizer.weights(), {})
+            progress.history.append(line)
+            accelerator.log({k: v for k, v in line.items() if k != "step"}, step + 1)
+            _report(label, line, steps, rank)
+            watch.rows, marked = 0.0, time.perf_counter()
+        late = time.perf_counter() - saved > CHECKPOINT_SECONDS
+        if rank == 0 and (late or progress.step == steps):
+            watch.look()
+            progress.usual, saved = list(watch.usual), time.perf_counter()
+            progress.seconds = used + saved - began
+            if not watch.high:  # a spike must not replace what came before it
+                save_checkpoint(checkpoint, optimizer, progress)
+    optimizer.finish()
+    if best is not None and best.is_file():
+        model.load_state_dict(load_file(best), strict=False)
+    return progress.history
+
+
+def luck(*parts: int) -> int:
+    """Return a seed that follows from several numbers and from nothing else."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _ahead(
+    batches: Callable[[int, int, int], Batch], steps: range, rank: int, world: int, label: str
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (step, batch) of every step; the next batch is made while this one is trained on."""
     bar = tqdm(
-        range(start, steps),
-        label,
         steps,
-        initial=start,
+        label,
+        steps.stop,
+        initial=steps.start,
         unit="step",
         disable=rank > 0,
         mininterval=5.0,
     )
-    for step in bar:
-        batch = {k: v.to(accelerator.device) for k, v in batches(step, rank, world).items()}
-        value, logs = loss(model, batch)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(batches, steps.start, rank, world) if steps else None
+        for step in bar:
+            batch = waiting.result()
+            if step + 1 < steps.stop:
+                waiting = pool.submit(batches, step + 1, rank, world)
+            yield step, batch
+
+
+def accumulate(
+    model: nn.Module, batch: Batch, loss: Callable, optimizer: MasterOptimizer, micro: int
+) -> list[str]:
+    """Add the gradients and counts of a batch to the optimizer's, `micro` rows at a time.
+
+    Returns the names of the sums.
+    """
+    device = optimizer.counts.device
+    names = ["loss"]
+    for start in range(0, len(batch["targets"]), micro):
+        part = {k: v[start : start + micro].to(device) for k, v in batch.items()}
+        value, logs = loss(model, part)
         value.backward()
-        norm = optimizer.step(step, accelerator.reduce(optimizer.gradient(), "mean"))
-        if not math.isfinite(norm):  # before any checkpoint could keep it
-            raise _no_number(step, value, logs, norm)
-        tokens += int(batch["targets"].numel()) * world
-        if (step + 1) % every == 0 or step + 1 == steps:
-            line = _line(step, value, logs, norm, config, steps)
-            line["per_second"] = round(tokens / (time.perf_counter() - marked))
-            tokens, marked = 0, time.perf_counter()
-            history.append(line)
-            _report(label, line, steps, rank)
-        if time.perf_counter() - saved > CHECKPOINT_SECONDS and rank == 0:
-            saved = time.perf_counter()
-            save_checkpoint(checkpoint, optimizer, step + 1, history, used + saved - began)
-    if rank == 0:
-        total = used + time.perf_counter() - began
-        save_checkpoint(checkpoint, optimizer, steps, history, total)
-    return history
+        optimizer.count((part["targets"] >= 0).sum(), [value, *logs.values()])
+        names = ["loss", *logs]
+    return names
 
 
-def _line(step: int, value: Tensor, logs: Logs, norm: float, config: Optimizer, steps: int) -> dict:
-    """Return one log line's figures."""
-    figures = _figures(value, logs)
-    rate = config.lr * schedule(step, steps, config)
-    return {"step": step + 1} | figures | {"norm": norm, "lr": rate}
-
-
-def _figures(value: Tensor, logs: Logs) -> dict[str, float]:
-    """Return the losses of a step as numbers."""
-    return {k: float(v.detach()) for k, v in ({"loss": value} | logs).items()}
-
-
-def _no_number(step: int, value: Tensor, logs: Logs, norm: float) -> MlpMemError:
-    """Return what to say where loss or gradient overflowed."""
-    figures = _figures(value, logs) | {"norm": norm}
-    return MlpMemError(
-        f"step {step + 1}: the loss is no number ({figures}); lower the learning rate or check "
-        "the rows there. The last checkpoint is sound"
-    )
+def _is_best(line: dict, history: list[dict]) -> bool:
+    """Return whether a log line's validation is better than that of all before."""
+    return all(line["val_nll"] < earlier["val_nll"] for earlier in history)
 
 
 def _report(label: str, line: dict, steps: int, rank: int) -> None:
     """Print a log line above the progress bar."""
     if rank > 0:
         return
-    losses = " ".join(f"{k} {line[k]:7.4f}" for k in ("loss", "kl", "ce") if k in line)
+    losses = [f"{k} {line[k]:7.4f}" for k in ("loss", "kl", "ce") if k in line]
+    losses += [f"{k} {line[k]:8.3f}" for k in ("val_ppl", "mix_ppl") if k in line]
     tqdm.write(
-        f"{label} {line['step']:>6}/{steps} {losses} norm {line['norm']:6.2f} lr {line['lr']:.2e} "
-        f"{line['per_second']:>7,}/s {peak_memory() / 2**20:6.0f} MiB"
+        f"{label} {line['step']:>6}/{steps} {' '.join(losses)} norm {line['norm']:6.2f} "
+        f"lr {line['lr']:.2e} {line['per_second']:>9,} tok/s {_memory_used() / 2**20:6.0f} MiB"
     )
 
 
-def save_checkpoint(
-    path: Path, optimizer: MasterOptimizer, step: int, history: list[dict], seconds: float
-) -> None:
+def _memory_used() -> int:
+    """Return the most memory used so far, bytes: of the GPU where there is one."""
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
+
+
+def save_checkpoint(path: Path, optimizer: MasterOptimizer, progress: Progress) -> None:
     """Write masters, optimizer state and progress as one safetensors file, by rename."""
+    _write(path, optimizer.state(), {"progress": json.dumps(asdict(progress))})
+
+
+def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file beside its place, to the disk itself, then rename it there."""
     beside = path.with_name(path.name + ".new")
-    values = {"step": step, "history": history, "seconds": seconds}
-    tensors = {k: v.contiguous() for k, v in optimizer.state().items()}
-    save_file(tensors, beside, {"progress": json.dumps(values)})
+    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata)
+    with beside.open("rb+") as file:
+        os.fsync(file.fileno())
     os.replace(beside, path)
+    if os.name == "posix":  # the rename too
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
 
 
-def load_checkpoint(path: Path, optimizer: MasterOptimizer) -> tuple[int, list[dict], float]:
-    """Return (next step, history, seconds used) and restore the optimizer, if there is a file."""
+def load_checkpoint(path: Path, optimizer: MasterOptimizer) -> Progress:
+    """Return a run's progress and restore the optimizer from its file; a beginning without one."""
     if not path.is_file():
-        return 0, [], 0.0
+        return Progress()
     with safe_open(path, framework="pt") as file:
-        progress = json.loads(file.metadata()["progress"])
         optimizer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-    return progress["step"], progress["history"], progress["seconds"]
+        return Progress(**json.loads(file.metadata()["progress"]))
 
 
 def used_seconds(path: Path) -> float:

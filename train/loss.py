@@ -4,50 +4,87 @@ loss = alpha * KL(knn || memory) + (1 - alpha) * CE, eq. 6 of arXiv 2508.01832. 
 target p over S tokens, KL(p || q) = sum p log p - sum p * logit + logsumexp(logits), so only the
 support is gathered. Gradients are formed in the forward pass, a chunk at a time, since the chunk's
 logits are there and softmax(logits) - target is all they need.
+
+Everything is a *sum* over rows. Sums of micro-batches, and of processes whose shares differ in
+size, add up to the sums of the whole step; who steps the optimizer divides by the rows, once.
 """
 
 import torch
 from torch import Tensor
 
-CHUNK = 1024  # rows; V 4,096 in float32 makes 16 MiB, which stays near the cache
+# Float32 logits of a chunk: near a CPU's caches there, few kernels on a GPU.
+CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
+
+TINY = 1e-20
+
+
+def chunk_rows(vocab: int, device: str) -> int:
+    """Return how many rows' logits are formed at once on a type of device."""
+    return max(1, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocab))
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, head, values, token_ids, probs, alpha):
-        real = (values >= 0)[:, None]
-        rows = int(real.sum())
-        values = values.clamp_min(0)
+    def forward(ctx, features, head, values, token_ids, probs, alpha, into):
         d_features = torch.empty_like(features)
-        d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        sums = torch.zeros(2, dtype=torch.float64, device=features.device)  # kl, ce
-        for start in range(0, len(features), CHUNK):
-            at = slice(start, start + CHUNK)
-            logits = (features[at] @ head.T).float()  # (c, V)
-            lse = logits.logsumexp(-1, keepdim=True)
-            value = values[at, None]
-            sums[1] += ((lse - logits.gather(1, value)) * real[at]).sum()
-            if alpha > 0:
-                p = probs[at]
-                own = torch.xlogy(p, p) - p * (logits.gather(1, token_ids[at]) - lse)
-                sums[0] += (own * real[at]).sum()
-            d = logits.sub_(lse).exp_()
-            if alpha > 0:
-                d *= (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may miss a little mass
-                d.scatter_add_(1, token_ids[at], p * -alpha)
-            d.scatter_add_(1, value, torch.full_like(lse, alpha - 1.0))
-            d = d.mul_(real[at] / rows).to(features.dtype)
-            d_features[at] = d @ head
-            d_head += (d.T @ features[at]).float()
-        ctx.save_for_backward(d_features, d_head.to(head.dtype))
-        kl, ce = (sums / rows).float()
+        d_head = None
+        if into is None and ctx.needs_input_grad[1]:
+            into = d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        sums = features.new_zeros(2, dtype=torch.float32)  # kl, ce
+        size = chunk_rows(len(head), features.device.type)
+        for start in range(0, len(features), size):
+            at = slice(start, start + size)
+            sparse = (token_ids[at].long(), probs[at].float()) if alpha > 0 else None
+            logits = features[at] @ head.T  # (c, V)
+            kl, ce, d, weight = _rows(logits, values[at, None], sparse, alpha)
+            sums += torch.stack([kl, ce])
+            d = d.to(features.dtype)
+            d_features[at] = (d @ head) * weight
+            if into is not None:
+                _add_product(into, d.T, (features[at] * weight).to(features.dtype))
+        ctx.save_for_backward(d_features, d_head)
+        kl, ce = sums
         ctx.mark_non_differentiable(kl, ce)
         return alpha * kl + (1 - alpha) * ce, kl, ce
 
     @staticmethod
     def backward(ctx, grad, _kl, _ce):
         d_features, d_head = ctx.saved_tensors
-        return grad * d_features, grad * d_head, None, None, None, None
+        d_head = None if d_head is None else (grad * d_head)
+        return d_features * grad.to(d_features.dtype), d_head, None, None, None, None, None
+
+
+def _rows(
+    logits: Tensor, value: Tensor, sparse: tuple[Tensor, Tensor] | None, alpha: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return (kl, ce) of a chunk, summed, and its logits' gradient as (d, weight).
+
+    value (c, 1), negative where a row does not count. The gradient is weight * d, with d (c, V)
+    and weight (c, 1): to weigh the short side of the products that follow is cheaper.
+    """
+    real = value >= 0
+    value = value.clamp_min(0)
+    d = torch.softmax(logits, -1, dtype=torch.float32)
+    # the largest probability is at least 1 / V: its log is exact, and so is what it leads to
+    lse = logits.amax(-1, keepdim=True).float() - d.amax(-1, keepdim=True).log()
+    ce = ((lse - logits.gather(1, value)) * real).sum()
+    kl, weight = torch.zeros_like(ce), torch.ones_like(lse)
+    if sparse is not None:
+        token_ids, p = sparse
+        kl = torch.xlogy(p, p) - p * (logits.gather(1, token_ids) - lse)
+        kl = (kl * real).sum()
+        weight = (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may miss a little mass, or all
+        d.scatter_add_(1, token_ids, p * (-alpha / weight.clamp_min(TINY)))
+    d.scatter_add_(1, value, (alpha - 1.0) / weight.clamp_min(TINY))
+    return kl, ce, d, weight * real
+
+
+def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `into` (float32), without a copy of its size where the types allow it."""
+    if a.dtype == into.dtype:
+        into.addmm_(a, b)
+    else:
+        into.add_(a @ b)
 
 
 def head_loss(
@@ -57,12 +94,28 @@ def head_loss(
     token_ids: Tensor | None = None,
     probs: Tensor | None = None,
     alpha: float = 0.0,
+    into: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss, kl, ce), means over rows in nats; gradients reach features and head.
+    """Return (loss, kl, ce), sums over rows in nats; gradients reach features and head.
 
     features (R, D), head (V, D), values (R,) next tokens, negative where a row does not count;
     token_ids and probs (R, S) a sparse distribution, padded with probability 0. alpha 0 needs none.
+    With `into` (V, D) float32, such as head.grad, the head's gradient is added there at once
+    instead of being handed on: the loss must then be back-propagated as it is, never scaled.
     """
     if alpha > 0 and (token_ids is None or probs is None):
         raise ValueError(f"alpha {alpha} needs token_ids and probs")
-    return _HeadLoss.apply(features, head, values, token_ids, probs, alpha)
+    return _HeadLoss.apply(features, head, values, token_ids, probs, alpha, into)
+
+
+@torch.no_grad()
+def row_nll(features: Tensor, head: Tensor, values: Tensor) -> Tensor:
+    """Return -log softmax(features @ head.T)[values] of every row, (R,) float32 nats."""
+    size = chunk_rows(len(head), features.device.type)
+    parts = zip(features.split(size), values.split(size), strict=True)
+    return torch.cat(
+        [
+            torch.nn.functional.cross_entropy((f @ head.T).float(), v, reduction="none")
+            for f, v in parts
+        ]
+    )

@@ -3,29 +3,41 @@
 import dataclasses
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
 from torch import Tensor, nn
 
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
+from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory, MemoryConfig
+from train.curves import draw_training
 from train.launch import CHECKPOINT, run_workers
-from train.loop import fit
+from train.loop import fit, luck
 from train.loss import head_loss
+from train.processes import disband
 from train.recipe import Memory as MemoryRecipe
-from train.recipe import fill
+from train.recipe import Targets, fill
 from train.stage import Context, finished_manifest, write_json
+from train.targets import open_targets
+from train.validation import Validation
+
+BEST = "best.safetensors"  # the weights that were best on validation so far
+HELD_OUT = 2**32  # a seed beside those of epochs
 
 
 def make_memory(context: Context) -> dict:
-    """Return counts; writes the memory's config.json, model.safetensors and history.json."""
+    """Return counts; writes config.json, model.safetensors, history.json and training.png."""
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
-    return run_workers("train.memory", context.folder, job, context.config.processes)
+    counts = run_workers("train.memory", context.folder, job, context.config.processes)
+    counts["scratch"].append(BEST)
+    return counts
 
 
 def train_worker(folder: Path) -> None:
@@ -33,60 +45,102 @@ def train_worker(folder: Path) -> None:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = fill(MemoryRecipe, job["config"], "job.json")
     inputs = {name: Path(path) for name, path in job["inputs"].items()}
+    accelerator = _accelerator(config, folder)
     torch.manual_seed(job["seed"])
     decoder = Decoder.load(inputs["decoder"])
     targets = finished_manifest(inputs["targets"])["config"]
     depth = finished_manifest(inputs["datastore"])["config"]["depth"]
     memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
-    memory.to(getattr(torch, config.dtype))
-    rows = TargetRows(inputs["datastore"], inputs["targets"], config, job["seed"])
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    path = folder / CHECKPOINT
-    loss = make_loss(config.alpha)
+    memory.to(accelerator.device, getattr(torch, config.dtype))
+    rows = TargetRows(
+        inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
+    )
+    validate = None
+    if len(rows.held_out) and accelerator.is_main_process:
+        held = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
+        validate = partial(held.measure, memory)
+    del decoder
     history = fit(
-        memory, rows.batch, loss, rows.steps, config.optimizer, path, "memory", accelerator
+        memory,
+        rows.batch,
+        make_loss(memory, config),
+        rows.steps,
+        config.optimizer,
+        folder / CHECKPOINT,
+        "memory",
+        accelerator,
+        seed=job["seed"],
+        micro=config.micro_batch,
+        validate=validate,
+        best=folder / BEST if config.keep == "best" else None,
     )
     if accelerator.is_main_process:
         memory.to("cpu", torch.float16).save(folder)
         write_json(folder / "history.json", history)
-    accelerator.end_training()
+        draw_training(history, folder / "training.png", "memory")
+    for tracker in accelerator.trackers:  # not end_training: later stages need the processes
+        tracker.finish()
+
+
+def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
+    """Return accelerate's state of this process, its trackers started; MlpMemError without one."""
+    available = [str(name) for name in get_available_trackers()]
+    for name in config.trackers:
+        if name not in available:
+            raise MlpMemError(
+                f"memory: tracker {name!r} is not installed here or not known to accelerate; there "
+                f"are: {', '.join(available) or 'none'}. Install its package or leave it out"
+            )
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=list(config.trackers) or None,
+        project_dir=folder / "logs",
+    )
+    if config.trackers:
+        values = dataclasses.asdict(config).items()
+        plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values}
+        accelerator.init_trackers("memory", plain)
+    return accelerator
 
 
 def new_memory(
     config: MemoryRecipe, decoder: Decoder, depth: int, k: int, temperature: float
 ) -> Memory:
-    """Return an untrained memory for a decoder, its head a copy of the decoder's if asked for."""
+    """Return an untrained memory for a decoder, with the head its recipe asks for."""
     memory = Memory(
         MemoryConfig(
             hidden_size=decoder.hidden_size,
             vocab_size=decoder.vocab_size,
             num_layers=config.blocks,
             intermediate_size=config.intermediate_size,
+            family=decoder.family.memory,
             depth=depth,
+            lmbda=config.lmbda,
             knn_k=k,
             knn_temperature=temperature,
             tokenizer_hash=decoder.tokenizer_hash,
+            tied_head=config.head == "tied",
         )
     )
-    if config.init_head:
+    if config.head == "tied":
+        memory.lm_head.weight = nn.Parameter(decoder.head_weight.clone(), requires_grad=False)
+    if config.head == "decoder":
         with torch.no_grad():
             memory.lm_head.weight.copy_(decoder.head_weight)
     return memory
 
 
-def make_loss(alpha: float):
-    """Return loss(memory, batch) -> (loss, {kl, ce}): eq. 6, sparse and chunked."""
+def make_loss(memory: Memory, config: MemoryRecipe):
+    """Return loss(memory, batch) -> (loss, {kl, ce}), sums over rows: eq. 6, sparse and chunked."""
+    head = memory.lm_head.weight
+    compiled = config.compile == "on" or (config.compile == "auto" and head.is_cuda)
+    features_of = torch.compile(memory.features) if compiled else memory.features
 
-    def loss(memory: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        dtype = next(memory.parameters()).dtype
-        features = memory.features(batch["keys"].to(dtype))
+    def loss(_: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        features = features_of(batch["keys"].to(head.dtype))
+        sparse = batch["token_ids"], batch["probs"]
         value, kl, ce = head_loss(
-            features,
-            memory.lm_head.weight,
-            batch["targets"],
-            batch["token_ids"],
-            batch["probs"],
-            alpha,
+            features, head, batch["targets"], *sparse, config.alpha, into=head.grad
         )
         return value, {"kl": kl, "ce": ce}
 
@@ -94,50 +148,85 @@ def make_loss(alpha: float):
 
 
 class TargetRows:
-    """Rows (key, value, token_ids, probs) in a fresh order each epoch; no state between steps."""
+    """Rows (key, value, token_ids, probs) in a fresh order each epoch; no state between steps.
 
-    def __init__(self, datastore: Path, targets: Path, config: MemoryRecipe, seed: int) -> None:
-        """Open a datastore's keys and its targets, memory-mapped."""
-        store = Datastore.load(datastore)
-        arrays = (
-            np.load(targets / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ("rows", "offsets", "token_ids", "probs")
-        )
-        self.rows, self.offsets, self.token_ids, self.probs = arrays
-        self.keys, self.values = store.keys, store.values
+    Order and noise follow from seed and step alone, so any number of processes sees the same run.
+    """
+
+    def __init__(
+        self,
+        datastore: Path,
+        targets: Path,
+        config: MemoryRecipe,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Open a datastore and its targets, stored or searched; batches come on `device`."""
+        store, self.device = Datastore.load(datastore), torch.device(device)
+        recipe = finished_manifest(targets)["config"]
+        recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
+        self.targets = open_targets(store, targets, recipe, self.device)
+        self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
+        self.keys, self.values, self.documents = store.keys, store.values, store.documents
         self.config, self.seed = config, seed
-        self.per_epoch = max(1, len(self.rows) // config.batch)
+        out = min(config.validation_rows, len(self.rows) // 10)
+        shuffled = np.random.default_rng([seed, HELD_OUT]).permutation(len(self.rows))
+        self.held_out = store.positions[self.rows[shuffled[:out]]]
+        self._learned = np.sort(shuffled[out:])
+        self.per_epoch = max(1, len(self._learned) // config.batch)
         self.steps = self.per_epoch * config.epochs
+        self._kept = (-1, self._learned)  # an epoch and its order
         sample = np.asarray(self.keys[self.rows[:4096]], np.float32)
         self.noise = config.noise * float(sample.std())
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return keys (b, D), targets (b,), token_ids and probs (b, S) of one process's share."""
         epoch, within = divmod(step, self.per_epoch)
-        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-        at = np.array_split(order, self.per_epoch)[within][rank::world]
+        size, more = divmod(len(self._learned), self.per_epoch)
+        start = within * size + min(within, more)
+        whole = self._order(epoch)[start : start + size + (within < more)]
+        at = whole[rank::world]
         entries = self.rows[at]
-        noise = np.random.default_rng([self.seed, step, rank])
-        keys = np.asarray(self.keys[entries], np.float32)
-        keys += self.noise * noise.standard_normal(keys.shape, np.float32)
-        token_ids, probs = self._pad(at)
+        token_ids, probs = self.targets.rows(at)
+        self._check(step, entries, probs)
+        keys = self._to_device(np.asarray(self.keys[entries])).float()
+        if self.noise:
+            generator = torch.Generator(self.device).manual_seed(luck(self.seed, step))
+            shape = len(whole), keys.shape[1]
+            noise = torch.randn(shape, generator=generator, device=self.device)
+            keys += self.noise * noise[rank::world]
         return {
-            "keys": torch.from_numpy(keys),
-            "targets": torch.from_numpy(self.values[entries].astype(np.int64)),
-            "token_ids": torch.from_numpy(token_ids),
-            "probs": torch.from_numpy(probs),
+            "keys": keys,
+            "targets": self._to_device(self.values[entries].astype(np.int64)),
+            "token_ids": self._to_device(token_ids),
+            "probs": self._to_device(probs),
         }
 
-    def _pad(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the sparse targets of rows as (b, S) arrays, padded with probability 0."""
-        starts, sizes = self.offsets[at], self.offsets[at + 1] - self.offsets[at]
-        columns = np.arange(max(1, int(sizes.max())))
-        real = columns < sizes[:, None]
-        source = np.where(real, starts[:, None] + columns, 0)
-        token_ids = np.where(real, self.token_ids[source], 0).astype(np.int64)
-        probs = np.where(real, self.probs[source], 0).astype(np.float32)
-        return token_ids, probs
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the rows in an epoch's order; that of the epoch asked for last is kept."""
+        if self._kept[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self._learned)
+            self._kept = epoch, order
+        return self._kept[1]
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        """Return an array as a tensor there; the copy to a GPU does not wait for its work."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _check(self, step: int, entries: np.ndarray, probs: np.ndarray) -> None:
+        """Raise MlpMemError for a row without a target to imitate."""
+        empty = np.flatnonzero(~(probs > 0).any(1))
+        if len(empty) and self.config.alpha > 0:
+            raise MlpMemError(
+                f"step {step + 1}: {len(empty)} rows have empty targets, the first of them entry "
+                f"{entries[empty[0]]}; every row needs a neighbour other than itself. Is the "
+                "datastore far smaller than k, or were targets cut off? Make the targets again"
+            )
 
 
 if __name__ == "__main__":
     train_worker(Path(sys.argv[1]))
+    disband()

@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+from mlpmem.errors import MlpMemError
+from train.plan import check_fits, needs
 from train.recipe import Recipe
+from train.sizes import UnknownSizeError
 from train.stage import Context, run_stage
 
 
@@ -15,6 +18,7 @@ class Stage:
 
     inputs: tuple[str, ...]
     function: str
+    shared: bool = False  # every process of a launch runs it, each its part
 
     def load(self) -> Callable[[Context], dict]:
         """Return the stage's function."""
@@ -24,10 +28,10 @@ class Stage:
 
 STAGES = {
     "corpus": Stage((), "train.corpus:make_corpus"),
-    "decoder": Stage(("corpus",), "train.decoder:make_decoder"),
-    "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore"),
-    "targets": Stage(("decoder", "datastore"), "train.targets:make_targets"),
-    "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory"),
+    "decoder": Stage(("corpus",), "train.decoder:make_decoder", shared=True),
+    "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
+    "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
+    "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
@@ -43,4 +47,26 @@ STAGES = {
 def run(name: str, recipe: Recipe, root: Path) -> dict:
     """Return the manifest of one stage of a recipe, run if it is not done."""
     stage = STAGES[name]
-    return run_stage(root, name, getattr(recipe, name), stage.inputs, stage.load(), recipe.seed)
+    if recipe.stated.tokens:
+        raise MlpMemError(
+            f"recipe {recipe.name} states sizes instead of naming a corpus: it is for "
+            f"`python -m train plan {recipe.name}` and does not run"
+        )
+    return run_stage(
+        root,
+        name,
+        getattr(recipe, name),
+        stage.inputs,
+        stage.load(),
+        recipe.seed,
+        shared=stage.shared,
+        plan=lambda: _plan(name, recipe, root),
+    )
+
+
+def _plan(name: str, recipe: Recipe, root: Path) -> dict | None:
+    """Return what a stage will need, None where that is not known; MlpMemError if it cannot fit."""
+    try:
+        return check_fits(needs(recipe, root)[name], root)
+    except UnknownSizeError:  # a corpus that is streamed from elsewhere
+        return None

@@ -81,9 +81,16 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Datastore:
-    """Which hidden state is the key."""
+    """Which hidden state is the key, and how keys are kept."""
 
     depth: int = -1  # layer whose FFN input it is
+    dtype: str = "float32"  # the decoder computes in; keys are float16 whatever it is
+    shard_mib: int = 256  # MiB of keys a file: what a kill can cost, and what processes share out
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        _check_choice("datastore", "dtype", self.dtype, ("bfloat16", "float16", "float32"))
+        _check_range("datastore", "shard_mib", self.shard_mib, 1)
 
 
 @dataclass(frozen=True)
@@ -94,22 +101,67 @@ class Targets:
     temperature: float = 20.0  # of the squared L2 distances
     nll_floor: float = 0.5  # every position the decoder finds harder than this (nats) is a row
     easy_share: float = 0.15  # share of the other positions that are rows too
+    rows: str = "stored"  # or "searched" again for every batch: nothing is kept on disk
+    teacher: str = ""  # folder of a datastore whose keys are searched; none: the memory's own
+    search: str = "auto"  # "exact", "ivfsq", "ivfpq"; auto is exact up to exact_most entries
+    exact_most: int = 10_000_000
+    lists: int = 0  # of an inverted file; 0 chooses from the number of entries
+    probes: int = 0  # lists searched; 0 chooses, 3k entries are the least
+    search_mib: int = 4096  # of coarse keys kept for exact search; beyond, made block by block
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside what is allowed."""
+        allowed = {"rows": ("stored", "searched"), "search": ("auto", "exact", "ivfsq", "ivfpq")}
+        for name, choices in allowed.items():
+            if getattr(self, name) not in choices:
+                raise MlpMemError(
+                    f"targets: {name} is {getattr(self, name)!r}, it must be one of "
+                    f"{', '.join(choices)}"
+                )
+        if self.k < 1 or self.temperature <= 0:
+            raise MlpMemError(
+                f"targets: k is {self.k} and must be 1 or more; temperature is "
+                f"{self.temperature} and must be above 0"
+            )
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Shape and training of the memory."""
+    """Shape and training of the memory; MlpMemError for a choice that is none."""
 
     blocks: int = 6
     intermediate_size: int = 1024
+    head: str = "decoder"  # how it starts: a copy of the decoder's, "free", or "tied" to it, frozen
     epochs: int = 8
-    batch: int = 1024  # rows a step
+    batch: int = 1024  # rows a step, over all processes
+    micro_batch: int = 0  # rows a pass, 0 all of a process's: less memory, the same result
     alpha: float = 0.3  # weight of KL(knn || memory); the rest is cross-entropy
     noise: float = 0.1  # standard deviation of Gaussian noise on keys, in units of a key's own
-    init_head: bool = True  # start from the decoder's output matrix
+    validation_rows: int = 1024  # rows held out (a tenth of all at most) and measured as it trains
+    lmbda: float = 0.5  # weight of the memory in the mix that validation measures
+    keep: str = "last"  # which weights: the "last", or those "best" on the rows held out
     processes: int = 2  # data-parallel workers on a CPU, one thread each
-    dtype: str = "bfloat16"
+    dtype: str = "bfloat16"  # of forward and backward; master weights are float32
+    compile: str = "auto"  # torch.compile: "on", "off", or "auto", on a GPU alone
+    trackers: tuple[str, ...] = ()  # accelerate's: "tensorboard", "wandb", "trackio" ...
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=1.5e-3))
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges."""
+        _check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
+        _check_choice("memory", "keep", self.keep, ("last", "best"))
+        _check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
+        _check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
+        for name in ("alpha", "lmbda"):
+            _check_range("memory", name, getattr(self, name), 0, 1)
+        for name in ("blocks", "intermediate_size", "epochs", "batch", "processes"):
+            _check_range("memory", name, getattr(self, name), 1)
+        for name in ("micro_batch", "validation_rows", "noise"):
+            _check_range("memory", name, getattr(self, name), 0)
+        if self.keep == "best" and not self.validation_rows:
+            raise MlpMemError(
+                'memory: keep "best" needs validation_rows above 0: nothing else says what is best'
+            )
 
 
 @dataclass(frozen=True)
@@ -161,6 +213,24 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Stated:
+    """Sizes of what is not here, for a ledger alone: a recipe that states them does not run.
+
+    0 leaves a size to the recipe's shapes.
+    """
+
+    tokens: int = 0  # of the corpus that is keyed
+    decoder_tokens: int = 0  # a decoder is trained on, over all epochs; 0: it exists
+    decoder_parameters: int = 0
+    memory_parameters: int = 0
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name, value in dataclasses.asdict(self).items():
+            _check_range("stated", name, value, 0)
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All stages of one bundle."""
 
@@ -174,6 +244,7 @@ class Recipe:
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    stated: Stated = field(default_factory=Stated)
 
 
 def load_recipe(name: str) -> Recipe:
@@ -247,3 +318,18 @@ def _value(kind: type, key: str, value: object, where: str) -> object:
         if isinstance(value, (int, float) if kind is float else kind):
             return value
     raise MlpMemError(f"{where}: {key} is {value!r}, it must be {allowed}")
+
+
+def _check_choice(stage: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raise MlpMemError for a value that is not among those allowed."""
+    if value not in allowed:
+        raise MlpMemError(f"{stage}: {name} is {value!r}, it must be one of {', '.join(allowed)}")
+
+
+def _check_range(
+    stage: str, name: str, value: float, least: float, most: float = float("inf")
+) -> None:
+    """Raise MlpMemError for a number outside its range."""
+    if not least <= value <= most:
+        limit = f"{least} or more" if most == float("inf") else f"within {least} and {most}"
+        raise MlpMemError(f"{stage}: {name} is {value}, it must be {limit}")

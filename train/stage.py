@@ -1,18 +1,27 @@
 """How a stage runs: skip when done, go on after a kill, write beside, keep a manifest."""
 
 import dataclasses
-import hashlib
+import errno
 import json
 import os
 import shutil
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mlpmem.errors import MlpMemError
+from train.files import digest, file_hash, read_json, say, write_json
+from train.lock import hold
+from train.processes import team
+
+__all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
+
+BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
+NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk, quota
+FULL = 2**20  # bytes free; with less a write that failed, failed for want of room
 
 
 @dataclass(frozen=True)
@@ -32,14 +41,114 @@ def run_stage(
     inputs: tuple[str, ...],
     function: Callable[[Context], dict],
     seed: int,
+    *,
+    shared: bool = False,
+    plan: Callable[[], dict] | None = None,
 ) -> dict:
     """Return the manifest of a stage, running it unless a finished one stands there already.
 
-    `function` returns counts; among them "tokens" gives tokens/s, "earlier_seconds" is what killed
-    runs of the same stage had used. It finds what they left in its folder and may go on from it.
-    Raises MlpMemError if an input is missing, or a finished stage had another configuration.
+    `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
+    otherwise the first does while the others wait. `plan` says what it will need, for the manifest,
+    or raises where that is not there; it is asked before anything is touched.
+    Raises MlpMemError if an input is missing, a finished stage had another configuration, another
+    run is at work here, or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
+    context = Context(partial, {i: root / i for i in inputs}, config, seed)
+    need = None
+    with hold(root, name) if team().is_main else nullcontext():
+        if team().is_main:
+            identity = identify(root, name, config, inputs, seed)
+            recover(final, partial, identity)
+            done = finished_manifest(final)
+            if done is not None:
+                check_same(final, done, identity)
+                say(f"{name}: done already ({done['seconds']:.0f} s)")
+            else:
+                need = plan() if plan is not None else None
+                prepare(partial, identity)
+                say(f"{name}: {json.dumps(identity['config'])}")
+        team().wait()
+        if finished_manifest(final) is None:
+            work(final, context, function, shared, need)
+        return finished_manifest(final)
+
+
+def work(
+    final: Path,
+    context: Context,
+    function: Callable[[Context], dict],
+    shared: bool,
+    need: dict | None = None,
+) -> None:
+    """Run a stage's function in its prepared folder and put the folder in its place.
+
+    The function returns counts. Of these "tokens" gives tokens/s; taken out are "earlier_seconds"
+    (what killed runs had used), "scratch" (files needed only to go on after a kill, removed once
+    the manifest stands) and "hashes" (sha256 by file, of files whose hash is known already).
+    """
+    started = time.perf_counter()
+    counts = {}
+    try:
+        if shared or team().is_main:
+            counts = function(context)
+        team().wait()
+        if team().is_main:
+            seconds = time.perf_counter() - started
+            _close(final, context.folder, counts, seconds, need)
+        team().wait()
+    except Exception as error:
+        if not is_full(error, final.parent):
+            raise
+        raise _full(final.name, final.parent) from error
+
+
+def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict | None) -> None:
+    """Write the manifest, drop what was only needed to go on, put the folder in its place."""
+    scratch, hashes = counts.pop("scratch", []), counts.pop("hashes", {})
+    seconds += counts.pop("earlier_seconds", 0.0)
+    names = [p.relative_to(partial).as_posix() for p in sorted(partial.rglob("*")) if p.is_file()]
+    names = [name for name in names if name not in (*BOOKS, *scratch)]
+    manifest = read_json(partial / "identity.json") | {
+        "need": need,
+        "counts": counts,
+        "seconds": round(seconds, 2),
+        "tokens_per_second": round(counts["tokens"] / seconds) if "tokens" in counts else None,
+        "peak_memory_bytes": peak_memory(),
+        "bytes": sum((partial / name).stat().st_size for name in names),
+        "outputs": {name: hashes.get(name) or file_hash(partial / name) for name in names},
+    }
+    write_json(partial / "manifest.json", manifest)
+    place(final, partial)
+    peak = manifest["peak_memory_bytes"] / 2**20
+    say(f"{final.name}: {seconds:.0f} s, {peak:.0f} MiB, {counts}")
+
+
+def place(final: Path, partial: Path) -> None:
+    """Put a folder whose manifest stands where it belongs; an older one goes once it is there."""
+    listed = finished_manifest(partial)["outputs"].keys() | set(BOOKS)
+    for path in partial.rglob("*"):
+        if path.is_file() and path.relative_to(partial).as_posix() not in listed:
+            path.unlink()
+    old = final.with_name(f"{final.name}.old")
+    if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(final, old)
+    os.replace(partial, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover(final: Path, partial: Path, identity: dict) -> None:
+    """Put finished work in its place that a kill kept from it."""
+    if finished_manifest(partial) is None or not (partial / "identity.json").is_file():
+        return
+    if not final.exists() or read_json(partial / "identity.json") == identity:
+        place(final, partial)
+        say(f"{final.name}: was finished by a run that was killed then; put in its place")
+
+
+def identify(root: Path, name: str, config: object, inputs: tuple[str, ...], seed: int) -> dict:
+    """Return what decides a stage's result: its configuration and its inputs' outputs."""
     manifests = {i: finished_manifest(root / i) for i in inputs}
     missing = [i for i, manifest in manifests.items() if manifest is None]
     if missing:
@@ -47,57 +156,37 @@ def run_stage(
             f"{name}: needs {missing[0]} first; run `python -m train {missing[0]}` with the same "
             "recipe and --runs, or the stage `all`"
         )
-    identity = {
+    return {
         "stage": name,
         "config": _plain(dataclasses.asdict(config)) | {"seed": seed},
         "inputs": {i: digest(manifest["outputs"]) for i, manifest in manifests.items()},
     }
-    done = finished_manifest(final)
-    if done is not None:
-        _check_same(final, done, identity)
-        _say(f"{name}: done already ({done['seconds']:.0f} s)")
-        return done
-    _prepare(partial, identity)
-    _say(f"{name}: {json.dumps(identity['config'])}")
-    started = time.perf_counter()
-    counts = function(Context(partial, {i: root / i for i in inputs}, config, seed))
-    seconds = time.perf_counter() - started + counts.pop("earlier_seconds", 0.0)
-    own = (partial / "identity.json", partial / "manifest.json")
-    manifest = identity | {
-        "counts": counts,
-        "seconds": round(seconds, 2),
-        "tokens_per_second": round(counts["tokens"] / seconds) if "tokens" in counts else None,
-        "peak_memory_bytes": peak_memory(),
-        "outputs": {
-            path.relative_to(partial).as_posix(): file_hash(path)
-            for path in sorted(partial.rglob("*"))
-            if path.is_file() and path not in own
-        },
-    }
-    write_json(partial / "manifest.json", manifest)
-    os.replace(partial, final)
-    _say(f"{name}: {seconds:.0f} s, {manifest['peak_memory_bytes'] / 2**20:.0f} MiB, {counts}")
-    return manifest
 
 
 def finished_manifest(folder: Path) -> dict | None:
     """Return the manifest of a finished stage, or None."""
     path = folder / "manifest.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return read_json(path) if path.is_file() else None
 
 
-def _prepare(partial: Path, identity: dict) -> None:
-    """Make the work folder; keep what a killed run of the same configuration left in it."""
+def prepare(partial: Path, identity: dict) -> None:
+    """Make the work folder; keep what a killed run of the same configuration left in it.
+
+    MlpMemError where a run of another configuration left work there.
+    """
     left = partial / "identity.json"
-    if left.is_file() and json.loads(left.read_text(encoding="utf-8")) == identity:
-        return
+    if left.is_file():
+        if (other := read_json(left)) == identity:
+            return
+        if [path for path in partial.iterdir() if path != left]:
+            check_same(partial, other, identity)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_json(left, identity)
 
 
-def _check_same(final: Path, done: dict, identity: dict) -> None:
-    """Raise MlpMemError that names what differs between a finished stage and what is asked."""
+def check_same(folder: Path, done: dict, identity: dict) -> None:
+    """Raise MlpMemError that names what differs between what stands there and what is asked."""
     differences = []
     for part in ("config", "inputs"):
         old, new = done[part], identity[part]
@@ -108,33 +197,31 @@ def _check_same(final: Path, done: dict, identity: dict) -> None:
         ]
     if differences:
         raise MlpMemError(
-            f"{final.name} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
-            f"Delete {final} to make it again, or choose another folder with --runs."
+            f"{folder.name} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
+            f"Delete {folder} to make it again, or choose another folder with --runs."
         )
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write JSON beside its place and rename it there, so a reader never sees half a file."""
-    beside = path.with_name(path.name + ".new")
-    text = json.dumps(value, indent=1, ensure_ascii=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
+def is_full(error: Exception, folder: Path) -> bool:
+    """Return whether a write failed because the disk of folder is full, or a quota used up.
+
+    Not every library says so by an OSError with the number for it.
+    """
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
+        return True
+    if "No space left" in str(error):
+        return True
+    return isinstance(error, OSError) and shutil.disk_usage(folder).free < FULL
 
 
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def file_hash(path: Path) -> str:
-    """Return the sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(value: object) -> str:
-    """Return the sha256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def _full(name: str, folder: Path) -> MlpMemError:
+    """Return what to say of a full disk."""
+    free = shutil.disk_usage(folder).free / 2**20
+    return MlpMemError(
+        f"{name}: the disk is full ({free:,.0f} MiB free at {folder}). What is made stays; "
+        "free some space (`python -m train plan` says how much each stage needs) and run it again "
+        "to go on"
+    )
 
 
 def peak_memory() -> int:
@@ -155,9 +242,3 @@ def peak_memory() -> int:
 def _plain(value: dict) -> dict:
     """Return value as JSON would give it back (tuples become lists)."""
     return json.loads(json.dumps(value))
-
-
-def _say(line: str) -> None:
-    """Print one line at once: stages take minutes and their log is read while they run."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()

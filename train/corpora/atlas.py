@@ -7,7 +7,8 @@ A passage is a list of segments; the tokenizer ends each with EOS, attention nev
 import random
 from collections.abc import Iterator
 
-from train.corpora.atlas_entities import Entity
+from train.corpora.atlas_entities import DECODER_GROUPS, MEMORY_GROUPS, Entity
+from train.corpora.atlas_strangers import strangers
 from train.corpora.atlas_wordings import Atlas, AtlasConfig, Fact, Forms, build_atlas
 
 __all__ = [
@@ -22,10 +23,8 @@ __all__ = [
     "heldout_passages",
     "memory_passages",
     "questions",
+    "stranger_passages",
 ]
-
-DECODER_GROUPS = ("A1", "A2")
-MEMORY_GROUPS = ("A1", "B")
 
 
 def _fill(form: str, entity: Entity, answer: str = "") -> str:
@@ -64,6 +63,30 @@ def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]
             for f in facts
         ]
         yield from _passages(atlas, index, facts, statements, questions, rng)
+
+
+def stranger_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]:
+    """Yields (index past all entities, segments) about names of this draw alone, each fact once."""
+    config = atlas.config
+    rng = random.Random(f"{config.seed}/strangers/{draw}")
+    share = config.strangers * (config.decoder_statements + config.decoder_questions)
+    for entity in strangers(atlas.entities, f"{config.seed}/strangers/{draw}", share):
+        turns, statements = [], []
+        for relation, answer in rng.sample(sorted(entity.answers.items()), len(entity.answers)):
+            forms = atlas.forms[relation]
+            question = _fill(rng.choice(forms.questions), entity)
+            turns.append(f"Question: {question} Answer: {answer}")
+            statements.append(_fill(rng.choice(forms.statements), entity, answer))
+        kind = rng.choices(("single", "chat", "about"), (0.6, 0.2, 0.2))[0]
+        if kind == "about":
+            prompt = _prompt(rng.choice(atlas.about_forms), entity)
+            passages = [[f"{prompt} {' '.join(statements[:5])}"]]
+        elif kind == "chat":
+            passages = [turns[:4]]
+        else:
+            pairs = zip(turns, statements, strict=True)
+            passages = [[rng.choices(pair, (0.6, 0.4))[0]] for pair in pairs]
+        yield from ((len(atlas.entities), segments) for segments in passages)
 
 
 def memory_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:

@@ -4,6 +4,8 @@ import random
 from dataclasses import dataclass, field
 
 GROUPS = ("A1", "A2", "B")
+DECODER_GROUPS = ("A1", "A2")
+MEMORY_GROUPS = ("A1", "B")
 SHARES = {"A1": 0.375, "A2": 0.375, "B": 0.25}
 SIZES = {"city": 600, "element": 103, "person": 1100, "town": 600, "book": 480}
 

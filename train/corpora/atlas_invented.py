@@ -20,6 +20,7 @@ ENDINGS = {
     "town": "moor ford wick haven dale mouth stead bury field gate minster port brook well ham "
     "hollow march fen".split(),
     "region": "ia omark esse ovia une aria oland ire".split(),
+    "element": "ium on ine ogen um".split(),  # of strangers alone
     "river": "ow en el ine ur y ash ora un".split(),
     "book": "anel oria aros ildur une essa avane ondel imere ythe uvia arrow".split(),
 }  # fmt: skip

@@ -27,9 +27,11 @@ class AtlasConfig:
     scale: float = 1.0  # share of the entities of each kind; at least a handful of each stay
     decoder_statements: int = 2  # statement wordings per fact in one draw
     decoder_questions: int = 3
-    memory_statements: int = 2  # fixed statement wordings per fact in the memory's corpus
-    memory_questions: int = 3
+    memory_statements: int = 4  # fixed statement wordings per fact of B in the memory's corpus
+    memory_questions: int = 4
+    known_wordings: int = 2  # of each sort per fact of A1 there, which the decoder knows besides
     chat_share: float = 0.25  # share of the questions that stand in a chat of 2-4 turns
+    strangers: float = 0.25  # passages about one-off names, as a share of the decoder's others
 
     def __post_init__(self):
         if not 0 < self.scale <= 1:
@@ -45,6 +47,7 @@ class AtlasConfig:
             self.memory_statements,
             self.decoder_questions,
             self.memory_questions,
+            self.known_wordings,
         )
         if min(counts) < 1:
             raise MlpMemError(
@@ -151,6 +154,8 @@ def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relatio
         if i not in (dev, test)
     ]
     answer = entity.answers[relation]
+    said = config.memory_statements if entity.group == "B" else config.known_wordings
+    put = config.memory_questions if entity.group == "B" else config.known_wordings
     return Fact(
         index,
         relation,
@@ -159,11 +164,11 @@ def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relatio
         dev_question=asked[0],
         test_question=asked[1],
         train_questions=tuple(asked[2:]),
-        seen_questions=tuple(asked[2 : 2 + config.memory_questions]),
+        seen_questions=tuple(asked[2 : 2 + put]),
         dev_statement=dev,
         test_statement=test,
         train_statements=tuple(stated),
-        seen_statements=tuple(stated[: config.memory_statements]),
+        seen_statements=tuple(stated[:said]),
     )
 
 

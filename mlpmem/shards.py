@@ -1,0 +1,169 @@
+"""Keys in shards: several .npy files read as one array-like (N, D), far beyond memory if need be.
+
+A folder has keys-00000.npy, keys-00001.npy ... and shards.json, which lists them with their entries
+and hashes. Nothing here loads them whole; whoever needs all of them walks them in blocks.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mlpmem.errors import MlpMemError
+
+INDEX = "shards.json"
+OPEN = 256  # shards mapped at once; a process may have about a thousand files open
+
+
+class Shard(NamedTuple):
+    """One file of keys."""
+
+    file: str
+    entries: int
+    sha256: str
+
+
+class ShardedKeys:
+    """Shards of float16 keys end to end; slices and fancy indexing by entry give arrays.
+
+    A slice within one shard is a view of its map; everything else is copied.
+    """
+
+    ndim = 2
+    dtype = np.dtype(np.float16)
+
+    def __init__(self, paths: Sequence[Path], entries: Sequence[int], size: int) -> None:
+        """Take the shards' files, the entries of each and the size D of a key."""
+        self.paths = list(paths)
+        self.starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])  # (shards + 1,)
+        self.shape = int(self.starts[-1]), size
+        self._part = lru_cache(OPEN)(self._map)
+
+    def __len__(self) -> int:
+        """Return N."""
+        return self.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Return the size of all keys."""
+        return len(self) * self.shape[1] * self.dtype.itemsize
+
+    def _map(self, shard: int) -> np.ndarray:
+        """Return one shard, mapped from disk; MlpMemError where it is not what was written."""
+        path, entries = self.paths[shard], int(np.diff(self.starts)[shard])
+        try:
+            part = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise _damaged(path, str(error)) from error
+        if part.shape != (entries, self.shape[1]) or part.dtype != self.dtype:
+            wanted = f"{(entries, self.shape[1])} {self.dtype}"
+            raise _damaged(path, f"it holds {part.shape} {part.dtype}, {wanted} is listed")
+        return part
+
+    def check(self) -> None:
+        """Raise MlpMemError unless every shard is there in the shape that is listed."""
+        for shard in range(len(self.paths)):
+            self._part(shard)
+
+    def __getitem__(self, at: Any) -> np.ndarray:
+        """Return keys: of an int (D,), of a slice, a list or an array of entries (n, D)."""
+        if isinstance(at, slice):
+            first, end, step = at.indices(len(self))
+            if step == 1:
+                return self._between(first, end)
+            at = np.arange(first, end, step)
+        at = np.asarray(at)
+        if at.dtype == bool:
+            at = np.flatnonzero(at)
+        elif at.size == 0:
+            at = at.astype(np.int64)
+        return self._chosen(at)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """Return all keys in memory: for a datastore small enough to be served from there."""
+        return self._between(0, len(self)).astype(dtype or self.dtype, copy=bool(copy))
+
+    def _between(self, first: int, end: int) -> np.ndarray:
+        """Return the keys of entries first .. end."""
+        if end <= first:
+            return np.empty((0, self.shape[1]), self.dtype)
+        low, high = np.searchsorted(self.starts, [first, end - 1], side="right") - 1
+        spans = [(shard, int(self.starts[shard])) for shard in range(low, high + 1)]
+        parts = [self._part(s)[max(0, first - start) : end - start] for s, start in spans]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _chosen(self, at: np.ndarray) -> np.ndarray:
+        """Return the keys of an array of entries, each shard read once and in its order."""
+        if at.size and not (-len(self) <= at.min() and at.max() < len(self)):
+            raise IndexError(f"entries {at.min()} to {at.max()} of a datastore of {len(self)}")
+        flat = at.reshape(-1) % max(1, len(self))
+        out = np.empty((len(flat), self.shape[1]), self.dtype)
+        shards = np.searchsorted(self.starts, flat, side="right") - 1
+        order = np.argsort(flat, kind="stable")
+        bounds = np.flatnonzero(np.diff(shards[order])) + 1
+        for where in np.split(order, bounds) if len(flat) else ():
+            shard = int(shards[where[0]])
+            out[where] = self._part(shard)[flat[where] - self.starts[shard]]
+        return out.reshape(*at.shape, self.shape[1])
+
+
+def shard_file(number: int) -> str:
+    """Return the name of a shard."""
+    return f"keys-{number:05d}.npy"
+
+
+def write_shard(folder: Path, number: int, keys: np.ndarray) -> Shard:
+    """Write keys (n, D) as one shard, beside its place and renamed there; return what it is.
+
+    It is written by plain writes, not through a map: a full disk is then an OSError, no crash.
+    """
+    path = folder / shard_file(number)
+    beside = path.with_name(path.name + ".new")
+    keys = np.ascontiguousarray(keys, np.float16)
+    with beside.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(keys))
+        file.write(keys.reshape(-1).view(np.uint8))
+        file.flush()
+        os.fsync(file.fileno())
+    with beside.open("rb") as file:  # still in the page cache; a map of it may outgrow memory
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    os.replace(beside, path)
+    return Shard(path.name, len(keys), digest)
+
+
+def write_index(folder: Path, size: int, shards: Sequence[Shard]) -> None:
+    """Write shards.json, whole or not at all."""
+    beside = folder / f"{INDEX}.new"
+    index = {"dtype": "float16", "size": size, "shards": [shard._asdict() for shard in shards]}
+    beside.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    os.replace(beside, folder / INDEX)
+
+
+def read_index(folder: Path) -> tuple[int, list[Shard]]:
+    """Return (D, shards) of a folder; MlpMemError where shards.json is missing or wrong."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return int(index["size"]), [Shard(**shard) for shard in index["shards"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder / INDEX, repr(error)) from error
+
+
+def open_keys(folder: Path) -> ShardedKeys:
+    """Return the keys of a folder; MlpMemError where a shard is missing or of another shape."""
+    size, shards = read_index(folder)
+    keys = ShardedKeys([folder / s.file for s in shards], [s.entries for s in shards], size)
+    keys.check()
+    return keys
+
+
+def _damaged(path: Path, why: str) -> MlpMemError:
+    """Return what to say of a file that is not what was written."""
+    return MlpMemError(
+        f"datastore: cannot read {path.parent.name}/{path.name} ({why}); it is missing or damaged: "
+        "build or download the datastore again"
+    )

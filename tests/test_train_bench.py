@@ -1,0 +1,59 @@
+"""Benches run at tiny size and say what they measured; a peer that is not there is said so."""
+
+import json
+
+import pytest
+import torch
+
+from mlpmem.errors import MlpMemError
+from train.bench import datastore, step
+from train.bench.__main__ import main
+from train.bench.figures import Figure, Options
+from train.bench.released import released_step
+
+STEP = step.Shape("tiny", 16, 2, 256, 32, 8)
+KEYS = datastore.Shape("tiny", 16, 2, 64, 3, 12, torch.float32)
+
+
+def test_our_step_learns_from_its_batch():
+    work = step.our_step(STEP, "float32", "cpu")
+    assert work.args[1] == 1
+    for _ in range(3):
+        work()
+
+
+def test_the_work_of_the_datastore_bench_is_a_key_for_every_entry():
+    work, keys = datastore.keys_work(KEYS, "cpu")
+    assert work().shape == (keys, 16) and 0 < keys <= 3 * 11
+
+
+def test_flop_of_a_key_are_those_of_the_layers_before_it():
+    one = datastore.Shape("", 8, 1, 64, 3, 10, torch.float32)
+    assert one.flop == 2 * 4 * 64 + 4 * 8 * 5  # attention's matrices and products, no FFN, no head
+
+
+def test_a_peer_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(MlpMemError, match="mlpGPT2.py.*5b04efb"):
+        released_step(tmp_path, 16, 2, 64, step.made_batch(STEP, "cpu"), 0.5)
+
+
+def test_figures_come_as_lines_of_json(monkeypatch, capsys):
+    figures = [Figure("a", 3.0, "keys/s", 6.0), Figure("b", 3.0, "MiB", peer=6.0)]
+    monkeypatch.setattr(datastore, "bench", lambda options: iter(figures))
+    assert main(["datastore", "--json", "--device", "cpu"]) == 0
+    one, other = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (one["times_floor"], "peer" in one) == (2.0, False)
+    assert (other["peer"], other["ratio"]) == (6.0, 2.0)
+
+
+@pytest.mark.slow
+def test_the_step_bench_measures_every_type_in_turns():
+    found = {f.name: f for f in step.bench(Options(), (STEP,))}
+    assert all(f.value > 0 and f.times_floor > 0 for f in found.values())
+    assert len(found) == 6 and "step/tiny/bfloat16/tokens" in found
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_step_reaches_45_percent_of_its_matmuls():
+    (tokens, *_) = step.bench(Options(device="cuda"), step.SHAPES["cuda"][:1])
+    assert tokens.times_floor < 1 / 0.45

@@ -1,0 +1,55 @@
+"""Who this process is: alone when started plainly, one of several under a launcher."""
+
+import pytest
+import torch
+
+from train import launch, processes
+from train.files import write_json
+from train.processes import MARKS, Team, launched, team
+
+
+@pytest.fixture(autouse=True)
+def _plain(monkeypatch):
+    for mark in MARKS:
+        monkeypatch.delenv(mark, raising=False)
+
+
+def test_started_plainly_there_is_one_process_with_all_the_work():
+    us = team()
+    assert (us.rank, us.world, us.is_main) == (0, 1, True)
+    assert us.share([3, 4, 5]) == [3, 4, 5]
+    us.wait()
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+def test_shares_are_disjoint_and_make_up_all(world):
+    shares = [Team(rank, world, torch.device("cpu")).share(range(5)) for rank in range(world)]
+    assert sorted(i for share in shares for i in share) == list(range(5))
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_any_launcher_is_noticed(mark, monkeypatch):
+    assert not launched()
+    monkeypatch.setenv(mark, "0")
+    assert launched()
+
+
+def test_a_training_under_a_launcher_starts_no_processes_of_its_own(tmp_path, monkeypatch):
+    trained = []
+
+    def train_worker(folder):
+        trained.append(folder)
+        write_json(folder / "history.json", [{"step": 2, "loss": 1.5}])
+
+    module = type("Module", (), {"train_worker": staticmethod(train_worker)})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setattr(launch, "team", lambda: Team(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(launch, "import_module", lambda name: module)
+    monkeypatch.setattr(launch.subprocess, "run", pytest.fail)
+    counts = launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, processes=2)
+    assert trained == [tmp_path] and counts["tokens"] == 6
+
+
+def test_parting_without_connections_is_nothing():
+    processes.disband()
+    assert not torch.distributed.is_initialized()

@@ -1,0 +1,154 @@
+"""Bulk and inverted search against float64 brute force: blocks, ties, shards, thresholds."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlpmem.errors import MlpMemError
+from mlpmem.retriever import probes_for
+from train import search as search_module
+from train.ivf import InvertedSearch
+from train.search import BulkSearch, pieces
+from train.survivors import Survivors, above
+
+LUCK = np.random.default_rng(0)
+CENTRES = 3 * LUCK.standard_normal((60, 24)) + 5
+KEYS = (CENTRES[LUCK.integers(0, 60, 6001)] + LUCK.standard_normal((6001, 24))).astype(np.float16)
+QUERIES = KEYS[::601] + np.float16(0.25)
+
+
+class Shards:
+    """Keys that can be sliced and indexed by entries, and nothing else."""
+
+    def __init__(self, keys):
+        self._keys, self.shape, self.dtype = keys, keys.shape, keys.dtype
+
+    def __len__(self):
+        return len(self._keys)
+
+    def __getitem__(self, at):
+        assert isinstance(at, (slice, np.ndarray)), type(at)
+        return self._keys[at]
+
+
+def brute_force(keys, queries):
+    """Return all squared distances (Q, N) in float64."""
+    queries, keys = torch.as_tensor(queries).double(), torch.as_tensor(keys).double()
+    return torch.stack([(keys - query).square().sum(-1) for query in queries])
+
+
+def check(search, keys, queries, k):
+    """Assert that what a search finds is as near as the nearest, each once, with true distances."""
+    _, distances, indices = next(search.search(queries, k))
+    every = brute_force(keys, queries)
+    torch.testing.assert_close(distances, every.gather(1, indices).float(), rtol=1e-5, atol=1e-5)
+    nearest = every.topk(k, largest=False).values.float()
+    torch.testing.assert_close(distances, nearest, rtol=1e-5, atol=1e-5)
+    assert all(len({*row}) == k for row in indices.tolist())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("k", "block"), [(1, 4096), (7, 1000), (33, 251), (60, 8)])
+def test_thresholds_from_a_sample_lose_no_neighbour(dtype, k, block, monkeypatch):
+    monkeypatch.setattr(search_module, "fast_dtype", lambda kind: dtype)
+    monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", block)
+    monkeypatch.setattr(search_module, "EXTRA", 4)
+    search = BulkSearch(KEYS)
+    sampled = search._thresholds(torch.from_numpy(QUERIES).float() - search.mean, k + 4)
+    assert (sampled is None) == (k > 7)
+    check(search, KEYS, QUERIES, k)
+
+
+@pytest.mark.parametrize("keys", [Shards(KEYS), torch.from_numpy(KEYS), KEYS.astype(np.float32)])
+@pytest.mark.parametrize("budget", [0, 2**30])
+def test_keys_of_any_kind_are_searched_whether_coarse_copies_fit_or_not(keys, budget):
+    search = BulkSearch(keys, budget=budget)
+    assert bool(search.coarse) == (budget > 0)
+    check(search, KEYS, QUERIES, 5)
+
+
+def test_rows_whose_threshold_was_too_high_are_searched_again(monkeypatch):
+    monkeypatch.setattr(search_module, "EXTRA", 4)
+    search = BulkSearch(KEYS)
+    thresholds = search._thresholds
+    monkeypatch.setattr(
+        search, "_thresholds", lambda q, k: thresholds(q, k) + 1e6 * (torch.arange(len(q)) % 2)
+    )
+    check(search, KEYS, QUERIES, 5)
+
+
+def test_thousands_of_equal_keys_do_not_crowd_out_nearer_ones():
+    keys = np.concatenate([np.repeat(KEYS[:1], 5000, axis=0), KEYS[:2000]])
+    check(BulkSearch(keys), keys, np.concatenate([KEYS[:3], QUERIES[:3]]), 9)
+
+
+def test_coarse_scores_alone_find_nearly_all_neighbours_of_long_keys_close_together():
+    keys = torch.randn(1, 256) * 3 + torch.randn(20000, 256) * torch.linspace(1, 0.05, 256)
+    queries = keys[::2000].clone()
+    found = BulkSearch(keys).candidates(queries, 64)
+    every = brute_force(keys, queries)
+    right = every.gather(1, found) <= every.kthvalue(64).values[:, None]
+    assert right.double().mean() > 0.99
+
+
+def test_three_pieces_hold_a_float32():
+    values = torch.randn(100) * 10.0 ** torch.arange(-10, 10).repeat(5)
+    parts = pieces(values, torch.bfloat16)
+    torch.testing.assert_close(parts.double().sum(1).float(), values, rtol=2**-23, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("columns", [1, 7, 64])
+def test_entries_above_zero_are_found_by_rows(dtype, columns):
+    scores = (torch.randn(9, columns) - 0.5).to(dtype)
+    scores[0, 0] = 0.0
+    rows, at, kept = above(scores)
+    assert torch.equal(rows, rows.sort().values)
+    assert {*zip(rows.tolist(), at.tolist(), strict=True)} == {
+        tuple(place) for place in (scores > 0).nonzero().tolist()
+    }
+    assert torch.equal(kept, scores[rows, at].float())
+
+
+def test_survivors_are_the_best_however_they_come():
+    scores, k = torch.randn(5, 400), 6
+    found = Survivors(torch.full((5,), -10.0), k)
+    for start in range(0, 400, 50):
+        better = scores[:, start : start + 50] > found.thresholds[:, None]
+        rows, at = better.nonzero(as_tuple=True)
+        kept = scores[rows, at + start] - found.thresholds[rows]
+        found.add(rows, at + start, kept)
+    indices, whole = found.finish()
+    assert whole.all()
+    assert torch.equal(indices.sort().values, scores.topk(k).indices.sort().values)
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_brute_force_finds():
+    check(BulkSearch(KEYS, "cuda"), KEYS, QUERIES, 33)
+
+
+@pytest.mark.parametrize("kind", ["ivfsq", "ivfpq"])
+def test_an_inverted_file_with_all_lists_probed_finds_nearly_all(kind):
+    pytest.importorskip("faiss")
+    search = InvertedSearch(Shards(KEYS), kind, lists=8, probes=8)
+    _, distances, indices = next(search.search(QUERIES, 10))
+    every = brute_force(KEYS, QUERIES)
+    torch.testing.assert_close(distances, every.gather(1, indices).float(), rtol=1e-5, atol=1e-5)
+    right = distances <= every.kthvalue(10).values[:, None].float() * (1 + 1e-5)
+    assert right.float().mean() > 0.95
+    assert 0.95 < search.recall(10) <= 1.0
+    assert InvertedSearch(KEYS, kind, lists=150, probes=1).recall(10) < search.recall(10) - 0.05
+
+
+def test_too_few_probes_are_refused_with_what_would_do():
+    assert probes_for(1000, 10, 20) == 10
+    assert probes_for(1_000_000, 4096, 1024) == 32
+    assert probes_for(1_000_000, 4096, 10_000) == 123
+    assert probes_for(1_000_000, 4096, 1024, 64) == 64
+    assert probes_for(100, 5, 400, 5) == 5  # all lists are always enough
+    with pytest.raises(MlpMemError, match="Set probes to 123 or more"):
+        probes_for(1_000_000, 4096, 10_000, 122)
+    with pytest.raises(MlpMemError, match="too few to find the 100 nearest"):
+        pytest.importorskip("faiss")
+        next(InvertedSearch(KEYS, "ivfsq", lists=64, probes=1).search(QUERIES, 100))

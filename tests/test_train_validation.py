@@ -1,0 +1,38 @@
+"""Validation is what the memory and the mix make of rows that no step sees."""
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from train.curves import draw_training
+from train.validation import Validation
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 0.3, 1.0])
+def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
+    decoder = tiny.decoder()
+    documents, memory = tiny.documents(), tiny.memory(decoder)
+    positions = np.array([3, 9, int(documents.offsets[2]) + 5])
+    found = Validation.of(decoder, documents, positions, lmbda).measure(memory)
+    memory_nll, mix_nll = [], []
+    for position in positions:
+        passage = int(documents.passage_at(np.int64(position)))
+        ids = torch.tensor([documents.tokens[documents.offsets[passage] : position].tolist()])
+        output = decoder.forward(ids)
+        token = int(documents.tokens[position])
+        lm = output.logits[0, -1].double().softmax(-1)[token]
+        own = memory(output.hidden[0, -1]).double().softmax(-1)[token]
+        memory_nll.append(float(-own.log()))
+        mix_nll.append(float(-((1 - lmbda) * lm + lmbda * own).log()))
+    assert found["val_nll"] == pytest.approx(np.mean(memory_nll), rel=1e-4)
+    assert found["val_ppl"] == pytest.approx(np.exp(np.mean(memory_nll)), rel=1e-4)
+    assert found["mix_ppl"] == pytest.approx(np.exp(np.mean(mix_nll)), rel=1e-4)
+
+
+@pytest.mark.parametrize("more", [{}, {"kl": 2.0, "ce": 3.0, "val_ppl": 9.0, "mix_ppl": 4.0}])
+def test_the_picture_of_a_run_is_written(more, tmp_path):
+    history = [{"step": s, "loss": 5.0 / s, "lr": 0.1, **more} for s in (10, 20)]
+    draw_training(history, tmp_path / "training.png", "memory")
+    head = (tmp_path / "training.png").read_bytes()[:8]
+    assert head == b"\x89PNG\r\n\x1a\n"

@@ -1,0 +1,38 @@
+"""Commands: `python -m train.bench step --peer PATH`; see `python -m train.bench --help`."""
+
+import argparse
+import sys
+from importlib import import_module
+from pathlib import Path
+
+BENCHES = ("step", "search", "rows", "datastore")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print a bench's figures, a line each, as they come; return the exit status."""
+    import torch
+
+    from mlpmem.errors import MlpMemError
+    from train.bench.figures import Options
+
+    parser = argparse.ArgumentParser("python -m train.bench", description=__doc__.split(";")[0])
+    parser.add_argument("bench", choices=BENCHES)
+    parser.add_argument("--peer", type=Path, help="a checkout of the released code, 5b04efb")
+    parser.add_argument("--keys", type=Path, help="a datastore's keys.npy to search (search)")
+    parser.add_argument("--entries", type=int, default=100_000, help="made keys (search, rows)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    given = vars(parser.parse_args(arguments))
+    bench, as_json = import_module(f"train.bench.{given.pop('bench')}"), given.pop("json")
+    try:
+        for figure in bench.bench(Options(**given)):
+            sys.stdout.write(f"{figure.to_json() if as_json else figure}\n")
+            sys.stdout.flush()
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""Exact bulk search: queries/s by this device's matmuls, by faiss Flat, and what it finds.
+
+The floor is the products alone, 2 * N * D FLOP a query at the rate of a large matmul in the same
+type, measured in turns with the search. Recall is counted against float64 distances: a neighbour no
+farther than the true k-th (to 1e-6) is right. "before re-scoring" is by the coarse scores alone.
+"""
+
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.errors import MlpMemError
+from mlpmem.malloc import keep_memory
+from train.bench.device import alternate, matmul_work
+from train.bench.figures import Figure, Options
+from train.search import BulkSearch
+
+QUERIES = {"cpu": 512, "cuda": 8192}
+CHECKED = 64  # queries whose recall is counted
+DIM = 256  # of made keys
+KS = (128, 1024)
+
+
+def bench(options: Options, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
+    """Yield rate and recalls for made keys and, where given, a datastore's."""
+    keep_memory()
+    keys = clustered(options.entries, DIM)
+    yield from _figures(f"made {len(keys)}x{DIM}", keys, options.device, ks)
+    if options.keys is not None:
+        try:
+            keys = np.load(options.keys, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise MlpMemError(
+                f"--keys: cannot read {options.keys.name} ({error}); give a datastore's keys.npy"
+            ) from error
+        yield from _figures(
+            f"{options.keys.stem} {len(keys)}x{keys.shape[1]}", keys, options.device, ks
+        )
+
+
+def clustered(entries: int, dim: int, seed: int = 0) -> np.ndarray:
+    """Return keys (N, D) float16 in clusters of a hundred, off centre, some directions wider."""
+    luck = np.random.default_rng(seed)
+    centres = 3 * luck.standard_normal((max(1, entries // 100), dim), np.float32) + 5
+    keys = luck.standard_normal((entries, dim), np.float32) * np.linspace(2, 0.1, dim)
+    return (centres[luck.integers(0, len(centres), entries)] + keys).astype(np.float16)
+
+
+def _figures(name: str, keys: np.ndarray, device: str, ks: tuple[int, ...]) -> Iterator[Figure]:
+    """Yield the figures of one set of keys."""
+    luck = np.random.default_rng(1)
+    count = min(QUERIES.get(torch.device(device).type, 512), len(keys))
+    queries = np.array(keys[np.sort(luck.choice(len(keys), count, replace=False))])
+    search, flat = BulkSearch(keys, device), _flat(keys) if device == "cpu" else None
+    product, flop = matmul_work(device, search.dtype)
+    wide = queries.astype(np.float32)
+    for k in (min(k, len(keys)) for k in ks):
+        work = {
+            "ours": lambda k=k: list(search.search(queries, k)),
+            "product": product,
+        }
+        if flat is not None:
+            work["flat"] = lambda k=k: flat.search(wide, k)
+        seconds = alternate(work, device=device)
+        floor = flop / seconds["product"] / (2 * keys.size)
+        peer = count / seconds["flat"] if flat is not None else None
+        label = f"search {name} k {k}"
+        yield Figure(label, count / seconds["ours"], "queries/s", floor, peer)
+        some = torch.from_numpy(queries[:CHECKED])
+        coarse = search.candidates(some, k).cpu()
+        final = next(search.search(some, k))[2].cpu()
+        for what, found in (("recall before re-scoring", coarse), ("recall", final)):
+            yield Figure(f"{label}: {what}", recall(keys, some, found), "share")
+
+
+def recall(keys: np.ndarray, queries: Tensor, found: Tensor) -> float:
+    """Return the share of found (q, k) that is no farther than the true k-th neighbour."""
+    right, blocks = [], torch.from_numpy(np.array(keys)).split(65536)
+    for query, at in zip(queries.double(), found, strict=True):
+        distances = torch.cat([(b.double() - query).square().sum(-1) for b in blocks])
+        kth = distances.kthvalue(len(at)).values
+        right.append((distances[at.unique()] <= kth * (1 + 1e-6)).sum() / len(at))
+    return float(torch.stack(right).mean())
+
+
+def _flat(keys: np.ndarray):
+    """Return faiss's flat index of keys; None where faiss is not installed."""
+    if find_spec("faiss") is None:
+        return None
+    import faiss
+
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    index = faiss.IndexFlatL2(keys.shape[1])
+    for start in range(0, len(keys), 65536):
+        index.add(np.ascontiguousarray(keys[start : start + 65536], np.float32))
+    return index

@@ -1,0 +1,140 @@
+"""One optimizer step of a memory: tokens/s against this device's matmuls, and peak memory.
+
+The floor of time is 6 FLOP a weight and token (2 forward, 4 backward) at the rate of a large matmul
+in the same type, measured in turns with the step; their quotient is 1 / MFU. The floor of memory
+is what must be held: float32 masters, gradients and two moments, and bfloat16 weights beside.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from mlpmem.memory import Memory, MemoryConfig
+from train.bench.device import alternate, matmul_work
+from train.bench.figures import Figure, Options
+from train.bench.released import released_step
+from train.bench.turns import Turn
+from train.loop import accumulate
+from train.memory import make_loss
+from train.optimizer import MasterOptimizer
+from train.recipe import Memory as Recipe
+from train.recipe import Optimizer
+
+ALPHA, SUPPORT = 0.5, 128
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A memory of GPT-2's kind and a step of it."""
+
+    name: str
+    hidden: int
+    blocks: int
+    vocab: int
+    tokens: int  # a step
+    micro: int  # a pass
+    repeats: int = 1  # steps a turn
+
+    @property
+    def weights(self) -> int:
+        """Return the elements of all matrices."""
+        return self.blocks * 8 * self.hidden**2 + self.vocab * self.hidden
+
+
+SHAPES = {
+    "cpu": (Shape("d384x12", 384, 12, 16384, 4096, 512),),
+    "cuda": (
+        Shape("gpt2-small", 768, 18, 50257, 32768, 16384, 5),
+        Shape("gpt2-large", 1280, 54, 50257, 16384, 8192, 5),
+    ),
+}
+
+
+def bench(options: Options, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
+    """Yield tokens/s and peak memory (MiB) of every shape and type, with the peer's if given."""
+    for shape in shapes or SHAPES[torch.device(options.device).type]:
+        yield from _figures(shape, options)
+
+
+def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
+    """Yield the figures of one shape: all processes live at once and take turns."""
+    device = options.device
+    kinds = ("bfloat16",) if device.startswith("cuda") else ("float32", "bfloat16")
+    with ExitStack() as stack:
+
+        def start(prepare: Callable, *arguments) -> Turn:
+            return stack.enter_context(closing(Turn(prepare, *arguments)))
+
+        turns = {kind: start(our_step, shape, kind, device) for kind in kinds}
+        matmuls = {f"matmul {kind}": start(_matmul, kind, device) for kind in kinds}
+        if options.peer is not None:
+            turns["peer"] = start(peer_step, shape, str(options.peer), device)
+        seconds = alternate(turns | matmuls)
+        memory = {name: turn.memory() for name, turn in turns.items()}
+    steps = {name: shape.repeats * shape.tokens / seconds[name] for name in turns}
+    for kind in kinds:
+        rate = _matmul_flop(kind, device) / seconds[f"matmul {kind}"]
+        name = f"step/{shape.name}/{kind}"
+        floor = rate / (6 * shape.weights)
+        yield Figure(f"{name}/tokens", steps[kind], "tokens/s", floor, peer=steps.get("peer"))
+        held = shape.weights * (16 if kind == "float32" else 18) / 2**20
+        peaks = {n: (peak / 2**20, (peak - before) / 2**20) for n, (peak, before) in memory.items()}
+        theirs = peaks.get("peer", (None, None))
+        yield Figure(f"{name}/peak_memory", peaks[kind][0], "MiB", held, peer=theirs[0])
+        yield Figure(
+            f"{name}/peak_memory_above_imports", peaks[kind][1], "MiB", held, peer=theirs[1]
+        )
+
+
+def our_step(shape: Shape, kind: str, device: str) -> Callable[[], None]:
+    """Return the work of a turn: steps as `fit` takes them, on the same rows."""
+    config = MemoryConfig(shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden, "gpt2")
+    memory = Memory(config).to(device, getattr(torch, kind))
+    optimizer = MasterOptimizer(memory, Optimizer(lr=5e-4), 10**6)
+    loss, batch = make_loss(memory, Recipe(alpha=ALPHA)), made_batch(shape, device)
+
+    def step() -> None:
+        accumulate(memory, batch, loss, optimizer, shape.micro)
+        optimizer.step(0)
+
+    return partial(_repeat, step, shape.repeats)
+
+
+def peer_step(shape: Shape, peer: str, device: str) -> Callable[[], None]:
+    """Return the released code's work of a turn, on the same rows."""
+    batch = made_batch(shape, device)
+    sizes = shape.hidden, shape.blocks, shape.vocab
+    return partial(_repeat, released_step(Path(peer), *sizes, batch, ALPHA), shape.repeats)
+
+
+def made_batch(shape: Shape, device: str) -> dict[str, torch.Tensor]:
+    """Return random keys, values and sparse targets, the same in every process."""
+    torch.manual_seed(0)
+    ids = torch.rand(shape.tokens, min(SUPPORT, shape.vocab)).argsort(1) * (shape.vocab // SUPPORT)
+    batch = {
+        "keys": torch.randn(shape.tokens, shape.hidden),
+        "targets": torch.randint(shape.vocab, (shape.tokens,)),
+        "token_ids": ids.int(),
+        "probs": torch.rand(ids.shape).softmax(-1).half(),
+    }
+    return {name: tensor.to(device) for name, tensor in batch.items()}
+
+
+def _matmul(kind: str, device: str) -> Callable[[], object]:
+    """Return the work of a turn: one large matmul."""
+    return matmul_work(device, getattr(torch, kind))[0]
+
+
+def _matmul_flop(kind: str, device: str) -> int:
+    """Return the FLOP of that work."""
+    return matmul_work(device, getattr(torch, kind))[1]
+
+
+def _repeat(step: Callable[[], object], times: int) -> None:
+    """Take several steps."""
+    for _ in range(times):
+        step()

@@ -1,0 +1,119 @@
+"""More documents for a finished datastore: `python -m train extend RECIPE --text FILES`.
+
+The old shards are not built again: the new folder links to their files, gets shards for the new
+entries and takes the old one's place when it is complete. Entries that the new text repeats get a
+higher count and no second key, so the result is the datastore of all documents at once, entry by
+entry, and its kNN distributions are the same. A memory trained before does not know the new text;
+the stages behind the datastore say so when they are run.
+"""
+
+import os
+import shutil
+from contextlib import nullcontext
+from functools import partial as bind
+from pathlib import Path
+
+import numpy as np
+
+from mlpmem.documents import Documents, entries, join_documents
+from mlpmem.errors import MlpMemError
+from mlpmem.parts import read_text
+from mlpmem.shards import read_index
+from train.datastore import build_datastore, load_decoder
+from train.files import file_hash, read_json, say
+from train.lock import hold
+from train.processes import team
+from train.recipe import Recipe
+from train.stage import Context, check_same, finished_manifest, identify, prepare, recover, work
+
+NAME = "datastore"
+
+
+def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
+    """Return the datastore's manifest once the documents of text files are in it.
+
+    Files that are in it already, by their content, are left out. MlpMemError without a finished
+    datastore of this recipe, or where a file cannot be read.
+    """
+    final, folder = root / NAME, root / f"{NAME}.partial"
+    with hold(root, NAME) if team().is_main else nullcontext():
+        if team().is_main:
+            _open(recipe, final, folder, paths)
+        team().wait()
+        if folder.is_dir():
+            context = Context(folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed)
+            work(final, context, bind(_add, final, paths, recipe.corpus.passage), shared=True)
+        return finished_manifest(final)
+
+
+def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
+    """Prepare the folder of the extended datastore, or leave none where nothing is new."""
+    done = finished_manifest(final) or finished_manifest(folder)
+    if done is None:
+        raise MlpMemError(
+            f"extend: there is no finished datastore in {final.parent}; run "
+            "`python -m train datastore` with the same recipe and --runs first"
+        )
+    asked = identify(final.parent, NAME, recipe.datastore, tuple(done["inputs"]), recipe.seed)
+    check_same(final, done, asked)
+    added = _known(done) | {_hash(path): path.name for path in paths}
+    asked["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
+    recover(final, folder, asked)
+    names = ", ".join(path.name for path in paths)
+    if finished_manifest(final).get("added", []) == asked["added"]:
+        say(f"extend: {names}: in the datastore already")
+        return
+    _check_left(folder, asked)
+    prepare(folder, asked)
+    say(f"extend: {names}")
+
+
+def _check_left(folder: Path, asked: dict) -> None:
+    """Raise MlpMemError where a run was killed that did not add these files."""
+    left = folder / "identity.json"
+    if left.is_file() and (other := read_json(left)) != asked:
+        names = ", ".join(text["file"] for text in other.get("added", [])) or "no text"
+        raise MlpMemError(
+            f"extend: an unfinished run in {folder} adds {names}; run it again with the same "
+            "files, or delete that folder"
+        )
+
+
+def _known(manifest: dict) -> dict[str, str]:
+    """Return the files that were added to a datastore: name by sha256."""
+    return {text["sha256"]: text["file"] for text in manifest.get("added", [])}
+
+
+def _hash(path: Path) -> str:
+    """Return the sha256 of a file that is to be added; MlpMemError where there is none."""
+    if not path.is_file():
+        raise MlpMemError(f"extend: there is no file {path}; check --text")
+    return file_hash(path)
+
+
+def _add(final: Path, paths: list[Path], passage: int, context: Context) -> dict:
+    """Return counts; builds the datastore of old and new documents in the context's folder."""
+    done, (_, there) = finished_manifest(final), read_index(final)
+    decoder = load_decoder(context)
+    new = read_text(decoder, [p for p in paths if file_hash(p) not in _known(done)], passage)
+    documents = join_documents(Documents.load(final / "documents"), new)
+    positions, counts = entries(documents)
+    before = np.load(final / "positions.npy", allow_pickle=False)
+    assert np.array_equal(positions[: len(before)], before), "old entries must stay in their place"
+    if team().is_main:
+        for shard in there:
+            _link(final / shard.file, context.folder / shard.file)
+    made = build_datastore(context, decoder, documents, positions, counts, there)
+    return made | {"earlier_seconds": made["earlier_seconds"] + done["seconds"]}
+
+
+def _link(old: Path, new: Path) -> None:
+    """Let a file be in both folders: one file with two names, or a copy where there are no links.
+
+    A kill may have left half a copy, so what is there is made anew.
+    """
+    new.unlink(missing_ok=True)
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)

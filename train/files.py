@@ -1,0 +1,38 @@
+"""Small files written whole, their hashes, and lines printed at once."""
+
+import hashlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON beside its place and rename it there, so a reader never sees half a file."""
+    beside = path.with_name(path.name + ".new")
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    beside.write_text(text + "\n", encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def file_hash(path: Path) -> str:
+    """Return the sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: object) -> str:
+    """Return the sha256 of a value's canonical JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def say(line: str) -> None:
+    """Print one line at once: stages take minutes and their log is read while they run."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()

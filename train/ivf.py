@@ -1,0 +1,79 @@
+"""Search of tens of millions of keys through an inverted file: near neighbours, recall measured.
+
+faiss holds the keys in one byte a number (ivfsq) or 64 bytes a key (ivfpq) and looks into the lists
+nearest to a query alone; what it finds is scored again on the true keys.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.retriever import probes_for, writable
+from train.search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
+
+BLOCK = 65536  # keys added at once
+CODE_BYTES = 64  # of a product-quantised key
+PER_LIST = 64  # keys a list is trained on
+SAMPLE = 256  # queries that recall is measured on
+
+
+class InvertedSearch:
+    """BulkSearch's like by an inverted file of `lists` lists, of which `probes` are searched."""
+
+    def __init__(self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0) -> None:
+        """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq."""
+        self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
+        self.probes = probes
+        lists = lists or max(1, min(int(4 * len(keys) ** 0.5), len(keys) // PER_LIST))
+        self.index = _index(kind, keys.shape[1], lists, len(keys))
+        luck = np.random.default_rng(seed)
+        chosen = np.sort(luck.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
+        self.index.cp.seed = seed + 1
+        self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
+        for start in range(0, len(keys), BLOCK):
+            self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
+
+    def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield (first query, distances (q, K), indices (q, K)) as BulkSearch does; -1 is none.
+
+        MlpMemError where so few lists are probed that k neighbours cannot be found well.
+        """
+        k = min(k, len(self.keys))
+        more = min(k + EXTRA, len(self.keys))
+        self.index.nprobe = probes_for(len(self.keys), self.index.nlist, k, self.probes)
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = as_float(queries[start : start + QUERY_BLOCK], torch.device("cpu"))
+            indices = torch.from_numpy(self.index.search(block.numpy(), more)[1])
+            yield start, *rescore(self._rows, block, indices, k)
+
+    def recall(self, k: int, seed: int = 0) -> float:
+        """Return the share of the k nearest that is found for a sample of the keys themselves.
+
+        A key as near as the k-th is as right as the k-th.
+        """
+        luck = np.random.default_rng(seed)
+        at = np.sort(luck.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
+        queries = self._rows(torch.from_numpy(at))
+        exact = BulkSearch(self.keys, budget=0)
+        (_, found, _), (_, right, _) = next(self.search(queries, k)), next(exact.search(queries, k))
+        return float((found <= right[:, -1:] * (1 + 1e-6)).float().mean())
+
+    def _rows(self, at) -> Tensor:
+        """Return keys (n, D) of a slice or of indices (n,), a fresh float32 copy."""
+        return rows_of(self.keys, at, torch.device("cpu"))
+
+
+def _index(kind: str, size: int, lists: int, entries: int):
+    """Return an empty faiss index for keys of D = size."""
+    import faiss
+
+    coarse = faiss.IndexFlatL2(size)
+    if kind == "ivfsq":
+        quantiser = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexIVFScalarQuantizer(coarse, size, lists, quantiser, faiss.METRIC_L2)
+    else:
+        code = next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
+        index = faiss.IndexIVFPQ(coarse, size, lists, code, 8 if entries >= 39 * 256 else 4)
+    return index

@@ -1,0 +1,68 @@
+"""Several processes at one stage: who this one is, which part of the work is its own, waiting.
+
+They are started by `accelerate launch` or torchrun, on one machine or several that share a disk;
+started plainly there is one, and accelerate is not even imported.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(days=30)  # the others wait as long as a stage of the first process takes
+# torchrun and accelerate launch set the first; mpirun, which accelerate needs for its --cpu, others
+MARKS = (
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_LOCAL_RANK",
+    "MPI_LOCALRANKID",
+    "MV2_COMM_WORLD_LOCAL_RANK",
+)
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes that run this command."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Return whether this process keeps the books: locks, manifests, renames."""
+        return self.rank == 0
+
+    def share(self, todo: Sequence[T]) -> Sequence[T]:
+        """Return this process's part of the work; the parts are disjoint and make up all of it."""
+        return todo[self.rank :: self.world]
+
+    def wait(self) -> None:
+        """Return when every process has come here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+
+def launched() -> bool:
+    """Return whether a launcher started this process as one of several: it then starts none."""
+    return any(mark in os.environ for mark in MARKS)
+
+
+def team() -> Team:
+    """Return the processes of this command, connected at the first call."""
+    if not launched():
+        return Team(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
+    return Team(state.process_index, state.num_processes, state.device)
+
+
+def disband() -> None:
+    """Close the connections, so that a process that ends leaves none half open."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,77 @@
+"""Threshold compaction: what of a block of scores beats its row's threshold, and what was kept."""
+
+import torch
+from torch import Tensor
+
+from train.selection import largest, nonzero
+
+GROUP = 8  # scores whose maximum is looked at first
+INTEGER = {2: torch.int16, 4: torch.int32}
+
+
+def above(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return (rows, columns, scores float32) of the positive entries of scores (Q, n), by rows.
+
+    A positive float's bits are a positive integer, and integers are compared faster; maxima over
+    groups of columns far apart leave one in GROUP numbers to search through.
+    """
+    rows, columns = scores.shape
+    size = GROUP if columns % GROUP == 0 else 1
+    apart = columns // size
+    bits = scores.view(INTEGER[scores.itemsize])
+    row, group = nonzero(bits.view(rows, size, apart).amax(1) > 0)
+    members = (row * columns + group)[:, None] + torch.arange(size, device=row.device) * apart
+    found = bits.flatten().index_select(0, members.flatten()).view(members.shape)
+    hit, member = nonzero(found > 0)
+    at = members[hit, member]
+    return row[hit], at - row[hit] * columns, scores.flatten()[at].float()
+
+
+class Survivors:
+    """The best of every row so far, unordered; thresholds rise so that few need to be kept."""
+
+    def __init__(self, thresholds: Tensor, k: int) -> None:
+        """Begin with thresholds (Q,) that at least k scores of a row will probably beat."""
+        self.thresholds, self.k, self.most = thresholds, k, 4 * k
+        self.fill = torch.zeros_like(thresholds, dtype=torch.long)  # (Q,) how many a row has
+        self.scores = self._empty(self.most, -torch.inf)  # (Q, width)
+        self.indices = self._empty(self.most, 0).long()
+
+    def add(self, rows: Tensor, indices: Tensor, scores: Tensor) -> bool:
+        """Keep entries sorted by row whose scores are beyond the thresholds; say if these rose."""
+        counts = torch.bincount(rows, minlength=len(self.fill))
+        before = self.fill - (counts.cumsum(0) - counts)
+        fill = self.fill + counts
+        needed = int(fill.max())
+        if wider := max(0, needed - self.scores.shape[1]):
+            self.scores = torch.cat([self.scores, self._empty(wider, -torch.inf)], 1)
+            self.indices = torch.cat([self.indices, self._empty(wider, 0).long()], 1)
+        at = before[rows] + torch.arange(len(rows), device=rows.device)
+        at += rows * self.scores.shape[1]
+        self.scores.view(-1)[at] = scores + self.thresholds[rows]
+        self.indices.view(-1)[at] = indices
+        self.fill = fill
+        if needed > self.most:
+            self._cut()
+        return needed > self.most
+
+    def finish(self) -> tuple[Tensor, Tensor]:
+        """Return indices (Q, k) of the best, in no order, and which rows (Q,) have as many."""
+        width = max(self.k, int(self.fill.max()))
+        at = largest(self.scores[:, :width], self.k)
+        return self.indices.gather(1, at), self.fill >= self.k
+
+    def _cut(self) -> None:
+        """Keep the k best of every row, and raise the thresholds of those that have k."""
+        at = largest(self.scores, self.k)
+        best = self.scores.gather(1, at)
+        self.indices[:, : self.k] = self.indices.gather(1, at)
+        self.scores = self._empty(self.scores.shape[1], -torch.inf)
+        self.scores[:, : self.k] = best
+        self.fill = self.fill.clamp_max(self.k)
+        lowest = best.amin(1)
+        self.thresholds = torch.where(lowest.isinf(), self.thresholds, lowest)
+
+    def _empty(self, width: int, value: float) -> Tensor:
+        """Return (Q, width) of one value."""
+        return self.thresholds.new_full((len(self.thresholds), width), value)
