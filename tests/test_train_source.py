@@ -104,9 +104,12 @@ def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
         attention_mask=batch["attention_mask"], use_cache=False,
     ).logits  # fmt: skip
     expected = F.cross_entropy(
-        logits.flatten(0, 1), batch["targets"].flatten(), ignore_index=NO_TARGET
+        logits.flatten(0, 1),
+        batch["targets"].flatten(),
+        ignore_index=NO_TARGET,
+        reduction="sum",
     )
     expected.backward()
-    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(got[name], weight.grad, rtol=1e-3, atol=1e-5, msg=name)
+        torch.testing.assert_close(got[name], weight.grad, rtol=1e-3, atol=1e-3, msg=name)

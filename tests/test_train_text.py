@@ -126,7 +126,7 @@ def test_gpt2s_two_files_are_a_tokenizer(tmp_path):
 
 
 def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path):
-    with pytest.raises(MlpMemError, match="holds no tokenizer .*tokenizer.json"):
+    with pytest.raises(MlpMemError, match="no tokenizer that can be read; give .*tokenizer.json"):
         make_tokenizer(Corpus(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
 
 

@@ -134,7 +134,7 @@ def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
 
 
 def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the mean cross-entropy (nats) over the packed targets of a batch, and no other log."""
+    """Return the summed cross-entropy (nats) of the packed targets of a batch, and no other log."""
     hidden = model.base_model(
         input_ids=batch["ids"],
         position_ids=batch["position_ids"],

@@ -220,8 +220,9 @@ def _hub_rows(name: str) -> Iterator[tuple[str, dict]]:
         for number, row in enumerate(rows, 1):
             yield f"{HUB}{name}:{number}", row
     except (OSError, ValueError) as error:
+        why = str(error).partition("\n")[0]
         raise MlpMemError(
-            f"corpus: cannot read {HUB}{name} ({error}); write "
+            f"corpus: cannot read {HUB}{name} ({why}); write "
             f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
             f'"{HUB}owner/name:configuration:split", and check the network'
         ) from error

@@ -81,7 +81,7 @@ def make_tokenizer(config: Corpus, seed: int) -> Any:
         return load_tokenizer(name, local_files_only=not config.tokenizer.startswith(HUB))
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: {name} holds no tokenizer ({error}); give a folder with "
+            f"corpus: {name} holds no tokenizer that can be read; give a folder with "
             f'tokenizer.json or with GPT-2\'s encoder.json and vocab.bpe, or "{HUB}owner/name"'
         ) from error
 
