@@ -68,7 +68,9 @@ class Corpus:
 
     def _hit(self, i: int, words: list[str]) -> Hit:
         """Return document i with the passage that has most of the words."""
-        best = max(self.passages[i], key=lambda t: sum(w in t.casefold() for w in words), default="")
+        best = max(
+            self.passages[i], key=lambda t: sum(w in t.casefold() for w in words), default=""
+        )
         at = re.search("|".join(map(re.escape, words)), best, re.IGNORECASE)
         begin, end = at.span() if at else (0, 0)
         return Hit(

@@ -85,7 +85,9 @@ def compare(
     store = store or model.store
     systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
     if not systems:
-        raise MlpMemError(f"no system is asked for; choose from {', '.join(systems_of(model, store))}")
+        raise MlpMemError(
+            f"no system is asked for; choose from {', '.join(systems_of(model, store))}"
+        )
     for system in systems:
         model.check_system(system, store)
     chosen = Options(**options)

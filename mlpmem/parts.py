@@ -79,9 +79,7 @@ def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK)
     return cut_text(decoder, [pair for path in paths for pair in _documents(Path(path))], chunk)
 
 
-def cut_text(
-    decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = CHUNK
-) -> Documents:
+def cut_text(decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = CHUNK) -> Documents:
     """Return (title, text) pairs as documents, cut into passages of `chunk` tokens."""
     chunk = min(chunk, decoder.max_positions)
     passages: list[tuple[int, list[int]]] = []
