@@ -28,6 +28,10 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     inputs_ = [text, shared.lambda_bar, shared.own, shared.choice]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
     stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run], **PRIVATE)
+
+
+def build_probe(shared: Shared) -> None:
+    """Lay out what carries the drawer's probe box; the drawer is on several tabs."""
     probe = components.probe(elem_id="probe")
     probe.probe(_prober(shared), [shared.own, shared.choice], probe, **STREAM)
 

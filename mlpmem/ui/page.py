@@ -33,6 +33,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
                 with gr.Tab(name, id=name.lower()) as tab:
                     panel.build(shared, tab)
         lambda_bar.render()
+        inspect.build_probe(shared)
         _watch(page, shared, status)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from mlpmem.corpus import Corpus
 from mlpmem.documents import join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.trace import Candidate, Neighbour, Step, Trace, mix
+from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace, mix
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -101,8 +101,10 @@ def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "kn
         for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
     ) if "knn" in sources else None  # fmt: skip
     rest = rests | {"fused": mix(rests, system, lmbda)}
-    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js,
-                _neighbours(rng, prompt, text) if "knn" in sources else [], 6.4)  # fmt: skip
+    near = _neighbours(rng, prompt, text) if "knn" in sources else []
+    unshown = {token_id(text): 0.01, OTHER: 0.02} if near else {}
+    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, near, 6.4,
+                unshown)  # fmt: skip
 
 
 def _neighbours(rng, prompt, text):

@@ -7,6 +7,7 @@ import pytest
 from test_page import BOOK, generate, pane_text, rows_of, set_lambda, traces_of
 
 TEXT = "the salt coast has two towns and a clerk who counts too well by far"
+FILE = "#own-upload input, input#own-upload, input[type=file]"
 SCORED = "#inspect-pane-memory[data-state=done]"
 
 
@@ -101,9 +102,8 @@ def test_a_named_token_is_probed_at_the_chosen_place(visit):
     page.press(".probe-input", "Enter")
     page.wait_for_selector(".probe-table tr")
     set_lambda(page, "0.4")
-    cells = page.eval_on_selector_all(
-        ".probe-table tr:first-child td", "c => c.map(x => x.innerText)"
-    )
+    script = "cells => cells.map(cell => cell.innerText)"
+    cells = page.eval_on_selector_all(".probe-table tr:first-child td", script)
     assert cells == ["12.5", "50.0", "25.0", "27.5"]
     assert page.locator(".probe-table tr").count() == 2
     page.keyboard.press("Escape")
@@ -119,21 +119,16 @@ def test_unticking_a_neighbour_computes_datastore_and_mix_anew(visit):
     page.click(".neighbour-use >> nth=0")
     page.click(".neighbour-use >> nth=6")
     ids = {c[0] for c in step["cand"]}
-    near = step["nn"]
-    mass = {c[0]: c[4] for c in step["cand"]} | {-1: step["rest"]["knn"]}
-    for row in near:  # what is not listed is what the listed ones leave of the distribution
-        if row[5] in ids:
-            mass[row[5]] = mass[row[5]] - row[8]
-    mass = {key: max(0.0, value) for key, value in mass.items()}
-    for i, row in enumerate(near):
+    mass = dict(step["far"])
+    for i, row in enumerate(step["nn"]):
         if i not in (0, 6):
             key = row[5] if row[5] in ids else -1
-            mass[key] += row[8]
+            mass[key] = mass.get(key, 0.0) + row[8]
     total = sum(mass.values())
     after = rows_of(page)
     assert after != before
-    for token, lm, memory, knn, fused in after:
-        assert knn == pytest.approx(mass[token] / total, rel=1e-6, abs=1e-12)
+    for token, lm, _, knn, fused in after:
+        assert knn == pytest.approx(mass.get(token, 0) / total, rel=1e-6, abs=1e-12)
         assert fused == pytest.approx(0.49 * lm + 0.51 * knn, rel=1e-6)
     assert "Without 2 neighbours" in page.inner_text(".left-out")
     for i in (1, 2, 3, 4, 5, 7):
@@ -158,6 +153,8 @@ def test_what_is_left_out_is_exact_where_the_step_carries_the_unshown_mass(visit
     assert got["p"]["knn"] == pytest.approx(0.2)
     assert [c[4] for c in got["cand"]] == pytest.approx([0.2, 0.6])
     assert got["rest"]["knn"] == pytest.approx(0.2)
+    older = {key: value for key, value in step.items() if key != "far"}
+    assert page.evaluate(script, [older, [0]])["cand"][1][4] == pytest.approx(0.6)
     none = page.evaluate(script, [{**step, "far": []}, [0, 1]])
     assert (none["p"]["knn"], none["rest"]["knn"]) == (0.5, 0.1), "it repeats the decoder"
 
@@ -239,20 +236,16 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
 def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
     page = visit()
     tab(page, "Corpus")
-    files = {"a.jsonl": b'{"title": "' + fake.HOSTILE.encode() + b'", "text": "x y z"}\n{"text": "w"}',
-             "b.txt": b"\xff\xfe\x00", "c.txt": b"a\x00b", "d.txt": b"x " * 1_100_000,
-             "e.jsonl": b"[1]"}  # fmt: skip
+    hostile = b'{"title": "' + fake.HOSTILE.encode() + b'", "text": "x y z"}\n{"text": "w"}'
+    files = {"a.jsonl": hostile, "b.txt": b"\xff\xfe\x00", "c.txt": b"a\x00b",
+             "d.txt": b"x " * 1_100_000, "e.jsonl": b"[1]"}  # fmt: skip
     for name, content in files.items():
         (tmp_path / name).write_bytes(content)
     words = {"b.txt": "UTF-8", "c.txt": "NUL", "d.txt": "at most 2 MB", "e.jsonl": "line 1"}
     for name, word in words.items():
-        page.set_input_files(
-            "#own-upload input, input#own-upload, input[type=file]", tmp_path / name
-        )
+        page.set_input_files(FILE, tmp_path / name)
         page.wait_for_selector(f"#own-view .alert:has-text('{word}')")
-    page.set_input_files(
-        "#own-upload input, input#own-upload, input[type=file]", tmp_path / "a.jsonl"
-    )
+    page.set_input_files(FILE, tmp_path / "a.jsonl")
     page.wait_for_selector(".own-line:has-text('2 documents, 4 tokens')")
 
 

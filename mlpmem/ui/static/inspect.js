@@ -84,6 +84,7 @@
         button.hidden = !(button.dataset.source in this.lambdas);
         button.setAttribute("aria-pressed", String(button.dataset.source === source));
       }
+      this.optimum = M.optimum(M.curve(this.trace.steps, source, 100));
       this.head.hidden = false;
       this.more.hidden = false;
       this.#documents();
@@ -100,13 +101,12 @@
       const flips = M.flips(this.trace, lambda).filter((flip) => flip !== null).length;
       const alone = M.perplexity(steps, system, 0);
       const mixed = M.perplexity(steps, system, lambda);
-      const optimum = M.optimum(M.curve(steps, system, 100));
-      [this.target] = optimum;
+      const [target, least] = this.optimum;
       M.setText(this.sentence, `Perplexity: decoder ${M.short(alone)}, mix at λ ` +
-        `${M.lambdaText(lambda)} ${M.short(mixed)}, least ${M.short(optimum[1])} at λ ` +
-        `${M.lambdaText(optimum[0])}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
+        `${M.lambdaText(lambda)} ${M.short(mixed)}, least ${M.short(least)} at λ ` +
+        `${M.lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
         "is another than the decoder's.");
-      M.setText(this.best, `λ to ${M.lambdaText(this.target)}`);
+      M.setText(this.best, `λ to ${M.lambdaText(target)}`);
       this.#moves(lambda);
     }
 
@@ -166,7 +166,7 @@
     }
 
     #go() {
-      M.page.bar?.set(this.target);
+      M.page.bar?.set(this.optimum[0]);
     }
   }
 
@@ -201,6 +201,6 @@
       area.dispatchEvent(new Event("input", { bubbles: true }));
       window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
     };
-    fill(40);
+    fill(200);
   };
 })();

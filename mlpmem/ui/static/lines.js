@@ -51,9 +51,11 @@
       row.svg.setAttribute("viewBox", `0 0 ${values.length} ${H}`);
       row.path.setAttribute("d", parts.join(""));
       const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
-      M.setText(row.value, `${mean.toFixed(2)} nats · ppl ${M.short(Math.exp(mean))}`);
-      row.svg.setAttribute("aria-label", `${name}: negative log-likelihood of ${values.length} ` +
-        `tokens, on average ${mean.toFixed(2)} nats, perplexity ${M.short(Math.exp(mean))}`);
+      const none = values.filter((v) => v >= nll(0)).length;
+      M.setText(row.value, none ? `no probability for ${none} of ${values.length}`
+        : `${mean.toFixed(2)} nats · ppl ${M.short(Math.exp(mean))}`);
+      row.svg.setAttribute("aria-label",
+        `${name}: negative log-likelihood of ${values.length} tokens, ${row.value.textContent}`);
     }
 
     /** Shows which token is chosen; -1 is none. */
