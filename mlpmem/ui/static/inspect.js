@@ -102,8 +102,8 @@
       const alone = M.perplexity(steps, system, 0);
       const mixed = M.perplexity(steps, system, lambda);
       const [target, least] = this.optimum;
-      M.setText(this.sentence, `Perplexity: decoder ${M.short(alone)}, mix at λ ` +
-        `${M.lambdaText(lambda)} ${M.short(mixed)}, least ${M.short(least)} at λ ` +
+      M.setText(this.sentence, `Perplexity: decoder ${M.short(alone)}, mix ` +
+        `${M.short(mixed)} at λ ${M.lambdaText(lambda)}, least ${M.short(least)} at λ ` +
         `${M.lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
         "is another than the decoder's.");
       M.setText(this.best, `λ to ${M.lambdaText(target)}`);
