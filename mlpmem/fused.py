@@ -89,6 +89,10 @@ class FusedModel:
 
     def attach_datastore(self, datastore: Datastore, retriever: Retriever) -> None:
         """Add the system "knn"; calls under way do not see it."""
+        self._store = self.make_store(datastore, retriever)
+
+    def make_store(self, datastore: Datastore, retriever: Retriever) -> Store:
+        """Return what a call takes as `store`; MlpMemError for keys of another decoder."""
         if datastore.keys.shape[1] != self.decoder.hidden_size:
             raise MlpMemError(
                 f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
@@ -97,7 +101,7 @@ class FusedModel:
         device = self.decoder.device
         values = torch.from_numpy(datastore.values.astype("int64")).to(device)
         counts = torch.from_numpy(datastore.counts.astype("int32")).to(device)
-        self._store = Store(datastore, retriever, values, counts)
+        return Store(datastore, retriever, values, counts)
 
     @torch.inference_mode()
     def sources(self, hidden: Tensor, logits: Tensor, store: Store | None) -> Sources:
@@ -137,12 +141,16 @@ class FusedModel:
 
     @torch.inference_mode()
     def distributions(
-        self, prompt: str | Sequence[int], lmbda: float | None = None, system: str | None = None
+        self,
+        prompt: str | Sequence[int],
+        lmbda: float | None = None,
+        system: str | None = None,
+        store: Store | None = None,
     ) -> dict[str, Tensor]:
         """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
         from mlpmem.generation import check_prompt
 
-        store = self._store
+        store = store or self._store
         system = self.check_system(system, store)
         weight = self.lmbdas([system], lmbda)[system]
         ids = check_prompt(self.decoder, prompt, 1)
@@ -182,14 +190,17 @@ class FusedModel:
         return chosen
 
     def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
-        """Return {system: Trace} of one batch over one prefill; see generation.compare."""
+        """Return {system: Trace} of one batch over one prefill; see generation.compare.
+
+        store=... answers "knn" from another datastore than the model's, for this call alone.
+        """
         from mlpmem.generation import compare
 
         return compare(self, prompt, systems, **options)
 
     def generate(self, prompt: str | Sequence[int], system: str | None = None, **options):
         """Return the Trace of one system (default the memory); stream=True gives Events."""
-        system = self.check_system(system, self._store)
+        system = self.check_system(system, options.get("store") or self._store)
         made = self.compare(prompt, [system], **options)
         return made if isinstance(made, Iterator) else made[system]
 
@@ -200,11 +211,38 @@ class FusedModel:
         room = self.decoder.max_positions - options.get("max_new_tokens", 32)
         return self.generate(chat_ids(self.decoder, turns, room), system, **options)
 
-    def score(self, text: str):
+    def score(self, text: str, store: Store | None = None):
         """Return the Score of a text: nll of every token by every source; see scoring.score."""
         from mlpmem.scoring import score
 
-        return score(self, text)
+        return score(self, text, store)
+
+    def inspect(self, text: str, system: str | None = None, **options):
+        """Return Events, at last the Trace of a text as it stands; see inspection.inspect."""
+        from mlpmem.inspection import inspect
+
+        return inspect(self, text, system, **options)
+
+    def probe(self, ids: Sequence[int], text: str, store: Store | None = None):
+        """Return what every source gives a named token after ids; see inspection.probe."""
+        from mlpmem.inspection import probe
+
+        return probe(self, ids, text, store)
+
+    def store_texts(self, titled: Sequence[tuple[str, str]], **options) -> Store:
+        """Return a store of (title, text) pairs, for calls that take one; see parts.store_texts."""
+        from mlpmem.parts import store_texts
+
+        return store_texts(self, titled, **options)
+
+    def corpus(self, store: Store | None = None):
+        """Return the texts behind a store, to be searched and read; MlpMemError without one."""
+        from mlpmem.corpus import Corpus
+
+        store = store or self._store
+        if store is None:
+            raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
+        return Corpus(store.datastore.documents, self.decoder.decode)
 
 
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:

@@ -73,17 +73,21 @@ def compare(
     lmbda: float | Mapping[str, float] | None = None,
     stop: Any = None,
     stream: bool = False,
+    store: Store | None = None,
     **options: Any,
 ) -> dict[str, Trace] | Iterator[Event]:
     """Return {system: Trace}, or with stream an iterator of Events; see Options for the rest.
 
     Everything is checked before anything is computed. stop.is_set() is asked before every token.
-    The same seed gives every system the same luck, and the same text as when run alone.
+    The same seed gives every system the same luck, and the same text as when run alone. store
+    stands for the model's own in this call.
     """
-    store = model.store
+    store = store or model.store
     systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
     if not systems:
-        raise MlpMemError(f"no system is asked for; choose from {', '.join(model.systems)}")
+        raise MlpMemError(
+            f"no system is asked for; choose from {', '.join(systems_of(model, store))}"
+        )
     for system in systems:
         model.check_system(system, store)
     chosen = Options(**options)

@@ -9,7 +9,7 @@ from mlpmem.datastore import Datastore, build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel
+from mlpmem.fused import FusedModel, Store
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
 from mlpmem.settings import Settings
@@ -42,12 +42,32 @@ def from_parts(
     model = FusedModel(decoder, memory, settings, "parts")
     if text is not None:
         paths = [text] if isinstance(text, str | Path) else list(text)
-        documents = read_text(decoder, paths)
-        positions, counts = entries(documents)
-        keys = build_keys(decoder, documents, positions, progress=progress)
-        store = Datastore(keys, positions, counts, documents)
-        model.attach_datastore(store, make_retriever(retriever, keys))
+        store = _keyed(model, read_text(decoder, paths), retriever, progress=progress)
+        model.attach_datastore(store.datastore, store.retriever)
     return model
+
+
+def store_texts(
+    model: FusedModel,
+    titled: Sequence[tuple[str, str]],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Store:
+    """Return the store of (title, text) pairs, exactly searched; the model itself stays as it is.
+
+    progress(done, total) counts tokens while keys are built; a yes of stop() raises MlpMemError.
+    """
+    documents = cut_text(model.decoder, titled)
+    return _keyed(model, documents, "exact", progress=progress, stop=stop)
+
+
+def _keyed(model: FusedModel, documents: Documents, retriever: str | None, **watch: Any) -> Store:
+    """Return documents with their keys and a search of that kind."""
+    positions, counts = entries(documents)
+    keys = build_keys(model.decoder, documents, positions, **watch)
+    datastore = Datastore(keys, positions, counts, documents)
+    return model.make_store(datastore, make_retriever(retriever, keys))
 
 
 def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK) -> Documents:
@@ -56,7 +76,11 @@ def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK)
     A line of .jsonl is an object with "text" and, optionally, "title". Documents are cut into
     passages of `chunk` tokens, each keyed on its own.
     """
-    titled = [pair for path in paths for pair in _documents(Path(path))]
+    return cut_text(decoder, [pair for path in paths for pair in _documents(Path(path))], chunk)
+
+
+def cut_text(decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = CHUNK) -> Documents:
+    """Return (title, text) pairs as documents, cut into passages of `chunk` tokens."""
     chunk = min(chunk, decoder.max_positions)
     passages: list[tuple[int, list[int]]] = []
     for index, (_, text) in enumerate(titled):
@@ -89,19 +113,24 @@ def _documents(path: Path) -> list[tuple[str, str]]:
         raise MlpMemError(
             f"text: cannot read {path} ({error}); check the path, and save it as UTF-8"
         ) from error
-    if path.suffix != ".jsonl":
-        return [(path.name, content)]
+    return titled_texts(path.name, content)
+
+
+def titled_texts(name: str, content: str) -> list[tuple[str, str]]:
+    """Return (title, text) of every document in a file's content; a .jsonl has one a line."""
+    if not name.endswith(".jsonl"):
+        return [(name, content)]
     lines = enumerate(content.split("\n"), start=1)  # splitlines would cut at U+2028 too
-    return [_line(path, number, line) for number, line in lines if line.strip()]
+    return [_line(name, number, line) for number, line in lines if line.strip()]
 
 
-def _line(path: Path, number: int, line: str) -> tuple[str, str]:
+def _line(name: str, number: int, line: str) -> tuple[str, str]:
     """Return (title, text) of one line of a .jsonl file."""
     try:
         row: Any = json.loads(line)
         text = row["text"]
     except (ValueError, KeyError, TypeError) as error:
         raise MlpMemError(
-            f'text: line {number} of {path.name} is no object with a "text" ({error!r}); correct it'
+            f'text: line {number} of {name} is no object with a "text" ({error!r}); correct it'
         ) from error
-    return str(row.get("title") or f"{path.name}:{number}"), str(text)
+    return str(row.get("title") or f"{name}:{number}"), str(text)

@@ -3,7 +3,7 @@
 Systems with the same history share a row; only the mix and the chosen token are their own.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from mlpmem.distributions import js_divergence
 from mlpmem.fused import Sources, Store
-from mlpmem.trace import Candidate, Neighbour, Step, mix
+from mlpmem.trace import OTHER, Candidate, Neighbour, Step, mix
 
 TOP = 8  # candidates of every source, and neighbours shown
 PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
@@ -26,6 +26,7 @@ class Row:
     rest: dict[str, float]  # of every source, outside the candidates
     js: float | None
     neighbours: list[Neighbour]
+    unshown: dict[int, float]  # kNN mass of the other neighbours, by candidate
 
     def step(
         self, pieces: Sequence[str], system: str, lmbda: float, index: int, token_id: int, **plain
@@ -44,18 +45,26 @@ class Row:
             rest={**self.rest, "fused": mix(self.rest, system, lmbda)},
             js=self.js,
             neighbours=self.neighbours,
+            unshown=self.unshown,
             **plain,
         )
 
 
 @torch.inference_mode()
 def rows_of(
-    decoder: Any, sources: Sources, chosen: Sequence[Sequence[int]], store: Store | None
+    decoder: Any,
+    sources: Sources,
+    chosen: Sequence[Sequence[int]],
+    store: Store | None,
+    top: int = TOP,
 ) -> list[Row]:
-    """Return the R rows of sources; chosen[r] are the tokens that systems took there."""
-    top = sources.log_probs.topk(min(TOP, sources.log_probs.shape[-1]), dim=-1).indices
-    top = top.transpose(0, 1).flatten(1).tolist()  # R lists of S * TOP
-    ids = [sorted({*some, *taken}) for some, taken in zip(top, chosen, strict=True)]
+    """Return the R rows of sources; chosen[r] are the tokens that systems took there.
+
+    top is how many candidates of every source, and how many neighbours, a row keeps.
+    """
+    best = sources.log_probs.topk(min(top, sources.log_probs.shape[-1]), dim=-1).indices
+    best = best.transpose(0, 1).flatten(1).tolist()  # R lists of S * top
+    ids = [sorted({*some, *taken}) for some, taken in zip(best, chosen, strict=True)]
     width = max(map(len, ids))
     at = torch.tensor([row + row[-1:] * (width - len(row)) for row in ids])
     at = at.to(sources.log_probs.device).expand(len(sources.names), -1, -1)
@@ -63,27 +72,46 @@ def rows_of(
     js = [None] * len(ids)
     if {"memory", "knn"} <= set(sources.names):
         js = js_divergence(sources["memory"], sources["knn"]).tolist()
-    near = _neighbours(decoder, sources, store) if store is not None else [[]] * len(ids)
+    near, far = [[] for _ in ids], [{} for _ in ids]
+    if store is not None:
+        near, far = _neighbours(decoder, sources, store, ids, top)
     rows = []
     for r, some in enumerate(ids):
         columns = {name: probs[s][r][: len(some)] for s, name in enumerate(sources.names)}
         rest = {name: max(0.0, 1.0 - sum(column)) for name, column in columns.items()}
         table = {i: {n: c[j] for n, c in columns.items()} for j, i in enumerate(some)}
-        rows.append(Row(table, rest, js[r], near[r]))
+        rows.append(Row(table, rest, js[r], near[r], far[r]))
     return rows
 
 
-def _neighbours(decoder: Any, sources: Sources, store: Store) -> list[list[Neighbour]]:
-    """Return the weightiest neighbours of every row, with their surroundings as text."""
+def _neighbours(
+    decoder: Any, sources: Sources, store: Store, ids: list[list[int]], top: int
+) -> tuple[list[list[Neighbour]], list[dict[int, float]]]:
+    """Return every row's weightiest neighbours with their surroundings, and the others' mass."""
     shown = sources.weights.sort(dim=1, descending=True, stable=True)
-    order = shown.indices[:, :TOP]
-    entries = sources.neighbours.indices.gather(1, order).tolist()
-    distances = sources.neighbours.distances.gather(1, order).tolist()
-    weights = shown.values[:, :TOP].tolist()
-    return [
-        [_neighbour(decoder, store, *near) for near in zip(*row, strict=True) if near[0] >= 0]
-        for row in zip(entries, distances, weights, strict=True)
+    entries = sources.neighbours.indices.gather(1, shown.indices)
+    distances = sources.neighbours.distances.gather(1, shown.indices)
+    values = store.values[entries.clamp_min(0)][:, top:].tolist()
+    far = [
+        _by_token(zip(row, masses, strict=True), some)
+        for row, masses, some in zip(values, shown.values[:, top:].tolist(), ids, strict=True)
     ]
+    listed = (x[:, :top].tolist() for x in (entries, distances, shown.values))
+    near = [
+        [_neighbour(decoder, store, *one) for one in zip(*row, strict=True) if one[0] >= 0]
+        for row in zip(*listed, strict=True)
+    ]
+    return near, far
+
+
+def _by_token(masses: Iterable[tuple[int, float]], candidates: list[int]) -> dict[int, float]:
+    """Return the sum of masses by token, those of no candidate together."""
+    found: dict[int, float] = {}
+    for token, mass in masses:
+        if mass > 0:  # an absent neighbour has none
+            key = token if token in candidates else OTHER
+            found[key] = found.get(key, 0.0) + mass
+    return found
 
 
 def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: float) -> Neighbour:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel
+from mlpmem.fused import FusedModel, Store
 from mlpmem.settings import check_lmbda
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -46,13 +46,13 @@ class Score:
 
 
 @torch.inference_mode()
-def score(model: FusedModel, text: str | Sequence[int]) -> Score:
+def score(model: FusedModel, text: str | Sequence[int], store: Store | None = None) -> Score:
     """Return the Score of a text (or token ids); MlpMemError for fewer than two tokens.
 
     A text longer than the decoder reads is scored in windows that overlap by half, every token
     once, in the first window that holds it.
     """
-    decoder, store = model.decoder, model.store
+    decoder, store = model.decoder, store or model.store
     ids = decoder.encode(text) if isinstance(text, str) else [int(i) for i in text]
     if len(ids) < 2:
         raise MlpMemError(f"the text has {len(ids)} tokens; scoring needs two or more, write more")

@@ -13,6 +13,7 @@ from mlpmem.errors import MlpMemError
 
 SOURCES = ("lm", "memory", "knn")
 VERSION = 1
+OTHER = -1  # in Step.unshown, for every token that is no candidate
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,11 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Step:
-    """One generated token with what every source thought of its place."""
+    """One token with what every source thought of its place.
+
+    unshown is the kNN mass of the neighbours that are not listed, by the token they stand for: with
+    it the kNN distribution can be made anew, exactly, without any of those that are.
+    """
 
     index: int
     token_id: int
@@ -52,6 +57,7 @@ class Step:
     js: float | None  # Jensen-Shannon divergence of memory and knn, nats
     neighbours: list[Neighbour]
     ms: float  # wall time of the step's batch
+    unshown: Mapping[int, float] = field(default_factory=dict)  # see OTHER
 
     def to_dict(self) -> dict:
         """Return the short-keyed form that travels to the browser."""
@@ -72,6 +78,7 @@ class Step:
                 for n in self.neighbours
             ],
             "ms": _short(self.ms),
+            "far": [[i, _short(mass)] for i, mass in self.unshown.items()],
         }
 
     @classmethod
@@ -93,6 +100,7 @@ class Step:
             js=row["js"],
             neighbours=[Neighbour(*n) for n in row["nn"]],
             ms=row["ms"],
+            unshown={i: mass for i, mass in row.get("far", ())},  # absent in older recordings
         )
 
 

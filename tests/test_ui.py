@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import chat, inputs, plots, recorded, results, stream
+from mlpmem.ui import chat, inputs, own, plots, recorded, results, stream
 from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
@@ -214,3 +214,52 @@ def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
 
     assert app.main(["--bundle", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
+
+
+def kept(size):
+    return SimpleNamespace(bytes=size)
+
+
+def test_a_shelf_keeps_texts_by_secret_id_for_a_time_and_within_its_room():
+    now = [0.0]
+    shelf = own.Shelf(most=100, seconds=60, clock=lambda: now[0])
+    first, second = shelf.add("a", kept(40)), shelf.add("b", kept(40))
+    assert shelf.get(first).title == "a" and shelf.get("else") is None
+    third = shelf.add("c", kept(40))
+    assert shelf.get(second) is None, "it was used least recently"
+    assert shelf.get(first) and shelf.left(shelf.get(third)) == 60
+    large = shelf.add("d", kept(1000))
+    assert shelf.get(large), "the newest always has room"
+    shelf.drop(large)
+    shelf.drop("")
+    late = shelf.add("e", kept(1))
+    now[0] = 60.0
+    assert shelf.get(late) is None
+
+
+def test_a_text_of_ones_own_is_checked(tmp_path):
+    assert own.titled("your text", "a b") == [("your text", "a b")]
+    lines = '{"title": "T", "text": "x"}\n\n{"text": "y"}\n{"text": " "}'
+    assert own.titled("a.jsonl", lines) == [("T", "x"), ("a.jsonl:3", "y")]
+    for name, content, word in (
+        ("a.txt", " ", "no text"), ("a.txt", "a\x00", "NUL"), ("a.jsonl", "[1]", "line 1"),
+        ("a.txt", "\u00e9" * 1_100_000, "more than 2 MB"),
+    ):  # fmt: skip
+        with pytest.raises(MlpMemError, match=word):
+            own.titled(name, content)
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfok")
+    assert own.read_upload(tmp_path / "a.txt") == ("a.txt", "ok")
+    for name, content, word in (("a.exe", b"", "none of"), ("b.md", b"\xff", "UTF-8")):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(MlpMemError, match=word):
+            own.read_upload(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "data", [{}, {"ids": [], "text": "a"}, {"ids": [True], "text": "a"}, {"ids": [1], "text": " "},
+             {"ids": [1], "text": "x" * 41}, {"ids": [-1], "text": "a"}, {"ids": "1", "text": "a"}]
+)  # fmt: skip
+def test_a_probe_is_bounded(data):
+    with pytest.raises(MlpMemError, match="Choose a token|Name a token"):
+        inputs.check_probe(data)
+    assert inputs.check_probe({"ids": [1, 2], "text": " a"}) == ([1, 2], " a")

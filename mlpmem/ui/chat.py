@@ -41,7 +41,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
     view = components.token_view(None, "chat-pane-", [], elem_id="chat-view")
     outputs = [turns, log, view, question]
-    inputs_ = [question, turns, source, shared.lambda_bar]
+    inputs_ = [question, turns, source, shared.lambda_bar, shared.own, shared.choice]
     ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
     again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
     stop.click(lambda: packed(stream.stopped()), None, view, cancels=[ask, again], **PRIVATE)
@@ -56,12 +56,12 @@ def _clear() -> tuple:
 def _asker(shared: Shared):
     """Return the generator behind Send."""
 
-    def ask(question: Any, turns: list, source: Any, lmbda: Any) -> Iterator[tuple]:
+    def ask(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
             text = inputs.check_text(question, "question")
             return [*turns[-MAX_TURNS + 1 :], new_turn(text, source, inputs.check_lmbda(lmbda))]
 
-        yield from _answer(shared, start)
+        yield from _answer(shared, start, own)
 
     return ask
 
@@ -69,13 +69,13 @@ def _asker(shared: Shared):
 def _retrier(shared: Shared):
     """Return the generator behind Retry: the last question again, at the present choices."""
 
-    def retry(question: Any, turns: list, source: Any, lmbda: Any) -> Iterator[tuple]:
+    def retry(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
             if not turns:
                 raise inputs.MlpMemError("There is no question to ask again. Write one first.")
             return [*turns[:-1], another_try(turns[-1], source, inputs.check_lmbda(lmbda))]
 
-        yield from _answer(shared, start)
+        yield from _answer(shared, start, own)
 
     return retry
 
@@ -94,14 +94,16 @@ def another_try(turn: dict, system: Any, lmbda: float | None) -> dict:
     return new_turn(turn["question"], system, lmbda, number)
 
 
-def _answer(shared: Shared, start: Any) -> Iterator[tuple]:
-    """Yield (turns, log, view, question) as the last turn's answer grows."""
+def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
+    """Yield (turns, log, view, question) as the last turn's answer grows; own is (id, choice)."""
     turns: list[dict] = []
 
     def values(stop: threading.Event) -> Iterator[dict]:
         turns.extend(start())
-        _check_system(shared.service.model, turns[-1]["system"])
-        yield from _generate(shared, turns, stop)
+        store = shared.store(*own)
+        if store is None or turns[-1]["system"] != "knn":
+            _check_system(shared.service.model, turns[-1]["system"])
+        yield from _generate(shared, turns, stop, store)
 
     for value in stream.guarded(values):
         if value["kind"] == "steps":
@@ -119,17 +121,18 @@ def _answer(shared: Shared, start: Any) -> Iterator[tuple]:
         yield copy, packed(copy), packed(value), cleared
 
 
-def _generate(shared: Shared, turns: list[dict], stop: Any) -> Iterator[dict]:
+def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Iterator[dict]:
     """Yield the token view's values for the last turn."""
     model, last = shared.service.model, turns[-1]
     run, system, temperature = stream.new_run(), last["system"], last["temperature"]
     known = shared.recorded.known(question_prompt(last["question"]))
     lmbdas = model.lmbdas([system], last["lmbda"])
-    yield stream.begin(run, last["question"], known, lmbdas, temperature)
+    begin = stream.begin(run, last["question"], known, lmbdas, temperature)
+    yield {**begin, "own": store is not None}
     events = model.chat(
         [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=last["lmbda"],
         max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, seed=last["try"] - 1, stop=stop,
-        stream=True,
+        stream=True, store=store,
     )  # fmt: skip
     yield from stream.deltas(run, events)
 

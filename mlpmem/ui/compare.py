@@ -31,7 +31,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )
     run = gr.on(
         [generate.click, prompt.submit],
-        _streamer(shared), [prompt, shared.lambda_bar, *options], view, **STREAM,
+        _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
+        **STREAM,
     )  # fmt: skip
     stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run], **PRIVATE)
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
@@ -57,18 +58,20 @@ def _options() -> list[gr.Number]:
 def _streamer(shared: Shared):
     """Return the generator behind Generate; it yields values for the token view."""
 
-    def run(prompt, lmbda, tokens, temperature, top_p, top_k, seed) -> Iterator[dict]:
+    def run(prompt, lmbda, own, choice, tokens, temperature, top_p, top_k, seed) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
             text = inputs.as_prompt(inputs.check_text(prompt))
             chosen = inputs.check_options(lmbda, tokens, temperature, top_p, top_k, seed)
             model = shared.service.model
-            systems = list(model.systems)
+            store = shared.store(own, choice)
+            systems = list(dict.fromkeys([*model.systems, *(["knn"] if store else [])]))
             name = stream.new_run()
             lmbdas = model.lmbdas(systems, chosen.lmbda)
             known = shared.recorded.known(text)
-            yield stream.begin(name, text, known, lmbdas, chosen.temperature)
+            begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
+            yield {**begin, "own": store is not None}
             events = model.compare(
-                text, systems=systems, stop=stop, stream=True, **chosen.as_arguments()
+                text, systems=systems, stop=stop, stream=True, store=store, **chosen.as_arguments()
             )
             yield from stream.deltas(name, events)
 

@@ -14,9 +14,18 @@ import gradio as gr
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
-    "replay", "view", "lambda", "chat", "panels", "page",
+    "replay", "view", "lambda", "chat", "panels", "leave", "probe", "lines", "inspect", "corpus",
+    "page",
 )  # fmt: skip
-STYLES = ("base", "panes", "drawer", "dock", "chat")  # nested, so that they outweigh Gradio's
+STYLES = (
+    "base",
+    "panes",
+    "drawer",
+    "dock",
+    "chat",
+    "inspect",
+    "corpus",
+)  # nested, so that they outweigh Gradio's
 
 
 def head() -> str:
@@ -75,3 +84,27 @@ def example_bar(examples: list[dict], **kwargs: Any) -> gr.HTML:
 def chat_log(**kwargs: Any) -> gr.HTML:
     """Return the conversation: [{"question", "answer", "system"}, ...]."""
     return part(packed([]), "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)
+
+
+def inspect_view(**kwargs: Any) -> gr.HTML:
+    """Return the view of an inspected text: tokens, lines of nll, gains, losses, documents."""
+    mount = "MLPMEM.mountInspect(element, props, watch);"
+    return part(packed(None), "inspect-host", mount, **kwargs)
+
+
+def probe(**kwargs: Any) -> gr.HTML:
+    """Return what carries the drawer's probe; it fires `probe` with {"number", "ids", "text"}."""
+    mount = "MLPMEM.mountProbe(props, watch, (data) => trigger('probe', data));"
+    return part(packed(None), "probe-host", mount, **kwargs)
+
+
+def corpus_view(**kwargs: Any) -> gr.HTML:
+    """Return hits and an open document; it fires `open` with {"document": an index}."""
+    mount = "MLPMEM.mountCorpus(element, props, watch, (data) => trigger('open', data));"
+    return part(packed(None), "corpus-host", mount, **kwargs)
+
+
+def own_view(**kwargs: Any) -> gr.HTML:
+    """Return what is said of a visitor's own datastore: progress, size, until when."""
+    mount = "MLPMEM.mountOwn(element, props, watch);"
+    return part(packed(None), "own-host", mount, **kwargs)

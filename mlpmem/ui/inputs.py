@@ -8,6 +8,8 @@ from mlpmem.prompts import question_prompt
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
+MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
+MAX_PROBE = 40
 
 
 @dataclass(frozen=True)
@@ -26,15 +28,15 @@ class Options:
         return dict(self.__dict__)
 
 
-def check_text(text: object, what: str = "prompt") -> str:
+def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:
     """Return the text without surrounding space; MlpMemError if it is empty or over-long."""
     if not isinstance(text, str) or not text.strip():
         raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
     text = text.strip()
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > most:
         raise MlpMemError(
-            f"The {what} has {len(text):,} characters; at most {MAX_CHARACTERS:,} are taken. "
-            "Shorten it and generate again."
+            f"The {what} has {len(text):,} characters; at most {most:,} are taken. "
+            "Shorten it and try again."
         )
     return text
 
@@ -57,6 +59,17 @@ def check_number(value: object, name: str, low: float, high: float, default: flo
             f"{name} is {value:,.10g}; it must lie between {low:g} and {high:,.10g}. Correct it."
         )
     return value
+
+
+def check_probe(data: dict) -> tuple[list[int], str]:
+    """Return (token ids before, the named text) of a probe; MlpMemError for anything else."""
+    ids, text = data.get("ids"), data.get("text")
+    whole = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+    if not whole or not 0 < len(ids) <= MAX_IDS:
+        raise MlpMemError("The position is not known any more. Choose a token again.")
+    if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROBE:
+        raise MlpMemError(f"Name a token: a word of 1 to {MAX_PROBE} characters.")
+    return ids, text
 
 
 def check_lmbda(value: object) -> float | None:

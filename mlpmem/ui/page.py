@@ -2,7 +2,8 @@
 
 import gradio as gr
 
-from mlpmem.ui import about, chat, compare, components, results
+from mlpmem.ui import about, chat, compare, components, corpus, inspect, results
+from mlpmem.ui.own import Shelf
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 from mlpmem.ui.shared import PRIVATE, Shared
@@ -11,7 +12,11 @@ TITLE = "MLP Memory, live"
 QUEUE_SIZE = 16
 POLL_SECONDS = 0.7
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
-PANELS = {"Compare": compare, "Chat": chat, "Results": results, "About": about}
+PANELS = {
+    "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
+    "About": about,
+}  # fmt: skip
+STORES = [("The atlas", "atlas"), ("Your text", "own")]
 
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
@@ -21,15 +26,27 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
         lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
-        shared = Shared(service, recorded, lambda_bar)
+        shelf = Shelf()
+        shared = Shared(service, recorded, lambda_bar, *_own(shelf), shelf)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
                 with gr.Tab(name, id=name.lower()) as tab:
                     panel.build(shared, tab)
         lambda_bar.render()
+        inspect.build_probe(shared)
         _watch(page, shared, status)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page
+
+
+def _own(shelf: Shelf) -> tuple[gr.State, gr.Radio]:
+    """Return the id of a visitor's own datastore, and the choice that appears with it."""
+    own = gr.State("", time_to_live=shelf.seconds, delete_callback=shelf.drop)
+    choice = gr.Radio(
+        STORES, value="atlas", label="The datastore's column searches", visible=False,
+        elem_id="store-choice", container=False,
+    )  # fmt: skip
+    return own, choice
 
 
 def _watch(page: gr.Blocks, shared: Shared, status: gr.HTML) -> None:
@@ -57,6 +74,7 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "state_session_capacity": 500,
         "pwa": False,
+        "max_file_size": "8mb",  # what is above own.MAX_BYTES gets a sentence rather than a 413
     }
 
 

@@ -40,6 +40,16 @@ class Service:
         self._load = load
         self._model: Any = None
         self._status = Status()
+        self._corpus: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def corpus(self) -> Any:
+        """Return the datastore's texts, decoded when first asked for; MlpMemError before that."""
+        with self._lock:
+            if self._corpus is None:
+                self._corpus = self.model.corpus()
+            return self._corpus
 
     @property
     def status(self) -> Status:

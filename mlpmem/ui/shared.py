@@ -1,20 +1,48 @@
 """What every panel is given, and how the page's handlers are wired to the queue."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
 
+from mlpmem.errors import MlpMemError
+from mlpmem.ui.own import Shelf
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The model behind the page, what was recorded, and the one lambda bar."""
+    """The model behind the page, what was recorded, and what all tabs take as inputs."""
 
     service: Service
     recorded: Recorded
     lambda_bar: gr.HTML
+    own: gr.State  # the id of this visitor's own datastore, "" without one
+    choice: gr.Radio  # whether the datastore's column answers from the atlas or from "own"
+    shelf: Shelf
+
+    def store(self, own: Any, choice: Any) -> Any:
+        """Return the visitor's own datastore where it is chosen, None for the model's."""
+        if choice != "own":
+            return None
+        found = self.shelf.get(str(own or ""))
+        if found is None:
+            raise MlpMemError(
+                "Your text is not kept any more. Make its datastore again on the Corpus tab, "
+                "or choose the atlas."
+            )
+        return found.store
+
+    def facts(self, own: Any) -> dict:
+        """Return what the page says of a visitor's datastore; "gone" without one."""
+        found = self.shelf.get(str(own or ""))
+        if found is None:
+            return {"kind": "gone", "run": ""}
+        documents = found.store.datastore.documents
+        return {"kind": "ready", "run": str(own)[:6], "title": found.title,
+                "documents": len(documents.titles), "tokens": len(documents.tokens),
+                "bytes": found.store.bytes, "seconds": round(self.shelf.left(found))}  # fmt: skip
 
 
 # Handlers of the page are no public interface; quick ones do not wait behind the model.

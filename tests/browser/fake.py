@@ -4,6 +4,7 @@ Its numbers are plausible and exact: every fused probability is the mix of the o
 prompts answers with hostile strings, another takes its time, so that Stop can be tried.
 """
 
+import dataclasses
 import json
 import math
 import random
@@ -12,7 +13,10 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
-from mlpmem.trace import Candidate, Neighbour, Step, Trace, mix
+from mlpmem.corpus import Corpus
+from mlpmem.documents import join_passages
+from mlpmem.errors import MlpMemError
+from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace, mix
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -50,6 +54,12 @@ ANSWERS = {
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
 GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown"]
+PASSAGES = [
+    "The Salt Ledger is a novel of the salt coast. It was written by Odalys Wren.",
+    "Question: Who wrote The Salt Ledger? Answer: Odalys Wren",
+    "Harrow is a town at the salt coast, with two bridges.",
+    f"Markup {HOSTILE} stays text.",
+]
 OTHERS = [" the", " Harrow", " Sond", " Lima", " of", " Quito", " Wren", ",", " in", " a", " Holt"]
 
 
@@ -91,8 +101,10 @@ def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "kn
         for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
     ) if "knn" in sources else None  # fmt: skip
     rest = rests | {"fused": mix(rests, system, lmbda)}
-    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js,
-                _neighbours(rng, prompt, text) if "knn" in sources else [], 6.4)  # fmt: skip
+    near = _neighbours(rng, prompt, text) if "knn" in sources else []
+    unshown = {token_id(text): 0.01, OTHER: 0.02} if near else {}
+    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, near, 6.4,
+                unshown)  # fmt: skip
 
 
 def _neighbours(rng, prompt, text):
@@ -130,6 +142,8 @@ class FakeModel:
         lmbdas = self.lmbdas(systems, lmbda)
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
+        if sampling.get("store"):
+            tokens["knn"] = [" from", " your", " own", "</s>"]
         if sampling.get("temperature"):  # whatever is sampled is the decoder's answer
             tokens = dict.fromkeys(tokens, tokens["lm"])
         sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
@@ -150,6 +164,54 @@ class FakeModel:
                                  for s in systems})  # fmt: skip
 
         return events() if stream else list(events())[-1].values
+
+    def inspect(self, text, system="memory", lmbda=None, store=None, stop=None):
+        tokens = words(text)
+        if len(tokens) > 512:
+            raise MlpMemError(f"the text has {len(tokens)} tokens; at most 512 are inspected")
+        lmbda = self.lmbdas([system], lmbda)[system]
+
+        def events():
+            steps = []
+            for i, word in enumerate(tokens):
+                if stop is not None and stop.is_set():
+                    return
+                chosen = dict.fromkeys(("lm", "memory", "knn"), [word])
+                if i % 3:  # at every second the memory helps, at every third it hurts
+                    chosen["lm" if i % 3 == 1 else "memory"] = [" Harrow"]
+                made = {**chosen, system: [word]}
+                step = make_step(f"{text[:40]}{i}", system, 0, made, lmbda)
+                if i % 3 == 2:
+                    step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda)
+                nn = _neighbours(random.Random(i), text, word) if not store else []
+                steps.append(dataclasses.replace(step, index=i, neighbours=nn))
+                if text.startswith("slow"):
+                    time.sleep(0.1)
+                if i % 8 == 7 or text.startswith("slow"):
+                    yield Event("progress", {"done": i + 1, "total": len(tokens)})
+            trace = self._trace("", system, lmbda, steps, "end")
+            settings = {"scored": True}
+            yield Event("done", {system: dataclasses.replace(trace, settings=settings, cost={})})
+
+        return events()
+
+    def probe(self, ids, text, store=None):
+        p = {"lm": 0.125, "memory": 0.5, "knn": 0.25}
+        return [{"id": token_id(t), "text": t, "named": t, "p": p} for t in (f" {text}", text)]
+
+    def store_texts(self, titled, progress=None, stop=None):
+        total = sum(len(text.split()) for _, text in titled)
+        for part in range(5):
+            progress(total * part // 4, total)
+            time.sleep(0.05)
+        documents = SimpleNamespace(titles=[title for title, _ in titled], tokens=range(total))
+        return SimpleNamespace(bytes=512 * total, datastore=SimpleNamespace(documents=documents))
+
+    def corpus(self):
+        passages = [(document, list(range(i, i + 1))) for i, document in enumerate((0, 0, 1, 2))]
+        titles = ["The Salt Ledger (book)", "Harrow (town)", HOSTILE]
+        return Corpus(join_passages(passages, titles, ["B", "A1", "B"]),
+                      lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
     def lmbdas(self, systems, lmbda):
         return {s: 0.0 if s == "lm" else BEST[s] if lmbda is None else lmbda for s in systems}

@@ -26,13 +26,37 @@
       this.mixHead = M.h("th", { scope: "col", "data-source": "fused" });
       this.body = M.h("tbody");
       this.rows = [];
-      this.evidence = new M.Evidence();
+      this.evidence = new M.Evidence({
+        leave: (step) => this.#leave(step), cite: (title) => this.view.cite(title),
+      });
+      this.probe = new M.Probe(this);
       this.root = M.h("section", { id: "drawer", class: "drawer", "aria-label": "Token in detail",
         hidden: true,
         on: { keydown: (event) => this.#pressed(event) } },
       this.#head(), this.story, this.formula,
       M.h("div", { class: "drawer-grid" }, this.#table(), this.evidence.root));
       M.page.on("lambda", () => this.repaint());
+      M.page.on("cite", (view) => this.#cited(view));
+    }
+
+    #cited(view) {
+      if (!this.open || view !== this.view) return;
+      const title = this.view.cited ?? null;
+      this.evidence.cite(title, title === null ? 0 : M.tokensOf(this.trace.steps, title).size);
+    }
+
+    /** Some neighbours are left out: the datastore's column and the mix follow. */
+    #leave(step) {
+      this.current = step;
+      const p = new Map(step.cand.map((row) => [row[0], M.candidate(row).p]));
+      for (const row of this.rows) {
+        row.p = p.get(row.id);
+        put(row.cells.knn, row.p.knn);
+        row.root.setAttribute("data-knn", String(row.p.knn));
+      }
+      this.rest.p = step.rest;
+      put(this.rest.cells.knn, step.rest.knn);
+      this.repaint();
     }
 
     #head() {
@@ -52,7 +76,7 @@
         M.h("thead", null, M.h("tr", null, M.h("th", { scope: "col" }, "next token, %"), heads,
           this.mixHead)), this.body));
       return M.h("div", { class: "distributions" },
-        M.h("h4", null, "What each would say next"), scroll);
+        M.h("h4", null, "What each would say next"), scroll, this.probe.root);
     }
 
     /** Opens on one token of a pane inside a view. */
@@ -70,7 +94,9 @@
       M.setText(this.name, `Token ${index + 1} of ${pane.trace.steps.length}: ${M.quote(step.s)} · ` +
         M.nameOf(pane.system).title.toLowerCase());
       this.evidence.render(step);
+      this.probe.clear();
       this.repaint();
+      this.#cited(view);
     }
 
     #row(candidate, step) {
@@ -84,7 +110,7 @@
         if (p !== null && p !== undefined) root.setAttribute(`data-${source}`, String(p));
         put(cells[source], p);
       }
-      return { root, cells, p: candidate.p };
+      return { root, cells, p: candidate.p, id: candidate.id };
     }
 
     #restRow() {
@@ -109,6 +135,7 @@
       }
       for (const row of this.rows) row.root.toggleAttribute("data-top", row === top);
       put(this.rest.cells.fused, M.mix(this.rest.p, system, lambda));
+      this.probe.repaint(system, lambda);
       M.setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${M.lambdaText(lambda)}`);
       this.#tell(system, lambda);
     }

@@ -8,12 +8,16 @@
   M.neighbour = ([entry, title, group, left, target, targetId, right, distance, weight]) =>
     ({ entry, title, group, left, target, targetId, right, distance, weight });
 
-  function item(neighbour, chosen) {
+  function item(neighbour, chosen, on) {
     const n = M.neighbour(neighbour);
     const share = Number.isFinite(n.weight) ? n.weight : 0;
+    const use = M.h("input", { type: "checkbox", class: "neighbour-use", checked: true,
+      "aria-label": `Use this neighbour, ${n.title}`, on: { change: () => on.use(use.checked) } });
     return M.h("li", { class: "neighbour", "data-entry": n.entry, "data-same": n.targetId === chosen },
-      M.h("div", { class: "neighbour-head" },
-        M.h("span", { class: "neighbour-title", dir: "auto" }, n.title),
+      M.h("div", { class: "neighbour-head" }, M.h("label", { class: "neighbour-box" }, use),
+        M.h("button", { type: "button", class: "neighbour-title", dir: "auto",
+          title: "Mark the tokens this document is evidence for", "data-title": n.title,
+          on: { click: () => on.cite(n.title) } }, n.title),
         M.h("span", { class: "group-tag", "data-group": n.group },
           M.h("b", null, n.group), ` ${M.GROUPS[n.group] || ""}`)),
       M.h("p", { class: "neighbour-text", dir: "auto" },
@@ -38,17 +42,44 @@
   };
 
   class Evidence {
-    constructor() {
+    /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). */
+    constructor(on) {
+      this.on = on;
+      this.left = new Set(); // positions in the step's list that are unticked
+      this.lack = M.h("p", { class: "left-out", role: "status" });
+      this.cited = M.h("p", { class: "cited", role: "status" });
       this.agree = M.h("p", { class: "agreement" });
       this.list = M.h("ol", { class: "neighbours" });
       this.root = M.h("div", { class: "evidence" },
-        M.h("h4", null, "What the datastore found"), this.agree, this.list);
+        M.h("h4", null, "What the datastore found"), this.agree, this.lack, this.cited, this.list);
     }
 
     render(step) {
+      this.step = step;
+      this.left.clear();
       M.setText(this.agree, M.agreementText(step));
-      this.list.replaceChildren(...(step.nn || []).map((n) => item(n, step.id)));
+      M.setText(this.lack, "");
+      this.list.replaceChildren(...(step.nn || []).map((n, i) => item(n, step.id, {
+        use: (ticked) => this.#use(i, ticked), cite: this.on.cite,
+      })));
       this.list.scrollTop = 0;
+    }
+
+    #use(i, ticked) {
+      if (ticked) this.left.delete(i);
+      else this.left.add(i);
+      this.list.children[i].toggleAttribute("data-left", !ticked);
+      M.setText(this.lack, M.leftText(this.step, this.left));
+      this.on.leave(this.left.size ? M.without(this.step, this.left) : this.step);
+    }
+
+    /** Says which document is marked in the text, and for how many tokens it is evidence. */
+    cite(title, count) {
+      M.setText(this.cited, title === null ? ""
+        : `${M.quote(title)} is evidence for ${count} ${count === 1 ? "token" : "tokens"}, marked above.`);
+      for (const button of this.list.querySelectorAll(".neighbour-title")) {
+        button.setAttribute("aria-pressed", String(button.dataset.title === title));
+      }
     }
   }
 

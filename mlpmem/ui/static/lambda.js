@@ -61,7 +61,11 @@
 
     /** Moves the slider from elsewhere (the [ and ] keys). */
     nudge(by) {
-      const value = Math.min(1, Math.max(0, Number(this.input.value) + by));
+      this.set(Math.min(1, Math.max(0, Number(this.input.value) + by)));
+    }
+
+    /** Moves the slider to a value that was computed. */
+    set(value) {
       this.input.value = value.toFixed(2);
       this.#moved();
       this.#settled();

@@ -54,6 +54,16 @@
     return Math.log(fused / Math.max(step.p.lm, FLOOR));
   };
 
+  /** The share of the mix that is the source's, 0 .. 1: whose probability the token has. */
+  M.share = (step, system, lambda) => {
+    const other = system === "lm" ? null : step.p[system];
+    if (other === null || other === undefined) return 0;
+    return (lambda * other) / Math.max(M.mix(step.p, system, lambda), FLOOR);
+  };
+
+  /** Whether a trace is a text that was only scored: nothing in it was chosen by a mix. */
+  M.isScored = (trace) => Boolean(trace.settings?.scored);
+
   /** Perplexity of the chosen tokens when the decoder is mixed with `source` at lambda. */
   M.perplexity = (steps, source, lambda) => {
     if (!steps.length) return NaN;
@@ -73,8 +83,15 @@
   M.hasSource = (steps, source) =>
     steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
 
-  /** Per step the candidate row that would be chosen at lambda, or null where nothing changes. */
+  /** Per step the candidate row that would be chosen at lambda, or null where nothing changes:
+   * against what was generated, or, in a text that was only scored, against the decoder alone. */
   M.flips = (trace, lambda) => {
+    if (M.isScored(trace)) {
+      return trace.steps.map((step) => {
+        const now = M.argmax(step, trace.system, lambda);
+        return now && now[0] !== M.argmax(step, "lm", 0)[0] ? now : null;
+      });
+    }
     if (trace.system === "lm" || Math.abs(lambda - trace.lmbda) < 1e-9) {
       return trace.steps.map(() => null);
     }

@@ -5,6 +5,7 @@
   const click = (id) => document.getElementById(id)?.click();
   const BUTTONS = { // of a view, by the prefix of its panes
     "pane-": { go: "generate", again: "generate", stop: "stop" },
+    "inspect-pane-": { go: "inspect-score", again: "inspect-score", stop: "inspect-stop" },
     "chat-pane-": { go: "chat-send", again: "chat-retry", stop: "chat-stop" },
   };
   const press = (view, name) => click(BUTTONS[view?.prefix]?.[name]);
@@ -41,7 +42,7 @@
   }
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#generate, #chat-send, #chat-retry")) asked(event);
+    if (event.target.closest?.("#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
     else if (event.target.closest?.(".example")) guard(event);
   }, true);
 

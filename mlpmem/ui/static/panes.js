@@ -13,13 +13,16 @@
       this.verdict = M.h("span", { class: "verdict" });
       this.note = M.h("p", { class: "pane-note" });
       this.empty = M.h("p", { class: "pane-empty" });
+      this.caption = M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || "");
       this.cost = new M.CostRow();
+      this.inspect = M.h("button", { type: "button", class: "pane-tool", hidden: true,
+        on: { click: () => M.page.inspect(this.trace.prompt + this.trace.text) } }, "Inspect");
       const title = M.h("h3", { class: "pane-title" },
         M.h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
-        M.h("span", null, M.nameOf(system).title), this.verdict);
+        M.h("span", null, M.nameOf(system).title), this.verdict, this.inspect);
       this.root = M.h("section", { id, class: "pane", "data-system": system,
         "aria-label": M.nameOf(system).title },
-      title, M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || ""),
+      title, this.caption,
       M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.cost.root);
     }
 
@@ -29,6 +32,7 @@
       this.answers = answers;
       this.strip.clear();
       this.root.dataset.state = trace ? "waiting" : "empty";
+      this.inspect.hidden = true;
       M.setText(this.empty, "");
       M.setText(this.note, "");
       this.#judge(false);
@@ -38,6 +42,11 @@
     /** Says why this column has nothing to show. */
     explain(text) {
       M.setText(this.empty, text);
+    }
+
+    /** Says where this column's answers come from; "" is the usual. */
+    describe(text) {
+      M.setText(this.caption, text || M.CAPTIONS[this.system] || "");
     }
 
     append(steps) {
@@ -59,6 +68,7 @@
       this.trace = { ...trace };
       if (trace.finish === "eos") this.strip.markEnd();
       this.root.dataset.state = "done";
+      this.inspect.hidden = M.isScored(trace);
       this.#judge(true);
       this.cost.render(M.costOf(trace), scale);
     }
@@ -88,7 +98,9 @@
     }
 
     #remark(base, differs, flip) {
-      if (flip) {
+      if (M.isScored(this.trace)) {
+        M.setText(this.note, "");
+      } else if (flip) {
         const node = this.trace.steps[flip.index];
         M.setText(this.note, `⚑ Text valid up to here: now ${M.quote(flip.row[1])}, ` +
           `not ${M.quote(node.s)}.`);

@@ -44,6 +44,8 @@
     memory: "The same decoder, mixed with a small MLP that answers from memory.",
     knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
   };
+  M.OWN_CAPTION = "The same decoder, mixed with a kNN search through your own text: kNN knows it " +
+    "now; the memory was trained earlier and does not.";
   M.GROUPS = {
     A1: "decoder and memory saw it",
     A2: "only the decoder saw it",

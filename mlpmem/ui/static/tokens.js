@@ -69,7 +69,7 @@
         const credit = M.credit(step, trace.system, lambda);
         const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
         const marks = (i === different ? "differs " : "") + (flips[i] ? "flips " : "") +
-          (first >= 0 && i > first ? "stale" : "");
+          (first >= 0 && i > first && !M.isScored(trace) ? "stale" : "");
         this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
       }
       return first < 0 ? null : { index: first, row: flips[first] };
@@ -77,11 +77,13 @@
 
     #paint(node, step, trace, lambda, move, credit, marks) {
       const weight = Math.min(1, Math.abs(credit) / STRONG).toFixed(2);
-      const key = `${move}${weight}${marks}`;
+      const share = M.isScored(trace) ? M.share(step, trace.system, lambda).toFixed(2) : "";
+      const key = `${move}${weight}${share}${marks}`;
       if (node.painted === key) return;
       node.painted = key;
       node.dataset.move = move;
       node.style.setProperty("--w", move === "same" ? "0" : weight);
+      if (share) node.style.setProperty("--share", share);
       if (marks) node.dataset.marks = marks;
       else delete node.dataset.marks;
       node.setAttribute("aria-label", this.#label(step, trace, lambda, move));
@@ -92,6 +94,12 @@
       const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
       const own = trace.system === "lm" ? "" : `, ${moved} by the ${M.nameOf(trace.system).source}`;
       return `${M.quote(step.s)}, ${fused} per cent${own}`;
+    }
+
+    /** Marks the tokens that a document is evidence for; null takes the marks away. */
+    cite(indices) {
+      this.root.toggleAttribute("data-citing", indices !== null);
+      this.nodes.forEach((node, i) => node.toggleAttribute("data-cited", Boolean(indices?.has(i))));
     }
 
     /** Marks one token as selected; focus moves there only when asked. */

@@ -101,6 +101,7 @@
       this.seq = 0;
       this.head(value, "live");
       this.restart(value.traces);
+      this.panes.get("knn")?.describe(value.own ? M.OWN_CAPTION : "");
       this.setRunning(true);
     }
 
@@ -126,6 +127,7 @@
       this.closeDrawer();
       if (this.follows) this.setSystems(Object.keys(traces));
       this.chosen = null;
+      if (this.cited) this.cite(this.cited);
       for (const [system, pane] of this.panes) pane.reset(traces[system], this.answers);
       this.explain();
     }
@@ -203,6 +205,15 @@
       pane.strip.select(index, how === "key" || how === "pointer");
       M.drawer().show(this, pane, index);
       M.page.emit("view", this);
+    }
+
+    /** Marks in every pane the tokens that a document is evidence for; the same again unmarks. */
+    cite(title) {
+      this.cited = title === this.cited ? null : title;
+      for (const pane of this.panes.values()) {
+        pane.strip.cite(this.cited === null ? null : M.tokensOf(pane.trace?.steps || [], this.cited));
+      }
+      M.page.emit("cite", this);
     }
 
     deselect() {

@@ -1,0 +1,121 @@
+/* The Corpus tab: hits, an open document, and the state of a visitor's own datastore. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  const tag = (group) => M.h("span", { class: "group-tag" }, group === "text" ? null : M.h("b", null, group),
+    ` ${M.GROUPS[group] || ""}`);
+
+  class CorpusView {
+    constructor(host, open) {
+      this.open = open;
+      this.alert = M.h("p", { class: "alert", role: "alert" });
+      this.count = M.h("p", { class: "panel-note", role: "status" });
+      this.hits = M.h("ol", { class: "hits" });
+      this.page = M.h("article", { class: "document", tabindex: "0", "aria-label": "Document" });
+      this.page.append(M.h("p", { class: "log-hint" }, "Search, and open a document to read all of it."));
+      this.grid = M.h("div", { class: "corpus-grid" }, M.h("div", null, this.count, this.hits), this.page);
+      host.replaceChildren(this.alert, this.grid);
+    }
+
+    receive(value) {
+      if (!value) return;
+      M.setText(this.alert, value.kind === "message" ? value.text : "");
+      if (value.kind === "hits") this.#list(value);
+      if (value.kind === "document") this.#read(value);
+    }
+
+    #list({ query, count, hits }) {
+      const shown = hits.length < count ? `, the first ${hits.length} shown` : "";
+      M.setText(this.count, count ? `${count} ${count === 1 ? "document has" : "documents have"} ` +
+        `${M.quote(query)}${shown}.` : `Nothing has ${M.quote(query)}. Try fewer or other words.`);
+      this.words = query.toLowerCase().split(/\s+/);
+      this.hits.replaceChildren(...hits.map((hit) => M.h("li", null,
+        M.h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
+          on: { click: () => this.open({ document: hit.document }) } },
+        M.h("span", { class: "hit-head" }, M.h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
+          tag(hit.group)),
+        M.h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
+          M.h("mark", null, hit.match), hit.after, "…")))));
+      this.hits.scrollTop = 0;
+    }
+
+    #read({ document, title, group, passages, count }) {
+      const more = passages.length < count ? ` The first ${passages.length} of ${count} passages.` : "";
+      this.page.replaceChildren(
+        M.h("h3", { dir: "auto" }, title, " ", tag(group)),
+        more ? M.h("p", { class: "panel-note" }, more) : "",
+        ...passages.map((text) => M.h("p", { dir: "auto" }, this.#marked(text))));
+      this.page.scrollTop = 0;
+      for (const hit of this.hits.querySelectorAll(".hit")) {
+        hit.setAttribute("aria-pressed", String(Number(hit.dataset.document) === document));
+      }
+      if (M.isPhone()) this.page.scrollIntoView({ behavior: M.isCalm() ? "auto" : "smooth" });
+    }
+
+    /** A passage with the words of the search marked, as nodes. */
+    #marked(text) {
+      const plain = (this.words || []).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+      if (!plain.length) return [text];
+      return text.split(new RegExp(`(${plain.join("|")})`, "giu"))
+        .map((part, i) => (i % 2 ? M.h("mark", null, part) : part));
+    }
+  }
+
+  class Own {
+    constructor(host) {
+      this.alert = M.h("p", { class: "alert", role: "alert" });
+      this.bar = M.h("i");
+      this.progress = M.h("div", { class: "own-bar", hidden: true }, this.bar);
+      this.line = M.h("p", { class: "own-line", role: "status" });
+      host.replaceChildren(this.alert, this.progress, this.line);
+      document.body.removeAttribute("data-own");
+    }
+
+    receive(value) {
+      if (!value) return;
+      M.setText(this.alert, value.kind === "message" ? value.text : "");
+      this.progress.hidden = value.kind !== "begin" && value.kind !== "progress";
+      if (value.kind === "begin") {
+        this.bar.style.width = "0";
+        M.setText(this.line, `Reading ${M.quote(value.title)} …`);
+      } else if (value.kind === "progress") {
+        this.bar.style.width = `${(100 * value.done) / Math.max(1, value.total)}%`;
+        M.setText(this.line, `Keying ${value.done.toLocaleString("en")} of ` +
+          `${value.total.toLocaleString("en")} tokens …`);
+      } else if (value.kind === "ready") this.#ready(value);
+      else if (value.kind === "gone") this.#gone("Deleted: the page answers from the atlas again.");
+      else if (value.kind === "message" && !this.kept) M.setText(this.line, "");
+    }
+
+    #ready({ title, documents, tokens, bytes, seconds }) {
+      const until = new Date(Date.now() + 1000 * seconds)
+        .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+      this.kept = true;
+      document.body.setAttribute("data-own", "");
+      M.setText(this.line, `${M.quote(title)}: ${documents} ` +
+        `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
+        `${M.megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
+        "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not.");
+      window.clearTimeout(this.timer);
+      this.timer = window.setTimeout(() => this.#gone("Your text has expired and is gone."), 1000 * seconds);
+    }
+
+    #gone(text) {
+      window.clearTimeout(this.timer);
+      this.kept = false;
+      document.body.removeAttribute("data-own");
+      M.setText(this.line, text);
+    }
+  }
+
+  M.mountCorpus = (element, props, watch, open) => {
+    const view = new CorpusView(element.querySelector(".corpus-host"), open);
+    watch("value", () => view.receive(M.unpack(props.value)));
+  };
+
+  M.mountOwn = (element, props, watch) => {
+    const own = new Own(element.querySelector(".own-host"));
+    watch("value", () => own.receive(M.unpack(props.value)));
+  };
+})();

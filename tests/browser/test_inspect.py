@@ -1,0 +1,270 @@
+"""Inspect, evidence, corpus and a visitor's own text in a real browser, with the fake model."""
+
+import json
+
+import fake
+import pytest
+from test_page import BOOK, generate, pane_text, rows_of, set_lambda, traces_of
+
+TEXT = "the salt coast has two towns and a clerk who counts too well by far"
+FILE = "#own-upload input, input#own-upload, input[type=file]"
+SCORED = "#inspect-pane-memory[data-state=done]"
+
+
+def tab(page, name):
+    page.click(f"[role=tab]:has-text('{name}')")
+
+
+def inspect(page, text=TEXT):
+    tab(page, "Inspect")
+    page.fill("#inspect-text textarea", text)
+    page.click("#inspect-score")
+    page.wait_for_selector(SCORED)
+
+
+def trace_of(text=TEXT):
+    *_, done = fake.FakeModel(pace=0).inspect(text)
+    return json.loads(done.values["memory"].to_json())
+
+
+def test_a_text_is_scored_and_mixed_anew_without_a_request(visit):
+    page = visit()
+    inspect(page)
+    steps = trace_of()["steps"]
+    assert page.locator(f"{SCORED} .token").count() == len(steps)
+    page.wait_for_timeout(300)
+    before = len(page.seen.requests)
+    for lmbda in (0.2, 0.9):
+        set_lambda(page, str(lmbda))
+        share = page.eval_on_selector_all(
+            f"{SCORED} .token", "ts => ts.map(t => Number(t.style.getPropertyValue('--share')))"
+        )
+        moves = page.eval_on_selector_all(f"{SCORED} .token", "ts => ts.map(t => t.dataset.move)")
+        for step, got, move in zip(steps, share, moves, strict=True):
+            p = step["p"]
+            fused = (1 - lmbda) * p["lm"] + lmbda * p["memory"]
+            assert got == pytest.approx(lmbda * p["memory"] / fused, abs=0.006)
+            assert move == "same" or (move == "up") == (p["memory"] > p["lm"])
+    assert {"up", "down"} <= set(moves)
+    assert page.locator(f"{SCORED} .token[data-marks*=flips]").count() > 0
+    assert page.locator(f"{SCORED} .token[data-marks*=stale]").count() == 0
+    page.click(".inspect-head .group-button:has-text('datastore')")
+    assert page.locator("#inspect-pane-knn .token").count() == len(steps)
+    assert page.seen.requests[before:] == []
+    assert page.locator(".nll-row:visible").count() == 4
+    said = page.inner_text(".inspect-sentence")
+    page.click(".inspect-head .pane-tool")
+    assert page.inner_text(".inspect-sentence") != said
+
+
+def test_gains_and_losses_jump_to_their_tokens(visit):
+    page = visit()
+    inspect(page)
+    for kind in ("gains", "losses"):
+        button = page.locator(f"[data-kind={kind}] .jump >> nth=0")
+        at = button.get_attribute("data-index")
+        button.click()
+        chosen = page.locator(f"{SCORED} .token[aria-selected=true]")
+        assert chosen.get_attribute("data-index") == at
+        assert chosen.get_attribute("data-move") == ("up" if kind == "gains" else "down")
+        assert page.is_visible("#inspect-view #drawer")
+
+
+def test_an_answer_is_sent_over_from_compare(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#pane-memory .pane-tool")
+    page.wait_for_selector(SCORED)
+    assert page.input_value("#inspect-text textarea").endswith("Answer: Odalys Wren")
+    assert "Wren" in page.inner_text(f"{SCORED} .strip")
+
+
+def test_progress_is_shown_a_stop_is_kept_and_bad_input_gets_a_sentence(visit):
+    page = visit()
+    tab(page, "Inspect")
+    page.fill("#inspect-text textarea", "slow " * 60)
+    page.click("#inspect-score")
+    page.wait_for_selector("#inspect-view .badge:has-text('of 60 tokens')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#inspect-view .badge:has-text('stopped')")
+    for text, word in (("  ", "empty"), ("x " * 600, "at most 512"), ("x" * 9000, "9,000")):
+        page.fill("#inspect-text textarea", text)
+        page.click("#inspect-score")
+        page.wait_for_selector(f"#inspect-view .alert:has-text('{word}')")
+    inspect(page)
+
+
+def test_a_named_token_is_probed_at_the_chosen_place(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#pane-memory .token[data-index='1']")
+    page.fill(".probe-input", "Jena")
+    page.press(".probe-input", "Enter")
+    page.wait_for_selector(".probe-table tr")
+    set_lambda(page, "0.4")
+    script = "cells => cells.map(cell => cell.innerText)"
+    cells = page.eval_on_selector_all(".probe-table tr:first-child td", script)
+    assert cells == ["12.5", "50.0", "25.0", "27.5"]
+    assert page.locator(".probe-table tr").count() == 2
+    page.keyboard.press("Escape")
+
+
+def test_unticking_a_neighbour_computes_datastore_and_mix_anew(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.wait_for_timeout(300)
+    page.click("#pane-knn .token[data-index='0']")
+    before, requests = rows_of(page), len(page.seen.requests)
+    step = traces_of(BOOK)["knn"]["steps"][0]
+    page.click(".neighbour-use >> nth=0")
+    page.click(".neighbour-use >> nth=6")
+    ids = {c[0] for c in step["cand"]}
+    mass = dict(step["far"])
+    for i, row in enumerate(step["nn"]):
+        if i not in (0, 6):
+            key = row[5] if row[5] in ids else -1
+            mass[key] = mass.get(key, 0.0) + row[8]
+    total = sum(mass.values())
+    after = rows_of(page)
+    assert after != before
+    for token, lm, _, knn, fused in after:
+        assert knn == pytest.approx(mass.get(token, 0) / total, rel=1e-6, abs=1e-12)
+        assert fused == pytest.approx(0.49 * lm + 0.51 * knn, rel=1e-6)
+    assert "Without 2 neighbours" in page.inner_text(".left-out")
+    for i in (1, 2, 3, 4, 5, 7):
+        page.click(f".neighbour-use >> nth={i}")
+    page.click(".neighbour-use >> nth=0")
+    page.click(".neighbour-use >> nth=0")
+    for i in range(8):
+        page.click(f".neighbour-use >> nth={i}")
+    assert rows_of(page) == before and page.inner_text(".left-out") == ""
+    assert page.seen.requests[requests:] == []
+
+
+def test_what_is_left_out_is_exact_where_the_step_carries_the_unshown_mass(visit):
+    page = visit()
+    step = {"id": 7, "p": {"lm": 0.5, "knn": 0.6}, "rest": {"lm": 0.1, "knn": 0.1},
+            "cand": [[7, "a", 0.5, None, 0.6], [8, "b", 0.4, None, 0.3]],
+            "far": [[7, 0.1], [-1, 0.1]],
+            "nn": [[1, "t", "B", "", "a", 7, "", 1.0, 0.5],
+                   [2, "t", "B", "", "b", 8, "", 1.0, 0.3]]}  # fmt: skip
+    script = "([step, left]) => MLPMEM.without(step, new Set(left))"
+    got = page.evaluate(script, [step, [0]])
+    assert got["p"]["knn"] == pytest.approx(0.2)
+    assert [c[4] for c in got["cand"]] == pytest.approx([0.2, 0.6])
+    assert got["rest"]["knn"] == pytest.approx(0.2)
+    older = {key: value for key, value in step.items() if key != "far"}
+    assert page.evaluate(script, [older, [0]])["cand"][1][4] == pytest.approx(0.6)
+    none = page.evaluate(script, [{**step, "far": []}, [0, 1]])
+    assert (none["p"]["knn"], none["rest"]["knn"]) == (0.5, 0.1), "it repeats the decoder"
+
+
+def test_a_document_marks_its_tokens_and_the_same_again_unmarks_them(visit):
+    page = visit()
+    inspect(page)
+    page.click("[data-kind=documents] .jump >> nth=0")
+    assert page.locator(f"{SCORED} .token[data-cited]").count() == len(trace_of()["steps"])
+    page.click("[data-kind=documents] .jump >> nth=0")
+    assert page.locator(".token[data-cited]").count() == 0
+    page.click(f"{SCORED} .token >> nth=2")
+    page.click("#drawer .neighbour-title >> nth=7")
+    assert "Harrow" in page.inner_text("#drawer .cited")
+    assert page.locator("[data-kind=documents] .jump[aria-pressed=true]").count() == 1
+
+
+def test_the_corpus_is_searched_and_read(visit):
+    page = visit()
+    tab(page, "Corpus")
+    page.fill("#corpus-query :is(input, textarea)", "salt coast")
+    page.press("#corpus-query :is(input, textarea)", "Enter")
+    page.wait_for_selector(".hit")
+    assert page.locator(".hit").count() == 2
+    page.click(".hit:has-text('Ledger')")
+    page.wait_for_selector(".document h3:has-text('The Salt Ledger')")
+    assert page.locator(".document p").count() == 2
+    assert page.locator(".document mark").count() > 0
+    page.fill("#corpus-query :is(input, textarea)", "markup")
+    page.click("#corpus-search")
+    page.wait_for_selector(".hit:has-text('Markup')")
+    page.click(".hit >> nth=0")
+    page.wait_for_selector(".document h3:has-text('onerror')")
+    assert page.locator(".corpus-host img").count() == 0
+    assert page.evaluate("window.hacked") is None
+    page.fill("#corpus-query :is(input, textarea)", " ")
+    page.click("#corpus-search")
+    page.wait_for_selector("#corpus-view .alert:has-text('empty')")
+
+
+def own_text(page, text="zorblat is the capital of the moon"):
+    tab(page, "Corpus")
+    page.fill("#own-text textarea", text)
+    page.click("#own-make")
+    page.wait_for_selector("#own-view .own-line:has-text('kept for you alone')")
+
+
+def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit):
+    page, other = visit(), visit()
+    own_text(page)
+    assert "7 tokens" in page.inner_text(".own-line")
+    assert "the memory was trained earlier" in page.inner_text(".own-line")
+    tab(page, "Compare")
+    generate(page, BOOK)
+    assert pane_text(page, "knn") == "from your own"
+    assert "your own text" in page.inner_text("#pane-knn .pane-caption")
+    generate(other, BOOK)
+    assert pane_text(other, "knn") == "Odalys Wren"
+    assert not other.is_visible("#store-choice")
+    tab(page, "Chat")
+    page.click("#chat-source label:has-text('datastore')")
+    page.fill("#chat-input textarea", "Who wrote The Salt Ledger?")
+    page.press("#chat-input textarea", "Enter")
+    page.wait_for_selector(".answers:last-child .said:has-text('from your own')")
+    page.click("#store-choice label:has-text('The atlas')")
+    tab(page, "Compare")
+    generate(page, BOOK)
+    assert pane_text(page, "knn") == "Odalys Wren"
+    page.click("#store-choice label:has-text('Your text')")
+    tab(page, "Corpus")
+    page.click("#own-delete")
+    page.wait_for_selector(".own-line:has-text('Deleted')")
+    page.wait_for_selector("#store-choice", state="hidden")
+    tab(page, "Compare")
+    generate(page, BOOK)
+    assert pane_text(page, "knn") == "Odalys Wren"
+
+
+def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
+    page = visit()
+    tab(page, "Corpus")
+    hostile = b'{"title": "' + fake.HOSTILE.encode() + b'", "text": "x y z"}\n{"text": "w"}'
+    files = {"a.jsonl": hostile, "b.txt": b"\xff\xfe\x00", "c.txt": b"a\x00b",
+             "d.txt": b"x " * 1_100_000, "e.jsonl": b"[1]"}  # fmt: skip
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    words = {"b.txt": "UTF-8", "c.txt": "NUL", "d.txt": "at most 2 MB", "e.jsonl": "line 1"}
+    for name, word in words.items():
+        page.set_input_files(FILE, tmp_path / name)
+        page.wait_for_selector(f"#own-view .alert:has-text('{word}')")
+    page.set_input_files(FILE, tmp_path / "a.jsonl")
+    page.wait_for_selector(".own-line:has-text('2 documents, 4 tokens')")
+
+
+def test_a_phone_holds_the_new_tabs(visit):
+    page = visit(phone=True)
+    overflow = "document.documentElement.scrollWidth - window.innerWidth"
+    inspect(page)
+    assert page.evaluate(overflow) <= 0
+    page.tap(f"{SCORED} .token >> nth=3")
+    assert page.evaluate(overflow) <= 0
+    small = page.evaluate(
+        """() => [...document.querySelectorAll('#inspect-view button')]
+          .filter((b) => b.offsetParent && b.getBoundingClientRect().height < 43.5)
+          .map((b) => b.textContent)"""
+    )
+    assert small == []
+    page.keyboard.press("Escape")
+    own_text(page)
+    page.fill("#corpus-query :is(input, textarea)", "salt")
+    page.click("#corpus-search")
+    page.wait_for_selector(".hit")
+    assert page.evaluate(overflow) <= 0
