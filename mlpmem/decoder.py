@@ -172,8 +172,9 @@ class Decoder:
         """Return logits and hidden states of ids (B, T).
 
         attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given.
-        The cache is extended in place. last > 0 gives that many last positions alone. head=False stops
-        where the hidden state is caught: no logits, no cache, and no time for what comes after.
+        The cache is extended in place. last > 0 gives that many last positions alone. head=False
+        stops where the hidden state is caught: no logits, no cache, and no time for what comes
+        after.
         """
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]

@@ -23,7 +23,6 @@ from mlpmem.rows import rows_of
 from mlpmem.settings import Options
 from mlpmem.trace import Step, Trace
 
-
 LMBDAS = tuple(i / 10 for i in range(11))
 
 

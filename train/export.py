@@ -55,6 +55,7 @@ def make_bundle(context: Context) -> dict:
         fingerprint=Fingerprint.of(store.keys),
         results=results,
         examples=examples,
+        questions=untrained(questions, config.questions),
         traces=traces,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
@@ -106,6 +107,20 @@ def find_examples(
             if judge(traces, question) == group:
                 examples.append(_example(question, group))
     return examples, answered
+
+
+def untrained(questions: list[dict], count: int) -> list[dict]:
+    """Return questions for questions.json: wordings held out of all training, B and A2 in halves.
+
+    They are drawn as they come; what the model answers plays no part.
+    """
+    pool = [q for q in questions if q["wording"] in ("test", "unseen") and q["kind"] == "question"]
+    kept = ("prompt", "answer", "aliases", "title", "wording")
+    return [
+        {key: question[key] for key in kept} | {"part": group}
+        for group in ("B", "A2")
+        for question in islice(_spread(pool, (group,)), count // 2)
+    ]
 
 
 def _spread(pool: list[dict], groups: tuple[str, ...]):

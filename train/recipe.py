@@ -109,6 +109,7 @@ class Export:
 
     name: str = "atlas"
     examples: int = 24  # in four groups
+    questions: int = 400  # in untrained wordings, half of them new to the decoder
     traces: int = 6  # recorded comparisons, descriptions among them
     abouts: int = 2  # descriptions
 

@@ -73,15 +73,19 @@
   M.hasSource = (steps, source) =>
     steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
 
+  /** How many of a trace's first tokens were given to it rather than chosen. */
+  M.given = (trace) => trace.settings?.forced?.length ?? 0;
+
   /** Per step the candidate row that would be chosen at lambda, or null where nothing changes. */
   M.flips = (trace, lambda) => {
     if (trace.system === "lm" || Math.abs(lambda - trace.lmbda) < 1e-9) {
       return trace.steps.map(() => null);
     }
     const sampled = (trace.settings?.temperature ?? 0) > 0;
-    return trace.steps.map((step) => {
+    const given = M.given(trace);
+    return trace.steps.map((step, i) => {
       const now = M.argmax(step, trace.system, lambda);
-      const before = sampled ? M.argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
+      const before = sampled || i < given ? M.argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
       return now && now[0] !== before ? now : null;
     });
   };
