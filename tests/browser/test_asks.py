@@ -75,8 +75,8 @@ def test_a_branch_goes_on_from_the_chosen_candidate_and_the_tree_goes_back(visit
     nodes = page.locator(".tree-node")
     assert nodes.count() == 2 and "“Lima” at token 2" in nodes.nth(1).inner_text()
     assert "λ 0.55" in nodes.nth(1).inner_text()
-    branch(page, "memory", 2, "Quito")
-    assert pane_text(page, "memory") == "Od Lima Quito by hand"
+    branch(page, "memory", 2, "Harrow")
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand"
     page.click(".tree button:has-text('Undo')")
     assert pane_text(page, "memory") == "Od Lima by hand"
     page.keyboard.press("Enter")
@@ -84,11 +84,11 @@ def test_a_branch_goes_on_from_the_chosen_candidate_and_the_tree_goes_back(visit
     assert page.inner_text("#pane-memory .verdict") == "✓ right"
     page.click(".tree button:has-text('Redo')")
     page.click(".tree-node >> nth=2")
-    assert pane_text(page, "memory") == "Od Lima Quito by hand"
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand"
     assert page.get_attribute(".tree-node >> nth=2", "aria-current") == "true"
     scrub(page)
     set_lambda(page, "0.9")
-    assert pane_text(page, "memory") == "Od Lima Quito by hand", "a branch is scrubbed as it is"
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand", "a branch is scrubbed as it is"
     page.click(".tree-node >> nth=0")
     assert pane_text(page, "memory") == "Odalys Wren"
 

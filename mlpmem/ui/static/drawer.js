@@ -95,7 +95,7 @@
       if (!view.ask) return M.single(candidate.text);
       return M.h("button", { type: "button", class: "branch", tabindex: "-1",
         "aria-label": `Branch with ${M.quote(candidate.text)}`,
-        on: { click: () => view.branch(pane, index, candidate) } },
+        on: { click: () => view.tree.branch(pane, index, candidate) } },
       M.h("span", null, M.single(candidate.text)));
     }
 

@@ -60,6 +60,7 @@
     }
 
     start(system) {
+      if (this.view.replay.playing) this.view.replay.stop();
       const node = this.view.tree.node(system);
       if (!node?.trace.steps.length) return;
       const run = `${this.view.run}.${node.id}`;

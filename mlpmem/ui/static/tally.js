@@ -24,9 +24,14 @@
       this.#render();
     }
 
-    /** right is {system: boolean} of a question's first answers. */
-    count(prompt, right) {
+    /** Counts what the judged columns say of a question, the first time it is asked. */
+    count(prompt, panes) {
       if (this.rows.some(([asked]) => asked === prompt)) return;
+      const right = {};
+      for (const [system, pane] of panes) {
+        const judged = pane.verdict.dataset.right;
+        if (judged) right[system] = judged === "true";
+      }
       this.#keep([...this.rows, [prompt, right]].slice(-MOST));
     }
 

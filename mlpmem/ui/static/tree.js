@@ -42,6 +42,17 @@
       return node;
     }
 
+    /** Asks for a column to go on from a candidate in place of the token at index. */
+    branch(pane, index, candidate) {
+      const { trace, system } = pane;
+      this.plan = { index, token: candidate.text, system };
+      const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
+      this.view.request({ kind: "branch", run: this.view.run || "", system,
+        lmbda: M.lambdaOf(trace),
+        settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
+        forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
+    }
+
     /** A branch begins: `plan` says where, `trace` is still empty. */
     grow(system, trace, plan) {
       const from = this.node(system);
@@ -82,9 +93,30 @@
     }
 
     #show(node) {
+      const { view } = this;
       this.current.set(node.system, node);
-      this.view.showNode(node);
+      view.closeDrawer();
+      view.chosen = null;
+      if (view.finished) view.finished = { ...view.finished, [node.system]: node.trace };
+      view.repaint();
       this.render();
+    }
+
+    /** Puts into every column the text that its place in the tree and lambda call for. */
+    settle() {
+      const { view } = this;
+      if (view.running || view.replay.playing) return;
+      for (const pane of view.panes.values()) {
+        const node = this.current.get(pane.system);
+        const text = node && view.scrub.text(node);
+        if (!text || text === pane.trace) continue;
+        pane.show(text);
+        if (view.chosen?.system !== pane.system) continue;
+        view.chosen.index = Math.max(0, Math.min(view.chosen.index, text.steps.length - 1));
+        pane.strip.select(view.chosen.index, false);
+        M.drawer().show(view, pane, view.chosen.index);
+      }
+      view.scrub.repaint();
     }
 
     render() {

@@ -115,7 +115,7 @@
         this.finished = null;
         this.tree.clear();
       }
-      this.growing = value.branch ? this.plan : null;
+      this.growing = value.branch ? this.tree.plan : null;
       this.replay.cancel();
       this.name(value.run);
       this.seq = 0;
@@ -173,10 +173,7 @@
       const { growing } = this;
       this.growing = null;
       this.complete(value.traces, growing);
-      if (growing || !this.answers.length || !this.ask) return;
-      const right = [...this.panes].map(([system, pane]) => [system, pane.verdict.dataset.right]);
-      M.tally().count(this.asked, Object.fromEntries(right.filter(([, is]) => is)
-        .map(([system, is]) => [system, is === "true"])));
+      if (!growing && this.answers.length && this.ask) M.tally().count(this.asked, this.panes);
     }
 
     /** Sends a request unless a run is under way; returns whether it was sent. */
@@ -186,40 +183,6 @@
       this.pending();
       this.ask({ ...data, prompt: this.asked });
       return true;
-    }
-
-    /** Lets a column go on from a candidate in place of the token at index. */
-    branch(pane, index, candidate) {
-      const { trace, system } = pane;
-      this.plan = { index, token: candidate.text, system };
-      const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
-      this.request({ kind: "branch", run: this.run || "", system, lmbda: M.lambdaOf(trace),
-        settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
-        forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
-    }
-
-    /** Shows another node of the tree in its column. */
-    showNode(node) {
-      this.closeDrawer();
-      this.chosen = null;
-      if (this.finished) this.finished = { ...this.finished, [node.system]: node.trace };
-      this.repaint();
-    }
-
-    /** Puts into every column the text that its place in the tree and lambda call for. */
-    settle() {
-      if (this.running || this.replay.playing) return;
-      for (const pane of this.panes.values()) {
-        const node = this.tree.current.get(pane.system);
-        const text = node && this.scrub.text(node);
-        if (!text || text === pane.trace) continue;
-        pane.show(text);
-        if (this.chosen?.system !== pane.system) continue;
-        this.chosen.index = Math.max(0, Math.min(this.chosen.index, text.steps.length - 1));
-        pane.strip.select(this.chosen.index, false);
-        M.drawer().show(this, pane, this.chosen.index);
-      }
-      this.scrub.repaint();
     }
 
     /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
@@ -312,7 +275,7 @@
     }
 
     repaint() {
-      this.settle();
+      this.tree.settle();
       const base = this.panes.get("lm")?.trace || null;
       for (const pane of this.panes.values()) pane.repaint(base);
       M.page.emit("view", this);
