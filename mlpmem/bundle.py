@@ -133,6 +133,7 @@ def save_bundle(
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
     results: Any = None,
     examples: Sequence[Mapping] = (),
+    questions: Sequence[Mapping] = (),
     traces: Sequence[Mapping] = (),
     attributions: Sequence[str] = (),
     name: str | None = None,
@@ -151,6 +152,7 @@ def save_bundle(
         _write_model(beside, decoder, memory, documents, fingerprint)
         _write_json(beside / "results.json", results or {})
         _write_json(beside / "examples.json", list(examples))
+        _write_json(beside / "questions.json", list(questions))
         for number, trace in enumerate(traces):
             _write_json(beside / "traces" / f"{number:02d}.json", trace)
         manifest = {

@@ -166,14 +166,15 @@ class Decoder:
         position_ids: Tensor | None = None,
         cache: Any = None,
         use_cache: bool = False,
-        last_only: bool = False,
+        last: int = 0,
         head: bool = True,
     ) -> DecoderOutput:
         """Return logits and hidden states of ids (B, T).
 
         attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given.
-        The cache is extended in place. last_only gives the last position alone. head=False stops
-        where the hidden state is caught: no logits, no cache, and no time for what comes after.
+        The cache is extended in place. last > 0 gives that many last positions alone. head=False
+        stops where the hidden state is caught: no logits, no cache, and no time for what comes
+        after.
         """
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
@@ -188,7 +189,7 @@ class Decoder:
                 past_key_values=cache,
                 use_cache=use_cache or cache is not None,
                 return_dict=True,
-                logits_to_keep=int(last_only),
+                logits_to_keep=last,
             )
         except _Enough:
             pass
@@ -197,7 +198,7 @@ class Decoder:
         hidden = catch.hidden.view(*ids.shape, -1)
         return DecoderOutput(
             output.logits if output is not None else None,
-            hidden[:, -1:] if last_only else hidden,
+            hidden[:, -last:],
             output.past_key_values if output is not None else None,
         )
 

@@ -154,7 +154,7 @@ class FusedModel:
         system = self.check_system(system, store)
         weight = self.lmbdas([system], lmbda)[system]
         ids = check_prompt(self.decoder, prompt, 1)
-        output = self.decoder.forward(torch.tensor([ids]), last_only=True)
+        output = self.decoder.forward(torch.tensor([ids]), last=1)
         sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
         found = {name: sources[name][0] for name in sources.names}
         return found | {"fused": interpolate(found["lm"], found[system], weight)}
@@ -197,6 +197,12 @@ class FusedModel:
         from mlpmem.generation import compare
 
         return compare(self, prompt, systems, **options)
+
+    def scrub(self, prompt: str | Sequence[int], system: str | None = None, **options):
+        """Return {lmbda: Trace} of one system (default the memory); see generation.scrub."""
+        from mlpmem.generation import scrub
+
+        return scrub(self, prompt, system, **options)
 
     def generate(self, prompt: str | Sequence[int], system: str | None = None, **options):
         """Return the Trace of one system (default the memory); stream=True gives Events."""

@@ -1,8 +1,9 @@
-"""Generation as an iterator of steps: several systems decoded as one batch over one prefill.
+"""Generation as an iterator of steps: several columns decoded as one batch over one prefill.
 
-A batch row is a distinct history, not a system: systems that have written the same so far share
-their row of the decoder, the memory and the search, and part when they choose differently. The
-engine knows token ids; text is only for what is kept. No value of a call outlives it.
+A column is a system at one lambda. A batch row is a distinct history, not a column: columns that
+have written the same so far share their row of the decoder, the memory and the search, and part
+when they choose differently. The engine knows token ids; text is only for what is kept. No value
+of a call outlives it.
 """
 
 import time
@@ -22,19 +23,25 @@ from mlpmem.rows import rows_of
 from mlpmem.settings import Options
 from mlpmem.trace import Step, Trace
 
+LMBDAS = tuple(i / 10 for i in range(11))
+
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: "step" with {system: Step}, last "done" with {system: Trace}."""
+    """Something that happened: "step" with {name: Step}, last "done" with {name: Trace}.
+
+    A column's name is its system in a comparison, its lambda where lambda is scrubbed.
+    """
 
     kind: str
-    values: Mapping[str, Any]
+    values: Mapping[Any, Any]
 
 
 @dataclass
 class Column:
-    """What one system has written so far, within one call."""
+    """What one system has written at one lambda so far, within one call."""
 
+    name: str | float
     system: str
     lmbda: float
     row: int = 0  # of the batch
@@ -79,8 +86,9 @@ def compare(
     """Return {system: Trace}, or with stream an iterator of Events; see Options for the rest.
 
     Everything is checked before anything is computed. stop.is_set() is asked before every token.
-    The same seed gives every system the same luck, and the same text as when run alone. store
-    stands for the model's own in this call.
+    The same seed gives every system the same luck, and the same text as when run alone. Forced
+    tokens are steps like the others, but given: forcing a trace's own tokens changes nothing.
+    store stands for the model's own in this call.
     """
     store = store or model.store
     systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
@@ -90,12 +98,52 @@ def compare(
         )
     for system in systems:
         model.check_system(system, store)
-    chosen = Options(**options)
     lmbdas = model.lmbdas(systems, lmbda)
-    ids = check_prompt(model.decoder, prompt, chosen.max_new_tokens)
+    columns = [Column(system, system, lmbdas[system]) for system in systems]
+    return _begin(model, store, prompt, columns, Options(**options), stop, stream)
+
+
+def scrub(
+    model: FusedModel,
+    prompt: str | Sequence[int],
+    system: str | None = None,
+    lmbdas: Sequence[float] = LMBDAS,
+    *,
+    stop: Any = None,
+    stream: bool = False,
+    **options: Any,
+) -> dict[float, Trace] | Iterator[Event]:
+    """Return {lmbda: Trace} of one system, or with stream an iterator of Events.
+
+    Each is what `compare` gives at that lambda; together they cost little more than the texts
+    that really differ, because equal histories are computed once.
+    """
+    store = model.store
+    system = model.check_system(system, store)
+    if system == "lm" or not lmbdas:
+        raise MlpMemError(
+            "scrub needs a system with a lambda, memory or knn, and one lambda or more; "
+            f"it was given {system!r} and {list(lmbdas)}"
+        )
+    values = [model.lmbdas([system], value)[system] for value in dict.fromkeys(lmbdas)]
+    columns = [Column(value, system, value) for value in values]
+    return _begin(model, store, prompt, columns, Options(**options), stop, stream)
+
+
+def _begin(
+    model: FusedModel,
+    store: Store | None,
+    prompt: str | Sequence[int],
+    columns: list[Column],
+    options: Options,
+    stop: Any,
+    stream: bool,
+) -> dict[Any, Trace] | Iterator[Event]:
+    """Return the columns' events, or their traces once all have finished."""
+    ids = check_prompt(model.decoder, prompt, options.max_new_tokens)
+    _check_ids(model.decoder, options.forced, "forced")
     text = prompt if isinstance(prompt, str) else model.decoder.decode(ids)
-    columns = [Column(system, lmbdas[system]) for system in systems]
-    events = _run(model, store, text, ids, columns, chosen, stop)
+    events = _run(model, store, text, ids, columns, options, stop)
     if stream:
         return events
     *_, done = events
@@ -110,11 +158,7 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
         ids = [int(i) for i in prompt]
     if not ids:
         raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
-    if min(ids) < 0 or max(ids) >= decoder.vocab_size:
-        raise MlpMemError(
-            f"the prompt has token ids outside 0 .. {decoder.vocab_size - 1}; "
-            "encode it with this decoder's tokenizer"
-        )
+    _check_ids(decoder, ids, "the prompt")
     room = decoder.max_positions - max_new_tokens
     if len(ids) > room:
         raise MlpMemError(
@@ -122,6 +166,15 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
             f"room for {max(0, room)}. Shorten the prompt or ask for fewer tokens"
         )
     return ids
+
+
+def _check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
+    """Raise MlpMemError unless all are token ids of the decoder."""
+    if ids and not 0 <= min(ids) <= max(ids) < decoder.vocab_size:
+        raise MlpMemError(
+            f"{what} has token ids outside 0 .. {decoder.vocab_size - 1}; "
+            "encode it with this decoder's tokenizer"
+        )
 
 
 def _run(
@@ -133,8 +186,12 @@ def _run(
     options: Options,
     stop: Any,
 ) -> Iterator[Event]:
-    """Yield an Event a step and the traces at the end."""
+    """Yield an Event a step and the traces at the end.
+
+    Forced tokens are read with the prompt, in one pass; their steps come from its last positions.
+    """
     clock, luck = Clock(), torch.Generator().manual_seed(options.seed)
+    forced = list(options.forced)
     live, output = columns, None
     while live:
         if stop is not None and stop.is_set():
@@ -142,16 +199,19 @@ def _run(
                 column.finish = "stop"
             break
         begin = time.perf_counter()
+        ahead = len(forced) - len(live[0].steps)  # how many forced tokens follow this step's place
         if output is None:
-            output = model.decoder.forward(torch.tensor([ids]), use_cache=True, last_only=True)
+            read = torch.tensor([ids + forced])
+            output = model.decoder.forward(read, use_cache=True, last=len(forced) + 1)
             clock.prefill_ms = 1000 * (time.perf_counter() - begin)
-        else:
+        elif ahead < 0:
             output = _advance(model.decoder, output, live, clock)
-        sources = model.sources(output.hidden[:, -1], output.logits[:, -1], store)
+        at = -1 - max(0, ahead)
+        sources = model.sources(output.hidden[:, at], output.logits[:, at], store)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
         _choose(model.decoder, store, sources, live, options, luck, begin)
-        yield Event("step", {column.system: column.steps[-1] for column in live})
+        yield Event("step", {column.name: column.steps[-1] for column in live})
         live = [column for column in live if not column.finish]
     yield Event("done", _traces(model, store, prompt, ids, columns, options, clock))
 
@@ -169,7 +229,7 @@ def _advance(
     for column in live:
         column.row = rows[column.row, column.steps[-1].token_id]
     tokens = torch.tensor([[token] for _, token in rows])
-    output = decoder.forward(tokens, cache=last.cache, last_only=True)
+    output = decoder.forward(tokens, cache=last.cache, last=1)
     clock.add("decoder", time.perf_counter() - begin, len(rows))
     return output
 
@@ -191,6 +251,8 @@ def _choose(
     fused = interpolate(sources["lm"][rows], other, lmbdas)  # (columns, V)
     uniform = torch.rand((), generator=luck, dtype=torch.float64)
     tokens = sample(fused, options.temperature, options.top_k, options.top_p, uniform).tolist()
+    given = options.forced[len(live[0].steps) :][:1]
+    tokens = [*given] * len(live) or tokens
     taken = [[] for _ in range(sources.log_probs.shape[1])]
     for column, token in zip(live, tokens, strict=True):
         taken[column.row].append(token)
@@ -217,17 +279,19 @@ def _traces(
     columns: list[Column],
     options: Options,
     clock: Clock,
-) -> dict[str, Trace]:
-    """Return what is kept of every column."""
-    used = asdict(model.settings)
+) -> dict[Any, Trace]:
+    """Return what is kept of every column, by its name."""
+    used = asdict(options) | asdict(model.settings) | {"forced": list(options.forced)}
     used.pop("lmbda")
+    if not used["forced"]:
+        used.pop("forced")
     return {
-        column.system: Trace(
+        column.name: Trace(
             system=column.system,
             prompt=prompt,
             prompt_ids=ids,
             lmbda=column.lmbda,
-            settings={**asdict(options), **used},
+            settings=used,
             model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
             steps=column.steps,
             finish=column.finish,

@@ -1,7 +1,7 @@
 """The numbers a model or a call is used with; each is checked where it is set."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
@@ -38,6 +38,7 @@ class Options:
     top_k: int = 0  # 0 leaves all in
     top_p: float = 1.0
     seed: int = 0
+    forced: Sequence[int] = ()  # token ids that are given rather than chosen, the first ones
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for the first value outside its range."""
@@ -53,6 +54,11 @@ class Options:
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 raise MlpMemError(f"{name} is {value!r}; it must be {allowed}")
+        if len(self.forced) > self.max_new_tokens:
+            raise MlpMemError(
+                f"forced has {len(self.forced)} tokens; they count among max_new_tokens, which is "
+                f"{self.max_new_tokens}. Ask for more tokens or force fewer"
+            )
 
 
 def default_settings(memory: Any) -> Settings:

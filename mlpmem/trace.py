@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mlpmem.errors import MlpMemError
 
@@ -112,7 +113,7 @@ class Trace:
     prompt: str
     prompt_ids: list[int]
     lmbda: float
-    settings: Mapping[str, float | int]
+    settings: Mapping[str, Any]  # numbers, and the ids of forced tokens where there are any
     model: Mapping[str, str]
     steps: list[Step]
     finish: str  # "eos", "length" or "stop"

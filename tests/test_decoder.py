@@ -36,7 +36,7 @@ def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(fa
     ids = torch.tensor([[1] * (width - len(p)) + p for p in PROMPTS])
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
     following = torch.tensor([[70], [71], [72]])
-    first = decoder.forward(ids, attention_mask=mask, use_cache=True, last_only=True)
+    first = decoder.forward(ids, attention_mask=mask, use_cache=True, last=1)
     mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.long)], 1)
     second = decoder.forward(following, attention_mask=mask, cache=first.cache)
     for row, prompt in enumerate(PROMPTS):
@@ -57,13 +57,13 @@ def test_a_batch_equals_single_runs(family):
         close(together.hidden[row], alone.hidden[0])
 
 
-def test_last_only_and_no_head_give_parts_of_the_same():
+def test_the_last_positions_and_no_head_give_parts_of_the_same():
     decoder = tiny.decoder()
     ids = torch.tensor([PROMPTS[0]])
     whole = decoder.forward(ids)
-    last = decoder.forward(ids, last_only=True)
-    close(last.logits, whole.logits[:, -1:])
-    assert torch.equal(last.hidden, whole.hidden[:, -1:])
+    last = decoder.forward(ids, last=2)
+    close(last.logits, whole.logits[:, -2:])
+    assert torch.equal(last.hidden, whole.hidden[:, -2:])
     bare = decoder.forward(ids, head=False)
     assert bare.logits is None
     assert torch.equal(bare.hidden, whole.hidden)

@@ -75,6 +75,86 @@ def test_the_same_seed_gives_the_same_text_and_another_seed_another(tiny_model):
     assert chosen(first) != chosen(tiny_model.generate(PROMPT, **options, seed=2))
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.1])
+@pytest.mark.parametrize("system", ["memory", "knn"])
+def test_scrubbing_writes_what_single_generations_write_at_every_lambda(
+    system, temperature, tiny_model
+):
+    options = {"max_new_tokens": 9, "temperature": temperature, "seed": 3}
+    traces = tiny_model.scrub(PROMPT, system, **options)
+    assert list(traces) == [i / 10 for i in range(11)]
+    assert len({tuple(chosen(trace)) for trace in traces.values()}) > 1
+    for lmbda, trace in traces.items():
+        alone = tiny_model.generate(PROMPT, system, lmbda=lmbda, **options)
+        assert (trace.system, trace.lmbda) == (system, lmbda)
+        assert chosen(trace) == chosen(alone)
+        for ours, theirs in zip(trace.steps, alone.steps, strict=True):
+            assert ours.probs == pytest.approx(theirs.probs, abs=1e-5)
+
+
+def test_scrubbing_computes_equal_histories_once(tiny_model, monkeypatch):
+    rows = []
+    forward = tiny_model.decoder.forward
+
+    def counted(ids, **options):
+        rows.append(len(ids))
+        return forward(ids, **options)
+
+    monkeypatch.setattr(tiny_model.decoder, "forward", counted)
+    traces = tiny_model.scrub(PROMPT, max_new_tokens=6)
+    histories = [
+        {tuple(chosen(t)[:n]) for t in traces.values() if len(t.steps) > n} for n in range(6)
+    ]
+    assert rows == [len(some) for some in histories if some] and max(rows) < 11
+
+
+def test_scrubbing_streams_by_lambda_and_refuses_what_has_none(tiny_model):
+    *steps, done = tiny_model.scrub(PROMPT, lmbdas=[0, 0.5, 1, 0.5], max_new_tokens=3, stream=True)
+    assert list(done.values) == [0.0, 0.5, 1.0] and set(steps[0].values) == {0.0, 0.5, 1.0}
+    for wrong in ({"system": "lm"}, {"lmbdas": []}, {"lmbdas": [1.5]}):
+        with pytest.raises(MlpMemError, match="lambda|lmbda"):
+            tiny_model.scrub(PROMPT, **wrong)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_forcing_a_traces_own_tokens_changes_nothing(temperature, tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    options = {"max_new_tokens": 9, "temperature": temperature, "seed": 6}
+    for system, free in tiny_model.compare(PROMPT, **options).items():
+        for count in (1, 5, 9):
+            forced = chosen(free)[:count]
+            again = tiny_model.generate(PROMPT, system, forced=forced, **options)
+            assert chosen(again) == chosen(free) and again.text == free.text
+            assert again.settings["forced"] == forced
+            for ours, theirs in zip(again.steps, free.steps, strict=True):
+                assert ours.probs == pytest.approx(theirs.probs, abs=1e-5)
+                assert ours.index == theirs.index and ours.text == theirs.text
+
+
+def test_a_forced_token_is_followed_by_what_the_system_says_after_it(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    free = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4)
+    other = next(c for c in free.steps[1].candidates if c.token_id != free.steps[1].token_id)
+    forced = [free.steps[0].token_id, other.token_id]
+    trace = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4, forced=forced)
+    assert trace.steps[1].probs == pytest.approx(other.probs, abs=1e-5)
+    assert trace.prompt_ids == free.prompt_ids, "what was forced is no part of the prompt"
+    ids = [*trace.prompt_ids, *forced]
+    for step in trace.steps[2:]:
+        found = tiny_model.distributions(ids, lmbda=0.6, system="knn")
+        assert step.token_id == int(found["fused"].argmax())
+        ids.append(step.token_id)
+
+
+def test_forced_tokens_that_cannot_be_are_refused_and_an_end_token_ends(tiny_model):
+    with pytest.raises(MlpMemError, match="forced has 3 tokens"):
+        tiny_model.generate(PROMPT, forced=[5, 6, 7], max_new_tokens=2)
+    with pytest.raises(MlpMemError, match="forced has token ids outside"):
+        tiny_model.generate(PROMPT, forced=[99999])
+    trace = tiny_model.generate(PROMPT, forced=[70, 1])
+    assert chosen(trace) == [70, 1] and trace.finish == "eos" and trace.text == "e"
+
+
 def test_top_k_1_is_greedy(tiny_model):
     greedy = tiny_model.generate(PROMPT, max_new_tokens=8)
     assert chosen(

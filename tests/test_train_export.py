@@ -16,7 +16,16 @@ import mlpmem
 from mlpmem.bundle import load_bundle
 from mlpmem.trace import Trace
 from train.corpora import atlas_facts
-from train.export import cost, find_examples, is_right, judge, make_bundle, record, telling_abouts
+from train.export import (
+    cost,
+    find_examples,
+    is_right,
+    judge,
+    make_bundle,
+    record,
+    telling_abouts,
+    untrained,
+)
 from train.recipe import Export
 from train.stage import Context, file_hash, finished_manifest
 
@@ -81,6 +90,18 @@ def test_examples_are_what_the_model_really_answers_real_entities_and_all_relati
     assert "50" not in str(examples) and "51" not in str(examples)
     kept = {"name", "group", "part", "prompt", "answer", "aliases", "title", "invented"}
     assert set(examples[0]) == kept and examples[0]["aliases"] == ["It is so"]
+
+
+def test_questions_are_untrained_wordings_half_of_them_new_to_the_decoder():
+    rows = [question(i, g, wording=w) for i in range(9) for g in ("A1", "A2", "B")
+            for w in ("seen", "dev", "test", "unseen")]  # fmt: skip
+    rows.append(question(20, kind="statement"))
+    found = untrained(rows, 8)
+    assert [q["part"] for q in found] == ["B"] * 4 + ["A2"] * 4
+    assert {q["wording"] for q in found} == {"test", "unseen"}
+    assert set(found[0]) == {"prompt", "answer", "aliases", "title", "wording", "part"}
+    assert len({q["prompt"].split()[4] for q in found[:3]}) == 3, "relations take turns"
+    assert len(untrained(rows, 400)) == 36
 
 
 def test_looking_for_examples_ends_where_there_are_none():
@@ -157,6 +178,7 @@ def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
     assert {"decoder_ms", "memory_ms", "search_ms", "datastore_bytes"} <= set(results["cost"])
     examples = bundle.read_json("examples.json")
     assert counts == {"examples": len(examples), "traces": 2}
+    assert {q["part"] for q in bundle.read_json("questions.json")} == {"A2", "B"}
     assert {e["group"] for e in examples} == {"unknown"}  # a random model knows nothing
     model = mlpmem.load(tmp_path / "mine")
     assert model.systems == ["lm", "memory", "knn"]

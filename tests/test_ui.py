@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import chat, inputs, own, plots, recorded, results, stream
+from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, stream
 from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
@@ -76,9 +76,70 @@ def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_pa
     read = recorded.read(tmp_path)
     assert read.first()["prompt"] == "short"
     assert [e["group"] for e in read.examples] == ["helps", "longer"]
-    assert read.known("short") == {"answer": "A", "aliases": ["a"], "part": "B"}
-    assert read.known("else") == {"answer": "", "aliases": [], "part": ""}
+    known = {"answer": "A", "aliases": ["a"], "part": "B", "wording": ""}
+    assert read.known("short") == known
+    assert read.known("else") == {"answer": "", "aliases": [], "part": "", "wording": ""}
+    assert read.surprises == ["short"], "without questions, the examples"
     assert read.defaults() == {"memory": 0.5, "knn": 0.5}
+
+
+def test_a_surprise_is_new_to_the_decoder_in_a_wording_nobody_trained_on(tmp_path):
+    parts = [("B", "test"), ("B", "unseen"), ("B", "seen"), ("A2", "test")]
+    rows = [{"prompt": p + w, "answer": "x", "part": p, "wording": w} for p, w in parts]
+    (tmp_path / "questions.json").write_text(json.dumps([*rows, {"prompt": 3}, "x"]))
+    read = recorded.read(tmp_path)
+    assert read.surprises == ["Btest", "Bunseen"]
+    assert {read.surprise() for _ in range(40)} == {"Btest", "Bunseen"}
+    assert read.known("A2test")["wording"] == "test"
+    assert recorded.Recorded().surprises == []
+
+
+def test_titles_are_names_without_their_brackets(tmp_path):
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents/titles.json").write_text('["Peru", "Vell (invented town)"]')
+    assert recorded.read(tmp_path).titles == []
+    (tmp_path / "documents/groups.json").write_text('["A1", "B"]')
+    assert recorded.read(tmp_path).titles == [["Peru", "A1"], ["Vell", "B"]]
+
+
+REQUEST = {"kind": "branch", "run": "r", "prompt": "p", "system": "lm", "lmbda": 0.5,
+           "settings": {"seed": 3, "odd": 1}, "forced": [4]}  # fmt: skip
+
+
+def test_a_request_of_a_column_is_checked_whole():
+    asked = inputs.check_request(REQUEST)
+    assert (asked.kind, asked.system, asked.forced) == ("branch", "lm", [4])
+    assert asked.options == inputs.Options(lmbda=0.5, seed=3)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "format"}, {"kind": "scrub"}, {"system": "rag"}, {"system": None}, {"run": 3},
+        {"forced": [1.5]}, {"forced": [True]}, {"forced": [-1]}, {"forced": "x"},
+        {"forced": [1] * 200}, {"prompt": " "}, {"lmbda": 2}, {"settings": {"seed": -1}},
+    ],
+)  # fmt: skip
+def test_a_request_that_cannot_be_is_refused(wrong):
+    with pytest.raises(MlpMemError):
+        inputs.check_request(REQUEST | wrong)
+
+
+def test_a_request_that_is_no_object_is_refused():
+    with pytest.raises(MlpMemError):
+        inputs.check_request(None)
+
+
+def test_shared_steps_are_sent_once_and_can_be_put_together_again():
+    texts = ["abcd", "abxy", "abxyz", "abxy", "q"]
+    traces = [{"n": n, "steps": [{"id": c} for c in text]} for n, text in enumerate(texts)]
+    sent = requests.shared_steps(traces)
+    assert [len(t["steps"]) for t in sent] == [4, 2, 1, 0, 1]
+    whole = []
+    for trace in sent:
+        whole.append(whole[trace["like"]][: trace["kept"]] if trace["kept"] else [])
+        whole[-1] = whole[-1] + trace["steps"]
+    assert whole == [trace["steps"] for trace in traces]
 
 
 def test_the_service_hands_out_the_model_before_the_datastore():

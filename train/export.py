@@ -19,7 +19,7 @@ from mlpmem.retriever import make_retriever
 from mlpmem.trace import Trace
 from train.corpus import read_lines
 from train.evaluate import load_results
-from train.prefixes import show_text
+from train.prefixes import Shown, show_text
 from train.recipe import Export
 from train.stage import Context, finished_manifest
 
@@ -35,8 +35,8 @@ def make_bundle(context: Context) -> dict:
     model, store = _model(inputs, results, config.name)
     kind = finished_manifest(inputs["corpus"])["config"]["kind"]
     show = {"atlas": _show_atlas, "text": show_text}[kind]
-    examples, traces, answered = show(model, inputs["corpus"], config, context.seed)
-    results["cost"] = cost(answered) | {
+    shown = show(model, inputs["corpus"], config, context.seed)
+    results["cost"] = cost(shown.answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
     }
@@ -52,26 +52,26 @@ def make_bundle(context: Context) -> dict:
         settings=model.settings,
         fingerprint=Fingerprint.of(store.keys),
         results=results,
-        examples=examples,
-        traces=traces,
+        examples=shown.examples,
+        questions=shown.questions,
+        traces=shown.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
-    return {"examples": len(examples), "traces": len(traces)}
+    return {"examples": len(shown.examples), "traces": len(shown.recorded)}
 
 
-def _show_atlas(
-    model: FusedModel, corpus: Path, config: Export, seed: int
-) -> tuple[list[dict], list[dict], list[dict[str, Trace]]]:
-    """Return examples, recorded comparisons, and every comparison made to find the examples."""
+def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
+    """Return what a bundle of the atlas shows, found by asking."""
     questions = read_lines(corpus / "questions.jsonl")
     random.Random(seed).shuffle(questions)
     examples, answered = find_examples(model, questions, config)
     abouts = read_lines(corpus / "abouts.jsonl")
     abouts = telling_abouts(model, abouts, questions, config.abouts)
-    return examples, record(model, examples, abouts, config), answered
+    recorded = record(model, examples, abouts, config)
+    return Shown(examples, untrained(questions, config.questions), recorded, answered)
 
 
 def _model(inputs: dict[str, Path], results: dict, name: str) -> tuple[FusedModel, Datastore]:
@@ -116,6 +116,20 @@ def find_examples(
             if judge(traces, question) == group:
                 examples.append(_example(question, group))
     return examples, answered
+
+
+def untrained(questions: list[dict], count: int) -> list[dict]:
+    """Return questions for questions.json: wordings held out of all training, B and A2 in halves.
+
+    They are drawn as they come; what the model answers plays no part.
+    """
+    pool = [q for q in questions if q["wording"] in ("test", "unseen") and q["kind"] == "question"]
+    kept = ("prompt", "answer", "aliases", "title", "wording")
+    return [
+        {key: question[key] for key in kept} | {"part": group}
+        for group in ("B", "A2")
+        for question in islice(_spread(pool, (group,)), count // 2)
+    ]
 
 
 def _spread(pool: list[dict], groups: tuple[str, ...]):

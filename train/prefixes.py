@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import NamedTuple
 
 from mlpmem.documents import Documents
 from mlpmem.fused import FusedModel
@@ -12,10 +13,17 @@ PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and that are recorded after it
 GROUP = "longer"  # the page's group of examples that have no right answer
 
 
-def show_text(
-    model: FusedModel, corpus: Path, config: Export, seed: int
-) -> tuple[list[dict], list[dict], list[dict[str, Trace]]]:
-    """Return examples, recorded comparisons of the first of them, and their traces."""
+class Shown(NamedTuple):
+    """What a bundle shows of a corpus."""
+
+    examples: list[dict]
+    questions: list[dict]  # with known answers, for the page to draw from
+    recorded: list[dict]  # comparisons that replay without a model
+    answered: list[dict[str, Trace]]  # every comparison made on the way: their costs are kept
+
+
+def show_text(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
+    """Return examples and recorded comparisons of the first of them; a text asks no questions."""
     documents = Documents.load(corpus / "test")
     examples = prefixes(model, documents, config.examples, seed)
     recorded, traces = [], []
@@ -24,7 +32,7 @@ def show_text(
         traces.append(made)
         kept = {"v": 1, **{key: example[key] for key in ("name", "prompt", "answer")}}
         recorded.append(kept | {"traces": {name: t.to_dict() for name, t in made.items()}})
-    return examples, recorded[: config.traces], traces
+    return Shown(examples, [], recorded[: config.traces], traces)
 
 
 def prefixes(model: FusedModel, documents: Documents, count: int, seed: int) -> list[dict]:

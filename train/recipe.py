@@ -208,6 +208,7 @@ class Export:
 
     name: str = ""  # of the bundle; none: the recipe's
     examples: int = 24  # in four groups
+    questions: int = 400  # in untrained wordings, half of them new to the decoder
     traces: int = 6  # recorded comparisons, descriptions among them
     abouts: int = 2  # descriptions
 

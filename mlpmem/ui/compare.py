@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from mlpmem.trace import SOURCES
-from mlpmem.ui import components, inputs, stream
+from mlpmem.ui import components, inputs, requests, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
@@ -23,18 +23,22 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
         stop = gr.Button("Stop", elem_id="stop", scale=0)
-    examples = components.example_bar(shared.recorded.examples, elem_id="examples")
+    examples = components.example_bar(
+        shared.recorded.examples, bool(shared.recorded.surprises), elem_id="examples"
+    )
+    components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options()
     view = components.token_view(
-        _shown(shared, first), "pane-", list(SOURCES), elem_id="compare-view"
+        _shown(shared, first), "pane-", list(SOURCES), asks=True, elem_id="compare-view"
     )
     run = gr.on(
         [generate.click, prompt.submit],
         _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
         **STREAM,
     )  # fmt: skip
-    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run], **PRIVATE)
+    ask = view.ask(_asker(shared), None, view, **STREAM)
+    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run, ask], **PRIVATE)
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
 
 
@@ -80,15 +84,27 @@ def _streamer(shared: Shared):
     return run
 
 
+def _asker(shared: Shared):
+    """Return the generator behind a column's own buttons: scrub lambda, branch."""
+
+    def ask(event: gr.EventData) -> Iterator[dict]:
+        yield from map(packed, requests.guarded(shared, event._data))
+
+    return ask
+
+
 def _picker(shared: Shared):
     """Return what a click on an example does: run it, or show its recording meanwhile."""
 
     def choose(event: gr.EventData) -> tuple:
         index = (event._data or {}).get("index")
         examples = shared.recorded.examples
-        if not isinstance(index, int) or not 0 <= index < len(examples):
+        if index == "surprise":
+            prompt = shared.recorded.surprise()
+        elif isinstance(index, int) and 0 <= index < len(examples):
+            prompt = examples[index]["prompt"]
+        else:
             return gr.skip(), stream.message("That example is not there. Pick another.")
-        prompt = examples[index]["prompt"]
         if shared.service.status.state == "ready":
             return prompt, {"kind": "invite", "run": stream.new_run()}
         comparison = shared.recorded.comparison(prompt)

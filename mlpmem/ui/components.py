@@ -14,8 +14,8 @@ import gradio as gr
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
-    "replay", "view", "lambda", "chat", "panels", "leave", "probe", "lines", "inspect", "corpus",
-    "page",
+    "replay", "scrub", "tree", "tally", "view", "lambda", "chat", "panels", "complete", "leave",
+    "probe", "lines", "inspect", "corpus", "page",
 )  # fmt: skip
 STYLES = (
     "base",
@@ -25,6 +25,7 @@ STYLES = (
     "chat",
     "inspect",
     "corpus",
+    "asks",
 )  # nested, so that they outweigh Gradio's
 
 
@@ -58,9 +59,15 @@ def static(markup: str, **kwargs: Any) -> gr.HTML:
     return gr.HTML(markup, js_on_load=None, apply_default_css=False, **kwargs)
 
 
-def token_view(value: Any, prefix: str, systems: list[str], **kwargs: Any) -> gr.HTML:
-    """Return panes of tokens with the drawer; without `systems` each run names its panes."""
-    mount = "MLPMEM.mountView(element, props, watch);"
+def token_view(
+    value: Any, prefix: str, systems: list[str], asks: bool = False, **kwargs: Any
+) -> gr.HTML:
+    """Return panes of tokens with the drawer; without `systems` each run names its panes.
+
+    With asks the panes offer what only a model can do; the view fires `ask` with a request.
+    """
+    ask = ", (data) => trigger('ask', data)" if asks else ""
+    mount = f"MLPMEM.mountView(element, props, watch{ask});"
     return part(packed(value), "view-host", mount, prefix=prefix, systems=systems, **kwargs)
 
 
@@ -75,10 +82,16 @@ def status(value: dict, **kwargs: Any) -> gr.HTML:
     return part(value, "status-host", "MLPMEM.mountStatus(element, props, watch);", **kwargs)
 
 
-def example_bar(examples: list[dict], **kwargs: Any) -> gr.HTML:
-    """Return example chips by group; it fires `pick` with {"index": position in the list}."""
+def example_bar(examples: list[dict], surprises: bool, **kwargs: Any) -> gr.HTML:
+    """Return example chips by group; it fires `pick` with {"index": position or "surprise"}."""
     mount = "MLPMEM.mountExamples(element, props, (_, data) => trigger('pick', data));"
-    return part(examples, "examples-host", mount, **kwargs)
+    return part(examples, "examples-host", mount, surprises=surprises, **kwargs)
+
+
+def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:
+    """Return what completes [name, group] titles in the prompt box, in the browser alone."""
+    mount = "MLPMEM.mountTitles(element, props);"
+    return part(packed(titles), "titles-host", mount, **kwargs)
 
 
 def chat_log(**kwargs: Any) -> gr.HTML:

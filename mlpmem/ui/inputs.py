@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlpmem.errors import MlpMemError
 from mlpmem.prompts import question_prompt
+from mlpmem.trace import SOURCES
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
@@ -26,6 +27,39 @@ class Options:
     def as_arguments(self) -> dict:
         """Return the keyword arguments of `generate` and `compare`."""
         return dict(self.__dict__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one column on the page is asked for, in the trace's own terms."""
+
+    kind: str  # "scrub" or "branch"
+    run: str  # the page's name for what is on screen
+    prompt: str
+    system: str
+    options: Options
+    forced: list[int]
+
+
+def check_request(data: object) -> Request:
+    """Return a checked request of the page; MlpMemError names what is wrong with it."""
+    data = data if isinstance(data, dict) else {}
+    settings = data.get("settings") if isinstance(data.get("settings"), dict) else {}
+    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
+    run, forced = data.get("run"), data.get("forced", [])
+    whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
+    known = data.get("kind") in ("scrub", "branch") and data.get("system") in SOURCES[1:]
+    known = known or (data.get("kind"), data.get("system")) == ("branch", "lm")
+    if not (known and whole and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
+        raise MlpMemError("That cannot be asked of this column. Generate again and retry.")
+    return Request(
+        kind=data["kind"],
+        run=run[:40],
+        prompt=check_text(data.get("prompt")),
+        system=data["system"],
+        options=check_options(data.get("lmbda"), *(settings.get(name) for name in names)),
+        forced=forced,
+    )
 
 
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:

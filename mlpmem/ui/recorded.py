@@ -5,6 +5,7 @@ or unreadable is left out here; the bundle's own loader is the one that complain
 """
 
 import json
+import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from mlpmem.trace import SOURCES, VERSION
 
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
+UNTRAINED = ("test", "unseen")  # wordings that no training text has
+MAX_TITLES = 5000  # of a larger corpus the first: the page holds them all
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Recorded:
 
     comparisons: list[dict] = field(default_factory=list)
     examples: list[dict] = field(default_factory=list)
+    questions: list[dict] = field(default_factory=list)  # with known answers, no examples
+    titles: list[list[str]] = field(default_factory=list)  # [name, group] of the entities
     results: dict | None = None
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
@@ -36,14 +41,29 @@ class Recorded:
         return next((c for c in self.comparisons if c["prompt"] == prompt), None)
 
     def known(self, prompt: str) -> dict[str, Any]:
-        """Return {"answer", "aliases", "part"}: the truth, its other names, whose training had it.
+        """Return {"answer", "aliases", "part", "wording"}: the truth, its other names, whose
+        training had it, and whether its wording was held out.
 
         "" and [] where nothing is known of the prompt.
         """
-        found = next((e for e in self.examples if e["prompt"] == prompt), {})
-        return {"answer": "", "aliases": [], "part": ""} | {
-            key: found[key] for key in ("answer", "aliases", "part") if key in found
+        asked = (*self.questions, *self.examples)
+        found = next((e for e in asked if e["prompt"] == prompt), {})
+        return {"answer": "", "aliases": [], "part": "", "wording": ""} | {
+            key: found[key] for key in ("answer", "aliases", "part", "wording") if key in found
         }
+
+    @property
+    def surprises(self) -> list[str]:
+        """Return prompts on what the decoder never saw, in wordings that nobody trained on.
+
+        Of a bundle without questions: the examples on what the decoder never saw.
+        """
+        new = [q for q in self.questions if q["part"] == "B" and q["wording"] in UNTRAINED]
+        return [q["prompt"] for q in new or self.examples if q["part"] == "B"]
+
+    def surprise(self) -> str:
+        """Return one of the surprises, drawn anew each time; "" without any."""
+        return random.choice(self.surprises or [""])
 
     def defaults(self) -> dict[str, float]:
         """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
@@ -57,11 +77,14 @@ def read(bundle: Path) -> Recorded:
     manifest = manifest if isinstance(manifest, dict) else {}
     examples = _json(bundle / "examples.json")
     results = _json(bundle / "results.json")
+    questions = _json(bundle / "questions.json")
     found = [_json(path) for path in sorted((bundle / "traces").glob("*.json"))]
     comparisons = [c for c in map(_comparison, found) if c]
     return Recorded(
         comparisons=comparisons,
         examples=_examples(examples if isinstance(examples, list) else [], comparisons),
+        questions=[_question(row) for row in _rows(questions)],
+        titles=_titles(bundle / "documents"),
         results=results if isinstance(results, dict) else None,
         settings=manifest.get("settings") or {},
         attributions=[str(line) for line in manifest.get("attributions") or []],
@@ -78,15 +101,8 @@ def _json(path: Path) -> Any:
 def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
     """Return the examples; recordings that are none become examples of longer texts."""
     kept = [
-        {
-            "prompt": row["prompt"],
-            "answer": str(row.get("answer") or ""),
-            "aliases": [str(alias) for alias in row.get("aliases") or []],
-            "part": str(row.get("part") or ""),
-            "group": row["group"] if row.get("group") in GROUPS else "helps",
-        }
-        for row in rows
-        if isinstance(row, dict) and isinstance(row.get("prompt"), str)
+        _question(row) | {"group": row["group"] if row.get("group") in GROUPS else "helps"}
+        for row in _rows(rows)
     ]
     there = {e["prompt"] for e in kept}
     return kept + [
@@ -94,6 +110,31 @@ def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
         for c in comparisons
         if c["prompt"] not in there
     ]
+
+
+def _rows(rows: Any) -> list[dict]:
+    """Return those that are objects with a prompt."""
+    rows = rows if isinstance(rows, list) else []
+    return [r for r in rows if isinstance(r, dict) and isinstance(r.get("prompt"), str)]
+
+
+def _question(row: dict) -> dict:
+    return {
+        "prompt": row["prompt"],
+        "answer": str(row.get("answer") or ""),
+        "aliases": [str(alias) for alias in row.get("aliases") or []],
+        "part": str(row.get("part") or ""),
+        "wording": str(row.get("wording") or ""),
+    }
+
+
+def _titles(folder: Path) -> list[list[str]]:
+    """Return [name, group] of the documents; a title's bracket is no part of the name."""
+    titles, groups = (_json(folder / f"{name}.json") for name in ("titles", "groups"))
+    if not isinstance(titles, list) or not isinstance(groups, list):
+        return []
+    names = {str(t).split(" (")[0]: str(g) for t, g in zip(titles, groups, strict=False)}
+    return [[name, group] for name, group in names.items() if name][:MAX_TITLES]
 
 
 def _comparison(row: Any) -> dict | None:

@@ -67,6 +67,10 @@ def token_id(text):
     return sum(ord(c) * (i + 7) for i, c in enumerate(text)) % 4096
 
 
+WORDS = {word for answer in ANSWERS.values() for words in answer[2:] for word in words}
+TEXTS = {token_id(word): word for word in (*WORDS, *OTHERS, "</s>")}
+
+
 def _mass(rng, chosen, peak, others):
     """Return a distribution over the candidates with `peak` on chosen, and what is left over."""
     raw = [rng.random() ** 4 for _ in others]
@@ -129,39 +133,61 @@ class FakeModel:
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
 
-    def _trace(self, prompt, system, lmbda, steps, finish):
+    def _trace(self, prompt, system, lmbda, steps, finish, forced):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
         text = "".join(step.text for step in steps if step.text != "</s>")
-        settings = {"temperature": 0.0, "seed": 0}
+        settings = {"temperature": 0.0, "seed": 0} | ({"forced": forced} if forced else {})
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip
 
-    def compare(self, prompt, systems=None, lmbda=None, max_new_tokens=32, stop=None, stream=False,
-                **sampling):  # fmt: skip
+    def compare(self, prompt, systems=None, lmbda=None, stream=False, **options):
         systems = systems or self.systems
         lmbdas = self.lmbdas(systems, lmbda)
+        columns = {system: (system, lmbdas[system]) for system in systems}
+        return self._columns(prompt, columns, stream, **options)
+
+    def scrub(self, prompt, system, lmbdas=tuple(i / 10 for i in range(11)), stream=False,
+              **options):  # fmt: skip
+        columns = {lmbda: (system, lmbda) for lmbda in lmbdas}
+        return self._columns(prompt, columns, stream, **options)
+
+    def _tokens(self, prompt, system, lmbda, forced, temperature, own):
+        """Return every source's tokens as one column sees them: a small lambda is the decoder's."""
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
-        if sampling.get("store"):
+        if own:
             tokens["knn"] = [" from", " your", " own", "</s>"]
-        if sampling.get("temperature"):  # whatever is sampled is the decoder's answer
-            tokens = dict.fromkeys(tokens, tokens["lm"])
+        if temperature or lmbda < 0.25:  # whatever is sampled is the decoder's answer
+            tokens[system] = tokens["lm"]
+        if forced:
+            given = [TEXTS[i] for i in forced]
+            follows = given == tokens[system][: len(given)]
+            rest = tokens[system][len(given) :] if follows else [" by", " hand", "</s>"]
+            tokens[system] = given + rest
+        return tokens
+
+    def _columns(self, prompt, columns, stream, max_new_tokens=32, stop=None, forced=(),
+                 temperature=0.0, store=None, **sampling):  # fmt: skip
         sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
-        done = {s: [] for s in systems}
+        tokens = {name: self._tokens(prompt, *column, forced, temperature, store is not None)
+                  for name, column in columns.items()}  # fmt: skip
+        length = {name: len(tokens[name][system]) for name, (system, _) in columns.items()}
+        done = {name: [] for name in columns}
 
         def events():
-            for index in range(min(max_new_tokens, max(map(len, tokens.values())))):
+            for index in range(min(max_new_tokens, max(length.values()))):
                 if stop is not None and stop.is_set():
                     break
                 time.sleep(self.pace if prompt != "slow" else 0.05)
                 self.steps_made += 1
-                step = {s: make_step(prompt, s, index, tokens, lmbdas[s], sources)
-                        for s in systems if index < len(tokens[s])}  # fmt: skip
-                for s, one in step.items():
-                    done[s].append(one)
+                step = {name: make_step(prompt, system, index, tokens[name], lmbda, sources)
+                        for name, (system, lmbda) in columns.items()
+                        if index < length[name]}  # fmt: skip
+                for name, one in step.items():
+                    done[name].append(one)
                 yield Event("step", step)
-            yield Event("done", {s: self._trace(prompt, s, lmbdas[s], done[s], "eos")
-                                 for s in systems})  # fmt: skip
+            yield Event("done", {name: self._trace(prompt, *column, done[name], "eos", forced)
+                                 for name, column in columns.items()})  # fmt: skip
 
         return events() if stream else list(events())[-1].values
 
@@ -236,8 +262,15 @@ def write_bundle(folder: Path) -> Path:
             "v": 1, "name": "x", "prompt": prompt, "answer": ANSWERS[prompt][0] or None,
             "traces": traces}  # fmt: skip
     manifest = {"settings": {"lmbda": BEST}, "attributions": ["GeoNames, CC BY 4.0"]}
+    new = [
+        e | {"wording": "unseen"} for e in examples if e["part"] == "B" and e["group"] == "helps"
+    ]
+    titles = ["The Salt Ledger (invented book)", "Peru", "Perth", "Pereñá", f"Odd {HOSTILE}"]
+    documents = {"titles": titles, "groups": ["B", "A1", "A2", "B", "B"]}
+    (folder / "documents").mkdir(exist_ok=True)
     results = Path(__file__).with_name("results.json").read_text("utf-8")
-    files = {"manifest.json": manifest, "examples.json": examples} | records
+    files = {"manifest.json": manifest, "examples.json": examples, "questions.json": new} | records
+    files |= {f"documents/{name}.json": value for name, value in documents.items()}
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value), "utf-8")
     (folder / "results.json").write_text(results, "utf-8")

@@ -95,6 +95,8 @@
         M.nameOf(pane.system).title.toLowerCase());
       this.evidence.render(step);
       this.probe.clear();
+      const first = this.body.querySelector(".branch");
+      if (first) first.tabIndex = 0;
       this.repaint();
       this.#cited(view);
     }
@@ -103,7 +105,7 @@
       const cells = Object.fromEntries(COLUMNS.map((c) => [c, cell(c)]));
       const root = M.h("tr", { class: "candidate", "data-token-id": candidate.id,
         "data-chosen": candidate.id === step.id ? "" : null },
-      M.h("th", { scope: "row", dir: "auto" }, M.single(candidate.text)),
+      M.h("th", { scope: "row", dir: "auto" }, this.#branch(candidate)),
       COLUMNS.map((c) => cells[c].root));
       for (const source of M.SOURCES) {
         const p = candidate.p[source];
@@ -111,6 +113,27 @@
         put(cells[source], p);
       }
       return { root, cells, p: candidate.p, id: candidate.id };
+    }
+
+    /** A candidate's text; where the view can ask a model, a button that goes on from it. */
+    #branch(candidate) {
+      const { view, pane, index } = this;
+      if (!view.ask) return M.single(candidate.text);
+      return M.h("button", { type: "button", class: "branch", tabindex: "-1",
+        "aria-label": `Branch with ${M.quote(candidate.text)}`,
+        on: { click: () => view.tree.branch(pane, index, candidate) } },
+      M.h("span", null, M.single(candidate.text)));
+    }
+
+    /** Up and down walk the candidates' buttons, of which one is a tab stop. */
+    #walk(by) {
+      const buttons = [...this.body.querySelectorAll(".branch")];
+      if (!buttons.length) return false;
+      const at = buttons.indexOf(document.activeElement);
+      const next = buttons[at < 0 ? 0 : Math.max(0, Math.min(buttons.length - 1, at + by))];
+      for (const button of buttons) button.tabIndex = button === next ? 0 : -1;
+      next.focus();
+      return true;
     }
 
     #restRow() {
@@ -178,6 +201,8 @@
 
     #pressed(event) {
       if (event.altKey || event.ctrlKey || event.metaKey) return;
+      const down = { ArrowUp: -1, ArrowDown: 1 }[event.key];
+      if (down && event.target.closest(".candidates") && this.#walk(down)) event.preventDefault();
       const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (by === undefined) return;
       event.preventDefault();

@@ -83,6 +83,9 @@
   M.hasSource = (steps, source) =>
     steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
 
+  /** How many of a trace's first tokens were given to it rather than chosen. */
+  M.given = (trace) => trace.settings?.forced?.length ?? 0;
+
   /** Per step the candidate row that would be chosen at lambda, or null where nothing changes:
    * against what was generated, or, in a text that was only scored, against the decoder alone. */
   M.flips = (trace, lambda) => {
@@ -96,9 +99,10 @@
       return trace.steps.map(() => null);
     }
     const sampled = (trace.settings?.temperature ?? 0) > 0;
-    return trace.steps.map((step) => {
+    const given = M.given(trace);
+    return trace.steps.map((step, i) => {
       const now = M.argmax(step, trace.system, lambda);
-      const before = sampled ? M.argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
+      const before = sampled || i < given ? M.argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
       return now && now[0] !== before ? now : null;
     });
   };

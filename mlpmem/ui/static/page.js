@@ -10,10 +10,11 @@
   };
   const press = (view, name) => click(BUTTONS[view?.prefix]?.[name]);
 
-  /** props.prefix starts the panes' ids; props.systems names them, or every run does. */
-  M.mountView = (element, props, watch) => {
+  /** props.prefix starts the panes' ids; props.systems names them, or every run does.
+   *  With ask(request) the panes offer what only a model can do. */
+  M.mountView = (element, props, watch, ask = null) => {
     const view = new M.TokenView(element.querySelector(".view-host"), {
-      prefix: props.prefix, systems: props.systems, follows: !props.systems.length,
+      prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
     });
     if (!M.drawer().root.isConnected) view.slot.append(M.drawer().root);
     watch("value", () => view.receive(M.unpack(props.value)));
@@ -43,7 +44,7 @@
 
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
-    else if (event.target.closest?.(".example")) guard(event);
+    else if (event.target.closest?.(".example, .surprise")) guard(event);
   }, true);
 
   document.addEventListener("keydown", (event) => {

@@ -52,6 +52,9 @@
     const host = element.querySelector(".examples-host");
     const examples = (props.value || []).map((example, index) => ({ ...example, index }));
     const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
+    const surprise = props.surprises ? M.h("button", { type: "button", class: "surprise",
+      title: "A question about something the decoder never saw, in a wording nobody trained on",
+      on: { click: () => trigger("pick", { index: "surprise" }) } }, "Surprise me") : "";
     if (!groups.length) return;
     const chips = M.h("div", { class: "chips", role: "group", "aria-label": "Examples" });
     const more = M.h("button", { type: "button", class: "icon-button more", "aria-label": "More examples",
@@ -66,7 +69,7 @@
       chips.scrollLeft = 0;
       more.style.visibility = chips.scrollWidth > chips.clientWidth + 4 ? "" : "hidden";
     };
-    host.replaceChildren(M.h("div", { class: "groups", role: "group",
+    host.replaceChildren(surprise, M.h("div", { class: "groups", role: "group",
       "aria-label": "Kinds of examples" }, tabs), chips, more);
     show(groups[0][0]);
   };

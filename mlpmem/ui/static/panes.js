@@ -17,13 +17,15 @@
       this.cost = new M.CostRow();
       this.inspect = M.h("button", { type: "button", class: "pane-tool", hidden: true,
         on: { click: () => M.page.inspect(this.trace.prompt + this.trace.text) } }, "Inspect");
+      this.tools = M.h("div", { class: "pane-tools" });
       const title = M.h("h3", { class: "pane-title" },
         M.h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
         M.h("span", null, M.nameOf(system).title), this.verdict, this.inspect);
       this.root = M.h("section", { id, class: "pane", "data-system": system,
         "aria-label": M.nameOf(system).title },
       title, this.caption,
-      M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.cost.root);
+      M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
+      this.cost.root);
     }
 
     /** Starts over with a trace's plain fields; its steps are added as they arrive. */
@@ -73,6 +75,18 @@
       this.cost.render(M.costOf(trace), scale);
     }
 
+    /** Puts another whole text in place of this one; what both begin with stays as it is. */
+    show(trace) {
+      const at = M.firstDifference(this.trace.steps, trace.steps);
+      const same = at < 0 ? Math.min(this.strip.nodes.length, trace.steps.length) : at;
+      this.strip.cut(same);
+      this.strip.append(trace.steps.slice(same));
+      this.trace = trace;
+      if (trace.finish === "eos") this.strip.markEnd();
+      this.root.dataset.state = trace.finish ? "done" : "stopped";
+      this.#judge(Boolean(trace.finish));
+    }
+
     /** No more tokens come, though the answer has not ended. */
     interrupt() {
       const { dataset } = this.root;
@@ -98,8 +112,12 @@
     }
 
     #remark(base, differs, flip) {
+      const given = M.given(this.trace);
       if (M.isScored(this.trace)) {
         M.setText(this.note, "");
+      } else if (given && !flip && this.trace.steps.length >= given) {
+        M.setText(this.note, `↳ You chose ${M.quote(this.trace.steps[given - 1].s)} at token ${given}; ` +
+          "the text goes on from there.");
       } else if (flip) {
         const node = this.trace.steps[flip.index];
         M.setText(this.note, `⚑ Text valid up to here: now ${M.quote(flip.row[1])}, ` +

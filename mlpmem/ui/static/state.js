@@ -31,8 +31,8 @@
     },
   };
 
-  /** The lambda a trace is shown at. */
-  M.lambdaOf = (trace) => M.page.lambda ?? trace.lmbda;
+  /** The lambda a trace is shown at; one of a scrubbed column stays at its own. */
+  M.lambdaOf = (trace) => (trace.fixed ? trace.lmbda : M.page.lambda ?? trace.lmbda);
 
   M.NAMES = {
     lm: { title: "Decoder alone", source: "decoder", short: "decoder" },

@@ -28,6 +28,19 @@
       this.root.replaceChildren();
     }
 
+    /** Takes away all tokens from index `count` on. */
+    cut(count) {
+      while (this.nodes.length > count) {
+        const node = this.nodes.pop();
+        const space = node.previousSibling;
+        if (space?.nodeType === Node.TEXT_NODE) space.remove();
+        node.remove();
+      }
+      if (this.selected < count) return;
+      this.selected = -1;
+      if (count) this.nodes[0].tabIndex = 0;
+    }
+
     append(steps) {
       for (const step of steps) {
         const node = this.#build(step);
@@ -64,11 +77,13 @@
     repaint(trace, lambda, different) {
       const flips = M.flips(trace, lambda);
       const first = flips.findIndex((flip) => flip !== null);
+      const given = M.given(trace);
       for (let i = 0; i < this.nodes.length && i < trace.steps.length; i += 1) {
         const step = trace.steps[i];
         const credit = M.credit(step, trace.system, lambda);
         const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
-        const marks = (i === different ? "differs " : "") + (flips[i] ? "flips " : "") +
+        const marks = (i === given - 1 ? "given " : i === different ? "differs " : "") +
+          (flips[i] ? "flips " : "") + (trace.changed?.has(i) ? "changed " : "") +
           (first >= 0 && i > first && !M.isScored(trace) ? "stale" : "");
         this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
       }
@@ -93,7 +108,8 @@
       const fused = M.percent(M.mix(step.p, trace.system, lambda));
       const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
       const own = trace.system === "lm" ? "" : `, ${moved} by the ${M.nameOf(trace.system).source}`;
-      return `${M.quote(step.s)}, ${fused} per cent${own}`;
+      const changed = trace.changed?.has(step.i) ? ", changed" : "";
+      return `${M.quote(step.s)}, ${fused} per cent${own}${changed}`;
     }
 
     /** Marks the tokens that a document is evidence for; null takes the marks away. */

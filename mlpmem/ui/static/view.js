@@ -3,6 +3,8 @@
  * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
  * "steps" carries a delta with seq, "stopped" keeps what arrived, "message" says what went wrong,
  * "invite" asks the page to generate for the prompt that was just filled in.
+ * A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed" belong
+ * to scrub.js.
  */
 (() => {
   "use strict";
@@ -14,6 +16,8 @@
     constructor(host, options) {
       this.prefix = options.prefix; // of the panes' ids
       this.follows = options.follows; // whether a run says which panes there are
+      this.ask = options.ask; // sends a request to the model, null where none can be sent
+      this.scrub = new M.Scrub(this);
       this.root = host;
       this.run = null;
       this.seq = 0;
@@ -26,6 +30,10 @@
       this.truth = M.h("span", { class: "truth", dir: "auto" });
       this.part = M.h("span", { class: "group-tag" });
       this.replay = new M.Replay(this);
+      this.panes = new Map();
+      this.tree = new M.Tree(this);
+      const legend = M.legend();
+      if (this.ask) legend.append(M.tally().root);
       this.alert = M.h("p", { class: "alert", role: "alert" });
       this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
       this.columns = M.h("div", { class: "panes" });
@@ -33,7 +41,7 @@
         "Pick any token to see what the decoder, the memory and the datastore each say there."));
       this.runHead = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.part,
         this.truth, this.replay.button);
-      host.replaceChildren(this.alert, this.runHead, this.columns, M.legend(), this.slot, this.live);
+      host.replaceChildren(this.alert, this.runHead, this.columns, legend, this.tree.root, this.slot, this.live);
       this.setSystems(options.systems);
       M.page.views.push(this);
       M.page.on("lambda", () => this.repaint());
@@ -43,7 +51,10 @@
     setSystems(systems) {
       this.panes = new Map(systems.map((system) => [system, new M.Pane(system,
         `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
-      for (const pane of this.panes.values()) pane.reset(null);
+      for (const pane of this.panes.values()) {
+        pane.reset(null);
+        if (this.ask && pane.system !== "lm") pane.tools.append(this.scrub.row(pane.system));
+      }
       this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
       this.columns.dataset.count = systems.length;
     }
@@ -56,6 +67,7 @@
       else if (value.kind === "begin") this.begin(value);
       else if (value.kind === "invite") this.invite();
       else if (value.kind === "stopped") this.halt();
+      else if (value.kind.startsWith("scrub")) this.scrub.receive(value);
       else if (value.run !== this.run) return; // a late word of a run that was stopped
       else if (value.kind === "steps" && value.seq === this.seq + 1) {
         this.seq = value.seq;
@@ -65,6 +77,7 @@
 
     say(text) {
       M.setText(this.alert, text);
+      if (this.scrub.end()) return;
       this.#interrupt();
       if (this.badge.dataset.kind === "waiting") M.setText(this.badge, "");
     }
@@ -80,13 +93,16 @@
       this.badge.dataset.kind = value.kind;
       M.setText(this.prompt, value.prompt || "");
       this.answers = value.answer ? [value.answer, ...(value.aliases || [])] : [];
-      M.setText(this.truth, value.answer ? `right answer: ${value.answer}` : "");
+      M.setText(this.truth, "");
+      this.asked = value.prompt || "";
       const part = M.GROUPS[value.part] ? value.part : "";
-      this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}`] : []));
+      const held = ["test", "unseen"].includes(value.wording) ? " · wording nobody trained on" : "";
+      this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}${held}`] : []));
     }
 
     showRecorded(value) {
       this.replay.cancel();
+      this.tree.clear();
       this.setRunning(false);
       this.name(value.run);
       this.head(value, "recorded");
@@ -95,7 +111,11 @@
     }
 
     begin(value) {
-      this.finished = null;
+      if (!value.branch) {
+        this.finished = null;
+        this.tree.clear();
+      }
+      this.growing = value.branch ? this.tree.plan : null;
       this.replay.cancel();
       this.name(value.run);
       this.seq = 0;
@@ -128,7 +148,11 @@
       if (this.follows) this.setSystems(Object.keys(traces));
       this.chosen = null;
       if (this.cited) this.cite(this.cited);
-      for (const [system, pane] of this.panes) pane.reset(traces[system], this.answers);
+      for (const [system, pane] of this.panes) {
+        if (this.growing && !traces[system]) continue;
+        if (this.growing) this.tree.grow(system, { ...traces[system], steps: [] }, this.growing);
+        pane.reset(traces[system], this.answers);
+      }
       this.explain();
     }
 
@@ -148,24 +172,39 @@
 
     end(value) {
       this.setRunning(false);
-      this.complete(value.traces);
+      const { growing } = this;
+      this.growing = null;
+      this.complete(value.traces, growing);
+      if (!growing && this.answers.length && this.ask) M.tally().count(this.asked, this.panes);
+    }
+
+    /** Sends a request unless a run is under way; returns whether it was sent. */
+    request(data) {
+      if (!this.ask || M.page.runningView()) return false;
+      if (this.replay.playing) this.replay.stop();
+      this.pending();
+      this.ask({ ...data, prompt: this.asked });
+      return true;
     }
 
     /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
-    complete(traces) {
-      this.finished = traces;
+    complete(traces, grown = null) {
+      this.finished = grown ? { ...this.finished, ...traces } : traces;
       this.replay.offer();
-      const scale = M.costScale(Object.values(traces));
+      const scale = M.costScale(Object.values(this.finished));
       for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
+      if (grown) this.tree.fill(grown.system, this.panes.get(grown.system).trace);
       this.repaint();
       const said = Object.entries(traces).map(([s, t]) => `${M.nameOf(s).title}: ${t.text}`);
       M.setText(this.live, said.join(". "));
-      if (!this.chosen && !M.isPhone()) this.openTelling();
+      if (M.isPhone()) return;
+      if (grown) this.select(grown.system, grown.index, "key");
+      else if (!this.chosen) this.openTelling();
     }
 
     /** Stop was pressed: keep what arrived and let it be inspected. */
     halt() {
-      if (!this.running) return;
+      if (!this.running || this.scrub.end()) return;
       this.run = null;
       this.#interrupt();
       M.setText(this.badge, "stopped");
@@ -176,10 +215,13 @@
     #interrupt() {
       this.setRunning(false);
       for (const pane of this.panes.values()) pane.interrupt();
+      if (this.growing) this.tree.fill(this.growing.system, this.panes.get(this.growing.system).trace);
+      this.growing = null;
     }
 
     setRunning(on) {
       this.running = on;
+      if (!on) M.setText(this.truth, this.answers.length ? `right answer: ${this.answers[0]}` : "");
       document.body.toggleAttribute("data-running", M.page.runningView() !== null);
     }
 
@@ -244,6 +286,7 @@
     }
 
     repaint() {
+      this.tree.settle();
       const base = this.panes.get("lm")?.trace || null;
       for (const pane of this.panes.values()) pane.repaint(base);
       M.page.emit("view", this);

@@ -1,0 +1,83 @@
+"""What a column of the Compare tab may be asked for: its text at every lambda, another way on.
+
+The page sends what its trace says of itself; everything is checked here before the model runs.
+"""
+
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from mlpmem.ui import inputs, stream
+from mlpmem.ui.shared import Shared
+
+PERIOD = 0.1  # seconds between two words on how far the scrubbing is
+
+
+def answer(shared: Shared, data: Any, stop: threading.Event) -> Iterator[dict]:
+    """Yield the token view's values for one request; MlpMemError for one that is not understood."""
+    asked = inputs.check_request(data)
+    yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop)
+
+
+def _branch(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iterator[dict]:
+    """Yield a run of one column that goes on from its forced tokens; the others stay."""
+    model, run = shared.service.model, stream.new_run()
+    options = asked.options.as_arguments() | {"forced": asked.forced}
+    lmbdas = model.lmbdas([asked.system], asked.options.lmbda)
+    events = model.compare(asked.prompt, systems=[asked.system], stop=stop, stream=True, **options)
+    known = shared.recorded.known(asked.prompt)
+    begin = stream.begin(run, asked.prompt, known, lmbdas, asked.options.temperature)
+    begin["traces"][asked.system]["settings"]["forced"] = asked.forced
+    yield begin | {"branch": True}
+    yield from stream.deltas(run, events)
+
+
+def _scrub(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iterator[dict]:
+    """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
+    model = shared.service.model
+    options = asked.options.as_arguments() | {"forced": asked.forced}
+    lmbda = options.pop("lmbda")
+    own = {"run": asked.run, "system": asked.system}
+    yield {"kind": "scrub", **own, "tokens": 0}
+    begin = time.perf_counter()
+    model.compare(asked.prompt, systems=[asked.system], lmbda=lmbda, stop=stop, **options)
+    single, last, tokens = time.perf_counter() - begin, begin, 0
+    begin = time.perf_counter()
+    for event in model.scrub(asked.prompt, asked.system, stop=stop, stream=True, **options):
+        tokens += event.kind == "step"
+        if event.kind == "done" and not stop.is_set():
+            seconds = time.perf_counter() - begin
+            traces = [trace.to_dict() for trace in event.values.values()]
+            cost = {"seconds": seconds, "single": single}
+            yield {"kind": "scrubbed", **own, "cost": cost, "texts": shared_steps(traces)}
+        elif time.perf_counter() - last >= PERIOD:
+            last = time.perf_counter()
+            yield {"kind": "scrub", **own, "tokens": tokens}
+
+
+def shared_steps(traces: list[dict]) -> list[dict]:
+    """Return the traces, each with "like" (index of an earlier one) and "kept": how many of that
+    one's first steps it begins with; "steps" holds only the others.
+
+    Neighbouring lambdas write mostly the same, and a step is large.
+    """
+    found = []
+    for trace in traces:
+        ids = [step["id"] for step in trace["steps"]]
+        kept, like = max(((_common(ids, traces[i]), -i) for i in range(len(found))), default=(0, 0))
+        found.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
+    return found
+
+
+def _common(ids: list[int], trace: dict) -> int:
+    """Return how many first tokens a trace has in common with ids."""
+    for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
+        if a != step["id"]:
+            return n
+    return min(len(ids), len(trace["steps"]))
+
+
+def guarded(shared: Shared, data: Any) -> Iterator[dict]:
+    """Yield answer's values; what goes wrong becomes a message."""
+    yield from stream.guarded(lambda stop: answer(shared, data, stop))

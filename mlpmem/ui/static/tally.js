@@ -1,0 +1,60 @@
+/* Who was right, over the questions this visitor asked: kept in this browser, sent nowhere. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const KEY = "mlpmem-tally";
+  const MOST = 500; // questions remembered
+
+  function read() {
+    try {
+      const kept = JSON.parse(window.localStorage.getItem(KEY));
+      return Array.isArray(kept) ? kept.filter((row) => Array.isArray(row) && row[1]) : [];
+    } catch {
+      return [];
+    }
+  }
+
+  class Tally {
+    constructor() {
+      this.rows = read(); // [[prompt, {lm, memory, knn}], ...]; a question counts once
+      this.text = M.h("span", { class: "tally-text" });
+      this.root = M.h("p", { class: "tally", hidden: true }, this.text,
+        M.h("button", { type: "button", class: "link-button", "aria-label": "Reset the tally",
+          on: { click: () => this.#keep([]) } }, "reset"));
+      this.#render();
+    }
+
+    /** Counts what the judged columns say of a question, the first time it is asked. */
+    count(prompt, panes) {
+      if (this.rows.some(([asked]) => asked === prompt)) return;
+      const right = {};
+      for (const [system, pane] of panes) {
+        const judged = pane.verdict.dataset.right;
+        if (judged) right[system] = judged === "true";
+      }
+      this.#keep([...this.rows, [prompt, right]].slice(-MOST));
+    }
+
+    #keep(rows) {
+      this.rows = rows;
+      try {
+        window.localStorage.setItem(KEY, JSON.stringify(rows));
+      } catch { /* a browser that keeps nothing counts for this visit */ }
+      this.#render();
+    }
+
+    #render() {
+      const n = this.rows.length;
+      this.root.hidden = !n;
+      const parts = M.SOURCES.map((system) => {
+        const asked = this.rows.filter(([, right]) => system in right);
+        const won = asked.filter(([, right]) => right[system] === true).length;
+        return asked.length ? `${M.nameOf(system).short} ${won}/${asked.length}` : "";
+      });
+      M.setText(this.text, `Right so far: ${parts.filter(Boolean).join(" · ")}`);
+    }
+  }
+
+  let only = null;
+  M.tally = () => (only ||= new Tally());
+})();

@@ -1,0 +1,186 @@
+"""In a real browser: lambda scrubbed, branches, surprises, names, the tally."""
+
+import fake
+import pytest
+from test_page import BOOK, generate, pane_text, rows_of, run, set_lambda
+
+
+def scrub(page, system="memory"):
+    page.click(f"#pane-{system} .scrub button")
+    page.wait_for_selector(f"#pane-{system} .scrub-ticks:not([hidden])")
+
+
+def branch(page, system, index, text):
+    page.click(f"#pane-{system} .token[data-index='{index}']")
+    before = page.get_attribute("#compare-view .view-host", "data-run")
+    page.click(f"#drawer .branch:has-text('{text}')")
+    page.wait_for_function(
+        """([run, system]) => document.querySelector('#compare-view .view-host').dataset.run !== run
+          && document.querySelector(`#pane-${system}`).dataset.state === 'done'""",
+        arg=[before, system],
+    )
+
+
+def test_scrubbing_flips_whole_texts_without_a_request(visit):
+    page = visit()
+    generate(page, BOOK)
+    scrub(page)
+    said = page.inner_text("#pane-memory .scrub-line")
+    assert "11 texts, 2 different, in " in said and "× the time of one" in said
+    assert pane_text(page, "memory") == "Odalys Wren"
+    before = len(page.seen.requests)
+    set_lambda(page, "0.13")
+    assert pane_text(page, "memory") == "Martin Holt"
+    assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
+    said = page.inner_text("#pane-memory .scrub-line")
+    assert said == "Written at λ 0.1, the nearest of 11 · text 1 of 2 · 3 tokens changed"
+    changed = page.locator("#pane-memory .token[data-marks*=changed]")
+    assert changed.all_inner_texts() == ["Mar", "tin", "Holt"]
+    assert page.locator("#pane-memory .scrub-ticks [data-now]").count() == 1
+    assert all(f == pytest.approx(0.9 * lm + 0.1 * m) for _, lm, m, _, f in rows_of(page))
+    set_lambda(page, "0.86")
+    assert pane_text(page, "memory") == "Odalys Wren"
+    assert page.locator("#pane-memory .token[data-marks*=changed]").count() == 0
+    page.click(".reset")
+    assert "11 texts" in page.inner_text("#pane-memory .scrub-line")
+    assert page.seen.requests[before:] == []
+    generate(page, BOOK)
+    assert page.is_visible("#pane-memory .scrub button"), "a new run has not been scrubbed"
+
+
+def test_scrubbing_can_be_stopped_and_leaves_the_run(visit):
+    page = visit()
+    page.fill("#prompt textarea", "slow")
+    page.click("#options > button")
+    page.fill("#options input >> nth=0", "16")
+    run(page, lambda: page.click("#generate"))
+    page.click("#pane-memory .scrub button")
+    page.wait_for_selector(".badge:has-text('scrubbing')")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("body:not([data-running])")
+    assert page.inner_text("#compare-view .badge") == "live"
+    assert page.get_attribute("#pane-memory", "data-state") == "done"
+    scrub(page)
+
+
+def test_a_branch_goes_on_from_the_chosen_candidate_and_the_tree_goes_back(visit):
+    page = visit()
+    generate(page, BOOK)
+    before = pane_text(page, "knn")
+    branch(page, "memory", 1, "Lima")
+    assert pane_text(page, "memory") == "Od Lima by hand"
+    assert pane_text(page, "knn") == before, "the other columns stay"
+    assert "You chose “Lima” at token 2" in page.inner_text("#pane-memory .pane-note")
+    assert page.inner_text("#drawer .drawer-title").startswith("Token 2 of 5")
+    nodes = page.locator(".tree-node")
+    assert nodes.count() == 2 and "“Lima” at token 2" in nodes.nth(1).inner_text()
+    assert "λ 0.55" in nodes.nth(1).inner_text()
+    branch(page, "memory", 2, "Harrow")
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand"
+    page.click(".tree button:has-text('Undo')")
+    assert pane_text(page, "memory") == "Od Lima by hand"
+    page.keyboard.press("Enter")
+    assert pane_text(page, "memory") == "Odalys Wren"
+    assert page.inner_text("#pane-memory .verdict") == "✓ right"
+    page.click(".tree button:has-text('Redo')")
+    page.click(".tree-node >> nth=2")
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand"
+    assert page.get_attribute(".tree-node >> nth=2", "aria-current") == "true"
+    scrub(page)
+    set_lambda(page, "0.9")
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand", "a branch is scrubbed as it is"
+    page.click(".tree-node >> nth=0")
+    assert pane_text(page, "memory") == "Odalys Wren"
+
+
+def test_candidates_are_walked_and_branched_by_keys(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#pane-knn .token[data-index='0']")
+    page.focus("#drawer .branch >> nth=0")
+    page.keyboard.press("ArrowDown")
+    name = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    assert name == page.get_attribute("#drawer .branch >> nth=1", "aria-label")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#pane-knn[data-state=done] .token[data-marks*=given]")
+    chosen = page.inner_text("#pane-knn .token >> nth=0").strip()
+    assert f"“{chosen}”" in name
+    assert page.evaluate("document.activeElement.dataset.index") == "0"
+
+
+def test_a_surprise_runs_and_tells_the_answer_afterwards(visit):
+    page = visit()
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    run(page, lambda: page.click(".surprise"))
+    assert page.inner_text(".truth").startswith("right answer: ")
+    assert "wording nobody trained on" in page.inner_text(".run-head .group-tag")
+    tally = "#compare-view .tally-text"
+    assert page.inner_text(tally) == "Right so far: decoder 0/1 · memory 1/1 · datastore 1/1"
+    generate(page, fake.ask("What is the symbol of tungsten?"))
+    wanted = "Right so far: decoder 1/2 · memory 1/2 · datastore 2/2"
+    assert page.inner_text(tally) == wanted
+    generate(page, fake.ask("What is the symbol of tungsten?"))
+    assert page.inner_text(tally) == wanted, "a question counts once"
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    assert page.inner_text(tally) == wanted
+    page.click("#compare-view .tally button")
+    assert not page.is_visible(tally)
+
+
+def test_the_truth_is_held_back_until_the_end(visit):
+    page = visit()
+    page.evaluate(
+        """(prompt) => {
+          const view = MLPMEM.page.views.find((v) => v.prefix === 'pane-');
+          view.receive({ kind: 'begin', run: 'x', prompt, answer: 'Lima', traces: {} });
+        }""",
+        BOOK,
+    )
+    assert page.inner_text("#compare-view .truth") == ""
+    page.evaluate("MLPMEM.page.views[0].receive({ kind: 'stopped', run: 'y' })")
+    assert page.inner_text("#compare-view .truth") == "right answer: Lima"
+
+
+def test_names_are_completed_by_keys_without_a_request(visit):
+    page = visit()
+    page.wait_for_timeout(800)
+    before = len(page.seen.requests)
+    page.fill("#prompt textarea", "")
+    page.type("#prompt textarea", "What is the capital of Per")
+    options = page.locator(".names [role=option]")
+    assert [t.split("\n")[0] for t in options.all_inner_texts()] == ["Peru", "Perth", "Pereñá"]
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    assert page.get_attribute("#prompt textarea", "aria-activedescendant") == "name-1"
+    page.keyboard.press("Enter")
+    assert page.input_value("#prompt textarea") == "What is the capital of Perth"
+    assert not page.is_visible(".names")
+    page.type("#prompt textarea", " and The Salt L")
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".names")
+    page.fill("#prompt textarea", "Odd <i")
+    assert page.inner_text(".names") == f"Odd {fake.HOSTILE}\nB"
+    assert page.seen.requests[before:] == []
+    page.fill("#prompt textarea", "Who wrote The Salt L")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Tab")
+    page.keyboard.type("?")
+    run(page, lambda: page.keyboard.press("Enter"))
+    assert pane_text(page, "memory") == "Odalys Wren"
+
+
+def test_a_phone_branches_and_scrubs_without_sideways_scrolling(visit):
+    page = visit(phone=True)
+    generate(page, BOOK)
+    scrub(page)
+    page.tap("#pane-memory .token[data-index='1']")
+    page.tap("#drawer .branch:has-text('Lima')")
+    page.wait_for_selector(".tree-node >> nth=1")
+    overflow = "document.documentElement.scrollWidth - window.innerWidth"
+    assert page.evaluate(overflow) <= 0
+    small = """[...document.querySelectorAll('.scrub button, .branch, .tree button, .surprise')]
+      .filter((b) => b.offsetParent && b.getBoundingClientRect().height < 43.5).length"""
+    assert page.evaluate(small) == 0
