@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from mlpmem.ui import about, chat, compare, components, results
+from mlpmem.ui import about, api, chat, compare, components, results
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 from mlpmem.ui.shared import PRIVATE, Shared
@@ -28,6 +28,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
                     panel.build(shared, tab)
         lambda_bar.render()
         _watch(page, shared, status)
+        api.build(shared)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page
 
