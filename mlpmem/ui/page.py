@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from mlpmem.ui import about, api, chat, compare, components, results
+from mlpmem.ui import about, api, chat, compare, components, results, waiting
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 from mlpmem.ui.shared import PRIVATE, Shared
@@ -20,14 +20,16 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
+            tools = components.tools(elem_id="tools")
         lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
-        shared = Shared(service, recorded, lambda_bar)
+        shared = Shared(service, recorded, lambda_bar, tools)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
                 with gr.Tab(name, id=name.lower()) as tab:
                     panel.build(shared, tab)
         lambda_bar.render()
         _watch(page, shared, status)
+        waiting.build(page, tools)
         api.build(shared)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page

@@ -10,11 +10,12 @@ from mlpmem.ui.service import Service
 
 @dataclass(frozen=True)
 class Shared:
-    """The model behind the page, what was recorded, and the one lambda bar."""
+    """The model behind the page, what was recorded, the one lambda bar, the head's tools."""
 
     service: Service
     recorded: Recorded
     lambda_bar: gr.HTML
+    tools: gr.HTML
 
 
 # Handlers of the page are no public interface; quick ones do not wait behind the model.

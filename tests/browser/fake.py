@@ -117,10 +117,9 @@ class FakeModel:
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
 
-    def _trace(self, prompt, system, lmbda, steps, finish):
+    def _trace(self, prompt, system, lmbda, steps, finish, settings):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
         text = "".join(step.text for step in steps if step.text != "</s>")
-        settings = {"temperature": 0.0, "seed": 0}
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip
 
@@ -134,19 +133,21 @@ class FakeModel:
             tokens = dict.fromkeys(tokens, tokens["lm"])
         sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
         done = {s: [] for s in systems}
+        settings = {"max_new_tokens": max_new_tokens, "temperature": 0.0, "top_k": 0, "top_p": 1.0,
+                    "seed": 0, **sampling}  # fmt: skip
 
         def events():
             for index in range(min(max_new_tokens, max(map(len, tokens.values())))):
                 if stop is not None and stop.is_set():
                     break
-                time.sleep(self.pace if prompt != "slow" else 0.05)
+                time.sleep(self.pace if prompt != "slow" else 0.1)
                 self.steps_made += 1
                 step = {s: make_step(prompt, s, index, tokens, lmbdas[s], sources)
                         for s in systems if index < len(tokens[s])}  # fmt: skip
                 for s, one in step.items():
                     done[s].append(one)
                 yield Event("step", step)
-            yield Event("done", {s: self._trace(prompt, s, lmbdas[s], done[s], "eos")
+            yield Event("done", {s: self._trace(prompt, s, lmbdas[s], done[s], "eos", settings)
                                  for s in systems})  # fmt: skip
 
         return events() if stream else list(events())[-1].values

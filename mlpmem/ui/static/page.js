@@ -1,4 +1,4 @@
-/* The page as a whole: mounts the views, and the keys that work everywhere. */
+/* The page as a whole: mounts the views, starts and stops runs. */
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
@@ -42,6 +42,7 @@
 
   document.addEventListener("click", (event) => {
     if (event.target.closest?.("#generate, #chat-send, #chat-retry")) asked(event);
+    else if (event.target.closest?.("#stop, #chat-stop")) M.page.runningView()?.halt();
     else if (event.target.closest?.(".example")) guard(event);
   }, true);
 
@@ -55,15 +56,11 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       press(M.page.activeView(), "go");
     } else if (event.key === "Escape") {
       escape();
-    } else if (!typing && !event.ctrlKey && !event.altKey && !event.metaKey) {
-      if (event.key === "[") M.page.bar?.nudge(-0.05);
-      if (event.key === "]") M.page.bar?.nudge(0.05);
     }
   });
 })();

@@ -1,8 +1,8 @@
 /* The token view: panes side by side and the drawer below, fed by the values Python sends.
  *
  * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
- * "steps" carries a delta with seq, "stopped" keeps what arrived, "message" says what went wrong,
- * "invite" asks the page to generate for the prompt that was just filled in.
+ * "steps" carries a delta with seq, "message" says what went wrong, "invite" asks the page to
+ * generate for the prompt that was just filled in; "opened" and "linked" belong to share.js.
  */
 (() => {
   "use strict";
@@ -55,7 +55,8 @@
       else if (value.kind === "recorded") this.showRecorded(value);
       else if (value.kind === "begin") this.begin(value);
       else if (value.kind === "invite") this.invite();
-      else if (value.kind === "stopped") this.halt();
+      else if (value.kind === "opened") M.showOpened(this, value);
+      else if (value.kind === "linked") M.showLinked(this, value);
       else if (value.run !== this.run) return; // a late word of a run that was stopped
       else if (value.kind === "steps" && value.seq === this.seq + 1) {
         this.seq = value.seq;
@@ -78,6 +79,8 @@
       M.setText(this.alert, "");
       M.setText(this.badge, badge);
       this.badge.dataset.kind = value.kind;
+      this.about = { prompt: value.prompt || "", answer: value.answer || "",
+        aliases: value.aliases || [], part: value.part || "" };
       M.setText(this.prompt, value.prompt || "");
       this.answers = value.answer ? [value.answer, ...(value.aliases || [])] : [];
       M.setText(this.truth, value.answer ? `right answer: ${value.answer}` : "");
@@ -85,11 +88,11 @@
       this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}`] : []));
     }
 
-    showRecorded(value) {
+    showRecorded(value, badge = "recorded") {
       this.replay.cancel();
       this.setRunning(false);
       this.name(value.run);
-      this.head(value, "recorded");
+      this.head(value, badge);
       this.restart(value.traces);
       this.complete(value.traces);
     }
@@ -115,6 +118,18 @@
       M.setText(this.badge, "waiting for its turn");
       this.badge.dataset.kind = "waiting";
       this.setRunning(true);
+      this.#wait();
+      M.page.emit("pending");
+    }
+
+    /** This many runs come first; the visitor is not forgotten. */
+    ahead(count) {
+      if (this.badge.dataset.kind !== "waiting" || !Number.isInteger(count)) return;
+      M.setText(this.badge, count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next");
+      this.#wait();
+    }
+
+    #wait() {
       window.clearTimeout(this.patience);
       this.patience = window.setTimeout(() => {
         if (this.badge.dataset.kind === "waiting") this.say("No answer came. Try again.");
@@ -161,7 +176,7 @@
       if (!this.chosen && !M.isPhone()) this.openTelling();
     }
 
-    /** Stop was pressed: keep what arrived and let it be inspected. */
+    /** Stop was pressed: keep what arrived and let it be inspected; what still comes is late. */
     halt() {
       if (!this.running) return;
       this.run = null;
