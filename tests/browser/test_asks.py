@@ -140,7 +140,7 @@ def test_the_truth_is_held_back_until_the_end(visit):
         BOOK,
     )
     assert page.inner_text("#compare-view .truth") == ""
-    page.evaluate("MLPMEM.page.views[0].receive({ kind: 'stopped', run: 'y' })")
+    page.evaluate("MLPMEM.page.views[0].halt()")
     assert page.inner_text("#compare-view .truth") == "right answer: Lima"
 
 
