@@ -105,9 +105,9 @@
     showRecorded(value, badge = "recorded") {
       this.replay.cancel();
       this.tree.clear();
-      this.setRunning(false);
       this.name(value.run);
       this.head(value, badge);
+      this.setRunning(false);
       this.restart(value.traces);
       this.complete(value.traces);
     }
