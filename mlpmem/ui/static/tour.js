@@ -92,7 +92,7 @@
         on: { keydown: (event) => this.#pressed(event) } },
       M.h("header", null, this.count, M.h("button", { type: "button", class: "icon-button",
         "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
-      this.title, this.text, M.h("footer", null, this.back, this.next));
+      this.title, this.text, M.h("div", { class: "tour-acts" }, this.back, this.next));
       for (const name of ["view", "lambda", "status"]) M.page.on(name, () => this.#tell());
       for (const name of ["scroll", "resize"]) {
         window.addEventListener(name, () => this.#place(), { passive: true });
