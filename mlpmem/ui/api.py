@@ -39,7 +39,7 @@ def _told(endpoint: Callable) -> Callable:
 
 
 class Endpoints:
-    """What a program may ask; the docstrings are what `view_api` and /info print."""
+    """What a program may ask; /info prints the docstrings down to "Parameters:"."""
 
     def __init__(self, shared: Shared) -> None:
         """Answer with the page's model and recordings."""
@@ -57,6 +57,8 @@ class Endpoints:
         seed: int = 0,
     ) -> dict:
         """Generate with several systems at once and return the run that the page would save.
+
+        A prompt has at most 2,000 characters, an answer at most 128 tokens.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
@@ -82,6 +84,8 @@ class Endpoints:
 
     def score(self, text: str, lmbda: float | None = None) -> dict:
         """Score a text that is there: how surprising each of its tokens is to every source.
+
+        A text has at most 2,000 characters.
 
         Parameters:
             text: at most 2,000 characters, two tokens or more.
@@ -109,6 +113,8 @@ class Endpoints:
     ) -> dict:
         """Return what every source says comes next after a prompt, and what their mix says.
 
+        A prompt has at most 2,000 characters.
+
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
             system: whose mix "fused" is: "lm", "memory" or "knn".
@@ -135,6 +141,8 @@ class Endpoints:
 
     def neighbours(self, prompt: str) -> dict:
         """Return the datastore's weightiest entries for the token that comes next after a prompt.
+
+        A prompt has at most 2,000 characters.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
