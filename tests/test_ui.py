@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, stream
+from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
+from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
 from mlpmem.ui.service import Service, cost_line
 
 ROOT = Path(__file__).parents[1]
@@ -324,3 +325,81 @@ def test_a_probe_is_bounded(data):
     with pytest.raises(MlpMemError, match="Choose a token|Name a token"):
         inputs.check_probe(data)
     assert inputs.check_probe({"ids": [1, 2], "text": " a"}) == ([1, 2], " a")
+
+
+def test_columns_are_those_that_are_there():
+    assert inputs.check_systems(None, ["lm", "memory"]) == ["lm", "memory"]
+    assert inputs.check_systems(["knn", "lm"], ["lm", "memory"]) == ["lm"]
+    for bad in (["else"], "lm", [["lm"]], 3):
+        with pytest.raises(MlpMemError, match="choose from lm, memory, knn"):
+            inputs.check_systems(bad, ["lm", "memory"])
+    with pytest.raises(MlpMemError, match="wait for the datastore"):
+        inputs.check_systems(["knn"], ["lm", "memory"])
+
+
+def test_what_is_off_in_a_link_is_brought_in():
+    assert inputs.read_link({}) is None and inputs.read_link({"q": " "}) is None
+    link = inputs.read_link(
+        {"q": "x" * 3000, "tokens": "1e9", "seed": "-4", "top_p": "nan", "top_k": "7.9",
+         "temperature": "hot", "lambda": "-3", "systems": "knn,<b>,lm", "else": "1"}
+    )  # fmt: skip
+    assert link.options == inputs.Options(lmbda=0.0, max_new_tokens=128, top_k=7)
+    assert (len(link.prompt), link.systems) == (2000, ["lm", "knn"])
+    assert inputs.read_link({"q": "a", "systems": "none"}).systems == ["lm", "memory", "knn"]
+
+
+def _run():
+    probs = {"lm": 0.25, "memory": 0.5, "fused": 0.375}
+    near = Neighbour(4, "Lima", "A1", "the city of", " Lima", 9, " is", 2.5, 0.75)
+    candidates, far = [Candidate(9, " Lima", probs)], {9: 0.125, OTHER: 0.125}
+    step = Step(0, 9, " Lima", probs, candidates, probs, 0.25, [near], 1.5, far)
+    model, settings = {"bundle": "b"}, {"seed": 0, "forced": [9]}
+    trace = Trace("memory", "x", [1], 0.5, settings, model, [step], "eos", " Lima", {"a_ms": 1})
+    known = {"answer": "y", "aliases": [], "part": "B", "wording": "test"}
+    return saved.record("x", known, 0.25, {"memory": trace})
+
+
+def test_a_saved_run_comes_back_as_it_was():
+    assert saved.read(json.dumps(_run())) == _run()
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((), []), (("v",), 2), (("traces",), {}), (("traces",), None), (("lmbda",), 1.5),
+        (("answer",), 3), (("prompt",), None), (("traces", "memory", "system"), "knn"),
+        (("traces", "memory", "lmbda"), "a"), (("traces", "memory", "text"), None),
+        (("traces", "memory", "steps"), 7), (("traces", "memory", "settings"), {"a": []}),
+        (("traces", "memory", "cost"), []), (("traces", "memory", "prompt_ids"), 5),
+        (("traces", "memory", "settings"), {"a": float("nan")}),
+        (("traces", "memory", "settings", "forced"), [4]),
+        (("traces", "memory", "settings", "forced"), 9), (("wording",), 3),
+        (("traces", "memory", "steps", 0, "far"), [["9", 0.5]]),
+        (("traces", "memory", "steps", 0, "far"), [[9, 2]]),
+        (("traces", "memory", "steps", 0, "far"), [[i, 0] for i in range(99)]),
+        (("traces", "memory", "steps", 0, "i"), 4),
+        (("traces", "memory", "steps", 0, "p"), {"lm": "0.5"}),
+        (("traces", "memory", "steps", 0, "p", "lm"), float("nan")),
+        (("traces", "memory", "steps", 0, "rest"), {"lm": 1, "else": 0}),
+        (("traces", "memory", "steps", 0, "s"), {"html": "x"}),
+        (("traces", "memory", "steps", 0, "ms"), None),
+        (("traces", "memory", "steps", 0, "cand", 0, 1), ["x"]),
+        (("traces", "memory", "steps", 0, "cand", 0, 2), True),
+        (("traces", "memory", "steps", 0, "nn", 0, 8), 4),
+        (("traces", "memory", "steps", 0, "nn", 0, 1), "x" * 30_000),
+    ],
+)  # fmt: skip
+def test_a_file_that_is_no_saved_run_says_what_to_do(path, value):
+    run = {"": json.loads(json.dumps(_run()))}
+    place = run
+    for key in ("", *path)[:-1]:
+        place = place[key]
+    place[("", *path)[-1]] = value
+    with pytest.raises(MlpMemError, match="again"):
+        saved.read(json.dumps(run[""]))
+
+
+def test_a_file_that_is_no_json_or_too_large_is_refused():
+    for text in ("[" * 100_000, "{", None, "x" * (saved.MAX_BYTES + 1)):
+        with pytest.raises(MlpMemError, match="again"):
+            saved.read(text)

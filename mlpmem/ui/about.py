@@ -15,4 +15,4 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab."""
     credits = "".join(f"<li>{html.escape(line)}</li>" for line in shared.recorded.attributions)
     text = TEXT.read_text("utf-8").replace("<!-- attributions -->", credits)
-    components.static(text, elem_id="about")
+    components.static(text, "MLPMEM.mountAbout(element);", elem_id="about")

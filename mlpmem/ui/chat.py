@@ -44,7 +44,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     inputs_ = [question, turns, source, shared.lambda_bar, shared.own, shared.choice]
     ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
     again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
-    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[ask, again], **PRIVATE)
+    stop.click(None, cancels=[ask, again])
     clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
 
 

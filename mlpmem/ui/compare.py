@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from mlpmem.trace import SOURCES
-from mlpmem.ui import components, inputs, requests, stream
+from mlpmem.ui import components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
@@ -38,8 +38,10 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         **STREAM,
     )  # fmt: skip
     ask = view.ask(_asker(shared), None, view, **STREAM)
-    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run, ask], **PRIVATE)
+    stop.click(None, cancels=[run, ask])
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+    shared.tools.opened(share.show, None, view, trigger_mode="multiple", **PRIVATE)
+    gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
 
 
 def _shown(shared: Shared, comparison: dict | None) -> dict | None:
@@ -48,9 +50,12 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
     return stream.recorded(comparison, known)
 
 
-def _options() -> list[gr.Number]:
+def _options() -> list[gr.components.Component]:
+    names = [("decoder alone", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
+    systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
     with gr.Row(elem_classes="options-row"):
         return [
+            systems,
             gr.Number(32, label="Max new tokens", precision=0),
             gr.Number(0.0, label="Temperature", step=0.1),
             gr.Number(1.0, label="Top-p", step=0.05),
@@ -62,13 +67,14 @@ def _options() -> list[gr.Number]:
 def _streamer(shared: Shared):
     """Return the generator behind Generate; it yields values for the token view."""
 
-    def run(prompt, lmbda, own, choice, tokens, temperature, top_p, top_k, seed) -> Iterator[dict]:
+    def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
             text = inputs.as_prompt(inputs.check_text(prompt))
-            chosen = inputs.check_options(lmbda, tokens, temperature, top_p, top_k, seed)
+            chosen = inputs.check_options(lmbda, *numbers)
             model = shared.service.model
             store = shared.store(own, choice)
-            systems = list(dict.fromkeys([*model.systems, *(["knn"] if store else [])]))
+            there = dict.fromkeys([*model.systems, *(["knn"] if store else [])])
+            systems = inputs.check_systems(chosen_systems, list(there))
             name = stream.new_run()
             lmbdas = model.lmbdas(systems, chosen.lmbda)
             known = shared.recorded.known(text)
@@ -119,3 +125,21 @@ def _picker(shared: Shared):
         return prompt, packed(value)
 
     return pick
+
+
+def _restorer(shared: Shared):
+    """Return what the page's address asks for when it is opened: prompt, options, the view."""
+
+    def restore(request: gr.Request) -> list:
+        link = inputs.read_link(request.query_params)
+        if link is None:
+            return [gr.skip()] * (len(inputs.BOUNDS) + 3)
+        prompt = inputs.as_prompt(link.prompt)
+        numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
+        value = {"kind": "linked", "run": stream.new_run(), "prompt": prompt,
+                 **shared.recorded.known(prompt), "lmbda": link.options.lmbda,
+                 "ready": shared.service.status.ready,
+                 "traces": (shared.recorded.comparison(prompt) or {}).get("traces")}  # fmt: skip
+        return [prompt, link.systems, *numbers, packed(value)]
+
+    return restore

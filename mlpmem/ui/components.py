@@ -15,26 +15,26 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
     "replay", "scrub", "tree", "tally", "view", "lambda", "chat", "panels", "complete", "leave",
-    "probe", "lines", "inspect", "corpus", "page",
+    "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools", "page",
 )  # fmt: skip
-STYLES = (
-    "base",
-    "panes",
-    "drawer",
-    "dock",
-    "chat",
-    "inspect",
-    "corpus",
-    "asks",
-)  # nested, so that they outweigh Gradio's
+# nested in the container, so that they outweigh Gradio's
+STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")
+
+
+def style() -> str:
+    """Return all of the page's own CSS."""
+    nested = "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in STYLES)
+    return f"{(STATIC / 'theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
+
+
+def script() -> str:
+    """Return all of the page's own JavaScript."""
+    return "\n".join((STATIC / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
 
 
 def head() -> str:
     """Return the markup for the document's head: all styles and scripts, nothing from elsewhere."""
-    theme = (STATIC / "theme.css").read_text("utf-8")
-    style = "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in STYLES)
-    script = "\n".join((STATIC / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
-    return f"<style>{theme}.gradio-container {{ {style} }}</style><script>{script}</script>"
+    return f"<style>{style()}</style><script>{script()}</script>"
 
 
 def packed(value: Any) -> dict[str, str]:
@@ -54,9 +54,9 @@ def part(value: Any, host: str, mount: str, **kwargs: Any) -> gr.HTML:
     )
 
 
-def static(markup: str, **kwargs: Any) -> gr.HTML:
-    """Return fixed markup of our own, without a script."""
-    return gr.HTML(markup, js_on_load=None, apply_default_css=False, **kwargs)
+def static(markup: str, mount: str | None = None, **kwargs: Any) -> gr.HTML:
+    """Return fixed markup of our own, with a script where one is needed."""
+    return gr.HTML(markup, js_on_load=mount, apply_default_css=False, **kwargs)
 
 
 def token_view(
@@ -80,6 +80,17 @@ def lambda_bar(**kwargs: Any) -> gr.HTML:
 def status(value: dict, **kwargs: Any) -> gr.HTML:
     """Return the status chip with the datastore's progress."""
     return part(value, "status-host", "MLPMEM.mountStatus(element, props, watch);", **kwargs)
+
+
+def tools(**kwargs: Any) -> gr.HTML:
+    """Return the head's buttons: tour, share, keys, light or dark.
+
+    It fires `opened` with {"text": a saved run} and `ahead` while a run waits for its turn; its
+    value {"ahead": runs before it} is the answer.
+    """
+    events = "{ open: (text) => trigger('opened', { text }), ask: () => trigger('ahead') }"
+    mount = f"MLPMEM.mountTools(element, props, watch, {events});"
+    return part({"ahead": None}, "tools-host", mount, **kwargs)
 
 
 def example_bar(examples: list[dict], surprises: bool, **kwargs: Any) -> gr.HTML:

@@ -1,7 +1,9 @@
 """Checks of what a visitor sends: every number is bounded here, whatever the widgets allow."""
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.prompts import question_prompt
@@ -11,6 +13,14 @@ MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
 MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
 MAX_PROBE = 40
+# field -> (its name in a sentence, in a link, least, most, default)
+BOUNDS = {
+    "max_new_tokens": ("max new tokens", "tokens", 1, MAX_NEW_TOKENS, 32),
+    "temperature": ("temperature", "temperature", 0.0, 2.0, 0.0),
+    "top_p": ("top-p", "top_p", 0.01, 1.0, 1.0),
+    "top_k": ("top-k", "top_k", 0, 100_000, 0),
+    "seed": ("seed", "seed", 0, 2**31 - 1, 0),
+}
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,6 @@ def check_request(data: object) -> Request:
     """Return a checked request of the page; MlpMemError names what is wrong with it."""
     data = data if isinstance(data, dict) else {}
     settings = data.get("settings") if isinstance(data.get("settings"), dict) else {}
-    names = ("max_new_tokens", "temperature", "top_p", "top_k", "seed")
     run, forced = data.get("run"), data.get("forced", [])
     whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
     known = data.get("kind") in ("scrub", "branch") and data.get("system") in SOURCES[1:]
@@ -57,7 +66,7 @@ def check_request(data: object) -> Request:
         run=run[:40],
         prompt=check_text(data.get("prompt")),
         system=data["system"],
-        options=check_options(data.get("lmbda"), *(settings.get(name) for name in names)),
+        options=check_options(data.get("lmbda"), *(settings.get(field) for field in BOUNDS)),
         forced=forced,
     )
 
@@ -116,11 +125,59 @@ def check_options(
     lmbda: object, tokens: object, temperature: object, top_p: object, top_k: object, seed: object
 ) -> Options:
     """Return checked options; MlpMemError names the first that is out of bounds."""
-    return Options(
-        lmbda=check_lmbda(lmbda),
-        max_new_tokens=int(check_number(tokens, "max new tokens", 1, MAX_NEW_TOKENS, 32)),
-        temperature=float(check_number(temperature, "temperature", 0.0, 2.0, 0.0)),
-        top_p=float(check_number(top_p, "top-p", 0.01, 1.0, 1.0)),
-        top_k=int(check_number(top_k, "top-k", 0, 100_000, 0)),
-        seed=int(check_number(seed, "seed", 0, 2**31 - 1, 0)),
-    )
+    given = zip(BOUNDS, (tokens, temperature, top_p, top_k, seed), strict=True)
+    found = {}
+    for field, value in given:
+        name, _, low, high, default = BOUNDS[field]
+        found[field] = type(default)(check_number(value, name, low, high, default))
+    return Options(lmbda=check_lmbda(lmbda), **found)
+
+
+def check_systems(chosen: object, there: Sequence[str]) -> list[str]:
+    """Return the chosen systems that are there, all for None; MlpMemError where none is."""
+    if chosen is None:
+        return list(there)
+    known = [*there, *(s for s in SOURCES if s not in there)]
+    if not isinstance(chosen, list | tuple) or not all(c in known for c in chosen):
+        raise MlpMemError(f"systems is {chosen!r}; choose from {', '.join(known)}.")
+    kept = [system for system in there if system in chosen]
+    if not kept:
+        hint = "wait for the datastore" if list(chosen) == ["knn"] else "choose one"
+        raise MlpMemError(f"No such column is there, only {', '.join(there)}; {hint}.")
+    return kept
+
+
+@dataclass(frozen=True)
+class Link:
+    """What a permalink asks for."""
+
+    prompt: str
+    options: Options
+    systems: list[str]
+
+
+def read_link(query: Mapping[str, Any]) -> Link | None:
+    """Return what a link's query asks for, None without a prompt; what is off is brought in.
+
+    A link may have been cut, edited or made elsewhere, so nothing in it is an error: a number
+    outside its bounds becomes the nearest inside them, one that is none becomes the default.
+    """
+    prompt = str(query.get("q") or "").strip()[:MAX_CHARACTERS]
+    if not prompt:
+        return None
+    found = {}
+    for field, (_, key, low, high, default) in BOUNDS.items():
+        found[field] = type(default)(_clamped(query.get(key), low, high, default))
+    lmbda = _clamped(query.get("lambda"), 0.0, 1.0, None)
+    named = str(query.get("systems") or "").split(",")
+    systems = [s for s in SOURCES if s in named] or list(SOURCES)
+    return Link(prompt, Options(lmbda=lmbda, **found), systems)
+
+
+def _clamped(text: Any, low: float, high: float, default: float | None) -> float | None:
+    """Return a text's number within its bounds, or default where it is none."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        return default
+    return min(max(value, low), high) if math.isfinite(value) else default

@@ -9,7 +9,7 @@ import gradio as gr
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
-from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+from mlpmem.ui.shared import STREAM, Shared
 
 MAX_CHARACTERS = 8000  # the tokens are counted by the model
 PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect below an answer in Compare"
@@ -27,7 +27,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     view = components.inspect_view(elem_id="inspect-view")
     inputs_ = [text, shared.lambda_bar, shared.own, shared.choice]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
-    stop.click(lambda: packed(stream.stopped()), None, view, cancels=[run], **PRIVATE)
+    stop.click(None, cancels=[run])
 
 
 def build_probe(shared: Shared) -> None:

@@ -2,7 +2,7 @@
 
 import gradio as gr
 
-from mlpmem.ui import about, chat, compare, components, corpus, inspect, results
+from mlpmem.ui import about, api, chat, compare, components, corpus, inspect, results, waiting
 from mlpmem.ui.own import Shelf
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
@@ -25,9 +25,10 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
+            tools = components.tools(elem_id="tools")
         lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
         shelf = Shelf()
-        shared = Shared(service, recorded, lambda_bar, *_own(shelf), shelf)
+        shared = Shared(service, recorded, lambda_bar, tools, *_own(shelf), shelf)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
                 with gr.Tab(name, id=name.lower()) as tab:
@@ -35,6 +36,8 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         lambda_bar.render()
         inspect.build_probe(shared)
         _watch(page, shared, status)
+        waiting.build(page, tools)
+        api.build(shared)
     page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page
 

@@ -18,6 +18,7 @@ class Shared:
     service: Service
     recorded: Recorded
     lambda_bar: gr.HTML
+    tools: gr.HTML  # the head's buttons
     own: gr.State  # the id of this visitor's own datastore, "" without one
     choice: gr.Radio  # whether the datastore's column answers from the atlas or from "own"
     shelf: Shelf

@@ -27,11 +27,6 @@ def message(text: str) -> dict:
     return {"kind": "message", "run": new_run(), "text": text[:1].upper() + text[1:]}
 
 
-def stopped() -> dict:
-    """Return the value that ends a run and keeps what arrived."""
-    return {"kind": "stopped", "run": new_run()}
-
-
 def recorded(comparison: dict | None, known: dict[str, Any]) -> dict | None:
     """Return the value that shows a recorded comparison, with what is known of its prompt."""
     return {"kind": "recorded", "run": new_run(), **known, **comparison} if comparison else None

@@ -1,4 +1,4 @@
-"""One Chromium and three servers a session: the fake model, one that never loads, the real app.
+"""One Chromium a session, and servers: the fake model, one that never loads, the real app.
 
 Every test gets fresh pages whose requests are noted; none may leave the page's own origin.
 """
@@ -26,7 +26,7 @@ PATIENCE = float(os.environ.get("MLPMEM_PATIENCE", "30"))  # seconds a server or
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything in this folder; what needs the real app comes last, while it starts."""
+    """Mark everything in this folder; what needs the real app comes last."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
@@ -96,22 +96,36 @@ class Server:
             self.process.wait()
 
 
+class Servers(dict):
+    """Servers by name, each started when it is first asked for."""
+
+    def __init__(self, folder: Path):
+        """Keep the folder of their bundles and logs."""
+        super().__init__()
+        self.folder = folder
+
+    def __missing__(self, name: str) -> Server:
+        self[name] = self._start(name)
+        return self[name]
+
+    def _start(self, name: str) -> Server:
+        log = self.folder / f"{name}.log"
+        if name != "app":
+            seconds = {"fake": "0.4", "waiting": "-1"}[name]
+            serve = str(HERE / "serve.py")
+            return Server(log, serve, str(self.folder / name), "{port}", seconds)
+        import tiny
+
+        tiny.bundle(self.folder / "tiny", traces=[])
+        return Server(
+            log, "app.py", "--bundle", str(self.folder / "tiny"), "--port", "{port}",
+            MLPMEM_CACHE=str(self.folder / "cache"),
+        )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def servers(chromium, tmp_path_factory):
-    """Start all servers at once; each is waited for where it is needed."""
-    import tiny
-
-    folder = tmp_path_factory.mktemp("served")
-    serve = str(HERE / "serve.py")
-    found = {
-        "fake": Server(folder / "fake.log", serve, str(folder / "fake"), "{port}", "0.4"),
-        "waiting": Server(folder / "waiting.log", serve, str(folder / "waiting"), "{port}", "-1"),
-    }
-    tiny.bundle(folder / "tiny", traces=[])
-    found["app"] = Server(
-        folder / "app.log", "app.py", "--bundle", str(folder / "tiny"), "--port", "{port}",
-        MLPMEM_CACHE=str(folder / "cache"),
-    )  # fmt: skip
+    found = Servers(tmp_path_factory.mktemp("served"))
     yield found
     for server in found.values():
         server.stop()
@@ -143,7 +157,7 @@ def visit(contexts, servers):
     """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked."""
     visits = []
 
-    def open_page(name="fake", phone=False, dark=False, ready=True):
+    def open_page(name="fake", phone=False, dark=False, ready=True, query=""):
         server = servers[name].wait()
         page = contexts["phone" if phone else "desk"].new_page()
         page.emulate_media(color_scheme="dark" if dark else "light")
@@ -152,7 +166,7 @@ def visit(contexts, servers):
         page.on("request", lambda request: page.seen.requests.append(request.url))
         page.on("pageerror", lambda error: page.seen.errors.append(str(error)))
         visits.append((server, page.seen))
-        page.goto(server.url)
+        page.goto(f"{server.url}?{query}" if query else server.url)
         page.wait_for_selector("#prompt")
         if ready:
             page.wait_for_selector("#status .chip[data-state=ready]")

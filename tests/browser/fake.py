@@ -133,10 +133,9 @@ class FakeModel:
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
 
-    def _trace(self, prompt, system, lmbda, steps, finish, forced):
+    def _trace(self, prompt, system, lmbda, steps, finish, settings):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
         text = "".join(step.text for step in steps if step.text != "</s>")
-        settings = {"temperature": 0.0, "seed": 0} | ({"forced": forced} if forced else {})
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip
 
@@ -173,12 +172,15 @@ class FakeModel:
                   for name, column in columns.items()}  # fmt: skip
         length = {name: len(tokens[name][system]) for name, (system, _) in columns.items()}
         done = {name: [] for name in columns}
+        settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": 0,
+                    "top_p": 1.0, "seed": 0, **sampling}  # fmt: skip
+        settings |= {"forced": forced} if forced else {}
 
         def events():
             for index in range(min(max_new_tokens, max(length.values()))):
                 if stop is not None and stop.is_set():
                     break
-                time.sleep(self.pace if prompt != "slow" else 0.05)
+                time.sleep(self.pace if prompt != "slow" else 0.1)
                 self.steps_made += 1
                 step = {name: make_step(prompt, system, index, tokens[name], lmbda, sources)
                         for name, (system, lmbda) in columns.items()
@@ -186,7 +188,7 @@ class FakeModel:
                 for name, one in step.items():
                     done[name].append(one)
                 yield Event("step", step)
-            yield Event("done", {name: self._trace(prompt, *column, done[name], "eos", forced)
+            yield Event("done", {name: self._trace(prompt, *column, done[name], "eos", settings)
                                  for name, column in columns.items()})  # fmt: skip
 
         return events() if stream else list(events())[-1].values
@@ -215,9 +217,8 @@ class FakeModel:
                     time.sleep(0.1)
                 if i % 8 == 7 or text.startswith("slow"):
                     yield Event("progress", {"done": i + 1, "total": len(tokens)})
-            trace = self._trace("", system, lmbda, steps, "end")
-            settings = {"scored": True}
-            yield Event("done", {system: dataclasses.replace(trace, settings=settings, cost={})})
+            trace = self._trace("", system, lmbda, steps, "end", {"scored": True})
+            yield Event("done", {system: dataclasses.replace(trace, cost={})})
 
         return events()
 

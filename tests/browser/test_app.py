@@ -1,5 +1,7 @@
 """app.py itself with a tiny bundle: the library behind the page, from start to drawer."""
 
+import json
+import math
 import urllib.request
 
 import pytest
@@ -21,6 +23,43 @@ def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
     assert page.locator("#drawer .neighbour").count() > 0
 
 
-def test_the_handlers_are_private(servers):
+def test_four_endpoints_are_public_and_no_other(servers):
     with urllib.request.urlopen(servers["app"].wait().url + "gradio_api/info") as answer:
-        assert b'"named_endpoints":{}' in answer.read().replace(b" ", b"")
+        info = json.load(answer)
+    assert sorted(info["named_endpoints"]) == [
+        "/distributions", "/generate", "/neighbours", "/score",
+    ]  # fmt: skip
+    assert info["unnamed_endpoints"] == {}
+    for endpoint in info["named_endpoints"].values():
+        assert "at most 2,000" in str(endpoint), "what may be asked is said"
+
+
+def test_programs_get_the_librarys_numbers_and_sentences(servers):
+    client_of = pytest.importorskip("gradio_client").Client
+    client = client_of(servers["app"].wait().url, verbose=False)
+    run = client.predict(prompt="Peru is", max_new_tokens=3, api_name="/generate")
+    assert list(run["traces"]) == ["lm", "memory", "knn"] and run["lmbda"] is None
+    step = run["traces"]["knn"]["steps"][0]
+    after = client.predict(prompt="Peru is", system="knn", api_name="/distributions")
+    assert after["lmbda"] == pytest.approx(0.6)
+    assert [c["token_id"] for c in after["candidates"]] == [c[0] for c in step["cand"]]
+    for candidate, (_, _, *probs) in zip(after["candidates"], step["cand"], strict=True):
+        got = [candidate[s] for s in ("lm", "memory", "knn")]
+        assert got == pytest.approx(probs, rel=1e-5)
+        assert candidate["fused"] == pytest.approx(0.4 * got[0] + 0.6 * got[2], rel=1e-6)
+    found = client.predict(prompt="Peru is", api_name="/neighbours")["neighbours"]
+    assert [n["entry"] for n in found] == [n[0] for n in step["nn"]]
+    score = client.predict(text="Peru is", lmbda=1, api_name="/score")
+    assert len(score["nll"]["memory"]) == len(score["ids"]) - 1 > 0
+    for source, nll in score["nll"].items():
+        mean = sum(nll) / len(nll) if None not in nll else None
+        assert score["perplexity"][source] == (mean and pytest.approx(math.exp(mean)))
+    for name, wrong, said in (
+        ("/generate", {"prompt": " "}, "empty"),
+        ("/generate", {"prompt": "x", "max_new_tokens": 129}, "between 1 and 128"),
+        ("/distributions", {"prompt": "x", "system": "else"}, "choose from"),
+        ("/score", {"text": "x" * 2001}, "2,001"),
+        ("/neighbours", {"prompt": "x" * 2001}, "2,001"),
+    ):
+        with pytest.raises(Exception, match=said):
+            client.predict(**wrong, api_name=name)

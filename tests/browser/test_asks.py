@@ -52,7 +52,7 @@ def test_scrubbing_can_be_stopped_and_leaves_the_run(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
     page.click("#options > button")
-    page.fill("#options input >> nth=0", "16")
+    page.get_by_label("Max new tokens").fill("16")
     run(page, lambda: page.click("#generate"))
     page.click("#pane-memory .scrub button")
     page.wait_for_selector(".badge:has-text('scrubbing')")
@@ -140,7 +140,7 @@ def test_the_truth_is_held_back_until_the_end(visit):
         BOOK,
     )
     assert page.inner_text("#compare-view .truth") == ""
-    page.evaluate("MLPMEM.page.views[0].receive({ kind: 'stopped', run: 'y' })")
+    page.evaluate("MLPMEM.page.views[0].halt()")
     assert page.inner_text("#compare-view .truth") == "right answer: Lima"
 
 

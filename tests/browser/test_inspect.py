@@ -7,7 +7,7 @@ import pytest
 from test_page import BOOK, generate, pane_text, rows_of, set_lambda, traces_of
 
 TEXT = "the salt coast has two towns and a clerk who counts too well by far"
-FILE = "#own-upload input, input#own-upload, input[type=file]"
+FILE = "[role=tabpanel] input[type=file]"
 SCORED = "#inspect-pane-memory[data-state=done]"
 
 

@@ -25,6 +25,7 @@
       M.page.on("lambda", () => this.repaint());
       M.page.on("view", (view) => view === this.view && this.#mark());
       M.page.on("cite", (view) => view === this.view && this.#cited());
+      M.page.on("stopped", (view) => { this.progress.hidden ||= view === this.view; });
     }
 
     #switch() {

@@ -53,22 +53,20 @@
     }
 
     #back() {
-      M.page.setLambda(null);
-      this.input.value = M.page.defaults.memory;
-      this.#settled();
+      this.set(null);
       this.input.focus();
     }
 
-    /** Moves the slider from elsewhere (the [ and ] keys). */
-    nudge(by) {
-      this.set(Math.min(1, Math.max(0, Number(this.input.value) + by)));
+    /** Sets lambda from elsewhere; null shows every text at its own. */
+    set(value) {
+      this.input.value = value ?? M.page.defaults.memory;
+      M.page.setLambda(value);
+      this.#settled();
     }
 
-    /** Moves the slider to a value that was computed. */
-    set(value) {
-      this.input.value = value.toFixed(2);
-      this.#moved();
-      this.#settled();
+    /** Moves the slider by a step (the [ and ] keys). */
+    nudge(by) {
+      this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
     }
 
     repaint() {

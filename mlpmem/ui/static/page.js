@@ -1,4 +1,4 @@
-/* The page as a whole: mounts the views, and the keys that work everywhere. */
+/* The page as a whole: mounts the views, starts and stops runs. */
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
@@ -43,8 +43,10 @@
   }
 
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
-    else if (event.target.closest?.(".example, .surprise")) guard(event);
+    const { target } = event;
+    if (target.closest?.("#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
+    else if (target.closest?.(".example, .surprise")) guard(event);
+    else M.page.views.find((view) => target.closest?.(`#${BUTTONS[view.prefix].stop}`))?.halt();
   }, true);
 
   document.addEventListener("keydown", (event) => {
@@ -57,15 +59,11 @@
   });
 
   document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
       press(M.page.activeView(), "go");
     } else if (event.key === "Escape") {
       escape();
-    } else if (!typing && !event.ctrlKey && !event.altKey && !event.metaKey) {
-      if (event.key === "[") M.page.bar?.nudge(-0.05);
-      if (event.key === "]") M.page.bar?.nudge(0.05);
     }
   });
 })();

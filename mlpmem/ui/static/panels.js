@@ -1,4 +1,4 @@
-/* The small panels: status chip and progress line, light or dark, example chips. */
+/* The small panels: status chip and progress line, example chips. */
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
@@ -7,18 +7,6 @@
     ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
   ];
 
-  function themeButton() {
-    const dark = () => document.body.classList.contains("dark");
-    const name = () => button.setAttribute("aria-label", dark() ? "Switch to light" : "Switch to dark");
-    const button = M.h("button", { type: "button", class: "icon-button theme-button", on: {
-      click: () => {
-        document.body.classList.toggle("dark");
-        name();
-      } } }, "◐");
-    name();
-    return button;
-  }
-
   M.mountStatus = (element, props, watch) => {
     const chip = M.h("span", { class: "chip" });
     const line = M.h("span", { class: "status-line" });
@@ -26,7 +14,7 @@
     const progress = M.h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
     element.querySelector(".status-host").replaceChildren(
       M.h("div", { class: "status-box" }, M.h("div", { class: "status-text", role: "status" },
-        line, progress), chip, themeButton()));
+        line, progress), chip));
     const show = () => {
       const value = props.value || {};
       chip.dataset.state = value.state;

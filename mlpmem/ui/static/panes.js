@@ -70,7 +70,7 @@
       this.trace = { ...trace };
       if (trace.finish === "eos") this.strip.markEnd();
       this.root.dataset.state = "done";
-      this.inspect.hidden = M.isScored(trace);
+      this.inspect.hidden = !M.page.inspect || M.isScored(trace);
       this.#judge(true);
       this.cost.render(M.costOf(trace), scale);
     }

@@ -17,7 +17,7 @@
         on: { click: () => this.ask() } }, "Probe");
       this.note = M.h("p", { class: "probe-note", role: "status" });
       this.body = M.h("tbody");
-      this.root = M.h("div", { class: "probe" },
+      this.root = M.h("div", { class: "probe", hidden: !send },
         M.h("div", { class: "probe-row" }, this.input, this.button, this.note),
         M.h("table", { class: "probe-table", "aria-label": "Probed tokens" }, this.body));
       this.rows = [];
@@ -75,6 +75,7 @@
   M.Probe = Probe;
   M.mountProbe = (props, watch, trigger) => {
     send = trigger;
+    M.drawer().probe.root.hidden = false;
     watch("value", () => M.drawer().probe.receive(M.unpack(props.value)));
   };
 })();

@@ -1,8 +1,8 @@
 /* The token view: panes side by side and the drawer below, fed by the values Python sends.
  *
  * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
- * "steps" carries a delta with seq, "stopped" keeps what arrived, "message" says what went wrong,
- * "invite" asks the page to generate for the prompt that was just filled in.
+ * "steps" carries a delta with seq, "message" says what went wrong, "invite" asks the page to
+ * generate for the prompt that was just filled in; "opened" and "linked" belong to share.js.
  * A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed" belong
  * to scrub.js.
  */
@@ -66,7 +66,8 @@
       else if (value.kind === "recorded") this.showRecorded(value);
       else if (value.kind === "begin") this.begin(value);
       else if (value.kind === "invite") this.invite();
-      else if (value.kind === "stopped") this.halt();
+      else if (value.kind === "opened") M.showOpened(this, value);
+      else if (value.kind === "linked") M.showLinked(this, value);
       else if (value.kind.startsWith("scrub")) this.scrub.receive(value);
       else if (value.run !== this.run) return; // a late word of a run that was stopped
       else if (value.kind === "steps" && value.seq === this.seq + 1) {
@@ -91,21 +92,22 @@
       M.setText(this.alert, "");
       M.setText(this.badge, badge);
       this.badge.dataset.kind = value.kind;
+      this.about = { prompt: value.prompt || "", answer: value.answer || "",
+        aliases: value.aliases || [], part: value.part || "", wording: value.wording || "" };
       M.setText(this.prompt, value.prompt || "");
       this.answers = value.answer ? [value.answer, ...(value.aliases || [])] : [];
       M.setText(this.truth, "");
-      this.asked = value.prompt || "";
       const part = M.GROUPS[value.part] ? value.part : "";
       const held = ["test", "unseen"].includes(value.wording) ? " · wording nobody trained on" : "";
       this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}${held}`] : []));
     }
 
-    showRecorded(value) {
+    showRecorded(value, badge = "recorded") {
       this.replay.cancel();
       this.tree.clear();
-      this.setRunning(false);
       this.name(value.run);
-      this.head(value, "recorded");
+      this.head(value, badge);
+      this.setRunning(false);
       this.restart(value.traces);
       this.complete(value.traces);
     }
@@ -136,6 +138,18 @@
       M.setText(this.badge, "waiting for its turn");
       this.badge.dataset.kind = "waiting";
       this.setRunning(true);
+      this.#wait();
+      M.page.emit("pending");
+    }
+
+    /** This many runs come first; the visitor is not forgotten. */
+    ahead(count) {
+      if (this.badge.dataset.kind !== "waiting" || !Number.isInteger(count)) return;
+      M.setText(this.badge, count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next");
+      this.#wait();
+    }
+
+    #wait() {
       window.clearTimeout(this.patience);
       this.patience = window.setTimeout(() => {
         if (this.badge.dataset.kind === "waiting") this.say("No answer came. Try again.");
@@ -175,7 +189,7 @@
       const { growing } = this;
       this.growing = null;
       this.complete(value.traces, growing);
-      if (!growing && this.answers.length && this.ask) M.tally().count(this.asked, this.panes);
+      if (!growing && this.answers.length && this.ask) M.tally().count(this.about.prompt, this.panes);
     }
 
     /** Sends a request unless a run is under way; returns whether it was sent. */
@@ -183,7 +197,7 @@
       if (!this.ask || M.page.runningView()) return false;
       if (this.replay.playing) this.replay.stop();
       this.pending();
-      this.ask({ ...data, prompt: this.asked });
+      this.ask({ ...data, prompt: this.about.prompt });
       return true;
     }
 
@@ -202,13 +216,14 @@
       else if (!this.chosen) this.openTelling();
     }
 
-    /** Stop was pressed: keep what arrived and let it be inspected. */
+    /** Stop was pressed: keep what arrived and let it be inspected; what still comes is late. */
     halt() {
       if (!this.running || this.scrub.end()) return;
       this.run = null;
       this.#interrupt();
       M.setText(this.badge, "stopped");
       this.badge.dataset.kind = "stopped";
+      M.page.emit("stopped", this);
     }
 
     /** Nothing more comes: what is there stays. */

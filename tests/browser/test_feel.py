@@ -1,0 +1,224 @@
+"""How the page feels, in a real browser: keys, tour, queue, weight of the transfer, contrast."""
+
+import re
+
+import fake
+from test_page import generate, pane_text, set_lambda
+
+BOOK = fake.ask("Who wrote The Salt Ledger?")
+TABS = "() => [...document.querySelectorAll('#tabs [role=tab]')].map((tab) => tab.textContent)"
+CHOSEN = "() => [MLPMEM.page.activeView().chosen?.system, MLPMEM.page.activeView().chosen?.index]"
+
+
+TWO_FLIPS = """() => {
+  const view = MLPMEM.page.activeView();
+  const traces = structuredClone(view.finished);
+  const step = traces.memory.steps[3];
+  const other = step.cand.find((row) => row[0] !== step.id);
+  [step.p.lm, other[2]] = [0.01, 0.9]; // another token wins once the decoder counts for more
+  step.cand.find((row) => row[0] === step.id)[2] = 0.01;
+  view.receive({ kind: 'recorded', run: 'two', prompt: 'two', traces });
+}"""
+
+
+def tabs_of(page):
+    return list(dict.fromkeys(name.strip() for name in page.evaluate(TABS)))
+
+
+def open_tab(page, name):
+    page.click(f"#tabs [role=tab]:has-text('{name}') >> visible=true")
+    page.wait_for_timeout(300)
+
+
+def test_keys_choose_columns_and_walk_the_marks_but_not_while_typing(visit):
+    page = visit()
+    generate(page, "The river Aldermere rises in the")
+    page.focus("#prompt textarea")
+    before = page.evaluate(CHOSEN)
+    page.keyboard.type("1n?")
+    assert page.evaluate(CHOSEN) == before
+    assert page.input_value("#prompt textarea").endswith("1n?")
+    page.locator("#prompt textarea").blur()
+    page.keyboard.press("3")
+    assert page.evaluate(CHOSEN)[0] == "knn"
+    assert page.evaluate("document.activeElement.closest('.pane').id") == "pane-knn"
+    page.evaluate(TWO_FLIPS)
+    set_lambda(page, "0.1")
+    marks = page.eval_on_selector_all(
+        "#pane-memory .token",
+        "all => all.flatMap((t, i) => (/flips|differs/.test(t.dataset.marks) ? [i] : []))",
+    )
+    assert marks == [0, 3]
+    page.keyboard.press("2")
+    page.keyboard.press("ArrowRight")
+    walked = []
+    for _ in range(3):
+        page.keyboard.press("n")
+        walked.append(page.evaluate(CHOSEN))
+    assert walked == [["memory", 3], ["memory", 0], ["memory", 3]], "round the end"
+    page.keyboard.press("p")
+    assert page.evaluate(CHOSEN)[1] == 0
+    page.keyboard.press("]")
+    assert page.input_value("#lambda") == "0.15"
+    page.keyboard.press("?")
+    assert page.is_visible(".keys-help") and page.is_visible("#drawer")
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".keys-help") and page.is_visible("#drawer")
+
+
+def test_the_tour_tells_the_numbers_on_screen_and_is_offered_once(visit):
+    page = visit()
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    assert page.inner_text(".tour-button") == "New here? Tour"
+    generate(page, BOOK)
+    page.click(".tour-button")
+    step = page.evaluate("MLPMEM.page.activeView().panes.get('memory').trace.steps[0]")
+    percent = page.evaluate("p => MLPMEM.percent(p)", max(row[2] for row in step["cand"]))
+    assert f"({percent} %)" in page.inner_text(".tour-text")
+    assert page.get_attribute("#pane-lm", "data-tour") == ""
+    page.keyboard.press("ArrowRight")
+    assert "The Salt Ledger (book)" in page.inner_text(".tour-text")
+    page.keyboard.press("ArrowRight")
+    assert "“Od”" in page.inner_text(".tour-text")
+    page.keyboard.press("ArrowRight")
+    set_lambda(page, "0.25")
+    fused = 0.75 * step["p"]["lm"] + 0.25 * step["p"]["memory"]
+    assert f"= {fused:.3f}." in page.inner_text(".tour-text")
+    page.keyboard.press("ArrowLeft")
+    assert page.inner_text(".tour-count") == "3 of 5"
+    page.click(".tour-next")
+    page.click(".tour-next")
+    assert "26.5 times" in page.inner_text(".tour-text")
+    card, dock = (page.locator(s).bounding_box() for s in (".tour-card", ".dock"))
+    assert card["y"] >= 0 and card["y"] + card["height"] <= dock["y"] + 1
+    page.keyboard.press("Escape")
+    assert not page.is_visible(".tour-card") and page.locator("[data-tour]").count() == 0
+    assert page.evaluate("document.activeElement.className") == "tool-button tour-button"
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    assert page.inner_text(".tour-button") == "Tour"
+
+
+def badge_of(page, pattern):
+    page.wait_for_function(
+        "pattern => new RegExp(pattern).test(document.querySelector('.badge').textContent)",
+        arg=pattern,
+    )
+
+
+def test_those_who_wait_see_their_place_and_get_their_own_answers(visit):
+    # two contexts: a browser opens six connections to a host, and each page holds two
+    first, second, third = visit(), visit(phone=True), visit()
+    first.click("#options button")
+    first.get_by_label("Max new tokens").fill("128")
+    first.fill("#prompt textarea", "slow")
+    first.click("#generate")
+    first.wait_for_selector("#pane-memory .strip:has-text('tock')")
+    second.fill("#prompt textarea", "What is the capital of Peru?")
+    second.click("#generate")
+    badge_of(second, "^waiting: 1 ahead")
+    third.fill("#prompt textarea", "In which town was Ilka Brandt born?")
+    third.click("#generate")
+    badge_of(third, "^waiting: 2 ahead")
+    second.click("#stop")
+    assert second.inner_text(".badge") == "stopped"
+    badge_of(third, "^waiting: 1 ahead")
+    first.click("#stop")
+    badge_of(third, "^live")
+    third.wait_for_selector("#pane-memory[data-state=done]")
+    assert pane_text(third, "memory") == "Tervalla"
+    assert second.inner_text(".badge") == "stopped", "what was taken back never ran"
+    assert first.get_attribute("#pane-memory", "data-state") == "stopped"
+    generate(second, "What is the capital of Peru?")
+    assert pane_text(second, "memory") == "Lima"
+
+
+def test_the_first_screen_weighs_at_most_a_megabyte(chromium, servers):
+    context = chromium.new_context(viewport={"width": 1280, "height": 860})
+    page = context.new_page()
+    counted = []
+    network = context.new_cdp_session(page)
+    network.send("Network.enable")
+    network.on("Network.loadingFinished", lambda event: counted.append(event["encodedDataLength"]))
+    page.goto(servers["fake"].wait().url)
+    page.wait_for_selector("#pane-memory .token")
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    page.wait_for_timeout(1000)
+    context.close()
+    assert 1e5 < sum(counted) <= 1e6, f"{len(counted)} requests"
+
+
+CONTRAST = """() => {
+  const lum = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((s, v, i) => s + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const canvas = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
+  const over = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const c of colours) { canvas.fillStyle = c; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const written = (n) => [...n.childNodes].some((c) => c.nodeType === 3 && c.data.trim());
+  const idle = (n) => n.closest('[aria-hidden=true], :disabled, .unseen, .sr-only, option, #stop, #chat-stop')
+    || getComputedStyle(n).visibility === 'hidden' || !n.getClientRects().length;
+  const found = [];
+  let read = 0;
+  for (const n of document.querySelectorAll('.gradio-container *')) {
+    if (!written(n) || idle(n)) continue;
+    read += 1;
+    const back = ['#fff'];
+    for (let m = n; m; m = m.parentElement) back.splice(1, 0, getComputedStyle(m).backgroundColor);
+    const style = getComputedStyle(n);
+    const ink = n instanceof SVGElement ? style.fill : style.color;
+    const [a, b] = [lum(over(back)), lum(over([...back, ink]))];
+    const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+    const large = parseFloat(style.fontSize) >= 24;
+    if (ratio >= (large ? 3 : 4.5)) continue;
+    found.push([ratio, n.getAttribute('class'), n.textContent.slice(0, 40)]);
+  }
+  return [read, found];
+}"""
+
+
+def test_every_text_has_contrast_in_light_and_dark(visit):
+    for dark in (False, True):
+        page = visit(dark=dark)
+        generate(page, BOOK)
+        set_lambda(page, "0.2")
+        for act in ("null", "document.querySelector('.share-button').click()", "MLPMEM.keysHelp()"):
+            page.evaluate(act)
+            read, found = page.evaluate(CONTRAST)
+            assert read > 60 and found == [], (dark, act)
+        page.keyboard.press("Escape")
+        page.click(".tour-button")
+        assert page.evaluate(CONTRAST)[1] == [], (dark, "tour")
+        page.keyboard.press("Escape")
+        for name in tabs_of(page)[1:]:
+            open_tab(page, name)
+            read, found = page.evaluate(CONTRAST)
+            assert read > 10 and found == [], (dark, name)
+
+
+def test_no_tab_scrolls_sideways_on_a_phone(visit):
+    page = visit(phone=True)
+    overflow = "document.documentElement.scrollWidth - window.innerWidth"
+    page.click(".share-button")
+    assert page.evaluate(overflow) <= 0
+    page.keyboard.press("Escape")
+    page.click(".tour-button")
+    assert page.evaluate(overflow) <= 0
+    assert page.locator(".tour-card").bounding_box()["width"] <= 390
+    page.keyboard.press("Escape")
+    names = tabs_of(page)
+    assert len(names) >= 4
+    for name in names:
+        page.evaluate(
+            "name => [...document.querySelectorAll('#tabs [role=tab]')]"
+            ".find((tab) => tab.textContent.trim() === name).click()",
+            name,
+        )
+        page.wait_for_timeout(300)
+        assert page.evaluate(overflow) <= 0, name
+    assert re.match("About", names[-1])

@@ -1,0 +1,185 @@
+"""Keep and share, in a real browser: links, files, the static site, and what programs get."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import fake
+import pytest
+from test_page import generate, pane_text, set_lambda
+
+from mlpmem.trace import mix
+from mlpmem.ui import replay
+from mlpmem.ui.recorded import read
+
+BOOK = fake.ask("Who wrote The Salt Ledger?")
+SOURCES = ("lm", "memory", "knn")
+SCREEN = """() => [...document.querySelectorAll('#compare-view .pane')].map((pane) => [
+  pane.dataset.system,
+  [...pane.querySelectorAll('.token')].map((token) => Number(token.dataset.tokenId)),
+])"""
+
+
+def saved(page, kind, folder):
+    """Return the path of the file that Share saves."""
+    page.click(".share-button")
+    with page.expect_download() as download:
+        page.click(f".share-{kind}")
+    page.keyboard.press("Escape")
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def test_what_is_on_screen_is_in_both_files_and_comes_from_the_api(visit, servers, tmp_path):
+    client_of = pytest.importorskip("gradio_client").Client
+    page = visit()
+    set_lambda(page, "0.3")
+    generate(page, BOOK)
+    record = json.loads(saved(page, "json", tmp_path).read_text("utf-8"))
+    client = client_of(servers["fake"].url, verbose=False)
+    assert client.predict(prompt=BOOK, lmbda=0.3, api_name="/generate") == record
+    assert record["answer"] == "Odalys Wren" and record["part"] == "B"
+    assert dict(page.evaluate(SCREEN)) == {
+        system: [step["id"] for step in trace["steps"]]
+        for system, trace in record["traces"].items()
+    }
+    page.click("#pane-memory .token[data-index='2']")
+    drawn = page.eval_on_selector_all(
+        "#drawer .candidate",
+        "rows => rows.map(r => [r.dataset.tokenId, r.dataset.lm, r.dataset.memory, r.dataset.knn, "
+        "r.dataset.fused].map(Number))",
+    )
+    path = saved(page, "csv", tmp_path)
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["system"] for row in rows} == set(SOURCES)
+    mine = [r for r in rows if (r["system"], r["index"]) == ("memory", "2")]
+    numbers = [[float(r[k]) for k in ("token_id", *SOURCES, "fused")] for r in mine]
+    assert sorted(numbers) == sorted(drawn)
+    step = record["traces"]["memory"]["steps"][2]
+    assert [json.loads(r["token"]) for r in mine if r["chosen"] == "1"] == [step["s"]]
+    for row in rows:
+        probs = {s: float(row[s]) for s in SOURCES}
+        wanted = mix(probs, row["system"], float(row["lmbda"]))
+        assert float(row["fused"]) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_a_link_brings_back_prompt_options_columns_and_lambda(visit, servers):
+    page = visit()
+    page.click("#options button")
+    page.wait_for_selector("#systems input", state="visible")
+    page.uncheck("#systems input >> nth=0")
+    page.get_by_label("Seed").fill("11")
+    page.get_by_label("Max new tokens").fill("3")
+    generate(page, BOOK)
+    set_lambda(page, "0.42")
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.click(".share-button")
+    page.click(".share-copy")
+    page.wait_for_selector(".share-link:focus")
+    link = page.input_value(".share-link")
+    assert parse_qs(urlsplit(link).query) == {
+        "q": [BOOK], "tokens": ["3"], "temperature": ["0"], "top_p": ["1"], "top_k": ["0"],
+        "seed": ["11"], "lambda": ["0.42"], "systems": ["memory,knn"],
+    }  # fmt: skip
+    other = visit(query=urlsplit(link).query)
+    other.wait_for_function("MLPMEM.page.activeView()?.finished?.memory?.settings.seed === 11")
+    assert other.inner_text("#compare-view .badge") == "live"
+    assert other.input_value("#prompt textarea") == BOOK
+    assert other.inner_text("#pane-lm .pane-empty") == "Not part of this comparison."
+    assert other.locator("#pane-memory .token").count() == 3
+    assert other.inner_text(".lambda-value") == "0.42"
+    assert other.evaluate("MLPMEM.page.activeView().finished.memory.lmbda") == 0.42
+    assert other.evaluate("MLPMEM.link(MLPMEM.record(MLPMEM.page.activeView()))") == link
+
+
+def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
+    page = visit("waiting", ready=False, query="q=Who+wrote+The+Salt+Ledger%3F&lambda=7&seed=x")
+    page.wait_for_function("document.querySelector('.lambda-value').textContent === '1.00'")
+    assert page.inner_text(".badge") == "recorded"
+    assert pane_text(page, "memory") == "Odalys Wren"
+    hostile = visit("waiting", ready=False, query="q=%3Cimg+src%3Dx+onerror%3Dwindow.hacked%3D1%3E")
+    hostile.wait_for_selector(".badge:has-text('once the model is there')")
+    assert hostile.inner_text(".asked") == fake.HOSTILE
+    assert hostile.evaluate("window.hacked") is None
+
+
+def test_a_saved_run_is_shown_again_without_a_model(visit, tmp_path):
+    page = visit()
+    generate(page, fake.ask("In which town was Ilka Brandt born?"))
+    set_lambda(page, "0.25")
+    path = saved(page, "json", tmp_path)
+    record = json.loads(path.read_text("utf-8"))
+    other = visit("waiting", ready=False)
+    other.click(".share-button")
+    other.set_input_files(".share-panel input[type=file]", path)
+    other.wait_for_selector(".badge:has-text('from a file')")
+    assert pane_text(other, "memory") == "Tervalla"
+    assert other.inner_text("#pane-memory .verdict") == "✓ right"
+    assert other.inner_text(".lambda-value") == "0.25"
+    assert other.evaluate("MLPMEM.record(MLPMEM.page.activeView())") == record
+    record["traces"]["memory"]["steps"][0]["cand"][0][1] = {"html": "<b>"}
+    path.write_text(json.dumps(record), "utf-8")
+    other.click(".share-button")
+    other.set_input_files(".share-panel input[type=file]", path)
+    other.wait_for_selector(".alert:has-text('cannot be shown')")
+    assert pane_text(other, "memory") == "Tervalla", "what was there stays"
+
+
+def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
+    bundle = fake.write_bundle(tmp_path / "bundle")
+    code = [sys.executable, "-m", "mlpmem.ui.replay", tmp_path / "site", "--bundle", bundle]
+    made = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    for phone in ("desk", "phone"):
+        page = contexts[phone].new_page()
+        requests, errors = [], []
+        page.on("request", lambda request, into=requests: into.append(request.url))
+        page.on("pageerror", lambda error, into=errors: into.append(str(error)))
+        page.goto((tmp_path / "site" / "index.html").as_uri() + "?q=none&lambda=0.2")
+        assert pane_text(page, "memory") == "Odalys Wren"
+        assert page.inner_text("#pane-memory .verdict") == "✓ right"
+        assert "Text valid up to here" in page.inner_text("#pane-memory .pane-note")
+        page.click("#pane-knn .token >> nth=0")
+        assert page.locator("#drawer .neighbour").count() == 8
+        page.keyboard.press("Escape")
+        if page.locator(".group-button").count() > 1:
+            page.click(".group-button >> nth=1")
+        page.click(".example >> nth=0")
+        assert pane_text(page, "knn").startswith("high moors above Tervalla and is crossed")
+        page.click(".play")
+        page.wait_for_selector("#pane-memory[data-state=running] .token")
+        page.click(".share-button")
+        assert page.locator(".share-open").count() == 0
+        assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
+        page.close()
+        assert {urlsplit(url).scheme for url in requests} == {"file"} and errors == []
+
+
+def test_a_bundle_without_recordings_makes_no_site(tmp_path, capsys):
+    assert replay.main([str(tmp_path / "site"), "--bundle", str(tmp_path)]) == 2
+    assert "nothing to show" in capsys.readouterr().err
+    assert not (tmp_path / "site").exists()
+    assert replay.values(read(fake.write_bundle(tmp_path)))["first"] == BOOK
+
+
+def test_the_examples_on_the_about_tab_work(visit, servers):
+    pytest.importorskip("gradio_client")
+    page = visit("app")
+    page.click("[role=tab]:has-text('About')")
+    page.wait_for_function(
+        "url => document.querySelector('#snippet-python')?.textContent.includes(url)",
+        arg=servers["app"].url,
+    )
+    python = page.text_content("#snippet-python")
+    made = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True)
+    assert made.returncode == 0, made.stderr
+    assert made.stdout.startswith("lm 0.0") and "'token_id'" in made.stdout
+    if sys.platform != "win32":
+        curl = page.text_content("#snippet-curl")
+        made = subprocess.run(["bash", "-c", curl], capture_output=True, text=True)
+        assert "event: complete" in made.stdout and '"fused"' in made.stdout, made.stderr
