@@ -10,7 +10,7 @@ from mlpmem.documents import Documents
 from train.corpora import atlas_facts
 from train.corpus import make_corpus, read_lines, write_lines
 from train.questions import ask, cell_of
-from train.recipe import Corpus
+from train.recipe import Atlas, Corpus
 from train.stage import Context
 from train.tokenizer import BOS, EOS, encode_segments, train_tokenizer
 
@@ -94,13 +94,16 @@ def test_lines_come_back(tmp_path):
 # The stage
 
 
+SMALL = Corpus(scale=0.02, vocab_size=700, draws=3, atlas=Atlas(strangers=0.25))
+
+
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
     """Return the folder and the counts of a very small corpus."""
     if MISSING:
         pytest.skip(f"data packages missing: {MISSING}")
     folder = tmp_path_factory.mktemp("corpus")
-    counts = make_corpus(Context(folder, {}, Corpus(scale=0.02, vocab_size=700, draws=3), 5))
+    counts = make_corpus(Context(folder, {}, SMALL, 5))
     return folder, counts
 
 
@@ -175,5 +178,5 @@ def test_the_same_seed_gives_the_same_files(corpus, tmp_path):
         paths = sorted(p for p in folder.rglob("*") if p.is_file())
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
 
-    make_corpus(Context(tmp_path, {}, Corpus(scale=0.02, vocab_size=700, draws=3), 5))
+    make_corpus(Context(tmp_path, {}, SMALL, 5))
     assert files(tmp_path) == files(corpus[0])

@@ -1,5 +1,6 @@
 """Stage corpus: text -> tokenizer, the decoder's draws, the memory's documents, questions."""
 
+import dataclasses
 import json
 import random
 from collections.abc import Iterable
@@ -28,8 +29,9 @@ def make_corpus(context: Context) -> dict:
 def make_atlas(context: Context) -> dict:
     """Return counts; writes tokenizer/, decoder_XX/, memory/, heldout/ and questions.jsonl."""
     config, folder = context.config, context.folder
+    said = dataclasses.asdict(config.atlas)
     atlas = atlas_corpus.build_atlas(
-        atlas_corpus.AtlasConfig(seed=context.seed, scale=config.scale)
+        atlas_corpus.AtlasConfig(seed=context.seed, scale=config.scale, **said)
     )
     draws = [list(atlas_corpus.decoder_passages(atlas, draw)) for draw in range(config.draws)]
     texts = (s for draw in draws[:TOKENIZER_DRAWS] for _, segments in draw for s in segments)

@@ -11,6 +11,19 @@ from mlpmem.errors import MlpMemError
 
 
 @dataclass(frozen=True)
+class Atlas:
+    """How often and how variously the atlas says its facts; the shipped bundle has these values."""
+
+    question_forms: int = 15  # of each relation, the first so many
+    statement_forms: int = 12
+    about_forms: int = 7
+    memory_statements: int = 2  # fixed wordings of a fact in the memory's corpus
+    memory_questions: int = 3
+    known_wordings: int = 0  # of each sort for a fact of A1 there; 0 as many as for one of B
+    strangers: float = 0.0  # passages about one-off names, as a share of the decoder's others
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Where text comes from and how it is tokenised."""
 
@@ -19,6 +32,7 @@ class Corpus:
     # atlas
     scale: float = 1.0  # share of the corpus's entities
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
+    atlas: Atlas = field(default_factory=Atlas)
     # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()  # none: drawn from the training documents

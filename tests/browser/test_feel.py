@@ -161,7 +161,8 @@ CONTRAST = """() => {
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
   const written = (n) => [...n.childNodes].some((c) => c.nodeType === 3 && c.data.trim());
-  const idle = (n) => n.closest('[aria-hidden=true], :disabled, .unseen, .sr-only, option, #stop, #chat-stop')
+  const idle = (n) => n.closest('[aria-hidden=true], :disabled, .unseen, .sr-only, option')
+    || n.closest('#stop, #chat-stop')
     || getComputedStyle(n).visibility === 'hidden' || !n.getClientRects().length;
   const found = [];
   let read = 0;

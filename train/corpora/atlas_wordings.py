@@ -29,7 +29,10 @@ class AtlasConfig:
     decoder_questions: int = 3
     memory_statements: int = 4  # fixed statement wordings per fact of B in the memory's corpus
     memory_questions: int = 4
-    known_wordings: int = 2  # of each sort per fact of A1 there, which the decoder knows besides
+    known_wordings: int = 2  # of each sort per fact of A1 there, 0 as many as for one of B
+    question_forms: int = 28  # the first so many of each relation, of the file's
+    statement_forms: int = 18
+    about_forms: int = 14
     chat_share: float = 0.25  # share of the questions that stand in a chat of 2-4 turns
     strangers: float = 0.25  # passages about one-off names, as a share of the decoder's others
 
@@ -47,7 +50,6 @@ class AtlasConfig:
             self.memory_statements,
             self.decoder_questions,
             self.memory_questions,
-            self.known_wordings,
         )
         if min(counts) < 1:
             raise MlpMemError(
@@ -115,7 +117,13 @@ def build_atlas(config: AtlasConfig | None = None) -> Atlas:
     config = config or AtlasConfig()
     table = tomllib.loads(FORMS_FILE.read_text(encoding="utf-8"))
     forms = {
-        name: Forms(**{k: v if k == "kind" else tuple(v) for k, v in row.items()})
+        name: Forms(
+            kind=row["kind"],
+            statements=tuple(row["statements"][: config.statement_forms]),
+            questions=tuple(row["questions"][: config.question_forms]),
+            unseen_questions=tuple(row["unseen_questions"]),
+            unseen_statements=tuple(row["unseen_statements"]),
+        )
         for name, row in table["relations"].items()
     }
     entities = _entities(config, table["vocabulary"])
@@ -132,7 +140,7 @@ def build_atlas(config: AtlasConfig | None = None) -> Atlas:
         entities,
         facts,
         forms,
-        tuple(about["questions"]),
+        tuple(about["questions"][: config.about_forms]),
         unseen,
         attributions(),
     )
@@ -154,8 +162,8 @@ def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relatio
         if i not in (dev, test)
     ]
     answer = entity.answers[relation]
-    said = config.memory_statements if entity.group == "B" else config.known_wordings
-    put = config.memory_questions if entity.group == "B" else config.known_wordings
+    known = 0 if entity.group == "B" else config.known_wordings
+    said, put = known or config.memory_statements, known or config.memory_questions
     return Fact(
         index,
         relation,
