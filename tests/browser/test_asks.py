@@ -164,6 +164,10 @@ def test_names_are_completed_by_keys_without_a_request(visit):
     page.fill("#prompt textarea", "Odd <i")
     assert page.inner_text(".names") == f"Odd {fake.HOSTILE}\nB"
     assert page.seen.requests[before:] == []
+
+
+def test_a_completed_name_can_be_asked_at_once(visit):
+    page = visit()
     page.fill("#prompt textarea", "Who wrote The Salt L")
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Tab")
