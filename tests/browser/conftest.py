@@ -140,26 +140,36 @@ class Visit:
     errors: list[str] = field(default_factory=list)
 
 
+SHAPES = {
+    "desk": {"viewport": {"width": 1280, "height": 860}},
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
+}
+
+
 @pytest.fixture(scope="session")
 def contexts(chromium):
     """Return a desk's and a phone's context; sharing them keeps Gradio's files in the cache."""
-    desk = chromium.new_context(viewport={"width": 1280, "height": 860})
-    phone = chromium.new_context(
-        viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True
-    )
-    yield {"desk": desk, "phone": phone}
-    desk.close()
-    phone.close()
+    made = {kind: chromium.new_context(**shape) for kind, shape in SHAPES.items()}
+    yield made
+    for context in made.values():
+        context.close()
 
 
 @pytest.fixture
-def visit(contexts, servers):
-    """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked."""
-    visits = []
+def visit(chromium, contexts, servers):
+    """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked.
+
+    A test's second visitor has a context of its own: a browser opens six connections to a host in
+    one, and each page holds two of them.
+    """
+    visits, own = [], []
 
     def open_page(name="fake", phone=False, dark=False, ready=True, query=""):
         server = servers[name].wait()
-        page = contexts["phone" if phone else "desk"].new_page()
+        kind = "phone" if phone else "desk"
+        if visits:
+            own.append(chromium.new_context(**SHAPES[kind]))
+        page = (own[-1] if visits else contexts[kind]).new_page()
         page.emulate_media(color_scheme="dark" if dark else "light")
         page.set_default_timeout(1000 * PATIENCE)
         page.seen = Visit(page)
@@ -178,3 +188,5 @@ def visit(contexts, servers):
         ours = (server.url, "data:", "blob:")
         assert [url for url in seen.requests if not url.startswith(ours)] == []
         assert seen.errors == []
+    for context in own:
+        context.close()
