@@ -32,7 +32,7 @@ def test_a_text_is_scored_and_mixed_anew_without_a_request(visit):
     inspect(page)
     steps = trace_of()["steps"]
     assert page.locator(f"{SCORED} .token").count() == len(steps)
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
     before = len(page.seen.requests)
     for lmbda in (0.2, 0.9):
         set_lambda(page, str(lmbda))
@@ -112,7 +112,7 @@ def test_a_named_token_is_probed_at_the_chosen_place(visit):
 def test_unticking_a_neighbour_computes_datastore_and_mix_anew(visit):
     page = visit()
     generate(page, BOOK)
-    page.wait_for_timeout(300)
+    page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
     page.click("#pane-knn .token[data-index='0']")
     before, requests = rows_of(page), len(page.seen.requests)
     step = traces_of(BOOK)["knn"]["steps"][0]
