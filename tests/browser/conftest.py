@@ -146,9 +146,9 @@ SHAPES = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def contexts(chromium):
-    """Return a desk's and a phone's context; sharing them keeps Gradio's files in the cache."""
+    """Return {"desk", "phone"}: contexts of this test alone."""
     made = {kind: chromium.new_context(**shape) for kind, shape in SHAPES.items()}
     yield made
     for context in made.values():
@@ -156,20 +156,17 @@ def contexts(chromium):
 
 
 @pytest.fixture
-def visit(chromium, contexts, servers):
+def visit(chromium, servers):
     """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked.
 
-    A test's second visitor has a context of its own: a browser opens six connections to a host in
-    one, and each page holds two of them.
+    Every visitor has a context of its own: a browser opens six connections to a host in one, and
+    each page, for a while even a closed one, holds two of them.
     """
-    visits, own = [], []
+    visits = []
 
     def open_page(name="fake", phone=False, dark=False, ready=True, query=""):
         server = servers[name].wait()
-        kind = "phone" if phone else "desk"
-        if visits:
-            own.append(chromium.new_context(**SHAPES[kind]))
-        page = (own[-1] if visits else contexts[kind]).new_page()
+        page = chromium.new_context(**SHAPES["phone" if phone else "desk"]).new_page()
         page.emulate_media(color_scheme="dark" if dark else "light")
         page.set_default_timeout(1000 * PATIENCE)
         page.seen = Visit(page)
@@ -184,9 +181,7 @@ def visit(chromium, contexts, servers):
 
     yield open_page
     for server, seen in visits:
-        seen.page.close()
+        seen.page.context.close()
         ours = (server.url, "data:", "blob:")
         assert [url for url in seen.requests if not url.startswith(ours)] == []
         assert seen.errors == []
-    for context in own:
-        context.close()

@@ -109,7 +109,6 @@ def badge_of(page, pattern):
 
 
 def test_those_who_wait_see_their_place_and_get_their_own_answers(visit):
-    # two contexts: a browser opens six connections to a host, and each page holds two
     first, second, third = visit(), visit(phone=True), visit()
     first.click("#options button")
     first.get_by_label("Max new tokens").fill("128")
