@@ -87,6 +87,7 @@ def test_progress_is_shown_a_stop_is_kept_and_bad_input_gets_a_sentence(visit):
     page.wait_for_selector("#inspect-view .badge:has-text('of 60 tokens')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#inspect-view .badge:has-text('stopped')")
+    page.wait_for_timeout(500)
     for text, word in (("  ", "empty"), ("x " * 600, "at most 512"), ("x" * 9000, "9,000")):
         page.fill("#inspect-text textarea", text)
         page.click("#inspect-score")
