@@ -13,6 +13,7 @@ SCORED = "#inspect-pane-memory[data-state=done]"
 
 def tab(page, name):
     page.click(f"[role=tab]:has-text('{name}')")
+    page.wait_for_timeout(400)  # Gradio builds a tab when it is first opened
 
 
 def inspect(page, text=TEXT):
