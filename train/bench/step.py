@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from mlpmem.malloc import keep_memory
 from mlpmem.memory import Memory, MemoryConfig
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
@@ -91,7 +92,11 @@ def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
 
 
 def our_step(shape: Shape, kind: str, device: str) -> Callable[[], None]:
-    """Return the work of a turn: steps as `fit` takes them, on the same rows."""
+    """Return the work of a turn: steps as `fit` takes them, on the same rows.
+
+    malloc is tuned as `python -m train` tunes it; the released code runs as it is.
+    """
+    keep_memory()
     config = MemoryConfig(shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden, "gpt2")
     memory = Memory(config).to(device, getattr(torch, kind))
     optimizer = MasterOptimizer(memory, Optimizer(lr=5e-4), 10**6)

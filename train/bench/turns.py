@@ -51,10 +51,8 @@ def _serve(pipe: Any, prepare: Callable, arguments: tuple) -> None:
     """Answer until the other end is gone."""
     import torch
 
-    from mlpmem.malloc import keep_memory
     from train.bench.device import synchronise
 
-    keep_memory()
     on_gpu = torch.cuda.is_available() and "cuda" in map(str, arguments)
     before = 0 if on_gpu else peak_resident()
     work = None
