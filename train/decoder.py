@@ -24,7 +24,8 @@ from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
 from train.processes import disband, team
-from train.recipe import Decoder, Optimizer, fill
+from train.recipe import Decoder, Optimizer
+from train.recipe_file import fill
 from train.stage import Context, write_json
 
 

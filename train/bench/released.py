@@ -78,9 +78,9 @@ def released_keys(
 
     The file is Arrow's, in `folder`; keys beyond the first call are added to it.
     """
-    saver = _import(peer / KEYS).KNNSaverMulti(
-        str(folder), model.config.hidden_size, accelerator=Accelerator(cpu=tokens.device.type == "cpu")
-    )
+    accelerator = Accelerator(cpu=tokens.device.type == "cpu")
+    maker = _import(peer / KEYS).KNNSaverMulti
+    saver = maker(str(folder), model.config.hidden_size, accelerator=accelerator)
     saver.break_into(model)
 
     @torch.no_grad()

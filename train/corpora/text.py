@@ -17,7 +17,9 @@ from tqdm import tqdm
 
 from mlpmem.decoder import load_tokenizer
 from mlpmem.errors import MlpMemError
-from train.corpora.reading import HUB, Block, read_blocks
+from train.corpora.blocks import Block
+from train.corpora.reading import read_blocks
+from train.corpora.rows import HUB
 from train.corpora.writer import DocumentWriter
 from train.recipe import Corpus
 from train.stage import write_json
