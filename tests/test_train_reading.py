@@ -203,3 +203,11 @@ def test_a_source_that_is_not_there_says_how_sources_are_written(tmp_path):
         read(tmp_path / "nowhere")
     with pytest.raises(MlpMemError, match="is a folder without text"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["datasets", "pyarrow"])
+def test_a_reader_that_is_not_installed_is_named_with_how_to_get_it(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    source = "hub:owner/name" if package == "datasets" else write(tmp_path / "a.parquet", b"PAR1")
+    with pytest.raises(MlpMemError, match=rf"read by {package}, .*pip install -e \"\.\[train\]\""):
+        read(source)

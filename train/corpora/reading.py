@@ -12,7 +12,8 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 from train.corpora.blocks import PACKED, Block
 from train.corpora.plain import read_text
-from train.corpora.rows import HUB, blocks_of_rows, hub_rows, read_json, read_parquet
+from train.corpora.rows import blocks_of_rows, hub_rows, read_json, read_parquet
+from train.hub import HUB
 from train.recipe import Corpus
 
 READERS = {

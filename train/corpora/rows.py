@@ -9,10 +9,10 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 from train.corpora import blocks
 from train.corpora.blocks import Block, beginning, open_bytes
+from train.hub import HUB
 from train.recipe import Corpus
 
 ROW = 2**26  # bytes a line of JSON may have: it can only be parsed whole
-HUB = "hub:"
 
 
 def read_json(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
@@ -49,9 +49,11 @@ def read_parquet(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]
 
 def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
     """Yield (file:row, row) of the columns needed, a few rows at a time."""
-    import pyarrow as arrow
-    from pyarrow import parquet
-
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ModuleNotFoundError as error:
+        raise MlpMemError(_missing(str(path), error)) from error
     try:
         with parquet.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
@@ -67,8 +69,10 @@ def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
 
 def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
     """Yield (where, row) of a Hub dataset "owner/name[:configuration[:split]]", streamed."""
-    import datasets
-
+    try:
+        import datasets
+    except ModuleNotFoundError as error:
+        raise MlpMemError(_missing(f"{HUB}{name}", error)) from error
     owner_name, _, rest = name.partition(":")
     configuration, _, split = rest.partition(":")
     try:
@@ -84,6 +88,14 @@ def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
             f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
             f'"{HUB}owner/name:configuration:split", and check the network'
         ) from error
+
+
+def _missing(source: str, error: ModuleNotFoundError) -> str:
+    """Return what to say where a reader's package is not installed."""
+    return (
+        f"corpus: {source} is read by {error.name}, which is not installed here; install it with "
+        'pip install -e ".[train]", or give .txt, .md or .jsonl files'
+    )
 
 
 def blocks_of_rows(
