@@ -27,7 +27,7 @@ from train.tokenizer import gpt2_tokenizer, train_tokenizer
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder
-BATCH = 64  # blocks tokenised at once
+BATCH = 16  # blocks tokenised at once: of the longest ones, some hundreds of MB
 SHOWN = 2**28  # characters that a tokenizer is trained on at most
 
 
