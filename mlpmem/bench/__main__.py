@@ -1,0 +1,57 @@
+"""Commands: `python -m mlpmem.bench`, or some of its benches; see `python -m mlpmem.bench -h`."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+
+from mlpmem.bench.figures import Figure
+from mlpmem.errors import MlpMemError
+
+BENCHES = ("decode", "search", "prompt", "bytes")
+PROMPT = "Question: What is the capital of Peru? Answer:"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print figures, a line each, as they come; return the exit status."""
+    parser = argparse.ArgumentParser("python -m mlpmem.bench", description=main.__doc__)
+    parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=f"{BENCHES}")
+    parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
+    parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    given = parser.parse_args(arguments)
+    try:
+        for figure in figures(given.benches, given.bundle, given.entries):
+            sys.stdout.write(f"{figure.to_json() if given.json else figure}\n")
+            sys.stdout.flush()
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def figures(
+    benches: Sequence[str] = BENCHES,
+    bundle: str | None = None,
+    entries: Sequence[int] | None = None,
+) -> Iterator[Figure]:
+    """Yield the figures of some benches of a bundle, on this machine."""
+    import mlpmem
+    from mlpmem.bench import decode, prompts, search
+    from mlpmem.bundle import preset_path
+
+    if unknown := [name for name in benches if name not in BENCHES]:
+        raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(BENCHES)}")
+    model, folder = mlpmem.load(bundle), preset_path(bundle)
+    prompt = model.decoder.encode(PROMPT)
+    runs = {
+        "decode": lambda: decode.bench(model, prompt),
+        "search": lambda: search.bench(model, entries or search.ENTRIES),
+        "prompt": lambda: prompts.bench(model, prompt),
+        "bytes": lambda: prompts.bytes_of(model, folder),
+    }
+    for name in benches:
+        yield from runs[name]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
