@@ -18,7 +18,7 @@ ALL = "all systems"
 
 
 def bench(
-    model: FusedModel, prompt: Sequence[int], tokens: int = 32, rounds: int = 9
+    model: FusedModel, prompt: Sequence[int], tokens: int = 24, rounds: int = 9
 ) -> Iterator[Figure]:
     """Yield the figures of every system alone, of all as one batch, and of the peer."""
     model.decoder.eos_ids = frozenset()
