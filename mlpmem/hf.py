@@ -39,7 +39,15 @@ from mlpmem.settings import Settings, check_lmbda
 
 ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
 # what loaders pass along and a folder on disk has no use for
-NO_MATTER = {"revision", "subfolder", "local_files_only", "cache_dir", "force_download", "token"}
+NO_MATTER = {
+    "revision",
+    "subfolder",
+    "local_files_only",
+    "cache_dir",
+    "force_download",
+    "token",
+    "adapter_kwargs",
+}
 
 
 class MlpMemoryLMConfig(PreTrainedConfig):
@@ -100,12 +108,8 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         Weights and datastore are shared with `model`, nothing is copied.
         """
         system, store = model.check_system(system, model.store), model.store
-        alone = FusedModel(
-            model.decoder, model.memory if system == "memory" else None, model.settings, model.name
-        )
         kind = None
         if system == "knn":
-            alone.attach_datastore(store.datastore, store.retriever)
             kind = next((k for k, c in RETRIEVERS.items() if type(store.retriever) is c), None)
         config = MlpMemoryLMConfig(
             decoder=copy.deepcopy(model.decoder.model.config),
@@ -117,7 +121,7 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
             depth=model.decoder.depth,
             retriever=kind,
         )
-        return cls(config, alone)
+        return cls(config, model.only(system))
 
     def forward(
         self,

@@ -1,5 +1,8 @@
 """Decoding: ms a token and to the first token, per system, against memory bandwidth and a peer.
 
+"lm", "memory" and "knn" are the decoder alone, with the memory, with the datastore: nothing else is
+computed. "all systems" are the columns of the page, as one batch.
+
 The floor of a token is reading every weight (and, for knn, every key) once, measured in turns with
 the decoding. The peer is transformers' generate() of the decoder alone. Texts never end early:
 every system writes the same number of tokens.
@@ -24,7 +27,8 @@ def bench(
     model.decoder.eos_ids = frozenset()
     systems = model.systems
     columns = {system: [system] for system in systems} | {ALL: systems}
-    work = {name: decoding(model, name, some, prompt, tokens) for name, some in columns.items()}
+    models = {system: model.only(system) for system in systems} | {ALL: model}
+    work = {n: decoding(models[n], n, some, prompt, tokens) for n, some in columns.items()}
     work["peer"] = generating(model, prompt, tokens)
     sizes = {name: read_bytes(model, some) for name, some in columns.items()}
     work |= {f"read/{name}": reading(size) for name, size in sizes.items()}
@@ -47,8 +51,8 @@ def decoding(
 ) -> Callable[[], dict[str, float]]:
     """Return work that decodes once and says its ms to the first token and a token after it.
 
-    lmbda 0 gives all columns the same text, 1 as many as there are systems: the columns here write
-    at sampling temperature 1 with their own lambda, so that they part soon, as they do on the page.
+    Columns that write the same share their rows, so they write at temperature 1, where they part
+    soon.
     """
 
     def work() -> dict[str, float]:
@@ -61,7 +65,7 @@ def decoding(
 
 
 def generating(
-    model: FusedModel, prompt: Sequence[int], tokens: int
+    model: FusedModel, prompt: Sequence[int], tokens: int, name: str = "peer"
 ) -> Callable[[], dict[str, float]]:
     """Return work that has transformers' generate() decode the decoder alone."""
     from transformers import GenerationConfig
@@ -89,7 +93,7 @@ def generating(
             generation_config=config,
             streamer=clock,
         )
-        return _said("peer", start, clock.at[1:])
+        return _said(name, start, clock.at[1:])
 
     return work
 
@@ -100,8 +104,7 @@ def read_bytes(model: FusedModel, systems: Sequence[str]) -> int:
     Of an embedding table that is not the head too, a token reads one row.
     """
     table = model.decoder.model.get_input_embeddings().weight
-    tied = table.data_ptr() == model.decoder.head_weight.data_ptr()
-    size = model.decoder.bytes - (0 if tied else table.nbytes)
+    size = model.decoder.bytes - (0 if table is model.decoder.head_weight else table.nbytes)
     if "memory" in systems:
         size += model.memory.bytes
     return size + (model.retriever.bytes if "knn" in systems else 0)

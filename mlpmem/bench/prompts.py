@@ -29,7 +29,7 @@ def _first(
     model: FusedModel, system: str, prompt: Sequence[int], length: int
 ) -> Callable[[], None]:
     """Return work that reads a prompt of so many tokens and writes one."""
-    ids = (list(prompt) * (length // len(prompt) + 1))[:length]
+    ids, model = (list(prompt) * (length // len(prompt) + 1))[:length], model.only(system)
     return lambda: model.generate(ids, system, max_new_tokens=1) and None
 
 
