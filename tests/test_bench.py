@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from mlpmem.bench import __main__ as command
-from mlpmem.bench import decode, prompts, search, timing
+from mlpmem.bench import decode, engine, prompts, search, timing
 from mlpmem.bench.figures import Figure
+from mlpmem.errors import MlpMemError
 
 
 def named(figures) -> dict[str, Figure]:
@@ -98,3 +99,19 @@ def test_the_command_prints_objects_or_says_what_is_wrong(tiny_bundle, capsys):
     assert {"name", "value", "unit", "floor", "times_floor"} == set(lines[0])
     assert command.main(["speed"]) == 1
     assert "there is decode" in capsys.readouterr().err
+
+
+def test_the_engine_is_measured_plain_and_packed_with_its_errors():
+    shape = engine.Shape(16, 2, 2, 2, 300, keys=20, prompt=4, tokens=3)
+    found = named(f for f in engine.bench(shape, rounds=1) if f.value)
+    for name in ("float32", "packed-float32", "packed-bfloat16"):
+        assert found[f"engine/{name}/ms_per_token"].floor > 0
+        assert f"engine/{name}/three_columns_times_one" in found
+    assert found["engine/packed-float32/log_prob_error"].value < 5e-5
+    assert found["engine/packed-bfloat16/kl"].value < 1e-3
+
+
+def test_a_peer_that_is_not_there_is_named(tmp_path):
+    shape = engine.Shape(16, 2, 2, 2, 300, keys=20)
+    with pytest.raises(MlpMemError, match="mlpMemory.py.*5b04efb"):
+        next(engine.bench(shape, tmp_path))
