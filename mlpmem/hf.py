@@ -28,26 +28,12 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
-from mlpmem.memory import Memory
-from mlpmem.retriever import RETRIEVERS, make_retriever
-from mlpmem.settings import Settings, check_lmbda
+from mlpmem.pretrained import check_folder, kind_of, read_parts, write_parts
 
 ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
-# what loaders pass along and a folder on disk has no use for
-NO_MATTER = {
-    "revision",
-    "subfolder",
-    "local_files_only",
-    "cache_dir",
-    "force_download",
-    "token",
-    "adapter_kwargs",
-}
 
 
 class MlpMemoryLMConfig(PreTrainedConfig):
@@ -107,10 +93,8 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
 
         Weights and datastore are shared with `model`, nothing is copied.
         """
-        system, store = model.check_system(system, model.store), model.store
-        kind = None
-        if system == "knn":
-            kind = next((k for k, c in RETRIEVERS.items() if type(store.retriever) is c), None)
+        system = model.check_system(system, model.store)
+        alone = model.only(system)
         config = MlpMemoryLMConfig(
             decoder=copy.deepcopy(model.decoder.model.config),
             system=system,
@@ -119,9 +103,9 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
             k=model.settings.k,
             knn_temperature=model.settings.knn_temperature,
             depth=model.decoder.depth,
-            retriever=kind,
+            retriever=kind_of(alone),
         )
-        return cls(config, model.only(system))
+        return cls(config, alone)
 
     def forward(
         self,
@@ -189,21 +173,9 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write config.json, tokenizer, decoder/, and memory/ or datastore/ into a folder."""
-        folder, fused = Path(save_directory), self.fused
-        if fused.store is not None and self.config.retriever is None:
-            raise MlpMemError(
-                f"save_pretrained: {type(fused.retriever).__name__} is none of the searches a "
-                f"folder can name ({', '.join(RETRIEVERS)}); attach one of these"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        self.decoder.save_pretrained(folder / "decoder")
-        for place in (folder, folder / "decoder"):
-            fused.decoder.tokenizer.save_pretrained(place)
+        folder = Path(save_directory)
+        write_parts(self.fused, folder)
         self.generation_config.save_pretrained(folder)
-        if fused.memory is not None:
-            fused.memory.save(folder / "memory")
-        if fused.store is not None:
-            fused.datastore.save(folder / "datastore")
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
 
@@ -223,54 +195,12 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         computed and are not known here.
         """
         folder = Path(pretrained_model_name_or_path)
-        _check_options(folder, options)
+        check_folder(folder, options)
         config = config or MlpMemoryLMConfig.from_pretrained(folder)
-        dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-        place = {"dtype": dtype or torch.float32, "device": _one_device(device_map)}
-        decoder = Decoder.load(folder / "decoder", depth=config.depth, **place)
-        memory = Memory.load(folder / "memory", **place) if config.system == "memory" else None
-        settings = Settings(
-            {"memory": config.lmbda, "knn": config.lmbda},
-            config.k,
-            config.knn_temperature,
-            config.memory_temperature,
-        )
-        check_lmbda(config.lmbda)
-        fused = FusedModel(decoder, memory, settings, folder.name)
-        if config.system == "knn":
-            store = Datastore.load(folder / "datastore")
-            fused.attach_datastore(store, make_retriever(config.retriever, store.keys))
-        model = cls(config, fused)
+        model = cls(config, read_parts(folder, config, dtype, device_map))
         if (folder / "generation_config.json").exists():
             model.generation_config = GenerationConfig.from_pretrained(folder)
         return model
-
-
-def _check_options(folder: Path, options: dict[str, Any]) -> None:
-    """Raise MlpMemError where the folder is none, or an option asks for what is not done here."""
-    if not (folder / "config.json").is_file():
-        raise MlpMemError(
-            f"from_pretrained: {str(folder)!r} is no folder with a config.json; give one that "
-            "`python -m mlpmem.hf FOLDER` or save_pretrained wrote"
-        )
-    asked = sorted(name for name, value in options.items() if value and name not in NO_MATTER)
-    if asked:
-        raise MlpMemError(
-            f"from_pretrained: {', '.join(asked)} is not known here; a folder is read with config, "
-            "dtype and device_map alone, and runs no code of its own"
-        )
-
-
-def _one_device(device_map: Any) -> str | torch.device:
-    """Return the one device of a device_map; MlpMemError where it names several."""
-    if isinstance(device_map, dict) and set(device_map) == {""}:
-        device_map = device_map[""]
-    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "sequential"):
-        raise MlpMemError(
-            f"from_pretrained: device_map is {device_map!r}; decoder and memory stay together here,"
-            ' give one device, such as "cuda"'
-        )
-    return "cpu" if device_map is None else torch.device(device_map)
 
 
 AutoConfig.register(MlpMemoryLMConfig.model_type, MlpMemoryLMConfig)

@@ -143,4 +143,7 @@ def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):
         MlpMemoryForCausalLM.from_pretrained(tmp_path, load_in_4bit=True)
     with pytest.raises(MlpMemError, match="one device"):
         MlpMemoryForCausalLM.from_pretrained(tmp_path, device_map="auto")
-    assert MlpMemoryForCausalLM.from_pretrained(tmp_path, revision="main", dtype="bfloat16").dtype
+    with pytest.raises(MlpMemError, match="float7"):
+        MlpMemoryForCausalLM.from_pretrained(tmp_path, dtype="float7")
+    half = MlpMemoryForCausalLM.from_pretrained(tmp_path, revision="main", dtype="bfloat16")
+    assert half.dtype == torch.bfloat16
