@@ -43,7 +43,7 @@ class Shape:
 
 
 def bench(
-    shape: Shape | None = None, peer: Path | None = None, rounds: int = 7
+    shape: Shape | None = None, peer: Path | None = None, rounds: int = 5
 ) -> Iterator[Figure]:
     """Yield ms a token and to the first, errors of the packed forms, and three columns' cost."""
     shape = shape or Shape()
