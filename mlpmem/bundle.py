@@ -1,7 +1,7 @@
 """Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
 
 manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers; results, examples and recorded traces hold what the page shows at once. Keys are not in
+answers, router/ what chooses its lambda where one was fitted; results, examples and recorded traces hold what the page shows at once. Keys are not in
 it: `keycache.py` builds them.
 """
 
@@ -28,6 +28,7 @@ from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
 from mlpmem.retriever import make_retriever
+from mlpmem.router import Router, load_routers
 from mlpmem.settings import Settings
 
 
@@ -70,7 +71,8 @@ class Bundle:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
         memory = Memory.load(self.folder / "memory", device=device)
         decoder = Decoder.load(self.folder / "decoder", depth=memory.config.depth, device=device)
-        return FusedModel(decoder, memory, self.settings, self.name)
+        routers = load_routers(self.folder / "router")
+        return FusedModel(decoder, memory, self.settings, self.name, routers)
 
     def attach(
         self,
@@ -131,6 +133,7 @@ def save_bundle(
     documents: Documents,
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    routers: Mapping[str, Router] | None = None,
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
@@ -150,6 +153,8 @@ def save_bundle(
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_model(beside, decoder, memory, documents, fingerprint)
+        for system, router in (routers or {}).items():
+            router.save(beside / "router" / system)
         _write_json(beside / "results.json", results or {})
         _write_json(beside / "examples.json", list(examples))
         _write_json(beside / "questions.json", list(questions))
