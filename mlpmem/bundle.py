@@ -1,8 +1,8 @@
 """Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
 
 manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers, router/ what chooses its lambda where one was fitted; results, examples and recorded traces hold what the page shows at once. Keys are not in
-it: `keycache.py` builds them.
+answers, router/ what chooses lambda where it was fitted; results, examples and recorded traces hold
+what the page shows at once. Keys are not in it: `keycache.py` builds them.
 """
 
 import copy

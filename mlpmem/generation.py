@@ -272,9 +272,7 @@ def _choose(
             column.finish = "length"
 
 
-def _mixed(
-    model: FusedModel, sources: Sources, live: list[Column]
-) -> tuple[Tensor, list[float]]:
+def _mixed(model: FusedModel, sources: Sources, live: list[Column]) -> tuple[Tensor, list[float]]:
     """Return the columns' mixes (columns, V) and the lambda of each."""
     rows = [column.row for column in live]
     said = {system: sources[system] for system in {column.system for column in live}}

@@ -133,4 +133,5 @@ class Router(nn.Module):
 def load_routers(folder: str | Path) -> dict[str, Router]:
     """Return {system: Router} of a folder's folders, empty where there is none."""
     found = [Router.load(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
-    return {router.config.system: router for router in found}
+    by_system = {router.config.system: router for router in found}
+    return {system: by_system[system] for system in PARTS if system in by_system}

@@ -29,7 +29,6 @@ class Settings:
                 f"{self.memory_temperature} above 0; correct the bundle's manifest or the arguments"
             )
 
-
     def of(self, system: str) -> float:
         """Return a system's lambda: its own, or the mean of its parts'."""
         if system in self.lmbda:

@@ -179,6 +179,33 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Router:
+    """What chooses lambda token by token, and on how much of the validation data it is fitted."""
+
+    units: int = 16  # of its hidden layer; 0 is a logistic regression
+    decay: float = 1e-4  # weight of the squared weights in the loss
+    k: int = 128  # neighbours, and their temperature: as the datastore will be used
+    temperature: float = 20.0
+    # atlas
+    questions: int = 200  # at most, of a cell (group, question or statement)
+    answers: float = 4.0  # how much more a token of an answer counts than another
+    # text
+    window: int = 256  # tokens the decoder sees at most
+    tokens: int = 20_000  # of the validation split
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("units", "decay"):
+            _check_range("router", name, getattr(self, name), 0)
+        for name in ("k", "questions", "tokens"):
+            _check_range("router", name, getattr(self, name), 1)
+        _check_range("router", "window", self.window, 2)
+        for name in ("temperature", "answers"):
+            if not getattr(self, name) > 0:
+                raise MlpMemError(f"router: {name} is {getattr(self, name)}, it must be above 0")
+
+
+@dataclass(frozen=True)
 class Finetuned:
     """Which fine-tuned decoders stand beside: (groups, learning rate, epochs)."""
 
@@ -256,6 +283,7 @@ class Recipe:
     datastore: Datastore = field(default_factory=Datastore)
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
+    router: Router = field(default_factory=Router)
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
