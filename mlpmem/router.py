@@ -15,6 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.trace import PARTS
 
 FLOOR = -20.0  # nats; what is less probable is as good as impossible
+LEAST = -80.0  # nats; below it float32 is slow (subnormal), and an entropy gains nothing
 FEATURES = (
     "lm_top", "other_top",  # log-prob of each one's most probable token
     "lm_entropy", "other_entropy",  # nats
@@ -26,9 +27,9 @@ FEATURES = (
 
 def features(lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor:
     """Return FEATURES (R, F) float32 of log-probs (R, V) and squared distances (R,)."""
-    pair = torch.stack([lm, other]).float()  # (2, R, V)
+    pair = torch.stack([lm, other]).float().clamp_min_(LEAST)  # (2, R, V)
     top, token = pair.max(dim=-1)
-    entropy = torch.special.entr(pair.exp()).sum(dim=-1)
+    entropy = -pair.exp().mul_(pair).sum(dim=-1)
     crossed = pair.gather(-1, token.flip(0).unsqueeze(-1)).squeeze(-1)
     agree = (token[0] == token[1]).float().unsqueeze(0)
     near = torch.zeros_like(agree) if nearest is None else nearest.float().log1p().unsqueeze(0)

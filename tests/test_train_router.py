@@ -45,7 +45,7 @@ def test_a_token_no_source_expects_leaves_loss_and_gradient_finite():
     logits = torch.tensor([50.0, -50.0], requires_grad=True)
     loss = nll(logits, Rows(torch.zeros(2, len(FEATURES)), never, never), torch.ones(2))
     loss.backward()
-    assert math.isfinite(float(loss)) and bool(logits.grad.isfinite().all())
+    assert math.isfinite(loss.item()) and bool(logits.grad.isfinite().all())
 
 
 @pytest.mark.parametrize("units", [0, 4])
