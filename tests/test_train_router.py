@@ -120,7 +120,7 @@ def test_the_command_says_what_is_missing_and_writes_what_it_found(tmp_path, cap
     root.mkdir()
     tiny_run.stages(root)
     model = tiny.model()
-    monkeypatch.setattr(routing.mlpmem, "load", lambda bundle: model)
+    monkeypatch.setattr(routing.mlpmem, "load", lambda bundle, datastore: model)
     arguments = ["tiny", "--runs", str(tmp_path), "--questions", "2"]
     assert routing.main(arguments) == 1
     assert "there is no router to measure" in capsys.readouterr().err

@@ -187,7 +187,7 @@ class Router:
     k: int = 128  # neighbours, and their temperature: as the datastore will be used
     temperature: float = 20.0
     # atlas
-    questions: int = 200  # at most, of a cell (group, question or statement)
+    questions: int = 500  # at most, of a cell (group, question or statement)
     answers: float = 4.0  # how much more a token of an answer counts than another
     # text
     window: int = 256  # tokens the decoder sees at most

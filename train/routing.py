@@ -35,7 +35,8 @@ def measure(
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too."""
     count = len(positions)
-    pairs = [("lm", "lm"), *((s, m) for s in model.routers for m in MODES)]
+    systems = [system for system in model.routers if model.can_ask(system, model.store)]
+    pairs = [("lm", "lm"), *((s, m) for s in systems for m in MODES)]
     found = {pair: (np.zeros(count, bool), np.zeros(count)) for pair in pairs}
     for at, sources, true in each(model, documents, positions):
         for (system, mode), (right, nll) in found.items():
@@ -122,11 +123,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
     parser.add_argument("--bundle", help="none: the one that the recipe's export made")
     parser.add_argument("--questions", type=int, default=1000, help="of a cell; tokens of a text")
+    parser.add_argument("--no-datastore", action="store_true", help="the memory's router alone")
     options = parser.parse_args(arguments)
     try:
         recipe = load_recipe(options.recipe)
         root = options.runs / recipe.name
-        model = mlpmem.load(options.bundle or root / "export" / recipe.export.name)
+        bundle = options.bundle or root / "export" / recipe.export.name
+        model = mlpmem.load(bundle, datastore=not options.no_datastore)
         found = _studied(model, recipe, root, options.questions)
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
