@@ -7,6 +7,7 @@ gives the true token more; no lambda reaches further.
 """
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
@@ -26,7 +27,6 @@ from train.router import each, gold
 from train.stage import finished_manifest
 from train.windows import slide
 
-HOW = "python -m train.routing {} --questions {}"
 MODES = ("fixed", AUTO, "oracle")
 
 
@@ -130,7 +130,8 @@ def main(arguments: list[str] | None = None) -> int:
         root = options.runs / recipe.name
         bundle = options.bundle or root / "export" / recipe.export.name
         model = mlpmem.load(bundle, datastore=not options.no_datastore)
-        found = _studied(model, recipe, root, options.questions)
+        how = shlex.join(["python", "-m", "train.routing", *(arguments or sys.argv[1:])])
+        found = _studied(model, recipe, root, options.questions, how)
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -139,7 +140,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _studied(model: FusedModel, recipe, root: Path, most: int) -> list[Finding]:
+def _studied(model: FusedModel, recipe, root: Path, most: int, how: str) -> list[Finding]:
     """Return the findings of the corpus's kind; MlpMemError where there is nothing to compare."""
     corpus = finished_manifest(root / "corpus")
     if corpus is None or not model.routers:
@@ -147,7 +148,6 @@ def _studied(model: FusedModel, recipe, root: Path, most: int) -> list[Finding]:
         raise MlpMemError(
             f"routing: there is {lacks} to measure; run `python -m train all {recipe.name}` first"
         )
-    how = HOW.format(recipe.name, most)
     kind = corpus["config"]["kind"]
     return STUDIES[kind](model, root / "corpus", most, recipe.seed, how)
 
