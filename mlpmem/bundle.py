@@ -1,8 +1,8 @@
 """Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
 
 manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers; results, examples and recorded traces hold what the page shows at once. Keys are not in
-it: `keycache.py` builds them.
+answers, router/ what chooses lambda where it was fitted; results, examples and recorded traces hold
+what the page shows at once. Keys are not in it: `keycache.py` builds them.
 """
 
 import copy
@@ -28,6 +28,7 @@ from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
 from mlpmem.retriever import make_retriever
+from mlpmem.router import Router, load_routers
 from mlpmem.settings import Settings
 
 
@@ -72,7 +73,8 @@ class Bundle:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
         memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
         decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
-        return FusedModel(decoder, memory, self.settings, self.name)
+        routers = load_routers(self.folder / "router")
+        return FusedModel(decoder, memory, self.settings, self.name, routers)
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
@@ -143,6 +145,7 @@ def save_bundle(
     documents: Documents,
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    routers: Mapping[str, Router] | None = None,
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
@@ -162,6 +165,8 @@ def save_bundle(
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_model(beside, decoder, memory, documents, fingerprint)
+        for system, router in (routers or {}).items():
+            router.save(beside / "router" / system)
         _write_json(beside / "results.json", results or {})
         _write_json(beside / "examples.json", list(examples))
         _write_json(beside / "questions.json", list(questions))

@@ -5,7 +5,7 @@ Letters: P parameters of the decoder, Q of the memory, M tokens, N entries, R ro
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from train.recipe import Recipe, Targets
 from train.sizes import Sizes, sizes_of
 
 BASE = 450 * 2**20  # bytes of a process that has imported everything and does nothing
+ASKED = 16  # tokens of a question with its answer
 HELD_OUT = 33  # tokens of the atlas's held-out documents for a hundred of the memory's
 CHECKPOINT = 12  # bytes a parameter: master weights and two moments in float32
 SHARE_OF_PEAK = {"train": 0.4, "forward": 0.4, "search": 0.4}  # of a large matmul's rate
@@ -48,7 +49,7 @@ class Need:
 def needs(recipe: Recipe, root: Path) -> dict[str, Need]:
     """Return what every stage of a recipe needs, by name, in their order."""
     sizes = sizes_of(recipe, root)
-    kinds = (corpus, decoder, datastore, targets, memory, finetuned, evaluate, export)
+    kinds = (corpus, decoder, datastore, targets, memory, router, finetuned, evaluate, export)
     return {kind.__name__: kind(recipe, sizes) for kind in kinds}
 
 
@@ -161,6 +162,15 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
     )
 
 
+def router(recipe: Recipe, s: Sizes) -> Need:
+    """Return the routers' need: what measuring needs, over the validation data they see."""
+    config = recipe.router
+    scored = 2 * config.tokens
+    if recipe.corpus.kind == "atlas":
+        scored = 6 * config.questions * ASKED
+    return replace(_measured(s, scored), stage="router", disk=2**14)
+
+
 def finetuned(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of fine-tuned decoders: the decoder's, over the keyed tokens an epoch each.
 
@@ -188,6 +198,11 @@ def evaluate(recipe: Recipe, s: Sizes) -> Need:
     scored = 2 * config.tokens * config.window // config.stride
     if recipe.corpus.kind == "atlas":
         scored = 12 * config.questions * 4 + HELD_OUT * s.memory // 100
+    return _measured(s, scored)
+
+
+def _measured(s: Sizes, scored: int) -> Need:
+    """Return the need of asking every source at `scored` positions."""
     keys = 2 * s.hidden * s.entries
     return Need(
         "evaluate",

@@ -33,13 +33,23 @@ STAGES = {
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
+    "router": Stage(("corpus", "decoder", "datastore", "memory"), "train.router:fit_routers"),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
         "train.evaluate:evaluate",
     ),
     "export": Stage(
-        ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate"),
+        (
+            "corpus",
+            "decoder",
+            "datastore",
+            "targets",
+            "memory",
+            "router",
+            "finetuned",
+            "evaluate",
+        ),
         "train.export:make_bundle",
     ),
 }

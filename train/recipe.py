@@ -175,6 +175,32 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Router:
+    """What chooses lambda token by token, and on how much of the validation data it is fitted."""
+
+    units: int = 16  # of its hidden layer; 0 is a logistic regression
+    decay: float = 1e-4  # weight of the squared weights in the loss
+    k: int = 128  # neighbours, and their temperature: as the datastore will be used
+    temperature: float = 20.0
+    # atlas
+    questions: int = 500  # at most, of a cell (group, question or statement)
+    answers: float = 4.0  # how much more a token of an answer counts than another
+    # text
+    window: int = 256  # tokens the decoder sees at most
+    tokens: int = 20_000  # of the validation split
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("units", "decay"):
+            check_range("router", name, getattr(self, name), 0)
+        for name in ("k", "questions", "tokens"):
+            check_range("router", name, getattr(self, name), 1)
+        check_range("router", "window", self.window, 2)
+        for name in ("temperature", "answers"):
+            check_range("router", name, getattr(self, name), 0, above=True)
+
+
+@dataclass(frozen=True)
 class Finetuned:
     """Which fine-tuned decoders stand beside: (groups, learning rate, epochs)."""
 
@@ -252,6 +278,7 @@ class Recipe:
     datastore: Datastore = field(default_factory=Datastore)
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
+    router: Router = field(default_factory=Router)
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
