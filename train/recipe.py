@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_origin
 
 from mlpmem.errors import MlpMemError
+from train.studies.config import Studies
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,7 @@ class Recipe:
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    studies: Studies = field(default_factory=Studies)
     stated: Stated = field(default_factory=Stated)
 
 
@@ -295,6 +297,10 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
         corpus=corpus,
         decoder=replace(decoder, source=at(decoder.source)),
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
+        studies=replace(
+            recipe.studies,
+            domains=tuple((n, at(file), *how) for n, file, *how in recipe.studies.domains),
+        ),
     )
 
 
