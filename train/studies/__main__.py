@@ -35,9 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     names = ", ".join(STUDIES)
     parser = argparse.ArgumentParser("python -m train.studies", description=__doc__)
-    parser.add_argument(
-        "study", choices=["all", *STUDIES], metavar="study", help=", ".join(STUDIES)
-    )
+    parser.add_argument("study", choices=["all", *STUDIES], metavar="study", help=f"all, {names}")
     parser.add_argument("recipe", nargs="?", default="atlas", help="as for python -m train")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its stages are")
     return parser

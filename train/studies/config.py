@@ -14,7 +14,7 @@ class Studies:
     facts: int = 200  # new ones, at least
     passes: int = 8  # over the new documents, for memory and decoder alike
     replay: float = 2.0  # old rows (memory) or tokens (decoder) beside each new one
-    update_batch: int = 256  # rows or tokens a step
+    update_batch: int = 512  # rows (memory) or tokens (decoder) a step
     # sensitivity
     epochs: int = 2  # of every memory that is trained anew
     depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own
