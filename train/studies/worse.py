@@ -101,13 +101,18 @@ def _words(decoder: Decoder, ids: list[int]) -> Iterator[tuple[int, int, str]]:
     """Yield (first token, end, text) of the words of a passage; a special token's text is empty."""
     start, text = 0, ""
     for i, token in enumerate(ids):
-        piece = "" if token in decoder.special_ids else decoder.pieces[token]
-        if i > start and not (text[-1:].isalnum() and piece[:1].isalnum()):
-            yield start, i, text.strip()
+        special, piece = token in decoder.special_ids, decoder.pieces[token]
+        joined = text.isspace() or (text[-1:].isalnum() and piece[:1].isalnum())
+        if text and (special or not joined):
+            yield start, i, text.strip() or text
             start, text = i, ""
-        text += piece
-    if ids:
-        yield start, len(ids), text.strip()
+        if special:
+            yield i, i + 1, ""
+            start = i + 1
+        else:
+            text += piece
+    if text:
+        yield start, len(ids), text.strip() or text
 
 
 def _kind(word: str, begins: bool) -> str:
