@@ -62,7 +62,8 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
         recipe,
         corpus=Corpus(
             kind="text", train=(str(text),), heading=heading, separator=separator,
-            passage=recipe.corpus.passage, tokenizer=str(run.root / "decoder"),
+            shares=recipe.corpus.shares, passage=recipe.corpus.passage,
+            tokenizer=str(run.root / "decoder"),
         ),
         targets=replace(
             recipe.targets, nll_floor=100.0, easy_share=config.domain_rows, search="auto"
