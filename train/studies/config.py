@@ -8,20 +8,21 @@ class Studies:
     """Sizes of what is sampled and trained, alike for everything that is compared."""
 
     positions: int = 4000  # held-out tokens looked at, at most
-    questions: int = 200  # at most, of a cell (group and wording)
+    questions: int = 100  # at most, of a cell (group and wording)
     examples: int = 40  # worst tokens that are kept to read
     # update
     facts: int = 200  # new ones, at least
-    passes: int = 8  # over the new documents, for memory and decoder alike
-    replay: float = 2.0  # old rows (memory) or tokens (decoder) beside each new one
+    passes: int = 4  # over the new documents, for memory and decoder alike
+    replay: float = 1.0  # old rows (memory) or tokens (decoder) beside each new one
     update_batch: int = 512  # rows (memory) or tokens (decoder) a step
     # sensitivity
     epochs: int = 2  # of every memory that is trained anew
     depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own
+    # mixing
     ks: tuple[int, ...] = (1, 8, 32, 128, 512)
     temperatures: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0, 40.0)
     # domains: (name, file, heading, separator) as [corpus] has them
     domains: tuple[tuple[str, str, str, str], ...] = ()
-    domain_characters: int = 1_000_000  # of each file, from its beginning
-    domain_rows: float = 0.25  # share of a domain's positions that its memory learns from
+    domain_characters: int = 400_000  # of each file, from its beginning
+    domain_rows: float = 0.5  # share of a domain's positions that its memory learns from
     domain_epochs: int = 6

@@ -1,13 +1,12 @@
-"""What does it hang on? Lambda, k, temperature; alpha, blocks, head, noise and depth of the memory.
+"""What does the memory hang on? Alpha, blocks, head, noise and depth.
 
-Lambda, k and temperature are read off one search. For the others a memory is trained anew for each
-value, everything else as in the recipe but the epochs, which are fewer and the same for all: the
-figures are to be held against one another, not against the recipe's own memory.
+For each value a memory is trained anew, everything else as in the recipe but the epochs, which are
+fewer and the same for all: the figures are to be held against one another, not against the
+recipe's own memory.
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 
 import numpy as np
 
@@ -20,8 +19,8 @@ from train.measure import curve as atlas_curve
 from train.perplexity import LAMBDAS, best_lambda
 from train.pipeline import STAGES
 from train.stage import run_stage
-from train.studies.run import Run, groups_of, pooled
-from train.windows import curve, look, mixed_nll
+from train.studies.run import Run
+from train.windows import curve, mixed_nll
 
 CELLS = {  # the recipe's own value is trained once, whatever it is
     "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),
@@ -32,30 +31,9 @@ CELLS = {  # the recipe's own value is trained once, whatever it is
 
 
 def sensitivity(run: Run) -> Iterator[Finding]:
-    """Yield perplexity over lambda, k and temperature, and what each memory makes of the test."""
-    yield from _searched(run)
+    """Yield what each memory makes of the test: exact match and perplexity, or perplexity."""
     for name, value, memory in _cells(run):
         yield from MEASURES[run.kind](run, memory, {name: value, "epochs": run.config.epochs})
-
-
-def _searched(run: Run) -> Iterator[Finding]:
-    """Yield what needs no training: the curves over lambda, and k by temperature."""
-    documents, positions = run.text()
-    config = run.config
-    ks = sorted({min(k, len(run.store)) for k in (*config.ks, run.knn[0])})
-    golds = look(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
-    parts = pooled(groups_of(documents, positions))
-    for split, mask in parts.items():
-        for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
-            for lmbda in LAMBDAS[::2]:
-                found = perplexity(golds.nll(other, lmbda)[mask])
-                yield run.finding(system, split, "perplexity", found, lmbda=lmbda)
-        for k, temperature in product(ks, config.temperatures):
-            other = golds.knn(k, temperature)
-            lmbda = best_lambda(curve(golds.lm[mask], other[mask], LAMBDAS))
-            found = perplexity(golds.nll(other, lmbda)[mask])
-            setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
-            yield run.finding("knn", split, "perplexity", found, **setting)
 
 
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
