@@ -120,6 +120,18 @@ def test_a_missing_input_is_named_with_its_command(tmp_path):
     assert work.calls == [] and not (tmp_path / "three.partial").exists()
 
 
+def test_a_stage_and_its_inputs_may_stand_in_folders_of_their_own(tmp_path):
+    def copies(context):
+        (context.folder / "made").write_text(context.inputs["one"].joinpath("made").read_text())
+        return {}
+
+    run_stage(tmp_path, "others/one", Config(), (), Work(text="theirs"), 0)
+    run_stage(tmp_path, "others/two", Config(), ("others/one",), copies, 0)
+    assert (tmp_path / "others" / "two" / "made").read_text() == "theirs"
+    with pytest.raises(MlpMemError, match="needs others/none first"):
+        run_stage(tmp_path, "three", Config(), ("others/none",), copies, 0)
+
+
 def test_an_unfinished_input_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, Work(dies=(0,)))
