@@ -10,7 +10,7 @@ class Options:
     """What every bench is told."""
 
     peer: Path | None = None  # a checkout of the released code, to measure against
-    keys: Path | None = None  # a datastore's keys.npy, to search beside made ones
+    keys: Path | None = None  # a datastore's folder, to search beside made keys
     entries: int = 100_000  # made keys
     device: str = "cpu"  # a torch device
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 from train.files import say
 from train.findings import save
-from train.recipe import load_recipe
+from train.recipe_file import load_recipe
 from train.studies.registry import STUDIES, load_study
 from train.studies.run import Run
 from train.studies.table import table

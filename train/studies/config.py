@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from mlpmem.errors import MlpMemError
+from train.checks import check_range
+
 
 @dataclass(frozen=True)
 class Studies:
@@ -26,3 +29,16 @@ class Studies:
     domain_characters: int = 400_000  # of each file, from its beginning
     domain_rows: float = 0.5  # share of a domain's positions that its memory learns from
     domain_epochs: int = 6
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside what is allowed."""
+        for name in ("positions", "questions", "facts", "passes", "update_batch", "epochs",
+                     "domain_characters", "domain_epochs"):  # fmt: skip
+            check_range("studies", name, getattr(self, name), 1)
+        check_range("studies", "replay", self.replay, 0)
+        check_range("studies", "domain_rows", self.domain_rows, 0, 1)
+        if any(len(domain) != 4 for domain in self.domains):
+            raise MlpMemError(
+                f"studies: domains is {self.domains}; each must be four texts: name, file, heading "
+                "and separator, of which the last two may be empty"
+            )

@@ -98,11 +98,8 @@ def beginning(path: Path, characters: int) -> str:
 def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
     """Return a domain, its lambdas, k and temperature chosen on its own validation split."""
     folder = run.root / "domains" / name
-    memory, store = (
-        Memory.load(folder / "memory").float().eval(),
-        Datastore.load(folder / "datastore"),
-    )
-    memory.bind(decoder)
+    memory = Memory.load(folder / "memory").float().eval().bind(decoder)
+    store = Datastore.load(folder / "datastore")
     valid = _look(run, decoder, memory, store, name, "valid")
     ks = tuple(sorted({min(k, len(store)) for k in run.recipe.evaluate.ks}))
     k, temperature = tune(valid, replace(run.recipe.evaluate, ks=ks))

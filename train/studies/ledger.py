@@ -11,7 +11,7 @@ import numpy as np
 from mlpmem.documents import Documents
 from train.files import read_json
 from train.findings import Finding
-from train.plan import Need, needs
+from train.needs import Need, needs
 from train.sizes import sizes_of
 from train.stage import finished_manifest
 from train.studies.run import Run
