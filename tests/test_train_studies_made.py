@@ -11,6 +11,7 @@ import torch
 
 from mlpmem.datastore import Datastore, build_keys
 from mlpmem.documents import entries, join_documents
+from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from train.corpora.atlas import build_atlas
 from train.corpora.atlas_wordings import AtlasConfig
@@ -19,6 +20,7 @@ from train.recipe import Atlas as AtlasRecipe
 from train.recipe import Corpus, Decoder, Evaluate, Recipe, Targets
 from train.recipe import Memory as MemoryRecipe
 from train.studies import sensitivity as sensitivity_module
+from train.studies import teach
 from train.studies.config import Studies
 from train.studies.domains import beginning, domains
 from train.studies.facts import WORDINGS, make_facts
@@ -171,6 +173,12 @@ def test_lora_begins_as_the_decoder_itself_and_leaves_its_head_alone():
     assert torch.equal(bound.forward(ids).logits, plain.forward(ids).logits)
     learned = [n for n, p in bound.model.named_parameters() if p.requires_grad]
     assert len(learned) == 2 * 7 * tiny.LAYERS and not any("lm_head" in n for n in learned)
+
+
+def test_without_peft_update_says_so_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(teach, "find_spec", lambda name: None)
+    with pytest.raises(MlpMemError, match="pip install peft"):
+        next(update(Run(RECIPE, stages(tmp_path), "update")))
 
 
 def test_replayed_passages_are_whole_and_as_many_as_asked(words):

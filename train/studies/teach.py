@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_documents, join_passages
+from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from train.decoder import finetune, training_parts
 from train.loop import fit
@@ -96,6 +98,15 @@ def teach_decoder(run: Run, decoder: Decoder, documents: Documents, lesson: Less
         finetune(model, documents, config, lesson.lr, run.config.passes, path)
     model.float().requires_grad_(False)
     return len(documents.tokens)
+
+
+def check_lora() -> None:
+    """Raise MlpMemError where peft is not installed."""
+    if find_spec("peft") is None:
+        raise MlpMemError(
+            "update: LoRA needs the package peft, which is not installed; `pip install peft`, or "
+            '`pip install -e ".[train]"`'
+        )
 
 
 def add_lora(model: nn.Module, rank: int) -> None:

@@ -22,7 +22,7 @@ from train.measure import Test
 from train.questions import tally
 from train.studies.facts import NewFacts, make_facts
 from train.studies.run import Run, groups_of
-from train.studies.teach import Lesson, decoder_lessons, teach_decoder, teach_memory
+from train.studies.teach import Lesson, check_lora, decoder_lessons, teach_decoder, teach_memory
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ def update(run: Run) -> Iterator[Finding]:
             "update: new facts are made in the atlas's forms, and this run's corpus is text; use "
             "a recipe whose corpus is the atlas"
         )
+    check_lora()
     config, tokenizer = run.config, run.decoder.tokenizer
     new = make_facts(run.recipe, tokenizer, config.facts, config.questions)
     test = Test.load(run.root / "corpus", tokenizer, config.questions, run.recipe.seed)
