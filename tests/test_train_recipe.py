@@ -53,6 +53,8 @@ def recipe_of(tmp_path, text):
         ('[corpus]\nscale = "big"', r"mine.toml \[corpus\]: scale is 'big', it must be float"),
         ("[memory]\nkeep = true", r"mine.toml \[memory\]: keep is True, it must be str"),
         ("[targets]\nk = true", r"mine.toml \[targets\]: k is True, it must be int"),
+        ("[studies]\npasses = 0", "studies: passes is 0, it must be 1 or more"),
+        ('[studies]\ndomains = [["sea", "sea.txt"]]', "each must be four texts"),
         ("[finetuned]\nsettings = 3", r"mine.toml \[finetuned\]: settings is 3, it must be a list"),
     ],
 )

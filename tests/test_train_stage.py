@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import hashlib
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,6 +122,18 @@ def test_a_missing_input_is_named_with_its_command(tmp_path):
     assert work.calls == [] and not (tmp_path / "three.partial").exists()
 
 
+def test_a_stage_and_its_inputs_may_stand_in_folders_of_their_own(tmp_path):
+    def copies(context):
+        shutil.copy(context.inputs["one"] / "second.txt", context.folder)
+        return {}
+
+    run_stage(tmp_path, "others/one", Config(), (), Work(text="theirs"), 0)
+    run_stage(tmp_path, "others/two", Config(), ("others/one",), copies, 0)
+    assert (tmp_path / "others/two/second.txt").read_text() == "theirs"
+    with pytest.raises(MlpMemError, match="needs others/none first"):
+        run_stage(tmp_path, "three", Config(), ("others/none",), copies, 0)
+
+
 def test_an_unfinished_input_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, Work(dies=(0,)))
@@ -208,7 +221,9 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
 
 def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
     fields = [
-        f.name for f in dataclasses.fields(Recipe) if f.name not in ("name", "seed", "stated")
+        f.name
+        for f in dataclasses.fields(Recipe)
+        if f.name not in ("name", "seed", "studies", "stated")
     ]
     assert fields == list(STAGES)
     for i, (name, described) in enumerate(STAGES.items()):

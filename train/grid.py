@@ -54,7 +54,7 @@ class Sources:
     @torch.inference_mode()
     def grid(self, documents: Documents, positions: np.ndarray) -> Grid:
         """Return the Grid of positions (indices into documents.tokens)."""
-        neighbours = self._neighbours(documents, positions) if self.store is not None else None
+        neighbours = self.neighbours(documents, positions) if self.store is not None else None
         names = ["memory"] * (self.memory is not None) + ["knn"] * (neighbours is not None)
         right = {name: np.zeros((len(positions), len(LAMBDAS)), bool) for name in names or ["lm"]}
         gold = {name: np.zeros(len(positions)) for name in ("lm", *names)}
@@ -64,14 +64,15 @@ class Sources:
             if "memory" in names:
                 probs["memory"] = self.memory(hidden).float().softmax(-1)
             if "knn" in names:
-                probs["knn"] = self._knn(neighbours, at, logits.shape[-1])
+                probs["knn"] = self.knn_log_probs(neighbours, at, logits.shape[-1]).exp()
             for name, p in probs.items():
                 gold[name][at] = p.gather(1, true[at, None])[:, 0].double().numpy()
             for name in right:
                 right[name][at] = _right(probs["lm"], probs[name], true[at])
         return Grid(right, gold)
 
-    def _neighbours(self, documents: Documents, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+    @torch.inference_mode()
+    def neighbours(self, documents: Documents, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return distances and indices (P, K) of the positions' hidden states."""
         queries = torch.zeros(len(positions), self.store.keys.shape[1])
         for places in forward_positions(self.decoder, documents, positions, head=False):
@@ -79,13 +80,15 @@ class Sources:
         found = [(d, i) for _, d, i in self.search.search(queries, self.k)]
         return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
 
-    def _knn(self, neighbours: tuple[Tensor, Tensor], at: np.ndarray, vocab: int) -> Tensor:
-        """Return kNN probs (n, V) of some positions."""
+    def knn_log_probs(
+        self, neighbours: tuple[Tensor, Tensor], at: np.ndarray, vocab: int
+    ) -> Tensor:
+        """Return kNN log-probs (n, V) of some positions, from what `neighbours` returned."""
         distances, indices = (x[at] for x in neighbours)
         indices = indices.numpy()
         values = torch.from_numpy(self.store.values[indices].astype(np.int64))
         counts = torch.from_numpy(self.store.counts[indices])
-        return knn_log_probs(distances, values, counts, self.temperature, vocab).exp()
+        return knn_log_probs(distances, values, counts, self.temperature, vocab)
 
 
 def _right(lm: Tensor, other: Tensor, true: Tensor) -> np.ndarray:

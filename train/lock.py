@@ -23,8 +23,8 @@ FOLDER = ".locks"  # below the run's root
 def hold(root: Path, name: str) -> Iterator[None]:
     """Hold the lock of a stage; MlpMemError says who holds it if another run does."""
     folder = root / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
     lock, note = FileLock(folder / f"{name}.lock"), folder / f"{name}.json"
+    note.parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from mlpmem.errors import MlpMemError
 from train.checks import check_choice, check_range
+from train.studies.config import Studies
 
 
 @dataclass(frozen=True)
@@ -282,4 +283,5 @@ class Recipe:
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
+    studies: Studies = field(default_factory=Studies)
     stated: Stated = field(default_factory=Stated)

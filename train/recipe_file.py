@@ -43,6 +43,10 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
         corpus=corpus,
         decoder=replace(decoder, source=at(decoder.source)),
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
+        studies=replace(
+            recipe.studies,
+            domains=tuple((n, at(file), *how) for n, file, *how in recipe.studies.domains),
+        ),
     )
 
 

@@ -44,6 +44,7 @@ def run_stage(
 ) -> dict:
     """Return the manifest of a stage, running it unless a finished one stands there already.
 
+    `name` and `inputs` are folders below `root`; an input goes by the last part of its path.
     `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
     otherwise the first does while the others wait. `plan` says what it will need, for the manifest,
     or raises where that is not there; it is asked before anything is touched.
@@ -51,7 +52,7 @@ def run_stage(
     run is at work here, or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
-    context = Context(partial, {i: root / i for i in inputs}, config, seed)
+    context = Context(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
     with hold(root, name) if team().is_main else nullcontext():
         if team().is_main:

@@ -74,6 +74,10 @@ class Golds:
         weights = self.counts[:, :k] * np.exp((distances[:, :1] - distances) / temperature)
         return (weights * self.hits[:, :k]).sum(1) / weights.sum(1)
 
+    def nll(self, other: np.ndarray, lmbda: float) -> np.ndarray:
+        """Return the true tokens' nll (P,) in nats under the mix of the decoder and another."""
+        return mixed_nll(self.lm, other, lmbda)
+
 
 @torch.inference_mode()
 def look(
@@ -103,8 +107,12 @@ def look(
 
 def perplexity(lm: np.ndarray, other: np.ndarray, lmbda: float) -> float:
     """Return the perplexity under the mix of two sources' probabilities (P,) of the true token."""
-    mixed = (1 - lmbda) * lm + lmbda * other
-    return float(np.exp(-np.log(np.maximum(mixed, SMALLEST)).mean()))
+    return float(np.exp(mixed_nll(lm, other, lmbda).mean()))
+
+
+def mixed_nll(lm: np.ndarray, other: np.ndarray, lmbda: float) -> np.ndarray:
+    """Return the nll (P,) in nats under the mix of two sources' probabilities (P,)."""
+    return -np.log(np.maximum((1 - lmbda) * lm + lmbda * other, SMALLEST))
 
 
 def curve(lm: np.ndarray, other: np.ndarray, lmbdas: Sequence[float]) -> list[float]:

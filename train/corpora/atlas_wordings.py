@@ -128,7 +128,7 @@ def build_atlas(config: AtlasConfig | None = None) -> Atlas:
     }
     entities = _entities(config, table["vocabulary"])
     facts = [
-        _fact(config, forms[relation], index, entity, relation)
+        word_fact(config, forms[relation], index, entity, relation)
         for index, entity in enumerate(entities)
         for relation in forms
         if relation in entity.answers
@@ -151,7 +151,8 @@ def _entities(config: AtlasConfig, vocabulary: dict[str, list[str]]) -> list[Ent
     return real + invented_entities(config.seed, config.scale, vocabulary, real_names(real))
 
 
-def _fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relation: str) -> Fact:
+def word_fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relation: str) -> Fact:
+    """Return a fact of an entity with its wordings dealt out, by its name and the seed alone."""
     rng = random.Random(f"{config.seed}/wordings/{entity.kind}/{entity.name}/{relation}")
     asked = rng.sample(range(len(forms.questions)), len(forms.questions))
     last = forms.answer_last()

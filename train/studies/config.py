@@ -1,0 +1,44 @@
+"""How much the studies of a recipe look at and train: its [studies] table."""
+
+from dataclasses import dataclass
+
+from mlpmem.errors import MlpMemError
+from train.checks import check_range
+
+
+@dataclass(frozen=True)
+class Studies:
+    """Sizes of what is sampled and trained, alike for everything that is compared."""
+
+    positions: int = 4000  # held-out tokens looked at, at most
+    questions: int = 100  # at most, of a cell (group and wording)
+    examples: int = 40  # worst tokens that are kept to read
+    # update
+    facts: int = 200  # new ones, at least
+    passes: int = 4  # over the new documents, for memory and decoder alike
+    replay: float = 1.0  # old rows (memory) or tokens (decoder) beside each new one
+    update_batch: int = 512  # rows (memory) or tokens (decoder) a step
+    # sensitivity
+    epochs: int = 2  # of every memory that is trained anew
+    depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own
+    # mixing
+    ks: tuple[int, ...] = (1, 8, 32, 128, 512)
+    temperatures: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0, 40.0)
+    # domains: (name, file, heading, separator) as [corpus] has them
+    domains: tuple[tuple[str, str, str, str], ...] = ()
+    domain_characters: int = 400_000  # of each file, from its beginning
+    domain_rows: float = 0.5  # share of a domain's positions that its memory learns from
+    domain_epochs: int = 6
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values outside what is allowed."""
+        for name in ("positions", "questions", "facts", "passes", "update_batch", "epochs",
+                     "domain_characters", "domain_epochs"):  # fmt: skip
+            check_range("studies", name, getattr(self, name), 1)
+        check_range("studies", "replay", self.replay, 0)
+        check_range("studies", "domain_rows", self.domain_rows, 0, 1)
+        if any(len(domain) != 4 for domain in self.domains):
+            raise MlpMemError(
+                f"studies: domains is {self.domains}; each must be four texts: name, file, heading "
+                "and separator, of which the last two may be empty"
+            )

@@ -1,0 +1,59 @@
+"""What does it cost to train? Every stage's manifest, and the fine-tuned decoders beside it.
+
+Seconds, peak memory and bytes were measured when the stage ran; FLOP follows from the formulas of
+`train/plan.py` and the sizes that are there. A stage that has not run is left out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlpmem.documents import Documents
+from train.files import read_json
+from train.findings import Finding
+from train.needs import Need, needs
+from train.sizes import sizes_of
+from train.stage import finished_manifest
+from train.studies.run import Run
+
+STAGES = ("corpus", "decoder", "datastore", "targets", "memory")  # that make what is served
+MEASURED = {"seconds": "seconds", "peak_memory": "peak_memory_bytes", "bytes": "bytes"}
+
+
+def ledger(run: Run) -> Iterator[Finding]:
+    """Yield seconds, tokens, FLOP, peak memory (bytes) and bytes on disk by stage and system."""
+    run.manifest("corpus")
+    needed = needs(run.recipe, run.root)
+    for stage in STAGES:
+        manifest = finished_manifest(run.root / stage)
+        if manifest is not None:
+            yield from _stage(run, stage, needed[stage], manifest)
+    if finished_manifest(run.root / "finetuned") is not None:
+        for row in read_json(run.root / "finetuned" / "finetuned.json"):
+            yield from _finetuned(run, row)
+
+
+def _stage(run: Run, stage: str, need: Need, manifest: dict) -> Iterator[Finding]:
+    """Yield one stage's costs."""
+    for metric, key in MEASURED.items():
+        if key in manifest:
+            yield run.finding("memory", stage, metric, manifest[key])
+    yield run.finding("memory", stage, "tokens", need.tokens)
+    yield run.finding("memory", stage, "flop", need.flops)
+
+
+def _finetuned(run: Run, row: dict) -> Iterator[Finding]:
+    """Yield the costs of a fine-tuned decoder: 6 P FLOP a token, as any training."""
+    sizes, documents = sizes_of(run.recipe, run.root), Documents.load(run.root / "corpus/memory")
+    tokens = row["epochs"] * group_tokens(documents, row["groups"].split("+"))
+    setting = {key: row[key] for key in ("groups", "lr", "epochs")}
+    yield run.finding("finetuned", "decoder", "seconds", row["seconds"], **setting)
+    yield run.finding("finetuned", "decoder", "tokens", tokens, **setting)
+    flop = 6.0 * (sizes.body + sizes.head) * tokens
+    yield run.finding("finetuned", "decoder", "flop", flop, **setting)
+
+
+def group_tokens(documents: Documents, groups: list[str]) -> int:
+    """Return how many tokens the documents of some groups have."""
+    mine = np.isin(np.array(documents.groups)[documents.document_of], groups)
+    return int(np.diff(documents.offsets)[mine].sum())

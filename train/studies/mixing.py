@@ -1,0 +1,36 @@
+"""How is it best mixed? Perplexity of held-out text over lambda, and over k and temperature of kNN.
+
+Nothing is trained: all of it is read off one search. The curves over lambda use k and temperature
+that evaluate chose; a pair of k and temperature is given its own best lambda, so that it alone
+differs.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+
+from train.findings import Finding, perplexity
+from train.perplexity import LAMBDAS, best_lambda
+from train.studies.run import Run, groups_of, pooled
+from train.windows import curve, look
+
+STEP = 2  # every second lambda is told
+
+
+def mixing(run: Run) -> Iterator[Finding]:
+    """Yield perplexity by group over lambda, and over k and temperature."""
+    documents, positions = run.text()
+    config = run.config
+    ks = sorted({min(k, len(run.store)) for k in (*config.ks, run.knn[0])})
+    golds = look(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
+    parts = pooled(groups_of(documents, positions))
+    for split, mask in parts.items():
+        for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
+            for lmbda in LAMBDAS[::STEP]:
+                found = perplexity(golds.nll(other, lmbda)[mask])
+                yield run.finding(system, split, "perplexity", found, lmbda=lmbda)
+        for k, temperature in product(ks, config.temperatures):
+            other = golds.knn(k, temperature)
+            lmbda = best_lambda(curve(golds.lm[mask], other[mask], LAMBDAS))
+            found = perplexity(golds.nll(other, lmbda)[mask])
+            setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
+            yield run.finding("knn", split, "perplexity", found, **setting)

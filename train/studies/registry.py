@@ -1,0 +1,24 @@
+"""The studies by name: a new one is a function of a Run that yields findings, and a row here."""
+
+from collections.abc import Callable, Iterator
+from importlib import import_module
+
+from train.findings import Finding
+from train.studies.run import Run
+
+STUDIES = {
+    "imitation": "train.studies.imitation:imitation",
+    "ledger": "train.studies.ledger:ledger",
+    "frozen": "train.studies.frozen:frozen",
+    "mixing": "train.studies.mixing:mixing",
+    "worse": "train.studies.worse:worse",
+    "update": "train.studies.update:update",
+    "domains": "train.studies.domains:domains",
+    "sensitivity": "train.studies.sensitivity:sensitivity",
+}
+
+
+def load_study(name: str) -> Callable[[Run], Iterator[Finding]]:
+    """Return a study's function, imported only now."""
+    module, function = STUDIES[name].split(":")
+    return getattr(import_module(module), function)

@@ -1,0 +1,122 @@
+"""A finished run as the studies see it: its parts, its held-out text, and how a finding is made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory
+from train.evaluate import load_results
+from train.findings import Finding
+from train.recipe import Recipe
+from train.stage import finished_manifest
+from train.studies.config import Studies
+from train.windows import slide
+
+
+@dataclass(frozen=True)
+class Run:
+    """The stages of a recipe below `root`, loaded when they are first asked for."""
+
+    recipe: Recipe
+    root: Path
+    study: str
+
+    @property
+    def config(self) -> Studies:
+        """Return how much is looked at."""
+        return self.recipe.studies
+
+    @property
+    def own(self) -> Path:
+        """Return where this study keeps what it trains."""
+        return self.root / "studies" / self.study
+
+    def manifest(self, stage: str) -> dict:
+        """Return the manifest of a stage; MlpMemError with the command that makes it."""
+        found = finished_manifest(self.root / stage)
+        if found is None:
+            raise MlpMemError(
+                f"{self.study}: needs the stage {stage}, which is not finished in {self.root}; run "
+                f"`python -m train {stage} {self.recipe.name}` with the same --runs first"
+            )
+        return found
+
+    @cached_property
+    def kind(self) -> str:
+        """Return the kind of corpus: "atlas" or "text"."""
+        return self.manifest("corpus")["config"]["kind"]
+
+    @cached_property
+    def memory(self) -> Memory:
+        """Return the memory, bound to the decoder, in float32."""
+        self.manifest("memory")
+        return Memory.load(self.root / "memory").float().eval()
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Return the decoder, its hidden states caught where the memory reads them."""
+        self.manifest("decoder")
+        decoder = Decoder.load(self.root / "decoder", depth=self.memory.config.depth)
+        self.memory.bind(decoder)
+        return decoder
+
+    @cached_property
+    def store(self) -> Datastore:
+        """Return the datastore."""
+        self.manifest("datastore")
+        return Datastore.load(self.root / "datastore")
+
+    @cached_property
+    def results(self) -> dict:
+        """Return what the stage evaluate chose: lambda by system, k and temperature."""
+        self.manifest("evaluate")
+        return load_results(self.root / "evaluate")
+
+    @property
+    def lmbda(self) -> dict[str, float]:
+        """Return the chosen lambda of "memory" and "knn"."""
+        return self.results["lmbda"]
+
+    @property
+    def knn(self) -> tuple[int, float]:
+        """Return the datastore's chosen (k, temperature)."""
+        return self.results["config"]["k"], self.results["config"]["temperature"]
+
+    def text(self, split: str = "test") -> tuple[Documents, np.ndarray]:
+        """Return held-out (documents, positions (P,)): the atlas's has one split, a text's two."""
+        name = "heldout" if self.kind == "atlas" else split
+        documents = Documents.load(self.root / "corpus" / name)
+        sizes = self.recipe.evaluate
+        return slide(documents, sizes.window, sizes.stride, self.config.positions, self.recipe.seed)
+
+    def finding(
+        self,
+        system: str,
+        split: str,
+        metric: str,
+        value: float | Mapping[str, float],
+        **setting: object,
+    ) -> Finding:
+        """Return a finding of this study; value is a number, or what train.findings' means give."""
+        numbers = value if isinstance(value, Mapping) else {"value": float(value)}
+        how = f"python -m train.studies {self.study} {self.recipe.name}"
+        return Finding(self.study, system, split, metric, how=how, setting=setting, **numbers)
+
+
+def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
+    """Return the group of every position, (P,) strings."""
+    return np.array(documents.groups)[documents.document_of[documents.passage_at(positions)]]
+
+
+def pooled(groups: np.ndarray) -> dict[str, np.ndarray]:
+    """Return {split: (P,) bool}: "all", and each group where there are several."""
+    names = list(dict.fromkeys(groups.tolist()))
+    parts = {name: groups == name for name in names} if len(names) > 1 else {}
+    return {"all": np.ones(len(groups), bool), **parts}

@@ -1,0 +1,105 @@
+"""What does the memory hang on? Alpha, blocks, head, noise and depth.
+
+For each value a memory is trained anew, everything else as in the recipe but the epochs, which are
+fewer and the same for all: the figures are to be held against one another, not against the
+recipe's own memory.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from mlpmem.decoder import Decoder
+from mlpmem.memory import Memory
+from train.findings import Finding, perplexity, share
+from train.grid import Sources
+from train.measure import Test, choose_lambda
+from train.measure import curve as atlas_curve
+from train.perplexity import LAMBDAS, best_lambda
+from train.pipeline import STAGES
+from train.stage import run_stage
+from train.studies.run import Run
+from train.windows import curve, mixed_nll
+
+CELLS = {  # the recipe's own value is trained once, whatever it is
+    "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),
+    "blocks": (2, 4, 8),
+    "head": ("decoder", "tied", "free"),
+    "noise": (0.0, 0.1, 0.2),
+}
+
+
+def sensitivity(run: Run) -> Iterator[Finding]:
+    """Yield what each memory makes of the test: exact match and perplexity, or perplexity."""
+    for name, value, memory in _cells(run):
+        yield from MEASURES[run.kind](run, memory, {name: value, "epochs": run.config.epochs})
+
+
+def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
+    """Yield (what is varied, its value, the memory trained with it), the recipe's own first."""
+    base = replace(run.recipe.memory, epochs=run.config.epochs)
+    stages = {"datastore": "datastore", "targets": "targets"}
+    yield "recipe", "own", _trained(run, "recipe", base, stages)
+    for name, values in CELLS.items():
+        for value in values:
+            if value != getattr(base, name):
+                folder = f"{name}-{value}"
+                yield name, value, _trained(run, folder, replace(base, **{name: value}), stages)
+    for depth in run.config.depths:
+        stages = _keyed(run, depth)
+        yield "depth", depth, _trained(run, f"depth{depth}", base, stages)
+
+
+def _keyed(run: Run, depth: int) -> dict[str, str]:
+    """Return the folders of a datastore and of targets at another depth, made if they are not."""
+    recipe, folder = run.recipe, f"studies/depth{depth}"
+    stages = {"decoder": "decoder", "corpus": "corpus", "datastore": f"{folder}/datastore"}
+    stages["targets"] = f"{folder}/targets"
+    for name, config in (
+        ("datastore", replace(recipe.datastore, depth=depth)),
+        ("targets", recipe.targets),
+    ):
+        inputs = tuple(stages[i] for i in STAGES[name].inputs)
+        run_stage(run.root, stages[name], config, inputs, STAGES[name].load(), recipe.seed)
+    return stages
+
+
+def _trained(run: Run, folder: str, config, stages: dict[str, str]) -> Memory:
+    """Return the memory of a cell, trained if it is not there."""
+    name = f"studies/{folder}/memory"
+    inputs = ("decoder", stages["datastore"], stages["targets"])
+    run_stage(run.root, name, config, inputs, STAGES["memory"].load(), run.recipe.seed)
+    return Memory.load(run.root / name).float().eval()
+
+
+def _measure_atlas(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
+    """Yield exact match by cell and perplexity by group at the lambda that dev questions choose."""
+    decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
+    memory.bind(decoder)
+    most = run.config.questions
+    test = Test.load(run.root / "corpus", decoder.tokenizer, most, run.recipe.seed)
+    measured = test.measure(Sources(decoder, memory))
+    lmbda = choose_lambda([atlas_curve(measured, "memory")])
+    for cell, count in measured.accuracy("memory", lmbda).items():
+        right = np.arange(count["n"]) < count["right"]
+        yield run.finding("memory", cell, "exact_match", share(right), **setting, lmbda=lmbda)
+    nll = measured.text.nll("memory", lmbda)
+    for group in dict.fromkeys(measured.text_groups.tolist()):
+        found = perplexity(nll[measured.text_groups == group])
+        yield run.finding("memory", group, "perplexity", found, **setting, lmbda=lmbda)
+
+
+def _measure_text(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
+    """Yield the test split's perplexity at the lambda that is best on the validation split."""
+    decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
+    memory.bind(decoder)
+    valid, test = (
+        Sources(decoder, memory).grid(*run.text(split)).gold for split in ("valid", "test")
+    )
+    lmbda = best_lambda(curve(valid["lm"], valid["memory"], LAMBDAS))
+    found = perplexity(mixed_nll(test["lm"], test["memory"], lmbda))
+    yield run.finding("memory", "test", "perplexity", found, **setting, lmbda=lmbda)
+
+
+MEASURES = {"atlas": _measure_atlas, "text": _measure_text}  # by kind of corpus

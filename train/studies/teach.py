@@ -1,0 +1,127 @@
+"""New documents taught to what exists: a memory by its own loss, a decoder in full or by LoRA."""
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mlpmem.datastore import Datastore
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents, join_documents, join_passages
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory
+from train.decoder import finetune, training_parts
+from train.loop import fit
+from train.memory import make_loss
+from train.studies.config import Studies
+from train.studies.run import Run
+from train.targets import SearchedTargets
+
+RANK = 16  # of LoRA's two matrices, which stand at every linear layer but the head
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One way to teach a decoder."""
+
+    system: str  # "finetuned": all weights, or "lora"
+    lr: float
+    replay: float  # old tokens for a new one
+
+
+def decoder_lessons(config: Studies) -> Iterator[Lesson]:
+    """Yield both systems, each on the new text alone and with old text among it."""
+    for system, lr in (("finetuned", 1e-3), ("lora", 4e-3)):
+        for replay in (0.0, config.replay):
+            yield Lesson(system, lr, replay)
+
+
+def teach_memory(run: Run, memory: Memory, store: Datastore, old: int, replay: float) -> int:
+    """Train a memory in place on the entries of `store` from `old` on; return the rows learned.
+
+    replay: how many of the rows it was trained on before stand beside each new one.
+    """
+    new = np.arange(old, len(store))
+    luck = np.random.default_rng(run.recipe.seed)
+    run.manifest("targets")
+    known = np.load(run.root / "targets" / "rows.npy", allow_pickle=False)
+    again = luck.choice(known, min(len(known), round(replay * len(new))), replace=False)
+    entries = np.sort(np.concatenate([new, again]))
+    targets = SearchedTargets(store, entries, run.recipe.targets)
+    token_ids, probs = targets.rows(np.arange(len(entries)))
+    rows = {
+        "keys": torch.from_numpy(np.asarray(store.keys[entries], np.float32)),
+        "targets": torch.from_numpy(store.values[entries].astype(np.int64)),
+        "token_ids": torch.from_numpy(token_ids),
+        "probs": torch.from_numpy(probs),
+    }
+    config = run.recipe.memory
+    memory.requires_grad_(True).to(getattr(torch, config.dtype))
+    passes, per_pass = run.config.passes, max(1, len(entries) // run.config.update_batch)
+    orders = [luck.permutation(len(entries)) for _ in range(passes)]
+
+    def batches(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        order = np.array_split(orders[step // per_pass], per_pass)[step % per_pass]
+        at = torch.from_numpy(order[rank::world])
+        return {name: values[at] for name, values in rows.items()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        loss = make_loss(memory, config)
+        fit(memory, batches, loss, passes * per_pass, config.optimizer, path, "update")
+    memory.float()
+    return len(entries)
+
+
+def teach_decoder(run: Run, decoder: Decoder, documents: Documents, lesson: Lesson) -> int:
+    """Train a decoder in place on documents; return the tokens of one pass.
+
+    LoRA computes in float32, so that the weights it leaves alone stay what they are.
+    """
+    recipe, model = run.recipe.decoder, decoder.model.requires_grad_(True)
+    if lesson.system == "lora":
+        add_lora(model, RANK)
+    else:
+        model.to(getattr(torch, recipe.dtype))
+    if lesson.replay:
+        wanted = round(lesson.replay * len(documents.tokens))
+        old = Documents.load(training_parts(run.root / "corpus")[0])
+        documents = join_documents(documents, some_passages(old, wanted, run.recipe.seed))
+    config = replace(recipe, batch=run.config.update_batch)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "checkpoint.safetensors"
+        finetune(model, documents, config, lesson.lr, run.config.passes, path)
+    model.float().requires_grad_(False)
+    return len(documents.tokens)
+
+
+def check_lora() -> None:
+    """Raise MlpMemError where peft is not installed."""
+    if find_spec("peft") is None:
+        raise MlpMemError(
+            "update: LoRA needs the package peft, which is not installed; `pip install peft`, or "
+            '`pip install -e ".[train]"`'
+        )
+
+
+def add_lora(model: nn.Module, rank: int) -> None:
+    """Put LoRA beside every linear layer but the head, in place; they alone are left to learn."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    inject_adapter_in_model(
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model
+    )
+
+
+def some_passages(documents: Documents, tokens: int, seed: int) -> Documents:
+    """Return whole passages drawn by seed, until they have `tokens` tokens or are all."""
+    order = np.random.default_rng(seed).permutation(len(documents))
+    ends = np.cumsum(np.diff(documents.offsets)[order])
+    kept = order[: int(np.searchsorted(ends, tokens)) + 1]
+    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in kept]
+    return join_passages(pairs, documents.titles, documents.groups)

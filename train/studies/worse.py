@@ -1,0 +1,128 @@
+"""Which tokens get worse under the mix? Where, of what kind, and the worst of them to read.
+
+Mixing never costs a token more than -log(1 - lambda) nats; what it costs is spread over very many
+tokens of which the decoder was certain, so a token counts as worse where it loses over TOLERANCE.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
+from train.corpus import write_lines
+from train.findings import Finding, mean, share
+from train.grid import Grid, Sources
+from train.studies.run import Run, groups_of, pooled
+
+TOLERANCE = 0.1  # nats
+EXAMPLES = "worse.jsonl"
+FUNCTION_WORDS = frozenset(
+    "a about above after again against all also although always am among an and another any are "
+    "as at be because been before being below between both but by can could did do does during "
+    "each either for from had has have he her here hers him his how i if in into is it its may "
+    "me might more most must my neither no nor not of on one only or other our out over per "
+    "shall she should since so some such than that the their them then there these they this "
+    "those through to too under until up upon us was we were what when where whether which "
+    "while who whom whose why will with within without would you your".split()
+)
+
+
+def worse(run: Run) -> Iterator[Finding]:
+    """Yield the shares that get worse and better, and nats lost and won, by group and kind."""
+    documents, positions = run.text()
+    grid = Sources(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
+    kinds = kinds_of(run.decoder, documents)[positions]
+    parts = pooled(groups_of(documents, positions))
+    parts |= {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
+    before = grid.nll("lm", 0.0)
+    for system in ("memory", "knn"):
+        rise = grid.nll(system, run.lmbda[system]) - before
+        for split, mask in parts.items():
+            yield from _part(run, system, split, rise[mask])
+    folder = run.root / "findings"
+    folder.mkdir(exist_ok=True)
+    write_lines(folder / EXAMPLES, _examples(run, documents, positions, kinds, grid))
+
+
+def _part(run: Run, system: str, split: str, rise: np.ndarray) -> Iterator[Finding]:
+    """Yield the findings of some tokens whose nll rises by `rise` nats."""
+    setting = {"lmbda": run.lmbda[system]}
+    yield run.finding(system, split, "worse", share(rise > TOLERANCE), **setting)
+    yield run.finding(system, split, "better", share(rise < -TOLERANCE), **setting)
+    for metric, nats in (("lost", rise.clip(0)), ("won", -rise.clip(None, 0)), ("change", rise)):
+        yield run.finding(system, split, f"nats_{metric}", mean(nats), **setting)
+
+
+def _examples(
+    run: Run, documents: Documents, positions: np.ndarray, kinds: np.ndarray, grid: Grid
+) -> list[dict]:
+    """Return the tokens that lose most under memory's mix, with titles and what stood before."""
+    lmbda = run.lmbda["memory"]
+    mixed = np.exp(-grid.nll("memory", lmbda))
+    order = np.argsort(grid.nll("lm", 0.0) + np.log(mixed), kind="stable")
+    rows = []
+    for p in order[: run.config.examples]:
+        passage = int(documents.passage_at(positions[p]))
+        document = int(documents.document_of[passage])
+        start, at = int(documents.offsets[passage]), int(positions[p])
+        rows.append(
+            {
+                "title": documents.titles[document],
+                "group": documents.groups[document],
+                "before": run.decoder.decode(documents.tokens[max(start, at - 32) : at].tolist()),
+                "token": run.decoder.pieces[int(documents.tokens[at])],
+                "kind": str(kinds[p]),
+                "lm": float(grid.gold["lm"][p]),
+                "memory": float(grid.gold["memory"][p]),
+                "fused": float(mixed[p]),
+            }
+        )
+    return rows
+
+
+def kinds_of(decoder: Decoder, documents: Documents) -> np.ndarray:
+    """Return the kind (M,) of the word that each token belongs to.
+
+    "number" has a digit; "name" begins with a capital within a sentence; "function word" is one of
+    a closed list; "other word", "punctuation" and "end" (special tokens) are the rest.
+    """
+    found = np.full(len(documents.tokens), "other word", dtype="<U13")
+    for p in range(len(documents)):
+        first = int(documents.offsets[p])
+        begins = True  # a sentence
+        for start, end, word in _words(decoder, documents.passage(p).tolist()):
+            found[first + start : first + end] = kind = _kind(word, begins)
+            begins = kind == "end" or word[-1:] in (".", "?", "!")
+    return found
+
+
+def _words(decoder: Decoder, ids: list[int]) -> Iterator[tuple[int, int, str]]:
+    """Yield (first token, end, text) of the words of a passage; a special token's text is empty."""
+    start, text = 0, ""
+    for i, token in enumerate(ids):
+        special, piece = token in decoder.special_ids, decoder.pieces[token]
+        joined = text.isspace() or (text[-1:].isalnum() and piece[:1].isalnum())
+        if text and (special or not joined):
+            yield start, i, text.strip() or text
+            start, text = i, ""
+        if special:
+            yield i, i + 1, ""
+            start = i + 1
+        else:
+            text += piece
+    if text:
+        yield start, len(ids), text.strip() or text
+
+
+def _kind(word: str, begins: bool) -> str:
+    """Return the kind of a word; `begins` says whether a sentence begins with it."""
+    if not word:
+        return "end"
+    if any(c.isdigit() for c in word):
+        return "number"
+    if not any(c.isalpha() for c in word):
+        return "punctuation"
+    if word.lower() in FUNCTION_WORDS:
+        return "function word"
+    return "name" if word[0].isupper() and not begins else "other word"
