@@ -32,6 +32,9 @@ STAGES = {
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
+    "controls": Stage(
+        ("corpus", "decoder", "datastore", "targets", "memory"), "train.controls:make_controls"
+    ),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),

@@ -180,7 +180,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """Which fine-tuned decoders stand beside: (groups, learning rate, epochs)."""
+    """Which tuned decoders stand beside: (groups, learning rate, epochs), with LoRA also a rank."""
 
     settings: tuple[tuple[str, float, int], ...] = (
         ("B", 2e-4, 1),
@@ -188,8 +188,26 @@ class Finetuned:
         ("B", 1e-3, 4),
         ("A1+B", 1e-3, 2),
     )
+    lora: tuple[tuple[str, float, int, int], ...] = (
+        ("B", 2e-3, 4, 16),
+        ("A1+B", 2e-3, 2, 16),
+        ("A1+B", 4e-3, 2, 64),
+    )
     questions: int = 1000  # at most, of a cell (group and wording)
     processes: int = 2  # settings trained at once on a CPU, one thread each
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Memories that differ from the recipe's in something, to see what that something does."""
+
+    memories: tuple[dict, ...] = ()  # fields of [memory], each set that differs: {alpha = 0.0}
+    questions: int = 1000  # at most, of a cell (group and wording)
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for a field that no memory has."""
+        for given in self.memories:
+            fill(Memory, given, "[controls] memories")
 
 
 @dataclass(frozen=True)
@@ -257,6 +275,7 @@ class Recipe:
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
     finetuned: Finetuned = field(default_factory=Finetuned)
+    controls: Controls = field(default_factory=Controls)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
     stated: Stated = field(default_factory=Stated)
