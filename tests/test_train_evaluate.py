@@ -97,9 +97,7 @@ def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_mo
 # Fine-tuned decoders beside
 
 
-@pytest.mark.parametrize(
-    "rank, name", [(0, "finetuned_A1+B_0.01_12"), (8, "lora_A1+B_0.01_12_8")]
-)
+@pytest.mark.parametrize("rank, name", [(0, "finetuned_A1+B_0.01_12"), (8, "lora_A1+B_0.01_12_8")])
 def test_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_model, rank, name):
     context = Context(tmp_path, inputs, Finetuned(questions=50), 0)
     row = finetuned._kept_or_made(context, ("A1+B", 1e-2, 12, rank))

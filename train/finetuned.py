@@ -76,7 +76,9 @@ def _kept_or_made(context: Context, setting: Setting) -> dict:
 def name_of(setting: Setting) -> str:
     """Return a setting's name: "finetuned_B_0.001_4", "lora_A1+B_0.002_2_32"."""
     groups, lr, epochs, rank = setting
-    return f"lora_{groups}_{lr:g}_{epochs}_{rank}" if rank else f"finetuned_{groups}_{lr:g}_{epochs}"
+    return (
+        f"lora_{groups}_{lr:g}_{epochs}_{rank}" if rank else f"finetuned_{groups}_{lr:g}_{epochs}"
+    )
 
 
 def _made(context: Context, setting: Setting) -> dict:
@@ -111,9 +113,7 @@ def _made(context: Context, setting: Setting) -> dict:
     }
 
 
-def _trained(
-    context: Context, documents: Documents, setting: Setting, checkpoint: Path
-) -> Decoder:
+def _trained(context: Context, documents: Documents, setting: Setting, checkpoint: Path) -> Decoder:
     """Return the decoder trained on documents, its weights (or its adapter's) in its own folder."""
     _, lr, epochs, rank = setting
     manifest = finished_manifest(context.inputs["decoder"])["config"]

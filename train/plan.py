@@ -178,9 +178,7 @@ def controls(recipe: Recipe, s: Sizes) -> Need:
     if recipe.corpus.kind != "atlas" or not several:
         return Need("controls", 0)
     disk, flops = several * one.disk, several * one.flops
-    return replace(
-        one, stage="controls", tokens=several * one.tokens, disk=disk, flops=flops
-    )
+    return replace(one, stage="controls", tokens=several * one.tokens, disk=disk, flops=flops)
 
 
 def evaluate(recipe: Recipe, s: Sizes) -> Need:
