@@ -21,7 +21,10 @@ def add_adapter(model: nn.Module, rank: int) -> Any:
     Only these ask for gradients. Their second factor begins at zero, so nothing is changed yet.
     """
     peft = _peft()
-    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+    transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed
+    )
     return peft.get_peft_model(model, config, autocast_adapter_dtype=False)
 
 

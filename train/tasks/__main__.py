@@ -38,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--systems", default="", help="names with commas between; all there are")
     parser.add_argument("--data", type=Path, help="folder of published data sets")
     parser.add_argument("--limit", type=int, default=0, help="questions at most, of every split")
+    parser.add_argument(
+        "--wordings", default="", help="of the atlas, with commas between: dev to choose settings"
+    )
     parser.add_argument("--lmbda", type=float, help="weight of memory or datastore; their own")
     parser.add_argument("--passages", type=int, default=1, help="retrieved, before a prompt")
     parser.add_argument("--layout", default="turns", help="of passages: turns or text")
@@ -57,7 +60,8 @@ def _run(options: argparse.Namespace, how: str) -> None:
     cast = Cast(Sources(**{name: getattr(options, name) for name in names}))
     systems = cast.systems([name for name in options.systems.split(",") if name])
     corpus = options.run / "corpus" if options.run else None
-    asked = Asked(systems, options.data, corpus, options.limit, how)
+    wordings = tuple(name for name in options.wordings.split(",") if name)
+    asked = Asked(systems, options.data, corpus, options.limit, how, wordings=wordings)
     folder = options.out or (options.run / "findings" if options.run else Path("findings"))
     for name in TASKS if options.task == "all" else [options.task]:
         try:

@@ -24,6 +24,7 @@ class Asked:
     limit: int  # questions at most, of every split; 0 is all
     how: str  # the command that repeats it
     seed: int = 0
+    wordings: tuple[str, ...] = ()  # of the atlas's questions; none: those the task measures on
 
     def some(self, rows: Sequence, *parts: object) -> list:
         """Return at most `limit` rows, drawn by seed and parts, in their order."""

@@ -31,7 +31,7 @@ def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
         answers.setdefault(relation, set()).add(answer)
     cells: dict[str, list[dict]] = {}
     for row in rows:
-        if row["kind"] == kind and row["wording"] in wordings:
+        if row["kind"] == kind and row["wording"] in (asked.wordings or wordings):
             cells.setdefault(cell_of(row), []).append(row)
     return [
         row
