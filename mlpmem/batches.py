@@ -90,6 +90,8 @@ def _mixed(
     system: System, documents: Documents, positions: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
     """Yield (which positions, log-probs (n, V) there) until all were served."""
+    if not len(positions):
+        return
     for some in forward_positions(system.decoder, documents, positions):
         for start in range(0, len(some.at), PIECE):
             part = slice(start, start + PIECE)

@@ -10,8 +10,7 @@ retrieval there is no question to retrieve by, so such systems are left out. Sou
 import numpy as np
 
 from mlpmem.batches import judge_positions
-from mlpmem.documents import Documents
-from mlpmem.parts import cut_text
+from mlpmem.documents import Documents, join_passages
 from mlpmem.systems import Column, System
 from train import findings
 from train.findings import Finding
@@ -45,7 +44,10 @@ def run_text(asked: Asked) -> list[Finding]:
     for system in _readers(asked):
         decoder = system.decoder
         window = min(WINDOW, decoder.max_positions)
-        documents = cut_text(decoder, [(path.name, text)], chunk=decoder.max_positions)
+        words = decoder.tokenizer
+        start = words.eos_token_id if words.bos_token_id is None else words.bos_token_id
+        ids = words.encode(text, add_special_tokens=False, verbose=False)
+        documents = join_passages([(0, [start, *ids])], [path.name], ["text"])
         most = asked.limit or TOKENS
         windows, positions = slide(documents, window, window // 2, most, asked.seed)
         nll = -judge_positions(system, windows, positions)[0]
