@@ -32,6 +32,7 @@ class Corpus:
     # atlas
     scale: float = 1.0  # share of the corpus's entities
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
+    together: bool = False  # the decoder reads, in every epoch, what the memory remembers too
     atlas: Atlas = field(default_factory=Atlas)
     # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
