@@ -80,9 +80,9 @@ def next_tokens(system: System, prompts: Sequence[Sequence[int]], ids: Sequence[
     prompts = [fit(system, prompt, 1) for prompt in prompts]
     passages = [(i, [*prompt, 0]) for i, prompt in enumerate(prompts)]
     documents = join_passages(passages, [""] * len(prompts), [""] * len(prompts))
-    kept = np.zeros((len(prompts), len(ids)))
+    kept, wanted = np.zeros((len(prompts), len(ids))), torch.tensor(ids, dtype=torch.long)
     for at, found in _mixed(system, documents, documents.offsets[1:] - 1):
-        kept[at] = found[:, torch.as_tensor(ids, device=found.device)].double().cpu().numpy()
+        kept[at] = found[:, wanted.to(found.device)].double().cpu().numpy()
     return kept
 
 

@@ -103,41 +103,31 @@ def test_only_templates_that_the_object_ends_are_asked():
 # Domain-conditional PMI
 
 
-class Uniform:
-    """A system without a model: the distribution depends on the prompt's last token alone."""
-
-    def __init__(self, tables):
-        self.tables, self.decoder = tables, tiny.decoder()
-
-
 def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
-    probs = {  # after the domain, after a premise; of " x", " y", " z"
-        "domain": (0.6, 0.1, 0.1),
-        "premise": (0.5, 0.2, 0.05),
-    }
-    ids = {" x": [10], " y": [11], " z": [12], " long": [13, 14]}
+    probs = np.array([(0.6, 0.1, 0.1), (0.5, 0.2, 0.05)])  # after the domain, after a premise
+    ids = {" x": [0], " y": [1], " z": [2], " long": [3, 4]}
     monkeypatch.setattr(knn_prompt, "plain", lambda words, text: ids[text])
     monkeypatch.setattr(
-        knn_prompt,
-        "next_tokens",
-        lambda system, prompts, wanted: np.log(
-            [[probs[name][i - 10] for i in wanted] for name in ("domain", "premise")]
-        ),
+        knn_prompt, "next_tokens", lambda system, prompts, wanted: np.log(probs[:, wanted])
     )
     kind = knn_prompt.Kind("", None, (" x", " y"), "d", ((" x",), (" y",)))
-    found = knn_prompt.predictions(Uniform(probs), ["p"], kind, [(" x", " long"), (" y", " z")])
+    found = knn_prompt.predictions(
+        columns(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
+    )
     assert found["lm"].tolist() == [0]  # 0.5 > 0.2
     assert found["dcpmi"].tolist() == [1]  # log 5/6 < log 2
     # label 1: log 2 + log 1/2 = 0 > log 5/6; " long" is more than one token and counts nothing
     assert found["fuzzy_dcpmi"].tolist() == [1]
 
 
-def test_a_label_without_a_word_of_one_token_is_judged_by_its_first():
+def test_words_of_several_tokens_are_judged_whole():
     bound = columns(model())[0]
-    first = bound.decoder.tokenizer.encode(" zq", add_special_tokens=False)[0]
-    assert (
-        knn_prompt._ids(bound, (" zq",)) == [first] and knn_prompt._ids(bound, (" zq", " q")) == []
-    )
+    prompts = [bound.decoder.encode(text) for text in ("Gold", "The capital of")]
+    found = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
+    for row, ids in zip(found, prompts, strict=True):
+        one = bound.log_probs(ids)[0, 5].exp() + knn_prompt.FLOOR
+        three = bound.log_probs([*ids, 7, 9], last=3)[range(3), [7, 9, 11]].sum()
+        assert row == pytest.approx([float(one.log()), float(three)], abs=1e-3)
 
 
 # Every task on a few rows
@@ -189,7 +179,7 @@ def data(tmp_path_factory):
         table(tasks / f"{name}/test.csv", [{"label": 1, "text": "fine"}, {"label": 0, "text": "x"}])
     lines(tasks / "rotten_tomatoes/test.jsonl", [{"input": "fine", "output": "positive"}])
     entail = {"premise": "p", "hypothesis": "h", "label": "entailment"}
-    lines(tasks / "cb/test.jsonl", [entail])
+    lines(tasks / "cb/dev.jsonl", [entail])
     lines(tasks / "rte/val.jsonl", [entail])
     table(tasks / "agn/test.csv", [{"Class Index": 2, "Title": "t", "Description": "d"}])
     (tasks / "sst2").mkdir()

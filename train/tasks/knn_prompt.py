@@ -2,12 +2,14 @@
 
 Data: the folder knn_prompt_tasks as published: sst2/test.tsv (five classes, the middle one left
 out), mr, cr and hyp/test.csv {label, text}, rotten_tomatoes/test.jsonl {input, output},
-cb/test.jsonl and rte/val.jsonl {premise, hypothesis, label}, agn/test.csv {Class Index, Title,
+cb/dev.jsonl and rte/val.jsonl {premise, hypothesis, label}, agn/test.csv {Class Index, Title,
 Description}. Of Yahoo only the label words are there. Prompts, label words and their synonyms are
-the published ones.
+the published ones. (The paper's figures are multiples of 1/56 on CB, this file, and of 1/516 on
+HYP, whose longer file is not here.)
 Metrics: accuracy of the likeliest label word ("lm"); dcpmi, by the word's log-prob less its
 log-prob after the domain's premise; fuzzy_dcpmi, that summed over a label's synonyms of one token,
-which is the published score. A label without such a word is judged by the first token of its own.
+which is the published score. Where a small vocabulary has no such word, the label's own is judged
+whole.
 Source: Shi et al. 2022, Holtzman et al. 2021; the paper's table 2.
 """
 
@@ -17,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmem.batches import next_tokens
+from mlpmem.batches import judge, next_tokens
 from mlpmem.errors import MlpMemError
 from mlpmem.systems import System
 from train.findings import Finding
@@ -31,7 +33,7 @@ RTE = " true or false?\n answer:"
 CB = " true, false, or neither?\n answer:"
 TRUE = (" true", " yes", " accurate", " correct", " faithful")
 FALSE = (" false", " no", " incorrect", " wrong", " untrue", " unfaithful")
-FLOOR = 1e-10  # added to probabilities, as published
+FLOOR = 1e-10  # added to a token's probability, as published
 
 Examples = Iterator[tuple[str, int]]  # premise, label
 
@@ -114,7 +116,7 @@ KINDS = {
         ((" neutral", " fair", " objective"), (" partisan", " biased", " unfair")),
     ),
     "cb": Kind(
-        "cb/test.jsonl", read_cb, (" true", " false", " neither"), " the answer is:",
+        "cb/dev.jsonl", read_cb, (" true", " false", " neither"), " the answer is:",
         (TRUE, FALSE, (" neither",)),
     ),
     "rte": Kind("rte/val.jsonl", read_rte, (" true", " false"), RTE, (TRUE, FALSE)),
@@ -159,29 +161,44 @@ def predictions(
     system: System, premises: Sequence[str], kind: Kind, by_label: Sequence[Sequence[str]]
 ) -> dict[str, np.ndarray]:
     """Return {metric: (Q,) predicted label} of premises."""
-    alone = [_ids(system, (word,)) for word in kind.words]
-    fuzzy = [_ids(system, words) or own for words, own in zip(by_label, alone, strict=True)]
-    wanted = sorted({i for ids in (*alone, *fuzzy) for i in ids})
+    tokens = {
+        word: plain(system.decoder.tokenizer, word)
+        for words in (kind.words, *by_label)
+        for word in words
+    }
+    alone = [(word,) for word in kind.words]
+    fuzzy = [
+        tuple(word for word in words if len(tokens[word]) == 1) or own
+        for words, own in zip(by_label, alone, strict=True)
+    ]
+    wanted = list(dict.fromkeys(word for words in (*alone, *fuzzy) for word in words))
     prompts = [system.decoder.encode(text) for text in (kind.domain, *premises)]
-    probs = np.exp(next_tokens(system, prompts, wanted))
-    gain = np.log(probs[1:] + FLOOR) - np.log(probs[:1] + FLOOR)  # (Q, n)
+    found = word_scores(system, prompts, [tokens[word] for word in wanted])
+    gain = found[1:] - found[:1]  # (Q, n)
 
-    def best(scores: np.ndarray, labels: Sequence[Sequence[int]]) -> np.ndarray:
-        columns = [[wanted.index(i) for i in ids] for ids in labels]
+    def best(scores: np.ndarray, labels: Sequence[Sequence[str]]) -> np.ndarray:
+        columns = [[wanted.index(word) for word in words] for words in labels]
         return np.stack([scores[:, c].sum(1) for c in columns], 1).argmax(1)
 
     return {
-        "lm": best(probs[1:], alone),
+        "lm": best(found[1:], alone),
         "dcpmi": best(gain, alone),
         "fuzzy_dcpmi": best(gain, fuzzy),
     }
 
 
-def _ids(system: System, words: Sequence[str]) -> list[int]:
-    """Return the ids of the words that are one token; of a lone longer word its first."""
-    found = [plain(system.decoder.tokenizer, word) for word in words]
-    single = [ids[0] for ids in found if len(ids) == 1]
-    return single or ([found[0][0]] if len(found) == 1 else [])
+def word_scores(
+    system: System, prompts: Sequence[Sequence[int]], words: Sequence[Sequence[int]]
+) -> np.ndarray:
+    """Return the log-probs (Q, n) of whole words, given by their ids, after every prompt."""
+    found = np.zeros((len(prompts), len(words)))
+    short = [i for i, ids in enumerate(words) if len(ids) == 1]
+    one = next_tokens(system, prompts, [words[i][0] for i in short])
+    found[:, short] = np.log(np.exp(one) + FLOOR)
+    for i, ids in enumerate(words):
+        if len(ids) > 1:
+            found[:, i] = judge(system, [(prompt, ids) for prompt in prompts]).sums()
+    return found
 
 
 TASK = Task("knn_prompt", "data", run)
