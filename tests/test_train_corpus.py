@@ -1,5 +1,6 @@
 """The tokenizer spells numbers and loses nothing; the corpus stage keeps the groups apart."""
 
+import dataclasses
 import json
 from importlib.util import find_spec
 
@@ -134,6 +135,18 @@ def test_all_parts_are_there_and_counted(corpus):
 def test_passages_are_of_the_groups_the_part_is_for(corpus, part, groups):
     documents = load(corpus, part)
     assert set(np.array(documents.groups)[documents.document_of]) == groups
+
+
+def test_a_plain_decoder_reads_what_decoder_and_memory_read_together(corpus, tmp_path):
+    make_corpus(Context(tmp_path, {}, dataclasses.replace(SMALL, together=True), 5))
+
+    def said(folder, part):
+        documents = Documents.load(folder / part)
+        return sorted(documents.passage(p).tolist() for p in range(len(documents)))
+
+    apart, both = (said(corpus[0], part) for part in ("decoder_01", "memory"))
+    assert said(tmp_path, "memory") == both
+    assert said(tmp_path, "decoder_01") == sorted(apart + both)
 
 
 def test_documents_are_the_same_in_every_part(corpus):

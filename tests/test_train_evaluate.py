@@ -7,6 +7,8 @@ import pytest
 import tiny
 import tiny_run
 
+from mlpmem.adapters import load_adapter
+from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from train import finetuned
 from train.evaluate import evaluate, load_results
@@ -95,18 +97,22 @@ def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_mo
 # Fine-tuned decoders beside
 
 
-def test_fine_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_model):
-    setting = ("A1+B", 1e-2, 12)
-    context = Context(tmp_path, inputs, Finetuned(settings=(setting,), questions=50), 0)
-    row = finetuned._kept_or_made(context, setting)
-    assert row["name"] == "finetuned_A1+B_0.01_12" and "12 epochs" in row["label"]
+@pytest.mark.parametrize("rank, name", [(0, "finetuned_A1+B_0.01_12"), (8, "lora_A1+B_0.01_12_8")])
+def test_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_model, rank, name):
+    context = Context(tmp_path, inputs, Finetuned(questions=50), 0)
+    row = finetuned._kept_or_made(context, ("A1+B", 1e-2, 12, rank))
+    assert row["name"] == name and "12 epochs" in row["label"]
     alone = Test.load(inputs["corpus"], tiny_model.decoder.tokenizer, 50, 0).measure(
         Sources(tiny_model.decoder)
     )
     before = alone.perplexity("lm", 0.0)
     assert row["ppl_B"] < before["B"] / 2 and row["ppl_A1"] < before["A1"] / 2
     assert set(row) >= {"B_seen", "B_test", "A2_test", "A1_statement_test", "seconds", "lr"}
-    assert [p.name for p in tmp_path.iterdir()] == ["A1+B_0.01_12.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.json"]
+    base = Decoder.load(inputs["decoder"])
+    kept = load_adapter(base, tmp_path / name) if rank else Decoder.load(tmp_path / name)
+    again = Test.load(inputs["corpus"], kept.tokenizer, 50, 0).measure(Sources(kept))
+    assert again.perplexity("lm", 0.0)["B"] == pytest.approx(row["ppl_B"], rel=1e-4)
 
 
 def test_a_group_is_fine_tuned_on_its_own_passages_alone():
@@ -118,25 +124,33 @@ def test_a_group_is_fine_tuned_on_its_own_passages_alone():
 
 
 def test_a_killed_comparison_goes_on_after_the_finished_settings(tmp_path, monkeypatch):
-    settings = (("B", 2e-4, 1), ("B", 4e-4, 2), ("A1+B", 1e-3, 2))
+    settings = (("B", 2e-4, 1), ("B", 4e-4, 2))
+    lora = (("A1+B", 1e-3, 2, 4),)
     (tmp_path / "corpus").mkdir()
     write_json(tmp_path / "corpus/manifest.json", {"config": {"kind": "atlas"}})
     inputs = {"corpus": tmp_path / "corpus"}
-    context = Context(tmp_path, inputs, Finetuned(settings=settings, processes=1), 0)
+    context = Context(tmp_path, inputs, Finetuned(settings=settings, lora=lora, processes=1), 0)
     made = []
 
-    def one(context, name, groups, lr, epochs):
+    def one(context, setting):
+        name = finetuned.name_of(setting)
         made.append(name)
         if len(made) == 2:
             raise MlpMemError("step 3: the loss is no number")
-        return {"name": name, "groups": groups, "lr": lr, "epochs": epochs}
+        (context.folder / name).mkdir()
+        groups, lr, epochs, rank = setting
+        dev = {"A1_dev": 0.5, "A2_dev": 0.5, "B_dev": lr * 1000}
+        return {"name": name, "groups": groups, "lr": lr, "epochs": epochs, "rank": rank} | dev
 
     monkeypatch.setattr(finetuned, "_made", one)
     monkeypatch.setattr(finetuned, "ProcessPoolExecutor", lambda n, *_: ThreadPoolExecutor(n))
     with pytest.raises(MlpMemError, match="step 3"):
         finetuned.compare_finetuned(context)
     assert not (tmp_path / "finetuned.json").exists()
-    assert finetuned.compare_finetuned(context) == {"settings": 3}
+    kept = ["finetuned_B_0.0004_2", "lora_A1+B_0.001_2_4"]
+    assert finetuned.compare_finetuned(context) == {"settings": 3, "kept": kept}
     rows = read_json(tmp_path / "finetuned.json")
-    assert [(r["groups"], r["lr"], r["epochs"]) for r in rows] == list(settings)
-    assert made.count("B_0.0002_1") == 1 and set(made[2:]) <= {"B_0.0004_2", "A1+B_0.001_2"}
+    found = [(r["groups"], r["lr"], r["epochs"], r["rank"]) for r in rows]
+    assert found == [(*setting, 0) for setting in settings] + list(lora)
+    assert made.count("finetuned_B_0.0002_1") == 1 and set(made[2:]) <= set(kept)
+    assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir() and p.name != "corpus") == kept

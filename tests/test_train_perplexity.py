@@ -154,7 +154,10 @@ def test_a_window_must_slide_and_something_be_chosen_from():
 
 
 def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
-    assert compare_finetuned(Context(tmp_path, inputs, Finetuned(), 0)) == {"settings": 0}
+    assert compare_finetuned(Context(tmp_path, inputs, Finetuned(), 0)) == {
+        "settings": 0,
+        "kept": [],
+    }
     assert json.loads((tmp_path / "finetuned.json").read_text()) == []
 
 

@@ -40,8 +40,12 @@ def make_atlas(context: Context) -> dict:
     entities = [(e.title, e.group) for e in atlas.entities]
     for draw, passages in enumerate(draws):
         passages += atlas_corpus.stranger_passages(atlas, draw)
-    parts = {f"decoder_{i:02d}": passages for i, passages in enumerate(draws)}
-    parts["memory"] = list(atlas_corpus.memory_passages(atlas))
+    remembered = list(atlas_corpus.memory_passages(atlas))
+    parts = {
+        f"decoder_{i:02d}": passages + remembered * config.together
+        for i, passages in enumerate(draws)
+    }
+    parts["memory"] = remembered
     parts["heldout"] = list(atlas_corpus.heldout_passages(atlas))
     counts = {}
     for part, passages in tqdm(parts.items(), desc="tokens", unit="part"):

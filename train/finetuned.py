@@ -1,81 +1,133 @@
-"""Stage finetuned: the same decoder trained on the facts instead of given a memory, to compare."""
+"""Stage finetuned: the same decoder trained on the facts instead of given a memory, to compare.
 
+In full or by LoRA. The weights of the best setting of either kind are kept, so that it can answer
+beside the others.
+"""
+
+import shutil
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from mlpmem.adapters import add_adapter, load_adapter, save_adapter
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
-from train.decoder import finetune
+from train.decoder import finetune, save
 from train.grid import Sources
 from train.launch import die_with_parent
 from train.loop import used_seconds
-from train.measure import Test, shares
+from train.measure import CHOOSING, GROUPS, Test, shares
 from train.recipe import Decoder as DecoderRecipe
 from train.recipe_file import fill
 from train.stage import Context, finished_manifest, read_json, write_json
+
+Setting = tuple[str, float, int, int]  # groups, learning rate, epochs, rank (0: all weights)
 
 
 def compare_finetuned(context: Context) -> dict:
     """Return counts; writes finetuned.json: what each decoder learned and what it forgot.
 
-    On a CPU several settings are trained at once, a thread each. Every finished one is kept, so a
-    killed run goes on after it.
+    Beside it stand the weights of the best of each kind: a decoder's folder in half precision, an
+    adapter's folder. On a CPU several settings are trained at once, a thread each. Every finished
+    one is kept, so a killed run goes on after it.
     """
-    workers = 1 if torch.cuda.is_available() else context.config.processes
+    config = context.config
+    workers = 1 if torch.cuda.is_available() else config.processes
     kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
     # A text corpus has one group, which its decoder was trained on: nothing to learn or forget.
-    settings = context.config.settings if kind == "atlas" else ()
+    settings = [(*s, 0) for s in config.settings] + list(config.lora) if kind == "atlas" else []
     with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
         rows = list(pool.map(_kept_or_made, [context] * len(settings), settings))
     write_json(context.folder / "finetuned.json", rows)
-    return {"settings": len(rows)}
+    return {"settings": len(rows), "kept": keep_best(context.folder, rows)}
 
 
-def _kept_or_made(context: Context, setting: tuple[str, float, int]) -> dict:
+def keep_best(folder: Path, rows: list[dict]) -> list[str]:
+    """Return the names of the best full and the best LoRA setting; the others' weights go.
+
+    Best is the mean accuracy on dev wordings over the groups: what was learned and what was kept.
+    """
+    kept = []
+    for lora in (False, True):
+        mine = [row for row in rows if bool(row["rank"]) == lora]
+        if mine:
+            best = max(mine, key=lambda row: np.mean([row[f"{g}_{CHOOSING}"] for g in GROUPS]))
+            kept.append(best["name"])
+    for row in rows:
+        if row["name"] not in kept:
+            shutil.rmtree(folder / row["name"], ignore_errors=True)
+    return kept
+
+
+def _kept_or_made(context: Context, setting: Setting) -> dict:
     """Return one setting's row, read if a killed run had finished it."""
-    groups, lr, epochs = setting
-    name = f"{groups}_{lr:g}_{epochs}"
-    path = context.folder / f"{name}.json"
+    path = context.folder / f"{name_of(setting)}.json"
     if not path.is_file():
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        write_json(path, _made(context, name, *setting))
+        write_json(path, _made(context, setting))
     return read_json(path)
 
 
-def _made(context: Context, name: str, groups: str, lr: float, epochs: int) -> dict:
+def name_of(setting: Setting) -> str:
+    """Return a setting's name: "finetuned_B_0.001_4", "lora_A1+B_0.002_2_32"."""
+    groups, lr, epochs, rank = setting
+    return (
+        f"lora_{groups}_{lr:g}_{epochs}_{rank}" if rank else f"finetuned_{groups}_{lr:g}_{epochs}"
+    )
+
+
+def _made(context: Context, setting: Setting) -> dict:
     """Return one setting's measurements: trained from the decoder, measured alone."""
     started = time.perf_counter()
+    groups, lr, epochs, rank = setting
+    name, corpus = name_of(setting), context.inputs["corpus"]
     torch.manual_seed(context.seed)
-    manifest = finished_manifest(context.inputs["decoder"])["config"]
-    recipe = fill(DecoderRecipe, {k: v for k, v in manifest.items() if k != "seed"}, "decoder")
-    documents = Documents.load(context.inputs["corpus"] / "memory")
-    decoder = Decoder.load(context.inputs["decoder"])
-    model = decoder.model.requires_grad_(True).to(getattr(torch, recipe.dtype))
+    documents = _of_groups(Documents.load(corpus / "memory"), groups.split("+"))
     checkpoint = context.folder / f"{name}.safetensors"
     earlier = used_seconds(checkpoint)
-    finetune(model, _of_groups(documents, groups.split("+")), recipe, lr, epochs, checkpoint)
+    decoder = _trained(context, documents, setting, checkpoint)
     checkpoint.unlink()
-    corpus, most = context.inputs["corpus"], context.config.questions
-    test = Test.load(corpus, decoder.tokenizer, most, context.seed)
+    test = Test.load(corpus, decoder.tokenizer, context.config.questions, context.seed)
     seconds = earlier + time.perf_counter() - started
-    model.float().requires_grad_(False)
     measured = test.measure(Sources(decoder))
+    parameters = sum(p.numel() for p in decoder.model.parameters())
     plural = "s" * (epochs > 1)
+    how = f"with LoRA of rank {rank}" if rank else "fine-tuned"
     return {
-        "name": f"finetuned_{name}",
-        "label": f"decoder fine-tuned on {groups}, lr {lr:g}, {epochs} epoch{plural}",
+        "name": name,
+        "label": f"decoder {how} on {groups}, lr {lr:g}, {epochs} epoch{plural}",
         "groups": groups,
         "lr": lr,
         "epochs": epochs,
+        "rank": rank,
         "seconds": round(seconds, 1),
+        # forward and backward; an adapter's own weights are few, the others get no gradient
+        "flops": (4.0 if rank else 6.0) * parameters * epochs * len(documents.tokens),
         **shares(measured.accuracy("lm", 0.0)),
         **{f"ppl_{g}": p for g, p in measured.perplexity("lm", 0.0).items()},
     }
+
+
+def _trained(context: Context, documents: Documents, setting: Setting, checkpoint: Path) -> Decoder:
+    """Return the decoder trained on documents, its weights (or its adapter's) in its own folder."""
+    _, lr, epochs, rank = setting
+    manifest = finished_manifest(context.inputs["decoder"])["config"]
+    recipe = fill(DecoderRecipe, {k: v for k, v in manifest.items() if k != "seed"}, "decoder")
+    decoder = Decoder.load(context.inputs["decoder"])
+    model = decoder.model.requires_grad_(True).to(getattr(torch, recipe.dtype))
+    wrapped = add_adapter(model, rank) if rank else None
+    finetune(model, documents, recipe, lr, epochs, checkpoint)
+    folder = context.folder / name_of(setting)
+    if wrapped is None:
+        save(model, decoder.tokenizer, folder)
+        return Decoder.load(folder)
+    save_adapter(wrapped, folder)
+    return load_adapter(Decoder.load(context.inputs["decoder"]), folder)
 
 
 def _of_groups(documents: Documents, groups: list[str]) -> Documents:

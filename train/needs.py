@@ -49,7 +49,8 @@ class Need:
 def needs(recipe: Recipe, root: Path) -> dict[str, Need]:
     """Return what every stage of a recipe needs, by name, in their order."""
     sizes = sizes_of(recipe, root)
-    kinds = (corpus, decoder, datastore, targets, memory, router, finetuned, evaluate, export)
+    made = (corpus, decoder, datastore, targets, memory, router, controls)
+    kinds = (*made, finetuned, evaluate, export)
     return {kind.__name__: kind(recipe, sizes) for kind in kinds}
 
 
@@ -172,24 +173,34 @@ def router(recipe: Recipe, s: Sizes) -> Need:
 
 
 def finetuned(recipe: Recipe, s: Sizes) -> Need:
-    """Return the need of fine-tuned decoders: the decoder's, over the keyed tokens an epoch each.
+    """Return the need of tuned decoders: the decoder's, over the keyed tokens an epoch each.
 
-    Text corpora have none.
+    With LoRA the decoder's own weights get no gradient: 4 P FLOPs a token. Text corpora have none.
     """
     if recipe.corpus.kind != "atlas" or recipe.stated.tokens:
         return Need("finetuned", 0)
     config, one = recipe.finetuned, decoder(recipe, s)
-    tokens = s.memory * sum(epochs for _, _, epochs in config.settings)
+    full, lora = (sum(x[2] for x in settings) for settings in (config.settings, config.lora))
+    tokens = s.memory * (full + lora)
     return Need(
         "finetuned",
         tokens,
-        disk=2**20,
+        disk=3 * s.decoder,
         working=2 * CHECKPOINT * s.decoder * config.processes,
         memory=one.memory * config.processes,
-        flops=6.0 * (s.body + s.head) * tokens,
+        flops=(s.body + s.head) * s.memory * (6.0 * full + 4.0 * lora),
         dtype=one.dtype,
         work="train",
     )
+
+
+def controls(recipe: Recipe, s: Sizes) -> Need:
+    """Return the need of the memories that differ: the memory's, once each."""
+    one, several = memory(recipe, s), len(recipe.controls.memories)
+    if recipe.corpus.kind != "atlas" or not several:
+        return Need("controls", 0)
+    disk, flops = several * one.disk, several * one.flops
+    return replace(one, stage="controls", tokens=several * one.tokens, disk=disk, flops=flops)
 
 
 def evaluate(recipe: Recipe, s: Sizes) -> Need:

@@ -34,6 +34,9 @@ STAGES = {
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
     "router": Stage(("corpus", "decoder", "datastore", "memory"), "train.router:fit_routers"),
+    "controls": Stage(
+        ("corpus", "decoder", "datastore", "targets", "memory"), "train.controls:make_controls"
+    ),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from mlpmem.errors import MlpMemError
 from train.checks import check_choice, check_range
@@ -31,6 +31,7 @@ class Corpus:
     # atlas
     scale: float = 1.0  # share of the corpus's entities
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
+    together: bool = False  # the decoder reads, in every epoch, what the memory remembers too
     atlas: Atlas = field(default_factory=Atlas)
     # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
@@ -203,7 +204,7 @@ class Router:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """Which fine-tuned decoders stand beside: (groups, learning rate, epochs)."""
+    """Which tuned decoders stand beside: (groups, learning rate, epochs), with LoRA also a rank."""
 
     settings: tuple[tuple[str, float, int], ...] = (
         ("B", 2e-4, 1),
@@ -211,8 +212,29 @@ class Finetuned:
         ("B", 1e-3, 4),
         ("A1+B", 1e-3, 2),
     )
+    lora: tuple[tuple[str, float, int, int], ...] = (
+        ("B", 2e-3, 2, 16),
+        ("A1+B", 5e-4, 3, 16),  # as many FLOPs as the memory's training
+    )
     questions: int = 1000  # at most, of a cell (group and wording)
     processes: int = 2  # settings trained at once on a CPU, one thread each
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Memories that differ from the recipe's in something, to see what that something does."""
+
+    memories: tuple[dict, ...] = ()  # fields of [memory], each set that differs: {alpha = 0.0}
+    questions: int = 1000  # at most, of a cell (group and wording)
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for a field that no memory has."""
+        for given in self.memories:
+            if unknown := given.keys() - {f.name for f in fields(Memory)}:
+                raise MlpMemError(
+                    f"[controls] memories: unknown {', '.join(sorted(unknown))}; a memory's own "
+                    "fields may differ, such as {alpha = 0.0}"
+                )
 
 
 @dataclass(frozen=True)
@@ -280,6 +302,7 @@ class Recipe:
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
     router: Router = field(default_factory=Router)
+    controls: Controls = field(default_factory=Controls)
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)

@@ -80,7 +80,8 @@ def _tokens(recipe: Recipe, root: Path) -> tuple[int, int, int]:
         draws = [size for name, size in parts.items() if name.startswith("decoder_")]
         return sum(parts.values()), epochs * sum(draws or [parts["memory"]]), parts["memory"]
     if config.kind == "atlas":
-        draws = round(ATLAS["draw"] * config.draws * config.scale)
+        draw = ATLAS["draw"] + config.together * ATLAS["memory"]
+        draws = round(draw * config.draws * config.scale)
         memory, out = (round(ATLAS[name] * config.scale) for name in ("memory", "heldout"))
         return draws + memory + out, epochs * draws, memory
     size = {name: _text_tokens(getattr(config, name)) for name in ("train", "valid", "test")}

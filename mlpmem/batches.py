@@ -1,0 +1,151 @@
+"""Many prompts at once: what a system makes of given continuations, and what it writes itself.
+
+The same as `log_probs` and `generate` one by one, as fast as batches are. P positions, the tokens
+of all continuations one after another; Q prompts.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.documents import Documents, join_passages
+from mlpmem.errors import MlpMemError
+from mlpmem.passages import forward_positions
+from mlpmem.systems import System
+
+ROWS = 64  # prompts that are continued together
+PIECE = 512  # positions whose (n, V) log-probs exist at a time
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a system makes of continuations, token by token."""
+
+    log_probs: np.ndarray  # (P,) nats, of the true tokens
+    right: np.ndarray  # (P,) bool: the true token is the most probable one
+    of: np.ndarray  # (P,) which continuation
+
+    def sums(self) -> np.ndarray:
+        """Return the summed log-prob of every continuation, (Q,)."""
+        return np.bincount(self.of, self.log_probs)
+
+    def means(self) -> np.ndarray:
+        """Return the mean log-prob of every continuation's tokens, (Q,)."""
+        return self.sums() / np.bincount(self.of)
+
+    def exact(self) -> np.ndarray:
+        """Return (Q,) bool: greedy decoding would write exactly this continuation."""
+        return np.bincount(self.of, ~self.right) == 0
+
+
+def judge(system: System, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Judged:
+    """Return what a system makes of (prompt ids, continuation ids) pairs.
+
+    A prompt that is too long loses its beginning, but for its first token. MlpMemError for an
+    empty continuation.
+    """
+    passages, spans = [], []
+    for i, (prompt, continuation) in enumerate(pairs):
+        if not len(continuation):
+            raise MlpMemError(f"pair {i} has no continuation to be judged; leave it out")
+        prompt = fit(system, prompt, len(continuation))
+        passages.append((i, [*prompt, *continuation]))
+        spans.append((len(prompt), len(prompt) + len(continuation)))
+    documents = join_passages(passages, [""] * len(pairs), [""] * len(pairs))
+    starts = documents.offsets[:-1]
+    positions = [start + np.arange(*span) for start, span in zip(starts, spans, strict=True)]
+    of = np.repeat(np.arange(len(pairs)), [b - a for a, b in spans])
+    positions = np.concatenate([np.empty(0, np.int64), *positions])
+    return Judged(*judge_positions(system, documents, positions), of)
+
+
+def judge_positions(
+    system: System, documents: Documents, positions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (log-probs (P,), right (P,)) of the tokens at positions of documents, read as is."""
+    log_probs, right = np.zeros(len(positions)), np.zeros(len(positions), bool)
+    true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
+    for at, found in _mixed(system, documents, positions):
+        gold = found.gather(1, true[at, None].to(found.device))[:, 0]
+        log_probs[at] = gold.double().cpu().numpy()
+        right[at] = (found.argmax(1).cpu() == true[at]).numpy()
+    return log_probs, right
+
+
+def next_tokens(system: System, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> np.ndarray:
+    """Return the log-probs (Q, n) of some next tokens, ids (n,), after every prompt."""
+    prompts = [fit(system, prompt, 1) for prompt in prompts]
+    passages = [(i, [*prompt, 0]) for i, prompt in enumerate(prompts)]
+    documents = join_passages(passages, [""] * len(prompts), [""] * len(prompts))
+    kept, wanted = np.zeros((len(prompts), len(ids))), torch.tensor(ids, dtype=torch.long)
+    for at, found in _mixed(system, documents, documents.offsets[1:] - 1):
+        kept[at] = found[:, wanted.to(found.device)].double().cpu().numpy()
+    return kept
+
+
+def _mixed(
+    system: System, documents: Documents, positions: np.ndarray
+) -> Iterator[tuple[np.ndarray, Tensor]]:
+    """Yield (which positions, log-probs (n, V) there) until all were served."""
+    if not len(positions):
+        return
+    for some in forward_positions(system.decoder, documents, positions):
+        for start in range(0, len(some.at), PIECE):
+            part = slice(start, start + PIECE)
+            yield some.at[part], system.mix(some.hidden[part], some.logits[part])
+
+
+def fit(system: System, prompt: Sequence[int], room: int) -> list[int]:
+    """Return what the system reads for a prompt, its beginning cut where it is too long.
+
+    The first token (BOS, where there is one) stays.
+    """
+    read = system.context(prompt, room)
+    most = system.decoder.max_positions - room
+    if most < 1:
+        raise MlpMemError(
+            f"{room} tokens are to follow, the decoder reads {system.decoder.max_positions} in all"
+        )
+    return read if len(read) <= most else [read[0], *read[len(read) - most + 1 :]]
+
+
+@torch.inference_mode()
+def write(system: System, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+    """Return the token ids that a system writes greedily after every prompt, its end token last."""
+    read = [fit(system, prompt, max_new_tokens) for prompt in prompts]
+    order = sorted(range(len(read)), key=lambda i: len(read[i]))
+    written: list[list[int]] = [[] for _ in read]
+    for start in range(0, len(order), ROWS):
+        some = order[start : start + ROWS]
+        answers = _written(system, [read[i] for i in some], max_new_tokens)
+        for i, ids in zip(some, answers, strict=True):
+            written[i] = ids
+    return written
+
+
+def _written(system: System, prompts: list[list[int]], most: int) -> list[list[int]]:
+    """Return what is written after some prompts, padded on the left to one length."""
+    decoder, width = system.decoder, max(map(len, prompts))
+    ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=decoder.device)
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
+    mask = mask.to(decoder.device)
+    written: list[list[int]] = [[] for _ in prompts]
+    live, output = list(range(len(prompts))), None
+    for _ in range(most):
+        cache = output.cache if output is not None else None
+        output = decoder.forward(ids, attention_mask=mask, cache=cache, use_cache=True, last=1)
+        tokens = system.mix(output.hidden[:, -1], output.logits[:, -1]).argmax(-1).tolist()
+        for row, token in zip(live, tokens, strict=True):
+            written[row].append(token)
+        going = [i for i, token in enumerate(tokens) if token not in decoder.eos_ids]
+        if not going:
+            break
+        if len(going) < len(live):
+            output.cache.batch_select_indices(torch.tensor(going, device=decoder.device))
+        live = [live[i] for i in going]
+        ids = torch.tensor([[tokens[i]] for i in going], device=decoder.device)
+        mask = torch.nn.functional.pad(mask[going], (0, 1), value=1)
+    return written

@@ -1,0 +1,155 @@
+"""Retrieval before the prompt: BM25 over the corpus's passages, the best ones put in front.
+
+The inner system does the rest, so it may be a decoder alone or one with a memory. bm25s is needed
+here alone.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+
+import numpy as np
+from torch import Tensor
+
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from mlpmem.generation import check_prompt
+from mlpmem.settings import Options
+from mlpmem.systems import System, next_log_probs
+from mlpmem.trace import Trace
+
+WORDS = r"(?u)\w+"
+LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
+
+
+class Passages:
+    """Passages of documents that plain words find, by BM25."""
+
+    def __init__(self, documents: Documents, decoder: Decoder) -> None:
+        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s."""
+        began = time.perf_counter()
+        special = decoder.special_ids
+        ids = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
+        self.ids = [list(passage) for passage in dict.fromkeys(ids)]
+        self.plain = [[i for i in passage if i not in special] for passage in self.ids]
+        self._bm25s = _bm25s()
+        self._index = self._bm25s.BM25()
+        texts = [decoder.decode(passage) for passage in self.plain]
+        self._index.index(self._tokens(texts, True), show_progress=False)
+        self.seconds = time.perf_counter() - began
+
+    def __len__(self) -> int:
+        """Return how many passages there are."""
+        return len(self.ids)
+
+    @cached_property
+    def bytes(self) -> int:
+        """Return the size of index, words and passages in memory."""
+        arrays = sum(x.nbytes for x in self._index.scores.values() if isinstance(x, np.ndarray))
+        words = sum(len(word.encode()) + 8 for word in self._index.vocab_dict)
+        return arrays + words + 4 * sum(map(len, self.ids))
+
+    def search(self, query: str, count: int) -> list[int]:
+        """Return the passages that suit a query best, best first; those without a word are none."""
+        words = self._tokens([query], False)
+        count = min(count, len(self))
+        found = self._index.retrieve(words, k=count, show_progress=False, n_threads=0)
+        pairs = zip(found.documents[0], found.scores[0], strict=True)
+        return [int(passage) for passage, score in pairs if score > 0]
+
+    def _tokens(self, texts: list[str], return_ids: bool):
+        """Return texts as bm25s reads them."""
+        options = {"stopwords": None, "token_pattern": WORDS, "show_progress": False}
+        return self._bm25s.tokenize(texts, return_ids=return_ids, **options)
+
+
+class Rag:
+    """A system that reads the best passages before every prompt."""
+
+    def __init__(
+        self,
+        inner: System,
+        passages: Passages,
+        count: int = 1,
+        layout: str = "turns",
+        name: str = "rag",
+    ) -> None:
+        """Put `count` passages before a prompt, the best one last; see LAYOUTS."""
+        if layout not in LAYOUTS or count < 1:
+            raise MlpMemError(
+                f"rag: layout {layout!r} must be one of {', '.join(LAYOUTS)}, and count {count} "
+                "1 or more"
+            )
+        self.inner, self.passages, self.count, self.layout = inner, passages, count, layout
+        self.name, self.label = name, f"{inner.label} + retrieval"
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the inner system's decoder."""
+        return self.inner.decoder
+
+    @property
+    def bytes(self) -> int:
+        """Return the inner system's bytes and the passages'."""
+        return self.inner.bytes + self.passages.bytes
+
+    @property
+    def seconds(self) -> float:
+        """Return the inner system's seconds and the index's."""
+        return self.inner.seconds + self.passages.seconds
+
+    def context(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return passages and prompt, with fewer passages where not all fit with `room` more.
+
+        The prompt's BOS stands before everything, once.
+        """
+        ids = self.inner.context(ids, room)
+        bos = [i for i in ids[:1] if i == self.decoder.tokenizer.bos_token_id]
+        asked = list(ids[len(bos) :])
+        left = self.decoder.max_positions - room - len(ids)
+        before: list[int] = []
+        for passage in self.passages.search(self.decoder.decode(asked), self.count):
+            text = self._laid_out(passage, bos)
+            if len(text) > left:
+                break
+            before, left = text + before, left - len(text)
+        return bos + before + asked
+
+    def _laid_out(self, passage: int, bos: list[int]) -> list[int]:
+        """Return a passage's ids as they stand before a prompt."""
+        if self.layout == "turns":
+            ids = self.passages.ids[passage]
+            return ids[len(bos) :] if ids[: len(bos)] == bos else ids
+        space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
+        return self.passages.plain[passage] + space
+
+    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Return the inner system's log-probs (R, V)."""
+        return self.inner.mix(hidden, logits)
+
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Return log-probs (last, V) after each of the last positions, passages before ids."""
+        return next_log_probs(self, ids, last)
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the inner system's Trace, its prompt what was read; finding it is in the cost."""
+        began = time.perf_counter()
+        room = options.get("max_new_tokens", Options.max_new_tokens)
+        read = self.context(check_prompt(self.decoder, prompt, room), room)
+        ms = 1000 * (time.perf_counter() - began)
+        trace = self.inner.generate(read, **options)
+        return replace(trace, cost={**trace.cost, "retrieval_ms": ms})
+
+
+def _bm25s():
+    """Return the package bm25s; MlpMemError where it is not installed."""
+    try:
+        import bm25s
+    except ImportError as error:
+        raise MlpMemError(
+            "retrieval needs the package bm25s, which is not installed; "
+            'pip install bm25s, or pip install -e ".[rag]"'
+        ) from error
+    return bm25s

@@ -1,0 +1,117 @@
+"""Systems: whatever answers a prompt, behind one interface, so that all can be asked the same.
+
+A system is a decoder, what it reads for a prompt (`context`), and what it makes of a hidden state
+and its logits (`mix`). A Column is one column of a FusedModel at one lambda: the decoder alone,
+with its memory, with its datastore. A tuned or a larger decoder, or a memory trained otherwise, is
+a column of a model that holds it; retrieval before the prompt is `rag.py`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mlpmem.decoder import Decoder
+from mlpmem.distributions import interpolate
+from mlpmem.fused import FusedModel
+from mlpmem.generation import check_prompt
+from mlpmem.trace import Trace
+
+
+class System(Protocol):
+    """Whatever answers."""
+
+    name: str  # as a person types it: "memory", "rag"
+    label: str  # as a table or a column's head shows it
+    bytes: int  # kept in memory to serve: weights, entries, indexes
+    seconds: float  # what making it took beyond the decoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the decoder that reads."""
+
+    def context(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return what the decoder reads for a prompt's ids, `room` more tokens to follow."""
+
+    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Return log-probs (R, V) at hidden states (R, D) with the decoder's logits (R, V)."""
+
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Return log-probs (last, V): the next token's after each of the last positions of ids."""
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the Trace of an answer; options are those of settings.Options."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a model: a system of its `systems` at one lambda."""
+
+    model: FusedModel
+    system: str = "lm"
+    lmbda: float | None = None  # None: the model's own
+    name: str = ""  # none: the system's
+    label: str = ""  # likewise
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Fill in name and label."""
+        object.__setattr__(self, "name", self.name or self.system)
+        object.__setattr__(self, "label", self.label or LABELS.get(self.system, self.name))
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the model's decoder."""
+        return self.model.decoder
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of decoder, and of memory or datastore where this column needs it."""
+        model = self.model
+        memory = model.memory.bytes if self.system == "memory" else 0
+        return model.decoder.bytes + memory + (model.store.bytes if self.system == "knn" else 0)
+
+    def context(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return ids as they are."""
+        return list(ids)
+
+    @torch.inference_mode()
+    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Return log-probs (R, V) at hidden states (R, D) with the decoder's logits (R, V)."""
+        store = self.model.store if self.system == "knn" else None
+        sources = self.model.sources(hidden, logits, store)
+        lmbda = self.model.lmbdas([self.system], self.lmbda)[self.system]
+        return interpolate(sources["lm"], sources[self.system], lmbda)
+
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Return log-probs (last, V): the next token's after each of the last positions of ids."""
+        return next_log_probs(self, ids, last)
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the Trace of an answer; see generation.compare."""
+        return self.model.generate(prompt, self.system, lmbda=self.lmbda, **options)
+
+
+LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
+
+
+def columns(model: FusedModel, seconds: dict[str, float] | None = None) -> list[Column]:
+    """Return a Column of everything a model can be asked now; seconds by the system's name."""
+    known = seconds or {}
+    return [Column(model, name, seconds=known.get(name, 0.0)) for name in model.systems]
+
+
+@torch.inference_mode()
+def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
+    """Return a system's log-probs (last, V) after each of the last positions of ids.
+
+    What it reads beside the prompt stands before ids[: -last + 1], the prompt. MlpMemError where
+    this does not fit.
+    """
+    begun = len(ids) - (last - 1)
+    read = [*system.context(ids[:begun], last), *ids[begun:]]
+    read = check_prompt(system.decoder, read, 0)
+    output = system.decoder.forward(torch.tensor([read]), last=last)
+    return system.mix(output.hidden[0], output.logits[0])

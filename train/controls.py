@@ -1,0 +1,81 @@
+"""Stage controls: memories trained like the recipe's but for one thing, measured like it.
+
+With alpha 0 a memory learns from the text alone, by cross-entropy: whatever it lacks is what the
+retriever's signal is worth. Each is kept as a memory's folder, named after what differs.
+"""
+
+import dataclasses
+import time
+from pathlib import Path
+
+from mlpmem.decoder import Decoder
+from mlpmem.memory import Memory
+from train.grid import Sources
+from train.measure import Test, choose_lambda, curve, shares
+from train.memory import make_memory
+from train.recipe import Memory as MemoryRecipe
+from train.recipe_file import fill
+from train.stage import Context, finished_manifest, read_json, write_json
+
+ROW = "row.json"
+
+
+def make_controls(context: Context) -> dict:
+    """Return counts; writes controls.json and a folder a memory.
+
+    Every finished one is kept, so a killed run goes on after it.
+    """
+    kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
+    given = context.config.memories if kind == "atlas" else ()
+    rows, scratch = [], []
+    for differing in given:
+        row, left = _kept_or_made(context, differing)
+        rows.append(row)
+        scratch += [f"{row['name']}/{name}" for name in left]
+    write_json(context.folder / "controls.json", rows)
+    return {"memories": len(rows), "scratch": scratch}
+
+
+def name_of(differing: dict) -> str:
+    """Return the name of what differs: "alpha_0", "blocks_3-noise_0.2"."""
+    parts = [
+        f"{key}_{value:g}" if isinstance(value, (int, float)) else f"{key}_{value}"
+        for key, value in differing.items()
+    ]
+    return "-".join(parts)
+
+
+def _kept_or_made(context: Context, differing: dict) -> tuple[dict, list[str]]:
+    """Return (a memory's row, files only needed to go on), read if a killed run had finished it."""
+    folder = context.folder / name_of(differing)
+    folder.mkdir(exist_ok=True)
+    if not (folder / ROW).is_file():
+        recipe = finished_manifest(context.inputs["memory"])["config"]
+        recipe = {k: v for k, v in recipe.items() if k != "seed"} | differing
+        recipe = fill(MemoryRecipe, recipe, "[controls] memories")
+        began = time.perf_counter()
+        made = make_memory(dataclasses.replace(context, folder=folder, config=recipe))
+        seconds = round(made["earlier_seconds"] + time.perf_counter() - began, 1)
+        row = _measured(context, folder, differing) | {"seconds": seconds}
+        write_json(folder / ROW, {"row": row, "scratch": made["scratch"]})
+    kept = read_json(folder / ROW)
+    return kept["row"], kept["scratch"]
+
+
+def _measured(context: Context, folder: Path, differing: dict) -> dict:
+    """Return what a memory makes of the atlas at a lambda of its own, chosen on dev wordings."""
+    decoder = Decoder.load(context.inputs["decoder"])
+    memory = Memory.load(folder).float().eval()
+    most = context.config.questions
+    test = Test.load(context.inputs["corpus"], decoder.tokenizer, most, context.seed)
+    measured = test.measure(Sources(decoder, memory.bind(decoder)))
+    lmbda = choose_lambda([curve(measured, "memory")])
+    return {
+        "name": name_of(differing),
+        "label": f"decoder + memory, {', '.join(f'{k} {v}' for k, v in differing.items())}",
+        "differs": differing,
+        "lmbda": lmbda,
+        "bytes": memory.bytes,
+        **shares(measured.accuracy("memory", lmbda)),
+        **{f"ppl_{g}": p for g, p in measured.perplexity("memory", lmbda).items()},
+    }

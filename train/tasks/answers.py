@@ -1,0 +1,51 @@
+"""Metrics of a written answer against the right ones, as SQuAD and DPR normalise them.
+
+exact_match and f1 are SQuAD's (Rajpurkar et al. 2016); contains is the substring metric of the
+paper's evaluation, `normalized_token_substring_match`: the answer's words stand in the text in
+their order, next to each other.
+"""
+
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+
+ARTICLES = re.compile(r"\b(a|an|the)\b")
+PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def normalise(text: str) -> str:
+    """Return text in lower case without punctuation, articles and superfluous space."""
+    return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
+
+
+def exact_match(text: str, answers: Sequence[str]) -> bool:
+    """Return whether a text is one of the answers, both normalised."""
+    return normalise(text) in {normalise(answer) for answer in answers}
+
+
+def f1(text: str, answers: Sequence[str]) -> float:
+    """Return the best F1 of a text's words with an answer's, 0 to 1."""
+    return max((_f1(normalise(text).split(), normalise(a).split()) for a in answers), default=0.0)
+
+
+def _f1(said: list[str], true: list[str]) -> float:
+    """Return the harmonic mean of precision and recall of words, each as often as it stands."""
+    if not said or not true:
+        return float(said == true)
+    shared = sum((Counter(said) & Counter(true)).values())
+    return 2 * shared / (len(said) + len(true))
+
+
+def contains(text: str, answers: Sequence[str]) -> bool:
+    """Return whether the words of an answer stand in a text one after another, normalised."""
+    words = f" {normalise(text)} "
+    found = (normalise(answer) for answer in answers)
+    return any(answer and f" {answer} " in words for answer in found)
+
+
+def first_line(text: str, stops: Sequence[str] = ("\n",)) -> str:
+    """Return a text up to the first of some stop strings."""
+    for stop in stops:
+        text = text.partition(stop)[0]
+    return text.strip()

@@ -1,0 +1,42 @@
+"""HaluEval's questions: is the right answer likelier than the hallucinated one?
+
+Data: halueval/qa_one-turn_data.json, 500 rows {knowledge, question, right_answer,
+hallucinated_answer}. Prompt: "Question: {question}\\nAnswer:", without the knowledge, which a
+memory is to have. Metric: share of rows where the right answer has the larger log-prob: by token,
+because hallucinated answers are longer, and summed; chance is 50%. It is detection, not
+hallucination in what is written. The paper gives no prompt for its figures (full 10,000 rows).
+Source: Li et al. 2023.
+"""
+
+from mlpmem.batches import judge
+from train.findings import Finding
+from train.tasks.asked import Asked, Task, json_lines, need, report
+from train.tasks.cloze import ended
+from train.tasks.detection import likelier
+
+FILE = "halueval/qa_one-turn_data.json"
+
+
+def prompt(question: str) -> str:
+    """Return the prompt of a question."""
+    return f"Question: {question.strip()}\nAnswer:"
+
+
+def run(asked: Asked) -> list[Finding]:
+    """Return findings on the question part."""
+    path = asked.file(FILE)
+    rows = json_lines(path)
+    need(path, rows, "question", "right_answer", "hallucinated_answer")
+    rows, made = asked.some(rows, "halueval"), []
+    for system in asked.systems:
+        pairs = [
+            ended(system, prompt(row["question"]), row[key])
+            for key in ("right_answer", "hallucinated_answer")
+            for row in rows
+        ]
+        values = likelier(judge(system, pairs))
+        made += report(asked, "halueval", system, values, {"halueval/qa": range(len(rows))})
+    return made
+
+
+TASK = Task("halueval", "data", run)

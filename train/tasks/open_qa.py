@@ -1,0 +1,87 @@
+"""Open-domain questions, closed book: Natural Questions, WebQuestions, TriviaQA.
+
+Data: nq_open/NQ-open.dev.jsonl {question, answer: [..]}; webquestions/test.json {qText, answers};
+qa_subsample/triviaqa.test.jsonl {question, golden_answers}. Prompts, new tokens, stop strings and
+the metric of the paper's table are those of its evaluation: NQ "Answer these questions:\\nQuestion:
+{q}\\nAnswer:", 15 tokens, one line, exact_match; WebQA and TriviaQA "Answer the questions:\\n\\n
+Question: {q} The answer is:", 100 tokens, up to a newline, period or comma, substring_match. All
+three metrics are given (`answers.py`). The paper's lambdas: 0.5, 0.75, 0.6. Sources: Kwiatkowski et
+al. 2019 and Lee et al. 2019, Berant et al. 2013, Joshi et al. 2017. HotpotQA is not among the data.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from mlpmem.batches import write
+from train.findings import Finding
+from train.tasks import answers
+from train.tasks.asked import Asked, Task, json_lines, need, report
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Where a benchmark is and how it is asked."""
+
+    file: str
+    question: str  # field
+    answers: str  # field
+    prompt: Callable[[str], str]
+    new_tokens: int
+    stops: tuple[str, ...]
+
+
+def short_prompt(question: str) -> str:
+    """Return NQ's prompt; the question ends in "?" and begins small, as in the paper's code."""
+    return f"Answer these questions:\nQuestion: {_asked(question)}\nAnswer:"
+
+
+def long_prompt(question: str) -> str:
+    """Return the prompt of WebQA and TriviaQA."""
+    return f"Answer the questions:\n\nQuestion: {question.rstrip('? ')}? The answer is:"
+
+
+def _asked(question: str) -> str:
+    """Return a question that begins small and ends in a question mark."""
+    question = question.strip()
+    question = question if question.endswith("?") else f"{question}?"
+    return question[0].lower() + question[1:]
+
+
+STOPS = ("\n", ".", ",")
+BENCHMARKS = {
+    "nq": Benchmark("nq_open/NQ-open.dev.jsonl", "question", "answer", short_prompt, 15, ("\n",)),
+    "webqa": Benchmark("webquestions/test.json", "qText", "answers", long_prompt, 100, STOPS),
+    "triviaqa": Benchmark(
+        "qa_subsample/triviaqa.test.jsonl", "question", "golden_answers", long_prompt, 100, STOPS
+    ),
+}
+
+
+def run(name: str, asked: Asked) -> list[Finding]:
+    """Return findings on one benchmark."""
+    bench = BENCHMARKS[name]
+    path = asked.file(bench.file)
+    rows = json_lines(path)
+    need(path, rows, bench.question, bench.answers)
+    rows, made = asked.some(rows, name), []
+    true = [row[bench.answers] for row in rows]
+    for system in asked.systems:
+        prompts = [system.decoder.encode(bench.prompt(row[bench.question])) for row in rows]
+        room = min(bench.new_tokens, system.decoder.max_positions // 2)
+        written = (system.decoder.decode(ids) for ids in write(system, prompts, room))
+        texts = [answers.first_line(text.lstrip(), bench.stops) for text in written]
+        metrics = {
+            "exact_match": answers.exact_match,
+            "f1": answers.f1,
+            "substring_match": answers.contains,
+        }
+        values = {
+            metric: [measure(t, a) for t, a in zip(texts, true, strict=True)]
+            for metric, measure in metrics.items()
+        }
+        made += report(asked, name, system, values, {name: range(len(rows))})
+    return made
+
+
+TASKS = tuple(Task(name, "data", partial(run, name)) for name in BENCHMARKS)

@@ -1,0 +1,69 @@
+"""Sliding-window perplexity: of the atlas's held-out text by group, or of text files.
+
+Data: the heldout documents of a run's corpus stage, passages read as they stand; or wikitext-2's
+test.txt (any text with it), a window over it, each token scored once with what came before
+(`windows.py`). No prompt. Metric: exp of the mean nll in nats by the decoder's own token. With
+retrieval there is no question to retrieve by, so such systems are left out. Source: Merity et al.
+2016; window and stride as kNN-LM's, halved where a decoder reads less.
+"""
+
+import numpy as np
+
+from mlpmem.batches import judge_positions
+from mlpmem.documents import Documents, join_passages
+from mlpmem.systems import Column, System
+from train import findings
+from train.findings import Finding
+from train.tasks.asked import Asked, Task
+from train.windows import slide
+
+WINDOW, TOKENS = 1024, 20_000  # tokens seen at most, and scored where no limit is given
+TEXT = "wikitext-2/test.txt"
+
+
+def run_atlas(asked: Asked) -> list[Finding]:
+    """Return findings on the held-out text of each group."""
+    documents = Documents.load(asked.corpus_file("heldout"))
+    groups = np.array(documents.groups)[documents.document_of]
+    kept = {
+        group: asked.some(np.flatnonzero(groups == group), group) for group in dict.fromkeys(groups)
+    }
+    made = []
+    for system in _readers(asked):
+        for group, passages in kept.items():
+            spans = [np.arange(*documents.offsets[p : p + 2])[1:] for p in passages]
+            nll = -judge_positions(system, documents, np.concatenate(spans))[0]
+            made.append(_finding(asked, system, f"{group}/heldout", nll))
+    return made
+
+
+def run_text(asked: Asked) -> list[Finding]:
+    """Return findings on a text file."""
+    path = asked.file(TEXT)
+    text, made = path.read_text(encoding="utf-8"), []
+    for system in _readers(asked):
+        decoder = system.decoder
+        window = min(WINDOW, decoder.max_positions)
+        words = decoder.tokenizer
+        start = words.eos_token_id if words.bos_token_id is None else words.bos_token_id
+        ids = words.encode(text, add_special_tokens=False, verbose=False)
+        documents = join_passages([(0, [start, *ids])], [path.name], ["text"])
+        most = asked.limit or TOKENS
+        windows, positions = slide(documents, window, window // 2, most, asked.seed)
+        nll = -judge_positions(system, windows, positions)[0]
+        made.append(_finding(asked, system, TEXT.removesuffix(".txt"), nll))
+    return made
+
+
+def _readers(asked: Asked) -> list[System]:
+    """Return the systems that read nothing but the text."""
+    return [system for system in asked.systems if isinstance(system, Column)]
+
+
+def _finding(asked: Asked, system: System, split: str, nll: np.ndarray) -> Finding:
+    """Return one finding of nll (P,) in nats; a mix that gives a token nothing counts 1e-30."""
+    values = findings.perplexity(np.minimum(nll, -np.log(1e-30)))
+    return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)
+
+
+TASKS = (Task("perplexity", "atlas", run_atlas), Task("text_perplexity", "data", run_text))

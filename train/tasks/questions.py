@@ -1,0 +1,41 @@
+"""Questions about the atlas, answered greedily: who is right, and who contradicts a fact.
+
+Data: questions.jsonl of a run's corpus stage. Prompt: "Question: ... Answer:", as in its documents.
+Metrics: exact match, F1 and substring match (`answers.py`) against answer and aliases; and
+hallucination in generation, "contradicts": the answer is another answer of the same relation, a
+definite claim that a known fact refutes. What is neither is no answer of that kind at all.
+Source: the atlas, our own.
+"""
+
+from mlpmem.batches import write
+from train.findings import Finding
+from train.tasks import answers, atlas
+from train.tasks.asked import Asked, Task, report
+
+NEW_TOKENS = 16
+WORDINGS = ("seen", "test", "unseen")
+
+
+def run(asked: Asked) -> list[Finding]:
+    """Return findings by split."""
+    rows, made = atlas.load(asked, "question", WORDINGS), []
+    others = [{answers.normalise(other) for other in row["others"]} for row in rows]
+    for system in asked.systems:
+        prompts = [system.decoder.encode(row["prompt"]) for row in rows]
+        texts = [system.decoder.decode(ids) for ids in write(system, prompts, NEW_TOKENS)]
+        true = [[row["answer"], *row["aliases"]] for row in rows]
+        right = [answers.exact_match(t, a) for t, a in zip(texts, true, strict=True)]
+        values = {
+            "exact_match": right,
+            "f1": [answers.f1(t, a) for t, a in zip(texts, true, strict=True)],
+            "substring_match": [answers.contains(t, a) for t, a in zip(texts, true, strict=True)],
+            "contradicts": [
+                not ok and answers.normalise(t) in wrong
+                for ok, t, wrong in zip(right, texts, others, strict=True)
+            ],
+        }
+        made += report(asked, "questions", system, values, atlas.splits(rows))
+    return made
+
+
+TASK = Task("questions", "atlas", run)
