@@ -27,6 +27,7 @@
   function escape() {
     const running = M.page.runningView();
     if (running) press(running, "stop");
+    else if (document.body.hasAttribute("data-keying")) click("own-stop");
     else if (M.drawer().open) M.drawer().close();
   }
 
@@ -54,8 +55,16 @@
     if (plain && event.target.closest?.("#prompt textarea, #chat-input textarea")) asked(event);
   }, true);
 
+  /** A tab was turned to: the one drawer goes where its token was chosen. */
+  function turned() {
+    M.page.emit("view");
+    const view = M.page.activeView();
+    if (!view?.chosen || !view.isShown() || M.isPhone()) return;
+    view.select(view.chosen.system, view.chosen.index, "page");
+  }
+
   document.addEventListener("click", (event) => {
-    if (event.target.closest?.("[role=tab]")) window.setTimeout(() => M.page.emit("view"), 50);
+    if (event.target.closest?.("[role=tab]")) window.setTimeout(turned, 50);
   });
 
   document.addEventListener("keydown", (event) => {
