@@ -12,7 +12,6 @@ TITLE = "MLP Memory, live"
 QUEUE_SIZE = 16
 POLL_SECONDS = 0.7
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
-STILL = (corpus, results, about)  # nothing on them depends on lambda
 PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
     "About": about,
@@ -32,8 +31,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         shared = Shared(service, recorded, lambda_bar, tools, *_own(shelf), shelf)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
-                classes = "still" if panel in STILL else None
-                with gr.Tab(name, id=name.lower(), elem_classes=classes) as tab:
+                with gr.Tab(name, id=name.lower()) as tab:
                     panel.build(shared, tab)
         lambda_bar.render()
         inspect.build_probe(shared)

@@ -12,6 +12,7 @@
       this.ask = options.ask;
       this.root = host;
       this.run = null; // the name of what is on screen
+      this.shown = false; // on the tab that is open
       this.chosen = null; // {system, index} of a token
       this.cited = null; // the title of a document whose tokens are marked
       this.panes = new Map();
@@ -31,6 +32,7 @@
       this.setSystems(options.systems);
       M.page.on("lambda", () => this.repaint());
       M.page.on("status", () => this.explain());
+      new ResizeObserver(() => this.#turned()).observe(host);
     }
 
     setSystems(systems) {
@@ -109,8 +111,14 @@
       return system ? this.panes.get(system) : null;
     }
 
-    isShown() {
-      return this.root.offsetParent !== null;
+    /** Its tab was turned to or left: the one drawer goes where its token was chosen. */
+    #turned() {
+      const shown = this.root.getClientRects().length > 0;
+      if (shown === this.shown) return;
+      this.shown = shown;
+      document.body.toggleAttribute("data-still", !M.page.views.some((view) => view.shown));
+      if (shown && this.chosen && !M.isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
+      M.page.emit("view", this);
     }
 
     /** Whether anything on screen was generated at another lambda. */

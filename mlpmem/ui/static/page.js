@@ -55,18 +55,6 @@
     if (plain && event.target.closest?.("#prompt textarea, #chat-input textarea")) asked(event);
   }, true);
 
-  /** A tab was turned to: the one drawer goes where its token was chosen. */
-  function turned() {
-    M.page.emit("view");
-    const view = M.page.activeView();
-    if (!view?.chosen || !view.isShown() || M.isPhone()) return;
-    view.select(view.chosen.system, view.chosen.index, "page");
-  }
-
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.("[role=tab]")) window.setTimeout(turned, 50);
-  });
-
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
       event.preventDefault();
