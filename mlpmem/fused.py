@@ -249,6 +249,7 @@ class FusedModel:
         store = store or self._store
         if store is None:
             raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
+
         def decode(ids: list[int]) -> str:
             return text_of(self.decoder, ids).strip(PARTED)
 

@@ -15,7 +15,8 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
     "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat", "panels",
-    "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools", "page",
+    "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools",
+    "page",
 )  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
 STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")

@@ -37,9 +37,11 @@ class Recorded:
         return (preferred or short or self.comparisons or [None])[0]
 
     def text(self) -> str:
-        """Return the longest recorded text with its prompt, as the memory's column has it; or ""."""
+        """Return the longest recorded text of the memory with its prompt, "" without any."""
         found = [c["traces"].get("memory") or {} for c in self.comparisons]
-        return max((f"{t.get('prompt', '')}{t.get('text', '')}" for t in found), key=len, default="")
+        return max(
+            (f"{t.get('prompt', '')}{t.get('text', '')}" for t in found), key=len, default=""
+        )
 
     def comparison(self, prompt: str) -> dict | None:
         """Return the recording of a prompt, if there is one."""

@@ -206,15 +206,19 @@
   M.page.inspect = (text) => {
     const tabs = [...document.querySelectorAll("[role=tab]")];
     tabs.find((tab) => tab.textContent.trim() === "Inspect")?.click();
-    const fill = (tries) => {
-      const area = document.querySelector("#inspect-text textarea");
-      if (!area) { // a tab's widgets are there once it was shown
-        if (tries) window.setTimeout(() => fill(tries - 1), 50);
+    const area = () => document.querySelector("#inspect-text textarea");
+    const write = () => {
+      area().value = text;
+      area().dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    const fill = (tries) => { // a tab's widgets are there once it was shown, and take words a little later
+      if (area()?.value === text) {
+        write();
+        window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
         return;
       }
-      area.value = text;
-      area.dispatchEvent(new Event("input", { bubbles: true }));
-      window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
+      if (area()) write();
+      if (tries) window.setTimeout(() => fill(tries - 1), 50);
     };
     fill(200);
   };
