@@ -228,7 +228,7 @@ class FakeModel:
 
     def store_texts(self, titled, progress=None, stop=None):
         total = sum(len(text.split()) for _, text in titled)
-        for part in range(100 if titled[0][1].startswith("slow") else 5):
+        for part in range(900 if titled[0][1].startswith("slow") else 5):
             if stop():
                 raise MlpMemError("it was stopped")
             progress(min(total, total * part // 4), total)

@@ -3,7 +3,7 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
   const SHOWN = 6; // rows of a list
-  const BEFORE = 12; // characters shown before a token
+  const BEFORE = 8; // characters shown before a token
   const EMPTY = "Every token of a text, as it stands: how likely the decoder, the memory and the datastore " +
     "each found it, whose probability it is, who was surprised, and where the datastore had it from.";
   const LEAST = 0.05; // nats below which a token is no gain and no loss
