@@ -426,3 +426,12 @@ def test_a_file_that_is_no_json_or_too_large_is_refused():
     for text in ("[" * 100_000, "{", None, "x" * (saved.MAX_BYTES + 1)):
         with pytest.raises(MlpMemError, match="again"):
             saved.read(text)
+
+
+def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
+    found = recorded.read(ROOT / "assets" / "atlas").comparisons
+    steps = [s for c in found for trace in c["traces"].values() for s in trace["steps"]]
+    assert len(steps) > 50
+    for step in steps:
+        mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
+        assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"
