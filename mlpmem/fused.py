@@ -299,11 +299,16 @@ class FusedModel:
     def corpus(self, store: Store | None = None):
         """Return the texts behind a store, to be searched and read; MlpMemError without one."""
         from mlpmem.corpus import Corpus
+        from mlpmem.rows import PARTED, text_of
 
         store = store or self._store
         if store is None:
             raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
-        return Corpus(store.datastore.documents, self.decoder.decode)
+
+        def decode(ids: list[int]) -> str:
+            return text_of(self.decoder, ids).strip(PARTED)
+
+        return Corpus(store.datastore.documents, decode)
 
 
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:

@@ -124,16 +124,16 @@ def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: 
         entry=entry,
         title=context.title,
         group=context.group,
-        left=_text(decoder, context.left).removeprefix(PARTED),
+        left=text_of(decoder, context.left).removeprefix(PARTED),
         target=decoder.pieces[context.target],
         target_id=context.target,
-        right=_text(decoder, context.right).removesuffix(PARTED),
+        right=text_of(decoder, context.right).removesuffix(PARTED),
         distance=distance,
         weight=weight,
     )
 
 
-def _text(decoder: Any, ids: Sequence[int]) -> str:
+def text_of(decoder: Any, ids: Sequence[int]) -> str:
     """Return tokens as text, special ones as a mark: what they part must not run together."""
     groups = groupby(ids, key=lambda i: i in decoder.special_ids)
     return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)

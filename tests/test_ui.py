@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 import threading
+import time
+import weakref
 from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
@@ -190,16 +192,20 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
     assert "export the bundle again" in capsys.readouterr().err
 
 
-def test_a_chats_retry_samples_where_a_greedy_answer_would_repeat_itself():
+def test_a_chats_retry_begins_otherwise_where_the_answer_would_repeat_itself():
     turn = chat.new_turn("Who?", "memory", None)
-    assert (turn["try"], turn["temperature"]) == (1, 0.0)
-    again = chat.another_try({**turn, "answer": "I", "done": True}, "memory", None)
-    assert (again["try"], again["temperature"] > 0, again["answer"]) == (2, True, "")
-    assert chat.another_try(again, "memory", None)["try"] == 2, "it was stopped: the same luck"
+    assert chat.another_try(turn, "memory", None) == turn, "it never began"
+    steps = [{"id": 7, "cand": [[7, " I", 0.6], [2, "</s>", 0.2], [9, " You", 0.1]]}, {"id": 2}]
+    firsts = chat.firsts_of({"finish": "eos", "steps": steps})
+    assert firsts == [[7, " I"], [9, " You"]], "an answer that ends at once is none"
+    first = {**turn, "answer": "I", "firsts": firsts, "done": True}
+    again = chat.another_try(first, "memory", None)
+    assert (again["try"], again["answer"], again["firsts"]) == (2, "", firsts)
+    assert chat.another_try(again, "memory", None)["try"] == 2, "it was stopped: the same again"
     done = {**again, "done": True}
-    assert chat.another_try(done, "memory", None)["try"] == 3
+    assert chat.another_try(done, "memory", None)["try"] == 1, "after the last the first"
     for system, lmbda in (("lm", None), ("memory", 0.5)):
-        assert chat.another_try(done, system, lmbda)["temperature"] == 0.0
+        assert chat.another_try(done, system, lmbda) == chat.new_turn("Who?", system, lmbda)
 
 
 def _step(text):
@@ -278,6 +284,10 @@ def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
     assert "is no bundle" in capsys.readouterr().err
 
 
+class Kept:
+    bytes = 1
+
+
 def kept(size):
     return SimpleNamespace(bytes=size)
 
@@ -297,6 +307,19 @@ def test_a_shelf_keeps_texts_by_secret_id_for_a_time_and_within_its_room():
     late = shelf.add("e", kept(1))
     now[0] = 60.0
     assert shelf.get(late) is None
+
+
+def test_an_expired_store_is_freed_though_nobody_comes_by():
+    shelf = own.Shelf(seconds=0.05)
+    first, second = Kept(), Kept()
+    gone = [weakref.ref(first), weakref.ref(second)]
+    shelf.add("a", first)
+    shelf.add("b", second)
+    del first, second
+    deadline = time.monotonic() + 10
+    while any(ref() for ref in gone) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert [ref() for ref in gone] == [None, None]
 
 
 def test_a_text_of_ones_own_is_checked(tmp_path):
@@ -403,3 +426,12 @@ def test_a_file_that_is_no_json_or_too_large_is_refused():
     for text in ("[" * 100_000, "{", None, "x" * (saved.MAX_BYTES + 1)):
         with pytest.raises(MlpMemError, match="again"):
             saved.read(text)
+
+
+def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
+    found = recorded.read(ROOT / "assets" / "atlas").comparisons
+    steps = [s for c in found for trace in c["traces"].values() for s in trace["steps"]]
+    assert len(steps) > 50
+    for step in steps:
+        mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
+        assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"

@@ -14,7 +14,6 @@ from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
 MAX_NEW_TOKENS = 48
-RETRY_TEMPERATURE = 0.7  # a first try is greedy, so only sampling can give another answer
 NOTE = (
     "It answers questions about the atlas, in the few forms it was trained on. "
     "It is no assistant: small talk and other subjects give fluent nonsense."
@@ -80,18 +79,30 @@ def _retrier(shared: Shared):
     return retry
 
 
-def new_turn(question: str, system: Any, lmbda: float | None, number: int = 1) -> dict:
-    """Return a turn that waits for its answer; try 1 is greedy, later ones are sampled."""
-    temperature = RETRY_TEMPERATURE if number > 1 else 0.0
-    return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": number,
-            "temperature": temperature, "done": False}  # fmt: skip
+def new_turn(question: str, system: Any, lmbda: float | None) -> dict:
+    """Return a turn that waits for its answer; "firsts" will be its likeliest first tokens."""
+    return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
+            "firsts": [], "done": False}  # fmt: skip
 
 
 def another_try(turn: dict, system: Any, lmbda: float | None) -> dict:
-    """Return the turn to be answered again; the next try where all but luck would be the same."""
-    same = (turn["system"], turn["lmbda"]) == (system, lmbda)
-    number = turn["try"] + turn["done"] if same else 1  # one that was stopped is made up for
-    return new_turn(turn["question"], system, lmbda, number)
+    """Return the turn to be answered again.
+
+    A first answer takes the likeliest token everywhere, so the same question, system and lambda
+    would only repeat it: try n begins with the n-th likeliest token, and after the last with the
+    likeliest again. A try that was stopped is made up for.
+    """
+    fresh = new_turn(turn["question"], system, lmbda)
+    if (turn["system"], turn["lmbda"]) != (system, lmbda) or not turn["firsts"]:
+        return fresh
+    number = (turn["try"] - 1 + turn["done"]) % len(turn["firsts"]) + 1
+    return {**fresh, "try": number, "firsts": turn["firsts"]}
+
+
+def firsts_of(trace: dict) -> list[list]:
+    """Return [id, text] of the candidates for an answer's first token, but not of its end."""
+    end = trace["steps"][-1]["id"] if trace["finish"] == "eos" else None
+    return [row[:2] for row in trace["steps"][0]["cand"] if row[0] != end]
 
 
 def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
@@ -111,8 +122,10 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
                 step["s"] for steps in value["steps"].values() for step in steps
             )
         elif value["kind"] == "done":
-            turns[-1]["answer"] = next(iter(value["traces"].values()))["text"].strip()
+            (trace,) = value["traces"].values()
+            turns[-1]["answer"] = trace["text"].strip()
             turns[-1]["done"] = True
+            turns[-1]["firsts"] = turns[-1]["firsts"] or firsts_of(trace)
         if value["kind"] == "message":
             yield gr.skip(), gr.skip(), packed(value), gr.skip()
             continue
@@ -124,15 +137,16 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
 def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Iterator[dict]:
     """Yield the token view's values for the last turn."""
     model, last = shared.service.model, turns[-1]
-    run, system, temperature = stream.new_run(), last["system"], last["temperature"]
+    run, system, number = stream.new_run(), last["system"], last["try"]
     known = shared.recorded.known(question_prompt(last["question"]))
     lmbdas = model.lmbdas([system], last["lmbda"])
-    begin = stream.begin(run, last["question"], known, lmbdas, temperature)
+    begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
+    forced = [last["firsts"][number - 1][0]] if number > 1 else []
+    begin["traces"][system]["settings"]["forced"] = forced
     yield {**begin, "own": store is not None}
     events = model.chat(
         [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=last["lmbda"],
-        max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, seed=last["try"] - 1, stop=stop,
-        stream=True, store=store,
+        max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
     )  # fmt: skip
     yield from stream.deltas(run, events)
 

@@ -14,8 +14,9 @@ import gradio as gr
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
     "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
-    "replay", "scrub", "tree", "tally", "view", "lambda", "chat", "panels", "complete", "leave",
-    "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools", "page",
+    "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat", "panels",
+    "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools",
+    "page",
 )  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
 STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")
@@ -110,10 +111,13 @@ def chat_log(**kwargs: Any) -> gr.HTML:
     return part(packed([]), "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)
 
 
-def inspect_view(**kwargs: Any) -> gr.HTML:
-    """Return the view of an inspected text: tokens, lines of nll, gains, losses, documents."""
+def inspect_view(example: str, **kwargs: Any) -> gr.HTML:
+    """Return the view of an inspected text: tokens, lines of nll, gains, losses, documents.
+
+    Before there is one it offers the example, unless that is "".
+    """
     mount = "MLPMEM.mountInspect(element, props, watch);"
-    return part(packed(None), "inspect-host", mount, **kwargs)
+    return part(packed(None), "inspect-host", mount, example=example, **kwargs)
 
 
 def probe(**kwargs: Any) -> gr.HTML:

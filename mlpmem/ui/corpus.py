@@ -44,12 +44,14 @@ def build(shared: Shared, tab: gr.Tab) -> None:
             "Upload a file", file_types=list(own.KINDS), elem_id="own-upload", scale=0,
             variant="secondary",
         )  # fmt: skip
+        stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
     state = components.own_view(elem_id="own-view")
     outputs = [state, shared.own, shared.choice]
     pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **STREAM)
     sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **STREAM)
-    delete.click(_deleter(shared), shared.own, outputs, cancels=[pasted, sent], **PRIVATE)
+    stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **PRIVATE)
+    delete.click(_deleter(shared), shared.own, outputs, **PRIVATE)
 
 
 def _searcher(shared: Shared):
@@ -113,8 +115,9 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
         def values(stop: threading.Event) -> Iterator[dict]:
             name, content = read(given)
             titled = own.titled(name, content)
-            yield {"kind": "begin", "run": stream.new_run(), "title": name}
-            store = yield from _built(shared.service.model, titled, stop)
+            run = stream.new_run()
+            yield {"kind": "begin", "run": run, "title": name}
+            store = yield from _built(shared.service.model, run, titled, stop)
             shared.shelf.drop(str(key or ""))
             yield {"kind": "ready", "key": shared.shelf.add(name, store), "store": store}
 
@@ -128,8 +131,8 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
     return make
 
 
-def _built(model: Any, titled: list, stop: threading.Event) -> Iterator[dict]:
-    """Yield "progress" values while the keys are built in a thread; return the store."""
+def _built(model: Any, run: str, titled: list, stop: threading.Event) -> Iterator[dict]:
+    """Yield "progress" values of the run while the keys are built in a thread; return the store."""
     news: queue.Queue = queue.Queue()
 
     def work() -> None:
@@ -147,7 +150,16 @@ def _built(model: Any, titled: list, stop: threading.Event) -> Iterator[dict]:
         if not isinstance(word, dict):
             return word
         if news.empty():
-            yield {"kind": "progress", "run": stream.new_run(), **word}
+            yield {"kind": "progress", "run": run, **word}
+
+
+def _stopper(shared: Shared):
+    """Return what Cancel does: what was there before stays."""
+
+    def stop(key: Any) -> dict:
+        return packed({**shared.facts(key), "stopped": stream.new_run()})
+
+    return stop
 
 
 def _deleter(shared: Shared):

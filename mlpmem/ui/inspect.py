@@ -24,7 +24,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         score = gr.Button("Inspect", variant="primary", elem_id="inspect-score", scale=0)
         stop = gr.Button("Stop", elem_id="inspect-stop", scale=0)
-    view = components.inspect_view(elem_id="inspect-view")
+    view = components.inspect_view(shared.recorded.text(), elem_id="inspect-view")
     inputs_ = [text, shared.lambda_bar, shared.own, shared.choice]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
     stop.click(None, cancels=[run])

@@ -1,7 +1,7 @@
 """Datastores of visitors' own texts: bounded in bytes and in time, found by a secret id alone.
 
 A session keeps the id; nothing here knows whose it is. Whoever has used theirs least recently goes
-first when room is needed.
+first when room is needed. A timer frees what has expired, whether or not anybody comes by.
 """
 
 import threading
@@ -43,6 +43,7 @@ class Shelf:
         self.most, self.seconds, self.clock = most, seconds, clock
         self._kept: OrderedDict[str, Own] = OrderedDict()
         self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
 
     def add(self, title: str, store: Any) -> str:
         """Keep a datastore and return its id."""
@@ -52,6 +53,7 @@ class Shelf:
             self._sweep()
             while len(self._kept) > 1 and self._bytes() > self.most:
                 self._kept.popitem(last=False)
+            self._wake()
         return key
 
     def get(self, key: str) -> Own | None:
@@ -70,6 +72,22 @@ class Shelf:
     def left(self, own: Own) -> float:
         """Return for how many seconds it is still kept."""
         return max(0.0, own.ends - self.clock())
+
+    def _wake(self) -> None:
+        """Set the timer for the one whose time is over first."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._kept:
+            return
+        soonest = min(self._kept.values(), key=lambda own: own.ends)
+        self._timer = threading.Timer(self.left(soonest), self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _expire(self) -> None:
+        with self._lock:
+            self._sweep()
+            self._wake()
 
     def _sweep(self) -> None:
         now = self.clock()

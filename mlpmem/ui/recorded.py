@@ -36,6 +36,13 @@ class Recorded:
         short = [c for c in self.comparisons if c["answer"]]
         return (preferred or short or self.comparisons or [None])[0]
 
+    def text(self) -> str:
+        """Return the longest recorded text of the memory with its prompt, "" without any."""
+        found = [c["traces"].get("memory") or {} for c in self.comparisons]
+        return max(
+            (f"{t.get('prompt', '')}{t.get('text', '')}" for t in found), key=len, default=""
+        )
+
     def comparison(self, prompt: str) -> dict | None:
         """Return the recording of a prompt, if there is one."""
         return next((c for c in self.comparisons if c["prompt"] == prompt), None)

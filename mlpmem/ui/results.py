@@ -13,7 +13,7 @@ COLUMNS = (
     ("B/statement_test", "B, statements"), ("A1/test", "A1, new wordings"),
     ("A2/test", "A2, new wordings"),
 )  # fmt: skip
-PERPLEXITIES = (("B", "ppl B"), ("A2", "ppl A2"), ("text", "ppl"))
+PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
 HEADLINE = (
     "Learn without forgetting",
     "Each point is one system. To the right: it answers about entities the decoder never saw (B). "

@@ -1,16 +1,28 @@
-"""Measure the page in a browser: python tests/browser/measure.py URL, of a running page.
+"""Measure the page in a browser: python tests/browser/measure.py URL, of a running app.
 
-Prints bytes before Plotly is asked for, milliseconds from Stop to a still page, and milliseconds of
-a lambda repaint for three columns of 100 and of 300 tokens; a busy machine makes them larger.
+Prints one line a figure, with what it must not exceed; a busy machine makes them larger.
 """
 
 import sys
 from statistics import median
 
-from conftest import FLAGS, find_chromium
-from playwright.sync_api import sync_playwright
+from opened import opened
 
-REPAINT = """async (count) => {
+REPAINTS = """() => {
+  const frame = () => new Promise((done) => requestAnimationFrame(done));
+  const times = [];
+  const next = async (i) => {
+    if (i > 40) return times;
+    await frame();
+    const began = performance.now();
+    MLPMEM.page.setLambda(i / 40);
+    document.body.getBoundingClientRect(); // styles and layout are part of it
+    times.push(performance.now() - began);
+    return next(i + 1);
+  };
+  return next(0);
+}"""
+LONGER = """(count) => {
   const view = MLPMEM.page.views[0];
   const traces = structuredClone(view.finished);
   for (const trace of Object.values(traces)) {
@@ -18,16 +30,6 @@ REPAINT = """async (count) => {
     trace.steps = Array.from({ length: count }, (_, i) => ({ ...own[i % own.length], i }));
   }
   view.receive({ kind: 'recorded', run: 'measure', prompt: 'measure', traces });
-  const frame = () => new Promise((done) => requestAnimationFrame(done));
-  const times = [];
-  for (let i = 0; i <= 40; i += 1) {
-    await frame();
-    const began = performance.now();
-    MLPMEM.page.setLambda(i / 40);
-    document.body.getBoundingClientRect(); // styles and layout are part of it
-    times.push(performance.now() - began);
-  }
-  return times;
 }"""
 STOP = """() => new Promise((done) => {
   const began = performance.now();
@@ -36,37 +38,90 @@ STOP = """() => new Promise((done) => {
   document.querySelector('#stop').click();
   look();
 })"""
+DELTAS = """() => {
+  const view = MLPMEM.page.views[0];
+  const add = view.add.bind(view);
+  window.deltas = [];
+  view.add = (steps) => { window.deltas.push(performance.now()); add(steps); };
+}"""
+SCRUBBED = """(system) => {
+  const { cost } = MLPMEM.page.views[0].tree.current.get(system).scrub;
+  return cost.seconds / cost.single;
+}"""
+FIRST = """() => new Promise((done) => {
+  const look = () => (document.querySelector('#pane-memory .token') ? done(performance.now())
+    : requestAnimationFrame(look));
+  look();
+})"""
+
+
+def say(what: str, value: float, unit: str, bound: str = "") -> None:
+    """Print one figure."""
+    sys.stdout.write(f"{what:48} {value:9.2f} {unit:4} {bound}\n")
+    sys.stdout.flush()
+
+
+def repaint(page, what: str) -> None:
+    """Print how long a change of lambda takes until everything is laid out again."""
+    times = page.evaluate(REPAINTS)
+    say(f"lambda repaint, {what}", median(times), "ms", "< 16, the median of 41")
+
+
+def streaming(page) -> None:
+    """Print updates a second and the time to stop, of a longer text."""
+    page.evaluate(DELTAS)
+    page.fill("#prompt textarea", "Question: What do you know about Albania? Answer:")
+    page.click("#generate")
+    page.wait_for_selector("body[data-running]")
+    page.wait_for_selector("body:not([data-running])")
+    times = page.evaluate("window.deltas")
+    say("updates a second", (len(times) - 1) / (times[-1] - times[0]) * 1000, "", "15 to 20")
+    page.click("#generate")
+    page.wait_for_function("before => window.deltas.length > before", arg=len(times))
+    say("from Stop to a still page", page.evaluate(STOP), "ms", "<= 200")
+
+
+def scrubbing(page) -> None:
+    """Print what eleven lambdas cost beside one, for both columns."""
+    page.click("#generate")
+    page.wait_for_selector("#pane-knn[data-state=done]")
+    for system in ("memory", "knn"):
+        page.click(f"#pane-{system} .scrub .small-button")
+        page.wait_for_selector(f"#pane-{system} .scrub-ticks:not([hidden])")
+        say(f"eleven lambdas beside one, {system}", page.evaluate(SCRUBBED, system), "x", "<= 2.5")
+
+
+def inspecting(page) -> None:
+    """Print the repaint of an inspected text of 500 tokens or so."""
+    text = page.evaluate("MLPMEM.page.views[0].finished.memory.text")
+    page.evaluate("text => MLPMEM.page.inspect(text)", f"{text.strip()} " * 15)
+    page.wait_for_selector("#inspect-pane-memory[data-state=done], #inspect-view .alert:visible")
+    count = page.locator("#inspect-pane-memory .token").count()
+    repaint(page, f"{count} inspected tokens")
 
 
 def main(url: str) -> None:
-    """Open the page anew and print the three measurements."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=find_chromium(playwright), args=FLAGS, timeout=240_000
-        )
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
-        page.set_default_timeout(240_000)
-        sizes = []
+    """Open the page anew and print all of it."""
+    sizes = []
+
+    def watch(page):
         network = page.context.new_cdp_session(page)
         network.send("Network.enable")
         network.on("Network.loadingFinished", lambda e: sizes.append(e["encodedDataLength"]))
-        page.goto(url)
-        page.wait_for_selector("#status .chip[data-state=ready]")
-        page.wait_for_selector("#pane-memory[data-state=done]")
+
+    with opened(url, watch=watch) as page:
         page.wait_for_timeout(1500)
-        say = sys.stdout.write
-        say(f"transfer before Plotly: {sum(sizes) / 1e6:.2f} MB in {len(sizes)} requests\n")
-        page.fill("#prompt textarea", "slow")
-        page.click("#generate")
-        page.wait_for_selector("#pane-memory .token >> nth=1")
-        say(f"from Stop to a still page: {page.evaluate(STOP):.0f} ms\n")
-        page.reload()
-        page.wait_for_selector("#pane-memory[data-state=done]")
+        say(f"transfer before Plotly, {len(sizes)} requests", sum(sizes) / 1e6, "MB", "<= 1")
+        page.reload(wait_until="commit")
+        say("first screen, cached", page.evaluate(FIRST), "ms")
+        page.wait_for_selector("#status .chip[data-state=ready]")
         for count in (100, 300):
-            times = page.evaluate(REPAINT, count)
-            say(f"lambda repaint of 3 x {count} tokens: median {median(times):.1f} ms, ")
-            say(f"fastest {min(times):.1f}, slowest {max(times):.1f}\n")
-        browser.close()
+            page.evaluate(LONGER, count)
+            repaint(page, f"3 x {count} tokens")
+        page.evaluate("MLPMEM.page.bar.set(null)")
+        streaming(page)
+        scrubbing(page)
+        inspecting(page)
 
 
 if __name__ == "__main__":

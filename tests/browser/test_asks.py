@@ -146,7 +146,7 @@ def test_the_truth_is_held_back_until_the_end(visit):
 
 def test_names_are_completed_by_keys_without_a_request(visit):
     page = visit()
-    page.wait_for_timeout(800)
+    page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
     before = len(page.seen.requests)
     page.fill("#prompt textarea", "")
     page.type("#prompt textarea", "What is the capital of Per")

@@ -3,7 +3,7 @@
 import re
 
 import fake
-from test_page import generate, pane_text, set_lambda
+from test_page import generate, overflow, pane_text, set_lambda
 
 BOOK = fake.ask("Who wrote The Salt Ledger?")
 TABS = "() => [...document.querySelectorAll('#tabs [role=tab]')].map((tab) => tab.textContent)"
@@ -62,6 +62,8 @@ def test_keys_choose_columns_and_walk_the_marks_but_not_while_typing(visit):
     assert page.input_value("#lambda") == "0.15"
     page.keyboard.press("?")
     assert page.is_visible(".keys-help") and page.is_visible("#drawer")
+    assert page.inner_text(".keys-help dt >> nth=0").split() == ["Ctrl", "Enter"]
+    assert page.inner_text(".keys-help dd >> nth=0") == "generate"
     page.keyboard.press("Escape")
     assert not page.is_visible(".keys-help") and page.is_visible("#drawer")
 
@@ -149,6 +151,23 @@ def test_the_first_screen_weighs_at_most_a_megabyte(chromium, servers):
     assert 1e5 < sum(counted) <= 1e6, f"{len(counted)} requests"
 
 
+def test_the_drawer_follows_its_tab_and_only_tabs_with_tokens_have_the_bar(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#pane-knn .token >> nth=1")
+    open_tab(page, "Inspect")
+    assert page.is_visible("#lambda")
+    page.click(".inspect-empty button")
+    page.wait_for_selector("#inspect-pane-memory[data-state=done]")
+    page.click("#inspect-view .token >> nth=2")
+    assert page.is_visible("#inspect-view #drawer")
+    open_tab(page, "Compare")
+    assert page.is_visible("#compare-view #drawer")
+    assert page.evaluate(CHOSEN) == ["knn", 1]
+    open_tab(page, "Corpus")
+    assert not page.is_visible("#lambda")
+
+
 CONTRAST = """() => {
   const lum = ([r, g, b]) => [r, g, b].map((v) => v / 255)
     .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
@@ -203,12 +222,11 @@ def test_every_text_has_contrast_in_light_and_dark(visit):
 
 def test_no_tab_scrolls_sideways_on_a_phone(visit):
     page = visit(phone=True)
-    overflow = "document.documentElement.scrollWidth - window.innerWidth"
     page.click(".share-button")
-    assert page.evaluate(overflow) <= 0
+    assert overflow(page) <= 0
     page.keyboard.press("Escape")
     page.click(".tour-button")
-    assert page.evaluate(overflow) <= 0
+    assert overflow(page) <= 0
     assert page.locator(".tour-card").bounding_box()["width"] <= 390
     page.keyboard.press("Escape")
     names = tabs_of(page)
@@ -220,5 +238,5 @@ def test_no_tab_scrolls_sideways_on_a_phone(visit):
             name,
         )
         page.wait_for_timeout(300)
-        assert page.evaluate(overflow) <= 0, name
+        assert overflow(page) <= 0, name
     assert re.match("About", names[-1])

@@ -40,6 +40,11 @@ def set_lambda(page, value):
     )
 
 
+def overflow(page):
+    """Return by how many pixels the page can be scrolled sideways."""
+    return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+
+
 def pane_text(page, system):
     return page.inner_text(f"#pane-{system} .strip").removesuffix("end").strip()
 

@@ -13,7 +13,7 @@
       this.render([]);
     }
 
-    /** turns is [{question, answer, system, try, temperature}, ...]. */
+    /** turns is [{question, answer, system, try, firsts}, ...]. */
     render(turns) {
       const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn)]);
       this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
@@ -32,9 +32,10 @@
         M.h("p", { class: "said", dir: "auto" }, turn.answer.trim() || "…"));
     }
 
-    /** A later try is sampled, and says so: a greedy one would repeat itself. */
+    /** A later try begins with a less likely token, and says so: it would repeat itself otherwise. */
     #tried(turn) {
-      return turn.try > 1 ? ` · try ${turn.try}, sampled at temperature ${turn.temperature}` : "";
+      if (turn.try < 2) return "";
+      return ` · try ${turn.try}, begun with ${M.quote(turn.firsts[turn.try - 1][1])}`;
     }
 
     #hint() {

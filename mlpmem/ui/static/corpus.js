@@ -69,13 +69,17 @@
       this.progress = M.h("div", { class: "own-bar", hidden: true }, this.bar);
       this.line = M.h("p", { class: "own-line", role: "status" });
       host.replaceChildren(this.alert, this.progress, this.line);
-      document.body.removeAttribute("data-own");
+      for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
     }
 
     receive(value) {
       if (!value) return;
       M.setText(this.alert, value.kind === "message" ? value.text : "");
-      this.progress.hidden = value.kind !== "begin" && value.kind !== "progress";
+      if (value.kind === "progress" && value.run !== this.run) return; // a late word of what was cancelled
+      const keying = value.kind === "begin" || value.kind === "progress";
+      this.progress.hidden = !keying;
+      document.body.toggleAttribute("data-keying", keying);
+      this.run = keying ? value.run : null;
       if (value.kind === "begin") {
         this.bar.style.width = "0";
         M.setText(this.line, `Reading ${M.quote(value.title)} …`);
@@ -84,7 +88,10 @@
         M.setText(this.line, `Keying ${value.done.toLocaleString("en")} of ` +
           `${value.total.toLocaleString("en")} tokens …`);
       } else if (value.kind === "ready") this.#ready(value);
-      else if (value.kind === "gone") this.#gone("Deleted: the page answers from the atlas again.");
+      else if (value.kind === "gone") {
+        this.#gone(value.stopped ? "Cancelled: nothing of it is kept."
+          : "Deleted: the page answers from the atlas again.");
+      }
       else if (value.kind === "message" && !this.kept) M.setText(this.line, "");
     }
 

@@ -56,9 +56,9 @@
         const [lambda, ppl] = M.optimum(curve);
         this.dots[source].setAttribute("cx", x(lambda));
         this.dots[source].setAttribute("cy", y(ppl));
-        best.push(`${M.nameOf(source).short} ${lambda.toFixed(2)}`);
+        best.push(`${M.nameOf(source).short} least at λ ${lambda.toFixed(2)}`);
       }
-      M.setText(this.best, best.length ? `least at λ: ${best.join(", ")}` : "");
+      M.setText(this.best, best.join("\n"));
     }
 
     /** Moves the marker and says the perplexity at lambda. */
@@ -67,7 +67,7 @@
       this.marker.setAttribute("x2", (lambda * W).toFixed(1));
       const source = system === "knn" ? "knn" : "memory";
       const ppl = this.steps ? M.perplexity(this.steps, source, lambda) : NaN;
-      M.setText(this.value, Number.isFinite(ppl) ? `perplexity ${ppl.toFixed(2)}` : "perplexity –");
+      M.setText(this.value, Number.isFinite(ppl) ? `perplexity ${M.short(ppl)}` : "perplexity –");
       this.svg.setAttribute("aria-label",
         `Perplexity of the shown text against lambda. ${this.value.textContent}. ` +
         this.best.textContent);

@@ -15,7 +15,7 @@
         node.setAttribute(name, value === true ? "" : String(value));
       }
     }
-    for (const child of children.flat()) {
+    for (const child of children.flat(Infinity)) {
       if (child === null || child === undefined) continue;
       node.append(child instanceof Node ? child : document.createTextNode(String(child)));
     }
@@ -36,7 +36,7 @@
   /** A token's text with its invisible characters made visible. */
   M.glyph = (text) => {
     if (text === "") return "∅";
-    const shown = text.replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+    const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
     return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
   };
 

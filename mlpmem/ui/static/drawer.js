@@ -83,6 +83,7 @@
     show(view, pane, index) {
       const step = pane.trace?.steps[index];
       if (!step) return;
+      if (this.view && this.view !== view) delete this.view.slot.dataset.open;
       Object.assign(this, { view, pane, index, trace: pane.trace, current: step, open: true });
       if (this.root.parentNode !== view.slot) view.slot.append(this.root);
       view.slot.dataset.open = "";

@@ -3,10 +3,14 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
   const SHOWN = 6; // rows of a list
+  const BEFORE = 8; // characters shown before a token
+  const EMPTY = "Every token of a text, as it stands: how likely the decoder, the memory and the datastore " +
+    "each found it, whose probability it is, who was surprised, and where the datastore had it from.";
   const LEAST = 0.05; // nats below which a token is no gain and no loss
 
   class Inspect {
-    constructor(host) {
+    /** example is a text that is offered while there is none, "" for no offer. */
+    constructor(host, example) {
       this.trace = null;
       const inner = M.h("div", { class: "view-host" });
       this.head = M.h("div", { class: "inspect-head", hidden: true }, this.#switch(),
@@ -19,7 +23,10 @@
         M.h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
       this.bar = M.h("i");
       this.progress = M.h("div", { class: "own-bar", hidden: true }, this.bar);
-      host.replaceChildren(this.progress, this.head, inner, this.more);
+      this.empty = M.h("div", { class: "inspect-empty" }, M.h("p", null, EMPTY), example
+        ? M.h("button", { type: "button", class: "pane-tool", on: { click: () => M.page.inspect(example) } },
+          "Inspect an example") : null);
+      host.replaceChildren(this.progress, this.head, this.empty, inner, this.more);
       this.view = new M.TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
       inner.querySelector(".legend").replaceWith(M.inspectLegend());
       M.page.on("lambda", () => this.repaint());
@@ -48,7 +55,7 @@
         if (value.run !== this.view.run) return;
         this.progress.hidden = false;
         this.bar.style.width = `${(100 * value.done) / value.total}%`;
-        M.setText(this.view.badge, `${value.done} of ${value.total} tokens`);
+        this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
         return;
       }
       this.progress.hidden = value.kind !== "begin";
@@ -65,6 +72,7 @@
 
     #hide() {
       this.trace = null;
+      this.empty.hidden = true;
       this.bar.style.width = "0";
       this.head.hidden = true;
       this.more.hidden = true;
@@ -80,7 +88,7 @@
       this.view.finished = null;
       this.view.replay.offer();
       this.view.chosen = null;
-      M.setText(this.view.badge, `${this.trace.steps.length} tokens`);
+      this.view.head.mark("", "done");
       for (const button of this.sources) {
         button.hidden = !(button.dataset.source in this.lambdas);
         button.setAttribute("aria-pressed", String(button.dataset.source === source));
@@ -134,9 +142,15 @@
       const mixed = M.mix(step.p, this.trace.system, lambda);
       return M.h("li", null, M.h("button", { type: "button", class: "jump", "data-index": i,
         on: { click: () => this.#pick(i) } },
-      M.h("span", { class: "jump-word", dir: "auto" }, M.single(step.s)),
+      M.h("span", { class: "jump-word", dir: "auto" }, this.#before(i), M.h("b", null, M.glyph(step.s))),
       M.h("span", null, `${M.percent(step.p.lm)} → ${M.percent(mixed)} %`),
       M.h("b", null, `${credit > 0 ? "▲ +" : "▼ −"}${Math.abs(credit).toFixed(2)} nats`)));
+    }
+
+    /** The end of the text before a token: a piece of a word alone says little. */
+    #before(i) {
+      const text = this.trace.steps.slice(Math.max(0, i - BEFORE), i).map((step) => step.s).join("");
+      return text.length > BEFORE ? `…${M.glyph(text.slice(-BEFORE))}` : M.glyph(text).replace("∅", "");
     }
 
     #documents() {
@@ -184,7 +198,7 @@
       "another first choice than the decoder's"));
 
   M.mountInspect = (element, props, watch) => {
-    const inspect = new Inspect(element.querySelector(".inspect-host"));
+    const inspect = new Inspect(element.querySelector(".inspect-host"), props.example);
     watch("value", () => inspect.receive(M.unpack(props.value)));
   };
 
@@ -192,15 +206,19 @@
   M.page.inspect = (text) => {
     const tabs = [...document.querySelectorAll("[role=tab]")];
     tabs.find((tab) => tab.textContent.trim() === "Inspect")?.click();
-    const fill = (tries) => {
-      const area = document.querySelector("#inspect-text textarea");
-      if (!area) { // a tab's widgets are there once it was shown
-        if (tries) window.setTimeout(() => fill(tries - 1), 50);
+    const area = () => document.querySelector("#inspect-text textarea");
+    const write = () => {
+      area().value = text;
+      area().dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    const fill = (tries) => { // a tab's widgets are there once it was shown, and take words a little later
+      if (area()?.value === text) {
+        write();
+        window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
         return;
       }
-      area.value = text;
-      area.dispatchEvent(new Event("input", { bubbles: true }));
-      window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
+      if (area()) write();
+      if (tries) window.setTimeout(() => fill(tries - 1), 50);
     };
     fill(200);
   };

@@ -80,7 +80,7 @@
       this.curve.mark(shown, pane?.system);
       M.setText(this.again, `Generate again at λ ${M.lambdaText(shown)}`);
       this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(shown)}`);
-      const moved = touched && M.page.status.ready && view !== null && view.isShown() &&
+      const moved = touched && M.page.status.ready && view !== null && view.shown &&
         view.isOff(M.page.lambda);
       this.again.toggleAttribute("data-offered", moved);
       this.again.tabIndex = moved ? 0 : -1;

@@ -11,20 +11,11 @@
 
   const add = (sums, key, mass) => sums.set(key, (sums.get(key) || 0) + mass);
 
-  /** The mass of the unlisted neighbours by candidate; older recordings hold it in p alone. */
-  function unlisted(step) {
-    if (step.far) return new Map(step.far);
-    const sums = new Map(step.cand.map((row) => [row[0], row[4] || 0]));
-    for (const row of step.nn) if (sums.has(row[5])) add(sums, row[5], -row[8]);
-    for (const [id, mass] of sums) sums.set(id, Math.max(0, mass));
-    return sums.set(OTHER, step.rest.knn || 0);
-  }
-
   /** The step without the neighbours at the positions `left` of its list: p, cand and rest anew.
    * Where no mass is left the datastore has nothing to say and repeats the decoder. */
   M.without = (step, left) => {
     const listed = new Set(step.cand.map((row) => row[0]));
-    const sums = unlisted(step);
+    const sums = new Map(step.far);
     step.nn.forEach((row, i) => {
       if (!left.has(i)) add(sums, listed.has(row[5]) ? row[5] : OTHER, row[8] || 0);
     });

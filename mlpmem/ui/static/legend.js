@@ -14,7 +14,7 @@
     sample("memory", "up", "raised by the memory"),
     sample("knn", "up", "raised by the datastore"),
     sample("memory", "down", "lowered"),
-    mark("◆", "first difference from the decoder"),
+    mark("◆", "first difference"),
     mark("⚑", "would change at this λ"),
     M.h("span", { class: "legend-item", "data-for": "scrub" },
       M.h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));

@@ -27,6 +27,7 @@
   function escape() {
     const running = M.page.runningView();
     if (running) press(running, "stop");
+    else if (document.body.hasAttribute("data-keying")) click("own-stop");
     else if (M.drawer().open) M.drawer().close();
   }
 
@@ -53,10 +54,6 @@
     const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
     if (plain && event.target.closest?.("#prompt textarea, #chat-input textarea")) asked(event);
   }, true);
-
-  document.addEventListener("click", (event) => {
-    if (event.target.closest?.("[role=tab]")) window.setTimeout(() => M.page.emit("view"), 50);
-  });
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {

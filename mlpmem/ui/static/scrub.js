@@ -65,7 +65,7 @@
       if (!node?.trace.steps.length) return;
       const run = `${this.view.run}.${node.id}`;
       const { forced = [] } = node.trace.settings || {};
-      const badge = [this.view.badge.textContent, this.view.badge.dataset.kind];
+      const badge = [this.view.head.text, this.view.head.kind];
       const sent = this.view.request({ kind: "scrub", run, system, forced, lmbda: node.trace.lmbda,
         settings: node.trace.settings });
       if (sent) this.asked = { run, node, badge };
@@ -76,8 +76,7 @@
       if (value.run !== this.asked?.run) return;
       const { node } = this.asked;
       if (value.kind === "scrub") {
-        M.setText(this.view.badge, `scrubbing λ, token ${value.tokens}`);
-        this.view.badge.dataset.kind = "scrub";
+        this.view.head.mark(`scrubbing λ, token ${value.tokens}`, "scrub");
         return;
       }
       this.end();
@@ -94,10 +93,8 @@
     /** Nothing is under way any more, whatever the reason. */
     end() {
       if (!this.asked) return false;
-      const [text, kind] = this.asked.badge;
+      this.view.head.mark(...this.asked.badge);
       this.asked = null;
-      M.setText(this.view.badge, text);
-      this.view.badge.dataset.kind = kind;
       this.view.setRunning(false);
       return true;
     }

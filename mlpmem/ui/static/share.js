@@ -22,7 +22,7 @@
     }
     const mixed = Object.keys(traces).filter((system) => system !== "lm");
     const lmbda = fixed.length && fixed.length === mixed.length ? null : M.page.lambda;
-    return { v: 1, ...view.about, lmbda, traces };
+    return { v: 1, ...view.head.about, lmbda, traces };
   };
 
   /** A run as CSV: a line for every candidate of every token, mixed at the lambda on screen.
@@ -170,7 +170,7 @@
   /** A link was followed: run it, or show its recording, or wait for the model. */
   M.showLinked = (view, value) => {
     M.page.bar?.set(value.lmbda);
-    const waits = () => view.badge.dataset.kind === "linked";
+    const waits = () => view.head.kind === "linked";
     if (value.traces && !value.ready) {
       view.showRecorded(value, "recorded");
       return;
@@ -179,7 +179,7 @@
     view.finished = null;
     view.replay.offer();
     view.tree.clear();
-    view.head(value, value.ready ? "from a link" : "from a link · runs once the model is there");
+    view.open(value, value.ready ? "from a link" : "from a link · runs once the model is there");
     view.run = null;
     view.restart({});
     if (value.ready) view.invite();

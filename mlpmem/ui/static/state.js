@@ -23,7 +23,7 @@
     /** The view a visitor is looking at. */
     activeView() {
       const here = this.views.filter((view) => view.root.isConnected);
-      return here.find((view) => view.isShown()) || here[0] || null;
+      return here.find((view) => view.shown) || here[0] || null;
     },
     /** The view with a run under way, of all tabs. */
     runningView() {

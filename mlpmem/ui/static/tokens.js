@@ -5,6 +5,8 @@
   const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
   const WEAK = 0.15; // nats below which a token counts as not moved
 
+  const BARE = /^[\s\uFFFD]*$/; // a token that shows no character of its own
+
   class TokenStrip {
     /** pick(index, how) is called when a visitor chooses a token. */
     constructor(system, pick) {
@@ -62,6 +64,7 @@
         "data-index": step.i, "data-token-id": step.id,
       }, M.glyph(this.#leads(step) ? step.s.slice(1) : step.s));
       if (step.s.includes("\n")) node.dataset.newline = "";
+      if (BARE.test(step.s)) node.dataset.bare = "";
       return node;
     }
 

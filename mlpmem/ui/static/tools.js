@@ -18,7 +18,7 @@
 
   /** Asks for a run's place in the queue for as long as it waits. */
   function watchQueue(ask) {
-    const waits = () => M.page.runningView()?.badge.dataset.kind === "waiting";
+    const waits = () => M.page.runningView()?.head.kind === "waiting";
     const again = () => {
       if (!waits()) return;
       ask();

@@ -39,7 +39,7 @@
   const WAITING = "Generate something, or play the example, and its numbers appear here.";
   const STEPS = [
     { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
-      `A small language model, frozen. It reads ${M.quote(view.about?.prompt || "")} and writes on, token by token.`,
+      `A small language model, frozen. It reads ${M.quote(view.head.about.prompt || "")} and writes on, token by token.`,
       `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
     { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
       const near = step.nn?.[0] && M.neighbour(step.nn[0]);

@@ -1,4 +1,4 @@
-/* The token view: panes side by side and the drawer below, fed by the values Python sends.
+/* The token view: columns of tokens filled by the values Python sends.
  *
  * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
  * "steps" carries a delta with seq, "message" says what went wrong, "invite" asks the page to
@@ -10,53 +10,13 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
-  const PATIENCE = 60000; // milliseconds in the queue without a word
-
-  class TokenView {
+  class TokenView extends M.Columns {
     constructor(host, options) {
-      this.prefix = options.prefix; // of the panes' ids
-      this.follows = options.follows; // whether a run says which panes there are
-      this.ask = options.ask; // sends a request to the model, null where none can be sent
-      this.scrub = new M.Scrub(this);
-      this.root = host;
-      this.run = null;
-      this.seq = 0;
+      super(host, options);
+      this.seq = 0; // of the last delta that came
       this.running = false;
-      this.finished = null;
-      this.chosen = null;
-      this.answers = []; // the right one and its aliases
-      this.badge = M.h("span", { class: "badge" });
-      this.prompt = M.h("span", { class: "asked", dir: "auto" });
-      this.truth = M.h("span", { class: "truth", dir: "auto" });
-      this.part = M.h("span", { class: "group-tag" });
-      this.replay = new M.Replay(this);
-      this.panes = new Map();
-      this.tree = new M.Tree(this);
-      const legend = M.legend();
-      if (this.ask) legend.append(M.tally().root);
-      this.alert = M.h("p", { class: "alert", role: "alert" });
-      this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
-      this.columns = M.h("div", { class: "panes" });
-      this.slot = M.h("div", { class: "drawer-slot" }, M.h("p", { class: "drawer-hint" },
-        "Pick any token to see what the decoder, the memory and the datastore each say there."));
-      this.runHead = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.part,
-        this.truth, this.replay.button);
-      host.replaceChildren(this.alert, this.runHead, this.columns, legend, this.tree.root, this.slot, this.live);
-      this.setSystems(options.systems);
+      this.finished = null; // the whole traces of the run on screen
       M.page.views.push(this);
-      M.page.on("lambda", () => this.repaint());
-      M.page.on("status", () => this.explain());
-    }
-
-    setSystems(systems) {
-      this.panes = new Map(systems.map((system) => [system, new M.Pane(system,
-        `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
-      for (const pane of this.panes.values()) {
-        pane.reset(null);
-        if (this.ask && pane.system !== "lm") pane.tools.append(this.scrub.row(pane.system));
-      }
-      this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
-      this.columns.dataset.count = systems.length;
     }
 
     /** Takes one value from Python. */
@@ -80,7 +40,7 @@
       M.setText(this.alert, text);
       if (this.scrub.end()) return;
       this.#interrupt();
-      if (this.badge.dataset.kind === "waiting") M.setText(this.badge, "");
+      if (this.head.kind === "waiting") this.head.mark("", "message");
     }
 
     name(run) {
@@ -88,25 +48,16 @@
       this.root.dataset.run = run;
     }
 
-    head(value, badge) {
+    open(value, badge) {
       M.setText(this.alert, "");
-      M.setText(this.badge, badge);
-      this.badge.dataset.kind = value.kind;
-      this.about = { prompt: value.prompt || "", answer: value.answer || "",
-        aliases: value.aliases || [], part: value.part || "", wording: value.wording || "" };
-      M.setText(this.prompt, value.prompt || "");
-      this.answers = value.answer ? [value.answer, ...(value.aliases || [])] : [];
-      M.setText(this.truth, "");
-      const part = M.GROUPS[value.part] ? value.part : "";
-      const held = ["test", "unseen"].includes(value.wording) ? " · wording nobody trained on" : "";
-      this.part.replaceChildren(...(part ? [M.h("b", null, part), ` ${M.GROUPS[part]}${held}`] : []));
+      this.head.show(value, badge);
     }
 
     showRecorded(value, badge = "recorded") {
       this.replay.cancel();
       this.tree.clear();
       this.name(value.run);
-      this.head(value, badge);
+      this.open(value, badge);
       this.setRunning(false);
       this.restart(value.traces);
       this.complete(value.traces);
@@ -121,7 +72,7 @@
       this.replay.cancel();
       this.name(value.run);
       this.seq = 0;
-      this.head(value, "live");
+      this.open(value, "live");
       this.restart(value.traces);
       this.panes.get("knn")?.describe(value.own ? M.OWN_CAPTION : "");
       this.setRunning(true);
@@ -135,25 +86,17 @@
     /** Generate was pressed: until the first word comes back, this visitor is in the queue. */
     pending() {
       M.setText(this.alert, "");
-      M.setText(this.badge, "waiting for its turn");
-      this.badge.dataset.kind = "waiting";
+      this.head.wait(() => this.#forgotten());
       this.setRunning(true);
-      this.#wait();
       M.page.emit("pending");
     }
 
-    /** This many runs come first; the visitor is not forgotten. */
     ahead(count) {
-      if (this.badge.dataset.kind !== "waiting" || !Number.isInteger(count)) return;
-      M.setText(this.badge, count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next");
-      this.#wait();
+      this.head.ahead(count, () => this.#forgotten());
     }
 
-    #wait() {
-      window.clearTimeout(this.patience);
-      this.patience = window.setTimeout(() => {
-        if (this.badge.dataset.kind === "waiting") this.say("No answer came. Try again.");
-      }, PATIENCE);
+    #forgotten() {
+      this.say("No answer came. Try again.");
     }
 
     /** Empties the panes for new tokens of these traces. */
@@ -165,18 +108,9 @@
       for (const [system, pane] of this.panes) {
         if (this.growing && !traces[system]) continue;
         if (this.growing) this.tree.grow(system, { ...traces[system], steps: [] }, this.growing);
-        pane.reset(traces[system], this.answers);
+        pane.reset(traces[system], this.head.answers);
       }
       this.explain();
-    }
-
-    /** Says in every empty column why it is empty. */
-    explain() {
-      for (const [system, pane] of this.panes) {
-        if (pane.trace) continue;
-        const waiting = system === "knn" ? M.page.status.waiting : "";
-        pane.explain(waiting || (this.run ? "Not part of this comparison." : ""));
-      }
     }
 
     add(steps) {
@@ -189,7 +123,8 @@
       const { growing } = this;
       this.growing = null;
       this.complete(value.traces, growing);
-      if (!growing && this.answers.length && this.ask) M.tally().count(this.about.prompt, this.panes);
+      const { answers, about } = this.head;
+      if (!growing && answers.length && this.ask) M.tally().count(about.prompt, this.panes);
     }
 
     /** Sends a request unless a run is under way; returns whether it was sent. */
@@ -197,7 +132,7 @@
       if (!this.ask || M.page.runningView()) return false;
       if (this.replay.playing) this.replay.stop();
       this.pending();
-      this.ask({ ...data, prompt: this.about.prompt });
+      this.ask({ ...data, prompt: this.head.about.prompt });
       return true;
     }
 
@@ -221,8 +156,7 @@
       if (!this.running || this.scrub.end()) return;
       this.run = null;
       this.#interrupt();
-      M.setText(this.badge, "stopped");
-      this.badge.dataset.kind = "stopped";
+      this.head.mark("stopped", "stopped");
       M.page.emit("stopped", this);
     }
 
@@ -236,75 +170,8 @@
 
     setRunning(on) {
       this.running = on;
-      if (!on) M.setText(this.truth, this.answers.length ? `right answer: ${this.answers[0]}` : "");
+      if (!on) this.head.reveal(true);
       document.body.toggleAttribute("data-running", M.page.runningView() !== null);
-    }
-
-    /** Opens the drawer at the first token where the memory leaves the decoder. */
-    openTelling() {
-      const base = this.panes.get("lm")?.trace;
-      for (const system of ["memory", "knn", "lm"]) {
-        const trace = this.panes.get(system)?.trace;
-        if (!trace?.steps.length) continue;
-        const at = base ? M.firstDifference(base.steps, trace.steps) : 0;
-        this.select(system, Math.max(0, at), "page");
-        return;
-      }
-    }
-
-    select(system, index, how) {
-      const pane = this.panes.get(system);
-      if (!pane?.trace?.steps[index]) return;
-      if (this.chosen && this.chosen.system !== system) {
-        this.panes.get(this.chosen.system)?.strip.select(-1);
-      }
-      this.chosen = { system, index };
-      pane.strip.select(index, how === "key" || how === "pointer");
-      M.drawer().show(this, pane, index);
-      M.page.emit("view", this);
-    }
-
-    /** Marks in every pane the tokens that a document is evidence for; the same again unmarks. */
-    cite(title) {
-      this.cited = title === this.cited ? null : title;
-      for (const pane of this.panes.values()) {
-        pane.strip.cite(this.cited === null ? null : M.tokensOf(pane.trace?.steps || [], this.cited));
-      }
-      M.page.emit("cite", this);
-    }
-
-    deselect() {
-      this.chosen = null;
-      M.page.emit("view", this);
-    }
-
-    closeDrawer() {
-      const drawer = M.drawer();
-      if (drawer.open && drawer.view === this) drawer.close(false);
-    }
-
-    /** The pane whose text the perplexity curve describes. */
-    focusPane() {
-      const wanted = [this.chosen?.system, "memory", "knn", "lm"];
-      const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
-      return system ? this.panes.get(system) : null;
-    }
-
-    isShown() {
-      return this.root.offsetParent !== null;
-    }
-
-    /** Whether anything on screen was generated at another lambda. */
-    isOff(lambda) {
-      return [...this.panes.values()].some((pane) => pane.system !== "lm" && pane.trace &&
-        Math.abs(pane.trace.lmbda - lambda) > 1e-9);
-    }
-
-    repaint() {
-      this.tree.settle();
-      const base = this.panes.get("lm")?.trace || null;
-      for (const pane of this.panes.values()) pane.repaint(base);
-      M.page.emit("view", this);
     }
   }
 

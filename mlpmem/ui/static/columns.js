@@ -1,0 +1,139 @@
+/* What a view has on screen: panes side by side, the drawer below, and which token is chosen. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+
+  class Columns {
+    /** options: prefix of the panes' ids; systems that have panes; follows, whether a run says so
+     * instead; ask(request), which sends a request to the model, null where none can be sent. */
+    constructor(host, options) {
+      this.prefix = options.prefix;
+      this.follows = options.follows;
+      this.ask = options.ask;
+      this.root = host;
+      this.run = null; // the name of what is on screen
+      this.shown = false; // on the tab that is open
+      this.chosen = null; // {system, index} of a token
+      this.cited = null; // the title of a document whose tokens are marked
+      this.panes = new Map();
+      this.scrub = new M.Scrub(this);
+      this.tree = new M.Tree(this);
+      this.replay = new M.Replay(this);
+      this.head = new M.RunHead(this.replay.button);
+      this.alert = M.h("p", { class: "alert", role: "alert" });
+      this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
+      this.columns = M.h("div", { class: "panes" });
+      this.slot = M.h("div", { class: "drawer-slot" }, M.h("p", { class: "drawer-hint" },
+        "Pick any token to see what the decoder, the memory and the datastore each say there."));
+      const legend = M.legend();
+      if (this.ask) legend.append(M.tally().root);
+      host.replaceChildren(this.alert, this.head.root, this.columns, legend, this.tree.root,
+        this.slot, this.live);
+      this.setSystems(options.systems);
+      M.page.on("lambda", () => this.repaint());
+      M.page.on("status", () => this.explain());
+      new ResizeObserver(() => this.#turned()).observe(host);
+    }
+
+    setSystems(systems) {
+      this.panes = new Map(systems.map((system) => [system, new M.Pane(system,
+        `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
+      for (const pane of this.panes.values()) {
+        pane.reset(null);
+        if (this.ask && pane.system !== "lm") pane.tools.append(this.scrub.row(pane.system));
+      }
+      this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
+      this.columns.dataset.count = systems.length;
+    }
+
+    /** Says in every empty column why it is empty. */
+    explain() {
+      for (const [system, pane] of this.panes) {
+        if (pane.trace) continue;
+        const waiting = system === "knn" ? M.page.status.waiting : "";
+        pane.explain(waiting || (this.run ? "Not part of this comparison." : ""));
+      }
+    }
+
+    /** The columns' systems, the decoder alone last: it has the least to tell. */
+    #mixedFirst() {
+      const systems = [...this.panes.keys()];
+      return [...systems.filter((s) => s !== "lm"), ...systems.filter((s) => s === "lm")];
+    }
+
+    /** Opens the drawer at the first token where the memory leaves the decoder. */
+    openTelling() {
+      const base = this.panes.get("lm")?.trace;
+      for (const system of this.#mixedFirst()) {
+        const trace = this.panes.get(system)?.trace;
+        if (!trace?.steps.length) continue;
+        const at = base ? M.firstDifference(base.steps, trace.steps) : 0;
+        this.select(system, Math.max(0, at), "page");
+        return;
+      }
+    }
+
+    select(system, index, how) {
+      const pane = this.panes.get(system);
+      if (!pane?.trace?.steps[index]) return;
+      if (this.chosen && this.chosen.system !== system) {
+        this.panes.get(this.chosen.system)?.strip.select(-1);
+      }
+      this.chosen = { system, index };
+      pane.strip.select(index, how === "key" || how === "pointer");
+      M.drawer().show(this, pane, index);
+      M.page.emit("view", this);
+    }
+
+    /** Marks in every pane the tokens that a document is evidence for; the same again unmarks. */
+    cite(title) {
+      this.cited = title === this.cited ? null : title;
+      for (const pane of this.panes.values()) {
+        pane.strip.cite(this.cited === null ? null : M.tokensOf(pane.trace?.steps || [], this.cited));
+      }
+      M.page.emit("cite", this);
+    }
+
+    deselect() {
+      this.chosen = null;
+      M.page.emit("view", this);
+    }
+
+    closeDrawer() {
+      const drawer = M.drawer();
+      if (drawer.open && drawer.view === this) drawer.close(false);
+    }
+
+    /** The pane whose text the perplexity curve describes. */
+    focusPane() {
+      const wanted = [this.chosen?.system, ...this.#mixedFirst()];
+      const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
+      return system ? this.panes.get(system) : null;
+    }
+
+    /** Its tab was turned to or left: the one drawer goes where its token was chosen. */
+    #turned() {
+      const shown = this.root.getClientRects().length > 0;
+      if (shown === this.shown) return;
+      this.shown = shown;
+      document.body.toggleAttribute("data-still", !M.page.views.some((view) => view.shown));
+      if (shown && this.chosen && !M.isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
+      M.page.emit("view", this);
+    }
+
+    /** Whether anything on screen was generated at another lambda. */
+    isOff(lambda) {
+      return [...this.panes.values()].some((pane) => pane.system !== "lm" && pane.trace &&
+        Math.abs(pane.trace.lmbda - lambda) > 1e-9);
+    }
+
+    repaint() {
+      this.tree.settle();
+      const base = this.panes.get("lm")?.trace || null;
+      for (const pane of this.panes.values()) pane.repaint(base);
+      M.page.emit("view", this);
+    }
+  }
+
+  M.Columns = Columns;
+})();
