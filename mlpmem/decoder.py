@@ -80,7 +80,7 @@ class Decoder:
         try:
             tokenizer = load_tokenizer(source, **options)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+                source, dtype=dtype, use_safetensors=True, **options
             )
         except (OSError, ValueError, KeyError) as error:
             raise MlpMemError(
@@ -96,8 +96,8 @@ class Decoder:
 
     @property
     def hidden_size(self) -> int:
-        """Return D."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        """Return D, of the layers (embeddings may be narrower)."""
+        return self.model.config.hidden_size
 
     @property
     def vocab_size(self) -> int:
