@@ -11,6 +11,7 @@ Importing this package imports nothing heavy; `load` does.
 """
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlpmem.errors import MlpMemError
@@ -36,23 +37,36 @@ def load(
     settings: "Settings | None" = None,
     retriever: str | None = None,
     device: str = "cpu",
+    dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "FusedModel":
-    """Return a model: of a bundle (folder or preset, the embedded one by default), or of parts.
+    """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
 
-    With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
-    datastore out, "background" attaches it from a thread while decoder and memory answer.
-    progress(done, total) counts tokens while keys are built.
+    A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.
+    With decoder=, memory= and text= are optional parts. dtype ("float32", "bfloat16", "float16") is
+    that of parts' weights. datastore=False leaves a bundle's datastore out, "background" attaches
+    it from a thread while decoder and memory answer. progress(done, total) counts tokens while keys
+    are built.
     """
+    options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     if decoder is not None:
         from mlpmem.parts import from_parts
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
-        options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
-        return from_parts(decoder, memory, text, progress=progress, **options)
-    if memory is not None or text is not None:
-        raise MlpMemError("load: memory and text need the decoder they belong to; give decoder=...")
+        dtype = dtype or "float32"
+        return from_parts(decoder, memory, text, dtype=dtype, progress=progress, **options)
+    if memory is not None:
+        raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
+    from mlpmem.presets import PRESETS, open_preset
+
+    if str(bundle) in PRESETS:
+        options = {name: value for name, value in options.items() if value is not None}
+        return open_preset(str(bundle), text=text, dtype=dtype, progress=progress, **options)
+    if text is not None:
+        raise MlpMemError(
+            "load: text needs the decoder that reads it; give decoder=... or a preset"
+        )
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
     from mlpmem.bundle import load_bundle, preset_path
@@ -61,14 +75,9 @@ def load(
     model = opened.model(device)
     if settings is not None:
         model.settings = settings
+    attach = partial(opened.attach, model, progress, retriever=retriever)
     if datastore == "background":
-        attach = threading.Thread(
-            target=opened.attach,
-            args=(model, progress),
-            kwargs={"retriever": retriever},
-            daemon=True,
-        )
-        attach.start()
+        threading.Thread(target=attach, daemon=True).start()
     elif datastore:
-        opened.attach(model, progress, retriever=retriever)
+        attach()
     return model

@@ -27,6 +27,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
+from mlpmem.presets import PRESETS
 from mlpmem.retriever import make_retriever
 from mlpmem.settings import Settings
 
@@ -105,8 +106,8 @@ def preset_path(name: str | Path | None) -> Path:
         return default_bundle_path()
     if not Path(name).exists():
         raise MlpMemError(
-            f'bundle: {str(name)!r} is no folder here and no preset; the one preset is "atlas". '
-            "Check the path, or load parts with decoder=..."
+            f"bundle: {str(name)!r} is no folder here and no preset; presets are atlas, "
+            f"{', '.join(PRESETS)}. Check the path, or load parts with decoder=..."
         )
     return Path(name)
 

@@ -7,7 +7,6 @@ and not a generator.
 
 import hashlib
 import json
-import os
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.families import family_of, ffn_at, layers_of
+from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
 
 
@@ -67,25 +67,29 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         revision: str | None = None,
-        local_files_only: bool | None = None,
+        local_files_only: bool = False,
+        tell: Tell | None = None,
     ) -> "Decoder":
-        """Return the decoder of a transformers folder or hub id; safetensors only."""
+        """Return the decoder of a transformers folder, or of a hub id, fetched as hub.fetch does.
+
+        Weights are safetensors or, where there are none, .bin files of tensors alone.
+        """
         from transformers import AutoModelForCausalLM
 
-        source = str(path_or_id)
-        options = {"revision": revision, "trust_remote_code": False}
-        options["local_files_only"] = (
-            os.path.isdir(source) if local_files_only is None else local_files_only
+        folder = fetch(
+            path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
         )
+        options = {"trust_remote_code": False, "local_files_only": True}
         try:
-            tokenizer = load_tokenizer(source, **options)
+            tokenizer = load_tokenizer(str(folder), **options)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, use_safetensors=True, **options
+                str(folder), dtype=dtype, weights_only=True, **options
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # readers of damaged files raise errors of their own
             raise MlpMemError(
-                f"decoder: cannot load {source!r} ({_first_line(error)}); give a transformers "
-                "folder with config.json, model.safetensors and a tokenizer, or a hub id"
+                f"decoder: cannot load {str(path_or_id)!r} ({_first_line(error)}); give a "
+                "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
+                "and a tokenizer, or a hub id"
             ) from error
         return cls(model.to(device), tokenizer, depth)
 

@@ -100,17 +100,28 @@ def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     assert loaded.bytes == decoder.bytes > 0
 
 
-def test_a_folder_without_safetensors_weights_is_refused(tmp_path):
+def test_a_folder_of_a_bin_file_is_read_unless_it_holds_more_than_tensors(tmp_path):
     decoder = tiny.decoder()
     decoder.tokenizer.save_pretrained(tmp_path)
     decoder.model.config.save_pretrained(tmp_path)
-    torch.save(decoder.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(MlpMemError, match="model.safetensors"):
+    weights = decoder.model.state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    ids = torch.tensor([PROMPTS[0]])
+    close(Decoder.load(tmp_path).forward(ids).logits, decoder.forward(ids).logits)
+    torch.save(weights | {"more": pytest.approx}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MlpMemError, match="cannot load"):
+        Decoder.load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    tiny.decoder().model.config.save_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="give a transformers folder.*model.safetensors"):
         Decoder.load(tmp_path)
 
 
 def test_a_folder_that_is_none_says_what_to_give(tmp_path):
-    with pytest.raises(MlpMemError, match="give a transformers folder"):
+    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
         Decoder.load(tmp_path / "nowhere")
 
 

@@ -1,4 +1,4 @@
-"""Every row of the families' table finds the FFN: logits and hidden states are transformers' own."""
+"""Every row of the families' table finds its FFN: logits and hidden states of transformers."""
 
 import pytest
 import tiny

@@ -80,33 +80,38 @@ MISTRAL_CONFIG = {
     "hidden_size": D,
     "intermediate_size": 20,
     "vocab_size": V,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
     "rms_norm_eps": 1e-5,
 }
 RELEASED = {
     "gpt2": (GPT2_CONFIG, gpt2_weights, plain_gpt2),
     "mistral": (MISTRAL_CONFIG, mistral_weights, plain_mistral),
+    "llama": (MISTRAL_CONFIG | {"model_type": "llama"}, mistral_weights, plain_mistral),
 }
+
+
+KINDS = ("safetensors", "safetensors, sharded", "bin", "bin, sharded")
 
 
 def write_weights(folder, weights: dict, kind: str) -> None:
     """Write weights as the released repositories do: whole, sharded, or a .bin."""
-    if kind == "safetensors":
-        save_file(weights, folder / "model.safetensors")
-    elif kind == "bin":
-        torch.save(weights, folder / "pytorch_model.bin")
-    else:
-        names = sorted(weights)
-        shards = {
-            "a.safetensors": names[: len(names) // 2],
-            "b.safetensors": names[len(names) // 2 :],
-        }
-        for file, some in shards.items():
-            save_file({name: weights[name] for name in some}, folder / file)
-        table = {name: file for file, some in shards.items() for name in some}
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    save, whole = {
+        "safetensors": (save_file, "model.safetensors"),
+        "bin": (torch.save, "pytorch_model.bin"),
+    }[kind.removesuffix(", sharded")]
+    if "sharded" not in kind:
+        save(weights, folder / whole)
+        return
+    names, (stem, suffix) = sorted(weights), whole.split(".")
+    files = [f"{stem}-0000{i}-of-00002.{suffix}" for i in (1, 2)]
+    table = {name: files[i % 2] for i, name in enumerate(names)}
+    for file in files:
+        save({name: weights[name] for name in names if table[name] == file}, folder / file)
+    (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": table}))
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("family", RELEASED)
 def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
@@ -130,6 +135,40 @@ def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
     assert memory.config.temperature == 1.0
     assert memory.config.lmbda == (0.25 if family == "gpt2" else 0.5)
     assert not memory.training and not any(p.requires_grad for p in memory.parameters())
+
+
+def test_a_training_state_that_holds_the_decoder_too_gives_the_memory_alone(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
+    weights = gpt2_weights()
+    state = {f"knn_generator.{name}": weight for name, weight in weights.items()}
+    state["base_lm.transformer.wte.weight"] = torch.randn(V, D)
+    save_file(state, tmp_path / "model.safetensors")
+    hidden = torch.randn(4, D)
+    exact = plain_gpt2(weights, hidden.double())
+    torch.testing.assert_close(Memory.load(tmp_path)(hidden).double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_config_leaves_out_is_the_familys_default_and_n_inner_is_not_read(tmp_path):
+    sparse = {k: v for k, v in MISTRAL_CONFIG.items() if k != "rms_norm_eps"}
+    hidden = torch.randn(4, D) * 1e-3  # small, so that the epsilon counts
+    for config, make, plain, eps in (
+        (sparse, mistral_weights, plain_mistral, 1e-6),
+        (GPT2_CONFIG | {"n_inner": 7}, gpt2_weights, plain_gpt2, 1e-5),
+    ):
+        weights = make()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file(weights, tmp_path / "model.safetensors")
+        found, exact = Memory.load(tmp_path)(hidden).double(), plain(weights, hidden.double(), eps)
+        torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+
+
+def test_another_activation_and_a_config_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG | {"activation_function": "relu"}))
+    with pytest.raises(MlpMemError, match="activation 'relu'; memories of the family gpt2 have"):
+        Memory.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL_CONFIG | {"hidden_size": "wide"}))
+    with pytest.raises(MlpMemError, match="no configuration of mistral"):
+        Memory.load(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -246,8 +285,12 @@ def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
 
 
 def test_a_name_that_is_neither_folder_nor_reachable_is_refused(tmp_path):
-    with pytest.raises(MlpMemError, match="no folder here and cannot be downloaded"):
+    with pytest.raises(MlpMemError, match="no folder here, nor downloaded already"):
         Memory.load("nobody/no-such-memory", local_files_only=True)
+    with pytest.raises(MlpMemError, match="cannot be downloaded .*offline.*check the path, or the"):
+        Memory.load("nobody/no-such-memory")
+    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
+        Memory.load(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
