@@ -57,10 +57,20 @@ def from_parts(
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = FusedModel(decoder, memory, settings, "parts")
     if text is not None:
-        paths = [text] if isinstance(text, str | Path) else list(text)
-        store = _keyed(model, read_text(decoder, paths), retriever, progress=progress)
-        model.attach_datastore(store.datastore, store.retriever)
+        attach_text(model, text, retriever, progress)
     return model
+
+
+def attach_text(
+    model: FusedModel,
+    text: Sequence[str | Path] | str | Path,
+    retriever: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Give a model a datastore of text files, built here; progress as in from_parts."""
+    paths = [text] if isinstance(text, str | Path) else list(text)
+    store = _keyed(model, read_text(model.decoder, paths), retriever, progress=progress)
+    model.attach_datastore(store.datastore, store.retriever)
 
 
 def store_texts(
