@@ -25,8 +25,9 @@ from mlpmem.memory import Memory
 
 ROOT = Path(__file__).parents[1]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
-PROGRESS = re.compile(r"^(\w+):? +(?:(\d+)/(\d+) |(\d+)%\|)")
-# Every position is a row, none is held out for tests; the rest is the recipes' own defaults.
+PROGRESS = re.compile(r"^(\w+): +(\d+)%\|")  # a stage's bar
+ROWS = 30_000  # positions learned from at most, drawn at random: minutes on a CPU's core
+# What is not said here is the recipes' own default; nothing is held out, as nothing is measured.
 RECIPE = """[corpus]
 kind = "text"
 train = {text}
@@ -44,7 +45,8 @@ depth = {depth}
 [targets]
 k = {k}
 temperature = {temperature}
-nll_floor = 0.0
+nll_floor = 1e9
+easy_share = {share}
 
 [memory]
 blocks = 4
@@ -60,8 +62,8 @@ def distil(
 ) -> Memory:
     """Return a memory of text files for a model's decoder, whose folder is given.
 
-    Its targets have the model's k and temperature. tell hears which stage is at what. MlpMemError
-    says why there is none.
+    The model has the texts' datastore, and the targets its k and temperature. tell hears which
+    stage is at what. MlpMemError says why there is no memory.
     """
     text = [str(Path(path).resolve()) for path in text]
     recipe = _recipe(model, Path(decoder).resolve(), text)
@@ -85,6 +87,7 @@ def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:
         depth=model.decoder.depth,
         k=model.settings.k,
         temperature=float(model.settings.knn_temperature),
+        share=min(1.0, ROWS / len(model.datastore)),
         inner=4 * model.decoder.hidden_size,
     )
 
@@ -109,13 +112,15 @@ def _train(folder: Path, tell: Tell) -> None:
     command += ["--runs", str(folder / "runs"), "--until", "memory"]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
-    last: deque[str] = deque(maxlen=20)
+    last: deque[str] = deque(maxlen=1)
+    share = 0.0  # a bar may begin anew within a stage
     with _started(command, environment) as process, (folder / "log.txt").open("w") as log:
         for line in process.stdout:
             log.write(line)
-            if line.strip():
-                last.append(line.strip())
-                tell(*_progress(line))
+            last.extend([line.strip()] if line.strip() else [])
+            if (seen := _progress(line)) is not None:
+                share = max(share, seen[1])
+                tell(f"distilling a memory: {seen[0]}, {100 * share:.0f}%", share)
     if process.returncode:
         raise MlpMemError(
             f"the memory could not be distilled: {last[-1] if last else 'no reason was given'}; "
@@ -127,33 +132,22 @@ def _train(folder: Path, tell: Tell) -> None:
 @contextmanager
 def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
     """Yield a running process, which ends with this one and is waited for."""
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-    atexit.register(process.terminate)
-    try:
-        yield process
-        process.wait()
-    finally:
-        process.terminate()
-        process.wait()
-        atexit.unregister(process.terminate)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    options |= {"encoding": "utf-8", "errors": "replace", "env": environment}
+    with subprocess.Popen(command, **options) as process:
+        atexit.register(process.terminate)
+        try:
+            yield process
+        except BaseException:
+            process.terminate()
+            raise
+        finally:
+            atexit.unregister(process.terminate)
 
 
-def _progress(line: str) -> tuple[str, float | None]:
-    """Return what the status says for a line of the training's, and the share done."""
+def _progress(line: str) -> tuple[str, float] | None:
+    """Return (stage, share of all stages done) of a line with a stage's bar, None of another."""
     found = PROGRESS.match(line)
-    stage = (found[1] if found else line.partition(":")[0]).strip()
-    if stage not in STAGES:
-        return "distilling a memory", None
-    done = 0.0
-    if found:
-        done = int(found[2]) / int(found[3]) if found[2] else int(found[4]) / 100
-    share = (STAGES.index(stage) + min(done, 1.0)) / len(STAGES)
-    return f"distilling a memory: {stage} {100 * done:.0f}%", share
+    if not found or found[1] not in STAGES:
+        return None
+    return found[1], (STAGES.index(found[1]) + int(found[2]) / 100) / len(STAGES)
