@@ -95,9 +95,11 @@ class Bundle:
 
 
 def default_bundle_path() -> Path:
-    """Return where the embedded bundle is; MLPMEM_BUNDLE names another."""
-    named = os.environ.get("MLPMEM_BUNDLE")
-    return Path(named) if named else Path(__file__).parents[1] / "assets" / "atlas"
+    """Return where the embedded bundle is, in a clone or installed; MLPMEM_BUNDLE names another."""
+    if named := os.environ.get("MLPMEM_BUNDLE"):
+        return Path(named)
+    clone = Path(__file__).parents[1] / "assets" / "atlas"
+    return clone if clone.is_dir() else Path(__file__).parent / "atlas"
 
 
 def preset_path(name: str | Path | None) -> Path:
