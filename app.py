@@ -27,7 +27,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--train-memory", action="store_true", help="distil a memory of --text, in the background"
     )
-    parser.add_argument("--dtype", help="float32, bfloat16 or float16, of decoder and memory")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of decoder and memory")
     parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, default=7860)
@@ -52,7 +52,11 @@ def opened(args: argparse.Namespace) -> tuple:
     from mlpmem.errors import MlpMemError
     from mlpmem.ui import opening, service
 
-    held = {"device": args.device} | ({"dtype": args.dtype} if args.dtype else {})
+    held = {"device": args.device}
+    if args.dtype:  # the names need torch, which the first screen otherwise does not wait for
+        from mlpmem.fastlinear import dtype_of
+
+        held["dtype"] = dtype_of(args.dtype)
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}

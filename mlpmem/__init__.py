@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import torch
+
     from mlpmem.fused import FusedModel
     from mlpmem.settings import Settings
 
@@ -43,26 +45,29 @@ def load(
     """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
 
     A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.
-    With decoder=, memory= and text= are optional parts. dtype ("float32", "bfloat16", "float16") is
-    that of parts' weights. datastore=False leaves a bundle's datastore out, "background" attaches
-    it from a thread while decoder and memory answer. progress(done, total) counts tokens while keys
-    are built.
+    With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
+    datastore out, "background" attaches it from a thread while decoder and memory answer.
+    progress(done, total) counts tokens while keys are built. dtype "bfloat16" or "float32" lays
+    the weights out for decoding on a CPU (bfloat16 in half the bytes); None leaves them plain.
     """
+    weights = {} if dtype is None else {"dtype": _dtype(dtype)}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
+    options |= {"progress": progress} | weights
     if decoder is not None:
         from mlpmem.parts import from_parts
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
-        dtype = dtype or "float32"
-        return from_parts(decoder, memory, text, dtype=dtype, progress=progress, **options)
+        model = from_parts(decoder, memory, text, **options)
+        return model if dtype is None else model.pack()
     if memory is not None:
         raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
     from mlpmem.presets import PRESETS, open_preset
 
     if str(bundle) in PRESETS:
         options = {name: value for name, value in options.items() if value is not None}
-        return open_preset(str(bundle), text=text, dtype=dtype, progress=progress, **options)
+        model = open_preset(str(bundle), text=text, **options)
+        return model if dtype is None else model.pack()
     if text is not None:
         raise MlpMemError(
             "load: text needs the decoder that reads it; give decoder=... or a preset"
@@ -72,7 +77,9 @@ def load(
     from mlpmem.bundle import load_bundle, preset_path
 
     opened = load_bundle(preset_path(bundle))
-    model = opened.model(device)
+    model = opened.model(device, **weights)
+    if dtype is not None:
+        model.pack()
     if settings is not None:
         model.settings = settings
     attach = partial(opened.attach, model, progress, retriever=retriever)
@@ -81,3 +88,10 @@ def load(
     elif datastore:
         attach()
     return model
+
+
+def _dtype(name: str) -> "torch.dtype":
+    """Return the dtype of a name; MlpMemError where it is none that answers here."""
+    from mlpmem.fastlinear import dtype_of
+
+    return dtype_of(name)

@@ -67,11 +67,17 @@ class Bundle:
         """Return the documents of the datastore."""
         return Documents.load(self.folder / "documents")
 
-    def model(self, device: str | torch.device = "cpu") -> FusedModel:
+    def model(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> FusedModel:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
-        memory = Memory.load(self.folder / "memory", device=device)
-        decoder = Decoder.load(self.folder / "decoder", depth=memory.config.depth, device=device)
+        memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+        decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
         return FusedModel(decoder, memory, self.settings, self.name)
+
+    def _decoder(self, depth: int, **options: Any) -> Decoder:
+        """Return the decoder; options are Decoder.load's."""
+        return Decoder.load(self.folder / "decoder", depth=depth, **options)
 
     def attach(
         self,
@@ -80,15 +86,21 @@ class Bundle:
         stop: Callable[[], bool] | None = None,
         retriever: str | None = None,
     ) -> Built:
-        """Build the keys, or read them from the cache, attach the datastore, say what it cost."""
+        """Build the keys, or read them from the cache, attach the datastore, say what it cost.
+
+        Keys are float32's work whatever the model answers in, so that one cache serves all.
+        """
         fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
         label = hashlib.sha256(
             json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
         ).hexdigest()[:16]
+        decoder = model.decoder
+        if decoder.model.dtype != torch.float32:
+            decoder = self._decoder(decoder.depth, device=decoder.device)
         built = build_or_read(
-            model.decoder, self.documents(), label, fingerprint, progress=progress, stop=stop
+            decoder, self.documents(), label, fingerprint, progress=progress, stop=stop
         )
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built

@@ -67,6 +67,22 @@ class FusedModel:
         self.name = name
         self._store: Store | None = None
 
+    def only(self, system: str) -> "FusedModel":
+        """Return a model of one system, which computes no other; all parts are shared."""
+        memory = self.memory if system == "memory" else None
+        alone = FusedModel(self.decoder, memory, self.settings, self.name)
+        alone._store = self._store if system == "knn" else None
+        return alone
+
+    def pack(self) -> "FusedModel":
+        """Return self with weights laid out for decoding on this CPU; see fastlinear.pack."""
+        from mlpmem.fastlinear import pack
+
+        pack(self.decoder.model)
+        if self.memory is not None:
+            pack(self.memory)
+        return self
+
     @property
     def systems(self) -> list[str]:
         """Return what can be asked now, of "lm", "memory" and "knn"."""

@@ -15,7 +15,7 @@ from mlpmem.fused import FusedModel, Store
 from mlpmem.hub import Tell, fetch
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
-from mlpmem.room import check_room, dtype_of, parameters_in
+from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
 
 CHUNK = 256  # tokens of a passage made of plain text
@@ -31,7 +31,7 @@ def from_parts(
     settings: Settings | None = None,
     retriever: str | None = None,
     device: str = "cpu",
-    dtype: str | torch.dtype = "float32",
+    dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
 ) -> FusedModel:
@@ -41,7 +41,6 @@ def from_parts(
     where they do not fit. depth is the memory's where there is one, else given or the last layer.
     progress(done, total) counts tokens while keys are built; tell hears of downloads (hub.fetch).
     """
-    dtype = dtype_of(dtype)
     given = {"decoder": decoder, "memory": memory}
     folders = {
         what: fetch(source, what, tell=tell)

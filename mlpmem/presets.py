@@ -7,6 +7,8 @@ size and licence were told, and nothing where the weights would not fit.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mlpmem.errors import MlpMemError
 from mlpmem.hub import Tell, fetch, find_cached, look_up
 
@@ -36,7 +38,7 @@ class Preset:
     decoder: Repository
     memory: Repository
     lmbda: float  # of the memory, as the authors measured
-    dtype: str  # weights are held in
+    dtype: torch.dtype  # weights are held in
 
 
 PRESETS = {
@@ -45,7 +47,7 @@ PRESETS = {
         Repository("Rubin-Wei/gpt2-large-finetuned-wikitext103", FIRST_DOWNLOAD, 774_030_080),
         Repository("Rubin-Wei/MLPMemory-gpt2-large", FIRST_DOWNLOAD, 772_604_160),
         lmbda=0.25,
-        dtype="float32",
+        dtype=torch.float32,
     ),
     "mistral-7b-wikipedia": Preset(
         "Mistral 7B with a memory of Wikipedia 2021; lambda 0.5 to 0.75 by task in the paper",
@@ -57,7 +59,7 @@ PRESETS = {
         ),
         Repository("Rubin-Wei/MLPMemory-Mistral-wikipedia", FIRST_DOWNLOAD, 1_543_540_736),
         lmbda=0.5,
-        dtype="bfloat16",
+        dtype=torch.bfloat16,
     ),
 }
 
@@ -70,18 +72,18 @@ def find_preset(name: str) -> Preset:
 
 
 def check_preset(
-    name: str, dtype: str | None = None, device: str = "cpu", tell: Tell | None = None
+    name: str, dtype: torch.dtype | None = None, device: str = "cpu", tell: Tell | None = None
 ) -> None:
     """Tell what a preset is, its sizes and licences; MlpMemError where it cannot be had or held.
 
     Asks the Hub only for what was not downloaded before, and downloads nothing.
     """
-    from mlpmem.room import check_room, dtype_of
+    from mlpmem.room import check_room
 
     preset, tell = find_preset(name), tell or (lambda line, share: None)
     tell(f"{name}: {preset.about}", None)
     parts = {"decoder": preset.decoder, "memory": preset.memory}
-    check_room({k: r.parameters for k, r in parts.items()}, dtype_of(dtype or preset.dtype), device)
+    check_room({k: r.parameters for k, r in parts.items()}, dtype or preset.dtype, device)
     for what, repository in parts.items():
         if find_cached(repository.hub_id, repository.revision) is not None:
             tell(f"{what}: {repository.hub_id} is here already", None)
@@ -93,7 +95,7 @@ def check_preset(
 def open_preset(
     name: str,
     *,
-    dtype: str | None = None,
+    dtype: torch.dtype | None = None,
     device: str = "cpu",
     tell: Tell | None = None,
     **parts: Any,

@@ -11,15 +11,6 @@ from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, WEIGHTS
 
 SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
-DTYPES = ("float32", "bfloat16", "float16")
-
-
-def dtype_of(name: str | torch.dtype) -> torch.dtype:
-    """Return torch's dtype of a name; MlpMemError for one that weights are not held in."""
-    found = name if isinstance(name, torch.dtype) else getattr(torch, str(name), None)
-    if str(found).removeprefix("torch.") not in DTYPES:
-        raise MlpMemError(f"dtype is {name!r}; it must be one of {', '.join(DTYPES)}")
-    return found
 
 
 def parameters_in(folder: Path) -> int:
@@ -53,9 +44,10 @@ def _stored(folder: Path) -> torch.dtype:
     """Return the dtype that a folder's config.json names, float32 where it names none."""
     try:
         row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return dtype_of(row.get("dtype") or row.get("torch_dtype") or "float32")
-    except (OSError, ValueError, AttributeError):
+        found = getattr(torch, row.get("dtype") or row.get("torch_dtype") or "float32")
+    except (OSError, ValueError, AttributeError, TypeError):
         return torch.float32
+    return found if isinstance(found, torch.dtype) else torch.float32
 
 
 def available_bytes(device: str | torch.device = "cpu") -> int:

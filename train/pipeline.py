@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.plan import check_fits, needs
+from train.needs import needs
+from train.plan import check_fits
 from train.recipe import Recipe
 from train.sizes import UnknownSizeError
 from train.stage import Context, run_stage
