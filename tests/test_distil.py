@@ -15,7 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.parts import from_parts
 from mlpmem.ui import opening, stream
 from mlpmem.ui.service import Service
-from train.recipe import load_recipe
+from train.recipe_file import load_recipe
 
 STORIES = Path(__file__).parents[2] / "shared/models/stories260K"
 SAMPLE = Path(__file__).parents[2] / "shared/data/tinystories_sample/tinystories_sample.txt"
