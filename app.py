@@ -1,4 +1,4 @@
-"""Serve the page: python app.py. Arguments, a bundle, a page; everything else is in mlpmem/."""
+"""Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
 
 import argparse
 import os
@@ -6,35 +6,95 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the parsed command line."""
+    """Return the parsed command line; what contradicts itself is refused there."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=DEFAULT, help="a bundle's folder")
+    parser.add_argument(
+        "--preset", help="the authors' checkpoints: gpt2-large-wikitext103, mistral-7b-wikipedia"
+    )
+    parser.add_argument("--decoder", help="a transformers folder or hub id, in place of a bundle")
+    parser.add_argument("--memory", help="the decoder's memory, a folder or hub id")
+    parser.add_argument(
+        "--text", type=Path, nargs="+", default=[], help=".txt, .md or .jsonl: the datastore"
+    )
+    parser.add_argument(
+        "--train-memory", action="store_true", help="distil a memory of --text, in the background"
+    )
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of decoder and memory")
+    parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.preset and (args.decoder or args.memory):
+        parser.error("--preset brings decoder and memory; leave --decoder and --memory out")
+    if not args.decoder and (args.memory or args.train_memory):
+        parser.error("--memory and --train-memory need the decoder they belong to: --decoder")
+    if args.text and not (args.decoder or args.preset):
+        parser.error("--text needs what reads it: --decoder or --preset")
+    if args.train_memory and (args.memory or not args.text):
+        parser.error("--train-memory makes a memory of --text, in place of --memory")
+    return args
+
+
+def opened(args: argparse.Namespace) -> tuple:
+    """Return (load, bundle whose recordings are shown or None, a note for the status line).
+
+    A preset that cannot be had leaves the bundle, with a note that says why.
+    """
+    from mlpmem.errors import MlpMemError
+    from mlpmem.ui import opening, service
+
+    held = {"device": args.device}
+    if args.dtype:  # the names need torch, which the first screen otherwise does not wait for
+        from mlpmem.fastlinear import dtype_of
+
+        held["dtype"] = dtype_of(args.dtype)
+    note = ""
+    if args.decoder:
+        parts = {"text": args.text, "train": args.train_memory}
+        return opening.open_parts(args.decoder, args.memory, **parts, **held), None, note
+    if args.preset:
+        from mlpmem.presets import check_preset
+
+        try:
+            check_preset(args.preset, tell=lambda line, _: say(line), **held)
+            return opening.open_preset(args.preset, args.text, **held), None, note
+        except MlpMemError as error:
+            note = f"{error}. The bundle {args.bundle.name} is served instead."
+            say(note)
+    return service.open_bundle(args.bundle, datastore=not args.no_datastore), args.bundle, note
+
+
+def say(line: str) -> None:
+    """Write a line to the terminal."""
+    sys.stderr.write(f"mlpmem: {line}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; returns the process's exit status."""
     args = arguments(argv)
-    if not (args.bundle / "manifest.json").is_file():
-        sys.stderr.write(
-            f"mlpmem: {args.bundle} is no bundle: it has no manifest.json. Clone the repository "
-            "again, give --bundle another folder, or make one with python -m train.\n"
+    names = [name for name in (args.decoder, args.memory) if name and not Path(name).is_dir()]
+    # the network is for what was asked for by name, and read by the client when it is imported
+    os.environ.setdefault("HF_HUB_OFFLINE", "0" if args.preset or names else "1")
+    if not args.decoder and not (args.bundle / "manifest.json").is_file():
+        say(
+            f"{args.bundle} is no bundle: it has no manifest.json. Clone the repository "
+            "again, give --bundle another folder, or make one with python -m train."
         )
         return 2
     from mlpmem.ui import page, recorded, service
 
-    model = service.Service(service.open_bundle(args.bundle, datastore=not args.no_datastore))
-    blocks = page.build(model, recorded.read(args.bundle))
+    load, bundle, note = opened(args)
+    model = service.Service(load, note)
+    blocks = page.build(model, recorded.read(bundle) if bundle else recorded.Recorded())
     try:
         blocks.launch(
             server_name=args.host,
@@ -43,7 +103,7 @@ def main(argv: list[str] | None = None) -> int:
             **page.launch_options(),
         )
     except OSError:
-        sys.stderr.write(f"mlpmem: port {args.port} is taken or not allowed; give another --port\n")
+        say(f"port {args.port} is taken or not allowed; give another --port")
         return 2
     model.start()
     blocks.block_thread()

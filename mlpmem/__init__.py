@@ -11,6 +11,7 @@ Importing this package imports nothing heavy; `load` does.
 """
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mlpmem.errors import MlpMemError
@@ -41,44 +42,51 @@ def load(
     dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "FusedModel":
-    """Return a model: of a bundle (folder or preset, the embedded one by default), or of parts.
+    """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
 
+    A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.
     With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
     datastore out, "background" attaches it from a thread while decoder and memory answer.
     progress(done, total) counts tokens while keys are built. dtype "bfloat16" or "float32" lays
     the weights out for decoding on a CPU (bfloat16 in half the bytes); None leaves them plain.
     """
-    options = {} if dtype is None else {"dtype": _dtype(dtype)}
+    weights = {} if dtype is None else {"dtype": _dtype(dtype)}
+    options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
+    options |= {"progress": progress} | weights
     if decoder is not None:
         from mlpmem.parts import from_parts
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
-        options |= {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
-        model = from_parts(decoder, memory, text, progress=progress, **options)
+        model = from_parts(decoder, memory, text, **options)
         return model if dtype is None else model.pack()
-    if memory is not None or text is not None:
-        raise MlpMemError("load: memory and text need the decoder they belong to; give decoder=...")
+    if memory is not None:
+        raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
+    from mlpmem.presets import PRESETS, open_preset
+
+    if str(bundle) in PRESETS:
+        options = {name: value for name, value in options.items() if value is not None}
+        model = open_preset(str(bundle), text=text, **options)
+        return model if dtype is None else model.pack()
+    if text is not None:
+        raise MlpMemError(
+            "load: text needs the decoder that reads it; give decoder=... or a preset"
+        )
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
     from mlpmem.bundle import load_bundle, preset_path
 
     opened = load_bundle(preset_path(bundle))
-    model = opened.model(device, **options)
+    model = opened.model(device, **weights)
     if dtype is not None:
         model.pack()
     if settings is not None:
         model.settings = settings
+    attach = partial(opened.attach, model, progress, retriever=retriever)
     if datastore == "background":
-        attach = threading.Thread(
-            target=opened.attach,
-            args=(model, progress),
-            kwargs={"retriever": retriever},
-            daemon=True,
-        )
-        attach.start()
+        threading.Thread(target=attach, daemon=True).start()
     elif datastore:
-        opened.attach(model, progress, retriever=retriever)
+        attach()
     return model
 
 

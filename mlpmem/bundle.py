@@ -27,6 +27,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
+from mlpmem.presets import PRESETS
 from mlpmem.retriever import make_retriever
 from mlpmem.router import Router, load_routers
 from mlpmem.settings import Settings
@@ -108,9 +109,11 @@ class Bundle:
 
 
 def default_bundle_path() -> Path:
-    """Return where the embedded bundle is; MLPMEM_BUNDLE names another."""
-    named = os.environ.get("MLPMEM_BUNDLE")
-    return Path(named) if named else Path(__file__).parents[1] / "assets" / "atlas"
+    """Return where the embedded bundle is, in a clone or installed; MLPMEM_BUNDLE names another."""
+    if named := os.environ.get("MLPMEM_BUNDLE"):
+        return Path(named)
+    clone = Path(__file__).parents[1] / "assets" / "atlas"
+    return clone if clone.is_dir() else Path(__file__).parent / "atlas"
 
 
 def preset_path(name: str | Path | None) -> Path:
@@ -119,8 +122,8 @@ def preset_path(name: str | Path | None) -> Path:
         return default_bundle_path()
     if not Path(name).exists():
         raise MlpMemError(
-            f'bundle: {str(name)!r} is no folder here and no preset; the one preset is "atlas". '
-            "Check the path, or load parts with decoder=..."
+            f"bundle: {str(name)!r} is no folder here and no preset; presets are atlas, "
+            f"{', '.join(PRESETS)}. Check the path, or load parts with decoder=..."
         )
     return Path(name)
 

@@ -1,27 +1,26 @@
 """Folders of memories: our own, and the layouts the authors published.
 
 Published folders hold a base family's config.json with the layer count overwritten, flat or in
-`knn_generator/` beside mlp_memory_config.json; weights are safetensors, whole or sharded, or a
-pytorch_model.bin, read with weights_only. What they do not say (depth, lmbda, temperature) is
-supplied here.
+`knn_generator/` beside mlp_memory_config.json; weights are safetensors or pytorch_model.bin, read
+with weights_only, whole or sharded, and may stand behind `knn_generator.` beside a decoder's. What
+they do not say (depth, lmbda, temperature) is supplied here.
 """
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
+from mlpmem.hub import NESTED, Tell, fetch
 from mlpmem.memory import MODEL_TYPE, Memory, MemoryConfig
 
-# model_type: names of (layers, D, FFN, norm eps), memory family, lmbda the authors use
+# model_type: memory family, the only activation it has, lmbda the authors use
 PUBLISHED = {
-    "gpt2": (("n_layer", "n_embd", "n_inner", "layer_norm_epsilon"), "gpt2", 0.25),
-    **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3"),
-        (("num_hidden_layers", "hidden_size", "intermediate_size", "rms_norm_eps"), "llama", 0.5),
-    ),
+    "gpt2": ("gpt2", "gelu_new", 0.25),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("llama", "silu", 0.5)),
 }
 
 
@@ -50,15 +49,17 @@ def load_memory(
     temperature: float | None = None,
     revision: str | None = None,
     local_files_only: bool = False,
+    tell: Tell | None = None,
 ) -> Memory:
     """Return a memory in eval mode, frozen; depth, lmbda and temperature override the folder's.
 
-    A folder is read as it is; anything else is a hub id. MlpMemError says what is missing or wrong.
+    A folder is read as it is; anything else is a hub id, fetched with `tell` as hub.fetch does.
+    MlpMemError says what is missing or wrong.
     """
-    top = Path(path_or_id)
-    if not top.is_dir():
-        top = _download(str(path_or_id), revision, local_files_only)
-    folder = top / "knn_generator" if (top / "knn_generator").is_dir() else top
+    top = fetch(
+        path_or_id, "memory", revision=revision, local_files_only=local_files_only, tell=tell
+    )
+    folder = top / NESTED if (top / NESTED).is_dir() else top
     given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
     row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
     config = MemoryConfig.from_dict(row)
@@ -81,46 +82,77 @@ def _config_row(top: Path, folder: Path) -> dict:
             f"memory: {folder.name}/config.json has model_type {row.get('model_type')!r}; "
             f"known are {MODEL_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
         )
-    (layers, hidden, inner, eps), family, lmbda = PUBLISHED[row["model_type"]]
+    from transformers import CONFIG_MAPPING
+
+    family, activation, lmbda = PUBLISHED[row["model_type"]]
+    try:  # the family's own class knows its defaults, which config.json may leave out
+        base = CONFIG_MAPPING[row["model_type"]](**row)
+    except Exception as error:  # its checks raise errors of their own
+        raise MlpMemError(
+            f"memory: {folder.name}/config.json is no configuration of {row['model_type']} "
+            f"({str(error).splitlines()[0][:200]}); download the memory again"
+        ) from error
+    gpt2 = family == "gpt2"
+    used = base.activation_function if gpt2 else base.hidden_act
+    if used != activation:
+        raise MlpMemError(
+            f"memory: {folder.name}/config.json asks for the activation {used!r}; memories of the "
+            f"family {family} have {activation!r} alone. Is this a memory's folder?"
+        )
     extra = top / "mlp_memory_config.json"
-    extra = _read_json(extra) if extra.exists() else {}
-    found = {
-        "num_layers": row.get(layers),
-        "hidden_size": row.get(hidden),
-        "intermediate_size": row.get(inner)
-        or (4 * row.get(hidden, 0) if family == "gpt2" else None),
-        "vocab_size": row.get("vocab_size"),
-        "norm_eps": row.get(eps),
+    return {
+        "family": family,
+        "num_layers": base.num_hidden_layers,
+        "hidden_size": base.hidden_size,
+        # published GPT-2 memories have four times the width whatever n_inner says
+        "intermediate_size": 4 * base.hidden_size if gpt2 else base.intermediate_size,
+        "vocab_size": base.vocab_size,
+        "norm_eps": base.layer_norm_epsilon if gpt2 else base.rms_norm_eps,
+        "depth": _read_json(extra).get("layer_position", -1) if extra.exists() else -1,
+        "lmbda": lmbda,
+        "temperature": 1.0,
     }
-    found = {name: value for name, value in found.items() if value is not None}
-    depth = extra.get("layer_position", -1)
-    return found | {"family": family, "depth": depth, "lmbda": lmbda, "temperature": 1.0}
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the tensors of the first kind of weight file that folder holds."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    index = folder / "model.safetensors.index.json"
-    shards = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else []
+    kinds = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_bin}
     try:
-        if (folder / "model.safetensors").exists():
-            return load_file(folder / "model.safetensors")
-        if shards:
-            # a shard is a plain name: nothing outside the folder is read
-            return {k: v for s in shards for k, v in load_file(folder / Path(s).name).items()}
-        if (folder / "pytorch_model.bin").exists():
-            return _read_bin(folder / "pytorch_model.bin")
+        for name, read in kinds.items():
+            if (folder / name).exists():
+                return _unwrapped(read(folder / name))
+            if (folder / f"{name}.index.json").exists():
+                return _unwrapped(_read_shards(folder, f"{name}.index.json", read))
     except (OSError, SafetensorError, ValueError) as error:
         raise MlpMemError(
             f"memory: the weights in {folder.name} cannot be read ({str(error)[:200]}); "
             "the file is incomplete or altered, download or export it again"
         ) from error
     raise MlpMemError(
-        f"memory: {folder.name} holds no weights; expected model.safetensors, "
-        "model.safetensors.index.json with its shards, or pytorch_model.bin"
+        f"memory: {folder.name} holds no weights; expected model.safetensors or pytorch_model.bin, "
+        "or the .index.json of one of them with its shards"
     )
+
+
+def _read_shards(
+    folder: Path, index: str, read: Callable[[Path], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Return the tensors of all shards an index names."""
+    table = _read_json(folder / index).get("weight_map")
+    if not isinstance(table, dict):
+        raise ValueError(f"{index} names no shards")
+    # a shard is a plain name: nothing outside the folder is read
+    shards = sorted({Path(str(shard)).name for shard in table.values()})
+    return {name: weight for shard in shards for name, weight in read(folder / shard).items()}
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a safetensors file."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def _read_bin(path: Path) -> dict[str, Tensor]:
@@ -132,6 +164,13 @@ def _read_bin(path: Path) -> dict[str, Tensor]:
     if not isinstance(found, dict) or not all(isinstance(w, Tensor) for w in found.values()):
         raise ValueError("it holds something else than named tensors")
     return found
+
+
+def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the memory's own tensors, out of a training state that holds its decoder's too."""
+    wrapped = f"{NESTED}."
+    own = {n.removeprefix(wrapped): w for n, w in weights.items() if n.startswith(wrapped)}
+    return own or weights
 
 
 def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
@@ -165,23 +204,3 @@ def _read_json(path: Path) -> dict:
     if not isinstance(row, dict):
         raise MlpMemError(f"memory: {path.name} is not a JSON object; export the memory again")
     return row
-
-
-def _download(hub_id: str, revision: str | None, local_files_only: bool) -> Path:
-    """Return the local folder of a hub repository; MlpMemError where it cannot be had."""
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                revision=revision,
-                local_files_only=local_files_only,
-                allow_patterns=["*.json", "*.safetensors", "*.bin"],
-            )
-        )
-    except (OSError, ValueError) as error:
-        raise MlpMemError(
-            f"memory: {hub_id!r} is no folder here and cannot be downloaded "
-            f"({str(error).splitlines()[0][:200]}); check the path, or the id and the network"
-        ) from error

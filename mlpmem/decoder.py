@@ -7,7 +7,6 @@ and not a generator.
 
 import hashlib
 import json
-import os
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.families import family_of, ffn_at, layers_of
 from mlpmem.fastlinear import weights_of
+from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
 
 
@@ -68,25 +68,29 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
         revision: str | None = None,
-        local_files_only: bool | None = None,
+        local_files_only: bool = False,
+        tell: Tell | None = None,
     ) -> "Decoder":
-        """Return the decoder of a transformers folder or hub id; safetensors only."""
+        """Return the decoder of a transformers folder, or of a hub id, fetched as hub.fetch does.
+
+        Weights are safetensors or, where there are none, .bin files of tensors alone.
+        """
         from transformers import AutoModelForCausalLM
 
-        source = str(path_or_id)
-        options = {"revision": revision, "trust_remote_code": False}
-        options["local_files_only"] = (
-            os.path.isdir(source) if local_files_only is None else local_files_only
+        folder = fetch(
+            path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
         )
+        options = {"trust_remote_code": False, "local_files_only": True}
         try:
-            tokenizer = load_tokenizer(source, **options)
+            tokenizer = load_tokenizer(str(folder), **options)
             model = AutoModelForCausalLM.from_pretrained(
-                source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **options
+                str(folder), dtype=dtype, weights_only=True, **options
             )
-        except (OSError, ValueError, KeyError) as error:
+        except Exception as error:  # readers of damaged files raise errors of their own
             raise MlpMemError(
-                f"decoder: cannot load {source!r} ({_first_line(error)}); give a transformers "
-                "folder with config.json, model.safetensors and a tokenizer, or a hub id"
+                f"decoder: cannot load {str(path_or_id)!r} ({_first_line(error)}); give a "
+                "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
+                "and a tokenizer, or a hub id"
             ) from error
         return cls(model.to(device), tokenizer, depth)
 
@@ -97,8 +101,8 @@ class Decoder:
 
     @property
     def hidden_size(self) -> int:
-        """Return D."""
-        return self.model.get_input_embeddings().weight.shape[1]
+        """Return D, of the layers (embeddings may be narrower)."""
+        return self.model.config.hidden_size
 
     @property
     def vocab_size(self) -> int:

@@ -1,6 +1,8 @@
 """Decoder families: where each keeps its layers and what the memory made for it looks like.
 
 A new family is a row of FAMILIES. The row names things of transformers' model; nothing is copied.
+Where attention and FFN stand side by side (gpt_neox, phi), what enters the FFN is the layer's input
+behind the FFN's own norm (gpt_neox) or behind the one norm that both share (phi).
 """
 
 from dataclasses import dataclass
@@ -24,11 +26,14 @@ FAMILIES = {
     "gpt_neox": Family("gpt_neox.layers", "gpt2"),
     "opt": Family("model.decoder.layers", "gpt2", ffn="fc1"),
     "phi": Family("model.layers", "gpt2"),
+    "phi3": Family("model.layers", "llama"),
     "llama": Family("model.layers", "llama"),
     "mistral": Family("model.layers", "llama"),
     "qwen2": Family("model.layers", "llama"),
     "qwen3": Family("model.layers", "llama"),
     "gemma": Family("model.layers", "llama"),
+    "gemma2": Family("model.layers", "llama"),
+    "gemma3_text": Family("model.layers", "llama"),
 }
 
 
@@ -37,7 +42,9 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise MlpMemError(
             f"decoder family {model_type!r} is not known; known are {', '.join(FAMILIES)}. "
-            "If its layers hold an FFN behind a norm, add a row to mlpmem/families.py"
+            "If its layers hold an FFN behind a norm, add a row to FAMILIES in mlpmem/families.py, "
+            f'such as "{model_type}": Family("model.layers", "llama", ffn="mlp"): where the list '
+            "of layers is, which memory, and the module in a layer whose input is the normed state"
         )
     return FAMILIES[model_type]
 

@@ -119,6 +119,15 @@ class FusedModel:
         """Add the system "knn"; calls under way do not see it."""
         self._store = self.make_store(datastore, retriever)
 
+    def with_memory(self, memory: Memory) -> "FusedModel":
+        """Return a model with this decoder and store and that memory, used as its config says.
+
+        This one stays as it is, for the calls under way.
+        """
+        made = FusedModel(self.decoder, memory, name=self.name)
+        made._store = self._store
+        return made
+
     def make_store(self, datastore: Datastore, retriever: Retriever) -> Store:
         """Return what a call takes as `store`; MlpMemError for keys of another decoder."""
         if datastore.keys.shape[1] != self.decoder.hidden_size:

@@ -12,8 +12,10 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Store
+from mlpmem.hub import Tell, fetch
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
+from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
 
 CHUNK = 256  # tokens of a passage made of plain text
@@ -31,23 +33,43 @@ def from_parts(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
+    tell: Tell | None = None,
 ) -> FusedModel:
     """Return a model of a decoder with, each optional, a memory and a datastore of text files.
 
-    depth is the memory's where there is one, else given or the last layer. progress(done, total)
-    counts tokens while keys are built.
+    Decoder and memory are folders or hub ids, held in dtype; MlpMemError, before anything is read,
+    where they do not fit. depth is the memory's where there is one, else given or the last layer.
+    progress(done, total) counts tokens while keys are built; tell hears of downloads (hub.fetch).
     """
-    if isinstance(memory, str | Path):
-        memory = Memory.load(memory, device=device, dtype=dtype, depth=depth)
-    if not isinstance(decoder, Decoder):
+    given = {"decoder": decoder, "memory": memory}
+    folders = {
+        what: fetch(source, what, tell=tell)
+        for what, source in given.items()
+        if isinstance(source, str | Path)
+    }
+    check_room({what: parameters_in(f) for what, f in folders.items()}, dtype, device)
+    held = {"dtype": dtype, "device": device}
+    if "memory" in folders:
+        memory = Memory.load(folders["memory"], depth=depth, **held)
+    if "decoder" in folders:
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
-        decoder = Decoder.load(decoder, depth=chosen, device=device, dtype=dtype)
+        decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = FusedModel(decoder, memory, settings, "parts")
     if text is not None:
-        paths = [text] if isinstance(text, str | Path) else list(text)
-        store = _keyed(model, read_text(decoder, paths), retriever, progress=progress)
-        model.attach_datastore(store.datastore, store.retriever)
+        attach_text(model, text, retriever, progress)
     return model
+
+
+def attach_text(
+    model: FusedModel,
+    text: Sequence[str | Path] | str | Path,
+    retriever: str | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Give a model a datastore of text files, built here; progress as in from_parts."""
+    paths = [text] if isinstance(text, str | Path) else list(text)
+    store = _keyed(model, read_text(model.decoder, paths), retriever, progress=progress)
+    model.attach_datastore(store.datastore, store.retriever)
 
 
 def store_texts(

@@ -1,7 +1,7 @@
-"""Questions and chat turns as the bundles were trained on them.
+"""Questions and chat turns as the decoder was trained on them.
 
-A question is "Question: ... Answer:"; its answer follows, then EOS. A chat is one passage: BOS
-once, then turn after turn.
+With a chat template the tokenizer says how. Without one, a question is "Question: ... Answer:";
+its answer follows, then EOS; a chat is one passage: BOS once, then turn after turn.
 """
 
 from collections.abc import Sequence
@@ -25,18 +25,46 @@ def chat_ids(decoder: Any, turns: Sequence[tuple[str, str]], room: int | None = 
     """
     if not turns:
         raise MlpMemError("the chat has no question yet; write one")
-    asked = [
-        _plain(decoder, f"{question_prompt(question)} {answer.strip()}") + [_end(decoder)]
-        for question, answer in turns[:-1]
-    ]
-    last = decoder.encode(question_prompt(turns[-1][0]))
-    bos = last[: len(last) - len(_plain(decoder, question_prompt(turns[-1][0])))]
-    kept: list[int] = last[len(bos) :]
-    for ids in reversed(asked):
-        if room is not None and len(bos) + len(ids) + len(kept) > room:
+    form = _templated if getattr(decoder.tokenizer, "chat_template", None) else _questions
+    for first in range(len(turns)):
+        ids = form(decoder, turns[first:])
+        if room is None or len(ids) <= room:
             break
-        kept = ids + kept
-    return bos + kept
+    return ids
+
+
+def _templated(decoder: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """Return the ids of turns in the tokenizer's own chat template, ready for an answer."""
+    messages = []
+    for question, answer in turns:
+        messages.append({"role": "user", "content": " ".join(question.split())})
+        messages.append({"role": "assistant", "content": answer.strip()})
+    question_prompt(turns[-1][0])  # an empty one is refused in any form
+    try:
+        return decoder.tokenizer.apply_chat_template(
+            messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+    except Exception as error:  # whatever a template raises
+        raise MlpMemError(
+            f"this decoder's chat template cannot be used ({str(error)[:200]}); use Compare, which "
+            "needs none, or correct chat_template in its tokenizer's folder"
+        ) from error
+
+
+def _questions(decoder: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
+    """Return the ids of turns as questions and answers, BOS first and EOS after every answer."""
+    last = question_prompt(turns[-1][0])
+    ids, plain = decoder.encode(last), _plain(decoder, last)
+    bos = ids[: len(ids) - len(plain)]
+    asked = [
+        token
+        for question, answer in turns[:-1]
+        for token in (
+            *_plain(decoder, f"{question_prompt(question)} {answer.strip()}"),
+            _end(decoder),
+        )
+    ]
+    return [*bos, *asked, *plain]
 
 
 def _plain(decoder: Any, text: str) -> list[int]:

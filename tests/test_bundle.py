@@ -154,9 +154,7 @@ def test_presets_and_paths_lead_to_folders(monkeypatch, tmp_path):
     assert b.default_bundle_path().parts[-2:] == ("assets", "atlas")
     monkeypatch.setenv("MLPMEM_BUNDLE", str(tmp_path))
     assert b.preset_path(None) == tmp_path
-    with pytest.raises(
-        MlpMemError, match='no folder here and no preset; the one preset is "atlas"'
-    ):
+    with pytest.raises(MlpMemError, match="no folder here and no preset; presets are atlas, gpt2"):
         b.preset_path("gpt2-large")
 
 

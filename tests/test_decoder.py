@@ -8,6 +8,7 @@ import torch
 
 from mlpmem.decoder import Decoder, tokenizer_hash
 from mlpmem.errors import MlpMemError
+from mlpmem.families import FAMILIES
 from mlpmem.pieces import TextStream, token_bytes
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
@@ -17,7 +18,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=3e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
     decoder = tiny.decoder(family)
     ids = torch.tensor([PROMPTS[0]])
@@ -29,7 +30,7 @@ def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
         close(output.hidden[:, -1], whole.hidden[:, at])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(family):
     decoder = tiny.decoder(family)
     width = max(map(len, PROMPTS))
@@ -46,7 +47,7 @@ def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(fa
         close(second.logits[row, -1], alone.logits[0, -1])
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_batch_equals_single_runs(family):
     decoder = tiny.decoder(family)
     ids = torch.tensor([p[:3] for p in PROMPTS])
@@ -85,7 +86,7 @@ def test_nothing_asks_for_a_gradient_and_the_model_is_in_eval_mode():
     assert not decoder.forward(torch.tensor([[0, 3]])).logits.requires_grad
 
 
-@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     decoder = tiny.decoder(family)
     decoder.model.save_pretrained(tmp_path)
@@ -99,17 +100,28 @@ def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     assert loaded.bytes == decoder.bytes > 0
 
 
-def test_a_folder_without_safetensors_weights_is_refused(tmp_path):
+def test_a_folder_of_a_bin_file_is_read_unless_it_holds_more_than_tensors(tmp_path):
     decoder = tiny.decoder()
     decoder.tokenizer.save_pretrained(tmp_path)
     decoder.model.config.save_pretrained(tmp_path)
-    torch.save(decoder.model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(MlpMemError, match="model.safetensors"):
+    weights = decoder.model.state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    ids = torch.tensor([PROMPTS[0]])
+    close(Decoder.load(tmp_path).forward(ids).logits, decoder.forward(ids).logits)
+    torch.save(weights | {"more": pytest.approx}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MlpMemError, match="cannot load"):
+        Decoder.load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    tiny.decoder().model.config.save_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="give a transformers folder.*model.safetensors"):
         Decoder.load(tmp_path)
 
 
 def test_a_folder_that_is_none_says_what_to_give(tmp_path):
-    with pytest.raises(MlpMemError, match="give a transformers folder"):
+    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
         Decoder.load(tmp_path / "nowhere")
 
 

@@ -1,112 +1,31 @@
 """The memory against plain-torch reimplementations, in every layout it may come in."""
 
 import json
-import math
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from published import (
+    GPT2_CONFIG,
+    KINDS,
+    MISTRAL_CONFIG,
+    RELEASED,
+    D,
+    V,
+    gpt2_weights,
+    mistral_weights,
+    plain_gpt2,
+    plain_mistral,
+    write_weights,
+)
 from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory, MemoryConfig
 
-D, V, BLOCKS = 12, 29, 3
 
-
-def norm_weights(name: str, bias: bool) -> dict[str, torch.Tensor]:
-    found = {f"{name}.weight": 1 + torch.randn(D) * 0.1}
-    return found | ({f"{name}.bias": torch.randn(D) * 0.1} if bias else {})
-
-
-def gpt2_weights(inner: int = 4 * D) -> dict[str, torch.Tensor]:
-    """Return weights under the names of the released GPT-2 memories."""
-    weights = norm_weights("ln_f", True) | {"lm_head.weight": torch.randn(V, D)}
-    for i in range(BLOCKS):
-        weights |= norm_weights(f"h.{i}.ln_1", True)
-        for name, shape in (("c_fc", (D, inner)), ("c_proj", (inner, D))):
-            weights[f"h.{i}.mlp.{name}.weight"] = torch.randn(shape) * 0.3
-            weights[f"h.{i}.mlp.{name}.bias"] = torch.randn(shape[1]) * 0.3
-    return weights
-
-
-def mistral_weights(inner: int = 20) -> dict[str, torch.Tensor]:
-    """Return weights under the names of the released Mistral memory."""
-    weights = norm_weights("norm", False) | {"lm_head.weight": torch.randn(V, D)}
-    for i in range(BLOCKS):
-        weights |= norm_weights(f"layers.{i}.input_layernorm", False)
-        for name, shape in (("gate", (inner, D)), ("up", (inner, D)), ("down", (D, inner))):
-            weights[f"layers.{i}.mlp.{name}_proj.weight"] = torch.randn(shape) * 0.3
-    return weights
-
-
-def plain_gpt2(weights: dict, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Return the logits of the published GPT-2 architecture, in float64."""
-    w = {name: weight.double() for name, weight in weights.items()}
-
-    def norm(x, name):
-        centred = x - x.mean(-1, keepdim=True)
-        scaled = centred / torch.sqrt((centred**2).mean(-1, keepdim=True) + eps)
-        return scaled * w[f"{name}.weight"] + w[f"{name}.bias"]
-
-    for i in range(BLOCKS):
-        inner = norm(x, f"h.{i}.ln_1") @ w[f"h.{i}.mlp.c_fc.weight"] + w[f"h.{i}.mlp.c_fc.bias"]
-        cubed = math.sqrt(2 / math.pi) * (inner + 0.044715 * inner**3)
-        inner = 0.5 * inner * (1 + torch.tanh(cubed))
-        x = x + inner @ w[f"h.{i}.mlp.c_proj.weight"] + w[f"h.{i}.mlp.c_proj.bias"]
-    return norm(x, "ln_f") @ w["lm_head.weight"].T
-
-
-def plain_mistral(weights: dict, x: torch.Tensor, eps: float = 1e-5) -> torch.Tensor:
-    """Return the logits of the published Mistral architecture, in float64."""
-    w = {name: weight.double() for name, weight in weights.items()}
-
-    def norm(x, name):
-        return x / torch.sqrt((x**2).mean(-1, keepdim=True) + eps) * w[f"{name}.weight"]
-
-    for i in range(BLOCKS):
-        inner = norm(x, f"layers.{i}.input_layernorm")
-        gate = inner @ w[f"layers.{i}.mlp.gate_proj.weight"].T
-        inner = gate / (1 + torch.exp(-gate)) * (inner @ w[f"layers.{i}.mlp.up_proj.weight"].T)
-        x = x + inner @ w[f"layers.{i}.mlp.down_proj.weight"].T
-    return norm(x, "norm") @ w["lm_head.weight"].T
-
-
-GPT2_CONFIG = {"model_type": "gpt2", "n_layer": BLOCKS, "n_embd": D, "vocab_size": V, "n_head": 2}
-MISTRAL_CONFIG = {
-    "model_type": "mistral",
-    "num_hidden_layers": BLOCKS,
-    "hidden_size": D,
-    "intermediate_size": 20,
-    "vocab_size": V,
-    "rms_norm_eps": 1e-5,
-}
-RELEASED = {
-    "gpt2": (GPT2_CONFIG, gpt2_weights, plain_gpt2),
-    "mistral": (MISTRAL_CONFIG, mistral_weights, plain_mistral),
-}
-
-
-def write_weights(folder, weights: dict, kind: str) -> None:
-    """Write weights as the released repositories do: whole, sharded, or a .bin."""
-    if kind == "safetensors":
-        save_file(weights, folder / "model.safetensors")
-    elif kind == "bin":
-        torch.save(weights, folder / "pytorch_model.bin")
-    else:
-        names = sorted(weights)
-        shards = {
-            "a.safetensors": names[: len(names) // 2],
-            "b.safetensors": names[len(names) // 2 :],
-        }
-        for file, some in shards.items():
-            save_file({name: weights[name] for name in some}, folder / file)
-        table = {name: file for file, some in shards.items() for name in some}
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
-
-
-@pytest.mark.parametrize("kind", ["safetensors", "sharded", "bin"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("family", RELEASED)
 def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
@@ -130,6 +49,40 @@ def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
     assert memory.config.temperature == 1.0
     assert memory.config.lmbda == (0.25 if family == "gpt2" else 0.5)
     assert not memory.training and not any(p.requires_grad for p in memory.parameters())
+
+
+def test_a_training_state_that_holds_the_decoder_too_gives_the_memory_alone(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
+    weights = gpt2_weights()
+    state = {f"knn_generator.{name}": weight for name, weight in weights.items()}
+    state["base_lm.transformer.wte.weight"] = torch.randn(V, D)
+    save_file(state, tmp_path / "model.safetensors")
+    hidden = torch.randn(4, D)
+    exact = plain_gpt2(weights, hidden.double())
+    torch.testing.assert_close(Memory.load(tmp_path)(hidden).double(), exact, atol=1e-4, rtol=1e-4)
+
+
+def test_what_a_config_leaves_out_is_the_familys_default_and_n_inner_is_not_read(tmp_path):
+    sparse = {k: v for k, v in MISTRAL_CONFIG.items() if k != "rms_norm_eps"}
+    hidden = torch.randn(4, D) * 1e-3  # small, so that the epsilon counts
+    for config, make, plain, eps in (
+        (sparse, mistral_weights, plain_mistral, 1e-6),
+        (GPT2_CONFIG | {"n_inner": 7}, gpt2_weights, plain_gpt2, 1e-5),
+    ):
+        weights = make()
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        save_file(weights, tmp_path / "model.safetensors")
+        found, exact = Memory.load(tmp_path)(hidden).double(), plain(weights, hidden.double(), eps)
+        torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+
+
+def test_another_activation_and_a_config_that_cannot_be_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG | {"activation_function": "relu"}))
+    with pytest.raises(MlpMemError, match="activation 'relu'; memories of the family gpt2 have"):
+        Memory.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(MISTRAL_CONFIG | {"hidden_size": "wide"}))
+    with pytest.raises(MlpMemError, match="no configuration of mistral"):
+        Memory.load(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -246,8 +199,12 @@ def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
 
 
 def test_a_name_that_is_neither_folder_nor_reachable_is_refused(tmp_path):
-    with pytest.raises(MlpMemError, match="no folder here and cannot be downloaded"):
+    with pytest.raises(MlpMemError, match="no folder here, nor downloaded already"):
         Memory.load("nobody/no-such-memory", local_files_only=True)
+    with pytest.raises(MlpMemError, match="cannot be downloaded .*offline.*check the path, or the"):
+        Memory.load("nobody/no-such-memory")
+    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
+        Memory.load(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(

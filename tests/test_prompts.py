@@ -43,3 +43,34 @@ def test_no_turn_and_no_end_token_are_refused():
     decoder.tokenizer.eos_token = None
     with pytest.raises(MlpMemError, match="no end token"):
         chat_ids(decoder, [("a?", "1"), ("b?", "")])
+
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}"
+    "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+def test_a_tokenizers_own_chat_template_is_used_where_it_has_one():
+    decoder = tiny.decoder()
+    decoder.tokenizer.chat_template = TEMPLATE
+    turns = [("What is gold?", " Au "), ("And\nPeru?", "")]
+    plain = lambda text: decoder.tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
+    first, last = plain("<user>What is gold?<assistant>Au"), plain("<user>And Peru?<assistant>")
+    assert chat_ids(decoder, turns) == [0, *first, 1, *last]
+    assert chat_ids(decoder, turns, room=5) == [0, *last], "the last turn never goes"
+    with pytest.raises(MlpMemError, match="the question is empty"):
+        chat_ids(decoder, [(" ", "")])
+    decoder.tokenizer.chat_template = "{{ raise_exception('only one turn') }}"
+    with pytest.raises(MlpMemError, match="only one turn"):
+        chat_ids(decoder, turns)
+
+
+def test_a_chat_template_survives_being_saved_and_loaded(tmp_path):
+    decoder = tiny.decoder()
+    decoder.tokenizer.chat_template = TEMPLATE
+    decoder.model.save_pretrained(tmp_path)
+    decoder.tokenizer.save_pretrained(tmp_path)
+    loaded = type(decoder).load(tmp_path)
+    assert chat_ids(loaded, [("Peru?", "")]) == chat_ids(decoder, [("Peru?", "")])

@@ -15,7 +15,7 @@ import pytest
 from mlpmem.errors import MlpMemError
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
 from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
-from mlpmem.ui.service import Service, cost_line
+from mlpmem.ui.service import Later, Service, cost_line, tell_tokens
 
 ROOT = Path(__file__).parents[1]
 Event = namedtuple("Event", "kind values")
@@ -147,18 +147,17 @@ def test_shared_steps_are_sent_once_and_can_be_put_together_again():
 
 def test_the_service_hands_out_the_model_before_the_datastore():
     go, seen = threading.Event(), []
-    model = SimpleNamespace(
-        memory=SimpleNamespace(bytes=8_000_000), store=SimpleNamespace(bytes=223_000_000)
-    )
+    parts = {"memory": SimpleNamespace(bytes=8_000_000), "systems": ["lm", "memory", "knn"]}
+    model = SimpleNamespace(store=SimpleNamespace(bytes=223_000_000), **parts)
 
-    def attach(progress):
-        progress(180_000, 430_000)
+    def attach(tell):
+        tell_tokens(tell, 180_000, 430_000)
         seen.append(service.status)
         assert service.model is model
         assert go.wait(10)
-        return SimpleNamespace(seconds=21.4, cached=False, warning="")
+        return model, cost_line(model, SimpleNamespace(seconds=21.4, cached=False, warning=""))
 
-    service = Service(lambda: (model, attach))
+    service = Service(lambda tell: (model, [Later("datastore", attach)]))
     with pytest.raises(MlpMemError, match="cannot answer yet"):
         _ = service.model
     thread = service.start()
@@ -166,7 +165,7 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     thread.join(10)
     assert service.status.state == "ready"
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
-    assert "The decoder and the memory answer meanwhile" in seen[0].waiting
+    assert "What is there answers meanwhile" in seen[0].waiting and service.status.waiting == ""
     assert service.status.line == (
         "datastore built in 21 s, 223\u00a0MB: the cost the 8\u00a0MB memory removes"
     )
@@ -174,14 +173,16 @@ def test_the_service_hands_out_the_model_before_the_datastore():
 
 def test_a_warning_of_the_cache_is_shown():
     built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
-    assert cost_line(built, 1_000_000, 1) == (
-        "datastore built in under a second (cached), 1\u00a0MB: "
-        "the cost the 0\u00a0MB memory removes. The disk is full."
-    )
+    memory, store = SimpleNamespace(bytes=900), SimpleNamespace(bytes=1_000_000)
+    line = "datastore built in under a second (cached), 1\u00a0MB"
+    full = f"{line}: the cost the 1\u00a0kB memory removes. The disk is full."
+    assert cost_line(SimpleNamespace(memory=memory, store=store), built) == full
+    alone = SimpleNamespace(memory=None, store=store)
+    assert cost_line(alone, built) == f"{line}. The disk is full."
 
 
 def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(capsys):
-    def load():
+    def load(tell):
         raise MlpMemError("memory/model.safetensors is altered; export the bundle again")
 
     service = Service(load)
@@ -190,6 +191,27 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
     assert (status.state, status.ready) == ("error", False)
     assert "export the bundle again" in status.line
     assert "export the bundle again" in capsys.readouterr().err
+
+
+def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest():
+    first = SimpleNamespace(systems=["lm"], lmbdas=lambda names, _: dict.fromkeys(names, 0.25))
+    second = SimpleNamespace(systems=["lm", "knn"], lmbdas=first.lmbdas)
+
+    def fails(tell):
+        tell("distilling a memory: corpus 50%", 0.1)
+        assert service.status.line == "Note. distilling a memory: corpus 50%"
+        assert (service.status.ready, service.status.share) == (True, 0.1)
+        raise MlpMemError("the memory could not be distilled")
+
+    steps = [Later("datastore", lambda tell: (second, "built")), Later("memory", fails)]
+    service = Service(lambda tell: (first, steps), note="Note.")
+    assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.5}
+    service.start().join(10)
+    assert service.model is second
+    assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.25}, "the model's own"
+    status = service.status
+    assert (status.state, status.ready, status.waiting) == ("error", True, "")
+    assert status.line == "Note. the memory could not be distilled"
 
 
 def test_a_chats_retry_begins_otherwise_where_the_answer_would_repeat_itself():

@@ -18,7 +18,7 @@ from mlpmem.retriever import make_retriever
 
 HIDDEN, LAYERS, POSITIONS = 32, 3, 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
-OTHERS = ("qwen3", "gemma", "phi", "gpt_neox", "opt")
+OTHERS = ("qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt_neox", "opt")
 BOS, EOS = "<s>", "</s>"
 
 _LLAMA = {
@@ -35,7 +35,8 @@ _PLAIN = {
 }
 SHAPES = {
     "gpt2": {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": POSITIONS},
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "gemma"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), _LLAMA),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _LLAMA),
     **dict.fromkeys(("phi", "gpt_neox"), _PLAIN),
     "opt": {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": HIDDEN},
 }
@@ -71,7 +72,7 @@ def decoder(family: str = "llama", depth: int = -1, seed: int = 0) -> Decoder:
         **SHAPES[family],
     )
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() >= 2:

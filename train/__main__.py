@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         "recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
+    parser.add_argument("--until", choices=STAGES, help="all: the last stage that runs")
     parser.add_argument(
         "--text", type=Path, nargs="+", help="extend: .txt, .md or .jsonl files to add"
     )
@@ -73,6 +74,8 @@ def _run(options: argparse.Namespace) -> None:
     root = options.runs / recipe.name
     if (options.command == "extend") != bool(options.text):
         raise MlpMemError("--text FILES and the command extend go together: one needs the other")
+    if options.until and options.command != "all":
+        raise MlpMemError("--until STAGE says where the command all ends; leave it out, or use all")
     if options.command == "plan":
         print_ledger(recipe, root, options.tflops)
     elif options.command == "extend":
@@ -80,9 +83,12 @@ def _run(options: argparse.Namespace) -> None:
 
         extend(recipe, root, options.text)
     else:
-        for stage in STAGES if options.command == "all" else [options.command]:
+        names = list(STAGES) if options.command == "all" else [options.command]
+        if options.until:
+            names = names[: names.index(options.until) + 1]
+        for stage in names:
             run(stage, recipe, root)
-        if options.command == "all" and team().is_main:
+        if names == list(STAGES) and team().is_main:
             print_ledger(recipe, root)
 
 

@@ -15,8 +15,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 
-Progress = Callable[[int, int], None]
-Attach = Callable[[Progress], Any]  # returns what was built: .seconds .cached .warning
+Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
 log = logging.getLogger(__name__)
 
 
@@ -32,14 +31,26 @@ class Status:
     waiting: str = "The model is still loading."  # what the datastore's column says meanwhile
 
 
-class Service:
-    """Loads a model and then its datastore, and hands the model out once it can answer."""
+@dataclass(frozen=True)
+class Later:
+    """What is made while the model answers already."""
 
-    def __init__(self, load: Callable[[], tuple[Any, Attach | None]]):
-        """Keep load, which returns a model and what attaches its datastore (None: without one)."""
-        self._load = load
+    what: str  # "datastore" or "memory"
+    make: Callable[[Tell], tuple[Any, str]]  # returns the model that has it, and a line about it
+
+
+Load = Callable[[Tell], tuple[Any, list[Later]]]
+
+
+class Service:
+    """Loads a model and then what it lacks, and hands the model out once it can answer."""
+
+    def __init__(self, load: Load, note: str = ""):
+        """Keep load, which returns a model and what is made later; a note begins every line."""
+        self._load, self._note = load, note
         self._model: Any = None
         self._status = Status()
+        self._set(self._status)
         self._corpus: Any = None
         self._lock = threading.Lock()
 
@@ -74,68 +85,94 @@ class Service:
         return thread
 
     def payload(self, defaults: dict[str, float]) -> dict:
-        """Return the status as plain values for the page, with the default lambdas."""
+        """Return the status as plain values for the page, with the model's lambdas once known."""
+        if self._model is not None:
+            defaults = self._model.lmbdas(list(defaults), None)
         return {**asdict(self._status), "defaults": defaults}
 
+    def _set(self, status: Status) -> None:
+        self._status = replace(status, line=f"{self._note} {status.line}".strip())
+
     def _run(self) -> None:
+        what = "model"
         try:
-            self._model, attach = self._load()
-            self._attach(attach)
+            self._model, later = self._load(self._loading)
+            lines: list[str] = []
+            for step in later:
+                what = step.what
+                self._making(step, f"building the {what}", 0.0)
+                self._model, line = step.make(partial(self._making, step))
+                lines.append(line)
         except MlpMemError as error:
-            self._fail(str(error))
+            self._fail(what, str(error))
         except Exception:
             log.exception("loading failed")
-            self._fail("The bundle could not be loaded; the terminal says why.")
+            self._fail(what, f"The {what} could not be made; the terminal says why.")
+        else:
+            waiting = "" if "knn" in self._model.systems else "Started without a datastore."
+            line = "; ".join(lines)
+            self._set(Status("ready", line, ready=True, settled=True, waiting=waiting))
 
-    def _fail(self, text: str) -> None:
+    def _fail(self, what: str, text: str) -> None:
         sys.stderr.write(f"mlpmem: {text}\n")
-        what = "datastore" if self._model else "model"
-        waiting = f"The {what} is not there."
-        self._status = Status(
-            "error", text, ready=self._model is not None, settled=True, waiting=waiting
-        )
+        ready, there = self._model is not None, getattr(self._model, "systems", [])
+        waiting = "" if "knn" in there else f"The {'datastore' if ready else what} is not there."
+        self._set(Status("error", text, ready=ready, settled=True, waiting=waiting))
 
-    def _attach(self, attach: Attach | None) -> None:
-        if attach is None:
-            waiting = "Started without a datastore."
-            self._status = Status("ready", "", ready=True, settled=True, waiting=waiting)
-            return
-        line = "building the datastore"
-        self._status = Status("loading", line, share=0.0, ready=True, waiting=_waiting(line))
-        built = attach(self._progress)
-        line = cost_line(built, self._model.store.bytes, self._model.memory.bytes)
-        self._status = Status("ready", line, ready=True, settled=True, waiting="")
+    def _loading(self, line: str, share: float | None) -> None:
+        self._set(Status("loading", line, share=share))
 
-    def _progress(self, done: int, total: int) -> None:
-        share = done / total if total else 0.0
-        line = (
-            f"building the datastore: {100 * share:.0f}%, "
-            f"{done / 1000:,.0f}k of {total / 1000:,.0f}k tokens"
-        )
-        self._status = replace(self._status, line=line, share=share, waiting=_waiting(line))
+    def _making(self, step: Later, line: str, share: float | None) -> None:
+        waiting = _waiting(line) if step.what == "datastore" else ""
+        self._set(Status("loading", line, share=share, ready=True, waiting=waiting))
 
 
 def _waiting(line: str) -> str:
-    return f"Waiting for the datastore ({line}). The decoder and the memory answer meanwhile."
+    return f"Waiting for the datastore ({line}). What is there answers meanwhile."
 
 
-def cost_line(built: Any, store_bytes: int, memory_bytes: int) -> str:
-    """Return the sentence that sets the datastore's cost against the memory's."""
-    seconds = f"{built.seconds:.0f} s" if built.seconds >= 1 else "under a second"
-    when = f"built in {seconds}" + (" (cached)" if built.cached else "")
-    store, memory = (f"{size / 1e6:,.0f}\u00a0MB" for size in (store_bytes, memory_bytes))
-    line = f"datastore {when}, {store}: the cost the {memory} memory removes"
+def cost_line(model: Any, built: Any) -> str:
+    """Return the sentence on what the datastore cost, set against the memory where there is one."""
+    when = f"built in {seconds_text(built.seconds)}" + (" (cached)" if built.cached else "")
+    line = f"datastore {when}, {megabytes(model.store.bytes)}"
+    if model.memory is not None:
+        line += f": the cost the {megabytes(model.memory.bytes)} memory removes"
     return f"{line}. {built.warning}" if built.warning else line
 
 
-def open_bundle(path: str | Path | None, datastore: bool = True) -> Callable[[], tuple]:
+def seconds_text(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
+
+
+def megabytes(size: int) -> str:
+    """Return a size in bytes as a person says it."""
+    return f"{size / 1e6:,.0f}\u00a0MB" if size >= 1e6 else f"{size / 1e3:,.0f}\u00a0kB"
+
+
+def tell_tokens(tell: Tell, done: int, total: int) -> None:
+    """Tell how many of a datastore's tokens have their keys."""
+    share = done / total if total else 0.0
+    tell(
+        f"building the datastore: {100 * share:.0f}%, "
+        f"{done / 1000:,.0f}k of {total / 1000:,.0f}k tokens",
+        share,
+    )
+
+
+def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
     """Return a `load` for Service that reads a bundle; nothing heavy is imported before it runs."""
 
-    def load() -> tuple[Any, Attach | None]:
+    def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem.bundle import load_bundle
 
         bundle = load_bundle(path)
         model = bundle.model()
-        return model, partial(bundle.attach, model) if datastore else None
+
+        def attach(tell: Tell) -> tuple[Any, str]:
+            built = bundle.attach(model, partial(tell_tokens, tell))
+            return model, cost_line(model, built)
+
+        return model, [Later("datastore", attach)] if datastore else []
 
     return load

@@ -13,22 +13,22 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake  # noqa: E402
 
 from mlpmem.ui import page, recorded  # noqa: E402
-from mlpmem.ui.service import Service  # noqa: E402
+from mlpmem.ui.service import Later, Service, cost_line, tell_tokens  # noqa: E402
 
 
 def main(folder: Path, port: int, seconds: float) -> None:
-    def attach(model, progress):
+    def attach(model, tell):
         for done in range(10):
-            progress(done * 43_000, 430_000)
+            tell_tokens(tell, done * 43_000, 430_000)
             time.sleep(seconds / 10)
         model.systems = ["lm", "memory", "knn"]
-        return SimpleNamespace(seconds=21.0, cached=False, warning="")
+        return model, cost_line(model, SimpleNamespace(seconds=21.0, cached=False, warning=""))
 
-    def load():
+    def load(tell):
         if seconds < 0:
             threading.Event().wait()
         model = fake.FakeModel()
-        return model, partial(attach, model)
+        return model, [Later("datastore", partial(attach, model))]
 
     service = Service(load)
     blocks = page.build(service, recorded.read(fake.write_bundle(folder)))

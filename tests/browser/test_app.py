@@ -10,7 +10,7 @@ from test_page import generate, rows_of
 
 def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
     page = visit("app")
-    assert "MB memory removes" in page.inner_text("#status .status-line")
+    assert "memory removes" in page.inner_text("#status .status-line")
     generate(page, "Peru is")
     for system in ("lm", "memory", "knn"):
         page.wait_for_selector(f"#pane-{system}[data-state=done]")

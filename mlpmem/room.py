@@ -1,0 +1,79 @@
+"""Whether weights fit into this machine's memory, before any of them are read."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from mlpmem.errors import MlpMemError
+from mlpmem.hub import NESTED, WEIGHTS
+
+SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
+
+
+def parameters_in(folder: Path) -> int:
+    """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
+
+    Read from the heads of safetensors files; for .bin files, from their size and the dtype that
+    config.json names (float32 where it names none).
+    """
+    folder = folder / NESTED if (folder / NESTED).is_dir() else folder
+    for pattern in WEIGHTS:
+        files = sorted(folder.glob(pattern))
+        if files and pattern.endswith(".bin"):
+            return sum(path.stat().st_size for path in files) // _stored(folder).itemsize
+        if files:
+            return sum(map(_numbers, files))
+    return 0
+
+
+def _numbers(path: Path) -> int:
+    """Return how many numbers a safetensors file holds; 0 for one that cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
+    except (OSError, SafetensorError):  # whoever reads it says what is wrong
+        return 0
+
+
+def _stored(folder: Path) -> torch.dtype:
+    """Return the dtype that a folder's config.json names, float32 where it names none."""
+    try:
+        row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = getattr(torch, row.get("dtype") or row.get("torch_dtype") or "float32")
+    except (OSError, ValueError, AttributeError, TypeError):
+        return torch.float32
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def available_bytes(device: str | torch.device = "cpu") -> int:
+    """Return the bytes that a device has free now."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return psutil.virtual_memory().available
+
+
+def check_room(
+    parameters: Mapping[str, int], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> None:
+    """Raise MlpMemError, with advice, unless weights of {name: numbers} fit on the device."""
+    total, free = sum(parameters.values()), available_bytes(device)
+    if SPARE * total * dtype.itemsize <= free:
+        return
+    kind = str(dtype).removeprefix("torch.")
+    parts = ", ".join(f"{n} {p * dtype.itemsize / 1e9:.1f} GB" for n, p in parameters.items())
+    halved = SPARE * total * torch.bfloat16.itemsize
+    advice = "close other programs, take a smaller model or a larger machine"
+    if dtype == torch.float32:
+        fits = "which fits" if halved <= free else "which does not fit either"
+        advice = f"dtype bfloat16 halves that, {fits}; or {advice}"
+    raise MlpMemError(
+        f"memory of this machine: {parts} in {kind}, so {SPARE * total * dtype.itemsize / 1e9:.1f} "
+        f"GB are needed and {free / 1e9:.1f} GB are free on {device}. Advice: {advice}"
+    )
