@@ -6,8 +6,11 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_SSR_MODE", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if (cores := os.environ.get("CPU_CORES", "")).isdecimal():  # a host's word on a share of a machine
+    os.environ.setdefault("OMP_NUM_THREADS", cores)
 
 DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
 
@@ -16,8 +19,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=DEFAULT, help="a bundle's folder")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the network too")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
+    parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
     parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
     return parser.parse_args(argv)
 
@@ -31,23 +34,10 @@ def main(argv: list[str] | None = None) -> int:
             "again, give --bundle another folder, or make one with python -m train.\n"
         )
         return 2
-    from mlpmem.ui import page, recorded, service
+    from mlpmem.ui import recorded, serve, service
 
-    model = service.Service(service.open_bundle(args.bundle, datastore=not args.no_datastore))
-    blocks = page.build(model, recorded.read(args.bundle))
-    try:
-        blocks.launch(
-            server_name=args.host,
-            server_port=args.port,
-            prevent_thread_lock=True,
-            **page.launch_options(),
-        )
-    except OSError:
-        sys.stderr.write(f"mlpmem: port {args.port} is taken or not allowed; give another --port\n")
-        return 2
-    model.start()
-    blocks.block_thread()
-    return 0
+    load = service.open_bundle(args.bundle, datastore=not args.no_datastore)
+    return serve.serve(service.Service(load), recorded.read(args.bundle), args.host, args.port)
 
 
 if __name__ == "__main__":

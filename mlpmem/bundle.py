@@ -25,7 +25,7 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
-from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
+from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
 from mlpmem.memory import Memory, check_binding
 from mlpmem.retriever import make_retriever
 from mlpmem.settings import Settings
@@ -117,10 +117,7 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
     MlpMemError names the first file that is missing, truncated or altered and what to do.
     """
     folder = Path(path) if path is not None else default_bundle_path()
-    manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        check_file(folder, name, expected)
-    return Bundle(folder, manifest)
+    return Bundle(folder, checked_manifest(folder))
 
 
 def save_bundle(

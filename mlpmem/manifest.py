@@ -22,6 +22,14 @@ def list_files(folder: Path) -> dict[str, dict]:
     }
 
 
+def checked_manifest(folder: Path) -> dict:
+    """Return manifest.json once every file is as it says; MlpMemError names the first that is not."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        check_file(folder, name, expected)
+    return manifest
+
+
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json, its form checked; MlpMemError with the next step."""
     path = folder / "manifest.json"
