@@ -23,7 +23,7 @@ def list_files(folder: Path) -> dict[str, dict]:
 
 
 def checked_manifest(folder: Path) -> dict:
-    """Return manifest.json once every file is as it says; MlpMemError names the first that is not."""
+    """Return manifest.json; MlpMemError names the first file that is not as it says."""
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         check_file(folder, name, expected)
