@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
 from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
 from mlpmem.memory import Memory, check_binding
+from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
 from mlpmem.settings import Settings
 
@@ -55,12 +57,12 @@ class Bundle:
 
     def read_json(self, name: str) -> Any:
         """Return the value of one of its JSON files, such as "results.json"."""
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return parse_json((self.folder / name).read_text(encoding="utf-8"))
 
     def traces(self) -> list[dict]:
         """Return the recorded comparisons as plain values."""
         found = sorted((self.folder / "traces").glob("*.json"))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+        return [parse_json(path.read_text(encoding="utf-8")) for path in found]
 
     def documents(self) -> Documents:
         """Return the documents of the datastore."""
@@ -68,9 +70,28 @@ class Bundle:
 
     def model(self, device: str | torch.device = "cpu") -> FusedModel:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
-        memory = Memory.load(self.folder / "memory", device=device)
-        decoder = Decoder.load(self.folder / "decoder", depth=memory.config.depth, device=device)
-        return FusedModel(decoder, memory, self.settings, self.name)
+        with self._reading("decoder or memory"):
+            memory = Memory.load(self.folder / "memory", device=device)
+            depth = memory.config.depth
+            decoder = Decoder.load(self.folder / "decoder", depth=depth, device=device)
+            return FusedModel(decoder, memory, self.settings, self.name)
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Turn what libraries raise over a part into an MlpMemError.
+
+        Its hashes were right, but a bundle made to harm has right hashes too, and the readers of
+        configurations, tokenizers and weights each have errors of their own.
+        """
+        try:
+            yield
+        except MlpMemError:
+            raise
+        except Exception as error:
+            raise MlpMemError(
+                f"bundle {self.folder.name}: its {part} cannot be used ({type(error).__name__}); "
+                f"{AGAIN}"
+            ) from error
 
     def attach(
         self,
@@ -80,14 +101,16 @@ class Bundle:
         retriever: str | None = None,
     ) -> Built:
         """Build the keys, or read them from the cache, attach the datastore, say what it cost."""
-        fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+        with self._reading("documents or fingerprint"):
+            fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+            documents = self.documents()
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
         label = hashlib.sha256(
             json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
         ).hexdigest()[:16]
         built = build_or_read(
-            model.decoder, self.documents(), label, fingerprint, progress=progress, stop=stop
+            model.decoder, documents, label, fingerprint, progress=progress, stop=stop
         )
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built

@@ -6,7 +6,6 @@ pytorch_model.bin, read with weights_only. What they do not say (depth, lmbda, t
 supplied here.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import MODEL_TYPE, Memory, MemoryConfig
+from mlpmem.plain import parse_json
 
 # model_type: names of (layers, D, FFN, norm eps), memory family, lmbda the authors use
 PUBLISHED = {
@@ -76,7 +76,7 @@ def _config_row(top: Path, folder: Path) -> dict:
     row = _read_json(folder / "config.json")
     if row.get("model_type") == MODEL_TYPE:
         return row
-    if row.get("model_type") not in PUBLISHED:
+    if str(row.get("model_type")) not in PUBLISHED:
         raise MlpMemError(
             f"memory: {folder.name}/config.json has model_type {row.get('model_type')!r}; "
             f"known are {MODEL_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
@@ -84,11 +84,12 @@ def _config_row(top: Path, folder: Path) -> dict:
     (layers, hidden, inner, eps), family, lmbda = PUBLISHED[row["model_type"]]
     extra = top / "mlp_memory_config.json"
     extra = _read_json(extra) if extra.exists() else {}
+    whole = family == "gpt2" and isinstance(row.get(hidden), int)
+    four_times = 4 * row[hidden] if whole else None  # what GPT-2's n_inner means where it is null
     found = {
         "num_layers": row.get(layers),
         "hidden_size": row.get(hidden),
-        "intermediate_size": row.get(inner)
-        or (4 * row.get(hidden, 0) if family == "gpt2" else None),
+        "intermediate_size": row.get(inner) or four_times,
         "vocab_size": row.get("vocab_size"),
         "norm_eps": row.get(eps),
     }
@@ -103,8 +104,8 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     index = folder / "model.safetensors.index.json"
-    shards = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else []
     try:
+        shards = sorted(set(_read_json(index)["weight_map"].values())) if index.exists() else []
         if (folder / "model.safetensors").exists():
             return load_file(folder / "model.safetensors")
         if shards:
@@ -112,7 +113,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             return {k: v for s in shards for k, v in load_file(folder / Path(s).name).items()}
         if (folder / "pytorch_model.bin").exists():
             return _read_bin(folder / "pytorch_model.bin")
-    except (OSError, SafetensorError, ValueError) as error:
+    except MlpMemError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MlpMemError(
             f"memory: the weights in {folder.name} cannot be read ({str(error)[:200]}); "
             "the file is incomplete or altered, download or export it again"
@@ -156,7 +159,7 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
 def _read_json(path: Path) -> dict:
     """Return a JSON object; MlpMemError where the file is missing or is none."""
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"memory: cannot read {path.parent.name}/{path.name} ({error}); "

@@ -21,11 +21,11 @@ def build(shared: Shared) -> None:
     ask = Endpoints(shared)
     for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
         gr.api(
-            _told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
+            told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
         )
 
 
-def _told(endpoint: Callable) -> Callable:
+def told(endpoint: Callable) -> Callable:
     """Return the endpoint with its errors as sentences for the caller."""
 
     @functools.wraps(endpoint)
