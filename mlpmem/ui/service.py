@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.limits import said
 
 Progress = Callable[[int, int], None]
 Attach = Callable[[Progress], Any]  # returns what was built: .seconds .cached .warning
@@ -92,7 +93,7 @@ class Service:
         what = "datastore" if self._model else "model"
         waiting = f"The {what} is not there."
         self._status = Status(
-            "error", text, ready=self._model is not None, settled=True, waiting=waiting
+            "error", said(text), ready=self._model is not None, settled=True, waiting=waiting
         )
 
     def _attach(self, attach: Attach | None) -> None:
@@ -103,7 +104,7 @@ class Service:
         line = "building the datastore"
         self._status = Status("loading", line, share=0.0, ready=True, waiting=_waiting(line))
         built = attach(self._progress)
-        line = cost_line(built, self._model.store.bytes, self._model.memory.bytes)
+        line = said(cost_line(built, self._model.store.bytes, self._model.memory.bytes))
         self._status = Status("ready", line, ready=True, settled=True, waiting="")
 
     def _progress(self, done: int, total: int) -> None:
