@@ -152,7 +152,8 @@ async def _begins(page: Page, session: str) -> float:
 async def drive(url: str, process: psutil.Process, visitors: int, seconds: float) -> int:
     """Run everything and print it; returns an exit status."""
     say = sys.stdout.write
-    limits = httpx.Limits(max_connections=4 * visitors)
+    # no connection is kept: one that the server closes while it is taken up again would be lost
+    limits = httpx.Limits(max_connections=4 * visitors, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         page = await Page.open(client)
         questions = json.loads((ROOT / "assets/atlas/questions.json").read_text("utf-8"))
