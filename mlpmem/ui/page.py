@@ -21,7 +21,7 @@ from mlpmem.ui.service import Service
 from mlpmem.ui.shared import PRIVATE, Shared
 
 TITLE = "MLP Memory, live"
-QUEUE_SIZE = 16
+QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
 POLL_SECONDS = 0.7
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {

@@ -85,12 +85,13 @@ class Visitor:
     prompt: str
     seed: int
     answer: dict[str, str] = field(default_factory=dict)
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tab's own
 
     async def ask(self, page: Page, leave: str = "") -> str:
         """Return what became of one run; leave is "stop", "close" or "" for reading to the end."""
-        session, seen = uuid.uuid4().hex, 0
-        event = await page.join(session, self.prompt, self.seed, TOKENS, 1.0)
-        async for message, value in page.listen(session):
+        seen = 0
+        event = await page.join(self.session, self.prompt, self.seed, TOKENS, 1.0)
+        async for message, value in page.listen(self.session):
             if message == "unexpected_error" or (value or {}).get("kind") == "message":
                 return "told"
             if value is None:
@@ -104,7 +105,8 @@ class Visitor:
             seen += 1
             if leave and seen == STEPS:
                 if leave == "stop":
-                    await page.stop(session, event)
+                    await page.stop(self.session, event)
+                self.session = uuid.uuid4().hex  # of the next tab
                 return "left"
         return "LOST"
 
