@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    import torch
+
     from mlpmem.fused import FusedModel
     from mlpmem.settings import Settings
 
@@ -36,21 +38,25 @@ def load(
     settings: "Settings | None" = None,
     retriever: str | None = None,
     device: str = "cpu",
+    dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "FusedModel":
     """Return a model: of a bundle (folder or preset, the embedded one by default), or of parts.
 
     With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
     datastore out, "background" attaches it from a thread while decoder and memory answer.
-    progress(done, total) counts tokens while keys are built.
+    progress(done, total) counts tokens while keys are built. dtype "bfloat16" or "float32" lays
+    the weights out for decoding on a CPU (bfloat16 in half the bytes); None leaves them plain.
     """
+    options = {} if dtype is None else {"dtype": _dtype(dtype)}
     if decoder is not None:
         from mlpmem.parts import from_parts
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
-        options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
-        return from_parts(decoder, memory, text, progress=progress, **options)
+        options |= {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
+        model = from_parts(decoder, memory, text, progress=progress, **options)
+        return model if dtype is None else model.pack()
     if memory is not None or text is not None:
         raise MlpMemError("load: memory and text need the decoder they belong to; give decoder=...")
     if datastore not in (True, False, "background"):
@@ -58,7 +64,9 @@ def load(
     from mlpmem.bundle import load_bundle, preset_path
 
     opened = load_bundle(preset_path(bundle))
-    model = opened.model(device)
+    model = opened.model(device, **options)
+    if dtype is not None:
+        model.pack()
     if settings is not None:
         model.settings = settings
     if datastore == "background":
@@ -72,3 +80,10 @@ def load(
     elif datastore:
         opened.attach(model, progress, retriever=retriever)
     return model
+
+
+def _dtype(name: str) -> "torch.dtype":
+    """Return the dtype of a name; MlpMemError where it is none that answers here."""
+    from mlpmem.fastlinear import dtype_of
+
+    return dtype_of(name)

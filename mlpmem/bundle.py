@@ -1,8 +1,8 @@
 """Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
 
 manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers; results, examples and recorded traces hold what the page shows at once. Keys are not in
-it: `keycache.py` builds them.
+answers, router/ what chooses lambda where it was fitted; results, examples and recorded traces hold
+what the page shows at once. Keys are not in it: `keycache.py` builds them.
 """
 
 import copy
@@ -30,6 +30,7 @@ from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
 from mlpmem.memory import Memory, check_binding
 from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
+from mlpmem.router import Router, load_routers
 from mlpmem.settings import Settings
 
 
@@ -68,13 +69,19 @@ class Bundle:
         """Return the documents of the datastore."""
         return Documents.load(self.folder / "documents")
 
-    def model(self, device: str | torch.device = "cpu") -> FusedModel:
+    def model(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> FusedModel:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
-        with self._reading("decoder or memory"):
-            memory = Memory.load(self.folder / "memory", device=device)
-            depth = memory.config.depth
-            decoder = Decoder.load(self.folder / "decoder", depth=depth, device=device)
-            return FusedModel(decoder, memory, self.settings, self.name)
+        with self._reading("decoder, memory or router"):
+            memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+            decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
+            routers = load_routers(self.folder / "router")
+            return FusedModel(decoder, memory, self.settings, self.name, routers)
+
+    def _decoder(self, depth: int, **options: Any) -> Decoder:
+        """Return the decoder; options are Decoder.load's."""
+        return Decoder.load(self.folder / "decoder", depth=depth, **options)
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
@@ -100,7 +107,10 @@ class Bundle:
         stop: Callable[[], bool] | None = None,
         retriever: str | None = None,
     ) -> Built:
-        """Build the keys, or read them from the cache, attach the datastore, say what it cost."""
+        """Build the keys, or read them from the cache, attach the datastore, say what it cost.
+
+        Keys are float32's work whatever the model answers in, so that one cache serves all.
+        """
         with self._reading("documents or fingerprint"):
             fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
             documents = self.documents()
@@ -109,9 +119,10 @@ class Bundle:
         label = hashlib.sha256(
             json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
         ).hexdigest()[:16]
-        built = build_or_read(
-            model.decoder, documents, label, fingerprint, progress=progress, stop=stop
-        )
+        decoder = model.decoder
+        if decoder.model.dtype != torch.float32:
+            decoder = self._decoder(decoder.depth, device=decoder.device)
+        built = build_or_read(decoder, documents, label, fingerprint, progress=progress, stop=stop)
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built
 
@@ -151,6 +162,7 @@ def save_bundle(
     documents: Documents,
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    routers: Mapping[str, Router] | None = None,
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
@@ -170,6 +182,8 @@ def save_bundle(
     beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_model(beside, decoder, memory, documents, fingerprint)
+        for system, router in (routers or {}).items():
+            router.save(beside / "router" / system)
         _write_json(beside / "results.json", results or {})
         _write_json(beside / "examples.json", list(examples))
         _write_json(beside / "questions.json", list(questions))

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.families import family_of, ffn_at, layers_of
+from mlpmem.fastlinear import weights_of
 from mlpmem.pieces import token_bytes
 
 
@@ -117,8 +118,7 @@ class Decoder:
     @property
     def bytes(self) -> int:
         """Return the size of the weights, each counted once."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in self.model.parameters()}
-        return sum(weights.values())
+        return sum(weight.numel() * weight.element_size() for weight in weights_of(self.model))
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:

@@ -117,8 +117,10 @@ def knn_log_probs(
     A row without any neighbour is -inf everywhere; whoever mixes it uses lmbda 0 for that row.
     """
     weights = knn_weights(distances, values, counts, temperature)
+    at = values.long().clamp_min(0)
     probs = torch.zeros(len(weights), vocab_size, device=weights.device)
-    return probs.scatter_add_(1, values.long().clamp_min(0), weights).log_()
+    sums = probs.scatter_add_(1, at, weights).gather(1, at)
+    return probs.fill_(-torch.inf).scatter_(1, at, sums.log())  # no log of V zeros
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

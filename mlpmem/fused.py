@@ -6,7 +6,7 @@ one reference, and a call that has begun goes on with what was there when it beg
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,8 +17,9 @@ from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_so
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
+from mlpmem.router import Router
 from mlpmem.settings import Settings, check_lmbda, default_settings
-from mlpmem.trace import SOURCES
+from mlpmem.trace import AUTO, PARTS
 
 
 class Store(NamedTuple):
@@ -45,9 +46,15 @@ class Sources(NamedTuple):
     weights: Tensor | None  # (R, K) share of the kNN mass
     seconds: Mapping[str, float]  # spent on "memory" and "search", of all R
 
-    def __getitem__(self, source: str) -> Tensor:
-        """Return a source's log-probs (R, V)."""
-        return self.log_probs[self.names.index(source)]
+    def __getitem__(self, system: str) -> Tensor:
+        """Return a source's log-probs (R, V), or those of a system's sources in equal shares."""
+        parts = [self.log_probs[self.names.index(part)] for part in PARTS[system] or ("lm",)]
+        return interpolate(*parts, 0.5) if len(parts) == 2 else parts[0]
+
+    def nearest(self, system: str) -> Tensor | None:
+        """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
+        searched = "knn" in PARTS[system]
+        return self.neighbours.distances[:, 0] if searched else None
 
 
 class FusedModel:
@@ -59,17 +66,38 @@ class FusedModel:
         memory: Memory | None = None,
         settings: Settings | None = None,
         name: str = "",
+        routers: Mapping[str, Router] | None = None,
     ) -> None:
-        """Bind the memory to the decoder; MlpMemError if it belongs to another."""
+        """Bind memory and routers to the decoder; MlpMemError if one belongs to another."""
         self.decoder = decoder
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name = name
+        self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
+
+    def only(self, system: str) -> "FusedModel":
+        """Return a model of one system, which computes no other; all parts are shared."""
+        memory = self.memory if system == "memory" else None
+        alone = FusedModel(self.decoder, memory, self.settings, self.name)
+        alone._store = self._store if system == "knn" else None
+        return alone
+
+    def pack(self) -> "FusedModel":
+        """Return self with weights laid out for decoding on this CPU; see fastlinear.pack."""
+        from mlpmem.fastlinear import pack
+
+        pack(self.decoder.model)
+        if self.memory is not None:
+            pack(self.memory)
+        return self
 
     @property
     def systems(self) -> list[str]:
-        """Return what can be asked now, of "lm", "memory" and "knn"."""
+        """Return the sources there are now, of "lm", "memory" and "knn": the usual columns.
+
+        Where both are there, "mixed" can be asked too: half memory, half datastore.
+        """
         return systems_of(self, self._store)
 
     @property
@@ -143,7 +171,7 @@ class FusedModel:
     def distributions(
         self,
         prompt: str | Sequence[int],
-        lmbda: float | None = None,
+        lmbda: float | str | None = None,
         system: str | None = None,
         store: Store | None = None,
     ) -> dict[str, Tensor]:
@@ -152,42 +180,69 @@ class FusedModel:
 
         store = store or self._store
         system = self.check_system(system, store)
-        weight = self.lmbdas([system], lmbda)[system]
+        lmbda = self.lmbdas([system], lmbda)[system]
         ids = check_prompt(self.decoder, prompt, 1)
         output = self.decoder.forward(torch.tensor([ids]), last=1)
         sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
-        found = {name: sources[name][0] for name in sources.names}
-        return found | {"fused": interpolate(found["lm"], found[system], weight)}
+        weights = self.weights(sources, system, lmbda)
+        fused = interpolate(sources["lm"], sources[system], weights)
+        return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
+
+    def weights(self, sources: Sources, system: str, lmbda: float | str) -> Tensor:
+        """Return lambda (R,) at every position: one number, or for AUTO the router's."""
+        lm = sources["lm"]
+        if lmbda != AUTO:
+            return torch.full(lm.shape[:1], lmbda, device=lm.device)
+        return self.routers[system].lmbda(lm, sources[system], sources.nearest(system))
+
+    def can_ask(self, system: str, store: Store | None) -> bool:
+        """Return whether all that a system is made of is here."""
+        return system in PARTS and set(PARTS[system] or ("lm",)) <= set(systems_of(self, store))
 
     def check_system(self, system: str | None, store: Store | None) -> str:
         """Return system, or the best there is for None; MlpMemError for one that is not there."""
         there = systems_of(self, store)
         if system is None:
             return "memory" if "memory" in there else there[-1]
-        if system not in there:
+        if not self.can_ask(system, store):
             hint = {
                 "knn": "a datastore can be attached with text=[...] or comes with a bundle",
                 "memory": "load one with memory=...",
+                "mixed": "it needs memory and datastore",
             }.get(system, "choose one of these")
             raise MlpMemError(f"system {system!r} is not here, there is {', '.join(there)}; {hint}")
         return system
 
     def lmbdas(
-        self, systems: Sequence[str], lmbda: float | Mapping[str, float] | None
-    ) -> dict[str, float]:
-        """Return every system's lambda: the given one, else the settings'; 0 for "lm"."""
+        self, systems: Sequence[str], lmbda: float | str | Mapping[str, float | str] | None
+    ) -> dict[str, float | str]:
+        """Return every system's lambda, a number or AUTO: the given one, else the settings'.
+
+        It is 0 for "lm". MlpMemError for AUTO where no router was fitted.
+        """
         given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
         for system, value in given.items():
-            if system not in SOURCES:
-                raise MlpMemError(f"lmbda names {system!r}; systems are {', '.join(SOURCES)}")
-            if value is not None:
-                check_lmbda(value)
+            if system not in PARTS:
+                raise MlpMemError(f"lmbda names {system!r}; systems are {', '.join(PARTS)}")
+            self._check_lmbda(system, value)
         chosen = {}
         for system in systems:
             value = given.get(system)
-            own = self.settings.lmbda.get(system, 0.5)
-            chosen[system] = 0.0 if system == "lm" else float(own if value is None else value)
+            value = self.settings.of(system) if value is None else value
+            chosen[system] = 0.0 if system == "lm" else value if value == AUTO else float(value)
         return chosen
+
+    def _check_lmbda(self, system: str, value: Any) -> None:
+        """Raise MlpMemError unless value is None, a number in range, or AUTO with a router."""
+        if isinstance(value, str) and value == AUTO:
+            if system != "lm" and system not in self.routers:
+                raise MlpMemError(
+                    f'lmbda is "auto", but no router chooses it for {system!r} here (there is '
+                    f"{', '.join(self.routers) or 'none'}); give a number from 0 to 1, or fit "
+                    "one with `python -m train router`"
+                )
+        elif value is not None:
+            check_lmbda(value)
 
     def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
         """Return {system: Trace} of one batch over one prefill; see generation.compare.

@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mlpmem.decoder import Decoder, DecoderOutput
 from mlpmem.distributions import interpolate, sample
@@ -20,8 +21,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Sources, Store, systems_of
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
-from mlpmem.settings import Options
-from mlpmem.trace import Step, Trace
+from mlpmem.settings import Options, check_lmbda
+from mlpmem.trace import AUTO, Step, Trace
 
 LMBDAS = tuple(i / 10 for i in range(11))
 
@@ -43,7 +44,7 @@ class Column:
 
     name: str | float
     system: str
-    lmbda: float
+    lmbda: float | str
     row: int = 0  # of the batch
     steps: list[Step] = field(default_factory=list)
     text: TextStream = field(default_factory=TextStream)
@@ -77,7 +78,7 @@ def compare(
     prompt: str | Sequence[int],
     systems: Sequence[str] | None = None,
     *,
-    lmbda: float | Mapping[str, float] | None = None,
+    lmbda: float | str | Mapping[str, float | str] | None = None,
     stop: Any = None,
     stream: bool = False,
     store: Store | None = None,
@@ -88,7 +89,8 @@ def compare(
     Everything is checked before anything is computed. stop.is_set() is asked before every token.
     The same seed gives every system the same luck, and the same text as when run alone. Forced
     tokens are steps like the others, but given: forcing a trace's own tokens changes nothing.
-    store stands for the model's own in this call.
+    store stands for the model's own in this call. With lmbda "auto" a router chooses it for every
+    token, where the model has one for the system.
     """
     store = store or model.store
     systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
@@ -125,8 +127,9 @@ def scrub(
             "scrub needs a system with a lambda, memory or knn, and one lambda or more; "
             f"it was given {system!r} and {list(lmbdas)}"
         )
-    values = [model.lmbdas([system], value)[system] for value in dict.fromkeys(lmbdas)]
-    columns = [Column(value, system, value) for value in values]
+    for value in lmbdas:
+        check_lmbda(value)
+    columns = [Column(value, system, value) for value in dict.fromkeys(map(float, lmbdas))]
     return _begin(model, store, prompt, columns, Options(**options), stop, stream)
 
 
@@ -210,7 +213,7 @@ def _run(
         sources = model.sources(output.hidden[:, at], output.logits[:, at], store)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
-        _choose(model.decoder, store, sources, live, options, luck, begin)
+        _choose(model, store, sources, live, options, luck, begin)
         yield Event("step", {column.name: column.steps[-1] for column in live})
         live = [column for column in live if not column.finish]
     yield Event("done", _traces(model, store, prompt, ids, columns, options, clock))
@@ -236,7 +239,7 @@ def _advance(
 
 @torch.inference_mode()
 def _choose(
-    decoder: Decoder,
+    model: FusedModel,
     store: Store | None,
     sources: Sources,
     live: list[Column],
@@ -245,10 +248,7 @@ def _choose(
     begin: float,
 ) -> None:
     """Add a step to every live column and mark those that have finished."""
-    rows = [column.row for column in live]
-    other = sources.log_probs[[sources.names.index(column.system) for column in live], rows]
-    lmbdas = torch.tensor([column.lmbda for column in live], device=other.device)
-    fused = interpolate(sources["lm"][rows], other, lmbdas)  # (columns, V)
+    fused, weights = _mixed(model, sources, live)  # (columns, V)
     uniform = torch.rand((), generator=luck, dtype=torch.float64)
     tokens = sample(fused, options.temperature, options.top_k, options.top_p, uniform).tolist()
     given = options.forced[len(live[0].steps) :][:1]
@@ -256,19 +256,33 @@ def _choose(
     taken = [[] for _ in range(sources.log_probs.shape[1])]
     for column, token in zip(live, tokens, strict=True):
         taken[column.row].append(token)
+    decoder = model.decoder
     views = rows_of(decoder, sources, taken, store)
     ms = 1000 * (time.perf_counter() - begin)
-    for column, token in zip(live, tokens, strict=True):
+    for column, token, weight in zip(live, tokens, weights, strict=True):
         special = token in decoder.special_ids
         piece = decoder.pieces[token] if special else column.text.push(decoder.token_bytes[token])
-        view, index = views[column.row], len(column.steps)
-        column.steps.append(
-            view.step(decoder.pieces, column.system, column.lmbda, index, token, text=piece, ms=ms)
-        )
+        own = {"lmbda": weight} if column.lmbda == AUTO else {}
+        place = column.system, weight, len(column.steps), token
+        view = views[column.row]
+        column.steps.append(view.step(decoder.pieces, *place, text=piece, ms=ms, **own))
         if token in decoder.eos_ids:
             column.finish = "eos"
         elif len(column.steps) == options.max_new_tokens:
             column.finish = "length"
+
+
+def _mixed(model: FusedModel, sources: Sources, live: list[Column]) -> tuple[Tensor, list[float]]:
+    """Return the columns' mixes (columns, V) and the lambda of each."""
+    rows = [column.row for column in live]
+    said = {system: sources[system] for system in {column.system for column in live}}
+    other = torch.stack([said[column.system][column.row] for column in live])
+    weights = [column.lmbda for column in live]
+    for i, column in enumerate(live):
+        if column.lmbda == AUTO:
+            weights[i] = float(model.weights(sources, column.system, AUTO)[column.row])
+    lmbdas = torch.tensor(weights, device=other.device)
+    return interpolate(sources["lm"][rows], other, lmbdas), weights
 
 
 def _traces(

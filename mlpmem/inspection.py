@@ -16,7 +16,7 @@ from mlpmem.fused import FusedModel, Store
 from mlpmem.generation import Event
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
-from mlpmem.trace import Step, Trace
+from mlpmem.trace import AUTO, Step, Trace
 
 MAX_TOKENS = 512
 ROWS = 32  # positions whose (rows, V) log-probs exist at a time
@@ -28,7 +28,7 @@ def inspect(
     text: str,
     system: str | None = None,
     *,
-    lmbda: float | None = None,
+    lmbda: float | str | None = None,
     store: Store | None = None,
     stop: Any = None,
 ) -> Iterator[Event]:
@@ -39,9 +39,9 @@ def inspect(
     """
     store = store or model.store
     system = model.check_system(system, store)
-    weight = model.lmbdas([system], lmbda)[system]
+    lmbda = model.lmbdas([system], lmbda)[system]
     ids = check_length(model, text)
-    return _run(model, store, ids, system, weight, stop)
+    return _run(model, store, ids, system, lmbda, stop)
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
@@ -60,7 +60,12 @@ def check_length(model: FusedModel, text: str) -> list[int]:
 
 @torch.inference_mode()
 def _run(
-    model: FusedModel, store: Store | None, ids: list[int], system: str, lmbda: float, stop: Any
+    model: FusedModel,
+    store: Store | None,
+    ids: list[int],
+    system: str,
+    lmbda: float | str,
+    stop: Any,
 ) -> Iterator[Event]:
     """Yield progress after every chunk of rows, then the trace."""
     begin = time.perf_counter()
@@ -75,11 +80,14 @@ def _run(
         sources = model.sources(output.hidden[0, at], output.logits[0, at], store)
         taken = ids[at.start + 1 : at.stop + 1]
         rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
-        for row, token in zip(rows, taken, strict=True):
+        auto = lmbda == AUTO
+        weights = model.weights(sources, system, lmbda).tolist() if auto else [lmbda] * len(taken)
+        for row, token, weight in zip(rows, taken, weights, strict=True):
             piece = _piece(model.decoder, written, token)
             ms = 1000 * (time.perf_counter() - begin) / (len(steps) + 1)
-            pieces, index = model.decoder.pieces, len(steps)
-            steps.append(row.step(pieces, system, lmbda, index, token, text=piece, ms=ms))
+            own = {"lmbda": weight} if auto else {}
+            place = system, weight, len(steps), token
+            steps.append(row.step(model.decoder.pieces, *place, text=piece, ms=ms, **own))
         yield Event("progress", {"done": len(steps), "total": total})
     yield Event("done", {system: _trace(model, ids, system, lmbda, steps)})
 
@@ -92,7 +100,7 @@ def _piece(decoder: Any, written: TextStream, token: int) -> str:
 
 
 def _trace(
-    model: FusedModel, ids: list[int], system: str, lmbda: float, steps: list[Step]
+    model: FusedModel, ids: list[int], system: str, lmbda: float | str, steps: list[Step]
 ) -> Trace:
     """Return what is kept of a scored text."""
     used = asdict(model.settings)

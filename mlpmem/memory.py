@@ -208,9 +208,11 @@ class Memory(nn.Module):
     @property
     def bytes(self) -> int:
         """Return the size of the memory's own weights as they are held."""
-        tied = "lm_head.weight" if self.config.tied_head else ""
-        own = (p for name, p in self.named_parameters() if name != tied)
-        return sum(p.numel() * p.element_size() for p in own)
+        from mlpmem.fastlinear import weights_of
+
+        tied = self.lm_head.weight if self.config.tied_head else None
+        own = (weight for weight in weights_of(self) if weight is not tied)
+        return sum(weight.numel() * weight.element_size() for weight in own)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mlpmem.datastore import Datastore, build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
@@ -27,6 +29,7 @@ def from_parts(
     settings: Settings | None = None,
     retriever: str | None = None,
     device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
 ) -> FusedModel:
     """Return a model of a decoder with, each optional, a memory and a datastore of text files.
@@ -35,10 +38,10 @@ def from_parts(
     counts tokens while keys are built.
     """
     if isinstance(memory, str | Path):
-        memory = Memory.load(memory, device=device, depth=depth)
+        memory = Memory.load(memory, device=device, dtype=dtype, depth=depth)
     if not isinstance(decoder, Decoder):
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
-        decoder = Decoder.load(decoder, depth=chosen, device=device)
+        decoder = Decoder.load(decoder, depth=chosen, device=device, dtype=dtype)
     model = FusedModel(decoder, memory, settings, "parts")
     if text is not None:
         paths = [text] if isinstance(text, str | Path) else list(text)

@@ -29,10 +29,13 @@ class Row:
     unshown: dict[int, float]  # kNN mass of the other neighbours, by candidate
 
     def step(
-        self, pieces: Sequence[str], system: str, lmbda: float, index: int, token_id: int, **plain
+        self, pieces: Sequence[str], system: str, weight: float, index: int, token_id: int, **plain
     ) -> Step:
-        """Return the Step of a system that chose token_id here; likeliest candidates first."""
-        fused = {i: mix(probs, system, lmbda) for i, probs in self.probs.items()}
+        """Return the Step of a system that, at lambda `weight`, chose token_id here.
+
+        Likeliest candidates come first.
+        """
+        fused = {i: mix(probs, system, weight) for i, probs in self.probs.items()}
         candidates = [
             Candidate(i, pieces[i], {**self.probs[i], "fused": fused[i]})
             for i in sorted(fused, key=lambda i: (-fused[i], i))
@@ -42,7 +45,7 @@ class Row:
             token_id=token_id,
             probs={**self.probs[token_id], "fused": fused[token_id]},
             candidates=candidates,
-            rest={**self.rest, "fused": mix(self.rest, system, lmbda)},
+            rest={**self.rest, "fused": mix(self.rest, system, weight)},
             js=self.js,
             neighbours=self.neighbours,
             unshown=self.unshown,

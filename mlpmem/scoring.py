@@ -12,6 +12,7 @@ import torch
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Store
 from mlpmem.settings import check_lmbda
+from mlpmem.trace import AUTO, PARTS
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
 
@@ -23,26 +24,38 @@ class Score:
     ids: list[int]  # (T,)
     tokens: list[str]  # (T,) displayable
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
-    lmbda: Mapping[str, float]  # the model's own, by source
+    lmbda: Mapping[str, float]  # the model's own, by system
+    routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
 
-    def mixed(self, source: str, lmbda: float | None = None) -> np.ndarray:
-        """Return the nll (T - 1,) under the mix; lmbda None is the model's own, 0 for "lm"."""
-        if source not in self.nll:
+    def mixed(self, source: str, lmbda: float | str | None = None) -> np.ndarray:
+        """Return the nll (T - 1,) under a system's mix; lmbda None is the model's own, 0 for "lm".
+
+        With "auto" every token has the lambda that the system's router chose for it.
+        """
+        parts = PARTS.get(source, ()) or ("lm",)
+        if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source {source!r} was not scored, there is {', '.join(self.nll)}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
+        other = -np.logaddexp.reduce([-self.nll[part] for part in parts]) + np.log(len(parts))
+        if isinstance(weight, str) and weight == AUTO and source in self.routed:
+            return _mix(self.nll["lm"], other, self.routed[source])
         check_lmbda(weight)
-        if weight in (0, 1):
-            return self.nll[source if weight else "lm"]
-        lm, other = np.log1p(-weight) - self.nll["lm"], np.log(weight) - self.nll[source]
-        return -np.logaddexp(lm, other)
+        return _mix(self.nll["lm"], other, weight)
 
-    def perplexity(self, source: str = "lm", lmbda: float | None = None) -> float:
+    def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf where a token had no probability."""
         return float(np.exp(self.mixed(source, lmbda).mean()))
 
     def grid(self, source: str, lmbdas: Sequence[float]) -> list[float]:
         """Return the perplexity at every lambda."""
         return [self.perplexity(source, lmbda) for lmbda in lmbdas]
+
+
+def _mix(lm: np.ndarray, other: np.ndarray, lmbda: float | np.ndarray) -> np.ndarray:
+    """Return the mix's nll of two nlls; exact where lmbda is 0 or 1."""
+    with np.errstate(divide="ignore"):
+        mixed = -np.logaddexp(np.log1p(-lmbda) - lm, np.log(lmbda) - other)
+    return np.where(lmbda == 0, lm, np.where(lmbda == 1, other, mixed))
 
 
 @torch.inference_mode()
@@ -58,6 +71,8 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         raise MlpMemError(f"the text has {len(ids)} tokens; scoring needs two or more, write more")
     length = min(len(ids), decoder.max_positions, 2048)
     parts: dict[str, list[torch.Tensor]] = {}
+    routed: dict[str, list[torch.Tensor]] = {}
+    systems = [system for system in PARTS if model.can_ask(system, store)]
     done = 1  # tokens scored, the first needs none
     for start in range(0, len(ids), max(1, length // 2)):
         window = torch.tensor([ids[start : start + length]])
@@ -71,8 +86,14 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
             nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
             for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
                 parts.setdefault(name, []).append(row)
+            for system in model.routers.keys() & systems:
+                weights = model.weights(sources, system, AUTO).double().cpu()
+                routed.setdefault(system, []).append(weights)
         done = end
         if end == len(ids):
             break
-    nll = {name: torch.cat(rows).numpy() for name, rows in parts.items()}
-    return Score(ids, [decoder.pieces[i] for i in ids], nll, model.lmbdas(list(nll), None))
+    nll, routed = (
+        {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
+    )
+    pieces = [decoder.pieces[i] for i in ids]
+    return Score(ids, pieces, nll, model.lmbdas(systems, None), routed)

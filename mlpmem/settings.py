@@ -7,6 +7,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.trace import PARTS
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,13 @@ class Settings:
                 f"{self.knn_temperature} and {self.memory_temperature} numbers above 0; correct "
                 "the bundle's manifest or the arguments"
             )
+
+    def of(self, system: str) -> float:
+        """Return a system's lambda: its own, or the mean of its parts'."""
+        if system in self.lmbda:
+            return self.lmbda[system]
+        parts = [self.lmbda.get(part, 0.5) for part in PARTS.get(system, ())]
+        return sum(parts) / len(parts) if parts else 0.5
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from mlpmem.errors import MlpMemError
 from mlpmem.plain import parse_json
 
 SOURCES = ("lm", "memory", "knn")
+# What a system mixes into the decoder, in equal shares; one that is not named here is its own.
+PARTS = {"lm": (), "memory": ("memory",), "knn": ("knn",), "mixed": ("memory", "knn")}
+AUTO = "auto"  # a lambda that a router chooses anew for every token
 VERSION = 1
 OTHER = -1  # in Step.unshown, for every token that is no candidate
 
@@ -60,10 +63,13 @@ class Step:
     neighbours: list[Neighbour]
     ms: float  # wall time of the step's batch
     unshown: Mapping[int, float] = field(default_factory=dict)  # see OTHER
+    lmbda: float | None = None  # this token's own, where the trace's is AUTO
 
     def to_dict(self) -> dict:
         """Return the short-keyed form that travels to the browser."""
+        own = {} if self.lmbda is None else {"lmbda": _short(self.lmbda)}
         return {
+            **own,
             "i": self.index,
             "id": self.token_id,
             "s": self.text,
@@ -84,8 +90,10 @@ class Step:
         }
 
     @classmethod
-    def from_dict(cls, row: dict, system: str, lmbda: float) -> "Step":
-        """Return the step of a `to_dict` form; fused is mixed anew from system and lmbda."""
+    def from_dict(cls, row: dict, system: str, lmbda: float | str) -> "Step":
+        """Return the step of a `to_dict` form; fused is mixed anew, the step's own lambda first."""
+        own = row.get("lmbda")
+        lmbda = lmbda if own is None else float(own)
         candidates = []
         for token_id, text, *values in row["cand"]:
             probs = {s: p for s, p in zip(SOURCES, values, strict=True) if p is not None}
@@ -103,6 +111,7 @@ class Step:
             neighbours=[Neighbour(*n) for n in row["nn"]],
             ms=row["ms"],
             unshown={i: mass for i, mass in row.get("far", ())},  # absent in older recordings
+            lmbda=own,
         )
 
 
@@ -113,7 +122,7 @@ class Trace:
     system: str
     prompt: str
     prompt_ids: list[int]
-    lmbda: float
+    lmbda: float | str  # or AUTO: every step has its own
     settings: Mapping[str, Any]  # numbers, and the ids of forced tokens where there are any
     model: Mapping[str, str]
     steps: list[Step]
@@ -164,9 +173,10 @@ _PLAIN = ("system", "prompt", "prompt_ids", "lmbda", "settings", "model", "finis
 
 def mix(probs: Mapping[str, float], system: str, lmbda: float) -> float:
     """Return (1 - lmbda) * p_lm + lmbda * p_system, or p_lm where system is "lm" or is absent."""
-    if system == "lm" or system not in probs:
+    parts = PARTS.get(system, (system,))
+    if not parts or not probs.keys() >= set(parts):
         return probs["lm"]
-    return (1.0 - lmbda) * probs["lm"] + lmbda * probs[system]
+    return (1.0 - lmbda) * probs["lm"] + lmbda * sum(probs[part] for part in parts) / len(parts)
 
 
 def _short(value: float | None) -> float | None:

@@ -2,11 +2,13 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from mlpmem.errors import MlpMemError
-from train.bench import datastore, step
+from mlpmem.shards import write_index, write_shard
+from train.bench import datastore, rows, search, step
 from train.bench.__main__ import main
 from train.bench.figures import Figure, Options
 from train.bench.released import released_step
@@ -22,9 +24,18 @@ def test_our_step_learns_from_its_batch():
         work()
 
 
-def test_the_work_of_the_datastore_bench_is_a_key_for_every_entry():
-    work, keys = datastore.keys_work(KEYS, "cpu")
-    assert work().shape == (keys, 16) and 0 < keys <= 3 * 11
+def test_the_work_of_the_datastore_bench_is_a_shard_of_every_entry(tmp_path):
+    assert KEYS.keys == 3 * 11
+    made = datastore.our_keys(KEYS, "cpu", str(tmp_path))()
+    assert made.entries == KEYS.keys and np.load(tmp_path / made.file).shape == (KEYS.keys, 16)
+
+
+def test_the_search_bench_takes_a_datastore_of_several_shards(tmp_path):
+    keys = search.clustered(300, 8)
+    write_index(tmp_path, 8, [write_shard(tmp_path, i, keys[i::2]) for i in range(2)])
+    found = {f.name: f for f in search.bench(Options(entries=200, keys=tmp_path), (5,))}
+    rate, *recalls = (f for name, f in found.items() if f"{tmp_path.parent.name} 300x8" in name)
+    assert rate.value > 0 and [f.value for f in recalls] == [1.0, 1.0]
 
 
 def test_flop_of_a_key_are_those_of_the_layers_before_it():
@@ -44,6 +55,12 @@ def test_figures_come_as_lines_of_json(monkeypatch, capsys):
     one, other = map(json.loads, capsys.readouterr().out.splitlines())
     assert (one["times_floor"], "peer" in one) == (2.0, False)
     assert (other["peer"], other["ratio"]) == (6.0, 2.0)
+
+
+def test_a_row_of_the_rows_bench_takes_what_it_says_on_disk():
+    token_ids, probs = rows.kept(*rows.neighbours(8))
+    assert len(token_ids) <= rows.ROWS * 8 and float(probs.sum()) == pytest.approx(rows.ROWS, 1e-2)
+    assert rows.bytes_a_row(token_ids, probs) == 8 + 4 * len(token_ids) / rows.ROWS
 
 
 @pytest.mark.slow

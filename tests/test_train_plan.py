@@ -13,9 +13,11 @@ from mlpmem.memory import Memory, MemoryConfig
 from train import ledger as ledgers
 from train import plan, recipe
 from train.ledger import ledger, time_text
+from train.needs import Need, needs
 from train.pipeline import STAGES, run
-from train.plan import Need, check_fits, needs, number_text
-from train.recipe import Corpus, Recipe, Stated, Targets, load_recipe
+from train.plan import check_fits, number_text
+from train.recipe import Corpus, Recipe, Stated, Targets
+from train.recipe_file import load_recipe
 from train.sizes import UnknownSizeError, sizes_of
 from train.stage import run_stage, write_json
 
@@ -98,8 +100,19 @@ def test_bytes_and_flops_follow_their_formulas(tmp_path):
     assert found["memory"].flops == 6 * sizes.memory_parameters * 10**9 * epochs
     less = dataclasses.replace(made, stated=Stated(tokens=10**6))
     small = needs(less, tmp_path)["targets"]
-    decoder = 2 * sizes.decoder * 10**6
-    assert small.flops == pytest.approx(2 * 10**6 * 10**6 * 64 + decoder)
+    assert small.flops == 2 * 10**6 * 10**6 * 64  # every entry is a row: no nll is asked for
+    half = dataclasses.replace(less, targets=Targets(k=40, easy_share=0.0))
+    searched = 2 * sizes_of(half, tmp_path).rows * 10**6 * 64
+    assert needs(half, tmp_path)["targets"].flops == searched + 2 * sizes.decoder * 10**6
+
+
+def test_an_inverted_file_is_counted_with_its_training_and_what_it_holds(tmp_path):
+    made = dataclasses.replace(BIG, decoder=SHAPE, targets=Targets(k=40, easy_share=1.0))
+    found, entries, size, lists = needs(made, tmp_path)["targets"], 10**9, 64, 126491
+    vectors = entries * lists + 10 * 64 * lists * lists  # sorted in, and ten rounds of k-means
+    vectors += entries * (lists + 32 * entries / lists)  # lists compared, then what 32 of them hold
+    assert found.flops == pytest.approx(2 * vectors * size, rel=1e-4)
+    assert found.memory == pytest.approx(entries * (8 + 64 + 8), rel=0.01)  # 64 bytes of code
 
 
 def test_the_datastore_takes_no_more_memory_for_more_keys_than_a_shard(tmp_path):

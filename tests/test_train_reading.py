@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from train.corpora import reading
-from train.corpora.reading import Block, read_blocks
+from train.corpora import blocks as limits
+from train.corpora import plain, rows
+from train.corpora.blocks import Block
+from train.corpora.reading import read_blocks
 from train.recipe import Corpus
 
 
@@ -51,6 +53,16 @@ def test_a_folder_is_read_in_order_without_what_is_no_text(tmp_path):
     assert [b.text for b in read(tmp_path)] == ["a.txt", "b/c.md", "z.txt"]
 
 
+def test_a_heading_may_look_at_the_lines_around_it(tmp_path):
+    text = " \n = One = \n \n a formula with t \n = 2 = \n \n \n = Two = \n \n = 3 = \n x \n"
+    path = write(tmp_path / "wiki.txt", text)
+    alone = documents(read(path, heading=r"(?<=\n \n) = ([^=].*) = \n(?= \n)"))
+    assert [title for title, _ in alone] == ["One", "Two"]
+    last = write(tmp_path / "last.txt", "body\n\n# A\n\n# B")
+    assert [b.title for b in read(last, heading=r"(?<=^\n)# (.*)$(?=\n\n)")] == ["body", "A"]
+    assert [b.title for b in read(last, heading=r"^# (.*)\n?$")] == ["body", "A", "B"]
+
+
 def test_headings_begin_documents_and_name_them(tmp_path):
     text = " \n = One = \n \n text \n = = Part = = \n more \n = Two ( 2 ) = \n x \n"
     path = write(tmp_path / "wiki.txt", text)
@@ -69,8 +81,8 @@ def test_a_separator_stands_between_documents_and_belongs_to_none(tmp_path):
 
 @pytest.mark.parametrize("size", [7, 64])
 def test_long_texts_come_in_bounded_pieces_and_lose_nothing(tmp_path, monkeypatch, size):
-    monkeypatch.setattr(reading, "BLOCK", size)
-    monkeypatch.setattr(reading, "LINE", 5)
+    monkeypatch.setattr(limits, "BLOCK", size)
+    monkeypatch.setattr(plain, "LINE", 5)
     text = "né 金🙂 " * 40 + "\n" + "short\n" * 9 + "= T\nafter"
     path = write(tmp_path / "long.txt", text)
     blocks = read(path, heading="^= (.*)")
@@ -82,7 +94,7 @@ def test_long_texts_come_in_bounded_pieces_and_lose_nothing(tmp_path, monkeypatc
 
 
 def test_a_document_begins_with_its_first_word_however_much_space_is_before(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "BLOCK", 8)
+    monkeypatch.setattr(limits, "BLOCK", 8)
     path = write(tmp_path / "a.txt", "\n" * 30 + "a line that is longer than a block\n")
     blocks = read(path, separator="---")
     assert blocks[0].first and not any(b.first for b in blocks[1:])
@@ -180,7 +192,7 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, me
 
 
 def test_a_json_line_too_long_to_parse_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(reading, "ROW", 64)
+    monkeypatch.setattr(rows, "ROW", 64)
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n' + json.dumps({"text": "x" * 99}))
     with pytest.raises(MlpMemError, match="a.jsonl:2: the line is longer"):
         read(path)
@@ -191,3 +203,11 @@ def test_a_source_that_is_not_there_says_how_sources_are_written(tmp_path):
         read(tmp_path / "nowhere")
     with pytest.raises(MlpMemError, match="is a folder without text"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("package", ["datasets", "pyarrow"])
+def test_a_reader_that_is_not_installed_is_named_with_how_to_get_it(package, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, package, None)
+    source = "hub:owner/name" if package == "datasets" else write(tmp_path / "a.parquet", b"PAR1")
+    with pytest.raises(MlpMemError, match=rf"read by {package}, .*pip install -e \"\.\[train\]\""):
+        read(source)

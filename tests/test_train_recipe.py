@@ -9,7 +9,8 @@ import pytest
 from mlpmem.errors import MlpMemError
 from train import recipe as recipes
 from train.pipeline import STAGES
-from train.recipe import Recipe, fill, load_recipe
+from train.recipe import Recipe
+from train.recipe_file import fill, load_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -16,7 +16,8 @@ import train.stage
 from mlpmem.errors import MlpMemError
 from train.__main__ import main
 from train.pipeline import STAGES
-from train.recipe import Recipe, load_recipe
+from train.recipe import Recipe
+from train.recipe_file import load_recipe
 from train.stage import Context, finished_manifest, run_stage, write_json
 
 

@@ -9,11 +9,12 @@ import tiny
 from mlpmem.decoder import load_tokenizer
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from train.corpora import reading
+from train.corpora import blocks as limits
 from train.corpora.text import _drawn, make_tokenizer, write_corpus
 from train.corpora.writer import DocumentWriter
 from train.corpus import make_corpus
-from train.recipe import Corpus, load_recipe
+from train.recipe import Corpus
+from train.recipe_file import load_recipe
 from train.stage import Context
 
 WORDS = "the cat in Lima and the hat then sang to the river again".split()
@@ -58,7 +59,7 @@ def text_of(documents, words):
 def test_every_document_is_in_one_split_whole_and_cut_where_it_is_remembered(
     tmp_path, words, monkeypatch, block
 ):
-    monkeypatch.setattr(reading, "BLOCK", block)
+    monkeypatch.setattr(limits, "BLOCK", block)
     source = stories(tmp_path / "s.txt", 200)
     config = Corpus(
         kind="text", train=(source,), separator="<|e|>", tokenizer=words, passage=30,

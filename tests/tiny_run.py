@@ -46,7 +46,8 @@ def questions() -> list[dict]:
 
 def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
     """Write the folders of a kind of corpus below root; return them by the stage's name."""
-    names = ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate")
+    names = ("corpus", "decoder", "datastore", "targets", "memory", "router", "finetuned")
+    names += ("evaluate",)
     paths = {name: root / name for name in names}
     for name, path in paths.items():
         path.mkdir()

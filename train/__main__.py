@@ -67,7 +67,7 @@ def _run(options: argparse.Namespace) -> None:
     from train.ledger import print_ledger
     from train.pipeline import STAGES, run
     from train.processes import team
-    from train.recipe import load_recipe
+    from train.recipe_file import load_recipe
 
     recipe = load_recipe(options.recipe)
     root = options.runs / recipe.name

@@ -19,12 +19,14 @@ from mlpmem.decoder import Decoder as ExistingDecoder
 from mlpmem.decoder import load_tokenizer, tokenizer_hash
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from train.hub import HUB, check_model
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
 from train.processes import disband, team
-from train.recipe import Decoder, Optimizer, fill
+from train.recipe import Decoder, Optimizer
+from train.recipe_file import fill
 from train.stage import Context, write_json
 
 
@@ -90,7 +92,8 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
 
 def _load_source(config: Decoder) -> ExistingDecoder:
     """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
-    name = config.source.removeprefix("hub:")
+    check_model(config.source)
+    name = config.source.removeprefix(HUB)
     return ExistingDecoder.load(name, local_files_only=name == config.source)
 
 

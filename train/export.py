@@ -16,6 +16,7 @@ from mlpmem.fused import FusedModel, Settings
 from mlpmem.keycache import Fingerprint
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
+from mlpmem.router import load_routers
 from mlpmem.trace import Trace
 from train.corpus import read_lines
 from train.evaluate import load_results
@@ -51,6 +52,7 @@ def make_bundle(context: Context) -> dict:
         documents=store.documents,
         settings=model.settings,
         fingerprint=Fingerprint.of(store.keys),
+        routers=load_routers(inputs["router"]),
         results=results,
         examples=shown.examples,
         questions=shown.questions,

@@ -15,7 +15,7 @@ from train.launch import die_with_parent
 from train.loop import used_seconds
 from train.measure import Test, shares
 from train.recipe import Decoder as DecoderRecipe
-from train.recipe import fill
+from train.recipe_file import fill
 from train.stage import Context, finished_manifest, read_json, write_json
 
 

@@ -12,7 +12,6 @@ from mlpmem.distributions import knn_log_probs
 from mlpmem.documents import Documents
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
-from mlpmem.retriever import writable
 from train.search import BulkSearch
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
@@ -50,8 +49,7 @@ class Sources:
         self.decoder, self.memory, self.store = decoder, memory, store
         self.k, self.temperature = k, temperature
         if store is not None:
-            self.keys = torch.as_tensor(writable(store.keys))
-            self.search = BulkSearch(self.keys)
+            self.search = BulkSearch(store.keys)
 
     @torch.inference_mode()
     def grid(self, documents: Documents, positions: np.ndarray) -> Grid:
@@ -75,7 +73,7 @@ class Sources:
 
     def _neighbours(self, documents: Documents, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return distances and indices (P, K) of the positions' hidden states."""
-        queries = torch.zeros(len(positions), self.keys.shape[1])
+        queries = torch.zeros(len(positions), self.store.keys.shape[1])
         for places in forward_positions(self.decoder, documents, positions, head=False):
             queries[places.at] = places.hidden.float()
         found = [(d, i) for _, d, i in self.search.search(queries, self.k)]

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from mlpmem.retriever import probes_for, writable
+from train.recipe import Targets
 from train.search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key
+ROUNDS = 10  # of k-means over the keys that the lists are trained on
 PER_LIST = 64  # keys a list is trained on
 SAMPLE = 256  # queries that recall is measured on
 
@@ -26,11 +28,11 @@ class InvertedSearch:
         """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq."""
         self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
         self.probes = probes
-        lists = lists or max(1, min(int(4 * len(keys) ** 0.5), len(keys) // PER_LIST))
+        lists = lists or lists_for(len(keys))
         self.index = _index(kind, keys.shape[1], lists, len(keys))
         luck = np.random.default_rng(seed)
         chosen = np.sort(luck.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
-        self.index.cp.seed = seed + 1
+        self.index.cp.seed, self.index.cp.niter = seed + 1, ROUNDS
         self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
         for start in range(0, len(keys), BLOCK):
             self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
@@ -65,6 +67,30 @@ class InvertedSearch:
         return rows_of(self.keys, at, torch.device("cpu"))
 
 
+def kind_of_search(config: Targets, entries: int, size: int) -> str:
+    """Return how N entries of keys of D = size are searched: exact, ivfsq or ivfpq."""
+    if config.search != "auto":
+        return config.search
+    if entries <= config.exact_most:
+        return "exact"
+    return "ivfsq" if entries * code_bytes("ivfsq", size) <= config.search_mib * 2**20 else "ivfpq"
+
+
+def lists_for(entries: int) -> int:
+    """Return into how many lists so many entries are sorted."""
+    return max(1, min(int(4 * entries**0.5), entries // PER_LIST))
+
+
+def code_bytes(kind: str, size: int) -> int:
+    """Return the bytes in memory of a key of D = size, its index with it."""
+    return 8 + (size if kind == "ivfsq" else _pieces(size))
+
+
+def _pieces(size: int) -> int:
+    """Return into how many pieces of a byte each product quantisation cuts a key."""
+    return next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
+
+
 def _index(kind: str, size: int, lists: int, entries: int):
     """Return an empty faiss index for keys of D = size."""
     import faiss
@@ -74,6 +100,6 @@ def _index(kind: str, size: int, lists: int, entries: int):
         quantiser = faiss.ScalarQuantizer.QT_8bit
         index = faiss.IndexIVFScalarQuantizer(coarse, size, lists, quantiser, faiss.METRIC_L2)
     else:
-        code = next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
-        index = faiss.IndexIVFPQ(coarse, size, lists, code, 8 if entries >= 39 * 256 else 4)
+        bits = 8 if entries >= 39 * 256 else 4
+        index = faiss.IndexIVFPQ(coarse, size, lists, _pieces(size), bits)
     return index

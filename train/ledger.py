@@ -14,7 +14,9 @@ import torch
 
 from train.bench.device import matmul_rate
 from train.files import say
-from train.plan import Need, free_disk, needs, number_text, size_text, total_memory
+from train.machine import free_disk, total_memory
+from train.needs import Need, needs
+from train.plan import number_text, size_text
 from train.recipe import Recipe
 from train.stage import finished_manifest
 

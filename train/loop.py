@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from train.machine import peak_memory
 from train.optimizer import MasterOptimizer, schedule
 from train.recipe import Optimizer
-from train.stage import peak_memory
 from train.watch import Watch
 
 CHECKPOINT_SECONDS = 60.0
@@ -69,37 +69,80 @@ def fit(
     rank, world = accelerator.process_index, accelerator.num_processes
     model.to(accelerator.device)
     optimizer = MasterOptimizer(model, config, steps)
-    progress = load_checkpoint(checkpoint, optimizer)
-    watch, every = Watch(progress.usual), max(1, steps // LOG_LINES)
-    used, began = progress.seconds, time.perf_counter()
-    saved = marked = began
+    keeper = _Keeper(checkpoint, optimizer)
+    progress, watch = keeper.progress, keeper.watch
+    log = _Log(label, steps, config, accelerator, validate if rank == 0 else None)
     for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
         torch.manual_seed(luck(seed, step, rank))
         names = accumulate(model, batch, loss, optimizer, micro or len(batch["targets"]))
         watch.add(step, optimizer.step(step), names)
         progress.step = step + 1
-        if progress.step % every == 0 or progress.step == steps:
-            line = {"step": step + 1} | watch.look()
-            line["lr"] = config.lr * schedule(step, steps, config)
-            line["per_second"] = round(watch.rows / (time.perf_counter() - marked))
-            line |= validate() if validate is not None and rank == 0 else {}
+        if log.is_due(progress.step):
+            line = log.line(progress.step, watch)
             if best is not None and rank == 0 and _is_best(line, progress.history):
                 _write(best, optimizer.weights(), {})
             progress.history.append(line)
-            accelerator.log({k: v for k, v in line.items() if k != "step"}, step + 1)
-            _report(label, line, steps, rank)
-            watch.rows, marked = 0.0, time.perf_counter()
-        late = time.perf_counter() - saved > CHECKPOINT_SECONDS
-        if rank == 0 and (late or progress.step == steps):
-            watch.look()
-            progress.usual, saved = list(watch.usual), time.perf_counter()
-            progress.seconds = used + saved - began
-            if not watch.high:  # a spike must not replace what came before it
-                save_checkpoint(checkpoint, optimizer, progress)
+        if rank == 0:
+            keeper.keep(last=progress.step == steps)
     optimizer.finish()
     if best is not None and best.is_file():
         model.load_state_dict(load_file(best), strict=False)
     return progress.history
+
+
+class _Log:
+    """The aligned lines of a run, LOG_LINES of them; trackers are told the same."""
+
+    def __init__(
+        self,
+        label: str,
+        steps: int,
+        config: Optimizer,
+        accelerator: Accelerator,
+        validate: Callable[[], dict[str, float]] | None,
+    ) -> None:
+        """Begin to measure the rate."""
+        self.label, self.steps, self.config = label, steps, config
+        self.accelerator, self.validate = accelerator, validate
+        self.every, self.marked = max(1, steps // LOG_LINES), time.perf_counter()
+
+    def is_due(self, step: int) -> bool:
+        """Return whether there is a line after so many steps."""
+        return step % self.every == 0 or step == self.steps
+
+    def line(self, step: int, watch: Watch) -> dict:
+        """Return the figures after so many steps, printed and told to the trackers."""
+        line = {"step": step} | watch.look()
+        line["lr"] = self.config.lr * schedule(step - 1, self.steps, self.config)
+        line["per_second"] = round(watch.rows / (time.perf_counter() - self.marked))
+        line |= self.validate() if self.validate is not None else {}
+        self.accelerator.log({k: v for k, v in line.items() if k != "step"}, step)
+        _report(self.label, line, self.steps, self.accelerator.process_index)
+        watch.rows, self.marked = 0.0, time.perf_counter()
+        return line
+
+
+class _Keeper:
+    """A run's progress and its checkpoint, written every CHECKPOINT_SECONDS."""
+
+    def __init__(self, path: Path, optimizer: MasterOptimizer) -> None:
+        """Go on where the checkpoint stands, or begin."""
+        self.path, self.optimizer = path, optimizer
+        self.progress = load_checkpoint(path, optimizer)
+        self.watch = Watch(self.progress.usual)
+        self.saved = time.perf_counter()
+        self.began = self.saved - self.progress.seconds
+
+    def keep(self, last: bool) -> None:
+        """Write the checkpoint where it is time, or this was the last step."""
+        if not last and time.perf_counter() - self.saved <= CHECKPOINT_SECONDS:
+            return
+        self.watch.look()
+        self.saved = time.perf_counter()
+        self.progress.usual = list(self.watch.usual)
+        self.progress.seconds = self.saved - self.began
+        if not self.watch.high:  # a spike must not replace what came before it
+            save_checkpoint(self.path, self.optimizer, self.progress)
 
 
 def luck(*parts: int) -> int:

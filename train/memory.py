@@ -22,7 +22,8 @@ from train.loop import fit, luck
 from train.loss import head_loss
 from train.processes import disband
 from train.recipe import Memory as MemoryRecipe
-from train.recipe import Targets, fill
+from train.recipe import Targets
+from train.recipe_file import fill
 from train.stage import Context, finished_manifest, write_json
 from train.targets import open_targets
 from train.validation import Validation

@@ -6,7 +6,8 @@ from importlib import import_module
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.plan import check_fits, needs
+from train.needs import needs
+from train.plan import check_fits
 from train.recipe import Recipe
 from train.sizes import UnknownSizeError
 from train.stage import Context, run_stage
@@ -32,13 +33,23 @@ STAGES = {
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
+    "router": Stage(("corpus", "decoder", "datastore", "memory"), "train.router:fit_routers"),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
         "train.evaluate:evaluate",
     ),
     "export": Stage(
-        ("corpus", "decoder", "datastore", "targets", "memory", "finetuned", "evaluate"),
+        (
+            "corpus",
+            "decoder",
+            "datastore",
+            "targets",
+            "memory",
+            "router",
+            "finetuned",
+            "evaluate",
+        ),
         "train.export:make_bundle",
     ),
 }

@@ -1,13 +1,11 @@
-"""A recipe: every stage's configuration, as frozen dataclasses read from one TOML file."""
+"""A recipe: every stage's configuration, as frozen dataclasses that check what they are given."""
 
 import dataclasses
 import re
-import tomllib
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import get_origin
+from dataclasses import dataclass, field
 
 from mlpmem.errors import MlpMemError
+from train.checks import check_choice, check_range
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,9 @@ class Corpus:
     valid: tuple[str, ...] = ()  # none: drawn from the training documents
     test: tuple[str, ...] = ()  # likewise
     shares: tuple[float, float] = (0.05, 0.05)  # of documents, for valid and test where drawn
-    heading: str = ""  # regular expression of a line that begins a document; group 1 is the title
+    # regular expression of a line that begins a document; group 1 is the title. By (?<=...) and
+    # (?=...) it may look at the line before and the line after
+    heading: str = ""
     separator: str = ""  # a line that stands between documents
     text_field: str = "text"  # of a row of JSON lines, Parquet or the Hub
     title_field: str = "title"
@@ -48,14 +48,14 @@ class Corpus:
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for values no corpus can have."""
-        _one_of("corpus", "kind", self.kind, ("atlas", "text"))
+        check_choice("corpus", "kind", self.kind, ("atlas", "text"))
         if self.passage < 2 or len(self.shares) != 2 or not 0 <= sum(self.shares) < 1:
             raise MlpMemError(
                 f"corpus: passage is {self.passage} and must be 2 tokens or more; shares is "
                 f"{self.shares} and must be two numbers from 0 whose sum is below 1"
             )
         try:
-            re.compile(self.heading)
+            re.compile(self.heading, re.MULTILINE)
         except re.error as error:
             raise MlpMemError(
                 f"corpus: heading {self.heading!r} is no regular expression ({error}); write it "
@@ -103,8 +103,8 @@ class Datastore:
 
     def __post_init__(self) -> None:
         """Check choices and ranges."""
-        _check_choice("datastore", "dtype", self.dtype, ("bfloat16", "float16", "float32"))
-        _check_range("datastore", "shard_mib", self.shard_mib, 1)
+        check_choice("datastore", "dtype", self.dtype, ("bfloat16", "float16", "float32"))
+        check_range("datastore", "shard_mib", self.shard_mib, 1)
 
 
 @dataclass(frozen=True)
@@ -117,26 +117,22 @@ class Targets:
     easy_share: float = 0.15  # share of the other positions that are rows too
     rows: str = "stored"  # or "searched" again for every batch: nothing is kept on disk
     teacher: str = ""  # folder of a datastore whose keys are searched; none: the memory's own
-    search: str = "auto"  # "exact", "ivfsq", "ivfpq"; auto is exact up to exact_most entries
+    search: str = "auto"  # "exact", "ivfsq", "ivfpq"; auto is exact up to exact_most entries, then
+    # ivfsq (D bytes a key, in memory) as far as search_mib allows, then ivfpq (64 bytes a key)
     exact_most: int = 10_000_000
     lists: int = 0  # of an inverted file; 0 chooses from the number of entries
     probes: int = 0  # lists searched; 0 chooses, 3k entries are the least
-    search_mib: int = 4096  # of coarse keys kept for exact search; beyond, made block by block
+    search_mib: int = 4096  # of keys kept for searching; exact search makes more block by block
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError for values outside what is allowed."""
-        allowed = {"rows": ("stored", "searched"), "search": ("auto", "exact", "ivfsq", "ivfpq")}
-        for name, choices in allowed.items():
-            if getattr(self, name) not in choices:
-                raise MlpMemError(
-                    f"targets: {name} is {getattr(self, name)!r}, it must be one of "
-                    f"{', '.join(choices)}"
-                )
-        if self.k < 1 or self.temperature <= 0:
-            raise MlpMemError(
-                f"targets: k is {self.k} and must be 1 or more; temperature is "
-                f"{self.temperature} and must be above 0"
-            )
+        """Check choices and ranges."""
+        check_choice("targets", "rows", self.rows, ("stored", "searched"))
+        check_choice("targets", "search", self.search, ("auto", "exact", "ivfsq", "ivfpq"))
+        check_range("targets", "k", self.k, 1)
+        check_range("targets", "temperature", self.temperature, 0, above=True)
+        check_range("targets", "easy_share", self.easy_share, 0, 1)
+        for name in ("exact_most", "lists", "probes", "search_mib"):
+            check_range("targets", name, getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -162,20 +158,46 @@ class Memory:
 
     def __post_init__(self) -> None:
         """Check choices and ranges."""
-        _check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
-        _check_choice("memory", "keep", self.keep, ("last", "best"))
-        _check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
-        _check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
+        check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
+        check_choice("memory", "keep", self.keep, ("last", "best"))
+        check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
+        check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
         for name in ("alpha", "lmbda"):
-            _check_range("memory", name, getattr(self, name), 0, 1)
+            check_range("memory", name, getattr(self, name), 0, 1)
         for name in ("blocks", "intermediate_size", "epochs", "batch", "processes"):
-            _check_range("memory", name, getattr(self, name), 1)
+            check_range("memory", name, getattr(self, name), 1)
         for name in ("micro_batch", "validation_rows", "noise"):
-            _check_range("memory", name, getattr(self, name), 0)
+            check_range("memory", name, getattr(self, name), 0)
         if self.keep == "best" and not self.validation_rows:
             raise MlpMemError(
                 'memory: keep "best" needs validation_rows above 0: nothing else says what is best'
             )
+
+
+@dataclass(frozen=True)
+class Router:
+    """What chooses lambda token by token, and on how much of the validation data it is fitted."""
+
+    units: int = 16  # of its hidden layer; 0 is a logistic regression
+    decay: float = 1e-4  # weight of the squared weights in the loss
+    k: int = 128  # neighbours, and their temperature: as the datastore will be used
+    temperature: float = 20.0
+    # atlas
+    questions: int = 500  # at most, of a cell (group, question or statement)
+    answers: float = 4.0  # how much more a token of an answer counts than another
+    # text
+    window: int = 256  # tokens the decoder sees at most
+    tokens: int = 20_000  # of the validation split
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for name in ("units", "decay"):
+            check_range("router", name, getattr(self, name), 0)
+        for name in ("k", "questions", "tokens"):
+            check_range("router", name, getattr(self, name), 1)
+        check_range("router", "window", self.window, 2)
+        for name in ("temperature", "answers"):
+            check_range("router", name, getattr(self, name), 0, above=True)
 
 
 @dataclass(frozen=True)
@@ -242,7 +264,7 @@ class Stated:
     def __post_init__(self) -> None:
         """Check ranges."""
         for name, value in dataclasses.asdict(self).items():
-            _check_range("stated", name, value, 0)
+            check_range("stated", name, value, 0)
 
 
 @dataclass(frozen=True)
@@ -256,95 +278,8 @@ class Recipe:
     datastore: Datastore = field(default_factory=Datastore)
     targets: Targets = field(default_factory=Targets)
     memory: Memory = field(default_factory=Memory)
+    router: Router = field(default_factory=Router)
     finetuned: Finetuned = field(default_factory=Finetuned)
     evaluate: Evaluate = field(default_factory=Evaluate)
     export: Export = field(default_factory=Export)
     stated: Stated = field(default_factory=Stated)
-
-
-def load_recipe(name: str) -> Recipe:
-    """Return the recipe of a file, or one of train/recipes by name; MlpMemError if it is wrong."""
-    known = Path(__file__).parent / "recipes"
-    path = Path(name) if Path(name).suffix == ".toml" else known / f"{name}.toml"
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        names = ", ".join(sorted(p.stem for p in known.glob("*.toml")))
-        raise MlpMemError(f"no recipe {name!r}; use one of {names}, or a .toml file") from None
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise MlpMemError(f"recipe {path.name}: {error}") from error
-    recipe = fill(Recipe, {"name": path.stem} | values, path.name)
-    return _completed(recipe, path.resolve().parent)
-
-
-def _completed(recipe: Recipe, base: Path) -> Recipe:
-    """Return the recipe with paths made absolute, from its file's folder, and names filled in.
-
-    A decoder that exists brings its tokenizer, and a bundle is named after the recipe, unless the
-    recipe names another.
-    """
-
-    def at(source: str) -> str:
-        return source if not source or source.startswith("hub:") else str((base / source).resolve())
-
-    corpus, decoder = recipe.corpus, recipe.decoder
-    sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
-    corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
-    return replace(
-        recipe,
-        corpus=corpus,
-        decoder=replace(decoder, source=at(decoder.source)),
-        export=replace(recipe.export, name=recipe.export.name or recipe.name),
-    )
-
-
-def _one_of(table: str, key: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise MlpMemError unless value is allowed."""
-    if value not in allowed:
-        raise MlpMemError(f"{table}: {key} is {value!r}, it must be one of {', '.join(allowed)}")
-
-
-def fill(kind: type, values: dict, where: str) -> object:
-    """Return a dataclass of `kind` filled from a table; MlpMemError for an unknown key or type.
-
-    `where` is what the message calls the table.
-    """
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    unknown = values.keys() - fields.keys()
-    if unknown:
-        raise MlpMemError(
-            f"{where}: unknown {', '.join(sorted(unknown))}; allowed: {', '.join(fields)}"
-        )
-    return kind(**{key: _value(fields[key].type, key, values[key], where) for key in values})
-
-
-def _value(kind: type, key: str, value: object, where: str) -> object:
-    """Return one field's value as the dataclass holds it; MlpMemError if it is of another type."""
-    allowed = kind.__name__
-    if dataclasses.is_dataclass(kind):
-        allowed = f"a table [{key}]"
-        if isinstance(value, dict):
-            return fill(kind, value, f"{where} [{key}]")
-    elif get_origin(kind) is tuple:
-        allowed = "a list"
-        if isinstance(value, list):
-            return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    elif isinstance(value, bool) == (kind is bool):  # Python counts a bool among the numbers
-        if isinstance(value, (int, float) if kind is float else kind):
-            return value
-    raise MlpMemError(f"{where}: {key} is {value!r}, it must be {allowed}")
-
-
-def _check_choice(stage: str, name: str, value: str, allowed: tuple[str, ...]) -> None:
-    """Raise MlpMemError for a value that is not among those allowed."""
-    if value not in allowed:
-        raise MlpMemError(f"{stage}: {name} is {value!r}, it must be one of {', '.join(allowed)}")
-
-
-def _check_range(
-    stage: str, name: str, value: float, least: float, most: float = float("inf")
-) -> None:
-    """Raise MlpMemError for a number outside its range."""
-    if not least <= value <= most:
-        limit = f"{least} or more" if most == float("inf") else f"within {least} and {most}"
-        raise MlpMemError(f"{stage}: {name} is {value}, it must be {limit}")

@@ -1,11 +1,9 @@
 """How a stage runs: skip when done, go on after a kill, write beside, keep a manifest."""
 
 import dataclasses
-import errno
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,13 +13,12 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash, read_json, say, write_json
 from train.lock import hold
+from train.machine import is_full, peak_memory
 from train.processes import team
 
 __all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
 
 BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
-NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk, quota
-FULL = 2**20  # bytes free; with less a write that failed, failed for want of room
 
 
 @dataclass(frozen=True)
@@ -202,18 +199,6 @@ def check_same(folder: Path, done: dict, identity: dict) -> None:
         )
 
 
-def is_full(error: Exception, folder: Path) -> bool:
-    """Return whether a write failed because the disk of folder is full, or a quota used up.
-
-    Not every library says so by an OSError with the number for it.
-    """
-    if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return True
-    if "No space left" in str(error):
-        return True
-    return isinstance(error, OSError) and shutil.disk_usage(folder).free < FULL
-
-
 def _full(name: str, folder: Path) -> MlpMemError:
     """Return what to say of a full disk."""
     free = shutil.disk_usage(folder).free / 2**20
@@ -221,21 +206,6 @@ def _full(name: str, folder: Path) -> MlpMemError:
         f"{name}: the disk is full ({free:,.0f} MiB free at {folder}). What is made stays; "
         "free some space (`python -m train plan` says how much each stage needs) and run it again "
         "to go on"
-    )
-
-
-def peak_memory() -> int:
-    """Return the largest resident memory of this process and its ended children, bytes."""
-    if sys.platform == "win32":
-        import psutil
-
-        return psutil.Process().memory_info().peak_wset
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return unit * max(
-        resource.getrusage(who).ru_maxrss
-        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
 
 

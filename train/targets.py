@@ -18,7 +18,7 @@ from mlpmem.distributions import knn_sparse
 from mlpmem.errors import MlpMemError
 from mlpmem.malloc import keep_memory
 from mlpmem.passages import forward_positions
-from train.ivf import InvertedSearch
+from train.ivf import InvertedSearch, kind_of_search
 from train.processes import team
 from train.recipe import Targets
 from train.search import QUERY_BLOCK, BulkSearch
@@ -70,9 +70,7 @@ class SearchedTargets:
         """Prepare the search; entries (R,) of the datastore are the rows."""
         self.store, self.entries, self.config = store, entries, config
         self.keys = _teacher_keys(config.teacher, store) if config.teacher else store.keys
-        kind = config.search
-        if kind == "auto":
-            kind = "exact" if len(store) <= config.exact_most else "ivfsq"
+        kind = kind_of_search(config, *self.keys.shape)
         if kind == "exact":
             self.search = BulkSearch(self.keys, device, config.search_mib * 2**20)
         else:
@@ -145,12 +143,15 @@ def make_targets(context: Context) -> dict:
 
 def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndarray:
     """Return the entries to learn from: all that the decoder finds hard, a share of the others."""
-    decoder = Decoder.load(context.inputs["decoder"])
+    if config.easy_share >= 1:  # whatever the decoder finds
+        return np.arange(len(store))
+    decoder = Decoder.load(context.inputs["decoder"], device=team().device)
     nll = np.zeros(len(store.positions), np.float32)
     values = torch.from_numpy(store.values.astype(np.int64))
     places = forward_positions(decoder, store.documents, store.positions)
     for some in tqdm(places, "decoder's nll", unit="batch", mininterval=5.0):
-        nll[some.at] = F.cross_entropy(some.logits.float(), values[some.at], reduction="none")
+        true = values[some.at].to(some.logits.device)
+        nll[some.at] = F.cross_entropy(some.logits.float(), true, reduction="none").cpu()
     luck = np.random.default_rng(context.seed).random(len(nll))
     return np.flatnonzero((nll > config.nll_floor) | (luck < config.easy_share))
 

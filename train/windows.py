@@ -17,7 +17,6 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
-from mlpmem.retriever import writable
 from train.search import BulkSearch
 
 SMALLEST = 1e-30  # a probability of which the logarithm is still taken
@@ -91,7 +90,7 @@ def look(
         for found, logits in ((lm, places.logits), (own, memory(hidden))):
             probs = logits.float().cpu().softmax(-1).gather(1, true[at, None])
             found[at] = probs[:, 0].double().numpy()
-    search = BulkSearch(torch.as_tensor(writable(store.keys)), decoder.device)
+    search = BulkSearch(store.keys, decoder.device)
     blocks = []
     with tqdm(total=len(queries), desc="neighbours", unit="position") as bar:
         for _, distances, indices in search.search(queries, k):

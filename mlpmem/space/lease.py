@@ -30,7 +30,7 @@ class LeasedModel(FusedModel):
 
     def __init__(self, model: FusedModel, placed: FusedModel, lease: Lease) -> None:
         """Take over model's parts; placed answers under the lease."""
-        super().__init__(model.decoder, model.memory, model.settings, model.name)
+        super().__init__(model.decoder, model.memory, model.settings, model.name, model.routers)
         self._store = model.store
 
         def run(method: str, prompt: Any, options: dict[str, Any]) -> Iterator[Event]:

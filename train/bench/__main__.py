@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m train.bench", description=__doc__.split(";")[0])
     parser.add_argument("bench", choices=BENCHES)
     parser.add_argument("--peer", type=Path, help="a checkout of the released code, 5b04efb")
-    parser.add_argument("--keys", type=Path, help="a datastore's keys.npy to search (search)")
+    parser.add_argument("--keys", type=Path, help="a datastore's folder, to search too (search)")
     parser.add_argument("--entries", type=int, default=100_000, help="made keys (search, rows)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")

@@ -1,21 +1,31 @@
-"""Building keys: keys/s against the FLOP of the decoder's forward pass up to where a key is caught.
+"""Building keys: keys/s from text to a file, against the FLOP up to where a key is caught.
 
 The floor counts 2 FLOP a weight of the layers and token (the last FFN and the head are not run),
-and the products of causal attention, at the rate of a large matmul in the same type.
+and the products of causal attention, at the rate of a large matmul in the same type. The peer is
+the released code's own class with the same decoder on the same passages, writing its own file.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, GPT2Config
+from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 from mlpmem.datastore import build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
+from mlpmem.malloc import keep_memory
+from mlpmem.shards import write_shard
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
+from train.bench.released import released_keys
+from train.bench.turns import Turn
+
+PEER_BATCH = 16  # passages the released code runs at once
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,11 @@ class Shape:
     passages: int
     length: int  # tokens a passage
     dtype: torch.dtype
+
+    @property
+    def keys(self) -> int:
+        """Return the keys of all passages: of every token but a passage's first."""
+        return self.passages * (self.length - 1)
 
     @property
     def flop(self) -> int:
@@ -48,17 +63,50 @@ SHAPES = {
 
 
 def bench(options: Options, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
-    """Yield keys/s of every shape."""
-    for shape in shapes or SHAPES[torch.device(options.device).type]:
-        work, keys = keys_work(shape, options.device)
-        matmul, flop = matmul_work(options.device, shape.dtype)
-        seconds = alternate({"keys": work, "matmul": matmul}, device=options.device)
-        floor = flop / seconds["matmul"] / shape.flop
-        yield Figure(f"datastore/{shape.name}/keys", keys / seconds["keys"], "keys/s", floor)
+    """Yield keys/s of every shape, with the peer's if given."""
+    device = options.device
+    for shape in shapes or SHAPES[torch.device(device).type]:
+        with TemporaryDirectory() as folder, ExitStack() as stack:
+
+            def start(prepare: Callable, *arguments) -> Turn:
+                return stack.enter_context(closing(Turn(prepare, *arguments)))
+
+            turns = {
+                "ours": start(our_keys, shape, device, folder),
+                "matmul": start(_matmul, shape.dtype, device),
+            }
+            if options.peer is not None:
+                turns["peer"] = start(peer_keys, shape, device, folder, str(options.peer))
+            seconds = alternate(turns)
+        rate = {name: shape.keys / taken for name, taken in seconds.items()}
+        floor = matmul_work(device, shape.dtype)[1] / seconds["matmul"] / shape.flop
+        name = f"datastore/{shape.name}/keys"
+        yield Figure(name, rate["ours"], "keys/s", floor, rate.get("peer"))
 
 
-def keys_work(shape: Shape, device: str) -> tuple[Callable[[], np.ndarray], int]:
-    """Return (work that builds the keys of random text, how many)."""
+def our_keys(shape: Shape, device: str, folder: str) -> Callable[[], object]:
+    """Return the work of a turn: a shard of the keys of all passages, as the stage makes one."""
+    keep_memory()
+    decoder, documents = Decoder(made_model(shape, device), None), _documents(shape)
+    positions, _ = entries(documents)
+    assert len(positions) == shape.keys, (len(positions), shape)
+    return lambda: write_shard(Path(folder), 0, build_keys(decoder, documents, positions))
+
+
+def peer_keys(shape: Shape, device: str, folder: str, peer: str) -> Callable[[], object]:
+    """Return the released code's work of a turn, on the same decoder and passages."""
+    tokens = torch.from_numpy(_tokens(shape)).to(device)
+    model = made_model(shape, device).eval()
+    return released_keys(Path(peer), model, tokens, PEER_BATCH, Path(folder))
+
+
+def _matmul(dtype: torch.dtype, device: str) -> Callable[[], object]:
+    """Return the work of a turn: one large matmul."""
+    return matmul_work(device, dtype)[0]
+
+
+def made_model(shape: Shape, device: str) -> PreTrainedModel:
+    """Return a decoder of random weights, the same in every process."""
     torch.manual_seed(0)
     config = GPT2Config(
         n_embd=shape.hidden,
@@ -70,13 +118,14 @@ def keys_work(shape: Shape, device: str) -> tuple[Callable[[], np.ndarray], int]
         eos_token_id=0,
     )
     model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
-    decoder = Decoder(model.to(device, shape.dtype), None)
-    documents = _documents(shape)
-    positions, _ = entries(documents)
-    return lambda: build_keys(decoder, documents, positions), len(positions)
+    return model.to(device, shape.dtype)
 
 
 def _documents(shape: Shape) -> Documents:
-    """Return one document of random passages."""
-    tokens = np.random.default_rng(0).integers(shape.vocab, size=(shape.passages, shape.length))
-    return join_passages([(0, row) for row in tokens.tolist()], ["random"], [""])
+    """Return one document of the random passages."""
+    return join_passages([(0, row) for row in _tokens(shape).tolist()], ["random"], [""])
+
+
+def _tokens(shape: Shape) -> np.ndarray:
+    """Return random passages (passages, length), the same in every process."""
+    return np.random.default_rng(0).integers(shape.vocab, size=(shape.passages, shape.length))

@@ -1,8 +1,11 @@
-"""One measured figure of a bench, and what a bench is told; a bench yields figures, no text."""
+"""What a bench of training is told; its figures are those of mlpmem.bench."""
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+from mlpmem.bench.figures import Figure
+
+__all__ = ["Figure", "Options"]
 
 
 @dataclass(frozen=True)
@@ -10,49 +13,6 @@ class Options:
     """What every bench is told."""
 
     peer: Path | None = None  # a checkout of the released code, to measure against
-    keys: Path | None = None  # a datastore's keys.npy, to search beside made ones
+    keys: Path | None = None  # a datastore's folder, to search beside made keys
     entries: int = 100_000  # made keys
     device: str = "cpu"  # a torch device
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A value, how far it is from what the device allows, and how it compares with a peer.
-
-    A unit that ends in "/s" is a rate, where more is better; elsewhere less is better.
-    `times_floor` is how many times worse than the floor the value is, `ratio` how many times better
-    than the peer's; None where there is no floor or no peer.
-    """
-
-    name: str
-    value: float
-    unit: str
-    floor: float | None = None  # the best this device could do, in `unit`
-    times_floor: float | None = field(init=False)
-    peer: float | None = None  # the same work done by the peer, in `unit`
-    ratio: float | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Derive times_floor and ratio."""
-        object.__setattr__(self, "times_floor", self._better(self.floor, self.value))
-        object.__setattr__(self, "ratio", self._better(self.value, self.peer))
-
-    def _better(self, one: float | None, other: float | None) -> float | None:
-        """Return how many times better `one` is than `other`."""
-        if one is None or other is None:
-            return None
-        return one / other if self.unit.endswith("/s") else other / one
-
-    def to_json(self) -> str:
-        """Return one line of JSON; peer and ratio only where there is a peer."""
-        values = asdict(self)
-        if self.peer is None:
-            values = {k: v for k, v in values.items() if k not in ("peer", "ratio")}
-        return json.dumps(values)
-
-    def __str__(self) -> str:
-        """Return one aligned line for a person."""
-        line = f"{self.name:<44}{self.value:>12,.4g} {self.unit:<10}"
-        if self.floor is not None:
-            line += f" {self.times_floor:7.2f} x floor ({self.floor:,.4g})"
-        return line + (f" {self.ratio:7.2f} x peer" if self.peer is not None else "")

@@ -1,8 +1,8 @@
-"""The released trainer's step (Binn0/MLPMemory, commit 5b04efb), run from a checkout, to compare.
+"""The released code (Binn0/MLPMemory, commit 5b04efb), run from a checkout, to compare.
 
-Its model and loss are imported as they are; around them stand the trainer's own calls in its order
-(anomaly detection, clip, AdamW). Filling its dense targets in a Python loop is left out: data
-loaders do that beside. Nothing of it is kept here; what transformers 5 lacks is lent at import.
+Its models, losses and builders are imported as they are, and called in the order in which its own
+scripts call them. Nothing of it is kept here; what transformers 5 lacks is lent at import. It runs
+in a process of its own, with the malloc it has.
 """
 
 import importlib
@@ -14,20 +14,25 @@ from types import ModuleType, SimpleNamespace
 
 import torch
 import transformers.modeling_utils
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 from transformers import GPT2Config, GPT2PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mlpmem.errors import MlpMemError
 
-FILES = ("models/mlpGPT2.py", "utils/cal_loss.py")
+MODEL, LOSS = "models/mlpGPT2.py", "utils/cal_loss.py"
+ROWS, KEYS = "knn_utils/saveKNNMulti.py", "knn_utils/saveEmbedMulti.py"
 
 
 def released_step(
     peer: Path, hidden: int, blocks: int, vocab: int, batch: dict[str, Tensor], alpha: float
 ) -> Callable[[], None]:
-    """Return one optimizer step of the released code on a batch as `fit` has them."""
-    model_file, loss_file = (_import(peer / name) for name in FILES)
+    """Return one optimizer step of the released trainer on a batch as `fit` has them.
+
+    Filling its dense targets in a Python loop is left out: data loaders do that beside.
+    """
+    model_file, loss_file = _import(peer / MODEL), _import(peer / LOSS)
     config = GPT2Config(n_embd=hidden, n_layer=blocks, vocab_size=vocab)
     device = batch["keys"].device
     model = model_file.GPT2MLPModel(config=config, input_dim=hidden, output_dim=hidden).to(device)
@@ -52,6 +57,38 @@ def released_step(
         optimizer.zero_grad()
 
     return step
+
+
+def released_rows(
+    peer: Path, distances: Tensor, values: Tensor, temperature: float, vocab: int
+) -> Callable[[], object]:
+    """Return the released builder's way from neighbours (rows, k) to sparse rows, by its loop."""
+    maker = _import(peer / ROWS).KNNSearchMulti
+    builder = maker.__new__(maker)  # its constructor loads an index and a model
+    builder.knn_temp, builder.vocab_size, builder.threshold = temperature, vocab, 1e-8
+    builder.device, builder.vals = torch.device("cpu"), values.flatten()
+    found = torch.arange(values.numel()).view(values.shape)
+    return lambda: builder.sparsify_distribution(builder.knns_to_probs(found, -distances))
+
+
+def released_keys(
+    peer: Path, model: nn.Module, tokens: Tensor, batch: int, folder: Path
+) -> Callable[[], object]:
+    """Return the released way of keying passages (passages, T): whole forward passes and a file.
+
+    The file is Arrow's, in `folder`; keys beyond the first call are added to it.
+    """
+    accelerator = Accelerator(cpu=tokens.device.type == "cpu")
+    maker = _import(peer / KEYS).KNNSaverMulti
+    saver = maker(str(folder), model.config.hidden_size, accelerator=accelerator)
+    saver.break_into(model)
+
+    @torch.no_grad()
+    def keys() -> None:
+        for some in tokens.split(batch):
+            model(input_ids=some, labels=some)
+
+    return keys
 
 
 def _import(path: Path) -> ModuleType:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.errors import MlpMemError
 from mlpmem.malloc import keep_memory
+from mlpmem.shards import ShardedKeys, open_keys
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
 from train.search import BulkSearch
@@ -21,6 +21,7 @@ from train.search import BulkSearch
 QUERIES = {"cpu": 512, "cuda": 8192}
 CHECKED = 64  # queries whose recall is counted
 DIM = 256  # of made keys
+BLOCK = 65536  # keys handled at once
 KS = (128, 1024)
 
 
@@ -30,15 +31,9 @@ def bench(options: Options, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
     keys = clustered(options.entries, DIM)
     yield from _figures(f"made {len(keys)}x{DIM}", keys, options.device, ks)
     if options.keys is not None:
-        try:
-            keys = np.load(options.keys, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise MlpMemError(
-                f"--keys: cannot read {options.keys.name} ({error}); give a datastore's keys.npy"
-            ) from error
-        yield from _figures(
-            f"{options.keys.stem} {len(keys)}x{keys.shape[1]}", keys, options.device, ks
-        )
+        keys = open_keys(options.keys)
+        name = f"{options.keys.resolve().parent.name} {len(keys)}x{keys.shape[1]}"
+        yield from _figures(name, keys, options.device, ks)
 
 
 def clustered(entries: int, dim: int, seed: int = 0) -> np.ndarray:
@@ -49,7 +44,9 @@ def clustered(entries: int, dim: int, seed: int = 0) -> np.ndarray:
     return (centres[luck.integers(0, len(centres), entries)] + keys).astype(np.float16)
 
 
-def _figures(name: str, keys: np.ndarray, device: str, ks: tuple[int, ...]) -> Iterator[Figure]:
+def _figures(
+    name: str, keys: np.ndarray | ShardedKeys, device: str, ks: tuple[int, ...]
+) -> Iterator[Figure]:
     """Yield the figures of one set of keys."""
     luck = np.random.default_rng(1)
     count = min(QUERIES.get(torch.device(device).type, 512), len(keys))
@@ -65,7 +62,7 @@ def _figures(name: str, keys: np.ndarray, device: str, ks: tuple[int, ...]) -> I
         if flat is not None:
             work["flat"] = lambda k=k: flat.search(wide, k)
         seconds = alternate(work, device=device)
-        floor = flop / seconds["product"] / (2 * keys.size)
+        floor = flop / seconds["product"] / (2 * len(keys) * keys.shape[1])
         peer = count / seconds["flat"] if flat is not None else None
         label = f"search {name} k {k}"
         yield Figure(label, count / seconds["ours"], "queries/s", floor, peer)
@@ -76,17 +73,21 @@ def _figures(name: str, keys: np.ndarray, device: str, ks: tuple[int, ...]) -> I
             yield Figure(f"{label}: {what}", recall(keys, some, found), "share")
 
 
-def recall(keys: np.ndarray, queries: Tensor, found: Tensor) -> float:
+def recall(keys: np.ndarray | ShardedKeys, queries: Tensor, found: Tensor) -> float:
     """Return the share of found (q, k) that is no farther than the true k-th neighbour."""
-    right, blocks = [], torch.from_numpy(np.array(keys)).split(65536)
-    for query, at in zip(queries.double(), found, strict=True):
-        distances = torch.cat([(b.double() - query).square().sum(-1) for b in blocks])
-        kth = distances.kthvalue(len(at)).values
-        right.append((distances[at.unique()] <= kth * (1 + 1e-6)).sum() / len(at))
+    distances = np.empty((len(queries), len(keys)), np.float64)
+    for start in range(0, len(keys), BLOCK):
+        block = torch.from_numpy(np.array(keys[start : start + BLOCK])).double()
+        for row, query in zip(distances, queries.double(), strict=True):
+            row[start : start + BLOCK] = (block - query).square().sum(-1)
+    right = []
+    for row, at in zip(torch.from_numpy(distances), found, strict=True):
+        kth = row.kthvalue(len(at)).values
+        right.append((row[at.unique()] <= kth * (1 + 1e-6)).sum() / len(at))
     return float(torch.stack(right).mean())
 
 
-def _flat(keys: np.ndarray):
+def _flat(keys: np.ndarray | ShardedKeys):
     """Return faiss's flat index of keys; None where faiss is not installed."""
     if find_spec("faiss") is None:
         return None
@@ -94,6 +95,6 @@ def _flat(keys: np.ndarray):
 
     faiss.omp_set_num_threads(torch.get_num_threads())
     index = faiss.IndexFlatL2(keys.shape[1])
-    for start in range(0, len(keys), 65536):
-        index.add(np.ascontiguousarray(keys[start : start + 65536], np.float32))
+    for start in range(0, len(keys), BLOCK):
+        index.add(np.ascontiguousarray(keys[start : start + BLOCK], np.float32))
     return index

@@ -17,15 +17,17 @@ from tqdm import tqdm
 
 from mlpmem.decoder import load_tokenizer
 from mlpmem.errors import MlpMemError
-from train.corpora.reading import HUB, Block, read_blocks
+from train.corpora.blocks import Block
+from train.corpora.reading import read_blocks
 from train.corpora.writer import DocumentWriter
+from train.hub import HUB, check_model
 from train.recipe import Corpus
 from train.stage import write_json
 from train.tokenizer import gpt2_tokenizer, train_tokenizer
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder
-BATCH = 64  # blocks tokenised at once
+BATCH = 16  # blocks tokenised at once: of the longest ones, some hundreds of MB
 SHOWN = 2**28  # characters that a tokenizer is trained on at most
 
 
@@ -76,6 +78,7 @@ def make_tokenizer(config: Corpus, seed: int) -> Any:
     made = gpt2_tokenizer(Path(config.tokenizer))
     if made is not None:
         return made
+    check_model(config.tokenizer)
     name = config.tokenizer.removeprefix(HUB)
     try:
         return load_tokenizer(name, local_files_only=not config.tokenizer.startswith(HUB))

@@ -1,0 +1,66 @@
+"""Commands: `python -m mlpmem.bench`, or some of its benches; see `python -m mlpmem.bench -h`."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mlpmem.bench.figures import Figure
+from mlpmem.errors import MlpMemError
+
+BENCHES = ("decode", "search", "prompt", "bytes")  # of a bundle; "engine" needs none
+PROMPT = "Question: What is the capital of Peru? Answer:"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print figures, a line each, as they come; return the exit status."""
+    parser = argparse.ArgumentParser("python -m mlpmem.bench", description=main.__doc__)
+    parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=f"{BENCHES}")
+    parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
+    parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
+    parser.add_argument("--peer", type=Path, help="engine: a checkout of the released code")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    given = parser.parse_args(arguments)
+    try:
+        for figure in figures(given.benches, given.bundle, given.entries, given.peer):
+            sys.stdout.write(f"{figure.to_json() if given.json else figure}\n")
+            sys.stdout.flush()
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def figures(
+    benches: Sequence[str] = BENCHES,
+    bundle: str | None = None,
+    entries: Sequence[int] | None = None,
+    peer: Path | None = None,
+) -> Iterator[Figure]:
+    """Yield the figures of some benches, on this machine; all but "engine" are of a bundle."""
+    import mlpmem
+    from mlpmem.bench import decode, engine, prompts, search
+    from mlpmem.bundle import preset_path
+
+    known = (*BENCHES, "engine")
+    if unknown := [name for name in benches if name not in known]:
+        raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
+    if "engine" in benches:
+        yield from engine.bench(peer=peer)
+    if not set(benches) & set(BENCHES):
+        return
+    model, folder = mlpmem.load(bundle), preset_path(bundle)
+    prompt = model.decoder.encode(PROMPT)
+    runs = {
+        "decode": lambda: decode.bench(model, prompt),
+        "search": lambda: search.bench(model, entries or search.ENTRIES),
+        "prompt": lambda: prompts.bench(model, prompt),
+        "bytes": lambda: prompts.bytes_of(model, folder),
+    }
+    for name in BENCHES:
+        if name in benches:
+            yield from runs[name]()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,49 @@
+"""Time to the first token against the prompt's length, and bytes, per system."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from mlpmem.bench.figures import Figure
+from mlpmem.bench.timing import in_turns, timed
+from mlpmem.fused import FusedModel
+
+LENGTHS = (32, 64, 128, 256, 512)
+
+
+def bench(
+    model: FusedModel, prompt: Sequence[int], lengths: Sequence[int] = LENGTHS, rounds: int = 9
+) -> Iterator[Figure]:
+    """Yield ms to the first token of prompts that repeat `prompt` up to every length."""
+    most = model.decoder.max_positions - 1  # one is written
+    lengths = sorted({min(length, most) for length in lengths})
+    work = {
+        f"{system}/ms_to_first_token/tokens={length}": _first(model, system, prompt, length)
+        for length in lengths
+        for system in model.systems
+    }
+    for name, ms in in_turns(work, rounds).items():
+        yield timed(f"prompt/{name}", ms)
+
+
+def _first(
+    model: FusedModel, system: str, prompt: Sequence[int], length: int
+) -> Callable[[], None]:
+    """Return work that reads a prompt of so many tokens and writes one."""
+    ids, model = (list(prompt) * (length // len(prompt) + 1))[:length], model.only(system)
+    return lambda: model.generate(ids, system, max_new_tokens=1) and None
+
+
+def bytes_of(model: FusedModel, folder: Path | None) -> Iterator[Figure]:
+    """Yield the bytes every system adds to memory, and those of a bundle's folder on disk."""
+    held = {"lm": model.decoder.bytes}
+    held |= {"memory": model.memory.bytes} if model.memory is not None else {}
+    held |= {"knn": model.store.bytes} if model.store is not None else {}
+    for system, size in held.items():
+        yield Figure(f"bytes/{system}/in_memory", size, "bytes")
+    if folder is not None:
+        places = {"lm": "decoder", "memory": "memory", "knn": "documents"}
+        for system in held:
+            files = (folder / places[system]).rglob("*")
+            size = sum(path.stat().st_size for path in files if path.is_file())
+            keys = model.datastore.keys.nbytes if system == "knn" else 0
+            yield Figure(f"bytes/{system}/on_disk", size + keys, "bytes")

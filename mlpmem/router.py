@@ -1,0 +1,138 @@
+"""A lambda that knows when: a tiny model from what two sources say to the weight of the second.
+
+It sees how sure decoder and other source are, whether they agree, and how near the nearest
+neighbour is; never the token that comes. R positions, F features.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+from mlpmem.trace import PARTS
+
+FLOOR = -20.0  # nats; what is less probable is as good as impossible
+LEAST = -80.0  # nats; below it float32 is slow (subnormal), and an entropy gains nothing
+FEATURES = (
+    "lm_top", "other_top",  # log-prob of each one's most probable token
+    "lm_entropy", "other_entropy",  # nats
+    "lm_of_other", "other_of_lm",  # log-prob that each gives to the other's most probable token
+    "agree",  # 1 where those are the same token
+    "nearest",  # log(1 + squared L2 to the nearest neighbour), 0 where the system searches nothing
+)  # fmt: skip
+
+
+def features(lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor:
+    """Return FEATURES (R, F) float32 of log-probs (R, V) and squared distances (R,)."""
+    pair = torch.stack([lm, other]).float().clamp_min_(LEAST)  # (2, R, V)
+    top, token = pair.max(dim=-1)
+    entropy = -pair.exp().mul_(pair).sum(dim=-1)
+    crossed = pair.gather(-1, token.flip(0).unsqueeze(-1)).squeeze(-1)
+    agree = (token[0] == token[1]).float().unsqueeze(0)
+    near = torch.zeros_like(agree) if nearest is None else nearest.float().log1p().unsqueeze(0)
+    found = torch.cat([top, entropy, crossed.clamp_min(FLOOR), agree, near])
+    return found.T.contiguous()
+
+
+@dataclass(frozen=True)
+class RouterConfig:
+    """Whose lambda it is, and the decoder it belongs to."""
+
+    system: str  # a key of PARTS with parts: "memory", "knn" or "mixed"
+    vocab_size: int  # V
+    tokenizer_hash: str
+    units: int = 0  # of one hidden layer; 0 is a logistic regression
+    features: tuple[str, ...] = FEATURES  # what the weights were fitted to, in their order
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for a system without lambda, or features that are not made any more."""
+        if not PARTS.get(self.system) or self.units < 0:
+            raise MlpMemError(
+                f"router config: system {self.system!r} has no lambda or units {self.units} is "
+                "below 0; use memory, knn or mixed, and fit the router again"
+            )
+        if tuple(self.features) != FEATURES:
+            raise MlpMemError(
+                f"router config: it reads {', '.join(self.features)}; this program makes "
+                f"{', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
+            )
+
+
+class Router(nn.Module):
+    """Features, brought to mean 0 and deviation 1, through one layer or two to logit(lmbda)."""
+
+    def __init__(self, config: RouterConfig) -> None:
+        """Make a router of lambda one half everywhere (or nearly, with a hidden layer)."""
+        super().__init__()
+        self.config = config
+        self.register_buffer("mean", torch.zeros(len(FEATURES)))
+        self.register_buffer("scale", torch.ones(len(FEATURES)))
+        self.hidden = nn.Linear(len(FEATURES), config.units) if config.units else None
+        self.out = nn.Linear(config.units or len(FEATURES), 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, found: Tensor) -> Tensor:
+        """Return logits of lambda (R,) of features (R, F)."""
+        x = (found - self.mean) / self.scale
+        if self.hidden is not None:
+            x = torch.tanh(self.hidden(x))
+        return self.out(x).squeeze(-1)
+
+    @torch.inference_mode()
+    def lmbda(self, lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor:
+        """Return lambda (R,), 0 .. 1 float32, of log-probs (R, V) and squared distances (R,)."""
+        return torch.sigmoid(self(features(lm, other, nearest)))
+
+    def bind(self, decoder) -> "Router":
+        """Return self on the decoder's device; MlpMemError where another decoder is meant."""
+        ours = self.config.vocab_size, self.config.tokenizer_hash
+        theirs = decoder.vocab_size, decoder.tokenizer_hash
+        if ours != theirs:
+            raise MlpMemError(
+                f"this router belongs to another decoder: vocabulary {ours[0]} and tokenizer "
+                f"{ours[1][:12]} against {theirs[0]} and {theirs[1][:12]}. Load the bundle it came "
+                "with, or fit one for this decoder (`python -m train router`)"
+            )
+        return self.to(decoder.device)
+
+    def save(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(self.state_dict(), folder / "model.safetensors", metadata={"format": "pt"})
+        text = json.dumps(asdict(self.config), indent=2)
+        (folder / "config.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Router":
+        """Return the router of a folder, frozen; MlpMemError says what is wrong with it."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        known = {field.name for field in fields(RouterConfig)}
+        try:
+            row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            row = {name: value for name, value in row.items() if name in known}
+            made = cls(RouterConfig(**row | {"features": tuple(row["features"])}))
+            made.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
+                SafetensorError) as error:  # fmt: skip
+            raise MlpMemError(
+                f"router: {folder.name} cannot be read ({str(error)[:200]}); it is incomplete or "
+                "altered, download it or fit it again"
+            ) from error
+        return made.eval().requires_grad_(False)
+
+
+def load_routers(folder: str | Path) -> dict[str, Router]:
+    """Return {system: Router} of a folder's folders, empty where there is none."""
+    found = [Router.load(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
+    by_system = {router.config.system: router for router in found}
+    return {system: by_system[system] for system in PARTS if system in by_system}

@@ -1,0 +1,109 @@
+"""Packed layers answer as plain ones do, are saved as plain ones are, and say what they cannot."""
+
+import pytest
+import tiny
+import torch
+from torch import nn
+
+import mlpmem
+import mlpmem.fused
+from mlpmem import fastlinear
+from mlpmem.errors import MlpMemError
+from mlpmem.fastlinear import PackedLinear, pack
+from mlpmem.memory import Memory
+
+PROMPT = "The capital of Peru is"
+here = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
+needs_ops = pytest.mark.skipif(not here, reason="this torch has no oneDNN")
+
+
+def count(module: nn.Module) -> int:
+    return sum(isinstance(part, PackedLinear) for part in module.modules())
+
+
+@needs_ops
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+@pytest.mark.parametrize("memory", ["gpt2", "llama"])
+def test_a_packed_model_in_float32_writes_and_says_what_the_plain_one_does(family, memory):
+    def made():
+        bound = tiny.decoder(family)
+        return mlpmem.fused.FusedModel(bound, tiny.memory(bound, memory))
+
+    plain, packed = made(), made().pack()
+    assert count(packed.decoder.model) > 3 and count(packed.memory) > 4
+    wanted, found = (model.distributions(PROMPT) for model in (plain, packed))
+    for source in wanted:
+        torch.testing.assert_close(found[source], wanted[source], rtol=0, atol=5e-5)
+    texts = [m.compare(PROMPT, max_new_tokens=8) for m in (plain, packed)]
+    assert [t.text for t in texts[0].values()] == [t.text for t in texts[1].values()]
+
+
+@needs_ops
+@pytest.mark.parametrize("rows", [(1,), (3, 5), (2, 1, 4)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_equals_a_product_in_float64(rows, bias):
+    layer = nn.Linear(7, 13, bias=bias)
+    holder = nn.Sequential(layer)
+    assert pack(holder) == 1
+    x = torch.randn(*rows, 7)
+    wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    torch.testing.assert_close(holder(x).double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@needs_ops
+def test_a_packed_memory_is_saved_as_it_was(tmp_path):
+    bound = tiny.decoder("gpt2")
+    memory = tiny.memory(bound, "gpt2")
+    wanted = {name: weight.clone() for name, weight in memory.state_dict().items()}
+    pack(memory)
+    memory.save(tmp_path)
+    found = Memory.load(tmp_path).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+
+
+@needs_ops
+def test_packed_weights_count_as_bytes_and_a_tied_head_is_held_twice(tiny_model):
+    bound = tiny.decoder()
+    memory, before = tiny.memory(bound), (bound.bytes, 0)
+    size = memory.bytes
+    pack(memory)
+    pack(bound.model)
+    assert (memory.bytes, bound.bytes) == (size, before[0])
+
+
+@needs_ops
+def test_a_layer_whose_packed_product_is_wrong_stays_plain(monkeypatch):
+    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: x @ self.weight.to_dense().T * 1.1)
+    assert pack(nn.Sequential(nn.Linear(7, 13, bias=False))) == 0
+
+
+def test_without_the_operators_every_layer_stays_plain(monkeypatch):
+    def missing(*_):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(PackedLinear, "__init__", missing)
+    model = tiny.decoder()
+    assert pack(model.model) == 0
+
+
+@needs_ops
+def test_packed_weights_cannot_be_moved():
+    holder = nn.Sequential(nn.Linear(7, 13))
+    pack(holder)
+    with pytest.raises(MlpMemError, match="cannot be moved"):
+        holder.to(torch.float64)
+
+
+def test_a_bundle_answers_in_the_dtype_asked_for_over_the_same_keys(tiny_bundle):
+    plain = mlpmem.load(tiny_bundle.folder)
+    half = mlpmem.load(tiny_bundle.folder, dtype="bfloat16")
+    assert half.decoder.model.dtype == half.memory.norm.weight.dtype == torch.bfloat16
+    assert (half.datastore.keys == plain.datastore.keys).all()
+    wanted, found = (model.distributions(PROMPT) for model in (plain, half))
+    for source in ("lm", "memory"):
+        kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
+        assert 0 < abs(float(kl)) < 0.02
+    with pytest.raises(MlpMemError, match="bfloat16"):
+        mlpmem.load(tiny_bundle.folder, dtype="int3")
+    assert fastlinear.dtype_of("float32") is torch.float32
