@@ -7,7 +7,10 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("GRADIO_SSR_MODE", "false")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if (cores := os.environ.get("CPU_CORES", "")).isdecimal():  # a host's word on a share of a machine
+    os.environ.setdefault("OMP_NUM_THREADS", cores)
 
 DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
 
@@ -29,8 +32,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of decoder and memory")
     parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 serves the network too")
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
+    parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
     parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
     args = parser.parse_args(argv)
     if args.preset and (args.decoder or args.memory):
@@ -90,24 +93,11 @@ def main(argv: list[str] | None = None) -> int:
             "again, give --bundle another folder, or make one with python -m train."
         )
         return 2
-    from mlpmem.ui import page, recorded, service
+    from mlpmem.ui import recorded, serve, service
 
     load, bundle, note = opened(args)
-    model = service.Service(load, note)
-    blocks = page.build(model, recorded.read(bundle) if bundle else recorded.Recorded())
-    try:
-        blocks.launch(
-            server_name=args.host,
-            server_port=args.port,
-            prevent_thread_lock=True,
-            **page.launch_options(),
-        )
-    except OSError:
-        say(f"port {args.port} is taken or not allowed; give another --port")
-        return 2
-    model.start()
-    blocks.block_thread()
-    return 0
+    shown = recorded.read(bundle) if bundle else recorded.Recorded()
+    return serve.serve(service.Service(load, note), shown, args.host, args.port)
 
 
 if __name__ == "__main__":

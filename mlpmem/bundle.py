@@ -11,7 +11,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,8 +26,9 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
-from mlpmem.manifest import AGAIN, FORMAT, check_file, list_files, read_manifest
+from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
 from mlpmem.memory import Memory, check_binding
+from mlpmem.plain import parse_json
 from mlpmem.presets import PRESETS
 from mlpmem.retriever import make_retriever
 from mlpmem.router import Router, load_routers
@@ -57,12 +59,12 @@ class Bundle:
 
     def read_json(self, name: str) -> Any:
         """Return the value of one of its JSON files, such as "results.json"."""
-        return json.loads((self.folder / name).read_text(encoding="utf-8"))
+        return parse_json((self.folder / name).read_text(encoding="utf-8"))
 
     def traces(self) -> list[dict]:
         """Return the recorded comparisons as plain values."""
         found = sorted((self.folder / "traces").glob("*.json"))
-        return [json.loads(path.read_text(encoding="utf-8")) for path in found]
+        return [parse_json(path.read_text(encoding="utf-8")) for path in found]
 
     def documents(self) -> Documents:
         """Return the documents of the datastore."""
@@ -72,14 +74,32 @@ class Bundle:
         self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
     ) -> FusedModel:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
-        memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
-        decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
-        routers = load_routers(self.folder / "router")
-        return FusedModel(decoder, memory, self.settings, self.name, routers)
+        with self._reading("decoder, memory or router"):
+            memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+            decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
+            routers = load_routers(self.folder / "router")
+            return FusedModel(decoder, memory, self.settings, self.name, routers)
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
         return Decoder.load(self.folder / "decoder", depth=depth, **options)
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Turn what libraries raise over a part into an MlpMemError.
+
+        Its hashes were right, but a bundle made to harm has right hashes too, and the readers of
+        configurations, tokenizers and weights each have errors of their own.
+        """
+        try:
+            yield
+        except MlpMemError:
+            raise
+        except Exception as error:
+            raise MlpMemError(
+                f"bundle {self.folder.name}: its {part} cannot be used ({type(error).__name__}); "
+                f"{AGAIN}"
+            ) from error
 
     def attach(
         self,
@@ -92,7 +112,9 @@ class Bundle:
 
         Keys are float32's work whatever the model answers in, so that one cache serves all.
         """
-        fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+        with self._reading("documents or fingerprint"):
+            fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+            documents = self.documents()
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
         label = hashlib.sha256(
@@ -101,9 +123,7 @@ class Bundle:
         decoder = model.decoder
         if decoder.model.dtype != torch.float32:
             decoder = self._decoder(decoder.depth, device=decoder.device)
-        built = build_or_read(
-            decoder, self.documents(), label, fingerprint, progress=progress, stop=stop
-        )
+        built = build_or_read(decoder, documents, label, fingerprint, progress=progress, stop=stop)
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built
 
@@ -134,10 +154,7 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
     MlpMemError names the first file that is missing, truncated or altered and what to do.
     """
     folder = Path(path) if path is not None else default_bundle_path()
-    manifest = read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        check_file(folder, name, expected)
-    return Bundle(folder, manifest)
+    return Bundle(folder, checked_manifest(folder))
 
 
 def save_bundle(

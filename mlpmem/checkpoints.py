@@ -6,7 +6,6 @@ with weights_only, whole or sharded, and may stand behind `knn_generator.` besid
 they do not say (depth, lmbda, temperature) is supplied here.
 """
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from torch import Tensor
 from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, Tell, fetch
 from mlpmem.memory import MODEL_TYPE, Memory, MemoryConfig
+from mlpmem.plain import parse_json
 
 # model_type: memory family, the only activation it has, lmbda the authors use
 PUBLISHED = {
@@ -77,7 +77,7 @@ def _config_row(top: Path, folder: Path) -> dict:
     row = _read_json(folder / "config.json")
     if row.get("model_type") == MODEL_TYPE:
         return row
-    if row.get("model_type") not in PUBLISHED:
+    if str(row.get("model_type")) not in PUBLISHED:
         raise MlpMemError(
             f"memory: {folder.name}/config.json has model_type {row.get('model_type')!r}; "
             f"known are {MODEL_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
@@ -125,7 +125,9 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
                 return _unwrapped(read(folder / name))
             if (folder / f"{name}.index.json").exists():
                 return _unwrapped(_read_shards(folder, f"{name}.index.json", read))
-    except (OSError, SafetensorError, ValueError) as error:
+    except MlpMemError:
+        raise
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MlpMemError(
             f"memory: the weights in {folder.name} cannot be read ({str(error)[:200]}); "
             "the file is incomplete or altered, download or export it again"
@@ -195,7 +197,7 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
 def _read_json(path: Path) -> dict:
     """Return a JSON object; MlpMemError where the file is missing or is none."""
     try:
-        row = json.loads(path.read_text(encoding="utf-8"))
+        row = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"memory: cannot read {path.parent.name}/{path.name} ({error}); "

@@ -175,13 +175,16 @@ class Decoder:
     ) -> DecoderOutput:
         """Return logits and hidden states of ids (B, T).
 
-        attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given.
+        attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given. A
+        bool one (B, 1, T, T) says who attends to whom.
         The cache is extended in place. last > 0 gives that many last positions alone. head=False
         stops where the hidden state is caught: no logits, no cache, and no time for what comes
         after.
         """
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        if attention_mask is not None and attention_mask.dim() == 4:
+            attention_mask = added_mask(self.model, attention_mask)
         catch = _Catch(go_on=head)
         token = _CATCH.set(catch)
         output = None
@@ -205,6 +208,18 @@ class Decoder:
             hidden[:, -last:],
             output.past_key_values if output is not None else None,
         )
+
+
+def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
+    """Return a bool mask (B, 1, T, T) as the model's attention takes it.
+
+    Where attention is written out ("eager", all that Gemma 2 has) masks are added to the scores.
+    """
+    if model.config._attn_implementation != "eager":
+        return mask
+    return torch.zeros_like(mask, dtype=model.dtype).masked_fill(
+        ~mask, torch.finfo(model.dtype).min
+    )
 
 
 def _catch(module: nn.Module, args: tuple) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import parse_json
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,20 @@ class Documents:
 
     def __post_init__(self) -> None:
         """Raise MlpMemError where the arrays contradict one another."""
+        arrays = (self.tokens, self.offsets, self.document_of)
+        names = (self.titles, self.groups)
+        if not all(a.ndim == 1 and np.issubdtype(a.dtype, np.integer) for a in arrays) or not all(
+            isinstance(some, list) and all(isinstance(name, str) for name in some) for some in names
+        ):
+            raise MlpMemError(
+                "documents: tokens, offsets and document_of must be rows of whole numbers, titles "
+                "and groups lists of texts; the folder is damaged, make or download it again"
+            )
         offsets, passages = self.offsets, len(self.document_of)
         ordered = (
-            len(offsets) == passages + 1 and offsets[0] == 0 and bool(np.all(np.diff(offsets) > 0))
+            len(offsets) == passages + 1
+            and offsets[0] == 0
+            and bool(np.all(offsets[1:] > offsets[:-1]))
         )
         if passages and (not ordered or offsets[-1] != len(self.tokens)):
             raise MlpMemError(
@@ -35,7 +47,11 @@ class Documents:
                 f"{passages} passages; the folder is damaged, make or download it again"
             )
         if len(self.titles) != len(self.groups) or (
-            passages and int(self.document_of.max()) >= len(self.titles)
+            passages
+            and not 0
+            <= int(self.document_of.min())
+            <= int(self.document_of.max())
+            < len(self.titles)
         ):
             raise MlpMemError(
                 "documents: titles and groups do not match the passages; make it again"
@@ -76,7 +92,7 @@ class Documents:
                 for name in ("tokens", "offsets", "document_of")
             ]
             names = [
-                json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+                parse_json((folder / f"{name}.json").read_text(encoding="utf-8"))
                 for name in ("titles", "groups")
             ]
         except (OSError, ValueError) as error:

@@ -23,6 +23,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries
 from mlpmem.errors import MlpMemError
 from mlpmem.malloc import keep_memory
+from mlpmem.plain import parse_json
 
 # A key may differ from its fingerprint by 2% of its length. Rounding a key to float16 makes 0.03%,
 # other instruction sets and batch shapes less, and rounding all weights of the shipped decoder to
@@ -47,11 +48,19 @@ class Fingerprint(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> "Fingerprint":
-        """Return the fingerprint of a safetensors file."""
+        """Return the fingerprint of a safetensors file; ValueError where it is none."""
         from safetensors.numpy import load_file
 
         tensors = load_file(path)
-        return cls(tensors["indices"], tensors["keys"])
+        indices, keys = tensors["indices"], tensors["keys"]
+        whole = indices.dtype == np.int64 and indices.min(initial=0) >= 0
+        if (
+            not whole
+            or keys.dtype != np.float16
+            or (keys.ndim, indices.shape) != (2, keys.shape[:1])
+        ):
+            raise ValueError("it holds no keys and their entries")
+        return cls(indices, keys)
 
     def error(self, keys: np.ndarray) -> float:
         """Return the largest deviation of keys (N, D), relative to a key's length; inf for nan."""
@@ -101,6 +110,12 @@ def build_or_read(
 
     label names what the keys follow from. MlpMemError where built keys miss the fingerprint.
     """
+    least, most = documents.tokens.min(initial=0), documents.tokens.max(initial=0)
+    if not 0 <= least <= most < decoder.vocab_size:
+        raise MlpMemError(
+            f"datastore: the documents hold token ids from {least} to {most}, this decoder knows "
+            f"0 to {decoder.vocab_size - 1}; encode them with its tokenizer"
+        )
     positions, counts = entries(documents)
     path = cache_folder() / f"keys-{label}.npy"
     shape = len(positions), decoder.hidden_size
@@ -128,7 +143,7 @@ def _read(
 ) -> tuple[np.ndarray, float] | None:
     """Return cached keys, mapped, and the seconds they took; None unless every check passes."""
     try:
-        notes = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        notes = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != notes["sha256"]:
                 return None
@@ -160,9 +175,9 @@ def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
         os.replace(beside, path.with_suffix(".json"))
     except OSError as error:
         return (
-            f"The keys stay in memory and will be built again next time: {path.parent} cannot be "
-            f"written ({error.strerror or error}). Free space there, or set MLPMEM_CACHE to "
-            "another folder."
+            "The keys stay in memory and will be built again next time: the cache folder cannot be "
+            f"written ({error.strerror or type(error).__name__}). Free space there, or set "
+            "MLPMEM_CACHE to another folder."
         )
     finally:
         with contextlib.suppress(OSError):

@@ -1,15 +1,17 @@
 """A bundle's manifest: which files there must be, their sizes and hashes, and the complaints."""
 
 import hashlib
-import json
+import re
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import parse_json
 
 FORMAT = 1
 MANIFEST_BYTES = 4 * 2**20
 FILE_BYTES = 64 * 2**30
+FILE_NAME = re.compile(r"[\w.+-][\w.+/ -]{0,200}")  # below the folder, on every platform
 AGAIN = "run `git checkout -- assets` if it is the shipped bundle, or download or export it again"
 
 
@@ -22,21 +24,29 @@ def list_files(folder: Path) -> dict[str, dict]:
     }
 
 
+def checked_manifest(folder: Path) -> dict:
+    """Return manifest.json; MlpMemError names the first file that is not as it says."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        check_file(folder, name, expected)
+    return manifest
+
+
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json, its form checked; MlpMemError with the next step."""
     path = folder / "manifest.json"
     try:
         if path.stat().st_size > MANIFEST_BYTES:
             raise MlpMemError(
-                f"bundle: {path} is over {MANIFEST_BYTES} bytes, no manifest; {AGAIN}"
+                f"bundle: the manifest of {folder.name} has over {MANIFEST_BYTES} bytes; {AGAIN}"
             )
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        manifest = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         if isinstance(error, MlpMemError):
             raise
         raise MlpMemError(
-            f"bundle: {folder} holds no readable manifest.json ({error}). Give the folder of a "
-            f"bundle; {AGAIN}"
+            f"bundle: {folder.name} holds no readable manifest.json ({_reason(error)}). Give the "
+            f"folder of a bundle; {AGAIN}"
         ) from error
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -46,28 +56,32 @@ def read_manifest(folder: Path) -> dict:
             "update the program (git pull), or export the bundle again with this one"
         )
     if not isinstance(files, dict) or not files:
-        raise MlpMemError(f"bundle: {path} lists no files; {AGAIN}")
+        raise MlpMemError(f"bundle: {folder.name}/{path.name} lists no files; {AGAIN}")
     return manifest
 
 
 def check_file(folder: Path, name: str, expected: Any) -> None:
     """Raise MlpMemError unless the file has the manifest's size and sha256."""
-    parts = PurePosixPath(name).parts
-    wellformed = isinstance(expected, dict) and {"bytes", "sha256"} <= expected.keys()
-    if not wellformed or ".." in parts or PurePosixPath(name).is_absolute() or "\\" in name:
+    wellformed = isinstance(expected, dict) and type(expected.get("bytes")) is int
+    if not (wellformed and FILE_NAME.fullmatch(name)) or ".." in PurePosixPath(name).parts:
         raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
-    path = folder / name
+    path, shown = folder / name, f"{folder.name}/{name}"
     if not path.is_file():
-        raise MlpMemError(f"bundle: {path} is missing; {AGAIN}")
+        raise MlpMemError(f"bundle: {shown} is missing; {AGAIN}")
     size, wanted = path.stat().st_size, expected["bytes"]
     if size != wanted or size > FILE_BYTES:
         what = "truncated" if size < wanted else "altered"
-        raise MlpMemError(f"bundle: {path} is {what} ({size} bytes of {wanted}); {AGAIN}")
-    if sha256(path) != expected["sha256"]:
-        raise MlpMemError(f"bundle: {path} is altered (its sha256 is not the manifest's); {AGAIN}")
+        raise MlpMemError(f"bundle: {shown} is {what} ({size} bytes of {wanted}); {AGAIN}")
+    if sha256(path) != expected.get("sha256"):
+        raise MlpMemError(f"bundle: {shown} is altered (its sha256 is not the manifest's); {AGAIN}")
 
 
 def sha256(path: Path) -> str:
     """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    """Return why a file cannot be read, without its path."""
+    return getattr(error, "strerror", None) or str(error)

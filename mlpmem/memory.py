@@ -6,6 +6,7 @@ of the authors' published checkpoints. `checkpoints.py` reads and writes its fol
 
 import json
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
 
 import torch
@@ -15,6 +16,21 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 
 MODEL_TYPE = "mlp_memory"
+
+MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
+# field -> (kind, least, most)
+RANGES = {
+    "hidden_size": (Integral, 1, MOST),
+    "vocab_size": (Integral, 1, MOST),
+    "num_layers": (Integral, 1, 1024),
+    "intermediate_size": (Integral, 1, MOST),
+    "norm_eps": (Real, 0, 1),
+    "depth": (Integral, -1024, 1023),
+    "lmbda": (Real, 0, 1),
+    "temperature": (Real, 1e-6, 1e6),
+    "knn_k": (Integral, 0, MOST),
+    "knn_temperature": (Real, 0, 1e9),
+}
 
 
 @dataclass(frozen=True)
@@ -37,20 +53,21 @@ class MemoryConfig:
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for values no memory can have."""
-        sizes = ("hidden_size", "vocab_size", "num_layers", "intermediate_size")
-        for name in sizes:
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 raise MlpMemError(
-                    f"memory config: {name} is {getattr(self, name)!r}, it must be 1 or more"
+                    f"memory config: {name} is {value!r}, it must be a number from {low:g} to "
+                    f"{high:g}; export or download the memory again"
                 )
-        if self.family not in LAYOUTS:
+        if not isinstance(self.tokenizer_hash, str) or not isinstance(self.tied_head, bool):
+            raise MlpMemError(
+                f"memory config: tokenizer_hash {self.tokenizer_hash!r} must be a text, tied_head "
+                f"{self.tied_head!r} true or false; export or download the memory again"
+            )
+        if str(self.family) not in LAYOUTS:
             raise MlpMemError(
                 f"memory config: family {self.family!r} is not known, use {' or '.join(LAYOUTS)}"
-            )
-        if not 0 <= self.lmbda <= 1 or not self.temperature > 0:
-            raise MlpMemError(
-                f"memory config: lmbda {self.lmbda} must be within 0 and 1, "
-                f"temperature {self.temperature} above 0"
             )
 
     @classmethod

@@ -1,6 +1,5 @@
 """A model from parts: any decoder, a memory made for it, a datastore of one's own text files."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Store
 from mlpmem.hub import Tell, fetch
 from mlpmem.memory import Memory
+from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
@@ -152,7 +152,7 @@ def titled_texts(name: str, content: str) -> list[tuple[str, str]]:
 def _line(name: str, number: int, line: str) -> tuple[str, str]:
     """Return (title, text) of one line of a .jsonl file."""
     try:
-        row: Any = json.loads(line)
+        row: Any = parse_json(line)
         text = row["text"]
     except (ValueError, KeyError, TypeError) as error:
         raise MlpMemError(

@@ -21,12 +21,20 @@ class Settings:
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for values outside their range."""
+        if not isinstance(self.lmbda, Mapping):
+            raise MlpMemError(f"settings: lmbda is {self.lmbda!r}; give a number by source")
         for source, value in self.lmbda.items():
             check_lmbda(value, source)
-        if self.k < 1 or not (self.knn_temperature > 0 and self.memory_temperature > 0):
+        above = [
+            _is_number(self.k, 1),
+            _is_number(self.knn_temperature, 1e-9),
+            _is_number(self.memory_temperature, 1e-9),
+        ]
+        if not all(above) or not isinstance(self.k, Integral):
             raise MlpMemError(
-                f"settings: k {self.k} must be 1 or more, temperatures {self.knn_temperature} and "
-                f"{self.memory_temperature} above 0; correct the bundle's manifest or the arguments"
+                f"settings: k {self.k} must be a whole number from 1, temperatures "
+                f"{self.knn_temperature} and {self.memory_temperature} numbers above 0; correct "
+                "the bundle's manifest or the arguments"
             )
 
     def of(self, system: str) -> float:
@@ -84,9 +92,14 @@ def default_settings(memory: Any) -> Settings:
 
 def check_lmbda(value: Any, name: str = "lmbda") -> None:
     """Raise MlpMemError unless value is a number within 0 and 1."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not 0 <= value <= 1:
+    if not _is_number(value, 0) or value > 1:
         raise MlpMemError(
             f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
             "(memory or datastore alone)"
         )
+
+
+def _is_number(value: Any, low: float) -> bool:
+    """Return whether value is a finite number of at least low."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value >= low

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import parse_json
 
 SOURCES = ("lm", "memory", "knn")
 # What a system mixes into the decoder, in equal shares; one that is not named here is its own.
@@ -161,9 +162,10 @@ class Trace:
     def from_json(cls, text: str) -> "Trace":
         """Return the trace of a `to_json` text; MlpMemError if it is not one."""
         try:
-            return cls.from_dict(json.loads(text))
-        except json.JSONDecodeError as error:
+            row = parse_json(text)
+        except ValueError as error:
             raise MlpMemError(f"trace: not JSON ({error}); export the generation again") from error
+        return cls.from_dict(row)
 
 
 _PLAIN = ("system", "prompt", "prompt_ids", "lmbda", "settings", "model", "finish", "text", "cost")

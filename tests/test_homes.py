@@ -19,6 +19,7 @@ IMPORTS = {
 ALLOWED = {
     "mlpmem/new.py": set(),
     "mlpmem/ui/new.py": {"gradio", "plotly", "mlpmem.ui"},
+    "mlpmem/space/new.py": {"mlpmem.ui"},
     "train/new.py": {"accelerate", "datasets", "train"},
     "train/corpora/new.py": {"accelerate", "datasets", "train"},
     "app.py": {"gradio", "mlpmem.ui", "train"},

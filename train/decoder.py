@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.decoder import Decoder as ExistingDecoder
-from mlpmem.decoder import load_tokenizer, tokenizer_hash
+from mlpmem.decoder import added_mask, load_tokenizer, tokenizer_hash
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from train.hub import HUB, check_model
@@ -111,6 +111,11 @@ def check_source(config: Decoder, tokenizer) -> None:
             f"decoder: {config.source} has {decoder.vocab_size} logits, its tokenizer "
             f"{len(tokenizer)} tokens; the folder mixes two models, get it again"
         )
+    if config.epochs and getattr(decoder.model.config, "final_logit_softcapping", None):
+        raise MlpMemError(
+            f"decoder: {config.source} bends its logits (final_logit_softcapping), which training's "
+            "loss of training does not; set epochs = 0 in [decoder] to take it as it is"
+        )
     if config.epochs and config.row > decoder.max_positions:
         raise MlpMemError(
             f"decoder: row is {config.row}, {config.source} reads {decoder.max_positions} tokens "
@@ -141,7 +146,7 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
     hidden = model.base_model(
         input_ids=batch["ids"],
         position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=added_mask(model, batch["attention_mask"]),
         use_cache=False,
     ).last_hidden_state
     hidden, head = hidden.flatten(0, 1), model.get_output_embeddings()

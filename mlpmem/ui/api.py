@@ -10,6 +10,7 @@ import gradio as gr
 from mlpmem.errors import MlpMemError
 from mlpmem.trace import SOURCES
 from mlpmem.ui import inputs, saved
+from mlpmem.ui.limits import Deadline, said
 from mlpmem.ui.shared import Shared
 
 NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
@@ -21,11 +22,11 @@ def build(shared: Shared) -> None:
     ask = Endpoints(shared)
     for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
         gr.api(
-            _told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
+            told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
         )
 
 
-def _told(endpoint: Callable) -> Callable:
+def told(endpoint: Callable) -> Callable:
     """Return the endpoint with its errors as sentences for the caller."""
 
     @functools.wraps(endpoint)
@@ -33,7 +34,7 @@ def _told(endpoint: Callable) -> Callable:
         try:
             return endpoint(*args, **kwargs)
         except MlpMemError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(said(error), print_exception=False) from error
 
     return call
 
@@ -78,8 +79,9 @@ class Endpoints:
         text = inputs.as_prompt(inputs.check_text(prompt))
         chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
         model = self._shared.service.model
-        names = inputs.check_systems(systems, model.systems)
-        traces = model.compare(text, systems=names, **chosen.as_arguments())
+        names, stop = inputs.check_systems(systems, model.systems), Deadline()
+        traces = model.compare(text, systems=names, stop=stop, **chosen.as_arguments())
+        stop.check()
         return saved.record(text, self._shared.recorded.known(text), chosen.lmbda, traces)
 
     def score(self, text: str, lmbda: float | None = None) -> dict:

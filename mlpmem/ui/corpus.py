@@ -11,6 +11,7 @@ import gradio as gr
 
 from mlpmem.ui import components, inputs, own, stream
 from mlpmem.ui.components import packed
+from mlpmem.ui.limits import said
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 
 MAX_HITS = 20
@@ -92,7 +93,7 @@ def _safely(make: Callable[[], dict]) -> dict:
     try:
         return packed(make())
     except inputs.MlpMemError as error:
-        return packed(stream.message(str(error)))
+        return packed(stream.message(said(error)))
 
 
 def _pasted(text: Any) -> tuple[str, str]:

@@ -9,6 +9,7 @@ import gradio as gr
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
+from mlpmem.ui.limits import said
 from mlpmem.ui.shared import STREAM, Shared
 
 MAX_CHARACTERS = 8000  # the tokens are counted by the model
@@ -76,6 +77,6 @@ def _prober(shared: Shared):
             rows = shared.service.model.probe(ids, text, store=shared.store(own, choice))
             return packed({"number": number, "rows": rows})
         except MlpMemError as error:
-            return packed({"number": number, "error": stream.message(str(error))["text"]})
+            return packed({"number": number, "error": stream.message(said(error))["text"]})
 
     return probe

@@ -1,15 +1,27 @@
 """The whole page: header, tabs, the lambda bar below, the status that looks after itself."""
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from mlpmem.ui import about, api, chat, compare, components, corpus, inspect, results, waiting
+from mlpmem.ui import (
+    about,
+    api,
+    chat,
+    compare,
+    components,
+    corpus,
+    inspect,
+    limits,
+    results,
+    waiting,
+)  # fmt: skip
 from mlpmem.ui.own import Shelf
 from mlpmem.ui.recorded import Recorded
 from mlpmem.ui.service import Service
 from mlpmem.ui.shared import PRIVATE, Shared
 
 TITLE = "MLP Memory, live"
-QUEUE_SIZE = 16
+QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
 POLL_SECONDS = 0.7
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {
@@ -77,6 +89,7 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "state_session_capacity": 500,
         "pwa": False,
+        "app_kwargs": {"middleware": [Middleware(limits.BoundedBody)]},
         "max_file_size": "8mb",  # what is above own.MAX_BYTES gets a sentence rather than a 413
     }
 

@@ -4,12 +4,12 @@ Read as plain JSON, so that the first screen needs neither torch nor weights. Wh
 or unreadable is left out here; the bundle's own loader is the one that complains.
 """
 
-import json
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlpmem.plain import parse_json
 from mlpmem.trace import SOURCES, VERSION
 
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
@@ -100,7 +100,7 @@ def read(bundle: Path) -> Recorded:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -4,12 +4,12 @@ What is opened comes from anywhere: the trace's own loader reads it, every size 
 bounded here, and only values that the loader knows go on to the page.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import parse_json
 from mlpmem.trace import SOURCES, VERSION, Trace
 
 MAX_BYTES = 6_000_000
@@ -31,8 +31,8 @@ def read(text: Any) -> dict:
     if not isinstance(text, str) or len(text) > MAX_BYTES:
         raise MlpMemError(f"That is no text of at most {MAX_BYTES:,} characters. {AGAIN}")
     try:
-        row = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        row = parse_json(text)
+    except ValueError as error:
         raise MlpMemError(f"That file is no JSON ({error}). {AGAIN}") from error
     row = row if isinstance(row, dict) else {}
     if row.get("v") != VERSION or not isinstance(row.get("traces"), dict):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.limits import said
 
 Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
 log = logging.getLogger(__name__)
@@ -110,14 +111,14 @@ class Service:
             self._fail(what, f"The {what} could not be made; the terminal says why.")
         else:
             waiting = "" if "knn" in self._model.systems else "Started without a datastore."
-            line = "; ".join(lines)
+            line = said("; ".join(lines))
             self._set(Status("ready", line, ready=True, settled=True, waiting=waiting))
 
     def _fail(self, what: str, text: str) -> None:
         sys.stderr.write(f"mlpmem: {text}\n")
         ready, there = self._model is not None, getattr(self._model, "systems", [])
         waiting = "" if "knn" in there else f"The {'datastore' if ready else what} is not there."
-        self._set(Status("error", text, ready=ready, settled=True, waiting=waiting))
+        self._set(Status("error", said(text), ready=ready, settled=True, waiting=waiting))
 
     def _loading(self, line: str, share: float | None) -> None:
         self._set(Status("loading", line, share=share))

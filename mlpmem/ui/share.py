@@ -5,6 +5,7 @@ import gradio as gr
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import saved, stream
 from mlpmem.ui.components import packed
+from mlpmem.ui.limits import said
 
 
 def show(event: gr.EventData) -> dict:
@@ -12,5 +13,5 @@ def show(event: gr.EventData) -> dict:
     try:
         run = saved.read((event._data or {}).get("text"))
     except MlpMemError as error:
-        return packed(stream.message(str(error)))
+        return packed(stream.message(said(error)))
     return packed({"kind": "opened", "run": stream.new_run(), **run})

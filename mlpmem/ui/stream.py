@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.limits import LATE, Deadline, said
 
 PERIOD = 0.06  # seconds: about 16 updates a second
 log = logging.getLogger(__name__)
@@ -65,12 +66,16 @@ def deltas(
 
 
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
-    """Yield make's values; what goes wrong becomes a message, and leaving early stops the model."""
-    stop = threading.Event()
+    """Yield make's values; what goes wrong becomes a message, and leaving early stops the model.
+
+    So does a run that takes longer than limits.SECONDS.
+    """
+    stop = Deadline()
     try:
         yield from make(stop)
+        stop.check()
     except MlpMemError as error:
-        yield message(str(error))
+        yield message(LATE if stop.over else said(error))
     except Exception:
         log.exception("a generation failed")
         yield message("Something went wrong while generating; the terminal says what. Try again.")

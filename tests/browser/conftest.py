@@ -63,15 +63,17 @@ def _free_port() -> int:
 class Server:
     """A process of ours that serves a page."""
 
-    def __init__(self, log: Path, *command: str, **environment: str):
-        """Start it; "{port}" in the command becomes a free port."""
+    def __init__(self, log: Path, *command: str, cwd: Path = ROOT, python: str = sys.executable,
+                 **environment: str):  # fmt: skip
+        """Start it; "{port}" in command and environment becomes a free port."""
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = log
         with log.open("w") as out:
             self.process = subprocess.Popen(
-                [sys.executable, *(part.format(port=self.port) for part in command)],
-                stdout=out, stderr=subprocess.STDOUT, cwd=ROOT, env=os.environ | environment,
+                [python, *(part.format(port=self.port) for part in command)],
+                stdout=out, stderr=subprocess.STDOUT, cwd=cwd,
+                env=os.environ | {k: v.format(port=self.port) for k, v in environment.items()},
             )  # fmt: skip
 
     def wait(self) -> "Server":
@@ -96,6 +98,29 @@ class Server:
             self.process.wait()
 
 
+def start_space(folder: Path, kind: str, python: str = sys.executable) -> Server:
+    """Build a Space of that kind from a tiny bundle and start it as its host would.
+
+    Only folder/cache may be written; folder/space and folder/home are read-only.
+    """
+    import tiny
+
+    from mlpmem.space.build import build
+
+    tiny.bundle(folder / "bundle", traces=[])
+    space, home = build(folder / "space", kind, bundle=folder / "bundle").folder, folder / "home"
+    home.mkdir()
+    for path in (space, home, *filter(Path.is_dir, space.rglob("*"))):
+        path.chmod(0o555)
+    return Server(
+        folder / "log", "app.py", cwd=space, python=python,
+        CPU_CORES="2", HOME=str(home), USERPROFILE=str(home), MPLCONFIGDIR=str(folder / "cache"),
+        GRADIO_SERVER_NAME="127.0.0.1", GRADIO_SERVER_PORT="{port}",
+        MLPMEM_CACHE=str(folder / "cache"), GRADIO_TEMP_DIR=str(folder / "cache" / "gradio"),
+        PYTHONDONTWRITEBYTECODE="1",
+    )  # fmt: skip
+
+
 class Servers(dict):
     """Servers by name, each started when it is first asked for."""
 
@@ -110,6 +135,8 @@ class Servers(dict):
 
     def _start(self, name: str) -> Server:
         log = self.folder / f"{name}.log"
+        if name.startswith("space-"):
+            return start_space(self.folder / name, name.removeprefix("space-"))
         if name != "app":
             seconds = {"fake": "0.4", "waiting": "-1"}[name]
             serve = str(HERE / "serve.py")

@@ -1,0 +1,167 @@
+"""Three folders from one source: the page for a CPU Space, for ZeroGPU, and its static replay.
+
+Each is complete: card, requirements, app, library and, where it is small enough, the bundle. It is
+written beside its place and renamed at the end.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mlpmem.errors import MlpMemError
+from mlpmem.manifest import checked_manifest
+from mlpmem.space.card import MARK, TITLE, Card
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = Path("assets") / "atlas"  # where app.py looks for one
+BUNDLE_BYTES = 900_000_000  # a Space's repository holds 1 GB; a larger bundle is mounted
+PYTHON = "3.12"  # what ZeroGPU has, and transformers needs 3.11 or more
+LEFT_OUT = ("__pycache__", ".*")
+# Spaces bring gradio themselves, in sdk_version; accelerate is for training alone
+NOT_LISTED = ("gradio", "accelerate")
+BODY = (
+    "A frozen decoder, a kNN-LM datastore and an all-MLP memory answer the same prompt side by "
+    "side.\nMove lambda and every token on the screen is mixed anew; click a token and see what "
+    "each source\nwould have said."
+)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What was built, and what is left to do."""
+
+    folder: Path
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def files(self) -> int:
+        """Return the number of files."""
+        return sum(path.is_file() for path in self.folder.rglob("*"))
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+
+def build(out: str | Path, kind: str, *, bundle: Path | None = None, title: str = TITLE) -> Made:
+    """Write a Space's folder of that kind, replacing one that was built before, and return it.
+
+    MlpMemError where the source or the bundle is not whole, or where out is somebody else's.
+    """
+    if kind not in KINDS:
+        raise MlpMemError(f"space: kind is {kind!r}; choose from {', '.join(KINDS)}")
+    out = Path(out).absolute()
+    _check_place(out)
+    bundle = bundle or ROOT / BUNDLE
+    size = _checked_size(bundle)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    try:
+        notes = KINDS[kind](beside, bundle, size, title)
+        for path in (beside, *beside.rglob("*")):  # a temporary folder begins private
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        if out.exists():
+            shutil.rmtree(out)
+        beside.rename(out)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Made(out, notes)
+
+
+def _check_place(out: Path) -> None:
+    """Raise MlpMemError unless out is free, empty or was built before."""
+    card = out / "README.md"
+    ours = card.is_file() and MARK in card.read_text("utf-8", "replace")
+    if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
+        raise MlpMemError(
+            f"space: {out} holds something else, and building would replace it; give a new folder"
+        )
+
+
+def _checked_size(bundle: Path) -> int:
+    """Return the bytes of a bundle whose files are all as its manifest says; else MlpMemError."""
+    return sum(file["bytes"] for file in checked_manifest(bundle)["files"].values())
+
+
+def _cpu(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
+    """Write the page for a CPU Space."""
+    card = Card(
+        title, sdk_version=_pinned("gradio"), python_version=PYTHON, suggested_hardware="cpu-basic"
+    )
+    return _page(folder, card, ROOT / "app.py", bundle, size)
+
+
+def _zero(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
+    """Write the page for ZeroGPU, which has a choice of torch's releases of its own."""
+    card = Card(
+        title, sdk_version=_pinned("gradio"), python_version=PYTHON, startup_duration_timeout="1h"
+    )
+    app = Path(__file__).with_name("zero_app.py")
+    return _page(folder, card, app, bundle, size, unpinned=("torch",))
+
+
+def _static(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
+    """Write the recorded runs as files that need no server."""
+    from mlpmem.ui import recorded, replay
+
+    replay.write(recorded.read(bundle), folder)
+    card = Card(title, sdk="static", app_file="index.html")
+    (folder / "README.md").write_text(card.text(BODY), "utf-8")
+    return []
+
+
+KINDS: dict[str, Callable[[Path, Path, int, str], list[str]]] = {
+    "cpu": _cpu,
+    "zero": _zero,
+    "static": _static,
+}
+
+
+def _page(
+    folder: Path, card: Card, app: Path, bundle: Path, size: int, unpinned: tuple[str, ...] = ()
+) -> list[str]:
+    """Write card, requirements, app, library and bundle; return what is left to do."""
+    if not app.is_file():
+        raise MlpMemError(f"space: {app.name} is not there; build from a clone of the repository")
+    lines = [_line(line, unpinned) for line in _requirements() if _name(line) not in NOT_LISTED]
+    (folder / "requirements.txt").write_text("\n".join(lines) + "\n", "utf-8")
+    shutil.copyfile(app, folder / "app.py")
+    shutil.copyfile(ROOT / "LICENSE", folder / "LICENSE")
+    ignored = shutil.ignore_patterns(*LEFT_OUT)
+    shutil.copytree(ROOT / "mlpmem", folder / "mlpmem", ignore=ignored)
+    notes = []
+    if size <= BUNDLE_BYTES:
+        shutil.copytree(bundle, folder / BUNDLE, ignore=ignored)
+    else:
+        notes.append(
+            f"The bundle has {size / 1e9:.1f} GB and is not in the folder: mount it as a volume "
+            "and set the Space's variable MLPMEM_BUNDLE to its path."
+        )
+    (folder / "README.md").write_text(card.text("\n\n".join([BODY, *notes])), "utf-8")
+    return notes
+
+
+def _requirements() -> list[str]:
+    """Return requirements.txt's lines; MlpMemError outside a clone of the repository."""
+    path = ROOT / "requirements.txt"
+    if not path.is_file():
+        raise MlpMemError(f"space: {path.name} is not there; build from a clone of the repository")
+    return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
+
+
+def _name(line: str) -> str:
+    """Return the package that a line of requirements.txt pins."""
+    return line.partition("==")[0].strip()
+
+
+def _line(line: str, unpinned: tuple[str, ...]) -> str:
+    """Return a line of requirements.txt, without its version where that is the host's choice."""
+    return _name(line) if _name(line) in unpinned else line
+
+
+def _pinned(name: str) -> str:
+    """Return the version that requirements.txt pins."""
+    return next(line.partition("==")[2].strip() for line in _requirements() if _name(line) == name)

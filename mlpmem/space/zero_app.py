@@ -1,0 +1,43 @@
+"""Serve the page on ZeroGPU: the app.py of a Space that `python -m mlpmem.space` builds.
+
+Decoder, memory and datastore are placed when this file is read; each run of the columns is one
+short lease. Without the package `spaces`, and anywhere else, it serves from the CPU alone.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+os.environ.setdefault("GRADIO_SSR_MODE", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+try:
+    import spaces  # before torch, whose CUDA it stands in for until a lease begins
+except ImportError:
+    spaces = None
+
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+
+from mlpmem.bundle import load_bundle  # noqa: E402
+from mlpmem.retriever import ExactRetriever  # noqa: E402
+from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
+from mlpmem.ui import recorded, serve  # noqa: E402
+from mlpmem.ui.service import Service  # noqa: E402
+
+BUNDLE = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
+
+bundle = load_bundle(BUNDLE)
+model = bundle.model()
+built = bundle.attach(model, retriever="exact")
+if spaces is not None and torch.cuda.is_available():
+    placed = bundle.model("cuda")
+    keys = ExactRetriever(built.datastore.keys, "cuda")
+    placed.attach_datastore(built.datastore, keys)
+    model = LeasedModel(model, placed, partial(spaces.GPU, duration=seconds))
+
+if __name__ == "__main__":
+    sys.exit(serve.serve(Service(lambda tell: (model, [])), recorded.read(BUNDLE)))

@@ -1,0 +1,87 @@
+"""What a request may take, in seconds and bytes, and what may be said of what went wrong."""
+
+import re
+import threading
+import time
+from typing import Any
+
+from mlpmem.errors import MlpMemError
+
+SECONDS = 180.0  # of one run; three columns of 128 tokens need a few
+BODY_BYTES = 16_000_000  # a saved run with everything in it escaped
+LATE = (
+    f"That took longer than {SECONDS:.0f} seconds, so it was stopped to let others go on. "
+    "Ask for fewer tokens or a shorter text."
+)
+# /a/b/c or C:\a\b\c, up to its last part; not https://a/b, not and/or
+FOLDERS = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'"():]+[\\/])+""")
+
+
+def said(error: Exception | str) -> str:
+    """Return an error's sentence as anybody may read it: of a path only the last part is left."""
+    return FOLDERS.sub("", str(error))
+
+
+class Deadline(threading.Event):
+    """What a run is asked to stop by: set by whoever leaves, and of itself when time is over."""
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        """Begin now."""
+        super().__init__()
+        self._ends = time.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Return whether the time is over."""
+        return time.monotonic() > self._ends
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+        return super().is_set() or self.over
+
+    def check(self) -> None:
+        """Raise MlpMemError where the time is over."""
+        if self.over:
+            raise MlpMemError(LATE)
+
+
+class BoundedBody:
+    """ASGI middleware: a request whose body is larger than BODY_BYTES is answered with 413."""
+
+    def __init__(self, app: Any, most: int = BODY_BYTES) -> None:
+        """Stand before app."""
+        self.app, self.most = app, most
+
+    async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
+        """Pass a request on; count what comes, whatever its header says."""
+        came, answered = 0, False
+
+        async def counted() -> dict:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > self.most:
+                await refuse()
+                return {"type": "http.disconnect"}
+            return message
+
+        async def refuse() -> None:
+            nonlocal answered
+            if not answered:
+                answered = True
+                start = {"type": "http.response.start", "status": 413, "headers": []}
+                await send(start)
+                await send({"type": "http.response.body", "body": b"The request is too large."})
+
+        async def guarded(message: dict) -> None:
+            if not answered:
+                await send(message)
+
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        length = dict(scope["headers"]).get(b"content-length", b"0")
+        if length.isdigit() and int(length) > self.most:
+            await refuse()
+            return
+        await self.app(scope, counted, guarded)

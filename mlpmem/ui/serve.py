@@ -1,0 +1,31 @@
+"""From a service to an answering page: build, launch, load, wait."""
+
+import os
+import sys
+
+from mlpmem.ui import page
+from mlpmem.ui.recorded import Recorded
+from mlpmem.ui.service import Service
+
+
+def serve(
+    service: Service, recorded: Recorded, host: str | None = None, port: int | None = None
+) -> int:
+    """Serve until interrupted, loading once the page answers; returns an exit status.
+
+    Where host and port are not given, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count, which a host
+    such as Spaces sets.
+    """
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    blocks = page.build(service, recorded)
+    try:
+        blocks.launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, **page.launch_options()
+        )
+    except OSError:
+        sys.stderr.write(f"mlpmem: port {port} is taken or not allowed; give another --port\n")
+        return 2
+    service.start()
+    blocks.block_thread()
+    return 0

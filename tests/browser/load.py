@@ -1,0 +1,215 @@
+"""Fifty visitors at once: python tests/browser/load.py [--visitors 50] [--seconds 120].
+
+Starts app.py and talks to it as the page does. Every visitor asks a question of their own, whose
+answer is known from an unhurried run before; some read to the end, some press Stop, some close the
+tab. Prints who got what, the server's memory, and how long a run that was left held up the next.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+import tempfile
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+import httpx
+import psutil
+from conftest import ROOT, Server
+
+SYSTEMS = ["lm", "memory", "knn"]
+TOKENS, LONG = 12, 128
+STEPS = 2  # values that somebody who leaves early has seen
+
+
+class Refused(Exception):
+    """The queue is full, and the visitor is told so."""
+
+
+@dataclass
+class Page:
+    """What a browser knows of the page: its address and the number of Generate's handler."""
+
+    client: httpx.AsyncClient
+    handler: int
+
+    @classmethod
+    async def open(cls, client: httpx.AsyncClient) -> "Page":
+        """Return the page as /config describes it."""
+        config = (await client.get("config")).json()
+        ids = [c["id"] for c in config["components"] if c["props"].get("elem_id") == "generate"]
+        return cls(client, next(d["id"] for d in config["dependencies"]
+                                if [ids[0], "click"] in d["targets"]))  # fmt: skip
+
+    async def join(self, session: str, prompt: str, seed: int, tokens: int, heat: float) -> str:
+        """Ask, and return the event's id; Refused where the queue is full."""
+        data = [prompt, {"lmbda": None}, None, "atlas", SYSTEMS, tokens, heat, 1.0, 0, seed]
+        body = {"data": data, "fn_index": self.handler, "session_hash": session}
+        answer = await self.client.post("gradio_api/queue/join", json=body)
+        if answer.status_code == 503:
+            raise Refused(answer.json()["detail"])
+        return answer.raise_for_status().json()["event_id"]
+
+    async def listen(self, session: str):
+        """Yield (message, the token view's value or None) until the stream ends."""
+        path = f"gradio_api/queue/data?session_hash={session}"
+        async with self.client.stream("GET", path) as stream:
+            async for line in stream.aiter_lines():
+                if line.startswith("data:"):
+                    message = json.loads(line[5:])
+                    yield message["msg"], value_of(message)
+
+    async def stop(self, session: str, event: str) -> None:
+        """Do what the Stop button does."""
+        body = {"session_hash": session, "fn_index": self.handler, "event_id": event}
+        (await self.client.post("gradio_api/cancel", json=body)).raise_for_status()
+
+
+def value_of(message: dict) -> dict | None:
+    """Return the value for the token view in a message, whole or as what replaces it."""
+    data = (message.get("output") or {}).get("data") or [None]
+    if isinstance(data[0], list):
+        data = [{"json": op[2]} for op in data[0] if op[1] == ["json"]] or [None]
+    return json.loads(data[0]["json"]) if isinstance(data[0], dict) and "json" in data[0] else None
+
+
+@dataclass
+class Visitor:
+    """Somebody with a question of their own; answer is what it must be."""
+
+    prompt: str
+    seed: int
+    answer: dict[str, str] = field(default_factory=dict)
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tab's own
+
+    async def ask(self, page: Page, leave: str = "") -> str:
+        """Return what became of one run; leave is "stop", "close" or "" for reading to the end."""
+        seen = 0
+        event = await page.join(self.session, self.prompt, self.seed, TOKENS, 1.0)
+        async for message, value in page.listen(self.session):
+            if message == "unexpected_error" or (value or {}).get("kind") == "message":
+                return "told"
+            if value is None:
+                continue
+            if value.get("prompt", self.prompt) != self.prompt:
+                return "FOREIGN"
+            if value["kind"] == "done":
+                texts = {name: trace["text"] for name, trace in value["traces"].items()}
+                self.answer = self.answer or texts
+                return "answered" if texts == self.answer else "FOREIGN"
+            seen += 1
+            if leave and seen == STEPS:
+                if leave == "stop":
+                    await page.stop(self.session, event)
+                self.session = uuid.uuid4().hex  # of the next tab
+                return "left"
+        return "LOST"
+
+
+async def visit(page: Page, visitor: Visitor, ends: float, counts: Counter) -> None:
+    """Ask again and again until the time is over."""
+    luck = random.Random(visitor.seed)
+    while time.monotonic() < ends:
+        leave = luck.choices(["", "stop", "close"], [6, 1, 1])[0]
+        try:
+            counts[await visitor.ask(page, leave)] += 1
+        except Refused:
+            counts["refused in a sentence"] += 1
+            await asyncio.sleep(luck.uniform(1, 3))
+
+
+async def held_up(page: Page, leave: str) -> float:
+    """Return the seconds from leaving a long run until the one behind it begins."""
+    first, second = uuid.uuid4().hex, uuid.uuid4().hex
+    event, seen = await page.join(first, "The river", 1, LONG, 2.0), 0
+    stream = page.listen(first)
+    async for _, value in stream:
+        seen += value is not None
+        if seen > STEPS:
+            break
+    await page.join(second, "The town", 1, 1, 0.0)
+    waiting = asyncio.create_task(_begins(page, second))
+    await asyncio.sleep(0.2)
+    began = time.monotonic()
+    if leave == "stop":
+        await page.stop(first, event)
+    await stream.aclose()
+    return await waiting - began
+
+
+async def _begins(page: Page, session: str) -> float:
+    """Return when a session's run begins; its stream is read to the end."""
+    when = 0.0
+    async for message, _ in page.listen(session):
+        if message == "process_starts":
+            when = time.monotonic()
+    return when
+
+
+async def drive(url: str, process: psutil.Process, visitors: int, seconds: float) -> int:
+    """Run everything and print it; returns an exit status."""
+    say = sys.stdout.write
+    # no connection is kept: one that the server closes while it is taken up again would be lost
+    limits = httpx.Limits(max_connections=4 * visitors, max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
+        page = await Page.open(client)
+        questions = json.loads((ROOT / "assets/atlas/questions.json").read_text("utf-8"))
+        crowd = [Visitor(q["prompt"], i) for i, q in enumerate(questions[:visitors])]
+        await _ready(page, crowd[0])
+        for visitor in crowd:
+            if (became := await visitor.ask(page)) != "answered":
+                raise SystemExit(f"{visitor.prompt!r} was {became} before there was any load")
+        begin, ends, counts = time.monotonic(), time.monotonic() + seconds, Counter()
+        memory = [process.memory_info().rss]
+        tasks = [asyncio.create_task(visit(page, v, ends, counts)) for v in crowd]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(2)
+            memory.append(process.memory_info().rss)
+        for task in tasks:
+            task.result()
+        took = time.monotonic() - begin
+        say(f"{visitors} visitors, {took:.0f} s, {sum(counts.values())} runs: ")
+        say(", ".join(f"{n} {what}" for what, n in counts.most_common()) + "\n")
+        half = len(memory) // 2
+        say("server's memory in MB: before {:.0f}, half-way {:.0f}, at the end {:.0f}, most "
+            "{:.0f}\n".format(*(m / 1e6 for m in (memory[0], memory[half], memory[-1],
+                                                  max(memory)))))  # fmt: skip
+        for leave in ("stop", "close"):
+            times = [await held_up(page, leave) for _ in range(8)]
+            say(f"from {leave} to the next run's begin: median {median(times):.2f} s, ")
+            say(f"slowest {max(times):.2f} s\n")
+    return 1 if counts["FOREIGN"] or counts["LOST"] else 0
+
+
+async def _ready(page: Page, visitor: Visitor) -> None:
+    """Wait until all three columns answer."""
+    while True:
+        await visitor.ask(page)
+        if set(visitor.answer) == set(SYSTEMS):
+            return
+        visitor.answer = {}
+        await asyncio.sleep(1)
+
+
+def main() -> int:
+    """Start the app, drive it, stop it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--visitors", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=120)
+    args = parser.parse_args()
+    log = Path(tempfile.mkdtemp()) / "app.log"
+    server = Server(log, "app.py", "--port", "{port}").wait()
+    try:
+        process = psutil.Process(server.process.pid)
+        return asyncio.run(drive(server.url, process, args.visitors, args.seconds))
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

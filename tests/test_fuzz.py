@@ -1,0 +1,312 @@
+"""Damaged and hostile input everywhere something is read: MlpMemError comes out, or what is right.
+
+MLPMEM_FUZZ sets how many examples every test draws, for a longer look than the default.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import gradio as gr
+import numpy as np
+import pytest
+import tiny
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from mlpmem import keycache
+from mlpmem.bundle import load_bundle
+from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory
+from mlpmem.plain import parse_json
+from mlpmem.settings import Settings
+from mlpmem.trace import SOURCES, Trace
+from mlpmem.ui import api, inputs, own, recorded, requests, saved
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
+CHECKS = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+PHASES = [Phase.generate]  # a failure is shown as it was found: making it smaller takes minutes
+fuzz = settings(max_examples=EXAMPLES, suppress_health_check=CHECKS, phases=PHASES)
+
+SCALARS = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=40)
+    | st.sampled_from(["lm", "memory", "knn", "../x", "a\x00b", "${1}", 0, 1, -1, 0.5])
+)  # fmt: skip
+SHARES = st.floats(0, 1)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
+    ),
+    max_leaves=8,
+)
+
+
+def refused(call, *args, **kwargs):
+    """Return call's value, None where it refused in a sentence; anything else is a failure."""
+    try:
+        return call(*args, **kwargs)
+    except (MlpMemError, gr.Error) as error:
+        said = str(error)
+        assert said and "Traceback" not in said and str(ROOT) not in said
+        return None
+
+
+def places(value, at=()):
+    """Yield the path of everything within a JSON value."""
+    yield at
+    rows = (
+        value
+        if isinstance(value, dict)
+        else dict(enumerate(value if isinstance(value, list) else ()))
+    )
+    for key, inner in rows.items():
+        yield from places(inner, (*at, key))
+
+
+@st.composite
+def damaged_json(draw, value) -> str:
+    """Return the text of a JSON value with one thing in it replaced, left out, or cut off."""
+    copy = json.loads(json.dumps(value))
+    *path, last = draw(st.sampled_from([at for at in places(copy) if at]))
+    inner = copy
+    for key in path:
+        inner = inner[key]
+    how = draw(st.sampled_from(["replace", "replace", "delete", "cut", "deep"]))
+    if how == "delete":
+        del inner[last]
+    elif how != "cut":
+        inner[last] = draw(VALUES) if how == "replace" else "DEEP"
+    text = json.dumps(copy).replace('"DEEP"', "[" * 99_999)
+    return text[: int(draw(SHARES) * len(text))] if how == "cut" else text
+
+
+@st.composite
+def damaged_bytes(draw, content: bytes) -> bytes:
+    """Return content with some bytes overwritten, or cut off."""
+    at = int(draw(SHARES) * len(content)) if draw(st.booleans()) else draw(st.integers(0, 200))
+    if draw(st.booleans()):
+        return content[:at]
+    some = draw(st.binary(min_size=1, max_size=8))
+    return content[:at] + some + content[at + len(some) :]
+
+
+@fuzz
+@given(VALUES, st.lists(VALUES, min_size=6, max_size=6))
+def test_what_a_visitor_sends_is_taken_within_bounds_or_refused(value, six):
+    refused(inputs.check_text, value)
+    refused(inputs.check_systems, value, ["lm", "memory"])
+    refused(inputs.check_probe, value if isinstance(value, dict) else {"ids": value, "text": "a"})
+    lmbda = refused(inputs.check_lmbda, value)
+    assert lmbda is None or 0 <= lmbda <= 1
+    chosen = refused(inputs.check_options, *six)
+    assert chosen is None or 1 <= chosen.max_new_tokens <= inputs.MAX_NEW_TOKENS
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(["q", "lambda", "tokens", "seed", "systems", "x"]), SCALARS))
+def test_a_link_is_always_brought_within_bounds(query):
+    link = inputs.read_link(query)
+    if link is not None:
+        numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
+        assert inputs.check_options(link.options.lmbda, *numbers) == link.options
+        assert set(link.systems) <= set(SOURCES) and len(link.prompt) <= inputs.MAX_CHARACTERS
+
+
+@pytest.fixture(scope="module")
+def shared(tiny_model):
+    return SimpleNamespace(service=SimpleNamespace(model=tiny_model), recorded=recorded.Recorded())
+
+
+PROMPTS = VALUES | st.text(min_size=1, max_size=60)
+
+
+@fuzz
+@given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=5))
+def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
+    ask = api.Endpoints(shared)
+    names = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"]
+    given_ = {"max_new_tokens": 2} | dict(zip(names, numbers, strict=False))
+    given_["lmbda"] = numbers[-1] if numbers else None
+    for call, arguments in (
+        (ask.generate, {"prompt": prompt, "systems": systems, **given_}),
+        (ask.score, {"text": prompt, "lmbda": given_["lmbda"]}),
+        (ask.distributions, {"prompt": prompt, "system": systems}),
+        (ask.neighbours, {"prompt": prompt}),
+    ):
+        answer = refused(api.told(call), **arguments)
+        assert answer is None or json.dumps(answer, allow_nan=False)
+
+
+ASKED = {
+    "kind": "branch", "run": "r", "prompt": "Peru", "system": "memory", "lmbda": 0.5,
+    "settings": {"max_new_tokens": 2, "seed": 3}, "forced": [4],
+}  # fmt: skip
+
+
+@fuzz
+@given(text=damaged_json(ASKED))
+def test_a_request_of_a_column_is_answered_or_refused(shared, text):
+    try:
+        data = parse_json(text)
+    except ValueError:
+        data = text
+    stop = SimpleNamespace(is_set=lambda: False)
+    refused(lambda: list(requests.answer(shared, data, stop)))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_model):
+    traces = tiny_model.compare("Peru", max_new_tokens=2)
+    return saved.record("Peru", {"answer": "Lima"}, 0.5, traces)
+
+
+@fuzz
+@given(data=st.data())
+def test_a_saved_run_or_a_trace_is_read_or_refused(run, data):
+    text = data.draw(damaged_json(run))
+    refused(saved.read, text)
+    read = refused(Trace.from_json, data.draw(damaged_json(run["traces"]["knn"])))
+    assert read is None or read.to_json()
+
+
+@fuzz
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=SCALARS)
+def test_an_upload_is_read_or_refused(tmp_path, content, name):
+    for kind in own.KINDS:
+        path = tmp_path / f"a{kind}"
+        path.write_bytes(content)
+        read = refused(own.read_upload, path)
+        pairs = refused(own.titled, *read) if read else None
+        assert pairs is None or all(text.strip() for _, text in pairs)
+    line = json.dumps({"text": name, "title": name})
+    refused(own.titled, "a.jsonl", f"{line}\n{'[' * 99_999}")
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    """Return the files of a memory's folder by name."""
+    folder = tmp_path_factory.mktemp("memory")
+    tiny.memory(tiny.decoder()).save(folder)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+INDEX = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00001-of-00001.safetensors"}}
+PUBLISHED = {
+    "model_type": "gpt2", "n_layer": 2, "n_embd": 32, "n_inner": None, "vocab_size": 263,
+    "layer_norm_epsilon": 1e-5,
+}  # fmt: skip
+
+
+@fuzz
+@given(data=st.data())
+def test_a_memory_is_loaded_or_refused(memory, tmp_path, data):
+    folder = tmp_path / "m"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = dict(memory)
+    config = data.draw(st.sampled_from([json.loads(files["config.json"]), PUBLISHED]))
+    what = data.draw(st.sampled_from(["config", "config", "weights", "index", "bin"]))
+    if what == "config":
+        files["config.json"] = data.draw(damaged_json(config)).encode()
+    elif what == "weights":
+        files["model.safetensors"] = data.draw(damaged_bytes(files["model.safetensors"]))
+    else:
+        del files["model.safetensors"]
+        name = {"index": "model.safetensors.index.json", "bin": "pytorch_model.bin"}[what]
+        files[name] = data.draw(st.binary(max_size=30) | damaged_json(INDEX).map(str.encode))
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    refused(Memory.load, folder)
+
+
+def seal(folder: Path) -> None:
+    """Write sizes and hashes anew, as somebody who means harm would."""
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for name in manifest["files"]:
+        content = (folder / name).read_bytes()
+        manifest["files"][name] = {
+            "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()
+        }  # fmt: skip
+    path.write_text(json.dumps(manifest))
+
+
+def opened(folder: Path):
+    """Return a bundle's model with its datastore, after a question to it."""
+    bundle = load_bundle(folder)
+    model = bundle.model()
+    bundle.attach(model, retriever="exact")
+    model.compare("Peru", max_new_tokens=1)
+    return model
+
+
+@fuzz
+@given(data=st.data())
+def test_a_damaged_bundle_is_refused_and_one_sealed_again_is_read_or_refused(
+    tiny_bundle, tmp_path, monkeypatch, data
+):
+    folder = tmp_path / "bundle"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(tiny_bundle.folder, folder)
+    monkeypatch.setenv("MLPMEM_CACHE", str(tmp_path / "cache"))
+    names = sorted(tiny_bundle.manifest["files"])
+    path = folder / data.draw(st.sampled_from([*names, "manifest.json"]))
+    content = path.read_bytes()
+    as_json = path.suffix == ".json" and path.stat().st_size < 20_000 and data.draw(st.booleans())
+    if as_json and json.loads(content):
+        path.write_text(data.draw(damaged_json(json.loads(content))), "utf-8")
+    else:
+        path.write_bytes(data.draw(damaged_bytes(content)))
+    recorded.read(folder)
+    if path.name == "manifest.json":
+        refused(opened, folder)
+    elif path.read_bytes() != content:
+        with pytest.raises(MlpMemError):
+            load_bundle(folder)
+        seal(folder)
+        refused(opened, folder)
+
+
+@fuzz
+@given(data=st.data())
+def test_documents_of_any_arrays_are_read_or_refused(tmp_path, data):
+    folder = tmp_path / "documents"
+    tiny.documents().save(folder)
+    name = data.draw(st.sampled_from(["tokens", "offsets", "document_of"]))
+    kinds = [np.int8, np.int64, np.uint64, np.float32, np.complex64, "U3", bool, "M8[s]"]
+    dtype = data.draw(st.sampled_from(kinds))
+    shape = data.draw(st.sampled_from([(), (0,), (5,), (6,), (3, 2)]))
+    filler = data.draw(st.integers(-3, 3))
+    array = np.full(shape, filler).astype(dtype)
+    np.save(folder / f"{name}.npy", array)
+    refused(Documents.load, folder)
+
+
+@fuzz
+@given(data=st.data())
+def test_a_damaged_cache_gives_the_same_keys_as_none(tmp_path, monkeypatch, data):
+    monkeypatch.setenv("MLPMEM_CACHE", str(tmp_path))
+    decoder, documents = tiny.decoder(), tiny.documents()
+    right = np.array(keycache.build_or_read(decoder, documents, "x").datastore.keys)
+    path = tmp_path / data.draw(st.sampled_from(["keys-x.npy", "keys-x.json"]))
+    whole = path.read_bytes()
+    if path.suffix == ".json" and data.draw(st.booleans()):
+        path.write_text(data.draw(damaged_json(json.loads(whole))), "utf-8")
+    else:
+        path.write_bytes(data.draw(damaged_bytes(whole)))
+    again = keycache.build_or_read(decoder, documents, "x")
+    assert np.array_equal(again.datastore.keys, right)
+
+
+@fuzz
+@given(st.dictionaries(st.sampled_from(["lmbda", "k", "knn_temperature", "x"]), VALUES))
+def test_settings_are_taken_or_refused(values):
+    bundle = load_bundle(ROOT / "assets" / "atlas")
+    made = refused(lambda: type(bundle)(bundle.folder, {"settings": values}).settings)
+    assert made is None or isinstance(made, Settings)
