@@ -45,6 +45,7 @@ def _training_sentences() -> frozenset[str]:
     return frozenset(segments)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(atlas):
     def text(config):
         made = build_atlas(config)

@@ -51,6 +51,7 @@ def test_a_folder_holds_library_and_bundle_and_no_leavings(built):
         assert not [name for name in there if "__pycache__" in name or "/." in name]
 
 
+@pytest.mark.slow
 def test_the_library_in_a_folder_finds_the_bundle_in_it(built):
     ask = [sys.executable, "-B", "-c", "import mlpmem; print(mlpmem.load().systems)"]
     said = subprocess.run(ask, cwd=built["cpu"].folder, capture_output=True, text=True)

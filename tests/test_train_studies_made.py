@@ -190,6 +190,7 @@ def test_replayed_passages_are_whole_and_as_many_as_asked(words):
     assert len(some_passages(documents, 10**6, 0)) == len(documents)
 
 
+@pytest.mark.slow
 def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.SHAPES["llama"], "max_position_embeddings", 200)
     run = Run(RECIPE, stages(tmp_path), "update")

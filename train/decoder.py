@@ -113,7 +113,7 @@ def check_source(config: Decoder, tokenizer) -> None:
         )
     if config.epochs and getattr(decoder.model.config, "final_logit_softcapping", None):
         raise MlpMemError(
-            f"decoder: {config.source} bends its logits (final_logit_softcapping), which training's "
+            f"decoder: {config.source} bends its logits (final_logit_softcapping), which the "
             "loss of training does not; set epochs = 0 in [decoder] to take it as it is"
         )
     if config.epochs and config.row > decoder.max_positions:

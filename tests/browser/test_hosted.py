@@ -25,6 +25,7 @@ def drive(page) -> None:
     page.wait_for_selector("#drawer .neighbour")
 
 
+@pytest.mark.slow
 def test_a_cpu_space_answers_and_writes_its_cache_alone(visit, servers):
     server = servers["space-cpu"].wait()
     space = servers.folder / "space-cpu"
@@ -36,6 +37,7 @@ def test_a_cpu_space_answers_and_writes_its_cache_alone(visit, servers):
     assert server.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_static_space_plays_from_files_alone(chromium, tmp_path):
     site = build(tmp_path / "site", "static").folder
     page = chromium.new_context(offline=True).new_page()
