@@ -17,7 +17,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate
 from mlpmem.fused import FusedModel
 from mlpmem.generation import check_prompt
-from mlpmem.trace import Trace
+from mlpmem.trace import PARTS, Trace
 
 
 class System(Protocol):
@@ -47,11 +47,11 @@ class System(Protocol):
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a model: a system of its `systems` at one lambda."""
+    """One column of a model: a system at one lambda, or at the router's."""
 
     model: FusedModel
     system: str = "lm"
-    lmbda: float | None = None  # None: the model's own
+    lmbda: float | str | None = None  # "auto" is the router's; None: the model's own
     name: str = ""  # none: the system's
     label: str = ""  # likewise
     seconds: float = 0.0
@@ -68,10 +68,10 @@ class Column:
 
     @property
     def bytes(self) -> int:
-        """Return the bytes of decoder, and of memory or datastore where this column needs it."""
-        model = self.model
-        memory = model.memory.bytes if self.system == "memory" else 0
-        return model.decoder.bytes + memory + (model.store.bytes if self.system == "knn" else 0)
+        """Return the bytes of decoder, and of memory and datastore where this column needs them."""
+        model, parts = self.model, PARTS[self.system]
+        memory = model.memory.bytes if "memory" in parts else 0
+        return model.decoder.bytes + memory + (model.store.bytes if "knn" in parts else 0)
 
     def context(self, ids: Sequence[int], room: int) -> list[int]:
         """Return ids as they are."""
@@ -80,10 +80,11 @@ class Column:
     @torch.inference_mode()
     def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Return log-probs (R, V) at hidden states (R, D) with the decoder's logits (R, V)."""
-        store = self.model.store if self.system == "knn" else None
+        store = self.model.store if "knn" in PARTS[self.system] else None
         sources = self.model.sources(hidden, logits, store)
         lmbda = self.model.lmbdas([self.system], self.lmbda)[self.system]
-        return interpolate(sources["lm"], sources[self.system], lmbda)
+        weights = self.model.weights(sources, self.system, lmbda)
+        return interpolate(sources["lm"], sources[self.system], weights)
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
@@ -94,7 +95,12 @@ class Column:
         return self.model.generate(prompt, self.system, lmbda=self.lmbda, **options)
 
 
-LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
+LABELS = {
+    "lm": "decoder",
+    "memory": "decoder + memory",
+    "knn": "decoder + kNN",
+    "mixed": "decoder + memory and kNN",
+}
 
 
 def columns(model: FusedModel, seconds: dict[str, float] | None = None) -> list[Column]:

@@ -11,7 +11,9 @@ from mlpmem import batches
 from mlpmem.adapters import add_adapter, load_adapter
 from mlpmem.batches import judge, next_tokens, write
 from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
 from mlpmem.rag import Passages, Rag
+from mlpmem.router import Router, RouterConfig
 from mlpmem.systems import Column, columns
 
 PROMPTS = ("The capital of Peru is", "Vellmar is an", "Gold", "Question: Who? Answer:")
@@ -40,12 +42,22 @@ def system(name):
 ALL = ("lm", "memory", "knn", "rag", "rag_memory_text")
 
 
-@pytest.mark.parametrize("name", ["lm", "memory", "knn"])
+@pytest.mark.parametrize("name", ["lm", "memory", "knn", "mixed"])
 def test_a_column_gives_the_models_own_distribution(name):
     for prompt in PROMPTS:
         ids = model().decoder.encode(prompt)
         mine = system(name).log_probs(ids)[0]
         torch.testing.assert_close(mine, model().distributions(ids, 0.7, name)["fused"])
+
+
+def test_a_column_may_leave_its_lambda_to_the_router():
+    whole = model()
+    config = RouterConfig("mixed", whole.decoder.vocab_size, whole.decoder.tokenizer_hash)
+    routed = FusedModel(whole.decoder, whole.memory, whole.settings, "", {"mixed": Router(config)})
+    routed.attach_datastore(whole.datastore, whole.retriever)
+    ids = whole.decoder.encode(PROMPTS[0])
+    mine = Column(routed, "mixed", "auto").log_probs(ids)[0]
+    torch.testing.assert_close(mine, Column(whole, "mixed", 0.5).log_probs(ids)[0])
 
 
 @pytest.mark.parametrize("name", ["lm", "memory", "knn"])

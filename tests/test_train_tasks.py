@@ -320,7 +320,7 @@ def test_the_command_asks_all_and_keeps_its_findings(run_folder, tiny_bundle, ca
     assert main(["detection", *options, "--json"]) == 0
     said = capsys.readouterr().out
     found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    everyone = ["lm", "memory", "knn", "rag", "rag_memory", "lora", "memory_alpha_0"]
+    everyone = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0"]
     assert list(dict.fromkeys(f["system"] for f in found)) == everyone
     assert found == read_json(run_folder / "findings/detection.json")
     assert found[0]["how"].startswith("python -m train.tasks detection --bundle")

@@ -1,6 +1,7 @@
 """Who can be asked: the systems of a bundle, a run or of parts, by name.
 
-"lm", "memory", "knn" are columns of the model. "rag" is the decoder with passages before the
+"lm", "memory", "knn" and "mixed" are columns of the model, "auto" is its memory (and "auto_knn" and
+"auto_mixed" the others) under the router's lambda. "rag" is the decoder with passages before the
 prompt, "rag_memory" the same with a memory. Of a run, "finetuned" and "lora" are the kept best
 settings, and "memory_NAME" a memory of its controls.
 """
@@ -14,6 +15,7 @@ import torch
 
 from mlpmem.adapters import load_adapter
 from mlpmem.bundle import load_bundle, preset_path
+from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
@@ -22,7 +24,8 @@ from mlpmem.parts import from_parts
 from mlpmem.rag import LAYOUTS, Passages, Rag
 from mlpmem.retriever import Neighbours, writable
 from mlpmem.settings import Settings, default_settings
-from mlpmem.systems import Column, System
+from mlpmem.systems import LABELS, Column, System
+from mlpmem.trace import AUTO, PARTS
 from train.files import read_json
 from train.search import BulkSearch
 from train.stage import finished_manifest
@@ -42,6 +45,22 @@ class Sources:
     lmbda: float | None = None  # None: the bundle's or the memory's own
     passages: int = 1  # before a prompt
     layout: str = LAYOUTS[0]
+
+
+class Bulk:
+    """The bulk search as a retriever: exact, and fast for many queries at once."""
+
+    holds_keys = True
+
+    def __init__(self, keys, device) -> None:
+        """Prepare keys (N, D)."""
+        keys = torch.as_tensor(writable(keys))
+        self._search, self.bytes = BulkSearch(keys, device), keys.nbytes
+
+    def search(self, queries: torch.Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D)."""
+        found = [(d, i) for _, d, i in self._search.search(queries, k)]
+        return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))
 
 
 class Cast:
@@ -64,7 +83,11 @@ class Cast:
         if self._bundle is not None or self.sources.text:
             found |= {"knn": partial(self._column, "knn"), "rag": partial(self._rag, "lm")}
             if self.model.memory is not None:
+                found["mixed"] = partial(self._column, "mixed")
                 found["rag_memory"] = partial(self._rag, "memory")
+        for system in self.model.routers:
+            name = AUTO if system == "memory" else f"{AUTO}_{system}"
+            found[name] = partial(self._column, system, AUTO, name)
         for name, row in self._tuned.items():
             found[name] = partial(self._tuned_decoder, name, row)
         for row in self._controls:
@@ -97,16 +120,11 @@ class Cast:
         return self._bundle.model(device)
 
     @cached_property
-    def _searched(self) -> FusedModel:
-        """Return the decoder with the datastore, searched in bulk."""
-        if self._bundle is not None:
-            built = self._bundle.attach(self.model)
-            store = built.datastore
-        else:
-            store = self.model.datastore
-        alone = FusedModel(self.model.decoder, None, self.model.settings, self.model.name)
-        alone.attach_datastore(store, Bulk(store.keys, self.model.decoder.device))
-        return alone
+    def _searched(self) -> tuple[Datastore, Bulk]:
+        """Return the datastore, and its search in bulk."""
+        attached = self._bundle.attach(self.model) if self._bundle is not None else self.model
+        store = attached.datastore
+        return store, Bulk(store.keys, self.model.decoder.device)
 
     @cached_property
     def _passages(self) -> Passages:
@@ -131,18 +149,21 @@ class Cast:
         path = self.sources.run / "controls" / "controls.json" if self.sources.run else None
         return read_json(path) if path is not None and path.is_file() else []
 
-    def _column(self, system: str) -> Column:
+    def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> Column:
         """Return a column of the model, with nothing beside it that it does not need."""
-        model, seconds = self.model, self._seconds(system)
-        if system == "knn":
-            model = self._searched
-        elif system == "lm":
-            model = FusedModel(model.decoder, None, model.settings, model.name)
-        return Column(model, system, self.sources.lmbda, seconds=seconds)
+        whole, parts = self.model, PARTS[system]
+        memory = whole.memory if "memory" in parts else None
+        model = FusedModel(whole.decoder, memory, whole.settings, whole.name, whole.routers)
+        if "knn" in parts:
+            model.attach_datastore(*self._searched)
+        lmbda = self.sources.lmbda if lmbda is None else lmbda
+        label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
+        return Column(model, system, lmbda, name, label, self._seconds(system))
 
     def _seconds(self, system: str) -> float:
         """Return what a run's stages took for a system beyond the decoder, 0 where not known."""
         stages = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
+        stages["mixed"] = stages["memory"]
         folders = [self.sources.run / s for s in stages.get(system, ())] if self.sources.run else []
         manifests = filter(None, map(finished_manifest, folders))
         return sum(manifest["seconds"] for manifest in manifests)
@@ -173,19 +194,3 @@ class Cast:
         lmbda = row["lmbda"] if self.sources.lmbda is None else self.sources.lmbda
         name = f"{CONTROL}{row['name']}"
         return Column(model, "memory", lmbda, name, row["label"], row["seconds"])
-
-
-class Bulk:
-    """The bulk search as a retriever: exact, and fast for many queries at once."""
-
-    holds_keys = True
-
-    def __init__(self, keys, device) -> None:
-        """Prepare keys (N, D)."""
-        keys = torch.as_tensor(writable(keys))
-        self._search, self.bytes = BulkSearch(keys, device), keys.nbytes
-
-    def search(self, queries: torch.Tensor, k: int) -> Neighbours:
-        """Return the k nearest keys of queries (Q, D)."""
-        found = [(d, i) for _, d, i in self._search.search(queries, k)]
-        return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))
