@@ -26,7 +26,7 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.keycache import Built, Fingerprint, build_or_read
-from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
+from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files, read_manifest
 from mlpmem.memory import Memory, check_binding
 from mlpmem.plain import parse_json
 from mlpmem.presets import PRESETS
@@ -209,6 +209,20 @@ def save_bundle(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Bundle(folder, manifest)
+
+
+def put_results(folder: str | Path, results: Any) -> None:
+    """Write a bundle's results.json anew, and its line in the manifest; MlpMemError for no bundle.
+
+    A kill between the two leaves a bundle that says results.json is altered; do it again then.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    _write_json(folder / "results.json", results)
+    listed = {"results.json": list_files(folder)["results.json"]}
+    _write_json(
+        folder / "manifest.json", {**manifest, "files": manifest["files"] | listed}, indent=1
+    )
 
 
 def _write_model(

@@ -1,11 +1,15 @@
 """Findings: intervals against known values, and files that come back as they went."""
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
+import tiny
 
-from train import findings
+from mlpmem import findings as shown
+from mlpmem.bundle import load_bundle
+from train import findings, gather
 from train.findings import Finding
 
 
@@ -46,3 +50,29 @@ def test_a_studys_findings_come_back_and_replace_its_earlier_ones(tmp_path):
 def test_a_number_that_is_none_is_refused(bad):
     with pytest.raises(ValueError, match="finding a/m"):
         Finding("a", "lm", "x", "m", how="", **bad)
+
+
+def asked(system, value, **other):
+    kept = {"low": value - 0.1, "high": value + 0.1, "n": 9} | other
+    return Finding("questions", system, "B/test", "exact_match", value, "python -m x", **kept)
+
+
+def test_a_bundle_gathers_the_findings_and_stays_whole(tmp_path, capsys):
+    bundle = tiny.bundle(tmp_path / "tiny", traces=[]).folder
+    options = ["any", "--runs", str(tmp_path / "runs"), "--bundle", str(bundle)]
+    assert gather.main(options) == 1 and "there are no findings" in capsys.readouterr().err
+    before = load_bundle(bundle).read_json("results.json")
+    for value in (0.2, 0.5):  # what was gathered before is replaced
+        findings.save(tmp_path / "runs/any/findings", "questions", [asked("lm", value)])
+        assert gather.main(options) == 0
+    after = load_bundle(bundle).read_json("results.json")
+    assert [Finding(**row) for row in after.pop("findings")] == [asked("lm", 0.5)]
+    assert after == before
+
+
+def test_the_table_of_findings_has_a_column_a_system_and_leaves_out_what_was_not_measured():
+    rows = [asked("lm", 0.25), asked("rag", 0.5, low=None, high=None)]
+    head, lines = shown.table({"findings": [dataclasses.asdict(row) for row in rows]})
+    assert head == ["", "lm", "rag"]
+    assert lines == [["exact match, B new, %", "25 (15 to 35)", "50"]]
+    assert shown.table({}) == ([""], [])

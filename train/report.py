@@ -8,10 +8,11 @@ import json
 import sys
 from pathlib import Path
 
+from mlpmem import findings
 from train.measure import shares
 
 ROOT = Path(__file__).resolve().parents[1]
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+BLOCKS = ("results", "findings")  # between <!-- NAME: begin --> and <!-- NAME: end -->
 
 
 def main() -> int:
@@ -26,10 +27,14 @@ def main() -> int:
 
 
 def fill(readme: str, results: dict) -> str:
-    """Return README's text with the tables between its marks made anew."""
-    before, rest = readme.split(BEGIN)
-    _, after = rest.split(END)
-    return f"{before}{BEGIN}\n{tables(results)}{END}{after}"
+    """Return README's text with what stands between its marks made anew."""
+    made = {"results": tables(results), "findings": _table(*findings.table(results))}
+    for name in BLOCKS:
+        begin, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
+        before, rest = readme.split(begin)
+        _, after = rest.split(end)
+        readme = f"{before}{begin}\n{made[name]}{end}{after}"
+    return readme
 
 
 def tables(results: dict) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem import findings
 from mlpmem.ui import components, plots
 from mlpmem.ui.shared import PRIVATE, Shared
 
@@ -79,7 +80,7 @@ def _heading(title: str, text: str) -> str:
 
 def _tables(results: dict) -> str:
     """Return the tables as HTML; every value of the file is escaped."""
-    parts = [_systems(results), _tuned(results)]
+    parts = [_systems(results), _asked(results), _tuned(results)]
     if isinstance(results.get("share_of_gain"), int | float):
         share = f"{100 * results['share_of_gain']:.0f}%"
         parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
@@ -105,6 +106,15 @@ def _systems(results: dict) -> str:
         )
     what = "Exact match in per cent; wordings as said in each column."
     return _table(head, rows, what if cells else "Perplexity of the test split.")
+
+
+def _asked(results: dict) -> str:
+    head, rows = findings.table(results)
+    return (
+        _table(head, rows, "The same tasks put to every system, with 95% intervals.")
+        if rows
+        else ""
+    )
 
 
 def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str, str]]:

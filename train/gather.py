@@ -1,0 +1,48 @@
+"""Findings into the bundle they are about: `python -m train.gather atlas`.
+
+README's tables and the Results tab are made from a bundle's results.json; this puts what tasks and
+studies found for a recipe there, in place of what was there before.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mlpmem.bundle import load_bundle, preset_path, put_results
+from mlpmem.errors import MlpMemError
+from train.files import say
+from train.findings import load
+
+
+def gather(findings: Path, bundle: Path) -> int:
+    """Return how many findings stand in the bundle's results now; MlpMemError for none."""
+    rows = load(findings)
+    if not rows:
+        raise MlpMemError(
+            f"gather: there are no findings in {findings}; run a task (`python -m train.tasks`) or "
+            "a study (`python -m train.studies`) first"
+        )
+    results = load_bundle(bundle).read_json("results.json")
+    put_results(bundle, results | {"findings": rows})
+    return len(rows)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Gather; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m train.gather", description=__doc__)
+    parser.add_argument("recipe", nargs="?", default="atlas")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
+    parser.add_argument("--bundle", help="folder or preset; the embedded one")
+    given = parser.parse_args(argv)
+    try:
+        folder = preset_path(given.bundle)
+        count = gather(given.runs / given.recipe / "findings", Path(folder))
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    say(f"{count} findings in {Path(folder).name}/results.json; now `python -m train.report`")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
