@@ -26,7 +26,7 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
 
     What was not measured is an empty cell; a row without any is left out.
     """
-    rows = results.get("findings") or []
+    rows = [row for row in _listed(results) if _readable(row)]
     tasks = {study for _, study, *_ in ASKED}
     systems = list(dict.fromkeys(row["system"] for row in rows if row["study"] in tasks))
     found = {(r["study"], r["split"], r["metric"], r["system"]): r for r in rows}
@@ -37,6 +37,23 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
         if any(cells):
             lines.append([f"{name}, %" if share else name, *cells])
     return ["", *systems], lines
+
+
+def _listed(results: dict[str, Any]) -> list:
+    """Return the findings; a bundle may come from anybody, so what is no list is none."""
+    rows = results.get("findings")
+    return rows if isinstance(rows, list) else []
+
+
+def _readable(row: Any) -> bool:
+    """Return whether a row says who did what, in numbers."""
+    if not isinstance(row, dict):
+        return False
+    words = (row.get(key) for key in ("study", "split", "metric", "system"))
+    numbers = (row.get("value"), row.get("low") or 0, row.get("high") or 0)
+    return all(isinstance(w, str) for w in words) and all(
+        isinstance(x, int | float) for x in numbers
+    )
 
 
 def _cell(row: dict[str, Any] | None, share: bool) -> str:

@@ -76,3 +76,8 @@ def test_the_table_of_findings_has_a_column_a_system_and_leaves_out_what_was_not
     assert head == ["", "lm", "rag"]
     assert lines == [["exact match, B new, %", "25 (15 to 35)", "50"]]
     assert shown.table({}) == ([""], [])
+
+
+@pytest.mark.parametrize("found", [5, [3], [{"study": "questions"}], [{"value": "<b>"}], None])
+def test_findings_that_are_none_are_left_out(found):
+    assert shown.table({"findings": found}) == ([""], [])
