@@ -31,6 +31,7 @@ from train.studies.teach import Lesson, add_lora, some_passages, teach_decoder, 
 from train.studies.update import insert, update
 from train.windows import look, perplexity
 
+pytestmark = pytest.mark.slow
 TINY = {"epochs": 2, "batch": 16, "dtype": "float32", "processes": 1, "validation_rows": 0}
 RECIPE = Recipe(
     "tiny",
@@ -190,7 +191,6 @@ def test_replayed_passages_are_whole_and_as_many_as_asked(words):
     assert len(some_passages(documents, 10**6, 0)) == len(documents)
 
 
-@pytest.mark.slow
 def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.SHAPES["llama"], "max_position_embeddings", 200)
     run = Run(RECIPE, stages(tmp_path), "update")

@@ -52,7 +52,7 @@ def test_scrubbing_can_be_stopped_and_leaves_the_run(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
     page.click("#options > button")
-    page.get_by_label("Max new tokens").fill("16")
+    page.get_by_label("Max new tokens").fill("8")
     run(page, lambda: page.click("#generate"))
     page.click("#pane-memory .scrub button")
     page.wait_for_selector(".badge:has-text('scrubbing')")
