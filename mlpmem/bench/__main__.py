@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mlpmem.bench.figures import Figure
+from mlpmem.bench.figures import Figure, print_figures
 from mlpmem.errors import MlpMemError
 
 BENCHES = ("decode", "search", "prompt", "bytes")  # of a bundle; "engine" needs none
@@ -21,14 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--peer", type=Path, help="engine: a checkout of the released code")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
-    try:
-        for figure in figures(given.benches, given.bundle, given.entries, given.peer):
-            sys.stdout.write(f"{figure.to_json() if given.json else figure}\n")
-            sys.stdout.flush()
-    except MlpMemError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    made = figures(given.benches, given.bundle, given.entries, given.peer)
+    return print_figures(made, given.json)
 
 
 def figures(

@@ -1,7 +1,11 @@
 """One measured figure of a bench; a bench yields figures, no text."""
 
 import json
+import sys
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+
+from mlpmem.errors import MlpMemError
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,15 @@ class Figure:
         if self.floor is not None:
             line += f" {self.times_floor:7.2f} x floor ({self.floor:,.4g})"
         return line + (f" {self.ratio:7.2f} x peer" if self.peer is not None else "")
+
+
+def print_figures(figures: Iterable[Figure], as_json: bool) -> int:
+    """Print figures, a line each, as they come; return the exit status of a command."""
+    try:
+        for figure in figures:
+            sys.stdout.write(f"{figure.to_json() if as_json else figure}\n")
+            sys.stdout.flush()
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0

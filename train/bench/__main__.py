@@ -12,7 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print a bench's figures, a line each, as they come; return the exit status."""
     import torch
 
-    from mlpmem.errors import MlpMemError
+    from mlpmem.bench.figures import print_figures
     from train.bench.figures import Options
 
     parser = argparse.ArgumentParser("python -m train.bench", description=__doc__.split(";")[0])
@@ -24,14 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = vars(parser.parse_args(arguments))
     bench, as_json = import_module(f"train.bench.{given.pop('bench')}"), given.pop("json")
-    try:
-        for figure in bench.bench(Options(**given)):
-            sys.stdout.write(f"{figure.to_json() if as_json else figure}\n")
-            sys.stdout.flush()
-    except MlpMemError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+    return print_figures(bench.bench(Options(**given)), as_json)
 
 
 if __name__ == "__main__":
