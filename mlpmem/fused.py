@@ -78,9 +78,10 @@ class FusedModel:
 
     def only(self, system: str) -> "FusedModel":
         """Return a model of one system, which computes no other; all parts are shared."""
-        memory = self.memory if system == "memory" else None
-        alone = FusedModel(self.decoder, memory, self.settings, self.name)
-        alone._store = self._store if system == "knn" else None
+        parts = PARTS[system]
+        memory = self.memory if "memory" in parts else None
+        alone = FusedModel(self.decoder, memory, self.settings, self.name, self.routers)
+        alone._store = self._store if "knn" in parts else None
         return alone
 
     def pack(self) -> "FusedModel":

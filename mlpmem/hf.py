@@ -32,6 +32,7 @@ from mlpmem.distributions import interpolate
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.pretrained import check_folder, kind_of, read_parts, write_parts
+from mlpmem.trace import AUTO
 
 ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
 
@@ -94,6 +95,11 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         Weights and datastore are shared with `model`, nothing is copied.
         """
         system = model.check_system(system, model.store)
+        if system == "mixed" or lmbda == AUTO:
+            raise MlpMemError(
+                f"a folder for transformers holds one of lm, memory and knn at a number as lmbda; "
+                f"it was asked for {system!r} at {lmbda!r}"
+            )
         alone = model.only(system)
         config = MlpMemoryLMConfig(
             decoder=copy.deepcopy(model.decoder.model.config),

@@ -147,3 +147,9 @@ def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):
         MlpMemoryForCausalLM.from_pretrained(tmp_path, dtype="float7")
     half = MlpMemoryForCausalLM.from_pretrained(tmp_path, revision="main", dtype="bfloat16")
     assert half.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("asked", [{"system": "mixed"}, {"lmbda": "auto"}])
+def test_what_a_folder_cannot_hold_is_refused(asked):
+    with pytest.raises(MlpMemError, match="one of lm, memory and knn at a number"):
+        MlpMemoryForCausalLM.of(tiny.model(k=8), **asked)

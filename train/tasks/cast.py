@@ -151,10 +151,8 @@ class Cast:
 
     def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> Column:
         """Return a column of the model, with nothing beside it that it does not need."""
-        whole, parts = self.model, PARTS[system]
-        memory = whole.memory if "memory" in parts else None
-        model = FusedModel(whole.decoder, memory, whole.settings, whole.name, whole.routers)
-        if "knn" in parts:
+        model = self.model.only(system)
+        if "knn" in PARTS[system]:
             model.attach_datastore(*self._searched)
         lmbda = self.sources.lmbda if lmbda is None else lmbda
         label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
