@@ -210,6 +210,13 @@ def test_rows_are_all_hard_positions_and_a_share_of_the_easy_ones(inputs, tmp_pa
     assert set(hard) < set(some) and len(hard) < len(some) < len(store)
 
 
+def test_rows_drawn_evenly_do_not_ask_the_decoder(inputs, tmp_path):
+    inputs = {name: path for name, path in inputs.items() if name != "decoder"}
+    make_targets(context(tmp_path, inputs, nll_floor=100.0, easy_share=0.4))
+    rows, entries = arrays(tmp_path)[0], len(Datastore.load(inputs["datastore"]))
+    assert 0.2 * entries < len(rows) < 0.6 * entries
+
+
 def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(targets_module, "QUERY_BLOCK", 16)
     make_targets(context(tmp_path / "whole", inputs))

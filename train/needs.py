@@ -105,17 +105,17 @@ def datastore(recipe: Recipe, s: Sizes) -> Need:
 def targets(recipe: Recipe, s: Sizes) -> Need:
     """Return the targets' need: 2 R N D FLOPs of exact search, 2 P a token for the decoder's nll.
 
-    The nll is asked for unless every entry is a row. Beyond exact_most entries a row is compared
-    with 4 sqrt(N) lists and the entries of as many of them as hold 3 k on average; before, every
-    key is sorted into its list. A row has S pairs of an id and a half-precision probability, and
-    stands twice while shards are joined. In memory: half-precision keys up to search_mib, or the
-    inverted file and, before it, the keys its lists are trained on; a few bytes an entry.
+    Rows that are drawn evenly need no nll. Beyond exact_most entries a row is compared with
+    4 sqrt(N) lists and the entries of as many of them as hold 3 k on average; before, every key is
+    sorted into its list. A row has S pairs of an id and a half-precision probability, and stands
+    twice while shards are joined. In memory: half-precision keys up to search_mib, or the inverted
+    file and, before it, the keys its lists are trained on; a few bytes an entry.
     """
     config = recipe.targets
     stored = config.rows == "stored"
     size = 8 * s.rows + stored * round(s.rows * (8 + s.support * (_id_bytes(s.vocab) + 2)))
     search, held = _search(config, s)
-    nll = 2.0 * s.decoder * s.memory * (config.easy_share < 1)
+    nll = 2.0 * s.decoder * s.memory * config.judged
     return Need(
         "targets",
         s.rows,

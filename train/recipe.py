@@ -8,6 +8,8 @@ from mlpmem.errors import MlpMemError
 from train.checks import check_choice, check_range
 from train.studies.config import Studies
 
+EVEN = 100.0  # nats; no decoder finds a token so hard, so rows are drawn evenly
+
 
 @dataclass(frozen=True)
 class Atlas:
@@ -115,7 +117,8 @@ class Targets:
 
     k: int = 128
     temperature: float = 20.0  # of the squared L2 distances
-    nll_floor: float = 0.5  # every position the decoder finds harder than this (nats) is a row
+    # every position the decoder finds harder than this (nats) is a row; EVEN and more: none is
+    nll_floor: float = 0.5
     easy_share: float = 0.15  # share of the other positions that are rows too
     rows: str = "stored"  # or "searched" again for every batch: nothing is kept on disk
     teacher: str = ""  # folder of a datastore whose keys are searched; none: the memory's own
@@ -135,6 +138,11 @@ class Targets:
         check_range("targets", "easy_share", self.easy_share, 0, 1)
         for name in ("exact_most", "lists", "probes", "search_mib"):
             check_range("targets", name, getattr(self, name), 0)
+
+    @property
+    def judged(self) -> bool:
+        """Return whether the decoder's nll has a say in which positions are rows."""
+        return self.easy_share < 1 and self.nll_floor < EVEN
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,8 @@ def sizes_of(recipe: Recipe, root: Path) -> Sizes:
     entries = round(memory * DISTINCT[kind])
     if done := finished_manifest(root / "datastore"):
         entries, memory = done["counts"]["entries"], done["counts"]["tokens"]
-    share = HARD[kind] + recipe.targets.easy_share * (1 - HARD[kind])
+    hard = HARD[kind] if recipe.targets.judged else 0.0
+    share = hard + recipe.targets.easy_share * (1 - hard)
     rows, support = round(entries * min(1.0, share)), max(1.0, recipe.targets.k * SUPPORT)
     if done := finished_manifest(root / "targets"):
         rows, support = done["counts"]["tokens"], done["counts"].get("mean_support", 0)

@@ -143,8 +143,9 @@ def make_targets(context: Context) -> dict:
 
 def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndarray:
     """Return the entries to learn from: all that the decoder finds hard, a share of the others."""
-    if config.easy_share >= 1:  # whatever the decoder finds
-        return np.arange(len(store))
+    luck = np.random.default_rng(context.seed).random(len(store.positions))
+    if not config.judged:
+        return np.flatnonzero(luck < config.easy_share)
     decoder = Decoder.load(context.inputs["decoder"], device=team().device)
     nll = np.zeros(len(store.positions), np.float32)
     values = torch.from_numpy(store.values.astype(np.int64))
@@ -152,7 +153,6 @@ def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndar
     for some in tqdm(places, "decoder's nll", unit="batch", mininterval=5.0):
         true = values[some.at].to(some.logits.device)
         nll[some.at] = F.cross_entropy(some.logits.float(), true, reduction="none").cpu()
-    luck = np.random.default_rng(context.seed).random(len(nll))
     return np.flatnonzero((nll > config.nll_floor) | (luck < config.easy_share))
 
 
