@@ -6,6 +6,7 @@ one reference, and a call that has begun goes on with what was there when it beg
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -123,9 +124,11 @@ class FusedModel:
     def with_memory(self, memory: Memory) -> "FusedModel":
         """Return a model with this decoder and store and that memory, used as its config says.
 
-        This one stays as it is, for the calls under way.
+        The store is used as before. This model stays as it is, for the calls under way.
         """
-        made = FusedModel(self.decoder, memory, name=self.name)
+        settings = default_settings(memory)
+        lmbda = {**settings.lmbda, "knn": self.settings.of("knn")}
+        made = FusedModel(self.decoder, memory, replace(settings, lmbda=lmbda), self.name)
         made._store = self._store
         return made
 

@@ -17,6 +17,7 @@ from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
+from mlpmem.tuning import tuned
 
 CHUNK = 256  # tokens of a passage made of plain text
 TEXT_KINDS = (".txt", ".md", ".jsonl")
@@ -39,6 +40,7 @@ def from_parts(
 
     Decoder and memory are folders or hub ids, held in dtype; MlpMemError, before anything is read,
     where they do not fit. depth is the memory's where there is one, else given or the last layer.
+    Without settings or a memory, lambda and temperature of kNN are chosen on the text.
     progress(done, total) counts tokens while keys are built; tell hears of downloads (hub.fetch).
     """
     given = {"decoder": decoder, "memory": memory}
@@ -56,7 +58,7 @@ def from_parts(
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = FusedModel(decoder, memory, settings, "parts")
     if text is not None:
-        attach_text(model, text, retriever, progress)
+        attach_text(model, text, retriever, progress, tune=settings is None)
     return model
 
 
@@ -65,10 +67,17 @@ def attach_text(
     text: Sequence[str | Path] | str | Path,
     retriever: str | None = None,
     progress: Callable[[int, int], None] | None = None,
+    tune: bool = True,
 ) -> None:
-    """Give a model a datastore of text files, built here; progress as in from_parts."""
+    """Give a model a datastore of text files, built here; progress as in from_parts.
+
+    With tune, lambda and temperature are chosen on the text; a memory's own, which it was trained
+    to imitate, are left.
+    """
     paths = [text] if isinstance(text, str | Path) else list(text)
     store = _keyed(model, read_text(model.decoder, paths), retriever, progress=progress)
+    if tune and model.memory is None:
+        model.settings = tuned(model, store)
     model.attach_datastore(store.datastore, store.retriever)
 
 

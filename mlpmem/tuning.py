@@ -1,0 +1,84 @@
+"""How a datastore of one's own text is best used: temperature and lambda, chosen on the text.
+
+Some positions are asked as if their passage were not there, so that what is chosen holds for text
+that the datastore does not have. Distances differ by orders of magnitude between decoders, and a
+temperature that fits one leaves another with its nearest neighbour alone, or with all alike.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.datastore import Datastore
+from mlpmem.distributions import knn_weights
+from mlpmem.fused import FusedModel, Store
+from mlpmem.passages import forward_positions
+from mlpmem.settings import Settings
+
+PASSAGES, POSITIONS = 16, 256  # asked at most
+FEWEST = 8  # passages; of fewer, too little is left without one
+SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance: temperatures
+LMBDAS = tuple(i / 20 for i in range(1, 20))
+
+
+def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
+    """Return the model's settings with the temperature and the lambda that suit a store best.
+
+    Best is the lowest mean nll (nats) of the positions asked. A store of too few passages leaves
+    the settings as they are.
+    """
+    entries = _sample(store.datastore, seed)
+    if not len(entries):
+        return model.settings
+    lm, distances, right, counts = _asked(model, store, entries)
+    near = float(distances[distances.isfinite()].mean())
+    best = (np.inf, model.settings.knn_temperature, model.settings.of("knn"))
+    for temperature in (scale * near for scale in SCALES if near > 0):
+        values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
+        knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
+        for lmbda in LMBDAS:
+            nll = -float(((1 - lmbda) * lm + lmbda * knn).clamp_min(1e-12).log().mean())
+            best = min(best, (nll, temperature, lmbda))
+    lmbdas = {**model.settings.lmbda, "knn": best[2]}
+    return replace(model.settings, knn_temperature=best[1], lmbda=lmbdas)
+
+
+def _sample(datastore: Datastore, seed: int) -> np.ndarray:
+    """Return entries (Q,) of a few passages, as few as a quarter of them; none where too few."""
+    documents, luck = datastore.documents, np.random.default_rng(seed)
+    count = len(documents.offsets) - 1
+    if count < FEWEST:
+        return np.empty(0, np.int64)
+    chosen = luck.choice(count, min(PASSAGES, count // 4), replace=False)
+    there = np.flatnonzero(np.isin(documents.passage_at(datastore.positions), chosen))
+    return np.sort(luck.choice(there, min(POSITIONS, len(there)), replace=False))
+
+
+@torch.inference_mode()
+def _asked(
+    model: FusedModel, store: Store, entries: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return of entries (Q,): the decoder's probability (Q,), and of the neighbours (Q, K) their
+    distances, whether they have the true token, and counts. Own passages are infinitely far.
+    """
+    datastore, k = store.datastore, model.settings.k
+    documents, positions = datastore.documents, datastore.positions[entries]
+    own = documents.passage_at(positions)
+    longest = int(np.diff(documents.offsets)[own].max())
+    lm = torch.empty(len(entries))
+    distances = torch.empty(len(entries), min(len(datastore), k + longest))
+    indices = distances.long()
+    true = store.values[entries]
+    for places in forward_positions(model.decoder, documents, positions):
+        gold = places.logits.float().log_softmax(-1).exp()
+        lm[places.at] = gold.gather(1, true[places.at, None].to(gold.device))[:, 0].cpu()
+        found = store.retriever.search(places.hidden.float(), distances.shape[1])
+        indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
+    passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])
+    same = torch.from_numpy(passages == own[:, None]) | (indices < 0)
+    distances, order = distances.masked_fill(same, torch.inf).sort(dim=1, stable=True)
+    indices = indices.gather(1, order)[:, :k].clamp_min(0)
+    values, counts = store.values.cpu(), store.counts.cpu()
+    return lm, distances[:, :k], values[indices] == true.cpu()[:, None], counts[indices]
