@@ -1,4 +1,4 @@
-"""Keys made from a bundle's decoder and documents: built once, checked, kept in the cache folder.
+"""Keys made from a decoder and documents: built once, checked, kept in the cache folder.
 
 A cache that is missing, stale or damaged is built anew; one that cannot be written (read-only,
 full) leaves the keys in memory and says so. The caches of bundles not used for longest go when a
@@ -30,7 +30,8 @@ from mlpmem.plain import parse_json
 # float16 0.5% at most; another decoder, depth or text makes about 100%.
 TOLERANCE = 0.02
 FINGERPRINTS = 256
-KEPT = 3  # bundles whose keys stay cached
+KEPT = 3  # bundles or texts whose keys stay cached
+SAMPLED = 4096  # numbers of a weight that name it
 HALF_WRITTEN = 3600  # seconds after which an unfinished file is one that a killed process left
 
 
@@ -136,6 +137,22 @@ def build_or_read(
     if not warning:  # what is on disk need not stay in memory too
         keys = np.load(path, mmap_mode="r", allow_pickle=False)
     return Built(Datastore(keys, positions, counts, documents), seconds, False, warning)
+
+
+def label_of(decoder: Decoder, documents: Documents) -> str:
+    """Return a label for keys of one's own text: it changes with decoder, depth and documents.
+
+    Of every weight SAMPLED numbers, evenly spread, stand for all: large decoders are not read
+    twice.
+    """
+    digest = hashlib.sha256(f"{decoder.depth} {decoder.family}".encode())
+    for name, weight in decoder.model.state_dict().items():
+        flat = weight.detach().flatten()
+        some = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.tobytes())
+    for array in (documents.tokens, documents.offsets):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return f"text-{digest.hexdigest()[:16]}"
 
 
 def _read(

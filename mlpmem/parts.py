@@ -12,6 +12,7 @@ from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Store
 from mlpmem.hub import Tell, fetch
+from mlpmem.keycache import Built, build_or_read, label_of
 from mlpmem.memory import Memory
 from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
@@ -68,17 +69,21 @@ def attach_text(
     retriever: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     tune: bool = True,
-) -> None:
-    """Give a model a datastore of text files, built here; progress as in from_parts.
+) -> Built:
+    """Give a model a datastore of text files, built here or cached; progress as in from_parts.
 
-    With tune, lambda and temperature are chosen on the text; a memory's own, which it was trained
-    to imitate, are left.
+    Returns what it took. With tune, lambda and temperature are chosen on the text; a memory's own,
+    which it was trained to imitate, are left.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
-    store = _keyed(model, read_text(model.decoder, paths), retriever, progress=progress)
+    documents = read_text(model.decoder, paths)
+    label = label_of(model.decoder, documents)
+    built = build_or_read(model.decoder, documents, label, progress=progress)
+    search = make_retriever(retriever, built.datastore.keys)
     if tune and model.memory is None:
-        model.settings = tuned(model, store)
-    model.attach_datastore(store.datastore, store.retriever)
+        model.settings = tuned(model, model.make_store(built.datastore, search))
+    model.attach_datastore(built.datastore, search)
+    return built
 
 
 def store_texts(
@@ -93,15 +98,10 @@ def store_texts(
     progress(done, total) counts tokens while keys are built; a yes of stop() raises MlpMemError.
     """
     documents = cut_text(model.decoder, titled)
-    return _keyed(model, documents, "exact", progress=progress, stop=stop)
-
-
-def _keyed(model: FusedModel, documents: Documents, retriever: str | None, **watch: Any) -> Store:
-    """Return documents with their keys and a search of that kind."""
     positions, counts = entries(documents)
-    keys = build_keys(model.decoder, documents, positions, **watch)
+    keys = build_keys(model.decoder, documents, positions, progress=progress, stop=stop)
     datastore = Datastore(keys, positions, counts, documents)
-    return model.make_store(datastore, make_retriever(retriever, keys))
+    return model.make_store(datastore, make_retriever("exact", keys))
 
 
 def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK) -> Documents:

@@ -15,6 +15,8 @@ import mlpmem
 from mlpmem import bundle as b
 from mlpmem import keycache, manifest
 from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
+from mlpmem.parts import attach_text
 
 NEXT_STEP = "git checkout -- assets.*download or export it again"
 
@@ -301,3 +303,17 @@ def test_building_can_be_stopped_and_started_again(tiny_bundle):
     with pytest.raises(MlpMemError, match="stopped"):
         built(tiny_bundle, stop=lambda: True)
     assert not built(tiny_bundle).cached
+
+
+def test_keys_of_ones_own_text_are_cached_by_decoder_and_text(tmp_path):
+    text, other = tmp_path / "one.txt", tmp_path / "other.txt"
+    text.write_text("The capital of Peru is Lima. Gold has the symbol Au.", encoding="utf-8")
+    other.write_text("The capital of Peru is Quito. Gold has the symbol Ag.", encoding="utf-8")
+
+    def attached(path: Path, seed: int = 0) -> keycache.Built:
+        return attach_text(FusedModel(tiny.decoder(seed=seed)), path, "exact")
+
+    first, again = attached(text), attached(text)
+    assert not first.cached and again.cached
+    assert np.array_equal(first.datastore.keys, again.datastore.keys)
+    assert not attached(other).cached and not attached(text, seed=5).cached

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import tiny
 import torch
 
 import mlpmem.tuning as tuning
@@ -9,7 +10,6 @@ from mlpmem.datastore import Datastore, build_keys
 from mlpmem.documents import entries, join_passages
 from mlpmem.fused import FusedModel
 from mlpmem.retriever import make_retriever
-from tests import tiny
 
 
 def made(passages: list[list[int]], k: int = 8) -> tuple[FusedModel, object]:

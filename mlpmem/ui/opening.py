@@ -4,7 +4,6 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from mlpmem.ui.service import (
@@ -68,9 +67,7 @@ def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
     """Return the model with a datastore of text files, and a line on its cost."""
     from mlpmem.parts import attach_text
 
-    begin = time.perf_counter()
-    attach_text(model, text, progress=partial(tell_tokens, tell))
-    built = SimpleNamespace(seconds=time.perf_counter() - begin, cached=False, warning="")
+    built = attach_text(model, text, progress=partial(tell_tokens, tell))
     return model, cost_line(model, built)
 
 
