@@ -33,6 +33,7 @@ from mlpmem.presets import PRESETS
 from mlpmem.retriever import make_retriever
 from mlpmem.router import Router, load_routers
 from mlpmem.settings import Settings
+from mlpmem.threads import calibrate
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Bundle:
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             routers = load_routers(self.folder / "router")
+            calibrate(decoder)
             return FusedModel(decoder, memory, self.settings, self.name, routers)
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:

@@ -57,6 +57,7 @@ class Decoder:
         self.num_layers = len(layers_of(model, self.family))
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
+        self.threads = 0  # that decode a token on a CPU, 0 torch's own number; see threads.py
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod

@@ -20,6 +20,7 @@ from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
 from mlpmem.router import Router
 from mlpmem.settings import Settings, check_lmbda, default_settings
+from mlpmem.threads import calibrate, threads_for
 from mlpmem.trace import AUTO, PARTS
 
 
@@ -92,6 +93,7 @@ class FusedModel:
         pack(self.decoder.model)
         if self.memory is not None:
             pack(self.memory)
+        calibrate(self.decoder)
         return self
 
     @property
@@ -155,7 +157,8 @@ class FusedModel:
         if self.memory is not None:
             begin = time.perf_counter()
             weight = self.memory.lm_head.weight
-            logits = self.memory(hidden.to(weight.device, weight.dtype)).to(found[0].device)
+            with threads_for(self.decoder, len(hidden)):
+                logits = self.memory(hidden.to(weight.device, weight.dtype)).to(found[0].device)
             found.append(log_softmax(logits, self.settings.memory_temperature))
             names.append("memory")
             seconds["memory"] = time.perf_counter() - begin

@@ -18,6 +18,7 @@ from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
+from mlpmem.threads import calibrate
 from mlpmem.tuning import tuned
 
 CHUNK = 256  # tokens of a passage made of plain text
@@ -58,6 +59,7 @@ def from_parts(
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = FusedModel(decoder, memory, settings, "parts")
+    calibrate(model.decoder)
     if text is not None:
         attach_text(model, text, retriever, progress, tune=settings is None)
     return model
