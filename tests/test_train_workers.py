@@ -19,6 +19,7 @@ from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from mlpmem.families import layers_of
 from mlpmem.memory import Memory
 from train import launch, loop
 from train import memory as memory_module
@@ -28,6 +29,7 @@ from train.recipe import Decoder as DecoderRecipe
 from train.recipe import Memory as MemoryRecipe
 from train.recipe import Optimizer, Targets
 from train.stage import Context, read_json, write_json
+from train.start import begin_as_decoder, new_memory
 from train.targets import make_targets
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -156,11 +158,42 @@ def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monk
 @pytest.mark.parametrize("head", ["decoder", "free", "tied"])
 def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
     bound = tiny.decoder("gpt2")
-    made = memory_module.new_memory(MemoryRecipe(head=head), bound, -1, 5, 2.0)
+    made = new_memory(MemoryRecipe(head=head), bound, -1, 5, 2.0)
     assert torch.equal(made.lm_head.weight, bound.head_weight) == (head != "free")
     assert made.lm_head.weight.requires_grad == (head != "tied")
     assert made.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
     assert (made.config.tied_head, made.config.family) == (head == "tied", "gpt2")
+
+
+@pytest.mark.parametrize(
+    ("family", "norm", "last"),
+    [("llama", "post_attention_layernorm", "norm"), ("gpt2", "ln_2", "ln_f")],
+)
+def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_length(
+    family, norm, last
+):
+    bound = tiny.decoder(family)
+    layer = layers_of(bound.model, bound.family)[-1]
+    stream = torch.randn(400, bound.hidden_size)
+    stream -= stream.mean(1, keepdim=True)
+    stream *= 4 / stream.square().mean(1, keepdim=True).sqrt()
+    with torch.no_grad():
+        keys = getattr(layer, norm)(stream)
+        final = getattr(bound.model.base_model, last)(stream + layer.mlp(keys))
+        values = bound.model.get_output_embeddings()(final).argmax(1)
+    made = new_memory(MemoryRecipe(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
+    assert (made(keys).argmax(1) == values).float().mean() < 0.7
+    assert begin_as_decoder(made, bound, keys, values) == 0.25
+    assert (made(keys).argmax(1) == values).float().mean() > 0.9
+
+
+def test_a_memory_too_small_for_the_decoders_ffn_begins_as_it_was(inputs):
+    bound = tiny.decoder("llama")
+    made = new_memory(MemoryRecipe(blocks=1, intermediate_size=8), bound, -1, 5, 2.0)
+    before = {name: weight.clone() for name, weight in made.state_dict().items()}
+    keys = torch.randn(20, bound.hidden_size)
+    assert begin_as_decoder(made, bound, keys, torch.zeros(20).long()) == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in made.state_dict().items())
 
 
 def weights_of(folder):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory, MemoryConfig
+from mlpmem.memory import Memory
 from train.curves import draw_training
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit, luck
@@ -25,6 +25,7 @@ from train.recipe import Memory as MemoryRecipe
 from train.recipe import Targets
 from train.recipe_file import fill
 from train.stage import Context, finished_manifest, write_json
+from train.start import begin_as_decoder, new_memory
 from train.targets import open_targets
 from train.validation import Validation
 
@@ -52,10 +53,12 @@ def train_worker(folder: Path) -> None:
     targets = finished_manifest(inputs["targets"])["config"]
     depth = finished_manifest(inputs["datastore"])["config"]["depth"]
     memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
-    memory.to(accelerator.device, getattr(torch, config.dtype))
     rows = TargetRows(
         inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
     )
+    if config.start == "decoder" and config.head != "free":
+        begin_as_decoder(memory, decoder, *rows.some())
+    memory.to(accelerator.device, getattr(torch, config.dtype))
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
         held = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
@@ -102,33 +105,6 @@ def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
         plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values}
         accelerator.init_trackers("memory", plain)
     return accelerator
-
-
-def new_memory(
-    config: MemoryRecipe, decoder: Decoder, depth: int, k: int, temperature: float
-) -> Memory:
-    """Return an untrained memory for a decoder, with the head its recipe asks for."""
-    memory = Memory(
-        MemoryConfig(
-            hidden_size=decoder.hidden_size,
-            vocab_size=decoder.vocab_size,
-            num_layers=config.blocks,
-            intermediate_size=config.intermediate_size,
-            family=decoder.family.memory,
-            depth=depth,
-            lmbda=config.lmbda,
-            knn_k=k,
-            knn_temperature=temperature,
-            tokenizer_hash=decoder.tokenizer_hash,
-            tied_head=config.head == "tied",
-        )
-    )
-    if config.head == "tied":
-        memory.lm_head.weight = nn.Parameter(decoder.head_weight.clone(), requires_grad=False)
-    if config.head == "decoder":
-        with torch.no_grad():
-            memory.lm_head.weight.copy_(decoder.head_weight)
-    return memory
 
 
 def make_loss(memory: Memory, config: MemoryRecipe):
@@ -202,6 +178,12 @@ class TargetRows:
             "token_ids": self._to_device(token_ids),
             "probs": self._to_device(probs),
         }
+
+    def some(self, count: int = 2048) -> tuple[Tensor, Tensor]:
+        """Return keys (n, D) and values (n,) of learned rows, evenly spread, on the CPU."""
+        at = self.rows[self._learned[:: max(1, len(self._learned) // count)]]
+        keys, values = np.asarray(self.keys[at], np.float32), self.values[at].astype(np.int64)
+        return torch.from_numpy(keys), torch.from_numpy(values)
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the rows in an epoch's order; that of the epoch asked for last is kept."""

@@ -152,6 +152,7 @@ class Memory:
     blocks: int = 6
     intermediate_size: int = 1024
     head: str = "decoder"  # how it starts: a copy of the decoder's, "free", or "tied" to it, frozen
+    start: str = "decoder"  # how the rest starts: as the decoder's FFN where that fits, or "free"
     epochs: int = 8
     batch: int = 1024  # rows a step, over all processes
     micro_batch: int = 0  # rows a pass, 0 all of a process's: less memory, the same result
@@ -169,6 +170,7 @@ class Memory:
     def __post_init__(self) -> None:
         """Check choices and ranges."""
         check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
+        check_choice("memory", "start", self.start, ("decoder", "free"))
         check_choice("memory", "keep", self.keep, ("last", "best"))
         check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
         check_choice("memory", "compile", self.compile, ("auto", "on", "off"))

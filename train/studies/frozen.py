@@ -17,7 +17,7 @@ from mlpmem.distributions import interpolate, log_softmax
 from train.files import digest, file_hash
 from train.findings import Finding
 from train.loss import head_loss
-from train.memory import new_memory
+from train.start import new_memory
 from train.studies.run import Run
 
 HEADS = ("decoder", "tied", "free")  # the memory's may start from or be the decoder's

@@ -26,6 +26,7 @@ CELLS = {  # the recipe's own value is trained once, whatever it is
     "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),
     "blocks": (2, 4, 8),
     "head": ("decoder", "tied", "free"),
+    "start": ("decoder", "free"),
     "noise": (0.0, 0.1, 0.2),
 }
 
