@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem import findings
-from mlpmem.ui import components, plots
+from mlpmem.ui import components, plots, studies
 from mlpmem.ui.shared import PRIVATE, Shared
 
 COLUMNS = (
@@ -49,6 +49,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
                 with gr.Column(min_width=340):
                     components.static(_heading(*section), elem_classes="results")
                     figures.append(_plot(height))
+    studies.build(results)
     tab.select(lambda: draw(results)[0 if asked else 2 :], None, figures, **PRIVATE)
 
 
