@@ -6,7 +6,7 @@ A question whose study has not been measured has no charts, and is not shown.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mlpmem import study_charts
+from mlpmem import cost_charts, study_charts
 from mlpmem.charts import Chart, kept
 from mlpmem.findings import Found, read
 
@@ -89,12 +89,12 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "From how many keys on is the memory faster?",
         "One query, both axes logarithmic. Where a line crosses the memory's, searching has "
         "come to cost as much; keys beyond the datastore's own number are made up.",
-        study_charts.cost,
+        cost_charts.cost,
     ),
     "ledger": (
         "What does it cost to train?",
         "What each stage took, as its manifest has it, on logarithmic axes; fine-tuning the "
         "decoder instead stands below.",
-        study_charts.ledger,
+        cost_charts.ledger,
     ),
 }  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlpmem.findings import Found, interval_text
 
+Table = tuple[list[str], list[list[str]]]  # head and rows
 TUNED = "tuned"  # the colour of a decoder that was trained further; the others are sources
 
 
@@ -72,28 +73,37 @@ def kept(charts: Iterable[Chart]) -> list[Chart]:
     return [chart for chart in full if chart.series]
 
 
-def tables(charts: Sequence[Chart]) -> list[tuple[list[str], list[list[str]]]]:
-    """Return (head, rows) of charts as text; charts with the same rows become one table.
+def tables(charts: Sequence[Chart]) -> list[Table]:
+    """Return (head, rows) of charts as text.
 
-    Charts with the same series are one table too, the later below the former.
+    Charts of the same series are one table, one below the other; charts of which one has all rows
+    of the other stand side by side. A matrix is a table of its own.
     """
-    made: list[tuple[list[str], list[list[str]]]] = []
+    names = {tuple(one.name for one in chart.series) for chart in charts}
+    if len(charts) > 1 and len(names) == 1 and charts[0].kind != "matrix":
+        rows = [row for chart in charts for row in _rows(chart, f", {chart.up or chart.across}")]
+        return [(["", *names.pop()], rows)]
+    made: list[Table] = []
     for chart in charts:
-        head, rows = _table(chart)
-        names = [row[0] for row in rows]
-        if made and made[-1][0] == head:
-            made[-1][1].extend(rows)
-        elif made and [row[0] for row in made[-1][1]] == names:
-            made[-1][0].extend(head[1:])
-            for row, more in zip(made[-1][1], rows, strict=True):
-                row.extend(more[1:])
+        table = (_head(chart), _rows(chart))
+        if chart.kind != "matrix" and made and _nested(made[-1][1], table[1]):
+            made[-1] = _beside(made[-1], table)
         else:
-            made.append((head, rows))
+            made.append(table)
     return made
 
 
-def _table(chart: Chart) -> tuple[list[str], list[list[str]]]:
-    """Return (head, rows) of one chart, a column a series; a matrix has a row a series."""
+def _head(chart: Chart) -> list[str]:
+    """Return a table's head: a column a series, or a column of the matrix."""
+    if chart.kind == "matrix":
+        return [chart.up, *chart.rows]
+    if len(chart.series) == 1:
+        return ["", f"{chart.title}, {chart.across}"]
+    return ["", *(f"{chart.title}: {one.name}" for one in chart.series)]
+
+
+def _rows(chart: Chart, unit: str = "") -> list[list[str]]:
+    """Return a table's rows, the first cell their name; a matrix has a row a series."""
     cells = {
         (one.name, str(p.at)): interval_text(chart.form, p.value, p.low, p.high)
         for one in chart.series
@@ -101,8 +111,24 @@ def _table(chart: Chart) -> tuple[list[str], list[list[str]]]:
     }
     names = [one.name for one in chart.series]
     if chart.kind == "matrix":
-        rows = [[name, *(cells.get((name, at), "") for at in chart.rows)] for name in names]
-        return [chart.up, *chart.rows], rows
-    single = len(names) == 1
-    head = ["", *([chart.title] if single else names)]
-    return head, [[at, *(cells.get((name, at), "") for name in names)] for at in chart.rows]
+        return [[name, *(cells.get((name, at), "") for at in chart.rows)] for name in names]
+    return [[at + unit, *(cells.get((name, at), "") for name in names)] for at in chart.rows]
+
+
+def _nested(rows: list[list[str]], others: list[list[str]]) -> bool:
+    """Return whether one table has all rows of the other."""
+    mine, theirs = ({row[0] for row in table} for table in (rows, others))
+    return mine <= theirs or theirs <= mine
+
+
+def _beside(table: Table, other: Table) -> Table:
+    """Return two tables as one, with empty cells where one has no such row."""
+    longer = max(table[1], other[1], key=len)
+    rows = []
+    for name, *_ in longer:
+        line = [name]
+        for head, found in (table, other):
+            cells = next((row[1:] for row in found if row[0] == name), [""] * (len(head) - 1))
+            line += cells
+        rows.append(line)
+    return [*table[0], *other[0][1:]], rows

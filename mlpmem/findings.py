@@ -41,6 +41,7 @@ class Found:
     low: float | None = None
     high: float | None = None
     how: str = ""
+    n: int = 0  # questions, tokens or runs behind it
     setting: Mapping[str, float | str] = field(default_factory=dict)
 
 
@@ -65,7 +66,8 @@ def _read(row: Any) -> Found | None:
     setting = row.get("setting") if isinstance(row.get("setting"), dict) else {}
     kept = {key: _number(said) if _word(said) is None else said for key, said in setting.items()}
     kept = {key: said for key, said in kept.items() if said is not None and _word(key)}
-    return Found(*words, value, low, high, _word(row.get("how")) or "", kept)
+    n = int(_number(row.get("n")) or 0)
+    return Found(*words, value, low, high, _word(row.get("how")) or "", n, kept)
 
 
 def _word(value: Any) -> str | None:

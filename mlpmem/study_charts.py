@@ -13,8 +13,6 @@ NAMES = {"lm": "decoder", "memory": "memory", "knn": "datastore", "finetuned": "
 SOURCES = ("memory", "knn", "lm")
 WORDINGS = {"seen": "seen", "test": "new", "unseen": "unseen form", "statement_test": "statement",
             "text": "text"}  # fmt: skip
-KINDS = {"exact-torch-fp32": "exact, torch", "flat-fp32": "exact, faiss float32",
-         "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
 VARIED = ("alpha", "blocks", "head", "noise", "depth")
 Rows = Sequence[Found]
 
@@ -23,14 +21,14 @@ def mixing(rows: Rows) -> Iterator[Chart]:
     """Yield perplexity over lambda, and over k, of each group of text."""
     for split in _groups(rows):
         here = [row for row in rows if row.split == split and row.metric == "perplexity"]
-        swept = {s: _over(here, "lmbda", s) for s in ("memory", "knn")}
+        swept = {s: over(here, "lmbda", s) for s in ("memory", "knn")}
         lines = [series(NAMES[s], s, points, s == "memory") for s, points in swept.items()]
         title = f"Perplexity over λ, {_said(split)}"
         yield Chart("lines", title, "λ", tuple(lines), "perplexity", "y")
         best: dict[float, Found] = {}
         for row in here:
             k = row.setting.get("k")
-            if _is_number(k) and (k not in best or row.value < best[k].value):
+            if is_number(k) and (k not in best or row.value < best[k].value):
                 best[k] = row
         found = [series(NAMES["knn"], "knn", (point(k, best[k]) for k in sorted(best)), False)]
         if best and swept["memory"]:
@@ -72,7 +70,7 @@ def routing(rows: Rows) -> Iterator[Chart]:
             for mode, name in (("fixed", "one λ"), ("auto", "auto"), ("oracle", "oracle")):
                 here = [r for r in rows if (r.system, r.metric) == (system, metric)]
                 points = _cells([r for r in here if r.setting.get("lmbda") == mode], scale)
-                marks.append(series(name, _colour(system), points, mode == "fixed"))
+                marks.append(series(name, colour_of(system), points, mode == "fixed"))
             said = "Exact match, %" if metric == "exact_match" else "Perplexity"
             name = NAMES.get(system, system)
             yield Chart("dots", f"{said}, decoder + {name}", said.lower(), tuple(marks), form=form)
@@ -98,8 +96,8 @@ def worse(rows: Rows) -> Iterator[Chart]:
 def update(rows: Rows) -> Iterator[Chart]:
     """Yield seconds, new facts recalled and old ones kept, a row a way of teaching them."""
     ways = [row for row in rows if row.setting.get("way")]
-    seconds = [point(_way(r), r, source=_colour(r.system)) for r in ways if r.metric == "seconds"]
-    yield Chart("dots", "Seconds to learn", "seconds", (series("seconds", TUNED, seconds),),
+    seconds = [point(_way(r), r, source=colour_of(r.system)) for r in ways if r.metric == "seconds"]
+    yield Chart("dots", "Learned in", "seconds", (series("seconds", TUNED, seconds),),
                 log="x", form="{:,.0f}")  # fmt: skip
     for title, group in (("New facts recalled", ("new",)), ("Old facts kept", ("B", "A2", "A1"))):
         marks = []
@@ -107,7 +105,7 @@ def update(rows: Rows) -> Iterator[Chart]:
             part, _, wording = cell.partition("/")
             wanted = ("seen", "test", "unseen") if part == "new" else ("test",)
             if part in group and wording in wanted:
-                points = [point(_way(r), r, 100.0, _colour(r.system)) for r in ways
+                points = [point(_way(r), r, 100.0, colour_of(r.system)) for r in ways
                           if (r.split, r.metric) == (cell, "exact_match")]  # fmt: skip
                 name = WORDINGS[wording] if part == "new" else part
                 marks.append(series(name, TUNED, points, not marks))
@@ -147,38 +145,6 @@ def sensitivity(rows: Rows) -> Iterator[Chart]:
         yield Chart("dots", title, said, tuple(marks), form=form)
 
 
-def cost(rows: Rows) -> Iterator[Chart]:
-    """Yield milliseconds of a search over the number of keys, the memory's beside it."""
-    here = [row for row in rows if row.split == "search"]
-    timed = [row for row in here if row.metric == "ms_per_query"]
-    memory = _over(timed, "keys", "memory")
-    lines = [series("memory", "memory", memory)]
-    kinds = dict.fromkeys(row.system for row in timed if row.system != "memory")
-    lines += [series(KINDS.get(k, k), "knn", _over(timed, "keys", k), False) for k in kinds]
-    level = sorted(p.value for p in memory)[len(memory) // 2] if memory else None
-    met = [Point(row.value, level) for row in here
-           if row.metric == "keys_where_the_memory_is_as_fast" and level]  # fmt: skip
-    lines.append(series("as fast as the memory", TUNED, met, False))
-    yield Chart("lines", "Time of one query over the number of keys", "keys in the datastore",
-                tuple(lines), "ms", "xy", "{:.3g}")  # fmt: skip
-
-
-def ledger(rows: Rows) -> Iterator[Chart]:
-    """Yield seconds, FLOP and bytes, a row a stage; fine-tuned decoders beside them."""
-    for metrics, title, scale, unit in (
-        (("seconds",), "Time", 1.0, "seconds"),
-        (("flop",), "Computation", 1e-12, "TFLOP"),
-        (("peak_memory", "bytes"), "Memory and disk", 1e-6, "MB"),
-    ):
-        marks = []
-        for metric in metrics:
-            points = (point(_stage(r), r, scale, _colour(r.system)) for r in rows
-                      if r.metric == metric and r.value > 0)  # fmt: skip
-            name = {"peak_memory": "memory at most", "bytes": "left on disk"}.get(metric, unit)
-            marks.append(series(name, TUNED, points, not marks))
-        yield Chart("dots", title, unit, tuple(marks), log="x", form="{:,.3g}")
-
-
 def _pick(rows: Rows, system: str, split: str, metric: str) -> list[Found]:
     """Return the findings of one system, split and metric."""
     return [r for r in rows if (r.system, r.split, r.metric) == (system, split, metric)]
@@ -191,9 +157,9 @@ def _groups(rows: Rows) -> list[str]:
     return known or there[:1]
 
 
-def _over(rows: Rows, varied: str, system: str) -> list[Point]:
+def over(rows: Rows, varied: str, system: str) -> list[Point]:
     """Return a system's points over what was varied, in order."""
-    here = [r for r in rows if r.system == system and _is_number(r.setting.get(varied))]
+    here = [r for r in rows if r.system == system and is_number(r.setting.get(varied))]
     return [point(r.setting[varied], r) for r in sorted(here, key=lambda r: r.setting[varied])]
 
 
@@ -210,12 +176,13 @@ def _said(split: str) -> str:
     return f"{group} {WORDINGS.get(wording, wording)}".strip()
 
 
-def _is_number(value: object) -> bool:
+def is_number(value: object) -> bool:
+    """Return whether a setting is a number."""
     return isinstance(value, float)
 
 
 def _is_band(row: Found) -> bool:
-    return _is_number(row.setting.get("from")) and _is_number(row.setting.get("to"))
+    return is_number(row.setting.get("from")) and is_number(row.setting.get("to"))
 
 
 def _band(row: Found) -> str:
@@ -233,7 +200,8 @@ def _turned(p: Point) -> Point:
     return Point(p.at, -p.value, low, high, p.source)
 
 
-def _colour(system: str) -> str:
+def colour_of(system: str) -> str:
+    """Return the source whose colour a system has."""
     return system if system in SOURCES else TUNED
 
 
@@ -250,13 +218,4 @@ def _changed(row: Found) -> str:
         return "as the recipe has it"
     name = next((name for name in VARIED if name in row.setting), "")
     value = row.setting.get(name)
-    return f"{name} {value:g}" if _is_number(value) else f"{name} {value}" if name else ""
-
-
-def _stage(row: Found) -> str:
-    """Return a stage of the ledger, or which decoder was fine-tuned."""
-    if row.system != "finetuned":
-        return row.split
-    said = row.setting
-    lr, epochs = (f"{said[k]:g}" if _is_number(said.get(k)) else "" for k in ("lr", "epochs"))
-    return f"fine-tuned on {said.get('groups', '')}, lr {lr}, epochs {epochs}"
+    return f"{name} {value:g}" if is_number(value) else f"{name} {value}" if name else ""

@@ -87,16 +87,18 @@ def test_a_matrix_has_the_decoder_first_and_a_row_a_memory():
 
 
 def test_where_search_costs_as_much_as_the_memory_is_marked():
-    (chart,) = asked("cost").charts
+    chart, met = asked("cost").charts
+    assert sorted(p.value for p in met.series[0].points) == [40e3, 60e3, 90e3]
     assert sorted(values(chart, "as fast as the memory")) == [40e3, 60e3, 90e3]
     assert set(values(chart, "as fast as the memory").values()) == {1.0}
 
 
-def test_charts_of_the_same_rows_are_one_table():
+def test_charts_of_the_same_series_are_one_table():
     ((head, rows),) = tables(asked("routing").charts)
     assert head == ["", "one λ", "auto", "oracle"]
-    assert rows[1] == ["B new", "60.0 (54.0 to 66.0)", "70.0 (63.0 to 77.0)", "90.0 (81.0 to 99.0)"]
-    assert rows[-1][0] == "B text"
+    assert rows[1][0] == "B new, exact match, %"
+    assert rows[1][1:] == ["60.0 (54.0 to 66.0)", "70.0 (63.0 to 77.0)", "90.0 (81.0 to 99.0)"]
+    assert rows[-1][0] == "B text, perplexity"
 
 
 def test_a_name_is_shown_as_it_is():
