@@ -1,5 +1,9 @@
 """Made-up findings in the form in which every study yields them: nothing here was measured."""
 
+import dataclasses
+
+from mlpmem.asked import questions
+
 WAYS = (
     ("lm", {"way": "before"}), ("memory", {"way": "before"}), ("knn", {"way": "before"}),
     ("knn", {"way": "inserted"}), ("memory", {"way": "taught", "replay": 0.0}),
@@ -9,6 +13,12 @@ WAYS = (
 )  # fmt: skip
 CELLS = ("new/seen", "new/test", "new/unseen", "B/test", "A2/test", "A1/test")
 DOMAINS = ("wikitext", "stories", "licences")
+
+
+def charted(findings) -> list[int]:
+    """Return how many points each chart of one study's own findings has."""
+    (asked,) = questions({"findings": [dataclasses.asdict(found) for found in findings]})
+    return [sum(len(one.points) for one in chart.series) for chart in asked.charts]
 
 
 def rows() -> list[dict]:
