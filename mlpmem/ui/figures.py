@@ -77,8 +77,9 @@ def _dots(chart: Chart) -> Any:
     made.update_layout(showlegend=True, scattermode="group", scattergap=0.35)
     _in_rows(made, chart)
     points = [p for one in chart.series for p in one.points if _fits(p, chart)]
-    if "x" in chart.log and points:
-        made.update_xaxes(type="log", **_ticks([p.value for p in points]))
+    values = [p.value for p in points]
+    if "x" in chart.log and points and max(values) > 8 * min(values):  # else plain numbers do
+        made.update_xaxes(type="log", **_ticks(values))
     elif "%" in chart.across:
         made.update_xaxes(range=[-3, 103])
     elif points:  # grouped marks would have it begin at 0
@@ -185,11 +186,11 @@ def _logarithmic(made: Any, chart: Chart) -> None:
         few = {"tickvals": ats, "ticktext": [_short(at) for at in ats]}
         made.update_xaxes(type="log", **(few if 1 < len(ats) <= 6 else _ticks(ats)))
     if "y" in chart.log and values:
-        made.update_yaxes(type="log", **_ticks(values))
+        low, top = min(values), max(values)
         if chart.log == "y" and ats:  # what shoots up at the end would press the rest flat
-            first = max(one.points[0].value for one in lines)
-            top = min(max(values), max(4 * first, 2 * min(values)))
-            made.update_yaxes(range=[math.log10(0.85 * min(values)), math.log10(1.15 * top)])
+            top = min(top, max(2 * low, *(4 * one.points[0].value for one in lines)))
+            made.update_yaxes(range=[math.log10(0.85 * low), math.log10(1.15 * top)])
+        made.update_yaxes(type="log", **_ticks([low, top]))
 
 
 def _ticks(values: list[float]) -> dict[str, list]:
