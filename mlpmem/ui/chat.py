@@ -7,9 +7,10 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.prompts import question_prompt
-from mlpmem.ui import components, inputs, stream, words
+from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+from mlpmem.ui.words import words
 
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
@@ -19,7 +20,7 @@ MAX_NEW_TOKENS = 48
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
     turns = gr.State([], time_to_live=3600)
-    said = words.words(shared.recorded)
+    said = words(shared.recorded)
     components.static(f'<p class="panel-note">{said.chat_note}</p>')
     source = gr.Radio(
         SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,

@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import gradio as gr
 
 from mlpmem.trace import SOURCES
-from mlpmem.ui import components, inputs, requests, share, stream, words
+from mlpmem.ui import components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+from mlpmem.ui.words import words
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -17,7 +18,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     with gr.Row(elem_classes="ask-row"):
         prompt = gr.Textbox(
             first["prompt"] if first else "", lines=1, max_lines=4, elem_id="prompt",
-            placeholder=words.words(shared.recorded).prompt, label="Prompt", show_label=False,
+            placeholder=words(shared.recorded).prompt, label="Prompt", show_label=False,
             container=False, scale=1,
         )  # fmt: skip
         generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)

@@ -7,7 +7,6 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import MlpMemError
-from mlpmem.trace import SOURCES
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.limits import said
@@ -51,7 +50,7 @@ def _inspector(shared: Shared):
             chosen = inputs.check_lmbda(lmbda)
             model, store = shared.service.model, shared.store(own, choice)
             name = stream.new_run()
-            sources = [s for s in SOURCES[1:] if s in model.systems or s == "knn" and store]
+            sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
             if not sources:
                 raise MlpMemError(ALONE)
             events = model.inspect(checked, sources[0], lmbda=chosen, store=store, stop=stop)
