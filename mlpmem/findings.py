@@ -1,9 +1,17 @@
-"""What systems made of the same tasks, as rows of text: one table for README and the Results tab.
+"""Findings of a bundle's results.json, read with care; and what systems made of the same tasks.
 
-Findings are rows of a bundle's results.json; `train/findings.py` has their schema.
+`train/findings.py` has the schema and writes them. A bundle may come from anybody: whatever is no
+finding is left out. `table` is one table for README and the Results tab; `asked.py` has the
+studies.
 """
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+MOST = 20_000  # findings that are read of one bundle
+LONGEST = 200  # characters of a word in them
+LARGEST = 1e30  # of a number; what is smaller than its inverse is 0
 
 # what a row is called, study, split, metric; shares are shown in per cent
 ASKED = (
@@ -21,15 +29,68 @@ ASKED = (
 )
 
 
-def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+@dataclass(frozen=True)
+class Found:
+    """A finding as it was read: numbers are finite, an interval holds its value or is None."""
+
+    study: str
+    system: str
+    split: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    how: str = ""
+    n: int = 0  # questions, tokens or runs behind it
+    setting: Mapping[str, float | str] = field(default_factory=dict)
+
+
+def read(results: Any) -> list[Found]:
+    """Return the findings of a results.json, in order; what is none is left out."""
+    rows = results.get("findings") if isinstance(results, dict) else None
+    found = (_read(row) for row in (rows if isinstance(rows, list) else [])[:MOST])
+    return [one for one in found if one is not None]
+
+
+def _read(row: Any) -> Found | None:
+    """Return one finding, None of what is no such thing."""
+    if not isinstance(row, dict):
+        return None
+    words = [_word(row.get(key)) for key in ("study", "system", "split", "metric")]
+    value = _number(row.get("value"))
+    if value is None or None in words:
+        return None
+    low, high = _number(row.get("low")), _number(row.get("high"))
+    if low is None or high is None or not low <= value <= high:
+        low = high = None
+    setting = row.get("setting") if isinstance(row.get("setting"), dict) else {}
+    kept = {key: _number(said) if _word(said) is None else said for key, said in setting.items()}
+    kept = {key: said for key, said in kept.items() if said is not None and _word(key)}
+    n = int(_number(row.get("n")) or 0)
+    return Found(*words, value, low, high, _word(row.get("how")) or "", n, kept)
+
+
+def _word(value: Any) -> str | None:
+    """Return a text of bearable length, None of anything else."""
+    return value if isinstance(value, str) and len(value) <= LONGEST else None
+
+
+def _number(value: Any) -> float | None:
+    """Return a number that can be drawn, None of anything else; what is true counts 1."""
+    if not isinstance(value, int | float) or not abs(value) < LARGEST:  # nan is not less
+        return None
+    return float(value) if abs(value) > 1 / LARGEST else 0.0
+
+
+def table(results: Any) -> tuple[list[str], list[list[str]]]:
     """Return (head, rows): a column a system, "93 (86 to 97)" with its 95% interval a cell.
 
     What was not measured is an empty cell; a row without any is left out.
     """
-    rows = [row for row in _listed(results) if _readable(row)]
+    rows = read(results)
     tasks = {study for _, study, *_ in ASKED}
-    systems = list(dict.fromkeys(row["system"] for row in rows if row["study"] in tasks))
-    found = {(r["study"], r["split"], r["metric"], r["system"]): r for r in rows}
+    systems = list(dict.fromkeys(row.system for row in rows if row.study in tasks))
+    found = {(row.study, row.split, row.metric, row.system): row for row in rows}
     lines = []
     for name, *where in ASKED:
         share = where[-1] != "perplexity"
@@ -39,30 +100,15 @@ def table(results: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["", *systems], lines
 
 
-def _listed(results: dict[str, Any]) -> list:
-    """Return the findings; a bundle may come from anybody, so what is no list is none."""
-    rows = results.get("findings")
-    return rows if isinstance(rows, list) else []
-
-
-def _readable(row: Any) -> bool:
-    """Return whether a row says who did what, in numbers."""
-    if not isinstance(row, dict):
-        return False
-    words = (row.get(key) for key in ("study", "split", "metric", "system"))
-    numbers = (row.get("value"), row.get("low") or 0, row.get("high") or 0)
-    return all(isinstance(w, str) for w in words) and all(
-        isinstance(x, int | float) for x in numbers
-    )
-
-
-def _cell(row: dict[str, Any] | None, share: bool) -> str:
+def _cell(row: Found | None, share: bool) -> str:
     """Return a finding's value with its interval, nothing where it was not measured."""
     if row is None:
         return ""
-    scale, digits = (100, 0) if share else (1, 2)
-    value, low, high = (
-        "" if row.get(key) is None else f"{scale * row[key]:.{digits}f}"
-        for key in ("value", "low", "high")
-    )
-    return f"{value} ({low} to {high})" if low else value
+    scale, form = (100, "{:.0f}") if share else (1, "{:.2f}")
+    return interval_text(form, *(x and scale * x for x in (row.value, row.low, row.high)))
+
+
+def interval_text(form: str, value: float, low: float | None, high: float | None) -> str:
+    """Return "93 (86 to 97)", or "93" where there is no interval."""
+    said = form.format(value)
+    return said if low is None else f"{said} ({form.format(low)} to {form.format(high)})"

@@ -4,6 +4,7 @@ import dataclasses
 import math
 import shutil
 
+import made_findings
 import numpy as np
 import pytest
 import tiny
@@ -137,7 +138,8 @@ def test_prefixes_have_the_same_hash_exactly_where_they_are_the_same():
 
 
 def test_imitation_is_measured_against_exact_neighbours_where_nothing_was_trained(root):
-    findings = list(imitation(run(root)))
+    findings = list(imitation(run(root, "imitation")))
+    assert all(made_findings.charted(findings))
 
     def kl(p, q):
         return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
@@ -183,7 +185,8 @@ def test_words_are_names_numbers_function_words_and_others():
 
 
 def test_what_gets_worse_is_counted_in_nats_by_group_with_the_worst_to_read(root):
-    findings = list(worse(run(root)))
+    findings = list(worse(run(root, "worse")))
+    assert all(made_findings.charted(findings))
     rises = []
     for token, group, lm, own, _ in slow_sources(root):
         rises.append((group, math.log(lm[token]) - math.log(0.5 * lm[token] + 0.5 * own[token])))
@@ -222,7 +225,8 @@ def test_the_ledger_has_what_manifests_measured_beside_fine_tuning(root):
     row = {"groups": "B", "lr": 0.1, "epochs": 3, "seconds": 7.5}
     shutil.copytree(root / "finetuned", root / "kept")
     write_json(root / "finetuned" / "finetuned.json", [row])
-    findings = list(ledger(run(root)))
+    findings = list(ledger(run(root, "ledger")))
+    assert all(made_findings.charted(findings))
     shutil.rmtree(root / "finetuned")
     (root / "kept").rename(root / "finetuned")
     assert one(findings, split="memory", metric="seconds") == 2.5

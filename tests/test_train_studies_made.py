@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import made_findings
 import numpy as np
 import pytest
 import tiny
@@ -196,6 +197,7 @@ def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
     run = Run(RECIPE, stages(tmp_path), "update")
     tiny.documents().save(tmp_path / "corpus" / "decoder_00")
     findings = list(update(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     cells: dict[tuple, set[str]] = {}
     for found in findings:
         if found.metric == "exact_match":
@@ -233,6 +235,7 @@ def test_every_memory_is_measured_on_every_domain_with_its_own_lambda(tmp_path):
         dataclasses.replace(RECIPE, studies=studies), stages(tmp_path / "run", "text"), "domains"
     )
     findings = list(domains(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     pairs = {(f.system, f.split, f.setting.get("of")) for f in findings}
     both = [(row, column) for row in texts for column in texts]
     assert pairs == {("lm", name, None) for name in texts} | {
@@ -258,6 +261,7 @@ def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch
     monkeypatch.setattr(sensitivity_module, "CELLS", {"alpha": (0.0, 0.3), "head": ("tied",)})
     run = Run(RECIPE, root, "sensitivity")
     findings = list(sensitivity(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     trained = {
         key: f.setting[key] for f in findings for key in ("recipe", "alpha", "head", "depth")
         if key in f.setting
@@ -273,6 +277,7 @@ def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch
 def test_lambda_k_and_temperature_are_read_off_one_search(root):
     run = Run(RECIPE, root, "mixing")
     findings = list(mixing(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     golds = look(run.decoder, run.memory, run.store, run.text(), 4)
     for found in findings:
         if found.split == "all" and "k" in found.setting:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from functools import cache
 
 import numpy as np
@@ -13,7 +14,7 @@ from mlpmem.batches import Judged
 from mlpmem.errors import MlpMemError
 from mlpmem.rag import Passages, Rag
 from mlpmem.systems import Column, columns
-from train.corpus import write_lines
+from train.corpus import read_lines, write_lines
 from train.stage import read_json, write_json
 from train.tasks import TASKS, answers, asked, atlas, cast, detection, knn_prompt, truthfulqa
 from train.tasks.__main__ import main
@@ -215,7 +216,7 @@ def ask(data=None, corpus=None, **options):
 
 
 NUMBERS = {
-    "questions": ("exact_match", "f1", "substring_match", "contradicts"),
+    "questions": ("exact_match", "f1", "substring_match", "contradicts", "passage_has_answer"),
     "detection": ("accuracy", "accuracy_per_token"),
     "cloze": ("exact_match", "log_prob"),
     "lama": ("exact_match", "log_prob"),
@@ -235,6 +236,24 @@ def test_every_task_asks_every_system_and_gives_its_metrics(name, data, corpus):
     readers = {"lm", "memory", "knn"} | ({"rag"} if "perplexity" not in name else set())
     assert {f.system for f in found} == readers
     assert all(f.how == "how" and f.n > 0 and f.low <= f.value <= f.high for f in found)
+
+
+def test_whether_the_passage_before_a_question_holds_its_answer(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(Passages, "search", lambda self, query, count: [0])  # ... Peru is Lima.
+    shutil.copytree(corpus, tmp_path / "corpus")
+    rows = [row | {"aliases": []} for row in read_lines(corpus / "questions.jsonl")]
+    rows = [row | {"answer": ("Lima", "Oslo")[i % 2]} for i, row in enumerate(rows)]
+    write_lines(tmp_path / "corpus" / "questions.jsonl", rows)
+    found = TASKS["questions"].run(ask(corpus=tmp_path / "corpus"))
+    for group in ("A1", "A2", "B"):
+        asked = [r for r in rows if r["kind"] == "question"]
+        true = [
+            r["answer"] == "Lima" for r in asked if (r["group"], r["wording"]) == (group, "test")
+        ]
+        at = (f"{group}/test", "passage_has_answer")
+        (one,) = (f for f in found if (f.split, f.metric) == at)
+        assert (one.system, one.n, one.value) == ("rag", len(true), np.mean(true))
+    assert 0 < one.value < 1
 
 
 @pytest.mark.parametrize("name", TASKS)

@@ -1,7 +1,8 @@
-"""README's result tables, written from the bundle's results.json: `python -m train.report`.
+"""README's tables and figures, written from the bundle's results.json: `python -m train.report`.
 
-Figures in README are never typed; a test fails where they differ from the results that ship. With
-the path of another results.json its tables are printed instead.
+Figures in README are never typed; a test fails where they differ from the results that ship.
+Sentences with figures have their templates in train/readme, a file a block. With the path of
+another results.json its tables are printed instead.
 """
 
 import json
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from mlpmem import findings
 from train.measure import shares
+from train.sentences import filled, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = ("results", "findings")  # between <!-- NAME: begin --> and <!-- NAME: end -->
+TEMPLATES = ROOT / "train" / "readme"
 
 
 def main() -> int:
@@ -27,9 +29,14 @@ def main() -> int:
 
 
 def fill(readme: str, results: dict) -> str:
-    """Return README's text with what stands between its marks made anew."""
-    made = {"results": tables(results), "findings": _table(*findings.table(results))}
-    for name in BLOCKS:
+    """Return README's text with what stands between its marks made anew.
+
+    A block is all between <!-- NAME: begin --> and <!-- NAME: end -->.
+    """
+    made = {"results": tables(results), "findings": markdown(*findings.table(results))}
+    for path in sorted(TEMPLATES.glob("*.md")):
+        made[path.stem] = filled(path.read_text(encoding="utf-8"), results)
+    for name in made:
         begin, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
         before, rest = readme.split(begin)
         _, after = rest.split(end)
@@ -42,8 +49,8 @@ def tables(results: dict) -> str:
     main = _text_table if "share_of_gain" in results else _atlas_table
     parts = [
         main(results),
-        _table(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
-        _table(["stage", "seconds", "peak memory"], _stages(results["stages"])),
+        markdown(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
+        markdown(["stage", "seconds", "peak memory"], _stages(results["stages"])),
     ]
     return "\n".join(parts)
 
@@ -53,7 +60,7 @@ def _atlas_table(results: dict) -> str:
     rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
     head = ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
             "ppl B", "ppl A2", "seconds"]  # fmt: skip
-    return _table(head, [_row(row) for row in rows])
+    return markdown(head, [_row(row) for row in rows])
 
 
 def _text_table(results: dict) -> str:
@@ -68,7 +75,9 @@ def _text_table(results: dict) -> str:
              f"{ppl[system['name']]:.2f}", "" if system["name"] == "lm" else share,
              f"{system['bytes'] / 1e6:,.1f} MB", f"{system['train_seconds']:,.0f}"]
         )  # fmt: skip
-    return _table(["test split", "lambda", "perplexity", "of kNN's gain", "size", "seconds"], rows)
+    return markdown(
+        ["test split", "lambda", "perplexity", "of kNN's gain", "size", "seconds"], rows
+    )
 
 
 def _flat(system: dict) -> dict:
@@ -105,12 +114,6 @@ def _stages(stages: dict) -> list[list[str]]:
         [name, f"{s['seconds']:,.0f}", f"{s['peak_memory_bytes'] / 2**20:,.0f} MiB"]
         for name, s in stages.items()
     ]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table, numbers to the right."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from mlpmem.ui import components
+from mlpmem.ui import components, words
 from mlpmem.ui.shared import Shared
 
 TEXT = Path(__file__).parent / "static" / "about.html"
@@ -14,5 +14,7 @@ TEXT = Path(__file__).parent / "static" / "about.html"
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab."""
     credits = "".join(f"<li>{html.escape(line)}</li>" for line in shared.recorded.attributions)
-    text = TEXT.read_text("utf-8").replace("<!-- attributions -->", credits)
+    text = words.fitted(TEXT.read_text("utf-8"), shared.recorded).replace(
+        "<!-- attributions -->", credits
+    )
     components.static(text, "MLPMEM.mountAbout(element);", elem_id="about")

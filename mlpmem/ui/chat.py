@@ -10,28 +10,26 @@ from mlpmem.prompts import question_prompt
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
+from mlpmem.ui.words import words
 
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
 MAX_NEW_TOKENS = 48
-NOTE = (
-    "It answers questions about the atlas, in the few forms it was trained on. "
-    "It is no assistant: small talk and other subjects give fluent nonsense."
-)
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
     turns = gr.State([], time_to_live=3600)
-    components.static(f'<p class="panel-note">{NOTE}</p>')
+    said = words(shared.recorded)
+    components.static(f'<p class="panel-note">{said.chat_note}</p>')
     source = gr.Radio(
         SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
         show_label=False,
     )  # fmt: skip
-    log = components.chat_log(elem_id="chat-log")
+    log = components.chat_log(said.chat_hint, elem_id="chat-log")
     with gr.Row(elem_classes="ask-row"):
         question = gr.Textbox(
-            "", lines=1, max_lines=4, placeholder="What is the capital of Peru?", label="Question",
+            "", lines=1, max_lines=4, placeholder=said.question, label="Question",
             show_label=False, container=False, scale=1, elem_id="chat-input",
         )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
@@ -159,4 +157,6 @@ def _check_system(model: Any, system: Any) -> None:
         raise inputs.MlpMemError(
             "The datastore is not there yet. Choose the decoder or the memory, or wait for it."
         )
+    if system == "memory":
+        raise inputs.MlpMemError("There is no memory to ask. Choose the decoder or the datastore.")
     raise inputs.MlpMemError(f"{system!r} cannot answer here. Choose one of the listed sources.")

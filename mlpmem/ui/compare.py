@@ -9,8 +9,7 @@ from mlpmem.trace import SOURCES
 from mlpmem.ui import components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
-
-PLACEHOLDER = "Ask a question about the atlas, or start a sentence"
+from mlpmem.ui.words import words
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -18,8 +17,9 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     first = shared.recorded.first()
     with gr.Row(elem_classes="ask-row"):
         prompt = gr.Textbox(
-            first["prompt"] if first else "", lines=1, max_lines=4, placeholder=PLACEHOLDER,
-            elem_id="prompt", label="Prompt", show_label=False, container=False, scale=1,
+            first["prompt"] if first else "", lines=1, max_lines=4, elem_id="prompt",
+            placeholder=words(shared.recorded).prompt, label="Prompt", show_label=False,
+            container=False, scale=1,
         )  # fmt: skip
         generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
         stop = gr.Button("Stop", elem_id="stop", scale=0)

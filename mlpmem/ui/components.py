@@ -106,9 +106,10 @@ def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:
     return part(packed(titles), "titles-host", mount, **kwargs)
 
 
-def chat_log(**kwargs: Any) -> gr.HTML:
-    """Return the conversation: [{"question", "answer", "system"}, ...]."""
-    return part(packed([]), "log-host", "MLPMEM.mountLog(element, props, watch);", **kwargs)
+def chat_log(hint: str, **kwargs: Any) -> gr.HTML:
+    """Return the conversation, [{"question", "answer", "system"}, ...], and what to ask in it."""
+    mount = "MLPMEM.mountLog(element, props, watch);"
+    return part(packed([]), "log-host", mount, hint=hint, **kwargs)
 
 
 def inspect_view(example: str, **kwargs: Any) -> gr.HTML:

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.ui import components, inputs, own, stream
+from mlpmem.ui import components, inputs, own, stream, words
 from mlpmem.ui.components import packed
 from mlpmem.ui.limits import said
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
@@ -27,7 +27,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab and wire it."""
     with gr.Row(elem_classes="ask-row"):
         query = gr.Textbox(
-            "", lines=1, max_lines=1, placeholder="Search the corpus by plain words, such as Peru",
+            "", lines=1, max_lines=1, placeholder=words.words(shared.recorded).search,
             label="Words", show_label=False, container=False, scale=1, elem_id="corpus-query",
         )  # fmt: skip
         search = gr.Button("Search", variant="primary", elem_id="corpus-search", scale=0)

@@ -14,6 +14,10 @@ from mlpmem.ui.shared import STREAM, Shared
 
 MAX_CHARACTERS = 8000  # the tokens are counted by the model
 PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect below an answer in Compare"
+ALONE = (
+    "There is neither a memory nor a datastore yet to set beside the decoder. Wait for one, or "
+    "make a datastore of your own text on the Corpus tab."
+)
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -46,9 +50,11 @@ def _inspector(shared: Shared):
             chosen = inputs.check_lmbda(lmbda)
             model, store = shared.service.model, shared.store(own, choice)
             name = stream.new_run()
-            events = model.inspect(checked, "memory", lmbda=chosen, store=store, stop=stop)
+            sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
+            if not sources:
+                raise MlpMemError(ALONE)
+            events = model.inspect(checked, sources[0], lmbda=chosen, store=store, stop=stop)
             yield {"kind": "begin", "run": name, "traces": {}}
-            sources = ["memory", *(["knn"] if store or "knn" in model.systems else [])]
             yield from _values(name, events, model.lmbdas(sources, chosen))
 
         yield from map(packed, stream.guarded(values))

@@ -14,6 +14,7 @@ from mlpmem.ui import (
     limits,
     results,
     waiting,
+    words,
 )  # fmt: skip
 from mlpmem.ui.own import Shelf
 from mlpmem.ui.recorded import Recorded
@@ -28,7 +29,6 @@ PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
     "About": about,
 }  # fmt: skip
-STORES = [("The atlas", "atlas"), ("Your text", "own")]
 
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
@@ -40,7 +40,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
             tools = components.tools(elem_id="tools")
         lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
         shelf = Shelf()
-        shared = Shared(service, recorded, lambda_bar, tools, *_own(shelf), shelf)
+        shared = Shared(service, recorded, lambda_bar, tools, *_own(shelf, recorded), shelf)
         with gr.Tabs(elem_id="tabs"):
             for name, panel in PANELS.items():
                 with gr.Tab(name, id=name.lower()) as tab:
@@ -54,12 +54,13 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
     return page
 
 
-def _own(shelf: Shelf) -> tuple[gr.State, gr.Radio]:
+def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
     """Return the id of a visitor's own datastore, and the choice that appears with it."""
     own = gr.State("", time_to_live=shelf.seconds, delete_callback=shelf.drop)
+    served = words.words(recorded).corpus.capitalize()
     choice = gr.Radio(
-        STORES, value="atlas", label="The datastore's column searches", visible=False,
-        elem_id="store-choice", container=False,
+        [(served, "atlas"), ("Your text", "own")], value="atlas", visible=False,
+        label="The datastore's column searches", elem_id="store-choice", container=False,
     )  # fmt: skip
     return own, choice
 

@@ -51,7 +51,7 @@ def headline(results: dict) -> Any:
     points = headline_points(results)
     if not points:
         return None
-    figure = _figure("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
+    figure = empty("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
     for kind in ("tuned", "lm", "knn", "memory"):
         chosen = [p for p in points if p["kind"] == kind]
         figure.add_scatter(
@@ -82,7 +82,7 @@ def _label(name: str, label: str) -> str:
 def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
     """Return a figure of curves against lambda; keys maps a field to its name, or None."""
     table = results.get("lambda_curves") or {}
-    figure = _figure("λ", title, 340)
+    figure = empty("λ", title, 340)
     drawn = 0
     for source in ("memory", "knn"):
         row = table.get(source) or {}
@@ -117,7 +117,7 @@ def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: fl
     row = results.get("cost") or {}
     if not any(row.get(field) for field, _, _ in parts):
         return None
-    figure = _figure(title, "", 220)
+    figure = empty(title, "", 220)
     bars = ["Decoder alone", "With memory", "With datastore"]
     wanted = {"lm": bars, "memory": bars[1:2], "knn": bars[2:]}
     for field, source, name in parts:
@@ -132,7 +132,8 @@ def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: fl
     return figure
 
 
-def _figure(x: str, y: str, height: int) -> Any:
+def empty(x: str, y: str, height: int) -> Any:
+    """Return an empty figure whose axes say x and y, height pixels high, clear of any theme."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -142,7 +143,12 @@ def _figure(x: str, y: str, height: int) -> Any:
         margin={"l": 56, "r": 24, "t": 32, "b": 48},
         font={"family": "system-ui, sans-serif", "size": 13},
         legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
-        xaxis={"title": x, "fixedrange": True, "zeroline": False, "automargin": True},
-        yaxis={"title": y, "fixedrange": True, "zeroline": False, "automargin": True},
+        xaxis={"title": _title(x), "fixedrange": True, "zeroline": False, "automargin": True},
+        yaxis={"title": _title(y), "fixedrange": True, "zeroline": False, "automargin": True},
     )  # fmt: skip
     return figure
+
+
+def _title(text: str) -> dict[str, Any]:
+    """Return an axis title of the size of the rest."""
+    return {"text": text, "font": {"size": 13}}

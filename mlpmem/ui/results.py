@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem import findings
-from mlpmem.ui import components, plots
+from mlpmem.ui import components, plots, studies, words
 from mlpmem.ui.shared import PRIVATE, Shared
 
 COLUMNS = (
@@ -33,8 +33,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the panel inside its tab; figures are made when the tab is opened."""
     results = shared.recorded.results
     if not results:
-        components.static('<p class="panel-note">This bundle carries no results. '
-                "<code>python -m train evaluate</code> writes them.</p>")  # fmt: skip
+        said = words.words(shared.recorded).results
+        components.static(f'<p class="panel-note results">{said}</p>')
         return
     asked = any(row.get("accuracy") for row in results.get("systems") or [])
     figures = []
@@ -49,6 +49,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
                 with gr.Column(min_width=340):
                     components.static(_heading(*section), elem_classes="results")
                     figures.append(_plot(height))
+    studies.build(results)
     tab.select(lambda: draw(results)[0 if asked else 2 :], None, figures, **PRIVATE)
 
 

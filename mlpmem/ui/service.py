@@ -17,6 +17,12 @@ from mlpmem.errors import MlpMemError
 from mlpmem.ui.limits import said
 
 Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
+NO_MEMORY = "This model has no memory. Started with --text and --train-memory, the page makes one."
+NO_DATASTORE = "Started without a datastore. The Corpus tab makes one of your own text."
+NO_CORPUS = (
+    "There is no corpus to search: the page was started without a datastore. Make one of your own "
+    "text below, or start it with --text."
+)
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +36,7 @@ class Status:
     ready: bool = False  # decoder and memory answer
     settled: bool = False  # nothing more will change
     waiting: str = "The model is still loading."  # what the datastore's column says meanwhile
+    no_memory: str = ""  # what the memory's column says where there is no memory
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Service:
         """Keep load, which returns a model and what is made later; a note begins every line."""
         self._load, self._note = load, note
         self._model: Any = None
+        self._later: list[Later] = []
         self._status = Status()
         self._set(self._status)
         self._corpus: Any = None
@@ -59,6 +67,8 @@ class Service:
     def corpus(self) -> Any:
         """Return the datastore's texts, decoded when first asked for; MlpMemError before that."""
         with self._lock:
+            if self._status.settled and "knn" not in self.model.systems:
+                raise MlpMemError(NO_CORPUS)
             if self._corpus is None:
                 self._corpus = self.model.corpus()
             return self._corpus
@@ -75,7 +85,7 @@ class Service:
             yet = "" if self._status.settled else " yet"
             raise MlpMemError(
                 f"The model cannot answer{yet}: {self._status.line}. "
-                "The recorded example can be played meanwhile."
+                "What was recorded can be played meanwhile."
             )
         return self._model
 
@@ -92,14 +102,28 @@ class Service:
         return {**asdict(self._status), "defaults": defaults}
 
     def _set(self, status: Status) -> None:
-        self._status = replace(status, line=f"{self._note} {status.line}".strip())
+        line = f"{self._note} {status.line}".strip()
+        self._status = replace(status, line=line, no_memory=self._no_memory(status))
+
+    def _no_memory(self, status: Status) -> str:
+        """Return why a model has no memory, "" where it has one or is not there yet."""
+        if self._model is None or "memory" in self._model.systems:
+            return ""
+        if not any(step.what == "memory" for step in self._later):
+            return NO_MEMORY
+        if status.settled:
+            return "The memory could not be made."
+        line = status.line.removeprefix("distilling a memory: ").removeprefix("building the memory")
+        return (
+            f"The memory is being made{f' ({line})' if line else ''}. The others answer meanwhile."
+        )
 
     def _run(self) -> None:
         what = "model"
         try:
-            self._model, later = self._load(self._loading)
+            self._model, self._later = self._load(self._loading)
             lines: list[str] = []
-            for step in later:
+            for step in self._later:
                 what = step.what
                 self._making(step, f"building the {what}", 0.0)
                 self._model, line = step.make(partial(self._making, step))
@@ -110,7 +134,7 @@ class Service:
             log.exception("loading failed")
             self._fail(what, f"The {what} could not be made; the terminal says why.")
         else:
-            waiting = "" if "knn" in self._model.systems else "Started without a datastore."
+            waiting = "" if "knn" in self._model.systems else NO_DATASTORE
             line = said("; ".join(lines))
             self._set(Status("ready", line, ready=True, settled=True, waiting=waiting))
 

@@ -20,7 +20,7 @@ class Shared:
     lambda_bar: gr.HTML
     tools: gr.HTML  # the head's buttons
     own: gr.State  # the id of this visitor's own datastore, "" without one
-    choice: gr.Radio  # whether the datastore's column answers from the atlas or from "own"
+    choice: gr.Radio  # whether the datastore's column answers from what is served or from "own"
     shelf: Shelf
 
     def store(self, own: Any, choice: Any) -> Any:
@@ -31,7 +31,7 @@ class Shared:
         if found is None:
             raise MlpMemError(
                 "Your text is not kept any more. Make its datastore again on the Corpus tab, "
-                "or choose the atlas."
+                "or choose what the page serves."
             )
         return found.store
 

@@ -13,6 +13,8 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
+import made_findings
+
 from mlpmem.corpus import Corpus
 from mlpmem.documents import join_passages
 from mlpmem.errors import MlpMemError
@@ -271,10 +273,11 @@ def write_bundle(folder: Path) -> Path:
     titles = ["The Salt Ledger (invented book)", "Peru", "Perth", "Pereñá", f"Odd {HOSTILE}"]
     documents = {"titles": titles, "groups": ["B", "A1", "A2", "B", "B"]}
     (folder / "documents").mkdir(exist_ok=True)
-    results = Path(__file__).with_name("results.json").read_text("utf-8")
+    results = json.loads(Path(__file__).with_name("results.json").read_text("utf-8"))
+    results["findings"] = made_findings.rows()
     files = {"manifest.json": manifest, "examples.json": examples, "questions.json": new} | records
     files |= {f"documents/{name}.json": value for name, value in documents.items()}
     for name, value in files.items():
         (folder / name).write_text(json.dumps(value), "utf-8")
-    (folder / "results.json").write_text(results, "utf-8")
+    (folder / "results.json").write_text(json.dumps(results), "utf-8")
     return folder

@@ -128,6 +128,22 @@ def test_plotly_comes_only_with_the_results(visit):
     assert page.locator(".results table >> nth=0").locator("tbody tr").count() == 3
 
 
+def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
+    page = visit(phone=True)
+    page.evaluate("[...document.querySelectorAll('[role=tab]')].at(-2).click()")
+    section = page.locator(".question", has_text="domains do not match")
+    section.wait_for()
+    assert page.locator(".question .js-plotly-plot").count() == 0
+    section.locator("button").first.click()
+    section.locator(".js-plotly-plot .heatmaplayer").nth(1).wait_for()
+    assert page.locator(".question .js-plotly-plot").count() == 2
+    assert (
+        "24.00" in section.inner_text()
+        and "python -m train.studies domains" in section.inner_text()
+    )
+    assert overflow(page) <= 0
+
+
 def test_a_phone_has_no_sideways_scrolling_and_large_targets(visit):
     page = visit(phone=True)
     generate(page, "The river Aldermere rises in the")

@@ -4,10 +4,12 @@ Data: questions.jsonl of a run's corpus stage. Prompt: "Question: ... Answer:", 
 Metrics: exact match, F1 and substring match (`answers.py`) against answer and aliases; and
 hallucination in generation, "contradicts": the answer is another answer of the same relation, a
 definite claim that a known fact refutes. What is neither is no answer of that kind at all.
+Of a system that retrieves, "passage_has_answer": a passage it puts before the prompt holds one.
 Source: the atlas, our own.
 """
 
 from mlpmem.batches import write
+from mlpmem.rag import Rag
 from train.findings import Finding
 from train.tasks import answers, atlas
 from train.tasks.asked import Asked, Task, report
@@ -34,8 +36,20 @@ def run(asked: Asked) -> list[Finding]:
                 for ok, t, wrong in zip(right, texts, others, strict=True)
             ],
         }
+        if isinstance(system, Rag):
+            values["passage_has_answer"] = [
+                any(answers.contains(text, a) for text in _passages(system, ids))
+                for ids, a in zip(prompts, true, strict=True)
+            ]
         made += report(asked, "questions", system, values, atlas.splits(rows))
     return made
+
+
+def _passages(system: Rag, ids: list[int]) -> list[str]:
+    """Return the texts of the passages that are put before a prompt."""
+    decoder, passages = system.decoder, system.passages
+    found = passages.search(decoder.decode(ids), system.count)
+    return [decoder.decode(passages.plain[passage]) for passage in found]
 
 
 TASK = Task("questions", "atlas", run)

@@ -4,7 +4,8 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
 
   class ChatLog {
-    constructor(host) {
+    constructor(host, hint) {
+      this.asking = hint;
       this.root = M.h("div", { class: "log", role: "log", tabindex: "0",
         "aria-label": "Conversation" });
       this.hint = M.h("p", { class: "log-hint" });
@@ -40,13 +41,13 @@
 
     #hint() {
       M.setText(this.hint, M.page.status.ready
-        ? "Ask about a country, a city, an element, or one of the invented people, towns and books."
+        ? this.asking
         : "The model is still loading. Questions can be asked as soon as it has.");
     }
   }
 
   M.mountLog = (element, props, watch) => {
-    const log = new ChatLog(element.querySelector(".log-host"));
+    const log = new ChatLog(element.querySelector(".log-host"), props.hint);
     const show = () => log.render(M.unpack(props.value) || []);
     watch("value", show);
     show();

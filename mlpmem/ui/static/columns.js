@@ -51,7 +51,7 @@
       for (const [system, pane] of this.panes) {
         if (pane.trace) continue;
         const waiting = system === "knn" ? M.page.status.waiting : "";
-        pane.explain(waiting || (this.run ? "Not part of this comparison." : ""));
+        pane.explain(waiting || (system === "memory" && M.page.status.no_memory) || (this.run ? "Not part of this comparison." : ""));
       }
     }
 

@@ -28,7 +28,7 @@
       this.active = -1;
       this.found = { start: 0, names: [] };
       this.list = M.h("ul", { id: "names", class: "names", role: "listbox",
-        "aria-label": "Names in the atlas", hidden: true });
+        "aria-label": "Names in the corpus", hidden: true });
       document.querySelector(".gradio-container").append(this.list);
       this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
       document.querySelector(".gradio-container").append(this.live);

@@ -90,7 +90,7 @@
       } else if (value.kind === "ready") this.#ready(value);
       else if (value.kind === "gone") {
         this.#gone(value.stopped ? "Cancelled: nothing of it is kept."
-          : "Deleted: the page answers from the atlas again.");
+          : "Deleted: the page answers from its own corpus again.");
       }
       else if (value.kind === "message" && !this.kept) M.setText(this.line, "");
     }

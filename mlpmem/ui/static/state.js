@@ -7,7 +7,7 @@
   M.page = {
     lambda: null, // null: every text is shown at the lambda it was generated with
     defaults: { memory: 0.5, knn: 0.5 },
-    status: { state: "loading", systems: [], waiting: "" },
+    status: { state: "loading", systems: [], waiting: "", no_memory: "" },
     views: [],
     bar: null,
     on(name, fn) {

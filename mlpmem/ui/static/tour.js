@@ -36,10 +36,10 @@
     return { trace, step: trace.steps[at], at };
   }
 
-  const WAITING = "Generate something, or play the example, and its numbers appear here.";
+  const WAITING = "As soon as something is generated or played, its numbers appear here.";
   const STEPS = [
     { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
-      `A small language model, frozen. It reads ${M.quote(view.head.about.prompt || "")} and writes on, token by token.`,
+      `A language model, frozen. It reads ${M.quote(view.head.about.prompt || "")} and writes on, token by token.`,
       `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
     { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
       const near = step.nn?.[0] && M.neighbour(step.nn[0]);
@@ -50,7 +50,7 @@
     } },
     { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
       "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
-      `Here it says ${says(step, "memory")}. ${Number.isFinite(step.js) ? M.agreementText(step) : ""}`] },
+      M.page.status.no_memory || `Here it says ${says(step, "memory")}. ${Number.isFinite(step.js) ? M.agreementText(step) : ""}`] },
     { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
       const system = trace.system;
       const lambda = M.lambdaOf(trace);

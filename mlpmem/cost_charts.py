@@ -1,0 +1,56 @@
+"""The charts of what answering and training cost, made of findings, in plain values."""
+
+from collections.abc import Iterator
+
+from mlpmem.charts import TUNED, Chart, Point, point, series
+from mlpmem.findings import Found
+from mlpmem.study_charts import Rows, colour_of, is_number, over
+
+KINDS = {"exact-torch-fp32": "exact, torch", "flat-fp32": "exact, faiss float32",
+         "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
+EQUAL = "keys_where_the_memory_is_as_fast"
+
+
+def cost(rows: Rows) -> Iterator[Chart]:
+    """Yield milliseconds of a search over the number of keys, the memory's beside it."""
+    here = [row for row in rows if row.split == "search"]
+    timed = [row for row in here if row.metric == "ms_per_query"]
+    memory = over(timed, "keys", "memory")
+    lines = [series("memory", "memory", memory)]
+    kinds = dict.fromkeys(row.system for row in timed if row.system != "memory")
+    lines += [series(KINDS.get(k, k), "knn", over(timed, "keys", k), False) for k in kinds]
+    level = sorted(p.value for p in memory)[len(memory) // 2] if memory else None
+    met = [Point(row.value, level) for row in here
+           if row.metric == EQUAL and level]  # fmt: skip
+    lines.append(series("as fast as the memory", TUNED, met, False))
+    yield Chart("lines", "Time of one query over the number of keys", "keys in the datastore",
+                tuple(lines), "ms", "xy", "{:.3g}")  # fmt: skip
+    level_at = (point(KINDS.get(row.system, row.system), row, source="knn") for row in here
+                if row.metric == EQUAL)  # fmt: skip
+    yield Chart("dots", "A search costs what the memory does at", "keys",
+                (series("keys", "knn", level_at),), log="x", form="{:,.0f}")  # fmt: skip
+
+
+def ledger(rows: Rows) -> Iterator[Chart]:
+    """Yield seconds, FLOP and bytes, a row a stage; fine-tuned decoders beside them."""
+    for metrics, title, scale, unit, form in (
+        (("seconds",), "Time", 1.0, "seconds", "{:,.0f}"),
+        (("flop",), "Computation", 1e-12, "TFLOP", "{:,.1f}"),
+        (("peak_memory", "bytes"), "Memory and disk, MB", 1e-6, "MB", "{:,.0f}"),
+    ):
+        marks = []
+        for metric in metrics:
+            points = (point(_stage(r), r, scale, colour_of(r.system)) for r in rows
+                      if r.metric == metric and r.value > 0)  # fmt: skip
+            name = {"peak_memory": "memory at most", "bytes": "left on disk"}.get(metric, unit)
+            marks.append(series(name, TUNED, points, not marks))
+        yield Chart("dots", title, unit, tuple(marks), log="x", form=form)
+
+
+def _stage(row: Found) -> str:
+    """Return a stage of the ledger, or which decoder was fine-tuned."""
+    if row.system != "finetuned":
+        return row.split
+    said = row.setting
+    lr, epochs = (f"{said[k]:g}" if is_number(said.get(k)) else "" for k in ("lr", "epochs"))
+    return f"fine-tuned on {said.get('groups', '')}, lr {lr}, epochs {epochs}"

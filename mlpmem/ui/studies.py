@@ -1,0 +1,56 @@
+"""Reviewers' questions on the Results tab: each opens on its own, and is drawn only then."""
+
+import html
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.asked import Question, questions
+from mlpmem.charts import Chart
+from mlpmem.ui import components, figures
+from mlpmem.ui.shared import PRIVATE
+
+TEXT = "Open one to see its figures. Bars are 95% intervals where there are some."
+
+
+def build(results: dict) -> None:
+    """Lay out a closed section for every question the results answer."""
+    asked = questions(results)
+    if not asked:
+        return
+    components.static(f"<h2>Asked like a reviewer</h2><p>{TEXT}</p>", elem_classes="results")
+    for question in asked:
+        _section(question)
+
+
+def _section(question: Question) -> None:
+    """Lay out one question: how to read it, two figures a row, the command."""
+    shown = question.charts
+    plots = []
+    with gr.Accordion(question.title, open=False, elem_classes="question") as section:
+        components.static(f"<p>{html.escape(question.text)}</p>", elem_classes="results")
+        for chart in shown:
+            if chart.kind == "matrix" or len(shown) == 1:
+                plots.append(_plot(chart))
+                continue
+            if len(plots) % 2 == 0:
+                row = gr.Row(elem_classes="plot-row")
+            with row, gr.Column(min_width=320):
+                plots.append(_plot(chart))
+        how = ", ".join(f"<code>{html.escape(line)}</code>" for line in question.hows)
+        if how:
+            components.static(f"<p>Measured by {how}</p>", elem_classes="results")
+    section.expand(partial(_drawn, shown), None, plots, **PRIVATE)
+
+
+def _plot(chart: Chart) -> gr.Plot:
+    """Return the place of a chart's figure, below its title."""
+    components.static(f"<h3>{html.escape(chart.title)}</h3>", elem_classes="results")
+    return gr.Plot(show_label=False, container=False, elem_classes="plot-asked")
+
+
+def _drawn(shown: list[Chart]) -> Any:
+    """Return the figures of a section; one alone is no list to Gradio."""
+    made = [figures.draw(chart) for chart in shown]
+    return made if len(made) > 1 else made[0]

@@ -1,0 +1,114 @@
+"""README's sentences about findings: their numbers are filled in, never typed.
+
+A template in train/readme is Markdown with placeholders:
+
+    {imitation memory B kl: .3f}                       study, system, split, metric, and the format
+    {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
+    {best mixing knn B perplexity k=512: .2f}          the least of several
+    {imitation memory B kl: n}                         how many tokens or questions it is made of
+    {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
+
+What begins with {if STUDY} or {if STUDY METRIC} is left out while none of it is measured, up to the
+next empty line, item of a list or {if}. Any other placeholder that no finding, or more than one,
+answers is an error.
+"""
+
+import re
+from collections.abc import Sequence
+
+from mlpmem.asked import questions
+from mlpmem.charts import tables
+from mlpmem.errors import MlpMemError
+from mlpmem.findings import Found, read
+
+PLACE = re.compile(r"\{([^{}]+)\}")
+ONLY = re.compile(r"\{if ([^\s{}]+)(?: ([^\s{}]+))?\}")
+
+
+def filled(template: str, results: dict) -> str:
+    """Return a template's text with what a results.json says; MlpMemError where it does not."""
+    rows, kept, shown = read(results), [], True
+    for line in template.splitlines():
+        if wanted := ONLY.match(line):
+            shown = any(_is_about(row, *wanted.groups()) for row in rows)
+            line = line[wanted.end() :]
+        elif not line or line.startswith("- "):
+            shown = True
+        if shown:
+            kept.append(PLACE.sub(lambda place: _said(place[1], rows, results), line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept).strip()) + "\n"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
+
+
+def _is_about(row: Found, study: str, metric: str | None) -> bool:
+    return row.study == study and metric in (None, row.metric)
+
+
+def _said(place: str, rows: list[Found], results: dict) -> str:
+    """Return what stands in a placeholder's stead."""
+    kind, *rest = place.split()
+    if kind == "how":
+        return f"`{_how(place, rest, rows)}`"
+    if kind == "table":
+        return _tables(place, rest, results)
+    name, _, form = place.partition(":")
+    words = name.split()
+    best = words[0] == "best"
+    found = _found(words[best:], rows)
+    if not found or len(found) > 1 and not best:
+        raise MlpMemError(
+            f"README: {{{place}}} is answered by {len(found)} findings, it must be one; put right "
+            "the template in train/readme, or measure it and run `python -m train.gather`"
+        )
+    return _number(min(found, key=lambda row: row.value), form.strip())
+
+
+def _found(words: list[str], rows: list[Found]) -> list[Found]:
+    """Return the findings of a study, system, split, metric and settings."""
+    plain = tuple(word for word in words if "=" not in word)
+    setting = dict(word.split("=", 1) for word in words if "=" in word)
+    return [
+        row
+        for row in rows
+        if (row.study, row.system, row.split, row.metric) == plain
+        and all(_text(row.setting.get(key)) == value for key, value in setting.items())
+    ]
+
+
+def _text(value: object) -> str:
+    """Return a setting as a template has it: 512, 0.5, auto."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(row: Found, form: str) -> str:
+    """Return a finding's value, or what is behind it, in a format."""
+    if form == "n":
+        return f"{row.n:,}"
+    if form.endswith("%"):
+        return format(100 * row.value, f"{form[:-1] or '.0'}f") + " %"
+    return format(row.value, form)
+
+
+def _how(place: str, words: list[str], rows: list[Found]) -> str:
+    """Return the command that measured a study."""
+    for row in rows:
+        if [row.study] == words and row.how:
+            return row.how
+    raise MlpMemError(f"README: no finding answers {{{place}}}; measure it, or take it out")
+
+
+def _tables(place: str, words: list[str], results: dict) -> str:
+    """Return a study's tables in Markdown, or the one of them that is numbered from 1."""
+    study, *number = words
+    made = [tables(q.charts) for q in questions(results) if q.study == study]
+    chosen = [table for found in made for table in found]
+    if number:
+        chosen = chosen[int(number[0]) - 1 : int(number[0])]
+    if not chosen:
+        raise MlpMemError(f"README: {{{place}}} has nothing to show; measure {study} first")
+    return "\n".join(markdown(*table) for table in chosen).rstrip()
