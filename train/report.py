@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mlpmem import findings
+from train import real
 from train.measure import shares
 from train.sentences import filled, markdown
 
@@ -34,6 +35,7 @@ def fill(readme: str, results: dict) -> str:
     A block is all between <!-- NAME: begin --> and <!-- NAME: end -->.
     """
     made = {"results": tables(results), "findings": markdown(*findings.table(results))}
+    made["real"] = real.table()
     for path in sorted(TEMPLATES.glob("*.md")):
         made[path.stem] = filled(path.read_text(encoding="utf-8"), results)
     for name in made:
