@@ -25,7 +25,7 @@ from mlpmem.memory import Memory
 from mlpmem.plain import parse_json
 from mlpmem.settings import Settings
 from mlpmem.trace import SOURCES, Trace
-from mlpmem.ui import api, inputs, own, recorded, requests, saved
+from mlpmem.ui import api, extras, inputs, own, recorded, requests, saved
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
@@ -103,7 +103,8 @@ def test_what_a_visitor_sends_is_taken_within_bounds_or_refused(value, six):
     refused(inputs.check_systems, value, ["lm", "memory"])
     refused(inputs.check_probe, value if isinstance(value, dict) else {"ids": value, "text": "a"})
     lmbda = refused(inputs.check_lmbda, value)
-    assert lmbda is None or 0 <= lmbda <= 1
+    assert lmbda in (None, "auto") or 0 <= lmbda <= 1
+    assert refused(inputs.check_lmbda, value, auto=False) != "auto"
     chosen = refused(inputs.check_options, *six)
     assert chosen is None or 1 <= chosen.max_new_tokens <= inputs.MAX_NEW_TOKENS
 
@@ -120,7 +121,9 @@ def test_a_link_is_always_brought_within_bounds(query):
 
 @pytest.fixture(scope="module")
 def shared(tiny_model):
-    return SimpleNamespace(service=SimpleNamespace(model=tiny_model), recorded=recorded.Recorded())
+    offered = extras.Extras(mixed=True, documents=lambda model: model.datastore.documents)
+    service = SimpleNamespace(model=tiny_model, extras=offered)
+    return SimpleNamespace(service=service, recorded=recorded.Recorded())
 
 
 PROMPTS = VALUES | st.text(min_size=1, max_size=60)

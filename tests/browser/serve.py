@@ -30,7 +30,7 @@ def main(folder: Path, port: int, seconds: float) -> None:
         model = fake.FakeModel()
         return model, [Later("datastore", partial(attach, model))]
 
-    service = Service(load)
+    service = Service(load, extras=fake.FakeExtras())
     blocks = page.build(service, recorded.read(fake.write_bundle(folder)))
     blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True,
                   **page.launch_options())  # fmt: skip
