@@ -121,6 +121,6 @@ class Cast:
         if given.kind == "adapter":
             tuned = load_adapter(self.base(given), given.folder)
         else:
-            tuned = Decoder.load(given.folder, depth=decoder.depth, local_files_only=True, **held)
+            tuned = Decoder.load(given.folder, local_files_only=True, **held)
         model = FusedModel(tuned, None, None, given.name)
         return Column(model, "lm", None, given.name, label, given.seconds)

@@ -97,6 +97,8 @@ class Step:
         candidates = []
         for token_id, text, *values in row["cand"]:
             probs = {s: p for s, p in zip(SOURCES, values, strict=True) if p is not None}
+            if not all(isinstance(p, int | float) for p in probs.values()):
+                raise TypeError("a candidate's probability is no number")
             candidates.append(
                 Candidate(token_id, text, {**probs, "fused": mix(probs, system, lmbda)})
             )

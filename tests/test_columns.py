@@ -139,6 +139,20 @@ def test_both_sources_together_wait_for_the_datastore(model):
         columns.choose(waiting, ["rag"], None)
 
 
+def test_columns_are_named_at_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    import app
+
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
+    (mine,) = app.arguments(["--column", f"mine={tmp_path}"]).column
+    assert (mine.name, mine.kind) == ("mine", "adapter")
+    twice = ["--column", f"mine={tmp_path}"] * 2
+    for wrong, said in ((["--column", "lm=x"], "give another"), (twice, "stands twice")):
+        with pytest.raises(SystemExit):
+            app.arguments(wrong)
+        assert said in capsys.readouterr().err
+
+
 # auto
 
 

@@ -21,7 +21,7 @@
       if (!trace) return;
       const found = M.passagesOf(trace);
       M.setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found.");
-      this.list.replaceChildren(...found.map((text) => M.h("p", { dir: "auto" }, M.glyph(text))));
+      this.list.replaceChildren(...found.map((text) => M.h("p", { dir: "auto" }, text)));
       this.root.open = found.length > 0;
     }
   }
