@@ -97,8 +97,6 @@ class Step:
         candidates = []
         for token_id, text, *values in row["cand"]:
             probs = {s: p for s, p in zip(SOURCES, values, strict=True) if p is not None}
-            if not all(isinstance(p, int | float) for p in probs.values()):
-                raise TypeError("a candidate's probability is no number")
             candidates.append(
                 Candidate(token_id, text, {**probs, "fused": mix(probs, system, lmbda)})
             )
@@ -154,11 +152,13 @@ class Trace:
         try:
             plain = {name: row[name] for name in _PLAIN}
             steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
-        except (KeyError, TypeError, ValueError) as error:
+            made = cls(**plain, steps=steps)
+            made.to_dict()  # what cannot be written again is no trace
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MlpMemError(
                 f"trace: a field is missing or wrong ({error!r}); make it again"
             ) from error
-        return cls(**plain, steps=steps)
+        return made
 
     @classmethod
     def from_json(cls, text: str) -> "Trace":
