@@ -85,10 +85,10 @@
       this.setRunning(true);
     }
 
-    /** Says of every column that comes later that it does. */
+    /** Says of every further column that comes later that it does. */
     #announce(value) {
       for (const name of value.columns || []) {
-        const later = !(name in value.traces) && (M.kindOf(name) || !M.page.status.waiting);
+        const later = M.kindOf(name) && !(name in value.traces);
         if (later) this.hold({ [name]: "Comes after the others …" }, "waiting");
       }
     }
