@@ -5,6 +5,9 @@ import os
 import sys
 from pathlib import Path
 
+from mlpmem.errors import MlpMemError
+from mlpmem.given import Given, given
+
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_SSR_MODE", "false")
@@ -34,6 +37,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
     parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
+    parser.add_argument(
+        "--column", action="append", default=[], metavar="NAME=FOLDER",
+        help="a further column: a tuned decoder, LoRA or another memory; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
     args = parser.parse_args(argv)
     if args.preset and (args.decoder or args.memory):
@@ -44,16 +51,27 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--text needs what reads it: --decoder or --preset")
     if args.train_memory and (args.memory or not args.text):
         parser.error("--train-memory makes a memory of --text, in place of --memory")
+    try:
+        args.column = columns(args.column)
+    except MlpMemError as error:
+        parser.error(f"--column: {error}")
     return args
 
 
+def columns(texts: list[str]) -> list[Given]:
+    """Return the columns of NAME=FOLDER texts; MlpMemError for one that is none, or is twice."""
+    found = [given(text) for text in texts]
+    if len({column.name for column in found}) < len(found):
+        raise MlpMemError("a name stands twice; give every column its own")
+    return found
+
+
 def opened(args: argparse.Namespace) -> tuple:
-    """Return (load, bundle whose recordings are shown or None, a note for the status line).
+    """Return (load, bundle whose recordings are shown or None, note for the status line, extras).
 
     A preset that cannot be had leaves the bundle, with a note that says why.
     """
-    from mlpmem.errors import MlpMemError
-    from mlpmem.ui import opening, service
+    from mlpmem.ui import extras, opening, service
 
     held = {"device": args.device}
     if args.dtype:  # the names need torch, which the first screen otherwise does not wait for
@@ -63,17 +81,22 @@ def opened(args: argparse.Namespace) -> tuple:
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
-        return opening.open_parts(args.decoder, args.memory, **parts, **held), None, note
+        memory = bool(args.memory or args.train_memory)
+        offered = extras.of_parts(args.column, memory, bool(args.text))
+        return opening.open_parts(args.decoder, args.memory, **parts, **held), None, note, offered
     if args.preset:
         from mlpmem.presets import check_preset
 
         try:
             check_preset(args.preset, tell=lambda line, _: say(line), **held)
-            return opening.open_preset(args.preset, args.text, **held), None, note
+            offered = extras.of_parts(args.column, True, bool(args.text))
+            return opening.open_preset(args.preset, args.text, **held), None, note, offered
         except MlpMemError as error:
             note = f"{error}. The bundle {args.bundle.name} is served instead."
             say(note)
-    return service.open_bundle(args.bundle, datastore=not args.no_datastore), args.bundle, note
+    datastore = not args.no_datastore
+    offered = extras.of_bundle(args.bundle, args.column, datastore)
+    return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
 
 
 def say(line: str) -> None:
@@ -95,9 +118,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     from mlpmem.ui import recorded, serve, service
 
-    load, bundle, note = opened(args)
+    load, bundle, note, offered = opened(args)
     shown = recorded.read(bundle) if bundle else recorded.Recorded()
-    return serve.serve(service.Service(load, note), shown, args.host, args.port)
+    return serve.serve(service.Service(load, note, offered), shown, args.host, args.port)
 
 
 if __name__ == "__main__":

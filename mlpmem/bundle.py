@@ -1,8 +1,9 @@
 """Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
 
 manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers, router/ what chooses lambda where it was fitted; results, examples and recorded traces hold
-what the page shows at once. Keys are not in it: `keycache.py` builds them.
+answers, router/ what chooses lambda where it was fitted, adapters/ tuned decoders to set beside it;
+results, examples and recorded traces hold what the page shows at once. Keys are not in it:
+`keycache.py` builds them.
 """
 
 import copy
@@ -21,12 +22,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlpmem.amend import copy_adapters, write_json
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
+from mlpmem.given import Given, bundled
 from mlpmem.keycache import Built, Fingerprint, build_or_read
-from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files, read_manifest
+from mlpmem.manifest import AGAIN, FORMAT, checked_manifest, list_files
 from mlpmem.memory import Memory, check_binding
 from mlpmem.plain import parse_json
 from mlpmem.presets import PRESETS
@@ -57,6 +60,11 @@ class Bundle:
             raise MlpMemError(
                 f"bundle {self.folder.name}: its settings cannot be used ({error}); {AGAIN}"
             ) from error
+
+    @property
+    def adapters(self) -> list[Given]:
+        """Return the adapters of its decoder that it brings; MlpMemError for malformed ones."""
+        return bundled(self.folder, self.manifest)
 
     def read_json(self, name: str) -> Any:
         """Return the value of one of its JSON files, such as "results.json"."""
@@ -168,6 +176,7 @@ def save_bundle(
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
     routers: Mapping[str, Router] | None = None,
+    adapters: Sequence[Given] = (),
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
@@ -189,11 +198,11 @@ def save_bundle(
         _write_model(beside, decoder, memory, documents, fingerprint)
         for system, router in (routers or {}).items():
             router.save(beside / "router" / system)
-        _write_json(beside / "results.json", results or {})
-        _write_json(beside / "examples.json", list(examples))
-        _write_json(beside / "questions.json", list(questions))
+        write_json(beside / "results.json", results or {})
+        write_json(beside / "examples.json", list(examples))
+        write_json(beside / "questions.json", list(questions))
         for number, trace in enumerate(traces):
-            _write_json(beside / "traces" / f"{number:02d}.json", trace)
+            write_json(beside / "traces" / f"{number:02d}.json", trace)
         manifest = {
             "format": FORMAT,
             "name": name or folder.name,
@@ -201,9 +210,11 @@ def save_bundle(
             "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
             "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},
             "attributions": list(attributions),
-            "files": list_files(beside),
         }
-        _write_json(beside / "manifest.json", manifest, indent=1)
+        if adapters:
+            manifest["adapters"] = copy_adapters(beside, adapters)
+        manifest["files"] = list_files(beside)
+        write_json(beside / "manifest.json", manifest, indent=1)
         for path in (beside, *beside.rglob("*")):  # temporary folders and weights begin private
             path.chmod(0o755 if path.is_dir() else 0o644)
         load_bundle(beside)
@@ -211,20 +222,6 @@ def save_bundle(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return Bundle(folder, manifest)
-
-
-def put_results(folder: str | Path, results: Any) -> None:
-    """Write a bundle's results.json anew, and its line in the manifest; MlpMemError for no bundle.
-
-    A kill between the two leaves a bundle that says results.json is altered; do it again then.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    _write_json(folder / "results.json", results)
-    listed = {"results.json": list_files(folder)["results.json"]}
-    _write_json(
-        folder / "manifest.json", {**manifest, "files": manifest["files"] | listed}, indent=1
-    )
 
 
 def _write_model(
@@ -252,9 +249,3 @@ def _replace(beside: Path, folder: Path) -> None:
     folder.rename(old)
     beside.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a value as JSON, the folder made if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")

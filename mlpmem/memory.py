@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.given import MEMORY_TYPE
 
-MODEL_TYPE = "mlp_memory"
+MODEL_TYPE = MEMORY_TYPE
 
 MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
 # field -> (kind, least, most)

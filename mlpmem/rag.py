@@ -5,7 +5,7 @@ here alone.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -15,9 +15,10 @@ from torch import Tensor
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.generation import check_prompt
+from mlpmem.generation import Event, check_prompt
+from mlpmem.rows import PARTED, text_of
 from mlpmem.settings import Options
-from mlpmem.systems import System, next_log_probs
+from mlpmem.systems import System, last_trace, named, next_log_probs
 from mlpmem.trace import Trace
 
 WORDS = r"(?u)\w+"
@@ -133,14 +134,26 @@ class Rag:
         """Return log-probs (last, V) after each of the last positions, passages before ids."""
         return next_log_probs(self, ids, last)
 
-    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
-        """Return the inner system's Trace, its prompt what was read; finding it is in the cost."""
+    def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
+        """Yield the inner system's Events; the trace's prompt is what was read.
+
+        PARTED stands in it between passages; the time of finding them is in its cost.
+        """
         began = time.perf_counter()
         room = options.get("max_new_tokens", Options.max_new_tokens)
         read = self.context(check_prompt(self.decoder, prompt, room), room)
-        ms = 1000 * (time.perf_counter() - began)
-        trace = self.inner.generate(read, **options)
-        return replace(trace, cost={**trace.cost, "retrieval_ms": ms})
+        cost = {"retrieval_ms": 1000 * (time.perf_counter() - began)}
+        for event in self.inner.stream(read, **options):
+            (value,) = event.values.values()
+            if event.kind == "done":
+                text = text_of(self.decoder, read).removeprefix(PARTED)
+                whole = replace(value, prompt=text, cost={**value.cost, **cost})
+                value = named(whole, self)
+            yield Event(event.kind, {self.name: value})
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the last of the stream's traces."""
+        return last_trace(self.stream(prompt, **options))
 
 
 def _bm25s():
@@ -149,7 +162,6 @@ def _bm25s():
         import bm25s
     except ImportError as error:
         raise MlpMemError(
-            "retrieval needs the package bm25s, which is not installed; "
-            'pip install bm25s, or pip install -e ".[rag]"'
+            "retrieval needs the package bm25s, which is not installed; pip install bm25s"
         ) from error
     return bm25s

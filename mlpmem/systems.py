@@ -6,8 +6,8 @@ with its memory, with its datastore. A tuned or a larger decoder, or a memory tr
 a column of a model that holds it; retrieval before the prompt is `rag.py`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate
 from mlpmem.fused import FusedModel
-from mlpmem.generation import check_prompt
+from mlpmem.generation import Event, check_prompt
 from mlpmem.trace import PARTS, Trace
 
 
@@ -40,6 +40,9 @@ class System(Protocol):
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
+
+    def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
+        """Yield the Events of an answer, by the system's name; options as of `compare`."""
 
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
         """Return the Trace of an answer; options are those of settings.Options."""
@@ -90,9 +93,20 @@ class Column:
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
         return next_log_probs(self, ids, last)
 
+    def at(self, lmbda: float | str | None) -> "Column":
+        """Return this column at another lambda; None leaves it at its own."""
+        return self if lmbda is None else replace(self, lmbda=lmbda)
+
+    def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
+        """Yield the Events of an answer, by this column's name; see generation.compare."""
+        options |= {"lmbda": self.lmbda, "stream": True}
+        for event in self.model.compare(prompt, [self.system], **options):
+            (value,) = event.values.values()
+            yield Event(event.kind, {self.name: named(value, self) if _ends(event) else value})
+
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
         """Return the Trace of an answer; see generation.compare."""
-        return self.model.generate(prompt, self.system, lmbda=self.lmbda, **options)
+        return last_trace(self.stream(prompt, **options))
 
 
 LABELS = {
@@ -107,6 +121,25 @@ def columns(model: FusedModel, seconds: dict[str, float] | None = None) -> list[
     """Return a Column of everything a model can be asked now; seconds by the system's name."""
     known = seconds or {}
     return [Column(model, name, seconds=known.get(name, 0.0)) for name in model.systems]
+
+
+def last_trace(events: Iterator[Event]) -> Trace:
+    """Return the one trace that a system's events end with."""
+    *_, done = events
+    (trace,) = done.values.values()
+    return trace
+
+
+def named(trace: Trace, system: System) -> Trace:
+    """Return a trace that says whose it is, where its sources do not say it already."""
+    if system.name == trace.system:
+        return trace
+    return replace(trace, model={**trace.model, "column": system.name, "label": system.label})
+
+
+def _ends(event: Event) -> bool:
+    """Return whether an event carries traces."""
+    return event.kind == "done"
 
 
 @torch.inference_mode()

@@ -152,11 +152,13 @@ class Trace:
         try:
             plain = {name: row[name] for name in _PLAIN}
             steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
-        except (KeyError, TypeError, ValueError) as error:
+            made = cls(**plain, steps=steps)
+            made.to_dict()  # what cannot be written again is no trace
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise MlpMemError(
                 f"trace: a field is missing or wrong ({error!r}); make it again"
             ) from error
-        return cls(**plain, steps=steps)
+        return made
 
     @classmethod
     def from_json(cls, text: str) -> "Trace":

@@ -17,7 +17,9 @@ import tiny
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from mlpmem import given as given_columns
 from mlpmem import keycache
+from mlpmem.adapters import CONFIG, add_adapter, load_adapter, save_adapter
 from mlpmem.bundle import load_bundle
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
@@ -25,7 +27,7 @@ from mlpmem.memory import Memory
 from mlpmem.plain import parse_json
 from mlpmem.settings import Settings
 from mlpmem.trace import SOURCES, Trace
-from mlpmem.ui import api, inputs, own, recorded, requests, saved
+from mlpmem.ui import api, extras, inputs, own, recorded, requests, saved
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
@@ -103,7 +105,8 @@ def test_what_a_visitor_sends_is_taken_within_bounds_or_refused(value, six):
     refused(inputs.check_systems, value, ["lm", "memory"])
     refused(inputs.check_probe, value if isinstance(value, dict) else {"ids": value, "text": "a"})
     lmbda = refused(inputs.check_lmbda, value)
-    assert lmbda is None or 0 <= lmbda <= 1
+    assert lmbda in (None, "auto") or 0 <= lmbda <= 1
+    assert refused(inputs.check_lmbda, value, auto=False) != "auto"
     chosen = refused(inputs.check_options, *six)
     assert chosen is None or 1 <= chosen.max_new_tokens <= inputs.MAX_NEW_TOKENS
 
@@ -120,7 +123,9 @@ def test_a_link_is_always_brought_within_bounds(query):
 
 @pytest.fixture(scope="module")
 def shared(tiny_model):
-    return SimpleNamespace(service=SimpleNamespace(model=tiny_model), recorded=recorded.Recorded())
+    offered = extras.Extras(mixed=True, documents=lambda model: model.datastore.documents)
+    service = SimpleNamespace(model=tiny_model, extras=offered)
+    return SimpleNamespace(service=service, recorded=recorded.Recorded())
 
 
 PROMPTS = VALUES | st.text(min_size=1, max_size=60)
@@ -271,6 +276,40 @@ def test_a_damaged_bundle_is_refused_and_one_sealed_again_is_read_or_refused(
             load_bundle(folder)
         seal(folder)
         refused(opened, folder)
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory):
+    place = tmp_path_factory.mktemp("adapter")
+    save_adapter(add_adapter(tiny.decoder().model, 1), place)
+    return {path.name: path.read_bytes() for path in place.iterdir()}
+
+
+@fuzz
+@given(data=st.data())
+def test_a_damaged_adapter_is_merged_or_refused_and_its_decoder_stays(
+    tiny_model, adapter, tmp_path, data
+):
+    files = dict(adapter)
+    name = data.draw(st.sampled_from(sorted(files)))
+    if name == CONFIG and data.draw(st.booleans()):
+        files[name] = data.draw(damaged_json(json.loads(files[name]))).encode("utf-8", "replace")
+    else:
+        files[name] = data.draw(damaged_bytes(files[name]))
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    before = tiny_model.decoder.head_weight.sum()
+    tuned = refused(load_adapter, tiny_model.decoder, tmp_path)
+    assert tiny_model.decoder.head_weight.sum() == before
+    assert tuned is None or tuned.model is not tiny_model.decoder.model
+
+
+@fuzz
+@given(value=VALUES)
+def test_adapters_that_a_manifest_lists_are_columns_or_refused(tmp_path, value):
+    listed = given_columns.bundled
+    refused(listed, tmp_path, {"files": {}, "adapters": value})
+    refused(listed, tmp_path, {"files": {}, "adapters": {"a": value}})
 
 
 @fuzz

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -9,12 +10,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import tiny_run
 from tiny_run import question
 
 import mlpmem
 from mlpmem.bundle import load_bundle
+from mlpmem.cast import Cast
+from mlpmem.errors import MlpMemError
 from mlpmem.trace import Trace
+from train import adopt
 from train.corpora import atlas_facts
 from train.export import (
     cost,
@@ -24,6 +29,7 @@ from train.export import (
     make_bundle,
     record,
     telling_abouts,
+    tuned_adapters,
     untrained,
 )
 from train.recipe import Export
@@ -188,6 +194,47 @@ def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
     for trace in recorded:
         again = model.generate(trace.prompt, system=trace.system, max_new_tokens=len(trace.steps))
         assert [s.token_id for s in again.steps] == [s.token_id for s in trace.steps]
+
+
+@pytest.fixture
+def tuned(inputs, tmp_path):
+    """Return a stage finetuned that kept one LoRA of its two, and a full fine-tune."""
+    from mlpmem.adapters import add_adapter, save_adapter
+    from mlpmem.decoder import Decoder
+
+    folder = tmp_path / "run" / "finetuned"
+    shutil.copytree(inputs["finetuned"], folder)
+    wrapped = add_adapter(Decoder.load(inputs["decoder"]).model, 2)
+    save_adapter(wrapped, folder / "lora_B")
+    row = {"name": "lora_B", "label": "decoder with LoRA on B", "seconds": 5.25, "rank": 2}
+    others = [row | {"name": "lora_gone"}, row | {"name": "full", "rank": 0}]
+    (folder / "finetuned.json").write_text(json.dumps([row, *others]))
+    return folder
+
+
+def test_the_recipes_adapters_go_into_the_bundle(inputs, tuned, tmp_path):
+    assert tuned_adapters(tuned, ()) == []
+    names = [column.name for column in tuned_adapters(tuned, ("lora_B", "lora_B"))]
+    assert names == ["finetuned", "finetuned_2"]
+    for wrong in ("lora_gone", "full", "else"):
+        with pytest.raises(MlpMemError, match=f"'{wrong}' is no kept LoRA .* there is lora_B"):
+            tuned_adapters(tuned, (wrong,))
+    config = Export(name="mine", examples=4, traces=0, abouts=0, adapters=("lora_B",))
+    make_bundle(Context(tmp_path / "made", inputs | {"finetuned": tuned}, config, 0))
+    (mine,) = load_bundle(tmp_path / "made" / "mine").adapters
+    assert (mine.name, mine.label, mine.seconds) == ("finetuned", "decoder with LoRA on B", 5.2)
+
+
+def test_an_adapter_is_adopted_by_a_bundle_that_is_there(tuned, tmp_path, capsys):
+    tiny.bundle(tmp_path / "mine")
+    given = ["--runs", str(tuned.parents[1]), "--bundle", str(tmp_path / "mine")]
+    assert adopt.main(["run", "else", *given]) == 1
+    assert "no kept LoRA" in capsys.readouterr().err
+    assert load_bundle(tmp_path / "mine").adapters == []
+    assert adopt.main(["run", "lora_B", *given]) == 0
+    (mine,) = load_bundle(tmp_path / "mine").adapters
+    column = Cast(load_bundle(tmp_path / "mine").model(), [mine]).system("finetuned")
+    assert column.generate("It", max_new_tokens=2).steps
 
 
 # All stages

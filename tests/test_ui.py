@@ -194,8 +194,9 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
 
 
 def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest():
-    first = SimpleNamespace(systems=["lm"], lmbdas=lambda names, _: dict.fromkeys(names, 0.25))
-    second = SimpleNamespace(systems=["lm", "knn"], lmbdas=first.lmbdas)
+    first = SimpleNamespace(systems=["lm"], lmbdas=lambda names, _: dict.fromkeys(names, 0.25),
+                            routers={})  # fmt: skip
+    second = SimpleNamespace(systems=["lm", "knn"], lmbdas=first.lmbdas, routers={"knn": 1})
 
     def fails(tell):
         tell("distilling a memory: corpus 50%", 0.1)
@@ -209,6 +210,7 @@ def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest
     service.start().join(10)
     assert service.model is second
     assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.25}, "the model's own"
+    assert service.payload({})["auto"] == ["knn"]
     status = service.status
     assert (status.state, status.ready, status.waiting) == ("error", True, "")
     assert status.line == "Note. the memory could not be distilled"

@@ -3,16 +3,20 @@
 import json
 import platform
 import random
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 import torch
 
+from mlpmem.adapters import CONFIG
 from mlpmem.bundle import load_bundle, save_bundle
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
+from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel, Settings
+from mlpmem.given import Given
 from mlpmem.keycache import Fingerprint
 from mlpmem.memory import Memory
 from mlpmem.retriever import make_retriever
@@ -22,7 +26,7 @@ from train.corpus import read_lines
 from train.evaluate import load_results
 from train.prefixes import Shown, show_text
 from train.recipe import Export
-from train.stage import Context, finished_manifest
+from train.stage import Context, finished_manifest, read_json
 
 LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
 SEARCHED = 400  # questions asked at most while looking for examples
@@ -36,6 +40,7 @@ def make_bundle(context: Context) -> dict:
     model, store = _model(inputs, results, config.name)
     kind = finished_manifest(inputs["corpus"])["config"]["kind"]
     show = {"atlas": _show_atlas, "text": show_text}[kind]
+    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
     shown = show(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(shown.answered) | {
         "keys": len(store),
@@ -53,6 +58,7 @@ def make_bundle(context: Context) -> dict:
         settings=model.settings,
         fingerprint=Fingerprint.of(store.keys),
         routers=load_routers(inputs["router"]),
+        adapters=adapters,
         results=results,
         examples=shown.examples,
         questions=shown.questions,
@@ -63,6 +69,26 @@ def make_bundle(context: Context) -> dict:
     )
     load_bundle(context.folder / config.name)
     return {"examples": len(shown.examples), "traces": len(shown.recorded)}
+
+
+def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
+    """Return the adapters of these rows of finetuned.json as columns "finetuned", "finetuned_2" ...
+
+    MlpMemError for a row that is not there, is no LoRA, or whose weights were not kept.
+    """
+    path = finetuned / "finetuned.json"
+    rows = {row["name"]: row for row in (read_json(path) if names and path.is_file() else [])}
+    kept = [n for n, row in rows.items() if row["rank"] and (finetuned / n / CONFIG).is_file()]
+    found = []
+    for name in names:
+        if name not in kept:
+            raise MlpMemError(
+                f"[export] adapters: {name!r} is no kept LoRA of {finetuned}, there is "
+                f"{', '.join(kept) or 'none'}; correct the recipe, or set [finetuned] lora"
+            )
+        row, column = rows[name], f"finetuned_{len(found) + 1}" if found else "finetuned"
+        found.append(Given(column, finetuned / name, "adapter", row["label"], row["seconds"]))
+    return found
 
 
 def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:

@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlpmem.bundle import load_bundle, preset_path, put_results
+from mlpmem.amend import put_results
+from mlpmem.bundle import load_bundle, preset_path
 from mlpmem.errors import MlpMemError
 from train.files import say
 from train.findings import load

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from mlpmem.bundle import load_bundle  # noqa: E402
 from mlpmem.retriever import ExactRetriever  # noqa: E402
 from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
-from mlpmem.ui import recorded, serve  # noqa: E402
+from mlpmem.ui import extras, recorded, serve  # noqa: E402
 from mlpmem.ui.service import Service  # noqa: E402
 
 BUNDLE = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
@@ -40,4 +40,5 @@ if spaces is not None and torch.cuda.is_available():
     model = LeasedModel(model, placed, partial(spaces.GPU, duration=seconds))
 
 if __name__ == "__main__":
-    sys.exit(serve.serve(Service(lambda tell: (model, [])), recorded.read(BUNDLE)))
+    service = Service(lambda tell: (model, []), extras=extras.of_bundle(BUNDLE))
+    sys.exit(serve.serve(service, recorded.read(BUNDLE)))

@@ -8,8 +8,8 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import MlpMemError
-from mlpmem.trace import SOURCES
-from mlpmem.ui import inputs, saved
+from mlpmem.trace import AUTO, SOURCES
+from mlpmem.ui import columns, inputs, saved
 from mlpmem.ui.limits import Deadline, said
 from mlpmem.ui.shared import Shared
 
@@ -50,7 +50,7 @@ class Endpoints:
         self,
         prompt: str,
         systems: list[str] | None = None,
-        lmbda: float | None = None,
+        lmbda: float | str | None = None,
         max_new_tokens: int = 32,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -63,8 +63,10 @@ class Endpoints:
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
-            systems: of "lm", "memory" and "knn"; null takes all that are there.
-            lmbda: weight of memory or datastore, 0 to 1; null takes each one's own best.
+            systems: of "lm", "memory", "knn" and the page's further columns; null takes all of the
+                first three that are there.
+            lmbda: weight of memory or datastore, 0 to 1; null takes each one's own best, "auto"
+                lets a router choose it for every token ("lmbda" of a step).
             max_new_tokens: 1 to 128 tokens.
             temperature: 0 (the likeliest token) to 2.
             top_p: 0.01 to 1, the share of the mass that is sampled from.
@@ -78,11 +80,15 @@ class Endpoints:
         """
         text = inputs.as_prompt(inputs.check_text(prompt))
         chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
-        model = self._shared.service.model
-        names, stop = inputs.check_systems(systems, model.systems), Deadline()
-        traces = model.compare(text, systems=names, stop=stop, **chosen.as_arguments())
+        service, stop = self._shared.service, Deadline()
+        asked = columns.choose(service, systems, None)
+        events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
+        for kind, traces in events:
+            if kind == "failed":
+                raise MlpMemError("; ".join(traces.values()))
         stop.check()
-        return saved.record(text, self._shared.recorded.known(text), chosen.lmbda, traces)
+        shown = None if chosen.lmbda == AUTO else chosen.lmbda
+        return saved.record(text, self._shared.recorded.known(text), shown, traces)
 
     def score(self, text: str, lmbda: float | None = None) -> dict:
         """Score a text that is there: how surprising each of its tokens is to every source.
@@ -98,7 +104,7 @@ class Endpoints:
             ("lm") and of its mixes with "memory" and "knn" at "lmbda".
         """
         text = inputs.check_text(text, "text")
-        weight = inputs.check_lmbda(lmbda)
+        weight = inputs.check_lmbda(lmbda, auto=False)
         model = self._shared.service.model
         score = model.score(text)
         return {
@@ -162,7 +168,7 @@ class Endpoints:
         text = inputs.as_prompt(inputs.check_text(prompt))
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
-        weight = inputs.check_lmbda(lmbda)
+        weight = inputs.check_lmbda(lmbda, auto=False)
         trace = model.compare(text, systems=[name], lmbda=weight, max_new_tokens=1)[name]
         return trace, trace.steps[0]
 

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.prompts import question_prompt
-from mlpmem.ui import components, inputs, stream
+from mlpmem.ui import columns, components, inputs, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 from mlpmem.ui.words import words
@@ -77,13 +77,13 @@ def _retrier(shared: Shared):
     return retry
 
 
-def new_turn(question: str, system: Any, lmbda: float | None) -> dict:
+def new_turn(question: str, system: Any, lmbda: float | str | None) -> dict:
     """Return a turn that waits for its answer; "firsts" will be its likeliest first tokens."""
     return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
             "firsts": [], "done": False}  # fmt: skip
 
 
-def another_try(turn: dict, system: Any, lmbda: float | None) -> dict:
+def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
     """Return the turn to be answered again.
 
     A first answer takes the likeliest token everywhere, so the same question, system and lambda
@@ -137,13 +137,13 @@ def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Itera
     model, last = shared.service.model, turns[-1]
     run, system, number = stream.new_run(), last["system"], last["try"]
     known = shared.recorded.known(question_prompt(last["question"]))
-    lmbdas = model.lmbdas([system], last["lmbda"])
+    lmbdas = columns.lambdas(model, [system], last["lmbda"])
     begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced
     yield {**begin, "own": store is not None}
     events = model.chat(
-        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=last["lmbda"],
+        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbdas,
         max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
     )  # fmt: skip
     yield from stream.deltas(run, events)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import gradio as gr
 
 from mlpmem.trace import SOURCES
-from mlpmem.ui import components, inputs, requests, share, stream
+from mlpmem.ui import columns, components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 from mlpmem.ui.words import words
@@ -23,15 +23,17 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         generate = gr.Button("Generate", variant="primary", elem_id="generate", scale=0)
         stop = gr.Button("Stop", elem_id="stop", scale=0)
+    forgets = bool(shared.service.extras.tuned and shared.recorded.kept)
     examples = components.example_bar(
-        shared.recorded.examples, bool(shared.recorded.surprises), elem_id="examples"
+        shared.recorded.examples, bool(shared.recorded.surprises), forgets, elem_id="examples"
     )
     components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
-        options = _options()
+        options = _options(shared)
     view = components.token_view(
-        _shown(shared, first), "pane-", list(SOURCES), asks=True, elem_id="compare-view"
-    )
+        _shown(shared, first), "pane-", list(SOURCES), asks=True,
+        columns=shared.service.extras.listed(), elem_id="compare-view",
+    )  # fmt: skip
     run = gr.on(
         [generate.click, prompt.submit],
         _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
@@ -39,7 +41,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
     ask = view.ask(_asker(shared), None, view, **STREAM)
     stop.click(None, cancels=[run, ask])
-    examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
+    picked = [prompt, options[0], view]
+    examples.pick(_picker(shared), None, picked, trigger_mode="multiple", **PRIVATE)
     shared.tools.opened(share.show, None, view, trigger_mode="multiple", **PRIVATE)
     gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
 
@@ -50,8 +53,9 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
     return stream.recorded(comparison, known)
 
 
-def _options() -> list[gr.components.Component]:
+def _options(shared: Shared) -> list[gr.components.Component]:
     names = [("decoder alone", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
+    names += [(o.title.lower(), o.name) for o in shared.service.extras.offers.values()]
     systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
     with gr.Row(elem_classes="options-row"):
         return [
@@ -71,18 +75,15 @@ def _streamer(shared: Shared):
         def values(stop: threading.Event) -> Iterator[dict]:
             text = inputs.as_prompt(inputs.check_text(prompt))
             chosen = inputs.check_options(lmbda, *numbers)
-            model = shared.service.model
-            store = shared.store(own, choice)
-            there = dict.fromkeys([*model.systems, *(["knn"] if store else [])])
-            systems = inputs.check_systems(chosen_systems, list(there))
+            service, store = shared.service, shared.store(own, choice)
+            asked = columns.choose(service, chosen_systems, store)
             name = stream.new_run()
-            lmbdas = model.lmbdas(systems, chosen.lmbda)
+            lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda)
             known = shared.recorded.known(text)
             begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
-            yield {**begin, "own": store is not None}
-            events = model.compare(
-                text, systems=systems, stop=stop, stream=True, store=store, **chosen.as_arguments()
-            )
+            yield {**begin, "own": store is not None, "columns": asked.names}
+            options = chosen.as_arguments()
+            events = columns.answers(service, asked, text, options, stop, store)
             yield from stream.deltas(name, events)
 
         yield from map(packed, stream.guarded(values))
@@ -104,25 +105,30 @@ def _picker(shared: Shared):
 
     def choose(event: gr.EventData) -> tuple:
         index = (event._data or {}).get("index")
-        examples = shared.recorded.examples
+        examples, tuned = shared.recorded.examples, shared.service.extras.tuned
+        names = gr.skip()
         if index == "surprise":
             prompt = shared.recorded.surprise()
+        elif index == "forgets" and tuned and shared.recorded.kept:
+            prompt, names = shared.recorded.question(shared.recorded.kept), ["lm", "memory", tuned]
         elif isinstance(index, int) and 0 <= index < len(examples):
             prompt = examples[index]["prompt"]
         else:
-            return gr.skip(), stream.message("That example is not there. Pick another.")
+            message = stream.message("That example is not there. Pick another.")
+            return gr.skip(), gr.skip(), message
         if shared.service.status.state == "ready":
-            return prompt, {"kind": "invite", "run": stream.new_run()}
+            return prompt, names, {"kind": "invite", "run": stream.new_run()}
         comparison = shared.recorded.comparison(prompt)
         if comparison:
-            return prompt, _shown(shared, comparison)
+            return prompt, names, _shown(shared, comparison)
         if shared.service.status.ready:
-            return prompt, {"kind": "invite", "run": stream.new_run()}
-        return prompt, stream.message("It has no recording and runs once the model is there.")
+            return prompt, names, {"kind": "invite", "run": stream.new_run()}
+        message = stream.message("It has no recording and runs once the model is there.")
+        return prompt, names, message
 
     def pick(event: gr.EventData) -> tuple:
-        prompt, value = choose(event)
-        return prompt, packed(value)
+        prompt, names, value = choose(event)
+        return prompt, names, packed(value)
 
     return pick
 
@@ -131,7 +137,8 @@ def _restorer(shared: Shared):
     """Return what the page's address asks for when it is opened: prompt, options, the view."""
 
     def restore(request: gr.Request) -> list:
-        link = inputs.read_link(request.query_params)
+        offered = list(shared.service.extras.offers)
+        link = inputs.read_link(request.query_params, offered)
         if link is None:
             return [gr.skip()] * (len(inputs.BOUNDS) + 3)
         prompt = inputs.as_prompt(link.prompt)

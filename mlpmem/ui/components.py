@@ -6,6 +6,7 @@ Functions rather than subclasses: Gradio writes a stub file beside the source of
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import gradio as gr
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
-    "dom", "mix", "state", "tokens", "cost", "panes", "curve", "evidence", "drawer", "legend",
-    "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat", "panels",
-    "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys", "tools",
-    "page",
+    "dom", "mix", "state", "tokens", "cost", "passages", "panes", "curve", "evidence", "drawer",
+    "legend", "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat",
+    "panels", "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys",
+    "tools", "page",
 )  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
 STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")
@@ -61,19 +62,26 @@ def static(markup: str, mount: str | None = None, **kwargs: Any) -> gr.HTML:
 
 
 def token_view(
-    value: Any, prefix: str, systems: list[str], asks: bool = False, **kwargs: Any
+    value: Any,
+    prefix: str,
+    systems: list[str],
+    asks: bool = False,
+    columns: Sequence[dict] = (),
+    **kwargs: Any,
 ) -> gr.HTML:
     """Return panes of tokens with the drawer; without `systems` each run names its panes.
 
-    With asks the panes offer what only a model can do; the view fires `ask` with a request.
+    columns says of further ones how they are called. With asks the panes offer what only a model
+    can do; the view fires `ask` with a request.
     """
     ask = ", (data) => trigger('ask', data)" if asks else ""
     mount = f"MLPMEM.mountView(element, props, watch{ask});"
-    return part(packed(value), "view-host", mount, prefix=prefix, systems=systems, **kwargs)
+    named = {"prefix": prefix, "systems": systems, "columns": list(columns)}
+    return part(packed(value), "view-host", mount, **named, **kwargs)
 
 
 def lambda_bar(**kwargs: Any) -> gr.HTML:
-    """Return the one lambda slider; as an input it is {"lmbda": a number, None if untouched}."""
+    """Return the one lambda slider; as an input it is {"lmbda": a number, "auto" or None}."""
     mount = "MLPMEM.mountLambda(element, props);"
     return part({"lmbda": None}, "lambda-host", mount, **kwargs)
 
@@ -94,10 +102,16 @@ def tools(**kwargs: Any) -> gr.HTML:
     return part({"ahead": None}, "tools-host", mount, **kwargs)
 
 
-def example_bar(examples: list[dict], surprises: bool, **kwargs: Any) -> gr.HTML:
-    """Return example chips by group; it fires `pick` with {"index": position or "surprise"}."""
+def example_bar(
+    examples: list[dict], surprises: bool, forgets: bool = False, **kwargs: Any
+) -> gr.HTML:
+    """Return example chips by group; it fires `pick` with {"index": ...}.
+
+    The index is a position, "surprise" or, where a fine-tuned decoder is there, "forgets".
+    """
     mount = "MLPMEM.mountExamples(element, props, (_, data) => trigger('pick', data));"
-    return part(examples, "examples-host", mount, surprises=surprises, **kwargs)
+    offers = {"surprises": surprises, "forgets": forgets}
+    return part(examples, "examples-host", mount, **offers, **kwargs)
 
 
 def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:

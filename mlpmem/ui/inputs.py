@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.prompts import question_prompt
-from mlpmem.trace import SOURCES
+from mlpmem.trace import AUTO, SOURCES
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
@@ -27,7 +27,7 @@ BOUNDS = {
 class Options:
     """How to generate; lmbda None means each source's own best from the bundle."""
 
-    lmbda: float | None = None
+    lmbda: float | str | None = None  # or AUTO: the router's, for every token
     max_new_tokens: int = 32
     temperature: float = 0.0
     top_p: float = 1.0
@@ -51,14 +51,19 @@ class Request:
     forced: list[int]
 
 
-def check_request(data: object) -> Request:
-    """Return a checked request of the page; MlpMemError names what is wrong with it."""
+def check_request(data: object, offered: Sequence[str] = ()) -> Request:
+    """Return a checked request of the page; MlpMemError names what is wrong with it.
+
+    Scrubbing is for what is mixed in the model's batch; any column can be branched.
+    """
     data = data if isinstance(data, dict) else {}
     settings = data.get("settings") if isinstance(data.get("settings"), dict) else {}
     run, forced = data.get("run"), data.get("forced", [])
     whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
-    known = data.get("kind") in ("scrub", "branch") and data.get("system") in SOURCES[1:]
-    known = known or (data.get("kind"), data.get("system")) == ("branch", "lm")
+    mixed = [*SOURCES[1:], *(name for name in offered if name == "mixed")]
+    branched = [*SOURCES, *offered]
+    asked = {"scrub": mixed, "branch": branched}.get(str(data.get("kind")), [])
+    known = data.get("system") in asked
     if not (known and whole and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
         raise MlpMemError("That cannot be asked of this column. Generate again and retry.")
     return Request(
@@ -115,9 +120,14 @@ def check_probe(data: dict) -> tuple[list[int], str]:
     return ids, text
 
 
-def check_lmbda(value: object) -> float | None:
-    """Return the bar's lambda, None while it is untouched; MlpMemError outside 0..1."""
+def check_lmbda(value: object, auto: bool = True) -> float | str | None:
+    """Return the bar's lambda: None while it is untouched, AUTO where a router is to choose.
+
+    MlpMemError outside 0..1, or for AUTO where `auto` says that it has no meaning.
+    """
     lmbda = value.get("lmbda") if isinstance(value, dict) else value
+    if auto and lmbda == AUTO and isinstance(lmbda, str):
+        return AUTO
     return None if lmbda is None else float(check_number(lmbda, "lambda", 0.0, 1.0, 0.5))
 
 
@@ -133,14 +143,17 @@ def check_options(
     return Options(lmbda=check_lmbda(lmbda), **found)
 
 
-def check_systems(chosen: object, there: Sequence[str]) -> list[str]:
-    """Return the chosen systems that are there, all for None; MlpMemError where none is."""
+def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:
+    """Return the chosen systems that are there or offered, those there for None.
+
+    MlpMemError where none is, or one is not known at all.
+    """
     if chosen is None:
         return list(there)
-    known = [*there, *(s for s in SOURCES if s not in there)]
+    known = [*there, *(s for s in SOURCES if s not in there), *offered]
     if not isinstance(chosen, list | tuple) or not all(c in known for c in chosen):
         raise MlpMemError(f"systems is {chosen!r}; choose from {', '.join(known)}.")
-    kept = [system for system in there if system in chosen]
+    kept = [system for system in (*there, *offered) if system in chosen]
     if not kept:
         hint = "wait for the datastore" if list(chosen) == ["knn"] else "choose one"
         raise MlpMemError(f"No such column is there, only {', '.join(there)}; {hint}.")
@@ -156,7 +169,7 @@ class Link:
     systems: list[str]
 
 
-def read_link(query: Mapping[str, Any]) -> Link | None:
+def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | None:
     """Return what a link's query asks for, None without a prompt; what is off is brought in.
 
     A link may have been cut, edited or made elsewhere, so nothing in it is an error: a number
@@ -168,9 +181,10 @@ def read_link(query: Mapping[str, Any]) -> Link | None:
     found = {}
     for field, (_, key, low, high, default) in BOUNDS.items():
         found[field] = type(default)(_clamped(query.get(key), low, high, default))
-    lmbda = _clamped(query.get("lambda"), 0.0, 1.0, None)
+    auto = query.get("lambda") == AUTO
+    lmbda = AUTO if auto else _clamped(query.get("lambda"), 0.0, 1.0, None)
     named = str(query.get("systems") or "").split(",")
-    systems = [s for s in SOURCES if s in named] or list(SOURCES)
+    systems = [s for s in (*SOURCES, *offered) if s in named] or list(SOURCES)
     return Link(prompt, Options(lmbda=lmbda, **found), systems)
 
 

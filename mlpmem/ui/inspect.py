@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import MlpMemError
+from mlpmem.trace import AUTO
 from mlpmem.ui import components, inputs, stream
 from mlpmem.ui.components import packed
 from mlpmem.ui.limits import said
@@ -48,6 +49,7 @@ def _inspector(shared: Shared):
         def values(stop: threading.Event) -> Iterator[dict]:
             checked = inputs.check_text(text, "text", MAX_CHARACTERS)
             chosen = inputs.check_lmbda(lmbda)
+            chosen = None if chosen == AUTO else chosen  # a text is scored at fixed lambdas
             model, store = shared.service.model, shared.store(own, choice)
             name = stream.new_run()
             sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]

@@ -70,7 +70,17 @@ class Recorded:
 
     def surprise(self) -> str:
         """Return one of the surprises, drawn anew each time; "" without any."""
-        return random.choice(self.surprises or [""])
+        return self.question(self.surprises)
+
+    @property
+    def kept(self) -> list[str]:
+        """Return prompts on what the decoder alone was trained on: what it may forget later."""
+        return [q["prompt"] for q in self.questions if (q["part"], q["wording"]) == ("A2", "test")]
+
+    @staticmethod
+    def question(prompts: list[str]) -> str:
+        """Return one of some prompts, drawn anew each time; "" without any."""
+        return random.choice(prompts or [""])
 
     def defaults(self) -> dict[str, float]:
         """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mlpmem.ui import inputs, stream
+from mlpmem.ui import columns, inputs, stream
 from mlpmem.ui.shared import Shared
 
 PERIOD = 0.1  # seconds between two words on how far the scrubbing is
@@ -16,20 +16,22 @@ PERIOD = 0.1  # seconds between two words on how far the scrubbing is
 
 def answer(shared: Shared, data: Any, stop: threading.Event) -> Iterator[dict]:
     """Yield the token view's values for one request; MlpMemError for one that is not understood."""
-    asked = inputs.check_request(data)
+    asked = inputs.check_request(data, list(shared.service.extras.offers))
     yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop)
 
 
 def _branch(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iterator[dict]:
     """Yield a run of one column that goes on from its forced tokens; the others stay."""
-    model, run = shared.service.model, stream.new_run()
+    service, run = shared.service, stream.new_run()
+    chosen = columns.choose(service, [asked.system], None)
     options = asked.options.as_arguments() | {"forced": asked.forced}
-    lmbdas = model.lmbdas([asked.system], asked.options.lmbda)
-    events = model.compare(asked.prompt, systems=[asked.system], stop=stop, stream=True, **options)
     known = shared.recorded.known(asked.prompt)
+    lmbdas = columns.lambdas(service.model, chosen.batch, asked.options.lmbda)
     begin = stream.begin(run, asked.prompt, known, lmbdas, asked.options.temperature)
-    begin["traces"][asked.system]["settings"]["forced"] = asked.forced
-    yield begin | {"branch": True}
+    for trace in begin["traces"].values():
+        trace["settings"]["forced"] = asked.forced
+    yield begin | {"branch": True, "columns": [asked.system]}
+    events = columns.answers(service, chosen, asked.prompt, options, stop)
     yield from stream.deltas(run, events)
 
 
@@ -37,7 +39,7 @@ def _scrub(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iter
     """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
     model = shared.service.model
     options = asked.options.as_arguments() | {"forced": asked.forced}
-    lmbda = options.pop("lmbda")
+    lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"))
     own = {"run": asked.run, "system": asked.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.given import NAME
 from mlpmem.plain import parse_json
-from mlpmem.trace import SOURCES, VERSION, Trace
+from mlpmem.trace import AUTO, PARTS, SOURCES, VERSION, Trace
 
 MAX_BYTES = 6_000_000
-MAX_STEPS, MAX_CANDIDATES, MAX_NEIGHBOURS, MAX_TEXT = 512, 64, 64, 20_000
+MAX_STEPS, MAX_CANDIDATES, MAX_NEIGHBOURS, MAX_TEXT, MAX_COLUMNS = 512, 64, 64, 20_000, 12
 KNOWN = ("answer", "part", "wording")
 AGAIN = "Save the run again on this page, and open that file."
 
@@ -39,7 +40,7 @@ def read(text: Any) -> dict:
         raise MlpMemError(f"That file is no saved run of version {VERSION}. {AGAIN}")
     lmbda = row.get("lmbda")
     _check(lmbda is None or _is_share(lmbda), "lmbda is no number from 0 to 1")
-    _check(0 < len(row["traces"]) <= len(SOURCES), "it has no column, or too many")
+    _check(0 < len(row["traces"]) <= MAX_COLUMNS, "it has no column, or too many")
     traces = {system: _trace(system, trace) for system, trace in row["traces"].items()}
     aliases = row.get("aliases") or []
     _check(isinstance(aliases, list) and len(aliases) <= 32, "aliases is no short list")
@@ -51,8 +52,8 @@ def read(text: Any) -> dict:
 def _trace(system: str, row: Any) -> Trace:
     """Return one column after checking what the loader takes on trust."""
     trace = Trace.from_dict(row)
-    _check(system in SOURCES and trace.system == system, f"column {system!r} is not one of ours")
-    _check(_is_share(trace.lmbda), "a column's lambda is no number from 0 to 1")
+    _check(_is_column(system, trace.system), f"column {system[:40]!r} is not one of ours")
+    _check(trace.lmbda == AUTO or _is_share(trace.lmbda), "a column's lambda is not from 0 to 1")
     _check(len(trace.steps) <= MAX_STEPS, f"it has more than {MAX_STEPS} tokens")
     ids = trace.prompt_ids
     _check(isinstance(ids, list) and all(isinstance(i, int) for i in ids), "its prompt has no ids")
@@ -66,7 +67,16 @@ def _trace(system: str, row: Any) -> Trace:
         _text(text)
     for index, step in enumerate(trace.steps):
         _step(step, index)
+        own = _is_share(step.lmbda) if trace.lmbda == AUTO else step.lmbda is None
+        _check(own, "a token's own lambda is missing, or no number from 0 to 1")
     return trace
+
+
+def _is_column(name: str, system: Any) -> bool:
+    """Return whether a column may be called so: a system's name is for that system alone."""
+    of_its_own = name not in PARTS and NAME.fullmatch(name) is not None
+    mixes = isinstance(system, str) and system in PARTS
+    return mixes and (name == system or of_its_own)
 
 
 def _forced(trace: Trace) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.extras import Extras
 from mlpmem.ui.limits import said
 
 Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
@@ -53,9 +54,13 @@ Load = Callable[[Tell], tuple[Any, list[Later]]]
 class Service:
     """Loads a model and then what it lacks, and hands the model out once it can answer."""
 
-    def __init__(self, load: Load, note: str = ""):
-        """Keep load, which returns a model and what is made later; a note begins every line."""
+    def __init__(self, load: Load, note: str = "", extras: Extras | None = None):
+        """Keep load, which returns a model and what is made later; a note begins every line.
+
+        extras are the columns that are offered beside the model's own.
+        """
         self._load, self._note = load, note
+        self.extras = extras or Extras()
         self._model: Any = None
         self._later: list[Later] = []
         self._status = Status()
@@ -96,10 +101,15 @@ class Service:
         return thread
 
     def payload(self, defaults: dict[str, float]) -> dict:
-        """Return the status as plain values for the page, with the model's lambdas once known."""
+        """Return the status as plain values for the page: with the model's lambdas once known.
+
+        "auto" names the systems whose lambda a router can choose.
+        """
+        auto: list[str] = []
         if self._model is not None:
             defaults = self._model.lmbdas(list(defaults), None)
-        return {**asdict(self._status), "defaults": defaults}
+            auto = list(self._model.routers)
+        return {**asdict(self._status), "defaults": defaults, "auto": auto}
 
     def _set(self, status: Status) -> None:
         line = f"{self._note} {status.line}".strip()

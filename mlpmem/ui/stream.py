@@ -37,7 +37,7 @@ def begin(
     run: str,
     prompt: str,
     known: dict[str, Any],
-    lmbdas: dict[str, float],
+    lmbdas: dict[str, float | str],
     temperature: float,
 ) -> dict:
     """Return the value that opens a run: what is known of the prompt, every column's lambda."""
@@ -49,20 +49,30 @@ def begin(
 def deltas(
     run: str, events: Iterable[Any], clock: Callable[[], float] = time.monotonic
 ) -> Iterator:
-    """Yield "steps" values as events come, then one "done" value with the whole traces."""
+    """Yield values as events come: "steps", "part", "wait", "column", "failed", and one "done".
+
+    "done" has every whole trace, and what failed: a page that missed a value is right again then.
+    """
     pending: dict[str, list[dict]] = {}
+    failed: dict[str, str] = {}
     seq, last = 0, clock()
     for event in events:
-        if event.kind == "step":
-            for system, step in event.values.items():
+        kind, values = event.kind, event.values
+        if kind == "step":
+            for system, step in values.items():
                 pending.setdefault(system, []).append(step.to_dict())
             if clock() - last >= PERIOD:
                 seq += 1
                 yield {"kind": "steps", "run": run, "seq": seq, "steps": pending}
                 pending, last = {}, clock()
-        elif event.kind == "done":
-            traces = {system: trace.to_dict() for system, trace in event.values.items()}
-            yield {"kind": "done", "run": run, "seq": seq + 1, "traces": traces}
+        elif kind in ("part", "done"):
+            pending = {}  # whole traces say it better
+            traces = {system: trace.to_dict() for system, trace in values.items()}
+            own = {"seq": seq + 1, "failed": failed} if kind == "done" else {}
+            yield {"kind": kind, "run": run, "traces": traces, **own}
+        else:
+            failed |= values if kind == "failed" else {}
+            yield {"kind": kind, "run": run, "columns": values}
 
 
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:

@@ -18,7 +18,7 @@ import made_findings
 from mlpmem.corpus import Corpus
 from mlpmem.documents import join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace, mix
+from mlpmem.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -131,6 +131,7 @@ class FakeModel:
     def __init__(self, pace=0.004):
         self.pace = pace
         self.systems = ["lm", "memory"]
+        self.routers = {"memory": None}
         self.memory = SimpleNamespace(bytes=BYTES["memory_bytes"])
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
@@ -156,9 +157,12 @@ class FakeModel:
         """Return every source's tokens as one column sees them: a small lambda is the decoder's."""
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
+        tokens["mixed"] = tokens["memory"]
         if own:
             tokens["knn"] = [" from", " your", " own", "</s>"]
-        if temperature or lmbda < 0.25:  # whatever is sampled is the decoder's answer
+        if temperature or (
+            lmbda != AUTO and lmbda < 0.25
+        ):  # whatever is sampled is the decoder's answer
             tokens[system] = tokens["lm"]
         if forced:
             given = [TEXTS[i] for i in forced]
@@ -166,6 +170,12 @@ class FakeModel:
             rest = tokens[system][len(given) :] if follows else [" by", " hand", "</s>"]
             tokens[system] = given + rest
         return tokens
+
+    def only_lm(self, prompt, name, stream=True, **options):
+        """Yield the events of the decoder alone, under a column's name."""
+        self.systems = ["lm"]
+        for event in self.compare(prompt, systems=["lm"], stream=True, **options):
+            yield Event(event.kind, dict.fromkeys([name], event.values["lm"]))
 
     def _columns(self, prompt, columns, stream, max_new_tokens=32, stop=None, forced=(),
                  temperature=0.0, store=None, **sampling):  # fmt: skip
@@ -184,7 +194,7 @@ class FakeModel:
                     break
                 time.sleep(self.pace if prompt != "slow" else 0.1)
                 self.steps_made += 1
-                step = {name: make_step(prompt, system, index, tokens[name], lmbda, sources)
+                step = {name: self._step(prompt, system, index, tokens[name], lmbda, sources)
                         for name, (system, lmbda) in columns.items()
                         if index < length[name]}  # fmt: skip
                 for name, one in step.items():
@@ -194,6 +204,15 @@ class FakeModel:
                                  for name, column in columns.items()})  # fmt: skip
 
         return events() if stream else list(events())[-1].values
+
+    @staticmethod
+    def _step(prompt, system, index, tokens, lmbda, sources):
+        """Return one step; a router trusts its source at first, then hardly."""
+        if lmbda != AUTO:
+            return make_step(prompt, system, index, tokens, lmbda, sources)
+        chosen = 0.125 if index else 0.875
+        made = make_step(prompt, system, index, tokens, chosen, sources)
+        return dataclasses.replace(made, lmbda=chosen)
 
     def inspect(self, text, system="memory", lmbda=None, store=None, stop=None):
         tokens = words(text)
@@ -245,7 +264,10 @@ class FakeModel:
                       lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
     def lmbdas(self, systems, lmbda):
-        return {s: 0.0 if s == "lm" else BEST[s] if lmbda is None else lmbda for s in systems}
+        given = lmbda if isinstance(lmbda, dict) else dict.fromkeys(systems, lmbda)
+        best = BEST | {"mixed": 0.53}
+        return {s: 0.0 if s == "lm" else best[s] if given.get(s) is None else given[s]
+                for s in systems}  # fmt: skip
 
     def chat(self, turns, system="memory", **rest):
         return self.compare(ask(turns[-1][0]), systems=[system], **rest)
@@ -269,7 +291,7 @@ def write_bundle(folder: Path) -> Path:
     manifest = {"settings": {"lmbda": BEST}, "attributions": ["GeoNames, CC BY 4.0"]}
     new = [
         e | {"wording": "unseen"} for e in examples if e["part"] == "B" and e["group"] == "helps"
-    ]
+    ] + [e | {"wording": "test"} for e in examples if e["part"] == "A2"]
     titles = ["The Salt Ledger (invented book)", "Peru", "Perth", "Pereñá", f"Odd {HOSTILE}"]
     documents = {"titles": titles, "groups": ["B", "A1", "A2", "B", "B"]}
     (folder / "documents").mkdir(exist_ok=True)

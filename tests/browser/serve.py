@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 import fake  # noqa: E402
+import fake_columns  # noqa: E402
 
 from mlpmem.ui import page, recorded  # noqa: E402
 from mlpmem.ui.service import Later, Service, cost_line, tell_tokens  # noqa: E402
@@ -31,7 +32,7 @@ def main(folder: Path, port: int, seconds: float) -> None:
         model = fake.FakeModel()
         return model, [Later("datastore", partial(attach, model))]
 
-    service = Service(load)
+    service = Service(load, extras=fake_columns.FakeExtras())
     blocks = page.build(service, recorded.read(fake.write_bundle(folder)))
     blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True,
                   **page.launch_options())  # fmt: skip

@@ -24,7 +24,8 @@ def test_an_example_runs_when_chosen(visit):
     run(page, lambda: page.click(".example >> nth=0"))
     assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .verdict") == "✓ right"
-    assert page.inner_text(".run-head .group-tag") == "A2 only the decoder saw it"
+    held_out = "A2 only the decoder saw it · wording nobody trained on"
+    assert page.inner_text(".run-head .group-tag") == held_out
 
 
 START_SLOWLY = """() => {

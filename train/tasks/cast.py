@@ -1,36 +1,34 @@
 """Who can be asked: the systems of a bundle, a run or of parts, by name.
 
-"lm", "memory", "knn" and "mixed" are columns of the model, "auto" is its memory (and "auto_knn" and
-"auto_mixed" the others) under the router's lambda. "rag" is the decoder with passages before the
-prompt, "rag_memory" the same with a memory. Of a run, "finetuned" and "lora" are the kept best
-settings, and "memory_NAME" a memory of its controls.
+mlpmem.cast says which a model has. Of a run, "finetuned" and "lora" are the kept best settings, and
+"memory_NAME" is a memory of its controls. The datastore is searched in bulk.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from mlpmem.adapters import load_adapter
-from mlpmem.bundle import load_bundle, preset_path
+from mlpmem import cast
+from mlpmem.bundle import Bundle, load_bundle, preset_path
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
-from mlpmem.memory import Memory
+from mlpmem.given import Given
 from mlpmem.parts import from_parts
-from mlpmem.rag import LAYOUTS, Passages, Rag
+from mlpmem.rag import LAYOUTS
 from mlpmem.retriever import Neighbours, writable
-from mlpmem.settings import Settings, default_settings
-from mlpmem.systems import LABELS, Column, System
-from mlpmem.trace import AUTO, PARTS
+from mlpmem.trace import PARTS
 from train.files import read_json
 from train.search import BulkSearch
 from train.stage import finished_manifest
 
 CONTROL = "memory_"  # before a control's name
+# the stages that a system needs beyond the decoder
+STAGES = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
 
 
 @dataclass(frozen=True)
@@ -63,61 +61,32 @@ class Bulk:
         return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))
 
 
-class Cast:
-    """Systems made when they are asked for; decoder, memory and datastore are shared."""
+class Cast(cast.Cast):
+    """The systems of a model, and those that a run has beside it."""
 
     def __init__(self, sources: Sources) -> None:
-        """Remember where they come from; MlpMemError for two places at once."""
-        if sources.decoder and sources.bundle:
+        """Read decoder and memory; MlpMemError for two places at once."""
+        s = sources
+        if s.decoder and s.bundle:
             raise MlpMemError("a bundle and a decoder were given; give one of them")
-        if (sources.memory or sources.text) and not sources.decoder:
+        if (s.memory or s.text) and not s.decoder:
             raise MlpMemError("a memory or a text needs its decoder; give --decoder too")
-        self.sources = sources
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._run, self._bundle = s.run, None
+        if s.decoder:
+            model = from_parts(s.decoder, s.memory, s.text or None, device=device)
+            documents = (lambda: model.datastore.documents) if s.text else None
+        else:
+            self._bundle: Bundle | None = load_bundle(preset_path(s.bundle))
+            model, documents = self._bundle.model(device), self._bundle.documents
+        given = [*_tuned(s.run), *_controls(s.run)] if s.run else []
+        how = {"lmbda": s.lmbda, "passages": s.passages, "layout": s.layout}
+        super().__init__(model, given, documents, seconds=_seconds(s.run), **how)
 
     @property
-    def makers(self) -> dict[str, Callable[[], System]]:
-        """Return {name: function that makes it} of all there are here."""
-        found: dict[str, Callable[[], System]] = {"lm": partial(self._column, "lm")}
-        if self.model.memory is not None:
-            found["memory"] = partial(self._column, "memory")
-        if self._bundle is not None or self.sources.text:
-            found |= {"knn": partial(self._column, "knn"), "rag": partial(self._rag, "lm")}
-            if self.model.memory is not None:
-                found["mixed"] = partial(self._column, "mixed")
-                found["rag_memory"] = partial(self._rag, "memory")
-        for system in self.model.routers:
-            name = AUTO if system == "memory" else f"{AUTO}_{system}"
-            found[name] = partial(self._column, system, AUTO, name)
-        for name, row in self._tuned.items():
-            found[name] = partial(self._tuned_decoder, name, row)
-        for row in self._controls:
-            found[f"{CONTROL}{row['name']}"] = partial(self._control, row)
-        return found
-
-    def systems(self, names: Sequence[str]) -> list[System]:
-        """Return the systems of these names, all for none; MlpMemError for one that is not here."""
-        makers = self.makers
-        for name in names:
-            if name not in makers:
-                raise MlpMemError(
-                    f"system {name!r} is not here, there is {', '.join(makers)}; tuned decoders "
-                    "and controls come with --run, retrieval and kNN with a bundle or --text"
-                )
-        return [makers[name]() for name in names or makers]
-
-    @cached_property
-    def _bundle(self):
-        """Return the bundle, None where parts were given."""
-        return None if self.sources.decoder else load_bundle(preset_path(self.sources.bundle))
-
-    @cached_property
-    def model(self) -> FusedModel:
-        """Return decoder and memory, and with parts the datastore of the text."""
-        s = self.sources
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        if self._bundle is None:
-            return from_parts(s.decoder, s.memory, s.text or None, device=device)
-        return self._bundle.model(device)
+    def searches(self) -> bool:
+        """Return whether there is a datastore, or can be."""
+        return self._bundle is not None or super().searches
 
     @cached_property
     def _searched(self) -> tuple[Datastore, Bulk]:
@@ -126,69 +95,46 @@ class Cast:
         store = attached.datastore
         return store, Bulk(store.keys, self.model.decoder.device)
 
-    @cached_property
-    def _passages(self) -> Passages:
-        """Return the index of the corpus's passages."""
-        if self._bundle is not None:
-            return Passages(self._bundle.documents(), self.model.decoder)
-        return Passages(self.model.datastore.documents, self.model.decoder)
-
-    @property
-    def _tuned(self) -> dict[str, dict]:
-        """Return the kept rows of the run's stage finetuned, as "finetuned" and "lora"."""
-        folder = self.sources.run / "finetuned" if self.sources.run else None
-        if folder is None or not (folder / "finetuned.json").is_file():
-            return {}
-        rows = read_json(folder / "finetuned.json")
-        kept = [row for row in rows if (folder / row["name"]).is_dir()]
-        return {("lora" if row["rank"] else "finetuned"): row for row in kept}
-
-    @property
-    def _controls(self) -> list[dict]:
-        """Return the rows of the run's stage controls."""
-        path = self.sources.run / "controls" / "controls.json" if self.sources.run else None
-        return read_json(path) if path is not None and path.is_file() else []
-
-    def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> Column:
-        """Return a column of the model, with nothing beside it that it does not need."""
-        model = self.model.only(system)
+    def alone(self, system: str) -> FusedModel:
+        """Return the model with nothing beside the system that it does not need."""
+        model = super().alone(system)
         if "knn" in PARTS[system]:
             model.attach_datastore(*self._searched)
-        lmbda = self.sources.lmbda if lmbda is None else lmbda
-        label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
-        return Column(model, system, lmbda, name, label, self._seconds(system))
+        return model
 
-    def _seconds(self, system: str) -> float:
-        """Return what a run's stages took for a system beyond the decoder, 0 where not known."""
-        stages = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
-        stages["mixed"] = stages["memory"]
-        folders = [self.sources.run / s for s in stages.get(system, ())] if self.sources.run else []
-        manifests = filter(None, map(finished_manifest, folders))
-        return sum(manifest["seconds"] for manifest in manifests)
+    def base(self, given: Given) -> Decoder:
+        """Return the run's own decoder, whose weights were not halved for a bundle."""
+        decoder = self.model.decoder
+        return Decoder.load(self._run / "decoder", depth=decoder.depth, device=decoder.device)
 
-    def _rag(self, inner: str) -> Rag:
-        """Return a column with passages before the prompt."""
-        name = "rag" if inner == "lm" else f"rag_{inner}"
-        s = self.sources
-        return Rag(self._column(inner), self._passages, s.passages, s.layout, name)
 
-    def _tuned_decoder(self, name: str, row: dict) -> Column:
-        """Return the decoder of a kept setting."""
-        folder, base = self.sources.run / "finetuned" / row["name"], self.model.decoder
-        if row["rank"]:
-            decoder = load_adapter(Decoder.load(self.sources.run / "decoder"), folder)
-        else:
-            decoder = Decoder.load(folder, depth=base.depth)
-        decoder.model.to(base.device)
-        model = FusedModel(decoder, None, None, row["name"])
-        return Column(model, "lm", name=name, label=row["label"], seconds=row["seconds"])
+def _tuned(run: Path) -> list[Given]:
+    """Return the kept settings of the stage finetuned, as "finetuned" and "lora"."""
+    folder = run / "finetuned"
+    path = folder / "finetuned.json"
+    rows = read_json(path) if path.is_file() else []
+    kinds = {True: ("lora", "adapter"), False: ("finetuned", "decoder")}
+    kept = {kinds[bool(row["rank"])]: row for row in rows if (folder / row["name"]).is_dir()}
+    return [
+        Given(name, folder / row["name"], kind, row["label"], row["seconds"])
+        for (name, kind), row in kept.items()
+    ]
 
-    def _control(self, row: dict) -> Column:
-        """Return the decoder with a memory of the controls, at the lambda chosen for it."""
-        memory = Memory.load(self.sources.run / "controls" / row["name"])
-        memory = memory.to(self.model.decoder.device).float()
-        settings: Settings = default_settings(memory)
-        model = FusedModel(self.model.decoder, memory, settings, row["name"])
-        lmbda = row["lmbda"] if self.sources.lmbda is None else self.sources.lmbda
-        name = f"{CONTROL}{row['name']}"
-        return Column(model, "memory", lmbda, name, row["label"], row["seconds"])
+
+def _controls(run: Path) -> list[Given]:
+    """Return the memories of the stage controls, each at the lambda chosen for it."""
+    path = run / "controls" / "controls.json"
+    return [
+        Given(f"{CONTROL}{row['name']}", path.parent / row["name"], "memory", row["label"],
+              row["seconds"], row["lmbda"])
+        for row in (read_json(path) if path.is_file() else [])
+    ]  # fmt: skip
+
+
+def _seconds(run: Path | None) -> dict[str, float]:
+    """Return what a run's stages took for each system beyond the decoder, as far as known."""
+    found = {}
+    for system, stages in (STAGES | {"mixed": STAGES["memory"]}).items():
+        manifests = filter(None, (finished_manifest(run / s) for s in stages)) if run else ()
+        found[system] = sum(manifest["seconds"] for manifest in manifests)
+    return found

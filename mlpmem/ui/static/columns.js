@@ -29,18 +29,28 @@
       if (this.ask) legend.append(M.tally().root);
       host.replaceChildren(this.alert, this.head.root, this.columns, legend, this.tree.root,
         this.slot, this.live);
+      this.usual = options.systems;
       this.setSystems(options.systems);
       M.page.on("lambda", () => this.repaint());
       M.page.on("status", () => this.explain());
       new ResizeObserver(() => this.#turned()).observe(host);
     }
 
+    /** Makes the panes of a run's columns; the usual ones stay where none goes beyond them. */
+    place(names) {
+      const further = this.follows || names.some((name) => !this.usual.includes(name));
+      const wanted = further ? names : this.usual;
+      if (this.follows || wanted.join() !== [...this.panes.keys()].join()) this.setSystems(wanted);
+    }
+
     setSystems(systems) {
+      this.scrub.rows.clear();
       this.panes = new Map(systems.map((system) => [system, new M.Pane(system,
         `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
       for (const pane of this.panes.values()) {
         pane.reset(null);
-        if (this.ask && pane.system !== "lm") pane.tools.append(this.scrub.row(pane.system));
+        const scrubs = pane.system !== "lm" && ["", "mixed"].includes(M.kindOf(pane.system));
+        if (this.ask && scrubs) pane.tools.append(this.scrub.row(pane.system));
       }
       this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
       this.columns.dataset.count = systems.length;
@@ -49,7 +59,7 @@
     /** Says in every empty column why it is empty. */
     explain() {
       for (const [system, pane] of this.panes) {
-        if (pane.trace) continue;
+        if (pane.trace || pane.reason) continue;
         const waiting = system === "knn" ? M.page.status.waiting : "";
         pane.explain(waiting || (system === "memory" && M.page.status.no_memory) || (this.run ? "Not part of this comparison." : ""));
       }
@@ -121,10 +131,13 @@
       M.page.emit("view", this);
     }
 
-    /** Whether anything on screen was generated at another lambda. */
+    /** Whether anything on screen was generated at another lambda; "auto" is the routers'. */
     isOff(lambda) {
-      return [...this.panes.values()].some((pane) => pane.system !== "lm" && pane.trace &&
-        Math.abs(pane.trace.lmbda - lambda) > 1e-9);
+      return [...this.panes.values()].some(({ system, trace }) => {
+        if (!trace || trace.system === "lm") return false;
+        if (lambda !== "auto") return !(Math.abs(trace.lmbda - lambda) <= 1e-9);
+        return trace.lmbda !== "auto" && (M.page.status.auto || []).includes(system);
+      });
     }
 
     repaint() {

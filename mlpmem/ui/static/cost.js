@@ -2,13 +2,12 @@
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
-  const PARTS = { lm: [], memory: ["memory"], knn: ["knn"] };
   const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
   const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
   const NAME = { lm: "decoder", memory: "memory", knn: "datastore" };
 
   function parts(system, cost, table) {
-    return ["lm", ...(PARTS[system] || [])]
+    return ["lm", ...M.partsOf(system)]
       .map((source) => ({ source, value: cost?.[table[source]] }))
       .filter((part) => Number.isFinite(part.value));
   }
@@ -19,6 +18,7 @@
   M.costOf = (trace) => ({
     time: parts(trace.system, trace.cost, TIME),
     size: parts(trace.system, trace.cost, SIZE),
+    once: trace.cost?.retrieval_ms, // before the first token
   });
 
   class CostRow {
@@ -45,7 +45,7 @@
       M.setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
       M.setText(this.time.detail, cost.time
         .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${M.short(p.value)} ms`)
-        .join(" + "));
+        .join(" + ") + (Number.isFinite(cost.once) ? ` · found in ${M.short(cost.once)} ms` : ""));
       M.setText(this.size.text, cost.size.length ? M.megabytes(bytes) : "");
       M.setText(this.size.detail, cost.size
         .map((p) => `${NAME[p.source]} ${M.megabytes(p.value)}`).join(" + "));

@@ -63,9 +63,10 @@
 
     /** Moves the marker and says the perplexity at lambda. */
     mark(lambda, system) {
-      this.marker.setAttribute("x1", (lambda * W).toFixed(1));
-      this.marker.setAttribute("x2", (lambda * W).toFixed(1));
-      const source = system === "knn" ? "knn" : "memory";
+      const fixed = lambda !== "auto";
+      this.marker.style.display = fixed ? "" : "none";
+      for (const end of fixed ? ["x1", "x2"] : []) this.marker.setAttribute(end, (lambda * W).toFixed(1));
+      const source = ["knn", "mixed"].includes(system) ? system : "memory";
       const ppl = this.steps ? M.perplexity(this.steps, source, lambda) : NaN;
       M.setText(this.value, Number.isFinite(ppl) ? `perplexity ${M.short(ppl)}` : "perplexity –");
       this.svg.setAttribute("aria-label",

@@ -76,7 +76,8 @@
   };
 
   /** Lambda with two decimals, or up to four where a bundle's best needs them. */
-  M.lambdaText = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
+  M.lambdaText = (value) =>
+    (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
 
   M.isPhone = () => window.matchMedia("(max-width: 640px)").matches;
   M.isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -71,6 +71,7 @@
     #table() {
       const heads = COLUMNS.slice(0, 3).map((c) => M.h("th", { scope: "col", "data-source": c },
         HEADS[c]));
+      [this.decoderHead] = heads;
       const scroll = M.h("div", { class: "candidates", tabindex: "0", role: "group",
         "aria-label": "Candidates" }, M.h("table", null,
         M.h("thead", null, M.h("tr", null, M.h("th", { scope: "col" }, "next token, %"), heads,
@@ -89,6 +90,9 @@
       view.slot.dataset.open = "";
       this.root.hidden = false;
       this.root.dataset.system = pane.system;
+      this.root.dataset.hue = M.kindOf(pane.system);
+      const tuned = M.kindOf(pane.system) === "tuned";
+      M.setText(this.decoderHead, tuned ? M.nameOf(pane.system).short : HEADS.lm);
       this.rows = M.ranked(step, pane.system, M.lambdaOf(pane.trace)).map((c) => this.#row(c, step));
       this.rest = this.#restRow();
       this.body.replaceChildren(...this.rows.map((row) => row.root), this.rest.root);
@@ -96,6 +100,7 @@
         M.nameOf(pane.system).title.toLowerCase());
       this.evidence.render(step);
       this.probe.clear();
+      this.probe.allow(!["tuned", "memory"].includes(M.kindOf(pane.system)));
       const first = this.body.querySelector(".branch");
       if (first) first.tabIndex = 0;
       this.repaint();
@@ -149,7 +154,7 @@
     repaint() {
       if (!this.open) return;
       const { system } = this.trace;
-      const lambda = M.lambdaOf(this.trace);
+      const lambda = M.weight(this.current, M.lambdaOf(this.trace));
       let top = this.rows[0];
       for (const row of this.rows) {
         row.fused = M.mix(row.p, system, lambda);
@@ -160,24 +165,30 @@
       for (const row of this.rows) row.root.toggleAttribute("data-top", row === top);
       put(this.rest.cells.fused, M.mix(this.rest.p, system, lambda));
       this.probe.repaint(system, lambda);
-      M.setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${M.lambdaText(lambda)}`);
+      M.setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${this.#weight(lambda)}`);
       this.#tell(system, lambda);
+    }
+
+    /** A lambda for a sentence; what a router chose has no round digits. */
+    #weight(lambda) {
+      return M.lambdaOf(this.trace) === "auto" ? lambda.toFixed(2) : M.lambdaText(lambda);
     }
 
     #tell(system, lambda) {
       const { p, s } = this.current;
-      const other = p[system];
+      const other = M.other(p, system);
       const text = M.quote(s);
+      const { source: name, alone = "The decoder alone" } = M.nameOf(this.pane.system);
       if (system === "lm" || !Number.isFinite(other)) {
-        M.setText(this.story, `The decoder alone gives ${text} ${M.percent(p.lm)} %. ` +
+        M.setText(this.story, `${alone} gives ${text} ${M.percent(p.lm)} %. ` +
           "Nothing is mixed in this column.");
         M.setText(this.formula, `p = p(decoder) = ${p.lm.toFixed(3)}`);
         return;
       }
       const fused = M.mix(p, system, lambda);
-      const name = M.nameOf(system).source;
+      const chosen = M.lambdaOf(this.trace) === "auto" ? "The router chose this λ for this token." : "";
       M.setText(this.story, `The decoder gives ${text} ${M.percent(p.lm)} %, the ${name} ` +
-        `${M.percent(other)} %. Mixed at λ ${M.lambdaText(lambda)}: ${M.percent(fused)} %.`);
+        `${M.percent(other)} %. Mixed at λ ${this.#weight(lambda)}: ${M.percent(fused)} %. ${chosen}`);
       M.setText(this.formula, `${fused.toFixed(3)} = (1 − ${M.lambdaText(lambda)}) × ` +
         `${p.lm.toFixed(3)} + ${M.lambdaText(lambda)} × ${other.toFixed(3)}`);
     }

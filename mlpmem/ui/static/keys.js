@@ -5,7 +5,7 @@
   const LIST = [
     ["Ctrl Enter", "generate"],
     ["Esc", "stop; close what is open"],
-    ["1 2 3", "first, second, third column"],
+    ["1 2 3", "first, second, third column; 4 and 5 where there are"],
     ["← →", "previous, next token"],
     ["n p", "next, previous mark (◆ differs, ⚑ would change)"],
     ["[ ]", "move λ by 0.05"],
@@ -56,6 +56,7 @@
   const ACTIONS = {
     "[": () => M.page.bar?.nudge(-0.05), "]": () => M.page.bar?.nudge(0.05),
     1: () => column(1), 2: () => column(2), 3: () => column(3),
+    4: () => column(4), 5: () => column(5),
     n: () => mark(1), p: () => mark(-1), "?": () => M.keysHelp(),
   };
 

@@ -11,6 +11,9 @@
       this.input = M.h("input", { type: "range", id: "lambda", min: "0", max: "1", step: "0.01",
         "aria-label": "lambda: weight of the memory or datastore in the mix",
         on: { input: () => this.#moved(), change: () => this.#settled() } });
+      this.auto = M.h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
+        "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
+        on: { click: () => this.set(M.page.auto ? null : "auto") } }, "auto");
       this.ticks = M.h("div", { class: "lambda-ticks", "aria-hidden": "true" });
       this.curve = new M.Curve();
       this.again = M.h("button", { type: "button", class: "again", on: { click: () => M.again() } });
@@ -24,17 +27,19 @@
     }
 
     #layout() {
-      const track = M.h("div", { class: "lambda-track" }, this.input, this.ticks,
+      const track = this.track = M.h("div", { class: "lambda-track" }, this.input, this.ticks,
         M.h("div", { class: "lambda-ends", "aria-hidden": "true" },
           M.h("span", null, "0 · decoder only"), M.h("span", null, "memory or datastore only · 1")));
+      const label = M.h("label", { class: "lambda-label", for: "lambda" },
+        M.h("span", { class: "lambda-sign" }, "λ"), this.output);
       return M.h("div", { class: "dock", role: "group", "aria-label": "Mix" },
-        M.h("label", { class: "lambda-label", for: "lambda" },
-          M.h("span", { class: "lambda-sign" }, "λ"), this.output),
-        track, this.curve.root, M.h("div", { class: "lambda-actions" }, this.again, this.reset));
+        M.h("div", { class: "lambda-head" }, label, this.auto), track, this.curve.root, M.h("div", { class: "lambda-actions" }, this.again, this.reset));
     }
 
     #defaults() {
-      const { defaults } = M.page;
+      const { defaults, status } = M.page;
+      this.auto.hidden = !status.auto?.length;
+      if (status.ready && this.auto.hidden && M.page.auto) this.set(null);
       if (M.page.lambda === null) this.input.value = defaults.memory;
       this.ticks.replaceChildren(...["memory", "knn"]
         .filter((source) => Number.isFinite(defaults[source]))
@@ -48,7 +53,8 @@
     }
 
     #settled() {
-      this.props.value = { ...this.props.value, lmbda: M.page.lambda };
+      const lmbda = M.page.auto ? "auto" : M.page.lambda;
+      this.props.value = { ...this.props.value, lmbda };
       this.repaint();
     }
 
@@ -57,10 +63,11 @@
       this.input.focus();
     }
 
-    /** Sets lambda from elsewhere; null shows every text at its own. */
+    /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. */
     set(value) {
-      this.input.value = value ?? M.page.defaults.memory;
-      M.page.setLambda(value);
+      const auto = value === "auto";
+      if (!auto) this.input.value = value ?? M.page.defaults.memory;
+      M.page.setLambda(auto ? null : value, auto);
       this.#settled();
     }
 
@@ -69,19 +76,36 @@
       this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
     }
 
+    /** What the router chose for the token that is looked at, null where it chose nothing. */
+    #here(view) {
+      const trace = view?.panes.get(view.chosen?.system)?.trace;
+      const own = trace?.lmbda === "auto" ? trace.steps[view.chosen.index]?.lmbda : undefined;
+      return Number.isFinite(own) ? own : null;
+    }
+
     repaint() {
       const view = M.page.activeView();
       const pane = view?.focusPane();
-      const shown = M.page.lambda ?? pane?.trace?.lmbda ?? M.page.defaults.memory;
-      const touched = M.page.lambda !== null;
-      M.setText(this.output, M.lambdaText(shown));
-      this.input.style.setProperty("--at", touched ? shown : Number(this.input.value));
+      const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
+      const auto = M.page.auto && !scored;
+      const wanted = auto ? "auto" : M.page.lambda;
+      this.auto.disabled = scored;
+      const shown = wanted ?? pane?.trace?.lmbda ?? M.page.defaults.memory;
+      const touched = wanted !== null;
+      this.auto.setAttribute("aria-checked", String(auto));
+      this.track.toggleAttribute("data-idle", shown === "auto");
+      if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
+      else this.input.removeAttribute("aria-valuetext");
+      const here = shown === "auto" ? this.#here(view) : null;
+      M.setText(this.output, here === null ? M.lambdaText(shown) : here.toFixed(2));
+      if (here !== null) this.input.value = here;
+      this.input.style.setProperty("--at", M.page.lambda ?? Number(this.input.value));
       this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
-      this.curve.mark(shown, pane?.system);
+      this.curve.mark(shown, pane?.trace?.system);
       M.setText(this.again, `Generate again at λ ${M.lambdaText(shown)}`);
       this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(shown)}`);
       const moved = touched && M.page.status.ready && view !== null && view.shown &&
-        view.isOff(M.page.lambda);
+        view.isOff(wanted);
       this.again.toggleAttribute("data-offered", moved);
       this.again.tabIndex = moved ? 0 : -1;
       this.reset.toggleAttribute("data-offered", touched);

@@ -1,19 +1,37 @@
 /* The maths of the page: pure functions on the plain values of a trace, no DOM.
  *
  * A step is {i, id, s, p, cand, rest, js, nn, ms}; p and rest are keyed by source; a candidate is
- * [id, text, lm, memory, knn] with null for an absent source. Equal to mlpmem/trace.py's mix.
+ * [id, text, lm, memory, knn] with null for an absent source. Equal to mlpmem/trace.py's mix. A
+ * lambda may be "auto": then every step has its own, in step.lmbda.
  */
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
   const FLOOR = 1e-12; // below float32 softmax's smallest useful value; keeps a log finite
   M.SOURCES = ["lm", "memory", "knn"];
+  const PARTS = { lm: [], memory: ["memory"], knn: ["knn"], mixed: ["memory", "knn"] };
+
+  /** What a system mixes into the decoder, in equal shares. */
+  M.partsOf = (system) => (Object.hasOwn(PARTS, system) ? PARTS[system] : []);
+
+  /** What a system gives beside the decoder, null where it is the decoder alone or is absent. */
+  M.other = (p, system) => {
+    const parts = M.partsOf(system);
+    let sum = 0;
+    for (const part of parts) {
+      if (p[part] === null || p[part] === undefined) return null;
+      sum += p[part];
+    }
+    return parts.length ? sum / parts.length : null;
+  };
+
+  /** Lambda at one step: a number as it is, for "auto" what the router chose there. */
+  M.weight = (step, lambda) => (lambda === "auto" ? step.lmbda ?? 0 : lambda);
 
   /** (1 - lambda) p_lm + lambda p_system; p_lm where the system is "lm" or is absent. */
   M.mix = (p, system, lambda) => {
-    const other = p[system];
-    if (system === "lm" || other === null || other === undefined) return p.lm;
-    return (1 - lambda) * p.lm + lambda * other;
+    const other = M.other(p, system);
+    return other === null ? p.lm : (1 - lambda) * p.lm + lambda * other;
   };
 
   /** A candidate row as {id, text, p: {lm, memory, knn}}. */
@@ -26,7 +44,7 @@
     step.cand
       .map((row) => {
         const c = M.candidate(row);
-        c.fused = M.mix(c.p, system, lambda);
+        c.fused = M.mix(c.p, system, M.weight(step, lambda));
         return c;
       })
       .sort((a, b) => b.fused - a.fused || a.id - b.id);
@@ -35,11 +53,11 @@
   M.argmax = (step, system, lambda) => {
     let best = null;
     let top = -1;
-    const column = { memory: 3, knn: 4 }[system];
+    const [first, second] = { memory: [3, 3], knn: [4, 4], mixed: [3, 4] }[system] || [];
+    const weight = M.weight(step, lambda);
     for (const row of step.cand) {
-      const other = column === undefined ? null : row[column];
-      const p = other === null || other === undefined
-        ? row[2] : (1 - lambda) * row[2] + lambda * other;
+      const [a, b] = [row[first] ?? null, row[second] ?? null];
+      const p = a === null || b === null ? row[2] : (1 - weight) * row[2] + weight * ((a + b) / 2);
       if (p > top || (p === top && row[0] === step.id)) {
         top = p;
         best = row;
@@ -50,15 +68,16 @@
 
   /** log(p_fused / p_lm) of the chosen token, nats: above 0 the source raised it. */
   M.credit = (step, system, lambda) => {
-    const fused = Math.max(M.mix(step.p, system, lambda), FLOOR);
+    const fused = Math.max(M.mix(step.p, system, M.weight(step, lambda)), FLOOR);
     return Math.log(fused / Math.max(step.p.lm, FLOOR));
   };
 
   /** The share of the mix that is the source's, 0 .. 1: whose probability the token has. */
   M.share = (step, system, lambda) => {
-    const other = system === "lm" ? null : step.p[system];
-    if (other === null || other === undefined) return 0;
-    return (lambda * other) / Math.max(M.mix(step.p, system, lambda), FLOOR);
+    const other = M.other(step.p, system);
+    if (other === null) return 0;
+    const weight = M.weight(step, lambda);
+    return (weight * other) / Math.max(M.mix(step.p, system, weight), FLOOR);
   };
 
   /** Whether a trace is a text that was only scored: nothing in it was chosen by a mix. */
@@ -68,7 +87,9 @@
   M.perplexity = (steps, source, lambda) => {
     if (!steps.length) return NaN;
     let nll = 0;
-    for (const step of steps) nll -= Math.log(Math.max(M.mix(step.p, source, lambda), FLOOR));
+    for (const step of steps) {
+      nll -= Math.log(Math.max(M.mix(step.p, source, M.weight(step, lambda)), FLOOR));
+    }
     return Math.exp(nll / steps.length);
   };
 
@@ -95,7 +116,8 @@
         return now && now[0] !== M.argmax(step, "lm", 0)[0] ? now : null;
       });
     }
-    if (trace.system === "lm" || Math.abs(lambda - trace.lmbda) < 1e-9) {
+    const own = lambda === trace.lmbda || Math.abs(lambda - trace.lmbda) < 1e-9;
+    if (trace.system === "lm" || own) {
       return trace.steps.map(() => null);
     }
     const sampled = (trace.settings?.temperature ?? 0) > 0;

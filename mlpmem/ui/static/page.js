@@ -13,6 +13,7 @@
   /** props.prefix starts the panes' ids; props.systems names them, or every run does.
    *  With ask(request) the panes offer what only a model can do. */
   M.mountView = (element, props, watch, ask = null) => {
+    M.introduce(props.columns);
     const view = new M.TokenView(element.querySelector(".view-host"), {
       prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
     });

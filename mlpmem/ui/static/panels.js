@@ -43,6 +43,9 @@
     const surprise = props.surprises ? M.h("button", { type: "button", class: "surprise",
       title: "A question about something the decoder never saw, in a wording nobody trained on",
       on: { click: () => trigger("pick", { index: "surprise" }) } }, "Surprise me") : "";
+    const forgets = props.forgets ? M.h("button", { type: "button", class: "surprise forgets",
+      title: "Asks what the decoder knew: alone, with a memory, and fine-tuned on the new facts",
+      on: { click: () => trigger("pick", { index: "forgets" }) } }, "What fine-tuning forgets") : "";
     if (!groups.length) return;
     const chips = M.h("div", { class: "chips", role: "group", "aria-label": "Examples" });
     const more = M.h("button", { type: "button", class: "icon-button more", "aria-label": "More examples",
@@ -57,7 +60,8 @@
       chips.scrollLeft = 0;
       more.style.visibility = chips.scrollWidth > chips.clientWidth + 4 ? "" : "hidden";
     };
-    host.replaceChildren(surprise, M.h("div", { class: "groups", role: "group",
+    host.toggleAttribute("data-wide", Boolean(forgets));
+    host.replaceChildren(M.h("div", { class: "draws" }, surprise, forgets), M.h("div", { class: "groups", role: "group",
       "aria-label": "Kinds of examples" }, tabs), chips, more);
     show(groups[0][0]);
   };

@@ -9,11 +9,13 @@
       this.system = system;
       this.trace = null;
       this.answers = []; // the right one and its aliases; empty where none is known
+      this.reason = ""; // why it has nothing to show, where the run itself says so
       this.strip = new M.TokenStrip(system, (index, how) => pick(system, index, how));
       this.verdict = M.h("span", { class: "verdict" });
       this.note = M.h("p", { class: "pane-note" });
       this.empty = M.h("p", { class: "pane-empty" });
       this.caption = M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || "");
+      this.read = new M.PassageNote();
       this.cost = new M.CostRow();
       this.inspect = M.h("button", { type: "button", class: "pane-tool", hidden: true,
         on: { click: () => M.page.inspect(this.trace.prompt + this.trace.text) } }, "Inspect");
@@ -22,8 +24,8 @@
         M.h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
         M.h("span", null, M.nameOf(system).title), this.verdict, this.inspect);
       this.root = M.h("section", { id, class: "pane", "data-system": system,
-        "aria-label": M.nameOf(system).title },
-      title, this.caption,
+        "data-hue": M.kindOf(system), "aria-label": M.nameOf(system).title },
+      title, this.caption, this.read.root,
       M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
       this.cost.root);
     }
@@ -35,6 +37,8 @@
       this.strip.clear();
       this.root.dataset.state = trace ? "waiting" : "empty";
       this.inspect.hidden = true;
+      this.reason = "";
+      this.read.show(null);
       M.setText(this.empty, "");
       M.setText(this.note, "");
       this.#judge(false);
@@ -44,6 +48,14 @@
     /** Says why this column has nothing to show. */
     explain(text) {
       M.setText(this.empty, text);
+    }
+
+    /** The run says why nothing is here, or not yet. */
+    hold(text, state) {
+      this.reset(null);
+      this.reason = text;
+      this.root.dataset.state = state;
+      this.explain(text);
     }
 
     /** Says where this column's answers come from; "" is the usual. */
@@ -70,7 +82,9 @@
       this.trace = { ...trace };
       if (trace.finish === "eos") this.strip.markEnd();
       this.root.dataset.state = "done";
-      this.inspect.hidden = !M.page.inspect || M.isScored(trace);
+      const base = ["", "mixed"].includes(M.kindOf(this.system)); // what Inspect computes with
+      this.inspect.hidden = !base || !M.page.inspect || M.isScored(trace);
+      if (M.kindOf(this.system) === "rag") this.read.show(trace);
       this.#judge(true);
       this.cost.render(M.costOf(trace), scale);
     }
@@ -90,7 +104,9 @@
     /** No more tokens come, though the answer has not ended. */
     interrupt() {
       const { dataset } = this.root;
-      if (dataset.state === "waiting" || dataset.state === "running") dataset.state = "stopped";
+      if (dataset.state !== "waiting" && dataset.state !== "running") return;
+      if (this.trace) dataset.state = "stopped";
+      else this.hold("Stopped before its turn.", "stopped");
     }
 
     #judge(done) {

@@ -23,6 +23,11 @@
       this.rows = [];
     }
 
+    /** Whether the model that answers is the one this column was written by. */
+    allow(on) {
+      this.root.hidden = !send || !on;
+    }
+
     clear() {
       waiting = null;
       this.rows = [];
@@ -57,7 +62,7 @@
       this.rows = (value.rows || []).map((row) => this.#row(row));
       this.body.replaceChildren(...this.rows.map((row) => row.root));
       const { trace } = this.drawer;
-      this.repaint(trace.system, M.lambdaOf(trace));
+      this.repaint(trace.system, M.weight(this.drawer.current, M.lambdaOf(trace)));
     }
 
     #row({ id, text, named, p }) {

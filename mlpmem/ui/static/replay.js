@@ -31,7 +31,7 @@
       const { view } = this;
       const traces = view.finished;
       if (!traces) return;
-      view.restart(traces);
+      view.restart(traces, [...view.panes.keys()]);
       const longest = Math.max(...Object.values(traces).map((t) => t.steps.length));
       let at = 0;
       const tick = () => {

@@ -20,7 +20,7 @@
       const { fixed: _, changed, kind, ...plain } = trace;
       traces[system] = plain;
     }
-    const mixed = Object.keys(traces).filter((system) => system !== "lm");
+    const mixed = Object.values(traces).filter((trace) => trace.system !== "lm");
     const lmbda = fixed.length && fixed.length === mixed.length ? null : M.page.lambda;
     return { v: 1, ...view.head.about, lmbda, traces };
   };
@@ -30,12 +30,12 @@
   M.csv = (record) => {
     const lines = [COLUMNS];
     for (const [system, trace] of Object.entries(record.traces)) {
-      const lmbda = system === "lm" ? 0 : record.lmbda ?? trace.lmbda;
       for (const step of trace.steps) {
+        const lmbda = trace.system === "lm" ? 0 : M.weight(step, record.lmbda ?? trace.lmbda);
         for (const row of step.cand) {
           const { id, text, p } = M.candidate(row);
           lines.push([system, step.i, Number(id === step.id), id, JSON.stringify(text), p.lm,
-            p.memory ?? "", p.knn ?? "", M.mix(p, system, lmbda), lmbda]);
+            p.memory ?? "", p.knn ?? "", M.mix(p, trace.system, lmbda), lmbda]);
         }
       }
     }
@@ -43,10 +43,13 @@
     return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
   };
 
-  /** The lambda that shows a run as it is on screen; null where every column has its default. */
+  /** The lambda that shows a run as it is on screen, "auto" where a router chose it; null where
+   * every column has its default. */
   function lambdaOf(record) {
     if (record.lmbda !== null) return record.lmbda;
-    const off = Object.values(record.traces).find((t) => t.system !== "lm" &&
+    const mixed = M.SOURCES.slice(1).filter((name) => record.traces[name])
+      .map((name) => record.traces[name]);
+    const off = mixed.find((t) => t.lmbda === "auto" ||
       Math.abs(t.lmbda - (M.page.defaults[t.system] ?? t.lmbda)) > 1e-9);
     return off ? off.lmbda : null;
   }
@@ -61,7 +64,8 @@
     }
     const lambda = lambdaOf(record);
     if (lambda !== null) query.set("lambda", lambda);
-    if (traces.length < 3) query.set("systems", traces.map((t) => t.system).join(","));
+    const names = Object.keys(record.traces);
+    if (names.join() !== M.SOURCES.join()) query.set("systems", names.join(","));
     return `${window.location.href.split(/[?#]/)[0]}?${query}`;
   };
 

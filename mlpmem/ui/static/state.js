@@ -6,6 +6,7 @@
 
   M.page = {
     lambda: null, // null: every text is shown at the lambda it was generated with
+    auto: false, // whether a router is to choose it for what is generated next; lambda is null then
     defaults: { memory: 0.5, knn: 0.5 },
     status: { state: "loading", systems: [], waiting: "", no_memory: "" },
     views: [],
@@ -16,8 +17,9 @@
     emit(name, detail) {
       for (const fn of listeners[name] || []) fn(detail);
     },
-    setLambda(value) {
+    setLambda(value, auto = false) {
       this.lambda = value;
+      this.auto = auto;
       this.emit("lambda", value);
     },
     /** The view a visitor is looking at. */
@@ -31,14 +33,15 @@
     },
   };
 
-  /** The lambda a trace is shown at; one of a scrubbed column stays at its own. */
+  /** The lambda a trace is shown at, or "auto" where every token has its own (M.weight); one of a
+   * scrubbed column stays at its own. */
   M.lambdaOf = (trace) => (trace.fixed ? trace.lmbda : M.page.lambda ?? trace.lmbda);
 
-  M.NAMES = {
+  M.NAMES = Object.assign(Object.create(null), {
     lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
     memory: { title: "With memory", source: "memory", short: "memory" },
     knn: { title: "With datastore", source: "datastore", short: "datastore" },
-  };
+  });
   M.CAPTIONS = {
     lm: "A frozen language model. It knows what it was trained on, nothing else.",
     memory: "The same decoder, mixed with a small MLP that answers from memory.",
@@ -57,4 +60,30 @@
   M.unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);
 
   M.nameOf = (system) => M.NAMES[system] || { title: system, source: system, short: system };
+
+  /** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three. */
+  M.kindOf = (system) => M.nameOf(system).kind || "";
+  const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
+  const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
+
+  /** Learns what further columns, [{name, kind, title, caption}, ...], are called. */
+  M.introduce = (columns) => {
+    for (const { name, kind, title, caption } of columns || []) {
+      if (M.NAMES[name] && !M.kindOf(name)) continue;
+      M.NAMES[name] = { kind, title, source: SOURCE[kind] || "decoder", short: title.toLowerCase(),
+        alone: ALONE[kind] };
+      M.CAPTIONS[name] = caption;
+    }
+  };
+
+  /** Learns the columns of a run that was made on another page from what its traces say. */
+  M.introduceTraces = (traces) => {
+    for (const [name, trace] of Object.entries(traces)) {
+      if (M.NAMES[name]) continue;
+      const kind = trace.system === "mixed" ? "mixed" : trace.system !== "lm" ? "memory"
+        : Number.isFinite(trace.cost?.retrieval_ms) ? "rag" : "tuned";
+      const title = name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
+      M.introduce([{ name, kind, title, caption: String(trace.model?.label || "") }]);
+    }
+  };
 })();

@@ -46,7 +46,8 @@
     #render() {
       const n = this.rows.length;
       this.root.hidden = !n;
-      const parts = M.SOURCES.map((system) => {
+      const further = this.rows.flatMap(([, right]) => Object.keys(right)).filter((s) => M.kindOf(s));
+      const parts = [...new Set([...M.SOURCES, ...further])].map((system) => {
         const asked = this.rows.filter(([, right]) => system in right);
         const won = asked.filter(([, right]) => right[system] === true).length;
         return asked.length ? `${M.nameOf(system).short} ${won}/${asked.length}` : "";

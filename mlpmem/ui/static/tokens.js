@@ -96,11 +96,13 @@
     #paint(node, step, trace, lambda, move, credit, marks) {
       const weight = Math.min(1, Math.abs(credit) / STRONG).toFixed(2);
       const share = M.isScored(trace) ? M.share(step, trace.system, lambda).toFixed(2) : "";
-      const key = `${move}${weight}${share}${marks}`;
+      const own = lambda === "auto" ? M.lambdaText(Number(M.weight(step, lambda).toFixed(2))) : "";
+      const key = `${move}${weight}${share}${marks}${own}`;
       if (node.painted === key) return;
       node.painted = key;
       node.dataset.move = move;
       node.style.setProperty("--w", move === "same" ? "0" : weight);
+      node.title = own && `λ ${own} here`;
       if (share) node.style.setProperty("--share", share);
       if (marks) node.dataset.marks = marks;
       else delete node.dataset.marks;
@@ -108,11 +110,13 @@
     }
 
     #label(step, trace, lambda, move) {
-      const fused = M.percent(M.mix(step.p, trace.system, lambda));
+      const weight = M.weight(step, lambda);
+      const fused = M.percent(M.mix(step.p, trace.system, weight));
       const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
       const own = trace.system === "lm" ? "" : `, ${moved} by the ${M.nameOf(trace.system).source}`;
       const changed = trace.changed?.has(step.i) ? ", changed" : "";
-      return `${M.quote(step.s)}, ${fused} per cent${own}${changed}`;
+      const chosen = lambda === "auto" ? `, lambda ${weight.toFixed(2)}` : "";
+      return `${M.quote(step.s)}, ${fused} per cent${own}${chosen}${changed}`;
     }
 
     /** Marks the tokens that a document is evidence for; null takes the marks away. */

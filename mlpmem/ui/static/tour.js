@@ -53,8 +53,8 @@
       M.page.status.no_memory || `Here it says ${says(step, "memory")}. ${Number.isFinite(step.js) ? M.agreementText(step) : ""}`] },
     { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
       const system = trace.system;
-      const lambda = M.lambdaOf(trace);
-      const [lm, other] = [step.p.lm, step.p[system]];
+      const lambda = M.weight(step, M.lambdaOf(trace));
+      const [lm, other] = [step.p.lm, M.other(step.p, system)];
       if (system === "lm" || !Number.isFinite(other)) return ["λ mixes the decoder with the memory or the datastore."];
       return [`λ says how much the ${M.nameOf(system).source} counts. For ${M.quote(step.s)}:`,
         `(1 − ${M.lambdaText(lambda)}) × ${lm.toFixed(3)} + ${M.lambdaText(lambda)} × ${other.toFixed(3)} = ` +

@@ -135,12 +135,14 @@
         : [M.h("b", null, M.quote(node.token)), ` at token ${node.index + 1}`];
       const now = this.current.get(node.system) === node;
       const text = node.trace.text || node.trace.steps.map((step) => step.s).join("");
-      return M.h("li", { "data-system": node.system }, M.h("button", { type: "button",
+      const own = { "data-system": node.system, "data-hue": M.kindOf(node.system) };
+      return M.h("li", own, M.h("button", { type: "button",
         class: "tree-node", "aria-current": now ? "true" : null, "data-node": node.id,
         on: { click: () => this.jump(node) } },
       M.h("span", { class: "swatch", "data-source": node.system, "aria-hidden": "true" }),
       M.h("span", { class: "tree-what", dir: "auto" }, what),
-      node.system === "lm" ? "" : M.h("span", { class: "tree-lambda" }, `λ ${M.lambdaText(node.lmbda)}`),
+      node.trace.system === "lm" ? ""
+        : M.h("span", { class: "tree-lambda" }, `λ ${M.lambdaText(node.lmbda)}`),
       M.h("span", { class: "tree-text", dir: "auto" }, M.glyph(text.trim()))),
       children.length ? M.h("ul", null, children.map((child) => this.#item(child))) : null);
     }

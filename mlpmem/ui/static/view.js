@@ -4,7 +4,9 @@
  * "steps" carries a delta with seq, "message" says what went wrong, "invite" asks the page to
  * generate for the prompt that was just filled in; "opened" and "linked" belong to share.js.
  * A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed" belong
- * to scrub.js.
+ * to scrub.js. Columns with a prompt or weights of their own come after the others: "wait" says what
+ * is made first, "column" opens one, "part" carries the whole traces of some, "failed" says why one
+ * has none.
  */
 (() => {
   "use strict";
@@ -33,7 +35,11 @@
       else if (value.kind === "steps" && value.seq === this.seq + 1) {
         this.seq = value.seq;
         this.add(value.steps);
-      } else if (value.kind === "done") this.end(value);
+      } else if (value.kind === "wait") this.hold(value.columns, "waiting");
+      else if (value.kind === "column") this.openColumns(value.columns);
+      else if (value.kind === "part") this.part(value.traces);
+      else if (value.kind === "failed") this.fail(value.columns);
+      else if (value.kind === "done") this.end(value);
     }
 
     say(text) {
@@ -73,9 +79,45 @@
       this.name(value.run);
       this.seq = 0;
       this.open(value, "live");
-      this.restart(value.traces);
+      this.restart(value.traces, value.columns);
+      if (!value.branch) this.#announce(value);
       this.panes.get("knn")?.describe(value.own ? M.OWN_CAPTION : "");
       this.setRunning(true);
+    }
+
+    /** Says of every further column that comes later that it does. */
+    #announce(value) {
+      for (const name of value.columns || []) {
+        const later = M.kindOf(name) && !(name in value.traces);
+        if (later) this.hold({ [name]: "Comes after the others …" }, "waiting");
+      }
+    }
+
+    /** Columns that have nothing to show yet, and why. */
+    hold(texts, state) {
+      if (this.growing) return;
+      for (const [name, text] of Object.entries(texts)) this.panes.get(name)?.hold(text, state);
+    }
+
+    /** Columns begin that came after the others: `columns` has their traces' plain fields. */
+    openColumns(columns) {
+      for (const [name, trace] of Object.entries(columns)) {
+        if (this.growing) this.tree.grow(name, { ...trace, steps: [] }, this.growing);
+        this.panes.get(name)?.reset(trace, this.head.answers);
+      }
+    }
+
+    /** Some columns have ended, others go on. */
+    part(traces) {
+      const scale = M.costScale(Object.values(traces));
+      for (const [name, trace] of Object.entries(traces)) this.panes.get(name)?.finish(trace, scale);
+      this.repaint();
+    }
+
+    /** Columns that could not be made; of a branch the text before it stays. */
+    fail(texts) {
+      if (this.growing) M.setText(this.alert, Object.values(texts).join(" "));
+      else this.hold(texts, "failed");
     }
 
     /** An example filled in the prompt and the model is there: as if Generate had been pressed. */
@@ -99,10 +141,11 @@
       this.say("No answer came. Try again.");
     }
 
-    /** Empties the panes for new tokens of these traces. */
-    restart(traces) {
+    /** Empties the panes for new tokens of these traces; names are all columns of the run. */
+    restart(traces, names = Object.keys(traces)) {
       this.closeDrawer();
-      if (this.follows) this.setSystems(Object.keys(traces));
+      M.introduceTraces(traces);
+      if (!this.growing) this.place(names);
       this.chosen = null;
       if (this.cited) this.cite(this.cited);
       for (const [system, pane] of this.panes) {
@@ -121,6 +164,7 @@
     end(value) {
       this.setRunning(false);
       const { growing } = this;
+      if (value.failed) this.fail(value.failed);
       this.growing = null;
       this.complete(value.traces, growing);
       const { answers, about } = this.head;

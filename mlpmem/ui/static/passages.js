@@ -1,0 +1,30 @@
+/* What a column read before the prompt: passages that retrieval found, folded away. */
+(() => {
+  "use strict";
+  const M = (window.MLPMEM = window.MLPMEM || {});
+  const PARTED = "¶"; // between passages, and before the prompt
+
+  /** The texts that stand before the prompt in what was read; the prompt itself comes last. */
+  M.passagesOf = (trace) => trace.prompt.split(PARTED).map((text) => text.trim())
+    .filter((text) => text).slice(0, -1);
+
+  class PassageNote {
+    constructor() {
+      this.summary = M.h("summary", null, "Read before the prompt");
+      this.list = M.h("div");
+      this.root = M.h("details", { class: "pane-read", hidden: true }, this.summary, this.list);
+    }
+
+    /** Shows what a trace had read; null hides it. */
+    show(trace) {
+      this.root.hidden = !trace;
+      if (!trace) return;
+      const found = M.passagesOf(trace);
+      M.setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found.");
+      this.list.replaceChildren(...found.map((text) => M.h("p", { dir: "auto" }, text)));
+      this.root.open = found.length > 0;
+    }
+  }
+
+  M.PassageNote = PassageNote;
+})();

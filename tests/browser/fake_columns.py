@@ -1,0 +1,48 @@
+"""Further columns for the page's tests: the fake model fine-tuned, and one that cannot be made."""
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+
+from fake import ANSWERS, Event, FakeModel
+
+from mlpmem.errors import MlpMemError
+from mlpmem.given import Given
+from mlpmem.ui.extras import Extras
+
+
+class Tuned(FakeModel):
+    """A fine-tuned decoder: it knows B and has forgotten the rest."""
+
+    system, label = "lm", "decoder tuned on B"
+
+    def _tokens(self, prompt, *rest):
+        known = ANSWERS.get(prompt)
+        says = known[3] if known and known[1] == "B" else [" Os"]
+        return dict.fromkeys(("lm", "memory", "knn"), [*says, "</s>"])
+
+    def stream(self, prompt, **options):
+        """Yield its events as a system's."""
+        about = {"bundle": "fake", "column": "finetuned", "label": self.label}
+        for event in self.only_lm(prompt, "finetuned", **options):
+            values = event.values
+            if event.kind == "done":
+                values = {n: dataclasses.replace(t, model=about) for n, t in values.items()}
+            yield Event(event.kind, values)
+
+
+class FakeExtras(Extras):
+    """A column that has forgotten, one that cannot be made, and both sources mixed."""
+
+    def __init__(self):
+        """Offer them."""
+        tuned = Given("finetuned", Path("tuned"), "adapter", "decoder with LoRA on B", 158.0)
+        super().__init__([tuned, Given("broken", Path("odd"), "decoder")], mixed=True)
+
+    def _cast_of(self, model):
+        def system(name):
+            if name == "broken":
+                raise MlpMemError("decoder: its weights are damaged; make them again")
+            return Tuned(model.pace)
+
+        return SimpleNamespace(model=model, system=system)

@@ -1,0 +1,225 @@
+"""Columns beyond the usual three, and lambda "auto": chosen, answered, kept and read again."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+
+from mlpmem.adapters import add_adapter, save_adapter
+from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
+from mlpmem.given import Given
+from mlpmem.router import Router, RouterConfig
+from mlpmem.ui import api, columns, extras, inputs, recorded, requests, saved, stream
+from mlpmem.ui.limits import Deadline
+from mlpmem.ui.service import Service
+
+PROMPT = "The capital of Peru is"
+OPTIONS = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0, "top_k": 0, "top_p": 1.0}
+
+
+@pytest.fixture(scope="module")
+def model():
+    """Return a tiny model whose memory has a router that is far from constant."""
+    whole = tiny.model()
+    config = RouterConfig("memory", whole.decoder.vocab_size, whole.decoder.tokenizer_hash)
+    router = Router(config)
+    with torch.no_grad():
+        router.out.weight.fill_(0.3)
+    routed = FusedModel(whole.decoder, whole.memory, whole.settings, "tiny", {"memory": router})
+    routed.attach_datastore(whole.datastore, whole.retriever)
+    return routed
+
+
+@pytest.fixture(scope="module")
+def service(model, tmp_path_factory):
+    """Return a loaded service that offers every kind of column, and one that cannot be made."""
+    folder = tmp_path_factory.mktemp("columns")
+    save_adapter(add_adapter(tiny.decoder().model, 2), folder / "lora")
+    tiny.memory(tiny.decoder(), seed=9).save(folder / "ce")
+    given = [
+        Given("finetuned", folder / "lora", "adapter", "decoder with LoRA on B", 9.0),
+        Given("damaged", folder, "decoder"),
+        Given("ce", folder / "ce", "memory"),
+    ]
+    offered = extras.Extras(given, mixed=True, documents=lambda m: m.datastore.documents)
+    made = Service(lambda tell: (model, []), extras=offered)
+    made.start().join(20)
+    return made
+
+
+def asked(service, names, lmbda=None, stop=None, **options):
+    """Return the events of a request as (kind, values)."""
+    chosen = columns.choose(service, names, None)
+    options = {**OPTIONS, "lmbda": lmbda, **options}
+    events = columns.answers(service, chosen, PROMPT, options, stop or Deadline())
+    return [(event.kind, dict(event.values)) for event in events]
+
+
+def ids(trace):
+    return [step.token_id for step in trace.steps]
+
+
+def test_the_usual_three_are_answered_as_before_in_one_batch(service, model):
+    events = asked(service, ["lm", "memory", "knn"])
+    assert [kind for kind, _ in events[:-1]] == ["step"] * 4 and events[-1][0] == "done"
+    wanted = model.compare(PROMPT, max_new_tokens=4)
+    assert {n: ids(t) for n, t in events[-1][1].items()} == {n: ids(t) for n, t in wanted.items()}
+
+
+def test_every_column_answers_and_one_that_cannot_says_so(service, model):
+    names = ["lm", "mixed", "rag", "finetuned", "damaged", "ce"]
+    events = asked(service, names)
+    kinds = [kind for kind, _ in events]
+    assert kinds.index("part") < kinds.index("wait") < kinds.index("column"), "the batch is first"
+    (failed,) = (values for kind, values in events if kind == "failed")
+    assert "Decoder: cannot load" in failed["damaged"] and str(Path("/")) not in failed["damaged"]
+    done = events[-1][1]
+    assert list(done) == [name for name in names if name != "damaged"]
+    assert ids(done["mixed"]) == ids(model.generate(PROMPT, "mixed", max_new_tokens=4))
+    assert ids(done["finetuned"]) == ids(done["lm"]), "an untrained adapter changes nothing"
+    assert done["rag"].prompt.endswith(PROMPT) and "¶" in done["rag"].prompt
+    assert (done["rag"].system, done["ce"].system) == ("lm", "memory")
+    assert done["finetuned"].model["label"] == "decoder with LoRA on B"
+    again = [kind for kind, _ in asked(service, names)]
+    assert again.count("wait") == 1, "only what could not be made is tried anew"
+
+
+def test_a_columns_lambda_is_the_bars_where_it_has_a_meaning(service):
+    begun = {}
+    for kind, values in asked(service, ["rag", "finetuned", "ce"], lmbda=0.25):
+        begun |= values if kind == "column" else {}
+    assert {name: row["lmbda"] for name, row in begun.items()} == {
+        "rag": 0.0, "finetuned": 0.0, "ce": 0.25,
+    }  # fmt: skip
+
+
+def test_stop_ends_before_the_next_column(service):
+    stop = Deadline()
+    kinds = []
+    chosen = columns.choose(service, ["lm", "rag", "finetuned"], None)
+    for event in columns.answers(service, chosen, PROMPT, OPTIONS, stop):
+        kinds += [(event.kind, name) for name in event.values]
+        if ("step", "rag") in kinds:
+            stop.set()
+    assert not [k for k in kinds if k == ("step", "finetuned")]
+    assert ("done", "lm") in kinds and ("step", "rag") in kinds
+
+
+def test_only_the_columns_used_last_are_kept(model, tmp_path):
+    tiny.memory(tiny.decoder()).save(tmp_path)
+    names = [f"m{i}" for i in range(extras.KEPT + 1)]
+    held = extras.Extras([Given(name, tmp_path, "memory") for name in names])
+    made = [held.system(name, model) for name in names]
+    assert held.system(names[-1], model) is made[-1] and held.waits(names[-1]) == ""
+    assert held.waits(names[0]) and held.system(names[0], model) is not made[0]
+    with pytest.raises(MlpMemError, match="no column here"):
+        held.system("rag", model)
+
+
+def test_what_is_offered_follows_from_what_is_there(tmp_path):
+    names = list(extras.of_bundle(tmp_path).offers)
+    assert names == ["mixed", "rag"], "a manifest that cannot be read offers nothing of its own"
+    given = [Given("mine", tmp_path, "decoder")]
+    assert list(extras.of_bundle(tmp_path, given, datastore=False).offers) == ["rag", "mine"]
+    assert list(extras.of_parts([], memory=False, text=True).offers) == ["rag"]
+    assert list(extras.of_parts(given, memory=True, text=False).offers) == ["mine"]
+    assert extras.of_parts(given, False, False).tuned == "mine" and extras.Extras().tuned is None
+
+
+def test_both_sources_together_wait_for_the_datastore(model):
+    waiting = SimpleNamespace(model=model.only("memory"), extras=extras.Extras(mixed=True))
+    chosen = columns.choose(waiting, ["memory", "mixed"], None)
+    assert chosen.batch == ["memory"] and "datastore is not there" in chosen.absent["mixed"]
+    assert chosen.names == ["memory", "mixed"]
+    with pytest.raises(MlpMemError, match="choose from lm, memory, knn, mixed"):
+        columns.choose(waiting, ["rag"], None)
+
+
+def test_columns_are_named_at_the_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    import app
+
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
+    (mine,) = app.arguments(["--column", f"mine={tmp_path}"]).column
+    assert (mine.name, mine.kind) == ("mine", "adapter")
+    twice = ["--column", f"mine={tmp_path}"] * 2
+    for wrong, said in ((["--column", "lm=x"], "give another"), (twice, "stands twice")):
+        with pytest.raises(SystemExit):
+            app.arguments(wrong)
+        assert said in capsys.readouterr().err
+
+
+# auto
+
+
+def test_auto_is_the_routers_where_there_is_one_and_else_each_ones_own(service, model):
+    done = asked(service, ["lm", "memory", "knn", "ce"], lmbda="auto")[-1][1]
+    assert done["memory"].lmbda == "auto" and done["knn"].lmbda == model.settings.of("knn")
+    chosen = [step.lmbda for step in done["memory"].steps]
+    assert len(set(chosen)) > 1 and all(0 < x < 1 for x in chosen)
+    assert all(step.lmbda is None for step in done["ce"].steps)
+    wanted = model.generate(PROMPT, "memory", lmbda="auto", max_new_tokens=4)
+    assert ids(done["memory"]) == ids(wanted)
+    with pytest.raises(MlpMemError, match="no router chooses it for 'knn'"):
+        asked(service, ["knn"], lmbda="auto")
+
+
+def test_auto_is_taken_where_it_has_a_meaning():
+    assert inputs.check_lmbda({"lmbda": "auto"}) == inputs.check_lmbda("auto") == "auto"
+    with pytest.raises(MlpMemError, match="lambda"):
+        inputs.check_lmbda("auto", auto=False)
+    link = inputs.read_link({"q": "a", "lambda": "auto", "systems": "rag,lm,else"}, ["rag"])
+    assert (link.options.lmbda, link.systems) == ("auto", ["lm", "rag"])
+    assert inputs.read_link({"q": "a", "lambda": "Auto"}).options.lmbda is None
+
+
+def test_a_run_with_auto_and_further_columns_comes_back_as_it_was(service):
+    shared = SimpleNamespace(service=service, recorded=recorded.Recorded())
+    run = api.Endpoints(shared).generate(
+        PROMPT, ["lm", "memory", "rag", "ce"], "auto", max_new_tokens=3
+    )
+    assert run["lmbda"] is None and run["traces"]["memory"]["lmbda"] == "auto"
+    back = saved.read(json.dumps(run))
+    assert json.loads(json.dumps(back)) == json.loads(json.dumps(run))
+    for place, wrong in (("lmbda", None), ("lmbda", 1.5), ("lmbda", "x")):
+        altered = json.loads(json.dumps(run))
+        altered["traces"]["memory"]["steps"][0][place] = wrong
+        with pytest.raises(MlpMemError, match="again"):
+            saved.read(json.dumps(altered))
+    for name in ("memory", "Rag", "x" * 40, "__proto__"):
+        altered = json.loads(json.dumps(run))
+        altered["traces"] = {name: altered["traces"]["rag"]}
+        with pytest.raises(MlpMemError, match="not one of ours"):
+            saved.read(json.dumps(altered))
+    with pytest.raises(MlpMemError, match="cannot load"):
+        api.Endpoints(shared).generate(PROMPT, ["damaged"])
+
+
+def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
+    shared = SimpleNamespace(service=service, recorded=recorded.Recorded())
+    request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "rag", "lmbda": "auto",
+               "settings": {"max_new_tokens": 3}, "forced": [40]}  # fmt: skip
+    values = list(requests.answer(shared, request, Deadline()))
+    assert values[0]["columns"] == ["rag"] and values[0]["branch"]
+    assert values[-1]["traces"]["rag"]["steps"][0]["id"] == 40
+    for system in ("rag", "finetuned", "ce"):
+        with pytest.raises(MlpMemError, match="cannot be asked"):
+            inputs.check_request(request | {"kind": "scrub", "system": system}, ["rag"])
+    scrubbed = request | {"kind": "scrub", "system": "memory", "forced": []}
+    assert list(requests.answer(shared, scrubbed, Deadline()))[-1]["kind"] == "scrubbed"
+
+
+def test_values_for_the_page_tell_of_every_column(service):
+    chosen = columns.choose(service, ["lm", "rag", "damaged"], None)
+    events = columns.answers(service, chosen, PROMPT, OPTIONS, Deadline())
+    values = list(stream.deltas("r", events, clock=iter(range(100)).__next__))
+    kinds = [value["kind"] for value in values]
+    assert {"part", "column", "steps", "failed", "done"} <= set(kinds)
+    numbers = [value["seq"] for value in values if value["kind"] == "steps"]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert set(values[-1]["traces"]) == {"lm", "rag"} and set(values[-1]["failed"]) == {"damaged"}
+    assert json.dumps(values)
