@@ -37,7 +37,10 @@ def test_no_script_speaks_of_the_atlas():
 
 
 def model(*systems):
-    return SimpleNamespace(systems=list(systems), lmbdas=lambda names, _: dict.fromkeys(names, 0.5))
+    def lmbdas(names, _):
+        return dict.fromkeys(names, 0.5)
+
+    return SimpleNamespace(systems=list(systems), lmbdas=lmbdas, routers={})
 
 
 def test_a_column_without_a_memory_says_how_far_it_is_and_how_one_is_made():
