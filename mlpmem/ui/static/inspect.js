@@ -192,7 +192,7 @@
 
   /** What tint, lines and marks say of a scored text. */
   M.inspectLegend = () => M.h("div", { class: "legend", role: "note", "aria-label": "Legend" },
-    sample("same", "0.9", "tint: how much of the probability is the memory's"),
+    sample("same", "0.9", "tint: how much of the probability is not the decoder's"),
     sample("up", "0", "it helps"), sample("down", "0", "it hurts"),
     M.h("span", { class: "legend-item" }, M.h("b", { "aria-hidden": "true" }, "⚑"),
       "another first choice than the decoder's"));
