@@ -223,8 +223,7 @@ class Finetuned:
         ("A1+B", 1e-3, 2),
     )
     lora: tuple[tuple[str, float, int, int], ...] = (
-        ("B", 2e-3, 2, 16),
-        ("A1+B", 5e-4, 3, 16),  # as many FLOPs as the memory's training
+        ("B", 4e-3, 6, 32),  # about as many FLOPs as the memory's training
     )
     questions: int = 1000  # at most, of a cell (group and wording)
     processes: int = 2  # settings trained at once on a CPU, one thread each
