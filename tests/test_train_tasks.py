@@ -14,9 +14,10 @@ from mlpmem.batches import Judged
 from mlpmem.errors import MlpMemError
 from mlpmem.rag import Passages, Rag
 from mlpmem.systems import Column, columns
+from train import search
 from train.corpus import read_lines, write_lines
 from train.stage import read_json, write_json
-from train.tasks import TASKS, answers, asked, atlas, cast, detection, knn_prompt, truthfulqa
+from train.tasks import TASKS, answers, asked, atlas, detection, knn_prompt, truthfulqa
 from train.tasks.__main__ import main
 from train.tasks.asked import Asked, MissingData
 from train.tasks.cloze import lama_prompt
@@ -366,6 +367,6 @@ def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys)
 def test_the_bulk_search_is_the_retrievers(tiny_model):
     store = tiny_model.store
     queries = store.retriever.keys[:5].float() + 0.01
-    mine = cast.Bulk(store.datastore.keys, "cpu").search(queries, 4)
+    mine = search.BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
     true = store.retriever.search(queries, 4)
     np.testing.assert_allclose(mine.distances, true.distances, atol=1e-3)

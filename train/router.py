@@ -19,7 +19,6 @@ from mlpmem.documents import Documents
 from mlpmem.fused import FusedModel, Sources
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
-from mlpmem.retriever import make_retriever
 from mlpmem.router import FEATURES, Router, RouterConfig, features
 from mlpmem.settings import Settings
 from mlpmem.trace import PARTS
@@ -27,6 +26,7 @@ from train.corpus import read_lines
 from train.measure import CHOOSING, GROUPS
 from train.questions import ask, sample_questions
 from train.recipe import Router as RouterRecipe
+from train.search import BulkRetriever
 from train.stage import Context, finished_manifest
 from train.windows import slide
 
@@ -61,7 +61,7 @@ def fit_routers(context: Context) -> dict:
     settings = Settings(k=config.k, knn_temperature=config.temperature)
     model = FusedModel(decoder, memory, settings)
     store = Datastore.load(inputs["datastore"])
-    model.attach_datastore(store, make_retriever(None, store.keys))
+    model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
     kind = finished_manifest(inputs["corpus"])["config"]["kind"]
     seen = SEEN[kind](inputs["corpus"], decoder, config, context.seed)
     nll = {}

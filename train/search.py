@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.retriever import writable
+from mlpmem.retriever import Neighbours, writable
 from train.selection import kth_largest, largest, smallest_first
 from train.survivors import Survivors, above
 
@@ -193,3 +193,19 @@ def fast_dtype(kind: str) -> torch.dtype:
             a @ a.T
             seconds[dtype] = min(seconds.get(dtype, torch.inf), time.perf_counter() - start)
     return min(seconds, key=seconds.get)
+
+
+class BulkRetriever:
+    """The bulk search as a retriever: exact, and fast for many queries at once."""
+
+    holds_keys = True
+
+    def __init__(self, keys, device: torch.device | str = "cpu") -> None:
+        """Prepare keys (N, D)."""
+        self._search = BulkSearch(keys, device)
+        self.bytes = len(keys) * keys.shape[1] * 2
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D)."""
+        found = [(d, i) for _, d, i in self._search.search(queries, k)]
+        return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))

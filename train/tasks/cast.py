@@ -20,10 +20,9 @@ from mlpmem.fused import FusedModel
 from mlpmem.given import Given
 from mlpmem.parts import from_parts
 from mlpmem.rag import LAYOUTS
-from mlpmem.retriever import Neighbours, writable
 from mlpmem.trace import PARTS
 from train.files import read_json
-from train.search import BulkSearch
+from train.search import BulkRetriever
 from train.stage import finished_manifest
 
 CONTROL = "memory_"  # before a control's name
@@ -43,22 +42,6 @@ class Sources:
     lmbda: float | None = None  # None: the bundle's or the memory's own
     passages: int = 1  # before a prompt
     layout: str = LAYOUTS[0]
-
-
-class Bulk:
-    """The bulk search as a retriever: exact, and fast for many queries at once."""
-
-    holds_keys = True
-
-    def __init__(self, keys, device) -> None:
-        """Prepare keys (N, D)."""
-        keys = torch.as_tensor(writable(keys))
-        self._search, self.bytes = BulkSearch(keys, device), keys.nbytes
-
-    def search(self, queries: torch.Tensor, k: int) -> Neighbours:
-        """Return the k nearest keys of queries (Q, D)."""
-        found = [(d, i) for _, d, i in self._search.search(queries, k)]
-        return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))
 
 
 class Cast(cast.Cast):
@@ -89,11 +72,11 @@ class Cast(cast.Cast):
         return self._bundle is not None or super().searches
 
     @cached_property
-    def _searched(self) -> tuple[Datastore, Bulk]:
+    def _searched(self) -> tuple[Datastore, BulkRetriever]:
         """Return the datastore, and its search in bulk."""
         attached = self._bundle.attach(self.model) if self._bundle is not None else self.model
         store = attached.datastore
-        return store, Bulk(store.keys, self.model.decoder.device)
+        return store, BulkRetriever(store.keys, self.model.decoder.device)
 
     def alone(self, system: str) -> FusedModel:
         """Return the model with nothing beside the system that it does not need."""
