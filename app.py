@@ -33,7 +33,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--train-memory", action="store_true", help="distil a memory of --text, in the background"
     )
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="of decoder and memory")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "int8"],
+        help="of decoder and memory, laid out for a CPU; int8 is small, fast and less exact",
+    )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
     parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
@@ -74,10 +77,8 @@ def opened(args: argparse.Namespace) -> tuple:
     from mlpmem.ui import extras, opening, service
 
     held = {"device": args.device}
-    if args.dtype:  # the names need torch, which the first screen otherwise does not wait for
-        from mlpmem.fastlinear import dtype_of
-
-        held["dtype"] = dtype_of(args.dtype)
+    if args.dtype:
+        held["form"] = args.dtype
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
@@ -88,7 +89,7 @@ def opened(args: argparse.Namespace) -> tuple:
         from mlpmem.presets import check_preset
 
         try:
-            check_preset(args.preset, tell=lambda line, _: say(line), **held)
+            check_preset(args.preset, _dtype(args.dtype), args.device, lambda line, _: say(line))
             offered = extras.of_parts(args.column, True, bool(args.text))
             return opening.open_preset(args.preset, args.text, **held), None, note, offered
         except MlpMemError as error:
@@ -97,6 +98,13 @@ def opened(args: argparse.Namespace) -> tuple:
     datastore = not args.no_datastore
     offered = extras.of_bundle(args.bundle, args.column, datastore)
     return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+
+
+def _dtype(form: str | None):
+    """Return the dtype of a form of weights; it needs torch, for which a bundle does not wait."""
+    from mlpmem.fastlinear import form_of
+
+    return form_of(form)[0] if form else None
 
 
 def say(line: str) -> None:

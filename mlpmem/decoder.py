@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.families import family_of, ffn_at, layers_of
-from mlpmem.fastlinear import weights_of
+from mlpmem.fastlinear import bytes_of
 from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
 
@@ -123,7 +123,7 @@ class Decoder:
     @property
     def bytes(self) -> int:
         """Return the size of the weights, each counted once."""
-        return sum(weight.numel() * weight.element_size() for weight in weights_of(self.model))
+        return bytes_of(self.model)
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:

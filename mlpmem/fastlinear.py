@@ -1,10 +1,13 @@
-"""Linear layers whose weights lie as oneDNN reads them: decoding on a CPU at memory bandwidth.
+"""Linear layers whose weights lie as a CPU reads them fastest: decoding at memory bandwidth.
 
-The two operators are private to torch, so every layer is checked against a plain product when it
-is packed, and stays as it was where the operators are missing or wrong. Packed layers answer and
-are saved like others; they cannot be moved or converted.
+As they are (for oneDNN), or in 8 bits a number: a scale an output, inputs rounded to 7 bits as they
+come, so that rows of a batch are not quite what they are alone. The operators are private to torch,
+so every layer is checked against a plain product when it is packed, and stays as it was where they
+are missing or wrong. Packed layers answer and are saved like others; they cannot be moved or
+converted.
 """
 
+import warnings
 from typing import Any
 
 import torch
@@ -16,6 +19,12 @@ from mlpmem.memory import Conv1D
 
 # largest relative error of a packed product against the plain one in float32
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+TOLERANCE_INT8 = 6e-2
+FORMS = {  # by name: the dtype that weights are read in, and whether they become 8 bits
+    "float32": (torch.float32, False),
+    "bfloat16": (torch.bfloat16, False),
+    "int8": (torch.bfloat16, True),
+}
 ROWS = 512  # rows the layout is chosen for; measured as good for 1 as a layout for 1 is
 
 
@@ -28,14 +37,23 @@ class PackedLinear(nn.Module):
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
         self.bias, self.transposed = bias, transposed
 
+    @property
+    def bytes(self) -> int:
+        """Return the size of the packed weight."""
+        return self.weight.numel() * self.weight.element_size()
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
+    def dense(self) -> Tensor:
+        """Return the weight (outputs, inputs) as a plain tensor."""
+        return self.weight.to_dense()
+
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         """Save the weight as it was stored."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight = self.weight.to_dense()
+        weight = self.dense()
         destination[prefix + "weight"] = weight.T.contiguous() if self.transposed else weight
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
@@ -45,7 +63,38 @@ class PackedLinear(nn.Module):
         )
 
 
-def pack(module: nn.Module) -> int:
+class Int8Linear(PackedLinear):
+    """A linear layer with a weight in 8 bits; `weight` has its shape and dtype, and no numbers."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> None:
+        """Round weight (outputs, inputs), a scale an output, and pack it."""
+        nn.Module.__init__(self)
+        self.weight = weight.new_zeros(1, 1).expand(weight.shape)
+        self.bias, self.transposed = bias, transposed
+        scales = weight.float().abs().amax(1).clamp_min(1e-12) / 127
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        bias = bias.float() if bias is not None else None
+        with warnings.catch_warnings():  # a later torch will lack them; layers then stay plain
+            warnings.filterwarnings("ignore", message=".*quantize_per_channel")
+            rounded = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
+            self._packed = torch.ops.quantized.linear_prepack(rounded, bias)
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the packed weight and its scales."""
+        return self.weight.numel() + 4 * len(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ weight.T + bias, in x's dtype."""
+        return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True).to(x.dtype)
+
+    def dense(self) -> Tensor:
+        """Return the rounded weight (outputs, inputs) as a plain tensor of the dtype it had."""
+        rounded, _ = torch.ops.quantized.linear_unpack(self._packed)
+        return rounded.dequantize().to(self.weight.dtype)
+
+
+def pack(module: nn.Module, int8: bool = False) -> int:
     """Pack every linear layer of module that lies on a CPU; return how many were packed.
 
     Tied weights are packed apart: the embedding keeps the table. GPT-2's GELU, six operators in
@@ -58,7 +107,7 @@ def pack(module: nn.Module) -> int:
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) in (nn.Linear, Conv1D, TheirConv1D):
-                made = _packed(layer, type(layer) is not nn.Linear)
+                made = _packed(layer, type(layer) is not nn.Linear, int8)
                 if made is not None:
                     setattr(parent, name, made)
                     packed += 1
@@ -69,13 +118,13 @@ def pack(module: nn.Module) -> int:
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _packed(layer: nn.Module, transposed: bool) -> PackedLinear | None:
+def _packed(layer: nn.Module, transposed: bool, int8: bool) -> PackedLinear | None:
     """Return a layer packed; None where that is not possible or its products are wrong."""
     weight = layer.weight.T if transposed else layer.weight  # (outputs, inputs)
     if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
         return None
     try:
-        made = PackedLinear(weight, layer.bias, transposed)
+        made = (Int8Linear if int8 else PackedLinear)(weight, layer.bias, transposed)
         luck = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[1], generator=luck).to(weight.dtype)
         found = made(x).float()
@@ -84,19 +133,26 @@ def _packed(layer: nn.Module, transposed: bool) -> PackedLinear | None:
     bias = layer.bias.float() if layer.bias is not None else None
     wanted = F.linear(x.float(), weight.float(), bias)
     error = float((found - wanted).norm() / wanted.norm().clamp_min(1e-30))
-    return made if error <= TOLERANCE[weight.dtype] else None
+    return made if error <= (TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]) else None
 
 
-def weights_of(module: nn.Module) -> list[Tensor]:
-    """Return every weight that a module holds, packed or plain, each once."""
-    plain = {p.data_ptr(): p for p in module.parameters()}
-    packed = [m.weight for m in module.modules() if isinstance(m, PackedLinear)]
-    return [*plain.values(), *packed]
+def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
+    """Return the size of every weight that a module holds, packed or plain, each once.
+
+    `but` is one that is not counted.
+    """
+    plain = {p.data_ptr(): p.nbytes for p in module.parameters() if p is not but}
+    packed = [
+        m.bytes for m in module.modules() if isinstance(m, PackedLinear) and m.weight is not but
+    ]
+    return sum(plain.values()) + sum(packed)
 
 
-def dtype_of(name: str) -> torch.dtype:
-    """Return the dtype of a name; MlpMemError where it is none that answers here."""
-    known = {str(dtype).removeprefix("torch."): dtype for dtype in TOLERANCE}
-    if name not in known:
-        raise MlpMemError(f"dtype is {name!r}; use {' or '.join(known)}, or None to leave weights")
-    return known[name]
+def form_of(name: str) -> tuple[torch.dtype, bool]:
+    """Return the dtype that weights are read in and whether they become 8 bits, of a form's name.
+
+    MlpMemError where it is none that answers here.
+    """
+    if name not in FORMS:
+        raise MlpMemError(f"dtype is {name!r}; use {', '.join(FORMS)}, or None to leave weights")
+    return FORMS[name]

@@ -86,13 +86,13 @@ class FusedModel:
         alone._store = self._store if "knn" in parts else None
         return alone
 
-    def pack(self) -> "FusedModel":
+    def pack(self, int8: bool = False) -> "FusedModel":
         """Return self with weights laid out for decoding on this CPU; see fastlinear.pack."""
         from mlpmem.fastlinear import pack
 
-        pack(self.decoder.model)
+        pack(self.decoder.model, int8)
         if self.memory is not None:
-            pack(self.memory)
+            pack(self.memory, int8)
         calibrate(self.decoder)
         return self
 

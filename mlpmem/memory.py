@@ -209,11 +209,9 @@ class Memory(nn.Module):
     @property
     def bytes(self) -> int:
         """Return the size of the memory's own weights as they are held."""
-        from mlpmem.fastlinear import weights_of
+        from mlpmem.fastlinear import bytes_of
 
-        tied = self.lm_head.weight if self.config.tied_head else None
-        own = (weight for weight in weights_of(self) if weight is not tied)
-        return sum(weight.numel() * weight.element_size() for weight in own)
+        return bytes_of(self, but=self.lm_head.weight if self.config.tied_head else None)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -106,4 +106,37 @@ def test_a_bundle_answers_in_the_dtype_asked_for_over_the_same_keys(tiny_bundle)
         assert 0 < abs(float(kl)) < 0.02
     with pytest.raises(MlpMemError, match="bfloat16"):
         mlpmem.load(tiny_bundle.folder, dtype="int3")
-    assert fastlinear.dtype_of("float32") is torch.float32
+    assert fastlinear.form_of("float32") == (torch.float32, False)
+
+
+needs_int8 = pytest.mark.skipif(
+    not {"x86", "fbgemm", "onednn"} & set(torch.backends.quantized.supported_engines),
+    reason="this torch has no 8-bit products",
+)
+
+
+@needs_int8
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bias):
+    layer = nn.Linear(96, 160, bias=bias)
+    holder, x = nn.Sequential(layer), torch.randn(3, 5, 96)
+    wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    size = fastlinear.bytes_of(holder)
+    assert pack(holder, int8=True) == 1 and isinstance(holder[0], fastlinear.Int8Linear)
+    error = (holder(x).double() - wanted).norm() / wanted.norm()
+    assert 0 < error < 0.04
+    assert holder[0].bytes < 0.3 * size
+    assert (holder[0].dense() - layer.weight).abs().max() <= layer.weight.abs().max() / 127
+
+
+@needs_int8
+def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
+    plain, small = mlpmem.load(tiny_bundle.folder), mlpmem.load(tiny_bundle.folder, dtype="int8")
+    assert small.decoder.bytes + small.memory.bytes < plain.decoder.bytes + plain.memory.bytes
+    assert small.generate(PROMPT, max_new_tokens=4).steps
+    wanted, found = (model.distributions(PROMPT) for model in (plain, small))
+    for source in ("lm", "memory"):
+        kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
+        assert 0 < abs(float(kl)) < 0.1
+    with pytest.raises(MlpMemError, match="keys come first"):
+        mlpmem.load(tiny_bundle.folder, dtype="int8", datastore="background")

@@ -1,6 +1,7 @@
 """The decoding loop at GPT-2 small's size with random weights, packed or plain, against a peer.
 
-Three forms of the same weights: plain float32, packed float32, packed bfloat16 (see fastlinear).
+Four forms of the same weights: plain float32, and packed in float32, bfloat16 and 8 bits (see
+fastlinear).
 The floor is reading the weights once. The peer, where given, is the released code's loop on the
 same plain weights. Errors are against plain float32: the largest difference of a log-prob, and KL.
 """
@@ -49,6 +50,7 @@ def bench(
     shape = shape or Shape()
     made = {"float32": _model(shape), "packed-float32": _model(shape).pack()}
     made["packed-bfloat16"] = _model(shape, torch.bfloat16).pack()
+    made["packed-int8"] = _model(shape, torch.bfloat16).pack(int8=True)
     prompt = list(range(2, 2 + shape.prompt))
     work: dict[str, Callable] = {}
     for name, model in made.items():

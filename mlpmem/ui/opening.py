@@ -1,7 +1,7 @@
 """Models of parts and presets for the page: each function returns a `load` for Service."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,13 @@ def open_parts(
     text: Sequence[Path] = (),
     *,
     train: bool = False,
-    **held,
+    device: str = "cpu",
+    form: str | None = None,
 ) -> Load:
     """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
 
-    Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. `held` is
-    from_parts' device and dtype.
+    Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
+    of fastlinear.FORMS, in which weights are laid out for a CPU; None leaves them as they are.
     """
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
@@ -37,25 +38,37 @@ def open_parts(
 
         folder = fetch(decoder, "decoder", tell=tell)
         tell("reading the weights", None)
-        model = from_parts(folder, memory, tell=tell, **held)
+        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form)
         later = _texts(model, text)
         if train:
-            later.append(Later("memory", partial(_distil, model, folder, text)))
+            later.append(Later("memory", partial(_distil, model, folder, text, form)))
         return model, later
 
     return load
 
 
-def open_preset(name: str, text: Sequence[Path] = (), **held) -> Load:
+def open_preset(
+    name: str, text: Sequence[Path] = (), device: str = "cpu", form: str | None = None
+) -> Load:
     """Return a `load` of a preset, with a datastore of texts where there are some."""
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem import presets
 
-        model = presets.open_preset(name, tell=tell, **held)
+        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form)
         return model, _texts(model, text)
 
     return load
+
+
+def laid_out(make: Callable[..., Any], form: str | None) -> Any:
+    """Return the model that `make` makes, its weights in a form."""
+    if form is None:
+        return make()
+    from mlpmem.fastlinear import form_of
+
+    dtype, int8 = form_of(form)
+    return make(dtype=dtype).pack(int8)
 
 
 def _texts(model: Any, text: Sequence[Path]) -> list[Later]:
@@ -71,11 +84,17 @@ def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
     return model, cost_line(model, built)
 
 
-def _distil(model: Any, decoder: Path, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
+def _distil(
+    model: Any, decoder: Path, text: Sequence[Path], form: str | None, tell: Tell
+) -> tuple[Any, str]:
     """Return a model with a memory distilled from text files, and a line on its cost."""
     from mlpmem.distil import distil
+    from mlpmem.fastlinear import form_of, pack
 
     begin = time.perf_counter()
-    made = model.with_memory(distil(model, decoder, text, tell))
+    memory = distil(model, decoder, text, tell)
+    if form:
+        pack(memory, form_of(form)[1])
+    made = model.with_memory(memory)
     took = seconds_text(time.perf_counter() - begin)
     return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"
