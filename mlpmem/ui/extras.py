@@ -38,6 +38,12 @@ class Offer:
     title: str
     caption: str
 
+    @property
+    def short(self) -> str:
+        """Return the title as it stands within a sentence: "with both", "LoRA"."""
+        inner = any(letter.isupper() for letter in self.title[1:])
+        return self.title if inner else self.title.lower()
+
 
 MIXED = Offer(
     "mixed", "mixed", "With both",
@@ -70,12 +76,15 @@ class Extras:
 
     @property
     def tuned(self) -> str | None:
-        """Return the first fine-tuned decoder's name, None where there is none."""
-        return next((o.name for o in self.offers.values() if o.kind == "tuned"), None)
+        """Return the first decoder that says what it was tuned on, None where there is none.
+
+        Of a folder that was only named at the start nobody knows what it learned.
+        """
+        return next((g.name for g in self._given if g.kind in TUNED and g.label), None)
 
     def listed(self) -> list[dict]:
         """Return the offers as plain values."""
-        return [asdict(offer) for offer in self.offers.values()]
+        return [asdict(offer) | {"short": offer.short} for offer in self.offers.values()]
 
     def waits(self, name: str) -> str:
         """Return what the column says while it is made, "" where it is there."""
