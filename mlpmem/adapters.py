@@ -80,11 +80,6 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     return made
 
 
-def adapter_bytes(folder: str | Path) -> int:
-    """Return the size of an adapter's weights on disk."""
-    return (Path(folder) / WEIGHTS).stat().st_size
-
-
 def _scale(folder: Path) -> float:
     """Return what B @ A is multiplied with; MlpMemError unless the configuration is plain LoRA."""
     path = folder / CONFIG
