@@ -31,6 +31,7 @@ class Passages:
     def __init__(self, documents: Documents, decoder: Decoder) -> None:
         """Index every passage once; copies of a passage stand once. MlpMemError without bm25s."""
         began = time.perf_counter()
+        self.layout = "text" if set(documents.groups) == {"text"} else "turns"
         special = decoder.special_ids
         ids = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
         self.ids = [list(passage) for passage in dict.fromkeys(ids)]
@@ -74,10 +75,14 @@ class Rag:
         inner: System,
         passages: Passages,
         count: int = 1,
-        layout: str = "turns",
+        layout: str | None = None,
         name: str = "rag",
     ) -> None:
-        """Put `count` passages before a prompt, the best one last; see LAYOUTS."""
+        """Put `count` passages before a prompt, the best one last; see LAYOUTS.
+
+        Without a layout, running text runs on and an atlas's passages are turns.
+        """
+        layout = layout or passages.layout
         if layout not in LAYOUTS or count < 1:
             raise MlpMemError(
                 f"rag: layout {layout!r} must be one of {', '.join(LAYOUTS)}, and count {count} "
@@ -137,12 +142,13 @@ class Rag:
     def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
         """Yield the inner system's Events; the trace's prompt is what was read.
 
-        PARTED stands in it between passages; the time of finding them is in its cost.
+        PARTED stands in it between passages; its cost has the time of finding them, and the index.
         """
         began = time.perf_counter()
         room = options.get("max_new_tokens", Options.max_new_tokens)
         read = self.context(check_prompt(self.decoder, prompt, room), room)
-        cost = {"retrieval_ms": 1000 * (time.perf_counter() - began)}
+        took = 1000 * (time.perf_counter() - began)
+        cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}
         for event in self.inner.stream(read, **options):
             (value,) = event.values.values()
             if event.kind == "done":
