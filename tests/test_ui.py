@@ -10,9 +10,11 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
 from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
 from mlpmem.ui.measured import measured
@@ -465,3 +467,16 @@ def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
     for step in steps:
         mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
         assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"
+
+
+def test_the_chat_prefers_the_best_source_there_is(tiny_model):
+    assert [chat.best(there) for there in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",))] == [
+        "memory", "knn", "lm",
+    ]  # fmt: skip
+    alone = FusedModel(tiny_model.decoder)
+    service = Service(lambda tell: (alone, []))
+    choose = chat._chooser(SimpleNamespace(service=service))
+    assert choose("memory", "atlas") == gr.skip(), "nothing is known while it loads"
+    service.start().join(20)
+    assert choose("memory", "atlas") == "lm" and choose("memory", "own") == "knn"
+    assert choose("knn", "own") == choose("lm", "atlas") == gr.skip()
