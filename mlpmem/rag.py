@@ -29,11 +29,16 @@ class Passages:
     """Passages of documents that plain words find, by BM25."""
 
     def __init__(self, documents: Documents, decoder: Decoder) -> None:
-        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s."""
+        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s.
+
+        Running text is cut so that a piece, a prompt and its answer fit in the decoder.
+        """
         began = time.perf_counter()
         self.layout = "text" if set(documents.groups) == {"text"} else "turns"
         special = decoder.special_ids
-        ids = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
+        whole = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
+        most = decoder.max_positions // 4 if self.layout == "text" else decoder.max_positions
+        ids = (piece for passage in whole for piece in _pieces(passage, most))
         self.ids = [list(passage) for passage in dict.fromkeys(ids)]
         self.plain = [[i for i in passage if i not in special] for passage in self.ids]
         self._bm25s = _bm25s()
@@ -160,6 +165,11 @@ class Rag:
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
         """Return the last of the stream's traces."""
         return last_trace(self.stream(prompt, **options))
+
+
+def _pieces(ids: tuple[int, ...], most: int) -> list[tuple[int, ...]]:
+    """Return ids in pieces of at most so many."""
+    return [ids[at : at + most] for at in range(0, len(ids), most)]
 
 
 def _bm25s():

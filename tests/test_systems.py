@@ -148,6 +148,10 @@ def test_running_text_runs_on_into_the_prompt():
     ids = Rag(Column(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
     assert decoder.decode(ids) == "Tin has the symbol Sn The symbol of tin is"
     assert passages().layout == "turns" and not {0, 1} & set(ids[1:])
+    long = Passages(cut_text(decoder, [("notes", "Tin is soft. " * 40 + "Zinc is hard.")]), decoder)
+    assert max(map(len, long.ids)) == tiny.POSITIONS // 4
+    read = Rag(Column(model()), long).context(decoder.encode("Zinc"), 6)
+    assert "hard" in decoder.decode(read), "a text longer than the decoder reads is found in pieces"
 
 
 def test_passages_without_a_word_in_common_are_not_read():
