@@ -109,11 +109,14 @@ def test_stop_ends_before_the_next_column(service):
     assert ("done", "lm") in kinds and ("step", "rag") in kinds
 
 
-def test_only_the_columns_used_last_are_kept(model, tmp_path):
+def test_only_the_columns_used_last_are_kept_where_room_is_short(model, tmp_path, monkeypatch):
     tiny.memory(tiny.decoder()).save(tmp_path)
     names = [f"m{i}" for i in range(extras.KEPT + 1)]
     held = extras.Extras([Given(name, tmp_path, "memory") for name in names])
     made = [held.system(name, model) for name in names]
+    assert [held.system(name, model) for name in names] == made, "small ones are all kept"
+    monkeypatch.setattr(extras, "ROOM", 0)
+    held.system(names[-1], model)
     assert held.system(names[-1], model) is made[-1] and held.waits(names[-1]) == ""
     assert held.waits(names[0]) and held.system(names[0], model) is not made[0]
     with pytest.raises(MlpMemError, match="no column here"):

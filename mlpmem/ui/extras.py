@@ -4,7 +4,8 @@ What is offered is known at once and needs no torch; weights and indexes are rea
 and kept for the next. A full fine-tune or another memory costs its own weights, LoRA those of the
 layers it changes (both in float32: about the decoder's or the memory's size), retrieval an index of
 the corpus's words; with the atlas 27 MB and 0.4 s for LoRA, 64 MB and 1.3 s for retrieval, on a
-busy machine. Of all these the KEPT used last are held; the one used longest ago goes.
+busy machine. Of all these the KEPT used last are held, and more while together they take no more
+than ROOM; the one used longest ago goes.
 """
 
 import threading
@@ -20,6 +21,7 @@ from mlpmem.given import Given, bundled
 from mlpmem.manifest import read_manifest
 
 KEPT = 3
+ROOM = 500e6  # bytes, what is shared with others counted in
 TUNED = ("decoder", "adapter")  # kinds of folders that are decoders of their own
 TITLES = {"finetuned": "Fine-tuned", "lora": "LoRA"}
 LOADING = {
@@ -101,11 +103,15 @@ class Extras:
             if name not in self._made:
                 self._made[name] = self._cast.system(name)
             self._made.move_to_end(name)
-            while len(self._made) > KEPT:
+            while len(self._made) > KEPT and self._bytes() > ROOM:
                 gone, _ = self._made.popitem(last=False)
                 if gone == "rag":
                     self._cast.__dict__.pop("passages", None)
             return self._made[name]
+
+    def _bytes(self) -> int:
+        """Return what all that is made takes."""
+        return sum(system.bytes for system in self._made.values())
 
     def _cast_of(self, model: Any) -> Any:
         """Return the makers of what stands beside a model."""
