@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import parse_json
+from mlpmem.plain import is_number, parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_BYTES = 256 * 2**10
@@ -80,11 +80,6 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     return made
 
 
-def adapter_bytes(folder: str | Path) -> int:
-    """Return the size of an adapter's weights on disk."""
-    return (Path(folder) / WEIGHTS).stat().st_size
-
-
 def _scale(folder: Path) -> float:
     """Return what B @ A is multiplied with; MlpMemError unless the configuration is plain LoRA."""
     path = folder / CONFIG
@@ -99,7 +94,7 @@ def _scale(folder: Path) -> float:
     rank, alpha = row.get("r"), row.get("lora_alpha", 8)
     if type(rank) is not int or not 0 < rank <= MOST_RANK:
         raise _refused(folder, f"its rank r is no whole number from 1 to {MOST_RANK}")
-    if type(alpha) not in (int, float) or not math.isfinite(alpha):
+    if not is_number(alpha):
         raise _refused(folder, "its lora_alpha is no number")
     start = row.get("init_lora_weights", True)
     if row.get("bias", "none") != "none" or (start not in (True, False, "gaussian")):

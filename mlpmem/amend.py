@@ -25,7 +25,8 @@ def put_results(folder: str | Path, results: Any) -> None:
 def put_adapter(folder: str | Path, adapter: Given) -> None:
     """Copy an adapter into a bundle, in place of one of its name; MlpMemError for no bundle.
 
-    Its weights are stored as they are. A kill half-way leaves files that no manifest lists.
+    Its weights are stored as they are. A kill half-way leaves files that no manifest lists, or,
+    where one is replaced, a bundle that says it is altered; do it again then.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)

@@ -43,7 +43,8 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "Is the memory better than the datastore?",
         "Perplexity of held-out text, lower is better. λ 0 is the decoder alone, λ 1 the memory "
         "or the datastore alone. Each number of neighbours has the temperature and the λ that "
-        "are best for it on this very text, and so has the memory's line.",
+        "are best for it on this very text, and so has the memory's line; where all lie on one "
+        "level, λ 0 is best: the decoder alone.",
         study_charts.mixing,
     ),
     "routing": (

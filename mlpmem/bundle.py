@@ -161,10 +161,13 @@ def preset_path(name: str | Path | None) -> Path:
 def load_bundle(path: str | Path | None = None) -> Bundle:
     """Return the bundle of a folder (the embedded one by default) after checking every file.
 
-    MlpMemError names the first file that is missing, truncated or altered and what to do.
+    MlpMemError names the first file that is missing, truncated or altered and what to do, or what
+    is wrong with its list of adapters.
     """
     folder = Path(path) if path is not None else default_bundle_path()
-    return Bundle(folder, checked_manifest(folder))
+    manifest = checked_manifest(folder)
+    bundled(folder, manifest)
+    return Bundle(folder, manifest)
 
 
 def save_bundle(

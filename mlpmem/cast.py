@@ -15,7 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.given import Given
 from mlpmem.memory import Memory
-from mlpmem.rag import LAYOUTS, Passages, Rag
+from mlpmem.rag import Passages, Rag
 from mlpmem.settings import default_settings
 from mlpmem.systems import LABELS, Column, System
 from mlpmem.trace import AUTO
@@ -36,7 +36,7 @@ class Cast:
         *,
         lmbda: float | None = None,  # None: the model's, or the memory's own
         passages: int = 1,  # before a prompt
-        layout: str = LAYOUTS[0],
+        layout: str | None = None,  # see Rag
         seconds: Mapping[str, float] | None = None,  # of the model's own systems
     ) -> None:
         """Remember what there is; nothing is made yet."""

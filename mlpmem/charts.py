@@ -1,7 +1,7 @@
 """Charts as plain values: what a figure shows, before anything draws it or writes it as a table."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlpmem.findings import Found, interval_text
 
@@ -65,11 +65,7 @@ def series(name: str, source: str, points: Iterable[Point], plain: bool = True) 
 
 def kept(charts: Iterable[Chart]) -> list[Chart]:
     """Return the charts that show something, without series that have no points."""
-    full = [
-        Chart(c.kind, c.title, c.across, tuple(s for s in c.series if s.points), c.up, c.log,
-              c.form)
-        for c in charts
-    ]  # fmt: skip
+    full = [replace(chart, series=tuple(s for s in chart.series if s.points)) for chart in charts]
     return [chart for chart in full if chart.series]
 
 

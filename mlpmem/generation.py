@@ -114,14 +114,15 @@ def scrub(
     *,
     stop: Any = None,
     stream: bool = False,
+    store: Store | None = None,
     **options: Any,
 ) -> dict[float, Trace] | Iterator[Event]:
     """Return {lmbda: Trace} of one system, or with stream an iterator of Events.
 
     Each is what `compare` gives at that lambda; together they cost little more than the texts
-    that really differ, because equal histories are computed once.
+    that really differ, because equal histories are computed once. store stands for the model's own.
     """
-    store = model.store
+    store = store or model.store
     system = model.check_system(system, store)
     if system == "lm" or not lmbdas:
         raise MlpMemError(

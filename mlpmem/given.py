@@ -5,7 +5,6 @@ it, or a decoder of its own. Nothing is loaded here, and torch is not needed; `c
 systems of them.
 """
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.manifest import AGAIN
-from mlpmem.plain import parse_json
+from mlpmem.plain import is_number, parse_json
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 OWN = (
@@ -96,8 +95,8 @@ def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:
         if not NAME.fullmatch(name) or name in OWN or not isinstance(row, dict):
             raise _malformed(folder, f"{name[:40]!r} is no name, or no object")
         label, seconds = row.get("label", ""), row.get("seconds", 0.0)
-        number = type(seconds) in (int, float) and math.isfinite(seconds) and seconds >= 0
-        if not isinstance(label, str) or len(label) > MOST_LABEL or not number:
+        took = is_number(seconds) and seconds >= 0
+        if not isinstance(label, str) or len(label) > MOST_LABEL or not took:
             raise _malformed(folder, f"label or seconds of {name!r} cannot be")
         if missing := [f for f in ADAPTER_FILES if f"adapters/{name}/{f}" not in manifest["files"]]:
             raise _malformed(folder, f"{name!r} lacks {', '.join(missing)}")

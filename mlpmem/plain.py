@@ -1,6 +1,8 @@
-"""JSON of unknown origin: every way of being none of it is one kind of error."""
+"""Plain values of unknown origin: JSON, where every way of being none is one kind of error."""
 
 import json
+import sys
+from numbers import Real
 from typing import Any
 
 
@@ -10,3 +12,12 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def is_number(value: Any) -> bool:
+    """Return whether a value is a finite number; true and false are none, nor what no float holds.
+
+    math.isfinite raises for an integer that is too large.
+    """
+    plain = isinstance(value, Real) and not isinstance(value, bool)
+    return plain and abs(value) <= sys.float_info.max  # nan is not less

@@ -4,7 +4,9 @@ The inner system does the rest, so it may be a decoder alone or one with a memor
 here alone.
 """
 
+import sys
 import time
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -22,6 +24,7 @@ from mlpmem.systems import System, last_trace, named, next_log_probs
 from mlpmem.trace import Trace
 
 WORDS = r"(?u)\w+"
+WORD = 100  # bytes of its number and its place in a dict
 LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
 
 
@@ -29,15 +32,20 @@ class Passages:
     """Passages of documents that plain words find, by BM25."""
 
     def __init__(self, documents: Documents, decoder: Decoder) -> None:
-        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s."""
+        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s.
+
+        Running text is cut so that a piece, a prompt and its answer fit in the decoder.
+        """
         began = time.perf_counter()
-        special = decoder.special_ids
-        ids = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
-        self.ids = [list(passage) for passage in dict.fromkeys(ids)]
-        self.plain = [[i for i in passage if i not in special] for passage in self.ids]
+        self.layout = "text" if set(documents.groups) == {"text"} else "turns"
+        self._special = decoder.special_ids
+        whole = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
+        most = decoder.max_positions // 4 if self.layout == "text" else decoder.max_positions
+        ids = (piece for passage in whole for piece in _pieces(passage, most))
+        self.ids = [array("i", passage) for passage in dict.fromkeys(ids)]
         self._bm25s = _bm25s()
         self._index = self._bm25s.BM25()
-        texts = [decoder.decode(passage) for passage in self.plain]
+        texts = [decoder.decode(self.plain(i)) for i in range(len(self.ids))]
         self._index.index(self._tokens(texts, True), show_progress=False)
         self.seconds = time.perf_counter() - began
 
@@ -45,12 +53,16 @@ class Passages:
         """Return how many passages there are."""
         return len(self.ids)
 
+    def plain(self, passage: int) -> list[int]:
+        """Return a passage's ids without special tokens."""
+        return [i for i in self.ids[passage] if i not in self._special]
+
     @cached_property
     def bytes(self) -> int:
         """Return the size of index, words and passages in memory."""
         arrays = sum(x.nbytes for x in self._index.scores.values() if isinstance(x, np.ndarray))
-        words = sum(len(word.encode()) + 8 for word in self._index.vocab_dict)
-        return arrays + words + 4 * sum(map(len, self.ids))
+        words = sum(sys.getsizeof(word) + WORD for word in self._index.vocab_dict)
+        return arrays + words + sum(map(sys.getsizeof, self.ids)) + 8 * len(self.ids)
 
     def search(self, query: str, count: int) -> list[int]:
         """Return the passages that suit a query best, best first; those without a word are none."""
@@ -74,10 +86,14 @@ class Rag:
         inner: System,
         passages: Passages,
         count: int = 1,
-        layout: str = "turns",
+        layout: str | None = None,
         name: str = "rag",
     ) -> None:
-        """Put `count` passages before a prompt, the best one last; see LAYOUTS."""
+        """Put `count` passages before a prompt, the best one last; see LAYOUTS.
+
+        Without a layout, running text runs on and an atlas's passages are turns.
+        """
+        layout = layout or passages.layout
         if layout not in LAYOUTS or count < 1:
             raise MlpMemError(
                 f"rag: layout {layout!r} must be one of {', '.join(LAYOUTS)}, and count {count} "
@@ -121,10 +137,10 @@ class Rag:
     def _laid_out(self, passage: int, bos: list[int]) -> list[int]:
         """Return a passage's ids as they stand before a prompt."""
         if self.layout == "turns":
-            ids = self.passages.ids[passage]
+            ids = list(self.passages.ids[passage])
             return ids[len(bos) :] if ids[: len(bos)] == bos else ids
         space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
-        return self.passages.plain[passage] + space
+        return self.passages.plain(passage) + space
 
     def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
         """Return the inner system's log-probs (R, V)."""
@@ -137,12 +153,13 @@ class Rag:
     def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
         """Yield the inner system's Events; the trace's prompt is what was read.
 
-        PARTED stands in it between passages; the time of finding them is in its cost.
+        PARTED stands in it between passages; its cost has the time of finding them, and the index.
         """
         began = time.perf_counter()
         room = options.get("max_new_tokens", Options.max_new_tokens)
         read = self.context(check_prompt(self.decoder, prompt, room), room)
-        cost = {"retrieval_ms": 1000 * (time.perf_counter() - began)}
+        took = 1000 * (time.perf_counter() - began)
+        cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}
         for event in self.inner.stream(read, **options):
             (value,) = event.values.values()
             if event.kind == "done":
@@ -154,6 +171,11 @@ class Rag:
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
         """Return the last of the stream's traces."""
         return last_trace(self.stream(prompt, **options))
+
+
+def _pieces(ids: tuple[int, ...], most: int) -> list[tuple[int, ...]]:
+    """Return ids in pieces of at most so many."""
+    return [ids[at : at + most] for at in range(0, len(ids), most)]
 
 
 def _bm25s():

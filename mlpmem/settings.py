@@ -1,12 +1,12 @@
 """The numbers a model or a call is used with; each is checked where it is set."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import is_number
 from mlpmem.trace import PARTS
 
 
@@ -101,5 +101,4 @@ def check_lmbda(value: Any, name: str = "lmbda") -> None:
 
 def _is_number(value: Any, low: float) -> bool:
     """Return whether value is a finite number of at least low."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value >= low
+    return is_number(value) and value >= low

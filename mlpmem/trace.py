@@ -154,7 +154,7 @@ class Trace:
             steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
             made = cls(**plain, steps=steps)
             made.to_dict()  # what cannot be written again is no trace
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise MlpMemError(
                 f"trace: a field is missing or wrong ({error!r}); make it again"
             ) from error

@@ -131,3 +131,11 @@ def test_an_interval_that_does_not_hold_its_value_is_dropped():
     row = made_findings.row("mixing", "knn", "B", "perplexity", 3.0) | {"low": 4.0}
     (found,) = read({"findings": [row]})
     assert (found.value, found.low, found.high) == (3.0, None, None)
+
+
+def test_a_number_of_keys_that_cannot_be_is_left_out_of_a_logarithmic_axis():
+    keys = (-5.0, 0.0, *(10.0**i for i in range(8)))
+    rows = [made_findings.row("cost", "flat-fp32", "search", "ms_per_query", 2.0, keys=k)
+            for k in keys]  # fmt: skip
+    (chart,) = questions({"findings": rows})[0].charts
+    assert list(figures.draw(chart).data[0].x) == list(keys[2:])

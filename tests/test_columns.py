@@ -109,11 +109,14 @@ def test_stop_ends_before_the_next_column(service):
     assert ("done", "lm") in kinds and ("step", "rag") in kinds
 
 
-def test_only_the_columns_used_last_are_kept(model, tmp_path):
+def test_only_the_columns_used_last_are_kept_where_room_is_short(model, tmp_path, monkeypatch):
     tiny.memory(tiny.decoder()).save(tmp_path)
     names = [f"m{i}" for i in range(extras.KEPT + 1)]
     held = extras.Extras([Given(name, tmp_path, "memory") for name in names])
     made = [held.system(name, model) for name in names]
+    assert [held.system(name, model) for name in names] == made, "small ones are all kept"
+    monkeypatch.setattr(extras, "ROOM", 0)
+    held.system(names[-1], model)
     assert held.system(names[-1], model) is made[-1] and held.waits(names[-1]) == ""
     assert held.waits(names[0]) and held.system(names[0], model) is not made[0]
     with pytest.raises(MlpMemError, match="no column here"):
@@ -127,7 +130,10 @@ def test_what_is_offered_follows_from_what_is_there(tmp_path):
     assert list(extras.of_bundle(tmp_path, given, datastore=False).offers) == ["rag", "mine"]
     assert list(extras.of_parts([], memory=False, text=True).offers) == ["rag"]
     assert list(extras.of_parts(given, memory=True, text=False).offers) == ["mine"]
-    assert extras.of_parts(given, False, False).tuned == "mine" and extras.Extras().tuned is None
+    assert extras.of_parts(given, False, False).tuned is None, "nobody knows what it learned"
+    told = extras.Extras([*given, Given("lora", tmp_path, "adapter", "decoder with LoRA on B")])
+    assert told.tuned == "lora"
+    assert [row["short"] for row in told.listed()] == ["mine", "LoRA"]
 
 
 def test_both_sources_together_wait_for_the_datastore(model):
@@ -211,6 +217,28 @@ def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
             inputs.check_request(request | {"kind": "scrub", "system": system}, ["rag"])
     scrubbed = request | {"kind": "scrub", "system": "memory", "forced": []}
     assert list(requests.answer(shared, scrubbed, Deadline()))[-1]["kind"] == "scrubbed"
+
+
+def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
+    mine = model.store_texts([("notes", "The capital of Peru is Quito. " * 8)])
+    asked_for = []
+
+    def store(*which):
+        asked_for.append(which)
+        return mine
+
+    shared = SimpleNamespace(service=service, recorded=recorded.Recorded(), store=store)
+    request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "knn", "lmbda": 1.0,
+               "settings": {"max_new_tokens": 3}, "forced": [40], "own": True}  # fmt: skip
+    branched = list(requests.answer(shared, request, Deadline(), "key"))
+    assert branched[0]["own"] is True and asked_for == [("key", "own")]
+    titles = {near[1] for step in branched[-1]["traces"]["knn"]["steps"] for near in step["nn"]}
+    assert titles == {"notes"}
+    scrubbed = list(requests.answer(shared, request | {"kind": "scrub"}, Deadline(), "key"))[-1]
+    wanted = model.scrub(PROMPT, "knn", store=mine, forced=[40], max_new_tokens=3)
+    assert [text["text"] for text in scrubbed["texts"]] == [t.text for t in wanted.values()]
+    list(requests.answer(shared, request | {"own": "key"}, Deadline(), "key"))
+    assert len(asked_for) == 2, "only a plain yes asks for it"
 
 
 def test_values_for_the_page_tell_of_every_column(service):

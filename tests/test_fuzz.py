@@ -27,7 +27,7 @@ from mlpmem.memory import Memory
 from mlpmem.plain import parse_json
 from mlpmem.settings import Settings
 from mlpmem.trace import SOURCES, Trace
-from mlpmem.ui import api, extras, inputs, own, recorded, requests, saved
+from mlpmem.ui import api, extras, inputs, own, recorded, requests, results, saved, studies
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
@@ -37,7 +37,7 @@ fuzz = settings(max_examples=EXAMPLES, suppress_health_check=CHECKS, phases=PHAS
 
 SCALARS = (
     st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=40)
-    | st.sampled_from(["lm", "memory", "knn", "../x", "a\x00b", "${1}", 0, 1, -1, 0.5])
+    | st.sampled_from(["lm", "memory", "knn", "../x", "a\x00b", "${1}", 0, 1, -1, 0.5, 10**400])
 )  # fmt: skip
 SHARES = st.floats(0, 1)
 VALUES = st.recursive(
@@ -178,6 +178,19 @@ def test_a_saved_run_or_a_trace_is_read_or_refused(run, data):
     refused(saved.read, text)
     read = refused(Trace.from_json, data.draw(damaged_json(run["traces"]["knn"])))
     assert read is None or read.to_json()
+
+
+MEASURED = json.loads((ROOT / "tests/browser/results.json").read_text())
+
+
+@fuzz
+@given(text=damaged_json(MEASURED))
+def test_results_of_any_kind_leave_a_page_that_opens(tmp_path, text):
+    (tmp_path / "results.json").write_text(text)
+    shown = recorded.read(tmp_path).results
+    if shown is not None:
+        assert "<" in results._tables(shown) and len(results.draw(shown)) == 5
+        studies.questions(shown)
 
 
 @fuzz

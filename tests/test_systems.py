@@ -12,6 +12,7 @@ from mlpmem.adapters import add_adapter, load_adapter
 from mlpmem.batches import judge, next_tokens, write
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
+from mlpmem.parts import cut_text
 from mlpmem.rag import Passages, Rag
 from mlpmem.router import Router, RouterConfig
 from mlpmem.systems import Column, columns
@@ -141,6 +142,18 @@ def test_retrieval_finds_the_planted_document_and_puts_it_first():
     assert decoder.decode(text) == said and text.count(0) == 1 and 1 not in text
 
 
+def test_running_text_runs_on_into_the_prompt():
+    decoder = model().decoder
+    notes = Passages(cut_text(decoder, [("notes", "Tin has the symbol Sn")]), decoder)
+    ids = Rag(Column(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
+    assert decoder.decode(ids) == "Tin has the symbol Sn The symbol of tin is"
+    assert passages().layout == "turns" and not {0, 1} & set(ids[1:])
+    long = Passages(cut_text(decoder, [("notes", "Tin is soft. " * 40 + "Zinc is hard.")]), decoder)
+    assert max(map(len, long.ids)) == tiny.POSITIONS // 4
+    read = Rag(Column(model()), long).context(decoder.encode("Zinc"), 6)
+    assert "hard" in decoder.decode(read), "a text longer than the decoder reads is found in pieces"
+
+
 def test_passages_without_a_word_in_common_are_not_read():
     ids = model().decoder.encode("zzz")
     assert system("rag").context(ids, 6) == ids and passages().search("zzz", 3) == []
@@ -161,6 +174,7 @@ def test_the_best_passage_stands_last_and_what_does_not_fit_is_left_out():
 def test_a_trace_of_retrieval_has_its_prompt_and_its_time():
     trace = system("rag").generate("The symbol of gold is", max_new_tokens=3)
     assert "Gold has the symbol Au" in trace.prompt and trace.cost["retrieval_ms"] > 0
+    assert trace.cost["passages_bytes"] == passages().bytes > 0
     made = system("rag")
     assert made.bytes > model().decoder.bytes and made.seconds > 0
     assert made.label == "decoder + retrieval"

@@ -10,11 +10,14 @@ from collections import namedtuple
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 
 from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
 from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui.measured import measured
 from mlpmem.ui.service import Later, Service, cost_line, tell_tokens
 
 ROOT = Path(__file__).parents[1]
@@ -277,22 +280,27 @@ def test_errors_become_messages():
 
 
 def test_results_with_parts_missing_still_draw():
-    assert results.draw({}) == [None] * 5
+    def tables(row):
+        return results._tables(measured(row))
+
+    assert measured({}) is None and results.draw(measured({"v": 1})) == [None] * 5
     row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
-    assert plots.headline({"systems": [row]}) is None
-    assert "10.0" in results._tables({"systems": [row]})
+    assert plots.headline(measured({"systems": [row]})) is None
+    assert "10.0" in tables({"systems": [row]})
     tuned = {"groups": "A1+B", "label": "decoder fine-tuned on A1+B", "lr": 0.001, "epochs": 2}
-    cells = results._tables({"forgetting": [tuned]}).split("<tbody>")[-1]
+    cells = tables({"forgetting": [tuned]}).split("<tbody>")[-1]
     assert ">A1+B</th><td>0.001</td><td>2</td>" in cells
-    assert "<img" not in results._tables({"systems": [{"label": "<img src=x>"}]})
+    named = {"systems": [{**row, "accuracy": {"B/test": 1, "A2/test": 0}, "label": "<img src=x>"}]}
+    assert "<img" not in tables(named)
+    assert "<img" not in plots.headline(measured(named)).to_json().replace("\\u003c", "<")
 
 
 def test_the_headline_has_a_point_for_every_system():
-    measured = json.loads((ROOT / "tests/browser/results.json").read_text())
-    points = plots.headline_points(measured)
+    shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
+    points = plots.headline_points(shown)
     assert [p["kind"] for p in points] == ["lm", "knn", "memory"] + ["tuned"] * 4
     assert points[2]["learned"] == pytest.approx(99.3)
-    assert all(figure is not None for figure in results.draw(measured))
+    assert all(figure is not None for figure in results.draw(shown))
 
 
 def test_serving_begins_without_torch():
@@ -459,3 +467,16 @@ def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
     for step in steps:
         mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
         assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"
+
+
+def test_the_chat_prefers_the_best_source_there_is(tiny_model):
+    assert [chat.best(there) for there in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",))] == [
+        "memory", "knn", "lm",
+    ]  # fmt: skip
+    alone = FusedModel(tiny_model.decoder)
+    service = Service(lambda tell: (alone, []))
+    choose = chat._chooser(SimpleNamespace(service=service))
+    assert choose("memory", "atlas") == gr.skip(), "nothing is known while it loads"
+    service.start().join(20)
+    assert choose("memory", "atlas") == "lm" and choose("memory", "own") == "knn"
+    assert choose("knn", "own") == choose("lm", "atlas") == gr.skip()

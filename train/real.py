@@ -1,4 +1,4 @@
-"""What recipes of real text measured, kept for README: `python -m train.real RECIPE`.
+"""What recipes of real text measured, kept for README: `python -m train.real RECIPE --label NAME`.
 
 Writes train/readme/measured/RECIPE.json out of runs/RECIPE/evaluate: no bundle of these texts
 ships, and README's table must not be typed. A row a recipe, in alphabetical order.

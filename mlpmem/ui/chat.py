@@ -1,7 +1,7 @@
 """The Chat tab: questions in turns, one system answers, its last answer token by token."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import gradio as gr
@@ -43,6 +43,25 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
     stop.click(None, cancels=[ask, again])
     clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
+    tab.select(_chooser(shared), [source, shared.choice], source, **PRIVATE)
+
+
+def _chooser(shared: Shared):
+    """Return what puts the best source there is in place of one that cannot answer."""
+
+    def choose(source: Any, choice: Any) -> Any:
+        status = shared.service.status
+        if not status.ready:
+            return gr.skip()
+        there = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
+        return gr.skip() if source in there else best(there)
+
+    return choose
+
+
+def best(there: Collection[str]) -> str:
+    """Return the source to ask where none was chosen."""
+    return next((source for source in ("memory", "knn") if source in there), "lm")
 
 
 def _clear() -> tuple:

@@ -40,11 +40,6 @@ class Chosen:
     beside: list[str]
     absent: dict[str, str]  # why one that was chosen cannot answer yet
 
-    @property
-    def lone(self) -> bool:
-        """Return whether there is nothing beside the batch."""
-        return not self.beside and not self.absent
-
 
 def choose(service: Service, asked: Any, store: Any) -> Chosen:
     """Return the columns that were asked for, the model's own for None; else MlpMemError."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import gradio as gr
 
@@ -39,7 +40,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
         **STREAM,
     )  # fmt: skip
-    ask = view.ask(_asker(shared), None, view, **STREAM)
+    ask = view.ask(_asker(shared), shared.own, view, **STREAM)
     stop.click(None, cancels=[run, ask])
     picked = [prompt, options[0], view]
     examples.pick(_picker(shared), None, picked, trigger_mode="multiple", **PRIVATE)
@@ -55,7 +56,7 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
 
 def _options(shared: Shared) -> list[gr.components.Component]:
     names = [("decoder alone", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
-    names += [(o.title.lower(), o.name) for o in shared.service.extras.offers.values()]
+    names += [(o.short, o.name) for o in shared.service.extras.offers.values()]
     systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
     with gr.Row(elem_classes="options-row"):
         return [
@@ -94,8 +95,8 @@ def _streamer(shared: Shared):
 def _asker(shared: Shared):
     """Return the generator behind a column's own buttons: scrub lambda, branch."""
 
-    def ask(event: gr.EventData) -> Iterator[dict]:
-        yield from map(packed, requests.guarded(shared, event._data))
+    def ask(event: gr.EventData, own: Any) -> Iterator[dict]:
+        yield from map(packed, requests.guarded(shared, event._data, own))
 
     return ask
 

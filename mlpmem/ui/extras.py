@@ -3,8 +3,9 @@
 What is offered is known at once and needs no torch; weights and indexes are read on the first ask
 and kept for the next. A full fine-tune or another memory costs its own weights, LoRA those of the
 layers it changes (both in float32: about the decoder's or the memory's size), retrieval an index of
-the corpus's words; with the atlas 27 MB and 0.4 s for LoRA, 64 MB and 1.3 s for retrieval, on a
-busy machine. Of all these the KEPT used last are held; the one used longest ago goes.
+the corpus's words; with the atlas 27 MB and 0.4 s for LoRA, 44 MB and 0.8 s for retrieval, on a
+busy machine. Of all these the KEPT used last are held, and more while together they take no more
+than ROOM; the one used longest ago goes.
 """
 
 import threading
@@ -20,6 +21,7 @@ from mlpmem.given import Given, bundled
 from mlpmem.manifest import read_manifest
 
 KEPT = 3
+ROOM = 500e6  # bytes, what is shared with others counted in
 TUNED = ("decoder", "adapter")  # kinds of folders that are decoders of their own
 TITLES = {"finetuned": "Fine-tuned", "lora": "LoRA"}
 LOADING = {
@@ -37,6 +39,12 @@ class Offer:
     kind: str  # "mixed", "rag", "tuned" or "memory": its colour, and whether lambda means anything
     title: str
     caption: str
+
+    @property
+    def short(self) -> str:
+        """Return the title as it stands within a sentence: "with both", "LoRA"."""
+        inner = any(letter.isupper() for letter in self.title[1:])
+        return self.title if inner else self.title.lower()
 
 
 MIXED = Offer(
@@ -70,12 +78,15 @@ class Extras:
 
     @property
     def tuned(self) -> str | None:
-        """Return the first fine-tuned decoder's name, None where there is none."""
-        return next((o.name for o in self.offers.values() if o.kind == "tuned"), None)
+        """Return the first decoder that says what it was tuned on, None where there is none.
+
+        Of a folder that was only named at the start nobody knows what it learned.
+        """
+        return next((g.name for g in self._given if g.kind in TUNED and g.label), None)
 
     def listed(self) -> list[dict]:
         """Return the offers as plain values."""
-        return [asdict(offer) for offer in self.offers.values()]
+        return [asdict(offer) | {"short": offer.short} for offer in self.offers.values()]
 
     def waits(self, name: str) -> str:
         """Return what the column says while it is made, "" where it is there."""
@@ -92,11 +103,15 @@ class Extras:
             if name not in self._made:
                 self._made[name] = self._cast.system(name)
             self._made.move_to_end(name)
-            while len(self._made) > KEPT:
+            while len(self._made) > KEPT and self._bytes() > ROOM:
                 gone, _ = self._made.popitem(last=False)
                 if gone == "rag":
                     self._cast.__dict__.pop("passages", None)
             return self._made[name]
+
+    def _bytes(self) -> int:
+        """Return what all that is made takes."""
+        return sum(system.bytes for system in self._made.values())
 
     def _cast_of(self, model: Any) -> Any:
         """Return the makers of what stands beside a model."""

@@ -3,13 +3,12 @@
 Names come from a bundle, and Plotly reads HTML in them, so each is escaped.
 """
 
-import html
 import math
 import textwrap
 from typing import Any
 
 from mlpmem.charts import Chart, Point
-from mlpmem.ui.plots import COLOURS, empty
+from mlpmem.ui.plots import COLOURS, empty, plain
 
 SYMBOLS = ("circle", "diamond-open", "x-thin-open", "square-open", "triangle-up-open")
 DASHES = ("dash", "dot", "dashdot", "longdash")
@@ -45,7 +44,7 @@ def _lines(chart: Chart) -> Any:
         made.add_scatter(
             x=[p.at if isinstance(p.at, float) else _name(p.at, NARROW) for p in points],
             y=[p.value for p in points], error_y=_errors(points, one.source),
-            name=_plain(one.name), showlegend=True, mode="markers" if single else "lines+markers",
+            name=plain(one.name), showlegend=True, mode="markers" if single else "lines+markers",
             line={"color": COLOURS[one.source], "width": 2.5 if one.plain else 1.75, "dash": dash},
             marker=_marker("x-thin-open" if single else "circle", COLOURS[one.source])
             | {"size": 11 if single else 6},
@@ -62,7 +61,7 @@ def _dots(chart: Chart) -> Any:
     for number, one in reversed(list(enumerate(chart.series))):
         points = [p for p in one.points if _fits(p, chart)]
         symbol = SYMBOLS[number % len(SYMBOLS)]
-        common = {"mode": "markers", "name": _plain(one.name), "orientation": "h",
+        common = {"mode": "markers", "name": plain(one.name), "orientation": "h",
                   "offsetgroup": str(number)}  # fmt: skip
         made.add_scatter(
             y=[_name(p.at) for p in points], x=[p.value for p in points], showlegend=False,
@@ -101,7 +100,7 @@ def _sides(chart: Chart) -> Any:
     for one in reversed(chart.series):
         made.add_bar(
             y=[_name(p.at) for p in one.points], x=[p.value for p in one.points],
-            error_x=_errors(one.points, "tuned"), orientation="h", name=_plain(one.name),
+            error_x=_errors(one.points, "tuned"), orientation="h", name=plain(one.name),
             showlegend=True, marker={"color": COLOURS[one.source]},
             customdata=[abs(p.value) for p in one.points],
             hovertemplate="%{y}: %{customdata:.4g}<extra>%{fullData.name}</extra>",
@@ -180,7 +179,8 @@ def _in_rows(made: Any, chart: Chart) -> None:
 def _logarithmic(made: Any, chart: Chart) -> None:
     """Make the axes of lines logarithmic, with ticks that are few and round."""
     lines = [one for one in chart.series if one.source != "tuned"]
-    ats = sorted({p.at for one in lines for p in one.points if isinstance(p.at, float)})
+    points = [p for one in lines for p in one.points if _fits(p, chart)]
+    ats = sorted({p.at for p in points if isinstance(p.at, float)})
     values = [p.value for one in chart.series for p in one.points if p.value > 0]
     if "x" in chart.log and ats:
         few = {"tickvals": ats, "ticktext": [_short(at) for at in ats]}
@@ -210,12 +210,7 @@ def _short(value: float) -> str:
     return f"{value:g}"
 
 
-def _plain(name: str) -> str:
-    """Return a name that Plotly shows as it is; it knows no more entities than these."""
-    return html.escape(name, quote=False)
-
-
 def _name(name: float | str, width: int = WIDE) -> str:
     """Return a row's name, in several lines where it is long."""
     lines = textwrap.wrap(str(name), width, break_long_words=True) or [""]
-    return "<br>".join(_plain(line) for line in lines[:4])
+    return "<br>".join(plain(line) for line in lines[:4])

@@ -1,11 +1,11 @@
 """Checks of what a visitor sends: every number is bounded here, whatever the widgets allow."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import is_number
 from mlpmem.prompts import question_prompt
 from mlpmem.trace import AUTO, SOURCES
 
@@ -49,6 +49,7 @@ class Request:
     system: str
     options: Options
     forced: list[int]
+    own: bool  # whether the datastore it was written with was the visitor's own
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -73,6 +74,7 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         system=data["system"],
         options=check_options(data.get("lmbda"), *(settings.get(field) for field in BOUNDS)),
         forced=forced,
+        own=data.get("own") is True,
     )
 
 
@@ -100,8 +102,10 @@ def check_number(value: object, name: str, low: float, high: float, default: flo
     """Return value as a number in [low, high], or default for an empty field; else MlpMemError."""
     if value is None or value == "":
         return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise MlpMemError(f"{name} is {value!r}; a number from {low:g} to {high:,.10g} is needed.")
+    if not is_number(value):
+        raise MlpMemError(
+            f"{name} is {repr(value)[:60]}; a number from {low:g} to {high:,.10g} is needed."
+        )
     if not low <= value <= high:
         raise MlpMemError(
             f"{name} is {value:,.10g}; it must lie between {low:g} and {high:,.10g}. Correct it."
@@ -152,7 +156,7 @@ def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] =
         return list(there)
     known = [*there, *(s for s in SOURCES if s not in there), *offered]
     if not isinstance(chosen, list | tuple) or not all(c in known for c in chosen):
-        raise MlpMemError(f"systems is {chosen!r}; choose from {', '.join(known)}.")
+        raise MlpMemError(f"systems is {repr(chosen)[:200]}; choose from {', '.join(known)}.")
     kept = [system for system in (*there, *offered) if system in chosen]
     if not kept:
         hint = "wait for the datastore" if list(chosen) == ["knn"] else "choose one"
@@ -192,6 +196,6 @@ def _clamped(text: Any, low: float, high: float, default: float | None) -> float
     """Return a text's number within its bounds, or default where it is none."""
     try:
         value = float(text)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return default
-    return min(max(value, low), high) if math.isfinite(value) else default
+    return min(max(value, low), high) if is_number(value) else default

@@ -1,5 +1,6 @@
 """Plotly figures of what a bundle measured. Plotly is imported when the Results tab is opened."""
 
+import html
 import math
 from typing import Any
 
@@ -8,13 +9,14 @@ SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangl
 DASHES = {"memory": "solid", "knn": "dash"}
 
 
-def percent(value: Any) -> float | None:
-    """Return a share as per cent; a {n, right} count, a fraction and a percentage all work."""
-    if isinstance(value, dict):
-        return 100.0 * value["right"] / value["n"] if value.get("n") else None
-    if not isinstance(value, int | float):
-        return None
-    return 100.0 * value if value <= 1.0 else float(value)
+def percent(value: float | None) -> float | None:
+    """Return a share as per cent, None for none."""
+    return None if value is None else 100.0 * value
+
+
+def plain(name: str) -> str:
+    """Return a name that Plotly shows as it is: it reads HTML, but knows few entities."""
+    return html.escape(name, quote=False)
 
 
 def kind_of(name: str) -> str:
@@ -56,7 +58,7 @@ def headline(results: dict) -> Any:
         chosen = [p for p in points if p["kind"] == kind]
         figure.add_scatter(
             x=[p["learned"] for p in chosen], y=[p["kept"] for p in chosen],
-            text=[p["label"] for p in chosen], mode="markers+text",
+            text=[plain(p["label"]) for p in chosen], mode="markers+text",
             textposition=[_side(p) for p in chosen], cliponaxis=False,
             marker={"size": 18 if kind == "memory" else 13, "symbol": SYMBOLS[kind],
                     "color": COLOURS[kind], "line": {"width": 1, "color": "#20242a"}},

@@ -11,6 +11,7 @@ from typing import Any
 
 from mlpmem.plain import parse_json
 from mlpmem.trace import SOURCES, VERSION
+from mlpmem.ui.measured import measured
 
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
 UNTRAINED = ("test", "unseen")  # wordings that no training text has
@@ -102,7 +103,7 @@ def read(bundle: Path) -> Recorded:
         examples=_examples(examples if isinstance(examples, list) else [], comparisons),
         questions=[_question(row) for row in _rows(questions)],
         titles=_titles(bundle / "documents"),
-        results=results if isinstance(results, dict) else None,
+        results=measured(results),
         settings=manifest.get("settings") or {},
         attributions=[str(line) for line in manifest.get("attributions") or []],
     )

@@ -14,31 +14,35 @@ from mlpmem.ui.shared import Shared
 PERIOD = 0.1  # seconds between two words on how far the scrubbing is
 
 
-def answer(shared: Shared, data: Any, stop: threading.Event) -> Iterator[dict]:
-    """Yield the token view's values for one request; MlpMemError for one that is not understood."""
+def answer(shared: Shared, data: Any, stop: threading.Event, own: Any = "") -> Iterator[dict]:
+    """Yield the token view's values for one request; MlpMemError for one that is not understood.
+
+    own is the id of the visitor's own datastore, for a column that was written with it.
+    """
     asked = inputs.check_request(data, list(shared.service.extras.offers))
-    yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop)
+    store = shared.store(own, "own") if asked.own else None
+    yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop, store)
 
 
-def _branch(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iterator[dict]:
+def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
     """Yield a run of one column that goes on from its forced tokens; the others stay."""
     service, run = shared.service, stream.new_run()
-    chosen = columns.choose(service, [asked.system], None)
+    chosen = columns.choose(service, [asked.system], store)
     options = asked.options.as_arguments() | {"forced": asked.forced}
     known = shared.recorded.known(asked.prompt)
     lmbdas = columns.lambdas(service.model, chosen.batch, asked.options.lmbda)
     begin = stream.begin(run, asked.prompt, known, lmbdas, asked.options.temperature)
     for trace in begin["traces"].values():
         trace["settings"]["forced"] = asked.forced
-    yield begin | {"branch": True, "columns": [asked.system]}
-    events = columns.answers(service, chosen, asked.prompt, options, stop)
+    yield begin | {"branch": True, "columns": [asked.system], "own": asked.own}
+    events = columns.answers(service, chosen, asked.prompt, options, stop, store)
     yield from stream.deltas(run, events)
 
 
-def _scrub(shared: Shared, asked: inputs.Request, stop: threading.Event) -> Iterator[dict]:
+def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
     """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
     model = shared.service.model
-    options = asked.options.as_arguments() | {"forced": asked.forced}
+    options = asked.options.as_arguments() | {"forced": asked.forced, "store": store}
     lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"))
     own = {"run": asked.run, "system": asked.system}
     yield {"kind": "scrub", **own, "tokens": 0}
@@ -80,6 +84,6 @@ def _common(ids: list[int], trace: dict) -> int:
     return min(len(ids), len(trace["steps"]))
 
 
-def guarded(shared: Shared, data: Any) -> Iterator[dict]:
+def guarded(shared: Shared, data: Any, own: Any = "") -> Iterator[dict]:
     """Yield answer's values; what goes wrong becomes a message."""
-    yield from stream.guarded(lambda stop: answer(shared, data, stop))
+    yield from stream.guarded(lambda stop: answer(shared, data, stop, own))

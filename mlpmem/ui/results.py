@@ -80,13 +80,13 @@ def _heading(title: str, text: str) -> str:
 
 
 def _tables(results: dict) -> str:
-    """Return the tables as HTML; every value of the file is escaped."""
+    """Return the tables of what `measured` returns as HTML; every text is escaped."""
     parts = [_systems(results), _asked(results), _tuned(results)]
-    if isinstance(results.get("share_of_gain"), int | float):
+    if results.get("share_of_gain") is not None:
         share = f"{100 * results['share_of_gain']:.0f}%"
         parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
     if results.get("how"):
-        parts.append(f"<p>Measured by <code>{html.escape(str(results['how']))}</code></p>")
+        parts.append(f"<p>Measured by <code>{html.escape(results['how'])}</code></p>")
     return "".join(parts)
 
 
@@ -99,7 +99,7 @@ def _systems(results: dict) -> str:
     for row in systems:
         accuracy, ppl = row.get("accuracy") or {}, row.get("ppl") or {}
         rows.append(
-            [str(row.get("label") or row.get("name")), _lmbda(row.get("lmbda"))]
+            [str(row.get("label") or row.get("name")), _number(row.get("lmbda"), "{:g}")]
             + [_number(plots.percent(accuracy.get(key)), "{:.1f}") for key, _ in cells]
             + [_number(ppl.get(group), "{:.2f}") for group, _ in texts]
             + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
@@ -153,9 +153,3 @@ def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return form.format(value * scale) if isinstance(value, int | float) else "–"
-
-
-def _lmbda(value: Any) -> str:
-    if isinstance(value, dict):
-        value = next(iter(value.values()), None)
-    return _number(value, "{:g}")

@@ -4,13 +4,12 @@ What is opened comes from anywhere: the trace's own loader reads it, every size 
 bounded here, and only values that the loader knows go on to the page.
 """
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.given import NAME
-from mlpmem.plain import parse_json
+from mlpmem.plain import is_number, parse_json
 from mlpmem.trace import AUTO, PARTS, SOURCES, VERSION, Trace
 
 MAX_BYTES = 6_000_000
@@ -61,7 +60,7 @@ def _trace(system: str, row: Any) -> Trace:
     settings = {name: v for name, v in trace.settings.items() if name != "forced"}
     for mapping in (settings, trace.model, trace.cost):
         plain = isinstance(mapping, dict) and len(mapping) <= 64
-        _check(plain and all(isinstance(v, str) or _is_number(v) for v in mapping.values()),
+        _check(plain and all(isinstance(v, str) or is_number(v) for v in mapping.values()),
                "settings, model or cost hold more than texts and numbers")  # fmt: skip
     for text in (trace.text, trace.prompt, trace.finish):
         _text(text)
@@ -103,13 +102,13 @@ def _step(step: Any, index: int) -> None:
         for text in (near.title, near.group, near.left, near.target, near.right):
             _text(text)
         ids = isinstance(near.entry, int) and isinstance(near.target_id, int)
-        numbers = _is_number(near.distance) and _is_share(near.weight)
+        numbers = is_number(near.distance) and _is_share(near.weight)
         _check(ids and numbers, "a neighbour has no entry, distance or weight")
     _text(step.text)
     _probabilities(step.probs)
     _probabilities(step.rest)
-    _check(step.js is None or _is_number(step.js), "a divergence is no number")
-    _check(_is_number(step.ms), "a time is no number")
+    _check(step.js is None or is_number(step.js), "a divergence is no number")
+    _check(is_number(step.ms), "a time is no number")
 
 
 def _probabilities(probs: Any) -> None:
@@ -123,12 +122,8 @@ def _text(value: Any) -> str:
     return value
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _is_share(value: Any) -> bool:
-    return _is_number(value) and 0 <= value <= 1.000001  # six digits are kept, so 1 may round up
+    return is_number(value) and 0 <= value <= 1.000001  # six digits are kept, so 1 may round up
 
 
 def _check(fine: bool, what: str) -> None:

@@ -49,7 +49,7 @@ def _passages(system: Rag, ids: list[int]) -> list[str]:
     """Return the texts of the passages that are put before a prompt."""
     decoder, passages = system.decoder, system.passages
     found = passages.search(decoder.decode(ids), system.count)
-    return [decoder.decode(passages.plain[passage]) for passage in found]
+    return [decoder.decode(passages.plain(passage)) for passage in found]
 
 
 TASK = Task("questions", "atlas", run)

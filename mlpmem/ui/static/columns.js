@@ -40,7 +40,9 @@
     place(names) {
       const further = this.follows || names.some((name) => !this.usual.includes(name));
       const wanted = further ? names : this.usual;
-      if (this.follows || wanted.join() !== [...this.panes.keys()].join()) this.setSystems(wanted);
+      const other = wanted.join() !== [...this.panes.keys()].join();
+      const guessed = wanted.some((name) => M.nameOf(name).guessed); // of another run perhaps
+      if (this.follows || other || guessed) this.setSystems(wanted);
     }
 
     setSystems(systems) {

@@ -4,7 +4,7 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
   const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
   const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
-  const NAME = { lm: "decoder", memory: "memory", knn: "datastore" };
+  const NAME = { lm: "decoder", memory: "memory", knn: "datastore", rag: "passages" };
 
   function parts(system, cost, table) {
     return ["lm", ...M.partsOf(system)]
@@ -17,7 +17,8 @@
   /** {time, size}: the parts of a trace's cost, decoder first. */
   M.costOf = (trace) => ({
     time: parts(trace.system, trace.cost, TIME),
-    size: parts(trace.system, trace.cost, SIZE),
+    size: [...parts(trace.system, trace.cost, SIZE),
+      { source: "rag", value: trace.cost?.passages_bytes }].filter((p) => Number.isFinite(p.value)),
     once: trace.cost?.retrieval_ms, // before the first token
   });
 

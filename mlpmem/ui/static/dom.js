@@ -72,6 +72,7 @@
 
   M.megabytes = (bytes) => {
     const value = bytes / 1e6;
+    if (value < 0.1) return `${Math.ceil(bytes / 1e3)} kB`;
     return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
   };
 

@@ -97,7 +97,7 @@
       this.rest = this.#restRow();
       this.body.replaceChildren(...this.rows.map((row) => row.root), this.rest.root);
       M.setText(this.name, `Token ${index + 1} of ${pane.trace.steps.length}: ${M.quote(step.s)} · ` +
-        M.nameOf(pane.system).title.toLowerCase());
+        M.inline(pane.system));
       this.evidence.render(step);
       this.probe.clear();
       this.probe.allow(!["tuned", "memory"].includes(M.kindOf(pane.system)));

@@ -19,7 +19,7 @@
           title: "Mark the tokens this document is evidence for", "data-title": n.title,
           on: { click: () => on.cite(n.title) } }, n.title),
         M.h("span", { class: "group-tag", "data-group": n.group },
-          M.h("b", null, n.group), ` ${M.GROUPS[n.group] || ""}`)),
+          n.group === "text" ? "" : M.h("b", null, n.group), ` ${M.GROUPS[n.group] || ""}`)),
       M.h("p", { class: "neighbour-text", dir: "auto" },
         n.left && `…${M.glyph(n.left)}`, n.target.startsWith(" ") ? " " : "",
         M.h("mark", null, M.glyph(n.target).trimStart() || "␣"), n.right && `${M.glyph(n.right)}…`),

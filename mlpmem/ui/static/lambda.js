@@ -90,7 +90,8 @@
       const auto = M.page.auto && !scored;
       const wanted = auto ? "auto" : M.page.lambda;
       this.auto.disabled = scored;
-      const shown = wanted ?? pane?.trace?.lmbda ?? M.page.defaults.memory;
+      const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
+      const shown = wanted ?? (mixed ? pane.trace.lmbda : null) ?? M.page.defaults.memory;
       const touched = wanted !== null;
       this.auto.setAttribute("aria-checked", String(auto));
       this.track.toggleAttribute("data-idle", shown === "auto");

@@ -129,10 +129,11 @@
     });
   };
 
-  /** The first index at which two step lists differ, or -1 while one continues the other. */
+  /** The first index at which two step lists differ, or -1 while one continues the other. Another
+   * decoder's ids mean other texts. */
   M.firstDifference = (a, b) => {
     const n = Math.min(a.length, b.length);
-    for (let i = 0; i < n; i += 1) if (a[i].id !== b[i].id) return i;
+    for (let i = 0; i < n; i += 1) if (a[i].id !== b[i].id || a[i].s !== b[i].s) return i;
     return -1;
   };
 

@@ -20,7 +20,7 @@
       this.root.hidden = !trace;
       if (!trace) return;
       const found = M.passagesOf(trace);
-      M.setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found.");
+      M.setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found, or none had room.");
       this.list.replaceChildren(...found.map((text) => M.h("p", { dir: "auto" }, text)));
       this.root.open = found.length > 0;
     }

@@ -61,17 +61,21 @@
 
   M.nameOf = (system) => M.NAMES[system] || { title: system, source: system, short: system };
 
+  /** A column's title within a sentence. */
+  M.inline = (system) => (M.kindOf(system) ? M.nameOf(system).short : M.nameOf(system).title.toLowerCase());
+
   /** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three. */
   M.kindOf = (system) => M.nameOf(system).kind || "";
   const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
+  const MOST_CAPTION = 160; // characters, as in a bundle
   const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
 
   /** Learns what further columns, [{name, kind, title, caption}, ...], are called. */
   M.introduce = (columns) => {
-    for (const { name, kind, title, caption } of columns || []) {
+    for (const { name, kind, title, short, caption, guessed } of columns || []) {
       if (M.NAMES[name] && !M.kindOf(name)) continue;
-      M.NAMES[name] = { kind, title, source: SOURCE[kind] || "decoder", short: title.toLowerCase(),
-        alone: ALONE[kind] };
+      M.NAMES[name] = { kind, title, short, source: SOURCE[kind] || "decoder", alone: ALONE[kind],
+        guessed };
       M.CAPTIONS[name] = caption;
     }
   };
@@ -79,11 +83,13 @@
   /** Learns the columns of a run that was made on another page from what its traces say. */
   M.introduceTraces = (traces) => {
     for (const [name, trace] of Object.entries(traces)) {
-      if (M.NAMES[name]) continue;
+      if (M.NAMES[name] && !M.NAMES[name].guessed) continue;
       const kind = trace.system === "mixed" ? "mixed" : trace.system !== "lm" ? "memory"
         : Number.isFinite(trace.cost?.retrieval_ms) ? "rag" : "tuned";
-      const title = name.charAt(0).toUpperCase() + name.slice(1).replaceAll("_", " ");
-      M.introduce([{ name, kind, title, caption: String(trace.model?.label || "") }]);
+      const short = name.replaceAll("_", " ");
+      const title = short.charAt(0).toUpperCase() + short.slice(1);
+      const caption = String(trace.model?.label || "").slice(0, MOST_CAPTION);
+      M.introduce([{ name, kind, title, short, caption, guessed: true }]);
     }
   };
 })();

@@ -16,7 +16,7 @@
       this.selected = -1;
       this.root = M.h("div", {
         class: "strip", role: "listbox", dir: "auto", "data-system": system,
-        "aria-label": `Tokens, ${M.nameOf(system).title.toLowerCase()}`,
+        "aria-label": `Tokens, ${M.inline(system)}`,
         on: {
           click: (event) => this.#clicked(event),
           keydown: (event) => this.#pressed(event),

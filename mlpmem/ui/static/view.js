@@ -18,6 +18,7 @@
       this.seq = 0; // of the last delta that came
       this.running = false;
       this.finished = null; // the whole traces of the run on screen
+      this.own = false; // whether its datastore was the visitor's own text
       M.page.views.push(this);
     }
 
@@ -66,7 +67,14 @@
       this.open(value, badge);
       this.setRunning(false);
       this.restart(value.traces);
+      this.from(false);
       this.complete(value.traces);
+    }
+
+    /** Whose text the datastore's column searched. */
+    from(own) {
+      this.own = own;
+      this.panes.get("knn")?.describe(own ? M.OWN_CAPTION : "");
     }
 
     begin(value) {
@@ -81,7 +89,7 @@
       this.open(value, "live");
       this.restart(value.traces, value.columns);
       if (!value.branch) this.#announce(value);
-      this.panes.get("knn")?.describe(value.own ? M.OWN_CAPTION : "");
+      this.from(Boolean(value.own));
       this.setRunning(true);
     }
 
@@ -176,7 +184,7 @@
       if (!this.ask || M.page.runningView()) return false;
       if (this.replay.playing) this.replay.stop();
       this.pending();
-      this.ask({ ...data, prompt: this.head.about.prompt });
+      this.ask({ ...data, prompt: this.head.about.prompt, own: this.own });
       return true;
     }
 
