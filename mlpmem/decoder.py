@@ -20,6 +20,7 @@ from mlpmem.families import family_of, ffn_at, layers_of
 from mlpmem.fastlinear import bytes_of
 from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
+from mlpmem.threads import threads_for
 
 
 class _Catch:
@@ -57,7 +58,7 @@ class Decoder:
         self.num_layers = len(layers_of(model, self.family))
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
-        self.threads = 0  # that decode a token on a CPU, 0 torch's own number; see threads.py
+        self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see threads.py
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
@@ -190,15 +191,16 @@ class Decoder:
         token = _CATCH.set(catch)
         output = None
         try:
-            output = self.model(
-                input_ids=ids.to(self.device),
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=use_cache or cache is not None,
-                return_dict=True,
-                logits_to_keep=last,
-            )
+            with threads_for(self, ids.numel()):
+                output = self.model(
+                    input_ids=ids.to(self.device),
+                    attention_mask=attention_mask,
+                    position_ids=position_ids,
+                    past_key_values=cache,
+                    use_cache=use_cache or cache is not None,
+                    return_dict=True,
+                    logits_to_keep=last,
+                )
         except _Enough:
             pass
         finally:

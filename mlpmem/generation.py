@@ -22,7 +22,6 @@ from mlpmem.fused import FusedModel, Sources, Store, systems_of
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
 from mlpmem.settings import Options, check_lmbda
-from mlpmem.threads import threads_for
 from mlpmem.trace import AUTO, Step, Trace
 
 LMBDAS = tuple(i / 10 for i in range(11))
@@ -234,8 +233,7 @@ def _advance(
     for column in live:
         column.row = rows[column.row, column.steps[-1].token_id]
     tokens = torch.tensor([[token] for _, token in rows])
-    with threads_for(decoder, len(rows)):
-        output = decoder.forward(tokens, cache=last.cache, last=1)
+    output = decoder.forward(tokens, cache=last.cache, last=1)
     clock.add("decoder", time.perf_counter() - begin, len(rows))
     return output
 

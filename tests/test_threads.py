@@ -31,7 +31,7 @@ def test_the_fewest_threads_that_are_about_as_fast_are_chosen(four, monkeypatch,
 
 def test_few_rows_are_computed_with_them_and_torch_gets_its_own_back(four):
     decoder = tiny.decoder()
-    decoder.threads = 2
+    decoder.threads, decoder.all_threads = 2, 4
     for rows, inside in ((1, 2), (threads.ROWS, 2), (threads.ROWS + 1, 4)):
         with threads.threads_for(decoder, rows):
             assert torch.get_num_threads() == inside
@@ -39,6 +39,17 @@ def test_few_rows_are_computed_with_them_and_torch_gets_its_own_back(four):
     with pytest.raises(KeyError), threads.threads_for(decoder, 1):
         raise KeyError
     assert torch.get_num_threads() == 4
+
+
+def test_many_rows_get_all_threads_wherever_they_are_computed(four):
+    decoder = tiny.decoder()
+    decoder.threads, decoder.all_threads = 1, 4
+    torch.set_num_threads(1)  # as a thread inherits it that begins while another decodes
+    seen = []
+    decoder.model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    decoder.forward(torch.zeros(1, 8, dtype=torch.long))
+    decoder.forward(torch.zeros(1, 1, dtype=torch.long))
+    assert seen == [4, 1]
 
 
 def test_measuring_leaves_torch_and_what_is_written_as_they_were(four):
