@@ -46,7 +46,7 @@ def add_adapter(model: nn.Module, rank: int) -> Any:
 
 
 def save_adapter(wrapped: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors; the decoder's weights are not in."""
+    """Write adapter_config.json and adapter_model.safetensors, its weights alone, in float16."""
     from safetensors.torch import save_file
 
     tensors = _peft().get_peft_model_state_dict(wrapped)
@@ -54,7 +54,7 @@ def save_adapter(wrapped: Any, folder: Path) -> None:
     config.base_model_name_or_path = ""  # no path of this machine
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    kept = {name: weight.detach().cpu().contiguous() for name, weight in tensors.items()}
+    kept = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in tensors.items()}
     save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
 
 

@@ -24,7 +24,8 @@ def trained(family="llama", rank=4):
     generator = torch.Generator().manual_seed(5)
     for name, weight in wrapped.named_parameters():
         if "lora_" in name:
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.2
+            drawn = torch.randn(weight.shape, generator=generator) * 0.2
+            weight.data = drawn.half().float()  # as it is saved
     return wrapped
 
 
