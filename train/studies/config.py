@@ -27,6 +27,7 @@ class Studies:
     # domains: (name, file, heading, separator) as [corpus] has them
     domains: tuple[tuple[str, str, str, str], ...] = ()
     domain_characters: int = 400_000  # of each file, from its beginning
+    domain_shares: tuple[float, float] = (0.1, 0.1)  # of its documents, to choose on and to test
     domain_rows: float = 0.5  # share of a domain's positions that its memory learns from
     domain_epochs: int = 6
 

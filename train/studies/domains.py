@@ -62,7 +62,7 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
         recipe,
         corpus=Corpus(
             kind="text", train=(str(text),), heading=heading, separator=separator,
-            shares=recipe.corpus.shares, passage=recipe.corpus.passage,
+            shares=config.domain_shares, passage=recipe.corpus.passage,
             tokenizer=str(run.root / "decoder"),
         ),
         targets=replace(
