@@ -6,18 +6,22 @@ studies found for a recipe there, in place of what was there before.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlpmem.amend import put_results
 from mlpmem.bundle import load_bundle, preset_path
 from mlpmem.errors import MlpMemError
-from train.files import say
+from train.files import read_json, say
 from train.findings import load
 
 
-def gather(findings: Path, bundle: Path) -> int:
-    """Return how many findings stand in the bundle's results now; MlpMemError for none."""
-    rows = load(findings)
+def gather(findings: Path, bundle: Path, also: Sequence[Path] = ()) -> int:
+    """Return how many findings stand in the bundle's results now; MlpMemError for none.
+
+    also: files of other runs' findings, which answer what this bundle's corpus cannot.
+    """
+    rows = load(findings) + [row for path in also for row in read_json(path)]
     if not rows:
         raise MlpMemError(
             f"gather: there are no findings in {findings}; run a task (`python -m train.tasks`) or "
@@ -34,11 +38,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("recipe", nargs="?", default="atlas")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
     parser.add_argument("--bundle", help="folder or preset; the embedded one")
+    parser.add_argument(
+        "--also", type=Path, nargs="*", default=[],
+        help="findings of another run, as runs/wikitext-2/findings/domains.json",
+    )  # fmt: skip
     given = parser.parse_args(argv)
     try:
         folder = preset_path(given.bundle)
-        count = gather(given.runs / given.recipe / "findings", Path(folder))
-    except MlpMemError as error:
+        count = gather(given.runs / given.recipe / "findings", Path(folder), given.also)
+    except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     say(f"{count} findings in {Path(folder).name}/results.json; now `python -m train.report`")
