@@ -12,7 +12,7 @@ WAYS = (
       for s, lr in (("finetuned", 1e-3), ("lora", 4e-3)) for r in (0.0, 1.0)),
 )  # fmt: skip
 CELLS = ("new/seen", "new/test", "new/unseen", "B/test", "A2/test", "A1/test")
-DOMAINS = ("wikitext", "stories", "licences")
+DOMAINS = ("encyclopedia", "stories", "medicine")
 
 
 def charted(findings) -> list[int]:
