@@ -35,7 +35,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "int8"],
-        help="of decoder and memory, laid out for a CPU; int8 is small, fast and less exact",
+        help="of --decoder or --preset, laid out for a CPU; int8 is small, fast, less exact",
     )  # fmt: skip
     parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
     parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")

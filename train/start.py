@@ -6,10 +6,9 @@ residual stream, which the norm before the FFN takes away: one factor stands for
 learn is what the datastore adds.
 """
 
-import copy
-
 import torch
 import torch.nn.functional as F
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
@@ -57,13 +56,16 @@ def begin_as_decoder(memory: Memory, decoder: Decoder, keys: Tensor, values: Ten
     keys (n, D) and their next tokens (n,) choose the factor: the one of the lowest cross-entropy.
     It is left as it is where the FFN is of another make or larger, or where nothing is gained.
     """
-    before = copy.deepcopy(memory.state_dict())
+    block, norm = _first_and_last(memory)
+    changed = [*block.parameters(), *norm.parameters()]  # of a large memory the rest is not copied
+    before = [weight.clone() for weight in changed]
     if not _copy(memory, decoder, keys):
         return 0.0
-    copied = copy.deepcopy(memory.state_dict())
+    copied = [weight.clone() for weight in changed]
 
     def put(factor: float) -> None:
-        memory.load_state_dict(copied if factor else before)
+        for weight, kept in zip(changed, copied if factor else before, strict=True):
+            weight.copy_(kept)
         if factor:
             _scale(memory, decoder, factor)
 
@@ -71,8 +73,9 @@ def begin_as_decoder(memory: Memory, decoder: Decoder, keys: Tensor, values: Ten
         put(factor)
         return float(F.cross_entropy(memory(keys), values))
 
-    best = [min((0.0, *FACTORS), key=nll)]
-    broadcast_object_list(best)  # processes on unlike machines must not begin unlike
+    # one process chooses: others would do it twice, and on unlike machines begin unlike
+    best = [min((0.0, *FACTORS), key=nll) if PartialState().is_main_process else 0.0]
+    broadcast_object_list(best)
     put(best[0])
     return best[0]
 
