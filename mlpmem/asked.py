@@ -86,6 +86,13 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "held against one another only.",
         study_charts.sensitivity,
     ),
+    "sizes": (
+        "Would a larger decoder do instead?",
+        "Decoders of several sizes, trained on the same text, alone and each with a datastore and "
+        "a memory of its own; and memories of the smaller ones that imitate the datastore of the "
+        "largest. Whatever lies on one vertical computes with as many parameters.",
+        study_charts.sizes,
+    ),
     "cost": (
         "From how many keys on is the memory faster?",
         "One query, both axes logarithmic. Where a line crosses the memory's, searching has "

@@ -145,6 +145,23 @@ def sensitivity(rows: Rows) -> Iterator[Chart]:
         yield Chart("dots", title, said, tuple(marks), form=form)
 
 
+def sizes(rows: Rows) -> Iterator[Chart]:
+    """Yield what every size of decoder does alone, with its datastore and with its memory."""
+    for metric, split, scale, said, form in (
+        ("perplexity", "test", 1.0, "perplexity", "{:.2f}"),
+        ("exact_match", "B/test", 100.0, "exact match, %", "{:.0f}"),
+    ):
+        here = [row for row in rows if (row.metric, row.split) == (metric, split)]
+        own = [row for row in here if "teacher" not in row.setting]
+        lines = [series(NAMES[s], s, over(own, "parameters", s, scale), s == "lm") for s in SOURCES]
+        other = [row for row in here if "teacher" in row.setting]
+        taught = over(other, "parameters", "memory", scale)
+        lines.append(series("memory of another teacher", TUNED, taught, False))
+        title = f"{said[0].upper()}{said[1:]} over size"
+        across = "parameters computed with: the decoder's, and the memory's where it helps"
+        yield Chart("lines", title, across, tuple(lines), said, "x", form)
+
+
 def _pick(rows: Rows, system: str, split: str, metric: str) -> list[Found]:
     """Return the findings of one system, split and metric."""
     return [r for r in rows if (r.system, r.split, r.metric) == (system, split, metric)]
@@ -157,10 +174,11 @@ def _groups(rows: Rows) -> list[str]:
     return known or there[:1]
 
 
-def over(rows: Rows, varied: str, system: str) -> list[Point]:
+def over(rows: Rows, varied: str, system: str, scale: float = 1.0) -> list[Point]:
     """Return a system's points over what was varied, in order."""
     here = [r for r in rows if r.system == system and is_number(r.setting.get(varied))]
-    return [point(r.setting[varied], r) for r in sorted(here, key=lambda r: r.setting[varied])]
+    here.sort(key=lambda row: row.setting[varied])
+    return [point(row.setting[varied], row, scale) for row in here]
 
 
 def _cells(rows: Rows, scale: float) -> list[Point]:

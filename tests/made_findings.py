@@ -23,7 +23,8 @@ def charted(findings) -> list[int]:
 
 def rows() -> list[dict]:
     """Return findings of all studies, as results.json has them."""
-    makers = (mixing, routing, imitation, worse, update, domains, sensitivity, cost, ledger)
+    makers = (mixing, routing, imitation, worse, update, domains, sensitivity, sizes, cost,
+              ledger)  # fmt: skip
     return [row for make in makers for row in make()]
 
 
@@ -102,6 +103,16 @@ def sensitivity():
             yield row("sensitivity", "memory", cell, "exact_match", 0.9 - i / 40, 0.03, **setting)
         for group in ("B", "A2"):
             yield row("sensitivity", "memory", group, "perplexity", 3 + i / 5, **setting)
+
+
+def sizes():
+    for hidden in (64, 160):
+        setting = {"hidden_size": hidden, "layers": 2, "lmbda": 0.4}
+        for system, gain in (("lm", 1.0), ("knn", 0.8), ("memory", 0.85)):
+            made = setting | {"parameters": 1000 * hidden * (1 + (system == "memory"))}
+            yield row("sizes", system, "test", "perplexity", gain * 500 / hidden, **made)
+    taught = {"hidden_size": 64, "layers": 2, "lmbda": 0.4, "parameters": 128_000}
+    yield row("sizes", "memory", "test", "perplexity", 6.5, teacher="160x2", **taught)
 
 
 def cost():

@@ -28,6 +28,7 @@ from train.studies.facts import WORDINGS, make_facts
 from train.studies.mixing import mixing
 from train.studies.run import Run
 from train.studies.sensitivity import sensitivity
+from train.studies.sizes import sizes
 from train.studies.teach import Lesson, add_lora, some_passages, teach_decoder, teach_memory
 from train.studies.update import insert, update
 from train.windows import look, perplexity
@@ -272,6 +273,25 @@ def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch
         json.loads((root / "studies/alpha-0.0/memory/manifest.json").read_text())["config"]["alpha"]
         == 0
     )
+
+
+def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(root):
+    studies = dataclasses.replace(RECIPE.studies, decoders=((8, 1), (16, 2)), epochs=1)
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sizes")
+    findings = list(sizes(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    told = {(f.setting["hidden_size"], f.system, f.setting.get("teacher")) for f in findings}
+    own = {(hidden, system, None) for hidden in (8, 16) for system in ("lm", "knn", "memory")}
+    assert told == own | {(8, "memory", "16x2")}
+    parameters = {(f.setting["hidden_size"], f.system): f.setting["parameters"] for f in findings}
+    assert parameters[8, "lm"] == parameters[8, "knn"] < parameters[8, "memory"]
+    folder = root / "studies" / "sizes" / "8x1"
+    taught, keyed = (Memory.load(folder / at / "memory") for at in ("taught", "."))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(taught.parameters(), keyed.parameters(), strict=True)
+    )
+    teacher = read_json(folder / "taught" / "targets" / "manifest.json")["config"]["teacher"]
+    assert teacher == str(root / "studies" / "sizes" / "16x2" / "datastore")
 
 
 def test_lambda_k_and_temperature_are_read_off_one_search(root):

@@ -62,7 +62,8 @@ def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
         write_json(path / "manifest.json", manifest | {"counts": {"tokens": 5}})
     bound = tiny.decoder()
     bound.model.save_pretrained(paths["decoder"])
-    bound.tokenizer.save_pretrained(paths["decoder"])
+    for folder in (paths["decoder"], paths["corpus"] / "tokenizer"):
+        bound.tokenizer.save_pretrained(folder)
     tiny.memory(bound).save(paths["memory"])
     tiny.datastore(bound).save(paths["datastore"])
     for part in ("memory", "heldout") if kind == "atlas" else ("memory", "valid", "test"):

@@ -21,6 +21,9 @@ class Studies:
     # sensitivity
     epochs: int = 2  # of every memory that is trained anew
     depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own
+    # sizes: (hidden size, layers) of decoders, trained so many times over the text
+    decoders: tuple[tuple[int, int], ...] = ()
+    decoder_epochs: int = 1
     # mixing
     ks: tuple[int, ...] = (1, 8, 32, 128, 512)
     temperatures: tuple[float, ...] = (1.0, 5.0, 10.0, 20.0, 40.0)
@@ -34,10 +37,15 @@ class Studies:
     def __post_init__(self) -> None:
         """Raise MlpMemError for values outside what is allowed."""
         for name in ("positions", "questions", "facts", "passes", "update_batch", "epochs",
-                     "domain_characters", "domain_epochs"):  # fmt: skip
+                     "decoder_epochs", "domain_characters", "domain_epochs"):  # fmt: skip
             check_range("studies", name, getattr(self, name), 1)
         check_range("studies", "replay", self.replay, 0)
         check_range("studies", "domain_rows", self.domain_rows, 0, 1)
+        if any(len(shape) != 2 or min(shape) < 1 for shape in self.decoders):
+            raise MlpMemError(
+                f"studies: decoders is {self.decoders}; each must be two numbers of 1 or more: "
+                "hidden size and layers"
+            )
         if any(len(domain) != 4 for domain in self.domains):
             raise MlpMemError(
                 f"studies: domains is {self.domains}; each must be four texts: name, file, heading "

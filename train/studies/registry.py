@@ -15,6 +15,7 @@ STUDIES = {
     "update": "train.studies.update:update",
     "domains": "train.studies.domains:domains",
     "sensitivity": "train.studies.sensitivity:sensitivity",
+    "sizes": "train.studies.sizes:sizes",
 }
 
 

@@ -14,7 +14,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.memory import Memory
 from train.findings import Finding, perplexity, share
 from train.grid import Sources
-from train.measure import Test, choose_lambda
+from train.measure import Measured, Test, choose_lambda
 from train.measure import curve as atlas_curve
 from train.perplexity import LAMBDAS, best_lambda
 from train.pipeline import STAGES
@@ -82,13 +82,21 @@ def _measure_atlas(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]
     test = Test.load(run.root / "corpus", decoder.tokenizer, most, run.recipe.seed)
     measured = test.measure(Sources(decoder, memory))
     lmbda = choose_lambda([atlas_curve(measured, "memory")])
-    for cell, count in measured.accuracy("memory", lmbda).items():
+    yield from told(run, measured, "memory", lmbda, setting | {"lmbda": lmbda})
+
+
+def told(
+    run: Run, measured: Measured, system: str, lmbda: float, setting: dict
+) -> Iterator[Finding]:
+    """Yield the exact match by cell and the perplexity by group of a system at a lambda."""
+    source = "memory" if system == "lm" else system  # lambda 0 of any is the decoder alone
+    for cell, count in measured.accuracy(source, lmbda).items():
         right = np.arange(count["n"]) < count["right"]
-        yield run.finding("memory", cell, "exact_match", share(right), **setting, lmbda=lmbda)
-    nll = measured.text.nll("memory", lmbda)
+        yield run.finding(system, cell, "exact_match", share(right), **setting)
+    nll = measured.text.nll(source, lmbda)
     for group in dict.fromkeys(measured.text_groups.tolist()):
         found = perplexity(nll[measured.text_groups == group])
-        yield run.finding("memory", group, "perplexity", found, **setting, lmbda=lmbda)
+        yield run.finding(system, group, "perplexity", found, **setting)
 
 
 def _measure_text(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
