@@ -315,6 +315,17 @@ def test_files_of_another_form_are_refused(tmp_path):
         asked.need(tmp_path / "y", [{"template": ""}], "template", "sub", "obj")
 
 
+def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(corpus):
+    asked_of = ask(corpus=corpus)
+    rows = atlas.load(asked_of, "question", ("test", "unseen"))
+    assert all(("readable" in row) == (row["wording"] == "unseen") for row in rows)
+    read = {word for p in ("the capital of", "is") for word in p.split()}
+    assert read <= atlas._words_of(asked_of), "tiny.documents say so"
+    made = [dict(row, readable=bool(i % 2)) for i, row in enumerate(rows[:2])]
+    found = atlas.splits([row | {"wording": "unseen", "group": "B"} for row in made])
+    assert found["B/unseen/a word never read"] == [0] and found["B/unseen/known words"] == [1]
+
+
 # The command
 
 
@@ -332,6 +343,8 @@ def run_folder(tmp_path):
     tiny.memory(bound, seed=3).save(tmp_path / "controls" / "alpha_0")
     row = {"name": "alpha_0", "label": "alpha 0", "seconds": 7.0, "lmbda": 0.4}
     write_json(tmp_path / "controls" / "controls.json", [row])
+    plain = tmp_path.with_name(f"{tmp_path.name}-plain") / "decoder"
+    shutil.copytree(paths["decoder"], plain)  # with its manifest: 2.5 seconds
     return tmp_path
 
 
@@ -340,12 +353,13 @@ def test_the_command_asks_all_and_keeps_its_findings(run_folder, tiny_bundle, ca
     assert main(["detection", *options, "--json"]) == 0
     said = capsys.readouterr().out
     found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    everyone = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0"]
+    everyone = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0",
+                "plain"]  # fmt: skip
     assert list(dict.fromkeys(f["system"] for f in found)) == everyone
     assert found == read_json(run_folder / "findings/detection.json")
     assert found[0]["how"].startswith("python -m train.tasks detection --bundle")
     by = {f["system"]: f["value"] for f in found if f["metric"] == "accuracy"}
-    assert by["lora"] == by["lm"]  # an untrained adapter changes nothing
+    assert by["lora"] == by["plain"] == by["lm"]  # an untrained adapter changes nothing
     assert main(["all", *options, "--systems", "lm,rag", "--limit", "1"]) == 0
     said = capsys.readouterr()
     assert "nq is left out" in said.err and "B/test" in said.out

@@ -26,6 +26,7 @@ def question(number: int = 0, group: str = "B", **other) -> dict:
         "group": group,
         "relation": f"relation {number % 3}",
         "title": f"Title {group} {number}",
+        "entity": f"{group} {number}",
         "invented": number % 2 == 0,
         "kind": "question",
         "wording": "test",

@@ -3,25 +3,31 @@
 A row of questions.jsonl: {prompt, answer, aliases, group, relation, entity, title, invented, kind,
 wording}. Splits are group/wording ("B/test": B's facts in wordings held out of all training), each
 once more for real and for invented entities, and by how many facts of the atlas have that answer.
+Unseen forms are split by whether the memory's corpus has all their words: a model that is trained
+on the atlas alone has never read the others ("please", for one).
 """
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
+from mlpmem.decoder import load_tokenizer
+from mlpmem.documents import Documents
 from train.corpus import read_lines
 from train.questions import cell_of
 from train.tasks.asked import Asked
 from train.tokenizer import EOS
 
 GROUPS = ("A1", "A2", "B")
+WORD = re.compile(r"'s|[^\W\d_]+")
 BANDS = ((1, 1), (2, 9), (10, 99), (100, 10**9))  # facts that have an answer
 
 
 def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
     """Return the rows of a kind ("question", "statement"), at most `limit` of a cell.
 
-    Each row also has "facts", how many facts have its answer, and "others", other answers of its
-    relation.
+    Each row also has "facts", how many facts have its answer, "others", other answers of its
+    relation, and an unseen one "readable", whether the corpus has all its words.
     """
     rows = read_lines(asked.corpus_file("questions.jsonl"))
     facts = {(row["relation"], row["title"]): row["answer"] for row in rows}
@@ -33,15 +39,33 @@ def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
     for row in rows:
         if row["kind"] == kind and row["wording"] in (asked.wordings or wordings):
             cells.setdefault(cell_of(row), []).append(row)
-    return [
+    drawn = [row for cell in sorted(cells) for row in asked.some(cells[cell], cell)]
+    made = [
         row
         | {
             "facts": counts[row["answer"]],
             "others": sorted(answers[row["relation"]] - {row["answer"], *row["aliases"]}),
         }
-        for cell in sorted(cells)
-        for row in asked.some(cells[cell], cell)
+        for row in drawn
     ]
+    if unseen := [row for row in made if row["wording"] == "unseen"]:
+        words = _words_of(asked)
+        for row in unseen:
+            row["readable"] = set(WORD.findall(_form(row))) <= words
+    return made
+
+
+def _form(row: dict) -> str:
+    """Return a question without the name it is about, in small letters."""
+    return row["prompt"].replace(row["entity"], " ").lower()
+
+
+def _words_of(asked: Asked) -> set[str]:
+    """Return the words of the memory's corpus, in small letters."""
+    tokenizer = load_tokenizer(str(asked.corpus_file("tokenizer")))
+    documents = Documents.load(asked.corpus_file("memory"))
+    texts = tokenizer.batch_decode([documents.passage(p) for p in range(len(documents))])
+    return {word for text in texts for word in WORD.findall(text.lower())}
 
 
 def splits(rows: Sequence[dict]) -> dict[str, list[int]]:
@@ -52,6 +76,9 @@ def splits(rows: Sequence[dict]) -> dict[str, list[int]]:
     for i, row in enumerate(rows):
         sort = "invented" if row["invented"] else "real"
         found.setdefault(f"{cell_of(row)}/{sort}", []).append(i)
+        if "readable" in row:
+            words = "known words" if row["readable"] else "a word never read"
+            found.setdefault(f"{cell_of(row)}/{words}", []).append(i)
     for low, high in BANDS:
         name = f"answer of {low}" if low == high else f"answer of {low}-{high} facts"
         name = "answer of 1 fact" if high == 1 else name.replace(f"-{BANDS[-1][1]}", " or more")

@@ -1,7 +1,8 @@
 """Who can be asked: the systems of a bundle, a run or of parts, by name.
 
-mlpmem.cast says which a model has. Of a run, "finetuned" and "lora" are the kept best settings, and
-"memory_NAME" is a memory of its controls. The datastore is searched in bulk.
+mlpmem.cast says which a model has. Of a run, "finetuned" and "lora" are the kept best settings,
+"memory_NAME" is a memory of its controls, and "plain" is the decoder of the run beside it that is
+called RUN-plain. The datastore is searched in bulk.
 """
 
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ class Cast(cast.Cast):
         else:
             self._bundle: Bundle | None = load_bundle(preset_path(s.bundle))
             model, documents = self._bundle.model(device), self._bundle.documents
-        given = [*_tuned(s.run), *_controls(s.run)] if s.run else []
+        given = [*_tuned(s.run), *_controls(s.run), *_plain(s.run)] if s.run else []
         how = {"lmbda": s.lmbda, "passages": s.passages, "layout": s.layout}
         super().__init__(model, given, documents, seconds=_seconds(s.run), **how)
 
@@ -112,6 +113,16 @@ def _controls(run: Path) -> list[Given]:
               row["seconds"], row["lmbda"])
         for row in (read_json(path) if path.is_file() else [])
     ]  # fmt: skip
+
+
+def _plain(run: Path) -> list[Given]:
+    """Return the one decoder that read everything from the first, as large as all of the run's."""
+    folder = run.with_name(f"{run.name}-plain") / "decoder"
+    manifest = finished_manifest(folder)
+    if manifest is None:
+        return []
+    label = "a plain decoder of the same total size that read all of it"
+    return [Given("plain", folder, "decoder", label, manifest["seconds"])]
 
 
 def _seconds(run: Path | None) -> dict[str, float]:
