@@ -323,7 +323,7 @@ def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(corpus
     assert read <= atlas._words_of(asked_of), "tiny.documents say so"
     made = [dict(row, readable=bool(i % 2)) for i, row in enumerate(rows[:2])]
     found = atlas.splits([row | {"wording": "unseen", "group": "B"} for row in made])
-    assert found["B/unseen/a word never read"] == [0] and found["B/unseen/known words"] == [1]
+    assert found["B/unseen/new-word"] == [0] and found["B/unseen/known-words"] == [1]
 
 
 # The command

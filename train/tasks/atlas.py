@@ -77,7 +77,7 @@ def splits(rows: Sequence[dict]) -> dict[str, list[int]]:
         sort = "invented" if row["invented"] else "real"
         found.setdefault(f"{cell_of(row)}/{sort}", []).append(i)
         if "readable" in row:
-            words = "known words" if row["readable"] else "a word never read"
+            words = "known-words" if row["readable"] else "new-word"
             found.setdefault(f"{cell_of(row)}/{words}", []).append(i)
     for low, high in BANDS:
         name = f"answer of {low}" if low == high else f"answer of {low}-{high} facts"
