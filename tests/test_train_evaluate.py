@@ -14,7 +14,7 @@ from train import finetuned
 from train.evaluate import evaluate, load_results
 from train.grid import LAMBDAS, Grid, Sources
 from train.measure import Measured, Test, choose_lambda
-from train.recipe import Evaluate, Finetuned
+from train.recipe_after import Evaluate, Finetuned
 from train.stage import Context, read_json, write_json
 
 

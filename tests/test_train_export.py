@@ -32,7 +32,7 @@ from train.export import (
     tuned_adapters,
     untrained,
 )
-from train.recipe import Export
+from train.recipe_after import Export
 from train.stage import Context, file_hash, finished_manifest
 
 ROOT = Path(__file__).resolve().parents[1]

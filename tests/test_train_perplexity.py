@@ -16,7 +16,8 @@ from train.export import make_bundle
 from train.finetuned import compare_finetuned
 from train.perplexity import LAMBDAS, best_lambda, share_of_gain
 from train.prefixes import prefixes
-from train.recipe import Evaluate, Export, Finetuned, Targets
+from train.recipe import Targets
+from train.recipe_after import Evaluate, Export, Finetuned
 from train.report import tables
 from train.stage import Context
 from train.targets import make_targets

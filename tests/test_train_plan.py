@@ -16,7 +16,8 @@ from train.ledger import ledger, time_text
 from train.needs import Need, needs
 from train.pipeline import STAGES, run
 from train.plan import check_fits, number_text
-from train.recipe import Corpus, Recipe, Stated, Targets
+from train.recipe import Corpus, Recipe, Targets
+from train.recipe_after import Stated
 from train.recipe_file import load_recipe
 from train.sizes import UnknownSizeError, sizes_of
 from train.stage import run_stage, write_json

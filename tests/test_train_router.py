@@ -14,7 +14,7 @@ from mlpmem.router import FEATURES, load_routers
 from mlpmem.trace import AUTO, PARTS
 from train import router as stage
 from train import routing
-from train.recipe import Router as Recipe
+from train.recipe_after import Router as Recipe
 from train.router import Rows, fit, fit_routers, nll, see_atlas
 from train.stage import Context, read_json
 

@@ -18,8 +18,9 @@ from train.corpora.atlas import build_atlas
 from train.corpora.atlas_wordings import AtlasConfig
 from train.files import read_json, write_json
 from train.recipe import Atlas as AtlasRecipe
-from train.recipe import Corpus, Decoder, Evaluate, Recipe, Targets
+from train.recipe import Corpus, Decoder, Recipe, Targets
 from train.recipe import Memory as MemoryRecipe
+from train.recipe_after import Evaluate
 from train.studies import sensitivity as sensitivity_module
 from train.studies import teach
 from train.studies.config import Studies

@@ -25,7 +25,7 @@ from mlpmem.trace import Trace
 from train.corpus import read_lines
 from train.evaluate import load_results
 from train.prefixes import Shown, show_text
-from train.recipe import Export
+from train.recipe_after import Export
 from train.stage import Context, finished_manifest, read_json
 
 LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer

@@ -13,7 +13,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
-from train.recipe import Evaluate
+from train.recipe_after import Evaluate
 from train.stage import Context
 from train.windows import Golds, curve, look, perplexity, slide
 

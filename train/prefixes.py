@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mlpmem.documents import Documents
 from mlpmem.fused import FusedModel
 from mlpmem.trace import Trace
-from train.recipe import Export
+from train.recipe_after import Export
 
 PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and that are recorded after it
 GROUP = "longer"  # the page's group of examples that have no right answer

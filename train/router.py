@@ -25,7 +25,7 @@ from mlpmem.trace import PARTS
 from train.corpus import read_lines
 from train.measure import CHOOSING, GROUPS
 from train.questions import ask, sample_questions
-from train.recipe import Router as RouterRecipe
+from train.recipe_after import Router as RouterRecipe
 from train.search import BulkRetriever
 from train.stage import Context, finished_manifest
 from train.windows import slide
