@@ -91,7 +91,7 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "Decoders of several sizes, trained on the same text, alone and each with a datastore and "
         "a memory of its own; and memories of the smaller ones that imitate the datastore of the "
         "largest. Whatever lies on one vertical computes with as many parameters.",
-        study_charts.sizes,
+        cost_charts.sizes,
     ),
     "cost": (
         "From how many keys on is the memory faster?",

@@ -1,10 +1,10 @@
-"""The charts of what answering and training cost, made of findings, in plain values."""
+"""The charts of what answering, training and size cost, made of findings, in plain values."""
 
 from collections.abc import Iterator
 
 from mlpmem.charts import TUNED, Chart, Point, point, series
 from mlpmem.findings import Found
-from mlpmem.study_charts import Rows, colour_of, is_number, over
+from mlpmem.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
 
 KINDS = {"exact-torch-fp32": "exact, torch", "flat-fp32": "exact, faiss float32",
          "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
@@ -45,6 +45,41 @@ def ledger(rows: Rows) -> Iterator[Chart]:
             name = {"peak_memory": "memory at most", "bytes": "left on disk"}.get(metric, unit)
             marks.append(series(name, TUNED, points, not marks))
         yield Chart("dots", title, unit, tuple(marks), log="x", form=form)
+
+
+def sizes(rows: Rows) -> Iterator[Chart]:
+    """Yield what every decoder does alone, with its datastore, with its memory, with another's.
+
+    Once over the parameters that are computed with, once by decoder.
+    """
+    for metric, split, scale, said, form in (
+        ("perplexity", "test", 1.0, "perplexity", "{:.2f}"),
+        ("exact_match", "B/test", 100.0, "exact match, %", "{:.0f}"),
+    ):
+        here = [row for row in rows if (row.metric, row.split) == (metric, split)]
+        parts = [(NAMES[s], s, [r for r in here if "teacher" not in r.setting]) for s in SOURCES]
+        taught = [row for row in here if "teacher" in row.setting]
+        parts.append(("memory of another teacher", "memory", taught))
+        lines, marks = [], []
+        for name, system, found in parts:
+            plain = found is not taught
+            colour = system if plain else TUNED
+            points = over(found, "parameters", system, scale)
+            lines.append(
+                series(f"with {name}" if system != "lm" else "alone", colour, points, plain)
+            )
+            points = [point(_shape(r), r, scale) for r in found if r.system == system]
+            marks.append(series(name, colour, points, plain))
+        title = f"{said[0].upper()}{said[1:]}"
+        across = "parameters that are computed with, the memory's too"
+        yield Chart("lines", f"{title} over size", across, tuple(lines), said, "x", form)
+        yield Chart("dots", title, said, tuple(marks), form=form)
+
+
+def _shape(row: Found) -> str:
+    """Return what a decoder is called by its size: "64 wide, 2 layers"."""
+    wide, layers = (row.setting.get(key) for key in ("hidden_size", "layers"))
+    return f"{wide:g} wide, {layers:g} layers" if is_number(wide) and is_number(layers) else ""
 
 
 def _stage(row: Found) -> str:

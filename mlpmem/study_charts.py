@@ -145,23 +145,6 @@ def sensitivity(rows: Rows) -> Iterator[Chart]:
         yield Chart("dots", title, said, tuple(marks), form=form)
 
 
-def sizes(rows: Rows) -> Iterator[Chart]:
-    """Yield what every size of decoder does alone, with its datastore and with its memory."""
-    for metric, split, scale, said, form in (
-        ("perplexity", "test", 1.0, "perplexity", "{:.2f}"),
-        ("exact_match", "B/test", 100.0, "exact match, %", "{:.0f}"),
-    ):
-        here = [row for row in rows if (row.metric, row.split) == (metric, split)]
-        own = [row for row in here if "teacher" not in row.setting]
-        lines = [series(NAMES[s], s, over(own, "parameters", s, scale), s == "lm") for s in SOURCES]
-        other = [row for row in here if "teacher" in row.setting]
-        taught = over(other, "parameters", "memory", scale)
-        lines.append(series("memory of another teacher", TUNED, taught, False))
-        title = f"{said[0].upper()}{said[1:]} over size"
-        across = "parameters computed with: the decoder's, and the memory's where it helps"
-        yield Chart("lines", title, across, tuple(lines), said, "x", form)
-
-
 def _pick(rows: Rows, system: str, split: str, metric: str) -> list[Found]:
     """Return the findings of one system, split and metric."""
     return [r for r in rows if (r.system, r.split, r.metric) == (system, split, metric)]
