@@ -20,6 +20,7 @@ from mlpmem.families import family_of, ffn_at, layers_of
 from mlpmem.fastlinear import bytes_of
 from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
+from mlpmem.straight import Straight
 from mlpmem.threads import threads_for
 
 
@@ -59,6 +60,7 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see threads.py
+        self.straight: Straight | None = None  # a pass of fewer steps, of packed GPT-2 models
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
@@ -183,6 +185,10 @@ class Decoder:
         stops where the hidden state is caught: no logits, no cache, and no time for what comes
         after.
         """
+        plain = head and attention_mask is None and position_ids is None
+        if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
+            with threads_for(self, ids.numel()):
+                return DecoderOutput(*self.straight.forward(ids, cache, use_cache, last))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:

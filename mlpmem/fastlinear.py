@@ -46,6 +46,15 @@ class PackedLinear(nn.Module):
         """Return x (..., inputs) @ weight.T + bias."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in its tanh form, of what forward returns."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return what forward returns, added to residual (..., outputs)."""
+        product = torch.ops.mkldnn._linear_pointwise.binary
+        return product(x, residual, self.weight, self.bias, "add")
+
     def dense(self) -> Tensor:
         """Return the weight (outputs, inputs) as a plain tensor."""
         return self.weight.to_dense()
@@ -88,6 +97,14 @@ class Int8Linear(PackedLinear):
         """Return x (..., inputs) @ weight.T + bias, in x's dtype."""
         return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True).to(x.dtype)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in its tanh form, of what forward returns."""
+        return F.gelu(self(x), approximate="tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return what forward returns, added to residual (..., outputs)."""
+        return residual + self(x)
+
     def dense(self) -> Tensor:
         """Return the rounded weight (outputs, inputs) as a plain tensor of the dtype it had."""
         rounded, _ = torch.ops.quantized.linear_unpack(self._packed)
@@ -127,13 +144,21 @@ def _packed(layer: nn.Module, transposed: bool, int8: bool) -> PackedLinear | No
         made = (Int8Linear if int8 else PackedLinear)(weight, layer.bias, transposed)
         luck = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[1], generator=luck).to(weight.dtype)
-        found = made(x).float()
+        beside = torch.randn(2, weight.shape[0], generator=luck).to(weight.dtype)
+        found = made(x), made.gelu(x), made.plus(x, beside)
     except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
         return None
     bias = layer.bias.float() if layer.bias is not None else None
-    wanted = F.linear(x.float(), weight.float(), bias)
-    error = float((found - wanted).norm() / wanted.norm().clamp_min(1e-30))
-    return made if error <= (TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]) else None
+    plain = F.linear(x.float(), weight.float(), bias)
+    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain
+    most = TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]
+    right = all(_error(a, b) <= most for a, b in zip(found, wanted, strict=True))
+    return made if right else None
+
+
+def _error(found: Tensor, wanted: Tensor) -> float:
+    """Return the relative error of a product."""
+    return float((found.float() - wanted).norm() / wanted.norm().clamp_min(1e-30))
 
 
 def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:

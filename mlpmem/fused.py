@@ -20,6 +20,7 @@ from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
 from mlpmem.router import Router
 from mlpmem.settings import Settings, check_lmbda, default_settings
+from mlpmem.straight import Straight
 from mlpmem.threads import calibrate, threads_for
 from mlpmem.trace import AUTO, PARTS
 
@@ -91,6 +92,7 @@ class FusedModel:
         from mlpmem.fastlinear import pack
 
         pack(self.decoder.model, int8)
+        self.decoder.straight = Straight.of(self.decoder)
         if self.memory is not None:
             pack(self.memory, int8)
         calibrate(self.decoder)

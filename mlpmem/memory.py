@@ -96,6 +96,8 @@ class LayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., D) normalised, in x's dtype."""
+        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
+            return super().forward(x).to(x.dtype)
         weight, bias = self.weight.float(), self.bias.float()
         return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
 
@@ -105,6 +107,8 @@ class RMSNorm(nn.RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., D) normalised, in x's dtype."""
+        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
+            return super().forward(x).to(x.dtype)
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(
             x.dtype
         )
@@ -123,6 +127,14 @@ class Conv1D(nn.Module):
         """Return x (..., inputs) @ weight + bias."""
         return F.linear(x, self.weight.T, self.bias)
 
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in its tanh form, of what forward returns; packed layers do both at once."""
+        return F.gelu(self(x), approximate="tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return what forward returns, added to residual; packed layers do both at once."""
+        return residual + self(x)
+
 
 class Gpt2FFN(nn.Module):
     """D -> 4 D -> D with GELU in its tanh form."""
@@ -133,9 +145,9 @@ class Gpt2FFN(nn.Module):
         self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
         self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the FFN of x (..., D)."""
-        return self.c_proj(F.gelu(self.c_fc(x), approximate="tanh"))
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the FFN of x (..., D), added to residual (..., D)."""
+        return self.c_proj.plus(self.c_fc.gelu(x), residual)
 
 
 class LlamaFFN(nn.Module):
@@ -165,7 +177,7 @@ class Gpt2Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output, (..., D)."""
-        return x + self.mlp(self.ln_1(x))
+        return self.mlp(self.ln_1(x), x)
 
 
 class LlamaBlock(nn.Module):

@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import mlpmem
@@ -48,6 +49,10 @@ def test_a_packed_layer_equals_a_product_in_float64(rows, bias):
     x = torch.randn(*rows, 7)
     wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     torch.testing.assert_close(holder(x).double(), wanted, rtol=1e-5, atol=1e-5)
+    bent, beside = F.gelu(wanted, approximate="tanh"), torch.randn(*rows, 13)
+    torch.testing.assert_close(holder[0].gelu(x).double(), bent, rtol=1e-5, atol=1e-5)
+    added = holder[0].plus(x, beside).double()
+    torch.testing.assert_close(added, beside + wanted, rtol=1e-5, atol=1e-5)
 
 
 @needs_ops
@@ -73,8 +78,10 @@ def test_packed_weights_count_as_bytes_and_a_tied_head_is_held_twice(tiny_model)
 
 
 @needs_ops
-def test_a_layer_whose_packed_product_is_wrong_stays_plain(monkeypatch):
-    monkeypatch.setattr(PackedLinear, "forward", lambda self, x: x @ self.weight.to_dense().T * 1.1)
+@pytest.mark.parametrize("name", ["forward", "gelu", "plus"])
+def test_a_layer_whose_packed_product_is_wrong_stays_plain(monkeypatch, name):
+    right = getattr(PackedLinear, name)
+    monkeypatch.setattr(PackedLinear, name, lambda *given: right(*given) * 1.1)
     assert pack(nn.Sequential(nn.Linear(7, 13, bias=False))) == 0
 
 
@@ -125,6 +132,9 @@ def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bi
     assert pack(holder, int8=True) == 1 and isinstance(holder[0], fastlinear.Int8Linear)
     error = (holder(x).double() - wanted).norm() / wanted.norm()
     assert 0 < error < 0.04
+    product, beside = holder(x), torch.randn(3, 5, 160)
+    assert torch.equal(holder[0].gelu(x), F.gelu(product, approximate="tanh"))
+    assert torch.equal(holder[0].plus(x, beside), beside + product)
     assert holder[0].bytes < 0.3 * size
     assert (holder[0].dense() - layer.weight).abs().max() <= layer.weight.abs().max() / 127
 

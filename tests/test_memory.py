@@ -22,7 +22,7 @@ from published import (
 from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory, MemoryConfig
+from mlpmem.memory import LAYOUTS, Memory, MemoryConfig
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -117,6 +117,17 @@ def test_norms_are_computed_in_float32():
     hidden = torch.randn(4, tiny.HIDDEN) * 3e3  # its square overflows half precision
     memory = memory.half()
     assert memory(hidden.half()).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_a_norm_in_half_precision_is_rounded_once(family, dtype):
+    norm = LAYOUTS[family][2](64)
+    for weight in norm.parameters():
+        torch.nn.init.normal_(weight)
+    norm, x = norm.to(dtype), (torch.randn(50, 64) * 3 + 1).to(dtype)
+    wanted = norm.float()(x.float()).to(dtype)
+    assert torch.equal(norm.to(dtype)(x), wanted)
 
 
 def test_a_tied_memory_answers_through_the_decoders_head_and_does_not_store_it(tmp_path):
