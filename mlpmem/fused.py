@@ -7,7 +7,6 @@ one reference, and a call that has begun goes on with what was there when it beg
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,45 +18,11 @@ from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
 from mlpmem.router import Router
-from mlpmem.settings import Settings, check_lmbda, default_settings
+from mlpmem.settings import Settings, default_settings
+from mlpmem.sources import Sources, Store
 from mlpmem.straight import Straight
 from mlpmem.threads import calibrate, threads_for
 from mlpmem.trace import AUTO, PARTS
-
-
-class Store(NamedTuple):
-    """A datastore, its search, and the arrays the mix gathers from."""
-
-    datastore: Datastore
-    retriever: Retriever
-    values: Tensor  # (N,) int64
-    counts: Tensor  # (N,) int32
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of entries and index; keys that the index holds are counted once."""
-        twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
-        return self.datastore.bytes + self.retriever.bytes - twice
-
-
-class Sources(NamedTuple):
-    """What every source says at R positions."""
-
-    names: tuple[str, ...]  # "lm" first
-    log_probs: Tensor  # (S, R, V) float32, one slice a source
-    neighbours: Neighbours | None  # (R, K)
-    weights: Tensor | None  # (R, K) share of the kNN mass
-    seconds: Mapping[str, float]  # spent on "memory" and "search", of all R
-
-    def __getitem__(self, system: str) -> Tensor:
-        """Return a source's log-probs (R, V), or those of a system's sources in equal shares."""
-        parts = [self.log_probs[self.names.index(part)] for part in PARTS[system] or ("lm",)]
-        return interpolate(*parts, 0.5) if len(parts) == 2 else parts[0]
-
-    def nearest(self, system: str) -> Tensor | None:
-        """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
-        searched = "knn" in PARTS[system]
-        return self.neighbours.distances[:, 0] if searched else None
 
 
 class FusedModel:
@@ -234,33 +199,8 @@ class FusedModel:
     def lmbdas(
         self, systems: Sequence[str], lmbda: float | str | Mapping[str, float | str] | None
     ) -> dict[str, float | str]:
-        """Return every system's lambda, a number or AUTO: the given one, else the settings'.
-
-        It is 0 for "lm". MlpMemError for AUTO where no router was fitted.
-        """
-        given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
-        for system, value in given.items():
-            if system not in PARTS:
-                raise MlpMemError(f"lmbda names {system!r}; systems are {', '.join(PARTS)}")
-            self._check_lmbda(system, value)
-        chosen = {}
-        for system in systems:
-            value = given.get(system)
-            value = self.settings.of(system) if value is None else value
-            chosen[system] = 0.0 if system == "lm" else value if value == AUTO else float(value)
-        return chosen
-
-    def _check_lmbda(self, system: str, value: Any) -> None:
-        """Raise MlpMemError unless value is None, a number in range, or AUTO with a router."""
-        if isinstance(value, str) and value == AUTO:
-            if system != "lm" and system not in self.routers:
-                raise MlpMemError(
-                    f'lmbda is "auto", but no router chooses it for {system!r} here (there is '
-                    f"{', '.join(self.routers) or 'none'}); give a number from 0 to 1, or fit "
-                    "one with `python -m train router`"
-                )
-        elif value is not None:
-            check_lmbda(value)
+        """Return every system's lambda, a number or AUTO; see Settings.lmbdas."""
+        return self.settings.lmbdas(systems, lmbda, self.routers)
 
     def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
         """Return {system: Trace} of one batch over one prefill; see generation.compare.

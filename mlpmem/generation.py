@@ -8,8 +8,7 @@ of a call outlives it.
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from statistics import median
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,59 +17,14 @@ from torch import Tensor
 from mlpmem.decoder import Decoder, DecoderOutput
 from mlpmem.distributions import interpolate, sample
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Sources, Store, systems_of
-from mlpmem.pieces import TextStream
+from mlpmem.fused import FusedModel, systems_of
 from mlpmem.rows import rows_of
+from mlpmem.running import Clock, Column, Event
 from mlpmem.settings import Options, check_lmbda
-from mlpmem.trace import AUTO, Step, Trace
+from mlpmem.sources import Sources, Store
+from mlpmem.trace import AUTO, Trace
 
 LMBDAS = tuple(i / 10 for i in range(11))
-
-
-@dataclass(frozen=True)
-class Event:
-    """Something that happened: "step" with {name: Step}, last "done" with {name: Trace}.
-
-    A column's name is its system in a comparison, its lambda where lambda is scrubbed.
-    """
-
-    kind: str
-    values: Mapping[Any, Any]
-
-
-@dataclass
-class Column:
-    """What one system has written at one lambda so far, within one call."""
-
-    name: str | float
-    system: str
-    lmbda: float | str
-    row: int = 0  # of the batch
-    steps: list[Step] = field(default_factory=list)
-    text: TextStream = field(default_factory=TextStream)
-    finish: str = ""
-
-
-@dataclass
-class Clock:
-    """Milliseconds a token by part; a batch's time is shared out over its rows."""
-
-    prefill_ms: float = 0.0
-    parts: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, part: str, seconds: float, rows: int) -> None:
-        """Note what a part took for some rows."""
-        self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
-
-    def cost(self, model: FusedModel, store: Store | None) -> dict[str, float]:
-        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill."""
-        found = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
-        sizes = {"decoder_bytes": model.decoder.bytes}
-        if model.memory is not None:
-            sizes["memory_bytes"] = model.memory.bytes
-        if store is not None:
-            sizes["datastore_bytes"] = store.bytes
-        return {"prefill_ms": self.prefill_ms, **found, **sizes}
 
 
 def compare(

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Store
-from mlpmem.generation import Event
+from mlpmem.fused import FusedModel
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
+from mlpmem.running import Event
+from mlpmem.sources import Store
 from mlpmem.trace import AUTO, Step, Trace
 
 MAX_TOKENS = 512

@@ -10,7 +10,7 @@ from mlpmem.datastore import Datastore, build_keys
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Store
+from mlpmem.fused import FusedModel
 from mlpmem.hub import Tell, fetch
 from mlpmem.keycache import Built, build_or_read, label_of
 from mlpmem.memory import Memory
@@ -18,6 +18,7 @@ from mlpmem.plain import parse_json
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
+from mlpmem.sources import Store
 from mlpmem.threads import calibrate
 from mlpmem.tuning import tuned
 

@@ -17,8 +17,9 @@ from torch import Tensor
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.generation import Event, check_prompt
+from mlpmem.generation import check_prompt
 from mlpmem.rows import PARTED, text_of
+from mlpmem.running import Event
 from mlpmem.settings import Options
 from mlpmem.systems import System, last_trace, named, next_log_probs
 from mlpmem.trace import Trace

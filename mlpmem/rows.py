@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mlpmem.distributions import js_divergence
-from mlpmem.fused import Sources, Store
+from mlpmem.sources import Sources, Store
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, mix
 
 TOP = 8  # candidates of every source, and neighbours shown

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Store
+from mlpmem.fused import FusedModel
 from mlpmem.settings import check_lmbda
+from mlpmem.sources import Store
 from mlpmem.trace import AUTO, PARTS
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time

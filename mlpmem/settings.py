@@ -1,13 +1,13 @@
 """The numbers a model or a call is used with; each is checked where it is set."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.plain import is_number
-from mlpmem.trace import PARTS
+from mlpmem.trace import AUTO, PARTS
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,28 @@ class Settings:
             return self.lmbda[system]
         parts = [self.lmbda.get(part, 0.5) for part in PARTS.get(system, ())]
         return sum(parts) / len(parts) if parts else 0.5
+
+    def lmbdas(
+        self,
+        systems: Sequence[str],
+        lmbda: float | str | Mapping[str, float | str] | None,
+        routed: Collection[str],
+    ) -> dict[str, float | str]:
+        """Return every system's lambda, a number or AUTO: the given one, else these settings'.
+
+        It is 0 for "lm". MlpMemError for AUTO of a system that is not among the `routed`.
+        """
+        given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
+        for system, value in given.items():
+            if system not in PARTS:
+                raise MlpMemError(f"lmbda names {system!r}; systems are {', '.join(PARTS)}")
+            _check_given(system, value, routed)
+        chosen = {}
+        for system in systems:
+            value = given.get(system)
+            value = self.of(system) if value is None else value
+            chosen[system] = 0.0 if system == "lm" else value if value == AUTO else float(value)
+        return chosen
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,19 @@ def default_settings(memory: Any) -> Settings:
         knn_temperature=config.knn_temperature or 20.0,
         memory_temperature=config.temperature,
     )
+
+
+def _check_given(system: str, value: Any, routed: Collection[str]) -> None:
+    """Raise MlpMemError unless value is None, a number in range, or AUTO with a router."""
+    if isinstance(value, str) and value == AUTO:
+        if system != "lm" and system not in routed:
+            raise MlpMemError(
+                f'lmbda is "auto", but no router chooses it for {system!r} here (there is '
+                f"{', '.join(routed) or 'none'}); give a number from 0 to 1, or fit one with "
+                "`python -m train router`"
+            )
+    elif value is not None:
+        check_lmbda(value)
 
 
 def check_lmbda(value: Any, name: str = "lmbda") -> None:

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mlpmem.datastore import Datastore
 from mlpmem.distributions import knn_weights
-from mlpmem.fused import FusedModel, Store
+from mlpmem.fused import FusedModel
 from mlpmem.passages import forward_positions
 from mlpmem.settings import Settings
+from mlpmem.sources import Store
 
 PASSAGES, POSITIONS = 16, 256  # asked at most
 FEWEST = 8  # passages; of fewer, too little is left without one

@@ -16,11 +16,12 @@ from torch import Tensor
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
-from mlpmem.fused import FusedModel, Sources
+from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
 from mlpmem.router import FEATURES, Router, RouterConfig, features
 from mlpmem.settings import Settings
+from mlpmem.sources import Sources
 from mlpmem.trace import PARTS
 from train.corpus import read_lines
 from train.measure import CHOOSING, GROUPS

@@ -18,7 +18,8 @@ import mlpmem
 from mlpmem.distributions import interpolate
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel, Sources
+from mlpmem.fused import FusedModel
+from mlpmem.sources import Sources
 from mlpmem.trace import AUTO
 from train.findings import Finding, perplexity, save, share
 from train.measure import GROUPS, Test

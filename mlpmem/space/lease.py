@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlpmem.fused import FusedModel
-from mlpmem.generation import Event
+from mlpmem.running import Event
 
 Lease = Callable[[Callable[..., Iterator[Event]]], Callable[..., Iterator[Event]]]
 SETTLE = 5.0  # seconds that a lease takes to begin
