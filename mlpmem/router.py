@@ -73,8 +73,8 @@ class RouterConfig:
             )
         if tuple(self.features) != FEATURES:
             raise MlpMemError(
-                f"router config: it reads {', '.join(map(str, self.features))[:200]}; this "
-                f"program makes {', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
+                f"router config: it reads {', '.join(map(str, self.features))[:200]}; this program "
+                f"makes {', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
             )
 
 
