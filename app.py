@@ -37,7 +37,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--dtype", choices=["float32", "bfloat16", "int8"],
         help="of --decoder or --preset, laid out for a CPU; int8 is small, fast, less exact",
     )  # fmt: skip
-    parser.add_argument("--device", default="cpu", help="where decoder and memory are, as cuda")
+    parser.add_argument(
+        "--device", default="cpu", help="where --decoder or --preset are, such as cuda"
+    )
     parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
     parser.add_argument(
@@ -95,9 +97,29 @@ def opened(args: argparse.Namespace) -> tuple:
         except MlpMemError as error:
             note = f"{error}. The bundle {args.bundle.name} is served instead."
             say(note)
+    if line := unheeded(args):
+        say(line)
     datastore = not args.no_datastore
     offered = extras.of_bundle(args.bundle, args.column, datastore)
     return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+
+
+def unheeded(args: argparse.Namespace) -> str:
+    """Return a line on what was asked for and a bundle does not follow, "" where there is nothing.
+
+    A bundle is served as it was measured: its figures and recordings are float32's, and packed
+    weights would take its LoRA columns away.
+    """
+    plain = {"dtype": (None, "float32"), "device": ("cpu",)}
+    asked = [
+        f"--{name} {vars(args)[name]}" for name in plain if vars(args)[name] not in plain[name]
+    ]
+    if not asked:
+        return ""
+    return (
+        f"{' and '.join(asked)} left aside: the bundle {args.bundle.name} is served in float32 on "
+        "the CPU, as it was measured. mlpmem.load takes both for a bundle in Python."
+    )
 
 
 def _dtype(form: str | None):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
+from mlpmem.fastlinear import PackedLinear
 from mlpmem.plain import is_number, parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -132,6 +133,11 @@ def _merged(
     """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout."""
     layer = dict(decoder.model.named_modules()).get(path)
     kind = type(layer).__name__
+    if isinstance(layer, PackedLinear):
+        raise MlpMemError(
+            f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
+            "without dtype (python app.py: without --dtype)"
+        )
     if kind not in ("Linear", "Conv1D"):
         raise _unfit(folder, f"it changes {path[:100]!r}, which is no linear layer of it")
     down, up = (factor.to(layer.weight.device, torch.float32) for factor in pair)

@@ -5,6 +5,7 @@ neighbour is; never the token that comes. R positions, F features.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import parse_json
 from mlpmem.trace import PARTS
 
 FLOOR = -20.0  # nats; what is less probable is as good as impossible
 LEAST = -80.0  # nats; below it float32 is slow (subnormal), and an entropy gains nothing
+MOST_UNITS, MOST_BYTES = 4096, 2**22  # far more than pays: a folder cannot ask for all memory
+LARGEST, LEAST_SCALE = 1e6, 1e-6  # of a router's numbers: with these no lambda overflows to nan
 FEATURES = (
     "lm_top", "other_top",  # log-prob of each one's most probable token
     "lm_entropy", "other_entropy",  # nats
@@ -32,7 +36,9 @@ def features(lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor
     entropy = -pair.exp().mul_(pair).sum(dim=-1)
     crossed = pair.gather(-1, token.flip(0).unsqueeze(-1)).squeeze(-1)
     agree = (token[0] == token[1]).float().unsqueeze(0)
-    near = torch.zeros_like(agree) if nearest is None else nearest.float().log1p().unsqueeze(0)
+    near = torch.zeros_like(agree)
+    if nearest is not None:  # infinite where there is none, and 0 times that is nan
+        near = nearest.float().log1p().clamp_max(-LEAST).unsqueeze(0)
     found = torch.cat([top, entropy, crossed.clamp_min(FLOOR), agree, near])
     return found.T.contiguous()
 
@@ -44,20 +50,31 @@ class RouterConfig:
     system: str  # a key of PARTS with parts: "memory", "knn" or "mixed"
     vocab_size: int  # V
     tokenizer_hash: str
-    units: int = 0  # of one hidden layer; 0 is a logistic regression
+    units: int = 0  # of one hidden layer, at most MOST_UNITS; 0 is a logistic regression
     features: tuple[str, ...] = FEATURES  # what the weights were fitted to, in their order
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for a system without lambda, or features that are not made any more."""
-        if not PARTS.get(self.system) or self.units < 0:
+        system, units = str(self.system)[:40], str(self.units)[:40]
+        if not PARTS.get(system):
             raise MlpMemError(
-                f"router config: system {self.system!r} has no lambda or units {self.units} is "
-                "below 0; use memory, knn or mixed, and fit the router again"
+                f"router config: system {system!r} has no lambda; use memory, knn or mixed, and "
+                "fit the router again"
+            )
+        if type(self.units) is not int or not 0 <= self.units <= MOST_UNITS:
+            raise MlpMemError(
+                f"router config: units is {units!r}, no whole number from 0 to {MOST_UNITS}; "
+                "correct it, or fit the router again"
+            )
+        if type(self.vocab_size) is not int or not isinstance(self.tokenizer_hash, str):
+            raise MlpMemError(
+                "router config: vocab_size is no whole number or tokenizer_hash no text; download "
+                "the router or fit it again"
             )
         if tuple(self.features) != FEATURES:
             raise MlpMemError(
-                f"router config: it reads {', '.join(self.features)}; this program makes "
-                f"{', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
+                f"router config: it reads {', '.join(map(str, self.features))[:200]}; this program "
+                f"makes {', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
             )
 
 
@@ -113,15 +130,17 @@ class Router(nn.Module):
     def load(cls, folder: str | Path) -> "Router":
         """Return the router of a folder, frozen; MlpMemError says what is wrong with it."""
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
 
         folder = Path(folder)
         known = {field.name for field in fields(RouterConfig)}
         try:
-            row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
             row = {name: value for name, value in row.items() if name in known}
             made = cls(RouterConfig(**row | {"features": tuple(row["features"])}))
-            made.load_state_dict(load_file(folder / "model.safetensors"))
+            weights = _read_weights(folder / "model.safetensors", made.state_dict())
+            made.load_state_dict(weights)
+        except MlpMemError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
                 SafetensorError) as error:  # fmt: skip
             raise MlpMemError(
@@ -131,8 +150,40 @@ class Router(nn.Module):
         return made.eval().requires_grad_(False)
 
 
+def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a router's tensors by name; ValueError says which is not as it must be."""
+    from safetensors import safe_open
+
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise ValueError(f"its weights have {size:,} bytes, a router at most {MOST_BYTES:,}")
+    shapes = {name: [*weight.shape] for name, weight in wanted.items()}
+    with safe_open(path, "pt") as file:
+        there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        for name in sorted(there.keys() | shapes.keys()):
+            if there.get(name) != shapes.get(name):
+                raise ValueError(
+                    f"{name[:40]} is {there.get(name, 'not there')} in its weights, config.json "
+                    f"says {shapes.get(name, 'there is none')}"
+                )
+        found = {name: file.get_tensor(name) for name in shapes}
+    for name, weight in found.items():
+        if not weight.is_floating_point() or not (weight.abs() <= LARGEST).all():  # nan is not less
+            raise ValueError(f"{name} holds numbers that are none or beyond {LARGEST:.0e}")
+    if found["scale"].min() < LEAST_SCALE:
+        raise ValueError(f"scale holds numbers below {LEAST_SCALE:.0e}")
+    return found
+
+
 def load_routers(folder: str | Path) -> dict[str, Router]:
-    """Return {system: Router} of a folder's folders, empty where there is none."""
+    """Return {system: Router} of a folder's folders, empty where there is none.
+
+    MlpMemError for one that cannot be used, or two of one system.
+    """
     found = [Router.load(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
     by_system = {router.config.system: router for router in found}
+    if len(by_system) < len(found):
+        raise MlpMemError(
+            f"router: {len(found)} folders hold lambdas of {', '.join(by_system)} alone; leave one "
+            "a system, or download them or fit them again"
+        )
     return {system: by_system[system] for system in PARTS if system in by_system}

@@ -22,7 +22,7 @@ def main() -> int:
     run = [python, "-m", "pip", "install", "--quiet", "-r", "requirements.txt"]
     if subprocess.run(run, cwd=ROOT).returncode:
         return 1
-    if subprocess.run([*run[:-2], "-e", ".[rag,train,test]"], cwd=ROOT).returncode:
+    if subprocess.run([*run[:-2], "-e", ".[train,test]"], cwd=ROOT).returncode:
         return 1
     browser(python)
     steps = [

@@ -9,6 +9,7 @@ from torch import nn
 import mlpmem
 import mlpmem.fused
 from mlpmem import fastlinear
+from mlpmem.adapters import add_adapter, load_adapter, save_adapter
 from mlpmem.errors import MlpMemError
 from mlpmem.fastlinear import PackedLinear, pack
 from mlpmem.memory import Memory
@@ -100,6 +101,15 @@ def test_packed_weights_cannot_be_moved():
     pack(holder)
     with pytest.raises(MlpMemError, match="cannot be moved"):
         holder.to(torch.float64)
+
+
+@needs_ops
+def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(tmp_path):
+    pytest.importorskip("peft")
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
+    model = mlpmem.fused.FusedModel(tiny.decoder()).pack()
+    with pytest.raises(MlpMemError, match="packed weights; load the decoder without dtype"):
+        load_adapter(model.decoder, tmp_path)
 
 
 def test_a_bundle_answers_in_the_dtype_asked_for_over_the_same_keys(tiny_bundle):

@@ -14,6 +14,7 @@ import gradio as gr
 import numpy as np
 import pytest
 import tiny
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -25,6 +26,7 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from mlpmem.plain import parse_json
+from mlpmem.router import FEATURES, Router, RouterConfig, load_routers
 from mlpmem.settings import Settings
 from mlpmem.trace import SOURCES, Trace
 from mlpmem.ui import api, extras, inputs, own, recorded, requests, results, saved, studies
@@ -243,6 +245,41 @@ def test_a_memory_is_loaded_or_refused(memory, tmp_path, data):
     refused(Memory.load, folder)
 
 
+@pytest.fixture(scope="module")
+def routers():
+    """Return a router with and one without a hidden layer, of the tiny decoder."""
+    bound = tiny.decoder()
+    sizes = {"memory": 0, "knn": 3}
+    return {
+        system: Router(RouterConfig(system, bound.vocab_size, bound.tokenizer_hash, units))
+        for system, units in sizes.items()
+    }
+
+
+@fuzz
+@given(data=st.data())
+def test_a_router_is_loaded_and_gives_a_lambda_or_refused(routers, tiny_model, tmp_path, data):
+    router = routers[data.draw(st.sampled_from(sorted(routers)))]
+    router.save(tmp_path / "a")
+    path = tmp_path / "a" / data.draw(st.sampled_from(["config.json", "model.safetensors"]))
+    if path.suffix == ".json" and data.draw(st.booleans()):
+        text = data.draw(damaged_json(json.loads(path.read_text())))
+        path.write_text(text, "utf-8", "replace")
+    else:
+        path.write_bytes(data.draw(damaged_bytes(path.read_bytes())))
+    found = refused(load_routers, tmp_path)
+    for loaded in (found or {}).values():
+        refused(loaded.bind, tiny_model.decoder)
+        for feature in (-80.0, 0.0, 80.0):
+            lmbda = torch.sigmoid(loaded(torch.full((1, len(FEATURES)), feature)))
+            assert 0 <= float(lmbda) <= 1
+
+
+@pytest.fixture(scope="module")
+def routed_bundle(routers, tmp_path_factory):
+    return tiny.bundle(tmp_path_factory.mktemp("bundles") / "routed", routers=routers)
+
+
 def seal(folder: Path) -> None:
     """Write sizes and hashes anew, as somebody who means harm would."""
     path = folder / "manifest.json"
@@ -267,13 +304,13 @@ def opened(folder: Path):
 @fuzz
 @given(data=st.data())
 def test_a_damaged_bundle_is_refused_and_one_sealed_again_is_read_or_refused(
-    tiny_bundle, tmp_path, monkeypatch, data
+    routed_bundle, tmp_path, monkeypatch, data
 ):
     folder = tmp_path / "bundle"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(tiny_bundle.folder, folder)
+    shutil.copytree(routed_bundle.folder, folder)
     monkeypatch.setenv("MLPMEM_CACHE", str(tmp_path / "cache"))
-    names = sorted(tiny_bundle.manifest["files"])
+    names = sorted(routed_bundle.manifest["files"])
     path = folder / data.draw(st.sampled_from([*names, "manifest.json"]))
     content = path.read_bytes()
     as_json = path.suffix == ".json" and path.stat().st_size < 20_000 and data.draw(st.booleans())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
@@ -65,6 +66,8 @@ def test_a_position_without_neighbours_still_has_a_lambda():
     lm = torch.log_softmax(torch.randn(2, 9), -1)
     lmbda = router("knn", tiny.decoder()).lmbda(lm, lm, torch.full((2,), torch.inf))
     assert bool(((lmbda >= 0) & (lmbda <= 1)).all())
+    unfitted = Router(RouterConfig("knn", 9, ""))
+    assert unfitted.lmbda(lm, lm, torch.full((2,), torch.inf)).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("units", [0, 5])
@@ -89,10 +92,58 @@ def test_a_router_of_another_decoder_or_a_damaged_one_is_refused(tmp_path):
     with pytest.raises(MlpMemError, match="it reads luck; this program makes lm_top"):
         Router.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(row | {"units": 2}))
-    with pytest.raises(MlpMemError, match="cannot be read"):
+    with pytest.raises(MlpMemError, match="hidden.bias is not there in its weights.*fit it again"):
         Router.load(tmp_path)
     with pytest.raises(MlpMemError, match="system 'lm' has no lambda"):
         RouterConfig("lm", 5, "")
+
+
+@pytest.mark.parametrize("units", [-1, 10**12, 1.5, True, "16"])
+def test_a_router_of_impossible_size_is_refused_before_it_is_made(units):
+    with pytest.raises(MlpMemError, match="units is .*no whole number from 0 to 4096; correct it"):
+        RouterConfig("knn", 5, "", units)
+
+
+WRONG = {  # what is written over a router's tensors, and what is said of it
+    "not numbers": ({"out.bias": torch.tensor([math.nan])}, "out.bias holds numbers that are none"),
+    "too large": ({"mean": torch.full((8,), 3e38)}, "mean holds numbers that are none or beyond"),
+    "no scale": ({"scale": torch.zeros(8)}, "scale holds numbers below 1e-06"),
+    "another kind": ({"mean": torch.zeros(8, dtype=torch.int64)}, "mean holds numbers that are"),
+    "complex": ({"mean": torch.zeros(8, dtype=torch.complex64)}, "mean holds numbers that are"),
+    "another shape": ({"mean": torch.zeros(7)}, r"mean is \[7\] in its weights, config.json says"),
+    "scalar": ({"out.bias": torch.tensor(0.0)}, r"out.bias is \[\] in its weights"),
+    "another name": ({"mine": torch.zeros(2)}, r"mine is \[2\].*config.json says there is none"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_router_of_wrong_weights_is_refused_in_a_sentence(name, tmp_path):
+    written, said = WRONG[name]
+    made = router("memory", tiny.decoder())
+    made.save(tmp_path)
+    save_file(made.state_dict() | written, tmp_path / "model.safetensors")
+    with pytest.raises(MlpMemError, match=f"{said}.*download it or fit it again"):
+        Router.load(tmp_path)
+
+
+def test_a_huge_file_of_weights_is_refused_unread(tmp_path):
+    router("memory", tiny.decoder()).save(tmp_path)
+    size = 2**36  # bytes, a hole: reading them would take all memory
+    head = json.dumps({"mean": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}})
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head.encode())
+        file.truncate(8 + len(head) + size)
+    with pytest.raises(
+        MlpMemError, match="a router at most 4,194,304.*download it or fit it again"
+    ):
+        Router.load(tmp_path)
+
+
+def test_two_routers_of_one_system_are_refused(tmp_path):
+    for name in ("a", "b"):
+        router("knn", tiny.decoder()).save(tmp_path / name)
+    with pytest.raises(MlpMemError, match="2 folders hold lambdas of knn alone; leave one"):
+        load_routers(tmp_path)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import gradio as gr
 import pytest
+import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
@@ -314,6 +315,23 @@ def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
 
     assert app.main(["--bundle", str(tmp_path)]) == 2
     assert "is no bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["--dtype int8", "--device cuda", "--dtype float32", ""])
+def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, capsys):
+    import app
+
+    args = app.arguments(["--bundle", str(tiny_bundle.folder), *asked.split()])
+    load, bundle, _, _ = app.opened(args)
+    said = capsys.readouterr().err
+    if asked in ("--dtype int8", "--device cuda"):
+        assert said.startswith(f"mlpmem: {asked} left aside: the bundle tiny is served in float32")
+        assert said.count("\n") == 1
+    else:
+        assert said == ""
+    model, _ = load(lambda line, share: None)
+    assert bundle == tiny_bundle.folder and model.decoder.model.dtype == torch.float32
+    assert type(model.memory.lm_head) is torch.nn.Linear, "as it was measured, not packed"
 
 
 class Kept:
