@@ -54,6 +54,7 @@ def sizes(rows: Rows) -> Iterator[Chart]:
     """
     for metric, split, scale, said, form in (
         ("perplexity", "test", 1.0, "perplexity", "{:.2f}"),
+        ("perplexity", "B", 1.0, "perplexity", "{:.2f}"),
         ("exact_match", "B/test", 100.0, "exact match, %", "{:.0f}"),
     ):
         here = [row for row in rows if (row.metric, row.split) == (metric, split)]

@@ -134,7 +134,8 @@ class Router(nn.Module):
         folder = Path(folder)
         known = {field.name for field in fields(RouterConfig)}
         try:
-            row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+            with (folder / "config.json").open(encoding="utf-8") as file:
+                row = parse_json(file.read(MOST_BYTES))
             row = {name: value for name, value in row.items() if name in known}
             made = cls(RouterConfig(**row | {"features": tuple(row["features"])}))
             weights = _read_weights(folder / "model.safetensors", made.state_dict())

@@ -55,7 +55,20 @@ class Straight:
 
     def takes(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
         """Return whether ids (B, T) over a cache are a pass of this kind, of this model."""
-        return self.model is model and (ids.shape[1] == 1 or _length(cache) == 0)
+        past, size = _length(cache), ids.shape[1]
+        return (
+            self.model is model
+            and (size == 1 or past == 0)
+            and past + size <= len(self.positions)
+            and (cache is None or self._grows(cache))
+        )
+
+    def _grows(self, cache: Any) -> bool:
+        """Return whether a cache holds what was read and nothing else, a layer of it a layer."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        layers = cache.layers if type(cache) is DynamicCache else []
+        return len(layers) == len(self.layers) and all(type(x) is DynamicLayer for x in layers)
 
     def forward(
         self, ids: Tensor, cache: Any, use_cache: bool, last: int
@@ -65,7 +78,6 @@ class Straight:
         T is 1 where last is 1.
         """
         past, size = _length(cache), ids.shape[1]
-        assert past + size <= len(self.positions), (past, size, len(self.positions))
         if cache is None and use_cache:
             from transformers import DynamicCache
 

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 from test_fastlinear import needs_ops
-from transformers import DynamicCache
+from transformers import DynamicCache, StaticCache
 
 from mlpmem.fastlinear import pack
 from mlpmem.straight import Straight
@@ -48,6 +48,21 @@ def test_a_prompt_and_the_tokens_after_it_equal_transformers(depth, last):
             one.cache.batch_select_indices(torch.tensor([1, 0]))
 
 
+@pytest.mark.parametrize(("int8", "most"), [(False, 0.03), (True, 1e-3)])
+def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8, most):
+    exact = tiny.decoder("gpt2").forward(IDS).logits
+    made = [tiny.decoder("gpt2") for _ in range(2)]
+    for decoder in made:
+        decoder.model.to(torch.float32 if int8 else torch.bfloat16)
+        pack(decoder.model, int8)
+    made[0].straight = Straight.of(made[0])
+    assert made[0].straight is not None
+    mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)
+    errors = [float((found - exact).norm() / exact.norm()) for found in (mine, theirs)]
+    assert errors[0] < 1.3 * errors[1] + 1e-3, errors
+    assert float((mine - theirs).norm() / exact.norm()) < most
+
+
 def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
     decoder = both()[0]
     cache = decoder.forward(IDS, use_cache=True).cache
@@ -63,7 +78,20 @@ def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
 def test_the_pass_answers_for_no_other_weights():
     one, other = both()
     assert one.straight.takes(one.model, IDS, None)
-    assert not one.straight.takes(other.model, IDS, DynamicCache())
+    assert not one.straight.takes(other.model, IDS, DynamicCache(config=one.model.config))
+
+
+def test_caches_that_do_not_grow_layer_by_layer_are_left_to_transformers():
+    one, other = both()
+    config = one.model.config
+    assert one.straight.takes(one.model, IDS, DynamicCache(config=config))
+    for make in (DynamicCache, lambda: StaticCache(config=config, max_cache_len=9)):
+        assert not one.straight.takes(one.model, IDS, make())
+        caches = make(), make()
+        for ids in (IDS[:1], IDS[:1, :1]):
+            mine = one.forward(ids, cache=caches[0], last=1)
+            theirs = other.forward(ids, cache=caches[1], last=1)
+            torch.testing.assert_close(mine.logits, theirs.logits, atol=5e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -89,5 +117,5 @@ def test_other_families_and_plain_weights_have_none():
 
 
 def test_a_text_beyond_the_last_position_is_refused():
-    with pytest.raises(AssertionError, match=str(tiny.POSITIONS)):
+    with pytest.raises(IndexError):
         both()[0].forward(torch.zeros(1, tiny.POSITIONS + 1, dtype=torch.long))

@@ -6,6 +6,7 @@ import tiny
 import torch
 
 from mlpmem.documents import join_passages
+from train.decoder import packed_loss, quick_attention
 from train.packing import NO_TARGET, pack
 
 
@@ -79,3 +80,26 @@ def test_packed_logits_are_those_of_the_passage_alone(family):
         alone = model(torch.from_numpy(documents.passage(p)[None, :24].astype(np.int64))).logits[0]
         row, column = (segments == p + 1).nonzero()
         torch.testing.assert_close(packed[row, column], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_short_rows_train_with_attention_written_out_and_the_model_gets_its_own_back():
+    model = tiny.decoder("llama").model.requires_grad_(True)
+    rows = pack(passages_of([9, 1, 4, 30, 2, 7, 11, 5]), 24, "0/0")
+    batch = rows.batch(np.arange(len(rows)))
+    found = []
+    for row in (257, 24):  # longer rows keep the fused kernel
+        model.zero_grad()
+        with quick_attention(model, row):
+            kept = model.config._attn_implementation
+            loss, _ = packed_loss(model, batch)
+            loss.backward()
+        found.append((kept, loss.detach(), [p.grad.clone() for p in model.parameters()]))
+        assert model.config._attn_implementation == "sdpa"
+    (fused, loss, wanted), (written, other, grads) = found
+    assert (fused, written) == ("sdpa", "eager")
+    torch.testing.assert_close(loss, other)
+    for one, another in zip(wanted, grads, strict=True):
+        torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
+    with pytest.raises(KeyError), quick_attention(model, 24):
+        raise KeyError
+    assert model.config._attn_implementation == "sdpa"

@@ -2,7 +2,16 @@
 
 import json
 
+import numpy as np
+import pytest
+import tiny_run
+import torch
+
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
 from train import real
+from train.stage import read_json, write_json
+from train.windows import slide
 
 RESULTS = {
     "how": "python -m train evaluate",
@@ -26,10 +35,34 @@ def test_a_run_is_kept_without_its_curves_and_told_in_one_row(tmp_path, monkeypa
     (folder / "results.json").write_text(json.dumps(RESULTS))
     assert real.main(["mine", "--runs", str(tmp_path), "--label", "My text"]) == 0
     assert "lambda_curves" not in json.loads((tmp_path / "kept" / "mine.json").read_text())
-    row = "| My text | 40.00 | 36.00 | 37.00 | 75 % | 1.0, 300.0, 2.0 MB | 10, 30, 2,000 | 1,234 |"
+    row = (
+        "| My text | 40.00 | 36.00 | 37.00 | 75 % |  | 1.0, 300.0, 2.0 MB | 10, 30, 2,000 | 1,234 |"
+    )
     assert real.table().splitlines()[-1] == row
 
 
 def test_a_run_that_is_not_there_says_what_to_do(tmp_path, capsys):
     assert real.main(["mine", "--runs", str(tmp_path), "--label", "My text"]) == 1
     assert "python -m train all mine" in capsys.readouterr().err
+
+
+def test_a_plain_decoder_beside_a_run_is_measured_on_the_windows_of_its_test(tmp_path):
+    assert real.plain(tmp_path / "mine") is None
+    for name in ("mine", "mine-plain"):
+        (tmp_path / name).mkdir()
+        paths = tiny_run.stages(tmp_path / name, "text")
+    how = {"window": 24, "stride": 12, "tokens": 60, "seed": 3}
+    path = tmp_path / "mine" / "evaluate" / "manifest.json"
+    write_json(path, read_json(path) | {"config": how})
+    found = real.plain(tmp_path / "mine")
+    documents, positions = slide(Documents.load(paths["corpus"] / "test"), 24, 12, 60, 3)
+    model, nll = Decoder.load(paths["decoder"]), []
+    for position in positions:
+        begin = documents.offsets[documents.passage_at(np.array([position]))[0]]
+        ids = documents.tokens[begin : position + 1].tolist()
+        logits = model.forward(torch.tensor([ids[:-1]]), last=1).logits[0, -1]
+        nll.append(-logits.float().log_softmax(-1)[ids[-1]].item())
+    assert found["ppl"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-4)
+    assert found["seconds"] == 2.5 and found["parameters"] > 0
+    kept = real.slim(RESULTS, "My text") | {"plain": found}
+    assert f" 75 % | {found['ppl']:.2f} | 1.0" in real.markdown([""] * 9, [real._row(kept)])

@@ -29,7 +29,7 @@ from train.studies.facts import WORDINGS, make_facts
 from train.studies.mixing import mixing
 from train.studies.run import Run
 from train.studies.sensitivity import sensitivity
-from train.studies.sizes import sizes
+from train.studies.sizes import sizes, spread
 from train.studies.teach import Lesson, add_lora, some_passages, teach_decoder, teach_memory
 from train.studies.update import insert, update
 from train.windows import look, perplexity
@@ -286,13 +286,28 @@ def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(r
     assert told == own | {(8, "memory", "16x2")}
     parameters = {(f.setting["hidden_size"], f.system): f.setting["parameters"] for f in findings}
     assert parameters[8, "lm"] == parameters[8, "knn"] < parameters[8, "memory"]
-    folder = root / "studies" / "sizes" / "8x1"
-    taught, keyed = (Memory.load(folder / at / "memory") for at in ("taught", "."))
+    small, large = (root / "studies" / "sizes" / name for name in ("8x1", "16x2"))
+    (at,) = small.glob("taught-*")
+    taught, keyed = (Memory.load(folder / "memory") for folder in (at, small))
     assert any(
         not torch.equal(a, b) for a, b in zip(taught.parameters(), keyed.parameters(), strict=True)
     )
-    teacher = read_json(folder / "taught" / "targets" / "manifest.json")["config"]["teacher"]
-    assert teacher == str(root / "studies" / "sizes" / "16x2" / "datastore")
+    config = {f: read_json(f / "targets" / "manifest.json")["config"] for f in (at, small, large)}
+    assert config[at]["teacher"] == str((large / "datastore").resolve())
+    k, usual = RECIPE.targets.k, spread(run.store, RECIPE.targets.k)
+    for folder, keys in ((small, small), (large, large), (at, large)):
+        sharp = spread(Datastore.load(keys / "datastore"), k) / usual
+        assert config[folder]["temperature"] == round(RECIPE.targets.temperature * sharp, 3)
+    assert read_json(small / "decoder" / "manifest.json")["config"]["row"] == 256
+    assert list(sizes(run)) == findings  # nothing is trained twice
+
+
+def test_the_spread_of_keys_is_the_distance_to_their_neighbours():
+    keys = np.arange(40, dtype=np.float16)[:, None] ** 2  # k-th neighbours by brute force
+    store = dataclasses.replace(tiny.datastore(tiny.decoder()), keys=keys,
+                                positions=np.arange(40), counts=np.ones(40, np.int32))  # fmt: skip
+    distances = np.sort((keys.astype(float) - keys.T) ** 2, 1)[:, 3]
+    assert spread(store, 3) == pytest.approx(np.sort(distances)[19])  # torch's median, the lower
 
 
 def test_lambda_k_and_temperature_are_read_off_one_search(root):

@@ -315,15 +315,18 @@ def test_files_of_another_form_are_refused(tmp_path):
         asked.need(tmp_path / "y", [{"template": ""}], "template", "sub", "obj")
 
 
-def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(corpus):
-    asked_of = ask(corpus=corpus)
-    rows = atlas.load(asked_of, "question", ("test", "unseen"))
-    assert all(("readable" in row) == (row["wording"] == "unseen") for row in rows)
-    read = {word for p in ("the capital of", "is") for word in p.split()}
-    assert read <= atlas._words_of(asked_of), "tiny.documents say so"
-    made = [dict(row, readable=bool(i % 2)) for i, row in enumerate(rows[:2])]
-    found = atlas.splits([row | {"wording": "unseen", "group": "B"} for row in made])
-    assert found["B/unseen/new-word"] == [0] and found["B/unseen/known-words"] == [1]
+def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(tmp_path):
+    folder = tiny_run.stages(tmp_path)["corpus"]
+    asked_of = [  # tiny.documents read "The capital of Peru is Lima."
+        {"prompt": "The capital of Xyz is?", "entity": "xyz", "wording": "unseen"},
+        {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "unseen"},
+        {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "test"},
+    ]
+    write_lines(folder / "questions.jsonl", [tiny_run.question() | row for row in asked_of])
+    rows = atlas.load(ask(corpus=folder), "question", ("test", "unseen"))
+    assert [row.get("readable") for row in rows] == [None, True, False]
+    found = atlas.splits(rows)
+    assert found["B/unseen/known-words"] == [1] and found["B/unseen/new-word"] == [2]
 
 
 # The command

@@ -155,10 +155,14 @@ def quick_attention(model: nn.Module, row: int) -> Iterator[None]:
     wide, 8 layers) and 0.88 (256, 128, 4).
     """
     usual = model.config._attn_implementation
-    if next(model.parameters()).is_cpu and row <= CACHED_ROW and usual == "sdpa":
-        model.set_attn_implementation("eager")
-    yield
-    model.set_attn_implementation(usual)
+    if usual != "sdpa" or row > CACHED_ROW or not next(model.parameters()).is_cpu:
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
 
 
 def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

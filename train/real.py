@@ -1,20 +1,29 @@
 """What recipes of real text measured, kept for README: `python -m train.real RECIPE --label NAME`.
 
-Writes train/readme/measured/RECIPE.json out of runs/RECIPE/evaluate: no bundle of these texts
-ships, and README's table must not be typed. A row a recipe, in alphabetical order.
+Writes train/readme/measured/RECIPE.json out of runs/RECIPE/export: no bundle of these texts ships,
+and README's table must not be typed. A row a recipe, in alphabetical order. Where the run beside it
+that is called RECIPE-plain has a decoder, that one is measured on the same windows of the test
+split: one decoder as large as decoder and memory together, in place of both.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import numpy as np
+
+from mlpmem.decoder import Decoder
+from mlpmem.documents import Documents
 from train.files import read_json, say, write_json
+from train.grid import Sources
 from train.sentences import markdown
+from train.stage import finished_manifest
+from train.windows import slide
 
 KEPT = Path(__file__).parent / "readme" / "measured"
 HEAD = ["", "decoder, perplexity", "+ kNN", "+ memory", "memory's share of kNN's gain",
-        "size: decoder, datastore, memory", "seconds of training: decoder, datastore, memory",
-        "tokens scored"]  # fmt: skip
+        "one plain decoder of the same total size", "size: decoder, datastore, memory",
+        "seconds of training: decoder, datastore, memory", "tokens scored"]  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +37,9 @@ def main(argv: list[str] | None = None) -> int:
     if not results.is_file():
         sys.stderr.write(f"{results} lacks; run `python -m train all {given.recipe}` first\n")
         return 1
-    write_json(KEPT / f"{given.recipe}.json", slim(read_json(results), given.label))
+    kept = slim(read_json(results), given.label)
+    kept["plain"] = plain(given.runs / given.recipe)
+    write_json(KEPT / f"{given.recipe}.json", kept)
     say("kept; now `python -m train.report`")
     return 0
 
@@ -46,6 +57,25 @@ def slim(results: dict, label: str) -> dict:
     }
 
 
+def plain(run: Path) -> dict | None:
+    """Return what the plain decoder of a run has: perplexity, parameters, seconds; None without.
+
+    The windows are those of the run's stage evaluate.
+    """
+    run = run.resolve()
+    folder = run.with_name(f"{run.name}-plain") / "decoder"
+    made = finished_manifest(folder)
+    if made is None:
+        return None
+    decoder, how = Decoder.load(folder), finished_manifest(run / "evaluate")["config"]
+    documents = Documents.load(run / "corpus" / "test")
+    text = slide(documents, how["window"], how["stride"], how["tokens"], how["seed"])
+    nll = Sources(decoder).grid(*text).nll("lm", 0.0)
+    parameters = sum(weight.numel() for weight in decoder.model.parameters())
+    ppl = float(np.exp(nll.mean()))
+    return {"ppl": ppl, "parameters": parameters, "seconds": made["seconds"]}
+
+
 def table() -> str:
     """Return README's table of all that is kept."""
     return markdown(HEAD, [_row(read_json(path)) for path in sorted(KEPT.glob("*.json"))])
@@ -59,8 +89,10 @@ def _row(kept: dict) -> list[str]:
     ppl = [f"{row['ppl']['text']:.2f}" for row in (lm, knn, memory)]
     share = "" if kept["share_of_gain"] is None else f"{100 * kept['share_of_gain']:.0f} %"
     seconds = [f"{row['train_seconds']:,.0f}" for row in (lm, knn, memory)]
+    other = kept.get("plain")
+    larger = f"{other['ppl']:.2f}" if other else ""
     return [
-        kept["label"], *ppl, share, ", ".join(f"{size:,.1f}" for size in sizes) + " MB",
+        kept["label"], *ppl, share, larger, ", ".join(f"{size:,.1f}" for size in sizes) + " MB",
         ", ".join(seconds), f"{kept['scored']['test']:,}",
     ]  # fmt: skip
 

@@ -41,13 +41,24 @@ class Studies:
             check_range("studies", name, getattr(self, name), 1)
         check_range("studies", "replay", self.replay, 0)
         check_range("studies", "domain_rows", self.domain_rows, 0, 1)
-        if any(len(shape) != 2 or min(shape) < 1 for shape in self.decoders):
+        if not all(map(_is_shape, self.decoders)) or len(set(self.decoders)) < len(self.decoders):
             raise MlpMemError(
-                f"studies: decoders is {self.decoders}; each must be two numbers of 1 or more: "
-                "hidden size and layers"
+                f"studies: decoders is {self.decoders}; each must be two whole numbers, hidden "
+                "size (a multiple of 32, or even and below 64) and layers, and none twice"
             )
         if any(len(domain) != 4 for domain in self.domains):
             raise MlpMemError(
                 f"studies: domains is {self.domains}; each must be four texts: name, file, heading "
                 "and separator, of which the last two may be empty"
             )
+
+
+def _is_shape(shape: tuple) -> bool:
+    """Return whether a decoder can have this hidden size, in heads of 32 or one, and layers."""
+    if (
+        type(shape) is not tuple
+        or len(shape) != 2
+        or not all(type(size) is int and size > 0 for size in shape)
+    ):
+        return False
+    return shape[0] % 32 == 0 or (shape[0] < 64 and shape[0] % 2 == 0)

@@ -4,30 +4,38 @@ Every size is trained on the recipe's text from nothing, with the same tokens, t
 targets and a memory by the stages of any run. The smaller ones get a second memory, which imitates
 the datastore of the largest: a teacher other than the decoder itself. A decoder alone with as many
 parameters as a smaller one and its memory together stands in the same table.
+
+Squared distances grow with the width of the keys, so temperatures are scaled by how far the
+neighbours are: what is as sharp in the recipe's own datastore is as sharp in every other.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
+from train.files import digest
 from train.findings import Finding, perplexity
 from train.grid import Sources
 from train.measure import Test, choose_lambda
 from train.measure import curve as atlas_curve
 from train.perplexity import LAMBDAS, best_lambda, tune
 from train.pipeline import STAGES
-from train.recipe import Recipe
-from train.stage import run_stage
+from train.recipe import Decoder as RecipeDecoder
+from train.recipe import Optimizer, Recipe
+from train.stage import finished_manifest, run_stage
 from train.studies.run import Run
 from train.studies.sensitivity import told
 from train.windows import curve, look
 
 HEAD_WIDTH = 32  # of the decoders that are made here
+NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed
+SAMPLE, QUERIES = 20_000, 500  # keys, and those of them whose neighbours are looked at
 SYSTEMS = ("lm", "knn", "memory")
 
 
@@ -35,18 +43,17 @@ SYSTEMS = ("lm", "knn", "memory")
 class Sized:
     """A decoder of a size, bound to a memory, and its datastore."""
 
-    folder: str  # below the run's
     setting: dict[str, object]
     decoder: Decoder
     memory: Memory
     store: Datastore
+    scale: float  # of its temperatures against the recipe's
 
     def of(self, system: str) -> dict[str, object]:
         """Return the setting of a finding, with the parameters that a system computes with."""
-        count = sum(p.numel() for p in self.decoder.model.parameters())
-        if system == "memory":
-            count += sum(p.numel() for p in self.memory.parameters())
-        return self.setting | {"parameters": count}
+        parts = [self.decoder.model, *([self.memory] if system == "memory" else [])]
+        weights = {w.data_ptr(): w.numel() for part in parts for w in part.parameters()}
+        return self.setting | {"parameters": sum(weights.values())}
 
 
 def sizes(run: Run) -> Iterator[Finding]:
@@ -58,29 +65,67 @@ def sizes(run: Run) -> Iterator[Finding]:
             "[[hidden size, layers], ...], a size each"
         )
     run.manifest("corpus")
-    folders = [_make(run, *shape) for shape in shapes]
-    largest = folders[int(np.argmax([hidden**2 * layers for hidden, layers in shapes]))]
-    for shape, folder in zip(shapes, folders, strict=True):
-        for teacher in ("own", largest):
-            if teacher != folder:
-                sized = _sized(run, folder, shape, teacher)
-                yield from MEASURES[run.kind](
-                    run, sized, SYSTEMS if teacher == "own" else SYSTEMS[2:]
-                )
+    usual = spread(run.store, run.recipe.targets.k)
+    scales = [_make(run, shape, usual) for shape in shapes]
+    largest = int(np.argmax([hidden**2 * layers for hidden, layers in shapes]))
+    for shape, scale in zip(shapes, scales, strict=True):
+        own = _sized(run, shape, _folder(shape), scale)
+        yield from MEASURES[run.kind](run, own, SYSTEMS)
+        if shape != shapes[largest]:
+            at = _taught(run, shape, shapes[largest], scales[largest])
+            taught = _sized(run, shape, at, scale)
+            taught.setting["teacher"] = _name(shapes[largest])
+            yield from MEASURES[run.kind](run, taught, ("memory",))
 
 
-def _make(run: Run, hidden: int, layers: int) -> str:
-    """Return the folder of a size once its decoder, keys, targets and memory are made."""
-    folder = f"studies/sizes/{hidden}x{layers}"
-    heads = max(1, hidden // HEAD_WIDTH)
+def spread(store: Datastore, k: int) -> float:
+    """Return how far neighbours are: the median squared L2 to the k-th, within a sample of keys."""
+    chosen = np.random.default_rng(0).permutation(len(store))[:SAMPLE]
+    keys = torch.from_numpy(np.asarray(store.keys[np.sort(chosen)], np.float32))
+    distances = torch.cdist(keys[:QUERIES], keys).square()
+    return float(distances.kthvalue(min(k + 1, len(keys)), 1).values.median())
+
+
+def _name(shape: tuple[int, int]) -> str:
+    return f"{shape[0]}x{shape[1]}"
+
+
+def _folder(shape: tuple[int, int]) -> str:
+    return f"studies/sizes/{_name(shape)}"
+
+
+def _made(run: Run, scale: float, teacher: str = "") -> Recipe:
+    """Return the run's recipe with fewer epochs and another temperature, perhaps with a teacher."""
+    recipe = run.recipe
+    temperature = round(recipe.targets.temperature * scale, 3)
+    targets = replace(recipe.targets, temperature=temperature, teacher=teacher)
+    return replace(recipe, targets=targets, memory=replace(recipe.memory, epochs=run.config.epochs))
+
+
+def _make(run: Run, shape: tuple[int, int], usual: float) -> float:
+    """Return a size's scale of temperatures once its decoder, keys, targets and memory are made."""
+    hidden, layers = shape
+    recipe, folder = run.recipe, _folder(shape)
+    learner = NEW if recipe.decoder.source else recipe.decoder
     decoder = replace(
-        run.recipe.decoder, source="", epochs=run.config.decoder_epochs, hidden_size=hidden,
-        layers=layers, heads=heads, intermediate_size=8 * round(hidden / 3),
+        learner, epochs=run.config.decoder_epochs, hidden_size=hidden, layers=layers,
+        heads=max(1, hidden // HEAD_WIDTH), intermediate_size=8 * round(hidden / 3),
+        row=max(learner.row, recipe.corpus.passage),
     )  # fmt: skip
-    memory = replace(run.recipe.memory, epochs=run.config.epochs)
-    made = replace(run.recipe, decoder=decoder, memory=memory)
-    _stages(run, made, folder, ("decoder", "datastore", "targets", "memory"), folder)
-    return folder
+    _stages(run, replace(recipe, decoder=decoder), folder, ("decoder", "datastore"), folder)
+    scale = spread(Datastore.load(run.root / folder / "datastore"), recipe.targets.k) / usual
+    _stages(run, _made(run, scale), folder, ("targets", "memory"), folder)
+    return scale
+
+
+def _taught(run: Run, shape: tuple[int, int], teacher: tuple[int, int], scale: float) -> str:
+    """Return the folder of a size's memory that imitates another's datastore, once it is made."""
+    store = f"{_folder(teacher)}/datastore"
+    made = digest(finished_manifest(run.root / store)["outputs"])[:8]  # other keys, another folder
+    at = f"{_folder(shape)}/taught-{made}"
+    recipe = _made(run, scale, str((run.root / store).resolve()))
+    _stages(run, recipe, _folder(shape), ("targets", "memory"), at)
+    return at
 
 
 def _stages(run: Run, recipe: Recipe, folder: str, names: tuple[str, ...], into: str) -> None:
@@ -94,20 +139,13 @@ def _stages(run: Run, recipe: Recipe, folder: str, names: tuple[str, ...], into:
         run_stage(run.root, f"{into}/{name}", getattr(recipe, name), inputs, function, recipe.seed)
 
 
-def _sized(run: Run, folder: str, shape: tuple[int, int], teacher: str) -> Sized:
-    """Return a size with the memory that a datastore taught: its own, or that in a folder."""
-    setting: dict[str, object] = {"hidden_size": shape[0], "layers": shape[1]}
-    at = folder
-    if teacher != "own":
-        at = f"{folder}/taught"
-        targets = replace(run.recipe.targets, teacher=str(run.root / teacher / "datastore"))
-        memory = replace(run.recipe.memory, epochs=run.config.epochs)
-        made = replace(run.recipe, targets=targets, memory=memory)
-        _stages(run, made, folder, ("targets", "memory"), at)
-        setting["teacher"] = teacher.rpartition("/")[2]
-    decoder = Decoder.load(run.root / folder / "decoder", depth=run.recipe.datastore.depth)
+def _sized(run: Run, shape: tuple[int, int], at: str, scale: float) -> Sized:
+    """Return a size with the memory of a folder."""
+    folder = run.root / _folder(shape)
+    decoder = Decoder.load(folder / "decoder", depth=run.recipe.datastore.depth)
     memory = Memory.load(run.root / at / "memory").float().eval().bind(decoder)
-    return Sized(folder, setting, decoder, memory, Datastore.load(run.root / folder / "datastore"))
+    setting = {"hidden_size": shape[0], "layers": shape[1]}
+    return Sized(setting, decoder, memory, Datastore.load(folder / "datastore"), scale)
 
 
 def _measure_text(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
@@ -117,7 +155,8 @@ def _measure_text(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[
         look(sized.decoder, sized.memory, sized.store, run.text(split), most)
         for split in ("valid", "test")
     )
-    knn = tune(valid, run.recipe.evaluate)
+    tried = tuple(t * sized.scale for t in run.recipe.evaluate.temperatures)
+    knn = tune(valid, replace(run.recipe.evaluate, temperatures=tried))
     others = {"lm": (valid.lm, test.lm), "memory": (valid.memory, test.memory),
               "knn": (valid.knn(*knn), test.knn(*knn))}  # fmt: skip
     for system in systems:
@@ -133,7 +172,7 @@ def _measure_atlas(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator
     test = Test.load(
         run.root / "corpus", sized.decoder.tokenizer, run.config.questions, run.recipe.seed
     )
-    k, temperature = run.recipe.evaluate.k, run.recipe.evaluate.temperature
+    k, temperature = run.recipe.evaluate.k, run.recipe.evaluate.temperature * sized.scale
     measured = test.measure(Sources(sized.decoder, sized.memory, sized.store, k, temperature))
     chosen = choose_lambda([atlas_curve(measured, source) for source in ("memory", "knn")])
     for system in systems:

@@ -57,7 +57,7 @@ def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
 
 def _form(row: dict) -> str:
     """Return a question without the name it is about, in small letters."""
-    return row["prompt"].replace(row["entity"], " ").lower()
+    return re.sub(re.escape(row["entity"].lower()), " ", row["prompt"].lower())
 
 
 def _words_of(asked: Asked) -> set[str]:

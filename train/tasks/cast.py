@@ -117,11 +117,12 @@ def _controls(run: Path) -> list[Given]:
 
 def _plain(run: Path) -> list[Given]:
     """Return the one decoder that read everything from the first, as large as all of the run's."""
+    run = run.resolve()
     folder = run.with_name(f"{run.name}-plain") / "decoder"
     manifest = finished_manifest(folder)
     if manifest is None:
         return []
-    label = "a plain decoder of the same total size that read all of it"
+    label = f"the decoder of {run.name}-plain"
     return [Given("plain", folder, "decoder", label, manifest["seconds"])]
 
 
