@@ -35,9 +35,7 @@ def test_a_run_is_kept_without_its_curves_and_told_in_one_row(tmp_path, monkeypa
     (folder / "results.json").write_text(json.dumps(RESULTS))
     assert real.main(["mine", "--runs", str(tmp_path), "--label", "My text"]) == 0
     assert "lambda_curves" not in json.loads((tmp_path / "kept" / "mine.json").read_text())
-    row = (
-        "| My text | 40.00 | 36.00 | 37.00 | 75 % |  | 1.0, 300.0, 2.0 MB | 10, 30, 2,000 | 1,234 |"
-    )
+    row = "| My text | 40.00 | 36.00 | 37.00 | 75 % | 1.0, 300.0, 2.0 MB | 10, 30, 2,000 | 1,234 |"
     assert real.table().splitlines()[-1] == row
 
 

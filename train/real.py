@@ -77,8 +77,10 @@ def plain(run: Path) -> dict | None:
 
 
 def table() -> str:
-    """Return README's table of all that is kept."""
-    return markdown(HEAD, [_row(read_json(path)) for path in sorted(KEPT.glob("*.json"))])
+    """Return README's table of all that is kept, without columns that are empty throughout."""
+    rows = [_row(read_json(path)) for path in sorted(KEPT.glob("*.json"))]
+    full = [i for i in range(len(HEAD)) if not i or any(row[i] for row in rows)]
+    return markdown([HEAD[i] for i in full], [[row[i] for i in full] for row in rows])
 
 
 def _row(kept: dict) -> list[str]:
