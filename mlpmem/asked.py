@@ -90,7 +90,8 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "Would a larger decoder do instead?",
         "Decoders of several sizes, trained on the same text, alone and each with a datastore and "
         "a memory of its own; and memories of the smaller ones that imitate the datastore of the "
-        "largest. Whatever lies on one vertical computes with as many parameters.",
+        "largest. Whatever lies on one vertical computes with as many parameters, a memory's "
+        "among them.",
         cost_charts.sizes,
     ),
     "cost": (
@@ -101,8 +102,8 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
     ),
     "ledger": (
         "What does it cost to train?",
-        "What each stage took, as its manifest has it, on logarithmic axes; fine-tuning the "
-        "decoder instead stands below.",
+        "What each stage took, as its manifest has it, on logarithmic axes; a decoder that was "
+        "fine-tuned instead stands below, where there is one.",
         cost_charts.ledger,
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The charts of what answering, training and size cost, made of findings, in plain values."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from mlpmem.charts import TUNED, Chart, Point, point, series
 from mlpmem.findings import Found
@@ -65,14 +66,17 @@ def sizes(rows: Rows) -> Iterator[Chart]:
         for name, system, found in parts:
             plain = found is not taught
             colour = system if plain else TUNED
-            points = over(found, "parameters", system, scale)
+            points = [
+                replace(p, at=float(f"{p.at:.2g}"))  # 490k, not 492.384k
+                for p in over(found, "parameters", system, scale)
+            ]
             lines.append(
                 series(f"with {name}" if system != "lm" else "alone", colour, points, plain)
             )
             points = [point(_shape(r), r, scale) for r in found if r.system == system]
             marks.append(series(name, colour, points, plain))
         title = f"{said[0].upper()}{said[1:]}"
-        across = "parameters that are computed with, the memory's too"
+        across = "parameters computed with"
         yield Chart("lines", f"{title} over size", across, tuple(lines), said, "x", form)
         yield Chart("dots", title, said, tuple(marks), form=form)
 

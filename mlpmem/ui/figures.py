@@ -29,7 +29,9 @@ def height(chart: Chart) -> int:
         return 340 + 16 * max(0, len(chart.series) - 3)  # a phone has the legend's names in rows
     rows = len(chart.series) if chart.kind == "matrix" else len(chart.rows)
     lines = max((_name(row).count("<br>") + 1 for row in chart.rows), default=1)
-    return 120 + min(rows, 60) * max(ROW, 18 * lines)
+    marks = len(chart.series) if chart.kind == "dots" else 1  # one above another in every row
+    legend = 16 * max(0, marks - 2)
+    return 120 + legend + min(rows, 60) * max(ROW, 18 * lines, 15 * marks)
 
 
 def _lines(chart: Chart) -> Any:
