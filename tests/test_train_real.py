@@ -61,6 +61,6 @@ def test_a_plain_decoder_beside_a_run_is_measured_on_the_windows_of_its_test(tmp
         logits = model.forward(torch.tensor([ids[:-1]]), last=1).logits[0, -1]
         nll.append(-logits.float().log_softmax(-1)[ids[-1]].item())
     assert found["ppl"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-4)
-    assert found["seconds"] == 2.5 and found["parameters"] > 0
+    assert found["parameters"] == sum(w.numel() for w in model.model.parameters())
     kept = real.slim(RESULTS, "My text") | {"plain": found}
     assert f" 75 % | {found['ppl']:.2f} | 1.0" in real.markdown([""] * 9, [real._row(kept)])

@@ -58,22 +58,20 @@ def slim(results: dict, label: str) -> dict:
 
 
 def plain(run: Path) -> dict | None:
-    """Return what the plain decoder of a run has: perplexity, parameters, seconds; None without.
+    """Return perplexity and parameters of the plain decoder beside a run; None without.
 
     The windows are those of the run's stage evaluate.
     """
     run = run.resolve()
     folder = run.with_name(f"{run.name}-plain") / "decoder"
-    made = finished_manifest(folder)
-    if made is None:
+    if finished_manifest(folder) is None:
         return None
     decoder, how = Decoder.load(folder), finished_manifest(run / "evaluate")["config"]
     documents = Documents.load(run / "corpus" / "test")
     text = slide(documents, how["window"], how["stride"], how["tokens"], how["seed"])
     nll = Sources(decoder).grid(*text).nll("lm", 0.0)
     parameters = sum(weight.numel() for weight in decoder.model.parameters())
-    ppl = float(np.exp(nll.mean()))
-    return {"ppl": ppl, "parameters": parameters, "seconds": made["seconds"]}
+    return {"ppl": float(np.exp(nll.mean())), "parameters": parameters}
 
 
 def table() -> str:
