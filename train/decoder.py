@@ -151,8 +151,8 @@ def quick_attention(model: nn.Module, row: int) -> Iterator[None]:
     """Train within this with the attention that is fastest for rows of so many tokens.
 
     On a CPU torch's backward of fused attention takes longer than the products it saves, as long as
-    the scores of a row fit the cache: written out, a step takes 0.87 of the time (128 tokens, 320
-    wide, 8 layers) and 0.88 (256, 128, 4).
+    the scores of a row fit the cache: written out, a step takes 0.87 to 0.89 of the time (128
+    tokens, 320 wide, 8 layers) and 0.87 to 0.91 (256, 128, 4), in two runs each.
     """
     usual = model.config._attn_implementation
     if usual != "sdpa" or row > CACHED_ROW or not next(model.parameters()).is_cpu:

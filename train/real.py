@@ -17,7 +17,7 @@ from mlpmem.documents import Documents
 from train.files import read_json, say, write_json
 from train.grid import Sources
 from train.sentences import markdown
-from train.stage import finished_manifest
+from train.stage import finished_manifest, plain_decoder
 from train.windows import slide
 
 KEPT = Path(__file__).parent / "readme" / "measured"
@@ -62,9 +62,8 @@ def plain(run: Path) -> dict | None:
 
     The windows are those of the run's stage evaluate.
     """
-    run = run.resolve()
-    folder = run.with_name(f"{run.name}-plain") / "decoder"
-    if finished_manifest(folder) is None:
+    folder = plain_decoder(run)
+    if folder is None:
         return None
     decoder, how = Decoder.load(folder), finished_manifest(run / "evaluate")["config"]
     documents = Documents.load(run / "corpus" / "test")

@@ -167,6 +167,13 @@ def finished_manifest(folder: Path) -> dict | None:
     return read_json(path) if path.is_file() else None
 
 
+def plain_decoder(run: Path) -> Path | None:
+    """Return the finished decoder of the run beside this one that is called RUN-plain, or None."""
+    run = run.resolve()
+    folder = run.with_name(f"{run.name}-plain") / "decoder"
+    return folder if finished_manifest(folder) is not None else None
+
+
 def prepare(partial: Path, identity: dict) -> None:
     """Make the work folder; keep what a killed run of the same configuration left in it.
 

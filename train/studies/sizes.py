@@ -2,8 +2,8 @@
 
 Every size is trained on the recipe's text from nothing, with the same tokens, then gets keys,
 targets and a memory by the stages of any run. The smaller ones get a second memory, which imitates
-the datastore of the largest: a teacher other than the decoder itself. A decoder alone with as many
-parameters as a smaller one and its memory together stands in the same table.
+the datastore of the largest: a teacher other than the decoder itself. What a larger decoder
+does alone stands beside what a smaller one does with its memory, over the parameters of each.
 
 Squared distances grow with the width of the keys, so temperatures are scaled by how far the
 neighbours are: what is as sharp in the recipe's own datastore is as sharp in every other.

@@ -24,7 +24,7 @@ from mlpmem.rag import LAYOUTS
 from mlpmem.trace import PARTS
 from train.files import read_json
 from train.search import BulkRetriever
-from train.stage import finished_manifest
+from train.stage import finished_manifest, plain_decoder
 
 CONTROL = "memory_"  # before a control's name
 # the stages that a system needs beyond the decoder
@@ -116,14 +116,12 @@ def _controls(run: Path) -> list[Given]:
 
 
 def _plain(run: Path) -> list[Given]:
-    """Return the one decoder that read everything from the first, as large as all of the run's."""
-    run = run.resolve()
-    folder = run.with_name(f"{run.name}-plain") / "decoder"
-    manifest = finished_manifest(folder)
-    if manifest is None:
+    """Return the decoder of RUN-plain, trained in place of decoder and memory, if it is there."""
+    folder = plain_decoder(run)
+    if folder is None:
         return []
-    label = f"the decoder of {run.name}-plain"
-    return [Given("plain", folder, "decoder", label, manifest["seconds"])]
+    label, seconds = f"the decoder of {folder.parent.name}", finished_manifest(folder)["seconds"]
+    return [Given("plain", folder, "decoder", label, seconds)]
 
 
 def _seconds(run: Path | None) -> dict[str, float]:
