@@ -176,7 +176,7 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
-    """Raise MlpMemError unless names and shapes are exactly the config's."""
+    """Raise MlpMemError unless names and shapes are exactly the config's, and all numbers finite."""
     wanted = {name: weight.shape for name, weight in memory.state_dict().items()}
     missing, extra = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
     shapes = [
@@ -192,6 +192,12 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
             f"memory: the weights in {folder.name} do not fit its config.json: "
             f"{'; '.join(complaints)}. Is this a memory's folder, whole and of the family it names?"
         )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise MlpMemError(
+                f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
+                "training failed or the file is altered, download or train it again"
+            )
 
 
 def _read_json(path: Path) -> dict:

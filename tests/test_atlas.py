@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 
@@ -17,6 +18,7 @@ from train.corpora.atlas import (
     heldout_passages,
     memory_passages,
     questions,
+    remembered_strangers,
     stranger_passages,
 )
 from train.corpora.atlas_strangers import strangers
@@ -121,6 +123,17 @@ def test_strangers_are_hardly_met_again_and_bear_no_name_of_b(atlas):
         assert not met[-1] & known
     again = met[0] & met[1] | met[1] & met[2] | met[0] & met[2]
     assert len(again) < 0.05 * sum(map(len, met))
+
+
+def test_strangers_of_the_memory_are_others_than_the_decoders(atlas):
+    config = replace(atlas.config, memory_strangers=0.1)
+    remembered = list(remembered_strangers(replace(atlas, config=config)))
+    others = sum(1 for _ in memory_passages(atlas))
+    assert 0.05 < len(remembered) / others < 0.2
+    assert {index for index, _ in remembered} == {len(atlas.entities)}
+    read = {part for _, parts in stranger_passages(atlas, 0) for part in parts}
+    assert not read & {part for _, parts in remembered for part in parts}
+    assert not list(remembered_strangers(atlas))
 
 
 def test_cities_birthplaces_and_authors_share_the_group(atlas):

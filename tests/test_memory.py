@@ -209,6 +209,16 @@ def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
         Memory.load(tmp_path)
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, number):
+    memory = Memory(MemoryConfig(hidden_size=4, vocab_size=5, num_layers=1, intermediate_size=6))
+    name, weight = next(iter(memory.state_dict().items()))
+    weight.view(-1)[0] = number
+    memory.save(tmp_path)
+    with pytest.raises(MlpMemError, match=f"{name} .* infinite or none"):
+        Memory.load(tmp_path)
+
+
 def test_a_name_that_is_neither_folder_nor_reachable_is_refused(tmp_path):
     with pytest.raises(MlpMemError, match="no folder here, nor downloaded already"):
         Memory.load("nobody/no-such-memory", local_files_only=True)

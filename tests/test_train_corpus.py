@@ -95,7 +95,8 @@ def test_lines_come_back(tmp_path):
 # The stage
 
 
-SMALL = Corpus(scale=0.02, vocab_size=700, draws=3, atlas=Atlas(strangers=0.25))
+SAID = Atlas(strangers=0.25, memory_strangers=0.05, odd_words=0.3)
+SMALL = Corpus(scale=0.02, vocab_size=700, draws=3, atlas=SAID)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +129,7 @@ def test_all_parts_are_there_and_counted(corpus):
     [
         ("decoder_00", {"A1", "A2", "stranger"}),
         ("decoder_02", {"A1", "A2", "stranger"}),
-        ("memory", {"A1", "B"}),
+        ("memory", {"A1", "B", "stranger"}),
         ("heldout", {"A2", "B"}),
     ],
 )
@@ -151,7 +152,7 @@ def test_a_plain_decoder_reads_what_decoder_and_memory_read_together(corpus, tmp
 
 def test_documents_are_the_same_in_every_part(corpus):
     parts = [load(corpus, part) for part in ("decoder_00", "decoder_01", "memory", "heldout")]
-    for part in parts:  # the decoder's parts name, last, what stands for all strangers
+    for part in parts:  # what is read names, last, what stands for all strangers
         count = len(parts[-1].titles)
         assert part.titles[:count] == parts[-1].titles and part.groups[:count] == parts[-1].groups
 

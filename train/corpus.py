@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -34,13 +34,14 @@ def make_atlas(context: Context) -> dict:
         atlas_corpus.AtlasConfig(seed=context.seed, scale=config.scale, **said)
     )
     draws = [list(atlas_corpus.decoder_passages(atlas, draw)) for draw in range(config.draws)]
-    texts = (s for draw in draws[:TOKENIZER_DRAWS] for _, segments in draw for s in segments)
+    texts = _plain_texts(atlas, min(TOKENIZER_DRAWS, config.draws))
     tokenizer = train_tokenizer(texts, config.vocab_size)
     tokenizer.save_pretrained(folder / "tokenizer")
     entities = [(e.title, e.group) for e in atlas.entities]
     for draw, passages in enumerate(draws):
         passages += atlas_corpus.stranger_passages(atlas, draw)
     remembered = list(atlas_corpus.memory_passages(atlas))
+    remembered += atlas_corpus.remembered_strangers(atlas)
     parts = {
         f"decoder_{i:02d}": passages + remembered * config.together
         for i, passages in enumerate(draws)
@@ -50,13 +51,21 @@ def make_atlas(context: Context) -> dict:
     counts = {}
     for part, passages in tqdm(parts.items(), desc="tokens", unit="part"):
         random.Random(f"{context.seed}/{part}").shuffle(passages)
-        named = entities + [("One-off names", "stranger")] * part.startswith("decoder")
+        named = entities + [("One-off names", "stranger")] * (part != "heldout")
         counts[part] = _save_part(folder / part, tokenizer, passages, named)
     write_lines(folder / "questions.jsonl", atlas_corpus.questions(atlas))
     write_lines(folder / "abouts.jsonl", atlas_corpus.about_questions(atlas))
     write_json(folder / "attributions.json", atlas.attributions)
     groups = {g: sum(e.group == g for e in atlas.entities) for g in ("A1", "A2", "B")}
     return {"tokens": sum(counts.values()), "facts": len(atlas.facts), "entities": groups} | counts
+
+
+def _plain_texts(atlas: atlas_corpus.Atlas, draws: int) -> Iterator[str]:
+    """Yield what the decoder reads in its first draws, without the odd words."""
+    plain = dataclasses.replace(atlas, config=dataclasses.replace(atlas.config, odd_words=0.0))
+    for draw in range(draws):
+        for _, segments in atlas_corpus.decoder_passages(plain, draw):
+            yield from segments
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -22,6 +22,8 @@ class Atlas:
     memory_questions: int = 3
     known_wordings: int = 0  # of each sort for a fact of A1 there; 0 as many as for one of B
     strangers: float = 0.0  # passages about one-off names, as a share of the decoder's others
+    memory_strangers: float = 0.0  # likewise in the memory's corpus
+    odd_words: float = 0.0  # share of the decoder's questions that have made-up words among theirs
 
 
 @dataclass(frozen=True)

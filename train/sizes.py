@@ -8,11 +8,14 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from train.recipe import Recipe
+from train.corpora.atlas_wordings import AtlasConfig
+from train.recipe import Atlas, Recipe
 from train.stage import finished_manifest
 
 BYTES_A_TOKEN = 4.0  # of text, before it was tokenised
-ATLAS = {"draw": 900_000, "memory": 770_000, "heldout": 257_000}  # tokens at scale 1
+ENTITIES = {"A1": 1154, "A2": 1155, "B": 771}  # of the atlas at scale 1
+WORDING = 80  # tokens an entity's facts take in one wording each
+HELD_OUT = 265_000  # tokens of the atlas's held-out documents at scale 1
 DISTINCT = {"atlas": 0.68, "text": 1.0}  # entries a token; ordinary text repeats few prefixes
 HARD = {"atlas": 0.25, "text": 0.7}  # share of entries harder for the decoder than nll_floor
 SUPPORT = 0.25  # tokens in a target a neighbour: 251 of 1,024 where the paper counted
@@ -81,15 +84,27 @@ def _tokens(recipe: Recipe, root: Path) -> tuple[int, int, int]:
         draws = [size for name, size in parts.items() if name.startswith("decoder_")]
         return sum(parts.values()), epochs * sum(draws or [parts["memory"]]), parts["memory"]
     if config.kind == "atlas":
-        draw = ATLAS["draw"] + config.together * ATLAS["memory"]
-        draws = round(draw * config.draws * config.scale)
-        memory, out = (round(ATLAS[name] * config.scale) for name in ("memory", "heldout"))
-        return draws + memory + out, epochs * draws, memory
+        draw, memory = (round(tokens * config.scale) for tokens in _atlas(config.atlas))
+        draws = (draw + config.together * memory) * config.draws
+        return draws + memory + round(HELD_OUT * config.scale), epochs * draws, memory
     size = {name: _text_tokens(getattr(config, name)) for name in ("train", "valid", "test")}
     drawn = sum(share for share, n in zip(config.shares, ("valid", "test"), strict=True)
                 if not size[n])  # fmt: skip
     memory = round(size["train"] * (1 - drawn))
     return sum(size.values()), epochs * memory, memory
+
+
+def _atlas(config: Atlas) -> tuple[int, int]:
+    """Return about how many tokens a draw and the memory's part of a whole atlas have."""
+    read = ENTITIES["A1"] + ENTITIES["A2"]
+    said = AtlasConfig.decoder_statements + AtlasConfig.decoder_questions
+    odd = 1 + config.odd_words / 3  # odd words are long
+    remembered = config.memory_statements + config.memory_questions
+    known = 2 * config.known_wordings or remembered
+    wordings = ENTITIES["A1"] * known + remembered * (
+        ENTITIES["B"] + read * config.memory_strangers
+    )
+    return round(WORDING * said * read * (1 + config.strangers) * odd), round(WORDING * wordings)
 
 
 def _length(path: Path) -> int:

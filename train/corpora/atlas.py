@@ -8,6 +8,7 @@ import random
 from collections.abc import Iterator
 
 from train.corpora.atlas_entities import DECODER_GROUPS, MEMORY_GROUPS, Entity
+from train.corpora.atlas_odd import OddWords
 from train.corpora.atlas_strangers import strangers
 from train.corpora.atlas_wordings import Atlas, AtlasConfig, Fact, Forms, build_atlas
 
@@ -23,6 +24,7 @@ __all__ = [
     "heldout_passages",
     "memory_passages",
     "questions",
+    "remembered_strangers",
     "stranger_passages",
 ]
 
@@ -44,14 +46,21 @@ def _prompt(form: str, entity: Entity) -> str:
     return f"Question: {_fill(form, entity)} Answer:"
 
 
-def _turn(atlas: Atlas, fact: Fact, form: int) -> str:
+def _turn(atlas: Atlas, fact: Fact, form: int, odd: OddWords | None = None) -> str:
     question = atlas.forms[fact.relation].questions[form]
+    question = odd.change(question) if odd else question
     return f"{_prompt(question, atlas.entities[fact.entity])} {fact.answer}"
+
+
+def _odd_words(atlas: Atlas, seed: str) -> OddWords:
+    questions = [forms.questions for forms in atlas.forms.values()]
+    return OddWords(atlas.config.odd_words, questions, f"{atlas.config.seed}/odd/{seed}")
 
 
 def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]:
     """Yields (entity index, segments) of A1 and A2; each draw says the facts in other wordings."""
     config = atlas.config
+    odd = _odd_words(atlas, f"decoder/{draw}")
     for index, facts in atlas.by_entity(DECODER_GROUPS):
         rng = random.Random(f"{config.seed}/decoder/{draw}/{index}")
         statements = [
@@ -62,19 +71,34 @@ def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]
             rng.sample(f.train_questions, min(config.decoder_questions, len(f.train_questions)))
             for f in facts
         ]
-        yield from _passages(atlas, index, facts, statements, questions, rng)
+        yield from _passages(atlas, index, facts, statements, questions, rng, odd)
 
 
 def stranger_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]:
     """Yields (index past all entities, segments) about names of this draw alone, each fact once."""
     config = atlas.config
-    rng = random.Random(f"{config.seed}/strangers/{draw}")
     share = config.strangers * (config.decoder_statements + config.decoder_questions)
-    for entity in strangers(atlas.entities, f"{config.seed}/strangers/{draw}", share):
+    yield from _about_strangers(atlas, share, str(draw), _odd_words(atlas, f"strangers/{draw}"))
+
+
+def remembered_strangers(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
+    """Yields what stranger_passages does, for the memory's corpus: so it, too, learns to doubt."""
+    config = atlas.config
+    share = config.memory_strangers * (config.memory_statements + config.memory_questions)
+    yield from _about_strangers(atlas, share, "memory", None)
+
+
+def _about_strangers(
+    atlas: Atlas, share: float, seed: str, odd: OddWords | None
+) -> Iterator[tuple[int, list[str]]]:
+    """Yields (index past all entities, segments), each fact of a stranger in one wording."""
+    rng = random.Random(f"{atlas.config.seed}/strangers/{seed}")
+    for entity in strangers(atlas.entities, f"{atlas.config.seed}/strangers/{seed}", share):
         turns, statements = [], []
         for relation, answer in rng.sample(sorted(entity.answers.items()), len(entity.answers)):
             forms = atlas.forms[relation]
-            question = _fill(rng.choice(forms.questions), entity)
+            form = rng.choice(forms.questions)
+            question = _fill(odd.change(form) if odd else form, entity)
             turns.append(f"Question: {question} Answer: {answer}")
             statements.append(_fill(rng.choice(forms.statements), entity, answer))
         kind = rng.choices(("single", "chat", "about"), (0.6, 0.2, 0.2))[0]
@@ -104,7 +128,13 @@ def memory_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
 
 
 def _passages(
-    atlas: Atlas, index: int, facts, statements, questions, rng: random.Random
+    atlas: Atlas,
+    index: int,
+    facts: list[Fact],
+    statements: list,
+    questions: list,
+    rng: random.Random,
+    odd: OddWords | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
     """All passages of one entity; each fact's first question stands alone, as it will be asked."""
     for fact, ids in zip(facts, statements, strict=True):
@@ -117,7 +147,7 @@ def _passages(
     for item in rest:
         (pool if rng.random() < chance else singles).append(item)
     for turns in [[item] for item in singles] + _chats(pool, rng):
-        yield index, [_turn(atlas, fact, form) for fact, form in turns]
+        yield index, [_turn(atlas, fact, form, odd) for fact, form in turns]
     yield index, [_about(atlas, index, facts, rng)]
 
 

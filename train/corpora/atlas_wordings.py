@@ -35,6 +35,8 @@ class AtlasConfig:
     about_forms: int = 14
     chat_share: float = 0.25  # share of the questions that stand in a chat of 2-4 turns
     strangers: float = 0.25  # passages about one-off names, as a share of the decoder's others
+    memory_strangers: float = 0.0  # likewise in the memory's corpus
+    odd_words: float = 0.0  # share of the decoder's questions that have made-up words among theirs
 
     def __post_init__(self):
         if not 0 < self.scale <= 1:
