@@ -176,7 +176,7 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
-    """Raise MlpMemError unless names and shapes are exactly the config's, and all numbers finite."""
+    """Raise MlpMemError unless names and shapes are the config's and all numbers finite."""
     wanted = {name: weight.shape for name, weight in memory.state_dict().items()}
     missing, extra = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
     shapes = [
