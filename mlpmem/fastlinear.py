@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpmem.blocks import Conv1D
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Conv1D
 
 # largest relative error of a packed product against the plain one in float32
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}

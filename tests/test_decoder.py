@@ -6,10 +6,11 @@ import pytest
 import tiny
 import torch
 
-from mlpmem.decoder import Decoder, tokenizer_hash
+from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.families import FAMILIES
 from mlpmem.pieces import TextStream, token_bytes
+from mlpmem.tokenizer import tokenizer_hash
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
 

@@ -21,8 +21,9 @@ from published import (
 )
 from safetensors.torch import save_file
 
+from mlpmem.blocks import LAYOUTS
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import LAYOUTS, Memory, MemoryConfig
+from mlpmem.memory import Memory, MemoryConfig
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tiny
 
-from mlpmem.decoder import load_tokenizer
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from mlpmem.tokenizer import load_tokenizer
 from train.corpora import blocks as limits
 from train.corpora.text import _drawn, make_tokenizer, write_corpus
 from train.corpora.writer import DocumentWriter

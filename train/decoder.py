@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.decoder import Decoder as ExistingDecoder
-from mlpmem.decoder import added_mask, load_tokenizer, tokenizer_hash
+from mlpmem.decoder import added_mask
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from mlpmem.tokenizer import load_tokenizer, tokenizer_hash
 from train.hub import HUB, check_model
 from train.launch import CHECKPOINT, run_workers
 from train.loop import fit

@@ -12,9 +12,10 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
+from mlpmem.blocks import LAYOUTS
 from mlpmem.decoder import Decoder
 from mlpmem.families import layers_of
-from mlpmem.memory import LAYOUTS, Memory, MemoryConfig
+from mlpmem.memory import Memory, MemoryConfig
 from train.recipe import Memory as MemoryRecipe
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # of the FFN's output, tried one by one

@@ -15,8 +15,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mlpmem.decoder import load_tokenizer
 from mlpmem.errors import MlpMemError
+from mlpmem.tokenizer import load_tokenizer
 from train.corpora.blocks import Block
 from train.corpora.reading import read_blocks
 from train.corpora.writer import DocumentWriter

@@ -11,8 +11,8 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from mlpmem.decoder import load_tokenizer
 from mlpmem.documents import Documents
+from mlpmem.tokenizer import load_tokenizer
 from train.corpus import read_lines
 from train.questions import cell_of
 from train.tasks.asked import Asked
