@@ -89,8 +89,8 @@ def _shape(row: Found) -> str:
 
 def _stage(row: Found) -> str:
     """Return a stage of the ledger, or which decoder was fine-tuned."""
-    if row.system != "finetuned":
+    if row.system not in ("finetuned", "lora"):
         return row.split
-    said = row.setting
+    said, how = row.setting, "fine-tuned" if row.system == "finetuned" else "LoRA"
     lr, epochs = (f"{said[k]:g}" if is_number(said.get(k)) else "" for k in ("lr", "epochs"))
-    return f"fine-tuned on {said.get('groups', '')}, lr {lr}, epochs {epochs}"
+    return f"{how} on {said.get('groups', '')}, lr {lr}, epochs {epochs}"

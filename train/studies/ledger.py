@@ -1,7 +1,8 @@
 """What does it cost to train? Every stage's manifest, and the fine-tuned decoders beside it.
 
 Seconds, peak memory and bytes were measured when the stage ran; FLOP follows from the formulas of
-`train/plan.py` and the sizes that are there. A stage that has not run is left out.
+`train/needs.py` and the sizes that are there, a tuned decoder's from `train/finetuned.py`. A stage
+that has not run is left out.
 """
 
 from collections.abc import Iterator
@@ -12,7 +13,6 @@ from mlpmem.documents import Documents
 from train.files import read_json
 from train.findings import Finding
 from train.needs import Need, needs
-from train.sizes import sizes_of
 from train.stage import finished_manifest
 from train.studies.run import Run
 
@@ -43,14 +43,13 @@ def _stage(run: Run, stage: str, need: Need, manifest: dict) -> Iterator[Finding
 
 
 def _finetuned(run: Run, row: dict) -> Iterator[Finding]:
-    """Yield the costs of a fine-tuned decoder: 6 P FLOP a token, as any training."""
-    sizes, documents = sizes_of(run.recipe, run.root), Documents.load(run.root / "corpus/memory")
+    """Yield the costs of a fine-tuned decoder ("finetuned") or of its LoRA ("lora")."""
+    documents = Documents.load(run.root / "corpus" / "memory")
     tokens = row["epochs"] * group_tokens(documents, row["groups"].split("+"))
-    setting = {key: row[key] for key in ("groups", "lr", "epochs")}
-    yield run.finding("finetuned", "decoder", "seconds", row["seconds"], **setting)
-    yield run.finding("finetuned", "decoder", "tokens", tokens, **setting)
-    flop = 6.0 * (sizes.body + sizes.head) * tokens
-    yield run.finding("finetuned", "decoder", "flop", flop, **setting)
+    system, known = ("lora", ("rank",)) if row["rank"] else ("finetuned", ())
+    setting = {key: row[key] for key in ("groups", "lr", "epochs", *known)}
+    for metric, value in (("seconds", row["seconds"]), ("tokens", tokens), ("flop", row["flops"])):
+        yield run.finding(system, "decoder", metric, value, **setting)
 
 
 def group_tokens(documents: Documents, groups: list[str]) -> int:
