@@ -273,6 +273,13 @@ def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
         assert len(ids) == len(probs) == 0
 
 
+def test_a_recipe_that_chooses_no_row_is_answered_with_what_to_change(inputs, tmp_path):
+    with pytest.raises(
+        MlpMemError, match=r"none of 159 entries .* lower nll_floor \(90\) or raise"
+    ):
+        make_targets(context(tmp_path, inputs, nll_floor=90.0, easy_share=0.0))
+
+
 def test_a_teacher_gives_the_distances_and_must_have_the_same_entries(inputs, tmp_path):
     store = Datastore.load(inputs["datastore"])
     keys = np.random.default_rng(1).standard_normal((len(store), 5)).astype(np.float16)

@@ -126,6 +126,11 @@ def make_targets(context: Context) -> dict:
         np.save(folder / "rows.npy", _choose_rows(context, store, config))
     us.wait()
     rows = np.load(folder / "rows.npy", allow_pickle=False)
+    if not len(rows):
+        raise MlpMemError(
+            f"targets: none of {len(store):,} entries is a row to learn from; lower nll_floor "
+            f"({config.nll_floor:g}) or raise easy_share ({config.easy_share:g}) in [targets]"
+        )
     targets = SearchedTargets(store, rows, config, us.device, context.seed)
     counts = {"tokens": len(rows), "entries": len(store)} | targets.recall()
     if config.rows == "searched":
