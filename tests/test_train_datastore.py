@@ -172,6 +172,13 @@ def test_files_that_are_in_the_datastore_already_are_left_out(root, capsys):
     assert make(root) == first, "the stage counts as done"
 
 
+def test_a_file_that_is_given_twice_counts_once(root):
+    make(root)
+    paths = write_texts(root)
+    extend(RECIPE, root, [paths[0], *paths])
+    assert_is_all_at_once(root, paths)
+
+
 def test_an_extension_that_is_killed_goes_on_and_leaves_the_old_datastore_meanwhile(
     root, monkeypatch
 ):

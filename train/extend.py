@@ -32,8 +32,8 @@ NAME = "datastore"
 def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
     """Return the datastore's manifest once the documents of text files are in it.
 
-    Files that are in it already, by their content, are left out. MlpMemError without a finished
-    datastore of this recipe, or where a file cannot be read.
+    A file counts once, by its content, whether it is in it already or given twice. MlpMemError
+    without a finished datastore of this recipe, or where a file cannot be read.
     """
     final, folder = root / NAME, root / f"{NAME}.partial"
     with hold(root, NAME) if team().is_main else nullcontext():
@@ -95,7 +95,9 @@ def _add(final: Path, paths: list[Path], passage: int, context: Context) -> dict
     """Return counts; builds the datastore of old and new documents in the context's folder."""
     done, (_, there) = finished_manifest(final), read_index(final)
     decoder = load_decoder(context)
-    new = read_text(decoder, [p for p in paths if file_hash(p) not in _known(done)], passage)
+    texts = {file_hash(path): path for path in paths}  # one with the same content is the same
+    fresh = [path for sha, path in texts.items() if sha not in _known(done)]
+    new = read_text(decoder, fresh, passage)
     documents = join_documents(Documents.load(final / "documents"), new)
     positions, counts = entries(documents)
     before = np.load(final / "positions.npy", allow_pickle=False)
