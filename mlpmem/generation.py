@@ -99,7 +99,7 @@ def _begin(
 ) -> dict[Any, Trace] | Iterator[Event]:
     """Return the columns' events, or their traces once all have finished."""
     ids = check_prompt(model.decoder, prompt, options.max_new_tokens)
-    _check_ids(model.decoder, options.forced, "forced")
+    check_ids(model.decoder, options.forced, "forced")
     text = prompt if isinstance(prompt, str) else model.decoder.decode(ids)
     events = _run(model, store, text, ids, columns, options, stop)
     if stream:
@@ -116,7 +116,7 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
         ids = [int(i) for i in prompt]
     if not ids:
         raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
-    _check_ids(decoder, ids, "the prompt")
+    check_ids(decoder, ids, "the prompt")
     room = decoder.max_positions - max_new_tokens
     if len(ids) > room:
         raise MlpMemError(
@@ -126,7 +126,7 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
     return ids
 
 
-def _check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
+def check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
     """Raise MlpMemError unless all are token ids of the decoder."""
     if ids and not 0 <= min(ids) <= max(ids) < decoder.vocab_size:
         raise MlpMemError(

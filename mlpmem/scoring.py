@@ -11,6 +11,7 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
+from mlpmem.generation import check_ids
 from mlpmem.settings import check_lmbda
 from mlpmem.sources import Store
 from mlpmem.trace import AUTO, PARTS
@@ -70,6 +71,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     ids = decoder.encode(text) if isinstance(text, str) else [int(i) for i in text]
     if len(ids) < 2:
         raise MlpMemError(f"the text has {len(ids)} tokens; scoring needs two or more, write more")
+    check_ids(decoder, ids, "the text")
     length = min(len(ids), decoder.max_positions, 2048)
     parts: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}

@@ -65,6 +65,8 @@ def test_a_text_longer_than_the_decoder_reads_is_scored_in_overlapping_windows(m
 def test_what_cannot_be_scored_is_refused(score, tiny_model):
     with pytest.raises(MlpMemError, match="needs two or more"):
         tiny_model.score("")
+    with pytest.raises(MlpMemError, match="the text has token ids outside 0"):
+        tiny_model.score([0, 10**6])
     with pytest.raises(MlpMemError, match="source 'rag' was not scored"):
         score.perplexity("rag", 0.5)
     with pytest.raises(MlpMemError, match="from 0"):
