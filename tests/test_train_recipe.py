@@ -59,6 +59,22 @@ def recipe_of(tmp_path, text):
         ("[studies]\ndecoders = [[100, 2]]", "a multiple of 32"),
         ("[studies]\ndecoders = [[64, 2], [64, 2]]", "none twice"),
         ('[studies]\ndomains = [["sea", "sea.txt"]]', "each must be four texts"),
+        ('[studies]\ndomains = [["a", "b", "", ""], ["a", "c", "", ""]]', "a name of its own"),
+        ('[decoder]\ndtype = "float8"', "decoder: dtype is 'float8', it must be one of bfloat16"),
+        ("[decoder]\nbatch = 0", "decoder: batch is 0, it must be 1 or more"),
+        ("[decoder]\nheads = 3", "hidden_size 256 cannot be cut into 3 heads"),
+        ("[decoder.optimizer]\nlr = -1e-3", "optimizer: lr is -0.001, it must be above 0"),
+        ("[corpus]\nvocab_size = 100", "corpus: vocab_size is 100, it must be 258 or more"),
+        ("[corpus]\nscale = 0", "corpus: scale is 0, it must be above 0"),
+        ("[corpus]\nshares = [-0.1, 0.2]", "shares is .-0.1, 0.2. and must be"),
+        (
+            '[corpus]\nkind = "text"\npassage = 600',
+            r"passage in \[corpus\] is 600, the decoder reads 512 tokens at most; raise max_pos",
+        ),
+        (
+            '[corpus]\nkind = "text"\n[evaluate]\nwindow = 1024',
+            r"window in \[evaluate\] is 1024, the decoder reads 512",
+        ),
         ("[finetuned]\nsettings = 3", r"mine.toml \[finetuned\]: settings is 3, it must be a list"),
     ],
 )
@@ -75,3 +91,11 @@ def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
         export=recipes.Export(name="mine"),
         finetuned=recipes.Finetuned(settings=(("B", 1e-3, 2),)),
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "epochs", "row"), [("text", 1, 256), ("text", 0, 128), ("atlas", 1, 128)]
+)
+def test_a_decoder_learns_a_texts_passages_whole(tmp_path, kind, epochs, row):
+    made = recipe_of(tmp_path, f'[corpus]\nkind = "{kind}"\n[decoder]\nepochs = {epochs}')
+    assert made.decoder.row == row and made.corpus.passage == 256

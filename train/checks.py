@@ -18,5 +18,5 @@ def check_range(
     if least <= value <= most and not (above and value == least):
         return
     limit = f"above {least}" if above else f"{least} or more"
-    limit = limit if most == math.inf else f"within {least} and {most}"
+    limit = limit if most == math.inf else f"{limit} and at most {most}"
     raise MlpMemError(f"{stage}: {name} is {value}, it must be {limit}")

@@ -55,7 +55,11 @@ class Corpus:
     def __post_init__(self) -> None:
         """Raise MlpMemError for values no corpus can have."""
         check_choice("corpus", "kind", self.kind, ("atlas", "text"))
-        if self.passage < 2 or len(self.shares) != 2 or not 0 <= sum(self.shares) < 1:
+        check_range("corpus", "vocab_size", self.vocab_size, 258)  # every byte, BOS and EOS
+        check_range("corpus", "scale", self.scale, 0, 1, above=True)
+        check_range("corpus", "draws", self.draws, 1)
+        split = len(self.shares) == 2 and min(self.shares) >= 0 and sum(self.shares) < 1
+        if self.passage < 2 or not split:
             raise MlpMemError(
                 f"corpus: passage is {self.passage} and must be 2 tokens or more; shares is "
                 f"{self.shares} and must be two numbers from 0 whose sum is below 1"
@@ -77,8 +81,15 @@ class Optimizer:
     muon_lr: float = 0.0
     weight_decay: float = 0.01
     warmup: float = 0.03  # share of the steps
-    final: float = 0.05  # last learning rate as a share of the first
+    final: float = 0.05  # what the learning rate falls to, as a share of the highest
     clip: float = 1.0  # of the global gradient norm
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_range("optimizer", "lr", self.lr, 0, above=True)
+        check_range("optimizer", "clip", self.clip, 0, above=True)
+        for name, most in (("muon_lr", 1e9), ("weight_decay", 1e9), ("warmup", 1), ("final", 1)):
+            check_range("optimizer", name, getattr(self, name), 0, most)
 
 
 @dataclass(frozen=True)
@@ -92,11 +103,24 @@ class Decoder:
     heads: int = 4
     intermediate_size: int = 704
     max_positions: int = 512
-    row: int = 128  # tokens a packed row; longer passages are cut
+    row: int = 128  # tokens a packed row; a text's rows hold a whole passage at least
     batch: int = 6144  # tokens an optimizer step, over all processes
     processes: int = 2  # data-parallel workers on a CPU, one thread each
     dtype: str = "bfloat16"  # of forward and backward; master weights are float32
     optimizer: Optimizer = field(default_factory=Optimizer)
+
+    def __post_init__(self) -> None:
+        """Check choices and ranges; a head needs an even share of the hidden size."""
+        check_choice("decoder", "dtype", self.dtype, ("bfloat16", "float32"))
+        check_range("decoder", "epochs", self.epochs, 0)
+        for name in ("hidden_size", "layers", "heads", "intermediate_size", "batch", "processes"):
+            check_range("decoder", name, getattr(self, name), 1)
+        check_range("decoder", "row", self.row, 2)
+        if self.hidden_size % (2 * self.heads):
+            raise MlpMemError(
+                f"decoder: hidden_size {self.hidden_size} cannot be cut into {self.heads} heads of "
+                "an even size; make it a multiple of twice the heads"
+            )
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,37 @@ def load_recipe(name: str) -> Recipe:
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MlpMemError(f"recipe {path.name}: {error}") from error
     recipe = fill(Recipe, {"name": path.stem} | values, path.name)
+    _check_lengths(recipe)
     return _completed(recipe, path.resolve().parent)
+
+
+def _check_lengths(recipe: Recipe) -> None:
+    """Raise MlpMemError for lengths of a text that the decoder to be made could not read.
+
+    They would be found hours later. What a decoder that exists can read is known once it is opened.
+    """
+    most = recipe.decoder.max_positions
+    lengths = {
+        "passage in [corpus]": recipe.corpus.passage,
+        "window in [evaluate]": recipe.evaluate.window,
+        "row in [decoder]": recipe.decoder.row,
+    }
+    if recipe.corpus.kind != "text" or recipe.decoder.source or recipe.stated.tokens:
+        return
+    for name, length in lengths.items():
+        if length > most:
+            raise MlpMemError(
+                f"recipe {recipe.name}: {name} is {length}, the decoder reads {most} tokens at "
+                "most; raise max_positions in [decoder], or lower it"
+            )
 
 
 def _completed(recipe: Recipe, base: Path) -> Recipe:
     """Return the recipe with paths made absolute, from its file's folder, and names filled in.
 
     A decoder that exists brings its tokenizer, and a bundle is named after the recipe, unless the
-    recipe names another.
+    recipe names another. Rows that a decoder learns a text from hold a whole passage, or what is
+    behind their end would be keyed but never learned.
     """
 
     def at(source: str) -> str:
@@ -38,10 +61,11 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
     corpus, decoder = recipe.corpus, recipe.decoder
     sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
+    whole = corpus.passage if corpus.kind == "text" and decoder.epochs else 0
     return replace(
         recipe,
         corpus=corpus,
-        decoder=replace(decoder, source=at(decoder.source)),
+        decoder=replace(decoder, source=at(decoder.source), row=max(decoder.row, whole)),
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
         studies=replace(
             recipe.studies,

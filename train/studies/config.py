@@ -46,10 +46,11 @@ class Studies:
                 f"studies: decoders is {self.decoders}; each must be two whole numbers, hidden "
                 "size (a multiple of 32, or even and below 64) and layers, and none twice"
             )
-        if any(len(domain) != 4 for domain in self.domains):
+        named = {domain[0] for domain in self.domains if len(domain) == 4}
+        if len(named) < len(self.domains):
             raise MlpMemError(
-                f"studies: domains is {self.domains}; each must be four texts: name, file, heading "
-                "and separator, of which the last two may be empty"
+                f"studies: domains is {self.domains}; each must be four texts: a name of its own, "
+                "file, heading and separator, of which the last two may be empty"
             )
 
 
