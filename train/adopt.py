@@ -13,6 +13,7 @@ from mlpmem.bundle import load_bundle, preset_path
 from mlpmem.errors import MlpMemError
 from train.export import tuned_adapters
 from train.files import say
+from train.recipe_file import run_of
 
 
 def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:
@@ -37,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         folder = Path(preset_path(given.bundle))
-        count = adopt(given.runs / given.recipe / "finetuned", given.names, folder)
+        count = adopt(run_of(given.runs, given.recipe) / "finetuned", given.names, folder)
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -14,6 +14,7 @@ from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
 from train.files import say
 from train.findings import Finding, save
+from train.recipe_file import run_of
 
 HOW = "python -m mlpmem.bench {}"
 
@@ -41,11 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     given = parser.parse_args(arguments)
     try:
+        folder = run_of(given.runs, given.recipe) / "findings"
         found = list(findings(_told(figures(bundle=given.bundle))))
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    say(f"kept in {save(given.runs / given.recipe / 'findings', 'cost', found)}")
+    say(f"kept in {save(folder, 'cost', found)}")
     return 0
 
 

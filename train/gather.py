@@ -14,6 +14,7 @@ from mlpmem.bundle import load_bundle, preset_path
 from mlpmem.errors import MlpMemError
 from train.files import read_json, say
 from train.findings import load
+from train.recipe_file import run_of
 
 
 def gather(findings: Path, bundle: Path, also: Sequence[Path] = ()) -> int:
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     given = parser.parse_args(argv)
     try:
         folder = preset_path(given.bundle)
-        count = gather(given.runs / given.recipe / "findings", Path(folder), given.also)
+        count = gather(run_of(given.runs, given.recipe) / "findings", Path(folder), given.also)
     except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -26,6 +26,11 @@ def load_recipe(name: str) -> Recipe:
     return _completed(recipe, path.resolve().parent)
 
 
+def run_of(runs: Path, recipe: str) -> Path:
+    """Return the folder of a recipe's run, whether its name is given or its .toml file."""
+    return runs / (load_recipe(recipe).name if Path(recipe).suffix == ".toml" else recipe)
+
+
 def _check_lengths(recipe: Recipe) -> None:
     """Raise MlpMemError for lengths of a text that the decoder to be made could not read.
 
