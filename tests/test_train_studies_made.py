@@ -250,6 +250,9 @@ def test_every_memory_is_measured_on_every_domain_with_its_own_lambda(tmp_path):
             assert len(lambdas) == 1
     again = list(domains(run))  # nothing is trained twice
     assert again == findings
+    path.write_text("Another text.", encoding="utf-8")
+    with pytest.raises(MlpMemError, match="sums was made of another text than the recipe names"):
+        list(domains(run))
 
 
 def test_a_domain_is_the_beginning_of_its_file_in_whole_lines(tmp_path):
@@ -286,6 +289,7 @@ def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(r
     assert told == own | {(8, "memory", "16x2")}
     parameters = {(f.setting["hidden_size"], f.system): f.setting["parameters"] for f in findings}
     assert parameters[8, "lm"] == parameters[8, "knn"] < parameters[8, "memory"]
+    assert {f.setting["lmbda"] for f in findings if f.system == "lm"} == {0.0}
     small, large = (root / "studies" / "sizes" / name for name in ("8x1", "16x2"))
     (at,) = small.glob("taught-*")
     taught, keyed = (Memory.load(folder / "memory") for folder in (at, small))

@@ -5,8 +5,10 @@ measures. Windows are as long as the passages that were keyed, or the keys would
 queries know.
 """
 
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
 from itertools import product
+
+import numpy as np
 
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
@@ -15,7 +17,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from train.recipe_after import Evaluate
 from train.stage import Context
-from train.windows import Golds, curve, look, perplexity, slide
+from train.windows import Golds, curve, look, slide
 
 GROUP = "text"
 CHOOSING = "valid"
@@ -24,33 +26,32 @@ LAMBDAS = tuple(i / 40 for i in range(41))
 
 def measure_text(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
     """Return a text corpus's part of results.json."""
-    config = _fitting(context.config, decoder, store)
+    config = context.config
+    if config.window > decoder.max_positions:
+        raise MlpMemError(
+            f"evaluate: window is {config.window}, the decoder reads {decoder.max_positions} "
+            "tokens at most; lower it in the recipe's [evaluate]"
+        )
     found = {}
     for split in (CHOOSING, "test"):
         documents = Documents.load(context.inputs["corpus"] / split)
         text = slide(documents, config.window, config.stride, config.tokens, context.seed)
         found[split] = look(decoder, memory, store, text, max(config.ks))
     valid, test = found[CHOOSING], found["test"]
-    k, temperature = tune(valid, config)
-    others = {
-        "memory": (valid.memory, test.memory),
-        "knn": (valid.knn(k, temperature), test.knn(k, temperature)),
-    }
+    use = choose(valid, config)
     curves = {
         source: {
             "lmbdas": list(LAMBDAS),
-            f"ppl_{CHOOSING}": curve(valid.lm, chosen, LAMBDAS),
-            f"ppl_{GROUP}": curve(test.lm, measured, LAMBDAS),
+            f"ppl_{CHOOSING}": curve(valid.lm, use.other(valid, source), LAMBDAS),
+            f"ppl_{GROUP}": curve(test.lm, use.other(test, source), LAMBDAS),
         }
-        for source, (chosen, measured) in others.items()
+        for source in use.lmbda
     }
-    lmbda = {source: best_lambda(rows[f"ppl_{CHOOSING}"]) for source, rows in curves.items()}
-    ppl = {s: perplexity(test.lm, others[s][1], lmbda[s]) for s in others}
-    ppl["lm"] = perplexity(test.lm, test.lm, 0.0)
+    ppl = {s: float(np.exp(use.nll(test, s).mean())) for s in ("memory", "knn", "lm")}
     return {
         "choosing": CHOOSING,
-        "config": asdict(context.config) | {"k": k, "temperature": temperature},
-        "lmbda": lmbda,
+        "config": asdict(config) | {"k": use.k, "temperature": use.temperature},
+        "lmbda": use.lmbda,
         "lambda_curves": curves,
         "scored": {split: len(golds.lm) for split, golds in found.items()},
         "share_of_gain": share_of_gain(ppl),
@@ -58,23 +59,39 @@ def measure_text(context: Context, decoder: Decoder, memory: Memory, store: Data
     }
 
 
-def _fitting(config: Evaluate, decoder: Decoder, store: Datastore) -> Evaluate:
-    """Return config with neighbours that the datastore has; MlpMemError for too long a window."""
-    if config.window > decoder.max_positions:
-        raise MlpMemError(
-            f"evaluate: window is {config.window}, the decoder reads {decoder.max_positions} "
-            "tokens at most; lower it in the recipe's [evaluate]"
-        )
-    return replace(config, ks=tuple(sorted({min(k, len(store)) for k in config.ks})))
+@dataclass(frozen=True)
+class Use:
+    """How a text's sources are used."""
+
+    k: int
+    temperature: float
+    lmbda: dict[str, float]  # of "memory" and "knn"
+
+    def other(self, golds: Golds, source: str) -> np.ndarray:
+        """Return the true tokens' probability (P,) by memory or kNN."""
+        return golds.memory if source == "memory" else golds.knn(self.k, self.temperature)
+
+    def nll(self, golds: Golds, system: str) -> np.ndarray:
+        """Return the true tokens' nll (P,) in nats by "lm", or by the mix with memory or kNN."""
+        if system == "lm":
+            return golds.nll(golds.lm, 0.0)
+        return golds.nll(self.other(golds, system), self.lmbda[system])
 
 
-def tune(valid: Golds, config: Evaluate) -> tuple[int, float]:
-    """Return the (k, temperature) whose best lambda gives the lowest validation perplexity."""
+def choose(valid: Golds, config: Evaluate) -> Use:
+    """Return the k, temperature and lambdas that give the lowest validation perplexity.
+
+    k and temperature are those of the best pair, each pair at its own best lambda.
+    """
+    ks = sorted({min(k, valid.distances.shape[1]) for k in config.ks})
 
     def best(pair: tuple[int, float]) -> float:
         return min(curve(valid.lm, valid.knn(*pair), LAMBDAS))
 
-    return min(product(config.ks, config.temperatures), key=best)
+    k, temperature = min(product(ks, config.temperatures), key=best)
+    others = {"memory": valid.memory, "knn": valid.knn(k, temperature)}
+    lmbda = {s: best_lambda(curve(valid.lm, other, LAMBDAS)) for s, other in others.items()}
+    return Use(k, temperature, lmbda)
 
 
 def best_lambda(perplexities: list[float]) -> float:

@@ -8,7 +8,6 @@ own ground: lambda, k and temperature are those that are best on the row's valid
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from mlpmem.datastore import Datastore
@@ -17,12 +16,12 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from train.findings import Finding, perplexity
-from train.perplexity import LAMBDAS, best_lambda, tune
-from train.pipeline import STAGES
-from train.recipe import Corpus, Recipe
-from train.stage import run_stage
+from train.perplexity import Use, choose
+from train.recipe import Corpus
+from train.stage import finished_manifest
+from train.studies.making import make
 from train.studies.run import Run
-from train.windows import Golds, curve, look, slide
+from train.windows import Golds, look, slide
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,7 @@ class Domain:
     name: str
     memory: Memory
     store: Datastore
-    lmbda: dict[str, float]  # of "memory" and "knn"
-    k: int
-    temperature: float
+    use: Use
 
 
 def domains(run: Run) -> Iterator[Finding]:
@@ -53,12 +50,18 @@ def domains(run: Run) -> Iterator[Finding]:
 
 def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
     """Return the name of a domain once its stages are done."""
-    text = run.root / "domains" / name / "text.txt"
-    if not text.is_file():
-        text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(beginning(Path(file), run.config.domain_characters), encoding="utf-8")
+    folder = run.root / "domains" / name
+    text, wanted = folder / "text.txt", beginning(Path(file), run.config.domain_characters)
+    made = finished_manifest(folder / "corpus") is not None and text.is_file()
+    if made and text.read_text(encoding="utf-8") != wanted:
+        raise MlpMemError(
+            f"domains: {name} was made of another text than the recipe names now; delete {folder} "
+            "to make it again, or choose another folder with --runs"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    text.write_text(wanted, encoding="utf-8")
     recipe, config = run.recipe, run.config
-    made = replace(
+    recipe = replace(
         recipe,
         corpus=Corpus(
             kind="text", train=(str(text),), heading=heading, separator=separator,
@@ -70,17 +73,8 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
         ),
         memory=replace(recipe.memory, epochs=config.domain_epochs),
     )  # fmt: skip
-    for stage in ("corpus", "datastore", "targets", "memory"):
-        _stage(run.root, name, stage, made)
+    make(run, recipe, ("corpus", "datastore", "targets", "memory"), f"domains/{name}")
     return name
-
-
-def _stage(root: Path, domain: str, stage: str, recipe: Recipe) -> None:
-    """Run one stage of a domain; the decoder is the run's own."""
-    at = partial("domains/{}/{}".format, domain)
-    inputs = tuple(i if i == "decoder" else at(i) for i in STAGES[stage].inputs)
-    config, function = getattr(recipe, stage), STAGES[stage].load()
-    run_stage(root, at(stage), config, inputs, function, recipe.seed)
 
 
 def beginning(path: Path, characters: int) -> str:
@@ -101,13 +95,7 @@ def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
     memory = Memory.load(folder / "memory").float().eval().bind(decoder)
     store = Datastore.load(folder / "datastore")
     valid = _look(run, decoder, memory, store, name, "valid")
-    ks = tuple(sorted({min(k, len(store)) for k in run.recipe.evaluate.ks}))
-    k, temperature = tune(valid, replace(run.recipe.evaluate, ks=ks))
-    lmbda = {
-        "memory": best_lambda(curve(valid.lm, valid.memory, LAMBDAS)),
-        "knn": best_lambda(curve(valid.lm, valid.knn(k, temperature), LAMBDAS)),
-    }
-    return Domain(name, memory, store, lmbda, k, temperature)
+    return Domain(name, memory, store, choose(valid, run.recipe.evaluate))
 
 
 def _look(
@@ -117,7 +105,7 @@ def _look(
     documents = Documents.load(run.root / "domains" / name / "corpus" / split)
     sizes = run.recipe.evaluate
     text = slide(documents, sizes.window, sizes.stride, run.config.positions, run.recipe.seed)
-    return look(decoder, memory, store, text, min(max(sizes.ks), len(store)))
+    return look(decoder, memory, store, text, max(sizes.ks))
 
 
 def _row(run: Run, decoder: Decoder, row: Domain, names: list[str]) -> Iterator[Finding]:
@@ -125,9 +113,7 @@ def _row(run: Run, decoder: Decoder, row: Domain, names: list[str]) -> Iterator[
     for name in names:
         golds = _look(run, decoder, row.memory, row.store, name, "test")
         if name == row.name:
-            yield run.finding("lm", name, "perplexity", perplexity(golds.nll(golds.lm, 0.0)))
-        others = {"memory": golds.memory, "knn": golds.knn(row.k, row.temperature)}
-        for system, other in others.items():
-            lmbda = row.lmbda[system]
-            found = perplexity(golds.nll(other, lmbda))
+            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm")))
+        for system, lmbda in row.use.lmbda.items():
+            found = perplexity(row.use.nll(golds, system))
             yield run.finding(system, name, "perplexity", found, of=row.name, lmbda=lmbda)

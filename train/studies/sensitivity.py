@@ -17,8 +17,8 @@ from train.grid import Sources
 from train.measure import Measured, Test, choose_lambda
 from train.measure import curve as atlas_curve
 from train.perplexity import LAMBDAS, best_lambda
-from train.pipeline import STAGES
-from train.stage import run_stage
+from train.recipe import Memory as MemoryRecipe
+from train.studies.making import make
 from train.studies.run import Run
 from train.windows import curve, mixed_nll
 
@@ -40,38 +40,25 @@ def sensitivity(run: Run) -> Iterator[Finding]:
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
     """Yield (what is varied, its value, the memory trained with it), the recipe's own first."""
     base = replace(run.recipe.memory, epochs=run.config.epochs)
-    stages = {"datastore": "datastore", "targets": "targets"}
-    yield "recipe", "own", _trained(run, "recipe", base, stages)
+    yield "recipe", "own", _trained(run, "recipe", base)
     for name, values in CELLS.items():
         for value in values:
             if value != getattr(base, name):
                 folder = f"{name}-{value}"
-                yield name, value, _trained(run, folder, replace(base, **{name: value}), stages)
+                yield name, value, _trained(run, folder, replace(base, **{name: value}))
     for depth in run.config.depths:
-        stages = _keyed(run, depth)
-        yield "depth", depth, _trained(run, f"depth{depth}", base, stages)
+        keyed = replace(run.recipe, datastore=replace(run.recipe.datastore, depth=depth))
+        places = make(run, keyed, ("datastore", "targets"), f"studies/depth{depth}")
+        yield "depth", depth, _trained(run, f"depth{depth}", base, places)
 
 
-def _keyed(run: Run, depth: int) -> dict[str, str]:
-    """Return the folders of a datastore and of targets at another depth, made if they are not."""
-    recipe, folder = run.recipe, f"studies/depth{depth}"
-    stages = {"decoder": "decoder", "corpus": "corpus", "datastore": f"{folder}/datastore"}
-    stages["targets"] = f"{folder}/targets"
-    for name, config in (
-        ("datastore", replace(recipe.datastore, depth=depth)),
-        ("targets", recipe.targets),
-    ):
-        inputs = tuple(stages[i] for i in STAGES[name].inputs)
-        run_stage(run.root, stages[name], config, inputs, STAGES[name].load(), recipe.seed)
-    return stages
-
-
-def _trained(run: Run, folder: str, config, stages: dict[str, str]) -> Memory:
-    """Return the memory of a cell, trained if it is not there."""
-    name = f"studies/{folder}/memory"
-    inputs = ("decoder", stages["datastore"], stages["targets"])
-    run_stage(run.root, name, config, inputs, STAGES["memory"].load(), run.recipe.seed)
-    return Memory.load(run.root / name).float().eval()
+def _trained(
+    run: Run, folder: str, config: MemoryRecipe, places: dict[str, str] | None = None
+) -> Memory:
+    """Return the memory of a cell, trained if it is not there; places: see `make`."""
+    recipe = replace(run.recipe, memory=config)
+    made = make(run, recipe, ("memory",), f"studies/{folder}", places)
+    return Memory.load(run.root / made["memory"]).float().eval()
 
 
 def _measure_atlas(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:

@@ -24,14 +24,14 @@ from train.findings import Finding, perplexity
 from train.grid import Sources
 from train.measure import Test, choose_lambda
 from train.measure import curve as atlas_curve
-from train.perplexity import LAMBDAS, best_lambda, tune
-from train.pipeline import STAGES
+from train.perplexity import choose
 from train.recipe import Decoder as RecipeDecoder
 from train.recipe import Optimizer, Recipe
-from train.stage import finished_manifest, run_stage
+from train.stage import finished_manifest
+from train.studies.making import make
 from train.studies.run import Run
 from train.studies.sensitivity import told
-from train.windows import curve, look
+from train.windows import look
 
 HEAD_WIDTH = 32  # of the decoders that are made here
 NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed
@@ -112,9 +112,9 @@ def _make(run: Run, shape: tuple[int, int], usual: float) -> float:
         heads=max(1, hidden // HEAD_WIDTH), intermediate_size=8 * round(hidden / 3),
         row=max(learner.row, recipe.corpus.passage),
     )  # fmt: skip
-    _stages(run, replace(recipe, decoder=decoder), folder, ("decoder", "datastore"), folder)
+    places = make(run, replace(recipe, decoder=decoder), ("decoder", "datastore"), folder)
     scale = spread(Datastore.load(run.root / folder / "datastore"), recipe.targets.k) / usual
-    _stages(run, _made(run, scale), folder, ("targets", "memory"), folder)
+    make(run, _made(run, scale), ("targets", "memory"), folder, places)
     return scale
 
 
@@ -124,19 +124,9 @@ def _taught(run: Run, shape: tuple[int, int], teacher: tuple[int, int], scale: f
     made = digest(finished_manifest(run.root / store)["outputs"])[:8]  # other keys, another folder
     at = f"{_folder(shape)}/taught-{made}"
     recipe = _made(run, scale, str((run.root / store).resolve()))
-    _stages(run, recipe, _folder(shape), ("targets", "memory"), at)
+    own = {name: f"{_folder(shape)}/{name}" for name in ("decoder", "datastore")}
+    make(run, recipe, ("targets", "memory"), at, own)
     return at
-
-
-def _stages(run: Run, recipe: Recipe, folder: str, names: tuple[str, ...], into: str) -> None:
-    """Run stages into a folder; what they do not make there they find in a size's folder."""
-    for name in names:
-        inputs = tuple(
-            i if i == "corpus" else f"{into if i in names else folder}/{i}"
-            for i in STAGES[name].inputs
-        )
-        function = STAGES[name].load()
-        run_stage(run.root, f"{into}/{name}", getattr(recipe, name), inputs, function, recipe.seed)
 
 
 def _sized(run: Run, shape: tuple[int, int], at: str, scale: float) -> Sized:
@@ -156,15 +146,12 @@ def _measure_text(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[
         for split in ("valid", "test")
     )
     tried = tuple(t * sized.scale for t in run.recipe.evaluate.temperatures)
-    knn = tune(valid, replace(run.recipe.evaluate, temperatures=tried))
-    others = {"lm": (valid.lm, test.lm), "memory": (valid.memory, test.memory),
-              "knn": (valid.knn(*knn), test.knn(*knn))}  # fmt: skip
+    use = choose(valid, replace(run.recipe.evaluate, temperatures=tried))
     for system in systems:
-        chosen, judged = others[system]
-        lmbda = best_lambda(curve(valid.lm, chosen, LAMBDAS))
-        found = perplexity(test.nll(judged, lmbda))
-        setting = sized.of(system) | {"lmbda": lmbda}
-        yield run.finding(system, "test", "perplexity", found, **setting)
+        setting = sized.of(system) | {"lmbda": use.lmbda.get(system, 0.0)}
+        yield run.finding(
+            system, "test", "perplexity", perplexity(use.nll(test, system)), **setting
+        )
 
 
 def _measure_atlas(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
