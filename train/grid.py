@@ -13,6 +13,7 @@ from mlpmem.documents import Documents
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
 from train.search import BulkSearch
+from train.windows import mixed_nll
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
 LAMBDAS = (
@@ -30,8 +31,7 @@ class Grid:
 
     def nll(self, source: str, lmbda: float) -> np.ndarray:
         """Return the true tokens' nll (P,) in nats under the mix."""
-        mixed = (1 - lmbda) * self.gold["lm"] + lmbda * self.gold[source]  # source "lm" is itself
-        return -np.log(np.maximum(mixed, 1e-30))
+        return mixed_nll(self.gold["lm"], self.gold[source], lmbda)  # source "lm" is itself
 
 
 class Sources:

@@ -13,6 +13,7 @@ from train.corpus import read_lines
 from train.grid import LAMBDAS, Grid, Sources
 from train.questions import Questions, ask, sample_questions, tally
 from train.stage import Context
+from train.windows import all_positions, groups_of
 
 GROUPS = ("A1", "A2", "B")
 CHOOSING = "dev"  # the held-out wordings that choose lambda; the others only measure
@@ -58,12 +59,11 @@ class Test:
 
     def measure(self, sources: Sources) -> Measured:
         """Return what a decoder with its sources makes of the test."""
-        positions = np.delete(np.arange(len(self.text.tokens)), self.text.offsets[:-1])
-        documents = self.text.document_of[self.text.passage_at(positions)]
+        positions = all_positions(self.text)
         return Measured(
             questions=self.questions,
             grid=sources.grid(self.questions.documents, self.questions.positions),
-            text_groups=np.array(self.text.groups)[documents],
+            text_groups=groups_of(self.text, positions),
             text=sources.grid(self.text, positions),
         )
 

@@ -29,7 +29,7 @@ from train.questions import ask, sample_questions
 from train.recipe_after import Router as RouterRecipe
 from train.search import BulkRetriever
 from train.stage import Context, finished_manifest
-from train.windows import slide
+from train.windows import all_positions, groups_of, slide
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -81,8 +81,8 @@ def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -
     rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
     questions = ask(decoder.tokenizer, rows)
     documents = questions.documents
-    positions = np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
-    groups = np.array(documents.groups)[documents.passage_at(positions)]
+    positions = all_positions(documents)
+    groups = groups_of(documents, positions)
     weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
     for group in set(groups):
         weights[groups == group] /= weights[groups == group].sum()

@@ -26,7 +26,7 @@ from train.measure import GROUPS, Test
 from train.recipe_file import load_recipe
 from train.router import each, gold
 from train.stage import finished_manifest
-from train.windows import slide
+from train.windows import all_positions, groups_of, slide
 
 MODES = ("fixed", AUTO, "oracle")
 
@@ -74,8 +74,8 @@ def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str)
         for split, mask in splits.items():
             if mask.any():
                 found.append(_finding(pair, split, "exact_match", share(whole[mask]), how))
-    positions = np.delete(np.arange(len(text.tokens)), text.offsets[:-1])
-    groups = np.array(text.groups)[text.document_of[text.passage_at(positions)]]
+    positions = all_positions(text)
+    groups = groups_of(text, positions)
     for pair, (_, nll) in measure(model, text, positions).items():
         for group in [g for g in GROUPS if (groups == g).any()]:
             values = perplexity(nll[groups == group])

@@ -58,6 +58,16 @@ def _spans(begin: int, end: int, width: int, stride: int) -> Iterator[tuple[int,
         start, first = start + stride, stop
 
 
+def all_positions(documents: Documents) -> np.ndarray:
+    """Return the positions (P,) of all tokens but each passage's first, which has none before."""
+    return np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
+
+
+def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
+    """Return the group of every position, (P,) strings."""
+    return np.array(documents.groups)[documents.document_of[documents.passage_at(positions)]]
+
+
 @dataclass(frozen=True)
 class Golds:
     """What each source makes of the true tokens; nothing of size V is kept."""

@@ -18,7 +18,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.passages import forward_positions
 from train.findings import Finding, mean, share
 from train.grid import Sources
-from train.studies.run import Run, groups_of, pooled
+from train.studies.run import Run, pooled
+from train.windows import groups_of
 
 BANDS = 4
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, of a linear congruence modulo 2**64

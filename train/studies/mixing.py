@@ -10,8 +10,8 @@ from itertools import product
 
 from train.findings import Finding, perplexity
 from train.perplexity import LAMBDAS, best_lambda
-from train.studies.run import Run, groups_of, pooled
-from train.windows import curve, look
+from train.studies.run import Run, pooled
+from train.windows import curve, groups_of, look
 
 STEP = 2  # every second lambda is told
 

@@ -110,11 +110,6 @@ class Run:
         return Finding(self.study, system, split, metric, how=how, setting=setting, **numbers)
 
 
-def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
-    """Return the group of every position, (P,) strings."""
-    return np.array(documents.groups)[documents.document_of[documents.passage_at(positions)]]
-
-
 def pooled(groups: np.ndarray) -> dict[str, np.ndarray]:
     """Return {split: (P,) bool}: "all", and each group where there are several."""
     names = list(dict.fromkeys(groups.tolist()))

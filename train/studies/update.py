@@ -21,8 +21,9 @@ from train.grid import LAMBDAS, Sources
 from train.measure import Test
 from train.questions import tally
 from train.studies.facts import NewFacts, make_facts
-from train.studies.run import Run, groups_of
+from train.studies.run import Run
 from train.studies.teach import Lesson, check_lora, decoder_lessons, teach_decoder, teach_memory
+from train.windows import all_positions, groups_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def _ask(
                 right = np.arange(count["n"]) < count["right"]
                 yield run.finding(system, cell, "exact_match", share(right), **way)
     text = exam.old.text
-    positions = np.delete(np.arange(len(text.tokens)), text.offsets[:-1])
+    positions = all_positions(text)
     grid, groups = sources.grid(text, positions), groups_of(text, positions)
     for source, system in names.items():
         nll = grid.nll(source, run.lmbda.get(source, 0.0))

@@ -13,7 +13,8 @@ from mlpmem.documents import Documents
 from train.corpus import write_lines
 from train.findings import Finding, mean, share
 from train.grid import Grid, Sources
-from train.studies.run import Run, groups_of, pooled
+from train.studies.run import Run, pooled
+from train.windows import groups_of
 
 TOLERANCE = 0.1  # nats
 EXAMPLES = "worse.jsonl"
