@@ -311,8 +311,19 @@ def test_files_of_another_form_are_refused(tmp_path):
     (tmp_path / "x.csv").write_text("label,text\n")
     with pytest.raises(MlpMemError, match="no rows"):
         asked.table(tmp_path / "x.csv")
-    with pytest.raises(MlpMemError, match="no sub, obj"):
-        asked.need(tmp_path / "y", [{"template": ""}], "template", "sub", "obj")
+    (tmp_path / "x.csv").write_bytes("label,text\n1,caf\u00e9\n".encode("latin1"))
+    with pytest.raises(MlpMemError, match="x.csv: .*utf-8"):
+        asked.table(tmp_path / "x.csv")
+    rows = [{"template": "", "sub": "", "obj": ""}, {"template": ""}]
+    with pytest.raises(MlpMemError, match="no sub, obj in row 2"):
+        asked.need(tmp_path / "y", rows, "template", "sub", "obj")
+    with pytest.raises(MlpMemError, match="no template in row 1"):
+        asked.need(tmp_path / "y", ["text"], "template")
+
+
+def test_the_best_answer_comes_first_and_those_that_stand_twice_stay():
+    assert truthfulqa.best_first("b.", ["a.", "b.", "c.", "a."]) == ["b.", "a.", "c.", "a."]
+    assert truthfulqa.best_first("b.", ["a."]) == ["b.", "a."]
 
 
 def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(tmp_path):

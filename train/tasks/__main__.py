@@ -16,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _run(_parser().parse_args(given), f"python -m train.tasks {shlex.join(given)}")
-    except MlpMemError as error:
+    except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
@@ -56,6 +56,8 @@ def _run(options: argparse.Namespace, how: str) -> None:
     from train.tasks.asked import Asked, MissingData
     from train.tasks.cast import Cast, Sources
 
+    if options.limit < 0:
+        raise MlpMemError(f"--limit is {options.limit}; give a number from 1, or 0 to ask all")
     names = [f.name for f in dataclasses.fields(Sources)]
     cast = Cast(Sources(**{name: getattr(options, name) for name in names}))
     systems = cast.systems([name for name in options.systems.split(",") if name])

@@ -1,6 +1,7 @@
 """What a task is given and gives back, and reading the files it is about."""
 
 import csv
+import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -90,9 +91,17 @@ def report(
     return made
 
 
+def text_of(path: Path) -> str:
+    """Return a file's text; MlpMemError where it is no UTF-8."""
+    try:
+        return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
 def json_lines(path: Path) -> list[dict]:
     """Return the objects of a file of one a line, or of one list; MlpMemError for anything else."""
-    text = path.read_text(encoding="utf-8")
+    text = text_of(path)
     try:
         if text.lstrip()[:1] == "[":
             return json.loads(text)
@@ -103,19 +112,18 @@ def json_lines(path: Path) -> list[dict]:
 
 def table(path: Path) -> list[dict]:
     """Return the rows of a .csv file with a head line; MlpMemError for a file without rows."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(text_of(path), newline="")))
     if not rows:
         raise _unreadable(path, "no rows")
     return rows
 
 
 def need(path: Path, rows: Iterable[Mapping], *fields: str) -> None:
-    """Raise MlpMemError unless the first row of a file has these fields."""
-    first = next(iter(rows), {})
-    missing = [name for name in fields if name not in first]
-    if missing:
-        raise _unreadable(path, f"no {', '.join(missing)} in its first row")
+    """Raise MlpMemError unless every row of a file has these fields."""
+    for number, row in enumerate(rows, 1):
+        missing = [name for name in fields if not isinstance(row, Mapping) or row.get(name) is None]
+        if missing:
+            raise _unreadable(path, f"no {', '.join(missing)} in row {number}")
 
 
 def _unreadable(path: Path, why: object) -> MlpMemError:

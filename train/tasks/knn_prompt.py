@@ -23,7 +23,7 @@ from mlpmem.batches import judge, next_tokens
 from mlpmem.errors import MlpMemError
 from mlpmem.systems import System
 from train.findings import Finding
-from train.tasks.asked import Asked, Task, json_lines, need, report, table
+from train.tasks.asked import Asked, Task, json_lines, need, report, table, text_of
 from train.tasks.cloze import plain
 
 FOLDER = "knn_prompt_tasks"
@@ -51,7 +51,7 @@ class Kind:
 
 def read_sst2(path: Path) -> Examples:
     """Yield the sentences that are not neutral: "__label__4<tab>text"."""
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in text_of(path).split("\n"):
         mark, _, sentence = line.strip().partition("\t")
         if mark and mark[-1] != "3":
             yield f"{sentence}{SENTIMENT}", int(mark[-1] > "3")
@@ -132,7 +132,7 @@ def synonyms(asked: Asked, kind: Kind) -> tuple[tuple[str, ...], ...]:
     if not isinstance(kind.synonyms, str):
         return kind.synonyms
     path = asked.file(f"{FOLDER}/{kind.synonyms}")
-    lines = path.read_text(encoding="utf-8").strip().split("\n")
+    lines = text_of(path).strip().split("\n")
     found = [[f" {word}" for word in line.strip().split(", ")] for line in lines]
     if len(found) != len(kind.words):
         raise MlpMemError(

@@ -14,8 +14,8 @@ from mlpmem.documents import Documents, join_passages
 from mlpmem.systems import Column, System
 from train import findings
 from train.findings import Finding
-from train.tasks.asked import Asked, Task
-from train.windows import slide
+from train.tasks.asked import Asked, Task, text_of
+from train.windows import SMALLEST, slide
 
 WINDOW, TOKENS = 1024, 20_000  # tokens seen at most, and scored where no limit is given
 TEXT = "wikitext-2/test.txt"
@@ -40,7 +40,7 @@ def run_atlas(asked: Asked) -> list[Finding]:
 def run_text(asked: Asked) -> list[Finding]:
     """Return findings on a text file."""
     path = asked.file(TEXT)
-    text, made = path.read_text(encoding="utf-8"), []
+    text, made = text_of(path), []
     for system in _readers(asked):
         decoder = system.decoder
         window = min(WINDOW, decoder.max_positions)
@@ -61,8 +61,8 @@ def _readers(asked: Asked) -> list[System]:
 
 
 def _finding(asked: Asked, system: System, split: str, nll: np.ndarray) -> Finding:
-    """Return one finding of nll (P,) in nats; a mix that gives a token nothing counts 1e-30."""
-    values = findings.perplexity(np.minimum(nll, -np.log(1e-30)))
+    """Return one finding of nll (P,) in nats; a mix gives a token SMALLEST at least."""
+    values = findings.perplexity(np.minimum(nll, -np.log(SMALLEST)))
     return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)
 
 

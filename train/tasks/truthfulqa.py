@@ -44,6 +44,14 @@ def split_answers(text: str) -> list[str]:
         str.strip, text.strip().split(";")) if answer]  # fmt: skip
 
 
+def best_first(best: str, answers: Sequence[str]) -> list[str]:
+    """Return the true answers, the best one first; one that stands twice counts twice."""
+    rest = list(answers)
+    if best in rest:
+        rest.remove(best)
+    return [best, *rest]
+
+
 def measure(true: Sequence[float], false: Sequence[float], best: int) -> dict[str, float]:
     """Return mc1, mc2, mc3 and their mean of summed log-probs; `best` of `true` is the best answer.
 
@@ -70,7 +78,7 @@ def run(asked: Asked) -> list[Finding]:
         [split_answers(row[f"{kind} Answers"]) for row in rows] for kind in ("Correct", "Incorrect")
     )
     best = [split_answers(row["Best Answer"])[0] for row in rows]
-    true = [list(dict.fromkeys([b, *answers])) for b, answers in zip(best, true, strict=True)]
+    true = [best_first(b, answers) for b, answers in zip(best, true, strict=True)]
     for system in asked.systems:
         pairs = [
             ended(system, prompt(row["Question"]), answer)
