@@ -23,6 +23,7 @@ from train.tasks.asked import Asked, MissingData
 from train.tasks.cloze import lama_prompt
 from train.tasks.halueval import prompt as halueval_prompt
 from train.tasks.open_qa import long_prompt, short_prompt
+from train.tokenizer import train_tokenizer
 
 # Metrics
 
@@ -281,6 +282,13 @@ def test_the_perplexity_of_a_text_is_the_models_own_score(data):
     for f in found:
         if f.system in nll:
             assert f.value == pytest.approx(np.exp(np.mean(nll[f.system])), rel=1e-3)
+
+
+def test_text_cut_by_another_tokenizer_is_not_measured(tmp_path):
+    folder = stages(tmp_path)["corpus"]
+    train_tokenizer(["another text"], 300).save_pretrained(folder / "tokenizer")
+    with pytest.raises(MlpMemError, match="cut by another tokenizer than the decoder's"):
+        TASKS["perplexity"].run(ask(corpus=folder))
 
 
 def test_splits_are_by_cell_sort_and_how_many_facts_share_the_answer(corpus):

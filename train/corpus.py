@@ -10,7 +10,10 @@ from pathlib import Path
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerFast
 
+from mlpmem.decoder import Decoder
 from mlpmem.documents import join_passages
+from mlpmem.errors import MlpMemError
+from mlpmem.tokenizer import load_tokenizer, tokenizer_hash
 from train.corpora import atlas as atlas_corpus
 from train.corpora.text import write_corpus
 from train.stage import Context, write_json
@@ -66,6 +69,15 @@ def _plain_texts(atlas: atlas_corpus.Atlas, draws: int) -> Iterator[str]:
     for draw in range(draws):
         for _, segments in atlas_corpus.decoder_passages(plain, draw):
             yield from segments
+
+
+def check_tokens(decoder: Decoder, corpus: Path) -> None:
+    """Raise MlpMemError unless a corpus folder's tokens are those of a decoder's own tokenizer."""
+    if tokenizer_hash(load_tokenizer(str(corpus / "tokenizer"))) != decoder.tokenizer_hash:
+        raise MlpMemError(
+            f"{corpus}: its text is cut by another tokenizer than the decoder's, so its tokens "
+            "would mean other words; name the run and the bundle (or decoder) that belong together"
+        )
 
 
 def read_lines(path: Path) -> list[dict]:

@@ -14,6 +14,8 @@ import numpy as np
 
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
+from mlpmem.errors import MlpMemError
+from train.corpus import check_tokens
 from train.files import read_json, say, write_json
 from train.grid import Sources
 from train.sentences import markdown
@@ -38,7 +40,11 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{results} lacks; run `python -m train all {given.recipe}` first\n")
         return 1
     kept = slim(read_json(results), given.label)
-    kept["plain"] = plain(given.runs / given.recipe)
+    try:
+        kept["plain"] = plain(given.runs / given.recipe)
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     write_json(KEPT / f"{given.recipe}.json", kept)
     say("kept; now `python -m train.report`")
     return 0
@@ -60,12 +66,13 @@ def slim(results: dict, label: str) -> dict:
 def plain(run: Path) -> dict | None:
     """Return perplexity and parameters of the plain decoder beside a run; None without.
 
-    The windows are those of the run's stage evaluate.
+    The windows are those of the run's stage evaluate. MlpMemError where it has another tokenizer.
     """
     folder = plain_decoder(run)
     if folder is None:
         return None
     decoder, how = Decoder.load(folder), finished_manifest(run / "evaluate")["config"]
+    check_tokens(decoder, run / "corpus")
     documents = Documents.load(run / "corpus" / "test")
     text = slide(documents, how["window"], how["stride"], how["tokens"], how["seed"])
     nll = Sources(decoder).grid(*text).nll("lm", 0.0)

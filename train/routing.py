@@ -21,6 +21,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.sources import Sources
 from mlpmem.trace import AUTO
+from train.corpus import check_tokens
 from train.findings import Finding, perplexity, save, share
 from train.measure import GROUPS, Test
 from train.recipe_file import load_recipe
@@ -149,6 +150,7 @@ def _studied(model: FusedModel, recipe, root: Path, most: int, how: str) -> list
         raise MlpMemError(
             f"routing: there is {lacks} to measure; run `python -m train all {recipe.name}` first"
         )
+    check_tokens(model.decoder, root / "corpus")
     kind = corpus["config"]["kind"]
     return STUDIES[kind](model, root / "corpus", most, recipe.seed, how)
 

@@ -13,6 +13,7 @@ from mlpmem.batches import judge_positions
 from mlpmem.documents import Documents, join_passages
 from mlpmem.systems import Column, System
 from train import findings
+from train.corpus import check_tokens
 from train.findings import Finding
 from train.tasks.asked import Asked, Task, text_of
 from train.windows import SMALLEST, slide
@@ -30,6 +31,7 @@ def run_atlas(asked: Asked) -> list[Finding]:
     }
     made = []
     for system in _readers(asked):
+        check_tokens(system.decoder, asked.corpus)
         for group, passages in kept.items():
             spans = [np.arange(*documents.offsets[p : p + 2])[1:] for p in passages]
             nll = -judge_positions(system, documents, np.concatenate(spans))[0]
