@@ -57,7 +57,11 @@ def share(right: Sequence[bool]) -> dict[str, float]:
 
 
 def mean(values: Sequence[float], seed: int = 0) -> dict[str, float]:
-    """Return {"value", "n", "low", "high"} of a mean, with a bootstrap percentile interval."""
+    """Return {"value", "n", "low", "high"} of a mean, with a bootstrap percentile interval.
+
+    Values are drawn one by one, as if independent. Drawn by passage, tokens of the atlas's held-out
+    text have standard errors of 0.5 to 0.9 times these.
+    """
     values = np.asarray(values, np.float64)
     luck = np.random.default_rng(seed)
     drawn = [luck.choice(values, len(values)).mean() for _ in range(RESAMPLES)]
