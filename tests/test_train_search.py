@@ -9,6 +9,7 @@ from mlpmem.retriever import probes_for
 from train import search as search_module
 from train.ivf import InvertedSearch
 from train.search import BulkSearch, pieces
+from train.selection import ranks
 from train.survivors import Survivors, above
 
 LUCK = np.random.default_rng(0)
@@ -80,6 +81,22 @@ def test_rows_whose_threshold_was_too_high_are_searched_again(monkeypatch):
 def test_thousands_of_equal_keys_do_not_crowd_out_nearer_ones():
     keys = np.concatenate([np.repeat(KEYS[:1], 5000, axis=0), KEYS[:2000]])
     check(BulkSearch(keys), keys, np.concatenate([KEYS[:3], QUERIES[:3]]), 9)
+
+
+@pytest.mark.parametrize("apart", [3, 300])
+def test_of_equal_keys_the_first_are_found(apart):
+    keys = KEYS.copy()
+    keys[5::apart] = KEYS[5]  # 2,000, or 20 that are candidates all
+    search = BulkSearch(keys)
+    for queries in (keys[5:6], KEYS[5:6] + np.float16(0.25)):
+        _, _, indices = next(search.search(queries, 9))
+        assert indices[0].tolist() == list(range(5, len(KEYS), apart))[:9]
+
+
+def test_ranks_are_the_order_of_values_and_then_of_indices():
+    values = torch.tensor([[-torch.inf, -2.0, -1.5, 0.0, 1e-30, 3.0, 3.0, torch.inf]])
+    found = ranks(values, torch.tensor([[7, 6, 5, 4, 3, 9, 2, 1]]))
+    assert torch.equal(found.argsort(1)[0], torch.arange(8)), "index 2 is better than 9"
 
 
 def test_coarse_scores_alone_find_nearly_all_neighbours_of_long_keys_close_together():

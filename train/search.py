@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.retriever import Neighbours, writable
-from train.selection import kth_largest, largest, smallest_first
+from train.selection import kth_largest, largest, ranks, smallest_first
 from train.survivors import Survivors, above
 
 EXTRA = 32  # candidates beyond k for the second scoring
@@ -57,7 +57,7 @@ class BulkSearch:
     def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first query, distances (q, K) float32 squared L2, indices (q, K)) by blocks.
 
-        K = min(k, N); nearest first. queries (Q, D) is like keys.
+        K = min(k, N); nearest first, of equally near ones the first. queries (Q, D) is like keys.
         """
         k = min(k, len(self.keys))
         for start in range(0, len(queries), QUERY_BLOCK):
@@ -110,10 +110,11 @@ class BulkSearch:
         for start in range(0, len(self.keys), self.block):
             keys = self._rows(slice(start, start + self.block)) - self.mean
             block = queries @ keys.T - keys.square().sum(-1) / 2
-            at = largest(block, min(k, len(keys)))
+            places = torch.arange(start, start + len(keys), device=self.device)
+            at = largest(ranks(block, places), min(k, len(keys)))
             scores = torch.cat([scores, block.gather(1, at)], 1)
             indices = torch.cat([indices, at + start], 1)
-            kept = largest(scores, min(k, scores.shape[1]))
+            kept = largest(ranks(scores, indices), min(k, scores.shape[1]))
             scores, indices = scores.gather(1, kept), indices.gather(1, kept)
         return indices
 
@@ -152,7 +153,7 @@ def rescore(rows_of, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, 
         apart = torch.linalg.vector_norm(keys, dim=-1).square()
         distances.append(apart.masked_fill_(at < 0, torch.inf))
     distances = torch.cat(distances)
-    order = smallest_first(distances)[:, :k]
+    order = smallest_first(~ranks(-distances, indices.clamp_min(0)))[:, :k]
     return distances.gather(1, order), indices.gather(1, order)
 
 

@@ -4,6 +4,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LAST = 2**32 - 1
+
+
+def ranks(values: Tensor, indices: Tensor) -> Tensor:
+    """Return integers (Q, n) in the order of float32 values; of equal ones the first index is best.
+
+    Equal keys are many: all that comes after one prefix. Which of them are among the k nearest must
+    not be luck, and what was seen first is usually what was seen most.
+    """
+    bits = values.view(torch.int32)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)  # negative floats' bits sort the other way
+    return (ordered.long() << 32) | (LAST - indices)
+
 
 def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
     """Return (rows, columns) of the true entries of a mask (Q, n), by rows."""
@@ -15,7 +28,7 @@ def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def largest(scores: Tensor, k: int) -> Tensor:
-    """Return where the k largest of every row of scores (Q, n) are, (Q, k), in no order."""
+    """Return where the k largest of every row of numbers (Q, n) are, (Q, k), in no order."""
     if scores.device.type != "cpu":
         return scores.topk(k, sorted=False).indices
     if k == scores.shape[1]:

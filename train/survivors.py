@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from train.selection import largest, nonzero
+from train.selection import largest, nonzero, ranks
 
 GROUP = 8  # scores whose maximum is looked at first
 INTEGER = {2: torch.int16, 4: torch.int32}
@@ -58,12 +58,12 @@ class Survivors:
     def finish(self) -> tuple[Tensor, Tensor]:
         """Return indices (Q, k) of the best, in no order, and which rows (Q,) have as many."""
         width = max(self.k, int(self.fill.max()))
-        at = largest(self.scores[:, :width], self.k)
+        at = largest(ranks(self.scores[:, :width], self.indices[:, :width]), self.k)
         return self.indices.gather(1, at), self.fill >= self.k
 
     def _cut(self) -> None:
         """Keep the k best of every row, and raise the thresholds of those that have k."""
-        at = largest(self.scores, self.k)
+        at = largest(ranks(self.scores, self.indices), self.k)
         best = self.scores.gather(1, at)
         self.indices[:, : self.k] = self.indices.gather(1, at)
         self.scores = self._empty(self.scores.shape[1], -torch.inf)
