@@ -170,9 +170,13 @@
     }
 
     end(value) {
-      this.setRunning(false);
       const { growing } = this;
       if (value.failed) this.fail(value.failed);
+      if (growing && !(growing.system in value.traces)) {
+        this.#interrupt();
+        return;
+      }
+      this.setRunning(false);
       this.growing = null;
       this.complete(value.traces, growing);
       const { answers, about } = this.head;
@@ -216,8 +220,22 @@
     #interrupt() {
       this.setRunning(false);
       for (const pane of this.panes.values()) pane.interrupt();
-      if (this.growing) this.tree.fill(this.growing.system, this.panes.get(this.growing.system).trace);
+      const { growing } = this;
       this.growing = null;
+      if (!growing?.node) return;
+      const pane = this.panes.get(growing.system);
+      if (!pane.trace.steps.length) this.#restore(pane, this.tree.drop(growing));
+      this.tree.fill(growing.system, pane.trace);
+      this.repaint();
+    }
+
+    /** A branch came to nothing: its column has the text again that it had before. */
+    #restore(pane, trace) {
+      pane.reset(trace, this.head.answers);
+      if (trace.finish) pane.finish(trace, M.costScale(Object.values(this.finished || {})));
+      else pane.append(trace.steps);
+      pane.interrupt();
+      this.replay.offer();
     }
 
     setRunning(on) {
