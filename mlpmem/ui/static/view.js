@@ -18,7 +18,7 @@
       this.seq = 0; // of the last delta that came
       this.running = false;
       this.finished = null; // the whole traces of the run on screen
-      this.own = false; // whether its datastore was the visitor's own text
+      this.own = false; // whether the visitor's own text was searched
       M.page.views.push(this);
     }
 
@@ -71,10 +71,12 @@
       this.complete(value.traces);
     }
 
-    /** Whose text the datastore's column searched. */
+    /** Whose text was searched. */
     from(own) {
       this.own = own;
-      this.panes.get("knn")?.describe(own ? M.OWN_CAPTION : "");
+      for (const [name, caption] of Object.entries(M.OWN_CAPTIONS)) {
+        this.panes.get(name)?.describe(own ? caption : "");
+      }
     }
 
     begin(value) {
