@@ -41,6 +41,7 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     assert not page.is_visible("#drawer .probe"), "the page's model would answer another question"
     page.click("#drawer .branch >> nth=1")
     page.wait_for_function("document.querySelector('.alert').textContent.includes('go on from')")
+    page.wait_for_selector("#pane-finetuned[data-state=done]")
     assert pane_text(page, "finetuned") == "Os", "a branch that fails leaves the text as it was"
     assert page.inner_text("#pane-finetuned .verdict") == "✗ wrong"
     assert page.locator(".tree-node").count() == 0
