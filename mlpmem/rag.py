@@ -154,18 +154,21 @@ class Rag:
     def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
         """Yield the inner system's Events; the trace's prompt is what was read.
 
-        PARTED stands in it between passages; its cost has the time of finding them, and the index.
+        PARTED stands in it between passages, and settings["asked"] is what stands after them; its
+        cost has the time of finding them, and the index.
         """
         began = time.perf_counter()
         room = options.get("max_new_tokens", Options.max_new_tokens)
-        read = self.context(check_prompt(self.decoder, prompt, room), room)
+        ids = check_prompt(self.decoder, prompt, room)
+        read = self.context(ids, room)
         took = 1000 * (time.perf_counter() - began)
         cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}
         for event in self.inner.stream(read, **options):
             (value,) = event.values.values()
             if event.kind == "done":
-                text = text_of(self.decoder, read).removeprefix(PARTED)
-                whole = replace(value, prompt=text, cost={**value.cost, **cost})
+                text, asked = (text_of(self.decoder, i).removeprefix(PARTED) for i in (read, ids))
+                settings = {**value.settings, "asked": asked}
+                whole = replace(value, prompt=text, settings=settings, cost={**value.cost, **cost})
                 value = named(whole, self)
             yield Event(event.kind, {self.name: value})
 

@@ -123,7 +123,7 @@ class Trace:
     prompt: str
     prompt_ids: list[int]
     lmbda: float | str  # or AUTO: every step has its own
-    settings: Mapping[str, Any]  # numbers, and the ids of forced tokens where there are any
+    settings: Mapping[str, Any]  # numbers, the ids of forced tokens, and what was asked (rag.py)
     model: Mapping[str, str]
     steps: list[Step]
     finish: str  # "eos", "length" or "stop"

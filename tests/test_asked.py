@@ -10,7 +10,7 @@ import pytest
 from mlpmem.asked import ASKED, questions
 from mlpmem.charts import tables
 from mlpmem.findings import read
-from mlpmem.ui import figures
+from mlpmem.ui import figures, results
 from train.studies.registry import STUDIES
 
 ROOT = Path(__file__).parents[1]
@@ -139,3 +139,19 @@ def test_a_number_of_keys_that_cannot_be_is_left_out_of_a_logarithmic_axis():
             for k in keys]  # fmt: skip
     (chart,) = questions({"findings": rows})[0].charts
     assert list(figures.draw(chart).data[0].x) == list(keys[2:])
+
+
+def test_labels_that_would_touch_on_a_phone_are_left_out():
+    assert figures._apart([490e3, 1.4e6, 1.9e6, 5.9e6]) == [490e3, 1.4e6, 5.9e6]
+    assert figures._apart([1.0, 10.0, 100.0]) == [1.0, 10.0, 100.0]
+
+
+def test_the_tables_call_systems_by_the_pages_names():
+    tuned = {"groups": "B", "lr": 0.004, "B_test": 0.98}
+    shown = results._tuned({"forgetting": [tuned, tuned | {"rank": 32.0}]})
+    assert ">B</th>" in shown and ">B, LoRA of rank 32</th>" in shown
+    rows = [made_findings.row("questions", name, "B/seen", "exact_match", 0.5)
+            for name in ("lm", "rag", "mine")]  # fmt: skip
+    shown = results._asked({"findings": rows})
+    heads = ("decoder", "decoder + retrieval", "mine")
+    assert all(f'<th scope="col">{name}</th>' in shown for name in heads)

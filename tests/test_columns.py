@@ -241,6 +241,21 @@ def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
     assert len(asked_for) == 2, "only a plain yes asks for it"
 
 
+def test_retrieval_reads_ones_own_text_where_it_was_brought(service, model):
+    mine = model.store_texts([("notes", "Quito, Peru.")])
+    chosen = columns.choose(service, ["lm", "rag"], mine)
+    read = {}
+    for own in (mine, None, mine):
+        events = list(columns.answers(service, chosen, PROMPT, OPTIONS, Deadline(), own))
+        read[own is None] = events[-1].values["rag"].prompt
+        waits = [event.values["rag"] for event in events if event.kind == "wait"]
+        assert own is None or waits == ["Indexing your text's passages …"]
+    assert "Quito, Peru." in read[False] and "Quito" not in read[True]
+    kept = service.extras.system("rag", model).passages
+    texts = [model.decoder.decode(kept.plain(i)) for i in range(len(kept))]
+    assert not any("Quito" in text for text in texts), "nothing of it is kept for others"
+
+
 def test_values_for_the_page_tell_of_every_column(service):
     chosen = columns.choose(service, ["lm", "rag", "damaged"], None)
     events = columns.answers(service, chosen, PROMPT, OPTIONS, Deadline())

@@ -175,6 +175,8 @@ def test_a_trace_of_retrieval_has_its_prompt_and_its_time():
     trace = system("rag").generate("The symbol of gold is", max_new_tokens=3)
     assert "Gold has the symbol Au" in trace.prompt and trace.cost["retrieval_ms"] > 0
     assert trace.cost["passages_bytes"] == passages().bytes > 0
+    assert trace.settings["asked"] == "The symbol of gold is", "what was read before it is the rest"
+    assert trace.prompt.endswith(trace.settings["asked"]) and trace.settings["max_new_tokens"] == 3
     made = system("rag")
     assert made.bytes > model().decoder.bytes and made.seconds > 0
     assert made.label == "decoder + retrieval"

@@ -19,7 +19,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
 from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
 from mlpmem.ui.measured import measured
-from mlpmem.ui.service import Later, Service, cost_line, tell_tokens
+from mlpmem.ui.service import Later, Service, Status, cost_line, tell_tokens
 
 ROOT = Path(__file__).parents[1]
 Event = namedtuple("Event", "kind values")
@@ -498,3 +498,7 @@ def test_the_chat_prefers_the_best_source_there_is(tiny_model):
     service.start().join(20)
     assert choose("memory", "atlas") == "lm" and choose("memory", "own") == "knn"
     assert choose("knn", "own") == choose("lm", "atlas") == gr.skip()
+    building = SimpleNamespace(status=Status(ready=True), model=alone)
+    choose = chat._chooser(SimpleNamespace(service=building))
+    assert choose("knn", "atlas") == gr.skip(), "it comes, and was chosen"
+    assert choose("memory", "atlas") == "lm"

@@ -43,15 +43,19 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
     stop.click(None, cancels=[ask, again])
     clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
-    tab.select(_chooser(shared), [source, shared.choice], source, **PRIVATE)
+    for event in (tab.select, log.came):
+        event(_chooser(shared), [source, shared.choice], source, **PRIVATE)
 
 
 def _chooser(shared: Shared):
-    """Return what puts the best source there is in place of one that cannot answer."""
+    """Return what puts the best source there is in place of one that cannot answer.
+
+    Nobody but a visitor chooses a datastore that is still being built, so that stays.
+    """
 
     def choose(source: Any, choice: Any) -> Any:
         status = shared.service.status
-        if not status.ready:
+        if not status.ready or (source == "knn" and not status.settled):
             return gr.skip()
         there = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
         return gr.skip() if source in there else best(there)

@@ -87,20 +87,25 @@ def answers(
     for name in chosen.beside:
         if stop.is_set():
             break
-        for event in _guarded(name, _beside(service, name, prompt, lmbda, options, stop)):
+        run = {**options, "stop": stop}
+        for event in _guarded(name, _beside(service, name, prompt, lmbda, run, store)):
             traces |= event.values if event.kind == "part" else {}
             yield event
     yield Event("done", traces)
 
 
 def _beside(
-    service: Service, name: str, prompt: str, lmbda: Any, options: dict, stop: Any
+    service: Service, name: str, prompt: str, lmbda: Any, options: dict, store: Any
 ) -> Iterator[Event]:
-    """Yield the Events of one column with a prompt or weights of its own."""
-    extras = service.extras
-    if waits := extras.waits(name):
+    """Yield the Events of one column with a prompt or weights of its own.
+
+    Retrieval reads a visitor's own store where there is one.
+    """
+    extras, model = service.extras, service.model
+    own = store is not None and extras.offers[name].kind == "rag"
+    if waits := extras.waits(name, own):
         yield Event("wait", {name: waits})
-    system = extras.system(name, service.model)
+    system = extras.retrieval(model, store) if own else extras.system(name, model)
     fields = {"system": "lm", "lmbda": 0.0}
     if extras.offers[name].kind == "memory":
         system = system.at(None if lmbda == AUTO else lmbda)
@@ -109,7 +114,7 @@ def _beside(
     settings = {"temperature": options.get("temperature", 0.0)}
     about = {"column": name, "label": system.label}
     yield Event("column", {name: {**fields, "settings": settings, "model": about}})
-    for event in system.stream(prompt, stop=stop, **options):
+    for event in system.stream(prompt, **options):
         yield Event("part" if event.kind == "done" else event.kind, event.values)
 
 

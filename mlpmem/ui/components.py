@@ -121,8 +121,11 @@ def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:
 
 
 def chat_log(hint: str, **kwargs: Any) -> gr.HTML:
-    """Return the conversation, [{"question", "answer", "system"}, ...], and what to ask in it."""
-    mount = "MLPMEM.mountLog(element, props, watch);"
+    """Return the conversation, [{"question", "answer", "system"}, ...], and what to ask in it.
+
+    It fires `came` when other sources can answer than before.
+    """
+    mount = "MLPMEM.mountLog(element, props, watch, () => trigger('came'));"
     return part(packed([]), "log-host", mount, hint=hint, **kwargs)
 
 

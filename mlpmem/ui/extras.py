@@ -88,8 +88,13 @@ class Extras:
         """Return the offers as plain values."""
         return [asdict(offer) | {"short": offer.short} for offer in self.offers.values()]
 
-    def waits(self, name: str) -> str:
-        """Return what the column says while it is made, "" where it is there."""
+    def waits(self, name: str, own: bool = False) -> str:
+        """Return what the column says while it is made, "" where it is there.
+
+        own says that it is made of a visitor's text, which it is for every run.
+        """
+        if own:
+            return "Indexing your text's passages …"
         return "" if name in self._made else LOADING.get(self.offers[name].kind, "")
 
     def system(self, name: str, model: Any) -> Any:
@@ -108,6 +113,13 @@ class Extras:
                 if gone == "rag":
                     self._cast.__dict__.pop("passages", None)
             return self._made[name]
+
+    @staticmethod
+    def retrieval(model: Any, store: Any) -> Any:
+        """Return retrieval in a visitor's own store: made anew for every run, and kept nowhere."""
+        from mlpmem.cast import Cast
+
+        return Cast(model, documents=lambda: store.datastore.documents).system("rag")
 
     def _bytes(self) -> int:
         """Return what all that is made takes."""

@@ -15,6 +15,7 @@ DASHES = ("dash", "dot", "dashdot", "longdash")
 WIDE, NARROW = 22, 9  # characters of a row's or a band's name in one line
 MOST_CELLS = 20  # rows and columns of a matrix
 ROW = 30  # pixels of a row
+APART = 1 / 7  # of an axis, from one label to the next: on a phone closer ones touch
 BETTER, WORSE = (154, 99, 207), (206, 72, 82)
 
 
@@ -185,7 +186,8 @@ def _logarithmic(made: Any, chart: Chart) -> None:
     ats = sorted({p.at for p in points if isinstance(p.at, float)})
     values = [p.value for one in chart.series for p in one.points if p.value > 0]
     if "x" in chart.log and ats:
-        few = {"tickvals": ats, "ticktext": [_short(at) for at in ats]}
+        some = _apart(ats)
+        few = {"tickvals": some, "ticktext": [_short(at) for at in some]}
         made.update_xaxes(type="log", **(few if 1 < len(ats) <= 6 else _ticks(ats)))
     if "y" in chart.log and values:
         low, top = min(values), max(values)
@@ -193,6 +195,16 @@ def _logarithmic(made: Any, chart: Chart) -> None:
             top = min(top, max(2 * low, *(4 * one.points[0].value for one in lines)))
             made.update_yaxes(range=[math.log10(0.85 * low), math.log10(1.15 * top)])
         made.update_yaxes(type="log", **_ticks([low, top]))
+
+
+def _apart(ats: list[float]) -> list[float]:
+    """Return those of some rising numbers whose labels have room on a logarithmic axis."""
+    least = APART * math.log(ats[-1] / ats[0])
+    kept = ats[:1]
+    for at in ats[1:]:
+        if math.log(at / kept[-1]) >= least:
+            kept.append(at)
+    return kept
 
 
 def _ticks(values: list[float]) -> dict[str, list]:

@@ -14,7 +14,7 @@ from mlpmem.ui.limits import said
 from mlpmem.ui.shared import STREAM, Shared
 
 MAX_CHARACTERS = 8000  # the tokens are counted by the model
-PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect below an answer in Compare"
+PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect beside an answer in Compare"
 ALONE = (
     "There is neither a memory nor a datastore yet to set beside the decoder. Wait for one, or "
     "make a datastore of your own text on the Corpus tab."

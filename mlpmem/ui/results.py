@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem import findings
+from mlpmem.study_charts import NAMES
 from mlpmem.ui import components, plots, studies, words
 from mlpmem.ui.shared import PRIVATE, Shared
 
@@ -15,6 +16,10 @@ COLUMNS = (
     ("A2/test", "A2, new wordings"),
 )  # fmt: skip
 PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
+SYSTEMS = NAMES | {
+    "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",
+    "memory_alpha_0": "memory, cross-entropy alone",
+}  # fmt: skip
 HEADLINE = (
     "Learn without forgetting",
     "Each point is one system. To the right: it answers about entities the decoder never saw (B). "
@@ -111,6 +116,7 @@ def _systems(results: dict) -> str:
 
 def _asked(results: dict) -> str:
     head, rows = findings.table(results)
+    head = [SYSTEMS.get(name, name) for name in head]
     return (
         _table(head, rows, "The same tasks put to every system, with 95% intervals.")
         if rows
@@ -128,13 +134,18 @@ def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str
 def _tuned(results: dict) -> str:
     head = ["fine-tuned on", "learning rate", "epochs", "B", "A1", "A2", "ppl B", "ppl A2"]
     rows = [
-        [str(row.get("groups") or row.get("label") or row.get("name"))]
+        [str(row.get("groups") or row.get("label") or row.get("name")) + _rank(row)]
         + [_number(row.get(key), "{:g}") for key in ("lr", "epochs")]
         + [_number(plots.percent(row.get(k)), "{:.1f}") for k in ("B_test", "A1_test", "A2_test")]
         + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
         for row in results.get("forgetting") or []
     ]  # fmt: skip
     return _table(head, rows, "What fine-tuning the decoder instead costs it.") if rows else ""
+
+
+def _rank(row: dict) -> str:
+    """Return ", LoRA of rank 32" of a decoder that was tuned so, "" of others."""
+    return f", LoRA of rank {row['rank']:g}" if "rank" in row else ""
 
 
 def _table(head: list[str], rows: list[list[str]], caption: str) -> str:

@@ -26,6 +26,12 @@ def serve(
     except OSError:
         sys.stderr.write(f"mlpmem: port {port} is taken or not allowed; give another --port\n")
         return 2
+    except ValueError as error:  # Gradio asks its own page whether it answers
+        sys.stderr.write(
+            f"mlpmem: the page does not answer at {host}:{port}; check HTTP_PROXY and NO_PROXY, or "
+            f"start it again when the machine is less busy ({str(error).splitlines()[0]})\n"
+        )
+        return 2
     service.start()
     blocks.block_thread()
     return 0

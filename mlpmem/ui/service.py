@@ -112,7 +112,7 @@ class Service:
         return {**asdict(self._status), "defaults": defaults, "auto": auto}
 
     def _set(self, status: Status) -> None:
-        line = f"{self._note} {status.line}".strip()
+        line = said(f"{self._note} {status.line}".strip())
         self._status = replace(status, line=line, no_memory=self._no_memory(status))
 
     def _no_memory(self, status: Status) -> str:
@@ -145,14 +145,14 @@ class Service:
             self._fail(what, f"The {what} could not be made; the terminal says why.")
         else:
             waiting = "" if "knn" in self._model.systems else NO_DATASTORE
-            line = said("; ".join(lines))
+            line = "; ".join(lines)
             self._set(Status("ready", line, ready=True, settled=True, waiting=waiting))
 
     def _fail(self, what: str, text: str) -> None:
         sys.stderr.write(f"mlpmem: {text}\n")
         ready, there = self._model is not None, getattr(self._model, "systems", [])
         waiting = "" if "knn" in there else f"The {'datastore' if ready else what} is not there."
-        self._set(Status("error", said(text), ready=ready, settled=True, waiting=waiting))
+        self._set(Status("error", text, ready=ready, settled=True, waiting=waiting))
 
     def _loading(self, line: str, share: float | None) -> None:
         self._set(Status("loading", line, share=share))

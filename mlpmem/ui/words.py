@@ -18,7 +18,7 @@ class Words:
 
     corpus: str = "this corpus"
     prompt: str = "Start a sentence, or ask a question"  # the empty prompt box
-    search: str = "Search the corpus by plain words"
+    search: str = "Search by plain words"
     question: str = "Ask a question"  # the empty box of the chat
     chat_hint: str = "Ask a question. What the decoder was not trained for, it will not do well."
     chat_note: str = (
@@ -34,7 +34,7 @@ class Words:
 ATLAS = Words(
     corpus="the atlas",
     prompt="Ask a question about the atlas, or start a sentence",
-    search="Search the corpus by plain words, such as Peru",
+    search="Search by plain words, such as Peru",
     question="What is the capital of Peru?",
     chat_hint="Ask about a country, a city, an element, or one of the invented people, towns and "
     "books.",

@@ -22,7 +22,9 @@ class Tuned(FakeModel):
         return dict.fromkeys(("lm", "memory", "knn"), [*says, "</s>"])
 
     def stream(self, prompt, **options):
-        """Yield its events as a system's."""
+        """Yield its events as a system's; it fails where it is to go on from given tokens."""
+        if options.get("forced"):
+            raise MlpMemError("the column cannot go on from there; generate again")
         about = {"bundle": "fake", "column": "finetuned", "label": self.label}
         for event in self.only_lm(prompt, "finetuned", **options):
             values = event.values

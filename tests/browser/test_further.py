@@ -39,6 +39,13 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     assert page.inner_text("#drawer .candidates th >> nth=1") == "fine-tuned"
     assert "This decoder gives “Os”" in page.inner_text("#drawer .story")
     assert not page.is_visible("#drawer .probe"), "the page's model would answer another question"
+    page.click("#drawer .branch >> nth=1")
+    page.wait_for_function("document.querySelector('.alert').textContent.includes('go on from')")
+    page.wait_for_selector("#pane-finetuned[data-state=done]")
+    assert pane_text(page, "finetuned") == "Os", "a branch that fails leaves the text as it was"
+    assert page.inner_text("#pane-finetuned .verdict") == "✗ wrong"
+    assert page.locator(".tree-node").count() == 0
+    page.click("#pane-finetuned .token >> nth=0")
     before = rows_of(page)
     set_lambda(page, "0.1")
     assert rows_of(page) == before, "lambda means nothing here"

@@ -46,10 +46,19 @@
     }
   }
 
-  M.mountLog = (element, props, watch) => {
+  /** came() tells the server that another source can answer by now, or none that could. */
+  M.mountLog = (element, props, watch, came) => {
     const log = new ChatLog(element.querySelector(".log-host"), props.hint);
     const show = () => log.render(M.unpack(props.value) || []);
     watch("value", show);
     show();
+    let known = "";
+    const changed = ({ ready, settled, no_memory: none }) => {
+      const now = ready ? `${settled} ${Boolean(none)}` : "";
+      if (now && now !== known) came();
+      known = now;
+    };
+    M.page.on("status", changed);
+    changed(M.page.status);
   };
 })();

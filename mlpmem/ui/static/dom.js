@@ -61,8 +61,6 @@
     return value > 0 ? "<0.01" : "0";
   };
 
-  M.fixed = (value, digits) => (Number.isFinite(value) ? value.toFixed(digits) : "–");
-
   /** Milliseconds or megabytes with two significant digits or so. */
   M.short = (value) => {
     if (!Number.isFinite(value)) return "–";

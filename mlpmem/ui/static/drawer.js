@@ -222,7 +222,6 @@
     }
   }
 
-  M.Drawer = Drawer;
   /** The page's one drawer, made on first use. */
   let only = null;
   M.drawer = () => (only ||= new Drawer());

@@ -11,15 +11,18 @@
     const chip = M.h("span", { class: "chip" });
     const line = M.h("span", { class: "status-line" });
     const bar = M.h("i");
+    const heard = M.h("span", { class: "unseen", role: "status" }); // no percentages, one by one
     const progress = M.h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
     element.querySelector(".status-host").replaceChildren(
-      M.h("div", { class: "status-box" }, M.h("div", { class: "status-text", role: "status" },
-        line, progress), chip));
+      M.h("div", { class: "status-box" }, M.h("div", { class: "status-text" }, line, progress),
+        chip, heard));
     const show = () => {
       const value = props.value || {};
       chip.dataset.state = value.state;
       M.setText(chip, value.state || "loading");
       M.setText(line, value.line || "");
+      const counts = Number.isFinite(value.share) && value.state === "loading";
+      M.setText(heard, counts ? value.line.split(":")[0] : value.line || "");
       progress.toggleAttribute("data-on", Number.isFinite(value.share));
       bar.style.width = `${100 * (value.share || 0)}%`;
       M.page.status = value;

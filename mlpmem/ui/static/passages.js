@@ -4,9 +4,14 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
   const PARTED = "¶"; // between passages, and before the prompt
 
-  /** The texts that stand before the prompt in what was read; the prompt itself comes last. */
-  M.passagesOf = (trace) => trace.prompt.split(PARTED).map((text) => text.trim())
-    .filter((text) => text).slice(0, -1);
+  /** The texts that stand before what was asked in what was read. A run of old does not say what
+   * was asked: there it is the last of the texts. */
+  M.passagesOf = ({ prompt, settings }) => {
+    const texts = (text) => text.split(PARTED).map((one) => one.trim()).filter((one) => one);
+    const asked = settings?.asked;
+    if (typeof asked !== "string" || !prompt.endsWith(asked)) return texts(prompt).slice(0, -1);
+    return texts(prompt.slice(0, prompt.length - asked.length));
+  };
 
   class PassageNote {
     constructor() {

@@ -47,8 +47,13 @@
     memory: "The same decoder, mixed with a small MLP that answers from memory.",
     knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
   };
-  M.OWN_CAPTION = "The same decoder, mixed with a kNN search through your own text: kNN knows it " +
-    "now; the memory was trained earlier and does not.";
+  M.OWN_CAPTIONS = { // of columns that search a visitor's own text
+    knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
+      "memory was trained earlier and does not.",
+    mixed: "The same decoder, mixed with memory and the datastore of your own text in equal shares.",
+    rag: "The same decoder alone, with the passage of your own text that BM25 finds put before the " +
+      "prompt.",
+  };
   M.GROUPS = {
     A1: "decoder and memory saw it",
     A2: "only the decoder saw it",

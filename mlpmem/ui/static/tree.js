@@ -56,10 +56,18 @@
     /** A branch begins: `plan` says where, `trace` is still empty. */
     grow(system, trace, plan) {
       const from = this.node(system);
-      const to = this.#add(system, from.id, trace, plan.index, plan.token);
-      this.past.push([from, to]);
+      plan.node = this.#add(system, from.id, trace, plan.index, plan.token);
+      this.past.push([from, plan.node]);
       this.future = [];
       this.render();
+    }
+
+    /** Takes back a plan's branch, of which nothing came, and returns its parent's trace. */
+    drop({ node, system }) {
+      const [parent] = this.past.pop();
+      this.nodes = this.nodes.filter((other) => other !== node);
+      this.current.set(system, parent);
+      return parent.trace;
     }
 
     /** The column's text is what its branch came to. */

@@ -18,7 +18,7 @@
       this.seq = 0; // of the last delta that came
       this.running = false;
       this.finished = null; // the whole traces of the run on screen
-      this.own = false; // whether its datastore was the visitor's own text
+      this.own = false; // whether the visitor's own text was searched
       M.page.views.push(this);
     }
 
@@ -71,10 +71,12 @@
       this.complete(value.traces);
     }
 
-    /** Whose text the datastore's column searched. */
+    /** Whose text was searched. */
     from(own) {
       this.own = own;
-      this.panes.get("knn")?.describe(own ? M.OWN_CAPTION : "");
+      for (const [name, caption] of Object.entries(M.OWN_CAPTIONS)) {
+        this.panes.get(name)?.describe(own ? caption : "");
+      }
     }
 
     begin(value) {
@@ -170,9 +172,13 @@
     }
 
     end(value) {
-      this.setRunning(false);
       const { growing } = this;
       if (value.failed) this.fail(value.failed);
+      if (growing && !(growing.system in value.traces)) {
+        this.#interrupt();
+        return;
+      }
+      this.setRunning(false);
       this.growing = null;
       this.complete(value.traces, growing);
       const { answers, about } = this.head;
@@ -216,8 +222,22 @@
     #interrupt() {
       this.setRunning(false);
       for (const pane of this.panes.values()) pane.interrupt();
-      if (this.growing) this.tree.fill(this.growing.system, this.panes.get(this.growing.system).trace);
+      const { growing } = this;
       this.growing = null;
+      if (!growing?.node) return;
+      const pane = this.panes.get(growing.system);
+      if (!pane.trace.steps.length) this.#restore(pane, this.tree.drop(growing));
+      this.tree.fill(growing.system, pane.trace);
+      this.repaint();
+    }
+
+    /** A branch came to nothing: its column has the text again that it had before. */
+    #restore(pane, trace) {
+      pane.reset(trace, this.head.answers);
+      if (trace.finish) pane.finish(trace, M.costScale(Object.values(this.finished || {})));
+      else pane.append(trace.steps);
+      pane.interrupt();
+      this.replay.offer();
     }
 
     setRunning(on) {
