@@ -52,6 +52,8 @@ def recipe_of(tmp_path, text):
         ("[seed]\nvalue = 1", "mine.toml: seed is .*, it must be int"),
         ('[corpus]\nscale = "big"', r"mine.toml \[corpus\]: scale is 'big', it must be float"),
         ("[memory]\nkeep = true", r"mine.toml \[memory\]: keep is True, it must be str"),
+        ("[memory]\ntemperature = 0.0", "memory: temperature is 0.0, it must be above 0"),
+        ('[memory]\nhead = "tied"\ntemperature = 2.0', "memory: temperature 2.0 changes the head"),
         ("[targets]\nk = true", r"mine.toml \[targets\]: k is True, it must be int"),
         ("[studies]\npasses = 0", "studies: passes is 0, it must be 1 or more"),
         ("[studies]\ndecoders = [64, 2]", "each must be two whole numbers"),

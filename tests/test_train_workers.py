@@ -24,7 +24,7 @@ from mlpmem.memory import Memory
 from train import launch, loop
 from train import memory as memory_module
 from train.decoder import _draw_batches, make_decoder
-from train.memory import TargetRows, make_memory
+from train.memory import TargetRows, make_memory, soften
 from train.recipe import Decoder as DecoderRecipe
 from train.recipe import Memory as MemoryRecipe
 from train.recipe import Optimizer, Targets
@@ -100,6 +100,14 @@ def test_sparse_targets_of_a_batch_are_those_of_its_rows(inputs):
         assert batch["probs"][i, :size].tolist() == probs[at].astype(np.float32).tolist()
         assert not batch["probs"][i, size:].any() and not batch["token_ids"][i, size:].any()
         assert float(batch["probs"][i].sum()) == pytest.approx(1.0, abs=5e-3)
+
+
+def test_a_softened_memory_has_the_distribution_of_its_logits_over_the_temperature():
+    memory = tiny.memory(tiny.decoder())
+    hidden = torch.randn(5, memory.config.hidden_size)
+    wanted = (memory(hidden) / 1.7).log_softmax(-1)
+    assert soften(memory, 1.7) is memory
+    torch.testing.assert_close(memory(hidden).log_softmax(-1), wanted)
 
 
 def test_noise_is_of_the_step_and_as_large_as_asked(inputs):

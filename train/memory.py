@@ -79,11 +79,19 @@ def train_worker(folder: Path) -> None:
         best=folder / BEST if config.keep == "best" else None,
     )
     if accelerator.is_main_process:
-        memory.to("cpu", torch.float16).save(folder)
+        soften(memory.to("cpu", torch.float32), config.temperature).to(torch.float16).save(folder)
         write_json(folder / "history.json", history)
         draw_training(history, folder / "training.png", "memory")
     for tracker in accelerator.trackers:  # not end_training: later stages need the processes
         tracker.finish()
+
+
+@torch.no_grad()
+def soften(memory: Memory, temperature: float) -> Memory:
+    """Return the memory, its head divided by a temperature: the same order, less certain."""
+    if not memory.config.tied_head:
+        memory.lm_head.weight.div_(temperature)
+    return memory
 
 
 def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:

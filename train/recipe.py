@@ -186,6 +186,9 @@ class Memory:
     noise: float = 0.1  # standard deviation of Gaussian noise on keys, in units of a key's own
     validation_rows: int = 1024  # rows held out (a tenth of all at most) and measured as it trains
     lmbda: float = 0.5  # weight of the memory in the mix that validation measures
+    # its logits are divided by this once it is trained: above 1 it gives way more easily to a
+    # decoder that is certain
+    temperature: float = 1.0
     keep: str = "last"  # which weights: the "last", or those "best" on the rows held out
     processes: int = 2  # data-parallel workers on a CPU, one thread each
     dtype: str = "bfloat16"  # of forward and backward; master weights are float32
@@ -206,6 +209,12 @@ class Memory:
             check_range("memory", name, getattr(self, name), 1)
         for name in ("micro_batch", "validation_rows", "noise"):
             check_range("memory", name, getattr(self, name), 0)
+        check_range("memory", "temperature", self.temperature, 0, above=True)
+        if self.head == "tied" and self.temperature != 1:
+            raise MlpMemError(
+                f'memory: temperature {self.temperature} changes the head, and a "tied" one is the '
+                'decoder\'s; make it 1, or take head = "decoder"'
+            )
         if self.keep == "best" and not self.validation_rows:
             raise MlpMemError(
                 'memory: keep "best" needs validation_rows above 0: nothing else says what is best'

@@ -73,9 +73,10 @@ def fit_routers(context: Context) -> dict:
 
 
 def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return every token of questions and statements in their dev wordings; groups count alike.
+    """Return every token of questions and statements in their dev wordings.
 
-    Within a group a token of an answer counts `answers` times as much as another.
+    Groups count alike, but for A2, which counts `known` times as much; within a group a token of an
+    answer counts `answers` times as much as another.
     """
     cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
     rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
@@ -86,6 +87,7 @@ def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -
     weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
     for group in set(groups):
         weights[groups == group] /= weights[groups == group].sum()
+    weights[groups == "A2"] *= config.known
     return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
 
 
