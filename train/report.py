@@ -60,8 +60,8 @@ def tables(results: dict) -> str:
 def _atlas_table(results: dict) -> str:
     """Return what every system answers."""
     rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
-    head = ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new", "A1 new",
-            "ppl B", "ppl A2", "seconds"]  # fmt: skip
+    head = ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new",
+            "A2 unseen form", "A1 new", "ppl B", "ppl A2", "seconds"]  # fmt: skip
     return markdown(head, [_row(row) for row in rows])
 
 
@@ -90,7 +90,7 @@ def _flat(system: dict) -> dict:
 
 def _row(row: dict) -> list[str]:
     """Return one system's line of the main table."""
-    cells = ("B_seen", "B_test", "B_unseen", "A2_test", "A1_test")
+    cells = ("B_seen", "B_test", "B_unseen", "A2_test", "A2_unseen", "A1_test")
     lmbda = "" if row.get("lmbda") is None else f"{row['lmbda']:g}"
     right = [f"{100 * row[cell]:.1f}" for cell in cells]
     ppl = [f"{row[group]:.2f}" for group in ("ppl_B", "ppl_A2")]

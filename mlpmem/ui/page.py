@@ -60,7 +60,7 @@ def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
     served = words.words(recorded).corpus.capitalize()
     choice = gr.Radio(
         [(served, "atlas"), ("Your text", "own")], value="atlas", visible=False,
-        label="What is searched", elem_id="store-choice", container=False,
+        label="Search in", elem_id="store-choice", container=False,
     )  # fmt: skip
     return own, choice
 

@@ -1,8 +1,8 @@
 """What does the memory hang on? Alpha, blocks, head, noise and depth.
 
 For each value a memory is trained anew, everything else as in the recipe but the epochs, which are
-fewer and the same for all: the figures are to be held against one another, not against the
-recipe's own memory.
+fewer and the same for all, and the temperature, which is 1: the figures are to be held against one
+another, not against the recipe's own memory.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def sensitivity(run: Run) -> Iterator[Finding]:
 
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
     """Yield (what is varied, its value, the memory trained with it), the recipe's own first."""
-    base = replace(run.recipe.memory, epochs=run.config.epochs)
+    base = replace(run.recipe.memory, epochs=run.config.epochs, temperature=1.0)
     yield "recipe", "own", _trained(run, "recipe", base)
     for name, values in CELLS.items():
         for value in values:
