@@ -69,7 +69,7 @@ def _measured(context: Context, folder: Path, differing: dict) -> dict:
     most = context.config.questions
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, most, context.seed)
     measured = test.measure(Sources(decoder, memory.bind(decoder)))
-    lmbda = choose_lambda([curve(measured, "memory")])
+    lmbda = choose_lambda(curve(measured, "memory"))
     return {
         "name": name_of(differing),
         "label": f"decoder + memory, {', '.join(f'{k} {v}' for k, v in differing.items())}",

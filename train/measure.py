@@ -86,20 +86,22 @@ def _thinned(documents: Documents, most: int, seed: int) -> Documents:
 
 
 def measure_atlas(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
-    """Return the atlas's part of results.json: accuracy and perplexity by group, one lambda."""
+    """Return the atlas's part of results.json: accuracy and perplexity by group.
+
+    Each source has the lambda that is best for it.
+    """
     config = context.config
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
     measured = test.measure(Sources(decoder, memory, store, config.k, config.temperature))
     curves = {source: curve(measured, source) for source in ("memory", "knn")}
-    lmbda = choose_lambda(list(curves.values()))
+    lmbda = {source: choose_lambda(rows) for source, rows in curves.items()}
     return {
         "choosing": CHOOSING,
-        "lmbda": dict.fromkeys(curves, lmbda),
+        "lmbda": lmbda,
         "lambda_curves": curves,
         "systems": {
             "lm": _values(measured, "memory", 0.0),  # lambda 0 of any source is the decoder alone
-            "memory": _values(measured, "memory", lmbda),
-            "knn": _values(measured, "knn", lmbda),
+            **{source: _values(measured, source, lmbda[source]) for source in curves},
         },
     }
 
@@ -123,11 +125,10 @@ def curve(measured: Measured, source: str) -> dict[str, list[float]]:
     return rows
 
 
-def choose_lambda(curves: list[dict[str, list[float]]]) -> float:
-    """Return the one lambda that serves all sources: the page has a single slider.
+def choose_lambda(rows: dict[str, list[float]]) -> float:
+    """Return the lambda of a curve with the best mean accuracy on dev questions over the groups.
 
-    It has the best mean accuracy on dev questions over sources and groups, the smallest of equals.
+    Of equals it is the smallest.
     """
-    cells = [f"{group}_{CHOOSING}" for group in GROUPS]
-    means = np.mean([rows[cell] for rows in curves for cell in cells], axis=0)
+    means = np.mean([rows[f"{group}_{CHOOSING}"] for group in GROUPS], axis=0)
     return LAMBDAS[int(np.argmax(means.round(9)))]

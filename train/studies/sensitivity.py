@@ -68,7 +68,7 @@ def _measure_atlas(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]
     most = run.config.questions
     test = Test.load(run.root / "corpus", decoder.tokenizer, most, run.recipe.seed)
     measured = test.measure(Sources(decoder, memory))
-    lmbda = choose_lambda([atlas_curve(measured, "memory")])
+    lmbda = choose_lambda(atlas_curve(measured, "memory"))
     yield from told(run, measured, "memory", lmbda, setting | {"lmbda": lmbda})
 
 

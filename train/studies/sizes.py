@@ -161,9 +161,8 @@ def _measure_atlas(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator
     )
     k, temperature = run.recipe.evaluate.k, run.recipe.evaluate.temperature * sized.scale
     measured = test.measure(Sources(sized.decoder, sized.memory, sized.store, k, temperature))
-    chosen = choose_lambda([atlas_curve(measured, source) for source in ("memory", "knn")])
     for system in systems:
-        lmbda = 0.0 if system == "lm" else chosen
+        lmbda = 0.0 if system == "lm" else choose_lambda(atlas_curve(measured, system))
         yield from told(run, measured, system, lmbda, sized.of(system) | {"lmbda": lmbda})
 
 
