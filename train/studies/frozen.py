@@ -56,7 +56,7 @@ def weights_hash(model: nn.Module) -> str:
 
 def _train(run: Run, head: str) -> None:
     """Train a new memory with a kind of head for a few steps of plain SGD on the first entries."""
-    config = replace(run.recipe.memory, head=head)
+    config = replace(run.recipe.memory, head=head, temperature=1.0)
     depth = run.memory.config.depth
     memory = new_memory(config, run.decoder, depth, k=1, temperature=1.0)
     keys = torch.from_numpy(np.asarray(run.store.keys[:ROWS], np.float32))
