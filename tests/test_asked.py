@@ -148,7 +148,7 @@ def test_labels_that_would_touch_on_a_phone_are_left_out():
 
 def test_the_tables_call_systems_by_the_pages_names():
     tuned = {"groups": "B", "lr": 0.004, "B_test": 0.98}
-    shown = results._tuned({"forgetting": [tuned, tuned | {"rank": 32.0}]})
+    shown = results._tuned({"forgetting": [tuned | {"rank": 0}, tuned | {"rank": 32.0}]})
     assert ">B</th>" in shown and ">B, LoRA of rank 32</th>" in shown
     rows = [made_findings.row("questions", name, "B/seen", "exact_match", 0.5)
             for name in ("lm", "rag", "mine")]  # fmt: skip

@@ -145,7 +145,7 @@ def _tuned(results: dict) -> str:
 
 def _rank(row: dict) -> str:
     """Return ", LoRA of rank 32" of a decoder that was tuned so, "" of others."""
-    return f", LoRA of rank {row['rank']:g}" if "rank" in row else ""
+    return f", LoRA of rank {row['rank']:g}" if row.get("rank") else ""
 
 
 def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
