@@ -296,6 +296,15 @@ def test_results_with_parts_missing_still_draw():
     assert "<img" not in plots.headline(measured(named)).to_json().replace("\\u003c", "<")
 
 
+def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
+    def tuned(learned, kept):
+        return {"kind": "tuned", "learned": learned, "kept": kept}
+
+    points = [tuned(12, 51), tuned(97, 52), tuned(3, 65), tuned(99, 20)]
+    sides = [plots._side(point, points) for point in points]
+    assert sides == ["bottom right", "top left", "middle right", "middle left"]
+
+
 def test_the_headline_has_a_point_for_every_system():
     shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
     points = plots.headline_points(shown)

@@ -7,6 +7,7 @@ from typing import Any
 COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
 SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangle-down"}
 DASHES = {"memory": "solid", "knn": "dash"}
+NEAR = 5  # points of A2: labels of one line each would touch
 
 
 def percent(value: float | None) -> float | None:
@@ -59,7 +60,7 @@ def headline(results: dict) -> Any:
         figure.add_scatter(
             x=[p["learned"] for p in chosen], y=[p["kept"] for p in chosen],
             text=[plain(p["label"]) for p in chosen], mode="markers+text",
-            textposition=[_side(p) for p in chosen], cliponaxis=False,
+            textposition=[_side(p, points) for p in chosen], cliponaxis=False,
             marker={"size": 18 if kind == "memory" else 13, "symbol": SYMBOLS[kind],
                     "color": COLOURS[kind], "line": {"width": 1, "color": "#20242a"}},
             hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
@@ -69,11 +70,20 @@ def headline(results: dict) -> Any:
     return figure
 
 
-def _side(point: dict) -> str:
-    """Return the side on which a point's label is free of the frame and of its neighbours."""
+def _side(point: dict, points: list[dict]) -> str:
+    """Return the side on which a point's label is free of the frame and of its neighbours.
+
+    On a phone labels from the left and from the right meet: where they are as high, one goes up.
+    """
     if point["kind"] == "memory":
         return "top center"
-    return "middle right" if point["learned"] < 50 else "middle left"
+    left = point["learned"] < 50
+    tuned = [p for p in points if p["kind"] == point["kind"] == "tuned"]
+    meets = any(
+        (p["learned"] < 50) != left and abs(p["kept"] - point["kept"]) < NEAR for p in tuned
+    )
+    height = ("bottom" if left else "top") if meets else "middle"
+    return f"{height} {'right' if left else 'left'}"
 
 
 def _label(name: str, label: str) -> str:
