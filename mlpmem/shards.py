@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from mlpmem.errors import MlpMemError
 
 INDEX = "shards.json"
+RUN = 64  # entries of one shard in a row, from which on they are read as they come
 OPEN = 256  # shards mapped at once; a process may have about a thousand files open
 
 
@@ -98,18 +100,27 @@ class ShardedKeys:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _chosen(self, at: np.ndarray) -> np.ndarray:
-        """Return the keys of an array of entries, each shard read once and in its order."""
+        """Return the keys of an array of entries; where shards alternate, each is read once."""
         if at.size and not (-len(self) <= at.min() and at.max() < len(self)):
             raise IndexError(f"entries {at.min()} to {at.max()} of a datastore of {len(self)}")
         flat = at.reshape(-1) % max(1, len(self))
+        order = None
+        if len(self.paths) > 1 and len(self._turns(flat)) * RUN > len(flat):
+            order = np.argsort(flat, kind="stable")
+            flat = flat[order]
         out = np.empty((len(flat), self.shape[1]), self.dtype)
-        shards = np.searchsorted(self.starts, flat, side="right") - 1
-        order = np.argsort(flat, kind="stable")
-        bounds = np.flatnonzero(np.diff(shards[order])) + 1
-        for where in np.split(order, bounds) if len(flat) else ():
-            shard = int(shards[where[0]])
-            out[where] = self._part(shard)[flat[where] - self.starts[shard]]
+        for start, end in pairwise([0, *self._turns(flat), len(flat)] if len(flat) else ()):
+            shard = int(np.searchsorted(self.starts, flat[start], side="right")) - 1
+            rows = flat[start:end] - self.starts[shard]
+            np.take(self._part(shard), rows, 0, out[start:end], "clip")  # "raise" would copy
+        if order is not None:
+            out[order] = out.copy()
         return out.reshape(*at.shape, self.shape[1])
+
+    def _turns(self, flat: np.ndarray) -> np.ndarray:
+        """Return where another shard begins in an array of entries."""
+        shards = np.searchsorted(self.starts, flat, side="right")
+        return np.flatnonzero(np.diff(shards)) + 1
 
 
 def shard_file(number: int) -> str:

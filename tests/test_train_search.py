@@ -9,7 +9,7 @@ from mlpmem.retriever import probes_for
 from train import search as search_module
 from train.ivf import InvertedSearch
 from train.search import BulkSearch, pieces
-from train.selection import ranks
+from train.selection import pack, smallest_first, unpack
 from train.survivors import Survivors, above
 
 LUCK = np.random.default_rng(0)
@@ -93,10 +93,20 @@ def test_of_equal_keys_the_first_are_found(apart):
         assert indices[0].tolist() == list(range(5, len(KEYS), apart))[:9]
 
 
-def test_ranks_are_the_order_of_values_and_then_of_indices():
-    values = torch.tensor([[-torch.inf, -2.0, -1.5, 0.0, 1e-30, 3.0, 3.0, torch.inf]])
-    found = ranks(values, torch.tensor([[7, 6, 5, 4, 3, 9, 2, 1]]))
-    assert torch.equal(found.argsort(1)[0], torch.arange(8)), "index 2 is better than 9"
+def test_packed_integers_have_the_order_of_scores_and_then_of_indices():
+    scores = torch.tensor([[-torch.inf, -2.0, -1.5, 0.0, 1e-30, 3.0, 3.0, torch.inf]])
+    packed = pack(scores, torch.tensor([[7, 6, 5, 4, 3, 9, 2, 1]]))
+    assert torch.equal(packed.argsort(1)[0], torch.arange(8)), "index 2 is better than 9"
+    assert torch.equal(smallest_first(packed.flip(1)), packed)
+
+
+def test_packing_loses_nothing():
+    scores = torch.randn(4, 500) * 10.0 ** torch.randint(-38, 38, (4, 500))
+    indices = torch.randint(0, 2**32, scores.shape)
+    indices[0, :2] = torch.tensor([0, 2**32 - 1])
+    found = unpack(pack(scores, indices))
+    assert torch.equal(found[0], scores)
+    assert torch.equal(found[1], indices)
 
 
 def test_coarse_scores_alone_find_nearly_all_neighbours_of_long_keys_close_together():

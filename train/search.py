@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.retriever import Neighbours, writable
-from train.selection import kth_largest, largest, ranks, smallest_first
+from train.selection import kth_largest, largest, pack, smallest_first, unpack
 from train.survivors import Survivors, above
 
 EXTRA = 32  # candidates beyond k for the second scoring
@@ -105,18 +105,14 @@ class BulkSearch:
 
     def _plainly(self, queries: Tensor, k: int) -> Tensor:
         """Return indices (q, k) of the best scores in float32 by a top-k a block."""
-        scores = queries.new_empty(len(queries), 0)
-        indices = scores.long()
+        best = torch.empty(len(queries), 0, dtype=torch.long, device=self.device)
         for start in range(0, len(self.keys), self.block):
             keys = self._rows(slice(start, start + self.block)) - self.mean
             block = queries @ keys.T - keys.square().sum(-1) / 2
             places = torch.arange(start, start + len(keys), device=self.device)
-            at = largest(ranks(block, places), min(k, len(keys)))
-            scores = torch.cat([scores, block.gather(1, at)], 1)
-            indices = torch.cat([indices, at + start], 1)
-            kept = largest(ranks(scores, indices), min(k, scores.shape[1]))
-            scores, indices = scores.gather(1, kept), indices.gather(1, kept)
-        return indices
+            best = torch.cat([best, largest(pack(block, places), min(k, len(keys)))], 1)
+            best = largest(best, min(k, best.shape[1]))
+        return unpack(best)[1]
 
     def _rows(self, at) -> Tensor:
         """Return keys (n, D) of a slice or of indices (n,), float32 on the device, a fresh copy."""
@@ -145,16 +141,16 @@ def rescore(rows_of, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, 
 
     rows_of(indices (n,)) gives keys (n, D) in float32 that may be changed; an index of -1 is none.
     """
-    distances = []
+    distances, indices = [], smallest_first(indices)  # as they lie on disk
     some = max(1, RESCORED // (indices.shape[1] * queries.shape[1]))
     for own, at in zip(queries.split(some), indices.split(some), strict=True):
         keys = rows_of(at.flatten().clamp_min(0)).view(*at.shape, -1)
         keys -= own[:, None]
         apart = torch.linalg.vector_norm(keys, dim=-1).square()
         distances.append(apart.masked_fill_(at < 0, torch.inf))
-    distances = torch.cat(distances)
-    order = smallest_first(~ranks(-distances, indices.clamp_min(0)))[:, :k]
-    return distances.gather(1, order), indices.gather(1, order)
+    packed = pack(-torch.cat(distances), indices.clamp_min(0))
+    scores, nearest = unpack(~smallest_first(~packed)[:, :k])
+    return -scores, nearest.masked_fill_(scores.isinf(), -1)
 
 
 def rows_of(keys, at, device: torch.device) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from train.selection import largest, nonzero, ranks
+from train.selection import largest, nonzero, pack, unpack
 
 GROUP = 8  # scores whose maximum is looked at first
 INTEGER = {2: torch.int16, 4: torch.int32}
@@ -34,8 +34,7 @@ class Survivors:
         """Begin with thresholds (Q,) that at least k scores of a row will probably beat."""
         self.thresholds, self.k, self.most = thresholds, k, 4 * k
         self.fill = torch.zeros_like(thresholds, dtype=torch.long)  # (Q,) how many a row has
-        self.scores = self._empty(self.most, -torch.inf)  # (Q, width)
-        self.indices = self._empty(self.most, 0).long()
+        self.kept = self._none(self.most)  # (Q, width) scores and indices, packed
 
     def add(self, rows: Tensor, indices: Tensor, scores: Tensor) -> bool:
         """Keep entries sorted by row whose scores are beyond the thresholds; say if these rose."""
@@ -43,13 +42,11 @@ class Survivors:
         before = self.fill - (counts.cumsum(0) - counts)
         fill = self.fill + counts
         needed = int(fill.max())
-        if wider := max(0, needed - self.scores.shape[1]):
-            self.scores = torch.cat([self.scores, self._empty(wider, -torch.inf)], 1)
-            self.indices = torch.cat([self.indices, self._empty(wider, 0).long()], 1)
+        if wider := max(0, needed - self.kept.shape[1]):
+            self.kept = torch.cat([self.kept, self._none(wider)], 1)
         at = before[rows] + torch.arange(len(rows), device=rows.device)
-        at += rows * self.scores.shape[1]
-        self.scores.view(-1)[at] = scores + self.thresholds[rows]
-        self.indices.view(-1)[at] = indices
+        at += rows * self.kept.shape[1]
+        self.kept.view(-1)[at] = pack(scores + self.thresholds[rows], indices)
         self.fill = fill
         if needed > self.most:
             self._cut()
@@ -58,20 +55,17 @@ class Survivors:
     def finish(self) -> tuple[Tensor, Tensor]:
         """Return indices (Q, k) of the best, in no order, and which rows (Q,) have as many."""
         width = max(self.k, int(self.fill.max()))
-        at = largest(ranks(self.scores[:, :width], self.indices[:, :width]), self.k)
-        return self.indices.gather(1, at), self.fill >= self.k
+        return unpack(largest(self.kept[:, :width], self.k))[1], self.fill >= self.k
 
     def _cut(self) -> None:
         """Keep the k best of every row, and raise the thresholds of those that have k."""
-        at = largest(ranks(self.scores, self.indices), self.k)
-        best = self.scores.gather(1, at)
-        self.indices[:, : self.k] = self.indices.gather(1, at)
-        self.scores = self._empty(self.scores.shape[1], -torch.inf)
-        self.scores[:, : self.k] = best
+        best = largest(self.kept, self.k)
+        self.kept = torch.cat([best, self._none(self.kept.shape[1] - self.k)], 1)
         self.fill = self.fill.clamp_max(self.k)
-        lowest = best.amin(1)
+        lowest = unpack(best.amin(1))[0]
         self.thresholds = torch.where(lowest.isinf(), self.thresholds, lowest)
 
-    def _empty(self, width: int, value: float) -> Tensor:
-        """Return (Q, width) of one value."""
-        return self.thresholds.new_full((len(self.thresholds), width), value)
+    def _none(self, width: int) -> Tensor:
+        """Return (Q, width) of what is worse than anything."""
+        scores = self.thresholds.new_full((len(self.thresholds), width), -torch.inf)
+        return pack(scores, torch.zeros_like(scores, dtype=torch.long))
