@@ -72,13 +72,13 @@ def kept(charts: Iterable[Chart]) -> list[Chart]:
 def tables(charts: Sequence[Chart]) -> list[Table]:
     """Return (head, rows) of charts as text.
 
-    Charts of the same series are one table, one below the other; charts of which one has all rows
-    of the other stand side by side. A matrix is a table of its own.
+    Charts of the same series are one table, one below the other, until a row comes again: then
+    another begins, and the last word of its charts' titles says whose it is. Charts of which one
+    has all rows of the other stand side by side. A matrix is a table of its own.
     """
     names = {tuple(one.name for one in chart.series) for chart in charts}
     if len(charts) > 1 and len(names) == 1 and charts[0].kind != "matrix":
-        rows = [row for chart in charts for row in _rows(chart, f", {chart.up or chart.across}")]
-        return [(["", *names.pop()], rows)]
+        return _stacked(charts, [*names.pop()])
     made: list[Table] = []
     for chart in charts:
         table = (_head(chart), _rows(chart))
@@ -86,6 +86,19 @@ def tables(charts: Sequence[Chart]) -> list[Table]:
             made[-1] = _beside(made[-1], table)
         else:
             made.append(table)
+    return made
+
+
+def _stacked(charts: Sequence[Chart], names: list[str]) -> list[Table]:
+    """Return tables of charts that have the same series."""
+    made: list[Table] = []
+    for chart in charts:
+        rows = _rows(chart, f", {chart.up or chart.across}")
+        if not made or {row[0] for row in rows} & {row[0] for row in made[-1][1]}:
+            made.append(([chart.title.rpartition(", ")[2], *names], []))
+        made[-1][1].extend(rows)
+    if len(made) == 1:
+        made[0][0][0] = ""
     return made
 
 
