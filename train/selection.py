@@ -23,7 +23,7 @@ def unpack(packed: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _flipped(bits: Tensor) -> Tensor:
-    """Return a float's bits as an integer of the same order, or back: negative ones sort backwards."""
+    """Return a float's bits as an integer of the same order, or back; negative ones differ."""
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
