@@ -65,7 +65,10 @@ def test_a_comparison_is_judged_by_who_is_right(lm, memory, group):
 
 
 class Knowing:
-    """A model whose decoder knows A, whose memory knows B and every other question of A2."""
+    """A model whose decoder knows A, whose memory knows B and every other question of A2.
+
+    Its datastore has only the first answer that it was asked for wrong.
+    """
 
     def __init__(self):
         self.asked = []
@@ -76,6 +79,7 @@ class Knowing:
         answer = f"It {number}"
         memory = group == "B" and int(number) < 20 or group == "A1" or int(number) % 2
         said = {"lm": answer if group != "B" else "?", "memory": answer if memory else "?"}
+        said["knn"] = "?" if len(self.asked) == 1 else answer
         return {name: SimpleNamespace(text=text, cost={}) for name, text in said.items()}
 
 
@@ -91,6 +95,7 @@ def test_examples_are_what_the_model_really_answers_real_entities_and_all_relati
     helps, agree, hurts, unknown = (examples[i : i + 3] for i in (0, 3, 6, 9))
     assert {e["part"] for e in helps} == {"B"} and not any(e["invented"] for e in helps + agree)
     assert len({e["prompt"].split()[4] for e in helps}) == 3
+    assert helps[-1]["prompt"] == model.asked[0], "what the datastore misses comes last"
     assert {e["part"] for e in hurts} == {"A2"} and all(e["invented"] for e in hurts)
     assert all(int(e["answer"].split()[1]) >= 20 for e in unknown)
     assert "50" not in str(examples) and "51" not in str(examples)

@@ -123,7 +123,8 @@ def find_examples(
     """Return example prompts in four groups of about equal size, and every comparison made.
 
     Real entities come first, in wordings held out of all training; what a group means is decided
-    by what the decoder and the memory really answer.
+    by what the decoder and the memory really answer. Of those the memory helps with, the ones that
+    the datastore knows too come first: a newcomer should not meet its mistakes before its use.
     """
     pool = [q for q in questions if q["wording"] == "test" and q["kind"] == "question"]
     pool.sort(key=lambda q: q["invented"])
@@ -134,7 +135,7 @@ def find_examples(
         "hurts": _spread(pool[::-1], ("A2",)),
         "unknown": _spread([q for q in questions if q["wording"] == "unseen"], ("B",)),
     }
-    examples, answered = [], []
+    examples, answered, missed = [], [], set()
     for group, stream in streams.items():
         for question in islice(stream, SEARCHED):
             if sum(e["group"] == group for e in examples) >= wanted[group]:
@@ -143,6 +144,10 @@ def find_examples(
             answered.append(traces)
             if judge(traces, question) == group:
                 examples.append(_example(question, group))
+                if group == "helps" and not is_right(traces["knn"].text, question):
+                    missed.add(question["prompt"])
+    order = list(streams)
+    examples.sort(key=lambda e: (order.index(e["group"]), e["prompt"] in missed))
     return examples, answered
 
 
