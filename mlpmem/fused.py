@@ -159,7 +159,7 @@ class FusedModel:
         store: Store | None = None,
     ) -> dict[str, Tensor]:
         """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
-        from mlpmem.generation import check_prompt
+        from mlpmem.token_ids import check_prompt
 
         store = store or self._store
         system = self.check_system(system, store)

@@ -22,6 +22,7 @@ from mlpmem.rows import rows_of
 from mlpmem.running import Clock, Column, Event
 from mlpmem.settings import Options, check_lmbda
 from mlpmem.sources import Sources, Store
+from mlpmem.token_ids import check_ids, check_prompt
 from mlpmem.trace import AUTO, Trace
 
 LMBDAS = tuple(i / 10 for i in range(11))
@@ -106,33 +107,6 @@ def _begin(
         return events
     *_, done = events
     return dict(done.values)
-
-
-def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: int) -> list[int]:
-    """Return the prompt's token ids; MlpMemError where it is empty or does not fit."""
-    if isinstance(prompt, str):
-        ids = decoder.encode(prompt) if prompt.strip() else []
-    else:
-        ids = [int(i) for i in prompt]
-    if not ids:
-        raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
-    check_ids(decoder, ids, "the prompt")
-    room = decoder.max_positions - max_new_tokens
-    if len(ids) > room:
-        raise MlpMemError(
-            f"the prompt has {len(ids)} tokens; with {max_new_tokens} new tokens this decoder has "
-            f"room for {max(0, room)}. Shorten the prompt or ask for fewer tokens"
-        )
-    return ids
-
-
-def check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
-    """Raise MlpMemError unless all are token ids of the decoder."""
-    if ids and not 0 <= min(ids) <= max(ids) < decoder.vocab_size:
-        raise MlpMemError(
-            f"{what} has token ids outside 0 .. {decoder.vocab_size - 1}; "
-            "encode it with this decoder's tokenizer"
-        )
 
 
 def _run(

@@ -17,6 +17,7 @@ from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
 from mlpmem.running import Event
 from mlpmem.sources import Store
+from mlpmem.token_ids import read_ids
 from mlpmem.trace import AUTO, Step, Trace
 
 MAX_TOKENS = 512
@@ -47,7 +48,7 @@ def inspect(
 
 def check_length(model: FusedModel, text: str) -> list[int]:
     """Return the text's token ids; MlpMemError for fewer than two or more than can be read."""
-    ids = model.decoder.encode(text)
+    ids = read_ids(model.decoder, text, "the text")
     most = min(MAX_TOKENS, model.decoder.max_positions)
     if len(ids) < 2:
         raise MlpMemError(f"the text has {len(ids)} tokens; two or more are needed, write more")

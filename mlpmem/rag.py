@@ -17,11 +17,11 @@ from torch import Tensor
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.generation import check_prompt
 from mlpmem.rows import PARTED, text_of
 from mlpmem.running import Event
 from mlpmem.settings import Options
 from mlpmem.systems import System, last_trace, named, next_log_probs
+from mlpmem.token_ids import check_prompt
 from mlpmem.trace import Trace
 
 WORDS = r"(?u)\w+"

@@ -11,9 +11,9 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
-from mlpmem.generation import check_ids
 from mlpmem.settings import check_lmbda
 from mlpmem.sources import Store
+from mlpmem.token_ids import read_ids
 from mlpmem.trace import AUTO, PARTS
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -68,10 +68,9 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     once, in the first window that holds it.
     """
     decoder, store = model.decoder, store or model.store
-    ids = decoder.encode(text) if isinstance(text, str) else [int(i) for i in text]
+    ids = read_ids(decoder, text, "the text")
     if len(ids) < 2:
         raise MlpMemError(f"the text has {len(ids)} tokens; scoring needs two or more, write more")
-    check_ids(decoder, ids, "the text")
     length = min(len(ids), decoder.max_positions, 2048)
     parts: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}

@@ -16,8 +16,8 @@ from torch import Tensor
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate
 from mlpmem.fused import FusedModel
-from mlpmem.generation import check_prompt
 from mlpmem.running import Event
+from mlpmem.token_ids import check_prompt
 from mlpmem.trace import PARTS, Trace
 
 

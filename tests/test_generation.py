@@ -311,6 +311,14 @@ def test_an_empty_prompt_is_refused(prompt, tiny_model):
         tiny_model.compare(prompt)
 
 
+@pytest.mark.parametrize("prompt", [None, ["a"], [1.5], 7])
+def test_what_is_neither_text_nor_ids_is_refused_everywhere(prompt, tiny_model):
+    doors = "generate", "distributions", "score", "inspect"
+    for ask in (getattr(tiny_model, name) for name in doors):
+        with pytest.raises(MlpMemError, match="neither text nor token ids"):
+            ask(prompt)
+
+
 def test_a_prompt_that_does_not_fit_says_how_much_does(tiny_model):
     fits = [5] * (tiny.POSITIONS - 10)
     assert len(tiny_model.generate(fits, "lm", max_new_tokens=10).prompt_ids) == len(fits)
