@@ -7,11 +7,14 @@ import pytest
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.memory import Memory, MemoryConfig
 from mlpmem.shards import write_index, write_shard
 from train.bench import datastore, rows, search, step
 from train.bench.__main__ import main
 from train.bench.figures import Figure, Options
 from train.bench.released import released_step
+from train.memory import make_loss
+from train.recipe import Memory as Recipe
 
 STEP = step.Shape("tiny", 16, 2, 256, 32, 8)
 KEYS = datastore.Shape("tiny", 16, 2, 64, 3, 12, torch.float32)
@@ -22,6 +25,23 @@ def test_our_step_learns_from_its_batch():
     assert work.args[1] == 1
     for _ in range(3):
         work()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
+@pytest.mark.slow  # half a minute of compiling
+def test_a_compiled_step_has_the_loss_and_the_gradients_of_an_eager_one():
+    found = []
+    for compile in ("off", "on"):
+        torch.manual_seed(0)
+        memory = Memory(MemoryConfig(16, 256, 2, 64, "gpt2"))
+        for weight in memory.parameters():
+            weight.grad = torch.zeros_like(weight)
+        loss, batch = make_loss(memory, Recipe(compile=compile)), step.made_batch(STEP, "cpu")
+        value, _ = loss(memory, batch)
+        value.backward()
+        found.append([value, *(weight.grad for weight in memory.parameters())])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
 def test_the_work_of_the_datastore_bench_is_a_shard_of_every_entry(tmp_path):

@@ -21,6 +21,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keys", type=Path, help="a datastore's folder, to search too (search)")
     parser.add_argument("--entries", type=int, default=100_000, help="made keys (search, rows)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    help = "with torch.compile and without (step)"
+    parser.add_argument("--compile", action="store_true", help=help)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = vars(parser.parse_args(arguments))
     bench, as_json = import_module(f"train.bench.{given.pop('bench')}"), given.pop("json")

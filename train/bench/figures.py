@@ -16,3 +16,4 @@ class Options:
     keys: Path | None = None  # a datastore's folder, to search beside made keys
     entries: int = 100_000  # made keys
     device: str = "cpu"  # a torch device
+    compile: bool = False  # whether a step is measured with torch.compile and without

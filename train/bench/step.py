@@ -65,12 +65,15 @@ def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
     """Yield the figures of one shape: all processes live at once and take turns."""
     device = options.device
     kinds = ("bfloat16",) if device.startswith("cuda") else ("float32", "bfloat16")
+    other, mode = ("eager", "off") if device.startswith("cuda") else ("compiled", "on")
     with ExitStack() as stack:
 
         def start(prepare: Callable, *arguments) -> Turn:
             return stack.enter_context(closing(Turn(prepare, *arguments)))
 
         turns = {kind: start(our_step, shape, kind, device) for kind in kinds}
+        if options.compile:
+            turns |= {f"{k} {other}": start(our_step, shape, k, device, mode) for k in kinds}
         matmuls = {f"matmul {kind}": start(_matmul, kind, device) for kind in kinds}
         if options.peer is not None:
             turns["peer"] = start(peer_step, shape, str(options.peer), device)
@@ -82,6 +85,8 @@ def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
         name = f"step/{shape.name}/{kind}"
         floor = rate / (6 * shape.weights)
         yield Figure(f"{name}/tokens", steps[kind], "tokens/s", floor, peer=steps.get("peer"))
+        if options.compile:
+            yield Figure(f"{name}/{other}", steps[f"{kind} {other}"], "tokens/s", peer=steps[kind])
         held = shape.weights * (16 if kind == "float32" else 18) / 2**20
         peaks = {n: (peak / 2**20, (peak - before) / 2**20) for n, (peak, before) in memory.items()}
         theirs = peaks.get("peer", (None, None))
@@ -91,7 +96,7 @@ def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
         )
 
 
-def our_step(shape: Shape, kind: str, device: str) -> Callable[[], None]:
+def our_step(shape: Shape, kind: str, device: str, compile: str = "auto") -> Callable[[], None]:
     """Return the work of a turn: steps as `fit` takes them, on the same rows.
 
     malloc is tuned as `python -m train` tunes it; the released code runs as it is.
@@ -100,7 +105,7 @@ def our_step(shape: Shape, kind: str, device: str) -> Callable[[], None]:
     config = MemoryConfig(shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden, "gpt2")
     memory = Memory(config).to(device, getattr(torch, kind))
     optimizer = MasterOptimizer(memory, Optimizer(lr=5e-4), 10**6)
-    loss, batch = make_loss(memory, Recipe(alpha=ALPHA)), made_batch(shape, device)
+    loss, batch = make_loss(memory, Recipe(alpha=ALPHA, compile=compile)), made_batch(shape, device)
 
     def step() -> None:
         accumulate(memory, batch, loss, optimizer, shape.micro)
