@@ -8,7 +8,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for
 from train import search as search_module
 from train.ivf import InvertedSearch
-from train.search import BulkSearch, pieces
+from train.search import BulkSearch, pieces, rescore
 from train.selection import pack, smallest_first, unpack
 from train.survivors import Survivors, above
 
@@ -179,3 +179,30 @@ def test_too_few_probes_are_refused_with_what_would_do():
     with pytest.raises(MlpMemError, match="too few to find the 100 nearest"):
         pytest.importorskip("faiss")
         next(InvertedSearch(KEYS, "ivfsq", lists=64, probes=1).search(QUERIES, 100))
+
+
+def test_candidates_are_scored_again_whatever_their_number():
+    keys, far = torch.randn(30, 6), 2**33
+    at = torch.stack([torch.randperm(30)[:20] for _ in range(4)]) + far
+    at[:, :3] = -1
+    queries = torch.randn(4, 6)
+    distances, indices = rescore(lambda n: keys[(n - far).clamp_min(0)], queries, at, 18)
+    assert (indices[:, -1] == -1).all() and distances[:, -1].isinf().all()
+    found = indices[:, :-1]
+    assert torch.equal(found.sort().values, at[:, 3:].sort().values)
+    expected = (keys[found - far] - queries[:, None]).square().sum(-1)
+    torch.testing.assert_close(distances[:, :-1], expected)
+    assert (expected.diff() >= 0).all()
+
+
+def test_that_a_key_finds_itself_is_no_recall():
+    pytest.importorskip("faiss")
+    search = InvertedSearch(KEYS, "ivfsq", lists=4, probes=4)
+    found = search.search
+
+    def only_itself(queries, k):
+        for start, distances, indices in found(queries, k):
+            yield start, torch.where(distances > 0, torch.inf, distances), indices
+
+    search.search = only_itself
+    assert search.recall(5) == 0.0

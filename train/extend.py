@@ -126,16 +126,21 @@ def _add(final: Path, paths: list[Path], corpus: Corpus, context: Context) -> di
 
 
 def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> None:
-    """Write the documents of files into a folder; MlpMemError where there is no text in them."""
-    blocks = (
-        ("train", block) for path in paths for block in read_blocks([str(path)], corpus, Counter())
-    )
-    with DocumentWriter(folder, len(decoder.tokenizer)) as writer:
-        write_passages(blocks, {"train": writer}, decoder.tokenizer, {"train": corpus.passage})
-    if not writer.documents:
-        names = ", ".join(path.name for path in paths)
+    """Write the documents of files into a folder.
+
+    MlpMemError, and no folder, where one cannot be read or there is no text in them.
+    """
+    blocks = read_blocks(map(str, paths), corpus, Counter())
+    stream, tokenizer = (("train", block) for block in blocks), decoder.tokenizer
+    try:
+        with DocumentWriter(folder, len(tokenizer)) as writer:
+            write_passages(stream, {"train": writer}, tokenizer, {"train": corpus.passage})
+        if not writer.documents:
+            names = ", ".join(path.name for path in paths)
+            raise MlpMemError(f"extend: {names}: no text in it; give files that hold some")
+    except MlpMemError:
         shutil.rmtree(folder)
-        raise MlpMemError(f"extend: {names}: there is no text in it; give files that hold some")
+        raise
 
 
 def _link(old: Path, new: Path) -> None:
