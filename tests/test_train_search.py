@@ -150,6 +150,27 @@ def test_survivors_are_the_best_however_they_come():
     assert torch.equal(indices.sort().values, scores.topk(k).indices.sort().values)
 
 
+def test_a_row_that_has_few_survivors_keeps_them_when_others_have_too_many():
+    k, found = 6, Survivors(torch.zeros(2), 6)
+    few = torch.rand(9) + 1  # of row 1, three a block; row 0 has fifty a block
+    for start in range(0, 150, 50):
+        rows = torch.cat([torch.zeros(50, dtype=torch.long), torch.ones(3, dtype=torch.long)])
+        at = torch.cat([torch.arange(50), torch.arange(3)]) + start
+        scores = torch.cat([torch.rand(50) + 1, few[start // 50 * 3 :][:3]])
+        found.add(rows, at, scores)
+    indices, whole = found.finish()
+    every = torch.tensor([0, 1, 2, 50, 51, 52, 100, 101, 102])
+    assert whole.all()
+    assert indices[1].sort().values.tolist() == every[few.topk(k).indices].sort().values.tolist()
+
+
+def test_neighbours_are_the_nearest_where_some_queries_have_many_in_the_first_blocks(monkeypatch):
+    monkeypatch.setattr(search_module, "fast_dtype", lambda kind: torch.float32)
+    crowd = np.tile(KEYS[:5], (800, 1)) + LUCK.normal(0, 0.02, (4000, 24))
+    keys = np.concatenate([crowd, KEYS[:4000], KEYS[4000:] + 1]).astype(np.float16)
+    check(BulkSearch(keys), keys, keys[::97], 17)
+
+
 @pytest.mark.gpu
 def test_a_gpu_finds_what_brute_force_finds():
     check(BulkSearch(KEYS, "cuda"), KEYS, QUERIES, 33)
