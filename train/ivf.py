@@ -15,6 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for, writable
 from train.recipe import Targets
 from train.search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
+from train.selection import LAST
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key
@@ -74,9 +75,13 @@ class InvertedSearch:
         return float((good / (k - 1)).clamp_max(1).mean())
 
     def described(self, k: int) -> dict:
-        """Return what a manifest says of the search for k neighbours, its recall with it."""
-        probes = probes_for(len(self.keys), self.index.nlist, k, self.probes)
-        lists, recall = self.index.nlist, round(self.recall(k), 4)
+        """Return what a manifest says of the search for k neighbours, its recall with it.
+
+        That is None where there are too many keys to be searched exactly.
+        """
+        entries, lists = len(self.keys), self.index.nlist
+        probes = probes_for(entries, lists, k, self.probes)
+        recall = round(self.recall(k), 4) if entries <= LAST else None
         return {"search": self.kind, "lists": lists, "probes": probes, "recall": recall}
 
     def _rows(self, at) -> Tensor:
