@@ -53,8 +53,12 @@ class Datastore:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """Return the token id of every entry, (N,) int32."""
-        return self.documents.tokens[self.positions].astype(np.int32)
+        """Return the token id of every entry, (N,) int32, held from then on."""
+        return self.values_of(slice(None))
+
+    def values_of(self, entries: np.ndarray | slice) -> np.ndarray:
+        """Return the token ids of some entries, int32 in their shape, read where they lie."""
+        return self.documents.tokens[self.positions[entries]].astype(np.int32)
 
     @property
     def bytes(self) -> int:

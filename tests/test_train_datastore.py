@@ -1,6 +1,7 @@
 """The datastore stage: resumed at the next shard, shared by processes, extended in place."""
 
 import dataclasses
+import gzip
 import os
 import subprocess
 import sys
@@ -233,6 +234,31 @@ def test_what_cannot_be_extended_is_said(root):
     other = dataclasses.replace(RECIPE, datastore=Config(depth=1))
     with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
         extend(other, root, write_texts(root))
+
+
+def test_text_is_added_as_the_corpus_would_cut_it(root):
+    make(root)
+    (root / "new").mkdir()
+    packed = gzip.compress(b"Gold is yellow.\n---\nIron is grey.\n")
+    (root / "new/metals.txt.gz").write_bytes(packed)
+    separated = dataclasses.replace(RECIPE, corpus=Corpus(passage=24, separator="---"))
+    extend(separated, root, [root / "new"])
+    documents = Datastore.load(root / "datastore").documents
+    assert documents.titles[-2:] == ["Gold is yellow.", "Iron is grey."]
+    assert not (root / "datastore/added").exists()
+
+
+def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_others(root):
+    make(root)
+    paths, bad = write_texts(root), root / "bad.txt"
+    extend(RECIPE, root, paths[:1])
+    for content, message in ((b"caf\xe9", "is no UTF-8"), (b" ", "no text in it")):
+        bad.write_bytes(content)
+        with pytest.raises(MlpMemError, match=message):
+            extend(RECIPE, root, [bad])
+    extend(RECIPE, root, paths[:1])  # nothing new
+    extend(RECIPE, root, paths)
+    assert_is_all_at_once(root, paths)
 
 
 WORKER = """

@@ -101,3 +101,8 @@ def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
 def test_a_decoder_learns_a_texts_passages_whole(tmp_path, kind, epochs, row):
     made = recipe_of(tmp_path, f'[corpus]\nkind = "{kind}"\n[decoder]\nepochs = {epochs}')
     assert made.decoder.row == row and made.corpus.passage == 256
+
+
+def test_paths_are_relative_to_the_recipe(tmp_path):
+    recipe = recipe_of(tmp_path, '[targets]\nteacher = "other/datastore"')
+    assert recipe.targets.teacher == str(tmp_path.resolve() / "other/datastore")

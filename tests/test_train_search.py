@@ -8,7 +8,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for
 from train import search as search_module
 from train.ivf import InvertedSearch
-from train.search import BulkSearch, pieces
+from train.search import BulkSearch, pieces, rescore
 from train.selection import pack, smallest_first, unpack
 from train.survivors import Survivors, above
 
@@ -150,6 +150,27 @@ def test_survivors_are_the_best_however_they_come():
     assert torch.equal(indices.sort().values, scores.topk(k).indices.sort().values)
 
 
+def test_a_row_that_has_few_survivors_keeps_them_when_others_have_too_many():
+    k, found = 6, Survivors(torch.zeros(2), 6)
+    few = torch.rand(9) + 1  # of row 1, three a block; row 0 has fifty a block
+    for start in range(0, 150, 50):
+        rows = torch.cat([torch.zeros(50, dtype=torch.long), torch.ones(3, dtype=torch.long)])
+        at = torch.cat([torch.arange(50), torch.arange(3)]) + start
+        scores = torch.cat([torch.rand(50) + 1, few[start // 50 * 3 :][:3]])
+        found.add(rows, at, scores)
+    indices, whole = found.finish()
+    every = torch.tensor([0, 1, 2, 50, 51, 52, 100, 101, 102])
+    assert whole.all()
+    assert indices[1].sort().values.tolist() == every[few.topk(k).indices].sort().values.tolist()
+
+
+def test_neighbours_are_the_nearest_where_some_queries_have_many_in_the_first_blocks(monkeypatch):
+    monkeypatch.setattr(search_module, "fast_dtype", lambda kind: torch.float32)
+    crowd = np.tile(KEYS[:5], (800, 1)) + LUCK.normal(0, 0.02, (4000, 24))
+    keys = np.concatenate([crowd, KEYS[:4000], KEYS[4000:] + 1]).astype(np.float16)
+    check(BulkSearch(keys), keys, keys[::97], 17)
+
+
 @pytest.mark.gpu
 def test_a_gpu_finds_what_brute_force_finds():
     check(BulkSearch(KEYS, "cuda"), KEYS, QUERIES, 33)
@@ -179,3 +200,30 @@ def test_too_few_probes_are_refused_with_what_would_do():
     with pytest.raises(MlpMemError, match="too few to find the 100 nearest"):
         pytest.importorskip("faiss")
         next(InvertedSearch(KEYS, "ivfsq", lists=64, probes=1).search(QUERIES, 100))
+
+
+def test_candidates_are_scored_again_whatever_their_number():
+    keys, far = torch.randn(30, 6), 2**33
+    at = torch.stack([torch.randperm(30)[:20] for _ in range(4)]) + far
+    at[:, :3] = -1
+    queries = torch.randn(4, 6)
+    distances, indices = rescore(lambda n: keys[(n - far).clamp_min(0)], queries, at, 18)
+    assert (indices[:, -1] == -1).all() and distances[:, -1].isinf().all()
+    found = indices[:, :-1]
+    assert torch.equal(found.sort().values, at[:, 3:].sort().values)
+    expected = (keys[found - far] - queries[:, None]).square().sum(-1)
+    torch.testing.assert_close(distances[:, :-1], expected)
+    assert (expected.diff() >= 0).all()
+
+
+def test_that_a_key_finds_itself_is_no_recall():
+    pytest.importorskip("faiss")
+    search = InvertedSearch(KEYS, "ivfsq", lists=4, probes=4)
+    found = search.search
+
+    def only_itself(queries, k):
+        for start, distances, indices in found(queries, k):
+            yield start, torch.where(distances > 0, torch.inf, distances), indices
+
+    search.search = only_itself
+    assert search.recall(5) == 0.0

@@ -30,6 +30,14 @@ def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
     assert found["mix_ppl"] == pytest.approx(np.exp(np.mean(mix_nll)), rel=1e-4)
 
 
+def test_a_memory_that_diverges_is_infinitely_perplexed():
+    decoder = tiny.decoder()
+    memory, positions = tiny.memory(decoder), np.array([3, 9])
+    memory.lm_head.weight.data *= 1e6
+    found = Validation.of(decoder, tiny.documents(), positions, 0.5).measure(memory)
+    assert found["val_nll"] > 1000 and found["val_ppl"] == np.inf and found["mix_ppl"] < 1e9
+
+
 @pytest.mark.parametrize("more", [{}, {"kl": 2.0, "ce": 3.0, "val_ppl": 9.0, "mix_ppl": 4.0}])
 def test_the_picture_of_a_run_is_written(more, tmp_path):
     history = [{"step": s, "loss": 5.0 / s, "lr": 0.1, **more} for s in (10, 20)]

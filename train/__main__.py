@@ -54,7 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
     parser.add_argument("--until", choices=STAGES, help="all: the last stage that runs")
     parser.add_argument(
-        "--text", type=Path, nargs="+", help="extend: .txt, .md or .jsonl files to add"
+        "--text",
+        type=Path,
+        nargs="+",
+        help="extend: files or folders to add, of the kinds that [corpus] reads",
     )
     parser.add_argument(
         "--tflops", type=float, help="plan: for a device of so many TFLOP/s instead of this one"

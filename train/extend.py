@@ -9,40 +9,48 @@ the stages behind the datastore say so when they are run.
 
 import os
 import shutil
+from collections import Counter
 from contextlib import nullcontext
 from functools import partial as bind
 from pathlib import Path
 
 import numpy as np
 
+from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_documents
 from mlpmem.errors import MlpMemError
-from mlpmem.parts import read_text
 from mlpmem.shards import read_index
+from train.corpora.reading import files_of, read_blocks
+from train.corpora.text import write_passages
+from train.corpora.writer import DocumentWriter
 from train.datastore import build_datastore, load_decoder
 from train.files import file_hash, read_json, say
 from train.lock import hold
 from train.processes import team
-from train.recipe import Recipe
+from train.recipe import Corpus, Recipe
 from train.stage import Context, check_same, finished_manifest, identify, prepare, recover, work
 
 NAME = "datastore"
+ADDED = "added"  # folder of the new documents, as long as the stage works
 
 
 def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
     """Return the datastore's manifest once the documents of text files are in it.
 
-    A file counts once, by its content, whether it is in it already or given twice. MlpMemError
+    They are cut as the recipe's [corpus] cuts its own, and none is kept for measuring. A file
+    counts once, by its content, whether it is in it already or given twice. MlpMemError
     without a finished datastore of this recipe, or where a file cannot be read.
     """
     final, folder = root / NAME, root / f"{NAME}.partial"
+    paths = _files(paths)
     with hold(root, NAME) if team().is_main else nullcontext():
         if team().is_main:
             _open(recipe, final, folder, paths)
         team().wait()
-        if folder.is_dir():
+        known = _known(finished_manifest(final))
+        if any(file_hash(path) not in known for path in paths):
             context = Context(folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed)
-            work(final, context, bind(_add, final, paths, recipe.corpus.passage), shared=True)
+            work(final, context, bind(_add, final, paths, recipe.corpus), shared=True)
         return finished_manifest(final)
 
 
@@ -56,7 +64,7 @@ def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
         )
     asked = identify(final.parent, NAME, recipe.datastore, tuple(done["inputs"]), recipe.seed)
     check_same(final, done, asked)
-    added = _known(done) | {_hash(path): path.name for path in paths}
+    added = _known(done) | {file_hash(path): path.name for path in paths}
     asked["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
     recover(final, folder, asked)
     names = ", ".join(path.name for path in paths)
@@ -69,9 +77,11 @@ def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
 
 
 def _check_left(folder: Path, asked: dict) -> None:
-    """Raise MlpMemError where a run was killed that did not add these files."""
+    """Raise MlpMemError where a run was killed at work that did not add these files."""
     left = folder / "identity.json"
-    if left.is_file() and (other := read_json(left)) != asked:
+    if not left.is_file() or not [path for path in folder.iterdir() if path != left]:
+        return
+    if (other := read_json(left)) != asked:
         names = ", ".join(text["file"] for text in other.get("added", [])) or "no text"
         raise MlpMemError(
             f"extend: an unfinished run in {folder} adds {names}; run it again with the same "
@@ -79,25 +89,29 @@ def _check_left(folder: Path, asked: dict) -> None:
         )
 
 
+def _files(paths: list[Path]) -> list[Path]:
+    """Return files, and those of folders in the order of their names; MlpMemError for others."""
+    for path in paths:
+        if not path.exists():
+            raise MlpMemError(f"extend: there is no file or folder {path}; check --text")
+    return [file for path in paths for file in files_of(path)]
+
+
 def _known(manifest: dict) -> dict[str, str]:
     """Return the files that were added to a datastore: name by sha256."""
     return {text["sha256"]: text["file"] for text in manifest.get("added", [])}
 
 
-def _hash(path: Path) -> str:
-    """Return the sha256 of a file that is to be added; MlpMemError where there is none."""
-    if not path.is_file():
-        raise MlpMemError(f"extend: there is no file {path}; check --text")
-    return file_hash(path)
-
-
-def _add(final: Path, paths: list[Path], passage: int, context: Context) -> dict:
+def _add(final: Path, paths: list[Path], corpus: Corpus, context: Context) -> dict:
     """Return counts; builds the datastore of old and new documents in the context's folder."""
     done, (_, there) = finished_manifest(final), read_index(final)
     decoder = load_decoder(context)
     texts = {file_hash(path): path for path in paths}  # one with the same content is the same
     fresh = [path for sha, path in texts.items() if sha not in _known(done)]
-    new = read_text(decoder, fresh, passage)
+    if team().is_main:
+        _read(context.folder / ADDED, fresh, corpus, decoder)
+    team().wait()
+    new = Documents.load(context.folder / ADDED)
     documents = join_documents(Documents.load(final / "documents"), new)
     positions, counts = entries(documents)
     before = np.load(final / "positions.npy", allow_pickle=False)
@@ -106,7 +120,27 @@ def _add(final: Path, paths: list[Path], passage: int, context: Context) -> dict
         for shard in there:
             _link(final / shard.file, context.folder / shard.file)
     made = build_datastore(context, decoder, documents, positions, counts, there)
+    if team().is_main:
+        shutil.rmtree(context.folder / ADDED)
     return made | {"earlier_seconds": made["earlier_seconds"] + done["seconds"]}
+
+
+def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> None:
+    """Write the documents of files into a folder.
+
+    MlpMemError, and no folder, where one cannot be read or there is no text in them.
+    """
+    blocks = read_blocks(map(str, paths), corpus, Counter())
+    stream, tokenizer = (("train", block) for block in blocks), decoder.tokenizer
+    try:
+        with DocumentWriter(folder, len(tokenizer)) as writer:
+            write_passages(stream, {"train": writer}, tokenizer, {"train": corpus.passage})
+        if not writer.documents:
+            names = ", ".join(path.name for path in paths)
+            raise MlpMemError(f"extend: {names}: no text in it; give files that hold some")
+    except MlpMemError:
+        shutil.rmtree(folder)
+        raise
 
 
 def _link(old: Path, new: Path) -> None:

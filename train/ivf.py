@@ -9,32 +9,40 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
+from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for, writable
 from train.recipe import Targets
 from train.search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
+from train.selection import LAST
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key
 ROUNDS = 10  # of k-means over the keys that the lists are trained on
 PER_LIST = 64  # keys a list is trained on
 SAMPLE = 256  # queries that recall is measured on
+LEAST = 16  # entries of an inverted file: the centres of the shortest product code
 
 
 class InvertedSearch:
     """BulkSearch's like by an inverted file of `lists` lists, of which `probes` are searched."""
 
     def __init__(self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0) -> None:
-        """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq."""
+        """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq.
+
+        MlpMemError where there are too few keys for so many lists.
+        """
         self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
-        self.probes = probes
-        lists = lists or lists_for(len(keys))
+        self.kind, self.probes = kind, probes
+        lists = check_lists(len(keys), 1, lists, probes)
         self.index = _index(kind, keys.shape[1], lists, len(keys))
         luck = np.random.default_rng(seed)
         chosen = np.sort(luck.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
         self.index.cp.seed, self.index.cp.niter = seed + 1, ROUNDS
         self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
-        for start in range(0, len(keys), BLOCK):
+        starts = range(0, len(keys), BLOCK)
+        for start in tqdm(starts, kind, unit="k keys", unit_scale=BLOCK / 1000, mininterval=5.0):
             self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
 
     def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -53,14 +61,28 @@ class InvertedSearch:
     def recall(self, k: int, seed: int = 0) -> float:
         """Return the share of the k nearest that is found for a sample of the keys themselves.
 
-        A key as near as the k-th is as right as the k-th.
+        A key as near as the k-th is as right as the k-th; that a key finds itself is no merit.
         """
         luck = np.random.default_rng(seed)
         at = np.sort(luck.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
         queries = self._rows(torch.from_numpy(at))
         exact = BulkSearch(self.keys, budget=0)
-        (_, found, _), (_, right, _) = next(self.search(queries, k)), next(exact.search(queries, k))
-        return float((found <= right[:, -1:] * (1 + 1e-6)).float().mean())
+        (_, found, which), (_, right, _) = (
+            next(search.search(queries, k)) for search in (self, exact)
+        )
+        others = which != torch.from_numpy(at)[:, None]
+        good = (others & (found <= right[:, -1:] * (1 + 1e-6))).sum(1)
+        return float((good / (k - 1)).clamp_max(1).mean())
+
+    def described(self, k: int) -> dict:
+        """Return what a manifest says of the search for k neighbours, its recall with it.
+
+        That is None where there are too many keys to be searched exactly.
+        """
+        entries, lists = len(self.keys), self.index.nlist
+        probes = probes_for(entries, lists, k, self.probes)
+        recall = round(self.recall(k), 4) if entries <= LAST else None
+        return {"search": self.kind, "lists": lists, "probes": probes, "recall": recall}
 
     def _rows(self, at) -> Tensor:
         """Return keys (n, D) of a slice or of indices (n,), a fresh float32 copy."""
@@ -79,6 +101,22 @@ def kind_of_search(config: Targets, entries: int, size: int) -> str:
 def lists_for(entries: int) -> int:
     """Return into how many lists so many entries are sorted."""
     return max(1, min(int(4 * entries**0.5), entries // PER_LIST))
+
+
+def check_lists(entries: int, k: int, lists: int, probes: int) -> int:
+    """Return into how many lists entries are sorted, 0 chooses; MlpMemError where that cannot be.
+
+    Neither can it where so few are probed that k neighbours are not found well.
+    """
+    if entries < LEAST or lists > entries:
+        raise MlpMemError(
+            f"search: {entries:,} entries cannot be sorted into {lists:,} lists (0 chooses); an "
+            f"inverted file needs an entry a list and {LEAST} at least. Lower lists, or set search "
+            'to "exact" in [targets]'
+        )
+    lists = lists or lists_for(entries)
+    probes_for(entries, lists, k, probes)
+    return lists
 
 
 def code_bytes(kind: str, size: int) -> int:

@@ -76,7 +76,7 @@ def train_worker(folder: Path) -> None:
         seed=job["seed"],
         micro=config.micro_batch,
         validate=validate,
-        best=folder / BEST if config.keep == "best" else None,
+        best=folder / BEST if config.keep == "best" and len(rows.held_out) else None,
     )
     if accelerator.is_main_process:
         soften(memory.to("cpu", torch.float32), config.temperature).to(torch.float16).save(folder)
@@ -152,7 +152,7 @@ class TargetRows:
         recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
         self.targets = open_targets(store, targets, recipe, self.device)
         self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
-        self.keys, self.values, self.documents = store.keys, store.values, store.documents
+        self.keys, self.values_of, self.documents = store.keys, store.values_of, store.documents
         self.config, self.seed = config, seed
         out = min(config.validation_rows, len(self.rows) // 10)
         shuffled = np.random.default_rng([seed, HELD_OUT]).permutation(len(self.rows))
@@ -182,7 +182,7 @@ class TargetRows:
             keys += self.noise * noise[rank::world]
         return {
             "keys": keys,
-            "targets": self._to_device(self.values[entries].astype(np.int64)),
+            "targets": self._to_device(self.values_of(entries).astype(np.int64)),
             "token_ids": self._to_device(token_ids),
             "probs": self._to_device(probs),
         }
@@ -190,7 +190,7 @@ class TargetRows:
     def some(self, count: int = 2048) -> tuple[Tensor, Tensor]:
         """Return keys (n, D) and values (n,) of learned rows, evenly spread, on the CPU."""
         at = self.rows[self._learned[:: max(1, len(self._learned) // count)]]
-        keys, values = np.asarray(self.keys[at], np.float32), self.values[at].astype(np.int64)
+        keys, values = np.asarray(self.keys[at], np.float32), self.values_of(at).astype(np.int64)
         return torch.from_numpy(keys), torch.from_numpy(values)
 
     def _order(self, epoch: int) -> np.ndarray:

@@ -109,7 +109,7 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
     4 sqrt(N) lists and the entries of as many of them as hold 3 k on average; before, every key is
     sorted into its list. A row has S pairs of an id and a half-precision probability, and stands
     twice while shards are joined. In memory: half-precision keys up to search_mib, or the inverted
-    file and, before it, the keys its lists are trained on; a few bytes an entry.
+    file and, before it, the keys its lists are trained on. Nothing else grows with the entries.
     """
     config = recipe.targets
     stored = config.rows == "stored"
@@ -122,7 +122,7 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
         s.entries,
         disk=size,
         working=2 * size,
-        memory=BASE + 4 * s.decoder + held + 8 * s.entries,
+        memory=BASE + 4 * s.decoder + held,
         flops=search + nll,
         dtype="bfloat16",
         work="search",
@@ -144,7 +144,10 @@ def _search(config: Targets, s: Sizes) -> tuple[float, int]:
 
 
 def memory(recipe: Recipe, s: Sizes) -> Need:
-    """Return the memory's need: 6 Q FLOPs a row and epoch; bytes as for a decoder."""
+    """Return the memory's need: 6 Q FLOPs a row and epoch; bytes as for a decoder.
+
+    And 24 bytes a row for their order, of this epoch and of all.
+    """
     config = recipe.memory
     rows = s.rows * config.epochs
     parameters = s.memory_parameters
@@ -156,7 +159,7 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
         s.entries,
         disk=2 * parameters,
         working=(2 + 2 * CHECKPOINT) * parameters,
-        memory=BASE + 20 * parameters + activations + 4 * s.entries,
+        memory=BASE + 20 * parameters + activations + 24 * s.rows,
         flops=6.0 * parameters * rows,
         dtype=config.dtype,
         work="train",

@@ -66,11 +66,13 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
     corpus, decoder = recipe.corpus, recipe.decoder
     sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
+    targets = replace(recipe.targets, teacher=at(recipe.targets.teacher))
     whole = corpus.passage if corpus.kind == "text" and decoder.epochs else 0
     return replace(
         recipe,
         corpus=corpus,
         decoder=replace(decoder, source=at(decoder.source), row=max(decoder.row, whole)),
+        targets=targets,
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
         studies=replace(
             recipe.studies,

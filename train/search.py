@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.errors import MlpMemError
 from mlpmem.retriever import Neighbours, writable
-from train.selection import kth_largest, largest, pack, smallest_first, unpack
+from train.selection import LAST, kth_largest, largest, pack, smallest_first, unpack
 from train.survivors import Survivors, above
 
 EXTRA = 32  # candidates beyond k for the second scoring
@@ -43,7 +44,13 @@ class BulkSearch:
         self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
         self.dtype = fast_dtype(self.device.type)
         self.block = KEY_BLOCK.get(self.device.type, KEY_BLOCK["cuda"])
-        chosen = np.random.default_rng(0).permutation(len(keys))[: min(SAMPLE, len(keys) // 16)]
+        if len(keys) > LAST:
+            raise MlpMemError(
+                f"search: {len(keys):,} entries are too many to be searched exactly, {LAST:,} are "
+                'the most; set search to "ivfsq" or "ivfpq" in [targets]'
+            )
+        luck = np.random.default_rng(0)
+        chosen = luck.choice(len(keys), min(SAMPLE, len(keys) // 16), replace=False)
         sample = self._rows(np.sort(chosen) if len(chosen) else slice(0, len(keys)))
         self.mean = sample.mean(0)
         self.sample = self._key_columns(sample)
@@ -148,9 +155,9 @@ def rescore(rows_of, queries: Tensor, indices: Tensor, k: int) -> tuple[Tensor, 
         keys -= own[:, None]
         apart = torch.linalg.vector_norm(keys, dim=-1).square()
         distances.append(apart.masked_fill_(at < 0, torch.inf))
-    packed = pack(-torch.cat(distances), indices.clamp_min(0))
-    scores, nearest = unpack(~smallest_first(~packed)[:, :k])
-    return -scores, nearest.masked_fill_(scores.isinf(), -1)
+    places = torch.arange(indices.shape[1], device=indices.device).expand_as(indices)
+    scores, place = unpack(~smallest_first(~pack(-torch.cat(distances), places))[:, :k])
+    return -scores, indices.gather(1, place)
 
 
 def rows_of(keys, at, device: torch.device) -> Tensor:

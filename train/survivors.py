@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from train.selection import largest, nonzero, pack, unpack
+from train.selection import largest, nonzero, pack, smallest_first, unpack
 
 GROUP = 8  # scores whose maximum is looked at first
 INTEGER = {2: torch.int16, 4: torch.int32}
@@ -58,8 +58,14 @@ class Survivors:
         return unpack(largest(self.kept[:, :width], self.k))[1], self.fill >= self.k
 
     def _cut(self) -> None:
-        """Keep the k best of every row, and raise the thresholds of those that have k."""
+        """Keep the k best of every row, and raise the thresholds of those that have k.
+
+        Rows that have fewer keep them in front: what comes next is written behind `fill`.
+        """
         best = largest(self.kept, self.k)
+        short = (self.fill < self.k).nonzero().squeeze(1)
+        if len(short):
+            best[short] = ~smallest_first(~best[short])
         self.kept = torch.cat([best, self._none(self.kept.shape[1] - self.k)], 1)
         self.fill = self.fill.clamp_max(self.k)
         lowest = unpack(best.amin(1))[0]

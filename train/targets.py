@@ -4,6 +4,7 @@ Rows are kept on disk (StoredTargets) or searched again for every batch (Searche
 trains cannot tell them apart.
 """
 
+import time
 from pathlib import Path
 from typing import Protocol
 
@@ -13,12 +14,12 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
 from mlpmem.distributions import knn_sparse
 from mlpmem.errors import MlpMemError
 from mlpmem.malloc import keep_memory
-from mlpmem.passages import forward_positions
-from train.ivf import InvertedSearch, kind_of_search
+from train.chosen import PART, choose_rows
+from train.corpora.writer import ArrayWriter
+from train.ivf import InvertedSearch, check_lists, kind_of_search
 from train.processes import team
 from train.recipe import Targets
 from train.search import QUERY_BLOCK, BulkSearch
@@ -69,7 +70,7 @@ class SearchedTargets:
     ) -> None:
         """Prepare the search; entries (R,) of the datastore are the rows."""
         self.store, self.entries, self.config = store, entries, config
-        self.keys = _teacher_keys(config.teacher, store) if config.teacher else store.keys
+        self.keys = _searched_keys(config, store)
         kind = kind_of_search(config, *self.keys.shape)
         if kind == "exact":
             self.search = BulkSearch(self.keys, device, config.search_mib * 2**20)
@@ -91,11 +92,10 @@ class SearchedTargets:
         return token_ids, np.where(probs >= SMALLEST, probs, 0)
 
     def recall(self) -> dict:
-        """Return what a manifest should say of an approximate search: its kind and recall."""
+        """Return what a manifest should say of the search: its kind, and what it misses."""
         if isinstance(self.search, BulkSearch):
             return {"search": "exact"}
-        recall = round(self.search.recall(self.config.k + 1), 4)
-        return {"search": type(self.search.index).__name__, "recall": recall}
+        return self.search.described(self.config.k + 1)
 
 
 def open_targets(
@@ -104,7 +104,7 @@ def open_targets(
     """Return the targets of a finished stage, stored or searched, as its configuration says."""
     if config.rows == "stored":
         return StoredTargets(folder)
-    entries = np.load(folder / "rows.npy", allow_pickle=False)
+    entries = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
     return SearchedTargets(store, entries, config, device)
 
 
@@ -116,58 +116,82 @@ def make_targets(context: Context) -> dict:
     config, folder = context.config, context.folder
     keep_memory()
     store = Datastore.load(context.inputs["datastore"])
-    if len(store) <= config.k:
-        raise MlpMemError(
-            f"targets: the datastore has {len(store)} entries and an entry must not find itself, "
-            f"so k {config.k} is too many; lower k in [targets], or give the corpus more text"
-        )
+    _check(config, store)
+    chosen = choose_rows(context, store)
+    rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
     us = team()
-    if us.is_main:
-        np.save(folder / "rows.npy", _choose_rows(context, store, config))
-    us.wait()
-    rows = np.load(folder / "rows.npy", allow_pickle=False)
     if not len(rows):
+        if us.is_main:  # or they would be held against the recipe that is put right
+            for path in folder.glob("rows*"):
+                path.unlink()
         raise MlpMemError(
             f"targets: none of {len(store):,} entries is a row to learn from; lower nll_floor "
             f"({config.nll_floor:g}) or raise easy_share ({config.easy_share:g}) in [targets]"
         )
     targets = SearchedTargets(store, rows, config, us.device, context.seed)
-    counts = {"tokens": len(rows), "entries": len(store)} | targets.recall()
+    counts = {"tokens": len(rows), "entries": len(store)} | chosen
+    if us.is_main:  # one measures it for all
+        counts |= targets.recall()
     if config.rows == "searched":
         return counts
-    todo = [s for s in range(0, len(rows), QUERY_BLOCK) if not _shard(folder, s).is_file()]
+    earlier = _search(targets, folder)
+    counts["earlier_seconds"] += earlier
+    if us.is_main:
+        counts |= _merge(folder, len(rows), store.documents.tokens.dtype)
+        counts["scratch"] = [*chosen["scratch"], *counts["scratch"]]
+    return counts
+
+
+def _check(config: Targets, store: Datastore) -> None:
+    """Raise MlpMemError where so many neighbours cannot be found, before anything is computed."""
+    if len(store) <= config.k:
+        raise MlpMemError(
+            f"targets: the datastore has {len(store)} entries and an entry must not find itself, "
+            f"so k {config.k} is too many; lower k in [targets], or give the corpus more text"
+        )
+    if kind_of_search(config, *_searched_keys(config, store).shape) != "exact":
+        check_lists(len(store), config.k + 1, config.lists, config.probes)
+
+
+def _search(targets: SearchedTargets, folder: Path) -> float:
+    """Write this process's share of the shards; return the seconds that killed runs had used."""
+    us, rows = team(), len(targets.entries)
+    starts = range(0, rows, QUERY_BLOCK)
+    there = {start for start in starts if _shard(folder, start).is_file()}
     us.wait()  # all have seen the same shards of earlier runs before one writes more
-    for start in tqdm(
-        us.share(todo), "targets", unit_scale=QUERY_BLOCK, unit="row", mininterval=5.0
-    ):
-        some = np.arange(start, min(start + QUERY_BLOCK, len(rows)))
-        _save_shard(_shard(folder, start), *targets.rows(some))
+    mine = us.share([start for start in starts if start not in there])
+    total = sum(min(QUERY_BLOCK, rows - start) for start in mine)
+    with tqdm(total=total, desc="targets", unit="row", unit_scale=True, mininterval=5.0) as bar:
+        for start in mine:
+            began = time.perf_counter()
+            some = np.arange(start, min(start + QUERY_BLOCK, rows))
+            token_ids, probs = targets.rows(some)
+            _save_shard(_shard(folder, start), token_ids, probs, time.perf_counter() - began)
+            bar.update(len(some))
     us.wait()
-    return counts | _merge(folder, len(rows)) if us.is_main else counts
+    return sum(_seconds(_shard(folder, start)) for start in there) / us.world
 
 
-def _choose_rows(context: Context, store: Datastore, config: Targets) -> np.ndarray:
-    """Return the entries to learn from: all that the decoder finds hard, a share of the others."""
-    luck = np.random.default_rng(context.seed).random(len(store.positions))
-    if not config.judged:
-        return np.flatnonzero(luck < config.easy_share)
-    decoder = Decoder.load(context.inputs["decoder"], device=team().device)
-    nll = np.zeros(len(store.positions), np.float32)
-    values = torch.from_numpy(store.values.astype(np.int64))
-    places = forward_positions(decoder, store.documents, store.positions)
-    for some in tqdm(places, "decoder's nll", unit="batch", mininterval=5.0):
-        true = values[some.at].to(some.logits.device)
-        nll[some.at] = F.cross_entropy(some.logits.float(), true, reduction="none").cpu()
-    return np.flatnonzero((nll > config.nll_floor) | (luck < config.easy_share))
+def _searched_keys(config: Targets, store: Datastore):
+    """Return the keys (N, D) that are searched: the datastore's own, or a teacher's.
 
-
-def _teacher_keys(folder: str, store: Datastore):
-    """Return another datastore's keys; MlpMemError unless it has the same entries."""
+    MlpMemError unless that has the same entries.
+    """
+    if not config.teacher:
+        return store.keys
+    folder = config.teacher
+    if not Path(folder).is_dir():
+        raise MlpMemError(
+            f"targets: there is no teacher {folder}; give the folder of a finished stage datastore "
+            "(runs/NAME/datastore), relative to the recipe"
+        )
     teacher = Datastore.load(folder)
-    same = (
-        np.array_equal(teacher.positions, store.positions)
-        and np.array_equal(teacher.counts, store.counts)
-        and np.array_equal(teacher.values, store.values)
+    parts = (slice(start, start + PART) for start in range(0, len(store), PART))
+    same = len(teacher) == len(store) and all(
+        np.array_equal(teacher.positions[part], store.positions[part])
+        and np.array_equal(teacher.counts[part], store.counts[part])
+        and np.array_equal(teacher.values_of(part), store.values_of(part))
+        for part in parts
     )
     if not same:
         raise MlpMemError(
@@ -186,7 +210,7 @@ def sparse_targets(store: Datastore, own: np.ndarray, distances, indices, temper
     """
     indices = indices.cpu().numpy()
     counts = store.counts[indices] - (indices == own[:, None])
-    values = np.where((counts > 0) & (indices >= 0), store.values[indices], -1)
+    values = np.where((counts > 0) & (indices >= 0), store.values_of(indices), -1)
     return knn_sparse(
         distances.cpu(),
         torch.from_numpy(values),
@@ -200,30 +224,41 @@ def _shard(folder: Path, start: int) -> Path:
     return folder / f"shard_{start:09d}.npz"
 
 
-def _save_shard(path: Path, token_ids: np.ndarray, probs: np.ndarray) -> None:
-    """Write ragged rows: sizes, ids and probabilities."""
+def _save_shard(path: Path, token_ids: np.ndarray, probs: np.ndarray, seconds: float) -> None:
+    """Write ragged rows: sizes, ids and probabilities, and what they took."""
     kept = probs > 0
     beside = path.with_name(f"new_{path.name}")
     sizes, ids = kept.sum(-1).astype(np.int32), token_ids[kept].astype(np.int32)
-    np.savez(beside, sizes=sizes, token_ids=ids, probs=probs[kept].astype(np.float16))
+    probs = probs[kept].astype(np.float16)
+    np.savez(beside, sizes=sizes, token_ids=ids, probs=probs, seconds=seconds)
     beside.replace(path)
 
 
-def _merge(folder: Path, rows: int) -> dict:
-    """Join the shards into three arrays; return mean support, bytes a row, the shards' names."""
-    paths = sorted(folder.glob("shard_*.npz"))
-    shards = []
-    for path in paths:
+def _seconds(path: Path) -> float:
+    """Return what a shard took."""
+    with np.load(path, allow_pickle=False) as shard:
+        return float(shard["seconds"])
+
+
+def _merge(folder: Path, rows: int, dtype: np.dtype) -> dict:
+    """Join the shards into three arrays, one at a time; ids are of dtype.
+
+    Returns mean support, bytes a row, the shards' names.
+    """
+    paths = [_shard(folder, start) for start in range(0, rows, QUERY_BLOCK)]
+    offsets, token_ids, probs = (
+        ArrayWriter(folder / f"{name}.npy", kind)
+        for name, kind in (("offsets", np.int64), ("token_ids", dtype), ("probs", np.float16))
+    )
+    offsets.append([0])
+    for path in tqdm(paths, "joining", unit="shard", mininterval=5.0):
         with np.load(path, allow_pickle=False) as shard:  # closed, or Windows will not unlink it
-            shards.append(dict(shard))
-    sizes = np.concatenate([shard["sizes"] for shard in shards])
-    assert len(sizes) == rows, (len(sizes), rows)
-    ids = np.concatenate([shard["token_ids"] for shard in shards])
-    ids = ids.astype(np.uint16 if ids.max(initial=0) < 2**16 else np.int32)
-    probs = np.concatenate([shard["probs"] for shard in shards])
-    np.save(folder / "offsets.npy", np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
-    np.save(folder / "token_ids.npy", ids)
-    np.save(folder / "probs.npy", probs)
-    size = (ids.nbytes + probs.nbytes + 8 * rows) / max(1, rows)
-    return {"mean_support": round(float(sizes.mean()), 2), "bytes_a_row": round(size),
+            offsets.append(probs.length + np.cumsum(shard["sizes"], dtype=np.int64))
+            token_ids.append(shard["token_ids"])
+            probs.append(shard["probs"])
+    support, size = probs.length, probs.length * (2 + token_ids.dtype.itemsize) + 8 * rows
+    assert offsets.length == rows + 1 and token_ids.length == support, (offsets.length, rows)
+    for part in (offsets, token_ids, probs):
+        part.close()
+    return {"mean_support": round(support / rows, 2), "bytes_a_row": round(size / rows),
             "scratch": [path.name for path in paths]}  # fmt: skip

@@ -1,6 +1,5 @@
 """What a memory makes of positions it never learns from: perplexity of it alone and of the mix."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,5 +49,6 @@ class Validation:
             ]
         ).cpu()
         mix = -interpolate(-self.lm_nll[:, None], -nll[:, None], self.lmbda)
-        mean = float(nll.mean())
-        return {"val_nll": mean, "val_ppl": math.exp(mean), "mix_ppl": float(mix.mean().exp())}
+        mean, mix = nll.double().mean(), mix.double()
+        figures = {"val_nll": mean, "val_ppl": mean.exp(), "mix_ppl": mix.mean().exp()}
+        return {name: float(value) for name, value in figures.items()}

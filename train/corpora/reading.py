@@ -34,7 +34,7 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
         if source.startswith(HUB):
             yield from blocks_of_rows(hub_rows(source.removeprefix(HUB)), config, counts)
             continue
-        for path in _files(Path(source)):
+        for path in files_of(Path(source)):
             if not path.stat().st_size:
                 counts["empty_files"] += 1
                 continue
@@ -46,7 +46,7 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
                 ) from error
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """Return the files of a source, a folder's in the order of their names."""
     if path.is_file():
         if _kind(path) not in READERS:

@@ -60,7 +60,10 @@ def write_corpus(folder: Path, config: Corpus, seed: int) -> dict:
 
 def _nothing(split: str, config: Corpus, counts: Counter) -> str:
     """Return what to say where a split has no document."""
-    skipped = f"{counts['empty_files']} empty files were skipped"
+    skipped = (
+        f"{counts['empty_files']} empty files and {counts['empty_documents']} empty documents were "
+        "skipped"
+    )
     if split == "train" or getattr(config, split):
         return f"corpus: the {split} split has no text ({skipped}); give sources that hold some"
     return (
