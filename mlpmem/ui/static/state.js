@@ -59,7 +59,13 @@
     A2: "only the decoder saw it",
     B: "new to the decoder",
     text: "running text",
+    stranger: "one-off invented names",
   };
+  const UNLETTERED = ["text", "stranger"]; // groups whose letter would say nothing
+
+  /** Whose training had a document, as a tag. */
+  M.groupTag = (group) => M.h("span", { class: "group-tag", "data-group": group },
+    UNLETTERED.includes(group) ? "" : M.h("b", null, group), ` ${M.GROUPS[group] || ""}`);
 
   /** A value from Python: it travels as one string, see components.py. */
   M.unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);
