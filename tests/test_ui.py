@@ -16,8 +16,10 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
+from mlpmem.given import Given
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
-from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui import chat, compare, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui.extras import Extras
 from mlpmem.ui.measured import measured
 from mlpmem.ui.service import Later, Service, Status, cost_line, tell_tokens
 
@@ -305,6 +307,20 @@ def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
     points = [tuned(12, 51), tuned(97, 52), tuned(3, 65), tuned(99, 20)]
     sides = [plots._side(point, points) for point in points]
     assert sides == ["bottom right", "top left", "middle right", "middle left"]
+
+
+def test_columns_say_what_they_were_measured_to_get_right():
+    shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
+    label = shown["forgetting"][0]["label"]
+    tuned = Given("finetuned", Path("tuned"), "adapter", label)
+    shared = SimpleNamespace(
+        recorded=recorded.Recorded(results=shown), service=SimpleNamespace(extras=Extras([tuned]))
+    )
+    found = compare._records(shared)
+    assert list(found) == ["lm", "knn", "memory", "finetuned"]
+    assert found["memory"] == pytest.approx([0.993, 0.974])
+    row = shown["forgetting"][0]
+    assert found["finetuned"] == pytest.approx([row["B_test"], row["A2_test"]])
 
 
 def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ():

@@ -35,7 +35,10 @@ def kind_of(name: str) -> str:
 
 
 def headline_points(results: dict) -> list[dict]:
-    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2)."""
+    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2).
+
+    "label" is short, "full" has learning rates, "said" is the system's own word; in per cent.
+    """
     points = []
     for row in results.get("systems") or []:
         accuracy = row.get("accuracy") or {}
@@ -44,12 +47,16 @@ def headline_points(results: dict) -> list[dict]:
     for row in results.get("forgetting") or []:
         learned, kept = percent(row.get("B_test")), percent(row.get("A2_test"))
         points.append((f"tuned {row.get('name', '')}", row.get("label"), learned, kept))
-    kept_points = [point for point in points if None not in point[2:]]
-    short = [_short(n, str(label or n)) for n, label, _, _ in kept_points]
+    there = [
+        (n, str(said or n), _label(n, str(said or n)), b, a)
+        for n, said, b, a in points
+        if b is not None and a is not None
+    ]
+    short = [re.sub(r", lr [^,]+|^with (?=LoRA)", "", full) for _, _, full, _, _ in there]
     return [
-        {"name": n, "label": brief if short.count(brief) == 1 else _label(n, str(label or n)),
-         "full": _label(n, str(label or n)), "kind": kind_of(n), "learned": b, "kept": a}
-        for brief, (n, label, b, a) in zip(short, kept_points, strict=True)
+        {"name": n, "label": brief if short.count(brief) == 1 else full, "full": full,
+         "said": said, "kind": kind_of(n), "learned": b, "kept": a}
+        for brief, (n, said, full, b, a) in zip(short, there, strict=True)
     ]  # fmt: skip
 
 
@@ -94,11 +101,6 @@ def _side(point: dict, points: list[dict]) -> str:
 def _label(name: str, label: str) -> str:
     """Return a short label; what every system shares need not be said at every point."""
     return "decoder alone" if name == "lm" else label.removeprefix("decoder ")
-
-
-def _short(name: str, label: str) -> str:
-    """Return a label without learning rates, which the table has: on a phone a line is short."""
-    return re.sub(r", lr [^,]+|^with (?=LoRA)", "", _label(name, label))
 
 
 def curve_points(results: dict, keys: dict[str, str]) -> list[dict]:

@@ -136,6 +136,12 @@ def test_plotly_comes_only_with_the_results(visit):
     )
 
 
+def test_every_column_says_what_it_was_measured_to_get_right(visit):
+    page = visit()
+    said = page.locator("#compare-view .pane-record").all_inner_texts()
+    assert said[1] == "Right on new facts 99 %, on known facts 97 %" and len(said) == 3
+
+
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     page = visit(phone=True)
     page.evaluate("[...document.querySelectorAll('[role=tab]')].at(-2).click()")
