@@ -36,7 +36,7 @@
         M.h("span", { class: "hit-head" }, M.h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
           M.groupTag(hit.group)),
         M.h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
-          M.h("mark", null, hit.match), hit.after, "…")))));
+          hit.match ? M.h("mark", null, hit.match) : "", hit.after, "…"))))); // the title alone may match
       this.hits.scrollTop = 0;
     }
 
