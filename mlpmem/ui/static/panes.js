@@ -3,7 +3,7 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
-  const RECORD = "Measured over all groups, in wordings nobody trained on. New: facts the decoder never " +
+  const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
     "saw. Known: facts that only the decoder was trained on. See Results.";
 
   /** What a system gets right of [new, known] facts, as the children of a line. */
