@@ -10,6 +10,7 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 
 MOST_WORDS = 8
+STRANGER = "stranger"  # the group of what is about nobody: names that come once, in one document
 AROUND = 70  # characters of a passage shown on either side of a find
 
 
@@ -58,7 +59,12 @@ class Corpus:
         return self.titles[i], self.groups[i], self.passages[i]
 
     def _rank(self, i: int, words: list[str]) -> tuple[int, int]:
-        """Return what orders hits: the title itself, a title with the words, then by mentions."""
+        """Return what orders hits: the title itself, a title with the words, then by mentions.
+
+        A document of strangers is long and mentions much, so it comes last.
+        """
+        if self.groups[i] == STRANGER:
+            return 3, 0
         title = self.titles[i].casefold()
         if title == " ".join(words):
             return 0, 0

@@ -5,6 +5,7 @@ import pytest
 import tiny
 
 from mlpmem import inspection
+from mlpmem.corpus import STRANGER
 from mlpmem.errors import MlpMemError
 from mlpmem.trace import OTHER, Step
 
@@ -136,6 +137,9 @@ def test_the_corpus_is_found_by_words_titles_first(tiny_model):
     title, group, passages = corpus.document(1)
     assert (title, group, len(passages)) == ("Vellmar", "B", 2)
     assert corpus.search("nowhere") == ([], 0)
+    first = corpus.search("is")[0][0].document
+    corpus.groups = [STRANGER if i == first else group for i, group in enumerate(corpus.groups)]
+    assert corpus.search("is")[0][-1].document == first, "what is about nobody comes last"
     for wrong in (lambda: corpus.search(" "), lambda: corpus.document(9)):
         with pytest.raises(MlpMemError):
             wrong()

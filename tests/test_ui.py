@@ -16,8 +16,10 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
+from mlpmem.given import Given
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
-from mlpmem.ui import chat, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui import chat, compare, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui.extras import Extras
 from mlpmem.ui.measured import measured
 from mlpmem.ui.service import Later, Service, Status, cost_line, tell_tokens
 
@@ -103,9 +105,10 @@ def test_a_surprise_is_new_to_the_decoder_in_a_wording_nobody_trained_on(tmp_pat
 
 def test_titles_are_names_without_their_brackets(tmp_path):
     (tmp_path / "documents").mkdir()
-    (tmp_path / "documents/titles.json").write_text('["Peru", "Vell (invented town)"]')
+    titles = '["Peru", "Vell (invented town)", "One-off names"]'
+    (tmp_path / "documents/titles.json").write_text(titles)
     assert recorded.read(tmp_path).titles == []
-    (tmp_path / "documents/groups.json").write_text('["A1", "B"]')
+    (tmp_path / "documents/groups.json").write_text('["A1", "B", "stranger"]')
     assert recorded.read(tmp_path).titles == [["Peru", "A1"], ["Vell", "B"]]
 
 
@@ -285,6 +288,7 @@ def test_results_with_parts_missing_still_draw():
         return results._tables(measured(row))
 
     assert measured({}) is None and results.draw(measured({"v": 1})) == [None] * 5
+    assert not any(figure.there(measured({"v": 1})) for figure in results.FIGURES)
     row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
     assert plots.headline(measured({"systems": [row]})) is None
     assert "10.0" in tables({"systems": [row]})
@@ -305,12 +309,41 @@ def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
     assert sides == ["bottom right", "top left", "middle right", "middle left"]
 
 
+def test_columns_say_what_they_were_measured_to_get_right():
+    shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
+    label = shown["forgetting"][0]["label"]
+    tuned = Given("finetuned", Path("tuned"), "adapter", label)
+    shared = SimpleNamespace(
+        recorded=recorded.Recorded(results=shown), service=SimpleNamespace(extras=Extras([tuned]))
+    )
+    found = compare._records(shared)
+    assert list(found) == ["lm", "knn", "memory", "finetuned"]
+    assert found["memory"] == pytest.approx([0.993, 0.974])
+    row = shown["forgetting"][0]
+    assert found["finetuned"] == pytest.approx([row["B_test"], row["A2_test"]])
+
+
+def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ():
+    def labels(*names):
+        rows = [{"name": n, "label": n, "B_test": 0.5, "A2_test": 0.5} for n in names]
+        return [p["label"] for p in plots.headline_points(measured({"forgetting": rows}))]
+
+    long = [
+        "decoder fine-tuned on B, lr 0.001, 2 epochs",
+        "decoder with LoRA on B, lr 0.4, 6 epochs",
+    ]
+    assert labels(*long) == ["fine-tuned on B, 2 epochs", "LoRA on B, 6 epochs"]
+    alike = ["decoder fine-tuned on B, lr 0.001", "decoder fine-tuned on B, lr 0.002"]
+    assert labels(*alike) == ["fine-tuned on B, lr 0.001", "fine-tuned on B, lr 0.002"]
+
+
 def test_the_headline_has_a_point_for_every_system():
     shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
     points = plots.headline_points(shown)
     assert [p["kind"] for p in points] == ["lm", "knn", "memory"] + ["tuned"] * 4
     assert points[2]["learned"] == pytest.approx(99.3)
     assert all(figure is not None for figure in results.draw(shown))
+    assert all(figure.there(shown) for figure in results.FIGURES)
 
 
 def test_serving_begins_without_torch():

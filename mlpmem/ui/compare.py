@@ -9,6 +9,7 @@ import gradio as gr
 from mlpmem.trace import SOURCES
 from mlpmem.ui import columns, components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
+from mlpmem.ui.plots import headline_points
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 from mlpmem.ui.words import words
 
@@ -33,7 +34,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         options = _options(shared)
     view = components.token_view(
         _shown(shared, first), "pane-", list(SOURCES), asks=True,
-        columns=shared.service.extras.listed(), elem_id="compare-view",
+        columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
     )  # fmt: skip
     run = gr.on(
         [generate.click, prompt.submit],
@@ -52,6 +53,17 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
     """Return the value that shows a recording, None without one."""
     known = shared.recorded.known(comparison["prompt"]) if comparison else {}
     return stream.recorded(comparison, known)
+
+
+def _records(shared: Shared) -> dict[str, list[float]]:
+    """Return, of a column, the shares of new and of known facts that it was measured to get right.
+
+    A tuned decoder is known by the label of its measurement.
+    """
+    points = headline_points(shared.recorded.results or {})
+    columns = {label: name for name, label in shared.service.extras.labels().items()}
+    named = [(p["name"] if p["kind"] != "tuned" else columns.get(p["said"]), p) for p in points]
+    return {name: [p["learned"] / 100, p["kept"] / 100] for name, p in named if name}
 
 
 def _options(shared: Shared) -> list[gr.components.Component]:

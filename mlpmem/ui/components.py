@@ -67,16 +67,23 @@ def token_view(
     systems: list[str],
     asks: bool = False,
     columns: Sequence[dict] = (),
+    records: dict[str, list[float]] | None = None,
     **kwargs: Any,
 ) -> gr.HTML:
     """Return panes of tokens with the drawer; without `systems` each run names its panes.
 
-    columns says of further ones how they are called. With asks the panes offer what only a model
+    columns says of further ones how they are called, records what systems were measured to get
+    right, [new facts, known facts]. With asks the panes offer what only a model
     can do; the view fires `ask` with a request.
     """
     ask = ", (data) => trigger('ask', data)" if asks else ""
     mount = f"MLPMEM.mountView(element, props, watch{ask});"
-    named = {"prefix": prefix, "systems": systems, "columns": list(columns)}
+    named = {
+        "prefix": prefix,
+        "systems": systems,
+        "columns": list(columns),
+        "records": records or {},
+    }
     return part(packed(value), "view-host", mount, **named, **kwargs)
 
 

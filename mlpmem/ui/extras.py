@@ -84,6 +84,10 @@ class Extras:
         """
         return next((g.name for g in self._given if g.kind in TUNED and g.label), None)
 
+    def labels(self) -> dict[str, str]:
+        """Return what folders say that they were tuned on, those that say it."""
+        return {given.name: given.label for given in self._given if given.label}
+
     def listed(self) -> list[dict]:
         """Return the offers as plain values."""
         return [asdict(offer) | {"short": offer.short} for offer in self.offers.values()]

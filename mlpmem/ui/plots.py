@@ -2,12 +2,20 @@
 
 import html
 import math
+import re
+from collections.abc import Sequence
 from typing import Any
 
 COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
 SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangle-down"}
 DASHES = {"memory": "solid", "knn": "dash"}
 NEAR = 5  # points of A2: labels of one line each would touch
+REFIT = "MLPMEM.mountFigures(element);"  # of what stands above figures
+
+
+def outputs(figures: list[Any]) -> Any:
+    """Return figures as a listener must: one alone is no list to Gradio."""
+    return figures if len(figures) > 1 else figures[0]
 
 
 def percent(value: float | None) -> float | None:
@@ -27,7 +35,10 @@ def kind_of(name: str) -> str:
 
 
 def headline_points(results: dict) -> list[dict]:
-    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2)."""
+    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2).
+
+    "label" is short, "full" has learning rates, "said" is the system's own word; in per cent.
+    """
     points = []
     for row in results.get("systems") or []:
         accuracy = row.get("accuracy") or {}
@@ -36,17 +47,17 @@ def headline_points(results: dict) -> list[dict]:
     for row in results.get("forgetting") or []:
         learned, kept = percent(row.get("B_test")), percent(row.get("A2_test"))
         points.append((f"tuned {row.get('name', '')}", row.get("label"), learned, kept))
-    return [
-        {
-            "name": n,
-            "label": _label(n, str(label or n)),
-            "kind": kind_of(n),
-            "learned": b,
-            "kept": a,
-        }
-        for n, label, b, a in points
-        if a is not None and b is not None
+    there = [
+        (n, str(said or n), _label(n, str(said or n)), b, a)
+        for n, said, b, a in points
+        if b is not None and a is not None
     ]
+    short = [re.sub(r", lr [^,]+|^with (?=LoRA)", "", full) for _, _, full, _, _ in there]
+    return [
+        {"name": n, "label": brief if short.count(brief) == 1 else full, "full": full,
+         "said": said, "kind": kind_of(n), "learned": b, "kept": a}
+        for brief, (n, said, full, b, a) in zip(short, there, strict=True)
+    ]  # fmt: skip
 
 
 def headline(results: dict) -> Any:
@@ -60,10 +71,11 @@ def headline(results: dict) -> Any:
         figure.add_scatter(
             x=[p["learned"] for p in chosen], y=[p["kept"] for p in chosen],
             text=[plain(p["label"]) for p in chosen], mode="markers+text",
+            customdata=[plain(p["full"]) for p in chosen],
             textposition=[_side(p, points) for p in chosen], cliponaxis=False,
             marker={"size": 18 if kind == "memory" else 13, "symbol": SYMBOLS[kind],
                     "color": COLOURS[kind], "line": {"width": 1, "color": "#20242a"}},
-            hovertemplate="%{text}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
+            hovertemplate="%{customdata}<br>learned %{x:.1f}%<br>kept %{y:.1f}%<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(range=[-4, 104])
     figure.update_yaxes(range=[max(0, min(p["kept"] for p in points) - 12), 108], dtick=20)
@@ -91,30 +103,43 @@ def _label(name: str, label: str) -> str:
     return "decoder alone" if name == "lm" else label.removeprefix("decoder ")
 
 
-def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
-    """Return a figure of curves against lambda; keys maps a field to its name, or None."""
+def curve_points(results: dict, keys: dict[str, str]) -> list[dict]:
+    """Return the curves against lambda that were measured: source, place among keys, name, x, y.
+
+    keys maps a field to its name.
+    """
     table = results.get("lambda_curves") or {}
-    figure = empty("λ", title, 340)
-    drawn = 0
+    found = []
     for source in ("memory", "knn"):
         row = table.get(source) or {}
-        for position, (key, label) in enumerate(keys.items()):
-            if not row.get("lmbdas") or not row.get(key):
-                continue
-            values = row[key] if log else [percent(v) for v in row[key]]
-            name = f"{'memory' if source == 'memory' else 'datastore'}, {label}"
-            figure.add_scatter(
-                x=row["lmbdas"], y=values, name=name, mode="lines", showlegend=True,
-                line={"color": COLOURS[source], "width": 2.5 if position == 0 else 1.5,
-                      "dash": DASHES[source] if position == 0 else "dot"},
-            )  # fmt: skip
-            drawn += 1
+        for place, (key, label) in enumerate(keys.items()):
+            if row.get("lmbdas") and row.get(key):
+                name = f"{'memory' if source == 'memory' else 'datastore'}, {label}"
+                found.append({"source": source, "place": place, "name": name, "x": row["lmbdas"],
+                              "y": row[key]})  # fmt: skip
+    return found
+
+
+def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
+    """Return a figure of the curves, or None without any; what is not log is in per cent."""
+    found = curve_points(results, keys)
+    if not found:
+        return None
+    figure = empty("λ", title, 340)
+    for one in found:
+        source, main = one["source"], one["place"] == 0
+        figure.add_scatter(
+            x=one["x"], y=one["y"] if log else [percent(v) for v in one["y"]], name=one["name"],
+            mode="lines", showlegend=True,
+            line={"color": COLOURS[source], "width": 2.5 if main else 1.5,
+                  "dash": DASHES[source] if main else "dot"},
+        )  # fmt: skip
     figure.update_layout(showlegend=True)
-    if log and drawn:
+    if log:
         figure.update_yaxes(
             type="log", tickvals=[1, 2, 5, 10, 20, 50, 100, 200], range=_span(figure)
         )
-    return figure if drawn else None
+    return figure
 
 
 def _span(figure: Any) -> list[float]:
@@ -124,11 +149,16 @@ def _span(figure: Any) -> list[float]:
     return [math.log10(0.85 * min(values)), math.log10(1.15 * top)]
 
 
-def cost(results: dict, parts: list[tuple[str, str, str]], title: str, scale: float) -> Any:
+def has_cost(results: dict, parts: Sequence[tuple[str, str, str]]) -> bool:
+    """Return whether any part of a cost was measured."""
+    return any((results.get("cost") or {}).get(field) for field, _, _ in parts)
+
+
+def cost(results: dict, parts: Sequence[tuple[str, str, str]], title: str, scale: float) -> Any:
     """Return stacked bars of one cost; parts are (field, source, name); None without numbers."""
-    row = results.get("cost") or {}
-    if not any(row.get(field) for field, _, _ in parts):
+    if not has_cost(results, parts):
         return None
+    row = results["cost"]
     figure = empty(title, "", 220)
     bars = ["Decoder alone", "With memory", "With datastore"]
     wanted = {"lm": bars, "memory": bars[1:2], "knn": bars[2:]}

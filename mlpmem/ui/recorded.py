@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mlpmem.corpus import STRANGER
 from mlpmem.plain import parse_json
 from mlpmem.trace import SOURCES, VERSION
 from mlpmem.ui.measured import measured
@@ -147,12 +148,13 @@ def _question(row: dict) -> dict:
 
 
 def _titles(folder: Path) -> list[list[str]]:
-    """Return [name, group] of the documents; a title's bracket is no part of the name."""
+    """Return [name, group] of the documents that are about something; brackets are left out."""
     titles, groups = (_json(folder / f"{name}.json") for name in ("titles", "groups"))
     if not isinstance(titles, list) or not isinstance(groups, list):
         return []
     names = {str(t).split(" (")[0]: str(g) for t, g in zip(titles, groups, strict=False)}
-    return [[name, group] for name, group in names.items() if name][:MAX_TITLES]
+    asked = [[name, group] for name, group in names.items() if name and group != STRANGER]
+    return asked[:MAX_TITLES]
 
 
 def _comparison(row: Any) -> dict | None:

@@ -1,6 +1,8 @@
 """The Results tab: what this bundle measured, as tables at once and as plots when opened."""
 
 import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
@@ -26,12 +28,48 @@ HEADLINE = (
     "Up: it still answers about entities that only the decoder was trained on (A2). The corner is "
     "where one wants to be; fine-tuning the decoder on B trades one for the other.",
 )
-SECTIONS = (
-    ("Accuracy against λ", "On dev wordings, where λ is chosen."),
-    ("Perplexity against λ", "Logarithmic; lower is better."),
-    ("Time for one token", "Milliseconds, by part."),
-    ("Bytes that must be kept", "Megabytes, by part."),
-)
+ACCURACY = {"B_dev": "B", "A2_dev": "A2"}
+PERPLEXITY = {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}
+TIME = (("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
+        ("search_ms", "knn", "search"))  # fmt: skip
+SIZE = (("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory"),
+        ("datastore_bytes", "knn", "datastore"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure's place and what fills it; without numbers the tab leaves out both."""
+
+    title: str
+    text: str
+    height: str  # a class, so that nothing jumps when it is drawn
+    there: Callable[[dict], Any]  # whether results have its numbers; known without Plotly
+    draw: Callable[[dict], Any]
+
+
+FIGURES = (
+    Figure(*HEADLINE, "plot-tall", plots.headline_points, plots.headline),
+    Figure(
+        "Accuracy against λ", "On dev wordings, where λ is chosen.", "plot-mid",
+        lambda results: plots.curve_points(results, ACCURACY),
+        lambda results: plots.curves(results, ACCURACY, "exact match (%)"),
+    ),
+    Figure(
+        "Perplexity against λ", "Logarithmic; lower is better.", "plot-mid",
+        lambda results: plots.curve_points(results, PERPLEXITY),
+        lambda results: plots.curves(results, PERPLEXITY, "perplexity", log=True),
+    ),
+    Figure(
+        "Time for one token", "Milliseconds, by part.", "plot-low",
+        lambda results: plots.has_cost(results, TIME),
+        lambda results: plots.cost(results, TIME, "ms per token", 1.0),
+    ),
+    Figure(
+        "Bytes that must be kept", "Megabytes, by part.", "plot-low",
+        lambda results: plots.has_cost(results, SIZE),
+        lambda results: plots.cost(results, SIZE, "MB", 1e-6),
+    ),
+)  # fmt: skip
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -41,43 +79,30 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         said = words.words(shared.recorded).results
         components.static(f'<p class="panel-note results">{said}</p>')
         return
-    asked = any(row.get("accuracy") for row in results.get("systems") or [])
-    figures = []
-    if asked:  # a text corpus has perplexities alone
-        components.static(_heading(*HEADLINE), elem_classes="results")
-        figures.append(_plot("plot-tall"))
+    shown = [figure for figure in FIGURES if figure.there(results)]
+    first = shown[:1] if shown[:1] == [FIGURES[0]] else []  # a text corpus has perplexities alone
+    places = [_place(figure) for figure in first]
     components.static(_tables(results), elem_classes="results")
-    above = SECTIONS[:2] if asked else SECTIONS[1:2]
-    for height, sections in (("plot-mid", above), ("plot-low", SECTIONS[2:])):
+    rest = shown[len(first) :]
+    for at in range(0, len(rest), 2):
         with gr.Row(elem_classes="plot-row"):
-            for section in sections:
+            for figure in rest[at : at + 2]:
                 with gr.Column(min_width=340):
-                    components.static(_heading(*section), elem_classes="results")
-                    figures.append(_plot(height))
+                    places.append(_place(figure))
     studies.build(results)
-    tab.select(lambda: draw(results)[0 if asked else 2 :], None, figures, **PRIVATE)
+    if places:
+        tab.select(lambda: plots.outputs(draw(results, shown)), None, places, **PRIVATE)
 
 
-def _plot(height: str) -> gr.Plot:
-    """Return an empty figure that already takes its place, so that nothing jumps later."""
-    return gr.Plot(show_label=False, container=False, elem_classes=height)
+def _place(figure: Figure) -> gr.Plot:
+    """Return an empty figure below its heading, as high as it will be."""
+    components.static(_heading(figure.title, figure.text), plots.REFIT, elem_classes="results")
+    return gr.Plot(show_label=False, container=False, elem_classes=figure.height)
 
 
-def draw(results: dict) -> list[Any]:
+def draw(results: dict, shown: Sequence[Figure] = FIGURES) -> list[Any]:
     """Return the tab's figures in order; None where a number is missing."""
-    time = [("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
-            ("search_ms", "knn", "search")]  # fmt: skip
-    size = [("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory"),
-            ("datastore_bytes", "knn", "datastore")]  # fmt: skip
-    return [
-        plots.headline(results),
-        plots.curves(results, {"B_dev": "B", "A2_dev": "A2"}, "exact match (%)"),
-        plots.curves(
-            results, {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}, "perplexity", log=True
-        ),
-        plots.cost(results, time, "ms per token", 1.0),
-        plots.cost(results, size, "MB", 1e-6),
-    ]
+    return [figure.draw(results) for figure in shown]
 
 
 def _heading(title: str, text: str) -> str:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from mlpmem.asked import Question, questions
 from mlpmem.charts import Chart
-from mlpmem.ui import components, figures
+from mlpmem.ui import components, figures, plots
 from mlpmem.ui.shared import PRIVATE
 
 TEXT = "Open one to see its figures. Bars are 95% intervals where there are some."
@@ -27,21 +27,22 @@ def build(results: dict) -> None:
 def _section(question: Question) -> None:
     """Lay out one question: how to read it, two figures a row, the command."""
     shown = question.charts
-    plots = []
+    places = []
     with gr.Accordion(question.title, open=False, elem_classes="question") as section:
-        components.static(f"<p>{html.escape(question.text)}</p>", elem_classes="results")
+        text = f"<p>{html.escape(question.text)}</p>"
+        components.static(text, plots.REFIT, elem_classes="results")
         for chart in shown:
             if chart.kind == "matrix" or len(shown) == 1:
-                plots.append(_plot(chart))
+                places.append(_plot(chart))
                 continue
-            if len(plots) % 2 == 0:
+            if len(places) % 2 == 0:
                 row = gr.Row(elem_classes="plot-row")
             with row, gr.Column(min_width=320):
-                plots.append(_plot(chart))
+                places.append(_plot(chart))
         how = ", ".join(f"<code>{html.escape(line)}</code>" for line in question.hows)
         if how:
             components.static(f"<p>Measured by {how}</p>", elem_classes="results")
-    section.expand(partial(_drawn, shown), None, plots, **PRIVATE)
+    section.expand(partial(_drawn, shown), None, places, **PRIVATE)
 
 
 def _plot(chart: Chart) -> gr.Plot:
@@ -51,6 +52,5 @@ def _plot(chart: Chart) -> gr.Plot:
 
 
 def _drawn(shown: list[Chart]) -> Any:
-    """Return the figures of a section; one alone is no list to Gradio."""
-    made = [figures.draw(chart) for chart in shown]
-    return made if len(made) > 1 else made[0]
+    """Return the figures of a section."""
+    return plots.outputs([figures.draw(chart) for chart in shown])

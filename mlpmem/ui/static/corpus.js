@@ -3,8 +3,8 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
-  const tag = (group) => M.h("span", { class: "group-tag" }, group === "text" ? null : M.h("b", null, group),
-    ` ${M.GROUPS[group] || ""}`);
+  const STRANGERS = "Not about anybody: passages on invented names, hardly one of which is ever met again. From " +
+    "them decoder and memory learn to doubt a name they never met. Nothing of this is asked.";
 
   class CorpusView {
     constructor(host, open) {
@@ -34,16 +34,18 @@
         M.h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
           on: { click: () => this.open({ document: hit.document }) } },
         M.h("span", { class: "hit-head" }, M.h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
-          tag(hit.group)),
+          M.groupTag(hit.group)),
         M.h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
-          M.h("mark", null, hit.match), hit.after, "…")))));
+          hit.match ? M.h("mark", null, hit.match) : "", hit.after, "…"))))); // the title alone may match
       this.hits.scrollTop = 0;
     }
 
     #read({ document, title, group, passages, count }) {
-      const more = passages.length < count ? ` The first ${passages.length} of ${count} passages.` : "";
+      const more = passages.length < count
+        ? `The first ${passages.length} of ${count.toLocaleString("en")} passages.` : "";
       this.page.replaceChildren(
-        M.h("h3", { dir: "auto" }, title, " ", tag(group)),
+        M.h("h3", { dir: "auto" }, title, " ", M.groupTag(group)),
+        group === "stranger" ? M.h("p", { class: "panel-note" }, STRANGERS) : "",
         more ? M.h("p", { class: "panel-note" }, more) : "",
         ...passages.map((text) => M.h("p", { dir: "auto" }, this.#marked(text))));
       this.page.scrollTop = 0;

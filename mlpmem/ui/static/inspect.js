@@ -160,7 +160,7 @@
         M.h("button", { type: "button", class: "jump", "aria-pressed": "false", "data-title": one.title,
           on: { click: () => this.view.cite(one.title) } },
         M.h("span", { class: "jump-word", dir: "auto" }, one.title),
-        M.h("span", null, one.group === "text" ? "" : one.group),
+        M.h("span", null, M.isLettered(one.group) ? one.group : ""),
         M.h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
       if (!found.length) body.append(M.h("li", { class: "none" }, "no datastore answered"));
     }

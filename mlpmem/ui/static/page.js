@@ -10,10 +10,12 @@
   };
   const press = (view, name) => click(BUTTONS[view?.prefix]?.[name]);
 
-  /** props.prefix starts the panes' ids; props.systems names them, or every run does.
+  /** props.prefix starts the panes' ids; props.systems names them, or every run does. props.records
+   *  has for a system the shares of new and of known facts that it was measured to get right.
    *  With ask(request) the panes offer what only a model can do. */
   M.mountView = (element, props, watch, ask = null) => {
     M.introduce(props.columns);
+    Object.assign(M.RECORDS, props.records);
     const view = new M.TokenView(element.querySelector(".view-host"), {
       prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
     });

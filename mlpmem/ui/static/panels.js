@@ -1,4 +1,4 @@
-/* The small panels: status chip and progress line, example chips. */
+/* The small panels: status chip and progress line, example chips; figures that fit again when they are seen. */
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
@@ -32,6 +32,16 @@
     };
     watch("value", show);
     show();
+  };
+
+  /** Plotly follows the window only while a figure is seen; what was hidden then is told later. */
+  M.mountFigures = (element) => {
+    let width = 0; // of the window when these figures were last seen
+    new ResizeObserver(() => {
+      if (!element.getClientRects().length) return;
+      if (width && width !== window.innerWidth) window.dispatchEvent(new Event("resize"));
+      width = window.innerWidth;
+    }).observe(element);
   };
 
   const label = (example) => {

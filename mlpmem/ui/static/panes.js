@@ -3,6 +3,16 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
+  const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
+    "saw. Known: facts that only the decoder was trained on. See Results.";
+
+  /** What a system gets right of [new, known] facts, as the children of a line. */
+  const measured = (shares) => {
+    if (!shares) return [];
+    const [fresh, known] = shares.map((share) => M.h("b", null, `${Math.round(100 * share)} %`));
+    return ["Right on new facts ", fresh, ", on known facts ", known];
+  };
+
   class Pane {
     /** id is the element's id; pick(system, index, how) is called for a chosen token. */
     constructor(system, id, pick) {
@@ -15,6 +25,7 @@
       this.note = M.h("p", { class: "pane-note" });
       this.empty = M.h("p", { class: "pane-empty" });
       this.caption = M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || "");
+      this.record = M.h("p", { class: "pane-record", title: RECORD }, measured(M.RECORDS[system]));
       this.read = new M.PassageNote();
       this.cost = new M.CostRow();
       this.inspect = M.h("button", { type: "button", class: "pane-tool", hidden: true,
@@ -25,7 +36,7 @@
         M.h("span", null, M.nameOf(system).title), this.verdict, this.inspect);
       this.root = M.h("section", { id, class: "pane", "data-system": system,
         "data-hue": M.kindOf(system), "aria-label": M.nameOf(system).title },
-      title, this.caption, this.read.root,
+      title, this.caption, this.record, this.read.root,
       M.h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
       this.cost.root);
     }
@@ -61,6 +72,7 @@
     /** Says where this column's answers come from; "" is the usual. */
     describe(text) {
       M.setText(this.caption, text || M.CAPTIONS[this.system] || "");
+      this.record.hidden = Boolean(text); // measured with the page's own corpus
     }
 
     append(steps) {

@@ -47,6 +47,7 @@
     memory: "The same decoder, mixed with a small MLP that answers from memory.",
     knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
   };
+  M.RECORDS = Object.create(null); // of systems, [new, known]: shares of facts it gets right
   M.OWN_CAPTIONS = { // of columns that search a visitor's own text
     knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
       "memory was trained earlier and does not.",
@@ -59,7 +60,13 @@
     A2: "only the decoder saw it",
     B: "new to the decoder",
     text: "running text",
+    stranger: "one-off invented names",
   };
+  M.isLettered = (group) => !["text", "stranger"].includes(group); // the others' names say nothing
+
+  /** Whose training had a document, as a tag. */
+  M.groupTag = (group) => M.h("span", { class: "group-tag", "data-group": group },
+    M.isLettered(group) ? M.h("b", null, group) : "", ` ${M.GROUPS[group] || ""}`);
 
   /** A value from Python: it travels as one string, see components.py. */
   M.unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);

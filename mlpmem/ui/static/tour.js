@@ -23,6 +23,14 @@
     return best ? `${M.quote(best.text)} (${M.percent(best.p[source])} %)` : "nothing yet";
   };
 
+  /** What the memory says, beside the datastore; what both say needs no second number. */
+  function remembers(step) {
+    const [own, found] = [top(step, "memory"), top(step, "knn")];
+    if (!own || !found) return `Here it says ${says(step, "memory")}.`;
+    return own.text === found.text ? `Here it says ${M.quote(own.text)}, as the datastore does.`
+      : `Here it says ${says(step, "memory")}, where the datastore says ${M.quote(found.text)}.`;
+  }
+
   const bytes = (cost, part) => cost?.[`${part}_bytes`];
   const times = (a, b) => `${M.short(a / b)} times`;
 
@@ -50,7 +58,7 @@
     } },
     { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
       "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
-      M.page.status.no_memory || `Here it says ${says(step, "memory")}. ${Number.isFinite(step.js) ? M.agreementText(step) : ""}`] },
+      M.page.status.no_memory || remembers(step)] },
     { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
       const system = trace.system;
       const lambda = M.weight(step, M.lambdaOf(trace));
