@@ -19,12 +19,7 @@ FLOOR = 5.0  # nats; about half of what a random decoder reads is harder
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Return folders of a tiny decoder and its datastore."""
-    root = tmp_path_factory.mktemp("inputs")
-    bound = tiny.decoder()
-    bound.model.save_pretrained(root / "decoder")
-    bound.tokenizer.save_pretrained(root / "decoder")
-    tiny.datastore(bound).save(root / "datastore")
-    return {"decoder": root / "decoder", "datastore": root / "datastore"}
+    return tiny.stages(tmp_path_factory.mktemp("inputs"))
 
 
 def context(folder, inputs, **config):

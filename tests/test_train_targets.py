@@ -156,12 +156,7 @@ def test_targets_equal_a_plain_loop_over_all_entries(seed):
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
     """Return folders of a tiny decoder and its datastore."""
-    root = tmp_path_factory.mktemp("inputs")
-    bound = tiny.decoder()
-    bound.model.save_pretrained(root / "decoder")
-    bound.tokenizer.save_pretrained(root / "decoder")
-    tiny.datastore(bound).save(root / "datastore")
-    return {"decoder": root / "decoder", "datastore": root / "datastore"}
+    return tiny.stages(tmp_path_factory.mktemp("inputs"))
 
 
 def context(folder, inputs, **config):

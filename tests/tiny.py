@@ -154,3 +154,12 @@ def bundle(folder: Path, **parts) -> Bundle:
         attributions=["Made for tests."],
         **parts,
     )
+
+
+def stages(root):
+    """Write a decoder and its datastore as finished stages would; return their folders by name."""
+    bound = decoder()
+    bound.model.save_pretrained(root / "decoder")
+    bound.tokenizer.save_pretrained(root / "decoder")
+    datastore(bound).save(root / "datastore")
+    return {"decoder": root / "decoder", "datastore": root / "datastore"}
