@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from mlpmem.cgroup import allowed
 from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, WEIGHTS
 
@@ -51,12 +52,10 @@ def _stored(folder: Path) -> torch.dtype:
 
 
 def available_bytes(device: str | torch.device = "cpu") -> int:
-    """Return the bytes that a device has free now."""
+    """Return the bytes that a device has free now for this process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    import psutil
-
-    return psutil.virtual_memory().available
+    return allowed().available
 
 
 def check_room(

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from mlpmem.cgroup import allowed
+
 NO_ROOM = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))  # disk, quota
 FULL = 2**20  # bytes free; with less a write that failed, failed for want of room
 
@@ -18,12 +20,10 @@ def free_disk(root: Path) -> int:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory of the GPU that would compute, or of this machine."""
+    """Return the bytes of the GPU that would compute, or what this process may use of memory."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(0).total_memory
-    import psutil
-
-    return psutil.virtual_memory().total
+    return allowed().total
 
 
 def is_full(error: Exception, folder: Path) -> bool:
