@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.decoder import DecoderOutput
 from mlpmem.documents import Documents, join_passages
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import REACH, Evidence, reach, reached
 from mlpmem.passages import forward_positions
-from mlpmem.systems import System
+from mlpmem.systems import System, follow
 
 ROWS = 64  # prompts that are continued together
 PIECE = 512  # positions whose (n, V) log-probs exist at a time
@@ -89,13 +91,24 @@ def next_tokens(system: System, prompts: Sequence[Sequence[int]], ids: Sequence[
 def _mixed(
     system: System, documents: Documents, positions: np.ndarray
 ) -> Iterator[tuple[np.ndarray, Tensor]]:
-    """Yield (which positions, log-probs (n, V) there) until all were served."""
+    """Yield (which positions, log-probs (n, V) there) until all were served.
+
+    The positions, ascending where the system is routed, for it reads those before them too.
+    """
     if not len(positions):
         return
-    for some in forward_positions(system.decoder, documents, positions):
+    read, asked = positions, np.ones(len(positions), bool)
+    if system.routed:
+        read, asked = reach(documents, positions)
+    which, texts = np.cumsum(asked) - 1, documents.passage_at(read)
+    true, evidence = torch.from_numpy(documents.tokens[read].astype(np.int64)), Evidence()
+    for some in forward_positions(system.decoder, documents, read):
         for start in range(0, len(some.at), PIECE):
             part = slice(start, start + PIECE)
-            yield some.at[part], system.mix(some.hidden[part], some.logits[part])
+            at, states = some.at[part], (some.hidden[part], some.logits[part])
+            found = follow(system, evidence, texts[at].tolist(), states, true[at])
+            mine = asked[at]
+            yield which[at[mine]], found[torch.from_numpy(mine).to(found.device)]
 
 
 def fit(system: System, prompt: Sequence[int], room: int) -> list[int]:
@@ -133,11 +146,18 @@ def _written(system: System, prompts: list[list[int]], most: int) -> list[list[i
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     mask = mask.to(decoder.device)
     written: list[list[int]] = [[] for _ in prompts]
-    live, output = list(range(len(prompts))), None
+    live, output, evidence = list(range(len(prompts))), None, Evidence()
     for _ in range(most):
         cache = output.cache if output is not None else None
-        output = decoder.forward(ids, attention_mask=mask, cache=cache, use_cache=True, last=1)
-        tokens = system.mix(output.hidden[:, -1], output.logits[:, -1]).argmax(-1).tolist()
+        last = min(width, 1 + REACH) if system.routed and output is None else 1
+        output = decoder.forward(ids, attention_mask=mask, cache=cache, use_cache=True, last=last)
+        if last > 1:
+            _read(system, evidence, prompts, output)
+        sources = system.sources(output.hidden[:, -1], output.logits[:, -1])
+        chosen = system.mix(sources, evidence.now(live)).argmax(-1)
+        if system.routed:
+            evidence.read(live, system.gaps(sources, chosen))
+        tokens = chosen.tolist()
         for row, token in zip(live, tokens, strict=True):
             written[row].append(token)
         going = [i for i, token in enumerate(tokens) if token not in decoder.eos_ids]
@@ -149,3 +169,15 @@ def _written(system: System, prompts: list[list[int]], most: int) -> list[list[i
         ids = torch.tensor([[tokens[i]] for i in going], device=decoder.device)
         mask = torch.nn.functional.pad(mask[going], (0, 1), value=1)
     return written
+
+
+def _read(
+    system: System, evidence: Evidence, prompts: list[list[int]], output: DecoderOutput
+) -> None:
+    """Take the prompts, padded on the left, into the evidence, each by its number."""
+    for number, ids in enumerate(prompts):
+        count = reached(ids)
+        if not count:
+            continue
+        states = (x[number, -1 - count : -1] for x in (output.hidden, output.logits))
+        follow(system, evidence, [number] * count, tuple(states), torch.tensor(ids[-count:]))

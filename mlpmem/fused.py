@@ -15,6 +15,7 @@ from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_softmax
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import reached, read_prompt
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
 from mlpmem.router import Router
@@ -165,18 +166,26 @@ class FusedModel:
         system = self.check_system(system, store)
         lmbda = self.lmbdas([system], lmbda)[system]
         ids = check_prompt(self.decoder, prompt, 1)
-        output = self.decoder.forward(torch.tensor([ids]), last=1)
+        output = self.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
+        routed = {system: system} if lmbda == AUTO else {}
+        evidence = read_prompt(self, output, ids, routed, store).now([system])
         sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
-        weights = self.weights(sources, system, lmbda)
+        weights = self.weights(sources, system, lmbda, evidence)
         fused = interpolate(sources["lm"], sources[system], weights)
         return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
 
-    def weights(self, sources: Sources, system: str, lmbda: float | str) -> Tensor:
-        """Return lambda (R,) at every position: one number, or for AUTO the router's."""
+    def weights(
+        self, sources: Sources, system: str, lmbda: float | str, evidence: Tensor | None = None
+    ) -> Tensor:
+        """Return lambda (R,) at every position: one number, or for AUTO the router's.
+
+        The router needs the evidence (R,) of what was read before.
+        """
         lm = sources["lm"]
         if lmbda != AUTO:
             return torch.full(lm.shape[:1], lmbda, device=lm.device)
-        return self.routers[system].lmbda(lm, sources[system], sources.nearest(system))
+        other, nearest = sources[system], sources.nearest(system)
+        return self.routers[system].lmbda(lm, other, evidence, nearest)
 
     def can_ask(self, system: str, store: Store | None) -> bool:
         """Return whether all that a system is made of is here."""

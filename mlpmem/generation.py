@@ -17,6 +17,7 @@ from torch import Tensor
 from mlpmem.decoder import Decoder, DecoderOutput
 from mlpmem.distributions import interpolate, sample
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import Evidence, gaps, reached, read_prompt
 from mlpmem.fused import FusedModel, systems_of
 from mlpmem.rows import rows_of
 from mlpmem.running import Clock, Column, Event
@@ -124,7 +125,8 @@ def _run(
     """
     clock, luck = Clock(), torch.Generator().manual_seed(options.seed)
     forced = list(options.forced)
-    live, output = columns, None
+    routed = {column.name: column.system for column in columns if column.lmbda == AUTO}
+    live, output, evidence = columns, None, Evidence()
     while live:
         if stop is not None and stop.is_set():
             for column in live:
@@ -134,7 +136,9 @@ def _run(
         ahead = len(forced) - len(live[0].steps)  # how many forced tokens follow this step's place
         if output is None:
             read = torch.tensor([ids + forced])
-            output = model.decoder.forward(read, use_cache=True, last=len(forced) + 1)
+            last = reached(ids, bool(routed)) + 1 + len(forced)
+            output = model.decoder.forward(read, use_cache=True, last=last)
+            evidence = read_prompt(model, output, ids, routed, store)
             clock.prefill_ms = 1000 * (time.perf_counter() - begin)
         elif ahead < 0:
             output = _advance(model.decoder, output, live, clock)
@@ -142,7 +146,7 @@ def _run(
         sources = model.sources(output.hidden[:, at], output.logits[:, at], store)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
-        _choose(model, store, sources, live, options, luck, begin)
+        _choose(model, store, sources, live, evidence, options, luck, begin)
         yield Event("step", {column.name: column.steps[-1] for column in live})
         live = [column for column in live if not column.finish]
     yield Event("done", _traces(model, store, prompt, ids, columns, options, clock))
@@ -172,12 +176,13 @@ def _choose(
     store: Store | None,
     sources: Sources,
     live: list[Column],
+    evidence: Evidence,
     options: Options,
     luck: torch.Generator,
     begin: float,
 ) -> None:
     """Add a step to every live column and mark those that have finished."""
-    fused, weights = _mixed(model, sources, live)  # (columns, V)
+    fused, weights = _mixed(model, sources, live, evidence)  # (columns, V)
     uniform = torch.rand((), generator=luck, dtype=torch.float64)
     tokens = sample(fused, options.temperature, options.top_k, options.top_p, uniform).tolist()
     given = options.forced[len(live[0].steps) :][:1]
@@ -185,6 +190,7 @@ def _choose(
     taken = [[] for _ in range(sources.log_probs.shape[1])]
     for column, token in zip(live, tokens, strict=True):
         taken[column.row].append(token)
+    _take_in(evidence, sources, live, tokens)
     decoder = model.decoder
     views = rows_of(decoder, sources, taken, store)
     ms = 1000 * (time.perf_counter() - begin)
@@ -201,7 +207,9 @@ def _choose(
             column.finish = "length"
 
 
-def _mixed(model: FusedModel, sources: Sources, live: list[Column]) -> tuple[Tensor, list[float]]:
+def _mixed(
+    model: FusedModel, sources: Sources, live: list[Column], evidence: Evidence
+) -> tuple[Tensor, list[float]]:
     """Return the columns' mixes (columns, V) and the lambda of each."""
     rows = [column.row for column in live]
     said = {system: sources[system] for system in {column.system for column in live}}
@@ -209,9 +217,19 @@ def _mixed(model: FusedModel, sources: Sources, live: list[Column]) -> tuple[Ten
     weights = [column.lmbda for column in live]
     for i, column in enumerate(live):
         if column.lmbda == AUTO:
-            weights[i] = float(model.weights(sources, column.system, AUTO)[column.row])
+            read = evidence.now([column.name]).expand(len(sources["lm"]))
+            weights[i] = float(model.weights(sources, column.system, AUTO, read)[column.row])
     lmbdas = torch.tensor(weights, device=other.device)
     return interpolate(sources["lm"][rows], other, lmbdas), weights
+
+
+def _take_in(evidence: Evidence, sources: Sources, live: list[Column], tokens: list[int]) -> None:
+    """Let every column's token count for the lambdas that a router will choose after it."""
+    for column, token in zip(live, tokens, strict=True):
+        if column.lmbda == AUTO:
+            row = [column.row]
+            said = sources["lm"][row], sources[column.system][row]
+            evidence.read([column.name], gaps(*said, torch.tensor([token])))
 
 
 def _traces(

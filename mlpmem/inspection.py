@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import Evidence, gaps
 from mlpmem.fused import FusedModel
 from mlpmem.pieces import TextStream
 from mlpmem.rows import rows_of
@@ -73,7 +74,7 @@ def _run(
     begin = time.perf_counter()
     output = model.decoder.forward(torch.tensor([ids]))
     steps: list[Step] = []
-    written = TextStream()
+    written, evidence = TextStream(), Evidence()
     total = len(ids) - 1
     for start in range(0, total, ROWS):
         if stop is not None and stop.is_set():
@@ -83,7 +84,11 @@ def _run(
         taken = ids[at.start + 1 : at.stop + 1]
         rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
-        weights = model.weights(sources, system, lmbda).tolist() if auto else [lmbda] * len(taken)
+        weights = [lmbda] * len(taken)
+        if auto:
+            found = gaps(sources["lm"], sources[system], torch.tensor(taken))
+            before = evidence.read([system] * len(taken), found)
+            weights = model.weights(sources, system, lmbda, before).tolist()
         for row, token, weight in zip(rows, taken, weights, strict=True):
             piece = _piece(model.decoder, written, token)
             ms = 1000 * (time.perf_counter() - begin) / (len(steps) + 1)

@@ -20,6 +20,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.rows import PARTED, text_of
 from mlpmem.running import Event
 from mlpmem.settings import Options
+from mlpmem.sources import Sources
 from mlpmem.systems import System, last_trace, named, next_log_probs
 from mlpmem.token_ids import check_prompt
 from mlpmem.trace import Trace
@@ -143,9 +144,22 @@ class Rag:
         space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
         return self.passages.plain(passage) + space
 
-    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
+    @property
+    def routed(self) -> bool:
+        """Return whether the inner system's mix needs evidence."""
+        return self.inner.routed
+
+    def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
+        """Return what the inner system's sources say."""
+        return self.inner.sources(hidden, logits)
+
+    def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
+        """Return what tokens (R,) are worth to the inner system as evidence, (R,)."""
+        return self.inner.gaps(sources, tokens)
+
+    def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
         """Return the inner system's log-probs (R, V)."""
-        return self.inner.mix(hidden, logits)
+        return self.inner.mix(sources, evidence)
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Return log-probs (last, V) after each of the last positions, passages before ids."""

@@ -1,7 +1,8 @@
 """A lambda that knows when: a tiny model from what two sources say to the weight of the second.
 
-It sees how sure decoder and other source are, whether they agree, and how near the nearest
-neighbour is; never the token that comes. R positions, F features.
+It sees how sure decoder and other source are, whether they agree, how near the nearest neighbour
+is, and which of the two was right so far (`evidence.py`); never the token that comes. R positions,
+F features.
 """
 
 import json
@@ -26,11 +27,12 @@ FEATURES = (
     "lm_of_other", "other_of_lm",  # log-prob that each gives to the other's most probable token
     "agree",  # 1 where those are the same token
     "nearest",  # log(1 + squared L2 to the nearest neighbour), 0 where the system searches nothing
+    "evidence",  # nats by which the other was more right about what was read, see evidence.py
 )  # fmt: skip
 
 
-def features(lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor:
-    """Return FEATURES (R, F) float32 of log-probs (R, V) and squared distances (R,)."""
+def features(lm: Tensor, other: Tensor, evidence: Tensor, nearest: Tensor | None = None) -> Tensor:
+    """Return FEATURES (R, F) float32 of log-probs (R, V), evidence and squared distances (R,)."""
     pair = torch.stack([lm, other]).float().clamp_min_(LEAST)  # (2, R, V)
     top, token = pair.max(dim=-1)
     entropy = -pair.exp().mul_(pair).sum(dim=-1)
@@ -39,7 +41,8 @@ def features(lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor
     near = torch.zeros_like(agree)
     if nearest is not None:  # infinite where there is none, and 0 times that is nan
         near = nearest.float().log1p().clamp_max(-LEAST).unsqueeze(0)
-    found = torch.cat([top, entropy, crossed.clamp_min(FLOOR), agree, near])
+    evidence = evidence.to(agree).unsqueeze(0)
+    found = torch.cat([top, entropy, crossed.clamp_min(FLOOR), agree, near, evidence])
     return found.T.contiguous()
 
 
@@ -100,9 +103,11 @@ class Router(nn.Module):
         return self.out(x).squeeze(-1)
 
     @torch.inference_mode()
-    def lmbda(self, lm: Tensor, other: Tensor, nearest: Tensor | None = None) -> Tensor:
-        """Return lambda (R,), 0 .. 1 float32, of log-probs (R, V) and squared distances (R,)."""
-        return torch.sigmoid(self(features(lm, other, nearest)))
+    def lmbda(
+        self, lm: Tensor, other: Tensor, evidence: Tensor, nearest: Tensor | None = None
+    ) -> Tensor:
+        """Return lambda (R,), 0 .. 1 float32, of what `features` takes."""
+        return torch.sigmoid(self(features(lm, other, evidence, nearest)))
 
     def bind(self, decoder) -> "Router":
         """Return self on the decoder's device; MlpMemError where another decoder is meant."""

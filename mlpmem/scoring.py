@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import Evidence, gaps
 from mlpmem.fused import FusedModel
 from mlpmem.settings import check_lmbda
 from mlpmem.sources import Store
@@ -75,6 +76,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     parts: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
+    evidence = Evidence()
     done = 1  # tokens scored, the first needs none
     for start in range(0, len(ids), max(1, length // 2)):
         window = torch.tensor([ids[start : start + length]])
@@ -89,7 +91,9 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
             for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
                 parts.setdefault(name, []).append(row)
             for system in model.routers.keys() & systems:
-                weights = model.weights(sources, system, AUTO).double().cpu()
+                found = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
+                before = evidence.read([system] * len(at), found)
+                weights = model.weights(sources, system, AUTO, before).double().cpu()
                 routed.setdefault(system, []).append(weights)
         done = end
         if end == len(ids):

@@ -1,12 +1,13 @@
 """Systems: whatever answers a prompt, behind one interface, so that all can be asked the same.
 
-A system is a decoder, what it reads for a prompt (`context`), and what it makes of a hidden state
-and its logits (`mix`). A Column is one column of a FusedModel at one lambda: the decoder alone,
+A system is a decoder, what it reads for a prompt (`context`), what its sources say at a hidden
+state with its logits (`sources`), and their `mix`, for which a router needs the evidence of what
+was read before. A Column is one column of a FusedModel at one lambda: the decoder alone,
 with its memory, with its datastore. A tuned or a larger decoder, or a memory trained otherwise, is
 a column of a model that holds it; retrieval before the prompt is `rag.py`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -15,10 +16,12 @@ from torch import Tensor
 
 from mlpmem.decoder import Decoder
 from mlpmem.distributions import interpolate
+from mlpmem.evidence import REACH, Evidence, gaps
 from mlpmem.fused import FusedModel
 from mlpmem.running import Event
+from mlpmem.sources import Sources
 from mlpmem.token_ids import check_prompt
-from mlpmem.trace import PARTS, Trace
+from mlpmem.trace import AUTO, PARTS, Trace
 
 
 class System(Protocol):
@@ -36,8 +39,18 @@ class System(Protocol):
     def context(self, ids: Sequence[int], room: int) -> list[int]:
         """Return what the decoder reads for a prompt's ids, `room` more tokens to follow."""
 
-    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """Return log-probs (R, V) at hidden states (R, D) with the decoder's logits (R, V)."""
+    @property
+    def routed(self) -> bool:
+        """Return whether its mix needs evidence."""
+
+    def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
+        """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
+
+    def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
+        """Return what tokens (R,) are worth as evidence, (R,)."""
+
+    def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
+        """Return log-probs (R, V); evidence (R,) is that before each row's token."""
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
@@ -81,13 +94,25 @@ class Column:
         """Return ids as they are."""
         return list(ids)
 
-    @torch.inference_mode()
-    def mix(self, hidden: Tensor, logits: Tensor) -> Tensor:
-        """Return log-probs (R, V) at hidden states (R, D) with the decoder's logits (R, V)."""
+    @property
+    def routed(self) -> bool:
+        """Return whether a router chooses its lambda."""
+        return self.lmbda == AUTO and self.system != "lm"
+
+    def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
+        """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
         store = self.model.store if "knn" in PARTS[self.system] else None
-        sources = self.model.sources(hidden, logits, store)
+        return self.model.sources(hidden, logits, store)
+
+    def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
+        """Return what tokens (R,) are worth as evidence, (R,)."""
+        return gaps(sources["lm"], sources[self.system], tokens)
+
+    @torch.inference_mode()
+    def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
+        """Return log-probs (R, V); evidence (R,) is that before each row's token."""
         lmbda = self.model.lmbdas([self.system], self.lmbda)[self.system]
-        weights = self.model.weights(sources, self.system, lmbda)
+        weights = self.model.weights(sources, self.system, lmbda, evidence)
         return interpolate(sources["lm"], sources[self.system], weights)
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
@@ -144,6 +169,25 @@ def _ends(event: Event) -> bool:
 
 
 @torch.inference_mode()
+def follow(
+    system: System,
+    evidence: Evidence,
+    texts: Sequence[Hashable],
+    states: tuple[Tensor, Tensor],
+    tokens: Tensor,
+) -> Tensor:
+    """Return a system's log-probs (R, V) at states (hidden (R, D), logits (R, V)) of texts (R,).
+
+    The tokens (R,) that come next there are read: rows of a text are in its order.
+    """
+    sources = system.sources(*states)
+    before = None
+    if system.routed:
+        before = evidence.read(texts, system.gaps(sources, tokens))
+    return system.mix(sources, before)
+
+
+@torch.inference_mode()
 def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
     """Return a system's log-probs (last, V) after each of the last positions of ids.
 
@@ -153,5 +197,8 @@ def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
     begun = len(ids) - (last - 1)
     read = [*system.context(ids[:begun], last), *ids[begun:]]
     read = check_prompt(system.decoder, read, 0)
-    output = system.decoder.forward(torch.tensor([read]), last=last)
-    return system.mix(output.hidden[0], output.logits[0])
+    rows = min(len(read), last + REACH) if system.routed else last
+    output = system.decoder.forward(torch.tensor([read]), last=rows)
+    tokens = torch.tensor([*read[len(read) - rows + 1 :], 0])  # what comes after all is not asked
+    states = output.hidden[0], output.logits[0]
+    return follow(system, Evidence(), [0] * rows, states, tokens)[-last:]

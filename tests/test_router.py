@@ -27,6 +27,7 @@ def router(system: str, bound, units: int = 3) -> Router:
             weight.normal_()
         made.mean.normal_()
         made.scale.uniform_(1, 3)
+        made.scale[FEATURES.index("evidence")] = 20  # as large as it gets, or all is saturated
     return made.requires_grad_(False)
 
 
@@ -40,13 +41,21 @@ def routed():
     return made
 
 
-def slow_features(lm: list[float], other: list[float], nearest: float | None) -> list[float]:
+def slow_features(lm: list[float], other: list[float], read: float, nearest) -> list[float]:
     """Return FEATURES of one position, token by token, in plain Python."""
     a, b = max(range(len(lm)), key=lm.__getitem__), max(range(len(other)), key=other.__getitem__)
     entropies = [-sum(p * math.log(p) for p in row if p > 0) for row in (lm, other)]
     logs = [math.log(max(p, math.exp(-20))) for p in (lm[a], other[b], lm[b], other[a])]
     near = 0.0 if nearest is None else math.log(1 + nearest)
-    return [*logs[:2], *entropies, *logs[2:], float(a == b), near]
+    return [*logs[:2], *entropies, *logs[2:], float(a == b), near, read]
+
+
+def slow_evidence(score, system: str) -> float:
+    """Return the evidence of a scored text; the newest token counts whole."""
+    half = np.mean([np.exp(-score.nll[part]) for part in PARTS[system]], axis=0)
+    gaps = np.maximum(np.log(half), -12) - np.maximum(-score.nll["lm"], -12)
+    gaps = np.clip(gaps, -6, 6)[::-1]
+    return float((gaps * 0.9 ** np.arange(len(gaps))).sum())
 
 
 @pytest.mark.parametrize("nearest", [None, torch.tensor([0.0, 0.25, 7.5])])
@@ -54,20 +63,22 @@ def test_features_equal_a_slow_reference_also_where_a_token_is_impossible(neares
     probs = torch.softmax(torch.randn(2, 3, 11) * 3, -1)
     probs[1, 0] = torch.eye(11)[4]  # a datastore gives most tokens nothing
     probs[1, 1] = probs[0, 1]  # and agrees here
-    found = features(*probs.log(), nearest)
+    read = torch.tensor([0.0, -3.5, 20.0])
+    found = features(*probs.log(), read, nearest)
     assert found.shape == (3, len(FEATURES)) and found[1, FEATURES.index("agree")] == 1
     for r, row in enumerate(found.tolist()):
         near = None if nearest is None else float(nearest[r])
-        wanted = slow_features(probs[0, r].tolist(), probs[1, r].tolist(), near)
+        wanted = slow_features(probs[0, r].tolist(), probs[1, r].tolist(), float(read[r]), near)
         assert row == pytest.approx(wanted, abs=1e-4)
 
 
 def test_a_position_without_neighbours_still_has_a_lambda():
     lm = torch.log_softmax(torch.randn(2, 9), -1)
-    lmbda = router("knn", tiny.decoder()).lmbda(lm, lm, torch.full((2,), torch.inf))
+    far = torch.zeros(2), torch.full((2,), torch.inf)
+    lmbda = router("knn", tiny.decoder()).lmbda(lm, lm, *far)
     assert bool(((lmbda >= 0) & (lmbda <= 1)).all())
     unfitted = Router(RouterConfig("knn", 9, ""))
-    assert unfitted.lmbda(lm, lm, torch.full((2,), torch.inf)).tolist() == [0.5, 0.5]
+    assert unfitted.lmbda(lm, lm, *far).tolist() == [0.5, 0.5]
 
 
 @pytest.mark.parametrize("units", [0, 5])
@@ -106,10 +117,10 @@ def test_a_router_of_impossible_size_is_refused_before_it_is_made(units):
 
 WRONG = {  # what is written over a router's tensors, and what is said of it
     "not numbers": ({"out.bias": torch.tensor([math.nan])}, "out.bias holds numbers that are none"),
-    "too large": ({"mean": torch.full((8,), 3e38)}, "mean holds numbers that are none or beyond"),
-    "no scale": ({"scale": torch.zeros(8)}, "scale holds numbers below 1e-06"),
-    "another kind": ({"mean": torch.zeros(8, dtype=torch.int64)}, "mean holds numbers that are"),
-    "complex": ({"mean": torch.zeros(8, dtype=torch.complex64)}, "mean holds numbers that are"),
+    "too large": ({"mean": torch.full((9,), 3e38)}, "mean holds numbers that are none or beyond"),
+    "no scale": ({"scale": torch.zeros(9)}, "scale holds numbers below 1e-06"),
+    "another kind": ({"mean": torch.zeros(9, dtype=torch.int64)}, "mean holds numbers that are"),
+    "complex": ({"mean": torch.zeros(9, dtype=torch.complex64)}, "mean holds numbers that are"),
     "another shape": ({"mean": torch.zeros(7)}, r"mean is \[7\] in its weights, config.json says"),
     "scalar": ({"out.bias": torch.tensor(0.0)}, r"out.bias is \[\] in its weights"),
     "another name": ({"mine": torch.zeros(2)}, r"mine is \[2\].*config.json says there is none"),
@@ -153,7 +164,9 @@ def test_auto_is_the_mix_at_the_routers_lambda(system, routed):
     other = {"memory": memory, "knn": knn, "mixed": ((memory.exp() + knn.exp()) / 2).log()}[system]
     trace = routed.generate(PROMPT, system, lmbda=AUTO, max_new_tokens=4)
     near = None if system == "memory" else torch.tensor([trace.steps[0].neighbours[0].distance])
-    lmbda = float(routed.routers[system].lmbda(lm[None], other[None], near))
+    score = routed.score(routed.decoder.encode(PROMPT))
+    read = [slow_evidence(score, system)]
+    lmbda = float(routed.routers[system].lmbda(lm[None], other[None], torch.tensor(read), near))
     assert 0.001 < lmbda < 0.999 and abs(lmbda - 0.5) > 1e-3
     wanted = ((1 - lmbda) * lm.exp() + lmbda * other.exp()).log()
     found = routed.distributions(PROMPT, lmbda=AUTO, system=system)["fused"]

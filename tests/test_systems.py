@@ -11,11 +11,10 @@ from mlpmem import batches
 from mlpmem.adapters import add_adapter, load_adapter
 from mlpmem.batches import judge, next_tokens, write
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel
 from mlpmem.parts import cut_text
 from mlpmem.rag import Passages, Rag
-from mlpmem.router import Router, RouterConfig
 from mlpmem.systems import Column, columns
+from mlpmem.trace import AUTO
 
 PROMPTS = ("The capital of Peru is", "Vellmar is an", "Gold", "Question: Who? Answer:")
 
@@ -27,6 +26,12 @@ def model():
 
 
 @cache
+def routed():
+    """Return that model with a lambda for every token."""
+    return tiny.routed(k=8)
+
+
+@cache
 def passages():
     """Return the tiny documents' passages."""
     return Passages(tiny.documents(), model().decoder)
@@ -34,13 +39,16 @@ def passages():
 
 def system(name):
     """Return a column by name, or retrieval before the decoder or the memory."""
+    if name.startswith("auto"):
+        return Column(routed(), name.removeprefix("auto_"), AUTO)
     if name.startswith("rag"):
         inner = Column(model(), "memory" if "memory" in name else "lm", 0.7)
+        inner = system("auto_memory") if "auto" in name else inner
         return Rag(inner, passages(), count=1, layout="text" if "text" in name else "turns")
     return Column(model(), name, 0.7)
 
 
-ALL = ("lm", "memory", "knn", "rag", "rag_memory_text")
+ALL = ("lm", "memory", "knn", "rag", "rag_memory_text", "auto_memory", "auto_mixed", "rag_auto")
 
 
 @pytest.mark.parametrize("name", ["lm", "memory", "knn", "mixed"])
@@ -51,17 +59,13 @@ def test_a_column_gives_the_models_own_distribution(name):
         torch.testing.assert_close(mine, model().distributions(ids, 0.7, name)["fused"])
 
 
-def test_a_column_may_leave_its_lambda_to_the_router():
-    whole = model()
-    config = RouterConfig("mixed", whole.decoder.vocab_size, whole.decoder.tokenizer_hash)
-    routed = FusedModel(whole.decoder, whole.memory, whole.settings, "", {"mixed": Router(config)})
-    routed.attach_datastore(whole.datastore, whole.retriever)
-    ids = whole.decoder.encode(PROMPTS[0])
-    mine = Column(routed, "mixed", "auto").log_probs(ids)[0]
-    torch.testing.assert_close(mine, Column(whole, "mixed", 0.5).log_probs(ids)[0])
+def test_a_column_leaves_its_lambda_to_the_router():
+    ids = model().decoder.encode(PROMPTS[0])
+    mine = system("auto_mixed").log_probs(ids)[0]
+    torch.testing.assert_close(mine, routed().distributions(ids, AUTO, "mixed")["fused"])
 
 
-@pytest.mark.parametrize("name", ["lm", "memory", "knn"])
+@pytest.mark.parametrize("name", ["lm", "memory", "knn", "auto_mixed"])
 def test_the_last_positions_are_those_of_shorter_prompts(name):
     ids = model().decoder.encode(PROMPTS[0])
     found = system(name).log_probs(ids, last=3)

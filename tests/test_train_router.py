@@ -75,15 +75,6 @@ def test_the_atlas_is_seen_in_dev_wordings_only_and_groups_count_alike(tmp_path)
     assert float(weights.max() / weights.min()) == pytest.approx(CONFIG.answers, rel=1e-4)
 
 
-def test_what_the_decoder_alone_knows_counts_as_much_more_as_asked(tmp_path):
-    inputs = tiny_run.stages(tmp_path)
-    config = dataclasses.replace(CONFIG, known=3.0)
-    seen = see_atlas(inputs["corpus"], tiny.decoder(), config, seed=0)
-    groups = np.array(seen.documents.groups)[seen.documents.passage_at(seen.positions)]
-    shares = [float(seen.weights[torch.from_numpy(groups == g)].sum()) for g in ("A1", "A2", "B")]
-    assert shares == pytest.approx([0.2, 0.6, 0.2], abs=1e-5)
-
-
 @pytest.mark.parametrize("kind", ["atlas", "text"])
 def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_path):
     inputs = tiny_run.stages(tmp_path, kind)

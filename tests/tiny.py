@@ -15,6 +15,7 @@ from mlpmem.fused import FusedModel, Settings
 from mlpmem.keycache import Fingerprint
 from mlpmem.memory import Memory, MemoryConfig
 from mlpmem.retriever import make_retriever
+from mlpmem.router import FEATURES, Router, RouterConfig
 
 HIDDEN, LAYERS, POSITIONS = 32, 3, 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
@@ -136,6 +137,17 @@ def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **sett
     store = datastore(bound)
     fused.attach_datastore(store, make_retriever(retriever, store.keys))
     return fused
+
+
+def routed(**settings) -> FusedModel:
+    """Return a model with routers whose lambda hangs on the evidence alone."""
+    made = model(**settings)
+    for name in ("memory", "mixed"):
+        config = RouterConfig(name, made.decoder.vocab_size, made.decoder.tokenizer_hash)
+        made.routers[name] = Router(config)
+        with torch.no_grad():
+            made.routers[name].out.weight[0, FEATURES.index("evidence")] = 0.05
+    return made
 
 
 def bundle(folder: Path, **parts) -> Bundle:

@@ -21,7 +21,6 @@ class Router:
     # atlas
     questions: int = 500  # at most, of a cell (group, question or statement)
     answers: float = 4.0  # how much more a token of an answer counts than another
-    known: float = 1.0  # how much more what the decoder alone knows (A2) counts than A1 or B
     # text
     window: int = 256  # tokens the decoder sees at most
     tokens: int = 20_000  # of the validation split
@@ -33,7 +32,7 @@ class Router:
         for name in ("k", "questions", "tokens"):
             check_range("router", name, getattr(self, name), 1)
         check_range("router", "window", self.window, 2)
-        for name in ("temperature", "answers", "known"):
+        for name in ("temperature", "answers"):
             check_range("router", name, getattr(self, name), 0, above=True)
 
 

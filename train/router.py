@@ -5,6 +5,7 @@ test has; a text corpus is read on its validation split. The loss is the mix's n
 learns when each source is to be believed. R positions, F features.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
+from mlpmem.evidence import Evidence, gaps, reach
 from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
 from mlpmem.passages import forward_positions
@@ -75,8 +77,8 @@ def fit_routers(context: Context) -> dict:
 def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
     """Return every token of questions and statements in their dev wordings.
 
-    Groups count alike, but for A2, which counts `known` times as much; within a group a token of an
-    answer counts `answers` times as much as another.
+    Groups count alike; within a group a token of an answer counts `answers` times as much as
+    another.
     """
     cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
     rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
@@ -87,7 +89,6 @@ def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -
     weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
     for group in set(groups):
         weights[groups == group] /= weights[groups == group].sum()
-    weights[groups == "A2"] *= config.known
     return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
 
 
@@ -102,31 +103,46 @@ def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) ->
 SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
 
 
-def each(model: FusedModel, documents: Documents, positions: np.ndarray):
-    """Yield (indices into positions, Sources, true tokens) of at most ROWS positions at a time."""
+def each(
+    model: FusedModel, documents: Documents, positions: np.ndarray, systems: Sequence[str]
+) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
+    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
+
+    The positions are of whole texts, or of `reach`, or evidence lacks what is left out. At most
+    ROWS at a time.
+    """
     true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
+    texts, evidence = documents.passage_at(positions), {system: Evidence() for system in systems}
     for at, hidden, logits, *_ in forward_positions(model.decoder, documents, positions):
         for start in range(0, len(at), ROWS):
             some = slice(start, start + ROWS)
             sources = model.sources(hidden[some], logits[some], model.store)
-            yield at[some], sources, true[at[some]].to(sources.log_probs.device)
+            tokens = true[at[some]].to(sources.log_probs.device)
+            before = {
+                system: read.read(texts[at[some]], gaps(sources["lm"], sources[system], tokens))
+                for system, read in evidence.items()
+            }
+            yield at[some], sources, tokens, before
 
 
 def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
     """Return {system: Rows} of every system that the model can answer with."""
-    count = len(seen.positions)
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
+    positions, asked = reach(seen.documents, seen.positions)
+    count = len(positions)
     found = {
         s: Rows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
-    for at, sources, true in each(model, seen.documents, seen.positions):
+    for at, sources, true, evidence in each(model, seen.documents, positions, systems):
         for system, rows in found.items():
-            made = features(sources["lm"], sources[system], sources.nearest(system))
+            pair = sources["lm"], sources[system]
+            made = features(*pair, evidence[system], sources.nearest(system))
             rows.features[at] = made.cpu()
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
-    return found
+    kept = torch.from_numpy(asked)
+    return {s: Rows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
 
 
 def gold(sources: Sources, system: str, true: Tensor) -> Tensor:

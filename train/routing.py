@@ -13,11 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import mlpmem
 from mlpmem.distributions import interpolate
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
+from mlpmem.evidence import reach
 from mlpmem.fused import FusedModel
 from mlpmem.sources import Sources
 from mlpmem.trace import AUTO
@@ -35,27 +37,38 @@ MODES = ("fixed", AUTO, "oracle")
 def measure(
     model: FusedModel, documents: Documents, positions: np.ndarray
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too."""
-    count = len(positions)
+    """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too.
+
+    The positions (P,) ascend.
+    """
+    read, asked = reach(documents, positions)
     systems = [system for system in model.routers if model.can_ask(system, model.store)]
     pairs = [("lm", "lm"), *((s, m) for s in systems for m in MODES)]
-    found = {pair: (np.zeros(count, bool), np.zeros(count)) for pair in pairs}
-    for at, sources, true in each(model, documents, positions):
+    found = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
+    for at, sources, true, evidence in each(model, documents, read, systems):
         for (system, mode), (right, nll) in found.items():
-            hit, log_probs = _judged(model, sources, system, mode, true)
+            before = evidence.get(system)
+            hit, log_probs = _judged(model, sources, system, mode, true, before)
             right[at] = hit.cpu().numpy()
             nll[at] = -log_probs.clamp_min(-60.0).double().cpu().numpy()
-    return found
+    return {pair: (right[asked], nll[asked]) for pair, (right, nll) in found.items()}
 
 
-def _judged(model: FusedModel, sources: Sources, system: str, mode: str, true: torch.Tensor):
+def _judged(
+    model: FusedModel,
+    sources: Sources,
+    system: str,
+    mode: str,
+    true: Tensor,
+    evidence: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """Return (whether the true token is the likeliest, its log-prob), (R,) each."""
     lm, other = sources["lm"], sources[system]
     if mode == "oracle":
         hits = (lm.argmax(-1) == true) | (other.argmax(-1) == true)
         return hits, torch.maximum(gold(sources, "lm", true), gold(sources, system, true))
     lmbda = model.lmbdas([system], AUTO if mode == AUTO else None)[system]
-    mixed = interpolate(lm, other, model.weights(sources, system, lmbda))
+    mixed = interpolate(lm, other, model.weights(sources, system, lmbda, evidence))
     return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
 
 

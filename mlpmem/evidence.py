@@ -1,0 +1,87 @@
+"""Evidence: which of two sources has been right about a text so far.
+
+Two experts that are mixed ought to be weighed by what each gave to what was read already: Bayes'
+rule, with older tokens forgotten little by little (dynamic model averaging: Raftery, Karny and
+Ettler 2010, Technometrics 52(1)). It costs no model: decoder and other source are asked about every
+token anyhow when it is generated, and about a prompt's tokens in its one pass. R positions.
+"""
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.documents import Documents
+from mlpmem.sources import Store
+from mlpmem.trace import PARTS
+
+DECAY = 0.9  # a token counts so much of what the next one does
+MOST = 6.0  # nats that one token can count, either way
+LEAST = -12.0  # nats; what is less probable is as good as impossible
+REACH = 96  # tokens back; those further away would count DECAY ** REACH, 4e-5
+
+
+def gaps(lm: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
+    """Return by how many nats (R,) the other source gave tokens (R,) more, of log-probs (R, V)."""
+    at = tokens.to(lm.device).unsqueeze(-1)
+    ours, theirs = (x.gather(-1, at).squeeze(-1).clamp_min(LEAST) for x in (lm, other))
+    return (theirs - ours).clamp(-MOST, MOST)
+
+
+class Evidence:
+    """The evidence of several texts, each read from its first token to its last."""
+
+    def __init__(self) -> None:
+        """Begin with nothing read."""
+        self._now: dict[Hashable, float] = {}
+
+    def now(self, texts: Iterable[Hashable]) -> Tensor:
+        """Return the evidence (R,) before the next token of each text, 0 where none was read."""
+        return torch.tensor([self._now.get(text, 0.0) for text in texts])
+
+    def read(self, texts: Sequence[Hashable], found: Tensor) -> Tensor:
+        """Return the evidence (R,) before tokens of gaps `found` (R,), and read them one by one."""
+        before = []
+        for text, gap in zip(texts, found.tolist(), strict=True):
+            before.append(self._now.get(text, 0.0))
+            self._now[text] = DECAY * before[-1] + gap
+        return torch.tensor(before)
+
+
+def reached(ids: Sequence[int], wanted: bool = True) -> int:
+    """Return how many of a prompt's last tokens are evidence; its first one never is."""
+    return min(REACH, len(ids) - 1) if wanted else 0
+
+
+def read_prompt(
+    model: Any, output: Any, ids: Sequence[int], columns: Mapping[Any, str], store: Store | None
+) -> Evidence:
+    """Return the evidence of a prompt for columns {name: system}, by name.
+
+    output is a decoder's, of which the first position is that before the first token that counts.
+    """
+    evidence, count = Evidence(), reached(ids, bool(columns))
+    if not count:
+        return evidence
+    searched = any("knn" in PARTS[system] for system in columns.values())
+    states = output.hidden[0, :count], output.logits[0, :count]
+    sources = model.sources(*states, store if searched else None)
+    tokens = torch.tensor(ids[-count:])
+    for name, system in columns.items():
+        evidence.read([name] * count, gaps(sources["lm"], sources[system], tokens))
+    return evidence
+
+
+def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (positions (R,) with the REACH ones before each in its passage, which are asked (R,)).
+
+    Ascending; a passage's first token, which nothing comes before, is never among them.
+    """
+    first = documents.offsets[documents.passage_at(positions)] + 1
+    edges = np.zeros(len(documents.tokens) + 1, np.int64)
+    np.add.at(edges, np.maximum(first, positions - REACH), 1)
+    np.add.at(edges, positions + 1, -1)
+    wanted = np.flatnonzero(np.cumsum(edges))
+    return wanted, np.isin(wanted, positions)
