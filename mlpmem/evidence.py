@@ -18,16 +18,18 @@ from mlpmem.sources import Store
 from mlpmem.trace import PARTS
 
 DECAY = 0.9  # a token counts so much of what the next one does
-MOST = 6.0  # nats that one token can count, either way
-LEAST = -12.0  # nats; what is less probable is as good as impossible
+LEAST = -4.0  # nats; how much less probable a surprise was to a source says nothing
 REACH = 96  # tokens back; those further away would count DECAY ** REACH, 4e-5
 
 
 def gaps(lm: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
-    """Return by how many nats (R,) the other source gave tokens (R,) more, of log-probs (R, V)."""
+    """Return by how many nats (R,) the other source gave tokens (R,) more, of log-probs (R, V).
+
+    Between LEAST and -LEAST: a word that surprises both, such as a made-up one, counts nothing.
+    """
     at = tokens.to(lm.device).unsqueeze(-1)
     ours, theirs = (x.gather(-1, at).squeeze(-1).clamp_min(LEAST) for x in (lm, other))
-    return (theirs - ours).clamp(-MOST, MOST)
+    return theirs - ours
 
 
 class Evidence:

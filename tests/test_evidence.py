@@ -6,17 +6,17 @@ import tiny
 import torch
 
 from mlpmem.documents import join_passages
-from mlpmem.evidence import DECAY, MOST, REACH, Evidence, gaps, reach, reached
+from mlpmem.evidence import DECAY, REACH, Evidence, gaps, reach, reached
 
 PROMPT = "The capital of Peru is Lima."
 
 
-def test_a_gap_is_the_difference_of_log_probs_within_bounds():
+def test_a_gap_is_the_difference_of_log_probs_above_a_floor():
     lm = torch.tensor([[-1.0, -40.0, -torch.inf], [-1.0, -9.0, -0.5]])
-    other = torch.tensor([[-3.0, -1.0, -torch.inf], [-8.0, -1.0, -2.0]])
+    other = torch.tensor([[-3.0, -1.0, -torch.inf], [-8.0, -20.0, -2.0]])
     assert gaps(lm, other, torch.tensor([0, 2])).tolist() == [-2.0, -1.5]
-    assert gaps(lm, other, torch.tensor([1, 0])).tolist() == [MOST, -MOST]
-    assert gaps(lm, other, torch.tensor([2, 1])).tolist() == [0.0, MOST], "both say impossible"
+    assert gaps(lm, other, torch.tensor([1, 0])).tolist() == [3.0, -3.0]
+    assert gaps(lm, other, torch.tensor([2, 1])).tolist() == [0.0, 0.0], "both are surprised"
 
 
 def test_evidence_is_the_decayed_sum_of_what_came_before_each_text_its_own():
@@ -29,6 +29,7 @@ def test_evidence_is_the_decayed_sum_of_what_came_before_each_text_its_own():
 
 def test_it_is_the_log_odds_of_two_experts_by_bayes_where_nothing_is_forgotten(monkeypatch):
     monkeypatch.setattr("mlpmem.evidence.DECAY", 1.0)
+    monkeypatch.setattr("mlpmem.evidence.LEAST", -99.0)
     lm, other = torch.log_softmax(torch.randn(2, 9, 5), -1)
     tokens = torch.randint(5, (9,))
     evidence = Evidence()

@@ -16,6 +16,7 @@ class Router:
 
     units: int = 16  # of its hidden layer; 0 is a logistic regression
     decay: float = 1e-4  # weight of the squared weights in the loss
+    trust: float = 0.4  # share of the fitted logit that is kept: sources that doubt are averaged
     k: int = 128  # neighbours, and their temperature: as the datastore will be used
     temperature: float = 20.0
     # atlas
@@ -32,7 +33,7 @@ class Router:
         for name in ("k", "questions", "tokens"):
             check_range("router", name, getattr(self, name), 1)
         check_range("router", "window", self.window, 2)
-        for name in ("temperature", "answers"):
+        for name in ("trust", "temperature", "answers"):
             check_range("router", name, getattr(self, name), 0, above=True)
 
 

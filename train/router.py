@@ -158,7 +158,11 @@ def fit(
     config: RouterRecipe,
     seed: int,
 ) -> tuple[Router, float]:
-    """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows."""
+    """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
+
+    It is fitted to wordings that both sources know well; on others, where neither is sure, it would
+    be too sure of one. So a share of its logit is kept, `trust`.
+    """
     torch.manual_seed(seed)
     decoder = model.decoder
     router = Router(RouterConfig(system, decoder.vocab_size, decoder.tokenizer_hash, config.units))
@@ -177,6 +181,8 @@ def fit(
 
     optimizer.step(closure)
     with torch.no_grad():
+        for weight in router.out.parameters():
+            weight.mul_(config.trust)
         return router, float(nll(router(rows.features), rows, weights))
 
 
