@@ -100,6 +100,7 @@ class Cast:
     def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> Column:
         """Return a column of the model."""
         lmbda = self.lmbda if lmbda is None else lmbda
+        lmbda = self.model.settings.of(system) if lmbda is None else lmbda  # "auto" is its own name
         label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
         seconds = self._seconds.get(system, 0.0)
         return Column(self.alone(system), system, lmbda, name, label, seconds)

@@ -243,7 +243,8 @@ def _traces(
 ) -> dict[Any, Trace]:
     """Return what is kept of every column, by its name."""
     used = asdict(options) | asdict(model.settings) | {"forced": list(options.forced)}
-    used.pop("lmbda")
+    for name in ("lmbda", "auto"):
+        used.pop(name)
     if not used["forced"]:
         used.pop("forced")
     return {

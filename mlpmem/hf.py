@@ -101,10 +101,11 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
                 f"it was asked for {system!r} at {lmbda!r}"
             )
         alone = model.only(system)
+        own = model.settings.of(system)  # no router answers behind transformers
         config = MlpMemoryLMConfig(
             decoder=copy.deepcopy(model.decoder.model.config),
             system=system,
-            lmbda=model.lmbdas([system], lmbda)[system],
+            lmbda=model.lmbdas([system], lmbda if lmbda is not None else own)[system],
             memory_temperature=model.settings.memory_temperature,
             k=model.settings.k,
             knn_temperature=model.settings.knn_temperature,

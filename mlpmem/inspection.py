@@ -111,7 +111,8 @@ def _trace(
 ) -> Trace:
     """Return what is kept of a scored text."""
     used = asdict(model.settings)
-    used.pop("lmbda")
+    for name in ("lmbda", "auto"):
+        used.pop(name)
     return Trace(
         system=system,
         prompt=model.decoder.decode(ids[:1]),

@@ -27,7 +27,7 @@ class Score:
     ids: list[int]  # (T,)
     tokens: list[str]  # (T,) displayable
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
-    lmbda: Mapping[str, float]  # the model's own, by system
+    lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is the router's
     routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
 
     def mixed(self, source: str, lmbda: float | str | None = None) -> np.ndarray:

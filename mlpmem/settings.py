@@ -18,6 +18,7 @@ class Settings:
     k: int = 64  # neighbours
     knn_temperature: float = 20.0  # of squared L2 distances
     memory_temperature: float = 1.0  # of the memory's logits
+    auto: bool = False  # where a router is there, it chooses lambda unless a call names one
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for values outside their range."""
@@ -25,6 +26,8 @@ class Settings:
             raise MlpMemError(f"settings: lmbda is {self.lmbda!r}; give a number by source")
         for source, value in self.lmbda.items():
             check_lmbda(value, source)
+        if not isinstance(self.auto, bool):
+            raise MlpMemError(f"settings: auto is {self.auto!r}; it must be true or false")
         above = [
             _is_number(self.k, 1),
             _is_number(self.knn_temperature, 1e-9),
@@ -52,7 +55,8 @@ class Settings:
     ) -> dict[str, float | str]:
         """Return every system's lambda, a number or AUTO: the given one, else these settings'.
 
-        It is 0 for "lm". MlpMemError for AUTO of a system that is not among the `routed`.
+        It is 0 for "lm"; where `auto` is set, AUTO is the settings' for the `routed`. MlpMemError
+        for AUTO of a system that is not among these.
         """
         given = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
         for system, value in given.items():
@@ -62,7 +66,8 @@ class Settings:
         chosen = {}
         for system in systems:
             value = given.get(system)
-            value = self.of(system) if value is None else value
+            if value is None:
+                value = AUTO if self.auto and system in routed else self.of(system)
             chosen[system] = 0.0 if system == "lm" else value if value == AUTO else float(value)
         return chosen
 

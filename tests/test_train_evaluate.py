@@ -59,7 +59,7 @@ def test_the_stage_measures_every_system_and_lambda(inputs, tmp_path, tiny_model
     assert len(set(counts["lmbda"].values())) == 1
     assert results["forgetting"] == [{"name": "finetuned_B_0.001_1"}]
     assert results["keys"] == len(tiny_model.datastore) and results["choosing"] == "dev"
-    assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn"]
+    assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn", "auto", "auto_knn"]
     cells = {f"{g}/{w}" for g in ("A1", "A2", "B") for w in (
         "seen", "dev", "test", "unseen", "statement_test"
     )}  # fmt: skip

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tiny
 
+from mlpmem.router import Router, RouterConfig
 from train.corpus import write_lines
 from train.recipe import Decoder
 from train.stage import write_json
@@ -66,6 +67,9 @@ def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
     for folder in (paths["decoder"], paths["corpus"] / "tokenizer"):
         bound.tokenizer.save_pretrained(folder)
     tiny.memory(bound).save(paths["memory"])
+    for system in ("memory", "knn"):
+        config = RouterConfig(system, bound.vocab_size, bound.tokenizer_hash)
+        Router(config).save(paths["router"] / system)
     tiny.datastore(bound).save(paths["datastore"])
     for part in ("memory", "heldout") if kind == "atlas" else ("memory", "valid", "test"):
         tiny.documents().save(paths["corpus"] / part)

@@ -1,7 +1,8 @@
 """Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
 
 What is measured is the corpus's own: questions and text by group (`measure.py`), or the perplexity
-of a text (`perplexity.py`). Decoder, memory, datastore, sizes and seconds are the same for all.
+of a text (`perplexity.py`). Decoder, memory, datastore, sizes and seconds are the same for all. An
+atlas is asked under the routers' lambdas too.
 """
 
 import dataclasses
@@ -9,13 +10,20 @@ from pathlib import Path
 
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
+from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
-from train.measure import measure_atlas
+from mlpmem.router import load_routers
+from mlpmem.settings import Settings
+from mlpmem.trace import AUTO
+from train.measure import Test, measure_atlas
 from train.perplexity import measure_text
+from train.routing import by_token
+from train.search import BulkRetriever
 from train.stage import Context, finished_manifest, read_json, write_json
 
 MEASURES = {"atlas": measure_atlas, "text": measure_text}  # by kind of corpus
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
+ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # as systems are named, by whose lambda it is
 
 
 def evaluate(context: Context) -> dict:
@@ -28,11 +36,20 @@ def evaluate(context: Context) -> dict:
     corpus = finished_manifest(inputs["corpus"])
     measured = MEASURES[corpus["config"]["kind"]](context, decoder, memory, store)
     seconds = {name: finished_manifest(path)["seconds"] for name, path in inputs.items()}
+    learning = sum(seconds[name] for name in ("memory", "targets", "datastore"))
     beyond = {
         "lm": (decoder.bytes, seconds["decoder"]),
-        "memory": (memory.bytes, sum(seconds[n] for n in ("memory", "targets", "datastore"))),
+        "memory": (memory.bytes, learning),
         "knn": (store.bytes, seconds["datastore"]),
+        "auto": (memory.bytes, learning + seconds["router"]),
+        "auto_knn": (store.bytes, seconds["datastore"] + seconds["router"]),
     }
+    lmbdas, labels = dict(measured["lmbda"]), dict(LABELS)
+    if corpus["config"]["kind"] == "atlas":
+        for source, made in _by_token(context, decoder, memory, store, measured["lmbda"]).items():
+            name = ROUTED[source]
+            measured["systems"][name], lmbdas[name] = made, AUTO
+            labels[name] = f"{LABELS[source]}, lambda by token"
     results = {
         "v": 1,
         "how": "python -m train evaluate",
@@ -44,16 +61,30 @@ def evaluate(context: Context) -> dict:
     results["systems"] = [
         {
             "name": name,
-            "label": LABELS[name],
-            "lmbda": results["lmbda"].get(name),
+            "label": labels[name],
+            "lmbda": lmbdas.get(name),
             **measured["systems"][name],
             "bytes": beyond[name][0],
             "train_seconds": beyond[name][1],
         }
-        for name in LABELS
+        for name in labels
     ]
     write_json(context.folder / "results.json", results)
     return {"lmbda": results["lmbda"]}
+
+
+def _by_token(
+    context: Context, decoder: Decoder, memory: Memory, store: Datastore, lmbda: dict[str, float]
+) -> dict[str, dict]:
+    """Return what memory and datastore make of the atlas under their routers' lambdas."""
+    config, routers = context.config, load_routers(context.inputs["router"])
+    settings = Settings(lmbda=lmbda, k=config.k, knn_temperature=config.temperature)
+    routers = {source: routers[source] for source in ROUTED if source in routers}
+    model = FusedModel(decoder, memory, settings, routers=routers)
+    model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
+    corpus = context.inputs["corpus"]
+    test = Test.load(corpus, decoder.tokenizer, config.questions, context.seed)
+    return by_token(model, test)
 
 
 def load_results(folder: Path) -> dict:

@@ -37,7 +37,7 @@ def make_bundle(context: Context) -> dict:
     """Return counts; writes the bundle of the recipe into the stage's folder."""
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
-    model, store = _model(inputs, results, config.name)
+    model, store = _model(inputs, results, config.name, config.auto)
     kind = finished_manifest(inputs["corpus"])["config"]["kind"]
     show = {"atlas": _show_atlas, "text": show_text}[kind]
     adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
@@ -102,17 +102,20 @@ def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> S
     return Shown(examples, untrained(questions, config.questions), recorded, answered)
 
 
-def _model(inputs: dict[str, Path], results: dict, name: str) -> tuple[FusedModel, Datastore]:
+def _model(
+    inputs: dict[str, Path], results: dict, name: str, auto: bool
+) -> tuple[FusedModel, Datastore]:
     """Return the model as the bundle will serve it, and its datastore."""
     settings = Settings(
         lmbda=results["lmbda"],
         k=results["config"]["k"],
         knn_temperature=results["config"]["temperature"],
+        auto=auto,
     )
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     store = Datastore.load(inputs["datastore"])
-    model = FusedModel(decoder, memory, settings, name)
+    model = FusedModel(decoder, memory, settings, name, load_routers(inputs["router"]))
     model.attach_datastore(store, make_retriever(None, store.keys))
     return model, store
 

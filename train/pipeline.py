@@ -39,7 +39,7 @@ STAGES = {
     ),
     "finetuned": Stage(("corpus", "decoder"), "train.finetuned:compare_finetuned"),
     "evaluate": Stage(
-        ("corpus", "decoder", "datastore", "targets", "memory", "finetuned"),
+        ("corpus", "decoder", "datastore", "targets", "memory", "router", "finetuned"),
         "train.evaluate:evaluate",
     ),
     "export": Stage(

@@ -87,6 +87,7 @@ class Export:
     questions: int = 400  # in untrained wordings, half of them new to the decoder
     traces: int = 6  # recorded comparisons, descriptions among them
     abouts: int = 2  # descriptions
+    auto: bool = False  # the routers choose lambda unless a call names one
     adapters: tuple[str, ...] = ()  # names of the stage finetuned's kept LoRA, as columns beside
 
 

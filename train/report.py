@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from mlpmem import findings
+from mlpmem.trace import AUTO
 from train import real
 from train.measure import shares
 from train.sentences import filled, markdown
@@ -91,7 +92,8 @@ def _flat(system: dict) -> dict:
 def _row(row: dict) -> list[str]:
     """Return one system's line of the main table."""
     cells = ("B_seen", "B_test", "B_unseen", "A2_test", "A2_unseen", "A1_test")
-    lmbda = "" if row.get("lmbda") is None else f"{row['lmbda']:g}"
+    lmbda = row.get("lmbda")
+    lmbda = "" if lmbda is None else lmbda if lmbda == AUTO else f"{lmbda:g}"
     right = [f"{100 * row[cell]:.1f}" for cell in cells]
     ppl = [f"{row[group]:.2f}" for group in ("ppl_B", "ppl_A2")]
     return [row["label"], lmbda, *right, *ppl, f"{row['seconds']:,.0f}"]

@@ -9,6 +9,7 @@ gives the true token more; no lambda reaches further.
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from mlpmem.trace import AUTO
 from train.corpus import check_tokens
 from train.findings import Finding, perplexity, save, share
 from train.measure import GROUPS, Test
+from train.questions import tally
 from train.recipe_file import load_recipe
 from train.router import each, gold
 from train.stage import finished_manifest
@@ -35,7 +37,7 @@ MODES = ("fixed", AUTO, "oracle")
 
 
 def measure(
-    model: FusedModel, documents: Documents, positions: np.ndarray
+    model: FusedModel, documents: Documents, positions: np.ndarray, modes: Sequence[str] = MODES
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too.
 
@@ -43,7 +45,7 @@ def measure(
     """
     read, asked = reach(documents, positions)
     systems = [system for system in model.routers if model.can_ask(system, model.store)]
-    pairs = [("lm", "lm"), *((s, m) for s in systems for m in MODES)]
+    pairs = [("lm", "lm"), *((s, m) for s in systems for m in modes)]
     found = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
     for at, sources, true, evidence in each(model, documents, read, systems):
         for (system, mode), (right, nll) in found.items():
@@ -67,9 +69,27 @@ def _judged(
     if mode == "oracle":
         hits = (lm.argmax(-1) == true) | (other.argmax(-1) == true)
         return hits, torch.maximum(gold(sources, "lm", true), gold(sources, system, true))
-    lmbda = model.lmbdas([system], AUTO if mode == AUTO else None)[system]
+    lmbda = AUTO if mode == AUTO else 0.0 if system == "lm" else model.settings.of(system)
     mixed = interpolate(lm, other, model.weights(sources, system, lmbda, evidence))
     return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
+
+
+def by_token(model: FusedModel, test: Test) -> dict[str, dict]:
+    """Return {system: {"accuracy", "ppl"}} under the routers' lambdas, as `measure_atlas` does."""
+    asked, positions = test.questions, all_positions(test.text)
+    answers = measure(model, asked.documents, asked.positions, (AUTO,))
+    texts, groups = measure(model, test.text, positions, (AUTO,)), groups_of(test.text, positions)
+    return {
+        system: {
+            "accuracy": tally(asked, right),
+            "ppl": {
+                str(g): float(np.exp(texts[system, AUTO][1][groups == g].mean()))
+                for g in dict.fromkeys(groups)
+            },
+        }
+        for (system, mode), (right, _) in answers.items()
+        if mode == AUTO
+    }
 
 
 def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:

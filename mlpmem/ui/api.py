@@ -65,8 +65,8 @@ class Endpoints:
             prompt: a question or the start of a text, at most 2,000 characters.
             systems: of "lm", "memory", "knn" and the page's further columns; null takes all of the
                 first three that are there.
-            lmbda: weight of memory or datastore, 0 to 1; null takes each one's own best, "auto"
-                lets a router choose it for every token ("lmbda" of a step).
+            lmbda: weight of memory or datastore, 0 to 1; "auto" lets a router choose it for every
+                token ("lmbda" of a step); null takes what the bundle is used with.
             max_new_tokens: 1 to 128 tokens.
             temperature: 0 (the likeliest token) to 2.
             top_p: 0.01 to 1, the share of the mass that is sampled from.

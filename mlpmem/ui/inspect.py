@@ -55,9 +55,11 @@ def _inspector(shared: Shared):
             sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
             if not sources:
                 raise MlpMemError(ALONE)
-            events = model.inspect(checked, sources[0], lmbda=chosen, store=store, stop=stop)
+            lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
+            first = sources[0]
+            events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, stop=stop)
             yield {"kind": "begin", "run": name, "traces": {}}
-            yield from _values(name, events, model.lmbdas(sources, chosen))
+            yield from _values(name, events, lmbdas)
 
         yield from map(packed, stream.guarded(values))
 

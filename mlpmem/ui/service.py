@@ -103,13 +103,15 @@ class Service:
     def payload(self, defaults: dict[str, float]) -> dict:
         """Return the status as plain values for the page: with the model's lambdas once known.
 
-        "auto" names the systems whose lambda a router can choose.
+        "auto" names the systems whose lambda a router can choose; "routed" says whether it does
+        unless lambda is moved.
         """
-        auto: list[str] = []
+        auto, routed = [], False
         if self._model is not None:
-            defaults = self._model.lmbdas(list(defaults), None)
-            auto = list(self._model.routers)
-        return {**asdict(self._status), "defaults": defaults, "auto": auto}
+            settings, auto = self._model.settings, list(self._model.routers)
+            defaults = {system: settings.of(system) for system in defaults}
+            routed = settings.auto and bool(auto)
+        return {**asdict(self._status), "defaults": defaults, "auto": auto, "routed": routed}
 
     def _set(self, status: Status) -> None:
         line = said(f"{self._note} {status.line}".strip())
