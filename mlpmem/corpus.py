@@ -58,6 +58,15 @@ class Corpus:
             raise MlpMemError(f"there is no document {i}; search again and pick one")
         return self.titles[i], self.groups[i], self.passages[i]
 
+    def titled(self, title: str, group: str) -> int:
+        """Return the document of a title and group; MlpMemError if there is none."""
+        for i, named in enumerate(zip(self.titles, self.groups, strict=True)):
+            if named == (title, group):
+                return i
+        raise MlpMemError(
+            f"the corpus has no document {title[:60]!r}; a text of your own is not listed here"
+        )
+
     def _rank(self, i: int, words: list[str]) -> tuple[int, int]:
         """Return what orders hits: the title itself, a title with the words, then by mentions.
 

@@ -1,5 +1,6 @@
 """A router's features, its folder, and lambda "auto" wherever a lambda can be given."""
 
+import dataclasses
 import json
 import math
 
@@ -9,9 +10,11 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from mlpmem.cast import Cast
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.router import FEATURES, Router, RouterConfig, features, load_routers
+from mlpmem.settings import Settings
 from mlpmem.trace import AUTO, PARTS, SOURCES, Trace
 
 PROMPT = "The capital of Peru is"
@@ -205,6 +208,26 @@ def test_mixed_has_the_mean_of_its_parts_lambdas_unless_it_has_its_own():
     assert tiny.model(lmbda=lmbda).generate(PROMPT, "mixed", max_new_tokens=1).lmbda == 0.4
     own = tiny.model(lmbda=lmbda | {"mixed": 0.9})
     assert own.generate(PROMPT, "mixed", max_new_tokens=1).lmbda == 0.9
+
+
+def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed):
+    settings = dataclasses.replace(routed.settings, auto=True)
+    only = {"memory": routed.routers["memory"]}
+    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", only)
+    model.attach_datastore(routed.datastore, routed.retriever)
+    made = model.compare(PROMPT, max_new_tokens=2)
+    assert {system: trace.lmbda for system, trace in made.items()} == {
+        "lm": 0.0, "memory": AUTO, "knn": settings.of("knn")
+    }  # fmt: skip
+    assert model.generate(PROMPT, lmbda=0.4, max_new_tokens=1).lmbda == 0.4
+    score = model.score(PROMPT)
+    assert score.perplexity("memory") == score.perplexity("memory", AUTO)
+    assert score.perplexity("memory") != score.perplexity("memory", 0.5)
+    cast = Cast(model)
+    assert cast.system("memory").lmbda == settings.of("memory"), "a name of its own has the other"
+    assert cast.system("auto").lmbda == AUTO
+    with pytest.raises(MlpMemError, match="auto is 1; it must be true or false"):
+        Settings(auto=1)
 
 
 def test_auto_needs_a_router_and_cannot_be_scrubbed(routed, tiny_model):

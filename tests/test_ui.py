@@ -17,6 +17,7 @@ import torch
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.given import Given
+from mlpmem.settings import Settings
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
 from mlpmem.ui import chat, compare, inputs, own, plots, recorded, requests, results, saved, stream
 from mlpmem.ui.extras import Extras
@@ -201,9 +202,9 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
 
 
 def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest():
-    first = SimpleNamespace(systems=["lm"], lmbdas=lambda names, _: dict.fromkeys(names, 0.25),
-                            routers={})  # fmt: skip
-    second = SimpleNamespace(systems=["lm", "knn"], lmbdas=first.lmbdas, routers={"knn": 1})
+    settings = Settings({"knn": 0.25}, auto=True)
+    first = SimpleNamespace(systems=["lm"], settings=settings, routers={})
+    second = SimpleNamespace(systems=["lm", "knn"], settings=settings, routers={"knn": 1})
 
     def fails(tell):
         tell("distilling a memory: corpus 50%", 0.1)
@@ -217,7 +218,7 @@ def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest
     service.start().join(10)
     assert service.model is second
     assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.25}, "the model's own"
-    assert service.payload({})["auto"] == ["knn"]
+    assert service.payload({})["auto"] == ["knn"] and service.payload({})["routed"]
     status = service.status
     assert (status.state, status.ready, status.waiting) == ("error", True, "")
     assert status.line == "Note. the memory could not be distilled"

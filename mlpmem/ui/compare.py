@@ -9,7 +9,7 @@ import gradio as gr
 from mlpmem.trace import SOURCES
 from mlpmem.ui import columns, components, inputs, requests, share, stream
 from mlpmem.ui.components import packed
-from mlpmem.ui.plots import headline_points
+from mlpmem.ui.plots import ROUTED, headline_points
 from mlpmem.ui.shared import PRIVATE, STREAM, Shared
 from mlpmem.ui.words import words
 
@@ -61,6 +61,8 @@ def _records(shared: Shared) -> dict[str, list[float]]:
     A tuned decoder is known by the label of its measurement.
     """
     points = headline_points(shared.recorded.results or {})
+    if shared.recorded.settings.get("auto") is True:  # then a column is what a router makes of it
+        points = [{**p, "name": ROUTED.get(p["name"], p["name"])} for p in points]
     columns = {label: name for name, label in shared.service.extras.labels().items()}
     named = [(p["name"] if p["kind"] != "tuned" else columns.get(p["said"]), p) for p in points]
     return {name: [p["learned"] / 100, p["kept"] / 100] for name, p in named if name}

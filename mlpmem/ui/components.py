@@ -152,7 +152,9 @@ def probe(**kwargs: Any) -> gr.HTML:
 
 
 def corpus_view(**kwargs: Any) -> gr.HTML:
-    """Return hits and an open document; it fires `open` with {"document": an index}."""
+    """Return hits and an open document; it fires `open` with {"document": an index}, or with
+    {"title", "group"}.
+    """
     mount = "MLPMEM.mountCorpus(element, props, watch, (data) => trigger('open', data));"
     return part(packed(None), "corpus-host", mount, **kwargs)
 

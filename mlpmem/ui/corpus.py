@@ -72,13 +72,17 @@ def _searcher(shared: Shared):
 
 
 def _opener(shared: Shared):
-    """Return what a click on a hit does: show all passages of its document."""
+    """Return what a click on a hit, or on a neighbour's document, does: show all its passages."""
 
     def open_document(event: gr.EventData) -> dict:
         def found() -> dict:
             data = event._data if isinstance(event._data, dict) else {}
-            index = inputs.check_number(data.get("document"), "document", 0, 2**31 - 1, 0)
-            title, group, passages = shared.service.corpus.document(int(index))
+            corpus, title, group = shared.service.corpus, data.get("title"), data.get("group")
+            if isinstance(title, str) and isinstance(group, str):
+                index = corpus.titled(title, group)
+            else:
+                index = inputs.check_number(data.get("document"), "document", 0, 2**31 - 1, 0)
+            title, group, passages = corpus.document(int(index))
             return {"kind": "document", "run": stream.new_run(), "document": int(index),
                     "title": title, "group": group, "passages": passages[:MAX_PASSAGES],
                     "count": len(passages)}  # fmt: skip

@@ -8,6 +8,7 @@ from typing import Any
 
 COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
 SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangle-down"}
+ROUTED = {"auto": "memory", "auto_knn": "knn"}  # systems under a router's lambda, by name
 DASHES = {"memory": "solid", "knn": "dash"}
 NEAR = 5  # points of A2: labels of one line each would touch
 REFIT = "MLPMEM.mountFigures(element);"  # of what stands above figures
@@ -30,7 +31,7 @@ def plain(name: str) -> str:
 
 def kind_of(name: str) -> str:
     """Return the source whose colour a system bears; anything fine-tuned is "tuned"."""
-    own = "lm" if name == "lm" else "tuned"
+    own = {"lm": "lm", **ROUTED}.get(name, "tuned")
     return next((s for s in ("memory", "knn") if name.startswith(s)), own)
 
 
@@ -65,6 +66,10 @@ def headline(results: dict) -> Any:
     points = headline_points(results)
     if not points:
         return None
+    routed = {
+        p["kind"] for p in points if p["name"] in ROUTED
+    }  # the same at one lambda lies beside
+    points = [p for p in points if p["name"] not in routed]
     figure = empty("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
     for kind in ("tuned", "lm", "knn", "memory"):
         chosen = [p for p in points if p["kind"] == kind]

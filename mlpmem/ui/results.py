@@ -9,6 +9,7 @@ import gradio as gr
 
 from mlpmem import findings
 from mlpmem.study_charts import NAMES
+from mlpmem.trace import AUTO
 from mlpmem.ui import components, plots, studies, words
 from mlpmem.ui.shared import PRIVATE, Shared
 
@@ -129,7 +130,7 @@ def _systems(results: dict) -> str:
     for row in systems:
         accuracy, ppl = row.get("accuracy") or {}, row.get("ppl") or {}
         rows.append(
-            [str(row.get("label") or row.get("name")), _number(row.get("lmbda"), "{:g}")]
+            [str(row.get("label") or row.get("name")), _lambda(row.get("lmbda"))]
             + [_number(plots.percent(accuracy.get(key)), "{:.1f}") for key, _ in cells]
             + [_number(ppl.get(group), "{:.2f}") for group, _ in texts]
             + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
@@ -185,6 +186,10 @@ def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
         f'<p>{html.escape(caption)}</p><div class="table-scroll" tabindex="0"><table>'
         f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
     )
+
+
+def _lambda(value: Any) -> str:
+    return AUTO if value == AUTO else _number(value, "{:g}")
 
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:

@@ -18,6 +18,7 @@ import made_findings
 from mlpmem.corpus import Corpus
 from mlpmem.documents import join_passages
 from mlpmem.errors import MlpMemError
+from mlpmem.settings import Settings
 from mlpmem.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 
 Event = namedtuple("Event", "kind values")
@@ -132,6 +133,7 @@ class FakeModel:
         self.pace = pace
         self.systems = ["lm", "memory"]
         self.routers = {"memory": None}
+        self.settings = Settings(BEST | {"mixed": 0.53})
         self.memory = SimpleNamespace(bytes=BYTES["memory_bytes"])
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
@@ -265,8 +267,8 @@ class FakeModel:
 
     def lmbdas(self, systems, lmbda):
         given = lmbda if isinstance(lmbda, dict) else dict.fromkeys(systems, lmbda)
-        best = BEST | {"mixed": 0.53}
-        return {s: 0.0 if s == "lm" else best[s] if given.get(s) is None else given[s]
+        best = self.settings.of
+        return {s: 0.0 if s == "lm" else best(s) if given.get(s) is None else given[s]
                 for s in systems}  # fmt: skip
 
     def chat(self, turns, system="memory", **rest):

@@ -202,6 +202,18 @@ def own_text(page, text="zorblat is the capital of the moon"):
     page.wait_for_selector("#own-view .own-line:has-text('kept for you alone')")
 
 
+def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
+    page = visit()
+    generate(page, fake.ask("Who wrote The Salt Ledger?"))
+    page.wait_for_selector("#pane-knn[data-state=done]")
+    page.click("#pane-knn .token >> nth=0")
+    page.click(".neighbour-read >> nth=0")
+    page.wait_for_selector("#corpus-view .document h3:has-text('The Salt Ledger')")
+    assert page.locator("#corpus-view .document p").count() == 2
+    page.evaluate("MLPMEM.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
+    page.wait_for_selector("#corpus-view .alert:has-text('a text of your own is not listed')")
+
+
 def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit):
     page, other = visit(), visit()
     own_text(page)

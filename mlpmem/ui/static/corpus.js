@@ -9,6 +9,8 @@
   class CorpusView {
     constructor(host, open) {
       this.open = open;
+      this.place = ""; // words of a passage that an opened document is to be read from
+      M.page.corpus = this;
       this.alert = M.h("p", { class: "alert", role: "alert" });
       this.count = M.h("p", { class: "panel-note", role: "status" });
       this.hits = M.h("ol", { class: "hits" });
@@ -48,7 +50,9 @@
         group === "stranger" ? M.h("p", { class: "panel-note" }, STRANGERS) : "",
         more ? M.h("p", { class: "panel-note" }, more) : "",
         ...passages.map((text) => M.h("p", { dir: "auto" }, this.#marked(text))));
-      this.page.scrollTop = 0;
+      const here = this.place && this.page.querySelector("mark");
+      this.page.scrollTop = here ? here.offsetTop - this.page.offsetTop - this.page.clientHeight / 3 : 0;
+      this.place = "";
       for (const hit of this.hits.querySelectorAll(".hit")) {
         hit.setAttribute("aria-pressed", String(Number(hit.dataset.document) === document));
       }
@@ -57,7 +61,7 @@
 
     /** A passage with the words of the search marked, as nodes. */
     #marked(text) {
-      const plain = (this.words || []).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+      const plain = (this.place ? [this.place] : this.words || []).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
       if (!plain.length) return [text];
       return text.split(new RegExp(`(${plain.join("|")})`, "giu"))
         .map((part, i) => (i % 2 ? M.h("mark", null, part) : part));
@@ -117,6 +121,25 @@
       M.setText(this.line, text);
     }
   }
+
+  const LONGEST = 48; // characters of what stands before a neighbour's token
+
+  /** Whether this page has the texts that its datastore was made of. */
+  const tab = () => [...document.querySelectorAll("[role=tab]")].find((one) => one.textContent.trim() === "Corpus");
+  M.canRead = () => Boolean(tab());
+
+  /** Opens a neighbour's document on the Corpus tab, at its place. */
+  M.read = ({ title, group, left, target }) => {
+    tab().click();
+    const ask = (tries) => { // a tab's parts are there once it was shown
+      const view = M.page.corpus;
+      if (view?.page.isConnected && view.page.getClientRects().length) {
+        view.place = (left + target).split("¶").at(-1).slice(-LONGEST).trim();
+        view.open({ title, group });
+      } else if (tries) window.setTimeout(() => ask(tries - 1), 50);
+    };
+    ask(100);
+  };
 
   M.mountCorpus = (element, props, watch, open) => {
     const view = new CorpusView(element.querySelector(".corpus-host"), open);

@@ -26,7 +26,9 @@
         M.h("span", { class: "weight-bar", "aria-hidden": "true" },
           M.h("i", { style: { width: `${100 * share}%` } })),
         M.h("span", null, `weight ${M.percent(share)} %`),
-        M.h("span", null, `distance ${M.short(n.distance)}`)));
+        M.h("span", null, `distance ${M.short(n.distance)}`),
+        M.canRead?.() ? M.h("button", { type: "button", class: "neighbour-read",
+          "aria-label": `Open ${n.title} in Corpus`, on: { click: () => M.read(n) } }, "open in Corpus") : ""));
   }
 
   /** How close memory and datastore are at this token, as a sentence. */

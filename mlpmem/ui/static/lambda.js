@@ -13,7 +13,7 @@
         on: { input: () => this.#moved(), change: () => this.#settled() } });
       this.auto = M.h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
         "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
-        on: { click: () => this.set(M.page.auto ? null : "auto") } }, "auto");
+        on: { click: () => this.#switch() } }, "auto");
       this.ticks = M.h("div", { class: "lambda-ticks", "aria-hidden": "true" });
       this.curve = new M.Curve();
       this.again = M.h("button", { type: "button", class: "again", on: { click: () => M.again() } });
@@ -58,12 +58,19 @@
       this.repaint();
     }
 
+    /** Turns the router on or off; where it chooses unless told otherwise, off is one lambda for all. */
+    #switch() {
+      const on = this.auto.getAttribute("aria-checked") === "true";
+      this.set(on ? (M.page.status.routed ? M.page.defaults.memory : null) : "auto");
+    }
+
     #back() {
       this.set(null);
       this.input.focus();
     }
 
-    /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. */
+    /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. What is
+     * generated at null has the bundle's: each one's best, or the router's (status.routed). */
     set(value) {
       const auto = value === "auto";
       if (!auto) this.input.value = value ?? M.page.defaults.memory;
@@ -87,12 +94,14 @@
       const view = M.page.activeView();
       const pane = view?.focusPane();
       const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
-      const auto = M.page.auto && !scored;
+      const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
+      const routed = M.page.status.routed && M.page.lambda === null &&
+        !(mixed && pane.trace.lmbda !== "auto");
+      const auto = (M.page.auto || routed) && !scored;
       const wanted = auto ? "auto" : M.page.lambda;
       this.auto.disabled = scored;
-      const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
       const shown = wanted ?? (mixed ? pane.trace.lmbda : null) ?? M.page.defaults.memory;
-      const touched = wanted !== null;
+      const touched = M.page.lambda !== null || (M.page.auto && !M.page.status.routed);
       this.auto.setAttribute("aria-checked", String(auto));
       this.track.toggleAttribute("data-idle", shown === "auto");
       if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");

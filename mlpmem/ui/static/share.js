@@ -49,7 +49,8 @@
     if (record.lmbda !== null) return record.lmbda;
     const mixed = M.SOURCES.slice(1).filter((name) => record.traces[name])
       .map((name) => record.traces[name]);
-    const off = mixed.find((t) => t.lmbda === "auto" ||
+    if (mixed.some((t) => t.lmbda === "auto")) return "auto";
+    const off = mixed.find((t) => M.page.status.routed ||
       Math.abs(t.lmbda - (M.page.defaults[t.system] ?? t.lmbda)) > 1e-9);
     return off ? off.lmbda : null;
   }
