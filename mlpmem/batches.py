@@ -18,7 +18,7 @@ from mlpmem.evidence import REACH, Evidence, reach, reached
 from mlpmem.passages import forward_positions
 from mlpmem.systems import System, follow
 
-ROWS = 64  # prompts that are continued together
+ROWS, ROUTED_ROWS = 64, 8  # prompts that are continued together; of routed ones all logits exist
 PIECE = 512  # positions whose (n, V) log-probs exist at a time
 
 
@@ -131,8 +131,9 @@ def write(system: System, prompts: Sequence[Sequence[int]], max_new_tokens: int)
     read = [fit(system, prompt, max_new_tokens) for prompt in prompts]
     order = sorted(range(len(read)), key=lambda i: len(read[i]))
     written: list[list[int]] = [[] for _ in read]
-    for start in range(0, len(order), ROWS):
-        some = order[start : start + ROWS]
+    rows = ROUTED_ROWS if system.routed else ROWS
+    for start in range(0, len(order), rows):
+        some = order[start : start + rows]
         answers = _written(system, [read[i] for i in some], max_new_tokens)
         for i, ids in zip(some, answers, strict=True):
             written[i] = ids
@@ -180,4 +181,5 @@ def _read(
         if not count:
             continue
         states = (x[number, -1 - count : -1] for x in (output.hidden, output.logits))
-        follow(system, evidence, [number] * count, tuple(states), torch.tensor(ids[-count:]))
+        sources = system.sources(*states)
+        evidence.read([number] * count, system.gaps(sources, torch.tensor(ids[-count:])))

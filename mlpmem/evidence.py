@@ -79,11 +79,14 @@ def read_prompt(
 def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return (positions (R,) with the REACH ones before each in its passage, which are asked (R,)).
 
-    Ascending; a passage's first token, which nothing comes before, is never among them.
+    ValueError unless the positions (P,) ascend and none is a passage's first token, which nothing
+    comes before.
     """
     first = documents.offsets[documents.passage_at(positions)] + 1
     edges = np.zeros(len(documents.tokens) + 1, np.int64)
     np.add.at(edges, np.maximum(first, positions - REACH), 1)
     np.add.at(edges, positions + 1, -1)
+    if (positions < first).any() or (np.diff(positions) <= 0).any():
+        raise ValueError("positions must ascend, and leave out what begins a passage")
     wanted = np.flatnonzero(np.cumsum(edges))
     return wanted, np.isin(wanted, positions)

@@ -138,8 +138,10 @@ def _run(
             read = torch.tensor([ids + forced])
             last = reached(ids, bool(routed)) + 1 + len(forced)
             output = model.decoder.forward(read, use_cache=True, last=last)
-            evidence = read_prompt(model, output, ids, routed, store)
             clock.prefill_ms = 1000 * (time.perf_counter() - begin)
+            evidence = read_prompt(model, output, ids, routed, store)
+            if routed:
+                clock.evidence_ms = 1000 * (time.perf_counter() - begin) - clock.prefill_ms
         elif ahead < 0:
             output = _advance(model.decoder, output, live, clock)
         at = -1 - max(0, ahead)

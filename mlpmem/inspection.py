@@ -143,7 +143,7 @@ def probe(
         first = tokenizer.encode(named, add_special_tokens=False, verbose=False)[:1]
         for token in first:
             found.setdefault(token, named)
-    spread = model.distributions(ids, store=store)
+    spread = model.distributions(ids, lmbda=0.0, store=store)  # the mix is not asked for
     spread.pop("fused")
     return [
         {

@@ -40,6 +40,7 @@ class Clock:
     """Milliseconds a token by part; a batch's time is shared out over its rows."""
 
     prefill_ms: float = 0.0
+    evidence_ms: float = 0.0  # of asking the sources about the prompt, for a router
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, part: str, seconds: float, rows: int) -> None:
@@ -54,4 +55,6 @@ class Clock:
             sizes["memory_bytes"] = model.memory.bytes
         if store is not None:
             sizes["datastore_bytes"] = store.bytes
+        if self.evidence_ms:
+            found["evidence_ms"] = self.evidence_ms
         return {"prefill_ms": self.prefill_ms, **found, **sizes}

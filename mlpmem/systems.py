@@ -95,9 +95,14 @@ class Column:
         return list(ids)
 
     @property
+    def _own(self) -> float | str:
+        """Return this column's lambda, the model's where it names none."""
+        return self.model.lmbdas([self.system], self.lmbda)[self.system]
+
+    @property
     def routed(self) -> bool:
         """Return whether a router chooses its lambda."""
-        return self.lmbda == AUTO and self.system != "lm"
+        return self._own == AUTO
 
     def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
         """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
@@ -111,8 +116,7 @@ class Column:
     @torch.inference_mode()
     def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
         """Return log-probs (R, V); evidence (R,) is that before each row's token."""
-        lmbda = self.model.lmbdas([self.system], self.lmbda)[self.system]
-        weights = self.model.weights(sources, self.system, lmbda, evidence)
+        weights = self.model.weights(sources, self.system, self._own, evidence)
         return interpolate(sources["lm"], sources[self.system], weights)
 
     def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:

@@ -176,8 +176,6 @@ def test_auto_is_the_routers_where_there_is_one_and_else_each_ones_own(service, 
 
 def test_auto_is_taken_where_it_has_a_meaning():
     assert inputs.check_lmbda({"lmbda": "auto"}) == inputs.check_lmbda("auto") == "auto"
-    with pytest.raises(MlpMemError, match="lambda"):
-        inputs.check_lmbda("auto", auto=False)
     link = inputs.read_link({"q": "a", "lambda": "auto", "systems": "rag,lm,else"}, ["rag"])
     assert (link.options.lmbda, link.systems) == ("auto", ["lm", "rag"])
     assert inputs.read_link({"q": "a", "lambda": "Auto"}).options.lmbda is None

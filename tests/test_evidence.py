@@ -46,6 +46,9 @@ def test_reach_adds_what_is_read_before_within_the_passage():
     read, asked = reach(documents, np.array([last, second]))
     assert read[asked].tolist() == [last, second]
     assert read.tolist() == [*range(last - REACH, last + 1), second - 1, second]
+    for wrong in ([second, last], [last, last], [lengths[0]]):
+        with pytest.raises(ValueError, match="must ascend, and leave out what begins a passage"):
+            reach(documents, np.array(wrong))
     assert reached([7]) == 0 and reached([7, 8, 9]) == 2 and reached(range(999)) == REACH
     assert reached([7, 8, 9], False) == 0
 

@@ -59,6 +59,15 @@ def test_a_column_gives_the_models_own_distribution(name):
         torch.testing.assert_close(mine, model().distributions(ids, 0.7, name)["fused"])
 
 
+def test_a_column_without_lambda_takes_the_models_which_may_be_the_routers():
+    ids = model().decoder.encode(PROMPTS[0])
+    lm, memory, knn = columns(tiny.routed(k=8, auto=True))
+    assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
+    torch.testing.assert_close(memory.log_probs(ids), system("auto_memory").log_probs(ids))
+    torch.testing.assert_close(knn.log_probs(ids), knn.at(0.5).log_probs(ids))
+    assert write(memory, [ids], 4) == write(system("auto_memory"), [ids], 4)
+
+
 def test_a_column_leaves_its_lambda_to_the_router():
     ids = model().decoder.encode(PROMPTS[0])
     mine = system("auto_mixed").log_probs(ids)[0]

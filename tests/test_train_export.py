@@ -73,14 +73,15 @@ class Knowing:
     def __init__(self):
         self.asked = []
 
-    def compare(self, prompt, max_new_tokens):
-        self.asked.append(prompt)
+    def compare(self, prompt, systems=("lm", "memory", "knn"), max_new_tokens=0):
+        if len(systems) == 3:
+            self.asked.append(prompt)
         _, group, number = prompt.removesuffix("? Answer:").rsplit(" ", 2)
         answer = f"It {number}"
         memory = group == "B" and int(number) < 20 or group == "A1" or int(number) % 2
         said = {"lm": answer if group != "B" else "?", "memory": answer if memory else "?"}
         said["knn"] = "?" if len(self.asked) == 1 else answer
-        return {name: SimpleNamespace(text=text, cost={}) for name, text in said.items()}
+        return {name: SimpleNamespace(text=said[name], cost={}) for name in systems}
 
 
 def test_examples_are_what_the_model_really_answers_real_entities_and_all_relations_first():

@@ -55,9 +55,11 @@ def decoding(
     soon.
     """
 
+    lmbdas = {system: model.settings.of(system) for system in systems}  # no router's
+
     def work() -> dict[str, float]:
         start = time.perf_counter()
-        options = {"max_new_tokens": tokens, "temperature": 1.0, "stream": True}
+        options = {"max_new_tokens": tokens, "temperature": 1.0, "stream": True, "lmbda": lmbdas}
         at = [time.perf_counter() for e in model.compare(prompt, systems, **options)][:-1]
         return _said(name, start, at)
 

@@ -1,4 +1,7 @@
-"""Time to the first token against the prompt's length, and bytes, per system."""
+"""Time to the first token against the prompt's length, and bytes, per system.
+
+"auto_memory" and "auto_knn" are those under a router's lambda, which asks about the prompt too.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -6,6 +9,7 @@ from pathlib import Path
 from mlpmem.bench.figures import Figure
 from mlpmem.bench.timing import in_turns, timed
 from mlpmem.fused import FusedModel
+from mlpmem.trace import AUTO
 
 LENGTHS = (32, 64, 128, 256, 512)
 
@@ -15,11 +19,12 @@ def bench(
 ) -> Iterator[Figure]:
     """Yield ms to the first token of prompts that repeat `prompt` up to every length."""
     most = model.decoder.max_positions - 1  # one is written
+    routed = [f"{AUTO}_{system}" for system in model.routers if system in model.systems]
     lengths = sorted({min(length, most) for length in lengths})
     work = {
         f"{system}/ms_to_first_token/tokens={length}": _first(model, system, prompt, length)
         for length in lengths
-        for system in model.systems
+        for system in (*model.systems, *routed)
     }
     for name, ms in in_turns(work, rounds).items():
         yield timed(f"prompt/{name}", ms)
@@ -29,8 +34,11 @@ def _first(
     model: FusedModel, system: str, prompt: Sequence[int], length: int
 ) -> Callable[[], None]:
     """Return work that reads a prompt of so many tokens and writes one."""
-    ids, model = (list(prompt) * (length // len(prompt) + 1))[:length], model.only(system)
-    return lambda: model.generate(ids, system, max_new_tokens=1) and None
+    ids, lmbda = (list(prompt) * (length // len(prompt) + 1))[:length], model.settings.of(system)
+    if system.startswith(AUTO):
+        system, lmbda = system.removeprefix(f"{AUTO}_"), AUTO
+    model = model.only(system)
+    return lambda: model.generate(ids, system, lmbda=lmbda, max_new_tokens=1) and None
 
 
 def bytes_of(model: FusedModel, folder: Path | None) -> Iterator[Figure]:

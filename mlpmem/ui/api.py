@@ -90,34 +90,35 @@ class Endpoints:
         shown = None if chosen.lmbda == AUTO else chosen.lmbda
         return saved.record(text, self._shared.recorded.known(text), shown, traces)
 
-    def score(self, text: str, lmbda: float | None = None) -> dict:
+    def score(self, text: str, lmbda: float | str | None = None) -> dict:
         """Score a text that is there: how surprising each of its tokens is to every source.
 
         A text has at most 2,000 characters.
 
         Parameters:
             text: at most 2,000 characters, two tokens or more.
-            lmbda: weight of memory or datastore in "perplexity", 0 to 1; null takes its own best.
+            lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
+                choose it for every token; null takes what the bundle is used with.
         Returns:
             {"ids", "tokens", "nll", "lmbda", "perplexity"}: "nll" has per source the negative log
             likelihood in nats of every token but the first; "perplexity" is that of the decoder
             ("lm") and of its mixes with "memory" and "knn" at "lmbda".
         """
         text = inputs.check_text(text, "text")
-        weight = inputs.check_lmbda(lmbda, auto=False)
+        weight = inputs.check_lmbda(lmbda)
         model = self._shared.service.model
         score = model.score(text)
+        lmbdas = columns.lambdas(model, list(score.nll), weight)
         return {
             "ids": score.ids,
             "tokens": score.tokens,
             "nll": {name: [_finite(v) for v in nll.tolist()] for name, nll in score.nll.items()},
-            "lmbda": model.lmbdas(list(score.nll), weight),
-            "perplexity": {name: _finite(score.perplexity(name, weight)) for name in score.nll}
-            | {"lm": _finite(score.perplexity("lm"))},
+            "lmbda": lmbdas,
+            "perplexity": {s: _finite(score.perplexity(s, lmbda)) for s, lmbda in lmbdas.items()},
         }
 
     def distributions(
-        self, prompt: str, system: str = "memory", lmbda: float | None = None
+        self, prompt: str, system: str = "memory", lmbda: float | str | None = None
     ) -> dict:
         """Return what every source says comes next after a prompt, and what their mix says.
 
@@ -126,7 +127,8 @@ class Endpoints:
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
             system: whose mix "fused" is: "lm", "memory" or "knn".
-            lmbda: its weight in the mix, 0 to 1; null takes its own best.
+            lmbda: its weight in the mix, 0 to 1; "auto" lets a router choose it; null takes what
+                the bundle is used with.
         Returns:
             {"prompt", "system", "lmbda", "candidates", "rest", "js"}: the candidates are the union
             of every source's eight likeliest tokens, each with "token_id", "text" and its exact
@@ -141,7 +143,7 @@ class Endpoints:
         return {
             "prompt": trace.prompt,
             "system": system,
-            "lmbda": trace.lmbda,
+            "lmbda": trace.lmbda if step.lmbda is None else step.lmbda,
             "candidates": rows,
             "rest": dict(step.rest),
             "js": step.js,
@@ -159,17 +161,17 @@ class Endpoints:
             "left", "target", "target_id", "right", "distance" (squared L2) and "weight" (its share
             of the datastore's mass, 0 to 1).
         """
-        trace, step = self._next(prompt, "knn", None)
+        trace, step = self._next(prompt, "knn", 1.0)  # no mix is asked for
         rows = [{name: getattr(n, name) for name in NEIGHBOUR} for n in step.neighbours]
         return {"prompt": trace.prompt, "neighbours": rows}
 
-    def _next(self, prompt: str, system: str, lmbda: float | None) -> tuple[Any, Any]:
+    def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
         """Return a system's trace of a single token, and that token's step."""
         text = inputs.as_prompt(inputs.check_text(prompt))
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
-        weight = inputs.check_lmbda(lmbda, auto=False)
-        trace = model.compare(text, systems=[name], lmbda=weight, max_new_tokens=1)[name]
+        own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
+        trace = model.compare(text, systems=[name], lmbda=own, max_new_tokens=1)[name]
         return trace, trace.steps[0]
 
 

@@ -25,7 +25,7 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class Options:
-    """How to generate; lmbda None means each source's own best from the bundle."""
+    """How to generate; lmbda None is what the bundle is used with."""
 
     lmbda: float | str | None = None  # or AUTO: the router's, for every token
     max_new_tokens: int = 32
@@ -124,13 +124,13 @@ def check_probe(data: dict) -> tuple[list[int], str]:
     return ids, text
 
 
-def check_lmbda(value: object, auto: bool = True) -> float | str | None:
+def check_lmbda(value: object) -> float | str | None:
     """Return the bar's lambda: None while it is untouched, AUTO where a router is to choose.
 
-    MlpMemError outside 0..1, or for AUTO where `auto` says that it has no meaning.
+    MlpMemError outside 0..1.
     """
     lmbda = value.get("lmbda") if isinstance(value, dict) else value
-    if auto and lmbda == AUTO and isinstance(lmbda, str):
+    if lmbda == AUTO and isinstance(lmbda, str):
         return AUTO
     return None if lmbda is None else float(check_number(lmbda, "lambda", 0.0, 1.0, 0.5))
 

@@ -6,6 +6,8 @@ A bundle may come from anybody, and its page must open whatever stands there.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from mlpmem.trace import AUTO
+
 MOST = 200  # rows of a table, fields of a row, characters of a text
 LONGEST = 2000  # points of a curve
 LARGEST = 1e30
@@ -41,7 +43,7 @@ def _system(row: dict) -> dict:
     lmbda = row.get("lmbda")
     own = next(iter(lmbda.values()), None) if isinstance(lmbda, dict) else lmbda
     by_split = {key: _numbers(row.get(key)) for key in ("accuracy", "ppl")}
-    return {**_plain(row), **by_split, "lmbda": number(own)}
+    return {**_plain(row), **by_split, "lmbda": AUTO if own == AUTO else number(own)}
 
 
 def _curve(row: dict) -> dict[str, list[float]]:

@@ -266,10 +266,7 @@ class FakeModel:
                       lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
     def lmbdas(self, systems, lmbda):
-        given = lmbda if isinstance(lmbda, dict) else dict.fromkeys(systems, lmbda)
-        best = self.settings.of
-        return {s: 0.0 if s == "lm" else best(s) if given.get(s) is None else given[s]
-                for s in systems}  # fmt: skip
+        return self.settings.lmbdas(systems, lmbda, self.routers)
 
     def chat(self, turns, system="memory", **rest):
         return self.compare(ask(turns[-1][0]), systems=[system], **rest)

@@ -54,6 +54,24 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     assert abs(fused - (0.9 * lm + 0.05 * (memory + knn))) < 1e-9
 
 
+def test_where_the_router_is_the_default_its_switch_is_on_until_lambda_is_moved(visit):
+    page = visit()
+    page.click("#lambda-auto")
+    generate(page, TUNGSTEN)
+    page.click("#pane-memory .token >> nth=1")
+    switch = lambda: page.get_attribute("#lambda-auto", "aria-checked")  # noqa: E731
+    page.evaluate("MLPMEM.page.status.routed = true; MLPMEM.page.bar.set(null)")
+    assert switch() == "true" and page.inner_text(".lambda-value") == "0.13"
+    assert page.get_attribute(".reset", "data-offered") is None
+    page.click("#lambda-auto")
+    assert switch() == "false" and page.inner_text(".lambda-value") == "0.55"
+    assert titles(page, "memory")[1] == "", "one lambda for all tokens"
+    page.click(".reset")
+    assert switch() == "true" and titles(page, "memory")[1] == "λ 0.13 here"
+    link = page.evaluate("MLPMEM.link(MLPMEM.record(MLPMEM.page.activeView()))")
+    assert "lambda=auto" in link
+
+
 def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     page = visit()
     page.fill("#prompt textarea", TUNGSTEN)

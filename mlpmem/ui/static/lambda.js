@@ -95,13 +95,15 @@
       const pane = view?.focusPane();
       const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
       const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
-      const routed = M.page.status.routed && M.page.lambda === null &&
-        !(mixed && pane.trace.lmbda !== "auto");
+      const { status } = M.page;
+      const other = mixed && (status.auto || []).includes(pane.trace.system) && pane.trace.lmbda !== "auto";
+      const routed = Boolean(status.routed) && M.page.lambda === null && !other;
       const auto = (M.page.auto || routed) && !scored;
       const wanted = auto ? "auto" : M.page.lambda;
       this.auto.disabled = scored;
       const shown = wanted ?? (mixed ? pane.trace.lmbda : null) ?? M.page.defaults.memory;
-      const touched = M.page.lambda !== null || (M.page.auto && !M.page.status.routed);
+      const touched = M.page.lambda !== null || (M.page.auto && !status.routed);
+      const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
       this.auto.setAttribute("aria-checked", String(auto));
       this.track.toggleAttribute("data-idle", shown === "auto");
       if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
@@ -112,10 +114,10 @@
       this.input.style.setProperty("--at", M.page.lambda ?? Number(this.input.value));
       this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
       this.curve.mark(shown, pane?.trace?.system);
-      M.setText(this.again, `Generate again at λ ${M.lambdaText(shown)}`);
-      this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(shown)}`);
-      const moved = touched && M.page.status.ready && view !== null && view.shown &&
-        view.isOff(wanted);
+      M.setText(this.again, `Generate again at λ ${M.lambdaText(next ?? shown)}`);
+      this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(next ?? shown)}`);
+      const moved = next !== null && !scored && status.ready && view !== null && view.shown &&
+        view.isOff(next);
       this.again.toggleAttribute("data-offered", moved);
       this.again.tabIndex = moved ? 0 : -1;
       this.reset.toggleAttribute("data-offered", touched);
