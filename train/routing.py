@@ -30,6 +30,7 @@ from train.measure import GROUPS, Test
 from train.questions import tally
 from train.recipe_file import load_recipe
 from train.router import each, gold
+from train.search import BulkRetriever
 from train.stage import finished_manifest
 from train.windows import all_positions, groups_of, slide
 
@@ -165,6 +166,9 @@ def main(arguments: list[str] | None = None) -> int:
         root = options.runs / recipe.name
         bundle = options.bundle or root / "export" / recipe.export.name
         model = mlpmem.load(bundle, datastore=not options.no_datastore)
+        if model.store is not None:  # thousands of prompts are searched token by token
+            searched = BulkRetriever(model.datastore.keys, model.decoder.device)
+            model.attach_datastore(model.datastore, searched)
         how = shlex.join(["python", "-m", "train.routing", *(arguments or sys.argv[1:])])
         found = _studied(model, recipe, root, options.questions, how)
     except MlpMemError as error:

@@ -105,7 +105,8 @@ def _side(point: dict, points: list[dict]) -> str:
 
 def _label(name: str, label: str) -> str:
     """Return a short label; what every system shares need not be said at every point."""
-    return "decoder alone" if name == "lm" else label.removeprefix("decoder ")
+    brief = label.removeprefix("decoder ").removesuffix(", lambda by token")
+    return "decoder alone" if name == "lm" else brief
 
 
 def curve_points(results: dict, keys: dict[str, str]) -> list[dict]:

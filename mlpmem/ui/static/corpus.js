@@ -134,7 +134,8 @@
     const ask = (tries) => { // a tab's parts are there once it was shown
       const view = M.page.corpus;
       if (view?.page.isConnected && view.page.getClientRects().length) {
-        view.place = (left + target).split("¶").at(-1).slice(-LONGEST).trim();
+        const before = (left + target).split("¶").at(-1);
+        view.place = (before.length > LONGEST ? before.slice(-LONGEST).replace(/^\S*\s/, "") : before).trim();
         view.open({ title, group });
       } else if (tries) window.setTimeout(() => ask(tries - 1), 50);
     };
