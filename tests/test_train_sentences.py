@@ -20,6 +20,14 @@ def test_a_placeholder_is_the_finding_it_names():
     assert filled(template, RESULTS) == said
 
 
+def test_a_system_of_the_main_table_is_named_with_its_cell():
+    systems = [{"name": "auto", "accuracy": {"B/test": {"n": 8, "right": 7}}}]
+    results = {"systems": systems, "forgetting": [{"name": "lora", "A2_test": 0.25}]}
+    assert filled("{system auto B/test: .1%} {system lora A2/test: %}", results) == "87.5 % 25 %\n"
+    with pytest.raises(MlpMemError, match="the table has no {system lora B/test: %}"):
+        filled("{system lora B/test: %}", results)
+
+
 def test_the_least_of_several_is_asked_for_by_name():
     assert filled("{best mixing knn B perplexity k=128: .3f}", RESULTS) == "3.025\n"
     with pytest.raises(MlpMemError, match="2 findings"):

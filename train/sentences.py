@@ -6,6 +6,7 @@ A template in train/readme is Markdown with placeholders:
     {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
     {best mixing knn B perplexity k=512: .2f}          the least of several
     {imitation memory B kl: n}                         how many tokens or questions it is made of
+    {system auto B/test: .1%}                          of the main table, or of a tuned decoder's row
     {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
 
 What begins with {if STUDY} or {if STUDY METRIC} is left out while none of it is measured, up to the
@@ -58,6 +59,8 @@ def _said(place: str, rows: list[Found], results: dict) -> str:
         return _tables(place, rest, results)
     name, _, form = place.partition(":")
     words = name.split()
+    if kind == "system":
+        return _percent(_share(place, words[1], words[2], results), form.strip())
     best = words[0] == "best"
     found = _found(words[best:], rows)
     if not found or len(found) > 1 and not best:
@@ -89,9 +92,23 @@ def _number(row: Found, form: str) -> str:
     """Return a finding's value, or what is behind it, in a format."""
     if form == "n":
         return f"{row.n:,}"
-    if form.endswith("%"):
-        return format(100 * row.value, f"{form[:-1] or '.0'}f") + " %"
-    return format(row.value, form)
+    return _percent(row.value, form) if form.endswith("%") else format(row.value, form)
+
+
+def _percent(share: float, form: str) -> str:
+    return format(100 * share, f"{form[:-1] or '.0'}f") + " %"
+
+
+def _share(place: str, name: str, cell: str, results: dict) -> float:
+    """Return what a system of the main table, or a tuned decoder, has right of a cell (0..1)."""
+    for row in results.get("systems", ()):
+        if row["name"] == name and cell in row["accuracy"]:
+            count = row["accuracy"][cell]
+            return count["right"] / max(1, count["n"])
+    for row in results.get("forgetting", ()):
+        if row["name"] == name and cell.replace("/", "_") in row:
+            return row[cell.replace("/", "_")]
+    raise MlpMemError(f"README: the table has no {{{place}}}; put right the template")
 
 
 def _how(place: str, words: list[str], rows: list[Found]) -> str:
