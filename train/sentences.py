@@ -6,7 +6,7 @@ A template in train/readme is Markdown with placeholders:
     {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
     {best mixing knn B perplexity k=512: .2f}          the least of several
     {imitation memory B kl: n}                         how many tokens or questions it is made of
-    {system auto B/test: .1%}                          of the main table, or of a tuned decoder's row
+    {system auto B/test: .1%}                          of the main table, or of a tuned decoder
     {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
 
 What begins with {if STUDY} or {if STUDY METRIC} is left out while none of it is measured, up to the
