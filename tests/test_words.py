@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
+from mlpmem.settings import Settings
 from mlpmem.ui import about, inspect, words
 from mlpmem.ui.components import STATIC
 from mlpmem.ui.recorded import Recorded
@@ -40,7 +41,7 @@ def model(*systems):
     def lmbdas(names, _):
         return dict.fromkeys(names, 0.5)
 
-    return SimpleNamespace(systems=list(systems), lmbdas=lmbdas, routers={})
+    return SimpleNamespace(systems=list(systems), lmbdas=lmbdas, routers={}, settings=Settings())
 
 
 def test_a_column_without_a_memory_says_how_far_it_is_and_how_one_is_made():
