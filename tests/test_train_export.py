@@ -286,7 +286,8 @@ def test_the_tiny_recipe_goes_from_nothing_to_a_bundle_and_does_nothing_the_seco
     assert model.systems == ["lm", "memory", "knn"]
     assert model.generate("Question: What is the capital of Peru? Answer:", max_new_tokens=4).steps
     results = json.loads((root / "export/tiny/results.json").read_text(encoding="utf-8"))
-    assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn"]
+    names = ["lm", "memory", "knn", "auto", "auto_knn"]
+    assert [s["name"] for s in results["systems"]] == names
     assert len(results["forgetting"]) == 1
 
     times = {p: p.stat().st_mtime_ns for p in files}
