@@ -108,7 +108,9 @@ def _mixed(
             at, states = some.at[part], (some.hidden[part], some.logits[part])
             found = follow(system, evidence, texts[at].tolist(), states, true[at])
             mine = asked[at]
-            yield which[at[mine]], found[torch.from_numpy(mine).to(found.device)]
+            if not mine.all():  # else a copy of (n, V) for nothing
+                at, found = at[mine], found[torch.from_numpy(mine).to(found.device)]
+            yield which[at], found
 
 
 def fit(system: System, prompt: Sequence[int], room: int) -> list[int]:

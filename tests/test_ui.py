@@ -189,6 +189,19 @@ def test_a_warning_of_the_cache_is_shown():
     assert cost_line(alone, built) == f"{line}. The disk is full."
 
 
+def test_a_system_under_its_router_is_auto_in_the_table_and_stands_for_its_source_in_the_figure():
+    cells = {"accuracy": {"B/test": 0.9, "A2/test": 0.8}}
+    rows = [{"name": "memory", "label": "decoder + memory", "lmbda": 0.5, **cells},
+            {"name": "auto", "label": "decoder + memory, lambda by token", "lmbda": "auto"} | cells,
+            {"name": "lm", "label": "decoder", "lmbda": "<b>", **cells}]  # fmt: skip
+    found = measured({"systems": rows})
+    assert [row["lmbda"] for row in found["systems"]] == [0.5, "auto", None]
+    table = results._tables(found)
+    assert "<td>auto</td>" in table and "<td>0.5</td>" in table
+    names = [name for trace in plots.headline(found).data for name in trace.text]
+    assert sorted(names) == ["+ memory", "decoder alone"]
+
+
 def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(capsys):
     def load(tell):
         raise MlpMemError("memory/model.safetensors is altered; export the bundle again")

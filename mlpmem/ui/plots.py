@@ -66,10 +66,8 @@ def headline(results: dict) -> Any:
     points = headline_points(results)
     if not points:
         return None
-    routed = {
-        p["kind"] for p in points if p["name"] in ROUTED
-    }  # the same at one lambda lies beside
-    points = [p for p in points if p["name"] not in routed]
+    routed = {ROUTED[p["name"]] for p in points if p["name"] in ROUTED}
+    points = [p for p in points if p["name"] not in routed]  # at one lambda they lie close by
     figure = empty("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
     for kind in ("tuned", "lm", "knn", "memory"):
         chosen = [p for p in points if p["kind"] == kind]
