@@ -7,6 +7,7 @@ and hashes. Nothing here loads them whole; whoever needs all of them walks them 
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 
@@ -45,6 +48,7 @@ class ShardedKeys:
         self.starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])  # (shards + 1,)
         self.shape = int(self.starts[-1]), size
         self._part = lru_cache(OPEN)(self._map)
+        self._tensor = lru_cache(OPEN)(self._tensor_of)
 
     def __len__(self) -> int:
         """Return N."""
@@ -66,6 +70,12 @@ class ShardedKeys:
             wanted = f"{(entries, self.shape[1])} {self.dtype}"
             raise _damaged(path, f"it holds {part.shape} {part.dtype}, {wanted} is listed")
         return part
+
+    def _tensor_of(self, shard: int) -> Tensor:
+        """Return one shard as a tensor, which nobody may write: its memory is the map's."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch knows no memory to read alone
+            return torch.from_numpy(self._part(shard))
 
     def check(self) -> None:
         """Raise MlpMemError unless every shard is there in the shape that is listed."""
@@ -109,10 +119,12 @@ class ShardedKeys:
             order = np.argsort(flat, kind="stable")
             flat = flat[order]
         out = np.empty((len(flat), self.shape[1]), self.dtype)
+        into = torch.from_numpy(out)
         for start, end in pairwise([0, *self._turns(flat), len(flat)] if len(flat) else ()):
             shard = int(np.searchsorted(self.starts, flat[start], side="right")) - 1
             rows = flat[start:end] - self.starts[shard]
-            np.take(self._part(shard), rows, 0, out[start:end], "clip")  # "raise" would copy
+            # where numpy takes with one thread, torch takes with all
+            torch.index_select(self._tensor(shard), 0, torch.from_numpy(rows), out=into[start:end])
         if order is not None:
             out[order] = out.copy()
         return out.reshape(*at.shape, self.shape[1])

@@ -23,12 +23,12 @@ from train.survivors import Survivors, above
 
 EXTRA = 32  # candidates beyond k for the second scoring
 QUERY_BLOCK = 2048
-KEY_BLOCK = {"cpu": 4096, "cuda": 65536}
+KEY_BLOCK = {"cpu": 2048, "cuda": 65536}
 SAMPLE_GROUP = 16  # sampled keys whose best score stands for all
 SAMPLE = 16384  # keys at most that set the first thresholds
 PIECES = 3  # bfloat16 numbers that together hold a float32
 BUDGET = 4 * 2**30  # bytes of coarse keys that are kept
-RESCORED = 2**19  # numbers of keys gathered at once, which stays near a CPU's cache
+RESCORED = 2**21  # numbers of keys gathered at once: 8 MB, which stays near a CPU's cache
 
 
 class BulkSearch:

@@ -27,13 +27,11 @@ def _flipped(bits: Tensor) -> Tensor:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def nonzero(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (rows, columns) of the true entries of a mask (Q, n), by rows."""
+def nonzero(mask: Tensor) -> Tensor:
+    """Return where a mask of any shape, laid out flat, is true: (n,), ascending."""
     if mask.device.type != "cpu":
-        return mask.nonzero(as_tuple=True)
-    at = torch.from_numpy(np.flatnonzero(mask.numpy()))
-    rows = at.div(mask.shape[1], rounding_mode="floor")
-    return rows, at - rows * mask.shape[1]
+        return mask.flatten().nonzero().squeeze(1)
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
 
 
 def largest(packed: Tensor, k: int) -> Tensor:

@@ -19,12 +19,15 @@ def above(scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = GROUP if columns % GROUP == 0 else 1
     apart = columns // size
     bits = scores.view(INTEGER[scores.itemsize])
-    row, group = nonzero(bits.view(rows, size, apart).amax(1) > 0)
-    members = (row * columns + group)[:, None] + torch.arange(size, device=row.device) * apart
-    found = bits.flatten().index_select(0, members.flatten()).view(members.shape)
-    hit, member = nonzero(found > 0)
-    at = members[hit, member]
-    return row[hit], at - row[hit] * columns, scores.flatten()[at].float()
+    groups = nonzero(bits.view(rows, size, apart).amax(1) > 0)
+    row = groups.div(apart, rounding_mode="floor")
+    first = groups + row * (columns - apart)
+    members = (first[:, None] + torch.arange(size, device=row.device) * apart).flatten()
+    found = bits.flatten().index_select(0, members)
+    hit = nonzero(found > 0)
+    row = row.index_select(0, hit.div(size, rounding_mode="floor"))
+    at = members.index_select(0, hit) - row * columns
+    return row, at, found.index_select(0, hit).view(scores.dtype).float()
 
 
 class Survivors:

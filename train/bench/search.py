@@ -18,7 +18,7 @@ from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
 from train.search import BulkSearch
 
-QUERIES = {"cpu": 512, "cuda": 8192}
+QUERIES = {"cpu": 2048, "cuda": 8192}
 CHECKED = 64  # queries whose recall is counted
 DIM = 256  # of made keys
 BLOCK = 65536  # keys handled at once
@@ -49,7 +49,7 @@ def _figures(
 ) -> Iterator[Figure]:
     """Yield the figures of one set of keys."""
     luck = np.random.default_rng(1)
-    count = min(QUERIES.get(torch.device(device).type, 512), len(keys))
+    count = min(QUERIES.get(torch.device(device).type, QUERIES["cpu"]), len(keys))
     queries = np.array(keys[np.sort(luck.choice(len(keys), count, replace=False))])
     search, flat = BulkSearch(keys, device), _flat(keys) if device == "cpu" else None
     product, flop = matmul_work(device, search.dtype)
