@@ -13,9 +13,14 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
+from mlpmem.selection import kth_largest
 from mlpmem.shards import ShardedKeys
+from mlpmem.survivors import Survivors, above
 
 BLOCK = 65536  # keys scored at once
+CACHED = 4096  # by a CPU, in whose cache their float32 copies stay
+EXTRA = 32  # candidates beyond k: rounding may have put them behind it
+MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
 
 
 class Neighbours(NamedTuple):
@@ -36,31 +41,41 @@ class Retriever(Protocol):
 
 
 class ExactRetriever:
-    """Exact search by blocked products in float32; equal distances are ordered by index."""
+    """Exact search by blocked products in float32; equal distances are ordered by index.
+
+    Of every block only what beats the k-th best so far is looked at again, see mlpmem/survivors.py.
+    """
 
     holds_keys = True
 
     def __init__(self, keys: np.ndarray | Tensor, device: str | torch.device = "cpu") -> None:
-        """Hold keys (N, D) as they are stored, on device, and their squared norms."""
+        """Hold keys (N, D) as they are stored, on device."""
         self.keys = torch.as_tensor(writable(keys)).to(device)
-        self.norms = torch.cat([b.float().square().sum(1) for b in self.keys.split(BLOCK)])
-        self.bytes = self.keys.nbytes + self.norms.nbytes
+        self.bytes = self.keys.nbytes
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
         queries = queries.to(self.keys.device, torch.float32)
-        best = torch.empty(len(queries), 0, device=queries.device)
-        indices = best.long()
-        for start in range(0, len(self.keys), BLOCK):
-            block = self.keys[start : start + BLOCK].float()
-            scores = self.norms[start : start + BLOCK] - 2 * queries @ block.T  # (Q, BLOCK)
-            found = scores.topk(min(k, len(block)), dim=1, largest=False)
-            best = torch.cat([best, found.values], 1)
-            indices = torch.cat([indices, found.indices + start], 1)
-            kept = best.topk(min(k, best.shape[1]), dim=1, largest=False)
-            best, indices = kept.values, indices.gather(1, kept.indices)
+        indices = self._candidates(queries, min(k + EXTRA, len(self.keys)))
         return _ordered(rescore(self.keys, queries, indices), indices, k)
+
+    def _candidates(self, queries: Tensor, k: int) -> Tensor:
+        """Return indices (Q, k) of the largest q.k - |k|^2 / 2, in no order."""
+        size = max(k, BLOCK if queries.device.type != "cpu" else CACHED)
+        found = None
+        for start in range(0, len(self.keys), size):
+            block = self.keys[start : start + size].float()
+            halves = torch.linalg.vector_norm(block, dim=1).square_().mul_(0.5)
+            scores = torch.addmm(halves, queries, block.T, beta=-1)
+            if found is None:
+                lowest = kth_largest(scores, k)
+                below = torch.nextafter(lowest, torch.full_like(lowest, -torch.inf))
+                found = Survivors(below, k)
+            scores -= found.thresholds[:, None]
+            rows, at, beyond = above(scores)
+            found.add(rows, at + start, beyond)
+        return found.finish()[0]
 
 
 class _FaissRetriever:
@@ -94,6 +109,16 @@ class FaissFlatRetriever(_FaissRetriever):
 
         kind = faiss.ScalarQuantizer.QT_fp16
         super().__init__(faiss.IndexScalarQuantizer(keys.shape[1], kind, faiss.METRIC_L2), keys)
+        codes = self.index.codes  # nothing is added later, so they stay where they are
+        held = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16)
+        self._products = ExactRetriever(held.reshape(keys.shape))
+
+    def search(self, queries: Tensor, k: int) -> Neighbours:
+        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+        if len(queries) < MANY:
+            return super().search(queries, k)
+        found = self._products.search(queries, k)
+        return Neighbours(*(x.to(queries.device) for x in found))
 
 
 class FaissIVFPQRetriever(_FaissRetriever):
@@ -173,10 +198,10 @@ def rescore(keys: Tensor, queries: Tensor, indices: Tensor, rows: int = 64) -> T
 
 
 def _ordered(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
-    """Return neighbours sorted by (distance, index) and padded to k columns."""
+    """Return the first k neighbours by (distance, index), padded to k columns."""
     indices, order = indices.sort(dim=1)
     distances, by_distance = distances.gather(1, order).sort(dim=1, stable=True)
-    indices = indices.gather(1, by_distance)
+    distances, indices = distances[:, :k], indices.gather(1, by_distance[:, :k])
     short = k - indices.shape[1]
     if short > 0:
         indices = torch.nn.functional.pad(indices, (0, short), value=-1)

@@ -19,7 +19,7 @@ def plain_distances(keys: np.ndarray, queries: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["exact", "flat"])
 @pytest.mark.parametrize("k", [1, 17, 700])
 def test_exact_retrievers_find_the_nearest_keys_in_order(kind, k, monkeypatch):
-    monkeypatch.setattr(r, "BLOCK", 128)
+    monkeypatch.setattr(r, "CACHED", 128)
     found = r.make_retriever(kind, KEYS).search(QUERIES, k)
     exact = plain_distances(KEYS, QUERIES)
     order = np.argsort(exact, axis=1, kind="stable")[:, :k]
@@ -69,11 +69,39 @@ def test_a_read_only_map_is_searched_and_left_alone(kind, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "keys.npy"), KEYS)
 
 
-def test_one_query_or_many_find_the_same():
-    retriever = r.make_retriever("exact", KEYS)
-    together = retriever.search(QUERIES, 5)
-    for row, query in enumerate(QUERIES):
-        assert torch.equal(retriever.search(query[None], 5).indices[0], together.indices[row])
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+def test_one_query_or_many_find_the_same(kind, monkeypatch):
+    monkeypatch.setattr(r, "CACHED", 64)
+    retriever, queries = r.make_retriever(kind, KEYS), torch.from_numpy(KEYS[::17]).float() + 0.01
+    assert len(queries) >= r.MANY
+    together = retriever.search(queries, 5)
+    for row, query in enumerate(queries):
+        alone = retriever.search(query[None], 5)
+        assert torch.equal(alone.indices[0], together.indices[row])
+        torch.testing.assert_close(alone.distances[0], together.distances[row])
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+@pytest.mark.parametrize("queries", [1, r.MANY])
+def test_more_equal_keys_than_are_asked_for_give_the_first(kind, queries, monkeypatch):
+    monkeypatch.setattr(r, "CACHED", 64)
+    keys = np.concatenate([KEYS[:200], np.repeat(KEYS[9:10], 300, axis=0), KEYS[200:]])
+    asked = torch.from_numpy(KEYS[9:10].astype(np.float32)).repeat(queries, 1)
+    found = r.make_retriever(kind, keys).search(asked, 20)
+    assert found.indices.tolist() == [[9, *range(200, 219)]] * queries
+    nothing = np.zeros((200, 24), np.float16)  # every score is 0, as is the threshold
+    found = r.make_retriever(kind, nothing).search(torch.zeros(queries, 24), 20)
+    assert found.indices.tolist() == [[*range(20)]] * queries
+
+
+def test_the_nearest_are_found_wherever_they_lie_and_however_the_blocks_fall(monkeypatch):
+    order = np.argsort(plain_distances(KEYS, QUERIES[:1])[0])
+    for size in (16, 64, 700):
+        monkeypatch.setattr(r, "CACHED", size)
+        for keys in (KEYS[order], KEYS[order[::-1]]):  # none better later, every one better
+            found = r.make_retriever("exact", keys).search(QUERIES, 8)
+            wanted = np.sort(plain_distances(keys, QUERIES))[:, :8]
+            np.testing.assert_allclose(found.distances.numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_kind_and_an_empty_datastore_are_refused():

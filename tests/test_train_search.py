@@ -6,11 +6,11 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for
+from mlpmem.selection import pack, smallest_first, unpack
+from mlpmem.survivors import Survivors, above
 from train import search as search_module
 from train.ivf import InvertedSearch
 from train.search import BulkSearch, pieces, rescore
-from train.selection import pack, smallest_first, unpack
-from train.survivors import Survivors, above
 
 LUCK = np.random.default_rng(0)
 CENTRES = 3 * LUCK.standard_normal((60, 24)) + 5

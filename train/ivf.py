@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retriever import probes_for, writable
+from mlpmem.selection import LAST
 from train.recipe import Targets
 from train.search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
-from train.selection import LAST
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retriever import Neighbours, writable
-from train.selection import LAST, kth_largest, largest, pack, smallest_first, unpack
-from train.survivors import Survivors, above
+from mlpmem.selection import LAST, kth_largest, largest, pack, smallest_first, unpack
+from mlpmem.survivors import Survivors, above
 
 EXTRA = 32  # candidates beyond k for the second scoring
 QUERY_BLOCK = 2048

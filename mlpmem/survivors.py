@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from train.selection import largest, nonzero, pack, smallest_first, unpack
+from mlpmem.selection import largest, nonzero, pack, smallest_first, unpack
 
 GROUP = 8  # scores whose maximum is looked at first
 INTEGER = {2: torch.int16, 4: torch.int32}
