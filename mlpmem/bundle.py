@@ -86,7 +86,8 @@ class Bundle:
         with self._reading("decoder, memory or router"):
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
-            routers = load_routers(self.folder / "router")
+            listed = {self.folder / name for name in self.manifest["files"]}
+            routers = load_routers(self.folder / "router", listed)
             calibrate(decoder)
             return FusedModel(decoder, memory, self.settings, self.name, routers)
 

@@ -90,8 +90,9 @@ class Decoder:
                 str(folder), dtype=dtype, weights_only=True, **options
             )
         except Exception as error:  # readers of damaged files raise errors of their own
+            name = Path(path_or_id).name if Path(path_or_id).exists() else str(path_or_id)
             raise MlpMemError(
-                f"decoder: cannot load {str(path_or_id)!r} ({_first_line(error)}); give a "
+                f"decoder: cannot load {name!r} ({_first_line(error)}); give a "
                 "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
                 "and a tokenizer, or a hub id"
             ) from error

@@ -38,6 +38,7 @@ class Evidence:
     def __init__(self) -> None:
         """Begin with nothing read."""
         self._now: dict[Hashable, float] = {}
+        self.seconds: Mapping[str, float] = {}  # what the sources took to read a prompt
 
     def now(self, texts: Iterable[Hashable]) -> Tensor:
         """Return the evidence (R,) before the next token of each text, 0 where none was read."""
@@ -70,6 +71,7 @@ def read_prompt(
     searched = any("knn" in PARTS[system] for system in columns.values())
     states = output.hidden[0, :count], output.logits[0, :count]
     sources = model.sources(*states, store if searched else None)
+    evidence.seconds = sources.seconds
     tokens = torch.tensor(ids[-count:])
     for name, system in columns.items():
         evidence.read([name] * count, gaps(sources["lm"], sources[system], tokens))

@@ -5,17 +5,17 @@ one reference, and a call that has begun goes on with what was there when it beg
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from mlpmem.calls import Calls
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
-from mlpmem.distributions import interpolate, knn_log_probs, knn_weights, log_softmax
+from mlpmem.distributions import knn_log_probs, knn_weights, log_softmax
 from mlpmem.errors import MlpMemError
-from mlpmem.evidence import reached, read_prompt
 from mlpmem.memory import Memory
 from mlpmem.retriever import Neighbours, Retriever
 from mlpmem.router import Router
@@ -26,7 +26,7 @@ from mlpmem.threads import calibrate, threads_for
 from mlpmem.trace import AUTO, PARTS
 
 
-class FusedModel:
+class FusedModel(Calls):
     """A decoder with what answers beside it; `systems` says what can be asked."""
 
     def __init__(
@@ -151,29 +151,6 @@ class FusedModel:
         log_probs = knn_log_probs(*arguments, self.decoder.vocab_size)
         return Neighbours(indices, distances), weights, log_probs
 
-    @torch.inference_mode()
-    def distributions(
-        self,
-        prompt: str | Sequence[int],
-        lmbda: float | str | None = None,
-        system: str | None = None,
-        store: Store | None = None,
-    ) -> dict[str, Tensor]:
-        """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
-        from mlpmem.token_ids import check_prompt
-
-        store = store or self._store
-        system = self.check_system(system, store)
-        lmbda = self.lmbdas([system], lmbda)[system]
-        ids = check_prompt(self.decoder, prompt, 1)
-        output = self.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
-        routed = {system: system} if lmbda == AUTO else {}
-        evidence = read_prompt(self, output, ids, routed, store).now([system])
-        sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
-        weights = self.weights(sources, system, lmbda, evidence)
-        fused = interpolate(sources["lm"], sources[system], weights)
-        return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
-
     def weights(
         self, sources: Sources, system: str, lmbda: float | str, evidence: Tensor | None = None
     ) -> Tensor:
@@ -205,77 +182,24 @@ class FusedModel:
             raise MlpMemError(f"system {system!r} is not here, there is {', '.join(there)}; {hint}")
         return system
 
-    def lmbdas(
-        self, systems: Sequence[str], lmbda: float | str | Mapping[str, float | str] | None
-    ) -> dict[str, float | str]:
-        """Return every system's lambda, a number or AUTO; see Settings.lmbdas."""
-        return self.settings.lmbdas(systems, lmbda, self.routers)
+    def routed(self, store: Store | None = None) -> Mapping[str, Router]:
+        """Return the routers that choose where a store stands for the model's own.
 
-    def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
-        """Return {system: Trace} of one batch over one prefill; see generation.compare.
-
-        store=... answers "knn" from another datastore than the model's, for this call alone.
+        Those of systems that search were fitted to the model's own store; another's neighbours,
+        such as a visitor's few sentences, they would judge by what these never claimed to know.
         """
-        from mlpmem.generation import compare
+        if store is None or store is self._store:
+            return self.routers
+        return {s: router for s, router in self.routers.items() if "knn" not in PARTS[s]}
 
-        return compare(self, prompt, systems, **options)
-
-    def scrub(self, prompt: str | Sequence[int], system: str | None = None, **options):
-        """Return {lmbda: Trace} of one system (default the memory); see generation.scrub."""
-        from mlpmem.generation import scrub
-
-        return scrub(self, prompt, system, **options)
-
-    def generate(self, prompt: str | Sequence[int], system: str | None = None, **options):
-        """Return the Trace of one system (default the memory); stream=True gives Events."""
-        system = self.check_system(system, options.get("store") or self._store)
-        made = self.compare(prompt, [system], **options)
-        return made if isinstance(made, Iterator) else made[system]
-
-    def chat(self, turns: Sequence[tuple[str, str]], system: str | None = None, **options):
-        """Return the Trace of the answer to the last of (question, answer) turns."""
-        from mlpmem.prompts import chat_ids
-
-        room = self.decoder.max_positions - options.get("max_new_tokens", 32)
-        return self.generate(chat_ids(self.decoder, turns, room), system, **options)
-
-    def score(self, text: str, store: Store | None = None):
-        """Return the Score of a text: nll of every token by every source; see scoring.score."""
-        from mlpmem.scoring import score
-
-        return score(self, text, store)
-
-    def inspect(self, text: str, system: str | None = None, **options):
-        """Return Events, at last the Trace of a text as it stands; see inspection.inspect."""
-        from mlpmem.inspection import inspect
-
-        return inspect(self, text, system, **options)
-
-    def probe(self, ids: Sequence[int], text: str, store: Store | None = None):
-        """Return what every source gives a named token after ids; see inspection.probe."""
-        from mlpmem.inspection import probe
-
-        return probe(self, ids, text, store)
-
-    def store_texts(self, titled: Sequence[tuple[str, str]], **options) -> Store:
-        """Return a store of (title, text) pairs, for calls that take one; see parts.store_texts."""
-        from mlpmem.parts import store_texts
-
-        return store_texts(self, titled, **options)
-
-    def corpus(self, store: Store | None = None):
-        """Return the texts behind a store, to be searched and read; MlpMemError without one."""
-        from mlpmem.corpus import Corpus
-        from mlpmem.rows import PARTED, text_of
-
-        store = store or self._store
-        if store is None:
-            raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
-
-        def decode(ids: list[int]) -> str:
-            return text_of(self.decoder, ids).strip(PARTED)
-
-        return Corpus(store.datastore.documents, decode)
+    def lmbdas(
+        self,
+        systems: Sequence[str],
+        lmbda: float | str | Mapping[str, float | str] | None,
+        store: Store | None = None,
+    ) -> dict[str, float | str]:
+        """Return every system's lambda, a number or AUTO; see `routed` and Settings.lmbdas."""
+        return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
 
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:

@@ -46,7 +46,7 @@ def compare(
     The same seed gives every system the same luck, and the same text as when run alone. Forced
     tokens are steps like the others, but given: forcing a trace's own tokens changes nothing.
     store stands for the model's own in this call. With lmbda "auto" a router chooses it for every
-    token, where the model has one for the system.
+    token, where the model has one for the system; none for what searches another store.
     """
     store = store or model.store
     systems = list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
@@ -56,7 +56,7 @@ def compare(
         )
     for system in systems:
         model.check_system(system, store)
-    lmbdas = model.lmbdas(systems, lmbda)
+    lmbdas = model.lmbdas(systems, lmbda, store)
     columns = [Column(system, system, lmbdas[system]) for system in systems]
     return _begin(model, store, prompt, columns, Options(**options), stop, stream)
 
@@ -140,8 +140,7 @@ def _run(
             output = model.decoder.forward(read, use_cache=True, last=last)
             clock.prefill_ms = 1000 * (time.perf_counter() - begin)
             evidence = read_prompt(model, output, ids, routed, store)
-            if routed:
-                clock.evidence_ms = 1000 * (time.perf_counter() - begin) - clock.prefill_ms
+            clock.read = evidence.seconds
         elif ahead < 0:
             output = _advance(model.decoder, output, live, clock)
         at = -1 - max(0, ahead)
@@ -260,7 +259,7 @@ def _traces(
             steps=column.steps,
             finish=column.finish,
             text=model.decoder.decode([step.token_id for step in column.steps]),
-            cost=clock.cost(model, store),
+            cost=clock.cost(model, store, column),
         )
         for column in columns
     }

@@ -222,7 +222,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to write it")
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--system", help="lm, memory or knn; the memory by default")
-    parser.add_argument("--lmbda", type=float, help="the bundle's own by default")
+    parser.add_argument(
+        "--lmbda", type=float, help="the bundle's one number by default: no router here"
+    )
     given = parser.parse_args(arguments)
     try:
         model = mlpmem.load(given.bundle, datastore=given.system == "knn")

@@ -42,7 +42,7 @@ def inspect(
     """
     store = store or model.store
     system = model.check_system(system, store)
-    lmbda = model.lmbdas([system], lmbda)[system]
+    lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text)
     return _run(model, store, ids, system, lmbda, stop)
 

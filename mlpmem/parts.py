@@ -147,8 +147,9 @@ def _documents(path: Path) -> list[tuple[str, str]]:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
         raise MlpMemError(
-            f"text: cannot read {path} ({error}); check the path, and save it as UTF-8"
+            f"text: cannot read {path.name} ({why}); check the path, and save it as UTF-8"
         ) from error
     return titled_texts(path.name, content)
 

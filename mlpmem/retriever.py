@@ -57,6 +57,8 @@ class ExactRetriever:
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
         queries = queries.to(self.keys.device, torch.float32)
+        if not len(queries):
+            return Neighbours(queries.new_empty(0, k, dtype=torch.long), queries.new_empty(0, k))
         indices = self._candidates(queries, min(k + EXTRA, len(self.keys)))
         return _ordered(rescore(self.keys, queries, indices), indices, k)
 

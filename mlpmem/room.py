@@ -52,9 +52,15 @@ def _stored(folder: Path) -> torch.dtype:
 
 
 def available_bytes(device: str | torch.device = "cpu") -> int:
-    """Return the bytes that a device has free now for this process."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    """Return the bytes that a device has free now for this process; MlpMemError without it."""
+    try:
+        if torch.device(device).type == "cuda":
+            return torch.cuda.mem_get_info(device)[0]
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no such name, no driver
+        raise MlpMemError(
+            f"device {str(device)!r} is not here ({str(error)[:200]}); use cpu, or a device that "
+            "this torch knows"
+        ) from error
     return allowed().available
 
 

@@ -6,7 +6,7 @@ F features.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -180,12 +180,18 @@ def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]
     return found
 
 
-def load_routers(folder: str | Path) -> dict[str, Router]:
+def load_routers(folder: str | Path, listed: Container[Path] | None = None) -> dict[str, Router]:
     """Return {system: Router} of a folder's folders, empty where there is none.
+
+    Where `listed` names the files that may be trusted, others are passed over.
 
     MlpMemError for one that cannot be used, or two of one system.
     """
-    found = [Router.load(path.parent) for path in sorted(Path(folder).glob("*/config.json"))]
+    folders = [path.parent for path in sorted(Path(folder).glob("*/config.json"))]
+    if listed is not None:
+        needed = ("config.json", "model.safetensors")
+        folders = [f for f in folders if all(f / name in listed for name in needed)]
+    found = [Router.load(folder) for folder in folders]
     by_system = {router.config.system: router for router in found}
     if len(by_system) < len(found):
         raise MlpMemError(

@@ -8,7 +8,9 @@ from typing import Any
 from mlpmem.fused import FusedModel
 from mlpmem.pieces import TextStream
 from mlpmem.sources import Store
-from mlpmem.trace import Step
+from mlpmem.trace import AUTO, PARTS, Step
+
+TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,25 @@ class Clock:
     """Milliseconds a token by part; a batch's time is shared out over its rows."""
 
     prefill_ms: float = 0.0
-    evidence_ms: float = 0.0  # of asking the sources about the prompt, for a router
+    read: Mapping[str, float] = field(default_factory=dict)  # seconds a source read the prompt for
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, part: str, seconds: float, rows: int) -> None:
         """Note what a part took for some rows."""
         self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
 
-    def cost(self, model: FusedModel, store: Store | None) -> dict[str, float]:
-        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill."""
+    def cost(self, model: FusedModel, store: Store | None, column: Column) -> dict[str, float]:
+        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill.
+
+        A routed column's evidence_ms are those in which its sources read the prompt.
+        """
         found = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
         sizes = {"decoder_bytes": model.decoder.bytes}
         if model.memory is not None:
             sizes["memory_bytes"] = model.memory.bytes
         if store is not None:
             sizes["datastore_bytes"] = store.bytes
-        if self.evidence_ms:
-            found["evidence_ms"] = self.evidence_ms
+        if column.lmbda == AUTO and self.read:
+            asked = (self.read.get(TIMED[part], 0.0) for part in PARTS[column.system])
+            found["evidence_ms"] = 1000 * sum(asked)
         return {"prefill_ms": self.prefill_ms, **found, **sizes}

@@ -90,7 +90,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
             nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
             for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
                 parts.setdefault(name, []).append(row)
-            for system in model.routers.keys() & systems:
+            for system in model.routed(store).keys() & systems:
                 found = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
                 before = evidence.read([system] * len(at), found)
                 weights = model.weights(sources, system, AUTO, before).double().cpu()
@@ -102,4 +102,4 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    return Score(ids, pieces, nll, model.lmbdas(systems, None), routed)
+    return Score(ids, pieces, nll, model.lmbdas(systems, None, store), routed)

@@ -317,7 +317,7 @@ def test_a_damaged_bundle_is_refused_and_one_sealed_again_is_read_or_refused(
         path.write_text(data.draw(damaged_json(json.loads(content))), "utf-8")
     else:
         path.write_bytes(data.draw(damaged_bytes(content)))
-    recorded.read(folder)
+    recorded.read(folder).defaults()
     if path.name == "manifest.json":
         refused(opened, folder)
     elif path.read_bytes() != content:

@@ -10,12 +10,14 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
+from mlpmem.bundle import load_bundle
 from mlpmem.cast import Cast
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.router import FEATURES, Router, RouterConfig, features, load_routers
 from mlpmem.settings import Settings
 from mlpmem.trace import AUTO, PARTS, SOURCES, Trace
+from mlpmem.ui import columns
 
 PROMPT = "The capital of Peru is"
 SYSTEMS = ("memory", "knn", "mixed")
@@ -228,6 +230,44 @@ def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed)
     assert cast.system("auto").lmbda == AUTO
     with pytest.raises(MlpMemError, match="auto is 1; it must be true or false"):
         Settings(auto=1)
+
+
+def test_no_router_judges_a_store_that_it_was_not_fitted_to(routed):
+    settings = dataclasses.replace(routed.settings, auto=True)
+    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", routed.routers)
+    model.attach_datastore(routed.datastore, routed.retriever)
+    assert {t.lmbda for t in model.compare(PROMPT, SYSTEMS, max_new_tokens=1).values()} == {AUTO}
+    own = model.store_texts([("note", "The capital of Zubrowka is Lutz.")])
+    wanted = {"memory": AUTO, "knn": settings.of("knn"), "mixed": settings.of("mixed")}
+    made = model.compare(PROMPT, SYSTEMS, max_new_tokens=2, store=own)
+    assert {system: trace.lmbda for system, trace in made.items()} == wanted
+    score = model.score(PROMPT, own)
+    assert score.lmbda == {"lm": 0.0} | wanted and list(score.routed) == ["memory"]
+    spread = model.distributions(PROMPT, system="knn", store=own)
+    mixed = settings.of("knn") * spread["knn"].exp() + (1 - settings.of("knn")) * spread["lm"].exp()
+    torch.testing.assert_close(spread["fused"].exp(), mixed, atol=1e-6, rtol=1e-5)
+    (*_, done) = model.inspect(PROMPT, "knn", store=own)
+    assert done.values["knn"].lmbda == settings.of("knn")
+    with pytest.raises(MlpMemError, match="no router chooses it for 'knn'"):
+        model.generate(PROMPT, "knn", lmbda=AUTO, store=own)
+    assert columns.lambdas(model, SYSTEMS, AUTO, own) == wanted
+
+
+def test_a_routed_columns_cost_has_what_its_own_sources_took_to_read_the_prompt(routed):
+    lmbda = dict.fromkeys(SYSTEMS, AUTO)
+    made = routed.compare(PROMPT, ("lm", *SYSTEMS), lmbda=lmbda, max_new_tokens=1)
+    read = {system: made[system].cost.get("evidence_ms") for system in made}
+    assert read.pop("lm") is None and all(ms > 0 for ms in read.values())
+    assert read["mixed"] == pytest.approx(read["memory"] + read["knn"])
+    fixed = routed.compare(PROMPT, ["memory"], lmbda=0.5, max_new_tokens=1)["memory"]
+    assert "evidence_ms" not in fixed.cost
+
+
+def test_a_bundles_router_that_its_manifest_does_not_list_is_passed_over(tmp_path):
+    bound = tiny.decoder()
+    folder = tiny.bundle(tmp_path / "b", routers={"memory": router("memory", bound)}).folder
+    router("knn", bound).save(folder / "router" / "more")
+    assert list(load_bundle(folder).model().routers) == ["memory"]
 
 
 def test_auto_needs_a_router_and_cannot_be_scrubbed(routed, tiny_model):

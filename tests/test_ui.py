@@ -332,9 +332,31 @@ def test_columns_say_what_they_were_measured_to_get_right():
     )
     found = compare._records(shared)
     assert list(found) == ["lm", "knn", "memory", "finetuned"]
-    assert found["memory"] == pytest.approx([0.993, 0.974])
+    assert found["memory"]["own"] == pytest.approx([0.993, 0.974])
     row = shown["forgetting"][0]
-    assert found["finetuned"] == pytest.approx([row["B_test"], row["A2_test"]])
+    assert found["finetuned"] == {"own": pytest.approx([row["B_test"], row["A2_test"]])}
+    accuracy = {"B/test": 0.75, "A2/test": 0.5}
+    routed = {"systems": [{"name": "auto", "accuracy": accuracy}]}
+    shared.recorded = recorded.Recorded(results=measured(routed))
+    assert compare._records(shared) == {"memory": {"auto": [0.75, 0.5]}}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"settings": "abc"},
+        {"settings": {"lmbda": [1]}},
+        {"settings": {"lmbda": {"memory": None, "knn": "x"}}},
+        {"attributions": 3},
+        [],
+    ],
+)
+def test_a_manifest_of_other_values_opens_the_page_all_the_same(manifest, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "questions.json").write_text(json.dumps([{"prompt": "a", "aliases": 5}]))
+    read = recorded.read(tmp_path)
+    assert read.defaults() == {"memory": 0.5, "knn": 0.5}
+    assert read.attributions == [] and read.questions[0]["aliases"] == []
 
 
 def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ():

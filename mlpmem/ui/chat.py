@@ -160,7 +160,7 @@ def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Itera
     model, last = shared.service.model, turns[-1]
     run, system, number = stream.new_run(), last["system"], last["try"]
     known = shared.recorded.known(question_prompt(last["question"]))
-    lmbdas = columns.lambdas(model, [system], last["lmbda"])
+    lmbdas = columns.lambdas(model, [system], last["lmbda"], store)
     begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced

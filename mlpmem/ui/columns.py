@@ -56,15 +56,18 @@ def choose(service: Service, asked: Any, store: Any) -> Chosen:
     return Chosen(wanted, batch, beside, absent)
 
 
-def lambdas(model: Any, systems: Sequence[str], lmbda: float | str | None) -> dict:
+def lambdas(
+    model: Any, systems: Sequence[str], lmbda: float | str | None, store: Any = None
+) -> dict:
     """Return each system's lambda, as `lmbda` of a call: AUTO where a router chooses it.
 
-    Systems without a router keep their own best; MlpMemError where none has one.
+    Systems without a router keep their own best, and so does what searches a visitor's own store;
+    MlpMemError where none of them has one.
     """
-    routed = [system for system in systems if system in model.routers]
-    if lmbda != AUTO or not routed:
-        return model.lmbdas(systems, lmbda)
-    return model.lmbdas(systems, {s: AUTO if s in routed else None for s in systems})
+    if lmbda == AUTO and any(system in model.routers for system in systems):
+        routed = model.routed(store)
+        lmbda = {s: AUTO if s in routed else None for s in systems}
+    return model.lmbdas(systems, lmbda, store)
 
 
 def answers(
@@ -77,7 +80,7 @@ def answers(
     if chosen.absent:
         yield Event("failed", chosen.absent)
     if chosen.batch:
-        own = lambdas(model, chosen.batch, lmbda)
+        own = lambdas(model, chosen.batch, lmbda, store)
         run = {**options, "lmbda": own, "stop": stop, "stream": True, "store": store}
         for event in model.compare(prompt, systems=chosen.batch, **run):
             ended = event.kind == "done"

@@ -55,17 +55,21 @@ def _shown(shared: Shared, comparison: dict | None) -> dict | None:
     return stream.recorded(comparison, known)
 
 
-def _records(shared: Shared) -> dict[str, list[float]]:
-    """Return, of a column, the shares of new and of known facts that it was measured to get right.
+def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
+    """Return, of a column, the shares of new and of known facts that it was measured to get right:
+    at its own one lambda ("own"), and where a router chooses it ("auto").
 
     A tuned decoder is known by the label of its measurement.
     """
-    points = headline_points(shared.recorded.results or {})
-    if shared.recorded.settings.get("auto") is True:  # then a column is what a router makes of it
-        points = [{**p, "name": ROUTED.get(p["name"], p["name"])} for p in points]
     columns = {label: name for name, label in shared.service.extras.labels().items()}
-    named = [(p["name"] if p["kind"] != "tuned" else columns.get(p["said"]), p) for p in points]
-    return {name: [p["learned"] / 100, p["kept"] / 100] for name, p in named if name}
+    found: dict[str, dict[str, list[float]]] = {}
+    for p in headline_points(shared.recorded.results or {}):
+        name = p["name"] if p["kind"] != "tuned" else columns.get(p["said"])
+        if name:
+            kind = "auto" if name in ROUTED else "own"
+            row = found.setdefault(ROUTED.get(name, name), {})
+            row[kind] = [p["learned"] / 100, p["kept"] / 100]
+    return found
 
 
 def _options(shared: Shared) -> list[gr.components.Component]:
@@ -93,7 +97,7 @@ def _streamer(shared: Shared):
             service, store = shared.service, shared.store(own, choice)
             asked = columns.choose(service, chosen_systems, store)
             name = stream.new_run()
-            lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda)
+            lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda, store)
             known = shared.recorded.known(text)
             begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
             yield {**begin, "own": store is not None, "columns": asked.names}

@@ -67,7 +67,7 @@ def token_view(
     systems: list[str],
     asks: bool = False,
     columns: Sequence[dict] = (),
-    records: dict[str, list[float]] | None = None,
+    records: dict[str, dict[str, list[float]]] | None = None,
     **kwargs: Any,
 ) -> gr.HTML:
     """Return panes of tokens with the drawer; without `systems` each run names its panes.

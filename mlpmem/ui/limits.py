@@ -13,8 +13,11 @@ LATE = (
     f"That took longer than {SECONDS:.0f} seconds, so it was stopped to let others go on. "
     "Ask for fewer tokens or a shorter text."
 )
-# /a/b/c or C:\a\b\c, up to its last part; not https://a/b, not and/or
-FOLDERS = re.compile(r"""(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'"():]+[\\/])+""")
+# /a/b/c or C:\a\b\c, up to its last part, in quotes with blanks too; not https://a/b, not and/or
+FOLDERS = re.compile(
+    r"""(?<=['"])(?:[A-Za-z]:)?[\\/][^'"\n]*[\\/]"""
+    r"""|(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'"():]+[\\/])+"""
+)
 
 
 def said(error: Exception | str) -> str:

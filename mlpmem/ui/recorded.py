@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.corpus import STRANGER
-from mlpmem.plain import parse_json
+from mlpmem.plain import is_number, parse_json
 from mlpmem.trace import SOURCES, VERSION
 from mlpmem.ui.measured import measured
 
@@ -86,14 +86,14 @@ class Recorded:
 
     def defaults(self) -> dict[str, float]:
         """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
-        best = self.settings.get("lmbda") or {}
-        return {source: float(best.get(source, 0.5)) for source in ("memory", "knn")}
+        best = _object(self.settings.get("lmbda"))
+        found = {source: best.get(source) for source in ("memory", "knn")}
+        return {source: float(v) if is_number(v) else 0.5 for source, v in found.items()}
 
 
 def read(bundle: Path) -> Recorded:
     """Return what can be read of a bundle's folder; parts that cannot be read are empty."""
-    manifest = _json(bundle / "manifest.json")
-    manifest = manifest if isinstance(manifest, dict) else {}
+    manifest = _object(_json(bundle / "manifest.json"))
     examples = _json(bundle / "examples.json")
     results = _json(bundle / "results.json")
     questions = _json(bundle / "questions.json")
@@ -105,8 +105,8 @@ def read(bundle: Path) -> Recorded:
         questions=[_question(row) for row in _rows(questions)],
         titles=_titles(bundle / "documents"),
         results=measured(results),
-        settings=manifest.get("settings") or {},
-        attributions=[str(line) for line in manifest.get("attributions") or []],
+        settings=_object(manifest.get("settings")),
+        attributions=_texts(manifest.get("attributions")),
     )
 
 
@@ -115,6 +115,14 @@ def _json(path: Path) -> Any:
         return parse_json(path.read_text("utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def _object(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _texts(value: Any) -> list[str]:
+    return [str(text) for text in value] if isinstance(value, list) else []
 
 
 def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
@@ -141,7 +149,7 @@ def _question(row: dict) -> dict:
     return {
         "prompt": row["prompt"],
         "answer": str(row.get("answer") or ""),
-        "aliases": [str(alias) for alias in row.get("aliases") or []],
+        "aliases": _texts(row.get("aliases")),
         "part": str(row.get("part") or ""),
         "wording": str(row.get("wording") or ""),
     }

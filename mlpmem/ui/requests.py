@@ -30,7 +30,7 @@ def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Ite
     chosen = columns.choose(service, [asked.system], store)
     options = asked.options.as_arguments() | {"forced": asked.forced}
     known = shared.recorded.known(asked.prompt)
-    lmbdas = columns.lambdas(service.model, chosen.batch, asked.options.lmbda)
+    lmbdas = columns.lambdas(service.model, chosen.batch, asked.options.lmbda, store)
     begin = stream.begin(run, asked.prompt, known, lmbdas, asked.options.temperature)
     for trace in begin["traces"].values():
         trace["settings"]["forced"] = asked.forced
@@ -43,7 +43,7 @@ def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iter
     """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
     model = shared.service.model
     options = asked.options.as_arguments() | {"forced": asked.forced, "store": store}
-    lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"))
+    lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"), store)
     own = {"run": asked.run, "system": asked.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()

@@ -265,8 +265,11 @@ class FakeModel:
         return Corpus(join_passages(passages, titles, ["B", "A1", "B"]),
                       lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
-    def lmbdas(self, systems, lmbda):
-        return self.settings.lmbdas(systems, lmbda, self.routers)
+    def routed(self, store=None):
+        return self.routers if store is None else {"memory": None}
+
+    def lmbdas(self, systems, lmbda, store=None):
+        return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
     def chat(self, turns, system="memory", **rest):
         return self.compare(ask(turns[-1][0]), systems=[system], **rest)

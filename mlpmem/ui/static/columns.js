@@ -138,7 +138,7 @@
       return [...this.panes.values()].some(({ system, trace }) => {
         if (!trace || trace.system === "lm") return false;
         if (lambda !== "auto") return !(Math.abs(trace.lmbda - lambda) <= 1e-9);
-        return trace.lmbda !== "auto" && (M.page.status.auto || []).includes(system);
+        return trace.lmbda !== "auto" && M.canRoute(system, this.own);
       });
     }
 

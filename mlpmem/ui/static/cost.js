@@ -20,6 +20,7 @@
     size: [...parts(trace.system, trace.cost, SIZE),
       { source: "rag", value: trace.cost?.passages_bytes }].filter((p) => Number.isFinite(p.value)),
     once: trace.cost?.retrieval_ms, // before the first token
+    weighed: trace.cost?.evidence_ms, // as well: a router's sources read the prompt
   });
 
   class CostRow {
@@ -46,7 +47,8 @@
       M.setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
       M.setText(this.time.detail, cost.time
         .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${M.short(p.value)} ms`)
-        .join(" + ") + (Number.isFinite(cost.once) ? ` · found in ${M.short(cost.once)} ms` : ""));
+        .join(" + ") + (Number.isFinite(cost.once) ? ` · found in ${M.short(cost.once)} ms` : "") +
+        (Number.isFinite(cost.weighed) ? ` · prompt weighed in ${M.short(cost.weighed)} ms` : ""));
       M.setText(this.size.text, cost.size.length ? M.megabytes(bytes) : "");
       M.setText(this.size.detail, cost.size
         .map((p) => `${NAME[p.source]} ${M.megabytes(p.value)}`).join(" + "));

@@ -98,7 +98,7 @@
       this.body.replaceChildren(...this.rows.map((row) => row.root), this.rest.root);
       M.setText(this.name, `Token ${index + 1} of ${pane.trace.steps.length}: ${M.quote(step.s)} · ` +
         M.inline(pane.system));
-      this.evidence.render(step);
+      this.evidence.render(step, this.view.own);
       this.probe.clear();
       this.probe.allow(!["tuned", "memory"].includes(M.kindOf(pane.system)));
       const first = this.body.querySelector(".branch");

@@ -27,8 +27,8 @@
           M.h("i", { style: { width: `${100 * share}%` } })),
         M.h("span", null, `weight ${M.percent(share)} %`),
         M.h("span", null, `distance ${M.short(n.distance)}`),
-        M.canRead?.() ? M.h("button", { type: "button", class: "neighbour-read",
-          "aria-label": `Open ${n.title} in Corpus`, on: { click: () => M.read(n) } }, "open in Corpus") : ""));
+        on.read ? M.h("button", { type: "button", class: "neighbour-read",
+          "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read(n) } }, "open in Corpus") : ""));
   }
 
   /** How close memory and datastore are at this token, as a sentence. */
@@ -43,7 +43,8 @@
   };
 
   class Evidence {
-    /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). */
+    /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). A
+     * visitor's own text is not the corpus that can be read. */
     constructor(on) {
       this.on = on;
       this.left = new Set(); // positions in the step's list that are unticked
@@ -55,13 +56,14 @@
         M.h("h4", null, "What the datastore found"), this.agree, this.lack, this.cited, this.list);
     }
 
-    render(step) {
+    render(step, own) {
       this.step = step;
       this.left.clear();
       M.setText(this.agree, M.agreementText(step));
       M.setText(this.lack, "");
       this.list.replaceChildren(...(step.nn || []).map((n, i) => item(n, step.id, {
         use: (ticked) => this.#use(i, ticked), cite: this.on.cite,
+        read: !own && M.canRead?.() ? M.read : null,
       })));
       this.list.scrollTop = 0;
     }

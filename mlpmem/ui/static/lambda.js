@@ -96,7 +96,7 @@
       const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
       const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
       const { status } = M.page;
-      const other = mixed && (status.auto || []).includes(pane.trace.system) && pane.trace.lmbda !== "auto";
+      const other = mixed && M.canRoute(pane.trace.system) && pane.trace.lmbda !== "auto";
       const routed = Boolean(status.routed) && M.page.lambda === null && !other;
       const auto = (M.page.auto || routed) && !scored;
       const wanted = auto ? "auto" : M.page.lambda;
@@ -113,7 +113,8 @@
       if (here !== null) this.input.value = here;
       this.input.style.setProperty("--at", M.page.lambda ?? Number(this.input.value));
       this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
-      this.curve.mark(shown, pane?.trace?.system);
+      const unrouted = shown === "auto" && pane?.trace && pane.trace.lmbda !== "auto";
+      this.curve.mark(unrouted ? pane.trace.lmbda : shown, pane?.trace?.system);
       M.setText(this.again, `Generate again at λ ${M.lambdaText(next ?? shown)}`);
       this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(next ?? shown)}`);
       const moved = next !== null && !scored && status.ready && view !== null && view.shown &&

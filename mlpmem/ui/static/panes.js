@@ -4,7 +4,7 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
 
   const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
-    "saw. Known: facts that only the decoder was trained on. See Results.";
+    "saw. Known: facts that only the decoder was trained on. Mixed at its own lambda, or as the router chose. See Results.";
 
   /** What a system gets right of [new, known] facts, as the children of a line. */
   const measured = (shares) => {
@@ -25,7 +25,7 @@
       this.note = M.h("p", { class: "pane-note" });
       this.empty = M.h("p", { class: "pane-empty" });
       this.caption = M.h("p", { class: "pane-caption" }, M.CAPTIONS[system] || "");
-      this.record = M.h("p", { class: "pane-record", title: RECORD }, measured(M.RECORDS[system]));
+      this.record = M.h("p", { class: "pane-record", title: RECORD });
       this.read = new M.PassageNote();
       this.cost = new M.CostRow();
       this.inspect = M.h("button", { type: "button", class: "pane-tool", hidden: true,
@@ -41,9 +41,19 @@
       this.cost.root);
     }
 
+    /** What was measured of this system, mixed as its text is or would be: by a router, or at one lambda. */
+    #recall() {
+      const known = M.RECORDS[this.system] || {};
+      const auto = this.trace ? this.trace.lmbda === "auto" : M.page.status.routed;
+      const key = auto && known.auto ? "auto" : "own";
+      if (key !== this.record.dataset.key) this.record.replaceChildren(...measured(known[key]));
+      this.record.dataset.key = key;
+    }
+
     /** Starts over with a trace's plain fields; its steps are added as they arrive. */
     reset(trace, answers = []) {
       this.trace = trace ? { ...trace, steps: [] } : null;
+      this.#recall();
       this.answers = answers;
       this.strip.clear();
       this.root.dataset.state = trace ? "waiting" : "empty";
@@ -58,6 +68,7 @@
 
     /** Says why this column has nothing to show. */
     explain(text) {
+      this.#recall();
       M.setText(this.empty, text);
     }
 
@@ -92,6 +103,7 @@
         this.strip.append(trace.steps.slice(have));
       }
       this.trace = { ...trace };
+      this.#recall();
       if (trace.finish === "eos") this.strip.markEnd();
       this.root.dataset.state = "done";
       const base = ["", "mixed"].includes(M.kindOf(this.system)); // what Inspect computes with

@@ -37,6 +37,10 @@
    * scrubbed column stays at its own. */
   M.lambdaOf = (trace) => (trace.fixed ? trace.lmbda : M.page.lambda ?? trace.lmbda);
 
+  /** Whether a router can choose a system's lambda; of another text than the bundle's none knows. */
+  M.canRoute = (system, own) => (M.page.status.auto || []).includes(system) &&
+    !(own && M.partsOf(system).includes("knn"));
+
   M.NAMES = Object.assign(Object.create(null), {
     lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
     memory: { title: "With memory", source: "memory", short: "memory" },
@@ -47,7 +51,7 @@
     memory: "The same decoder, mixed with a small MLP that answers from memory.",
     knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
   };
-  M.RECORDS = Object.create(null); // of systems, [new, known]: shares of facts it gets right
+  M.RECORDS = Object.create(null); // of systems, {own, auto}: [new, known], shares of facts it gets right
   M.OWN_CAPTIONS = { // of columns that search a visitor's own text
     knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
       "memory was trained earlier and does not.",
