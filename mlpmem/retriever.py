@@ -6,6 +6,7 @@ same fp16 keys on a CPU; FaissIVFPQRetriever is small and approximate. A new one
 """
 
 import sys
+from mmap import mmap
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from mlpmem.shards import ShardedKeys
 from mlpmem.survivors import Survivors, above
 
 BLOCK = 65536  # keys scored at once
+SAMPLE = 16384  # keys at most whose mean stands for all of them
 CACHED = 4096  # by a CPU, in whose cache their float32 copies stay
 EXTRA = 32  # candidates beyond k: rounding may have put them behind it
 MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
@@ -52,6 +54,8 @@ class ExactRetriever:
         """Hold keys (N, D) as they are stored, on device."""
         self.keys = torch.as_tensor(writable(keys)).to(device)
         self.bytes = self.keys.nbytes
+        some = self.keys[:: max(1, len(self.keys) // SAMPLE)]
+        self._mean = some.float().mean(0)  # near it products lose fewer digits
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
@@ -65,18 +69,17 @@ class ExactRetriever:
     def _candidates(self, queries: Tensor, k: int) -> Tensor:
         """Return indices (Q, k) of the largest q.k - |k|^2 / 2, in no order."""
         size = max(k, BLOCK if queries.device.type != "cpu" else CACHED)
-        found = None
+        queries, found = queries - self._mean, None
         for start in range(0, len(self.keys), size):
-            block = self.keys[start : start + size].float()
+            block = self.keys[start : start + size].float() - self._mean
             halves = torch.linalg.vector_norm(block, dim=1).square_().mul_(0.5)
             scores = torch.addmm(halves, queries, block.T, beta=-1)
             if found is None:
                 lowest = kth_largest(scores, k)
                 below = torch.nextafter(lowest, torch.full_like(lowest, -torch.inf))
                 found = Survivors(below, k)
-            scores -= found.thresholds[:, None]
-            rows, at, beyond = above(scores)
-            found.add(rows, at + start, beyond)
+            rows, at, _ = above(scores - found.thresholds[:, None])
+            found.add(rows, at + start, scores[rows, at])
         return found.finish()[0]
 
 
@@ -215,6 +218,7 @@ def writable(keys: np.ndarray | ShardedKeys | Tensor) -> np.ndarray | Tensor:
     """Return keys as torch takes them without a warning: maps copied on write, shards read."""
     if isinstance(keys, ShardedKeys):
         return np.array(keys)
-    if isinstance(keys, np.memmap) and not keys.flags.writeable:
+    whole = isinstance(keys, np.memmap) and isinstance(keys.base, mmap)  # a part has its offset too
+    if whole and not keys.flags.writeable:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
     return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()

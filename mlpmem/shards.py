@@ -4,10 +4,10 @@ A folder has keys-00000.npy, keys-00001.npy ... and shards.json, which lists the
 and hashes. Nothing here loads them whole; whoever needs all of them walks them in blocks.
 """
 
+import errno
 import hashlib
 import json
 import os
-import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -16,13 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 
 INDEX = "shards.json"
 RUN = 64  # entries of one shard in a row, from which on they are read as they come
-OPEN = 256  # shards mapped at once; a process may have about a thousand files open
+OPEN = 64  # shards mapped at once; a process may have a few hundred files open
 
 
 class Shard(NamedTuple):
@@ -48,7 +47,6 @@ class ShardedKeys:
         self.starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])  # (shards + 1,)
         self.shape = int(self.starts[-1]), size
         self._part = lru_cache(OPEN)(self._map)
-        self._tensor = lru_cache(OPEN)(self._tensor_of)
 
     def __len__(self) -> int:
         """Return N."""
@@ -64,18 +62,19 @@ class ShardedKeys:
         path, entries = self.paths[shard], int(np.diff(self.starts)[shard])
         try:
             part = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise MlpMemError(
+                    f"datastore: {path.name} cannot be opened: this process may open no more "
+                    "files; raise that limit (ulimit -n), or make larger shards (shard_mib)"
+                ) from error
+            raise _damaged(path, str(error)) from error
+        except ValueError as error:
             raise _damaged(path, str(error)) from error
         if part.shape != (entries, self.shape[1]) or part.dtype != self.dtype:
             wanted = f"{(entries, self.shape[1])} {self.dtype}"
             raise _damaged(path, f"it holds {part.shape} {part.dtype}, {wanted} is listed")
         return part
-
-    def _tensor_of(self, shard: int) -> Tensor:
-        """Return one shard as a tensor, which nobody may write: its memory is the map's."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torch knows no memory to read alone
-            return torch.from_numpy(self._part(shard))
 
     def check(self) -> None:
         """Raise MlpMemError unless every shard is there in the shape that is listed."""
@@ -123,8 +122,10 @@ class ShardedKeys:
         for start, end in pairwise([0, *self._turns(flat), len(flat)] if len(flat) else ()):
             shard = int(np.searchsorted(self.starts, flat[start], side="right")) - 1
             rows = flat[start:end] - self.starts[shard]
-            # where numpy takes with one thread, torch takes with all
-            torch.index_select(self._tensor(shard), 0, torch.from_numpy(rows), out=into[start:end])
+            part = torch.from_dlpack(
+                self._part(shard)
+            )  # numpy takes with one thread, torch with all
+            torch.index_select(part, 0, torch.from_numpy(rows), out=into[start:end])
         if order is not None:
             out[order] = out.copy()
         return out.reshape(*at.shape, self.shape[1])

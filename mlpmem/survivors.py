@@ -40,7 +40,7 @@ class Survivors:
         self.kept = self._none(self.most)  # (Q, width) scores and indices, packed
 
     def add(self, rows: Tensor, indices: Tensor, scores: Tensor) -> bool:
-        """Keep entries sorted by row whose scores are beyond the thresholds; say if these rose."""
+        """Keep entries sorted by row, all beyond their row's threshold; say if thresholds rose."""
         counts = torch.bincount(rows, minlength=len(self.fill))
         before = self.fill - (counts.cumsum(0) - counts)
         fill = self.fill + counts
@@ -49,7 +49,7 @@ class Survivors:
             self.kept = torch.cat([self.kept, self._none(wider)], 1)
         at = before[rows] + torch.arange(len(rows), device=rows.device)
         at += rows * self.kept.shape[1]
-        self.kept.view(-1)[at] = pack(scores + self.thresholds[rows], indices)
+        self.kept.view(-1)[at] = pack(scores, indices)
         self.fill = fill
         if needed > self.most:
             self._cut()

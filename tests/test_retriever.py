@@ -94,6 +94,45 @@ def test_more_equal_keys_than_are_asked_for_give_the_first(kind, queries, monkey
     assert found.indices.tolist() == [[*range(20)]] * queries
 
 
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+def test_equal_keys_in_blocks_apart_come_in_the_order_of_their_index(kind, monkeypatch):
+    monkeypatch.setattr(r, "CACHED", 64)
+    spread = np.random.default_rng(1).permutation(2000)[:300]
+    keys = (RNG.standard_normal((2000, 24)) * 3).astype(np.float16)
+    keys[spread] = keys[spread[0]]
+    asked = torch.from_numpy(keys[spread[:1]].astype(np.float32)).repeat(r.MANY, 1)
+    asked += 0.01 * torch.randn(r.MANY, 24, generator=torch.Generator().manual_seed(2))
+    found = r.make_retriever(kind, keys).search(asked, 5)
+    assert found.indices.tolist() == [sorted(spread.tolist())[:5]] * r.MANY
+
+
+@pytest.mark.parametrize("kind", ["exact", "flat"])
+def test_keys_far_from_zero_are_searched_exactly(kind):
+    keys = (RNG.standard_normal((5000, 24)) * 0.3).astype(np.float32)
+    keys[:, 3] += 300  # as a hidden state's outlier dimension
+    keys = keys.astype(np.float16)
+    queries = torch.from_numpy(keys[:: 5000 // r.MANY].astype(np.float32))
+    found = r.make_retriever(kind, keys).search(queries, 20)
+    exact = plain_distances(keys, queries)
+    of_found = np.take_along_axis(exact, found.indices.numpy(), 1)
+    kth = np.sort(exact)[:, 19:20]
+    assert (of_found <= kth * (1 + 1e-6)).all()
+
+
+@pytest.mark.parametrize("kind", r.RETRIEVERS)
+def test_no_queries_find_nothing(kind):
+    found = r.make_retriever(kind, KEYS).search(torch.zeros(0, 24), 5)
+    assert found.indices.shape == found.distances.shape == (0, 5)
+
+
+def test_a_part_of_a_map_is_that_part(tmp_path):
+    np.save(tmp_path / "keys.npy", KEYS)
+    whole = np.load(tmp_path / "keys.npy", mmap_mode="r")
+    for part in (whole, whole[50:150], whole[::3]):
+        np.testing.assert_array_equal(r.writable(part), part)
+        assert r.writable(part).flags.writeable
+
+
 def test_the_nearest_are_found_wherever_they_lie_and_however_the_blocks_fall(monkeypatch):
     order = np.argsort(plain_distances(KEYS, QUERIES[:1])[0])
     for size in (16, 64, 700):

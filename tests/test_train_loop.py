@@ -86,6 +86,19 @@ def test_a_killed_and_resumed_run_is_the_undisturbed_one(dtype, deaths, tmp_path
         }
 
 
+def test_a_process_without_a_row_in_a_step_adds_nothing(tmp_path):
+    def few(step, rank, world):
+        return {
+            name: rows[: 0 if step == 3 else None] for name, rows in batches(step, 0, 1).items()
+        }
+
+    model = net()
+    path = tmp_path / "checkpoint.safetensors"
+    history = fit(model, few, plain_loss, STEPS, CONFIG, path, "test")
+    assert history[-1]["step"] == STEPS
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
 def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(net(), tmp_path, dying_loss(3))

@@ -191,6 +191,19 @@ def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, me
         read(path)
 
 
+def test_half_an_emoji_in_json_becomes_a_mark_and_nothing_else_is_lost(tmp_path):
+    line = json.dumps({"title": "a \ud83d", "text": "before \ud83d after \U0001f600"})
+    (tmp_path / "a.jsonl").write_text(line + "\n")
+    (block,) = read(tmp_path / "a.jsonl")
+    assert (block.title, block.text) == ("a \ufffd", "before \ufffd after \U0001f600")
+
+
+def test_json_nested_too_deep_is_named_with_its_place(tmp_path):
+    (tmp_path / "a.jsonl").write_text("[" * 200_000 + "\n")
+    with pytest.raises(MlpMemError, match="a.jsonl:1: no JSON"):
+        read(tmp_path / "a.jsonl")
+
+
 def test_a_json_line_too_long_to_parse_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(rows, "ROW", 64)
     path = write(tmp_path / "a.jsonl", '{"text": "a"}\n' + json.dumps({"text": "x" * 99}))

@@ -1,11 +1,21 @@
 """Validation is what the memory and the mix make of rows that no step sees."""
 
+import dataclasses
+import shutil
+
 import numpy as np
 import pytest
 import tiny
+import tiny_run
 import torch
 
+from mlpmem.decoder import Decoder
+from mlpmem.memory import Memory as MlpMemory
 from train.curves import draw_training
+from train.memory import TargetRows, make_memory
+from train.recipe import Memory, Targets
+from train.stage import Context, read_json, write_json
+from train.targets import make_targets
 from train.validation import Validation
 
 
@@ -28,6 +38,33 @@ def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
     assert found["val_nll"] == pytest.approx(np.mean(memory_nll), rel=1e-4)
     assert found["val_ppl"] == pytest.approx(np.exp(np.mean(memory_nll)), rel=1e-4)
     assert found["mix_ppl"] == pytest.approx(np.exp(np.mean(mix_nll)), rel=1e-4)
+
+
+def test_a_memory_is_measured_at_the_depth_whose_keys_it_learned(tmp_path):
+    inputs = tiny_run.stages(tmp_path)
+    deep = Decoder.load(inputs["decoder"], depth=-2)
+    shutil.rmtree(inputs["datastore"])
+    tiny.datastore(deep).save(inputs["datastore"])
+    targets = Targets(k=12, temperature=20.0, nll_floor=-1.0)
+    make_targets(Context(inputs["targets"], inputs, targets, 0))
+    for name, config in (("targets", dataclasses.asdict(targets)), ("datastore", {"depth": -2})):
+        write_json(inputs[name] / "manifest.json", {"config": config})
+    recipe = Memory(
+        blocks=1, intermediate_size=48, epochs=2, batch=32, processes=1, dtype="float32",
+        validation_rows=40,
+    )  # fmt: skip
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    make_memory(Context(folder, inputs, recipe, 0))
+    said = read_json(folder / "history.json")[-1]["val_nll"]
+    rows = TargetRows(inputs["datastore"], inputs["targets"], recipe, 0)
+    nll = {}
+    for depth in (-1, -2):
+        read = Decoder.load(inputs["decoder"], depth=depth)
+        held = Validation.of(read, rows.documents, rows.held_out, recipe.lmbda)
+        nll[depth] = held.measure(MlpMemory.load(folder))["val_nll"]
+    assert said == pytest.approx(nll[-2], rel=2e-3)
+    assert abs(nll[-1] - nll[-2]) > 0.01
 
 
 def test_a_memory_that_diverges_is_infinitely_perplexed():

@@ -22,6 +22,7 @@ from train.recipe import Optimizer
 from train.watch import Watch
 
 CHECKPOINT_SECONDS = 60.0
+SLOW, APART = 3.0, 20  # seconds a checkpoint may take; slower ones come so many times that apart
 LOG_LINES = 40  # aligned lines a run prints, whatever its length
 
 
@@ -63,7 +64,7 @@ def fit(
 
     The model ends up in float32. At every log line `validate()` gives more figures; with `best`, a
     file, the weights whose "val_nll" was least are kept there, and are the model's in the end. The
-    checkpoint is written every minute and is not removed.
+    checkpoint is written every minute, or more rarely where that takes long, and is not removed.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     rank, world = accelerator.process_index, accelerator.num_processes
@@ -74,7 +75,7 @@ def fit(
     log = _Log(label, steps, config, accelerator, validate if rank == 0 else None)
     for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
         torch.manual_seed(luck(seed, step, rank))
-        names = accumulate(model, batch, loss, optimizer, micro or len(batch["targets"]))
+        names = accumulate(model, batch, loss, optimizer, micro or max(1, len(batch["targets"])))
         watch.add(step, optimizer.step(step), names)
         progress.step = step + 1
         if log.is_due(progress.step):
@@ -123,19 +124,19 @@ class _Log:
 
 
 class _Keeper:
-    """A run's progress and its checkpoint, written every CHECKPOINT_SECONDS."""
+    """A run's progress and its checkpoint, every CHECKPOINT_SECONDS, more rarely where slow."""
 
     def __init__(self, path: Path, optimizer: MasterOptimizer) -> None:
         """Go on where the checkpoint stands, or begin."""
         self.path, self.optimizer = path, optimizer
         self.progress = load_checkpoint(path, optimizer)
         self.watch = Watch(self.progress.usual)
-        self.saved = time.perf_counter()
+        self.saved, self.every = time.perf_counter(), CHECKPOINT_SECONDS
         self.began = self.saved - self.progress.seconds
 
     def keep(self, last: bool) -> None:
         """Write the checkpoint where it is time, or this was the last step."""
-        if not last and time.perf_counter() - self.saved <= CHECKPOINT_SECONDS:
+        if not last and time.perf_counter() - self.saved <= self.every:
             return
         self.watch.look()
         self.saved = time.perf_counter()
@@ -143,6 +144,8 @@ class _Keeper:
         self.progress.seconds = self.saved - self.began
         if not self.watch.high:  # a spike must not replace what came before it
             save_checkpoint(self.path, self.optimizer, self.progress)
+            took = time.perf_counter() - self.saved
+            self.every = APART * took if took > SLOW else CHECKPOINT_SECONDS
 
 
 def luck(*parts: int) -> int:

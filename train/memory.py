@@ -49,9 +49,9 @@ def train_worker(folder: Path) -> None:
     inputs = {name: Path(path) for name, path in job["inputs"].items()}
     accelerator = _accelerator(config, folder)
     torch.manual_seed(job["seed"])
-    decoder = Decoder.load(inputs["decoder"])
     targets = finished_manifest(inputs["targets"])["config"]
     depth = finished_manifest(inputs["datastore"])["config"]["depth"]
+    decoder = Decoder.load(inputs["decoder"], depth=depth)
     memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
     rows = TargetRows(
         inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
@@ -150,7 +150,7 @@ class TargetRows:
         store, self.device = Datastore.load(datastore), torch.device(device)
         recipe = finished_manifest(targets)["config"]
         recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
-        self.targets = open_targets(store, targets, recipe, self.device)
+        self.targets = open_targets(store, targets, recipe, self.device, seed)
         self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
         self.keys, self.values_of, self.documents = store.keys, store.values_of, store.documents
         self.config, self.seed = config, seed
@@ -189,7 +189,7 @@ class TargetRows:
 
     def some(self, count: int = 2048) -> tuple[Tensor, Tensor]:
         """Return keys (n, D) and values (n,) of learned rows, evenly spread, on the CPU."""
-        at = self.rows[self._learned[:: max(1, len(self._learned) // count)]]
+        at = self.rows[self._learned[:: max(1, len(self._learned) // count)][:count]]
         keys, values = np.asarray(self.keys[at], np.float32), self.values_of(at).astype(np.int64)
         return torch.from_numpy(keys), torch.from_numpy(values)
 

@@ -64,7 +64,8 @@ class BulkSearch:
     def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first query, distances (q, K) float32 squared L2, indices (q, K)) by blocks.
 
-        K = min(k, N); nearest first, of equally near ones the first. queries (Q, D) is like keys.
+        K = min(k, N); nearest first, of equally near ones the first, where those of one distance
+        are no more than k + EXTRA. queries (Q, D) is like keys.
         """
         k = min(k, len(self.keys))
         for start in range(0, len(queries), QUERY_BLOCK):
@@ -83,8 +84,8 @@ class BulkSearch:
         for start in range(0, len(self.keys), self.block):
             keys = self.coarse[start] if self.coarse else self._coarse(start)
             rows, at, scores = above(columns @ keys.T)
-            at = at + start
-            if found.add(rows, at, scores):
+            scores += found.thresholds[rows]
+            if found.add(rows, at + start, scores):
                 columns = self._query_columns(queries, found.thresholds)
         indices, whole = found.finish()
         if not whole.all():
@@ -211,5 +212,7 @@ class BulkRetriever:
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
         """Return the k nearest keys of queries (Q, D)."""
+        if not len(queries):
+            return Neighbours(torch.zeros(0, k, dtype=torch.long), torch.zeros(0, k))
         found = [(d, i) for _, d, i in self._search.search(queries, k)]
         return Neighbours(torch.cat([i for _, i in found]), torch.cat([d for d, _ in found]))

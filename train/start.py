@@ -7,7 +7,6 @@ learn is what the datastore adds.
 """
 
 import torch
-import torch.nn.functional as F
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from mlpmem.blocks import LAYOUTS
 from mlpmem.decoder import Decoder
 from mlpmem.families import layers_of
 from mlpmem.memory import Memory, MemoryConfig
+from train.loss import row_nll
 from train.recipe import Memory as MemoryRecipe
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # of the FFN's output, tried one by one
@@ -72,7 +72,7 @@ def begin_as_decoder(memory: Memory, decoder: Decoder, keys: Tensor, values: Ten
 
     def nll(factor: float) -> float:
         put(factor)
-        return float(F.cross_entropy(memory(keys), values))
+        return float(row_nll(memory.features(keys), memory.lm_head.weight, values).mean())
 
     # one process chooses: others would do it twice, and on unlike machines begin unlike
     best = [min((0.0, *FACTORS), key=nll) if PartialState().is_main_process else 0.0]

@@ -99,13 +99,20 @@ class SearchedTargets:
 
 
 def open_targets(
-    store: Datastore, folder: Path, config: Targets, device: torch.device | str = "cpu"
+    store: Datastore,
+    folder: Path,
+    config: Targets,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
 ) -> SparseTargets:
-    """Return the targets of a finished stage, stored or searched, as its configuration says."""
+    """Return the targets of a finished stage, stored or searched, as its configuration says.
+
+    The seed is the stage's: an inverted file is then the one whose recall it measured.
+    """
     if config.rows == "stored":
         return StoredTargets(folder)
     entries = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
-    return SearchedTargets(store, entries, config, device)
+    return SearchedTargets(store, entries, config, device, seed)
 
 
 def make_targets(context: Context) -> dict:

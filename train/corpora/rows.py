@@ -35,7 +35,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
             if line.strip():
                 try:
                     yield where, json.loads(line)
-                except ValueError as error:
+                except (ValueError, RecursionError) as error:
                     raise MlpMemError(
                         f"corpus: {where}: no JSON in UTF-8 ({error}); correct the line, or use "
                         ".txt for plain text"
@@ -98,6 +98,11 @@ def _missing(source: str, error: ModuleNotFoundError) -> str:
     )
 
 
+def whole(text: str) -> str:
+    """Return a text with U+FFFD for halves of a pair of surrogates, as JSON cut in an emoji has."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def blocks_of_rows(
     rows: Iterator[tuple[str, Any]], config: Corpus, counts: Counter
 ) -> Iterator[Block]:
@@ -113,6 +118,7 @@ def blocks_of_rows(
         if not text.strip():
             counts["empty_documents"] += 1
             continue
-        title = str(row.get(config.title_field) or beginning(text))
+        text = whole(text)
+        title = whole(str(row.get(config.title_field) or beginning(text)))
         for start in range(0, len(text), blocks.BLOCK):
             yield Block(title, text[start : start + blocks.BLOCK], start == 0)
