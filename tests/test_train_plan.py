@@ -13,7 +13,7 @@ from mlpmem.memory import Memory, MemoryConfig
 from train import ledger as ledgers
 from train import plan, recipe
 from train.ledger import ledger, time_text
-from train.needs import Need, needs
+from train.needs import BASE, Need, needs
 from train.pipeline import STAGES, run
 from train.plan import check_fits, number_text
 from train.recipe import Corpus, Recipe, Targets
@@ -141,12 +141,44 @@ def test_a_stage_that_cannot_fit_says_so_before_anything_is_touched(
     free, total, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(plan, "free_disk", lambda root: free)
-    monkeypatch.setattr(plan, "total_memory", lambda: total)
+    monkeypatch.setattr(plan, "host_memory", lambda: total)
     need = Need("corpus", 5, disk=4 * 10**9, working=5 * 10**9, memory=3 * 10**9)
     with pytest.raises(MlpMemError, match=message):
         run_stage(tmp_path, "corpus", Corpus(), (), pytest.fail, 0,
                   plan=lambda: check_fits(need, tmp_path))  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == [".locks"]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "host", "message"),
+    [(10, 2, "GPU has 10 B"), (40, 2, None), (40, 1, "2 B of memory, this machine has 1 B")],
+)
+def test_a_gpu_is_asked_for_its_part_and_the_machine_for_its_own(
+    gpu, host, message, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(plan, "gpu_memory", lambda: gpu)
+    monkeypatch.setattr(plan, "host_memory", lambda: host)
+    need = Need("memory", 5, memory=32, host=2)
+    if message is None:
+        assert check_fits(need, tmp_path)["host"] == 2
+        return
+    with pytest.raises(MlpMemError, match=message):
+        check_fits(need, tmp_path)
+
+
+def test_every_process_of_a_training_has_a_model_of_its_own(tmp_path):
+    def asked(count):
+        made = dataclasses.replace(
+            BIG, decoder=dataclasses.replace(SHAPE, processes=count),
+            memory=dataclasses.replace(BIG.memory, processes=count),
+        )  # fmt: skip
+        return needs(made, tmp_path), sizes_of(made, tmp_path)
+
+    (one, sizes), (three, _) = asked(1), asked(3)
+    assert three["memory"].memory - one["memory"].memory == 2 * (
+        BASE + 20 * sizes.memory_parameters + 4 * sizes.decoder + 24 * sizes.rows
+    )
+    assert all(0 < need.host <= need.memory for need in three.values() if need.tokens)
 
 
 def test_what_a_killed_run_left_counts_as_there_already(tmp_path, monkeypatch):

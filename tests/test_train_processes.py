@@ -50,6 +50,26 @@ def test_a_training_under_a_launcher_starts_no_processes_of_its_own(tmp_path, mo
     assert trained == [tmp_path] and counts["tokens"] == 6
 
 
+def test_who_came_apart_starts_workers_that_know_of_no_launcher(tmp_path, monkeypatch):
+    told = {"LOCAL_RANK": "0", "RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "x"}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    seen = []
+
+    def run(command, env, preexec_fn):
+        seen.append(env)
+        write_json(tmp_path / "history.json", [{"step": 2, "loss": 1.5}])
+        return type("Done", (), {"returncode": 0})
+
+    monkeypatch.setattr(launch, "team", pytest.fail)
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 1, apart=True)
+    assert not seen[0].keys() & told.keys() and "PATH" in seen[0]
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)
+    launch.come_apart()
+    assert not launched() and not processes.os.environ.keys() & told.keys()
+
+
 def test_parting_without_connections_is_nothing():
     processes.disband()
     assert not torch.distributed.is_initialized()

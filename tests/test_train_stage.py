@@ -5,9 +5,11 @@ import errno
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from safetensors import SafetensorError
 
@@ -16,10 +18,11 @@ import train.pipeline
 import train.stage
 from mlpmem.errors import MlpMemError
 from train.__main__ import main
+from train.machine import peak_memory
 from train.pipeline import STAGES
 from train.recipe import Recipe
 from train.recipe_file import load_recipe
-from train.stage import Context, finished_manifest, run_stage, write_json
+from train.stage import Context, finished_manifest, read_json, run_stage, write_json
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ def test_a_stage_leaves_its_files_and_a_manifest(tmp_path):
     assert manifest["counts"] == {"tokens": 1000, "size": 3, "seed": 4}
     assert 0 <= manifest["seconds"] < 60 and manifest["tokens_per_second"] > 0
     assert 2**20 < manifest["peak_memory_bytes"] < 2**40
+    assert "workers_memory" not in manifest["counts"]
     assert manifest["outputs"] == {
         "parts/first.txt": hashlib.sha256(b"first").hexdigest(),
         "second.txt": hashlib.sha256(b"done").hexdigest(),
@@ -303,3 +307,18 @@ def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path):
 
     with pytest.raises(PermissionError):
         stage(tmp_path, work)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be forgotten")
+def test_a_stages_peak_of_memory_is_its_own(tmp_path):
+    large = np.ones(2**25)  # 256 MiB that an earlier stage took
+    assert peak_memory() > large.nbytes
+    before = peak_memory()
+    del large
+    run_stage(tmp_path, "small", Config(), (), lambda context: {}, 0)
+    assert read_json(tmp_path / "small/manifest.json")["peak_memory_bytes"] < before - 2**27
+
+
+def test_workers_memory_is_that_of_all_of_them(tmp_path):
+    run_stage(tmp_path, "some", Config(), (), lambda context: {"workers_memory": 2**50}, 0)
+    assert read_json(tmp_path / "some/manifest.json")["peak_memory_bytes"] == 2**50

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from mlpmem.memory import Memory
 from train import launch, loop
 from train import memory as memory_module
 from train.decoder import _draw_batches, make_decoder
+from train.machine import is_full
 from train.memory import TargetRows, make_memory, soften
 from train.recipe import Decoder as DecoderRecipe
 from train.recipe import Memory as MemoryRecipe
@@ -353,6 +355,61 @@ def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monke
     assert command[-3:] == ["-m", "train.memory", str(tmp_path)]
     assert command[command.index("--nproc-per-node") + 1] == "2"
     assert environment["OMP_NUM_THREADS"] == "1"
+
+
+def failing(monkeypatch, before=lambda folder: None):
+    """Have the workers fail once they have done something in their folder."""
+
+    def run(command, env, preexec_fn):
+        before(Path(command[-1]))
+        return type("Done", (), {"returncode": 1})
+
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    monkeypatch.setattr(launch, "used_seconds", lambda path: 0.0)
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+
+
+def test_what_a_worker_said_is_what_the_command_says(tmp_path, monkeypatch):
+    def worker(folder):
+        raise MlpMemError("step 7: the loss is no number; lower the learning rate")
+
+    def before(folder):
+        monkeypatch.setattr(sys, "argv", ["train.memory", str(folder)])
+        with pytest.raises(SystemExit):
+            launch.work(worker)
+
+    failing(monkeypatch, before)
+    for _ in range(2):
+        with pytest.raises(MlpMemError, match="^step 7: the loss is no number; lower"):
+            launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
+        assert not (tmp_path / launch.FAILED).exists()
+    failing(monkeypatch)
+    with pytest.raises(MlpMemError, match="a worker failed, see above"):
+        launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
+
+
+def test_workers_tell_what_memory_they_took(tmp_path, monkeypatch):
+    def run(command, env, preexec_fn):
+        for rank in range(2):
+            write_json(tmp_path / f"{launch.PEAK}-{rank}.json", 10 + rank)
+        write_json(tmp_path / "history.json", [{"step": 2, "loss": 1.5}])
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(launch.subprocess, "run", run)
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    counts = launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
+    assert counts["workers_memory"] == 21 and not list(tmp_path.glob("peak-*"))
+    monkeypatch.setattr(sys, "argv", ["train.memory", str(tmp_path)])
+    launch.work(lambda folder: None)
+    assert read_json(tmp_path / f"{launch.PEAK}-0.json") > 2**20
+
+
+def test_workers_that_fail_on_a_full_disk_are_understood_so(tmp_path, monkeypatch):
+    failing(monkeypatch)
+    monkeypatch.setattr(launch.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match="disk full") as caught:
+        launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
+    assert is_full(caught.value, tmp_path)
 
 
 SLEEPER = """

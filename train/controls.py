@@ -54,7 +54,7 @@ def _kept_or_made(context: Context, differing: dict) -> tuple[dict, list[str]]:
         recipe = {k: v for k, v in recipe.items() if k != "seed"} | differing
         recipe = fill(MemoryRecipe, recipe, "[controls] memories")
         began = time.perf_counter()
-        made = make_memory(dataclasses.replace(context, folder=folder, config=recipe))
+        made = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
         seconds = round(made["earlier_seconds"] + time.perf_counter() - began, 1)
         row = _measured(context, folder, differing) | {"seconds": seconds}
         write_json(folder / ROW, {"row": row, "scratch": made["scratch"]})

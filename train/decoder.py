@@ -5,7 +5,6 @@ Also run as a worker.
 
 import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -23,11 +22,11 @@ from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.tokenizer import load_tokenizer, tokenizer_hash
 from train.hub import HUB, check_model
-from train.launch import CHECKPOINT, run_workers
+from train.launch import CHECKPOINT, run_workers, work
 from train.loop import fit
 from train.loss import head_loss
 from train.packing import Rows, pack
-from train.processes import disband, team
+from train.processes import team
 from train.recipe import Decoder, Optimizer
 from train.recipe_file import fill
 from train.stage import Context, write_json
@@ -222,5 +221,4 @@ def finetune(
 
 
 if __name__ == "__main__":
-    train_worker(Path(sys.argv[1]))
-    disband()
+    work(train_worker)

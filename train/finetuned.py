@@ -18,7 +18,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, join_passages
 from train.decoder import finetune, save
 from train.grid import Sources
-from train.launch import die_with_parent
+from train.launch import come_apart
 from train.loop import used_seconds
 from train.measure import CHOOSING, GROUPS, Test, shares
 from train.recipe import Decoder as DecoderRecipe
@@ -40,7 +40,7 @@ def compare_finetuned(context: Context) -> dict:
     kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
     # A text corpus has one group, which its decoder was trained on: nothing to learn or forget.
     settings = [(*s, 0) for s in config.settings] + list(config.lora) if kind == "atlas" else []
-    with ProcessPoolExecutor(workers, get_context("spawn"), die_with_parent) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
         rows = list(pool.map(_kept_or_made, [context] * len(settings), settings))
     write_json(context.folder / "finetuned.json", rows)
     return {"settings": len(rows), "kept": keep_best(context.folder, rows)}

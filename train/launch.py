@@ -1,10 +1,13 @@
 """A stage's model trained in one process or several data-parallel ones, resumed after a kill."""
 
 import ctypes
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -13,28 +16,36 @@ import torch
 from mlpmem.errors import MlpMemError
 from train.files import read_json, write_json
 from train.loop import used_seconds
-from train.processes import launched, team
+from train.machine import FULL, peak_memory
+from train.processes import Team, alone, disband, launched, team
 
 CHECKPOINT = "checkpoint.safetensors"
+FAILED = "failed.json"  # what a worker says before it ends
+PEAK = "peak"  # -0.json, -1.json: the bytes of memory that each took
+ALONE = Team(0, 1, torch.device("cpu"))
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
 
 
-def run_workers(module: str, folder: Path, job: dict, processes: int) -> dict:
+def run_workers(module: str, folder: Path, job: dict, processes: int, apart: bool = False) -> dict:
     """Return counts of `module.train_worker(folder)`, which reads job.json and writes history.json.
 
-    Under a launcher every process of it is a worker. Started plainly, a CPU gets `processes` of one
-    thread each, which are faster than one of several, and a GPU gets one.
+    Under a launcher every process of it is a worker, unless this one has come `apart` from the
+    others. Started plainly, a CPU gets `processes` of one thread each, which are faster than one of
+    several, and a GPU gets one.
     """
-    us = team()
+    ours = launched() and not apart
+    us = team() if ours else ALONE
     earlier = used_seconds(folder / CHECKPOINT)
     if us.is_main:
         write_json(folder / "job.json", job)
     us.wait()
-    if launched() or processes == 1 or torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    used = 0
+    if ours or (not launched() and (processes == 1 or gpu)):
         import_module(module).train_worker(folder)
     else:
-        _start(module, folder, processes)
+        used = _start(module, folder, 1 if gpu else processes)
     us.wait()
     last = read_json(folder / "history.json")[-1]
     return {
@@ -42,17 +53,53 @@ def run_workers(module: str, folder: Path, job: dict, processes: int) -> dict:
         "loss": last["loss"],
         "earlier_seconds": earlier,
         "scratch": ["job.json", CHECKPOINT],
+        "workers_memory": used,
     }
 
 
-def _start(module: str, folder: Path, processes: int) -> None:
-    """Run the workers of one training on this machine; MlpMemError where one fails."""
+def work(train_worker: Callable[[Path], None]) -> None:
+    """Be a worker on the folder that the command line names; leave word of what was wrong."""
+    folder = Path(sys.argv[1])
+    try:
+        train_worker(folder)
+    except MlpMemError as error:
+        write_json(folder / FAILED, str(error))
+        sys.exit(1)
+    write_json(folder / f"{PEAK}-{team().rank}.json", peak_memory())
+    disband()
+
+
+def _start(module: str, folder: Path, processes: int) -> int:
+    """Run the workers of one training on this machine; return the bytes of memory they took.
+
+    MlpMemError where one fails, OSError where the disk is full.
+    """
+    (folder / FAILED).unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = alone(os.environ) | {"OMP_NUM_THREADS": "1"}
     first = die_with_parent if PRCTL else None
-    if subprocess.run(command, env=environment, preexec_fn=first).returncode:
-        raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
+    if not subprocess.run(command, env=environment, preexec_fn=first).returncode:
+        return sum(_taken(path) for path in folder.glob(f"{PEAK}-*.json"))
+    if (folder / FAILED).is_file():
+        raise MlpMemError(_taken(folder / FAILED))
+    if shutil.disk_usage(folder).free < FULL:
+        raise OSError(errno.ENOSPC, "a worker found the disk full")
+    raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
+
+
+def _taken(path: Path) -> int:
+    """Return the value of a small file, which goes."""
+    value = read_json(path)
+    path.unlink()
+    return value
+
+
+def come_apart() -> None:
+    """Make this process one of its own: without its launcher's words, ended with its parent."""
+    for name in os.environ.keys() - alone(os.environ).keys():
+        del os.environ[name]
+    die_with_parent()
 
 
 def die_with_parent() -> None:

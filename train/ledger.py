@@ -14,7 +14,7 @@ import torch
 
 from train.bench.device import matmul_rate
 from train.files import say
-from train.machine import free_disk, total_memory
+from train.machine import free_disk, gpu_memory, host_memory
 from train.needs import Need, needs
 from train.plan import number_text, size_text
 from train.recipe import Recipe
@@ -72,13 +72,13 @@ def measure(root: Path, dtypes: list[str]) -> Device:
     if kind == "cuda":
         name = torch.cuda.get_device_name()
     rates = {dtype: matmul_rate(kind, getattr(torch, dtype)) for dtype in dtypes}
-    return Device(name, rates, _disk_rate(root), free_disk(root), total_memory())
+    return Device(name, rates, _disk_rate(root), free_disk(root), gpu_memory() or host_memory())
 
 
 def _imagined(tflops: float, dtypes: list[str], root: Path) -> Device:
     """Return a device of a rate that was told; it writes a GB/s to this machine's disk."""
     rates = dict.fromkeys(dtypes, tflops * 1e12)
-    return Device("a device as told", rates, 1e9, free_disk(root), total_memory())
+    return Device("a device as told", rates, 1e9, free_disk(root), gpu_memory() or host_memory())
 
 
 def _disk_rate(root: Path) -> float:

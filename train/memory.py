@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +16,9 @@ from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
 from train.curves import draw_training
-from train.launch import CHECKPOINT, run_workers
+from train.launch import CHECKPOINT, run_workers, work
 from train.loop import fit, luck
 from train.loss import head_loss
-from train.processes import disband
 from train.recipe import Memory as MemoryRecipe
 from train.recipe import Targets
 from train.recipe_file import fill
@@ -33,11 +31,15 @@ BEST = "best.safetensors"  # the weights that were best on validation so far
 HELD_OUT = 2**32  # a seed beside those of epochs
 
 
-def make_memory(context: Context) -> dict:
-    """Return counts; writes config.json, model.safetensors, history.json and training.png."""
+def make_memory(context: Context, apart: bool = False) -> dict:
+    """Return counts; writes config.json, model.safetensors, history.json and training.png.
+
+    `apart`, one process of a launch makes it without the others.
+    """
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
-    counts = run_workers("train.memory", context.folder, job, context.config.processes)
+    processes = context.config.processes
+    counts = run_workers("train.memory", context.folder, job, processes, apart)
     counts["scratch"].append(BEST)
     return counts
 
@@ -219,5 +221,4 @@ class TargetRows:
 
 
 if __name__ == "__main__":
-    train_worker(Path(sys.argv[1]))
-    disband()
+    work(train_worker)

@@ -31,7 +31,8 @@ class Need:
     entries: int = 0
     disk: int = 0  # bytes that stay
     working: int = 0  # bytes on disk at most while it runs
-    memory: int = 0  # bytes, of the device that computes
+    memory: int = 0  # bytes, all processes together
+    host: int = 0  # of these, what stays in the machine's own where a GPU computes
     flops: float = 0.0
     dtype: str = "float32"  # of its matmuls
     work: str = "forward"  # a key of SHARE_OF_PEAK
@@ -57,7 +58,7 @@ def needs(recipe: Recipe, root: Path) -> dict[str, Need]:
 def corpus(recipe: Recipe, s: Sizes) -> Need:
     """Return the corpus's need: 2 or 4 bytes a token, read once, never whole in memory."""
     size = _id_bytes(s.vocab) * s.corpus
-    return Need("corpus", s.corpus, disk=size, working=size, memory=BASE)
+    return Need("corpus", s.corpus, disk=size, working=size, memory=BASE, host=BASE)
 
 
 def decoder(recipe: Recipe, s: Sizes) -> Need:
@@ -68,12 +69,14 @@ def decoder(recipe: Recipe, s: Sizes) -> Need:
     """
     config, trained = recipe.decoder, bool(s.learned)
     rows = config.batch * (config.layers * 16 * s.hidden + 2 * s.vocab // 8) if trained else 0
+    base, copies = _processes(config.processes if trained else 1)
     return Need(
         "decoder",
         s.learned,
         disk=2 * s.decoder,
         working=(2 + 2 * CHECKPOINT * trained) * s.decoder,
-        memory=BASE + (20 if trained else 4) * s.decoder + rows,
+        memory=base + copies * (20 if trained else 4) * s.decoder + rows,
+        host=base,
         flops=6.0 * (s.body + s.head) * s.learned,
         dtype=config.dtype,
         work="train",
@@ -97,6 +100,7 @@ def datastore(recipe: Recipe, s: Sizes) -> Need:
         working=size,
         memory=BASE + weights + min(config.shard_mib * 2**20, 2 * s.hidden * s.entries)
         + 16 * s.memory,
+        host=BASE + 16 * s.memory,
         flops=2.0 * s.body * s.memory,
         dtype=config.dtype,
     )  # fmt: skip
@@ -123,6 +127,7 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
         disk=size,
         working=2 * size,
         memory=BASE + 4 * s.decoder + held,
+        host=BASE + (0 if kind_of_search(config, s.entries, s.hidden) == "exact" else held),
         flops=search + nll,
         dtype="bfloat16",
         work="search",
@@ -146,9 +151,13 @@ def _search(config: Targets, s: Sizes) -> tuple[float, int]:
 def memory(recipe: Recipe, s: Sizes) -> Need:
     """Return the memory's need: 6 Q FLOPs a row and epoch; bytes as for a decoder.
 
-    And 24 bytes a row for their order, of this epoch and of all.
+    And 24 bytes a row for their order, of this epoch and of all; the decoder, whose head it begins
+    with; what targets that are searched for hold.
     """
     config = recipe.memory
+    base, copies = _processes(config.processes)
+    searched = _search(recipe.targets, s)[1] if recipe.targets.rows == "searched" else 0
+    beside = 4 * s.decoder + 24 * s.rows
     rows = s.rows * config.epochs
     parameters = s.memory_parameters
     batch = config.micro_batch or config.batch
@@ -159,7 +168,8 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
         s.entries,
         disk=2 * parameters,
         working=(2 + 2 * CHECKPOINT) * parameters,
-        memory=BASE + 20 * parameters + activations + 24 * s.rows,
+        memory=base + copies * (20 * parameters + beside + searched) + activations,
+        host=base + copies * beside,
         flops=6.0 * parameters * rows,
         dtype=config.dtype,
         work="train",
@@ -190,7 +200,8 @@ def finetuned(recipe: Recipe, s: Sizes) -> Need:
         tokens,
         disk=3 * s.decoder,
         working=2 * CHECKPOINT * s.decoder * config.processes,
-        memory=one.memory * config.processes,
+        memory=(BASE + one.memory - one.host) * config.processes,
+        host=BASE,
         flops=(s.body + s.head) * s.memory * (6.0 * full + 4.0 * lora),
         dtype=one.dtype,
         work="train",
@@ -218,13 +229,15 @@ def evaluate(recipe: Recipe, s: Sizes) -> Need:
 def _measured(s: Sizes, scored: int) -> Need:
     """Return the need of asking every source at `scored` positions."""
     keys = 2 * s.hidden * s.entries
+    held = BASE + 4 * (s.decoder + s.memory_parameters) + 2 * min(keys, 2**33)
     return Need(
         "evaluate",
         scored,
         s.entries,
         disk=2**20,
         working=2**20,
-        memory=BASE + 4 * (s.decoder + s.memory_parameters) + 2 * min(keys, 2**33),
+        memory=held,
+        host=held,
         flops=2.0 * scored * (s.decoder + s.memory_parameters + s.entries * s.hidden),
         dtype="bfloat16",
         work="search",
@@ -235,15 +248,26 @@ def export(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of a bundle: half-precision weights and the tokens; answers for examples."""
     size = 2 * (s.decoder + s.memory_parameters) + _id_bytes(s.vocab) * s.memory
     tokens = 64 * 200
+    held = BASE + 4 * (s.decoder + s.memory_parameters) + min(2 * s.hidden * s.entries, 2**33)
     return Need(
         "export",
         tokens,
         s.entries,
         disk=size,
         working=size,
-        memory=BASE + 4 * (s.decoder + s.memory_parameters) + min(2 * s.hidden * s.entries, 2**33),
+        memory=held,
+        host=held,
         flops=2.0 * tokens * (s.decoder + s.memory_parameters + s.entries * s.hidden),
     )
+
+
+def _processes(count: int) -> tuple[int, int]:
+    """Return the bytes of the processes that train before they do, and how many models they hold.
+
+    A CPU has `count` of them, a GPU one.
+    """
+    copies = 1 if torch.cuda.is_available() else count
+    return BASE * copies, copies
 
 
 def _id_bytes(vocab: int) -> int:

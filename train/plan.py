@@ -4,7 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.machine import free_disk, total_memory
+from train.machine import free_disk, gpu_memory, host_memory
 from train.needs import Need
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -17,7 +17,7 @@ def check_fits(need: Need, root: Path) -> dict:
     """
     partial = root / f"{need.stage}.partial"
     there = sum(p.stat().st_size for p in partial.rglob("*") if p.is_file())
-    free, total = free_disk(root), total_memory()
+    free, gpu = free_disk(root), gpu_memory()
     if need.working - there > free:
         raise MlpMemError(
             f"{need.stage}: it needs about {size_text(need.working - there)} of disk while it runs "
@@ -25,12 +25,19 @@ def check_fits(need: Need, root: Path) -> dict:
             "another disk with --runs, or make the recipe smaller; `python -m train plan` shows "
             "the whole ledger. Nothing was touched"
         )
-    if need.memory > total:
-        raise MlpMemError(
-            f"{need.stage}: it needs about {size_text(need.memory)} of memory, this device has "
-            f"{size_text(total)}. Use a larger one, or make the recipe smaller; "
-            "`python -m train plan` shows the whole ledger. Nothing was touched"
-        )
+    asked = {"this device": (need.memory, host_memory())}
+    if gpu is not None:
+        asked = {
+            "the GPU": (need.memory - need.host, gpu),
+            "this machine": (need.host, host_memory()),
+        }
+    for where, (wanted, total) in asked.items():
+        if wanted > total:
+            raise MlpMemError(
+                f"{need.stage}: it needs about {size_text(wanted)} of memory, {where} has "
+                f"{size_text(total)}. Use a larger one, or make the recipe smaller; "
+                "`python -m train plan` shows the whole ledger. Nothing was touched"
+            )
     return asdict(need)
 
 

@@ -5,7 +5,7 @@ started plainly there is one, and accelerate is not even imported.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -22,6 +22,13 @@ MARKS = (
     "MPI_LOCALRANKID",
     "MV2_COMM_WORLD_LOCAL_RANK",
 )
+
+# what a launcher tells its processes; who is started by one of them alone must not hear it
+TOLD = (
+    *MARKS, "RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
+    "ROLE_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+)  # fmt: skip
+TOLD_BY = ("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_", "MV2_")
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,15 @@ class Team:
 def launched() -> bool:
     """Return whether a launcher started this process as one of several: it then starts none."""
     return any(mark in os.environ for mark in MARKS)
+
+
+def alone(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what a launcher told this process."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in TOLD and not name.startswith(TOLD_BY)
+    }
 
 
 def team() -> Team:

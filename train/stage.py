@@ -13,7 +13,7 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash, read_json, say, write_json
 from train.lock import hold
-from train.machine import is_full, peak_memory
+from train.machine import forget_peak, is_full, peak_memory, peak_of_children
 from train.processes import team
 
 __all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
@@ -83,15 +83,19 @@ def work(
 
     The function returns counts. Of these "tokens" gives tokens/s; taken out are "earlier_seconds"
     (what killed runs had used), "scratch" (files needed only to go on after a kill, removed once
-    the manifest stands) and "hashes" (sha256 by file, of files whose hash is known already).
+    the manifest stands), "hashes" (sha256 by file, of files whose hash is known already) and
+    "workers_memory" (bytes at most of all processes that it started).
     """
-    started = time.perf_counter()
+    started, children = time.perf_counter(), peak_of_children()
+    forget_peak()
     counts = {}
     try:
         if shared or team().is_main:
             counts = function(context)
         team().wait()
         if team().is_main:
+            if (grown := peak_of_children()) > children:
+                counts["workers_memory"] = max(grown, counts.get("workers_memory", 0))
             seconds = time.perf_counter() - started
             _close(final, context.folder, counts, seconds, need)
         team().wait()
@@ -112,7 +116,7 @@ def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict 
         "counts": counts,
         "seconds": round(seconds, 2),
         "tokens_per_second": round(counts["tokens"] / seconds) if "tokens" in counts else None,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": max(peak_memory(), counts.pop("workers_memory", 0)),
         "bytes": sum((partial / name).stat().st_size for name in names),
         "outputs": {name: hashes.get(name) or file_hash(partial / name) for name in names},
     }
