@@ -140,6 +140,7 @@ class FakeModel:
 
     def _trace(self, prompt, system, lmbda, steps, finish, settings):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
+        cost |= {"evidence_ms": 4.1} if lmbda == AUTO else {}
         text = "".join(step.text for step in steps if step.text != "</s>")
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip

@@ -20,6 +20,10 @@ def titles(page, system):
     return page.eval_on_selector_all(f"#pane-{system} .token", "t => t.map(x => x.title)")
 
 
+def perplexity(page):
+    return page.inner_text(".curve-value")
+
+
 def test_one_click_shows_what_fine_tuning_forgets(visit):
     page = visit()
     run(page, lambda: page.click(".forgets"))
@@ -86,6 +90,8 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert page.inner_text(".lambda-value") == "0.13"
     assert "The router chose this λ" in page.inner_text("#drawer .story")
     assert all(abs(f - (0.875 * lm + 0.125 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
+    assert "prompt weighed in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
+    assert "weighed" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
     record = page.evaluate("MLPMEM.record(MLPMEM.page.activeView())")
     assert record["traces"]["memory"]["lmbda"] == "auto"
     back = json.loads(json.dumps(saved.read(json.dumps(record))))
@@ -97,6 +103,11 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert page.get_attribute("#lambda-auto", "aria-checked") == "false"
     assert titles(page, "memory")[1] == ""
     assert all(abs(f - (0.1 * lm + 0.9 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
+    set_lambda(page, "0.55")
+    generate(page, TUNGSTEN)
+    of_text = perplexity(page)
+    page.click("#lambda-auto")
+    assert perplexity(page) == of_text, "a text of one lambda has none by token"
     page.goto(link)
     page.wait_for_selector("#pane-finetuned[data-state=done]")
     assert page.get_attribute("#lambda-auto", "aria-checked") == "true"

@@ -223,6 +223,14 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     generate(page, BOOK)
     assert pane_text(page, "knn") == "from your own"
     assert "your own text" in page.inner_text("#pane-knn .pane-caption")
+    page.click("#pane-knn .token >> nth=0")
+    assert page.locator(".neighbour-read").count() == 0, "the corpus that can be read is another"
+    page.evaluate("MLPMEM.page.status.auto = ['memory', 'knn']; MLPMEM.page.bar.repaint()")
+    view = "MLPMEM.page.activeView()"
+    for column in ("memory", "lm"):
+        page.evaluate(f"{view}.panes.get('{column}').trace = null")
+    assert page.evaluate(f"{view}.isOff('auto')") is False, "no router knows a visitor's text"
+    assert page.evaluate("MLPMEM.canRoute('knn')") is True
     generate(other, BOOK)
     assert pane_text(other, "knn") == "Odalys Wren"
     assert not other.is_visible("#store-choice")
