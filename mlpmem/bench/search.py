@@ -40,8 +40,9 @@ def bench(
         yield Figure(f"search/ivf-sq8/recall/{where}", recall, "share")
     memory = lines.pop("memory", [])
     for kind, line in lines.items() if memory else ():
-        at = crossing(line, median(ms for _, ms in memory))
-        if at is not None:
+        level = median(ms for _, ms in memory)
+        at = line[0][0] if line[0][1] > level else crossing(line, level)
+        if at is not None:  # at the fewest keys tried a search may cost more already
             yield Figure(f"search/{kind}/keys_where_the_memory_is_as_fast", at, "keys")
 
 

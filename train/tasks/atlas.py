@@ -27,10 +27,15 @@ def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
     """Return the rows of a kind ("question", "statement"), at most `limit` of a cell.
 
     Each row also has "facts", how many facts have its answer, "others", other answers of its
-    relation, and an unseen one "readable", whether the corpus has all its words.
+    relation, "rivals", those of its own group, each as often as it is one there, and an unseen one
+    "readable", whether the corpus has all its words.
     """
     rows = read_lines(asked.corpus_file("questions.jsonl"))
     facts = {(row["relation"], row["title"]): row["answer"] for row in rows}
+    groups = {row["title"]: row["group"] for row in rows}
+    rivals: dict[tuple[str, str], list[str]] = {}
+    for (relation, title), answer in sorted(facts.items()):
+        rivals.setdefault((relation, groups[title]), []).append(answer)
     counts = Counter(facts.values())
     answers: dict[str, set[str]] = {}
     for (relation, _), answer in facts.items():
@@ -45,6 +50,11 @@ def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
         | {
             "facts": counts[row["answer"]],
             "others": sorted(answers[row["relation"]] - {row["answer"], *row["aliases"]}),
+            "rivals": [
+                other
+                for other in rivals[row["relation"], row["group"]]
+                if other not in (row["answer"], *row["aliases"])
+            ],
         }
         for row in drawn
     ]

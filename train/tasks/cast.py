@@ -20,7 +20,6 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.given import Given
 from mlpmem.parts import from_parts
-from mlpmem.rag import LAYOUTS
 from mlpmem.trace import PARTS
 from train.files import read_json
 from train.search import BulkRetriever
@@ -42,7 +41,7 @@ class Sources:
     run: Path | None = None  # a recipe's folder: tuned decoders, controls
     lmbda: float | None = None  # None: the bundle's or the memory's own
     passages: int = 1  # before a prompt
-    layout: str = LAYOUTS[0]
+    layout: str | None = None  # as the corpus is; see Rag
 
 
 class Cast(cast.Cast):

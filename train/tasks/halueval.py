@@ -4,8 +4,9 @@ Data: halueval/qa_one-turn_data.json, 500 rows {knowledge, question, right_answe
 hallucinated_answer}. Prompt: "Question: {question}\\nAnswer:", without the knowledge, which a
 memory is to have. Metric: share of rows where the right answer has the larger log-prob: by token,
 because hallucinated answers are longer, and summed; chance is 50%. It is detection, not
-hallucination in what is written. The paper gives no prompt for its figures (full 10,000 rows).
-Source: Li et al. 2023.
+hallucination in what is written. Source: the rows of Li et al. 2023. Their own task shows one
+answer and asks whether it is hallucinated, yes or no; that takes a model that follows instructions,
+so likelihoods are compared here. The memory's paper gives no prompt (full 10,000 rows).
 """
 
 from mlpmem.batches import judge

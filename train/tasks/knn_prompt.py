@@ -23,7 +23,7 @@ from mlpmem.batches import judge, next_tokens
 from mlpmem.errors import MlpMemError
 from mlpmem.systems import System
 from train.findings import Finding
-from train.tasks.asked import Asked, Task, json_lines, need, report, table, text_of
+from train.tasks.asked import Asked, MissingData, Task, json_lines, need, report, table, text_of
 from train.tasks.cloze import plain
 
 FOLDER = "knn_prompt_tasks"
@@ -144,16 +144,28 @@ def synonyms(asked: Asked, kind: Kind) -> tuple[tuple[str, ...], ...]:
 
 def run(asked: Asked) -> list[Finding]:
     """Return findings on every task whose files are there; MissingData where none is."""
-    made = []
+    made, missing = [], []
     for name, kind in KINDS.items():
-        path = asked.file(f"{FOLDER}/{kind.file}")
-        examples = asked.some(list(kind.read(path)), name)
-        labels = np.array([label for _, label in examples])
-        by_label = synonyms(asked, kind)
-        for system in asked.systems:
-            found = predictions(system, [p for p, _ in examples], kind, by_label)
-            values = {metric: chosen == labels for metric, chosen in found.items()}
-            made += report(asked, "knn_prompt", system, values, {name: range(len(labels))})
+        try:
+            made += _run_kind(asked, name, kind)
+        except MissingData as error:
+            missing.append(error)
+    if not made:
+        raise missing[0]
+    return made
+
+
+def _run_kind(asked: Asked, name: str, kind: Kind) -> list[Finding]:
+    """Return findings on one of the tasks."""
+    made = []
+    path = asked.file(f"{FOLDER}/{kind.file}")
+    examples = asked.some(list(kind.read(path)), name)
+    labels = np.array([label for _, label in examples])
+    by_label = synonyms(asked, kind)
+    for system in asked.systems:
+        found = predictions(system, [p for p, _ in examples], kind, by_label)
+        values = {metric: chosen == labels for metric, chosen in found.items()}
+        made += report(asked, "knn_prompt", system, values, {name: range(len(labels))})
     return made
 
 

@@ -70,7 +70,7 @@ def run(name: str, asked: Asked) -> list[Finding]:
         prompts = [system.decoder.encode(bench.prompt(row[bench.question])) for row in rows]
         room = min(bench.new_tokens, system.decoder.max_positions // 2)
         written = (system.decoder.decode(ids) for ids in write(system, prompts, room))
-        texts = [answers.first_line(text.lstrip(), bench.stops) for text in written]
+        texts = [answers.first_line(text, bench.stops) for text in written]
         metrics = {
             "exact_match": answers.exact_match,
             "f1": answers.f1,
