@@ -43,7 +43,8 @@ class Retriever(Protocol):
 
 
 class ExactRetriever:
-    """Exact search by blocked products in float32; equal distances are ordered by index.
+    """Exact search by blocked products in float32; equal distances are ordered by index, equal keys
+    without fail, others as far as no more than k + EXTRA have one distance.
 
     Of every block only what beats the k-th best so far is looked at again, see mlpmem/survivors.py.
     """

@@ -13,7 +13,8 @@ from mlpmem.ui import limits, stream
     ("text", "shown"),
     [
         ("cannot read /srv/app/assets/atlas: gone", "cannot read atlas: gone"),
-        ("bundle '/home/a/x y/z.json' is bad", "bundle 'x y/z.json' is bad"),
+        ("bundle '/home/a/x y/z.json' is bad", "bundle 'z.json' is bad"),
+        (r"No such file: 'C:\Users\My Name\x y.npy'", "No such file: 'x y.npy'"),
         (r"in C:\Users\me\cache\keys.npy", "in keys.npy"),
         ("see https://example.org/a/b/c, and/or tok/s, 1/2", None),
         ("decoder/config.json is altered", None),

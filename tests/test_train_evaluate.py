@@ -99,7 +99,8 @@ def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_mo
 @pytest.mark.parametrize("rank, name", [(0, "finetuned_A1+B_0.01_12"), (8, "lora_A1+B_0.01_12_8")])
 def test_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_model, rank, name):
     context = Context(tmp_path, inputs, Finetuned(questions=50), 0)
-    row = finetuned._kept_or_made(context, ("A1+B", 1e-2, 12, rank))
+    row, peak = finetuned._kept_or_made(context, ("A1+B", 1e-2, 12, rank))
+    assert peak > 2**20
     assert row["name"] == name and "12 epochs" in row["label"]
     alone = Test.load(inputs["corpus"], tiny_model.decoder.tokenizer, 50, 0).measure(
         Sources(tiny_model.decoder)
@@ -147,7 +148,9 @@ def test_a_killed_comparison_goes_on_after_the_finished_settings(tmp_path, monke
         finetuned.compare_finetuned(context)
     assert not (tmp_path / "finetuned.json").exists()
     kept = ["finetuned_B_0.0004_2", "lora_A1+B_0.001_2_4"]
-    assert finetuned.compare_finetuned(context) == {"settings": 3, "kept": kept}
+    counts = finetuned.compare_finetuned(context)
+    assert counts.pop("workers_memory") > 2**20
+    assert counts == {"settings": 3, "kept": kept}
     rows = read_json(tmp_path / "finetuned.json")
     found = [(r["groups"], r["lr"], r["epochs"], r["rank"]) for r in rows]
     assert found == [(*setting, 0) for setting in settings] + list(lora)

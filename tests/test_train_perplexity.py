@@ -158,6 +158,7 @@ def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
     assert compare_finetuned(Context(tmp_path, inputs, Finetuned(), 0)) == {
         "settings": 0,
         "kept": [],
+        "workers_memory": 0,
     }
     assert json.loads((tmp_path / "finetuned.json").read_text()) == []
 

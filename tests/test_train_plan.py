@@ -142,6 +142,7 @@ def test_a_stage_that_cannot_fit_says_so_before_anything_is_touched(
 ):
     monkeypatch.setattr(plan, "free_disk", lambda root: free)
     monkeypatch.setattr(plan, "host_memory", lambda: total)
+    monkeypatch.setattr(plan, "gpu_memory", lambda: None)
     need = Need("corpus", 5, disk=4 * 10**9, working=5 * 10**9, memory=3 * 10**9)
     with pytest.raises(MlpMemError, match=message):
         run_stage(tmp_path, "corpus", Corpus(), (), pytest.fail, 0,
@@ -166,7 +167,9 @@ def test_a_gpu_is_asked_for_its_part_and_the_machine_for_its_own(
         check_fits(need, tmp_path)
 
 
-def test_every_process_of_a_training_has_a_model_of_its_own(tmp_path):
+def test_every_process_of_a_training_has_a_model_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
     def asked(count):
         made = dataclasses.replace(
             BIG, decoder=dataclasses.replace(SHAPE, processes=count),

@@ -27,13 +27,11 @@ def make_controls(context: Context) -> dict:
     """
     kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
     given = context.config.memories if kind == "atlas" else ()
-    rows, scratch = [], []
-    for differing in given:
-        row, left = _kept_or_made(context, differing)
-        rows.append(row)
-        scratch += [f"{row['name']}/{name}" for name in left]
-    write_json(context.folder / "controls.json", rows)
-    return {"memories": len(rows), "scratch": scratch}
+    made = [_kept_or_made(context, differing) for differing in given]
+    write_json(context.folder / "controls.json", [each["row"] for each in made])
+    scratch = [f"{each['row']['name']}/{name}" for each in made for name in each["scratch"]]
+    used = max((each["workers_memory"] for each in made), default=0)
+    return {"memories": len(made), "scratch": scratch, "workers_memory": used}
 
 
 def name_of(differing: dict) -> str:
@@ -45,8 +43,11 @@ def name_of(differing: dict) -> str:
     return "-".join(parts)
 
 
-def _kept_or_made(context: Context, differing: dict) -> tuple[dict, list[str]]:
-    """Return (a memory's row, files only needed to go on), read if a killed run had finished it."""
+def _kept_or_made(context: Context, differing: dict) -> dict:
+    """Return a memory's row, files only needed to go on, and the bytes of memory its workers took.
+
+    They are read if a killed run had finished it.
+    """
     folder = context.folder / name_of(differing)
     folder.mkdir(exist_ok=True)
     if not (folder / ROW).is_file():
@@ -57,15 +58,14 @@ def _kept_or_made(context: Context, differing: dict) -> tuple[dict, list[str]]:
         made = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
         seconds = round(made["earlier_seconds"] + time.perf_counter() - began, 1)
         row = _measured(context, folder, differing) | {"seconds": seconds}
-        write_json(folder / ROW, {"row": row, "scratch": made["scratch"]})
-    kept = read_json(folder / ROW)
-    return kept["row"], kept["scratch"]
+        write_json(folder / ROW, {"row": row} | {k: made[k] for k in ("scratch", "workers_memory")})
+    return read_json(folder / ROW)
 
 
 def _measured(context: Context, folder: Path, differing: dict) -> dict:
     """Return what a memory makes of the atlas at a lambda of its own, chosen on dev wordings."""
-    decoder = Decoder.load(context.inputs["decoder"])
     memory = Memory.load(folder).float().eval()
+    decoder = Decoder.load(context.inputs["decoder"], depth=memory.config.depth)
     most = context.config.questions
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, most, context.seed)
     measured = test.measure(Sources(decoder, memory.bind(decoder)))

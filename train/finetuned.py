@@ -20,6 +20,7 @@ from train.decoder import finetune, save
 from train.grid import Sources
 from train.launch import come_apart
 from train.loop import used_seconds
+from train.machine import peak_memory
 from train.measure import CHOOSING, GROUPS, Test, shares
 from train.recipe import Decoder as DecoderRecipe
 from train.recipe_file import fill
@@ -41,9 +42,12 @@ def compare_finetuned(context: Context) -> dict:
     # A text corpus has one group, which its decoder was trained on: nothing to learn or forget.
     settings = [(*s, 0) for s in config.settings] + list(config.lora) if kind == "atlas" else []
     with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
-        rows = list(pool.map(_kept_or_made, [context] * len(settings), settings))
+        made = list(pool.map(_kept_or_made, [context] * len(settings), settings))
+    rows = [row for row, _ in made]
     write_json(context.folder / "finetuned.json", rows)
-    return {"settings": len(rows), "kept": keep_best(context.folder, rows)}
+    used = sum(sorted(peak for _, peak in made)[-workers:])
+    kept = keep_best(context.folder, rows)
+    return {"settings": len(rows), "kept": kept, "workers_memory": used}
 
 
 def keep_best(folder: Path, rows: list[dict]) -> list[str]:
@@ -63,14 +67,14 @@ def keep_best(folder: Path, rows: list[dict]) -> list[str]:
     return kept
 
 
-def _kept_or_made(context: Context, setting: Setting) -> dict:
-    """Return one setting's row, read if a killed run had finished it."""
+def _kept_or_made(context: Context, setting: Setting) -> tuple[dict, int]:
+    """Return one setting's row, read if a killed run had finished it, and this process's peak."""
     path = context.folder / f"{name_of(setting)}.json"
     if not path.is_file():
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
         write_json(path, _made(context, setting))
-    return read_json(path)
+    return read_json(path), peak_memory()
 
 
 def name_of(setting: Setting) -> str:

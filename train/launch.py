@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -20,8 +21,8 @@ from train.machine import FULL, peak_memory
 from train.processes import Team, alone, disband, launched, team
 
 CHECKPOINT = "checkpoint.safetensors"
-FAILED = "failed.json"  # what a worker says before it ends
-PEAK = "peak"  # -0.json, -1.json: the bytes of memory that each took
+FAILED = "failed-*.json"  # what a worker of that rank says before it ends
+PEAK = "peak-*.json"  # the bytes of memory that it took
 ALONE = Team(0, 1, torch.device("cpu"))
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
@@ -38,6 +39,8 @@ def run_workers(module: str, folder: Path, job: dict, processes: int, apart: boo
     us = team() if ours else ALONE
     earlier = used_seconds(folder / CHECKPOINT)
     if us.is_main:
+        for path in (*folder.glob(FAILED), *folder.glob(PEAK)):
+            path.unlink()
         write_json(folder / "job.json", job)
     us.wait()
     gpu = torch.cuda.is_available()
@@ -63,9 +66,9 @@ def work(train_worker: Callable[[Path], None]) -> None:
     try:
         train_worker(folder)
     except MlpMemError as error:
-        write_json(folder / FAILED, str(error))
+        write_json(folder / FAILED.replace("*", str(team().rank)), str(error))
         sys.exit(1)
-    write_json(folder / f"{PEAK}-{team().rank}.json", peak_memory())
+    write_json(folder / PEAK.replace("*", str(team().rank)), peak_memory())
     disband()
 
 
@@ -74,25 +77,27 @@ def _start(module: str, folder: Path, processes: int) -> int:
 
     MlpMemError where one fails, OSError where the disk is full.
     """
-    (folder / FAILED).unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
     environment = alone(os.environ) | {"OMP_NUM_THREADS": "1"}
     first = die_with_parent if PRCTL else None
     if not subprocess.run(command, env=environment, preexec_fn=first).returncode:
-        return sum(_taken(path) for path in folder.glob(f"{PEAK}-*.json"))
-    if (folder / FAILED).is_file():
-        raise MlpMemError(_taken(folder / FAILED))
+        return sum(_taken(folder, PEAK))
+    if said := _taken(folder, FAILED):
+        raise MlpMemError(said[0])
     if shutil.disk_usage(folder).free < FULL:
         raise OSError(errno.ENOSPC, "a worker found the disk full")
     raise MlpMemError(f"{module}: a worker failed, see above; run again to go on")
 
 
-def _taken(path: Path) -> int:
-    """Return the value of a small file, which goes."""
-    value = read_json(path)
-    path.unlink()
-    return value
+def _taken(folder: Path, names: str) -> list:
+    """Return the values of a folder's files of such names, which go; half written ones have none."""
+    found = []
+    for path in sorted(folder.glob(names)):
+        with suppress(ValueError):
+            found.append(read_json(path))
+        path.unlink()
+    return found
 
 
 def come_apart() -> None:

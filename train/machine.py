@@ -66,12 +66,3 @@ def peak_memory() -> int:
         if found:
             return 1024 * found[0]
     return MAXRSS * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def peak_of_children() -> int:
-    """Return the largest resident memory of one ended child since the command began, bytes."""
-    if sys.platform == "win32":
-        return 0
-    import resource
-
-    return MAXRSS * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss

@@ -158,6 +158,7 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
     base, copies = _processes(config.processes)
     searched = _search(recipe.targets, s)[1] if recipe.targets.rows == "searched" else 0
     beside = 4 * s.decoder + 24 * s.rows
+    exact = kind_of_search(recipe.targets, s.entries, s.hidden) == "exact"
     rows = s.rows * config.epochs
     parameters = s.memory_parameters
     batch = config.micro_batch or config.batch
@@ -169,7 +170,7 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
         disk=2 * parameters,
         working=(2 + 2 * CHECKPOINT) * parameters,
         memory=base + copies * (20 * parameters + beside + searched) + activations,
-        host=base + copies * beside,
+        host=base + copies * (beside + (0 if exact else searched)),
         flops=6.0 * parameters * rows,
         dtype=config.dtype,
         work="train",
@@ -192,16 +193,18 @@ def finetuned(recipe: Recipe, s: Sizes) -> Need:
     """
     if recipe.corpus.kind != "atlas" or recipe.stated.tokens:
         return Need("finetuned", 0)
-    config, one = recipe.finetuned, decoder(recipe, s)
+    config = recipe.finetuned
+    one = decoder(replace(recipe, decoder=replace(recipe.decoder, processes=1)), s)
+    base, copies = _processes(config.processes)
     full, lora = (sum(x[2] for x in settings) for settings in (config.settings, config.lora))
     tokens = s.memory * (full + lora)
     return Need(
         "finetuned",
         tokens,
         disk=3 * s.decoder,
-        working=2 * CHECKPOINT * s.decoder * config.processes,
-        memory=(BASE + one.memory - one.host) * config.processes,
-        host=BASE,
+        working=2 * CHECKPOINT * s.decoder * copies,
+        memory=base + copies * (one.memory - one.host),
+        host=base,
         flops=(s.body + s.head) * s.memory * (6.0 * full + 4.0 * lora),
         dtype=one.dtype,
         work="train",

@@ -13,7 +13,7 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash, read_json, say, write_json
 from train.lock import hold
-from train.machine import forget_peak, is_full, peak_memory, peak_of_children
+from train.machine import forget_peak, is_full, peak_memory
 from train.processes import team
 
 __all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
@@ -86,7 +86,7 @@ def work(
     the manifest stands), "hashes" (sha256 by file, of files whose hash is known already) and
     "workers_memory" (bytes at most of all processes that it started).
     """
-    started, children = time.perf_counter(), peak_of_children()
+    started = time.perf_counter()
     forget_peak()
     counts = {}
     try:
@@ -94,8 +94,6 @@ def work(
             counts = function(context)
         team().wait()
         if team().is_main:
-            if (grown := peak_of_children()) > children:
-                counts["workers_memory"] = max(grown, counts.get("workers_memory", 0))
             seconds = time.perf_counter() - started
             _close(final, context.folder, counts, seconds, need)
         team().wait()

@@ -120,6 +120,7 @@
       this.strip.cut(same);
       this.strip.append(trace.steps.slice(same));
       this.trace = trace;
+      this.#recall();
       if (trace.finish === "eos") this.strip.markEnd();
       this.root.dataset.state = trace.finish ? "done" : "stopped";
       this.#judge(Boolean(trace.finish));
