@@ -48,6 +48,7 @@ def test_what_is_not_measured_yet_is_left_out_with_its_lines():
     template = "{if frozen}- It {how frozen}\n  goes on.\n- Stays.\n{if worse nothing}Gone.\n\nEnd."
     assert filled(template, RESULTS) == "- Stays.\n\nEnd.\n"
     assert filled("{if worse won}a\n{if worse}b\nc", RESULTS) == "b\nc\n"
+    assert filled("{if worse rag}a\n{if worse knn}b\nc", RESULTS) == "b\nc\n"
 
 
 def test_a_study_that_is_gathered_comes_into_readme_and_a_changed_number_is_seen():

@@ -46,8 +46,8 @@ def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
 
 
-def _is_about(row: Found, study: str, metric: str | None) -> bool:
-    return row.study == study and metric in (None, row.metric)
+def _is_about(row: Found, study: str, metric_or_system: str | None) -> bool:
+    return row.study == study and metric_or_system in (None, row.metric, row.system)
 
 
 def _said(place: str, rows: list[Found], results: dict) -> str:
