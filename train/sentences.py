@@ -9,9 +9,9 @@ A template in train/readme is Markdown with placeholders:
     {system auto B/test: .1%}                          of the main table, or of a tuned decoder
     {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
 
-What begins with {if STUDY} or {if STUDY METRIC} is left out while none of it is measured, up to the
-next empty line, item of a list or {if}. Any other placeholder that no finding, or more than one,
-answers is an error.
+What begins with {if STUDY}, {if STUDY METRIC} or {if STUDY SYSTEM} is left out while none of it is
+measured, up to the next empty line, item of a list or {if}. Any other placeholder that no finding,
+or more than one, answers is an error.
 """
 
 import re
