@@ -20,7 +20,7 @@ from mlpmem.survivors import Survivors, above
 
 BLOCK = 65536  # keys scored at once
 SAMPLE = 16384  # keys at most whose mean stands for all of them
-CACHED = 4096  # by a CPU, in whose cache their float32 copies stay
+CACHED = 8192  # by a CPU, in whose cache their float32 copies stay
 EXTRA = 32  # candidates beyond k: rounding may have put them behind it
 MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
 
@@ -72,7 +72,7 @@ class ExactRetriever:
         size = max(k, BLOCK if queries.device.type != "cpu" else CACHED)
         queries, found = queries - self._mean, None
         for start in range(0, len(self.keys), size):
-            block = self.keys[start : start + size].float() - self._mean
+            block = self.keys[start : start + size].to(torch.float32, copy=True).sub_(self._mean)
             halves = torch.linalg.vector_norm(block, dim=1).square_().mul_(0.5)
             scores = torch.addmm(halves, queries, block.T, beta=-1)
             if found is None:
