@@ -110,7 +110,8 @@
       else this.input.removeAttribute("aria-valuetext");
       const here = shown === "auto" ? this.#here(view) : null;
       M.setText(this.output, here === null ? M.lambdaText(shown) : here.toFixed(2));
-      if (here !== null) this.input.value = here;
+      const own = M.page.lambda === null && shown !== "auto" ? shown : null; // the text's, not the bar's
+      if (here !== null || own !== null) this.input.value = here ?? own;
       this.input.style.setProperty("--at", M.page.lambda ?? Number(this.input.value));
       this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
       const unrouted = shown === "auto" && pane?.trace && pane.trace.lmbda !== "auto";
