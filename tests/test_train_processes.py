@@ -1,11 +1,18 @@
 """Who this process is: alone when started plainly, one of several under a launcher."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
 from train import launch, processes
 from train.files import write_json
+from train.pipeline import STAGES
 from train.processes import MARKS, Team, launched, team
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -68,6 +75,20 @@ def test_who_came_apart_starts_workers_that_know_of_no_launcher(tmp_path, monkey
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
     launch.come_apart()
     assert not launched() and not processes.os.environ.keys() & told.keys()
+
+
+@pytest.mark.slow
+def test_a_launch_of_two_runs_every_stage(tmp_path):
+    tiny = (ROOT / "train/recipes/tiny.toml").read_text("utf-8")
+    controls = "[controls]\nmemories = [{ alpha = 0.0 }]\nquestions = 60\n"
+    (tmp_path / "two.toml").write_text(f"{tiny}\n{controls}", "utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*launcher, "--nproc-per-node", "2", "-m", "train", "all", str(tmp_path / "two.toml")]
+    made = subprocess.run([*command, "--runs", str(tmp_path)], cwd=ROOT, timeout=900)
+    assert made.returncode == 0
+    done = {path.parent.name for path in (tmp_path / "two").glob("*/manifest.json")}
+    assert done == set(STAGES)
+    assert (tmp_path / "two/controls/alpha_0/model.safetensors").is_file()
 
 
 def test_parting_without_connections_is_nothing():
