@@ -91,7 +91,7 @@ def _start(module: str, folder: Path, processes: int) -> int:
 
 
 def _taken(folder: Path, names: str) -> list:
-    """Return the values of a folder's files of such names, which go; half written ones have none."""
+    """Return the values of small files of such names, which go; half written ones have none."""
     found = []
     for path in sorted(folder.glob(names)):
         with suppress(ValueError):
