@@ -1,6 +1,7 @@
 """What a model can be asked: text by every source, a text's score, what is behind a token.
 
-Each call is a module of its own, imported when it is first made; the parts are in `fused.py`.
+What is more than a few lines is a module of its own, imported when it is first asked for; the
+parts that answer are in `fused.py`.
 """
 
 from collections.abc import Iterator, Sequence

@@ -124,7 +124,7 @@ class ShardedKeys:
             rows = flat[start:end] - self.starts[shard]
             part = torch.from_dlpack(
                 self._part(shard)
-            )  # numpy takes with one thread, torch with all
+            )  # it takes with every thread, numpy with one
             torch.index_select(part, 0, torch.from_numpy(rows), out=into[start:end])
         if order is not None:
             out[order] = out.copy()

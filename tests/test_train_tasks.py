@@ -291,6 +291,24 @@ def test_text_cut_by_another_tokenizer_is_not_measured(tmp_path):
         TASKS["perplexity"].run(ask(corpus=folder))
 
 
+def test_a_wrong_ending_is_one_of_the_facts_of_the_same_relation_and_group(corpus):
+    every = read_lines(corpus / "questions.jsonl")
+    facts = {(r["relation"], r["group"], r["title"]): r["answer"] for r in every}
+    rows = atlas.load(ask(corpus=corpus), "statement", ("test", "unseen"))
+    assert any(row["rivals"] for row in rows)
+    for row in rows:
+        ground = (row["relation"], row["group"])
+        own = [answer for (*place, _), answer in facts.items() if tuple(place) == ground]
+        right = {row["answer"], *row["aliases"]}
+        assert sorted(row["rivals"]) == sorted(a for a in own if a not in right)
+
+
+def test_of_the_knn_prompt_tasks_those_are_asked_whose_files_are_there(data, tmp_path):
+    shutil.copytree(data / "knn_prompt_tasks/cb", tmp_path / "knn_prompt_tasks/cb")
+    found = TASKS["knn_prompt"].run(ask(tmp_path))
+    assert {f.split for f in found} == {"cb"}
+
+
 def test_splits_are_by_cell_sort_and_how_many_facts_share_the_answer(corpus):
     rows = atlas.load(ask(corpus=corpus), "question", ("test", "unseen"))
     assert all(row["answer"] not in row["others"] for row in rows)
