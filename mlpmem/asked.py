@@ -73,6 +73,13 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "what each knew already.",
         study_charts.update,
     ),
+    "compute": (
+        "And fine-tuning, for all that the memory costs?",
+        "The decoder tuned on the same facts, in full or by LoRA, for more and more computation; "
+        "the memory's has its keys and targets. B is what is to be learned, A2 what the decoder "
+        "knew and reads no more, A1 what it knew and may read again.",
+        study_charts.compute,
+    ),
     "domains": (
         "What if the domains do not match?",
         "Perplexity of each domain's text (columns) with the memory or datastore of each domain "

@@ -112,6 +112,23 @@ def update(rows: Rows) -> Iterator[Chart]:
         yield Chart("dots", title, "exact match, %", tuple(marks), form="{:.0f}")
 
 
+def compute(rows: Rows) -> Iterator[Chart]:
+    """Yield FLOP, facts learned and facts kept, a row a memory or a tuned decoder."""
+    told = [row for row in rows if isinstance(row.setting.get("label"), str)]
+    flop = [point(r.setting["label"], r, 1e-12, colour_of(r.system)) for r in told
+            if r.metric == "flop"]  # fmt: skip
+    yield Chart("dots", "Training computes", "TFLOP", (series("TFLOP", TUNED, flop),),
+                log="x", form="{:,.0f}")  # fmt: skip
+    for title, cells in (("Facts learned", ("B/test", "B/unseen")),
+                         ("Facts kept", ("A2/test", "A1/test"))):  # fmt: skip
+        marks = [
+            series(_said(cell), TUNED, (point(r.setting["label"], r, 100.0, colour_of(r.system))
+                   for r in told if (r.split, r.metric) == (cell, "exact_match")), not i)
+            for i, cell in enumerate(cells)
+        ]  # fmt: skip
+        yield Chart("dots", title, "exact match, %", tuple(marks), form="{:.0f}")
+
+
 def domains(rows: Rows) -> Iterator[Chart]:
     """Yield a matrix of perplexities a system: whose memory, on which domain's text."""
     alone = [point(row.split, row) for row in rows if row.system == "lm"]

@@ -23,7 +23,7 @@ def charted(findings) -> list[int]:
 
 def rows() -> list[dict]:
     """Return findings of all studies, as results.json has them."""
-    makers = (mixing, routing, imitation, worse, update, domains, sensitivity, sizes, cost,
+    makers = (mixing, routing, imitation, worse, update, compute, domains, sensitivity, sizes, cost,
               ledger)  # fmt: skip
     return [row for make in makers for row in make()]
 
@@ -83,6 +83,16 @@ def update():
             value = min(1.0, i / 8) if cell.startswith("new") else 1 - i / 12
             yield row("update", system, cell, "exact_match", value * 0.9, 0.05, **way)
         yield row("update", system, "B", "perplexity", 3.0 + i, **way)
+
+
+def compute():
+    tuned = (("memory", "memory"), ("finetuned", "decoder fine-tuned on A1+B, 2 epochs"),
+             ("finetuned", "decoder fine-tuned on A1+B, 7 epochs"))  # fmt: skip
+    for i, (system, label) in enumerate(tuned):
+        yield row("compute", system, "training", "flop", 1e14 * (i + 1), None, label=label)
+        for j, cell in enumerate(("B/test", "B/unseen", "A1/test", "A2/test")):
+            value = 0.9 - i / 10 - j / 20
+            yield row("compute", system, cell, "exact_match", value, 0.03, label=label)
 
 
 def domains():

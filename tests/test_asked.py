@@ -69,6 +69,15 @@ def test_what_gets_worse_stands_left_of_what_gets_better():
     assert all(p.low <= p.value <= p.high for p in (*points, *nats.series[1].points))
 
 
+def test_what_tuning_bought_stands_in_a_row_for_every_setting():
+    flop, learned, kept = asked("compute").charts
+    rows = ["memory", *(f"decoder fine-tuned on A1+B, {n} epochs" for n in (2, 7))]
+    assert flop.rows == learned.rows == kept.rows == rows
+    assert values(flop, "TFLOP") == pytest.approx(dict(zip(rows, (100, 200, 300), strict=True)))
+    assert values(learned, "B new")["memory"] == pytest.approx(90)
+    assert values(kept, "A2 new")[rows[1]] == pytest.approx(65)
+
+
 def test_an_update_is_told_by_way_and_its_figures_share_the_rows():
     recalled = asked("update").charts[1]
     assert recalled.rows[3] == "datastore, inserted"

@@ -36,7 +36,7 @@ def test_lambda_has_the_best_mean_over_the_groups_in_dev_wordings():
 
 def test_perplexity_is_by_group_and_of_the_mix():
     gold = {"lm": np.array([0.5, 0.5, 0.1]), "memory": np.array([0.5, 0.125, 0.9])}
-    made = Measured(None, None, np.array(["A2", "B", "B"]), Grid({}, gold))
+    made = Measured(None, None, np.array(["A2", "B", "B"]), Grid({}, gold), np.arange(3))
     assert made.perplexity("memory", 0.0) == pytest.approx({"A2": 2.0, "B": np.sqrt(20)})
     assert made.perplexity("memory", 1.0) == pytest.approx({"A2": 2.0, "B": np.sqrt(8 / 0.9)})
     half = np.exp(-np.log([0.3125, 0.5]).mean())

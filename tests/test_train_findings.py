@@ -37,6 +37,22 @@ def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean():
     assert ppl["low"] == pytest.approx(math.exp(found["low"]))
 
 
+def test_documents_are_drawn_whole_so_that_tokens_alike_count_as_one():
+    luck = np.random.default_rng(2)
+    of = np.repeat(np.arange(100, 400), luck.integers(1, 20, 300))
+    alike = luck.normal(3, 2, 300)[of - 100]
+    found = findings.mean(alike, of)
+    assert found["value"] == pytest.approx(alike.mean()) and found["n"] == len(of)
+    counts = np.bincount(of - 100)  # the delta method's interval of a ratio of means
+    rest = (counts * alike.mean() - np.bincount(of - 100, alike)).std()
+    half = 1.96 * rest / counts.mean() / math.sqrt(300)
+    assert found["low"] == pytest.approx(alike.mean() - half, abs=0.03)
+    assert found["high"] == pytest.approx(alike.mean() + half, abs=0.03)
+    one_by_one = findings.mean(alike)
+    assert found["high"] - found["low"] > 2 * (one_by_one["high"] - one_by_one["low"])
+    assert findings.mean(alike, np.arange(len(alike))) == one_by_one
+
+
 def test_a_studys_findings_come_back_and_replace_its_earlier_ones(tmp_path):
     one = Finding("a", "lm", "B/test", "exact_match", 0.5, "python -m x", **{"n": 2})
     findings.save(tmp_path, "a", [one, one])

@@ -21,7 +21,7 @@ from train.recipe_after import Evaluate, Export, Finetuned
 from train.report import tables
 from train.stage import Context
 from train.targets import make_targets
-from train.windows import Golds, curve, look, perplexity, slide
+from train.windows import Golds, curve, look, perplexity, slide, units_of
 
 
 def documents_of(lengths):
@@ -49,6 +49,14 @@ def test_every_token_is_scored_once_with_the_context_before_it(window, stride):
         assert before[0] == 0 and before[1:] == whole[len(whole) - len(before) + 1 :]
         assert windows.titles[windows.document_of[p]] == documents.titles[q]
         assert len(before) >= min(len(whole), window - stride)
+
+
+def test_positions_are_drawn_by_document_and_by_window_where_there_is_one_document():
+    windows, positions = slide(documents_of([40, 30]), 10, 5, 10**9, 0)
+    assert np.array_equal(units_of(windows, positions), (windows.tokens[positions] >= 40) * 1)
+    windows, positions = slide(documents_of([40]), 10, 5, 10**9, 0)
+    units = units_of(windows, positions)
+    assert np.array_equal(units, windows.passage_at(positions)) and len(set(units)) == len(windows)
 
 
 def test_what_is_too_much_is_left_out_in_whole_windows_over_all_documents():

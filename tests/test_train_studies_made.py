@@ -21,6 +21,7 @@ from train.recipe import Atlas as AtlasRecipe
 from train.recipe import Corpus, Decoder, Recipe, Targets
 from train.recipe import Memory as MemoryRecipe
 from train.recipe_after import Evaluate
+from train.studies import compute as compute_module
 from train.studies import sensitivity as sensitivity_module
 from train.studies import teach
 from train.studies.config import Studies
@@ -67,7 +68,7 @@ def stages(root, kind="atlas"):
     rows = np.arange(0, len(Datastore.load(paths["datastore"])), 2)
     np.save(paths["targets"] / "rows.npy", rows)
     stored = {"config": dataclasses.asdict(RECIPE.targets) | {"rows": "searched"}}
-    keyed = {"config": {"depth": -1}}
+    keyed = {"config": {"depth": -1}, "counts": {"entries": 40, "tokens": 60}}
     for name, more in (("targets", stored), ("datastore", keyed)):
         path = paths[name] / "manifest.json"
         write_json(path, read_json(path) | more)
@@ -277,6 +278,31 @@ def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch
         json.loads((root / "studies/alpha-0.0/memory/manifest.json").read_text())["config"]["alpha"]
         == 0
     )
+
+
+def test_tuned_for_the_memorys_whole_compute(tmp_path):
+    root, tuned = stages(tmp_path / "run"), (("A1+B", 1e-3, 2, 0), ("B", 1e-3, 1, 2))
+    results = read_json(root / "evaluate" / "results.json")
+    cells = dict.fromkeys(compute_module.CELLS, {"n": 4, "right": 3})
+    systems = [{"name": n, "accuracy": cells} for n in ("lm", "memory", "knn", "auto")]
+    write_json(root / "evaluate" / "results.json", results | {"systems": systems})
+    write_json(root / "finetuned" / "finetuned.json", [])
+    studies = dataclasses.replace(RECIPE.studies, tuned=tuned)
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "compute")
+    findings = list(compute_module.compute(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    found = {(f.setting["label"], f.metric, f.split): f for f in findings}
+    labels = list(dict.fromkeys(label for label, *_ in found))
+    assert labels[:2] == ["memory", "memory under the router"]
+    assert labels[-2:] == [
+        "decoder fine-tuned on A1+B, lr 0.001, 2 epochs",
+        "decoder with LoRA of rank 2 on B, lr 0.001, 1 epoch",
+    ]
+    assert found["memory", "exact_match", "B/test"].value == 0.75
+    assert found[labels[-2], "flop", "training"].value > found[labels[-1], "flop", "training"].value
+    run = Run(RECIPE, root, "compute")
+    with pytest.raises(MlpMemError, match="names none"):
+        list(compute_module.compute(run))
 
 
 def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(root):

@@ -13,7 +13,7 @@ from train.corpus import read_lines
 from train.grid import LAMBDAS, Grid, Sources
 from train.questions import Questions, ask, sample_questions, tally
 from train.stage import Context
-from train.windows import all_positions, groups_of
+from train.windows import all_positions, groups_of, units_of
 
 GROUPS = ("A1", "A2", "B")
 CHOOSING = "dev"  # the held-out wordings that choose lambda; the others only measure
@@ -28,6 +28,7 @@ class Measured:
     grid: Grid
     text_groups: np.ndarray  # (P,) group of every held-out position
     text: Grid
+    text_units: np.ndarray  # (P,) what each is drawn with; see windows.units_of
 
     def accuracy(self, source: str, lmbda: float) -> dict[str, dict]:
         """Return {cell: {"n", "right"}} at one of LAMBDAS."""
@@ -65,6 +66,7 @@ class Test:
             grid=sources.grid(self.questions.documents, self.questions.positions),
             text_groups=groups_of(self.text, positions),
             text=sources.grid(self.text, positions),
+            text_units=units_of(self.text, positions),
         )
 
 

@@ -32,7 +32,7 @@ from train.recipe_file import load_recipe
 from train.router import each, gold
 from train.search import BulkRetriever
 from train.stage import finished_manifest
-from train.windows import all_positions, groups_of, slide
+from train.windows import all_positions, groups_of, slide, units_of
 
 MODES = ("fixed", AUTO, "oracle")
 
@@ -110,10 +110,10 @@ def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str)
             if mask.any():
                 found.append(_finding(pair, split, "exact_match", share(whole[mask]), how))
     positions = all_positions(text)
-    groups = groups_of(text, positions)
+    groups, of = groups_of(text, positions), units_of(text, positions)
     for pair, (_, nll) in measure(model, text, positions).items():
         for group in [g for g in GROUPS if (groups == g).any()]:
-            values = perplexity(nll[groups == group])
+            values = perplexity(nll[groups == group], of[groups == group])
             found.append(_finding(pair, f"{group}/text", "perplexity", values, how))
     return found
 
@@ -122,9 +122,9 @@ def study_text(model: FusedModel, corpus: Path, most: int, seed: int, how: str) 
     """Return the perplexity of a sample of the test split."""
     window = min(256, model.decoder.max_positions)
     text, positions = slide(Documents.load(corpus / "test"), window, window // 2, most, seed)
-    measured = measure(model, text, positions)
+    measured, of = measure(model, text, positions), units_of(text, positions)
     return [
-        _finding(pair, "text/test", "perplexity", perplexity(nll), how)
+        _finding(pair, "text/test", "perplexity", perplexity(nll, of), how)
         for pair, (_, nll) in measured.items()
     ]
 

@@ -68,6 +68,16 @@ def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
     return np.array(documents.groups)[documents.document_of[documents.passage_at(positions)]]
 
 
+def units_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
+    """Return what every position is drawn with for an interval, (P,): its document.
+
+    Where all are of one document it is the passage, which may be a window of it.
+    """
+    passages = documents.passage_at(positions)
+    units = documents.document_of[passages]
+    return passages if len(units) and np.all(units == units[0]) else units
+
+
 @dataclass(frozen=True)
 class Golds:
     """What each source makes of the true tokens; nothing of size V is kept."""

@@ -18,6 +18,8 @@ class Studies:
     passes: int = 4  # over the new documents, for memory and decoder alike
     replay: float = 1.0  # old rows (memory) or tokens (decoder) beside each new one
     update_batch: int = 512  # rows (memory) or tokens (decoder) a step
+    # compute: (groups, learning rate, epochs, rank) of tuned decoders, rank 0 for all weights
+    tuned: tuple[tuple[str, float, int, int], ...] = ()
     # sensitivity
     epochs: int = 2  # of every memory that is trained anew
     depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own

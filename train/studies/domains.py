@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
@@ -21,7 +23,7 @@ from train.recipe import Corpus
 from train.stage import finished_manifest
 from train.studies.making import make
 from train.studies.run import Run
-from train.windows import Golds, look, slide
+from train.windows import Golds, look, slide, units_of
 
 
 @dataclass(frozen=True)
@@ -94,26 +96,26 @@ def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
     folder = run.root / "domains" / name
     memory = Memory.load(folder / "memory").float().eval().bind(decoder)
     store = Datastore.load(folder / "datastore")
-    valid = _look(run, decoder, memory, store, name, "valid")
+    valid, _ = _look(run, decoder, memory, store, name, "valid")
     return Domain(name, memory, store, choose(valid, run.recipe.evaluate))
 
 
 def _look(
     run: Run, decoder: Decoder, memory: Memory, store: Datastore, name: str, split: str
-) -> Golds:
-    """Return what the sources make of a split of a domain's text."""
+) -> tuple[Golds, np.ndarray]:
+    """Return what the sources make of a split of a domain's text, and the positions' units."""
     documents = Documents.load(run.root / "domains" / name / "corpus" / split)
     sizes = run.recipe.evaluate
     text = slide(documents, sizes.window, sizes.stride, run.config.positions, run.recipe.seed)
-    return look(decoder, memory, store, text, max(sizes.ks))
+    return look(decoder, memory, store, text, max(sizes.ks)), units_of(*text)
 
 
 def _row(run: Run, decoder: Decoder, row: Domain, names: list[str]) -> Iterator[Finding]:
     """Yield a domain's memory and kNN on every domain's text, and the decoder on its own."""
     for name in names:
-        golds = _look(run, decoder, row.memory, row.store, name, "test")
+        golds, of = _look(run, decoder, row.memory, row.store, name, "test")
         if name == row.name:
-            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm")))
+            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm"), of))
         for system, lmbda in row.use.lmbda.items():
-            found = perplexity(row.use.nll(golds, system))
+            found = perplexity(row.use.nll(golds, system), of)
             yield run.finding(system, name, "perplexity", found, of=row.name, lmbda=lmbda)

@@ -19,7 +19,7 @@ from mlpmem.passages import forward_positions
 from train.findings import Finding, mean, share
 from train.grid import Sources
 from train.studies.run import Run, pooled
-from train.windows import groups_of
+from train.windows import groups_of, units_of
 
 BANDS = 4
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, of a linear congruence modulo 2**64
@@ -45,12 +45,12 @@ def imitation(run: Run) -> Iterator[Finding]:
             figures[name][places.at] = faithfulness(knn, log_softmax(logits))
     values = documents.tokens[positions]
     frequency = np.bincount(run.store.values, run.store.counts, run.decoder.vocab_size)[values]
-    distance = neighbours[0][:, 0].double().numpy()
+    distance, of = neighbours[0][:, 0].double().numpy(), units_of(documents, positions)
     for split, setting, mask in _parts(groups_of(documents, positions), frequency, distance):
         for name, rows in figures.items():
             kl, js, agree = rows[mask].T
-            yield run.finding(name, split, "kl", mean(kl), **setting)
-            yield run.finding(name, split, "js", mean(js), **setting)
+            yield run.finding(name, split, "kl", mean(kl, of[mask]), **setting)
+            yield run.finding(name, split, "js", mean(js, of[mask]), **setting)
             yield run.finding(name, split, "agreement", share(agree > 0), **setting)
 
 

@@ -11,7 +11,7 @@ from itertools import product
 from train.findings import Finding, perplexity
 from train.perplexity import LAMBDAS, best_lambda
 from train.studies.run import Run, pooled
-from train.windows import curve, groups_of, look
+from train.windows import curve, groups_of, look, units_of
 
 STEP = 2  # every second lambda is told
 
@@ -22,15 +22,15 @@ def mixing(run: Run) -> Iterator[Finding]:
     config = run.config
     ks = sorted({min(k, len(run.store)) for k in (*config.ks, run.knn[0])})
     golds = look(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
-    parts = pooled(groups_of(documents, positions))
+    parts, of = pooled(groups_of(documents, positions)), units_of(documents, positions)
     for split, mask in parts.items():
         for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
             for lmbda in LAMBDAS[::STEP]:
-                found = perplexity(golds.nll(other, lmbda)[mask])
+                found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
                 yield run.finding(system, split, "perplexity", found, lmbda=lmbda)
         for k, temperature in product(ks, config.temperatures):
             other = golds.knn(k, temperature)
             lmbda = best_lambda(curve(golds.lm[mask], other[mask], LAMBDAS))
-            found = perplexity(golds.nll(other, lmbda)[mask])
+            found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", found, **setting)

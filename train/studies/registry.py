@@ -13,6 +13,7 @@ STUDIES = {
     "mixing": "train.studies.mixing:mixing",
     "worse": "train.studies.worse:worse",
     "update": "train.studies.update:update",
+    "compute": "train.studies.compute:compute",
     "domains": "train.studies.domains:domains",
     "sensitivity": "train.studies.sensitivity:sensitivity",
     "sizes": "train.studies.sizes:sizes",

@@ -20,7 +20,7 @@ from train.perplexity import LAMBDAS, best_lambda
 from train.recipe import Memory as MemoryRecipe
 from train.studies.making import make
 from train.studies.run import Run
-from train.windows import curve, mixed_nll
+from train.windows import curve, mixed_nll, units_of
 
 CELLS = {  # the recipe's own value is trained once, whatever it is
     "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),
@@ -82,7 +82,8 @@ def told(
         yield run.finding(system, cell, "exact_match", share(right), **setting)
     nll = measured.text.nll(source, lmbda)
     for group in dict.fromkeys(measured.text_groups.tolist()):
-        found = perplexity(nll[measured.text_groups == group])
+        mine = measured.text_groups == group
+        found = perplexity(nll[mine], measured.text_units[mine])
         yield run.finding(system, group, "perplexity", found, **setting)
 
 
@@ -90,11 +91,10 @@ def _measure_text(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
     """Yield the test split's perplexity at the lambda that is best on the validation split."""
     decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
     memory.bind(decoder)
-    valid, test = (
-        Sources(decoder, memory).grid(*run.text(split)).gold for split in ("valid", "test")
-    )
+    texts = [run.text(split) for split in ("valid", "test")]
+    valid, test = (Sources(decoder, memory).grid(*text).gold for text in texts)
     lmbda = best_lambda(curve(valid["lm"], valid["memory"], LAMBDAS))
-    found = perplexity(mixed_nll(test["lm"], test["memory"], lmbda))
+    found = perplexity(mixed_nll(test["lm"], test["memory"], lmbda), units_of(*texts[1]))
     yield run.finding("memory", "test", "perplexity", found, **setting, lmbda=lmbda)
 
 

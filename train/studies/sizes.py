@@ -31,7 +31,7 @@ from train.stage import finished_manifest
 from train.studies.making import make
 from train.studies.run import Run
 from train.studies.sensitivity import told
-from train.windows import look
+from train.windows import look, units_of
 
 HEAD_WIDTH = 32  # of the decoders that are made here
 NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed
@@ -140,18 +140,15 @@ def _sized(run: Run, shape: tuple[int, int], at: str, scale: float) -> Sized:
 
 def _measure_text(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
     """Yield the test split's perplexity, k, temperature and lambdas chosen on validation."""
-    most = max(run.recipe.evaluate.ks)
-    valid, test = (
-        look(sized.decoder, sized.memory, sized.store, run.text(split), most)
-        for split in ("valid", "test")
-    )
+    most, texts = max(run.recipe.evaluate.ks), [run.text(split) for split in ("valid", "test")]
+    valid, test = (look(sized.decoder, sized.memory, sized.store, text, most) for text in texts)
+    of = units_of(*texts[1])
     tried = tuple(t * sized.scale for t in run.recipe.evaluate.temperatures)
     use = choose(valid, replace(run.recipe.evaluate, temperatures=tried))
     for system in systems:
         setting = sized.of(system) | {"lmbda": use.lmbda.get(system, 0.0)}
-        yield run.finding(
-            system, "test", "perplexity", perplexity(use.nll(test, system)), **setting
-        )
+        found = perplexity(use.nll(test, system), of)
+        yield run.finding(system, "test", "perplexity", found, **setting)
 
 
 def _measure_atlas(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:

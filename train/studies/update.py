@@ -23,7 +23,7 @@ from train.questions import tally
 from train.studies.facts import NewFacts, make_facts
 from train.studies.run import Run
 from train.studies.teach import Lesson, check_lora, decoder_lessons, teach_decoder, teach_memory
-from train.windows import all_positions, groups_of
+from train.windows import all_positions, groups_of, units_of
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ def _ask(
     text = exam.old.text
     positions = all_positions(text)
     grid, groups = sources.grid(text, positions), groups_of(text, positions)
+    of = units_of(text, positions)
     for source, system in names.items():
         nll = grid.nll(source, run.lmbda.get(source, 0.0))
         for group in dict.fromkeys(groups.tolist()):
-            found = perplexity(nll[groups == group])
+            found = perplexity(nll[groups == group], of[groups == group])
             yield run.finding(system, group, "perplexity", found, **way)

@@ -14,7 +14,7 @@ from train.corpus import write_lines
 from train.findings import Finding, mean, share
 from train.grid import Grid, Sources
 from train.studies.run import Run, pooled
-from train.windows import groups_of
+from train.windows import groups_of, units_of
 
 TOLERANCE = 0.1  # nats
 EXAMPLES = "worse.jsonl"
@@ -36,23 +36,23 @@ def worse(run: Run) -> Iterator[Finding]:
     kinds = kinds_of(run.decoder, documents)[positions]
     parts = pooled(groups_of(documents, positions))
     parts |= {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
-    before = grid.nll("lm", 0.0)
+    before, of = grid.nll("lm", 0.0), units_of(documents, positions)
     for system in ("memory", "knn"):
         rise = grid.nll(system, run.lmbda[system]) - before
         for split, mask in parts.items():
-            yield from _part(run, system, split, rise[mask])
+            yield from _part(run, system, split, rise[mask], of[mask])
     folder = run.root / "findings"
     folder.mkdir(exist_ok=True)
     write_lines(folder / EXAMPLES, _examples(run, documents, positions, kinds, grid))
 
 
-def _part(run: Run, system: str, split: str, rise: np.ndarray) -> Iterator[Finding]:
-    """Yield the findings of some tokens whose nll rises by `rise` nats."""
+def _part(run: Run, system: str, split: str, rise: np.ndarray, of: np.ndarray) -> Iterator[Finding]:
+    """Yield the findings of some tokens, of some documents, whose nll rises by `rise` nats."""
     setting = {"lmbda": run.lmbda[system]}
     yield run.finding(system, split, "worse", share(rise > TOLERANCE), **setting)
     yield run.finding(system, split, "better", share(rise < -TOLERANCE), **setting)
     for metric, nats in (("lost", rise.clip(0)), ("won", -rise.clip(None, 0)), ("change", rise)):
-        yield run.finding(system, split, f"nats_{metric}", mean(nats), **setting)
+        yield run.finding(system, split, f"nats_{metric}", mean(nats, of), **setting)
 
 
 def _examples(

@@ -18,7 +18,7 @@ from train import findings
 from train.corpus import check_tokens
 from train.findings import Finding
 from train.tasks.asked import Asked, Task, text_of
-from train.windows import SMALLEST, slide
+from train.windows import SMALLEST, slide, units_of
 
 WINDOW, TOKENS = 1024, 20_000  # tokens seen at most, and scored where no limit is given
 TEXT = "wikitext-2/test.txt"
@@ -36,8 +36,10 @@ def run_atlas(asked: Asked) -> list[Finding]:
         check_tokens(system.decoder, asked.corpus)
         for group, passages in kept.items():
             spans = [np.arange(*documents.offsets[p : p + 2])[1:] for p in passages]
-            nll = -judge_positions(system, documents, np.concatenate(spans))[0]
-            made.append(_finding(asked, system, f"{group}/heldout", nll))
+            positions = np.concatenate(spans)
+            nll = -judge_positions(system, documents, positions)[0]
+            of = units_of(documents, positions)
+            made.append(_finding(asked, system, f"{group}/heldout", nll, of))
     return made
 
 
@@ -55,7 +57,8 @@ def run_text(asked: Asked) -> list[Finding]:
         most = asked.limit or TOKENS
         windows, positions = slide(documents, window, window // 2, most, asked.seed)
         nll = -judge_positions(system, windows, positions)[0]
-        made.append(_finding(asked, system, TEXT.removesuffix(".txt"), nll))
+        of = units_of(windows, positions)
+        made.append(_finding(asked, system, TEXT.removesuffix(".txt"), nll, of))
     return made
 
 
@@ -64,9 +67,9 @@ def _readers(asked: Asked) -> list[System]:
     return [system for system in asked.systems if isinstance(system, Column)]
 
 
-def _finding(asked: Asked, system: System, split: str, nll: np.ndarray) -> Finding:
-    """Return one finding of nll (P,) in nats; a mix gives a token SMALLEST at least."""
-    values = findings.perplexity(np.minimum(nll, -np.log(SMALLEST)))
+def _finding(asked: Asked, system: System, split: str, nll: np.ndarray, of: np.ndarray) -> Finding:
+    """Return one finding of nll (P,) in nats, by units; a mix gives a token SMALLEST at least."""
+    values = findings.perplexity(np.minimum(nll, -np.log(SMALLEST)), of)
     return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)
 
 
