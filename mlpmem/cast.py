@@ -2,7 +2,8 @@
 
 "lm", "memory", "knn" and "mixed" are columns of the model, "auto" is its memory (and "auto_knn" and
 "auto_mixed" the others) under the router's lambda. "rag" is the decoder with passages before the
-prompt, "rag_memory" the same with a memory. Then come the columns of folders, see `given.py`.
+prompt, "rag_memory" the same with a memory, "rag_5" the decoder with five, where more numbers of
+passages than one were asked for. Then come the columns of folders, see `given.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,13 +36,13 @@ class Cast:
         documents: Callable[[], Documents] | None = None,  # what retrieval reads
         *,
         lmbda: float | None = None,  # None: the model's, or the memory's own
-        passages: int = 1,  # before a prompt
+        passages: Sequence[int] = (1,),  # before a prompt: of "rag", and of others "rag_N"
         layout: str | None = None,  # see Rag
         seconds: Mapping[str, float] | None = None,  # of the model's own systems
     ) -> None:
         """Remember what there is; nothing is made yet."""
         self.model, self.given, self.lmbda = model, list(given), lmbda
-        self._documents, self._count, self._layout = documents, passages, layout
+        self._documents, self._counts, self._layout = documents, passages, layout
         self._seconds = dict(seconds or {})
 
     @property
@@ -59,11 +60,13 @@ class Cast:
         if self.searches:
             found["knn"] = partial(self._column, "knn")
         if self._documents is not None:
-            found["rag"] = partial(self._rag, "lm")
+            found["rag"] = partial(self._rag, "lm", "rag", self._counts[0])
+            for count in self._counts[1:]:
+                found[f"rag_{count}"] = partial(self._rag, "lm", f"rag_{count}", count)
         if with_memory and self.searches:
             found["mixed"] = partial(self._column, "mixed")
         if with_memory and self._documents is not None:
-            found["rag_memory"] = partial(self._rag, "memory")
+            found["rag_memory"] = partial(self._rag, "memory", "rag_memory", self._counts[0])
         for system in self.model.routers:
             name = AUTO if system == "memory" else f"{AUTO}_{system}"
             found[name] = partial(self._column, system, AUTO, name)
@@ -105,10 +108,9 @@ class Cast:
         seconds = self._seconds.get(system, 0.0)
         return Column(self.alone(system), system, lmbda, name, label, seconds)
 
-    def _rag(self, inner: str) -> Rag:
-        """Return a column with passages before the prompt."""
-        name = "rag" if inner == "lm" else f"rag_{inner}"
-        return Rag(self._column(inner), self.passages, self._count, self._layout, name)
+    def _rag(self, inner: str, name: str, count: int) -> Rag:
+        """Return a column with so many passages before the prompt."""
+        return Rag(self._column(inner), self.passages, count, self._layout, name)
 
     def _beside(self, given: Given) -> Column:
         """Return the column of a folder, its weights read."""

@@ -231,3 +231,13 @@ def test_every_kind_of_folder_becomes_a_column(carrying, folder):
     assert [s.token_id for s in other.steps] == mine and other.lmbda == 0.9
     with pytest.raises(MlpMemError, match="'rag' is not here, there is lm, memory"):
         made.system("rag")
+
+
+def test_further_numbers_of_passages_are_systems_of_their_own(carrying):
+    bundle = load_bundle(carrying.folder)
+    made = cast.Cast(bundle.model(), documents=bundle.documents, passages=(1, 3))
+    one, three = made.systems(["rag", "rag_3"])
+    assert (one.count, one.name, three.count, three.name) == (1, "rag", 3, "rag_3")
+    ids = one.decoder.encode("the of")
+    assert len(three.context(ids, 4)) > len(one.context(ids, 4)) > len(ids)
+    assert one.passages is three.passages, "one index for all"

@@ -21,7 +21,7 @@ COLUMNS = (
 PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
 SYSTEMS = NAMES | {
     "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",
-    "memory_alpha_0": "memory, cross-entropy alone",
+    "rag_5": "decoder + retrieval of 5", "memory_alpha_0": "memory, cross-entropy alone",
 }  # fmt: skip
 HEADLINE = (
     "Learn without forgetting",

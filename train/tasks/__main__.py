@@ -42,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
         "--wordings", default="", help="of the atlas, with commas between: dev to choose settings"
     )
     parser.add_argument("--lmbda", type=float, help="weight of memory or datastore; their own")
-    parser.add_argument("--passages", type=int, default=1, help="retrieved, before a prompt")
+    parser.add_argument(
+        "--passages", type=int, nargs="+", default=(1,),
+        help="retrieved, before a prompt; after the first number each makes a system rag_NUMBER",
+    )  # fmt: skip
     parser.add_argument("--layout", help="of passages: turns or text; as the corpus is")
     parser.add_argument("--out", type=Path, help="findings' folder; RUN/findings, else findings")
     parser.add_argument("--json", action="store_true", help="one finding a line, no table")

@@ -40,7 +40,7 @@ class Sources:
     text: Sequence[str] = ()  # the datastore's and retrieval's, for a decoder
     run: Path | None = None  # a recipe's folder: tuned decoders, controls
     lmbda: float | None = None  # None: the bundle's or the memory's own
-    passages: int = 1  # before a prompt
+    passages: Sequence[int] = (1,)  # before a prompt: of "rag", and of others "rag_N"
     layout: str | None = None  # as the corpus is; see Rag
 
 
