@@ -104,7 +104,8 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
     "cost": (
         "From how many keys on is the memory faster?",
         "One query, both axes logarithmic. Where a line crosses the memory's, searching has "
-        "come to cost as much; keys beyond the datastore's own number are made up.",
+        "come to cost as much; keys beyond the datastore's own number are made up. Below, every "
+        "system alone on a prompt of a dozen tokens.",
         cost_charts.cost,
     ),
     "ledger": (

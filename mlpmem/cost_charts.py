@@ -9,11 +9,19 @@ from mlpmem.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
 
 KINDS = {"exact-torch-fp32": "exact, torch", "flat-fp32": "exact, faiss float32",
          "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
+ALONE = NAMES | {
+    "mixed": "memory + datastore", "rag": "retrieval", "rag_memory": "retrieval, memory",
+    "auto": "memory, λ by token", "auto_knn": "datastore, λ by token",
+    "auto_mixed": "memory + datastore, λ by token",
+}  # fmt: skip
 EQUAL = "keys_where_the_memory_is_as_fast"
 
 
 def cost(rows: Rows) -> Iterator[Chart]:
-    """Yield milliseconds of a search over the number of keys, the memory's beside it."""
+    """Yield milliseconds of a search over the number of keys, the memory's beside it.
+
+    Then what every system takes alone, a row a system.
+    """
     here = [row for row in rows if row.split == "search"]
     timed = [row for row in here if row.metric == "ms_per_query"]
     memory = over(timed, "keys", "memory")
@@ -30,6 +38,22 @@ def cost(rows: Rows) -> Iterator[Chart]:
                 if row.metric == EQUAL)  # fmt: skip
     yield Chart("dots", "A search costs what the memory does at", "keys",
                 (series("keys", "knn", level_at),), log="x", form="{:,.0f}")  # fmt: skip
+    yield from _alone([row for row in rows if row.split == "systems"])
+
+
+def _alone(rows: Rows) -> Iterator[Chart]:
+    """Yield time and bytes of every system."""
+    for metrics, title, scale, unit, form in (
+        ({"ms_to_first_token": "first token", "ms_per_token": "a token after it"},
+         "Time of an answer, ms", 1.0, "ms", "{:.1f}"),
+        ({"in_memory": "in memory"}, "Held in memory, MB", 1e-6, "MB", "{:,.0f}"),
+    ):  # fmt: skip
+        marks = []
+        for metric, name in metrics.items():
+            points = (point(ALONE.get(r.system, r.system), r, scale, colour_of(r.system))
+                      for r in rows if r.metric == metric)  # fmt: skip
+            marks.append(series(name, TUNED, points, not marks))
+        yield Chart("dots", title, unit, tuple(marks), log="x", form=form)
 
 
 def ledger(rows: Rows) -> Iterator[Chart]:

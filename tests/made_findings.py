@@ -135,6 +135,10 @@ def cost():
     for kind, equal in list(kinds.items())[:3]:
         yield row("cost", kind, "search", "keys_where_the_memory_is_as_fast", equal, None)
     yield row("cost", "memory", "decode", "ms_per_token", 5.0)
+    for system in ("lm", "memory", "rag", "mine"):
+        for metric, value in (("ms_to_first_token", 9.0), ("ms_per_token", 5.0)):
+            yield row("cost", system, "systems", metric, value)
+        yield row("cost", system, "systems", "in_memory", 2e7, None)
 
 
 def ledger():

@@ -96,10 +96,16 @@ def test_a_matrix_has_the_decoder_first_and_a_row_a_memory():
 
 
 def test_where_search_costs_as_much_as_the_memory_is_marked():
-    chart, met = asked("cost").charts
+    chart, met, *_ = asked("cost").charts
     assert sorted(p.value for p in met.series[0].points) == [40e3, 60e3, 90e3]
     assert sorted(values(chart, "as fast as the memory")) == [40e3, 60e3, 90e3]
     assert set(values(chart, "as fast as the memory").values()) == {1.0}
+
+
+def test_every_system_has_its_time_and_bytes_in_one_row():
+    head, rows = tables(asked("cost").charts)[-1]
+    assert [row[0] for row in rows] == ["decoder", "memory", "retrieval", "mine"]
+    assert len(head) == 4 and rows[0][1:] == ["9.0 (8.1 to 9.9)", "5.0 (4.5 to 5.5)", "20"]
 
 
 def test_charts_of_the_same_series_are_one_table():

@@ -8,8 +8,9 @@ import pytest
 import tiny
 
 from mlpmem.bench import __main__ as command
-from mlpmem.bench import decode, engine, prompts, search, timing
+from mlpmem.bench import alone, decode, engine, prompts, search, timing
 from mlpmem.bench.figures import Figure
+from mlpmem.cast import Cast
 from mlpmem.errors import MlpMemError
 
 
@@ -38,6 +39,18 @@ def test_every_system_writes_as_many_tokens_even_past_the_end_of_text():
     assert set(said()) == {"x/first", "x/token"}
     ended = model.compare([1], temperature=1.0, max_new_tokens=90)
     assert {len(trace.steps) for trace in ended.values()} == {90}
+
+
+def test_every_system_is_timed_alone_and_writes_past_the_end_of_text():
+    cast = Cast(tiny.routed(k=8), documents=tiny.documents)
+    found = named(alone.bench(cast.systems(()), "The capital of Peru is", tokens=4, rounds=2))
+    assert {name.split("/")[1] for name in found} == set(cast.makers)
+    for system in cast.makers:
+        first, token = (found[f"systems/{system}/{m}"] for m in alone.UNITS.values())
+        assert first.n == token.n == 2
+    held = {name: found[f"systems/{name}/in_memory"].value for name in cast.makers}
+    assert held["lm"] < held["memory"] < held["mixed"] and held["rag"] > held["lm"]
+    assert len(cast.system("lm").generate("Peru", max_new_tokens=30).steps) == 30
 
 
 def test_a_token_reads_the_weights_it_needs(tiny_model):

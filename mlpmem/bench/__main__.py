@@ -8,7 +8,7 @@ from pathlib import Path
 from mlpmem.bench.figures import Figure, print_figures
 from mlpmem.errors import MlpMemError
 
-BENCHES = ("decode", "search", "prompt", "bytes")  # of a bundle; "engine" needs none
+BENCHES = ("decode", "systems", "search", "prompt", "bytes")  # of a bundle; "engine" needs none
 PROMPT = "Question: What is the capital of Peru? Answer:"
 
 
@@ -33,8 +33,9 @@ def figures(
 ) -> Iterator[Figure]:
     """Yield the figures of some benches, on this machine; all but "engine" are of a bundle."""
     import mlpmem
-    from mlpmem.bench import decode, engine, prompts, search
-    from mlpmem.bundle import preset_path
+    from mlpmem.bench import alone, decode, engine, prompts, search
+    from mlpmem.bundle import load_bundle, preset_path
+    from mlpmem.cast import Cast
 
     known = (*BENCHES, "engine")
     if unknown := [name for name in benches if name not in known]:
@@ -44,9 +45,11 @@ def figures(
     if not set(benches) & set(BENCHES):
         return
     model, folder = mlpmem.load(bundle), preset_path(bundle)
-    prompt = model.decoder.encode(PROMPT)
+    prompt, opened = model.decoder.encode(PROMPT), load_bundle(folder)
+    cast = Cast(model, opened.adapters, opened.documents)
     runs = {
         "decode": lambda: decode.bench(model, prompt),
+        "systems": lambda: alone.bench(cast.systems(()), PROMPT),
         "search": lambda: search.bench(model, entries or search.ENTRIES),
         "prompt": lambda: prompts.bench(model, prompt),
         "bytes": lambda: prompts.bytes_of(model, folder),

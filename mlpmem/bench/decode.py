@@ -61,7 +61,7 @@ def decoding(
         start = time.perf_counter()
         options = {"max_new_tokens": tokens, "temperature": 1.0, "stream": True, "lmbda": lmbdas}
         at = [time.perf_counter() for e in model.compare(prompt, systems, **options)][:-1]
-        return _said(name, start, at)
+        return times(name, start, at)
 
     return work
 
@@ -95,7 +95,7 @@ def generating(
             generation_config=config,
             streamer=clock,
         )
-        return _said(name, start, clock.at[1:])
+        return times(name, start, clock.at[1:])
 
     return work
 
@@ -112,7 +112,7 @@ def read_bytes(model: FusedModel, systems: Sequence[str]) -> int:
     return size + (model.retriever.bytes if "knn" in systems else 0)
 
 
-def _said(name: str, start: float, at: Sequence[float]) -> dict[str, float]:
+def times(name: str, start: float, at: Sequence[float]) -> dict[str, float]:
     """Return ms to the first token and a token after it, from when the tokens came."""
     first, last = at[0], at[-1]
     return {
