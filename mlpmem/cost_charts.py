@@ -7,7 +7,7 @@ from mlpmem.charts import TUNED, Chart, Point, point, series
 from mlpmem.findings import Found
 from mlpmem.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
 
-KINDS = {"exact-torch-fp32": "exact, torch", "flat-fp32": "exact, faiss float32",
+KINDS = {"exact-torch-fp16": "exact, torch", "flat-fp32": "exact, faiss float32",
          "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
 ALONE = NAMES | {
     "mixed": "memory + datastore", "rag": "retrieval", "rag_memory": "retrieval, memory",

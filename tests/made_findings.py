@@ -126,7 +126,7 @@ def sizes():
 
 
 def cost():
-    kinds = {"exact-torch-fp32": 60e3, "flat-fp32": 40e3, "flat-fp16": 90e3, "ivf-sq8": 2e6}
+    kinds = {"exact-torch-fp16": 60e3, "flat-fp32": 40e3, "flat-fp16": 90e3, "ivf-sq8": 2e6}
     for keys in (10_000, 100_000, 1_000_000):
         made = {"simulated": True} if keys > 500_000 else {}
         yield row("cost", "memory", "search", "ms_per_query", 1.0, keys=keys, **made)

@@ -66,7 +66,7 @@ def test_search_is_measured_by_kind_and_size_and_says_which_keys_are_simulated()
     model = tiny.model()
     n = len(model.datastore)
     found = named(search.bench(model, (n // 2, 2 * n), rounds=2))
-    for kind in ("exact-torch-fp32", "flat-fp32", "flat-fp16", "ivf-sq8", "memory"):
+    for kind in ("exact-torch-fp16", "flat-fp32", "flat-fp16", "ivf-sq8", "memory"):
         assert f"search/{kind}/ms_per_query/keys={n // 2}" in found
         assert f"search/{kind}/ms_per_query/keys={2 * n}/simulated" in found
     assert found[f"search/ivf-sq8/recall/keys={n // 2}"].value > 0.5  # 32 lists are all there are
