@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import made_findings
 import numpy as np
@@ -287,18 +288,20 @@ def test_tuned_for_the_memorys_whole_compute(tmp_path):
     systems = [{"name": n, "accuracy": cells} for n in ("lm", "memory", "knn", "auto")]
     write_json(root / "evaluate" / "results.json", results | {"systems": systems})
     write_json(root / "finetuned" / "finetuned.json", [])
+    shutil.copytree(root / "decoder", tmp_path / "run-plain" / "decoder")
     studies = dataclasses.replace(RECIPE.studies, tuned=tuned)
     run = Run(dataclasses.replace(RECIPE, studies=studies), root, "compute")
     findings = list(compute_module.compute(run))
     assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     found = {(f.setting["label"], f.metric, f.split): f for f in findings}
     labels = list(dict.fromkeys(label for label, *_ in found))
-    assert labels[:2] == ["memory", "memory under the router"]
+    assert labels[:3] == [label for _, label, _ in compute_module.OWN.values()]
+    assert labels[3] == compute_module.PLAIN and found[labels[3], "exact_match", "B/test"].n == 4
     assert labels[-2:] == [
         "decoder fine-tuned on A1+B, lr 0.001, 2 epochs",
         "decoder with LoRA of rank 2 on B, lr 0.001, 1 epoch",
     ]
-    assert found["memory", "exact_match", "B/test"].value == 0.75
+    assert found[labels[1], "exact_match", "B/test"].value == 0.75
     assert found[labels[-2], "flop", "training"].value > found[labels[-1], "flop", "training"].value
     run = Run(RECIPE, root, "compute")
     with pytest.raises(MlpMemError, match="names none"):

@@ -1,8 +1,9 @@
 """What does fine-tuning give for all that the memory costs? Settings of [studies] and the run's.
 
 The stage finetuned tunes the decoder for about what the memory's training computes. Here it gets as
-much as keys, targets and training together. FLOP follows from the formulas of `train/needs.py` and
-`train/finetuned.py`.
+much as keys, targets and training together. The decoder itself stands beside them, and where there
+is a run RUN-plain, its decoder, which was trained on everything at once. FLOP follows from the
+formulas of `train/needs.py` and `train/finetuned.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -10,16 +11,26 @@ from dataclasses import replace
 
 import numpy as np
 
+from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
+from train.corpus import check_tokens
 from train.files import read_json
 from train.findings import Finding, share
+from train.grid import Sources
+from train.measure import Test
 from train.needs import needs
 from train.recipe import Recipe
+from train.stage import finished_manifest, plain_decoder
 from train.studies.making import make
 from train.studies.run import Run
 
 STAGES = ("datastore", "targets", "memory")  # that make a memory of a decoder
-ROUTED = {"memory": "memory", "auto": "memory under the router"}  # as results.json names them
+OWN = {  # as results.json names them: (system, label, the stages that made it)
+    "lm": ("lm", "the decoder, on its own text", ("decoder",)),
+    "memory": ("memory", "memory, one λ", STAGES),
+    "auto": ("memory", "memory, λ by token", (*STAGES, "router")),
+}
+PLAIN = "one plain decoder of both sizes, on all text"
 CELLS = ("B/seen", "B/test", "B/unseen", "A1/test", "A2/test")
 
 
@@ -33,12 +44,13 @@ def compute(run: Run) -> Iterator[Finding]:
     systems = {system["name"]: system for system in run.results["systems"]}
     asked = {cell: count["n"] for cell, count in systems["lm"]["accuracy"].items()}
     needed = needs(run.recipe, run.root)
-    flop = sum(needed[stage].flops for stage in STAGES)
-    seconds = sum(run.manifest(stage)["seconds"] for stage in STAGES)
-    for name, label in ROUTED.items():
+    for name, (system, label, stages) in OWN.items():
         if name in systems:
-            right = {c: n["right"] / n["n"] for c, n in systems[name]["accuracy"].items()}
-            yield from _told(run, "memory", label, (flop, seconds), right, asked)
+            flop = sum(needed[stage].flops for stage in stages)
+            seconds = sum(run.manifest(stage)["seconds"] for stage in stages)
+            right = _shares(systems[name]["accuracy"])
+            yield from _told(run, system, label, (flop, seconds), right, asked)
+    yield from _plain(run, asked)
     make(run, _tuned(run), ("finetuned",), "studies/compute")
     for folder in (run.root, run.root / "studies" / "compute"):
         for row in read_json(folder / "finetuned" / "finetuned.json"):
@@ -47,6 +59,26 @@ def compute(run: Run) -> Iterator[Finding]:
             yield from _told(
                 run, system, row["label"], (row["flops"], row["seconds"]), right, asked
             )
+
+
+def _plain(run: Run, asked: Mapping[str, int]) -> Iterator[Finding]:
+    """Yield what the decoder of RUN-plain knows, where there is one."""
+    folder = plain_decoder(run.root)
+    if folder is None:
+        return
+    manifest, decoder = finished_manifest(folder), Decoder.load(folder)
+    config = run.recipe.finetuned
+    corpus = run.root / "corpus"
+    check_tokens(decoder, corpus)
+    test = Test.load(corpus, decoder.tokenizer, config.questions, run.recipe.seed)
+    right = _shares(test.measure(Sources(decoder)).accuracy("lm", 0.0))
+    cost = (manifest.get("need") or {}).get("flops", 0.0), manifest["seconds"]
+    yield from _told(run, "plain", PLAIN, cost, right, asked)
+
+
+def _shares(accuracy: Mapping[str, Mapping[str, int]]) -> dict[str, float]:
+    """Return {cell: share that is right}."""
+    return {cell: count["right"] / count["n"] for cell, count in accuracy.items()}
 
 
 def _tuned(run: Run) -> Recipe:
