@@ -35,8 +35,7 @@ def fill(readme: str, results: dict) -> str:
 
     A block is all between <!-- NAME: begin --> and <!-- NAME: end -->.
     """
-    made = {"results": tables(results), "findings": markdown(*findings.table(results))}
-    made["real"] = real.table()
+    made = _parts(results) | {"findings": markdown(*findings.table(results)), "real": real.table()}
     for path in sorted(TEMPLATES.glob("*.md")):
         made[path.stem] = filled(path.read_text(encoding="utf-8"), results)
     for name in made:
@@ -49,13 +48,17 @@ def fill(readme: str, results: dict) -> str:
 
 def tables(results: dict) -> str:
     """Return all tables in Markdown."""
+    return "\n".join(_parts(results).values())
+
+
+def _parts(results: dict) -> dict[str, str]:
+    """Return the tables by the block of README that they fill."""
     main = _text_table if "share_of_gain" in results else _atlas_table
-    parts = [
-        main(results),
-        markdown(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
-        markdown(["stage", "seconds", "peak memory"], _stages(results["stages"])),
-    ]
-    return "\n".join(parts)
+    return {
+        "results": main(results),
+        "costs": markdown(["cost", "decoder", "memory", "datastore"], _costs(results["cost"])),
+        "stages": markdown(["stage", "seconds", "peak memory"], _stages(results["stages"])),
+    }
 
 
 def _atlas_table(results: dict) -> str:
