@@ -19,7 +19,20 @@ from mlpmem.fused import FusedModel
 from mlpmem.given import Given
 from mlpmem.settings import Settings
 from mlpmem.trace import OTHER, Candidate, Neighbour, Step, Trace
-from mlpmem.ui import chat, compare, inputs, own, plots, recorded, requests, results, saved, stream
+from mlpmem.ui import (
+    chat,
+    compare,
+    corpus,
+    inputs,
+    inspect,
+    own,
+    plots,
+    recorded,
+    requests,
+    results,
+    saved,
+    stream,
+)  # fmt: skip
 from mlpmem.ui.extras import Extras
 from mlpmem.ui.measured import measured
 from mlpmem.ui.service import Later, Service, Status, cost_line, tell_tokens
@@ -462,6 +475,10 @@ def test_a_text_of_ones_own_is_checked(tmp_path):
             own.titled(name, content)
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfok")
     assert own.read_upload(tmp_path / "a.txt") == ("a.txt", "ok")
+    (tmp_path / "c.txt").write_text("read once")
+    assert corpus._uploaded(tmp_path / "c.txt") == ("c.txt", "read once")
+    with pytest.raises(MlpMemError, match="not here any more"):
+        corpus._uploaded(tmp_path / "c.txt")
     for name, content, word in (("a.exe", b"", "none of"), ("b.md", b"\xff", "UTF-8")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=word):
@@ -476,6 +493,33 @@ def test_a_probe_is_bounded(data):
     with pytest.raises(MlpMemError, match="Choose a token|Name a token"):
         inputs.check_probe(data)
     assert inputs.check_probe({"ids": [1, 2], "text": " a"}) == ([1, 2], " a")
+
+
+def test_a_probe_answers_from_the_datastore_that_the_text_was_written_with():
+    asked = []
+    model = SimpleNamespace(probe=lambda ids, text, store: asked.append(store) or [])
+    shared = SimpleNamespace(
+        service=SimpleNamespace(model=model), store=lambda key, choice: (key, choice)
+    )
+    for said in (True, False, "yes"):
+        data = {"number": 1, "ids": [1], "text": "a", "own": said}
+        inspect._prober(shared)(SimpleNamespace(_data=data), "mine")
+    assert asked == [("mine", "own"), None, None]
+
+
+def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
+    told = []
+    model = SimpleNamespace(
+        systems=["lm"], lmbdas=lambda *given: {"lm": 0.0},
+        chat=lambda turns, **options: told.append(turns) or iter(()),
+    )  # fmt: skip
+    shared = SimpleNamespace(
+        service=SimpleNamespace(model=model), recorded=SimpleNamespace(known=lambda prompt: {})
+    )
+    turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]
+    turns[0]["answer"] = "1"
+    list(chat._generate(shared, turns, threading.Event(), None))
+    assert told == [[("one", "1"), ("three", "")]]
 
 
 def test_columns_are_those_that_are_there():
@@ -512,6 +556,9 @@ def _run():
 
 def test_a_saved_run_comes_back_as_it_was():
     assert saved.read(json.dumps(_run())) == _run()
+    mine = _run() | {"own": True}  # it searched a visitor's own text
+    assert saved.read(json.dumps(mine)) == mine
+    assert saved.read(json.dumps(_run() | {"own": "yes"})) == _run()
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,9 @@ def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Itera
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced
     yield {**begin, "own": store is not None}
+    before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
     events = model.chat(
-        [(turn["question"], turn["answer"]) for turn in turns], system=system, lmbda=lmbdas,
+        [*before, (last["question"], "")], system=system, lmbda=lmbdas,
         max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
     )  # fmt: skip
     yield from stream.deltas(run, events)

@@ -49,10 +49,11 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
     state = components.own_view(elem_id="own-view")
     outputs = [state, shared.own, shared.choice]
-    pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **STREAM)
-    sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **STREAM)
+    once = {**STREAM, "trigger_mode": "once"}
+    pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **once)
+    sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **once)
     stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **PRIVATE)
-    delete.click(_deleter(shared), shared.own, outputs, **PRIVATE)
+    delete.click(_deleter(shared), shared.own, [*outputs, text], **PRIVATE)
 
 
 def _searcher(shared: Shared):
@@ -109,6 +110,8 @@ def _uploaded(path: Any) -> tuple[str, str]:
     path = Path(str(path))
     try:
         return own.read_upload(path)
+    except FileNotFoundError as error:  # a file of equal content was read meanwhile, or it is old
+        raise inputs.MlpMemError("That file is not here any more. Upload it again.") from error
     finally:
         path.unlink(missing_ok=True)
 
@@ -173,6 +176,6 @@ def _deleter(shared: Shared):
     def delete(key: Any) -> tuple:
         shared.shelf.drop(str(key or ""))
         gone = {"kind": "gone", "run": stream.new_run()}
-        return packed(gone), "", gr.update(visible=False, value="atlas")
+        return packed(gone), "", gr.update(visible=False, value="atlas"), ""
 
     return delete

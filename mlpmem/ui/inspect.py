@@ -39,7 +39,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 def build_probe(shared: Shared) -> None:
     """Lay out what carries the drawer's probe box; the drawer is on several tabs."""
     probe = components.probe(elem_id="probe")
-    probe.probe(_prober(shared), [shared.own, shared.choice], probe, **STREAM)
+    probe.probe(_prober(shared), shared.own, probe, **STREAM)
 
 
 def _inspector(shared: Shared):
@@ -58,7 +58,7 @@ def _inspector(shared: Shared):
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0]
             events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, stop=stop)
-            yield {"kind": "begin", "run": name, "traces": {}}
+            yield {"kind": "begin", "run": name, "traces": {}, "own": store is not None}
             yield from _values(name, events, lmbdas)
 
         yield from map(packed, stream.guarded(values))
@@ -77,14 +77,18 @@ def _values(run: str, events: Any, lmbdas: dict[str, float]) -> Iterator[dict]:
 
 
 def _prober(shared: Shared):
-    """Return what answers the probe box: every source's probability of a named token."""
+    """Return what answers the probe box: every source's probability of a named token.
 
-    def probe(event: gr.EventData, own: Any, choice: Any) -> dict:
+    The datastore is the one that the text was written with, as the page says.
+    """
+
+    def probe(event: gr.EventData, own: Any) -> dict:
         data = event._data if isinstance(event._data, dict) else {}
         number = data.get("number") if isinstance(data.get("number"), int) else 0
         try:
             ids, text = inputs.check_probe(data)
-            rows = shared.service.model.probe(ids, text, store=shared.store(own, choice))
+            store = shared.store(own, "own") if data.get("own") is True else None
+            rows = shared.service.model.probe(ids, text, store=store)
             return packed({"number": number, "rows": rows})
         except MlpMemError as error:
             return packed({"number": number, "error": stream.message(said(error))["text"]})

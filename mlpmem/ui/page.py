@@ -24,6 +24,10 @@ from mlpmem.ui.shared import PRIVATE, Shared
 TITLE = "MLP Memory, live"
 QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
 POLL_SECONDS = 0.7
+UPLOADS = (
+    600,
+    3600,
+)  # seconds: how often files that nobody read are looked for, and how old they get
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
@@ -33,7 +37,7 @@ PANELS = {
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
     """Return the page; nothing of the model is touched here."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS) as page:
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
@@ -88,7 +92,7 @@ def launch_options() -> dict:
         "enable_monitoring": False,
         "show_error": False,
         "ssr_mode": False,
-        "state_session_capacity": 500,
+        "state_session_capacity": 200,
         "pwa": False,
         "app_kwargs": {"middleware": [Middleware(limits.BoundedBody)]},
         "max_file_size": "8mb",  # what is above own.MAX_BYTES gets a sentence rather than a 413

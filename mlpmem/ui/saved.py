@@ -45,7 +45,8 @@ def read(text: Any) -> dict:
     _check(isinstance(aliases, list) and len(aliases) <= 32, "aliases is no short list")
     known = {name: _text(row.get(name) or "") for name in KNOWN}
     known["aliases"] = [_text(alias) for alias in aliases]
-    return record(_text(row.get("prompt")), known, lmbda, traces)
+    own = {"own": True} if row.get("own") is True else {}  # of a visitor's own text
+    return record(_text(row.get("prompt")), known, lmbda, traces) | own
 
 
 def _trace(system: str, row: Any) -> Trace:

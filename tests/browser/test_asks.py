@@ -158,6 +158,7 @@ def test_names_are_completed_by_keys_without_a_request(visit):
     page.keyboard.press("Enter")
     assert page.input_value("#prompt textarea") == "What is the capital of Perth"
     assert not page.is_visible(".names")
+    assert page.get_attribute("body", "data-running") is None, "it takes the name and asks nothing"
     page.type("#prompt textarea", " and The Salt L")
     page.keyboard.press("Escape")
     assert not page.is_visible(".names")
@@ -174,6 +175,60 @@ def test_a_completed_name_can_be_asked_at_once(visit):
     page.keyboard.type("?")
     run(page, lambda: page.keyboard.press("Enter"))
     assert pane_text(page, "memory") == "Odalys Wren"
+
+
+TWO_BRANCHES = """() => {
+  const [view] = MLPMEM.page.views;
+  const [one, other] = ['memory', 'knn'].map((system) => view.panes.get(system));
+  const row = one.trace.steps[1].cand.find((candidate) => candidate[1].includes('Lima'));
+  const candidate = { id: row[0], text: row[1] };
+  view.tree.branch(one, 1, candidate);
+  view.tree.branch(other, 1, candidate);
+}"""
+
+
+def test_a_second_branch_while_the_first_waits_changes_nothing(visit):
+    page = visit()
+    generate(page, BOOK)
+    before, run_before = (
+        pane_text(page, "knn"),
+        page.get_attribute("#compare-view .view-host", "data-run"),
+    )
+    page.evaluate(TWO_BRANCHES)
+    page.wait_for_function(
+        "(run) => document.querySelector('#compare-view .view-host').dataset.run !== run"
+        " && document.querySelector('#pane-memory').dataset.state === 'done'",
+        arg=run_before,
+    )
+    assert pane_text(page, "memory") == "Od Lima by hand" and pane_text(page, "knn") == before
+    assert [n.split("\n")[0] for n in page.locator(".tree-node .tree-what").all_inner_texts()] == [
+        "With memory", "“Lima” at token 2",
+    ]  # fmt: skip
+
+
+def test_generating_again_asks_what_is_on_screen(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.fill("#prompt textarea", "Something else")
+    set_lambda(page, "0.13")
+    run(page, lambda: page.click(".again"))
+    assert page.inner_text(".asked") == BOOK and page.input_value("#prompt textarea") == BOOK
+
+
+def test_keys_do_nothing_to_a_run_that_is_not_on_screen(visit):
+    page = visit()
+    generate(page, BOOK)
+    run_before = page.get_attribute("#compare-view .view-host", "data-run")
+    page.click("[role=tab]:has-text('Corpus')")
+    page.fill("#own-text textarea", "a text")
+    page.press("#own-text textarea", "Control+Enter")
+    page.click("#own-view")
+    page.keyboard.press("]")
+    page.wait_for_timeout(300)
+    assert page.get_attribute("body", "data-running") is None
+    assert page.evaluate("MLPMEM.page.lambda") is None
+    page.click("[role=tab]:has-text('Compare')")
+    assert page.get_attribute("#compare-view .view-host", "data-run") == run_before
 
 
 def test_a_phone_branches_and_scrubs_without_sideways_scrolling(visit):

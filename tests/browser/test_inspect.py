@@ -225,12 +225,23 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     assert "your own text" in page.inner_text("#pane-knn .pane-caption")
     page.click("#pane-knn .token >> nth=0")
     assert page.locator(".neighbour-read").count() == 0, "the corpus that can be read is another"
+    assert page.evaluate("MLPMEM.record(MLPMEM.page.activeView()).own") is True
+    page.click(".share-button")
+    page.click(".share-copy")
+    page.wait_for_selector(".share-note:has-text('own corpus: save the run')")
+    page.keyboard.press("Escape")
     page.evaluate("MLPMEM.page.status.auto = ['memory', 'knn']; MLPMEM.page.bar.repaint()")
     view = "MLPMEM.page.activeView()"
     for column in ("memory", "lm"):
         page.evaluate(f"{view}.panes.get('{column}').trace = null")
     assert page.evaluate(f"{view}.isOff('auto')") is False, "no router knows a visitor's text"
     assert page.evaluate("MLPMEM.canRoute('knn')") is True
+    page.click("#pane-knn .token >> nth=0")
+    page.click("#lambda-auto")
+    assert page.get_attribute("#lambda-auto", "aria-checked") == "true"
+    own_lambda = page.evaluate(f"{view}.panes.get('knn').trace.lmbda")
+    assert page.inner_text(".lambda-value") == f"{own_lambda:.2f}", "it stays at its one lambda"
+    page.click("#lambda-auto")
     generate(other, BOOK)
     assert pane_text(other, "knn") == "Odalys Wren"
     assert not other.is_visible("#store-choice")
@@ -239,6 +250,8 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     page.fill("#chat-input textarea", "Who wrote The Salt Ledger?")
     page.press("#chat-input textarea", "Enter")
     page.wait_for_selector(".answers:last-child .said:has-text('from your own')")
+    inspect(page)
+    assert page.evaluate("MLPMEM.page.activeView().own") is True
     page.click("#store-choice label:has-text('The atlas')")
     tab(page, "Compare")
     generate(page, BOOK)

@@ -3,6 +3,8 @@
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
 
+  const NEAR = 40; // pixels from its end: whoever reads further up is left there
+
   class ChatLog {
     constructor(host, hint) {
       this.asking = hint;
@@ -16,21 +18,30 @@
 
     /** turns is [{question, answer, system, try, firsts}, ...]. */
     render(turns) {
-      const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn)]);
-      this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
+      const below = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight < NEAR;
+      const last = turns.at(-1);
+      const known = JSON.stringify(turns.map((turn) => (turn === last ? { ...turn, answer: "", done: 0, firsts: turn.try > 1 && turn.firsts } : turn)));
+      if (last && known === this.known) { // only the last answer grew: the others stay as they are
+        M.setText(this.root.lastElementChild.lastElementChild, last.answer.trim() || "…");
+      } else {
+        const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn, turn === last)]);
+        this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
+      }
+      this.root.setAttribute("aria-busy", String(Boolean(last) && !last.done));
       this.#hint();
-      this.root.scrollTop = this.root.scrollHeight;
+      if (below || known !== this.known) this.root.scrollTop = this.root.scrollHeight;
+      this.known = known;
     }
 
     #question(turn) {
       return M.h("div", { class: "turn asks" }, M.h("p", { class: "said", dir: "auto" }, turn.question));
     }
 
-    #answer(turn) {
+    #answer(turn, last) {
       return M.h("div", { class: "turn answers" },
         M.h("span", { class: "who" }, M.h("span", { class: "swatch", "data-source": turn.system }),
           M.nameOf(turn.system).title, this.#tried(turn)),
-        M.h("p", { class: "said", dir: "auto" }, turn.answer.trim() || "…"));
+        M.h("p", { class: "said", dir: "auto" }, turn.answer.trim() || (last ? "…" : "(stopped)")));
     }
 
     /** A later try begins with a less likely token, and says so: it would repeat itself otherwise. */

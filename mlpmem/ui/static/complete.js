@@ -33,7 +33,6 @@
       this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
       document.querySelector(".gradio-container").append(this.live);
       document.addEventListener("input", (event) => this.#typed(event));
-      document.addEventListener("keydown", (event) => this.#pressed(event), true);
       document.addEventListener("focusout", () => this.close());
       window.addEventListener("scroll", () => this.close(), true);
     }
@@ -76,7 +75,7 @@
     }
 
     /** Down and up choose, Enter or Tab take what is chosen, Esc closes the list and no more. */
-    #pressed(event) {
+    pressed(event) {
       if (this.list.hidden || event.target !== this.box || event.isComposing) return;
       const count = this.found.names.length;
       const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
@@ -107,8 +106,12 @@
     }
   }
 
+  // before page.js listens: an Enter that takes a name asks nothing
+  let only = null;
+  document.addEventListener("keydown", (event) => only?.pressed(event), true);
+
   M.mountTitles = (element, props) => {
     const titles = M.unpack(props.value) || [];
-    if (titles.length) new Completion(titles);
+    if (titles.length) only = new Completion(titles);
   };
 })();

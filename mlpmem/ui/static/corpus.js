@@ -23,6 +23,7 @@
     receive(value) {
       if (!value) return;
       M.setText(this.alert, value.kind === "message" ? value.text : "");
+      if (value.kind === "message") this.place = "";
       if (value.kind === "hits") this.#list(value);
       if (value.kind === "document") this.#read(value);
     }
@@ -76,6 +77,13 @@
       this.line = M.h("p", { class: "own-line", role: "status" });
       host.replaceChildren(this.alert, this.progress, this.line);
       for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
+      document.addEventListener("click", (event) => event.target.closest?.("#own-make") && this.#wait());
+    }
+
+    /** Make was pressed: until the first word comes back, others may come first. */
+    #wait() {
+      document.body.toggleAttribute("data-keying", true);
+      M.setText(this.line, "Waiting for its turn …");
     }
 
     receive(value) {
@@ -98,25 +106,29 @@
         this.#gone(value.stopped ? "Cancelled: nothing of it is kept."
           : "Deleted: the page answers from its own corpus again.");
       }
-      else if (value.kind === "message" && !this.kept) M.setText(this.line, "");
+      else if (value.kind === "message") M.setText(this.line, this.kept);
     }
 
     #ready({ title, documents, tokens, bytes, seconds }) {
       const until = new Date(Date.now() + 1000 * seconds)
         .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-      this.kept = true;
       document.body.setAttribute("data-own", "");
-      M.setText(this.line, `${M.quote(title)}: ${documents} ` +
+      M.setText(this.line, this.kept = `${M.quote(title)}: ${documents} ` +
         `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
         `${M.megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
         "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not.");
       window.clearTimeout(this.timer);
-      this.timer = window.setTimeout(() => this.#gone("Your text has expired and is gone."), 1000 * seconds);
+      this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
+    }
+
+    #expire() {
+      this.#gone("Your text has expired and is gone.");
+      document.querySelector("#store-choice input")?.click(); // what the page serves
     }
 
     #gone(text) {
       window.clearTimeout(this.timer);
-      this.kept = false;
+      this.kept = "";
       document.body.removeAttribute("data-own");
       M.setText(this.line, text);
     }

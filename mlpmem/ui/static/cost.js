@@ -25,7 +25,6 @@
 
   class CostRow {
     constructor() {
-      this.rate = M.h("span", { class: "rate" });
       this.time = this.#line();
       this.size = this.#line();
       this.root = M.h("div", { class: "cost" }, this.time.root, this.size.root);

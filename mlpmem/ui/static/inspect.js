@@ -32,7 +32,7 @@
       M.page.on("lambda", () => this.repaint());
       M.page.on("view", (view) => view === this.view && this.#mark());
       M.page.on("cite", (view) => view === this.view && this.#cited());
-      M.page.on("stopped", (view) => { this.progress.hidden ||= view === this.view; });
+      M.page.on("stopped", (view) => { if (view === this.view) this.#nothing(); });
     }
 
     #switch() {
@@ -67,7 +67,14 @@
         this.mixWith(this.trace.system);
       } else {
         this.view.receive(value);
+        if (value.kind === "message") this.#nothing();
       }
+    }
+
+    /** No text came after all. */
+    #nothing() {
+      this.progress.hidden = true;
+      this.empty.hidden = this.trace !== null;
     }
 
     #hide() {
@@ -203,21 +210,18 @@
   };
 
   /** Opens a text of another tab here and has it scored. */
-  M.page.inspect = (text) => {
+  M.page.inspect = (given) => {
+    const text = given.replace(/\r\n?/g, "\n"); // as a box gives it back
     const tabs = [...document.querySelectorAll("[role=tab]")];
     tabs.find((tab) => tab.textContent.trim() === "Inspect")?.click();
     const area = () => document.querySelector("#inspect-text textarea");
-    const write = () => {
-      area().value = text;
-      area().dispatchEvent(new Event("input", { bubbles: true }));
-    };
     const fill = (tries) => { // a tab's widgets are there once it was shown, and take words a little later
       if (area()?.value === text) {
-        write();
+        M.write(area(), text);
         window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
         return;
       }
-      if (area()) write();
+      if (area()) M.write(area(), text);
       if (tries) window.setTimeout(() => fill(tries - 1), 50);
     };
     fill(200);

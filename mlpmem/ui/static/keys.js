@@ -63,6 +63,7 @@
   document.addEventListener("keydown", (event) => {
     const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
     if (typing || event.ctrlKey || event.altKey || event.metaKey || !ACTIONS[event.key]) return;
+    if (event.key !== "?" && !M.page.activeView()?.shown) return;
     event.preventDefault();
     ACTIONS[event.key]();
   });

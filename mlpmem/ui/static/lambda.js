@@ -4,7 +4,7 @@
   const M = (window.MLPMEM = window.MLPMEM || {});
 
   class LambdaBar {
-    /** props.value is {defaults: {memory, knn}}; what Generate sends is props.value.lmbda. */
+    /** What Generate sends is props.value.lmbda. */
     constructor(host, props) {
       this.props = props;
       this.output = M.h("output", { class: "lambda-value", for: "lambda" });
@@ -101,7 +101,9 @@
       const auto = (M.page.auto || routed) && !scored;
       const wanted = auto ? "auto" : M.page.lambda;
       this.auto.disabled = scored;
-      const shown = wanted ?? (mixed ? pane.trace.lmbda : null) ?? M.page.defaults.memory;
+      const stays = mixed && pane.trace.lmbda !== "auto" && !M.canRoute(pane.system, view.own);
+      const shown = (stays ? M.page.lambda : wanted) ?? (mixed ? pane.trace.lmbda : null) ??
+        M.page.defaults.memory;
       const touched = M.page.lambda !== null || (M.page.auto && !status.routed);
       const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
       this.auto.setAttribute("aria-checked", String(auto));

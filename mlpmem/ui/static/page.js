@@ -24,8 +24,24 @@
     view.receive(M.unpack(props.value));
   };
 
-  /** Generates again what is on screen, at the lambda of the bar. */
-  M.again = () => press(M.page.activeView(), "again");
+  /** Writes a text into a box of Gradio's, which takes it a little later. */
+  M.write = (area, text) => {
+    area.value = text;
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
+  /** Generates again what is on screen, at the lambda of the bar: the box may hold another prompt. */
+  M.again = () => {
+    const view = M.page.activeView();
+    const box = view?.prefix === "pane-" ? document.querySelector("#prompt textarea") : null;
+    const { prompt } = view?.head.about || {};
+    if (!box || !prompt || box.value === prompt || M.page.runningView()) {
+      press(view, "again");
+      return;
+    }
+    M.write(box, prompt);
+    window.setTimeout(() => press(view, "again"), 80);
+  };
 
   function escape() {
     const running = M.page.runningView();
@@ -36,9 +52,12 @@
 
   /** One run at a time for a visitor: while one is under way, asking for another does nothing. */
   function guard(event) {
-    if (!M.page.runningView()) return true;
+    const running = M.page.runningView();
+    if (!running) return true;
     event.stopImmediatePropagation();
     event.preventDefault();
+    const here = M.page.activeView();
+    if (here !== running) M.setText(here.alert, "A run is under way on another tab. Wait for it, or stop it with Esc.");
     return false;
   }
 
@@ -55,13 +74,17 @@
 
   document.addEventListener("keydown", (event) => {
     const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
-    if (plain && event.target.closest?.("#prompt textarea, #chat-input textarea")) asked(event);
+    if (!plain || !event.target.closest?.("#prompt textarea, #chat-input textarea")) return;
+    if (event.isComposing) event.stopImmediatePropagation(); // it ends a word of an input method
+    else asked(event);
   }, true);
 
   document.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+      const view = M.page.activeView();
+      if (!view?.shown) return; // a tab where nothing is generated
       event.preventDefault();
-      press(M.page.activeView(), "go");
+      press(view, "go");
     } else if (event.key === "Escape") {
       escape();
     }

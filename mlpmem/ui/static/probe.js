@@ -41,7 +41,7 @@
     }
 
     ask() {
-      const { trace, index } = this.drawer;
+      const { trace, index, view } = this.drawer;
       const text = this.input.value;
       if (!send || !text.trim()) return;
       if (!M.page.status.ready) {
@@ -52,7 +52,7 @@
       waiting = number;
       M.setText(this.note, "asking …");
       const before = trace.steps.slice(0, index).map((step) => step.id);
-      send({ number, ids: [...trace.prompt_ids, ...before], text });
+      send({ number, ids: [...trace.prompt_ids, ...before], text, own: view.own });
     }
 
     receive(value) {

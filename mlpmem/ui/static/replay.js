@@ -18,7 +18,7 @@
 
     /** Shows the button where there is something to play, and what it does now. */
     offer() {
-      this.button.style.visibility = this.view.finished ? "" : "hidden";
+      this.button.style.visibility = this.view.finished && !this.view.running ? "" : "hidden";
       M.setText(this.button, this.playing ? "❚❚ Skip to the end" : "▶ Play");
     }
 
@@ -30,7 +30,7 @@
     start() {
       const { view } = this;
       const traces = view.finished;
-      if (!traces) return;
+      if (!traces || view.running) return;
       view.restart(traces, [...view.panes.keys()]);
       const longest = Math.max(...Object.values(traces).map((t) => t.steps.length));
       let at = 0;

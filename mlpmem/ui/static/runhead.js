@@ -2,6 +2,7 @@
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
+  const SPOKEN = new Set(["waiting", "stopped"]); // what a screen reader is told of the badge
   const PATIENCE = 60000; // milliseconds in the queue without a word
 
   class RunHead {
@@ -14,7 +15,7 @@
       this.part = M.h("span", { class: "group-tag" });
       this.truth = M.h("span", { class: "truth", dir: "auto" });
       this.root = M.h("div", { class: "run-head" }, this.badge, this.prompt, this.part, this.truth,
-        button);
+        button, this.spoken = M.h("span", { class: "unseen", role: "status" }));
     }
 
     get kind() {
@@ -29,6 +30,7 @@
     mark(text, kind) {
       M.setText(this.badge, text);
       this.badge.dataset.kind = kind;
+      M.setText(this.spoken, SPOKEN.has(kind) ? text : "");
     }
 
     /** Shows what a value from Python says of its run. */
@@ -60,7 +62,7 @@
     /** This many runs come first; the visitor is not forgotten. */
     ahead(count, forgotten) {
       if (this.kind !== "waiting" || !Number.isInteger(count)) return;
-      M.setText(this.badge, count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next");
+      this.mark(count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next", "waiting");
       this.#patient(forgotten);
     }
 

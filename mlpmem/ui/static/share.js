@@ -22,7 +22,8 @@
     }
     const mixed = Object.values(traces).filter((trace) => trace.system !== "lm");
     const lmbda = fixed.length && fixed.length === mixed.length ? null : M.page.lambda;
-    return { v: 1, ...view.head.about, lmbda, traces };
+    const own = view.own ? { own: true } : {}; // a text was searched that stays with the visitor
+    return { v: 1, ...view.head.about, lmbda, ...own, traces };
   };
 
   /** A run as CSV: a line for every candidate of every token, mixed at the lambda on screen.
@@ -134,12 +135,19 @@
       this.box.value = M.link(record);
       try {
         await navigator.clipboard.writeText(this.box.value);
-        M.setText(this.note, "The link is copied.");
+        M.setText(this.note, `The link is copied.${this.#lost(record)}`);
       } catch {
         this.box.hidden = false;
         this.box.focus();
-        M.setText(this.note, "Copy the link from the box.");
+        M.setText(this.note, `Copy the link from the box.${this.#lost(record)}`);
       }
+    }
+
+    /** What a link does not carry, a saved run does. */
+    #lost({ own, traces }) {
+      const grown = Object.values(traces).some((trace) => trace.settings?.forced?.length);
+      if (!own && !grown) return "";
+      return ` It asks ${own ? "the page's own corpus" : "from the start, without branches"}: save the run to keep this.`;
     }
 
     #save(kind) {
@@ -154,6 +162,10 @@
       const [file] = this.picker.files;
       this.picker.value = "";
       if (!file) return;
+      if (M.page.runningView()) {
+        M.setText(this.note, "A run is under way. Stop it first.");
+        return;
+      }
       if (file.size > MOST) {
         M.setText(this.note, `That file has ${M.megabytes(file.size)}; at most 6 MB are taken.`);
         return;

@@ -26,6 +26,7 @@
 
     /** Counts what the judged columns say of a question, the first time it is asked. */
     count(prompt, panes) {
+      this.rows = read(); // another tab of the browser may have counted
       if (this.rows.some(([asked]) => asked === prompt)) return;
       const right = {};
       for (const [system, pane] of panes) {

@@ -45,12 +45,12 @@
     /** Asks for a column to go on from a candidate in place of the token at index. */
     branch(pane, index, candidate) {
       const { trace, system } = pane;
-      this.plan = { index, token: candidate.text, system };
       const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
-      this.view.request({ kind: "branch", run: this.view.run || "", system,
+      const asked = this.view.request({ kind: "branch", run: this.view.run || "", system,
         lmbda: M.lambdaOf(trace),
         settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
         forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
+      if (asked) this.plan = { index, token: candidate.text, system };
     }
 
     /** A branch begins: `plan` says where, `trace` is still empty. */

@@ -11,6 +11,7 @@
 (() => {
   "use strict";
   const M = (window.MLPMEM = window.MLPMEM || {});
+  const SILENCE = 200000; // milliseconds without a word; the server ends a run before
 
   class TokenView extends M.Columns {
     constructor(host, options) {
@@ -25,6 +26,7 @@
     /** Takes one value from Python. */
     receive(value) {
       if (!value || !value.kind) return;
+      if (this.running) this.#listen();
       if (value.kind === "message") this.say(value.text);
       else if (value.kind === "recorded") this.showRecorded(value);
       else if (value.kind === "begin") this.begin(value);
@@ -67,7 +69,7 @@
       this.open(value, badge);
       this.setRunning(false);
       this.restart(value.traces);
-      this.from(false);
+      this.from(Boolean(value.own));
       this.complete(value.traces);
     }
 
@@ -188,6 +190,10 @@
     /** Sends a request unless a run is under way; returns whether it was sent. */
     request(data) {
       if (!this.ask || M.page.runningView()) return false;
+      if (this.own && this.head.kind === "opened") {
+        M.setText(this.alert, "That run searched a text which is not here. Generate it again.");
+        return false;
+      }
       if (this.replay.playing) this.replay.stop();
       this.pending();
       this.ask({ ...data, prompt: this.head.about.prompt, own: this.own });
@@ -203,7 +209,7 @@
       if (grown) this.tree.fill(grown.system, this.panes.get(grown.system).trace);
       this.repaint();
       const said = Object.entries(traces).map(([s, t]) => `${M.nameOf(s).title}: ${t.text}`);
-      M.setText(this.live, said.join(". "));
+      if (!Object.values(traces).some(M.isScored)) M.setText(this.live, said.join(". "));
       if (M.isPhone()) return;
       if (grown) this.select(grown.system, grown.index, "key");
       else if (!this.chosen) this.openTelling();
@@ -240,9 +246,20 @@
       this.replay.offer();
     }
 
+    /** A run that has begun and says nothing any more has lost its connection. */
+    #listen() {
+      window.clearTimeout(this.silence);
+      this.silence = window.setTimeout(() => {
+        const lost = this.running && this.head.kind !== "waiting"; // in the queue, see RunHead
+        if (lost) this.say("The connection was lost. Try again.");
+      }, SILENCE);
+    }
+
     setRunning(on) {
       this.running = on;
-      if (!on) this.head.reveal(true);
+      this.replay.offer();
+      if (on) this.#listen();
+      else this.head.reveal(true);
       document.body.toggleAttribute("data-running", M.page.runningView() !== null);
     }
   }
