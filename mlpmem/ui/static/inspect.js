@@ -44,7 +44,7 @@
     }
 
     #list(kind) {
-      const head = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents behind it" };
+      const head = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents behind it, by weight" };
       const body = M.h("ol", { class: "inspect-list", "data-kind": kind });
       return { kind, body, root: M.h("section", null, M.h("h4", null, head[kind]), body) };
     }
