@@ -30,6 +30,7 @@ def test_a_system_of_the_main_table_is_named_with_its_cell():
 
 def test_the_least_of_several_is_asked_for_by_name():
     assert filled("{best mixing knn B perplexity k=128: .3f}", RESULTS) == "3.025\n"
+    assert float(filled("{most mixing knn B perplexity k=128: .3f}", RESULTS)) > 3.025
     with pytest.raises(MlpMemError, match="2 findings"):
         filled("{mixing knn B perplexity k=128: .3f}", RESULTS)
 

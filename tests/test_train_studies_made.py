@@ -11,10 +11,15 @@ import tiny
 import tiny_run
 import torch
 
+from mlpmem.batches import judge
 from mlpmem.datastore import Datastore, build_keys
 from mlpmem.documents import entries, join_documents
 from mlpmem.errors import MlpMemError
+from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
+from mlpmem.retriever import ExactRetriever
+from mlpmem.settings import Settings
+from mlpmem.systems import Column
 from train.corpora.atlas import build_atlas
 from train.corpora.atlas_wordings import AtlasConfig
 from train.files import read_json, write_json
@@ -354,6 +359,18 @@ def test_lambda_k_and_temperature_are_read_off_one_search(root):
             other = golds.knn(k, temperature)
             assert found.value == pytest.approx(perplexity(golds.lm, other, lmbda))
             assert found.value <= perplexity(golds.lm, other, 0.5) + 1e-9
+    asked = [f for f in findings if f.split == "dev"]
+    assert len(asked) == (4 if run.kind == "atlas" else 0)
+    asks = [run.decoder.encode(row["prompt"]) for row in run.dev.rows] if asked else []
+    whole = [run.dev.documents.passage(p).tolist() for p in range(len(asks))]
+    pairs = [(ids, both[len(ids) :]) for ids, both in zip(asks, whole, strict=True)]
+    for found in asked:  # what the library says of every dev question
+        k, temperature, lmbda = (found.setting[x] for x in ("k", "temperature", "best_lmbda"))
+        settings = Settings({"knn": lmbda}, k=k, knn_temperature=temperature)
+        model = FusedModel(run.decoder, None, settings)
+        model.attach_datastore(run.store, ExactRetriever(run.store.keys))
+        told = judge(Column(model, "knn", lmbda), pairs)
+        assert found.n == 6 and found.value == pytest.approx(told.exact().mean())
     ends = {f.setting["lmbda"]: f.value for f in findings
             if f.system == "memory" and f.split == "all" and "lmbda" in f.setting}  # fmt: skip
     assert ends[0.0] == pytest.approx(np.exp(-np.log(golds.lm).mean()))

@@ -4,7 +4,7 @@ A template in train/readme is Markdown with placeholders:
 
     {imitation memory B kl: .3f}                       study, system, split, metric, and the format
     {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
-    {best mixing knn B perplexity k=512: .2f}          the least of several
+    {best mixing knn B perplexity k=512: .2f}          the least of several; {most ...}: the largest
     {imitation memory B kl: n}                         how many tokens or questions it is made of
     {system auto B/test: .1%}                          of the main table, or of a tuned decoder
     {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
@@ -61,14 +61,14 @@ def _said(place: str, rows: list[Found], results: dict) -> str:
     words = name.split()
     if kind == "system":
         return _percent(_share(place, words[1], words[2], results), form.strip())
-    best = words[0] == "best"
-    found = _found(words[best:], rows)
-    if not found or len(found) > 1 and not best:
+    pick = {"best": min, "most": max}.get(words[0])
+    found = _found(words[1:] if pick else words, rows)
+    if not found or len(found) > 1 and not pick:
         raise MlpMemError(
             f"README: {{{place}}} is answered by {len(found)} findings, it must be one; put right "
             "the template in train/readme, or measure it and run `python -m train.gather`"
         )
-    return _number(min(found, key=lambda row: row.value), form.strip())
+    return _number((pick or min)(found, key=lambda row: row.value), form.strip())
 
 
 def _found(words: list[str], rows: list[Found]) -> list[Found]:

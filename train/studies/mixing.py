@@ -1,15 +1,21 @@
 """How is it best mixed? Perplexity of held-out text over lambda, and over k and temperature of kNN.
 
-Nothing is trained: all of it is read off one search. The curves over lambda use k and temperature
-that evaluate chose; a pair of k and temperature is given its own best lambda, so that it alone
-differs.
+Nothing is trained. The curves over lambda use k and temperature that evaluate used; a pair of k and
+temperature is given its own best lambda, so that it alone differs. An atlas's pairs are asked the
+dev questions too: what would have been chosen for right answers.
 """
 
 from collections.abc import Iterator
 from itertools import product
 
-from train.findings import Finding, perplexity
+import numpy as np
+
+from train.findings import Finding, perplexity, share
+from train.grid import LAMBDAS as GRID
+from train.grid import Sources
+from train.measure import CHOOSING
 from train.perplexity import LAMBDAS, best_lambda
+from train.questions import tally
 from train.studies.run import Run, pooled
 from train.windows import curve, groups_of, look, units_of
 
@@ -34,3 +40,18 @@ def mixing(run: Run) -> Iterator[Finding]:
             found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", found, **setting)
+    if run.kind == "atlas":
+        for k, temperature in product(ks, config.temperatures):
+            yield _answered(run, k, temperature)
+
+
+def _answered(run: Run, k: int, temperature: float) -> Finding:
+    """Return the share of dev questions that the datastore has right at its best lambda."""
+    sources = Sources(run.decoder, None, run.store, k, temperature)
+    grid = sources.grid(run.dev.documents, run.dev.positions)
+    right = {at: tally(run.dev, grid.right["knn"][:, at]) for at in range(len(GRID))}
+    counts = {at: sum(cell["right"] for cell in cells.values()) for at, cells in right.items()}
+    best = max(counts, key=counts.get)
+    asked = np.arange(len(run.dev.rows)) < counts[best]
+    setting = {"k": k, "temperature": temperature, "best_lmbda": GRID[best]}
+    return run.finding("knn", CHOOSING, "exact_match", share(asked), **setting)

@@ -12,8 +12,11 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory
+from train.corpus import read_lines
 from train.evaluate import load_results
 from train.findings import Finding
+from train.measure import CHOOSING, GROUPS
+from train.questions import Questions, ask, sample_questions
 from train.recipe import Recipe
 from train.stage import finished_manifest
 from train.studies.config import Studies
@@ -88,6 +91,14 @@ class Run:
     def knn(self) -> tuple[int, float]:
         """Return the datastore's chosen (k, temperature)."""
         return self.results["config"]["k"], self.results["config"]["temperature"]
+
+    @cached_property
+    def dev(self) -> Questions:
+        """Return an atlas's questions that choose: at most so many of a group as [studies] says."""
+        rows = read_lines(self.root / "corpus" / "questions.jsonl")
+        cells = [f"{group}/{CHOOSING}" for group in GROUPS]
+        drawn = sample_questions(rows, cells, self.config.questions, self.recipe.seed)
+        return ask(self.decoder.tokenizer, drawn)
 
     def text(self, split: str = "test") -> tuple[Documents, np.ndarray]:
         """Return held-out (documents, positions (P,)): the atlas's has one split, a text's two."""
