@@ -6,8 +6,7 @@ import tiny
 
 from mlpmem.datastore import Datastore
 from mlpmem.errors import MlpMemError
-from train import chosen
-from train import targets as targets_module
+from train import chosen, stored
 from train.chosen import choose_rows
 from train.recipe import Targets
 from train.stage import Context
@@ -71,9 +70,9 @@ def test_a_killed_run_asks_the_decoder_only_where_it_has_not(inputs, tmp_path, m
 
 
 def test_seconds_of_shards_that_a_killed_run_made_are_counted(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(targets_module, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
     make_targets(context(tmp_path, inputs))
-    shards = [targets_module._seconds(path) for path in tmp_path.glob("shard_*.npz")]
+    shards = [stored._seconds(path) for path in tmp_path.glob("shard_*.npz")]
     parts = [float(chosen._read(tmp_path, 0)["seconds"])]
     counts = make_targets(context(tmp_path, inputs))
     assert counts["earlier_seconds"] == pytest.approx(sum(shards + parts))

@@ -21,17 +21,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.trace import Trace
 from train import adopt
 from train.corpora import atlas_facts
-from train.export import (
-    cost,
-    find_examples,
-    is_right,
-    judge,
-    make_bundle,
-    record,
-    telling_abouts,
-    tuned_adapters,
-    untrained,
-)
+from train.examples import find_examples, is_right, judge, record, telling_abouts, untrained
+from train.export import cost, make_bundle, tuned_adapters
 from train.recipe_after import Export
 from train.stage import Context, file_hash, finished_manifest
 

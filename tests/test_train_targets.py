@@ -11,11 +11,11 @@ from mlpmem.datastore import Datastore
 from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
 from train import search as search_module
-from train import targets as targets_module
+from train import stored
 from train.recipe import Targets
 from train.search import BulkSearch
 from train.stage import Context
-from train.targets import SearchedTargets, make_targets, open_targets
+from train.targets import SearchedTargets, make_targets, open_targets, sparse_targets
 
 
 def found(keys, queries, k):
@@ -99,7 +99,7 @@ def answered(store, own, k, temperature=2.0):
     """Return {row: {token: prob}} of the sparse targets of entries `own`."""
     keys = torch.from_numpy(store.keys)
     _, distances, indices = next(BulkSearch(keys).search(keys[own], k + 1))
-    sparse = targets_module.sparse_targets(store, np.array(own), distances, indices, temperature)
+    sparse = sparse_targets(store, np.array(own), distances, indices, temperature)
     return [
         {int(t): float(p) for t, p in zip(ids, probs, strict=True) if p > 0}
         for ids, probs in zip(*sparse, strict=True)
@@ -213,9 +213,9 @@ def test_rows_drawn_evenly_do_not_ask_the_decoder(inputs, tmp_path):
 
 
 def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(targets_module, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
     make_targets(context(tmp_path / "whole", inputs))
-    save, written = targets_module._save_shard, []
+    save, written = stored._save_shard, []
 
     def dying(path, *values):
         if len(written) == 2:
@@ -224,12 +224,12 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
         written.append(path.name)
         save(path, *values)
 
-    monkeypatch.setattr(targets_module, "_save_shard", dying)
+    monkeypatch.setattr(stored, "_save_shard", dying)
     with pytest.raises(KeyboardInterrupt):
         make_targets(context(tmp_path / "killed", inputs))
     first = list(written)
     monkeypatch.setattr(
-        targets_module, "_save_shard", lambda path, *v: (written.append(path.name), save(path, *v))
+        stored, "_save_shard", lambda path, *v: (written.append(path.name), save(path, *v))
     )
     counts = make_targets(context(tmp_path / "killed", inputs))
     assert len(first) == 2 and len(set(written)) == len(written) > 4  # none was made twice
