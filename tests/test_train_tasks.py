@@ -51,6 +51,7 @@ def test_answers_are_judged_as_by_hand(text, right, exact, score, within):
 def test_a_written_answer_ends_at_its_stop_strings():
     assert answers.first_line(" Lima\nQuestion: x") == "Lima"
     assert answers.first_line("Lima, Peru. Yes", ("\n", ".", ",")) == "Lima"
+    assert answers.first_line("\nLima") == "", "cut first, then stripped, as published"
 
 
 def test_multiple_choice_is_as_worked_by_hand():
