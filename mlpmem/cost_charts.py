@@ -9,7 +9,8 @@ from mlpmem.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
 
 KINDS = {"exact-torch-fp16": "exact, torch", "flat-fp32": "exact, faiss float32",
          "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip
-ALONE = NAMES | {
+ALONE = NAMES | {  # in a bundle a column of its own is LoRA
+    "finetuned": "decoder with LoRA",
     "mixed": "memory + datastore", "rag": "retrieval", "rag_memory": "retrieval, memory",
     "auto": "memory, λ by token", "auto_knn": "datastore, λ by token",
     "auto_mixed": "memory + datastore, λ by token",

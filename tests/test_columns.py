@@ -13,9 +13,10 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.given import Given
 from mlpmem.router import Router, RouterConfig
-from mlpmem.ui import api, columns, extras, inputs, recorded, requests, saved, stream
+from mlpmem.ui import api, columns, extras, inputs, own, recorded, requests, saved, stream
 from mlpmem.ui.limits import Deadline
 from mlpmem.ui.service import Service
+from mlpmem.ui.shared import Shared
 
 PROMPT = "The capital of Peru is"
 OPTIONS = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0, "top_k": 0, "top_p": 1.0}
@@ -182,7 +183,7 @@ def test_auto_is_taken_where_it_has_a_meaning():
 
 
 def test_a_run_with_auto_and_further_columns_comes_back_as_it_was(service):
-    shared = SimpleNamespace(service=service, recorded=recorded.Recorded())
+    shared = Shared(service, recorded.Recorded(), *[None] * 4, own.Shelf())
     run = api.Endpoints(shared).generate(
         PROMPT, ["lm", "memory", "rag", "ce"], "auto", max_new_tokens=3
     )
@@ -204,7 +205,7 @@ def test_a_run_with_auto_and_further_columns_comes_back_as_it_was(service):
 
 
 def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
-    shared = SimpleNamespace(service=service, recorded=recorded.Recorded())
+    shared = Shared(service, recorded.Recorded(), *[None] * 4, own.Shelf())
     request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "rag", "lmbda": "auto",
                "settings": {"max_new_tokens": 3}, "forced": [40]}  # fmt: skip
     values = list(requests.answer(shared, request, Deadline()))
@@ -219,35 +220,31 @@ def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
 
 def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
     mine = model.store_texts([("notes", "The capital of Peru is Quito. " * 8)])
-    asked_for = []
-
-    def store(*which):
-        asked_for.append(which)
-        return mine
-
-    shared = SimpleNamespace(service=service, recorded=recorded.Recorded(), store=store)
+    shared = Shared(service, recorded.Recorded(), *[None] * 4, own.Shelf())
+    key = shared.shelf.add("notes", mine)
     request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "knn", "lmbda": 1.0,
-               "settings": {"max_new_tokens": 3}, "forced": [40], "own": True}  # fmt: skip
-    branched = list(requests.answer(shared, request, Deadline(), "key"))
-    assert branched[0]["own"] is True and asked_for == [("key", "own")]
+               "settings": {"max_new_tokens": 3}, "forced": [40], "own": key[:6]}  # fmt: skip
+    branched = list(requests.answer(shared, request, Deadline(), key))
+    assert branched[0]["own"] == key[:6]
     titles = {near[1] for step in branched[-1]["traces"]["knn"]["steps"] for near in step["nn"]}
     assert titles == {"notes"}
-    scrubbed = list(requests.answer(shared, request | {"kind": "scrub"}, Deadline(), "key"))[-1]
+    scrubbed = list(requests.answer(shared, request | {"kind": "scrub"}, Deadline(), key))[-1]
     wanted = model.scrub(PROMPT, "knn", store=mine, forced=[40], max_new_tokens=3)
     assert [text["text"] for text in scrubbed["texts"]] == [t.text for t in wanted.values()]
-    list(requests.answer(shared, request | {"own": "key"}, Deadline(), "key"))
-    assert len(asked_for) == 2, "only a plain yes asks for it"
+    for other in (True, "else", key):  # a saved run's, and that of a text before
+        with pytest.raises(MlpMemError, match="a text that is not here"):
+            list(requests.answer(shared, request | {"own": other}, Deadline(), key))
 
 
 def test_retrieval_reads_ones_own_text_where_it_was_brought(service, model):
     mine = model.store_texts([("notes", "Quito, Peru.")])
     chosen = columns.choose(service, ["lm", "rag"], mine)
     read = {}
-    for own in (mine, None, mine):
-        events = list(columns.answers(service, chosen, PROMPT, OPTIONS, Deadline(), own))
-        read[own is None] = events[-1].values["rag"].prompt
+    for store in (mine, None, mine):
+        events = list(columns.answers(service, chosen, PROMPT, OPTIONS, Deadline(), store))
+        read[store is None] = events[-1].values["rag"].prompt
         waits = [event.values["rag"] for event in events if event.kind == "wait"]
-        assert own is None or waits == ["Indexing your text's passages …"]
+        assert store is None or waits == ["Indexing your text's passages …"]
     assert "Quito, Peru." in read[False] and "Quito" not in read[True]
     kept = service.extras.system("rag", model).passages
     texts = [model.decoder.decode(kept.plain(i)) for i in range(len(kept))]

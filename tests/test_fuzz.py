@@ -30,6 +30,7 @@ from mlpmem.router import FEATURES, Router, RouterConfig, load_routers
 from mlpmem.settings import Settings
 from mlpmem.trace import SOURCES, Trace
 from mlpmem.ui import api, extras, inputs, own, recorded, requests, results, saved, studies
+from mlpmem.ui.shared import Shared
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
@@ -126,7 +127,7 @@ def test_a_link_is_always_brought_within_bounds(query):
 def shared(tiny_model):
     offered = extras.Extras(mixed=True, documents=lambda model: model.datastore.documents)
     service = SimpleNamespace(model=tiny_model, extras=offered)
-    return SimpleNamespace(service=service, recorded=recorded.Recorded())
+    return Shared(service, recorded.Recorded(), *[None] * 4, own.Shelf())
 
 
 PROMPTS = VALUES | st.text(min_size=1, max_size=60)

@@ -238,7 +238,10 @@ def test_every_task_asks_every_system_and_gives_its_metrics(name, data, corpus):
     assert {f.metric for f in found} == set(NUMBERS[name])
     readers = {"lm", "memory", "knn"} | ({"rag"} if "perplexity" not in name else set())
     assert {f.system for f in found} == readers
-    assert all(f.how == "how" and f.n > 0 and f.low <= f.value <= f.high for f in found)
+    assert all(f.how == "how" and f.n > 0 for f in found)
+    few = {f.split for f in found if f.low is None}  # tokens of fewer documents than give one
+    assert not few or name == "perplexity"
+    assert all(f.low <= f.value <= f.high for f in found if f.low is not None)
 
 
 def test_whether_the_passage_before_a_question_holds_its_answer(corpus, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.ui import chat, corpus, inputs, inspect, own
 from mlpmem.ui.service import Service, Status
+from mlpmem.ui.shared import Shared
 
 Event = namedtuple("Event", "kind values")
 
@@ -94,15 +95,17 @@ def test_a_text_of_ones_own_is_checked(tmp_path):
 
 
 def test_a_probe_answers_from_the_datastore_that_the_text_was_written_with():
-    asked = []
+    asked, mine = [], kept(40)
     model = SimpleNamespace(probe=lambda ids, text, store: asked.append(store) or [])
-    shared = SimpleNamespace(
-        service=SimpleNamespace(model=model), store=lambda key, choice: (key, choice)
-    )
-    for said in (True, False, "yes"):
-        data = {"number": 1, "ids": [1], "text": "a", "own": said}
-        inspect._prober(shared)(SimpleNamespace(_data=data), "mine")
-    assert asked == [("mine", "own"), None, None]
+    shared = Shared(SimpleNamespace(model=model), None, *[None] * 4, own.Shelf())
+    key = shared.shelf.add("mine", mine)
+    said = []
+    for searched in (key[:6], "", True, "other"):
+        data = {"number": 1, "ids": [1], "text": "a", "own": searched}
+        said.append(inspect._prober(shared)(SimpleNamespace(_data=data), key)["json"])
+    assert asked == [mine, None] and all("is not here" in text for text in said[2:])
+    assert shared.searched(key, mine, ["lm", "knn"]) == key[:6]
+    assert shared.searched(key, mine, ["lm", "memory"]) == shared.searched("", None, ["knn"]) == ""
 
 
 def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
@@ -112,11 +115,13 @@ def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
         chat=lambda turns, **options: told.append(turns) or iter(()),
     )  # fmt: skip
     shared = SimpleNamespace(
-        service=SimpleNamespace(model=model), recorded=SimpleNamespace(known=lambda prompt: {})
+        service=SimpleNamespace(model=model),
+        recorded=SimpleNamespace(known=lambda prompt: {}),
+        searched=lambda *given: "",
     )
     turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]
     turns[0]["answer"] = "1"
-    list(chat._generate(shared, turns, threading.Event(), None))
+    list(chat._generate(shared, turns, threading.Event(), "", None))
     assert told == [[("one", "1"), ("three", "")]]
 
 

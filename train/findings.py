@@ -16,6 +16,7 @@ from train.files import read_json, write_json
 
 Z = 1.959964  # two-sided 95%
 RESAMPLES = 1000
+FEWEST = 10  # documents whose tokens give an interval
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,20 @@ def mean(
     """Return {"value", "n", "low", "high"} of a mean, with a bootstrap percentile interval.
 
     Values are drawn one by one, as if independent; or with `of` (n,), what each belongs to, all of
-    a document at once: tokens of one text are alike, and its author too.
+    a document at once: tokens of one text are alike, and its author too. Of fewer than FEWEST
+    documents an interval would say too little, and is left out.
     """
     values = np.asarray(values, np.float64)
     of = np.arange(len(values)) if of is None else np.unique(of, return_inverse=True)[1]
     sums, counts = np.bincount(of, values), np.bincount(of)
+    value = {"value": float(values.mean()), "n": len(values)}
+    if len(sums) < FEWEST and len(sums) < len(values):
+        return value
     luck = np.random.default_rng(seed)
     some = (luck.integers(len(sums), size=len(sums)) for _ in range(RESAMPLES))
     drawn = [sums[at].sum() / counts[at].sum() for at in some]
-    value = float(values.mean())
     low, high = (float(x) for x in np.percentile(drawn, (2.5, 97.5)))
-    return {"value": value, "n": len(values), "low": min(low, value), "high": max(high, value)}
+    return value | {"low": min(low, value["value"]), "high": max(high, value["value"])}
 
 
 def perplexity(
@@ -80,7 +84,7 @@ def perplexity(
 ) -> dict[str, float]:
     """Return {"value", "n", "low", "high"} of exp(mean nll in nats); of: see `mean`."""
     found = mean(nll, of, seed)
-    return found | {key: math.exp(found[key]) for key in ("value", "low", "high")}
+    return found | {key: math.exp(x) for key, x in found.items() if key != "n"}
 
 
 def save(folder: Path, study: str, findings: Iterable[Finding]) -> Path:

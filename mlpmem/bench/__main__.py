@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from mlpmem.bench.figures import Figure, print_figures
@@ -44,9 +45,10 @@ def figures(
         yield from engine.bench(peer=peer)
     if not set(benches) & set(BENCHES):
         return
-    model, folder = mlpmem.load(bundle), preset_path(bundle)
+    folder = preset_path(bundle)
+    model = mlpmem.load(folder)
     prompt, opened = model.decoder.encode(PROMPT), load_bundle(folder)
-    cast = Cast(model, opened.adapters, opened.documents)
+    cast = Cast(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
     runs = {
         "decode": lambda: decode.bench(model, prompt),
         "systems": lambda: alone.bench(cast.systems(()), PROMPT),

@@ -1,7 +1,7 @@
 """Every system that can be asked, each alone: ms to the first token and a token after it, bytes.
 
 Whatever a system does for its answer counts: retrieval before the prompt, a router that weighs the
-prompt, an adapter beside every layer. All write as many tokens, in turns.
+prompt. LoRA is merged into the weights it was trained for. All write as many tokens, in turns.
 """
 
 import time

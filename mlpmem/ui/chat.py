@@ -135,7 +135,7 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
         store = shared.store(*own)
         if store is None or turns[-1]["system"] != "knn":
             _check_system(shared.service.model, turns[-1]["system"])
-        yield from _generate(shared, turns, stop, store)
+        yield from _generate(shared, turns, stop, own[0], store)
 
     for value in stream.guarded(values):
         if value["kind"] == "steps":
@@ -155,8 +155,8 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
         yield copy, packed(copy), packed(value), cleared
 
 
-def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Iterator[dict]:
-    """Yield the token view's values for the last turn."""
+def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> Iterator[dict]:
+    """Yield the token view's values for the last turn; own is the id of a visitor's text."""
     model, last = shared.service.model, turns[-1]
     run, system, number = stream.new_run(), last["system"], last["try"]
     known = shared.recorded.known(question_prompt(last["question"]))
@@ -164,7 +164,7 @@ def _generate(shared: Shared, turns: list[dict], stop: Any, store: Any) -> Itera
     begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced
-    yield {**begin, "own": store is not None}
+    yield {**begin, "own": shared.searched(own, store, [system])}
     before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
     events = model.chat(
         [*before, (last["question"], "")], system=system, lmbda=lmbdas,

@@ -100,7 +100,8 @@ def _streamer(shared: Shared):
             lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda, store)
             known = shared.recorded.known(text)
             begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
-            yield {**begin, "own": store is not None, "columns": asked.names}
+            searched = shared.searched(own, store, asked.names)
+            yield {**begin, "own": searched, "columns": asked.names}
             options = chosen.as_arguments()
             events = columns.answers(service, asked, text, options, stop, store)
             yield from stream.deltas(name, events)

@@ -146,7 +146,10 @@ def inspect_view(example: str, **kwargs: Any) -> gr.HTML:
 
 
 def probe(**kwargs: Any) -> gr.HTML:
-    """Return what carries the drawer's probe; it fires `probe` with {"number", "ids", "text"}."""
+    """Return what carries the drawer's probe.
+
+    It fires `probe` with {"number", "ids", "text", "own"}.
+    """
     mount = "MLPMEM.mountProbe(props, watch, (data) => trigger('probe', data));"
     return part(packed(None), "probe-host", mount, **kwargs)
 

@@ -49,7 +49,7 @@ class Request:
     system: str
     options: Options
     forced: list[int]
-    own: bool  # whether the datastore it was written with was the visitor's own
+    own: str  # the page's name for the visitor's text that it searched, or ""
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -74,7 +74,7 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         system=data["system"],
         options=check_options(data.get("lmbda"), *(settings.get(field) for field in BOUNDS)),
         forced=forced,
-        own=data.get("own") is True,
+        own=str(data.get("own") or "")[:40],
     )
 
 

@@ -58,7 +58,8 @@ def _inspector(shared: Shared):
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0]
             events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, stop=stop)
-            yield {"kind": "begin", "run": name, "traces": {}, "own": store is not None}
+            searched = shared.searched(own, store, sources)
+            yield {"kind": "begin", "run": name, "traces": {}, "own": searched}
             yield from _values(name, events, lmbdas)
 
         yield from map(packed, stream.guarded(values))
@@ -87,7 +88,7 @@ def _prober(shared: Shared):
         number = data.get("number") if isinstance(data.get("number"), int) else 0
         try:
             ids, text = inputs.check_probe(data)
-            store = shared.store(own, "own") if data.get("own") is True else None
+            store = shared.store_of(own, data.get("own"))
             rows = shared.service.model.probe(ids, text, store=store)
             return packed({"number": number, "rows": rows})
         except MlpMemError as error:

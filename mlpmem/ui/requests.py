@@ -20,7 +20,7 @@ def answer(shared: Shared, data: Any, stop: threading.Event, own: Any = "") -> I
     own is the id of the visitor's own datastore, for a column that was written with it.
     """
     asked = inputs.check_request(data, list(shared.service.extras.offers))
-    store = shared.store(own, "own") if asked.own else None
+    store = shared.store_of(own, asked.own)
     yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop, store)
 
 

@@ -41,6 +41,11 @@ def compute(run: Run) -> Iterator[Finding]:
             f"compute: recipe {run.recipe.name} names none; give its [studies] a list tuned = "
             '[["A1+B", learning rate, epochs, rank], ...], rank 0 for all weights'
         )
+    if run.recipe.finetuned.questions != run.results["config"]["questions"]:
+        raise MlpMemError(
+            f"compute: [finetuned] asks {run.recipe.finetuned.questions} questions of a cell, "
+            f"[evaluate] asked {run.results['config']['questions']}; let them be as many"
+        )
     systems = {system["name"]: system for system in run.results["systems"]}
     asked = {cell: count["n"] for cell, count in systems["lm"]["accuracy"].items()}
     needed = needs(run.recipe, run.root)

@@ -48,6 +48,11 @@ class Studies:
                 f"studies: decoders is {self.decoders}; each must be two whole numbers, hidden "
                 "size (a multiple of 32, or even and below 64) and layers, and none twice"
             )
+        if not all(map(_is_setting, self.tuned)):
+            raise MlpMemError(
+                f"studies: tuned is {self.tuned}; each must be groups (a text), learning rate, "
+                "epochs and rank, 0 for all weights"
+            )
         named = {domain[0] for domain in self.domains if len(domain) == 4}
         if len(named) < len(self.domains):
             raise MlpMemError(
@@ -65,3 +70,12 @@ def _is_shape(shape: tuple) -> bool:
     ):
         return False
     return shape[0] % 32 == 0 or (shape[0] < 64 and shape[0] % 2 == 0)
+
+
+def _is_setting(setting: tuple) -> bool:
+    """Return whether a decoder can be tuned so: (groups, learning rate, epochs, rank)."""
+    if type(setting) is not tuple or len(setting) != 4:
+        return False
+    groups, lr, epochs, rank = setting
+    whole = type(epochs) is int and epochs > 0 and type(rank) is int and rank >= 0
+    return isinstance(groups, str) and isinstance(lr, float) and lr > 0 and whole

@@ -33,6 +33,13 @@
       this.known = known;
     }
 
+    /** Nothing more comes: an answer without a word was stopped. */
+    ended() {
+      this.root.setAttribute("aria-busy", "false");
+      const said = this.root.querySelector(".answers:last-child .said");
+      if (said?.textContent === "…") M.setText(said, "(stopped)");
+    }
+
     #question(turn) {
       return M.h("div", { class: "turn asks" }, M.h("p", { class: "said", dir: "auto" }, turn.question));
     }
@@ -69,6 +76,7 @@
       if (now && now !== known) came();
       known = now;
     };
+    M.page.on("ended", (view) => view.prefix === "chat-pane-" && log.ended());
     M.page.on("status", changed);
     changed(M.page.status);
   };

@@ -39,7 +39,7 @@
 
     #typed(event) {
       this.box = event.target.closest?.("#prompt textarea");
-      if (!this.box || this.filling || this.box.selectionStart !== this.box.value.length) {
+      if (!this.box || this.filling || document.activeElement !== this.box || this.box.selectionStart !== this.box.value.length) {
         this.close();
         return;
       }

@@ -96,7 +96,7 @@
       const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
       const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
       const { status } = M.page;
-      const other = mixed && M.canRoute(pane.trace.system) && pane.trace.lmbda !== "auto";
+      const other = mixed && M.canRoute(pane.system, view.own) && pane.trace.lmbda !== "auto";
       const routed = Boolean(status.routed) && M.page.lambda === null && !other;
       const auto = (M.page.auto || routed) && !scored;
       const wanted = auto ? "auto" : M.page.lambda;

@@ -35,7 +35,9 @@
     const view = M.page.activeView();
     const box = view?.prefix === "pane-" ? document.querySelector("#prompt textarea") : null;
     const { prompt } = view?.head.about || {};
-    if (!box || !prompt || box.value === prompt || M.page.runningView()) {
+    const asked = box?.value.trim();
+    const same = [asked, `Question: ${asked} Answer:`].includes(prompt); // a bare question got its form
+    if (!box || !prompt || same || M.page.runningView()) {
       press(view, "again");
       return;
     }

@@ -26,7 +26,7 @@
 
     /** Counts what the judged columns say of a question, the first time it is asked. */
     count(prompt, panes) {
-      this.rows = read(); // another tab of the browser may have counted
+      if (this.kept) this.rows = read(); // another tab of the browser may have counted
       if (this.rows.some(([asked]) => asked === prompt)) return;
       const right = {};
       for (const [system, pane] of panes) {
@@ -40,6 +40,7 @@
       this.rows = rows;
       try {
         window.localStorage.setItem(KEY, JSON.stringify(rows));
+        this.kept = true;
       } catch { /* a browser that keeps nothing counts for this visit */ }
       this.#render();
     }

@@ -19,7 +19,7 @@
       this.seq = 0; // of the last delta that came
       this.running = false;
       this.finished = null; // the whole traces of the run on screen
-      this.own = false; // whether the visitor's own text was searched
+      this.own = ""; // the visitor's own text that was searched, as the server calls it
       M.page.views.push(this);
     }
 
@@ -69,7 +69,7 @@
       this.open(value, badge);
       this.setRunning(false);
       this.restart(value.traces);
-      this.from(Boolean(value.own));
+      this.from(value.own || "");
       this.complete(value.traces);
     }
 
@@ -93,7 +93,7 @@
       this.open(value, "live");
       this.restart(value.traces, value.columns);
       if (!value.branch) this.#announce(value);
-      this.from(Boolean(value.own));
+      this.from(value.own || "");
       this.setRunning(true);
     }
 
@@ -190,10 +190,6 @@
     /** Sends a request unless a run is under way; returns whether it was sent. */
     request(data) {
       if (!this.ask || M.page.runningView()) return false;
-      if (this.own && this.head.kind === "opened") {
-        M.setText(this.alert, "That run searched a text which is not here. Generate it again.");
-        return false;
-      }
       if (this.replay.playing) this.replay.stop();
       this.pending();
       this.ask({ ...data, prompt: this.head.about.prompt, own: this.own });
@@ -250,8 +246,9 @@
     #listen() {
       window.clearTimeout(this.silence);
       this.silence = window.setTimeout(() => {
-        const lost = this.running && this.head.kind !== "waiting"; // in the queue, see RunHead
-        if (lost) this.say("The connection was lost. Try again.");
+        if (!this.running || this.head.kind === "waiting") return; // in the queue, see RunHead
+        this.halt();
+        M.setText(this.alert, "The connection was lost. Try again.");
       }, SILENCE);
     }
 
@@ -259,7 +256,10 @@
       this.running = on;
       this.replay.offer();
       if (on) this.#listen();
-      else this.head.reveal(true);
+      else {
+        this.head.reveal(true);
+        M.page.emit("ended", this);
+      }
       document.body.toggleAttribute("data-running", M.page.runningView() !== null);
     }
   }
