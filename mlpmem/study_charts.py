@@ -13,7 +13,7 @@ NAMES = {"lm": "decoder", "memory": "memory", "knn": "datastore", "finetuned": "
 SOURCES = ("memory", "knn", "lm")
 WORDINGS = {"seen": "seen", "test": "new", "unseen": "unseen form", "statement_test": "statement",
             "text": "text"}  # fmt: skip
-VARIED = ("alpha", "blocks", "head", "start", "noise", "depth")
+VARIED = ("alpha", "blocks", "head", "start", "noise", "depth", "targets")
 Rows = Sequence[Found]
 
 

@@ -271,14 +271,18 @@ def test_a_domain_is_the_beginning_of_its_file_in_whole_lines(tmp_path):
 
 def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch):
     monkeypatch.setattr(sensitivity_module, "CELLS", {"alpha": (0.0, 0.3), "head": ("tied",)})
-    run = Run(RECIPE, root, "sensitivity")
+    studies = dataclasses.replace(RECIPE.studies, targets=((2, 3.0),))
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sensitivity")
     findings = list(sensitivity(run))
     assert all(made_findings.charted(findings)), "none of the page's charts is empty"
     trained = {
-        key: f.setting[key] for f in findings for key in ("recipe", "alpha", "head", "depth")
-        if key in f.setting
+        key: f.setting[key] for f in findings
+        for key in ("recipe", "alpha", "head", "depth", "targets") if key in f.setting
     }  # fmt: skip
+    assert trained.pop("targets") == "k 2, temperature 3"
     assert trained == {"recipe": "own", "alpha": 0.0, "head": "tied", "depth": -2}
+    searched = read_json(root / "studies" / "targets-2-3" / "targets" / "manifest.json")["config"]
+    assert (searched["k"], searched["temperature"]) == (2, 3.0)
     assert Memory.load(root / "studies" / "depth-2" / "memory").config.depth == -2
     assert (
         json.loads((root / "studies/alpha-0.0/memory/manifest.json").read_text())["config"]["alpha"]

@@ -23,6 +23,7 @@ class Studies:
     # sensitivity
     epochs: int = 2  # of every memory that is trained anew
     depths: tuple[int, ...] = (-2, -3)  # each needs keys and targets of its own
+    targets: tuple[tuple[int, float], ...] = ()  # (k, temperature), which need targets of their own
     # sizes: (hidden size, layers) of decoders, trained so many times over the text
     decoders: tuple[tuple[int, int], ...] = ()
     decoder_epochs: int = 1
@@ -47,6 +48,11 @@ class Studies:
             raise MlpMemError(
                 f"studies: decoders is {self.decoders}; each must be two whole numbers, hidden "
                 "size (a multiple of 32, or even and below 64) and layers, and none twice"
+            )
+        if not all(len(x) == 2 and type(x[0]) is int and x[0] > 0 < x[1] for x in self.targets):
+            raise MlpMemError(
+                f"studies: targets is {self.targets}; each must be neighbours, a whole number, and "
+                "a temperature, both above 0"
             )
         if not all(map(_is_setting, self.tuned)):
             raise MlpMemError(

@@ -1,4 +1,4 @@
-"""What does the memory hang on? Alpha, blocks, head, noise and depth.
+"""What does the memory hang on? Alpha, blocks, head, start, noise, depth, and what it imitates.
 
 For each value a memory is trained anew, everything else as in the recipe but the epochs, which are
 fewer and the same for all, and the temperature, which is 1: the figures are to be held against one
@@ -50,6 +50,12 @@ def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
         keyed = replace(run.recipe, datastore=replace(run.recipe.datastore, depth=depth))
         places = make(run, keyed, ("datastore", "targets"), f"studies/depth{depth}")
         yield "depth", depth, _trained(run, f"depth{depth}", base, places)
+    for k, temperature in run.config.targets:
+        targets = replace(run.recipe.targets, k=k, temperature=temperature)
+        folder = f"targets-{k}-{temperature:g}"
+        places = make(run, replace(run.recipe, targets=targets), ("targets",), f"studies/{folder}")
+        named = f"k {k}, temperature {temperature:g}"
+        yield "targets", named, _trained(run, folder, base, places)
 
 
 def _trained(
