@@ -47,7 +47,7 @@ def _alone(rows: Rows) -> Iterator[Chart]:
     for metrics, title, scale, unit, form in (
         ({"ms_to_first_token": "first token", "ms_per_token": "a token after it"},
          "Time of an answer, ms", 1.0, "ms", "{:.1f}"),
-        ({"in_memory": "in memory"}, "Held in memory, MB", 1e-6, "MB", "{:,.0f}"),
+        ({"in_memory": "in memory"}, "Held in memory", 1e-6, "MB", "{:,.0f}"),
     ):  # fmt: skip
         marks = []
         for metric, name in metrics.items():

@@ -30,7 +30,7 @@ OWN = {  # as results.json names them: (system, label, the stages that made it)
     "memory": ("memory", "memory, one λ", STAGES),
     "auto": ("memory", "memory, λ by token", (*STAGES, "router")),
 }
-PLAIN = "one plain decoder of both sizes, on all text"
+PLAIN = "one decoder as large as both, on all text"
 CELLS = ("B/seen", "B/test", "B/unseen", "A1/test", "A2/test")
 
 
