@@ -74,7 +74,7 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         study_charts.update,
     ),
     "compute": (
-        "And fine-tuning, for all that the memory costs?",
+        "And fine-tuning, with as much computation as the memory took?",
         "The decoder tuned on the same facts, in full or by LoRA, for more and more computation; "
         "the memory's has its keys and targets. B is what is to be learned, A2 what the decoder "
         "knew and reads no more, A1 what it knew and may read again.",
