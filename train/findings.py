@@ -63,8 +63,8 @@ def mean(
     """Return {"value", "n", "low", "high"} of a mean, with a bootstrap percentile interval.
 
     Values are drawn one by one, as if independent; or with `of` (n,), what each belongs to, all of
-    a document at once: tokens of one text are alike, and its author too. Of fewer than FEWEST
-    documents an interval would say too little, and is left out.
+    a document at once, for its tokens are alike. Of fewer than FEWEST documents an interval would
+    say too little, and is left out.
     """
     values = np.asarray(values, np.float64)
     of = np.arange(len(values)) if of is None else np.unique(of, return_inverse=True)[1]

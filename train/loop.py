@@ -203,7 +203,7 @@ def _report(label: str, line: dict, steps: int, rank: int) -> None:
     if rank > 0:
         return
     losses = [f"{k} {line[k]:7.4f}" for k in ("loss", "kl", "ce") if k in line]
-    losses += [f"{k} {line[k]:8.3f}" for k in ("val_ppl", "mix_ppl") if k in line]
+    losses += [f"{k} {line[k]:8.5g}" for k in ("val_ppl", "mix_ppl") if k in line]
     tqdm.write(
         f"{label} {line['step']:>6}/{steps} {' '.join(losses)} norm {line['norm']:6.2f} "
         f"lr {line['lr']:.2e} {line['per_second']:>9,} tok/s {_memory_used() / 2**20:6.0f} MiB"

@@ -33,7 +33,6 @@ def figures(
     peer: Path | None = None,
 ) -> Iterator[Figure]:
     """Yield the figures of some benches, on this machine; all but "engine" are of a bundle."""
-    import mlpmem
     from mlpmem.bench import alone, decode, engine, prompts, search
     from mlpmem.bundle import load_bundle, preset_path
     from mlpmem.cast import Cast
@@ -46,8 +45,10 @@ def figures(
     if not set(benches) & set(BENCHES):
         return
     folder = preset_path(bundle)
-    model = mlpmem.load(folder)
-    prompt, opened = model.decoder.encode(PROMPT), load_bundle(folder)
+    opened = load_bundle(folder)
+    model = opened.model()
+    opened.attach(model)
+    prompt = model.decoder.encode(PROMPT)
     cast = Cast(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
     runs = {
         "decode": lambda: decode.bench(model, prompt),

@@ -24,10 +24,7 @@ from mlpmem.ui.shared import PRIVATE, Shared
 TITLE = "MLP Memory, live"
 QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
 POLL_SECONDS = 0.7
-UPLOADS = (
-    600,
-    3600,
-)  # seconds: how often files that nobody read are looked for, and how old they get
+UPLOADS = (600, 3600)  # seconds: how often unread files are looked for, how old they may get
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,

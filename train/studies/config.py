@@ -49,7 +49,7 @@ class Studies:
                 f"studies: decoders is {self.decoders}; each must be two whole numbers, hidden "
                 "size (a multiple of 32, or even and below 64) and layers, and none twice"
             )
-        if not all(len(x) == 2 and type(x[0]) is int and x[0] > 0 < x[1] for x in self.targets):
+        if not all(map(_is_target, self.targets)):
             raise MlpMemError(
                 f"studies: targets is {self.targets}; each must be neighbours, a whole number, and "
                 "a temperature, both above 0"
@@ -85,3 +85,11 @@ def _is_setting(setting: tuple) -> bool:
     groups, lr, epochs, rank = setting
     whole = type(epochs) is int and epochs > 0 and type(rank) is int and rank >= 0
     return isinstance(groups, str) and isinstance(lr, float) and lr > 0 and whole
+
+
+def _is_target(pair: tuple) -> bool:
+    """Return whether targets can be made so: (k, temperature)."""
+    if type(pair) is not tuple or len(pair) != 2:
+        return False
+    k, temperature = pair
+    return type(k) is int and k > 0 and isinstance(temperature, float) and temperature > 0

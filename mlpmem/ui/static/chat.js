@@ -20,7 +20,8 @@
     render(turns) {
       const below = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight < NEAR;
       const last = turns.at(-1);
-      const known = JSON.stringify(turns.map((turn) => (turn === last ? { ...turn, answer: "", done: 0, firsts: turn.try > 1 && turn.firsts } : turn)));
+      const known = JSON.stringify(turns.map((turn) =>
+        [turn.question, turn.system, turn.try, turn === last ? "" : turn.answer]));
       if (last && known === this.known) { // only the last answer grew: the others stay as they are
         M.setText(this.root.lastElementChild.lastElementChild, last.answer.trim() || "…");
       } else {

@@ -39,7 +39,8 @@
 
     #typed(event) {
       this.box = event.target.closest?.("#prompt textarea");
-      if (!this.box || this.filling || document.activeElement !== this.box || this.box.selectionStart !== this.box.value.length) {
+      const typing = this.box && !this.filling && document.activeElement === this.box;
+      if (!typing || this.box.selectionStart !== this.box.value.length) {
         this.close();
         return;
       }

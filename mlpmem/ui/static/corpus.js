@@ -75,6 +75,7 @@
       this.bar = M.h("i");
       this.progress = M.h("div", { class: "own-bar", hidden: true }, this.bar);
       this.line = M.h("p", { class: "own-line", role: "status" });
+      this.kept = ""; // what the line says of the text that is kept
       host.replaceChildren(this.alert, this.progress, this.line);
       for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
       document.addEventListener("click", (event) => event.target.closest?.("#own-make") && this.#wait());

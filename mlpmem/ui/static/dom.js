@@ -33,6 +33,12 @@
     if (node.textContent !== text) node.textContent = text;
   };
 
+  /** Writes a text into a box of Gradio's, which takes it a little later. */
+  M.write = (area, text) => {
+    area.value = text;
+    area.dispatchEvent(new Event("input", { bubbles: true }));
+  };
+
   /** A token's text with its invisible characters made visible. */
   M.glyph = (text) => {
     if (text === "") return "∅";

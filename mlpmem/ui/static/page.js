@@ -24,12 +24,6 @@
     view.receive(M.unpack(props.value));
   };
 
-  /** Writes a text into a box of Gradio's, which takes it a little later. */
-  M.write = (area, text) => {
-    area.value = text;
-    area.dispatchEvent(new Event("input", { bubbles: true }));
-  };
-
   /** Generates again what is on screen, at the lambda of the bar: the box may hold another prompt. */
   M.again = () => {
     const view = M.page.activeView();
