@@ -185,10 +185,14 @@ class Decoder:
         stops where the hidden state is caught: no logits, no cache, and no time for what comes
         after.
         """
+        if cache is None and use_cache and head:
+            from mlpmem.kvcache import growing_cache
+
+            cache = growing_cache(self.model.config)
         plain = head and attention_mask is None and position_ids is None
         if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.straight.forward(ids, cache, use_cache, last))
+                return DecoderOutput(*self.straight.forward(ids, cache, last))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:
@@ -203,7 +207,7 @@ class Decoder:
                     attention_mask=attention_mask,
                     position_ids=position_ids,
                     past_key_values=cache,
-                    use_cache=use_cache or cache is not None,
+                    use_cache=cache is not None,
                     return_dict=True,
                     logits_to_keep=last,
                 )

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from mlpmem import attention
 from mlpmem.calls import Calls
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
@@ -58,6 +59,7 @@ class FusedModel(Calls):
         from mlpmem.fastlinear import pack
 
         pack(self.decoder.model, int8)
+        attention.use(self.decoder.model)
         self.decoder.straight = Straight.of(self.decoder)
         if self.memory is not None:
             pack(self.memory, int8)

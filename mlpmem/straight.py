@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mlpmem import attention
+from mlpmem.attention import attend
 from mlpmem.fastlinear import PackedLinear
 
 if TYPE_CHECKING:
@@ -67,21 +69,18 @@ class Straight:
         """Return whether a cache holds what was read and nothing else, a layer of it a layer."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
-        layers = cache.layers if type(cache) is DynamicCache else []
-        return len(layers) == len(self.layers) and all(type(x) is DynamicLayer for x in layers)
+        from mlpmem.kvcache import GrowingLayer
 
-    def forward(
-        self, ids: Tensor, cache: Any, use_cache: bool, last: int
-    ) -> tuple[Tensor, Tensor, Any]:
+        known = DynamicLayer, GrowingLayer
+        layers = cache.layers if type(cache) is DynamicCache else []
+        return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
+
+    def forward(self, ids: Tensor, cache: Any, last: int) -> tuple[Tensor, Tensor, Any]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache; as Decoder.forward does.
 
         T is 1 where last is 1.
         """
         past, size = _length(cache), ids.shape[1]
-        if cache is None and use_cache:
-            from transformers import DynamicCache
-
-            cache = DynamicCache(config=self.model.config)
         x = F.embedding(ids, self.tokens) + self.positions[past : past + size]  # (B, T, D)
         for i, layer in enumerate(self.layers):
             alone = last == 1 and i == len(self.layers) - 1
@@ -101,8 +100,7 @@ class Straight:
             key, value = cache.layers[i].update(key, value)
         if alone:
             query, x = query[:, :, -1:], x[:, -1:]
-        causal = query.shape[2] > 1
-        found = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+        found = attend(query, key, value, causal=query.shape[2] > 1)
         return layer.out.plus(found.transpose(1, 2).reshape(x.shape), x)
 
 
@@ -120,7 +118,7 @@ def _as_written(model: nn.Module) -> bool:
         and config.scale_attn_weights
         and not config.scale_attn_by_inverse_layer_idx
         and not config.add_cross_attention
-        and config._attn_implementation == "sdpa"
+        and config._attn_implementation in ("sdpa", attention.NAME)
     )
 
 
