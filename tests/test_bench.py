@@ -128,3 +128,10 @@ def test_a_peer_that_is_not_there_is_named(tmp_path):
     shape = engine.Shape(16, 2, 2, 2, 300, keys=20)
     with pytest.raises(MlpMemError, match="mlpMemory.py.*5b04efb"):
         next(engine.bench(shape, tmp_path))
+
+
+def test_a_prompt_that_leaves_no_room_to_write_is_refused(capsys):
+    engine.Shape(prompt=1007)
+    for tokens in (0, 1008):
+        assert command.main(["engine", "--prompt", str(tokens)]) != 0
+        assert "give 1 to 1007" in "".join(capsys.readouterr())

@@ -20,9 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
     parser.add_argument("--peer", type=Path, help="engine: a checkout of the released code")
+    parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
-    made = figures(given.benches, given.bundle, given.entries, given.peer)
+    made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)
 
 
@@ -31,8 +32,12 @@ def figures(
     bundle: str | None = None,
     entries: Sequence[int] | None = None,
     peer: Path | None = None,
+    tokens: int = 32,
 ) -> Iterator[Figure]:
-    """Yield the figures of some benches, on this machine; all but "engine" are of a bundle."""
+    """Yield the figures of some benches, on this machine; all but "engine" are of a bundle.
+
+    tokens is the length of engine's prompt.
+    """
     from mlpmem.bench import alone, decode, engine, prompts, search
     from mlpmem.bundle import load_bundle, preset_path
     from mlpmem.cast import Cast
@@ -41,7 +46,7 @@ def figures(
     if unknown := [name for name in benches if name not in known]:
         raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
     if "engine" in benches:
-        yield from engine.bench(peer=peer)
+        yield from engine.bench(engine.Shape(prompt=tokens), peer)
     if not set(benches) & set(BENCHES):
         return
     folder = preset_path(bundle)

@@ -23,6 +23,7 @@ from mlpmem.bench.timing import in_turns, ratios, reading, timed
 from mlpmem.datastore import Datastore
 from mlpmem.decoder import Decoder
 from mlpmem.documents import join_passages
+from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory, MemoryConfig
 from mlpmem.retriever import make_retriever
@@ -41,6 +42,13 @@ class Shape:
     keys: int = 10_000
     prompt: int = 32  # tokens
     tokens: int = 16  # written
+    positions: int = 1024
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for a prompt that leaves no room to write."""
+        most = self.positions - self.tokens - 1
+        if not 1 <= self.prompt <= most:
+            raise MlpMemError(f"a prompt of {self.prompt} tokens; give 1 to {most}")
 
 
 def bench(
@@ -117,6 +125,7 @@ def _model(shape: Shape, dtype: torch.dtype = torch.float32) -> FusedModel:
         n_embd=shape.hidden,
         n_layer=shape.layers,
         n_head=shape.heads,
+        n_positions=shape.positions,
         vocab_size=shape.vocab,
         bos_token_id=0,
         eos_token_id=1,
