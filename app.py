@@ -38,7 +38,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="of --decoder or --preset, laid out for a CPU; int8 is small, fast, less exact",
     )  # fmt: skip
     parser.add_argument(
-        "--device", default="cpu", help="where --decoder or --preset are, such as cuda"
+        "--device",
+        default="cpu",
+        help="where --decoder or --preset are, such as cuda; auto for every GPU there is",
     )
     parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
     parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")

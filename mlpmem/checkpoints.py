@@ -15,6 +15,7 @@ from torch import Tensor
 from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, Tell, fetch
 from mlpmem.memory import MODEL_TYPE, Memory, MemoryConfig
+from mlpmem.placement import first_device
 from mlpmem.plain import parse_json
 
 # model_type: memory family, the only activation it has, lmbda the authors use
@@ -67,7 +68,8 @@ def load_memory(
         memory = Memory(config)
     weights = _read_weights(folder)
     _check_weights(memory, weights, folder)
-    weights = {name: weight.to(device, dtype) for name, weight in weights.items()}
+    place = first_device(device)
+    weights = {name: weight.to(place, dtype) for name, weight in weights.items()}
     memory.load_state_dict(weights, assign=True)
     return memory.eval().requires_grad_(False)
 

@@ -18,6 +18,7 @@ from mlpmem.families import family_of, ffn_at, layers_of
 from mlpmem.fastlinear import bytes_of
 from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
+from mlpmem.placement import first_device, spread
 from mlpmem.straight import Straight
 from mlpmem.threads import threads_for
 from mlpmem.tokenizer import load_tokenizer, tokenizer_hash
@@ -76,7 +77,8 @@ class Decoder:
     ) -> "Decoder":
         """Return the decoder of a transformers folder, or of a hub id, fetched as hub.fetch does.
 
-        Weights are safetensors or, where there are none, .bin files of tensors alone.
+        Weights are safetensors or, where there are none, .bin files of tensors alone. device "auto"
+        is every GPU that there is; see placement.
         """
         from transformers import AutoModelForCausalLM
 
@@ -84,10 +86,11 @@ class Decoder:
             path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
         )
         options = {"trust_remote_code": False, "local_files_only": True}
+        places = spread(device)
         try:
             tokenizer = load_tokenizer(str(folder), **options)
             model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, weights_only=True, **options
+                str(folder), dtype=dtype, weights_only=True, **options, **places
             )
         except Exception as error:  # readers of damaged files raise errors of their own
             name = Path(path_or_id).name if Path(path_or_id).exists() else str(path_or_id)
@@ -96,11 +99,11 @@ class Decoder:
                 "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
                 "and a tokenizer, or a hub id"
             ) from error
-        return cls(model.to(device), tokenizer, depth)
+        return cls(model if places else model.to(first_device(device)), tokenizer, depth)
 
     @property
     def device(self) -> torch.device:
-        """Return where the weights are."""
+        """Return where token ids go in and hidden states come out; the weights, where it is one."""
         return self.model.get_input_embeddings().weight.device
 
     @property
@@ -215,7 +218,7 @@ class Decoder:
             pass
         finally:
             _CATCH.reset(token)
-        hidden = catch.hidden.view(*ids.shape, -1)
+        hidden = catch.hidden.view(*ids.shape, -1).to(self.device)
         return DecoderOutput(
             output.logits if output is not None else None,
             hidden[:, -last:],

@@ -74,8 +74,8 @@ def distil(
         _train(folder, tell)
         os.replace(folder / "runs" / "recipe" / "memory", folder / "memory")
         shutil.rmtree(folder / "runs", ignore_errors=True)
-    weight = model.decoder.head_weight
-    return Memory.load(folder / "memory", dtype=weight.dtype, device=weight.device)
+    dtype, device = model.decoder.head_weight.dtype, model.decoder.device
+    return Memory.load(folder / "memory", dtype=dtype, device=device)
 
 
 def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:

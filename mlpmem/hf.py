@@ -198,8 +198,8 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
     ) -> "MlpMemoryForCausalLM":
         """Return the model of a folder that save_pretrained wrote; float32 unless dtype is given.
 
-        device_map is one device, or {"": device}. MlpMemError for options that would change what is
-        computed and are not known here.
+        device_map is one device, {"": device}, or "auto": see placement. MlpMemError for options
+        that would change what is computed and are not known here.
         """
         folder = Path(pretrained_model_name_or_path)
         check_folder(folder, options)

@@ -139,7 +139,8 @@ class Memory(nn.Module):
         """Return self, checked against the decoder it answers for and given its head if tied."""
         check_binding(self.config, decoder)
         if self.config.tied_head:
-            self.lm_head.weight = nn.Parameter(decoder.head_weight, requires_grad=False)
+            weight = decoder.head_weight.to(decoder.device)
+            self.lm_head.weight = nn.Parameter(weight, requires_grad=False)
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -13,6 +13,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
+from mlpmem.placement import AUTO
 from mlpmem.retriever import RETRIEVERS, make_retriever
 from mlpmem.settings import Settings, check_lmbda
 
@@ -87,13 +88,15 @@ def _dtype(given: torch.dtype | str | None) -> torch.dtype:
     return found
 
 
-def _device(device_map: Any) -> torch.device:
-    """Return the one device of a device_map; MlpMemError where it names several."""
+def _device(device_map: Any) -> str | torch.device:
+    """Return the one device of a device_map, or "auto"; MlpMemError for maps of other kinds."""
+    if device_map == AUTO:
+        return AUTO
     if isinstance(device_map, dict) and set(device_map) == {""}:
         device_map = device_map[""]
-    if isinstance(device_map, dict) or device_map in ("auto", "balanced", "sequential"):
+    if isinstance(device_map, dict) or device_map in ("balanced", "sequential"):
         raise MlpMemError(
-            f"from_pretrained: device_map is {device_map!r}; decoder and memory stay together here,"
-            ' give one device, such as "cuda"'
+            f"from_pretrained: device_map is {device_map!r}; give one device, such as "
+            '"cuda", or "auto" for every GPU there is'
         )
     return torch.device("cpu" if device_map is None else device_map)

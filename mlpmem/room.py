@@ -10,6 +10,7 @@ import torch
 from mlpmem.cgroup import allowed
 from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, WEIGHTS
+from mlpmem.placement import AUTO, FILLED, first_device, free_on_gpus
 
 SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
 
@@ -53,7 +54,10 @@ def _stored(folder: Path) -> torch.dtype:
 
 def available_bytes(device: str | torch.device = "cpu") -> int:
     """Return the bytes that a device has free now for this process; MlpMemError without it."""
+    if device == AUTO and torch.cuda.is_available():
+        return int(FILLED * sum(free_on_gpus()))
     try:
+        device = first_device(device)
         if torch.device(device).type == "cuda":
             return torch.cuda.mem_get_info(device)[0]
     except (AssertionError, RuntimeError) as error:  # torch without CUDA, no such name, no driver

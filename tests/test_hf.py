@@ -142,7 +142,7 @@ def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):
     with pytest.raises(MlpMemError, match="load_in_4bit"):
         MlpMemoryForCausalLM.from_pretrained(tmp_path, load_in_4bit=True)
     with pytest.raises(MlpMemError, match="one device"):
-        MlpMemoryForCausalLM.from_pretrained(tmp_path, device_map="auto")
+        MlpMemoryForCausalLM.from_pretrained(tmp_path, device_map="balanced")
     with pytest.raises(MlpMemError, match="float7"):
         MlpMemoryForCausalLM.from_pretrained(tmp_path, dtype="float7")
     half = MlpMemoryForCausalLM.from_pretrained(tmp_path, revision="main", dtype="bfloat16")
