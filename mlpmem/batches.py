@@ -167,7 +167,7 @@ def _written(system: System, prompts: list[list[int]], most: int) -> list[list[i
         if not going:
             break
         if len(going) < len(live):
-            output.cache.batch_select_indices(torch.tensor(going, device=decoder.device))
+            output.cache.batch_select_indices(torch.tensor(going))
         live = [live[i] for i in going]
         ids = torch.tensor([[tokens[i]] for i in going], device=decoder.device)
         mask = torch.nn.functional.pad(mask[going], (0, 1), value=1)

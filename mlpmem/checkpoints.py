@@ -87,6 +87,7 @@ def _config_row(top: Path, folder: Path) -> dict:
     from transformers import CONFIG_MAPPING
 
     family, activation, lmbda = PUBLISHED[row["model_type"]]
+    row.pop("layer_types", None)  # of the base's layers, whose number is another
     try:  # the family's own class knows its defaults, which config.json may leave out
         base = CONFIG_MAPPING[row["model_type"]](**row)
     except Exception as error:  # its checks raise errors of their own

@@ -5,6 +5,7 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
+from collections.abc import Collection
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from mlpmem.fastlinear import bytes_of
 from mlpmem.hub import Tell, fetch
 from mlpmem.pieces import token_bytes
 from mlpmem.placement import first_device, spread
+from mlpmem.plain import valid
 from mlpmem.straight import Straight
 from mlpmem.threads import threads_for
 from mlpmem.tokenizer import load_tokenizer, tokenizer_hash
@@ -89,9 +91,15 @@ class Decoder:
         places = spread(device)
         try:
             tokenizer = load_tokenizer(str(folder), **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(folder), dtype=dtype, weights_only=True, **options, **places
+            model, read = AutoModelForCausalLM.from_pretrained(
+                str(folder),
+                dtype=dtype,
+                weights_only=True,
+                output_loading_info=True,
+                **options,
+                **places,
             )
+            check_complete(read["missing_keys"])
         except Exception as error:  # readers of damaged files raise errors of their own
             name = Path(path_or_id).name if Path(path_or_id).exists() else str(path_or_id)
             raise MlpMemError(
@@ -161,7 +169,7 @@ class Decoder:
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of text, with BOS where the tokenizer adds one."""
-        return self.tokenizer.encode(text, verbose=False)
+        return self.tokenizer.encode(valid(text), verbose=False)
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""
@@ -236,6 +244,14 @@ def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     return torch.zeros_like(mask, dtype=model.dtype).masked_fill(
         ~mask, torch.finfo(model.dtype).min
     )
+
+
+def check_complete(missing: Collection[str]) -> None:
+    """Raise MlpMemError where weights were missing, which transformers would make up at random."""
+    if missing:
+        raise MlpMemError(
+            f"it lacks {len(missing)} weights, such as {min(missing)}; a memory is given as such"
+        )
 
 
 def _catch(module: nn.Module, args: tuple) -> None:

@@ -126,6 +126,7 @@ def pack(module: nn.Module, int8: bool = False) -> int:
             if type(layer) in (nn.Linear, Conv1D, TheirConv1D):
                 made = _packed(layer, type(layer) is not nn.Linear, int8)
                 if made is not None:
+                    made._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
                     setattr(parent, name, made)
                     packed += 1
             elif type(layer) is NewGELUActivation:

@@ -162,7 +162,7 @@ def _advance(
     rows = {history: new for new, history in enumerate(histories)}
     parents = [row for row, _ in rows]
     if parents != list(range(len(last.hidden))):
-        last.cache.batch_select_indices(torch.tensor(parents, device=decoder.device))
+        last.cache.batch_select_indices(torch.tensor(parents))
     for column in live:
         column.row = rows[column.row, column.steps[-1].token_id]
     tokens = torch.tensor([[token] for _, token in rows])

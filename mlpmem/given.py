@@ -79,7 +79,24 @@ def kind_of(folder: Path) -> str:
             f"({ADAPTER_FILES[0]}) or of a memory; check the path"
         ) from error
     mine = isinstance(row, dict) and row.get("model_type") == MEMORY_TYPE
-    return "memory" if mine else "decoder"
+    return "memory" if mine or _without_attention(folder) else "decoder"
+
+
+def _without_attention(folder: Path) -> bool:
+    """Return whether a folder's safetensors hold layers, and none of them attends.
+
+    So it is with published memories that lie flat: their config.json is their base family's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "np") as file:
+                names.update(file.keys())
+        except (OSError, SafetensorError):  # whoever reads it says what is wrong
+            return False
+    return bool(names) and not any("att" in name for name in names)
 
 
 def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:

@@ -81,7 +81,7 @@ def fetch(
             f"{what}: {str(source)!r} is no folder here and no hub id; check the path, or give "
             "an id such as owner/name"
         )
-    if (cached := find_cached(str(source), revision)) is not None:
+    if (cached := find_cached(str(source), what, revision)) is not None:
         return cached
     if local_files_only:
         raise MlpMemError(
@@ -92,9 +92,14 @@ def fetch(
     return _download(listing, what, revision, tell or (lambda line, share: None))
 
 
-def find_cached(hub_id: str, revision: str | None = None) -> Path | None:
-    """Return the folder of what was downloaded before, None unless its weights are all there."""
+def find_cached(hub_id: str, what: str, revision: str | None = None) -> Path | None:
+    """Return the folder of what was downloaded before, None unless its weights are all there.
+
+    So must be a decoder's tokenizer, which another program may have left aside.
+    """
     from huggingface_hub import snapshot_download
+
+    from mlpmem.tokenizer import has_vocabulary
 
     try:
         options = {"revision": revision, "local_files_only": True, "allow_patterns": list(SMALL)}
@@ -103,7 +108,10 @@ def find_cached(hub_id: str, revision: str | None = None) -> Path | None:
         return None
     there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     weights = [n for n in wanted(there) if any(fnmatch(Path(n).name, p) for p in WEIGHTS)]
-    return folder if weights and _whole(folder, weights) else None
+    complete = bool(weights) and _whole(folder, weights)
+    if what == "decoder":
+        complete = complete and has_vocabulary(folder)
+    return folder if complete else None
 
 
 def _whole(folder: Path, weights: list[str]) -> bool:

@@ -5,6 +5,7 @@ transformers' own layers join old and new into new tensors, which copies everyth
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -52,7 +53,8 @@ class GrowingLayer(DynamicLayer):
     def _make_room(self, past: int, size: int, added: tuple[Tensor, Tensor]) -> None:
         """Make buffers for size tokens and more, with what the layer holds at their head."""
         room = size + max(ROOM, size // 2)
-        self._buffers = [new.new_empty(*new.shape[:2], room, new.shape[3]) for new in added]
+        with torch.inference_mode(False):  # whoever goes on with the cache need not infer
+            self._buffers = [new.new_empty(*new.shape[:2], room, new.shape[3]) for new in added]
         if past:
             for buffer, held in zip(self._buffers, (self.keys, self.values), strict=True):
                 buffer[:, :, :past] = held

@@ -14,7 +14,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.hub import Tell, fetch
 from mlpmem.keycache import Built, build_or_read, label_of
 from mlpmem.memory import Memory
-from mlpmem.plain import parse_json
+from mlpmem.plain import parse_json, valid
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
 from mlpmem.settings import Settings
@@ -171,4 +171,4 @@ def _line(name: str, number: int, line: str) -> tuple[str, str]:
         raise MlpMemError(
             f'text: line {number} of {name} is no object with a "text" ({error!r}); correct it'
         ) from error
-    return str(row.get("title") or f"{name}:{number}"), str(text)
+    return valid(str(row.get("title") or f"{name}:{number}")), valid(str(text))

@@ -14,6 +14,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def valid(text: str) -> str:
+    """Return text with U+FFFD for every lone surrogate, which JSON can name and UTF-8 not hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def is_number(value: Any) -> bool:
     """Return whether a value is a finite number; true and false are none, nor what no float holds.
 

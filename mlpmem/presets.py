@@ -85,7 +85,7 @@ def check_preset(
     parts = {"decoder": preset.decoder, "memory": preset.memory}
     check_room({k: r.parameters for k, r in parts.items()}, dtype or preset.dtype, device)
     for what, repository in parts.items():
-        if find_cached(repository.hub_id, repository.revision) is not None:
+        if find_cached(repository.hub_id, what, repository.revision) is not None:
             tell(f"{what}: {repository.hub_id} is here already", None)
         else:
             listing = look_up(repository.hub_id, what, repository.revision, repository.licence)

@@ -48,7 +48,10 @@ class Passages:
         self._bm25s = _bm25s()
         self._index = self._bm25s.BM25()
         texts = [decoder.decode(self.plain(i)) for i in range(len(self.ids))]
-        self._index.index(self._tokens(texts, True), show_progress=False)
+        words = self._tokens(texts, True)
+        self._worded = any(words.ids)  # an index of no words at all cannot be made
+        if self._worded:
+            self._index.index(words, show_progress=False)
         self.seconds = time.perf_counter() - began
 
     def __len__(self) -> int:
@@ -62,12 +65,15 @@ class Passages:
     @cached_property
     def bytes(self) -> int:
         """Return the size of index, words and passages in memory."""
-        arrays = sum(x.nbytes for x in self._index.scores.values() if isinstance(x, np.ndarray))
-        words = sum(sys.getsizeof(word) + WORD for word in self._index.vocab_dict)
+        scores = self._index.scores if self._worded else {}
+        arrays = sum(x.nbytes for x in scores.values() if isinstance(x, np.ndarray))
+        words = sum(sys.getsizeof(w) + WORD for w in self._index.vocab_dict) if self._worded else 0
         return arrays + words + sum(map(sys.getsizeof, self.ids)) + 8 * len(self.ids)
 
     def search(self, query: str, count: int) -> list[int]:
         """Return the passages that suit a query best, best first; those without a word are none."""
+        if not self._worded:
+            return []
         words = self._tokens([query], False)
         count = min(count, len(self))
         found = self._index.retrieve(words, k=count, show_progress=False, n_threads=0)

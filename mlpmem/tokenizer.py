@@ -2,20 +2,34 @@
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
+
+from mlpmem.errors import MlpMemError
+
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def load_tokenizer(source: str, **options: Any) -> Any:
     """Return the tokenizer of a folder or hub id: tokenizer.json as it is, where there is one.
 
-    A family's own tokenizer class may add tokens and rules to what the file says.
+    A family's own tokenizer class may add tokens and rules to what the file says. MlpMemError for
+    a folder without a vocabulary, of which transformers would make a tokenizer that knows nothing.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+    folder = Path(source)
+    if folder.is_dir() and not has_vocabulary(folder):
+        raise MlpMemError(f"there is no tokenizer: none of {', '.join(VOCABULARIES)}")
     try:
         return PreTrainedTokenizerFast.from_pretrained(source, **options)
     except (OSError, ValueError):
         return AutoTokenizer.from_pretrained(source, **options)
+
+
+def has_vocabulary(folder: Path) -> bool:
+    """Return whether a folder holds a tokenizer's vocabulary."""
+    return any((folder / name).is_file() for name in VOCABULARIES)
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

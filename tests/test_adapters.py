@@ -6,6 +6,7 @@ import shutil
 import pytest
 import tiny
 import torch
+from published import RELEASED, write_memory
 from safetensors.torch import load_file, save_file
 
 from mlpmem import cast
@@ -206,6 +207,9 @@ def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "mlp_memory_config.json").write_text("{}")
     assert kind_of(tmp_path / "published") == "memory"
+    for family in RELEASED:
+        write_memory(tmp_path / family, family)
+        assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
     assert given(f"tuned={folder}").kind == "adapter"
     with pytest.raises(MlpMemError, match="no folder of a decoder"):
         given(f"tuned={tmp_path}")

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 import torch
+from safetensors.torch import save_file
 
 from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
@@ -119,6 +120,28 @@ def test_a_folder_without_weights_is_refused(tmp_path):
     tiny.decoder().model.config.save_pretrained(tmp_path)
     with pytest.raises(MlpMemError, match="give a transformers folder.*model.safetensors"):
         Decoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
+def test_a_folder_without_a_tokenizer_or_of_too_few_weights_is_refused(family, tmp_path):
+    """transformers makes up what is missing: a tokenizer of no words, random weights."""
+    decoder = tiny.decoder(family)
+    decoder.model.save_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="there is no tokenizer: none of tokenizer.json"):
+        Decoder.load(tmp_path)
+    decoder.tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(Decoder.load(tmp_path).head_weight, decoder.head_weight)
+    weights = {k: v.clone() for k, v in decoder.model.state_dict().items() if "layers.1." not in k}
+    weights = {k: v for k, v in weights.items() if ".h.1." not in k and k != "lm_head.weight"}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MlpMemError, match="it lacks [0-9]+ weights, such as"):
+        Decoder.load(tmp_path)
+
+
+def test_half_a_character_is_encoded_as_one_that_is_unknown():
+    decoder = tiny.decoder()
+    assert decoder.encode("a\ud83d b") == decoder.encode("a\ufffd b")
+    assert decoder.encode("a\ud83d\ude00") == decoder.encode("a\U0001f600")
 
 
 def test_a_folder_that_is_none_says_what_to_give(tmp_path):

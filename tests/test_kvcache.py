@@ -73,6 +73,16 @@ def test_layers_of_a_window_stay_transformers_own():
             assert kinds.count(DynamicLayer) == grown
 
 
+def test_a_pass_that_does_not_infer_goes_on_with_it():
+    decoder = tiny.decoder("llama")
+    ids = torch.tensor([[0, 9, 4]])
+    cache = decoder.forward(ids, use_cache=True).cache
+    with torch.no_grad():
+        found = decoder.model(torch.tensor([[7]]), past_key_values=cache).logits
+    wanted = decoder.forward(torch.tensor([[0, 9, 4, 7]])).logits[:, -1:]
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+
+
 def test_decoders_read_into_it():
     for family in ("gpt2", "llama", "qwen2"):
         cache = tiny.decoder(family).forward(torch.tensor([[0, 9, 4]]), use_cache=True).cache

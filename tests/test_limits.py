@@ -3,7 +3,9 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+import gradio as gr
 import pytest
+from gradio import processing_utils
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import limits, stream
@@ -40,7 +42,31 @@ def test_a_run_in_time_says_nothing_more():
     assert list(stream.guarded(lambda stop: iter([{"kind": "done"}]))) == [{"kind": "done"}]
 
 
-def ask(parts: list[bytes], headers: list[tuple[bytes, bytes]]) -> tuple[list[int], int]:
+def test_what_a_lease_says_is_told_without_its_markup():
+    def refused(stop):
+        yield {"kind": "steps"}
+        raise gr.Error("GPU quota exceeded, <a href='/x'>sign in</a> or wait 2 hours")
+
+    *_, last = stream.guarded(refused)
+    assert last["kind"] == "message"
+    assert last["text"] == "GPU quota exceeded, sign in or wait 2 hours"
+
+
+def test_gradio_fetches_no_address_for_a_visitor():
+    """It would for every component whose value names one in place of a file."""
+    limits.refuse_addresses()
+    given = {"path": "https://example.org/a.bin", "meta": {"_type": "gradio.FileData"}}
+    moved = processing_utils.async_move_files_to_cache(given, gr.Textbox(render=False))
+    with pytest.raises(ValueError, match="files are uploaded"), ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, moved).result()
+
+
+def ask(
+    parts: list[bytes],
+    headers: list[tuple[bytes, bytes]],
+    path: str = "/",
+    bound=limits.BoundedBody,
+) -> tuple[list[int], int]:
     """Return (statuses sent, bytes the app was given) of one request to a bounded app."""
     sent, given, waiting = [], 0, list(parts)
 
@@ -62,8 +88,8 @@ def ask(parts: list[bytes], headers: list[tuple[bytes, bytes]]) -> tuple[list[in
     async def send(message):
         sent.extend([message["status"]] if "status" in message else [])
 
-    scope = {"type": "http", "headers": headers}
-    answer = limits.BoundedBody(app, most=10)(scope, receive, send)
+    scope = {"type": "http", "path": path, "headers": headers}
+    answer = bound(app, most=10)(scope, receive, send)
     with ThreadPoolExecutor(1) as thread:  # this one may be driving a browser, in a loop of its own
         thread.submit(asyncio.run, answer).result()
     return sent, given
@@ -77,3 +103,14 @@ def test_a_body_within_its_bound_passes():
 def test_a_body_above_its_bound_is_refused_whatever_its_header_says(headers):
     sent, given = ask([b"12345"] * 3, headers)
     assert sent == [413] and given <= 10
+
+
+def test_uploads_are_taken_while_they_have_room(tmp_path, monkeypatch):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    upload = "/gradio_api/upload"
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x.txt").write_bytes(b"1234567890")
+    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([200], 5)
+    (tmp_path / "a" / "y.txt").write_bytes(b"1")
+    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([413], 0)
+    assert ask([b"12345"], [], "/gradio_api/queue/join", limits.BoundedUploads) == ([200], 5)

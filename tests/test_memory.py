@@ -77,6 +77,14 @@ def test_what_a_config_leaves_out_is_the_familys_default_and_n_inner_is_not_read
         torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
+def test_kinds_of_the_bases_layers_are_not_read_with_the_memorys_number_of_them(family, tmp_path):
+    config = MISTRAL_CONFIG | {"model_type": family, "layer_types": ["full_attention"] * 28}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(mistral_weights(), tmp_path / "model.safetensors")
+    assert Memory.load(tmp_path).config.num_layers == 3
+
+
 def test_another_activation_and_a_config_that_cannot_be_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG | {"activation_function": "relu"}))
     with pytest.raises(MlpMemError, match="activation 'relu'; memories of the family gpt2 have"):

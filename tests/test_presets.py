@@ -13,6 +13,7 @@ import mlpmem
 from mlpmem import hub, presets, room
 from mlpmem.errors import MlpMemError
 from mlpmem.parts import from_parts
+from mlpmem.tokenizer import VOCABULARIES
 
 TEXT = "The capital of Peru is Lima. Gold has the symbol Au, and Vellmar is a town in the hills."
 
@@ -97,12 +98,23 @@ def test_a_preset_is_downloaded_once_after_size_and_licence_were_told(served):
 def test_a_file_that_is_not_here_whole_is_downloaded_again(served):
     memory = presets.PRESETS["gpt2-large-wikitext103"].memory.hub_id
     folder = hub.fetch(memory, "memory")
-    assert hub.find_cached(memory) == folder
+    assert hub.find_cached(memory, "memory") == folder
     shard = next(folder.rglob("*00002-of-00002.bin"))
     shard.resolve().unlink()
     shard.unlink(missing_ok=True)
-    assert hub.find_cached(memory) is None
+    assert hub.find_cached(memory, "memory") is None
     assert hub.fetch(memory, "memory") == folder and shard.is_file()
+
+
+def test_a_decoder_that_another_program_left_without_its_tokenizer_is_downloaded_whole(served):
+    decoder = presets.PRESETS["gpt2-large-wikitext103"].decoder.hub_id
+    folder = hub.fetch(decoder, "decoder")
+    words = [path for path in folder.iterdir() if path.name in VOCABULARIES]
+    for path in words:
+        path.resolve().unlink()
+        path.unlink(missing_ok=True)
+    assert words and hub.find_cached(decoder, "decoder") is None
+    assert hub.fetch(decoder, "decoder") == folder and all(path.is_file() for path in words)
 
 
 def test_an_id_the_hub_does_not_have_and_one_without_a_licence(served):

@@ -172,6 +172,14 @@ def test_passages_without_a_word_in_common_are_not_read():
     assert system("rag").context(ids, 6) == ids and passages().search("zzz", 3) == []
 
 
+def test_a_text_without_a_word_is_searched_and_nothing_is_found():
+    decoder = model().decoder
+    mute = Passages(cut_text(decoder, [("notes", "!!! ???")]), decoder)
+    ids = decoder.encode("The symbol of gold is")
+    assert mute.search("gold", 3) == [] and mute.bytes > 0
+    assert Rag(Column(model()), mute).context(ids, 6) == ids
+
+
 def test_the_best_passage_stands_last_and_what_does_not_fit_is_left_out():
     several = Rag(Column(model()), passages(), count=4)
     ids = model().decoder.encode("capital of Peru Vellmar town")

@@ -82,6 +82,9 @@ def test_a_text_of_ones_own_is_checked(tmp_path):
     ):  # fmt: skip
         with pytest.raises(MlpMemError, match=word):
             own.titled(name, content)
+    broken = '{"title": "T\\ud83d", "text": "x\\ude00"}'
+    assert own.titled("a.jsonl", broken) == [("T\ufffd", "x\ufffd")]
+    assert own.titled("t\ud83d", "x\ud83d") == [("t\ufffd", "x\ufffd")]
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfok")
     assert own.read_upload(tmp_path / "a.txt") == ("a.txt", "ok")
     (tmp_path / "c.txt").write_text("read once")

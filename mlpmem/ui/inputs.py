@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import is_number
+from mlpmem.plain import is_number, valid
 from mlpmem.prompts import question_prompt
 from mlpmem.trace import AUTO, SOURCES
 
@@ -82,7 +82,7 @@ def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -
     """Return the text without surrounding space; MlpMemError if it is empty or over-long."""
     if not isinstance(text, str) or not text.strip():
         raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
-    text = text.strip()
+    text = valid(text.strip())
     if len(text) > most:
         raise MlpMemError(
             f"The {what} has {len(text):,} characters; at most {most:,} are taken. "
@@ -121,7 +121,7 @@ def check_probe(data: dict) -> tuple[list[int], str]:
         raise MlpMemError("The position is not known any more. Choose a token again.")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROBE:
         raise MlpMemError(f"Name a token: a word of 1 to {MAX_PROBE} characters.")
-    return ids, text
+    return ids, valid(text)
 
 
 def check_lmbda(value: object) -> float | str | None:

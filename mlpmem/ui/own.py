@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.plain import valid
 
 MAX_BYTES = 2_000_000  # of one text
 SHELF_BYTES = 600_000_000  # of all datastores together
@@ -120,7 +121,10 @@ def titled(name: str, content: str) -> list[tuple[str, str]]:
         raise MlpMemError(f"{name} holds NUL characters, so it is no text. Save it as plain text.")
     from mlpmem.parts import titled_texts  # torch comes with it, which the first screen need not
 
-    pairs = [(title[:200], text) for title, text in titled_texts(name, content) if text.strip()]
+    content = valid(content)
+    pairs = [
+        (valid(title[:200]), text) for title, text in titled_texts(name, content) if text.strip()
+    ]
     if not pairs:
         raise MlpMemError("There is no text. Paste some, or upload a file with some.")
     return pairs

@@ -34,6 +34,7 @@ PANELS = {
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
     """Return the page; nothing of the model is touched here."""
+    limits.refuse_addresses()
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS) as page:
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
@@ -91,7 +92,9 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "state_session_capacity": 200,
         "pwa": False,
-        "app_kwargs": {"middleware": [Middleware(limits.BoundedBody)]},
+        "app_kwargs": {
+            "middleware": [Middleware(limits.BoundedBody), Middleware(limits.BoundedUploads)]
+        },
         "max_file_size": "8mb",  # what is above own.MAX_BYTES gets a sentence rather than a 413
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.given import NAME
-from mlpmem.plain import is_number, parse_json
+from mlpmem.plain import is_number, parse_json, valid
 from mlpmem.trace import AUTO, PARTS, SOURCES, VERSION, Trace
 
 MAX_BYTES = 6_000_000
@@ -120,6 +120,7 @@ def _probabilities(probs: Any) -> None:
 
 def _text(value: Any) -> str:
     _check(isinstance(value, str) and len(value) <= MAX_TEXT, "a text is missing or too long")
+    _check(valid(value) == value, "a text is broken")
     return value
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 from mlpmem.ui import page
 from mlpmem.ui.recorded import Recorded
@@ -14,8 +15,18 @@ def serve(
     """Serve until interrupted, loading once the page answers; returns an exit status.
 
     Where host and port are not given, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count, which a host
-    such as Spaces sets.
+    such as Spaces sets. Uploads lie in GRADIO_TEMP_DIR or, without it, in a folder of this
+    process alone, which goes when it ends.
     """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        return _serve(service, recorded, host, port)
+    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        return _serve(service, recorded, host, port)
+
+
+def _serve(service: Service, recorded: Recorded, host: str | None, port: int | None) -> int:
+    """Serve until interrupted."""
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
     port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
     blocks = page.build(service, recorded)

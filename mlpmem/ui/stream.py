@@ -5,16 +5,20 @@ whole traces, so a page that missed a delta is right again at the end.
 """
 
 import logging
+import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import gradio as gr
+
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.limits import LATE, Deadline, said
 
 PERIOD = 0.06  # seconds: about 16 updates a second
+MOST_SAID = 300  # characters of what another library says
 log = logging.getLogger(__name__)
 
 
@@ -86,6 +90,8 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
         stop.check()
     except MlpMemError as error:
         yield message(LATE if stop.over else said(error))
+    except gr.Error as error:  # of a lease: the quota is used up, the wait was too long
+        yield message(said(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
     except Exception:
         log.exception("a generation failed")
         yield message("Something went wrong while generating; the terminal says what. Try again.")

@@ -34,6 +34,26 @@ def test_four_endpoints_are_public_and_no_other(servers):
         assert "at most 2,000" in str(endpoint), "what may be asked is said"
 
 
+def test_an_address_in_place_of_a_value_is_not_fetched_and_half_a_character_is_one(servers):
+    server = servers["app"].wait()
+
+    def ask(prompt):
+        """Return the last event that the endpoint sends for a prompt."""
+        url = server.url + "gradio_api/call/generate"
+        body = json.dumps({"data": [prompt, None, None, 3, 0.0, 1.0, 0, 0]}).encode()
+        asked = urllib.request.Request(url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(asked) as answer:
+            event = json.load(answer)["event_id"]
+        with urllib.request.urlopen(f"{url}/{event}") as answer:
+            return answer.read().decode().strip().split("event: ")[-1]
+
+    address = {"path": "https://example.org/a", "meta": {"_type": "gradio.FileData"}}
+    assert ask(address).startswith("error")
+    assert "files are uploaded" in server.log.read_text()
+    found = ask("Peru \ud83d is")
+    assert found.startswith("complete") and "Peru \\ufffd is" in found
+
+
 def test_programs_get_the_librarys_numbers_and_sentences(servers):
     client_of = pytest.importorskip("gradio_client").Client
     client = client_of(servers["app"].wait().url, verbose=False)
