@@ -35,7 +35,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "int8"],
-        help="of --decoder or --preset, laid out for a CPU; int8 is small, fast, less exact",
+        help="of --decoder or --preset; int8 is small, fast, less exact, and a CPU's alone",
     )  # fmt: skip
     parser.add_argument(
         "--device",
@@ -80,9 +80,7 @@ def opened(args: argparse.Namespace) -> tuple:
     """
     from mlpmem.ui import extras, opening, service
 
-    held = {"device": args.device}
-    if args.dtype:
-        held["form"] = args.dtype
+    held = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}

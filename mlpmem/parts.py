@@ -14,6 +14,7 @@ from mlpmem.fused import FusedModel
 from mlpmem.hub import Tell, fetch
 from mlpmem.keycache import Built, build_or_read, label_of
 from mlpmem.memory import Memory
+from mlpmem.placement import first_device
 from mlpmem.plain import parse_json, valid
 from mlpmem.retriever import make_retriever
 from mlpmem.room import check_room, parameters_in
@@ -52,7 +53,8 @@ def from_parts(
         for what, source in given.items()
         if isinstance(source, str | Path)
     }
-    check_room({what: parameters_in(f) for what, f in folders.items()}, dtype, device)
+    sizes = {k: parameters_in(f, str(first_device(device)) == "cpu") for k, f in folders.items()}
+    check_room(sizes, dtype, device)
     held = {"dtype": dtype, "device": device}
     if "memory" in folders:
         memory = Memory.load(folders["memory"], depth=depth, **held)

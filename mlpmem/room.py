@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -12,14 +13,17 @@ from mlpmem.errors import MlpMemError
 from mlpmem.hub import NESTED, WEIGHTS
 from mlpmem.placement import AUTO, FILLED, first_device, free_on_gpus
 
+HEADS = ("lm_head.weight", "embed_out.weight")
+TABLES = ("wte.weight", "embed_tokens.weight", "embed_in.weight")
 SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
 
 
-def parameters_in(folder: Path) -> int:
+def parameters_in(folder: Path, packed: bool = False) -> int:
     """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
 
-    Read from the heads of safetensors files; for .bin files, from their size and the dtype that
-    config.json names (float32 where it names none).
+    Packed, a head that is the embedding's table too counts twice: the table stays. Read from the
+    heads of safetensors files; for .bin files, from their size and the dtype that config.json names
+    (float32 where it names none).
     """
     folder = folder / NESTED if (folder / NESTED).is_dir() else folder
     for pattern in WEIGHTS:
@@ -27,19 +31,22 @@ def parameters_in(folder: Path) -> int:
         if files and pattern.endswith(".bin"):
             return sum(path.stat().st_size for path in files) // _stored(folder).itemsize
         if files:
-            return sum(map(_numbers, files))
+            return _numbers(files, packed)
     return 0
 
 
-def _numbers(path: Path) -> int:
-    """Return how many numbers a safetensors file holds; 0 for one that cannot be read."""
+def _numbers(files: Sequence[Path], packed: bool) -> int:
+    """Return how many numbers safetensors files hold; 0 for what cannot be read of them."""
     from safetensors import SafetensorError, safe_open
 
-    try:
-        with safe_open(path, "pt") as file:
-            return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())
-    except (OSError, SafetensorError):  # whoever reads it says what is wrong
-        return 0
+    sizes = {}
+    for path in files:
+        with suppress(OSError, SafetensorError):  # whoever reads it says what is wrong
+            with safe_open(path, "pt") as file:
+                sizes |= {k: math.prod(file.get_slice(k).get_shape()) for k in file.keys()}
+    tied = packed and not any(name.endswith(HEADS) for name in sizes)
+    tables = (size for name, size in sizes.items() if tied and name.endswith(TABLES))
+    return sum(sizes.values()) + sum(tables)
 
 
 def _stored(folder: Path) -> torch.dtype:

@@ -12,8 +12,10 @@ from published import RELEASED, write_memory
 import mlpmem
 from mlpmem import hub, presets, room
 from mlpmem.errors import MlpMemError
+from mlpmem.fastlinear import PackedLinear
 from mlpmem.parts import from_parts
 from mlpmem.tokenizer import VOCABULARIES
+from mlpmem.ui import opening
 
 TEXT = "The capital of Peru is Lima. Gold has the symbol Au, and Vellmar is a town in the hills."
 
@@ -166,6 +168,29 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(tmp_path, monk
         from_parts(tmp_path / "decoder", tmp_path / "memory")
     with pytest.raises(MlpMemError, match="decoder 14.5 GB, memory 3.1 GB in bfloat16"):
         presets.check_preset("mistral-7b-wikipedia")
+
+
+@pytest.mark.parametrize(("family", "tied"), [("gpt2", True), ("gemma", True), ("llama", False)])
+def test_a_head_that_is_the_table_too_counts_twice_where_it_is_laid_out_apart(
+    family, tied, tmp_path
+):
+    decoder = write_decoder(tmp_path, family, "20KB")
+    held = sum(p.numel() for p in decoder.model.parameters())
+    assert (decoder.head_weight is decoder.model.get_input_embeddings().weight) == tied
+    assert room.parameters_in(tmp_path) == held
+    assert room.parameters_in(tmp_path, packed=True) == held + tied * decoder.head_weight.numel()
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [({}, True), ({"plain": True}, False), ({"plain": True, "form": "bfloat16"}, True)],
+)
+def test_the_page_lays_weights_out_unless_lora_is_to_be_merged(options, layers, tmp_path):
+    write_decoder(tmp_path, "llama")
+    model, later = opening.open_parts(str(tmp_path), **options)(lambda *_: None)
+    parts = list(model.decoder.model.modules())
+    assert any(isinstance(part, PackedLinear) for part in parts) == layers and later == []
+    assert model.generate("Peru is", max_new_tokens=2).steps
 
 
 def test_presets_state_what_their_shapes_need():

@@ -25,46 +25,57 @@ def open_parts(
     train: bool = False,
     device: str = "cpu",
     form: str | None = None,
+    plain: bool = False,
 ) -> Load:
     """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
 
     Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
-    of fastlinear.FORMS, in which weights are laid out for a CPU; None leaves them as they are.
+    of fastlinear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
+    CPU; plain leaves them as they are, for LoRA to be merged into, where there is no form.
     """
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
+        from mlpmem.fastlinear import form_of
         from mlpmem.hub import fetch
         from mlpmem.parts import from_parts
 
         folder = fetch(decoder, "decoder", tell=tell)
         tell("reading the weights", None)
-        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form)
+        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form, plain)
         later = _texts(model, text)
         if train:
-            later.append(Later("memory", partial(_distil, model, folder, text, form)))
+            packed, int8 = bool(form) or not plain, bool(form) and form_of(form)[1]
+            later.append(Later("memory", partial(_distil, model, folder, text, packed, int8)))
         return model, later
 
     return load
 
 
 def open_preset(
-    name: str, text: Sequence[Path] = (), device: str = "cpu", form: str | None = None
+    name: str,
+    text: Sequence[Path] = (),
+    device: str = "cpu",
+    form: str | None = None,
+    plain: bool = False,
 ) -> Load:
-    """Return a `load` of a preset, with a datastore of texts where there are some."""
+    """Return a `load` of a preset, with a datastore of texts where there are some.
+
+    form and plain are open_parts'.
+    """
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem import presets
 
-        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form)
+        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form, plain)
         return model, _texts(model, text)
 
     return load
 
 
-def laid_out(make: Callable[..., Any], form: str | None) -> Any:
-    """Return the model that `make` makes, its weights in a form."""
+def laid_out(make: Callable[..., Any], form: str | None, plain: bool = False) -> Any:
+    """Return the model that `make` makes, its weights in a form; see open_parts."""
     if form is None:
-        return make()
+        return make() if plain else make().pack()
     from mlpmem.fastlinear import form_of
 
     dtype, int8 = form_of(form)
@@ -85,16 +96,16 @@ def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
 
 
 def _distil(
-    model: Any, decoder: Path, text: Sequence[Path], form: str | None, tell: Tell
+    model: Any, decoder: Path, text: Sequence[Path], packed: bool, int8: bool, tell: Tell
 ) -> tuple[Any, str]:
     """Return a model with a memory distilled from text files, and a line on its cost."""
     from mlpmem.distil import distil
-    from mlpmem.fastlinear import form_of, pack
+    from mlpmem.fastlinear import pack
 
     begin = time.perf_counter()
     memory = distil(model, decoder, text, tell)
-    if form:
-        pack(memory, form_of(form)[1])
+    if packed:
+        pack(memory, int8)
     made = model.with_memory(memory)
     took = seconds_text(time.perf_counter() - begin)
     return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"
