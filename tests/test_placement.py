@@ -64,9 +64,9 @@ def test_a_decoder_for_several_gpus_is_read_with_these_options_and_not_moved(
 
     def spy(folder, device_map=None, max_memory=None, **options):
         seen.update(device_map=device_map, max_memory=max_memory)
-        model = read(folder, **options)
+        model, found = read(folder, **options)
         monkeypatch.setattr(model, "to", lambda *_: pytest.fail("it lies where it was put"))
-        return model
+        return model, found
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
     Decoder.load(tmp_path, device="auto")
