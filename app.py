@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from mlpmem.given import Given, given
+from mlpmem.hub import HUB_ID
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -59,10 +60,37 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     if args.train_memory and (args.memory or not args.text):
         parser.error("--train-memory makes a memory of --text, in place of --memory")
     try:
+        check_place(args)
+    except MlpMemError as error:
+        parser.error(str(error))
+    try:
         args.column = columns(args.column)
     except MlpMemError as error:
         parser.error(f"--column: {error}")
     return args
+
+
+def check_place(args: argparse.Namespace) -> None:
+    """Raise MlpMemError for what is not there, as far as this machine alone can tell."""
+    for name in ("decoder", "memory"):
+        place = vars(args)[name]
+        if place and not Path(place).is_dir():
+            if Path(place).exists() or not HUB_ID.fullmatch(place):
+                raise MlpMemError(f"--{name} {place} is no folder here and no hub id")
+    for path in args.text:
+        if not path.is_file():
+            raise MlpMemError(f"--text {path} is no file here")
+    port = os.environ.get("GRADIO_SERVER_PORT", "7860") if args.port is None else args.port
+    if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
+        raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
+    if args.preset:
+        from mlpmem.presets import find_preset
+
+        find_preset(args.preset)
+    if args.device != "cpu" and (args.decoder or args.preset):
+        from mlpmem.room import available_bytes
+
+        available_bytes(args.device)
 
 
 def columns(texts: list[str]) -> list[Given]:

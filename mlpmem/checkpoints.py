@@ -60,7 +60,7 @@ def load_memory(
     top = fetch(
         path_or_id, "memory", revision=revision, local_files_only=local_files_only, tell=tell
     )
-    folder = top / NESTED if (top / NESTED).is_dir() else top
+    folder = _inner(top)
     given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
     row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
     config = MemoryConfig.from_dict(row)
@@ -72,6 +72,14 @@ def load_memory(
     weights = {name: weight.to(place, dtype) for name, weight in weights.items()}
     memory.load_state_dict(weights, assign=True)
     return memory.eval().requires_grad_(False)
+
+
+def _inner(top: Path) -> Path:
+    """Return where a folder's memory stands: in it, or within a bundle or a run of training."""
+    for inner in (top / NESTED, top / "memory"):
+        if inner.is_dir() and (inner.name == NESTED or not (top / "config.json").is_file()):
+            return inner
+    return top
 
 
 def _config_row(top: Path, folder: Path) -> dict:
@@ -210,7 +218,7 @@ def _read_json(path: Path) -> dict:
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"memory: cannot read {path.parent.name}/{path.name} ({error}); "
-            "download or export the memory again"
+            "is this a memory's folder? If it is, download or export it again"
         ) from error
     if not isinstance(row, dict):
         raise MlpMemError(f"memory: {path.name} is not a JSON object; export the memory again")

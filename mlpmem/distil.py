@@ -49,6 +49,7 @@ nll_floor = 1e9
 easy_share = {share}
 
 [memory]
+lmbda = {lmbda}
 blocks = 4
 intermediate_size = {inner}
 batch = 256
@@ -62,8 +63,9 @@ def distil(
 ) -> Memory:
     """Return a memory of text files for a model's decoder, whose folder is given.
 
-    The model has the texts' datastore, and the targets its k and temperature. tell hears which
-    stage is at what. MlpMemError says why there is no memory.
+    The model has the texts' datastore: the targets have its k and temperature, and the memory that
+    imitates it is used at its lambda. tell hears which stage is at what, standard error where the
+    memory lies. MlpMemError says why there is none.
     """
     text = [str(Path(path).resolve()) for path in text]
     recipe = _recipe(model, Path(decoder).resolve(), text)
@@ -74,6 +76,7 @@ def distil(
         _train(folder, tell)
         os.replace(folder / "runs" / "recipe" / "memory", folder / "memory")
         shutil.rmtree(folder / "runs", ignore_errors=True)
+    sys.stderr.write(f"mlpmem: the memory is in {folder / 'memory'}, for --memory\n")
     dtype, device = model.decoder.head_weight.dtype, model.decoder.device
     return Memory.load(folder / "memory", dtype=dtype, device=device)
 
@@ -87,6 +90,7 @@ def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:
         depth=model.decoder.depth,
         k=model.settings.k,
         temperature=float(model.settings.knn_temperature),
+        lmbda=float(model.settings.of("knn")),
         share=min(1.0, ROWS / len(model.datastore)),
         inner=4 * model.decoder.hidden_size,
     )

@@ -31,7 +31,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from mlpmem.distributions import interpolate
 from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
-from mlpmem.pretrained import check_folder, kind_of, read_parts, write_parts
+from mlpmem.pretrained import check_folder, check_target, kind_of, read_parts, write_parts
 from mlpmem.trace import AUTO
 
 ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
@@ -102,8 +102,10 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
             )
         alone = model.only(system)
         own = model.settings.of(system)  # no router answers behind transformers
+        decoder = copy.deepcopy(model.decoder.model.config)
+        decoder.name_or_path = ""  # of this machine
         config = MlpMemoryLMConfig(
-            decoder=copy.deepcopy(model.decoder.model.config),
+            decoder=decoder,
             system=system,
             lmbda=model.lmbdas([system], lmbda if lmbda is not None else own)[system],
             memory_temperature=model.settings.memory_temperature,
@@ -182,7 +184,9 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         """Write config.json, tokenizer, decoder/, and memory/ or datastore/ into a folder."""
         folder = Path(save_directory)
         write_parts(self.fused, folder)
-        self.generation_config.save_pretrained(folder)
+        said = copy.deepcopy(self.generation_config)
+        said.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        said.save_pretrained(folder)  # as here; a pipeline would sample unless told
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
 
@@ -227,11 +231,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     given = parser.parse_args(arguments)
     try:
+        check_target(given.folder)
         model = mlpmem.load(given.bundle, datastore=given.system == "knn")
         MlpMemoryForCausalLM.of(model, given.system, given.lmbda).save_pretrained(given.folder)
-    except MlpMemError as error:
+    except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    size = sum(path.stat().st_size for path in given.folder.rglob("*") if path.is_file())
+    sys.stderr.write(f"{given.folder}: {size / 1e6:.0f} MB\n")
     return 0
 
 

@@ -77,15 +77,15 @@ def attach_text(
 ) -> Built:
     """Give a model a datastore of text files, built here or cached; progress as in from_parts.
 
-    Returns what it took. With tune, lambda and temperature are chosen on the text; a memory's own,
-    which it was trained to imitate, are left.
+    Returns what it took. With tune, lambda and temperature of kNN are chosen on the text; where
+    there is a memory, k and temperature are those that it was trained to imitate.
     """
     paths = [text] if isinstance(text, str | Path) else list(text)
     documents = read_text(model.decoder, paths)
     label = label_of(model.decoder, documents)
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
-    if tune and model.memory is None:
+    if tune:
         model.settings = tuned(model, model.make_store(built.datastore, search))
     model.attach_datastore(built.datastore, search)
     return built
@@ -124,7 +124,7 @@ def cut_text(decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = C
     passages: list[tuple[int, list[int]]] = []
     for index, (_, text) in enumerate(titled):
         passages += [(index, ids) for ids in _passages(decoder, text, chunk)]
-    if not passages:
+    if not passages or not any(text.strip() for _, text in titled):
         raise MlpMemError("text: the files hold no text; give .txt, .md or .jsonl files with some")
     titles = [title for title, _ in titled]
     return join_passages(passages, titles, ["text"] * len(titles))

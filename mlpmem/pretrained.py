@@ -14,6 +14,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fused import FusedModel
 from mlpmem.memory import Memory
 from mlpmem.placement import AUTO
+from mlpmem.plain import parse_json
 from mlpmem.retriever import RETRIEVERS, make_retriever
 from mlpmem.settings import Settings, check_lmbda
 
@@ -76,6 +77,23 @@ def check_folder(folder: Path, options: dict[str, Any]) -> None:
             f"from_pretrained: {', '.join(asked)} is not known here; a folder is read with config, "
             "dtype and device_map alone, and runs no code of its own"
         )
+
+
+def check_target(folder: Path) -> None:
+    """Raise MlpMemError where a folder holds anything but what was written there before."""
+    if folder.is_file() or folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
+        raise MlpMemError(
+            f"{folder} is there and holds something else; give a new folder, or an empty one"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    """Return whether a folder's config.json is one of hf.py's."""
+    try:
+        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(row, dict) and row.get("model_type") == "mlp_memory_lm"
 
 
 def _dtype(given: torch.dtype | str | None) -> torch.dtype:

@@ -28,10 +28,15 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
     if not ids:
         raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
     room = decoder.max_positions - max_new_tokens
+    if room < 1:
+        raise MlpMemError(
+            f"max_new_tokens is {max_new_tokens}; this decoder reads and writes "
+            f"{decoder.max_positions} tokens in all. Ask for fewer"
+        )
     if len(ids) > room:
         raise MlpMemError(
             f"the prompt has {len(ids)} tokens; with {max_new_tokens} new tokens this decoder has "
-            f"room for {max(0, room)}. Shorten the prompt or ask for fewer tokens"
+            f"room for {room}. Shorten the prompt or ask for fewer tokens"
         )
     return ids
 

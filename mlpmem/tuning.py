@@ -27,8 +27,8 @@ LMBDAS = tuple(i / 20 for i in range(1, 20))
 def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
     """Return the model's settings with the temperature and the lambda that suit a store best.
 
-    Best is the lowest mean nll (nats) of the positions asked. A store of too few passages leaves
-    the settings as they are.
+    Best is the lowest mean nll (nats) of the positions asked. A model with a memory keeps its
+    temperature, which the memory imitates. A store of too few passages leaves all as it is.
     """
     entries = _sample(store.datastore, seed)
     if not len(entries):
@@ -36,7 +36,8 @@ def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
     lm, distances, right, counts = _asked(model, store, entries)
     near = float(distances[distances.isfinite()].mean())
     best = (np.inf, model.settings.knn_temperature, model.settings.of("knn"))
-    for temperature in (scale * near for scale in SCALES if near > 0):
+    tried = [scale * near for scale in SCALES if near > 0]
+    for temperature in tried if model.memory is None else [model.settings.knn_temperature]:
         values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
         knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
         for lmbda in LMBDAS:

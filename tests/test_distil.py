@@ -98,6 +98,8 @@ def test_a_decoder_and_a_text_become_three_columns(parts):
     shares = [s.share for s in seen if s.line.startswith("distilling")]
     assert shares == sorted(shares)
     assert service.model.systems == ["lm", "memory", "knn"]
+    settings = service.model.settings
+    assert settings.of("memory") == settings.of("knn"), "used as what it imitates"
     begin = time.monotonic()
     again = Service(opening.open_parts(str(parts / "decoder"), None, text, train=True))
     assert settled(again)[-1].state == "ready" and time.monotonic() - begin < 10, "it was kept"

@@ -1,5 +1,7 @@
 """The mix behind transformers writes and scores what the library writes and scores."""
 
+import json
+
 import pytest
 import tiny
 import torch
@@ -121,7 +123,7 @@ def test_a_saved_folder_answers_as_before(system, tiny_model, tmp_path):
 def test_a_pipeline_writes_what_the_model_writes(tiny_model, tmp_path):
     wrapped(tiny_model, "memory").save_pretrained(tmp_path)
     write = pipeline("text-generation", model=str(tmp_path))
-    (made,) = write(PROMPT, max_new_tokens=8, do_sample=False, return_full_text=False)
+    (made,) = write(PROMPT, max_new_tokens=8, return_full_text=False)  # greedy, unless told
     words = AutoTokenizer.from_pretrained(tmp_path)
     wanted = words.decode(written(tiny_model, "memory", tokens=8), skip_special_tokens=True)
     assert made["generated_text"] == wanted
@@ -131,8 +133,24 @@ def test_the_command_writes_a_bundle_as_a_folder(tiny_bundle, tmp_path, capsys):
     folder = tmp_path / "made"
     assert main([str(folder), "--bundle", str(tiny_bundle.folder), "--system", "memory"]) == 0
     assert MlpMemoryForCausalLM.from_pretrained(folder).config.lmbda == 0.55
-    assert main([str(folder), "--bundle", str(tmp_path / "none")]) == 1
+    assert " MB\n" in capsys.readouterr().err
+    assert main([str(folder), "--bundle", str(tmp_path / "none")]) == 1, "its own is replaced"
     assert "no folder" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine")
+    for taken in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
+        assert main([str(taken), "--bundle", str(tiny_bundle.folder)]) == 1
+        assert str(taken) in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_keeps_no_path_and_no_taste_for_sampling_of_its_decoder(tmp_path):
+    model = tiny.model()
+    model.decoder.model.config.name_or_path = "/home/somebody/decoder"
+    model.decoder.model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9)
+    wrapped(model, "memory").save_pretrained(tmp_path)
+    said = json.loads((tmp_path / "generation_config.json").read_text())
+    assert said["do_sample"] is False and not {"temperature", "top_p"} & said.keys()
+    assert all("somebody" not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
 def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):

@@ -75,6 +75,16 @@ def test_what_is_chosen_is_never_worse_than_another_of_the_grid():
     assert chosen.lmbda["memory"] == model.settings.lmbda["memory"]
 
 
+def test_beside_a_memory_lambda_is_chosen_and_what_it_imitates_is_left():
+    model, store = made([[5 + i, *range(20, 50)] for i in range(12)])
+    alone = tuning.tuned(model, store)
+    beside = FusedModel(model.decoder, tiny.memory(model.decoder), model.settings)
+    found = tuning.tuned(beside, store)
+    assert alone.knn_temperature != model.settings.knn_temperature
+    assert found.knn_temperature == model.settings.knn_temperature
+    assert found.of("knn") > model.settings.of("knn") and found.of("memory") == 0.5
+
+
 def test_a_store_of_few_passages_leaves_the_settings_alone():
     model, store = made(random_passages(tuning.FEWEST - 1))
     assert tuning.tuned(model, store) == model.settings

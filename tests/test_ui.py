@@ -264,3 +264,25 @@ def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, 
     model, _ = load(lambda line, share: None)
     assert bundle == tiny_bundle.folder and model.decoder.model.dtype == torch.float32
     assert type(model.memory.lm_head) is torch.nn.Linear, "as it was measured, not packed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("--decoder /nowhere", "no folder here and no hub id"),
+        ("--decoder README.md", "no folder here and no hub id"),
+        ("--decoder a/b --memory ./c", "--memory ./c is no folder"),
+        ("--decoder a/b --text nowhere.txt", "nowhere.txt is no file here"),
+        ("--preset nope", "preset 'nope' is not known"),
+        ("--port 0", "give --port a number from 1 to 65535"),
+        ("--port 99999", "give --port a number"),
+        ("--decoder a/b --device nope", "device 'nope' is not here"),
+    ],
+)
+def test_what_is_not_here_ends_the_start_with_a_sentence(asked, said, capsys, monkeypatch):
+    import app
+
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        app.main(asked.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err

@@ -16,13 +16,16 @@ PROMPT = "Question: What is the capital of Peru? Answer:"
 def main(arguments: list[str] | None = None) -> int:
     """Print figures, a line each, as they come; return the exit status."""
     parser = argparse.ArgumentParser("python -m mlpmem.bench", description=main.__doc__)
-    parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=f"{BENCHES}")
+    known = f"some of {', '.join(BENCHES)} (all of these unless named), engine"
+    parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=known)
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
     parser.add_argument("--peer", type=Path, help="engine: a checkout of the released code")
     parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
+    if min(given.entries or [1]) < 1:
+        parser.error("--entries takes numbers from 1")
     made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)
 
@@ -38,13 +41,13 @@ def figures(
 
     tokens is the length of engine's prompt.
     """
+    known = (*BENCHES, "engine")
+    if unknown := [name for name in benches if name not in known]:
+        raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
     from mlpmem.bench import alone, decode, engine, prompts, search
     from mlpmem.bundle import load_bundle, preset_path
     from mlpmem.cast import Cast
 
-    known = (*BENCHES, "engine")
-    if unknown := [name for name in benches if name not in known]:
-        raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
     if "engine" in benches:
         yield from engine.bench(engine.Shape(prompt=tokens), peer)
     if not set(benches) & set(BENCHES):

@@ -82,6 +82,8 @@ class Endpoints:
         chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
         service, stop = self._shared.service, Deadline()
         asked = columns.choose(service, systems, None)
+        if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
+            raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
         events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
         for kind, traces in events:
             if kind == "failed":

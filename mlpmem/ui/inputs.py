@@ -155,12 +155,17 @@ def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] =
     if chosen is None:
         return list(there)
     known = [*there, *(s for s in SOURCES if s not in there), *offered]
-    if not isinstance(chosen, list | tuple) or not all(c in known for c in chosen):
-        raise MlpMemError(f"systems is {repr(chosen)[:200]}; choose from {', '.join(known)}.")
+    if not isinstance(chosen, list | tuple):
+        raise MlpMemError(
+            f"systems is {repr(chosen)[:200]}; give a list with some of {', '.join(known)}."
+        )
+    for name in chosen:
+        if name not in known:
+            raise MlpMemError(f"{repr(name)[:80]} is no column; choose from {', '.join(known)}.")
     kept = [system for system in (*there, *offered) if system in chosen]
     if not kept:
-        hint = "wait for the datastore" if list(chosen) == ["knn"] else "choose one"
-        raise MlpMemError(f"No such column is there, only {', '.join(there)}; {hint}.")
+        what = f"{', '.join(chosen)}: not there, or not yet" if chosen else "No column is chosen"
+        raise MlpMemError(f"{what}; there is {', '.join(there)}. Choose from these.")
     return kept
 
 

@@ -28,14 +28,21 @@ def serve(
 def _serve(service: Service, recorded: Recorded, host: str | None, port: int | None) -> int:
     """Serve until interrupted."""
     host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
-    port = port or int(os.environ.get("GRADIO_SERVER_PORT") or 7860)
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
     blocks = page.build(service, recorded)
     try:
         blocks.launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, **page.launch_options()
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            **page.launch_options(),
         )
     except OSError:
-        sys.stderr.write(f"mlpmem: port {port} is taken or not allowed; give another --port\n")
+        sys.stderr.write(
+            f"mlpmem: cannot serve at {host}:{port}: the port is taken or not allowed, or the host "
+            "is not this machine's; give another --port or --host\n"
+        )
         return 2
     except ValueError as error:  # Gradio asks its own page whether it answers
         sys.stderr.write(
@@ -43,6 +50,7 @@ def _serve(service: Service, recorded: Recorded, host: str | None, port: int | N
             f"start it again when the machine is less busy ({str(error).splitlines()[0]})\n"
         )
         return 2
+    sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
     service.start()
     blocks.block_thread()
     return 0

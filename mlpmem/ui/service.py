@@ -88,10 +88,7 @@ class Service:
         """Return the model; MlpMemError with the next step while there is none."""
         if self._model is None:
             yet = "" if self._status.settled else " yet"
-            raise MlpMemError(
-                f"The model cannot answer{yet}: {self._status.line}. "
-                "What was recorded can be played meanwhile."
-            )
+            raise MlpMemError(f"The model cannot answer{yet}: {self._status.line}.")
         return self._model
 
     def start(self) -> threading.Thread:
