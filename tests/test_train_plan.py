@@ -12,6 +12,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.memory import Memory, MemoryConfig
 from train import ledger as ledgers
 from train import plan, recipe
+from train import sizes as measured
 from train.ledger import ledger, time_text
 from train.needs import BASE, Need, needs
 from train.pipeline import STAGES, run
@@ -78,9 +79,21 @@ def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_
     corpus = Corpus(kind="text", train=(str(tmp_path / "text"),), shares=(0.1, 0.1))
     sizes = sizes_of(Recipe("mine", corpus=corpus), tmp_path)
     assert (sizes.corpus, sizes.memory, sizes.learned) == (1000, 800, 800)
+    nowhere = dataclasses.replace(corpus, tokenizer=str(tmp_path / "none"))
+    assert sizes_of(Recipe("mine", corpus=nowhere), tmp_path).corpus == 1000
     far = dataclasses.replace(corpus, train=("hub:owner/name",))
     with pytest.raises(UnknownSizeError, match=r"hub:owner/name is not here.*\[stated\] tokens"):
         sizes_of(Recipe("mine", corpus=far), tmp_path)
+
+
+def test_a_tokenizer_that_is_here_counts_a_sample_of_the_text(tmp_path, monkeypatch):
+    monkeypatch.setattr(measured, "SAMPLE", 1000)
+    tiny.tokenizer().save_pretrained(tmp_path / "bytes")
+    (tmp_path / "a.txt").write_bytes(b"word " * 800)
+    corpus = Corpus(
+        kind="text", train=(str(tmp_path / "a.txt"),), tokenizer=str(tmp_path / "bytes")
+    )
+    assert sizes_of(Recipe("mine", corpus=corpus), tmp_path).corpus == 4000
 
 
 def test_the_papers_own_figures_come_out(tmp_path):

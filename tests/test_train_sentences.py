@@ -4,8 +4,9 @@ import made_findings
 import pytest
 
 from mlpmem.errors import MlpMemError
-from train.report import ROOT, TEMPLATES, fill
+from train.report import ROOT, TEMPLATES, fill, main
 from train.sentences import filled
+from train.stage import write_json
 
 RESULTS = {"findings": made_findings.rows()}
 
@@ -71,3 +72,13 @@ def test_readme_is_refused_where_a_number_of_it_is_changed_by_hand():
     readme = (ROOT / "README.md").read_text("utf-8")
     touched = readme.replace("% of B's tokens lose", "% of B's  tokens lose")
     assert touched != readme and fill(touched, results) == readme
+
+
+@pytest.mark.parametrize("name", ["nope.json", "notes.md", "other.json"])
+def test_what_is_no_results_is_said_without_a_traceback(name, tmp_path, capsys):
+    (tmp_path / "notes.md").write_text("# Notes")
+    write_json(tmp_path / "other.json", {"cost": 3})
+    assert main([str(tmp_path / name)]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"report: {tmp_path / name} is not the results.json of a bundle (")
+    assert text.count("\n") == 1

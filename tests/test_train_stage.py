@@ -6,7 +6,10 @@ import hashlib
 import json
 import mmap
 import shutil
+import signal
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +20,15 @@ import train.ledger
 import train.pipeline
 import train.stage
 from mlpmem.errors import MlpMemError
-from train.__main__ import main
+from train.__main__ import STOPPED, main
 from train.machine import peak_memory
 from train.pipeline import STAGES
 from train.recipe import Recipe
 from train.recipe_file import load_recipe
+from train.report import main as report
 from train.stage import Context, finished_manifest, read_json, run_stage, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -98,16 +104,6 @@ def test_another_configuration_is_named_with_what_to_do(tmp_path):
     assert finished_manifest(tmp_path / "one")["config"]["size"] == 3
 
 
-def test_a_stage_whose_input_was_made_anew_says_so(tmp_path):
-    stage(tmp_path, Work())
-    stage(tmp_path, Work(), "two", inputs=("one",))
-    (tmp_path / "one/manifest.json").unlink()
-    (tmp_path / "one").rename(tmp_path / "old")
-    stage(tmp_path, Work(text="other"))
-    with pytest.raises(MlpMemError, match="two was made with other settings:\n  inputs.one: "):
-        stage(tmp_path, Work(), "two", inputs=("one",))
-
-
 def test_the_same_outputs_made_again_are_the_same_input(tmp_path):
     stage(tmp_path, Work())
     stage(tmp_path, Work(), "two", inputs=("one",))
@@ -175,6 +171,41 @@ def test_a_run_of_another_configuration_that_made_nothing_is_cleared(tmp_path):
     assert stage(tmp_path, Work(), seed=7)["config"]["seed"] == 7
 
 
+@pytest.mark.parametrize("file", ["job.json", "alpha_0/job.json"])
+def test_a_run_that_was_only_told_its_job_is_cleared(file, tmp_path):
+    def failing(context):
+        path = context.folder / file
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, {})
+        raise MlpMemError("no")
+
+    with pytest.raises(MlpMemError, match="^no$"):
+        stage(tmp_path, failing)
+    work = Work()
+    assert stage(tmp_path, work, seed=7)["config"]["seed"] == 7
+    assert work.calls == [["identity.json"]]
+
+
+def test_a_stage_that_never_goes_on_is_begun_afresh_with_another_configuration(tmp_path):
+    work = Work(dies=(0,))
+    for seed in (0, 7):
+        with suppress(KeyboardInterrupt):
+            run_stage(tmp_path, "one", Config(), (), work, seed, resumes=False)
+    assert work.calls == [["identity.json"]] * 2
+    assert finished_manifest(tmp_path / "one")["config"]["seed"] == 7
+
+
+def test_a_corpus_that_failed_is_made_once_its_recipe_is_mended(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("one short text")
+    recipe = '[corpus]\nkind = "text"\nvocab_size = 258\ntrain = ["a.txt"]\n'
+    mended = recipe + 'valid = ["a.txt"]\ntest = ["a.txt"]\n'
+    for text, status in ((recipe, 1), (mended, 0)):
+        (tmp_path / "my.toml").write_text(text)
+        command = ["corpus", str(tmp_path / "my.toml"), "--runs", str(tmp_path / "runs")]
+        assert main(command) == status, capsys.readouterr().err
+    assert finished_manifest(tmp_path / "runs/my/corpus")["counts"]["valid"]["documents"] == 1
+
+
 def test_files_that_only_serve_to_go_on_stay_until_the_manifest_stands(tmp_path, monkeypatch):
     def work(context):
         for name in ("checkpoint", "model"):
@@ -240,8 +271,43 @@ def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
     monkeypatch.setattr(train.pipeline, "run", lambda *arguments: ran.append(arguments))
     monkeypatch.setattr(train.ledger, "print_ledger", lambda *arguments: ran.append("ledger"))
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 0
-    stages = [(name, load_recipe("tiny"), tmp_path / "tiny") for name in STAGES]
+    stages = [(name, load_recipe("tiny"), tmp_path / "tiny", False) for name in STAGES]
     assert ran == [*stages, "ledger"]
+    ran.clear()
+    assert main(["corpus", "tiny", "--again", "--runs", str(tmp_path)]) == 0
+    assert ran == [("corpus", load_recipe("tiny"), tmp_path / "tiny", True)]
+
+
+def test_the_end_of_all_names_the_command_that_shows_the_results(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "tiny/export/tiny/results.json"
+    path.parent.mkdir(parents=True)
+    shutil.copy(ROOT / "assets/atlas/results.json", path)
+    monkeypatch.setattr(train.pipeline, "run", lambda *arguments: None)
+    monkeypatch.setattr(train.ledger, "print_ledger", lambda *arguments: None)
+    assert main(["all", "tiny", "--runs", str(tmp_path)]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"results: python -m train.report {path}"
+    assert report(last.split()[-1:]) == 0
+    assert "| decoder" in capsys.readouterr().out
+
+
+def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.pipeline, "run", lambda *arguments: Work.die())
+    assert main(["all", "tiny", "--runs", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == STOPPED
+    monkeypatch.setenv("RANK", "1")  # the first process of a launch says so for all
+    assert main(["all", "tiny", "--runs", str(tmp_path)]) == 130
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+def test_a_run_that_is_told_to_end_says_so_and_dies_of_the_signal():
+    code = (
+        "import os, signal\nfrom train.__main__ import _end_as_told\n"
+        "signal.signal(signal.SIGTERM, _end_as_told)\nos.kill(os.getpid(), signal.SIGTERM)"
+    )
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (made.returncode, made.stderr) == (-signal.SIGTERM, STOPPED)
 
 
 def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
@@ -258,6 +324,7 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
         (["plan", "tiny", "--text", "a.txt"], "--text FILES and the command extend go together"),
         (["extend", "tiny"], "--text FILES and the command extend go together"),
         (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
+        (["plan", "tiny", "--again"], "--again is for all and for the stages"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),
@@ -272,7 +339,7 @@ def test_what_a_person_can_put_right_is_one_line_without_a_traceback(
 
 
 def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, capsys):
-    def full(name, recipe, root, **_):
+    def full(name, recipe, root, again):
         return run_stage(root, name, Config(), (), work, 0)
 
     def work(context):

@@ -410,6 +410,13 @@ def test_the_command_asks_all_and_keeps_its_findings(run_folder, tiny_bundle, ca
     assert (run_folder / "findings/questions.json").is_file()
 
 
+def test_the_commands_help_names_the_tasks(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in TASKS)
+
+
 def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys):
     options = ["--decoder", str(run_folder / "decoder"), "--memory", str(run_folder / "memory")]
     options += ["--data", str(data), "--out", str(tmp_path / "out"), "--lmbda", "1.0"]

@@ -131,6 +131,13 @@ def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path):
         make_tokenizer(Corpus(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
 
 
+def test_a_folder_of_a_tokenizer_that_is_not_there_is_said_so(tmp_path):
+    with pytest.raises(MlpMemError, match="there is no folder .*stories260K, whose tokenizer"):
+        make_tokenizer(
+            Corpus(kind="text", train=("x",), tokenizer=str(tmp_path / "stories260K")), 0
+        )
+
+
 @pytest.mark.parametrize(
     ("files", "config", "message"),
     [

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -366,6 +367,7 @@ def failing(monkeypatch, before=lambda folder: None):
 
     monkeypatch.setattr(launch.subprocess, "run", run)
     monkeypatch.setattr(launch, "used_seconds", lambda path: 0.0)
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)  # a test's worker is this process
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
 
 
@@ -400,8 +402,20 @@ def test_workers_tell_what_memory_they_took(tmp_path, monkeypatch):
     counts = launch.run_workers("train.memory", tmp_path, {"config": {"batch": 3}}, 2)
     assert counts["workers_memory"] == 21 and not list(tmp_path.glob("peak-*"))
     monkeypatch.setattr(sys, "argv", ["train.memory", str(tmp_path)])
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)
     launch.work(lambda folder: None)
     assert read_json(tmp_path / "peak-0.json") > 2**20
+
+
+def test_an_interrupted_worker_ends_without_a_traceback(tmp_path, monkeypatch):
+    def train(folder):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["train.memory", str(tmp_path)])
+    with pytest.raises(SystemExit) as caught:
+        launch.work(train)
+    assert caught.value.code == 130 and not list(tmp_path.iterdir())
 
 
 def test_workers_that_fail_on_a_full_disk_are_understood_so(tmp_path, monkeypatch):
@@ -413,23 +427,26 @@ def test_workers_that_fail_on_a_full_disk_are_understood_so(tmp_path, monkeypatc
 
 
 SLEEPER = """
-import os, sys, time
-from pathlib import Path
-Path(sys.argv[1], f"worker-{os.getpid()}").touch()
-time.sleep(300)
+import os, time
+from train.launch import work
+def sleep(folder):
+    (folder / f"worker-{os.getpid()}").touch()
+    time.sleep(300)
+work(sleep)
 """
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux alone")
-def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_workers_end_with_a_parent_that_is_killed_or_interrupted(name, tmp_path):
     (tmp_path / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
     call = f"run_workers('sleeper', Path({str(tmp_path)!r}), {{}}, 2)"
     code = f"from pathlib import Path; from train.launch import run_workers; {call}"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"}
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment)
     assert _until(lambda: len(list(tmp_path.glob("worker-*"))) == 2, 240)
-    parent.kill()
+    parent.send_signal(getattr(signal, name))
     parent.wait()
     workers = [Path("/proc", p.name.split("-")[1]) for p in tmp_path.glob("worker-*")]
     assert _until(lambda: not any(p.exists() for p in workers), 60)

@@ -2,12 +2,15 @@
 
 import argparse
 import os
+import shlex
+import signal
 import sys
 from pathlib import Path
 
 # Before torch: glibc's malloc otherwise hands every large activation back to the kernel and faults
 # it in again a step later, which costs a training step on a CPU a third of its speed.
 TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
+STOPPED = "stopped; what is made stays, the same command goes on\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
             "run it again.\n"
         )
         return 1
+    except KeyboardInterrupt:
+        _tell_stopped()
+        return 130  # what shells give for Ctrl-C
     finally:
         disband()
     return 0
@@ -49,10 +55,19 @@ def _parser() -> argparse.ArgumentParser:
         "before anything runs and after; extend: more documents for a finished datastore",
     )
     parser.add_argument(
-        "recipe", nargs="?", default="atlas", help="a name of train/recipes, a .toml"
+        "recipe",
+        nargs="?",
+        default="atlas",
+        help="a name of train/recipes, or the path of a .toml; atlas where none is given",
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
     parser.add_argument("--until", choices=STAGES, help="all: the last stage that runs")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="all, or a stage: make what was made with other settings, or from what has changed "
+        "since, anew instead of refusing it; the old stays until the new is complete",
+    )
     parser.add_argument(
         "--text",
         type=Path,
@@ -79,6 +94,8 @@ def _run(options: argparse.Namespace) -> None:
         raise MlpMemError("--text FILES and the command extend go together: one needs the other")
     if options.until and options.command != "all":
         raise MlpMemError("--until STAGE says where the command all ends; leave it out, or use all")
+    if options.again and options.command in ("plan", "extend"):
+        raise MlpMemError("--again is for all and for the stages; leave it out here")
     if options.command == "plan":
         print_ledger(recipe, root, options.tflops)
     elif options.command == "extend":
@@ -90,9 +107,33 @@ def _run(options: argparse.Namespace) -> None:
         if options.until:
             names = names[: names.index(options.until) + 1]
         for stage in names:
-            run(stage, recipe, root)
+            run(stage, recipe, root, options.again)
         if names == list(STAGES) and team().is_main:
             print_ledger(recipe, root)
+        if "export" in names and team().is_main:
+            _tell_results(root / "export" / recipe.export.name / "results.json")
+
+
+def _tell_results(path: Path) -> None:
+    """Print the command that shows a bundle's results, where there are any."""
+    from train.files import say
+
+    if path.is_file():
+        say(f"results: python -m train.report {shlex.quote(str(path))}")
+
+
+def _tell_stopped() -> None:
+    """Print that the run was stopped, once for all processes of a launch."""
+    if os.environ.get("RANK", "0") == "0":
+        sys.stderr.write(STOPPED)
+
+
+def _end_as_told(number: int, frame: object) -> None:
+    """Die of the signal, as without this, after a word: workers follow, locks are let go."""
+    _tell_stopped()
+    sys.stderr.flush()
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 def _with_tunables() -> None:
@@ -104,4 +145,5 @@ def _with_tunables() -> None:
 
 if __name__ == "__main__":
     _with_tunables()
+    signal.signal(signal.SIGTERM, _end_as_told)
     sys.exit(main())

@@ -4,7 +4,7 @@ The old shards are not built again: the new folder links to their files, gets sh
 entries and takes the old one's place when it is complete. Entries that the new text repeats get a
 higher count and no second key, so the result is the datastore of all documents at once, entry by
 entry, and its kNN distributions are the same. A memory trained before does not know the new text;
-the stages behind the datastore say so when they are run.
+the stages behind the datastore say so when they are run, and `--again` makes them anew.
 """
 
 import os
@@ -20,6 +20,7 @@ from mlpmem.decoder import Decoder
 from mlpmem.documents import Documents, entries, join_documents
 from mlpmem.errors import MlpMemError
 from mlpmem.shards import read_index
+from train.changed import check_same
 from train.corpora.reading import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
@@ -28,7 +29,7 @@ from train.files import file_hash, read_json, say
 from train.lock import hold
 from train.processes import team
 from train.recipe import Corpus, Recipe
-from train.stage import Context, check_same, finished_manifest, identify, prepare, recover, work
+from train.stage import Context, finished_manifest, identify, prepare, recover, work
 
 NAME = "datastore"
 ADDED = "added"  # folder of the new documents, as long as the stage works

@@ -63,11 +63,14 @@ def run_workers(module: str, folder: Path, job: dict, processes: int, apart: boo
 def work(train_worker: Callable[[Path], None]) -> None:
     """Be a worker on the folder that the command line names; leave word of what was wrong."""
     folder = Path(sys.argv[1])
+    die_with_parent()  # torchrun is killed where the run that started it is interrupted
     try:
         train_worker(folder)
     except MlpMemError as error:
         write_json(folder / FAILED.replace("*", str(team().rank)), str(error))
         sys.exit(1)
+    except KeyboardInterrupt:  # who started it says that it was stopped
+        sys.exit(130)
     write_json(folder / PEAK.replace("*", str(team().rank)), peak_memory())
     disband()
 

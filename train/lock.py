@@ -28,10 +28,7 @@ def hold(root: Path, name: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise MlpMemError(
-            f"{name}: another run is at work in {root}: {_holder(note)}. Wait until it ends, stop "
-            "it there, or choose another folder with --runs"
-        ) from None
+        raise _held(root, name) from None
     try:
         if note.is_file():
             say(f"{name}: taken over from a run that was killed ({_holder(note)})")
@@ -41,6 +38,26 @@ def hold(root: Path, name: str) -> Iterator[None]:
     finally:
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def check_free(root: Path) -> None:
+    """Raise MlpMemError if a run holds the lock of any stage below root."""
+    folder = root / FOLDER
+    for path in sorted(folder.rglob("*.lock")):
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise _held(root, path.relative_to(folder).with_suffix("").as_posix()) from None
+        lock.release()
+
+
+def _held(root: Path, name: str) -> MlpMemError:
+    """Return what to say where another run holds a stage's lock."""
+    return MlpMemError(
+        f"{name}: another run is at work in {root}: {_holder(root / FOLDER / f'{name}.json')}. "
+        "Wait until it ends, stop it there, or choose another folder with --runs"
+    )
 
 
 def _holder(note: Path) -> str:

@@ -20,6 +20,7 @@ class Stage:
     inputs: tuple[str, ...]
     function: str
     shared: bool = False  # every process of a launch runs it, each its part
+    resumes: bool = True  # goes on where a killed run was, whose work is therefore kept
 
     def load(self) -> Callable[[Context], dict]:
         """Return the stage's function."""
@@ -28,12 +29,14 @@ class Stage:
 
 
 STAGES = {
-    "corpus": Stage((), "train.corpus:make_corpus"),
+    "corpus": Stage((), "train.corpus:make_corpus", resumes=False),
     "decoder": Stage(("corpus",), "train.decoder:make_decoder", shared=True),
     "datastore": Stage(("corpus", "decoder"), "train.datastore:make_datastore", shared=True),
     "targets": Stage(("decoder", "datastore"), "train.targets:make_targets", shared=True),
     "memory": Stage(("decoder", "datastore", "targets"), "train.memory:make_memory", shared=True),
-    "router": Stage(("corpus", "decoder", "datastore", "memory"), "train.router:fit_routers"),
+    "router": Stage(
+        ("corpus", "decoder", "datastore", "memory"), "train.router:fit_routers", resumes=False
+    ),
     "controls": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory"), "train.controls:make_controls"
     ),
@@ -41,6 +44,7 @@ STAGES = {
     "evaluate": Stage(
         ("corpus", "decoder", "datastore", "targets", "memory", "router", "finetuned"),
         "train.evaluate:evaluate",
+        resumes=False,
     ),
     "export": Stage(
         (
@@ -54,12 +58,16 @@ STAGES = {
             "evaluate",
         ),
         "train.export:make_bundle",
+        resumes=False,
     ),
 }
 
 
-def run(name: str, recipe: Recipe, root: Path) -> dict:
-    """Return the manifest of one stage of a recipe, run if it is not done."""
+def run(name: str, recipe: Recipe, root: Path, again: bool = False) -> dict:
+    """Return the manifest of one stage of a recipe, run if it is not done.
+
+    One that was made with other settings or from older inputs is refused, or made `again`.
+    """
     stage = STAGES[name]
     if recipe.stated.tokens:
         raise MlpMemError(
@@ -74,6 +82,8 @@ def run(name: str, recipe: Recipe, root: Path) -> dict:
         stage.load(),
         recipe.seed,
         shared=stage.shared,
+        resumes=stage.resumes,
+        again=again,
         plan=lambda: _plan(name, recipe, root),
     )
 

@@ -5,11 +5,14 @@ Sentences with figures have their templates in train/readme, a file a block. Wit
 another results.json its tables are printed instead.
 """
 
+import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mlpmem import findings
+from mlpmem.errors import MlpMemError
 from mlpmem.trace import AUTO
 from train import real
 from train.measure import shares
@@ -19,15 +22,40 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = ROOT / "train" / "readme"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Write the tables of the embedded bundle into README.md, or print those of another."""
-    if len(sys.argv) > 1:
-        sys.stdout.write(tables(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
-        return 0
+    parser = argparse.ArgumentParser("python -m train.report", description=__doc__)
+    parser.add_argument(
+        "results",
+        nargs="?",
+        type=Path,
+        help="results.json of a bundle, RUN/export/NAME/results.json: its tables are printed; "
+        "without it README.md is written",
+    )
+    given = parser.parse_args(arguments).results
+    try:
+        if given is not None:
+            sys.stdout.write(tables_of(given))
+            return 0
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
     path = ROOT / "README.md"
     results = json.loads((ROOT / "assets/atlas/results.json").read_text(encoding="utf-8"))
     path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
     return 0
+
+
+def tables_of(path: Path) -> str:
+    """Return the tables of a bundle's results.json; MlpMemError where the file is none."""
+    try:
+        return tables(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}" if path.is_file() else "there is no such file"
+        raise MlpMemError(
+            f"report: {path} is not the results.json of a bundle ({why}); give the one that the "
+            "stage export leaves, RUN/export/NAME/results.json"
+        ) from error
 
 
 def fill(readme: str, results: dict) -> str:

@@ -1,6 +1,7 @@
 """How large everything in a recipe is: measured where a stage is finished, estimated before."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -9,10 +10,13 @@ import numpy as np
 
 from mlpmem.errors import MlpMemError
 from train.corpora.atlas_wordings import AtlasConfig
-from train.recipe import Atlas, Recipe
+from train.hub import HUB
+from train.recipe import Atlas, Corpus, Recipe
 from train.stage import finished_manifest
 
 BYTES_A_TOKEN = 4.0  # of text, before it was tokenised
+SAMPLE = 200_000  # bytes of text that are tokenised where the tokenizer is here
+PLAIN = (".txt", ".md", ".jsonl")  # files whose bytes are text
 ENTITIES = {"A1": 1154, "A2": 1155, "B": 771}  # of the atlas at scale 1
 WORDING = 80  # tokens an entity's facts take in one wording each
 HELD_OUT = 265_000  # tokens of the atlas's held-out documents at scale 1
@@ -87,7 +91,12 @@ def _tokens(recipe: Recipe, root: Path) -> tuple[int, int, int]:
         draw, memory = (round(tokens * config.scale) for tokens in _atlas(config.atlas))
         draws = (draw + config.together * memory) * config.draws
         return draws + memory + round(HELD_OUT * config.scale), epochs * draws, memory
-    size = {name: _text_tokens(getattr(config, name)) for name in ("train", "valid", "test")}
+    files = {name: _files(getattr(config, name)) for name in ("train", "valid", "test")}
+    rate = _bytes_a_token(config, files["train"])
+    size = {
+        name: round(sum(file.stat().st_size for file in some) / rate)
+        for name, some in files.items()
+    }
     drawn = sum(share for share, n in zip(config.shares, ("valid", "test"), strict=True)
                 if not size[n])  # fmt: skip
     memory = round(size["train"] * (1 - drawn))
@@ -112,20 +121,34 @@ def _length(path: Path) -> int:
     return len(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
-def _text_tokens(sources: tuple[str, ...]) -> int:
-    """Return about how many tokens files hold; UnknownSizeError for text that is not here."""
-    total = 0
+def _files(sources: tuple[str, ...]) -> list[Path]:
+    """Return the files that hold a split; UnknownSizeError for text that is not here."""
+    found = []
     for source in sources:
         path = Path(source)
-        if source.startswith("hub:") or not path.exists():
+        if source.startswith(HUB) or not path.exists():
             raise UnknownSizeError(
                 f"plan: {source} is not here, so its size is not known; run "
                 "`python -m train corpus` first, or give [stated] tokens = ... in a recipe made "
                 "for the ledger alone"
             )
-        files = path.rglob("*") if path.is_dir() else [path]
-        total += sum(file.stat().st_size for file in files if file.is_file())
-    return round(total / BYTES_A_TOKEN)
+        found += [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+    return found
+
+
+def _bytes_a_token(config: Corpus, files: list[Path]) -> float:
+    """Return bytes of text a token: counted on a sample where the tokenizer is in a folder here."""
+    from train.corpora.text import make_tokenizer
+
+    plain = [path for path in files if path.suffix in PLAIN]
+    if not plain or not Path(config.tokenizer or HUB).is_dir():
+        return BYTES_A_TOKEN
+    with plain[0].open("rb") as file:
+        text = file.read(SAMPLE).decode("utf-8", errors="ignore")
+    with suppress(MlpMemError):  # the corpus says so when its turn comes
+        ids = make_tokenizer(config, 0)(text, add_special_tokens=False, verbose=False)["input_ids"]
+        return len(text.encode()) / len(ids) if ids else BYTES_A_TOKEN
+    return BYTES_A_TOKEN
 
 
 def _decoder(recipe: Recipe, root: Path) -> tuple[int, int, int, int]:

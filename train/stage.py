@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from train.changed import check_same, differences
 from train.files import digest, file_hash, read_json, say, write_json
-from train.lock import hold
+from train.lock import check_free, hold
 from train.machine import forget_peak, is_full, peak_memory
 from train.processes import team
 
 __all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
 
 BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
+NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done anything
 
 
 @dataclass(frozen=True)
@@ -40,36 +42,59 @@ def run_stage(
     seed: int,
     *,
     shared: bool = False,
+    resumes: bool = True,
+    again: bool = False,
     plan: Callable[[], dict] | None = None,
 ) -> dict:
     """Return the manifest of a stage, running it unless a finished one stands there already.
 
     `name` and `inputs` are folders below `root`; an input goes by the last part of its path.
     `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
-    otherwise the first does while the others wait. `plan` says what it will need, for the manifest,
-    or raises where that is not there; it is asked before anything is touched.
+    otherwise the first does while the others wait. A function that `resumes` goes on where a killed
+    run was, so what that one left is not cleared for another configuration. `plan` says what it
+    will need, for the manifest, or raises where that is not there; it is asked before anything is
+    touched. With `again` a stage of another configuration or of older inputs is made anew instead
+    of refused; the old folder stays in its place until the new one is complete.
     Raises MlpMemError if an input is missing, a finished stage had another configuration, another
-    run is at work here, or the disk is full.
+    run is at work here (with `again` anywhere in the run), or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
     context = Context(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
+    if again and team().is_main:
+        check_free(root)
     with hold(root, name) if team().is_main else nullcontext():
+        identity = identify(root, name, config, inputs, seed)
         if team().is_main:
-            identity = identify(root, name, config, inputs, seed)
             recover(final, partial, identity)
-            done = finished_manifest(final)
-            if done is not None:
-                check_same(final, done, identity)
-                say(f"{name}: done already ({done['seconds']:.0f} s)")
-            else:
+            if not _is_done(final, identity, again):
                 need = plan() if plan is not None else None
-                prepare(partial, identity)
+                prepare(partial, identity, keep=resumes and not again)
                 say(f"{name}: {json.dumps(identity['config'])}")
         team().wait()
-        if finished_manifest(final) is None:
+        done = finished_manifest(final)
+        if done is None or differences(done, identity):
             work(final, context, function, shared, need)
         return finished_manifest(final)
+
+
+def _is_done(final: Path, identity: dict, again: bool) -> bool:
+    """Return whether a stage need not run, and say so.
+
+    MlpMemError where one of another configuration stands there, unless it is to be made `again`.
+    """
+    done = finished_manifest(final)
+    if done is None:
+        return False
+    if not again:
+        check_same(final, done, identity)
+    if found := differences(done, identity):
+        say(f"{final.name}: is made again: {'; '.join(found)}")
+        if texts := ", ".join(text["file"] for text in done.get("added", [])):
+            say(f"{final.name}: {texts}: not in the new one until `python -m train extend` says so")
+        return False
+    say(f"{final.name}: done already ({done['seconds']:.0f} s)")
+    return True
 
 
 def work(
@@ -176,37 +201,20 @@ def plain_decoder(run: Path) -> Path | None:
     return folder if finished_manifest(folder) is not None else None
 
 
-def prepare(partial: Path, identity: dict) -> None:
+def prepare(partial: Path, identity: dict, keep: bool = True) -> None:
     """Make the work folder; keep what a killed run of the same configuration left in it.
 
-    MlpMemError where a run of another configuration left work there.
+    MlpMemError where a run of another configuration left work there, if that is to be kept.
     """
     left = partial / "identity.json"
     if left.is_file():
         if (other := read_json(left)) == identity:
             return
-        if [path for path in partial.iterdir() if path != left]:
+        if keep and any(p.is_file() and p.name not in NO_WORK for p in partial.rglob("*")):
             check_same(partial, other, identity)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_json(left, identity)
-
-
-def check_same(folder: Path, done: dict, identity: dict) -> None:
-    """Raise MlpMemError that names what differs between what stands there and what is asked."""
-    differences = []
-    for part in ("config", "inputs"):
-        old, new = done[part], identity[part]
-        differences += [
-            f"{part}.{key}: {old.get(key)!r} there, {new.get(key)!r} asked"
-            for key in sorted(old.keys() | new.keys())
-            if old.get(key) != new.get(key)
-        ]
-    if differences:
-        raise MlpMemError(
-            f"{folder.name} was made with other settings:\n  " + "\n  ".join(differences) + "\n"
-            f"Delete {folder} to make it again, or choose another folder with --runs."
-        )
 
 
 def _full(name: str, folder: Path) -> MlpMemError:

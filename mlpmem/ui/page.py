@@ -1,5 +1,7 @@
 """The whole page: header, tabs, the lambda bar below, the status that looks after itself."""
 
+from typing import Any
+
 import gradio as gr
 from starlette.middleware import Middleware
 
@@ -32,10 +34,19 @@ PANELS = {
 }  # fmt: skip
 
 
+class Queued(gr.Blocks):
+    """Blocks whose queue is set as they begin, once: setting it later makes the whole app anew."""
+
+    def queue(self, *_: Any, **__: Any) -> "Queued":
+        """Return self, with a queue of bounded length that runs one request of a kind at a time."""
+        bounds = {"max_size": QUEUE_SIZE, "default_concurrency_limit": 1, "api_open": False}
+        return super().queue(**bounds)
+
+
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
     """Return the page; nothing of the model is touched here."""
     limits.refuse_addresses()
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS) as page:
+    with Queued(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS) as page:
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
@@ -52,7 +63,6 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         _watch(page, shared, status)
         waiting.build(page, tools)
         api.build(shared)
-    page.queue(max_size=QUEUE_SIZE, default_concurrency_limit=1, api_open=False)
     return page
 
 

@@ -24,6 +24,8 @@ def make(
     for name in names:
         inputs = tuple(found.get(i, i) for i in STAGES[name].inputs)
         found[name] = f"{into}/{name}"
-        config, function = getattr(recipe, name), STAGES[name].load()
-        run_stage(run.root, found[name], config, inputs, function, recipe.seed)
+        stage, config = STAGES[name], getattr(recipe, name)
+        run_stage(
+            run.root, found[name], config, inputs, stage.load(), recipe.seed, resumes=stage.resumes
+        )
     return found

@@ -26,9 +26,16 @@ def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     from train.tasks import TASKS
 
-    parser = argparse.ArgumentParser("python -m train.tasks", description="Ask systems, by task.")
+    parser = argparse.ArgumentParser(
+        "python -m train.tasks",
+        description="Ask systems, by task.",
+        epilog=f"Tasks: {', '.join(TASKS)}.",
+    )
     parser.add_argument(
-        "task", choices=["all", *TASKS], help="all: every task whose data is here", metavar="task"
+        "task",
+        choices=["all", *TASKS],
+        help="a name, see below; all: every task whose data is here",
+        metavar="task",
     )
     parser.add_argument("--bundle", help="folder or preset that answers; the embedded one")
     parser.add_argument("--decoder", help="folder or hub id, instead of a bundle")
