@@ -145,6 +145,7 @@ class Service:
         else:
             waiting = "" if "knn" in self._model.systems else NO_DATASTORE
             line = "; ".join(lines)
+            sys.stderr.write(f"mlpmem: ready{f' ({line})' if line else ''}\n")
             self._set(Status("ready", line, ready=True, settled=True, waiting=waiting))
 
     def _fail(self, what: str, text: str) -> None:
