@@ -1,6 +1,7 @@
 """Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
 
 import argparse
+import gc
 import os
 import sys
 from pathlib import Path
@@ -174,6 +175,7 @@ def main(argv: list[str] | None = None) -> int:
             "again, give --bundle another folder, or make one with python -m train."
         )
         return 2
+    gc.disable()  # a fifth of the start went into looking for garbage among what is imported
     from mlpmem.ui import recorded, serve, service
 
     load, bundle, note, offered = opened(args)

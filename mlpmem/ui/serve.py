@@ -1,5 +1,6 @@
 """From a service to an answering page: build, launch, load, wait."""
 
+import gc
 import os
 import sys
 import tempfile
@@ -50,6 +51,8 @@ def _serve(service: Service, recorded: Recorded, host: str | None, port: int | N
             f"start it again when the machine is less busy ({str(error).splitlines()[0]})\n"
         )
         return 2
+    gc.freeze()  # what was imported stays
+    gc.enable()
     sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
     service.start()
     blocks.block_thread()
