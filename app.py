@@ -81,7 +81,7 @@ def check_place(args: argparse.Namespace) -> None:
     for path in args.text:
         if not path.is_file():
             raise MlpMemError(f"--text {path} is no file here")
-    port = os.environ.get("GRADIO_SERVER_PORT", "7860") if args.port is None else args.port
+    port = args.port if args.port is not None else os.environ.get("GRADIO_SERVER_PORT") or 7860
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
         raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
     if args.preset:
