@@ -295,7 +295,8 @@ def test_tuned_for_the_memorys_whole_compute(tmp_path):
     results = read_json(root / "evaluate" / "results.json")
     cells = dict.fromkeys(compute_module.CELLS, {"n": 4, "right": 3})
     systems = [{"name": n, "accuracy": cells} for n in ("lm", "memory", "knn", "auto")]
-    write_json(root / "evaluate" / "results.json", results | {"systems": systems})
+    asked = {"config": {"questions": RECIPE.finetuned.questions}}
+    write_json(root / "evaluate" / "results.json", results | asked | {"systems": systems})
     write_json(root / "finetuned" / "finetuned.json", [])
     shutil.copytree(root / "decoder", tmp_path / "run-plain" / "decoder")
     studies = dataclasses.replace(RECIPE.studies, tuned=tuned)
@@ -312,6 +313,10 @@ def test_tuned_for_the_memorys_whole_compute(tmp_path):
     ]
     assert found[labels[1], "exact_match", "B/test"].value == 0.75
     assert found[labels[-2], "flop", "training"].value > found[labels[-1], "flop", "training"].value
+    fewer = dataclasses.replace(RECIPE.finetuned, questions=1)
+    run = Run(dataclasses.replace(RECIPE, studies=studies, finetuned=fewer), root, "compute")
+    with pytest.raises(MlpMemError, match="let them be as many"):
+        list(compute_module.compute(run))
     run = Run(RECIPE, root, "compute")
     with pytest.raises(MlpMemError, match="names none"):
         list(compute_module.compute(run))
