@@ -250,7 +250,8 @@ def check_complete(missing: Collection[str]) -> None:
     """Raise MlpMemError where weights were missing, which transformers would make up at random."""
     if missing:
         raise MlpMemError(
-            f"it lacks {len(missing)} weights, such as {min(missing)}; a memory is given as such"
+            f"it lacks {len(missing)} weights, such as {min(missing)}; if it is a memory, give it "
+            "as one"
         )
 
 

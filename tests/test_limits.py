@@ -107,6 +107,7 @@ def test_a_body_above_its_bound_is_refused_whatever_its_header_says(headers):
 
 def test_uploads_are_taken_while_they_have_room(tmp_path, monkeypatch):
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    monkeypatch.setattr(limits, "FILE_BYTES", 1)
     upload = "/gradio_api/upload"
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "x.txt").write_bytes(b"1234567890")
@@ -114,3 +115,6 @@ def test_uploads_are_taken_while_they_have_room(tmp_path, monkeypatch):
     (tmp_path / "a" / "y.txt").write_bytes(b"1")
     assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([413], 0)
     assert ask([b"12345"], [], "/gradio_api/queue/join", limits.BoundedUploads) == ([200], 5)
+    monkeypatch.setattr(limits, "FILE_BYTES", 6)
+    (tmp_path / "a" / "x.txt").write_bytes(b"1")
+    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([413], 0), "small ones count too"

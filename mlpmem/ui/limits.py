@@ -3,6 +3,7 @@
 import re
 import threading
 import time
+from asyncio import to_thread
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mlpmem.errors import MlpMemError
 SECONDS = 180.0  # of one run; three columns of 128 tokens need a few
 BODY_BYTES = 16_000_000  # a saved run with everything in it escaped
 UPLOAD_BYTES = 400_000_000  # of all uploads that lie on disk
+FILE_BYTES = 65_536  # that a small one counts, so that there are never many thousands
 LATE = (
     f"That took longer than {SECONDS:.0f} seconds, so it was stopped to let others go on. "
     "Ask for fewer tokens or a shorter text."
@@ -67,7 +69,7 @@ class BoundedUploads:
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
         """Pass a request on, unless it brings a file that there is no room for."""
         if scope["type"] == "http" and scope["path"].rstrip("/").endswith("/upload"):
-            if _bytes_in(Path(get_upload_folder())) > self.most:
+            if await to_thread(_bytes_in, Path(get_upload_folder())) > self.most:
                 await _refuse(send, b"There is no room for uploads now. Paste the text, or wait.")
                 return
         await self.app(scope, receive, send)
@@ -87,11 +89,14 @@ def refuse_addresses() -> None:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Return the size of all files below a folder, those left out that go meanwhile."""
+    """Return the size of all files below a folder, FILE_BYTES each at least.
+
+    Those that go meanwhile are left out.
+    """
     size = 0
     for path in folder.rglob("*"):
         with suppress(OSError):
-            size += path.stat().st_size if path.is_file() else 0
+            size += max(FILE_BYTES, path.stat().st_size) if path.is_file() else 0
     return size
 
 
