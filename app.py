@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.given import Given, given
-from mlpmem.hub import HUB_ID
+from mlpmem.loading.extra_columns import Given, given
+from mlpmem.loading.hub import HUB_ID
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -85,11 +85,11 @@ def check_place(args: argparse.Namespace) -> None:
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
         raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
     if args.preset:
-        from mlpmem.presets import find_preset
+        from mlpmem.loading.presets import find_preset
 
         find_preset(args.preset)
     if args.device != "cpu" and (args.decoder or args.preset):
-        from mlpmem.room import available_bytes
+        from mlpmem.loading.capacity import available_bytes
 
         available_bytes(args.device)
 
@@ -107,29 +107,29 @@ def opened(args: argparse.Namespace) -> tuple:
 
     A preset that cannot be had leaves the bundle, with a note that says why.
     """
-    from mlpmem.ui import extras, opening, service
+    from mlpmem.ui.service import loads, offers, service
 
     held = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
         memory = bool(args.memory or args.train_memory)
-        offered = extras.of_parts(args.column, memory, bool(args.text))
-        return opening.open_parts(args.decoder, args.memory, **parts, **held), None, note, offered
+        offered = offers.of_parts(args.column, memory, bool(args.text))
+        return loads.open_parts(args.decoder, args.memory, **parts, **held), None, note, offered
     if args.preset:
-        from mlpmem.presets import check_preset
+        from mlpmem.loading.presets import check_preset
 
         try:
             check_preset(args.preset, _dtype(args.dtype), args.device, lambda line, _: say(line))
-            offered = extras.of_parts(args.column, True, bool(args.text))
-            return opening.open_preset(args.preset, args.text, **held), None, note, offered
+            offered = offers.of_parts(args.column, True, bool(args.text))
+            return loads.open_preset(args.preset, args.text, **held), None, note, offered
         except MlpMemError as error:
             note = f"{error}. The bundle {args.bundle.name} is served instead."
             say(note)
     if line := unheeded(args):
         say(line)
     datastore = not args.no_datastore
-    offered = extras.of_bundle(args.bundle, args.column, datastore)
+    offered = offers.of_bundle(args.bundle, args.column, datastore)
     return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
 
 
@@ -153,7 +153,7 @@ def unheeded(args: argparse.Namespace) -> str:
 
 def _dtype(form: str | None):
     """Return the dtype of a form of weights; it needs torch, for which a bundle does not wait."""
-    from mlpmem.fastlinear import form_of
+    from mlpmem.fast.linear import form_of
 
     return form_of(form)[0] if form else None
 
@@ -176,7 +176,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     gc.disable()  # a fifth of the start went into looking for garbage among what is imported
-    from mlpmem.ui import recorded, serve, service
+    from mlpmem.ui import serve
+    from mlpmem.ui.recordings import recorded
+    from mlpmem.ui.service import service
 
     load, bundle, note, offered = opened(args)
     shown = recorded.read(bundle) if bundle else recorded.Recorded()

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mlpmem.fused import FusedModel
-    from mlpmem.settings import Settings
+    from mlpmem.engine.fused import FusedModel
+    from mlpmem.engine.settings import Settings
 
 __all__ = ["MlpMemError", "load"]
 
@@ -56,7 +56,7 @@ def load(
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
     if decoder is not None:
-        from mlpmem.parts import from_parts
+        from mlpmem.loading.parts import from_parts
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
@@ -64,7 +64,7 @@ def load(
         return model if dtype is None else model.pack(int8)
     if memory is not None:
         raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
-    from mlpmem.presets import PRESETS, open_preset
+    from mlpmem.loading.presets import PRESETS, open_preset
 
     if str(bundle) in PRESETS:
         options = {name: value for name, value in options.items() if value is not None}
@@ -76,7 +76,7 @@ def load(
         )
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
-    from mlpmem.bundle import load_bundle, preset_path
+    from mlpmem.loading.bundle import load_bundle, preset_path
 
     if int8 and datastore == "background":
         raise MlpMemError("load: in int8 the keys come first; use datastore=True or False")
@@ -96,6 +96,6 @@ def load(
 
 def _form(name: str) -> "tuple[torch.dtype, bool]":
     """Return a form of weights by its name; MlpMemError where it is none that answers here."""
-    from mlpmem.fastlinear import form_of
+    from mlpmem.fast.linear import form_of
 
     return form_of(name)

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mlpmem.given import ADAPTER_FILES, Given, bundled, check_name
-from mlpmem.manifest import list_files, read_manifest
+from mlpmem.loading.extra_columns import ADAPTER_FILES, Given, bundled, check_name
+from mlpmem.loading.manifest import list_files, read_manifest
 
 
 def put_results(folder: str | Path, results: Any) -> None:

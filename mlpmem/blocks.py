@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from mlpmem.memory import MemoryConfig
+    from mlpmem.model.memory import MemoryConfig
 
 
 class LayerNorm(nn.LayerNorm):

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from mlpmem.charts import TUNED, Chart, Point, point, series
-from mlpmem.findings import Found
-from mlpmem.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
+from mlpmem.results.charts import TUNED, Chart, Point, point, series
+from mlpmem.results.findings import Found
+from mlpmem.results.study_charts import NAMES, SOURCES, Rows, colour_of, is_number, over
 
 KINDS = {"exact-torch-fp16": "exact, torch", "flat-fp32": "exact, faiss float32",
          "flat-fp16": "exact, faiss float16", "ivf-sq8": "inverted file, 8 bit"}  # fmt: skip

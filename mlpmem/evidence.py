@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.documents import Documents
+from mlpmem.engine.trace import PARTS
+from mlpmem.retrieval.documents import Documents
 from mlpmem.sources import Store
-from mlpmem.trace import PARTS
 
 DECAY = 0.9  # a token counts so much of what the next one does
 LEAST = -4.0  # nats; how much less probable a surprise was to a source says nothing

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.steps import rows_of
+from mlpmem.engine.trace import AUTO, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.evidence import Evidence, gaps
-from mlpmem.fused import FusedModel
 from mlpmem.pieces import TextStream
-from mlpmem.rows import rows_of
 from mlpmem.running import Event
 from mlpmem.sources import Store
 from mlpmem.token_ids import read_ids
-from mlpmem.trace import AUTO, Step, Trace
 
 MAX_TOKENS = 512
 ROWS = 32  # positions whose (rows, V) log-probs exist at a time

@@ -5,10 +5,10 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
-from mlpmem.fused import FusedModel
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import AUTO, PARTS, Step
 from mlpmem.pieces import TextStream
 from mlpmem.sources import Store
-from mlpmem.trace import AUTO, PARTS, Step
 
 TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
 

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from mlpmem.datastore import Datastore
-from mlpmem.distributions import interpolate
-from mlpmem.retriever import Neighbours, Retriever
-from mlpmem.trace import PARTS
+from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.trace import PARTS
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import Neighbours, Retriever
 
 
 class Store(NamedTuple):

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from operator import index
 
-from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
 
 
 def read_ids(decoder: Decoder, text: str | Sequence[int], what: str) -> list[int]:

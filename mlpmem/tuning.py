@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.datastore import Datastore
-from mlpmem.distributions import knn_weights
-from mlpmem.fused import FusedModel
-from mlpmem.passages import forward_positions
-from mlpmem.settings import Settings
+from mlpmem.engine.distributions import knn_weights
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.settings import Settings
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.passages import forward_positions
 from mlpmem.sources import Store
 
 PASSAGES, POSITIONS = 16, 256  # asked at most

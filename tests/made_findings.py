@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from mlpmem.asked import questions
+from mlpmem.results.questions import questions
 
 WAYS = (
     ("lm", {"way": "before"}), ("memory", {"way": "before"}), ("knn", {"way": "before"}),

@@ -18,19 +18,23 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from mlpmem import given as given_columns
-from mlpmem import keycache
-from mlpmem.adapters import CONFIG, add_adapter, load_adapter, save_adapter
-from mlpmem.bundle import load_bundle
-from mlpmem.documents import Documents
+from mlpmem.engine.router import FEATURES, Router, RouterConfig, load_routers
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.trace import SOURCES, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
+from mlpmem.loading import extra_columns as given_columns
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.model.lora import CONFIG, add_adapter, load_adapter, save_adapter
+from mlpmem.model.memory import Memory
 from mlpmem.plain import parse_json
-from mlpmem.router import FEATURES, Router, RouterConfig, load_routers
-from mlpmem.settings import Settings
-from mlpmem.trace import SOURCES, Trace
-from mlpmem.ui import api, extras, inputs, own, recorded, requests, results, saved, studies
-from mlpmem.ui.shared import Shared
+from mlpmem.retrieval import key_cache
+from mlpmem.retrieval.documents import Documents
+from mlpmem.ui import endpoints, requests, studies
+from mlpmem.ui.context import Shared
+from mlpmem.ui.panels import results
+from mlpmem.ui.recordings import recorded, saved
+from mlpmem.ui.request import inputs
+from mlpmem.ui.service import offers, own_text
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = int(os.environ.get("MLPMEM_FUZZ", "10"))
@@ -125,9 +129,9 @@ def test_a_link_is_always_brought_within_bounds(query):
 
 @pytest.fixture(scope="module")
 def shared(tiny_model):
-    offered = extras.Extras(mixed=True, documents=lambda model: model.datastore.documents)
+    offered = offers.Extras(mixed=True, documents=lambda model: model.datastore.documents)
     service = SimpleNamespace(model=tiny_model, extras=offered)
-    return Shared(service, recorded.Recorded(), *[None] * 4, own.Shelf())
+    return Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
 
 
 PROMPTS = VALUES | st.text(min_size=1, max_size=60)
@@ -136,7 +140,7 @@ PROMPTS = VALUES | st.text(min_size=1, max_size=60)
 @fuzz
 @given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=5))
 def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
-    ask = api.Endpoints(shared)
+    ask = endpoints.Endpoints(shared)
     names = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"]
     given_ = {"max_new_tokens": 2} | dict(zip(names, numbers, strict=False))
     given_["lmbda"] = numbers[-1] if numbers else None
@@ -146,7 +150,7 @@ def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
         (ask.distributions, {"prompt": prompt, "system": systems}),
         (ask.neighbours, {"prompt": prompt}),
     ):
-        answer = refused(api.told(call), **arguments)
+        answer = refused(endpoints.told(call), **arguments)
         assert answer is None or json.dumps(answer, allow_nan=False)
 
 
@@ -198,14 +202,14 @@ def test_results_of_any_kind_leave_a_page_that_opens(tmp_path, text):
 @fuzz
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=SCALARS)
 def test_an_upload_is_read_or_refused(tmp_path, content, name):
-    for kind in own.KINDS:
+    for kind in own_text.KINDS:
         path = tmp_path / f"a{kind}"
         path.write_bytes(content)
-        read = refused(own.read_upload, path)
-        pairs = refused(own.titled, *read) if read else None
+        read = refused(own_text.read_upload, path)
+        pairs = refused(own_text.titled, *read) if read else None
         assert pairs is None or all(text.strip() for _, text in pairs)
     line = json.dumps({"text": name, "title": name})
-    refused(own.titled, "a.jsonl", f"{line}\n{'[' * 99_999}")
+    refused(own_text.titled, "a.jsonl", f"{line}\n{'[' * 99_999}")
 
 
 @pytest.fixture(scope="module")
@@ -382,14 +386,14 @@ def test_documents_of_any_arrays_are_read_or_refused(tmp_path, data):
 def test_a_damaged_cache_gives_the_same_keys_as_none(tmp_path, monkeypatch, data):
     monkeypatch.setenv("MLPMEM_CACHE", str(tmp_path))
     decoder, documents = tiny.decoder(), tiny.documents()
-    right = np.array(keycache.build_or_read(decoder, documents, "x").datastore.keys)
+    right = np.array(key_cache.build_or_read(decoder, documents, "x").datastore.keys)
     path = tmp_path / data.draw(st.sampled_from(["keys-x.npy", "keys-x.json"]))
     whole = path.read_bytes()
     if path.suffix == ".json" and data.draw(st.booleans()):
         path.write_text(data.draw(damaged_json(json.loads(whole))), "utf-8")
     else:
         path.write_bytes(data.draw(damaged_bytes(whole)))
-    again = keycache.build_or_read(decoder, documents, "x")
+    again = key_cache.build_or_read(decoder, documents, "x")
     assert np.array_equal(again.datastore.keys, right)
 
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from train.report import ROOT, fill
+from train.report.__main__ import ROOT, fill
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

@@ -3,24 +3,29 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mlpmem.bundle import Bundle, save_bundle
-from mlpmem.datastore import Datastore, build_keys
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents, entries, join_passages
-from mlpmem.fused import FusedModel, Settings
-from mlpmem.keycache import Fingerprint
-from mlpmem.memory import Memory, MemoryConfig
-from mlpmem.retriever import make_retriever
-from mlpmem.router import FEATURES, Router, RouterConfig
+from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.engine.router import FEATURES, Router, RouterConfig
+from mlpmem.loading.bundle import Bundle, save_bundle
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.documents import Documents, entries, join_passages
+from mlpmem.retrieval.key_cache import Fingerprint
+from mlpmem.retrieval.retriever import make_retriever
 
 HIDDEN, LAYERS, POSITIONS = 32, 3, 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
 OTHERS = ("qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt_neox", "opt")
 BOS, EOS = "<s>", "</s>"
+needs_ops = pytest.mark.skipif(
+    not (hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()),
+    reason="this torch has no oneDNN",
+)
 
 _LLAMA = {
     "hidden_size": HIDDEN,

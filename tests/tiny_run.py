@@ -5,10 +5,10 @@ from pathlib import Path
 
 import tiny
 
-from mlpmem.router import Router, RouterConfig
-from train.corpus import write_lines
-from train.recipe import Decoder
-from train.stage import write_json
+from mlpmem.engine.router import Router, RouterConfig
+from train.config.tables import Decoder
+from train.run.stage import write_json
+from train.stages.corpus import write_lines
 
 RESULTS = {
     "v": 1,

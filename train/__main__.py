@@ -16,7 +16,7 @@ STOPPED = "stopped; what is made stays, the same command goes on\n"
 def main(arguments: list[str] | None = None) -> int:
     """Run what is asked for; return the exit status."""
     from mlpmem.errors import MlpMemError
-    from train.processes import disband
+    from train.run.processes import disband
 
     try:
         _run(_parser().parse_args(arguments))
@@ -39,7 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    from train.pipeline import STAGES
+    from train.run.pipeline import STAGES
 
     parser = argparse.ArgumentParser(
         "python -m train",
@@ -83,10 +83,10 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     """Run stages, the ledger or an extension."""
     from mlpmem.errors import MlpMemError
-    from train.ledger import print_ledger
-    from train.pipeline import STAGES, run
-    from train.processes import team
-    from train.recipe_file import load_recipe
+    from train.config.load import load_recipe
+    from train.run.ledger import print_ledger
+    from train.run.pipeline import STAGES, run
+    from train.run.processes import team
 
     recipe = load_recipe(options.recipe)
     root = options.runs / recipe.name
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> None:
     if options.command == "plan":
         print_ledger(recipe, root, options.tflops)
     elif options.command == "extend":
-        from train.extend import extend
+        from train.stages.extend import extend
 
         extend(recipe, root, options.text)
     else:

@@ -7,13 +7,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from mlpmem.adapters import load_adapter
 from mlpmem.amend import put_adapter
-from mlpmem.bundle import load_bundle, preset_path
 from mlpmem.errors import MlpMemError
-from train.export import tuned_adapters
+from mlpmem.loading.bundle import load_bundle, preset_path
+from mlpmem.model.lora import load_adapter
+from train.config.load import run_of
 from train.files import say
-from train.recipe_file import run_of
+from train.stages.export import tuned_adapters
 
 
 def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:

@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.distributions import knn_log_probs
-from mlpmem.documents import Documents
-from mlpmem.memory import Memory
-from mlpmem.passages import forward_positions
-from train.search import BulkSearch
-from train.windows import mixed_nll
+from mlpmem.engine.distributions import knn_log_probs
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.bulk_search import BulkSearch
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.passages import forward_positions
+from train.measure.text import mixed_nll
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
 LAMBDAS = (

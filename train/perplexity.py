@@ -10,14 +10,14 @@ from itertools import product
 
 import numpy as np
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
+from train.measure.text import Golds, curve, look, slide
 from train.recipe_after import Evaluate
-from train.stage import Context
-from train.windows import Golds, curve, look, slide
+from train.run.stage import Context
 
 GROUP = "text"
 CHOOSING = "valid"

@@ -4,8 +4,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.machine import free_disk, gpu_memory, host_memory
-from train.needs import Need
+from train.run.machine import free_disk, gpu_memory, host_memory
+from train.run.needs import Need
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z")
 

@@ -4,9 +4,9 @@ import random
 from pathlib import Path
 from typing import NamedTuple
 
-from mlpmem.documents import Documents
-from mlpmem.fused import FusedModel
-from mlpmem.trace import Trace
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import Trace
+from mlpmem.retrieval.documents import Documents
 from train.recipe_after import Export
 
 PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and that are recorded after it

@@ -7,7 +7,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from mlpmem.errors import MlpMemError
-from train.checks import check_range
+from train.config.checks import check_range
 
 
 @dataclass(frozen=True)

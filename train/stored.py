@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from mlpmem.retrieval.bulk_search import QUERY_BLOCK
 from train.corpora.writer import ArrayWriter
-from train.processes import team
-from train.search import QUERY_BLOCK
+from train.run.processes import team
 
 if TYPE_CHECKING:
-    from train.targets import SearchedTargets
+    from train.stages.targets import SearchedTargets
 
 
 class StoredTargets:

@@ -44,9 +44,9 @@ def figures(
     known = (*BENCHES, "engine")
     if unknown := [name for name in benches if name not in known]:
         raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
-    from mlpmem.bench import alone, decode, engine, prompts, search
-    from mlpmem.bundle import load_bundle, preset_path
-    from mlpmem.cast import Cast
+    from mlpmem.bench import decode, engine, prompts, search, systems
+    from mlpmem.loading.bundle import load_bundle, preset_path
+    from mlpmem.loading.registry import Cast
 
     if "engine" in benches:
         yield from engine.bench(engine.Shape(prompt=tokens), peer)
@@ -60,7 +60,7 @@ def figures(
     cast = Cast(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
     runs = {
         "decode": lambda: decode.bench(model, prompt),
-        "systems": lambda: alone.bench(cast.systems(()), PROMPT),
+        "systems": lambda: systems.bench(cast.systems(()), PROMPT),
         "search": lambda: search.bench(model, entries or search.ENTRIES),
         "prompt": lambda: prompts.bench(model, prompt),
         "bytes": lambda: prompts.bytes_of(model, folder),

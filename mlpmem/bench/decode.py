@@ -15,7 +15,7 @@ import torch
 
 from mlpmem.bench.figures import Figure
 from mlpmem.bench.timing import in_turns, ratios, reading, timed
-from mlpmem.fused import FusedModel
+from mlpmem.engine.fused import FusedModel
 
 ALL = "all systems"
 

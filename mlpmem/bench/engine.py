@@ -20,14 +20,14 @@ from mlpmem.bench.decode import decoding, generating, read_bytes
 from mlpmem.bench.figures import Figure
 from mlpmem.bench.peer import released_model
 from mlpmem.bench.timing import in_turns, ratios, reading, timed
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.documents import join_passages
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
-from mlpmem.fused import FusedModel
-from mlpmem.memory import Memory, MemoryConfig
-from mlpmem.retriever import make_retriever
-from mlpmem.settings import Settings
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import join_passages
+from mlpmem.retrieval.retriever import make_retriever
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
+from mlpmem.model.memory import Memory
 
 
 def released_model(peer: Path, decoder: torch.nn.Module, memory: Memory, lmbda: float) -> Any:

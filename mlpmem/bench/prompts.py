@@ -8,8 +8,8 @@ from pathlib import Path
 
 from mlpmem.bench.figures import Figure
 from mlpmem.bench.timing import in_turns, timed
-from mlpmem.fused import FusedModel
-from mlpmem.trace import AUTO
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import AUTO
 
 LENGTHS = (32, 64, 128, 256, 512)
 

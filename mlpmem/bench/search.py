@@ -14,8 +14,8 @@ import torch
 
 from mlpmem.bench.figures import Figure
 from mlpmem.bench.timing import in_turns, timed
-from mlpmem.fused import FusedModel
-from mlpmem.retriever import ExactRetriever
+from mlpmem.engine.fused import FusedModel
+from mlpmem.retrieval.retriever import ExactRetriever
 
 ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUERIES, PROBES, MOVED = 8, 32, 0.1

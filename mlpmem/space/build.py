@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.manifest import checked_manifest
+from mlpmem.loading.manifest import checked_manifest
 from mlpmem.space.card import MARK, TITLE, Card
 
 ROOT = Path(__file__).parents[2]
@@ -105,7 +105,7 @@ def _zero(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
 
 def _static(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
     """Write the recorded runs as files that need no server."""
-    from mlpmem.ui import recorded, replay
+    from mlpmem.ui.recordings import recorded, replay
 
     replay.write(recorded.read(bundle), folder)
     card = Card(title, sdk="static", app_file="index.html")

@@ -7,7 +7,7 @@ another process, so only plain values go in and come out, and the parts are plac
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from mlpmem.fused import FusedModel
+from mlpmem.engine.fused import FusedModel
 from mlpmem.running import Event
 
 Lease = Callable[[Callable[..., Iterator[Event]]], Callable[..., Iterator[Event]]]

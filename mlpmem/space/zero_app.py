@@ -22,11 +22,13 @@ from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 
-from mlpmem.bundle import load_bundle  # noqa: E402
-from mlpmem.retriever import ExactRetriever  # noqa: E402
+from mlpmem.loading.bundle import load_bundle  # noqa: E402
+from mlpmem.retrieval.retriever import ExactRetriever  # noqa: E402
 from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
-from mlpmem.ui import extras, recorded, serve  # noqa: E402
-from mlpmem.ui.service import Service  # noqa: E402
+from mlpmem.ui import serve  # noqa: E402
+from mlpmem.ui.recordings import recorded
+from mlpmem.ui.service import offers
+from mlpmem.ui.service.service import Service  # noqa: E402
 
 BUNDLE = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
 
@@ -40,5 +42,5 @@ if spaces is not None and torch.cuda.is_available():
     model = LeasedModel(model, placed, partial(spaces.GPU, duration=seconds))
 
 if __name__ == "__main__":
-    service = Service(lambda tell: (model, []), extras=extras.of_bundle(BUNDLE))
+    service = Service(lambda tell: (model, []), extras=offers.of_bundle(BUNDLE))
     sys.exit(serve.serve(service, recorded.read(BUNDLE)))

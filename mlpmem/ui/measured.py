@@ -6,7 +6,7 @@ A bundle may come from anybody, and its page must open whatever stands there.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mlpmem.trace import AUTO
+from mlpmem.engine.trace import AUTO
 
 MOST = 200  # rows of a table, fields of a row, characters of a text
 LONGEST = 2000  # points of a curve

@@ -5,23 +5,14 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from mlpmem.ui import (
-    about,
-    api,
-    chat,
-    compare,
-    components,
-    corpus,
-    inspect,
-    limits,
-    results,
-    waiting,
-    words,
-)  # fmt: skip
-from mlpmem.ui.own import Shelf
-from mlpmem.ui.recorded import Recorded
-from mlpmem.ui.service import Service
-from mlpmem.ui.shared import PRIVATE, Shared
+from mlpmem.ui import components, endpoints, waiting
+from mlpmem.ui.context import PRIVATE, Shared
+from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
+from mlpmem.ui.recordings import words  # fmt: skip
+from mlpmem.ui.recordings.recorded import Recorded
+from mlpmem.ui.request import limits
+from mlpmem.ui.service.own_text import Shelf
+from mlpmem.ui.service.service import Service
 
 TITLE = "MLP Memory, live"
 QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
@@ -62,7 +53,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         inspect.build_probe(shared)
         _watch(page, shared, status)
         waiting.build(page, tools)
-        api.build(shared)
+        endpoints.build(shared)
     return page
 
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from mlpmem.ui import columns, inputs, stream
-from mlpmem.ui.shared import Shared
+from mlpmem.ui.context import Shared
+from mlpmem.ui.request import columns, inputs, stream
 
 PERIOD = 0.1  # seconds between two words on how far the scrubbing is
 

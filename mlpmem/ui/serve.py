@@ -6,8 +6,8 @@ import sys
 import tempfile
 
 from mlpmem.ui import page
-from mlpmem.ui.recorded import Recorded
-from mlpmem.ui.service import Service
+from mlpmem.ui.recordings.recorded import Recorded
+from mlpmem.ui.service.service import Service
 
 
 def serve(

@@ -3,9 +3,10 @@
 import gradio as gr
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import saved, stream
 from mlpmem.ui.components import packed
-from mlpmem.ui.limits import said
+from mlpmem.ui.recordings import saved
+from mlpmem.ui.request import stream
+from mlpmem.ui.request.limits import said
 
 
 def show(event: gr.EventData) -> dict:

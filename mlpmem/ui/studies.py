@@ -6,10 +6,11 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.asked import Question, questions
-from mlpmem.charts import Chart
-from mlpmem.ui import components, figures, plots
-from mlpmem.ui.shared import PRIVATE
+from mlpmem.results.charts import Chart
+from mlpmem.results.questions import Question, questions
+from mlpmem.ui import components
+from mlpmem.ui.context import PRIVATE
+from mlpmem.ui.figures import studies, summary
 
 TEXT = "Open one to see its figures. Bars are 95% intervals where there are some."
 
@@ -30,7 +31,7 @@ def _section(question: Question) -> None:
     places = []
     with gr.Accordion(question.title, open=False, elem_classes="question") as section:
         text = f"<p>{html.escape(question.text)}</p>"
-        components.static(text, plots.REFIT, elem_classes="results")
+        components.static(text, summary.REFIT, elem_classes="results")
         for chart in shown:
             if chart.kind == "matrix" or len(shown) == 1:
                 places.append(_plot(chart))
@@ -53,4 +54,4 @@ def _plot(chart: Chart) -> gr.Plot:
 
 def _drawn(shown: list[Chart]) -> Any:
     """Return the figures of a section."""
-    return plots.outputs([figures.draw(chart) for chart in shown])
+    return summary.outputs([studies.draw(chart) for chart in shown])

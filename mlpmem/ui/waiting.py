@@ -2,8 +2,8 @@
 
 import gradio as gr
 
-from mlpmem.ui.shared import PRIVATE, STREAM
-from mlpmem.ui.stream import new_run
+from mlpmem.ui.context import PRIVATE, STREAM
+from mlpmem.ui.request.stream import new_run
 
 
 def build(page: gr.Blocks, tools: gr.HTML) -> None:

@@ -15,11 +15,11 @@ from types import SimpleNamespace
 
 import made_findings
 
-from mlpmem.corpus import Corpus
-from mlpmem.documents import join_passages
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 from mlpmem.errors import MlpMemError
-from mlpmem.settings import Settings
-from mlpmem.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
+from mlpmem.retrieval.documents import join_passages
+from mlpmem.retrieval.text_search import Corpus
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"

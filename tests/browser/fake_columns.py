@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from fake import ANSWERS, Event, FakeModel
 
 from mlpmem.errors import MlpMemError
-from mlpmem.given import Given
-from mlpmem.ui.extras import Extras
+from mlpmem.loading.extra_columns import Given
+from mlpmem.ui.service.offers import Extras
 
 
 class Tuned(FakeModel):

@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 import fake  # noqa: E402
 import fake_columns  # noqa: E402
 
-from mlpmem.ui import page, recorded  # noqa: E402
-from mlpmem.ui.service import Later, Service, cost_line, tell_tokens  # noqa: E402
+from mlpmem.ui import page
+from mlpmem.ui.recordings import recorded  # noqa: E402
+from mlpmem.ui.service.service import Later, Service, cost_line, tell_tokens  # noqa: E402
 
 
 def main(folder: Path, port: int, seconds: float) -> None:

@@ -5,7 +5,7 @@ import json
 import fake
 from test_page import generate, pane_text, rows_of, run, set_lambda
 
-from mlpmem.ui import saved
+from mlpmem.ui.recordings import saved
 
 TUNGSTEN = fake.ask("What is the symbol of tungsten?")
 

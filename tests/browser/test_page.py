@@ -6,7 +6,7 @@ import time
 import fake
 import pytest
 
-from mlpmem.trace import mix
+from mlpmem.engine.trace import mix
 
 BOOK = fake.ask("Who wrote The Salt Ledger?")
 

@@ -11,9 +11,9 @@ import fake
 import pytest
 from test_page import generate, pane_text, set_lambda
 
-from mlpmem.trace import mix
-from mlpmem.ui import replay
-from mlpmem.ui.recorded import read
+from mlpmem.engine.trace import mix
+from mlpmem.ui.recordings import replay
+from mlpmem.ui.recordings.recorded import read
 
 BOOK = fake.ask("Who wrote The Salt Ledger?")
 SOURCES = ("lm", "memory", "knn")
@@ -132,7 +132,14 @@ def test_a_saved_run_is_shown_again_without_a_model(visit, tmp_path):
 
 def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
     bundle = fake.write_bundle(tmp_path / "bundle")
-    code = [sys.executable, "-m", "mlpmem.ui.replay", tmp_path / "site", "--bundle", bundle]
+    code = [
+        sys.executable,
+        "-m",
+        "mlpmem.ui.recordings.replay",
+        tmp_path / "site",
+        "--bundle",
+        bundle,
+    ]
     made = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     for phone in ("desk", "phone"):

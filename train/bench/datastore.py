@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
-from mlpmem.datastore import build_keys
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents, entries, join_passages
 from mlpmem.malloc import keep_memory
-from mlpmem.shards import write_shard
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.datastore import build_keys
+from mlpmem.retrieval.documents import Documents, entries, join_passages
+from mlpmem.retrieval.shards import write_shard
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
 from train.bench.released import released_keys

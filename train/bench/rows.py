@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.distributions import knn_sparse
+from mlpmem.engine.distributions import knn_sparse
 from mlpmem.malloc import keep_memory
 from train.bench.device import alternate, copy_rate
 from train.bench.figures import Figure, Options
 from train.bench.released import released_rows
 from train.bench.turns import Turn
-from train.targets import SMALLEST
+from train.stages.targets import SMALLEST
 
 ROWS, VOCAB, TEMPERATURE = 256, 50257, 16.0
 KS = (128, 1024)

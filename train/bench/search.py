@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from mlpmem.malloc import keep_memory
-from mlpmem.shards import ShardedKeys, open_keys
+from mlpmem.retrieval.bulk_search import BulkSearch
+from mlpmem.retrieval.shards import ShardedKeys, open_keys
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
-from train.search import BulkSearch
 
 QUERIES = {"cpu": 2048, "cuda": 8192}
 CHECKED = 64  # queries whose recall is counted

@@ -14,16 +14,16 @@ from pathlib import Path
 import torch
 
 from mlpmem.malloc import keep_memory
-from mlpmem.memory import Memory, MemoryConfig
+from mlpmem.model.memory import Memory, MemoryConfig
 from train.bench.device import alternate, matmul_work
 from train.bench.figures import Figure, Options
 from train.bench.released import released_step
 from train.bench.turns import Turn
-from train.loop import accumulate
-from train.memory import make_loss
-from train.optimizer import MasterOptimizer
-from train.recipe import Memory as Recipe
-from train.recipe import Optimizer
+from train.config.tables import Memory as Recipe
+from train.config.tables import Optimizer
+from train.fit.loop import accumulate
+from train.fit.optimizer import MasterOptimizer
+from train.stages.memory import make_loss
 
 ALPHA, SUPPORT = 0.5, 128
 

@@ -83,6 +83,6 @@ def peak_resident() -> int:
     if sys.platform == "linux" and status.is_file():
         line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
         return int(line.split()[1]) * 1024
-    from train.machine import peak_memory
+    from train.run.machine import peak_memory
 
     return peak_memory()

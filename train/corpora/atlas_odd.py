@@ -8,7 +8,7 @@ each time, but that they do not matter.
 import random
 from collections.abc import Iterable
 
-from train.corpora.atlas_invented import CODAS, ONSETS, UNWELCOME, VOWELS
+from train.corpora.atlas.entities import CODAS, ONSETS, UNWELCOME, VOWELS
 
 ENDINGS = "s ed ing ly er tion y e al ment".split()
 COMMON = 6  # relations whose questions have a word, from which on it says nothing about the fact

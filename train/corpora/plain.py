@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from train.config.tables import Corpus
 from train.corpora import blocks
 from train.corpora.blocks import Block, beginning, open_bytes
-from train.recipe import Corpus
 
 LINE = 2**16  # bytes of a text's line that are read at once
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from train.config.tables import Corpus
 from train.corpora import blocks
 from train.corpora.blocks import Block, beginning, open_bytes
 from train.hub import HUB
-from train.recipe import Corpus
 
 ROW = 2**26  # bytes a line of JSON may have: it can only be parsed whole
 

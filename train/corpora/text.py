@@ -16,14 +16,14 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
-from mlpmem.tokenizer import load_tokenizer
+from mlpmem.model.tokenizer import load_tokenizer
+from train.config.tables import Corpus
 from train.corpora.blocks import Block
-from train.corpora.reading import read_blocks
+from train.corpora.readers import read_blocks
+from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
 from train.hub import HUB, check_model
-from train.recipe import Corpus
-from train.stage import write_json
-from train.tokenizer import gpt2_tokenizer, train_tokenizer
+from train.run.stage import write_json
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder

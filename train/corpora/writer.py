@@ -1,4 +1,4 @@
-"""Documents written as they come: a folder that `mlpmem.documents.Documents` loads, never held."""
+"""Documents written as they come: a folder that `Documents` loads, never held in memory."""
 
 import json
 from pathlib import Path

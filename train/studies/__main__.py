@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from train.config.load import load_recipe
 from train.files import say
-from train.findings import save
-from train.recipe_file import load_recipe
+from train.measure.findings import save
 from train.studies.registry import STUDIES, load_study
 from train.studies.run import Run
 from train.studies.table import table

@@ -11,16 +11,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
-from train.corpus import check_tokens
+from mlpmem.model.decoder import Decoder
+from train.config.tables import Recipe
 from train.files import read_json
-from train.findings import Finding, share
 from train.grid import Sources
-from train.measure import Test
-from train.needs import needs
-from train.recipe import Recipe
-from train.stage import finished_manifest, plain_decoder
+from train.measure.atlas import Test
+from train.measure.findings import Finding, share
+from train.run.needs import needs
+from train.run.stage import finished_manifest, plain_decoder
+from train.stages.corpus import check_tokens
 from train.studies.making import make
 from train.studies.run import Run
 

@@ -12,18 +12,18 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
-from train.findings import Finding, perplexity
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
+from train.config.tables import Corpus
+from train.measure.findings import Finding, perplexity
+from train.measure.text import Golds, look, slide, units_of
 from train.perplexity import Use, choose
-from train.recipe import Corpus
-from train.stage import finished_manifest
+from train.run.stage import finished_manifest
 from train.studies.making import make
 from train.studies.run import Run
-from train.windows import Golds, look, slide, units_of
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,13 @@ import dataclasses
 import random
 from dataclasses import dataclass, replace
 
-from mlpmem.documents import Documents, join_passages
-from train.corpora import atlas as atlas_corpus
-from train.corpora.atlas_strangers import strangers
-from train.corpora.atlas_wordings import Atlas, AtlasConfig, word_fact
-from train.questions import Questions, ask, sample_questions
-from train.recipe import Recipe
-from train.tokenizer import encode_segments
+from mlpmem.retrieval.documents import Documents, join_passages
+from train.config.tables import Recipe
+from train.corpora.atlas import passages as atlas_corpus
+from train.corpora.atlas.strangers import strangers
+from train.corpora.atlas.wordings import Atlas, AtlasConfig, word_fact
+from train.corpora.tokenizer import encode_segments
+from train.measure.questions import Questions, ask, sample_questions
 
 GROUP = "B"  # as many wordings as a fact that decoders never see
 WORDINGS = ("new/seen", "new/test", "new/unseen", "new/statement_test")

@@ -13,11 +13,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from mlpmem.distributions import interpolate, log_softmax
+from mlpmem.engine.distributions import interpolate, log_softmax
 from train.files import digest, file_hash
-from train.findings import Finding
-from train.loss import head_loss
-from train.start import new_memory
+from train.fit.loss import head_loss
+from train.fit.memory_start import new_memory
+from train.measure.findings import Finding
 from train.studies.run import Run
 
 HEADS = ("decoder", "tied", "free")  # the memory's may start from or be the decoder's

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.distributions import js_divergence, log_softmax
-from mlpmem.documents import Documents
+from mlpmem.engine.distributions import js_divergence, log_softmax
 from mlpmem.errors import MlpMemError
-from mlpmem.passages import forward_positions
-from train.findings import Finding, mean, share
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.passages import forward_positions
 from train.grid import Sources
+from train.measure.findings import Finding, mean, share
+from train.measure.text import groups_of, units_of
 from train.studies.run import Run, pooled
-from train.windows import groups_of, units_of
 
 BANDS = 4
 MULTIPLIER = np.uint64(6364136223846793005)  # Knuth's, of a linear congruence modulo 2**64

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlpmem.documents import Documents
+from mlpmem.retrieval.documents import Documents
 from train.files import read_json
-from train.findings import Finding
-from train.needs import Need, needs
-from train.stage import finished_manifest
+from train.measure.findings import Finding
+from train.run.needs import Need, needs
+from train.run.stage import finished_manifest
 from train.studies.run import Run
 
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")  # that make what is served

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 
-from train.pipeline import STAGES
-from train.recipe import Recipe
-from train.stage import run_stage
+from train.config.tables import Recipe
+from train.run.pipeline import STAGES
+from train.run.stage import run_stage
 from train.studies.run import Run
 
 

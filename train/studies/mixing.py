@@ -10,14 +10,14 @@ from itertools import product
 
 import numpy as np
 
-from train.findings import Finding, perplexity, share
 from train.grid import LAMBDAS as GRID
 from train.grid import Sources
-from train.measure import CHOOSING
+from train.measure.atlas import CHOOSING
+from train.measure.findings import Finding, perplexity, share
+from train.measure.questions import tally
+from train.measure.text import curve, groups_of, look, units_of
 from train.perplexity import LAMBDAS, best_lambda
-from train.questions import tally
 from train.studies.run import Run, pooled
-from train.windows import curve, groups_of, look, units_of
 
 STEP = 2  # every second lambda is told
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from importlib import import_module
 
-from train.findings import Finding
+from train.measure.findings import Finding
 from train.studies.run import Run
 
 STUDIES = {

@@ -7,20 +7,20 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
-from train.corpus import read_lines
-from train.evaluate import load_results
-from train.findings import Finding
-from train.measure import CHOOSING, GROUPS
-from train.questions import Questions, ask, sample_questions
-from train.recipe import Recipe
-from train.stage import finished_manifest
-from train.studies.config import Studies
-from train.windows import slide
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
+from train.config.studies import Studies
+from train.config.tables import Recipe
+from train.measure.atlas import CHOOSING, GROUPS
+from train.measure.findings import Finding
+from train.measure.questions import Questions, ask, sample_questions
+from train.measure.text import slide
+from train.run.stage import finished_manifest
+from train.stages.corpus import read_lines
+from train.stages.evaluate import load_results
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Run:
         value: float | Mapping[str, float],
         **setting: object,
     ) -> Finding:
-        """Return a finding of this study; value is a number, or what train.findings' means give."""
+        """Return a finding of this study; value is a number, or means of train.measure.findings."""
         numbers = value if isinstance(value, Mapping) else {"value": float(value)}
         how = f"python -m train.studies {self.study} {self.recipe.name}"
         return Finding(self.study, system, split, metric, how=how, setting=setting, **numbers)

@@ -15,23 +15,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from train.config.tables import Decoder as RecipeDecoder
+from train.config.tables import Optimizer, Recipe
 from train.files import digest
-from train.findings import Finding, perplexity
 from train.grid import Sources
-from train.measure import Test, choose_lambda
-from train.measure import curve as atlas_curve
+from train.measure.atlas import Test, choose_lambda
+from train.measure.atlas import curve as atlas_curve
+from train.measure.findings import Finding, perplexity
+from train.measure.text import look, units_of
 from train.perplexity import choose
-from train.recipe import Decoder as RecipeDecoder
-from train.recipe import Optimizer, Recipe
-from train.stage import finished_manifest
+from train.run.stage import finished_manifest
 from train.studies.making import make
 from train.studies.run import Run
 from train.studies.sensitivity import told
-from train.windows import look, units_of
 
 HEAD_WIDTH = 32  # of the decoders that are made here
 NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed

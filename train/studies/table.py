@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from train.findings import Finding
+from train.measure.findings import Finding
 
 
 def table(findings: Iterable[Finding]) -> list[str]:

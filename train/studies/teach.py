@@ -10,17 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpmem.datastore import Datastore
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents, join_documents, join_passages
 from mlpmem.errors import MlpMemError
-from mlpmem.memory import Memory
-from train.decoder import finetune, training_parts
-from train.loop import fit
-from train.memory import make_loss
-from train.studies.config import Studies
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents, join_documents, join_passages
+from train.config.studies import Studies
+from train.fit.loop import fit
+from train.stages.decoder import finetune, training_parts
+from train.stages.memory import make_loss
+from train.stages.targets import SearchedTargets
 from train.studies.run import Run
-from train.targets import SearchedTargets
 
 RANK = 16  # of LoRA's two matrices, which stand at every linear layer but the head
 

@@ -12,18 +12,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlpmem.datastore import Datastore, build_keys
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents, entries, join_documents
 from mlpmem.errors import MlpMemError
-from train.findings import Finding, perplexity, share
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.documents import Documents, entries, join_documents
 from train.grid import LAMBDAS, Sources
-from train.measure import Test
-from train.questions import tally
+from train.measure.atlas import Test
+from train.measure.findings import Finding, perplexity, share
+from train.measure.questions import tally
+from train.measure.text import all_positions, groups_of, units_of
 from train.studies.facts import NewFacts, make_facts
 from train.studies.run import Run
 from train.studies.teach import Lesson, check_lora, decoder_lessons, teach_decoder, teach_memory
-from train.windows import all_positions, groups_of, units_of
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mlpmem.decoder import Decoder
-from mlpmem.documents import Documents
-from train.corpus import write_lines
-from train.findings import Finding, mean, share
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.documents import Documents
 from train.grid import Grid, Sources
+from train.measure.findings import Finding, mean, share
+from train.measure.text import groups_of, units_of
+from train.stages.corpus import write_lines
 from train.studies.run import Run, pooled
-from train.windows import groups_of, units_of
 
 TOLERANCE = 0.1  # nats
 EXAMPLES = "worse.jsonl"

@@ -61,10 +61,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, how: str) -> None:
     """Ask the systems, keep and print the findings of every task."""
-    from train import findings
+    from train.measure import findings
     from train.tasks import TASKS
-    from train.tasks.asked import Asked, MissingData
-    from train.tasks.cast import Cast, Sources
+    from train.tasks.systems import Cast, Sources
+    from train.tasks.task import Asked, MissingData
 
     if options.limit < 0:
         raise MlpMemError(f"--limit is {options.limit}; give a number from 1, or 0 to ask all")

@@ -11,12 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from mlpmem.documents import Documents
-from mlpmem.tokenizer import load_tokenizer
-from train.corpus import read_lines
-from train.questions import cell_of
-from train.tasks.asked import Asked
-from train.tokenizer import EOS
+from mlpmem.model.tokenizer import load_tokenizer
+from mlpmem.retrieval.documents import Documents
+from train.corpora.tokenizer import EOS
+from train.measure.questions import cell_of
+from train.stages.corpus import read_lines
+from train.tasks.task import Asked
 
 GROUPS = ("A1", "A2", "B")
 WORD = re.compile(r"'s|[^\W\d_]+")

@@ -10,11 +10,11 @@ prefers_true, the true object is likelier than the counterfactual one. Sources: 
 
 from collections.abc import Sequence
 
-from mlpmem.batches import Judged, judge
-from mlpmem.systems import System
-from train.findings import Finding
+from mlpmem.engine.systems import System
+from train.measure.batches import Judged, judge
+from train.measure.findings import Finding
 from train.tasks import atlas
-from train.tasks.asked import Asked, Task, json_lines, need, report
+from train.tasks.task import Asked, Task, json_lines, need, report
 
 LAMA, COUNTERFACT = "lama/lama_cloze.jsonl", "counterfact_zsre/counterfact-val.json"
 

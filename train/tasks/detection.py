@@ -10,10 +10,10 @@ import random
 
 import numpy as np
 
-from mlpmem.batches import judge
-from train.findings import Finding
+from train.measure.batches import judge
+from train.measure.findings import Finding
 from train.tasks import atlas
-from train.tasks.asked import Asked, Task, report
+from train.tasks.task import Asked, Task, report
 
 WORDINGS = ("test", "unseen")
 

@@ -9,11 +9,11 @@ answer and asks whether it is hallucinated, yes or no; that takes a model that f
 so likelihoods are compared here. The memory's paper gives no prompt (full 10,000 rows).
 """
 
-from mlpmem.batches import judge
-from train.findings import Finding
-from train.tasks.asked import Asked, Task, json_lines, need, report
+from train.measure.batches import judge
+from train.measure.findings import Finding
 from train.tasks.cloze import ended
 from train.tasks.detection import likelier
+from train.tasks.task import Asked, Task, json_lines, need, report
 
 FILE = "halueval/qa_one-turn_data.json"
 

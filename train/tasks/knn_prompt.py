@@ -19,12 +19,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mlpmem.batches import judge, next_tokens
+from mlpmem.engine.systems import System
 from mlpmem.errors import MlpMemError
-from mlpmem.systems import System
-from train.findings import Finding
-from train.tasks.asked import Asked, MissingData, Task, json_lines, need, report, table, text_of
+from train.measure.batches import judge, next_tokens
+from train.measure.findings import Finding
 from train.tasks.cloze import plain
+from train.tasks.task import Asked, MissingData, Task, json_lines, need, report, table, text_of
 
 FOLDER = "knn_prompt_tasks"
 SENTIMENT = " It was"

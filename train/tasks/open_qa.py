@@ -13,10 +13,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from mlpmem.batches import write
-from train.findings import Finding
+from train.measure.batches import write
+from train.measure.findings import Finding
 from train.tasks import answers
-from train.tasks.asked import Asked, Task, json_lines, need, report
+from train.tasks.task import Asked, Task, json_lines, need, report
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ are drawn are scored unless a limit is given; published figures are of all of it
 
 import numpy as np
 
-from mlpmem.batches import judge_positions
-from mlpmem.documents import Documents, join_passages
-from mlpmem.systems import Column, System
-from train import findings
-from train.corpus import check_tokens
-from train.findings import Finding
-from train.tasks.asked import Asked, Task, text_of
-from train.windows import SMALLEST, slide, units_of
+from mlpmem.engine.systems import Column, System
+from mlpmem.retrieval.documents import Documents, join_passages
+from train.measure import findings
+from train.measure.batches import judge_positions
+from train.measure.findings import Finding
+from train.measure.text import SMALLEST, slide, units_of
+from train.stages.corpus import check_tokens
+from train.tasks.task import Asked, Task, text_of
 
 WINDOW, TOKENS = 1024, 20_000  # tokens seen at most, and scored where no limit is given
 TEXT = "wikitext-2/test.txt"

@@ -8,11 +8,11 @@ Of a system that retrieves, "passage_has_answer": a passage it puts before the p
 Source: the atlas, our own.
 """
 
-from mlpmem.batches import write
-from mlpmem.rag import Rag
-from train.findings import Finding
+from mlpmem.engine.rag import Rag
+from train.measure.batches import write
+from train.measure.findings import Finding
 from train.tasks import answers, atlas
-from train.tasks.asked import Asked, Task, report
+from train.tasks.task import Asked, Task, report
 
 NEW_TOKENS = 16
 WORDINGS = ("seen", "test", "unseen")

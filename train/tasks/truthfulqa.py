@@ -12,10 +12,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mlpmem.batches import judge
-from train.findings import Finding
-from train.tasks.asked import Asked, Task, need, report, table
+from train.measure.batches import judge
+from train.measure.findings import Finding
 from train.tasks.cloze import ended
+from train.tasks.task import Asked, Task, need, report, table
 
 FILE = "truthfulqa/TruthfulQA.csv"
 SHOTS = (

@@ -1,0 +1,208 @@
+"""Systems: whatever answers a prompt, behind one interface, so that all can be asked the same.
+
+A system is a decoder, what it reads for a prompt (`context`), what its sources say at a hidden
+state with its logits (`sources`), and their `mix`, for which a router needs the evidence of what
+was read before. A Column is one column of a FusedModel at one lambda: the decoder alone,
+with its memory, with its datastore. A tuned or a larger decoder, or a memory trained otherwise, is
+a column of a model that holds it; retrieval before the prompt is `rag.py`.
+"""
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import AUTO, PARTS, Trace
+from mlpmem.evidence import REACH, Evidence, gaps
+from mlpmem.model.decoder import Decoder
+from mlpmem.running import Event
+from mlpmem.sources import Sources
+from mlpmem.token_ids import check_prompt
+
+
+class System(Protocol):
+    """Whatever answers."""
+
+    name: str  # as a person types it: "memory", "rag"
+    label: str  # as a table or a column's head shows it
+    bytes: int  # kept in memory to serve: weights, entries, indexes
+    seconds: float  # what making it took beyond the decoder
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the decoder that reads."""
+
+    def context(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return what the decoder reads for a prompt's ids, `room` more tokens to follow."""
+
+    @property
+    def routed(self) -> bool:
+        """Return whether its mix needs evidence."""
+
+    def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
+        """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
+
+    def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
+        """Return what tokens (R,) are worth as evidence, (R,)."""
+
+    def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
+        """Return log-probs (R, V); evidence (R,) is that before each row's token."""
+
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Return log-probs (last, V): the next token's after each of the last positions of ids."""
+
+    def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
+        """Yield the Events of an answer, by the system's name; options as of `compare`."""
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the Trace of an answer; options are those of settings.Options."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a model: a system at one lambda, or at the router's."""
+
+    model: FusedModel
+    system: str = "lm"
+    lmbda: float | str | None = None  # "auto" is the router's; None: the model's own
+    name: str = ""  # none: the system's
+    label: str = ""  # likewise
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Fill in name and label."""
+        object.__setattr__(self, "name", self.name or self.system)
+        object.__setattr__(self, "label", self.label or LABELS.get(self.system, self.name))
+
+    @property
+    def decoder(self) -> Decoder:
+        """Return the model's decoder."""
+        return self.model.decoder
+
+    @property
+    def bytes(self) -> int:
+        """Return the bytes of decoder, and of memory and datastore where this column needs them."""
+        model, parts = self.model, PARTS[self.system]
+        memory = model.memory.bytes if "memory" in parts else 0
+        return model.decoder.bytes + memory + (model.store.bytes if "knn" in parts else 0)
+
+    def context(self, ids: Sequence[int], room: int) -> list[int]:
+        """Return ids as they are."""
+        return list(ids)
+
+    @property
+    def _own(self) -> float | str:
+        """Return this column's lambda, the model's where it names none."""
+        return self.model.lmbdas([self.system], self.lmbda)[self.system]
+
+    @property
+    def routed(self) -> bool:
+        """Return whether a router chooses its lambda."""
+        return self._own == AUTO
+
+    def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
+        """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
+        store = self.model.store if "knn" in PARTS[self.system] else None
+        return self.model.sources(hidden, logits, store)
+
+    def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
+        """Return what tokens (R,) are worth as evidence, (R,)."""
+        return gaps(sources["lm"], sources[self.system], tokens)
+
+    @torch.inference_mode()
+    def mix(self, sources: Sources, evidence: Tensor | None = None) -> Tensor:
+        """Return log-probs (R, V); evidence (R,) is that before each row's token."""
+        weights = self.model.weights(sources, self.system, self._own, evidence)
+        return interpolate(sources["lm"], sources[self.system], weights)
+
+    def log_probs(self, ids: Sequence[int], last: int = 1) -> Tensor:
+        """Return log-probs (last, V): the next token's after each of the last positions of ids."""
+        return next_log_probs(self, ids, last)
+
+    def at(self, lmbda: float | str | None) -> "Column":
+        """Return this column at another lambda; None leaves it at its own."""
+        return self if lmbda is None else replace(self, lmbda=lmbda)
+
+    def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
+        """Yield the Events of an answer, by this column's name; see generation.compare."""
+        options |= {"lmbda": self.lmbda, "stream": True}
+        for event in self.model.compare(prompt, [self.system], **options):
+            (value,) = event.values.values()
+            yield Event(event.kind, {self.name: named(value, self) if _ends(event) else value})
+
+    def generate(self, prompt: str | Sequence[int], **options) -> Trace:
+        """Return the Trace of an answer; see generation.compare."""
+        return last_trace(self.stream(prompt, **options))
+
+
+LABELS = {
+    "lm": "decoder",
+    "memory": "decoder + memory",
+    "knn": "decoder + kNN",
+    "mixed": "decoder + memory and kNN",
+}
+
+
+def columns(model: FusedModel, seconds: dict[str, float] | None = None) -> list[Column]:
+    """Return a Column of everything a model can be asked now; seconds by the system's name."""
+    known = seconds or {}
+    return [Column(model, name, seconds=known.get(name, 0.0)) for name in model.systems]
+
+
+def last_trace(events: Iterator[Event]) -> Trace:
+    """Return the one trace that a system's events end with."""
+    *_, done = events
+    (trace,) = done.values.values()
+    return trace
+
+
+def named(trace: Trace, system: System) -> Trace:
+    """Return a trace that says whose it is, where its sources do not say it already."""
+    if system.name == trace.system:
+        return trace
+    return replace(trace, model={**trace.model, "column": system.name, "label": system.label})
+
+
+def _ends(event: Event) -> bool:
+    """Return whether an event carries traces."""
+    return event.kind == "done"
+
+
+@torch.inference_mode()
+def follow(
+    system: System,
+    evidence: Evidence,
+    texts: Sequence[Hashable],
+    states: tuple[Tensor, Tensor],
+    tokens: Tensor,
+) -> Tensor:
+    """Return a system's log-probs (R, V) at states (hidden (R, D), logits (R, V)) of texts (R,).
+
+    The tokens (R,) that come next there are read: rows of a text are in its order.
+    """
+    sources = system.sources(*states)
+    before = None
+    if system.routed:
+        before = evidence.read(texts, system.gaps(sources, tokens))
+    return system.mix(sources, before)
+
+
+@torch.inference_mode()
+def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
+    """Return a system's log-probs (last, V) after each of the last positions of ids.
+
+    What it reads beside the prompt stands before ids[: -last + 1], the prompt. MlpMemError where
+    this does not fit.
+    """
+    begun = len(ids) - (last - 1)
+    read = [*system.context(ids[:begun], last), *ids[begun:]]
+    read = check_prompt(system.decoder, read, 0)
+    rows = min(len(read), last + REACH) if system.routed else last
+    output = system.decoder.forward(torch.tensor([read]), last=rows)
+    tokens = torch.tensor([*read[len(read) - rows + 1 :], 0])  # what comes after all is not asked
+    states = output.hidden[0], output.logits[0]
+    return follow(system, Evidence(), [0] * rows, states, tokens)[-last:]

@@ -1,0 +1,67 @@
+"""How many of a CPU's threads decode a token: as many as pay.
+
+A row or a few multiply every weight once and wait for memory. Threads beyond those that fill its
+bandwidth wait for each other, on a busy machine for long. Prefill and keys get all: they are asked
+for by name, because a Python thread that first computes while another decodes inherits its number.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from mlpmem.model.decoder import Decoder
+
+ROWS = 4  # with more, there is work for every thread
+ROUNDS, SECONDS = 5, 2.0  # of measuring at most, the first round aside
+ALIKE = 1.05  # times the fastest: not worth more threads
+
+
+def calibrate(decoder: "Decoder") -> int:
+    """Set and return decoder.threads, the fewest that decode a token about as fast as any number.
+
+    0, which leaves torch's own number, away from a CPU. The numbers tried are 1, 2, 4 and so on, up
+    to torch's number now, which is kept as decoder.all_threads.
+    """
+    decoder.threads = decoder.all_threads = 0
+    every = torch.get_num_threads()
+    if decoder.device.type != "cpu" or every == 1:
+        return 0
+    counts = [*(2**i for i in range(every.bit_length()) if 2**i < every), every]
+    found = {count: [] for count in counts}
+    start = time.perf_counter()
+    for turn in range(ROUNDS):
+        for count in counts:
+            found[count].append(_seconds(decoder, count))
+        if turn and time.perf_counter() - start > SECONDS:
+            break
+    decoder.all_threads = every
+    fastest = min(map(min, found.values()))
+    decoder.threads = next(count for count in counts if min(found[count]) <= ALIKE * fastest)
+    return decoder.threads
+
+
+@contextmanager
+def threads_for(decoder: "Decoder", rows: int) -> Iterator[None]:
+    """Compute so many rows inside: a few with decoder.threads, more with decoder.all_threads."""
+    before = torch.get_num_threads()
+    count = decoder.threads if rows <= ROWS else decoder.all_threads
+    if count in (0, before):
+        yield
+        return
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _seconds(decoder: "Decoder", count: int) -> float:
+    """Return what the decoder takes for one token with so many threads."""
+    decoder.threads = count
+    begin = time.perf_counter()
+    decoder.forward(torch.zeros(1, 1, dtype=torch.long))
+    return time.perf_counter() - begin

@@ -1,0 +1,132 @@
+"""GPT-2's pass over packed layers, written straight out: what a token costs beside its weights.
+
+It is for the two passes that decoding is made of: a whole prompt, and one token a row over a cache.
+Products take their GELU and their residual with them, and where only the last position is asked
+for, the last layer computes no other. Whatever else is asked (padding, masks, positions, several
+tokens over a cache, another family), transformers' own pass answers.
+"""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlpmem.fast import attention
+from mlpmem.fast.attention import attend
+from mlpmem.fast.linear import PackedLinear
+
+if TYPE_CHECKING:
+    from mlpmem.model.decoder import Decoder
+
+GELUS = ("gelu_new", "gelu_pytorch_tanh")  # names of the tanh form
+
+
+class Layer(NamedTuple):
+    """The parts of one of transformers' GPT2Blocks."""
+
+    norm: nn.LayerNorm
+    qkv: PackedLinear  # D -> 3 D
+    out: PackedLinear  # D -> D
+    ffn_norm: nn.LayerNorm
+    up: PackedLinear  # D -> 4 D
+    down: PackedLinear  # 4 D -> D
+
+
+class Straight:
+    """A pass of one model, which it holds; nothing of a call is kept on it."""
+
+    def __init__(self, model: nn.Module, depth: int) -> None:
+        """Take the parts of a GPT2LMHeadModel; depth is the layer whose FFN input is given."""
+        self.model, body = model, model.transformer
+        self.tokens, self.positions = body.wte.weight, body.wpe.weight
+        self.layers = [_layer(block) for block in body.h]
+        self.norm, self.head = body.ln_f, model.lm_head
+        self.depth = depth % len(self.layers)
+        self.heads = model.config.n_head
+
+    @classmethod
+    def of(cls, decoder: "Decoder") -> "Straight | None":
+        """Return the pass of a decoder, None where it is no GPT-2 or not packed throughout."""
+        model = decoder.model
+        if decoder.family.layers != "transformer.h" or not _as_written(model):
+            return None
+        made = cls(model, decoder.depth)
+        parts = [made.head, *(part for layer in made.layers for part in layer)]
+        products = [part for part in parts if not isinstance(part, nn.LayerNorm)]
+        return made if all(isinstance(part, PackedLinear) for part in products) else None
+
+    def takes(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
+        """Return whether ids (B, T) over a cache are a pass of this kind, of this model."""
+        past, size = _length(cache), ids.shape[1]
+        return (
+            self.model is model
+            and (size == 1 or past == 0)
+            and past + size <= len(self.positions)
+            and (cache is None or self._grows(cache))
+        )
+
+    def _grows(self, cache: Any) -> bool:
+        """Return whether a cache holds what was read and nothing else, a layer of it a layer."""
+        from transformers.cache_utils import DynamicCache, DynamicLayer
+
+        from mlpmem.kvcache import GrowingLayer
+
+        known = DynamicLayer, GrowingLayer
+        layers = cache.layers if type(cache) is DynamicCache else []
+        return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
+
+    def forward(self, ids: Tensor, cache: Any, last: int) -> tuple[Tensor, Tensor, Any]:
+        """Return logits (B, T, V), hidden states (B, T, D) and the cache; as Decoder.forward does.
+
+        T is 1 where last is 1.
+        """
+        past, size = _length(cache), ids.shape[1]
+        x = F.embedding(ids, self.tokens) + self.positions[past : past + size]  # (B, T, D)
+        for i, layer in enumerate(self.layers):
+            alone = last == 1 and i == len(self.layers) - 1
+            x = self._attend(layer, x, cache, i, alone)
+            inside = _norm(layer.ffn_norm, x)
+            if i == self.depth:
+                hidden = inside
+            x = layer.down.plus(layer.up.gelu(inside), x)
+        return self.head(_norm(self.norm, x[:, -last:])), hidden[:, -last:], cache
+
+    def _attend(self, layer: Layer, x: Tensor, cache: Any, i: int, alone: bool) -> Tensor:
+        """Return x (B, T, D) with layer i's attention added; (B, 1, D), the last, where alone."""
+        rows, size, width = x.shape
+        qkv = layer.qkv(_norm(layer.norm, x)).view(rows, size, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D / heads) each
+        if cache is not None:
+            key, value = cache.layers[i].update(key, value)
+        if alone:
+            query, x = query[:, :, -1:], x[:, -1:]
+        found = attend(query, key, value, causal=query.shape[2] > 1)
+        return layer.out.plus(found.transpose(1, 2).reshape(x.shape), x)
+
+
+def _layer(block: nn.Module) -> Layer:
+    """Return the parts of a block in the order they are used."""
+    attention, ffn = block.attn, block.mlp
+    return Layer(block.ln_1, attention.c_attn, attention.c_proj, block.ln_2, ffn.c_fc, ffn.c_proj)
+
+
+def _as_written(model: nn.Module) -> bool:
+    """Return whether a GPT-2 computes what is written here, by its config."""
+    config = model.config
+    return (
+        config.activation_function in GELUS
+        and config.scale_attn_weights
+        and not config.scale_attn_by_inverse_layer_idx
+        and not config.add_cross_attention
+        and config._attn_implementation in ("sdpa", attention.NAME)
+    )
+
+
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """Return x (..., D) normalised."""
+    return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _length(cache: Any) -> int:
+    """Return how many tokens a cache holds, 0 for None."""
+    return 0 if cache is None else cache.get_seq_length()

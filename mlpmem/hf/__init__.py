@@ -1,0 +1,3 @@
+from mlpmem.hf.model import MlpMemoryForCausalLM, MlpMemoryLMConfig
+
+__all__ = ["MlpMemoryForCausalLM", "MlpMemoryLMConfig"]

@@ -1,0 +1,216 @@
+"""The mix behind transformers: generate(), pipelines, save_pretrained, evaluation harnesses.
+
+    import mlpmem
+    from mlpmem.hf import MlpMemoryForCausalLM
+    model = MlpMemoryForCausalLM.of(mlpmem.load(), system="memory", lmbda=0.5)
+    model.save_pretrained("fused")          # python -m mlpmem.hf fused  does the same
+
+Importing this module is what makes AutoConfig and AutoModelForCausalLM know such folders. One
+system at one lambda answers; its logits are log-probs. All computing is FusedModel's.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import AUTO
+from mlpmem.errors import MlpMemError
+from mlpmem.hf.folder import check_folder, kind_of, read_parts, write_parts
+
+ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
+
+
+class MlpMemoryLMConfig(PreTrainedConfig):
+    """Who answers, and at which lambda; the decoder's own config is nested."""
+
+    model_type = "mlp_memory_lm"
+
+    decoder: dict | PreTrainedConfig | None = None
+    system: str = "memory"  # "lm", "memory" or "knn"
+    lmbda: float = 0.5  # weight of the memory or datastore
+    memory_temperature: float = 1.0
+    k: int = 64  # neighbours
+    knn_temperature: float = 20.0
+    depth: int = -1  # decoder layer whose FFN input is the hidden state
+    retriever: str | None = None  # kind of search, of mlpmem.retrieval.retriever.RETRIEVERS
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Make the nested config a config."""
+        if isinstance(self.decoder, dict):
+            self.decoder = AutoConfig.for_model(**self.decoder)
+        super().__post_init__(**kwargs)
+
+    @property
+    def vocab_size(self) -> int:
+        """Return V."""
+        return self.decoder.vocab_size
+
+    @property
+    def max_position_embeddings(self) -> int | None:
+        """Return the longest sequence, in tokens."""
+        return getattr(self.decoder, "max_position_embeddings", None)
+
+
+class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
+    """A FusedModel that transformers can drive; `fused` is what answers."""
+
+    config_class = MlpMemoryLMConfig
+    base_model_prefix = ""
+    _supports_sdpa = True
+
+    def __init__(self, config: MlpMemoryLMConfig, fused: FusedModel) -> None:
+        """Drive a model that holds what config.system needs; see `of`."""
+        super().__init__(config)
+        self.fused = fused
+        self.decoder, self.memory = fused.decoder.model, fused.memory
+        self.generation_config = copy.deepcopy(self.decoder.generation_config)
+        if self.generation_config.pad_token_id is None:
+            self.generation_config.pad_token_id = fused.decoder.tokenizer.pad_token_id
+        self.post_init()
+        self.eval()
+
+    @classmethod
+    def of(
+        cls, model: FusedModel, system: str | None = None, lmbda: float | None = None
+    ) -> "MlpMemoryForCausalLM":
+        """Return a model's system (default the memory) at a lambda (default its settings').
+
+        Weights and datastore are shared with `model`, nothing is copied.
+        """
+        system = model.check_system(system, model.store)
+        if system == "mixed" or lmbda == AUTO:
+            raise MlpMemError(
+                f"a folder for transformers holds one of lm, memory and knn at a number as lmbda; "
+                f"it was asked for {system!r} at {lmbda!r}"
+            )
+        alone = model.only(system)
+        own = model.settings.of(system)  # no router answers behind transformers
+        decoder = copy.deepcopy(model.decoder.model.config)
+        decoder.name_or_path = ""  # of this machine
+        config = MlpMemoryLMConfig(
+            decoder=decoder,
+            system=system,
+            lmbda=model.lmbdas([system], lmbda if lmbda is not None else own)[system],
+            memory_temperature=model.settings.memory_temperature,
+            k=model.settings.k,
+            knn_temperature=model.settings.knn_temperature,
+            depth=model.decoder.depth,
+            retriever=kind_of(alone),
+        )
+        return cls(config, alone)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Return log-probs (B, T, V) float32 of the mix as logits, or of the last positions alone.
+
+        labels (B, T) give the mean nll of every token but the first, -100 left out. No gradient is
+        kept: the model is frozen.
+        """
+        output = self.fused.decoder.forward(
+            input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            cache=past_key_values,
+            use_cache=bool(use_cache),
+            last=0 if labels is not None else logits_to_keep,
+        )
+        logits, loss = self._mixed(output.hidden, output.logits), None
+        if labels is not None:
+            targets = labels[:, 1:].flatten().to(logits.device)
+            loss = F.nll_loss(logits[:, :-1].flatten(0, 1), targets)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=output.cache)
+
+    @torch.no_grad()
+    def _mixed(self, hidden: Tensor, logits: Tensor) -> Tensor:
+        """Return log-probs (B, T, V) of the mix from hidden states (B, T, D) and logits."""
+        system, store, parts = self.config.system, self.fused.store, []
+        shape = logits.shape
+        pairs = zip(hidden.flatten(0, 1).split(ROWS), logits.flatten(0, 1).split(ROWS), strict=True)
+        for some_hidden, some_logits in pairs:
+            sources = self.fused.sources(some_hidden, some_logits, store)
+            parts.append(interpolate(sources["lm"], sources[system], self.config.lmbda))
+        return torch.cat(parts).view(shape)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "MlpMemoryForCausalLM":
+        """Move what the mix gathers from along with the weights."""
+        super()._apply(fn, recurse)
+        store = self.fused.store
+        if store is not None:
+            moved = store._replace(values=fn(store.values), counts=fn(store.counts))
+            self.fused._store = moved
+        return self
+
+    def get_input_embeddings(self) -> torch.nn.Module:
+        """Return the decoder's."""
+        return self.decoder.get_input_embeddings()
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        """Return the decoder's head; the mix has none of its own."""
+        return self.decoder.get_output_embeddings()
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Leave every weight as it came."""
+
+    def tie_weights(self, *args: Any, **kwargs: Any) -> None:
+        """Leave every weight as it came: decoder and memory tied their own."""
+
+    def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
+        """Write config.json, tokenizer, decoder/, and memory/ or datastore/ into a folder."""
+        folder = Path(save_directory)
+        write_parts(self.fused, folder)
+        said = copy.deepcopy(self.generation_config)
+        said.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        said.save_pretrained(folder)  # as here; a pipeline would sample unless told
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *_: Any,
+        config: MlpMemoryLMConfig | None = None,
+        dtype: torch.dtype | str | None = None,
+        device_map: Any = None,
+        **options: Any,
+    ) -> "MlpMemoryForCausalLM":
+        """Return the model of a folder that save_pretrained wrote; float32 unless dtype is given.
+
+        device_map is one device, {"": device}, or "auto": see placement. MlpMemError for options
+        that would change what is computed and are not known here.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        check_folder(folder, options)
+        config = config or MlpMemoryLMConfig.from_pretrained(folder)
+        model = cls(config, read_parts(folder, config, dtype, device_map))
+        if (folder / "generation_config.json").exists():
+            model.generation_config = GenerationConfig.from_pretrained(folder)
+        return model
+
+
+AutoConfig.register(MlpMemoryLMConfig.model_type, MlpMemoryLMConfig)
+AutoModelForCausalLM.register(MlpMemoryLMConfig, MlpMemoryForCausalLM)

@@ -1,0 +1,255 @@
+"""Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
+
+manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
+answers, router/ what chooses lambda where it was fitted, adapters/ tuned decoders to set beside it;
+results, examples and recorded traces hold what the page shows at once. Keys are not in it:
+`keycache.py` builds them.
+"""
+
+import copy
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpmem.amend import copy_adapters, write_json
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.router import Router, load_routers
+from mlpmem.engine.settings import Settings
+from mlpmem.errors import MlpMemError
+from mlpmem.fast.devices import calibrate
+from mlpmem.loading.extra_columns import Given, bundled
+from mlpmem.loading.manifest import AGAIN, FORMAT, checked_manifest, list_files
+from mlpmem.loading.presets import PRESETS
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory, check_binding
+from mlpmem.plain import parse_json
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.key_cache import Built, Fingerprint, build_or_read
+from mlpmem.retrieval.retriever import make_retriever
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A checked folder; everything is read from it when asked for."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Return the bundle's name."""
+        return str(self.manifest.get("name", self.folder.name))
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Return lambdas, k and temperatures chosen for this bundle."""
+        try:
+            return Settings(**self.manifest["settings"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise MlpMemError(
+                f"bundle {self.folder.name}: its settings cannot be used ({error}); {AGAIN}"
+            ) from error
+
+    @property
+    def adapters(self) -> list[Given]:
+        """Return the adapters of its decoder that it brings; MlpMemError for malformed ones."""
+        return bundled(self.folder, self.manifest)
+
+    def read_json(self, name: str) -> Any:
+        """Return the value of one of its JSON files, such as "results.json"."""
+        return parse_json((self.folder / name).read_text(encoding="utf-8"))
+
+    def traces(self) -> list[dict]:
+        """Return the recorded comparisons as plain values."""
+        found = sorted((self.folder / "traces").glob("*.json"))
+        return [parse_json(path.read_text(encoding="utf-8")) for path in found]
+
+    def documents(self) -> Documents:
+        """Return the documents of the datastore."""
+        return Documents.load(self.folder / "documents")
+
+    def model(
+        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+    ) -> FusedModel:
+        """Return decoder and memory as a model; its datastore is attached by `attach`."""
+        with self._reading("decoder, memory or router"):
+            memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+            decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
+            listed = {self.folder / name for name in self.manifest["files"]}
+            routers = load_routers(self.folder / "router", listed)
+            calibrate(decoder)
+            return FusedModel(decoder, memory, self.settings, self.name, routers)
+
+    def _decoder(self, depth: int, **options: Any) -> Decoder:
+        """Return the decoder; options are Decoder.load's."""
+        return Decoder.load(self.folder / "decoder", depth=depth, **options)
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Turn what libraries raise over a part into an MlpMemError.
+
+        Its hashes were right, but a bundle made to harm has right hashes too, and the readers of
+        configurations, tokenizers and weights each have errors of their own.
+        """
+        try:
+            yield
+        except MlpMemError:
+            raise
+        except Exception as error:
+            raise MlpMemError(
+                f"bundle {self.folder.name}: its {part} cannot be used ({type(error).__name__}); "
+                f"{AGAIN}"
+            ) from error
+
+    def attach(
+        self,
+        model: FusedModel,
+        progress: Callable[[int, int], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+        retriever: str | None = None,
+    ) -> Built:
+        """Build the keys, or read them from the cache, attach the datastore, say what it cost.
+
+        Keys are float32's work whatever the model answers in, so that one cache serves all.
+        """
+        with self._reading("documents or fingerprint"):
+            fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+            documents = self.documents()
+        parts = ("decoder/", "documents/")
+        digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
+        label = hashlib.sha256(
+            json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
+        ).hexdigest()[:16]
+        decoder = model.decoder
+        if decoder.model.dtype != torch.float32:
+            decoder = self._decoder(decoder.depth, device=decoder.device)
+        built = build_or_read(decoder, documents, label, fingerprint, progress=progress, stop=stop)
+        model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
+        return built
+
+
+def default_bundle_path() -> Path:
+    """Return where the embedded bundle is, in a clone or installed; MLPMEM_BUNDLE names another."""
+    if named := os.environ.get("MLPMEM_BUNDLE"):
+        return Path(named)
+    clone = Path(__file__).parents[2] / "assets" / "atlas"
+    return clone if clone.is_dir() else Path(__file__).parents[1] / "atlas"
+
+
+def preset_path(name: str | Path | None) -> Path:
+    """Return the folder of a preset's name or of a path; None is the embedded bundle."""
+    if name is None or name == "atlas":
+        return default_bundle_path()
+    if not Path(name).exists():
+        raise MlpMemError(
+            f"bundle: {str(name)!r} is no folder here and no preset; presets are atlas, "
+            f"{', '.join(PRESETS)}. Check the path, or load parts with decoder=..."
+        )
+    return Path(name)
+
+
+def load_bundle(path: str | Path | None = None) -> Bundle:
+    """Return the bundle of a folder (the embedded one by default) after checking every file.
+
+    MlpMemError names the first file that is missing, truncated or altered and what to do, or what
+    is wrong with its list of adapters.
+    """
+    folder = Path(path) if path is not None else default_bundle_path()
+    manifest = checked_manifest(folder)
+    bundled(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def save_bundle(
+    folder: str | Path,
+    *,
+    decoder: Decoder,
+    memory: Memory,
+    documents: Documents,
+    settings: Settings | Mapping[str, Any],
+    fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    routers: Mapping[str, Router] | None = None,
+    adapters: Sequence[Given] = (),
+    results: Any = None,
+    examples: Sequence[Mapping] = (),
+    questions: Sequence[Mapping] = (),
+    traces: Sequence[Mapping] = (),
+    attributions: Sequence[str] = (),
+    name: str | None = None,
+    created_with: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Write a bundle into folder, replacing one that is there, and return it, checked.
+
+    Weights are stored in half precision. It is written beside its place and renamed at the end.
+    """
+    folder = Path(folder).absolute()
+    check_binding(memory.config, decoder)
+    settings = settings if isinstance(settings, Settings) else Settings(**settings)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _write_model(beside, decoder, memory, documents, fingerprint)
+        for system, router in (routers or {}).items():
+            router.save(beside / "router" / system)
+        write_json(beside / "results.json", results or {})
+        write_json(beside / "examples.json", list(examples))
+        write_json(beside / "questions.json", list(questions))
+        for number, trace in enumerate(traces):
+            write_json(beside / "traces" / f"{number:02d}.json", trace)
+        manifest = {
+            "format": FORMAT,
+            "name": name or folder.name,
+            "created_with": dict(created_with or {}),
+            "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
+            "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},
+            "attributions": list(attributions),
+        }
+        if adapters:
+            manifest["adapters"] = copy_adapters(beside, adapters)
+        manifest["files"] = list_files(beside)
+        write_json(beside / "manifest.json", manifest, indent=1)
+        for path in (beside, *beside.rglob("*")):  # temporary folders and weights begin private
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        load_bundle(beside)
+        _replace(beside, folder)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+    return Bundle(folder, manifest)
+
+
+def _write_model(
+    folder: Path, decoder: Decoder, memory: Memory, documents: Documents, fingerprint: Any
+) -> None:
+    """Write decoder/, memory/, documents/ and the fingerprint."""
+    from safetensors.torch import save_file
+
+    half = copy.deepcopy(decoder.model).to("cpu", torch.float16)
+    half.save_pretrained(folder / "decoder")
+    decoder.tokenizer.save_pretrained(folder / "decoder")
+    memory.save(folder / "memory", torch.float16)
+    documents.save(folder / "documents")
+    indices, keys = fingerprint
+    tensors = {"indices": torch.as_tensor(indices), "keys": torch.as_tensor(keys).half()}
+    save_file(tensors, folder / "fingerprint.safetensors")
+
+
+def _replace(beside: Path, folder: Path) -> None:
+    """Put beside where folder is; the old one goes only once the new one stands."""
+    if not folder.exists():
+        beside.rename(folder)
+        return
+    old = beside.with_name(beside.name + ".old")
+    folder.rename(old)
+    beside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,95 @@
+"""Whether weights fit into this machine's memory, before any of them are read."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from mlpmem.cgroup import allowed
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.hub import NESTED, WEIGHTS
+from mlpmem.placement import AUTO, FILLED, first_device, free_on_gpus
+
+HEADS = ("lm_head.weight", "embed_out.weight")
+TABLES = ("wte.weight", "embed_tokens.weight", "embed_in.weight")
+SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
+
+
+def parameters_in(folder: Path, packed: bool = False) -> int:
+    """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
+
+    Packed, a head that is the embedding's table too counts twice: the table stays. Read from the
+    heads of safetensors files; for .bin files, from their size and the dtype that config.json names
+    (float32 where it names none).
+    """
+    folder = folder / NESTED if (folder / NESTED).is_dir() else folder
+    for pattern in WEIGHTS:
+        files = sorted(folder.glob(pattern))
+        if files and pattern.endswith(".bin"):
+            return sum(path.stat().st_size for path in files) // _stored(folder).itemsize
+        if files:
+            return _numbers(files, packed)
+    return 0
+
+
+def _numbers(files: Sequence[Path], packed: bool) -> int:
+    """Return how many numbers safetensors files hold; 0 for what cannot be read of them."""
+    from safetensors import SafetensorError, safe_open
+
+    sizes = {}
+    for path in files:
+        with suppress(OSError, SafetensorError):  # whoever reads it says what is wrong
+            with safe_open(path, "pt") as file:
+                sizes |= {k: math.prod(file.get_slice(k).get_shape()) for k in file.keys()}
+    tied = packed and not any(name.endswith(HEADS) for name in sizes)
+    tables = (size for name, size in sizes.items() if tied and name.endswith(TABLES))
+    return sum(sizes.values()) + sum(tables)
+
+
+def _stored(folder: Path) -> torch.dtype:
+    """Return the dtype that a folder's config.json names, float32 where it names none."""
+    try:
+        row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        found = getattr(torch, row.get("dtype") or row.get("torch_dtype") or "float32")
+    except (OSError, ValueError, AttributeError, TypeError):
+        return torch.float32
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
+def available_bytes(device: str | torch.device = "cpu") -> int:
+    """Return the bytes that a device has free now for this process; MlpMemError without it."""
+    if device == AUTO and torch.cuda.is_available():
+        return int(FILLED * sum(free_on_gpus()))
+    try:
+        device = first_device(device)
+        if torch.device(device).type == "cuda":
+            return torch.cuda.mem_get_info(device)[0]
+    except (AssertionError, RuntimeError) as error:  # torch without CUDA, no such name, no driver
+        raise MlpMemError(
+            f"device {str(device)!r} is not here ({str(error)[:200]}); use cpu, or a device that "
+            "this torch knows"
+        ) from error
+    return allowed().available
+
+
+def check_room(
+    parameters: Mapping[str, int], dtype: torch.dtype, device: str | torch.device = "cpu"
+) -> None:
+    """Raise MlpMemError, with advice, unless weights of {name: numbers} fit on the device."""
+    total, free = sum(parameters.values()), available_bytes(device)
+    if SPARE * total * dtype.itemsize <= free:
+        return
+    kind = str(dtype).removeprefix("torch.")
+    parts = ", ".join(f"{n} {p * dtype.itemsize / 1e9:.1f} GB" for n, p in parameters.items())
+    halved = SPARE * total * torch.bfloat16.itemsize
+    advice = "close other programs, take a smaller model or a larger machine"
+    if dtype == torch.float32:
+        fits = "which fits" if halved <= free else "which does not fit either"
+        advice = f"dtype bfloat16 halves that, {fits}; or {advice}"
+    raise MlpMemError(
+        f"memory of this machine: {parts} in {kind}, so {SPARE * total * dtype.itemsize / 1e9:.1f} "
+        f"GB are needed and {free / 1e9:.1f} GB are free on {device}. Advice: {advice}"
+    )

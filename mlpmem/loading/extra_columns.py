@@ -1,0 +1,126 @@
+"""Columns that stand in folders beside a model: which there are, and what each folder holds.
+
+A folder is told apart by its files: an adapter of the model's decoder (LoRA), another memory for
+it, or a decoder of its own. Nothing is loaded here, and torch is not needed; `cast.py` makes
+systems of them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.manifest import AGAIN
+from mlpmem.plain import is_number, parse_json
+
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+OWN = (
+    "lm",
+    "memory",
+    "knn",
+    "mixed",
+    "rag",
+    "rag_memory",
+    "auto",
+    "auto_knn",
+    "auto_mixed",
+    "fused",
+)
+KINDS = ("decoder", "adapter", "memory")
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+MEMORY_TYPE = "mlp_memory"  # what a memory's config.json calls itself
+PUBLISHED_MEMORY = ("mlp_memory_config.json", "knn_generator")
+MOST_LABEL = 160  # characters
+
+
+@dataclass(frozen=True)
+class Given:
+    """One column by its folder."""
+
+    name: str
+    folder: Path
+    kind: str  # of KINDS
+    label: str = ""  # none: made of kind and name
+    seconds: float = 0.0  # what making it took beyond the decoder
+    lmbda: float | None = None  # of a memory; None: its own
+
+
+def given(text: str) -> Given:
+    """Return the column of "NAME=FOLDER"; MlpMemError says what is wrong with it."""
+    name, _, place = text.partition("=")
+    if not place:
+        raise MlpMemError(f"column {text[:80]!r}: give NAME=FOLDER")
+    check_name(name)
+    return Given(name, Path(place), kind_of(Path(place)))
+
+
+def check_name(name: str) -> None:
+    """Raise MlpMemError unless a column may be called so: it becomes a folder, an id, a label."""
+    if not NAME.fullmatch(name) or name in OWN:
+        raise MlpMemError(
+            f"column {name[:40]!r}: a name has small letters, digits and _, begins with a letter, "
+            f"and is none of {', '.join(OWN)}; give another"
+        )
+
+
+def kind_of(folder: Path) -> str:
+    """Return what a folder holds, of KINDS; MlpMemError where it is none of them."""
+    if (folder / ADAPTER_FILES[0]).is_file():
+        return "adapter"
+    if any((folder / name).exists() for name in PUBLISHED_MEMORY):
+        return "memory"
+    try:
+        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise MlpMemError(
+            f"column: {folder} is no folder of a decoder (config.json), of LoRA "
+            f"({ADAPTER_FILES[0]}) or of a memory; check the path"
+        ) from error
+    mine = isinstance(row, dict) and row.get("model_type") == MEMORY_TYPE
+    return "memory" if mine or _without_attention(folder) else "decoder"
+
+
+def _without_attention(folder: Path) -> bool:
+    """Return whether a folder's safetensors hold layers, and none of them attends.
+
+    So it is with published memories that lie flat: their config.json is their base family's.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, "np") as file:
+                names.update(file.keys())
+        except (OSError, SafetensorError):  # whoever reads it says what is wrong
+            return False
+    return bool(names) and not any("att" in name for name in names)
+
+
+def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:
+    """Return the adapters that a bundle's manifest lists; none where it lists none.
+
+    Their files are among those whose hashes the manifest gives. MlpMemError for what is malformed.
+    """
+    listed = manifest.get("adapters", {})
+    if not isinstance(listed, dict):
+        raise _malformed(folder, "its list is no object")
+    found = []
+    for name, row in listed.items():
+        if not NAME.fullmatch(name) or name in OWN or not isinstance(row, dict):
+            raise _malformed(folder, f"{name[:40]!r} is no name, or no object")
+        label, seconds = row.get("label", ""), row.get("seconds", 0.0)
+        took = is_number(seconds) and seconds >= 0
+        if not isinstance(label, str) or len(label) > MOST_LABEL or not took:
+            raise _malformed(folder, f"label or seconds of {name!r} cannot be")
+        if missing := [f for f in ADAPTER_FILES if f"adapters/{name}/{f}" not in manifest["files"]]:
+            raise _malformed(folder, f"{name!r} lacks {', '.join(missing)}")
+        found.append(Given(name, folder / "adapters" / name, "adapter", label, float(seconds)))
+    return found
+
+
+def _malformed(folder: Path, why: str) -> MlpMemError:
+    """Return the error for adapters that a manifest lists wrongly."""
+    return MlpMemError(f"bundle {folder.name}: its adapters cannot be used ({why}); {AGAIN}")

@@ -1,0 +1,197 @@
+"""Repositories of the Hub: what one holds, and a copy here of what is needed of it.
+
+A folder is taken as it is, then what is cached, then the network. A revision that is no commit
+("main") is thereby pinned by its first download: the cache keeps the commit it stood for.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+from mlpmem.errors import MlpMemError
+
+Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
+
+NESTED = "knn_generator"  # where a memory stands that was saved together with its decoder's name
+SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
+WEIGHTS = (  # the first kind that is there is read; a repository may hold all of them
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+POLL_SECONDS = 0.5
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What is needed of a repository at one commit."""
+
+    hub_id: str
+    commit: str
+    licence: str  # as its card says, "" where it says nothing
+    files: dict[str, int]  # bytes by name
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of all files."""
+        return sum(self.files.values())
+
+    def __str__(self) -> str:
+        """Return one line: id, commit, size and licence."""
+        licence = self.licence or "not stated, ask its authors before you use it"
+        size = f"{self.bytes / 1e9:.2f} GB" if self.bytes >= 1e7 else f"{self.bytes / 1e6:.2f} MB"
+        return f"{self.hub_id} ({self.commit[:12]}), {size}, licence: {licence}"
+
+
+def wanted(names: Iterable[str]) -> list[str]:
+    """Return the files that are read of a repository: configuration, tokenizer, one weight kind."""
+    names, found = sorted(names), []
+    for folder in ("", f"{NESTED}/"):
+        here = [name for name in names if name.rpartition("/")[0] == folder[:-1]]
+        plain = {name: name.removeprefix(folder) for name in here}
+        found += [n for n in here if any(fnmatch(plain[n], pattern) for pattern in SMALL)]
+        kinds = ([n for n in here if fnmatch(plain[n], pattern)] for pattern in WEIGHTS)
+        found += next(filter(None, kinds), [])
+    return found
+
+
+def fetch(
+    source: str | Path,
+    what: str,
+    *,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    tell: Tell | None = None,
+) -> Path:
+    """Return the folder of a path or hub id, downloaded if it is not here yet.
+
+    `what` begins the message of the MlpMemError where it cannot be had. tell hears size and
+    licence before anything is downloaded, and then how much of it is here.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    if not HUB_ID.fullmatch(str(source)):
+        raise MlpMemError(
+            f"{what}: {str(source)!r} is no folder here and no hub id; check the path, or give "
+            "an id such as owner/name"
+        )
+    if (cached := find_cached(str(source), what, revision)) is not None:
+        return cached
+    if local_files_only:
+        raise MlpMemError(
+            f"{what}: {str(source)!r} is no folder here, nor downloaded already; check the path, "
+            "or allow the network to have it from the Hub"
+        )
+    listing = look_up(str(source), what, revision)
+    return _download(listing, what, revision, tell or (lambda line, share: None))
+
+
+def find_cached(hub_id: str, what: str, revision: str | None = None) -> Path | None:
+    """Return the folder of what was downloaded before, None unless its weights are all there.
+
+    So must be a decoder's tokenizer, which another program may have left aside.
+    """
+    from huggingface_hub import snapshot_download
+
+    from mlpmem.model.tokenizer import has_vocabulary
+
+    try:
+        options = {"revision": revision, "local_files_only": True, "allow_patterns": list(SMALL)}
+        folder = Path(snapshot_download(hub_id, **options))
+    except (OSError, ValueError):
+        return None
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    weights = [n for n in wanted(there) if any(fnmatch(Path(n).name, p) for p in WEIGHTS)]
+    complete = bool(weights) and _whole(folder, weights)
+    if what == "decoder":
+        complete = complete and has_vocabulary(folder)
+    return folder if complete else None
+
+
+def _whole(folder: Path, weights: list[str]) -> bool:
+    """Return whether all shards are there, by the number in their names."""
+    first = Path(weights[0]).name.split("-of-")
+    return len(first) == 1 or len(weights) == int(first[1].split(".")[0])
+
+
+def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = "") -> Listing:
+    """Return what the Hub says of a repository; MlpMemError where it cannot be asked.
+
+    `licence` is what is known of it where its card states none.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+    except Exception as error:  # the client's transport raises errors of its own
+        raise _unreachable(hub_id, what, error) from error
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    card = info.card_data or {}
+    said = card.get("license") or licence
+    licence = said if isinstance(said, str) else ", ".join(said)
+    return Listing(hub_id, info.sha or "", licence, {n: sizes[n] for n in wanted(sizes)})
+
+
+def _download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
+    """Return the folder of a repository's files, those that are here already left alone."""
+    from huggingface_hub import snapshot_download
+
+    tell(f"downloading {listing}", 0.0)
+    try:
+        with _watched(listing, tell):
+            folder = snapshot_download(
+                listing.hub_id, revision=revision, allow_patterns=list(listing.files)
+            )
+    except Exception as error:  # as above
+        raise _unreachable(listing.hub_id, what, error) from error
+    return Path(folder)
+
+
+@contextmanager
+def _watched(listing: Listing, tell: Tell) -> Iterator[None]:
+    """Tell twice a second how many bytes of a repository are in the cache."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    name = repo_folder_name(repo_id=listing.hub_id, repo_type="model")
+    blobs, done = Path(constants.HF_HUB_CACHE) / name / "blobs", threading.Event()
+
+    def watch() -> None:
+        while not done.wait(POLL_SECONDS):
+            here = min(_bytes(blobs), listing.bytes)
+            tell(f"downloading {listing}: {here / 1e9:.2f} GB here", here / max(1, listing.bytes))
+
+    thread = threading.Thread(target=watch, name="download", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _bytes(folder: Path) -> int:
+    """Return the size of a folder's files, those that vanish meanwhile left out."""
+    total = 0
+    for path in folder.glob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue
+    return total
+
+
+def _unreachable(hub_id: str, what: str, error: Exception) -> MlpMemError:
+    """Return the error that says why a repository cannot be had and what to do."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return MlpMemError(
+        f"{what}: {hub_id!r} is no folder here and cannot be downloaded ({first}); check the path, "
+        "or the id and the network (a gated model also needs its licence accepted and HF_TOKEN). "
+        "What is here already stays, run it again to go on"
+    )

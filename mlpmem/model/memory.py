@@ -1,0 +1,178 @@
+"""The memory: an all-MLP from one hidden state to a distribution over the vocabulary, D -> V.
+
+It sees no positions and no other token, so its rows are independent. State-dict names equal those
+of the authors' published checkpoints. `checkpoints.py` reads and writes its folders.
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mlpmem.blocks import LAYOUTS
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.extra_columns import MEMORY_TYPE
+
+MODEL_TYPE = MEMORY_TYPE
+
+MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
+# field -> (kind, least, most)
+RANGES = {
+    "hidden_size": (Integral, 1, MOST),
+    "vocab_size": (Integral, 1, MOST),
+    "num_layers": (Integral, 1, 1024),
+    "intermediate_size": (Integral, 1, MOST),
+    "norm_eps": (Real, 0, 1),
+    "depth": (Integral, -1024, 1023),
+    "lmbda": (Real, 0, 1),
+    "temperature": (Real, 1e-6, 1e6),
+    "knn_k": (Integral, 0, MOST),
+    "knn_temperature": (Real, 0, 1e9),
+}
+
+
+@dataclass(frozen=True)
+class MemoryConfig:
+    """The shape of a memory, the decoder it belongs to, and how it is best used."""
+
+    hidden_size: int  # D, of the decoder's hidden states
+    vocab_size: int  # V
+    num_layers: int
+    intermediate_size: int
+    family: str = "llama"  # "llama" (RMSNorm, SwiGLU) or "gpt2" (LayerNorm, GELU)
+    norm_eps: float = 1e-5
+    depth: int = -1  # decoder layer whose FFN input it reads, -1 the last
+    lmbda: float = 0.5  # its weight in the mix
+    temperature: float = 1.0  # divides its logits
+    knn_k: int = 0  # neighbours of its training targets, 0 where unknown
+    knn_temperature: float = 0.0  # of its training targets, 0 where unknown
+    tokenizer_hash: str = ""  # empty where unknown, as in published checkpoints
+    tied_head: bool = False  # whether its head is the decoder's
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError for values no memory can have."""
+        for name, (kind, low, high) in RANGES.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
+                raise MlpMemError(
+                    f"memory config: {name} is {value!r}, it must be a number from {low:g} to "
+                    f"{high:g}; export or download the memory again"
+                )
+        if not isinstance(self.tokenizer_hash, str) or not isinstance(self.tied_head, bool):
+            raise MlpMemError(
+                f"memory config: tokenizer_hash {self.tokenizer_hash!r} must be a text, tied_head "
+                f"{self.tied_head!r} true or false; export or download the memory again"
+            )
+        if str(self.family) not in LAYOUTS:
+            raise MlpMemError(
+                f"memory config: family {self.family!r} is not known, use {' or '.join(LAYOUTS)}"
+            )
+
+    @classmethod
+    def from_dict(cls, row: dict) -> "MemoryConfig":
+        """Return the config of a config.json's values, unknown ones left out."""
+        known = {field.name for field in fields(cls)}
+        missing = [
+            f
+            for f in ("hidden_size", "vocab_size", "num_layers", "intermediate_size")
+            if f not in row
+        ]
+        if missing:
+            raise MlpMemError(
+                f"memory config: {', '.join(missing)} missing; export the memory again"
+            )
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    def to_json(self) -> str:
+        """Return config.json's text."""
+        return json.dumps({"model_type": MODEL_TYPE, **asdict(self)}, indent=2)
+
+
+class Memory(nn.Module):
+    """Blocks, a last norm and a head of its own, or the decoder's where tied_head is set."""
+
+    def __init__(self, config: MemoryConfig) -> None:
+        """Make a memory with random weights; `bind` gives a tied one its head."""
+        super().__init__()
+        self.config = config
+        block, self._blocks, norm, self._norm = LAYOUTS[config.family]
+        self.add_module(
+            self._blocks, nn.ModuleList(block(config) for _ in range(config.num_layers))
+        )
+        self.add_module(self._norm, norm(config.hidden_size, eps=config.norm_eps))
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        if config.tied_head:
+            self.lm_head.weight = None
+        self.reset_parameters()
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the memory's own weights as they are held."""
+        from mlpmem.fast.linear import bytes_of
+
+        return bytes_of(self, but=self.lm_head.weight if self.config.tied_head else None)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw matrices from N(0, 0.02), those that end a block smaller by sqrt(2 * num_layers)."""
+        for name, weight in self.named_parameters():
+            if weight.dim() >= 2:
+                ends = name.endswith(("c_proj.weight", "down_proj.weight"))
+                nn.init.normal_(
+                    weight, std=0.02 / ((2 * self.config.num_layers) ** 0.5 if ends else 1)
+                )
+
+    def features(self, hidden: Tensor) -> Tensor:
+        """Return what enters the head, (..., D), of hidden states (..., D)."""
+        for block in getattr(self, self._blocks):
+            hidden = block(hidden)
+        return getattr(self, self._norm)(hidden)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Return logits (..., V) of hidden states (..., D)."""
+        return self.lm_head(self.features(hidden))
+
+    def bind(self, decoder) -> "Memory":
+        """Return self, checked against the decoder it answers for and given its head if tied."""
+        check_binding(self.config, decoder)
+        if self.config.tied_head:
+            weight = decoder.head_weight.to(decoder.device)
+            self.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+        return self
+
+    def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write config.json and model.safetensors, the weights in dtype if given."""
+        from mlpmem.model.checkpoints import save_memory
+
+        save_memory(self, folder, dtype)
+
+    @classmethod
+    def load(cls, path_or_id: str | Path, **options) -> "Memory":
+        """Return the memory of our own or a published folder; see checkpoints.load_memory."""
+        from mlpmem.model.checkpoints import load_memory
+
+        return load_memory(path_or_id, **options)
+
+
+def check_binding(config: MemoryConfig, decoder) -> None:
+    """Raise MlpMemError unless the memory was made for this decoder's hidden states and tokens."""
+    pairs = {
+        "hidden size": (config.hidden_size, decoder.hidden_size),
+        "vocabulary": (config.vocab_size, decoder.vocab_size),
+        "depth": (config.depth % decoder.num_layers, decoder.depth % decoder.num_layers),
+    }
+    if config.tokenizer_hash:
+        pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
+    wrong = [
+        f"{name} {ours} against {theirs}"
+        for name, (ours, theirs) in pairs.items()
+        if ours != theirs
+    ]
+    if wrong:
+        raise MlpMemError(
+            f"this memory belongs to another decoder: {', '.join(wrong)} (memory against decoder). "
+            "Load the decoder it was trained for, or train a memory for this one"
+        )

@@ -1,0 +1,151 @@
+"""The datastore: for every entry a key (hidden state), a value (next token) and where it stands.
+
+Keys follow from decoder and documents and may be built anew (`build_keys`); searching them is the
+retriever's part.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mlpmem.errors import MlpMemError
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.passages import forward_positions
+from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
+
+
+@dataclass(frozen=True)
+class Context:
+    """The surroundings of an entry's value, within its passage."""
+
+    left: list[int]  # token ids before the value
+    target: int  # the value
+    right: list[int]  # token ids after it
+    title: str
+    group: str
+
+
+@dataclass(frozen=True)
+class Datastore:
+    """N entries over documents; an entry's key is the hidden state one token before its value."""
+
+    keys: np.ndarray | ShardedKeys  # (N, D) float16, in memory or mapped from disk
+    positions: np.ndarray  # (N,) int64, index of the value in documents.tokens
+    counts: np.ndarray  # (N,) int32, how many copies the entry stands for
+    documents: Documents
+
+    def __post_init__(self) -> None:
+        """Raise MlpMemError where the arrays differ in length."""
+        if not len(self.keys) == len(self.positions) == len(self.counts):
+            raise MlpMemError(
+                f"datastore: {len(self.keys)} keys, {len(self.positions)} positions and "
+                f"{len(self.counts)} counts; they must be as many, build the keys again"
+            )
+
+    def __len__(self) -> int:
+        """Return N."""
+        return len(self.positions)
+
+    @cached_property
+    def values(self) -> np.ndarray:
+        """Return the token id of every entry, (N,) int32, held from then on."""
+        return self.values_of(slice(None))
+
+    def values_of(self, entries: np.ndarray | slice) -> np.ndarray:
+        """Return the token ids of some entries, int32 in their shape, read where they lie."""
+        return self.documents.tokens[self.positions[entries]].astype(np.int32)
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of keys, values, positions, counts and tokens."""
+        arrays = (self.keys, self.values, self.positions, self.counts, self.documents.tokens)
+        return sum(array.nbytes for array in arrays)
+
+    def context(self, i: int, before: int = 24, after: int = 8) -> Context:
+        """Return the surroundings of entry i; they never leave its passage."""
+        documents, at = self.documents, int(self.positions[i])
+        p = int(documents.passage_at(np.int64(at)))
+        first, end = int(documents.offsets[p]), int(documents.offsets[p + 1])
+        document = int(documents.document_of[p])
+        return Context(
+            left=documents.tokens[max(first, at - before) : at].tolist(),
+            target=int(documents.tokens[at]),
+            right=documents.tokens[at + 1 : min(end, at + 1 + after)].tolist(),
+            title=documents.titles[document],
+            group=documents.groups[document],
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write keys (one shard), positions.npy, counts.npy and documents/ into folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_index(folder, self.keys.shape[1], [write_shard(folder, 0, np.asarray(self.keys))])
+        save_entries(folder, self.positions, self.counts)
+        self.documents.save(folder / "documents")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Datastore":
+        """Return the datastore of a folder: keys, positions and counts mapped from disk."""
+        folder = Path(folder)
+        keys = open_keys(folder)
+        try:
+            positions, counts = (
+                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+                for name in ("positions", "counts")
+            )
+        except (OSError, ValueError) as error:
+            raise MlpMemError(
+                f"datastore: cannot read {folder.name} ({error}); build or download it again"
+            ) from error
+        return cls(keys, positions, counts, Documents.load(folder / "documents"))
+
+
+def save_entries(folder: Path, positions: np.ndarray, counts: np.ndarray) -> None:
+    """Write positions.npy and counts.npy into a folder."""
+    np.save(folder / "positions.npy", positions)
+    np.save(folder / "counts.npy", counts)
+
+
+def build_keys(
+    decoder: Any,
+    documents: Documents,
+    positions: np.ndarray,
+    out: np.ndarray | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    batch_tokens: int | None = None,
+    stop: Callable[[], bool] | None = None,
+    dtype: np.dtype | type = np.float16,
+) -> np.ndarray:
+    """Return the keys of entries, (N, D) in dtype: hidden states one token before `positions`.
+
+    Written into `out` if given (an array or memmap). progress(done, total) counts tokens run;
+    stop() is asked after every batch, and a yes raises MlpMemError. By default a batch is 2,048
+    tokens on a CPU, whose caches it then fits, and 32,768 elsewhere.
+    """
+    if out is None:
+        out = np.empty((len(positions), decoder.hidden_size), dtype)
+    for places in forward_positions(
+        decoder, documents, positions, head=False, batch_tokens=batch_tokens
+    ):
+        if stop is not None and stop():
+            raise MlpMemError("building the keys was stopped; start it again when wanted")
+        out[places.at] = _checked(places.hidden)
+        if progress is not None:
+            progress(places.done, places.total)
+    return out
+
+
+def _checked(hidden: torch.Tensor) -> np.ndarray:
+    """Return hidden states (n, D) as float32 arrays; MlpMemError where float16 cannot hold one."""
+    kept = hidden.float().cpu().numpy()
+    if not np.isfinite(kept).all() or np.abs(kept).max(initial=0.0) > np.finfo(np.float16).max:
+        raise MlpMemError(
+            "datastore: a hidden state is not finite in half precision; this decoder cannot be "
+            "keyed in float16 at this depth, try another depth"
+        )
+    return kept

@@ -1,0 +1,143 @@
+"""Search of tens of millions of keys through an inverted file: near neighbours, recall measured.
+
+faiss holds the keys in one byte a number (ivfsq) or 64 bytes a key (ivfpq) and looks into the lists
+nearest to a query alone; what it finds is scored again on the true keys.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from mlpmem.errors import MlpMemError
+from mlpmem.retrieval.bulk_search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
+from mlpmem.retrieval.retriever import probes_for, writable
+from mlpmem.selection import LAST
+from train.config.tables import Targets
+
+BLOCK = 65536  # keys added at once
+CODE_BYTES = 64  # of a product-quantised key
+ROUNDS = 10  # of k-means over the keys that the lists are trained on
+PER_LIST = 64  # keys a list is trained on
+SAMPLE = 256  # queries that recall is measured on
+LEAST = 16  # entries of an inverted file: the centres of the shortest product code
+
+
+class InvertedSearch:
+    """BulkSearch's like by an inverted file of `lists` lists, of which `probes` are searched."""
+
+    def __init__(self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0) -> None:
+        """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq.
+
+        MlpMemError where there are too few keys for so many lists.
+        """
+        self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
+        self.kind, self.probes = kind, probes
+        lists = check_lists(len(keys), 1, lists, probes)
+        self.index = _index(kind, keys.shape[1], lists, len(keys))
+        luck = np.random.default_rng(seed)
+        chosen = np.sort(luck.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
+        self.index.cp.seed, self.index.cp.niter = seed + 1, ROUNDS
+        self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
+        starts = range(0, len(keys), BLOCK)
+        for start in tqdm(starts, kind, unit="k keys", unit_scale=BLOCK / 1000, mininterval=5.0):
+            self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
+
+    def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield (first query, distances (q, K), indices (q, K)) as BulkSearch does; -1 is none.
+
+        MlpMemError where so few lists are probed that k neighbours cannot be found well.
+        """
+        k = min(k, len(self.keys))
+        more = min(k + EXTRA, len(self.keys))
+        self.index.nprobe = probes_for(len(self.keys), self.index.nlist, k, self.probes)
+        for start in range(0, len(queries), QUERY_BLOCK):
+            block = as_float(queries[start : start + QUERY_BLOCK], torch.device("cpu"))
+            indices = torch.from_numpy(self.index.search(block.numpy(), more)[1])
+            yield start, *rescore(self._rows, block, indices, k)
+
+    def recall(self, k: int, seed: int = 0) -> float:
+        """Return the share of the k nearest that is found for a sample of the keys themselves.
+
+        A key as near as the k-th is as right as the k-th; that a key finds itself is no merit.
+        """
+        luck = np.random.default_rng(seed)
+        at = np.sort(luck.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
+        queries = self._rows(torch.from_numpy(at))
+        exact = BulkSearch(self.keys, budget=0)
+        (_, found, which), (_, right, _) = (
+            next(search.search(queries, k)) for search in (self, exact)
+        )
+        others = which != torch.from_numpy(at)[:, None]
+        good = (others & (found <= right[:, -1:] * (1 + 1e-6))).sum(1)
+        return float((good / (k - 1)).clamp_max(1).mean())
+
+    def described(self, k: int) -> dict:
+        """Return what a manifest says of the search for k neighbours, its recall with it.
+
+        That is None where there are too many keys to be searched exactly.
+        """
+        entries, lists = len(self.keys), self.index.nlist
+        probes = probes_for(entries, lists, k, self.probes)
+        recall = round(self.recall(k), 4) if entries <= LAST else None
+        return {"search": self.kind, "lists": lists, "probes": probes, "recall": recall}
+
+    def _rows(self, at) -> Tensor:
+        """Return keys (n, D) of a slice or of indices (n,), a fresh float32 copy."""
+        return rows_of(self.keys, at, torch.device("cpu"))
+
+
+def kind_of_search(config: Targets, entries: int, size: int) -> str:
+    """Return how N entries of keys of D = size are searched: exact, ivfsq or ivfpq."""
+    if config.search != "auto":
+        return config.search
+    if entries <= config.exact_most:
+        return "exact"
+    return "ivfsq" if entries * code_bytes("ivfsq", size) <= config.search_mib * 2**20 else "ivfpq"
+
+
+def lists_for(entries: int) -> int:
+    """Return into how many lists so many entries are sorted."""
+    return max(1, min(int(4 * entries**0.5), entries // PER_LIST))
+
+
+def check_lists(entries: int, k: int, lists: int, probes: int) -> int:
+    """Return into how many lists entries are sorted, 0 chooses; MlpMemError where that cannot be.
+
+    Neither can it where so few are probed that k neighbours are not found well.
+    """
+    if entries < LEAST or lists > entries:
+        raise MlpMemError(
+            f"search: {entries:,} entries cannot be sorted into {lists:,} lists (0 chooses); an "
+            f"inverted file needs an entry a list and {LEAST} at least. Lower lists, or set search "
+            'to "exact" in [targets]'
+        )
+    lists = lists or lists_for(entries)
+    probes_for(entries, lists, k, probes)
+    return lists
+
+
+def code_bytes(kind: str, size: int) -> int:
+    """Return the bytes in memory of a key of D = size, its index with it."""
+    return 8 + (size if kind == "ivfsq" else _pieces(size))
+
+
+def _pieces(size: int) -> int:
+    """Return into how many pieces of a byte each product quantisation cuts a key."""
+    return next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
+
+
+def _index(kind: str, size: int, lists: int, entries: int):
+    """Return an empty faiss index for keys of D = size."""
+    import faiss
+
+    coarse = faiss.IndexFlatL2(size)
+    if kind == "ivfsq":
+        quantiser = faiss.ScalarQuantizer.QT_8bit
+        index = faiss.IndexIVFScalarQuantizer(coarse, size, lists, quantiser, faiss.METRIC_L2)
+    else:
+        bits = 8 if entries >= 39 * 256 else 4
+        index = faiss.IndexIVFPQ(coarse, size, lists, _pieces(size), bits)
+    return index

@@ -1,0 +1,173 @@
+"""The decoder over many passages at once: hidden states and logits at the positions asked for.
+
+What makes keys, scores questions and finds a decoder's nll alike. It keeps nothing.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
+from mlpmem.prefix_tree import Row, lay_out, pack, row_size
+from mlpmem.retrieval.documents import Documents
+
+CPU_BATCH, GPU_BATCH = 2048, 32768  # tokens a batch; the first fits a CPU's caches
+WORTH = 0.9  # beginnings are shared where that leaves at most this share of the tokens
+
+
+class Places(NamedTuple):
+    """What the decoder knows where some of the positions' tokens are about to come."""
+
+    at: np.ndarray  # (n,) which of the positions asked for
+    hidden: Tensor  # (n, D), the key there
+    logits: Tensor | None  # (n, V), None with head=False
+    done: int  # tokens run so far
+    total: int  # tokens to run
+
+
+class Batch(NamedTuple):
+    """Passages of like length that are run together."""
+
+    passages: np.ndarray  # (b,)
+    lengths: np.ndarray  # (b,) tokens of each that are needed, the longest last
+    members: list[np.ndarray]  # of each, which of the positions asked for lie in it
+
+
+@torch.inference_mode()
+def forward_positions(
+    decoder: Decoder,
+    documents: Documents,
+    positions: np.ndarray,
+    *,
+    head: bool = True,
+    batch_tokens: int | None = None,
+) -> Iterator[Places]:
+    """Yield Places until every position (an index into documents.tokens) was served once.
+
+    What is given is the state one token *before* a position, which is where its token is decided.
+    Where only states are wanted (head=False), beginnings that passages share are run once.
+    MlpMemError for a passage longer than the decoder can read.
+    """
+    if batch_tokens is None:
+        batch_tokens = CPU_BATCH if decoder.device.type == "cpu" else GPU_BATCH
+    batches = plan(documents, positions, batch_tokens)
+    longest = max((int(batch.lengths[-1]) for batch in batches), default=0)
+    if longest > decoder.max_positions:
+        raise MlpMemError(
+            f"datastore: a passage has {longest} tokens, more than the {decoder.max_positions} the "
+            "decoder reads; cut the documents into shorter passages"
+        )
+    if not head and (rows := _shared(decoder, documents, batches)) is not None:
+        yield from _run_shared(decoder, documents, positions, *rows, batch_tokens)
+        return
+    done, total = 0, sum(int(batch.lengths.sum()) for batch in batches)
+    for batch in batches:
+        done += int(batch.lengths.sum())
+        yield Places(*_run(decoder, documents, positions, batch, head), done, total)
+
+
+def plan(documents: Documents, positions: np.ndarray, budget: int) -> list[Batch]:
+    """Return the batches, each of at most `budget` padded tokens (or one passage).
+
+    A passage is cut after its last needed state; one without positions is not run at all.
+    """
+    of_position = documents.passage_at(positions)
+    order = np.argsort(of_position, kind="stable")
+    passages, starts = np.unique(of_position[order], return_index=True)
+    members = np.split(order, starts[1:])
+    last = np.array([positions[m].max() for m in members], dtype=np.int64)
+    lengths = last - documents.offsets[passages]
+    ranks = np.argsort(lengths, kind="stable")
+    batches, begin = [], 0
+    while begin < len(ranks):
+        end = begin + 1
+        while end < len(ranks) and (end + 1 - begin) * lengths[ranks[end]] <= budget:
+            end += 1
+        rows = ranks[begin:end]
+        batches.append(Batch(passages[rows], lengths[rows], [members[r] for r in rows]))
+        begin = end
+    return batches
+
+
+def _run(
+    decoder: Decoder, documents: Documents, positions: np.ndarray, batch: Batch, head: bool
+) -> tuple[np.ndarray, Tensor, Tensor | None]:
+    """Return (at, hidden, logits) of a batch.
+
+    Padding stands on the right, where causal attention never looks, so no mask is needed.
+    """
+    ids = np.zeros((len(batch.passages), int(batch.lengths[-1])), np.int64)
+    for row, (p, length) in enumerate(zip(batch.passages, batch.lengths, strict=True)):
+        first = documents.offsets[p]
+        ids[row, :length] = documents.tokens[first : first + length]
+    at = np.concatenate(batch.members)
+    rows = np.repeat(np.arange(len(ids)), [len(m) for m in batch.members])
+    columns = positions[at] - 1 - documents.offsets[batch.passages[rows]]
+    output = decoder.forward(torch.from_numpy(ids), head=head)
+    where = torch.from_numpy(rows), torch.from_numpy(columns)
+    return at, output.hidden[where], output.logits[where] if head else None
+
+
+class Sequences(NamedTuple):
+    """Passages cut after their last needed state, in the order of the batches."""
+
+    tokens: list[np.ndarray]
+    members: list[np.ndarray]  # of each, which of the positions asked for lie in it
+
+
+def _shared(
+    decoder: Decoder, documents: Documents, batches: Sequence[Batch]
+) -> tuple[Sequences, list[Row]] | None:
+    """Return the passages packed by shared beginnings, None where that saves little or misleads.
+
+    A decoder with a sliding window counts back by place in the row, which is not the passage's.
+    """
+    tokens, members = [], []
+    for batch in batches:
+        starts = documents.offsets[batch.passages]
+        ends = starts + batch.lengths
+        tokens += [documents.tokens[a:b] for a, b in zip(starts, ends, strict=True)]
+        members += batch.members
+    longest = max(map(len, tokens), default=0)
+    if (getattr(decoder.model.config, "sliding_window", None) or longest) < longest:
+        return None
+    rows = pack(tokens)
+    if sum(map(row_size, rows)) > WORTH * sum(map(len, tokens)):
+        return None
+    return Sequences(tokens, members), sorted(rows, key=row_size)
+
+
+def _run_shared(
+    decoder: Decoder,
+    documents: Documents,
+    positions: np.ndarray,
+    sequences: Sequences,
+    rows: list[Row],
+    budget: int,
+) -> Iterator[Places]:
+    """Yield Places, rows of like size together, at most `budget` padded tokens (or one row)."""
+    done, total, begin = 0, sum(map(row_size, rows)), 0
+    while begin < len(rows):
+        end = begin + 1
+        while end < len(rows) and (end + 1 - begin) * row_size(rows[end]) <= budget:
+            end += 1
+        some, begin = rows[begin:end], end
+        laid = lay_out(some, sequences.tokens)
+        ids, places, mask = (torch.from_numpy(x).to(decoder.device) for x in laid)
+        found = decoder.forward(ids, attention_mask=mask, position_ids=places, head=False)
+        at, row_of, column = [], [], []
+        for r, row in enumerate(some):
+            for i, path in row:
+                mine = sequences.members[i]
+                starts = documents.offsets[documents.passage_at(positions[mine])]
+                at.append(mine)
+                row_of.append(np.full(len(mine), r))
+                column.append(path[positions[mine] - 1 - starts])
+        at, row_of, column = (np.concatenate(x) for x in (at, row_of, column))
+        done += sum(map(row_size, some))
+        where = torch.from_numpy(row_of), torch.from_numpy(column)
+        yield Places(at, found.hidden[where], None, done, total)

@@ -1,0 +1,183 @@
+"""The four public endpoints: the page's numbers for programs, with its bounds and its one lock."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.engine.trace import AUTO, SOURCES
+from mlpmem.errors import MlpMemError
+from mlpmem.ui.context import Shared
+from mlpmem.ui.recordings import saved
+from mlpmem.ui.request import columns, inputs
+from mlpmem.ui.request.limits import Deadline, said
+
+NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
+             "weight")  # fmt: skip
+
+
+def build(shared: Shared) -> None:
+    """Publish the endpoints; they wait in the model's queue like everybody."""
+    ask = Endpoints(shared)
+    for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
+        gr.api(
+            told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
+        )
+
+
+def told(endpoint: Callable) -> Callable:
+    """Return the endpoint with its errors as sentences for the caller."""
+
+    @functools.wraps(endpoint)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return endpoint(*args, **kwargs)
+        except MlpMemError as error:
+            raise gr.Error(said(error), print_exception=False) from error
+
+    return call
+
+
+class Endpoints:
+    """What a program may ask; /info prints the docstrings down to "Parameters:"."""
+
+    def __init__(self, shared: Shared) -> None:
+        """Answer with the page's model and recordings."""
+        self._shared = shared
+
+    def generate(
+        self,
+        prompt: str,
+        systems: list[str] | None = None,
+        lmbda: float | str | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        seed: int = 0,
+    ) -> dict:
+        """Generate with several systems at once and return the run that the page would save.
+
+        A prompt has at most 2,000 characters, an answer at most 128 tokens.
+
+        Parameters:
+            prompt: a question or the start of a text, at most 2,000 characters.
+            systems: of "lm", "memory", "knn" and the page's further columns; null takes all of the
+                first three that are there.
+            lmbda: weight of memory or datastore, 0 to 1; "auto" lets a router choose it for every
+                token ("lmbda" of a step); null takes what the bundle is used with.
+            max_new_tokens: 1 to 128 tokens.
+            temperature: 0 (the likeliest token) to 2.
+            top_p: 0.01 to 1, the share of the mass that is sampled from.
+            top_k: 0 (all) to 100,000 tokens that are sampled from.
+            seed: 0 to 2,147,483,647.
+        Returns:
+            {"v", "prompt", "answer", "aliases", "part", "lmbda", "traces"}: per system a trace with
+            "text" and "steps". A step has "i", "id", "s", "p" (probabilities of its token by
+            source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
+            "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
+        """
+        text = inputs.as_prompt(inputs.check_text(prompt))
+        chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
+        service, stop = self._shared.service, Deadline()
+        asked = columns.choose(service, systems, None)
+        if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
+            raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
+        events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
+        for kind, traces in events:
+            if kind == "failed":
+                raise MlpMemError("; ".join(traces.values()))
+        stop.check()
+        shown = None if chosen.lmbda == AUTO else chosen.lmbda
+        return saved.record(text, self._shared.recorded.known(text), shown, traces)
+
+    def score(self, text: str, lmbda: float | str | None = None) -> dict:
+        """Score a text that is there: how surprising each of its tokens is to every source.
+
+        A text has at most 2,000 characters.
+
+        Parameters:
+            text: at most 2,000 characters, two tokens or more.
+            lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
+                choose it for every token; null takes what the bundle is used with.
+        Returns:
+            {"ids", "tokens", "nll", "lmbda", "perplexity"}: "nll" has per source the negative log
+            likelihood in nats of every token but the first; "perplexity" is that of the decoder
+            ("lm") and of its mixes with "memory" and "knn" at "lmbda".
+        """
+        text = inputs.check_text(text, "text")
+        weight = inputs.check_lmbda(lmbda)
+        model = self._shared.service.model
+        score = model.score(text)
+        lmbdas = columns.lambdas(model, list(score.nll), weight)
+        return {
+            "ids": score.ids,
+            "tokens": score.tokens,
+            "nll": {name: [_finite(v) for v in nll.tolist()] for name, nll in score.nll.items()},
+            "lmbda": lmbdas,
+            "perplexity": {s: _finite(score.perplexity(s, lmbda)) for s, lmbda in lmbdas.items()},
+        }
+
+    def distributions(
+        self, prompt: str, system: str = "memory", lmbda: float | str | None = None
+    ) -> dict:
+        """Return what every source says comes next after a prompt, and what their mix says.
+
+        A prompt has at most 2,000 characters.
+
+        Parameters:
+            prompt: a question or the start of a text, at most 2,000 characters.
+            system: whose mix "fused" is: "lm", "memory" or "knn".
+            lmbda: its weight in the mix, 0 to 1; "auto" lets a router choose it; null takes what
+                the bundle is used with.
+        Returns:
+            {"prompt", "system", "lmbda", "candidates", "rest", "js"}: the candidates are the union
+            of every source's eight likeliest tokens, each with "token_id", "text" and its exact
+            probability (0 to 1) by "lm", "memory", "knn" and "fused"; "rest" is the mass outside
+            them; "js" the Jensen-Shannon divergence of memory and datastore in nats (0 to 0.693).
+        """
+        trace, step = self._next(prompt, system, lmbda)
+        rows = []
+        for candidate in step.candidates:
+            probs = {s: candidate.probs.get(s) for s in (*SOURCES, "fused")}
+            rows.append({"token_id": candidate.token_id, "text": candidate.text, **probs})
+        return {
+            "prompt": trace.prompt,
+            "system": system,
+            "lmbda": trace.lmbda if step.lmbda is None else step.lmbda,
+            "candidates": rows,
+            "rest": dict(step.rest),
+            "js": step.js,
+        }
+
+    def neighbours(self, prompt: str) -> dict:
+        """Return the datastore's weightiest entries for the token that comes next after a prompt.
+
+        A prompt has at most 2,000 characters.
+
+        Parameters:
+            prompt: a question or the start of a text, at most 2,000 characters.
+        Returns:
+            {"prompt", "neighbours"}: up to eight entries, each with "entry", "title", "group",
+            "left", "target", "target_id", "right", "distance" (squared L2) and "weight" (its share
+            of the datastore's mass, 0 to 1).
+        """
+        trace, step = self._next(prompt, "knn", 1.0)  # no mix is asked for
+        rows = [{name: getattr(n, name) for name in NEIGHBOUR} for n in step.neighbours]
+        return {"prompt": trace.prompt, "neighbours": rows}
+
+    def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
+        """Return a system's trace of a single token, and that token's step."""
+        text = inputs.as_prompt(inputs.check_text(prompt))
+        model = self._shared.service.model
+        name = inputs.check_systems([system], model.systems)[0]
+        own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
+        trace = model.compare(text, systems=[name], lmbda=own, max_new_tokens=1)[name]
+        return trace, trace.steps[0]
+
+
+def _finite(value: float) -> float | None:
+    """Return a number that JSON has; None where a token had no probability at all."""
+    return float(value) if math.isfinite(value) else None

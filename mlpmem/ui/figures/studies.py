@@ -1,0 +1,230 @@
+"""Plotly figures of the studies' charts, a function a kind. Plotly is imported when one is drawn.
+
+Names come from a bundle, and Plotly reads HTML in them, so each is escaped.
+"""
+
+import math
+import textwrap
+from typing import Any
+
+from mlpmem.results.charts import Chart, Point
+from mlpmem.ui.figures.summary import COLOURS, empty, plain
+
+SYMBOLS = ("circle", "diamond-open", "x-thin-open", "square-open", "triangle-up-open")
+DASHES = ("dash", "dot", "dashdot", "longdash")
+WIDE, NARROW = 22, 9  # characters of a row's or a band's name in one line
+MOST_CELLS = 20  # rows and columns of a matrix
+ROW = 30  # pixels of a row
+APART = 1 / 7  # of an axis, from one label to the next: on a phone closer ones touch
+BETTER, WORSE = (154, 99, 207), (206, 72, 82)
+
+
+def draw(chart: Chart) -> Any:
+    """Return a chart's figure."""
+    return {"lines": _lines, "dots": _dots, "sides": _sides, "matrix": _matrix}[chart.kind](chart)
+
+
+def height(chart: Chart) -> int:
+    """Return a figure's height in pixels."""
+    if chart.kind == "lines":
+        return 340 + 16 * max(0, len(chart.series) - 3)  # a phone has the legend's names in rows
+    rows = len(chart.series) if chart.kind == "matrix" else len(chart.rows)
+    lines = max((_name(row).count("<br>") + 1 for row in chart.rows), default=1)
+    marks = len(chart.series) if chart.kind == "dots" else 1  # one above another in every row
+    legend = 16 * max(0, marks - 2)
+    return 120 + legend + min(rows, 60) * max(ROW, 18 * lines, 15 * marks)
+
+
+def _lines(chart: Chart) -> Any:
+    """Return lines over a number, or over bands, with intervals."""
+    made = empty(chart.across, chart.up, height(chart))
+    dashed = 0
+    for one in chart.series:
+        points = [p for p in one.points if _fits(p, chart)]
+        dash = "solid" if one.plain else DASHES[dashed % len(DASHES)]
+        dashed += not one.plain
+        single = one.source == "tuned"  # marks of their own, no line
+        made.add_scatter(
+            x=[p.at if isinstance(p.at, float) else _name(p.at, NARROW) for p in points],
+            y=[p.value for p in points], error_y=_errors(points, one.source),
+            name=plain(one.name), showlegend=True, mode="markers" if single else "lines+markers",
+            line={"color": COLOURS[one.source], "width": 2.5 if one.plain else 1.75, "dash": dash},
+            marker=_marker("x-thin-open" if single else "circle", COLOURS[one.source])
+            | {"size": 11 if single else 6},
+            hovertemplate="%{x}: %{y:.4g}<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    made.update_layout(showlegend=True)
+    _logarithmic(made, chart)
+    return made
+
+
+def _dots(chart: Chart) -> Any:
+    """Return a mark a series in every row; where rows have colours of their own, so do marks."""
+    made = empty(chart.across, "", height(chart))
+    for number, one in reversed(list(enumerate(chart.series))):
+        points = [p for p in one.points if _fits(p, chart)]
+        symbol = SYMBOLS[number % len(SYMBOLS)]
+        common = {"mode": "markers", "name": plain(one.name), "orientation": "h",
+                  "offsetgroup": str(number)}  # fmt: skip
+        made.add_scatter(
+            y=[_name(p.at) for p in points], x=[p.value for p in points], showlegend=False,
+            error_x=_errors(points, one.source), **common,
+            marker=_marker(symbol, [COLOURS[p.source or one.source] for p in points]),
+            hovertemplate="%{y}: %{x:.4g}<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+        made.add_scatter(  # an entry of the legend without a row's colour
+            x=[None], y=[None], showlegend=len(chart.series) > 1, **common,
+            marker=_marker(symbol, COLOURS[one.source]),
+        )  # fmt: skip
+    made.update_layout(showlegend=True, scattermode="group", scattergap=0.35)
+    _in_rows(made, chart)
+    points = [p for one in chart.series for p in one.points if _fits(p, chart)]
+    values = [p.value for p in points]
+    if "x" in chart.log and points and max(values) > 8 * min(values):  # else plain numbers do
+        made.update_xaxes(type="log", **_ticks(values))
+    elif "%" in chart.across:
+        made.update_xaxes(range=[-3, 103])
+    elif points:  # grouped marks would have it begin at 0
+        ends = [x for p in points for x in (p.value, p.low, p.high) if x is not None]
+        room = 0.06 * (max(ends) - min(ends)) or 1.0
+        made.update_xaxes(range=[min(ends) - room, max(ends) + room])
+    return made
+
+
+def _marker(symbol: str, colour: str | list[str]) -> dict[str, Any]:
+    """Return a mark of 10 pixels; only open ones have a line."""
+    line = {"width": 2 if symbol.endswith("open") else 0, "color": colour}
+    return {"size": 10, "symbol": symbol, "color": colour, "line": line}
+
+
+def _sides(chart: Chart) -> Any:
+    """Return bars to the left and to the right of 0."""
+    made = empty(chart.across, "", height(chart) + 10 * len(chart.rows))
+    for one in reversed(chart.series):
+        made.add_bar(
+            y=[_name(p.at) for p in one.points], x=[p.value for p in one.points],
+            error_x=_errors(one.points, "tuned"), orientation="h", name=plain(one.name),
+            showlegend=True, marker={"color": COLOURS[one.source]},
+            customdata=[abs(p.value) for p in one.points],
+            hovertemplate="%{y}: %{customdata:.4g}<extra>%{fullData.name}</extra>",
+        )  # fmt: skip
+    made.update_layout(showlegend=True, bargap=0.3)
+    _in_rows(made, chart)
+    most = max(abs(p.value) for one in chart.series for p in one.points) or 1.0
+    step = 10 ** math.floor(math.log10(most))
+    step = next(s for s in (step / 2, step, 2 * step, 5 * step) if most / s <= 3)
+    ticks = [step * i for i in range(-int(most / step) - 1, int(most / step) + 2)]
+    made.update_xaxes(tickvals=ticks, ticktext=[f"{abs(t):g}" for t in ticks])
+    return made
+
+
+def _matrix(chart: Chart) -> Any:
+    """Return cells with their numbers, coloured by the log of the ratio to the first row's."""
+    made = empty(chart.across, "", height(chart) + 40)
+    lines, columns = chart.series[:MOST_CELLS], chart.rows[:MOST_CELLS]
+    base = {str(p.at): p.value for p in lines[0].points}
+    values = [{str(p.at): p.value for p in one.points} for one in lines]
+    colours = [[_ratio(row.get(at), base.get(at)) for at in columns] for row in values]
+    said = [[chart.form.format(row[at]) if at in row else "" for at in columns] for row in values]
+    made.add_heatmap(
+        z=colours, x=[_name(at) for at in columns], y=[_name(one.name) for one in lines],
+        text=said, texttemplate="%{text}", colorscale=_scale(), zmid=0.0,
+        showscale=False, xgap=3, ygap=3,
+        hovertemplate="%{y}, on %{x}: %{text}<extra></extra>",
+    )  # fmt: skip
+    made.update_yaxes(autorange="reversed", showgrid=False, ticks="")
+    made.update_xaxes(showgrid=False, ticks="")
+    made.update_layout(margin={"t": 8})
+    return made
+
+
+def _scale() -> list[list[Any]]:
+    """Return colours from better to worse, translucent, so that ink is read on them anywhere."""
+    ends = ((0.0, BETTER, 0.65), (0.5, BETTER, 0.0), (0.5, WORSE, 0.0), (1.0, WORSE, 0.65))
+    return [[at, f"rgba({r},{g},{b},{a})"] for at, (r, g, b), a in ends]
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    """Return log(value / base), None where either is missing or no perplexity."""
+    return math.log(value / base) if value and base and value > 0 < base else None
+
+
+def _fits(p: Point, chart: Chart) -> bool:
+    """Return whether a point can stand on the chart's axes."""
+    on_x = p.at if chart.kind == "lines" else p.value
+    on_y = p.value if chart.kind == "lines" else 1.0
+    return not ("x" in chart.log and _below(on_x) or "y" in chart.log and _below(on_y))
+
+
+def _below(value: float | str) -> bool:
+    return isinstance(value, float) and value <= 0
+
+
+def _errors(points: list[Point] | tuple[Point, ...], source: str) -> dict[str, Any] | None:
+    """Return error bars of points' intervals, None where there are none."""
+    if not any(p.low is not None for p in points):
+        return None
+    above = [0.0 if p.high is None else p.high - p.value for p in points]
+    below = [0.0 if p.low is None else p.value - p.low for p in points]
+    return {"type": "data", "array": above, "arrayminus": below, "symmetric": False,
+            "thickness": 1.25, "width": 3, "color": COLOURS[source]}  # fmt: skip
+
+
+def _in_rows(made: Any, chart: Chart) -> None:
+    """Put the rows from the top down."""
+    made.update_yaxes(
+        type="category", categoryorder="array", categoryarray=[_name(r) for r in chart.rows][::-1],
+        range=[-0.6, len(chart.rows) - 0.4],
+    )  # fmt: skip
+    made.update_layout(legend={"traceorder": "reversed"})  # the first series is added last, on top
+
+
+def _logarithmic(made: Any, chart: Chart) -> None:
+    """Make the axes of lines logarithmic, with ticks that are few and round."""
+    lines = [one for one in chart.series if one.source != "tuned"]
+    points = [p for one in lines for p in one.points if _fits(p, chart)]
+    ats = sorted({p.at for p in points if isinstance(p.at, float)})
+    values = [p.value for one in chart.series for p in one.points if p.value > 0]
+    if "x" in chart.log and ats:
+        some = _apart(ats)
+        few = {"tickvals": some, "ticktext": [_short(at) for at in some]}
+        made.update_xaxes(type="log", **(few if 1 < len(ats) <= 6 else _ticks(ats)))
+    if "y" in chart.log and values:
+        low, top = min(values), max(values)
+        if chart.log == "y" and ats:  # what shoots up at the end would press the rest flat
+            top = min(top, max(2 * low, *(4 * one.points[0].value for one in lines)))
+            made.update_yaxes(range=[math.log10(0.85 * low), math.log10(1.15 * top)])
+        made.update_yaxes(type="log", **_ticks([low, top]))
+
+
+def _apart(ats: list[float]) -> list[float]:
+    """Return those of some rising numbers whose labels have room on a logarithmic axis."""
+    least = APART * math.log(ats[-1] / ats[0])
+    kept = ats[:1]
+    for at in ats[1:]:
+        if math.log(at / kept[-1]) >= least:
+            kept.append(at)
+    return kept
+
+
+def _ticks(values: list[float]) -> dict[str, list]:
+    """Return ticks of a logarithmic axis: 1, 2, 5, 10 over a short way, powers of ten over more."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    steps = (1, 2, 5) if high - low <= 2 else (1,)
+    every = max(1, (high - low) // 6)
+    at = [s * 10.0**power for power in range(low, high + 1, every) for s in steps]
+    return {"tickvals": at, "ticktext": [_short(value) for value in at]}
+
+
+def _short(value: float) -> str:
+    """Return a number as an axis says it: 0.01, 50, 10k, 2M."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if size <= value < 1000 * size:
+            return f"{value / size:g}{unit}"
+    return f"{value:g}"
+
+
+def _name(name: float | str, width: int = WIDE) -> str:
+    """Return a row's name, in several lines where it is long."""
+    lines = textwrap.wrap(str(name), width, break_long_words=True) or [""]
+    return "<br>".join(plain(line) for line in lines[:4])

@@ -1,0 +1,187 @@
+"""The Chat tab: questions in turns, one system answers, its last answer token by token."""
+
+import threading
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.model.prompts import question_prompt
+from mlpmem.ui import components
+from mlpmem.ui.components import packed
+from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.recordings.words import words
+from mlpmem.ui.request import columns, inputs, stream
+
+SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
+MAX_TURNS = 12
+MAX_NEW_TOKENS = 48
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
+    turns = gr.State([], time_to_live=3600)
+    said = words(shared.recorded)
+    components.static(f'<p class="panel-note">{said.chat_note}</p>')
+    source = gr.Radio(
+        SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
+        show_label=False,
+    )  # fmt: skip
+    log = components.chat_log(said.chat_hint, elem_id="chat-log")
+    with gr.Row(elem_classes="ask-row"):
+        question = gr.Textbox(
+            "", lines=1, max_lines=4, placeholder=said.question, label="Question",
+            show_label=False, container=False, scale=1, elem_id="chat-input",
+        )  # fmt: skip
+        send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
+        stop = gr.Button("Stop", elem_id="chat-stop", scale=0)
+        retry = gr.Button("Retry", elem_id="chat-retry", scale=0)
+        clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
+    view = components.token_view(None, "chat-pane-", [], elem_id="chat-view")
+    outputs = [turns, log, view, question]
+    inputs_ = [question, turns, source, shared.lambda_bar, shared.own, shared.choice]
+    ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
+    again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
+    stop.click(None, cancels=[ask, again])
+    clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
+    for event in (tab.select, log.came):
+        event(_chooser(shared), [source, shared.choice], source, **PRIVATE)
+
+
+def _chooser(shared: Shared):
+    """Return what puts the best source there is in place of one that cannot answer.
+
+    Nobody but a visitor chooses a datastore that is still being built, so that stays.
+    """
+
+    def choose(source: Any, choice: Any) -> Any:
+        status = shared.service.status
+        if not status.ready or (source == "knn" and not status.settled):
+            return gr.skip()
+        there = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
+        return gr.skip() if source in there else best(there)
+
+    return choose
+
+
+def best(there: Collection[str]) -> str:
+    """Return the source to ask where none was chosen."""
+    return next((source for source in ("memory", "knn") if source in there), "lm")
+
+
+def _clear() -> tuple:
+    empty = {"kind": "recorded", "run": stream.new_run(), "traces": {}}
+    return [], packed([]), packed(empty), ""
+
+
+def _asker(shared: Shared):
+    """Return the generator behind Send."""
+
+    def ask(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
+        def start() -> list[dict]:
+            text = inputs.check_text(question, "question")
+            return [*turns[-MAX_TURNS + 1 :], new_turn(text, source, inputs.check_lmbda(lmbda))]
+
+        yield from _answer(shared, start, own)
+
+    return ask
+
+
+def _retrier(shared: Shared):
+    """Return the generator behind Retry: the last question again, at the present choices."""
+
+    def retry(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
+        def start() -> list[dict]:
+            if not turns:
+                raise inputs.MlpMemError("There is no question to ask again. Write one first.")
+            return [*turns[:-1], another_try(turns[-1], source, inputs.check_lmbda(lmbda))]
+
+        yield from _answer(shared, start, own)
+
+    return retry
+
+
+def new_turn(question: str, system: Any, lmbda: float | str | None) -> dict:
+    """Return a turn that waits for its answer; "firsts" will be its likeliest first tokens."""
+    return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
+            "firsts": [], "done": False}  # fmt: skip
+
+
+def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
+    """Return the turn to be answered again.
+
+    A first answer takes the likeliest token everywhere, so the same question, system and lambda
+    would only repeat it: try n begins with the n-th likeliest token, and after the last with the
+    likeliest again. A try that was stopped is made up for.
+    """
+    fresh = new_turn(turn["question"], system, lmbda)
+    if (turn["system"], turn["lmbda"]) != (system, lmbda) or not turn["firsts"]:
+        return fresh
+    number = (turn["try"] - 1 + turn["done"]) % len(turn["firsts"]) + 1
+    return {**fresh, "try": number, "firsts": turn["firsts"]}
+
+
+def firsts_of(trace: dict) -> list[list]:
+    """Return [id, text] of the candidates for an answer's first token, but not of its end."""
+    end = trace["steps"][-1]["id"] if trace["finish"] == "eos" else None
+    return [row[:2] for row in trace["steps"][0]["cand"] if row[0] != end]
+
+
+def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
+    """Yield (turns, log, view, question) as the last turn's answer grows; own is (id, choice)."""
+    turns: list[dict] = []
+
+    def values(stop: threading.Event) -> Iterator[dict]:
+        turns.extend(start())
+        store = shared.store(*own)
+        if store is None or turns[-1]["system"] != "knn":
+            _check_system(shared.service.model, turns[-1]["system"])
+        yield from _generate(shared, turns, stop, own[0], store)
+
+    for value in stream.guarded(values):
+        if value["kind"] == "steps":
+            turns[-1]["answer"] += "".join(
+                step["s"] for steps in value["steps"].values() for step in steps
+            )
+        elif value["kind"] == "done":
+            (trace,) = value["traces"].values()
+            turns[-1]["answer"] = trace["text"].strip()
+            turns[-1]["done"] = True
+            turns[-1]["firsts"] = turns[-1]["firsts"] or firsts_of(trace)
+        if value["kind"] == "message":
+            yield gr.skip(), gr.skip(), packed(value), gr.skip()
+            continue
+        copy = [dict(turn) for turn in turns]
+        cleared = "" if value["kind"] == "begin" else gr.skip()
+        yield copy, packed(copy), packed(value), cleared
+
+
+def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> Iterator[dict]:
+    """Yield the token view's values for the last turn; own is the id of a visitor's text."""
+    model, last = shared.service.model, turns[-1]
+    run, system, number = stream.new_run(), last["system"], last["try"]
+    known = shared.recorded.known(question_prompt(last["question"]))
+    lmbdas = columns.lambdas(model, [system], last["lmbda"], store)
+    begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
+    forced = [last["firsts"][number - 1][0]] if number > 1 else []
+    begin["traces"][system]["settings"]["forced"] = forced
+    yield {**begin, "own": shared.searched(own, store, [system])}
+    before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
+    events = model.chat(
+        [*before, (last["question"], "")], system=system, lmbda=lmbdas,
+        max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
+    )  # fmt: skip
+    yield from stream.deltas(run, events)
+
+
+def _check_system(model: Any, system: Any) -> None:
+    """Raise MlpMemError with the next step unless the model has the system."""
+    if system in model.systems:
+        return
+    if system == "knn":
+        raise inputs.MlpMemError(
+            "The datastore is not there yet. Choose the decoder or the memory, or wait for it."
+        )
+    if system == "memory":
+        raise inputs.MlpMemError("There is no memory to ask. Choose the decoder or the datastore.")
+    raise inputs.MlpMemError(f"{system!r} cannot answer here. Choose one of the listed sources.")

@@ -1,0 +1,184 @@
+"""The Corpus tab: the datastore's texts, searched and read, and a datastore of one's own text."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.ui import components
+from mlpmem.ui.components import packed
+from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.recordings import words
+from mlpmem.ui.request import inputs, stream
+from mlpmem.ui.request.limits import said
+from mlpmem.ui.service import own_text
+
+MAX_HITS = 20
+MAX_PASSAGES = 60
+PASTED = "your text"
+NOTE = (
+    "A text of your own becomes a datastore within seconds: kNN knows it now. "
+    "The memory was trained earlier and does not know it; it would have to be trained again."
+)
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab and wire it."""
+    with gr.Row(elem_classes="ask-row"):
+        query = gr.Textbox(
+            "", lines=1, max_lines=1, placeholder=words.words(shared.recorded).search,
+            label="Words", show_label=False, container=False, scale=1, elem_id="corpus-query",
+        )  # fmt: skip
+        search = gr.Button("Search", variant="primary", elem_id="corpus-search", scale=0)
+    view = components.corpus_view(elem_id="corpus-view")
+    gr.on([search.click, query.submit], _searcher(shared), query, view, **PRIVATE)
+    view.open(_opener(shared), None, view, trigger_mode="multiple", **PRIVATE)
+    components.static(f'<h2 class="section">Your own text</h2><p class="panel-note">{NOTE}</p>')
+    with gr.Row(elem_classes="ask-row"):
+        text = gr.Textbox(
+            "", lines=3, max_lines=8, placeholder="Paste a text, or upload .txt, .md or .jsonl",
+            label="Your own text", show_label=False, container=False, scale=1, elem_id="own-text",
+        )  # fmt: skip
+        make = gr.Button("Make datastore", variant="primary", elem_id="own-make", scale=0)
+        upload = gr.UploadButton(
+            "Upload a file", file_types=list(own_text.KINDS), elem_id="own-upload", scale=0,
+            variant="secondary",
+        )  # fmt: skip
+        stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
+        delete = gr.Button("Delete", elem_id="own-delete", scale=0)
+    state = components.own_view(elem_id="own-view")
+    outputs = [state, shared.own, shared.choice]
+    once = {**STREAM, "trigger_mode": "once"}
+    pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **once)
+    sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **once)
+    stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **PRIVATE)
+    delete.click(_deleter(shared), shared.own, [*outputs, text], **PRIVATE)
+
+
+def _searcher(shared: Shared):
+    """Return what Search does."""
+
+    def search(query: Any) -> dict:
+        def found() -> dict:
+            words = inputs.check_text(query, "search", 200)
+            hits, count = shared.service.corpus.search(words, MAX_HITS)
+            rows = [asdict(hit) for hit in hits]
+            return {"kind": "hits", "run": stream.new_run(), "query": words, "count": count,
+                    "hits": rows}  # fmt: skip
+
+        return _safely(found)
+
+    return search
+
+
+def _opener(shared: Shared):
+    """Return what a click on a hit, or on a neighbour's document, does: show all its passages."""
+
+    def open_document(event: gr.EventData) -> dict:
+        def found() -> dict:
+            data = event._data if isinstance(event._data, dict) else {}
+            corpus, title, group = shared.service.corpus, data.get("title"), data.get("group")
+            if isinstance(title, str) and isinstance(group, str):
+                index = corpus.titled(title, group)
+            else:
+                index = inputs.check_number(data.get("document"), "document", 0, 2**31 - 1, 0)
+            title, group, passages = corpus.document(int(index))
+            return {"kind": "document", "run": stream.new_run(), "document": int(index),
+                    "title": title, "group": group, "passages": passages[:MAX_PASSAGES],
+                    "count": len(passages)}  # fmt: skip
+
+        return _safely(found)
+
+    return open_document
+
+
+def _safely(make: Callable[[], dict]) -> dict:
+    """Return make's value packed, or what went wrong as a message."""
+    try:
+        return packed(make())
+    except inputs.MlpMemError as error:
+        return packed(stream.message(said(error)))
+
+
+def _pasted(text: Any) -> tuple[str, str]:
+    return PASTED, text if isinstance(text, str) else ""
+
+
+def _uploaded(path: Any) -> tuple[str, str]:
+    """Return (name, content) of an upload, whose file is not kept."""
+    path = Path(str(path))
+    try:
+        return own_text.read_upload(path)
+    except FileNotFoundError as error:  # a file of equal content was read meanwhile, or it is old
+        raise inputs.MlpMemError("That file is not here any more. Upload it again.") from error
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
+    """Return the generator that turns a text into this session's datastore."""
+
+    def make(given: Any, key: Any) -> Iterator[tuple]:
+        def values(stop: threading.Event) -> Iterator[dict]:
+            name, content = read(given)
+            titled = own_text.titled(name, content)
+            run = stream.new_run()
+            yield {"kind": "begin", "run": run, "title": name}
+            store = yield from _built(shared.service.model, run, titled, stop)
+            shared.shelf.drop(str(key or ""))
+            yield {"kind": "ready", "key": shared.shelf.add(name, store), "store": store}
+
+        for value in stream.guarded(values):
+            if value["kind"] != "ready":
+                yield packed(value), gr.skip(), gr.skip()
+                continue
+            facts = shared.facts(value["key"])
+            yield packed(facts), value["key"], gr.update(visible=True, value="own")
+
+    return make
+
+
+def _built(model: Any, run: str, titled: list, stop: threading.Event) -> Iterator[dict]:
+    """Yield "progress" values of the run while the keys are built in a thread; return the store."""
+    news: queue.Queue = queue.Queue()
+
+    def work() -> None:
+        try:
+            tell = lambda done, total: news.put({"done": done, "total": total})  # noqa: E731
+            news.put(model.store_texts(titled, progress=tell, stop=stop.is_set))
+        except BaseException as error:  # raised again where it is waited for
+            news.put(error)
+
+    threading.Thread(target=work, name="own", daemon=True).start()
+    while True:
+        word = news.get()
+        if isinstance(word, BaseException):
+            raise word
+        if not isinstance(word, dict):
+            return word
+        if news.empty():
+            yield {"kind": "progress", "run": run, **word}
+
+
+def _stopper(shared: Shared):
+    """Return what Cancel does: what was there before stays."""
+
+    def stop(key: Any) -> dict:
+        return packed({**shared.facts(key), "stopped": stream.new_run()})
+
+    return stop
+
+
+def _deleter(shared: Shared):
+    """Return what Delete does: the datastore is gone at once."""
+
+    def delete(key: Any) -> tuple:
+        shared.shelf.drop(str(key or ""))
+        gone = {"kind": "gone", "run": stream.new_run()}
+        return packed(gone), "", gr.update(visible=False, value="atlas"), ""
+
+    return delete

@@ -1,0 +1,98 @@
+"""The Inspect tab: a text as it stands, token by token, under every source; and the probe box."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.engine.trace import AUTO
+from mlpmem.errors import MlpMemError
+from mlpmem.ui import components
+from mlpmem.ui.components import packed
+from mlpmem.ui.context import STREAM, Shared
+from mlpmem.ui.request import inputs, stream
+from mlpmem.ui.request.limits import said
+
+MAX_CHARACTERS = 8000  # the tokens are counted by the model
+PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect beside an answer in Compare"
+ALONE = (
+    "There is neither a memory nor a datastore yet to set beside the decoder. Wait for one, or "
+    "make a datastore of your own text on the Corpus tab."
+)
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab and wire it."""
+    with gr.Row(elem_classes="ask-row"):
+        text = gr.Textbox(
+            "", lines=2, max_lines=8, placeholder=PLACEHOLDER, elem_id="inspect-text",
+            label="Text", show_label=False, container=False, scale=1,
+        )  # fmt: skip
+        score = gr.Button("Inspect", variant="primary", elem_id="inspect-score", scale=0)
+        stop = gr.Button("Stop", elem_id="inspect-stop", scale=0)
+    view = components.inspect_view(shared.recorded.text(), elem_id="inspect-view")
+    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice]
+    run = score.click(_inspector(shared), inputs_, view, **STREAM)
+    stop.click(None, cancels=[run])
+
+
+def build_probe(shared: Shared) -> None:
+    """Lay out what carries the drawer's probe box; the drawer is on several tabs."""
+    probe = components.probe(elem_id="probe")
+    probe.probe(_prober(shared), shared.own, probe, **STREAM)
+
+
+def _inspector(shared: Shared):
+    """Return the generator behind Inspect; it yields values for the view."""
+
+    def run(text: Any, lmbda: Any, own: Any, choice: Any) -> Iterator[dict]:
+        def values(stop: threading.Event) -> Iterator[dict]:
+            checked = inputs.check_text(text, "text", MAX_CHARACTERS)
+            chosen = inputs.check_lmbda(lmbda)
+            chosen = None if chosen == AUTO else chosen  # a text is scored at fixed lambdas
+            model, store = shared.service.model, shared.store(own, choice)
+            name = stream.new_run()
+            sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
+            if not sources:
+                raise MlpMemError(ALONE)
+            lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
+            first = sources[0]
+            events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, stop=stop)
+            searched = shared.searched(own, store, sources)
+            yield {"kind": "begin", "run": name, "traces": {}, "own": searched}
+            yield from _values(name, events, lmbdas)
+
+        yield from map(packed, stream.guarded(values))
+
+    return run
+
+
+def _values(run: str, events: Any, lmbdas: dict[str, float]) -> Iterator[dict]:
+    """Yield "progress" values and one "done" with the trace and every source's own lambda."""
+    for event in events:
+        if event.kind == "progress":
+            yield {"kind": "progress", "run": run, **event.values}
+        else:
+            traces = {system: trace.to_dict() for system, trace in event.values.items()}
+            yield {"kind": "done", "run": run, "traces": traces, "lmbdas": lmbdas}
+
+
+def _prober(shared: Shared):
+    """Return what answers the probe box: every source's probability of a named token.
+
+    The datastore is the one that the text was written with, as the page says.
+    """
+
+    def probe(event: gr.EventData, own: Any) -> dict:
+        data = event._data if isinstance(event._data, dict) else {}
+        number = data.get("number") if isinstance(data.get("number"), int) else 0
+        try:
+            ids, text = inputs.check_probe(data)
+            store = shared.store_of(own, data.get("own"))
+            rows = shared.service.model.probe(ids, text, store=store)
+            return packed({"number": number, "rows": rows})
+        except MlpMemError as error:
+            return packed({"number": number, "error": stream.message(said(error))["text"]})
+
+    return probe

@@ -1,0 +1,198 @@
+"""The Results tab: what this bundle measured, as tables at once and as plots when opened."""
+
+import html
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from mlpmem.engine.trace import AUTO
+from mlpmem.results import findings
+from mlpmem.results.study_charts import NAMES
+from mlpmem.ui import components, studies
+from mlpmem.ui.context import PRIVATE, Shared
+from mlpmem.ui.figures import summary
+from mlpmem.ui.recordings import words
+
+COLUMNS = (
+    ("B/test", "B, new wordings"), ("B/seen", "B, seen wordings"), ("B/unseen", "B, unseen forms"),
+    ("B/statement_test", "B, statements"), ("A1/test", "A1, new wordings"),
+    ("A2/test", "A2, new wordings"),
+)  # fmt: skip
+PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
+SYSTEMS = NAMES | {
+    "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",
+    "rag_5": "decoder + retrieval of 5", "memory_alpha_0": "memory, cross-entropy alone",
+}  # fmt: skip
+HEADLINE = (
+    "Learn without forgetting",
+    "Each point is one system. To the right: it answers about entities the decoder never saw (B). "
+    "Up: it still answers about entities that only the decoder was trained on (A2). The corner is "
+    "where one wants to be; fine-tuning the decoder on B trades one for the other.",
+)
+ACCURACY = {"B_dev": "B", "A2_dev": "A2"}
+PERPLEXITY = {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}
+TIME = (("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
+        ("search_ms", "knn", "search"))  # fmt: skip
+SIZE = (("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory"),
+        ("datastore_bytes", "knn", "datastore"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure's place and what fills it; without numbers the tab leaves out both."""
+
+    title: str
+    text: str
+    height: str  # a class, so that nothing jumps when it is drawn
+    there: Callable[[dict], Any]  # whether results have its numbers; known without Plotly
+    draw: Callable[[dict], Any]
+
+
+FIGURES = (
+    Figure(*HEADLINE, "plot-tall", summary.headline_points, summary.headline),
+    Figure(
+        "Accuracy against λ", "On dev wordings, where λ is chosen.", "plot-mid",
+        lambda results: summary.curve_points(results, ACCURACY),
+        lambda results: summary.curves(results, ACCURACY, "exact match (%)"),
+    ),
+    Figure(
+        "Perplexity against λ", "Logarithmic; lower is better.", "plot-mid",
+        lambda results: summary.curve_points(results, PERPLEXITY),
+        lambda results: summary.curves(results, PERPLEXITY, "perplexity", log=True),
+    ),
+    Figure(
+        "Time for one token", "Milliseconds, by part.", "plot-low",
+        lambda results: summary.has_cost(results, TIME),
+        lambda results: summary.cost(results, TIME, "ms per token", 1.0),
+    ),
+    Figure(
+        "Bytes that must be kept", "Megabytes, by part.", "plot-low",
+        lambda results: summary.has_cost(results, SIZE),
+        lambda results: summary.cost(results, SIZE, "MB", 1e-6),
+    ),
+)  # fmt: skip
+
+
+def build(shared: Shared, tab: gr.Tab) -> None:
+    """Lay out the panel inside its tab; figures are made when the tab is opened."""
+    results = shared.recorded.results
+    if not results:
+        said = words.words(shared.recorded).results
+        components.static(f'<p class="panel-note results">{said}</p>')
+        return
+    shown = [figure for figure in FIGURES if figure.there(results)]
+    first = shown[:1] if shown[:1] == [FIGURES[0]] else []  # a text corpus has perplexities alone
+    places = [_place(figure) for figure in first]
+    components.static(_tables(results), elem_classes="results")
+    rest = shown[len(first) :]
+    for at in range(0, len(rest), 2):
+        with gr.Row(elem_classes="plot-row"):
+            for figure in rest[at : at + 2]:
+                with gr.Column(min_width=340):
+                    places.append(_place(figure))
+    studies.build(results)
+    if places:
+        tab.select(lambda: summary.outputs(draw(results, shown)), None, places, **PRIVATE)
+
+
+def _place(figure: Figure) -> gr.Plot:
+    """Return an empty figure below its heading, as high as it will be."""
+    components.static(_heading(figure.title, figure.text), summary.REFIT, elem_classes="results")
+    return gr.Plot(show_label=False, container=False, elem_classes=figure.height)
+
+
+def draw(results: dict, shown: Sequence[Figure] = FIGURES) -> list[Any]:
+    """Return the tab's figures in order; None where a number is missing."""
+    return [figure.draw(results) for figure in shown]
+
+
+def _heading(title: str, text: str) -> str:
+    return f"<h2>{html.escape(title)}</h2><p>{html.escape(text)}</p>"
+
+
+def _tables(results: dict) -> str:
+    """Return the tables of what `measured` returns as HTML; every text is escaped."""
+    parts = [_systems(results), _asked(results), _tuned(results)]
+    if results.get("share_of_gain") is not None:
+        share = f"{100 * results['share_of_gain']:.0f}%"
+        parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
+    if results.get("how"):
+        parts.append(f"<p>Measured by <code>{html.escape(results['how'])}</code></p>")
+    return "".join(parts)
+
+
+def _systems(results: dict) -> str:
+    systems = results.get("systems") or []
+    cells = _measured(systems, "accuracy", COLUMNS)
+    texts = _measured(systems, "ppl", PERPLEXITIES)
+    head = ["system", "λ", *(name for _, name in (*cells, *texts)), "size", "training"]
+    rows = []
+    for row in systems:
+        accuracy, ppl = row.get("accuracy") or {}, row.get("ppl") or {}
+        rows.append(
+            [str(row.get("label") or row.get("name")), _lambda(row.get("lmbda"))]
+            + [_number(summary.percent(accuracy.get(key)), "{:.1f}") for key, _ in cells]
+            + [_number(ppl.get(group), "{:.2f}") for group, _ in texts]
+            + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
+            + [_number(row.get("train_seconds"), "{:,.0f} s")]
+        )
+    what = "Exact match in per cent; wordings as said in each column."
+    return _table(head, rows, what if cells else "Perplexity of the test split.")
+
+
+def _asked(results: dict) -> str:
+    head, rows = findings.table(results)
+    head = [SYSTEMS.get(name, name) for name in head]
+    return (
+        _table(head, rows, "The same tasks put to every system, with 95% intervals.")
+        if rows
+        else ""
+    )
+
+
+def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str, str]]:
+    """Return the columns of which any system has a value."""
+    return [
+        (key, name) for key, name in columns if any(key in (s.get(field) or {}) for s in systems)
+    ]
+
+
+def _tuned(results: dict) -> str:
+    head = ["fine-tuned on", "learning rate", "epochs", "B", "A1", "A2", "ppl B", "ppl A2"]
+    rows = [
+        [str(row.get("groups") or row.get("label") or row.get("name")) + _rank(row)]
+        + [_number(row.get(key), "{:g}") for key in ("lr", "epochs")]
+        + [_number(summary.percent(row.get(k)), "{:.1f}") for k in ("B_test", "A1_test", "A2_test")]
+        + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
+        for row in results.get("forgetting") or []
+    ]  # fmt: skip
+    return _table(head, rows, "What fine-tuning the decoder instead costs it.") if rows else ""
+
+
+def _rank(row: dict) -> str:
+    """Return ", LoRA of rank 32" of a decoder that was tuned so, "" of others."""
+    return f", LoRA of rank {row['rank']:g}" if row.get("rank") else ""
+
+
+def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
+    cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(first)}</th>'
+        + "".join(f"<td>{html.escape(value)}</td>" for value in rest)
+        + "</tr>"
+        for first, *rest in rows
+    )
+    return (
+        f'<p>{html.escape(caption)}</p><div class="table-scroll" tabindex="0"><table>'
+        f"<thead><tr>{cells}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _lambda(value: Any) -> str:
+    return AUTO if value == AUTO else _number(value, "{:g}")
+
+
+def _number(value: Any, form: str, scale: float = 1.0) -> str:
+    return form.format(value * scale) if isinstance(value, int | float) else "–"

@@ -1,0 +1,76 @@
+"""Write recorded runs as a static site: `python -m mlpmem.ui.recordings.replay FOLDER`.
+
+The same view and scripts as the page's, without a server: it opens from a disk and from any host.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from mlpmem.errors import MlpMemError
+from mlpmem.ui import components
+from mlpmem.ui.recordings.recorded import Recorded, read
+
+STATIC = components.STATIC
+SITE = "MLPMEM.site({});\n"
+
+
+def values(recorded: Recorded) -> dict:
+    """Return what the site shows: runs with what is known of their prompts, and their examples."""
+    runs = [{**run, **recorded.known(run["prompt"])} for run in recorded.comparisons]
+    there = {run["prompt"] for run in runs}
+    examples = [e for e in recorded.examples if e["prompt"] in there]
+    return {"runs": runs, "examples": examples, "first": (recorded.first() or {}).get("prompt"),
+            "defaults": recorded.defaults()}  # fmt: skip
+
+
+def write(recorded: Recorded, folder: Path) -> list[Path]:
+    """Write the site into a folder and return its files; MlpMemError without a recording."""
+    if not recorded.comparisons:
+        raise MlpMemError(
+            "replay: that bundle has no recorded run in its traces/ that can be read, so there is "
+            "nothing to show; give --bundle a folder that python -m train export wrote"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css", "js")}
+    made = {
+        "index.html": site["html"].replace(
+            "<!-- masthead -->", (STATIC / "header.html").read_text("utf-8")
+        ),
+        "style.css": site["css"] + components.style(),
+        "script.js": components.script() + site["js"],
+        "recordings.js": SITE.replace("{}", json.dumps(values(recorded))),
+    }
+    for name, text in made.items():
+        (folder / name).write_text(text, "utf-8")
+    shutil.copyfile(STATIC / "favicon.svg", folder / "favicon.svg")
+    return [folder / name for name in (*made, "favicon.svg")]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the site; returns the process's exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the site goes")
+    parser.add_argument("--bundle", type=Path, help="a bundle's folder, the embedded one if none")
+    args = parser.parse_args(argv)
+    try:
+        files = write(read(args.bundle or _embedded()), args.folder)
+    except (MlpMemError, OSError) as error:
+        sys.stderr.write(f"mlpmem: {error}\n")
+        return 2
+    size = sum(path.stat().st_size for path in files)
+    sys.stdout.write(f"{args.folder / 'index.html'}: {len(files)} files, {size / 1e6:.1f} MB\n")
+    return 0
+
+
+def _embedded() -> Path:
+    """Return the embedded bundle's folder; the import is heavy, so it waits for its use."""
+    from mlpmem.loading.bundle import default_bundle_path
+
+    return default_bundle_path()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,111 @@
+"""Models of parts and presets for the page: each function returns a `load` for Service."""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mlpmem.ui.service.service import (
+    Later,
+    Load,
+    Tell,
+    cost_line,
+    megabytes,
+    seconds_text,
+    tell_tokens,
+)
+
+
+def open_parts(
+    decoder: str,
+    memory: str | None = None,
+    text: Sequence[Path] = (),
+    *,
+    train: bool = False,
+    device: str = "cpu",
+    form: str | None = None,
+    plain: bool = False,
+) -> Load:
+    """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
+
+    Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
+    of fastlinear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
+    CPU; plain leaves them as they are, for LoRA to be merged into, where there is no form.
+    """
+
+    def load(tell: Tell) -> tuple[Any, list[Later]]:
+        from mlpmem.fast.linear import form_of
+        from mlpmem.loading.hub import fetch
+        from mlpmem.loading.parts import from_parts
+
+        folder = fetch(decoder, "decoder", tell=tell)
+        tell("reading the weights", None)
+        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form, plain)
+        later = _texts(model, text)
+        if train:
+            packed, int8 = bool(form) or not plain, bool(form) and form_of(form)[1]
+            later.append(Later("memory", partial(_distil, model, folder, text, packed, int8)))
+        return model, later
+
+    return load
+
+
+def open_preset(
+    name: str,
+    text: Sequence[Path] = (),
+    device: str = "cpu",
+    form: str | None = None,
+    plain: bool = False,
+) -> Load:
+    """Return a `load` of a preset, with a datastore of texts where there are some.
+
+    form and plain are open_parts'.
+    """
+
+    def load(tell: Tell) -> tuple[Any, list[Later]]:
+        from mlpmem.loading import presets
+
+        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form, plain)
+        return model, _texts(model, text)
+
+    return load
+
+
+def laid_out(make: Callable[..., Any], form: str | None, plain: bool = False) -> Any:
+    """Return the model that `make` makes, its weights in a form; see open_parts."""
+    if form is None:
+        return make() if plain else make().pack()
+    from mlpmem.fast.linear import form_of
+
+    dtype, int8 = form_of(form)
+    return make(dtype=dtype).pack(int8)
+
+
+def _texts(model: Any, text: Sequence[Path]) -> list[Later]:
+    """Return what makes a datastore of text files, nothing without any."""
+    return [Later("datastore", partial(_attach, model, text))] if text else []
+
+
+def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
+    """Return the model with a datastore of text files, and a line on its cost."""
+    from mlpmem.loading.parts import attach_text
+
+    built = attach_text(model, text, progress=partial(tell_tokens, tell))
+    return model, cost_line(model, built)
+
+
+def _distil(
+    model: Any, decoder: Path, text: Sequence[Path], packed: bool, int8: bool, tell: Tell
+) -> tuple[Any, str]:
+    """Return a model with a memory distilled from text files, and a line on its cost."""
+    from mlpmem.fast.linear import pack
+    from mlpmem.loading.distil import distil
+
+    begin = time.perf_counter()
+    memory = distil(model, decoder, text, tell)
+    if packed:
+        pack(memory, int8)
+    made = model.with_memory(memory)
+    took = seconds_text(time.perf_counter() - begin)
+    return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"

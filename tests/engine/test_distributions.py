@@ -1,0 +1,184 @@
+"""The maths against references written here with loops and float64."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mlpmem.engine import distributions as d
+
+V = 7
+
+
+def random_log_probs(*shape: int) -> torch.Tensor:
+    return torch.log_softmax(torch.randn(*shape) * 2, dim=-1)
+
+
+def naive_knn(distances, values, counts, temperature, vocab_size) -> list[list[float]]:
+    rows = []
+    for distance_row, value_row, count_row in zip(distances, values, counts, strict=True):
+        row = [0.0] * vocab_size
+        for distance, value, count in zip(distance_row, value_row, count_row, strict=True):
+            if value >= 0:
+                row[int(value)] += int(count) * math.exp(-float(distance) / temperature)
+        total = sum(row)
+        rows.append([p / total if total else 0.0 for p in row])
+    return rows
+
+
+def random_neighbours(rows: int = 5, k: int = 9) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    distances = torch.rand(rows, k).sort(dim=1).values * 30
+    return distances, torch.randint(0, V, (rows, k)), torch.randint(1, 4, (rows, k))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.3, 4.0])
+def test_log_softmax_is_the_definition_in_float32(temperature):
+    logits = torch.randn(3, V).half()
+    exact = logits.double() / temperature
+    exact = exact - exact.exp().sum(-1, keepdim=True).log()
+    found = d.log_softmax(logits, temperature)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("lmbda", [1e-6, 0.25, 0.5, 0.999])
+def test_interpolate_is_the_mix_of_probabilities(lmbda):
+    lm, other = random_log_probs(4, V), random_log_probs(4, V)
+    exact = ((1 - lmbda) * lm.double().exp() + lmbda * other.double().exp()).log()
+    torch.testing.assert_close(d.interpolate(lm, other, lmbda).double(), exact, atol=1e-5, rtol=0)
+
+
+def test_interpolate_is_exact_at_both_ends_even_with_impossible_tokens():
+    lm, other = random_log_probs(4, V), random_log_probs(4, V)
+    lm[0, 2] = other[0, 2] = other[1, 3] = lm[2, 4] = -torch.inf
+    assert torch.equal(d.interpolate(lm, other, 0.0), lm)
+    assert torch.equal(d.interpolate(lm, other, 1.0), other)
+    assert not d.interpolate(lm, other, 0.5).isnan().any()
+    assert d.interpolate(lm, other, 0.5)[0, 2] == -torch.inf
+
+
+def test_interpolate_takes_a_lambda_of_its_own_for_every_row():
+    lm, other = random_log_probs(3, V), random_log_probs(3, V)
+    lmbdas = torch.tensor([0.0, 0.3, 1.0])
+    mixed = d.interpolate(lm, other, lmbdas)
+    for row, lmbda in enumerate(lmbdas.tolist()):
+        assert torch.equal(mixed[row], d.interpolate(lm[row], other[row], lmbda))
+    assert torch.equal(mixed, d.interpolate(lm, other, lmbdas[:, None]))
+
+
+@pytest.mark.parametrize("temperature", [0.5, 20.0])
+def test_knn_log_probs_equal_the_loops(temperature):
+    distances, values, counts = random_neighbours()
+    values[1, 4:] = -1
+    found = d.knn_log_probs(distances, values, counts, temperature, V).exp()
+    exact = torch.tensor(naive_knn(distances, values, counts, temperature, V))
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-5)
+
+
+def test_a_row_without_neighbours_has_no_probability_at_all():
+    distances, values, counts = random_neighbours()
+    values[2] = -1
+    distances[2] = torch.inf
+    found = d.knn_log_probs(distances, values, counts, 1.0, V)
+    assert (found[2] == -torch.inf).all()
+    assert d.knn_weights(distances, values, counts, 1.0)[2].sum() == 0
+    assert d.knn_sparse(distances, values, counts, 1.0).probs[2].sum() == 0
+
+
+def test_a_count_weighs_like_as_many_copies():
+    distances, values = torch.tensor([[1.0, 4.0]]), torch.tensor([[3, 5]])
+    counted = d.knn_log_probs(distances, values, torch.tensor([[3, 1]]), 2.0, V)
+    copies = torch.tensor([[1.0, 1.0, 1.0, 4.0]]), torch.tensor([[3, 3, 3, 5]])
+    torch.testing.assert_close(counted, d.knn_log_probs(*copies, None, 2.0, V))
+
+
+def test_far_neighbours_do_not_underflow():
+    distances, values = torch.tensor([[1e5, 1e5 + 1]]), torch.tensor([[3, 5]])
+    found = d.knn_log_probs(distances, values, None, 1.0, V).exp()
+    torch.testing.assert_close(found[0, 3], 1 / (1 + torch.exp(torch.tensor(-1.0))))
+
+
+@pytest.mark.parametrize("k", [1, 9, 40])
+def test_sparse_rows_hold_the_dense_distribution(k):
+    distances, values, counts = random_neighbours(k=k)
+    values[0, : k // 2] = -1
+    sparse = d.knn_sparse(distances, values, counts, 3.0)
+    dense = torch.zeros(len(values), V).scatter_add_(1, sparse.token_ids, sparse.probs)
+    torch.testing.assert_close(dense, d.knn_log_probs(distances, values, counts, 3.0, V).exp())
+    assert (sparse.probs[:, :-1] >= sparse.probs[:, 1:]).all()
+    assert sparse.probs.shape[1] <= min(k, V)
+    assert (sparse.token_ids[sparse.probs == 0] == 0).all()
+
+
+def test_js_divergence_equals_its_definition_and_stays_within_log_2():
+    p, q = random_log_probs(4, V), random_log_probs(4, V)
+    p[0, 1] = q[0, 1] = q[1, 2] = -torch.inf
+    p, q = torch.log_softmax(p, -1), torch.log_softmax(q, -1)
+    for row in range(4):
+        a, b = p[row].double().exp(), q[row].double().exp()
+        m = (a + b) / 2
+        halves = [sum(x * math.log(x / y) for x, y in zip(s, m, strict=True) if x) for s in (a, b)]
+        assert float(d.js_divergence(p, q)[row]) == pytest.approx(float(sum(halves)) / 2, abs=1e-6)
+    apart = torch.tensor([[0.0, -torch.inf]])
+    assert float(d.js_divergence(apart, apart.flip(1))) == pytest.approx(math.log(2))
+    assert float(d.js_divergence(apart, apart)) == 0.0
+
+
+@pytest.mark.parametrize(("rows", "vocab", "support"), [(1, 3, 1), (5, 17, 4), (3, 11, 11)])
+def test_sparse_kl_equals_dense_kl_in_value_and_gradient(rows, vocab, support):
+    token_ids = torch.stack([torch.randperm(vocab)[:support] for _ in range(rows)])
+    probs = torch.rand(rows, support)
+    if support > 2:
+        probs[:, -1], token_ids[:, -1] = 0.0, 0  # padding, which may repeat a real token
+    probs = probs / probs.sum(1, keepdim=True)
+    dense = torch.zeros(rows, vocab).scatter_add_(1, token_ids, probs)
+    logits = torch.randn(rows, vocab, requires_grad=True)
+    reference = logits.detach().clone().requires_grad_()
+    weights = torch.rand(rows)
+    exact = F.kl_div(torch.log_softmax(reference, -1), dense, reduction="none").sum(-1)
+    found = d.sparse_kl(logits, token_ids, probs)
+    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-5)
+    (found * weights).sum().backward()
+    (exact * weights).sum().backward()
+    torch.testing.assert_close(logits.grad, reference.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_top_k_keeps_the_k_most_probable():
+    log_probs = random_log_probs(4, V)
+    kept = d.filter_top_k_top_p(log_probs, top_k=3)
+    for row, original in zip(kept, log_probs, strict=True):
+        best = set(sorted(range(V), key=lambda i, o=original: -o[i])[:3])
+        assert {i for i in range(V) if row[i] > -torch.inf} == best
+    assert torch.equal(d.filter_top_k_top_p(log_probs, 0, 1.0), log_probs)
+    assert torch.equal(d.filter_top_k_top_p(log_probs, V + 5, 1.0), log_probs)
+
+
+@pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9])
+def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p):
+    log_probs = random_log_probs(6, V)
+    kept = d.filter_top_k_top_p(log_probs, top_p=top_p)
+    for row, original in zip(kept, log_probs, strict=True):
+        order = sorted(range(V), key=lambda i, o=original: -o[i])
+        best, mass = set(), 0.0
+        while mass < top_p:
+            mass += math.exp(original[order[len(best)]])
+            best.add(order[len(best)])
+        assert {i for i in range(V) if row[i] > -torch.inf} == best
+
+
+def test_sampling_follows_the_distribution():
+    log_probs = random_log_probs(1, V)
+    uniform = (torch.arange(20000, dtype=torch.float64) + 0.5) / 20000
+    ids = d.sample(log_probs.expand(20000, V), 0.7, uniform=uniform)
+    share = torch.bincount(ids, minlength=V) / 20000
+    torch.testing.assert_close(share, torch.softmax(log_probs[0] / 0.7, -1), atol=2e-4, rtol=0)
+
+
+def test_sampling_never_takes_what_is_filtered_out_and_greedy_takes_the_best():
+    log_probs = random_log_probs(50, V)
+    uniform = torch.linspace(0, 1 - 1e-12, 50, dtype=torch.float64)
+    assert torch.equal(d.sample(log_probs, 0.0), log_probs.argmax(-1))
+    assert torch.equal(d.sample(log_probs, 1.0, top_k=1, uniform=uniform), log_probs.argmax(-1))
+    ids = d.sample(log_probs, 1.3, top_k=2, uniform=uniform)
+    assert (d.filter_top_k_top_p(log_probs, 2).gather(1, ids[:, None]) > -torch.inf).all()

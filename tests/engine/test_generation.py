@@ -1,0 +1,350 @@
+"""Generation against loops without cache or batch; its limits, its luck, its threads."""
+
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine import steps as rows
+from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.trace import mix
+from mlpmem.errors import MlpMemError
+
+PROMPT = "The capital of Peru is"
+
+
+def plain_greedy(model, system: str, lmbda: float, tokens: int) -> list[int]:
+    """Return greedy token ids from whole forward passes, one system, no cache."""
+    ids = model.decoder.encode(PROMPT)
+    start = len(ids)
+    while len(ids) < start + tokens and ids[-1] not in model.decoder.eos_ids:
+        found = model.distributions(ids)
+        fused = found["lm"] if system == "lm" else interpolate(found["lm"], found[system], lmbda)
+        ids.append(int(fused.argmax()))
+    return ids[start:]
+
+
+def chosen(trace) -> list[int]:
+    return [step.token_id for step in trace.steps]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_greedy_systems_in_one_batch_equal_whole_passes_one_by_one(family):
+    model = tiny.model(family, seed=3)
+    traces = model.compare(PROMPT, lmbda={"memory": 0.4, "knn": 0.7}, max_new_tokens=12)
+    assert list(traces) == ["lm", "memory", "knn"]
+    for system, lmbda in {"lm": 0.0, "memory": 0.4, "knn": 0.7}.items():
+        assert chosen(traces[system]) == plain_greedy(model, system, lmbda, 12)
+        assert traces[system].lmbda == lmbda
+
+
+def test_the_decoder_alone_equals_transformers_generate(tiny_model):
+    ids = torch.tensor([tiny_model.decoder.encode(PROMPT)])
+    wanted = tiny_model.decoder.model.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False
+    )
+    assert (
+        chosen(tiny_model.generate(PROMPT, "lm", max_new_tokens=10))
+        == wanted[0, ids.shape[1] :].tolist()
+    )
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_a_system_writes_the_same_alone_as_in_company(temperature, tiny_model):
+    options = {"max_new_tokens": 10, "temperature": temperature, "seed": 5, "top_p": 0.95}
+    together = tiny_model.compare(PROMPT, **options)
+    for system, trace in together.items():
+        assert chosen(tiny_model.generate(PROMPT, system, **options)) == chosen(trace)
+        assert chosen(tiny_model.compare(PROMPT, [system, "lm"], **options)[system]) == chosen(
+            trace
+        )
+
+
+def test_at_lambda_0_every_system_writes_what_the_decoder_writes(tiny_model):
+    traces = tiny_model.compare(PROMPT, lmbda=0.0, max_new_tokens=8, temperature=0.9, seed=2)
+    assert len({tuple(chosen(trace)) for trace in traces.values()}) == 1
+
+
+def test_the_same_seed_gives_the_same_text_and_another_seed_another(tiny_model):
+    options = {"max_new_tokens": 16, "temperature": 1.5}
+    first = tiny_model.generate(PROMPT, **options, seed=1)
+    assert chosen(first) == chosen(tiny_model.generate(PROMPT, **options, seed=1))
+    assert chosen(first) != chosen(tiny_model.generate(PROMPT, **options, seed=2))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.1])
+@pytest.mark.parametrize("system", ["memory", "knn"])
+def test_scrubbing_writes_what_single_generations_write_at_every_lambda(
+    system, temperature, tiny_model
+):
+    options = {"max_new_tokens": 9, "temperature": temperature, "seed": 3}
+    traces = tiny_model.scrub(PROMPT, system, **options)
+    assert list(traces) == [i / 10 for i in range(11)]
+    assert len({tuple(chosen(trace)) for trace in traces.values()}) > 1
+    for lmbda, trace in traces.items():
+        alone = tiny_model.generate(PROMPT, system, lmbda=lmbda, **options)
+        assert (trace.system, trace.lmbda) == (system, lmbda)
+        assert chosen(trace) == chosen(alone)
+        for ours, theirs in zip(trace.steps, alone.steps, strict=True):
+            assert ours.probs == pytest.approx(theirs.probs, abs=1e-5)
+
+
+def test_scrubbing_computes_equal_histories_once(tiny_model, monkeypatch):
+    rows = []
+    forward = tiny_model.decoder.forward
+
+    def counted(ids, **options):
+        rows.append(len(ids))
+        return forward(ids, **options)
+
+    monkeypatch.setattr(tiny_model.decoder, "forward", counted)
+    traces = tiny_model.scrub(PROMPT, max_new_tokens=6)
+    histories = [
+        {tuple(chosen(t)[:n]) for t in traces.values() if len(t.steps) > n} for n in range(6)
+    ]
+    assert rows == [len(some) for some in histories if some] and max(rows) < 11
+
+
+def test_scrubbing_streams_by_lambda_and_refuses_what_has_none(tiny_model):
+    *steps, done = tiny_model.scrub(PROMPT, lmbdas=[0, 0.5, 1, 0.5], max_new_tokens=3, stream=True)
+    assert list(done.values) == [0.0, 0.5, 1.0] and set(steps[0].values) == {0.0, 0.5, 1.0}
+    for wrong in ({"system": "lm"}, {"lmbdas": []}, {"lmbdas": [1.5]}):
+        with pytest.raises(MlpMemError, match="lambda|lmbda"):
+            tiny_model.scrub(PROMPT, **wrong)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.3])
+def test_forcing_a_traces_own_tokens_changes_nothing(temperature, tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    options = {"max_new_tokens": 9, "temperature": temperature, "seed": 6}
+    for system, free in tiny_model.compare(PROMPT, **options).items():
+        for count in (1, 5, 9):
+            forced = chosen(free)[:count]
+            again = tiny_model.generate(PROMPT, system, forced=forced, **options)
+            assert chosen(again) == chosen(free) and again.text == free.text
+            assert again.settings["forced"] == forced
+            for ours, theirs in zip(again.steps, free.steps, strict=True):
+                assert ours.probs == pytest.approx(theirs.probs, abs=1e-5)
+                assert ours.index == theirs.index and ours.text == theirs.text
+
+
+def test_a_forced_token_is_followed_by_what_the_system_says_after_it(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    free = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4)
+    other = next(c for c in free.steps[1].candidates if c.token_id != free.steps[1].token_id)
+    forced = [free.steps[0].token_id, other.token_id]
+    trace = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4, forced=forced)
+    assert trace.steps[1].probs == pytest.approx(other.probs, abs=1e-5)
+    assert trace.prompt_ids == free.prompt_ids, "what was forced is no part of the prompt"
+    ids = [*trace.prompt_ids, *forced]
+    for step in trace.steps[2:]:
+        found = tiny_model.distributions(ids, lmbda=0.6, system="knn")
+        assert step.token_id == int(found["fused"].argmax())
+        ids.append(step.token_id)
+
+
+def test_forced_tokens_that_cannot_be_are_refused_and_an_end_token_ends(tiny_model):
+    with pytest.raises(MlpMemError, match="forced has 3 tokens"):
+        tiny_model.generate(PROMPT, forced=[5, 6, 7], max_new_tokens=2)
+    with pytest.raises(MlpMemError, match="forced has token ids outside"):
+        tiny_model.generate(PROMPT, forced=[99999])
+    trace = tiny_model.generate(PROMPT, forced=[70, 1])
+    assert chosen(trace) == [70, 1] and trace.finish == "eos" and trace.text == "e"
+
+
+def test_top_k_1_is_greedy(tiny_model):
+    greedy = tiny_model.generate(PROMPT, max_new_tokens=8)
+    assert chosen(
+        tiny_model.generate(PROMPT, max_new_tokens=8, temperature=2.0, top_k=1)
+    ) == chosen(greedy)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 7])
+def test_there_are_exactly_as_many_tokens_as_asked_for(tokens, tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    for trace in tiny_model.compare(PROMPT, max_new_tokens=tokens).values():
+        assert len(trace.steps) == tokens
+        assert trace.finish == "length"
+        assert [step.index for step in trace.steps] == list(range(tokens))
+
+
+def test_a_column_stops_at_its_eos_and_the_others_go_on(tiny_model, monkeypatch):
+    free = tiny_model.compare(PROMPT, max_new_tokens=12, temperature=1.0, seed=4)
+    third = chosen(free["lm"])[2]
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset([third]))
+    traces = tiny_model.compare(PROMPT, max_new_tokens=12, temperature=1.0, seed=4)
+    for system, trace in traces.items():
+        whole = chosen(free[system])
+        end = whole.index(third) + 1 if third in whole else 12
+        assert chosen(trace) == whole[:end]
+        assert trace.finish == ("eos" if third in whole else "length")
+
+
+def test_the_end_token_is_kept_as_a_step_but_not_in_the_text(tiny_model, monkeypatch):
+    decoder = tiny_model.decoder
+    monkeypatch.setattr(decoder, "eos_ids", frozenset(range(decoder.vocab_size)))
+    monkeypatch.setattr(decoder, "special_ids", frozenset(range(decoder.vocab_size)))
+    trace = tiny_model.generate(PROMPT)
+    assert len(trace.steps) == 1 and trace.finish == "eos" and trace.text == ""
+
+
+def test_stop_is_asked_before_every_token(tiny_model):
+    stop = threading.Event()
+    kinds, traces = [], {}
+    for event in tiny_model.compare(PROMPT, max_new_tokens=30, stop=stop, stream=True):
+        kinds.append(event.kind)
+        traces = event.values
+        if len(kinds) == 3:
+            stop.set()
+    assert kinds == ["step"] * 3 + ["done"]
+    assert all(len(t.steps) == 3 and t.finish == "stop" for t in traces.values())
+    assert tiny_model.generate(PROMPT, stop=stop).steps == []
+
+
+def test_the_stream_yields_every_step_and_then_the_traces(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    *steps, done = tiny_model.compare(PROMPT, max_new_tokens=4, stream=True)
+    assert [event.kind for event in steps] == ["step"] * 4
+    for system, trace in done.values.items():
+        assert [event.values[system] for event in steps] == trace.steps
+    assert [e.kind for e in tiny_model.generate(PROMPT, max_new_tokens=2, stream=True)][
+        -1
+    ] == "done"
+
+
+def test_candidates_hold_every_sources_best_and_the_rest_makes_one(tiny_model):
+    traces = tiny_model.compare(PROMPT, max_new_tokens=6, temperature=1.0)
+    for system, trace in traces.items():
+        ids = [*trace.prompt_ids]
+        for step in trace.steps:
+            exact = tiny_model.distributions(ids)
+            table = {c.token_id: c for c in step.candidates}
+            assert step.token_id in table and table[step.token_id].probs == step.probs
+            for source in ("lm", "memory", "knn"):
+                assert {int(i) for i in exact[source].topk(8).indices if exact[source][i] > -9} <= {
+                    *table
+                }
+                total = sum(c.probs[source] for c in step.candidates) + step.rest[source]
+                assert total == pytest.approx(1.0, abs=1e-5)
+                for candidate in step.candidates:
+                    p = math.exp(float(exact[source][candidate.token_id]))
+                    assert candidate.probs[source] == pytest.approx(p, abs=1e-4)
+            for candidate in step.candidates:
+                remixed = mix(candidate.probs, system, trace.lmbda)
+                assert candidate.probs["fused"] == pytest.approx(remixed, abs=1e-7)
+            ids.append(step.token_id)
+
+
+def test_neighbours_are_the_weightiest_with_their_surroundings(tiny_model):
+    step = tiny_model.generate(PROMPT, "knn", max_new_tokens=1).steps[0]
+    weights = [n.weight for n in step.neighbours]
+    assert (
+        len(weights) == 8 and weights == sorted(weights, reverse=True) and sum(weights) <= 1.00001
+    )
+    for n in step.neighbours:
+        context = tiny_model.datastore.context(n.entry)
+        assert (n.title, n.group, n.target_id) == (context.title, context.group, context.target)
+        assert n.left == tiny_model.decoder.decode(context.left)
+    assert step.neighbours[0].title == "Peru"
+    assert step.neighbours[0].distance < 0.1, "the prompt stands in the text word for word"
+    assert 0 <= step.js <= math.log(2)
+
+
+def test_the_turns_around_a_neighbour_do_not_run_together(tiny_model):
+    decoder, turns = tiny_model.decoder, ("Who? I", "Where? Here")
+    ids = [0, *(token for t in turns for token in (*decoder.encode(t)[1:], 1))]
+    assert rows.text_of(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
+    assert rows.text_of(decoder, decoder.encode("Who?")[1:]) == "Who?"
+
+
+def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_model):
+    calls = [
+        {
+            "prompt": f"{PROMPT} {i}",
+            "temperature": float(i % 2),
+            "seed": i,
+            "max_new_tokens": 6 + i % 3,
+        }
+        for i in range(8)
+    ]
+
+    def run(call):
+        traces = tiny_model.compare(**call)
+        return [(s, chosen(t), [dict(step.probs) for step in t.steps]) for s, t in traces.items()]
+
+    wanted = [run(call) for call in calls]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(run, calls)) == wanted
+
+
+def test_a_trace_says_how_it_was_made_and_what_it_cost(tiny_model):
+    trace = tiny_model.generate(PROMPT, "knn", max_new_tokens=3, seed=7, top_p=0.9)
+    assert trace.prompt == PROMPT and trace.prompt_ids == tiny_model.decoder.encode(PROMPT)
+    assert trace.settings == {
+        "max_new_tokens": 3, "temperature": 0.0, "top_k": 0, "top_p": 0.9, "seed": 7,
+        "k": 16, "knn_temperature": 3.0, "memory_temperature": 1.0,
+    }  # fmt: skip
+    assert trace.model == {"bundle": "tiny", "tokenizer_hash": tiny_model.decoder.tokenizer_hash}
+    assert trace.cost["decoder_bytes"] == tiny_model.decoder.bytes
+    assert trace.cost["memory_bytes"] == tiny_model.memory.bytes
+    assert trace.cost["datastore_bytes"] > tiny_model.datastore.keys.nbytes
+    times = ("prefill_ms", "decoder_ms", "memory_ms", "search_ms")
+    assert all(trace.cost[name] > 0 for name in times)
+    assert trace.text == tiny_model.decoder.decode(chosen(trace))
+
+
+def test_a_chat_is_its_turns_token_ids(tiny_model):
+    from mlpmem.model.prompts import chat_ids
+
+    turns = [("What is gold?", "Au"), ("And Peru?", "")]
+    trace = tiny_model.chat(turns, "lm", max_new_tokens=2)
+    assert trace.prompt_ids == chat_ids(tiny_model.decoder, turns)
+    assert trace.prompt == "Question: What is gold? Answer: AuQuestion: And Peru? Answer:"
+
+
+@pytest.mark.parametrize("prompt", ["", "   \n", []])
+def test_an_empty_prompt_is_refused(prompt, tiny_model):
+    with pytest.raises(MlpMemError, match="the prompt is empty"):
+        tiny_model.compare(prompt)
+
+
+@pytest.mark.parametrize("prompt", [None, ["a"], [1.5], 7])
+def test_what_is_neither_text_nor_ids_is_refused_everywhere(prompt, tiny_model):
+    doors = "generate", "distributions", "score", "inspect"
+    for ask in (getattr(tiny_model, name) for name in doors):
+        with pytest.raises(MlpMemError, match="neither text nor token ids"):
+            ask(prompt)
+
+
+def test_a_prompt_that_does_not_fit_says_how_much_does(tiny_model):
+    fits = [5] * (tiny.POSITIONS - 10)
+    assert len(tiny_model.generate(fits, "lm", max_new_tokens=10).prompt_ids) == len(fits)
+    with pytest.raises(
+        MlpMemError, match=f"has {len(fits) + 1} tokens; with 10 .* room for {len(fits)}"
+    ):
+        tiny_model.generate([*fits, 5], "lm", max_new_tokens=10)
+    with pytest.raises(MlpMemError, match="token ids outside"):
+        tiny_model.generate([99999], "lm")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0}, {"max_new_tokens": 2.5}, {"temperature": -1.0},
+        {"temperature": float("nan")}, {"temperature": "hot"}, {"top_p": 0.0}, {"top_p": 1.5},
+        {"top_k": -1}, {"top_k": True}, {"seed": -3}, {"seed": None},
+    ],
+)  # fmt: skip
+def test_values_out_of_range_are_refused_before_anything_is_computed(wrong, tiny_model):
+    with pytest.raises(MlpMemError, match=next(iter(wrong))):
+        tiny_model.compare(PROMPT, stream=True, **wrong)
+
+
+def test_unknown_and_missing_systems_are_refused(tiny_model):
+    with pytest.raises(MlpMemError, match="system 'rag' is not here, there is lm, memory, knn"):
+        tiny_model.compare(PROMPT, ["lm", "rag"])
+    with pytest.raises(MlpMemError, match="no system is asked for"):
+        tiny_model.compare(PROMPT, [])

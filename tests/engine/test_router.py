@@ -1,0 +1,321 @@
+"""A router's features, its folder, and lambda "auto" wherever a lambda can be given."""
+
+import dataclasses
+import json
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, load_routers
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.trace import AUTO, PARTS, SOURCES, Trace
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.loading.registry import Cast
+from mlpmem.ui.request import columns
+
+PROMPT = "The capital of Peru is"
+SYSTEMS = ("memory", "knn", "mixed")
+
+
+def router(system: str, bound, units: int = 3) -> Router:
+    """Return a router of random weights whose lambda differs from token to token."""
+    torch.manual_seed(len(system))
+    made = Router(RouterConfig(system, bound.vocab_size, bound.tokenizer_hash, units))
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.normal_()
+        made.mean.normal_()
+        made.scale.uniform_(1, 3)
+        made.scale[FEATURES.index("evidence")] = 20  # as large as it gets, or all is saturated
+    return made.requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def routed():
+    """Return a tiny model with a router for every system."""
+    model = tiny.model()
+    routers = {system: router(system, model.decoder) for system in SYSTEMS}
+    made = FusedModel(model.decoder, model.memory, model.settings, "tiny", routers)
+    made.attach_datastore(model.datastore, model.retriever)
+    return made
+
+
+def slow_features(lm: list[float], other: list[float], read: float, nearest) -> list[float]:
+    """Return FEATURES of one position, token by token, in plain Python."""
+    a, b = max(range(len(lm)), key=lm.__getitem__), max(range(len(other)), key=other.__getitem__)
+    entropies = [-sum(p * math.log(p) for p in row if p > 0) for row in (lm, other)]
+    logs = [math.log(max(p, math.exp(-20))) for p in (lm[a], other[b], lm[b], other[a])]
+    near = 0.0 if nearest is None else math.log(1 + nearest)
+    return [*logs[:2], *entropies, *logs[2:], float(a == b), near, read]
+
+
+def slow_evidence(score, system: str) -> float:
+    """Return the evidence of a scored text; the newest token counts whole."""
+    half = np.mean([np.exp(-score.nll[part]) for part in PARTS[system]], axis=0)
+    gaps = np.maximum(np.log(half), -4) - np.maximum(-score.nll["lm"], -4)
+    return float((gaps[::-1] * 0.9 ** np.arange(len(gaps))).sum())
+
+
+@pytest.mark.parametrize("nearest", [None, torch.tensor([0.0, 0.25, 7.5])])
+def test_features_equal_a_slow_reference_also_where_a_token_is_impossible(nearest):
+    probs = torch.softmax(torch.randn(2, 3, 11) * 3, -1)
+    probs[1, 0] = torch.eye(11)[4]  # a datastore gives most tokens nothing
+    probs[1, 1] = probs[0, 1]  # and agrees here
+    read = torch.tensor([0.0, -3.5, 20.0])
+    found = features(*probs.log(), read, nearest)
+    assert found.shape == (3, len(FEATURES)) and found[1, FEATURES.index("agree")] == 1
+    for r, row in enumerate(found.tolist()):
+        near = None if nearest is None else float(nearest[r])
+        wanted = slow_features(probs[0, r].tolist(), probs[1, r].tolist(), float(read[r]), near)
+        assert row == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_position_without_neighbours_still_has_a_lambda():
+    lm = torch.log_softmax(torch.randn(2, 9), -1)
+    far = torch.zeros(2), torch.full((2,), torch.inf)
+    lmbda = router("knn", tiny.decoder()).lmbda(lm, lm, *far)
+    assert bool(((lmbda >= 0) & (lmbda <= 1)).all())
+    unfitted = Router(RouterConfig("knn", 9, ""))
+    assert unfitted.lmbda(lm, lm, *far).tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize("units", [0, 5])
+def test_a_saved_router_says_the_same_when_loaded(units, tmp_path):
+    bound = tiny.decoder()
+    made = router("mixed", bound, units)
+    made.save(tmp_path / "mixed")
+    loaded = load_routers(tmp_path)
+    assert list(loaded) == ["mixed"] and load_routers(tmp_path / "nowhere") == {}
+    found = torch.randn(4, len(FEATURES))
+    assert torch.equal(loaded["mixed"].bind(bound)(found), made(found))
+
+
+def test_a_router_of_another_decoder_or_a_damaged_one_is_refused(tmp_path):
+    bound = tiny.decoder()
+    made = Router(RouterConfig("memory", bound.vocab_size, "0" * 64))
+    with pytest.raises(MlpMemError, match="router belongs to another decoder"):
+        FusedModel(bound, tiny.memory(bound), routers={"memory": made})
+    made.save(tmp_path)
+    row = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(row | {"features": ["luck"]}))
+    with pytest.raises(MlpMemError, match="it reads luck; this program makes lm_top"):
+        Router.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(row | {"units": 2}))
+    with pytest.raises(MlpMemError, match="hidden.bias is not there in its weights.*fit it again"):
+        Router.load(tmp_path)
+    with pytest.raises(MlpMemError, match="system 'lm' has no lambda"):
+        RouterConfig("lm", 5, "")
+
+
+@pytest.mark.parametrize("units", [-1, 10**12, 1.5, True, "16"])
+def test_a_router_of_impossible_size_is_refused_before_it_is_made(units):
+    with pytest.raises(MlpMemError, match="units is .*no whole number from 0 to 4096; correct it"):
+        RouterConfig("knn", 5, "", units)
+
+
+WRONG = {  # what is written over a router's tensors, and what is said of it
+    "not numbers": ({"out.bias": torch.tensor([math.nan])}, "out.bias holds numbers that are none"),
+    "too large": ({"mean": torch.full((9,), 3e38)}, "mean holds numbers that are none or beyond"),
+    "no scale": ({"scale": torch.zeros(9)}, "scale holds numbers below 1e-06"),
+    "another kind": ({"mean": torch.zeros(9, dtype=torch.int64)}, "mean holds numbers that are"),
+    "complex": ({"mean": torch.zeros(9, dtype=torch.complex64)}, "mean holds numbers that are"),
+    "another shape": ({"mean": torch.zeros(7)}, r"mean is \[7\] in its weights, config.json says"),
+    "scalar": ({"out.bias": torch.tensor(0.0)}, r"out.bias is \[\] in its weights"),
+    "another name": ({"mine": torch.zeros(2)}, r"mine is \[2\].*config.json says there is none"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_router_of_wrong_weights_is_refused_in_a_sentence(name, tmp_path):
+    written, said = WRONG[name]
+    made = router("memory", tiny.decoder())
+    made.save(tmp_path)
+    save_file(made.state_dict() | written, tmp_path / "model.safetensors")
+    with pytest.raises(MlpMemError, match=f"{said}.*download it or fit it again"):
+        Router.load(tmp_path)
+
+
+def test_a_huge_file_of_weights_is_refused_unread(tmp_path):
+    router("memory", tiny.decoder()).save(tmp_path)
+    size = 2**36  # bytes, a hole: reading them would take all memory
+    head = json.dumps({"mean": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}})
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(head).to_bytes(8, "little") + head.encode())
+        file.truncate(8 + len(head) + size)
+    with pytest.raises(
+        MlpMemError, match="a router at most 4,194,304.*download it or fit it again"
+    ):
+        Router.load(tmp_path)
+
+
+def test_two_routers_of_one_system_are_refused(tmp_path):
+    for name in ("a", "b"):
+        router("knn", tiny.decoder()).save(tmp_path / name)
+    with pytest.raises(MlpMemError, match="2 folders hold lambdas of knn alone; leave one"):
+        load_routers(tmp_path)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_auto_is_the_mix_at_the_routers_lambda(system, routed):
+    plain = routed.distributions(PROMPT, system=system)
+    lm, memory, knn = (plain[source] for source in SOURCES)
+    other = {"memory": memory, "knn": knn, "mixed": ((memory.exp() + knn.exp()) / 2).log()}[system]
+    trace = routed.generate(PROMPT, system, lmbda=AUTO, max_new_tokens=4)
+    near = None if system == "memory" else torch.tensor([trace.steps[0].neighbours[0].distance])
+    score = routed.score(routed.decoder.encode(PROMPT))
+    read = [slow_evidence(score, system)]
+    lmbda = float(routed.routers[system].lmbda(lm[None], other[None], torch.tensor(read), near))
+    assert 0.001 < lmbda < 0.999 and abs(lmbda - 0.5) > 1e-3
+    wanted = ((1 - lmbda) * lm.exp() + lmbda * other.exp()).log()
+    found = routed.distributions(PROMPT, lmbda=AUTO, system=system)["fused"]
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+    assert trace.lmbda == AUTO and trace.steps[0].lmbda == pytest.approx(lmbda, abs=1e-4)
+    assert trace.steps[0].token_id == int(wanted.argmax())
+    assert len({step.lmbda for step in trace.steps}) == len(trace.steps)
+
+
+def test_mixed_is_half_memory_half_datastore(routed):
+    found = routed.distributions(PROMPT, lmbda=0.3, system="mixed")
+    lm, memory, knn = (found[source].exp() for source in SOURCES)
+    wanted = 0.7 * lm + 0.3 * (memory + knn) / 2
+    torch.testing.assert_close(found["fused"].exp(), wanted, atol=1e-6, rtol=1e-4)
+    step = routed.generate(PROMPT, "mixed", lmbda=0.3, max_new_tokens=1).steps[0]
+    assert step.probs["fused"] == pytest.approx(float(wanted[step.token_id]), abs=1e-6)
+    assert step.lmbda is None and set(step.probs) == {*SOURCES, "fused"}
+
+
+def test_mixed_is_asked_by_name_alone_and_only_where_both_are(routed):
+    assert routed.systems == list(SOURCES)
+    assert list(routed.compare(PROMPT, max_new_tokens=1)) == list(SOURCES)
+    every = routed.compare(PROMPT, list(PARTS), lmbda=AUTO, max_new_tokens=2)
+    assert list(every) == list(PARTS) and every["lm"].lmbda == 0.0
+    with pytest.raises(MlpMemError, match="'mixed' is not here.*needs memory and datastore"):
+        FusedModel(tiny.decoder()).generate(PROMPT, "mixed")
+
+
+def test_lambda_0_is_the_decoder_bit_for_bit_in_every_system(routed):
+    for system in SYSTEMS:
+        found = routed.distributions(PROMPT, lmbda=0.0, system=system)
+        assert torch.equal(found["fused"], found["lm"])
+
+
+def test_mixed_has_the_mean_of_its_parts_lambdas_unless_it_has_its_own():
+    lmbda = {"memory": 0.2, "knn": 0.6}
+    assert tiny.model(lmbda=lmbda).generate(PROMPT, "mixed", max_new_tokens=1).lmbda == 0.4
+    own = tiny.model(lmbda=lmbda | {"mixed": 0.9})
+    assert own.generate(PROMPT, "mixed", max_new_tokens=1).lmbda == 0.9
+
+
+def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed):
+    settings = dataclasses.replace(routed.settings, auto=True)
+    only = {"memory": routed.routers["memory"]}
+    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", only)
+    model.attach_datastore(routed.datastore, routed.retriever)
+    made = model.compare(PROMPT, max_new_tokens=2)
+    assert {system: trace.lmbda for system, trace in made.items()} == {
+        "lm": 0.0, "memory": AUTO, "knn": settings.of("knn")
+    }  # fmt: skip
+    assert model.generate(PROMPT, lmbda=0.4, max_new_tokens=1).lmbda == 0.4
+    score = model.score(PROMPT)
+    assert score.perplexity("memory") == score.perplexity("memory", AUTO)
+    assert score.perplexity("memory") != score.perplexity("memory", 0.5)
+    cast = Cast(model)
+    assert cast.system("memory").lmbda == settings.of("memory"), "a name of its own has the other"
+    assert cast.system("auto").lmbda == AUTO
+    with pytest.raises(MlpMemError, match="auto is 1; it must be true or false"):
+        Settings(auto=1)
+
+
+def test_no_router_judges_a_store_that_it_was_not_fitted_to(routed):
+    settings = dataclasses.replace(routed.settings, auto=True)
+    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", routed.routers)
+    model.attach_datastore(routed.datastore, routed.retriever)
+    assert {t.lmbda for t in model.compare(PROMPT, SYSTEMS, max_new_tokens=1).values()} == {AUTO}
+    own = model.store_texts([("note", "The capital of Zubrowka is Lutz.")])
+    wanted = {"memory": AUTO, "knn": settings.of("knn"), "mixed": settings.of("mixed")}
+    made = model.compare(PROMPT, SYSTEMS, max_new_tokens=2, store=own)
+    assert {system: trace.lmbda for system, trace in made.items()} == wanted
+    score = model.score(PROMPT, own)
+    assert score.lmbda == {"lm": 0.0} | wanted and list(score.routed) == ["memory"]
+    spread = model.distributions(PROMPT, system="knn", store=own)
+    mixed = settings.of("knn") * spread["knn"].exp() + (1 - settings.of("knn")) * spread["lm"].exp()
+    torch.testing.assert_close(spread["fused"].exp(), mixed, atol=1e-6, rtol=1e-5)
+    (*_, done) = model.inspect(PROMPT, "knn", store=own)
+    assert done.values["knn"].lmbda == settings.of("knn")
+    with pytest.raises(MlpMemError, match="no router chooses it for 'knn'"):
+        model.generate(PROMPT, "knn", lmbda=AUTO, store=own)
+    assert columns.lambdas(model, SYSTEMS, AUTO, own) == wanted
+
+
+def test_a_routed_columns_cost_has_what_its_own_sources_took_to_read_the_prompt(routed):
+    lmbda = dict.fromkeys(SYSTEMS, AUTO)
+    made = routed.compare(PROMPT, ("lm", *SYSTEMS), lmbda=lmbda, max_new_tokens=1)
+    read = {system: made[system].cost.get("evidence_ms") for system in made}
+    assert read.pop("lm") is None and all(ms > 0 for ms in read.values())
+    assert read["mixed"] == pytest.approx(read["memory"] + read["knn"])
+    fixed = routed.compare(PROMPT, ["memory"], lmbda=0.5, max_new_tokens=1)["memory"]
+    assert "evidence_ms" not in fixed.cost
+
+
+def test_a_bundles_router_that_its_manifest_does_not_list_is_passed_over(tmp_path):
+    bound = tiny.decoder()
+    folder = tiny.bundle(tmp_path / "b", routers={"memory": router("memory", bound)}).folder
+    router("knn", bound).save(folder / "router" / "more")
+    assert list(load_bundle(folder).model().routers) == ["memory"]
+
+
+def test_auto_needs_a_router_and_cannot_be_scrubbed(routed, tiny_model):
+    for call in (tiny_model.generate, tiny_model.distributions, tiny_model.inspect):
+        with pytest.raises(MlpMemError, match='lmbda is "auto", but no router.*train router'):
+            call(PROMPT, lmbda=AUTO)
+    with pytest.raises(MlpMemError, match="must be a number from 0"):
+        routed.scrub(PROMPT, lmbdas=[0.5, AUTO])
+
+
+@pytest.mark.parametrize("lmbda", [0.4, AUTO])
+def test_a_trace_survives_json_with_every_steps_own_lambda(lmbda, routed):
+    trace = routed.generate(PROMPT, "mixed", lmbda=lmbda, max_new_tokens=3)
+    again = Trace.from_json(trace.to_json())
+    assert again.lmbda == lmbda
+    assert all(("lmbda" in row) == (lmbda == AUTO) for row in trace.to_dict()["steps"])
+    for ours, theirs in zip(again.steps, trace.steps, strict=True):
+        assert (ours.lmbda or 0) == pytest.approx(theirs.lmbda or 0, rel=1e-5)
+        fused = {c.token_id: c.probs["fused"] for c in theirs.candidates}
+        for candidate in ours.candidates:
+            assert candidate.probs["fused"] == pytest.approx(fused[candidate.token_id], abs=1e-5)
+    row = trace.to_dict() | {"lmbda": AUTO}
+    for step in row["steps"]:
+        step.pop("lmbda", None)
+    with pytest.raises(MlpMemError, match="a field is missing or wrong"):
+        Trace.from_dict(row)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_scoring_and_inspecting_agree_token_by_token_under_auto(system, routed):
+    text = "The capital of Peru is Lima. Gold has the symbol Au."
+    score = routed.score(text)
+    *_, done = routed.inspect(text, system, lmbda=AUTO)
+    steps = done.values[system].steps
+    np.testing.assert_allclose([s.lmbda for s in steps], score.routed[system], rtol=1e-4)
+    fused = np.array([step.probs["fused"] for step in steps])
+    np.testing.assert_allclose(score.mixed(system, AUTO), -np.log(fused), atol=1e-3)
+    half = np.mean([np.exp(-score.nll[part]) for part in PARTS[system]], axis=0)
+    wanted = -np.log(0.5 * np.exp(-score.nll["lm"]) + 0.5 * half)
+    np.testing.assert_allclose(score.mixed(system, 0.5), wanted, atol=1e-9)
+
+
+def test_a_bundle_brings_its_routers(tmp_path):
+    bound = tiny.decoder()
+    folder = tmp_path / "routed"
+    bundle = tiny.bundle(folder, routers={s: router(s, bound) for s in ("memory", "knn")})
+    assert "router/memory/model.safetensors" in bundle.manifest["files"]
+    model = bundle.model()
+    assert set(model.routers) == {"memory", "knn"}
+    trace = model.generate(PROMPT, lmbda=AUTO, max_new_tokens=2)
+    assert trace.lmbda == AUTO and trace.steps[0].lmbda is not None

@@ -1,0 +1,73 @@
+"""Scores against one forward pass a token."""
+
+import math
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine import scoring
+from mlpmem.errors import MlpMemError
+
+TEXT = "The capital of Peru is Lima."
+
+
+@pytest.fixture(scope="module")
+def score(tiny_model):
+    return tiny_model.score(TEXT)
+
+
+def plain_nll(model, ids: list[int], source: str) -> list[float]:
+    return [-float(model.distributions(ids[:at])[source][ids[at]]) for at in range(1, len(ids))]
+
+
+@pytest.mark.parametrize("source", ["lm", "memory", "knn"])
+def test_the_nll_of_every_token_is_that_of_its_own_pass(source, score, tiny_model):
+    assert score.ids == tiny_model.decoder.encode(TEXT)
+    assert len(score.tokens) == len(score.ids) == len(score.nll[source]) + 1
+    wanted = plain_nll(tiny_model, score.ids, source)
+    np.testing.assert_allclose(score.nll[source], wanted, atol=2e-3, rtol=1e-3)
+
+
+def test_perplexity_and_grid_are_of_mixed_probabilities(score):
+    lmbdas = [0.0, 0.3, 0.8]
+    for source in ("memory", "knn"):
+        for lmbda, found in zip(lmbdas, score.grid(source, lmbdas), strict=True):
+            p = (1 - lmbda) * np.exp(-score.nll["lm"]) + lmbda * np.exp(-score.nll[source])
+            assert found == pytest.approx(math.exp(-np.log(p).mean()), rel=1e-6)
+    assert score.perplexity() == pytest.approx(math.exp(score.nll["lm"].mean()))
+    assert score.perplexity("memory", 1.0) == pytest.approx(math.exp(score.nll["memory"].mean()))
+    assert score.perplexity("memory") == score.perplexity("memory", 0.5)
+
+
+def test_a_token_no_neighbour_has_is_impossible_for_the_datastore_alone():
+    found = tiny.model(k=1).score("zzz qqq")
+    assert found.perplexity("knn", 1.0) == math.inf
+    assert math.isfinite(found.perplexity("knn", 0.5))
+
+
+def test_a_text_longer_than_the_decoder_reads_is_scored_in_overlapping_windows(monkeypatch):
+    model = tiny.model()
+    monkeypatch.setattr(scoring, "ROWS", 7)
+    ids = [0, *torch.randint(2, 250, (2 * tiny.POSITIONS + 11,)).tolist()]
+    found = scoring.score(model, ids)
+    assert all(len(nll) == len(ids) - 1 for nll in found.nll.values())
+    stride = tiny.POSITIONS // 2
+    for at in (1, tiny.POSITIONS - 1, tiny.POSITIONS, 2 * tiny.POSITIONS - 1, len(ids) - 1):
+        start = 0
+        while at >= start + tiny.POSITIONS:
+            start += stride
+        wanted = -float(model.distributions(ids[start:at])["memory"][ids[at]])
+        assert found.nll["memory"][at - 1] == pytest.approx(wanted, abs=2e-3)
+
+
+def test_what_cannot_be_scored_is_refused(score, tiny_model):
+    with pytest.raises(MlpMemError, match="needs two or more"):
+        tiny_model.score("")
+    with pytest.raises(MlpMemError, match="the text has token ids outside 0"):
+        tiny_model.score([0, 10**6])
+    with pytest.raises(MlpMemError, match="source 'rag' was not scored"):
+        score.perplexity("rag", 0.5)
+    with pytest.raises(MlpMemError, match="from 0"):
+        score.grid("knn", [0.5, 1.2])

@@ -1,0 +1,258 @@
+"""Systems: a column says what the model says, and batches say what single calls say."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine.rag import Passages, Rag
+from mlpmem.engine.systems import Column, columns
+from mlpmem.engine.trace import AUTO
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.parts import cut_text
+from mlpmem.model.lora import add_adapter, load_adapter
+from train.measure import batches
+from train.measure.batches import judge, next_tokens, write
+
+PROMPTS = ("The capital of Peru is", "Vellmar is an", "Gold", "Question: Who? Answer:")
+
+
+@cache
+def model():
+    """Return a tiny model with all three sources."""
+    return tiny.model(k=8)
+
+
+@cache
+def routed():
+    """Return that model with a lambda for every token."""
+    return tiny.routed(k=8)
+
+
+@cache
+def passages():
+    """Return the tiny documents' passages."""
+    return Passages(tiny.documents(), model().decoder)
+
+
+def system(name):
+    """Return a column by name, or retrieval before the decoder or the memory."""
+    if name.startswith("auto"):
+        return Column(routed(), name.removeprefix("auto_"), AUTO)
+    if name.startswith("rag"):
+        inner = Column(model(), "memory" if "memory" in name else "lm", 0.7)
+        inner = system("auto_memory") if "auto" in name else inner
+        return Rag(inner, passages(), count=1, layout="text" if "text" in name else "turns")
+    return Column(model(), name, 0.7)
+
+
+ALL = ("lm", "memory", "knn", "rag", "rag_memory_text", "auto_memory", "auto_mixed", "rag_auto")
+
+
+@pytest.mark.parametrize("name", ["lm", "memory", "knn", "mixed"])
+def test_a_column_gives_the_models_own_distribution(name):
+    for prompt in PROMPTS:
+        ids = model().decoder.encode(prompt)
+        mine = system(name).log_probs(ids)[0]
+        torch.testing.assert_close(mine, model().distributions(ids, 0.7, name)["fused"])
+
+
+def test_a_column_without_lambda_takes_the_models_which_may_be_the_routers():
+    ids = model().decoder.encode(PROMPTS[0])
+    lm, memory, knn = columns(tiny.routed(k=8, auto=True))
+    assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
+    torch.testing.assert_close(memory.log_probs(ids), system("auto_memory").log_probs(ids))
+    torch.testing.assert_close(knn.log_probs(ids), knn.at(0.5).log_probs(ids))
+    assert write(memory, [ids], 4) == write(system("auto_memory"), [ids], 4)
+
+
+def test_a_column_leaves_its_lambda_to_the_router():
+    ids = model().decoder.encode(PROMPTS[0])
+    mine = system("auto_mixed").log_probs(ids)[0]
+    torch.testing.assert_close(mine, routed().distributions(ids, AUTO, "mixed")["fused"])
+
+
+@pytest.mark.parametrize("name", ["lm", "memory", "knn", "auto_mixed"])
+def test_the_last_positions_are_those_of_shorter_prompts(name):
+    ids = model().decoder.encode(PROMPTS[0])
+    found = system(name).log_probs(ids, last=3)
+    for row, at in zip(found, (len(ids) - 2, len(ids) - 1, len(ids)), strict=True):
+        one = system(name).log_probs(ids[:at])[0]
+        torch.testing.assert_close(row, one, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches_judge_as_single_calls_do(name):
+    asked, encode = system(name), model().decoder.encode
+    pairs = [(encode(p), encode(f"{p} Lima.")[len(encode(p)) :]) for p in PROMPTS]
+    judged = judge(asked, pairs)
+    for i, (prompt, continuation) in enumerate(pairs):
+        log_probs = asked.log_probs([*prompt, *continuation[:-1]], last=len(continuation))
+        gold = log_probs[range(len(continuation)), continuation]
+        assert judged.log_probs[judged.of == i] == pytest.approx(gold.numpy(), abs=1e-4)
+        assert judged.sums()[i] == pytest.approx(float(gold.sum()), abs=1e-3)
+        assert judged.means()[i] == pytest.approx(float(gold.mean()), abs=1e-3)
+        greedy = log_probs.argmax(-1).tolist() == continuation
+        assert judged.exact()[i] == greedy
+    ids = [3, 40, 7]
+    found = next_tokens(asked, [prompt for prompt, _ in pairs], ids)
+    for row, (prompt, _) in zip(found, pairs, strict=True):
+        assert row == pytest.approx(asked.log_probs(prompt)[0, ids].numpy(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_batches_write_what_generation_writes(name, monkeypatch):
+    monkeypatch.setattr(batches, "ROWS", 3)
+    asked, encode = system(name), model().decoder.encode
+    written = write(asked, [encode(p) for p in PROMPTS], 6)
+    for prompt, ids in zip(PROMPTS, written, strict=True):
+        trace = asked.generate(prompt, max_new_tokens=6)
+        assert [step.token_id for step in trace.steps] == ids
+    judged = judge(asked, [(encode(p), ids) for p, ids in zip(PROMPTS, written, strict=True)])
+    assert judged.exact().all()
+
+
+def test_writing_ends_at_the_end_token(monkeypatch):
+    asked, encode = system("lm"), model().decoder.encode
+    free = write(asked, [encode(p) for p in PROMPTS], 6)
+    monkeypatch.setitem(model().decoder.__dict__, "eos_ids", frozenset([free[1][2]]))
+    for ids, cut in zip(free, write(asked, [encode(p) for p in PROMPTS], 6), strict=True):
+        end = ids.index(free[1][2]) + 1 if free[1][2] in ids else len(ids)
+        assert cut == ids[:end]
+
+
+def test_a_prompt_that_is_too_long_keeps_its_first_token_and_its_end():
+    ids = list(range(2, 2 + 150))
+    read = batches.fit(system("lm"), ids, 6)
+    assert read == [2, *ids[-(tiny.POSITIONS - 7) :]] and len(read) == tiny.POSITIONS - 6
+    with pytest.raises(MlpMemError, match="reads 96 in all"):
+        batches.fit(system("lm"), ids, 96)
+
+
+def test_a_column_says_what_it_keeps_and_costs():
+    made = {column.name: column for column in columns(model(), {"memory": 3.0})}
+    assert list(made) == model().systems and made["memory"].seconds == 3.0
+    decoder = model().decoder.bytes
+    assert made["lm"].bytes == decoder and made["knn"].bytes == decoder + model().store.bytes
+    assert made["memory"].bytes == decoder + model().memory.bytes
+    assert made["memory"].label == "decoder + memory"
+
+
+# Retrieval
+
+
+def test_retrieval_finds_the_planted_document_and_puts_it_first():
+    decoder = model().decoder
+    (best,) = passages().search("symbol of gold", 1)
+    assert decoder.decode(passages().ids[best]).startswith("Gold has the symbol Au")
+    ids = decoder.encode("The symbol of gold is")
+    read = system("rag").context(ids, 6)
+    assert read == [0, *passages().ids[best][1:], *ids[1:]]  # BOS once, the passage's end kept
+    text = Rag(Column(model()), passages(), layout="text").context(ids, 6)
+    said = f"{decoder.decode(passages().ids[best])} The symbol of gold is"
+    assert decoder.decode(text) == said and text.count(0) == 1 and 1 not in text
+
+
+def test_running_text_runs_on_into_the_prompt():
+    decoder = model().decoder
+    notes = Passages(cut_text(decoder, [("notes", "Tin has the symbol Sn")]), decoder)
+    ids = Rag(Column(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
+    assert decoder.decode(ids) == "Tin has the symbol Sn The symbol of tin is"
+    assert passages().layout == "turns" and not {0, 1} & set(ids[1:])
+    long = Passages(cut_text(decoder, [("notes", "Tin is soft. " * 40 + "Zinc is hard.")]), decoder)
+    assert max(map(len, long.ids)) == tiny.POSITIONS // 4
+    read = Rag(Column(model()), long).context(decoder.encode("Zinc"), 6)
+    assert "hard" in decoder.decode(read), "a text longer than the decoder reads is found in pieces"
+
+
+def test_passages_without_a_word_in_common_are_not_read():
+    ids = model().decoder.encode("zzz")
+    assert system("rag").context(ids, 6) == ids and passages().search("zzz", 3) == []
+
+
+def test_a_text_without_a_word_is_searched_and_nothing_is_found():
+    decoder = model().decoder
+    mute = Passages(cut_text(decoder, [("notes", "!!! ???")]), decoder)
+    ids = decoder.encode("The symbol of gold is")
+    assert mute.search("gold", 3) == [] and mute.bytes > 0
+    assert Rag(Column(model()), mute).context(ids, 6) == ids
+
+
+def test_the_best_passage_stands_last_and_what_does_not_fit_is_left_out():
+    several = Rag(Column(model()), passages(), count=4)
+    ids = model().decoder.encode("capital of Peru Vellmar town")
+    room = tiny.POSITIONS - len(ids)
+    order = passages().search("capital of Peru Vellmar town", 4)
+    assert len(order) == 3  # of five passages one stands twice, and one has none of the words
+    best, second = (passages().ids[p][1:] for p in order[:2])
+    read = several.context(ids, room - len(best) - len(second))
+    assert read == [0, *second, *best, *ids[1:]]
+    assert several.context(ids, room - len(best) + 1) == ids
+
+
+def test_a_trace_of_retrieval_has_its_prompt_and_its_time():
+    trace = system("rag").generate("The symbol of gold is", max_new_tokens=3)
+    assert "Gold has the symbol Au" in trace.prompt and trace.cost["retrieval_ms"] > 0
+    assert trace.cost["passages_bytes"] == passages().bytes > 0
+    assert trace.settings["asked"] == "The symbol of gold is", "what was read before it is the rest"
+    assert trace.prompt.endswith(trace.settings["asked"]) and trace.settings["max_new_tokens"] == 3
+    made = system("rag")
+    assert made.bytes > model().decoder.bytes and made.seconds > 0
+    assert made.label == "decoder + retrieval"
+
+
+@pytest.mark.parametrize("wrong", [{"layout": "columns"}, {"count": 0}])
+def test_a_layout_that_is_none_is_refused(wrong):
+    with pytest.raises(MlpMemError, match="must be one of turns, text"):
+        Rag(Column(model()), passages(), **wrong)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    import sys
+
+    for package, call in {
+        "bm25s": lambda: Passages(tiny.documents(), model().decoder),
+        "peft": lambda: add_adapter(tiny.decoder().model, 2),
+    }.items():
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(MlpMemError, match=f"pip install {package}"):
+            call()
+
+
+# Adapters
+
+
+def test_an_untrained_adapter_leaves_the_logits_as_they_are():
+    bound = tiny.decoder()
+    ids = torch.tensor([bound.encode(PROMPTS[0])])
+    before = bound.forward(ids).logits
+    wrapped = add_adapter(bound.model, 4)
+    assert torch.equal(bound.forward(ids).logits, before)
+    asking = {n for n, p in bound.model.named_parameters() if p.requires_grad}
+    assert asking and all("lora_" in name for name in asking)
+    linears = 7 * tiny.LAYERS  # q, k, v, o, gate, up, down; never the head
+    assert len(asking) == 2 * linears and wrapped.peft_config["default"].r == 4
+
+
+def test_what_is_no_adapter_is_refused(tmp_path):
+    with pytest.raises(MlpMemError, match="lacks adapter_config.json"):
+        load_adapter(tiny.decoder(), tmp_path)
+
+
+def test_an_adapter_of_another_decoder_is_refused(tmp_path):
+    from mlpmem.model.lora import save_adapter
+
+    save_adapter(add_adapter(tiny.decoder("gpt2").model, 4), tmp_path)
+    assert "/" not in (tmp_path / "adapter_config.json").read_text()
+    with pytest.raises(MlpMemError, match="does not fit this decoder"):
+        load_adapter(tiny.decoder("llama"), tmp_path)
+
+
+def test_no_numbers_are_lost_between_judging_and_a_pairs_tokens():
+    judged = batches.Judged(np.log([0.5, 0.25, 0.5]), np.array([True, True, False]), np.array(
+        [0, 0, 1]))  # fmt: skip
+    assert np.exp(judged.sums()) == pytest.approx([0.125, 0.5])
+    assert np.exp(judged.means()) == pytest.approx([0.125**0.5, 0.5])
+    assert judged.exact().tolist() == [True, False]

@@ -1,0 +1,120 @@
+"""The pass written straight out gives what transformers' own pass gives, and only where it may."""
+
+import pytest
+import tiny
+import torch
+from transformers import DynamicCache, StaticCache
+
+from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.linear import pack
+
+pytestmark = tiny.needs_ops
+IDS = torch.tensor([[0, 9, 40, 7, 12], [0, 3, 3, 80, 5]])
+
+
+def both(depth: int = -1):
+    """Return a packed GPT-2 with its straight pass, and the same without."""
+    made = [tiny.decoder("gpt2", depth) for _ in range(2)]
+    for decoder in made:
+        pack(decoder.model)
+    made[0].straight = Straight.of(made[0])
+    assert made[0].straight is not None
+    return made
+
+
+def equal(found, wanted):
+    for one, other in zip(found[:2], wanted[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=5e-5)
+    assert (found.cache is None) == (wanted.cache is None)
+    if found.cache is not None:
+        for one, other in zip(found.cache.layers, wanted.cache.layers, strict=True):
+            torch.testing.assert_close(one.keys, other.keys, rtol=0, atol=5e-5)
+            torch.testing.assert_close(one.values, other.values, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize("depth", [0, -1])
+@pytest.mark.parametrize("last", [0, 1, 3])
+def test_a_prompt_and_the_tokens_after_it_equal_transformers(depth, last):
+    passes = both(depth)
+    equal(*(decoder.forward(IDS, last=last) for decoder in passes))
+    read = [decoder.forward(IDS, use_cache=True, last=last) for decoder in passes]
+    equal(*read)
+    for token in (4, 90):
+        step = torch.tensor([[token], [token + 1]])
+        read = [d.forward(step, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)]
+        equal(*read)
+        for one in read:  # as columns part
+            one.cache.batch_select_indices(torch.tensor([1, 0]))
+
+
+@pytest.mark.parametrize(("int8", "most"), [(False, 0.03), (True, 1e-3)])
+def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8, most):
+    exact = tiny.decoder("gpt2").forward(IDS).logits
+    made = [tiny.decoder("gpt2") for _ in range(2)]
+    for decoder in made:
+        decoder.model.to(torch.float32 if int8 else torch.bfloat16)
+        pack(decoder.model, int8)
+    made[0].straight = Straight.of(made[0])
+    assert made[0].straight is not None
+    mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)
+    errors = [float((found - exact).norm() / exact.norm()) for found in (mine, theirs)]
+    assert errors[0] < 1.3 * errors[1] + 1e-3, errors
+    assert float((mine - theirs).norm() / exact.norm()) < most
+
+
+def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
+    decoder = both()[0]
+    cache = decoder.forward(IDS, use_cache=True).cache
+    monkeypatch.setattr(Straight, "forward", lambda *_: pytest.fail("not its kind of pass"))
+    decoder.forward(IDS, cache=cache)
+    decoder.forward(IDS, attention_mask=torch.ones_like(IDS))
+    decoder.forward(IDS, position_ids=torch.arange(5)[None])
+    decoder.forward(IDS, head=False)
+    with pytest.raises(pytest.fail.Exception):
+        decoder.forward(IDS)
+
+
+def test_the_pass_answers_for_no_other_weights():
+    one, other = both()
+    assert one.straight.takes(one.model, IDS, None)
+    assert not one.straight.takes(other.model, IDS, DynamicCache(config=one.model.config))
+
+
+def test_caches_that_do_not_grow_layer_by_layer_are_left_to_transformers():
+    one, other = both()
+    config = one.model.config
+    assert one.straight.takes(one.model, IDS, DynamicCache(config=config))
+    for make in (DynamicCache, lambda: StaticCache(config=config, max_cache_len=9)):
+        assert not one.straight.takes(one.model, IDS, make())
+        caches = make(), make()
+        for ids in (IDS[:1], IDS[:1, :1]):
+            mine = one.forward(ids, cache=caches[0], last=1)
+            theirs = other.forward(ids, cache=caches[1], last=1)
+            torch.testing.assert_close(mine.logits, theirs.logits, atol=5e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("activation_function", "relu"),
+        ("scale_attn_by_inverse_layer_idx", True),
+        ("_attn_implementation", "eager"),
+    ],
+)
+def test_a_gpt2_that_computes_something_else_has_none(name, value):
+    decoder = both()[1]
+    setattr(decoder.model.config, name, value)
+    assert Straight.of(decoder) is None
+
+
+def test_other_families_and_plain_weights_have_none():
+    assert Straight.of(tiny.decoder("gpt2")) is None
+    for family in ("llama", "gpt_neox"):
+        decoder = tiny.decoder(family)
+        pack(decoder.model)
+        assert Straight.of(decoder) is None
+
+
+def test_a_text_beyond_the_last_position_is_refused():
+    with pytest.raises(IndexError):
+        both()[0].forward(torch.zeros(1, tiny.POSITIONS + 1, dtype=torch.long))

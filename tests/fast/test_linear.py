@@ -1,0 +1,162 @@
+"""Packed layers answer as plain ones do, are saved as plain ones are, and say what they cannot."""
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import mlpmem
+import mlpmem.engine.fused
+from mlpmem.errors import MlpMemError
+from mlpmem.fast import linear
+from mlpmem.fast.linear import PackedLinear, pack
+from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
+from mlpmem.model.memory import Memory
+
+PROMPT = "The capital of Peru is"
+
+
+def count(module: nn.Module) -> int:
+    return sum(isinstance(part, PackedLinear) for part in module.modules())
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize(
+    ("family", "memory"),
+    [("gpt2", "gpt2"), *((f, "llama") for f in (*tiny.FAMILIES, *tiny.OTHERS))],
+)
+def test_a_packed_model_in_float32_writes_and_says_what_the_plain_one_does(family, memory):
+    def made():
+        bound = tiny.decoder(family)
+        return mlpmem.engine.fused.FusedModel(bound, tiny.memory(bound, memory))
+
+    plain, packed = made(), made().pack()
+    assert count(packed.decoder.model) > 3 and count(packed.memory) > 4
+    wanted, found = (model.distributions(PROMPT) for model in (plain, packed))
+    for source in wanted:
+        torch.testing.assert_close(found[source], wanted[source], rtol=0, atol=5e-5)
+    texts = [m.compare(PROMPT, max_new_tokens=8) for m in (plain, packed)]
+    assert [t.text for t in texts[0].values()] == [t.text for t in texts[1].values()]
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize("rows", [(1,), (3, 5), (2, 1, 4)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_equals_a_product_in_float64(rows, bias):
+    layer = nn.Linear(7, 13, bias=bias)
+    holder = nn.Sequential(layer)
+    assert pack(holder) == 1
+    x = torch.randn(*rows, 7)
+    wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    torch.testing.assert_close(holder(x).double(), wanted, rtol=1e-5, atol=1e-5)
+    bent, beside = F.gelu(wanted, approximate="tanh"), torch.randn(*rows, 13)
+    torch.testing.assert_close(holder[0].gelu(x).double(), bent, rtol=1e-5, atol=1e-5)
+    added = holder[0].plus(x, beside).double()
+    torch.testing.assert_close(added, beside + wanted, rtol=1e-5, atol=1e-5)
+
+
+@tiny.needs_ops
+def test_a_packed_memory_is_saved_as_it_was(tmp_path):
+    bound = tiny.decoder("gpt2")
+    memory = tiny.memory(bound, "gpt2")
+    wanted = {name: weight.clone() for name, weight in memory.state_dict().items()}
+    pack(memory)
+    memory.save(tmp_path)
+    found = Memory.load(tmp_path).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in wanted.items())
+
+
+@tiny.needs_ops
+def test_packed_weights_count_as_bytes_and_a_tied_head_is_held_twice(tiny_model):
+    bound = tiny.decoder()
+    memory, before = tiny.memory(bound), (bound.bytes, 0)
+    size = memory.bytes
+    pack(memory)
+    pack(bound.model)
+    assert (memory.bytes, bound.bytes) == (size, before[0])
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize("name", ["forward", "gelu", "plus"])
+def test_a_layer_whose_packed_product_is_wrong_stays_plain(monkeypatch, name):
+    right = getattr(PackedLinear, name)
+    monkeypatch.setattr(PackedLinear, name, lambda *given: right(*given) * 1.1)
+    assert pack(nn.Sequential(nn.Linear(7, 13, bias=False))) == 0
+
+
+def test_without_the_operators_every_layer_stays_plain(monkeypatch):
+    def missing(*_):
+        raise AttributeError("no such operator")
+
+    monkeypatch.setattr(PackedLinear, "__init__", missing)
+    model = tiny.decoder()
+    assert pack(model.model) == 0
+
+
+@tiny.needs_ops
+def test_packed_weights_cannot_be_moved():
+    holder = nn.Sequential(nn.Linear(7, 13))
+    pack(holder)
+    with pytest.raises(MlpMemError, match="cannot be moved"):
+        holder.to(torch.float64)
+
+
+@tiny.needs_ops
+def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(tmp_path):
+    pytest.importorskip("peft")
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
+    model = mlpmem.engine.fused.FusedModel(tiny.decoder()).pack()
+    with pytest.raises(MlpMemError, match="packed weights; load the decoder without dtype"):
+        load_adapter(model.decoder, tmp_path)
+
+
+def test_a_bundle_answers_in_the_dtype_asked_for_over_the_same_keys(tiny_bundle):
+    plain = mlpmem.load(tiny_bundle.folder)
+    half = mlpmem.load(tiny_bundle.folder, dtype="bfloat16")
+    assert half.decoder.model.dtype == half.memory.norm.weight.dtype == torch.bfloat16
+    assert (half.datastore.keys == plain.datastore.keys).all()
+    wanted, found = (model.distributions(PROMPT) for model in (plain, half))
+    for source in ("lm", "memory"):
+        kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
+        assert 0 < abs(float(kl)) < 0.02
+    with pytest.raises(MlpMemError, match="bfloat16"):
+        mlpmem.load(tiny_bundle.folder, dtype="int3")
+    assert linear.form_of("float32") == (torch.float32, False)
+
+
+needs_int8 = pytest.mark.skipif(
+    not {"x86", "fbgemm", "onednn"} & set(torch.backends.quantized.supported_engines),
+    reason="this torch has no 8-bit products",
+)
+
+
+@needs_int8
+@pytest.mark.parametrize("bias", [True, False])
+def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bias):
+    layer = nn.Linear(96, 160, bias=bias)
+    holder, x = nn.Sequential(layer), torch.randn(3, 5, 96)
+    wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
+    size = linear.bytes_of(holder)
+    assert pack(holder, int8=True) == 1 and isinstance(holder[0], linear.Int8Linear)
+    error = (holder(x).double() - wanted).norm() / wanted.norm()
+    assert 0 < error < 0.04
+    product, beside = holder(x), torch.randn(3, 5, 160)
+    assert torch.equal(holder[0].gelu(x), F.gelu(product, approximate="tanh"))
+    assert torch.equal(holder[0].plus(x, beside), beside + product)
+    assert holder[0].bytes < 0.3 * size
+    assert (holder[0].dense() - layer.weight).abs().max() <= layer.weight.abs().max() / 127
+
+
+@needs_int8
+def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
+    plain, small = mlpmem.load(tiny_bundle.folder), mlpmem.load(tiny_bundle.folder, dtype="int8")
+    assert small.decoder.bytes + small.memory.bytes < plain.decoder.bytes + plain.memory.bytes
+    assert small.generate(PROMPT, max_new_tokens=4).steps
+    wanted, found = (model.distributions(PROMPT) for model in (plain, small))
+    for source in ("lm", "memory"):
+        kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
+        assert 0 < abs(float(kl)) < 0.1
+    with pytest.raises(MlpMemError, match="keys come first"):
+        mlpmem.load(tiny_bundle.folder, dtype="int8", datastore="background")

@@ -1,0 +1,65 @@
+"""Decoding with the threads that pay: chosen by measuring, given back afterwards."""
+
+import pytest
+import tiny
+import torch
+
+from mlpmem.fast import devices
+
+
+@pytest.fixture
+def four():
+    """Have torch use four threads."""
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        ({1: 4.0, 2: 2.0, 4: 1.0}, 4),
+        ({1: 1.03, 2: 1.0, 4: 1.0}, 1),  # as good as more
+        ({1: 2.0, 2: 1.0, 4: 3.0}, 2),
+    ],
+)
+def test_the_fewest_threads_that_are_about_as_fast_are_chosen(four, monkeypatch, seconds, chosen):
+    monkeypatch.setattr(devices, "_seconds", lambda decoder, count: seconds[count])
+    decoder = tiny.decoder()
+    assert devices.calibrate(decoder) == decoder.threads == chosen
+
+
+def test_few_rows_are_computed_with_them_and_torch_gets_its_own_back(four):
+    decoder = tiny.decoder()
+    decoder.threads, decoder.all_threads = 2, 4
+    for rows, inside in ((1, 2), (devices.ROWS, 2), (devices.ROWS + 1, 4)):
+        with devices.threads_for(decoder, rows):
+            assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 4
+    with pytest.raises(KeyError), devices.threads_for(decoder, 1):
+        raise KeyError
+    assert torch.get_num_threads() == 4
+
+
+def test_many_rows_get_all_threads_wherever_they_are_computed(four):
+    decoder = tiny.decoder()
+    decoder.threads, decoder.all_threads = 1, 4
+    torch.set_num_threads(1)  # as a thread inherits it that begins while another decodes
+    seen = []
+    decoder.model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
+    decoder.forward(torch.zeros(1, 8, dtype=torch.long))
+    decoder.forward(torch.zeros(1, 1, dtype=torch.long))
+    assert seen == [4, 1]
+
+
+def test_measuring_leaves_torch_and_what_is_written_as_they_were(four):
+    model = tiny.model()
+    before = model.generate("The capital", max_new_tokens=8)
+    assert devices.calibrate(model.decoder) in (1, 2, 4)
+    assert torch.get_num_threads() == 4
+    assert model.generate("The capital", max_new_tokens=8).text == before.text
+
+
+def test_one_thread_leaves_nothing_to_choose():
+    torch.set_num_threads(1)
+    assert devices.calibrate(tiny.decoder()) == 0

@@ -1,0 +1,124 @@
+"""A memory of one's own texts: the recipe that is written, progress, and the whole way with a page.
+
+The whole way runs the training program, on a tiny decoder and on a pretrained one where it is here.
+"""
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+from mlpmem.errors import MlpMemError
+from mlpmem.loading import distil
+from mlpmem.loading.parts import from_parts
+from mlpmem.ui.request import stream
+from mlpmem.ui.service import loads
+from mlpmem.ui.service.service import Service
+from train.config.load import load_recipe
+
+STORIES = Path(__file__).parents[3] / "shared/models/stories260K"
+SAMPLE = Path(__file__).parents[3] / "shared/data/tinystories_sample/tinystories_sample.txt"
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Return a folder with a decoder and a text."""
+    decoder = tiny.decoder("gpt2", depth=1)
+    decoder.model.save_pretrained(tmp_path / "decoder")
+    decoder.tokenizer.save_pretrained(tmp_path / "decoder")
+    text = "".join(f"The capital of land {i} is town {i * 7 % 31}. " for i in range(40))
+    (tmp_path / 'notes "1".txt').write_text(text, encoding="utf-8")
+    return tmp_path
+
+
+def test_the_recipe_is_one_that_the_training_reads(parts):
+    text = [parts / 'notes "1".txt']
+    model = from_parts(parts / "decoder", text=text, depth=1)
+    (parts / "recipe.toml").write_text(
+        distil._recipe(model, parts / "decoder", [str(text[0])]), encoding="utf-8"
+    )
+    recipe = load_recipe(str(parts / "recipe.toml"))
+    assert recipe.corpus.train == recipe.corpus.test == (str(text[0].resolve()),)
+    assert recipe.decoder.source == str((parts / "decoder").resolve())
+    assert (recipe.datastore.depth, recipe.targets.k) == (1, model.settings.k)
+    assert recipe.targets.easy_share == 1.0, "a short text is learned whole"
+
+
+def test_what_is_kept_is_named_after_all_it_follows_from(parts):
+    notes = parts / 'notes "1".txt'
+    names = [distil._label(recipe, parts / "decoder", [str(notes)]) for recipe in ("a", "a", "b")]
+    assert names[0] == names[1] != names[2]
+    notes.write_text("else", encoding="utf-8")
+    assert distil._label("a", parts / "decoder", [str(notes)]) != names[0]
+    with pytest.raises(MlpMemError, match="cannot read"):
+        distil._label("a", parts / "decoder", [str(parts / "gone.txt")])
+
+
+def test_a_stages_bar_gives_the_share_of_all_stages():
+    assert distil._progress("memory:  50%|xx  | 4/8 [00:05<00:48]") == ("memory", 0.9)
+    assert distil._progress("targets: 100%|xx| 8/8") == ("targets", 0.8)
+    for line in ("memory: {}", "memory  22/896 loss 2.3", "tokenizer: 5%|", "", "100%|x"):
+        assert distil._progress(line) is None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for Python")
+def test_a_training_that_fails_says_its_last_line_and_keeps_its_log(tmp_path, monkeypatch):
+    (tmp_path / "recipe.toml").write_text("seed = 'x'")
+    (tmp_path / "python").write_text(
+        "#!/bin/sh\necho starts; echo no module named datasets; exit 3"
+    )
+    (tmp_path / "python").chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(MlpMemError, match="distilled: no module named datasets; .*start again"):
+        distil._train(tmp_path, lambda line, share: None)
+    assert "starts" in (tmp_path / "log.txt").read_text()
+
+
+def settled(service: Service, most: float = 300.0) -> list:
+    """Start a service; return every status it had, the last one settled."""
+    service.start()
+    seen, deadline = [service.status], time.monotonic() + most
+    while not service.status.settled and time.monotonic() < deadline:
+        if service.status != seen[-1]:
+            seen.append(service.status)
+        time.sleep(0.005)
+    return [*seen, service.status]
+
+
+@pytest.mark.slow
+def test_a_decoder_and_a_text_become_three_columns(parts):
+    text = [parts / 'notes "1".txt']
+    load = loads.open_parts(str(parts / "decoder"), None, text, train=True)
+    service = Service(load)
+    seen = settled(service)
+    assert seen[-1].state == "ready", seen[-1].line
+    assert "memory made in" in seen[-1].line and "datastore built in" in seen[-1].line
+    assert any(s.ready and s.line.startswith("distilling a memory: memory") for s in seen)
+    shares = [s.share for s in seen if s.line.startswith("distilling")]
+    assert shares == sorted(shares)
+    assert service.model.systems == ["lm", "memory", "knn"]
+    settings = service.model.settings
+    assert settings.of("memory") == settings.of("knn"), "used as what it imitates"
+    begin = time.monotonic()
+    again = Service(loads.open_parts(str(parts / "decoder"), None, text, train=True))
+    assert settled(again)[-1].state == "ready" and time.monotonic() - begin < 10, "it was kept"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (STORIES / "config.json").exists(), reason="needs stories260K beside")
+def test_a_pretrained_decoder_goes_the_whole_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(distil, "ROWS", 4000)
+    story = SAMPLE.read_text(encoding="utf-8")
+    (tmp_path / "stories.txt").write_text(story[:24_000], encoding="utf-8")
+    load = loads.open_parts(str(STORIES), None, [tmp_path / "stories.txt"], train=True)
+    service = Service(load)
+    assert settled(service)[-1].state == "ready", service.status.line
+    model = service.model
+    events = model.compare("Once upon a time", stream=True, max_new_tokens=8)
+    values = list(stream.deltas("run", events))
+    assert set(values[-1]["traces"]) == {"lm", "memory", "knn"}
+    score = model.score(story[2000:4000])  # of what was stored and learned
+    alone = score.perplexity("lm")
+    assert score.perplexity("knn", 0.25) < alone and score.perplexity("memory", 0.25) < alone

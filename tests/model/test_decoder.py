@@ -1,0 +1,193 @@
+"""The decoder gives the same whether cached, batched, padded or run from several threads."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import save_file
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.families import FAMILIES
+from mlpmem.model.tokenizer import tokenizer_hash
+from mlpmem.pieces import TextStream, token_bytes
+
+PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
+
+
+def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    torch.testing.assert_close(found, wanted, atol=3e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
+    decoder = tiny.decoder(family)
+    ids = torch.tensor([PROMPTS[0]])
+    whole = decoder.forward(ids)
+    output = decoder.forward(ids[:, :3], use_cache=True)
+    for at in range(3, ids.shape[1]):
+        output = decoder.forward(ids[:, at : at + 1], cache=output.cache)
+        close(output.logits[:, -1], whole.logits[:, at])
+        close(output.hidden[:, -1], whole.hidden[:, at])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(family):
+    decoder = tiny.decoder(family)
+    width = max(map(len, PROMPTS))
+    ids = torch.tensor([[1] * (width - len(p)) + p for p in PROMPTS])
+    mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in PROMPTS])
+    following = torch.tensor([[70], [71], [72]])
+    first = decoder.forward(ids, attention_mask=mask, use_cache=True, last=1)
+    mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.long)], 1)
+    second = decoder.forward(following, attention_mask=mask, cache=first.cache)
+    for row, prompt in enumerate(PROMPTS):
+        alone = decoder.forward(torch.tensor([[*prompt, int(following[row])]]))
+        close(first.logits[row, -1], alone.logits[0, -2])
+        close(first.hidden[row, -1], alone.hidden[0, -2])
+        close(second.logits[row, -1], alone.logits[0, -1])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_batch_equals_single_runs(family):
+    decoder = tiny.decoder(family)
+    ids = torch.tensor([p[:3] for p in PROMPTS])
+    together = decoder.forward(ids)
+    for row in range(3):
+        alone = decoder.forward(ids[row : row + 1])
+        close(together.logits[row], alone.logits[0])
+        close(together.hidden[row], alone.hidden[0])
+
+
+def test_the_last_positions_and_no_head_give_parts_of_the_same():
+    decoder = tiny.decoder()
+    ids = torch.tensor([PROMPTS[0]])
+    whole = decoder.forward(ids)
+    last = decoder.forward(ids, last=2)
+    close(last.logits, whole.logits[:, -2:])
+    assert torch.equal(last.hidden, whole.hidden[:, -2:])
+    bare = decoder.forward(ids, head=False)
+    assert bare.logits is None
+    assert torch.equal(bare.hidden, whole.hidden)
+
+
+def test_threads_never_see_each_others_hidden_states():
+    decoder = tiny.decoder("gpt2")
+    inputs = [torch.randint(2, 250, (1, 5 + i % 3)) for i in range(24)]
+    wanted = [decoder.forward(ids).hidden for ids in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda ids: decoder.forward(ids).hidden, inputs))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_nothing_asks_for_a_gradient_and_the_model_is_in_eval_mode():
+    decoder = tiny.decoder("gpt2")
+    assert not decoder.model.training
+    assert not any(p.requires_grad for p in decoder.model.parameters())
+    assert not decoder.forward(torch.tensor([[0, 3]])).logits.requires_grad
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
+    decoder = tiny.decoder(family)
+    decoder.model.save_pretrained(tmp_path)
+    decoder.tokenizer.save_pretrained(tmp_path)
+    loaded = Decoder.load(tmp_path, depth=1)
+    ids = torch.tensor([PROMPTS[0]])
+    assert torch.equal(loaded.forward(ids).logits, decoder.forward(ids).logits)
+    assert (loaded.depth, loaded.num_layers, loaded.max_positions) == (1, 3, tiny.POSITIONS)
+    assert loaded.tokenizer_hash == decoder.tokenizer_hash
+    assert loaded.eos_ids == {1}
+    assert loaded.bytes == decoder.bytes > 0
+
+
+def test_a_folder_of_a_bin_file_is_read_unless_it_holds_more_than_tensors(tmp_path):
+    decoder = tiny.decoder()
+    decoder.tokenizer.save_pretrained(tmp_path)
+    decoder.model.config.save_pretrained(tmp_path)
+    weights = decoder.model.state_dict()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    ids = torch.tensor([PROMPTS[0]])
+    close(Decoder.load(tmp_path).forward(ids).logits, decoder.forward(ids).logits)
+    torch.save(weights | {"more": pytest.approx}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(MlpMemError, match="cannot load"):
+        Decoder.load(tmp_path)
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    tiny.decoder().model.config.save_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="give a transformers folder.*model.safetensors"):
+        Decoder.load(tmp_path)
+
+
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
+def test_a_folder_without_a_tokenizer_or_of_too_few_weights_is_refused(family, tmp_path):
+    """transformers makes up what is missing: a tokenizer of no words, random weights."""
+    decoder = tiny.decoder(family)
+    decoder.model.save_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="there is no tokenizer: none of tokenizer.json"):
+        Decoder.load(tmp_path)
+    decoder.tokenizer.save_pretrained(tmp_path)
+    assert torch.equal(Decoder.load(tmp_path).head_weight, decoder.head_weight)
+    weights = {k: v.clone() for k, v in decoder.model.state_dict().items() if "layers.1." not in k}
+    weights = {k: v for k, v in weights.items() if ".h.1." not in k and k != "lm_head.weight"}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(MlpMemError, match="it lacks [0-9]+ weights, such as"):
+        Decoder.load(tmp_path)
+
+
+def test_half_a_character_is_encoded_as_one_that_is_unknown():
+    decoder = tiny.decoder()
+    assert decoder.encode("a\ud83d b") == decoder.encode("a\ufffd b")
+    assert decoder.encode("a\ud83d\ude00") == decoder.encode("a\U0001f600")
+
+
+def test_a_folder_that_is_none_says_what_to_give(tmp_path):
+    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
+        Decoder.load(tmp_path / "nowhere")
+
+
+def test_text_becomes_ids_and_text_again():
+    decoder = tiny.decoder()
+    text = "the café in Peru: 金"
+    ids = decoder.encode(text)
+    assert ids[0] == 0
+    assert decoder.decode([*ids, 1]) == text
+    assert b"".join(decoder.token_bytes[i] for i in ids[1:]) == text.encode()
+    assert decoder.pieces[0] == "<s>"
+
+
+def test_a_character_shows_with_the_token_that_completes_it():
+    stream = TextStream()
+    pieces = [b"a", b"\xe9", b"\x87", b"\x91", b"\xff", b"b", b"\xc3", b"x"]
+    shown = [stream.push(piece) for piece in pieces]
+    assert shown == ["a", "�", "�", "金", "�", "b", "�", "�x"]
+
+
+def test_pieces_of_a_sentencepiece_vocabulary_are_bytes_and_spaces():
+    from tokenizers import Tokenizer, decoders, models
+    from transformers import PreTrainedTokenizerFast
+
+    vocab = {"<s>": 0, "\u2581the": 1, "<0xC3>": 2, "x": 3}
+    made = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    made.add_special_tokens(["<s>"])
+    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback()])
+    words = PreTrainedTokenizerFast(tokenizer_object=made)
+    assert token_bytes(words, 6) == [b"<s>", b" the", b"\xc3", b"x", b"", b""]
+
+
+def test_the_tokenizer_hash_changes_with_vocabulary_and_merges():
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    def hashed(vocab: dict, merges: list) -> str:
+        made = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        return tokenizer_hash(PreTrainedTokenizerFast(tokenizer_object=made))
+
+    vocab = {"a": 0, "b": 1, "ab": 2, "ba": 3}
+    first = hashed(vocab, [("a", "b")])
+    assert first == hashed(dict(reversed(vocab.items())), [("a", "b")])
+    assert first != hashed(vocab, [("b", "a")])
+    assert first != hashed({**vocab, "a": 1, "b": 0}, [("a", "b")])

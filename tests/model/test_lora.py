@@ -1,0 +1,247 @@
+"""Adapters: merged as peft merges them, carried by bundles, refused where they are not plain."""
+
+import json
+import shutil
+
+import pytest
+import tiny
+import torch
+from published import RELEASED, write_memory
+from safetensors.torch import load_file, save_file
+
+from mlpmem.amend import put_adapter
+from mlpmem.errors import MlpMemError
+from mlpmem.loading import registry
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.loading.extra_columns import Given, given, kind_of
+from mlpmem.model.lora import CONFIG, WEIGHTS, add_adapter, load_adapter, save_adapter
+
+IDS = torch.tensor([[0, 40, 41, 7, 99, 3]])
+
+
+def trained(family="llama", rank=4):
+    """Return peft's wrapper of a tiny decoder whose adapter is far from nothing."""
+    wrapped = add_adapter(tiny.decoder(family).model, rank)
+    generator = torch.Generator().manual_seed(5)
+    for name, weight in wrapped.named_parameters():
+        if "lora_" in name:
+            drawn = torch.randn(weight.shape, generator=generator) * 0.2
+            weight.data = drawn.half().float()  # as it is saved
+    return wrapped
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a saved adapter; it is not to be changed."""
+    place = tmp_path_factory.mktemp("adapter") / "lora"
+    save_adapter(trained(), place)
+    return place
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_merged_adapter_gives_pefts_logits_and_leaves_its_decoder_alone(family, tmp_path):
+    wrapped = trained(family)
+    with torch.inference_mode():
+        wanted = wrapped(input_ids=IDS).logits
+    save_adapter(wrapped, tmp_path)
+    base = tiny.decoder(family)
+    before = base.forward(IDS).logits
+    tuned = load_adapter(base, tmp_path)
+    torch.testing.assert_close(tuned.forward(IDS).logits, wanted, atol=1e-5, rtol=1e-5)
+    assert torch.equal(base.forward(IDS).logits, before), "the base is another decoder"
+    assert (wanted - before).abs().max() > 1
+    shared = {w.data_ptr() for w in base.model.parameters()}
+    own = [w for w in tuned.model.parameters() if w.data_ptr() not in shared]
+    assert 0 < len(own) < len(list(tuned.model.parameters())), "what is not adapted is shared"
+    assert tuned.forward(IDS).hidden.shape == base.forward(IDS).hidden.shape
+
+
+def changed(folder, tmp_path, **config):
+    """Return a copy of an adapter with another configuration."""
+    place = tmp_path / "changed"
+    shutil.copytree(folder, place)
+    row = json.loads((place / CONFIG).read_text())
+    (place / CONFIG).write_text(json.dumps(row | config))
+    return place
+
+
+def test_rank_stabilised_scaling_is_known(folder, tmp_path):
+    plain = load_adapter(tiny.decoder(), changed(folder, tmp_path, lora_alpha=16))
+    shutil.rmtree(tmp_path / "changed")
+    rooted = load_adapter(tiny.decoder(), changed(folder, tmp_path, lora_alpha=8, use_rslora=True))
+    torch.testing.assert_close(plain.forward(IDS).logits, rooted.forward(IDS).logits)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"peft_type": "IA3"}, {"peft_type": None}, {"use_dora": True}, {"bias": "all"},
+        {"modules_to_save": ["lm_head"]}, {"r": 0}, {"r": True}, {"r": 10**9}, {"r": "4"},
+        {"lora_alpha": float("nan")}, {"lora_alpha": "8"}, {"init_lora_weights": "pissa"},
+        {"auto_mapping": {"parent_library": "os"}}, {"rank_pattern": {"q_proj": 2}},
+        {"megatron_config": {"a": 1}}, {"layer_replication": [[0, 1]]}, {"some_new_field": "x"},
+        {"corda_config": {"cache_file": "/etc/passwd"}}, {"init_lora_weights": ["gaussian"]},
+    ],
+)  # fmt: skip
+def test_a_configuration_that_is_not_plain_lora_is_refused(folder, tmp_path, config):
+    with pytest.raises(MlpMemError, match="changed cannot be used: .*make it again"):
+        load_adapter(tiny.decoder(), changed(folder, tmp_path, **config))
+
+
+def test_names_in_a_configuration_are_not_followed(folder, tmp_path):
+    place = changed(
+        folder, tmp_path, base_model_name_or_path="someone/elses-model", revision="main",
+        target_modules="all-linear",
+    )  # fmt: skip
+    wanted = load_adapter(tiny.decoder(), folder).forward(IDS).logits
+    assert torch.equal(load_adapter(tiny.decoder(), place).forward(IDS).logits, wanted)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", "[" * 100_000, " " * 300_000])
+def test_a_damaged_configuration_is_refused(folder, tmp_path, text):
+    place = changed(folder, tmp_path)
+    (place / CONFIG).write_text(text)
+    with pytest.raises(MlpMemError, match="cannot be used"):
+        load_adapter(tiny.decoder(), place)
+
+
+def altered(tensors):
+    """Yield (what, tensors) of weights that no plain adapter of the tiny decoder has."""
+    name = next(n for n in tensors if "lora_A" in n)
+    without = {n: t for n, t in tensors.items() if n != name}
+    yield "lacks one of its two factors", without
+    yield "no factor of LoRA", tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)}
+    yield "no factor of LoRA", tensors | {"x.lora_A.weight": torch.ones(2, 2)}
+    yield "its factors", tensors | {name: torch.ones(4, 7)}
+    yield "its factors", tensors | {name: torch.ones(4)}
+    yield "what is no number", tensors | {name: torch.full_like(tensors[name], float("inf"))}
+    norm = "base_model.model.model.norm.lora_"
+    pair = {f"{norm}A.weight": torch.ones(4, 32), f"{norm}B.weight": torch.ones(32, 4)}
+    yield "no linear layer", tensors | pair
+    odd = "base_model.model.__class__.lora_"
+    pair = {f"{odd}A.weight": torch.ones(4, 32), f"{odd}B.weight": torch.ones(32, 4)}
+    yield "no linear layer", tensors | pair
+    yield "lacks one", {}
+
+
+def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(folder, tmp_path):
+    base = tiny.decoder()
+    before = base.forward(IDS).logits
+    for number, (what, tensors) in enumerate(altered(load_file(folder / WEIGHTS))):
+        place = tmp_path / str(number)
+        shutil.copytree(folder, place)
+        save_file(tensors, place / WEIGHTS)
+        with pytest.raises(MlpMemError, match=what):
+            load_adapter(base, place)
+    (place / WEIGHTS).write_bytes(b"no safetensors")
+    with pytest.raises(MlpMemError, match="cannot be read"):
+        load_adapter(base, place)
+    assert torch.equal(base.forward(IDS).logits, before)
+
+
+# Bundles that carry one, and folders given beside a model
+
+
+@pytest.fixture
+def carrying(folder, tmp_path):
+    """Return a bundle with an adapter."""
+    adapter = Given("finetuned", folder, "adapter", "tuned on B", 12.34)
+    return tiny.bundle(tmp_path / "bundle", adapters=[adapter])
+
+
+def test_a_bundle_carries_an_adapter_as_a_column(carrying, folder):
+    bundle = load_bundle(carrying.folder)
+    (mine,) = bundle.adapters
+    assert (mine.name, mine.label, mine.seconds, mine.kind) == (
+        "finetuned", "tuned on B", 12.3, "adapter",
+    )  # fmt: skip
+    assert "adapters/finetuned/adapter_model.safetensors" in bundle.manifest["files"]
+    model = bundle.model()
+    column = registry.Cast(model, bundle.adapters).system("finetuned")
+    trace = column.generate("The capital of Peru is", max_new_tokens=5)
+    alone = load_adapter(model.decoder, folder)
+    ids = alone.encode("The capital of Peru is")
+    wanted = alone.forward(torch.tensor([ids]), last=1).logits[0, -1].log_softmax(-1)
+    torch.testing.assert_close(column.log_probs(ids)[0], wanted, atol=1e-5, rtol=1e-5)
+    assert trace.steps[0].token_id == int(wanted.argmax()) and trace.system == "lm"
+    assert trace.model["column"] == "finetuned" and trace.model["label"] == "tuned on B"
+
+
+def test_an_adapter_can_be_put_into_a_bundle_that_is_there(folder, tmp_path):
+    bundle = tiny.bundle(tmp_path / "bundle")
+    assert load_bundle(bundle.folder).adapters == [] and "adapters" not in bundle.manifest
+    for label in ("first", "second"):
+        put_adapter(bundle.folder, Given("finetuned", folder, "adapter", label))
+        (mine,) = load_bundle(bundle.folder).adapters
+        assert mine.label == label
+    with pytest.raises(MlpMemError, match="give another"):
+        put_adapter(bundle.folder, Given("../out", folder, "adapter"))
+
+
+def test_an_altered_adapter_is_named_before_it_is_used(carrying):
+    path = carrying.folder / "adapters" / "finetuned" / CONFIG
+    path.write_text(path.read_text().replace("LORA", "LORB"))
+    with pytest.raises(MlpMemError, match="adapters/finetuned/adapter_config.json is altered"):
+        load_bundle(carrying.folder)
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        [], "x", {"finetuned": 3}, {"../finetuned": {}}, {"lm": {}}, {"other": {}},
+        {"finetuned": {"label": 3}}, {"finetuned": {"label": "x" * 500}}, {"Fine Tuned": {}},
+        {"finetuned": {"seconds": -1}}, {"finetuned": {"seconds": float("nan")}},
+    ],
+)  # fmt: skip
+def test_adapters_that_a_manifest_lists_wrongly_are_refused(carrying, listed):
+    path = carrying.folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"adapters": listed}))
+    with pytest.raises(MlpMemError, match="adapters cannot be used"):
+        load_bundle(carrying.folder)
+
+
+def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
+    assert kind_of(folder) == "adapter"
+    assert kind_of(carrying.folder / "decoder") == "decoder"
+    assert kind_of(carrying.folder / "memory") == "memory"
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "mlp_memory_config.json").write_text("{}")
+    assert kind_of(tmp_path / "published") == "memory"
+    for family in RELEASED:
+        write_memory(tmp_path / family, family)
+        assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
+    assert given(f"tuned={folder}").kind == "adapter"
+    with pytest.raises(MlpMemError, match="no folder of a decoder"):
+        given(f"tuned={tmp_path}")
+
+
+@pytest.mark.parametrize("text", ["tuned", "=x", "tuned=", "lm=x", "Tuned=x", "a-b=x", "rag=x"])
+def test_a_column_of_another_form_is_refused(text):
+    with pytest.raises(MlpMemError, match="give "):
+        given(text)
+
+
+def test_every_kind_of_folder_becomes_a_column(carrying, folder):
+    model = load_bundle(carrying.folder).model()
+    folders = {"a": folder, "d": carrying.folder / "decoder", "m": carrying.folder / "memory"}
+    made = registry.Cast(model, [Given(n, f, kind_of(f)) for n, f in folders.items()])
+    assert {"lm", "memory", "a", "d", "m"} == set(made.makers)
+    said = {name: made.system(name).generate("Peru", max_new_tokens=3) for name in folders}
+    assert [said[n].system for n in "adm"] == ["lm", "lm", "memory"]
+    ids = [s.token_id for s in model.generate("Peru", "lm", max_new_tokens=3).steps]
+    assert [s.token_id for s in said["d"].steps] == ids, "the same weights say the same"
+    mine = [s.token_id for s in model.generate("Peru", "memory", lmbda=0.9, max_new_tokens=3).steps]
+    other = made.system("m").at(0.9).generate("Peru", max_new_tokens=3)
+    assert [s.token_id for s in other.steps] == mine and other.lmbda == 0.9
+    with pytest.raises(MlpMemError, match="'rag' is not here, there is lm, memory"):
+        made.system("rag")
+
+
+def test_further_numbers_of_passages_are_systems_of_their_own(carrying):
+    bundle = load_bundle(carrying.folder)
+    made = registry.Cast(bundle.model(), documents=bundle.documents, passages=(1, 3))
+    one, three = made.systems(["rag", "rag_3"])
+    assert (one.count, one.name, three.count, three.name) == (1, "rag", 3, "rag_3")
+    ids = one.decoder.encode("the of")
+    assert len(three.context(ids, 4)) > len(one.context(ids, 4)) > len(ids)
+    assert one.passages is three.passages, "one index for all"

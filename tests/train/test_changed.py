@@ -1,0 +1,117 @@
+"""What is no longer right is named with all that was made from it, and made again where asked."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mlpmem.errors import MlpMemError
+from train.lock import hold
+from train.run.stage import Context, finished_manifest, read_json, run_stage, write_json
+
+
+@dataclass(frozen=True)
+class Config:
+    """A stage's configuration."""
+
+    size: int = 3
+
+
+class Work:
+    """A stage's function that keeps what it found in its folder, and is killed if it is told so."""
+
+    def __init__(self, text="done", killed=0):
+        self.calls, self.text, self.killed = [], text, killed
+
+    def __call__(self, context: Context) -> dict:
+        self.calls.append(sorted(p.name for p in context.folder.iterdir()))
+        (context.folder / "part.txt").write_text(self.text, encoding="utf-8")
+        if len(self.calls) <= self.killed:
+            raise KeyboardInterrupt
+        return {"size": context.config.size}
+
+
+def stage(root: Path, function, name="one", config=None, inputs=(), **options) -> dict:
+    return run_stage(root, name, config or Config(), inputs, function, 0, **options)
+
+
+def again(*arguments, **options) -> dict:
+    return stage(*arguments, **options, again=True)
+
+
+def test_a_stage_whose_input_was_made_anew_says_so(tmp_path):
+    stage(tmp_path, Work())
+    stage(tmp_path, Work(), "two", inputs=("one",))
+    (tmp_path / "one/manifest.json").unlink()
+    (tmp_path / "one").rename(tmp_path / "old")
+    stage(tmp_path, Work(text="other"))
+    with pytest.raises(MlpMemError) as caught:
+        stage(tmp_path, Work(), "two", inputs=("one",))
+    text = str(caught.value)
+    assert text.startswith("two was made with other settings:\n  its input one has changed since")
+    assert "and with it what was made from it" not in text and "--again" in text
+
+
+def test_everything_that_was_made_from_a_stage_is_named_with_it(tmp_path):
+    stage(tmp_path, Work())
+    for name, inputs in {"two": ("one",), "aside": (), "a_far": ("two", "aside")}.items():
+        stage(tmp_path, Work(), name, inputs=inputs)
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, Work(killed=1), "begun", inputs=("a_far",))
+    with pytest.raises(MlpMemError) as caught:
+        stage(tmp_path, Work(), "one", Config(size=5))
+    behind = ", ".join(str(tmp_path / name) for name in ("two", "a_far", "begun.partial"))
+    assert f"what was made from it: {behind}; or" in str(caught.value)
+
+
+def test_what_is_no_longer_right_is_made_again_where_that_is_asked_for(tmp_path, capsys):
+    stage(tmp_path, Work())
+    stage(tmp_path, Work(), "two", inputs=("one",))
+    changed, second, same = Config(size=5), Work(), Work()
+    assert again(tmp_path, Work(text="new"), config=changed)["config"]["size"] == 5
+    assert again(tmp_path, second, "two", inputs=("one",))["counts"]["size"] == 3
+    again(tmp_path, same, config=changed)
+    assert len(second.calls) == 1 and same.calls == []
+    said = capsys.readouterr().out
+    assert "one: is made again: config.size: 3 there, 5 asked" in said
+    assert "two: is made again: its input one has changed since" in said
+    assert (tmp_path / "one/part.txt").read_text() == "new"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "one", "two"]
+
+
+def test_the_old_stays_until_the_new_is_complete_and_a_killed_one_goes_on(tmp_path):
+    stage(tmp_path, Work(text="old"))
+    work = Work(killed=1, text="new")
+    with pytest.raises(KeyboardInterrupt):
+        again(tmp_path, work, config=Config(size=5))
+    assert (tmp_path / "one/part.txt").read_text() == "old"
+    with pytest.raises(MlpMemError, match="one was made with other settings"):
+        stage(tmp_path, work, config=Config(size=5))
+    again(tmp_path, work, config=Config(size=5))
+    assert work.calls[1] == ["identity.json", "part.txt"]
+    assert (tmp_path / "one/part.txt").read_text() == "new"
+
+
+def test_what_a_killed_run_left_gives_way_where_that_is_asked_for(tmp_path):
+    work = Work(killed=1)
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, work)
+    again(tmp_path, work, config=Config(size=9))
+    assert work.calls[1] == ["identity.json"]
+
+
+def test_nothing_is_made_again_while_another_run_is_at_work_in_the_folder(tmp_path):
+    stage(tmp_path, Work())
+    work = Work()
+    message = "two: another run is at work in .* process"
+    with hold(tmp_path, "two"), pytest.raises(MlpMemError, match=message):
+        again(tmp_path, work, config=Config(size=5))
+    assert work.calls == [] and finished_manifest(tmp_path / "one")["config"]["size"] == 3
+
+
+def test_texts_that_are_not_in_a_datastore_made_again_are_named(tmp_path, capsys):
+    stage(tmp_path, Work())
+    path = tmp_path / "one/manifest.json"
+    write_json(path, read_json(path) | {"added": [{"file": "notes.txt", "sha256": "a"}]})
+    again(tmp_path, Work(), config=Config(size=5))
+    assert "one: notes.txt: not in the new one until" in capsys.readouterr().out

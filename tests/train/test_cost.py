@@ -1,0 +1,26 @@
+"""Figures of the bench become findings with what was varied, interval, floor and peer."""
+
+import json
+
+from mlpmem.bench.figures import Figure
+from train.studies import answer_cost
+
+
+def test_a_figure_becomes_findings_with_its_setting_floor_and_peer():
+    name = "search/flat-fp16/ms_per_query/keys=1000/simulated"
+    figure = Figure(name, 2.0, "ms", floor=1.0, peer=4.0, low=1.5, high=3.0, n=9)
+    one, floor, peer = answer_cost.findings([figure])
+    assert (one.system, one.split, one.metric) == ("flat-fp16", "search", "ms_per_query")
+    assert one.setting == {"keys": 1000, "simulated": True}
+    assert (one.value, one.low, one.high, one.n) == (2.0, 1.5, 3.0, 9)
+    assert (floor.metric, floor.value) == ("ms_per_query_floor", 1.0)
+    assert (peer.metric, peer.value) == ("ms_per_query_peer", 4.0)
+
+
+def test_the_command_keeps_findings_beside_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        answer_cost, "figures", lambda bundle: [Figure("bytes/lm/in_memory", 5, "bytes")]
+    )
+    assert answer_cost.main(["tiny", "--runs", str(tmp_path)]) == 0
+    (row,) = json.loads((tmp_path / "tiny" / "findings" / "cost.json").read_text())
+    assert (row["study"], row["system"], row["value"]) == ("cost", "lm", 5)

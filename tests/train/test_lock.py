@@ -1,0 +1,62 @@
+"""One run at a time in a folder; who holds it is said; what a dead process held is free."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mlpmem.errors import MlpMemError
+from train.files import read_json
+from train.lock import hold
+
+ROOT = Path(__file__).resolve().parents[2]
+HOLDER = """
+import sys, time
+from pathlib import Path
+from train.lock import hold
+with hold(Path(sys.argv[1]), "memory"):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Return a process that holds the lock of stage memory."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_second_run_is_told_who_is_at_work_and_what_to_do(tmp_path, holder):
+    note = read_json(tmp_path / ".locks/memory.json")
+    with pytest.raises(MlpMemError) as caught, hold(tmp_path, "memory"):
+        pass
+    text = str(caught.value)
+    assert f"process {holder.pid} on {note['host']} since {note['since']}" in text
+    assert "--runs" in text
+    with hold(tmp_path, "decoder"):  # another stage is nobody's
+        pass
+
+
+def test_a_lock_of_a_process_that_was_killed_is_taken_over_and_said(tmp_path, holder, capsys):
+    holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
+    holder.wait()
+    with hold(tmp_path, "memory"):
+        assert read_json(tmp_path / ".locks/memory.json")["pid"] == os.getpid()
+    assert f"taken over from a run that was killed (process {holder.pid}" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_by_an_error_leaves_the_lock_and_no_note(tmp_path, capsys):
+    with pytest.raises(KeyError), hold(tmp_path, "memory"):
+        raise KeyError
+    with hold(tmp_path, "memory"):
+        pass
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,237 @@
+"""A run that was killed and resumed is the undisturbed run; a loss that is no number stops it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import nn
+
+from mlpmem.errors import MlpMemError
+from train.config.tables import Optimizer
+from train.fit import loop
+from train.fit.loop import fit, used_seconds
+
+ROOT = Path(__file__).resolve().parents[2]
+STEPS = 12
+CONFIG = Optimizer(lr=0.05, muon_lr=0.05)
+
+
+def net(seed=1, dtype=torch.float32):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, 9), nn.Tanh(), nn.Linear(9, 4)).to(dtype)
+
+
+def batches(step, rank, world):
+    """Return the share of one process of a step's eight rows."""
+    x = torch.randn(8, 5, generator=torch.Generator().manual_seed(1000 + step))
+    return {"x": x[rank::world], "targets": (x.sum(1) > 0).long()[rank::world]}
+
+
+def plain_loss(model, batch):
+    dtype = next(model.parameters()).dtype
+    logits = model(batch["x"].to(dtype)).float()
+    ce = F.cross_entropy(logits, batch["targets"], reduction="sum")
+    return ce, {"ce": ce}
+
+
+def dying_loss(at, how=KeyboardInterrupt):
+    """Return a loss that raises at its call number `at`, counted from 0."""
+    calls = iter(range(10**6))
+
+    def loss(model, batch):
+        if next(calls) == at:
+            raise how
+        return plain_loss(model, batch)
+
+    return loss
+
+
+def run(model, path, loss=plain_loss, steps=STEPS):
+    return fit(model, batches, loss, steps, CONFIG, path / "checkpoint.safetensors", "test")
+
+
+def weights(model):
+    return [p.detach().clone() for p in model.parameters()]
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(weights(one), weights(other), strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("deaths", [(5,), (1, 0, 7)])
+def test_a_killed_and_resumed_run_is_the_undisturbed_one(dtype, deaths, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    whole = net(0, dtype)
+    log = run(whole, tmp_path / "a")
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)  # one after every step
+    for seed, death in enumerate(deaths):
+        with pytest.raises(KeyboardInterrupt):
+            run(net(seed, dtype), tmp_path / "b", dying_loss(death))
+    resumed = net(99, dtype)
+    again = run(resumed, tmp_path / "b")
+    assert same(whole, resumed)
+    assert [row["step"] for row in again] == [row["step"] for row in log] == list(range(1, 13))
+    for one, other in zip(log, again, strict=True):
+        assert {k: v for k, v in one.items() if k != "per_second"} == {
+            k: v for k, v in other.items() if k != "per_second"
+        }
+
+
+def test_a_process_without_a_row_in_a_step_adds_nothing(tmp_path):
+    def few(step, rank, world):
+        return {
+            name: rows[: 0 if step == 3 else None] for name, rows in batches(step, 0, 1).items()
+        }
+
+    model = net()
+    path = tmp_path / "checkpoint.safetensors"
+    history = fit(model, few, plain_loss, STEPS, CONFIG, path, "test")
+    assert history[-1]["step"] == STEPS
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+
+
+def test_a_kill_before_the_first_checkpoint_starts_anew(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(net(), tmp_path, dying_loss(3))
+    assert list(tmp_path.iterdir()) == []
+    assert used_seconds(tmp_path / "checkpoint.safetensors") == 0.0
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(net(), tmp_path / "a", dying_loss(6))
+    (tmp_path / "a/checkpoint.safetensors.new").write_bytes(b"half a check")
+    whole, resumed = net(), net(5)
+    run(whole, tmp_path / "b")
+    run(resumed, tmp_path / "a")
+    assert same(whole, resumed)
+    assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint.safetensors"]
+
+
+def test_a_finished_run_called_again_trains_no_step_and_has_its_weights(tmp_path):
+    first, second = net(), net(7)
+    log = run(first, tmp_path)
+    assert run(second, tmp_path, dying_loss(0)) == log
+    assert same(first, second)
+    assert used_seconds(tmp_path / "checkpoint.safetensors") > 0
+
+
+def test_seconds_of_killed_runs_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    used = []
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            run(net(), tmp_path, dying_loss(2))
+        used.append(used_seconds(tmp_path / "checkpoint.safetensors"))
+    assert 0 < used[0] < used[1] < used[2]
+
+
+def test_the_log_has_figures_of_every_line_and_the_loss_falls(tmp_path, capsys):
+    log = run(net(), tmp_path, steps=200)
+    assert len(log) == loop.LOG_LINES and log[-1]["step"] == 200
+    assert set(log[0]) == {"step", "loss", "ce", "norm", "lr", "per_second"}
+    assert log[-1]["loss"] < log[0]["loss"] / 2
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("test ")]
+    assert len(lines) == loop.LOG_LINES
+    assert "MiB" in lines[0] and "200/200" in lines[-1]
+
+
+@pytest.mark.parametrize("bad", [3, 4, 9])
+def test_a_loss_that_is_no_number_stops_at_its_step_and_spoils_no_checkpoint(
+    bad, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    monkeypatch.setattr(loop, "LOG_LINES", 2)  # steps between lines must not hide it
+
+    def broken(model, batch):
+        value, logs = plain_loss(model, batch)
+        return (value * float("nan"), logs) if next(calls) == bad else (value, logs)
+
+    calls = iter(range(100))
+    with pytest.raises(MlpMemError, match=rf"step {bad + 1}: .*nan.*lower the learning rate"):
+        run(net(), tmp_path, broken)
+    kept = load_file(tmp_path / "checkpoint.safetensors")
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+    whole, resumed = net(), net(2)
+    (tmp_path / "b").mkdir()
+    run(whole, tmp_path / "b")
+    run(resumed, tmp_path)
+    assert same(whole, resumed)
+
+
+WORKER = """
+import json, os, signal, sys
+from pathlib import Path
+sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+import torch
+torch.set_num_threads(1)
+import test_train_loop as t
+from train import loop
+folder, die = Path(sys.argv[1]), int(sys.argv[2])
+if die:
+    loop.CHECKPOINT_SECONDS = -1.0
+def batches(step, rank, world):
+    if die and step == die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return t.batches(step, rank, world)
+model = t.net(die)
+loop.fit(model, batches, t.plain_loss, t.STEPS, t.CONFIG, folder / "checkpoint.safetensors", "w")
+rank = os.environ.get("RANK", "0")
+torch.distributed.is_initialized() and torch.distributed.destroy_process_group()
+(folder / f"weights{{rank}}.json").write_text(json.dumps([p.tolist() for p in model.parameters()]))
+"""
+
+
+def worker(folder, die=0, processes=1):
+    """Return the exit status of the training script in processes of their own."""
+    script = folder / "worker.py"
+    script.write_text(WORKER.format(root=str(ROOT)), encoding="utf-8")
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    command += [str(script), str(folder), str(die)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, env=environment, timeout=300).returncode
+
+
+def written(folder, rank=0):
+    """Return what a process of the script wrote, as tensors."""
+    values = json.loads((folder / f"weights{rank}.json").read_text(encoding="utf-8"))
+    return [torch.tensor(v) for v in values]
+
+
+@pytest.mark.slow
+def test_a_process_killed_with_signal_9_goes_on_where_it_was(tmp_path):
+    assert worker(tmp_path, die=5) == -signal.SIGKILL
+    assert [p.name for p in tmp_path.glob("*.safetensors*")] == ["checkpoint.safetensors"]
+    assert worker(tmp_path) == 0
+    (tmp_path / "b").mkdir()
+    whole = net(5)  # as the killed one began
+    run(whole, tmp_path / "b")
+    for ours, theirs in zip(written(tmp_path), weights(whole), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_two_data_parallel_processes_train_as_one(tmp_path):
+    assert worker(tmp_path, processes=2) == 0
+    (tmp_path / "b").mkdir()
+    alone = net(0)
+    run(alone, tmp_path / "b")
+    for one, other, expected in zip(
+        written(tmp_path), written(tmp_path, 1), weights(alone), strict=True
+    ):
+        assert torch.equal(one, other)
+        torch.testing.assert_close(one, expected, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,204 @@
+"""Windows score every token once; what is measured is what the library says, tuned elsewhere."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+import mlpmem
+from mlpmem.errors import MlpMemError
+from mlpmem.retrieval.documents import join_passages
+from mlpmem.ui.panels import results as results_tab
+from train.config.tables import Targets
+from train.measure.text import Golds, curve, look, perplexity, slide, units_of
+from train.perplexity import LAMBDAS, best_lambda, share_of_gain
+from train.prefixes import prefixes
+from train.recipe_after import Evaluate, Export, Finetuned
+from train.report.__main__ import tables
+from train.run.stage import Context
+from train.stages.evaluate import evaluate, load_results
+from train.stages.export import make_bundle
+from train.stages.finetuned import compare_finetuned
+from train.stages.targets import make_targets
+
+
+def documents_of(lengths):
+    """Return documents whose tokens are all different, each a passage that begins with token 0."""
+    pairs, at = [], 1
+    for d, n in enumerate(lengths):
+        pairs.append((d, [0, *range(at, at + n - 1)]))
+        at += n
+    return join_passages(pairs, [str(d) for d in range(len(lengths))], ["text"] * len(lengths))
+
+
+@pytest.mark.parametrize(("window", "stride"), [(8, 3), (8, 7), (5, 1), (2, 1), (400, 100)])
+def test_every_token_is_scored_once_with_the_context_before_it(window, stride):
+    documents = documents_of([1, 2, 7, 8, 9, 40, 23])
+    windows, positions = slide(documents, window, stride, 10**9, 0)
+    scored = windows.tokens[positions]
+    assert sorted(scored) == sorted(documents.tokens[documents.tokens > 0])
+    assert np.diff(windows.offsets).max() <= window
+    for at in positions:
+        p = int(windows.passage_at(np.int64(at)))
+        before = windows.tokens[windows.offsets[p] : at].tolist()
+        source = int(np.flatnonzero(documents.tokens == windows.tokens[at])[0])
+        q = int(documents.passage_at(np.int64(source)))
+        whole = documents.tokens[documents.offsets[q] : source].tolist()
+        assert before[0] == 0 and before[1:] == whole[len(whole) - len(before) + 1 :]
+        assert windows.titles[windows.document_of[p]] == documents.titles[q]
+        assert len(before) >= min(len(whole), window - stride)
+
+
+def test_positions_are_drawn_by_document_and_by_window_where_there_is_one_document():
+    windows, positions = slide(documents_of([40, 30]), 10, 5, 10**9, 0)
+    assert np.array_equal(units_of(windows, positions), (windows.tokens[positions] >= 40) * 1)
+    windows, positions = slide(documents_of([40]), 10, 5, 10**9, 0)
+    units = units_of(windows, positions)
+    assert np.array_equal(units, windows.passage_at(positions)) and len(set(units)) == len(windows)
+
+
+def test_what_is_too_much_is_left_out_in_whole_windows_over_all_documents():
+    documents = documents_of([200] * 30)
+    windows, positions = slide(documents, 20, 10, 1500, 1)
+    again = slide(documents, 20, 10, 1500, 1)[0]
+    assert 1500 - 20 < len(positions) <= 1500 and np.array_equal(windows.tokens, again.tokens)
+    assert len(set(windows.document_of)) == 30
+    assert not np.array_equal(windows.tokens, slide(documents, 20, 10, 1500, 2)[0].tokens)
+
+
+def test_knns_probability_is_the_weight_of_the_neighbours_that_are_right():
+    luck = np.random.default_rng(0)
+    distances = np.sort(luck.random((5, 6)).astype(np.float32) * 9, 1)
+    counts, hits = luck.integers(1, 4, (5, 6)), luck.random((5, 6)) < 0.5
+    golds = Golds(np.ones(5), np.ones(5), distances, counts, hits)
+    for k, temperature in ((6, 2.0), (3, 7.0), (1, 0.1)):
+        for row in range(5):
+            weights = [counts[row, i] * np.exp(-distances[row, i] / temperature) for i in range(k)]
+            right = sum(weights[i] for i in range(k) if hits[row, i])
+            assert golds.knn(k, temperature)[row] == pytest.approx(right / sum(weights), rel=1e-5)
+
+
+def test_perplexity_and_lambda_are_of_the_mix():
+    lm, other = np.array([0.5, 0.1]), np.array([0.0, 0.9])
+    assert perplexity(lm, other, 0.0) == pytest.approx(np.sqrt(20))
+    assert perplexity(lm, other, 0.5) == pytest.approx((0.25 * 0.5) ** -0.5)
+    assert perplexity(lm, other, 1.0) > 1e12
+    rows = curve(lm, other, LAMBDAS)
+    best = best_lambda(rows)
+    assert rows[LAMBDAS.index(best)] == min(rows) and 0 < best < 1
+    assert best_lambda([3.0] * len(LAMBDAS)) == 0.0
+
+
+def test_the_share_is_of_what_knn_gains():
+    assert share_of_gain({"lm": 10.0, "knn": 8.0, "memory": 9.0}) == pytest.approx(0.5)
+    assert share_of_gain({"lm": 10.0, "knn": 8.0, "memory": 7.0}) == pytest.approx(1.5)
+    assert share_of_gain({"lm": 5.0, "knn": 5.0, "memory": 4.0}) is None
+
+
+# The stages on a tiny text corpus
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    return tiny_run.stages(tmp_path_factory.mktemp("run"), "text")
+
+
+CONFIG = Evaluate(window=20, stride=8, tokens=10**6, ks=(4, 10**6), temperatures=(3.0, 50.0))
+
+
+@pytest.fixture(scope="module")
+def evaluated(inputs, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    evaluate(Context(folder, inputs, CONFIG, 0))
+    return load_results(folder)
+
+
+def test_every_source_is_what_the_library_says():
+    model = tiny.model(k=10**4)  # all neighbours: equal prefixes tie, and any k may cut among them
+    text = slide(tiny.documents(), CONFIG.window, CONFIG.stride, 10**6, 0)
+    golds = look(model.decoder, model.memory, model.datastore, text, len(model.datastore))
+    windows, positions = text
+    for row in range(0, len(positions), 7):
+        at = int(positions[row])
+        p = int(windows.passage_at(np.int64(at)))
+        found = model.distributions(windows.tokens[windows.offsets[p] : at].tolist())
+        true = int(windows.tokens[at])
+        assert golds.lm[row] == pytest.approx(float(found["lm"][true].exp()), rel=1e-3)
+        assert golds.memory[row] == pytest.approx(float(found["memory"][true].exp()), rel=1e-3)
+        expected = float(found["knn"][true].exp())
+        assert golds.knn(10**4, 3.0)[row] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+
+
+def test_what_is_chosen_is_best_on_validation_and_in_one_schema(evaluated, tiny_model):
+    results = evaluated
+    assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn"]
+    assert results["config"]["k"] in (4, len(tiny_model.datastore))
+    assert results["config"]["temperature"] in CONFIG.temperatures
+    assert (
+        results["choosing"] == "valid" and results["scored"]["valid"] == results["scored"]["test"]
+    )
+    for source in ("memory", "knn"):
+        rows, lmbda = results["lambda_curves"][source], results["lmbda"][source]
+        assert lmbda == rows["lmbdas"][int(np.argmin(rows["ppl_valid"]))]
+        system = next(s for s in results["systems"] if s["name"] == source)
+        assert system["ppl"] == {"text": rows["ppl_text"][rows["lmbdas"].index(lmbda)]}
+        assert system["lmbda"] == lmbda and system["accuracy"] == {} and system["bytes"] > 0
+    lm = results["systems"][0]
+    assert (
+        lm["lmbda"] is None and lm["ppl"]["text"] == results["lambda_curves"]["knn"]["ppl_text"][0]
+    )
+
+
+def test_a_window_that_the_decoder_cannot_read_is_refused(inputs, tmp_path):
+    with pytest.raises(MlpMemError, match="window is 97, the decoder reads 96"):
+        evaluate(Context(tmp_path, inputs, Evaluate(window=97, stride=8), 0))
+
+
+def test_a_window_must_slide_and_something_be_chosen_from():
+    for values in ({"stride": 256}, {"stride": 0}, {"ks": ()}, {"temperatures": ()}):
+        with pytest.raises(MlpMemError, match="evaluate: stride"):
+            Evaluate(**values)
+
+
+def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
+    assert compare_finetuned(Context(tmp_path, inputs, Finetuned(), 0)) == {
+        "settings": 0,
+        "kept": [],
+        "workers_memory": 0,
+    }
+    assert json.loads((tmp_path / "finetuned.json").read_text()) == []
+
+
+def test_prefixes_are_how_documents_begin(tiny_model):
+    documents = tiny.documents()
+    passages = (documents.passage(p).tolist() for p in range(len(documents)))
+    whole = list(map(tiny_model.decoder.decode, passages))
+    found = prefixes(tiny_model, documents, 3, 0)
+    assert len(found) == 3 and found == prefixes(tiny_model, documents, 3, 0)
+    for example in found:
+        assert any(text.startswith(example["prompt"] + " ") for text in whole)
+        assert example["title"] in documents.titles and example["group"] == "longer"
+
+
+def test_a_datastore_with_fewer_entries_than_k_is_refused(inputs, tmp_path, tiny_model):
+    entries = len(tiny_model.datastore)
+    with pytest.raises(MlpMemError, match=f"has {entries} entries .* so k {entries} is too many"):
+        make_targets(Context(tmp_path, inputs, Targets(k=entries), 0))
+
+
+def test_the_bundle_serves_and_the_page_and_the_report_read_its_results(
+    inputs, evaluated, tmp_path
+):
+    (inputs["evaluate"] / "results.json").write_text(json.dumps(evaluated))
+    counts = make_bundle(Context(tmp_path, inputs, Export(name="mine", examples=3, traces=1), 0))
+    model = mlpmem.load(tmp_path / "mine")
+    assert model.systems == ["lm", "memory", "knn"] and counts["traces"] == 1
+    assert model.settings.lmbda == evaluated["lmbda"]
+    results = json.loads((tmp_path / "mine/results.json").read_text(encoding="utf-8"))
+    ppl = f"{evaluated['systems'][1]['ppl']['text']:.2f}"
+    assert ppl in results_tab._tables(results) and f"| {ppl} |" in tables(results)
+    assert "B, new" not in results_tab._tables(results)
+    figures = results_tab.draw(results)
+    assert figures[:2] == [None, None] and all(f is not None for f in figures[2:])

@@ -1,0 +1,132 @@
+"""Routers are fitted to the mix's nll, on dev wordings or validation text, and measured fairly."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+import torch
+
+from mlpmem.engine.router import FEATURES, load_routers
+from mlpmem.engine.trace import AUTO, PARTS
+from mlpmem.retrieval.documents import Documents
+from train.recipe_after import Router as Recipe
+from train.run.stage import Context, read_json
+from train.stages import router as stage
+from train.stages.router import Rows, fit, fit_routers, nll, see_atlas
+from train.studies import routing
+
+CONFIG = Recipe(units=2, questions=2, tokens=40, window=16, k=9, temperature=3.0)
+
+
+def rows(count: int = 40) -> Rows:
+    """Return rows whose first feature says which source is right."""
+    found = torch.randn(count, len(FEATURES))
+    sure = torch.where(found[:, 0] > 0, 0.9, 0.05)
+    return Rows(found, (0.95 - sure).log(), sure.log())
+
+
+def test_the_losss_gradient_is_that_of_finite_differences_and_its_value_the_mixs_nll():
+    some, weights = rows(7), torch.rand(7).double()
+    some = Rows(*(getattr(some, f.name).double() for f in dataclasses.fields(Rows)))
+    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
+    torch.autograd.gradcheck(lambda x: nll(x, some, weights), logits)
+    lmbda = torch.sigmoid(logits.detach())
+    mixed = (1 - lmbda) * some.lm.exp() + lmbda * some.other.exp()
+    assert float(nll(logits.detach(), some, weights)) == pytest.approx(
+        -float(weights @ mixed.log())
+    )
+
+
+def test_a_token_no_source_expects_leaves_loss_and_gradient_finite():
+    never = torch.full((2,), -torch.inf)
+    logits = torch.tensor([50.0, -50.0], requires_grad=True)
+    loss = nll(logits, Rows(torch.zeros(2, len(FEATURES)), never, never), torch.ones(2))
+    loss.backward()
+    assert math.isfinite(loss.item()) and bool(logits.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("units", [0, 4])
+def test_a_fitted_router_beats_the_best_fixed_lambda_and_is_the_same_every_time(units, tiny_model):
+    some, weights = rows(), torch.full((40,), 1 / 40)
+    config = dataclasses.replace(CONFIG, units=units)
+    made, loss = fit(tiny_model, "memory", some, weights, config, seed=3)
+    grid = torch.linspace(0.01, 0.99, 99).logit()
+    fixed = min(float(nll(x.expand(40), some, weights)) for x in grid)
+    assert loss < fixed - 0.1
+    again, _ = fit(tiny_model, "memory", some, weights, config, seed=3)
+    assert all(map(torch.equal, made.state_dict().values(), again.state_dict().values()))
+
+
+def test_the_atlas_is_seen_in_dev_wordings_only_and_groups_count_alike(tmp_path):
+    inputs = tiny_run.stages(tmp_path)
+    seen = see_atlas(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
+    text = [tiny.decoder().decode(seen.documents.passage(p)) for p in range(len(seen.documents))]
+    wanted = [q for q in tiny_run.questions() if q["wording"] == "dev"]
+    assert len(text) == len(wanted) == 6
+    assert len(seen.positions) == len(seen.documents.tokens) - len(text), "all but the first tokens"
+    groups = np.array(seen.documents.groups)[seen.documents.passage_at(seen.positions)]
+    for group in ("A1", "A2", "B"):
+        mine = torch.from_numpy(groups == group)
+        assert float(seen.weights[mine].sum()) == pytest.approx(1 / 3, abs=1e-5)
+    weights = seen.weights[torch.from_numpy(groups == "B")]
+    assert float(weights.max() / weights.min()) == pytest.approx(CONFIG.answers, rel=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["atlas", "text"])
+def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_path):
+    inputs = tiny_run.stages(tmp_path, kind)
+    context = Context(tmp_path / "made", inputs, CONFIG, seed=1)
+    counts = fit_routers(context)
+    routers = load_routers(tmp_path / "made")
+    assert set(routers) == set(counts["nll"]) == set(stage.SYSTEMS)
+    model = tiny.model()
+    model.routers = {s: router.bind(model.decoder) for s, router in routers.items()}
+    found = routing.STUDIES[kind](model, inputs["corpus"], 9, 0, "how")
+    value = {(f.split, f.system, f.metric, f.setting.get("lmbda")): f.value for f in found}
+    assert {f.system for f in found} == set(PARTS)
+    for (split, system, metric, mode), best in value.items():
+        if mode == "oracle":
+            for other in ("fixed", AUTO):
+                mine = value[split, system, metric, other]
+                assert mine <= best if metric == "exact_match" else mine >= best
+    assert routing.table(found).splitlines()[0].split()[:2] == ["lm", "memory"]
+
+
+def test_the_study_agrees_with_scoring_and_counts_entities_apart(tmp_path):
+    inputs = tiny_run.stages(tmp_path)
+    model = tiny.model()
+    bound = model.decoder
+    some = {s: fit(model, s, rows(), torch.full((40,), 1 / 40), CONFIG, 0)[0] for s in ("memory",)}
+    model.routers = {s: router.bind(bound) for s, router in some.items()}
+    texts = Documents.load(inputs["corpus"] / "heldout")
+    positions = np.delete(np.arange(len(texts.tokens)), texts.offsets[:-1])
+    measured = routing.measure(model, texts, positions)
+    score = model.score(texts.passage(0).tolist())
+    first = slice(0, len(score.ids) - 1)
+    for mode, lmbda in (("fixed", None), (AUTO, AUTO)):
+        wanted = score.mixed("memory", lmbda)
+        np.testing.assert_allclose(measured["memory", mode][1][first], wanted, atol=1e-3)
+    right, value = measured["memory", "oracle"]
+    assert right.dtype == bool and bool((value[first] <= score.nll["lm"] + 1e-3).all())
+
+
+def test_the_command_says_what_is_missing_and_writes_what_it_found(tmp_path, capsys, monkeypatch):
+    assert routing.main(["tiny", "--runs", str(tmp_path), "--bundle", str(tmp_path / "no")]) == 1
+    assert "no folder here" in capsys.readouterr().err
+    root = tmp_path / "tiny"
+    root.mkdir()
+    tiny_run.stages(root)
+    model = tiny.model()
+    monkeypatch.setattr(routing.mlpmem, "load", lambda bundle, datastore: model)
+    arguments = ["tiny", "--runs", str(tmp_path), "--questions", "2"]
+    assert routing.main(arguments) == 1
+    assert "there is no router to measure" in capsys.readouterr().err
+    made, _ = fit(model, "memory", rows(), torch.full((40,), 1 / 40), CONFIG, 0)
+    model.routers = {"memory": made}
+    assert routing.main(arguments) == 0
+    assert "B/test/invented" in capsys.readouterr().out
+    found = read_json(root / "findings" / "routing.json")
+    assert {"fixed", AUTO, "oracle"} <= {row["setting"].get("lmbda") for row in found}

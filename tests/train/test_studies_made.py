@@ -1,0 +1,386 @@
+"""Studies that train something, on tiny runs: what is new is learned, what is old is replayed."""
+
+import dataclasses
+import json
+import shutil
+
+import made_findings
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+import torch
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.systems import Column
+from mlpmem.errors import MlpMemError
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.documents import entries, join_documents
+from mlpmem.retrieval.retriever import ExactRetriever
+from train.config.studies import Studies
+from train.config.tables import Atlas as AtlasRecipe
+from train.config.tables import Corpus, Decoder, Recipe, Targets
+from train.config.tables import Memory as MemoryRecipe
+from train.corpora.atlas.passages import build_atlas
+from train.corpora.atlas.wordings import AtlasConfig
+from train.files import read_json, write_json
+from train.measure.batches import judge
+from train.measure.text import look, perplexity
+from train.recipe_after import Evaluate
+from train.studies import compute as compute_module
+from train.studies import sensitivity as sensitivity_module
+from train.studies import teach
+from train.studies.domains import beginning, domains
+from train.studies.facts import WORDINGS, make_facts
+from train.studies.mixing import mixing
+from train.studies.run import Run
+from train.studies.sensitivity import sensitivity
+from train.studies.sizes import sizes, spread
+from train.studies.teach import Lesson, add_lora, some_passages, teach_decoder, teach_memory
+from train.studies.update import insert, update
+
+pytestmark = pytest.mark.slow
+TINY = {"epochs": 2, "batch": 16, "dtype": "float32", "processes": 1, "validation_rows": 0}
+RECIPE = Recipe(
+    "tiny",
+    corpus=Corpus(scale=0.01, shares=(0.2, 0.2), atlas=AtlasRecipe(strangers=0.0)),
+    decoder=Decoder(row=80, dtype="float32", processes=1),
+    targets=Targets(k=5, temperature=3.0, easy_share=1.0),
+    memory=MemoryRecipe(blocks=1, intermediate_size=16, **TINY),
+    evaluate=Evaluate(window=24, stride=12, ks=(2, 4), temperatures=(2.0, 8.0)),
+    studies=Studies(
+        positions=40, questions=3, facts=4, passes=2, update_batch=100, epochs=2, depths=(-2,),
+        ks=(2, 4), temperatures=(2.0, 8.0), domain_epochs=2, domain_rows=1.0,
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words():
+    return tiny.tokenizer()
+
+
+@pytest.fixture(params=["atlas", "text"])
+def root(request, tmp_path):
+    return stages(tmp_path, request.param)
+
+
+def stages(root, kind="atlas"):
+    """Return a run of a kind whose targets have rows."""
+    root.mkdir(exist_ok=True)
+    paths = tiny_run.stages(root, kind)
+    rows = np.arange(0, len(Datastore.load(paths["datastore"])), 2)
+    np.save(paths["targets"] / "rows.npy", rows)
+    stored = {"config": dataclasses.asdict(RECIPE.targets) | {"rows": "searched"}}
+    keyed = {"config": {"depth": -1}, "counts": {"entries": 40, "tokens": 60}}
+    for name, more in (("targets", stored), ("datastore", keyed)):
+        path = paths[name] / "manifest.json"
+        write_json(path, read_json(path) | more)
+    results = tiny_run.RESULTS | {
+        "lmbda": {"memory": 0.5, "knn": 0.5},
+        "config": {"k": 4, "temperature": 2.0},
+    }
+    write_json(paths["evaluate"] / "results.json", results)
+    return root
+
+
+def new_facts(words):
+    """Return tiny.documents' sentences about somebody else, with nothing to ask."""
+    documents = tiny.documents(words)
+    shifted = np.where(documents.tokens > 40, documents.tokens - 1, documents.tokens)
+    return dataclasses.replace(documents, tokens=shifted)
+
+
+# New facts
+
+
+def test_new_facts_are_about_names_of_no_entity_in_wordings_that_are_kept_apart(words):
+    new = make_facts(RECIPE, words, 10, 5)
+    said = dataclasses.asdict(RECIPE.corpus.atlas)
+    old = build_atlas(AtlasConfig(seed=RECIPE.seed, scale=RECIPE.corpus.scale, **said))
+    names = {entity.name for entity in old.entities}
+    assert new.facts >= 10 and not names & {row["entity"] for row in new.questions.rows}
+    assert set(new.questions.cells) == set(WORDINGS)
+    assert all(new.questions.cells.count(cell) <= 5 for cell in WORDINGS)
+    learned = [words.decode(new.documents.passage(p)) for p in range(len(new.documents))]
+    for row, cell in zip(new.questions.rows, new.questions.cells, strict=True):
+        whole = any(f"{row['prompt']} {row['answer']}" in text for text in learned)
+        assert whole == (cell == "new/seen"), (cell, row["prompt"])
+        assert any(row["answer"] in text and row["entity"] in text for text in learned)
+
+
+def test_a_datastore_with_documents_inserted_is_the_one_of_all_documents(words):
+    bound = tiny.decoder()
+    store, more = tiny.datastore(bound), new_facts(words)
+    found = insert(bound, store, more)
+    whole = join_documents(store.documents, more)
+    positions, counts = entries(whole)
+    assert len(found) > len(store) and np.array_equal(found.counts, counts)
+    assert np.array_equal(found.positions, positions)
+    keys = build_keys(bound, whole, positions)
+    assert np.allclose(found.keys[:].astype(float), keys.astype(float), atol=2e-3)
+
+
+def test_a_memory_learns_the_new_entries_and_old_ones_beside_them(words, tmp_path):
+    bound = tiny.decoder()
+    run = Run(
+        dataclasses.replace(RECIPE, studies=Studies(passes=20, update_batch=16)),
+        stages(tmp_path),
+        "update",
+    )
+    store = insert(bound, run.store, new_facts(words))
+    old = len(run.store)
+    keys = torch.from_numpy(store.keys[:].astype(np.float32))
+    values = torch.from_numpy(store.values.astype(np.int64))
+
+    def nll(memory):
+        found = memory(keys).log_softmax(-1).gather(1, values[:, None])[:, 0]
+        return -found[old:].mean().item(), -found[run_rows].mean().item()
+
+    run_rows = np.load(tmp_path / "targets" / "rows.npy")
+    memories = {replay: tiny.memory(bound) for replay in (0.0, 2.0)}
+    before = nll(memories[0.0])
+    rows = {replay: teach_memory(run, m, store, old, replay) for replay, m in memories.items()}
+    new = len(store) - old
+    assert rows == {0.0: new, 2.0: new + min(len(run_rows), 2 * new)}
+    alone, replaying = (nll(memory) for memory in memories.values())
+    assert alone[0] < before[0] - 1 and replaying[0] < before[0] - 1
+    assert replaying[1] < alone[1]  # what is replayed is forgotten less
+
+
+@pytest.mark.parametrize("system", ["finetuned", "lora"])
+def test_a_decoder_learns_the_documents(system, words, tmp_path):
+    run = Run(
+        dataclasses.replace(RECIPE, studies=Studies(passes=8, update_batch=64)),
+        stages(tmp_path),
+        "update",
+    )
+    tiny.documents(words).save(tmp_path / "corpus" / "decoder_00")
+    bound, documents = tiny.decoder(), new_facts(words)
+
+    def nll():
+        total = 0.0
+        for p in range(len(documents)):
+            ids = torch.from_numpy(documents.passage(p).astype(np.int64))[None]
+            log_probs = bound.forward(ids).logits.log_softmax(-1)[0, :-1]
+            total -= log_probs.gather(1, ids[0, 1:, None]).sum().item()
+        return total
+
+    before = nll()
+    own = {n: p.clone() for n, p in bound.model.named_parameters()}
+    tokens = teach_decoder(run, bound, documents, Lesson(system, 1e-2, 1.0))
+    assert nll() < before and tokens >= 2 * len(documents.tokens) - 40
+    same = [torch.equal(own[n.replace(".base_layer", "")], p)
+            for n, p in bound.model.named_parameters() if "lora_" not in n]  # fmt: skip
+    assert all(same) if system == "lora" else not any(same)
+
+
+def test_lora_begins_as_the_decoder_itself_and_leaves_its_head_alone():
+    bound, plain = tiny.decoder(), tiny.decoder()
+    add_lora(bound.model, 4)
+    ids = torch.arange(20)[None]
+    assert torch.equal(bound.forward(ids).logits, plain.forward(ids).logits)
+    learned = [n for n, p in bound.model.named_parameters() if p.requires_grad]
+    assert len(learned) == 2 * 7 * tiny.LAYERS and not any("lm_head" in n for n in learned)
+
+
+def test_without_peft_update_says_so_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(teach, "find_spec", lambda name: None)
+    with pytest.raises(MlpMemError, match="pip install peft"):
+        next(update(Run(RECIPE, stages(tmp_path), "update")))
+
+
+def test_replayed_passages_are_whole_and_as_many_as_asked(words):
+    documents = tiny.documents(words)
+    some = some_passages(documents, 50, 0)
+    whole = {tuple(documents.passage(p)) for p in range(len(documents))}
+    assert {tuple(some.passage(p)) for p in range(len(some))} <= whole
+    assert 50 <= len(some.tokens) < 50 + int(np.diff(documents.offsets).max())
+    assert len(some_passages(documents, 10**6, 0)) == len(documents)
+
+
+def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
+    monkeypatch.setitem(tiny.SHAPES["llama"], "max_position_embeddings", 200)
+    run = Run(RECIPE, stages(tmp_path), "update")
+    tiny.documents().save(tmp_path / "corpus" / "decoder_00")
+    findings = list(update(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    cells: dict[tuple, set[str]] = {}
+    for found in findings:
+        if found.metric == "exact_match":
+            way = tuple(found.setting.get(key) for key in ("way", "replay", "lr"))
+            cells.setdefault((found.system, *way), set()).add(found.split)
+    taught = {
+        (system, "taught", replay, lr)
+        for system, lr in (("finetuned", 1e-3), ("lora", 4e-3))
+        for replay in (0.0, 1.0)
+    }
+    taught |= {("memory", "taught", replay, None) for replay in (0.0, 1.0)}
+    before = {(system, "before", None, None) for system in ("lm", "memory", "knn")}
+    assert cells.keys() == taught | before | {("knn", "inserted", None, None)}
+    assert all({"new/test", "A2/test", "B/test"} <= asked for asked in cells.values())
+    timed = [f for f in findings if f.metric == "seconds"]
+    assert len(timed) == 7 and all(f.value > 0 and f.n > 0 for f in timed)
+
+
+# Domains and sensitivity
+
+
+def test_every_memory_is_measured_on_every_domain_with_its_own_lambda(tmp_path):
+    texts = {
+        "sea": "The sea is deep and blue. A fish swims.",
+        "sums": "1 + 1 = 2. 2 + 2 = 4. 3 + 3 = 6.",
+    }
+    named = []
+    for name, text in texts.items():
+        path = tmp_path / f"{name}.txt"
+        lines = [f"# {i}\n{text} And {i} more of it." for i in range(20)]
+        path.write_text("\n".join(lines) + "\nhalf a li", encoding="utf-8")
+        named.append((name, str(path), "^# (.*)$", ""))
+    studies = dataclasses.replace(RECIPE.studies, domains=tuple(named))
+    run = Run(
+        dataclasses.replace(RECIPE, studies=studies), stages(tmp_path / "run", "text"), "domains"
+    )
+    findings = list(domains(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    pairs = {(f.system, f.split, f.setting.get("of")) for f in findings}
+    both = [(row, column) for row in texts for column in texts]
+    assert pairs == {("lm", name, None) for name in texts} | {
+        (system, column, row) for system in ("memory", "knn") for row, column in both
+    }
+    for system in ("memory", "knn"):
+        for row in texts:
+            lambdas = {f.setting["lmbda"] for f in findings
+                       if f.system == system and f.setting["of"] == row}  # fmt: skip
+            assert len(lambdas) == 1
+    again = list(domains(run))  # nothing is trained twice
+    assert again == findings
+    path.write_text("Another text.", encoding="utf-8")
+    with pytest.raises(MlpMemError, match="sums was made of another text than the recipe names"):
+        list(domains(run))
+
+
+def test_a_domain_is_the_beginning_of_its_file_in_whole_lines(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("one\ntwo\nthree", encoding="utf-8")
+    assert beginning(path, 9) == "one\ntwo\n"
+    assert beginning(path, 100) == "one\ntwo\nthree"
+
+
+def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch):
+    monkeypatch.setattr(sensitivity_module, "CELLS", {"alpha": (0.0, 0.3), "head": ("tied",)})
+    studies = dataclasses.replace(RECIPE.studies, targets=((2, 3.0),))
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sensitivity")
+    findings = list(sensitivity(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    trained = {
+        key: f.setting[key] for f in findings
+        for key in ("recipe", "alpha", "head", "depth", "targets") if key in f.setting
+    }  # fmt: skip
+    assert trained.pop("targets") == "k 2, temperature 3"
+    assert trained == {"recipe": "own", "alpha": 0.0, "head": "tied", "depth": -2}
+    searched = read_json(root / "studies" / "targets-2-3" / "targets" / "manifest.json")["config"]
+    assert (searched["k"], searched["temperature"]) == (2, 3.0)
+    assert Memory.load(root / "studies" / "depth-2" / "memory").config.depth == -2
+    assert (
+        json.loads((root / "studies/alpha-0.0/memory/manifest.json").read_text())["config"]["alpha"]
+        == 0
+    )
+
+
+def test_tuned_for_the_memorys_whole_compute(tmp_path):
+    root, tuned = stages(tmp_path / "run"), (("A1+B", 1e-3, 2, 0), ("B", 1e-3, 1, 2))
+    results = read_json(root / "evaluate" / "results.json")
+    cells = dict.fromkeys(compute_module.CELLS, {"n": 4, "right": 3})
+    systems = [{"name": n, "accuracy": cells} for n in ("lm", "memory", "knn", "auto")]
+    asked = {"config": {"questions": RECIPE.finetuned.questions}}
+    write_json(root / "evaluate" / "results.json", results | asked | {"systems": systems})
+    write_json(root / "finetuned" / "finetuned.json", [])
+    shutil.copytree(root / "decoder", tmp_path / "run-plain" / "decoder")
+    studies = dataclasses.replace(RECIPE.studies, tuned=tuned)
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "compute")
+    findings = list(compute_module.compute(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    found = {(f.setting["label"], f.metric, f.split): f for f in findings}
+    labels = list(dict.fromkeys(label for label, *_ in found))
+    assert labels[:3] == [label for _, label, _ in compute_module.OWN.values()]
+    assert labels[3] == compute_module.PLAIN and found[labels[3], "exact_match", "B/test"].n == 4
+    assert labels[-2:] == [
+        "decoder fine-tuned on A1+B, lr 0.001, 2 epochs",
+        "decoder with LoRA of rank 2 on B, lr 0.001, 1 epoch",
+    ]
+    assert found[labels[1], "exact_match", "B/test"].value == 0.75
+    assert found[labels[-2], "flop", "training"].value > found[labels[-1], "flop", "training"].value
+    fewer = dataclasses.replace(RECIPE.finetuned, questions=1)
+    run = Run(dataclasses.replace(RECIPE, studies=studies, finetuned=fewer), root, "compute")
+    with pytest.raises(MlpMemError, match="let them be as many"):
+        list(compute_module.compute(run))
+    run = Run(RECIPE, root, "compute")
+    with pytest.raises(MlpMemError, match="names none"):
+        list(compute_module.compute(run))
+
+
+def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(root):
+    studies = dataclasses.replace(RECIPE.studies, decoders=((8, 1), (16, 2)), epochs=1)
+    run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sizes")
+    findings = list(sizes(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    told = {(f.setting["hidden_size"], f.system, f.setting.get("teacher")) for f in findings}
+    own = {(hidden, system, None) for hidden in (8, 16) for system in ("lm", "knn", "memory")}
+    assert told == own | {(8, "memory", "16x2")}
+    parameters = {(f.setting["hidden_size"], f.system): f.setting["parameters"] for f in findings}
+    assert parameters[8, "lm"] == parameters[8, "knn"] < parameters[8, "memory"]
+    assert {f.setting["lmbda"] for f in findings if f.system == "lm"} == {0.0}
+    small, large = (root / "studies" / "sizes" / name for name in ("8x1", "16x2"))
+    (at,) = small.glob("taught-*")
+    taught, keyed = (Memory.load(folder / "memory") for folder in (at, small))
+    assert any(
+        not torch.equal(a, b) for a, b in zip(taught.parameters(), keyed.parameters(), strict=True)
+    )
+    config = {f: read_json(f / "targets" / "manifest.json")["config"] for f in (at, small, large)}
+    assert config[at]["teacher"] == str((large / "datastore").resolve())
+    k, usual = RECIPE.targets.k, spread(run.store, RECIPE.targets.k)
+    for folder, keys in ((small, small), (large, large), (at, large)):
+        sharp = spread(Datastore.load(keys / "datastore"), k) / usual
+        assert config[folder]["temperature"] == round(RECIPE.targets.temperature * sharp, 3)
+    assert read_json(small / "decoder" / "manifest.json")["config"]["row"] == 256
+    assert list(sizes(run)) == findings  # nothing is trained twice
+
+
+def test_the_spread_of_keys_is_the_distance_to_their_neighbours():
+    keys = np.arange(40, dtype=np.float16)[:, None] ** 2  # k-th neighbours by brute force
+    store = dataclasses.replace(tiny.datastore(tiny.decoder()), keys=keys,
+                                positions=np.arange(40), counts=np.ones(40, np.int32))  # fmt: skip
+    distances = np.sort((keys.astype(float) - keys.T) ** 2, 1)[:, 3]
+    assert spread(store, 3) == pytest.approx(np.sort(distances)[19])  # torch's median, the lower
+
+
+def test_lambda_k_and_temperature_are_read_off_one_search(root):
+    run = Run(RECIPE, root, "mixing")
+    findings = list(mixing(run))
+    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    golds = look(run.decoder, run.memory, run.store, run.text(), 4)
+    for found in findings:
+        if found.split == "all" and "k" in found.setting:
+            k, temperature, lmbda = (found.setting[x] for x in ("k", "temperature", "best_lmbda"))
+            other = golds.knn(k, temperature)
+            assert found.value == pytest.approx(perplexity(golds.lm, other, lmbda))
+            assert found.value <= perplexity(golds.lm, other, 0.5) + 1e-9
+    asked = [f for f in findings if f.split == "dev"]
+    assert len(asked) == (4 if run.kind == "atlas" else 0)
+    asks = [run.decoder.encode(row["prompt"]) for row in run.dev.rows] if asked else []
+    whole = [run.dev.documents.passage(p).tolist() for p in range(len(asks))]
+    pairs = [(ids, both[len(ids) :]) for ids, both in zip(asks, whole, strict=True)]
+    for found in asked:  # what the library says of every dev question
+        k, temperature, lmbda = (found.setting[x] for x in ("k", "temperature", "best_lmbda"))
+        settings = Settings({"knn": lmbda}, k=k, knn_temperature=temperature)
+        model = FusedModel(run.decoder, None, settings)
+        model.attach_datastore(run.store, ExactRetriever(run.store.keys))
+        told = judge(Column(model, "knn", lmbda), pairs)
+        assert found.n == 6 and found.value == pytest.approx(told.exact().mean())
+    ends = {f.setting["lmbda"]: f.value for f in findings
+            if f.system == "memory" and f.split == "all" and "lmbda" in f.setting}  # fmt: skip
+    assert ends[0.0] == pytest.approx(np.exp(-np.log(golds.lm).mean()))
+    assert ends[1.0] == pytest.approx(np.exp(-np.log(golds.memory).mean()))

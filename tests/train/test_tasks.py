@@ -1,0 +1,438 @@
+"""Tasks: metrics against hand-worked cases, prompts to the letter, every task on a few rows."""
+
+import csv
+import json
+import shutil
+from functools import cache
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+from mlpmem.engine.rag import Passages, Rag
+from mlpmem.engine.systems import Column, columns
+from mlpmem.errors import MlpMemError
+from mlpmem.retrieval import bulk_search
+from train.corpora.tokenizer import train_tokenizer
+from train.measure.batches import Judged
+from train.run.stage import read_json, write_json
+from train.stages.corpus import read_lines, write_lines
+from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
+from train.tasks import task as asked
+from train.tasks.__main__ import main
+from train.tasks.cloze import lama_prompt
+from train.tasks.halueval import prompt as halueval_prompt
+from train.tasks.open_qa import long_prompt, short_prompt
+from train.tasks.task import Asked, MissingData
+
+# Metrics
+
+
+@pytest.mark.parametrize(
+    "text, right, exact, score, within",
+    [
+        ("The Beatles!", ["beatles"], True, 1.0, True),
+        ("a  cat, the dog", ["Cat Dog"], True, 1.0, True),
+        ("Lima is big", ["Lima"], False, 0.5, True),  # precision 1/3, recall 1
+        ("new york city", ["york new"], False, 0.8, False),  # bag of words, not in order
+        ("limestone", ["lime"], False, 0.0, False),  # a word, not a part of one
+        ("red red blue", ["red blue blue"], False, 2 / 3, False),
+        ("x", ["no", "y x"], False, 2 / 3, False),  # the best of several
+        ("", ["Lima"], False, 0.0, False),
+        ("the", ["a"], True, 1.0, False),  # nothing is left of either
+    ],
+)
+def test_answers_are_judged_as_by_hand(text, right, exact, score, within):
+    assert answers.exact_match(text, right) is exact
+    assert answers.f1(text, right) == pytest.approx(score)
+    assert answers.contains(text, right) is within
+
+
+def test_a_written_answer_ends_at_its_stop_strings():
+    assert answers.first_line(" Lima\nQuestion: x") == "Lima"
+    assert answers.first_line("Lima, Peru. Yes", ("\n", ".", ",")) == "Lima"
+    assert answers.first_line("\nLima") == "", "cut first, then stripped, as published"
+
+
+def test_multiple_choice_is_as_worked_by_hand():
+    true, false = np.log([0.2, 0.5, 0.1]), np.log([0.15, 0.05])
+    found = truthfulqa.measure(true, false, best=0)
+    assert found["mc1"] == 1.0 and found["mc2"] == pytest.approx(0.8)
+    assert found["mc3"] == pytest.approx(2 / 3)
+    assert found["mean"] == pytest.approx((1 + 0.8 + 2 / 3) / 3)
+    assert truthfulqa.measure(true, false, best=2)["mc1"] == 0.0
+    far = truthfulqa.measure(np.array([-2000.0]), np.array([-2000.0 - np.log(3)]), 0)
+    assert far["mc2"] == pytest.approx(0.75)  # exp(-2000) alone is 0
+
+
+def test_the_likelier_of_two_by_sum_and_by_token():
+    judged = Judged(
+        np.array([-1.0, -1.0, -1.0, -1.5, -0.5]), np.zeros(5, bool), np.array([0, 0, 1, 2, 3])
+    )
+    found = detection.likelier(judged)  # right: -2 of two tokens, -1; wrong: -1.5, -0.5
+    assert found["accuracy"].tolist() == [False, False]
+    assert found["accuracy_per_token"].tolist() == [True, False]
+
+
+# Prompts
+
+
+def test_prompts_are_the_published_ones():
+    assert short_prompt("Who won") == "Answer these questions:\nQuestion: who won?\nAnswer:"
+    assert long_prompt("who won?") == ("Answer the questions:\n\nQuestion: who won? The answer is:")
+    assert halueval_prompt("Who? ") == "Question: Who?\nAnswer:"
+    shots = truthfulqa.prompt("Why?")
+    assert shots.startswith("Q: What is human life expectancy in the United States?\nA: Human life")
+    assert shots.endswith("in Barcelona, Spain.\n\nQ: Why?\nA:") and shots.count("Q: ") == 7
+
+
+def test_the_six_shots_are_those_of_the_harness():
+    yaml = pytest.importorskip("yaml")
+    lm_eval = pytest.importorskip("lm_eval")
+    from pathlib import Path
+
+    from jinja2 import Template
+
+    path = Path(lm_eval.__file__).parent / "tasks" / "truthfulqa" / "truthfulqa_mc1.yaml"
+    theirs = Template(yaml.safe_load(path.read_text())["doc_to_text"]).render(question="Why?")
+    assert " ".join(truthfulqa.prompt("Why?").split()) == " ".join(theirs.split())
+
+
+def test_only_templates_that_the_object_ends_are_asked():
+    row = {"template": "[X] was born in [Y] .", "sub": "Ada"}
+    assert lama_prompt(row) == "Ada was born in"
+    assert lama_prompt(row | {"template": "[Y] is the home of [X] ."}) is None
+
+
+# Domain-conditional PMI
+
+
+def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
+    probs = np.array([(0.6, 0.1, 0.1), (0.5, 0.2, 0.05)])  # after the domain, after a premise
+    ids = {" x": [0], " y": [1], " z": [2], " long": [3, 4]}
+    monkeypatch.setattr(knn_prompt, "plain", lambda words, text: ids[text])
+    monkeypatch.setattr(
+        knn_prompt, "next_tokens", lambda system, prompts, wanted: np.log(probs[:, wanted])
+    )
+    kind = knn_prompt.Kind("", None, (" x", " y"), "d", ((" x",), (" y",)))
+    found = knn_prompt.predictions(
+        columns(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
+    )
+    assert found["lm"].tolist() == [0]  # 0.5 > 0.2
+    assert found["dcpmi"].tolist() == [1]  # log 5/6 < log 2
+    # label 1: log 2 + log 1/2 = 0 > log 5/6; " long" is more than one token and counts nothing
+    assert found["fuzzy_dcpmi"].tolist() == [1]
+
+
+def test_words_of_several_tokens_are_judged_whole():
+    bound = columns(model())[0]
+    prompts = [bound.decoder.encode(text) for text in ("Gold", "The capital of")]
+    found = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
+    for row, ids in zip(found, prompts, strict=True):
+        one = bound.log_probs(ids)[0, 5].exp() + knn_prompt.FLOOR
+        three = bound.log_probs([*ids, 7, 9], last=3)[range(3), [7, 9, 11]].sum()
+        assert row == pytest.approx([float(one.log()), float(three)], abs=1e-3)
+
+
+# Every task on a few rows
+
+
+@cache
+def model():
+    """Return a tiny model with all three sources."""
+    return tiny.model(k=8)
+
+
+def lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_lines(path, rows)
+
+
+def table(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Write made-up rows in the form of the published files."""
+    root = tmp_path_factory.mktemp("data")
+    lines(root / "nq_open/NQ-open.dev.jsonl", [{"question": "who won", "answer": ["We"]}])
+    trivia = [{"question": "Who?", "golden_answers": ["Us", "We"]}]
+    lines(root / "qa_subsample/triviaqa.test.jsonl", trivia)
+    pairs = {
+        "knowledge": "k", "question": "Who?", "right_answer": "We", "hallucinated_answer": "Them",
+    }  # fmt: skip
+    lines(root / "halueval/qa_one-turn_data.json", [pairs, pairs])
+    fact = {"src": "T", "relation": "P1", "sub": "Ada", "obj": "Rome", "template": "[X] in [Y] ."}
+    lines(root / "lama/lama_cloze.jsonl", [fact, fact | {"template": "[Y] has [X] ."}])
+    for name in ("webquestions", "counterfact_zsre", "truthfulqa", "wikitext-2"):
+        (root / name).mkdir()
+    write_json(root / "webquestions/test.json", [{"qText": "who?", "answers": ["We"]}])
+    edit = {"prompt": "Ada lives in", "ground_truth": "Rome", "target_new": "Lima"}
+    write_json(root / "counterfact_zsre/counterfact-val.json", [edit])
+    row = {"Question": "Who?", "Best Answer": "We", "Correct Answers": "We; Us.",
+           "Incorrect Answers": "Them"}  # fmt: skip
+    table(root / "truthfulqa/TruthfulQA.csv", [row])
+    (root / "wikitext-2/test.txt").write_text("The capital of Peru is Lima. " * 20)
+    tasks = root / "knn_prompt_tasks"
+    for name in ("mr", "cr", "hyp"):
+        table(tasks / f"{name}/test.csv", [{"label": 1, "text": "fine"}, {"label": 0, "text": "x"}])
+    lines(tasks / "rotten_tomatoes/test.jsonl", [{"input": "fine", "output": "positive"}])
+    entail = {"premise": "p", "hypothesis": "h", "label": "entailment"}
+    lines(tasks / "cb/dev.jsonl", [entail])
+    lines(tasks / "rte/val.jsonl", [entail])
+    table(tasks / "agn/test.csv", [{"Class Index": 2, "Title": "t", "Description": "d"}])
+    (tasks / "sst2").mkdir()
+    (tasks / "sst2/test.tsv").write_text("__label__1\tbad\n__label__3\tso\n__label__5\tgood\n")
+    (tasks / "sst2/label_names_sentidict.txt").write_text("a, b\nc, d, e\n")
+    (tasks / "agn/label_names_kb.txt").write_text("a\nb\nc\nd\n")
+    return root
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Write a corpus stage of the atlas's kind."""
+    return stages(tmp_path_factory.mktemp("run"))["corpus"]
+
+
+def stages(root):
+    """Write a run whose statements have other answers of their relation to be confused with."""
+    paths = tiny_run.stages(root)
+    more = [
+        tiny_run.question(n, group, prompt=f"{group} {n} is", kind="statement")
+        for n in (3, 4)
+        for group in ("A1", "A2", "B")
+    ]
+    write_lines(paths["corpus"] / "questions.jsonl", tiny_run.questions() + more)
+    return paths
+
+
+def ask(data=None, corpus=None, **options):
+    """Return Asked of every sort of system."""
+    retrieval = Rag(Column(model()), Passages(tiny.documents(), model().decoder))
+    everyone = [*columns(model()), retrieval]
+    return Asked(everyone, data, corpus, options.pop("limit", 0), "how", **options)
+
+
+NUMBERS = {
+    "questions": ("exact_match", "f1", "substring_match", "contradicts", "passage_has_answer"),
+    "detection": ("accuracy", "accuracy_per_token"),
+    "cloze": ("exact_match", "log_prob"),
+    "lama": ("exact_match", "log_prob"),
+    "counterfact": ("exact_match", "log_prob", "prefers_true"),
+    **dict.fromkeys(("nq", "webqa", "triviaqa"), ("exact_match", "f1", "substring_match")),
+    "halueval": ("accuracy", "accuracy_per_token"),
+    "truthfulqa": ("mc1", "mc2", "mc3", "mean"),
+    "knn_prompt": ("lm", "dcpmi", "fuzzy_dcpmi"),
+    **dict.fromkeys(("perplexity", "text_perplexity"), ("perplexity",)),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_task_asks_every_system_and_gives_its_metrics(name, data, corpus):
+    found = TASKS[name].run(ask(data, corpus))
+    assert {f.metric for f in found} == set(NUMBERS[name])
+    readers = {"lm", "memory", "knn"} | ({"rag"} if "perplexity" not in name else set())
+    assert {f.system for f in found} == readers
+    assert all(f.how == "how" and f.n > 0 for f in found)
+    few = {f.split for f in found if f.low is None}  # tokens of fewer documents than give one
+    assert not few or name == "perplexity"
+    assert all(f.low <= f.value <= f.high for f in found if f.low is not None)
+
+
+def test_whether_the_passage_before_a_question_holds_its_answer(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(Passages, "search", lambda self, query, count: [0])  # ... Peru is Lima.
+    shutil.copytree(corpus, tmp_path / "corpus")
+    rows = [row | {"aliases": []} for row in read_lines(corpus / "questions.jsonl")]
+    rows = [row | {"answer": ("Lima", "Oslo")[i % 2]} for i, row in enumerate(rows)]
+    write_lines(tmp_path / "corpus" / "questions.jsonl", rows)
+    found = TASKS["questions"].run(ask(corpus=tmp_path / "corpus"))
+    for group in ("A1", "A2", "B"):
+        asked = [r for r in rows if r["kind"] == "question"]
+        true = [
+            r["answer"] == "Lima" for r in asked if (r["group"], r["wording"]) == (group, "test")
+        ]
+        at = (f"{group}/test", "passage_has_answer")
+        (one,) = (f for f in found if (f.split, f.metric) == at)
+        assert (one.system, one.n, one.value) == ("rag", len(true), np.mean(true))
+    assert 0 < one.value < 1
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_task_without_its_data_says_where_to_get_it(name):
+    word = "--run" if TASKS[name].about == "atlas" else "--data"
+    with pytest.raises(MissingData, match=word):
+        TASKS[name].run(ask())
+
+
+def test_the_perplexity_of_a_text_is_the_models_own_score(data):
+    found = TASKS["text_perplexity"].run(ask(data))
+    text = (data / "wikitext-2/test.txt").read_text()
+    ids = model().decoder.encode(text)
+    nll = {name: [] for name in ("lm", "memory")}
+    # BOS and at most 95 tokens are read at a time; a further window scores what is new in it
+    spans, start, done = [], 1, 1
+    while done < len(ids):
+        spans.append((start, done, min(start + 95, len(ids))))
+        start, done = start + 48, spans[-1][2]
+    for start, first, end in spans:
+        score = model().score([0, *ids[start:end]])
+        for name in nll:
+            nll[name] += score.mixed(name)[first - start :].tolist()
+    for f in found:
+        if f.system in nll:
+            assert f.value == pytest.approx(np.exp(np.mean(nll[f.system])), rel=1e-3)
+
+
+def test_text_cut_by_another_tokenizer_is_not_measured(tmp_path):
+    folder = stages(tmp_path)["corpus"]
+    train_tokenizer(["another text"], 300).save_pretrained(folder / "tokenizer")
+    with pytest.raises(MlpMemError, match="cut by another tokenizer than the decoder's"):
+        TASKS["perplexity"].run(ask(corpus=folder))
+
+
+def test_a_wrong_ending_is_one_of_the_facts_of_the_same_relation_and_group(corpus):
+    every = read_lines(corpus / "questions.jsonl")
+    facts = {(r["relation"], r["group"], r["title"]): r["answer"] for r in every}
+    rows = atlas.load(ask(corpus=corpus), "statement", ("test", "unseen"))
+    assert any(row["rivals"] for row in rows)
+    for row in rows:
+        ground = (row["relation"], row["group"])
+        own = [answer for (*place, _), answer in facts.items() if tuple(place) == ground]
+        right = {row["answer"], *row["aliases"]}
+        assert sorted(row["rivals"]) == sorted(a for a in own if a not in right)
+
+
+def test_of_the_knn_prompt_tasks_those_are_asked_whose_files_are_there(data, tmp_path):
+    shutil.copytree(data / "knn_prompt_tasks/cb", tmp_path / "knn_prompt_tasks/cb")
+    found = TASKS["knn_prompt"].run(ask(tmp_path))
+    assert {f.split for f in found} == {"cb"}
+
+
+def test_splits_are_by_cell_sort_and_how_many_facts_share_the_answer(corpus):
+    rows = atlas.load(ask(corpus=corpus), "question", ("test", "unseen"))
+    assert all(row["answer"] not in row["others"] for row in rows)
+    assert all(set(row["aliases"]).isdisjoint(row["others"]) for row in rows)
+    found = atlas.splits(rows)
+    assert len(found["B/test"]) == 2 and found["B/test/real"] != found["B/test/invented"]
+    assert sorted(found["B/test/real"] + found["B/test/invented"]) == found["B/test"]
+    assert "B/answer of 2-9 facts" in found  # "It 0" answers one question in each group
+    one = tiny_run.question(5, answer="Alone") | {"facts": 1}
+    assert "B/answer of 1 fact" in atlas.splits([one])
+    many = tiny_run.question(5) | {"facts": 4000}
+    assert "B/answer of 100 or more facts" in atlas.splits([many])
+
+
+def test_a_limit_draws_the_same_rows_again_and_keeps_their_order():
+    rows = list(range(100))
+    some = ask(limit=7).some(rows, "cell")
+    assert len(some) == 7 and some == sorted(some) == ask(limit=7).some(rows, "cell")
+    assert some != ask(limit=7).some(rows, "other") and ask().some(rows, "cell") == rows
+
+
+def test_files_of_another_form_are_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text("{no")
+    with pytest.raises(MlpMemError, match="x.jsonl: it is not in the published form"):
+        asked.json_lines(tmp_path / "x.jsonl")
+    (tmp_path / "x.csv").write_text("label,text\n")
+    with pytest.raises(MlpMemError, match="no rows"):
+        asked.table(tmp_path / "x.csv")
+    (tmp_path / "x.csv").write_bytes("label,text\n1,caf\u00e9\n".encode("latin1"))
+    with pytest.raises(MlpMemError, match="x.csv: .*utf-8"):
+        asked.table(tmp_path / "x.csv")
+    rows = [{"template": "", "sub": "", "obj": ""}, {"template": ""}]
+    with pytest.raises(MlpMemError, match="no sub, obj in row 2"):
+        asked.need(tmp_path / "y", rows, "template", "sub", "obj")
+    with pytest.raises(MlpMemError, match="no template in row 1"):
+        asked.need(tmp_path / "y", ["text"], "template")
+
+
+def test_the_best_answer_comes_first_and_those_that_stand_twice_stay():
+    assert truthfulqa.best_first("b.", ["a.", "b.", "c.", "a."]) == ["b.", "a.", "c.", "a."]
+    assert truthfulqa.best_first("b.", ["a."]) == ["b.", "a."]
+
+
+def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(tmp_path):
+    folder = tiny_run.stages(tmp_path)["corpus"]
+    asked_of = [  # tiny.documents read "The capital of Peru is Lima."
+        {"prompt": "The capital of Xyz is?", "entity": "xyz", "wording": "unseen"},
+        {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "unseen"},
+        {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "test"},
+    ]
+    write_lines(folder / "questions.jsonl", [tiny_run.question() | row for row in asked_of])
+    rows = atlas.load(ask(corpus=folder), "question", ("test", "unseen"))
+    assert [row.get("readable") for row in rows] == [None, True, False]
+    found = atlas.splits(rows)
+    assert found["B/unseen/known-words"] == [1] and found["B/unseen/new-word"] == [2]
+
+
+# The command
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """Return a run with a kept LoRA setting and a control beside the stages."""
+    paths = stages(tmp_path)
+    (tmp_path / "controls").mkdir()
+    bound = tiny.decoder()
+    from mlpmem.model.lora import add_adapter, save_adapter
+
+    save_adapter(add_adapter(tiny.decoder().model, 2), paths["finetuned"] / "lora_B")
+    row = {"name": "lora_B", "label": "decoder with LoRA", "seconds": 5.0, "rank": 2}
+    write_json(paths["finetuned"] / "finetuned.json", [row, row | {"name": "lora_worse"}])
+    tiny.memory(bound, seed=3).save(tmp_path / "controls" / "alpha_0")
+    row = {"name": "alpha_0", "label": "alpha 0", "seconds": 7.0, "lmbda": 0.4}
+    write_json(tmp_path / "controls" / "controls.json", [row])
+    plain = tmp_path.with_name(f"{tmp_path.name}-plain") / "decoder"
+    shutil.copytree(paths["decoder"], plain)  # with its manifest: 2.5 seconds
+    return tmp_path
+
+
+def test_the_command_asks_all_and_keeps_its_findings(run_folder, tiny_bundle, capsys):
+    options = ["--bundle", str(tiny_bundle.folder), "--run", str(run_folder)]
+    assert main(["detection", *options, "--json"]) == 0
+    said = capsys.readouterr().out
+    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    everyone = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0",
+                "plain"]  # fmt: skip
+    assert list(dict.fromkeys(f["system"] for f in found)) == everyone
+    assert found == read_json(run_folder / "findings/detection.json")
+    assert found[0]["how"].startswith("python -m train.tasks detection --bundle")
+    by = {f["system"]: f["value"] for f in found if f["metric"] == "accuracy"}
+    assert by["lora"] == by["plain"] == by["lm"]  # an untrained adapter changes nothing
+    assert main(["all", *options, "--systems", "lm,rag", "--limit", "1"]) == 0
+    said = capsys.readouterr()
+    assert "nq is left out" in said.err and "B/test" in said.out
+    assert (run_folder / "findings/questions.json").is_file()
+
+
+def test_the_commands_help_names_the_tasks(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(name in said for name in TASKS)
+
+
+def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys):
+    options = ["--decoder", str(run_folder / "decoder"), "--memory", str(run_folder / "memory")]
+    options += ["--data", str(data), "--out", str(tmp_path / "out"), "--lmbda", "1.0"]
+    assert main(["halueval", *options]) == 0
+    assert "halueval/qa" in capsys.readouterr().out and (tmp_path / "out/halueval.json").is_file()
+    assert main(["nq", *options, "--systems", "knn"]) == 1
+    assert "system 'knn' is not here, there is lm, memory" in capsys.readouterr().err
+    assert main(["nq", "--memory", "x"]) == 1 and "give --decoder" in capsys.readouterr().err
+    both = ["nq", "--decoder", "x", "--bundle", "y"]
+    assert main(both) == 1 and "give one of them" in capsys.readouterr().err
+
+
+def test_the_bulk_search_is_the_retrievers(tiny_model):
+    store = tiny_model.store
+    queries = store.retriever.keys[:5].float() + 0.01
+    mine = bulk_search.BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
+    true = store.retriever.search(queries, 4)
+    np.testing.assert_allclose(mine.distances, true.distances, atol=1e-3)

@@ -1,0 +1,83 @@
+"""Validation is what the memory and the mix make of rows that no step sees."""
+
+import dataclasses
+import shutil
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+import torch
+
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory as MlpMemory
+from train.config.tables import Memory, Targets
+from train.curves import draw_training
+from train.fit.validation import Validation
+from train.run.stage import Context, read_json, write_json
+from train.stages.memory import TargetRows, make_memory
+from train.stages.targets import make_targets
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 0.3, 1.0])
+def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
+    decoder = tiny.decoder()
+    documents, memory = tiny.documents(), tiny.memory(decoder)
+    positions = np.array([3, 9, int(documents.offsets[2]) + 5])
+    found = Validation.of(decoder, documents, positions, lmbda).measure(memory)
+    memory_nll, mix_nll = [], []
+    for position in positions:
+        passage = int(documents.passage_at(np.int64(position)))
+        ids = torch.tensor([documents.tokens[documents.offsets[passage] : position].tolist()])
+        output = decoder.forward(ids)
+        token = int(documents.tokens[position])
+        lm = output.logits[0, -1].double().softmax(-1)[token]
+        own = memory(output.hidden[0, -1]).double().softmax(-1)[token]
+        memory_nll.append(float(-own.log()))
+        mix_nll.append(float(-((1 - lmbda) * lm + lmbda * own).log()))
+    assert found["val_nll"] == pytest.approx(np.mean(memory_nll), rel=1e-4)
+    assert found["val_ppl"] == pytest.approx(np.exp(np.mean(memory_nll)), rel=1e-4)
+    assert found["mix_ppl"] == pytest.approx(np.exp(np.mean(mix_nll)), rel=1e-4)
+
+
+def test_a_memory_is_measured_at_the_depth_whose_keys_it_learned(tmp_path):
+    inputs = tiny_run.stages(tmp_path)
+    deep = Decoder.load(inputs["decoder"], depth=-2)
+    shutil.rmtree(inputs["datastore"])
+    tiny.datastore(deep).save(inputs["datastore"])
+    targets = Targets(k=12, temperature=20.0, nll_floor=-1.0)
+    make_targets(Context(inputs["targets"], inputs, targets, 0))
+    for name, config in (("targets", dataclasses.asdict(targets)), ("datastore", {"depth": -2})):
+        write_json(inputs[name] / "manifest.json", {"config": config})
+    recipe = Memory(
+        blocks=1, intermediate_size=48, epochs=2, batch=32, processes=1, dtype="float32",
+        validation_rows=40,
+    )  # fmt: skip
+    folder = tmp_path / "deep"
+    folder.mkdir()
+    make_memory(Context(folder, inputs, recipe, 0))
+    said = read_json(folder / "history.json")[-1]["val_nll"]
+    rows = TargetRows(inputs["datastore"], inputs["targets"], recipe, 0)
+    nll = {}
+    for depth in (-1, -2):
+        read = Decoder.load(inputs["decoder"], depth=depth)
+        held = Validation.of(read, rows.documents, rows.held_out, recipe.lmbda)
+        nll[depth] = held.measure(MlpMemory.load(folder))["val_nll"]
+    assert said == pytest.approx(nll[-2], rel=2e-3)
+    assert abs(nll[-1] - nll[-2]) > 0.01
+
+
+def test_a_memory_that_diverges_is_infinitely_perplexed():
+    decoder = tiny.decoder()
+    memory, positions = tiny.memory(decoder), np.array([3, 9])
+    memory.lm_head.weight.data *= 1e6
+    found = Validation.of(decoder, tiny.documents(), positions, 0.5).measure(memory)
+    assert found["val_nll"] > 1000 and found["val_ppl"] == np.inf and found["mix_ppl"] < 1e9
+
+
+@pytest.mark.parametrize("more", [{}, {"kl": 2.0, "ce": 3.0, "val_ppl": 9.0, "mix_ppl": 4.0}])
+def test_the_picture_of_a_run_is_written(more, tmp_path):
+    history = [{"step": s, "loss": 5.0 / s, "lr": 0.1, **more} for s in (10, 20)]
+    draw_training(history, tmp_path / "training.png", "memory")
+    head = (tmp_path / "training.png").read_bytes()[:8]
+    assert head == b"\x89PNG\r\n\x1a\n"

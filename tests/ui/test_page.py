@@ -1,0 +1,291 @@
+"""The page's Python side, without a browser: loading, streaming, results."""
+
+import json
+import subprocess
+import sys
+import threading
+from collections import namedtuple
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from mlpmem.engine.settings import Settings
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.extra_columns import Given
+from mlpmem.ui.figures import summary
+from mlpmem.ui.measured import measured
+from mlpmem.ui.panels import compare, results
+from mlpmem.ui.recordings import recorded
+from mlpmem.ui.request import stream
+from mlpmem.ui.service.offers import Extras
+from mlpmem.ui.service.service import Later, Service, cost_line, tell_tokens
+
+ROOT = Path(__file__).parents[2]
+Event = namedtuple("Event", "kind values")
+
+
+def test_the_service_hands_out_the_model_before_the_datastore():
+    go, seen = threading.Event(), []
+    parts = {"memory": SimpleNamespace(bytes=8_000_000), "systems": ["lm", "memory", "knn"]}
+    model = SimpleNamespace(store=SimpleNamespace(bytes=223_000_000), **parts)
+
+    def attach(tell):
+        tell_tokens(tell, 180_000, 430_000)
+        seen.append(service.status)
+        assert service.model is model
+        assert go.wait(10)
+        return model, cost_line(model, SimpleNamespace(seconds=21.4, cached=False, warning=""))
+
+    service = Service(lambda tell: (model, [Later("datastore", attach)]))
+    with pytest.raises(MlpMemError, match="cannot answer yet"):
+        _ = service.model
+    thread = service.start()
+    go.set()
+    thread.join(10)
+    assert service.status.state == "ready"
+    assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
+    assert "What is there answers meanwhile" in seen[0].waiting and service.status.waiting == ""
+    assert service.status.line == (
+        "datastore built in 21 s, 223\u00a0MB: the cost the 8\u00a0MB memory removes"
+    )
+
+
+def test_a_warning_of_the_cache_is_shown():
+    built = SimpleNamespace(seconds=0.2, cached=True, warning="The disk is full.")
+    memory, store = SimpleNamespace(bytes=900), SimpleNamespace(bytes=1_000_000)
+    line = "datastore built in under a second (cached), 1\u00a0MB"
+    full = f"{line}: the cost the 1\u00a0kB memory removes. The disk is full."
+    assert cost_line(SimpleNamespace(memory=memory, store=store), built) == full
+    alone = SimpleNamespace(memory=None, store=store)
+    assert cost_line(alone, built) == f"{line}. The disk is full."
+
+
+def test_a_system_under_its_router_is_auto_in_the_table_and_stands_for_its_source_in_the_figure():
+    cells = {"accuracy": {"B/test": 0.9, "A2/test": 0.8}}
+    rows = [{"name": "memory", "label": "decoder + memory", "lmbda": 0.5, **cells},
+            {"name": "auto", "label": "decoder + memory, lambda by token", "lmbda": "auto"} | cells,
+            {"name": "lm", "label": "decoder", "lmbda": "<b>", **cells}]  # fmt: skip
+    found = measured({"systems": rows})
+    assert [row["lmbda"] for row in found["systems"]] == [0.5, "auto", None]
+    table = results._tables(found)
+    assert "<td>auto</td>" in table and "<td>0.5</td>" in table
+    names = [name for trace in summary.headline(found).data for name in trace.text]
+    assert sorted(names) == ["+ memory", "decoder alone"]
+
+
+def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(capsys):
+    def load(tell):
+        raise MlpMemError("memory/model.safetensors is altered; export the bundle again")
+
+    service = Service(load)
+    service.start().join(10)
+    status = service.status
+    assert (status.state, status.ready) == ("error", False)
+    assert "export the bundle again" in status.line
+    assert "export the bundle again" in capsys.readouterr().err
+
+
+def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest():
+    settings = Settings({"knn": 0.25}, auto=True)
+    first = SimpleNamespace(systems=["lm"], settings=settings, routers={})
+    second = SimpleNamespace(systems=["lm", "knn"], settings=settings, routers={"knn": 1})
+
+    def fails(tell):
+        tell("distilling a memory: corpus 50%", 0.1)
+        assert service.status.line == "Note. distilling a memory: corpus 50%"
+        assert (service.status.ready, service.status.share) == (True, 0.1)
+        raise MlpMemError("the memory could not be distilled")
+
+    steps = [Later("datastore", lambda tell: (second, "built")), Later("memory", fails)]
+    service = Service(lambda tell: (first, steps), note="Note.")
+    assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.5}
+    service.start().join(10)
+    assert service.model is second
+    assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.25}, "the model's own"
+    assert service.payload({})["auto"] == ["knn"] and service.payload({})["routed"]
+    status = service.status
+    assert (status.state, status.ready, status.waiting) == ("error", True, "")
+    assert status.line == "Note. the memory could not be distilled"
+
+
+def _step(text):
+    return SimpleNamespace(to_dict=lambda: {"s": text})
+
+
+def test_deltas_are_throttled_numbered_and_complete_at_the_end():
+    ticks = iter([0.0, 0.01, 0.1, 0.1, 0.11, 0.12])
+    events = [Event("step", {"lm": _step(c)}) for c in "abcd"]
+    events.append(Event("done", {"lm": SimpleNamespace(to_dict=lambda: {"text": "abcd"})}))
+    values = list(stream.deltas("r", events, clock=lambda: next(ticks)))
+    assert [v["kind"] for v in values] == ["steps", "done"]
+    assert [s["s"] for s in values[0]["steps"]["lm"]] == ["a", "b"]
+    assert [v["seq"] for v in values] == [1, 2]
+    assert values[1]["traces"]["lm"]["text"] == "abcd"
+
+
+def test_leaving_a_generation_early_stops_the_model():
+    stops = []
+
+    def make(stop):
+        stops.append(stop)
+        yield {"kind": "begin"}
+        yield {"kind": "steps"}
+
+    values = stream.guarded(make)
+    next(values)
+    values.close()
+    assert stops[0].is_set()
+
+
+def test_errors_become_messages():
+    def wrong(stop):
+        yield {"kind": "begin"}
+        raise MlpMemError("the prompt is too long; shorten it")
+
+    def broken(stop):
+        raise ZeroDivisionError
+        yield
+
+    values = list(stream.guarded(wrong))
+    assert [v["kind"] for v in values] == ["begin", "message"]
+    assert values[1]["text"] == "The prompt is too long; shorten it"
+    assert "terminal" in list(stream.guarded(broken))[0]["text"]
+
+
+def test_results_with_parts_missing_still_draw():
+    def tables(row):
+        return results._tables(measured(row))
+
+    assert measured({}) is None and results.draw(measured({"v": 1})) == [None] * 5
+    assert not any(figure.there(measured({"v": 1})) for figure in results.FIGURES)
+    row = {"name": "lm", "accuracy": {"B/test": {"n": 10, "right": 1}, "A2/test": {"n": 0}}}
+    assert summary.headline(measured({"systems": [row]})) is None
+    assert "10.0" in tables({"systems": [row]})
+    tuned = {"groups": "A1+B", "label": "decoder fine-tuned on A1+B", "lr": 0.001, "epochs": 2}
+    cells = tables({"forgetting": [tuned]}).split("<tbody>")[-1]
+    assert ">A1+B</th><td>0.001</td><td>2</td>" in cells
+    named = {"systems": [{**row, "accuracy": {"B/test": 1, "A2/test": 0}, "label": "<img src=x>"}]}
+    assert "<img" not in tables(named)
+    assert "<img" not in summary.headline(measured(named)).to_json().replace("\\u003c", "<")
+
+
+def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
+    def tuned(learned, kept):
+        return {"kind": "tuned", "learned": learned, "kept": kept}
+
+    points = [tuned(12, 51), tuned(97, 52), tuned(3, 65), tuned(99, 20)]
+    sides = [summary._side(point, points) for point in points]
+    assert sides == ["bottom right", "top left", "middle right", "middle left"]
+
+
+def test_columns_say_what_they_were_measured_to_get_right():
+    shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
+    label = shown["forgetting"][0]["label"]
+    tuned = Given("finetuned", Path("tuned"), "adapter", label)
+    shared = SimpleNamespace(
+        recorded=recorded.Recorded(results=shown), service=SimpleNamespace(extras=Extras([tuned]))
+    )
+    found = compare._records(shared)
+    assert list(found) == ["lm", "knn", "memory", "finetuned"]
+    assert found["memory"]["own"] == pytest.approx([0.993, 0.974])
+    row = shown["forgetting"][0]
+    assert found["finetuned"] == {"own": pytest.approx([row["B_test"], row["A2_test"]])}
+    accuracy = {"B/test": 0.75, "A2/test": 0.5}
+    routed = {"systems": [{"name": "auto", "accuracy": accuracy}]}
+    shared.recorded = recorded.Recorded(results=measured(routed))
+    assert compare._records(shared) == {"memory": {"auto": [0.75, 0.5]}}
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [
+        {"settings": "abc"},
+        {"settings": {"lmbda": [1]}},
+        {"settings": {"lmbda": {"memory": None, "knn": "x"}}},
+        {"attributions": 3},
+        [],
+    ],
+)
+def test_a_manifest_of_other_values_opens_the_page_all_the_same(manifest, tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / "questions.json").write_text(json.dumps([{"prompt": "a", "aliases": 5}]))
+    read = recorded.read(tmp_path)
+    assert read.defaults() == {"memory": 0.5, "knn": 0.5}
+    assert read.attributions == [] and read.questions[0]["aliases"] == []
+
+
+def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ():
+    def labels(*names):
+        rows = [{"name": n, "label": n, "B_test": 0.5, "A2_test": 0.5} for n in names]
+        return [p["label"] for p in summary.headline_points(measured({"forgetting": rows}))]
+
+    long = [
+        "decoder fine-tuned on B, lr 0.001, 2 epochs",
+        "decoder with LoRA on B, lr 0.4, 6 epochs",
+    ]
+    assert labels(*long) == ["fine-tuned on B, 2 epochs", "LoRA on B, 6 epochs"]
+    alike = ["decoder fine-tuned on B, lr 0.001", "decoder fine-tuned on B, lr 0.002"]
+    assert labels(*alike) == ["fine-tuned on B, lr 0.001", "fine-tuned on B, lr 0.002"]
+
+
+def test_the_headline_has_a_point_for_every_system():
+    shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
+    points = summary.headline_points(shown)
+    assert [p["kind"] for p in points] == ["lm", "knn", "memory"] + ["tuned"] * 4
+    assert points[2]["learned"] == pytest.approx(99.3)
+    assert all(figure is not None for figure in results.draw(shown))
+    assert all(figure.there(shown) for figure in results.FIGURES)
+
+
+def test_serving_begins_without_torch():
+    code = "import app, sys; from mlpmem.ui import page; print('torch' in sys.modules)"
+    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert made.stdout.strip() == "False", made.stderr
+
+
+def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
+    import app
+
+    assert app.main(["--bundle", str(tmp_path)]) == 2
+    assert "is no bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("asked", ["--dtype int8", "--device cuda", "--dtype float32", ""])
+def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, capsys):
+    import app
+
+    args = app.arguments(["--bundle", str(tiny_bundle.folder), *asked.split()])
+    load, bundle, _, _ = app.opened(args)
+    said = capsys.readouterr().err
+    if asked in ("--dtype int8", "--device cuda"):
+        assert said.startswith(f"mlpmem: {asked} left aside: the bundle tiny is served in float32")
+        assert said.count("\n") == 1
+    else:
+        assert said == ""
+    model, _ = load(lambda line, share: None)
+    assert bundle == tiny_bundle.folder and model.decoder.model.dtype == torch.float32
+    assert type(model.memory.lm_head) is torch.nn.Linear, "as it was measured, not packed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("--decoder /nowhere", "no folder here and no hub id"),
+        ("--decoder README.md", "no folder here and no hub id"),
+        ("--decoder a/b --memory ./c", "--memory ./c is no folder"),
+        ("--decoder a/b --text nowhere.txt", "nowhere.txt is no file here"),
+        ("--preset nope", "preset 'nope' is not known"),
+        ("--port 0", "give --port a number from 1 to 65535"),
+        ("--port 99999", "give --port a number"),
+        ("--decoder a/b --device nope", "device 'nope' is not here"),
+    ],
+)
+def test_what_is_not_here_ends_the_start_with_a_sentence(asked, said, capsys, monkeypatch):
+    import app
+
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as ended:
+        app.main(asked.split())
+    assert ended.value.code == 2 and said in capsys.readouterr().err

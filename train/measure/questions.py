@@ -1,0 +1,76 @@
+"""Questions as documents: prompt and right answer in one passage, cells of group and wording.
+
+A greedy generation gives the right answer exactly if, along that answer, the most probable token
+is the right one each time; so one teacher-forced pass measures exact match at every lambda.
+"""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+
+from mlpmem.retrieval.documents import Documents, join_passages
+from train.corpora.tokenizer import EOS
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Q questions as passages, and the positions whose tokens must all be right."""
+
+    rows: list[dict]
+    cells: list[str]  # of each question: "B/test", "A2/statement_test", ...
+    documents: Documents  # passage q is prompt + answer + end
+    positions: np.ndarray  # (P,) of answer and end tokens, in documents.tokens
+    question_of: np.ndarray  # (P,) index of the question
+
+
+def cell_of(row: dict) -> str:
+    """Return the cell of a question of the corpus: group, and how its wording was held out."""
+    statement = "statement_" if row["kind"] == "statement" else ""
+    return f"{row['group']}/{statement}{row['wording']}"
+
+
+def sample_questions(rows: list[dict], cells: list[str], most: int, seed: int) -> list[dict]:
+    """Return at most `most` questions of each cell, drawn by seed."""
+    by_cell: dict[str, list[dict]] = {cell: [] for cell in cells}
+    for row in rows:
+        if cell_of(row) in by_cell:
+            by_cell[cell_of(row)].append(row)
+    return [
+        row
+        for cell, members in by_cell.items()
+        for row in random.Random(f"{seed}/{cell}").sample(members, min(most, len(members)))
+    ]
+
+
+def ask(tokenizer, rows: list[dict]) -> Questions:
+    """Return the questions tokenised; an answer ends with EOS, or a period in a statement."""
+    passages, spans = [], []
+    for i, row in enumerate(rows):
+        prompt = tokenizer.encode(row["prompt"])
+        end = "." if row["kind"] == "statement" else EOS
+        ids = tokenizer.encode(f"{row['prompt']} {row['answer']}{end}")
+        assert ids[: len(prompt)] == prompt, (row["prompt"], "tokens change with the answer")
+        passages.append((i, ids))
+        spans.append((len(prompt), len(ids)))
+    documents = join_passages(passages, [r["title"] for r in rows], [r["group"] for r in rows])
+    starts = documents.offsets[:-1]
+    positions = [start + np.arange(a, b) for start, (a, b) in zip(starts, spans, strict=True)]
+    return Questions(
+        rows=rows,
+        cells=[cell_of(row) for row in rows],
+        documents=documents,
+        positions=np.concatenate(positions),
+        question_of=np.repeat(np.arange(len(rows)), [b - a for a, b in spans]),
+    )
+
+
+def tally(questions: Questions, right: np.ndarray) -> dict[str, dict]:
+    """Return {cell: {"n", "right"}} of right (P,) bool: a question needs all its tokens."""
+    whole = np.ones(len(questions.rows), bool)
+    np.logical_and.at(whole, questions.question_of, right)
+    cells = np.array(questions.cells)
+    return {
+        cell: {"n": int((cells == cell).sum()), "right": int(whole[cells == cell].sum())}
+        for cell in dict.fromkeys(questions.cells)
+    }

@@ -1,0 +1,140 @@
+"""Perplexity of text as the field measures it: a window slides over each document.
+
+All tokens of a document's first window are scored; each further window scores the tokens that the
+one before did not hold, at most `stride`, and uses the others as context. P positions that are
+scored, K neighbours.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.bulk_search import BulkSearch
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents, join_passages
+from mlpmem.retrieval.passages import forward_positions
+
+SMALLEST = 1e-30  # a probability of which the logarithm is still taken
+
+
+def slide(
+    documents: Documents, window: int, stride: int, most: int, seed: int
+) -> tuple[Documents, np.ndarray]:
+    """Return (windows as passages, (P,) positions in them to be scored).
+
+    Every window begins with its document's first token (BOS), as the datastore's passages do; every
+    other token is scored once. Where that would be more than `most`, whole windows are left out by
+    seed, over all documents alike.
+    """
+    offsets = documents.offsets.tolist()
+    spans = [
+        (p, *span)
+        for p in range(len(documents))
+        for span in _spans(offsets[p] + 1, offsets[p + 1], window - 1, stride)
+    ]
+    order = np.random.default_rng(seed).permutation(len(spans))
+    scored = np.cumsum([spans[i][3] - spans[i][2] for i in order])
+    kept = np.sort(order[: max(1, int(np.searchsorted(scored, most, side="right")))])
+    pairs, positions, length = [], [np.empty(0, np.int64)], 0
+    for p, start, first, end in (spans[i] for i in kept):
+        ids = [int(documents.tokens[offsets[p]]), *documents.tokens[start:end].tolist()]
+        pairs.append((int(documents.document_of[p]), ids))
+        positions.append(length + 1 + np.arange(first - start, end - start))
+        length += len(ids)
+    return join_passages(pairs, documents.titles, documents.groups), np.concatenate(positions)
+
+
+def _spans(begin: int, end: int, width: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, first scored, end) of the windows over tokens begin .. end."""
+    start = first = begin
+    while first < end:
+        stop = min(start + width, end)
+        yield start, first, stop
+        start, first = start + stride, stop
+
+
+def all_positions(documents: Documents) -> np.ndarray:
+    """Return the positions (P,) of all tokens but each passage's first, which has none before."""
+    return np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
+
+
+def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
+    """Return the group of every position, (P,) strings."""
+    return np.array(documents.groups)[documents.document_of[documents.passage_at(positions)]]
+
+
+def units_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
+    """Return what every position is drawn with for an interval, (P,): its document.
+
+    Where all are of one document it is the passage, which may be a window of it.
+    """
+    passages = documents.passage_at(positions)
+    units = documents.document_of[passages]
+    return passages if len(units) and np.all(units == units[0]) else units
+
+
+@dataclass(frozen=True)
+class Golds:
+    """What each source makes of the true tokens; nothing of size V is kept."""
+
+    lm: np.ndarray  # (P,) probability of the true token by the decoder
+    memory: np.ndarray  # (P,) by the memory
+    distances: np.ndarray  # (P, K) float32 squared L2, nearest first
+    counts: np.ndarray  # (P, K) copies that each neighbour stands for
+    hits: np.ndarray  # (P, K) bool: the neighbour's value is the true token
+
+    def knn(self, k: int, temperature: float) -> np.ndarray:
+        """Return the true token's probability (P,) by the k nearest neighbours."""
+        distances = self.distances[:, :k].astype(np.float64)
+        weights = self.counts[:, :k] * np.exp((distances[:, :1] - distances) / temperature)
+        return (weights * self.hits[:, :k]).sum(1) / weights.sum(1)
+
+    def nll(self, other: np.ndarray, lmbda: float) -> np.ndarray:
+        """Return the true tokens' nll (P,) in nats under the mix of the decoder and another."""
+        return mixed_nll(self.lm, other, lmbda)
+
+
+@torch.inference_mode()
+def look(
+    decoder: Decoder, memory: Memory, store: Datastore, text: tuple[Documents, np.ndarray], k: int
+) -> Golds:
+    """Return the Golds of a text's positions with the k nearest neighbours of each."""
+    documents, positions = text
+    true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
+    lm, own = np.zeros(len(positions)), np.zeros(len(positions))
+    queries = torch.zeros(len(positions), decoder.hidden_size)
+    for places in forward_positions(decoder, documents, positions):
+        at, hidden = places.at, places.hidden.float()
+        queries[at] = hidden.cpu()
+        for found, logits in ((lm, places.logits), (own, memory(hidden))):
+            probs = logits.float().cpu().softmax(-1).gather(1, true[at, None])
+            found[at] = probs[:, 0].double().numpy()
+    search = BulkSearch(store.keys, decoder.device)
+    blocks = []
+    with tqdm(total=len(queries), desc="neighbours", unit="position") as bar:
+        for _, distances, indices in search.search(queries, k):
+            blocks.append((distances.cpu().numpy(), indices.cpu().numpy()))
+            bar.update(len(distances))
+    distances, indices = map(np.concatenate, zip(*blocks, strict=True))
+    hits = store.values[indices] == true.numpy()[:, None]
+    return Golds(lm, own, distances, store.counts[indices], hits)
+
+
+def perplexity(lm: np.ndarray, other: np.ndarray, lmbda: float) -> float:
+    """Return the perplexity under the mix of two sources' probabilities (P,) of the true token."""
+    return float(np.exp(mixed_nll(lm, other, lmbda).mean()))
+
+
+def mixed_nll(lm: np.ndarray, other: np.ndarray, lmbda: float) -> np.ndarray:
+    """Return the nll (P,) in nats under the mix of two sources' probabilities (P,)."""
+    return -np.log(np.maximum((1 - lmbda) * lm + lmbda * other, SMALLEST))
+
+
+def curve(lm: np.ndarray, other: np.ndarray, lmbdas: Sequence[float]) -> list[float]:
+    """Return the perplexity at every lambda."""
+    return [perplexity(lm, other, lmbda) for lmbda in lmbdas]

@@ -1,0 +1,107 @@
+"""Keep what recipes of real text measured: `python -m train.report.real_text RECIPE`.
+
+Writes train/readme/measured/RECIPE.json out of runs/RECIPE/export: no bundle of these texts ships,
+and README's table must not be typed. A row a recipe, in alphabetical order. Where the run beside it
+that is called RECIPE-plain has a decoder, that one is measured on the same windows of the test
+split: one decoder as large as decoder and memory together, in place of both.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.documents import Documents
+from train.files import read_json, say, write_json
+from train.grid import Sources
+from train.measure.text import slide
+from train.report.sentences import markdown
+from train.run.stage import finished_manifest, plain_decoder
+from train.stages.corpus import check_tokens
+
+KEPT = Path(__file__).parents[1] / "readme" / "measured"
+HEAD = ["", "decoder, perplexity", "+ kNN", "+ memory", "memory's share of kNN's gain",
+        "one plain decoder of the same total size", "size: decoder, datastore, memory",
+        "seconds of training: decoder, datastore, memory", "tokens scored"]  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Keep what a finished run measured; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m train.report.real_text", description=__doc__)
+    parser.add_argument("recipe", help="its name; it has run as far as export")
+    parser.add_argument("--runs", type=Path, default=Path("runs"))
+    parser.add_argument("--label", required=True, help="what README calls the row")
+    given = parser.parse_args(argv)
+    results = given.runs / given.recipe / "export" / given.recipe / "results.json"
+    if not results.is_file():
+        sys.stderr.write(f"{results} lacks; run `python -m train all {given.recipe}` first\n")
+        return 1
+    kept = slim(read_json(results), given.label)
+    try:
+        kept["plain"] = plain(given.runs / given.recipe)
+    except MlpMemError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    write_json(KEPT / f"{given.recipe}.json", kept)
+    say("kept; now `python -m train.report`")
+    return 0
+
+
+def slim(results: dict, label: str) -> dict:
+    """Return of a text corpus's results.json what README tells."""
+    kept = ("name", "lmbda", "ppl", "bytes", "train_seconds")
+    return {
+        "label": label,
+        "how": results["how"],
+        "share_of_gain": results["share_of_gain"],
+        "scored": results["scored"],
+        "systems": [{key: row[key] for key in kept} for row in results["systems"]],
+        "sizes": {k: v for k, v in results["cost"].items() if k.endswith("_bytes")},
+    }
+
+
+def plain(run: Path) -> dict | None:
+    """Return perplexity and parameters of the plain decoder beside a run; None without.
+
+    The windows are those of the run's stage evaluate. MlpMemError where it has another tokenizer.
+    """
+    folder = plain_decoder(run)
+    if folder is None:
+        return None
+    decoder, how = Decoder.load(folder), finished_manifest(run / "evaluate")["config"]
+    check_tokens(decoder, run / "corpus")
+    documents = Documents.load(run / "corpus" / "test")
+    text = slide(documents, how["window"], how["stride"], how["tokens"], how["seed"])
+    nll = Sources(decoder).grid(*text).nll("lm", 0.0)
+    parameters = sum(weight.numel() for weight in decoder.model.parameters())
+    return {"ppl": float(np.exp(nll.mean())), "parameters": parameters}
+
+
+def table() -> str:
+    """Return README's table of all that is kept, without columns that are empty throughout."""
+    rows = [_row(read_json(path)) for path in sorted(KEPT.glob("*.json"))]
+    full = [i for i in range(len(HEAD)) if not i or any(row[i] for row in rows)]
+    return markdown([HEAD[i] for i in full], [[row[i] for i in full] for row in rows])
+
+
+def _row(kept: dict) -> list[str]:
+    """Return a recipe's line."""
+    systems = {row["name"]: row for row in kept["systems"]}
+    lm, knn, memory = (systems[name] for name in ("lm", "knn", "memory"))
+    sizes = [kept["sizes"][f"{part}_bytes"] / 1e6 for part in ("decoder", "datastore", "memory")]
+    ppl = [f"{row['ppl']['text']:.2f}" for row in (lm, knn, memory)]
+    share = "" if kept["share_of_gain"] is None else f"{100 * kept['share_of_gain']:.0f} %"
+    seconds = [f"{row['train_seconds']:,.0f}" for row in (lm, knn, memory)]
+    other = kept.get("plain")
+    larger = f"{other['ppl']:.2f}" if other else ""
+    return [
+        kept["label"], *ppl, share, larger, ", ".join(f"{size:,.1f}" for size in sizes) + " MB",
+        ", ".join(seconds), f"{kept['scored']['test']:,}",
+    ]  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

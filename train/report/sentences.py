@@ -1,0 +1,131 @@
+"""README's sentences about findings: their numbers are filled in, never typed.
+
+A template in train/readme is Markdown with placeholders:
+
+    {imitation memory B kl: .3f}                       study, system, split, metric, and the format
+    {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
+    {best mixing knn B perplexity k=512: .2f}          the least of several; {most ...}: the largest
+    {imitation memory B kl: n}                         how many tokens or questions it is made of
+    {system auto B/test: .1%}                          of the main table, or of a tuned decoder
+    {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
+
+What begins with {if STUDY}, {if STUDY METRIC} or {if STUDY SYSTEM} is left out while none of it is
+measured, up to the next empty line, item of a list or {if}. Any other placeholder that no finding,
+or more than one, answers is an error.
+"""
+
+import re
+from collections.abc import Sequence
+
+from mlpmem.errors import MlpMemError
+from mlpmem.results.charts import tables
+from mlpmem.results.findings import Found, read
+from mlpmem.results.questions import questions
+
+PLACE = re.compile(r"\{([^{}]+)\}")
+ONLY = re.compile(r"\{if ([^\s{}]+)(?: ([^\s{}]+))?\}")
+
+
+def filled(template: str, results: dict) -> str:
+    """Return a template's text with what a results.json says; MlpMemError where it does not."""
+    rows, kept, shown = read(results), [], True
+    for line in template.splitlines():
+        if wanted := ONLY.match(line):
+            shown = any(_is_about(row, *wanted.groups()) for row in rows)
+            line = line[wanted.end() :]
+        elif not line or line.startswith("- "):
+            shown = True
+        if shown:
+            kept.append(PLACE.sub(lambda place: _said(place[1], rows, results), line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept).strip()) + "\n"
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table, numbers to the right."""
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
+
+
+def _is_about(row: Found, study: str, metric_or_system: str | None) -> bool:
+    return row.study == study and metric_or_system in (None, row.metric, row.system)
+
+
+def _said(place: str, rows: list[Found], results: dict) -> str:
+    """Return what stands in a placeholder's stead."""
+    kind, *rest = place.split()
+    if kind == "how":
+        return f"`{_how(place, rest, rows)}`"
+    if kind == "table":
+        return _tables(place, rest, results)
+    name, _, form = place.partition(":")
+    words = name.split()
+    if kind == "system":
+        return _percent(_share(place, words[1], words[2], results), form.strip())
+    pick = {"best": min, "most": max}.get(words[0])
+    found = _found(words[1:] if pick else words, rows)
+    if not found or len(found) > 1 and not pick:
+        raise MlpMemError(
+            f"README: {{{place}}} is answered by {len(found)} findings, it must be one; put right "
+            "the template in train/readme, or measure it and run `python -m train.gather`"
+        )
+    return _number((pick or min)(found, key=lambda row: row.value), form.strip())
+
+
+def _found(words: list[str], rows: list[Found]) -> list[Found]:
+    """Return the findings of a study, system, split, metric and settings."""
+    plain = tuple(word for word in words if "=" not in word)
+    setting = dict(word.split("=", 1) for word in words if "=" in word)
+    return [
+        row
+        for row in rows
+        if (row.study, row.system, row.split, row.metric) == plain
+        and all(_text(row.setting.get(key)) == value for key, value in setting.items())
+    ]
+
+
+def _text(value: object) -> str:
+    """Return a setting as a template has it: 512, 0.5, auto."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(row: Found, form: str) -> str:
+    """Return a finding's value, or what is behind it, in a format."""
+    if form == "n":
+        return f"{row.n:,}"
+    return _percent(row.value, form) if form.endswith("%") else format(row.value, form)
+
+
+def _percent(share: float, form: str) -> str:
+    return format(100 * share, f"{form[:-1] or '.0'}f") + " %"
+
+
+def _share(place: str, name: str, cell: str, results: dict) -> float:
+    """Return what a system of the main table, or a tuned decoder, has right of a cell (0..1)."""
+    for row in results.get("systems", ()):
+        if row["name"] == name and cell in row["accuracy"]:
+            count = row["accuracy"][cell]
+            return count["right"] / max(1, count["n"])
+    for row in results.get("forgetting", ()):
+        if row["name"] == name and cell.replace("/", "_") in row:
+            return row[cell.replace("/", "_")]
+    raise MlpMemError(f"README: the table has no {{{place}}}; put right the template")
+
+
+def _how(place: str, words: list[str], rows: list[Found]) -> str:
+    """Return the command that measured a study."""
+    for row in rows:
+        if [row.study] == words and row.how:
+            return row.how
+    raise MlpMemError(f"README: no finding answers {{{place}}}; measure it, or take it out")
+
+
+def _tables(place: str, words: list[str], results: dict) -> str:
+    """Return a study's tables in Markdown, or the one of them that is numbered from 1."""
+    study, *number = words
+    made = [tables(q.charts) for q in questions(results) if q.study == study]
+    chosen = [table for found in made for table in found]
+    if number:
+        chosen = chosen[int(number[0]) - 1 : int(number[0])]
+    if not chosen:
+        raise MlpMemError(f"README: {{{place}}} has nothing to show; measure {study} first")
+    return "\n".join(markdown(*table) for table in chosen).rstrip()

@@ -1,0 +1,158 @@
+"""The ledger: `python -m train plan RECIPE`. What each stage needs, and what it really took.
+
+Before a stage has run its line is an estimate; afterwards the estimate stands that was made when it
+started, and beside it what its manifest measured.
+"""
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from train.bench.device import matmul_rate
+from train.config.tables import Recipe
+from train.files import say
+from train.plan import number_text, size_text
+from train.run.machine import free_disk, gpu_memory, host_memory
+from train.run.needs import Need, needs
+from train.run.stage import finished_manifest
+
+PROBE = 64 * 2**20  # bytes written to measure the disk
+HEAD = ("stage", "tokens", "entries", "disk", "at most", "memory", "FLOP", "time",
+        "| took", "disk", "memory")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Device:
+    """What this device does: measured in a few seconds, so good to a tenth or so."""
+
+    name: str
+    rates: dict[str, float]  # FLOP/s of a large matmul by dtype
+    disk_rate: float  # bytes/s written and flushed
+    disk: int  # bytes free
+    memory: int  # bytes
+
+
+def print_ledger(recipe: Recipe, root: Path, tflops: float | None = None) -> None:
+    """Print what every stage of a recipe needs, and took where it has run.
+
+    For this device, or with tflops for one that computes so many TFLOP/s in a large matmul.
+    """
+    for line in ledger(recipe, root, tflops):
+        say(line)
+
+
+def ledger(recipe: Recipe, root: Path, tflops: float | None = None) -> list[str]:
+    """Return the ledger's lines."""
+    found = needs(recipe, root)
+    done = {name: finished_manifest(root / name) for name in found}
+    for name, manifest in done.items():
+        if manifest is not None and manifest.get("need"):
+            found[name] = Need(**manifest["need"])
+    dtypes = sorted({need.dtype for need in found.values()})
+    device = measure(root, dtypes) if tflops is None else _imagined(tflops, dtypes, root)
+    rows = [_row(need, device, done[name]) for name, need in found.items() if need.tokens]
+    stated = " (its corpus is stated, not here)" if recipe.stated.tokens else ""
+    return [
+        f"ledger of {recipe.name}{stated}; estimates for {device.name}",
+        "matmul " + ", ".join(f"{number_text(r, 'FLOP/s')} in {d}" for d, r in device.rates.items())
+        + f"; disk {size_text(device.disk_rate)}/s, {size_text(device.disk)} free; "
+        f"{size_text(device.memory)} of memory",
+        *_aligned([HEAD, *rows, _total(list(found.values()), device, done)]),
+    ]  # fmt: skip
+
+
+def measure(root: Path, dtypes: list[str]) -> Device:
+    """Return what this device does: a large matmul in each dtype, and a file written."""
+    kind = "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"this {platform.machine()} CPU, {torch.get_num_threads()} threads"
+    if kind == "cuda":
+        name = torch.cuda.get_device_name()
+    rates = {dtype: matmul_rate(kind, getattr(torch, dtype)) for dtype in dtypes}
+    return Device(name, rates, _disk_rate(root), free_disk(root), gpu_memory() or host_memory())
+
+
+def _imagined(tflops: float, dtypes: list[str], root: Path) -> Device:
+    """Return a device of a rate that was told; it writes a GB/s to this machine's disk."""
+    rates = dict.fromkeys(dtypes, tflops * 1e12)
+    return Device("a device as told", rates, 1e9, free_disk(root), gpu_memory() or host_memory())
+
+
+def _disk_rate(root: Path) -> float:
+    """Return bytes/s written where root is or will be; a rate of memory is a small error here."""
+    here = next(p for p in (root.absolute(), *root.absolute().parents) if p.exists())
+    path, block = here / f".disk-{os.getpid()}", os.urandom(2**20)
+    started = time.perf_counter()
+    try:
+        with path.open("wb") as file:
+            for _ in range(PROBE // len(block)):
+                file.write(block)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        path.unlink(missing_ok=True)
+    return PROBE / (time.perf_counter() - started)
+
+
+def _row(need: Need, device: Device, done: dict | None) -> tuple[str, ...]:
+    """Return one stage's line."""
+    seconds = need.seconds(device.rates[need.dtype], device.disk_rate)
+    took = ("|", "", "")
+    if done is not None:
+        disk = size_text(done["bytes"]) if "bytes" in done else ""
+        took = f"| {time_text(done['seconds'])}", disk, size_text(done["peak_memory_bytes"])
+    return (
+        need.stage,
+        number_text(need.tokens),
+        number_text(need.entries) if need.entries else "",
+        size_text(need.disk),
+        size_text(need.working),
+        size_text(need.memory),
+        number_text(need.flops) if need.flops else "",
+        time_text(seconds),
+        *took,
+    )
+
+
+def _total(found: list[Need], device: Device, done: dict[str, dict | None]) -> tuple[str, ...]:
+    """Return the last line: what stays, the most that is needed at once, all FLOPs and time."""
+    seconds = sum(need.seconds(device.rates[need.dtype], device.disk_rate) for need in found)
+    finished = [manifest for manifest in done.values() if manifest is not None]
+    took = "|"
+    if finished:
+        took = f"| {time_text(sum(manifest['seconds'] for manifest in finished))}"
+    kept, most = 0, 0
+    for need in found:
+        most = max(most, kept + need.working)
+        kept += need.disk
+    return (
+        "all", "", "", size_text(kept), size_text(most), size_text(max(n.memory for n in found)),
+        number_text(sum(need.flops for need in found)), time_text(seconds),
+        took, size_text(sum(m.get("bytes", 0) for m in finished)) if finished else "",
+        size_text(max(m["peak_memory_bytes"] for m in finished)) if finished else "",
+    )  # fmt: skip
+
+
+def time_text(seconds: float) -> str:
+    """Return a time as a person reads it: seconds, minutes, hours, or years."""
+    for unit, size, least in (("years", 31_557_600, 1), ("h", 3600, 2), ("min", 60, 2)):
+        if seconds >= least * size:
+            return f"{seconds / size:,.3g} {unit}" if seconds / size < 1000 else (
+                f"{seconds / size:,.0f} {unit}"
+            )  # fmt: skip
+    return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return the rows as lines, the first column to the left, numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(HEAD))]
+    lines = []
+    for first, *cells in rows:
+        line = [first.ljust(widths[0])]
+        for cell, width in zip(cells, widths[1:], strict=True):
+            line.append(cell.ljust(width) if cell.startswith("|") else cell.rjust(width))
+        lines.append("  ".join(line).rstrip())
+    return lines

@@ -1,0 +1,110 @@
+"""Stage datastore: the decoder over the memory's documents -> a key for every entry, in shards.
+
+A shard is written whole or not at all, by any of the processes; a killed run goes on at the next.
+"""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.datastore import build_keys, save_entries
+from mlpmem.retrieval.documents import Documents, entries
+from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
+from train.config.tables import Datastore as DatastoreRecipe
+from train.files import read_json, write_json
+from train.run.processes import team
+from train.run.stage import Context
+
+
+class Span(NamedTuple):
+    """The entries first .. end that one shard holds."""
+
+    number: int  # of the shard
+    first: int
+    end: int
+
+
+def make_datastore(context: Context) -> dict:
+    """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/."""
+    documents = Documents.load(context.inputs["corpus"] / "memory")
+    return build_datastore(context, load_decoder(context), documents, *entries(documents), [])
+
+
+def load_decoder(context: Context) -> Decoder:
+    """Return the decoder as the recipe wants it, on this process's device."""
+    config = context.config
+    dtype, device = getattr(torch, config.dtype), team().device
+    return Decoder.load(context.inputs["decoder"], depth=config.depth, dtype=dtype, device=device)
+
+
+def build_datastore(
+    context: Context,
+    decoder: Decoder,
+    documents: Documents,
+    positions: np.ndarray,
+    counts: np.ndarray,
+    there: list[Shard],
+) -> dict:
+    """Return counts; builds the keys of all entries but those of the shards that are there.
+
+    Every process builds its share of the missing shards, the first writes the rest.
+    """
+    folder, size, us = context.folder, decoder.hidden_size, team()
+    spans = cut(sum(s.entries for s in there), len(positions), size, context.config)
+    spans = [Span(len(there) + number, first, end) for number, first, end in spans]
+    kept = [span for span in spans if (folder / note(span)).is_file()]
+    us.wait()  # all have seen the same shards of earlier runs before one writes more
+    earlier = sum(read_json(folder / note(span))["seconds"] for span in kept)
+    mine = us.share([span for span in spans if span not in kept])
+    _build(decoder, documents, positions, folder, mine)
+    us.wait()
+    shards = there + [Shard(**read_json(folder / note(span))["shard"]) for span in spans]
+    if us.is_main:
+        write_index(folder, size, shards)
+        save_entries(folder, positions, counts)
+        documents.save(folder / "documents")
+    return {
+        "tokens": len(documents.tokens),
+        "entries": len(positions),
+        "passages": len(documents),
+        "shards": len(shards),
+        "earlier_seconds": earlier / us.world,
+        "scratch": [note(span) for span in spans],
+        "hashes": {shard.file: shard.sha256 for shard in shards},
+    }
+
+
+def cut(start: int, end: int, size: int, config: DatastoreRecipe) -> list[Span]:
+    """Return the shards of entries start .. end with keys of `size`, numbered from 0."""
+    width = max(1, config.shard_mib * 2**20 // (2 * size))
+    firsts = range(start, end, width)
+    return [Span(number, first, min(first + width, end)) for number, first in enumerate(firsts)]
+
+
+def note(span: Span) -> str:
+    """Return the name of the file that says a shard is finished, and what is in it."""
+    return shard_file(span.number).replace(".npy", ".json")
+
+
+def _build(
+    decoder: Decoder, documents: Documents, positions: np.ndarray, folder: Path, mine: list[Span]
+) -> None:
+    """Write this process's share of the shards, a note after each."""
+    total = sum(span.end - span.first for span in mine)
+    with tqdm(total=total, desc="keys", unit="key", unit_scale=True, mininterval=5.0) as bar:
+        for span in mine:
+            size, base, started = span.end - span.first, bar.n, time.perf_counter()
+
+            def progress(done: int, of: int, base: int = base, size: int = size) -> None:
+                bar.update(base + size * done // of - bar.n)
+
+            where = np.asarray(positions[span.first : span.end])
+            keys = build_keys(decoder, documents, where, progress=progress)
+            shard = write_shard(folder, span.number, keys)
+            seconds = time.perf_counter() - started
+            write_json(folder / note(span), {"shard": shard._asdict(), "seconds": seconds})

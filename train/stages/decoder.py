@@ -1,0 +1,224 @@
+"""Stage decoder: a new small Llama or an existing decoder, trained on packed passages or as it is.
+
+Also run as a worker.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder as ExistingDecoder
+from mlpmem.model.decoder import added_mask
+from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
+from mlpmem.retrieval.documents import Documents
+from train.config.load import fill
+from train.config.tables import Decoder, Optimizer
+from train.fit.loop import fit
+from train.fit.loss import head_loss
+from train.fit.packing import Rows, pack
+from train.fit.workers import CHECKPOINT, run_workers, work
+from train.hub import HUB, check_model
+from train.run.processes import team
+from train.run.stage import Context, write_json
+
+CACHED_ROW = 256  # tokens; the scores of longer rows are better never written down
+
+
+def make_decoder(context: Context) -> dict:
+    """Return counts; writes a transformers folder with half-precision weights and tokenizer."""
+    corpus, config = context.inputs["corpus"], context.config
+    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
+    if config.source:
+        check_source(config, tokenizer)
+    if not config.epochs:
+        if team().is_main:
+            save(new_model(config, tokenizer), tokenizer, context.folder)
+        return {}
+    job = {
+        "corpus": str(corpus), "seed": context.seed, "config": dataclasses.asdict(config),
+    }  # fmt: skip
+    return run_workers("train.stages.decoder", context.folder, job, context.config.processes)
+
+
+def train_worker(folder: Path) -> None:
+    """Train on one process of possibly several; the first writes the result."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    corpus, config = Path(job["corpus"]), fill(Decoder, job["config"], "job.json")
+    torch.manual_seed(job["seed"])
+    tokenizer = load_tokenizer(str(corpus / "tokenizer"))
+    model = new_model(config, tokenizer).to(getattr(torch, config.dtype))
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    batches, steps = _draw_batches(training_parts(corpus) * config.epochs, config, job["seed"])
+    path = folder / CHECKPOINT
+    with quick_attention(model, config.row):
+        history = fit(
+            model, batches, packed_loss, steps, config.optimizer, path, "decoder", accelerator
+        )
+    if accelerator.is_main_process:
+        save(model, tokenizer, folder)
+        write_json(folder / "history.json", history)
+
+
+def training_parts(corpus: Path) -> list[Path]:
+    """Return the folders a decoder learns from: its own draws, or else what is remembered too."""
+    return sorted(corpus.glob("decoder_*")) or [corpus / "memory"]
+
+
+def new_model(config: Decoder, tokenizer) -> nn.Module:
+    """Return the model that training starts from: the recipe's source, or random weights."""
+    if config.source:
+        return _load_source(config).model.requires_grad_(True)
+    return LlamaForCausalLM(llama_config(config, tokenizer))
+
+
+def save(model: nn.Module, tokenizer, folder: Path) -> None:
+    """Write a transformers folder: weights in half precision, as a bundle has them, and tokenizer.
+
+    MlpMemError where a weight is too large for half precision.
+    """
+    half = model.to("cpu", torch.float16)
+    if not all(weight.isfinite().all() for weight in half.parameters()):
+        raise MlpMemError(
+            "decoder: a weight exceeds half precision, in which decoders are kept; use another one"
+        )
+    half.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _load_source(config: Decoder) -> ExistingDecoder:
+    """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
+    check_model(config.source)
+    name = config.source.removeprefix(HUB)
+    return ExistingDecoder.load(name, local_files_only=name == config.source)
+
+
+def check_source(config: Decoder, tokenizer) -> None:
+    """Raise MlpMemError unless the corpus's tokens are the source's own and its rows fit."""
+    decoder = _load_source(config)
+    if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
+        raise MlpMemError(
+            f"decoder: the corpus is cut by another tokenizer ({len(tokenizer)} tokens) than "
+            f"{config.source} reads ({len(decoder.tokenizer)} tokens); leave tokenizer out of the "
+            "recipe's [corpus], so that the decoder's own is taken, and make the corpus again"
+        )
+    if len(tokenizer) > decoder.vocab_size:
+        raise MlpMemError(
+            f"decoder: {config.source} has {decoder.vocab_size} logits, its tokenizer "
+            f"{len(tokenizer)} tokens; the folder mixes two models, get it again"
+        )
+    if config.epochs and getattr(decoder.model.config, "final_logit_softcapping", None):
+        raise MlpMemError(
+            f"decoder: {config.source} bends its logits (final_logit_softcapping), which the "
+            "loss of training does not; set epochs = 0 in [decoder] to take it as it is"
+        )
+    if config.epochs and config.row > decoder.max_positions:
+        raise MlpMemError(
+            f"decoder: row is {config.row}, {config.source} reads {decoder.max_positions} tokens "
+            "at most; lower row in [decoder], and passage in [corpus]"
+        )
+
+
+def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
+    """Return the transformers configuration of the decoder a recipe asks for."""
+    return LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        attn_implementation="sdpa",
+    )
+
+
+@contextmanager
+def quick_attention(model: nn.Module, row: int) -> Iterator[None]:
+    """Train within this with the attention that is fastest for rows of so many tokens.
+
+    On a CPU torch's backward of fused attention takes longer than the products it saves, as long as
+    the scores of a row fit the cache: written out, a step takes 0.87 to 0.89 of the time (128
+    tokens, 320 wide, 8 layers) and 0.87 to 0.91 (256, 128, 4), in two runs each.
+    """
+    usual = model.config._attn_implementation
+    if usual != "sdpa" or row > CACHED_ROW or not next(model.parameters()).is_cpu:
+        yield
+        return
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(usual)
+
+
+def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the summed cross-entropy (nats) of the packed targets of a batch, and no other log."""
+    hidden = model.base_model(
+        input_ids=batch["ids"],
+        position_ids=batch["position_ids"],
+        attention_mask=added_mask(model, batch["attention_mask"]),
+        use_cache=False,
+    ).last_hidden_state
+    hidden, head = hidden.flatten(0, 1), model.get_output_embeddings()
+    weight = head.weight
+    if head.bias is not None:  # a column of the weight whose input is always 1
+        hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
+        weight = torch.cat([weight, head.bias[:, None]], 1)
+    loss, _, _ = head_loss(hidden, weight, batch["targets"].flatten())
+    return loss, {}
+
+
+def _draw_batches(draws: list[Path], config: Decoder, seed: int):
+    """Return (batches(step, rank, world), steps) over the draws, one after another."""
+
+    @lru_cache(1)
+    def rows_of(draw: int) -> Rows:
+        return pack(Documents.load(draws[draw]), config.row, f"{seed}/{draw}")
+
+    tokens = [len(np.load(d / "tokens.npy", mmap_mode="r")) for d in draws]
+    per_draw = [max(1, count // config.batch) for count in tokens]
+    ends = np.cumsum(per_draw)
+
+    def batches(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        draw = int(np.searchsorted(ends, step, side="right"))
+        within = step - (int(ends[draw - 1]) if draw else 0)
+        rows = rows_of(draw)
+        cut = np.array_split(np.arange(len(rows)), per_draw[draw])[within]
+        return rows.batch(cut[rank::world])
+
+    return batches, int(ends[-1])
+
+
+def finetune(
+    model: nn.Module, documents: Documents, config: Decoder, lr: float, epochs: int, path: Path
+) -> list[dict]:
+    """Fine-tune `model` in place on documents with AdamW; return the log. For comparison only."""
+    passes = [pack(documents, config.row, f"finetune/{epoch}") for epoch in range(epochs)]
+    per_epoch = max(1, len(documents.tokens) // config.batch)
+
+    def batches(step: int, rank: int, world: int) -> dict[str, Tensor]:
+        rows = passes[step // per_epoch]
+        cut = np.array_split(np.arange(len(rows)), per_epoch)[step % per_epoch]
+        return rows.batch(cut[rank::world])
+
+    optimizer = Optimizer(lr=lr)
+    with quick_attention(model, config.row):
+        return fit(model, batches, packed_loss, per_epoch * epochs, optimizer, path, "finetune")
+
+
+if __name__ == "__main__":
+    work(train_worker)

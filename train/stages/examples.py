@@ -1,0 +1,135 @@
+"""What a bundle shows of itself: examples found by asking, questions, comparisons recorded."""
+
+from itertools import islice
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import Trace
+from train.recipe_after import Export
+
+LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
+SEARCHED = 1500  # questions asked at most while looking for examples
+DESCRIBED = 30  # real and invented entities described each, while looking for telling ones
+
+
+def find_examples(
+    model: FusedModel, questions: list[dict], config: Export
+) -> tuple[list[dict], list[dict[str, Trace]]]:
+    """Return example prompts in four groups of about equal size, and the comparisons made.
+
+    Real entities come first, in wordings held out of all training; what a group means is decided
+    by what the decoder and the memory really answer. Of those the memory helps with, the ones that
+    the datastore knows too come first: a newcomer should not meet its mistakes before its use.
+    """
+    pool = [q for q in questions if q["wording"] == "test" and q["kind"] == "question"]
+    pool.sort(key=lambda q: q["invented"])
+    wanted = {g: config.examples // 4 for g in ("helps", "hurts", "agree", "unknown")}
+    streams = {
+        "helps": _spread(pool, ("B",)),
+        "agree": _spread(pool, ("A1", "A2")),
+        "hurts": _spread(pool[::-1], ("A2",)),
+        "unknown": _spread([q for q in questions if q["wording"] == "unseen"], ("B",)),
+    }
+    examples, answered, missed = [], [], set()
+    for group, stream in streams.items():
+        for question in islice(stream, SEARCHED):
+            if sum(e["group"] == group for e in examples) >= wanted[group]:
+                break
+            traces = model.compare(question["prompt"], ["lm", "memory"], max_new_tokens=SHORT)
+            fits = judge(traces, question) == group
+            if fits or not answered:  # the datastore is slow, and one answer tells what it costs
+                traces = model.compare(question["prompt"], max_new_tokens=SHORT)
+                answered.append(traces)
+            if fits:
+                examples.append(_example(question, group))
+                if group == "helps" and not is_right(traces["knn"].text, question):
+                    missed.add(question["prompt"])
+    order = list(streams)
+    examples.sort(key=lambda e: (order.index(e["group"]), e["prompt"] in missed))
+    return examples, answered
+
+
+def untrained(questions: list[dict], count: int) -> list[dict]:
+    """Return questions for questions.json: wordings held out of all training, B and A2 in halves.
+
+    They are drawn as they come; what the model answers plays no part.
+    """
+    pool = [q for q in questions if q["wording"] in ("test", "unseen") and q["kind"] == "question"]
+    kept = ("prompt", "answer", "aliases", "title", "wording")
+    return [
+        {key: question[key] for key in kept} | {"part": group}
+        for group in ("B", "A2")
+        for question in islice(_spread(pool, (group,)), count // 2)
+    ]
+
+
+def _spread(pool: list[dict], groups: tuple[str, ...]):
+    """Yield questions of some groups, a different relation each time as long as there are any."""
+    by_relation: dict[str, list[dict]] = {}
+    for question in pool:
+        if question["group"] in groups:
+            by_relation.setdefault(question["relation"], []).append(question)
+    while any(by_relation.values()):
+        for members in by_relation.values():
+            if members:
+                yield members.pop(0)
+
+
+def judge(traces: dict[str, Trace], question: dict) -> str:
+    """Return which group of examples a comparison belongs to."""
+    right = {name: is_right(trace.text, question) for name, trace in traces.items()}
+    if right["lm"]:
+        return "agree" if right["memory"] else "hurts"
+    return "helps" if right["memory"] else "unknown"
+
+
+def is_right(text: str, question: dict) -> bool:
+    """Return whether a generated text is the answer or one of its aliases, and nothing else."""
+    said = text.strip().rstrip(".").casefold()
+    return said in {a.casefold() for a in (question["answer"], *question["aliases"])}
+
+
+def _example(question: dict, group: str) -> dict:
+    """Return one entry of examples.json."""
+    kept = {k: question[k] for k in ("prompt", "answer", "aliases", "title", "invented")}
+    return {"name": question["title"], "group": group, "part": question["group"]} | kept
+
+
+def record(
+    model: FusedModel, examples: list[dict], abouts: list[dict], config: Export
+) -> list[dict]:
+    """Return recorded comparisons: the descriptions that show most, then short answers."""
+    chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
+    short = [e for e in examples if e["group"] == "helps"] + examples
+    chosen += [(e["prompt"], e["title"], e["answer"], SHORT) for e in short]
+    recorded = []
+    for prompt, title, answer, length in chosen[: config.traces]:
+        traces = model.compare(prompt, max_new_tokens=length)
+        values = {name: trace.to_dict() for name, trace in traces.items()}
+        recorded.append(
+            {"v": 1, "name": title, "prompt": prompt, "answer": answer, "traces": values}
+        )
+    return recorded
+
+
+def telling_abouts(
+    model: FusedModel, abouts: list[dict], questions: list[dict], count: int
+) -> list[dict]:
+    """Return descriptions of B's entities in which the memory gets most facts, the decoder fewest.
+
+    A fact counts where its answer stands in the text; real entities are tried first.
+    """
+    answers: dict[str, set[str]] = {}
+    for question in questions:
+        answers.setdefault(question["title"], set()).add(question["answer"])
+    pool = [a for a in abouts if a["group"] == "B" and a["wording"] == "seen"]
+    pool.sort(key=lambda a: "(invented" in a["title"])
+    scored = []
+    for about in pool[:DESCRIBED] + pool[DESCRIBED:][-DESCRIBED:]:
+        traces = model.compare(about["prompt"], ["lm", "memory"], max_new_tokens=LONG)
+        found = {
+            name: sum(answer in trace.text for answer in answers[about["title"]])
+            for name, trace in traces.items()
+        }
+        scored.append((found["memory"] - found["lm"], about))
+    scored.sort(key=lambda pair: -pair[0])
+    return [about for _, about in scored[:count]]

@@ -1,0 +1,136 @@
+"""Stage export: a bundle that serves."""
+
+import json
+import platform
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.engine.router import load_routers
+from mlpmem.engine.trace import Trace
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.bundle import load_bundle, save_bundle
+from mlpmem.loading.extra_columns import Given
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.lora import CONFIG
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.key_cache import Fingerprint
+from mlpmem.retrieval.retriever import make_retriever
+from train.prefixes import Shown, show_text
+from train.recipe_after import Export
+from train.run.stage import Context, finished_manifest, read_json
+from train.stages.corpus import read_lines
+from train.stages.evaluate import load_results
+from train.stages.examples import find_examples, record, telling_abouts, untrained
+
+
+def make_bundle(context: Context) -> dict:
+    """Return counts; writes the bundle of the recipe into the stage's folder."""
+    inputs, config = context.inputs, context.config
+    results = load_results(inputs["evaluate"])
+    model, store = _model(inputs, results, config.name, config.auto)
+    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
+    show = {"atlas": _show_atlas, "text": show_text}[kind]
+    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
+    shown = show(model, inputs["corpus"], config, context.seed)
+    results["cost"] = cost(shown.answered) | {
+        "keys": len(store),
+        "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
+    }
+    results["stages"] = {
+        name: {k: finished_manifest(path)[k] for k in ("seconds", "peak_memory_bytes")}
+        for name, path in inputs.items()
+    }
+    save_bundle(
+        context.folder / config.name,
+        decoder=model.decoder,
+        memory=model.memory,
+        documents=store.documents,
+        settings=model.settings,
+        fingerprint=Fingerprint.of(store.keys),
+        routers=load_routers(inputs["router"]),
+        adapters=adapters,
+        results=results,
+        examples=shown.examples,
+        questions=shown.questions,
+        traces=shown.recorded,
+        attributions=_attributions(inputs["corpus"] / "attributions.json"),
+        name=config.name,
+        created_with={"torch": torch.__version__, "python": platform.python_version()},
+    )
+    load_bundle(context.folder / config.name)
+    return {"examples": len(shown.examples), "traces": len(shown.recorded)}
+
+
+def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
+    """Return the adapters of these rows of finetuned.json as columns "finetuned", "finetuned_2" ...
+
+    MlpMemError for a row that is not there, is no LoRA, or whose weights were not kept.
+    """
+    path = finetuned / "finetuned.json"
+    rows = {row["name"]: row for row in (read_json(path) if names and path.is_file() else [])}
+    kept = [n for n, row in rows.items() if row["rank"] and (finetuned / n / CONFIG).is_file()]
+    found = []
+    for name in names:
+        if name not in kept:
+            raise MlpMemError(
+                f"[export] adapters: {name!r} is no kept LoRA of {finetuned}, there is "
+                f"{', '.join(kept) or 'none'}; correct the recipe, or set [finetuned] lora"
+            )
+        row, column = rows[name], f"finetuned_{len(found) + 1}" if found else "finetuned"
+        found.append(Given(column, finetuned / name, "adapter", row["label"], row["seconds"]))
+    return found
+
+
+def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
+    """Return what a bundle of the atlas shows, found by asking."""
+    questions = read_lines(corpus / "questions.jsonl")
+    random.Random(seed).shuffle(questions)
+    examples, answered = find_examples(model, questions, config)
+    abouts = read_lines(corpus / "abouts.jsonl")
+    abouts = telling_abouts(model, abouts, questions, config.abouts)
+    recorded = record(model, examples, abouts, config)
+    return Shown(examples, untrained(questions, config.questions), recorded, answered)
+
+
+def _model(
+    inputs: dict[str, Path], results: dict, name: str, auto: bool
+) -> tuple[FusedModel, Datastore]:
+    """Return the model as the bundle will serve it, and its datastore."""
+    settings = Settings(
+        lmbda=results["lmbda"],
+        k=results["config"]["k"],
+        knn_temperature=results["config"]["temperature"],
+        auto=auto,
+    )
+    memory = Memory.load(inputs["memory"]).float().eval()
+    decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
+    store = Datastore.load(inputs["datastore"])
+    model = FusedModel(decoder, memory, settings, name, load_routers(inputs["router"]))
+    model.attach_datastore(store, make_retriever(None, store.keys))
+    return model, store
+
+
+def cost(answered: list[dict[str, Trace]]) -> dict:
+    """Return medians of milliseconds a token and the bytes of every part."""
+    costs = [trace.cost for traces in answered for trace in traces.values()]
+    parts = ("decoder_ms", "memory_ms", "search_ms", "prefill_ms")
+    sizes = ("decoder_bytes", "memory_bytes", "datastore_bytes")
+    found = {p: [c[p] for c in costs if c.get(p)] for p in parts}
+    return {p: round(median(values), 3) for p, values in found.items() if values} | {
+        s: max(c.get(s, 0) for c in costs) for s in sizes
+    }
+
+
+def _attributions(path: Path) -> list[str]:
+    """Return one line for each source of facts: name, version, licence, what was taken."""
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    return [
+        ", ".join(str(value) for value in row.values()) if isinstance(row, dict) else str(row)
+        for row in rows
+    ]

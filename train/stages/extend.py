@@ -1,0 +1,156 @@
+"""More documents for a finished datastore: `python -m train extend RECIPE --text FILES`.
+
+The old shards are not built again: the new folder links to their files, gets shards for the new
+entries and takes the old one's place when it is complete. Entries that the new text repeats get a
+higher count and no second key, so the result is the datastore of all documents at once, entry by
+entry, and its kNN distributions are the same. A memory trained before does not know the new text;
+the stages behind the datastore say so when they are run, and `--again` makes them anew.
+"""
+
+import os
+import shutil
+from collections import Counter
+from contextlib import nullcontext
+from functools import partial as bind
+from pathlib import Path
+
+import numpy as np
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.documents import Documents, entries, join_documents
+from mlpmem.retrieval.shards import read_index
+from train.changed import check_same
+from train.config.tables import Corpus, Recipe
+from train.corpora.readers import files_of, read_blocks
+from train.corpora.text import write_passages
+from train.corpora.writer import DocumentWriter
+from train.files import file_hash, read_json, say
+from train.lock import hold
+from train.run.processes import team
+from train.run.stage import Context, finished_manifest, identify, prepare, recover, work
+from train.stages.datastore import build_datastore, load_decoder
+
+NAME = "datastore"
+ADDED = "added"  # folder of the new documents, as long as the stage works
+
+
+def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
+    """Return the datastore's manifest once the documents of text files are in it.
+
+    They are cut as the recipe's [corpus] cuts its own, and none is kept for measuring. A file
+    counts once, by its content, whether it is in it already or given twice. MlpMemError
+    without a finished datastore of this recipe, or where a file cannot be read.
+    """
+    final, folder = root / NAME, root / f"{NAME}.partial"
+    paths = _files(paths)
+    with hold(root, NAME) if team().is_main else nullcontext():
+        if team().is_main:
+            _open(recipe, final, folder, paths)
+        team().wait()
+        known = _known(finished_manifest(final))
+        if any(file_hash(path) not in known for path in paths):
+            context = Context(folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed)
+            work(final, context, bind(_add, final, paths, recipe.corpus), shared=True)
+        return finished_manifest(final)
+
+
+def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
+    """Prepare the folder of the extended datastore, or leave none where nothing is new."""
+    done = finished_manifest(final) or finished_manifest(folder)
+    if done is None:
+        raise MlpMemError(
+            f"extend: there is no finished datastore in {final.parent}; run "
+            "`python -m train datastore` with the same recipe and --runs first"
+        )
+    asked = identify(final.parent, NAME, recipe.datastore, tuple(done["inputs"]), recipe.seed)
+    check_same(final, done, asked)
+    added = _known(done) | {file_hash(path): path.name for path in paths}
+    asked["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
+    recover(final, folder, asked)
+    names = ", ".join(path.name for path in paths)
+    if finished_manifest(final).get("added", []) == asked["added"]:
+        say(f"extend: {names}: in the datastore already")
+        return
+    _check_left(folder, asked)
+    prepare(folder, asked)
+    say(f"extend: {names}")
+
+
+def _check_left(folder: Path, asked: dict) -> None:
+    """Raise MlpMemError where a run was killed at work that did not add these files."""
+    left = folder / "identity.json"
+    if not left.is_file() or not [path for path in folder.iterdir() if path != left]:
+        return
+    if (other := read_json(left)) != asked:
+        names = ", ".join(text["file"] for text in other.get("added", [])) or "no text"
+        raise MlpMemError(
+            f"extend: an unfinished run in {folder} adds {names}; run it again with the same "
+            "files, or delete that folder"
+        )
+
+
+def _files(paths: list[Path]) -> list[Path]:
+    """Return files, and those of folders in the order of their names; MlpMemError for others."""
+    for path in paths:
+        if not path.exists():
+            raise MlpMemError(f"extend: there is no file or folder {path}; check --text")
+    return [file for path in paths for file in files_of(path)]
+
+
+def _known(manifest: dict) -> dict[str, str]:
+    """Return the files that were added to a datastore: name by sha256."""
+    return {text["sha256"]: text["file"] for text in manifest.get("added", [])}
+
+
+def _add(final: Path, paths: list[Path], corpus: Corpus, context: Context) -> dict:
+    """Return counts; builds the datastore of old and new documents in the context's folder."""
+    done, (_, there) = finished_manifest(final), read_index(final)
+    decoder = load_decoder(context)
+    texts = {file_hash(path): path for path in paths}  # one with the same content is the same
+    fresh = [path for sha, path in texts.items() if sha not in _known(done)]
+    if team().is_main:
+        _read(context.folder / ADDED, fresh, corpus, decoder)
+    team().wait()
+    new = Documents.load(context.folder / ADDED)
+    documents = join_documents(Documents.load(final / "documents"), new)
+    positions, counts = entries(documents)
+    before = np.load(final / "positions.npy", allow_pickle=False)
+    assert np.array_equal(positions[: len(before)], before), "old entries must stay in their place"
+    if team().is_main:
+        for shard in there:
+            _link(final / shard.file, context.folder / shard.file)
+    made = build_datastore(context, decoder, documents, positions, counts, there)
+    if team().is_main:
+        shutil.rmtree(context.folder / ADDED)
+    return made | {"earlier_seconds": made["earlier_seconds"] + done["seconds"]}
+
+
+def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> None:
+    """Write the documents of files into a folder.
+
+    MlpMemError, and no folder, where one cannot be read or there is no text in them.
+    """
+    blocks = read_blocks(map(str, paths), corpus, Counter())
+    stream, tokenizer = (("train", block) for block in blocks), decoder.tokenizer
+    try:
+        with DocumentWriter(folder, len(tokenizer)) as writer:
+            write_passages(stream, {"train": writer}, tokenizer, {"train": corpus.passage})
+        if not writer.documents:
+            names = ", ".join(path.name for path in paths)
+            raise MlpMemError(f"extend: {names}: no text in it; give files that hold some")
+    except MlpMemError:
+        shutil.rmtree(folder)
+        raise
+
+
+def _link(old: Path, new: Path) -> None:
+    """Let a file be in both folders: one file with two names, or a copy where there are no links.
+
+    A kill may have left half a copy, so what is there is made anew.
+    """
+    new.unlink(missing_ok=True)
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)

@@ -1,0 +1,224 @@
+"""Stage memory: an all-MLP that learns to give the datastore's answer; also run as a worker."""
+
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
+from train.config.load import fill
+from train.config.tables import Memory as MemoryRecipe
+from train.config.tables import Targets
+from train.curves import draw_training
+from train.fit.loop import fit, luck
+from train.fit.loss import head_loss
+from train.fit.memory_start import begin_as_decoder, new_memory
+from train.fit.validation import Validation
+from train.fit.workers import CHECKPOINT, run_workers, work
+from train.run.stage import Context, finished_manifest, write_json
+from train.stages.targets import open_targets
+
+BEST = "best.safetensors"  # the weights that were best on validation so far
+HELD_OUT = 2**32  # a seed beside those of epochs
+
+
+def make_memory(context: Context, apart: bool = False) -> dict:
+    """Return counts; writes config.json, model.safetensors, history.json and training.png.
+
+    `apart`, one process of a launch makes it without the others.
+    """
+    inputs = {name: str(path) for name, path in context.inputs.items()}
+    job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
+    processes = context.config.processes
+    counts = run_workers("train.stages.memory", context.folder, job, processes, apart)
+    counts["scratch"].append(BEST)
+    return counts
+
+
+def train_worker(folder: Path) -> None:
+    """Train on one process of possibly several; the first writes the result."""
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    config = fill(MemoryRecipe, job["config"], "job.json")
+    inputs = {name: Path(path) for name, path in job["inputs"].items()}
+    accelerator = _accelerator(config, folder)
+    torch.manual_seed(job["seed"])
+    targets = finished_manifest(inputs["targets"])["config"]
+    depth = finished_manifest(inputs["datastore"])["config"]["depth"]
+    decoder = Decoder.load(inputs["decoder"], depth=depth)
+    memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
+    rows = TargetRows(
+        inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
+    )
+    if config.start == "decoder" and config.head != "free":
+        begin_as_decoder(memory, decoder, *rows.some())
+    memory.to(accelerator.device, getattr(torch, config.dtype))
+    validate = None
+    if len(rows.held_out) and accelerator.is_main_process:
+        held = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
+        validate = partial(held.measure, memory)
+    del decoder
+    history = fit(
+        memory,
+        rows.batch,
+        make_loss(memory, config),
+        rows.steps,
+        config.optimizer,
+        folder / CHECKPOINT,
+        "memory",
+        accelerator,
+        seed=job["seed"],
+        micro=config.micro_batch,
+        validate=validate,
+        best=folder / BEST if config.keep == "best" and len(rows.held_out) else None,
+    )
+    if accelerator.is_main_process:
+        soften(memory.to("cpu", torch.float32), config.temperature).to(torch.float16).save(folder)
+        write_json(folder / "history.json", history)
+        draw_training(history, folder / "training.png", "memory")
+    for tracker in accelerator.trackers:  # not end_training: later stages need the processes
+        tracker.finish()
+
+
+@torch.no_grad()
+def soften(memory: Memory, temperature: float) -> Memory:
+    """Return the memory, its head divided by a temperature: the same order, less certain."""
+    if not memory.config.tied_head:
+        memory.lm_head.weight.div_(temperature)
+    return memory
+
+
+def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
+    """Return accelerate's state of this process, its trackers started; MlpMemError without one."""
+    available = [str(name) for name in get_available_trackers()]
+    for name in config.trackers:
+        if name not in available:
+            raise MlpMemError(
+                f"memory: tracker {name!r} is not installed here or not known to accelerate; there "
+                f"are: {', '.join(available) or 'none'}. Install its package or leave it out"
+            )
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=list(config.trackers) or None,
+        project_dir=folder / "logs",
+    )
+    if config.trackers:
+        values = dataclasses.asdict(config).items()
+        plain = {k: v if isinstance(v, (int, float, str)) else str(v) for k, v in values}
+        accelerator.init_trackers("memory", plain)
+    return accelerator
+
+
+def make_loss(memory: Memory, config: MemoryRecipe):
+    """Return loss(memory, batch) -> (loss, {kl, ce}), sums over rows: eq. 6, sparse and chunked."""
+    head = memory.lm_head.weight
+    compiled = config.compile == "on" or (config.compile == "auto" and head.is_cuda)
+    features_of = torch.compile(memory.features) if compiled else memory.features
+
+    def loss(_: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        features = features_of(batch["keys"].to(head.dtype))
+        sparse = batch["token_ids"], batch["probs"]
+        value, kl, ce = head_loss(
+            features, head, batch["targets"], *sparse, config.alpha, into=head.grad
+        )
+        return value, {"kl": kl, "ce": ce}
+
+    return loss
+
+
+class TargetRows:
+    """Rows (key, value, token_ids, probs) in a fresh order each epoch; no state between steps.
+
+    Order and noise follow from seed and step alone, so any number of processes sees the same run.
+    """
+
+    def __init__(
+        self,
+        datastore: Path,
+        targets: Path,
+        config: MemoryRecipe,
+        seed: int,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """Open a datastore and its targets, stored or searched; batches come on `device`."""
+        store, self.device = Datastore.load(datastore), torch.device(device)
+        recipe = finished_manifest(targets)["config"]
+        recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
+        self.targets = open_targets(store, targets, recipe, self.device, seed)
+        self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
+        self.keys, self.values_of, self.documents = store.keys, store.values_of, store.documents
+        self.config, self.seed = config, seed
+        out = min(config.validation_rows, len(self.rows) // 10)
+        shuffled = np.random.default_rng([seed, HELD_OUT]).permutation(len(self.rows))
+        self.held_out = store.positions[self.rows[shuffled[:out]]]
+        self._learned = np.sort(shuffled[out:])
+        self.per_epoch = max(1, len(self._learned) // config.batch)
+        self.steps = self.per_epoch * config.epochs
+        self._kept = (-1, self._learned)  # an epoch and its order
+        sample = np.asarray(self.keys[self.rows[:4096]], np.float32)
+        self.noise = config.noise * float(sample.std())
+
+    def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
+        """Return keys (b, D), targets (b,), token_ids and probs (b, S) of one process's share."""
+        epoch, within = divmod(step, self.per_epoch)
+        size, more = divmod(len(self._learned), self.per_epoch)
+        start = within * size + min(within, more)
+        whole = self._order(epoch)[start : start + size + (within < more)]
+        at = whole[rank::world]
+        entries = self.rows[at]
+        token_ids, probs = self.targets.rows(at)
+        self._check(step, entries, probs)
+        keys = self._to_device(np.asarray(self.keys[entries])).float()
+        if self.noise:
+            generator = torch.Generator(self.device).manual_seed(luck(self.seed, step))
+            shape = len(whole), keys.shape[1]
+            noise = torch.randn(shape, generator=generator, device=self.device)
+            keys += self.noise * noise[rank::world]
+        return {
+            "keys": keys,
+            "targets": self._to_device(self.values_of(entries).astype(np.int64)),
+            "token_ids": self._to_device(token_ids),
+            "probs": self._to_device(probs),
+        }
+
+    def some(self, count: int = 2048) -> tuple[Tensor, Tensor]:
+        """Return keys (n, D) and values (n,) of learned rows, evenly spread, on the CPU."""
+        at = self.rows[self._learned[:: max(1, len(self._learned) // count)][:count]]
+        keys, values = np.asarray(self.keys[at], np.float32), self.values_of(at).astype(np.int64)
+        return torch.from_numpy(keys), torch.from_numpy(values)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the rows in an epoch's order; that of the epoch asked for last is kept."""
+        if self._kept[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self._learned)
+            self._kept = epoch, order
+        return self._kept[1]
+
+    def _to_device(self, array: np.ndarray) -> Tensor:
+        """Return an array as a tensor there; the copy to a GPU does not wait for its work."""
+        tensor = torch.from_numpy(array)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(self.device, non_blocking=True)
+
+    def _check(self, step: int, entries: np.ndarray, probs: np.ndarray) -> None:
+        """Raise MlpMemError for a row without a target to imitate."""
+        empty = np.flatnonzero(~(probs > 0).any(1))
+        if len(empty) and self.config.alpha > 0:
+            raise MlpMemError(
+                f"step {step + 1}: {len(empty)} rows have empty targets, the first of them entry "
+                f"{entries[empty[0]]}; every row needs a neighbour other than itself. Is the "
+                "datastore far smaller than k, or were targets cut off? Make the targets again"
+            )
+
+
+if __name__ == "__main__":
+    work(train_worker)

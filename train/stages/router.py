@@ -1,0 +1,196 @@
+"""Stage router: a lambda for every token, fitted where nothing is tested.
+
+An atlas is asked its questions and statements in the dev wordings, which no training text and no
+test has; a text corpus is read on its validation split. The loss is the mix's nll, so a router
+learns when each source is to be believed. R positions, F features.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.router import FEATURES, Router, RouterConfig, features
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.trace import PARTS
+from mlpmem.evidence import Evidence, gaps, reach
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.bulk_search import BulkRetriever
+from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.passages import forward_positions
+from mlpmem.sources import Sources
+from train.measure.atlas import CHOOSING, GROUPS
+from train.measure.questions import ask, sample_questions
+from train.measure.text import all_positions, groups_of, slide
+from train.recipe_after import Router as RouterRecipe
+from train.run.stage import Context, finished_manifest
+from train.stages.corpus import read_lines
+
+SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
+ROWS = 256  # positions whose (rows, V) log-probs exist at a time
+STEPS = 150  # of L-BFGS, at most
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Positions to fit on: a passage's tokens, and how much each counts."""
+
+    documents: Documents
+    positions: np.ndarray  # (R,) of tokens whose probability is the loss
+    weights: Tensor  # (R,) float32, sum 1
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What one system's router is fitted to."""
+
+    features: Tensor  # (R, F)
+    lm: Tensor  # (R,) log-prob of the true token by the decoder
+    other: Tensor  # (R,) by the system
+
+
+def fit_routers(context: Context) -> dict:
+    """Return counts; writes a folder a system: router/memory, router/knn, router/mixed."""
+    config, inputs = context.config, context.inputs
+    memory = Memory.load(inputs["memory"]).float().eval()
+    decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
+    settings = Settings(k=config.k, knn_temperature=config.temperature)
+    model = FusedModel(decoder, memory, settings)
+    store = Datastore.load(inputs["datastore"])
+    model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
+    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
+    seen = SEEN[kind](inputs["corpus"], decoder, config, context.seed)
+    nll = {}
+    for system, rows in look(model, seen).items():
+        router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
+        router.save(context.folder / system)
+    return {"tokens": len(seen.positions), "nll": nll}
+
+
+def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
+    """Return every token of questions and statements in their dev wordings.
+
+    Groups count alike; within a group a token of an answer counts `answers` times as much as
+    another.
+    """
+    cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
+    rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
+    questions = ask(decoder.tokenizer, rows)
+    documents = questions.documents
+    positions = all_positions(documents)
+    groups = groups_of(documents, positions)
+    weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
+    for group in set(groups):
+        weights[groups == group] /= weights[groups == group].sum()
+    return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
+
+
+def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
+    """Return tokens of the validation split, which windows slide over as they do in evaluate."""
+    valid = Documents.load(corpus / "valid")
+    window = min(config.window, decoder.max_positions)
+    documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
+    return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
+
+
+SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
+
+
+def each(
+    model: FusedModel, documents: Documents, positions: np.ndarray, systems: Sequence[str]
+) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
+    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
+
+    The positions are of whole texts, or of `reach`, or evidence lacks what is left out. At most
+    ROWS at a time.
+    """
+    true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
+    texts, evidence = documents.passage_at(positions), {system: Evidence() for system in systems}
+    for at, hidden, logits, *_ in forward_positions(model.decoder, documents, positions):
+        for start in range(0, len(at), ROWS):
+            some = slice(start, start + ROWS)
+            sources = model.sources(hidden[some], logits[some], model.store)
+            tokens = true[at[some]].to(sources.log_probs.device)
+            before = {
+                system: read.read(texts[at[some]], gaps(sources["lm"], sources[system], tokens))
+                for system, read in evidence.items()
+            }
+            yield at[some], sources, tokens, before
+
+
+def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
+    """Return {system: Rows} of every system that the model can answer with."""
+    systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
+    positions, asked = reach(seen.documents, seen.positions)
+    count = len(positions)
+    found = {
+        s: Rows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
+        for s in systems
+    }
+    for at, sources, true, evidence in each(model, seen.documents, positions, systems):
+        for system, rows in found.items():
+            pair = sources["lm"], sources[system]
+            made = features(*pair, evidence[system], sources.nearest(system))
+            rows.features[at] = made.cpu()
+            rows.lm[at] = gold(sources, "lm", true).cpu()
+            rows.other[at] = gold(sources, system, true).cpu()
+    kept = torch.from_numpy(asked)
+    return {s: Rows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
+
+
+def gold(sources: Sources, system: str, true: Tensor) -> Tensor:
+    """Return the true tokens' log-probs (R,) by a system."""
+    return sources[system].gather(1, true[:, None])[:, 0]
+
+
+def fit(
+    model: FusedModel,
+    system: str,
+    rows: Rows,
+    weights: Tensor,
+    config: RouterRecipe,
+    seed: int,
+) -> tuple[Router, float]:
+    """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
+
+    It is fitted to wordings that both sources know well; on others, where neither is sure, it would
+    be too sure of one. So a share of its logit is kept, `trust`.
+    """
+    torch.manual_seed(seed)
+    decoder = model.decoder
+    router = Router(RouterConfig(system, decoder.vocab_size, decoder.tokenizer_hash, config.units))
+    router.mean.copy_(rows.features.mean(0))
+    router.scale.copy_(rows.features.std(0).clamp_min(1e-3))
+    optimizer = torch.optim.LBFGS(
+        router.parameters(), max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
+    )
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        size = sum(p.square().sum() for p in router.parameters())
+        loss = nll(router(rows.features), rows, weights) + config.decay * size
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    with torch.no_grad():
+        for weight in router.out.parameters():
+            weight.mul_(config.trust)
+        return router, float(nll(router(rows.features), rows, weights))
+
+
+def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
+    """Return the weighted nll in nats of the mix at lambda = sigmoid(logits), (R,) each.
+
+    Finite, gradient and all, where a source gives the true token no probability.
+    """
+    lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
+    mixed = torch.logaddexp(F.logsigmoid(-logits) + lm, F.logsigmoid(logits) + other)
+    return -(weights * mixed).sum()

@@ -1,0 +1,132 @@
+"""Who can be asked: the systems of a bundle, a run or of parts, by name.
+
+mlpmem.loading.registry says which a model has. Of a run, "finetuned" and "lora" are the kept best
+settings, "memory_NAME" is a memory of its controls, and "plain" is the decoder of the run beside it
+that is called RUN-plain. The datastore is searched in bulk.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.trace import PARTS
+from mlpmem.errors import MlpMemError
+from mlpmem.loading import registry
+from mlpmem.loading.bundle import Bundle, load_bundle, preset_path
+from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.parts import from_parts
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.bulk_search import BulkRetriever
+from mlpmem.retrieval.datastore import Datastore
+from train.files import read_json
+from train.run.stage import finished_manifest, plain_decoder
+
+CONTROL = "memory_"  # before a control's name
+# the stages that a system needs beyond the decoder
+STAGES = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where systems come from."""
+
+    bundle: str | None = None  # folder or preset
+    decoder: str | None = None  # folder or hub id, instead of a bundle
+    memory: str | None = None  # likewise
+    text: Sequence[str] = ()  # the datastore's and retrieval's, for a decoder
+    run: Path | None = None  # a recipe's folder: tuned decoders, controls
+    lmbda: float | None = None  # None: the bundle's or the memory's own
+    passages: Sequence[int] = (1,)  # before a prompt: of "rag", and of others "rag_N"
+    layout: str | None = None  # as the corpus is; see Rag
+
+
+class Cast(registry.Cast):
+    """The systems of a model, and those that a run has beside it."""
+
+    def __init__(self, sources: Sources) -> None:
+        """Read decoder and memory; MlpMemError for two places at once."""
+        s = sources
+        if s.decoder and s.bundle:
+            raise MlpMemError("a bundle and a decoder were given; give one of them")
+        if (s.memory or s.text) and not s.decoder:
+            raise MlpMemError("a memory or a text needs its decoder; give --decoder too")
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._run, self._bundle = s.run, None
+        if s.decoder:
+            model = from_parts(s.decoder, s.memory, s.text or None, device=device)
+            documents = (lambda: model.datastore.documents) if s.text else None
+        else:
+            self._bundle: Bundle | None = load_bundle(preset_path(s.bundle))
+            model, documents = self._bundle.model(device), self._bundle.documents
+        given = [*_tuned(s.run), *_controls(s.run), *_plain(s.run)] if s.run else []
+        how = {"lmbda": s.lmbda, "passages": s.passages, "layout": s.layout}
+        super().__init__(model, given, documents, seconds=_seconds(s.run), **how)
+
+    @property
+    def searches(self) -> bool:
+        """Return whether there is a datastore, or can be."""
+        return self._bundle is not None or super().searches
+
+    @cached_property
+    def _searched(self) -> tuple[Datastore, BulkRetriever]:
+        """Return the datastore, and its search in bulk."""
+        attached = self._bundle.attach(self.model) if self._bundle is not None else self.model
+        store = attached.datastore
+        return store, BulkRetriever(store.keys, self.model.decoder.device)
+
+    def alone(self, system: str) -> FusedModel:
+        """Return the model with nothing beside the system that it does not need."""
+        model = super().alone(system)
+        if "knn" in PARTS[system]:
+            model.attach_datastore(*self._searched)
+        return model
+
+    def base(self, given: Given) -> Decoder:
+        """Return the run's own decoder, whose weights were not halved for a bundle."""
+        decoder = self.model.decoder
+        return Decoder.load(self._run / "decoder", depth=decoder.depth, device=decoder.device)
+
+
+def _tuned(run: Path) -> list[Given]:
+    """Return the kept settings of the stage finetuned, as "finetuned" and "lora"."""
+    folder = run / "finetuned"
+    path = folder / "finetuned.json"
+    rows = read_json(path) if path.is_file() else []
+    kinds = {True: ("lora", "adapter"), False: ("finetuned", "decoder")}
+    kept = {kinds[bool(row["rank"])]: row for row in rows if (folder / row["name"]).is_dir()}
+    return [
+        Given(name, folder / row["name"], kind, row["label"], row["seconds"])
+        for (name, kind), row in kept.items()
+    ]
+
+
+def _controls(run: Path) -> list[Given]:
+    """Return the memories of the stage controls, each at the lambda chosen for it."""
+    path = run / "controls" / "controls.json"
+    return [
+        Given(f"{CONTROL}{row['name']}", path.parent / row["name"], "memory", row["label"],
+              row["seconds"], row["lmbda"])
+        for row in (read_json(path) if path.is_file() else [])
+    ]  # fmt: skip
+
+
+def _plain(run: Path) -> list[Given]:
+    """Return the decoder of RUN-plain, trained in place of decoder and memory, if it is there."""
+    folder = plain_decoder(run)
+    if folder is None:
+        return []
+    label, seconds = f"the decoder of {folder.parent.name}", finished_manifest(folder)["seconds"]
+    return [Given("plain", folder, "decoder", label, seconds)]
+
+
+def _seconds(run: Path | None) -> dict[str, float]:
+    """Return what a run's stages took for each system beyond the decoder, as far as known."""
+    found = {}
+    for system, stages in (STAGES | {"mixed": STAGES["memory"]}).items():
+        manifests = filter(None, (finished_manifest(run / s) for s in stages)) if run else ()
+        found[system] = sum(manifest["seconds"] for manifest in manifests)
+    return found
