@@ -176,13 +176,13 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 2
     gc.disable()  # a fifth of the start went into looking for garbage among what is imported
-    from mlpmem.ui import serve
+    from mlpmem.ui import page
     from mlpmem.ui.recordings import recorded
     from mlpmem.ui.service import service
 
     load, bundle, note, offered = opened(args)
     shown = recorded.read(bundle) if bundle else recorded.Recorded()
-    return serve.serve(service.Service(load, note, offered), shown, args.host, args.port)
+    return page.serve(service.Service(load, note, offered), shown, args.host, args.port)
 
 
 if __name__ == "__main__":

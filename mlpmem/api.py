@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.router import reached, read_prompt
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
-from mlpmem.evidence import reached, read_prompt
-from mlpmem.sources import Store
+from mlpmem.retrieval.datastore import Store
 
 
 class Calls:
@@ -55,25 +55,25 @@ class Calls:
 
     def inspect(self, text: str, system: str | None = None, **options):
         """Return Events, at last the Trace of a text as it stands; see inspection.inspect."""
-        from mlpmem.inspection import inspect
+        from mlpmem.engine.scoring import inspect
 
         return inspect(self, text, system, **options)
 
     def probe(self, ids: Sequence[int], text: str, store: Store | None = None):
         """Return what every source gives a named token after ids; see inspection.probe."""
-        from mlpmem.inspection import probe
+        from mlpmem.engine.scoring import probe
 
         return probe(self, ids, text, store)
 
     def store_texts(self, titled: Sequence[tuple[str, str]], **options) -> Store:
         """Return a store of (title, text) pairs, for calls that take one; see parts.store_texts."""
-        from mlpmem.loading.parts import store_texts
+        from mlpmem.retrieval.texts import store_texts
 
         return store_texts(self, titled, **options)
 
     def corpus(self, store: Store | None = None):
         """Return the texts behind a store, to be searched and read; MlpMemError without one."""
-        from mlpmem.engine.steps import PARTED, text_of
+        from mlpmem.model.tokenizer import PARTED, text_of
         from mlpmem.retrieval.text_search import Corpus
 
         store = store or self._store
@@ -94,7 +94,7 @@ class Calls:
         store: Store | None = None,
     ) -> dict[str, Tensor]:
         """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
-        from mlpmem.token_ids import check_prompt
+        from mlpmem.model.prompts import check_prompt
 
         store = store or self._store
         system = self.check_system(system, store)

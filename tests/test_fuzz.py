@@ -22,16 +22,17 @@ from mlpmem.engine.router import FEATURES, Router, RouterConfig, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import SOURCES, Trace
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import parse_json
 from mlpmem.loading import extra_columns as given_columns
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.lora import CONFIG, add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
-from mlpmem.plain import parse_json
 from mlpmem.retrieval import key_cache
 from mlpmem.retrieval.documents import Documents
-from mlpmem.ui import endpoints, requests, studies
+from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
-from mlpmem.ui.panels import results
+from mlpmem.ui.panels import compare, results
+from mlpmem.ui.panels import results as studies
 from mlpmem.ui.recordings import recorded, saved
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service import offers, own_text
@@ -168,7 +169,7 @@ def test_a_request_of_a_column_is_answered_or_refused(shared, text):
     except ValueError:
         data = text
     stop = SimpleNamespace(is_set=lambda: False)
-    refused(lambda: list(requests.answer(shared, data, stop)))
+    refused(lambda: list(compare.answer(shared, data, stop)))
 
 
 @pytest.fixture(scope="module")

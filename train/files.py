@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import sys
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,15 @@ def say(line: str) -> None:
     """Print one line at once: stages take minutes and their log is read while they run."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the objects of a JSON-lines file."""
+    with path.open(encoding="utf-8") as file:  # splitlines would cut at U+2028 too
+        return [json.loads(line) for line in file]
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    """Write objects as JSON lines."""
+    lines = chain.from_iterable((json.dumps(row, ensure_ascii=False), "\n") for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from mlpmem.bench.figures import Figure
-from mlpmem.bench.timing import in_turns, ratios, reading, timed
+from mlpmem.bench.figures import Figure, in_turns, ratios, reading, timed
 from mlpmem.engine.fused import FusedModel
 
 ALL = "all systems"

@@ -4,22 +4,30 @@ Four forms of the same weights: plain float32, and packed in float32, bfloat16 a
 fastlinear).
 The floor is reading the weights once. The peer, where given, is the released code's loop on the
 same plain weights. Errors are against plain float32: the largest difference of a log-prob, and KL.
+
+The released code's fused decoding (Binn0/MLPMemory, commit 5b04efb), run from a checkout.
+
+Its model is imported as it is and given the same decoder and the same memory weights; what
+transformers 5 lacks is lent at import (three places). Nothing of it is kept here.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
+import transformers.modeling_utils
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, GPT2PreTrainedModel, PreTrainedTokenizerFast
+from transformers.pytorch_utils import Conv1D
 
 from mlpmem.bench.decode import decoding, generating, read_bytes
-from mlpmem.bench.figures import Figure
-from mlpmem.bench.peer import released_model
-from mlpmem.bench.timing import in_turns, ratios, reading, timed
+from mlpmem.bench.figures import Figure, in_turns, ratios, reading, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
@@ -148,3 +156,33 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     pieces = ["<s>", "</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
     made = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="</s>")
+
+
+def released_model(peer: Path, decoder: torch.nn.Module, memory: Memory, lmbda: float) -> Any:
+    """Return the released fused model of a GPT-2 decoder and a memory, the weights shared."""
+    transformers.modeling_utils.Conv1D = Conv1D
+    GPT2PreTrainedModel.all_tied_weights_keys = {}
+    fused, mlp = (_import(peer / "models" / name) for name in ("mlpMemory.py", "mlpGPT2.py"))
+    fused.MLPMemory._supports_sdpa = True
+    shape = memory.config
+    config = GPT2Config(
+        n_embd=shape.hidden_size, n_layer=shape.num_layers, vocab_size=shape.vocab_size
+    )
+    sizes = {"input_dim": shape.hidden_size, "output_dim": shape.hidden_size}
+    with torch.device("meta"):
+        theirs = mlp.GPT2MLPModel(config=config, **sizes)
+    theirs.load_state_dict(memory.state_dict(), assign=True)
+    return fused.MLPMemory(decoder, theirs.eval(), lmbda=lmbda).eval()
+
+
+def _import(path: Path) -> ModuleType:
+    """Return a module of the checkout; MlpMemError if it is not there."""
+    if not path.is_file():
+        raise MlpMemError(
+            f"--peer: there is no {path.name} in {path.parent}; give a checkout of the released "
+            "code (github.com/Binn0/MLPMemory at 5b04efb)"
+        )
+    spec = importlib.util.spec_from_file_location(f"released_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

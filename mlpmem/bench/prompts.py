@@ -6,8 +6,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from mlpmem.bench.figures import Figure
-from mlpmem.bench.timing import in_turns, timed
+from mlpmem.bench.figures import Figure, in_turns, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.trace import AUTO
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpmem.bench.figures import Figure
-from mlpmem.bench.timing import in_turns, timed
+from mlpmem.bench.figures import Figure, in_turns, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.retrieval.retriever import ExactRetriever
 

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from mlpmem.bench.decode import times
-from mlpmem.bench.figures import Figure
-from mlpmem.bench.timing import in_turns, timed
+from mlpmem.bench.figures import Figure, in_turns, timed
 from mlpmem.engine.systems import System
 
 UNITS = {"first": "ms_to_first_token", "token": "ms_per_token"}

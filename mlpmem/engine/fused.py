@@ -2,17 +2,20 @@
 
 Nothing of a request is kept on the model. The datastore may come later: `attach_datastore` sets
 one reference, and a call that has begun goes on with what was there when it began.
+
+What answers beside the decoder, and what every source says at some positions.
 """
 
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mlpmem.api import Calls
-from mlpmem.engine.distributions import knn_log_probs, knn_weights, log_softmax
+from mlpmem.engine.distributions import interpolate, knn_log_probs, knn_weights, log_softmax
 from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
@@ -22,9 +25,28 @@ from mlpmem.fast.devices import calibrate, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.datastore import Datastore, Store
 from mlpmem.retrieval.retriever import Neighbours, Retriever
-from mlpmem.sources import Sources, Store
+
+
+class Sources(NamedTuple):
+    """What every source says at R positions."""
+
+    names: tuple[str, ...]  # "lm" first
+    log_probs: Tensor  # (S, R, V) float32, one slice a source
+    neighbours: Neighbours | None  # (R, K)
+    weights: Tensor | None  # (R, K) share of the kNN mass
+    seconds: Mapping[str, float]  # spent on "memory" and "search", of all R
+
+    def __getitem__(self, system: str) -> Tensor:
+        """Return a source's log-probs (R, V), or those of a system's sources in equal shares."""
+        parts = [self.log_probs[self.names.index(part)] for part in PARTS[system] or ("lm",)]
+        return interpolate(*parts, 0.5) if len(parts) == 2 else parts[0]
+
+    def nearest(self, system: str) -> Tensor | None:
+        """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
+        searched = "knn" in PARTS[system]
+        return self.neighbours.distances[:, 0] if searched else None
 
 
 class FusedModel(Calls):

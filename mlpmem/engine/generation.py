@@ -4,27 +4,86 @@ A column is a system at one lambda. A batch row is a distinct history, not a col
 have written the same so far share their row of the decoder, the memory and the search, and part
 when they choose differently. The engine knows token ids; text is only for what is kept. No value
 of a call outlives it.
+
+What a generation keeps while it runs: its columns, its clock, and the events it tells.
 """
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mlpmem.engine.distributions import interpolate, sample
-from mlpmem.engine.fused import FusedModel, systems_of
+from mlpmem.engine.fused import FusedModel, Sources, systems_of
+from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import Options, check_lmbda
 from mlpmem.engine.steps import rows_of
-from mlpmem.engine.trace import AUTO, Trace
+from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.evidence import Evidence, gaps, reached, read_prompt
 from mlpmem.model.decoder import Decoder, DecoderOutput
-from mlpmem.running import Clock, Column, Event
-from mlpmem.sources import Sources, Store
-from mlpmem.token_ids import check_ids, check_prompt
+from mlpmem.model.prompts import check_ids, check_prompt
+from mlpmem.model.tokenizer import TextStream
+from mlpmem.retrieval.datastore import Store
+
+TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened: "step" with {name: Step}, last "done" with {name: Trace}.
+
+    A column's name is its system in a comparison, its lambda where lambda is scrubbed.
+    """
+
+    kind: str
+    values: Mapping[Any, Any]
+
+
+@dataclass
+class Column:
+    """What one system has written at one lambda so far, within one call."""
+
+    name: str | float
+    system: str
+    lmbda: float | str
+    row: int = 0  # of the batch
+    steps: list[Step] = field(default_factory=list)
+    text: TextStream = field(default_factory=TextStream)
+    finish: str = ""
+
+
+@dataclass
+class Clock:
+    """Milliseconds a token by part; a batch's time is shared out over its rows."""
+
+    prefill_ms: float = 0.0
+    read: Mapping[str, float] = field(default_factory=dict)  # seconds a source read the prompt for
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, part: str, seconds: float, rows: int) -> None:
+        """Note what a part took for some rows."""
+        self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
+
+    def cost(self, model: FusedModel, store: Store | None, column: Column) -> dict[str, float]:
+        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill.
+
+        A routed column's evidence_ms are those in which its sources read the prompt.
+        """
+        found = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
+        sizes = {"decoder_bytes": model.decoder.bytes}
+        if model.memory is not None:
+            sizes["memory_bytes"] = model.memory.bytes
+        if store is not None:
+            sizes["datastore_bytes"] = store.bytes
+        if column.lmbda == AUTO and self.read:
+            asked = (self.read.get(TIMED[part], 0.0) for part in PARTS[column.system])
+            found["evidence_ms"] = 1000 * sum(asked)
+        return {"prefill_ms": self.prefill_ms, **found, **sizes}
+
 
 LMBDAS = tuple(i / 10 for i in range(11))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import is_number
+from mlpmem.formats import is_number
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,17 @@ Systems with the same history share a row; only the mix and the chosen token are
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import torch
 
 from mlpmem.engine.distributions import js_divergence
+from mlpmem.engine.fused import Sources
 from mlpmem.engine.trace import OTHER, Candidate, Neighbour, Step, mix
-from mlpmem.sources import Sources, Store
+from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.retrieval.datastore import Store
 
 TOP = 8  # candidates of every source, and neighbours shown
-PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,3 @@ def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: 
         distance=distance,
         weight=weight,
     )
-
-
-def text_of(decoder: Any, ids: Sequence[int]) -> str:
-    """Return tokens as text, special ones as a mark: what they part must not run together."""
-    groups = groupby(ids, key=lambda i: i in decoder.special_ids)
-    return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)

@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from mlpmem.engine.distributions import interpolate
-from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.fused import FusedModel, Sources
+from mlpmem.engine.generation import Event
+from mlpmem.engine.router import REACH, Evidence, gaps
 from mlpmem.engine.trace import AUTO, PARTS, Trace
-from mlpmem.evidence import REACH, Evidence, gaps
 from mlpmem.model.decoder import Decoder
-from mlpmem.running import Event
-from mlpmem.sources import Sources
-from mlpmem.token_ids import check_prompt
+from mlpmem.model.prompts import check_prompt
 
 
 class System(Protocol):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import parse_json
+from mlpmem.formats import parse_json
 
 SOURCES = ("lm", "memory", "knn")
 # What a system mixes into the decoder, in equal shares; one that is not named here is its own.

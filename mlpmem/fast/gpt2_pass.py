@@ -69,7 +69,7 @@ class Straight:
         """Return whether a cache holds what was read and nothing else, a layer of it a layer."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
-        from mlpmem.kvcache import GrowingLayer
+        from mlpmem.fast.attention import GrowingLayer
 
         known = DynamicLayer, GrowingLayer
         layers = cache.layers if type(cache) is DynamicCache else []

@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmem.blocks import Conv1D
 from mlpmem.errors import MlpMemError
 
 # largest relative error of a packed product against the plain one in float32
@@ -182,3 +181,25 @@ def form_of(name: str) -> tuple[torch.dtype, bool]:
     if name not in FORMS:
         raise MlpMemError(f"dtype is {name!r}; use {', '.join(FORMS)}, or None to leave weights")
     return FORMS[name]
+
+
+class Conv1D(nn.Module):
+    """A linear layer whose weight is stored (in, out), as GPT-2's are."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        """Make weight (inputs, outputs) and bias (outputs,)."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ weight + bias."""
+        return F.linear(x, self.weight.T, self.bias)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in its tanh form, of what forward returns; packed layers do both at once."""
+        return F.gelu(self(x), approximate="tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return what forward returns, added to residual; packed layers do both at once."""
+        return residual + self(x)

@@ -1,4 +1,4 @@
-"""The folder that `hf.py` saves and loads: decoder/, memory/ or datastore/, each in its own format.
+"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, each in its own format.
 
 It reads and writes parts and checks what loaders ask for; who drives the model is not its concern.
 """
@@ -11,10 +11,10 @@ import torch
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings, check_lmbda
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.devices import AUTO
+from mlpmem.formats import parse_json
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.placement import AUTO
-from mlpmem.plain import parse_json
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import RETRIEVERS, make_retriever
 

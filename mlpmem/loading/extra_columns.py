@@ -1,7 +1,7 @@
 """Columns that stand in folders beside a model: which there are, and what each folder holds.
 
 A folder is told apart by its files: an adapter of the model's decoder (LoRA), another memory for
-it, or a decoder of its own. Nothing is loaded here, and torch is not needed; `cast.py` makes
+it, or a decoder of its own. Nothing is loaded here, and torch is not needed; `registry.py` makes
 systems of them.
 """
 
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import ADAPTER_FILES, is_number, kind_of
 from mlpmem.loading.manifest import AGAIN
-from mlpmem.plain import is_number, parse_json
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
 OWN = (
@@ -28,10 +28,6 @@ OWN = (
     "auto_mixed",
     "fused",
 )
-KINDS = ("decoder", "adapter", "memory")
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
-MEMORY_TYPE = "mlp_memory"  # what a memory's config.json calls itself
-PUBLISHED_MEMORY = ("mlp_memory_config.json", "knn_generator")
 MOST_LABEL = 160  # characters
 
 
@@ -63,40 +59,6 @@ def check_name(name: str) -> None:
             f"column {name[:40]!r}: a name has small letters, digits and _, begins with a letter, "
             f"and is none of {', '.join(OWN)}; give another"
         )
-
-
-def kind_of(folder: Path) -> str:
-    """Return what a folder holds, of KINDS; MlpMemError where it is none of them."""
-    if (folder / ADAPTER_FILES[0]).is_file():
-        return "adapter"
-    if any((folder / name).exists() for name in PUBLISHED_MEMORY):
-        return "memory"
-    try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MlpMemError(
-            f"column: {folder} is no folder of a decoder (config.json), of LoRA "
-            f"({ADAPTER_FILES[0]}) or of a memory; check the path"
-        ) from error
-    mine = isinstance(row, dict) and row.get("model_type") == MEMORY_TYPE
-    return "memory" if mine or _without_attention(folder) else "decoder"
-
-
-def _without_attention(folder: Path) -> bool:
-    """Return whether a folder's safetensors hold layers, and none of them attends.
-
-    So it is with published memories that lie flat: their config.json is their base family's.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, "np") as file:
-                names.update(file.keys())
-        except (OSError, SafetensorError):  # whoever reads it says what is wrong
-            return False
-    return bool(names) and not any("att" in name for name in names)
 
 
 def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:

@@ -6,24 +6,17 @@ A folder is taken as it is, then what is cached, then the network. A revision th
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import SMALL, WEIGHTS, wanted
 
 Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
 
-NESTED = "knn_generator"  # where a memory stands that was saved together with its decoder's name
-SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
-WEIGHTS = (  # the first kind that is there is read; a repository may hold all of them
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 POLL_SECONDS = 0.5
 
@@ -47,18 +40,6 @@ class Listing:
         licence = self.licence or "not stated, ask its authors before you use it"
         size = f"{self.bytes / 1e9:.2f} GB" if self.bytes >= 1e7 else f"{self.bytes / 1e6:.2f} MB"
         return f"{self.hub_id} ({self.commit[:12]}), {size}, licence: {licence}"
-
-
-def wanted(names: Iterable[str]) -> list[str]:
-    """Return the files that are read of a repository: configuration, tokenizer, one weight kind."""
-    names, found = sorted(names), []
-    for folder in ("", f"{NESTED}/"):
-        here = [name for name in names if name.rpartition("/")[0] == folder[:-1]]
-        plain = {name: name.removeprefix(folder) for name in here}
-        found += [n for n in here if any(fnmatch(plain[n], pattern) for pattern in SMALL)]
-        kinds = ([n for n in here if fnmatch(plain[n], pattern)] for pattern in WEIGHTS)
-        found += next(filter(None, kinds), [])
-    return found
 
 
 def fetch(

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import parse_json
+from mlpmem.formats import parse_json
 
 FORMAT = 1
 MANIFEST_BYTES = 4 * 2**20

@@ -1,30 +1,33 @@
-"""A model from parts: any decoder, a memory made for it, a datastore of one's own text files."""
+"""A model from parts: any decoder, a memory made for it, a datastore of one's own text files.
+
+How a datastore of one's own text is best used: temperature and lambda, chosen on the text.
+
+Some positions are asked as if their passage were not there, so that what is chosen holds for text
+that the datastore does not have. Distances differ by orders of magnitude between decoders, and a
+temperature that fits one leaves another with its nearest neighbour alone, or with all alike.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from mlpmem.engine.distributions import knn_weights
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings
-from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate
+from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.placement import first_device
-from mlpmem.plain import parse_json, valid
-from mlpmem.retrieval.datastore import Datastore, build_keys
-from mlpmem.retrieval.documents import Documents, entries, join_passages
+from mlpmem.retrieval.datastore import Datastore, Store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
+from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import make_retriever
-from mlpmem.sources import Store
-from mlpmem.tuning import tuned
-
-CHUNK = 256  # tokens of a passage made of plain text
-TEXT_KINDS = (".txt", ".md", ".jsonl")
+from mlpmem.retrieval.texts import read_text
 
 
 def from_parts(
@@ -91,86 +94,69 @@ def attach_text(
     return built
 
 
-def store_texts(
-    model: FusedModel,
-    titled: Sequence[tuple[str, str]],
-    *,
-    progress: Callable[[int, int], None] | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> Store:
-    """Return the store of (title, text) pairs, exactly searched; the model itself stays as it is.
+PASSAGES, POSITIONS = 16, 256  # asked at most
+FEWEST = 8  # passages; of fewer, too little is left without one
+SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance: temperatures
+LMBDAS = tuple(i / 20 for i in range(1, 20))
 
-    progress(done, total) counts tokens while keys are built; a yes of stop() raises MlpMemError.
+
+def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
+    """Return the model's settings with the temperature and the lambda that suit a store best.
+
+    Best is the lowest mean nll (nats) of the positions asked. A model with a memory keeps its
+    temperature, which the memory imitates. A store of too few passages leaves all as it is.
     """
-    documents = cut_text(model.decoder, titled)
-    positions, counts = entries(documents)
-    keys = build_keys(model.decoder, documents, positions, progress=progress, stop=stop)
-    datastore = Datastore(keys, positions, counts, documents)
-    return model.make_store(datastore, make_retriever("exact", keys))
+    entries = _sample(store.datastore, seed)
+    if not len(entries):
+        return model.settings
+    lm, distances, right, counts = _asked(model, store, entries)
+    near = float(distances[distances.isfinite()].mean())
+    best = (np.inf, model.settings.knn_temperature, model.settings.of("knn"))
+    tried = [scale * near for scale in SCALES if near > 0]
+    for temperature in tried if model.memory is None else [model.settings.knn_temperature]:
+        values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
+        knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
+        for lmbda in LMBDAS:
+            nll = -float(((1 - lmbda) * lm + lmbda * knn).clamp_min(1e-12).log().mean())
+            best = min(best, (nll, temperature, lmbda))
+    lmbdas = {**model.settings.lmbda, "knn": best[2]}
+    return replace(model.settings, knn_temperature=best[1], lmbda=lmbdas)
 
 
-def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK) -> Documents:
-    """Return the documents of .txt and .md files (one a file) and .jsonl files (one a line).
+def _sample(datastore: Datastore, seed: int) -> np.ndarray:
+    """Return entries (Q,) of a few passages, as few as a quarter of them; none where too few."""
+    documents, luck = datastore.documents, np.random.default_rng(seed)
+    count = len(documents.offsets) - 1
+    if count < FEWEST:
+        return np.empty(0, np.int64)
+    chosen = luck.choice(count, min(PASSAGES, count // 4), replace=False)
+    there = np.flatnonzero(np.isin(documents.passage_at(datastore.positions), chosen))
+    return np.sort(luck.choice(there, min(POSITIONS, len(there)), replace=False))
 
-    A line of .jsonl is an object with "text" and, optionally, "title". Documents are cut into
-    passages of `chunk` tokens, each keyed on its own.
+
+@torch.inference_mode()
+def _asked(
+    model: FusedModel, store: Store, entries: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return of entries (Q,): the decoder's probability (Q,), and of the neighbours (Q, K) their
+    distances, whether they have the true token, and counts. Own passages are infinitely far.
     """
-    return cut_text(decoder, [pair for path in paths for pair in _documents(Path(path))], chunk)
-
-
-def cut_text(decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = CHUNK) -> Documents:
-    """Return (title, text) pairs as documents, cut into passages of `chunk` tokens."""
-    chunk = min(chunk, decoder.max_positions)
-    passages: list[tuple[int, list[int]]] = []
-    for index, (_, text) in enumerate(titled):
-        passages += [(index, ids) for ids in _passages(decoder, text, chunk)]
-    if not passages or not any(text.strip() for _, text in titled):
-        raise MlpMemError("text: the files hold no text; give .txt, .md or .jsonl files with some")
-    titles = [title for title, _ in titled]
-    return join_passages(passages, titles, ["text"] * len(titles))
-
-
-def _passages(decoder: Decoder, text: str, chunk: int) -> list[list[int]]:
-    """Return a document's passages: BOS (where there is one) before each, EOS after the last."""
-    tokenizer = decoder.tokenizer
-    ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
-    if not ids:
-        return []
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-    start = end if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    ids, width = ids + end, max(1, chunk - len(start))
-    return [start + ids[at : at + width] for at in range(0, len(ids), width)]
-
-
-def _documents(path: Path) -> list[tuple[str, str]]:
-    """Return (title, text) of every document of a file; MlpMemError where it cannot be read."""
-    if path.suffix not in TEXT_KINDS:
-        raise MlpMemError(f"text: {path.name} is none of {', '.join(TEXT_KINDS)}; convert it first")
-    try:
-        content = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise MlpMemError(
-            f"text: cannot read {path.name} ({why}); check the path, and save it as UTF-8"
-        ) from error
-    return titled_texts(path.name, content)
-
-
-def titled_texts(name: str, content: str) -> list[tuple[str, str]]:
-    """Return (title, text) of every document in a file's content; a .jsonl has one a line."""
-    if not name.endswith(".jsonl"):
-        return [(name, content)]
-    lines = enumerate(content.split("\n"), start=1)  # splitlines would cut at U+2028 too
-    return [_line(name, number, line) for number, line in lines if line.strip()]
-
-
-def _line(name: str, number: int, line: str) -> tuple[str, str]:
-    """Return (title, text) of one line of a .jsonl file."""
-    try:
-        row: Any = parse_json(line)
-        text = row["text"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise MlpMemError(
-            f'text: line {number} of {name} is no object with a "text" ({error!r}); correct it'
-        ) from error
-    return valid(str(row.get("title") or f"{name}:{number}")), valid(str(text))
+    datastore, k = store.datastore, model.settings.k
+    documents, positions = datastore.documents, datastore.positions[entries]
+    own = documents.passage_at(positions)
+    longest = int(np.diff(documents.offsets)[own].max())
+    lm = torch.empty(len(entries))
+    distances = torch.empty(len(entries), min(len(datastore), k + longest))
+    indices = distances.long()
+    true = store.values[entries]
+    for places in forward_positions(model.decoder, documents, positions):
+        gold = places.logits.float().log_softmax(-1).exp()
+        lm[places.at] = gold.gather(1, true[places.at, None].to(gold.device))[:, 0].cpu()
+        found = store.retriever.search(places.hidden.float(), distances.shape[1])
+        indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
+    passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])
+    same = torch.from_numpy(passages == own[:, None]) | (indices < 0)
+    distances, order = distances.masked_fill(same, torch.inf).sort(dim=1, stable=True)
+    indices = indices.gather(1, order)[:, :k].clamp_min(0)
+    values, counts = store.values.cpu(), store.counts.cpu()
+    return lm, distances[:, :k], values[indices] == true.cpu()[:, None], counts[indices]

@@ -3,14 +3,14 @@
 "lm", "memory", "knn" and "mixed" are columns of the model, "auto" is its memory (and "auto_knn" and
 "auto_mixed" the others) under the router's lambda. "rag" is the decoder with passages before the
 prompt, "rag_memory" the same with a memory, "rag_5" the decoder with five, where more numbers of
-passages than one were asked for. Then come the columns of folders, see `given.py`.
+passages than one were asked for. Then come the columns of folders, see `extra_columns.py`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.rag import Passages, Rag
+from mlpmem.engine.rag import Rag
 from mlpmem.engine.settings import default_settings
 from mlpmem.engine.systems import LABELS, Column, System
 from mlpmem.engine.trace import AUTO
@@ -20,6 +20,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.text_search import Passages
 
 KINDS = {
     "decoder": "another decoder", "adapter": "the decoder with LoRA", "memory": "decoder + memory",

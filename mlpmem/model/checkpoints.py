@@ -13,65 +13,13 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.hub import NESTED, Tell, fetch
-from mlpmem.model.memory import MODEL_TYPE, Memory, MemoryConfig
-from mlpmem.placement import first_device
-from mlpmem.plain import parse_json
+from mlpmem.formats import MEMORY_TYPE, NESTED, parse_json
 
 # model_type: memory family, the only activation it has, lmbda the authors use
 PUBLISHED = {
     "gpt2": ("gpt2", "gelu_new", 0.25),
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("llama", "silu", 0.5)),
 }
-
-
-def save_memory(memory: Memory, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors (in dtype if given) into folder."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: weight.detach().to("cpu", dtype or weight.dtype).contiguous()
-        for name, weight in memory.state_dict().items()
-        if not (memory.config.tied_head and name == "lm_head.weight")
-    }
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(memory.config.to_json(), encoding="utf-8")
-
-
-def load_memory(
-    path_or_id: str | Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    depth: int | None = None,
-    lmbda: float | None = None,
-    temperature: float | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    tell: Tell | None = None,
-) -> Memory:
-    """Return a memory in eval mode, frozen; depth, lmbda and temperature override the folder's.
-
-    A folder is read as it is; anything else is a hub id, fetched with `tell` as hub.fetch does.
-    MlpMemError says what is missing or wrong.
-    """
-    top = fetch(
-        path_or_id, "memory", revision=revision, local_files_only=local_files_only, tell=tell
-    )
-    folder = _inner(top)
-    given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
-    row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
-    config = MemoryConfig.from_dict(row)
-    with torch.device("meta"):
-        memory = Memory(config)
-    weights = _read_weights(folder)
-    _check_weights(memory, weights, folder)
-    place = first_device(device)
-    weights = {name: weight.to(place, dtype) for name, weight in weights.items()}
-    memory.load_state_dict(weights, assign=True)
-    return memory.eval().requires_grad_(False)
 
 
 def _inner(top: Path) -> Path:
@@ -85,12 +33,12 @@ def _inner(top: Path) -> Path:
 def _config_row(top: Path, folder: Path) -> dict:
     """Return MemoryConfig values from our own or a base family's config.json."""
     row = _read_json(folder / "config.json")
-    if row.get("model_type") == MODEL_TYPE:
+    if row.get("model_type") == MEMORY_TYPE:
         return row
     if str(row.get("model_type")) not in PUBLISHED:
         raise MlpMemError(
             f"memory: {folder.name}/config.json has model_type {row.get('model_type')!r}; "
-            f"known are {MODEL_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
+            f"known are {MEMORY_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
         )
     from transformers import CONFIG_MAPPING
 
@@ -184,31 +132,6 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     wrapped = f"{NESTED}."
     own = {n.removeprefix(wrapped): w for n, w in weights.items() if n.startswith(wrapped)}
     return own or weights
-
-
-def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
-    """Raise MlpMemError unless names and shapes are the config's and all numbers finite."""
-    wanted = {name: weight.shape for name, weight in memory.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
-    shapes = [
-        f"{name} is {list(weights[name].shape)}, config.json says {list(shape)}"
-        for name, shape in wanted.items()
-        if name in weights and weights[name].shape != shape
-    ]
-    complaints = [f"{len(missing)} names missing such as {missing[0]}"] if missing else []
-    complaints += [f"{len(extra)} unknown names such as {extra[0]}"] if extra else []
-    complaints += shapes[:1]
-    if complaints:
-        raise MlpMemError(
-            f"memory: the weights in {folder.name} do not fit its config.json: "
-            f"{'; '.join(complaints)}. Is this a memory's folder, whole and of the family it names?"
-        )
-    for name, weight in weights.items():
-        if not weight.isfinite().all():
-            raise MlpMemError(
-                f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
-                "training failed or the file is altered, download or train it again"
-            )
 
 
 def _read_json(path: Path) -> dict:

@@ -15,15 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import threads_for
+from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.fast.linear import bytes_of
+from mlpmem.formats import valid
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.families import family_of, ffn_at, layers_of
-from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
-from mlpmem.pieces import token_bytes
-from mlpmem.placement import first_device, spread
-from mlpmem.plain import valid
+from mlpmem.model.tokenizer import load_tokenizer, token_bytes, tokenizer_hash
 
 
 class _Catch:
@@ -61,7 +59,7 @@ class Decoder:
         self.num_layers = len(layers_of(model, self.family))
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
-        self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see threads.py
+        self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
         self.straight: Straight | None = None  # a pass of fewer steps, of packed GPT-2 models
         self._hook = ffn.register_forward_pre_hook(_catch)
 
@@ -197,7 +195,7 @@ class Decoder:
         after.
         """
         if cache is None and use_cache and head:
-            from mlpmem.kvcache import growing_cache
+            from mlpmem.fast.attention import growing_cache
 
             cache = growing_cache(self.model.config)
         plain = head and attention_mask is None and position_ids is None

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.linear import PackedLinear
+from mlpmem.formats import is_number, parse_json
 from mlpmem.model.decoder import Decoder
-from mlpmem.plain import is_number, parse_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_BYTES = 256 * 2**10

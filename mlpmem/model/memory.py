@@ -2,21 +2,26 @@
 
 It sees no positions and no other token, so its rows are independent. State-dict names equal those
 of the authors' published checkpoints. `checkpoints.py` reads and writes its folders.
+
+What a memory is made of: norms, FFNs and blocks, under the published checkpoints' names.
 """
 
 import json
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmem.blocks import LAYOUTS
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import MEMORY_TYPE
-
-MODEL_TYPE = MEMORY_TYPE
+from mlpmem.fast.devices import first_device
+from mlpmem.fast.linear import Conv1D
+from mlpmem.formats import MEMORY_TYPE
+from mlpmem.loading.hub import Tell, fetch
+from mlpmem.model.checkpoints import _config_row, _inner, _read_weights
 
 MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
 # field -> (kind, least, most)
@@ -88,7 +93,7 @@ class MemoryConfig:
 
     def to_json(self) -> str:
         """Return config.json's text."""
-        return json.dumps({"model_type": MODEL_TYPE, **asdict(self)}, indent=2)
+        return json.dumps({"model_type": MEMORY_TYPE, **asdict(self)}, indent=2)
 
 
 class Memory(nn.Module):
@@ -145,14 +150,14 @@ class Memory(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors, the weights in dtype if given."""
-        from mlpmem.model.checkpoints import save_memory
+        pass  # GONE
 
         save_memory(self, folder, dtype)
 
     @classmethod
     def load(cls, path_or_id: str | Path, **options) -> "Memory":
         """Return the memory of our own or a published folder; see checkpoints.load_memory."""
-        from mlpmem.model.checkpoints import load_memory
+        pass  # GONE
 
         return load_memory(path_or_id, **options)
 
@@ -176,3 +181,169 @@ def check_binding(config: MemoryConfig, decoder) -> None:
             f"this memory belongs to another decoder: {', '.join(wrong)} (memory against decoder). "
             "Load the decoder it was trained for, or train a memory for this one"
         )
+
+
+def save_memory(memory: Memory, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and model.safetensors (in dtype if given) into folder."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: weight.detach().to("cpu", dtype or weight.dtype).contiguous()
+        for name, weight in memory.state_dict().items()
+        if not (memory.config.tied_head and name == "lm_head.weight")
+    }
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(memory.config.to_json(), encoding="utf-8")
+
+
+def load_memory(
+    path_or_id: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    depth: int | None = None,
+    lmbda: float | None = None,
+    temperature: float | None = None,
+    revision: str | None = None,
+    local_files_only: bool = False,
+    tell: Tell | None = None,
+) -> Memory:
+    """Return a memory in eval mode, frozen; depth, lmbda and temperature override the folder's.
+
+    A folder is read as it is; anything else is a hub id, fetched with `tell` as hub.fetch does.
+    MlpMemError says what is missing or wrong.
+    """
+    top = fetch(
+        path_or_id, "memory", revision=revision, local_files_only=local_files_only, tell=tell
+    )
+    folder = _inner(top)
+    given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
+    row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
+    config = MemoryConfig.from_dict(row)
+    with torch.device("meta"):
+        memory = Memory(config)
+    weights = _read_weights(folder)
+    _check_weights(memory, weights, folder)
+    place = first_device(device)
+    weights = {name: weight.to(place, dtype) for name, weight in weights.items()}
+    memory.load_state_dict(weights, assign=True)
+    return memory.eval().requires_grad_(False)
+
+
+def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
+    """Raise MlpMemError unless names and shapes are the config's and all numbers finite."""
+    wanted = {name: weight.shape for name, weight in memory.state_dict().items()}
+    missing, extra = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
+    shapes = [
+        f"{name} is {list(weights[name].shape)}, config.json says {list(shape)}"
+        for name, shape in wanted.items()
+        if name in weights and weights[name].shape != shape
+    ]
+    complaints = [f"{len(missing)} names missing such as {missing[0]}"] if missing else []
+    complaints += [f"{len(extra)} unknown names such as {extra[0]}"] if extra else []
+    complaints += shapes[:1]
+    if complaints:
+        raise MlpMemError(
+            f"memory: the weights in {folder.name} do not fit its config.json: "
+            f"{'; '.join(complaints)}. Is this a memory's folder, whole and of the family it names?"
+        )
+    for name, weight in weights.items():
+        if not weight.isfinite().all():
+            raise MlpMemError(
+                f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
+                "training failed or the file is altered, download or train it again"
+            )
+
+
+if TYPE_CHECKING:
+    pass  # GONE
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm computed in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., D) normalised, in x's dtype."""
+        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
+            return super().forward(x).to(x.dtype)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+class RMSNorm(nn.RMSNorm):
+    """RMSNorm computed in float32 whatever comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., D) normalised, in x's dtype."""
+        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
+            return super().forward(x).to(x.dtype)
+        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(
+            x.dtype
+        )
+
+
+class Gpt2FFN(nn.Module):
+    """D -> 4 D -> D with GELU in its tanh form."""
+
+    def __init__(self, config: "MemoryConfig") -> None:
+        """Make the two layers."""
+        super().__init__()
+        self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
+        self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return the FFN of x (..., D), added to residual (..., D)."""
+        return self.c_proj.plus(self.c_fc.gelu(x), residual)
+
+
+class LlamaFFN(nn.Module):
+    """SwiGLU without biases."""
+
+    def __init__(self, config: "MemoryConfig") -> None:
+        """Make the three layers."""
+        super().__init__()
+        inner, outer = config.intermediate_size, config.hidden_size
+        self.gate_proj = nn.Linear(outer, inner, bias=False)
+        self.up_proj = nn.Linear(outer, inner, bias=False)
+        self.down_proj = nn.Linear(inner, outer, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the FFN of x (..., D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Gpt2Block(nn.Module):
+    """x + FFN(LayerNorm(x)), under GPT-2's names."""
+
+    def __init__(self, config: "MemoryConfig") -> None:
+        """Make norm and FFN."""
+        super().__init__()
+        self.ln_1 = LayerNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = Gpt2FFN(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (..., D)."""
+        return self.mlp(self.ln_1(x), x)
+
+
+class LlamaBlock(nn.Module):
+    """x + FFN(RMSNorm(x)), under Llama's names."""
+
+    def __init__(self, config: "MemoryConfig") -> None:
+        """Make norm and FFN."""
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
+        self.mlp = LlamaFFN(config)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the block's output, (..., D)."""
+        return x + self.mlp(self.input_layernorm(x))
+
+
+# family: (block, name of the blocks, norm, name of the last norm), the names of the checkpoints
+LAYOUTS = {
+    "gpt2": (Gpt2Block, "h", LayerNorm, "ln_f"),
+    "llama": (LlamaBlock, "layers", RMSNorm, "norm"),
+}

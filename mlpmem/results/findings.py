@@ -1,13 +1,19 @@
 """Findings of a bundle's results.json, read with care; and what systems made of the same tasks.
 
-`train/findings.py` has the schema and writes them. A bundle may come from anybody: whatever is no
-finding is left out. `table` is one table for README and the Results tab; `asked.py` has the
+`train/measure/findings.py` has the schema and writes them. A bundle may come from anybody: whatever is no
+finding is left out. `table` is one table for README and the Results tab; `questions.py` has the
 studies.
+
+results.json of a bundle as the Results tab reads it: what does not fit is left out.
+
+A bundle may come from anybody, and its page must open whatever stands there.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from mlpmem.engine.trace import AUTO
 
 MOST = 20_000  # findings that are read of one bundle
 LONGEST = 200  # characters of a word in them
@@ -112,3 +118,78 @@ def interval_text(form: str, value: float, low: float | None, high: float | None
     """Return "93 (86 to 97)", or "93" where there is no interval."""
     said = form.format(value)
     return said if low is None else f"{said} ({form.format(low)} to {form.format(high)})"
+
+
+MOST_ROWS = 200  # rows of a table, fields of a row, characters of a text
+LONGEST_CURVE = 2000  # points of a curve
+TEXTS = ("name", "label", "groups", "how")
+
+
+def measured(results: Any) -> dict | None:
+    """Return what can be shown of a results.json, None where there is nothing; findings as are."""
+    if not isinstance(results, dict) or not results:
+        return None
+    curves = _object(results.get("lambda_curves"))
+    return {
+        "systems": [_system(row) for row in _objects(results.get("systems"))],
+        "forgetting": [_plain(row) for row in _objects(results.get("forgetting"))],
+        "lambda_curves": {s: _curve(_object(row)) for s, row in curves.items()},
+        "cost": _numbers(results.get("cost")),
+        "findings": results.get("findings"),
+        **_plain({key: results.get(key) for key in ("share_of_gain", "how")}),
+    }
+
+
+def number(value: Any) -> float | None:
+    """Return a finite number, or a {"n", "right"} count as a share; None for anything else."""
+    if isinstance(value, dict):
+        n, right = number(value.get("n")), number(value.get("right"))
+        return right / n if n and right is not None and 0 <= right <= n else None
+    bounded = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if bounded and abs(value) < LARGEST else None  # nan is not less
+
+
+def _system(row: dict) -> dict:
+    """Return a system's row: texts, numbers, and numbers by split or group."""
+    lmbda = row.get("lmbda")
+    own = next(iter(lmbda.values()), None) if isinstance(lmbda, dict) else lmbda
+    by_split = {key: _numbers(row.get(key)) for key in ("accuracy", "ppl")}
+    return {**_plain(row), **by_split, "lmbda": AUTO if own == AUTO else number(own)}
+
+
+def _curve(row: dict) -> dict[str, list[float]]:
+    """Return lambdas and what was measured at each; perplexities are above 0."""
+    found = dict(_lists(row))
+    length = len(found.get("lmbdas", ()))
+    return {key: values for key, values in found.items() if len(values) == length}
+
+
+def _lists(row: dict) -> Iterator[tuple[str, list[float]]]:
+    """Yield the fields that are lists of nothing but numbers."""
+    for key, values in list(row.items())[:MOST_ROWS]:
+        numbers = (
+            [number(v) for v in values[:LONGEST_CURVE]] if isinstance(values, list) else [None]
+        )
+        least = 0.0 if key.startswith("ppl") else -LARGEST
+        if all(v is not None and v > least for v in numbers):
+            yield key, numbers
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row's texts and numbers, each only where it belongs."""
+    texts = {k: v[:MOST_ROWS] for k, v in row.items() if isinstance(v, str) and k in TEXTS}
+    return {**_numbers({k: v for k, v in row.items() if k not in TEXTS}), **texts}
+
+
+def _numbers(row: Any) -> dict[str, float]:
+    """Return the fields that are numbers."""
+    found = {str(key): number(value) for key, value in list(_object(row).items())[:MOST_ROWS]}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _object(value: Any) -> dict:
+    return value if isinstance(value, dict) else {}
+
+
+def _objects(value: Any) -> list[dict]:
+    return [row for row in (value if isinstance(value, list) else [])[:MOST_ROWS] if _object(row)]

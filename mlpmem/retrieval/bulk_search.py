@@ -18,8 +18,16 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.retriever import Neighbours, writable
-from mlpmem.retrieval.top_k import Survivors, above
-from mlpmem.selection import LAST, kth_largest, largest, pack, smallest_first, unpack
+from mlpmem.retrieval.top_k import (
+    LAST,
+    Survivors,
+    above,
+    kth_largest,
+    largest,
+    pack,
+    smallest_first,
+    unpack,
+)
 
 EXTRA = 32  # candidates beyond k for the second scoring
 QUERY_BLOCK = 2048

@@ -8,14 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.passages import forward_positions
+from mlpmem.retrieval.retriever import Retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
 
 
@@ -149,3 +151,18 @@ def _checked(hidden: torch.Tensor) -> np.ndarray:
             "keyed in float16 at this depth, try another depth"
         )
     return kept
+
+
+class Store(NamedTuple):
+    """A datastore, its search, and the arrays the mix gathers from."""
+
+    datastore: Datastore
+    retriever: Retriever
+    values: Tensor  # (N,) int64
+    counts: Tensor  # (N,) int32
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of entries and index; keys that the index holds are counted once."""
+        twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
+        return self.datastore.bytes + self.retriever.bytes - twice

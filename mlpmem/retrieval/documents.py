@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import parse_json
+from mlpmem.formats import parse_json
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,7 @@ from tqdm import tqdm
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.bulk_search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
 from mlpmem.retrieval.retriever import probes_for, writable
-from mlpmem.selection import LAST
-from train.config.tables import Targets
+from mlpmem.retrieval.top_k import LAST
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key
@@ -87,15 +86,6 @@ class InvertedSearch:
     def _rows(self, at) -> Tensor:
         """Return keys (n, D) of a slice or of indices (n,), a fresh float32 copy."""
         return rows_of(self.keys, at, torch.device("cpu"))
-
-
-def kind_of_search(config: Targets, entries: int, size: int) -> str:
-    """Return how N entries of keys of D = size are searched: exact, ivfsq or ivfpq."""
-    if config.search != "auto":
-        return config.search
-    if entries <= config.exact_most:
-        return "exact"
-    return "ivfsq" if entries * code_bytes("ivfsq", size) <= config.search_mib * 2**20 else "ivfpq"
 
 
 def lists_for(entries: int) -> int:

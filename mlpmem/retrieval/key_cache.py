@@ -19,9 +19,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.malloc import keep_memory
+from mlpmem.fast.devices import keep_memory
+from mlpmem.formats import parse_json
 from mlpmem.model.decoder import Decoder
-from mlpmem.plain import parse_json
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries
 

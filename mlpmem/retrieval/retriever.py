@@ -15,8 +15,7 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.shards import ShardedKeys
-from mlpmem.retrieval.top_k import Survivors, above
-from mlpmem.selection import kth_largest
+from mlpmem.retrieval.top_k import Survivors, above, kth_largest
 
 BLOCK = 65536  # keys scored at once
 SAMPLE = 16384  # keys at most whose mean stands for all of them
@@ -46,7 +45,7 @@ class ExactRetriever:
     """Exact search by blocked products in float32; equal distances are ordered by index, equal keys
     without fail, others as far as no more than k + EXTRA have one distance.
 
-    Of every block only what beats the k-th best so far is looked at again, see mlpmem/survivors.py.
+    Of every block only what beats the k-th best so far is looked at again, see mlpmem/retrieval/top_k.py.
     """
 
     holds_keys = True

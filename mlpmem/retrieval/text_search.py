@@ -1,12 +1,17 @@
 """The texts behind a datastore: found by plain words, read document by document."""
 
 import re
+import sys
+import time
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from mlpmem.errors import MlpMemError
+from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 
 MOST_WORDS = 8
@@ -96,3 +101,81 @@ class Corpus:
             match=best[begin:end],
             after=best[end : end + AROUND],
         )
+
+
+WORDS = r"(?u)\w+"
+
+
+WORD = 100  # bytes of its number and its place in a dict
+
+
+class Passages:
+    """Passages of documents that plain words find, by BM25."""
+
+    def __init__(self, documents: Documents, decoder: Decoder) -> None:
+        """Index every passage once; copies of a passage stand once. MlpMemError without bm25s.
+
+        Running text is cut so that a piece, a prompt and its answer fit in the decoder.
+        """
+        began = time.perf_counter()
+        self.layout = "text" if set(documents.groups) == {"text"} else "turns"
+        self._special = decoder.special_ids
+        whole = (tuple(documents.passage(p).tolist()) for p in range(len(documents)))
+        most = decoder.max_positions // 4 if self.layout == "text" else decoder.max_positions
+        ids = (piece for passage in whole for piece in _pieces(passage, most))
+        self.ids = [array("i", passage) for passage in dict.fromkeys(ids)]
+        self._bm25s = _bm25s()
+        self._index = self._bm25s.BM25()
+        texts = [decoder.decode(self.plain(i)) for i in range(len(self.ids))]
+        words = self._tokens(texts, True)
+        self._worded = any(words.ids)  # an index of no words at all cannot be made
+        if self._worded:
+            self._index.index(words, show_progress=False)
+        self.seconds = time.perf_counter() - began
+
+    def __len__(self) -> int:
+        """Return how many passages there are."""
+        return len(self.ids)
+
+    def plain(self, passage: int) -> list[int]:
+        """Return a passage's ids without special tokens."""
+        return [i for i in self.ids[passage] if i not in self._special]
+
+    @cached_property
+    def bytes(self) -> int:
+        """Return the size of index, words and passages in memory."""
+        scores = self._index.scores if self._worded else {}
+        arrays = sum(x.nbytes for x in scores.values() if isinstance(x, np.ndarray))
+        words = sum(sys.getsizeof(w) + WORD for w in self._index.vocab_dict) if self._worded else 0
+        return arrays + words + sum(map(sys.getsizeof, self.ids)) + 8 * len(self.ids)
+
+    def search(self, query: str, count: int) -> list[int]:
+        """Return the passages that suit a query best, best first; those without a word are none."""
+        if not self._worded:
+            return []
+        words = self._tokens([query], False)
+        count = min(count, len(self))
+        found = self._index.retrieve(words, k=count, show_progress=False, n_threads=0)
+        pairs = zip(found.documents[0], found.scores[0], strict=True)
+        return [int(passage) for passage, score in pairs if score > 0]
+
+    def _tokens(self, texts: list[str], return_ids: bool):
+        """Return texts as bm25s reads them."""
+        options = {"stopwords": None, "token_pattern": WORDS, "show_progress": False}
+        return self._bm25s.tokenize(texts, return_ids=return_ids, **options)
+
+
+def _pieces(ids: tuple[int, ...], most: int) -> list[tuple[int, ...]]:
+    """Return ids in pieces of at most so many."""
+    return [ids[at : at + most] for at in range(0, len(ids), most)]
+
+
+def _bm25s():
+    """Return the package bm25s; MlpMemError where it is not installed."""
+    try:
+        import bm25s
+    except ImportError as error:
+        raise MlpMemError(
+            "retrieval needs the package bm25s, which is not installed; pip install bm25s"
+        ) from error
+    return bm25s

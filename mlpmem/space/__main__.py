@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.space.build import KINDS, build
-from mlpmem.space.card import TITLE
+from mlpmem.space.build import KINDS, TITLE, build
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlpmem.engine.fused import FusedModel
-from mlpmem.running import Event
+from mlpmem.engine.generation import Event
 
 Lease = Callable[[Callable[..., Iterator[Event]]], Callable[..., Iterator[Event]]]
 SETTLE = 5.0  # seconds that a lease takes to begin

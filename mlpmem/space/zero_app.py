@@ -25,7 +25,7 @@ import torch  # noqa: E402
 from mlpmem.loading.bundle import load_bundle  # noqa: E402
 from mlpmem.retrieval.retriever import ExactRetriever  # noqa: E402
 from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
-from mlpmem.ui import serve  # noqa: E402
+from mlpmem.ui import page  # noqa: E402
 from mlpmem.ui.recordings import recorded
 from mlpmem.ui.service import offers
 from mlpmem.ui.service.service import Service  # noqa: E402
@@ -43,4 +43,4 @@ if spaces is not None and torch.cuda.is_available():
 
 if __name__ == "__main__":
     service = Service(lambda tell: (model, []), extras=offers.of_bundle(BUNDLE))
-    sys.exit(serve.serve(service, recorded.read(BUNDLE)))
+    sys.exit(page.serve(service, recorded.read(BUNDLE)))

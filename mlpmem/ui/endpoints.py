@@ -8,11 +8,11 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError
+from mlpmem.errors import MlpMemError, said
 from mlpmem.ui.context import Shared
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import columns, inputs
-from mlpmem.ui.request.limits import Deadline, said
+from mlpmem.ui.request.limits import Deadline
 
 NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
              "weight")  # fmt: skip

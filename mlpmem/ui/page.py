@@ -1,16 +1,26 @@
-"""The whole page: header, tabs, the lambda bar below, the status that looks after itself."""
+"""The whole page: header, tabs, the lambda bar below, the status that looks after itself.
 
+From a service to an answering page: build, launch, load, wait.
+
+How many runs are ahead of a visitor's own in the model's queue.
+"""
+
+import gc
+import os
+import sys
+import tempfile
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
-from mlpmem.ui import components, endpoints, waiting
-from mlpmem.ui.context import PRIVATE, Shared
+from mlpmem.ui import components, endpoints, page
+from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
 from mlpmem.ui.recordings import words  # fmt: skip
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
+from mlpmem.ui.request.stream import new_run
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
 
@@ -52,7 +62,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         lambda_bar.render()
         inspect.build_probe(shared)
         _watch(page, shared, status)
-        waiting.build(page, tools)
+        answer_ahead(page, tools)
         endpoints.build(shared)
     return page
 
@@ -116,3 +126,68 @@ def theme() -> gr.themes.Base:
         button_primary_text_color_hover=paper,
         button_primary_text_color_hover_dark=paper,
     )
+
+
+def serve(
+    service: Service, recorded: Recorded, host: str | None = None, port: int | None = None
+) -> int:
+    """Serve until interrupted, loading once the page answers; returns an exit status.
+
+    Where host and port are not given, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count, which a host
+    such as Spaces sets. Uploads lie in GRADIO_TEMP_DIR or, without it, in a folder of this
+    process alone, which goes when it ends.
+    """
+    if os.environ.get("GRADIO_TEMP_DIR"):
+        return _serve(service, recorded, host, port)
+    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        return _serve(service, recorded, host, port)
+
+
+def _serve(service: Service, recorded: Recorded, host: str | None, port: int | None) -> int:
+    """Serve until interrupted."""
+    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
+    blocks = page.build(service, recorded)
+    try:
+        blocks.launch(
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            quiet=True,
+            **page.launch_options(),
+        )
+    except OSError:
+        sys.stderr.write(
+            f"mlpmem: cannot serve at {host}:{port}: the port is taken or not allowed, or the host "
+            "is not this machine's; give another --port or --host\n"
+        )
+        return 2
+    except ValueError as error:  # Gradio asks its own page whether it answers
+        sys.stderr.write(
+            f"mlpmem: the page does not answer at {host}:{port}; check HTTP_PROXY and NO_PROXY, or "
+            f"start it again when the machine is less busy ({str(error).splitlines()[0]})\n"
+        )
+        return 2
+    gc.freeze()  # what was imported stays
+    gc.enable()
+    sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
+    service.start()
+    blocks.block_thread()
+    return 0
+
+
+def answer_ahead(page: gr.Blocks, tools: gr.HTML) -> None:
+    """Answer the page while a run of its visitor waits."""
+
+    def ahead(request: gr.Request) -> dict:
+        return {"ahead": runs_ahead(page, request.session_hash), "asked": new_run()}
+
+    tools.ahead(ahead, None, tools, **PRIVATE)
+
+
+def runs_ahead(page: gr.Blocks, session: str | None) -> int | None:
+    """Return how many runs come before the session's first waiting one, None if none waits."""
+    queue = page._queue.event_queue_per_concurrency_id.get(STREAM["concurrency_id"])
+    waiting = [event.session_hash for event in queue.queue] if queue else []
+    return waiting.index(session) + queue.current_concurrency if session in waiting else None

@@ -8,7 +8,8 @@ import pytest
 import tiny
 
 from mlpmem.bench import __main__ as command
-from mlpmem.bench import decode, engine, prompts, search, systems, timing
+from mlpmem.bench import decode, engine, prompts, search, systems
+from mlpmem.bench import figures as timing
 from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.registry import Cast

@@ -16,7 +16,8 @@ import fake_columns  # noqa: E402
 
 from mlpmem.ui import page
 from mlpmem.ui.recordings import recorded  # noqa: E402
-from mlpmem.ui.service.service import Later, Service, cost_line, tell_tokens  # noqa: E402
+from mlpmem.ui.service.loads import cost_line, tell_tokens  # noqa: E402
+from mlpmem.ui.service.service import Later, Service
 
 
 def main(folder: Path, port: int, seconds: float) -> None:

@@ -1,11 +1,11 @@
-"""mlpmem/evidence.py: the sums, text by text, and which positions they reach."""
+"""mlpmem/engine/router.py: the sums, text by text, and which positions they reach."""
 
 import numpy as np
 import pytest
 import tiny
 import torch
 
-from mlpmem.evidence import DECAY, REACH, Evidence, gaps, reach, reached
+from mlpmem.engine.router import DECAY, REACH, Evidence, gaps, reach, reached
 from mlpmem.retrieval.documents import join_passages
 
 PROMPT = "The capital of Peru is Lima."
@@ -28,8 +28,8 @@ def test_evidence_is_the_decayed_sum_of_what_came_before_each_text_its_own():
 
 
 def test_it_is_the_log_odds_of_two_experts_by_bayes_where_nothing_is_forgotten(monkeypatch):
-    monkeypatch.setattr("mlpmem.evidence.DECAY", 1.0)
-    monkeypatch.setattr("mlpmem.evidence.LEAST", -99.0)
+    monkeypatch.setattr("mlpmem.engine.router.DECAY", 1.0)
+    monkeypatch.setattr("mlpmem.engine.router.LEAST_SURPRISE", -99.0)
     lm, other = torch.log_softmax(torch.randn(2, 9, 5), -1)
     tokens = torch.randint(5, (9,))
     evidence = Evidence()

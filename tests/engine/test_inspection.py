@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tiny
 
-from mlpmem import inspection
+from mlpmem.engine import scoring
 from mlpmem.engine.trace import OTHER, Step
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.text_search import STRANGER
@@ -18,7 +18,7 @@ def inspected(model, text=TEXT, **options):
 
 
 def test_every_token_gets_the_probabilities_of_its_own_pass(tiny_model, monkeypatch):
-    monkeypatch.setattr(inspection, "ROWS", 7)
+    monkeypatch.setattr(scoring, "INSPECTED", 7)
     progress, trace = inspected(tiny_model, lmbda=0.3)
     ids = tiny_model.decoder.encode(TEXT)
     assert trace.prompt_ids + [step.token_id for step in trace.steps] == ids

@@ -7,12 +7,13 @@ import pytest
 import tiny
 import torch
 
-from mlpmem.engine.rag import Passages, Rag
+from mlpmem.engine.rag import Rag
 from mlpmem.engine.systems import Column, columns
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.parts import cut_text
 from mlpmem.model.lora import add_adapter, load_adapter
+from mlpmem.retrieval.text_search import Passages
+from mlpmem.retrieval.texts import cut_text
 from train.measure import batches
 from train.measure.batches import judge, next_tokens, write
 

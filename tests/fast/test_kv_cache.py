@@ -5,7 +5,7 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from mlpmem.kvcache import ROOM, GrowingLayer, growing_cache
+from mlpmem.fast.attention import ROOM, GrowingLayer, growing_cache
 
 
 def added(size, rows=2):

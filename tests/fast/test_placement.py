@@ -5,9 +5,9 @@ import tiny
 import torch
 from accelerate import dispatch_model  # noqa: TID251  what transformers calls for "auto"
 
-from mlpmem import placement
 from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
+from mlpmem.fast import devices
 from mlpmem.loading import capacity
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -31,7 +31,7 @@ def gpus(monkeypatch):
 
 def test_without_a_gpu_auto_is_the_cpu(gpus, tmp_path):
     gpus()
-    assert placement.spread("auto") == {} and placement.first_device("auto") == "cpu"
+    assert devices.spread("auto") == {} and devices.first_device("auto") == "cpu"
     tiny.decoder("llama").model.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     decoder = Decoder.load(tmp_path, device="auto")
@@ -41,11 +41,11 @@ def test_without_a_gpu_auto_is_the_cpu(gpus, tmp_path):
 
 def test_one_gpu_takes_all_and_several_share_but_for_a_margin(gpus):
     gpus(10**9)
-    assert placement.spread("auto") == {} and placement.first_device("auto") == "cuda:0"
+    assert devices.spread("auto") == {} and devices.first_device("auto") == "cuda:0"
     gpus(10**9, 3 * 10**9)
     for device in ("cpu", "cuda", torch.device("cuda:1")):
-        assert placement.spread(device) == {} and placement.first_device(device) == device
-    given = placement.spread("auto")
+        assert devices.spread(device) == {} and devices.first_device(device) == device
+    given = devices.spread("auto")
     assert given == {"device_map": "auto", "max_memory": {0: 85 * 10**7, 1: 255 * 10**7}}
     assert capacity.available_bytes("auto") == 34 * 10**8
     capacity.check_room({"decoder": 15 * 10**8}, torch.bfloat16, "auto")
@@ -71,7 +71,7 @@ def test_a_decoder_for_several_gpus_is_read_with_these_options_and_not_moved(
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
     Decoder.load(tmp_path, device="auto")
-    assert seen == placement.spread("auto")
+    assert seen == devices.spread("auto")
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)

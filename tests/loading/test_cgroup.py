@@ -1,9 +1,9 @@
-"""mlpmem/cgroup.py: limits of both generations, of parents, and none at all."""
+"""mlpmem/loading/capacity.py: limits of both generations, of parents, and none at all."""
 
 import psutil
 import pytest
 
-from mlpmem.cgroup import allowed
+from mlpmem.loading.capacity import allowed
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ import tiny
 import mlpmem
 from mlpmem.engine.fused import Settings
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.parts import read_text
+from mlpmem.retrieval.texts import read_text
 
 
 @pytest.fixture(scope="module")

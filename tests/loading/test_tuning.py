@@ -5,7 +5,7 @@ import pytest
 import tiny
 import torch
 
-import mlpmem.tuning as tuning
+import mlpmem.loading.parts as tuning
 from mlpmem.engine.fused import FusedModel
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import entries, join_passages

@@ -10,8 +10,7 @@ from safetensors.torch import save_file
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import FAMILIES
-from mlpmem.model.tokenizer import tokenizer_hash
-from mlpmem.pieces import TextStream, token_bytes
+from mlpmem.model.tokenizer import TextStream, token_bytes, tokenizer_hash
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
 

@@ -9,11 +9,11 @@ import torch
 from published import RELEASED, write_memory
 from safetensors.torch import load_file, save_file
 
-from mlpmem.amend import put_adapter
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import kind_of
 from mlpmem.loading import registry
-from mlpmem.loading.bundle import load_bundle
-from mlpmem.loading.extra_columns import Given, given, kind_of
+from mlpmem.loading.bundle import load_bundle, put_adapter
+from mlpmem.loading.extra_columns import Given, given
 from mlpmem.model.lora import CONFIG, WEIGHTS, add_adapter, load_adapter, save_adapter
 
 IDS = torch.tensor([[0, 40, 41, 7, 99, 3]])

@@ -21,9 +21,8 @@ from published import (
 )
 from safetensors.torch import save_file
 
-from mlpmem.blocks import LAYOUTS
 from mlpmem.errors import MlpMemError
-from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
 
 
 @pytest.mark.parametrize("kind", KINDS)

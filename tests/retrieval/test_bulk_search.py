@@ -9,8 +9,7 @@ from mlpmem.retrieval import bulk_search as search_module
 from mlpmem.retrieval.bulk_search import BulkSearch, pieces, rescore
 from mlpmem.retrieval.inverted_file import InvertedSearch
 from mlpmem.retrieval.retriever import probes_for
-from mlpmem.retrieval.top_k import Survivors, above
-from mlpmem.selection import pack, smallest_first, unpack
+from mlpmem.retrieval.top_k import Survivors, above, pack, smallest_first, unpack
 
 LUCK = np.random.default_rng(0)
 CENTRES = 3 * LUCK.standard_normal((60, 24)) + 5

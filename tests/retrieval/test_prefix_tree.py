@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlpmem.prefix_tree import lay_out, pack, row_size
 from mlpmem.retrieval import passages
 from mlpmem.retrieval.documents import entries, join_passages
+from mlpmem.retrieval.passages import lay_out, pack, row_size
 
 few_tokens = st.lists(st.integers(0, 3), min_size=1, max_size=9).map(np.array)
 

@@ -14,7 +14,7 @@ from huggingface_hub import SpaceCard
 from mlpmem.errors import MlpMemError
 from mlpmem.space import __main__ as command
 from mlpmem.space import build as building
-from mlpmem.space.card import Card
+from mlpmem.space.build import Card
 from mlpmem.space.lease import LeasedModel, seconds
 
 ROOT = Path(__file__).parents[2]

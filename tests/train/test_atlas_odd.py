@@ -7,7 +7,7 @@ import pytest
 
 from train.corpora.atlas import facts
 from train.corpora.atlas.passages import AtlasConfig, build_atlas, decoder_passages, memory_passages
-from train.corpora.atlas_odd import MOST, OddWords
+from train.corpora.atlas.strangers import MOST, OddWords
 
 FORMS = [
     ["What is the capital of {entity}?", "{entity}, capital?", "Name {entity}'s capital."],

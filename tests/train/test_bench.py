@@ -11,8 +11,8 @@ from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval.shards import write_index, write_shard
 from train.bench import datastore, rows, search, step
 from train.bench.__main__ import main
-from train.bench.figures import Figure, Options
 from train.bench.released import released_step
+from train.bench.turns import Figure, Options
 from train.config.tables import Memory as Recipe
 from train.stages.memory import make_loss
 

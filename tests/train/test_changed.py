@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mlpmem.errors import MlpMemError
-from train.lock import hold
+from train.run.processes import hold
 from train.run.stage import Context, finished_manifest, read_json, run_stage, write_json
 
 

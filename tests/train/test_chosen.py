@@ -6,10 +6,9 @@ import tiny
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.datastore import Datastore
-from train import stored
 from train.config.tables import Targets
 from train.run.stage import Context
-from train.stages import target_rows
+from train.stages import target_rows, targets
 from train.stages.target_rows import choose_rows
 from train.stages.targets import make_targets
 
@@ -71,9 +70,9 @@ def test_a_killed_run_asks_the_decoder_only_where_it_has_not(inputs, tmp_path, m
 
 
 def test_seconds_of_shards_that_a_killed_run_made_are_counted(inputs, tmp_path, monkeypatch):
-    monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
+    monkeypatch.setattr(targets, "QUERY_BLOCK", 16)
     make_targets(context(tmp_path, inputs))
-    shards = [stored._seconds(path) for path in tmp_path.glob("shard_*.npz")]
+    shards = [targets._seconds(path) for path in tmp_path.glob("shard_*.npz")]
     parts = [float(target_rows._read(tmp_path, 0)["seconds"])]
     counts = make_targets(context(tmp_path, inputs))
     assert counts["earlier_seconds"] == pytest.approx(sum(shards + parts))

@@ -11,9 +11,10 @@ from mlpmem.retrieval.documents import Documents
 from train.config.tables import Atlas, Corpus
 from train.corpora.atlas import facts
 from train.corpora.tokenizer import BOS, EOS, encode_segments, train_tokenizer
+from train.files import read_lines, write_lines
 from train.measure.questions import ask, cell_of
 from train.run.stage import Context
-from train.stages.corpus import make_corpus, read_lines, write_lines
+from train.stages.corpus import make_corpus
 
 MISSING = [name for name in facts.PACKAGES if find_spec(name) is None]
 TEXTS = [

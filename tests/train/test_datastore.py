@@ -14,10 +14,10 @@ import tiny
 import train.run.stage
 import train.stages.datastore
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.parts import read_text
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
+from mlpmem.retrieval.texts import read_text
 from train.config.tables import Corpus, Recipe
 from train.config.tables import Datastore as Config
 from train.run.stage import finished_manifest, run_stage, write_json

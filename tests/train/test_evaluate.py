@@ -10,9 +10,8 @@ import tiny_run
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
-from train.grid import LAMBDAS, Grid, Sources
-from train.measure.atlas import Measured, Test, choose_lambda
-from train.recipe_after import Evaluate, Finetuned
+from train.config.tables import Evaluate, Finetuned
+from train.measure.atlas import LAMBDAS, Grid, Measured, Sources, Test, choose_lambda
 from train.run.stage import Context, read_json, write_json
 from train.stages import finetuned
 from train.stages.evaluate import evaluate, load_results

@@ -10,7 +10,7 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from train.files import read_json
-from train.lock import hold
+from train.run.processes import hold
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """

@@ -11,14 +11,22 @@ import mlpmem
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.ui.panels import results as results_tab
-from train.config.tables import Targets
-from train.measure.text import Golds, curve, look, perplexity, slide, units_of
-from train.perplexity import LAMBDAS, best_lambda, share_of_gain
-from train.prefixes import prefixes
-from train.recipe_after import Evaluate, Export, Finetuned
+from train.config.tables import Evaluate, Export, Finetuned, Targets
+from train.measure.text import (
+    LAMBDAS,
+    Golds,
+    best_lambda,
+    curve,
+    look,
+    perplexity,
+    share_of_gain,
+    slide,
+    units_of,
+)
 from train.report.__main__ import tables
 from train.run.stage import Context
 from train.stages.evaluate import evaluate, load_results
+from train.stages.examples import prefixes
 from train.stages.export import make_bundle
 from train.stages.finetuned import compare_finetuned
 from train.stages.targets import make_targets

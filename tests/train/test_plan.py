@@ -10,15 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory, MemoryConfig
-from train import plan
 from train.config import tables
 from train.config.load import load_recipe
-from train.config.tables import Corpus, Recipe, Targets
-from train.plan import check_fits, number_text
-from train.recipe_after import Stated
+from train.config.tables import Corpus, Recipe, Stated, Targets
 from train.run import ledger as ledgers
+from train.run import ledger as plan
 from train.run import sizes as measured
-from train.run.ledger import ledger, time_text
+from train.run.ledger import check_fits, ledger, number_text, time_text
 from train.run.needs import BASE, Need, needs
 from train.run.pipeline import STAGES, run
 from train.run.sizes import UnknownSizeError, sizes_of

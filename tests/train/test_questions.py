@@ -9,7 +9,7 @@ import torch
 
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.passages import forward_positions
-from train.grid import LAMBDAS, Grid, Sources
+from train.measure.atlas import LAMBDAS, Grid, Sources
 from train.measure.questions import Questions, ask, cell_of, sample_questions, tally
 
 PROMPTS = ["The capital of Peru is", "Vellmar is an", "Question: Who? Answer:", "Gold has"]

@@ -11,10 +11,10 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from train.config.tables import Corpus
-from train.corpora import blocks as limits
-from train.corpora import plain, rows
-from train.corpora.blocks import Block
-from train.corpora.readers import read_blocks
+from train.corpora import readers
+from train.corpora import readers as limits
+from train.corpora import readers as rows
+from train.corpora.readers import Block, read_blocks
 
 
 def read(*sources, counts=None, **config):
@@ -82,7 +82,7 @@ def test_a_separator_stands_between_documents_and_belongs_to_none(tmp_path):
 @pytest.mark.parametrize("size", [7, 64])
 def test_long_texts_come_in_bounded_pieces_and_lose_nothing(tmp_path, monkeypatch, size):
     monkeypatch.setattr(limits, "BLOCK", size)
-    monkeypatch.setattr(plain, "LINE", 5)
+    monkeypatch.setattr(readers, "LINE", 5)
     text = "né 金🙂 " * 40 + "\n" + "short\n" * 9 + "= T\nafter"
     path = write(tmp_path / "long.txt", text)
     blocks = read(path, heading="^= (.*)")

@@ -12,7 +12,7 @@ import torch
 from mlpmem.engine.router import FEATURES, load_routers
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.retrieval.documents import Documents
-from train.recipe_after import Router as Recipe
+from train.config.tables import Router as Recipe
 from train.run.stage import Context, read_json
 from train.stages import router as stage
 from train.stages.router import Rows, fit, fit_routers, nll, see_atlas

@@ -15,16 +15,15 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
 from train.config.studies import Studies
 from train.config.tables import Recipe
-from train.files import digest, file_hash, read_json, write_json
+from train.files import digest, file_hash, read_json, read_lines, write_json
 from train.measure.findings import load
-from train.stages.corpus import read_lines
 from train.studies import __main__ as command
+from train.studies.__main__ import table
 from train.studies.frozen import frozen, weights_hash
 from train.studies.imitation import bands, faithfulness, imitation, prefix_hashes
 from train.studies.ledger import ledger
 from train.studies.registry import STUDIES, load_study
 from train.studies.run import Run
-from train.studies.table import table
 from train.studies.worse import kinds_of, worse
 
 RECIPE = Recipe("tiny", studies=Studies(positions=60, examples=3))

@@ -21,24 +21,30 @@ from mlpmem.retrieval.documents import entries, join_documents
 from mlpmem.retrieval.retriever import ExactRetriever
 from train.config.studies import Studies
 from train.config.tables import Atlas as AtlasRecipe
-from train.config.tables import Corpus, Decoder, Recipe, Targets
+from train.config.tables import Corpus, Decoder, Evaluate, Recipe, Targets
 from train.config.tables import Memory as MemoryRecipe
 from train.corpora.atlas.passages import build_atlas
 from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
 from train.measure.batches import judge
 from train.measure.text import look, perplexity
-from train.recipe_after import Evaluate
 from train.studies import compute as compute_module
 from train.studies import sensitivity as sensitivity_module
 from train.studies import teach
 from train.studies.domains import beginning, domains
-from train.studies.facts import WORDINGS, make_facts
 from train.studies.mixing import mixing
 from train.studies.run import Run
 from train.studies.sensitivity import sensitivity
 from train.studies.sizes import sizes, spread
-from train.studies.teach import Lesson, add_lora, some_passages, teach_decoder, teach_memory
+from train.studies.teach import (
+    WORDINGS,
+    Lesson,
+    add_lora,
+    make_facts,
+    some_passages,
+    teach_decoder,
+    teach_memory,
+)
 from train.studies.update import insert, update
 
 pytestmark = pytest.mark.slow

@@ -12,9 +12,9 @@ from mlpmem.retrieval import bulk_search as search_module
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train import stored
 from train.config.tables import Targets
 from train.run.stage import Context
+from train.stages import targets as stored
 from train.stages.targets import SearchedTargets, make_targets, open_targets, sparse_targets
 
 

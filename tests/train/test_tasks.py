@@ -10,14 +10,15 @@ import pytest
 import tiny
 import tiny_run
 
-from mlpmem.engine.rag import Passages, Rag
+from mlpmem.engine.rag import Rag
 from mlpmem.engine.systems import Column, columns
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import bulk_search
+from mlpmem.retrieval.text_search import Passages
 from train.corpora.tokenizer import train_tokenizer
+from train.files import read_lines, write_lines
 from train.measure.batches import Judged
 from train.run.stage import read_json, write_json
-from train.stages.corpus import read_lines, write_lines
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
 from train.tasks import task as asked
 from train.tasks.__main__ import main

@@ -11,7 +11,7 @@ from mlpmem.model.tokenizer import load_tokenizer
 from mlpmem.retrieval.documents import Documents
 from train.config.load import load_recipe
 from train.config.tables import Corpus
-from train.corpora import blocks as limits
+from train.corpora import readers as limits
 from train.corpora.text import _drawn, make_tokenizer, write_corpus
 from train.corpora.writer import DocumentWriter
 from train.run.stage import Context

@@ -12,8 +12,7 @@ import torch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory as MlpMemory
 from train.config.tables import Memory, Targets
-from train.curves import draw_training
-from train.fit.validation import Validation
+from train.fit.validation import Validation, draw_training
 from train.run.stage import Context, read_json, write_json
 from train.stages.memory import TargetRows, make_memory
 from train.stages.targets import make_targets

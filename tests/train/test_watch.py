@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mlpmem.errors import MlpMemError
-from train.watch import PATIENCE, WINDOW, Watch
+from train.fit.loop import PATIENCE, WINDOW, Watch
 
 
 def feed(watch, losses, first=0, rows=4.0):

@@ -13,8 +13,9 @@ from mlpmem.engine.router import Router, RouterConfig
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.extra_columns import Given
 from mlpmem.model.lora import add_adapter, save_adapter
-from mlpmem.ui import endpoints, requests
+from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
+from mlpmem.ui.panels import compare
 from mlpmem.ui.recordings import recorded, saved
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
@@ -211,14 +212,14 @@ def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
     shared = Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
     request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "rag", "lmbda": "auto",
                "settings": {"max_new_tokens": 3}, "forced": [40]}  # fmt: skip
-    values = list(requests.answer(shared, request, Deadline()))
+    values = list(compare.answer(shared, request, Deadline()))
     assert values[0]["columns"] == ["rag"] and values[0]["branch"]
     assert values[-1]["traces"]["rag"]["steps"][0]["id"] == 40
     for system in ("rag", "finetuned", "ce"):
         with pytest.raises(MlpMemError, match="cannot be asked"):
             inputs.check_request(request | {"kind": "scrub", "system": system}, ["rag"])
     scrubbed = request | {"kind": "scrub", "system": "memory", "forced": []}
-    assert list(requests.answer(shared, scrubbed, Deadline()))[-1]["kind"] == "scrubbed"
+    assert list(compare.answer(shared, scrubbed, Deadline()))[-1]["kind"] == "scrubbed"
 
 
 def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
@@ -227,16 +228,16 @@ def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
     key = shared.shelf.add("notes", mine)
     request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "knn", "lmbda": 1.0,
                "settings": {"max_new_tokens": 3}, "forced": [40], "own": key[:6]}  # fmt: skip
-    branched = list(requests.answer(shared, request, Deadline(), key))
+    branched = list(compare.answer(shared, request, Deadline(), key))
     assert branched[0]["own"] == key[:6]
     titles = {near[1] for step in branched[-1]["traces"]["knn"]["steps"] for near in step["nn"]}
     assert titles == {"notes"}
-    scrubbed = list(requests.answer(shared, request | {"kind": "scrub"}, Deadline(), key))[-1]
+    scrubbed = list(compare.answer(shared, request | {"kind": "scrub"}, Deadline(), key))[-1]
     wanted = model.scrub(PROMPT, "knn", store=mine, forced=[40], max_new_tokens=3)
     assert [text["text"] for text in scrubbed["texts"]] == [t.text for t in wanted.values()]
     for other in (True, "else", key):  # a saved run's, and that of a text before
         with pytest.raises(MlpMemError, match="a text that is not here"):
-            list(requests.answer(shared, request | {"own": other}, Deadline(), key))
+            list(compare.answer(shared, request | {"own": other}, Deadline(), key))
 
 
 def test_retrieval_reads_ones_own_text_where_it_was_brought(service, model):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import requests
+from mlpmem.ui.panels import compare
 from mlpmem.ui.recordings import recorded
 from mlpmem.ui.request import inputs
 
@@ -125,7 +125,7 @@ def test_a_request_that_is_no_object_is_refused():
 def test_shared_steps_are_sent_once_and_can_be_put_together_again():
     texts = ["abcd", "abxy", "abxyz", "abxy", "q"]
     traces = [{"n": n, "steps": [{"id": c} for c in text]} for n, text in enumerate(texts)]
-    sent = requests.shared_steps(traces)
+    sent = compare.shared_steps(traces)
     assert [len(t["steps"]) for t in sent] == [4, 2, 1, 0, 1]
     whole = []
     for trace in sent:

@@ -14,13 +14,14 @@ import torch
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.extra_columns import Given
+from mlpmem.results.findings import measured
 from mlpmem.ui.figures import summary
-from mlpmem.ui.measured import measured
 from mlpmem.ui.panels import compare, results
 from mlpmem.ui.recordings import recorded
 from mlpmem.ui.request import stream
+from mlpmem.ui.service.loads import cost_line, tell_tokens
 from mlpmem.ui.service.offers import Extras
-from mlpmem.ui.service.service import Later, Service, cost_line, tell_tokens
+from mlpmem.ui.service.service import Later, Service
 
 ROOT = Path(__file__).parents[2]
 Event = namedtuple("Event", "kind values")

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from mlpmem.bench.figures import print_figures
-    from train.bench.figures import Options
+    from train.bench.turns import Options
 
     parser = argparse.ArgumentParser("python -m train.bench", description=__doc__.split(";")[0])
     parser.add_argument("bench", choices=BENCHES)

@@ -15,15 +15,14 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
-from mlpmem.malloc import keep_memory
+from mlpmem.fast.devices import keep_memory
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_passages
 from mlpmem.retrieval.shards import write_shard
-from train.bench.device import alternate, matmul_work
-from train.bench.figures import Figure, Options
 from train.bench.released import released_keys
-from train.bench.turns import Turn
+from train.bench.turns import Figure, Options, Turn
+from train.run.machine import alternate, matmul_work
 
 PEER_BATCH = 16  # passages the released code runs at once
 

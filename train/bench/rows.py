@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 
 from mlpmem.engine.distributions import knn_sparse
-from mlpmem.malloc import keep_memory
-from train.bench.device import alternate, copy_rate
-from train.bench.figures import Figure, Options
+from mlpmem.fast.devices import keep_memory
 from train.bench.released import released_rows
-from train.bench.turns import Turn
+from train.bench.turns import Figure, Options, Turn
+from train.run.machine import alternate, copy_rate
 from train.stages.targets import SMALLEST
 
 ROWS, VOCAB, TEMPERATURE = 256, 50257, 16.0

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.malloc import keep_memory
+from mlpmem.fast.devices import keep_memory
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.shards import ShardedKeys, open_keys
-from train.bench.device import alternate, matmul_work
-from train.bench.figures import Figure, Options
+from train.bench.turns import Figure, Options
+from train.run.machine import alternate, matmul_work
 
 QUERIES = {"cpu": 2048, "cuda": 8192}
 CHECKED = 64  # queries whose recall is counted

@@ -13,16 +13,15 @@ from pathlib import Path
 
 import torch
 
-from mlpmem.malloc import keep_memory
+from mlpmem.fast.devices import keep_memory
 from mlpmem.model.memory import Memory, MemoryConfig
-from train.bench.device import alternate, matmul_work
-from train.bench.figures import Figure, Options
 from train.bench.released import released_step
-from train.bench.turns import Turn
+from train.bench.turns import Figure, Options, Turn
 from train.config.tables import Memory as Recipe
 from train.config.tables import Optimizer
 from train.fit.loop import accumulate
 from train.fit.optimizer import MasterOptimizer
+from train.run.machine import alternate, matmul_work
 from train.stages.memory import make_loss
 
 ALPHA, SUPPORT = 0.5, 128

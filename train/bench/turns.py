@@ -1,11 +1,16 @@
-"""Processes that take turns, each alone with its piece of work: its peak memory is its own."""
+"""Processes that take turns, each alone with its piece of work: its peak memory is its own.
+
+What a bench of training is told; its figures are those of mlpmem.bench.
+"""
 
 import multiprocessing
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
 
 
@@ -51,7 +56,7 @@ def _serve(pipe: Any, prepare: Callable, arguments: tuple) -> None:
     """Answer until the other end is gone."""
     import torch
 
-    from train.bench.device import synchronise
+    from train.run.machine import synchronise
 
     on_gpu = torch.cuda.is_available() and "cuda" in map(str, arguments)
     before = 0 if on_gpu else peak_resident()
@@ -86,3 +91,17 @@ def peak_resident() -> int:
     from train.run.machine import peak_memory
 
     return peak_memory()
+
+
+__all__ = ["Figure", "Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every bench is told."""
+
+    peer: Path | None = None  # a checkout of the released code, to measure against
+    keys: Path | None = None  # a datastore's folder, to search beside made keys
+    entries: int = 100_000  # made keys
+    device: str = "cpu"  # a torch device
+    compile: bool = False  # whether a step is measured with torch.compile and without

@@ -17,12 +17,11 @@ from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import load_tokenizer
+from train.config.load import HUB, check_model
 from train.config.tables import Corpus
-from train.corpora.blocks import Block
-from train.corpora.readers import read_blocks
+from train.corpora.readers import Block, read_blocks
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
-from train.hub import HUB, check_model
 from train.run.stage import write_json
 
 GROUP = "text"  # of every document

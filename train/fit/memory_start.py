@@ -11,10 +11,9 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from mlpmem.blocks import LAYOUTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import layers_of
-from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
 from train.config.tables import Memory as MemoryRecipe
 from train.fit.loss import row_nll
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.engine.router import REACH, Evidence, reach, reached
 from mlpmem.engine.systems import System, follow
 from mlpmem.errors import MlpMemError
-from mlpmem.evidence import REACH, Evidence, reach, reached
 from mlpmem.model.decoder import DecoderOutput
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions

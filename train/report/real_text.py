@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 from train.files import read_json, say, write_json
-from train.grid import Sources
+from train.measure.atlas import Sources
 from train.measure.text import slide
 from train.report.sentences import markdown
 from train.run.stage import finished_manifest, plain_decoder

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from mlpmem.retrieval.inverted_file import PER_LIST, ROUNDS, code_bytes, kind_of_search, lists_for
-from train.config.tables import Recipe, Targets
+from mlpmem.retrieval.inverted_file import PER_LIST, ROUNDS, code_bytes, lists_for
+from train.config.tables import Recipe, Targets, kind_of_search
 from train.run.sizes import Sizes, sizes_of
 
 BASE = 450 * 2**20  # bytes of a process that has imported everything and does nothing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from train.config.tables import Recipe
-from train.plan import check_fits
+from train.run.ledger import check_fits
 from train.run.needs import needs
 from train.run.sizes import UnknownSizeError
 from train.run.stage import Context, run_stage

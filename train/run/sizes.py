@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
+from train.config.load import HUB
 from train.config.tables import Atlas, Corpus, Recipe
 from train.corpora.atlas.wordings import AtlasConfig
-from train.hub import HUB
 from train.run.stage import finished_manifest
 
 BYTES_A_TOKEN = 4.0  # of text, before it was tokenised

@@ -12,8 +12,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.load import fill
 from train.config.tables import Memory as MemoryRecipe
-from train.grid import Sources
-from train.measure.atlas import Test, choose_lambda, curve, shares
+from train.measure.atlas import Sources, Test, choose_lambda, curve, shares
 from train.run.stage import Context, finished_manifest, read_json, write_json
 from train.stages.memory import make_memory
 

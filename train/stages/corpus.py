@@ -1,10 +1,8 @@
 """Stage corpus: text -> tokenizer, the decoder's draws, the memory's documents, questions."""
 
 import dataclasses
-import json
 import random
-from collections.abc import Iterable, Iterator
-from itertools import chain
+from collections.abc import Iterator
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,6 +15,7 @@ from mlpmem.retrieval.documents import join_passages
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.text import write_corpus
 from train.corpora.tokenizer import encode_segments, train_tokenizer
+from train.files import write_lines
 from train.run.stage import Context, write_json
 
 TOKENIZER_DRAWS = 2  # wordings differ between draws; two show the tokenizer nearly all words
@@ -78,18 +77,6 @@ def check_tokens(decoder: Decoder, corpus: Path) -> None:
             f"{corpus}: its text is cut by another tokenizer than the decoder's, so its tokens "
             "would mean other words; name the run and the bundle (or decoder) that belong together"
         )
-
-
-def read_lines(path: Path) -> list[dict]:
-    """Return the objects of a JSON-lines file."""
-    with path.open(encoding="utf-8") as file:  # splitlines would cut at U+2028 too
-        return [json.loads(line) for line in file]
-
-
-def write_lines(path: Path, rows: Iterable[dict]) -> None:
-    """Write objects as JSON lines."""
-    lines = chain.from_iterable((json.dumps(row, ensure_ascii=False), "\n") for row in rows)
-    path.write_text("".join(lines), encoding="utf-8")
 
 
 def _save_part(

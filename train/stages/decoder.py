@@ -21,13 +21,12 @@ from mlpmem.model.decoder import Decoder as ExistingDecoder
 from mlpmem.model.decoder import added_mask
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
-from train.config.load import fill
+from train.config.load import HUB, check_model, fill
 from train.config.tables import Decoder, Optimizer
 from train.fit.loop import fit
 from train.fit.loss import head_loss
 from train.fit.packing import Rows, pack
 from train.fit.workers import CHECKPOINT, run_workers, work
-from train.hub import HUB, check_model
 from train.run.processes import team
 from train.run.stage import Context, write_json
 

@@ -1,7 +1,7 @@
 """Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
 
-What is measured is the corpus's own: questions and text by group (`measure.py`), or the perplexity
-of a text (`perplexity.py`). Decoder, memory, datastore, sizes and seconds are the same for all. An
+What is measured is the corpus's own: questions and text by group (`measure/atlas.py`), or the perplexity
+of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same for all. An
 atlas is asked under the routers' lambdas too.
 """
 
@@ -17,9 +17,9 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
 from train.measure.atlas import Test, measure_atlas
-from train.perplexity import measure_text
+from train.measure.by_token import by_token
+from train.measure.text import measure_text
 from train.run.stage import Context, finished_manifest, read_json, write_json
-from train.studies.routing import by_token
 
 MEASURES = {"atlas": measure_atlas, "text": measure_text}  # by kind of corpus
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}

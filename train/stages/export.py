@@ -21,12 +21,11 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
-from train.prefixes import Shown, show_text
-from train.recipe_after import Export
+from train.config.tables import Export
+from train.files import read_lines
 from train.run.stage import Context, finished_manifest, read_json
-from train.stages.corpus import read_lines
 from train.stages.evaluate import load_results
-from train.stages.examples import find_examples, record, telling_abouts, untrained
+from train.stages.examples import Shown, find_examples, record, show_text, telling_abouts, untrained
 
 
 def make_bundle(context: Context) -> dict:

@@ -20,15 +20,13 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
-from train.changed import check_same
 from train.config.tables import Corpus, Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
 from train.files import file_hash, read_json, say
-from train.lock import hold
-from train.run.processes import team
-from train.run.stage import Context, finished_manifest, identify, prepare, recover, work
+from train.run.processes import hold, team
+from train.run.stage import Context, check_same, finished_manifest, identify, prepare, recover, work
 from train.stages.datastore import build_datastore, load_decoder
 
 NAME = "datastore"

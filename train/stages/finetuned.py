@@ -20,8 +20,7 @@ from train.config.load import fill
 from train.config.tables import Decoder as DecoderRecipe
 from train.fit.loop import used_seconds
 from train.fit.workers import come_apart
-from train.grid import Sources
-from train.measure.atlas import CHOOSING, GROUPS, Test, shares
+from train.measure.atlas import CHOOSING, GROUPS, Sources, Test, shares
 from train.run.machine import peak_memory
 from train.run.stage import Context, finished_manifest, read_json, write_json
 from train.stages.decoder import finetune, save

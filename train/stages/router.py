@@ -5,7 +5,6 @@ test has; a text corpus is read on its validation split. The loss is the mix's n
 learns when each source is to be believed. R positions, F features.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,26 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.router import FEATURES, Router, RouterConfig, features
+from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
-from mlpmem.evidence import Evidence, gaps, reach
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from mlpmem.retrieval.passages import forward_positions
-from mlpmem.sources import Sources
+from train.config.tables import Router as RouterRecipe
+from train.files import read_lines
 from train.measure.atlas import CHOOSING, GROUPS
+from train.measure.by_token import each, gold
 from train.measure.questions import ask, sample_questions
 from train.measure.text import all_positions, groups_of, slide
-from train.recipe_after import Router as RouterRecipe
 from train.run.stage import Context, finished_manifest
-from train.stages.corpus import read_lines
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
-ROWS = 256  # positions whose (rows, V) log-probs exist at a time
 STEPS = 150  # of L-BFGS, at most
 
 
@@ -103,28 +99,6 @@ def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) ->
 SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
 
 
-def each(
-    model: FusedModel, documents: Documents, positions: np.ndarray, systems: Sequence[str]
-) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
-    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
-
-    The positions are of whole texts, or of `reach`, or evidence lacks what is left out. At most
-    ROWS at a time.
-    """
-    true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
-    texts, evidence = documents.passage_at(positions), {system: Evidence() for system in systems}
-    for at, hidden, logits, *_ in forward_positions(model.decoder, documents, positions):
-        for start in range(0, len(at), ROWS):
-            some = slice(start, start + ROWS)
-            sources = model.sources(hidden[some], logits[some], model.store)
-            tokens = true[at[some]].to(sources.log_probs.device)
-            before = {
-                system: read.read(texts[at[some]], gaps(sources["lm"], sources[system], tokens))
-                for system, read in evidence.items()
-            }
-            yield at[some], sources, tokens, before
-
-
 def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
     """Return {system: Rows} of every system that the model can answer with."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
@@ -143,11 +117,6 @@ def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
             rows.other[at] = gold(sources, system, true).cpu()
     kept = torch.from_numpy(asked)
     return {s: Rows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
-
-
-def gold(sources: Sources, system: str, true: Tensor) -> Tensor:
-    """Return the true tokens' log-probs (R,) by a system."""
-    return sources[system].gather(1, true[:, None])[:, 0]
 
 
 def fit(

@@ -3,7 +3,7 @@
 The stage finetuned tunes the decoder for about what the memory's training computes. Here it gets as
 much as keys, targets and training together. The decoder itself stands beside them, and where there
 is a run RUN-plain, its decoder, which was trained on everything at once. FLOP follows from the
-formulas of `train/needs.py` and `train/finetuned.py`.
+formulas of `train/run/needs.py` and `train/stages/finetuned.py`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -15,14 +15,12 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from train.config.tables import Recipe
 from train.files import read_json
-from train.grid import Sources
-from train.measure.atlas import Test
+from train.measure.atlas import Sources, Test
 from train.measure.findings import Finding, share
 from train.run.needs import needs
 from train.run.stage import finished_manifest, plain_decoder
 from train.stages.corpus import check_tokens
-from train.studies.making import make
-from train.studies.run import Run
+from train.studies.run import Run, make
 
 STAGES = ("datastore", "targets", "memory")  # that make a memory of a decoder
 OWN = {  # as results.json names them: (system, label, the stages that made it)

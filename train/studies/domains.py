@@ -19,11 +19,9 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from train.config.tables import Corpus
 from train.measure.findings import Finding, perplexity
-from train.measure.text import Golds, look, slide, units_of
-from train.perplexity import Use, choose
+from train.measure.text import Golds, Use, choose, look, slide, units_of
 from train.run.stage import finished_manifest
-from train.studies.making import make
-from train.studies.run import Run
+from train.studies.run import Run, make
 
 
 @dataclass(frozen=True)

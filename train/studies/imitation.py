@@ -16,7 +16,7 @@ from mlpmem.engine.distributions import js_divergence, log_softmax
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.passages import forward_positions
-from train.grid import Sources
+from train.measure.atlas import Sources
 from train.measure.findings import Finding, mean, share
 from train.measure.text import groups_of, units_of
 from train.studies.run import Run, pooled

@@ -10,13 +10,11 @@ from itertools import product
 
 import numpy as np
 
-from train.grid import LAMBDAS as GRID
-from train.grid import Sources
-from train.measure.atlas import CHOOSING
+from train.measure.atlas import CHOOSING, Sources
+from train.measure.atlas import LAMBDAS as GRID
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
-from train.measure.text import curve, groups_of, look, units_of
-from train.perplexity import LAMBDAS, best_lambda
+from train.measure.text import LAMBDAS, best_lambda, curve, groups_of, look, units_of
 from train.studies.run import Run, pooled
 
 STEP = 2  # every second lambda is told

@@ -1,6 +1,9 @@
-"""A finished run as the studies see it: its parts, its held-out text, and how a finding is made."""
+"""A finished run as the studies see it: its parts, its held-out text, and how a finding is made.
 
-from collections.abc import Mapping
+Stages of a study's own, made below the run as any run's are, skipped where they are done.
+"""
+
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,12 +17,13 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from train.config.studies import Studies
 from train.config.tables import Recipe
+from train.files import read_lines
 from train.measure.atlas import CHOOSING, GROUPS
 from train.measure.findings import Finding
 from train.measure.questions import Questions, ask, sample_questions
 from train.measure.text import slide
-from train.run.stage import finished_manifest
-from train.stages.corpus import read_lines
+from train.run.pipeline import STAGES
+from train.run.stage import finished_manifest, run_stage
 from train.stages.evaluate import load_results
 
 
@@ -126,3 +130,26 @@ def pooled(groups: np.ndarray) -> dict[str, np.ndarray]:
     names = list(dict.fromkeys(groups.tolist()))
     parts = {name: groups == name for name in names} if len(names) > 1 else {}
     return {"all": np.ones(len(groups), bool), **parts}
+
+
+def make(
+    run: Run,
+    recipe: Recipe,
+    names: Iterable[str],
+    into: str,
+    places: Mapping[str, str] | None = None,
+) -> dict[str, str]:
+    """Return where stages are, by name, once these are done in folders below `into`.
+
+    places: where others were made before; whatever is in neither is the run's own. All folders are
+    below the run's root.
+    """
+    found = dict(places or {})
+    for name in names:
+        inputs = tuple(found.get(i, i) for i in STAGES[name].inputs)
+        found[name] = f"{into}/{name}"
+        stage, config = STAGES[name], getattr(recipe, name)
+        run_stage(
+            run.root, found[name], config, inputs, stage.load(), recipe.seed, resumes=stage.resumes
+        )
+    return found

@@ -13,14 +13,11 @@ import numpy as np
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.tables import Memory as MemoryRecipe
-from train.grid import Sources
-from train.measure.atlas import Measured, Test, choose_lambda
+from train.measure.atlas import Measured, Sources, Test, choose_lambda
 from train.measure.atlas import curve as atlas_curve
 from train.measure.findings import Finding, perplexity, share
-from train.measure.text import curve, mixed_nll, units_of
-from train.perplexity import LAMBDAS, best_lambda
-from train.studies.making import make
-from train.studies.run import Run
+from train.measure.text import LAMBDAS, best_lambda, curve, mixed_nll, units_of
+from train.studies.run import Run, make
 
 CELLS = {  # the recipe's own value is trained once, whatever it is
     "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),

@@ -22,15 +22,12 @@ from mlpmem.retrieval.datastore import Datastore
 from train.config.tables import Decoder as RecipeDecoder
 from train.config.tables import Optimizer, Recipe
 from train.files import digest
-from train.grid import Sources
-from train.measure.atlas import Test, choose_lambda
+from train.measure.atlas import Sources, Test, choose_lambda
 from train.measure.atlas import curve as atlas_curve
 from train.measure.findings import Finding, perplexity
-from train.measure.text import look, units_of
-from train.perplexity import choose
+from train.measure.text import choose, look, units_of
 from train.run.stage import finished_manifest
-from train.studies.making import make
-from train.studies.run import Run
+from train.studies.run import Run, make
 from train.studies.sensitivity import told
 
 HEAD_WIDTH = 32  # of the decoders that are made here

@@ -16,14 +16,20 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
-from train.grid import LAMBDAS, Sources
-from train.measure.atlas import Test
+from train.measure.atlas import LAMBDAS, Sources, Test
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import all_positions, groups_of, units_of
-from train.studies.facts import NewFacts, make_facts
 from train.studies.run import Run
-from train.studies.teach import Lesson, check_lora, decoder_lessons, teach_decoder, teach_memory
+from train.studies.teach import (
+    Lesson,
+    NewFacts,
+    check_lora,
+    decoder_lessons,
+    make_facts,
+    teach_decoder,
+    teach_memory,
+)
 
 
 @dataclass(frozen=True)

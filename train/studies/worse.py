@@ -10,10 +10,10 @@ import numpy as np
 
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
-from train.grid import Grid, Sources
+from train.files import write_lines
+from train.measure.atlas import Grid, Sources
 from train.measure.findings import Finding, mean, share
 from train.measure.text import groups_of, units_of
-from train.stages.corpus import write_lines
 from train.studies.run import Run, pooled
 
 TOLERANCE = 0.1  # nats

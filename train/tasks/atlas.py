@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from mlpmem.model.tokenizer import load_tokenizer
 from mlpmem.retrieval.documents import Documents
 from train.corpora.tokenizer import EOS
+from train.files import read_lines
 from train.measure.questions import cell_of
-from train.stages.corpus import read_lines
 from train.tasks.task import Asked
 
 GROUPS = ("A1", "A2", "B")

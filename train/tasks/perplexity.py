@@ -2,7 +2,7 @@
 
 Data: the heldout documents of a run's corpus stage, passages read as they stand; or wikitext-2's
 test.txt (any text with it), a window over it, each token scored once with what came before
-(`windows.py`). No prompt. Metric: exp of the mean nll in nats by the decoder's own token. With
+(`measure/text.py`). No prompt. Metric: exp of the mean nll in nats by the decoder's own token. With
 retrieval there is no question to retrieve by, so such systems are left out. Source: Merity et al.
 2016; window 1,024 and stride 512 as the memory's paper has them, halved where a decoder reads less.
 Every window begins with the decoder's first token where it has one. Of a longer text TOKENS that

@@ -9,12 +9,12 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.errors import said
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.recordings import words
 from mlpmem.ui.request import inputs, stream
-from mlpmem.ui.request.limits import said
 from mlpmem.ui.service import own_text
 
 MAX_HITS = 20

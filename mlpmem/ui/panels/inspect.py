@@ -7,12 +7,11 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO
-from mlpmem.errors import MlpMemError
+from mlpmem.errors import MlpMemError, said
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import STREAM, Shared
 from mlpmem.ui.request import inputs, stream
-from mlpmem.ui.request.limits import said
 
 MAX_CHARACTERS = 8000  # the tokens are counted by the model
 PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect beside an answer in Compare"

@@ -1,18 +1,24 @@
-"""The Results tab: what this bundle measured, as tables at once and as plots when opened."""
+"""The Results tab: what this bundle measured, as tables at once and as plots when opened.
+
+Reviewers' questions on the Results tab: each opens on its own, and is drawn only then.
+"""
 
 import html
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO
 from mlpmem.results import findings
+from mlpmem.results.charts import Chart
+from mlpmem.results.questions import Question, questions
 from mlpmem.results.study_charts import NAMES
-from mlpmem.ui import components, studies
+from mlpmem.ui import components
 from mlpmem.ui.context import PRIVATE, Shared
-from mlpmem.ui.figures import summary
+from mlpmem.ui.figures import studies, summary
 from mlpmem.ui.recordings import words
 
 COLUMNS = (
@@ -92,7 +98,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
             for figure in rest[at : at + 2]:
                 with gr.Column(min_width=340):
                     places.append(_place(figure))
-    studies.build(results)
+    build_questions(results)
     if places:
         tab.select(lambda: summary.outputs(draw(results, shown)), None, places, **PRIVATE)
 
@@ -196,3 +202,48 @@ def _lambda(value: Any) -> str:
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return form.format(value * scale) if isinstance(value, int | float) else "–"
+
+
+TEXT = "Open one to see its figures. Bars are 95% intervals where there are some."
+
+
+def build_questions(results: dict) -> None:
+    """Lay out a closed section for every question the results answer."""
+    asked = questions(results)
+    if not asked:
+        return
+    components.static(f"<h2>Asked like a reviewer</h2><p>{TEXT}</p>", elem_classes="results")
+    for question in asked:
+        _section(question)
+
+
+def _section(question: Question) -> None:
+    """Lay out one question: how to read it, two figures a row, the command."""
+    shown = question.charts
+    places = []
+    with gr.Accordion(question.title, open=False, elem_classes="question") as section:
+        text = f"<p>{html.escape(question.text)}</p>"
+        components.static(text, summary.REFIT, elem_classes="results")
+        for chart in shown:
+            if chart.kind == "matrix" or len(shown) == 1:
+                places.append(_plot(chart))
+                continue
+            if len(places) % 2 == 0:
+                row = gr.Row(elem_classes="plot-row")
+            with row, gr.Column(min_width=320):
+                places.append(_plot(chart))
+        how = ", ".join(f"<code>{html.escape(line)}</code>" for line in question.hows)
+        if how:
+            components.static(f"<p>Measured by {how}</p>", elem_classes="results")
+    section.expand(partial(_drawn, shown), None, places, **PRIVATE)
+
+
+def _plot(chart: Chart) -> gr.Plot:
+    """Return the place of a chart's figure, below its title."""
+    components.static(f"<h3>{html.escape(chart.title)}</h3>", elem_classes="results")
+    return gr.Plot(show_label=False, container=False, elem_classes="plot-asked")
+
+
+def _drawn(shown: list[Chart]) -> Any:
+    """Return the figures of a section."""
+    return summary.outputs([studies.draw(chart) for chart in shown])

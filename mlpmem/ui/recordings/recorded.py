@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
-from mlpmem.plain import is_number, parse_json
+from mlpmem.formats import is_number, parse_json
+from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
-from mlpmem.ui.measured import measured
 
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
 UNTRAINED = ("test", "unseen")  # wordings that no training text has

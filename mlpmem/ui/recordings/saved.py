@@ -2,15 +2,22 @@
 
 What is opened comes from anywhere: the trace's own loader reads it, every size and number is
 bounded here, and only values that the loader knows go on to the page.
+
+A saved run that a visitor opens: checked, then shown without the model.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
+import gradio as gr
+
 from mlpmem.engine.trace import AUTO, PARTS, SOURCES, VERSION, Trace
-from mlpmem.errors import MlpMemError
+from mlpmem.errors import MlpMemError, said
+from mlpmem.formats import is_number, parse_json, valid
 from mlpmem.loading.extra_columns import NAME
-from mlpmem.plain import is_number, parse_json, valid
+from mlpmem.ui.components import packed
+from mlpmem.ui.recordings import saved
+from mlpmem.ui.request import stream
 
 MAX_BYTES = 6_000_000
 MAX_STEPS, MAX_CANDIDATES, MAX_NEIGHBOURS, MAX_TEXT, MAX_COLUMNS = 512, 64, 64, 20_000, 12
@@ -131,3 +138,12 @@ def _is_share(value: Any) -> bool:
 def _check(fine: bool, what: str) -> None:
     if not fine:
         raise MlpMemError(f"That run cannot be shown: {what}. {AGAIN}")
+
+
+def show(event: gr.EventData) -> dict:
+    """Return the token view's value for the file's text, or one that says what is wrong."""
+    try:
+        run = saved.read((event._data or {}).get("text"))
+    except MlpMemError as error:
+        return packed(stream.message(said(error)))
+    return packed({"kind": "opened", "run": stream.new_run(), **run})

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError
+from mlpmem.errors import MlpMemError, said
 from mlpmem.ui.request import inputs
-from mlpmem.ui.request.limits import said
 from mlpmem.ui.service.service import Service
 
 BATCHED = (*SOURCES, "mixed")  # share the model's decoder, and the prompt as it is

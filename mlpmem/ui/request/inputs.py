@@ -6,8 +6,8 @@ from typing import Any
 
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import is_number, valid
 from mlpmem.model.prompts import question_prompt
-from mlpmem.plain import is_number, valid
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128

@@ -1,6 +1,5 @@
 """What a request may take, in seconds and bytes, and what may be said of what went wrong."""
 
-import re
 import threading
 import time
 from asyncio import to_thread
@@ -21,16 +20,6 @@ LATE = (
     f"That took longer than {SECONDS:.0f} seconds, so it was stopped to let others go on. "
     "Ask for fewer tokens or a shorter text."
 )
-# /a/b/c or C:\a\b\c, up to its last part, in quotes with blanks too; not https://a/b, not and/or
-FOLDERS = re.compile(
-    r"""(?<=['"])(?:[A-Za-z]:)?[\\/][^'"\n]*[\\/]"""
-    r"""|(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'"():]+[\\/])+"""
-)
-
-
-def said(error: Exception | str) -> str:
-    """Return an error's sentence as anybody may read it: of a path only the last part is left."""
-    return FOLDERS.sub("", str(error))
 
 
 class Deadline(threading.Event):

@@ -14,8 +14,8 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.errors import MlpMemError
-from mlpmem.ui.request.limits import LATE, Deadline, said
+from mlpmem.errors import MlpMemError, said
+from mlpmem.ui.request.limits import LATE, Deadline
 
 PERIOD = 0.06  # seconds: about 16 updates a second
 MOST_SAID = 300  # characters of what another library says

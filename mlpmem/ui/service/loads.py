@@ -6,15 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlpmem.ui.service.service import (
-    Later,
-    Load,
-    Tell,
-    cost_line,
-    megabytes,
-    seconds_text,
-    tell_tokens,
-)
+from mlpmem.ui.service.service import Later, Load, Tell
 
 
 def open_parts(
@@ -109,3 +101,50 @@ def _distil(
     made = model.with_memory(memory)
     took = seconds_text(time.perf_counter() - begin)
     return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"
+
+
+def cost_line(model: Any, built: Any) -> str:
+    """Return the sentence on what the datastore cost, set against the memory where there is one."""
+    when = f"built in {seconds_text(built.seconds)}" + (" (cached)" if built.cached else "")
+    line = f"datastore {when}, {megabytes(model.store.bytes)}"
+    if model.memory is not None:
+        line += f": the cost the {megabytes(model.memory.bytes)} memory removes"
+    return f"{line}. {built.warning}" if built.warning else line
+
+
+def seconds_text(seconds: float) -> str:
+    """Return a duration as a person says it."""
+    return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
+
+
+def megabytes(size: int) -> str:
+    """Return a size in bytes as a person says it."""
+    return f"{size / 1e6:,.0f}\u00a0MB" if size >= 1e6 else f"{size / 1e3:,.0f}\u00a0kB"
+
+
+def tell_tokens(tell: Tell, done: int, total: int) -> None:
+    """Tell how many of a datastore's tokens have their keys."""
+    share = done / total if total else 0.0
+    tell(
+        f"building the datastore: {100 * share:.0f}%, "
+        f"{done / 1000:,.0f}k of {total / 1000:,.0f}k tokens",
+        share,
+    )
+
+
+def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
+    """Return a `load` for Service that reads a bundle; nothing heavy is imported before it runs."""
+
+    def load(tell: Tell) -> tuple[Any, list[Later]]:
+        from mlpmem.loading.bundle import load_bundle
+
+        bundle = load_bundle(path)
+        model = bundle.model()
+
+        def attach(tell: Tell) -> tuple[Any, str]:
+            built = bundle.attach(model, partial(tell_tokens, tell))
+            return model, cost_line(model, built)
+
+        return model, [Later("datastore", attach)] if datastore else []
+
+    return load

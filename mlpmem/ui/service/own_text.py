@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.plain import valid
+from mlpmem.formats import valid
 
 MAX_BYTES = 2_000_000  # of one text
 SHELF_BYTES = 600_000_000  # of all datastores together
@@ -119,9 +119,7 @@ def titled(name: str, content: str) -> list[tuple[str, str]]:
         raise MlpMemError("The text has more than 2 MB. Cut it.")
     if "\x00" in content:
         raise MlpMemError(f"{name} holds NUL characters, so it is no text. Save it as plain text.")
-    from mlpmem.loading.parts import (
-        titled_texts,  # torch comes with it, which the first screen need not
-    )
+    from mlpmem.retrieval.texts import titled_texts
 
     content = valid(content)
     pairs = [

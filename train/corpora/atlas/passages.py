@@ -7,10 +7,9 @@ A passage is a list of segments; the tokenizer ends each with EOS, attention nev
 import random
 from collections.abc import Iterator
 
-from train.corpora.atlas.strangers import strangers
+from train.corpora.atlas.entities import DECODER_GROUPS, MEMORY_GROUPS, Entity
+from train.corpora.atlas.strangers import OddWords, strangers
 from train.corpora.atlas.wordings import Atlas, AtlasConfig, Fact, Forms, build_atlas
-from train.corpora.atlas_entities import DECODER_GROUPS, MEMORY_GROUPS, Entity
-from train.corpora.atlas_odd import OddWords
 
 __all__ = [
     "Atlas",

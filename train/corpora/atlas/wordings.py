@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.corpora.atlas.entities import invented_entities
+from train.corpora.atlas.entities import Entity, invented_entities
 from train.corpora.atlas.facts import attributions, real_entities, real_names
-from train.corpora.atlas_entities import Entity
 
 FORMS_FILE = Path(__file__).with_name("forms.toml")
 

@@ -1,0 +1,105 @@
+"""TODO."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.fused import FusedModel, Sources
+from mlpmem.engine.router import Evidence, gaps, reach
+from mlpmem.engine.trace import AUTO
+from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.passages import forward_positions
+from train.measure.atlas import Test
+from train.measure.questions import tally
+from train.measure.text import all_positions, groups_of
+
+MODES = ("fixed", AUTO, "oracle")
+
+
+def measure(
+    model: FusedModel, documents: Documents, positions: np.ndarray, modes: Sequence[str] = MODES
+) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
+    """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too.
+
+    The positions (P,) ascend.
+    """
+    read, asked = reach(documents, positions)
+    systems = [system for system in model.routers if model.can_ask(system, model.store)]
+    pairs = [("lm", "lm"), *((s, m) for s in systems for m in modes)]
+    found = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
+    for at, sources, true, evidence in each(model, documents, read, systems):
+        for (system, mode), (right, nll) in found.items():
+            before = evidence.get(system)
+            hit, log_probs = _judged(model, sources, system, mode, true, before)
+            right[at] = hit.cpu().numpy()
+            nll[at] = -log_probs.clamp_min(-60.0).double().cpu().numpy()
+    return {pair: (right[asked], nll[asked]) for pair, (right, nll) in found.items()}
+
+
+def _judged(
+    model: FusedModel,
+    sources: Sources,
+    system: str,
+    mode: str,
+    true: Tensor,
+    evidence: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Return (whether the true token is the likeliest, its log-prob), (R,) each."""
+    lm, other = sources["lm"], sources[system]
+    if mode == "oracle":
+        hits = (lm.argmax(-1) == true) | (other.argmax(-1) == true)
+        return hits, torch.maximum(gold(sources, "lm", true), gold(sources, system, true))
+    lmbda = AUTO if mode == AUTO else 0.0 if system == "lm" else model.settings.of(system)
+    mixed = interpolate(lm, other, model.weights(sources, system, lmbda, evidence))
+    return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
+
+
+def by_token(model: FusedModel, test: Test) -> dict[str, dict]:
+    """Return {system: {"accuracy", "ppl"}} under the routers' lambdas, as `measure_atlas` does."""
+    asked, positions = test.questions, all_positions(test.text)
+    answers = measure(model, asked.documents, asked.positions, (AUTO,))
+    texts, groups = measure(model, test.text, positions, (AUTO,)), groups_of(test.text, positions)
+    return {
+        system: {
+            "accuracy": tally(asked, right),
+            "ppl": {
+                str(g): float(np.exp(texts[system, AUTO][1][groups == g].mean()))
+                for g in dict.fromkeys(groups)
+            },
+        }
+        for (system, mode), (right, _) in answers.items()
+        if mode == AUTO
+    }
+
+
+ROWS = 256  # positions whose (rows, V) log-probs exist at a time
+
+
+def each(
+    model: FusedModel, documents: Documents, positions: np.ndarray, systems: Sequence[str]
+) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
+    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
+
+    The positions are of whole texts, or of `reach`, or evidence lacks what is left out. At most
+    ROWS at a time.
+    """
+    true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
+    texts, evidence = documents.passage_at(positions), {system: Evidence() for system in systems}
+    for at, hidden, logits, *_ in forward_positions(model.decoder, documents, positions):
+        for start in range(0, len(at), ROWS):
+            some = slice(start, start + ROWS)
+            sources = model.sources(hidden[some], logits[some], model.store)
+            tokens = true[at[some]].to(sources.log_probs.device)
+            before = {
+                system: read.read(texts[at[some]], gaps(sources["lm"], sources[system], tokens))
+                for system, read in evidence.items()
+            }
+            yield at[some], sources, tokens, before
+
+
+def gold(sources: Sources, system: str, true: Tensor) -> Tensor:
+    """Return the true tokens' log-probs (R,) by a system."""
+    return sources[system].gather(1, true[:, None])[:, 0]
