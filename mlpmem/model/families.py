@@ -42,7 +42,7 @@ def family_of(model_type: str) -> Family:
     if model_type not in FAMILIES:
         raise MlpMemError(
             f"decoder family {model_type!r} is not known; known are {', '.join(FAMILIES)}. "
-            "If its layers hold an FFN behind a norm, add a row to FAMILIES in mlpmem/model/families.py, "
+            "If its layers hold an FFN behind a norm, add a row in mlpmem/model/families.py, "
             f'such as "{model_type}": Family("model.layers", "llama", ffn="mlp"): where the list '
             "of layers is, which memory, and the module in a layer whose input is the normed state"
         )

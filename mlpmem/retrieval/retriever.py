@@ -45,7 +45,7 @@ class ExactRetriever:
     """Exact search by blocked products in float32; equal distances are ordered by index, equal keys
     without fail, others as far as no more than k + EXTRA have one distance.
 
-    Of every block only what beats the k-th best so far is looked at again, see mlpmem/retrieval/top_k.py.
+    Of every block only what beats the k-th best so far is looked at again, see top_k.py.
     """
 
     holds_keys = True

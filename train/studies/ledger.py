@@ -1,8 +1,8 @@
 """What does it cost to train? Every stage's manifest, and the fine-tuned decoders beside it.
 
 Seconds, peak memory and bytes were measured when the stage ran; FLOP follows from the formulas of
-`train/run/needs.py` and the sizes that are there, a tuned decoder's from `train/stages/finetuned.py`. A stage
-that has not run is left out.
+`train/run/needs.py` and the sizes that are there, a tuned decoder's from
+`train/stages/finetuned.py`. A stage that has not run is left out.
 """
 
 from collections.abc import Iterator
