@@ -16,8 +16,8 @@ from mlpmem.errors import MlpMemError, said
 from mlpmem.formats import is_number, parse_json, valid
 from mlpmem.loading.extra_columns import NAME
 from mlpmem.ui.components import packed
-from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import stream
+from mlpmem.ui.request.inputs import event_values
 
 MAX_BYTES = 6_000_000
 MAX_STEPS, MAX_CANDIDATES, MAX_NEIGHBOURS, MAX_TEXT, MAX_COLUMNS = 512, 64, 64, 20_000, 12
@@ -143,7 +143,7 @@ def _check(fine: bool, what: str) -> None:
 def show(event: gr.EventData) -> dict:
     """Return the token view's value for the file's text, or one that says what is wrong."""
     try:
-        run = saved.read((event._data or {}).get("text"))
+        run = read(event_values(event).get("text"))
     except MlpMemError as error:
         return packed(stream.message(said(error)))
     return packed({"kind": "opened", "run": stream.new_run(), **run})

@@ -8,9 +8,10 @@ from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, valid
 from mlpmem.model.prompts import question_prompt
+from mlpmem.ui.door.bounds import BOUNDS as DOOR
 
-MAX_CHARACTERS = 2000
-MAX_NEW_TOKENS = 128
+MAX_CHARACTERS = DOOR.characters
+MAX_NEW_TOKENS = DOOR.new_tokens
 MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
 MAX_PROBE = 40
 # field -> (its name in a sentence, in a link, least, most, default)
@@ -76,6 +77,11 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         forced=forced,
         own=str(data.get("own") or "")[:40],
     )
+
+
+def event_values(event: Any) -> dict:
+    """Return what a part of the page sent with its event, {} where it is no object."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:

@@ -1,7 +1,8 @@
 """Datastores of visitors' own texts: bounded in bytes and in time, found by a secret id alone.
 
-A session keeps the id; nothing here knows whose it is. Whoever has used theirs least recently goes
-first when room is needed. A timer frees what has expired, whether or not anybody comes by.
+A session keeps the id; all that is known of its owner is the client that it counts for. A client
+with more than its share loses its oldest; where everybody's together are too much, whoever has most
+does. A timer frees what has expired, whether or not anybody comes by.
 """
 
 import threading
@@ -15,10 +16,9 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
+from mlpmem.ui.door.bounds import BOUNDS
 
-MAX_BYTES = 2_000_000  # of one text
-SHELF_BYTES = 600_000_000  # of all datastores together
-SECONDS = 3600.0
+MAX_BYTES = BOUNDS.text_bytes  # of one text
 KINDS = (".txt", ".md", ".jsonl")
 
 
@@ -29,6 +29,7 @@ class Own:
     title: str
     store: Any
     ends: float  # of the shelf's clock
+    client: str = ""
 
 
 class Shelf:
@@ -36,26 +37,35 @@ class Shelf:
 
     def __init__(
         self,
-        most: int = SHELF_BYTES,
-        seconds: float = SECONDS,
+        most: int = BOUNDS.shelf_bytes,
+        seconds: float = BOUNDS.text_seconds,
         clock: Callable[[], float] = time.monotonic,
+        share: int = BOUNDS.client_text_bytes,
     ) -> None:
         """Begin empty."""
-        self.most, self.seconds, self.clock = most, seconds, clock
+        self.most, self.seconds, self.clock, self.share = most, seconds, clock, share
         self._kept: OrderedDict[str, Own] = OrderedDict()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, title: str, store: Any) -> str:
-        """Keep a datastore and return its id."""
+    def add(self, title: str, store: Any, client: str = "") -> str:
+        """Keep a client's datastore and return its id; this one is kept even if it is too large."""
         key = uuid.uuid4().hex
         with self._lock:
-            self._kept[key] = Own(title, store, self.clock() + self.seconds)
             self._sweep()
+            others = [k for k, own in self._kept.items() if own.client == client]
+            self._kept[key] = Own(title, store, self.clock() + self.seconds, client)
+            while others and self._bytes(client) > self.share:
+                del self._kept[others.pop(0)]
             while len(self._kept) > 1 and self._bytes() > self.most:
-                self._kept.popitem(last=False)
+                del self._kept[self._heaviest(key)]
             self._wake()
         return key
+
+    def _heaviest(self, new: str) -> str:
+        """Return whose client has most, but for the new one: the one used longest ago of them."""
+        rest = [key for key in self._kept if key != new]
+        return max(rest, key=lambda key: self._bytes(self._kept[key].client))
 
     def get(self, key: str) -> Own | None:
         """Return what an id stands for, None once it has gone."""
@@ -95,8 +105,10 @@ class Shelf:
         for key in [key for key, own in self._kept.items() if own.ends <= now]:
             del self._kept[key]
 
-    def _bytes(self) -> int:
-        return sum(own.store.bytes for own in self._kept.values())
+    def _bytes(self, client: str | None = None) -> int:
+        """Return what a client's datastores take, everybody's for None."""
+        owns = self._kept.values()
+        return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
 def read_upload(path: Path) -> tuple[str, str]:
@@ -105,7 +117,10 @@ def read_upload(path: Path) -> tuple[str, str]:
         raise MlpMemError(f"{path.name} is none of {', '.join(KINDS)}. Convert it first.")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise MlpMemError(f"{path.name} has {size / 1e6:.1f} MB; at most 2 MB are taken. Cut it.")
+        raise MlpMemError(
+            f"{path.name} has {size / 1e6:.1f} MB; "
+            f"at most {MAX_BYTES / 1e6:g} MB are taken. Cut it."
+        )
     try:
         content = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -116,7 +131,7 @@ def read_upload(path: Path) -> tuple[str, str]:
 def titled(name: str, content: str) -> list[tuple[str, str]]:
     """Return (title, text) of every document; MlpMemError for no text, a bad line or too much."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
-        raise MlpMemError("The text has more than 2 MB. Cut it.")
+        raise MlpMemError(f"The text has more than {MAX_BYTES / 1e6:g} MB. Cut it.")
     if "\x00" in content:
         raise MlpMemError(f"{name} holds NUL characters, so it is no text. Save it as plain text.")
     from mlpmem.retrieval.texts import titled_texts
