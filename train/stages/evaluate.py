@@ -1,8 +1,8 @@
 """Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
 
 What is measured is the corpus's own: questions and text by group (`measure/atlas.py`), or the
-perplexity of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same for all.
-An atlas is asked under the routers' lambdas too.
+perplexity of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same
+for all. An atlas is asked under the routers' lambdas too.
 """
 
 import dataclasses
