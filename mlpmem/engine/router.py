@@ -233,7 +233,7 @@ class Evidence:
     def __init__(self) -> None:
         """Begin with nothing read."""
         self._now: dict[Hashable, float] = {}
-        self.seconds: Mapping[str, float] = {}  # what the sources took to read a prompt
+        self.seconds: dict[str, float] = {}  # what the sources took to read prompts
 
     def now(self, texts: Iterable[Hashable]) -> Tensor:
         """Return the evidence (R,) before the next token of each text, 0 where none was read."""
@@ -254,23 +254,29 @@ def reached(ids: Sequence[int], wanted: bool = True) -> int:
 
 
 def read_prompt(
-    model: Any, output: Any, ids: Sequence[int], columns: Mapping[Any, str], store: Store | None
-) -> Evidence:
-    """Return the evidence of a prompt for columns {name: system}, by name.
+    evidence: Evidence,
+    model: Any,
+    states: tuple[Tensor, Tensor],
+    ids: Sequence[int],
+    columns: Mapping[Hashable, str],
+    store: Store | None,
+) -> None:
+    """Read a prompt's ids into the evidence of columns {name: system}, under their names.
 
-    output is a decoder's, of which the first position is that before the first token that counts.
+    states are a decoder's hidden states and logits, (R, D) and (R, V); the first row stands before
+    the first token that counts.
     """
-    evidence, count = Evidence(), reached(ids, bool(columns))
+    count = reached(ids, bool(columns))
     if not count:
-        return evidence
-    searched = any("knn" in PARTS[system] for system in columns.values())
-    states = output.hidden[0, :count], output.logits[0, :count]
-    sources = model.sources(*states, store if searched else None)
-    evidence.seconds = sources.seconds
+        return
+    parts = {part for system in columns.values() for part in PARTS[system]}
+    hidden, logits = (state[:count] for state in states)
+    sources = model.sources(hidden, logits, store, parts)
+    for source, seconds in sources.seconds.items():
+        evidence.seconds[source] = evidence.seconds.get(source, 0.0) + seconds
     tokens = torch.tensor(ids[-count:])
     for name, system in columns.items():
         evidence.read([name] * count, gaps(sources["lm"], sources[system], tokens))
-    return evidence
 
 
 def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
