@@ -7,7 +7,7 @@ T tokens, V vocabulary.
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
-from typing import Any, overload
+from typing import Any, cast, overload
 
 from torch import Tensor
 
@@ -122,8 +122,8 @@ class Model(FusedModel):
         """Return what several systems write, by name: one batch over one prefill."""
         asked = _passed_on(locals())
         if is_batch(prompt):
-            return self._compare_batch(prompt, systems, asked)
-        return last_values(self.stream(prompt, systems, **asked))
+            return self._compare_batch(cast(Sequence[Prompt], prompt), systems, asked)
+        return last_values(self.stream(cast(Prompt, prompt), systems, **asked))
 
     def _compare_batch(
         self, prompts: Sequence[Prompt], systems: Sequence[str] | None, asked: dict[str, Any]
@@ -242,8 +242,8 @@ class Model(FusedModel):
     ) -> Score | list[Score]:
         """Return the nll of every token of a text by every source; a list gives a list."""
         if is_batch(text):
-            return [scoring.score(self, one, store) for one in text]
-        return scoring.score(self, text, store)
+            return [scoring.score(self, cast(Prompt, one), store) for one in text]
+        return scoring.score(self, cast(Prompt, text), store)
 
     def inspect(
         self,
@@ -324,7 +324,7 @@ class Model(FusedModel):
         return made
 
 
-def is_batch(prompt: Any) -> bool:
+def is_batch(prompt: Prompt | Sequence[Prompt]) -> bool:
     """Return whether this is a list of prompts, rather than a text or token ids."""
     return (
         not isinstance(prompt, str)

@@ -7,7 +7,8 @@ asked of a model stands in mlpmem/api.py.
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple, Self
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from mlpmem.retrieval.retriever import Neighbours, Retriever
 WHOSE = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
 
 
-class Sources(NamedTuple):
+@dataclass(frozen=True)
+class Sources:
     """What every source says at R positions."""
 
     names: tuple[str, ...]  # "lm" first
@@ -44,8 +46,9 @@ class Sources(NamedTuple):
 
     def nearest(self, system: str) -> Tensor | None:
         """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
-        searched = "knn" in PARTS[system]
-        return self.neighbours.distances[:, 0] if searched else None
+        if "knn" not in PARTS[system] or self.neighbours is None:
+            return None
+        return self.neighbours.distances[:, 0]
 
 
 class FusedModel:
@@ -124,7 +127,7 @@ class FusedModel:
         neighbours = weights = None
         if self.memory is not None and "memory" in parts:
             begin = time.perf_counter()
-            found.append(self._recall(hidden).to(found[0].device))
+            found.append(self._recall(self.memory, hidden).to(found[0].device))
             names.append("memory")
             seconds["memory"] = time.perf_counter() - begin
         if store is not None and "knn" in parts:
@@ -137,11 +140,11 @@ class FusedModel:
         _check_numbers(names, said)
         return Sources(tuple(names), said, neighbours, weights, seconds)
 
-    def _recall(self, hidden: Tensor) -> Tensor:
+    def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's log-probs (R, V) at hidden states (R, D)."""
-        weight = self.memory.lm_head.weight
+        weight = memory.lm_head.weight
         with threads_for(self.decoder, len(hidden)):
-            logits = self.memory(hidden.to(weight.device, weight.dtype))
+            logits = memory(hidden.to(weight.device, weight.dtype))
         return log_softmax(logits, self.settings.memory_temperature)
 
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
@@ -165,7 +168,8 @@ class FusedModel:
         """
         lm = sources["lm"]
         if lmbda != AUTO:
-            return torch.full(lm.shape[:1], lmbda, device=lm.device)
+            return torch.full(lm.shape[:1], float(lmbda), device=lm.device)
+        assert evidence is not None, f"the router of {system} needs evidence"
         other, nearest = sources[system], sources.nearest(system)
         return self.routers[system].lmbda(lm, other, evidence, nearest)
 

@@ -279,8 +279,8 @@ def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         elif ahead < 0:
             output = _decode_one(call.model.decoder, output, live, clock)
         at = -1 - max(0, ahead)
-        said = output.hidden[:, at], output.logits[:, at]
-        sources = call.model.sources(*said, call.store, call.parts)
+        states = output.states((slice(None), at))
+        sources = call.model.sources(*states, call.store, call.parts)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
         _choose(call, sources, live, evidence, rng, begin)
@@ -301,8 +301,7 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
     for row, prompt in prompts.items():
         columns = {w.name: w.system for w in writers if w.row == row and w.lmbda == AUTO}
-        states = output.hidden[row], output.logits[row]
-        read_prompt(evidence, call.model, states, prompt.ids, columns, call.store)
+        read_prompt(evidence, call.model, output.states(row), prompt.ids, columns, call.store)
     clock.read = {part: s / len(prompts) for part, s in evidence.seconds.items()}
     return output
 
@@ -386,13 +385,17 @@ def _mixed(
     rows = [writer.row for writer in live]
     said = {system: sources[system] for system in {writer.system for writer in live}}
     other = torch.stack([said[writer.system][writer.row] for writer in live])
-    weights = [writer.lmbda for writer in live]
-    for i, writer in enumerate(live):
-        if writer.lmbda == AUTO:
-            read = evidence.now([writer.name]).expand(len(sources["lm"]))
-            weights[i] = float(model.weights(sources, writer.system, AUTO, read)[writer.row])
+    weights = [_weight(model, sources, writer, evidence) for writer in live]
     lmbdas = torch.tensor(weights, device=other.device)
     return interpolate(sources["lm"][rows], other, lmbdas), weights
+
+
+def _weight(model: FusedModel, sources: Sources, writer: Writer, evidence: Evidence) -> float:
+    """Return a writer's lambda, its own or its router's."""
+    if writer.lmbda != AUTO:
+        return float(writer.lmbda)
+    read = evidence.now([writer.name]).expand(len(sources["lm"]))
+    return float(model.weights(sources, writer.system, AUTO, read)[writer.row])
 
 
 def _take_in(evidence: Evidence, sources: Sources, live: list[Writer], tokens: list[int]) -> None:

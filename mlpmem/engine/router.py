@@ -99,6 +99,8 @@ class Router(nn.Module):
         """Make a router of lambda one half everywhere (or nearly, with a hidden layer)."""
         super().__init__()
         self.config = config
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
         self.hidden = nn.Linear(len(FEATURES), config.units) if config.units else None
@@ -152,8 +154,9 @@ class Router(nn.Module):
         try:
             with (folder / "config.json").open(encoding="utf-8") as file:
                 row = parse_json(file.read(MOST_BYTES))
-            row = {name: value for name, value in row.items() if name in known}
-            made = cls(RouterConfig(**row | {"features": tuple(row["features"])}))
+            row: dict[str, Any] = {name: value for name, value in row.items() if name in known}
+            row["features"] = tuple(row["features"])
+            made = cls(RouterConfig(**row))
             weights = _read_weights(folder / "model.safetensors", made.state_dict())
             made.load_state_dict(weights)
         except MlpMemError:
@@ -258,7 +261,7 @@ def read_prompt(
     model: Any,
     states: tuple[Tensor, Tensor],
     ids: Sequence[int],
-    columns: Mapping[Hashable, str],
+    columns: Mapping[Any, str],
     store: Store | None,
 ) -> None:
     """Read a prompt's ids into the evidence of columns {name: system}, under their names.

@@ -54,8 +54,7 @@ class Score:
         other = -np.logaddexp.reduce([-self.nll[part] for part in parts]) + np.log(len(parts))
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
             return _mix(self.nll["lm"], other, self.routed[source])
-        check_lmbda(weight)
-        return _mix(self.nll["lm"], other, weight)
+        return _mix(self.nll["lm"], other, check_lmbda(weight))
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf where a token had no probability."""
@@ -96,7 +95,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            hidden, logits = (x[0, at - 1 - start] for x in (output.hidden, output.logits))
+            hidden, logits = output.states((0, at - 1 - start))
             sources = model.sources(hidden, logits, store)
             targets = torch.tensor(ids)[at].to(logits.device).view(1, -1, 1)
             nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
@@ -176,11 +175,11 @@ def _run(
         if cancel is not None and cancel.is_set():
             return
         at = slice(start, min(start + INSPECTED, total))
-        sources = model.sources(output.hidden[0, at], output.logits[0, at], store)
+        sources = model.sources(*output.states((0, at)), store)
         taken = ids[at.start + 1 : at.stop + 1]
         rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
-        weights = [lmbda] * len(taken)
+        weights = [] if auto else [float(lmbda)] * len(taken)
         if auto:
             found = gaps(sources["lm"], sources[system], torch.tensor(taken))
             before = evidence.read([system] * len(taken), found)
@@ -237,7 +236,7 @@ def distributions(
     ids = check_prompt(model.decoder, prompt, 1)
     output = model.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
     routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
-    hidden, logits = output.hidden[0], output.logits[0]
+    hidden, logits = output.states(0)
     read_prompt(evidence, model, (hidden, logits), ids, routed, store)
     sources = model.sources(hidden[-1:], logits[-1:], store)
     weights = model.weights(sources, system, lmbda, evidence.now([system]))

@@ -151,13 +151,14 @@ def _check_given(system: str, value: Any, routed: Collection[str]) -> None:
         check_lmbda(value)
 
 
-def check_lmbda(value: Any, name: str = "lmbda") -> None:
-    """Raise MlpMemError unless value is a number within 0 and 1."""
+def check_lmbda(value: Any, name: str = "lmbda") -> float:
+    """Return value; MlpMemError unless it is a number from 0 to 1."""
     if not _is_number(value, 0) or value > 1:
         raise MlpMemError(
             f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
             "(memory or datastore alone)"
         )
+    return value
 
 
 def _is_number(value: Any, low: float) -> bool:

@@ -28,10 +28,21 @@ from mlpmem.retrieval.datastore import Store
 class System(Protocol):
     """Whatever answers."""
 
-    name: str  # as a person types it: "memory", "rag"
-    label: str  # as a table or a column's head shows it
-    bytes: int  # kept in memory to serve: weights, entries, indexes
-    seconds: float  # what making it took beyond the decoder
+    @property
+    def name(self) -> str:
+        """Return its name as a person types it: "memory", "rag"."""
+
+    @property
+    def label(self) -> str:
+        """Return its name as a table or a column's head shows it."""
+
+    @property
+    def bytes(self) -> int:
+        """Return what is kept in memory to serve it: weights, entries, indexes."""
+
+    @property
+    def seconds(self) -> float:
+        """Return what making it took beyond the decoder."""
 
     @property
     def decoder(self) -> Decoder:
@@ -119,8 +130,8 @@ class ModelSystem:
     def bytes(self) -> int:
         """Return the bytes of decoder, and of memory and datastore where this system needs them."""
         model, parts = self.model, PARTS[self.system]
-        memory = model.memory.bytes if "memory" in parts else 0
-        return model.decoder.bytes + memory + (model.store.bytes if "knn" in parts else 0)
+        needed = {"memory": model.memory, "knn": model.store}
+        return model.decoder.bytes + sum(x.bytes for n, x in needed.items() if x and n in parts)
 
     def context(self, ids: Sequence[int], room: int) -> list[int]:
         """Return ids as they are."""
@@ -228,5 +239,4 @@ def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
     rows = min(len(read), last + REACH) if system.routed else last
     output = system.decoder.forward(torch.tensor([read]), last=rows)
     tokens = torch.tensor([*read[len(read) - rows + 1 :], 0])  # what comes after all is not asked
-    states = output.hidden[0], output.logits[0]
-    return follow(system, Evidence(), [0] * rows, states, tokens)[-last:]
+    return follow(system, Evidence(), [0] * rows, output.states(0), tokens)[-last:]
