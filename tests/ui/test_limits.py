@@ -7,7 +7,8 @@ import gradio as gr
 import pytest
 from gradio import processing_utils
 
-from mlpmem.errors import MlpMemError, said
+from mlpmem import errors
+from mlpmem.errors import MlpMemError
 from mlpmem.ui.request import limits, stream
 
 
@@ -23,8 +24,8 @@ from mlpmem.ui.request import limits, stream
     ],
 )
 def test_of_a_servers_path_only_the_last_part_is_shown(text, shown):
-    shortened = said(MlpMemError(text))
-    assert shortened == (text if shown is None else shown) and "/home" not in shortened
+    said = errors.said(MlpMemError(text))
+    assert said == (text if shown is None else shown) and "/home" not in said
 
 
 def test_a_run_that_takes_too_long_is_stopped_and_says_so(monkeypatch):
