@@ -28,7 +28,7 @@ def build(shared: Shared) -> None:
 
 
 def told(endpoint: Callable) -> Callable:
-    """Return the endpoint with its errors as sentences for the caller."""
+    """Return the endpoint with its errors as sentences for the caller, and its bounds as set."""
 
     @functools.wraps(endpoint)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -37,6 +37,9 @@ def told(endpoint: Callable) -> Callable:
         except MlpMemError as error:
             raise gr.Error(said(error), print_exception=False) from error
 
+    bounds = {"2,000": f"{inputs.MAX_CHARACTERS:,}", "128": f"{inputs.MAX_NEW_TOKENS:,}"}
+    for written, bound in bounds.items():
+        call.__doc__ = (call.__doc__ or "").replace(written, bound)
     return call
 
 

@@ -4,8 +4,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class Door:
                     await self._post(blocks, gate, scope, sizes.replay(body, receive), send,
                                      route.name, named, body, said)  # fmt: skip
             else:
-                with _listening(blocks, gate, scope, route.name, named):
+                async with _listening(blocks, gate, scope, route.name, named):
                     await self.app(scope, receive, send)
 
     async def _post(
@@ -134,7 +134,7 @@ class Door:
         asked = await sizes.parsed(body, gate.bounds)
         if name in ("join", "run"):
             sizes.check_event(asked, blocks.fns)
-            gate.sessions.admit(asked["session_hash"], client)
+            await _admit(gate, asked["session_hash"], client)
         elif name in ("cancel", "reset"):
             _check_cancel(name, asked)
         else:
@@ -168,10 +168,20 @@ def _check_call(blocks: Any, name: str, function: str, asked: Mapping[str, Any])
     sizes.check_data(asked.get("data"), list(taken))
 
 
-@contextmanager
-def _listening(
+async def _admit(gate: Gate, session: str, client: str) -> None:
+    """Note a request of a session; a page that is reloaded leaves its old session a moment late."""
+    for wait in (0.3, 0.6, 0.9):
+        try:
+            return gate.sessions.admit(session, client)
+        except RefusedError:
+            await asyncio.sleep(wait)
+    gate.sessions.admit(session, client)
+
+
+@asynccontextmanager
+async def _listening(
     blocks: Any, gate: Gate, scope: dict, name: str, named: Mapping[str, str]
-) -> Iterator[None]:
+) -> AsyncIterator[None]:
     """Note who listens to a stream, while it is open; RefusedError for one that is not there."""
     with ExitStack() as stack:
         queue, session = blocks._queue, named.get("session", "")
@@ -187,7 +197,7 @@ def _listening(
             if session is None:
                 raise LostError(json.dumps(GONE), 404)
         elif name == "heartbeat":
-            gate.sessions.admit(session, scope[shares.KEY])
+            await _admit(gate, session, scope[shares.KEY])
         if session:
             gate.sessions.opened(session, 1)
             stack.callback(gate.sessions.opened, session, -1)

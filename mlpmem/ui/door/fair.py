@@ -9,17 +9,19 @@ dropped after a while, with everything that waits to be read by somebody who has
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from fastapi import HTTPException
 from gradio.queueing import Event, EventQueue, Queue
+from gradio.server_messages import ProcessCompletedMessage
 
 from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.shares import client_of
 
 FADES = 60.0  # seconds after which half of what a client has used counts no more
 JOB = 1.0  # seconds a job takes, while nothing is known
+UNHEARD = "Nobody listened to the answer, so it was dropped. Ask again."
 SIZE = "mlpmem.bytes"  # of a request's scope: what its body takes while it waits
 
 
@@ -102,6 +104,7 @@ class FairQueue(Queue):
             raise HTTPException(503, "There is no room for a large request now. Try again soon.")
         found = await super().push(body, request, username)
         if found[0]:
+            self.event_ids_to_events[found[1]].enqueue_time = self._clock()
             for queue in self.event_queue_per_concurrency_id.values():
                 self._arrange(queue)
                 if queue.queue:
@@ -163,7 +166,11 @@ class FairQueue(Queue):
         return False
 
     def _drop(self, event: Event) -> None:
-        """Take a waiting job out."""
+        """Take a job out, and leave word; one that runs stops at its next step."""
+        with suppress(KeyError):  # nothing is kept for its session any more
+            word = ProcessCompletedMessage(output={"error": UNHEARD}, success=False)
+            self.send_message(event, word)
+        event.alive = False
         queue = self.event_queue_per_concurrency_id[event.concurrency_id].queue
         if event in queue:
             queue.remove(event)
@@ -181,7 +188,6 @@ class FairQueue(Queue):
             and now - event.enqueue_time > self.bounds.listen_seconds
         ]
         for event in unheard:
-            event.alive = False  # what runs stops at its next step
             self._drop(event)
         busy = {event.session_hash for event in (*self.waiting(), *self.running())}
         known = {*self.pending_messages_per_session, *self.pending_event_ids_session}
