@@ -104,7 +104,7 @@ def sentences(text: str) -> list[str]:
     text = re.sub(r"<[^>]*>", "\n", FENCED.sub("", text))
     text = re.sub(r"`[^`]*`", "code", LINK.sub("link", text))
     lines = [line.strip() for line in text.splitlines()]
-    lines = [re.sub(r"^- ", "\n", line) for line in lines if not line.startswith(("|", "#", "!"))]
+    lines = [re.sub(r"^(-|\d\.) ", "\n", line) for line in lines if not line.startswith(("|", "#", "!"))]
     paragraphs = re.split(r"\n\s*\n|\n(?=\n)", "\n".join(lines))
     return [s for p in paragraphs for s in re.split(r"(?<=[.!?])[)*]*\s+", " ".join(p.split()))]
 
