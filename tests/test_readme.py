@@ -103,9 +103,8 @@ def sentences(text: str) -> list[str]:
     """Return the sentences of a page's paragraphs and lists; code and links count as one word."""
     text = re.sub(r"<[^>]*>", "\n", FENCED.sub("", text))
     text = re.sub(r"`[^`]*`", "code", LINK.sub("link", text))
-    lines = [line.strip() for line in text.splitlines()]
-    lines = [re.sub(r"^(-|\d\.) ", "\n", line) for line in lines if not line.startswith(("|", "#", "!"))]
-    paragraphs = re.split(r"\n\s*\n|\n(?=\n)", "\n".join(lines))
+    text = re.sub(r"^ *[|#!].*$", "", text, flags=re.MULTILINE)
+    paragraphs = re.split(r"\n\s*\n", re.sub(r"^ *(-|\d\.) ", "\n\n", text, flags=re.MULTILINE))
     return [s for p in paragraphs for s in re.split(r"(?<=[.!?])[)*]*\s+", " ".join(p.split()))]
 
 
