@@ -48,7 +48,9 @@ class Bounds:
     text_bytes: int = bound(2_000_000, "one own text")
     run_seconds: float = bound(180.0, "computing one answer")
     # how long something is kept
-    listen_seconds: float = bound(10.0, "a job that nobody listens to waits, or runs")
+    listen_seconds: float = bound(
+        10.0, "a job that nobody listens to waits, or runs with none behind it"
+    )
     result_seconds: float = bound(60.0, "an answer that nobody fetches is kept")
     unread: int = bound(200, "messages that a client may leave unread before it asks again")
     partial_seconds: float = bound(60.0, "a file that was not uploaded whole is kept")

@@ -4,6 +4,10 @@ Gradio's queue serves jobs as they come, however many one client has, and whethe
 still listens. Here a client has a share of waiting jobs; its computing seconds, which fade within
 minutes, decide whose turn is next; a job that nobody listens to comes after all others and is
 dropped after a while, with everything that waits to be read by somebody who has gone.
+
+A job that runs is not interrupted, so a client that always has one waiting would have one running
+whenever somebody else comes. While others are about, its next job is therefore held back until what
+it has used has faded to a bit more than its part.
 """
 
 import time
@@ -20,6 +24,11 @@ from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.shares import client_of
 
 FADES = 60.0  # seconds after which half of what a client has used counts no more
+WINDOW = FADES / 0.693  # seconds that count of a client which computes all the time
+FREE = 6.0  # seconds that any client may use at once
+PART = 1.5  # times its part: from there on a client is held back
+AHEAD = 2.0  # seconds that a job which nobody listens to runs while others wait
+LOOK = 0.02  # seconds between two looks at a queue where all are held back
 JOB = 1.0  # seconds a job takes, while nothing is known
 UNHEARD = "Nobody listened to the answer, so it was dropped. Ask again."
 SIZE = "mlpmem.bytes"  # of a request's scope: what its body takes while it waits
@@ -38,6 +47,11 @@ class Used:
         """Return the seconds that count at present."""
         seconds, when = self._seconds.get(client, (0.0, 0.0))
         return seconds * 0.5 ** ((self._clock() - when) / FADES)
+
+    def about(self) -> set[str]:
+        """Return the clients of which a job ended lately."""
+        since = self._clock() - FADES
+        return {client for client, (_, when) in self._seconds.items() if when > since}
 
     def add(self, client: str, seconds: float) -> None:
         """Count a job that is over."""
@@ -59,9 +73,12 @@ class FairQueue(Queue):
             max_size=bounds.queue, blocks=blocks, default_concurrency_limit=1,
         )  # fmt: skip
         self.bounds, self._clock = bounds, clock
-        self.used, self.begun = Used(clock), {}  # client -> when its running job began
+        self.used = Used(clock)
+        self.begun: dict[str, float] = {}  # client -> when its running job began
+        self.started: dict[str, float] = {}  # the same by the job's id
         self.listening: Counter[str] = Counter()  # streams by session
         self._quiet: dict[str, float] = {}  # session -> since when nothing happens in it
+        self._look = 0.0  # when to look again where all were held back
 
     def waiting(self) -> list[Event]:
         """Return all jobs that wait."""
@@ -112,17 +129,31 @@ class FairQueue(Queue):
         return found
 
     def get_events(self) -> tuple | None:
-        """Return the next jobs: the first of whoever has used least."""
+        """Return the next job: the first of whoever has used least, None while it is held back."""
+        if (now := self._clock()) < self._look:
+            return None
         for queue in self.event_queue_per_concurrency_id.values():
             limit = queue.concurrency_limit
-            if len(queue.queue) > 1 and (limit is None or queue.current_concurrency < limit):
+            if queue.queue and (limit is None or queue.current_concurrency < limit):
                 self._arrange(queue)
-        return super().get_events()
+                if not self._held_back(queue.queue[0]):
+                    return [queue.queue.pop(0)], False, queue.concurrency_id
+                self._look = now + LOOK
+        return None
+
+    def _held_back(self, event: Event) -> bool:
+        """Return whether a job's client has used more than its part while others are about."""
+        client = client_of(event.request)
+        about = self.used.about() | {client, *self.begun}
+        about |= {client_of(event.request) for event in self.waiting()}
+        part = PART * WINDOW / len(about)
+        return len(about) > 1 and self.used.of(client) > max(FREE, part)
 
     def _arrange(self, queue: EventQueue) -> None:
         """Put the jobs of one queue in the order of their turns.
 
-        A client's second job counts as if its first had run.
+        A client's second job counts as if its first had run. Up to FREE all are alike, so that ever
+        new clients do not come before those who have been here for a while.
         """
         before: Counter[str] = Counter()
         turns: dict[str, tuple] = {}
@@ -130,7 +161,7 @@ class FairQueue(Queue):
         for event in sorted(queue.queue, key=lambda event: event.enqueue_time):
             client = client_of(event.request)
             running = now - self.begun[client] if client in self.begun else 0.0
-            used = self.used.of(client) + running + before[client] * self.used.job
+            used = max(FREE, self.used.of(client) + running) + before[client] * self.used.job
             turns[event._id] = (not self._heard(event), used, event.enqueue_time)
             before[client] += 1
         queue.queue.sort(key=lambda event: turns[event._id])
@@ -139,12 +170,14 @@ class FairQueue(Queue):
         """Run jobs, and count their seconds for their client."""
         client, begin = client_of(events[0].request), self._clock()
         self.begun[client] = begin
+        self.started |= {event._id: begin for event in events}
         try:
             await super().process_events(events, batch, begin_time, fn)
         finally:
             self.begun.pop(client, None)
             self.used.add(client, self._clock() - begin)
             for event in events:
+                self.started.pop(event._id, None)
                 if event.session_hash == event._id:  # a program's call: nothing comes after it
                     self.server_app.state_holder.forget(event._id)
 
@@ -181,14 +214,14 @@ class FairQueue(Queue):
     def sweep(self) -> None:
         """Drop jobs that nobody has listened to for long, and what is kept for whoever left."""
         now = self._clock()
-        unheard = [
-            event
-            for event in (*self.waiting(), *self.running())
-            if not self.listening[event.session_hash]
-            and now - event.enqueue_time > self.bounds.listen_seconds
-        ]
-        for event in unheard:
-            self._drop(event)
+        begun = now - AHEAD if self.waiting() else now - self.bounds.listen_seconds
+        for event in self.running():
+            if not self.listening[event.session_hash] and self.started.get(event._id, now) < begun:
+                self._drop(event)
+        for event in self.waiting():
+            age = now - event.enqueue_time
+            if not self.listening[event.session_hash] and age > self.bounds.listen_seconds:
+                self._drop(event)
         busy = {event.session_hash for event in (*self.waiting(), *self.running())}
         known = {*self.pending_messages_per_session, *self.pending_event_ids_session}
         quiet = {name for name in known if not self.listening[name] and name not in busy}

@@ -9,6 +9,7 @@ import atexit
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -86,17 +87,22 @@ class Uploads:
         """Begin with none."""
         self.folder, self.bounds, self._clock = folder, bounds, clock
         self.files: dict[Path, Upload] = {}
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
         """Return what all of them count."""
-        return sum(upload.size for upload in self.files.values())
+        return sum(upload.size for upload in list(self.files.values()))
 
     def add(self, client: str, path: Path) -> None:
         """Note a file that a client brought; the oldest go of whoever has too much.
 
         That is the client itself beyond its share, and whoever has most where all are too much.
         """
+        with self._lock:
+            self._add(client, path)
+
+    def _add(self, client: str, path: Path) -> None:
         self._forget_gone()
         if not self._ours(path):
             return
@@ -148,6 +154,10 @@ class Uploads:
 
     def sweep(self, named: Iterable[set[str]] = ()) -> None:
         """Delete what is too old; named are Gradio's own lists of files, whose gone ones go."""
+        with self._lock:
+            self._sweep(named)
+
+    def _sweep(self, named: Iterable[set[str]]) -> None:
         now, old = time.time(), self._clock() - self.bounds.upload_seconds
         for path in [path for path, upload in self.files.items() if upload.since < old]:
             self._delete(path)
@@ -166,4 +176,4 @@ class Uploads:
                     if age > most:
                         path.unlink()
         for names in named:
-            names.difference_update([name for name in names if not os.path.exists(name)])
+            names.difference_update([name for name in list(names) if not os.path.exists(name)])

@@ -126,7 +126,7 @@ def check_event(body: Mapping[str, Any], functions: Mapping[int, Any]) -> None:
     if body.get("session_hash") is None:
         raise RefusedError(422, f"session_hash is missing. {AGAIN}")
     function = functions.get(body.get("fn_index"))
-    if function is None:
+    if function is None or function.fn is None:  # what is done in the browser alone has none
         raise RefusedError(422, f"fn_index names no function of this page. {AGAIN}")
     if not isinstance(body.get("event_data"), dict | None):
         raise RefusedError(422, f"event_data must be an object. {AGAIN}")

@@ -10,7 +10,7 @@ from gradio.data_classes import PredictBodyInternal
 
 from mlpmem.ui.door import shares
 from mlpmem.ui.door.bounds import Bounds
-from mlpmem.ui.door.fair import FADES, SIZE, UNHEARD, FairQueue, Used
+from mlpmem.ui.door.fair import FADES, SIZE, UNHEARD, WINDOW, FairQueue, Used
 
 
 class Desk:
@@ -69,13 +69,38 @@ def test_second_jobs_come_after_everybodys_first(desk):
 def test_whoever_has_used_least_is_next_and_what_was_used_fades(desk):
     desk = desk()
     desk.queue.used.add("a", 10.0)
-    desk.push("a", "a1")
-    desk.push("b", "b1")
-    assert desk.order() == ["b1", "a1"]
+    desk.queue.used.add("b", 3.0)
+    for client in "abc":
+        desk.push(client, f"{client}1")
+    assert desk.order() == ["b1", "c1", "a1"], "up to a few seconds all are alike"
     used = Used(lambda: desk.now)
     used.add("a", 10.0)
     desk.now += FADES
     assert used.of("a") == pytest.approx(5.0)
+
+
+def test_a_client_beyond_its_part_is_held_back_while_others_are_about(desk):
+    desk = desk()
+    desk.push("a", "a1")
+    desk.queue.used.add("a", 60.0)
+    assert desk.queue.get_events() is not None, "nobody else is about"
+    for client in "bcd":
+        desk.queue.used.add(client, 0.1)
+    desk.push("a", "a2")
+    assert desk.queue.get_events() is None
+    desk.push("b", "b1")
+    desk.now = 1.0
+    assert desk.queue.get_events()[0][0].session_hash == "b1", "others are not"
+    desk.now = FADES
+    assert desk.queue.get_events()[0][0].session_hash == "a2", "not for ever"
+
+
+def test_clients_that_share_alike_are_not_held_back_however_busy_they_are(desk):
+    desk = desk()
+    for i in range(10):
+        desk.queue.used.add(str(i), WINDOW / 10)
+    desk.push("3", "s")
+    assert desk.queue.get_events() is not None
 
 
 def test_a_running_job_counts_while_it_runs(desk):
@@ -143,3 +168,17 @@ def test_what_is_kept_for_whoever_left_goes_and_whoever_does_not_read_is_told(de
         desk.queue.sweep()
     assert not desk.queue.pending_messages_per_session
     assert not desk.queue.pending_event_ids_session and not desk.queue.event_ids_to_events
+
+
+def test_a_running_job_that_nobody_listens_to_ends_sooner_where_others_wait(desk):
+    desk = desk(listen_seconds=10)
+    desk.push("a", "a1")
+    (event,), _, _ = desk.queue.get_events()
+    desk.queue.active_jobs = [[event]]
+    desk.queue.started[event._id] = 0.0
+    desk.now = 3.0
+    desk.queue.sweep()
+    assert event.alive
+    desk.push("b", "b1")
+    desk.queue.sweep()
+    assert not event.alive

@@ -81,8 +81,11 @@ def test_a_name_is_short_and_plain(name):
 
 FUNCTIONS = {
     3: SimpleNamespace(
-        inputs=[SimpleNamespace(label="Prompt"), SimpleNamespace(label=None)], cancels=[]
-    )
+        inputs=[SimpleNamespace(label="Prompt"), SimpleNamespace(label=None)],
+        cancels=[],
+        fn=print,
+    ),
+    5: SimpleNamespace(inputs=[], cancels=[0], fn=None),
 }
 ASKED = {"data": ["x", None], "fn_index": 3, "session_hash": "abc", "trigger_id": 7}
 
@@ -102,6 +105,7 @@ def test_what_the_page_sends_goes_through():
         ({"session_hash": "a" * 100}, "1 to 64"),
         ({"event_id": {"a": 1}}, "1 to 64"),
         ({"fn_index": 4}, "names no function"),
+        ({"fn_index": 5, "data": []}, "names no function"),
         ({"fn_index": True}, "whole number"),
         ({"fn_index": "3"}, "whole number"),
         ({"trigger_id": []}, "whole number"),
