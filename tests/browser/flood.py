@@ -1,15 +1,17 @@
 """Greedy clients beside polite ones: python tests/browser/flood.py [--seconds 120] [--app].
 
-Twenty polite visitors ask, read and think; after a while three greedy clients join them and do
-what they can: jobs that nobody listens to, ever new sessions, reloads, uploads, large and half
-bodies. All are told apart by X-Forwarded-For. Prints the polite ones' median wait without and with
-the greedy ones, and the server's memory and disk. Bounded in requests and time, on this machine
-alone; the page has the fake model, or with --app the bundle's own.
+Twenty polite visitors ask, read and think; after a while three greedy clients join them, each in a
+process of its own, and do what they can: jobs of all the tokens there are, jobs that nobody listens
+to, ever new sessions, reloads, uploads, large and half bodies. All are told apart by
+X-Forwarded-For. Prints the polite ones' median wait without and with the greedy ones, and the
+server's memory and disk. Bounded in requests and time, on this machine alone; the page has the fake
+model, or with --app the bundle's own.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import random
 import sys
 import tempfile
@@ -75,7 +77,7 @@ async def poll_of(client: httpx.AsyncClient) -> int:
     return next(d["id"] for d in config["dependencies"] if d["api_name"] == "poll")
 
 
-async def greedy(page: Page, address: str, luck: random.Random, ends: float, seen: Seen):
+async def greedy(page: Page, luck: random.Random, ends: float, seen: Seen):
     """Do what fills queue, memory and disk, at most MOST requests a second."""
     client, tasks = page.client, set()
     big, poll = "x" * 7_000_000, await poll_of(client)
@@ -146,29 +148,53 @@ async def watch(process: psutil.Process, folder: Path, ends: float) -> tuple[flo
     memory = disk = 0
     while time.monotonic() < ends:
         memory = max(memory, process.memory_info().rss)
-        disk = max(disk, sum(map(size_of, folder.rglob("*"))))
+        walk = os.walk(folder)
+        disk = max(disk, sum(size_of(Path(above, name)) for above, _, n in walk for name in n))
         await asyncio.sleep(0.5)
     return memory / 1e6, disk / 1e6
+
+
+async def one_greedy(url: str, address: str, seconds: float) -> int:
+    """Be a greedy client, and print what its requests became as JSON."""
+    seen = Seen()
+    async with client_of(url, address) as client:
+        page = await Page.open(client)
+        await greedy(page, random.Random(address), time.monotonic() + seconds, seen)
+    sys.stdout.write(json.dumps(seen.became))
+    return 0
+
+
+async def started(url: str, number: int, seconds: float) -> Counter:
+    """Run a greedy client in a process of its own; return what its requests became."""
+    address = f"203.0.113.{number + 1}"
+    command = [str(HERE / "flood.py"), "--greedy", url, address, "--seconds", str(seconds)]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(sys.executable, *command, stdout=pipe)
+    try:
+        return Counter(json.loads((await process.communicate())[0]))
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
 
 
 async def phase(url: str, prompts: list[str], seconds: float, greedies: int, watched) -> Seen:
     """Have all ask for a while; print and return what came of it."""
     seen, ends = Seen(), time.monotonic() + seconds
-    pages = [client_of(url, f"198.51.100.{i + 1}") for i in range(POLITE)]
-    pages += [client_of(url, f"203.0.113.{i + 1}") for i in range(greedies)]
-    opened = [await Page.open(client) for client in pages]
-    tasks = [polite(page, prompts, random.Random(i), ends, seen)
-             for i, page in enumerate(opened[:POLITE])]  # fmt: skip
-    tasks += [greedy(page, f"203.0.113.{i + 1}", random.Random(i), ends, seen)
-              for i, page in enumerate(opened[POLITE:])]  # fmt: skip
-    *_, (memory, disk) = await asyncio.gather(*tasks, watch(*watched, ends))
-    for client in pages:
+    clients = [client_of(url, f"198.51.100.{i + 1}") for i in range(POLITE)]
+    pages = [await Page.open(client) for client in clients]
+    tasks = [polite(page, prompts, random.Random(i), ends, seen) for i, page in enumerate(pages)]
+    tasks += [watch(*watched, ends), *(started(url, i, seconds) for i in range(greedies))]
+    found = await asyncio.gather(*tasks)
+    for client in clients:
         await client.aclose()
+    memory, disk = found[POLITE]
+    for became in found[POLITE + 1 :]:
+        seen.became.update(became)
     say = sys.stdout.write
     say(f"{POLITE} polite, {greedies} greedy, {seconds:.0f} s: ")
     say(", ".join(f"{n} {what}" for what, n in sorted(seen.became.items())) + "\n")
-    say(f"  median wait {median(seen.waits):.2f} s, until the first token "
-        f"{median(seen.begins):.2f} s, longest {max(seen.waits):.1f} s\n")  # fmt: skip
+    say(f"  median wait {median(seen.waits):.2f} s, until the first token ")
+    say(f"{median(seen.begins):.2f} s, longest {max(seen.waits):.1f} s\n")
     say(f"  most memory {memory:,.0f} MB, most disk {disk:,.1f} MB\n")
     sys.stdout.flush()
     return seen
@@ -197,7 +223,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=120, help="of each of the two phases")
     parser.add_argument("--app", action="store_true", help="serve assets/atlas instead of the fake")
+    parser.add_argument("--greedy", nargs=2, metavar=("URL", "ADDRESS"), help="be one of them")
     args = parser.parse_args()
+    args.seconds = min(args.seconds, 600)
+    if args.greedy:
+        return asyncio.run(one_greedy(*args.greedy, args.seconds))
     folder = Path(tempfile.mkdtemp())
     told = {"MLPMEM_TRUST_PROXY": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
     serve = [str(HERE / "serve.py"), str(folder / "fake"), "{port}", "0.1"]
@@ -208,7 +238,7 @@ def main() -> int:
     prompts = [question["prompt"] for question in questions[:50]]
     watched = (psutil.Process(server.process.pid), folder / "uploads")
     try:
-        return asyncio.run(drive(server.url, prompts, min(args.seconds, 600), watched))
+        return asyncio.run(drive(server.url, prompts, args.seconds, watched))
     finally:
         server.stop()
         faults = server.log.read_text().count("Traceback")

@@ -23,6 +23,7 @@ class Bounds:
     # a client: an address, or the first half of one of IPv6
     rate: float = bound(20.0, "requests a second of one client; twice as many at once")
     open: int = bound(48, "requests of one client that are answered at the same time")
+    at_once: int = bound(4, "posts of one client that are worked on; the next ones wait")
     waiting: int = bound(2, "jobs of one client that wait in the queue")
     sessions: int = bound(4, "sessions (tabs, programs) of one client that keep a state")
     held_bytes: int = bound(20_000_000, "bodies of one client that are being read or answered")
@@ -48,9 +49,7 @@ class Bounds:
     text_bytes: int = bound(2_000_000, "one own text")
     run_seconds: float = bound(180.0, "computing one answer")
     # how long something is kept
-    listen_seconds: float = bound(
-        10.0, "a job that nobody listens to waits, or runs with none behind it"
-    )
+    listen_seconds: float = bound(10.0, "a job waits for somebody who listens to its answer")
     result_seconds: float = bound(60.0, "an answer that nobody fetches is kept")
     unread: int = bound(200, "messages that a client may leave unread before it asks again")
     partial_seconds: float = bound(60.0, "a file that was not uploaded whole is kept")

@@ -111,8 +111,9 @@ class Door:
                 with gate.shares.holding(client, sizes.length(said, most)):
                     body = await sizes.read(receive, most, gate.bounds)
                     scope[SIZE] = len(body)
-                    await self._post(blocks, gate, scope, sizes.replay(body, receive), send,
-                                     route.name, named, body, said)  # fmt: skip
+                    async with gate.shares.turn(client):
+                        await self._post(blocks, gate, scope, sizes.replay(body, receive), send,
+                                         route.name, named, body, said)  # fmt: skip
             else:
                 async with _listening(blocks, gate, scope, route.name, named):
                     await self.app(scope, receive, send)

@@ -2,8 +2,8 @@
 
 Gradio's queue serves jobs as they come, however many one client has, and whether or not anybody
 still listens. Here a client has a share of waiting jobs; its computing seconds, which fade within
-minutes, decide whose turn is next; a job that nobody listens to comes after all others and is
-dropped after a while, with everything that waits to be read by somebody who has gone.
+minutes, decide whose turn is next; a job begins when somebody listens to its answer, and is dropped
+if nobody does, with everything that waits to be read by somebody who has gone.
 
 A job that runs is not interrupted, so a client that always has one waiting would have one running
 whenever somebody else comes. While others are about, its next job is therefore held back until what
@@ -27,8 +27,8 @@ FADES = 60.0  # seconds after which half of what a client has used counts no mor
 WINDOW = FADES / 0.693  # seconds that count of a client which computes all the time
 FREE = 6.0  # seconds that any client may use at once
 PART = 1.5  # times its part: from there on a client is held back
-AHEAD = 2.0  # seconds that a job which nobody listens to runs while others wait
-LOOK = 0.02  # seconds between two looks at a queue where all are held back
+LEFT = 2.0  # seconds that a job runs on without a listener
+LOOK = 0.01  # seconds between two looks at a queue where all are held back
 JOB = 1.0  # seconds a job takes, while nothing is known
 UNHEARD = "Nobody listened to the answer, so it was dropped. Ask again."
 SIZE = "mlpmem.bytes"  # of a request's scope: what its body takes while it waits
@@ -142,7 +142,9 @@ class FairQueue(Queue):
         return None
 
     def _held_back(self, event: Event) -> bool:
-        """Return whether a job's client has used more than its part while others are about."""
+        """Return whether a job waits for a listener, or until its client's use has faded."""
+        if not self.listening[event.session_hash]:
+            return True
         client = client_of(event.request)
         about = self.used.about() | {client, *self.begun}
         about |= {client_of(event.request) for event in self.waiting()}
@@ -162,7 +164,7 @@ class FairQueue(Queue):
             client = client_of(event.request)
             running = now - self.begun[client] if client in self.begun else 0.0
             used = max(FREE, self.used.of(client) + running) + before[client] * self.used.job
-            turns[event._id] = (not self._heard(event), used, event.enqueue_time)
+            turns[event._id] = (not self.listening[event.session_hash], used, event.enqueue_time)
             before[client] += 1
         queue.queue.sort(key=lambda event: turns[event._id])
 
@@ -214,9 +216,9 @@ class FairQueue(Queue):
     def sweep(self) -> None:
         """Drop jobs that nobody has listened to for long, and what is kept for whoever left."""
         now = self._clock()
-        begun = now - AHEAD if self.waiting() else now - self.bounds.listen_seconds
         for event in self.running():
-            if not self.listening[event.session_hash] and self.started.get(event._id, now) < begun:
+            begun = self.started.get(event._id, now)
+            if not self.listening[event.session_hash] and now - begun > LEFT:
                 self._drop(event)
         for event in self.waiting():
             age = now - event.enqueue_time

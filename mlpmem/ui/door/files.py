@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +67,12 @@ def _remove_stale(above: Path) -> None:
 def _has_mark(folder: Path) -> bool:
     """Return whether a folder was claimed here."""
     return any(path.name.isdecimal() for path in folder.iterdir())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield what lies below a folder, the innermost first; what goes meanwhile is no error."""
+    for above, folders, names in os.walk(folder, topdown=False):
+        yield from (Path(above, name) for name in (*names, *folders))
 
 
 @dataclass
@@ -165,7 +171,7 @@ class Uploads:
         with suppress(OSError):
             os.utime(self.folder)
         mark = self.folder / str(os.getpid())
-        for path in self.folder.rglob("*"):
+        for path in _below(self.folder):
             with suppress(OSError):
                 age = now - path.stat().st_mtime
                 if path.is_dir() and age > self.bounds.partial_seconds:

@@ -7,12 +7,13 @@ the proxies add: with MLPMEM_PROXIES=N the N-th from the right counts, otherwise
 is not of a private network.
 """
 
+import asyncio
 import ipaddress
 import os
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 from mlpmem.ui.door.bounds import Bounds
@@ -97,6 +98,8 @@ class Shares:
         self.trusted, self.proxies = told_to_trust(os.environ), proxies(os.environ)
         self.open: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
+        self._turns: dict[str, asyncio.Semaphore] = {}
+        self._wanted: Counter[str] = Counter()
         self._rates: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
 
     def client(self, scope: Mapping[str, Any]) -> str:
@@ -145,6 +148,21 @@ class Shares:
             raise RefusedError(503, "There is no room for a large request now. Try again soon.")
         with _counted(self.held, client, size):
             yield
+
+    @asynccontextmanager
+    async def turn(self, client: str) -> AsyncIterator[None]:
+        """Wait until few enough of a client's posts are worked on.
+
+        Gradio has forty threads for everybody; one client's posts could take them all.
+        """
+        turns = self._turns.setdefault(client, asyncio.Semaphore(self.bounds.at_once))
+        try:
+            with _counted(self._wanted, client, 1):
+                async with turns:
+                    yield
+        finally:
+            if client not in self._wanted:
+                self._turns.pop(client, None)
 
 
 @contextmanager

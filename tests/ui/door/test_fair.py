@@ -83,6 +83,7 @@ def test_a_client_beyond_its_part_is_held_back_while_others_are_about(desk):
     desk = desk()
     desk.push("a", "a1")
     desk.queue.used.add("a", 60.0)
+    desk.queue.listening.update(["a1", "a2", "b1"])
     assert desk.queue.get_events() is not None, "nobody else is about"
     for client in "bcd":
         desk.queue.used.add(client, 0.1)
@@ -100,6 +101,7 @@ def test_clients_that_share_alike_are_not_held_back_however_busy_they_are(desk):
     for i in range(10):
         desk.queue.used.add(str(i), WINDOW / 10)
     desk.push("3", "s")
+    desk.queue.listening["s"] = 1
     assert desk.queue.get_events() is not None
 
 
@@ -170,15 +172,17 @@ def test_what_is_kept_for_whoever_left_goes_and_whoever_does_not_read_is_told(de
     assert not desk.queue.pending_event_ids_session and not desk.queue.event_ids_to_events
 
 
-def test_a_running_job_that_nobody_listens_to_ends_sooner_where_others_wait(desk):
-    desk = desk(listen_seconds=10)
+def test_a_job_begins_when_somebody_listens_and_ends_when_nobody_does(desk):
+    desk = desk()
     desk.push("a", "a1")
-    (event,), _, _ = desk.queue.get_events()
-    desk.queue.active_jobs = [[event]]
-    desk.queue.started[event._id] = 0.0
-    desk.now = 3.0
-    desk.queue.sweep()
-    assert event.alive
-    desk.push("b", "b1")
+    assert desk.queue.get_events() is None
+    desk.now = 0.5
+    with desk.queue.listened("a1"):
+        (event,), _, _ = desk.queue.get_events()
+        desk.queue.active_jobs = [[event]]
+        desk.queue.started[event._id] = desk.now
+        desk.now = 5.0
+        desk.queue.sweep()
+        assert event.alive
     desk.queue.sweep()
     assert not event.alive

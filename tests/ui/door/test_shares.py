@@ -1,5 +1,7 @@
 """Who a client is, and that one beyond its share is refused while others are not."""
 
+import asyncio
+
 import pytest
 
 from mlpmem.ui.door import shares
@@ -107,3 +109,20 @@ def test_held_bodies_are_bounded_by_client_and_in_all_but_small_ones_come_in():
 
 def test_a_request_that_came_another_way_has_no_client():
     assert shares.client_of(None) == "" == shares.client_of(object())
+
+
+def test_posts_of_one_client_are_worked_on_a_few_at_a_time(run):
+    kept, most, now = shares.Shares(Bounds(at_once=2)), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+
+    async def post(client):
+        async with kept.turn(client):
+            now[client] += 1
+            most[client] = max(most[client], now[client])
+            await asyncio.sleep(0.01)
+            now[client] -= 1
+
+    async def posts():
+        await asyncio.gather(*(post(client) for client in "aaaaaab"))
+
+    run(posts())
+    assert most == {"a": 2, "b": 1} and not kept._turns and not kept._wanted
