@@ -61,12 +61,17 @@ class FusedModel:
         settings: Settings | None = None,
         name: str = "",
         routers: Mapping[str, Router] | None = None,
+        questions: bool = False,
     ) -> None:
-        """Bind memory and routers to the decoder; MlpMemError if one belongs to another."""
+        """Bind memory and routers to the decoder; MlpMemError if one belongs to another.
+
+        questions says that the decoder was trained on "Question: ... Answer:", which is how a chat
+        is put to it.
+        """
         self.decoder = decoder
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
-        self.name = name
+        self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
 

@@ -31,7 +31,15 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
 from mlpmem.formats import ADAPTER_FILES, parse_json
 from mlpmem.loading.extra_columns import Given, bundled, check_name
-from mlpmem.loading.manifest import AGAIN, FORMAT, checked_manifest, list_files, read_manifest
+from mlpmem.loading.manifest import (
+    AGAIN,
+    FORMAT,
+    QUESTIONS,
+    asks_questions,
+    checked_manifest,
+    list_files,
+    read_manifest,
+)
 from mlpmem.loading.presets import PRESETS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, check_binding
@@ -90,7 +98,8 @@ class Bundle:
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
             calibrate(decoder)
-            return Model(decoder, memory, self.settings, self.name, routers)
+            questions = asks_questions(self.manifest)
+            return Model(decoder, memory, self.settings, self.name, routers, questions)
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
@@ -188,11 +197,13 @@ def save_bundle(
     traces: Sequence[Mapping] = (),
     attributions: Sequence[str] = (),
     name: str | None = None,
+    form: str = QUESTIONS,
     created_with: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle into folder, replacing one that is there, and return it, checked.
 
-    Weights are stored in half precision. It is written beside its place and renamed at the end.
+    Weights are stored in half precision. form is "questions" for a decoder that was trained on
+    "Question: ... Answer:", else "text". It is written beside its place and renamed at the end.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)
@@ -211,6 +222,7 @@ def save_bundle(
         manifest = {
             "format": FORMAT,
             "name": name or folder.name,
+            "form": form,
             "created_with": dict(created_with or {}),
             "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
             "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},

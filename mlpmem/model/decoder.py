@@ -5,7 +5,7 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -18,10 +18,16 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.fast.linear import bytes_of
-from mlpmem.formats import valid
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.families import family_of, ffn_at, layers_of
-from mlpmem.model.tokenizer import load_tokenizer, token_bytes, tokenizer_hash
+from mlpmem.model.prompts import turn_ends
+from mlpmem.model.tokenizer import (
+    encode_text,
+    load_tokenizer,
+    special_ids,
+    token_bytes,
+    tokenizer_hash,
+)
 
 
 class _Catch:
@@ -144,11 +150,15 @@ class Decoder:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Return the token ids that end a text."""
-        found = self.model.generation_config.eos_token_id
-        if found is None:
-            found = self.tokenizer.eos_token_id
-        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+        """Return the token ids that end a text or a turn, of all that name some.
+
+        These are generation config, config, tokenizer and chat template.
+        """
+        found: set[int] = set(turn_ends(self.tokenizer))
+        for config in (self.model.generation_config, self.model.config, self.tokenizer):
+            named = getattr(config, "eos_token_id", None)
+            found |= {named} if isinstance(named, int) else set(named or ())
+        return frozenset(found)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -168,11 +178,26 @@ class Decoder:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Return the token ids that are not text."""
-        return frozenset(self.tokenizer.all_special_ids)
+        return special_ids(self.tokenizer)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of text, with BOS where the tokenizer adds one."""
-        return self.tokenizer.encode(valid(text), verbose=False)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Return the token ids of text, with BOS where the tokenizer adds one.
+
+        Control tokens that the text spells are text, unless special is True.
+        """
+        ids = encode_text(self.tokenizer, text, add_special_tokens=True, special=special)
+        if special and self._bos_twice(ids):
+            return ids[1:]
+        return ids
+
+    def _bos_twice(self, ids: list[int]) -> bool:
+        """Return whether a text spelled the BOS that the tokenizer adds."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and ids[:2] == [bos, bos]
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as they are read, control tokens by their names."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""

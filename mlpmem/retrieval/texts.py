@@ -7,6 +7,7 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json, valid
 from mlpmem.model.decoder import Decoder
+from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.datastore import Datastore, Store, build_keys, make_store
 from mlpmem.retrieval.documents import Documents, entries, join_passages
 from mlpmem.retrieval.retriever import make_retriever
@@ -59,7 +60,7 @@ def cut_text(decoder: Decoder, titled: Sequence[tuple[str, str]], chunk: int = C
 def _passages(decoder: Decoder, text: str, chunk: int) -> list[list[int]]:
     """Return a document's passages: BOS (where there is one) before each, EOS after the last."""
     tokenizer = decoder.tokenizer
-    ids = tokenizer.encode(text, add_special_tokens=False, verbose=False)
+    ids = encode_text(tokenizer, text)
     if not ids:
         return []
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]

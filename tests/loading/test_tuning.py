@@ -7,7 +7,7 @@ import torch
 
 import mlpmem.loading.parts as tuning
 from mlpmem.api import Model
-from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.datastore import Datastore, build_keys, make_store
 from mlpmem.retrieval.documents import entries, join_passages
 from mlpmem.retrieval.retriever import make_retriever
 
@@ -20,7 +20,7 @@ def made(passages: list[list[int]], k: int = 8) -> tuple[Model, object]:
     positions, counts = entries(documents)
     keys = build_keys(decoder, documents, positions)
     store = Datastore(keys, positions, counts, documents)
-    return model, model.make_store(store, make_retriever("exact", keys))
+    return model, make_store(model.decoder, store, make_retriever("exact", keys))
 
 
 def random_passages(count: int, length: int = 20) -> list[list[int]]:

@@ -268,8 +268,8 @@ import torch
 torch.set_num_threads(1)
 import train.stages.datastore
 from train.stages.datastore import cut, make_datastore
-from train.processes import disband, team
-from train.recipe import Datastore
+from train.run.processes import disband, team
+from train.config.tables import Datastore
 from train.run.stage import run_stage
 train.stages.datastore.cut = lambda start, end, size, config: cut(start, end, 2**20 // 14, config)
 run_stage(Path(sys.argv[1]), "datastore", Datastore(shard_mib=1), ("corpus", "decoder"),

@@ -122,7 +122,7 @@ def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
     )  # fmt: skip
     shared = SimpleNamespace(
         service=SimpleNamespace(model=model),
-        recorded=SimpleNamespace(known=lambda prompt: {}),
+        recorded=SimpleNamespace(known=lambda prompt: {}, as_prompt=lambda text: text),
         searched=lambda *given: "",
     )
     turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]

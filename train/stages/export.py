@@ -16,6 +16,7 @@ from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
 from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.manifest import QUESTIONS, TEXT
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
@@ -61,6 +62,7 @@ def make_bundle(context: Context) -> dict:
         traces=shown.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
+        form=QUESTIONS if kind == "atlas" else TEXT,
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
