@@ -92,7 +92,7 @@ def check_place(args: argparse.Namespace) -> None:
         place = vars(args)[name]
         if place and not Path(place).is_dir():
             if Path(place).exists() or not HUB_ID.fullmatch(place):
-                raise MlpMemError(f"--{name} {place} is no folder here and no hub id")
+                raise MlpMemError(f"--{name} {place} is neither a local folder nor a Hub id")
     for path in args.text:
         if not path.is_file():
             raise MlpMemError(f"--text {path} is no file here")

@@ -89,17 +89,28 @@ class Bundle:
         return Documents.load(self.folder / "documents")
 
     def model(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        pack: bool = False,
+        int8: bool = False,
     ) -> Model:
-        """Return decoder and memory as a model; its datastore is attached by `attach`."""
+        """Return decoder and memory as a model; its datastore is attached by `attach`.
+
+        pack lays the weights out for decoding on a CPU, in 8 bits with int8.
+        """
         with self._reading("decoder, memory or router"):
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
-            calibrate(decoder)
             questions = asks_questions(self.manifest)
-            return Model(decoder, memory, self.settings, self.name, routers, questions)
+            model = Model(decoder, memory, self.settings, self.name, routers, questions)
+            if pack:
+                return model.pack(int8)
+            calibrate(decoder)
+            return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""

@@ -10,6 +10,7 @@ temperature that fits one leaves another with its nearest neighbour alone, or wi
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,27 +36,46 @@ def from_parts(
     memory: str | Path | Memory | None = None,
     text: Sequence[str | Path] | str | Path | None = None,
     *,
+    tell: Tell | None = None,
+    **options: Any,
+) -> Model:
+    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+
+    Decoder and memory are folders, or Hub ids fetched here; tell hears of downloads (hub.fetch).
+    options are open_folders'.
+    """
+    if isinstance(decoder, str | Path):
+        decoder = fetch(decoder, "decoder", tell=tell)
+    if isinstance(memory, str | Path):
+        memory = fetch(memory, "memory", tell=tell)
+    if tell is not None:
+        tell("reading the weights", None)
+    return open_folders(decoder, memory, text, **options)
+
+
+def open_folders(
+    decoder: str | Path | Decoder,
+    memory: str | Path | Memory | None = None,
+    text: Sequence[str | Path] | str | Path | None = None,
+    *,
     depth: int | None = None,
     settings: Settings | None = None,
     retriever: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    pack: bool = False,
+    int8: bool = False,
     progress: Callable[[int, int], None] | None = None,
-    tell: Tell | None = None,
 ) -> Model:
-    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+    """Return a model of folders, as from_parts does, ready to answer.
 
-    Decoder and memory are folders or hub ids, held in dtype; MlpMemError, before anything is read,
-    where they do not fit. depth is the memory's where there is one, else given or the last layer.
-    Without settings or a memory, lambda and temperature of kNN are chosen on the text.
-    progress(done, total) counts tokens while keys are built; tell hears of downloads (hub.fetch).
+    Weights are held in dtype; MlpMemError, before anything is read, where they do not fit. depth is
+    the memory's where there is one, else given or the last layer. Without settings or a memory,
+    lambda and temperature of kNN are chosen on the text. progress(done, total) counts tokens while
+    keys are built. pack then lays the weights out for decoding on a CPU, in 8 bits with int8.
     """
     given = {"decoder": decoder, "memory": memory}
-    folders = {
-        what: fetch(source, what, tell=tell)
-        for what, source in given.items()
-        if isinstance(source, str | Path)
-    }
+    folders = {what: Path(s) for what, s in given.items() if isinstance(s, str | Path)}
     sizes = {k: parameters_in(f, str(first_device(device)) == "cpu") for k, f in folders.items()}
     check_room(sizes, dtype, device)
     held = {"dtype": dtype, "device": device}
@@ -65,9 +85,11 @@ def from_parts(
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = Model(decoder, memory, settings, "parts")
-    calibrate(model.decoder)
     if text is not None:
         attach_text(model, text, retriever, progress, tune=settings is None)
+    if pack:
+        return model.pack(int8)
+    calibrate(model.decoder)
     return model
 
 

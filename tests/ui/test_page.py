@@ -273,9 +273,9 @@ def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("--decoder /nowhere", "no folder here and no hub id"),
-        ("--decoder README.md", "no folder here and no hub id"),
-        ("--decoder a/b --memory ./c", "--memory ./c is no folder"),
+        ("--decoder /nowhere", "neither a local folder nor a Hub id"),
+        ("--decoder README.md", "neither a local folder nor a Hub id"),
+        ("--decoder a/b --memory ./c", "--memory ./c is neither a local folder"),
         ("--decoder a/b --text nowhere.txt", "nowhere.txt is no file here"),
         ("--preset nope", "preset 'nope' is not known"),
         ("--port 0", "give --port a number from 1 to 65535"),
