@@ -14,19 +14,24 @@ import gradio as gr
 
 STATIC = Path(__file__).parent / "static"
 SCRIPTS = (
-    "dom", "mix", "state", "tokens", "cost", "passages", "panes", "curve", "evidence", "drawer",
-    "legend", "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat",
-    "panels", "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys",
-    "tools", "page",
+    "core/dom", "core/mix", "core/state", "view/tokens", "view/cost", "view/passages", "view/panes",
+    "drawer/curve", "drawer/evidence", "drawer/drawer", "view/legend", "view/replay", "view/scrub",
+    "view/tree", "view/tally", "view/runhead", "view/columns", "view/view", "tools/lambda",
+    "tabs/chat", "core/panels", "tabs/complete", "core/leave", "drawer/probe", "tabs/lines",
+    "tabs/inspect", "tabs/corpus", "tools/share", "tools/tour", "core/keys", "tools/tools",
+    "view/page",
 )  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
-STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")
+STYLES = (
+    "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
+    "tabs/corpus", "view/asks", "tools/tools",
+)  # fmt: skip
 
 
 def style() -> str:
     """Return all of the page's own CSS."""
     nested = "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in STYLES)
-    return f"{(STATIC / 'theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
+    return f"{(STATIC / 'core/theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
 
 
 def script() -> str:
