@@ -1,4 +1,4 @@
-"""The page's own components: empty `gr.HTML` hosts whose life is in static/*.js.
+"""The page's own components: empty `gr.HTML` hosts whose life is in static/main.js.
 
 Their templates hold no values on purpose. Gradio evaluates a rendered template as JavaScript, so
 a token `${...}` inside one would run; everything from a model or a corpus goes through textContent.
@@ -12,15 +12,9 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.ui import modules
+
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = (
-    "core/dom", "core/mix", "core/state", "view/tokens", "view/cost", "view/passages", "view/panes",
-    "drawer/curve", "drawer/evidence", "drawer/drawer", "view/legend", "view/replay", "view/scrub",
-    "view/tree", "view/tally", "view/runhead", "view/columns", "view/view", "tools/lambda",
-    "tabs/chat", "core/panels", "tabs/complete", "core/leave", "drawer/probe", "tabs/lines",
-    "tabs/inspect", "tabs/corpus", "tools/share", "tools/tour", "core/keys", "tools/tools",
-    "view/page",
-)  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
 STYLES = (
     "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
@@ -35,8 +29,8 @@ def style() -> str:
 
 
 def script() -> str:
-    """Return all of the page's own JavaScript."""
-    return "\n".join((STATIC / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+    """Return all of the page's own JavaScript, as one script that sets `window.MLPMEM`."""
+    return modules.bundle(STATIC / "main.js")
 
 
 def head() -> str:

@@ -1,89 +1,87 @@
+// @ts-check
 /* Small DOM helpers. Every text reaches the page through textContent, never as markup. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const SVG = "http://www.w3.org/2000/svg";
 
-  function fill(node, attrs, children) {
-    for (const [name, value] of Object.entries(attrs || {})) {
-      if (value === null || value === undefined || value === false) continue;
-      if (name === "on") {
-        for (const [event, fn] of Object.entries(value)) node.addEventListener(event, fn);
-      } else if (name === "style") {
-        for (const [key, v] of Object.entries(value)) node.style.setProperty(key, v);
-      } else {
-        node.setAttribute(name, value === true ? "" : String(value));
-      }
+const SVG = "http://www.w3.org/2000/svg";
+
+function fill(node, attrs, children) {
+  for (const [name, value] of Object.entries(attrs || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") {
+      for (const [event, fn] of Object.entries(value)) node.addEventListener(event, fn);
+    } else if (name === "style") {
+      for (const [key, v] of Object.entries(value)) node.style.setProperty(key, v);
+    } else {
+      node.setAttribute(name, value === true ? "" : String(value));
     }
-    for (const child of children.flat(Infinity)) {
-      if (child === null || child === undefined) continue;
-      node.append(child instanceof Node ? child : document.createTextNode(String(child)));
-    }
-    return node;
   }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined) continue;
+    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return node;
+}
 
-  /** An HTML element; strings among the children become text nodes. */
-  M.h = (tag, attrs, ...children) => fill(document.createElement(tag), attrs, children);
+/** An HTML element; strings among the children become text nodes. */
+export const h = (tag, attrs, ...children) => fill(document.createElement(tag), attrs, children);
 
-  /** An SVG element. */
-  M.s = (tag, attrs, ...children) => fill(document.createElementNS(SVG, tag), attrs, children);
+/** An SVG element. */
+export const svg = (tag, attrs, ...children) => fill(document.createElementNS(SVG, tag), attrs, children);
 
-  /** Replaces text only where it differs, so that repaints cost nothing. */
-  M.setText = (node, text) => {
-    if (node.textContent !== text) node.textContent = text;
-  };
+/** Replaces text only where it differs, so that repaints cost nothing. */
+export const setText = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
 
-  /** Writes a text into a box of Gradio's, which takes it a little later. */
-  M.write = (area, text) => {
-    area.value = text;
-    area.dispatchEvent(new Event("input", { bubbles: true }));
-  };
+/** Writes a text into a box of Gradio's, which takes it a little later. */
+export const write = (area, text) => {
+  area.value = text;
+  area.dispatchEvent(new Event("input", { bubbles: true }));
+};
 
-  /** A token's text with its invisible characters made visible. */
-  M.glyph = (text) => {
-    if (text === "") return "∅";
-    const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
-    return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
-  };
+/** A token's text with its invisible characters made visible. */
+export const glyph = (text) => {
+  if (text === "") return "∅";
+  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
+};
 
-  /** A token's text with a faint dot for its leading space, for lists of single tokens. */
-  M.single = (text) => {
-    const word = M.glyph(text);
-    const spaced = word.startsWith(" ");
-    return [spaced ? M.h("span", { class: "lead", "aria-hidden": "true" }, "·") : "",
-      spaced ? word.slice(1) : word];
-  };
+/** A token's text with a faint dot for its leading space, for lists of single tokens. */
+export const single = (text) => {
+  const word = glyph(text);
+  const spaced = word.startsWith(" ");
+  return [spaced ? h("span", { class: "lead", "aria-hidden": "true" }, "·") : "",
+    spaced ? word.slice(1) : word];
+};
 
-  /** A token's text between quotation marks, for sentences. */
-  M.quote = (text) => `“${M.glyph(text).trim() || M.glyph(text)}”`;
+/** A token's text between quotation marks, for sentences. */
+export const quote = (text) => `“${glyph(text).trim() || glyph(text)}”`;
 
-  /** A probability as per cent, at most five characters. */
-  M.percent = (p) => {
-    if (p === null || p === undefined) return "–";
-    const value = 100 * p;
-    if (value >= 99.95) return "100";
-    if (value >= 0.95) return value.toFixed(1);
-    if (value >= 0.01) return value.toFixed(2);
-    return value > 0 ? "<0.01" : "0";
-  };
+/** A probability as per cent, at most five characters. */
+export const percent = (p) => {
+  if (p === null || p === undefined) return "–";
+  const value = 100 * p;
+  if (value >= 99.95) return "100";
+  if (value >= 0.95) return value.toFixed(1);
+  if (value >= 0.01) return value.toFixed(2);
+  return value > 0 ? "<0.01" : "0";
+};
 
-  /** Milliseconds or megabytes with two significant digits or so. */
-  M.short = (value) => {
-    if (!Number.isFinite(value)) return "–";
-    if (value >= 100) return String(Math.round(value));
-    return value >= 10 ? value.toFixed(1) : value.toFixed(2);
-  };
+/** Milliseconds or megabytes with two significant digits or so. */
+export const short = (value) => {
+  if (!Number.isFinite(value)) return "–";
+  if (value >= 100) return String(Math.round(value));
+  return value >= 10 ? value.toFixed(1) : value.toFixed(2);
+};
 
-  M.megabytes = (bytes) => {
-    const value = bytes / 1e6;
-    if (value < 0.1) return `${Math.ceil(bytes / 1e3)} kB`;
-    return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
-  };
+export const megabytes = (bytes) => {
+  const value = bytes / 1e6;
+  if (value < 0.1) return `${Math.ceil(bytes / 1e3)} kB`;
+  return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
+};
 
-  /** Lambda with two decimals, or up to four where a bundle's best needs them. */
-  M.lambdaText = (value) =>
-    (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
+/** Lambda with two decimals, or up to four where a bundle's best needs them. */
+export const lambdaText = (value) =>
+  (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
 
-  M.isPhone = () => window.matchMedia("(max-width: 640px)").matches;
-  M.isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;
-})();
+export const isPhone = () => window.matchMedia("(max-width: 640px)").matches;
+export const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

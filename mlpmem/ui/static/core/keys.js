@@ -1,70 +1,70 @@
+// @ts-check
 /* Keys that work everywhere while nobody is typing, and the overlay that lists them. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const LIST = [
-    ["Ctrl Enter", "generate"],
-    ["Esc", "stop; close what is open"],
-    ["1 2 3", "first, second, third column; 4 and 5 where there are"],
-    ["← →", "previous, next token"],
-    ["n p", "next, previous mark (◆ differs, ⚑ would change)"],
-    ["[ ]", "move λ by 0.05"],
-    ["↑ ↓", "previous, next candidate"],
-    ["Enter", "open the token, branch with the candidate"],
-    ["?", "these keys"],
-  ];
-  let dialog = null;
+import { h } from "./dom.js";
+import { page } from "./state.js";
 
-  /** The overlay, made on first use. */
-  M.keysHelp = () => {
-    if (!dialog) {
-      const rows = LIST.map(([keys, what]) => [M.h("dt", null, keys.split(" ").map((k) =>
-        M.h("kbd", null, k))), M.h("dd", null, what)]);
-      const close = M.h("button", { type: "button", class: "icon-button", "aria-label": "Close",
-        on: { click: () => dialog.close() } }, "✕");
-      dialog = M.h("dialog", { class: "keys-help", "aria-label": "Keys", on: {
-        keydown: (event) => event.stopPropagation(),
-        click: (event) => { if (event.target === dialog) dialog.close(); },
-      } }, M.h("div", null, M.h("header", null, M.h("h2", null, "Keys"), close), M.h("dl", null, rows),
-        M.h("p", null, "They are off while you type.")));
-      document.querySelector(".gradio-container").append(dialog);
-    }
-    if (!dialog.open) dialog.showModal();
-  };
+const LIST = [
+  ["Ctrl Enter", "generate"],
+  ["Esc", "stop; close what is open"],
+  ["1 2 3", "first, second, third column; 4 and 5 where there are"],
+  ["← →", "previous, next token"],
+  ["n p", "next, previous mark (◆ differs, ⚑ would change)"],
+  ["[ ]", "move λ by 0.05"],
+  ["↑ ↓", "previous, next candidate"],
+  ["Enter", "open the token, branch with the candidate"],
+  ["?", "these keys"],
+];
+let dialog = null;
 
-  function column(number) {
-    const view = M.page.activeView();
-    const pane = view && [...view.panes.values()][number - 1];
-    if (!pane?.trace?.steps.length) return;
-    const same = view.chosen?.system === pane.system;
-    view.select(pane.system, same ? view.chosen.index : Math.max(0, pane.strip.selected), "key");
+/** The overlay, made on first use. */
+export const keysHelp = () => {
+  if (!dialog) {
+    const rows = LIST.map(([keys, what]) => [h("dt", null, keys.split(" ").map((k) =>
+      h("kbd", null, k))), h("dd", null, what)]);
+    const close = h("button", { type: "button", class: "icon-button", "aria-label": "Close",
+      on: { click: () => dialog.close() } }, "✕");
+    dialog = h("dialog", { class: "keys-help", "aria-label": "Keys", on: {
+      keydown: (event) => event.stopPropagation(),
+      click: (event) => { if (event.target === dialog) dialog.close(); },
+    } }, h("div", null, h("header", null, h("h2", null, "Keys"), close), h("dl", null, rows),
+      h("p", null, "They are off while you type.")));
+    document.querySelector(".gradio-container").append(dialog);
   }
+  if (!dialog.open) dialog.showModal();
+};
 
-  /** Goes to the next (1) or previous (-1) marked token of the column, round the end. */
-  function mark(by) {
-    const view = M.page.activeView();
-    const pane = view?.focusPane();
-    if (!pane) return;
-    const marked = pane.strip.nodes.flatMap((node, i) =>
-      (/differs|flips/.test(node.dataset.marks || "") ? [i] : []));
-    if (!marked.length) return;
-    const at = view.chosen?.system === pane.system ? view.chosen.index : by > 0 ? -1 : Infinity;
-    const next = by > 0 ? marked.find((i) => i > at) : marked.findLast((i) => i < at);
-    view.select(pane.system, next ?? marked.at(by > 0 ? 0 : -1), "key");
-  }
+function column(number) {
+  const view = page.activeView();
+  const pane = view && [...view.panes.values()][number - 1];
+  if (!pane?.trace?.steps.length) return;
+  const same = view.chosen?.system === pane.system;
+  view.select(pane.system, same ? view.chosen.index : Math.max(0, pane.strip.selected), "key");
+}
 
-  const ACTIONS = {
-    "[": () => M.page.bar?.nudge(-0.05), "]": () => M.page.bar?.nudge(0.05),
-    1: () => column(1), 2: () => column(2), 3: () => column(3),
-    4: () => column(4), 5: () => column(5),
-    n: () => mark(1), p: () => mark(-1), "?": () => M.keysHelp(),
-  };
+/** Goes to the next (1) or previous (-1) marked token of the column, round the end. */
+function mark(by) {
+  const view = page.activeView();
+  const pane = view?.focusPane();
+  if (!pane) return;
+  const marked = pane.strip.nodes.flatMap((node, i) =>
+    (/differs|flips/.test(node.dataset.marks || "") ? [i] : []));
+  if (!marked.length) return;
+  const at = view.chosen?.system === pane.system ? view.chosen.index : by > 0 ? -1 : Infinity;
+  const next = by > 0 ? marked.find((i) => i > at) : marked.findLast((i) => i < at);
+  view.select(pane.system, next ?? marked.at(by > 0 ? 0 : -1), "key");
+}
 
-  document.addEventListener("keydown", (event) => {
-    const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
-    if (typing || event.ctrlKey || event.altKey || event.metaKey || !ACTIONS[event.key]) return;
-    if (event.key !== "?" && !M.page.activeView()?.shown) return;
-    event.preventDefault();
-    ACTIONS[event.key]();
-  });
-})();
+const ACTIONS = {
+  "[": () => page.bar?.nudge(-0.05), "]": () => page.bar?.nudge(0.05),
+  1: () => column(1), 2: () => column(2), 3: () => column(3),
+  4: () => column(4), 5: () => column(5),
+  n: () => mark(1), p: () => mark(-1), "?": () => keysHelp(),
+};
+
+document.addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("textarea, input:not([type=range]), [contenteditable]");
+  if (typing || event.ctrlKey || event.altKey || event.metaKey || !ACTIONS[event.key]) return;
+  if (event.key !== "?" && !page.activeView()?.shown) return;
+  event.preventDefault();
+  ACTIONS[event.key]();
+});

@@ -1,111 +1,113 @@
+// @ts-check
 /* What the parts of the page share in the browser: lambda, the status, who is on screen. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const listeners = {};
+import { h } from "./dom.js";
+import { partsOf } from "./mix.js";
 
-  M.page = {
-    lambda: null, // null: every text is shown at the lambda it was generated with
-    auto: false, // whether a router is to choose it for what is generated next; lambda is null then
-    defaults: { memory: 0.5, knn: 0.5 },
-    status: { state: "loading", systems: [], waiting: "", no_memory: "" },
-    views: [],
-    bar: null,
-    on(name, fn) {
-      (listeners[name] ||= []).push(fn);
-    },
-    emit(name, detail) {
-      for (const fn of listeners[name] || []) fn(detail);
-    },
-    setLambda(value, auto = false) {
-      this.lambda = value;
-      this.auto = auto;
-      this.emit("lambda", value);
-    },
-    /** The view a visitor is looking at. */
-    activeView() {
-      const here = this.views.filter((view) => view.root.isConnected);
-      return here.find((view) => view.shown) || here[0] || null;
-    },
-    /** The view with a run under way, of all tabs. */
-    runningView() {
-      return this.views.find((view) => view.running) || null;
-    },
-  };
+const listeners = {};
 
-  /** The lambda a trace is shown at, or "auto" where every token has its own (M.weight); one of a
-   * scrubbed column stays at its own. */
-  M.lambdaOf = (trace) => (trace.fixed ? trace.lmbda : M.page.lambda ?? trace.lmbda);
+export const page = {
+  lambda: null, // null: every text is shown at the lambda it was generated with
+  auto: false, // whether a router is to choose it for what is generated next; lambda is null then
+  defaults: { memory: 0.5, knn: 0.5 },
+  status: { state: "loading", systems: [], waiting: "", no_memory: "" },
+  views: [],
+  bar: null, // the lambda bar
+  inspect: null, // inspect(text) scores a text on its own tab
+  read: null, // read(neighbour) opens its document on its own tab
+  on(name, fn) {
+    (listeners[name] ||= []).push(fn);
+  },
+  emit(name, detail) {
+    for (const fn of listeners[name] || []) fn(detail);
+  },
+  setLambda(value, auto = false) {
+    this.lambda = value;
+    this.auto = auto;
+    this.emit("lambda", value);
+  },
+  /** The view a visitor is looking at. */
+  activeView() {
+    const here = this.views.filter((view) => view.root.isConnected);
+    return here.find((view) => view.shown) || here[0] || null;
+  },
+  /** The view with a run under way, of all tabs. */
+  runningView() {
+    return this.views.find((view) => view.running) || null;
+  },
+};
 
-  /** Whether a router can choose a system's lambda; of another text than the bundle's none knows. */
-  M.canRoute = (system, own) => (M.page.status.auto || []).includes(system) &&
-    !(own && M.partsOf(system).includes("knn"));
+/** The lambda a trace is shown at, or "auto" where every token has its own (lambdaAt); one of a
+ * scrubbed column stays at its own. */
+export const lambdaOf = (trace) => (trace.fixed ? trace.lmbda : page.lambda ?? trace.lmbda);
 
-  M.NAMES = Object.assign(Object.create(null), {
-    lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
-    memory: { title: "With memory", source: "memory", short: "memory" },
-    knn: { title: "With datastore", source: "datastore", short: "datastore" },
-  });
-  M.CAPTIONS = {
-    lm: "A frozen language model. It knows what it was trained on, nothing else.",
-    memory: "The same decoder, mixed with a small MLP that answers from memory.",
-    knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
-  };
-  M.RECORDS = Object.create(null); // of systems, {own, auto}: [new, known], shares of facts it gets right
-  M.OWN_CAPTIONS = { // of columns that search a visitor's own text
-    knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
-      "memory was trained earlier and does not.",
-    mixed: "The same decoder, mixed with memory and the datastore of your own text in equal shares.",
-    rag: "The same decoder alone, with the passage of your own text that BM25 finds put before the " +
-      "prompt.",
-  };
-  M.GROUPS = {
-    A1: "decoder and memory saw it",
-    A2: "only the decoder saw it",
-    B: "new to the decoder",
-    text: "running text",
-    stranger: "one-off invented names",
-  };
-  M.isLettered = (group) => !["text", "stranger"].includes(group); // the others' names say nothing
+/** Whether a router can choose a system's lambda; of another text than the bundle's none knows. */
+export const canRoute = (system, own) => (page.status.auto || []).includes(system) &&
+  !(own && partsOf(system).includes("knn"));
 
-  /** Whose training had a document, as a tag. */
-  M.groupTag = (group) => M.h("span", { class: "group-tag", "data-group": group },
-    M.isLettered(group) ? M.h("b", null, group) : "", ` ${M.GROUPS[group] || ""}`);
+export const NAMES = Object.assign(Object.create(null), {
+  lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
+  memory: { title: "With memory", source: "memory", short: "memory" },
+  knn: { title: "With datastore", source: "datastore", short: "datastore" },
+});
+export const CAPTIONS = {
+  lm: "A frozen language model. It knows what it was trained on, nothing else.",
+  memory: "The same decoder, mixed with a small MLP that answers from memory.",
+  knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
+};
+export const RECORDS = Object.create(null); // of systems, {own, auto}: [new, known], shares of facts it gets right
+export const OWN_CAPTIONS = { // of columns that search a visitor's own text
+  knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
+    "memory was trained earlier and does not.",
+  mixed: "The same decoder, mixed with memory and the datastore of your own text in equal shares.",
+  rag: "The same decoder alone, with the passage of your own text that BM25 finds put before the " +
+    "prompt.",
+};
+export const GROUPS = {
+  A1: "decoder and memory saw it",
+  A2: "only the decoder saw it",
+  B: "new to the decoder",
+  text: "running text",
+  stranger: "one-off invented names",
+};
+export const isLettered = (group) => !["text", "stranger"].includes(group); // the others' names say nothing
 
-  /** A value from Python: it travels as one string, see components.py. */
-  M.unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);
+/** Whose training had a document, as a tag. */
+export const groupTag = (group) => h("span", { class: "group-tag", "data-group": group },
+  isLettered(group) ? h("b", null, group) : "", ` ${GROUPS[group] || ""}`);
 
-  M.nameOf = (system) => M.NAMES[system] || { title: system, source: system, short: system };
+/** A value from Python: it travels as one string, see components.py. */
+export const unpack = (value) => (value && value.json ? JSON.parse(value.json) : null);
 
-  /** A column's title within a sentence. */
-  M.inline = (system) => (M.kindOf(system) ? M.nameOf(system).short : M.nameOf(system).title.toLowerCase());
+export const nameOf = (system) => NAMES[system] || { title: system, source: system, short: system };
 
-  /** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three. */
-  M.kindOf = (system) => M.nameOf(system).kind || "";
-  const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
-  const MOST_CAPTION = 160; // characters, as in a bundle
-  const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
+/** A column's title within a sentence. */
+export const inline = (system) => (kindOf(system) ? nameOf(system).short : nameOf(system).title.toLowerCase());
 
-  /** Learns what further columns, [{name, kind, title, caption}, ...], are called. */
-  M.introduce = (columns) => {
-    for (const { name, kind, title, short, caption, guessed } of columns || []) {
-      if (M.NAMES[name] && !M.kindOf(name)) continue;
-      M.NAMES[name] = { kind, title, short, source: SOURCE[kind] || "decoder", alone: ALONE[kind],
-        guessed };
-      M.CAPTIONS[name] = caption;
-    }
-  };
+/** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three. */
+export const kindOf = (system) => nameOf(system).kind || "";
+const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
+const MOST_CAPTION = 160; // characters, as in a bundle
+const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
 
-  /** Learns the columns of a run that was made on another page from what its traces say. */
-  M.introduceTraces = (traces) => {
-    for (const [name, trace] of Object.entries(traces)) {
-      if (M.NAMES[name] && !M.NAMES[name].guessed) continue;
-      const kind = trace.system === "mixed" ? "mixed" : trace.system !== "lm" ? "memory"
-        : Number.isFinite(trace.cost?.retrieval_ms) ? "rag" : "tuned";
-      const short = name.replaceAll("_", " ");
-      const title = short.charAt(0).toUpperCase() + short.slice(1);
-      const caption = String(trace.model?.label || "").slice(0, MOST_CAPTION);
-      M.introduce([{ name, kind, title, short, caption, guessed: true }]);
-    }
-  };
-})();
+/** Learns what further columns, [{name, kind, title, caption}, ...], are called. */
+export const introduce = (columns) => {
+  for (const { name, kind, title, short, caption, guessed } of columns || []) {
+    if (NAMES[name] && !kindOf(name)) continue;
+    NAMES[name] = { kind, title, short, source: SOURCE[kind] || "decoder", alone: ALONE[kind],
+      guessed };
+    CAPTIONS[name] = caption;
+  }
+};
+
+/** Learns the columns of a run that was made on another page from what its traces say. */
+export const introduceTraces = (traces) => {
+  for (const [name, trace] of Object.entries(traces)) {
+    if (NAMES[name] && !NAMES[name].guessed) continue;
+    const kind = trace.system === "mixed" ? "mixed" : trace.system !== "lm" ? "memory"
+      : Number.isFinite(trace.cost?.retrieval_ms) ? "rag" : "tuned";
+    const short = name.replaceAll("_", " ");
+    const title = short.charAt(0).toUpperCase() + short.slice(1);
+    const caption = String(trace.model?.label || "").slice(0, MOST_CAPTION);
+    introduce([{ name, kind, title, short, caption, guessed: true }]);
+  }
+};

@@ -1,79 +1,78 @@
+// @ts-check
 /* A small drawing: perplexity of the shown text against lambda, memory and datastore. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const W = 240;
-  const H = 52;
-  const PAD = 6;
+import { h, setText, short, svg } from "../core/dom.js";
+import { curveOf, hasSource, optimum, perplexity } from "../core/mix.js";
+import { nameOf } from "../core/state.js";
 
-  class Curve {
-    constructor() {
-      this.paths = {};
-      this.dots = {};
-      this.svg = M.s("svg", {
-        class: "curve", viewBox: `0 0 ${W} ${H}`, role: "img",
-      });
-      this.marker = M.s("line", { class: "curve-marker", y1: 0, y2: H });
-      this.svg.append(this.marker);
-      for (const source of ["knn", "memory"]) {
-        this.paths[source] = M.s("path", { class: "curve-line", "data-source": source });
-        this.dots[source] = M.s("circle", { class: "curve-dot", "data-source": source, r: 3.5 });
-        this.svg.append(this.paths[source], this.dots[source]);
-      }
-      this.value = M.h("span", { class: "curve-value" });
-      this.best = M.h("span", { class: "curve-best" });
-      this.root = M.h("div", { class: "curve-box" }, this.svg,
-        M.h("div", { class: "curve-text" }, this.value, this.best));
-      this.steps = null;
-    }
+const W = 240;
+const H = 52;
+const PAD = 6;
 
-    /** Draws the curves of a list of steps; the same list is not drawn twice. */
-    draw(steps, count) {
-      if (this.steps === steps && this.count === count) return;
-      this.steps = steps;
-      this.count = count;
-      const curves = {};
-      for (const source of ["memory", "knn"]) {
-        if (steps.length && M.hasSource(steps, source)) curves[source] = M.curve(steps, source);
-      }
-      this.#place(curves);
-      this.curves = curves;
+export class Curve {
+  constructor() {
+    this.paths = {};
+    this.dots = {};
+    this.svg = svg("svg", {
+      class: "curve", viewBox: `0 0 ${W} ${H}`, role: "img",
+    });
+    this.marker = svg("line", { class: "curve-marker", y1: 0, y2: H });
+    this.svg.append(this.marker);
+    for (const source of ["knn", "memory"]) {
+      this.paths[source] = svg("path", { class: "curve-line", "data-source": source });
+      this.dots[source] = svg("circle", { class: "curve-dot", "data-source": source, r: 3.5 });
+      this.svg.append(this.paths[source], this.dots[source]);
     }
-
-    #place(curves) {
-      const values = Object.values(curves).flat().map((point) => Math.log(point[1]));
-      const low = Math.min(...values);
-      const span = Math.max(Math.max(...values) - low, 0.05);
-      const x = (lambda) => (lambda * W).toFixed(1);
-      const y = (ppl) => (H - PAD - ((Math.log(ppl) - low) / span) * (H - 2 * PAD)).toFixed(1);
-      const best = [];
-      for (const source of ["memory", "knn"]) {
-        const curve = curves[source];
-        const path = curve ? curve.map((p, i) => `${i ? "L" : "M"}${x(p[0])} ${y(p[1])}`) : [];
-        this.paths[source].setAttribute("d", path.join(""));
-        this.dots[source].style.display = curve ? "" : "none";
-        if (!curve) continue;
-        const [lambda, ppl] = M.optimum(curve);
-        this.dots[source].setAttribute("cx", x(lambda));
-        this.dots[source].setAttribute("cy", y(ppl));
-        best.push(`${M.nameOf(source).short} least at λ ${lambda.toFixed(2)}`);
-      }
-      M.setText(this.best, best.join("\n"));
-    }
-
-    /** Moves the marker and says the perplexity at lambda. */
-    mark(lambda, system) {
-      const fixed = lambda !== "auto";
-      this.marker.style.display = fixed ? "" : "none";
-      for (const end of fixed ? ["x1", "x2"] : []) this.marker.setAttribute(end, (lambda * W).toFixed(1));
-      const source = ["knn", "mixed"].includes(system) ? system : "memory";
-      const ppl = this.steps ? M.perplexity(this.steps, source, lambda) : NaN;
-      M.setText(this.value, Number.isFinite(ppl) ? `perplexity ${M.short(ppl)}` : "perplexity –");
-      this.svg.setAttribute("aria-label",
-        `Perplexity of the shown text against lambda. ${this.value.textContent}. ` +
-        this.best.textContent);
-    }
+    this.value = h("span", { class: "curve-value" });
+    this.best = h("span", { class: "curve-best" });
+    this.root = h("div", { class: "curve-box" }, this.svg,
+      h("div", { class: "curve-text" }, this.value, this.best));
+    this.steps = null;
   }
 
-  M.Curve = Curve;
-})();
+  /** Draws the curves of a list of steps; the same list is not drawn twice. */
+  draw(steps, count) {
+    if (this.steps === steps && this.count === count) return;
+    this.steps = steps;
+    this.count = count;
+    const curves = {};
+    for (const source of ["memory", "knn"]) {
+      if (steps.length && hasSource(steps, source)) curves[source] = curveOf(steps, source);
+    }
+    this.#place(curves);
+    this.curves = curves;
+  }
+
+  #place(curves) {
+    const values = Object.values(curves).flat().map((point) => Math.log(point[1]));
+    const low = Math.min(...values);
+    const span = Math.max(Math.max(...values) - low, 0.05);
+    const x = (lambda) => (lambda * W).toFixed(1);
+    const y = (ppl) => (H - PAD - ((Math.log(ppl) - low) / span) * (H - 2 * PAD)).toFixed(1);
+    const best = [];
+    for (const source of ["memory", "knn"]) {
+      const curve = curves[source];
+      const path = curve ? curve.map((p, i) => `${i ? "L" : "M"}${x(p[0])} ${y(p[1])}`) : [];
+      this.paths[source].setAttribute("d", path.join(""));
+      this.dots[source].style.display = curve ? "" : "none";
+      if (!curve) continue;
+      const [lambda, ppl] = optimum(curve);
+      this.dots[source].setAttribute("cx", x(lambda));
+      this.dots[source].setAttribute("cy", y(ppl));
+      best.push(`${nameOf(source).short} least at λ ${lambda.toFixed(2)}`);
+    }
+    setText(this.best, best.join("\n"));
+  }
+
+  /** Moves the marker and says the perplexity at lambda. */
+  mark(lambda, system) {
+    const fixed = lambda !== "auto";
+    this.marker.style.display = fixed ? "" : "none";
+    for (const end of fixed ? ["x1", "x2"] : []) this.marker.setAttribute(end, (lambda * W).toFixed(1));
+    const source = ["knn", "mixed"].includes(system) ? system : "memory";
+    const ppl = this.steps ? perplexity(this.steps, source, lambda) : NaN;
+    setText(this.value, Number.isFinite(ppl) ? `perplexity ${short(ppl)}` : "perplexity –");
+    this.svg.setAttribute("aria-label",
+      `Perplexity of the shown text against lambda. ${this.value.textContent}. ` +
+      this.best.textContent);
+  }
+}

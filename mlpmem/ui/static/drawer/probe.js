@@ -1,86 +1,86 @@
+// @ts-check
 /* The probe: any token a visitor names, at the position the drawer shows. One request. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const COLUMNS = ["lm", "memory", "knn", "fused"];
-  let send = null; // set once the part that carries it is mounted
-  let number = 0;
-  let waiting = null;
+import { h, percent, quote, setText, single } from "../core/dom.js";
+import { lambdaAt, mix } from "../core/mix.js";
+import { lambdaOf, page } from "../core/state.js";
 
-  class Probe {
-    constructor(drawer) {
-      this.drawer = drawer;
-      this.input = M.h("input", { type: "text", class: "probe-input", maxlength: "40", dir: "auto",
-        placeholder: "name any token", "aria-label": "Probe a token: its first token's probability here",
-        on: { keydown: (event) => this.#pressed(event) } });
-      this.button = M.h("button", { type: "button", class: "pane-tool",
-        on: { click: () => this.ask() } }, "Probe");
-      this.note = M.h("p", { class: "probe-note", role: "status" });
-      this.body = M.h("tbody");
-      this.root = M.h("div", { class: "probe", hidden: !send },
-        M.h("div", { class: "probe-row" }, this.input, this.button, this.note),
-        M.h("table", { class: "probe-table", "aria-label": "Probed tokens" }, this.body));
-      this.rows = [];
-    }
+const COLUMNS = ["lm", "memory", "knn", "fused"];
 
-    /** Whether the model that answers is the one this column was written by. */
-    allow(on) {
-      this.root.hidden = !send || !on;
-    }
-
-    clear() {
-      waiting = null;
-      this.rows = [];
-      this.body.replaceChildren();
-      M.setText(this.note, "");
-    }
-
-    #pressed(event) {
-      if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) this.ask();
-      if (event.key !== "Escape" && !(event.ctrlKey || event.metaKey)) event.stopPropagation();
-    }
-
-    ask() {
-      const { trace, index, view } = this.drawer;
-      const text = this.input.value;
-      if (!send || !text.trim()) return;
-      if (!M.page.status.ready) {
-        M.setText(this.note, "The model is still loading.");
-        return;
-      }
-      number += 1;
-      waiting = number;
-      M.setText(this.note, "asking …");
-      const before = trace.steps.slice(0, index).map((step) => step.id);
-      send({ number, ids: [...trace.prompt_ids, ...before], text, own: view.own });
-    }
-
-    receive(value) {
-      if (!value || value.number !== waiting) return;
-      waiting = null;
-      M.setText(this.note, value.error || "");
-      this.rows = (value.rows || []).map((row) => this.#row(row));
-      this.body.replaceChildren(...this.rows.map((row) => row.root));
-      const { trace } = this.drawer;
-      this.repaint(trace.system, M.weight(this.drawer.current, M.lambdaOf(trace)));
-    }
-
-    #row({ id, text, named, p }) {
-      const cells = COLUMNS.map((c) => M.h("td", { class: "p", "data-source": c }, M.percent(p[c])));
-      const whole = text === named ? null : M.h("span", { class: "lead" }, ` of ${M.quote(named)}`);
-      return { p, cells, root: M.h("tr", { "data-token-id": id },
-        M.h("th", { scope: "row", dir: "auto" }, M.single(text), whole), cells) };
-    }
-
-    repaint(system, lambda) {
-      for (const { p, cells } of this.rows) M.setText(cells[3], M.percent(M.mix(p, system, lambda)));
-    }
+export class Probe {
+  constructor(drawer) {
+    this.drawer = drawer;
+    this.send = null; // set once the part that carries it is mounted
+    this.number = 0; // of the last question
+    this.waiting = null; // the number of the question that has no answer yet
+    this.input = h("input", { type: "text", class: "probe-input", maxlength: "40", dir: "auto",
+      placeholder: "name any token", "aria-label": "Probe a token: its first token's probability here",
+      on: { keydown: (event) => this.#pressed(event) } });
+    this.button = h("button", { type: "button", class: "pane-tool",
+      on: { click: () => this.ask() } }, "Probe");
+    this.note = h("p", { class: "probe-note", role: "status" });
+    this.body = h("tbody");
+    this.root = h("div", { class: "probe", hidden: true },
+      h("div", { class: "probe-row" }, this.input, this.button, this.note),
+      h("table", { class: "probe-table", "aria-label": "Probed tokens" }, this.body));
+    this.rows = [];
   }
 
-  M.Probe = Probe;
-  M.mountProbe = (props, watch, trigger) => {
-    send = trigger;
-    M.drawer().probe.root.hidden = false;
-    watch("value", () => M.drawer().probe.receive(M.unpack(props.value)));
-  };
-})();
+  /** From now on a question can be sent. */
+  connect(send) {
+    this.send = send;
+    this.root.hidden = false;
+  }
+
+  /** Whether the model that answers is the one this column was written by. */
+  allow(on) {
+    this.root.hidden = !this.send || !on;
+  }
+
+  clear() {
+    this.waiting = null;
+    this.rows = [];
+    this.body.replaceChildren();
+    setText(this.note, "");
+  }
+
+  #pressed(event) {
+    if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) this.ask();
+    if (event.key !== "Escape" && !(event.ctrlKey || event.metaKey)) event.stopPropagation();
+  }
+
+  ask() {
+    const { trace, index, view } = this.drawer;
+    const text = this.input.value;
+    if (!this.send || !text.trim()) return;
+    if (!page.status.ready) {
+      setText(this.note, "The model is still loading.");
+      return;
+    }
+    this.number += 1;
+    this.waiting = this.number;
+    setText(this.note, "asking …");
+    const before = trace.steps.slice(0, index).map((step) => step.id);
+    this.send({ number: this.number, ids: [...trace.prompt_ids, ...before], text, own: view.own });
+  }
+
+  receive(value) {
+    if (!value || value.number !== this.waiting) return;
+    this.waiting = null;
+    setText(this.note, value.error || "");
+    this.rows = (value.rows || []).map((row) => this.#row(row));
+    this.body.replaceChildren(...this.rows.map((row) => row.root));
+    const { trace } = this.drawer;
+    this.repaint(trace.system, lambdaAt(this.drawer.current, lambdaOf(trace)));
+  }
+
+  #row({ id, text, named, p }) {
+    const cells = COLUMNS.map((c) => h("td", { class: "p", "data-source": c }, percent(p[c])));
+    const whole = text === named ? null : h("span", { class: "lead" }, ` of ${quote(named)}`);
+    return { p, cells, root: h("tr", { "data-token-id": id },
+      h("th", { scope: "row", dir: "auto" }, single(text), whole), cells) };
+  }
+
+  repaint(system, lambda) {
+    for (const { p, cells } of this.rows) setText(cells[3], percent(mix(p, system, lambda)));
+  }
+}

@@ -1,118 +1,118 @@
+// @ts-check
 /* Completes the names of the bundle's entities in the prompt box; nothing is asked of the server. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const SHOWN = 7;
-  const BACK = 6; // words before the caret that may begin a name
+import { h, setText } from "../core/dom.js";
+import { unpack } from "../core/state.js";
 
-  const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+const SHOWN = 7;
+const BACK = 6; // words before the caret that may begin a name
 
-  /** What of the text before the caret begins names: {start, names} of the longest such piece. */
-  M.completions = (titles, before) => {
-    const starts = [...before.matchAll(/(?<![\p{L}\p{N}])[\p{L}\p{N}]/gu)].map((m) => m.index);
-    for (const start of starts.slice(-BACK)) {
-      const typed = before.slice(start);
-      const enough = /^\p{Lu}/u.test(typed) ? 2 : 4;
-      if (typed.length < enough) continue;
-      const want = fold(typed);
-      const names = titles.filter((t) => t.folded.startsWith(want) && t.folded !== want);
-      if (names.length) return { start, names: names.slice(0, SHOWN) };
-    }
-    return { start: 0, names: [] };
-  };
+const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 
-  class Completion {
-    constructor(titles) {
-      this.titles = titles.map(([name, group]) => ({ name, group, folded: fold(name) }))
-        .sort((a, b) => a.folded.length - b.folded.length || (a.folded < b.folded ? -1 : 1));
-      this.active = -1;
-      this.found = { start: 0, names: [] };
-      this.list = M.h("ul", { id: "names", class: "names", role: "listbox",
-        "aria-label": "Names in the corpus", hidden: true });
-      document.querySelector(".gradio-container").append(this.list);
-      this.live = M.h("p", { class: "unseen", "aria-live": "polite" });
-      document.querySelector(".gradio-container").append(this.live);
-      document.addEventListener("input", (event) => this.#typed(event));
-      document.addEventListener("focusout", () => this.close());
-      window.addEventListener("scroll", () => this.close(), true);
-    }
+/** What of the text before the caret begins names: {start, names} of the longest such piece. */
+export const completions = (titles, before) => {
+  const starts = [...before.matchAll(/(?<![\p{L}\p{N}])[\p{L}\p{N}]/gu)].map((m) => m.index);
+  for (const start of starts.slice(-BACK)) {
+    const typed = before.slice(start);
+    const enough = /^\p{Lu}/u.test(typed) ? 2 : 4;
+    if (typed.length < enough) continue;
+    const want = fold(typed);
+    const names = titles.filter((t) => t.folded.startsWith(want) && t.folded !== want);
+    if (names.length) return { start, names: names.slice(0, SHOWN) };
+  }
+  return { start: 0, names: [] };
+};
 
-    #typed(event) {
-      this.box = event.target.closest?.("#prompt textarea");
-      const typing = this.box && !this.filling && document.activeElement === this.box;
-      if (!typing || this.box.selectionStart !== this.box.value.length) {
-        this.close();
-        return;
-      }
-      this.found = M.completions(this.titles, this.box.value);
-      this.active = -1;
-      this.#show();
-    }
-
-    #show() {
-      const { names } = this.found;
-      this.list.hidden = !names.length;
-      this.list.replaceChildren(...names.map((title, i) => M.h("li", { id: `name-${i}`,
-        role: "option", "aria-selected": String(i === this.active), dir: "auto",
-        on: { mousedown: (event) => { event.preventDefault(); this.#take(i); } } },
-      M.h("span", null, title.name), M.h("span", { class: "group-tag" }, title.group))));
-      const box = this.box.getBoundingClientRect();
-      this.list.style.left = `${box.left}px`;
-      this.list.style.top = `${box.bottom + 4}px`;
-      this.list.style.maxWidth = `${box.width}px`;
-      this.box.setAttribute("aria-autocomplete", "list");
-      this.box.setAttribute("aria-controls", "names");
-      if (this.active >= 0) this.box.setAttribute("aria-activedescendant", `name-${this.active}`);
-      else this.box.removeAttribute("aria-activedescendant");
-      M.setText(this.live, names.length ? `${names.length} names, arrow down to choose` : "");
-    }
-
-    close() {
-      if (this.list.hidden) return;
-      this.list.hidden = true;
-      this.active = -1;
-      this.box.removeAttribute("aria-activedescendant");
-      M.setText(this.live, "");
-    }
-
-    /** Down and up choose, Enter or Tab take what is chosen, Esc closes the list and no more. */
-    pressed(event) {
-      if (this.list.hidden || event.target !== this.box || event.isComposing) return;
-      const count = this.found.names.length;
-      const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
-      const takes = (event.key === "Enter" || event.key === "Tab") && this.active >= 0 &&
-        !event.ctrlKey && !event.metaKey && !event.shiftKey;
-      if (by) {
-        this.active = (this.active + by + count + (this.active < 0 && by < 0 ? 1 : 0)) % count;
-        this.#show();
-      } else if (takes) this.#take(this.active);
-      else if (event.key === "Escape") this.close();
-      else {
-        if (event.key === "Enter") this.close();
-        return;
-      }
-      event.preventDefault();
-      event.stopImmediatePropagation();
-    }
-
-    #take(index) {
-      const { box, found } = this;
-      const { name } = found.names[index];
-      this.close();
-      box.setRangeText(name, found.start, box.value.length, "end");
-      this.filling = true;
-      box.dispatchEvent(new Event("input", { bubbles: true }));
-      this.filling = false;
-      box.focus();
-    }
+class Completion {
+  constructor(titles) {
+    this.titles = titles.map(([name, group]) => ({ name, group, folded: fold(name) }))
+      .sort((a, b) => a.folded.length - b.folded.length || (a.folded < b.folded ? -1 : 1));
+    this.active = -1;
+    this.found = { start: 0, names: [] };
+    this.list = h("ul", { id: "names", class: "names", role: "listbox",
+      "aria-label": "Names in the corpus", hidden: true });
+    document.querySelector(".gradio-container").append(this.list);
+    this.live = h("p", { class: "unseen", "aria-live": "polite" });
+    document.querySelector(".gradio-container").append(this.live);
+    document.addEventListener("input", (event) => this.#typed(event));
+    document.addEventListener("focusout", () => this.close());
+    window.addEventListener("scroll", () => this.close(), true);
   }
 
-  // before page.js listens: an Enter that takes a name asks nothing
-  let only = null;
-  document.addEventListener("keydown", (event) => only?.pressed(event), true);
+  #typed(event) {
+    this.box = event.target.closest?.("#prompt textarea");
+    const typing = this.box && !this.filling && document.activeElement === this.box;
+    if (!typing || this.box.selectionStart !== this.box.value.length) {
+      this.close();
+      return;
+    }
+    this.found = completions(this.titles, this.box.value);
+    this.active = -1;
+    this.#show();
+  }
 
-  M.mountTitles = (element, props) => {
-    const titles = M.unpack(props.value) || [];
-    if (titles.length) only = new Completion(titles);
-  };
-})();
+  #show() {
+    const { names } = this.found;
+    this.list.hidden = !names.length;
+    this.list.replaceChildren(...names.map((title, i) => h("li", { id: `name-${i}`,
+      role: "option", "aria-selected": String(i === this.active), dir: "auto",
+      on: { mousedown: (event) => { event.preventDefault(); this.#take(i); } } },
+    h("span", null, title.name), h("span", { class: "group-tag" }, title.group))));
+    const box = this.box.getBoundingClientRect();
+    this.list.style.left = `${box.left}px`;
+    this.list.style.top = `${box.bottom + 4}px`;
+    this.list.style.maxWidth = `${box.width}px`;
+    this.box.setAttribute("aria-autocomplete", "list");
+    this.box.setAttribute("aria-controls", "names");
+    if (this.active >= 0) this.box.setAttribute("aria-activedescendant", `name-${this.active}`);
+    else this.box.removeAttribute("aria-activedescendant");
+    setText(this.live, names.length ? `${names.length} names, arrow down to choose` : "");
+  }
+
+  close() {
+    if (this.list.hidden) return;
+    this.list.hidden = true;
+    this.active = -1;
+    this.box.removeAttribute("aria-activedescendant");
+    setText(this.live, "");
+  }
+
+  /** Down and up choose, Enter or Tab take what is chosen, Esc closes the list and no more. */
+  pressed(event) {
+    if (this.list.hidden || event.target !== this.box || event.isComposing) return;
+    const count = this.found.names.length;
+    const by = { ArrowDown: 1, ArrowUp: -1 }[event.key];
+    const takes = (event.key === "Enter" || event.key === "Tab") && this.active >= 0 &&
+      !event.ctrlKey && !event.metaKey && !event.shiftKey;
+    if (by) {
+      this.active = (this.active + by + count + (this.active < 0 && by < 0 ? 1 : 0)) % count;
+      this.#show();
+    } else if (takes) this.#take(this.active);
+    else if (event.key === "Escape") this.close();
+    else {
+      if (event.key === "Enter") this.close();
+      return;
+    }
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }
+
+  #take(index) {
+    const { box, found } = this;
+    const { name } = found.names[index];
+    this.close();
+    box.setRangeText(name, found.start, box.value.length, "end");
+    this.filling = true;
+    box.dispatchEvent(new Event("input", { bubbles: true }));
+    this.filling = false;
+    box.focus();
+  }
+}
+
+let only = null;
+// the window hears of a key before view/page.js does: an Enter that takes a name asks nothing
+window.addEventListener("keydown", (event) => only?.pressed(event), true);
+
+export const mountTitles = (element, props) => {
+  const titles = unpack(props.value) || [];
+  if (titles.length) only = new Completion(titles);
+};

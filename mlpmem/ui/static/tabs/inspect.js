@@ -1,229 +1,297 @@
+// @ts-check
 /* The Inspect tab: one text in one token view; beside it lines, gains, losses and documents. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const SHOWN = 6; // rows of a list
-  const BEFORE = 8; // characters shown before a token
-  const EMPTY = "Every token of a text, as it stands: how likely the decoder, the memory and the datastore " +
-    "each found it, whose probability it is, who was surprised, and where the datastore had it from.";
-  const LEAST = 0.05; // nats below which a token is no gain and no loss
+import { glyph, h, lambdaText, percent, setText, short, svg, write } from "../core/dom.js";
+import { SOURCES, creditOf, curveOf, documentsOf, flipsOf, hasSource, mix, optimum, perplexity } from "../core/mix.js";
+import { isLettered, lambdaOf, nameOf, page, unpack } from "../core/state.js";
+import { TokenView } from "../view/view.js";
 
-  class Inspect {
-    /** example is a text that is offered while there is none, "" for no offer. */
-    constructor(host, example) {
-      this.trace = null;
-      const inner = M.h("div", { class: "view-host" });
-      this.head = M.h("div", { class: "inspect-head", hidden: true }, this.#switch(),
-        this.sentence = M.h("p", { class: "inspect-sentence" }),
-        this.best = M.h("button", { type: "button", class: "pane-tool", on: { click: () => this.#go() } }));
-      this.lines = new M.Lines((i) => this.#pick(i));
-      this.lists = ["gains", "losses", "documents"].map((kind) => this.#list(kind));
-      this.more = M.h("div", { class: "inspect-more", hidden: true },
-        M.h("section", null, M.h("h4", null, "Negative log-likelihood of every token"), this.lines.root),
-        M.h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
-      this.bar = M.h("i");
-      this.progress = M.h("div", { class: "own-bar", hidden: true }, this.bar);
-      this.empty = M.h("div", { class: "inspect-empty" }, M.h("p", null, EMPTY), example
-        ? M.h("button", { type: "button", class: "pane-tool", on: { click: () => M.page.inspect(example) } },
-          "Inspect an example") : null);
-      host.replaceChildren(this.progress, this.head, this.empty, inner, this.more);
-      this.view = new M.TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
-      inner.querySelector(".legend").replaceWith(M.inspectLegend());
-      M.page.on("lambda", () => this.repaint());
-      M.page.on("view", (view) => view === this.view && this.#mark());
-      M.page.on("cite", (view) => view === this.view && this.#cited());
-      M.page.on("stopped", (view) => { if (view === this.view) this.#nothing(); });
-    }
+const SHOWN = 6; // rows of a list
+const BEFORE = 8; // characters shown before a token
+const EMPTY = "Every token of a text, as it stands: how likely the decoder, the memory and the datastore " +
+  "each found it, whose probability it is, who was surprised, and where the datastore had it from.";
+const LEAST = 0.05; // nats below which a token is no gain and no loss
+const ROWS = ["lm", "memory", "knn", "fused"];
+const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" };
+const H = 30;
+const FLOOR = 1e-12; // keeps a log finite
+const CAP = 14; // nats drawn at most: one token in a million
 
-    #switch() {
-      this.sources = ["memory", "knn"].map((source) => M.h("button", { type: "button",
-        class: "group-button", "data-source": source, "aria-pressed": "false",
-        on: { click: () => this.mixWith(source) } }, `mix with ${M.nameOf(source).source}`));
-      return M.h("div", { class: "groups", role: "group", "aria-label": "What the decoder is mixed with" },
-        this.sources);
-    }
+const nll = (p) => -Math.log(Math.max(p, FLOOR));
 
-    #list(kind) {
-      const head = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents behind it, by weight" };
-      const body = M.h("ol", { class: "inspect-list", "data-kind": kind });
-      return { kind, body, root: M.h("section", null, M.h("h4", null, head[kind]), body) };
-    }
+/** The nll of every token as four small lines on one scale: decoder, memory, datastore, mix. */
+class Lines {
+  /** pick(index) is called for a place that was pointed at. */
+  constructor(pick) {
+    this.steps = [];
+    this.rows = Object.fromEntries(ROWS.map((source) => [source, this.#row(source, pick)]));
+    this.root = h("div", { class: "lines" }, ROWS.map((source) => this.rows[source].root));
+  }
 
-    receive(value) {
-      if (!value) return;
-      if (value.kind === "progress") {
-        if (value.run !== this.view.run) return;
-        this.progress.hidden = false;
-        this.bar.style.width = `${(100 * value.done) / value.total}%`;
-        this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
-        return;
-      }
-      this.progress.hidden = value.kind !== "begin";
-      if (value.kind === "begin") this.#hide();
-      if (value.kind === "done" && value.run === this.view.run) {
-        this.lambdas = value.lmbdas;
-        [this.trace] = Object.values(value.traces);
-        this.view.setRunning(false);
-        this.mixWith(this.trace.system);
-      } else {
-        this.view.receive(value);
-        if (value.kind === "message") this.#nothing();
-      }
-    }
+  #row(source, pick) {
+    const path = svg("path", { class: "nll-line", "vector-effect": "non-scaling-stroke" });
+    const cursor = svg("line", { class: "nll-cursor", y1: 0, y2: H, "vector-effect": "non-scaling-stroke" });
+    const plot = svg("svg", { class: "nll", role: "img", preserveAspectRatio: "none",
+      on: { click: (event) => {
+        const box = plot.getBoundingClientRect();
+        const at = Math.floor(((event.clientX - box.left) / box.width) * this.steps.length);
+        if (this.steps[at]) pick(at);
+      } } }, path, cursor);
+    const value = h("span", { class: "nll-value" });
+    return { path, cursor, plot, value, root: h("div", { class: "nll-row", "data-source": source },
+      h("span", { class: "nll-name" }, HEADS[source]), plot, value) };
+  }
 
-    /** No text came after all. */
-    #nothing() {
-      this.progress.hidden = true;
-      this.empty.hidden = this.trace !== null;
-    }
-
-    #hide() {
-      this.trace = null;
-      this.empty.hidden = true;
-      this.bar.style.width = "0";
-      this.head.hidden = true;
-      this.more.hidden = true;
-    }
-
-    /** Shows the text as a mix of the decoder with another source; nothing is asked for. */
-    mixWith(source) {
-      const chosen = this.view.chosen?.index;
-      this.trace = { ...this.trace, system: source, lmbda: this.lambdas[source] ?? this.trace.lmbda };
-      this.view.restart({ [source]: this.trace });
-      this.view.chosen = { system: source, index: chosen ?? 0 }; // it opens no drawer by itself
-      this.view.complete({ [source]: this.trace });
-      this.view.finished = null;
-      this.view.replay.offer();
-      this.view.chosen = null;
-      this.view.head.mark("", "done");
-      for (const button of this.sources) {
-        button.hidden = !(button.dataset.source in this.lambdas);
-        button.setAttribute("aria-pressed", String(button.dataset.source === source));
-      }
-      this.optimum = M.optimum(M.curve(this.trace.steps, source, 100));
-      this.head.hidden = false;
-      this.more.hidden = false;
-      this.#documents();
-      this.repaint();
-      if (chosen !== undefined) this.#pick(chosen, "page");
-      else this.#mark();
-    }
-
-    repaint() {
-      if (!this.trace) return;
-      const { steps, system } = this.trace;
-      const lambda = M.lambdaOf(this.trace);
-      this.lines.draw(steps, system, lambda);
-      const flips = M.flips(this.trace, lambda).filter((flip) => flip !== null).length;
-      const alone = M.perplexity(steps, system, 0);
-      const mixed = M.perplexity(steps, system, lambda);
-      const [target, least] = this.optimum;
-      M.setText(this.sentence, `Perplexity: decoder ${M.short(alone)}, mix ` +
-        `${M.short(mixed)} at λ ${M.lambdaText(lambda)}, least ${M.short(least)} at λ ` +
-        `${M.lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
-        "is another than the decoder's.");
-      M.setText(this.best, `λ to ${M.lambdaText(target)}`);
-      this.#moves(lambda);
-    }
-
-    /** The lists of tokens that the source raised and lowered most at lambda. */
-    #moves(lambda) {
-      const { steps, system } = this.trace;
-      const moved = steps.map((step, i) => ({ step, i, credit: M.credit(step, system, lambda) }))
-        .sort((a, b) => b.credit - a.credit);
-      const lists = {
-        gains: moved.filter((m) => m.credit > LEAST).slice(0, SHOWN),
-        losses: moved.filter((m) => m.credit < -LEAST).reverse().slice(0, SHOWN),
-      };
-      for (const { kind, body } of this.lists) {
-        if (!lists[kind]) continue;
-        const key = `${system}${lists[kind].map((m) => `${m.i}:${m.credit.toFixed(2)}`)}`;
-        if (body.key === key) continue;
-        body.key = key;
-        body.replaceChildren(...lists[kind].map((m) => this.#move(m, lambda)));
-        if (!lists[kind].length) body.append(M.h("li", { class: "none" }, "none at this λ"));
-      }
-    }
-
-    #move({ step, i, credit }, lambda) {
-      const mixed = M.mix(step.p, this.trace.system, lambda);
-      return M.h("li", null, M.h("button", { type: "button", class: "jump", "data-index": i,
-        on: { click: () => this.#pick(i) } },
-      M.h("span", { class: "jump-word", dir: "auto" }, this.#before(i), M.h("b", null, M.glyph(step.s))),
-      M.h("span", null, `${M.percent(step.p.lm)} → ${M.percent(mixed)} %`),
-      M.h("b", null, `${credit > 0 ? "▲ +" : "▼ −"}${Math.abs(credit).toFixed(2)} nats`)));
-    }
-
-    /** The end of the text before a token: a piece of a word alone says little. */
-    #before(i) {
-      const text = this.trace.steps.slice(Math.max(0, i - BEFORE), i).map((step) => step.s).join("");
-      return text.length > BEFORE ? `…${M.glyph(text.slice(-BEFORE))}` : M.glyph(text).replace("∅", "");
-    }
-
-    #documents() {
-      const { body } = this.lists.find((list) => list.kind === "documents");
-      const found = M.documentsOf(this.trace.steps);
-      body.replaceChildren(...found.slice(0, SHOWN).map((one) => M.h("li", null,
-        M.h("button", { type: "button", class: "jump", "aria-pressed": "false", "data-title": one.title,
-          on: { click: () => this.view.cite(one.title) } },
-        M.h("span", { class: "jump-word", dir: "auto" }, one.title),
-        M.h("span", null, M.isLettered(one.group) ? one.group : ""),
-        M.h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
-      if (!found.length) body.append(M.h("li", { class: "none" }, "no datastore answered"));
-    }
-
-    #cited() {
-      const { body } = this.lists.find((list) => list.kind === "documents");
-      for (const button of body.querySelectorAll("button")) {
-        button.setAttribute("aria-pressed", String(button.dataset.title === this.view.cited));
-      }
-    }
-
-    #pick(index, how = "pointer") {
-      if (this.trace) this.view.select(this.trace.system, index, how);
-    }
-
-    #mark() {
-      this.lines.mark(this.view.chosen ? this.view.chosen.index : -1);
-    }
-
-    #go() {
-      M.page.bar?.set(this.optimum[0]);
+  draw(steps, system, lambda) {
+    this.steps = steps;
+    const of = {
+      ...Object.fromEntries(SOURCES.map((s) => [s, (step) => step.p[s]])),
+      fused: (step) => mix(step.p, system, lambda),
+    };
+    for (const source of ROWS) {
+      const there = source === "fused" || hasSource(steps, source);
+      this.rows[source].root.hidden = !there;
+      if (there) this.#line(this.rows[source], HEADS[source], steps.map((s) => nll(of[source](s))));
     }
   }
 
-  const sample = (move, share, text) => M.h("span", { class: "legend-item" },
-    M.h("span", { class: "strip", "data-system": "memory", "aria-hidden": "true" },
-      M.h("span", { class: "sample", "data-move": move, style: { "--w": "0.6", "--share": share } }, "word")),
-    text);
+  #line(row, name, values) {
+    const y = (v) => (H - 2 - (Math.min(v, CAP) / CAP) * (H - 4)).toFixed(1);
+    const parts = values.map((v, i) => `${i ? "L" : "M"}${i} ${y(v)}L${i + 1} ${y(v)}`);
+    row.plot.setAttribute("viewBox", `0 0 ${values.length} ${H}`);
+    row.path.setAttribute("d", parts.join(""));
+    const mean = values.reduce((sum, v) => sum + v, 0) / values.length;
+    const none = values.filter((v) => v >= nll(0)).length;
+    setText(row.value, none ? `no probability for ${none} of ${values.length}`
+      : `${mean.toFixed(2)} nats · ppl ${short(Math.exp(mean))}`);
+    row.plot.setAttribute("aria-label",
+      `${name}: negative log-likelihood of ${values.length} tokens, ${row.value.textContent}`);
+  }
 
-  /** What tint, lines and marks say of a scored text. */
-  M.inspectLegend = () => M.h("div", { class: "legend", role: "note", "aria-label": "Legend" },
-    sample("same", "0.9", "tint: how much of the probability is not the decoder's"),
-    sample("up", "0", "it helps"), sample("down", "0", "it hurts"),
-    M.h("span", { class: "legend-item" }, M.h("b", { "aria-hidden": "true" }, "⚑"),
-      "another first choice than the decoder's"));
+  /** Shows which token is chosen; -1 is none. */
+  mark(index) {
+    for (const { cursor } of Object.values(this.rows)) {
+      cursor.style.display = index < 0 ? "none" : "";
+      cursor.setAttribute("x1", index + 0.5);
+      cursor.setAttribute("x2", index + 0.5);
+    }
+  }
+}
 
-  M.mountInspect = (element, props, watch) => {
-    const inspect = new Inspect(element.querySelector(".inspect-host"), props.example);
-    watch("value", () => inspect.receive(M.unpack(props.value)));
-  };
+class Inspect {
+  /** example is a text that is offered while there is none, "" for no offer. */
+  constructor(host, example) {
+    this.trace = null;
+    const inner = h("div", { class: "view-host" });
+    this.head = h("div", { class: "inspect-head", hidden: true }, this.#switch(),
+      this.sentence = h("p", { class: "inspect-sentence" }),
+      this.best = h("button", { type: "button", class: "pane-tool", on: { click: () => this.#go() } }));
+    this.lines = new Lines((i) => this.#pick(i));
+    this.lists = ["gains", "losses", "documents"].map((kind) => this.#list(kind));
+    this.more = h("div", { class: "inspect-more", hidden: true },
+      h("section", null, h("h4", null, "Negative log-likelihood of every token"), this.lines.root),
+      h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
+    this.bar = h("i");
+    this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
+    this.empty = h("div", { class: "inspect-empty" }, h("p", null, EMPTY), example
+      ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example) } },
+        "Inspect an example") : null);
+    host.replaceChildren(this.progress, this.head, this.empty, inner, this.more);
+    this.view = new TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
+    inner.querySelector(".legend").replaceWith(inspectLegend());
+    page.on("lambda", () => this.repaint());
+    page.on("view", (view) => view === this.view && this.#mark());
+    page.on("cite", (view) => view === this.view && this.#cited());
+    page.on("stopped", (view) => { if (view === this.view) this.#nothing(); });
+  }
 
-  /** Opens a text of another tab here and has it scored. */
-  M.page.inspect = (given) => {
-    const text = given.replace(/\r\n?/g, "\n"); // as a box gives it back
-    const tabs = [...document.querySelectorAll("[role=tab]")];
-    tabs.find((tab) => tab.textContent.trim() === "Inspect")?.click();
-    const area = () => document.querySelector("#inspect-text textarea");
-    const fill = (tries) => { // a tab's widgets are there once it was shown, and take words a little later
-      if (area()?.value === text) {
-        M.write(area(), text);
-        window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
-        return;
-      }
-      if (area()) M.write(area(), text);
-      if (tries) window.setTimeout(() => fill(tries - 1), 50);
+  #switch() {
+    this.sources = ["memory", "knn"].map((source) => h("button", { type: "button",
+      class: "group-button", "data-source": source, "aria-pressed": "false",
+      on: { click: () => this.mixWith(source) } }, `mix with ${nameOf(source).source}`));
+    return h("div", { class: "groups", role: "group", "aria-label": "What the decoder is mixed with" },
+      this.sources);
+  }
+
+  #list(kind) {
+    const head = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents behind it, by weight" };
+    const body = h("ol", { class: "inspect-list", "data-kind": kind });
+    return { kind, body, root: h("section", null, h("h4", null, head[kind]), body) };
+  }
+
+  receive(value) {
+    if (!value) return;
+    if (value.kind === "progress") {
+      if (value.run !== this.view.run) return;
+      this.progress.hidden = false;
+      this.bar.style.width = `${(100 * value.done) / value.total}%`;
+      this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
+      return;
+    }
+    this.progress.hidden = value.kind !== "begin";
+    if (value.kind === "begin") this.#hide();
+    if (value.kind === "done" && value.run === this.view.run) {
+      this.lambdas = value.lmbdas;
+      [this.trace] = Object.values(value.traces);
+      this.view.setRunning(false);
+      this.mixWith(this.trace.system);
+    } else {
+      this.view.receive(value);
+      if (value.kind === "message") this.#nothing();
+    }
+  }
+
+  /** No text came after all. */
+  #nothing() {
+    this.progress.hidden = true;
+    this.empty.hidden = this.trace !== null;
+  }
+
+  #hide() {
+    this.trace = null;
+    this.empty.hidden = true;
+    this.bar.style.width = "0";
+    this.head.hidden = true;
+    this.more.hidden = true;
+  }
+
+  /** Shows the text as a mix of the decoder with another source; nothing is asked for. */
+  mixWith(source) {
+    const chosen = this.view.chosen?.index;
+    this.trace = { ...this.trace, system: source, lmbda: this.lambdas[source] ?? this.trace.lmbda };
+    this.view.restart({ [source]: this.trace });
+    this.view.chosen = { system: source, index: chosen ?? 0 }; // it opens no drawer by itself
+    this.view.complete({ [source]: this.trace });
+    this.view.finished = null;
+    this.view.replay.offer();
+    this.view.chosen = null;
+    this.view.head.mark("", "done");
+    for (const button of this.sources) {
+      button.hidden = !(button.dataset.source in this.lambdas);
+      button.setAttribute("aria-pressed", String(button.dataset.source === source));
+    }
+    this.optimum = optimum(curveOf(this.trace.steps, source, 100));
+    this.head.hidden = false;
+    this.more.hidden = false;
+    this.#documents();
+    this.repaint();
+    if (chosen !== undefined) this.#pick(chosen, "page");
+    else this.#mark();
+  }
+
+  repaint() {
+    if (!this.trace) return;
+    const { steps, system } = this.trace;
+    const lambda = lambdaOf(this.trace);
+    this.lines.draw(steps, system, lambda);
+    const flips = flipsOf(this.trace, lambda).filter((flip) => flip !== null).length;
+    const alone = perplexity(steps, system, 0);
+    const mixed = perplexity(steps, system, lambda);
+    const [target, least] = this.optimum;
+    setText(this.sentence, `Perplexity: decoder ${short(alone)}, mix ` +
+      `${short(mixed)} at λ ${lambdaText(lambda)}, least ${short(least)} at λ ` +
+      `${lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
+      "is another than the decoder's.");
+    setText(this.best, `λ to ${lambdaText(target)}`);
+    this.#moves(lambda);
+  }
+
+  /** The lists of tokens that the source raised and lowered most at lambda. */
+  #moves(lambda) {
+    const { steps, system } = this.trace;
+    const moved = steps.map((step, i) => ({ step, i, credit: creditOf(step, system, lambda) }))
+      .sort((a, b) => b.credit - a.credit);
+    const lists = {
+      gains: moved.filter((m) => m.credit > LEAST).slice(0, SHOWN),
+      losses: moved.filter((m) => m.credit < -LEAST).reverse().slice(0, SHOWN),
     };
-    fill(200);
+    for (const { kind, body } of this.lists) {
+      if (!lists[kind]) continue;
+      const key = `${system}${lists[kind].map((m) => `${m.i}:${m.credit.toFixed(2)}`)}`;
+      if (body.key === key) continue;
+      body.key = key;
+      body.replaceChildren(...lists[kind].map((m) => this.#move(m, lambda)));
+      if (!lists[kind].length) body.append(h("li", { class: "none" }, "none at this λ"));
+    }
+  }
+
+  #move({ step, i, credit }, lambda) {
+    const mixed = mix(step.p, this.trace.system, lambda);
+    return h("li", null, h("button", { type: "button", class: "jump", "data-index": i,
+      on: { click: () => this.#pick(i) } },
+    h("span", { class: "jump-word", dir: "auto" }, this.#before(i), h("b", null, glyph(step.s))),
+    h("span", null, `${percent(step.p.lm)} → ${percent(mixed)} %`),
+    h("b", null, `${credit > 0 ? "▲ +" : "▼ −"}${Math.abs(credit).toFixed(2)} nats`)));
+  }
+
+  /** The end of the text before a token: a piece of a word alone says little. */
+  #before(i) {
+    const text = this.trace.steps.slice(Math.max(0, i - BEFORE), i).map((step) => step.s).join("");
+    return text.length > BEFORE ? `…${glyph(text.slice(-BEFORE))}` : glyph(text).replace("∅", "");
+  }
+
+  #documents() {
+    const { body } = this.lists.find((list) => list.kind === "documents");
+    const found = documentsOf(this.trace.steps);
+    body.replaceChildren(...found.slice(0, SHOWN).map((one) => h("li", null,
+      h("button", { type: "button", class: "jump", "aria-pressed": "false", "data-title": one.title,
+        on: { click: () => this.view.cite(one.title) } },
+      h("span", { class: "jump-word", dir: "auto" }, one.title),
+      h("span", null, isLettered(one.group) ? one.group : ""),
+      h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
+    if (!found.length) body.append(h("li", { class: "none" }, "no datastore answered"));
+  }
+
+  #cited() {
+    const { body } = this.lists.find((list) => list.kind === "documents");
+    for (const button of body.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", String(button.dataset.title === this.view.cited));
+    }
+  }
+
+  #pick(index, how = "pointer") {
+    if (this.trace) this.view.select(this.trace.system, index, how);
+  }
+
+  #mark() {
+    this.lines.mark(this.view.chosen ? this.view.chosen.index : -1);
+  }
+
+  #go() {
+    page.bar?.set(this.optimum[0]);
+  }
+}
+
+const sample = (move, share, text) => h("span", { class: "legend-item" },
+  h("span", { class: "strip", "data-system": "memory", "aria-hidden": "true" },
+    h("span", { class: "sample", "data-move": move, style: { "--w": "0.6", "--share": share } }, "word")),
+  text);
+
+/** What tint, lines and marks say of a scored text. */
+const inspectLegend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
+  sample("same", "0.9", "tint: how much of the probability is not the decoder's"),
+  sample("up", "0", "it helps"), sample("down", "0", "it hurts"),
+  h("span", { class: "legend-item" }, h("b", { "aria-hidden": "true" }, "⚑"),
+    "another first choice than the decoder's"));
+
+export const mountInspect = (element, props, watch) => {
+  const inspect = new Inspect(element.querySelector(".inspect-host"), props.example);
+  watch("value", () => inspect.receive(unpack(props.value)));
+};
+
+/** Opens a text of another tab here and has it scored. */
+export const inspectText = (given) => {
+  const text = given.replace(/\r\n?/g, "\n"); // as a box gives it back
+  const tabs = [...document.querySelectorAll("[role=tab]")];
+  tabs.find((tab) => tab.textContent.trim() === "Inspect")?.click();
+  const area = () => document.querySelector("#inspect-text textarea");
+  const fill = (tries) => { // a tab's widgets are there once it was shown, and take words a little later
+    if (area()?.value === text) {
+      write(area(), text);
+      window.setTimeout(() => document.getElementById("inspect-score")?.click(), 80);
+      return;
+    }
+    if (area()) write(area(), text);
+    if (tries) window.setTimeout(() => fill(tries - 1), 50);
   };
-})();
+  fill(200);
+};

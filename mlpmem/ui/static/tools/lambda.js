@@ -1,135 +1,137 @@
+// @ts-check
 /* The lambda bar: one slider for the page. Moving it asks the server nothing. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
+import { h, lambdaText, setText } from "../core/dom.js";
+import { isScored } from "../core/mix.js";
+import { canRoute, page } from "../core/state.js";
+import { Curve } from "../drawer/curve.js";
+import { again } from "../view/page.js";
 
-  class LambdaBar {
-    /** What Generate sends is props.value.lmbda. */
-    constructor(host, props) {
-      this.props = props;
-      this.output = M.h("output", { class: "lambda-value", for: "lambda" });
-      this.input = M.h("input", { type: "range", id: "lambda", min: "0", max: "1", step: "0.01",
-        "aria-label": "lambda: weight of the memory or datastore in the mix",
-        on: { input: () => this.#moved(), change: () => this.#settled() } });
-      this.auto = M.h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
-        "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
-        on: { click: () => this.#switch() } }, "auto");
-      this.ticks = M.h("div", { class: "lambda-ticks", "aria-hidden": "true" });
-      this.curve = new M.Curve();
-      this.again = M.h("button", { type: "button", class: "again", on: { click: () => M.again() } });
-      this.reset = M.h("button", { type: "button", class: "reset",
-        on: { click: () => this.#back() } }, "Reset λ");
-      host.replaceChildren(this.#layout());
-      M.page.on("lambda", () => this.repaint());
-      M.page.on("view", () => this.repaint());
-      M.page.on("status", () => this.#defaults());
-      this.#defaults();
-    }
-
-    #layout() {
-      const track = this.track = M.h("div", { class: "lambda-track" }, this.input, this.ticks,
-        M.h("div", { class: "lambda-ends", "aria-hidden": "true" },
-          M.h("span", null, "0 · decoder only"), M.h("span", null, "memory or datastore only · 1")));
-      const label = M.h("label", { class: "lambda-label", for: "lambda" },
-        M.h("span", { class: "lambda-sign" }, "λ"), this.output);
-      return M.h("div", { class: "dock", role: "group", "aria-label": "Mix" },
-        M.h("div", { class: "lambda-head" }, label, this.auto), track, this.curve.root, M.h("div", { class: "lambda-actions" }, this.again, this.reset));
-    }
-
-    #defaults() {
-      const { defaults, status } = M.page;
-      this.auto.hidden = !status.auto?.length;
-      if (status.ready && this.auto.hidden && M.page.auto) this.set(null);
-      if (M.page.lambda === null) this.input.value = defaults.memory;
-      this.ticks.replaceChildren(...["memory", "knn"]
-        .filter((source) => Number.isFinite(defaults[source]))
-        .map((source) => M.h("i", { "data-source": source,
-          style: { "--at": defaults[source] } })));
-      this.repaint();
-    }
-
-    #moved() {
-      M.page.setLambda(Number(this.input.value));
-    }
-
-    #settled() {
-      const lmbda = M.page.auto ? "auto" : M.page.lambda;
-      this.props.value = { ...this.props.value, lmbda };
-      this.repaint();
-    }
-
-    /** Turns the router on or off; where it chooses unless told otherwise, off is one lambda for all. */
-    #switch() {
-      const on = this.auto.getAttribute("aria-checked") === "true";
-      this.set(on ? (M.page.status.routed ? M.page.defaults.memory : null) : "auto");
-    }
-
-    #back() {
-      this.set(null);
-      this.input.focus();
-    }
-
-    /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. What is
-     * generated at null has the bundle's: each one's best, or the router's (status.routed). */
-    set(value) {
-      const auto = value === "auto";
-      if (!auto) this.input.value = value ?? M.page.defaults.memory;
-      M.page.setLambda(auto ? null : value, auto);
-      this.#settled();
-    }
-
-    /** Moves the slider by a step (the [ and ] keys). */
-    nudge(by) {
-      this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
-    }
-
-    /** What the router chose for the token that is looked at, null where it chose nothing. */
-    #here(view) {
-      const trace = view?.panes.get(view.chosen?.system)?.trace;
-      const own = trace?.lmbda === "auto" ? trace.steps[view.chosen.index]?.lmbda : undefined;
-      return Number.isFinite(own) ? own : null;
-    }
-
-    repaint() {
-      const view = M.page.activeView();
-      const pane = view?.focusPane();
-      const scored = Boolean(pane?.trace && M.isScored(pane.trace)); // at fixed lambdas alone
-      const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
-      const { status } = M.page;
-      const other = mixed && M.canRoute(pane.system, view.own) && pane.trace.lmbda !== "auto";
-      const routed = Boolean(status.routed) && M.page.lambda === null && !other;
-      const auto = (M.page.auto || routed) && !scored;
-      const wanted = auto ? "auto" : M.page.lambda;
-      this.auto.disabled = scored;
-      const stays = mixed && pane.trace.lmbda !== "auto" && !M.canRoute(pane.system, view.own);
-      const shown = (stays ? M.page.lambda : wanted) ?? (mixed ? pane.trace.lmbda : null) ??
-        M.page.defaults.memory;
-      const touched = M.page.lambda !== null || (M.page.auto && !status.routed);
-      const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
-      this.auto.setAttribute("aria-checked", String(auto));
-      this.track.toggleAttribute("data-idle", shown === "auto");
-      if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
-      else this.input.removeAttribute("aria-valuetext");
-      const here = shown === "auto" ? this.#here(view) : null;
-      M.setText(this.output, here === null ? M.lambdaText(shown) : here.toFixed(2));
-      const own = M.page.lambda === null && shown !== "auto" ? shown : null; // the text's, not the bar's
-      if (here !== null || own !== null) this.input.value = here ?? own;
-      this.input.style.setProperty("--at", M.page.lambda ?? Number(this.input.value));
-      this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
-      const unrouted = shown === "auto" && pane?.trace && pane.trace.lmbda !== "auto";
-      this.curve.mark(unrouted ? pane.trace.lmbda : shown, pane?.trace?.system);
-      M.setText(this.again, `Generate again at λ ${M.lambdaText(next ?? shown)}`);
-      this.again.setAttribute("aria-label", `Generate again at lambda ${M.lambdaText(next ?? shown)}`);
-      const moved = next !== null && !scored && status.ready && view !== null && view.shown &&
-        view.isOff(next);
-      this.again.toggleAttribute("data-offered", moved);
-      this.again.tabIndex = moved ? 0 : -1;
-      this.reset.toggleAttribute("data-offered", touched);
-      this.reset.tabIndex = touched ? 0 : -1;
-    }
+class LambdaBar {
+  /** What Generate sends is props.value.lmbda. */
+  constructor(host, props) {
+    this.props = props;
+    this.output = h("output", { class: "lambda-value", for: "lambda" });
+    this.input = h("input", { type: "range", id: "lambda", min: "0", max: "1", step: "0.01",
+      "aria-label": "lambda: weight of the memory or datastore in the mix",
+      on: { input: () => this.#moved(), change: () => this.#settled() } });
+    this.auto = h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
+      "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
+      on: { click: () => this.#switch() } }, "auto");
+    this.ticks = h("div", { class: "lambda-ticks", "aria-hidden": "true" });
+    this.curve = new Curve();
+    this.again = h("button", { type: "button", class: "again", on: { click: () => again() } });
+    this.reset = h("button", { type: "button", class: "reset",
+      on: { click: () => this.#back() } }, "Reset λ");
+    host.replaceChildren(this.#layout());
+    page.on("lambda", () => this.repaint());
+    page.on("view", () => this.repaint());
+    page.on("status", () => this.#defaults());
+    this.#defaults();
   }
 
-  M.mountLambda = (element, props) => {
-    M.page.bar = new LambdaBar(element.querySelector(".lambda-host"), props);
-  };
-})();
+  #layout() {
+    const track = this.track = h("div", { class: "lambda-track" }, this.input, this.ticks,
+      h("div", { class: "lambda-ends", "aria-hidden": "true" },
+        h("span", null, "0 · decoder only"), h("span", null, "memory or datastore only · 1")));
+    const label = h("label", { class: "lambda-label", for: "lambda" },
+      h("span", { class: "lambda-sign" }, "λ"), this.output);
+    return h("div", { class: "dock", role: "group", "aria-label": "Mix" },
+      h("div", { class: "lambda-head" }, label, this.auto), track, this.curve.root, h("div", { class: "lambda-actions" }, this.again, this.reset));
+  }
+
+  #defaults() {
+    const { defaults, status } = page;
+    this.auto.hidden = !status.auto?.length;
+    if (status.ready && this.auto.hidden && page.auto) this.set(null);
+    if (page.lambda === null) this.input.value = defaults.memory;
+    this.ticks.replaceChildren(...["memory", "knn"]
+      .filter((source) => Number.isFinite(defaults[source]))
+      .map((source) => h("i", { "data-source": source,
+        style: { "--at": defaults[source] } })));
+    this.repaint();
+  }
+
+  #moved() {
+    page.setLambda(Number(this.input.value));
+  }
+
+  #settled() {
+    const lmbda = page.auto ? "auto" : page.lambda;
+    this.props.value = { ...this.props.value, lmbda };
+    this.repaint();
+  }
+
+  /** Turns the router on or off; where it chooses unless told otherwise, off is one lambda for all. */
+  #switch() {
+    const on = this.auto.getAttribute("aria-checked") === "true";
+    this.set(on ? (page.status.routed ? page.defaults.memory : null) : "auto");
+  }
+
+  #back() {
+    this.set(null);
+    this.input.focus();
+  }
+
+  /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. What is
+   * generated at null has the bundle's: each one's best, or the router's (status.routed). */
+  set(value) {
+    const auto = value === "auto";
+    if (!auto) this.input.value = value ?? page.defaults.memory;
+    page.setLambda(auto ? null : value, auto);
+    this.#settled();
+  }
+
+  /** Moves the slider by a step (the [ and ] keys). */
+  nudge(by) {
+    this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
+  }
+
+  /** What the router chose for the token that is looked at, null where it chose nothing. */
+  #here(view) {
+    const trace = view?.panes.get(view.chosen?.system)?.trace;
+    const own = trace?.lmbda === "auto" ? trace.steps[view.chosen.index]?.lmbda : undefined;
+    return Number.isFinite(own) ? own : null;
+  }
+
+  repaint() {
+    const view = page.activeView();
+    const pane = view?.focusPane();
+    const scored = Boolean(pane?.trace && isScored(pane.trace)); // at fixed lambdas alone
+    const mixed = pane?.trace && pane.trace.system !== "lm"; // the decoder alone has no lambda
+    const { status } = page;
+    const other = mixed && canRoute(pane.system, view.own) && pane.trace.lmbda !== "auto";
+    const routed = Boolean(status.routed) && page.lambda === null && !other;
+    const auto = (page.auto || routed) && !scored;
+    const wanted = auto ? "auto" : page.lambda;
+    this.auto.disabled = scored;
+    const stays = mixed && pane.trace.lmbda !== "auto" && !canRoute(pane.system, view.own);
+    const shown = (stays ? page.lambda : wanted) ?? (mixed ? pane.trace.lmbda : null) ??
+      page.defaults.memory;
+    const touched = page.lambda !== null || (page.auto && !status.routed);
+    const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
+    this.auto.setAttribute("aria-checked", String(auto));
+    this.track.toggleAttribute("data-idle", shown === "auto");
+    if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
+    else this.input.removeAttribute("aria-valuetext");
+    const here = shown === "auto" ? this.#here(view) : null;
+    setText(this.output, here === null ? lambdaText(shown) : here.toFixed(2));
+    const own = page.lambda === null && shown !== "auto" ? shown : null; // the text's, not the bar's
+    if (here !== null || own !== null) this.input.value = here ?? own;
+    this.input.style.setProperty("--at", page.lambda ?? Number(this.input.value));
+    this.curve.draw(pane?.trace?.steps || [], pane?.trace?.steps.length || 0);
+    const unrouted = shown === "auto" && pane?.trace && pane.trace.lmbda !== "auto";
+    this.curve.mark(unrouted ? pane.trace.lmbda : shown, pane?.trace?.system);
+    setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
+    this.again.setAttribute("aria-label", `Generate again at lambda ${lambdaText(next ?? shown)}`);
+    const moved = next !== null && !scored && status.ready && view !== null && view.shown &&
+      view.isOff(next);
+    this.again.toggleAttribute("data-offered", moved);
+    this.again.tabIndex = moved ? 0 : -1;
+    this.reset.toggleAttribute("data-offered", touched);
+    this.reset.tabIndex = touched ? 0 : -1;
+  }
+}
+
+export const mountLambda = (element, props) => {
+  page.bar = new LambdaBar(element.querySelector(".lambda-host"), props);
+};

@@ -1,47 +1,50 @@
+// @ts-check
 /* The head's buttons: tour, share, keys, light or dark; and the place of a run that waits. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const PAUSE = 700; // milliseconds between two questions about the queue
+import { h, setText } from "../core/dom.js";
+import { keysHelp } from "../core/keys.js";
+import { page } from "../core/state.js";
+import { Share } from "./share.js";
+import { Tour } from "./tour.js";
 
-  function themeButton() {
-    const dark = () => document.body.classList.contains("dark");
-    const name = () => button.setAttribute("aria-label", dark() ? "Switch to light" : "Switch to dark");
-    const button = M.h("button", { type: "button", class: "icon-button theme-button", on: {
-      click: () => {
-        document.body.classList.toggle("dark");
-        name();
-      } } }, "◐");
-    name();
-    return button;
-  }
+const PAUSE = 700; // milliseconds between two questions about the queue
 
-  /** Asks for a run's place in the queue for as long as it waits. */
-  function watchQueue(ask) {
-    const waits = () => M.page.runningView()?.head.kind === "waiting";
-    const again = () => {
-      if (!waits()) return;
-      ask();
-      window.setTimeout(again, PAUSE);
-    };
-    M.page.on("pending", () => window.setTimeout(again, PAUSE));
-  }
+function themeButton() {
+  const dark = () => document.body.classList.contains("dark");
+  const name = () => button.setAttribute("aria-label", dark() ? "Switch to light" : "Switch to dark");
+  const button = h("button", { type: "button", class: "icon-button theme-button", on: {
+    click: () => {
+      document.body.classList.toggle("dark");
+      name();
+    } } }, "◐");
+  name();
+  return button;
+}
 
-  /** The addresses in the About tab's examples are this page's own. */
-  M.mountAbout = (element) => {
-    for (const node of element.querySelectorAll(".origin")) {
-      M.setText(node, window.location.href.split(/[?#]/)[0]);
-    }
+/** Asks for a run's place in the queue for as long as it waits. */
+function watchQueue(ask) {
+  const waits = () => page.runningView()?.head.kind === "waiting";
+  const again = () => {
+    if (!waits()) return;
+    ask();
+    window.setTimeout(again, PAUSE);
   };
+  page.on("pending", () => window.setTimeout(again, PAUSE));
+}
 
-  /** events.open(text) sends a saved run to the server, events.ask() asks for the queue. */
-  M.mountTools = (element, props, watch, events) => {
-    const help = M.h("button", { type: "button", class: "icon-button help-button",
-      "aria-label": "Keys (?)", on: { click: () => M.keysHelp() } }, "?");
-    element.querySelector(".tools-host").replaceChildren(M.h("div", { class: "tools" },
-      new M.Tour().button, new M.Share(events?.open || null).root, help, themeButton()));
-    if (!events?.ask) return;
-    watchQueue(events.ask);
-    watch("value", () => M.page.runningView()?.ahead(props.value?.ahead));
-  };
-})();
+/** The addresses in the About tab's examples are this page's own. */
+export const mountAbout = (element) => {
+  for (const node of element.querySelectorAll(".origin")) {
+    setText(node, window.location.href.split(/[?#]/)[0]);
+  }
+};
+
+/** events.open(text) sends a saved run to the server, events.ask() asks for the queue. */
+export const mountTools = (element, props, watch, events) => {
+  const help = h("button", { type: "button", class: "icon-button help-button",
+    "aria-label": "Keys (?)", on: { click: () => keysHelp() } }, "?");
+  element.querySelector(".tools-host").replaceChildren(h("div", { class: "tools" },
+    new Tour().button, new Share(events?.open || null).root, help, themeButton()));
+  if (!events?.ask) return;
+  watchQueue(events.ask);
+  watch("value", () => page.runningView()?.ahead(props.value?.ahead));
+};

@@ -1,204 +1,203 @@
+// @ts-check
 /* A tour in five steps with the numbers of the run on screen; it starts only when asked for. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const SEEN = "mlpmem-tour";
-  const GAP = 12; // pixels between the card and what it explains
+import { h, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
+import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
+import { lambdaOf, nameOf, page } from "../core/state.js";
 
-  const seen = () => {
-    try { return window.localStorage.getItem(SEEN) !== null; } catch { return true; }
-  };
-  const remember = () => {
-    try { window.localStorage.setItem(SEEN, "seen"); } catch { /* it is offered again, then */ }
-  };
+const SEEN = "mlpmem-tour";
+const GAP = 12; // pixels between the card and what it explains
 
-  /** A source's likeliest token at a step, as {text, p}. */
-  function top(step, source) {
-    const all = step.cand.map(M.candidate).filter((c) => Number.isFinite(c.p[source]));
-    return all.reduce((best, c) => (c.p[source] > (best?.p[source] ?? -1) ? c : best), null);
-  }
+const seen = () => {
+  try { return window.localStorage.getItem(SEEN) !== null; } catch { return true; }
+};
+const remember = () => {
+  try { window.localStorage.setItem(SEEN, "seen"); } catch { /* it is offered again, then */ }
+};
 
-  const says = (step, source) => {
-    const best = top(step, source);
-    return best ? `${M.quote(best.text)} (${M.percent(best.p[source])} %)` : "nothing yet";
-  };
+/** A source's likeliest token at a step, as {text, p}. */
+function top(step, source) {
+  const all = step.cand.map(candidateOf).filter((c) => Number.isFinite(c.p[source]));
+  return all.reduce((best, c) => (c.p[source] > (best?.p[source] ?? -1) ? c : best), null);
+}
 
-  /** What the memory says, beside the datastore; what both say needs no second number. */
-  function remembers(step) {
-    const [own, found] = [top(step, "memory"), top(step, "knn")];
-    if (!own || !found) return `Here it says ${says(step, "memory")}.`;
-    return own.text === found.text ? `Here it says ${M.quote(own.text)}, as the datastore does.`
-      : `Here it says ${says(step, "memory")}, where the datastore says ${M.quote(found.text)}.`;
-  }
+const says = (step, source) => {
+  const best = top(step, source);
+  return best ? `${quote(best.text)} (${percent(best.p[source])} %)` : "nothing yet";
+};
 
-  const bytes = (cost, part) => cost?.[`${part}_bytes`];
-  const times = (a, b) => `${M.short(a / b)} times`;
+/** What the memory says, beside the datastore; what both say needs no second number. */
+function remembers(step) {
+  const [own, found] = [top(step, "memory"), top(step, "knn")];
+  if (!own || !found) return `Here it says ${says(step, "memory")}.`;
+  return own.text === found.text ? `Here it says ${quote(own.text)}, as the datastore does.`
+    : `Here it says ${says(step, "memory")}, where the datastore says ${quote(found.text)}.`;
+}
 
-  /** The position the tour talks about: the first where memory and decoder part. */
-  function moment(view) {
-    const trace = ["memory", "knn", "lm"].map((s) => view?.panes.get(s)?.trace)
-      .find((t) => t?.steps.length);
-    if (!trace) return null;
-    const base = view.panes.get("lm")?.trace;
-    const at = base ? Math.max(0, M.firstDifference(base.steps, trace.steps)) : 0;
-    return { trace, step: trace.steps[at], at };
-  }
+const bytes = (cost, part) => cost?.[`${part}_bytes`];
+const times = (a, b) => `${short(a / b)} times`;
 
-  const WAITING = "As soon as something is generated or played, its numbers appear here.";
-  const STEPS = [
-    { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
-      `A language model, frozen. It reads ${M.quote(view.head.about.prompt || "")} and writes on, token by token.`,
-      `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
-    { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
-      const near = step.nn?.[0] && M.neighbour(step.nn[0]);
-      if (!near) return ["It keeps every position of the corpus with the token that came next. It has not answered here: " +
-        (M.page.status.waiting || "it is not part of this run.")];
-      return ["It keeps every position of the corpus, with the token that came next, and searches them all for places like this one.",
-        `The nearest is in “${near.title}”, where ${M.quote(near.target)} came next; all it found together say ${says(step, "knn")}.`];
+/** The position the tour talks about: the first where memory and decoder part. */
+function moment(view) {
+  const trace = ["memory", "knn", "lm"].map((s) => view?.panes.get(s)?.trace)
+    .find((t) => t?.steps.length);
+  if (!trace) return null;
+  const base = view.panes.get("lm")?.trace;
+  const at = base ? Math.max(0, firstDifference(base.steps, trace.steps)) : 0;
+  return { trace, step: trace.steps[at], at };
+}
+
+const WAITING = "As soon as something is generated or played, its numbers appear here.";
+const STEPS = [
+  { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
+    `A language model, frozen. It reads ${quote(view.head.about.prompt || "")} and writes on, token by token.`,
+    `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
+  { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
+    const near = step.nn?.[0] && neighbourOf(step.nn[0]);
+    if (!near) return ["It keeps every position of the corpus with the token that came next. It has not answered here: " +
+      (page.status.waiting || "it is not part of this run.")];
+    return ["It keeps every position of the corpus, with the token that came next, and searches them all for places like this one.",
+      `The nearest is in “${near.title}”, where ${quote(near.target)} came next; all it found together say ${says(step, "knn")}.`];
+  } },
+  { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
+    "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
+    page.status.no_memory || remembers(step)] },
+  { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
+    const system = trace.system;
+    const lambda = lambdaAt(step, lambdaOf(trace));
+    const [lm, other] = [step.p.lm, otherOf(step.p, system)];
+    if (system === "lm" || !Number.isFinite(other)) return ["λ mixes the decoder with the memory or the datastore."];
+    return [`λ says how much the ${nameOf(system).source} counts. For ${quote(step.s)}:`,
+      `(1 − ${lambdaText(lambda)}) × ${lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)} = ` +
+      `${mix(step.p, system, lambda).toFixed(3)}.`,
+      "Move the slider: every token on screen is mixed anew, and nothing is asked of the server."];
+  } },
+  { title: "The cost", at: ["[data-system=memory].pane .cost", "[data-system=knn].pane .cost"],
+    tell: (_, view) => {
+      const cost = view.panes.get("knn")?.trace?.cost || view.panes.get("memory")?.trace?.cost;
+      const [small, large] = [bytes(cost, "memory"), bytes(cost, "datastore")];
+      if (!small) return ["Under every column: milliseconds for a token, and megabytes that must be kept."];
+      const first = `The memory needs ${megabytes(small)}`;
+      if (!large) return [`${first}; the datastore is not there to compare with yet.`];
+      const time = cost.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
+        `of memory, or ${short(cost.search_ms)} ms of search.` : "";
+      return [`${first}, the datastore ${megabytes(large)}: ${times(large, small)} as much.${time}`,
+        "The datastore grows with every text; the memory stays as large as it is."];
     } },
-    { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
-      "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
-      M.page.status.no_memory || remembers(step)] },
-    { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
-      const system = trace.system;
-      const lambda = M.weight(step, M.lambdaOf(trace));
-      const [lm, other] = [step.p.lm, M.other(step.p, system)];
-      if (system === "lm" || !Number.isFinite(other)) return ["λ mixes the decoder with the memory or the datastore."];
-      return [`λ says how much the ${M.nameOf(system).source} counts. For ${M.quote(step.s)}:`,
-        `(1 − ${M.lambdaText(lambda)}) × ${lm.toFixed(3)} + ${M.lambdaText(lambda)} × ${other.toFixed(3)} = ` +
-        `${M.mix(step.p, system, lambda).toFixed(3)}.`,
-        "Move the slider: every token on screen is mixed anew, and nothing is asked of the server."];
-    } },
-    { title: "The cost", at: ["[data-system=memory].pane .cost", "[data-system=knn].pane .cost"],
-      tell: (_, view) => {
-        const cost = view.panes.get("knn")?.trace?.cost || view.panes.get("memory")?.trace?.cost;
-        const [small, large] = [bytes(cost, "memory"), bytes(cost, "datastore")];
-        if (!small) return ["Under every column: milliseconds for a token, and megabytes that must be kept."];
-        const first = `The memory needs ${M.megabytes(small)}`;
-        if (!large) return [`${first}; the datastore is not there to compare with yet.`];
-        const time = cost.search_ms && cost.memory_ms ? ` A token takes ${M.short(cost.memory_ms)} ms ` +
-          `of memory, or ${M.short(cost.search_ms)} ms of search.` : "";
-        return [`${first}, the datastore ${M.megabytes(large)}: ${times(large, small)} as much.${time}`,
-          "The datastore grows with every text; the memory stays as large as it is."];
-      } },
-  ];
+];
 
-  class Tour {
-    constructor() {
-      this.at = -1;
-      this.button = M.h("button", { type: "button", class: "tool-button tour-button",
-        on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
-      this.#offer();
-      this.count = M.h("span", { class: "tour-count" });
-      this.title = M.h("h2", { id: "tour-title" });
-      this.text = M.h("div", { class: "tour-text", "aria-live": "polite" });
-      this.back = this.#act("Back", () => this.go(this.at - 1));
-      this.next = this.#act("Next", () => this.go(this.at + 1));
-      this.next.classList.add("tour-next");
-      this.card = M.h("section", { class: "tour-card", role: "dialog", "aria-modal": "false",
-        "aria-labelledby": "tour-title", tabindex: "-1", hidden: true,
-        on: { keydown: (event) => this.#pressed(event) } },
-      M.h("header", null, this.count, M.h("button", { type: "button", class: "icon-button",
-        "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
-      this.title, this.text, M.h("div", { class: "tour-acts" }, this.back, this.next));
-      for (const name of ["view", "lambda", "status"]) M.page.on(name, () => this.#tell());
-      for (const name of ["scroll", "resize"]) {
-        window.addEventListener(name, () => this.#place(), { passive: true });
-      }
-    }
-
-    #act(text, fn) {
-      return M.h("button", { type: "button", class: "tour-act", on: { click: fn } }, text);
-    }
-
-    #offer() {
-      const fresh = !seen();
-      this.button.toggleAttribute("data-fresh", fresh);
-      this.button.replaceChildren(...(fresh ? [M.h("span", { class: "tour-hint" }, "New here? "), "Tour"] : ["Tour"]));
-    }
-
-    /** Shows one step; beyond the last the tour ends. */
-    go(at) {
-      if (at >= STEPS.length) {
-        this.end();
-        return;
-      }
-      if (!this.card.isConnected) document.querySelector(".gradio-container").append(this.card);
-      const first = [...document.querySelectorAll("#tabs [role=tab]")]
-        .find((tab) => tab.getClientRects().length); // what it points at is on the first tab
-      if (first && first.getAttribute("aria-selected") !== "true") first.click();
-      this.at = Math.max(0, at);
-      remember();
-      this.#offer();
-      this.card.hidden = false;
-      M.setText(this.count, `${this.at + 1} of ${STEPS.length}`);
-      M.setText(this.title, STEPS[this.at].title);
-      M.setText(this.next, this.at === STEPS.length - 1 ? "Done" : "Next");
-      this.back.disabled = this.at === 0;
-      this.#tell();
-      this.#point();
-      this.card.focus({ preventScroll: true });
-    }
-
-    end() {
-      if (this.at < 0) return;
-      this.at = -1;
-      this.card.hidden = true;
-      this.#point();
-      this.button.focus({ preventScroll: true });
-    }
-
-    get targets() {
-      return this.at < 0 ? [] : STEPS[this.at].at.flatMap((selector) =>
-        [...document.querySelectorAll(selector)].filter((node) => node.getClientRects().length));
-    }
-
-    #tell() {
-      if (this.at < 0) return;
-      const view = M.page.activeView();
-      const now = moment(view);
-      const lines = now ? STEPS[this.at].tell(now, view) : [WAITING];
-      const text = lines.join("\n");
-      if (text !== this.told) this.text.replaceChildren(...lines.map((line) => M.h("p", { dir: "auto" }, line)));
-      this.told = text;
-      this.#place();
-    }
-
-    #point() {
-      for (const node of document.querySelectorAll("[data-tour]")) delete node.dataset.tour;
-      for (const node of this.targets) node.dataset.tour = "";
-      this.targets[0]?.scrollIntoView({ block: M.isPhone() ? "start" : "nearest", behavior: M.isCalm() ? "auto" : "smooth" });
-      this.#place();
-    }
-
-    /** Puts the card beside its target, inside the window and above the lambda bar. */
-    #place() {
-      if (this.at < 0 || M.isPhone()) return;
-      const boxes = this.targets.map((node) => node.getBoundingClientRect());
-      if (!boxes.length) return;
-      const left = Math.min(...boxes.map((b) => b.left));
-      const right = Math.max(...boxes.map((b) => b.right));
-      const upper = Math.min(...boxes.map((b) => b.top));
-      const lower = Math.max(...boxes.map((b) => b.bottom));
-      const { offsetWidth: width, offsetHeight: height } = this.card;
-      const floor = (document.querySelector(".dock")?.getBoundingClientRect().top ?? window.innerHeight) - GAP;
-      const below = lower + GAP + height <= floor;
-      const y = below ? lower + GAP : upper - GAP - height;
-      const x = (left + right - width) / 2;
-      this.card.style.left = `${Math.max(GAP, Math.min(x, window.innerWidth - width - GAP))}px`;
-      this.card.style.top = `${Math.max(GAP, Math.min(y, floor - height))}px`;
-    }
-
-    #pressed(event) {
-      if (event.altKey || event.ctrlKey || event.metaKey) return;
-      const act = { ArrowRight: () => this.go(this.at + 1), ArrowLeft: () => this.go(this.at - 1),
-        Escape: () => this.end() }[event.key];
-      if (!act) return;
-      event.preventDefault();
-      event.stopPropagation();
-      act();
+export class Tour {
+  constructor() {
+    this.at = -1;
+    this.button = h("button", { type: "button", class: "tool-button tour-button",
+      on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
+    this.#offer();
+    this.count = h("span", { class: "tour-count" });
+    this.title = h("h2", { id: "tour-title" });
+    this.text = h("div", { class: "tour-text", "aria-live": "polite" });
+    this.back = this.#act("Back", () => this.go(this.at - 1));
+    this.next = this.#act("Next", () => this.go(this.at + 1));
+    this.next.classList.add("tour-next");
+    this.card = h("section", { class: "tour-card", role: "dialog", "aria-modal": "false",
+      "aria-labelledby": "tour-title", tabindex: "-1", hidden: true,
+      on: { keydown: (event) => this.#pressed(event) } },
+    h("header", null, this.count, h("button", { type: "button", class: "icon-button",
+      "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
+    this.title, this.text, h("div", { class: "tour-acts" }, this.back, this.next));
+    for (const name of ["view", "lambda", "status"]) page.on(name, () => this.#tell());
+    for (const name of ["scroll", "resize"]) {
+      window.addEventListener(name, () => this.#place(), { passive: true });
     }
   }
 
-  M.Tour = Tour;
-})();
+  #act(text, fn) {
+    return h("button", { type: "button", class: "tour-act", on: { click: fn } }, text);
+  }
+
+  #offer() {
+    const fresh = !seen();
+    this.button.toggleAttribute("data-fresh", fresh);
+    this.button.replaceChildren(...(fresh ? [h("span", { class: "tour-hint" }, "New here? "), "Tour"] : ["Tour"]));
+  }
+
+  /** Shows one step; beyond the last the tour ends. */
+  go(at) {
+    if (at >= STEPS.length) {
+      this.end();
+      return;
+    }
+    if (!this.card.isConnected) document.querySelector(".gradio-container").append(this.card);
+    const first = [...document.querySelectorAll("#tabs [role=tab]")]
+      .find((tab) => tab.getClientRects().length); // what it points at is on the first tab
+    if (first && first.getAttribute("aria-selected") !== "true") first.click();
+    this.at = Math.max(0, at);
+    remember();
+    this.#offer();
+    this.card.hidden = false;
+    setText(this.count, `${this.at + 1} of ${STEPS.length}`);
+    setText(this.title, STEPS[this.at].title);
+    setText(this.next, this.at === STEPS.length - 1 ? "Done" : "Next");
+    this.back.disabled = this.at === 0;
+    this.#tell();
+    this.#point();
+    this.card.focus({ preventScroll: true });
+  }
+
+  end() {
+    if (this.at < 0) return;
+    this.at = -1;
+    this.card.hidden = true;
+    this.#point();
+    this.button.focus({ preventScroll: true });
+  }
+
+  get targets() {
+    return this.at < 0 ? [] : STEPS[this.at].at.flatMap((selector) =>
+      [...document.querySelectorAll(selector)].filter((node) => node.getClientRects().length));
+  }
+
+  #tell() {
+    if (this.at < 0) return;
+    const view = page.activeView();
+    const now = moment(view);
+    const lines = now ? STEPS[this.at].tell(now, view) : [WAITING];
+    const text = lines.join("\n");
+    if (text !== this.told) this.text.replaceChildren(...lines.map((line) => h("p", { dir: "auto" }, line)));
+    this.told = text;
+    this.#place();
+  }
+
+  #point() {
+    for (const node of document.querySelectorAll("[data-tour]")) delete node.dataset.tour;
+    for (const node of this.targets) node.dataset.tour = "";
+    this.targets[0]?.scrollIntoView({ block: isPhone() ? "start" : "nearest", behavior: isCalm() ? "auto" : "smooth" });
+    this.#place();
+  }
+
+  /** Puts the card beside its target, inside the window and above the lambda bar. */
+  #place() {
+    if (this.at < 0 || isPhone()) return;
+    const boxes = this.targets.map((node) => node.getBoundingClientRect());
+    if (!boxes.length) return;
+    const left = Math.min(...boxes.map((b) => b.left));
+    const right = Math.max(...boxes.map((b) => b.right));
+    const upper = Math.min(...boxes.map((b) => b.top));
+    const lower = Math.max(...boxes.map((b) => b.bottom));
+    const { offsetWidth: width, offsetHeight: height } = this.card;
+    const floor = (document.querySelector(".dock")?.getBoundingClientRect().top ?? window.innerHeight) - GAP;
+    const below = lower + GAP + height <= floor;
+    const y = below ? lower + GAP : upper - GAP - height;
+    const x = (left + right - width) / 2;
+    this.card.style.left = `${Math.max(GAP, Math.min(x, window.innerWidth - width - GAP))}px`;
+    this.card.style.top = `${Math.max(GAP, Math.min(y, floor - height))}px`;
+  }
+
+  #pressed(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    const act = { ArrowRight: () => this.go(this.at + 1), ArrowLeft: () => this.go(this.at - 1),
+      Escape: () => this.end() }[event.key];
+    if (!act) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+  }
+}

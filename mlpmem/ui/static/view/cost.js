@@ -1,73 +1,71 @@
+// @ts-check
 /* What a column costs: milliseconds a token and bytes, by part, as two stacked bars. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
-  const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
-  const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
-  const NAME = { lm: "decoder", memory: "memory", knn: "datastore", rag: "passages" };
+import { h, megabytes, setText, short } from "../core/dom.js";
+import { partsOf } from "../core/mix.js";
 
-  function parts(system, cost, table) {
-    return ["lm", ...M.partsOf(system)]
-      .map((source) => ({ source, value: cost?.[table[source]] }))
-      .filter((part) => Number.isFinite(part.value));
+const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
+const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
+const NAME = { lm: "decoder", memory: "memory", knn: "datastore", rag: "passages" };
+
+function parts(system, cost, table) {
+  return ["lm", ...partsOf(system)]
+    .map((source) => ({ source, value: cost?.[table[source]] }))
+    .filter((part) => Number.isFinite(part.value));
+}
+
+const total = (list) => list.reduce((sum, part) => sum + part.value, 0);
+
+/** {time, size}: the parts of a trace's cost, decoder first. */
+export const costOf = (trace) => ({
+  time: parts(trace.system, trace.cost, TIME),
+  size: [...parts(trace.system, trace.cost, SIZE),
+    { source: "rag", value: trace.cost?.passages_bytes }].filter((p) => Number.isFinite(p.value)),
+  once: trace.cost?.retrieval_ms, // before the first token
+  weighed: trace.cost?.evidence_ms, // as well: a router's sources read the prompt
+});
+
+export class CostRow {
+  constructor() {
+    this.time = this.#line();
+    this.size = this.#line();
+    this.root = h("div", { class: "cost" }, this.time.root, this.size.root);
   }
 
-  const total = (list) => list.reduce((sum, part) => sum + part.value, 0);
-
-  /** {time, size}: the parts of a trace's cost, decoder first. */
-  M.costOf = (trace) => ({
-    time: parts(trace.system, trace.cost, TIME),
-    size: [...parts(trace.system, trace.cost, SIZE),
-      { source: "rag", value: trace.cost?.passages_bytes }].filter((p) => Number.isFinite(p.value)),
-    once: trace.cost?.retrieval_ms, // before the first token
-    weighed: trace.cost?.evidence_ms, // as well: a router's sources read the prompt
-  });
-
-  class CostRow {
-    constructor() {
-      this.time = this.#line();
-      this.size = this.#line();
-      this.root = M.h("div", { class: "cost" }, this.time.root, this.size.root);
-    }
-
-    #line() {
-      const text = M.h("span", { class: "cost-text" });
-      const detail = M.h("span", { class: "cost-detail" });
-      const bar = M.h("span", { class: "cost-bar", "aria-hidden": "true" });
-      const head = M.h("span", { class: "cost-head" }, text, detail);
-      return { root: M.h("div", { class: "cost-line" }, head, bar), text, detail, bar };
-    }
-
-    /** Shows a cost; `scale` holds the largest time and size among the columns. */
-    render(cost, scale) {
-      const ms = total(cost.time);
-      const bytes = total(cost.size);
-      const known = cost.time.length > 0;
-      M.setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
-      M.setText(this.time.detail, cost.time
-        .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${M.short(p.value)} ms`)
-        .join(" + ") + (Number.isFinite(cost.once) ? ` · found in ${M.short(cost.once)} ms` : "") +
-        (Number.isFinite(cost.weighed) ? ` · prompt weighed in ${M.short(cost.weighed)} ms` : ""));
-      M.setText(this.size.text, cost.size.length ? M.megabytes(bytes) : "");
-      M.setText(this.size.detail, cost.size
-        .map((p) => `${NAME[p.source]} ${M.megabytes(p.value)}`).join(" + "));
-      this.#bar(this.time.bar, cost.time, scale.time);
-      this.#bar(this.size.bar, cost.size, scale.size);
-    }
-
-    #bar(bar, list, scale) {
-      bar.replaceChildren(...list.map((part) => M.h("i", {
-        "data-source": part.source,
-        style: { width: `${scale > 0 ? (100 * part.value) / scale : 0}%` },
-      })));
-    }
+  #line() {
+    const text = h("span", { class: "cost-text" });
+    const detail = h("span", { class: "cost-detail" });
+    const bar = h("span", { class: "cost-bar", "aria-hidden": "true" });
+    const head = h("span", { class: "cost-head" }, text, detail);
+    return { root: h("div", { class: "cost-line" }, head, bar), text, detail, bar };
   }
 
-  /** The largest totals among several traces, so that columns share one scale. */
-  M.costScale = (traces) => ({
-    time: Math.max(0, ...traces.map((t) => total(M.costOf(t).time))),
-    size: Math.max(0, ...traces.map((t) => total(M.costOf(t).size))),
-  });
+  /** Shows a cost; `scale` holds the largest time and size among the columns. */
+  render(cost, scale) {
+    const ms = total(cost.time);
+    const bytes = total(cost.size);
+    const known = cost.time.length > 0;
+    setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
+    setText(this.time.detail, cost.time
+      .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
+      .join(" + ") + (Number.isFinite(cost.once) ? ` · found in ${short(cost.once)} ms` : "") +
+      (Number.isFinite(cost.weighed) ? ` · prompt weighed in ${short(cost.weighed)} ms` : ""));
+    setText(this.size.text, cost.size.length ? megabytes(bytes) : "");
+    setText(this.size.detail, cost.size
+      .map((p) => `${NAME[p.source]} ${megabytes(p.value)}`).join(" + "));
+    this.#bar(this.time.bar, cost.time, scale.time);
+    this.#bar(this.size.bar, cost.size, scale.size);
+  }
 
-  M.CostRow = CostRow;
-})();
+  #bar(bar, list, scale) {
+    bar.replaceChildren(...list.map((part) => h("i", {
+      "data-source": part.source,
+      style: { width: `${scale > 0 ? (100 * part.value) / scale : 0}%` },
+    })));
+  }
+}
+
+/** The largest totals among several traces, so that columns share one scale. */
+export const costScale = (traces) => ({
+  time: Math.max(0, ...traces.map((t) => total(costOf(t).time))),
+  size: Math.max(0, ...traces.map((t) => total(costOf(t).size))),
+});

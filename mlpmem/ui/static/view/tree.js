@@ -1,160 +1,158 @@
+// @ts-check
 /* Where the columns' texts came from: a run and the branches a visitor grew, with undo and redo.
  *
  * A node is plain: {id, parent, system, lmbda, index, token, trace, scrub}; parent is an id, null
  * for a run's own text; index and token say where a branch left its parent, and with what. */
-(() => {
-  "use strict";
-  const M = (window.MLPMEM = window.MLPMEM || {});
+import { glyph, h, lambdaText, quote } from "../core/dom.js";
+import { kindOf, lambdaOf, nameOf } from "../core/state.js";
+import { drawer } from "../drawer/drawer.js";
 
-  class Tree {
-    constructor(view) {
-      this.view = view;
-      const button = (text, fn) => M.h("button", { type: "button", class: "small-button",
-        on: { click: fn } }, text);
-      this.back = button("↶ Undo", () => this.undo());
-      this.forth = button("↷ Redo", () => this.redo());
-      this.list = M.h("ul", { class: "tree-list" });
-      this.root = M.h("section", { class: "tree", "aria-label": "Branches", hidden: true },
-        M.h("div", { class: "tree-head" }, M.h("h4", null, "Branches"), this.back, this.forth),
-        this.list);
-      this.clear();
-    }
-
-    clear() {
-      this.nodes = [];
-      this.current = new Map(); // system -> the node its column shows
-      this.past = [];
-      this.future = [];
-      this.render();
-    }
-
-    /** The node a column shows; made of the run's own text where there is none yet. */
-    node(system) {
-      const trace = this.view.panes.get(system)?.trace;
-      if (!this.current.has(system) && trace) this.#add(system, null, trace);
-      return this.current.get(system);
-    }
-
-    #add(system, parent, trace, index = 0, token = "") {
-      const node = { id: this.nodes.length, parent, system, lmbda: trace.lmbda, index, token, trace };
-      this.nodes.push(node);
-      this.current.set(system, node);
-      return node;
-    }
-
-    /** Asks for a column to go on from a candidate in place of the token at index. */
-    branch(pane, index, candidate) {
-      const { trace, system } = pane;
-      const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
-      const asked = this.view.request({ kind: "branch", run: this.view.run || "", system,
-        lmbda: M.lambdaOf(trace),
-        settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
-        forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
-      if (asked) this.plan = { index, token: candidate.text, system };
-    }
-
-    /** A branch begins: `plan` says where, `trace` is still empty. */
-    grow(system, trace, plan) {
-      const from = this.node(system);
-      plan.node = this.#add(system, from.id, trace, plan.index, plan.token);
-      this.past.push([from, plan.node]);
-      this.future = [];
-      this.render();
-    }
-
-    /** Takes back a plan's branch, of which nothing came, and returns its parent's trace. */
-    drop({ node, system }) {
-      const [parent] = this.past.pop();
-      this.nodes = this.nodes.filter((other) => other !== node);
-      this.current.set(system, parent);
-      return parent.trace;
-    }
-
-    /** The column's text is what its branch came to. */
-    fill(system, trace) {
-      const node = this.current.get(system);
-      if (node) node.trace = trace;
-      this.render();
-    }
-
-    jump(node) {
-      const from = this.current.get(node.system);
-      if (from === node || this.view.running) return;
-      this.past.push([from, node]);
-      this.future = [];
-      this.#show(node);
-    }
-
-    undo() {
-      this.#move(this.past, this.future, 0);
-    }
-
-    redo() {
-      this.#move(this.future, this.past, 1);
-    }
-
-    #move(from, to, end) {
-      if (!from.length || this.view.running) return;
-      const pair = from.pop();
-      to.push(pair);
-      this.#show(pair[end]);
-    }
-
-    #show(node) {
-      const { view } = this;
-      this.current.set(node.system, node);
-      view.closeDrawer();
-      view.chosen = null;
-      if (view.finished) view.finished = { ...view.finished, [node.system]: node.trace };
-      view.repaint();
-      this.render();
-    }
-
-    /** Puts into every column the text that its place in the tree and lambda call for. */
-    settle() {
-      const { view } = this;
-      if (view.running || view.replay.playing) return;
-      for (const pane of view.panes.values()) {
-        const node = this.current.get(pane.system);
-        const text = node && view.scrub.text(node);
-        if (!text || text === pane.trace) continue;
-        pane.show(text);
-        if (view.chosen?.system !== pane.system) continue;
-        view.chosen.index = Math.max(0, Math.min(view.chosen.index, text.steps.length - 1));
-        pane.strip.select(view.chosen.index, false);
-        M.drawer().show(view, pane, view.chosen.index);
-      }
-      view.scrub.repaint();
-    }
-
-    render() {
-      const grown = this.nodes.filter((node) => node.parent !== null);
-      this.root.hidden = !grown.length;
-      this.back.disabled = !this.past.length;
-      this.forth.disabled = !this.future.length;
-      const systems = new Set(grown.map((node) => node.system));
-      const roots = this.nodes.filter((node) => node.parent === null && systems.has(node.system));
-      this.list.replaceChildren(...roots.map((node) => this.#item(node)));
-    }
-
-    #item(node) {
-      const children = this.nodes.filter((other) => other.parent === node.id);
-      const what = node.parent === null ? M.nameOf(node.system).title
-        : [M.h("b", null, M.quote(node.token)), ` at token ${node.index + 1}`];
-      const now = this.current.get(node.system) === node;
-      const text = node.trace.text || node.trace.steps.map((step) => step.s).join("");
-      const own = { "data-system": node.system, "data-hue": M.kindOf(node.system) };
-      return M.h("li", own, M.h("button", { type: "button",
-        class: "tree-node", "aria-current": now ? "true" : null, "data-node": node.id,
-        on: { click: () => this.jump(node) } },
-      M.h("span", { class: "swatch", "data-source": node.system, "aria-hidden": "true" }),
-      M.h("span", { class: "tree-what", dir: "auto" }, what),
-      node.trace.system === "lm" ? ""
-        : M.h("span", { class: "tree-lambda" }, `λ ${M.lambdaText(node.lmbda)}`),
-      M.h("span", { class: "tree-text", dir: "auto" }, M.glyph(text.trim()))),
-      children.length ? M.h("ul", null, children.map((child) => this.#item(child))) : null);
-    }
+export class Tree {
+  constructor(view) {
+    this.view = view;
+    const button = (text, fn) => h("button", { type: "button", class: "small-button",
+      on: { click: fn } }, text);
+    this.back = button("↶ Undo", () => this.undo());
+    this.forth = button("↷ Redo", () => this.redo());
+    this.list = h("ul", { class: "tree-list" });
+    this.root = h("section", { class: "tree", "aria-label": "Branches", hidden: true },
+      h("div", { class: "tree-head" }, h("h4", null, "Branches"), this.back, this.forth),
+      this.list);
+    this.clear();
   }
 
-  M.Tree = Tree;
-})();
+  clear() {
+    this.nodes = [];
+    this.current = new Map(); // system -> the node its column shows
+    this.past = [];
+    this.future = [];
+    this.render();
+  }
+
+  /** The node a column shows; made of the run's own text where there is none yet. */
+  node(system) {
+    const trace = this.view.panes.get(system)?.trace;
+    if (!this.current.has(system) && trace) this.#add(system, null, trace);
+    return this.current.get(system);
+  }
+
+  #add(system, parent, trace, index = 0, token = "") {
+    const node = { id: this.nodes.length, parent, system, lmbda: trace.lmbda, index, token, trace };
+    this.nodes.push(node);
+    this.current.set(system, node);
+    return node;
+  }
+
+  /** Asks for a column to go on from a candidate in place of the token at index. */
+  branch(pane, index, candidate) {
+    const { trace, system } = pane;
+    const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
+    const asked = this.view.request({ kind: "branch", run: this.view.run || "", system,
+      lmbda: lambdaOf(trace),
+      settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
+      forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
+    if (asked) this.plan = { index, token: candidate.text, system };
+  }
+
+  /** A branch begins: `plan` says where, `trace` is still empty. */
+  grow(system, trace, plan) {
+    const from = this.node(system);
+    plan.node = this.#add(system, from.id, trace, plan.index, plan.token);
+    this.past.push([from, plan.node]);
+    this.future = [];
+    this.render();
+  }
+
+  /** Takes back a plan's branch, of which nothing came, and returns its parent's trace. */
+  drop({ node, system }) {
+    const [parent] = this.past.pop();
+    this.nodes = this.nodes.filter((other) => other !== node);
+    this.current.set(system, parent);
+    return parent.trace;
+  }
+
+  /** The column's text is what its branch came to. */
+  fill(system, trace) {
+    const node = this.current.get(system);
+    if (node) node.trace = trace;
+    this.render();
+  }
+
+  jump(node) {
+    const from = this.current.get(node.system);
+    if (from === node || this.view.running) return;
+    this.past.push([from, node]);
+    this.future = [];
+    this.#show(node);
+  }
+
+  undo() {
+    this.#move(this.past, this.future, 0);
+  }
+
+  redo() {
+    this.#move(this.future, this.past, 1);
+  }
+
+  #move(from, to, end) {
+    if (!from.length || this.view.running) return;
+    const pair = from.pop();
+    to.push(pair);
+    this.#show(pair[end]);
+  }
+
+  #show(node) {
+    const { view } = this;
+    this.current.set(node.system, node);
+    view.closeDrawer();
+    view.chosen = null;
+    if (view.finished) view.finished = { ...view.finished, [node.system]: node.trace };
+    view.repaint();
+    this.render();
+  }
+
+  /** Puts into every column the text that its place in the tree and lambda call for. */
+  settle() {
+    const { view } = this;
+    if (view.running || view.replay.playing) return;
+    for (const pane of view.panes.values()) {
+      const node = this.current.get(pane.system);
+      const text = node && view.scrub.text(node);
+      if (!text || text === pane.trace) continue;
+      pane.show(text);
+      if (view.chosen?.system !== pane.system) continue;
+      view.chosen.index = Math.max(0, Math.min(view.chosen.index, text.steps.length - 1));
+      pane.strip.select(view.chosen.index, false);
+      drawer().show(view, pane, view.chosen.index);
+    }
+    view.scrub.repaint();
+  }
+
+  render() {
+    const grown = this.nodes.filter((node) => node.parent !== null);
+    this.root.hidden = !grown.length;
+    this.back.disabled = !this.past.length;
+    this.forth.disabled = !this.future.length;
+    const systems = new Set(grown.map((node) => node.system));
+    const roots = this.nodes.filter((node) => node.parent === null && systems.has(node.system));
+    this.list.replaceChildren(...roots.map((node) => this.#item(node)));
+  }
+
+  #item(node) {
+    const children = this.nodes.filter((other) => other.parent === node.id);
+    const what = node.parent === null ? nameOf(node.system).title
+      : [h("b", null, quote(node.token)), ` at token ${node.index + 1}`];
+    const now = this.current.get(node.system) === node;
+    const text = node.trace.text || node.trace.steps.map((step) => step.s).join("");
+    const own = { "data-system": node.system, "data-hue": kindOf(node.system) };
+    return h("li", own, h("button", { type: "button",
+      class: "tree-node", "aria-current": now ? "true" : null, "data-node": node.id,
+      on: { click: () => this.jump(node) } },
+    h("span", { class: "swatch", "data-source": node.system, "aria-hidden": "true" }),
+    h("span", { class: "tree-what", dir: "auto" }, what),
+    node.trace.system === "lm" ? ""
+      : h("span", { class: "tree-lambda" }, `λ ${lambdaText(node.lmbda)}`),
+    h("span", { class: "tree-text", dir: "auto" }, glyph(text.trim()))),
+    children.length ? h("ul", null, children.map((child) => this.#item(child))) : null);
+  }
+}
