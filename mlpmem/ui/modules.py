@@ -3,13 +3,15 @@
 A module has exactly two forms of syntax that a classic script lacks, each at the start of a line:
 `import { a, b } from "./x.js";` and `export const|function|class name`. Circles are an error.
 Each module becomes a function that returns its exports, so names are private to their module.
+Comments that fill lines stay behind.
 """
 
 import re
 from pathlib import Path
 
-IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "(\.{1,2}/[\w./-]+\.js)";$', re.M)
+IMPORT = re.compile(r'^import \{ (\w+(?:, \w+)*) \} from "(\.{1,2}/[\w./-]+\.js)";$', re.M)
 EXPORT = re.compile(r"^export (?=(?:const|class|(?:async )?function) (\w+))", re.M)
+COMMENT = re.compile(r"^ *(?://.*|/\*(?:[^*]|\*(?!/))*\*/)\n", re.M)
 LEFT = re.compile(r"^(?:import|export)\b.*|\bimport[(.].*", re.M)  # what none of the two forms is
 
 
@@ -48,7 +50,7 @@ def _wrapped(path: Path, text: str, names: dict[Path, str]) -> str:
         return f"const {{ {found[1]} }} = {names[(path.parent / found[2]).resolve()]};"
 
     exports = ", ".join(EXPORT.findall(text))
-    body = EXPORT.sub("", IMPORT.sub(imported, text))
+    body = EXPORT.sub("", IMPORT.sub(imported, COMMENT.sub("", text)))
     left = LEFT.search(body)
     if left:
         raise ValueError(f"{path.name}: the bundler does not know {left[0]!r}; see modules.py")

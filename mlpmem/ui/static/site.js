@@ -1,5 +1,7 @@
 // @ts-check
 /* The static site's entry: the page's view over recorded runs, with nobody to ask. */
+/** @import { Defaults, Example, Traces } from "./core/types.js" */
+import { inside } from "./core/dom.js";
 import { SOURCES } from "./core/mix.js";
 import { mountExamples, mountStatus } from "./core/panels.js";
 import { page } from "./core/state.js";
@@ -9,9 +11,12 @@ import { mountTools } from "./tools/tools.js";
 
 const still = () => {}; // nothing changes from outside
 
-/** Shows {runs, examples, first, defaults}; the address may name a run and a lambda. */
+/** Shows {runs, examples, first, defaults}; the address may name a run and a lambda.
+ * @param {{ runs: { prompt: string, traces: Traces }[], examples: Example[], first: string | null,
+ *   defaults: Defaults }} recorded */
 const site = ({ runs, examples, first, defaults }) => {
-  const at = (id) => document.getElementById(id);
+  /** @type {(id: string) => HTMLElement} */
+  const at = (id) => inside(document.body, `#${id}`);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   document.body.classList.toggle("dark", dark.matches);
   const status = { state: "replay", line: "recorded runs; nothing is asked of a server",
@@ -22,6 +27,7 @@ const site = ({ runs, examples, first, defaults }) => {
   mountLambda(at("lambda-bar"), {});
   const [view] = page.views;
   let shown = 0;
+  /** @param {string | null} prompt */
   const show = (prompt) => {
     const run = runs.find((r) => r.prompt === prompt) || runs.find((r) => r.prompt === first) || runs[0];
     shown += 1;
@@ -31,8 +37,8 @@ const site = ({ runs, examples, first, defaults }) => {
     (_, { index }) => show(examples[index].prompt));
   const query = new URLSearchParams(window.location.search);
   show(query.get("q"));
-  const lambda = Number.parseFloat(query.get("lambda"));
-  if (Number.isFinite(lambda)) page.bar.set(Math.min(1, Math.max(0, lambda)));
+  const lambda = Number.parseFloat(query.get("lambda") ?? "");
+  if (Number.isFinite(lambda)) page.bar?.set(Math.min(1, Math.max(0, lambda)));
 };
 
 window.MLPMEM = { site };

@@ -1,6 +1,7 @@
 // @ts-check
 /* The small panels: status chip and progress line, example chips; figures that fit again when they are seen. */
-import { h, setText } from "./dom.js";
+/** @import { Example, Props, Status, Watch } from "./types.js" */
+import { h, inside, setText } from "./dom.js";
 import { page } from "./state.js";
 
 const GROUPS = [
@@ -8,22 +9,23 @@ const GROUPS = [
   ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
 ];
 
+/** @type {(element: Element, props: Props<Status>, watch: Watch) => void} */
 export const mountStatus = (element, props, watch) => {
   const chip = h("span", { class: "chip" });
   const line = h("span", { class: "status-line" });
   const bar = h("i");
   const heard = h("span", { class: "unseen", role: "status" }); // no percentages, one by one
   const progress = h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
-  element.querySelector(".status-host").replaceChildren(
+  inside(element, ".status-host").replaceChildren(
     h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress),
       chip, heard));
   const show = () => {
-    const value = props.value || {};
+    const value = props.value || page.status;
     chip.dataset.state = value.state;
     setText(chip, value.state || "loading");
     setText(line, value.line || "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
-    setText(heard, counts ? value.line.split(":")[0] : value.line || "");
+    setText(heard, counts ? (value.line || "").split(":")[0] : value.line || "");
     progress.toggleAttribute("data-on", Number.isFinite(value.share));
     bar.style.width = `${100 * (value.share || 0)}%`;
     page.status = value;
@@ -35,7 +37,8 @@ export const mountStatus = (element, props, watch) => {
   show();
 };
 
-/** Plotly follows the window only while a figure is seen; what was hidden then is told later. */
+/** Plotly follows the window only while a figure is seen; what was hidden then is told later.
+ * @type {(element: Element) => void} */
 export const mountFigures = (element) => {
   let width = 0; // of the window when these figures were last seen
   new ResizeObserver(() => {
@@ -45,13 +48,16 @@ export const mountFigures = (element) => {
   }).observe(element);
 };
 
+/** @type {(example: Example) => string} */
 const label = (example) => {
   const text = example.prompt.replace(/^Question:\s*/, "").replace(/\s*Answer:\s*$/, "");
   return text.length > 46 ? `${text.slice(0, 44).trimEnd()}…` : text;
 };
 
+/** @type {(element: Element, props: Props<Example[], { surprises?: boolean, forgets?: boolean }>,
+ *   trigger: (name: "pick", data: { index: any }) => void) => void} */
 export const mountExamples = (element, props, trigger) => {
-  const host = element.querySelector(".examples-host");
+  const host = inside(element, ".examples-host");
   const examples = (props.value || []).map((example, index) => ({ ...example, index }));
   const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
   const surprise = props.surprises ? h("button", { type: "button", class: "surprise",
@@ -66,6 +72,7 @@ export const mountExamples = (element, props, trigger) => {
     on: { click: () => chips.scrollBy({ left: 0.8 * chips.clientWidth, behavior: "smooth" }) } }, "›");
   const tabs = groups.map(([key, name]) => h("button", { type: "button", class: "group-button",
     "data-group": key, on: { click: () => show(key) } }, name));
+  /** @type {(group: string) => void} */
   const show = (group) => {
     for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.group === group));
     chips.replaceChildren(...examples.filter((e) => e.group === group).map((e) =>

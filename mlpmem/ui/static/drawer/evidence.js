@@ -1,14 +1,19 @@
 // @ts-check
 /* The neighbours the datastore found for one token: title, context, distance, weight. */
+/** @import { NeighbourRow, Own, Reader, Step } from "../core/types.js" */
 import { glyph, h, percent, quote, setText, short } from "../core/dom.js";
 import { agreement, hasSource, neighbourOf, without } from "../core/mix.js";
 import { groupTag, page } from "../core/state.js";
 
 const LN2 = Math.log(2);
 
+/** @typedef {{ use: (ticked: boolean) => void, cite: (title: string) => void,
+ *   read: Reader | null }} Acts */
+
+/** @param {NeighbourRow} neighbour @param {number} chosen @param {Acts} on */
 function item(neighbour, chosen, on) {
   const n = neighbourOf(neighbour);
-  const share = Number.isFinite(n.weight) ? n.weight : 0;
+  const share = n.weight ?? 0;
   const use = h("input", { type: "checkbox", class: "neighbour-use", checked: true,
     "aria-label": `Use this neighbour, ${n.title}`, on: { change: () => on.use(use.checked) } });
   return h("li", { class: "neighbour", "data-entry": n.entry, "data-same": n.targetId === chosen },
@@ -24,13 +29,13 @@ function item(neighbour, chosen, on) {
       h("span", { class: "weight-bar", "aria-hidden": "true" },
         h("i", { style: { width: `${100 * share}%` } })),
       h("span", null, `weight ${percent(share)} %`),
-      h("span", null, `distance ${short(n.distance)}`),
+      h("span", null, `distance ${short(n.distance ?? NaN)}`),
       on.read ? h("button", { type: "button", class: "neighbour-read",
-        "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read(n) } }, "open in Corpus") : ""));
+        "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));
 }
 
-/** How close memory and datastore are at this token, as a sentence. */
-export const agreementText = (step) => {
+/** How close memory and datastore are at this token, as a sentence. @type {(step: Step) => string} */
+const agreementText = (step) => {
   if (step.js === null || step.js === undefined) {
     return hasSource([step], "knn")
       ? "Memory and datastore were not compared here."
@@ -40,7 +45,8 @@ export const agreementText = (step) => {
     `${step.js.toFixed(2)} of at most ${LN2.toFixed(2)} nats.`;
 };
 
-/** What was left out and how far the numbers still hold, as a sentence. */
+/** What was left out and how far the numbers still hold, as a sentence.
+ * @type {(step: Step, left: Set<number>) => string} */
 const leftText = (step, left) => {
   if (!left.size) return "";
   const mass = [...left].reduce((sum, i) => sum + (step.nn[i][8] || 0), 0);
@@ -54,9 +60,13 @@ const leftText = (step, left) => {
 
 export class Evidence {
   /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). A
-   * visitor's own text is not the corpus that can be read. */
+   * visitor's own text is not the corpus that can be read.
+   * @param {{ leave: (step: Step) => void, cite: (title: string) => void }} on */
   constructor(on) {
     this.on = on;
+    /** @type {Step | null} */
+    this.step = null;
+    /** @type {Set<number>} */
     this.left = new Set(); // positions in the step's list that are unticked
     this.lack = h("p", { class: "left-out", role: "status" });
     this.cited = h("p", { class: "cited", role: "status" });
@@ -66,6 +76,7 @@ export class Evidence {
       h("h4", null, "What the datastore found"), this.agree, this.lack, this.cited, this.list);
   }
 
+  /** @param {Step} step @param {Own} own */
   render(step, own) {
     this.step = step;
     this.left.clear();
@@ -78,7 +89,9 @@ export class Evidence {
     this.list.scrollTop = 0;
   }
 
+  /** @param {number} i @param {boolean} ticked */
   #use(i, ticked) {
+    if (!this.step) return;
     if (ticked) this.left.delete(i);
     else this.left.add(i);
     this.list.children[i].toggleAttribute("data-left", !ticked);
@@ -86,11 +99,12 @@ export class Evidence {
     this.on.leave(this.left.size ? without(this.step, this.left) : this.step);
   }
 
-  /** Says which document is marked in the text, and for how many tokens it is evidence. */
+  /** Says which document is marked in the text, and for how many tokens it is evidence.
+   * @param {string | null} title @param {number} count */
   cite(title, count) {
     setText(this.cited, title === null ? ""
       : `${quote(title)} is evidence for ${count} ${count === 1 ? "token" : "tokens"}, marked above.`);
-    for (const button of this.list.querySelectorAll(".neighbour-title")) {
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (this.list.querySelectorAll(".neighbour-title"))) {
       button.setAttribute("aria-pressed", String(button.dataset.title === title));
     }
   }

@@ -1,36 +1,46 @@
 // @ts-check
 /* Keep and share: the run on screen as a link, as JSON, as CSV; a saved one opened again. */
+/** @import { About, Shown, TokenView } from "../core/types.js" */
 import { h, megabytes, setText } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
 const MOST = 6e6; // characters of a file; the server bounds them again
-const KEYS = { max_new_tokens: "tokens", temperature: "temperature", top_p: "top_p",
-  top_k: "top_k", seed: "seed" }; // a trace's setting -> its name in a link
+/** A trace's setting and its name in a link. @type {[keyof import("../core/types.js").Settings, string][]} */
+const KEYS = [["max_new_tokens", "tokens"], ["temperature", "temperature"], ["top_p", "top_p"],
+  ["top_k", "top_k"], ["seed", "seed"]];
 const COLUMNS = ["system", "index", "chosen", "token_id", "token", "lm", "memory", "knn", "fused",
   "lmbda"];
 
+/** @typedef {About & { v: number, lmbda: number | null, own?: true, traces: { [system: string]: Shown } }} Run */
+
 /** The run on screen as the API returns it, null while there is none that is whole. Where all
- * that is mixed was written at a scrubbed lambda, that one is each column's own. */
+ * that is mixed was written at a scrubbed lambda, that one is each column's own.
+ * @type {(view: TokenView | null) => Run | null} */
 export const recordOf = (view) => {
   if (!view?.finished || [...view.panes.values()].some((p) => p.root.dataset.state === "stopped")) {
     return null;
   }
   const traces = { ...view.finished };
-  const fixed = [...view.panes.values()].filter((pane) => pane.trace?.fixed);
-  for (const { system, trace } of fixed) {
-    const { fixed: _, changed, kind, ...plain } = trace;
+  let fixed = 0;
+  for (const { system, trace } of view.panes.values()) {
+    if (!trace?.fixed) continue;
+    const { fixed: _, changed: __, kind: ___, ...plain } = trace;
     traces[system] = plain;
+    fixed += 1;
   }
   const mixed = Object.values(traces).filter((trace) => trace.system !== "lm");
-  const lmbda = fixed.length && fixed.length === mixed.length ? null : page.lambda;
-  const own = view.own ? { own: true } : {}; // a text was searched that stays with the visitor
-  return { v: 1, ...view.head.about, lmbda, ...own, traces };
+  const lmbda = fixed && fixed === mixed.length ? null : page.lambda;
+  /** @type {Run} */
+  const run = { v: 1, ...view.head.about, lmbda, traces };
+  return view.own ? { ...run, own: true } : run; // a text was searched that stays with the visitor
 };
 
 /** A run as CSV: a line for every candidate of every token, mixed at the lambda on screen.
- * Tokens are JSON strings: spaces and line ends stay visible, and no cell is a formula. */
-export const csvOf = (record) => {
+ * Tokens are JSON strings: spaces and line ends stay visible, and no cell is a formula.
+ * @type {(run: Run) => string} */
+const csvOf = (record) => {
+  /** @type {(string | number)[][]} */
   const lines = [COLUMNS];
   for (const [system, trace] of Object.entries(record.traces)) {
     for (const step of trace.steps) {
@@ -42,48 +52,52 @@ export const csvOf = (record) => {
       }
     }
   }
-  const cell = (value) => (/[",\n\r]/.test(value) ? `"${String(value).replaceAll('"', '""')}"` : value);
+  /** @type {(value: string | number) => string} */
+  const cell = (value) => (/[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
 };
 
 /** The lambda that shows a run as it is on screen, "auto" where a router chose it; null where
- * every column has its default. */
+ * every column has its default. @param {Run} record */
 function lambdaOf(record) {
   if (record.lmbda !== null) return record.lmbda;
   const mixed = SOURCES.slice(1).filter((name) => record.traces[name])
     .map((name) => record.traces[name]);
   if (mixed.some((t) => t.lmbda === "auto")) return "auto";
   const off = mixed.find((t) => page.status.routed ||
-    Math.abs(t.lmbda - (page.defaults[t.system] ?? t.lmbda)) > 1e-9);
+    Math.abs(Number(t.lmbda) - (page.defaults[t.system] ?? t.lmbda)) > 1e-9);
   return off ? off.lmbda : null;
 }
 
-/** An address that asks this page for the same run. */
+/** An address that asks this page for the same run. @type {(run: Run) => string} */
 export const linkOf = (record) => {
-  const query = new URLSearchParams({ q: record.prompt });
+  const query = new URLSearchParams({ q: record.prompt ?? "" });
   const traces = Object.values(record.traces);
   const settings = traces[0]?.settings || {};
-  for (const [name, key] of Object.entries(KEYS)) {
-    if (settings[name] !== undefined) query.set(key, settings[name]);
+  for (const [name, key] of KEYS) {
+    if (settings[name] !== undefined) query.set(key, String(settings[name]));
   }
   const lambda = lambdaOf(record);
-  if (lambda !== null) query.set("lambda", lambda);
+  if (lambda !== null) query.set("lambda", String(lambda));
   const names = Object.keys(record.traces);
   if (names.join() !== SOURCES.join()) query.set("systems", names.join(","));
   return `${window.location.href.split(/[?#]/)[0]}?${query}`;
 };
 
+/** @param {string} name @param {string} type @param {string} text */
 function save(name, type, text) {
   const url = URL.createObjectURL(new Blob([text], { type }));
   h("a", { href: url, download: name }).click();
   window.setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
+/** @type {(run: Run) => string} */
 const fileName = (record) => `mlp-memory ${record.prompt}`.replace(/[^\p{L}\p{N}]+/gu, "-")
   .slice(0, 60).replace(/-$/, "");
 
 /** The Share button with its panel; open(text) sends a file on, null where nothing can be opened. */
 export class Share {
+  /** @param {((text: string) => void) | null} open */
   constructor(open) {
     this.note = h("p", { class: "share-note", role: "status" });
     this.box = h("input", { class: "share-link", readonly: true, hidden: true,
@@ -101,18 +115,20 @@ export class Share {
       this.picker] : [], this.note);
     this.button = h("button", { type: "button", class: "tool-button share-button",
       "aria-expanded": "false", "aria-controls": "share-panel",
-      on: { click: () => this.toggle(this.panel.hidden) } }, "Share");
+      on: { click: () => this.toggle(this.panel.hidden !== false) } }, "Share");
     this.root = h("div", { class: "share", on: { keydown: (event) => this.#pressed(event) } },
       this.button, this.panel);
     document.addEventListener("pointerdown", (event) => {
-      if (!this.root.contains(event.target)) this.toggle(false);
+      if (event.target instanceof Node && !this.root.contains(event.target)) this.toggle(false);
     });
   }
 
+  /** @param {string} text @param {string} name @param {() => void} act */
   #item(text, name, act) {
     return h("button", { type: "button", class: `share-item ${name}`, on: { click: act } }, text);
   }
 
+  /** @param {boolean} on */
   toggle(on) {
     if (on) {
       const there = recordOf(page.activeView()) !== null;
@@ -124,6 +140,7 @@ export class Share {
     this.button.setAttribute("aria-expanded", String(on));
   }
 
+  /** @param {KeyboardEvent} event */
   #pressed(event) {
     if (event.key !== "Escape" || this.panel.hidden) return;
     event.stopPropagation();
@@ -145,13 +162,14 @@ export class Share {
     }
   }
 
-  /** What a link does not carry, a saved run does. */
+  /** What a link does not carry, a saved run does. @param {Run} run */
   #lost({ own, traces }) {
     const grown = Object.values(traces).some((trace) => trace.settings?.forced?.length);
     if (!own && !grown) return "";
     return ` It asks ${own ? "the page's own corpus" : "from the start, without branches"}: save the run to keep this.`;
   }
 
+  /** @param {"json" | "csv"} kind */
   #save(kind) {
     const record = recordOf(page.activeView());
     if (!record) return;
@@ -160,10 +178,11 @@ export class Share {
     setText(this.note, "Saved.");
   }
 
+  /** @param {((text: string) => void) | null} open */
   async #picked(open) {
-    const [file] = this.picker.files;
+    const file = this.picker.files?.[0];
     this.picker.value = "";
-    if (!file) return;
+    if (!file || !open) return;
     if (page.runningView()) {
       setText(this.note, "A run is under way. Stop it first.");
       return;

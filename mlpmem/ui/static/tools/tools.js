@@ -1,6 +1,7 @@
 // @ts-check
 /* The head's buttons: tour, share, keys, light or dark; and the place of a run that waits. */
-import { h, setText } from "../core/dom.js";
+/** @import { Props, Watch } from "../core/types.js" */
+import { h, inside, setText } from "../core/dom.js";
 import { keysHelp } from "../core/keys.js";
 import { page } from "../core/state.js";
 import { Share } from "./share.js";
@@ -20,7 +21,7 @@ function themeButton() {
   return button;
 }
 
-/** Asks for a run's place in the queue for as long as it waits. */
+/** Asks for a run's place in the queue for as long as it waits. @param {() => void} ask */
 function watchQueue(ask) {
   const waits = () => page.runningView()?.head.kind === "waiting";
   const again = () => {
@@ -31,20 +32,22 @@ function watchQueue(ask) {
   page.on("pending", () => window.setTimeout(again, PAUSE));
 }
 
-/** The addresses in the About tab's examples are this page's own. */
+/** The addresses in the About tab's examples are this page's own. @type {(element: Element) => void} */
 export const mountAbout = (element) => {
   for (const node of element.querySelectorAll(".origin")) {
     setText(node, window.location.href.split(/[?#]/)[0]);
   }
 };
 
-/** events.open(text) sends a saved run to the server, events.ask() asks for the queue. */
+/** events.open(text) sends a saved run to the server, events.ask() asks for the queue; null where there is no server.
+ * @type {(element: Element, props: Props<{ ahead: number | null }>, watch: Watch,
+ *   events: { open: (text: string) => void, ask: () => void } | null) => void} */
 export const mountTools = (element, props, watch, events) => {
   const help = h("button", { type: "button", class: "icon-button help-button",
     "aria-label": "Keys (?)", on: { click: () => keysHelp() } }, "?");
-  element.querySelector(".tools-host").replaceChildren(h("div", { class: "tools" },
+  inside(element, ".tools-host").replaceChildren(h("div", { class: "tools" },
     new Tour().button, new Share(events?.open || null).root, help, themeButton()));
-  if (!events?.ask) return;
+  if (!events) return;
   watchQueue(events.ask);
   watch("value", () => page.runningView()?.ahead(props.value?.ahead));
 };

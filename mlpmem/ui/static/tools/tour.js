@@ -1,6 +1,7 @@
 // @ts-check
 /* A tour in five steps with the numbers of the run on screen; it starts only when asked for. */
-import { h, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
+/** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
+import { h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
 
@@ -14,18 +15,24 @@ const remember = () => {
   try { window.localStorage.setItem(SEEN, "seen"); } catch { /* it is offered again, then */ }
 };
 
-/** A source's likeliest token at a step, as {text, p}. */
+/** A source's likeliest token at a step, null where it has none.
+ * @param {Step} step @param {Source} source @returns {{ text: string, p: number } | null} */
 function top(step, source) {
-  const all = step.cand.map(candidateOf).filter((c) => Number.isFinite(c.p[source]));
-  return all.reduce((best, c) => (c.p[source] > (best?.p[source] ?? -1) ? c : best), null);
+  /** @type {{ text: string, p: number } | null} */
+  let best = null;
+  for (const { text, p: { [source]: p } } of step.cand.map(candidateOf)) {
+    if (p !== null && p > (best?.p ?? -1)) best = { text, p };
+  }
+  return best;
 }
 
+/** @type {(step: Step, source: Source) => string} */
 const says = (step, source) => {
   const best = top(step, source);
-  return best ? `${quote(best.text)} (${percent(best.p[source])} %)` : "nothing yet";
+  return best ? `${quote(best.text)} (${percent(best.p)} %)` : "nothing yet";
 };
 
-/** What the memory says, beside the datastore; what both say needs no second number. */
+/** What the memory says, beside the datastore; what both say needs no second number. @param {Step} step */
 function remembers(step) {
   const [own, found] = [top(step, "memory"), top(step, "knn")];
   if (!own || !found) return `Here it says ${says(step, "memory")}.`;
@@ -33,20 +40,25 @@ function remembers(step) {
     : `Here it says ${says(step, "memory")}, where the datastore says ${quote(found.text)}.`;
 }
 
+/** @type {(cost: Cost | undefined, part: string) => number | undefined} */
 const bytes = (cost, part) => cost?.[`${part}_bytes`];
+/** @type {(a: number, b: number) => string} */
 const times = (a, b) => `${short(a / b)} times`;
 
-/** The position the tour talks about: the first where memory and decoder part. */
+/** The position the tour talks about: the first where memory and decoder part.
+ * @typedef {{ trace: Shown, step: Step, at: number }} Moment */
+/** @param {TokenView | null} view @returns {Moment | null} */
 function moment(view) {
   const trace = ["memory", "knn", "lm"].map((s) => view?.panes.get(s)?.trace)
     .find((t) => t?.steps.length);
   if (!trace) return null;
-  const base = view.panes.get("lm")?.trace;
+  const base = view?.panes.get("lm")?.trace;
   const at = base ? Math.max(0, firstDifference(base.steps, trace.steps)) : 0;
   return { trace, step: trace.steps[at], at };
 }
 
 const WAITING = "As soon as something is generated or played, its numbers appear here.";
+/** @type {{ title: string, at: string[], tell: (moment: Moment, view: TokenView) => string[] }[]} */
 const STEPS = [
   { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
     `A language model, frozen. It reads ${quote(view.head.about.prompt || "")} and writes on, token by token.`,
@@ -65,7 +77,7 @@ const STEPS = [
     const system = trace.system;
     const lambda = lambdaAt(step, lambdaOf(trace));
     const [lm, other] = [step.p.lm, otherOf(step.p, system)];
-    if (system === "lm" || !Number.isFinite(other)) return ["λ mixes the decoder with the memory or the datastore."];
+    if (system === "lm" || other === null) return ["λ mixes the decoder with the memory or the datastore."];
     return [`λ says how much the ${nameOf(system).source} counts. For ${quote(step.s)}:`,
       `(1 − ${lambdaText(lambda)}) × ${lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)} = ` +
       `${mix(step.p, system, lambda).toFixed(3)}.`,
@@ -78,16 +90,20 @@ const STEPS = [
       if (!small) return ["Under every column: milliseconds for a token, and megabytes that must be kept."];
       const first = `The memory needs ${megabytes(small)}`;
       if (!large) return [`${first}; the datastore is not there to compare with yet.`];
-      const time = cost.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
+      const time = cost?.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
         `of memory, or ${short(cost.search_ms)} ms of search.` : "";
       return [`${first}, the datastore ${megabytes(large)}: ${times(large, small)} as much.${time}`,
         "The datastore grows with every text; the memory stays as large as it is."];
     } },
 ];
 
+/** @type {(selector: string) => HTMLElement[]} */
+const all = (selector) => [...document.querySelectorAll(selector)].filter((node) => node instanceof HTMLElement);
+
 export class Tour {
   constructor() {
     this.at = -1;
+    this.told = ""; // what the card says
     this.button = h("button", { type: "button", class: "tool-button tour-button",
       on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
     this.#offer();
@@ -103,12 +119,13 @@ export class Tour {
     h("header", null, this.count, h("button", { type: "button", class: "icon-button",
       "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
     this.title, this.text, h("div", { class: "tour-acts" }, this.back, this.next));
-    for (const name of ["view", "lambda", "status"]) page.on(name, () => this.#tell());
+    for (const name of /** @type {const} */ (["view", "lambda", "status"])) page.on(name, () => this.#tell());
     for (const name of ["scroll", "resize"]) {
       window.addEventListener(name, () => this.#place(), { passive: true });
     }
   }
 
+  /** @param {string} text @param {() => void} fn */
   #act(text, fn) {
     return h("button", { type: "button", class: "tour-act", on: { click: fn } }, text);
   }
@@ -119,14 +136,14 @@ export class Tour {
     this.button.replaceChildren(...(fresh ? [h("span", { class: "tour-hint" }, "New here? "), "Tour"] : ["Tour"]));
   }
 
-  /** Shows one step; beyond the last the tour ends. */
+  /** Shows one step; beyond the last the tour ends. @param {number} at */
   go(at) {
     if (at >= STEPS.length) {
       this.end();
       return;
     }
-    if (!this.card.isConnected) document.querySelector(".gradio-container").append(this.card);
-    const first = [...document.querySelectorAll("#tabs [role=tab]")]
+    if (!this.card.isConnected) inside(document.body, ".gradio-container").append(this.card);
+    const first = all("#tabs [role=tab]")
       .find((tab) => tab.getClientRects().length); // what it points at is on the first tab
     if (first && first.getAttribute("aria-selected") !== "true") first.click();
     this.at = Math.max(0, at);
@@ -152,14 +169,14 @@ export class Tour {
 
   get targets() {
     return this.at < 0 ? [] : STEPS[this.at].at.flatMap((selector) =>
-      [...document.querySelectorAll(selector)].filter((node) => node.getClientRects().length));
+      all(selector).filter((node) => node.getClientRects().length));
   }
 
   #tell() {
     if (this.at < 0) return;
     const view = page.activeView();
     const now = moment(view);
-    const lines = now ? STEPS[this.at].tell(now, view) : [WAITING];
+    const lines = now && view ? STEPS[this.at].tell(now, view) : [WAITING];
     const text = lines.join("\n");
     if (text !== this.told) this.text.replaceChildren(...lines.map((line) => h("p", { dir: "auto" }, line)));
     this.told = text;
@@ -167,7 +184,7 @@ export class Tour {
   }
 
   #point() {
-    for (const node of document.querySelectorAll("[data-tour]")) delete node.dataset.tour;
+    for (const node of all("[data-tour]")) delete node.dataset.tour;
     for (const node of this.targets) node.dataset.tour = "";
     this.targets[0]?.scrollIntoView({ block: isPhone() ? "start" : "nearest", behavior: isCalm() ? "auto" : "smooth" });
     this.#place();
@@ -191,10 +208,13 @@ export class Tour {
     this.card.style.top = `${Math.max(GAP, Math.min(y, floor - height))}px`;
   }
 
+  /** @param {KeyboardEvent} event */
   #pressed(event) {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
-    const act = { ArrowRight: () => this.go(this.at + 1), ArrowLeft: () => this.go(this.at - 1),
-      Escape: () => this.end() }[event.key];
+    /** @type {{ [key: string]: () => void }} */
+    const acts = { ArrowRight: () => this.go(this.at + 1), ArrowLeft: () => this.go(this.at - 1),
+      Escape: () => this.end() };
+    const act = acts[event.key];
     if (!act) return;
     event.preventDefault();
     event.stopPropagation();

@@ -1,5 +1,6 @@
 // @ts-check
 /* What a view has on screen: panes side by side, the drawer below, and which token is chosen. */
+/** @import { How, Lambda, Own } from "../core/types.js" */
 import { h, isPhone } from "../core/dom.js";
 import { firstDifference, tokensOf } from "../core/mix.js";
 import { canRoute, kindOf, nameOf, page } from "../core/state.js";
@@ -11,22 +12,32 @@ import { Scrub } from "./scrub.js";
 import { tally } from "./tally.js";
 import { Tree } from "./tree.js";
 
+/** `prefix` starts the panes' ids; `systems` have panes, or, where it `follows`, every run says which; ask(request)
+ * sends a request to the model, null where none can be sent.
+ * @typedef {{ prefix: string, systems: string[], follows?: boolean, ask?: ((request: object) => void) | null }} Options */
+
+/** What TokenView builds on; nothing else does. */
 export class Columns {
-  /** options: prefix of the panes' ids; systems that have panes; follows, whether a run says so
-   * instead; ask(request), which sends a request to the model, null where none can be sent. */
+  /** @param {HTMLElement} host @param {Options} options */
   constructor(host, options) {
     this.prefix = options.prefix;
-    this.follows = options.follows;
-    this.ask = options.ask;
+    this.follows = options.follows ?? false;
+    this.ask = options.ask ?? null;
     this.root = host;
-    this.run = null; // the name of what is on screen
+    /** The name of what is on screen. @type {string | null} */
+    this.run = null;
+    /** @type {Own} */
+    this.own = "";
     this.shown = false; // on the tab that is open
-    this.chosen = null; // {system, index} of a token
-    this.cited = null; // the title of a document whose tokens are marked
+    /** The token that is looked at. @type {{ system: string, index: number } | null} */
+    this.chosen = null;
+    /** The title of a document whose tokens are marked. @type {string | null} */
+    this.cited = null;
+    /** @type {Map<string, Pane>} */
     this.panes = new Map();
-    this.scrub = new Scrub(this);
-    this.tree = new Tree(this);
-    this.replay = new Replay(this);
+    this.scrub = new Scrub(/** @type {any} */ (this));
+    this.tree = new Tree(/** @type {any} */ (this));
+    this.replay = new Replay(/** @type {any} */ (this));
     this.head = new RunHead(this.replay.button);
     this.alert = h("p", { class: "alert", role: "alert" });
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
@@ -44,7 +55,8 @@ export class Columns {
     new ResizeObserver(() => this.#turned()).observe(host);
   }
 
-  /** Makes the panes of a run's columns; the usual ones stay where none goes beyond them. */
+  /** Makes the panes of a run's columns; the usual ones stay where none goes beyond them.
+   * @param {string[]} names */
   place(names) {
     const further = this.follows || names.some((name) => !this.usual.includes(name));
     const wanted = further ? names : this.usual;
@@ -53,6 +65,7 @@ export class Columns {
     if (this.follows || other || guessed) this.setSystems(wanted);
   }
 
+  /** @param {string[]} systems */
   setSystems(systems) {
     this.scrub.rows.clear();
     this.panes = new Map(systems.map((system) => [system, new Pane(system,
@@ -63,7 +76,7 @@ export class Columns {
       if (this.ask && scrubs) pane.tools.append(this.scrub.row(pane.system));
     }
     this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
-    this.columns.dataset.count = systems.length;
+    this.columns.dataset.count = String(systems.length);
   }
 
   /** Says in every empty column why it is empty. */
@@ -93,6 +106,7 @@ export class Columns {
     }
   }
 
+  /** @param {string} system @param {number} index @param {How} how */
   select(system, index, how) {
     const pane = this.panes.get(system);
     if (!pane?.trace?.steps[index]) return;
@@ -105,7 +119,8 @@ export class Columns {
     page.emit("view", this);
   }
 
-  /** Marks in every pane the tokens that a document is evidence for; the same again unmarks. */
+  /** Marks in every pane the tokens that a document is evidence for; the same again unmarks.
+   * @param {string} title */
   cite(title) {
     this.cited = title === this.cited ? null : title;
     for (const pane of this.panes.values()) {
@@ -120,14 +135,14 @@ export class Columns {
   }
 
   closeDrawer() {
-    if (drawer().open && drawer().view === this) drawer().close(false);
+    if (drawer().at?.view === this) drawer().close(false);
   }
 
   /** The pane whose text the perplexity curve describes. */
   focusPane() {
     const wanted = [this.chosen?.system, ...this.#mixedFirst()];
     const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
-    return system ? this.panes.get(system) : null;
+    return (system && this.panes.get(system)) || null;
   }
 
   /** Its tab was turned to or left: the one drawer goes where its token was chosen. */
@@ -140,11 +155,12 @@ export class Columns {
     page.emit("view", this);
   }
 
-  /** Whether anything on screen was generated at another lambda; "auto" is the routers'. */
+  /** Whether anything on screen was generated at another lambda; "auto" is the routers'.
+   * @param {Lambda} lambda */
   isOff(lambda) {
     return [...this.panes.values()].some(({ system, trace }) => {
       if (!trace || trace.system === "lm") return false;
-      if (lambda !== "auto") return !(Math.abs(trace.lmbda - lambda) <= 1e-9);
+      if (lambda !== "auto") return !(Math.abs(Number(trace.lmbda) - lambda) <= 1e-9);
       return trace.lmbda !== "auto" && canRoute(system, this.own);
     });
   }

@@ -1,32 +1,33 @@
 // @ts-check
 /* One column of the page: who answers, its tokens, what changed, what it cost. */
+/** @import { How, Opening, Shown, Step } from "../core/types.js" */
 import { h, quote, setText } from "../core/dom.js";
 import { firstDifference, givenOf, isRight, isScored } from "../core/mix.js";
 import { CAPTIONS, RECORDS, kindOf, lambdaOf, nameOf, page } from "../core/state.js";
 import { CostRow, costOf } from "./cost.js";
 import { TokenStrip } from "./tokens.js";
 
-/* What a column read before the prompt: passages that retrieval found, folded away. */
-
 const PARTED = "¶"; // between passages, and before the prompt
 
 /** The texts that stand before what was asked in what was read. A run of old does not say what
- * was asked: there it is the last of the texts. */
-export const passagesOf = ({ prompt, settings }) => {
+ * was asked: there it is the last of the texts. @type {(trace: Shown) => string[]} */
+const passagesOf = ({ prompt = "", settings }) => {
+  /** @type {(text: string) => string[]} */
   const texts = (text) => text.split(PARTED).map((one) => one.trim()).filter((one) => one);
   const asked = settings?.asked;
   if (typeof asked !== "string" || !prompt.endsWith(asked)) return texts(prompt).slice(0, -1);
   return texts(prompt.slice(0, prompt.length - asked.length));
 };
 
-export class PassageNote {
+/** What a column read before the prompt: passages that retrieval found, folded away. */
+class PassageNote {
   constructor() {
     this.summary = h("summary", null, "Read before the prompt");
     this.list = h("div");
     this.root = h("details", { class: "pane-read", hidden: true }, this.summary, this.list);
   }
 
-  /** Shows what a trace had read; null hides it. */
+  /** Shows what a trace had read; null hides it. @param {Shown | null} trace */
   show(trace) {
     this.root.hidden = !trace;
     if (!trace) return;
@@ -37,15 +38,16 @@ export class PassageNote {
   }
 }
 
-/* The legend below the panes: what colours, lines and marks say. */
-
+/** @type {(system: string, move: string, text: string) => HTMLElement} */
 const sample = (system, move, text) => h("span", { class: "legend-item" },
   h("span", { class: "strip", "data-system": system, "aria-hidden": "true" },
     h("span", { class: "sample", "data-move": move, style: { "--w": "0.8" } }, "word")), text);
 
+/** @type {(sign: string, text: string) => HTMLElement} */
 const mark = (sign, text) => h("span", { class: "legend-item" },
   h("b", { "aria-hidden": "true" }, sign), text);
 
+/** The legend below the panes: what colours, lines and marks say. */
 export const legend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
   sample("memory", "up", "raised by the memory"),
   sample("knn", "up", "raised by the datastore"),
@@ -58,7 +60,8 @@ export const legend = () => h("div", { class: "legend", role: "note", "aria-labe
 const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
   "saw. Known: facts that only the decoder was trained on. Mixed at its own lambda, or as the router chose. See Results.";
 
-/** What a system gets right of [new, known] facts, as the children of a line. */
+/** What a system gets right of [new, known] facts, as the children of a line.
+ * @type {(shares: [number, number] | undefined) => (string | HTMLElement)[]} */
 const measured = (shares) => {
   if (!shares) return [];
   const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)} %`));
@@ -66,10 +69,13 @@ const measured = (shares) => {
 };
 
 export class Pane {
-  /** id is the element's id; pick(system, index, how) is called for a chosen token. */
+  /** id is the element's id; pick(system, index, how) is called for a chosen token.
+   * @param {string} system @param {string} id @param {(system: string, index: number, how: How) => void} pick */
   constructor(system, id, pick) {
     this.system = system;
+    /** @type {Shown | null} */
     this.trace = null;
+    /** @type {string[]} */
     this.answers = []; // the right one and its aliases; empty where none is known
     this.reason = ""; // why it has nothing to show, where the run itself says so
     this.strip = new TokenStrip(system, (index, how) => pick(system, index, how));
@@ -81,7 +87,7 @@ export class Pane {
     this.read = new PassageNote();
     this.cost = new CostRow();
     this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
-      on: { click: () => page.inspect(this.trace.prompt + this.trace.text) } }, "Inspect");
+      on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
     this.tools = h("div", { class: "pane-tools" });
     const title = h("h3", { class: "pane-title" },
       h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
@@ -102,7 +108,8 @@ export class Pane {
     this.record.dataset.key = key;
   }
 
-  /** Starts over with a trace's plain fields; its steps are added as they arrive. */
+  /** Starts over with a trace's plain fields; its steps are added as they arrive.
+   * @param {Opening | null} trace @param {string[]} [answers] */
   reset(trace, answers = []) {
     this.trace = trace ? { ...trace, steps: [] } : null;
     this.#recall();
@@ -118,13 +125,13 @@ export class Pane {
     this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
   }
 
-  /** Says why this column has nothing to show. */
+  /** Says why this column has nothing to show. @param {string} text */
   explain(text) {
     this.#recall();
     setText(this.empty, text);
   }
 
-  /** The run says why nothing is here, or not yet. */
+  /** The run says why nothing is here, or not yet. @param {string} text @param {string} state */
   hold(text, state) {
     this.reset(null);
     this.reason = text;
@@ -132,12 +139,13 @@ export class Pane {
     this.explain(text);
   }
 
-  /** Says where this column's answers come from; "" is the usual. */
+  /** Says where this column's answers come from; "" is the usual. @param {string} text */
   describe(text) {
     setText(this.caption, text || CAPTIONS[this.system] || "");
     this.record.hidden = Boolean(text); // measured with the page's own corpus
   }
 
+  /** @param {Step[]} steps */
   append(steps) {
     if (!this.trace || !steps.length) return;
     this.trace.steps.push(...steps);
@@ -145,7 +153,8 @@ export class Pane {
     this.root.dataset.state = "running";
   }
 
-  /** The generation is over: `trace` is complete and replaces what was pieced together. */
+  /** The generation is over: `trace` is complete and replaces what was pieced together.
+   * @param {Shown} trace @param {{ time: number, size: number }} scale */
   finish(trace, scale) {
     const have = this.trace ? this.trace.steps.length : 0;
     if (!this.trace || have > trace.steps.length) {
@@ -165,8 +174,10 @@ export class Pane {
     this.cost.render(costOf(trace), scale);
   }
 
-  /** Puts another whole text in place of this one; what both begin with stays as it is. */
+  /** Puts another whole text in place of this one; what both begin with stays as it is.
+   * @param {Shown} trace */
   show(trace) {
+    if (!this.trace) return;
     const at = firstDifference(this.trace.steps, trace.steps);
     const same = at < 0 ? Math.min(this.strip.nodes.length, trace.steps.length) : at;
     this.strip.cut(same);
@@ -186,14 +197,17 @@ export class Pane {
     else this.hold("Stopped before its turn.", "stopped");
   }
 
+  /** @param {boolean} done */
   #judge(done) {
-    const known = done && this.answers.length > 0 && this.trace;
-    const right = known && this.answers.some((a) => isRight(this.trace.text || "", a));
+    const text = this.trace?.text || "";
+    const known = done && this.answers.length > 0 && this.trace !== null;
+    const right = known && this.answers.some((a) => isRight(text, a));
     this.verdict.dataset.right = known ? String(right) : "";
     setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
   }
 
-  /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen. */
+  /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen.
+   * @param {Shown | null} base */
   repaint(base) {
     if (!this.trace) return;
     const lambda = lambdaOf(this.trace);
@@ -201,21 +215,23 @@ export class Pane {
       ? firstDifference(base.steps, this.trace.steps) : -1;
     const flip = this.strip.repaint(this.trace, lambda, differs);
     this.root.dataset.flipped = flip ? "yes" : "no";
-    this.#remark(base, differs, flip);
+    this.#remark(this.trace, base, differs, flip);
   }
 
-  #remark(base, differs, flip) {
-    const given = givenOf(this.trace);
-    if (isScored(this.trace)) {
+  /** @param {Shown} trace @param {Shown | null} base @param {number} differs
+   * @param {ReturnType<TokenStrip["repaint"]>} flip */
+  #remark(trace, base, differs, flip) {
+    const given = givenOf(trace);
+    if (isScored(trace)) {
       setText(this.note, "");
-    } else if (given && !flip && this.trace.steps.length >= given) {
-      setText(this.note, `↳ You chose ${quote(this.trace.steps[given - 1].s)} at token ${given}; ` +
+    } else if (given && !flip && trace.steps.length >= given) {
+      setText(this.note, `↳ You chose ${quote(trace.steps[given - 1].s)} at token ${given}; ` +
         "the text goes on from there.");
     } else if (flip) {
-      const node = this.trace.steps[flip.index];
+      const step = trace.steps[flip.index];
       setText(this.note, `⚑ Text valid up to here: now ${quote(flip.row[1])}, ` +
-        `not ${quote(node.s)}.`);
-    } else if (base && base !== this.trace && this.trace.steps.length) {
+        `not ${quote(step.s)}.`);
+    } else if (base && base !== trace && trace.steps.length) {
       setText(this.note, differs < 0 ? "Same as the decoder alone."
         : `◆ Differs from the decoder at token ${differs + 1}.`);
     } else {

@@ -1,12 +1,15 @@
 // @ts-check
 /* Plays a finished comparison again, token by token, without the server. */
+/** @import { Step, TokenView } from "../core/types.js" */
 import { h, isCalm, setText } from "../core/dom.js";
 
 const PACE = 260; // milliseconds a token: slow enough to be read
 
 export class Replay {
+  /** @param {TokenView} view */
   constructor(view) {
     this.view = view;
+    /** @type {number | null} */
     this.timer = null;
     this.button = h("button", { type: "button", class: "play", on: { click: () => this.toggle() } });
     this.offer();
@@ -35,6 +38,7 @@ export class Replay {
     const longest = Math.max(...Object.values(traces).map((t) => t.steps.length));
     let at = 0;
     const tick = () => {
+      /** @type {{ [system: string]: Step[] }} */
       const steps = {};
       for (const [system, trace] of Object.entries(traces)) steps[system] = trace.steps.slice(at, at + 1);
       view.add(steps);
@@ -51,12 +55,12 @@ export class Replay {
   stop() {
     if (!this.playing) return;
     this.cancel();
-    this.view.complete(this.view.finished);
+    if (this.view.finished) this.view.complete(this.view.finished);
   }
 
   /** Ends the replay and leaves the panes alone. */
   cancel() {
-    window.clearTimeout(this.timer);
+    window.clearTimeout(this.timer ?? undefined);
     this.timer = null;
     this.offer();
   }

@@ -1,25 +1,31 @@
 // @ts-check
 /* One column's text at eleven lambdas, made once: the slider then flips through whole texts. */
+/** @import { Scrubbed, ScrubText, Shown, Step, TokenView, Trace, ValueOf } from "../core/types.js" */
 import { h, setText, short } from "../core/dom.js";
 import { mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
-/** Fills in the steps that a text shares with an earlier one. */
+/** Fills in the steps that a text shares with an earlier one.
+ * @param {ScrubText[]} texts @returns {Scrubbed[]} */
 function unfold(texts) {
+  /** @type {Scrubbed[]} */
   const whole = [];
   for (const text of texts) {
     const { like, kept, steps, ...trace } = text;
     const shared = kept ? whole[like].steps.slice(0, kept) : [];
+    const lambda = Number(trace.lmbda);
+    /** @type {(step: Step) => Step} */
     const own = (step) => ({ ...step,
-      p: { ...step.p, fused: mix(step.p, trace.system, trace.lmbda) },
-      rest: { ...step.rest, fused: mix(step.rest, trace.system, trace.lmbda) } });
-    whole.push({ ...trace, steps: [...shared.map(own), ...steps], fixed: true });
+      p: { ...step.p, fused: mix(step.p, trace.system, lambda) },
+      rest: { ...step.rest, fused: mix(step.rest, trace.system, lambda) } });
+    whole.push({ ...trace, steps: [...shared.map(own), ...steps], fixed: true, changed: new Set(), kind: 0 });
   }
   return whole;
 }
 
-/** The indices of b's tokens that are in no longest common subsequence with a's. */
-export const changedTokens = (a, b) => {
+/** The indices of b's tokens that are in no longest common subsequence with a's.
+ * @type {(a: Step[], b: Step[]) => Set<number>} */
+const changedTokens = (a, b) => {
   const rows = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
   for (let i = a.length - 1; i >= 0; i -= 1) {
     for (let j = b.length - 1; j >= 0; j -= 1) {
@@ -39,16 +45,25 @@ export const changedTokens = (a, b) => {
   return found;
 };
 
+/** @type {(trace: Trace) => string} */
 const key = (trace) => trace.steps.map((step) => step.id).join(" ");
 
+/** What scrubbing a column made.
+ * @typedef {{ texts: Scrubbed[], cost: ValueOf<"scrubbed">["cost"], kinds: number }} Made */
+/** @typedef {import("./tree.js").TreeNode} TreeNode */
+/** @typedef {{ button: HTMLButtonElement, line: HTMLElement, ticks: HTMLElement, drawn: Made | null }} Row */
+
 export class Scrub {
+  /** @param {TokenView} view */
   constructor(view) {
     this.view = view;
-    this.asked = null; // the request under way
+    /** The request under way. @type {{ run: string, node: TreeNode, badge: [string, string?] } | null} */
+    this.asked = null;
+    /** @type {Map<string, Row>} */
     this.rows = new Map();
   }
 
-  /** A column's row: the button, then what it made. */
+  /** A column's row: the button, then what it made. @param {string} system */
   row(system) {
     const button = h("button", { type: "button", class: "small-button", title:
       "Write this text at λ 0, 0.1 … 1, then move the slider through them",
@@ -56,25 +71,27 @@ export class Scrub {
     const line = h("p", { class: "scrub-line", role: "status" });
     const ticks = h("div", { class: "scrub-ticks", "aria-hidden": "true", hidden: true });
     const root = h("div", { class: "scrub" }, button, line, ticks);
-    this.rows.set(system, { button, line, ticks });
+    this.rows.set(system, { button, line, ticks, drawn: null });
     return root;
   }
 
+  /** @param {string} system */
   start(system) {
     if (this.view.replay.playing) this.view.replay.stop();
     const node = this.view.tree.node(system);
     if (!node?.trace.steps.length) return;
     const run = `${this.view.run}.${node.id}`;
     const { forced = [] } = node.trace.settings || {};
-    const badge = [this.view.head.text, this.view.head.kind];
+    const { text, kind: why } = this.view.head;
     const sent = this.view.request({ kind: "scrub", run, system, forced, lmbda: node.trace.lmbda,
       settings: node.trace.settings });
-    if (sent) this.asked = { run, node, badge };
+    if (sent) this.asked = { run, node, badge: [text, why] };
   }
 
-  /** "scrub" says how far it is, "scrubbed" brings the texts. */
+  /** "scrub" says how far it is, "scrubbed" brings the texts.
+   * @param {ValueOf<"scrub"> | ValueOf<"scrubbed">} value */
   receive(value) {
-    if (value.run !== this.asked?.run) return;
+    if (!this.asked || value.run !== this.asked.run) return;
     const { node } = this.asked;
     if (value.kind === "scrub") {
       this.view.head.mark(`scrubbing λ, token ${value.tokens}`, "scrub");
@@ -100,31 +117,35 @@ export class Scrub {
     return true;
   }
 
-  /** The text a node shows at the page's lambda: its own, or the nearest of the eleven. */
+  /** The text a node shows at the page's lambda: its own, or the nearest of the eleven.
+   * @param {TreeNode} node @returns {Shown} */
   text(node) {
     const { lambda } = page;
     if (!node.scrub || lambda === null) return node.trace;
     return node.scrub.texts.reduce((best, text) =>
-      (Math.abs(text.lmbda - lambda) < Math.abs(best.lmbda - lambda) - 1e-9 ? text : best));
+      (Math.abs(Number(text.lmbda) - lambda) < Math.abs(Number(best.lmbda) - lambda) - 1e-9 ? text : best));
   }
 
   /** Says what was made, what it cost, and which of the texts is on screen. */
   repaint() {
     let any = false;
-    for (const [system, { button, line, ticks }] of this.rows) {
+    for (const [system, row] of this.rows) {
+      const { button, line, ticks } = row;
       const pane = this.view.panes.get(system);
+      if (!pane) continue;
       const made = this.view.tree.current.get(system)?.scrub;
       any ||= Boolean(made);
       button.hidden = Boolean(made) || !pane.trace?.steps.length || pane.root.dataset.state !== "done";
       ticks.hidden = !made;
-      setText(line, made ? this.#said(made, pane.trace) : "");
+      setText(line, made && pane.trace ? this.#said(made, pane.trace) : "");
       if (!made) continue;
-      if (ticks.made !== made) this.#draw(ticks, made);
-      made.texts.forEach((text, i) => ticks.children[i].toggleAttribute("data-now", text === pane.trace));
+      if (row.drawn !== made) this.#draw(row, made);
+      for (const [i, text] of made.texts.entries()) ticks.children[i].toggleAttribute("data-now", text === pane.trace);
     }
     this.view.root.toggleAttribute("data-scrubbed", any);
   }
 
+  /** @param {Made} made @param {Shown} trace */
   #said(made, trace) {
     const { cost, kinds, texts } = made;
     if (!trace.fixed) {
@@ -132,14 +153,15 @@ export class Scrub {
         `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s). ` +
         "Move the slider.";
     }
-    const n = trace.changed.size;
-    return `Written at λ ${trace.lmbda.toFixed(1)}, the nearest of ${texts.length} · ` +
-      `text ${trace.kind + 1} of ${kinds} · ${n} token${n === 1 ? "" : "s"} changed`;
+    const n = trace.changed?.size;
+    return `Written at λ ${Number(trace.lmbda).toFixed(1)}, the nearest of ${texts.length} · ` +
+      `text ${Number(trace.kind) + 1} of ${kinds} · ${n} token${n === 1 ? "" : "s"} changed`;
   }
 
-  #draw(ticks, made) {
-    ticks.made = made;
-    ticks.replaceChildren(...made.texts.map((text, i) => h("i", {
+  /** @param {Row} row @param {Made} made */
+  #draw(row, made) {
+    row.drawn = made;
+    row.ticks.replaceChildren(...made.texts.map((text, i) => h("i", {
       "data-part": i > 0 && text.kind !== made.texts[i - 1].kind })));
   }
 }

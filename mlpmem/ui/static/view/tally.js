@@ -1,5 +1,6 @@
 // @ts-check
 /* Who was right, over the questions this visitor asked: kept in this browser, sent nowhere. */
+/** @import { Pane } from "../core/types.js" */
 import { h, setText } from "../core/dom.js";
 import { SOURCES } from "../core/mix.js";
 import { kindOf, nameOf } from "../core/state.js";
@@ -7,9 +8,12 @@ import { kindOf, nameOf } from "../core/state.js";
 const KEY = "mlpmem-tally";
 const MOST = 500; // questions remembered
 
+/** A question and which columns answered it right. @typedef {[string, { [system: string]: boolean }]} Row */
+
+/** @returns {Row[]} */
 function read() {
   try {
-    const kept = JSON.parse(window.localStorage.getItem(KEY));
+    const kept = JSON.parse(window.localStorage.getItem(KEY) || "[]");
     return Array.isArray(kept) ? kept.filter((row) => Array.isArray(row) && row[1]) : [];
   } catch {
     return [];
@@ -18,7 +22,8 @@ function read() {
 
 class Tally {
   constructor() {
-    this.rows = read(); // [[prompt, {lm, memory, knn}], ...]; a question counts once
+    this.rows = read(); // a question counts once
+    this.kept = false; // whether this browser keeps anything
     this.text = h("span", { class: "tally-text" });
     this.root = h("p", { class: "tally", hidden: true }, this.text,
       h("button", { type: "button", class: "link-button", "aria-label": "Reset the tally",
@@ -26,18 +31,23 @@ class Tally {
     this.#render();
   }
 
-  /** Counts what the judged columns say of a question, the first time it is asked. */
+  /** Counts what the judged columns say of a question, the first time it is asked.
+   * @param {string} prompt @param {Map<string, Pane>} panes */
   count(prompt, panes) {
     if (this.kept) this.rows = read(); // another tab of the browser may have counted
     if (this.rows.some(([asked]) => asked === prompt)) return;
+    /** @type {{ [system: string]: boolean }} */
     const right = {};
     for (const [system, pane] of panes) {
       const judged = pane.verdict.dataset.right;
       if (judged) right[system] = judged === "true";
     }
-    this.#keep([...this.rows, [prompt, right]].slice(-MOST));
+    /** @type {Row} */
+    const row = [prompt, right];
+    this.#keep([...this.rows, row].slice(-MOST));
   }
 
+  /** @param {Row[]} rows */
   #keep(rows) {
     this.rows = rows;
     try {
@@ -60,5 +70,8 @@ class Tally {
   }
 }
 
+/** @type {Tally | null} */
 let only = null;
+
+/** The browser's one tally, made on first use. @type {() => Tally} */
 export const tally = () => (only ||= new Tally());

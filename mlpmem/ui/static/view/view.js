@@ -1,14 +1,13 @@
 // @ts-check
-/* The token view: columns of tokens filled by the values Python sends.
+/* The token view: columns of tokens filled by the values Python sends (Value in core/types.d.ts).
  *
- * A value is {kind, run, ...}: "recorded" and "done" carry whole traces, "begin" opens a run,
- * "steps" carries a delta with seq, "message" says what went wrong, "invite" asks the page to
- * generate for the prompt that was just filled in; "opened" is a saved run, "linked" a followed link.
- * A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed" belong
- * to scrub.js. Columns with a prompt or weights of their own come after the others: "wait" says what
- * is made first, "column" opens one, "part" carries the whole traces of some, "failed" says why one
- * has none.
+ * "recorded" and "done" carry whole traces, "begin" opens a run, "steps" carries a delta with seq, "message" says what
+ * went wrong, "invite" asks the page to generate for the prompt that was just filled in; "opened" is a saved run,
+ * "linked" a followed link. A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed"
+ * belong to scrub.js. Columns with a prompt or weights of their own come after the others: "wait" says what is made
+ * first, "column" opens one, "part" carries the whole traces of some, "failed" says why one has none.
  */
+/** @import { Opening, Own, Pane, Request, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
 import { isPhone, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
 import { OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
@@ -18,19 +17,25 @@ import { tally } from "./tally.js";
 
 const SILENCE = 200000; // milliseconds without a word; the server ends a run before
 
+/** @typedef {ValueOf<"recorded"> | ValueOf<"opened"> | ValueOf<"linked">} Opened */
+
 export class TokenView extends Columns {
+  /** @param {HTMLElement} host @param {import("./columns.js").Options} options */
   constructor(host, options) {
     super(host, options);
     this.seq = 0; // of the last delta that came
     this.running = false;
-    this.finished = null; // the whole traces of the run on screen
-    this.own = ""; // the visitor's own text that was searched, as the server calls it
+    /** The whole traces of the run on screen. @type {{ [system: string]: Shown } | null} */
+    this.finished = null;
+    /** The branch that grows. @type {import("./tree.js").Plan | null} */
+    this.growing = null;
+    this.silence = 0; // the timer of a run that says nothing
     page.views.push(this);
   }
 
-  /** Takes one value from Python. */
+  /** Takes one value from Python. @param {Value | null} value */
   receive(value) {
-    if (!value || !value.kind) return;
+    if (!value?.kind) return;
     if (this.running) this.#listen();
     if (value.kind === "message") this.say(value.text);
     else if (value.kind === "recorded") this.showRecorded(value);
@@ -38,7 +43,7 @@ export class TokenView extends Columns {
     else if (value.kind === "invite") this.invite();
     else if (value.kind === "opened") this.#opened(value);
     else if (value.kind === "linked") this.#linked(value);
-    else if (value.kind.startsWith("scrub")) this.scrub.receive(value);
+    else if (value.kind === "scrub" || value.kind === "scrubbed") this.scrub.receive(value);
     else if (value.run !== this.run) return; // a late word of a run that was stopped
     else if (value.kind === "steps" && value.seq === this.seq + 1) {
       this.seq = value.seq;
@@ -50,6 +55,7 @@ export class TokenView extends Columns {
     else if (value.kind === "done") this.end(value);
   }
 
+  /** @param {string} text */
   say(text) {
     setText(this.alert, text);
     if (this.scrub.end()) return;
@@ -57,16 +63,19 @@ export class TokenView extends Columns {
     if (this.head.kind === "waiting") this.head.mark("", "message");
   }
 
+  /** @param {string} run */
   name(run) {
     this.run = run;
     this.root.dataset.run = run;
   }
 
+  /** @param {Value} value @param {string} badge */
   open(value, badge) {
     setText(this.alert, "");
     this.head.show(value, badge);
   }
 
+  /** @param {Opened & { traces: Traces }} value @param {string} [badge] */
   showRecorded(value, badge = "recorded") {
     this.replay.cancel();
     this.tree.clear();
@@ -78,17 +87,18 @@ export class TokenView extends Columns {
     this.complete(value.traces);
   }
 
-  /** A saved run was read: as it was on its own screen. */
+  /** A saved run was read: as it was on its own screen. @param {ValueOf<"opened">} value */
   #opened(value) {
     page.bar?.set(value.lmbda);
     this.showRecorded(value, "from a file");
   }
 
-  /** A link was followed: run it, or show its recording, or wait for the model. */
+  /** A link was followed: run it, or show its recording, or wait for the model.
+   * @param {ValueOf<"linked">} value */
   #linked(value) {
     page.bar?.set(value.lmbda);
     if (value.traces && !value.ready) {
-      this.showRecorded(value, "recorded");
+      this.showRecorded({ ...value, traces: value.traces });
       return;
     }
     this.replay.cancel();
@@ -103,7 +113,7 @@ export class TokenView extends Columns {
     else page.on("status", (status) => { if (status.ready && waits()) this.invite(); });
   }
 
-  /** Whose text was searched. */
+  /** Whose text was searched. @param {Own} own */
   from(own) {
     this.own = own;
     for (const [name, caption] of Object.entries(OWN_CAPTIONS)) {
@@ -111,6 +121,7 @@ export class TokenView extends Columns {
     }
   }
 
+  /** @param {ValueOf<"begin">} value */
   begin(value) {
     if (!value.branch) {
       this.finished = null;
@@ -127,7 +138,7 @@ export class TokenView extends Columns {
     this.setRunning(true);
   }
 
-  /** Says of every further column that comes later that it does. */
+  /** Says of every further column that comes later that it does. @param {ValueOf<"begin">} value */
   #announce(value) {
     for (const name of value.columns || []) {
       const later = kindOf(name) && !(name in value.traces);
@@ -135,13 +146,14 @@ export class TokenView extends Columns {
     }
   }
 
-  /** Columns that have nothing to show yet, and why. */
+  /** Columns that have nothing to show yet, and why.
+   * @param {{ [system: string]: string }} texts @param {string} state */
   hold(texts, state) {
     if (this.growing) return;
     for (const [name, text] of Object.entries(texts)) this.panes.get(name)?.hold(text, state);
   }
 
-  /** Columns begin that came after the others: `columns` has their traces' plain fields. */
+  /** Columns begin that came after the others. @param {{ [system: string]: Opening }} columns */
   openColumns(columns) {
     for (const [name, trace] of Object.entries(columns)) {
       if (this.growing) this.tree.grow(name, { ...trace, steps: [] }, this.growing);
@@ -149,14 +161,15 @@ export class TokenView extends Columns {
     }
   }
 
-  /** Some columns have ended, others go on. */
+  /** Some columns have ended, others go on. @param {Traces} traces */
   part(traces) {
     const scale = costScale(Object.values(traces));
     for (const [name, trace] of Object.entries(traces)) this.panes.get(name)?.finish(trace, scale);
     this.repaint();
   }
 
-  /** Columns that could not be made; of a branch the text before it stays. */
+  /** Columns that could not be made; of a branch the text before it stays.
+   * @param {{ [system: string]: string }} texts */
   fail(texts) {
     if (this.growing) setText(this.alert, Object.values(texts).join(" "));
     else this.hold(texts, "failed");
@@ -172,9 +185,10 @@ export class TokenView extends Columns {
     setText(this.alert, "");
     this.head.wait(() => this.#forgotten());
     this.setRunning(true);
-    page.emit("pending");
+    page.emit("pending", undefined);
   }
 
+  /** @param {number | null | undefined} count */
   ahead(count) {
     this.head.ahead(count, () => this.#forgotten());
   }
@@ -183,7 +197,8 @@ export class TokenView extends Columns {
     this.say("No answer came. Try again.");
   }
 
-  /** Empties the panes for new tokens of these traces; names are all columns of the run. */
+  /** Empties the panes for new tokens of these traces; names are all columns of the run.
+   * @param {{ [system: string]: Opening }} traces @param {string[]} [names] */
   restart(traces, names = Object.keys(traces)) {
     this.closeDrawer();
     introduceTraces(traces);
@@ -193,16 +208,18 @@ export class TokenView extends Columns {
     for (const [system, pane] of this.panes) {
       if (this.growing && !traces[system]) continue;
       if (this.growing) this.tree.grow(system, { ...traces[system], steps: [] }, this.growing);
-      pane.reset(traces[system], this.head.answers);
+      pane.reset(traces[system] ?? null, this.head.answers);
     }
     this.explain();
   }
 
+  /** @param {{ [system: string]: Step[] }} steps */
   add(steps) {
     for (const [system, list] of Object.entries(steps)) this.panes.get(system)?.append(list);
     this.repaint();
   }
 
+  /** @param {ValueOf<"done">} value */
   end(value) {
     const { growing } = this;
     if (value.failed) this.fail(value.failed);
@@ -214,10 +231,10 @@ export class TokenView extends Columns {
     this.growing = null;
     this.complete(value.traces, growing);
     const { answers, about } = this.head;
-    if (!growing && answers.length && this.ask) tally().count(about.prompt, this.panes);
+    if (!growing && answers.length && this.ask) tally().count(about.prompt ?? "", this.panes);
   }
 
-  /** Sends a request unless a run is under way; returns whether it was sent. */
+  /** Sends a request unless a run is under way; returns whether it was sent. @param {Request} data */
   request(data) {
     if (!this.ask || page.runningView()) return false;
     if (this.replay.playing) this.replay.stop();
@@ -226,13 +243,15 @@ export class TokenView extends Columns {
     return true;
   }
 
-  /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive. */
+  /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive.
+   * @param {{ [system: string]: Shown }} traces @param {import("./tree.js").Plan | null} [grown] */
   complete(traces, grown = null) {
     this.finished = grown ? { ...this.finished, ...traces } : traces;
     this.replay.offer();
     const scale = costScale(Object.values(this.finished));
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
-    if (grown) this.tree.fill(grown.system, this.panes.get(grown.system).trace);
+    const text = grown && this.panes.get(grown.system)?.trace;
+    if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
     const said = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
     if (!Object.values(traces).some(isScored)) setText(this.live, said.join(". "));
@@ -258,12 +277,14 @@ export class TokenView extends Columns {
     this.growing = null;
     if (!growing?.node) return;
     const pane = this.panes.get(growing.system);
-    if (!pane.trace.steps.length) this.#restore(pane, this.tree.drop(growing));
-    this.tree.fill(growing.system, pane.trace);
+    const before = pane?.trace?.steps.length ? undefined : this.tree.drop(growing);
+    if (pane && before) this.#restore(pane, before);
+    if (pane?.trace) this.tree.fill(growing.system, pane.trace);
     this.repaint();
   }
 
-  /** A branch came to nothing: its column has the text again that it had before. */
+  /** A branch came to nothing: its column has the text again that it had before.
+   * @param {Pane} pane @param {Shown} trace */
   #restore(pane, trace) {
     pane.reset(trace, this.head.answers);
     if (trace.finish) pane.finish(trace, costScale(Object.values(this.finished || {})));
@@ -282,6 +303,7 @@ export class TokenView extends Columns {
     }, SILENCE);
   }
 
+  /** @param {boolean} on */
   setRunning(on) {
     this.running = on;
     this.replay.offer();
