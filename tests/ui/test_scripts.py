@@ -55,7 +55,7 @@ def test_circles_and_other_forms_of_import_and_export_are_errors(tmp_path):
     with pytest.raises(ValueError, match="a.js: the bundler does not know 'import { a as b }"):
         modules.bundle(entry)
     for text in ("export default 1;", "export { x };", "export let x = 1;", 'import "./a.js";',
-                 'import * as a from "./a.js";', "const a = import(name);"):  # fmt: skip
+                 'import * as a from "./a.js";'):  # fmt: skip
         with pytest.raises(ValueError, match="does not know"):
             modules.bundle(write(tmp_path, main=text))
     write(tmp_path, a='import { b } from "./main.js";\nexport const a = 1;')
@@ -71,10 +71,11 @@ def test_every_module_is_part_of_an_entry_and_every_export_is_imported():
         if path in reached:
             continue
         reached.add(path)
-        for found in modules.IMPORT.finditer(TEXTS[path]):
-            other = (path.parent / found[2]).resolve()
-            wanted.setdefault(other, set()).update(found[1].split(", "))
-            waiting.append(other)
+        waiting += modules.imports(path, TEXTS[path])
+        for other, found in zip(
+            modules.imports(path, TEXTS[path]), modules.IMPORT.findall(TEXTS[path]), strict=True
+        ):
+            wanted.setdefault(other, set()).update(found[0].split(", "))
     assert reached == set(MODULES)
     typed = set(re.findall(r'import\("\./[\w.]+"\)\.(\w+)', "".join(TEXTS.values())))
     typed |= set(re.findall(r"import type \{ (\w+) \}", (STATIC / "core/types.d.ts").read_text()))
@@ -90,6 +91,7 @@ def test_a_module_is_checked_imports_downwards_and_shares_no_global(path):
     for other in modules.imports(path, text):
         assert floor(other) <= floor(path), f"{path.name} imports {other.name}, which is above it"
         assert other.name not in ENTRIES
+    assert not re.search(r"\bimport[(.]", modules.COMMENT.sub("", text)), "nothing is imported late"
     shared = re.findall(r"(?:window|globalThis|self)\.(\w+) \??\|?\|?= ", text)
     assert shared == (["MLPMEM"] if path.name in ENTRIES else [])
     assert path.name in ENTRIES or "MLPMEM" not in text
