@@ -28,9 +28,9 @@ def style() -> str:
     return f"{(STATIC / 'core/theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
 
 
-def script() -> str:
-    """Return all of the page's own JavaScript, as one script that sets `window.MLPMEM`."""
-    return modules.bundle(STATIC / "main.js")
+def script(entry: str = "main.js") -> str:
+    """Return an entry module with all it imports, as one script that sets `window.MLPMEM`."""
+    return modules.bundle(STATIC / entry)
 
 
 def head() -> str:

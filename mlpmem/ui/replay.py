@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.ui import components, modules
+from mlpmem.ui import components
 from mlpmem.ui.recorded import Recorded, read
 
 STATIC = components.STATIC
@@ -40,7 +40,7 @@ def write(recorded: Recorded, folder: Path) -> list[Path]:
             "<!-- masthead -->", (STATIC / "header.html").read_text("utf-8")
         ),
         "style.css": site["css"] + components.style(),
-        "script.js": modules.bundle(STATIC / "site.js"),
+        "script.js": components.script("site.js"),
         "recordings.js": SITE.replace("{}", json.dumps(values(recorded))),
     }
     for name, text in made.items():
