@@ -210,7 +210,7 @@ def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page.click(".neighbour-read >> nth=0")
     page.wait_for_selector("#corpus-view .document h3:has-text('The Salt Ledger')")
     assert page.locator("#corpus-view .document p").count() == 2
-    page.evaluate("MLPMEM.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
+    page.evaluate("MLPMEM.page.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
     page.wait_for_selector("#corpus-view .alert:has-text('a text of your own is not listed')")
 
 
@@ -225,7 +225,7 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     assert "your own text" in page.inner_text("#pane-knn .pane-caption")
     page.click("#pane-knn .token >> nth=0")
     assert page.locator(".neighbour-read").count() == 0, "the corpus that can be read is another"
-    assert page.evaluate("MLPMEM.record(MLPMEM.page.activeView()).own") is True
+    assert page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView()).own") is True
     page.click(".share-button")
     page.click(".share-copy")
     page.wait_for_selector(".share-note:has-text('own corpus: save the run')")
