@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlpmem.trace import _PLAIN, Step
+from mlpmem.engine.trace import _PLAIN, Step
 from mlpmem.ui import modules
 from mlpmem.ui.components import STATIC
 
