@@ -13,7 +13,7 @@ from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.router import reached, read_prompt
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.datastore import Store
+from mlpmem.retrieval.datastore import Store, store_texts
 
 
 class Calls:
@@ -66,10 +66,8 @@ class Calls:
         return probe(self, ids, text, store)
 
     def store_texts(self, titled: Sequence[tuple[str, str]], **options) -> Store:
-        """Return a store of (title, text) pairs, for calls that take one; see parts.store_texts."""
-        from mlpmem.retrieval.texts import store_texts
-
-        return store_texts(self, titled, **options)
+        """Return a store of (title, text) pairs, for calls that take one; see store_texts."""
+        return store_texts(self.decoder, titled, **options)
 
     def corpus(self, store: Store | None = None):
         """Return the texts behind a store, to be searched and read; MlpMemError without one."""

@@ -25,7 +25,7 @@ from mlpmem.fast.devices import calibrate, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.datastore import Datastore, Store
+from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.retriever import Neighbours, Retriever
 
 
@@ -127,16 +127,8 @@ class FusedModel(Calls):
         return made
 
     def make_store(self, datastore: Datastore, retriever: Retriever) -> Store:
-        """Return what a call takes as `store`; MlpMemError for keys of another decoder."""
-        if datastore.keys.shape[1] != self.decoder.hidden_size:
-            raise MlpMemError(
-                f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
-                f"hidden size {self.decoder.hidden_size}; build the keys with this decoder"
-            )
-        device = self.decoder.device
-        values = torch.from_numpy(datastore.values.astype("int64")).to(device)
-        counts = torch.from_numpy(datastore.counts.astype("int32")).to(device)
-        return Store(datastore, retriever, values, counts)
+        """Return what a call takes as `store`; see datastore.make_store."""
+        return make_store(self.decoder, datastore, retriever)
 
     @torch.inference_mode()
     def sources(self, hidden: Tensor, logits: Tensor, store: Store | None) -> Sources:

@@ -22,6 +22,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.key_cache import cache_folder
+from mlpmem.retrieval.texts import files_of
 
 ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
@@ -99,11 +100,12 @@ def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:
 def _label(recipe: str, decoder: Path, text: list[str]) -> str:
     """Return a name that changes with the recipe, the texts' content and the decoder's files."""
     digest = hashlib.sha256(recipe.encode())
-    try:
-        for path in text:
-            digest.update(Path(path).read_bytes())
-    except OSError as error:
-        raise MlpMemError(f"text: cannot read {path} ({error}); check the path") from error
+    for path in (path for source in text for path in files_of(source)):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise MlpMemError(f"text: cannot read {path} ({error}); check the path") from error
     for path in sorted(decoder.glob("*")):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -4,19 +4,21 @@ import math
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from mlpmem.errors import MlpMemError
+from mlpmem.retrieval.texts import TEXT_KINDS, decoded, opened
 from train.config.load import HUB
 from train.config.tables import Atlas, Corpus, Recipe
 from train.corpora.atlas.wordings import AtlasConfig
+from train.corpora.readers import files_of
 from train.run.stage import finished_manifest
 
 BYTES_A_TOKEN = 4.0  # of text, before it was tokenised
-SAMPLE = 200_000  # bytes of text that are tokenised where the tokenizer is here
-PLAIN = (".txt", ".md", ".jsonl")  # files whose bytes are text
+SAMPLE = 3  # pieces of a text (64 KiB each) that are tokenised where the tokenizer is here
 ENTITIES = {"A1": 1154, "A2": 1155, "B": 771}  # of the atlas at scale 1
 WORDING = 80  # tokens an entity's facts take in one wording each
 HELD_OUT = 265_000  # tokens of the atlas's held-out documents at scale 1
@@ -125,14 +127,15 @@ def _files(sources: tuple[str, ...]) -> list[Path]:
     """Return the files that hold a split; UnknownSizeError for text that is not here."""
     found = []
     for source in sources:
-        path = Path(source)
-        if source.startswith(HUB) or not path.exists():
+        try:
+            if source.startswith(HUB):
+                raise MlpMemError(f"{source} is not here")
+            found += files_of(source)
+        except MlpMemError as error:
             raise UnknownSizeError(
-                f"plan: {source} is not here, so its size is not known; run "
-                "`python -m train corpus` first, or give [stated] tokens = ... in a recipe made "
-                "for the ledger alone"
-            )
-        found += [p for p in sorted(path.rglob("*")) if p.is_file()] if path.is_dir() else [path]
+                f"plan: {error}, so its size is not known; run `python -m train corpus` first, or "
+                "give [stated] tokens = ... in a recipe made for the ledger alone"
+            ) from error
     return found
 
 
@@ -140,12 +143,12 @@ def _bytes_a_token(config: Corpus, files: list[Path]) -> float:
     """Return bytes of text a token: counted on a sample where the tokenizer is in a folder here."""
     from train.corpora.text import make_tokenizer
 
-    plain = [path for path in files if path.suffix in PLAIN]
+    plain = [path for path in files if path.suffix.lower() in TEXT_KINDS]  # bytes that are text
     if not plain or not Path(config.tokenizer or HUB).is_dir():
         return BYTES_A_TOKEN
-    with plain[0].open("rb") as file:
-        text = file.read(SAMPLE).decode("utf-8", errors="ignore")
     with suppress(MlpMemError):  # the corpus says so when its turn comes
+        with opened(plain[0]) as file:
+            text = "".join(islice(decoded(file, plain[0]), SAMPLE))
         ids = make_tokenizer(config, 0)(text, add_special_tokens=False, verbose=False)["input_ids"]
         return len(text.encode()) / len(ids) if ids else BYTES_A_TOKEN
     return BYTES_A_TOKEN

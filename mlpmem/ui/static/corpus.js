@@ -32,10 +32,9 @@
       const shown = hits.length < count ? `, the first ${hits.length} shown` : "";
       M.setText(this.count, count ? `${count} ${count === 1 ? "document has" : "documents have"} ` +
         `${M.quote(query)}${shown}.` : `Nothing has ${M.quote(query)}. Try fewer or other words.`);
-      this.words = query.toLowerCase().split(/\s+/);
       this.hits.replaceChildren(...hits.map((hit) => M.h("li", null,
         M.h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
-          on: { click: () => this.open({ document: hit.document }) } },
+          on: { click: () => this.open({ document: hit.document, query }) } },
         M.h("span", { class: "hit-head" }, M.h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
           M.groupTag(hit.group)),
         M.h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
@@ -50,7 +49,8 @@
         M.h("h3", { dir: "auto" }, title, " ", M.groupTag(group)),
         group === "stranger" ? M.h("p", { class: "panel-note" }, STRANGERS) : "",
         more ? M.h("p", { class: "panel-note" }, more) : "",
-        ...passages.map((text) => M.h("p", { dir: "auto" }, this.#marked(text))));
+        ...passages.map((parts) => M.h("p", { dir: "auto" }, // every second part is what was looked for
+          ...parts.map((part, i) => (i % 2 ? M.h("mark", null, part) : part)))));
       const here = this.place && this.page.querySelector("mark");
       this.page.scrollTop = here ? here.offsetTop - this.page.offsetTop - this.page.clientHeight / 3 : 0;
       this.place = "";
@@ -58,14 +58,6 @@
         hit.setAttribute("aria-pressed", String(Number(hit.dataset.document) === document));
       }
       if (M.isPhone()) this.page.scrollIntoView({ behavior: M.isCalm() ? "auto" : "smooth" });
-    }
-
-    /** A passage with the words of the search marked, as nodes. */
-    #marked(text) {
-      const plain = (this.place ? [this.place] : this.words || []).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-      if (!plain.length) return [text];
-      return text.split(new RegExp(`(${plain.join("|")})`, "giu"))
-        .map((part, i) => (i % 2 ? M.h("mark", null, part) : part));
     }
   }
 
@@ -110,14 +102,15 @@
       else if (value.kind === "message") M.setText(this.line, this.kept);
     }
 
-    #ready({ title, documents, tokens, bytes, seconds }) {
+    #ready({ title, documents, tokens, bytes, seconds, note }) {
       const until = new Date(Date.now() + 1000 * seconds)
         .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
       document.body.setAttribute("data-own", "");
       M.setText(this.line, this.kept = `${M.quote(title)}: ${documents} ` +
         `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
         `${M.megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
-        "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not.");
+        "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not." +
+        (note ? ` (${note})` : ""));
       window.clearTimeout(this.timer);
       this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
     }
@@ -149,7 +142,7 @@
       if (view?.page.isConnected && view.page.getClientRects().length) {
         const before = (left + target).split("¶").at(-1);
         view.place = (before.length > LONGEST ? before.slice(-LONGEST).replace(/^\S*\s/, "") : before).trim();
-        view.open({ title, group });
+        view.open({ title, group, place: view.place });
       } else if (tries) window.setTimeout(() => ask(tries - 1), 50);
     };
     ask(100);
