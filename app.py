@@ -116,7 +116,7 @@ def opened(args: argparse.Namespace) -> tuple:
 
     A preset that cannot be had leaves the bundle, with a note that says why.
     """
-    from mlpmem.ui.service import loads, offers, service
+    from mlpmem.ui.service import loads, offers
 
     held = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
     note = ""
@@ -139,7 +139,7 @@ def opened(args: argparse.Namespace) -> tuple:
         say(line)
     datastore = not args.no_datastore
     offered = offers.of_bundle(args.bundle, args.column, datastore)
-    return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+    return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
 
 
 def unheeded(args: argparse.Namespace) -> str:

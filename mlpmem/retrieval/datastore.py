@@ -170,7 +170,7 @@ class Store(NamedTuple):
 
 
 def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Store:
-    """Return a datastore as the decoder's mix reads it; MlpMemError for keys of another decoder."""
+    """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
     if datastore.keys.shape[1] != decoder.hidden_size:
         raise MlpMemError(
             f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "

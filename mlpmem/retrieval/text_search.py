@@ -19,7 +19,7 @@ import numpy as np
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # the first screen reads STRANGER, without torch
     from mlpmem.model.decoder import Decoder
 
 MOST_WORDS = 8
