@@ -60,13 +60,13 @@ processes = 1
 
 
 def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: Tell) -> Memory:
-    """Return a memory of text files for a model's decoder, whose folder is given.
+    """Return a memory of texts (files, folders, patterns) for a model's decoder, in this folder.
 
     The model has the texts' datastore: the targets have its k and temperature, and the memory that
     imitates it is used at its lambda. tell hears which stage is at what, standard error where the
     memory lies. MlpMemError says why there is none.
     """
-    text = [str(Path(path).resolve()) for path in text]
+    text = [str(path.resolve()) for source in text for path in files_of(source)]
     recipe = _recipe(model, Path(decoder).resolve(), text)
     folder = cache_folder() / "distilled" / _label(recipe, Path(decoder), text)
     if not (folder / "memory" / "config.json").is_file():
@@ -98,12 +98,11 @@ def _recipe(model: Model, decoder: Path, text: list[str]) -> str:
 def _label(recipe: str, decoder: Path, text: list[str]) -> str:
     """Return a name that changes with the recipe, the texts' content and the decoder's files."""
     digest = hashlib.sha256(recipe.encode())
-    for path in (path for source in text for path in files_of(source)):
-        try:
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-        except OSError as error:
-            raise MlpMemError(f"text: cannot read {path} ({error}); check the path") from error
+    try:
+        for path in text:
+            digest.update(Path(path).read_bytes())
+    except OSError as error:
+        raise MlpMemError(f"text: cannot read {path} ({error}); check the path") from error
     for path in sorted(decoder.glob("*")):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())

@@ -143,7 +143,8 @@ class Corpus:
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
     together: bool = False  # the decoder reads, in every epoch, what the memory remembers too
     atlas: Atlas = field(default_factory=Atlas)
-    # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
+    # text: files, folders, patterns (.txt .md .jsonl .parquet, also .gz .bz2 .xz), or
+    # "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()  # none: drawn from the training documents
     test: tuple[str, ...] = ()  # likewise

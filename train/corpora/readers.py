@@ -20,6 +20,7 @@ from train.config.tables import Corpus
 
 BLOCK = 2**18  # characters; longer documents are tokenised in parts of this size
 TITLE = 60  # characters of a document's beginning that stand for a title it lacks
+HINT = f'. Paths count from the recipe\'s own folder; "{HUB}owner/name" is a dataset of the Hub'
 LINE = 2**16  # characters of a text's line that are read at once
 
 
@@ -188,7 +189,7 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
         if source.startswith(HUB):
             yield from blocks_of_rows(hub_rows(source.removeprefix(HUB)), config, counts)
             continue
-        for path in texts.filled(files_of(source, counts), counts):
+        for path in texts.filled(files_of(source, counts, HINT), counts):
             try:
                 yield from READERS[texts.kind_of(path)](path, config, counts)
             except OSError as error:
@@ -197,7 +198,6 @@ def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iter
                 ) from error
 
 
-def files_of(source: str | Path, counts: Counter | None = None) -> list[Path]:
+def files_of(source: str | Path, counts: Counter | None = None, hint: str = "") -> list[Path]:
     """Return the files of a source: of a folder or a pattern in the order of their names."""
-    hint = f'. Paths count from the recipe\'s own folder; "{HUB}owner/name" is a dataset of the Hub'
     return texts.files_of(source, tuple(READERS), counts, hint)
