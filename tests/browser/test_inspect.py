@@ -1,5 +1,6 @@
 """Inspect, evidence, corpus and a visitor's own text in a real browser, with the fake model."""
 
+import gzip
 import json
 
 import fake
