@@ -1,3 +1,18 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "accelerate==1.15.0",
+#   "bm25s==0.3.16",
+#   "faiss-cpu==1.15.1",
+#   "gradio==6.31.0",
+#   "numpy==2.4.6",
+#   "plotly==7.1.0",
+#   "psutil>=5.9",
+#   "safetensors==0.8.0",
+#   "torch==2.13.0",
+#   "transformers==5.23.0",
+# ]
+# ///
 """Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
 
 import argparse
