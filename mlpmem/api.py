@@ -22,9 +22,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import Chat, chat_ids
 from mlpmem.model.tokenizer import PARTED, text_of
-from mlpmem.retrieval.datastore import Store
+from mlpmem.retrieval.datastore import Store, store_texts
 from mlpmem.retrieval.text_search import Corpus
-from mlpmem.retrieval.texts import store_texts
 
 Lmbda = float | str  # a number from 0 to 1, or "auto": a router chooses it for every token
 Prompt = str | Sequence[int]  # a text, or its token ids

@@ -7,6 +7,8 @@ that the datastore does not have. Distances differ by orders of magnitude betwee
 temperature that fits one leaves another with its nearest neighbour alone, or with all alike.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +30,9 @@ from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import make_retriever
-from mlpmem.retrieval.texts import read_text
+from mlpmem.retrieval.texts import noted, read_text
+
+log = logging.getLogger(__name__)
 
 
 def from_parts(
@@ -86,7 +90,9 @@ def open_folders(
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
     model = Model(decoder, memory, settings, "parts")
     if text is not None:
-        attach_text(model, text, retriever, progress, tune=settings is None)
+        built = attach_text(model, text, retriever, progress, tune=settings is None)
+        if built.warning:
+            log.warning("datastore: %s", built.warning)
     if pack:
         return model.pack(int8)
     calibrate(model.decoder)
@@ -102,18 +108,19 @@ def attach_text(
 ) -> Built:
     """Give a model a datastore of text files, built here or cached; progress as in from_parts.
 
-    Returns what it took. With tune, lambda and temperature of kNN are chosen on the text; where
-    there is a memory, k and temperature are those that it was trained to imitate.
+    text is files, folders and patterns. Returns what it took; its warning says what was left out.
+    With tune, lambda and temperature of kNN are chosen on the text; where there is a memory, k and
+    temperature are those that it was trained to imitate.
     """
-    paths = [text] if isinstance(text, str | Path) else list(text)
-    documents = read_text(model.decoder, paths)
+    sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
+    documents = read_text(model.decoder, sources, counts=counts)
     label = label_of(model.decoder, documents)
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
         model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
     model.attach_datastore(built.datastore, search)
-    return built
+    return replace(built, warning="; ".join(filter(None, (built.warning, noted(counts)))))
 
 
 PASSAGES, POSITIONS = 16, 256  # asked at most

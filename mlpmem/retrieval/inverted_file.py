@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.bulk_search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
-from mlpmem.retrieval.retriever import probes_for, writable
+from mlpmem.retrieval.retriever import LEAST, probes_for, writable
 from mlpmem.retrieval.top_k import LAST
 
 BLOCK = 65536  # keys added at once
@@ -21,7 +21,6 @@ CODE_BYTES = 64  # of a product-quantised key
 ROUNDS = 10  # of k-means over the keys that the lists are trained on
 PER_LIST = 64  # keys a list is trained on
 SAMPLE = 256  # queries that recall is measured on
-LEAST = 16  # entries of an inverted file: the centres of the shortest product code
 
 
 class InvertedSearch:

@@ -5,6 +5,7 @@ same fp16 keys on a CPU; FaissIVFPQRetriever is small and approximate. A new one
 `search`.
 """
 
+import logging
 import sys
 from mmap import mmap
 from typing import NamedTuple, Protocol
@@ -17,10 +18,12 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.shards import ShardedKeys
 from mlpmem.retrieval.top_k import Survivors, above, kth_largest
 
+log = logging.getLogger(__name__)
 BLOCK = 65536  # keys scored at once
 SAMPLE = 16384  # keys at most whose mean stands for all of them
 CACHED = 8192  # by a CPU, in whose cache their float32 copies stay
 EXTRA = 32  # candidates beyond k: rounding may have put them behind it
+LEAST = 16  # entries of a product-quantised index: the centres of its shortest code
 MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
 
 
@@ -182,12 +185,23 @@ DEFAULT = "exact" if sys.platform == "darwin" else "flat"
 
 
 def make_retriever(kind: str | None, keys: np.ndarray) -> Retriever:
-    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT."""
+    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT.
+
+    Keys too few for "ivfpq" are searched by DEFAULT, which is exact, and a warning is logged.
+    """
     kind = DEFAULT if kind is None else kind
     if kind not in RETRIEVERS:
         raise MlpMemError(f"retriever {kind!r} is not known, use one of {', '.join(RETRIEVERS)}")
     if len(keys) == 0:
         raise MlpMemError("retriever: the datastore has no entries; give it some text")
+    if kind == "ivfpq" and len(keys) < LEAST:
+        log.warning(
+            "retriever: %d entries are too few for ivfpq, which needs %d or more; they are "
+            "searched exactly. Give more text for an index",
+            len(keys),
+            LEAST,
+        )
+        kind = DEFAULT
     return RETRIEVERS[kind](keys)
 
 

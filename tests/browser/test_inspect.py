@@ -1,5 +1,6 @@
 """Inspect, evidence, corpus and a visitor's own text in a real browser, with the fake model."""
 
+import gzip
 import json
 
 import fake
@@ -182,7 +183,13 @@ def test_the_corpus_is_searched_and_read(visit):
     page.click(".hit:has-text('Ledger')")
     page.wait_for_selector(".document h3:has-text('The Salt Ledger')")
     assert page.locator(".document p").count() == 2
-    assert page.locator(".document mark").count() > 0
+    marks = page.locator(".document mark").all_inner_texts()
+    assert {mark.lower() for mark in marks} <= {"salt", "coast"} and marks
+    page.fill("#corpus-query :is(input, textarea)", "SÁLT")
+    page.click("#corpus-search")
+    page.wait_for_selector(".hit mark:has-text('Salt')")
+    page.click(".hit:has-text('Ledger')")
+    page.wait_for_selector(".document mark:has-text('Salt')")
     page.fill("#corpus-query :is(input, textarea)", "markup")
     page.click("#corpus-search")
     page.wait_for_selector(".hit:has-text('Markup')")
@@ -298,6 +305,9 @@ def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
         page.wait_for_selector(f"#own-view .alert:has-text('{word}')")
     page.set_input_files(FILE, tmp_path / "a.jsonl")
     page.wait_for_selector(".own-line:has-text('2 documents, 4 tokens')")
+    (tmp_path / "B.JSONL.gz").write_bytes(gzip.compress(hostile.upper().replace(b"TEXT", b"text")))
+    page.set_input_files(FILE, tmp_path / "B.JSONL.gz")
+    page.wait_for_selector("#own-view .own-line:has-text('B.JSONL.gz')")
 
 
 def test_a_phone_holds_the_new_tabs(visit):

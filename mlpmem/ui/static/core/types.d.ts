@@ -110,12 +110,12 @@ export interface Hit { document: number; title: string; group: string; before: s
 export type Found =
   | { kind: "message"; text: string }
   | { kind: "hits"; query: string; count: number; hits: Hit[] }
-  | { kind: "document"; document: number; title: string; group: string; passages: string[]; count: number };
+  | { kind: "document"; document: number; title: string; group: string; passages: string[][]; count: number };
 export type OwnText =
   | { kind: "message"; text: string }
   | { kind: "begin"; run: string; title: string }
   | { kind: "progress"; run: string; done: number; total: number }
-  | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number }
+  | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
 export interface Probed { number: number; error?: string; rows?: { id: number; text: string; named: string; p: Probs }[] }
 /** What a column may be asked for; the server checks it. */

@@ -7,14 +7,13 @@ import { groupTag, unpack } from "../core/state.js";
 const STRANGERS = "Not about anybody: passages on invented names, hardly one of which is ever met again. From " +
   "them decoder and memory learn to doubt a name they never met. Nothing of this is asked.";
 
-/** @typedef {(asked: { document: number } | { title: string, group: string }) => void} Open */
+/** @typedef {{ document: number, query: string } | { title: string, group: string, place: string }} Asked
+ * @typedef {(asked: Asked) => void} Open */
 
 class CorpusView {
   /** @param {HTMLElement} host @param {Open} open */
   constructor(host, open) {
     this.open = open;
-    /** @type {string[]} */
-    this.words = []; // of the search
     this.place = ""; // words of a passage that an opened document is to be read from
     this.alert = h("p", { class: "alert", role: "alert" });
     this.count = h("p", { class: "panel-note", role: "status" });
@@ -39,10 +38,9 @@ class CorpusView {
     const shown = hits.length < count ? `, the first ${hits.length} shown` : "";
     setText(this.count, count ? `${count} ${count === 1 ? "document has" : "documents have"} ` +
       `${quote(query)}${shown}.` : `Nothing has ${quote(query)}. Try fewer or other words.`);
-    this.words = query.toLowerCase().split(/\s+/);
     this.hits.replaceChildren(...hits.map((hit) => h("li", null,
       h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
-        on: { click: () => this.open({ document: hit.document }) } },
+        on: { click: () => this.open({ document: hit.document, query }) } },
       h("span", { class: "hit-head" }, h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
         groupTag(hit.group)),
       h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
@@ -58,7 +56,8 @@ class CorpusView {
       h("h3", { dir: "auto" }, title, " ", groupTag(group)),
       group === "stranger" ? h("p", { class: "panel-note" }, STRANGERS) : "",
       more ? h("p", { class: "panel-note" }, more) : "",
-      ...passages.map((text) => h("p", { dir: "auto" }, this.#marked(text))));
+      ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is what was looked for
+        ...parts.map((part, i) => (i % 2 ? h("mark", null, part) : part)))));
     const here = this.place ? this.page.querySelector("mark") : null;
     this.page.scrollTop = here ? here.offsetTop - this.page.offsetTop - this.page.clientHeight / 3 : 0;
     this.place = "";
@@ -66,14 +65,6 @@ class CorpusView {
       hit.setAttribute("aria-pressed", String(Number(hit.dataset.document) === document));
     }
     if (isPhone()) this.page.scrollIntoView({ behavior: isCalm() ? "auto" : "smooth" });
-  }
-
-  /** A passage with the words of the search marked, as nodes. @param {string} text */
-  #marked(text) {
-    const plain = (this.place ? [this.place] : this.words).map((w) => w.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-    if (!plain.length) return [text];
-    return text.split(new RegExp(`(${plain.join("|")})`, "giu"))
-      .map((part, i) => (i % 2 ? h("mark", null, part) : part));
   }
 }
 
@@ -124,14 +115,15 @@ class Own {
   }
 
   /** @param {Extract<OwnText, { kind: "ready" }>} value */
-  #ready({ title, documents, tokens, bytes, seconds }) {
+  #ready({ title, documents, tokens, bytes, seconds, note }) {
     const until = new Date(Date.now() + 1000 * seconds)
       .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     document.body.setAttribute("data-own", "");
     this.kept = `${quote(title)}: ${documents} ` +
       `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
       `${megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
-      "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not.";
+      "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not." +
+      (note ? ` (${note})` : "");
     setText(this.line, this.kept);
     window.clearTimeout(this.timer);
     this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
@@ -166,7 +158,7 @@ export const readDocument = ({ title, group, left, target }) => {
     if (view?.page.isConnected && view.page.getClientRects().length) {
       const before = (left + target).split("¶").at(-1) ?? "";
       view.place = (before.length > LONGEST ? before.slice(-LONGEST).replace(/^\S*\s/, "") : before).trim();
-      view.open({ title, group });
+      view.open({ title, group, place: view.place });
     } else if (tries) window.setTimeout(() => ask(tries - 1), 50);
   };
   ask(100);
