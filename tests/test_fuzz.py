@@ -140,10 +140,10 @@ PROMPTS = VALUES | st.text(min_size=1, max_size=60)
 
 
 @fuzz
-@given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=5))
+@given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=8))
 def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
     ask = endpoints.Endpoints(shared)
-    names = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"]
+    names = [*inputs.BOUNDS, "stop"]
     given_ = {"max_new_tokens": 2} | dict(zip(names, numbers, strict=False))
     given_["lmbda"] = numbers[-1] if numbers else None
     for call, arguments in (
@@ -152,8 +152,10 @@ def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
         (ask.distributions, {"prompt": prompt, "system": systems}),
         (ask.neighbours, {"prompt": prompt}),
     ):
-        answer = refused(endpoints.told(call), **arguments)
-        assert answer is None or json.dumps(answer, allow_nan=False)
+        run = ask.generating if call == ask.generate else None
+        asked = endpoints.told(call, run)(**arguments)
+        answers = refused(list, asked)
+        assert answers is None or json.dumps(answers, allow_nan=False)
 
 
 ASKED = {
