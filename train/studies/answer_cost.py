@@ -1,7 +1,7 @@
 """What does an answer cost? The benches of `python -m mlpmem.bench`, kept as findings.
 
-Measured of the run's bundle, or of the embedded one before the run has exported any. Times are this
-machine's.
+Measured on the bundle that the run exported; `python -m mlpmem.bench` measures any other. Times are
+this machine's.
 """
 
 from collections.abc import Iterable, Iterator
@@ -17,8 +17,9 @@ HOW = "python -m mlpmem.bench {}"
 
 def answer_cost(run: Run) -> Iterator[Finding]:
     """Yield the findings of every bench; each figure is printed as it comes."""
+    run.manifest("export")
     bundle = run.root / "export" / run.recipe.export.name
-    yield from findings(_told(figures(bundle=str(bundle) if bundle.is_dir() else None)))
+    yield from findings(_told(figures(bundle=str(bundle))))
 
 
 def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
