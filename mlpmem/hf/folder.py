@@ -1,4 +1,4 @@
-"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, in their own formats.
+"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, in own formats.
 
 It reads and writes parts and checks what loaders ask for; who drives the model is not its concern.
 """

@@ -1,8 +1,8 @@
 """Findings of a bundle's results.json, read with care; and what systems made of the same tasks.
 
 `train/measure/findings.py` has the schema and writes them. A bundle may come from anybody: what is
-not a finding is left out. `table` is one table for README and the Results tab; `questions.py` has the
-studies.
+not a finding is left out. `table` is one table for README and the Results tab; `questions.py` has
+the studies.
 
 results.json of a bundle as the Results tab reads it: what does not fit is left out.
 

@@ -1,8 +1,8 @@
 """Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
 
 What is measured is the corpus's own: questions and text by group (`measure/atlas.py`), or the
-perplexity of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same for all.
-An atlas is asked under the routers' lambdas too.
+perplexity of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same
+for all. An atlas is asked under the routers' lambdas too.
 """
 
 import dataclasses
@@ -14,8 +14,8 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.measure.atlas import Test, measure_atlas
 from train.measure.by_token import by_token
 from train.measure.text import measure_text

@@ -19,9 +19,9 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import Router as RouterRecipe
 from train.files import read_lines
 from train.measure.atlas import CHOOSING, GROUPS

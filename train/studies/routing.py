@@ -16,8 +16,8 @@ import numpy as np
 import mlpmem
 from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.load import load_recipe
 from train.measure.atlas import GROUPS, Test
 from train.measure.by_token import measure
