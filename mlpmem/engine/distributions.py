@@ -36,8 +36,29 @@ def interpolate(lm_log_probs: Tensor, other_log_probs: Tensor, lmbda: float | Te
     weight = torch.as_tensor(lmbda, dtype=torch.float32, device=lm.device)
     if weight.dim() and weight.dim() < lm.dim():
         weight = weight.unsqueeze(-1)
-    mixed = torch.logaddexp(lm + torch.log1p(-weight), other + torch.log(weight))
+    return _mix(lm, other, weight)
+
+
+def mix_nll(
+    lm_nll: Tensor | np.ndarray, other_nll: Tensor | np.ndarray, lmbda: float | Tensor | np.ndarray
+) -> Tensor:
+    """Return -log((1 - lmbda) * p_lm + lmbda * p_other), (...) nats in float64, of two nlls (...).
+
+    Exact at the ends, as `interpolate` is; lmbda is a number or broadcast, (...).
+    """
+    lm, other = (-torch.as_tensor(nll).double() for nll in (lm_nll, other_nll))
+    return -_mix(lm, other, torch.as_tensor(lmbda, dtype=torch.float64, device=lm.device))
+
+
+def _mix(lm: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Return the log-probs of the mix in the dtype of log-probs and weight, exact at the ends."""
+    mixed = weigh(lm, other, torch.log1p(-weight), torch.log(weight))
     return torch.where(weight == 0, lm, torch.where(weight == 1, other, mixed))
+
+
+def weigh(lm: Tensor, other: Tensor, log_rest: Tensor, log_weight: Tensor) -> Tensor:
+    """Return log(rest * p_lm + weight * p_other) of log-probs; differentiable in every argument."""
+    return torch.logaddexp(log_rest + lm, log_weight + other)
 
 
 def knn_weights(

@@ -20,7 +20,7 @@ from torch import Tensor
 from mlpmem.engine.distributions import interpolate, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
-from mlpmem.engine.settings import Options, check_lmbda
+from mlpmem.engine.settings import Options, check_lmbda, lambda_grid
 from mlpmem.engine.steps import rows_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
@@ -85,7 +85,7 @@ class Clock:
         return {"prefill_ms": self.prefill_ms, **found, **sizes}
 
 
-LMBDAS = tuple(i / 10 for i in range(11))
+SCRUBBED = lambda_grid(10)
 
 
 def compare(
@@ -124,7 +124,7 @@ def scrub(
     model: FusedModel,
     prompt: str | Sequence[int],
     system: str | None = None,
-    lmbdas: Sequence[float] = LMBDAS,
+    lmbdas: Sequence[float] = SCRUBBED,
     *,
     stop: Any = None,
     stream: bool = False,

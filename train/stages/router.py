@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlpmem.engine.distributions import weigh
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
@@ -161,5 +162,5 @@ def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
     Finite, gradient and all, where a source gives the true token no probability.
     """
     lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
-    mixed = torch.logaddexp(F.logsigmoid(-logits) + lm, F.logsigmoid(logits) + other)
+    mixed = weigh(lm, other, F.logsigmoid(-logits), F.logsigmoid(logits))
     return -(weights * mixed).sum()

@@ -16,7 +16,7 @@ from train.config.tables import Memory as MemoryRecipe
 from train.measure.atlas import Measured, Sources, Test, choose_lambda
 from train.measure.atlas import curve as atlas_curve
 from train.measure.findings import Finding, perplexity, share
-from train.measure.text import LAMBDAS, best_lambda, curve, mixed_nll, units_of
+from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, units_of
 from train.studies.run import Run, make
 
 CELLS = {  # the recipe's own value is trained once, whatever it is
@@ -95,9 +95,9 @@ def _measure_text(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
     decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
     memory.bind(decoder)
     texts = [run.text(split) for split in ("valid", "test")]
-    valid, test = (Sources(decoder, memory).grid(*text).gold for text in texts)
-    lmbda = best_lambda(curve(valid["lm"], valid["memory"], LAMBDAS))
-    found = perplexity(mixed_nll(test["lm"], test["memory"], lmbda), units_of(*texts[1]))
+    valid, test = (Sources(decoder, memory).grid(*text) for text in texts)
+    lmbda = best_lambda(curve(valid.gold_nll["lm"], valid.gold_nll["memory"], TEXT_LAMBDAS))
+    found = perplexity(test.nll("memory", lmbda), units_of(*texts[1]))
     yield run.finding("memory", "test", "perplexity", found, **setting, lmbda=lmbda)
 
 
