@@ -1,3 +1,18 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "accelerate==1.15.0",
+#   "bm25s==0.3.16",
+#   "faiss-cpu==1.15.1",
+#   "gradio==6.31.0",
+#   "numpy==2.4.6",
+#   "plotly==7.1.0",
+#   "psutil>=5.9",
+#   "safetensors==0.8.0",
+#   "torch==2.13.0",
+#   "transformers==5.23.0",
+# ]
+# ///
 """Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
 
 import argparse
@@ -107,7 +122,7 @@ def opened(args: argparse.Namespace) -> tuple:
 
     A preset that cannot be had leaves the bundle, with a note that says why.
     """
-    from mlpmem.ui.service import loads, offers, service
+    from mlpmem.ui.service import loads, offers
 
     held = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
     note = ""
@@ -130,7 +145,7 @@ def opened(args: argparse.Namespace) -> tuple:
         say(line)
     datastore = not args.no_datastore
     offered = offers.of_bundle(args.bundle, args.column, datastore)
-    return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+    return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
 
 
 def unheeded(args: argparse.Namespace) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mlpmem.engine.fused import FusedModel
+    from mlpmem.api import Model
     from mlpmem.engine.settings import Settings
 
 __all__ = ["MlpMemError", "load"]
@@ -41,7 +41,7 @@ def load(
     device: str = "cpu",
     dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
-) -> "FusedModel":
+) -> "Model":
     """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
 
     A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.

@@ -8,8 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.api import Model
 from mlpmem.engine.router import FEATURES, Router, RouterConfig
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.systems import ModelSystem
 from mlpmem.loading.bundle import Bundle, save_bundle
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -134,17 +136,17 @@ def datastore(bound: Decoder) -> Datastore:
     return Datastore(build_keys(bound, texts, positions), positions, counts, texts)
 
 
-def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **settings) -> FusedModel:
+def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **settings) -> Model:
     """Return decoder, memory and datastore together."""
     bound = decoder(family, seed=seed)
     chosen = Settings(**{"k": 16, "knn_temperature": 3.0, **settings})
-    fused = FusedModel(bound, memory(bound), chosen, "tiny")
+    fused = Model(bound, memory(bound), chosen, "tiny")
     store = datastore(bound)
     fused.attach_datastore(store, make_retriever(retriever, store.keys))
     return fused
 
 
-def routed(**settings) -> FusedModel:
+def routed(**settings) -> Model:
     """Return a model with routers whose lambda hangs on the evidence alone."""
     made = model(**settings)
     for name in ("memory", "mixed"):
@@ -180,3 +182,8 @@ def stages(root):
     bound.tokenizer.save_pretrained(root / "decoder")
     datastore(bound).save(root / "datastore")
     return {"decoder": root / "decoder", "datastore": root / "datastore"}
+
+
+def systems(model: Model) -> list[ModelSystem]:
+    """Return a system of everything that a model can be asked."""
+    return [ModelSystem(model, name) for name in model.systems]

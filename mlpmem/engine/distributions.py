@@ -4,6 +4,8 @@ Everything is computed in float32 and in nats. Distances are squared L2. A value
 "no neighbour here" and gets no weight. Nothing in this file knows a model.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -184,12 +186,28 @@ def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) ->
     return log_probs
 
 
+def repetition_penalised(
+    log_probs: Tensor, seen: Sequence[Sequence[int]], penalty: float
+) -> Tensor:
+    """Return log_probs (B, V), those of seen token ids (B lists) times penalty; not renormalised.
+
+    The penalty of Keskar et al. 2019 (CTRL), on log-probs, which are never above 0.
+    """
+    found = log_probs.clone()
+    for row, ids in enumerate(seen):
+        at = torch.tensor(sorted(set(ids)), device=found.device)
+        found[row, at] *= penalty
+    return found
+
+
 def sample(
     log_probs: Tensor,
     temperature: float,
     top_k: int = 0,
     top_p: float = 1.0,
     uniform: Tensor | float = 0.0,
+    *,
+    min_p: float = 0.0,
 ) -> Tensor:
     """Return a token id for every row of log_probs (B, V), (B,) int64.
 
@@ -200,6 +218,8 @@ def sample(
     if temperature == 0.0:
         return log_probs.argmax(dim=-1)
     kept = filter_top_k_top_p(log_probs.float() / temperature, top_k, top_p)
+    if min_p > 0:  # Nguyen et al. 2024: a share of the likeliest token's mass
+        kept = kept.masked_fill(kept < kept.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
     heights = torch.softmax(kept.double(), dim=-1).cumsum(dim=-1)
     at = torch.as_tensor(uniform, dtype=torch.float64, device=heights.device) * heights[:, -1]
     ids = torch.searchsorted(heights, at.unsqueeze(-1), right=True).squeeze(-1)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mlpmem.engine.fused import Sources
 from mlpmem.engine.generation import Event
-from mlpmem.engine.settings import Options
+from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.systems import System, last_trace, named, next_log_probs
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
@@ -116,7 +116,7 @@ class Rag:
         cost has the time of finding them, and the index.
         """
         began = time.perf_counter()
-        room = options.get("max_new_tokens", Options.max_new_tokens)
+        room = options.get("max_new_tokens", GenerationOptions.max_new_tokens)
         ids = check_prompt(self.decoder, prompt, room)
         read = self.context(ids, room)
         took = 1000 * (time.perf_counter() - began)

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from mlpmem.engine.distributions import mix_nll
+from mlpmem.engine.distributions import interpolate, mix_nll
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import Event
-from mlpmem.engine.router import Evidence, gaps
+from mlpmem.engine.generation import Cancel, Event
+from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
 from mlpmem.engine.steps import rows_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.model.prompts import read_ids
+from mlpmem.model.prompts import check_prompt, read_ids
 from mlpmem.model.tokenizer import TextStream
 from mlpmem.retrieval.datastore import Store
 
@@ -55,7 +56,7 @@ class Score:
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
             weight = self.routed[source]
         else:
-            check_lmbda(weight)
+            weight = check_lmbda(weight)
         return mix_nll(self.nll["lm"], other, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
@@ -90,7 +91,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            hidden, logits = (x[0, at - 1 - start] for x in (output.hidden, output.logits))
+            hidden, logits = output.states((0, at - 1 - start))
             sources = model.sources(hidden, logits, store)
             targets = torch.tensor(ids)[at].to(logits.device).view(1, -1, 1)
             nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
@@ -123,18 +124,18 @@ def inspect(
     *,
     lmbda: float | str | None = None,
     store: Store | None = None,
-    stop: Any = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[Event]:
     """Return Events: "progress" with {"done", "total"} tokens, last "done" with {system: Trace}.
 
     Everything is checked before anything is computed. The trace's prompt is the first token, which
-    nothing comes before. stop.is_set() is asked before every chunk; a stop ends without a trace.
+    nothing comes before. cancel.is_set() is asked before every chunk; then it ends without a trace.
     """
     store = store or model.store
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text)
-    return _run(model, store, ids, system, lmbda, stop)
+    return _run(model, store, ids, system, lmbda, cancel)
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
@@ -158,7 +159,7 @@ def _run(
     ids: list[int],
     system: str,
     lmbda: float | str,
-    stop: Any,
+    cancel: Cancel | None,
 ) -> Iterator[Event]:
     """Yield progress after every chunk of rows, then the trace."""
     begin = time.perf_counter()
@@ -167,14 +168,14 @@ def _run(
     written, evidence = TextStream(), Evidence()
     total = len(ids) - 1
     for start in range(0, total, INSPECTED):
-        if stop is not None and stop.is_set():
+        if cancel is not None and cancel.is_set():
             return
         at = slice(start, min(start + INSPECTED, total))
-        sources = model.sources(output.hidden[0, at], output.logits[0, at], store)
+        sources = model.sources(*output.states((0, at)), store)
         taken = ids[at.start + 1 : at.stop + 1]
         rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
-        weights = [lmbda] * len(taken)
+        weights = [] if auto else [float(lmbda)] * len(taken)
         if auto:
             found = gaps(sources["lm"], sources[system], torch.tensor(taken))
             before = evidence.read([system] * len(taken), found)
@@ -217,6 +218,29 @@ def _trace(
 
 
 @torch.inference_mode()
+def distributions(
+    model: FusedModel,
+    prompt: str | Sequence[int],
+    system: str | None = None,
+    lmbda: float | str | None = None,
+    store: Store | None = None,
+) -> dict[str, Tensor]:
+    """Return log-probs (V,) of the next token by every source, and "fused" by the system's mix."""
+    store = store or model.store
+    system = model.check_system(system, store)
+    lmbda = model.lmbdas([system], lmbda, store)[system]
+    ids = check_prompt(model.decoder, prompt, 1)
+    output = model.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
+    routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
+    hidden, logits = output.states(0)
+    read_prompt(evidence, model, (hidden, logits), ids, routed, store)
+    sources = model.sources(hidden[-1:], logits[-1:], store)
+    weights = model.weights(sources, system, lmbda, evidence.now([system]))
+    fused = interpolate(sources["lm"], sources[system], weights)
+    return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
+
+
+@torch.inference_mode()
 def probe(
     model: FusedModel, ids: Sequence[int], text: str, store: Store | None = None
 ) -> list[dict[str, Any]]:
@@ -233,7 +257,7 @@ def probe(
         first = tokenizer.encode(named, add_special_tokens=False, verbose=False)[:1]
         for token in first:
             found.setdefault(token, named)
-    spread = model.distributions(ids, lmbda=0.0, store=store)  # the mix is not asked for
+    spread = distributions(model, ids, lmbda=0.0, store=store)  # the mix is not asked for
     spread.pop("fused")
     return [
         {

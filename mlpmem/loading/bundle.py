@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import Router, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
@@ -82,7 +82,7 @@ class Bundle:
 
     def model(
         self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-    ) -> FusedModel:
+    ) -> Model:
         """Return decoder and memory as a model; its datastore is attached by `attach`."""
         with self._reading("decoder, memory or router"):
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
@@ -90,7 +90,7 @@ class Bundle:
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
             calibrate(decoder)
-            return FusedModel(decoder, memory, self.settings, self.name, routers)
+            return Model(decoder, memory, self.settings, self.name, routers)
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
@@ -115,7 +115,7 @@ class Bundle:
 
     def attach(
         self,
-        model: FusedModel,
+        model: Model,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
         retriever: str | None = None,

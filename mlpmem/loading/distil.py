@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell
 from mlpmem.model.memory import Memory
@@ -58,9 +58,7 @@ processes = 1
 """
 
 
-def distil(
-    model: FusedModel, decoder: str | Path, text: Sequence[str | Path], tell: Tell
-) -> Memory:
+def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: Tell) -> Memory:
     """Return a memory of text files for a model's decoder, whose folder is given.
 
     The model has the texts' datastore: the targets have its k and temperature, and the memory that
@@ -81,7 +79,7 @@ def distil(
     return Memory.load(folder / "memory", dtype=dtype, device=device)
 
 
-def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:
+def _recipe(model: Model, decoder: Path, text: list[str]) -> str:
     """Return the recipe's TOML; a JSON string is a TOML string too."""
     return RECIPE.format(
         text=json.dumps(text),

@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.api import Model
 from mlpmem.engine.distributions import knn_weights, mix_nll
-from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings, lambda_grid
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.datastore import Datastore, Store
+from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import make_retriever
@@ -42,7 +42,7 @@ def from_parts(
     dtype: torch.dtype = torch.float32,
     progress: Callable[[int, int], None] | None = None,
     tell: Tell | None = None,
-) -> FusedModel:
+) -> Model:
     """Return a model of a decoder with, each optional, a memory and a datastore of text files.
 
     Decoder and memory are folders or hub ids, held in dtype; MlpMemError, before anything is read,
@@ -64,7 +64,7 @@ def from_parts(
     if "decoder" in folders:
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
-    model = FusedModel(decoder, memory, settings, "parts")
+    model = Model(decoder, memory, settings, "parts")
     calibrate(model.decoder)
     if text is not None:
         attach_text(model, text, retriever, progress, tune=settings is None)
@@ -72,7 +72,7 @@ def from_parts(
 
 
 def attach_text(
-    model: FusedModel,
+    model: Model,
     text: Sequence[str | Path] | str | Path,
     retriever: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -89,7 +89,7 @@ def attach_text(
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
-        model.settings = tuned(model, model.make_store(built.datastore, search))
+        model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
     model.attach_datastore(built.datastore, search)
     return built
 
@@ -100,7 +100,7 @@ SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance
 LMBDAS = lambda_grid(20)[1:-1]  # a mix: neither source alone
 
 
-def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
+def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
     """Return the model's settings with the temperature and the lambda that suit a store best.
 
     Best is the lowest mean nll (nats) of the positions asked. A model with a memory keeps its
@@ -136,7 +136,7 @@ def _sample(datastore: Datastore, seed: int) -> np.ndarray:
 
 @torch.inference_mode()
 def _asked(
-    model: FusedModel, store: Store, entries: np.ndarray
+    model: Model, store: Store, entries: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return of entries (Q,): the decoder's nll (Q,) in nats, and of the neighbours (Q, K) their
     distances, whether they have the true token, and counts. Own passages are infinitely far.

@@ -13,7 +13,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell, fetch, find_cached, look_up
 
 if TYPE_CHECKING:
-    from mlpmem.engine.fused import FusedModel
+    from mlpmem.api import Model
 
 # The authors name no commit. The first download pins one: what is cached is served from then on,
 # and the line that is told names the commit, to be written here once it is known.
@@ -99,7 +99,7 @@ def open_preset(
     device: str = "cpu",
     tell: Tell | None = None,
     **parts: Any,
-) -> "FusedModel":
+) -> "Model":
     """Return a preset's model, downloaded if need be; `parts` are from_parts' others, as text."""
     from mlpmem.engine.settings import Settings
     from mlpmem.loading.parts import from_parts

@@ -47,6 +47,11 @@ class DecoderOutput(NamedTuple):
     hidden: Tensor  # (B, T, D), or (B, 1, D)
     cache: Any  # transformers' Cache, or None
 
+    def states(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Return hidden states and logits at an index of (B, T)."""
+        assert self.logits is not None, "the pass was asked for hidden states only"
+        return self.hidden[index], self.logits[index]
+
 
 class Decoder:
     """A causal language model in eval mode whose weights ask for no gradient."""

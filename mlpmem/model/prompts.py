@@ -8,10 +8,12 @@ Prompts and texts as token ids, checked: what a decoder can read, and what it ha
 
 from collections.abc import Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.decoder import Decoder
+
+if TYPE_CHECKING:  # questions are checked before torch is there
+    from mlpmem.model.decoder import Decoder
 
 
 def question_prompt(question: str) -> str:
@@ -87,7 +89,7 @@ def _end(decoder: Any) -> int:
     return found
 
 
-def read_ids(decoder: Decoder, text: str | Sequence[int], what: str) -> list[int]:
+def read_ids(decoder: "Decoder", text: str | Sequence[int], what: str) -> list[int]:
     """Return the token ids of a text, or of ids as they are; MlpMemError where it is neither."""
     if isinstance(text, str):
         return decoder.encode(text)
@@ -101,7 +103,7 @@ def read_ids(decoder: Decoder, text: str | Sequence[int], what: str) -> list[int
     return ids
 
 
-def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: int) -> list[int]:
+def check_prompt(decoder: "Decoder", prompt: str | Sequence[int], max_new_tokens: int) -> list[int]:
     """Return the prompt's token ids; MlpMemError where it is empty or does not fit."""
     blank = isinstance(prompt, str) and not prompt.strip()
     ids = [] if blank else read_ids(decoder, prompt, "the prompt")
@@ -121,7 +123,7 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
     return ids
 
 
-def check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
+def check_ids(decoder: "Decoder", ids: Sequence[int], what: str) -> None:
     """Raise MlpMemError unless all are token ids of the decoder."""
     if ids and not 0 <= min(ids) <= max(ids) < decoder.vocab_size:
         raise MlpMemError(

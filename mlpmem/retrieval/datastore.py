@@ -166,3 +166,15 @@ class Store(NamedTuple):
         """Return the size of entries and index; keys that the index holds are counted once."""
         twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
         return self.datastore.bytes + self.retriever.bytes - twice
+
+
+def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Store:
+    """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
+    if datastore.keys.shape[1] != decoder.hidden_size:
+        raise MlpMemError(
+            f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
+            f"hidden size {decoder.hidden_size}; build the keys with this decoder"
+        )
+    values = torch.from_numpy(datastore.values.astype("int64")).to(decoder.device)
+    counts = torch.from_numpy(datastore.counts.astype("int32")).to(decoder.device)
+    return Store(datastore, retriever, values, counts)

@@ -7,12 +7,15 @@ from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
+
+if TYPE_CHECKING:  # the first screen reads STRANGER, without torch
+    from mlpmem.model.decoder import Decoder
 
 MOST_WORDS = 8
 STRANGER = "stranger"  # the group of what is about nobody: names that come once, in one document
@@ -112,7 +115,7 @@ WORD = 100  # bytes of its number and its place in a dict
 class Passages:
     """Passages of documents that plain words find, by BM25."""
 
-    def __init__(self, documents: Documents, decoder: Decoder) -> None:
+    def __init__(self, documents: Documents, decoder: "Decoder") -> None:
         """Index every passage once; copies of a passage stand once. MlpMemError without bm25s.
 
         Running text is cut so that a piece, a prompt and its answer fit in the decoder.

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json, valid
 from mlpmem.model.decoder import Decoder
-from mlpmem.retrieval.datastore import Datastore, Store, build_keys
+from mlpmem.retrieval.datastore import Datastore, Store, build_keys, make_store
 from mlpmem.retrieval.documents import Documents, entries, join_passages
 from mlpmem.retrieval.retriever import make_retriever
 
@@ -19,21 +18,21 @@ TEXT_KINDS = (".txt", ".md", ".jsonl")
 
 
 def store_texts(
-    model: FusedModel,
+    decoder: Decoder,
     titled: Sequence[tuple[str, str]],
     *,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Store:
-    """Return the store of (title, text) pairs, exactly searched; the model itself stays as it is.
+    """Return the store of (title, text) pairs, searched exactly.
 
-    progress(done, total) counts tokens while keys are built; a yes of stop() raises MlpMemError.
+    progress(done, total) counts tokens while keys are built; raises MlpMemError if stop() is True.
     """
-    documents = cut_text(model.decoder, titled)
+    documents = cut_text(decoder, titled)
     positions, counts = entries(documents)
-    keys = build_keys(model.decoder, documents, positions, progress=progress, stop=stop)
+    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
     datastore = Datastore(keys, positions, counts, documents)
-    return model.make_store(datastore, make_retriever("exact", keys))
+    return make_store(decoder, datastore, make_retriever("exact", keys))
 
 
 def read_text(decoder: Decoder, paths: Sequence[str | Path], chunk: int = CHUNK) -> Documents:

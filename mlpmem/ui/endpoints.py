@@ -174,7 +174,8 @@ class Endpoints:
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
         own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
-        trace = model.compare(text, systems=[name], lmbda=own, max_new_tokens=1)[name]
+        every = columns.sources(model)
+        trace = model.generate(text, name, lmbda=own, max_new_tokens=1, sources=every)
         return trace, trace.steps[0]
 
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import mlpmem
-import mlpmem.engine.fused
+import mlpmem.api
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import linear
 from mlpmem.fast.linear import PackedLinear, pack
@@ -29,7 +29,7 @@ def count(module: nn.Module) -> int:
 def test_a_packed_model_in_float32_writes_and_says_what_the_plain_one_does(family, memory):
     def made():
         bound = tiny.decoder(family)
-        return mlpmem.engine.fused.FusedModel(bound, tiny.memory(bound, memory))
+        return mlpmem.api.Model(bound, tiny.memory(bound, memory))
 
     plain, packed = made(), made().pack()
     assert count(packed.decoder.model) > 3 and count(packed.memory) > 4
@@ -107,7 +107,7 @@ def test_packed_weights_cannot_be_moved():
 def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(tmp_path):
     pytest.importorskip("peft")
     save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
-    model = mlpmem.engine.fused.FusedModel(tiny.decoder()).pack()
+    model = mlpmem.api.Model(tiny.decoder()).pack()
     with pytest.raises(MlpMemError, match="packed weights; load the decoder without dtype"):
         load_adapter(model.decoder, tmp_path)
 

@@ -4,6 +4,7 @@ import json
 
 from mlpmem.bench.figures import Figure
 from train.studies import answer_cost
+from train.studies.__main__ import main
 
 
 def test_a_figure_becomes_findings_with_its_setting_floor_and_peer():
@@ -17,10 +18,19 @@ def test_a_figure_becomes_findings_with_its_setting_floor_and_peer():
     assert (peer.metric, peer.value) == ("ms_per_query_peer", 4.0)
 
 
-def test_the_command_keeps_findings_beside_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        answer_cost, "figures", lambda bundle: [Figure("bytes/lm/in_memory", 5, "bytes")]
-    )
-    assert answer_cost.main(["tiny", "--runs", str(tmp_path)]) == 0
-    (row,) = json.loads((tmp_path / "tiny" / "findings" / "cost.json").read_text())
+def test_the_study_keeps_the_figures_of_the_runs_bundle_as_findings(tmp_path, monkeypatch):
+    asked = []
+
+    def figures(bundle):
+        asked.append(bundle)
+        return [Figure("bytes/lm/in_memory", 5, "bytes")]
+
+    monkeypatch.setattr(answer_cost, "figures", figures)
+    root = tmp_path / "tiny"
+    root.mkdir()
+    assert main(["cost", "tiny", "--runs", str(tmp_path)]) == 0
+    (row,) = json.loads((root / "findings" / "cost.json").read_text())
     assert (row["study"], row["system"], row["value"]) == ("cost", "lm", 5)
+    (root / "export/tiny").mkdir(parents=True)
+    assert main(["cost", "tiny", "--runs", str(tmp_path)]) == 0
+    assert asked == [None, str(root / "export/tiny")]

@@ -12,7 +12,7 @@ import tiny_run
 import torch
 
 from mlpmem.engine.rag import Rag
-from mlpmem.engine.systems import Column, columns
+from mlpmem.engine.systems import ModelSystem
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.retriever import BulkRetriever
 from mlpmem.retrieval.text_search import Passages
@@ -119,7 +119,7 @@ def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
     )
     kind = knn_prompt.Kind("", None, (" x", " y"), "d", ((" x",), (" y",)))
     found = knn_prompt.predictions(
-        columns(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
+        tiny.systems(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
     )
     assert found["lm"].tolist() == [0]  # 0.5 > 0.2
     assert found["dcpmi"].tolist() == [1]  # log 5/6 < log 2
@@ -128,7 +128,7 @@ def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
 
 
 def test_words_of_several_tokens_are_judged_whole():
-    bound = columns(model())[0]
+    bound = tiny.systems(model())[0]
     prompts = [bound.decoder.encode(text) for text in ("Gold", "The capital of")]
     found = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
     for row, ids in zip(found, prompts, strict=True):
@@ -216,8 +216,8 @@ def stages(root):
 
 def ask(data=None, corpus=None, **options):
     """Return Asked of every sort of system."""
-    retrieval = Rag(Column(model()), Passages(tiny.documents(), model().decoder))
-    everyone = [*columns(model()), retrieval]
+    retrieval = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
+    everyone = [*tiny.systems(model()), retrieval]
     return Asked(everyone, data, corpus, options.pop("limit", 0), "how", **options)
 
 

@@ -35,7 +35,7 @@ def test_lambda_outside_its_range_is_refused(lmbda):
 def test_an_untouched_lambda_is_none_and_empty_fields_are_defaults():
     assert inputs.check_lmbda({"lmbda": None}) is None
     chosen = inputs.check_options({"lmbda": 0.25}, None, "", None, None, None)
-    assert chosen == inputs.Options(lmbda=0.25)
+    assert chosen == inputs.RequestOptions(lmbda=0.25)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_titles_are_names_without_their_brackets(tmp_path):
 def test_a_request_of_a_column_is_checked_whole():
     asked = inputs.check_request(REQUEST)
     assert (asked.kind, asked.system, asked.forced) == ("branch", "lm", [4])
-    assert asked.options == inputs.Options(lmbda=0.5, seed=3)
+    assert asked.options == inputs.RequestOptions(lmbda=0.5, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,6 @@ def test_what_is_off_in_a_link_is_brought_in():
         {"q": "x" * 3000, "tokens": "1e9", "seed": "-4", "top_p": "nan", "top_k": "7.9",
          "temperature": "hot", "lambda": "-3", "systems": "knn,<b>,lm", "else": "1"}
     )  # fmt: skip
-    assert link.options == inputs.Options(lmbda=0.0, max_new_tokens=128, top_k=7)
+    assert link.options == inputs.RequestOptions(lmbda=0.0, max_new_tokens=128, top_k=7)
     assert (len(link.prompt), link.systems) == (2000, ["lm", "knn"])
     assert inputs.read_link({"q": "a", "systems": "none"}).systems == ["lm", "memory", "knn"]

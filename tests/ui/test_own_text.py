@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
 from mlpmem.ui.panels import chat, corpus, inspect
@@ -117,7 +117,8 @@ def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
     told = []
     model = SimpleNamespace(
         systems=["lm"], lmbdas=lambda *given: {"lm": 0.0},
-        chat=lambda turns, **options: told.append(turns) or iter(()),
+        chat_ids=lambda turns, room: told.append(turns) or [1],
+        stream=lambda ids, systems, **options: iter(()),
     )  # fmt: skip
     shared = SimpleNamespace(
         service=SimpleNamespace(model=model),
@@ -149,7 +150,7 @@ def test_the_chat_prefers_the_best_source_there_is(tiny_model):
     assert [chat.best(there) for there in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",))] == [
         "memory", "knn", "lm",
     ]  # fmt: skip
-    alone = FusedModel(tiny_model.decoder)
+    alone = Model(tiny_model.decoder)
     service = Service(lambda tell: (alone, []))
     choose = chat._chooser(SimpleNamespace(service=service))
     assert choose("memory", "atlas") == gr.skip(), "nothing is known while it loads"

@@ -8,7 +8,7 @@ for all. An atlas is asked under the routers' lambdas too.
 import dataclasses
 from pathlib import Path
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO
@@ -80,7 +80,7 @@ def _by_token(
     config, routers = context.config, load_routers(context.inputs["router"])
     settings = Settings(lmbda=lmbda, k=config.k, knn_temperature=config.temperature)
     routers = {source: routers[source] for source in ROUTED if source in routers}
-    model = FusedModel(decoder, memory, settings, routers=routers)
+    model = Model(decoder, memory, settings, routers=routers)
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
     corpus = context.inputs["corpus"]
     test = Test.load(corpus, decoder.tokenizer, config.questions, context.seed)

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.trace import Trace
 from mlpmem.retrieval.documents import Documents
 from train.config.tables import Export
@@ -19,7 +19,7 @@ DESCRIBED = 30  # real and invented entities described each, while looking for t
 
 
 def find_examples(
-    model: FusedModel, questions: list[dict], config: Export
+    model: Model, questions: list[dict], config: Export
 ) -> tuple[list[dict], list[dict[str, Trace]]]:
     """Return example prompts in four groups of about equal size, and the comparisons made.
 
@@ -101,9 +101,7 @@ def _example(question: dict, group: str) -> dict:
     return {"name": question["title"], "group": group, "part": question["group"]} | kept
 
 
-def record(
-    model: FusedModel, examples: list[dict], abouts: list[dict], config: Export
-) -> list[dict]:
+def record(model: Model, examples: list[dict], abouts: list[dict], config: Export) -> list[dict]:
     """Return recorded comparisons: the descriptions that show most, then short answers."""
     chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
     short = [e for e in examples if e["group"] == "helps"] + examples
@@ -119,7 +117,7 @@ def record(
 
 
 def telling_abouts(
-    model: FusedModel, abouts: list[dict], questions: list[dict], count: int
+    model: Model, abouts: list[dict], questions: list[dict], count: int
 ) -> list[dict]:
     """Return descriptions of B's entities in which the memory gets most facts, the decoder fewest.
 
@@ -155,7 +153,7 @@ class Shown(NamedTuple):
     answered: list[dict[str, Trace]]  # every comparison made on the way: their costs are kept
 
 
-def show_text(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
+def show_text(model: Model, corpus: Path, config: Export, seed: int) -> Shown:
     """Return examples and recorded comparisons of the first of them; a text asks no questions."""
     documents = Documents.load(corpus / "test")
     examples = prefixes(model, documents, config.examples, seed)
@@ -168,7 +166,7 @@ def show_text(model: FusedModel, corpus: Path, config: Export, seed: int) -> Sho
     return Shown(examples, [], recorded[: config.traces], traces)
 
 
-def prefixes(model: FusedModel, documents: Documents, count: int, seed: int) -> list[dict]:
+def prefixes(model: Model, documents: Documents, count: int, seed: int) -> list[dict]:
     """Return examples: how documents begin, up to a space. A continuation has no right answer."""
     order = random.Random(seed).sample(range(len(documents)), len(documents))
     found = []

@@ -9,7 +9,8 @@ from statistics import median
 
 import torch
 
-from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.api import Model
+from mlpmem.engine.fused import Settings
 from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
@@ -86,7 +87,7 @@ def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
     return found
 
 
-def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
+def _show_atlas(model: Model, corpus: Path, config: Export, seed: int) -> Shown:
     """Return what a bundle of the atlas shows, found by asking."""
     questions = read_lines(corpus / "questions.jsonl")
     random.Random(seed).shuffle(questions)
@@ -99,7 +100,7 @@ def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> S
 
 def _model(
     inputs: dict[str, Path], results: dict, name: str, auto: bool
-) -> tuple[FusedModel, Datastore]:
+) -> tuple[Model, Datastore]:
     """Return the model as the bundle will serve it, and its datastore."""
     settings = Settings(
         lmbda=results["lmbda"],
@@ -110,7 +111,7 @@ def _model(
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     store = Datastore.load(inputs["datastore"])
-    model = FusedModel(decoder, memory, settings, name, load_routers(inputs["router"]))
+    model = Model(decoder, memory, settings, name, load_routers(inputs["router"]))
     model.attach_datastore(store, make_retriever(None, store.keys))
     return model, store
 

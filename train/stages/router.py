@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mlpmem.api import Model
 from mlpmem.engine.distributions import weigh
-from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
@@ -59,7 +59,7 @@ def fit_routers(context: Context) -> dict:
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     settings = Settings(k=config.k, knn_temperature=config.temperature)
-    model = FusedModel(decoder, memory, settings)
+    model = Model(decoder, memory, settings)
     store = Datastore.load(inputs["datastore"])
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
     kind = finished_manifest(inputs["corpus"])["config"]["kind"]
@@ -100,7 +100,7 @@ def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) ->
 SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
 
 
-def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
+def look(model: Model, seen: Seen) -> dict[str, Rows]:
     """Return {system: Rows} of every system that the model can answer with."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
     positions, asked = reach(seen.documents, seen.positions)
@@ -121,7 +121,7 @@ def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
 
 
 def fit(
-    model: FusedModel,
+    model: Model,
     system: str,
     rows: Rows,
     weights: Tensor,

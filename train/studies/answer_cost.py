@@ -1,22 +1,24 @@
-"""What answering costs, as findings: `python -m train.cost RECIPE`, of the recipe's bundle.
+"""What does an answer cost? The benches of `python -m mlpmem.bench`, kept as findings.
 
-It runs the benches of `python -m mlpmem.bench` and writes runs/<recipe>/findings/cost.json. Times
-are this machine's.
+Measured of the run's bundle, or of the embedded one before the run has exported any. Times are this
+machine's.
 """
 
-import argparse
-import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from mlpmem.bench.__main__ import figures
 from mlpmem.bench.figures import Figure
-from mlpmem.errors import MlpMemError
-from train.config.load import run_of
 from train.files import say
-from train.measure.findings import Finding, save
+from train.measure.findings import Finding
+from train.studies.run import Run
 
 HOW = "python -m mlpmem.bench {}"
+
+
+def answer_cost(run: Run) -> Iterator[Finding]:
+    """Yield the findings of every bench; each figure is printed as it comes."""
+    bundle = run.root / "export" / run.recipe.export.name
+    yield from findings(_told(figures(bundle=str(bundle) if bundle.is_dir() else None)))
 
 
 def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
@@ -34,29 +36,8 @@ def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
                 yield Finding(metric=f"{metric}_{name}", value=value, n=figure.n, **common)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure a bundle and keep the findings; return the exit status."""
-    parser = argparse.ArgumentParser("python -m train.cost", description=main.__doc__)
-    parser.add_argument("recipe", nargs="?", default="atlas", help="whose findings they are")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
-    parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
-    given = parser.parse_args(arguments)
-    try:
-        folder = run_of(given.runs, given.recipe) / "findings"
-        found = list(findings(_told(figures(bundle=given.bundle))))
-    except MlpMemError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    say(f"kept in {save(folder, 'cost', found)}")
-    return 0
-
-
 def _told(measured: Iterable[Figure]) -> Iterator[Figure]:
     """Yield figures, each printed as it comes."""
     for figure in measured:
         say(str(figure))
         yield figure
-
-
-if __name__ == "__main__":
-    sys.exit(main())

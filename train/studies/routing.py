@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import mlpmem
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.retriever import BulkRetriever
@@ -27,7 +27,7 @@ from train.run.stage import finished_manifest
 from train.stages.corpus import check_tokens
 
 
-def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
+def study_atlas(model: Model, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
     """Return exact match by cell, and of real and invented entities apart; perplexity by group."""
     test = Test.load(corpus, model.decoder.tokenizer, most, seed)
     questions, text = test.questions, test.text
@@ -52,7 +52,7 @@ def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str)
     return found
 
 
-def study_text(model: FusedModel, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
+def study_text(model: Model, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
     """Return the perplexity of a sample of the test split."""
     window = min(256, model.decoder.max_positions)
     text, positions = slide(Documents.load(corpus / "test"), window, window // 2, most, seed)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _studied(model: FusedModel, recipe, root: Path, most: int, how: str) -> list[Finding]:
+def _studied(model: Model, recipe, root: Path, most: int, how: str) -> list[Finding]:
     """Return the findings of the corpus's kind; MlpMemError where there is nothing to compare."""
     corpus = finished_manifest(root / "corpus")
     if corpus is None or not model.routers:

@@ -11,7 +11,7 @@ are drawn are scored unless a limit is given; published figures are of all of it
 
 import numpy as np
 
-from mlpmem.engine.systems import Column, System
+from mlpmem.engine.systems import ModelSystem, System
 from mlpmem.retrieval.documents import Documents, join_passages
 from train.measure import findings
 from train.measure.batches import judge_positions
@@ -64,7 +64,7 @@ def run_text(asked: Asked) -> list[Finding]:
 
 def _readers(asked: Asked) -> list[System]:
     """Return the systems that read nothing but the text."""
-    return [system for system in asked.systems if isinstance(system, Column)]
+    return [system for system in asked.systems if isinstance(system, ModelSystem)]
 
 
 def _finding(asked: Asked, system: System, split: str, nll: np.ndarray, of: np.ndarray) -> Finding:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import registry
@@ -78,7 +78,7 @@ class Cast(registry.Cast):
         store = attached.datastore
         return store, BulkRetriever(store.keys, self.model.decoder.device)
 
-    def alone(self, system: str) -> FusedModel:
+    def alone(self, system: str) -> Model:
         """Return the model with nothing beside the system that it does not need."""
         model = super().alone(system)
         if "knn" in PARTS[system]:

@@ -167,9 +167,10 @@ def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> I
     begin["traces"][system]["settings"]["forced"] = forced
     yield {**begin, "own": shared.searched(own, store, [system])}
     before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
-    events = model.chat(
-        [*before, (last["question"], "")], system=system, lmbda=lmbdas,
-        max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
+    ids = model.chat_ids([*before, (last["question"], "")], MAX_NEW_TOKENS)
+    events = model.stream(
+        ids, [system], lmbda=lmbdas, max_new_tokens=MAX_NEW_TOKENS, forced=forced, cancel=stop,
+        store=store, sources=columns.sources(model, store),
     )  # fmt: skip
     yield from stream.deltas(run, events)
 

@@ -211,15 +211,17 @@ def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Ite
 def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
     """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
     model = shared.service.model
-    options = asked.options.as_arguments() | {"forced": asked.forced, "store": store}
+    options = asked.options.as_arguments() | {
+        "forced": asked.forced, "store": store, "sources": columns.sources(model, store),
+    }  # fmt: skip
     lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"), store)
     own = {"run": asked.run, "system": asked.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()
-    model.compare(asked.prompt, systems=[asked.system], lmbda=lmbda, stop=stop, **options)
+    model.compare(asked.prompt, [asked.system], lmbda=lmbda, cancel=stop, **options)
     single, last, tokens = time.perf_counter() - begin, begin, 0
     begin = time.perf_counter()
-    for event in model.scrub(asked.prompt, asked.system, stop=stop, stream=True, **options):
+    for event in model.stream_scrub(asked.prompt, asked.system, cancel=stop, **options):
         tokens += event.kind == "step"
         if event.kind == "done" and not stop.is_set():
             seconds = time.perf_counter() - begin

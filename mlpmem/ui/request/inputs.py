@@ -24,7 +24,7 @@ BOUNDS = {
 
 
 @dataclass(frozen=True)
-class Options:
+class RequestOptions:
     """How to generate; lmbda None is what the bundle is used with."""
 
     lmbda: float | str | None = None  # or AUTO: the router's, for every token
@@ -47,7 +47,7 @@ class Request:
     run: str  # the page's name for what is on screen
     prompt: str
     system: str
-    options: Options
+    options: RequestOptions
     forced: list[int]
     own: str  # the page's name for the visitor's text that it searched, or ""
 
@@ -137,14 +137,14 @@ def check_lmbda(value: object) -> float | str | None:
 
 def check_options(
     lmbda: object, tokens: object, temperature: object, top_p: object, top_k: object, seed: object
-) -> Options:
+) -> RequestOptions:
     """Return checked options; MlpMemError names the first that is out of bounds."""
     given = zip(BOUNDS, (tokens, temperature, top_p, top_k, seed), strict=True)
     found = {}
     for field, value in given:
         name, _, low, high, default = BOUNDS[field]
         found[field] = type(default)(check_number(value, name, low, high, default))
-    return Options(lmbda=check_lmbda(lmbda), **found)
+    return RequestOptions(lmbda=check_lmbda(lmbda), **found)
 
 
 def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:
@@ -174,7 +174,7 @@ class Link:
     """What a permalink asks for."""
 
     prompt: str
-    options: Options
+    options: RequestOptions
     systems: list[str]
 
 
@@ -194,7 +194,7 @@ def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | N
     lmbda = AUTO if auto else _clamped(query.get("lambda"), 0.0, 1.0, None)
     named = str(query.get("systems") or "").split(",")
     systems = [s for s in (*SOURCES, *offered) if s in named] or list(SOURCES)
-    return Link(prompt, Options(lmbda=lmbda, **found), systems)
+    return Link(prompt, RequestOptions(lmbda=lmbda, **found), systems)
 
 
 def _clamped(text: Any, low: float, high: float, default: float | None) -> float | None:
