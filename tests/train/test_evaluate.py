@@ -11,8 +11,9 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
 from train.config.tables import Evaluate, Finetuned
+from train.files import read_json, write_json
 from train.measure.atlas import ATLAS_LAMBDAS, Grid, Measured, Sources, Test, choose_lambda
-from train.run.stage import Context, read_json, write_json
+from train.run.stage import Context
 from train.stages import finetuned
 from train.stages.evaluate import evaluate, load_results
 

@@ -17,9 +17,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.retriever import BulkRetriever
 from mlpmem.retrieval.text_search import Passages
 from train.corpora.tokenizer import train_tokenizer
-from train.files import read_lines, write_lines
+from train.files import read_json, read_lines, write_json, write_lines
 from train.measure.batches import Judged
-from train.run.stage import read_json, write_json
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
 from train.tasks import task as asked
 from train.tasks.__main__ import main

@@ -22,7 +22,7 @@ from train.config.tables import Corpus
 from train.corpora.readers import Block, read_blocks
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
-from train.run.stage import write_json
+from train.files import write_json
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder

@@ -15,8 +15,8 @@ from mlpmem.retrieval.documents import join_passages
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.text import write_corpus
 from train.corpora.tokenizer import encode_segments, train_tokenizer
-from train.files import write_lines
-from train.run.stage import Context, write_json
+from train.files import write_json, write_lines
+from train.run.stage import Context
 
 TOKENIZER_DRAWS = 2  # wordings differ between draws; two show the tokenizer nearly all words
 

@@ -16,10 +16,11 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import BulkRetriever
+from train.files import read_json, write_json
 from train.measure.atlas import Test, measure_atlas
 from train.measure.by_token import by_token
 from train.measure.text import measure_text
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.stage import Context, finished_manifest
 
 MEASURES = {"atlas": measure_atlas, "text": measure_text}  # by kind of corpus
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}

@@ -23,8 +23,8 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
 from train.config.tables import Export
-from train.files import read_lines
-from train.run.stage import Context, finished_manifest, read_json
+from train.files import read_json, read_lines
+from train.run.stage import Context, finished_manifest
 from train.stages.evaluate import load_results
 from train.stages.examples import Shown, find_examples, record, show_text, telling_abouts, untrained
 
