@@ -3,6 +3,7 @@
 MLPMEM_FUZZ sets how many examples every test draws, for a longer look than the default.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -203,9 +204,9 @@ def test_results_of_any_kind_leave_a_page_that_opens(tmp_path, text):
 @fuzz
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=SCALARS)
 def test_an_upload_is_read_or_refused(tmp_path, content, name):
-    for kind in own_text.KINDS:
+    for kind in (*own_text.KINDS, ".jsonl.gz"):
         path = tmp_path / f"a{kind}"
-        path.write_bytes(content)
+        path.write_bytes(gzip.compress(content) if kind == ".jsonl.gz" else content)
         read = refused(own_text.read_upload, path)
         pairs = refused(own_text.titled, *read) if read else None
         assert pairs is None or all(text.strip() for _, text in pairs)

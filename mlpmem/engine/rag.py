@@ -18,7 +18,7 @@ from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.prompts import check_prompt
-from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.model.tokenizer import PARTED, encode_text, text_of
 from mlpmem.retrieval.text_search import Passages
 
 LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
@@ -85,8 +85,7 @@ class Rag:
         if self.layout == "turns":
             ids = list(self.passages.ids[passage])
             return ids[len(bos) :] if ids[: len(bos)] == bos else ids
-        space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
-        return self.passages.plain(passage) + space
+        return self.passages.plain(passage) + encode_text(self.decoder.tokenizer, " ")
 
     @property
     def routed(self) -> bool:

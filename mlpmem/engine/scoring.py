@@ -25,8 +25,8 @@ from mlpmem.engine.settings import check_lmbda
 from mlpmem.engine.steps import rows_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.model.prompts import check_prompt, read_ids
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.prompts import check_ids, check_prompt, read_ids
+from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
 from mlpmem.retrieval.datastore import Store
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -37,7 +37,9 @@ class Score:
     """The nll of every token but the first, given those before it."""
 
     ids: list[int]  # (T,)
-    tokens: list[str]  # (T,) displayable
+    tokens: list[str]  # (T,) displayable; a part of a character is U+FFFD
+    token_bytes: list[bytes]  # (T,) UTF-8, control tokens empty
+    offsets: list[tuple[int, int]]  # (T,) begin and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
     lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is the router's
     routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
@@ -109,7 +111,9 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    return Score(ids, pieces, nll, model.lmbdas(systems, None, store), routed)
+    parts_of_text = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    spans = byte_spans(parts_of_text, text if isinstance(text, str) else None)
+    return Score(ids, pieces, parts_of_text, spans, nll, model.lmbdas(systems, None, store), routed)
 
 
 MAX_TOKENS = 512
@@ -251,12 +255,11 @@ def probe(
     """
     if not text:
         raise MlpMemError("no token is named; write a word, such as Lima")
-    tokenizer = model.decoder.tokenizer
     found: dict[int, str] = {}
     for named in dict.fromkeys([text if text[0].isspace() else f" {text}", text]):
-        first = tokenizer.encode(named, add_special_tokens=False, verbose=False)[:1]
-        for token in first:
+        for token in continuation_ids(model.decoder.tokenizer, named)[:1]:
             found.setdefault(token, named)
+    check_ids(model.decoder, list(found), "the named token")
     spread = distributions(model, ids, lmbda=0.0, store=store)  # the mix is not asked for
     spread.pop("fused")
     return [

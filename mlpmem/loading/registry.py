@@ -125,6 +125,6 @@ class Cast:
         if given.kind == "adapter":
             tuned = load_adapter(self.base(given), given.folder)
         else:
-            tuned = Decoder.load(given.folder, local_files_only=True, **held)
+            tuned = Decoder.load(given.folder, **held)
         model = Model(tuned, None, None, given.name)
         return ModelSystem(model, "lm", None, given.name, label, given.seconds)

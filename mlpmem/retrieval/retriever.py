@@ -5,6 +5,7 @@ queries at once; FaissFlatRetriever is exact over the same fp16 keys on a CPU; I
 small and approximate. A new one is a class with `search`.
 """
 
+import logging
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -16,9 +17,10 @@ from torch import Tensor
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.exact_search import ExactSearch, writable
-from mlpmem.retrieval.inverted_file import InvertedSearch
+from mlpmem.retrieval.inverted_file import LEAST, InvertedSearch
 from mlpmem.retrieval.top_k import nearest_first
 
+log = logging.getLogger(__name__)
 BLOCK = 65536  # keys added to an index at once
 MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
 
@@ -147,10 +149,21 @@ DEFAULT = "exact" if sys.platform == "darwin" else "flat"
 
 
 def make_retriever(kind: str | None, keys: np.ndarray) -> Retriever:
-    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT."""
+    """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT.
+
+    Keys too few for "ivfpq" are searched by DEFAULT, which is exact, and a warning is logged.
+    """
     kind = DEFAULT if kind is None else kind
     if kind not in RETRIEVERS:
         raise MlpMemError(f"retriever {kind!r} is not known, use one of {', '.join(RETRIEVERS)}")
     if len(keys) == 0:
         raise MlpMemError("retriever: the datastore has no entries; give it some text")
+    if kind == "ivfpq" and len(keys) < LEAST:
+        log.warning(
+            "retriever: %d entries are too few for ivfpq, which needs %d or more; they are "
+            "searched exactly. Give more text for an index",
+            len(keys),
+            LEAST,
+        )
+        kind = DEFAULT
     return RETRIEVERS[kind](keys)

@@ -79,7 +79,7 @@ class Endpoints:
             source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
             "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
         """
-        text = inputs.as_prompt(inputs.check_text(prompt))
+        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
         chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
         service, stop = self._shared.service, Deadline()
         asked = columns.choose(service, systems, None)
@@ -103,9 +103,11 @@ class Endpoints:
             lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
                 choose it for every token; null takes what the bundle is used with.
         Returns:
-            {"ids", "tokens", "nll", "lmbda", "perplexity"}: "nll" has per source the negative log
-            likelihood in nats of every token but the first; "perplexity" is that of the decoder
-            ("lm") and of its mixes with "memory" and "knn" at "lmbda".
+            {"ids", "tokens", "bytes", "offsets", "nll", "lmbda", "perplexity"}: "bytes" has the
+            UTF-8 of every token, "offsets" where it begins and ends in the text's UTF-8; "nll" has
+            per source the negative log likelihood in nats of every token but the first;
+            "perplexity" is that of the decoder ("lm") and of its mixes with "memory" and "knn" at
+            "lmbda".
         """
         text = inputs.check_text(text, "text")
         weight = inputs.check_lmbda(lmbda)
@@ -115,6 +117,8 @@ class Endpoints:
         return {
             "ids": score.ids,
             "tokens": score.tokens,
+            "bytes": [list(part) for part in score.token_bytes],
+            "offsets": [list(span) for span in score.offsets],
             "nll": {name: [_finite(v) for v in nll.tolist()] for name, nll in score.nll.items()},
             "lmbda": lmbdas,
             "perplexity": {s: _finite(score.perplexity(s, lmbda)) for s, lmbda in lmbdas.items()},
@@ -170,7 +174,7 @@ class Endpoints:
 
     def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
         """Return a system's trace of a single token, and that token's step."""
-        text = inputs.as_prompt(inputs.check_text(prompt))
+        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
         own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))

@@ -182,7 +182,7 @@ class FakeModel:
     def only_lm(self, prompt, name, **options):
         """Yield the events of the decoder alone, under a column's name."""
         self.systems = ["lm"]
-        for event in self.stream(prompt, ["lm"], **options):
+        for event in FakeModel.stream(self, prompt, ["lm"], **options):
             yield Event(event.kind, dict.fromkeys([name], event.values["lm"]))
 
     def _columns(self, prompt, columns, max_new_tokens=32, cancel=None, forced=(),

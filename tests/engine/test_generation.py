@@ -301,7 +301,11 @@ def test_a_chat_is_its_turns_token_ids(tiny_model):
     turns = [("What is gold?", "Au"), ("And Peru?", "")]
     trace = tiny_model.chat(turns, "lm", max_new_tokens=2)
     assert trace.prompt_ids == chat_ids(tiny_model.decoder, turns)
-    assert trace.prompt == "Question: What is gold? Answer: AuQuestion: And Peru? Answer:"
+    assert trace.prompt == "<s>What is gold?\nAu\nAnd Peru?", "control tokens are visible"
+    asked = tiny_model._like(None, tiny_model.settings, {}, None)
+    asked.questions = True
+    trace = asked.chat(turns, "lm", max_new_tokens=2)
+    assert trace.prompt == ("<s>Question: What is gold? Answer: Au</s>Question: And Peru? Answer:")
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n", []])

@@ -20,7 +20,7 @@ def made(passages: list[list[int]], k: int = 8) -> tuple[Model, object]:
     positions, counts = entries(documents)
     keys = build_keys(decoder, documents, positions)
     store = Datastore(keys, positions, counts, documents)
-    return model, make_store(decoder, store, make_retriever("exact", keys))
+    return model, make_store(model.decoder, store, make_retriever("exact", keys))
 
 
 def random_passages(count: int, length: int = 20) -> list[list[int]]:

@@ -144,6 +144,16 @@ def test_the_nearest_are_found_wherever_they_lie_and_however_the_blocks_fall(mon
             np.testing.assert_allclose(found.distances.numpy(), wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("entries", [1, 2, 15, 16])
+def test_keys_too_few_for_an_index_are_searched_exactly_and_said_so(entries, caplog):
+    made = r.make_retriever("ivfpq", KEYS[:entries])
+    found = made.search(QUERIES[:1], 1)
+    assert found.indices.tolist() == [[0]]
+    few = entries < r.LEAST
+    assert isinstance(made, r.FaissIVFPQRetriever) != few
+    assert (f"{entries} entries are too few for ivfpq, which needs 16" in caplog.text) == few
+
+
 def test_an_unknown_kind_and_an_empty_datastore_are_refused():
     with pytest.raises(MlpMemError, match="use one of exact, flat"):
         r.make_retriever("magic", KEYS)

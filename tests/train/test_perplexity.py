@@ -27,10 +27,10 @@ from train.measure.text import (
 from train.report.__main__ import tables
 from train.run.stage import Context
 from train.stages.evaluate import evaluate, load_results
-from train.stages.examples import prefixes
 from train.stages.export import make_bundle
 from train.stages.finetuned import compare_finetuned
 from train.stages.targets import make_targets
+from train.stages.text import prefixes
 
 
 def documents_of(lengths):

@@ -375,7 +375,7 @@ def test_lambda_k_and_temperature_are_read_off_one_search(root):
             assert found.value == pytest.approx(perplexity(golds.lm, other, lmbda))
             assert found.value <= perplexity(golds.lm, other, 0.5) + 1e-9
     asked = [f for f in findings if f.split == "dev"]
-    assert len(asked) == (4 if run.kind == "atlas" else 0)
+    assert len(asked) == (4 if run.kind.name == "atlas" else 0)
     asks = [run.decoder.encode(row["prompt"]) for row in run.dev.rows] if asked else []
     whole = [run.dev.documents.passage(p).tolist() for p in range(len(asks))]
     pairs = [(ids, both[len(ids) :]) for ids, both in zip(asks, whole, strict=True)]

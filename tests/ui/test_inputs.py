@@ -14,10 +14,16 @@ REQUEST = {"kind": "branch", "run": "r", "prompt": "p", "system": "lm", "lmbda":
 
 
 def test_a_bare_question_gets_its_form_and_other_text_stays():
-    assert inputs.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
-    assert inputs.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
-    assert inputs.as_prompt("Question: Where? Answer:") == "Question: Where? Answer:"
-    assert inputs.as_prompt("Lima is") == "Lima is"
+    atlas = recorded.Recorded(questions_form=True)
+    assert atlas.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert atlas.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert atlas.as_prompt("Question: Where? Answer:") == "Question: Where? Answer:"
+    assert atlas.as_prompt("Lima is\n") == "Lima is\n"
+
+
+@pytest.mark.parametrize("text", ["Where is\n\n Lima? ", "user\nHi\n", "  a:\n\tb()\n?"])
+def test_what_a_brought_decoder_reads_is_what_was_typed(text):
+    assert recorded.Recorded().as_prompt(inputs.check_text(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * 2001])

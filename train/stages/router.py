@@ -1,14 +1,11 @@
 """Stage router: a lambda for every token, fitted where nothing is tested.
 
-An atlas is asked its questions and statements in the dev wordings, which no training text and no
-test has; a text corpus is read on its validation split. The loss is the mix's nll, so a router
-learns when each source is to be believed. R positions, F features.
+What is seen is the kind of corpus's own: nothing of any training text or test. The loss is the
+mix's nll, so a router learns when each source is to be believed. R positions, F features.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,27 +18,14 @@ from mlpmem.engine.trace import PARTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
-from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import Router as RouterRecipe
-from train.files import read_lines
-from train.measure.atlas import CHOOSING, GROUPS
 from train.measure.by_token import each, gold
-from train.measure.questions import ask, sample_questions
-from train.measure.text import all_positions, groups_of, slide
-from train.run.stage import Context, finished_manifest
+from train.run.kinds import Seen, kind_of
+from train.run.stage import Context
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
 STEPS = 150  # of L-BFGS, at most
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Positions to fit on: a passage's tokens, and how much each counts."""
-
-    documents: Documents
-    positions: np.ndarray  # (R,) of tokens whose probability is the loss
-    weights: Tensor  # (R,) float32, sum 1
 
 
 @dataclass(frozen=True)
@@ -62,42 +46,13 @@ def fit_routers(context: Context) -> dict:
     model = Model(decoder, memory, settings)
     store = Datastore.load(inputs["datastore"])
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
-    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
-    seen = SEEN[kind](inputs["corpus"], decoder, config, context.seed)
+    corpus = inputs["corpus"]
+    seen = kind_of(corpus).see(corpus, decoder, config, context.seed)
     nll = {}
     for system, rows in look(model, seen).items():
         router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(seen.positions), "nll": nll}
-
-
-def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return every token of questions and statements in their dev wordings.
-
-    Groups count alike; within a group a token of an answer counts `answers` times as much as
-    another.
-    """
-    cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
-    rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
-    questions = ask(decoder.tokenizer, rows)
-    documents = questions.documents
-    positions = all_positions(documents)
-    groups = groups_of(documents, positions)
-    weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
-    for group in set(groups):
-        weights[groups == group] /= weights[groups == group].sum()
-    return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
-
-
-def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return tokens of the validation split, which windows slide over as they do in evaluate."""
-    valid = Documents.load(corpus / "valid")
-    window = min(config.window, decoder.max_positions)
-    documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
-    return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
-
-
-SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
 
 
 def look(model: Model, seen: Seen) -> dict[str, Rows]:

@@ -8,7 +8,7 @@ Targets on disk: found shard by shard, joined into three arrays, read as rows.
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -186,10 +186,6 @@ def sparse_targets(store: Datastore, own: np.ndarray, distances, indices, temper
         torch.from_numpy(np.maximum(counts, 1)),
         temperature,
     )
-
-
-if TYPE_CHECKING:
-    pass  # GONE
 
 
 class StoredTargets:

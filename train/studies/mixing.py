@@ -37,7 +37,7 @@ def mixing(run: Run) -> Iterator[Finding]:
             found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", found, **setting)
-    if run.kind == "atlas":
+    if run.kind.asks:
         for k, temperature in product(ks, config.temperatures):
             yield _answered(run, k, temperature)
 

@@ -100,7 +100,7 @@ def _streamer(shared: Shared):
 
     def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
-            text = inputs.as_prompt(inputs.check_text(prompt))
+            text = shared.recorded.as_prompt(inputs.check_text(prompt))
             chosen = inputs.check_options(lmbda, *numbers)
             service, store = shared.service, shared.store(own, choice)
             asked = columns.choose(service, chosen_systems, store)
@@ -169,7 +169,7 @@ def _restorer(shared: Shared):
         link = inputs.read_link(request.query_params, offered)
         if link is None:
             return [gr.skip()] * (len(inputs.BOUNDS) + 3)
-        prompt = inputs.as_prompt(link.prompt)
+        prompt = shared.recorded.as_prompt(link.prompt)
         numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
         value = {"kind": "linked", "run": stream.new_run(), "prompt": prompt,
                  **shared.recorded.known(prompt), "lmbda": link.options.lmbda,

@@ -7,7 +7,6 @@ from typing import Any
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, valid
-from mlpmem.model.prompts import question_prompt
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
@@ -79,22 +78,15 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
 
 
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:
-    """Return the text without surrounding space; MlpMemError if it is empty or over-long."""
+    """Return the text as it was typed; MlpMemError if it is empty or over-long."""
     if not isinstance(text, str) or not text.strip():
         raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
-    text = valid(text.strip())
+    text = valid(text)
     if len(text) > most:
         raise MlpMemError(
             f"The {what} has {len(text):,} characters; at most {most:,} are taken. "
             "Shorten it and try again."
         )
-    return text
-
-
-def as_prompt(text: str) -> str:
-    """Return a bare question in the form the bundle was trained on, any other text unchanged."""
-    if text.endswith("?") and "Answer:" not in text:
-        return question_prompt(text.removeprefix("Question:"))
     return text
 
 
@@ -184,8 +176,8 @@ def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | N
     A link may have been cut, edited or made elsewhere, so nothing in it is an error: a number
     outside its bounds becomes the nearest inside them, one that is none becomes the default.
     """
-    prompt = str(query.get("q") or "").strip()[:MAX_CHARACTERS]
-    if not prompt:
+    prompt = str(query.get("q") or "")[:MAX_CHARACTERS]
+    if not prompt.strip():
         return None
     found = {}
     for field, (_, key, low, high, default) in BOUNDS.items():
