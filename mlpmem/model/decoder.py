@@ -29,13 +29,13 @@ from mlpmem.model.families import (
     logit_bound,
     logit_divisor,
 )
-from mlpmem.model.prompts import turn_ends
 from mlpmem.model.tokenizer import (
     encode_text,
     load_tokenizer,
     special_ids,
     token_bytes,
     tokenizer_hash,
+    turn_ends,
 )
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}

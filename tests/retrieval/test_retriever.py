@@ -150,7 +150,7 @@ def test_keys_too_few_for_an_index_are_searched_exactly_and_said_so(entries, cap
     found = made.search(QUERIES[:1], 1)
     assert found.indices.tolist() == [[0]]
     few = entries < r.LEAST
-    assert isinstance(made, r.FaissIVFPQRetriever) != few
+    assert isinstance(made, r.IVFPQRetriever) != few
     assert (f"{entries} entries are too few for ivfpq, which needs 16" in caplog.text) == few
 
 
