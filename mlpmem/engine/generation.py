@@ -420,7 +420,7 @@ def _text(decoder: Decoder, writer: Writer) -> str:
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:
     """Return what is kept of a writer; its text ends before the first stop string."""
     model, options = call.model, call.options
-    used = asdict(model.settings) | _told(options)
+    used = asdict(model.settings) | _told(options) | ({"special": True} if call.special else {})
     for name in ("lmbda", "auto"):
         used.pop(name)
     text = _text(model.decoder, writer)

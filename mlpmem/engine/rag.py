@@ -116,7 +116,8 @@ class Rag:
         """
         began = time.perf_counter()
         room = options.get("max_new_tokens", GenerationOptions.max_new_tokens)
-        ids = check_prompt(self.decoder, prompt, room)
+        special = options.pop("special", False)
+        ids = check_prompt(self.decoder, prompt, room, special)
         read = self.context(ids, room)
         took = 1000 * (time.perf_counter() - began)
         cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}

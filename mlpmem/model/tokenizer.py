@@ -171,6 +171,9 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
     return found + [b""] * (vocab_size - len(found))
 
 
+PARTIAL = "\N{REPLACEMENT CHARACTER}"  # the text of a token whose character is not whole yet
+
+
 class TextStream:
     """Text of tokens as they come: a character shows with the token that completes it."""
 
@@ -183,9 +186,7 @@ class TextStream:
         data = self._pending + piece
         cut = _complete(data)
         self._pending = data[cut:]
-        return data[:cut].decode("utf-8", "replace") or (
-            "\N{REPLACEMENT CHARACTER}" if piece else ""
-        )
+        return data[:cut].decode("utf-8", "replace") or (PARTIAL if piece else "")
 
 
 def _complete(data: bytes) -> int:

@@ -2,18 +2,21 @@
 
 import functools
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError, said
+from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui.context import Shared
 from mlpmem.ui.recordings import saved
-from mlpmem.ui.request import columns, inputs
+from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
 
+PERIOD = 0.25  # seconds between two words on what was written so far
 NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
              "weight")  # fmt: skip
 
@@ -22,20 +25,30 @@ def build(shared: Shared) -> None:
     """Publish the endpoints; they wait in the model's queue like everybody."""
     ask = Endpoints(shared)
     for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
-        gr.api(
-            told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
-        )
+        called = told(endpoint, ask.generating if endpoint.__name__ == "generate" else None)
+        gr.api(called, api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model")
 
 
-def told(endpoint: Callable) -> Callable:
-    """Return the endpoint with its errors as sentences for the caller."""
+def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | None = None):
+    """Return the endpoint with its errors as sentences, as a generator: Gradio can end no other.
 
-    @functools.wraps(endpoint)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    It is closed where its job is cancelled or its caller leaves, and that stops `run`, which yields
+    the endpoint's values as they come.
+    """
+
+    @functools.wraps(endpoint)  # /info shows its parameters and its value
+    def call(*args: Any, **kwargs: Any) -> Iterator[dict]:
+        stop = Deadline()
         try:
-            return endpoint(*args, **kwargs)
+            with stream.turn(stop):
+                if run is None:
+                    yield endpoint(*args, **kwargs)
+                else:
+                    yield from run(stop, *args, **kwargs)
         except MlpMemError as error:
             raise gr.Error(said(error), print_exception=False) from error
+        finally:
+            stop.set()
 
     return call
 
@@ -60,7 +73,8 @@ class Endpoints:
     ) -> dict:
         """Generate with several systems at once and return the run that the page would save.
 
-        A prompt has at most 2,000 characters, an answer at most 128 tokens.
+        A prompt has at most 2,000 characters, an answer at most 128 tokens. While it runs,
+        {"texts": {system: the text so far}} comes several times a second.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
@@ -79,19 +93,34 @@ class Endpoints:
             source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
             "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
         """
+        options = lmbda, max_new_tokens, temperature, top_p, top_k, seed
+        *_, last = self.generating(Deadline(), prompt, systems, *options)
+        return last
+
+    def generating(
+        self, stop: Deadline, prompt: str, systems: list[str] | None, *options: Any
+    ) -> Iterator[dict]:
+        """Yield the texts so far, at last what `generate` returns; options are its own."""
         text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
-        chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
-        service, stop = self._shared.service, Deadline()
+        chosen = inputs.check_options(*options)
+        service = self._shared.service
         asked = columns.choose(service, systems, None)
         if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
             raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
         events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
+        texts: dict[str, str] = {}
+        last = time.monotonic()
         for kind, traces in events:
             if kind == "failed":
                 raise MlpMemError("; ".join(traces.values()))
+            if kind == "step":
+                texts |= {name: texts.get(name, "") + s.text for name, s in traces.items()}
+                if time.monotonic() - last >= PERIOD:
+                    last = time.monotonic()
+                    yield {"texts": {n: t.replace(PARTIAL, "") for n, t in texts.items()}}
         stop.check()
         shown = None if chosen.lmbda == AUTO else chosen.lmbda
-        return saved.record(text, self._shared.recorded.known(text), shown, traces)
+        yield saved.record(text, self._shared.recorded.known(text), shown, traces)
 
     def score(self, text: str, lmbda: float | str | None = None) -> dict:
         """Score a text that is there: how surprising each of its tokens is to every source.

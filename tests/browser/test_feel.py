@@ -241,3 +241,33 @@ def test_no_tab_scrolls_sideways_on_a_phone(visit):
         page.wait_for_timeout(300)
         assert overflow(page) <= 0, name
     assert re.match("About", names[-1])
+
+
+STEPS = ["def", " f", "():", "\n    ", "return", " 1", "\n\n", "f", "()"]
+
+
+def test_indents_and_blank_lines_stand_where_they_belong(visit):
+    page = visit()
+    page.wait_for_selector("#pane-memory .token")
+    lines = page.evaluate(
+        """(texts) => {
+          const view = MLPMEM.page.activeView();
+          const traces = structuredClone(view.finished);
+          for (const trace of Object.values(traces)) {
+            trace.steps = texts.map((s, i) => ({ ...trace.steps[0], i, s }));
+          }
+          view.receive({ kind: 'recorded', run: 'code', prompt: 'code', traces });
+          const nodes = document.querySelectorAll('#pane-memory .token');
+          const at = (i) => {
+            const range = document.createRange();
+            range.selectNodeContents(nodes[i]);
+            const box = range.getClientRects()[0];
+            return [box.left, box.top];
+          };
+          return [at(0), at(4), at(7)];
+        }""",
+        STEPS,
+    )
+    (left, top), (indented, second), (last, fourth) = lines
+    assert indented - left > 15 and abs(last - left) < 3
+    assert fourth - second > 1.5 * (second - top)

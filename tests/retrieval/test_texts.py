@@ -131,7 +131,7 @@ REFUSED = [
     ("a.txt.gz", gzip.compress(SAID.encode() * 99, mtime=0)[:-9], "cannot read .*a.txt.gz"),
     ("a.jsonl.gz", gzip.compress(b"x" * 999, mtime=0)[:12] + b"\xff" * 40, "cannot read .*a.jsonl"),
     ("a.pdf", "x", "a.pdf is not one of .txt, .md, .jsonl.*onvert it first"),
-    ("a.pdf.gz", gzip.compress(b"x"), "a.pdf.gz is not one of .txt, .md, .jsonl"),
+    ("a.pdf.gz", gzip.compress(b"x", mtime=0), "a.pdf.gz is not one of .txt, .md, .jsonl"),
 ]
 
 

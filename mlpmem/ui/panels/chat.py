@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -14,7 +15,6 @@ from mlpmem.ui.request import columns, inputs, stream
 
 SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
-PARTIAL = "\N{REPLACEMENT CHARACTER}"  # a token whose character is not whole yet
 MAX_NEW_TOKENS = 48
 
 

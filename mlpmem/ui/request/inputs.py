@@ -32,6 +32,7 @@ class RequestOptions:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    special: bool = False  # control tokens that the prompt spells are read as such
 
     def as_arguments(self) -> dict:
         """Return the keyword arguments of `generate` and `compare`."""
@@ -42,13 +43,14 @@ class RequestOptions:
 class Request:
     """What one column on the page is asked for, in the trace's own terms."""
 
-    kind: str  # "scrub" or "branch"
+    kind: str  # "scrub", "branch", or "typed": the whole run again, its prompt as it was typed
     run: str  # the page's name for what is on screen
     prompt: str
     system: str
     options: RequestOptions
     forced: list[int]
     own: str  # the page's name for the visitor's text that it searched, or ""
+    systems: list[str]  # of a run that is typed
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -62,19 +64,31 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
     whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
     mixed = [*SOURCES[1:], *(name for name in offered if name == "mixed")]
     branched = [*SOURCES, *offered]
-    asked = {"scrub": mixed, "branch": branched}.get(str(data.get("kind")), [])
+    asked = {"scrub": mixed, "branch": branched, "typed": branched}.get(str(data.get("kind")), [])
     known = data.get("system") in asked
     if not (known and whole and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
         raise MlpMemError("That cannot be asked of this column. Generate again and retry.")
     return Request(
         kind=data["kind"],
         run=run[:40],
-        prompt=check_text(data.get("prompt")),
+        prompt=check_text(data.get("typed" if data["kind"] == "typed" else "prompt")),
         system=data["system"],
-        options=check_options(data.get("lmbda"), *(settings.get(field) for field in BOUNDS)),
+        options=check_options(
+            data.get("lmbda"),
+            *(settings.get(field) for field in BOUNDS),
+            special=settings.get("special"),
+        ),
         forced=forced,
         own=str(data.get("own") or "")[:40],
+        systems=[
+            s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
+        ],
     )
+
+
+def _list(value: object) -> list:
+    """Return a value that is a list, an empty one for any other."""
+    return value if isinstance(value, list) else []
 
 
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:
@@ -128,7 +142,13 @@ def check_lmbda(value: object) -> float | str | None:
 
 
 def check_options(
-    lmbda: object, tokens: object, temperature: object, top_p: object, top_k: object, seed: object
+    lmbda: object,
+    tokens: object,
+    temperature: object,
+    top_p: object,
+    top_k: object,
+    seed: object,
+    special: object = False,
 ) -> RequestOptions:
     """Return checked options; MlpMemError names the first that is out of bounds."""
     given = zip(BOUNDS, (tokens, temperature, top_p, top_k, seed), strict=True)
@@ -136,7 +156,7 @@ def check_options(
     for field, value in given:
         name, _, low, high, default = BOUNDS[field]
         found[field] = type(default)(check_number(value, name, low, high, default))
-    return RequestOptions(lmbda=check_lmbda(lmbda), **found)
+    return RequestOptions(lmbda=check_lmbda(lmbda), special=special is True, **found)
 
 
 def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:

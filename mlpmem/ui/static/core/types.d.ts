@@ -82,7 +82,7 @@ export type Value = { run: string } & (
   | About & { kind: "recorded"; traces: Traces; own?: Own }
   | About & { kind: "opened"; traces: Traces; own?: Own; lmbda: number | null }
   | About & { kind: "linked"; traces: Traces | null; own?: Own; ready: boolean; lmbda: Lambda | null }
-  | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean }
+  | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean; typed?: string }
   | { kind: "steps"; seq: number; steps: { [system: string]: Step[] } }
   | { kind: "wait" | "failed"; columns: { [system: string]: string } }
   | { kind: "column"; columns: { [system: string]: Opening } }
@@ -120,7 +120,8 @@ export type OwnText =
 export interface Probed { number: number; error?: string; rows?: { id: number; text: string; named: string; p: Probs }[] }
 /** What a column may be asked for; the server checks it. */
 export interface Request {
-  kind: "branch" | "scrub"; run: string; system: string; lmbda: Lambda; settings?: Settings; forced: number[];
+  kind: "branch" | "scrub" | "typed"; run: string; system: string; lmbda: Lambda | null; settings?: Settings; forced: number[];
+  systems?: string[]; typed?: string;
 }
 
 /** A value of Python's that travels as one string, see components.py. */

@@ -38,7 +38,7 @@ export class Columns {
     this.scrub = new Scrub(/** @type {any} */ (this));
     this.tree = new Tree(/** @type {any} */ (this));
     this.replay = new Replay(/** @type {any} */ (this));
-    this.head = new RunHead(this.replay.button);
+    this.head = new RunHead(this.replay.button, (typed) => /** @type {any} */ (this).askAsTyped(typed));
     this.alert = h("p", { class: "alert", role: "alert" });
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });

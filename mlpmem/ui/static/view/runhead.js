@@ -8,19 +8,23 @@ const SPOKEN = new Set(["waiting", "stopped"]); // what a screen reader is told 
 const PATIENCE = 60000; // milliseconds in the queue without a word
 
 export class RunHead {
-  /** button plays the run; it ends the line. @param {HTMLElement} button */
-  constructor(button) {
+  /** button plays the run; it ends the line. undo(typed) asks again without the form.
+   * @param {HTMLElement} button @param {(typed: string) => void} undo */
+  constructor(button, undo) {
     /** @type {About} */
     this.about = {}; // what an export says of the run besides its traces
     /** @type {string[]} */
     this.answers = []; // the right one and its aliases
     this.badge = h("span", { class: "badge" });
     this.prompt = h("span", { class: "asked", dir: "auto" });
+    this.form = h("button", { type: "button", class: "form-chip", hidden: true,
+      on: { click: () => undo(this.typed) } }, "asked in the bundle’s form ×");
+    this.typed = ""; // what was typed, where the form changed it
     this.part = h("span", { class: "group-tag" });
     this.truth = h("span", { class: "truth", dir: "auto" });
     this.spoken = h("span", { class: "unseen", role: "status" });
     this.patience = 0; // the timer of a run that waits
-    this.root = h("div", { class: "run-head" }, this.badge, this.prompt, this.part, this.truth,
+    this.root = h("div", { class: "run-head" }, this.badge, this.prompt, this.form, this.part, this.truth,
       button, this.spoken);
   }
 
@@ -41,7 +45,7 @@ export class RunHead {
   }
 
   /** Shows what a value from Python says of its run.
-   * @param {About & { kind: string }} value @param {string} badge */
+   * @param {About & { kind: string, typed?: string }} value @param {string} badge */
   show(value, badge) {
     this.mark(badge, value.kind);
     const { prompt = "", answer = "", aliases = [], part = "", wording = "" } = value;
@@ -49,6 +53,10 @@ export class RunHead {
     setText(this.prompt, prompt);
     this.prompt.title = prompt;
     this.answers = answer ? [answer, ...aliases] : [];
+    this.typed = value.typed ?? "";
+    this.form.hidden = !this.typed;
+    this.form.title = `You typed: ${this.typed}. Ask it as you typed it.`;
+    this.form.setAttribute("aria-label", this.form.title);
     this.reveal(false);
     const held = ["test", "unseen"].includes(wording) ? " · wording nobody trained on" : "";
     this.part.replaceChildren(...(GROUPS[part]

@@ -9,6 +9,15 @@ import { inline, nameOf } from "../core/state.js";
 const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
 const WEAK = 0.15; // nats below which a token counts as not moved
 
+/** A token's text with a mark and a real break for each line end; what follows the last one begins a
+ * line, so an indent stays as it is. @param {string} text */
+function lined(text) {
+  const lines = text.split("\n");
+  if (lines.length === 1) return [glyph(text)];
+  const rest = lines.pop() ?? "";
+  return [...lines.flatMap((line) => [line && glyph(line), "↵\n"]), rest.trim() ? glyph(rest) : rest];
+}
+
 const BARE = /^[\s\uFFFD]*$/; // a token that shows no character of its own
 
 export class TokenStrip {
@@ -72,8 +81,7 @@ export class TokenStrip {
     const node = h("span", {
       class: "token", role: "option", tabindex: "-1", "aria-selected": "false",
       "data-index": step.i, "data-token-id": step.id,
-    }, glyph(this.#leads(step) ? step.s.slice(1) : step.s));
-    if (step.s.includes("\n")) node.dataset.newline = "";
+    }, ...lined(this.#leads(step) ? step.s.slice(1) : step.s));
     if (BARE.test(step.s)) node.dataset.bare = "";
     return node;
   }

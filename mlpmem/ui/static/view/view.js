@@ -243,6 +243,15 @@ export class TokenView extends Columns {
     return true;
   }
 
+  /** Asks for the run on screen again, its prompt as it was typed. @param {string} typed */
+  askAsTyped(typed) {
+    const traces = this.finished ?? {};
+    const [system] = Object.keys(traces);
+    if (!system) return;
+    this.request({ kind: "typed", run: this.run || "", system, systems: Object.keys(traces), typed,
+      lmbda: page.auto ? "auto" : page.lambda, settings: traces[system].settings, forced: [] });
+  }
+
   /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive.
    * @param {{ [system: string]: Shown }} traces @param {import("./tree.js").Plan | null} [grown] */
   complete(traces, grown = null) {
