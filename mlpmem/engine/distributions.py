@@ -155,19 +155,6 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((halves[0] + halves[1]) / 2).clamp_min(0.0)
 
 
-def sparse_kl(logits: Tensor, token_ids: Tensor, probs: Tensor) -> Tensor:
-    """Return KL(p || softmax(logits)), (T,) nats, of targets (T, S) and logits (T, V).
-
-    sum p log p - sum p * logit + logsumexp(logits): only the support is gathered. Differentiable
-    in logits; padded columns have probability 0 and add nothing.
-    """
-    logits, probs = logits.float(), probs.float()
-    picked = logits.gather(1, token_ids.long())
-    entropy = torch.special.entr(probs).sum(dim=-1)
-    mass = probs.sum(dim=-1)
-    return mass * torch.logsumexp(logits, dim=-1) - (probs * picked).sum(dim=-1) - entropy
-
-
 def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Return log_probs (..., V) with -inf for what top_k, then top_p, leave out; not renormalised.
 

@@ -26,7 +26,6 @@ from mlpmem.model.families import (
     family_of,
     ffn_at,
     layers_of,
-    logit_bound,
     logit_divisor,
 )
 from mlpmem.model.tokenizer import (
@@ -156,11 +155,6 @@ class Decoder:
     def logit_divisor(self) -> float:
         """Return what head_weight's products are divided by to give logits, usually 1."""
         return logit_divisor(self.model.config, self.family)
-
-    @property
-    def logit_bound(self) -> float | None:
-        """Return the bound that logits are bent to, None if they are not."""
-        return logit_bound(self.model.config, self.family)
 
     @property
     def counts_places(self) -> bool:
