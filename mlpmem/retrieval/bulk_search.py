@@ -119,4 +119,4 @@ def fast_dtype(kind: str) -> torch.dtype:
             start = time.perf_counter()
             a @ a.T
             seconds[dtype] = min(seconds.get(dtype, torch.inf), time.perf_counter() - start)
-    return min(seconds, key=seconds.get)
+    return min(seconds, key=lambda dtype: seconds[dtype])
