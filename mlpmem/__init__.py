@@ -8,6 +8,21 @@ N datastore entries, K neighbours, S support of a sparse target.
     trace = model.generate("Question: What is the capital of Peru? Answer:", system="memory")
 
 Importing this package imports nothing heavy; `load` does.
+
+Imports run downwards only, deferred ones too; rooms of one line do not import one another:
+
+    space             folders for Hugging Face Spaces
+    ui, hf, bench     the page; transformers and lm_eval; what answering costs
+    results           what was measured, as plain values
+    loading           from folders and the Hub to a model
+    api               Model: everything that can be asked, with its parameters
+    engine            the path of a token
+    retrieval         the datastore and its search
+    model             decoder, memory, tokenizer
+    fast              decoding made fast
+    formats, errors   what outside files are; the one exception
+
+Open api.py first, then engine/fused.py.
 """
 
 import threading

@@ -18,7 +18,7 @@ from torch import Tensor
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
-from mlpmem.engine.settings import GenerationOptions, check_lmbda
+from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import rows_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
@@ -28,7 +28,7 @@ from mlpmem.model.tokenizer import TextStream
 from mlpmem.retrieval.datastore import Store
 
 TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
-LMBDAS = tuple(i / 10 for i in range(11))
+LMBDAS = lambda_grid(10)
 GREEDY = GenerationOptions()
 
 

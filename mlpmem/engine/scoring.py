@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.distributions import interpolate, mix_nll
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.generation import Cancel, Event
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
@@ -53,10 +53,13 @@ class Score:
         if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source {source!r} was not scored, there is {', '.join(self.nll)}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
-        other = -np.logaddexp.reduce([-self.nll[part] for part in parts]) + np.log(len(parts))
+        nlls = [self.nll[part] for part in parts]
+        other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
-            return _mix(self.nll["lm"], other, self.routed[source])
-        return _mix(self.nll["lm"], other, check_lmbda(weight))
+            weight = self.routed[source]
+        else:
+            weight = check_lmbda(weight)
+        return mix_nll(self.nll["lm"], other, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf where a token had no probability."""
@@ -65,13 +68,6 @@ class Score:
     def grid(self, source: str, lmbdas: Sequence[float]) -> list[float]:
         """Return the perplexity at every lambda."""
         return [self.perplexity(source, lmbda) for lmbda in lmbdas]
-
-
-def _mix(lm: np.ndarray, other: np.ndarray, lmbda: float | np.ndarray) -> np.ndarray:
-    """Return the mix's nll of two nlls; exact where lmbda is 0 or 1."""
-    with np.errstate(divide="ignore"):
-        mixed = -np.logaddexp(np.log1p(-lmbda) - lm, np.log(lmbda) - other)
-    return np.where(lmbda == 0, lm, np.where(lmbda == 1, other, mixed))
 
 
 @torch.inference_mode()

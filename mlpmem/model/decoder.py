@@ -26,16 +26,15 @@ from mlpmem.model.families import (
     family_of,
     ffn_at,
     layers_of,
-    logit_bound,
     logit_divisor,
 )
-from mlpmem.model.prompts import turn_ends
 from mlpmem.model.tokenizer import (
     encode_text,
     load_tokenizer,
     special_ids,
     token_bytes,
     tokenizer_hash,
+    turn_ends,
 )
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
@@ -156,11 +155,6 @@ class Decoder:
     def logit_divisor(self) -> float:
         """Return what head_weight's products are divided by to give logits, usually 1."""
         return logit_divisor(self.model.config, self.family)
-
-    @property
-    def logit_bound(self) -> float | None:
-        """Return the bound that logits are bent to, None if they are not."""
-        return logit_bound(self.model.config, self.family)
 
     @property
     def counts_places(self) -> bool:

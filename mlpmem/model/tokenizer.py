@@ -137,6 +137,20 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | {i for i, token in flagged if token.special}
 
 
+def turn_ends(tokenizer: Any) -> list[int]:
+    """Return the control token that a chat template puts after an answer, if there is one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    answer = "qzxj"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template that cannot be used is reported when a chat is asked for
+        return []
+    after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
+    return [i for i in after[:1] if i in special_ids(tokenizer)]
+
+
 PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 

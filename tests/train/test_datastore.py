@@ -20,7 +20,8 @@ from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
 from train.config.tables import Corpus, Recipe
 from train.config.tables import Datastore as Config
-from train.run.stage import finished_manifest, run_stage, write_json
+from train.files import write_json
+from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore
 from train.stages.extend import extend
 

@@ -21,8 +21,9 @@ from mlpmem.loading.bundle import load_bundle
 from mlpmem.loading.registry import Cast
 from train.config.tables import Export
 from train.corpora.atlas import facts as atlas_facts
+from train.files import file_hash
 from train.report import bundle as adopt
-from train.run.stage import Context, file_hash, finished_manifest
+from train.run.stage import Context, finished_manifest
 from train.stages.examples import find_examples, is_right, judge, record, telling_abouts, untrained
 from train.stages.export import cost, make_bundle, tuned_adapters
 

@@ -14,13 +14,14 @@ from mlpmem.retrieval import texts
 from train.config import tables
 from train.config.load import load_recipe
 from train.config.tables import Corpus, Recipe, Stated, Targets
+from train.files import write_json
 from train.run import ledger as ledgers
 from train.run import ledger as plan
 from train.run.ledger import check_fits, ledger, number_text, time_text
 from train.run.needs import BASE, Need, needs
 from train.run.pipeline import STAGES, run
 from train.run.sizes import UnknownSizeError, sizes_of
-from train.run.stage import run_stage, write_json
+from train.run.stage import run_stage
 from train.stages import text as text_kind
 
 SHAPE = tables.Decoder(hidden_size=64, layers=3, heads=4, intermediate_size=96)

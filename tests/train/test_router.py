@@ -13,8 +13,9 @@ from mlpmem.engine.router import FEATURES, load_routers
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.retrieval.documents import Documents
 from train.config.tables import Router as Recipe
+from train.files import read_json
 from train.measure.by_token import measure
-from train.run.stage import Context, read_json
+from train.run.stage import Context
 from train.stages import router as stage
 from train.stages.atlas import AtlasKind
 from train.stages.router import Rows, fit, fit_routers, nll

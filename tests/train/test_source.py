@@ -15,8 +15,9 @@ from train.config.tables import Decoder as Recipe
 from train.config.tables import Optimizer
 from train.corpora.text import PARTS
 from train.corpora.tokenizer import train_tokenizer
+from train.files import read_json
 from train.fit.packing import NO_TARGET, pack
-from train.run.stage import Context, read_json
+from train.run.stage import Context
 from train.stages.decoder import (
     check_source,
     finetune,

@@ -26,11 +26,12 @@ from mlpmem.retrieval.documents import Documents
 from train.config.tables import Decoder as DecoderRecipe
 from train.config.tables import Memory as MemoryRecipe
 from train.config.tables import Optimizer, Targets
+from train.files import read_json, write_json
 from train.fit import loop
 from train.fit import workers as launch
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.run.machine import is_full
-from train.run.stage import Context, read_json, write_json
+from train.run.stage import Context
 from train.stages import memory as memory_module
 from train.stages.decoder import _draw_batches, make_decoder
 from train.stages.memory import TargetRows, make_memory, soften

@@ -12,9 +12,10 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.load import fill
 from train.config.tables import Memory as MemoryRecipe
+from train.files import read_json, write_json
 from train.measure.atlas import Sources, Test, choose_lambda, curve, shares
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.stage import Context, finished_manifest
 from train.stages.memory import make_memory
 
 ROW = "row.json"

@@ -25,12 +25,13 @@ from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
 from train.config.load import HUB, check_model, fill
 from train.config.tables import Decoder, Optimizer
+from train.files import write_json
 from train.fit.loop import fit
 from train.fit.loss import head_loss
 from train.fit.packing import Rows, pack
 from train.fit.workers import CHECKPOINT, run_workers, work
 from train.run.processes import team
-from train.run.stage import Context, write_json
+from train.run.stage import Context
 
 CACHED_ROW = 256  # tokens; the scores of longer rows are better never written down
 

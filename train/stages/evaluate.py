@@ -14,10 +14,11 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import BulkRetriever
+from train.files import read_json, write_json
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.stage import Context, finished_manifest
 
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
 ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # as systems are named, by whose lambda it is

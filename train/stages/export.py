@@ -22,8 +22,9 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
+from train.files import read_json
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest, read_json
+from train.run.stage import Context, finished_manifest
 from train.stages.evaluate import load_results
 
 

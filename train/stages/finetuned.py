@@ -18,12 +18,13 @@ from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.retrieval.documents import Documents, join_passages
 from train.config.load import fill
 from train.config.tables import Decoder as DecoderRecipe
+from train.files import read_json, write_json
 from train.fit.loop import used_seconds
 from train.fit.workers import come_apart
 from train.measure.atlas import CHOOSING, GROUPS, Sources, Test, shares
 from train.run.kinds import kind_of
 from train.run.machine import peak_memory
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.stage import Context, finished_manifest
 from train.stages.decoder import finetune, save
 
 Setting = tuple[str, float, int, int]  # groups, learning rate, epochs, rank (0: all weights)

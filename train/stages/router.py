@@ -11,13 +11,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmem.api import Model
+from mlpmem.engine.distributions import weigh
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import Router as RouterRecipe
 from train.measure.by_token import each, gold
 from train.run.kinds import Seen, kind_of
@@ -116,5 +117,5 @@ def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
     Finite, gradient and all, where a source gives the true token no probability.
     """
     lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
-    mixed = torch.logaddexp(F.logsigmoid(-logits) + lm, F.logsigmoid(logits) + other)
+    mixed = weigh(lm, other, F.logsigmoid(-logits), F.logsigmoid(logits))
     return -(weights * mixed).sum()

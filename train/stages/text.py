@@ -28,13 +28,12 @@ from train.measure.atlas import Sources
 from train.measure.by_token import measure as measure_modes
 from train.measure.findings import perplexity
 from train.measure.text import (
-    LAMBDAS,
+    TEXT_LAMBDAS,
     best_lambda,
     choose,
     curve,
     look,
     measure_text,
-    mixed_nll,
     slide,
     units_of,
 )
@@ -118,9 +117,10 @@ class TextKind(Kind):
         ]
         of = units_of(*texts[1])
         if trial.store is None:
-            valid, test = (Sources(decoder, memory).grid(*text).gold for text in texts)
-            lmbda = {"memory": best_lambda(curve(valid["lm"], valid["memory"], LAMBDAS))}
-            nll = {s: mixed_nll(test["lm"], test[s], lmbda.get(s, 0.0)) for s in systems}
+            valid, test = (Sources(decoder, memory).grid(*text) for text in texts)
+            own = valid.gold_nll
+            lmbda = {"memory": best_lambda(curve(own["lm"], own["memory"], TEXT_LAMBDAS))}
+            nll = {s: test.nll(s, lmbda.get(s, 0.0)) for s in systems}
         else:
             valid, test = (look(decoder, memory, trial.store, t, max(sizes.ks)) for t in texts)
             tried = tuple(t * trial.scale for t in sizes.temperatures)

@@ -16,7 +16,7 @@ from mlpmem.retrieval.documents import Documents, join_passages
 from train.measure import findings
 from train.measure.batches import judge_positions
 from train.measure.findings import Finding
-from train.measure.text import SMALLEST, slide, units_of
+from train.measure.text import LARGEST, slide, units_of
 from train.stages.corpus import check_tokens
 from train.tasks.task import Asked, Task, text_of
 
@@ -68,8 +68,8 @@ def _readers(asked: Asked) -> list[System]:
 
 
 def _finding(asked: Asked, system: System, split: str, nll: np.ndarray, of: np.ndarray) -> Finding:
-    """Return one finding of nll (P,) in nats, by units; a mix gives a token SMALLEST at least."""
-    values = findings.perplexity(np.minimum(nll, -np.log(SMALLEST)), of)
+    """Return one finding of nll (P,) in nats, by units; a token costs LARGEST at most."""
+    values = findings.perplexity(np.minimum(nll, LARGEST), of)
     return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)
 
 

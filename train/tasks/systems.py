@@ -20,8 +20,8 @@ from mlpmem.loading.bundle import Bundle, load_bundle, preset_path
 from mlpmem.loading.extra_columns import Given
 from mlpmem.loading.parts import from_parts
 from mlpmem.model.decoder import Decoder
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.files import read_json
 from train.run.stage import finished_manifest, plain_decoder
 
