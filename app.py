@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given, given
+from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -118,9 +118,9 @@ def check_place(args: argparse.Namespace) -> None:
         available_bytes(args.device)
 
 
-def columns(texts: list[str]) -> list[Given]:
+def columns(texts: list[str]) -> list[ExtraColumn]:
     """Return the columns of NAME=FOLDER texts; MlpMemError for one that is none, or is twice."""
-    found = [given(text) for text in texts]
+    found = [extra_column(text) for text in texts]
     if len({column.name for column in found}) < len(found):
         raise MlpMemError("a name stands twice; give every column its own")
     return found

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
-from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.model.families import (
     Family,
@@ -38,7 +38,7 @@ from mlpmem.model.tokenizer import (
 )
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
-PASSES = {"gpt2": Straight}  # hand-written passes, by the name that a family's row gives
+PASSES = {"gpt2": Gpt2Pass}  # hand-written passes, by the name that a family's row gives
 # what a multimodal model calls the weights of its text part, and what the part alone calls them
 TEXT_NAMES = {
     r"^language_model\.lm_head": "lm_head",
@@ -88,7 +88,7 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | None = None  # a pass of fewer steps, once it is packed
+        self.straight: Gpt2Pass | None = None  # a pass of fewer steps, once it is packed
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod

@@ -254,8 +254,8 @@ def test_neighbours_are_the_weightiest_with_their_surroundings(tiny_model):
 def test_the_turns_around_a_neighbour_do_not_run_together(tiny_model):
     decoder, turns = tiny_model.decoder, ("Who? I", "Where? Here")
     ids = [0, *(token for t in turns for token in (*decoder.encode(t)[1:], 1))]
-    assert rows.text_of(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
-    assert rows.text_of(decoder, decoder.encode("Who?")[1:]) == "Who?"
+    assert rows.passage_text(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
+    assert rows.passage_text(decoder, decoder.encode("Who?")[1:]) == "Who?"
 
 
 def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_model):
