@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given, given
+from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
 from mlpmem.ui.door import files
 from mlpmem.ui.service import ending
@@ -47,7 +47,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--decoder", help="a transformers folder or hub id, in place of a bundle")
     parser.add_argument("--memory", help="the decoder's memory, a folder or hub id")
     parser.add_argument(
-        "--text", type=Path, nargs="+", default=[], help=".txt, .md or .jsonl: the datastore"
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="the datastore: .txt, .md or .jsonl files (also .gz), folders of them, or patterns",
     )
     parser.add_argument(
         "--train-memory", action="store_true", help="distil a memory of --text, in the background"
@@ -98,10 +102,15 @@ def check_place(args: argparse.Namespace) -> None:
         place = vars(args)[name]
         if place and not Path(place).is_dir():
             if Path(place).exists() or not HUB_ID.fullmatch(place):
-                raise MlpMemError(f"--{name} {place} is no folder here and no hub id")
-    for path in args.text:
-        if not path.is_file():
-            raise MlpMemError(f"--text {path} is no file here")
+                raise MlpMemError(f"--{name} {place} is neither a local folder nor a Hub id")
+    if args.text:
+        from mlpmem.retrieval.texts import files_of
+
+        for source in args.text:
+            try:
+                files_of(source)
+            except MlpMemError as error:
+                raise MlpMemError(f"--text {error}") from error
     port = args.port if args.port is not None else os.environ.get("GRADIO_SERVER_PORT") or 7860
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
         raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
@@ -115,9 +124,9 @@ def check_place(args: argparse.Namespace) -> None:
         available_bytes(args.device)
 
 
-def columns(texts: list[str]) -> list[Given]:
+def columns(texts: list[str]) -> list[ExtraColumn]:
     """Return the columns of NAME=FOLDER texts; MlpMemError for one that is none, or is twice."""
-    found = [given(text) for text in texts]
+    found = [extra_column(text) for text in texts]
     if len({column.name for column in found}) < len(found):
         raise MlpMemError("a name stands twice; give every column its own")
     return found

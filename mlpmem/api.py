@@ -20,11 +20,10 @@ from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
 from mlpmem.engine.trace import PARTS, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
-from mlpmem.model.prompts import chat_ids
-from mlpmem.model.tokenizer import PARTED, text_of
-from mlpmem.retrieval.datastore import Store
-from mlpmem.retrieval.text_search import Corpus
-from mlpmem.retrieval.texts import store_texts
+from mlpmem.model.prompts import Chat, chat_ids
+from mlpmem.model.tokenizer import PARTED, passage_text
+from mlpmem.retrieval.datastore import Store, store_texts
+from mlpmem.retrieval.text_search import TextIndex
 
 Lmbda = float | str  # a number from 0 to 1, or "auto": a router chooses it for every token
 Prompt = str | Sequence[int]  # a text, or its token ids
@@ -47,6 +46,7 @@ class Model(FusedModel):
     - sources: of "memory", "knn", "mixed"; steps hold these beside what the systems mix.
     - store: a datastore that stands for the model's own in this call; see `store_texts`.
     - cancel: an object with is_set(), such as a threading.Event, asked before every token.
+    - special: True reads control tokens that a prompt spells, such as </s>, as such.
     """
 
     @overload
@@ -76,6 +76,7 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> Trace | list[Trace]:
         """Return what one system writes (default: the memory)."""
@@ -117,6 +118,7 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> dict[str, Trace] | list[dict[str, Trace]]:
         """Return what several systems write, by name: one batch over one prefill."""
@@ -150,6 +152,7 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> Iterator[Event]:
         """Return Events: "step" with {system: Step} per token, at last "done" with the traces."""
@@ -174,6 +177,7 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> dict[float, Trace]:
         """Return what one system (default: the memory) writes at every lambda."""
@@ -198,6 +202,7 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> Iterator[Event]:
         """Return Events as of `stream`, by lambda."""
@@ -205,7 +210,7 @@ class Model(FusedModel):
 
     def chat(
         self,
-        turns: Sequence[tuple[str, str]],
+        turns: Chat,
         system: str | None = None,
         *,
         lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
@@ -222,14 +227,19 @@ class Model(FusedModel):
         sources: Collection[str] | None = None,
         store: Store | None = None,
         cancel: Cancel | None = None,
+        special: bool = False,
         **unknown: Any,
     ) -> Trace:
-        """Return the answer to the last of (question, answer) turns; the oldest may not fit."""
+        """Return the answer to the last turn of a chat; the oldest turns may not fit.
+
+        A chat is a text, (question, answer) pairs, or messages of role and content.
+        """
         return self.generate(self.chat_ids(turns, max_new_tokens), system, **_passed_on(locals()))
 
-    def chat_ids(self, turns: Sequence[tuple[str, str]], max_new_tokens: int = 32) -> list[int]:
+    def chat_ids(self, turns: Chat, max_new_tokens: int = 32) -> list[int]:
         """Return the token ids that `chat` continues: turns in the decoder's own form."""
-        return chat_ids(self.decoder, turns, self.decoder.max_positions - max_new_tokens)
+        room = self.decoder.max_positions - max_new_tokens
+        return chat_ids(self.decoder, turns, room, self.questions)
 
     @overload
     def score(self, text: Prompt, store: Store | None = None) -> Score: ...
@@ -286,13 +296,13 @@ class Model(FusedModel):
         """
         return store_texts(self.decoder, titled, progress=progress, stop=stop)
 
-    def corpus(self, store: Store | None = None) -> Corpus:
+    def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without one."""
         store = store or self.store
         if store is None:
             raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
-        return Corpus(
-            store.datastore.documents, lambda ids: text_of(self.decoder, ids).strip(PARTED)
+        return TextIndex(
+            store.datastore.documents, lambda ids: passage_text(self.decoder, ids).strip(PARTED)
         )
 
     def only(self, system: str) -> "Model":
@@ -319,7 +329,7 @@ class Model(FusedModel):
         store: Store | None,
     ) -> "Model":
         """Return a model of this decoder and these parts."""
-        made = Model(self.decoder, memory, settings, self.name, routers)
+        made = Model(self.decoder, memory, settings, self.name, routers, self.questions)
         made._store = store
         return made
 
@@ -343,7 +353,7 @@ def _only(traces: dict[str, Trace], name: str) -> Trace:
 
 _OWN = ("self", "prompt", "system", "systems", "lmbdas", "turns", "unknown", "__class__")
 _ALIASES = {"stop_strings": "stop"}
-_CALL = ("lmbda", "sources", "store", "cancel")
+_CALL = ("lmbda", "sources", "store", "cancel", "special")
 _NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}
 
 

@@ -24,6 +24,7 @@ def main() -> int:
     if subprocess.run([*run[:-2], "-e", ".[train,test]"], cwd=ROOT).returncode:
         return 1
     browser(python)
+    script_tools()
     steps = [
         [python, "-m", "ruff", "check", "--quiet", "."],
         [python, "-m", "ruff", "format", "--check", "--quiet", "."],
@@ -59,6 +60,16 @@ def browser(python: str) -> None:
         if not subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"]).returncode:
             return
     subprocess.run([python, "-m", "playwright", "install", "chromium"])
+
+
+def script_tools() -> None:
+    """Install the type checker and the linter of the page's scripts, where npm is there.
+
+    Without npm their tests skip and say so.
+    """
+    npm = shutil.which("npm")
+    if npm and not (ROOT / "tests" / "js" / "node_modules").is_dir():
+        subprocess.run([npm, "ci", "--silent", "--prefix", "tests/js"], cwd=ROOT)
 
 
 if __name__ == "__main__":

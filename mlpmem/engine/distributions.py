@@ -38,8 +38,29 @@ def interpolate(lm_log_probs: Tensor, other_log_probs: Tensor, lmbda: float | Te
     weight = torch.as_tensor(lmbda, dtype=torch.float32, device=lm.device)
     if weight.dim() and weight.dim() < lm.dim():
         weight = weight.unsqueeze(-1)
-    mixed = torch.logaddexp(lm + torch.log1p(-weight), other + torch.log(weight))
+    return _mix(lm, other, weight)
+
+
+def mix_nll(
+    lm_nll: Tensor | np.ndarray, other_nll: Tensor | np.ndarray, lmbda: float | Tensor | np.ndarray
+) -> Tensor:
+    """Return -log((1 - lmbda) * p_lm + lmbda * p_other), (...) nats in float64, of two nlls (...).
+
+    Exact at the ends, as `interpolate` is; lmbda is a number or broadcast, (...).
+    """
+    lm, other = (-torch.as_tensor(nll).double() for nll in (lm_nll, other_nll))
+    return -_mix(lm, other, torch.as_tensor(lmbda, dtype=torch.float64, device=lm.device))
+
+
+def _mix(lm: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Return the log-probs of the mix in the dtype of log-probs and weight, exact at the ends."""
+    mixed = weigh(lm, other, torch.log1p(-weight), torch.log(weight))
     return torch.where(weight == 0, lm, torch.where(weight == 1, other, mixed))
+
+
+def weigh(lm: Tensor, other: Tensor, log_rest: Tensor, log_weight: Tensor) -> Tensor:
+    """Return log(rest * p_lm + weight * p_other) of log-probs; differentiable in every argument."""
+    return torch.logaddexp(log_rest + lm, log_weight + other)
 
 
 def knn_weights(
@@ -132,19 +153,6 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
         torch.where(x.isinf(), 0.0, x.exp() * (x - middle)).sum(dim=-1) for x in (log_p, log_q)
     ]
     return ((halves[0] + halves[1]) / 2).clamp_min(0.0)
-
-
-def sparse_kl(logits: Tensor, token_ids: Tensor, probs: Tensor) -> Tensor:
-    """Return KL(p || softmax(logits)), (T,) nats, of targets (T, S) and logits (T, V).
-
-    sum p log p - sum p * logit + logsumexp(logits): only the support is gathered. Differentiable
-    in logits; padded columns have probability 0 and add nothing.
-    """
-    logits, probs = logits.float(), probs.float()
-    picked = logits.gather(1, token_ids.long())
-    entropy = torch.special.entr(probs).sum(dim=-1)
-    mass = probs.sum(dim=-1)
-    return mass * torch.logsumexp(logits, dim=-1) - (probs * picked).sum(dim=-1) - entropy
 
 
 def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:

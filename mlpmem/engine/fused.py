@@ -18,9 +18,7 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast import attention
 from mlpmem.fast.devices import calibrate, threads_for
-from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
@@ -61,12 +59,17 @@ class FusedModel:
         settings: Settings | None = None,
         name: str = "",
         routers: Mapping[str, Router] | None = None,
+        questions: bool = False,
     ) -> None:
-        """Bind memory and routers to the decoder; MlpMemError if one belongs to another."""
+        """Bind memory and routers to the decoder; MlpMemError if one belongs to another.
+
+        questions says that the decoder was trained on "Question: ... Answer:", which is how a chat
+        is put to it.
+        """
         self.decoder = decoder
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
-        self.name = name
+        self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
 
@@ -74,9 +77,7 @@ class FusedModel:
         """Return self with weights laid out for decoding on this CPU; see fast.linear.pack."""
         from mlpmem.fast.linear import pack
 
-        pack(self.decoder.model, int8)
-        attention.use(self.decoder.model)
-        self.decoder.straight = Straight.of(self.decoder)
+        self.decoder.pack(int8)
         if self.memory is not None:
             pack(self.memory, int8)
         calibrate(self.decoder)

@@ -18,8 +18,8 @@ from torch import Tensor
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
-from mlpmem.engine.settings import GenerationOptions, check_lmbda
-from mlpmem.engine.steps import rows_of
+from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
+from mlpmem.engine.steps import positions_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder, DecoderOutput
@@ -28,7 +28,7 @@ from mlpmem.model.tokenizer import TextStream
 from mlpmem.retrieval.datastore import Store
 
 TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
-LMBDAS = tuple(i / 10 for i in range(11))
+LMBDAS = lambda_grid(10)
 GREEDY = GenerationOptions()
 
 
@@ -109,6 +109,7 @@ class Call:
     parts: Collection[str]  # sources that are computed beside "lm"
     options: GenerationOptions
     cancel: Cancel | None
+    special: bool = False  # whether control tokens that a prompt spells are read as such
 
     @classmethod
     def of(
@@ -119,6 +120,7 @@ class Call:
         sources: Collection[str] | None,
         options: GenerationOptions,
         cancel: Cancel | None,
+        special: bool = False,
     ) -> "Call":
         """Return the call; MlpMemError for systems, sources or forced ids that are not there."""
         store = store or model.store
@@ -134,13 +136,13 @@ class Call:
             raise MlpMemError(
                 f"cancel is {cancel!r}; it must have is_set(), as a threading.Event does"
             )
-        return cls(model, store, frozenset(parts), options, cancel)
+        return cls(model, store, frozenset(parts), options, cancel, special)
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
         """Return a prompt as text and ids; MlpMemError where it is empty or too long."""
         decoder = self.model.decoder
-        ids = check_prompt(decoder, prompt, self.options.max_new_tokens)
-        return Prompt(prompt if isinstance(prompt, str) else decoder.decode(ids), ids)
+        ids = check_prompt(decoder, prompt, self.options.max_new_tokens, self.special)
+        return Prompt(prompt if isinstance(prompt, str) else decoder.spelled(ids), ids)
 
 
 def compare(
@@ -153,6 +155,7 @@ def compare(
     store: Store | None = None,
     options: GenerationOptions = GREEDY,
     cancel: Cancel | None = None,
+    special: bool = False,
 ) -> Iterator[Event]:
     """Return the Events of some systems (default: all) after one prompt.
 
@@ -164,7 +167,7 @@ def compare(
     """
     store = store or model.store
     systems = _distinct(model, systems, store)
-    call = Call.of(model, systems, store, sources, options, cancel)
+    call = Call.of(model, systems, store, sources, options, cancel, special)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = call.read(prompt)
     return _run(call, [Writer(system, system, lmbdas[system], read) for system in systems])
@@ -180,6 +183,7 @@ def compare_batch(
     store: Store | None = None,
     options: GenerationOptions = GREEDY,
     cancel: Cancel | None = None,
+    special: bool = False,
 ) -> list[dict[str, Trace]]:
     """Return {system: Trace} of every prompt, each as `compare` gives it.
 
@@ -187,7 +191,7 @@ def compare_batch(
     """
     store = store or model.store
     systems = _distinct(model, systems, store)
-    call = Call.of(model, systems, store, sources, options, cancel)
+    call = Call.of(model, systems, store, sources, options, cancel, special)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = [call.read(prompt) for prompt in prompts]
     found: list[dict[str, Trace]] = [{} for _ in read]
@@ -232,6 +236,7 @@ def scrub(
     store: Store | None = None,
     options: GenerationOptions = GREEDY,
     cancel: Cancel | None = None,
+    special: bool = False,
 ) -> Iterator[Event]:
     """Return the Events of one system at several lambdas, by lambda.
 
@@ -247,7 +252,7 @@ def scrub(
         )
     for value in lmbdas:
         check_lmbda(value)
-    call = Call.of(model, [system], store, sources, options, cancel)
+    call = Call.of(model, [system], store, sources, options, cancel, special)
     read = call.read(prompt)
     return _run(call, [Writer(v, system, v, read) for v in dict.fromkeys(map(float, lmbdas))])
 
@@ -342,7 +347,7 @@ def _choose(
         taken[writer.row].append(token)
     _take_in(evidence, sources, live, tokens)
     store = call.store if "knn" in call.parts else None
-    views = rows_of(decoder, sources, taken, store)
+    views = positions_of(decoder, sources, taken, store)
     ms = 1000 * (time.perf_counter() - begin)
     for writer, token, weight in zip(live, tokens, weights, strict=True):
         special = token in decoder.special_ids
@@ -415,7 +420,7 @@ def _text(decoder: Decoder, writer: Writer) -> str:
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:
     """Return what is kept of a writer; its text ends before the first stop string."""
     model, options = call.model, call.options
-    used = asdict(model.settings) | _told(options)
+    used = asdict(model.settings) | _told(options) | ({"special": True} if call.special else {})
     for name in ("lmbda", "auto"):
         used.pop(name)
     text = _text(model.decoder, writer)

@@ -18,7 +18,7 @@ from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.prompts import check_prompt
-from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.model.tokenizer import PARTED, encode_text, passage_text
 from mlpmem.retrieval.text_search import Passages
 
 LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
@@ -85,8 +85,7 @@ class Rag:
         if self.layout == "turns":
             ids = list(self.passages.ids[passage])
             return ids[len(bos) :] if ids[: len(bos)] == bos else ids
-        space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
-        return self.passages.plain(passage) + space
+        return self.passages.plain(passage) + encode_text(self.decoder.tokenizer, " ")
 
     @property
     def routed(self) -> bool:
@@ -117,14 +116,17 @@ class Rag:
         """
         began = time.perf_counter()
         room = options.get("max_new_tokens", GenerationOptions.max_new_tokens)
-        ids = check_prompt(self.decoder, prompt, room)
+        special = options.pop("special", False)
+        ids = check_prompt(self.decoder, prompt, room, special)
         read = self.context(ids, room)
         took = 1000 * (time.perf_counter() - began)
         cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}
         for event in self.inner.stream(read, **options):
             (value,) = event.values.values()
             if event.kind == "done":
-                text, asked = (text_of(self.decoder, i).removeprefix(PARTED) for i in (read, ids))
+                text, asked = (
+                    passage_text(self.decoder, i).removeprefix(PARTED) for i in (read, ids)
+                )
                 settings = {**value.settings, "asked": asked}
                 whole = replace(value, prompt=text, settings=settings, cost={**value.cost, **cost})
                 value = named(whole, self)

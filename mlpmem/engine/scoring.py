@@ -17,16 +17,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.distributions import interpolate, mix_nll
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.generation import Cancel, Event
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
-from mlpmem.engine.steps import rows_of
+from mlpmem.engine.steps import positions_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.model.prompts import check_prompt, read_ids
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.prompts import check_ids, check_prompt, read_ids
+from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
 from mlpmem.retrieval.datastore import Store
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -37,7 +37,9 @@ class Score:
     """The nll of every token but the first, given those before it."""
 
     ids: list[int]  # (T,)
-    tokens: list[str]  # (T,) displayable
+    tokens: list[str]  # (T,) displayable; a part of a character is U+FFFD
+    token_bytes: list[bytes]  # (T,) UTF-8, control tokens empty
+    offsets: list[tuple[int, int]]  # (T,) begin and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
     lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is the router's
     routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
@@ -51,10 +53,13 @@ class Score:
         if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source {source!r} was not scored, there is {', '.join(self.nll)}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
-        other = -np.logaddexp.reduce([-self.nll[part] for part in parts]) + np.log(len(parts))
+        nlls = [self.nll[part] for part in parts]
+        other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
-            return _mix(self.nll["lm"], other, self.routed[source])
-        return _mix(self.nll["lm"], other, check_lmbda(weight))
+            weight = self.routed[source]
+        else:
+            weight = check_lmbda(weight)
+        return mix_nll(self.nll["lm"], other, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf where a token had no probability."""
@@ -63,13 +68,6 @@ class Score:
     def grid(self, source: str, lmbdas: Sequence[float]) -> list[float]:
         """Return the perplexity at every lambda."""
         return [self.perplexity(source, lmbda) for lmbda in lmbdas]
-
-
-def _mix(lm: np.ndarray, other: np.ndarray, lmbda: float | np.ndarray) -> np.ndarray:
-    """Return the mix's nll of two nlls; exact where lmbda is 0 or 1."""
-    with np.errstate(divide="ignore"):
-        mixed = -np.logaddexp(np.log1p(-lmbda) - lm, np.log(lmbda) - other)
-    return np.where(lmbda == 0, lm, np.where(lmbda == 1, other, mixed))
 
 
 @torch.inference_mode()
@@ -113,7 +111,9 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    return Score(ids, pieces, nll, model.lmbdas(systems, None, store), routed)
+    parts_of_text = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    spans = byte_spans(parts_of_text, text if isinstance(text, str) else None)
+    return Score(ids, pieces, parts_of_text, spans, nll, model.lmbdas(systems, None, store), routed)
 
 
 MAX_TOKENS = 512
@@ -177,7 +177,7 @@ def _run(
         at = slice(start, min(start + INSPECTED, total))
         sources = model.sources(*output.states((0, at)), store)
         taken = ids[at.start + 1 : at.stop + 1]
-        rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
+        rows = positions_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
         weights = [] if auto else [float(lmbda)] * len(taken)
         if auto:
@@ -255,12 +255,11 @@ def probe(
     """
     if not text:
         raise MlpMemError("no token is named; write a word, such as Lima")
-    tokenizer = model.decoder.tokenizer
     found: dict[int, str] = {}
     for named in dict.fromkeys([text if text[0].isspace() else f" {text}", text]):
-        first = tokenizer.encode(named, add_special_tokens=False, verbose=False)[:1]
-        for token in first:
+        for token in continuation_ids(model.decoder.tokenizer, named)[:1]:
             found.setdefault(token, named)
+    check_ids(model.decoder, list(found), "the named token")
     spread = distributions(model, ids, lmbda=0.0, store=store)  # the mix is not asked for
     spread.pop("fused")
     return [

@@ -10,6 +10,11 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number
 
 
+def lambda_grid(parts: int, *more: float) -> tuple[float, ...]:
+    """Return lambdas from 0 to 1 in equal parts, and some more values among them, ascending."""
+    return tuple(sorted({i / parts for i in range(parts + 1)} | set(more)))
+
+
 @dataclass(frozen=True)
 class Settings:
     """How the sources are used unless a call says otherwise."""

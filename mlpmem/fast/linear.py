@@ -122,8 +122,8 @@ def pack(module: nn.Module, int8: bool = False) -> int:
     packed = 0
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) in (nn.Linear, Conv1D, TheirConv1D):
-                made = _packed(layer, type(layer) is not nn.Linear, int8)
+            if isinstance(layer, nn.Linear | Conv1D | TheirConv1D):
+                made = _packed(layer, not isinstance(layer, nn.Linear), int8)
                 if made is not None:
                     made._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
                     setattr(parent, name, made)
@@ -136,7 +136,10 @@ def pack(module: nn.Module, int8: bool = False) -> int:
 @torch.inference_mode(False)
 @torch.no_grad()
 def _packed(layer: nn.Module, transposed: bool, int8: bool) -> PackedLinear | None:
-    """Return a layer packed; None where that is not possible or its products are wrong."""
+    """Return a layer packed; None where that is not possible or its products are wrong.
+
+    None, too, for a kind of linear layer that computes something else itself.
+    """
     weight = layer.weight.T if transposed else layer.weight  # (outputs, inputs)
     if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
         return None
@@ -145,12 +148,12 @@ def _packed(layer: nn.Module, transposed: bool, int8: bool) -> PackedLinear | No
         luck = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[1], generator=luck).to(weight.dtype)
         beside = torch.randn(2, weight.shape[0], generator=luck).to(weight.dtype)
-        found = made(x), made.gelu(x), made.plus(x, beside)
+        found = made(x), made.gelu(x), made.plus(x, beside), layer.forward(x)
     except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
         return None
     bias = layer.bias.float() if layer.bias is not None else None
     plain = F.linear(x.float(), weight.float(), bias)
-    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain
+    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain, plain
     most = TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]
     right = all(_error(a, b) <= most for a, b in zip(found, wanted, strict=True))
     return made if right else None

@@ -30,8 +30,16 @@ from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
 from mlpmem.formats import ADAPTER_FILES, parse_json
-from mlpmem.loading.extra_columns import Given, bundled, check_name
-from mlpmem.loading.manifest import AGAIN, FORMAT, checked_manifest, list_files, read_manifest
+from mlpmem.loading.extra_columns import ExtraColumn, bundled, check_name
+from mlpmem.loading.manifest import (
+    AGAIN,
+    FORMAT,
+    QUESTIONS,
+    asks_questions,
+    checked_manifest,
+    list_files,
+    read_manifest,
+)
 from mlpmem.loading.presets import PRESETS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, check_binding
@@ -63,7 +71,7 @@ class Bundle:
             ) from error
 
     @property
-    def adapters(self) -> list[Given]:
+    def adapters(self) -> list[ExtraColumn]:
         """Return the adapters of its decoder that it brings; MlpMemError for malformed ones."""
         return bundled(self.folder, self.manifest)
 
@@ -81,16 +89,28 @@ class Bundle:
         return Documents.load(self.folder / "documents")
 
     def model(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        pack: bool = False,
+        int8: bool = False,
     ) -> Model:
-        """Return decoder and memory as a model; its datastore is attached by `attach`."""
+        """Return decoder and memory as a model; its datastore is attached by `attach`.
+
+        pack lays the weights out for decoding on a CPU, in 8 bits with int8.
+        """
         with self._reading("decoder, memory or router"):
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
+            questions = asks_questions(self.manifest)
+            model = Model(decoder, memory, self.settings, self.name, routers, questions)
+            if pack:
+                return model.pack(int8)
             calibrate(decoder)
-            return Model(decoder, memory, self.settings, self.name, routers)
+            return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
@@ -181,18 +201,20 @@ def save_bundle(
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
     routers: Mapping[str, Router] | None = None,
-    adapters: Sequence[Given] = (),
+    adapters: Sequence[ExtraColumn] = (),
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
     traces: Sequence[Mapping] = (),
     attributions: Sequence[str] = (),
     name: str | None = None,
+    form: str = QUESTIONS,
     created_with: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle into folder, replacing one that is there, and return it, checked.
 
-    Weights are stored in half precision. It is written beside its place and renamed at the end.
+    Weights are stored in half precision. form is "questions" for a decoder that was trained on
+    "Question: ... Answer:", else "text". It is written beside its place and renamed at the end.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)
@@ -211,6 +233,7 @@ def save_bundle(
         manifest = {
             "format": FORMAT,
             "name": name or folder.name,
+            "form": form,
             "created_with": dict(created_with or {}),
             "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
             "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},
@@ -268,7 +291,7 @@ def put_results(folder: str | Path, results: Any) -> None:
     _put_manifest(folder, manifest | {"files": manifest["files"] | listed})
 
 
-def put_adapter(folder: str | Path, adapter: Given) -> None:
+def put_adapter(folder: str | Path, adapter: ExtraColumn) -> None:
     """Copy an adapter into a bundle, in place of one of its name; MlpMemError for no bundle.
 
     Its weights are stored as they are. A kill half-way leaves files that no manifest lists, or,
@@ -285,7 +308,7 @@ def put_adapter(folder: str | Path, adapter: Given) -> None:
     _put_manifest(folder, amended)
 
 
-def copy_adapters(folder: Path, adapters: Iterable[Given]) -> dict[str, dict]:
+def copy_adapters(folder: Path, adapters: Iterable[ExtraColumn]) -> dict[str, dict]:
     """Return what a manifest says of adapters, their two files copied to adapters/NAME/."""
     listed = {}
     for adapter in adapters:

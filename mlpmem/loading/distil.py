@@ -24,6 +24,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.key_cache import cache_folder
+from mlpmem.retrieval.texts import files_of
 
 ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
@@ -65,13 +66,13 @@ processes = 1
 
 
 def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: Tell) -> Memory:
-    """Return a memory of text files for a model's decoder, whose folder is given.
+    """Return a memory of texts (files, folders, patterns) for a model's decoder, in this folder.
 
     The model has the texts' datastore: the targets have its k and temperature, and the memory that
     imitates it is used at its lambda. tell hears which stage is at what, standard error where the
     memory lies. MlpMemError says why there is none.
     """
-    text = [str(Path(path).resolve()) for path in text]
+    text = [str(path.resolve()) for source in text for path in files_of(source)]
     recipe = _recipe(model, Path(decoder).resolve(), text)
     folder = cache_folder() / "distilled" / _label(recipe, Path(decoder), text)
     if not (folder / "memory" / "config.json").is_file():

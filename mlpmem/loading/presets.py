@@ -100,9 +100,9 @@ def open_preset(
     tell: Tell | None = None,
     **parts: Any,
 ) -> "Model":
-    """Return a preset's model, downloaded if need be; `parts` are from_parts' others, as text."""
+    """Return a preset's model, downloaded if need be; `parts` are open_folders' others, as text."""
     from mlpmem.engine.settings import Settings
-    from mlpmem.loading.parts import from_parts
+    from mlpmem.loading.parts import open_folders
 
     preset = find_preset(name)
     check_preset(name, dtype, device, tell)
@@ -111,6 +111,4 @@ def open_preset(
         for what, repository in (("decoder", preset.decoder), ("memory", preset.memory))
     )
     parts.setdefault("settings", Settings({"memory": preset.lmbda, "knn": 0.25}))
-    return from_parts(
-        decoder, memory, dtype=dtype or preset.dtype, device=device, tell=tell, **parts
-    )
+    return open_folders(decoder, memory, dtype=dtype or preset.dtype, device=device, **parts)

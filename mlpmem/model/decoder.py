@@ -5,7 +5,7 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,35 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
-from mlpmem.fast.gpt2_pass import Straight
-from mlpmem.fast.linear import bytes_of
-from mlpmem.formats import valid
-from mlpmem.loading.hub import Tell, fetch
-from mlpmem.model.families import family_of, ffn_at, layers_of
-from mlpmem.model.tokenizer import load_tokenizer, token_bytes, tokenizer_hash
+from mlpmem.fast.gpt2_pass import Gpt2Pass
+from mlpmem.fast.linear import bytes_of, pack
+from mlpmem.model.families import (
+    Family,
+    counts_places,
+    family_in,
+    family_of,
+    ffn_at,
+    layers_of,
+    logit_divisor,
+)
+from mlpmem.model.tokenizer import (
+    encode_text,
+    load_tokenizer,
+    special_ids,
+    token_bytes,
+    tokenizer_hash,
+    turn_ends,
+)
+
+LOCAL = {"trust_remote_code": False, "local_files_only": True}
+PASSES = {"gpt2": Gpt2Pass}  # hand-written passes, by the name that a family's row gives
+# what a multimodal model calls the weights of its text part, and what the part alone calls them
+TEXT_NAMES = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+}
 
 
 class _Catch:
@@ -62,55 +84,52 @@ class Decoder:
         self.tokenizer = tokenizer
         self.family = family_of(model.config.model_type)
         self.num_layers = len(layers_of(model, self.family))
+        self.folder: Path | None = None  # where it was read from
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | None = None  # a pass of fewer steps, of packed GPT-2 models
+        self.straight: Gpt2Pass | None = None  # a pass of fewer steps, once it is packed
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
     def load(
         cls,
-        path_or_id: str | Path,
+        folder: str | Path,
         *,
         depth: int = -1,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
-        revision: str | None = None,
-        local_files_only: bool = False,
-        tell: Tell | None = None,
     ) -> "Decoder":
-        """Return the decoder of a transformers folder, or of a hub id, fetched as hub.fetch does.
+        """Return the decoder of a transformers folder; loading/hub.py fetches one of the Hub.
 
-        Weights are safetensors or, where there are none, .bin files of tensors alone. device "auto"
-        is every GPU that there is; see placement.
+        Weights are safetensors or, where there are none, .bin files of tensors only. device "auto"
+        is every GPU that there is. MlpMemError before weights are read for a family not known.
         """
-        from transformers import AutoModelForCausalLM
-
-        folder = fetch(
-            path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
-        )
-        options = {"trust_remote_code": False, "local_files_only": True}
-        places = spread(device)
-        try:
-            tokenizer = load_tokenizer(str(folder), **options)
-            model, read = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                dtype=dtype,
-                weights_only=True,
-                output_loading_info=True,
-                **options,
-                **places,
-            )
-            check_complete(read["missing_keys"])
-        except Exception as error:  # readers of damaged files raise errors of their own
-            name = Path(path_or_id).name if Path(path_or_id).exists() else str(path_or_id)
+        folder, places = Path(folder), spread(device)
+        if not folder.is_dir():
             raise MlpMemError(
-                f"decoder: cannot load {name!r} ({_first_line(error)}); give a "
+                f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
+            )
+        family = family_in(folder)
+        try:
+            tokenizer = load_tokenizer(str(folder), **LOCAL)
+            model = _read_model(folder, family, dtype=dtype, **places)
+        except Exception as error:  # readers of damaged files raise errors of their own
+            raise MlpMemError(
+                f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
                 "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
                 "and a tokenizer, or a hub id"
             ) from error
-        return cls(model if places else model.to(first_device(device)), tokenizer, depth)
+        decoder = cls(model if places else model.to(first_device(device)), tokenizer, depth)
+        decoder.folder = folder
+        return decoder
+
+    def pack(self, int8: bool = False) -> None:
+        """Lay weights out for decoding on this CPU; see linear.pack. A family may have a pass."""
+        pack(self.model, int8)
+        attention.use(self.model)
+        if (made := PASSES.get(self.family.short_pass)) is not None:
+            self.straight = made.of(self.model, layers_of(self.model, self.family), self.depth)
 
     @property
     def device(self) -> torch.device:
@@ -133,6 +152,16 @@ class Decoder:
         return self.model.get_output_embeddings().weight
 
     @property
+    def logit_divisor(self) -> float:
+        """Return what head_weight's products are divided by to give logits, usually 1."""
+        return logit_divisor(self.model.config, self.family)
+
+    @property
+    def counts_places(self) -> bool:
+        """Return whether attention counts places in a row, so that a row holds one text only."""
+        return counts_places(self.model.config, self.family)
+
+    @property
     def max_positions(self) -> int:
         """Return the longest sequence the decoder was made for, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**31)
@@ -144,11 +173,15 @@ class Decoder:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Return the token ids that end a text."""
-        found = self.model.generation_config.eos_token_id
-        if found is None:
-            found = self.tokenizer.eos_token_id
-        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+        """Return the token ids that end a text or a turn, of all that name some.
+
+        These are generation config, config, tokenizer and chat template.
+        """
+        found: set[int] = set(turn_ends(self.tokenizer))
+        for config in (self.model.generation_config, self.model.config, self.tokenizer):
+            named = getattr(config, "eos_token_id", None)
+            found |= {named} if isinstance(named, int) else set(named or ())
+        return frozenset(found)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -168,11 +201,26 @@ class Decoder:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Return the token ids that are not text."""
-        return frozenset(self.tokenizer.all_special_ids)
+        return special_ids(self.tokenizer)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of text, with BOS where the tokenizer adds one."""
-        return self.tokenizer.encode(valid(text), verbose=False)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Return the token ids of text, with BOS where the tokenizer adds one.
+
+        Control tokens that the text spells are text, unless special is True.
+        """
+        ids = encode_text(self.tokenizer, text, add_special_tokens=True, special=special)
+        if special and self._bos_twice(ids):
+            return ids[1:]
+        return ids
+
+    def _bos_twice(self, ids: list[int]) -> bool:
+        """Return whether a text spelled the BOS that the tokenizer adds."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and ids[:2] == [bos, bos]
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as they are read, control tokens by their names."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""
@@ -237,10 +285,32 @@ class Decoder:
         )
 
 
+def _read_model(folder: Path, family: Family | None, **options: Any) -> nn.Module:
+    """Return the causal LM of a transformers folder, of a multimodal one only its text part.
+
+    MlpMemError where it lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if multimodal := family is not None and bool(family.text_part):
+        whole = AutoConfig.from_pretrained(str(folder), **LOCAL)
+        part = getattr(whole, family.text_part)
+        part.tie_word_embeddings = whole.tie_word_embeddings
+        options |= {"config": part, "key_mapping": TEXT_NAMES}
+    model, read = AutoModelForCausalLM.from_pretrained(
+        str(folder), weights_only=True, output_loading_info=True, **LOCAL, **options
+    )
+    check_complete(read["missing_keys"])
+    if multimodal:
+        model._weight_conversions = None  # it is saved under the part's own names
+    return model
+
+
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     """Return a bool mask (B, 1, T, T) as the model's attention takes it.
 
     Where attention is written out ("eager", all that Gemma 2 has) masks are added to the scores.
+    A decoder that counts places in a row knows no such mask.
     """
     if model.config._attn_implementation != "eager":
         return mask

@@ -4,7 +4,7 @@ Keys follow from decoder and documents and may be built anew (`build_keys`); sea
 retriever's part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.passages import forward_positions
-from mlpmem.retrieval.retriever import Retriever
+from mlpmem.retrieval.retriever import Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
+from mlpmem.retrieval.texts import cut_text
 
 
 @dataclass(frozen=True)
-class Context:
+class EntryContext:
     """The surroundings of an entry's value, within its passage."""
 
     left: list[int]  # token ids before the value
@@ -68,13 +69,13 @@ class Datastore:
         arrays = (self.keys, self.values, self.positions, self.counts, self.documents.tokens)
         return sum(array.nbytes for array in arrays)
 
-    def context(self, i: int, before: int = 24, after: int = 8) -> Context:
+    def context(self, i: int, before: int = 24, after: int = 8) -> EntryContext:
         """Return the surroundings of entry i; they never leave its passage."""
         documents, at = self.documents, int(self.positions[i])
         p = int(documents.passage_at(np.int64(at)))
         first, end = int(documents.offsets[p]), int(documents.offsets[p + 1])
         document = int(documents.document_of[p])
-        return Context(
+        return EntryContext(
             left=documents.tokens[max(first, at - before) : at].tolist(),
             target=int(documents.tokens[at]),
             right=documents.tokens[at + 1 : min(end, at + 1 + after)].tolist(),
@@ -178,3 +179,21 @@ def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Stor
     values = torch.from_numpy(datastore.values.astype("int64")).to(decoder.device)
     counts = torch.from_numpy(datastore.counts.astype("int32")).to(decoder.device)
     return Store(datastore, retriever, values, counts)
+
+
+def store_texts(
+    decoder: Any,
+    titled: Sequence[tuple[str, str]],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Store:
+    """Return the store of (title, text) pairs for a decoder, exactly searched.
+
+    progress(done, total) counts tokens while keys are built; MlpMemError if stop() returns True.
+    """
+    documents = cut_text(decoder, titled)
+    positions, counts = entries(documents)
+    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
+    datastore = Datastore(keys, positions, counts, documents)
+    return make_store(decoder, datastore, make_retriever("exact", keys))

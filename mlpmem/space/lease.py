@@ -31,7 +31,8 @@ class LeasedModel(Model):
 
     def __init__(self, model: Model, placed: Model, lease: Lease) -> None:
         """Take over model's parts; placed answers under the lease."""
-        super().__init__(model.decoder, model.memory, model.settings, model.name, model.routers)
+        parts = model.decoder, model.memory, model.settings, model.name, model.routers
+        super().__init__(*parts, model.questions)
         self._store, self._placed, self._decorate = model.store, placed, lease
 
         def run(method: str, prompt: Any, options: dict[str, Any]) -> Iterator[Event]:

@@ -254,8 +254,8 @@ def test_neighbours_are_the_weightiest_with_their_surroundings(tiny_model):
 def test_the_turns_around_a_neighbour_do_not_run_together(tiny_model):
     decoder, turns = tiny_model.decoder, ("Who? I", "Where? Here")
     ids = [0, *(token for t in turns for token in (*decoder.encode(t)[1:], 1))]
-    assert rows.text_of(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
-    assert rows.text_of(decoder, decoder.encode("Who?")[1:]) == "Who?"
+    assert rows.passage_text(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
+    assert rows.passage_text(decoder, decoder.encode("Who?")[1:]) == "Who?"
 
 
 def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_model):
@@ -301,7 +301,11 @@ def test_a_chat_is_its_turns_token_ids(tiny_model):
     turns = [("What is gold?", "Au"), ("And Peru?", "")]
     trace = tiny_model.chat(turns, "lm", max_new_tokens=2)
     assert trace.prompt_ids == chat_ids(tiny_model.decoder, turns)
-    assert trace.prompt == "Question: What is gold? Answer: AuQuestion: And Peru? Answer:"
+    assert trace.prompt == "<s>What is gold?\nAu\nAnd Peru?", "control tokens are visible"
+    asked = tiny_model._like(None, tiny_model.settings, {}, None)
+    asked.questions = True
+    trace = asked.chat(turns, "lm", max_new_tokens=2)
+    assert trace.prompt == ("<s>Question: What is gold? Answer: Au</s>Question: And Peru? Answer:")
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n", []])

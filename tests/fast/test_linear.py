@@ -158,5 +158,27 @@ def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
     for source in ("lm", "memory"):
         kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
         assert 0 < abs(float(kl)) < 0.1
-    with pytest.raises(MlpMemError, match="keys come first"):
-        mlpmem.load(tiny_bundle.folder, dtype="int8", datastore="background")
+    assert (small.datastore.keys == plain.datastore.keys).all(), "keys are float32's work"
+
+
+class Doubled(nn.Linear):
+    """Looks like a linear layer, and is none."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Written(nn.Linear):
+    """Writes its product out, as Falcon's layers do."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+@tiny.needs_ops
+def test_a_kind_of_linear_layer_is_packed_where_it_computes_a_product():
+    holder, x = nn.Sequential(Written(7, 13)), torch.randn(2, 7)
+    wanted = holder(x)
+    assert pack(holder) == 1
+    torch.testing.assert_close(holder(x), wanted)
+    assert pack(nn.Sequential(Doubled(7, 13))) == 0

@@ -47,7 +47,7 @@ def test_requirements_leave_the_host_its_own(built):
 def test_a_folder_holds_library_and_bundle_and_no_leavings(built):
     for made in built.values():
         there = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*")}
-        assert {"mlpmem/ui/static/page.js", "assets/atlas/manifest.json", "LICENSE"} <= there
+        assert {"mlpmem/ui/static/main.js", "assets/atlas/manifest.json", "LICENSE"} <= there
         assert not [name for name in there if "__pycache__" in name or "/." in name]
 
 

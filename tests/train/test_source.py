@@ -11,13 +11,19 @@ import torch.nn.functional as F
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from train.config.tables import Decoder as Recipe
-from train.config.tables import Optimizer
+from train.config.tables import DecoderConfig, OptimizerConfig
 from train.corpora.text import PARTS
 from train.corpora.tokenizer import train_tokenizer
+from train.files import read_json
 from train.fit.packing import NO_TARGET, pack
-from train.run.stage import Context, read_json
-from train.stages.decoder import check_source, make_decoder, packed_loss, training_parts
+from train.run.stage import StageContext
+from train.stages.decoder import (
+    check_source,
+    finetune,
+    make_decoder,
+    packed_loss,
+    training_parts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +37,7 @@ def inputs(tmp_path_factory):
 def recipe(inputs, **config):
     """Return a recipe that begins with the tiny run's decoder."""
     known = {"source": str(inputs["decoder"]), "row": 64, "batch": 120, "dtype": "float32"}
-    return Recipe(**known | {"processes": 1} | config)
+    return DecoderConfig(**known | {"processes": 1} | config)
 
 
 def nll_of(decoder):
@@ -44,7 +50,7 @@ def nll_of(decoder):
 
 
 def test_without_epochs_it_is_as_it_was(inputs, tmp_path):
-    counts = make_decoder(Context(tmp_path, inputs, recipe(inputs, epochs=0), 0))
+    counts = make_decoder(StageContext(tmp_path, inputs, recipe(inputs, epochs=0), 0))
     kept, made = Decoder.load(inputs["decoder"]), Decoder.load(tmp_path)
     assert counts == {} and made.tokenizer_hash == kept.tokenizer_hash
     assert made.model.state_dict().keys() == kept.model.state_dict().keys()
@@ -53,8 +59,8 @@ def test_without_epochs_it_is_as_it_was(inputs, tmp_path):
 
 
 def test_with_epochs_it_learns_the_text_from_where_it_was(inputs, tmp_path):
-    config = recipe(inputs, epochs=6, optimizer=Optimizer(lr=3e-3, warmup=0.0))
-    make_decoder(Context(tmp_path, inputs, config, 0))
+    config = recipe(inputs, epochs=6, optimizer=OptimizerConfig(lr=3e-3, warmup=0.0))
+    make_decoder(StageContext(tmp_path, inputs, config, 0))
     before, after = nll_of(Decoder.load(inputs["decoder"])), nll_of(Decoder.load(tmp_path))
     assert after < before - 0.5
     tokens = len(tiny.documents().tokens)
@@ -95,7 +101,24 @@ def test_a_decoder_whose_logits_are_bent_is_taken_as_it_is_or_refused(inputs, tm
     check_source(dataclasses.replace(config, epochs=0), tiny.tokenizer())
 
 
-@pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"gemma2"}))
+@pytest.mark.parametrize(
+    ("family", "shape"), [("bloom", {}), ("falcon", {"alibi": True})], ids=["bloom", "falcon"]
+)
+def test_a_decoder_that_attends_by_places_is_taken_as_it_is_or_refused(
+    inputs, tmp_path, family, shape
+):
+    tiny.decoder(family, **shape).model.save_pretrained(tmp_path / "made")
+    tiny.tokenizer().save_pretrained(tmp_path / "made")
+    config = dataclasses.replace(recipe(inputs), source=str(tmp_path / "made"))
+    with pytest.raises(MlpMemError, match="ALiBi.* set epochs = 0"):
+        check_source(config, tiny.tokenizer())
+    check_source(dataclasses.replace(config, epochs=0), tiny.tokenizer())
+    model, documents = Decoder.load(tmp_path / "made").model, tiny.documents()
+    with pytest.raises(MlpMemError, match="ALiBi.* leave .finetuned. out"):
+        finetune(model, documents, config, 1e-3, 1, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"gemma2", "bloom"}))
 def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     model = tiny.decoder(family).model.requires_grad_(True)
     with torch.no_grad():  # a bias that is not 0, where the head has one
@@ -108,9 +131,12 @@ def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     loss.backward()
     got = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
+    mask = batch["attention_mask"]
+    if model.config._attn_implementation == "eager":  # where a mask is added to the scores
+        mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     logits = model(
         input_ids=batch["ids"], position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"], use_cache=False,
+        attention_mask=mask, use_cache=False,
     ).logits  # fmt: skip
     expected = F.cross_entropy(
         logits.flatten(0, 1),

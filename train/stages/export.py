@@ -2,7 +2,6 @@
 
 import json
 import platform
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
@@ -15,29 +14,28 @@ from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
+from mlpmem.loading.manifest import QUESTIONS, TEXT
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
-from train.config.tables import Export
-from train.files import read_lines
-from train.run.stage import Context, finished_manifest, read_json
+from train.files import read_json
+from train.run.kinds import kind_of
+from train.run.stage import StageContext, finished_manifest
 from train.stages.evaluate import load_results
-from train.stages.examples import Shown, find_examples, record, show_text, telling_abouts, untrained
 
 
-def make_bundle(context: Context) -> dict:
+def make_bundle(context: StageContext) -> dict:
     """Return counts; writes the bundle of the recipe into the stage's folder."""
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
     model, store = _model(inputs, results, config.name, config.auto)
-    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
-    show = {"atlas": _show_atlas, "text": show_text}[kind]
     adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
-    shown = show(model, inputs["corpus"], config, context.seed)
+    kind = kind_of(inputs["corpus"])
+    shown = kind.show(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(shown.answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
@@ -61,13 +59,14 @@ def make_bundle(context: Context) -> dict:
         traces=shown.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
+        form=QUESTIONS if kind.asks else TEXT,
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
     return {"examples": len(shown.examples), "traces": len(shown.recorded)}
 
 
-def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
+def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:
     """Return the adapters of these rows of finetuned.json as columns "finetuned", "finetuned_2" ...
 
     MlpMemError for a row that is not there, is no LoRA, or whose weights were not kept.
@@ -83,19 +82,8 @@ def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
                 f"{', '.join(kept) or 'none'}; correct the recipe, or set [finetuned] lora"
             )
         row, column = rows[name], f"finetuned_{len(found) + 1}" if found else "finetuned"
-        found.append(Given(column, finetuned / name, "adapter", row["label"], row["seconds"]))
+        found.append(ExtraColumn(column, finetuned / name, "adapter", row["label"], row["seconds"]))
     return found
-
-
-def _show_atlas(model: Model, corpus: Path, config: Export, seed: int) -> Shown:
-    """Return what a bundle of the atlas shows, found by asking."""
-    questions = read_lines(corpus / "questions.jsonl")
-    random.Random(seed).shuffle(questions)
-    examples, answered = find_examples(model, questions, config)
-    abouts = read_lines(corpus / "abouts.jsonl")
-    abouts = telling_abouts(model, abouts, questions, config.abouts)
-    recorded = record(model, examples, abouts, config)
-    return Shown(examples, untrained(questions, config.questions), recorded, answered)
 
 
 def _model(

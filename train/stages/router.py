@@ -1,50 +1,35 @@
 """Stage router: a lambda for every token, fitted where nothing is tested.
 
-An atlas is asked its questions and statements in the dev wordings, which no training text and no
-test has; a text corpus is read on its validation split. The loss is the mix's nll, so a router
-learns when each source is to be believed. R positions, F features.
+What is seen is the kind of corpus's own: nothing of any training text or test. The loss is the
+mix's nll, so a router learns when each source is to be believed. R positions, F features.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mlpmem.api import Model
+from mlpmem.engine.distributions import weigh
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
-from mlpmem.retrieval.documents import Documents
-from train.config.tables import Router as RouterRecipe
-from train.files import read_lines
-from train.measure.atlas import CHOOSING, GROUPS
+from mlpmem.retrieval.retriever import BulkRetriever
+from train.config.tables import RouterFitConfig
 from train.measure.by_token import each, gold
-from train.measure.questions import ask, sample_questions
-from train.measure.text import all_positions, groups_of, slide
-from train.run.stage import Context, finished_manifest
+from train.run.kinds import Seen, kind_of
+from train.run.stage import StageContext
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
 STEPS = 150  # of L-BFGS, at most
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Positions to fit on: a passage's tokens, and how much each counts."""
-
-    documents: Documents
-    positions: np.ndarray  # (R,) of tokens whose probability is the loss
-    weights: Tensor  # (R,) float32, sum 1
-
-
-@dataclass(frozen=True)
-class Rows:
+class RouterRows:
     """What one system's router is fitted to."""
 
     features: Tensor  # (R, F)
@@ -52,7 +37,7 @@ class Rows:
     other: Tensor  # (R,) by the system
 
 
-def fit_routers(context: Context) -> dict:
+def fit_routers(context: StageContext) -> dict:
     """Return counts; writes a folder a system: router/memory, router/knn, router/mixed."""
     config, inputs = context.config, context.inputs
     memory = Memory.load(inputs["memory"]).float().eval()
@@ -61,8 +46,8 @@ def fit_routers(context: Context) -> dict:
     model = Model(decoder, memory, settings)
     store = Datastore.load(inputs["datastore"])
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
-    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
-    seen = SEEN[kind](inputs["corpus"], decoder, config, context.seed)
+    corpus = inputs["corpus"]
+    seen = kind_of(corpus).see(corpus, decoder, config, context.seed)
     nll = {}
     for system, rows in look(model, seen).items():
         router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
@@ -70,42 +55,13 @@ def fit_routers(context: Context) -> dict:
     return {"tokens": len(seen.positions), "nll": nll}
 
 
-def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return every token of questions and statements in their dev wordings.
-
-    Groups count alike; within a group a token of an answer counts `answers` times as much as
-    another.
-    """
-    cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
-    rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
-    questions = ask(decoder.tokenizer, rows)
-    documents = questions.documents
-    positions = all_positions(documents)
-    groups = groups_of(documents, positions)
-    weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
-    for group in set(groups):
-        weights[groups == group] /= weights[groups == group].sum()
-    return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
-
-
-def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return tokens of the validation split, which windows slide over as they do in evaluate."""
-    valid = Documents.load(corpus / "valid")
-    window = min(config.window, decoder.max_positions)
-    documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
-    return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
-
-
-SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
-
-
-def look(model: Model, seen: Seen) -> dict[str, Rows]:
+def look(model: Model, seen: Seen) -> dict[str, RouterRows]:
     """Return {system: Rows} of every system that the model can answer with."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
     positions, asked = reach(seen.documents, seen.positions)
     count = len(positions)
     found = {
-        s: Rows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
+        s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
     for at, sources, true, evidence in each(model, seen.documents, positions, systems):
@@ -116,15 +72,15 @@ def look(model: Model, seen: Seen) -> dict[str, Rows]:
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
     kept = torch.from_numpy(asked)
-    return {s: Rows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
+    return {s: RouterRows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
 
 
 def fit(
     model: Model,
     system: str,
-    rows: Rows,
+    rows: RouterRows,
     weights: Tensor,
-    config: RouterRecipe,
+    config: RouterFitConfig,
     seed: int,
 ) -> tuple[Router, float]:
     """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
@@ -155,11 +111,11 @@ def fit(
         return router, float(nll(router(rows.features), rows, weights))
 
 
-def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
+def nll(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:
     """Return the weighted nll in nats of the mix at lambda = sigmoid(logits), (R,) each.
 
     Finite, gradient and all, where a source gives the true token no probability.
     """
     lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
-    mixed = torch.logaddexp(F.logsigmoid(-logits) + lm, F.logsigmoid(logits) + other)
+    mixed = weigh(lm, other, F.logsigmoid(-logits), F.logsigmoid(logits))
     return -(weights * mixed).sum()

@@ -10,11 +10,12 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
 
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request.limits import LATE, Deadline
 
 PERIOD = 0.06  # seconds: about 16 updates a second
@@ -79,6 +80,23 @@ def deltas(
             yield {"kind": kind, "run": run, "columns": values}
 
 
+_TURN = threading.Lock()  # who computes; a run that was left keeps it until it has really ended
+
+
+@contextmanager
+def turn(stop: Deadline) -> Iterator[None]:
+    """Compute alone: wait until the run before has ended, too, where its visitor has left it.
+
+    MlpMemError where the time of the run that waits is over.
+    """
+    while not _TURN.acquire(timeout=0.1):
+        stop.check()
+    try:
+        yield
+    finally:
+        _TURN.release()
+
+
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
     """Yield make's values; what goes wrong becomes a message, and leaving early stops the model.
 
@@ -86,12 +104,13 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
     """
     stop = Deadline()
     try:
-        yield from make(stop)
+        with turn(stop):
+            yield from make(stop)
         stop.check()
     except MlpMemError as error:
-        yield message(LATE if stop.over else said(error))
+        yield message(LATE if stop.over else public_text(error))
     except gr.Error as error:  # of a lease: the quota is used up, the wait was too long
-        yield message(said(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
+        yield message(public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
     except Exception:
         log.exception("a generation failed")
         yield message("Something went wrong while generating; the terminal says what. Try again.")

@@ -1,7 +1,7 @@
 """Models of parts and presets for the page: each function returns a `load` for Service."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,21 +22,19 @@ def open_parts(
     """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
 
     Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
-    of fastlinear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
+    of linear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
     CPU; plain leaves them as they are, for LoRA to be merged into, where there is no form.
     """
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
-        from mlpmem.fast.linear import form_of
-        from mlpmem.loading.hub import fetch
         from mlpmem.loading.parts import from_parts
 
-        folder = fetch(decoder, "decoder", tell=tell)
-        tell("reading the weights", None)
-        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form, plain)
+        held = laid_out(form, plain)
+        model = from_parts(decoder, memory, tell=tell, device=device, **held)
         later = _texts(model, text)
         if train:
-            packed, int8 = bool(form) or not plain, bool(form) and form_of(form)[1]
+            packed, int8 = held.get("pack", False), held.get("int8", False)
+            folder = model.decoder.folder
             later.append(Later("memory", partial(_distil, model, folder, text, packed, int8)))
         return model, later
 
@@ -58,20 +56,21 @@ def open_preset(
     def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem.loading import presets
 
-        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form, plain)
+        held = laid_out(form, plain)
+        model = presets.open_preset(name, tell=tell, device=device, **held)
         return model, _texts(model, text)
 
     return load
 
 
-def laid_out(make: Callable[..., Any], form: str | None, plain: bool = False) -> Any:
-    """Return the model that `make` makes, its weights in a form; see open_parts."""
+def laid_out(form: str | None, plain: bool = False) -> dict[str, Any]:
+    """Return how weights are held in a form, as options of parts.open_folders; see open_parts."""
     if form is None:
-        return make() if plain else make().pack()
+        return {"pack": not plain}
     from mlpmem.fast.linear import form_of
 
     dtype, int8 = form_of(form)
-    return make(dtype=dtype).pack(int8)
+    return {"dtype": dtype, "pack": True, "int8": int8}
 
 
 def _texts(model: Any, text: Sequence[Path]) -> list[Later]:
