@@ -2,7 +2,7 @@
 
 A page that is hosted in public meets everybody. Every bound of that is here, one idea a file; all
 of them are rows of `bounds.py` and can be set by environment variables. `door.py` is the ASGI
-middleware that asks the others in turn: open it first.
+middleware that asks the others in turn.
 
     bounds    the numbers, and the variables that set them
     door      the way of one request: route, origin, share, body, and on to Gradio
@@ -16,6 +16,6 @@ middleware that asks the others in turn: open it first.
     pages     `/`, `/config` and `/info`, rendered once
     health    what a host wants to know
 
-It imports gradio, errors.py, and nothing else of the page; `bounds` and `files` import neither
-gradio nor torch, as app.py needs them before Gradio is imported.
+It imports no other room of the page. `bounds` and `files` import neither gradio nor torch, as app.py
+needs them before Gradio is imported. Open door.py first.
 """
