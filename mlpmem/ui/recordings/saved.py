@@ -65,7 +65,10 @@ def _trace(system: str, row: Any) -> Trace:
     ids = trace.prompt_ids
     _check(isinstance(ids, list) and all(isinstance(i, int) for i in ids), "its prompt has no ids")
     _forced(trace)
-    settings = {name: v for name, v in trace.settings.items() if name != "forced"}
+    settings = {n: v for n, v in trace.settings.items() if n not in ("forced", "stop", "special")}
+    stops = trace.settings.get("stop", [])
+    whole = isinstance(stops, list) and all(isinstance(text, str) for text in stops)
+    _check(whole and trace.settings.get("special", True) is True, "its settings are malformed")
     for mapping in (settings, trace.model, trace.cost):
         plain = isinstance(mapping, dict) and len(mapping) <= 64
         _check(plain and all(isinstance(v, str) or is_number(v) for v in mapping.values()),
