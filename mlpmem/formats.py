@@ -5,6 +5,7 @@ which files of a repository are read.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -19,6 +20,7 @@ NESTED = "knn_generator"  # where a memory stands that was saved together with i
 PUBLISHED_MEMORY = ("mlp_memory_config.json", NESTED)
 KINDS = ("decoder", "adapter", "memory")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
 WEIGHTS = (  # the first kind that is there is read; a repository may hold all of them
     "model.safetensors",
