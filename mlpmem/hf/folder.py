@@ -12,7 +12,7 @@ from mlpmem.api import Model
 from mlpmem.engine.settings import Settings, check_lmbda
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import AUTO
-from mlpmem.formats import HUB_ID, SMALL, parse_json
+from mlpmem.formats import HUB_ID, SMALL, read_json
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
@@ -147,7 +147,7 @@ def check_target(folder: Path) -> None:
 def _is_ours(folder: Path) -> bool:
     """Return whether a folder's config.json is one of hf.py's."""
     try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        row = read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
     return isinstance(row, dict) and row.get("model_type") == "mlp_memory_lm"
@@ -157,7 +157,7 @@ def _dtype(given: torch.dtype | str | None, folder: Path) -> torch.dtype:
     """Return a dtype or the one of a name: float32 for None, the stored one for "auto"."""
     if given == AUTO:
         try:
-            row = parse_json((folder / "decoder" / "config.json").read_text(encoding="utf-8"))
+            row = read_json(folder / "decoder" / "config.json")
             given = row.get("dtype") or row.get("torch_dtype")
         except (OSError, ValueError, AttributeError):  # whoever reads it says what is wrong
             given = None

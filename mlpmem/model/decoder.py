@@ -5,7 +5,7 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +19,8 @@ from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.fast.linear import bytes_of, pack
+from mlpmem.model.decoder_files import read_folder
 from mlpmem.model.families import (
-    Family,
     counts_places,
     family_in,
     family_of,
@@ -32,19 +32,12 @@ from mlpmem.model.families import (
 from mlpmem.model.prompts import turn_ends
 from mlpmem.model.tokenizer import (
     encode_text,
-    load_tokenizer,
     special_ids,
     token_bytes,
     tokenizer_hash,
 )
 
-LOCAL = {"trust_remote_code": False, "local_files_only": True}
 PASSES = {"gpt2": Straight}  # hand-written passes, by the name that a family's row gives
-# what a multimodal model calls the weights of its text part, and what the part alone calls them
-TEXT_NAMES = {
-    r"^language_model\.lm_head": "lm_head",
-    r"^(model\.)?language_model\.(model\.)?": "model.",
-}
 
 
 class _Catch:
@@ -112,15 +105,7 @@ class Decoder:
                 f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
             )
         family = family_in(folder)
-        try:
-            tokenizer = load_tokenizer(str(folder), **LOCAL)
-            model = _read_model(folder, family, dtype=dtype, **places)
-        except Exception as error:  # readers of damaged files raise errors of their own
-            raise MlpMemError(
-                f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
-                "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
-                "and a tokenizer, or a hub id"
-            ) from error
+        model, tokenizer = read_folder(folder, family, dtype=dtype, **places)
         decoder = cls(model if places else model.to(first_device(device)), tokenizer, depth)
         decoder.folder = folder
         return decoder
@@ -291,27 +276,6 @@ class Decoder:
         )
 
 
-def _read_model(folder: Path, family: Family | None, **options: Any) -> nn.Module:
-    """Return the causal LM of a transformers folder, of a multimodal one only its text part.
-
-    MlpMemError where it lacks weights.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if multimodal := family is not None and bool(family.text_part):
-        whole = AutoConfig.from_pretrained(str(folder), **LOCAL)
-        part = getattr(whole, family.text_part)
-        part.tie_word_embeddings = whole.tie_word_embeddings
-        options |= {"config": part, "key_mapping": TEXT_NAMES}
-    model, read = AutoModelForCausalLM.from_pretrained(
-        str(folder), weights_only=True, output_loading_info=True, **LOCAL, **options
-    )
-    check_complete(read["missing_keys"])
-    if multimodal:
-        model._weight_conversions = None  # it is saved under the part's own names
-    return model
-
-
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     """Return a bool mask (B, 1, T, T) as the model's attention takes it.
 
@@ -325,15 +289,6 @@ def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     )
 
 
-def check_complete(missing: Collection[str]) -> None:
-    """Raise MlpMemError where weights were missing, which transformers would make up at random."""
-    if missing:
-        raise MlpMemError(
-            f"it lacks {len(missing)} weights, such as {min(missing)}; if it is a memory, give it "
-            "as one"
-        )
-
-
 def _catch(module: nn.Module, args: tuple) -> None:
     """Keep the FFN's input for the caller of this pass, where one asked."""
     catch = _CATCH.get()
@@ -342,8 +297,3 @@ def _catch(module: nn.Module, args: tuple) -> None:
     catch.hidden = args[0]
     if not catch.go_on:
         raise _Enough
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text, cut at 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

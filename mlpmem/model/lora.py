@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.linear import PackedLinear
-from mlpmem.formats import is_number, parse_json
+from mlpmem.formats import is_number, read_json
 from mlpmem.model import lora_peft
 from mlpmem.model.checkpoints import _read_bin
 from mlpmem.model.decoder import Decoder
@@ -124,9 +124,7 @@ def _read_config(folder: Path) -> dict:
             "make one with `python -m train finetuned RECIPE`"
         )
     try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise ValueError(f"it has over {CONFIG_BYTES} bytes")
-        row = parse_json(path.read_text(encoding="utf-8"))
+        row = read_json(path, CONFIG_BYTES)
     except (OSError, ValueError) as error:
         raise _refused(folder, f"its {CONFIG} cannot be read ({str(error)[:100]})") from error
     if not isinstance(row, dict) or row.get("peft_type") != "LORA":

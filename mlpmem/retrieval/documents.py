@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import check_kinds, read_json
+
+NAMES_BYTES = 2**32  # of titles or groups: as many as a corpus has
 
 
 @dataclass(frozen=True)
@@ -86,14 +88,14 @@ class Documents:
     def load(cls, folder: str | Path) -> "Documents":
         """Return the documents of a folder, checked; the arrays are mapped from disk."""
         folder = Path(folder)
+        check_kinds(folder, "documents")
         try:
             arrays = [
                 np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
                 for name in ("tokens", "offsets", "document_of")
             ]
             names = [
-                parse_json((folder / f"{name}.json").read_text(encoding="utf-8"))
-                for name in ("titles", "groups")
+                read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
             ]
         except (OSError, ValueError) as error:
             raise MlpMemError(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import check_kinds, read_json
 
 INDEX = "shards.json"
 RUN = 64  # entries of one shard in a row, from which on they are read as they come
@@ -171,14 +172,18 @@ def write_index(folder: Path, size: int, shards: Sequence[Shard]) -> None:
 def read_index(folder: Path) -> tuple[int, list[Shard]]:
     """Return (D, shards) of a folder; MlpMemError where shards.json is missing or wrong."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return int(index["size"]), [Shard(**shard) for shard in index["shards"]]
+        index = read_json(folder / INDEX)
+        shards = [Shard(**shard) for shard in index["shards"]]
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise ValueError("it names a file outside its folder")
+        return int(index["size"]), shards
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / INDEX, repr(error)) from error
 
 
 def open_keys(folder: Path) -> ShardedKeys:
     """Return the keys of a folder; MlpMemError where a shard is missing or of another shape."""
+    check_kinds(folder, "datastore")
     size, shards = read_index(folder)
     keys = ShardedKeys([folder / s.file for s in shards], [s.entries for s in shards], size)
     keys.check()
