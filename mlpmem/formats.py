@@ -49,7 +49,7 @@ def read_json(path: Path, most: int = JSON_BYTES) -> Any:
     if path.exists() and not path.is_file():
         raise ValueError(f"{path.name} is not a file")
     if (size := path.stat().st_size) > most:
-        raise ValueError(f"{path.name} has {size} bytes, over {most} are not read")
+        raise ValueError(f"{path.name} has {size} bytes, over the {most} bytes that are read")
     return parse_json(path.read_text(encoding="utf-8"))
 
 

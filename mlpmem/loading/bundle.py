@@ -12,10 +12,11 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +30,7 @@ from mlpmem.engine.router import Router, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
-from mlpmem.formats import ADAPTER_FILES, parse_json
+from mlpmem.formats import ADAPTER_FILES, read_json
 from mlpmem.loading.extra_columns import Given, bundled, check_name
 from mlpmem.loading.manifest import (
     AGAIN,
@@ -38,6 +39,8 @@ from mlpmem.loading.manifest import (
     asks_questions,
     checked_manifest,
     list_files,
+    listed_file,
+    listed_part,
     read_manifest,
 )
 from mlpmem.loading.presets import PRESETS
@@ -46,6 +49,8 @@ from mlpmem.model.memory import Memory, check_binding
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.key_cache import Built, Fingerprint, build_or_read
 from mlpmem.retrieval.retriever import make_retriever
+
+TRACE = re.compile(r"traces/[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -77,16 +82,17 @@ class Bundle:
 
     def read_json(self, name: str) -> Any:
         """Return the value of one of its JSON files, such as "results.json"."""
-        return parse_json((self.folder / name).read_text(encoding="utf-8"))
+        return read_json(listed_file(self.folder, self.manifest, name))
 
     def traces(self) -> list[dict]:
         """Return the recorded comparisons as plain values."""
-        found = sorted((self.folder / "traces").glob("*.json"))
-        return [parse_json(path.read_text(encoding="utf-8")) for path in found]
+        found = sorted(name for name in self.manifest["files"] if TRACE.fullmatch(name))
+        return [self.read_json(name) for name in found]
 
     def documents(self) -> Documents:
         """Return the documents of the datastore."""
-        return Documents.load(self.folder / "documents")
+        with self._listed("documents") as place:
+            return Documents.load(place)
 
     def model(
         self,
@@ -101,7 +107,8 @@ class Bundle:
         pack lays the weights out for decoding on a CPU, in 8 bits with int8.
         """
         with self._reading("decoder, memory or router"):
-            memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+            with self._listed("memory") as place:
+                memory = Memory.load(place, device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
@@ -114,7 +121,14 @@ class Bundle:
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
-        return Decoder.load(self.folder / "decoder", depth=depth, **options)
+        with self._listed("decoder") as place:
+            decoder = Decoder.load(place, depth=depth, **options)
+        decoder.folder = self.folder / "decoder"
+        return decoder
+
+    def _listed(self, part: str) -> AbstractContextManager[Path]:
+        """Return the folder of a part, with nothing in it that the manifest does not list."""
+        return listed_part(self.folder, self.manifest["files"], part)
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
@@ -145,7 +159,9 @@ class Bundle:
         Keys are float32's work whatever the model answers in, so that one cache serves all.
         """
         with self._reading("documents or fingerprint"):
-            fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+            fingerprint = Fingerprint.load(
+                listed_file(self.folder, self.manifest, "fingerprint.safetensors")
+            )
             documents = self.documents()
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}

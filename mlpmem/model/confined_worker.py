@@ -13,7 +13,7 @@ from contextlib import suppress
 
 MEMORY = 512 * 2**20  # bytes that a request may take beyond what the process has
 PROBES = ("a", " ", "1", "\n", "!", "a ", "a1", "'s", "\u00e9", "\u4e00")
-PROBE = 4000  # times that each is repeated
+PROBE = 20_000  # times that each is repeated
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.manifest import checked_manifest
+from mlpmem.loading.manifest import checked_manifest, copy_listed
 
 TITLE = "MLP Memory, live"
 MARK = "mlp-memory-live"  # a tag: a folder whose card has it was built here
@@ -178,7 +178,7 @@ def _page(
     shutil.copytree(ROOT / "mlpmem", folder / "mlpmem", ignore=ignored)
     notes = []
     if size <= BUNDLE_BYTES:
-        shutil.copytree(bundle, folder / BUNDLE, ignore=ignored)
+        copy_listed(bundle, folder / BUNDLE)
     else:
         notes.append(
             f"The bundle has {size / 1e9:.1f} GB and is not in the folder: mount it as a volume "

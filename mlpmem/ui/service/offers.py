@@ -148,10 +148,10 @@ def of_bundle(folder: Path, columns: Sequence[Given] = (), datastore: bool = Tru
         own = []
 
     def documents(model: Any) -> Any:
-        from mlpmem.retrieval.documents import Documents
+        from mlpmem.loading.bundle import Bundle
 
         attached = getattr(model, "datastore", None)
-        return attached.documents if attached else Documents.load(folder / "documents")
+        return attached.documents if attached else Bundle(folder, read_manifest(folder)).documents()
 
     named = {given.name: given for given in (*own, *columns)}
     return Extras(list(named.values()), mixed=datastore, documents=documents)
