@@ -35,6 +35,7 @@ from mlpmem.loading.extra_columns import Given, bundled, check_name
 from mlpmem.loading.manifest import (
     AGAIN,
     FORMAT,
+    MANIFEST,
     QUESTIONS,
     asks_questions,
     checked_manifest,
@@ -42,6 +43,7 @@ from mlpmem.loading.manifest import (
     listed_file,
     listed_part,
     read_manifest,
+    refuse_link,
 )
 from mlpmem.loading.presets import PRESETS
 from mlpmem.model.decoder import Decoder
@@ -302,9 +304,10 @@ def put_results(folder: str | Path, results: Any) -> None:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    write_json(folder / "results.json", results)
+    replace_json(folder, "results.json", results)
     listed = {"results.json": list_files(folder)["results.json"]}
-    _put_manifest(folder, manifest | {"files": manifest["files"] | listed})
+    amended = manifest | {"files": manifest["files"] | listed}
+    replace_json(folder, MANIFEST, amended, indent=1)
 
 
 def put_adapter(folder: str | Path, adapter: Given) -> None:
@@ -321,7 +324,7 @@ def put_adapter(folder: str | Path, adapter: Given) -> None:
     files = manifest["files"] | {name: there[name] for name in names}
     amended = manifest | {"adapters": listed, "files": files}
     bundled(folder, amended)  # whatever would not be read is not written
-    _put_manifest(folder, amended)
+    replace_json(folder, MANIFEST, amended, indent=1)
 
 
 def copy_adapters(folder: Path, adapters: Iterable[Given]) -> dict[str, dict]:
@@ -330,8 +333,10 @@ def copy_adapters(folder: Path, adapters: Iterable[Given]) -> dict[str, dict]:
     for adapter in adapters:
         check_name(adapter.name)
         place = folder / "adapters" / adapter.name
+        refuse_link(folder, f"adapters/{adapter.name}")
         place.mkdir(parents=True, exist_ok=True)
         for name in ADAPTER_FILES:
+            refuse_link(folder, f"adapters/{adapter.name}/{name}")
             shutil.copyfile(adapter.folder / name, place / name)
         listed[adapter.name] = {"label": adapter.label, "seconds": round(adapter.seconds, 1)}
     return listed
@@ -343,8 +348,10 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
 
 
-def _put_manifest(folder: Path, manifest: dict) -> None:
-    """Write a bundle's manifest as save_bundle does, last and at once."""
-    beside = folder / "manifest.json.new"
-    write_json(beside, manifest, indent=1)
-    beside.replace(folder / "manifest.json")
+def replace_json(folder: Path, name: str, value: Any, indent: int | None = None) -> None:
+    """Write a JSON file of a bundle at once, in place of the file or the link that is there."""
+    number, beside = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+    os.close(number)
+    write_json(Path(beside), value, indent)
+    Path(beside).chmod(0o644)  # temporary files begin private
+    Path(beside).replace(folder / name)

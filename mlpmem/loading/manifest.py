@@ -47,7 +47,7 @@ def checked_manifest(folder: Path) -> dict:
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json, its form checked; MlpMemError with the next step."""
     path = folder / MANIFEST
-    _refuse_link(folder, MANIFEST)
+    refuse_link(folder, MANIFEST)
     try:
         manifest = read_json(path, MANIFEST_BYTES)
     except (OSError, ValueError) as error:
@@ -81,7 +81,7 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
     if not (wellformed and FILE_NAME.fullmatch(name)) or ".." in PurePosixPath(name).parts:
         raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
     path, shown = folder / name, f"{folder.name}/{name}"
-    _refuse_link(folder, name)
+    refuse_link(folder, name)
     if not path.is_file():
         raise MlpMemError(f"bundle: {shown} is missing; {AGAIN}")
     size, wanted = path.stat().st_size, expected["bytes"]
@@ -92,7 +92,7 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
         raise MlpMemError(f"bundle: {shown} is altered (its sha256 is not the manifest's); {AGAIN}")
 
 
-def _refuse_link(folder: Path, name: str) -> None:
+def refuse_link(folder: Path, name: str) -> None:
     """Raise MlpMemError where a file below a folder is a link, or in a folder that is one."""
     path = folder / name
     for place in (path, *path.parents):

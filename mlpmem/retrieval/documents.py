@@ -91,8 +91,7 @@ class Documents:
         check_kinds(folder, "documents")
         try:
             arrays = [
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("tokens", "offsets", "document_of")
+                open_array(folder / f"{name}.npy") for name in ("tokens", "offsets", "document_of")
             ]
             names = [
                 read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
@@ -102,6 +101,16 @@ class Documents:
                 f"documents: cannot read {folder.name} ({error}); make or download the folder again"
             ) from error
         return cls(*arrays, *names)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Return a .npy file's array, mapped from disk; OSError, or ValueError where it is none."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged header is read as Python
+        raise ValueError(f"it is no array ({type(error).__name__})") from error
 
 
 def join_passages(

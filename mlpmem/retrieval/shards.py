@@ -19,6 +19,7 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import check_kinds, read_json
+from mlpmem.retrieval.documents import open_array
 
 INDEX = "shards.json"
 RUN = 64  # entries of one shard in a row, from which on they are read as they come
@@ -62,7 +63,7 @@ class ShardedKeys:
         """Return one shard, mapped from disk; MlpMemError where it is not what was written."""
         path, entries = self.paths[shard], int(np.diff(self.starts)[shard])
         try:
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
+            part = open_array(path)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise MlpMemError(

@@ -1,6 +1,7 @@
 """Bundles are whole or refused with the next step; keys are built, checked and cached."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
 from mlpmem.loading import manifest
+from mlpmem.loading.extra_columns import Given
 from mlpmem.loading.parts import attach_text
 from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.retrieval import key_cache
@@ -258,6 +260,83 @@ def test_keys_are_built_once_and_then_read_from_the_cache(tiny_bundle):
     np.testing.assert_array_equal(second.datastore.keys, first.datastore.keys)
     names = sorted(path.suffix for path in key_cache.cache_folder().iterdir())
     assert names == [".json", ".npy"]
+
+
+SEALED = {
+    "no array": b"no array at all",
+    "an archive": b"PK\x03\x04 cut off",
+    "an object": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
+    "a header that is no Python": b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((\n",
+    "nothing": b"",
+}
+NOTES = ["[]", "3", "null", "{}", '{"sha256": 3}', '{"seconds": 1', "[" * 9999, "\x00"]
+SECONDS = ["1" + "0" * 400, '"x"', "null", "[]", "NaN", "-1", "Infinity"]
+
+
+@pytest.mark.parametrize("kind", [*SEALED, *NOTES, *SECONDS])
+def test_no_damage_of_the_cache_is_an_error(kind, tiny_bundle):
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    file = next(key_cache.cache_folder().glob("*.npy"))
+    notes = file.with_suffix(".json")
+    if kind in SEALED:
+        file.write_bytes(SEALED[kind])
+        row = {"sha256": hashlib.sha256(SEALED[kind]).hexdigest(), "seconds": 1.0}
+        notes.write_text(json.dumps(row))
+    elif kind in NOTES:
+        notes.write_text(kind)
+    else:
+        digest = json.loads(notes.read_text())["sha256"]
+        notes.write_text(f'{{"sha256": "{digest}", "seconds": {kind}}}')
+    again = built(tiny_bundle)
+    assert not again.cached and np.array_equal(again.datastore.keys, keys)
+    assert built(tiny_bundle).cached
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link"])
+def test_something_else_in_place_of_the_cache_keeps_nobody_waiting(kind, suffix, tiny_bundle):
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    file = next(key_cache.cache_folder().glob(f"*{suffix}"))
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        (file / "x").mkdir(parents=True)
+    else:
+        file.symlink_to("nowhere")
+    again = built(tiny_bundle)
+    assert not again.cached and np.array_equal(again.datastore.keys, keys)
+    assert bool(again.warning) == (kind == "folder")
+
+
+def test_nothing_is_written_through_a_link_that_waits_in_the_cache(tiny_bundle, tmp_path):
+    folder = key_cache.cache_folder()
+    (tmp_path / "mine").write_text("mine")
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    names = [path.name for path in folder.iterdir()]
+    for name in (*names, *(f".{name}.{os.getpid()}" for name in names)):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "mine")
+    assert np.array_equal(built(tiny_bundle).datastore.keys, keys)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert built(tiny_bundle).cached and not any((folder / name).is_symlink() for name in names)
+
+
+def test_amending_a_bundle_writes_through_no_link(folder, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (folder / "results.json").unlink()
+    for name in ("results.json", "manifest.json.new"):
+        (folder / name).symlink_to(tmp_path / "mine")
+    b.put_results(folder, {"systems": []})
+    assert b.load_bundle(folder).read_json("results.json") == {"systems": []}
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path / "lora")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "adapters").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MlpMemError, match="adapters is a link"):
+        b.put_adapter(folder, Given("tuned", tmp_path / "lora", "adapter"))
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "another shape", "no notes"])
