@@ -72,7 +72,7 @@ class Datastore:
     def context(self, i: int, before: int = 24, after: int = 8) -> EntryContext:
         """Return the surroundings of entry i; they never leave its passage."""
         documents, at = self.documents, int(self.positions[i])
-        p = int(documents.passage_at(np.int64(at)))
+        p = int(documents.passage_at(np.array([at]))[0])
         first, end = int(documents.offsets[p]), int(documents.offsets[p + 1])
         document = int(documents.document_of[p])
         return EntryContext(

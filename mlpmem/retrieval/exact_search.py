@@ -142,7 +142,9 @@ def writable(keys: np.ndarray | ShardedKeys | Tensor) -> np.ndarray | Tensor:
     """Return keys as torch takes them without a warning: maps copied on write, shards read."""
     if isinstance(keys, ShardedKeys):
         return np.array(keys)
-    whole = isinstance(keys, np.memmap) and isinstance(keys.base, mmap)  # a part has its offset too
-    if whole and not keys.flags.writeable:
+    if isinstance(keys, Tensor) or keys.flags.writeable:
+        return keys
+    # a view of a map has the offset of the whole map, so it is copied
+    if isinstance(keys, np.memmap) and isinstance(keys.base, mmap) and keys.filename is not None:
         return np.memmap(keys.filename, keys.dtype, "c", keys.offset, keys.shape)
-    return keys if isinstance(keys, Tensor) or keys.flags.writeable else keys.copy()
+    return keys.copy()
