@@ -130,6 +130,8 @@ def _tell_stopped() -> None:
 
 def _end_as_told(number: int, frame: object) -> None:
     """Die of the signal, as without this, after a word: workers follow, locks are let go."""
+    if processes := sys.modules.get("train.run.processes"):
+        processes.take_notes_away()
     _tell_stopped()
     sys.stderr.flush()
     signal.signal(number, signal.SIG_DFL)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from mlpmem.api import Model
-from mlpmem.engine.distributions import knn_weights
-from mlpmem.engine.settings import Settings
+from mlpmem.engine.distributions import knn_weights, mix_nll
+from mlpmem.engine.settings import Settings, lambda_grid
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
@@ -126,7 +126,7 @@ def attach_text(
 PASSAGES, POSITIONS = 16, 256  # asked at most
 FEWEST = 8  # passages; of fewer, too little is left without one
 SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance: temperatures
-LMBDAS = tuple(i / 20 for i in range(1, 20))
+LMBDAS = lambda_grid(20)[1:-1]  # a mix: neither source alone
 
 
 def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
@@ -146,7 +146,7 @@ def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
         values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
         knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
         for lmbda in LMBDAS:
-            nll = -float(((1 - lmbda) * lm + lmbda * knn).clamp_min(1e-12).log().mean())
+            nll = float(mix_nll(lm, -knn.log(), lmbda).mean())
             best = min(best, (nll, temperature, lmbda))
     lmbdas = {**model.settings.lmbda, "knn": best[2]}
     return replace(model.settings, knn_temperature=best[1], lmbda=lmbdas)
@@ -167,7 +167,7 @@ def _sample(datastore: Datastore, seed: int) -> np.ndarray:
 def _asked(
     model: Model, store: Store, entries: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return of entries (Q,): the decoder's probability (Q,), and of the neighbours (Q, K) their
+    """Return of entries (Q,): the decoder's nll (Q,) in nats, and of the neighbours (Q, K) their
     distances, whether they have the true token, and counts. Own passages are infinitely far.
     """
     datastore, k = store.datastore, model.settings.k
@@ -179,8 +179,8 @@ def _asked(
     indices = distances.long()
     true = store.values[entries]
     for places in forward_positions(model.decoder, documents, positions):
-        gold = places.logits.float().log_softmax(-1).exp()
-        lm[places.at] = gold.gather(1, true[places.at, None].to(gold.device))[:, 0].cpu()
+        nll = -places.logits.float().log_softmax(-1)
+        lm[places.at] = nll.gather(1, true[places.at, None].to(nll.device))[:, 0].cpu()
         found = store.retriever.search(places.hidden.float(), distances.shape[1])
         indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
     passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
-from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.model.decoder_files import read_folder
 from mlpmem.model.families import (
@@ -26,18 +26,17 @@ from mlpmem.model.families import (
     family_of,
     ffn_at,
     layers_of,
-    logit_bound,
     logit_divisor,
 )
-from mlpmem.model.prompts import turn_ends
 from mlpmem.model.tokenizer import (
     encode_text,
     special_ids,
     token_bytes,
     tokenizer_hash,
+    turn_ends,
 )
 
-PASSES = {"gpt2": Straight}  # hand-written passes, by the name that a family's row gives
+PASSES = {"gpt2": Gpt2Pass}  # hand-written passes, by the name that a family's row gives
 
 
 class _Catch:
@@ -82,7 +81,7 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | None = None  # a pass of fewer steps, once it is packed
+        self.straight: Gpt2Pass | None = None  # a pass of fewer steps, once it is packed
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
@@ -141,11 +140,6 @@ class Decoder:
     def logit_divisor(self) -> float:
         """Return what head_weight's products are divided by to give logits, usually 1."""
         return logit_divisor(self.model.config, self.family)
-
-    @property
-    def logit_bound(self) -> float | None:
-        """Return the bound that logits are bent to, None if they are not."""
-        return logit_bound(self.model.config, self.family)
 
     @property
     def counts_places(self) -> bool:

@@ -140,20 +140,6 @@ def _split_at(text: str, names: Sequence[str]) -> list[tuple[str, bool]]:
     return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
 
 
-def turn_ends(tokenizer: Any) -> list[int]:
-    """Return the control token that a chat template puts after an answer, if there is one."""
-    if not getattr(tokenizer, "chat_template", None):
-        return []
-    answer = "qzxj"
-    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
-    try:
-        text = render(tokenizer, messages)
-    except MlpMemError:  # a template that cannot be used is reported when a chat is asked for
-        return []
-    after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
-    return [i for i in after[:1] if i in special_ids(tokenizer)]
-
-
 def _question_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
     """Return the ids of turns as questions and answers, BOS first and EOS after every answer."""
     _refuse_system(messages)

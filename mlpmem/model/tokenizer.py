@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
+from mlpmem.model.templates import render
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -151,10 +152,24 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
     return frozenset(tokenizer.all_special_ids) | {i for i, token in flagged if token.special}
 
 
+def turn_ends(tokenizer: Any) -> list[int]:
+    """Return the control token that a chat template puts after an answer, if there is one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    answer = "qzxj"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        text = render(tokenizer, messages)
+    except MlpMemError:  # a template that cannot be used is reported when a chat is asked for
+        return []
+    after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
+    return [i for i in after[:1] if i in special_ids(tokenizer)]
+
+
 PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 
-def text_of(decoder: Any, ids: Sequence[int]) -> str:
+def passage_text(decoder: Any, ids: Sequence[int]) -> str:
     """Return tokens as text, special ones as a mark: what they part must not run together."""
     groups = groupby(ids, key=lambda i: i in decoder.special_ids)
     return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)

@@ -90,17 +90,17 @@ class Documents:
         folder = Path(folder)
         check_kinds(folder, "documents")
         try:
-            arrays = [
+            tokens, offsets, document_of = (
                 open_array(folder / f"{name}.npy") for name in ("tokens", "offsets", "document_of")
-            ]
-            names = [
+            )
+            titles, groups = (
                 read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
-            ]
+            )
         except (OSError, ValueError) as error:
             raise MlpMemError(
                 f"documents: cannot read {folder.name} ({error}); make or download the folder again"
             ) from error
-        return cls(*arrays, *names)
+        return cls(tokens, offsets, document_of, titles, groups)
 
 
 def open_array(path: Path) -> np.ndarray:

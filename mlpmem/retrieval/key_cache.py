@@ -12,10 +12,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -207,7 +208,7 @@ def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Iterator[BinaryIO]:
+def _beside(path: Path) -> Generator[BufferedRandom]:
     """Yield a new file that takes the place of path at the end, whole or not at all.
 
     Nobody can know its name and put a link there before.

@@ -166,7 +166,8 @@ def _run(
     columns = positions[at] - 1 - documents.offsets[batch.passages[rows]]
     output = decoder.forward(torch.from_numpy(ids), head=head)
     where = torch.from_numpy(rows), torch.from_numpy(columns)
-    return at, output.hidden[where], output.logits[where] if head else None
+    logits = None if output.logits is None else output.logits[where]
+    return at, output.hidden[where], logits
 
 
 class Sequences(NamedTuple):

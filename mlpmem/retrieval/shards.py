@@ -153,7 +153,7 @@ def write_shard(folder: Path, number: int, keys: np.ndarray) -> Shard:
     keys = np.ascontiguousarray(keys, np.float16)
     with beside.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(keys))
-        file.write(keys.reshape(-1).view(np.uint8))
+        file.write(keys.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
     with beside.open("rb") as file:  # still in the page cache; a map of it may outgrow memory

@@ -17,10 +17,10 @@ import lzma
 import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, parse_json, valid
@@ -117,11 +117,11 @@ def noted(counts: Mapping[str, int]) -> str:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
+def opened(path: Path) -> Generator[BinaryIO]:
     """Open a file for reading bytes, unpacked on the way; MlpMemError where it cannot be read."""
     try:
         with PACKED.get(path.suffix.lower(), open)(path, "rb") as file:
-            yield file
+            yield cast(BinaryIO, file)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
         raise MlpMemError(f"cannot read {path} ({why}); check the file, or leave it out") from error

@@ -1,6 +1,7 @@
 """The four public endpoints: the page's numbers for programs, with its bounds and its one lock."""
 
 import functools
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui.context import Shared
 from mlpmem.ui.recordings import saved
@@ -44,12 +45,17 @@ def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | Non
                 if run is None:
                     yield endpoint(*args, **kwargs)
                 else:
-                    yield from run(stop, *args, **kwargs)
+                    given = inspect.signature(endpoint).bind(*args, **kwargs)
+                    given.apply_defaults()
+                    yield from run(stop, **given.arguments)
         except MlpMemError as error:
-            raise gr.Error(said(error), print_exception=False) from error
+            raise gr.Error(public_text(error), print_exception=False) from error
         finally:
             stop.set()
 
+    bounds = {"2,000": f"{inputs.MAX_CHARACTERS:,}", "128": f"{inputs.MAX_NEW_TOKENS:,}"}
+    for written, bound in bounds.items():
+        call.__doc__ = (call.__doc__ or "").replace(written, bound)
     return call
 
 
@@ -70,6 +76,9 @@ class Endpoints:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: list[str] | None = None,
     ) -> dict:
         """Generate with several systems at once and return the run that the page would save.
 
@@ -87,27 +96,36 @@ class Endpoints:
             top_p: 0.01 to 1, the share of the mass that is sampled from.
             top_k: 0 (all) to 100,000 tokens that are sampled from.
             seed: 0 to 2,147,483,647.
+            min_p: 0 to 1; tokens with less than this share of the likeliest one's probability are
+                left out.
+            repetition_penalty: 0.1 to 10; log-probabilities of tokens that stand in the prompt or
+                the answer are multiplied by it.
+            stop: up to 8 texts; the answer ends before the first of them.
         Returns:
             {"v", "prompt", "answer", "aliases", "part", "lmbda", "traces"}: per system a trace with
             "text" and "steps". A step has "i", "id", "s", "p" (probabilities of its token by
             source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
             "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
         """
-        options = lmbda, max_new_tokens, temperature, top_p, top_k, seed
-        *_, last = self.generating(Deadline(), prompt, systems, *options)
+        *_, last = self.generating(
+            Deadline(), prompt, systems, lmbda=lmbda, max_new_tokens=max_new_tokens,
+            temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, min_p=min_p,
+            repetition_penalty=repetition_penalty, stop=stop,
+        )  # fmt: skip
         return last
 
     def generating(
-        self, stop: Deadline, prompt: str, systems: list[str] | None, *options: Any
+        self, deadline: Deadline, prompt: str, systems: list[str] | None, **options: Any
     ) -> Iterator[dict]:
         """Yield the texts so far, at last what `generate` returns; options are its own."""
         text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
-        chosen = inputs.check_options(*options)
+        tokens = options.pop("max_new_tokens")
+        chosen = inputs.check_options(tokens=tokens, **options)
         service = self._shared.service
         asked = columns.choose(service, systems, None)
         if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
             raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
-        events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
+        events = columns.answers(service, asked, text, chosen.as_arguments(), deadline)
         texts: dict[str, str] = {}
         last = time.monotonic()
         for kind, traces in events:
@@ -118,7 +136,7 @@ class Endpoints:
                 if time.monotonic() - last >= PERIOD:
                     last = time.monotonic()
                     yield {"texts": {n: t.replace(PARTIAL, "") for n, t in texts.items()}}
-        stop.check()
+        deadline.check()
         shown = None if chosen.lmbda == AUTO else chosen.lmbda
         yield saved.record(text, self._shared.recorded.known(text), shown, traces)
 

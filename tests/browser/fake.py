@@ -19,7 +19,7 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
-from mlpmem.retrieval.text_search import Corpus
+from mlpmem.retrieval.text_search import TextIndex
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -193,8 +193,10 @@ class FakeModel:
         length = {name: len(tokens[name][system]) for name, (system, _) in columns.items()}
         done = {name: [] for name in columns}
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": 0,
-                    "top_p": 1.0, "seed": 0, **sampling}  # fmt: skip
+                    "top_p": 1.0, "seed": 0}  # fmt: skip
         settings |= {"forced": forced} if forced else {}
+        rare = {"min_p": 0, "repetition_penalty": 1, "stop": (), "special": False}
+        settings |= {k: v for k, v in sampling.items() if rare.get(k, ...) != v}
 
         def events():
             for index in range(min(max_new_tokens, max(length.values()))):
@@ -268,7 +270,7 @@ class FakeModel:
     def corpus(self):
         passages = [(document, list(range(i, i + 1))) for i, document in enumerate((0, 0, 1, 2))]
         titles = ["The Salt Ledger (book)", "Harrow (town)", HOSTILE]
-        return Corpus(join_passages(passages, titles, ["B", "A1", "B"]),
+        return TextIndex(join_passages(passages, titles, ["B", "A1", "B"]),
                       lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
     def routed(self, store=None):

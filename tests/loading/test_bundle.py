@@ -18,7 +18,7 @@ from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
 from mlpmem.loading import manifest
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.parts import attach_text
 from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.retrieval import key_cache
@@ -334,7 +334,7 @@ def test_amending_a_bundle_writes_through_no_link(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (folder / "adapters").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(MlpMemError, match="adapters is a link"):
-        b.put_adapter(folder, Given("tuned", tmp_path / "lora", "adapter"))
+        b.put_adapter(folder, ExtraColumn("tuned", tmp_path / "lora", "adapter"))
     assert (tmp_path / "mine").read_text() == "mine"
     assert not list((tmp_path / "elsewhere").iterdir())
 

@@ -45,7 +45,7 @@ def test_what_is_asked_equals_a_search_over_all_other_passages():
         assert right[q].tolist() == (data.values[others[near]] == data.values[entry]).tolist()
         assert counts[q].tolist() == data.counts[others[near]].tolist()
         gold = output.logits[0, 0].softmax(-1)[int(data.values[entry])]
-        assert float(lm[q]) == pytest.approx(float(gold), rel=1e-4)
+        assert float(lm[q]) == pytest.approx(-float(gold.log()), rel=1e-4)
 
 
 def test_text_that_repeats_is_trusted_and_noise_is_not():
@@ -66,7 +66,7 @@ def test_what_is_chosen_is_never_worse_than_another_of_the_grid():
 
     def nll(temperature: float, lmbda: float) -> float:
         weights = torch.softmax(-distances / temperature + counts.log(), 1)
-        return -float(((1 - lmbda) * lm + lmbda * (weights * right).sum(1)).log().mean())
+        return -float(((1 - lmbda) * (-lm).exp() + lmbda * (weights * right).sum(1)).log().mean())
 
     best = nll(chosen.knn_temperature, chosen.lmbda["knn"])
     near = float(distances.mean())

@@ -5,7 +5,8 @@ import tiny
 from tokenizers import AddedToken
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.prompts import as_messages, chat_ids, question_prompt, turn_ends
+from mlpmem.model.prompts import as_messages, chat_ids, question_prompt
+from mlpmem.model.tokenizer import turn_ends
 
 
 def test_a_question_is_framed_on_one_line():

@@ -9,7 +9,8 @@ import tiny
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.model import confined, templates
-from mlpmem.model.prompts import chat_ids, turn_ends
+from mlpmem.model.prompts import chat_ids
+from mlpmem.model.tokenizer import turn_ends
 
 CHAT = [
     {"role": "system", "content": "Be brief."},

@@ -6,9 +6,9 @@ import made_findings
 import pytest
 
 from mlpmem.errors import MlpMemError
+from train.files import write_json
 from train.report.__main__ import ROOT, TEMPLATES, fill, main
 from train.report.sentences import filled
-from train.run.stage import write_json
 
 RESULTS = {"findings": made_findings.rows()}
 

@@ -8,12 +8,12 @@ import tiny
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval import bulk_search as search_module
+from mlpmem.retrieval import bulk_search, exact_search
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import Targets
-from train.run.stage import Context
+from train.config.tables import TargetsConfig
+from train.run.stage import StageContext
 from train.stages import targets as stored
 from train.stages.targets import SearchedTargets, make_targets, open_targets, sparse_targets
 
@@ -33,8 +33,9 @@ def brute_force(keys, queries):
 
 @pytest.mark.parametrize(("query_block", "key_block"), [(2048, 8192), (7, 64), (300, 1), (1, 599)])
 def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, monkeypatch):
-    monkeypatch.setattr(search_module, "QUERY_BLOCK", query_block)
-    monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", key_block)
+    monkeypatch.setattr(exact_search, "QUERY_BLOCK", query_block)
+    monkeypatch.setitem(bulk_search.KEY_BLOCK, "cpu", key_block)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", key_block)
     keys, queries = torch.randn(600, 12), torch.randn(23, 12)
     distances, indices = found(keys, queries, 9)
     expected = brute_force(keys, queries).topk(9, largest=False)
@@ -161,7 +162,9 @@ def inputs(tmp_path_factory):
 
 def context(folder, inputs, **config):
     folder.mkdir(exist_ok=True)
-    return Context(folder, inputs, Targets(**{"k": 6, "temperature": 30.0, **config}), seed=0)
+    return StageContext(
+        folder, inputs, TargetsConfig(**{"k": 6, "temperature": 30.0, **config}), seed=0
+    )
 
 
 def arrays(folder):
@@ -241,7 +244,7 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
 
 def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
-    store, config = Datastore.load(inputs["datastore"]), Targets(k=6, temperature=30.0)
+    store, config = Datastore.load(inputs["datastore"]), TargetsConfig(k=6, temperature=30.0)
     at = np.random.default_rng(0).permutation(len(store))
     stored = open_targets(store, tmp_path, config).rows(at)
     searched = open_targets(store, tmp_path, replace(config, rows="searched")).rows(at)
@@ -264,7 +267,7 @@ def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
     store = Datastore.load(inputs["datastore"])
     for rows in ("stored", "searched"):
-        config = Targets(k=6, temperature=30.0, rows=rows)
+        config = TargetsConfig(k=6, temperature=30.0, rows=rows)
         ids, probs = open_targets(store, tmp_path, config).rows(np.zeros(0, np.int64))
         assert len(ids) == len(probs) == 0
 
@@ -280,7 +283,7 @@ def test_a_teacher_gives_the_distances_and_must_have_the_same_entries(inputs, tm
     store = Datastore.load(inputs["datastore"])
     keys = np.random.default_rng(1).standard_normal((len(store), 5)).astype(np.float16)
     replace(store, keys=keys).save(tmp_path / "teacher")
-    config = Targets(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
+    config = TargetsConfig(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
     ids, probs = SearchedTargets(store, np.arange(len(store)), config).rows(np.arange(3))
     for row in range(3):
         got = {int(t): float(p) for t, p in zip(ids[row], probs[row], strict=True) if p > 0}
@@ -299,6 +302,6 @@ def test_an_inverted_file_says_its_recall(inputs, tmp_path):
 
 def test_a_choice_that_is_none_is_refused():
     with pytest.raises(MlpMemError, match="rows is 'kept', it must be one of stored, searched"):
-        Targets(rows="kept")
+        TargetsConfig(rows="kept")
     with pytest.raises(MlpMemError, match="k is 0"):
-        Targets(k=0)
+        TargetsConfig(k=0)

@@ -9,23 +9,23 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+import torch
 
 from mlpmem.engine.rag import Rag
 from mlpmem.engine.systems import ModelSystem
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval import bulk_search
+from mlpmem.retrieval.retriever import BulkRetriever
 from mlpmem.retrieval.text_search import Passages
 from train.corpora.tokenizer import train_tokenizer
-from train.files import read_lines, write_lines
+from train.files import read_json, read_lines, write_json, write_lines
 from train.measure.batches import Judged
-from train.run.stage import read_json, write_json
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
 from train.tasks import task as asked
 from train.tasks.__main__ import main
 from train.tasks.cloze import lama_prompt
 from train.tasks.halueval import prompt as halueval_prompt
 from train.tasks.open_qa import long_prompt, short_prompt
-from train.tasks.task import Asked, MissingData
+from train.tasks.task import MissingData, TaskInput
 
 # Metrics
 
@@ -217,7 +217,7 @@ def ask(data=None, corpus=None, **options):
     """Return Asked of every sort of system."""
     retrieval = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
     everyone = [*tiny.systems(model()), retrieval]
-    return Asked(everyone, data, corpus, options.pop("limit", 0), "how", **options)
+    return TaskInput(everyone, data, corpus, options.pop("limit", 0), "how", **options)
 
 
 NUMBERS = {
@@ -433,7 +433,7 @@ def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys)
 
 def test_the_bulk_search_is_the_retrievers(tiny_model):
     store = tiny_model.store
-    queries = store.retriever.keys[:5].float() + 0.01
-    mine = bulk_search.BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
+    queries = torch.from_numpy(np.asarray(store.datastore.keys[:5], np.float32)) + 0.01
+    mine = BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
     true = store.retriever.search(queries, 4)
     np.testing.assert_allclose(mine.distances, true.distances, atol=1e-3)

@@ -159,3 +159,12 @@ def test_what_is_off_in_a_link_is_brought_in():
     assert link.options == inputs.RequestOptions(lmbda=0.0, max_new_tokens=128, top_k=7)
     assert (len(link.prompt), link.systems) == (2000, ["lm", "knn"])
     assert inputs.read_link({"q": "a", "systems": "none"}).systems == ["lm", "memory", "knn"]
+
+
+def test_texts_that_stop_are_a_few_short_ones():
+    options = None, None, None, None, None, None, None, None
+    assert inputs.check_options(*options, stop="\n").stop == ("\n",)
+    assert inputs.check_options(*options, stop=["a", "b"]).stop == ("a", "b")
+    for wrong in (3, [""], [3], ["x"] * 9, ["x" * 41]):
+        with pytest.raises(MlpMemError, match="stop is .*give up to 8 texts"):
+            inputs.check_options(*options, stop=wrong)

@@ -24,7 +24,7 @@ from mlpmem.ui.request import limits, stream
     ],
 )
 def test_of_a_servers_path_only_the_last_part_is_shown(text, shown):
-    said = errors.said(MlpMemError(text))
+    said = errors.public_text(MlpMemError(text))
     assert said == (text if shown is None else shown) and "/home" not in said
 
 
@@ -60,62 +60,3 @@ def test_gradio_fetches_no_address_for_a_visitor():
     moved = processing_utils.async_move_files_to_cache(given, gr.Textbox(render=False))
     with pytest.raises(ValueError, match="files are uploaded"), ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, moved).result()
-
-
-def ask(
-    parts: list[bytes],
-    headers: list[tuple[bytes, bytes]],
-    path: str = "/",
-    bound=limits.BoundedBody,
-) -> tuple[list[int], int]:
-    """Return (statuses sent, bytes the app was given) of one request to a bounded app."""
-    sent, given, waiting = [], 0, list(parts)
-
-    async def app(scope, receive, send):
-        nonlocal given
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                break
-            given += len(message["body"])
-            if not message["more_body"]:
-                break
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def receive():
-        return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
-
-    async def send(message):
-        sent.extend([message["status"]] if "status" in message else [])
-
-    scope = {"type": "http", "path": path, "headers": headers}
-    answer = bound(app, most=10)(scope, receive, send)
-    with ThreadPoolExecutor(1) as thread:  # this one may be driving a browser, in a loop of its own
-        thread.submit(asyncio.run, answer).result()
-    return sent, given
-
-
-def test_a_body_within_its_bound_passes():
-    assert ask([b"12345", b"67890"], []) == ([200], 10)
-
-
-@pytest.mark.parametrize("headers", [[(b"content-length", b"15")], [(b"content-length", b"5")], []])
-def test_a_body_above_its_bound_is_refused_whatever_its_header_says(headers):
-    sent, given = ask([b"12345"] * 3, headers)
-    assert sent == [413] and given <= 10
-
-
-def test_uploads_are_taken_while_they_have_room(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    monkeypatch.setattr(limits, "FILE_BYTES", 1)
-    upload = "/gradio_api/upload"
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x.txt").write_bytes(b"1234567890")
-    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([200], 5)
-    (tmp_path / "a" / "y.txt").write_bytes(b"1")
-    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([413], 0)
-    assert ask([b"12345"], [], "/gradio_api/queue/join", limits.BoundedUploads) == ([200], 5)
-    monkeypatch.setattr(limits, "FILE_BYTES", 6)
-    (tmp_path / "a" / "x.txt").write_bytes(b"1")
-    assert ask([b"12345"], [], upload, limits.BoundedUploads) == ([413], 0), "small ones count too"

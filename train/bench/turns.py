@@ -93,11 +93,11 @@ def peak_resident() -> int:
     return peak_memory()
 
 
-__all__ = ["Figure", "Options"]
+__all__ = ["Figure", "BenchOptions"]
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What every bench is told."""
 
     peer: Path | None = None  # a checkout of the released code, to measure against

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Every source token by token: under one lambda, under a router's, and the best there could be.
+
+`each` walks texts with the evidence that a router reads; `measure` judges every mix on the way.
+"""
 
 from collections.abc import Iterator, Sequence
 

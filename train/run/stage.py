@@ -18,14 +18,12 @@ from train.files import digest, file_hash, read_json, say, write_json
 from train.run.machine import forget_peak, is_full, peak_memory
 from train.run.processes import check_free, hold, team
 
-__all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
-
 BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
 NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done anything
 
 
 @dataclass(frozen=True)
-class Context:
+class StageContext:
     """What a stage's function gets: where to write, what to read, and its configuration."""
 
     folder: Path  # written beside the final place; survives a kill
@@ -39,7 +37,7 @@ def run_stage(
     name: str,
     config: object,
     inputs: tuple[str, ...],
-    function: Callable[[Context], dict],
+    function: Callable[[StageContext], dict],
     seed: int,
     *,
     shared: bool = False,
@@ -60,7 +58,7 @@ def run_stage(
     run is at work here (with `again` anywhere in the run), or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
-    context = Context(partial, {Path(i).name: root / i for i in inputs}, config, seed)
+    context = StageContext(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
     if again and team().is_main:
         check_free(root)
@@ -100,8 +98,8 @@ def _is_done(final: Path, identity: dict, again: bool) -> bool:
 
 def work(
     final: Path,
-    context: Context,
-    function: Callable[[Context], dict],
+    context: StageContext,
+    function: Callable[[StageContext], dict],
     shared: bool,
     need: dict | None = None,
 ) -> None:

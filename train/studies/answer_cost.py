@@ -1,9 +1,10 @@
 """What does an answer cost? The benches of `python -m mlpmem.bench`, kept as findings.
 
-Measured of the run's bundle, or of the embedded one before the run has exported any. Times are this
-machine's.
+Measured of the run's bundle, on this machine. It is the only study that imports a bench: running
+them is what it does.
 """
 
+import shlex
 from collections.abc import Iterable, Iterator
 
 from mlpmem.bench.__main__ import figures
@@ -12,22 +13,25 @@ from train.files import say
 from train.measure.findings import Finding
 from train.studies.run import Run
 
-HOW = "python -m mlpmem.bench {}"
-
 
 def answer_cost(run: Run) -> Iterator[Finding]:
     """Yield the findings of every bench; each figure is printed as it comes."""
-    bundle = run.root / "export" / run.recipe.export.name
-    yield from findings(_told(figures(bundle=str(bundle) if bundle.is_dir() else None)))
+    run.manifest("export")
+    bundle = (run.root / "export" / run.recipe.export.name).as_posix()
+    how = f"python -m mlpmem.bench {{}} --bundle {shlex.quote(bundle)}"
+    yield from findings(_told(figures(bundle=bundle)), how)
 
 
-def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
-    """Yield a Finding a figure, and two more where it has a floor or a peer."""
+def findings(measured: Iterable[Figure], how: str) -> Iterator[Finding]:
+    """Yield one Finding per figure, and two more where it has a floor or a peer.
+
+    `how` is the command that repeats it, with {} for the bench.
+    """
     for figure in measured:
         bench, system, metric, *varied = figure.name.split("/")
         setting = dict(part.split("=") if "=" in part else (part, True) for part in varied)
         setting |= {k: int(v) for k, v in setting.items() if v is not True}
-        common = {"study": "cost", "system": system, "split": bench, "how": HOW.format(bench)}
+        common = {"study": "cost", "system": system, "split": bench, "how": how.format(bench)}
         common["setting"] = setting
         spread = {"low": figure.low, "high": figure.high, "n": figure.n}
         yield Finding(metric=metric, value=figure.value, **spread, **common)

@@ -14,7 +14,7 @@ from pathlib import Path
 import mlpmem
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.bulk_search import BulkRetriever
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.load import load_recipe
 from train.measure.findings import Finding, save
 from train.run.kinds import kind_of

@@ -4,6 +4,7 @@ Mixing never costs a token more than -log(1 - lambda) nats; what it costs is spr
 tokens of which the decoder was certain, so a token counts as worse where it loses over TOLERANCE.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 from train.files import write_lines
-from train.measure.atlas import Grid, Sources
+from train.measure.atlas import Grid, MeasuredModel
 from train.measure.findings import Finding, mean, share
 from train.measure.text import groups_of, units_of
 from train.studies.run import Run, pooled
@@ -32,7 +33,7 @@ FUNCTION_WORDS = frozenset(
 def worse(run: Run) -> Iterator[Finding]:
     """Yield the shares that get worse and better, and nats lost and won, by group and kind."""
     documents, positions = run.text()
-    grid = Sources(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
+    grid = MeasuredModel(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
     kinds = kinds_of(run.decoder, documents)[positions]
     parts = pooled(groups_of(documents, positions))
     parts |= {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
@@ -74,8 +75,8 @@ def _examples(
                 "before": run.decoder.decode(documents.tokens[max(start, at - 32) : at].tolist()),
                 "token": run.decoder.pieces[int(documents.tokens[at])],
                 "kind": str(kinds[p]),
-                "lm": float(grid.gold["lm"][p]),
-                "memory": float(grid.gold["memory"][p]),
+                "lm": math.exp(-grid.gold_nll["lm"][p]),
+                "memory": math.exp(-grid.gold_nll["memory"][p]),
                 "fused": float(mixed[p]),
             }
         )

@@ -92,6 +92,8 @@ def _options(shared: Shared) -> list[gr.components.Component]:
             gr.Number(1.0, label="Top-p", step=0.05),
             gr.Number(0, label="Top-k (0: all)", precision=0),
             gr.Number(0, label="Seed", precision=0),
+            gr.Number(0.0, label="Min-p", step=0.05),
+            gr.Number(1.0, label="Repetition penalty", step=0.05),
             gr.Checkbox(
                 False, label="Read control tokens, such as </s>, in the prompt", elem_id="special"
             ),
@@ -104,7 +106,8 @@ def _streamer(shared: Shared):
     def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
             typed = inputs.check_text(prompt)
-            chosen = inputs.check_options(lmbda, *numbers)
+            *given, special = numbers
+            chosen = inputs.check_options(lmbda, *given, special=special)
             text = typed if chosen.special else shared.recorded.as_prompt(typed)
             store = shared.store(own, choice)
             asked = columns.choose(shared.service, chosen_systems, store)
@@ -144,7 +147,7 @@ def _picker(shared: Shared):
     """Return what a click on an example does: run it, or show its recording meanwhile."""
 
     def choose(event: gr.EventData) -> tuple:
-        index = (event._data or {}).get("index")
+        index = inputs.event_values(event).get("index")
         examples, tuned = shared.recorded.examples, shared.service.extras.tuned
         names = gr.skip()
         if index == "surprise":

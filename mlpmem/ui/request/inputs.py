@@ -7,11 +7,13 @@ from typing import Any
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, valid
+from mlpmem.ui.door.bounds import BOUNDS as DOOR
 
-MAX_CHARACTERS = 2000
-MAX_NEW_TOKENS = 128
+MAX_CHARACTERS = DOOR.characters
+MAX_NEW_TOKENS = DOOR.new_tokens
 MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
 MAX_PROBE = 40
+MAX_STOPS = 8  # texts that end an answer
 # field -> (its name in a sentence, in a link, least, most, default)
 BOUNDS = {
     "max_new_tokens": ("max new tokens", "tokens", 1, MAX_NEW_TOKENS, 32),
@@ -19,6 +21,8 @@ BOUNDS = {
     "top_p": ("top-p", "top_p", 0.01, 1.0, 1.0),
     "top_k": ("top-k", "top_k", 0, 100_000, 0),
     "seed": ("seed", "seed", 0, 2**31 - 1, 0),
+    "min_p": ("min-p", "min_p", 0.0, 1.0, 0.0),
+    "repetition_penalty": ("repetition penalty", "penalty", 0.1, 10.0, 1.0),
 }
 
 
@@ -32,6 +36,9 @@ class RequestOptions:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()  # texts that end an answer
     special: bool = False  # control tokens that the prompt spells are read as such
 
     def as_arguments(self) -> dict:
@@ -76,6 +83,7 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         options=check_options(
             data.get("lmbda"),
             *(settings.get(field) for field in BOUNDS),
+            stop=settings.get("stop"),
             special=settings.get("special"),
         ),
         forced=forced,
@@ -84,6 +92,11 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
             s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
         ],
     )
+
+
+def event_values(event: Any) -> dict:
+    """Return what a part of the page sent with its event, {} where it is no object."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def _list(value: object) -> list:
@@ -148,15 +161,33 @@ def check_options(
     top_p: object,
     top_k: object,
     seed: object,
+    min_p: object = None,
+    repetition_penalty: object = None,
+    stop: object = None,
     special: object = False,
 ) -> RequestOptions:
     """Return checked options; MlpMemError names the first that is out of bounds."""
-    given = zip(BOUNDS, (tokens, temperature, top_p, top_k, seed), strict=True)
+    numbers = tokens, temperature, top_p, top_k, seed, min_p, repetition_penalty
+    given = zip(BOUNDS, numbers, strict=True)
     found = {}
     for field, value in given:
         name, _, low, high, default = BOUNDS[field]
         found[field] = type(default)(check_number(value, name, low, high, default))
-    return RequestOptions(lmbda=check_lmbda(lmbda), special=special is True, **found)
+    return RequestOptions(
+        lmbda=check_lmbda(lmbda), stop=check_stop(stop), special=special is True, **found
+    )
+
+
+def check_stop(stop: object) -> tuple[str, ...]:
+    """Return the texts that end an answer; MlpMemError for others, or for too many."""
+    texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    whole = isinstance(texts, list | tuple) and all(isinstance(t, str) and t for t in texts)
+    if not whole or len(texts) > MAX_STOPS or any(len(t) > MAX_PROBE for t in texts):
+        raise MlpMemError(
+            f"stop is {repr(stop)[:80]}; give up to {MAX_STOPS} texts of 1 to {MAX_PROBE} "
+            'characters, such as ["\\n"].'
+        )
+    return tuple(valid(text) for text in texts)
 
 
 def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:

@@ -44,6 +44,7 @@ export interface Step {
 
 export interface Settings {
   max_new_tokens?: number; temperature?: number; top_p?: number; top_k?: number; seed?: number;
+  min_p?: number; repetition_penalty?: number; stop?: string[]; special?: boolean;
   forced?: number[]; scored?: boolean | number; asked?: string;
 }
 

@@ -8,7 +8,7 @@ import { page } from "../core/state.js";
 const MOST = 6e6; // characters of a file; the server bounds them again
 /** A trace's setting and its name in a link. @type {[keyof import("../core/types.js").Settings, string][]} */
 const KEYS = [["max_new_tokens", "tokens"], ["temperature", "temperature"], ["top_p", "top_p"],
-  ["top_k", "top_k"], ["seed", "seed"]];
+  ["top_k", "top_k"], ["seed", "seed"], ["min_p", "min_p"], ["repetition_penalty", "penalty"]];
 const COLUMNS = ["system", "index", "chosen", "token_id", "token", "lm", "memory", "knn", "fused",
   "lmbda"];
 
