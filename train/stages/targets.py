@@ -26,7 +26,7 @@ from train.config.tables import TargetsConfig, kind_of_search
 from train.corpora.writer import ArrayWriter
 from train.run.processes import team
 from train.run.stage import StageContext
-from train.stages.target_rows import PART, choose_rows
+from train.stages.target_rows import PART, choose_rows, is_whole
 
 SMALLEST = 1e-6  # float16 holds it; less is dropped
 
@@ -214,7 +214,7 @@ def search_all(targets: "SearchedTargets", folder: Path) -> float:
     """Write this process's share of the shards; return the seconds that killed runs had used."""
     us, rows = team(), len(targets.entries)
     starts = range(0, rows, QUERY_BLOCK)
-    there = {start for start in starts if _shard(folder, start).is_file()}
+    there = {start for start in starts if is_whole(_shard(folder, start))}
     us.wait()  # all have seen the same shards of earlier runs before one writes more
     mine = us.share([start for start in starts if start not in there])
     total = sum(min(QUERY_BLOCK, rows - start) for start in mine)
