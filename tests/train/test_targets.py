@@ -301,7 +301,7 @@ def test_an_inverted_file_says_its_recall(inputs, tmp_path):
 
 
 def test_a_choice_that_is_none_is_refused():
-    with pytest.raises(MlpMemError, match="rows is 'kept', it must be one of stored, searched"):
+    with pytest.raises(MlpMemError, match="rows must be one of stored, searched; got 'kept'"):
         TargetsConfig(rows="kept")
-    with pytest.raises(MlpMemError, match="k is 0"):
+    with pytest.raises(MlpMemError, match="k must be 1 or more; got 0"):
         TargetsConfig(k=0)
