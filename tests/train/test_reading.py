@@ -197,7 +197,7 @@ def test_half_an_emoji_in_json_becomes_a_mark_and_nothing_else_is_lost(tmp_path)
 
 
 def test_a_source_that_is_not_there_says_how_sources_are_written(tmp_path):
-    with pytest.raises(MlpMemError, match="nowhere is not there; .*recipe's own folder"):
+    with pytest.raises(MlpMemError, match="nowhere does not exist; .*recipe's own folder"):
         read(tmp_path / "nowhere")
     with pytest.raises(MlpMemError, match="holds no text; .*hub:owner/name"):
         read(tmp_path)
