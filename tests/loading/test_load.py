@@ -120,5 +120,5 @@ def test_text_that_cannot_be_read_is_refused(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=complaint):
             read_text(decoder, [tmp_path / name])
-    with pytest.raises(MlpMemError, match="missing.txt is not there"):
+    with pytest.raises(MlpMemError, match="missing.txt does not exist"):
         read_text(decoder, [tmp_path / "missing.txt"])

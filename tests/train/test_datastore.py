@@ -229,7 +229,7 @@ def test_what_cannot_be_extended_is_said(root):
     with pytest.raises(MlpMemError, match="no finished datastore .* run `python -m train datas"):
         extend(RECIPE, root, write_texts(root))
     make(root)
-    with pytest.raises(MlpMemError, match="none.txt is not there"):
+    with pytest.raises(MlpMemError, match="none.txt does not exist"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=DatastoreConfig(depth=1))
     with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):

@@ -197,7 +197,7 @@ def test_a_lone_surrogate_in_json_becomes_a_replacement_character(tmp_path):
 
 
 def test_the_error_for_a_missing_source_shows_how_to_name_one(tmp_path):
-    with pytest.raises(MlpMemError, match="nowhere is not there; .*relative to the recipe"):
+    with pytest.raises(MlpMemError, match="nowhere does not exist; .*relative to the recipe"):
         read(tmp_path / "nowhere")
     with pytest.raises(MlpMemError, match="holds no text; .*hub:owner/name"):
         read(tmp_path)
