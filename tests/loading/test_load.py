@@ -112,10 +112,10 @@ def test_text_that_cannot_be_read_is_refused(tmp_path):
     decoder = tiny.decoder()
     for name, content, complaint in (
         ("a.pdf", b"x", "must be one of .txt, .md, .jsonl"),
-        ("a.txt", b"\xff\xfe", "hold no text"),
+        ("a.txt", b"\xff\xfe", "must hold some text"),
         ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text" or'),
         ("b.jsonl", b'"only a string"', "line 1 of .*b.jsonl is a string"),
-        ("empty.md", b"", "hold no text"),
+        ("empty.md", b"", "must hold some text"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=complaint):
