@@ -114,7 +114,11 @@ def test_text_that_cannot_be_read_is_refused(tmp_path):
         ("a.pdf", b"x", "must be one of .txt, .md, .jsonl"),
         ("a.txt", b"\xff\xfe", "must hold some text"),
         ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text" or'),
-        ("b.jsonl", b'"only a string"', "line 1 of .*b.jsonl must be an object with .text.; got a string"),
+        (
+            "b.jsonl",
+            b'"only a string"',
+            "line 1 of .*b.jsonl must be an object with .text.; got a string",
+        ),
         ("empty.md", b"", "must hold some text"),
     ):
         (tmp_path / name).write_bytes(content)

@@ -194,7 +194,7 @@ def test_prefixes_are_beginnings_of_documents(tiny_model):
 
 def test_a_datastore_with_fewer_entries_than_k_is_refused(inputs, tmp_path, tiny_model):
     entries = len(tiny_model.datastore)
-    with pytest.raises(MlpMemError, match=f"has {entries} entries .* so k {entries} is too many"):
+    with pytest.raises(MlpMemError, match=f"less than the {entries} entries .* got {entries}"):
         make_targets(StageContext(tmp_path, inputs, TargetsConfig(k=entries), 0))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.tokenizer import load_tokenizer
+from mlpmem.model.tokenizer import encode_texts, load_tokenizer
 from mlpmem.retrieval.texts import noted
 from train.config.load import HUB, check_model
 from train.config.tables import CorpusConfig
@@ -152,7 +152,7 @@ def write_passages(
     with tqdm(desc="tokens", unit="token", unit_scale=True) as bar:
         while batch := list(islice(stream, BATCH)):
             texts = [block.text for _, block in batch]
-            ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = encode_texts(tokenizer, texts)
             for (split, block), row in zip(batch, ids, strict=True):
                 cutters[split].add(block, row)
             bar.update(sum(map(len, ids)))
