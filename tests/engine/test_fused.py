@@ -92,7 +92,7 @@ def test_the_datastores_size_counts_its_keys_once(kind):
 def test_keys_of_another_size_are_refused(tiny_model):
     store = tiny.datastore(tiny.decoder())
     narrow = type(store)(store.keys[:, :8], store.positions, store.counts, store.documents)
-    with pytest.raises(MlpMemError, match="keys of size 8"):
+    with pytest.raises(MlpMemError, match="hidden size .*; got 8"):
         Model(tiny.decoder()).attach_datastore(narrow, make_retriever("flat", narrow.keys))
 
 

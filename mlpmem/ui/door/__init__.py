@@ -16,6 +16,6 @@ middleware that asks the others in turn.
     pages     `/`, `/config` and `/info`, rendered once
     health    what a host wants to know
 
-It imports no other room of the page. `bounds` and `files` import neither gradio nor torch, because
-app.py needs them before Gradio is imported. Open door.py first.
+It imports no other room of the page. `bounds` and `files` import neither gradio nor torch: app.py
+needs them before Gradio is imported. Open door.py first.
 """

@@ -139,7 +139,8 @@ class Door:
         elif name in ("cancel", "reset"):
             _check_cancel(name, asked)
         else:
-            _check_call(blocks, name, named["function"], asked)
+            body = _checked_call(blocks, name, named["function"], asked)
+            receive = sizes.replay(body, receive)
         await self.app(scope, receive, _Sentences(send) if name == "run" else send)
 
 
@@ -153,20 +154,27 @@ def _check_cancel(name: str, asked: Mapping[str, Any]) -> None:
             raise RefusedError(422, "fn_index must be a whole number. Reload the page.")
 
 
-def _check_call(blocks: Any, name: str, function: str, asked: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless a program calls an endpoint with what it takes."""
+def _checked_call(blocks: Any, name: str, function: str, asked: dict[str, Any]) -> bytes:
+    """Return a program's call of an endpoint as Gradio takes it; RefusedError for any other.
+
+    Values that are left out at the end are those that the endpoint has by default.
+    """
     public = {fn.api_name: fn for fn in blocks.fns.values() if fn.api_visibility == "public"}
     if function not in public:
         raise RefusedError(404, f"There is no endpoint {function!r}; there are {sorted(public)}.")
-    parameters = signature(public[function].fn).parameters.values()
-    taken = {taken.name: taken.default is Parameter.empty for taken in parameters}
+    parameters = list(signature(public[function].fn).parameters.values())
     if name == "call_v2":
-        sizes.check_arguments(asked, taken)
-        return
+        sizes.check_arguments(asked, {p.name: p.default is Parameter.empty for p in parameters})
+        return json.dumps(asked).encode()
     if set(asked) - {"data", "session_hash", "event_data"}:
         raise RefusedError(422, "Give data, a list, and nothing else.")
     sizes.check_names(asked)
-    sizes.check_data(asked.get("data"), list(taken))
+    data, names = asked.get("data"), [taken.name for taken in parameters]
+    defaults = [taken.default for taken in parameters]
+    if isinstance(data, list) and Parameter.empty not in (rest := defaults[len(data) :]):
+        data = [*data, *rest]
+    sizes.check_data(data, names)
+    return json.dumps({**asked, "data": data}).encode()
 
 
 async def _admit(gate: Gate, session: str, client: str) -> None:
