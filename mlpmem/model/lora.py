@@ -8,10 +8,8 @@ followed.
 """
 
 import copy
-import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +23,7 @@ from mlpmem.model import lora_peft
 from mlpmem.model.checkpoints import _read_bin
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import family_of
+from mlpmem.model.lora_peft import Scaling
 
 CONFIG, WEIGHTS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 CONFIG_BYTES = 256 * 2**10
@@ -43,28 +42,6 @@ READ = {
 }  # fmt: skip
 STARTS = (True, False, "gaussian", "orthogonal", "eva")  # that leave the decoder's weights alone
 PREFIX, FACTORS = "base_model.model.", ("lora_A", "lora_B")
-
-
-@dataclass(frozen=True)
-class Scaling:
-    """What an adapter's configuration says of ranks and scales, each layer by its path."""
-
-    rank: int
-    alpha: float
-    ranks: Mapping[str, int]  # by a pattern of peft: a regular expression of a path's end
-    alphas: Mapping[str, float]
-    rooted: bool  # whether alpha is divided by the rank's root
-
-    def of(self, path: str) -> tuple[int, float]:
-        """Return a layer's rank and what its B @ A is multiplied with."""
-        rank, alpha = _first(self.ranks, path, self.rank), _first(self.alphas, path, self.alpha)
-        return rank, alpha / (math.sqrt(rank) if self.rooted else rank)
-
-
-def _first(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
-    """Return the value of the first pattern that a path ends with, as peft finds it."""
-    ends = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path))
-    return next(ends, default)
 
 
 def add_adapter(model: nn.Module, rank: int) -> Any:

@@ -4,18 +4,17 @@ peft is imported here and only where an adapter needs it. It sees a configuratio
 fields below; everything that names a model, a file or a class stays outside.
 """
 
+import math
 import re
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-
-if TYPE_CHECKING:
-    from mlpmem.model.lora import Scaling
 
 # field -> what it must be; peft merges each of them
 FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -30,6 +29,28 @@ PREFIX = "base_model.model."
 FACTOR = re.compile(r"\.(lora_[A-Za-z_]+)(\.default)?(\.weight|\.bias)?$")
 NAME = re.compile(r"[\w.]{1,256}")  # of a module: peft would take it for a regular expression
 PEFT_MISSING = 'the package peft is not installed; pip install peft, or pip install -e ".[train]"'
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """What an adapter's configuration says of ranks and scales, each layer by its path."""
+
+    rank: int
+    alpha: float
+    ranks: Mapping[str, int]  # by a pattern of peft: a regular expression of a path's end
+    alphas: Mapping[str, float]
+    rooted: bool  # whether alpha is divided by the rank's root
+
+    def of(self, path: str) -> tuple[int, float]:
+        """Return a layer's rank and what its B @ A is multiplied with."""
+        rank, alpha = _first(self.ranks, path, self.rank), _first(self.alphas, path, self.alpha)
+        return rank, alpha / (math.sqrt(rank) if self.rooted else rank)
+
+
+def _first(patterns: Mapping[str, Any], path: str, default: Any) -> Any:
+    """Return the value of the first pattern that a path ends with, as peft finds it."""
+    ends = (value for key, value in patterns.items() if re.match(rf"(.*\.)?({key})$", path))
+    return next(ends, default)
 
 
 def is_set(name: str, row: Mapping[str, Any]) -> bool:
