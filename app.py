@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import is_gguf
 from mlpmem.loading.extra_columns import Given, given
 from mlpmem.loading.hub import HUB_ID
 
@@ -27,7 +28,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--preset", help="the authors' checkpoints: gpt2-large-wikitext103, mistral-7b-wikipedia"
     )
-    parser.add_argument("--decoder", help="a transformers folder or hub id, in place of a bundle")
+    parser.add_argument(
+        "--decoder", help="a transformers folder, .gguf file or hub id, for a bundle"
+    )
     parser.add_argument("--memory", help="the decoder's memory, a folder or hub id")
     parser.add_argument(
         "--text", type=Path, nargs="+", default=[], help=".txt, .md or .jsonl: the datastore"
@@ -75,7 +78,8 @@ def check_place(args: argparse.Namespace) -> None:
     """Raise MlpMemError for what is not there, as far as this machine alone can tell."""
     for name in ("decoder", "memory"):
         place = vars(args)[name]
-        if place and not Path(place).is_dir():
+        known = Path(place or "").is_dir() or name == "decoder" and is_gguf(place or "")
+        if place and not known:
             if Path(place).exists() or not HUB_ID.fullmatch(place):
                 raise MlpMemError(f"--{name} {place} is no folder here and no hub id")
     for path in args.text:
@@ -166,7 +170,7 @@ def say(line: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; returns the process's exit status."""
     args = arguments(argv)
-    names = [name for name in (args.decoder, args.memory) if name and not Path(name).is_dir()]
+    names = [name for name in (args.decoder, args.memory) if name and not Path(name).exists()]
     # the network is for what was asked for by name, and read by the client when it is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if args.preset or names else "1")
     if not args.decoder and not (args.bundle / "manifest.json").is_file():

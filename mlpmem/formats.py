@@ -28,6 +28,14 @@ WEIGHTS = (  # the first kind that is there is read; a repository may hold all o
 )
 
 
+GGUF = ".gguf"
+
+
+def is_gguf(source: str | Path) -> bool:
+    """Return whether a decoder is given as a GGUF file."""
+    return str(source).lower().endswith(GGUF) and Path(source).is_file()
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; ValueError where it is none, or nested too deeply."""
     try:

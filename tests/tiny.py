@@ -66,7 +66,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def decoder(family: str = "llama", depth: int = -1, seed: int = 0) -> Decoder:
+def decoder(family: str = "llama", depth: int = -1, seed: int = 0, **shape) -> Decoder:
     """Return a random decoder; weights are large enough for distributions to be far from flat."""
     words = tokenizer()
     config = AutoConfig.for_model(
@@ -75,7 +75,7 @@ def decoder(family: str = "llama", depth: int = -1, seed: int = 0) -> Decoder:
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
-        **SHAPES[family],
+        **SHAPES[family] | shape,
     )
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)

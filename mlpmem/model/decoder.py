@@ -18,9 +18,10 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.fast.linear import bytes_of
-from mlpmem.formats import valid
+from mlpmem.formats import is_gguf, valid
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.families import family_of, ffn_at, layers_of
+from mlpmem.model.gguf_model import load_gguf
 from mlpmem.model.tokenizer import load_tokenizer, token_bytes, tokenizer_hash
 
 
@@ -75,13 +76,16 @@ class Decoder:
         local_files_only: bool = False,
         tell: Tell | None = None,
     ) -> "Decoder":
-        """Return the decoder of a transformers folder, or of a hub id, fetched as hub.fetch does.
+        """Return the decoder of a transformers folder or GGUF file, or of a hub id, fetched.
 
         Weights are safetensors or, where there are none, .bin files of tensors alone. device "auto"
         is every GPU that there is; see placement.
         """
         from transformers import AutoModelForCausalLM
 
+        if is_gguf(path_or_id):
+            model, tokenizer = load_gguf(path_or_id, dtype)
+            return cls(model.to(first_device(device)), tokenizer, depth)
         folder = fetch(
             path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
         )

@@ -202,7 +202,7 @@ class Optimizer:
 class Decoder:
     """The decoder: made from nothing (Llama family), or an existing one, trained on or as it is."""
 
-    source: str = ""  # folder of transformers, or "hub:owner/name"; none: made from the shape below
+    source: str = ""  # transformers folder, GGUF file or "hub:owner/name"; none: made from a shape
     epochs: int = 1  # passes over the training text (atlas: over all draws); 0 trains nothing
     hidden_size: int = 256
     layers: int = 6

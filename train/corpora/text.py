@@ -77,7 +77,7 @@ def make_tokenizer(config: Corpus, seed: int) -> Any:
         blocks = _split_blocks(config, seed, Counter())
         texts = _first((block.text for split, block in blocks if split == "train"), SHOWN)
         return train_tokenizer(tqdm(texts, "tokenizer", unit="block"), config.vocab_size)
-    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).is_dir():
+    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).exists():
         raise MlpMemError(
             f"corpus: there is no folder {config.tokenizer}, whose tokenizer the recipe asks for "
             "(source in [decoder], or tokenizer in [corpus]); put it there, or correct the path, "

@@ -141,7 +141,7 @@ def _bytes_a_token(config: Corpus, files: list[Path]) -> float:
     from train.corpora.text import make_tokenizer
 
     plain = [path for path in files if path.suffix in PLAIN]
-    if not plain or not Path(config.tokenizer or HUB).is_dir():
+    if not plain or not Path(config.tokenizer or HUB).exists():
         return BYTES_A_TOKEN
     with plain[0].open("rb") as file:
         text = file.read(SAMPLE).decode("utf-8", errors="ignore")
