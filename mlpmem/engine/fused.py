@@ -23,6 +23,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import calibrate, threads_for
 from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store
@@ -62,6 +63,7 @@ class FusedModel(Calls):
     ) -> None:
         """Bind memory and routers to the decoder; MlpMemError if one belongs to another."""
         self.decoder = decoder
+        decoder.straight = decoder.straight or LlamaPass.of(decoder)
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name = name
@@ -82,7 +84,7 @@ class FusedModel(Calls):
 
         pack(self.decoder.model, int8)
         attention.use(self.decoder.model)
-        self.decoder.straight = Straight.of(self.decoder)
+        self.decoder.straight = Straight.of(self.decoder) or LlamaPass.of(self.decoder)
         if self.memory is not None:
             pack(self.memory, int8)
         calibrate(self.decoder)
