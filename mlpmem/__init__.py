@@ -48,10 +48,10 @@ def load(
     With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
     datastore out, "background" attaches it from a thread while decoder and memory answer.
     progress(done, total) counts tokens while keys are built. dtype "float32", "bfloat16" (half the
-    bytes) or "int8" (a quarter, less exact) lays the weights out for decoding on a CPU; None leaves
-    them plain.
+    bytes) "int8" (a quarter, less exact) or "int4" lays the weights out for decoding on a CPU; None
+    leaves them plain.
     """
-    read, int8 = (None, False) if dtype is None else _form(dtype)
+    read, bits = (None, 0) if dtype is None else _form(dtype)
     weights = {} if read is None else {"dtype": read}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
@@ -61,7 +61,7 @@ def load(
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
         model = from_parts(decoder, memory, text, **options)
-        return model if dtype is None else model.pack(int8)
+        return model if dtype is None else model.pack(bits)
     if memory is not None:
         raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
     from mlpmem.loading.presets import PRESETS, open_preset
@@ -69,7 +69,7 @@ def load(
     if str(bundle) in PRESETS:
         options = {name: value for name, value in options.items() if value is not None}
         model = open_preset(str(bundle), text=text, **options)
-        return model if dtype is None else model.pack(int8)
+        return model if dtype is None else model.pack(bits)
     if text is not None:
         raise MlpMemError(
             "load: text needs the decoder that reads it; give decoder=... or a preset"
@@ -78,11 +78,11 @@ def load(
         raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
     from mlpmem.loading.bundle import load_bundle, preset_path
 
-    if int8 and datastore == "background":
-        raise MlpMemError("load: in int8 the keys come first; use datastore=True or False")
+    if bits and datastore == "background":
+        raise MlpMemError("load: in int8 and int4 the keys come first; use datastore=True or False")
     opened = load_bundle(preset_path(bundle))
     model = opened.model(device, **weights)
-    if dtype is not None and not int8:
+    if dtype is not None and not bits:
         model.pack()
     if settings is not None:
         model.settings = settings
@@ -91,10 +91,10 @@ def load(
         threading.Thread(target=attach, daemon=True).start()
     elif datastore:
         attach()
-    return model.pack(int8) if int8 else model
+    return model.pack(bits) if bits else model
 
 
-def _form(name: str) -> "tuple[torch.dtype, bool]":
+def _form(name: str) -> "tuple[torch.dtype, int]":
     """Return a form of weights by its name; MlpMemError where it is none that answers here."""
     from mlpmem.fast.linear import form_of
 

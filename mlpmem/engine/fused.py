@@ -78,15 +78,15 @@ class FusedModel(Calls):
         alone._store = self._store if "knn" in parts else None
         return alone
 
-    def pack(self, int8: bool = False) -> "FusedModel":
+    def pack(self, bits: int = 0) -> "FusedModel":
         """Return self with weights laid out for decoding on this CPU; see fastlinear.pack."""
         from mlpmem.fast.linear import pack
 
-        pack(self.decoder.model, int8)
+        pack(self.decoder.model, bits)
         attention.use(self.decoder.model)
         self.decoder.straight = Straight.of(self.decoder) or LlamaPass.of(self.decoder)
         if self.memory is not None:
-            pack(self.memory, int8)
+            pack(self.memory, bits)
         calibrate(self.decoder)
         return self
 

@@ -19,10 +19,11 @@ from mlpmem.errors import MlpMemError
 # largest relative error of a packed product against the plain one in float32
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 TOLERANCE_INT8 = 6e-2
-FORMS = {  # by name: the dtype that weights are read in, and whether they become 8 bits
-    "float32": (torch.float32, False),
-    "bfloat16": (torch.bfloat16, False),
-    "int8": (torch.bfloat16, True),
+FORMS = {  # by name: the dtype that weights are read in, and the bits they become, 0 for no other
+    "float32": (torch.float32, 0),
+    "bfloat16": (torch.bfloat16, 0),
+    "int8": (torch.bfloat16, 8),
+    "int4": (torch.bfloat16, 4),
 }
 ROWS = 512  # rows the layout is chosen for; measured as good for 1 as a layout for 1 is
 
@@ -110,20 +111,22 @@ class Int8Linear(PackedLinear):
         return rounded.dequantize().to(self.weight.dtype)
 
 
-def pack(module: nn.Module, int8: bool = False) -> int:
+def pack(module: nn.Module, bits: int = 0) -> int:
     """Pack every linear layer of module that lies on a CPU; return how many were packed.
 
-    Tied weights are packed apart: the embedding keeps the table. GPT-2's GELU, six operators in
-    transformers, becomes the one operator that computes the same.
+    bits is 8 or 4 for weights of as many, else 0. Tied weights are packed apart: the embedding
+    keeps the table. GPT-2's GELU, six operators in transformers, becomes the one operator that
+    computes the same.
     """
     from transformers.activations import NewGELUActivation
     from transformers.pytorch_utils import Conv1D as TheirConv1D
 
     packed = 0
+    tables = {m.weight.data_ptr() for m in module.modules() if isinstance(m, nn.Embedding)}
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if type(layer) in (nn.Linear, Conv1D, TheirConv1D):
-                made = _packed(layer, type(layer) is not nn.Linear, int8)
+                made = _few(layer, name, tables) if bits == 4 else _packed(layer, bits == 8)
                 if made is not None:
                     made._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
                     setattr(parent, name, made)
@@ -133,10 +136,36 @@ def pack(module: nn.Module, int8: bool = False) -> int:
     return packed
 
 
+HEADS = ("lm_head", "embed_out")  # in 4 bits a head stays in 8: it answers
+
+
 @torch.inference_mode(False)
 @torch.no_grad()
-def _packed(layer: nn.Module, transposed: bool, int8: bool) -> PackedLinear | None:
+def _few(layer: nn.Module, name: str, tables: set[int]) -> PackedLinear | None:
+    """Return a layer in its packed and its 4-bit form; tables are those of embeddings."""
+    from mlpmem.fast.few_rows import FewRows, Lanes, rounded
+
+    weight = layer.weight if type(layer) is nn.Linear else layer.weight.T
+    if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
+        return None
+    small = rounded(weight, getattr(layer, "blocks", None), name in HEADS)
+    if weight.data_ptr() in tables:
+        return FewRows(layer, None, small)
+    if isinstance(small, Lanes) and not hasattr(layer, "blocks"):  # both forms hold the same
+        plain = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
+        plain.weight = nn.Parameter(small.dense().to(weight.dtype), requires_grad=False)
+        plain.bias = layer.bias
+        made = _packed(plain, False)
+    else:
+        made = _packed(layer, False)
+    return None if made is None else FewRows(layer, made, small)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _packed(layer: nn.Module, int8: bool) -> PackedLinear | None:
     """Return a layer packed; None where that is not possible or its products are wrong."""
+    transposed = type(layer) is not nn.Linear
     weight = layer.weight.T if transposed else layer.weight  # (outputs, inputs)
     if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
         return None
@@ -173,8 +202,8 @@ def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
     return sum(plain.values()) + sum(packed)
 
 
-def form_of(name: str) -> tuple[torch.dtype, bool]:
-    """Return the dtype that weights are read in and whether they become 8 bits, of a form's name.
+def form_of(name: str) -> tuple[torch.dtype, int]:
+    """Return the dtype that weights are read in and the bits they become, 0 for no other.
 
     MlpMemError where it is none that answers here.
     """

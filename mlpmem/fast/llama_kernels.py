@@ -15,13 +15,18 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 JIT = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
-LOG2E, LN2_HIGH, LN2_LOW = np.float32(1.44269504), np.float32(0.693359375), np.float32(-2.12194440e-4)
+LOG2E, LN2_HIGH, LN2_LOW = (
+    np.float32(1.44269504),
+    np.float32(0.693359375),
+    np.float32(-2.12194440e-4),
+)
 FLOOR, CEIL = np.float32(-87.0), np.float32(88.0)
 # of exp(r) - 1 - r over r * r, |r| <= ln 2 / 2 (Cephes)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 LOWEST = np.float32(-1e30)
+BLOCK = 64  # positions widened at a time: 16 KB of a head's keys, which stay in the nearest cache
 GELU, CUBE = np.float32(1.5957691216), np.float32(0.044715)  # 2 sqrt(2 / pi)
 
 
@@ -127,11 +132,11 @@ def gate(both, tanh, out):
 
 
 @njit(**JIT)
-def rotate(qkv, norms, eps, one, cos, sin, past, q, keys, values):
+def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
     """Rotate queries and keys of qkv (B, T, (H + 2 KV) D), and store keys and values from `past` on.
 
     q is (B, T, H, D); keys and values are (B, KV, room, D); cos and sin (positions, R / 2) rotate
-    the first R numbers of a head. norms (2, D), of queries and keys, may have no rows.
+    the first R numbers of a head. q_norm and k_norm (D,) may be empty.
     """
     batch, tokens, heads, size = q.shape
     kv_heads, half = keys.shape[1], cos.shape[1]
@@ -143,12 +148,12 @@ def rotate(qkv, norms, eps, one, cos, sin, past, q, keys, values):
                 given = row[h * size : (h + 1) * size]
                 for i in range(size):
                     head[i] = wide(given[i])
-                if len(norms):
+                weight = q_norm if h < heads else k_norm
+                if len(weight):
                     total = ZERO
                     for i in range(size):
                         total += head[i] * head[i]
                     scale = ONE / np.sqrt(total / np.float32(size) + eps)
-                    weight = norms[0 if h < heads else 1]
                     for i in range(size):
                         head[i] *= scale * (one + wide(weight[i]))
                 for i in range(half):
@@ -171,76 +176,84 @@ def rotate(qkv, norms, eps, one, cos, sin, past, q, keys, values):
 
 
 @njit(**JIT)
-def attend(q, keys, values, first, last, scale, cap, out):
-    """out (B, H D): what one query a row (B, H, D) attends to, of positions first .. last - 1.
+def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
+    """Row b's heads of one key head g in out (B, H D): what q (B, H, D) attends to.
 
-    keys and values are (B, KV, room, D). Scores are bent to below `cap` where it is not 0. Keys
-    and values are widened once for all heads that share them.
+    Positions are first .. last - 1; keys and values are (B, KV, room, D). Scores are bent to below
+    `cap` where it is not 0. Keys and values are widened once for all heads that share them.
     """
-    batch, heads, size = q.shape
-    kv_heads = keys.shape[1]
-    shared, count = heads // kv_heads, last - first
+    size, shared, count = q.shape[2], q.shape[1] // keys.shape[1], last - first
     scores = np.empty((shared, count), np.float32)
     query, wider = np.empty(size, np.float32), np.empty((BLOCK, size), np.float32)
-    for b in range(batch):
-        for g in range(kv_heads):
-            result = out[b, g * shared * size : (g + 1) * shared * size]
-            for begin in range(0, count, BLOCK):
-                length = min(BLOCK, count - begin)
-                for t in range(length):
-                    key, widened = keys[b, g, first + begin + t], wider[t]
-                    for i in range(size):
-                        widened[i] = wide(key[i])
-                for h in range(shared):
-                    given, line = q[b, g * shared + h], scores[h]
-                    for i in range(size):
-                        query[i] = wide(given[i]) * scale
-                    for t in range(length):
-                        total, widened = ZERO, wider[t]
-                        for i in range(size):
-                            total += query[i] * widened[i]
-                        line[begin + t] = total
-            for h in range(shared):
-                line, top = scores[h], LOWEST
-                if cap != ZERO:
-                    for t in range(count):
-                        bent = exp(line[t] / cap * np.float32(2))
-                        line[t] = cap * (bent - ONE) / (bent + ONE)
-                for t in range(count):
-                    top = max(top, line[t])
-                total = ZERO
-                for t in range(count):
-                    line[t] = exp(line[t] - top)
-                    total += line[t]
-                share = ONE / total
-                for t in range(count):
-                    line[t] *= share
-            for i in range(shared * size):
-                result[i] = ZERO
-            for begin in range(0, count, BLOCK):
-                length = min(BLOCK, count - begin)
-                for t in range(length):
-                    value, widened = values[b, g, first + begin + t], wider[t]
-                    for i in range(size):
-                        widened[i] = wide(value[i])
-                for h in range(shared):
-                    line, head = scores[h], result[h * size : (h + 1) * size]
-                    t = 0
-                    while t + 4 <= length:
-                        s0, s1 = line[begin + t], line[begin + t + 1]
-                        s2, s3 = line[begin + t + 2], line[begin + t + 3]
-                        v0, v1, v2, v3 = wider[t], wider[t + 1], wider[t + 2], wider[t + 3]
-                        for i in range(size):
-                            head[i] += s0 * v0[i] + s1 * v1[i] + s2 * v2[i] + s3 * v3[i]
-                        t += 4
-                    while t < length:
-                        s0, v0 = line[begin + t], wider[t]
-                        for i in range(size):
-                            head[i] += s0 * v0[i]
-                        t += 1
+    result = out[b, g * shared * size : (g + 1) * shared * size]
+    for begin in range(0, count, BLOCK):
+        length = min(BLOCK, count - begin)
+        for t in range(length):
+            key, widened = keys[b, g, first + begin + t], wider[t]
+            for i in range(size):
+                widened[i] = wide(key[i])
+        for h in range(shared):
+            given, line = q[b, g * shared + h], scores[h]
+            for i in range(size):
+                query[i] = wide(given[i]) * scale
+            for t in range(length):
+                total, widened = ZERO, wider[t]
+                for i in range(size):
+                    total += query[i] * widened[i]
+                line[begin + t] = total
+    for h in range(shared):
+        soften(scores[h], cap)
+    mixed = np.zeros((shared, size), np.float32)
+    for begin in range(0, count, BLOCK):
+        length = min(BLOCK, count - begin)
+        for t in range(length):
+            value, widened = values[b, g, first + begin + t], wider[t]
+            for i in range(size):
+                widened[i] = wide(value[i])
+        for h in range(shared):
+            line, head = scores[h], mixed[h]
+            t = 0
+            while t + 4 <= length:
+                s0, s1 = line[begin + t], line[begin + t + 1]
+                s2, s3 = line[begin + t + 2], line[begin + t + 3]
+                v0, v1, v2, v3 = wider[t], wider[t + 1], wider[t + 2], wider[t + 3]
+                for i in range(size):
+                    head[i] += s0 * v0[i] + s1 * v1[i] + s2 * v2[i] + s3 * v3[i]
+                t += 4
+            while t < length:
+                s0, v0 = line[begin + t], wider[t]
+                for i in range(size):
+                    head[i] += s0 * v0[i]
+                t += 1
+    for h in range(shared):
+        for i in range(size):
+            result[h * size + i] = like(mixed[h, i], out)
 
 
-BLOCK = 64  # positions widened at a time: 16 KB of a head's keys, which stay in the nearest cache
+@njit(**JIT)
+def soften(line, cap):
+    """Turn scores (T,) into shares that add up to 1."""
+    top, total = LOWEST, ZERO
+    if cap != ZERO:
+        for t in range(len(line)):
+            bent = exp(line[t] / cap * np.float32(2))
+            line[t] = cap * (bent - ONE) / (bent + ONE)
+    for t in range(len(line)):
+        top = max(top, line[t])
+    for t in range(len(line)):
+        line[t] = exp(line[t] - top)
+        total += line[t]
+    share = ONE / total
+    for t in range(len(line)):
+        line[t] *= share
+
+
+@njit(**JIT)
+def attend(q, keys, values, first, last, scale, cap, out):
+    """out (B, H D): what one query a row (B, H, D) attends to, of positions first .. last - 1."""
+    for b in range(q.shape[0]):
+        for g in range(keys.shape[1]):
+            attend_heads(q, keys, values, b, g, first, last, scale, cap, out)
 
 
 class Kernels:
@@ -253,7 +266,9 @@ class Kernels:
         added = array(delta) if len(delta) else NONE[dtype]
         first = NOWHERE[dtype] if after is None else array(after.module.weight.detach())
         weight = array(norm.module.weight.detach())
-        add_norm(array(x), added, first, weight, np.float32(norm.eps), np.float32(norm.one), array(out))
+        add_norm(
+            array(x), added, first, weight, np.float32(norm.eps), np.float32(norm.one), array(out)
+        )
         return out
 
     @staticmethod
@@ -279,12 +294,12 @@ class Kernels:
         """
         heads, _, size = layer.heads
         q = torch.empty(*qkv.shape[:2], heads, size, dtype=torch.float32 if step else keys.dtype)
-        norms, eps, one = NONE[qkv.dtype], 0.0, 0.0
+        norms, eps, one = (NOWHERE[qkv.dtype],) * 2, 0.0, 0.0
         if layer.head_norms is not None:
-            norms = array(torch.stack([norm.module.weight.detach() for norm in layer.head_norms]))
+            norms = [array(norm.module.weight.detach()) for norm in layer.head_norms]
             eps, one = layer.head_norms[0][1:]
         arrays = array(table[0]), array(table[1]), past, array(q), array(keys), array(values)
-        rotate(array(qkv), norms, np.float32(eps), np.float32(one), *arrays)
+        rotate(array(qkv), *norms, np.float32(eps), np.float32(one), *arrays)
         return q
 
     @staticmethod

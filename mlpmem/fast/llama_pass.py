@@ -20,8 +20,10 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
+from mlpmem.fast.few_rows import FEW
 
 if TYPE_CHECKING:
+    from mlpmem.fast.step import Step
     from mlpmem.model.decoder import Decoder
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3")
@@ -77,6 +79,7 @@ class LlamaPass:
         self.limit = _limit(config)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         self.operators: Any = Operators
+        self.step: Step | None = None  # of one token a row, once it is compiled
 
     @classmethod
     def of(cls, decoder: "Decoder") -> "LlamaPass | None":
@@ -115,6 +118,13 @@ class LlamaPass:
         """
         if ids.shape[1] == 1 and self.operators is Operators:
             self.compile_in_background()
+        if ids.shape[1] == 1 and cache is not None and len(ids) <= FEW:
+            step = self.step
+            if step is not None and not step.holds():
+                self.step = step = self._step()
+            if step is not None:
+                logits, hidden = step.run(ids, cache, torch.get_num_threads())
+                return self._bent(logits), hidden, cache
         return self._forward(self.operators, ids, cache, last)
 
     def _forward(
@@ -139,9 +149,17 @@ class LlamaPass:
             after = layer.ffn_after
         h = operators.add_norm(x, delta, after, self.norm, dtype)
         logits = self.head(h.view(rows, -1, h.shape[1])[:, -kept:])
-        if self.cap:
-            logits = (logits / self.cap).tanh() * self.cap
-        return logits, hidden, cache
+        return self._bent(logits), hidden, cache
+
+    def _bent(self, logits: Tensor) -> Tensor:
+        """Return logits bent to below what the family bends them to."""
+        return (logits / self.cap).tanh() * self.cap if self.cap else logits
+
+    def _step(self) -> "Step | None":
+        """Return the compiled step of all weights, None where one is in another form."""
+        from mlpmem.fast.step import Step
+
+        return Step.of(self)
 
     def _attend(
         self,
@@ -160,7 +178,7 @@ class LlamaPass:
             keys, values = (qkv.new_empty(room) for _ in range(2))
         else:
             keys, values = cached.extend(room, qkv.dtype)
-        table = self._table(layer.rotation, past + size)
+        table = self.table(layer.rotation, past + size)
         step = kept == 1
         q = operators.rotate(qkv, layer, table, past, keys, values, step)[:, -kept:]
         first = max(0, past + size - layer.window) if layer.window and step else 0
@@ -181,7 +199,9 @@ class LlamaPass:
         try:
             self.compile()
         except Exception as error:  # numba's and llvm's own, on machines they do not know
-            sys.stderr.write(f"mlpmem: numba cannot compile here ({_first(error)}); slower without\n")
+            sys.stderr.write(
+                f"mlpmem: numba cannot compile here ({_first(error)}); slower without\n"
+            )
             os.environ[COMPILE] = "0"
         finally:
             _COMPILING.release()
@@ -193,10 +213,13 @@ class LlamaPass:
 
         cache = growing_cache(self.model.config)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
-        self._forward(Kernels, torch.zeros(1, 1, dtype=torch.long), cache, 1)
-        self.operators = Kernels
+        token = torch.zeros(1, 1, dtype=torch.long)
+        self._forward(Kernels, token, cache, 1)
+        if (step := self._step()) is not None:
+            step.run(token, cache, 2)
+        self.operators, self.step = Kernels, step
 
-    def _table(self, name: str, size: int) -> tuple[Tensor, Tensor]:
+    def table(self, name: str, size: int) -> tuple[Tensor, Tensor]:
         """Return cos and sin (positions, R / 2) float32 of a rotation, for so many or more."""
         table = self._tables.get(name)
         if table is None or len(table[0]) < size:
@@ -366,7 +389,9 @@ def _layer(layer: nn.Module, config: Any) -> Layer:
         ffn_norm=_norm(
             layer.pre_feedforward_layernorm if sides else layer.post_attention_layernorm
         ),
-        gate_up=(ffn.gate_up_proj,) if hasattr(ffn, "gate_up_proj") else (ffn.gate_proj, ffn.up_proj),
+        gate_up=(ffn.gate_up_proj,)
+        if hasattr(ffn, "gate_up_proj")
+        else (ffn.gate_proj, ffn.up_proj),
         down=ffn.down_proj,
         ffn_after=_norm(layer.post_feedforward_layernorm) if sides else None,
         window=window or 0,

@@ -53,7 +53,7 @@ def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8
     made = [tiny.decoder("gpt2") for _ in range(2)]
     for decoder in made:
         decoder.model.to(torch.float32 if int8 else torch.bfloat16)
-        pack(decoder.model, int8)
+        pack(decoder.model, 8 if int8 else 0)
     made[0].straight = Straight.of(made[0])
     assert made[0].straight is not None
     mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)

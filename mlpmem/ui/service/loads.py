@@ -36,8 +36,8 @@ def open_parts(
         model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form, plain)
         later = _texts(model, text)
         if train:
-            packed, int8 = bool(form) or not plain, bool(form) and form_of(form)[1]
-            later.append(Later("memory", partial(_distil, model, folder, text, packed, int8)))
+            packed, bits = bool(form) or not plain, form_of(form)[1] if form else 0
+            later.append(Later("memory", partial(_distil, model, folder, text, packed, bits)))
         return model, later
 
     return load
@@ -70,8 +70,8 @@ def laid_out(make: Callable[..., Any], form: str | None, plain: bool = False) ->
         return make() if plain else make().pack()
     from mlpmem.fast.linear import form_of
 
-    dtype, int8 = form_of(form)
-    return make(dtype=dtype).pack(int8)
+    dtype, bits = form_of(form)
+    return make(dtype=dtype).pack(bits)
 
 
 def _texts(model: Any, text: Sequence[Path]) -> list[Later]:
@@ -88,7 +88,7 @@ def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
 
 
 def _distil(
-    model: Any, decoder: Path, text: Sequence[Path], packed: bool, int8: bool, tell: Tell
+    model: Any, decoder: Path, text: Sequence[Path], packed: bool, bits: int, tell: Tell
 ) -> tuple[Any, str]:
     """Return a model with a memory distilled from text files, and a line on its cost."""
     from mlpmem.fast.linear import pack
@@ -97,7 +97,7 @@ def _distil(
     begin = time.perf_counter()
     memory = distil(model, decoder, text, tell)
     if packed:
-        pack(memory, int8)
+        pack(memory, bits)
     made = model.with_memory(memory)
     took = seconds_text(time.perf_counter() - begin)
     return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"
