@@ -93,6 +93,12 @@ def keep_memory() -> None:
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back() -> None:
+    """Return what malloc holds and nobody uses to the system, on Linux with glibc."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 AUTO = "auto"
 FILLED = 0.85  # of a GPU's free memory; the rest is for caches, the memory and keys
 

@@ -1,10 +1,12 @@
-"""Linear layers in a second, small form for few rows: 4 bits in lanes, or 8 bits row by row.
+"""Linear layers in a second, small form: 4 bits in lanes, or 8 bits row by row.
 
-Decoding reads every weight once a token, so what is small is fast; many rows at once are faster in
-the packed form, which stays. Compiled code reads the small forms (step_kernels.py); without it the
-packed form answers everything. Both hold the same numbers, to the dtype's rounding.
+Decoding reads every weight once a token, so what is small is fast. Compiled code reads the small
+forms (step_kernels.py); until it is there the packed form answers everything, and afterwards many
+rows where it is faster, as `settle` measures. Both hold the same numbers, to the dtype's
+rounding.
 """
 
+import time
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +18,7 @@ from mlpmem.fast.linear import PackedLinear
 LANES, GROUP = 16, 32  # outputs side by side; inputs that share a scale
 FEW = 4  # rows
 CHUNK = 2**22  # numbers that are rounded at once
+ALIKE = 1.3  # times the packed form's seconds: not worth holding a weight twice
 
 
 class Lanes(NamedTuple):
@@ -71,11 +74,16 @@ class FewRows(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
-        if FewRows.product is not None and x.numel() <= FEW * x.shape[-1]:
+        few = x.numel() <= FEW * x.shape[-1]
+        if FewRows.product is not None and (few or self.weight is None):
             found = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
             found = found.view(*x.shape[:-1], -1)
             return (found if self.bias is None else found + self.bias).to(x.dtype)
         return super().forward(x) if self.packed else F.linear(x, self.weight, self.bias)
+
+    def release(self) -> None:
+        """Hold the weight in its small form alone."""
+        self.weight, self.packed = None, False
 
     def gelu(self, x: Tensor) -> Tensor:
         """Return GELU, in its tanh form, of what forward returns."""
@@ -87,7 +95,36 @@ class FewRows(PackedLinear):
 
     def dense(self) -> Tensor:
         """Return the weight (outputs, inputs) as a plain tensor."""
+        if self.weight is None:
+            return self.small.dense()
         return super().dense() if self.packed else self.weight
+
+
+def settle(model: nn.Module, rows: int = 32) -> None:
+    """Give the packed forms up where compiled code takes no longer for so many rows.
+
+    Weights are then held once.
+    """
+    layers = [m for m in model.modules() if isinstance(m, FewRows) and m.packed]
+    layers = [layer for layer in layers if isinstance(layer.small, Lanes)]
+    took = []
+    for _ in range(3 if layers else 0):
+        took.append([0.0, 0.0])
+        for layer in layers:
+            x = torch.ones(rows, layer.small.q.shape[1] * GROUP, dtype=layer.weight.dtype)
+            took[-1][0] += _seconds(PackedLinear.forward, layer, x)
+            took[-1][1] += _seconds(FewRows.product, layer.small, x.float())
+    packed, small = map(min, zip(*took, strict=True)) if took else (0.0, 1.0)
+    if small <= ALIKE * packed:
+        for layer in layers:
+            layer.release()
+
+
+def _seconds(work: Any, *given: Any) -> float:
+    """Return what a call takes."""
+    begin = time.perf_counter()
+    work(*given)
+    return time.perf_counter() - begin
 
 
 def rounded(weight: Tensor, blocks: Any, head: bool) -> Lanes | Rows:

@@ -133,7 +133,7 @@ def gate(both, tanh, out):
 
 @njit(**JIT)
 def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
-    """Rotate queries and keys of qkv (B, T, (H + 2 KV) D), and store keys and values from `past` on.
+    """Rotate queries and keys of qkv (B, T, (H + 2 KV) D); store keys and values from `past` on.
 
     q is (B, T, H, D); keys and values are (B, KV, room, D); cos and sin (positions, R / 2) rotate
     the first R numbers of a head. q_norm and k_norm (D,) may be empty.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
-from mlpmem.fast.few_rows import FEW
+from mlpmem.fast.devices import give_back
+from mlpmem.fast.few_rows import FEW, FewRows, settle
 
 if TYPE_CHECKING:
     from mlpmem.fast.step import Step
@@ -210,14 +211,18 @@ class LlamaPass:
     def compile(self) -> None:
         """Compile every kernel for this model, by one prompt and one step, and use them."""
         from mlpmem.fast.llama_kernels import Kernels
+        from mlpmem.fast.step import product
 
+        FewRows.product = staticmethod(product)
         cache = growing_cache(self.model.config)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
         token = torch.zeros(1, 1, dtype=torch.long)
         self._forward(Kernels, token, cache, 1)
         if (step := self._step()) is not None:
             step.run(token, cache, 2)
+            settle(self.model)
         self.operators, self.step = Kernels, step
+        give_back()
 
     def table(self, name: str, size: int) -> tuple[Tensor, Tensor]:
         """Return cos and sin (positions, R / 2) float32 of a rotation, for so many or more."""

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.fast import step_kernels
-from mlpmem.fast.few_rows import LANES, FewRows, Lanes
+from mlpmem.fast.few_rows import LANES, FewRows, Lanes, Rows
 from mlpmem.fast.step_kernels import FLOAT32, GROUP, INT4, INT8, PHASES
 
 CHUNK = 2**15  # bytes of weights that a thread takes at once
+SHARED = 2**14  # numbers of a result that are worth a second thread
 ALONE = 256  # positions below which attention is one chunk a row
 POOL = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "decode")
 
@@ -189,3 +190,24 @@ def _norms(of: Any, dtype: torch.dtype) -> tuple[np.ndarray, list[Tensor]]:
         rows.append([address(norm) for norm in norms])
     rows.append([address(of.norm), 0, 0, 0, 0, 0])
     return np.array(rows, np.int64), kept
+
+
+def product(small: Lanes | Rows, x: Tensor) -> Tensor:
+    """Return x (R, inputs) float32 @ weight.T of a small form, (R, outputs) float32."""
+    x = x.contiguous()
+    lanes = isinstance(small, Lanes)
+    outputs = len(small.q) * (LANES if lanes else 1)
+    out, given = torch.empty(len(x), outputs), x.numpy()
+    sums = np.empty(len(x) * (x.shape[1] // GROUP), np.float32)
+    part = np.array([INT4 if lanes else INT8, *(y.data_ptr() for y in small), 0, outputs, 0])
+    if lanes:
+        step_kernels.sum_groups(given, sums)
+    threads = torch.get_num_threads()
+    size = -(-outputs // threads // LANES) * LANES if outputs * len(x) > SHARED else outputs
+    spans = [(i, min(outputs, i + size)) for i in range(0, outputs, size)]
+    rest = given, sums, out.numpy(), step_kernels.EIGHT
+    others = [POOL.submit(step_kernels.some_outputs, part, *span, *rest) for span in spans[1:]]
+    step_kernels.some_outputs(part, *spans[0], *rest)
+    for other in others:
+        other.result()
+    return out

@@ -49,7 +49,7 @@ def _lanes_product(rows: int):
     half of byte j; scales: of every group LANES scales and LANES offsets, float16; sums (rows,
     groups): of the inputs of every group.
     """
-    chains = 4 if rows == 1 else 2  # sums that do not wait for each other
+    chains = max(1, 4 // rows)  # sums that do not wait for each other
 
     @intrinsic
     def product(context, weights, scales, x, sums, out, groups, width, stride):
@@ -126,6 +126,7 @@ def _lanes_product(rows: int):
 
 
 product_1, product_2, product_3, product_4 = (_lanes_product(rows) for rows in range(1, 5))
+product_8 = _lanes_product(8)
 
 
 @intrinsic
@@ -238,13 +239,28 @@ def some_outputs(part, begin, end, x, sums, out, bytes_sample):
             to = out.ctypes.data + 4 * (column + i)
             stride = out.shape[1]
             given, summed = x.ctypes.data, sums.ctypes.data
-            if rows == 1:
+            left = rows
+            while left > 4:  # the weights of a block stay in the nearest cache
+                if left < 8:  # the rows before are computed again, for a whole tile
+                    back = min(8 - left, rows - left)
+                    if left + back < 8:
+                        break
+                    given, summed = given - 4 * back * width, summed - 4 * back * groups
+                    to, left = to - 4 * back * stride, 8
+                product_8(w, s, given, summed, to, groups, width, stride)
+                given, summed = given + 32 * width, summed + 32 * groups
+                to, left = to + 32 * stride, left - 8
+            if left > 4:  # five to seven rows alone
+                product_4(w, s, given, summed, to, groups, width, stride)
+                given, summed = given + 16 * width, summed + 16 * groups
+                to, left = to + 16 * stride, left - 4
+            if left == 1:
                 product_1(w, s, given, summed, to, groups, width, stride)
-            elif rows == 2:
+            elif left == 2:
                 product_2(w, s, given, summed, to, groups, width, stride)
-            elif rows == 3:
+            elif left == 3:
                 product_3(w, s, given, summed, to, groups, width, stride)
-            else:
+            elif left == 4:
                 product_4(w, s, given, summed, to, groups, width, stride)
     elif kind == INT8:
         rows_of(weight, scale, begin, end, x, out, column, bytes_sample)

@@ -55,22 +55,12 @@ class Header:
         """Return a value of the family's own."""
         return self.values.get(f"{self.architecture}.{name}", default)
 
-    def raw(self, place: Place, first: int, last: int) -> Tensor:
-        """Return the bytes of a tensor's rows first .. last - 1, (rows, row bytes) uint8."""
-        rows, size = _rows(place)
-        buffer = bytearray((last - first) * size)
-        with self.path.open("rb") as file:
-            file.seek(place.start + first * size)
-            if file.readinto(buffer) != len(buffer):
-                raise wrong(self.path, "it ends early")
-        return torch.frombuffer(buffer, dtype=torch.uint8).view(last - first, size)
-
 
 @dataclass(frozen=True)
 class Blocks:
     """The quantised rows of a linear layer, in the layer's own order, still in the file."""
 
-    header: Header
+    path: Path
     place: Place
     order: Tensor | None  # of rows, None as they come
 
@@ -81,8 +71,19 @@ class Blocks:
 
     def read(self) -> Groups:
         """Return the rows as groups."""
-        raw = self.header.raw(self.place, 0, _rows(self.place)[0])
+        raw = read_rows(self.path, self.place, 0, _rows(self.place)[0])
         return groups(raw if self.order is None else raw[self.order], self.place.kind)
+
+
+def read_rows(path: Path, place: Place, first: int, last: int) -> Tensor:
+    """Return the bytes of a tensor's rows first .. last - 1, (rows, row bytes) uint8."""
+    rows, size = last - first, _rows(place)[1]
+    buffer = bytearray(rows * size)
+    with path.open("rb") as file:
+        file.seek(place.start + first * size)
+        if file.readinto(buffer) != len(buffer):
+            raise wrong(path, "it ends early")
+    return torch.frombuffer(buffer, dtype=torch.uint8).view(rows, size)
 
 
 def read_header(path: str | Path) -> Header:
@@ -113,7 +114,10 @@ def dense_rows(header: Header, name: str) -> Iterator[tuple[int, Tensor]]:
     rows, _ = _rows(place)
     step = max(1, CHUNK // place.shape[-1])
     for first in range(0, rows, step):
-        yield first, dense(header.raw(place, first, min(rows, first + step)), place.kind)
+        yield (
+            first,
+            dense(read_rows(header.path, place, first, min(rows, first + step)), place.kind),
+        )
 
 
 def plain(header: Header, name: str) -> Tensor:

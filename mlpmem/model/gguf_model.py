@@ -29,7 +29,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     if header.architecture not in CONFIGS:
         raise MlpMemError(
             f"decoder: {header.path.name} holds the family {header.architecture!r}; GGUF files "
-            f"can be read of {', '.join(CONFIGS)}. Take a transformers folder of it, or another model"
+            f"can be read of {', '.join(CONFIGS)}. Take a transformers folder, or another model"
         )
     try:
         model_type, values = CONFIGS[header.architecture](header)
@@ -57,7 +57,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         theirs = names.get(f"{name}.weight")
         if type(layer) is nn.Linear and theirs and header.places[theirs].kind.bits:
             place = header.places[theirs]
-            layer.blocks = Blocks(header, place, _order(header, model_type, theirs))
+            layer.blocks = Blocks(header.path, place, _order(header, model_type, theirs))
     return model, read_tokenizer(header)
 
 
