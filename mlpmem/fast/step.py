@@ -81,6 +81,7 @@ class Step:
             if number % 4 == 0 and number < len(products) - 1:  # attention, cut when it is known
                 self.first.append(len(chunks))
         self.parts, self.chunks = np.array(rows, np.int64), chunks
+        self._cuts: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = {}
         self.widths = [sum(part.outputs for part in product) for product in products[:4]]
         self.norms, self.kept = _norms(of, self.dtype)
         layers = of.layers
@@ -139,6 +140,9 @@ class Step:
 
     def _cut(self, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         """Return where every phase's chunks (part, begin, end) begin, and the chunks."""
+        known = batch, length > ALONE
+        if known in self._cuts:
+            return self._cuts[known]
         pieces = batch * self.kv_heads
         size = 1 if length > ALONE else max(1, self.kv_heads)
         attend = [(0, i, min(pieces, i + size)) for i in range(0, pieces, size)]
@@ -147,7 +151,9 @@ class Step:
             first.append(len(chunks))
             attends = phase % PHASES == 1 and phase < len(self.first) - 2
             chunks += attend if attends else self.chunks[self.first[phase] : self.first[phase + 1]]
-        return np.array([*first, len(chunks)], np.int64), np.array(chunks, np.int64)
+        made = np.array([*first, len(chunks)], np.int64), np.array(chunks, np.int64)
+        self._cuts[known] = made  # another thread's is as good
+        return made
 
     def _room(self, batch: int, width: int, logits: Tensor) -> tuple[np.ndarray, ...]:
         """Return the arrays that a step writes into."""

@@ -17,6 +17,7 @@ from mlpmem.fast.llama_kernels import JIT, add_norm, attend_heads, gate, rotate
 LANES, GROUP = 16, 32  # outputs side by side; inputs that share a scale
 FLOAT32, INT8, INT4 = 0, 1, 2  # kinds of part
 PHASES = 5  # of a layer: queries, keys and values; attention; its output; gate and up; down
+LINE, AHEAD = 64, 4096  # bytes of a cache line, and how far ahead weights are asked for
 SHIFT = 32  # of the phase's number in the word that threads share
 WAIT, END = 2**29, 2**30  # before the first phase and behind the last
 
@@ -40,6 +41,24 @@ def _add(builder: ir.IRBuilder, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Val
     """Return x * y + z, rounded once where the processor can."""
     flags = ("contract",)
     return builder.fadd(builder.fmul(x, y, flags=flags), z, flags=flags)
+
+
+def _prefetch(builder: ir.IRBuilder, place: ir.Value) -> None:
+    """Ask for the cache line at a place, which may lie behind all that is held."""
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [place, *(ir.Constant(I32, x) for x in (0, 3, 1))])  # to read, to keep
+
+
+@intrinsic
+def prefetch(context, address):
+    """Ask for the cache line at an address."""
+
+    def make(lower, builder, signature, args):
+        _prefetch(builder, builder.inttoptr(args[0], ir.IntType(8).as_pointer()))
+        return lower.get_dummy_value()
+
+    return types.void(types.int64), make
 
 
 def _lanes_product(rows: int):
@@ -87,6 +106,11 @@ def _lanes_product(rows: int):
                     )
                     for row in range(rows)
                 ]
+                for line in range(GROUP * LANES // 2 // LINE):
+                    ahead = builder.add(begin, number(AHEAD + LINE * line))
+                    _prefetch(builder, builder.gep(weights, [ahead]))
+                ahead = builder.mul(group, number(4 * LANES))
+                _prefetch(builder, builder.gep(scales, [builder.add(ahead, number(AHEAD // 4))]))
                 for j in range(GROUP // 2):
                     place = builder.add(begin, number(LANES * j))
                     both = load(weights, place, _vector(ir.IntType(8)), LANES)
@@ -202,8 +226,11 @@ def rows_of(address, scale, begin, end, x, out, column, sample):
     scales = carray(pointer(scale), (end,), np.float32)
     for r in range(x.shape[0]):
         given = x[r]
-        i = begin
+        i, size = begin, 4 * width * weight.itemsize
         while i + 4 <= end:
+            ahead = address + (i + 8) * width * weight.itemsize
+            for line in range(0, size, LINE):
+                prefetch(ahead + line)
             w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
             t0, t1, t2, t3 = np.float32(0), np.float32(0), np.float32(0), np.float32(0)
             for k in range(width):
