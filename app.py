@@ -39,8 +39,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--train-memory", action="store_true", help="distil a memory of --text, in the background"
     )
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "int8"],
-        help="of --decoder or --preset; int8 is small, fast, less exact, and a CPU's alone",
+        "--dtype", choices=["auto", "float32", "bfloat16", "int8", "int4"],
+        help="of --decoder or --preset; auto measures. int8 and int4 are small, less exact, a CPU's",
     )  # fmt: skip
     parser.add_argument(
         "--device",
@@ -113,7 +113,8 @@ def opened(args: argparse.Namespace) -> tuple:
     """
     from mlpmem.ui.service import loads, offers, service
 
-    held = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
+    form = None if args.dtype == "auto" else args.dtype
+    held = {"device": args.device, "form": form, "plain": bool(args.column)}
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
@@ -143,7 +144,7 @@ def unheeded(args: argparse.Namespace) -> str:
     A bundle is served as it was measured: its figures and recordings are float32's, and packed
     weights would take its LoRA columns away.
     """
-    plain = {"dtype": (None, "float32"), "device": ("cpu",)}
+    plain = {"dtype": (None, "auto", "float32"), "device": ("cpu",)}
     asked = [
         f"--{name} {vars(args)[name]}" for name in plain if vars(args)[name] not in plain[name]
     ]
@@ -159,7 +160,7 @@ def _dtype(form: str | None):
     """Return the dtype of a form of weights; it needs torch, for which a bundle does not wait."""
     from mlpmem.fast.linear import form_of
 
-    return form_of(form)[0] if form else None
+    return form_of(form)[0] if form and form != "auto" else None
 
 
 def say(line: str) -> None:

@@ -48,9 +48,18 @@ def load(
     With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
     datastore out, "background" attaches it from a thread while decoder and memory answer.
     progress(done, total) counts tokens while keys are built. dtype "float32", "bfloat16" (half the
-    bytes) "int8" (a quarter, less exact) or "int4" lays the weights out for decoding on a CPU; None
-    leaves them plain.
+    bytes) "int8" (a quarter, less exact) or "int4" lays the weights out for decoding on a CPU, "auto"
+    takes what is fastest here for a decoder; None leaves them plain.
     """
+    if dtype == "auto":
+        if decoder is None:
+            dtype = None  # a bundle, or a preset, is served as it was measured
+        else:
+            from mlpmem.loading.hub import fetch
+            from mlpmem.loading.parts import form_for
+
+            decoder = fetch(decoder, "decoder") if isinstance(decoder, str) else decoder
+            dtype = form_for(decoder)
     read, bits = (None, 0) if dtype is None else _form(dtype)
     weights = {} if read is None else {"dtype": read}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}

@@ -19,7 +19,7 @@ import torch
 from mlpmem.bench.figures import Figure, in_turns, ratios, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import form_of, pack
+from mlpmem.fast.linear import form_of
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
 
@@ -86,7 +86,9 @@ def bench(
             yield timed(f"{where}/{metric}", ours, peer=middle)
             yield Figure(f"{where}/{metric}/best", min(ours), "ms", peer=theirs and min(theirs))
             if theirs:
-                yield timed(f"{where}/times_faster_than_llama_cpp_{part}", ratios(theirs, ours), "x")
+                yield timed(
+                    f"{where}/times_faster_than_llama_cpp_{part}", ratios(theirs, ours), "x"
+                )
     times = ratios(found["memory/token"], found["ours/32/token"])
     yield timed(f"{name}/with_memory_times_decoder", times, "x")
     for rows in (2, 3):

@@ -23,11 +23,13 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import calibrate, threads_for
 from mlpmem.fast.gpt2_pass import Straight
-from mlpmem.fast.llama_pass import LlamaPass
+from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store
 from mlpmem.retrieval.retriever import Neighbours, Retriever
+
+PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
 
 
 class Sources(NamedTuple):
@@ -79,16 +81,32 @@ class FusedModel(Calls):
         return alone
 
     def pack(self, bits: int = 0) -> "FusedModel":
-        """Return self with weights laid out for decoding on this CPU; see fastlinear.pack."""
+        """Return self with weights laid out for decoding on this CPU; see linear.pack.
+
+        Plain float32 is what a compiled step reads. What 4 bits change is kept as decoder.kl.
+        """
+        from mlpmem.fast.devices import give_back
         from mlpmem.fast.linear import pack
 
-        pack(self.decoder.model, bits)
+        before = self._probed() if bits == 4 else None
+        shaped = LlamaPass.of(self.decoder) is not None and compiles()
+        if bits or not shaped or self.decoder.model.dtype != torch.float32:
+            self.decoder.straight = None  # it holds the layers that are replaced
+            pack(self.decoder.model, bits)
         attention.use(self.decoder.model)
         self.decoder.straight = Straight.of(self.decoder) or LlamaPass.of(self.decoder)
         if self.memory is not None:
             pack(self.memory, bits)
+        if before is not None:
+            self.decoder.kl = float((before.exp() * (before - self._probed())).sum(-1).mean())
         calibrate(self.decoder)
+        give_back()
         return self
+
+    def _probed(self) -> Tensor:
+        """Return the decoder's log-probs (T, V) over a few words."""
+        ids = torch.tensor([self.decoder.encode(PROBE)])
+        return self.decoder.forward(ids).logits[0].float().log_softmax(-1)
 
     @property
     def systems(self) -> list[str]:

@@ -28,6 +28,11 @@ class Lanes(NamedTuple):
     scales: Tensor  # (outputs / LANES, groups, 2, LANES) float16: scale, offset
 
     @property
+    def inputs(self) -> int:
+        """Return the number of inputs."""
+        return self.q.shape[1] * GROUP
+
+    @property
     def bytes(self) -> int:
         """Return the size."""
         return self.q.nbytes + self.scales.nbytes
@@ -44,6 +49,11 @@ class Rows(NamedTuple):
 
     q: Tensor  # (outputs, inputs) int8
     scales: Tensor  # (outputs,) float32
+
+    @property
+    def inputs(self) -> int:
+        """Return the number of inputs."""
+        return self.q.shape[1]
 
     @property
     def bytes(self) -> int:
@@ -70,20 +80,23 @@ class FewRows(PackedLinear):
     @property
     def bytes(self) -> int:
         """Return the size of both forms; a table counts where it is."""
-        return self.small.bytes + (super().bytes if self.packed else 0)
+        held = self.packed and self.weight is not None
+        return self.small.bytes + (super().bytes if held else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
-        few = x.numel() <= FEW * x.shape[-1]
-        if FewRows.product is not None and (few or self.weight is None):
+        weight, few = self.weight, x.numel() <= FEW * x.shape[-1]  # another thread may release it
+        if FewRows.product is not None and (few or weight is None):
             found = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
             found = found.view(*x.shape[:-1], -1)
             return (found if self.bias is None else found + self.bias).to(x.dtype)
-        return super().forward(x) if self.packed else F.linear(x, self.weight, self.bias)
+        if not self.packed:
+            return F.linear(x, weight, self.bias)
+        return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
 
     def release(self) -> None:
         """Hold the weight in its small form alone."""
-        self.weight, self.packed = None, False
+        self.weight = None
 
     def gelu(self, x: Tensor) -> Tensor:
         """Return GELU, in its tanh form, of what forward returns."""
@@ -96,7 +109,7 @@ class FewRows(PackedLinear):
     def dense(self) -> Tensor:
         """Return the weight (outputs, inputs) as a plain tensor."""
         if self.weight is None:
-            return self.small.dense()
+            return self.small.dense().bfloat16()
         return super().dense() if self.packed else self.weight
 
 
@@ -105,13 +118,15 @@ def settle(model: nn.Module, rows: int = 32) -> None:
 
     Weights are then held once.
     """
-    layers = [m for m in model.modules() if isinstance(m, FewRows) and m.packed]
+    layers = [
+        m for m in model.modules() if isinstance(m, FewRows) and m.packed and m.weight is not None
+    ]
     layers = [layer for layer in layers if isinstance(layer.small, Lanes)]
     took = []
     for _ in range(3 if layers else 0):
         took.append([0.0, 0.0])
         for layer in layers:
-            x = torch.ones(rows, layer.small.q.shape[1] * GROUP, dtype=layer.weight.dtype)
+            x = torch.ones(rows, layer.small.inputs, dtype=layer.weight.dtype)
             took[-1][0] += _seconds(PackedLinear.forward, layer, x)
             took[-1][1] += _seconds(FewRows.product, layer.small, x.float())
     packed, small = map(min, zip(*took, strict=True)) if took else (0.0, 1.0)

@@ -7,6 +7,7 @@ are missing or wrong. Packed layers answer and are saved like others; they canno
 converted.
 """
 
+import time
 import warnings
 from typing import Any
 
@@ -200,6 +201,22 @@ def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
         m.bytes for m in module.modules() if isinstance(m, PackedLinear) and m.weight is not but
     ]
     return sum(plain.values()) + sum(packed)
+
+
+def bfloat16_is_faster(rows: int = 32, size: int = 1024, rounds: int = 3) -> bool:
+    """Return whether this CPU multiplies bfloat16 faster than float32, as measured now.
+
+    By seven times where it has AMX; without it, it may be slower.
+    """
+    took = {}
+    for dtype in (torch.bfloat16, torch.float32) * rounds:
+        x, layer = torch.ones(rows, size, dtype=dtype), nn.Linear(size, size, False, dtype=dtype)
+        product = _packed(layer.requires_grad_(False), False) or layer
+        product(x)
+        begin = time.perf_counter()
+        product(x)
+        took.setdefault(dtype, []).append(time.perf_counter() - begin)
+    return min(took[torch.bfloat16]) < min(took[torch.float32])
 
 
 def form_of(name: str) -> tuple[torch.dtype, int]:

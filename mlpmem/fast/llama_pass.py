@@ -11,6 +11,8 @@ one's own), transformers' pass answers.
 import os
 import sys
 import threading
+import weakref
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
-from mlpmem.fast.devices import give_back
+from mlpmem.fast.devices import calibrate, give_back
 from mlpmem.fast.few_rows import FEW, FewRows, settle
 
 if TYPE_CHECKING:
@@ -35,6 +37,11 @@ EAGER_CAP = "attn_logit_softcapping"
 NOTHING = torch.empty(0)
 COMPILE = "MLPMEM_COMPILE"  # in the environment, 0: torch's operators alone
 _COMPILING = threading.Lock()
+
+
+def compiles() -> bool:
+    """Return whether kernels can be compiled here: numba is installed, and not switched off."""
+    return find_spec("numba") is not None and os.environ.get(COMPILE) != "0"
 
 
 class Norm(NamedTuple):
@@ -80,6 +87,7 @@ class LlamaPass:
         self.limit = _limit(config)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         self.operators: Any = Operators
+        self._decoder: Callable[[], Decoder | None] = lambda: None
         self.step: Step | None = None  # of one token a row, once it is compiled
 
     @classmethod
@@ -93,7 +101,11 @@ class LlamaPass:
             config._attn_implementation == "eager" and hasattr(config, EAGER_CAP)
         )
         both = getattr(config, "use_bidirectional_attention", False)
-        return cls(model, decoder.depth) if known and plain and written and not both else None
+        if not known or not plain or not written or both:
+            return None
+        made = cls(model, decoder.depth)
+        made._decoder = weakref.ref(decoder)
+        return made
 
     def takes(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
         """Return whether ids (B, T) over a cache are a pass of this kind, of this model."""
@@ -190,15 +202,15 @@ class LlamaPass:
 
     def compile_in_background(self) -> None:
         """Go over to compiled kernels as soon as they are there, where there can be any."""
-        if find_spec("numba") is None or os.environ.get(COMPILE) == "0":
-            return
-        if _COMPILING.acquire(blocking=False):
+        if compiles() and _COMPILING.acquire(blocking=False):
             threading.Thread(target=self._compile, name="compile", daemon=True).start()
 
     def _compile(self) -> None:
         """Compile in the background; where that fails, torch's operators go on."""
         try:
             self.compile()
+            if (decoder := self._decoder()) is not None:
+                calibrate(decoder)
         except Exception as error:  # numba's and llvm's own, on machines they do not know
             sys.stderr.write(
                 f"mlpmem: numba cannot compile here ({_first(error)}); slower without\n"
@@ -213,13 +225,15 @@ class LlamaPass:
         from mlpmem.fast.llama_kernels import Kernels
         from mlpmem.fast.step import product
 
-        FewRows.product = staticmethod(product)
         cache = growing_cache(self.model.config)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
         token = torch.zeros(1, 1, dtype=torch.long)
         self._forward(Kernels, token, cache, 1)
         if (step := self._step()) is not None:
             step.run(token, cache, 2)
+            for small in {type(m.small): m.small for m in _few_rows(self.model)}.values():
+                product(small, torch.zeros(2, small.inputs))
+            FewRows.product = staticmethod(product)
             settle(self.model)
         self.operators, self.step = Kernels, step
         give_back()
@@ -339,6 +353,11 @@ def _product(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     """Return the products of x (R, D) with every part, side by side."""
     found = [part(x) for part in parts]
     return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
+
+
+def _few_rows(model: nn.Module) -> list[FewRows]:
+    """Return the layers that have a small form."""
+    return [module for module in model.modules() if isinstance(module, FewRows)]
 
 
 def _first(error: Exception) -> str:

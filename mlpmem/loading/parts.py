@@ -19,9 +19,13 @@ from mlpmem.engine.distributions import knn_weights
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings
 from mlpmem.fast.devices import calibrate, first_device
+from mlpmem.fast.linear import bfloat16_is_faster
+from mlpmem.fast.llama_pass import compiles
+from mlpmem.formats import is_gguf
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
+from mlpmem.model.gguf import read_header
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
@@ -69,6 +73,19 @@ def from_parts(
     if text is not None:
         attach_text(model, text, retriever, progress, tune=settings is None)
     return model
+
+
+def form_for(decoder: str | Path) -> str:
+    """Return the form of weights that suits a brought decoder on this CPU, a name of FORMS.
+
+    4-bit blocks stay what they are where compiled code can read them; else bfloat16 where the
+    processor multiplies it faster than float32, as measured.
+    """
+    if is_gguf(decoder) and compiles():
+        kinds = [place.kind.bits for place in read_header(decoder).places.values()]
+        if kinds.count(4) > len(kinds) / 4:  # norms are not quantised, some layers may have more
+            return "int4"
+    return "bfloat16" if bfloat16_is_faster() else "float32"
 
 
 def attach_text(

@@ -61,7 +61,8 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | None = None  # a pass of fewer steps, of packed GPT-2 models
+        self.straight: Straight | None = None  # a pass of fewer steps, where the family has one
+        self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod

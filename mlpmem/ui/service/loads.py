@@ -1,5 +1,6 @@
 """Models of parts and presets for the page: each function returns a `load` for Service."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -29,18 +30,35 @@ def open_parts(
     def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem.fast.linear import form_of
         from mlpmem.loading.hub import fetch
-        from mlpmem.loading.parts import from_parts
+        from mlpmem.loading.parts import form_for, from_parts
 
         folder = fetch(decoder, "decoder", tell=tell)
         tell("reading the weights", None)
-        model = laid_out(partial(from_parts, folder, memory, tell=tell, device=device), form, plain)
+        chosen = form
+        if form is None:
+            chosen = None if plain or device != "cpu" else form_for(folder)
+        make = partial(from_parts, folder, memory, tell=tell, device=device)
+        model = laid_out(make, chosen, plain)
+        sys.stderr.write(f"mlpmem: {said_of(model, chosen)}\n")
         later = _texts(model, text)
         if train:
-            packed, bits = bool(form) or not plain, form_of(form)[1] if form else 0
+            packed, bits = bool(chosen) or not plain, form_of(chosen)[1] if chosen else 0
             later.append(Later("memory", partial(_distil, model, folder, text, packed, bits)))
         return model, later
 
     return load
+
+
+def said_of(model: Any, form: str | None) -> str:
+    """Return a line on the form of a decoder's weights, and on what is slower here than need be."""
+    from mlpmem.fast.llama_pass import compiles
+
+    line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
+    if model.decoder.kl:
+        line += f"; 4 bits move its answers by {model.decoder.kl:.4f} nats (KL, on a few words)"
+    if not compiles():
+        line += "; numba is not installed, tokens take longer: pip install numba"
+    return line
 
 
 def open_preset(
