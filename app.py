@@ -40,7 +40,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16", "int8", "int4"],
-        help="of --decoder or --preset; auto measures. int8 and int4 are small, less exact, a CPU's",
+        help="of --decoder or --preset; auto measures. int8 and int4: small, less exact, on a CPU",
     )  # fmt: skip
     parser.add_argument(
         "--device",

@@ -48,8 +48,8 @@ def load(
     With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
     datastore out, "background" attaches it from a thread while decoder and memory answer.
     progress(done, total) counts tokens while keys are built. dtype "float32", "bfloat16" (half the
-    bytes) "int8" (a quarter, less exact) or "int4" lays the weights out for decoding on a CPU, "auto"
-    takes what is fastest here for a decoder; None leaves them plain.
+    bytes), "int8" (a quarter, less exact) or "int4" lays the weights out for decoding on a CPU,
+    "auto" takes what is fastest here for a decoder; None leaves them plain.
     """
     if dtype == "auto":
         if decoder is None:

@@ -130,9 +130,12 @@ class GrowingLayer(DynamicLayer):
                 buffer[:, :, :past] = held
 
 
-def growing_cache(config: Any) -> DynamicCache:
-    """Return an empty cache for a transformers config; layers of a window hold everything too."""
+def growing_cache(config: Any, whole: bool = False) -> DynamicCache:
+    """Return an empty cache for a transformers config.
+
+    Layers of a window stay as they are, or with whole hold everything too.
+    """
     cache = DynamicCache(config=config)
-    grows = DynamicLayer, DynamicSlidingWindowLayer
+    grows = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
     cache.layers = [GrowingLayer() if type(x) in grows else x for x in cache.layers]
     return cache

@@ -85,14 +85,22 @@ class FewRows(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
-        weight, few = self.weight, x.numel() <= FEW * x.shape[-1]  # another thread may release it
-        if FewRows.product is not None and (few or weight is None):
-            found = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
-            found = found.view(*x.shape[:-1], -1)
+        weight = self.weight  # another thread may release it
+        if FewRows.product is not None and (weight is None or self.counts(x)):
+            found = self.exact(x)
             return (found if self.bias is None else found + self.bias).to(x.dtype)
         if not self.packed:
             return F.linear(x, weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
+
+    def counts(self, x: Tensor) -> bool:
+        """Return whether x (..., inputs) is few rows, and compiled code is there."""
+        return FewRows.product is not None and x.numel() <= FEW * x.shape[-1]
+
+    def exact(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ weight.T in float32, by compiled code."""
+        found = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
+        return found.view(*x.shape[:-1], -1)
 
     def release(self) -> None:
         """Hold the weight in its small form alone."""

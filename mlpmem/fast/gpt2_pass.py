@@ -35,6 +35,8 @@ class Layer(NamedTuple):
 class Straight:
     """A pass of one model, which it holds; nothing of a call is kept on it."""
 
+    whole = False  # it has no windows
+
     def __init__(self, model: nn.Module, depth: int) -> None:
         """Take the parts of a GPT2LMHeadModel; depth is the layer whose FFN input is given."""
         self.model, body = model, model.transformer

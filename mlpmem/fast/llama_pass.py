@@ -74,6 +74,8 @@ class Layer(NamedTuple):
 class LlamaPass:
     """A pass of one model, which it holds; nothing of a call is kept on it."""
 
+    whole = True  # windows are cut out of caches that hold everything
+
     def __init__(self, model: nn.Module, depth: int) -> None:
         """Take a model's parts; depth is the layer whose FFN input is returned."""
         self.model, config = model, model.config
@@ -161,7 +163,12 @@ class LlamaPass:
             delta = layer.down(operators.gate(_product(layer.gate_up, h), self.gelu))
             after = layer.ffn_after
         h = operators.add_norm(x, delta, after, self.norm, dtype)
-        logits = self.head(h.view(rows, -1, h.shape[1])[:, -kept:])
+        h = h.view(rows, -1, h.shape[1])[:, -kept:]
+        head = self.head
+        if isinstance(head, FewRows) and head.bias is None and head.counts(h):
+            logits = head.exact(h)  # rounded to bfloat16, the best would often be equal
+        else:
+            logits = head(h)
         return self._bent(logits), hidden, cache
 
     def _bent(self, logits: Tensor) -> Tensor:
@@ -225,7 +232,7 @@ class LlamaPass:
         from mlpmem.fast.llama_kernels import Kernels
         from mlpmem.fast.step import product
 
-        cache = growing_cache(self.model.config)
+        cache = growing_cache(self.model.config, whole=True)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
         token = torch.zeros(1, 1, dtype=torch.long)
         self._forward(Kernels, token, cache, 1)

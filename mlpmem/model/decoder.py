@@ -18,6 +18,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
 from mlpmem.fast.linear import bytes_of
+from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.formats import is_gguf, valid
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.families import family_of, ffn_at, layers_of
@@ -61,7 +62,9 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | None = None  # a pass of fewer steps, where the family has one
+        self.straight: Straight | LlamaPass | None = (
+            None  # a pass of fewer steps, where the family has one
+        )
         self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
@@ -202,7 +205,8 @@ class Decoder:
         if cache is None and use_cache and head:
             from mlpmem.fast.attention import growing_cache
 
-            cache = growing_cache(self.model.config)
+            whole = self.straight is not None and self.straight.whole
+            cache = growing_cache(self.model.config, whole)
         plain = head and attention_mask is None and position_ids is None
         if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
             with threads_for(self, ids.numel()):
