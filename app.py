@@ -1,3 +1,19 @@
+# /// script
+# requires-python = ">=3.11"
+# dependencies = [
+#   "accelerate==1.15.0",
+#   "bm25s==0.3.16",
+#   "faiss-cpu==1.15.1",
+#   "gguf==0.19.0",
+#   "gradio==6.31.0",
+#   "numpy==2.4.6",
+#   "plotly==7.1.0",
+#   "psutil>=5.9",
+#   "safetensors==0.8.0",
+#   "torch==2.13.0",
+#   "transformers==5.23.0",
+# ]
+# ///
 """Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
 
 import argparse
@@ -33,7 +49,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--memory", help="the decoder's memory, a folder or hub id")
     parser.add_argument(
-        "--text", type=Path, nargs="+", default=[], help=".txt, .md or .jsonl: the datastore"
+        "--text",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="the datastore: .txt, .md or .jsonl files (also .gz), folders of them, or patterns",
     )
     parser.add_argument(
         "--train-memory", action="store_true", help="distil a memory of --text, in the background"
@@ -81,10 +101,15 @@ def check_place(args: argparse.Namespace) -> None:
         known = Path(place or "").is_dir() or name == "decoder" and is_gguf(place or "")
         if place and not known:
             if Path(place).exists() or not HUB_ID.fullmatch(place):
-                raise MlpMemError(f"--{name} {place} is no folder here and no hub id")
-    for path in args.text:
-        if not path.is_file():
-            raise MlpMemError(f"--text {path} is no file here")
+                raise MlpMemError(f"--{name} {place} is neither a local folder nor a Hub id")
+    if args.text:
+        from mlpmem.retrieval.texts import files_of
+
+        for source in args.text:
+            try:
+                files_of(source)
+            except MlpMemError as error:
+                raise MlpMemError(f"--text {error}") from error
     port = args.port if args.port is not None else os.environ.get("GRADIO_SERVER_PORT") or 7860
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
         raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
@@ -111,7 +136,7 @@ def opened(args: argparse.Namespace) -> tuple:
 
     A preset that cannot be had leaves the bundle, with a note that says why.
     """
-    from mlpmem.ui.service import loads, offers, service
+    from mlpmem.ui.service import loads, offers
 
     form = None if args.dtype == "auto" else args.dtype
     held = {"device": args.device, "form": form, "plain": bool(args.column)}
@@ -135,7 +160,7 @@ def opened(args: argparse.Namespace) -> tuple:
         say(line)
     datastore = not args.no_datastore
     offered = offers.of_bundle(args.bundle, args.column, datastore)
-    return service.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+    return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
 
 
 def unheeded(args: argparse.Namespace) -> str:

@@ -8,6 +8,21 @@ N datastore entries, K neighbours, S support of a sparse target.
     trace = model.generate("Question: What is the capital of Peru? Answer:", system="memory")
 
 Importing this package imports nothing heavy; `load` does.
+
+Imports run downwards only, deferred ones too; rooms of one line do not import one another:
+
+    space             folders for Hugging Face Spaces
+    ui, hf, bench     the page; transformers and lm_eval; what answering costs
+    results           what was measured, as plain values
+    loading           from folders and the Hub to a model
+    api               Model: everything that can be asked, with its parameters
+    engine            the path of a token
+    retrieval         the datastore and its search
+    model             decoder, memory, tokenizer
+    fast              decoding made fast
+    formats, errors   what outside files are; the one exception
+
+Open api.py first, then engine/fused.py.
 """
 
 import threading
@@ -22,7 +37,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from mlpmem.engine.fused import FusedModel
+    from mlpmem.api import Model
     from mlpmem.engine.settings import Settings
 
 __all__ = ["MlpMemError", "load"]
@@ -41,7 +56,7 @@ def load(
     device: str = "cpu",
     dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
-) -> "FusedModel":
+) -> "Model":
     """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
 
     A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.
@@ -61,7 +76,7 @@ def load(
             decoder = fetch(decoder, "decoder") if isinstance(decoder, str) else decoder
             dtype = form_for(decoder)
     read, bits = (None, 0) if dtype is None else _form(dtype)
-    weights = {} if read is None else {"dtype": read}
+    weights = {} if read is None else {"dtype": read, "pack": True, "bits": bits}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
     if decoder is not None:
@@ -69,16 +84,14 @@ def load(
 
         if bundle is not None:
             raise MlpMemError("load: a bundle and a decoder were given; give one of them")
-        model = from_parts(decoder, memory, text, **options)
-        return model if dtype is None else model.pack(bits)
+        return from_parts(decoder, memory, text, **options)
     if memory is not None:
         raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
     from mlpmem.loading.presets import PRESETS, open_preset
 
     if str(bundle) in PRESETS:
         options = {name: value for name, value in options.items() if value is not None}
-        model = open_preset(str(bundle), text=text, **options)
-        return model if dtype is None else model.pack(bits)
+        return open_preset(str(bundle), text=text, **options)
     if text is not None:
         raise MlpMemError(
             "load: text needs the decoder that reads it; give decoder=... or a preset"
@@ -87,12 +100,8 @@ def load(
         raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
     from mlpmem.loading.bundle import load_bundle, preset_path
 
-    if bits and datastore == "background":
-        raise MlpMemError("load: in int8 and int4 the keys come first; use datastore=True or False")
     opened = load_bundle(preset_path(bundle))
     model = opened.model(device, **weights)
-    if dtype is not None and not bits:
-        model.pack()
     if settings is not None:
         model.settings = settings
     attach = partial(opened.attach, model, progress, retriever=retriever)
@@ -100,7 +109,7 @@ def load(
         threading.Thread(target=attach, daemon=True).start()
     elif datastore:
         attach()
-    return model.pack(bits) if bits else model
+    return model
 
 
 def _form(name: str) -> "tuple[torch.dtype, int]":

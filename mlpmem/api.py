@@ -1,109 +1,379 @@
-"""What a model can be asked: text by every source, a text's score, what is behind a token.
+"""What a model can be asked: texts by every source, a text's score, what is behind a token.
 
-What is more than a few lines is a module of its own, imported when it is first asked for; the
-parts that answer are in `fused.py`.
+`Model` is the public door, and every call names its parameters. The engine room answers. Letters:
+T tokens, V vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import fields, replace
+from difflib import get_close_matches
+from typing import Any, cast, overload
 
-import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import interpolate
-from mlpmem.engine.router import reached, read_prompt
-from mlpmem.engine.trace import AUTO
+from mlpmem.engine import generation, scoring
+from mlpmem.engine.fused import FusedModel
+from mlpmem.engine.generation import LMBDAS, Cancel, Event, last_values
+from mlpmem.engine.router import Router
+from mlpmem.engine.scoring import Score
+from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
+from mlpmem.engine.trace import PARTS, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.datastore import Store
+from mlpmem.model.memory import Memory
+from mlpmem.model.prompts import Chat, chat_ids
+from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.retrieval.datastore import Store, store_texts
+from mlpmem.retrieval.text_search import Corpus
+
+Lmbda = float | str  # a number from 0 to 1, or "auto": a router chooses it for every token
+Prompt = str | Sequence[int]  # a text, or its token ids
 
 
-class Calls:
-    """The calls of a FusedModel. `store` stands for the model's own datastore, in that call."""
+class Model(FusedModel):
+    """A decoder with what answers beside it; `systems` says what can be asked.
 
-    def compare(self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options):
-        """Return {system: Trace} of one batch over one prefill; see generation.compare.
+    Parameters mean the same in every call:
 
-        store=... answers "knn" from another datastore than the model's, for this call alone.
+    - prompt: a text or token ids. A list of prompts is a batch and gives a list of results.
+    - system, systems: of `systems`, and "mixed". None takes the memory (or the best there is), or
+      all.
+    - lmbda: the weight of memory or datastore. None is the model's own, "auto" a router's.
+    - max_new_tokens: how many tokens at most. temperature: 0 takes the likeliest token. top_k,
+      top_p and min_p say what is left out before sampling; do_sample=False is temperature 0.
+    - repetition_penalty: the log-probs of tokens read or written are multiplied by it.
+    - stop (or stop_strings): a text or texts that end the answer.
+    - seed: of the random numbers. forced: ids of the first tokens, given rather than chosen.
+    - sources: of "memory", "knn", "mixed"; steps hold these beside what the systems mix.
+    - store: a datastore that stands for the model's own in this call; see `store_texts`.
+    - cancel: an object with is_set(), such as a threading.Event, asked before every token.
+    - special: True reads control tokens that a prompt spells, such as </s>, as such.
+    """
+
+    @overload
+    def generate(self, prompt: Prompt, system: str | None = None, **options: Any) -> Trace: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], system: str | None = None, **options: Any
+    ) -> list[Trace]: ...
+
+    def generate(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        system: str | None = None,
+        *,
+        lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> Trace | list[Trace]:
+        """Return what one system writes (default: the memory)."""
+        asked = _passed_on(locals())
+        name = self.check_system(system, store or self.store)
+        made = self.compare(prompt, [name], **asked)
+        return (
+            [_only(traces, name) for traces in made]
+            if isinstance(made, list)
+            else _only(made, name)
+        )
+
+    @overload
+    def compare(
+        self, prompt: Prompt, systems: Sequence[str] | None = None, **options: Any
+    ) -> dict[str, Trace]: ...
+
+    @overload
+    def compare(
+        self, prompt: Sequence[Prompt], systems: Sequence[str] | None = None, **options: Any
+    ) -> list[dict[str, Trace]]: ...
+
+    def compare(
+        self,
+        prompt: Prompt | Sequence[Prompt],
+        systems: Sequence[str] | None = None,
+        *,
+        lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> dict[str, Trace] | list[dict[str, Trace]]:
+        """Return what several systems write, by name: one batch over one prefill."""
+        asked = _passed_on(locals())
+        if is_batch(prompt):
+            return self._compare_batch(cast(Sequence[Prompt], prompt), systems, asked)
+        return last_values(self.stream(cast(Prompt, prompt), systems, **asked))
+
+    def _compare_batch(
+        self, prompts: Sequence[Prompt], systems: Sequence[str] | None, asked: dict[str, Any]
+    ) -> list[dict[str, Trace]]:
+        """Return the traces of every prompt."""
+        return generation.compare_batch(self, prompts, systems, **_call(asked))
+
+    def stream(
+        self,
+        prompt: Prompt,
+        systems: Sequence[str] | None = None,
+        *,
+        lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> Iterator[Event]:
+        """Return Events: "step" with {system: Step} per token, at last "done" with the traces."""
+        return generation.compare(self, prompt, systems, **_call(_passed_on(locals())))
+
+    def scrub(
+        self,
+        prompt: Prompt,
+        system: str | None = None,
+        lmbdas: Sequence[float] = LMBDAS,
+        *,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> dict[float, Trace]:
+        """Return what one system (default: the memory) writes at every lambda."""
+        return last_values(self.stream_scrub(prompt, system, lmbdas, **_passed_on(locals())))
+
+    def stream_scrub(
+        self,
+        prompt: Prompt,
+        system: str | None = None,
+        lmbdas: Sequence[float] = LMBDAS,
+        *,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> Iterator[Event]:
+        """Return Events as of `stream`, by lambda."""
+        return generation.scrub(self, prompt, system, lmbdas, **_call(_passed_on(locals())))
+
+    def chat(
+        self,
+        turns: Chat,
+        system: str | None = None,
+        *,
+        lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> Trace:
+        """Return the answer to the last turn of a chat; the oldest turns may not fit.
+
+        A chat is a text, (question, answer) pairs, or messages of role and content.
         """
-        from mlpmem.engine.generation import compare
+        return self.generate(self.chat_ids(turns, max_new_tokens), system, **_passed_on(locals()))
 
-        return compare(self, prompt, systems, **options)
+    def chat_ids(self, turns: Chat, max_new_tokens: int = 32) -> list[int]:
+        """Return the token ids that `chat` continues: turns in the decoder's own form."""
+        room = self.decoder.max_positions - max_new_tokens
+        return chat_ids(self.decoder, turns, room, self.questions)
 
-    def scrub(self, prompt: str | Sequence[int], system: str | None = None, **options):
-        """Return {lmbda: Trace} of one system (default the memory); see generation.scrub."""
-        from mlpmem.engine.generation import scrub
+    @overload
+    def score(self, text: Prompt, store: Store | None = None) -> Score: ...
 
-        return scrub(self, prompt, system, **options)
+    @overload
+    def score(self, text: Sequence[Prompt], store: Store | None = None) -> list[Score]: ...
 
-    def generate(self, prompt: str | Sequence[int], system: str | None = None, **options):
-        """Return the Trace of one system (default the memory); stream=True gives Events."""
-        system = self.check_system(system, options.get("store") or self._store)
-        made = self.compare(prompt, [system], **options)
-        return made if isinstance(made, Iterator) else made[system]
+    def score(
+        self, text: Prompt | Sequence[Prompt], store: Store | None = None
+    ) -> Score | list[Score]:
+        """Return the nll of every token of a text by every source; a list gives a list."""
+        if is_batch(text):
+            return [scoring.score(self, cast(Prompt, one), store) for one in text]
+        return scoring.score(self, cast(Prompt, text), store)
 
-    def chat(self, turns: Sequence[tuple[str, str]], system: str | None = None, **options):
-        """Return the Trace of the answer to the last of (question, answer) turns."""
-        from mlpmem.model.prompts import chat_ids
+    def inspect(
+        self,
+        text: str,
+        system: str | None = None,
+        *,
+        lmbda: Lmbda | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+    ) -> Iterator[Event]:
+        """Return Events: "progress", at last "done" with the Trace of a text as it stands."""
+        return scoring.inspect(self, text, system, lmbda=lmbda, store=store, cancel=cancel)
 
-        room = self.decoder.max_positions - options.get("max_new_tokens", 32)
-        return self.generate(chat_ids(self.decoder, turns, room), system, **options)
+    def probe(
+        self, ids: Sequence[int], text: str, store: Store | None = None
+    ) -> list[dict[str, Any]]:
+        """Return what every source gives a named token after ids; see scoring.probe."""
+        return scoring.probe(self, ids, text, store)
 
-    def score(self, text: str, store: Store | None = None):
-        """Return the Score of a text: nll of every token by every source; see scoring.score."""
-        from mlpmem.engine.scoring import score
-
-        return score(self, text, store)
-
-    def inspect(self, text: str, system: str | None = None, **options):
-        """Return Events, at last the Trace of a text as it stands; see inspection.inspect."""
-        from mlpmem.engine.scoring import inspect
-
-        return inspect(self, text, system, **options)
-
-    def probe(self, ids: Sequence[int], text: str, store: Store | None = None):
-        """Return what every source gives a named token after ids; see inspection.probe."""
-        from mlpmem.engine.scoring import probe
-
-        return probe(self, ids, text, store)
-
-    def store_texts(self, titled: Sequence[tuple[str, str]], **options) -> Store:
-        """Return a store of (title, text) pairs, for calls that take one; see parts.store_texts."""
-        from mlpmem.retrieval.texts import store_texts
-
-        return store_texts(self, titled, **options)
-
-    def corpus(self, store: Store | None = None):
-        """Return the texts behind a store, to be searched and read; MlpMemError without one."""
-        from mlpmem.model.tokenizer import PARTED, text_of
-        from mlpmem.retrieval.text_search import Corpus
-
-        store = store or self._store
-        if store is None:
-            raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
-
-        def decode(ids: list[int]) -> str:
-            return text_of(self.decoder, ids).strip(PARTED)
-
-        return Corpus(store.datastore.documents, decode)
-
-    @torch.inference_mode()
     def distributions(
         self,
-        prompt: str | Sequence[int],
-        lmbda: float | str | None = None,
+        prompt: Prompt,
+        lmbda: Lmbda | None = None,
         system: str | None = None,
         store: Store | None = None,
     ) -> dict[str, Tensor]:
-        """Return log-probs (V,) of the next token by every source, and "fused" by system's mix."""
-        from mlpmem.model.prompts import check_prompt
+        """Return log-probs (V,) of the next token by every source, and "fused" by the mix."""
+        return scoring.distributions(self, prompt, system, lmbda, store)
 
-        store = store or self._store
-        system = self.check_system(system, store)
-        lmbda = self.lmbdas([system], lmbda, store)[system]
-        ids = check_prompt(self.decoder, prompt, 1)
-        output = self.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
-        routed = {system: system} if lmbda == AUTO else {}
-        evidence = read_prompt(self, output, ids, routed, store).now([system])
-        sources = self.sources(output.hidden[:, -1], output.logits[:, -1], store)
-        weights = self.weights(sources, system, lmbda, evidence)
-        fused = interpolate(sources["lm"], sources[system], weights)
-        return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
+    def store_texts(
+        self,
+        titled: Sequence[tuple[str, str]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Store:
+        """Return a store of (title, text) pairs, for calls that take one.
+
+        progress(done, total) counts tokens. MlpMemError if stop() returns True.
+        """
+        return store_texts(self.decoder, titled, progress=progress, stop=stop)
+
+    def corpus(self, store: Store | None = None) -> Corpus:
+        """Return the texts behind a store, to search and read; MlpMemError without one."""
+        store = store or self.store
+        if store is None:
+            raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
+        return Corpus(
+            store.datastore.documents, lambda ids: text_of(self.decoder, ids).strip(PARTED)
+        )
+
+    def only(self, system: str) -> "Model":
+        """Return a model that computes only this system; all parts are shared."""
+        parts = PARTS[system]
+        memory = self.memory if "memory" in parts else None
+        store = self.store if "knn" in parts else None
+        return self._like(memory, self.settings, self.routers, store)
+
+    def with_memory(self, memory: Memory) -> "Model":
+        """Return a model with this decoder and store and that memory, used as its config says.
+
+        This model stays as it is, for the calls under way.
+        """
+        settings = default_settings(memory)
+        lmbda = {**settings.lmbda, "knn": self.settings.of("knn")}
+        return self._like(memory, replace(settings, lmbda=lmbda), {}, self.store)
+
+    def _like(
+        self,
+        memory: Memory | None,
+        settings: Settings,
+        routers: Mapping[str, Router],
+        store: Store | None,
+    ) -> "Model":
+        """Return a model of this decoder and these parts."""
+        made = Model(self.decoder, memory, settings, self.name, routers, self.questions)
+        made._store = store
+        return made
+
+
+def is_batch(prompt: Prompt | Sequence[Prompt]) -> bool:
+    """Return whether this is a list of prompts, rather than a text or token ids."""
+    return (
+        not isinstance(prompt, str)
+        and isinstance(prompt, Sequence)
+        and len(prompt) > 0
+        and isinstance(prompt[0], str | Sequence)
+    )
+
+
+def _only(traces: dict[str, Trace], name: str) -> Trace:
+    """Return the trace of a system; MlpMemError where the run ended before there was one."""
+    if name not in traces:
+        raise MlpMemError("the run was cancelled before anything was written; ask again")
+    return traces[name]
+
+
+_OWN = ("self", "prompt", "system", "systems", "lmbdas", "turns", "unknown", "__class__")
+_ALIASES = {"stop_strings": "stop"}
+_CALL = ("lmbda", "sources", "store", "cancel", "special")
+_NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}
+
+
+def _passed_on(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments of a method's locals(); MlpMemError for an unknown name."""
+    asked = {name: value for name, value in given.items() if name not in _OWN}
+    for name, value in given["unknown"].items():
+        if name not in _ALIASES:
+            near = get_close_matches(name, _NAMES, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(_NAMES))}"
+            raise MlpMemError(f"{name} is not an option of this call; {hint}")
+        asked[_ALIASES[name]] = value
+    return asked
+
+
+def _call(asked: dict[str, Any]) -> dict[str, Any]:
+    """Return keyword arguments as the engine takes them."""
+    options = {name: value for name, value in asked.items() if name not in _CALL}
+    options["stop"] = options["stop"] or ()
+    if options.pop("do_sample") is False:
+        options["temperature"] = 0.0
+    call = {name: asked[name] for name in _CALL if name in asked}
+    return {**call, "options": GenerationOptions(**options)}

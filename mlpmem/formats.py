@@ -17,7 +17,6 @@ from mlpmem.errors import MlpMemError
 MEMORY_TYPE = "mlp_memory"  # what a memory's config.json calls itself
 NESTED = "knn_generator"  # where a memory stands that was saved together with its decoder's name
 PUBLISHED_MEMORY = ("mlp_memory_config.json", NESTED)
-KINDS = ("decoder", "adapter", "memory")
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
 WEIGHTS = (  # the first kind that is there is read; a repository may hold all of them
@@ -59,7 +58,7 @@ def is_number(value: Any) -> bool:
 
 
 def kind_of(folder: Path) -> str:
-    """Return what a folder holds, of KINDS; MlpMemError where it is none of them."""
+    """Return "decoder", "adapter" or "memory", which a folder holds; MlpMemError for any other."""
     if (folder / ADAPTER_FILES[0]).is_file():
         return "adapter"
     if any((folder / name).exists() for name in PUBLISHED_MEMORY):

@@ -35,6 +35,19 @@ class FakeHub:
         self.server.shutdown()
         self.server.server_close()
 
+    def be_the_hub(self, monkeypatch, cache: Path) -> None:
+        """Have huggingface_hub ask here, within a test, and keep what it gets in `cache`."""
+        from huggingface_hub import constants
+
+        from mlpmem.loading import hub
+
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, self.url)
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", self.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(hub, "POLL_SECONDS", 0.001)
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
         path = urlsplit(request.path).path

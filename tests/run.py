@@ -1,8 +1,7 @@
 """The test command: `python tests/run.py` installs what the tests need and runs them.
 
-It makes a virtual environment in .venv unless it runs in one already, installs the project's
-requirements and a browser, then runs linter and tests. Arguments go to pytest: `-m slow` runs the
-slow ones.
+It uses the active virtual environment or makes one in .venv. It installs the requirements and a
+browser, then runs the linter and the tests. Arguments go to pytest; `-m slow` runs the slow tests.
 """
 
 import os
@@ -25,6 +24,7 @@ def main() -> int:
     if subprocess.run([*run[:-2], "-e", ".[train,test]"], cwd=ROOT).returncode:
         return 1
     browser(python)
+    script_tools()
     steps = [
         [python, "-m", "ruff", "check", "--quiet", "."],
         [python, "-m", "ruff", "format", "--check", "--quiet", "."],
@@ -37,20 +37,21 @@ def main() -> int:
 
 
 def environment() -> str:
-    """Return the Python to use: this one inside a virtual environment, else that of .venv."""
+    """Return the Python of the active virtual environment, else that of .venv."""
     if sys.prefix != sys.base_prefix:
         return sys.executable
     folder = ROOT / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if not python.exists():
-        venv.create(folder, with_pip=True)
+        # as `python -m venv` does: a copied macOS interpreter does not find its library
+        venv.create(folder, with_pip=True, symlinks=os.name != "nt")
     return str(python)
 
 
 def browser(python: str) -> None:
-    """Install a Chromium where none is found: the system's on Debian, else Playwright's own.
+    """Install a Chromium if there is none: by apt on Debian as root, else by Playwright.
 
-    Without any the browser tests skip and say so.
+    Without a Chromium, the browser tests are skipped with a reason.
     """
     if os.environ.get("MLPMEM_CHROMIUM") or any(map(shutil.which, BROWSERS)):
         return
@@ -59,6 +60,16 @@ def browser(python: str) -> None:
         if not subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"]).returncode:
             return
     subprocess.run([python, "-m", "playwright", "install", "chromium"])
+
+
+def script_tools() -> None:
+    """Install the type checker and the linter of the page's scripts, where npm is there.
+
+    Without npm their tests skip and say so.
+    """
+    npm = shutil.which("npm")
+    if npm and not (ROOT / "tests" / "js" / "node_modules").is_dir():
+        subprocess.run([npm, "ci", "--silent", "--prefix", "tests/js"], cwd=ROOT)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 MLPMEM_FUZZ sets how many examples every test draws, for a longer look than the default.
 """
 
+import gzip
 import hashlib
 import json
 import os
@@ -139,10 +140,10 @@ PROMPTS = VALUES | st.text(min_size=1, max_size=60)
 
 
 @fuzz
-@given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=5))
+@given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=8))
 def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
     ask = endpoints.Endpoints(shared)
-    names = ["max_new_tokens", "temperature", "top_p", "top_k", "seed"]
+    names = [*inputs.BOUNDS, "stop"]
     given_ = {"max_new_tokens": 2} | dict(zip(names, numbers, strict=False))
     given_["lmbda"] = numbers[-1] if numbers else None
     for call, arguments in (
@@ -151,8 +152,10 @@ def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
         (ask.distributions, {"prompt": prompt, "system": systems}),
         (ask.neighbours, {"prompt": prompt}),
     ):
-        answer = refused(endpoints.told(call), **arguments)
-        assert answer is None or json.dumps(answer, allow_nan=False)
+        run = ask.generating if call == ask.generate else None
+        asked = endpoints.told(call, run)(**arguments)
+        answers = refused(list, asked)
+        assert answers is None or json.dumps(answers, allow_nan=False)
 
 
 ASKED = {
@@ -203,9 +206,9 @@ def test_results_of_any_kind_leave_a_page_that_opens(tmp_path, text):
 @fuzz
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=SCALARS)
 def test_an_upload_is_read_or_refused(tmp_path, content, name):
-    for kind in own_text.KINDS:
+    for kind in (*own_text.KINDS, ".jsonl.gz"):
         path = tmp_path / f"a{kind}"
-        path.write_bytes(content)
+        path.write_bytes(gzip.compress(content) if kind == ".jsonl.gz" else content)
         read = refused(own_text.read_upload, path)
         pairs = refused(own_text.titled, *read) if read else None
         assert pairs is None or all(text.strip() for _, text in pairs)

@@ -1,6 +1,7 @@
 """`pip install` of this folder: every package is listed, and the embedded bundle comes along."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,15 @@ def test_every_folder_of_modules_is_a_listed_package():
     files = [p for top in ("mlpmem", "train") for p in (ROOT / top).rglob("*.py")]
     found = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in files}
     assert {*listed} == found | {"mlpmem.atlas"}
+
+
+def test_uv_run_app_installs_what_requirements_and_pyproject_name():
+    text = (ROOT / "app.py").read_text("utf-8")
+    (block,) = re.findall(r"^# /// script\n(.*?)^# ///$", text, re.MULTILINE | re.DOTALL)
+    script = tomllib.loads("".join(line.removeprefix("#") for line in block.splitlines(True)))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert script["dependencies"] == (ROOT / "requirements.txt").read_text("utf-8").split()
+    assert script["requires-python"] == project["requires-python"]
 
 
 @pytest.mark.slow

@@ -8,8 +8,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.api import Model
 from mlpmem.engine.router import FEATURES, Router, RouterConfig
+from mlpmem.engine.settings import Settings
+from mlpmem.engine.systems import ModelSystem
 from mlpmem.loading.bundle import Bundle, save_bundle
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -20,7 +22,10 @@ from mlpmem.retrieval.retriever import make_retriever
 
 HIDDEN, LAYERS, POSITIONS = 32, 3, 96
 FAMILIES = ("gpt2", "llama", "mistral", "qwen2")
-OTHERS = ("qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt_neox", "opt")
+OTHERS = (
+    "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "phi3", "gpt_neox", "opt", "smollm3", "olmo2",
+    "granite", "stablelm", "gptj", "bloom", "falcon", "mixtral", "qwen2_moe", "qwen3_moe",
+)  # fmt: skip
 BOS, EOS = "<s>", "</s>"
 needs_ops = pytest.mark.skipif(
     not (hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()),
@@ -39,11 +44,21 @@ _LLAMA = {
 _PLAIN = {
     name: value for name, value in _LLAMA.items() if name not in ("num_key_value_heads", "head_dim")
 }
+_GPT2 = {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": POSITIONS}
+_EXPERTS = {**_LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
 SHAPES = {
-    "gpt2": {"n_embd": HIDDEN, "n_layer": LAYERS, "n_head": 4, "n_positions": POSITIONS},
+    "gpt2": _GPT2,
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "phi3"), _LLAMA),
     **dict.fromkeys(("gemma", "gemma2", "gemma3_text"), _LLAMA),
     **dict.fromkeys(("phi", "gpt_neox"), _PLAIN),
+    **dict.fromkeys(("smollm3", "olmo2", "stablelm"), _LLAMA),
+    "granite": {**_LLAMA, "logits_scaling": 4.0, "residual_multiplier": 0.6},
+    "gptj": {**_GPT2, "rotary_dim": 4},
+    "bloom": {"hidden_size": HIDDEN, "n_layer": LAYERS, "n_head": 4},
+    "falcon": _PLAIN,
+    "mixtral": {**_LLAMA, "num_local_experts": 4},
+    "qwen2_moe": {**_EXPERTS, "num_experts": 4, "shared_expert_intermediate_size": 20},
+    "qwen3_moe": {**_EXPERTS, "num_experts": 4},
     "opt": {**_PLAIN, "ffn_dim": 48, "word_embed_proj_dim": HIDDEN},
 }
 
@@ -77,13 +92,32 @@ def decoder(family: str = "llama", depth: int = -1, seed: int = 0, **shape) -> D
         pad_token_id=1,
         **SHAPES[family] | shape,
     )
+    return Decoder(random_model(config, seed), words, depth)
+
+
+def random_model(config, seed: int = 0) -> torch.nn.Module:
+    """Return a causal LM of a config with random weights, the bias of a head among them."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(config)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    head = model.get_output_embeddings()
     with torch.no_grad():
         for weight in model.parameters():
-            if weight.dim() >= 2:
+            if weight.dim() >= 2 or weight is head.bias:
                 weight.normal_(std=0.2)
-    return Decoder(model, words, depth)
+    return model
+
+
+def multimodal(folder: Path, **config) -> torch.nn.Module:
+    """Write a random Gemma 3 that reads images too, with a tokenizer, and return it."""
+    words = tokenizer()
+    text = {"vocab_size": len(words), "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    vision |= {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    parts = {"text_config": text | SHAPES["gemma3_text"], "vision_config": vision}
+    made = random_model(AutoConfig.for_model("gemma3", mm_tokens_per_image=4, **parts, **config))
+    made.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return made
 
 
 def memory(bound: Decoder, family: str = "llama", seed: int = 1, **config) -> Memory:
@@ -134,17 +168,17 @@ def datastore(bound: Decoder) -> Datastore:
     return Datastore(build_keys(bound, texts, positions), positions, counts, texts)
 
 
-def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **settings) -> FusedModel:
+def model(family: str = "llama", retriever: str = "exact", seed: int = 0, **settings) -> Model:
     """Return decoder, memory and datastore together."""
     bound = decoder(family, seed=seed)
     chosen = Settings(**{"k": 16, "knn_temperature": 3.0, **settings})
-    fused = FusedModel(bound, memory(bound), chosen, "tiny")
+    fused = Model(bound, memory(bound), chosen, "tiny")
     store = datastore(bound)
     fused.attach_datastore(store, make_retriever(retriever, store.keys))
     return fused
 
 
-def routed(**settings) -> FusedModel:
+def routed(**settings) -> Model:
     """Return a model with routers whose lambda hangs on the evidence alone."""
     made = model(**settings)
     for name in ("memory", "mixed"):
@@ -180,3 +214,8 @@ def stages(root):
     bound.tokenizer.save_pretrained(root / "decoder")
     datastore(bound).save(root / "datastore")
     return {"decoder": root / "decoder", "datastore": root / "datastore"}
+
+
+def systems(model: Model) -> list[ModelSystem]:
+    """Return a system of everything that a model can be asked."""
+    return [ModelSystem(model, name) for name in model.systems]

@@ -7,8 +7,7 @@ import tiny
 
 from mlpmem.engine.router import Router, RouterConfig
 from train.config.tables import Decoder
-from train.files import write_lines
-from train.run.stage import write_json
+from train.files import write_json, write_lines
 
 RESULTS = {
     "v": 1,

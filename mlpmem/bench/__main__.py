@@ -30,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="engine, llama: where `npm install node-llama-cpp` was run",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="engine, llama: of both")
+    parser.add_argument("--rounds", type=int, default=5, help="engine, llama: turns measured")
     parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
@@ -40,7 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
     if given.family == "llama":
         from mlpmem.bench import llama
 
-        made = llama.bench(given.gguf, given.peer_llama_cpp, given.threads)
+        options = {"threads": given.threads, "rounds": given.rounds}
+        made = llama.bench(given.gguf, given.peer_llama_cpp, **options)
         return print_figures(made, given.json)
     made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)

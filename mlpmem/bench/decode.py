@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, ratios, reading, timed
-from mlpmem.engine.fused import FusedModel
 
 ALL = "all systems"
 
 
 def bench(
-    model: FusedModel, prompt: Sequence[int], tokens: int = 24, rounds: int = 9
+    model: Model, prompt: Sequence[int], tokens: int = 24, rounds: int = 9
 ) -> Iterator[Figure]:
     """Yield the figures of every system alone, of all as one batch, and of the peer."""
     model.decoder.eos_ids = frozenset()
@@ -46,7 +46,7 @@ def bench(
 
 
 def decoding(
-    model: FusedModel, name: str, systems: Sequence[str], prompt: Sequence[int], tokens: int
+    model: Model, name: str, systems: Sequence[str], prompt: Sequence[int], tokens: int
 ) -> Callable[[], dict[str, float]]:
     """Return work that decodes once and says its ms to the first token and a token after it.
 
@@ -58,15 +58,15 @@ def decoding(
 
     def work() -> dict[str, float]:
         start = time.perf_counter()
-        options = {"max_new_tokens": tokens, "temperature": 1.0, "stream": True, "lmbda": lmbdas}
-        at = [time.perf_counter() for e in model.compare(prompt, systems, **options)][:-1]
+        options = {"max_new_tokens": tokens, "temperature": 1.0, "lmbda": lmbdas}
+        at = [time.perf_counter() for e in model.stream(prompt, systems, **options)][:-1]
         return times(name, start, at)
 
     return work
 
 
 def generating(
-    model: FusedModel, prompt: Sequence[int], tokens: int, name: str = "peer"
+    model: Model, prompt: Sequence[int], tokens: int, name: str = "peer"
 ) -> Callable[[], dict[str, float]]:
     """Return work that has transformers' generate() decode the decoder alone."""
     from transformers import GenerationConfig
@@ -99,7 +99,7 @@ def generating(
     return work
 
 
-def read_bytes(model: FusedModel, systems: Sequence[str]) -> int:
+def read_bytes(model: Model, systems: Sequence[str]) -> int:
     """Return the bytes that one token of these systems together must read at least.
 
     Of an embedding table that is not the head too, a token reads one row.

@@ -26,9 +26,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, GPT2PreTrainedModel, PreTrainedTokenizerFast
 from transformers.pytorch_utils import Conv1D
 
+from mlpmem.api import Model
 from mlpmem.bench.decode import decoding, generating, read_bytes
 from mlpmem.bench.figures import Figure, in_turns, ratios, reading, timed
-from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
@@ -100,7 +100,7 @@ def _figures(name: str, found: dict[str, list[float]], has_peer: bool) -> Iterat
     yield timed(f"engine/{name}/three_columns_times_one", times, "x")
 
 
-def _errors(name: str, plain: FusedModel, packed: FusedModel, prompt: list[int]) -> Iterator:
+def _errors(name: str, plain: Model, packed: Model, prompt: list[int]) -> Iterator:
     """Yield how far a packed form's mix is from the plain one's, after the prompt."""
     one, other = (m.only("memory").distributions(prompt)["fused"] for m in (plain, packed))
     yield Figure(f"engine/{name}/log_prob_error", float((one - other).abs().max()), "nats")
@@ -108,7 +108,7 @@ def _errors(name: str, plain: FusedModel, packed: FusedModel, prompt: list[int])
 
 
 def _released(
-    peer: Path, model: FusedModel, prompt: list[int], tokens: int
+    peer: Path, model: Model, prompt: list[int], tokens: int
 ) -> Callable[[], dict[str, float]]:
     """Return work that has the released loop decode; it writes one token more than it is asked."""
     theirs = released_model(peer, model.decoder.model, model.memory, model.settings.lmbda["memory"])
@@ -126,7 +126,7 @@ def _released(
     return work
 
 
-def _model(shape: Shape, dtype: torch.dtype = torch.float32) -> FusedModel:
+def _model(shape: Shape, dtype: torch.dtype = torch.float32) -> Model:
     """Return decoder, memory and datastore with random weights, the same at every call."""
     torch.manual_seed(0)
     config = GPT2Config(
@@ -141,7 +141,7 @@ def _model(shape: Shape, dtype: torch.dtype = torch.float32) -> FusedModel:
     decoder = Decoder(GPT2LMHeadModel(config).to(dtype), _tokenizer())
     sizes = shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden
     memory = Memory(MemoryConfig(*sizes, family="gpt2")).eval().requires_grad_(False).to(dtype)
-    model = FusedModel(decoder, memory, Settings({"memory": 0.25, "knn": 0.25}))
+    model = Model(decoder, memory, Settings({"memory": 0.25, "knn": 0.25}))
     tokens = np.random.default_rng(0).integers(2, shape.vocab, shape.keys + 1).tolist()
     documents = join_passages([(0, tokens)], ["made"], ["made"])
     keys = torch.randn(shape.keys, shape.hidden).half().numpy()

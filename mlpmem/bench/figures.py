@@ -75,9 +75,6 @@ def print_figures(figures: Iterable[Figure], as_json: bool) -> int:
     return 0
 
 
-Timed = Mapping[str, Sequence[float]]  # piece of work -> seconds (or ms) of every round
-
-
 def in_turns(
     work: Mapping[str, Callable[[], Mapping[str, float] | None]], rounds: int
 ) -> dict[str, list[float]]:

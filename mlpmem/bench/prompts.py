@@ -6,15 +6,15 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, timed
-from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.trace import AUTO
 
 LENGTHS = (32, 64, 128, 256, 512)
 
 
 def bench(
-    model: FusedModel, prompt: Sequence[int], lengths: Sequence[int] = LENGTHS, rounds: int = 9
+    model: Model, prompt: Sequence[int], lengths: Sequence[int] = LENGTHS, rounds: int = 9
 ) -> Iterator[Figure]:
     """Yield ms to the first token of prompts that repeat `prompt` up to every length."""
     most = model.decoder.max_positions - 1  # one is written
@@ -29,9 +29,7 @@ def bench(
         yield timed(f"prompt/{name}", ms)
 
 
-def _first(
-    model: FusedModel, system: str, prompt: Sequence[int], length: int
-) -> Callable[[], None]:
+def _first(model: Model, system: str, prompt: Sequence[int], length: int) -> Callable[[], None]:
     """Return work that reads a prompt of so many tokens and writes one."""
     ids, lmbda = (list(prompt) * (length // len(prompt) + 1))[:length], model.settings.of(system)
     if system.startswith(AUTO):
@@ -40,7 +38,7 @@ def _first(
     return lambda: model.generate(ids, system, lmbda=lmbda, max_new_tokens=1) and None
 
 
-def bytes_of(model: FusedModel, folder: Path | None) -> Iterator[Figure]:
+def bytes_of(model: Model, folder: Path | None) -> Iterator[Figure]:
     """Yield the bytes every system adds to memory, and those of a bundle's folder on disk."""
     held = {"lm": model.decoder.bytes}
     held |= {"memory": model.memory.bytes} if model.memory is not None else {}

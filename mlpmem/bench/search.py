@@ -12,17 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, timed
-from mlpmem.engine.fused import FusedModel
 from mlpmem.retrieval.retriever import ExactRetriever
 
 ENTRIES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUERIES, PROBES, MOVED = 8, 32, 0.1
 
 
-def bench(
-    model: FusedModel, entries: Sequence[int] = ENTRIES, rounds: int = 15
-) -> Iterator[Figure]:
+def bench(model: Model, entries: Sequence[int] = ENTRIES, rounds: int = 15) -> Iterator[Figure]:
     """Yield ms of one query (kinds x sizes), recall of the approximate kind, and the crossings."""
     k, real = model.settings.k, model.datastore.keys
     queries = torch.from_numpy(
@@ -46,7 +44,7 @@ def bench(
 
 
 def _at(
-    model: FusedModel, queries: torch.Tensor, keys: np.ndarray, k: int, rounds: int
+    model: Model, queries: torch.Tensor, keys: np.ndarray, k: int, rounds: int
 ) -> tuple[dict[str, list[float]], float]:
     """Return ms of every kind over these keys, and the approximate kind's recall."""
     kinds = {"exact-torch-fp16": ExactRetriever(keys), **_faiss(keys.astype(np.float32))}

@@ -4,6 +4,8 @@ Everything is computed in float32 and in nats. Distances are squared L2. A value
 "no neighbour here" and gets no weight. Nothing in this file knows a model.
 """
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,8 +38,29 @@ def interpolate(lm_log_probs: Tensor, other_log_probs: Tensor, lmbda: float | Te
     weight = torch.as_tensor(lmbda, dtype=torch.float32, device=lm.device)
     if weight.dim() and weight.dim() < lm.dim():
         weight = weight.unsqueeze(-1)
-    mixed = torch.logaddexp(lm + torch.log1p(-weight), other + torch.log(weight))
+    return _mix(lm, other, weight)
+
+
+def mix_nll(
+    lm_nll: Tensor | np.ndarray, other_nll: Tensor | np.ndarray, lmbda: float | Tensor | np.ndarray
+) -> Tensor:
+    """Return -log((1 - lmbda) * p_lm + lmbda * p_other), (...) nats in float64, of two nlls (...).
+
+    Exact at the ends, as `interpolate` is; lmbda is a number or broadcast, (...).
+    """
+    lm, other = (-torch.as_tensor(nll).double() for nll in (lm_nll, other_nll))
+    return -_mix(lm, other, torch.as_tensor(lmbda, dtype=torch.float64, device=lm.device))
+
+
+def _mix(lm: Tensor, other: Tensor, weight: Tensor) -> Tensor:
+    """Return the log-probs of the mix in the dtype of log-probs and weight, exact at the ends."""
+    mixed = weigh(lm, other, torch.log1p(-weight), torch.log(weight))
     return torch.where(weight == 0, lm, torch.where(weight == 1, other, mixed))
+
+
+def weigh(lm: Tensor, other: Tensor, log_rest: Tensor, log_weight: Tensor) -> Tensor:
+    """Return log(rest * p_lm + weight * p_other) of log-probs; differentiable in every argument."""
+    return torch.logaddexp(log_rest + lm, log_weight + other)
 
 
 def knn_weights(
@@ -132,19 +155,6 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     return ((halves[0] + halves[1]) / 2).clamp_min(0.0)
 
 
-def sparse_kl(logits: Tensor, token_ids: Tensor, probs: Tensor) -> Tensor:
-    """Return KL(p || softmax(logits)), (T,) nats, of targets (T, S) and logits (T, V).
-
-    sum p log p - sum p * logit + logsumexp(logits): only the support is gathered. Differentiable
-    in logits; padded columns have probability 0 and add nothing.
-    """
-    logits, probs = logits.float(), probs.float()
-    picked = logits.gather(1, token_ids.long())
-    entropy = torch.special.entr(probs).sum(dim=-1)
-    mass = probs.sum(dim=-1)
-    return mass * torch.logsumexp(logits, dim=-1) - (probs * picked).sum(dim=-1) - entropy
-
-
 def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
     """Return log_probs (..., V) with -inf for what top_k, then top_p, leave out; not renormalised.
 
@@ -163,12 +173,28 @@ def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) ->
     return log_probs
 
 
+def repetition_penalised(
+    log_probs: Tensor, seen: Sequence[Sequence[int]], penalty: float
+) -> Tensor:
+    """Return log_probs (B, V), those of seen token ids (B lists) times penalty; not renormalised.
+
+    The penalty of Keskar et al. 2019 (CTRL), on log-probs, which are never above 0.
+    """
+    found = log_probs.clone()
+    for row, ids in enumerate(seen):
+        at = torch.tensor(sorted(set(ids)), device=found.device)
+        found[row, at] *= penalty
+    return found
+
+
 def sample(
     log_probs: Tensor,
     temperature: float,
     top_k: int = 0,
     top_p: float = 1.0,
     uniform: Tensor | float = 0.0,
+    *,
+    min_p: float = 0.0,
 ) -> Tensor:
     """Return a token id for every row of log_probs (B, V), (B,) int64.
 
@@ -179,6 +205,8 @@ def sample(
     if temperature == 0.0:
         return log_probs.argmax(dim=-1)
     kept = filter_top_k_top_p(log_probs.float() / temperature, top_k, top_p)
+    if min_p > 0:  # Nguyen et al. 2024: a share of the likeliest token's mass
+        kept = kept.masked_fill(kept < kept.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
     heights = torch.softmax(kept.double(), dim=-1).cumsum(dim=-1)
     at = torch.as_tensor(uniform, dtype=torch.float64, device=heights.device) * heights[:, -1]
     ids = torch.searchsorted(heights, at.unsqueeze(-1), right=True).squeeze(-1)

@@ -1,38 +1,34 @@
 """Decoder, memory and datastore together: log-probs of every source, and their mix.
 
 Nothing of a request is kept on the model. The datastore may come later: `attach_datastore` sets
-one reference, and a call that has begun goes on with what was there when it began.
-
-What answers beside the decoder, and what every source says at some positions.
+one reference, and a call that has begun goes on with what was there when it began. What can be
+asked of a model stands in mlpmem/api.py.
 """
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from mlpmem.api import Calls
 from mlpmem.engine.distributions import interpolate, knn_log_probs, knn_weights, log_softmax
 from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast import attention
-from mlpmem.fast.devices import calibrate, threads_for
-from mlpmem.fast.gpt2_pass import Straight
-from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.fast.devices import calibrate, give_back, threads_for
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.datastore import Datastore, Store
+from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.retriever import Neighbours, Retriever
 
-PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
+WHOSE = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
 
 
-class Sources(NamedTuple):
+@dataclass(frozen=True)
+class Sources:
     """What every source says at R positions."""
 
     names: tuple[str, ...]  # "lm" first
@@ -48,11 +44,12 @@ class Sources(NamedTuple):
 
     def nearest(self, system: str) -> Tensor | None:
         """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
-        searched = "knn" in PARTS[system]
-        return self.neighbours.distances[:, 0] if searched else None
+        if "knn" not in PARTS[system] or self.neighbours is None:
+            return None
+        return self.neighbours.distances[:, 0]
 
 
-class FusedModel(Calls):
+class FusedModel:
     """A decoder with what answers beside it; `systems` says what can be asked."""
 
     def __init__(
@@ -62,51 +59,31 @@ class FusedModel(Calls):
         settings: Settings | None = None,
         name: str = "",
         routers: Mapping[str, Router] | None = None,
+        questions: bool = False,
     ) -> None:
-        """Bind memory and routers to the decoder; MlpMemError if one belongs to another."""
+        """Bind memory and routers to the decoder; MlpMemError if one belongs to another.
+
+        questions says that the decoder was trained on "Question: ... Answer:", which is how a chat
+        is put to it.
+        """
         self.decoder = decoder
-        decoder.straight = decoder.straight or LlamaPass.of(decoder)
+        decoder.shorten()
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
-        self.name = name
+        self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
 
-    def only(self, system: str) -> "FusedModel":
-        """Return a model of one system, which computes no other; all parts are shared."""
-        parts = PARTS[system]
-        memory = self.memory if "memory" in parts else None
-        alone = FusedModel(self.decoder, memory, self.settings, self.name, self.routers)
-        alone._store = self._store if "knn" in parts else None
-        return alone
-
-    def pack(self, bits: int = 0) -> "FusedModel":
-        """Return self with weights laid out for decoding on this CPU; see linear.pack.
-
-        Plain float32 is what a compiled step reads. What 4 bits change is kept as decoder.kl.
-        """
-        from mlpmem.fast.devices import give_back
+    def pack(self, bits: int = 0) -> Self:
+        """Return self with weights laid out for decoding on this CPU; see Decoder.pack."""
         from mlpmem.fast.linear import pack
 
-        before = self._probed() if bits == 4 else None
-        shaped = LlamaPass.of(self.decoder) is not None and compiles()
-        if bits or not shaped or self.decoder.model.dtype != torch.float32:
-            self.decoder.straight = None  # it holds the layers that are replaced
-            pack(self.decoder.model, bits)
-        attention.use(self.decoder.model)
-        self.decoder.straight = Straight.of(self.decoder) or LlamaPass.of(self.decoder)
+        self.decoder.pack(bits)
         if self.memory is not None:
             pack(self.memory, bits)
-        if before is not None:
-            self.decoder.kl = float((before.exp() * (before - self._probed())).sum(-1).mean())
         calibrate(self.decoder)
         give_back()
         return self
-
-    def _probed(self) -> Tensor:
-        """Return the decoder's log-probs (T, V) over a few words."""
-        ids = torch.tensor([self.decoder.encode(PROBE)])
-        return self.decoder.forward(ids).logits[0].float().log_softmax(-1)
 
     @property
     def systems(self) -> list[str]:
@@ -133,55 +110,45 @@ class FusedModel(Calls):
 
     def attach_datastore(self, datastore: Datastore, retriever: Retriever) -> None:
         """Add the system "knn"; calls under way do not see it."""
-        self._store = self.make_store(datastore, retriever)
-
-    def with_memory(self, memory: Memory) -> "FusedModel":
-        """Return a model with this decoder and store and that memory, used as its config says.
-
-        The store is used as before. This model stays as it is, for the calls under way.
-        """
-        settings = default_settings(memory)
-        lmbda = {**settings.lmbda, "knn": self.settings.of("knn")}
-        made = FusedModel(self.decoder, memory, replace(settings, lmbda=lmbda), self.name)
-        made._store = self._store
-        return made
-
-    def make_store(self, datastore: Datastore, retriever: Retriever) -> Store:
-        """Return what a call takes as `store`; MlpMemError for keys of another decoder."""
-        if datastore.keys.shape[1] != self.decoder.hidden_size:
-            raise MlpMemError(
-                f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
-                f"hidden size {self.decoder.hidden_size}; build the keys with this decoder"
-            )
-        device = self.decoder.device
-        values = torch.from_numpy(datastore.values.astype("int64")).to(device)
-        counts = torch.from_numpy(datastore.counts.astype("int32")).to(device)
-        return Store(datastore, retriever, values, counts)
+        self._store = make_store(self.decoder, datastore, retriever)
 
     @torch.inference_mode()
-    def sources(self, hidden: Tensor, logits: Tensor, store: Store | None) -> Sources:
-        """Return what every source says at hidden states (R, D) with the decoder's logits (R, V).
+    def sources(
+        self,
+        hidden: Tensor,
+        logits: Tensor,
+        store: Store | None,
+        parts: Collection[str] = ("memory", "knn"),
+    ) -> Sources:
+        """Return what sources say at hidden states (R, D) with the decoder's logits (R, V).
 
-        Where no neighbour is found at all, "knn" has nothing to say and repeats "lm": that is
-        lmbda 0 in any mix.
+        Beside "lm" these are the parts that are here. Where no neighbour is found, "knn" repeats
+        "lm", which is lmbda 0 in any mix. MlpMemError where a source says something that is not a
+        number.
         """
         names, found, seconds = ["lm"], [log_softmax(logits)], {}
-        if self.memory is not None:
+        neighbours = weights = None
+        if self.memory is not None and "memory" in parts:
             begin = time.perf_counter()
-            weight = self.memory.lm_head.weight
-            with threads_for(self.decoder, len(hidden)):
-                logits = self.memory(hidden.to(weight.device, weight.dtype)).to(found[0].device)
-            found.append(log_softmax(logits, self.settings.memory_temperature))
+            found.append(self._recall(self.memory, hidden).to(found[0].device))
             names.append("memory")
             seconds["memory"] = time.perf_counter() - begin
-        neighbours = weights = None
-        if store is not None:
+        if store is not None and "knn" in parts:
             begin = time.perf_counter()
             neighbours, weights, log_probs = self._look_up(hidden, store)
             found.append(torch.where(neighbours.indices[:, :1] < 0, found[0], log_probs))
             names.append("knn")
             seconds["search"] = time.perf_counter() - begin
-        return Sources(tuple(names), torch.stack(found), neighbours, weights, seconds)
+        said = torch.stack(found)
+        _check_numbers(names, said)
+        return Sources(tuple(names), said, neighbours, weights, seconds)
+
+    def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
+        """Return the memory's log-probs (R, V) at hidden states (R, D)."""
+        weight = memory.lm_head.weight
+        with threads_for(self.decoder, len(hidden)):
+            logits = memory(hidden.to(weight.device, weight.dtype))
+        return log_softmax(logits, self.settings.memory_temperature)
 
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
@@ -204,7 +171,8 @@ class FusedModel(Calls):
         """
         lm = sources["lm"]
         if lmbda != AUTO:
-            return torch.full(lm.shape[:1], lmbda, device=lm.device)
+            return torch.full(lm.shape[:1], float(lmbda), device=lm.device)
+        assert evidence is not None, f"the router of {system} needs evidence"
         other, nearest = sources[system], sources.nearest(system)
         return self.routers[system].lmbda(lm, other, evidence, nearest)
 
@@ -249,3 +217,14 @@ class FusedModel(Calls):
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:
     """Return the systems of a model with this store."""
     return ["lm"] + ["memory"] * (model.memory is not None) + ["knn"] * (store is not None)
+
+
+def _check_numbers(names: Sequence[str], log_probs: Tensor) -> None:
+    """Raise MlpMemError where a source's log-probs, of (S, R, V), are not numbers."""
+    for name, bad in zip(names, log_probs.isnan().flatten(1).any(1).tolist(), strict=True):
+        if bad:
+            raise MlpMemError(
+                f"{WHOSE[name]} gives values that are not numbers (nan), so nothing can be "
+                "answered; its weights are damaged or overflow in this dtype. Load it in "
+                "float32, or get the weights again"
+            )

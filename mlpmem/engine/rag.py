@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mlpmem.engine.fused import Sources
 from mlpmem.engine.generation import Event
-from mlpmem.engine.settings import Options
+from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.systems import System, last_trace, named, next_log_probs
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.prompts import check_prompt
-from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.model.tokenizer import PARTED, encode_text, text_of
 from mlpmem.retrieval.text_search import Passages
 
 LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
@@ -85,8 +85,7 @@ class Rag:
         if self.layout == "turns":
             ids = list(self.passages.ids[passage])
             return ids[len(bos) :] if ids[: len(bos)] == bos else ids
-        space = self.decoder.tokenizer.encode(" ", add_special_tokens=False, verbose=False)
-        return self.passages.plain(passage) + space
+        return self.passages.plain(passage) + encode_text(self.decoder.tokenizer, " ")
 
     @property
     def routed(self) -> bool:
@@ -116,8 +115,9 @@ class Rag:
         cost has the time of finding them, and the index.
         """
         began = time.perf_counter()
-        room = options.get("max_new_tokens", Options.max_new_tokens)
-        ids = check_prompt(self.decoder, prompt, room)
+        room = options.get("max_new_tokens", GenerationOptions.max_new_tokens)
+        special = options.pop("special", False)
+        ids = check_prompt(self.decoder, prompt, room, special)
         read = self.context(ids, room)
         took = 1000 * (time.perf_counter() - began)
         cost = {"retrieval_ms": took, "passages_bytes": self.passages.bytes}

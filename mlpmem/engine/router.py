@@ -99,6 +99,8 @@ class Router(nn.Module):
         """Make a router of lambda one half everywhere (or nearly, with a hidden layer)."""
         super().__init__()
         self.config = config
+        self.mean: Tensor
+        self.scale: Tensor
         self.register_buffer("mean", torch.zeros(len(FEATURES)))
         self.register_buffer("scale", torch.ones(len(FEATURES)))
         self.hidden = nn.Linear(len(FEATURES), config.units) if config.units else None
@@ -152,8 +154,9 @@ class Router(nn.Module):
         try:
             with (folder / "config.json").open(encoding="utf-8") as file:
                 row = parse_json(file.read(MOST_BYTES))
-            row = {name: value for name, value in row.items() if name in known}
-            made = cls(RouterConfig(**row | {"features": tuple(row["features"])}))
+            row: dict[str, Any] = {name: value for name, value in row.items() if name in known}
+            row["features"] = tuple(row["features"])
+            made = cls(RouterConfig(**row))
             weights = _read_weights(folder / "model.safetensors", made.state_dict())
             made.load_state_dict(weights)
         except MlpMemError:
@@ -233,7 +236,7 @@ class Evidence:
     def __init__(self) -> None:
         """Begin with nothing read."""
         self._now: dict[Hashable, float] = {}
-        self.seconds: Mapping[str, float] = {}  # what the sources took to read a prompt
+        self.seconds: dict[str, float] = {}  # what the sources took to read prompts
 
     def now(self, texts: Iterable[Hashable]) -> Tensor:
         """Return the evidence (R,) before the next token of each text, 0 where none was read."""
@@ -254,23 +257,29 @@ def reached(ids: Sequence[int], wanted: bool = True) -> int:
 
 
 def read_prompt(
-    model: Any, output: Any, ids: Sequence[int], columns: Mapping[Any, str], store: Store | None
-) -> Evidence:
-    """Return the evidence of a prompt for columns {name: system}, by name.
+    evidence: Evidence,
+    model: Any,
+    states: tuple[Tensor, Tensor],
+    ids: Sequence[int],
+    columns: Mapping[Any, str],
+    store: Store | None,
+) -> None:
+    """Read a prompt's ids into the evidence of columns {name: system}, under their names.
 
-    output is a decoder's, of which the first position is that before the first token that counts.
+    states are a decoder's hidden states and logits, (R, D) and (R, V); the first row stands before
+    the first token that counts.
     """
-    evidence, count = Evidence(), reached(ids, bool(columns))
+    count = reached(ids, bool(columns))
     if not count:
-        return evidence
-    searched = any("knn" in PARTS[system] for system in columns.values())
-    states = output.hidden[0, :count], output.logits[0, :count]
-    sources = model.sources(*states, store if searched else None)
-    evidence.seconds = sources.seconds
+        return
+    parts = {part for system in columns.values() for part in PARTS[system]}
+    hidden, logits = (state[:count] for state in states)
+    sources = model.sources(hidden, logits, store, parts)
+    for source, seconds in sources.seconds.items():
+        evidence.seconds[source] = evidence.seconds.get(source, 0.0) + seconds
     tokens = torch.tensor(ids[-count:])
     for name, system in columns.items():
         evidence.read([name] * count, gaps(sources["lm"], sources[system], tokens))
-    return evidence
 
 
 def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,16 +15,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from mlpmem.engine.distributions import interpolate, mix_nll
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import Event
-from mlpmem.engine.router import Evidence, gaps
+from mlpmem.engine.generation import Cancel, Event
+from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
 from mlpmem.engine.steps import rows_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.model.prompts import read_ids
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.prompts import check_ids, check_prompt, read_ids
+from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
 from mlpmem.retrieval.datastore import Store
 
 ROWS = 256  # positions whose (rows, V) log-probs exist at a time
@@ -35,7 +37,9 @@ class Score:
     """The nll of every token but the first, given those before it."""
 
     ids: list[int]  # (T,)
-    tokens: list[str]  # (T,) displayable
+    tokens: list[str]  # (T,) displayable; a part of a character is U+FFFD
+    token_bytes: list[bytes]  # (T,) UTF-8, control tokens empty
+    offsets: list[tuple[int, int]]  # (T,) begin and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
     lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is the router's
     routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
@@ -49,11 +53,13 @@ class Score:
         if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source {source!r} was not scored, there is {', '.join(self.nll)}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
-        other = -np.logaddexp.reduce([-self.nll[part] for part in parts]) + np.log(len(parts))
+        nlls = [self.nll[part] for part in parts]
+        other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
-            return _mix(self.nll["lm"], other, self.routed[source])
-        check_lmbda(weight)
-        return _mix(self.nll["lm"], other, weight)
+            weight = self.routed[source]
+        else:
+            weight = check_lmbda(weight)
+        return mix_nll(self.nll["lm"], other, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf where a token had no probability."""
@@ -62,13 +68,6 @@ class Score:
     def grid(self, source: str, lmbdas: Sequence[float]) -> list[float]:
         """Return the perplexity at every lambda."""
         return [self.perplexity(source, lmbda) for lmbda in lmbdas]
-
-
-def _mix(lm: np.ndarray, other: np.ndarray, lmbda: float | np.ndarray) -> np.ndarray:
-    """Return the mix's nll of two nlls; exact where lmbda is 0 or 1."""
-    with np.errstate(divide="ignore"):
-        mixed = -np.logaddexp(np.log1p(-lmbda) - lm, np.log(lmbda) - other)
-    return np.where(lmbda == 0, lm, np.where(lmbda == 1, other, mixed))
 
 
 @torch.inference_mode()
@@ -94,7 +93,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            hidden, logits = (x[0, at - 1 - start] for x in (output.hidden, output.logits))
+            hidden, logits = output.states((0, at - 1 - start))
             sources = model.sources(hidden, logits, store)
             targets = torch.tensor(ids)[at].to(logits.device).view(1, -1, 1)
             nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
@@ -112,7 +111,9 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    return Score(ids, pieces, nll, model.lmbdas(systems, None, store), routed)
+    parts_of_text = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    spans = byte_spans(parts_of_text, text if isinstance(text, str) else None)
+    return Score(ids, pieces, parts_of_text, spans, nll, model.lmbdas(systems, None, store), routed)
 
 
 MAX_TOKENS = 512
@@ -127,18 +128,18 @@ def inspect(
     *,
     lmbda: float | str | None = None,
     store: Store | None = None,
-    stop: Any = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[Event]:
     """Return Events: "progress" with {"done", "total"} tokens, last "done" with {system: Trace}.
 
     Everything is checked before anything is computed. The trace's prompt is the first token, which
-    nothing comes before. stop.is_set() is asked before every chunk; a stop ends without a trace.
+    nothing comes before. cancel.is_set() is asked before every chunk; then it ends without a trace.
     """
     store = store or model.store
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text)
-    return _run(model, store, ids, system, lmbda, stop)
+    return _run(model, store, ids, system, lmbda, cancel)
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
@@ -162,7 +163,7 @@ def _run(
     ids: list[int],
     system: str,
     lmbda: float | str,
-    stop: Any,
+    cancel: Cancel | None,
 ) -> Iterator[Event]:
     """Yield progress after every chunk of rows, then the trace."""
     begin = time.perf_counter()
@@ -171,14 +172,14 @@ def _run(
     written, evidence = TextStream(), Evidence()
     total = len(ids) - 1
     for start in range(0, total, INSPECTED):
-        if stop is not None and stop.is_set():
+        if cancel is not None and cancel.is_set():
             return
         at = slice(start, min(start + INSPECTED, total))
-        sources = model.sources(output.hidden[0, at], output.logits[0, at], store)
+        sources = model.sources(*output.states((0, at)), store)
         taken = ids[at.start + 1 : at.stop + 1]
         rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
-        weights = [lmbda] * len(taken)
+        weights = [] if auto else [float(lmbda)] * len(taken)
         if auto:
             found = gaps(sources["lm"], sources[system], torch.tensor(taken))
             before = evidence.read([system] * len(taken), found)
@@ -221,6 +222,29 @@ def _trace(
 
 
 @torch.inference_mode()
+def distributions(
+    model: FusedModel,
+    prompt: str | Sequence[int],
+    system: str | None = None,
+    lmbda: float | str | None = None,
+    store: Store | None = None,
+) -> dict[str, Tensor]:
+    """Return log-probs (V,) of the next token by every source, and "fused" by the system's mix."""
+    store = store or model.store
+    system = model.check_system(system, store)
+    lmbda = model.lmbdas([system], lmbda, store)[system]
+    ids = check_prompt(model.decoder, prompt, 1)
+    output = model.decoder.forward(torch.tensor([ids]), last=1 + reached(ids, lmbda == AUTO))
+    routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
+    hidden, logits = output.states(0)
+    read_prompt(evidence, model, (hidden, logits), ids, routed, store)
+    sources = model.sources(hidden[-1:], logits[-1:], store)
+    weights = model.weights(sources, system, lmbda, evidence.now([system]))
+    fused = interpolate(sources["lm"], sources[system], weights)
+    return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
+
+
+@torch.inference_mode()
 def probe(
     model: FusedModel, ids: Sequence[int], text: str, store: Store | None = None
 ) -> list[dict[str, Any]]:
@@ -231,13 +255,12 @@ def probe(
     """
     if not text:
         raise MlpMemError("no token is named; write a word, such as Lima")
-    tokenizer = model.decoder.tokenizer
     found: dict[int, str] = {}
     for named in dict.fromkeys([text if text[0].isspace() else f" {text}", text]):
-        first = tokenizer.encode(named, add_special_tokens=False, verbose=False)[:1]
-        for token in first:
+        for token in continuation_ids(model.decoder.tokenizer, named)[:1]:
             found.setdefault(token, named)
-    spread = model.distributions(ids, lmbda=0.0, store=store)  # the mix is not asked for
+    check_ids(model.decoder, list(found), "the named token")
+    spread = distributions(model, ids, lmbda=0.0, store=store)  # the mix is not asked for
     spread.pop("fused")
     return [
         {

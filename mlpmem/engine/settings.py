@@ -10,6 +10,11 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number
 
 
+def lambda_grid(parts: int, *more: float) -> tuple[float, ...]:
+    """Return lambdas from 0 to 1 in equal parts, and some more values among them, ascending."""
+    return tuple(sorted({i / parts for i in range(parts + 1)} | set(more)))
+
+
 @dataclass(frozen=True)
 class Settings:
     """How the sources are used unless a call says otherwise."""
@@ -73,14 +78,17 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Options:
-    """How tokens are chosen."""
+class GenerationOptions:
+    """How tokens are chosen, and when to end; all of it acts on the mix."""
 
     max_new_tokens: int = 32
     temperature: float = 0.0  # 0 takes the most probable token
     top_k: int = 0  # 0 leaves all in
     top_p: float = 1.0
+    min_p: float = 0.0  # leaves out what has less than this share of the likeliest token's mass
+    repetition_penalty: float = 1.0  # log-probs of tokens that were read or written, times this
     seed: int = 0
+    stop: Sequence[str] = ()  # texts that end the answer; it is kept up to the first one
     forced: Sequence[int] = ()  # token ids that are given rather than chosen, the first ones
 
     def __post_init__(self) -> None:
@@ -89,19 +97,37 @@ class Options:
         ranges = {
             "max_new_tokens": (Integral, 1, most, "a whole number from 1"),
             "temperature": (Real, 0, most, "0 (greedy) or above, such as 0.8"),
-            "top_k": (Integral, 0, most, "a whole number, 0 leaving all tokens in"),
+            "top_k": (Integral, 0, most, "a whole number; 0 leaves all tokens in"),
             "top_p": (Real, some, 1, "above 0 and at most 1, which leaves all tokens in"),
+            "min_p": (Real, 0, 1, "from 0, which leaves all tokens in, to 1"),
+            "repetition_penalty": (Real, some, 100, "above 0, such as 1.1; 1 changes nothing"),
             "seed": (Integral, 0, most, "a whole number from 0"),
         }
         for name, (kind, low, high, allowed) in ranges.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 raise MlpMemError(f"{name} is {value!r}; it must be {allowed}")
+        object.__setattr__(self, "stop", _stop_strings(self.stop))
         if len(self.forced) > self.max_new_tokens:
             raise MlpMemError(
                 f"forced has {len(self.forced)} tokens; they count among max_new_tokens, which is "
                 f"{self.max_new_tokens}. Ask for more tokens or force fewer"
             )
+
+
+def _stop_strings(stop: Any) -> tuple[str, ...]:
+    """Return stop strings as a tuple; MlpMemError unless they are texts with a character each."""
+    texts = (stop,) if isinstance(stop, str) else stop
+    try:
+        found = tuple(texts or ())
+    except TypeError:
+        found = (stop,)
+    if not all(isinstance(text, str) and text for text in found):
+        raise MlpMemError(
+            f"stop is {stop!r}; it must be a text or a list of texts that end the answer, such as "
+            '["\\n"]. To cancel a run, give cancel= an object with is_set()'
+        )
+    return found
 
 
 def default_settings(memory: Any) -> Settings:
@@ -130,13 +156,14 @@ def _check_given(system: str, value: Any, routed: Collection[str]) -> None:
         check_lmbda(value)
 
 
-def check_lmbda(value: Any, name: str = "lmbda") -> None:
-    """Raise MlpMemError unless value is a number within 0 and 1."""
+def check_lmbda(value: Any, name: str = "lmbda") -> float:
+    """Return value; MlpMemError unless it is a number from 0 to 1."""
     if not _is_number(value, 0) or value > 1:
         raise MlpMemError(
             f"{name} is {value!r}; it must be a number from 0 (decoder alone) to 1 "
             "(memory or datastore alone)"
         )
+    return value
 
 
 def _is_number(value: Any, low: float) -> bool:

@@ -91,6 +91,7 @@ def _neighbours(
     decoder: Any, sources: Sources, store: Store, ids: list[list[int]], top: int
 ) -> tuple[list[list[Neighbour]], list[dict[int, float]]]:
     """Return every row's weightiest neighbours with their surroundings, and the others' mass."""
+    assert sources.weights is not None and sources.neighbours is not None, "nothing was searched"
     shown = sources.weights.sort(dim=1, descending=True, stable=True)
     entries = sources.neighbours.indices.gather(1, shown.indices)
     distances = sources.neighbours.distances.gather(1, shown.indices)

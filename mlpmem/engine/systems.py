@@ -2,34 +2,47 @@
 
 A system is a decoder, what it reads for a prompt (`context`), what its sources say at a hidden
 state with its logits (`sources`), and their `mix`, for which a router needs the evidence of what
-was read before. A Column is one column of a FusedModel at one lambda: the decoder alone,
-with its memory, with its datastore. A tuned or a larger decoder, or a memory trained otherwise, is
-a column of a model that holds it; retrieval before the prompt is `rag.py`.
+was read before. A ModelSystem is one system of a model at one lambda: the decoder only, with its
+memory, with its datastore. A tuned or a larger decoder, or a memory trained otherwise, is a system
+of a model that holds it; retrieval before the prompt is `rag.py`.
 """
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mlpmem.engine.distributions import interpolate
-from mlpmem.engine.fused import FusedModel, Sources
+from mlpmem.engine.fused import Sources
 from mlpmem.engine.generation import Event
 from mlpmem.engine.router import REACH, Evidence, gaps
 from mlpmem.engine.trace import AUTO, PARTS, Trace
 from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import check_prompt
+from mlpmem.retrieval.datastore import Store
 
 
 class System(Protocol):
     """Whatever answers."""
 
-    name: str  # as a person types it: "memory", "rag"
-    label: str  # as a table or a column's head shows it
-    bytes: int  # kept in memory to serve: weights, entries, indexes
-    seconds: float  # what making it took beyond the decoder
+    @property
+    def name(self) -> str:
+        """Return its name as a person types it: "memory", "rag"."""
+
+    @property
+    def label(self) -> str:
+        """Return its name as a table or a column's head shows it."""
+
+    @property
+    def bytes(self) -> int:
+        """Return what is kept in memory to serve it: weights, entries, indexes."""
+
+    @property
+    def seconds(self) -> float:
+        """Return what making it took beyond the decoder."""
 
     @property
     def decoder(self) -> Decoder:
@@ -55,17 +68,48 @@ class System(Protocol):
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
 
     def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
-        """Yield the Events of an answer, by the system's name; options as of `compare`."""
+        """Yield the Events of an answer, by the system's name; options as of Model.stream."""
 
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
-        """Return the Trace of an answer; options are those of settings.Options."""
+        """Return the Trace of an answer; options as of Model.stream."""
+
+
+class StreamingModel(Protocol):
+    """A FusedModel that also writes: mlpmem.api.Model, which stands above this room."""
+
+    decoder: Decoder
+    memory: Memory | None
+
+    @property
+    def store(self) -> Store | None:
+        """Return datastore and retriever."""
+
+    def lmbdas(
+        self, systems: Sequence[str], lmbda: Any, store: Store | None = None
+    ) -> dict[str, float | str]:
+        """Return every system's lambda."""
+
+    def sources(
+        self, hidden: Tensor, logits: Tensor, store: Store | None, parts: Collection[str] = ...
+    ) -> Sources:
+        """Return what sources say at hidden states (R, D) with logits (R, V)."""
+
+    def weights(
+        self, sources: Sources, system: str, lmbda: float | str, evidence: Tensor | None = None
+    ) -> Tensor:
+        """Return lambda (R,) at every position."""
+
+    def stream(
+        self, prompt: str | Sequence[int], systems: Sequence[str] | None = None, **options: Any
+    ) -> Iterator[Event]:
+        """Yield the Events of some systems."""
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a model: a system at one lambda, or at the router's."""
+class ModelSystem:
+    """One system of a model, at one lambda or at the router's."""
 
-    model: FusedModel
+    model: StreamingModel
     system: str = "lm"
     lmbda: float | str | None = None  # "auto" is the router's; None: the model's own
     name: str = ""  # none: the system's
@@ -84,10 +128,10 @@ class Column:
 
     @property
     def bytes(self) -> int:
-        """Return the bytes of decoder, and of memory and datastore where this column needs them."""
+        """Return the bytes of decoder, and of memory and datastore where this system needs them."""
         model, parts = self.model, PARTS[self.system]
-        memory = model.memory.bytes if "memory" in parts else 0
-        return model.decoder.bytes + memory + (model.store.bytes if "knn" in parts else 0)
+        needed = {"memory": model.memory, "knn": model.store}
+        return model.decoder.bytes + sum(x.bytes for n, x in needed.items() if x and n in parts)
 
     def context(self, ids: Sequence[int], room: int) -> list[int]:
         """Return ids as they are."""
@@ -95,7 +139,7 @@ class Column:
 
     @property
     def _own(self) -> float | str:
-        """Return this column's lambda, the model's where it names none."""
+        """Return this system's lambda, the model's where it names none."""
         return self.model.lmbdas([self.system], self.lmbda)[self.system]
 
     @property
@@ -105,8 +149,7 @@ class Column:
 
     def sources(self, hidden: Tensor, logits: Tensor) -> Sources:
         """Return what its sources say at hidden states (R, D) with the decoder's logits (R, V)."""
-        store = self.model.store if "knn" in PARTS[self.system] else None
-        return self.model.sources(hidden, logits, store)
+        return self.model.sources(hidden, logits, self.model.store, PARTS[self.system])
 
     def gaps(self, sources: Sources, tokens: Tensor) -> Tensor:
         """Return what tokens (R,) are worth as evidence, (R,)."""
@@ -122,19 +165,18 @@ class Column:
         """Return log-probs (last, V): the next token's after each of the last positions of ids."""
         return next_log_probs(self, ids, last)
 
-    def at(self, lmbda: float | str | None) -> "Column":
-        """Return this column at another lambda; None leaves it at its own."""
+    def at(self, lmbda: float | str | None) -> "ModelSystem":
+        """Return this system at another lambda; None leaves it at its own."""
         return self if lmbda is None else replace(self, lmbda=lmbda)
 
     def stream(self, prompt: str | Sequence[int], **options) -> Iterator[Event]:
-        """Yield the Events of an answer, by this column's name; see generation.compare."""
-        options |= {"lmbda": self.lmbda, "stream": True}
-        for event in self.model.compare(prompt, [self.system], **options):
+        """Yield the Events of an answer, by this system's name; options as of Model.stream."""
+        for event in self.model.stream(prompt, [self.system], lmbda=self.lmbda, **options):
             (value,) = event.values.values()
             yield Event(event.kind, {self.name: named(value, self) if _ends(event) else value})
 
     def generate(self, prompt: str | Sequence[int], **options) -> Trace:
-        """Return the Trace of an answer; see generation.compare."""
+        """Return the Trace of an answer; options as of Model.stream."""
         return last_trace(self.stream(prompt, **options))
 
 
@@ -144,12 +186,6 @@ LABELS = {
     "knn": "decoder + kNN",
     "mixed": "decoder + memory and kNN",
 }
-
-
-def columns(model: FusedModel, seconds: dict[str, float] | None = None) -> list[Column]:
-    """Return a Column of everything a model can be asked now; seconds by the system's name."""
-    known = seconds or {}
-    return [Column(model, name, seconds=known.get(name, 0.0)) for name in model.systems]
 
 
 def last_trace(events: Iterator[Event]) -> Trace:
@@ -203,5 +239,4 @@ def next_log_probs(system: System, ids: Sequence[int], last: int = 1) -> Tensor:
     rows = min(len(read), last + REACH) if system.routed else last
     output = system.decoder.forward(torch.tensor([read]), last=rows)
     tokens = torch.tensor([*read[len(read) - rows + 1 :], 0])  # what comes after all is not asked
-    states = output.hidden[0], output.logits[0]
-    return follow(system, Evidence(), [0] * rows, states, tokens)[-last:]
+    return follow(system, Evidence(), [0] * rows, output.states(0), tokens)[-last:]

@@ -93,12 +93,12 @@ class Step:
     def from_dict(cls, row: dict, system: str, lmbda: float | str) -> "Step":
         """Return the step of a `to_dict` form; fused is mixed anew, the step's own lambda first."""
         own = row.get("lmbda")
-        lmbda = lmbda if own is None else float(own)
+        weight = float(lmbda if own is None else own)
         candidates = []
         for token_id, text, *values in row["cand"]:
             probs = {s: p for s, p in zip(SOURCES, values, strict=True) if p is not None}
             candidates.append(
-                Candidate(token_id, text, {**probs, "fused": mix(probs, system, lmbda)})
+                Candidate(token_id, text, {**probs, "fused": mix(probs, system, weight)})
             )
         return cls(
             index=row["i"],

@@ -30,11 +30,12 @@ def attend(query: Tensor, key: Tensor, value: Tensor, causal: bool) -> Tensor:
 
 
 def use(model: nn.Module) -> None:
-    """Have a transformers model on a CPU attend so, if it does by torch's kernel."""
+    """Have a transformers model on a CPU attend so, if it does by a kernel that can be set."""
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    kernel = model.config._attn_implementation
+    if model.device.type == "cpu" and kernel == "sdpa" and model._can_set_attn_implementation():
         AttentionInterface.register(NAME, _forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)

@@ -21,19 +21,27 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
-
-if TYPE_CHECKING:
-    from mlpmem.model.decoder import Decoder
 
 ROWS = 4  # with more, there is work for every thread
 ROUNDS, SECONDS = 5, 2.0  # of measuring at most, the first round aside
 ALIKE = 1.05  # times the fastest: not worth more threads
 
 
-def calibrate(decoder: "Decoder") -> int:
+class Decodes(Protocol):
+    """What is measured: a decoder, by what is used of it here."""
+
+    threads: int  # for a few rows; 0 leaves torch's own number
+    all_threads: int  # for more rows; 0 as above
+    device: torch.device
+
+    def forward(self, ids: torch.Tensor, *, use_cache: bool) -> Any:
+        """Compute token ids (1, 1)."""
+
+
+def calibrate(decoder: Decodes) -> int:
     """Set and return decoder.threads, the fewest that decode a token about as fast as any number.
 
     0, which leaves torch's own number, away from a CPU. The numbers tried are 1, 2, 4 and so on, up
@@ -58,7 +66,7 @@ def calibrate(decoder: "Decoder") -> int:
 
 
 @contextmanager
-def threads_for(decoder: "Decoder", rows: int) -> Iterator[None]:
+def threads_for(decoder: Decodes, rows: int) -> Iterator[None]:
     """Compute so many rows inside: a few with decoder.threads, more with decoder.all_threads."""
     before = torch.get_num_threads()
     count = decoder.threads if rows <= ROWS else decoder.all_threads
@@ -72,7 +80,7 @@ def threads_for(decoder: "Decoder", rows: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seconds(decoder: "Decoder", count: int) -> float:
+def _seconds(decoder: Decodes, count: int) -> float:
     """Return what the decoder takes for one token with so many threads."""
     decoder.threads = count
     begin = time.perf_counter()

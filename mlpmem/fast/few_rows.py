@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 
 LANES, GROUP = 16, 32  # outputs side by side; inputs that share a scale
 FEW = 4  # rows
@@ -75,7 +75,7 @@ class FewRows(PackedLinear):
         nn.Module.__init__(self)
         self.packed, self.small = packed is not None, small
         self.weight = layer.weight if packed is None else packed.weight
-        self.bias, self.transposed = layer.bias, type(layer) is not nn.Linear
+        self.bias, self.transposed = layer.bias, not isinstance(layer, nn.Linear)
 
     @property
     def bytes(self) -> int:

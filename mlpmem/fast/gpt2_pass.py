@@ -1,4 +1,4 @@
-"""GPT-2's pass over packed layers, written straight out: what a token costs beside its weights.
+"""A hand-written GPT-2 forward pass over packed layers.
 
 It is for the two passes that decoding is made of: a whole prompt, and one token a row over a cache.
 Products take their GELU and their residual with them, and where only the last position is asked
@@ -6,17 +6,15 @@ for, the last layer computes no other. Whatever else is asked (padding, masks, p
 tokens over a cache, another family), transformers' own pass answers.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import attend
-from mlpmem.fast.linear import PackedLinear
-
-if TYPE_CHECKING:
-    from mlpmem.model.decoder import Decoder
+from mlpmem.fast.packed import PackedLinear
 
 GELUS = ("gelu_new", "gelu_pytorch_tanh")  # names of the tanh form
 
@@ -37,22 +35,24 @@ class Straight:
 
     whole = False  # it has no windows
 
-    def __init__(self, model: nn.Module, depth: int) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> None:
         """Take the parts of a GPT2LMHeadModel; depth is the layer whose FFN input is given."""
-        self.model, body = model, model.transformer
+        self.model, body = model, model.base_model
         self.tokens, self.positions = body.wte.weight, body.wpe.weight
-        self.layers = [_layer(block) for block in body.h]
+        self.layers = [_layer(block) for block in layers]
         self.norm, self.head = body.ln_f, model.lm_head
         self.depth = depth % len(self.layers)
         self.heads = model.config.n_head
 
     @classmethod
-    def of(cls, decoder: "Decoder") -> "Straight | None":
-        """Return the pass of a decoder, None where it is no GPT-2 or not packed throughout."""
-        model = decoder.model
-        if decoder.family.layers != "transformer.h" or not _as_written(model):
+    def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "Straight | None":
+        """Return the pass of a GPT-2 with these layers, None if it is not packed throughout.
+
+        None, too, for a GPT-2 whose config asks for anything that is not written here.
+        """
+        if not _as_written(model):
             return None
-        made = cls(model, decoder.depth)
+        made = cls(model, layers, depth)
         parts = [made.head, *(part for layer in made.layers for part in layer)]
         products = [part for part in parts if not isinstance(part, nn.LayerNorm)]
         return made if all(isinstance(part, PackedLinear) for part in products) else None

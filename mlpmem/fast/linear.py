@@ -9,13 +9,14 @@ converted.
 
 import time
 import warnings
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.few_rows import FewRows, Lanes, rounded
+from mlpmem.fast.packed import PackedLinear
 
 # largest relative error of a packed product against the plain one in float32
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -26,51 +27,6 @@ FORMS = {  # by name: the dtype that weights are read in, and the bits they beco
     "int8": (torch.bfloat16, 8),
     "int4": (torch.bfloat16, 4),
 }
-ROWS = 512  # rows the layout is chosen for; measured as good for 1 as a layout for 1 is
-
-
-class PackedLinear(nn.Module):
-    """A linear layer with a packed weight (outputs, inputs)."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> None:
-        """Pack weight (outputs, inputs); transposed says how it was stored and will be saved."""
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
-        self.bias, self.transposed = bias, transposed
-
-    @property
-    def bytes(self) -> int:
-        """Return the size of the packed weight."""
-        return self.weight.numel() * self.weight.element_size()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., inputs) @ weight.T + bias."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
-
-    def gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, in its tanh form, of what forward returns."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
-
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return what forward returns, added to residual (..., outputs)."""
-        product = torch.ops.mkldnn._linear_pointwise.binary
-        return product(x, residual, self.weight, self.bias, "add")
-
-    def dense(self) -> Tensor:
-        """Return the weight (outputs, inputs) as a plain tensor."""
-        return self.weight.to_dense()
-
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        """Save the weight as it was stored."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        weight = self.dense()
-        destination[prefix + "weight"] = weight.T.contiguous() if self.transposed else weight
-
-    def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
-        """Raise MlpMemError: a packed weight stays where and what it is."""
-        raise MlpMemError(
-            "packed weights cannot be moved or converted; load the model without dtype for that"
-        )
 
 
 class Int8Linear(PackedLinear):
@@ -126,8 +82,10 @@ def pack(module: nn.Module, bits: int = 0) -> int:
     tables = {m.weight.data_ptr() for m in module.modules() if isinstance(m, nn.Embedding)}
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
-            if type(layer) in (nn.Linear, Conv1D, TheirConv1D):
-                made = _few(layer, name, tables) if bits == 4 else _packed(layer, bits == 8)
+            if isinstance(layer, nn.Linear | Conv1D | TheirConv1D):
+                made = _packed(layer, bits == 8)
+                if made is not None and bits == 4:
+                    made = _few(layer, made, name, tables)
                 if made is not None:
                     made._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
                     setattr(parent, name, made)
@@ -142,13 +100,9 @@ HEADS = ("lm_head", "embed_out")  # in 4 bits a head stays in 8: it answers
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _few(layer: nn.Module, name: str, tables: set[int]) -> PackedLinear | None:
-    """Return a layer in its packed and its 4-bit form; tables are those of embeddings."""
-    from mlpmem.fast.few_rows import FewRows, Lanes, rounded
-
-    weight = layer.weight if type(layer) is nn.Linear else layer.weight.T
-    if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
-        return None
+def _few(layer: nn.Module, made: PackedLinear, name: str, tables: set[int]) -> PackedLinear | None:
+    """Return a layer in its packed form, `made`, and its 4-bit form; tables are embeddings'."""
+    weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
     small = rounded(weight, getattr(layer, "blocks", None), name in HEADS)
     if weight.data_ptr() in tables:
         return FewRows(layer, None, small)
@@ -157,16 +111,17 @@ def _few(layer: nn.Module, name: str, tables: set[int]) -> PackedLinear | None:
         plain.weight = nn.Parameter(small.dense().to(weight.dtype), requires_grad=False)
         plain.bias = layer.bias
         made = _packed(plain, False)
-    else:
-        made = _packed(layer, False)
     return None if made is None else FewRows(layer, made, small)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _packed(layer: nn.Module, int8: bool) -> PackedLinear | None:
-    """Return a layer packed; None where that is not possible or its products are wrong."""
-    transposed = type(layer) is not nn.Linear
+    """Return a layer packed; None where that is not possible or its products are wrong.
+
+    None, too, for a kind of linear layer that computes something else itself.
+    """
+    transposed = not isinstance(layer, nn.Linear)
     weight = layer.weight.T if transposed else layer.weight  # (outputs, inputs)
     if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
         return None
@@ -175,12 +130,12 @@ def _packed(layer: nn.Module, int8: bool) -> PackedLinear | None:
         luck = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[1], generator=luck).to(weight.dtype)
         beside = torch.randn(2, weight.shape[0], generator=luck).to(weight.dtype)
-        found = made(x), made.gelu(x), made.plus(x, beside)
+        found = made(x), made.gelu(x), made.plus(x, beside), layer.forward(x)
     except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
         return None
     bias = layer.bias.float() if layer.bias is not None else None
     plain = F.linear(x.float(), weight.float(), bias)
-    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain
+    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain, plain
     most = TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]
     right = all(_error(a, b) <= most for a, b in zip(found, wanted, strict=True))
     return made if right else None

@@ -11,8 +11,7 @@ one's own), transformers' pass answers.
 import os
 import sys
 import threading
-import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,14 +21,12 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
-from mlpmem.fast.devices import calibrate, give_back
+from mlpmem.fast.devices import Decodes, calibrate, give_back
 from mlpmem.fast.few_rows import FEW, FewRows, settle
 
 if TYPE_CHECKING:
     from mlpmem.fast.step import Step
-    from mlpmem.model.decoder import Decoder
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3")
 ACTS = {"silu": False, "gelu_pytorch_tanh": True, "gelu_new": True}  # whether it is GELU
 STATIC = ("default", "linear", "llama3", "yarn")  # rotations that no length changes
 DTYPES = (torch.float32, torch.bfloat16)
@@ -39,9 +36,14 @@ COMPILE = "MLPMEM_COMPILE"  # in the environment, 0: torch's operators alone
 _COMPILING = threading.Lock()
 
 
+def has_numba() -> bool:
+    """Return whether numba is installed; it is not imported."""
+    return find_spec("numba") is not None
+
+
 def compiles() -> bool:
     """Return whether kernels can be compiled here: numba is installed, and not switched off."""
-    return find_spec("numba") is not None and os.environ.get(COMPILE) != "0"
+    return has_numba() and os.environ.get(COMPILE) != "0"
 
 
 class Norm(NamedTuple):
@@ -76,28 +78,30 @@ class LlamaPass:
 
     whole = True  # windows are cut out of caches that hold everything
 
-    def __init__(self, model: nn.Module, depth: int) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> None:
         """Take a model's parts; depth is the layer whose FFN input is returned."""
         self.model, config = model, model.config
         body = model.get_decoder()
         self.embed, self.rotary, self.head = body.embed_tokens, body.rotary_emb, model.lm_head
         self.norm = _norm(body.norm)
-        self.layers = [_layer(layer, config) for layer in body.layers]
+        self.layers = [_layer(layer, config) for layer in layers]
         self.depth = depth % len(self.layers)
         self.gelu = ACTS[_act(config)]
         self.cap = getattr(config, "final_logit_softcapping", None) or 0.0
         self.limit = _limit(config)
         self._tables: dict[str, tuple[Tensor, Tensor]] = {}
         self.operators: Any = Operators
-        self._decoder: Callable[[], Decoder | None] = lambda: None
+        self.owner: Callable[[], Decodes | None] = lambda: None  # a weak reference
         self.step: Step | None = None  # of one token a row, once it is compiled
 
     @classmethod
-    def of(cls, decoder: "Decoder") -> "LlamaPass | None":
-        """Return the pass of a decoder, None where it is not Llama-shaped or not on a CPU."""
-        model = decoder.model
+    def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "LlamaPass | None":
+        """Return the pass of a Llama-shaped model with these layers, None if it is on no CPU.
+
+        None, too, for one whose config asks for anything that is not written here.
+        """
         config = model.config
-        known = config.model_type in FAMILIES and _act(config) in ACTS
+        known = _act(config) in ACTS
         plain = not getattr(model, "hf_device_map", None) and model.device.type == "cpu"
         written = config._attn_implementation in ("sdpa", attention.NAME) or (
             config._attn_implementation == "eager" and hasattr(config, EAGER_CAP)
@@ -105,9 +109,7 @@ class LlamaPass:
         both = getattr(config, "use_bidirectional_attention", False)
         if not known or not plain or not written or both:
             return None
-        made = cls(model, decoder.depth)
-        made._decoder = weakref.ref(decoder)
-        return made
+        return cls(model, layers, depth)
 
     def takes(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
         """Return whether ids (B, T) over a cache are a pass of this kind, of this model."""
@@ -216,8 +218,8 @@ class LlamaPass:
         """Compile in the background; where that fails, torch's operators go on."""
         try:
             self.compile()
-            if (decoder := self._decoder()) is not None:
-                calibrate(decoder)
+            if (owner := self.owner()) is not None:
+                calibrate(owner)
         except Exception as error:  # numba's and llvm's own, on machines they do not know
             sys.stderr.write(
                 f"mlpmem: numba cannot compile here ({_first(error)}); slower without\n"

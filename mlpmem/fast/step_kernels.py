@@ -1,6 +1,6 @@
 """A whole decoding step of a Llama in one compiled call, by one thread or several, without the GIL.
 
-Weights come by address: float32 or 8 bits row by row, or 4 bits in lanes (see `linear.py`); inputs
+Weights come by address: float32 or 8 bits row by row, or 4 bits in lanes (`few_rows.py`); inputs
 and sums are float32 whatever the weights are. A step is a row of phases, a product or an attention
 each. A phase is cut into chunks that threads take as they come, so a thread that the machine holds
 up delays its own chunk at most; what lies between phases is the first thread's.

@@ -1,4 +1,4 @@
-"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, in their own formats.
+"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, each in its format.
 
 It reads and writes parts and checks what loaders ask for; who drives the model is not its concern.
 """
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.settings import Settings, check_lmbda
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import AUTO
@@ -23,7 +23,7 @@ NO_MATTER = {"adapter_kwargs", "cache_dir", "force_download", "local_files_only"
 NO_MATTER |= {"subfolder", "token"}
 
 
-def write_parts(fused: FusedModel, folder: Path) -> None:
+def write_parts(fused: Model, folder: Path) -> None:
     """Write the parts a model has, and its tokenizer beside them and with the decoder."""
     if fused.store is not None and kind_of(fused) is None:
         raise MlpMemError(
@@ -40,7 +40,7 @@ def write_parts(fused: FusedModel, folder: Path) -> None:
         fused.datastore.save(folder / "datastore")
 
 
-def read_parts(folder: Path, config: Any, dtype: Any, device_map: Any) -> FusedModel:
+def read_parts(folder: Path, config: Any, dtype: Any, device_map: Any) -> Model:
     """Return the model of a folder's parts, as its config uses them; see hf.MlpMemoryLMConfig."""
     place = {"dtype": _dtype(dtype), "device": _device(device_map)}
     check_lmbda(config.lmbda)
@@ -52,14 +52,14 @@ def read_parts(folder: Path, config: Any, dtype: Any, device_map: Any) -> FusedM
     )
     decoder = Decoder.load(folder / "decoder", depth=config.depth, **place)
     memory = Memory.load(folder / "memory", **place) if config.system == "memory" else None
-    fused = FusedModel(decoder, memory, settings, folder.name)
+    fused = Model(decoder, memory, settings, folder.name)
     if config.system == "knn":
         store = Datastore.load(folder / "datastore")
         fused.attach_datastore(store, make_retriever(config.retriever, store.keys))
     return fused
 
 
-def kind_of(fused: FusedModel) -> str | None:
+def kind_of(fused: Model) -> str | None:
     """Return the name of a model's search, None where it has none of those known."""
     return next((k for k, c in RETRIEVERS.items() if type(fused.retriever) is c), None)
 

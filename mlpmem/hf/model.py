@@ -6,7 +6,7 @@
     model.save_pretrained("fused")          # python -m mlpmem.hf fused  does the same
 
 Importing this module is what makes AutoConfig and AutoModelForCausalLM know such folders. One
-system at one lambda answers; its logits are log-probs. All computing is FusedModel's.
+system at one lambda answers; its logits are log-probs. All computing is Model's.
 """
 
 import copy
@@ -26,8 +26,8 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from mlpmem.api import Model
 from mlpmem.engine.distributions import interpolate
-from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
 from mlpmem.hf.folder import check_folder, kind_of, read_parts, write_parts
@@ -67,13 +67,13 @@ class MlpMemoryLMConfig(PreTrainedConfig):
 
 
 class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
-    """A FusedModel that transformers can drive; `fused` is what answers."""
+    """A Model that transformers can drive; `fused` is what answers."""
 
     config_class = MlpMemoryLMConfig
     base_model_prefix = ""
     _supports_sdpa = True
 
-    def __init__(self, config: MlpMemoryLMConfig, fused: FusedModel) -> None:
+    def __init__(self, config: MlpMemoryLMConfig, fused: Model) -> None:
         """Drive a model that holds what config.system needs; see `of`."""
         super().__init__(config)
         self.fused = fused
@@ -86,7 +86,7 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
 
     @classmethod
     def of(
-        cls, model: FusedModel, system: str | None = None, lmbda: float | None = None
+        cls, model: Model, system: str | None = None, lmbda: float | None = None
     ) -> "MlpMemoryForCausalLM":
         """Return a model's system (default the memory) at a lambda (default its settings').
 

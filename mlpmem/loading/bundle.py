@@ -24,14 +24,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import Router, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
 from mlpmem.formats import ADAPTER_FILES, parse_json
 from mlpmem.loading.extra_columns import Given, bundled, check_name
-from mlpmem.loading.manifest import AGAIN, FORMAT, checked_manifest, list_files, read_manifest
+from mlpmem.loading.manifest import (
+    AGAIN,
+    FORMAT,
+    QUESTIONS,
+    asks_questions,
+    checked_manifest,
+    list_files,
+    read_manifest,
+)
 from mlpmem.loading.presets import PRESETS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, check_binding
@@ -81,16 +89,28 @@ class Bundle:
         return Documents.load(self.folder / "documents")
 
     def model(
-        self, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-    ) -> FusedModel:
-        """Return decoder and memory as a model; its datastore is attached by `attach`."""
+        self,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        *,
+        pack: bool = False,
+        bits: int = 0,
+    ) -> Model:
+        """Return decoder and memory as a model; its datastore is attached by `attach`.
+
+        pack lays the weights out for decoding on a CPU; bits are linear.pack's.
+        """
         with self._reading("decoder, memory or router"):
             memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
+            questions = asks_questions(self.manifest)
+            model = Model(decoder, memory, self.settings, self.name, routers, questions)
+            if pack:
+                return model.pack(bits)
             calibrate(decoder)
-            return FusedModel(decoder, memory, self.settings, self.name, routers)
+            return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
@@ -115,7 +135,7 @@ class Bundle:
 
     def attach(
         self,
-        model: FusedModel,
+        model: Model,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
         retriever: str | None = None,
@@ -188,11 +208,13 @@ def save_bundle(
     traces: Sequence[Mapping] = (),
     attributions: Sequence[str] = (),
     name: str | None = None,
+    form: str = QUESTIONS,
     created_with: Mapping[str, Any] | None = None,
 ) -> Bundle:
     """Write a bundle into folder, replacing one that is there, and return it, checked.
 
-    Weights are stored in half precision. It is written beside its place and renamed at the end.
+    Weights are stored in half precision. form is "questions" for a decoder that was trained on
+    "Question: ... Answer:", else "text". It is written beside its place and renamed at the end.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)
@@ -211,6 +233,7 @@ def save_bundle(
         manifest = {
             "format": FORMAT,
             "name": name or folder.name,
+            "form": form,
             "created_with": dict(created_with or {}),
             "settings": {**asdict(settings), "lmbda": dict(settings.lmbda)},
             "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},

@@ -6,8 +6,8 @@ Linux counts memory in control groups; a process may use what the tightest of it
 however much the machine has. Both generations of that interface are read (v1 and v2).
 """
 
-import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,34 +17,36 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import AUTO, FILLED, first_device, free_on_gpus
-from mlpmem.formats import NESTED, WEIGHTS, is_gguf
+from mlpmem.formats import NESTED, WEIGHTS, is_gguf, parse_json
 from mlpmem.model import gguf
+from mlpmem.model.families import FAMILIES, Family
 
-HEADS = ("lm_head.weight", "embed_out.weight")
-TABLES = ("wte.weight", "embed_tokens.weight", "embed_in.weight")
+TEXT = re.compile(r"(model\.)?language_model\.|lm_head\.")  # weights of a multimodal text part
 SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
 
 
 def parameters_in(folder: Path, packed: bool = False) -> int:
     """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
 
-    Packed, a head that is the embedding's table too counts twice: the table stays. Read from the
-    heads of safetensors and GGUF files; for .bin files, from their size and the dtype that
-    config.json names (float32 where it names none).
+    Packed, a head that is the embedding's table too counts twice: the table stays. Of a multimodal
+    model only the text part counts. Read from the heads of safetensors and GGUF files; for .bin
+    files, from their size and the dtype that config.json names (float32 where it names none).
     """
     if is_gguf(folder):
         return gguf.parameters_in(folder, packed)
     folder = folder / NESTED if (folder / NESTED).is_dir() else folder
     for pattern in WEIGHTS:
         files = sorted(folder.glob(pattern))
-        if files and pattern.endswith(".bin"):
-            return sum(path.stat().st_size for path in files) // _stored(folder).itemsize
         if files:
-            return _numbers(files, packed)
+            row = _config(folder)
+        if files and pattern.endswith(".bin"):
+            return sum(path.stat().st_size for path in files) // _stored(row).itemsize
+        if files:
+            return _numbers(files, packed, FAMILIES.get(str(row.get("model_type"))))
     return 0
 
 
-def _numbers(files: Sequence[Path], packed: bool) -> int:
+def _numbers(files: Sequence[Path], packed: bool, family: Family | None) -> int:
     """Return how many numbers safetensors files hold; 0 for what cannot be read of them."""
     from safetensors import SafetensorError, safe_open
 
@@ -53,18 +55,27 @@ def _numbers(files: Sequence[Path], packed: bool) -> int:
         with suppress(OSError, SafetensorError):  # whoever reads it says what is wrong
             with safe_open(path, "pt") as file:
                 sizes |= {k: math.prod(file.get_slice(k).get_shape()) for k in file.keys()}
-    tied = packed and not any(name.endswith(HEADS) for name in sizes)
-    tables = (size for name, size in sizes.items() if tied and name.endswith(TABLES))
+    if family is None:
+        return sum(sizes.values())
+    if family.text_part:
+        sizes = {name: size for name, size in sizes.items() if TEXT.match(name)}
+    tied = packed and not any(name.endswith(f"{family.head}.weight") for name in sizes)
+    tables = (n for name, n in sizes.items() if tied and name.endswith(f"{family.table}.weight"))
     return sum(sizes.values()) + sum(tables)
 
 
-def _stored(folder: Path) -> torch.dtype:
-    """Return the dtype that a folder's config.json names, float32 where it names none."""
+def _config(folder: Path) -> dict:
+    """Return the values of a folder's config.json, none where it cannot be read."""
     try:
-        row = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        found = getattr(torch, row.get("dtype") or row.get("torch_dtype") or "float32")
-    except (OSError, ValueError, AttributeError, TypeError):
-        return torch.float32
+        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def _stored(row: Mapping) -> torch.dtype:
+    """Return the dtype that a config names, float32 where it names none."""
+    found = getattr(torch, str(row.get("dtype") or row.get("torch_dtype")), None)
     return found if isinstance(found, torch.dtype) else torch.float32
 
 

@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.key_cache import cache_folder
+from mlpmem.retrieval.texts import files_of
 
 ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
@@ -58,16 +59,14 @@ processes = 1
 """
 
 
-def distil(
-    model: FusedModel, decoder: str | Path, text: Sequence[str | Path], tell: Tell
-) -> Memory:
-    """Return a memory of text files for a model's decoder, whose folder is given.
+def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: Tell) -> Memory:
+    """Return a memory of texts (files, folders, patterns) for a model's decoder, in this folder.
 
     The model has the texts' datastore: the targets have its k and temperature, and the memory that
     imitates it is used at its lambda. tell hears which stage is at what, standard error where the
     memory lies. MlpMemError says why there is none.
     """
-    text = [str(Path(path).resolve()) for path in text]
+    text = [str(path.resolve()) for source in text for path in files_of(source)]
     recipe = _recipe(model, Path(decoder).resolve(), text)
     folder = cache_folder() / "distilled" / _label(recipe, Path(decoder), text)
     if not (folder / "memory" / "config.json").is_file():
@@ -81,7 +80,7 @@ def distil(
     return Memory.load(folder / "memory", dtype=dtype, device=device)
 
 
-def _recipe(model: FusedModel, decoder: Path, text: list[str]) -> str:
+def _recipe(model: Model, decoder: Path, text: list[str]) -> str:
     """Return the recipe's TOML; a JSON string is a TOML string too."""
     return RECIPE.format(
         text=json.dumps(text),

@@ -37,7 +37,7 @@ class Given:
 
     name: str
     folder: Path
-    kind: str  # of KINDS
+    kind: str  # "decoder", "adapter" or "memory"
     label: str = ""  # none: made of kind and name
     seconds: float = 0.0  # what making it took beyond the decoder
     lmbda: float | None = None  # of a memory; None: its own

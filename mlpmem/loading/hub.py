@@ -1,5 +1,7 @@
 """Repositories of the Hub: what one holds, and a copy here of what is needed of it.
 
+Whoever takes a Hub id calls `fetch` first; Decoder.load and Memory.load read folders only.
+
 A folder is taken as it is, then what is cached, then the network. A revision that is no commit
 ("main") is thereby pinned by its first download: the cache keeps the commit it stood for.
 """
@@ -14,9 +16,11 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import SMALL, WEIGHTS, is_gguf, wanted
+from mlpmem.model.families import family_in
 
 Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
 
+CONFIG = "config.json"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 POLL_SECONDS = 0.5
 
@@ -53,20 +57,21 @@ def fetch(
     """Return the folder of a path or hub id, downloaded if it is not here yet; or a GGUF file.
 
     `what` begins the message of the MlpMemError where it cannot be had. tell hears size and
-    licence before anything is downloaded, and then how much of it is here.
+    licence before weights are downloaded, and then how much of them is here. Of a decoder,
+    config.json comes first: a family not known is refused before any weight is downloaded.
     """
     if Path(source).is_dir() or what == "decoder" and is_gguf(source):
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
         raise MlpMemError(
-            f"{what}: {str(source)!r} is no folder here and no hub id; check the path, or give "
-            "an id such as owner/name"
+            f"{what}: {str(source)!r} is neither a local folder nor a Hub id; check the path, or "
+            "give an id such as owner/name"
         )
     if (cached := find_cached(str(source), what, revision)) is not None:
         return cached
     if local_files_only:
         raise MlpMemError(
-            f"{what}: {str(source)!r} is no folder here, nor downloaded already; check the path, "
+            f"{what}: {str(source)!r} is neither a local folder nor downloaded; check the path, "
             "or allow the network to have it from the Hub"
         )
     listing = look_up(str(source), what, revision)
@@ -120,18 +125,23 @@ def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = 
 
 
 def _download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
-    """Return the folder of a repository's files, those that are here already left alone."""
+    """Return the folder of a repository's files; what is here already is not downloaded again."""
+    if what == "decoder":
+        family_in(_copied(listing, what, revision, CONFIG))
+    tell(f"downloading {listing}", 0.0)
+    with _watched(listing, tell):
+        return _copied(listing, what, revision, *listing.files)
+
+
+def _copied(listing: Listing, what: str, revision: str | None, *names: str) -> Path:
+    """Return the folder of a repository with these of its files downloaded."""
     from huggingface_hub import snapshot_download
 
-    tell(f"downloading {listing}", 0.0)
     try:
-        with _watched(listing, tell):
-            folder = snapshot_download(
-                listing.hub_id, revision=revision, allow_patterns=list(listing.files)
-            )
+        options = {"revision": revision, "allow_patterns": list(names)}
+        return Path(snapshot_download(listing.hub_id, **options))
     except Exception as error:  # as above
         raise _unreachable(listing.hub_id, what, error) from error
-    return Path(folder)
 
 
 @contextmanager
@@ -172,7 +182,7 @@ def _unreachable(hub_id: str, what: str, error: Exception) -> MlpMemError:
     """Return the error that says why a repository cannot be had and what to do."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return MlpMemError(
-        f"{what}: {hub_id!r} is no folder here and cannot be downloaded ({first}); check the path, "
-        "or the id and the network (a gated model also needs its licence accepted and HF_TOKEN). "
+        f"{what}: {hub_id!r} is not a local folder and cannot be downloaded ({first}); check the "
+        "path, or the id and network (a gated model also needs its licence accepted and HF_TOKEN). "
         "What is here already stays, run it again to go on"
     )

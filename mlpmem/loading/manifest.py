@@ -9,6 +9,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json
 
 FORMAT = 1
+QUESTIONS, TEXT = "questions", "text"  # forms: what a decoder was trained to continue
 MANIFEST_BYTES = 4 * 2**20
 FILE_BYTES = 64 * 2**30
 FILE_NAME = re.compile(r"[\w.+-][\w.+/ -]{0,200}")  # below the folder, on every platform
@@ -58,6 +59,14 @@ def read_manifest(folder: Path) -> dict:
     if not isinstance(files, dict) or not files:
         raise MlpMemError(f"bundle: {folder.name}/{path.name} lists no files; {AGAIN}")
     return manifest
+
+
+def asks_questions(manifest: dict) -> bool:
+    """Return whether a bundle's decoder was trained on "Question: ... Answer:".
+
+    A bundle made before manifests said so was asked in this form.
+    """
+    return manifest.get("form", QUESTIONS) == QUESTIONS
 
 
 def check_file(folder: Path, name: str, expected: Any) -> None:

@@ -7,17 +7,20 @@ that the datastore does not have. Distances differ by orders of magnitude betwee
 temperature that fits one leaves another with its nearest neighbour alone, or with all alike.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import knn_weights
-from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.settings import Settings
+from mlpmem.api import Model
+from mlpmem.engine.distributions import knn_weights, mix_nll
+from mlpmem.engine.settings import Settings, lambda_grid
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.fast.linear import bfloat16_is_faster
 from mlpmem.fast.llama_pass import compiles
@@ -27,14 +30,38 @@ from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.gguf import read_header
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.datastore import Datastore, Store
+from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import make_retriever
-from mlpmem.retrieval.texts import read_text
+from mlpmem.retrieval.texts import noted, read_text
+
+log = logging.getLogger(__name__)
 
 
 def from_parts(
+    decoder: str | Path | Decoder,
+    memory: str | Path | Memory | None = None,
+    text: Sequence[str | Path] | str | Path | None = None,
+    *,
+    tell: Tell | None = None,
+    **options: Any,
+) -> Model:
+    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+
+    Decoder and memory are folders, or Hub ids fetched here; tell hears of downloads (hub.fetch).
+    options are open_folders'.
+    """
+    if isinstance(decoder, str | Path):
+        decoder = fetch(decoder, "decoder", tell=tell)
+    if isinstance(memory, str | Path):
+        memory = fetch(memory, "memory", tell=tell)
+    if tell is not None:
+        tell("reading the weights", None)
+    return open_folders(decoder, memory, text, **options)
+
+
+def open_folders(
     decoder: str | Path | Decoder,
     memory: str | Path | Memory | None = None,
     text: Sequence[str | Path] | str | Path | None = None,
@@ -44,22 +71,19 @@ def from_parts(
     retriever: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    pack: bool = False,
+    bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
-    tell: Tell | None = None,
-) -> FusedModel:
-    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+) -> Model:
+    """Return a model of folders, as from_parts does, ready to answer.
 
-    Decoder and memory are folders or hub ids, held in dtype; MlpMemError, before anything is read,
-    where they do not fit. depth is the memory's where there is one, else given or the last layer.
-    Without settings or a memory, lambda and temperature of kNN are chosen on the text.
-    progress(done, total) counts tokens while keys are built; tell hears of downloads (hub.fetch).
+    Weights are held in dtype; MlpMemError, before anything is read, where they do not fit. depth is
+    the memory's where there is one, else given or the last layer. Without settings or a memory,
+    lambda and temperature of kNN are chosen on the text. progress(done, total) counts tokens while
+    keys are built. pack then lays the weights out for decoding on a CPU; bits are linear.pack's.
     """
     given = {"decoder": decoder, "memory": memory}
-    folders = {
-        what: fetch(source, what, tell=tell)
-        for what, source in given.items()
-        if isinstance(source, str | Path)
-    }
+    folders = {what: Path(s) for what, s in given.items() if isinstance(s, str | Path)}
     sizes = {k: parameters_in(f, str(first_device(device)) == "cpu") for k, f in folders.items()}
     check_room(sizes, dtype, device)
     held = {"dtype": dtype, "device": device}
@@ -68,10 +92,14 @@ def from_parts(
     if "decoder" in folders:
         chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
         decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
-    model = FusedModel(decoder, memory, settings, "parts")
-    calibrate(model.decoder)
+    model = Model(decoder, memory, settings, "parts")
     if text is not None:
-        attach_text(model, text, retriever, progress, tune=settings is None)
+        built = attach_text(model, text, retriever, progress, tune=settings is None)
+        if built.warning:
+            log.warning("datastore: %s", built.warning)
+    if pack:
+        return model.pack(bits)
+    calibrate(model.decoder)
     return model
 
 
@@ -89,7 +117,7 @@ def form_for(decoder: str | Path) -> str:
 
 
 def attach_text(
-    model: FusedModel,
+    model: Model,
     text: Sequence[str | Path] | str | Path,
     retriever: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -97,27 +125,28 @@ def attach_text(
 ) -> Built:
     """Give a model a datastore of text files, built here or cached; progress as in from_parts.
 
-    Returns what it took. With tune, lambda and temperature of kNN are chosen on the text; where
-    there is a memory, k and temperature are those that it was trained to imitate.
+    text is files, folders and patterns. Returns what it took; its warning says what was left out.
+    With tune, lambda and temperature of kNN are chosen on the text; where there is a memory, k and
+    temperature are those that it was trained to imitate.
     """
-    paths = [text] if isinstance(text, str | Path) else list(text)
-    documents = read_text(model.decoder, paths)
+    sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
+    documents = read_text(model.decoder, sources, counts=counts)
     label = label_of(model.decoder, documents)
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
-        model.settings = tuned(model, model.make_store(built.datastore, search))
+        model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
     model.attach_datastore(built.datastore, search)
-    return built
+    return replace(built, warning="; ".join(filter(None, (built.warning, noted(counts)))))
 
 
 PASSAGES, POSITIONS = 16, 256  # asked at most
 FEWEST = 8  # passages; of fewer, too little is left without one
 SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance: temperatures
-LMBDAS = tuple(i / 20 for i in range(1, 20))
+LMBDAS = lambda_grid(20)[1:-1]  # a mix: neither source alone
 
 
-def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
+def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
     """Return the model's settings with the temperature and the lambda that suit a store best.
 
     Best is the lowest mean nll (nats) of the positions asked. A model with a memory keeps its
@@ -134,7 +163,7 @@ def tuned(model: FusedModel, store: Store, seed: int = 0) -> Settings:
         values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
         knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
         for lmbda in LMBDAS:
-            nll = -float(((1 - lmbda) * lm + lmbda * knn).clamp_min(1e-12).log().mean())
+            nll = float(mix_nll(lm, -knn.log(), lmbda).mean())
             best = min(best, (nll, temperature, lmbda))
     lmbdas = {**model.settings.lmbda, "knn": best[2]}
     return replace(model.settings, knn_temperature=best[1], lmbda=lmbdas)
@@ -153,9 +182,9 @@ def _sample(datastore: Datastore, seed: int) -> np.ndarray:
 
 @torch.inference_mode()
 def _asked(
-    model: FusedModel, store: Store, entries: np.ndarray
+    model: Model, store: Store, entries: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return of entries (Q,): the decoder's probability (Q,), and of the neighbours (Q, K) their
+    """Return of entries (Q,): the decoder's nll (Q,) in nats, and of the neighbours (Q, K) their
     distances, whether they have the true token, and counts. Own passages are infinitely far.
     """
     datastore, k = store.datastore, model.settings.k
@@ -167,8 +196,8 @@ def _asked(
     indices = distances.long()
     true = store.values[entries]
     for places in forward_positions(model.decoder, documents, positions):
-        gold = places.logits.float().log_softmax(-1).exp()
-        lm[places.at] = gold.gather(1, true[places.at, None].to(gold.device))[:, 0].cpu()
+        nll = -places.logits.float().log_softmax(-1)
+        lm[places.at] = nll.gather(1, true[places.at, None].to(nll.device))[:, 0].cpu()
         found = store.retriever.search(places.hidden.float(), distances.shape[1])
         indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
     passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])

@@ -13,7 +13,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell, fetch, find_cached, look_up
 
 if TYPE_CHECKING:
-    from mlpmem.engine.fused import FusedModel
+    from mlpmem.api import Model
 
 # The authors name no commit. The first download pins one: what is cached is served from then on,
 # and the line that is told names the commit, to be written here once it is known.
@@ -99,10 +99,10 @@ def open_preset(
     device: str = "cpu",
     tell: Tell | None = None,
     **parts: Any,
-) -> "FusedModel":
-    """Return a preset's model, downloaded if need be; `parts` are from_parts' others, as text."""
+) -> "Model":
+    """Return a preset's model, downloaded if need be; `parts` are open_folders' others, as text."""
     from mlpmem.engine.settings import Settings
-    from mlpmem.loading.parts import from_parts
+    from mlpmem.loading.parts import open_folders
 
     preset = find_preset(name)
     check_preset(name, dtype, device, tell)
@@ -111,6 +111,4 @@ def open_preset(
         for what, repository in (("decoder", preset.decoder), ("memory", preset.memory))
     )
     parts.setdefault("settings", Settings({"memory": preset.lmbda, "knn": 0.25}))
-    return from_parts(
-        decoder, memory, dtype=dtype or preset.dtype, device=device, tell=tell, **parts
-    )
+    return open_folders(decoder, memory, dtype=dtype or preset.dtype, device=device, **parts)

@@ -9,10 +9,10 @@ passages than one were asked for. Then come the columns of folders, see `extra_c
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.rag import Rag
 from mlpmem.engine.settings import default_settings
-from mlpmem.engine.systems import LABELS, Column, System
+from mlpmem.engine.systems import LABELS, ModelSystem, System
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.extra_columns import Given
@@ -32,7 +32,7 @@ class Cast:
 
     def __init__(
         self,
-        model: FusedModel,
+        model: Model,
         given: Sequence[Given] = (),
         documents: Callable[[], Documents] | None = None,  # what retrieval reads
         *,
@@ -93,7 +93,7 @@ class Cast:
         """Return the index of the corpus's passages, made when first asked for."""
         return Passages(self._documents(), self.model.decoder)
 
-    def alone(self, system: str) -> FusedModel:
+    def alone(self, system: str) -> Model:
         """Return the model with nothing beside the system that it does not need."""
         return self.model.only(system)
 
@@ -101,30 +101,30 @@ class Cast:
         """Return the decoder that an adapter was trained on."""
         return self.model.decoder
 
-    def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> Column:
+    def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> ModelSystem:
         """Return a column of the model."""
         lmbda = self.lmbda if lmbda is None else lmbda
         lmbda = self.model.settings.of(system) if lmbda is None else lmbda  # "auto" is its own name
         label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
         seconds = self._seconds.get(system, 0.0)
-        return Column(self.alone(system), system, lmbda, name, label, seconds)
+        return ModelSystem(self.alone(system), system, lmbda, name, label, seconds)
 
     def _rag(self, inner: str, name: str, count: int) -> Rag:
         """Return a column with so many passages before the prompt."""
         return Rag(self._column(inner), self.passages, count, self._layout, name)
 
-    def _beside(self, given: Given) -> Column:
+    def _beside(self, given: Given) -> ModelSystem:
         """Return the column of a folder, its weights read."""
         decoder, label = self.model.decoder, given.label or KINDS[given.kind]
         held = {"device": decoder.device, "dtype": decoder.model.dtype}
         if given.kind == "memory":
             memory = Memory.load(given.folder, **held)
-            model = FusedModel(decoder, memory, default_settings(memory), given.name)
+            model = Model(decoder, memory, default_settings(memory), given.name)
             lmbda = given.lmbda if self.lmbda is None else self.lmbda
-            return Column(model, "memory", lmbda, given.name, label, given.seconds)
+            return ModelSystem(model, "memory", lmbda, given.name, label, given.seconds)
         if given.kind == "adapter":
             tuned = load_adapter(self.base(given), given.folder)
         else:
-            tuned = Decoder.load(given.folder, local_files_only=True, **held)
-        model = FusedModel(tuned, None, None, given.name)
-        return Column(model, "lm", None, given.name, label, given.seconds)
+            tuned = Decoder.load(given.folder, **held)
+        model = Model(tuned, None, None, given.name)
+        return ModelSystem(model, "lm", None, given.name, label, given.seconds)

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import MEMORY_TYPE, NESTED, parse_json
+from mlpmem.model.families import FAMILIES
 
-# model_type: memory family, the only activation it has, lmbda the authors use
-PUBLISHED = {
-    "gpt2": ("gpt2", "gelu_new", 0.25),
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), ("llama", "silu", 0.5)),
-}
+PUBLISHED = {name: row for name, row in FAMILIES.items() if row.published_lmbda}
+ACTIVATIONS = {"gpt2": "gelu_new", "llama": "silu"}  # the only one that memories of a kind have
 
 
 def _inner(top: Path) -> Path:
@@ -42,7 +40,8 @@ def _config_row(top: Path, folder: Path) -> dict:
         )
     from transformers import CONFIG_MAPPING
 
-    family, activation, lmbda = PUBLISHED[row["model_type"]]
+    published = PUBLISHED[row["model_type"]]
+    family, activation = published.memory, ACTIVATIONS[published.memory]
     row.pop("layer_types", None)  # of the base's layers, whose number is another
     try:  # the family's own class knows its defaults, which config.json may leave out
         base = CONFIG_MAPPING[row["model_type"]](**row)
@@ -68,7 +67,7 @@ def _config_row(top: Path, folder: Path) -> dict:
         "vocab_size": base.vocab_size,
         "norm_eps": base.layer_norm_epsilon if gpt2 else base.rms_norm_eps,
         "depth": _read_json(extra).get("layer_position", -1) if extra.exists() else -1,
-        "lmbda": lmbda,
+        "lmbda": published.published_lmbda,
         "temperature": 1.0,
     }
 

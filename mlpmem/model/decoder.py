@@ -5,7 +5,8 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
-from collections.abc import Collection
+import weakref
+from collections.abc import Collection, Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -15,15 +16,40 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Straight
-from mlpmem.fast.linear import bytes_of
-from mlpmem.fast.llama_pass import LlamaPass
-from mlpmem.formats import is_gguf, valid
-from mlpmem.loading.hub import Tell, fetch
-from mlpmem.model.families import family_of, ffn_at, layers_of
+from mlpmem.fast.linear import bytes_of, pack
+from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.formats import is_gguf
+from mlpmem.model.families import (
+    Family,
+    counts_places,
+    family_in,
+    family_of,
+    ffn_at,
+    layers_of,
+    logit_divisor,
+)
 from mlpmem.model.gguf_model import load_gguf
-from mlpmem.model.tokenizer import load_tokenizer, token_bytes, tokenizer_hash
+from mlpmem.model.tokenizer import (
+    encode_text,
+    load_tokenizer,
+    special_ids,
+    token_bytes,
+    tokenizer_hash,
+    turn_ends,
+)
+
+LOCAL = {"trust_remote_code": False, "local_files_only": True}
+# hand-written passes, by the name that a family's row gives
+PASSES: dict[str, type[Straight | LlamaPass]] = {"gpt2": Straight, "llama": LlamaPass}
+PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
+# what a multimodal model calls the weights of its text part, and what the part alone calls them
+TEXT_NAMES = {
+    r"^language_model\.lm_head": "lm_head",
+    r"^(model\.)?language_model\.(model\.)?": "model.",
+}
 
 
 class _Catch:
@@ -49,6 +75,11 @@ class DecoderOutput(NamedTuple):
     hidden: Tensor  # (B, T, D), or (B, 1, D)
     cache: Any  # transformers' Cache, or None
 
+    def states(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Return hidden states and logits at an index of (B, T)."""
+        assert self.logits is not None, "the pass was asked for hidden states only"
+        return self.hidden[index], self.logits[index]
+
 
 class Decoder:
     """A causal language model in eval mode whose weights ask for no gradient."""
@@ -59,61 +90,91 @@ class Decoder:
         self.tokenizer = tokenizer
         self.family = family_of(model.config.model_type)
         self.num_layers = len(layers_of(model, self.family))
+        self.folder: Path | None = None  # where it was read from
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Straight | LlamaPass | None = (
-            None  # a pass of fewer steps, where the family has one
-        )
+        # a pass of fewer steps, where the family has one for weights as they are held
+        self.straight: Straight | LlamaPass | None = None
         self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
     def load(
         cls,
-        path_or_id: str | Path,
+        folder: str | Path,
         *,
         depth: int = -1,
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
-        revision: str | None = None,
-        local_files_only: bool = False,
-        tell: Tell | None = None,
     ) -> "Decoder":
-        """Return the decoder of a transformers folder or GGUF file, or of a hub id, fetched.
+        """Return the decoder of a transformers folder or GGUF file; loading/hub.py fetches others.
 
-        Weights are safetensors or, where there are none, .bin files of tensors alone. device "auto"
-        is every GPU that there is; see placement.
+        Weights are safetensors or, where there are none, .bin files of tensors only. device "auto"
+        is every GPU that there is. MlpMemError before weights are read for a family not known.
         """
-        from transformers import AutoModelForCausalLM
-
-        if is_gguf(path_or_id):
-            model, tokenizer = load_gguf(path_or_id, dtype)
-            return cls(model.to(first_device(device)), tokenizer, depth)
-        folder = fetch(
-            path_or_id, "decoder", revision=revision, local_files_only=local_files_only, tell=tell
-        )
-        options = {"trust_remote_code": False, "local_files_only": True}
+        folder = Path(folder)
+        if is_gguf(folder):
+            model, tokenizer = load_gguf(folder, dtype)
+            return cls._from(folder, model.to(first_device(device)), tokenizer, depth)
         places = spread(device)
-        try:
-            tokenizer = load_tokenizer(str(folder), **options)
-            model, read = AutoModelForCausalLM.from_pretrained(
-                str(folder),
-                dtype=dtype,
-                weights_only=True,
-                output_loading_info=True,
-                **options,
-                **places,
-            )
-            check_complete(read["missing_keys"])
-        except Exception as error:  # readers of damaged files raise errors of their own
-            name = Path(path_or_id).name if Path(path_or_id).exists() else str(path_or_id)
+        if not folder.is_dir():
             raise MlpMemError(
-                f"decoder: cannot load {name!r} ({_first_line(error)}); give a "
+                f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
+            )
+        family = family_in(folder)
+        try:
+            tokenizer = load_tokenizer(str(folder), **LOCAL)
+            model = _read_model(folder, family, dtype=dtype, **places)
+        except Exception as error:  # readers of damaged files raise errors of their own
+            raise MlpMemError(
+                f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
                 "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
                 "and a tokenizer, or a hub id"
             ) from error
-        return cls(model if places else model.to(first_device(device)), tokenizer, depth)
+        placed = model if places else model.to(first_device(device))
+        return cls._from(folder, placed, tokenizer, depth)
+
+    @classmethod
+    def _from(cls, folder: Path, model: nn.Module, tokenizer: Any, depth: int) -> "Decoder":
+        """Return the decoder of a model that was read from a folder or file."""
+        decoder = cls(model, tokenizer, depth)
+        decoder.folder = folder
+        return decoder
+
+    def pack(self, bits: int = 0) -> None:
+        """Lay weights out for decoding on this CPU; see linear.pack. A family may have a pass.
+
+        Plain float32 is what a compiled step reads. What 4 bits change is kept as `kl`.
+        """
+        before = self._probed() if bits == 4 else None
+        steps = isinstance(self._pass(), LlamaPass) and compiles()
+        if bits or not steps or self.model.dtype != torch.float32:
+            self.straight = None  # it holds the layers that are replaced
+            pack(self.model, bits)
+        attention.use(self.model)
+        self.shorten()
+        if before is not None:
+            self.kl = float((before.exp() * (before - self._probed())).sum(-1).mean())
+
+    def shorten(self) -> None:
+        """Answer by the family's hand-written pass from now on, where it reads these weights."""
+        if self.straight is None:
+            self.straight = self._pass()
+
+    def _pass(self) -> Straight | LlamaPass | None:
+        """Return the hand-written pass of the weights as they are, None where there is none."""
+        if (made := PASSES.get(self.family.short_pass)) is None:
+            return None
+        found = made.of(self.model, layers_of(self.model, self.family), self.depth)
+        if isinstance(found, LlamaPass):
+            found.owner = weakref.ref(self)
+        return found
+
+    def _probed(self) -> Tensor:
+        """Return log-probs (T, V) over a few words."""
+        ids = torch.tensor([self.encode(PROBE)])
+        return self.forward(ids).logits[0].float().log_softmax(-1)
 
     @property
     def device(self) -> torch.device:
@@ -136,6 +197,16 @@ class Decoder:
         return self.model.get_output_embeddings().weight
 
     @property
+    def logit_divisor(self) -> float:
+        """Return what head_weight's products are divided by to give logits, usually 1."""
+        return logit_divisor(self.model.config, self.family)
+
+    @property
+    def counts_places(self) -> bool:
+        """Return whether attention counts places in a row, so that a row holds one text only."""
+        return counts_places(self.model.config, self.family)
+
+    @property
     def max_positions(self) -> int:
         """Return the longest sequence the decoder was made for, in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**31)
@@ -147,11 +218,15 @@ class Decoder:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Return the token ids that end a text."""
-        found = self.model.generation_config.eos_token_id
-        if found is None:
-            found = self.tokenizer.eos_token_id
-        return frozenset([] if found is None else [found] if isinstance(found, int) else found)
+        """Return the token ids that end a text or a turn, of all that name some.
+
+        These are generation config, config, tokenizer and chat template.
+        """
+        found: set[int] = set(turn_ends(self.tokenizer))
+        for config in (self.model.generation_config, self.model.config, self.tokenizer):
+            named = getattr(config, "eos_token_id", None)
+            found |= {named} if isinstance(named, int) else set(named or ())
+        return frozenset(found)
 
     @cached_property
     def tokenizer_hash(self) -> str:
@@ -171,11 +246,26 @@ class Decoder:
     @cached_property
     def special_ids(self) -> frozenset[int]:
         """Return the token ids that are not text."""
-        return frozenset(self.tokenizer.all_special_ids)
+        return special_ids(self.tokenizer)
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of text, with BOS where the tokenizer adds one."""
-        return self.tokenizer.encode(valid(text), verbose=False)
+    def encode(self, text: str, special: bool = False) -> list[int]:
+        """Return the token ids of text, with BOS where the tokenizer adds one.
+
+        Control tokens that the text spells are text, unless special is True.
+        """
+        ids = encode_text(self.tokenizer, text, add_special_tokens=True, special=special)
+        if special and self._bos_twice(ids):
+            return ids[1:]
+        return ids
+
+    def _bos_twice(self, ids: list[int]) -> bool:
+        """Return whether a text spelled the BOS that the tokenizer adds."""
+        bos = self.tokenizer.bos_token_id
+        return bos is not None and ids[:2] == [bos, bos]
+
+    def spelled(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids as they are read, control tokens by their names."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     def decode(self, ids: list[int]) -> str:
         """Return the text of token ids, special tokens left out."""
@@ -241,10 +331,32 @@ class Decoder:
         )
 
 
+def _read_model(folder: Path, family: Family | None, **options: Any) -> nn.Module:
+    """Return the causal LM of a transformers folder, of a multimodal one only its text part.
+
+    MlpMemError where it lacks weights.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if multimodal := family is not None and bool(family.text_part):
+        whole = AutoConfig.from_pretrained(str(folder), **LOCAL)
+        part = getattr(whole, family.text_part)
+        part.tie_word_embeddings = whole.tie_word_embeddings
+        options |= {"config": part, "key_mapping": TEXT_NAMES}
+    model, read = AutoModelForCausalLM.from_pretrained(
+        str(folder), weights_only=True, output_loading_info=True, **LOCAL, **options
+    )
+    check_complete(read["missing_keys"])
+    if multimodal:
+        model._weight_conversions = None  # it is saved under the part's own names
+    return model
+
+
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     """Return a bool mask (B, 1, T, T) as the model's attention takes it.
 
     Where attention is written out ("eager", all that Gemma 2 has) masks are added to the scores.
+    A decoder that counts places in a row knows no such mask.
     """
     if model.config._attn_implementation != "eager":
         return mask

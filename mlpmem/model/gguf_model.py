@@ -8,6 +8,7 @@ layers remember where their blocks lie: products in 4 bits take them from there.
 import json
 import re
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     if config.tie_word_embeddings:
         names.pop("lm_head.weight", None)
     _check(header, names, wanted)
+    tokenizer = read_tokenizer(header)
     state = {
         name: _weight(header, theirs, model_type, wanted[name].shape, dtype)
         for name, theirs in names.items()
@@ -58,7 +60,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         if type(layer) is nn.Linear and theirs and header.places[theirs].kind.bits:
             place = header.places[theirs]
             layer.blocks = Blocks(header.path, place, _order(header, model_type, theirs))
-    return model, read_tokenizer(header)
+    return model, tokenizer
 
 
 def _common(header: Header) -> dict[str, Any]:
@@ -287,6 +289,11 @@ def read_tokenizer(header: Header) -> Any:
     """Return the file's tokenizer; MlpMemError where transformers cannot read it."""
     from transformers import PreTrainedTokenizerFast
 
+    if find_spec("gguf") is None:
+        raise MlpMemError(
+            "decoder: reading the tokenizer of a GGUF file needs the package gguf, which is not "
+            "installed; pip install gguf"
+        )
     path, count = header.path, len(header.values["tokenizer.ggml.tokens"])
     try:
         options = {"gguf_file": path.name, "local_files_only": True}

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import is_number, parse_json
 from mlpmem.model.decoder import Decoder
+from mlpmem.model.families import family_of
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONFIG_BYTES = 256 * 2**10
@@ -39,7 +40,7 @@ def add_adapter(model: nn.Module, rank: int) -> Any:
     Only these ask for gradients. Their second factor begins at zero, so nothing is changed yet.
     """
     peft = _peft()
-    transposed = any(type(module).__name__ == "Conv1D" for module in model.modules())  # GPT-2's
+    transposed = family_of(model.config.model_type).transposed
     config = peft.LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules="all-linear", fan_in_fan_out=transposed
     )
@@ -131,17 +132,19 @@ def _merged(
     decoder: Decoder, path: str, pair: tuple[Tensor, Tensor], scale: float, folder: Path
 ) -> Tensor:
     """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout."""
+    from transformers.pytorch_utils import Conv1D
+
     layer = dict(decoder.model.named_modules()).get(path)
-    kind = type(layer).__name__
     if isinstance(layer, PackedLinear):
         raise MlpMemError(
             f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
             "without dtype (python app.py: without --dtype)"
         )
-    if kind not in ("Linear", "Conv1D"):
+    if not isinstance(layer, nn.Linear | Conv1D):
         raise _unfit(folder, f"it changes {path[:100]!r}, which is no linear layer of it")
     down, up = (factor.to(layer.weight.device, torch.float32) for factor in pair)
-    weight = layer.weight.T if kind == "Conv1D" else layer.weight  # (out, in)
+    transposed = isinstance(layer, Conv1D)
+    weight = layer.weight.T if transposed else layer.weight  # (out, in)
     fits = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
     if not fits or (up.shape[0], down.shape[1]) != tuple(weight.shape):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
@@ -149,7 +152,7 @@ def _merged(
     changed = weight.float() + scale * (up @ down)
     if not torch.isfinite(changed).all():
         raise _refused(folder, f"{path} would hold what is no number")
-    return (changed.T if kind == "Conv1D" else changed).to(weight.dtype).contiguous().clone()
+    return (changed.T if transposed else changed).to(weight.dtype).contiguous().clone()
 
 
 def _refused(folder: Path, why: str) -> MlpMemError:

@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,6 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
 from mlpmem.fast.linear import Conv1D
 from mlpmem.formats import MEMORY_TYPE
-from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.checkpoints import _config_row, _inner, _read_weights
 
 MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
@@ -150,16 +148,12 @@ class Memory(nn.Module):
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write config.json and model.safetensors, the weights in dtype if given."""
-        pass  # GONE
-
         save_memory(self, folder, dtype)
 
     @classmethod
-    def load(cls, path_or_id: str | Path, **options) -> "Memory":
-        """Return the memory of our own or a published folder; see checkpoints.load_memory."""
-        pass  # GONE
-
-        return load_memory(path_or_id, **options)
+    def load(cls, folder: str | Path, **options) -> "Memory":
+        """Return the memory of our own or a published folder; see load_memory."""
+        return load_memory(folder, **options)
 
 
 def check_binding(config: MemoryConfig, decoder) -> None:
@@ -199,25 +193,23 @@ def save_memory(memory: Memory, folder: str | Path, dtype: torch.dtype | None = 
 
 
 def load_memory(
-    path_or_id: str | Path,
+    folder: str | Path,
     *,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     depth: int | None = None,
     lmbda: float | None = None,
     temperature: float | None = None,
-    revision: str | None = None,
-    local_files_only: bool = False,
-    tell: Tell | None = None,
 ) -> Memory:
     """Return a memory in eval mode, frozen; depth, lmbda and temperature override the folder's.
 
-    A folder is read as it is; anything else is a hub id, fetched with `tell` as hub.fetch does.
-    MlpMemError says what is missing or wrong.
+    loading/hub.py fetches one of the Hub. MlpMemError says what is missing or wrong.
     """
-    top = fetch(
-        path_or_id, "memory", revision=revision, local_files_only=local_files_only, tell=tell
-    )
+    top = Path(folder)
+    if not top.is_dir():
+        raise MlpMemError(
+            f"memory: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
+        )
     folder = _inner(top)
     given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
     row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
@@ -255,10 +247,6 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
                 f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
                 "training failed or the file is altered, download or train it again"
             )
-
-
-if TYPE_CHECKING:
-    pass  # GONE
 
 
 class LayerNorm(nn.LayerNorm):

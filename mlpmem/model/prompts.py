@@ -1,17 +1,28 @@
-"""Questions and chat turns as the decoder was trained on them.
+"""Prompts as token ids: a text as it stands, questions and chats in the decoder's own form.
 
-With a chat template the tokenizer says how. Without one, a question is "Question: ... Answer:";
-its answer follows, then EOS; a chat is one passage: BOS once, then turn after turn.
-
-Prompts and texts as token ids, checked: what a decoder can read, and what it has room for.
+With a chat template the tokenizer says how a chat is read. A bundle may say that it was trained on
+questions: "Question: ... Answer:", then the answer, then EOS. Any other decoder reads the turns as
+lines of one text. White space of a person's text is never changed.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from operator import index
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.decoder import Decoder
+from mlpmem.model.tokenizer import encode_text, special_ids
+
+if TYPE_CHECKING:  # questions are checked before torch is there
+    from mlpmem.model.decoder import Decoder
+
+Chat = str | Sequence[Mapping[str, Any]] | Sequence[tuple[str, str | None]]
+ROLES = ("system", "user", "assistant")
+FORMS = (
+    "a text, a list of (question, answer) pairs, or a list of messages such as "
+    '{"role": "user", "content": "Hi"}'
+)
+MASK = "\ue000"  # of the private use area: stands in for a character of a control token's name
 
 
 def question_prompt(question: str) -> str:
@@ -22,31 +33,99 @@ def question_prompt(question: str) -> str:
     return f"Question: {question} Answer:"
 
 
-def chat_ids(decoder: Any, turns: Sequence[tuple[str, str]], room: int | None = None) -> list[int]:
-    """Return the token ids of (question, answer) turns, the last of which waits for its answer.
+def as_messages(chat: Chat) -> list[dict[str, str]]:
+    """Return a chat as messages, the last of a user; MlpMemError for any other shape.
 
-    The oldest turns that do not fit into `room` tokens are left out, the last one never.
+    A chat is a text, (question, answer) pairs whose last answer is empty, or messages of role and
+    content; content may be a list of {"type": "text", "text": ...}.
     """
-    if not turns:
+    if isinstance(chat, str):
+        messages = [{"role": "user", "content": chat}]
+    elif isinstance(chat, Sequence):
+        messages = [message for turn in chat for message in _messages_of(turn)]
+    else:
+        raise MlpMemError(f"a chat is {FORMS}; got {type(chat).__name__}")
+    if messages and messages[-1] == {"role": "assistant", "content": ""}:
+        messages.pop()  # the answer that is asked for
+    if not messages:
         raise MlpMemError("the chat has no question yet; write one")
-    form = _templated if getattr(decoder.tokenizer, "chat_template", None) else _questions
-    for first in range(len(turns)):
-        ids = form(decoder, turns[first:])
+    if messages[-1]["role"] != "user":
+        raise MlpMemError("the chat ends with an answer; add a question, with the role user")
+    if not messages[-1]["content"].strip():
+        raise MlpMemError("the question is empty; write one, such as: What is the capital of Peru?")
+    return messages
+
+
+def _messages_of(turn: Any) -> list[dict[str, str]]:
+    """Return the messages of a (question, answer) pair, or of one message."""
+    if isinstance(turn, Mapping):
+        role, content = turn.get("role"), turn.get("content")
+        if isinstance(content, Sequence) and not isinstance(content, str):
+            parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+            content = "".join(parts) if all(isinstance(p, str) for p in parts) else None
+        if role not in ROLES or not isinstance(content, str):
+            raise MlpMemError(
+                f"a message needs a role of {', '.join(ROLES)} and a text as content; "
+                f"got role {role!r} and content of {type(turn.get('content')).__name__}"
+            )
+        return [{"role": role, "content": content}]
+    pair = turn if isinstance(turn, Sequence) and not isinstance(turn, str) else ()
+    if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
+        raise MlpMemError(f"a chat is {FORMS}; got a turn {str(turn)[:80]!r}")
+    question, answer = pair
+    return [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": answer or ""},
+    ]
+
+
+def chat_ids(
+    decoder: Any, chat: Chat, room: int | None = None, questions: bool = False
+) -> list[int]:
+    """Return the token ids of a chat, ready for an answer; see `as_messages` for its shapes.
+
+    With questions, a decoder without chat template reads "Question: ... Answer:". The oldest turns
+    that do not fit into `room` tokens are left out, the system message and the last question never.
+    """
+    messages = as_messages(chat)
+    form = _question_ids if questions else _line_ids
+    if getattr(decoder.tokenizer, "chat_template", None):
+        form = _template_ids
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    rest = messages[len(system) :]
+    starts = [i for i, message in enumerate(rest) if message["role"] == "user"]
+    for first in starts:
+        ids = form(decoder, [*system, *rest[first:]])
         if room is None or len(ids) <= room:
             break
     return ids
 
 
-def _templated(decoder: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
-    """Return the ids of turns in the tokenizer's own chat template, ready for an answer."""
-    messages = []
-    for question, answer in turns:
-        messages.append({"role": "user", "content": " ".join(question.split())})
-        messages.append({"role": "assistant", "content": answer.strip()})
-    question_prompt(turns[-1][0])  # an empty one is refused in any form
+def _template_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Return the ids of messages in the tokenizer's own chat template.
+
+    Control tokens come from the template only: where a message spells one, it is read as text.
+    """
+    tokenizer = decoder.tokenizer
+    names = [tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)]
+    typed = [m for m in messages if any(name in m["content"] for name in names)]
+    if not typed:
+        return _rendered(tokenizer, messages, True)
+    masked = [{**m, "content": _masked(m["content"], names)} for m in messages]
+    ids: list[int] = []
+    for part, control in _split_at(_rendered(tokenizer, masked, False), names):
+        if control:
+            ids.append(tokenizer.convert_tokens_to_ids(part))
+        else:
+            ids += encode_text(tokenizer, part.replace(MASK, ""))
+    return ids
+
+
+def _rendered(tokenizer: Any, messages: list[dict[str, str]], tokenize: bool) -> Any:
+    """Return messages in the chat template as text or ids; MlpMemError where it fails."""
     try:
-        return decoder.tokenizer.apply_chat_template(
-            messages[:-1], add_generation_prompt=True, tokenize=True, return_dict=False
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False
         )
     except Exception as error:  # whatever a template raises
         raise MlpMemError(
@@ -55,25 +134,54 @@ def _templated(decoder: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
         ) from error
 
 
-def _questions(decoder: Any, turns: Sequence[tuple[str, str]]) -> list[int]:
+def _masked(text: str, names: Sequence[str]) -> str:
+    """Return a text in which every control token's name is broken by MASK, to be taken out again.
+
+    A MASK that the text itself has is left out: no tokenizer has a use for it.
+    """
+    text = text.replace(MASK, "")
+    for name in sorted(names, key=len, reverse=True):
+        text = text.replace(name, name[0] + MASK + name[1:])
+    return text
+
+
+def _split_at(text: str, names: Sequence[str]) -> list[tuple[str, bool]]:
+    """Return (part, whether it is a control token's name) of a text, in its order."""
+    pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    parts = re.split(f"({pattern})", text)
+    return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
+
+
+def _question_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
     """Return the ids of turns as questions and answers, BOS first and EOS after every answer."""
-    last = question_prompt(turns[-1][0])
-    ids, plain = decoder.encode(last), _plain(decoder, last)
+    _refuse_system(messages)
+    last = question_prompt(messages[-1]["content"])
+    ids, plain = decoder.encode(last), encode_text(decoder.tokenizer, last)
     bos = ids[: len(ids) - len(plain)]
-    asked = [
-        token
-        for question, answer in turns[:-1]
-        for token in (
-            *_plain(decoder, f"{question_prompt(question)} {answer.strip()}"),
-            _end(decoder),
-        )
-    ]
+    asked, text = [], ""
+    for message in messages[:-1]:
+        if message["role"] == "user":
+            text = question_prompt(message["content"])
+        elif text:
+            turn = f"{text} {message['content'].strip()}"
+            asked += [*encode_text(decoder.tokenizer, turn), _end(decoder)]
+            text = ""
     return [*bos, *asked, *plain]
 
 
-def _plain(decoder: Any, text: str) -> list[int]:
-    """Return the token ids of text without BOS."""
-    return decoder.tokenizer.encode(text, add_special_tokens=False, verbose=False)
+def _line_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
+    """Return the ids of turns as they stand, a line each: what a decoder without a form reads."""
+    _refuse_system(messages)
+    return decoder.encode("\n".join(message["content"] for message in messages))
+
+
+def _refuse_system(messages: list[dict[str, str]]) -> None:
+    """Raise MlpMemError for a system message where no chat template gives it a place."""
+    if any(message["role"] == "system" for message in messages):
+        raise MlpMemError(
+            "this decoder has no chat template, so a system message has no place; "
+            "put its text before the first question"
+        )
 
 
 def _end(decoder: Any) -> int:
@@ -87,10 +195,23 @@ def _end(decoder: Any) -> int:
     return found
 
 
-def read_ids(decoder: Decoder, text: str | Sequence[int], what: str) -> list[int]:
-    """Return the token ids of a text, or of ids as they are; MlpMemError where it is neither."""
+def read_ids(
+    decoder: "Decoder", text: str | Sequence[int], what: str, special: bool = False
+) -> list[int]:
+    """Return the token ids of a text, or of ids as they are; MlpMemError where it is neither.
+
+    With special, control tokens that a text spells are read as such.
+    """
     if isinstance(text, str):
-        return decoder.encode(text)
+        ids = decoder.encode(text, special)
+        if ids and max(ids) >= decoder.vocab_size:
+            name = decoder.tokenizer.convert_ids_to_tokens(max(ids))
+            raise MlpMemError(
+                f"{what} has the token {name!r} of id {max(ids)}, but the decoder has only "
+                f"{decoder.vocab_size}; its tokenizer got tokens that its table did not. Leave "
+                "the token out, or resize the decoder's embeddings"
+            )
+        return ids
     try:
         ids = [index(i) for i in text]
     except TypeError as error:
@@ -101,10 +222,12 @@ def read_ids(decoder: Decoder, text: str | Sequence[int], what: str) -> list[int
     return ids
 
 
-def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: int) -> list[int]:
+def check_prompt(
+    decoder: "Decoder", prompt: str | Sequence[int], max_new_tokens: int, special: bool = False
+) -> list[int]:
     """Return the prompt's token ids; MlpMemError where it is empty or does not fit."""
     blank = isinstance(prompt, str) and not prompt.strip()
-    ids = [] if blank else read_ids(decoder, prompt, "the prompt")
+    ids = [] if blank else read_ids(decoder, prompt, "the prompt", special)
     if not ids:
         raise MlpMemError("the prompt is empty; write a question or the start of a sentence")
     room = decoder.max_positions - max_new_tokens
@@ -121,7 +244,7 @@ def check_prompt(decoder: Decoder, prompt: str | Sequence[int], max_new_tokens: 
     return ids
 
 
-def check_ids(decoder: Decoder, ids: Sequence[int], what: str) -> None:
+def check_ids(decoder: "Decoder", ids: Sequence[int], what: str) -> None:
     """Raise MlpMemError unless all are token ids of the decoder."""
     if ids and not 0 <= min(ids) <= max(ids) < decoder.vocab_size:
         raise MlpMemError(

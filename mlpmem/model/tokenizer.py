@@ -1,19 +1,19 @@
-"""A decoder's tokenizer: read from a folder or the hub, and known again by its hash.
+"""A decoder's tokenizer: text to token ids, and token ids to bytes.
 
-Tokens as bytes: what a token id stands for in UTF-8, and text that grows token by token.
-
-A character may be spread over several tokens, so tokens are bytes first and text second.
+Text of a person or a file never becomes a control token, whatever it spells (`encode_text`). A
+character may be spread over several tokens, so tokens are bytes first and text second.
 """
 
 import hashlib
 import json
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import accumulate, groupby, pairwise
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import is_gguf
+from mlpmem.formats import is_gguf, valid
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
@@ -58,6 +58,104 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return digest.hexdigest()
 
 
+_LITERAL: WeakKeyDictionary[Any, tuple[int, Any]] = WeakKeyDictionary()
+
+
+def encode_text(
+    tokenizer: Any, text: str, *, add_special_tokens: bool = False, special: bool = False
+) -> list[int]:
+    """Return the token ids of a text; with add_special_tokens, BOS where the tokenizer adds one.
+
+    A control token that the text spells, such as </s>, is text like any other; with special=True
+    it becomes the control token.
+    """
+    return encode_texts(tokenizer, [text], add_special_tokens=add_special_tokens, special=special)[
+        0
+    ]
+
+
+def encode_texts(
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    add_special_tokens: bool = False,
+    special: bool = False,
+) -> list[list[int]]:
+    """Return the token ids of several texts, each as `encode_text` gives them."""
+    texts = [valid(text) for text in texts]
+    backend = None if special else _literal_backend(tokenizer)
+    if backend is not None:
+        return [x.ids for x in backend.encode_batch(texts, add_special_tokens=add_special_tokens)]
+    options = {"add_special_tokens": add_special_tokens, "verbose": False}
+    if not special:  # a tokenizer written in Python
+        options["split_special_tokens"] = True
+    return [tokenizer.encode(text, **options) for text in texts]
+
+
+def continuation_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of a text as it goes on from another.
+
+    Alone, SentencePiece tokenizers would put a space before it. A line end in front of it takes
+    that space, and merges with nothing.
+    """
+    anchor = encode_text(tokenizer, "\n")
+    ids = encode_text(tokenizer, f"\n{text}")
+    if ids[: len(anchor)] == anchor:
+        return ids[len(anchor) :]
+    return encode_text(tokenizer, text)
+
+
+def byte_spans(parts: Sequence[bytes], text: str | None = None) -> list[tuple[int, int]]:
+    """Return where each token's bytes stand in the UTF-8 of the text they make, (begin, end).
+
+    A space that the tokenizer put before the text counts nothing. A character of several tokens is
+    shared out over them.
+    """
+    ends = list(accumulate(map(len, parts), initial=0))
+    added = text is not None and b"".join(parts) == b" " + text.encode()
+    shift = int(added)
+    return [(max(0, a - shift), max(0, b - shift)) for a, b in pairwise(ends)]
+
+
+def _literal_backend(tokenizer: Any) -> Any:
+    """Return a copy of a tokenizer's backend that parses no control tokens, None without one.
+
+    The backend's own switch is shared by all threads, so a copy has it. It is made again where
+    tokens were added since.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    size, copy = _LITERAL.get(tokenizer, (-1, None))
+    if size != len(tokenizer):
+        copy = type(backend).from_str(backend.to_str())
+        copy.no_truncation()
+        copy.no_padding()
+        copy.encode_special_tokens = True
+        _LITERAL[tokenizer] = len(tokenizer), copy
+    return copy
+
+
+def special_ids(tokenizer: Any) -> frozenset[int]:
+    """Return the ids of control tokens: those with a role, and those that are flagged special."""
+    flagged = getattr(tokenizer, "added_tokens_decoder", {}).items()
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in flagged if token.special}
+
+
+def turn_ends(tokenizer: Any) -> list[int]:
+    """Return the control token that a chat template puts after an answer, if there is one."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    answer = "qzxj"
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+    except Exception:  # a template that cannot be used is reported when a chat is asked for
+        return []
+    after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
+    return [i for i in after[:1] if i in special_ids(tokenizer)]
+
+
 PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 
@@ -78,6 +176,9 @@ def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
     return found + [b""] * (vocab_size - len(found))
 
 
+PARTIAL = "\N{REPLACEMENT CHARACTER}"  # the text of a token whose character is not whole yet
+
+
 class TextStream:
     """Text of tokens as they come: a character shows with the token that completes it."""
 
@@ -90,9 +191,7 @@ class TextStream:
         data = self._pending + piece
         cut = _complete(data)
         self._pending = data[cut:]
-        return data[:cut].decode("utf-8", "replace") or (
-            "\N{REPLACEMENT CHARACTER}" if piece else ""
-        )
+        return data[:cut].decode("utf-8", "replace") or (PARTIAL if piece else "")
 
 
 def _complete(data: bytes) -> int:

@@ -4,7 +4,7 @@ Keys follow from decoder and documents and may be built anew (`build_keys`); sea
 retriever's part.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.passages import forward_positions
-from mlpmem.retrieval.retriever import Retriever
+from mlpmem.retrieval.retriever import Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
+from mlpmem.retrieval.texts import cut_text
 
 
 @dataclass(frozen=True)
@@ -166,3 +167,33 @@ class Store(NamedTuple):
         """Return the size of entries and index; keys that the index holds are counted once."""
         twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
         return self.datastore.bytes + self.retriever.bytes - twice
+
+
+def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Store:
+    """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
+    if datastore.keys.shape[1] != decoder.hidden_size:
+        raise MlpMemError(
+            f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
+            f"hidden size {decoder.hidden_size}; build the keys with this decoder"
+        )
+    values = torch.from_numpy(datastore.values.astype("int64")).to(decoder.device)
+    counts = torch.from_numpy(datastore.counts.astype("int32")).to(decoder.device)
+    return Store(datastore, retriever, values, counts)
+
+
+def store_texts(
+    decoder: Any,
+    titled: Sequence[tuple[str, str]],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Store:
+    """Return the store of (title, text) pairs for a decoder, exactly searched.
+
+    progress(done, total) counts tokens while keys are built; MlpMemError if stop() returns True.
+    """
+    documents = cut_text(decoder, titled)
+    positions, counts = entries(documents)
+    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
+    datastore = Datastore(keys, positions, counts, documents)
+    return make_store(decoder, datastore, make_retriever("exact", keys))

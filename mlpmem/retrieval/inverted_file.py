@@ -1,7 +1,7 @@
 """Search of tens of millions of keys through an inverted file: near neighbours, recall measured.
 
-faiss holds the keys in one byte a number (ivfsq) or 64 bytes a key (ivfpq) and looks into the lists
-nearest to a query alone; what it finds is scored again on the true keys.
+faiss holds the keys in one byte per number (ivfsq) or 64 bytes per key (ivfpq) and searches
+only the lists nearest to a query; what it finds is rescored on the true keys.
 """
 
 from collections.abc import Iterator
@@ -12,8 +12,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.bulk_search import EXTRA, QUERY_BLOCK, BulkSearch, as_float, rescore, rows_of
-from mlpmem.retrieval.retriever import probes_for, writable
+from mlpmem.retrieval.bulk_search import BulkSearch
+from mlpmem.retrieval.exact_search import (
+    EXTRA,
+    QUERY_BLOCK,
+    as_float,
+    rescore,
+    rows_of,
+    writable,
+)
 from mlpmem.retrieval.top_k import LAST
 
 BLOCK = 65536  # keys added at once
@@ -25,27 +32,30 @@ LEAST = 16  # entries of an inverted file: the centres of the shortest product c
 
 
 class InvertedSearch:
-    """BulkSearch's like by an inverted file of `lists` lists, of which `probes` are searched."""
+    """Same interface as ExactSearch, over an inverted file of which `probes` lists are searched."""
 
-    def __init__(self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0, quiet: bool = False
+    ) -> None:
         """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq.
 
-        MlpMemError where there are too few keys for so many lists.
+        0 chooses lists and probes. MlpMemError where there are too few keys for so many lists.
         """
         self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
         self.kind, self.probes = kind, probes
         lists = check_lists(len(keys), 1, lists, probes)
         self.index = _index(kind, keys.shape[1], lists, len(keys))
-        luck = np.random.default_rng(seed)
-        chosen = np.sort(luck.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
+        rng = np.random.default_rng(seed)
+        chosen = np.sort(rng.choice(len(keys), min(len(keys), PER_LIST * max(lists, 256)), False))
         self.index.cp.seed, self.index.cp.niter = seed + 1, ROUNDS
         self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
         starts = range(0, len(keys), BLOCK)
-        for start in tqdm(starts, kind, unit="k keys", unit_scale=BLOCK / 1000, mininterval=5.0):
+        shown = {"unit": "k keys", "unit_scale": BLOCK / 1000, "mininterval": 5.0, "disable": quiet}
+        for start in tqdm(starts, kind, **shown):
             self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
 
     def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (first query, distances (q, K), indices (q, K)) as BulkSearch does; -1 is none.
+        """Yield (first query, distances (q, K), indices (q, K)) as ExactSearch does; -1 is none.
 
         MlpMemError where so few lists are probed that k neighbours cannot be found well.
         """
@@ -60,10 +70,10 @@ class InvertedSearch:
     def recall(self, k: int, seed: int = 0) -> float:
         """Return the share of the k nearest that is found for a sample of the keys themselves.
 
-        A key as near as the k-th is as right as the k-th; that a key finds itself is no merit.
+        A key as near as the k-th is as right as the k-th. A key finding itself does not count.
         """
-        luck = np.random.default_rng(seed)
-        at = np.sort(luck.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
+        rng = np.random.default_rng(seed)
+        at = np.sort(rng.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
         queries = self._rows(torch.from_numpy(at))
         exact = BulkSearch(self.keys, budget=0)
         (_, found, which), (_, right, _) = (
@@ -88,6 +98,23 @@ class InvertedSearch:
         return rows_of(self.keys, at, torch.device("cpu"))
 
 
+def probes_for(entries: int, lists: int, k: int, probes: int = 0) -> int:
+    """Return how many lists of an inverted file to probe for k neighbours; 0 chooses, 32 at least.
+
+    MlpMemError where `probes` lists are too few: they must hold 3k entries on average, or all.
+    """
+    least = min(lists, -(-3 * k * lists // max(1, entries)))
+    if probes == 0:
+        return max(least, min(32, lists))
+    if probes < least:
+        raise MlpMemError(
+            f"search: {probes} of {lists} lists hold {probes * entries / lists:,.0f} of the "
+            f"{entries:,} entries on average, too few to find the {k} nearest among: 3 x {k} is "
+            f"the least. Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
+        )
+    return min(probes, lists)
+
+
 def lists_for(entries: int) -> int:
     """Return into how many lists so many entries are sorted."""
     return max(1, min(int(4 * entries**0.5), entries // PER_LIST))
@@ -101,8 +128,8 @@ def check_lists(entries: int, k: int, lists: int, probes: int) -> int:
     if entries < LEAST or lists > entries:
         raise MlpMemError(
             f"search: {entries:,} entries cannot be sorted into {lists:,} lists (0 chooses); an "
-            f"inverted file needs an entry a list and {LEAST} at least. Lower lists, or set search "
-            'to "exact" in [targets]'
+            f"inverted file needs one entry per list and at least {LEAST}. Lower lists, or use an "
+            'exact search: search = "exact" in [targets], retriever "exact" elsewhere'
         )
     lists = lists or lists_for(entries)
     probes_for(entries, lists, k, probes)

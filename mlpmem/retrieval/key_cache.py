@@ -145,7 +145,9 @@ def label_of(decoder: Decoder, documents: Documents) -> str:
     Of every weight SAMPLED numbers, evenly spread, stand for all: large decoders are not read
     twice.
     """
-    digest = hashlib.sha256(f"{decoder.depth} {decoder.family}".encode())
+    digest = hashlib.sha256(
+        f"{decoder.depth} {decoder.family.layers} {decoder.family.ffn}".encode()
+    )
     for name, weight in decoder.model.state_dict().items():
         flat = weight.detach().flatten()
         some = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy()

@@ -181,8 +181,11 @@ def _shared(
 ) -> tuple[Sequences, list[Row]] | None:
     """Return the passages packed by shared beginnings, None where that saves little or misleads.
 
-    A decoder with a sliding window counts back by place in the row, which is not the passage's.
+    A decoder with a sliding window, or with ALiBi, counts by place in the row, which is not the
+    passage's.
     """
+    if decoder.counts_places:
+        return None
     tokens, members = [], []
     for batch in batches:
         starts = documents.offsets[batch.passages]

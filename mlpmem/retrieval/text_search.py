@@ -1,22 +1,84 @@
-"""The texts behind a datastore: found by plain words, read document by document."""
+"""The texts behind a datastore: found by plain words, read document by document.
+
+Finding and marking fold letters by one function, `fold`: case, accents, and whether a letter is one
+character or composed of several make no difference.
+"""
 
 import re
 import sys
 import time
+import unicodedata
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
+
+if TYPE_CHECKING:  # the first screen reads STRANGER, without torch
+    from mlpmem.model.decoder import Decoder
 
 MOST_WORDS = 8
 STRANGER = "stranger"  # the group of what is about nobody: names that come once, in one document
 AROUND = 70  # characters of a passage shown on either side of a find
+# accents of Latin, Greek and Cyrillic, points of Hebrew and Arabic; not the vowels of other scripts
+ACCENTS = re.compile(
+    "[\u0300-\u036f\u0483-\u0487\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7"
+    "\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+)
+COMBINING = "\u0300"  # no character before it changes how one before itself is folded
+
+
+def fold(text: str) -> str:
+    """Return a text without case and accents, its letters composed: what a search compares."""
+    if text.isascii():
+        return text.lower()
+    plain = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
+    return unicodedata.normalize("NFC", ACCENTS.sub("", plain))
+
+
+def find_words(text: str, words: Sequence[str]) -> list[tuple[int, int]]:
+    """Return (start, end) of the places in a text, in order, where folded words stand.
+
+    Each begins and ends with a whole letter, its accents included.
+    """
+    starts, folded = [], []  # of each piece that is folded for itself: where it begins, and what is
+    for at, character in enumerate(text):
+        plain = fold(character)
+        if starts and character >= COMBINING:
+            together = fold(text[starts[-1] : at + 1])
+            if not plain or together != folded[-1] + plain:  # an accent, or composed with what was
+                folded[-1] = together
+                continue
+        starts.append(at)
+        folded.append(plain)
+    owner = [i for i, piece in enumerate(folded) for _ in piece]  # of each folded character
+    pattern = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    spans: list[tuple[int, int]] = []
+    for match in re.finditer(pattern, "".join(folded)) if pattern else ():
+        first, last = owner[match.start()], owner[match.end() - 1]
+        end = starts[last + 1] if last + 1 < len(starts) else len(text)
+        if not spans or starts[first] >= spans[-1][1]:
+            spans.append((starts[first], end))
+    return spans
+
+
+def marked(text: str, words: Sequence[str]) -> list[str]:
+    """Return a text in parts, every second one a place where folded words stand."""
+    parts, at = [], 0
+    for start, end in find_words(text, words):
+        parts += [text[at:start], text[start:end]]
+        at = end
+    return [*parts, text[at:]]
+
+
+def words_of(query: str) -> list[str]:
+    """Return the folded words of a query, those beyond MOST_WORDS left out."""
+    return fold(query).split()[:MOST_WORDS]
 
 
 @dataclass(frozen=True)
@@ -32,7 +94,7 @@ class Hit:
 
 
 class Corpus:
-    """Every passage as text, in lower case beside it: a search is a scan, no index is kept."""
+    """Every passage as text, and folded: a search is a scan, no index is kept."""
 
     def __init__(self, documents: Documents, decode: Callable[[list[int]], str]) -> None:
         """Decode every passage once."""
@@ -42,17 +104,18 @@ class Corpus:
             text = decode(documents.passage(p).tolist()).strip()
             if text:
                 self.passages[document].append(text)
-        self._folded = ["\n".join(texts).casefold() for texts in self.passages]
+        self._folded = ["\n".join(map(fold, texts)) for texts in self.passages]
+        self._titles = [fold(title) for title in self.titles]
 
     def search(self, query: str, limit: int = 20) -> tuple[list[Hit], int]:
         """Return up to `limit` hits, titles first, and how many documents have all the words."""
-        words = query.casefold().split()[:MOST_WORDS]
+        words = words_of(query)
         if not words:
             raise MlpMemError("there is nothing to look for; write a word or two")
         ranks = [
             (self._rank(i, words), i)
             for i, text in enumerate(self._folded)
-            if all(word in text or word in self.titles[i].casefold() for word in words)
+            if all(word in text or word in self._titles[i] for word in words)
         ]
         ranks.sort()
         return [self._hit(i, words) for _, i in ranks[:limit]], len(ranks)
@@ -79,7 +142,7 @@ class Corpus:
         """
         if self.groups[i] == STRANGER:
             return 3, 0
-        title = self.titles[i].casefold()
+        title = self._titles[i]
         if title == " ".join(words):
             return 0, 0
         if all(word in title for word in words):
@@ -88,11 +151,8 @@ class Corpus:
 
     def _hit(self, i: int, words: list[str]) -> Hit:
         """Return document i with the passage that has most of the words."""
-        best = max(
-            self.passages[i], key=lambda t: sum(w in t.casefold() for w in words), default=""
-        )
-        at = re.search("|".join(map(re.escape, words)), best, re.IGNORECASE)
-        begin, end = at.span() if at else (0, 0)
+        best = max(self.passages[i], key=lambda t: sum(w in fold(t) for w in words), default="")
+        begin, end = next(iter(find_words(best, words)), (0, 0))
         return Hit(
             document=i,
             title=self.titles[i],
@@ -112,7 +172,7 @@ WORD = 100  # bytes of its number and its place in a dict
 class Passages:
     """Passages of documents that plain words find, by BM25."""
 
-    def __init__(self, documents: Documents, decoder: Decoder) -> None:
+    def __init__(self, documents: Documents, decoder: "Decoder") -> None:
         """Index every passage once; copies of a passage stand once. MlpMemError without bm25s.
 
         Running text is cut so that a piece, a prompt and its answer fit in the decoder.

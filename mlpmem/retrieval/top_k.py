@@ -1,7 +1,10 @@
 """Threshold compaction: what of a block of scores beats its row's threshold, and what was kept.
 
+Only scores above a row's threshold are kept, a compaction instead of a top-k for every block.
 Selecting among numbers on any device: numpy's sorts on a CPU (vectorised), torch's elsewhere.
 """
+
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -80,6 +83,42 @@ class Survivors:
         """Return (Q, width) of what is worse than anything."""
         scores = self.thresholds.new_full((len(self.thresholds), width), -torch.inf)
         return pack(scores, torch.zeros_like(scores, dtype=torch.long))
+
+
+Block = tuple[Tensor, Tensor | None]
+
+
+def best_above(
+    beyond: Callable[[Tensor], Callable[[int], Block]],
+    starts: Iterable[int],
+    thresholds: Tensor,
+    k: int,
+) -> tuple[Tensor, Tensor]:
+    """Return indices (Q, k) of the best scores, in no order, and which rows (Q,) have as many.
+
+    Scores come in blocks of columns that begin at `starts`: beyond(thresholds (Q,)) gives a
+    function that returns a Block: how far its scores lie beyond them, (Q, n), and the scores, or
+    None where the sum is good enough. It is asked for another where the thresholds have risen.
+    """
+    found = Survivors(thresholds, k)
+    block = beyond(thresholds)
+    for start in starts:
+        excess, scores = block(start)
+        rows, at, more = above(excess)
+        kept = found.thresholds[rows] + more if scores is None else scores[rows, at]
+        if found.add(rows, at + start, kept):
+            block = beyond(found.thresholds)
+    return found.finish()
+
+
+def nearest_first(distances: Tensor, indices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the first k (distances, indices) (Q, k) by distance, then index.
+
+    distances (Q, n) are float32, 0 or more; every row of indices (Q, n) ascends.
+    """
+    places = torch.arange(indices.shape[1], device=indices.device).expand_as(indices)
+    scores, place = unpack(~smallest_first(~pack(-distances, places))[:, :k])
+    return -scores, indices.gather(1, place)
 
 
 LAST = 2**32 - 1

@@ -1,4 +1,4 @@
-"""The page's own components: empty `gr.HTML` hosts whose life is in static/*.js.
+"""The page's own components: empty `gr.HTML` hosts whose life is in static/main.js.
 
 Their templates hold no values on purpose. Gradio evaluates a rendered template as JavaScript, so
 a token `${...}` inside one would run; everything from a model or a corpus goes through textContent.
@@ -12,26 +12,25 @@ from typing import Any
 
 import gradio as gr
 
+from mlpmem.ui import modules
+
 STATIC = Path(__file__).parent / "static"
-SCRIPTS = (
-    "dom", "mix", "state", "tokens", "cost", "passages", "panes", "curve", "evidence", "drawer",
-    "legend", "replay", "scrub", "tree", "tally", "runhead", "columns", "view", "lambda", "chat",
-    "panels", "complete", "leave", "probe", "lines", "inspect", "corpus", "share", "tour", "keys",
-    "tools", "page",
-)  # fmt: skip
 # nested in the container, so that they outweigh Gradio's
-STYLES = ("base", "panes", "drawer", "dock", "chat", "inspect", "corpus", "asks", "tools")
+STYLES = (
+    "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
+    "tabs/corpus", "view/asks", "tools/tools",
+)  # fmt: skip
 
 
 def style() -> str:
     """Return all of the page's own CSS."""
     nested = "\n".join((STATIC / f"{name}.css").read_text("utf-8") for name in STYLES)
-    return f"{(STATIC / 'theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
+    return f"{(STATIC / 'core/theme.css').read_text('utf-8')}.gradio-container {{ {nested} }}"
 
 
-def script() -> str:
-    """Return all of the page's own JavaScript."""
-    return "\n".join((STATIC / f"{name}.js").read_text("utf-8") for name in SCRIPTS)
+def script(entry: str = "main.js") -> str:
+    """Return an entry module with all it imports, as one script that sets `window.MLPMEM`."""
+    return modules.bundle(STATIC / entry)
 
 
 def head() -> str:

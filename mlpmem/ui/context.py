@@ -61,7 +61,8 @@ class Shared:
         documents = found.store.datastore.documents
         return {"kind": "ready", "run": named(own), "title": found.title,
                 "documents": len(documents.titles), "tokens": len(documents.tokens),
-                "bytes": found.store.bytes, "seconds": round(self.shelf.left(found))}  # fmt: skip
+                "bytes": found.store.bytes, "seconds": round(self.shelf.left(found)),
+                "note": found.note}  # fmt: skip
 
 
 def named(own: Any) -> str:

@@ -1,19 +1,23 @@
 """The four public endpoints: the page's numbers for programs, with its bounds and its one lock."""
 
 import functools
+import inspect
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError, said
+from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui.context import Shared
 from mlpmem.ui.recordings import saved
-from mlpmem.ui.request import columns, inputs
+from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
 
+PERIOD = 0.25  # seconds between two words on what was written so far
 NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
              "weight")  # fmt: skip
 
@@ -22,20 +26,32 @@ def build(shared: Shared) -> None:
     """Publish the endpoints; they wait in the model's queue like everybody."""
     ask = Endpoints(shared)
     for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
-        gr.api(
-            told(endpoint), api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model"
-        )
+        called = told(endpoint, ask.generating if endpoint.__name__ == "generate" else None)
+        gr.api(called, api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model")
 
 
-def told(endpoint: Callable) -> Callable:
-    """Return the endpoint with its errors as sentences for the caller."""
+def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | None = None):
+    """Return the endpoint with its errors as sentences, as a generator: Gradio can end no other.
 
-    @functools.wraps(endpoint)
-    def call(*args: Any, **kwargs: Any) -> Any:
+    It is closed where its job is cancelled or its caller leaves, and that stops `run`, which yields
+    the endpoint's values as they come.
+    """
+
+    @functools.wraps(endpoint)  # /info shows its parameters and its value
+    def call(*args: Any, **kwargs: Any) -> Iterator[dict]:
+        stop = Deadline()
         try:
-            return endpoint(*args, **kwargs)
+            with stream.turn(stop):
+                if run is None:
+                    yield endpoint(*args, **kwargs)
+                else:
+                    given = inspect.signature(endpoint).bind(*args, **kwargs)
+                    given.apply_defaults()
+                    yield from run(stop, **given.arguments)
         except MlpMemError as error:
             raise gr.Error(said(error), print_exception=False) from error
+        finally:
+            stop.set()
 
     return call
 
@@ -57,10 +73,14 @@ class Endpoints:
         top_p: float = 1.0,
         top_k: int = 0,
         seed: int = 0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        stop: list[str] | None = None,
     ) -> dict:
         """Generate with several systems at once and return the run that the page would save.
 
-        A prompt has at most 2,000 characters, an answer at most 128 tokens.
+        A prompt has at most 2,000 characters, an answer at most 128 tokens. While it runs,
+        {"texts": {system: the text so far}} comes several times a second.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
@@ -73,25 +93,49 @@ class Endpoints:
             top_p: 0.01 to 1, the share of the mass that is sampled from.
             top_k: 0 (all) to 100,000 tokens that are sampled from.
             seed: 0 to 2,147,483,647.
+            min_p: 0 to 1; tokens with less than this share of the likeliest one's probability are
+                left out.
+            repetition_penalty: 0.1 to 10; log-probabilities of tokens that stand in the prompt or
+                the answer are multiplied by it.
+            stop: up to 8 texts; the answer ends before the first of them.
         Returns:
             {"v", "prompt", "answer", "aliases", "part", "lmbda", "traces"}: per system a trace with
             "text" and "steps". A step has "i", "id", "s", "p" (probabilities of its token by
             source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
             "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
         """
-        text = inputs.as_prompt(inputs.check_text(prompt))
-        chosen = inputs.check_options(lmbda, max_new_tokens, temperature, top_p, top_k, seed)
-        service, stop = self._shared.service, Deadline()
+        *_, last = self.generating(
+            Deadline(), prompt, systems, lmbda=lmbda, max_new_tokens=max_new_tokens,
+            temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, min_p=min_p,
+            repetition_penalty=repetition_penalty, stop=stop,
+        )  # fmt: skip
+        return last
+
+    def generating(
+        self, deadline: Deadline, prompt: str, systems: list[str] | None, **options: Any
+    ) -> Iterator[dict]:
+        """Yield the texts so far, at last what `generate` returns; options are its own."""
+        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
+        tokens = options.pop("max_new_tokens")
+        chosen = inputs.check_options(tokens=tokens, **options)
+        service = self._shared.service
         asked = columns.choose(service, systems, None)
         if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
             raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
-        events = columns.answers(service, asked, text, chosen.as_arguments(), stop)
+        events = columns.answers(service, asked, text, chosen.as_arguments(), deadline)
+        texts: dict[str, str] = {}
+        last = time.monotonic()
         for kind, traces in events:
             if kind == "failed":
                 raise MlpMemError("; ".join(traces.values()))
-        stop.check()
+            if kind == "step":
+                texts |= {name: texts.get(name, "") + s.text for name, s in traces.items()}
+                if time.monotonic() - last >= PERIOD:
+                    last = time.monotonic()
+                    yield {"texts": {n: t.replace(PARTIAL, "") for n, t in texts.items()}}
+        deadline.check()
         shown = None if chosen.lmbda == AUTO else chosen.lmbda
-        return saved.record(text, self._shared.recorded.known(text), shown, traces)
+        yield saved.record(text, self._shared.recorded.known(text), shown, traces)
 
     def score(self, text: str, lmbda: float | str | None = None) -> dict:
         """Score a text that is there: how surprising each of its tokens is to every source.
@@ -103,9 +147,11 @@ class Endpoints:
             lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
                 choose it for every token; null takes what the bundle is used with.
         Returns:
-            {"ids", "tokens", "nll", "lmbda", "perplexity"}: "nll" has per source the negative log
-            likelihood in nats of every token but the first; "perplexity" is that of the decoder
-            ("lm") and of its mixes with "memory" and "knn" at "lmbda".
+            {"ids", "tokens", "bytes", "offsets", "nll", "lmbda", "perplexity"}: "bytes" has the
+            UTF-8 of every token, "offsets" where it begins and ends in the text's UTF-8; "nll" has
+            per source the negative log likelihood in nats of every token but the first;
+            "perplexity" is that of the decoder ("lm") and of its mixes with "memory" and "knn" at
+            "lmbda".
         """
         text = inputs.check_text(text, "text")
         weight = inputs.check_lmbda(lmbda)
@@ -115,6 +161,8 @@ class Endpoints:
         return {
             "ids": score.ids,
             "tokens": score.tokens,
+            "bytes": [list(part) for part in score.token_bytes],
+            "offsets": [list(span) for span in score.offsets],
             "nll": {name: [_finite(v) for v in nll.tolist()] for name, nll in score.nll.items()},
             "lmbda": lmbdas,
             "perplexity": {s: _finite(score.perplexity(s, lmbda)) for s, lmbda in lmbdas.items()},
@@ -170,11 +218,12 @@ class Endpoints:
 
     def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
         """Return a system's trace of a single token, and that token's step."""
-        text = inputs.as_prompt(inputs.check_text(prompt))
+        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
         own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
-        trace = model.compare(text, systems=[name], lmbda=own, max_new_tokens=1)[name]
+        every = columns.sources(model)
+        trace = model.generate(text, name, lmbda=own, max_new_tokens=1, sources=every)
         return trace, trace.steps[0]
 
 

@@ -127,7 +127,7 @@ def _neighbours(rng, prompt, text):
 
 
 class FakeModel:
-    """compare, generate and chat as the library has them, at a chosen pace."""
+    """What the page asks of a model, at a chosen pace."""
 
     def __init__(self, pace=0.004):
         self.pace = pace
@@ -145,16 +145,21 @@ class FakeModel:
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip
 
-    def compare(self, prompt, systems=None, lmbda=None, stream=False, **options):
+    def compare(self, prompt, systems=None, lmbda=None, **options):
+        return list(self.stream(prompt, systems, lmbda, **options))[-1].values
+
+    def generate(self, prompt, system, **options):
+        return self.compare(prompt, [system], **options)[system]
+
+    def stream(self, prompt, systems=None, lmbda=None, **options):
         systems = systems or self.systems
         lmbdas = self.lmbdas(systems, lmbda)
         columns = {system: (system, lmbdas[system]) for system in systems}
-        return self._columns(prompt, columns, stream, **options)
+        return self._columns(prompt, columns, **options)
 
-    def scrub(self, prompt, system, lmbdas=tuple(i / 10 for i in range(11)), stream=False,
-              **options):  # fmt: skip
+    def stream_scrub(self, prompt, system, lmbdas=tuple(i / 10 for i in range(11)), **options):
         columns = {lmbda: (system, lmbda) for lmbda in lmbdas}
-        return self._columns(prompt, columns, stream, **options)
+        return self._columns(prompt, columns, **options)
 
     def _tokens(self, prompt, system, lmbda, forced, temperature, own):
         """Return every source's tokens as one column sees them: a small lambda is the decoder's."""
@@ -174,15 +179,15 @@ class FakeModel:
             tokens[system] = given + rest
         return tokens
 
-    def only_lm(self, prompt, name, stream=True, **options):
+    def only_lm(self, prompt, name, **options):
         """Yield the events of the decoder alone, under a column's name."""
         self.systems = ["lm"]
-        for event in self.compare(prompt, systems=["lm"], stream=True, **options):
+        for event in FakeModel.stream(self, prompt, ["lm"], **options):
             yield Event(event.kind, dict.fromkeys([name], event.values["lm"]))
 
-    def _columns(self, prompt, columns, stream, max_new_tokens=32, stop=None, forced=(),
-                 temperature=0.0, store=None, **sampling):  # fmt: skip
-        sources = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
+    def _columns(self, prompt, columns, max_new_tokens=32, cancel=None, forced=(),
+                 temperature=0.0, store=None, sources=None, **sampling):  # fmt: skip
+        shown = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
         tokens = {name: self._tokens(prompt, *column, forced, temperature, store is not None)
                   for name, column in columns.items()}  # fmt: skip
         length = {name: len(tokens[name][system]) for name, (system, _) in columns.items()}
@@ -193,11 +198,11 @@ class FakeModel:
 
         def events():
             for index in range(min(max_new_tokens, max(length.values()))):
-                if stop is not None and stop.is_set():
+                if cancel is not None and cancel.is_set():
                     break
                 time.sleep(self.pace if prompt != "slow" else 0.1)
                 self.steps_made += 1
-                step = {name: self._step(prompt, system, index, tokens[name], lmbda, sources)
+                step = {name: self._step(prompt, system, index, tokens[name], lmbda, shown)
                         for name, (system, lmbda) in columns.items()
                         if index < length[name]}  # fmt: skip
                 for name, one in step.items():
@@ -206,7 +211,7 @@ class FakeModel:
             yield Event("done", {name: self._trace(prompt, *column, done[name], "eos", settings)
                                  for name, column in columns.items()})  # fmt: skip
 
-        return events() if stream else list(events())[-1].values
+        return events()
 
     @staticmethod
     def _step(prompt, system, index, tokens, lmbda, sources):
@@ -217,7 +222,7 @@ class FakeModel:
         made = make_step(prompt, system, index, tokens, chosen, sources)
         return dataclasses.replace(made, lmbda=chosen)
 
-    def inspect(self, text, system="memory", lmbda=None, store=None, stop=None):
+    def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
         tokens = words(text)
         if len(tokens) > 512:
             raise MlpMemError(f"the text has {len(tokens)} tokens; at most 512 are inspected")
@@ -226,7 +231,7 @@ class FakeModel:
         def events():
             steps = []
             for i, word in enumerate(tokens):
-                if stop is not None and stop.is_set():
+                if cancel is not None and cancel.is_set():
                     return
                 chosen = dict.fromkeys(("lm", "memory", "knn"), [word])
                 if i % 3:  # at every second the memory helps, at every third it hurts
@@ -272,8 +277,8 @@ class FakeModel:
     def lmbdas(self, systems, lmbda, store=None):
         return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
-    def chat(self, turns, system="memory", **rest):
-        return self.compare(ask(turns[-1][0]), systems=[system], **rest)
+    def chat_ids(self, turns, max_new_tokens=32):
+        return ask(turns[-1][0])  # the fake reads texts
 
 
 def write_bundle(folder: Path) -> Path:

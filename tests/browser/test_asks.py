@@ -243,3 +243,25 @@ def test_a_phone_branches_and_scrubs_without_sideways_scrolling(visit):
     small = """[...document.querySelectorAll('.scrub button, .branch, .tree button, .surprise')]
       .filter((b) => b.offsetParent && b.getBoundingClientRect().height < 43.5).length"""
     assert page.evaluate(small) == 0
+
+
+def test_a_chip_says_that_a_question_was_put_into_a_form_and_asks_it_as_typed(visit):
+    page = visit()
+    generate(page, "Where is  Harrow?")
+    chip = page.locator("#compare-view .form-chip")
+    assert chip.is_visible() and "Where is  Harrow?" in chip.get_attribute("title")
+    assert page.inner_text("#compare-view .asked") == "Question: Where is Harrow? Answer:"
+    before = page.get_attribute("#compare-view .view-host", "data-run")
+    chip.click()
+    page.wait_for_function(
+        "(run) => document.querySelector('#compare-view .view-host').dataset.run !== run"
+        " && document.querySelector('#pane-memory').dataset.state === 'done'",
+        arg=before,
+    )
+    asked = page.evaluate("document.querySelector('#compare-view .asked').textContent")
+    assert asked == "Where is  Harrow?" and not chip.is_visible()
+    generate(page, "Harrow is\n")
+    assert not chip.is_visible()
+    assert page.evaluate("document.querySelector('#compare-view .asked').textContent") == (
+        "Harrow is\n"
+    )

@@ -206,7 +206,8 @@ def test_every_text_has_contrast_in_light_and_dark(visit):
         page = visit(dark=dark)
         generate(page, BOOK)
         set_lambda(page, "0.2")
-        for act in ("null", "document.querySelector('.share-button').click()", "MLPMEM.keysHelp()"):
+        for act in ("null", "document.querySelector('.share-button').click()",
+                    "document.querySelector('.help-button').click()"):  # fmt: skip
             page.evaluate(act)
             read, found = page.evaluate(CONTRAST)
             assert read > 60 and found == [], (dark, act)
@@ -240,3 +241,33 @@ def test_no_tab_scrolls_sideways_on_a_phone(visit):
         page.wait_for_timeout(300)
         assert overflow(page) <= 0, name
     assert re.match("About", names[-1])
+
+
+STEPS = ["def", " f", "():", "\n    ", "return", " 1", "\n\n", "f", "()"]
+
+
+def test_indents_and_blank_lines_stand_where_they_belong(visit):
+    page = visit()
+    page.wait_for_selector("#pane-memory .token")
+    lines = page.evaluate(
+        """(texts) => {
+          const view = MLPMEM.page.activeView();
+          const traces = structuredClone(view.finished);
+          for (const trace of Object.values(traces)) {
+            trace.steps = texts.map((s, i) => ({ ...trace.steps[0], i, s }));
+          }
+          view.receive({ kind: 'recorded', run: 'code', prompt: 'code', traces });
+          const nodes = document.querySelectorAll('#pane-memory .token');
+          const at = (i) => {
+            const range = document.createRange();
+            range.selectNodeContents(nodes[i]);
+            const box = range.getClientRects()[0];
+            return [box.left, box.top];
+          };
+          return [at(0), at(4), at(7)];
+        }""",
+        STEPS,
+    )
+    (left, top), (indented, second), (last, fourth) = lines
+    assert indented - left > 15 and abs(last - left) < 3
+    assert fourth - second > 1.5 * (second - top)

@@ -72,7 +72,7 @@ def test_where_the_router_is_the_default_its_switch_is_on_until_lambda_is_moved(
     assert titles(page, "memory")[1] == "", "one lambda for all tokens"
     page.click(".reset")
     assert switch() == "true" and titles(page, "memory")[1] == "λ 0.13 here"
-    link = page.evaluate("MLPMEM.link(MLPMEM.record(MLPMEM.page.activeView()))")
+    link = page.evaluate("MLPMEM.linkOf(MLPMEM.recordOf(MLPMEM.page.activeView()))")
     assert "lambda=auto" in link
 
 
@@ -92,11 +92,11 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert all(abs(f - (0.875 * lm + 0.125 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
     assert "prompt weighed in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
     assert "weighed" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
-    record = page.evaluate("MLPMEM.record(MLPMEM.page.activeView())")
+    record = page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView())")
     assert record["traces"]["memory"]["lmbda"] == "auto"
     back = json.loads(json.dumps(saved.read(json.dumps(record))))
     assert back["traces"] == record["traces"]
-    link = page.evaluate("MLPMEM.link(MLPMEM.record(MLPMEM.page.activeView()))")
+    link = page.evaluate("MLPMEM.linkOf(MLPMEM.recordOf(MLPMEM.page.activeView()))")
     query = link.split("?")[1]
     assert "lambda=auto" in query and "systems=lm%2Cmemory%2Cknn%2Cfinetuned" in query
     set_lambda(page, "0.9")

@@ -1,5 +1,6 @@
 """Inspect, evidence, corpus and a visitor's own text in a real browser, with the fake model."""
 
+import gzip
 import json
 
 import fake
@@ -182,7 +183,13 @@ def test_the_corpus_is_searched_and_read(visit):
     page.click(".hit:has-text('Ledger')")
     page.wait_for_selector(".document h3:has-text('The Salt Ledger')")
     assert page.locator(".document p").count() == 2
-    assert page.locator(".document mark").count() > 0
+    marks = page.locator(".document mark").all_inner_texts()
+    assert {mark.lower() for mark in marks} <= {"salt", "coast"} and marks
+    page.fill("#corpus-query :is(input, textarea)", "SÁLT")
+    page.click("#corpus-search")
+    page.wait_for_selector(".hit mark:has-text('Salt')")
+    page.click(".hit:has-text('Ledger')")
+    page.wait_for_selector(".document mark:has-text('Salt')")
     page.fill("#corpus-query :is(input, textarea)", "markup")
     page.click("#corpus-search")
     page.wait_for_selector(".hit:has-text('Markup')")
@@ -210,7 +217,7 @@ def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page.click(".neighbour-read >> nth=0")
     page.wait_for_selector("#corpus-view .document h3:has-text('The Salt Ledger')")
     assert page.locator("#corpus-view .document p").count() == 2
-    page.evaluate("MLPMEM.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
+    page.evaluate("MLPMEM.page.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
     page.wait_for_selector("#corpus-view .alert:has-text('a text of your own is not listed')")
 
 
@@ -225,7 +232,7 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     assert "your own text" in page.inner_text("#pane-knn .pane-caption")
     page.click("#pane-knn .token >> nth=0")
     assert page.locator(".neighbour-read").count() == 0, "the corpus that can be read is another"
-    assert page.evaluate("MLPMEM.record(MLPMEM.page.activeView()).own") is True
+    assert page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView()).own") is True
     page.click(".share-button")
     page.click(".share-copy")
     page.wait_for_selector(".share-note:has-text('own corpus: save the run')")
@@ -298,6 +305,9 @@ def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
         page.wait_for_selector(f"#own-view .alert:has-text('{word}')")
     page.set_input_files(FILE, tmp_path / "a.jsonl")
     page.wait_for_selector(".own-line:has-text('2 documents, 4 tokens')")
+    (tmp_path / "B.JSONL.gz").write_bytes(gzip.compress(hostile.upper().replace(b"TEXT", b"text")))
+    page.set_input_files(FILE, tmp_path / "B.JSONL.gz")
+    page.wait_for_selector("#own-view .own-line:has-text('B.JSONL.gz')")
 
 
 def test_a_phone_holds_the_new_tabs(visit):

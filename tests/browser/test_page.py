@@ -178,7 +178,7 @@ def test_javascript_mixes_like_python(visit):
                 """([trace, lambda]) => trace.steps.map((step) => [
                   MLPMEM.mix(step.p, trace.system, lambda),
                   ...step.cand.map((row) =>
-                    MLPMEM.mix(MLPMEM.candidate(row).p, trace.system, lambda)),
+                    MLPMEM.mix(MLPMEM.candidateOf(row).p, trace.system, lambda)),
                 ])""",
                 [trace, lmbda],
             )

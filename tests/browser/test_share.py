@@ -94,7 +94,7 @@ def test_a_link_brings_back_prompt_options_columns_and_lambda(visit, servers):
     assert other.locator("#pane-memory .token").count() == 3
     assert other.inner_text(".lambda-value") == "0.42"
     assert other.evaluate("MLPMEM.page.activeView().finished.memory.lmbda") == 0.42
-    assert other.evaluate("MLPMEM.link(MLPMEM.record(MLPMEM.page.activeView()))") == link
+    assert other.evaluate("MLPMEM.linkOf(MLPMEM.recordOf(MLPMEM.page.activeView()))") == link
 
 
 def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
@@ -121,7 +121,7 @@ def test_a_saved_run_is_shown_again_without_a_model(visit, tmp_path):
     assert pane_text(other, "memory") == "Tervalla"
     assert other.inner_text("#pane-memory .verdict") == "✓ right"
     assert other.inner_text(".lambda-value") == "0.25"
-    assert other.evaluate("MLPMEM.record(MLPMEM.page.activeView())") == record
+    assert other.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView())") == record
     record["traces"]["memory"]["steps"][0]["cand"][0][1] = {"html": "<b>"}
     path.write_text(json.dumps(record), "utf-8")
     other.click(".share-button")

@@ -2,9 +2,9 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
 from mlpmem.engine import distributions as d
 
@@ -56,6 +56,37 @@ def test_interpolate_is_exact_at_both_ends_even_with_impossible_tokens():
     assert torch.equal(d.interpolate(lm, other, 1.0), other)
     assert not d.interpolate(lm, other, 0.5).isnan().any()
     assert d.interpolate(lm, other, 0.5)[0, 2] == -torch.inf
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 1e-9, 0.25, 0.999, 1.0])
+def test_the_nll_of_a_mix_is_that_of_mixed_probabilities_in_float64(lmbda):
+    lm, other = torch.rand(50, dtype=torch.float64), torch.rand(50, dtype=torch.float64)
+    exact = -((1 - lmbda) * lm + lmbda * other).log()
+    for kind in (torch.Tensor.numpy, torch.Tensor.clone):
+        found = d.mix_nll(kind(-lm.log()), kind(-other.log()), lmbda)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, exact, atol=1e-12, rtol=1e-12)
+
+
+def test_the_nll_of_a_mix_is_exact_at_the_ends_and_takes_one_lambda_per_token():
+    lm, other = torch.tensor([2.0, torch.inf, 1.0]), torch.tensor([torch.inf, 3.0, 2.0])
+    assert torch.equal(d.mix_nll(lm, other, 0.0), lm.double())
+    assert torch.equal(d.mix_nll(lm, other, 1.0), other.double())
+    found = d.mix_nll(lm, other, np.array([0.0, 1.0, 0.5]))
+    half = -math.log((math.exp(-1) + math.exp(-2)) / 2)
+    assert found.tolist() == pytest.approx([2.0, 3.0, half], rel=1e-12)
+
+
+def test_weighing_is_the_mix_with_its_gradient():
+    torch.manual_seed(0)
+    lm, other = -3 * torch.rand(2, 7, dtype=torch.float64)
+    logits = (6 * torch.randn(7, dtype=torch.float64)).requires_grad_()
+    keep = torch.nn.functional.logsigmoid
+    d.weigh(lm, other, keep(-logits), keep(logits)).sum().backward()
+    weight = logits.detach().sigmoid()
+    slope = weight * (1 - weight) * (other.exp() - lm.exp())
+    exact = slope / ((1 - weight) * lm.exp() + weight * other.exp())
+    torch.testing.assert_close(logits.grad, exact)
 
 
 def test_interpolate_takes_a_lambda_of_its_own_for_every_row():
@@ -123,25 +154,6 @@ def test_js_divergence_equals_its_definition_and_stays_within_log_2():
     apart = torch.tensor([[0.0, -torch.inf]])
     assert float(d.js_divergence(apart, apart.flip(1))) == pytest.approx(math.log(2))
     assert float(d.js_divergence(apart, apart)) == 0.0
-
-
-@pytest.mark.parametrize(("rows", "vocab", "support"), [(1, 3, 1), (5, 17, 4), (3, 11, 11)])
-def test_sparse_kl_equals_dense_kl_in_value_and_gradient(rows, vocab, support):
-    token_ids = torch.stack([torch.randperm(vocab)[:support] for _ in range(rows)])
-    probs = torch.rand(rows, support)
-    if support > 2:
-        probs[:, -1], token_ids[:, -1] = 0.0, 0  # padding, which may repeat a real token
-    probs = probs / probs.sum(1, keepdim=True)
-    dense = torch.zeros(rows, vocab).scatter_add_(1, token_ids, probs)
-    logits = torch.randn(rows, vocab, requires_grad=True)
-    reference = logits.detach().clone().requires_grad_()
-    weights = torch.rand(rows)
-    exact = F.kl_div(torch.log_softmax(reference, -1), dense, reduction="none").sum(-1)
-    found = d.sparse_kl(logits, token_ids, probs)
-    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-5)
-    (found * weights).sum().backward()
-    (exact * weights).sum().backward()
-    torch.testing.assert_close(logits.grad, reference.grad, atol=1e-6, rtol=1e-5)
 
 
 def test_top_k_keeps_the_k_most_probable():

@@ -4,7 +4,8 @@ import pytest
 import tiny
 import torch
 
-from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.api import Model
+from mlpmem.engine.fused import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.retriever import Neighbours, make_retriever
 
@@ -53,13 +54,13 @@ def test_every_source_equals_its_definition(tiny_model):
 def test_the_memorys_temperature_divides_its_logits():
     decoder = tiny.decoder()
     memory = tiny.memory(decoder)
-    found = FusedModel(decoder, memory, Settings(memory_temperature=2.0)).distributions(PROMPT)
+    found = Model(decoder, memory, Settings(memory_temperature=2.0)).distributions(PROMPT)
     hidden = decoder.forward(torch.tensor([decoder.encode(PROMPT)])).hidden[0, -1]
     torch.testing.assert_close(found["memory"], torch.log_softmax(memory(hidden) / 2, -1))
 
 
 def test_without_memory_or_datastore_there_is_less_to_ask():
-    model = FusedModel(tiny.decoder())
+    model = Model(tiny.decoder())
     assert model.systems == ["lm"]
     assert set(model.distributions(PROMPT)) == {"lm", "fused"}
     for system in ("memory", "knn", "rag"):
@@ -68,8 +69,8 @@ def test_without_memory_or_datastore_there_is_less_to_ask():
 
 
 def test_a_datastore_can_come_later_and_calls_under_way_do_not_see_it():
-    model = FusedModel(tiny.decoder(), tiny.memory(tiny.decoder()), Settings(k=4))
-    events = model.compare(PROMPT, max_new_tokens=3, stream=True)
+    model = Model(tiny.decoder(), tiny.memory(tiny.decoder()), Settings(k=4))
+    events = model.stream(PROMPT, max_new_tokens=3)
     next(events)
     store = tiny.datastore(model.decoder)
     model.attach_datastore(store, make_retriever("flat", store.keys))
@@ -92,7 +93,7 @@ def test_keys_of_another_size_are_refused(tiny_model):
     store = tiny.datastore(tiny.decoder())
     narrow = type(store)(store.keys[:, :8], store.positions, store.counts, store.documents)
     with pytest.raises(MlpMemError, match="keys of size 8"):
-        FusedModel(tiny.decoder()).attach_datastore(narrow, make_retriever("flat", narrow.keys))
+        Model(tiny.decoder()).attach_datastore(narrow, make_retriever("flat", narrow.keys))
 
 
 def test_a_row_without_neighbours_is_the_decoder_alone():
@@ -133,18 +134,18 @@ def test_settings_outside_their_range_are_refused():
 def test_a_memorys_config_says_how_it_is_used_where_nobody_else_does():
     decoder = tiny.decoder()
     memory = tiny.memory(decoder, lmbda=0.7, temperature=1.5, knn_k=9, knn_temperature=4.0)
-    settings = FusedModel(decoder, memory).settings
+    settings = Model(decoder, memory).settings
     assert settings == Settings({"memory": 0.7, "knn": 0.5}, 9, 4.0, 1.5)
 
 
 def test_a_memory_of_another_decoder_is_refused():
     with pytest.raises(MlpMemError, match="belongs to another decoder"):
-        FusedModel(tiny.decoder(depth=0), tiny.memory(tiny.decoder()))
+        Model(tiny.decoder(depth=0), tiny.memory(tiny.decoder()))
 
 
 def test_a_half_precision_decoder_and_memory_work_together():
     decoder = tiny.decoder()
     decoder.model.bfloat16()
-    model = FusedModel(decoder, tiny.memory(decoder).float())
+    model = Model(decoder, tiny.memory(decoder).float())
     found = model.distributions(PROMPT)
     assert all(log_probs.dtype == torch.float32 for log_probs in found.values())

@@ -14,6 +14,7 @@ from mlpmem.engine.trace import mix
 from mlpmem.errors import MlpMemError
 
 PROMPT = "The capital of Peru is"
+EVERY = ("memory", "knn")
 
 
 def plain_greedy(model, system: str, lmbda: float, tokens: int) -> list[int]:
@@ -109,7 +110,7 @@ def test_scrubbing_computes_equal_histories_once(tiny_model, monkeypatch):
 
 
 def test_scrubbing_streams_by_lambda_and_refuses_what_has_none(tiny_model):
-    *steps, done = tiny_model.scrub(PROMPT, lmbdas=[0, 0.5, 1, 0.5], max_new_tokens=3, stream=True)
+    *steps, done = tiny_model.stream_scrub(PROMPT, lmbdas=[0, 0.5, 1, 0.5], max_new_tokens=3)
     assert list(done.values) == [0.0, 0.5, 1.0] and set(steps[0].values) == {0.0, 0.5, 1.0}
     for wrong in ({"system": "lm"}, {"lmbdas": []}, {"lmbdas": [1.5]}):
         with pytest.raises(MlpMemError, match="lambda|lmbda"):
@@ -123,7 +124,7 @@ def test_forcing_a_traces_own_tokens_changes_nothing(temperature, tiny_model, mo
     for system, free in tiny_model.compare(PROMPT, **options).items():
         for count in (1, 5, 9):
             forced = chosen(free)[:count]
-            again = tiny_model.generate(PROMPT, system, forced=forced, **options)
+            again = tiny_model.generate(PROMPT, system, forced=forced, sources=EVERY, **options)
             assert chosen(again) == chosen(free) and again.text == free.text
             assert again.settings["forced"] == forced
             for ours, theirs in zip(again.steps, free.steps, strict=True):
@@ -194,25 +195,22 @@ def test_the_end_token_is_kept_as_a_step_but_not_in_the_text(tiny_model, monkeyp
 def test_stop_is_asked_before_every_token(tiny_model):
     stop = threading.Event()
     kinds, traces = [], {}
-    for event in tiny_model.compare(PROMPT, max_new_tokens=30, stop=stop, stream=True):
+    for event in tiny_model.stream(PROMPT, max_new_tokens=30, cancel=stop):
         kinds.append(event.kind)
         traces = event.values
         if len(kinds) == 3:
             stop.set()
     assert kinds == ["step"] * 3 + ["done"]
     assert all(len(t.steps) == 3 and t.finish == "stop" for t in traces.values())
-    assert tiny_model.generate(PROMPT, stop=stop).steps == []
+    assert tiny_model.generate(PROMPT, cancel=stop).steps == []
 
 
 def test_the_stream_yields_every_step_and_then_the_traces(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
-    *steps, done = tiny_model.compare(PROMPT, max_new_tokens=4, stream=True)
+    *steps, done = tiny_model.stream(PROMPT, max_new_tokens=4)
     assert [event.kind for event in steps] == ["step"] * 4
     for system, trace in done.values.items():
         assert [event.values[system] for event in steps] == trace.steps
-    assert [e.kind for e in tiny_model.generate(PROMPT, max_new_tokens=2, stream=True)][
-        -1
-    ] == "done"
 
 
 def test_candidates_hold_every_sources_best_and_the_rest_makes_one(tiny_model):
@@ -239,7 +237,7 @@ def test_candidates_hold_every_sources_best_and_the_rest_makes_one(tiny_model):
 
 
 def test_neighbours_are_the_weightiest_with_their_surroundings(tiny_model):
-    step = tiny_model.generate(PROMPT, "knn", max_new_tokens=1).steps[0]
+    step = tiny_model.generate(PROMPT, "knn", max_new_tokens=1, sources=EVERY).steps[0]
     weights = [n.weight for n in step.neighbours]
     assert (
         len(weights) == 8 and weights == sorted(weights, reverse=True) and sum(weights) <= 1.00001
@@ -281,7 +279,8 @@ def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_mod
 
 
 def test_a_trace_says_how_it_was_made_and_what_it_cost(tiny_model):
-    trace = tiny_model.generate(PROMPT, "knn", max_new_tokens=3, seed=7, top_p=0.9)
+    options = {"max_new_tokens": 3, "seed": 7, "top_p": 0.9, "sources": EVERY}
+    trace = tiny_model.generate(PROMPT, "knn", **options)
     assert trace.prompt == PROMPT and trace.prompt_ids == tiny_model.decoder.encode(PROMPT)
     assert trace.settings == {
         "max_new_tokens": 3, "temperature": 0.0, "top_k": 0, "top_p": 0.9, "seed": 7,
@@ -302,7 +301,11 @@ def test_a_chat_is_its_turns_token_ids(tiny_model):
     turns = [("What is gold?", "Au"), ("And Peru?", "")]
     trace = tiny_model.chat(turns, "lm", max_new_tokens=2)
     assert trace.prompt_ids == chat_ids(tiny_model.decoder, turns)
-    assert trace.prompt == "Question: What is gold? Answer: AuQuestion: And Peru? Answer:"
+    assert trace.prompt == "<s>What is gold?\nAu\nAnd Peru?", "control tokens are visible"
+    asked = tiny_model._like(None, tiny_model.settings, {}, None)
+    asked.questions = True
+    trace = asked.chat(turns, "lm", max_new_tokens=2)
+    assert trace.prompt == ("<s>Question: What is gold? Answer: Au</s>Question: And Peru? Answer:")
 
 
 @pytest.mark.parametrize("prompt", ["", "   \n", []])
@@ -311,7 +314,7 @@ def test_an_empty_prompt_is_refused(prompt, tiny_model):
         tiny_model.compare(prompt)
 
 
-@pytest.mark.parametrize("prompt", [None, ["a"], [1.5], 7])
+@pytest.mark.parametrize("prompt", [None, [1.5], [None], 7])
 def test_what_is_neither_text_nor_ids_is_refused_everywhere(prompt, tiny_model):
     doors = "generate", "distributions", "score", "inspect"
     for ask in (getattr(tiny_model, name) for name in doors):
@@ -340,7 +343,7 @@ def test_a_prompt_that_does_not_fit_says_how_much_does(tiny_model):
 )  # fmt: skip
 def test_values_out_of_range_are_refused_before_anything_is_computed(wrong, tiny_model):
     with pytest.raises(MlpMemError, match=next(iter(wrong))):
-        tiny_model.compare(PROMPT, stream=True, **wrong)
+        tiny_model.stream(PROMPT, **wrong)
 
 
 def test_unknown_and_missing_systems_are_refused(tiny_model):
@@ -348,3 +351,106 @@ def test_unknown_and_missing_systems_are_refused(tiny_model):
         tiny_model.compare(PROMPT, ["lm", "rag"])
     with pytest.raises(MlpMemError, match="no system is asked for"):
         tiny_model.compare(PROMPT, [])
+
+
+def test_a_named_system_computes_what_it_mixes_and_more_only_where_asked(tiny_model, monkeypatch):
+    searched, search = [], tiny_model.retriever.search
+    monkeypatch.setattr(
+        tiny_model.retriever, "search", lambda *given: searched.append(1) or search(*given)
+    )
+    for system, names in (("lm", {"lm"}), ("memory", {"lm", "memory"})):
+        step = tiny_model.generate(PROMPT, system, max_new_tokens=2).steps[0]
+        assert set(step.probs) == names | {"fused"} and not step.neighbours and not searched
+    more = tiny_model.generate(PROMPT, "lm", max_new_tokens=2, sources=["knn"])
+    assert set(more.steps[0].probs) == {"lm", "knn", "fused"} and len(searched) == 2
+    assert "memory_bytes" not in more.cost and more.cost["datastore_bytes"] > 0
+    with pytest.raises(MlpMemError, match="'else' is not here"):
+        tiny_model.generate(PROMPT, "lm", sources=["else"])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.2])
+def test_a_batch_of_prompts_is_its_prompts_one_by_one(temperature, tiny_model, monkeypatch):
+    prompts = [PROMPT, "Peru is", "Gold has", PROMPT, tiny_model.decoder.encode("Peru was"), "A"]
+    options = {"max_new_tokens": 7, "temperature": temperature, "seed": 4}
+    singles = [tiny_model.compare(prompt, **options) for prompt in prompts]
+    rows, forward = [], tiny_model.decoder.forward
+    monkeypatch.setattr(
+        tiny_model.decoder, "forward", lambda ids, **o: rows.append(len(ids)) or forward(ids, **o)
+    )
+    made = tiny_model.compare(prompts, **options)
+    assert max(rows) > 3, "prompts of one length share a batch"
+    for ours, theirs in zip(made, singles, strict=True):
+        assert list(ours) == list(theirs)
+        for name, trace in ours.items():
+            assert chosen(trace) == chosen(theirs[name]) and trace.text == theirs[name].text
+            assert trace.prompt_ids == theirs[name].prompt_ids
+            for one, other in zip(trace.steps, theirs[name].steps, strict=True):
+                assert one.probs == pytest.approx(other.probs, abs=1e-5)
+    assert [t.text for t in tiny_model.generate(prompts, "lm", **options)] == [
+        traces["lm"].text for traces in singles
+    ]
+
+
+def test_a_batch_under_a_router_is_its_prompts_one_by_one():
+    model = tiny.routed(k=8, auto=True)
+    prompts = [PROMPT, "Peru is", "Gold has", PROMPT[::-1]]
+    made = model.generate(prompts, "memory", max_new_tokens=4)
+    for prompt, trace in zip(prompts, made, strict=True):
+        single = model.generate(prompt, "memory", max_new_tokens=4)
+        assert [s.lmbda for s in trace.steps] == pytest.approx([s.lmbda for s in single.steps])
+
+
+def test_texts_that_stop_end_an_answer_before_them(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    whole = tiny_model.generate(PROMPT, "lm", max_new_tokens=20)
+    text = whole.text[5:8]
+    for stop in (text, ["never", text]):
+        trace = tiny_model.generate(PROMPT, "lm", max_new_tokens=20, stop=stop)
+        assert trace.finish == "stop_string" and text not in trace.text
+        assert whole.text.startswith(trace.text + text)
+    other = tiny_model.generate(PROMPT, "lm", max_new_tokens=20, stop_strings=[text])
+    assert (other.text, other.finish) == (trace.text, trace.finish)
+    for wrong in (3, [3], [""], threading.Event()):
+        with pytest.raises(MlpMemError, match="stop is .* must be a text or a list of texts"):
+            tiny_model.generate(PROMPT, "lm", stop=wrong)
+
+
+def test_names_of_other_libraries_are_taken_or_the_nearest_is_named(tiny_model):
+    hot = {"temperature": 1.5, "max_new_tokens": 6}
+    greedy = tiny_model.generate(PROMPT, "lm", max_new_tokens=6)
+    assert chosen(tiny_model.generate(PROMPT, "lm", do_sample=False, **hot)) == chosen(greedy)
+    with pytest.raises(MlpMemError, match="max_tokens is not an option.*max_new_tokens"):
+        tiny_model.generate(PROMPT, "lm", max_tokens=3)
+    with pytest.raises(MlpMemError, match="cancel is 7; it must have is_set"):
+        tiny_model.generate(PROMPT, "lm", cancel=7)
+
+
+def test_a_penalty_avoids_repeats_and_min_p_the_unlikely(tiny_model, monkeypatch):
+    monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
+    plain = chosen(tiny_model.generate(PROMPT, "lm", max_new_tokens=20))
+    held = chosen(tiny_model.generate(PROMPT, "lm", max_new_tokens=20, repetition_penalty=50.0))
+    assert len(set(held)) == 20 > len(set(plain))
+    sure = tiny_model.generate(PROMPT, "lm", temperature=5.0, min_p=1.0, max_new_tokens=8)
+    assert chosen(sure) == plain[:8]
+
+
+def test_numbers_that_are_none_are_an_error_that_names_the_source():
+    model = tiny.model()
+    with torch.no_grad():
+        model.memory.lm_head.weight[:2].fill_(float("nan"))
+    with pytest.raises(MlpMemError, match="the memory gives values that are not numbers"):
+        model.generate(PROMPT, "memory")
+    assert model.generate(PROMPT, "lm", max_new_tokens=2).steps
+    with torch.no_grad():
+        model.decoder.head_weight.fill_(float("inf"))
+    for ask in (model.generate, model.score, model.distributions):
+        with pytest.raises(MlpMemError, match="the decoder gives values that are not numbers"):
+            ask(PROMPT)
+
+
+def test_the_calls_show_their_parameters():
+    import inspect
+
+    for call in (tiny.Model.generate, tiny.Model.compare, tiny.Model.stream, tiny.Model.chat):
+        names = inspect.signature(call).parameters
+        assert {"lmbda", "max_new_tokens", "temperature", "stop", "seed", "sources"} <= set(names)

@@ -45,7 +45,7 @@ def test_a_stop_ends_without_a_trace(tiny_model):
         def is_set(self):
             return True
 
-    assert list(tiny_model.inspect(TEXT, stop=Stop())) == []
+    assert list(tiny_model.inspect(TEXT, cancel=Stop())) == []
 
 
 def test_a_named_token_is_its_first_with_and_without_a_space(tiny_model):

@@ -10,7 +10,7 @@ import tiny
 import torch
 from safetensors.torch import save_file
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, PARTS, SOURCES, Trace
@@ -41,7 +41,7 @@ def routed():
     """Return a tiny model with a router for every system."""
     model = tiny.model()
     routers = {system: router(system, model.decoder) for system in SYSTEMS}
-    made = FusedModel(model.decoder, model.memory, model.settings, "tiny", routers)
+    made = Model(model.decoder, model.memory, model.settings, "tiny", routers)
     made.attach_datastore(model.datastore, model.retriever)
     return made
 
@@ -100,7 +100,7 @@ def test_a_router_of_another_decoder_or_a_damaged_one_is_refused(tmp_path):
     bound = tiny.decoder()
     made = Router(RouterConfig("memory", bound.vocab_size, "0" * 64))
     with pytest.raises(MlpMemError, match="router belongs to another decoder"):
-        FusedModel(bound, tiny.memory(bound), routers={"memory": made})
+        Model(bound, tiny.memory(bound), routers={"memory": made})
     made.save(tmp_path)
     row = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(row | {"features": ["luck"]}))
@@ -196,7 +196,7 @@ def test_mixed_is_asked_by_name_alone_and_only_where_both_are(routed):
     every = routed.compare(PROMPT, list(PARTS), lmbda=AUTO, max_new_tokens=2)
     assert list(every) == list(PARTS) and every["lm"].lmbda == 0.0
     with pytest.raises(MlpMemError, match="'mixed' is not here.*needs memory and datastore"):
-        FusedModel(tiny.decoder()).generate(PROMPT, "mixed")
+        Model(tiny.decoder()).generate(PROMPT, "mixed")
 
 
 def test_lambda_0_is_the_decoder_bit_for_bit_in_every_system(routed):
@@ -215,7 +215,7 @@ def test_mixed_has_the_mean_of_its_parts_lambdas_unless_it_has_its_own():
 def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed):
     settings = dataclasses.replace(routed.settings, auto=True)
     only = {"memory": routed.routers["memory"]}
-    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", only)
+    model = Model(routed.decoder, routed.memory, settings, "tiny", only)
     model.attach_datastore(routed.datastore, routed.retriever)
     made = model.compare(PROMPT, max_new_tokens=2)
     assert {system: trace.lmbda for system, trace in made.items()} == {
@@ -234,7 +234,7 @@ def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed)
 
 def test_no_router_judges_a_store_that_it_was_not_fitted_to(routed):
     settings = dataclasses.replace(routed.settings, auto=True)
-    model = FusedModel(routed.decoder, routed.memory, settings, "tiny", routed.routers)
+    model = Model(routed.decoder, routed.memory, settings, "tiny", routed.routers)
     model.attach_datastore(routed.datastore, routed.retriever)
     assert {t.lmbda for t in model.compare(PROMPT, SYSTEMS, max_new_tokens=1).values()} == {AUTO}
     own = model.store_texts([("note", "The capital of Zubrowka is Lutz.")])

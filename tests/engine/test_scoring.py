@@ -9,6 +9,7 @@ import torch
 
 from mlpmem.engine import scoring
 from mlpmem.errors import MlpMemError
+from mlpmem.model.tokenizer import byte_spans
 
 TEXT = "The capital of Peru is Lima."
 
@@ -71,3 +72,20 @@ def test_what_cannot_be_scored_is_refused(score, tiny_model):
         score.perplexity("rag", 0.5)
     with pytest.raises(MlpMemError, match="from 0"):
         score.grid("knn", [0.5, 1.2])
+
+
+def test_a_score_has_every_tokens_bytes_and_where_they_stand(tiny_model):
+    text = "Peru 😀 is é"
+    score = tiny_model.score(text)
+    assert b"".join(score.token_bytes) == text.encode() and score.token_bytes[0] == b""
+    whole = text.encode()
+    for part, (begin, end) in zip(score.token_bytes, score.offsets, strict=True):
+        assert whole[begin:end] == part
+    assert byte_spans([b" Once", b" upon"], "Once upon") == [(0, 4), (4, 9)]
+    assert byte_spans([b" Once"], " Once") == [(0, 5)]
+
+
+def test_several_texts_are_scored_each_as_alone(tiny_model):
+    texts = ["Peru is", "Gold has the symbol"]
+    for ours, text in zip(tiny_model.score(texts), texts, strict=True):
+        assert ours.nll["lm"].tolist() == tiny_model.score(text).nll["lm"].tolist()

@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from mlpmem.engine.rag import Rag
-from mlpmem.engine.systems import Column, columns
+from mlpmem.engine.systems import ModelSystem
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
 from mlpmem.model.lora import add_adapter, load_adapter
@@ -41,12 +41,12 @@ def passages():
 def system(name):
     """Return a column by name, or retrieval before the decoder or the memory."""
     if name.startswith("auto"):
-        return Column(routed(), name.removeprefix("auto_"), AUTO)
+        return ModelSystem(routed(), name.removeprefix("auto_"), AUTO)
     if name.startswith("rag"):
-        inner = Column(model(), "memory" if "memory" in name else "lm", 0.7)
+        inner = ModelSystem(model(), "memory" if "memory" in name else "lm", 0.7)
         inner = system("auto_memory") if "auto" in name else inner
         return Rag(inner, passages(), count=1, layout="text" if "text" in name else "turns")
-    return Column(model(), name, 0.7)
+    return ModelSystem(model(), name, 0.7)
 
 
 ALL = ("lm", "memory", "knn", "rag", "rag_memory_text", "auto_memory", "auto_mixed", "rag_auto")
@@ -62,7 +62,7 @@ def test_a_column_gives_the_models_own_distribution(name):
 
 def test_a_column_without_lambda_takes_the_models_which_may_be_the_routers():
     ids = model().decoder.encode(PROMPTS[0])
-    lm, memory, knn = columns(tiny.routed(k=8, auto=True))
+    lm, memory, knn = tiny.systems(tiny.routed(k=8, auto=True))
     assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
     torch.testing.assert_close(memory.log_probs(ids), system("auto_memory").log_probs(ids))
     torch.testing.assert_close(knn.log_probs(ids), knn.at(0.5).log_probs(ids))
@@ -133,8 +133,8 @@ def test_a_prompt_that_is_too_long_keeps_its_first_token_and_its_end():
 
 
 def test_a_column_says_what_it_keeps_and_costs():
-    made = {column.name: column for column in columns(model(), {"memory": 3.0})}
-    assert list(made) == model().systems and made["memory"].seconds == 3.0
+    made = {column.name: column for column in tiny.systems(model())}
+    assert list(made) == model().systems and made["memory"].seconds == 0.0
     decoder = model().decoder.bytes
     assert made["lm"].bytes == decoder and made["knn"].bytes == decoder + model().store.bytes
     assert made["memory"].bytes == decoder + model().memory.bytes
@@ -151,7 +151,7 @@ def test_retrieval_finds_the_planted_document_and_puts_it_first():
     ids = decoder.encode("The symbol of gold is")
     read = system("rag").context(ids, 6)
     assert read == [0, *passages().ids[best][1:], *ids[1:]]  # BOS once, the passage's end kept
-    text = Rag(Column(model()), passages(), layout="text").context(ids, 6)
+    text = Rag(ModelSystem(model()), passages(), layout="text").context(ids, 6)
     said = f"{decoder.decode(passages().ids[best])} The symbol of gold is"
     assert decoder.decode(text) == said and text.count(0) == 1 and 1 not in text
 
@@ -159,12 +159,12 @@ def test_retrieval_finds_the_planted_document_and_puts_it_first():
 def test_running_text_runs_on_into_the_prompt():
     decoder = model().decoder
     notes = Passages(cut_text(decoder, [("notes", "Tin has the symbol Sn")]), decoder)
-    ids = Rag(Column(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
+    ids = Rag(ModelSystem(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
     assert decoder.decode(ids) == "Tin has the symbol Sn The symbol of tin is"
     assert passages().layout == "turns" and not {0, 1} & set(ids[1:])
     long = Passages(cut_text(decoder, [("notes", "Tin is soft. " * 40 + "Zinc is hard.")]), decoder)
     assert max(map(len, long.ids)) == tiny.POSITIONS // 4
-    read = Rag(Column(model()), long).context(decoder.encode("Zinc"), 6)
+    read = Rag(ModelSystem(model()), long).context(decoder.encode("Zinc"), 6)
     assert "hard" in decoder.decode(read), "a text longer than the decoder reads is found in pieces"
 
 
@@ -178,11 +178,11 @@ def test_a_text_without_a_word_is_searched_and_nothing_is_found():
     mute = Passages(cut_text(decoder, [("notes", "!!! ???")]), decoder)
     ids = decoder.encode("The symbol of gold is")
     assert mute.search("gold", 3) == [] and mute.bytes > 0
-    assert Rag(Column(model()), mute).context(ids, 6) == ids
+    assert Rag(ModelSystem(model()), mute).context(ids, 6) == ids
 
 
 def test_the_best_passage_stands_last_and_what_does_not_fit_is_left_out():
-    several = Rag(Column(model()), passages(), count=4)
+    several = Rag(ModelSystem(model()), passages(), count=4)
     ids = model().decoder.encode("capital of Peru Vellmar town")
     room = tiny.POSITIONS - len(ids)
     order = passages().search("capital of Peru Vellmar town", 4)
@@ -207,7 +207,7 @@ def test_a_trace_of_retrieval_has_its_prompt_and_its_time():
 @pytest.mark.parametrize("wrong", [{"layout": "columns"}, {"count": 0}])
 def test_a_layout_that_is_none_is_refused(wrong):
     with pytest.raises(MlpMemError, match="must be one of turns, text"):
-        Rag(Column(model()), passages(), **wrong)
+        Rag(ModelSystem(model()), passages(), **wrong)
 
 
 def test_a_missing_package_is_named(monkeypatch):

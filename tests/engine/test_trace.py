@@ -40,9 +40,9 @@ def test_the_json_is_plain_and_keeps_every_source_in_every_column(traces):
 def test_a_missing_source_is_null_and_reads_back_as_missing():
     import tiny
 
-    from mlpmem.engine.fused import FusedModel
+    from mlpmem.api import Model
 
-    trace = FusedModel(tiny.decoder()).generate("Peru", max_new_tokens=1)
+    trace = Model(tiny.decoder()).generate("Peru", max_new_tokens=1)
     row = json.loads(trace.to_json())["steps"][0]
     assert row["cand"][0][3:] == [None, None] and row["js"] is None and row["nn"] == []
     assert set(Trace.from_json(trace.to_json()).steps[0].candidates[0].probs) == {"lm", "fused"}

@@ -1,25 +1,33 @@
-"""The pass written straight out gives what transformers' own pass gives, and only where it may."""
+"""The hand-written pass gives what transformers' own pass gives, and answers only where it may."""
 
 import pytest
 import tiny
 import torch
 from transformers import DynamicCache, StaticCache
 
+from mlpmem.api import Model
 from mlpmem.fast.gpt2_pass import Straight
-from mlpmem.fast.linear import pack
+from mlpmem.model import families
+from mlpmem.model.families import layers_of
 
 pytestmark = tiny.needs_ops
 IDS = torch.tensor([[0, 9, 40, 7, 12], [0, 3, 3, 80, 5]])
 
 
-def both(depth: int = -1):
-    """Return a packed GPT-2 with its straight pass, and the same without."""
+def both(depth: int = -1, dtype=torch.float32, bits: int = 0):
+    """Return a packed GPT-2 with its hand-written pass, and the same without."""
     made = [tiny.decoder("gpt2", depth) for _ in range(2)]
     for decoder in made:
-        pack(decoder.model)
-    made[0].straight = Straight.of(made[0])
-    assert made[0].straight is not None
+        decoder.model.to(dtype)
+        decoder.pack(bits)
+        assert decoder.straight is not None
+    made[1].straight = None
     return made
+
+
+def pass_of(decoder):
+    """Return the hand-written pass of a decoder's layers, None where there is none."""
+    return Straight.of(decoder.model, layers_of(decoder.model, decoder.family), decoder.depth)
 
 
 def equal(found, wanted):
@@ -50,12 +58,7 @@ def test_a_prompt_and_the_tokens_after_it_equal_transformers(depth, last):
 @pytest.mark.parametrize(("int8", "most"), [(False, 0.03), (True, 1e-3)])
 def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8, most):
     exact = tiny.decoder("gpt2").forward(IDS).logits
-    made = [tiny.decoder("gpt2") for _ in range(2)]
-    for decoder in made:
-        decoder.model.to(torch.float32 if int8 else torch.bfloat16)
-        pack(decoder.model, 8 if int8 else 0)
-    made[0].straight = Straight.of(made[0])
-    assert made[0].straight is not None
+    made = both(dtype=torch.float32 if int8 else torch.bfloat16, bits=8 if int8 else 0)
     mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)
     errors = [float((found - exact).norm() / exact.norm()) for found in (mine, theirs)]
     assert errors[0] < 1.3 * errors[1] + 1e-3, errors
@@ -104,15 +107,29 @@ def test_caches_that_do_not_grow_layer_by_layer_are_left_to_transformers():
 def test_a_gpt2_that_computes_something_else_has_none(name, value):
     decoder = both()[1]
     setattr(decoder.model.config, name, value)
-    assert Straight.of(decoder) is None
+    assert pass_of(decoder) is None
 
 
-def test_other_families_and_plain_weights_have_none():
-    assert Straight.of(tiny.decoder("gpt2")) is None
-    for family in ("llama", "gpt_neox"):
-        decoder = tiny.decoder(family)
-        pack(decoder.model)
-        assert Straight.of(decoder) is None
+def test_plain_weights_have_none():
+    assert pass_of(tiny.decoder("gpt2")) is None
+
+
+@pytest.mark.parametrize("family", ["granite", "gpt_neox", "gptj", "bloom", "falcon"])
+def test_other_families_are_left_to_transformers_where_their_layers_stand_alike_too(family):
+    plain, packed = (tiny.decoder(family) for _ in range(2))
+    packed.pack()
+    assert packed.straight is None
+    torch.testing.assert_close(
+        packed.forward(IDS).logits, plain.forward(IDS).logits, rtol=0, atol=5e-5
+    )
+
+
+def test_a_family_of_one_row_in_gpt2s_layout_is_packed_and_answers(monkeypatch):
+    """As somebody would add one who knows nothing of passes."""
+    monkeypatch.setitem(families.FAMILIES, "gptj", families.Family("transformer.h", "gpt2"))
+    model = Model(tiny.decoder("gptj")).pack()
+    assert model.decoder.straight is None
+    assert model.generate("Peru", max_new_tokens=2).steps
 
 
 def test_a_text_beyond_the_last_position_is_refused():

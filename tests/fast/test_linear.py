@@ -7,10 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 import mlpmem
-import mlpmem.engine.fused
+import mlpmem.api
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import linear
-from mlpmem.fast.linear import PackedLinear, pack
+from mlpmem.fast.linear import pack
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
 
@@ -29,7 +30,7 @@ def count(module: nn.Module) -> int:
 def test_a_packed_model_in_float32_writes_and_says_what_the_plain_one_does(family, memory):
     def made():
         bound = tiny.decoder(family)
-        return mlpmem.engine.fused.FusedModel(bound, tiny.memory(bound, memory))
+        return mlpmem.api.Model(bound, tiny.memory(bound, memory))
 
     plain, packed = made(), made().pack()
     assert count(packed.decoder.model) > 3 and count(packed.memory) > 4
@@ -107,7 +108,7 @@ def test_packed_weights_cannot_be_moved():
 def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(tmp_path):
     pytest.importorskip("peft")
     save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
-    model = mlpmem.engine.fused.FusedModel(tiny.decoder()).pack()
+    model = mlpmem.api.Model(tiny.decoder()).pack()
     with pytest.raises(MlpMemError, match="packed weights; load the decoder without dtype"):
         load_adapter(model.decoder, tmp_path)
 
@@ -158,5 +159,27 @@ def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
     for source in ("lm", "memory"):
         kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
         assert 0 < abs(float(kl)) < 0.1
-    with pytest.raises(MlpMemError, match="keys come first"):
-        mlpmem.load(tiny_bundle.folder, dtype="int8", datastore="background")
+    assert (small.datastore.keys == plain.datastore.keys).all(), "keys are float32's work"
+
+
+class Doubled(nn.Linear):
+    """Looks like a linear layer, and is none."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Written(nn.Linear):
+    """Writes its product out, as Falcon's layers do."""
+
+    def forward(self, x):
+        return x @ self.weight.T + self.bias
+
+
+@tiny.needs_ops
+def test_a_kind_of_linear_layer_is_packed_where_it_computes_a_product():
+    holder, x = nn.Sequential(Written(7, 13)), torch.randn(2, 7)
+    wanted = holder(x)
+    assert pack(holder) == 1
+    torch.testing.assert_close(holder(x), wanted)
+    assert pack(nn.Sequential(Doubled(7, 13))) == 0

@@ -5,7 +5,7 @@ import tiny
 import torch
 from accelerate import dispatch_model  # noqa: TID251  what transformers calls for "auto"
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import devices
 from mlpmem.loading import capacity
@@ -94,6 +94,6 @@ def test_a_tied_memory_takes_the_head_to_where_it_is():
     config = MemoryConfig(
         decoder.hidden_size, decoder.vocab_size, 1, 48, family="llama", tied_head=True
     )
-    model = FusedModel(decoder, Memory(config))
+    model = Model(decoder, Memory(config))
     assert torch.equal(model.memory.lm_head.weight, decoder.head_weight)
     assert model.memory.lm_head.weight.data_ptr() == decoder.head_weight.data_ptr()

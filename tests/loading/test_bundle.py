@@ -12,7 +12,7 @@ import pytest
 import tiny
 
 import mlpmem
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
 from mlpmem.loading import manifest
@@ -312,7 +312,7 @@ def test_keys_of_ones_own_text_are_cached_by_decoder_and_text(tmp_path):
     other.write_text("The capital of Peru is Quito. Gold has the symbol Ag.", encoding="utf-8")
 
     def attached(path: Path, seed: int = 0) -> key_cache.Built:
-        return attach_text(FusedModel(tiny.decoder(seed=seed)), path, "exact")
+        return attach_text(Model(tiny.decoder(seed=seed)), path, "exact")
 
     first, again = attached(text), attached(text)
     assert not first.cached and again.cached

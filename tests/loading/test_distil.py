@@ -116,7 +116,7 @@ def test_a_pretrained_decoder_goes_the_whole_way(tmp_path, monkeypatch):
     service = Service(load)
     assert settled(service)[-1].state == "ready", service.status.line
     model = service.model
-    events = model.compare("Once upon a time", stream=True, max_new_tokens=8)
+    events = model.stream("Once upon a time", max_new_tokens=8)
     values = list(stream.deltas("run", events))
     assert set(values[-1]["traces"]) == {"lm", "memory", "knn"}
     score = model.score(story[2000:4000])  # of what was stored and learned

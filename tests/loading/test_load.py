@@ -111,14 +111,14 @@ def test_a_line_of_jsonl_ends_at_a_newline_alone(tmp_path):
 def test_text_that_cannot_be_read_is_refused(tmp_path):
     decoder = tiny.decoder()
     for name, content, complaint in (
-        ("a.pdf", b"x", "none of .txt, .md, .jsonl"),
-        ("a.txt", b"\xff\xfe", "save it as UTF-8"),
-        ("a.jsonl", b'{"title": "no text"}', 'line 1 of a.jsonl is no object with a "text"'),
-        ("b.jsonl", b'"only a string"', "line 1 of b.jsonl"),
+        ("a.pdf", b"x", "not one of .txt, .md, .jsonl"),
+        ("a.txt", b"\xff\xfe", "hold no text"),
+        ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl has neither "text" nor'),
+        ("b.jsonl", b'"only a string"', "line 1 of .*b.jsonl is a string"),
         ("empty.md", b"", "hold no text"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=complaint):
             read_text(decoder, [tmp_path / name])
-    with pytest.raises(MlpMemError, match="cannot read"):
+    with pytest.raises(MlpMemError, match="missing.txt is not there"):
         read_text(decoder, [tmp_path / "missing.txt"])

@@ -6,12 +6,11 @@ import pytest
 import tiny
 import torch
 from fake_hub import COMMIT, FakeHub
-from huggingface_hub import constants
 from published import RELEASED, write_memory
 
 import mlpmem
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.loading import capacity, hub, presets
 from mlpmem.loading.parts import from_parts
 from mlpmem.model.tokenizer import VOCABULARIES
@@ -67,12 +66,7 @@ def served(tmp_path, monkeypatch):
     (tmp_path / "memory/mlp_memory_config.json").write_text('{"layer_position": -1}')
     ids = {preset.decoder.hub_id: tmp_path / "decoder", preset.memory.hub_id: tmp_path / "memory"}
     made = FakeHub(ids)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants.ENDPOINT, made.url)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", made.url)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hub, "POLL_SECONDS", 0.001)
+    made.be_the_hub(monkeypatch, tmp_path / "cache")
     made.wanted = plain_perplexity(decoder, weights, "gpt2", 0.25)
     yield made
     made.close()
@@ -170,7 +164,13 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(tmp_path, monk
         presets.check_preset("mistral-7b-wikipedia")
 
 
-@pytest.mark.parametrize(("family", "tied"), [("gpt2", True), ("gemma", True), ("llama", False)])
+@pytest.mark.parametrize(
+    ("family", "tied"),
+    [
+        ("gpt2", True), ("gemma", True), ("llama", False), ("bloom", True), ("falcon", True),
+        ("smollm3", True), ("gptj", False), ("gpt_neox", False),
+    ],
+)  # fmt: skip
 def test_a_head_that_is_the_table_too_counts_twice_where_it_is_laid_out_apart(
     family, tied, tmp_path
 ):

@@ -6,21 +6,21 @@ import tiny
 import torch
 
 import mlpmem.loading.parts as tuning
-from mlpmem.engine.fused import FusedModel
-from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.api import Model
+from mlpmem.retrieval.datastore import Datastore, build_keys, make_store
 from mlpmem.retrieval.documents import entries, join_passages
 from mlpmem.retrieval.retriever import make_retriever
 
 
-def made(passages: list[list[int]], k: int = 8) -> tuple[FusedModel, object]:
+def made(passages: list[list[int]], k: int = 8) -> tuple[Model, object]:
     """Return a tiny model of these settings and the store of passages of token ids."""
     decoder = tiny.decoder()
-    model = FusedModel(decoder, None, tuning.Settings(k=k))
+    model = Model(decoder, None, tuning.Settings(k=k))
     documents = join_passages(list(enumerate(passages)), [""] * len(passages), [""] * len(passages))
     positions, counts = entries(documents)
     keys = build_keys(decoder, documents, positions)
     store = Datastore(keys, positions, counts, documents)
-    return model, model.make_store(store, make_retriever("exact", keys))
+    return model, make_store(model.decoder, store, make_retriever("exact", keys))
 
 
 def random_passages(count: int, length: int = 20) -> list[list[int]]:
@@ -45,7 +45,7 @@ def test_what_is_asked_equals_a_search_over_all_other_passages():
         assert right[q].tolist() == (data.values[others[near]] == data.values[entry]).tolist()
         assert counts[q].tolist() == data.counts[others[near]].tolist()
         gold = output.logits[0, 0].softmax(-1)[int(data.values[entry])]
-        assert float(lm[q]) == pytest.approx(float(gold), rel=1e-4)
+        assert float(lm[q]) == pytest.approx(-float(gold.log()), rel=1e-4)
 
 
 def test_text_that_repeats_is_trusted_and_noise_is_not():
@@ -66,7 +66,7 @@ def test_what_is_chosen_is_never_worse_than_another_of_the_grid():
 
     def nll(temperature: float, lmbda: float) -> float:
         weights = torch.softmax(-distances / temperature + counts.log(), 1)
-        return -float(((1 - lmbda) * lm + lmbda * (weights * right).sum(1)).log().mean())
+        return -float(((1 - lmbda) * (-lm).exp() + lmbda * (weights * right).sum(1)).log().mean())
 
     best = nll(chosen.knn_temperature, chosen.lmbda["knn"])
     near = float(distances.mean())
@@ -78,7 +78,7 @@ def test_what_is_chosen_is_never_worse_than_another_of_the_grid():
 def test_beside_a_memory_lambda_is_chosen_and_what_it_imitates_is_left():
     model, store = made([[5 + i, *range(20, 50)] for i in range(12)])
     alone = tuning.tuned(model, store)
-    beside = FusedModel(model.decoder, tiny.memory(model.decoder), model.settings)
+    beside = Model(model.decoder, tiny.memory(model.decoder), model.settings)
     found = tuning.tuned(beside, store)
     assert alone.knn_temperature != model.settings.knn_temperature
     assert found.knn_temperature == model.settings.knn_temperature

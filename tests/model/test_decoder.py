@@ -9,7 +9,6 @@ from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from mlpmem.model.families import FAMILIES
 from mlpmem.model.tokenizer import TextStream, token_bytes, tokenizer_hash
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
@@ -19,7 +18,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
     torch.testing.assert_close(found, wanted, atol=3e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
 def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
     decoder = tiny.decoder(family)
     ids = torch.tensor([PROMPTS[0]])
@@ -31,7 +30,7 @@ def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
         close(output.hidden[:, -1], whole.hidden[:, at])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
 def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(family):
     decoder = tiny.decoder(family)
     width = max(map(len, PROMPTS))
@@ -48,7 +47,7 @@ def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(fa
         close(second.logits[row, -1], alone.logits[0, -1])
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
 def test_a_batch_equals_single_runs(family):
     decoder = tiny.decoder(family)
     ids = torch.tensor([p[:3] for p in PROMPTS])
@@ -87,7 +86,7 @@ def test_nothing_asks_for_a_gradient_and_the_model_is_in_eval_mode():
     assert not decoder.forward(torch.tensor([[0, 3]])).logits.requires_grad
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
 def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     decoder = tiny.decoder(family)
     decoder.model.save_pretrained(tmp_path)
@@ -95,7 +94,9 @@ def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     loaded = Decoder.load(tmp_path, depth=1)
     ids = torch.tensor([PROMPTS[0]])
     assert torch.equal(loaded.forward(ids).logits, decoder.forward(ids).logits)
-    assert (loaded.depth, loaded.num_layers, loaded.max_positions) == (1, 3, tiny.POSITIONS)
+    positions = 2**31 if family == "bloom" else tiny.POSITIONS  # whose biases have no end
+    assert (loaded.depth, loaded.num_layers, loaded.max_positions) == (1, 3, positions)
+    assert loaded.folder == tmp_path
     assert loaded.tokenizer_hash == decoder.tokenizer_hash
     assert loaded.eos_ids == {1}
     assert loaded.bytes == decoder.bytes > 0
@@ -144,8 +145,19 @@ def test_half_a_character_is_encoded_as_one_that_is_unknown():
 
 
 def test_a_folder_that_is_none_says_what_to_give(tmp_path):
-    with pytest.raises(MlpMemError, match="no folder here and no hub id"):
+    with pytest.raises(MlpMemError, match="nowhere' is not a folder.*fetch a Hub id first"):
         Decoder.load(tmp_path / "nowhere")
+
+
+def test_a_family_not_known_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
+    import transformers
+
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "mamba"}')
+    reader = transformers.AutoModelForCausalLM
+    monkeypatch.setattr(reader, "from_pretrained", lambda *_, **__: pytest.fail("weights read"))
+    with pytest.raises(MlpMemError, match="decoder family 'mamba' is not known; known are gpt2"):
+        Decoder.load(tmp_path)
 
 
 def test_text_becomes_ids_and_text_again():

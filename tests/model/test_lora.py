@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
     return place
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "falcon"])
 def test_a_merged_adapter_gives_pefts_logits_and_leaves_its_decoder_alone(family, tmp_path):
     wrapped = trained(family)
     with torch.inference_mode():

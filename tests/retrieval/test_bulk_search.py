@@ -6,9 +6,10 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import bulk_search as search_module
-from mlpmem.retrieval.bulk_search import BulkSearch, pieces, rescore
-from mlpmem.retrieval.inverted_file import InvertedSearch
-from mlpmem.retrieval.retriever import probes_for
+from mlpmem.retrieval import exact_search
+from mlpmem.retrieval.bulk_search import BulkSearch, pieces
+from mlpmem.retrieval.exact_search import ExactSearch, rescore
+from mlpmem.retrieval.inverted_file import InvertedSearch, probes_for
 from mlpmem.retrieval.top_k import Survivors, above, pack, smallest_first, unpack
 
 LUCK = np.random.default_rng(0)
@@ -52,7 +53,8 @@ def check(search, keys, queries, k):
 def test_thresholds_from_a_sample_lose_no_neighbour(dtype, k, block, monkeypatch):
     monkeypatch.setattr(search_module, "fast_dtype", lambda kind: dtype)
     monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", block)
-    monkeypatch.setattr(search_module, "EXTRA", 4)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", block)
+    monkeypatch.setattr(exact_search, "EXTRA", 4)
     search = BulkSearch(KEYS)
     sampled = search._thresholds(torch.from_numpy(QUERIES).float() - search.mean, k + 4)
     assert (sampled is None) == (k > 7)
@@ -65,10 +67,11 @@ def test_keys_of_any_kind_are_searched_whether_coarse_copies_fit_or_not(keys, bu
     search = BulkSearch(keys, budget=budget)
     assert bool(search.coarse) == (budget > 0)
     check(search, KEYS, QUERIES, 5)
+    check(ExactSearch(keys), KEYS, QUERIES, 5)
 
 
 def test_rows_whose_threshold_was_too_high_are_searched_again(monkeypatch):
-    monkeypatch.setattr(search_module, "EXTRA", 4)
+    monkeypatch.setattr(exact_search, "EXTRA", 4)
     search = BulkSearch(KEYS)
     thresholds = search._thresholds
     monkeypatch.setattr(

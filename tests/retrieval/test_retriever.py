@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.retrieval import exact_search
 from mlpmem.retrieval import retriever as r
 
 RNG = np.random.default_rng(0)
@@ -19,7 +20,7 @@ def plain_distances(keys: np.ndarray, queries: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["exact", "flat"])
 @pytest.mark.parametrize("k", [1, 17, 700])
 def test_exact_retrievers_find_the_nearest_keys_in_order(kind, k, monkeypatch):
-    monkeypatch.setattr(r, "CACHED", 128)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", 128)
     found = r.make_retriever(kind, KEYS).search(QUERIES, k)
     exact = plain_distances(KEYS, QUERIES)
     order = np.argsort(exact, axis=1, kind="stable")[:, :k]
@@ -71,7 +72,7 @@ def test_a_read_only_map_is_searched_and_left_alone(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["exact", "flat"])
 def test_one_query_or_many_find_the_same(kind, monkeypatch):
-    monkeypatch.setattr(r, "CACHED", 64)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", 64)
     retriever, queries = r.make_retriever(kind, KEYS), torch.from_numpy(KEYS[::17]).float() + 0.01
     assert len(queries) >= r.MANY
     together = retriever.search(queries, 5)
@@ -84,7 +85,7 @@ def test_one_query_or_many_find_the_same(kind, monkeypatch):
 @pytest.mark.parametrize("kind", ["exact", "flat"])
 @pytest.mark.parametrize("queries", [1, r.MANY])
 def test_more_equal_keys_than_are_asked_for_give_the_first(kind, queries, monkeypatch):
-    monkeypatch.setattr(r, "CACHED", 64)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", 64)
     keys = np.concatenate([KEYS[:200], np.repeat(KEYS[9:10], 300, axis=0), KEYS[200:]])
     asked = torch.from_numpy(KEYS[9:10].astype(np.float32)).repeat(queries, 1)
     found = r.make_retriever(kind, keys).search(asked, 20)
@@ -96,7 +97,7 @@ def test_more_equal_keys_than_are_asked_for_give_the_first(kind, queries, monkey
 
 @pytest.mark.parametrize("kind", ["exact", "flat"])
 def test_equal_keys_in_blocks_apart_come_in_the_order_of_their_index(kind, monkeypatch):
-    monkeypatch.setattr(r, "CACHED", 64)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", 64)
     spread = np.random.default_rng(1).permutation(2000)[:300]
     keys = (RNG.standard_normal((2000, 24)) * 3).astype(np.float16)
     keys[spread] = keys[spread[0]]
@@ -129,18 +130,28 @@ def test_a_part_of_a_map_is_that_part(tmp_path):
     np.save(tmp_path / "keys.npy", KEYS)
     whole = np.load(tmp_path / "keys.npy", mmap_mode="r")
     for part in (whole, whole[50:150], whole[::3]):
-        np.testing.assert_array_equal(r.writable(part), part)
-        assert r.writable(part).flags.writeable
+        np.testing.assert_array_equal(exact_search.writable(part), part)
+        assert exact_search.writable(part).flags.writeable
 
 
 def test_the_nearest_are_found_wherever_they_lie_and_however_the_blocks_fall(monkeypatch):
     order = np.argsort(plain_distances(KEYS, QUERIES[:1])[0])
     for size in (16, 64, 700):
-        monkeypatch.setattr(r, "CACHED", size)
+        monkeypatch.setitem(exact_search.BLOCK, "cpu", size)
         for keys in (KEYS[order], KEYS[order[::-1]]):  # none better later, every one better
             found = r.make_retriever("exact", keys).search(QUERIES, 8)
             wanted = np.sort(plain_distances(keys, QUERIES))[:, :8]
             np.testing.assert_allclose(found.distances.numpy(), wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("entries", [1, 2, 15, 16])
+def test_keys_too_few_for_an_index_are_searched_exactly_and_said_so(entries, caplog):
+    made = r.make_retriever("ivfpq", KEYS[:entries])
+    found = made.search(QUERIES[:1], 1)
+    assert found.indices.tolist() == [[0]]
+    few = entries < r.LEAST
+    assert isinstance(made, r.IVFPQRetriever) != few
+    assert (f"{entries} entries are too few for ivfpq, which needs 16" in caplog.text) == few
 
 
 def test_an_unknown_kind_and_an_empty_datastore_are_refused():

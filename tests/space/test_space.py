@@ -47,7 +47,7 @@ def test_requirements_leave_the_host_its_own(built):
 def test_a_folder_holds_library_and_bundle_and_no_leavings(built):
     for made in built.values():
         there = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*")}
-        assert {"mlpmem/ui/static/page.js", "assets/atlas/manifest.json", "LICENSE"} <= there
+        assert {"mlpmem/ui/static/main.js", "assets/atlas/manifest.json", "LICENSE"} <= there
         assert not [name for name in there if "__pycache__" in name or "/." in name]
 
 
@@ -138,10 +138,22 @@ def test_a_leased_model_says_what_the_model_says_in_one_lease_a_run(leased, tiny
     assert texts(model.scrub("Peru", **options)) == texts(tiny_model.scrub("Peru", **options))
     turns = [("Where is Lima?", "")]
     assert model.chat(turns, **options).text == tiny_model.chat(turns, **options).text
-    *_, done = model.compare("Peru", stream=True, max_new_tokens=3)
+    *_, done = model.stream("Peru", max_new_tokens=3)
     assert done.kind == "done" and set(done.values) == set(model.systems)
     assert len(lease.begun) == lease.ended == 4
     assert model.score("Peru is").ids == tiny_model.score("Peru is").ids
+
+
+def test_a_part_of_a_leased_model_and_a_batch_stay_leased(leased, tiny_model):
+    model, lease = leased
+    alone = model.only("memory")
+    assert alone.systems == ["lm", "memory"] and isinstance(alone, LeasedModel)
+    assert alone.generate("Peru", max_new_tokens=2).text == (
+        tiny_model.generate("Peru", "memory", max_new_tokens=2).text
+    )
+    assert len(lease.begun) == 1
+    made = model.generate(["Peru", "Gold"], "lm", max_new_tokens=2)
+    assert [t.prompt for t in made] == ["Peru", "Gold"] and len(lease.begun) == lease.ended == 3
 
 
 def test_nothing_is_leased_for_what_cannot_be_or_need_not_be(leased, tiny_model):
@@ -155,17 +167,17 @@ def test_nothing_is_leased_for_what_cannot_be_or_need_not_be(leased, tiny_model)
 
 def test_leaving_and_stopping_give_the_lease_back(leased):
     model, lease = leased
-    events = model.compare("Peru", stream=True, max_new_tokens=50)
+    events = model.stream("Peru", max_new_tokens=50)
     next(events)
     events.close()
     assert lease.ended == 1
     stop = threading.Event()
     stop.set()
-    assert model.compare("Peru", stop=stop, max_new_tokens=50) == {}
+    assert model.compare("Peru", cancel=stop, max_new_tokens=50) == {}
     assert lease.ended == 2
 
 
 def test_a_lease_is_as_long_as_its_tokens_need():
-    short, long = (seconds("compare", "x", {"max_new_tokens": n}) for n in (1, 128))
+    short, long = (seconds("stream", "x", {"max_new_tokens": n}) for n in (1, 128))
     assert 5 < short < long < 15
-    assert seconds("scrub", "x", {"max_new_tokens": 128}) > long
+    assert seconds("stream_scrub", "x", {"max_new_tokens": 128}) > long

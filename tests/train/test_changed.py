@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from mlpmem.errors import MlpMemError
+from train.files import read_json, write_json
 from train.run.processes import hold
-from train.run.stage import Context, finished_manifest, read_json, run_stage, write_json
+from train.run.stage import Context, finished_manifest, run_stage
 
 
 @dataclass(frozen=True)

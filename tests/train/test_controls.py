@@ -11,8 +11,9 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.tables import Controls, Targets
 from train.config.tables import Memory as MemoryRecipe
+from train.files import read_json, write_json
 from train.measure.atlas import Sources, Test
-from train.run.stage import Context, read_json, write_json
+from train.run.stage import Context
 from train.stages import controls
 from train.stages.targets import make_targets
 

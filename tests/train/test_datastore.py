@@ -20,7 +20,8 @@ from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
 from train.config.tables import Corpus, Recipe
 from train.config.tables import Datastore as Config
-from train.run.stage import finished_manifest, run_stage, write_json
+from train.files import write_json
+from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore
 from train.stages.extend import extend
 
@@ -229,7 +230,7 @@ def test_what_cannot_be_extended_is_said(root):
     with pytest.raises(MlpMemError, match="no finished datastore .* run `python -m train datas"):
         extend(RECIPE, root, write_texts(root))
     make(root)
-    with pytest.raises(MlpMemError, match="there is no file .*none.txt"):
+    with pytest.raises(MlpMemError, match="none.txt is not there"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=Config(depth=1))
     with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
@@ -252,7 +253,7 @@ def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_others(root):
     make(root)
     paths, bad = write_texts(root), root / "bad.txt"
     extend(RECIPE, root, paths[:1])
-    for content, message in ((b"caf\xe9", "is no UTF-8"), (b" ", "no text in it")):
+    for content, message in ((b"caf\xe9", "is not UTF-8"), (b" ", "no text in it")):
         bad.write_bytes(content)
         with pytest.raises(MlpMemError, match=message):
             extend(RECIPE, root, [bad])
@@ -268,8 +269,8 @@ import torch
 torch.set_num_threads(1)
 import train.stages.datastore
 from train.stages.datastore import cut, make_datastore
-from train.processes import disband, team
-from train.recipe import Datastore
+from train.run.processes import disband, team
+from train.config.tables import Datastore
 from train.run.stage import run_stage
 train.stages.datastore.cut = lambda start, end, size, config: cut(start, end, 2**20 // 14, config)
 run_stage(Path(sys.argv[1]), "datastore", Datastore(shard_mib=1), ("corpus", "decoder"),

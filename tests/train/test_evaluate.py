@@ -11,8 +11,9 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
 from train.config.tables import Evaluate, Finetuned
-from train.measure.atlas import LAMBDAS, Grid, Measured, Sources, Test, choose_lambda
-from train.run.stage import Context, read_json, write_json
+from train.files import read_json, write_json
+from train.measure.atlas import ATLAS_LAMBDAS, Grid, Measured, Sources, Test, choose_lambda
+from train.run.stage import Context
 from train.stages import finetuned
 from train.stages.evaluate import evaluate, load_results
 
@@ -20,10 +21,10 @@ from train.stages.evaluate import evaluate, load_results
 def test_lambda_has_the_best_mean_over_the_groups_in_dev_wordings():
     def rows(a1, a2, b):
         return {
-            "A1_dev": np.interp(LAMBDAS, *a1),
-            "A2_dev": np.interp(LAMBDAS, *a2),
-            "B_dev": np.interp(LAMBDAS, *b),
-            "B_test": np.interp(LAMBDAS, [0, 1], [1, 0]),  # only measures, never chooses
+            "A1_dev": np.interp(ATLAS_LAMBDAS, *a1),
+            "A2_dev": np.interp(ATLAS_LAMBDAS, *a2),
+            "B_dev": np.interp(ATLAS_LAMBDAS, *b),
+            "B_test": np.interp(ATLAS_LAMBDAS, [0, 1], [1, 0]),  # only measures, never chooses
         }
 
     flat, rises = ([0, 1], [0.5, 0.5]), ([0, 0.5, 1], [0, 0.8, 1.0])
@@ -35,7 +36,8 @@ def test_lambda_has_the_best_mean_over_the_groups_in_dev_wordings():
 
 def test_perplexity_is_by_group_and_of_the_mix():
     gold = {"lm": np.array([0.5, 0.5, 0.1]), "memory": np.array([0.5, 0.125, 0.9])}
-    made = Measured(None, None, np.array(["A2", "B", "B"]), Grid({}, gold), np.arange(3))
+    nll = {name: -np.log(probs) for name, probs in gold.items()}
+    made = Measured(None, None, np.array(["A2", "B", "B"]), Grid({}, nll), np.arange(3))
     assert made.perplexity("memory", 0.0) == pytest.approx({"A2": 2.0, "B": np.sqrt(20)})
     assert made.perplexity("memory", 1.0) == pytest.approx({"A2": 2.0, "B": np.sqrt(8 / 0.9)})
     half = np.exp(-np.log([0.3125, 0.5]).mean())
@@ -70,8 +72,8 @@ def test_the_stage_measures_every_system_and_lambda(inputs, tmp_path, tiny_model
     assert lm["lmbda"] is None and results["systems"][1]["lmbda"] == results["lmbda"]["memory"]
     for source in ("memory", "knn"):
         curves = results["lambda_curves"][source]
-        assert curves["lmbdas"] == list(LAMBDAS)
-        assert {len(values) for values in curves.values()} == {len(LAMBDAS)}
+        assert curves["lmbdas"] == list(ATLAS_LAMBDAS)
+        assert {len(values) for values in curves.values()} == {len(ATLAS_LAMBDAS)}
         assert curves["ppl_B"][0] == pytest.approx(lm["ppl"]["B"])
 
 
@@ -88,7 +90,7 @@ def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_mo
                 mixed = 0.7 * probs["lm"].exp() + 0.3 * probs[name].exp()
                 nll[name].append(-float(mixed[ids[at]].log()))
     for name, values in nll.items():
-        found = curves[name]["ppl_B"][LAMBDAS.index(0.3)]
+        found = curves[name]["ppl_B"][ATLAS_LAMBDAS.index(0.3)]
         assert found == pytest.approx(np.exp(np.mean(values)), rel=1e-3)
 
 

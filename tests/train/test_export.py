@@ -21,8 +21,9 @@ from mlpmem.loading.bundle import load_bundle
 from mlpmem.loading.registry import Cast
 from train.config.tables import Export
 from train.corpora.atlas import facts as atlas_facts
+from train.files import file_hash
 from train.report import bundle as adopt
-from train.run.stage import Context, file_hash, finished_manifest
+from train.run.stage import Context, finished_manifest
 from train.stages.examples import find_examples, is_right, judge, record, telling_abouts, untrained
 from train.stages.export import cost, make_bundle, tuned_adapters
 
@@ -225,10 +226,10 @@ def test_the_recipes_adapters_go_into_the_bundle(inputs, tuned, tmp_path):
 def test_an_adapter_is_adopted_by_a_bundle_that_is_there(tuned, tmp_path, capsys):
     tiny.bundle(tmp_path / "mine")
     given = ["--runs", str(tuned.parents[1]), "--bundle", str(tmp_path / "mine")]
-    assert adopt.main(["run", "--adapters", "else", *given]) == 1
+    assert adopt.main(["adopt", "run", "else", *given]) == 1
     assert "no kept LoRA" in capsys.readouterr().err
     assert load_bundle(tmp_path / "mine").adapters == []
-    assert adopt.main(["run", "--adapters", "lora_B", *given]) == 0
+    assert adopt.main(["adopt", "run", "lora_B", *given]) == 0
     (mine,) = load_bundle(tmp_path / "mine").adapters
     column = Cast(load_bundle(tmp_path / "mine").model(), [mine]).system("finetuned")
     assert column.generate("It", max_new_tokens=2).steps

@@ -76,7 +76,7 @@ def asked(system, value, **other):
 
 def test_a_bundle_gathers_the_findings_and_stays_whole(tmp_path, capsys):
     bundle = tiny.bundle(tmp_path / "tiny", traces=[]).folder
-    options = ["any", "--runs", str(tmp_path / "runs"), "--bundle", str(bundle)]
+    options = ["gather", "any", "--runs", str(tmp_path / "runs"), "--bundle", str(bundle)]
     assert gather.main(options) == 1 and "there are no findings" in capsys.readouterr().err
     before = load_bundle(bundle).read_json("results.json")
     for value in (0.2, 0.5):  # what was gathered before is replaced

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from train.lock import hold
+from train.run.processes import hold
 with hold(Path(sys.argv[1]), "memory"):
     print("held", flush=True)
     time.sleep(600)

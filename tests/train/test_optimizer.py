@@ -1,6 +1,7 @@
 """Master weights change nothing in float32, keep small steps in bfloat16, and survive a restart."""
 
 import pytest
+import tiny
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -205,3 +206,14 @@ def test_the_schedule_of_a_very_short_run_is_usable(steps):
     config = Optimizer(warmup=0.03)
     assert all(0 < schedule(i, steps, config) <= 1 for i in range(steps))
     assert schedule(0, steps, config) == 1.0
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "llama"])
+def test_muon_takes_no_table_and_no_head_of_any_family(family):
+    model = tiny.decoder(family).model.requires_grad_(True)
+    optimizer = MasterOptimizer(model, Optimizer(muon_lr=0.1), STEPS)
+    taken = {id(p) for group in optimizer.optimizers[1].param_groups for p in group["params"]}
+    names = [n for n, m in zip(optimizer.names, optimizer.masters, strict=True) if id(m) in taken]
+    layers = {n for n, p in model.named_parameters() if p.dim() == 2 and ".1." in n}
+    assert {name for name in names if ".1." in name} == layers
+    assert all(any(f".{i}." in name for i in range(tiny.LAYERS)) for name in names)

@@ -13,11 +13,12 @@ from mlpmem.retrieval.documents import join_passages
 from mlpmem.ui.panels import results as results_tab
 from train.config.tables import Evaluate, Export, Finetuned, Targets
 from train.measure.text import (
-    LAMBDAS,
+    TEXT_LAMBDAS,
     Golds,
     best_lambda,
     curve,
     look,
+    nll_of,
     perplexity,
     share_of_gain,
     slide,
@@ -26,10 +27,10 @@ from train.measure.text import (
 from train.report.__main__ import tables
 from train.run.stage import Context
 from train.stages.evaluate import evaluate, load_results
-from train.stages.examples import prefixes
 from train.stages.export import make_bundle
 from train.stages.finetuned import compare_finetuned
 from train.stages.targets import make_targets
+from train.stages.text import prefixes
 
 
 def documents_of(lengths):
@@ -85,18 +86,19 @@ def test_knns_probability_is_the_weight_of_the_neighbours_that_are_right():
         for row in range(5):
             weights = [counts[row, i] * np.exp(-distances[row, i] / temperature) for i in range(k)]
             right = sum(weights[i] for i in range(k) if hits[row, i])
-            assert golds.knn(k, temperature)[row] == pytest.approx(right / sum(weights), rel=1e-5)
+            found = np.exp(-golds.knn(k, temperature)[row])
+            assert found == pytest.approx(right / sum(weights), rel=1e-5, abs=1e-29)
 
 
 def test_perplexity_and_lambda_are_of_the_mix():
-    lm, other = np.array([0.5, 0.1]), np.array([0.0, 0.9])
+    lm, other = nll_of(np.array([0.5, 0.1])), nll_of(np.array([0.0, 0.9]))
     assert perplexity(lm, other, 0.0) == pytest.approx(np.sqrt(20))
     assert perplexity(lm, other, 0.5) == pytest.approx((0.25 * 0.5) ** -0.5)
     assert perplexity(lm, other, 1.0) > 1e12
-    rows = curve(lm, other, LAMBDAS)
+    rows = curve(lm, other, TEXT_LAMBDAS)
     best = best_lambda(rows)
-    assert rows[LAMBDAS.index(best)] == min(rows) and 0 < best < 1
-    assert best_lambda([3.0] * len(LAMBDAS)) == 0.0
+    assert rows[TEXT_LAMBDAS.index(best)] == min(rows) and 0 < best < 1
+    assert best_lambda([3.0] * len(TEXT_LAMBDAS)) == 0.0
 
 
 def test_the_share_is_of_what_knn_gains():
@@ -133,10 +135,10 @@ def test_every_source_is_what_the_library_says():
         p = int(windows.passage_at(np.int64(at)))
         found = model.distributions(windows.tokens[windows.offsets[p] : at].tolist())
         true = int(windows.tokens[at])
-        assert golds.lm[row] == pytest.approx(float(found["lm"][true].exp()), rel=1e-3)
-        assert golds.memory[row] == pytest.approx(float(found["memory"][true].exp()), rel=1e-3)
-        expected = float(found["knn"][true].exp())
-        assert golds.knn(10**4, 3.0)[row] == pytest.approx(expected, rel=1e-3, abs=1e-9)
+        assert golds.lm[row] == pytest.approx(-float(found["lm"][true]), abs=1e-3)
+        assert golds.memory[row] == pytest.approx(-float(found["memory"][true]), abs=1e-3)
+        probs = np.exp(-golds.knn(10**4, 3.0)[row])
+        assert probs == pytest.approx(float(found["knn"][true].exp()), rel=1e-3, abs=1e-9)
 
 
 def test_what_is_chosen_is_best_on_validation_and_in_one_schema(evaluated, tiny_model):

@@ -10,17 +10,19 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.retrieval import texts
 from train.config import tables
 from train.config.load import load_recipe
 from train.config.tables import Corpus, Recipe, Stated, Targets
+from train.files import write_json
 from train.run import ledger as ledgers
 from train.run import ledger as plan
-from train.run import sizes as measured
 from train.run.ledger import check_fits, ledger, number_text, time_text
 from train.run.needs import BASE, Need, needs
 from train.run.pipeline import STAGES, run
 from train.run.sizes import UnknownSizeError, sizes_of
-from train.run.stage import run_stage, write_json
+from train.run.stage import run_stage
+from train.stages import text as text_kind
 
 SHAPE = tables.Decoder(hidden_size=64, layers=3, heads=4, intermediate_size=96)
 BIG = Recipe("big", stated=Stated(tokens=10**9), corpus=Corpus(kind="text", vocab_size=1000))
@@ -86,7 +88,8 @@ def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_
 
 
 def test_a_tokenizer_that_is_here_counts_a_sample_of_the_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(measured, "SAMPLE", 1000)
+    monkeypatch.setattr(texts, "PIECE", 1000)
+    monkeypatch.setattr(text_kind, "SAMPLE", 1)
     tiny.tokenizer().save_pretrained(tmp_path / "bytes")
     (tmp_path / "a.txt").write_bytes(b"word " * 800)
     corpus = Corpus(

@@ -9,8 +9,9 @@ import torch
 
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.passages import forward_positions
-from train.measure.atlas import LAMBDAS, Grid, Sources
+from train.measure.atlas import ATLAS_LAMBDAS, Grid, Sources
 from train.measure.questions import Questions, ask, cell_of, sample_questions, tally
+from train.measure.text import nll_of
 
 PROMPTS = ["The capital of Peru is", "Vellmar is an", "Question: Who? Answer:", "Gold has"]
 LENGTH = 4
@@ -69,7 +70,7 @@ def test_exact_match_by_teacher_forcing_is_exact_match_by_generating(system):
     grid = sources("memory", "knn").grid(asked.documents, asked.positions)
     matched = set()
     for lmbda in TRIED:
-        counts = tally(asked, grid.right[system][:, LAMBDAS.index(lmbda)])
+        counts = tally(asked, grid.right[system][:, ATLAS_LAMBDAS.index(lmbda)])
         for i, row in enumerate(asked.rows):
             said = generated(model().decoder.encode(row["prompt"]), system, lmbda)
             right = said == row["answer"]
@@ -95,16 +96,18 @@ def test_the_grid_is_the_naive_mix_at_every_position():
     documents = tiny.documents()
     positions = positions_of(documents)
     grid = sources("memory", "knn").grid(documents, positions)
-    assert set(grid.right) == {"memory", "knn"} and set(grid.gold) == {"lm", "memory", "knn"}
+    assert set(grid.right) == {"memory", "knn"} and set(grid.gold_nll) == {"lm", "memory", "knn"}
     for at in range(0, len(positions), 9):
         true, probs = int(documents.tokens[positions[at]]), probs_of(documents, positions[at])
-        for name, column in grid.gold.items():
-            assert column[at] == pytest.approx(float(probs[name][true]), rel=1e-3, abs=1e-6)
+        for name, column in grid.gold_nll.items():
+            assert np.exp(-column[at]) == pytest.approx(
+                float(probs[name][true]), rel=1e-3, abs=1e-6
+            )
         for name, right in grid.right.items():
-            assert right.shape == (len(positions), len(LAMBDAS))
+            assert right.shape == (len(positions), len(ATLAS_LAMBDAS))
             for lmbda in TRIED:
                 mixed = (1 - lmbda) * probs["lm"] + lmbda * probs[name]
-                assert right[at, LAMBDAS.index(lmbda)] == (int(mixed.argmax()) == true)
+                assert right[at, ATLAS_LAMBDAS.index(lmbda)] == (int(mixed.argmax()) == true)
                 expected = -np.log(max(float(mixed[true]), 1e-30))
                 nll = grid.nll(name, lmbda)[at]
                 assert nll == pytest.approx(expected, rel=1e-3, abs=1e-4)
@@ -115,7 +118,7 @@ def test_lambda_0_is_the_decoder_alone_whatever_stands_beside():
     positions = positions_of(documents)
     alone = sources().grid(documents, positions)
     beside = sources("memory", "knn").grid(documents, positions)
-    assert set(alone.right) == set(alone.gold) == {"lm"}
+    assert set(alone.right) == set(alone.gold_nll) == {"lm"}
     assert (alone.right["lm"] == alone.right["lm"][:, :1]).all()
     for name in ("memory", "knn"):
         assert np.array_equal(beside.right[name][:, 0], alone.right["lm"][:, 0])
@@ -124,7 +127,8 @@ def test_lambda_0_is_the_decoder_alone_whatever_stands_beside():
 
 
 def test_nll_of_a_token_without_any_mass_is_large_and_finite():
-    grid = Grid({}, {"lm": np.array([0.0, 0.5]), "knn": np.array([0.0, 0.0])})
+    none = nll_of(np.zeros(2))
+    grid = Grid({}, {"lm": nll_of(np.array([0.0, 0.5])), "knn": none})
     nll = grid.nll("knn", 0.5)
     assert nll.tolist() == pytest.approx([-np.log(1e-30), -np.log(0.25)])
     assert np.isfinite(grid.nll("knn", 1.0)).all()

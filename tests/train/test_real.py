@@ -9,9 +9,9 @@ import torch
 
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
+from train.files import read_json, write_json
 from train.measure.text import slide
 from train.report import real_text
-from train.run.stage import read_json, write_json
 
 RESULTS = {
     "how": "python -m train evaluate",

@@ -13,9 +13,12 @@ from mlpmem.engine.router import FEATURES, load_routers
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.retrieval.documents import Documents
 from train.config.tables import Router as Recipe
-from train.run.stage import Context, read_json
+from train.files import read_json
+from train.measure.by_token import measure
+from train.run.stage import Context
 from train.stages import router as stage
-from train.stages.router import Rows, fit, fit_routers, nll, see_atlas
+from train.stages.atlas import AtlasKind
+from train.stages.router import Rows, fit, fit_routers, nll
 from train.studies import routing
 
 CONFIG = Recipe(units=2, questions=2, tokens=40, window=16, k=9, temperature=3.0)
@@ -62,7 +65,7 @@ def test_a_fitted_router_beats_the_best_fixed_lambda_and_is_the_same_every_time(
 
 def test_the_atlas_is_seen_in_dev_wordings_only_and_groups_count_alike(tmp_path):
     inputs = tiny_run.stages(tmp_path)
-    seen = see_atlas(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
+    seen = AtlasKind().see(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
     text = [tiny.decoder().decode(seen.documents.passage(p)) for p in range(len(seen.documents))]
     wanted = [q for q in tiny_run.questions() if q["wording"] == "dev"]
     assert len(text) == len(wanted) == 6
@@ -84,7 +87,7 @@ def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_
     assert set(routers) == set(counts["nll"]) == set(stage.SYSTEMS)
     model = tiny.model()
     model.routers = {s: router.bind(model.decoder) for s, router in routers.items()}
-    found = routing.STUDIES[kind](model, inputs["corpus"], 9, 0, "how")
+    found = routing.study(model, inputs["corpus"], 9, 0, "how")
     value = {(f.split, f.system, f.metric, f.setting.get("lmbda")): f.value for f in found}
     assert {f.system for f in found} == set(PARTS)
     for (split, system, metric, mode), best in value.items():
@@ -103,7 +106,7 @@ def test_the_study_agrees_with_scoring_and_counts_entities_apart(tmp_path):
     model.routers = {s: router.bind(bound) for s, router in some.items()}
     texts = Documents.load(inputs["corpus"] / "heldout")
     positions = np.delete(np.arange(len(texts.tokens)), texts.offsets[:-1])
-    measured = routing.measure(model, texts, positions)
+    measured = measure(model, texts, positions)
     score = model.score(texts.passage(0).tolist())
     first = slice(0, len(score.ids) - 1)
     for mode, lmbda in (("fixed", None), (AUTO, AUTO)):

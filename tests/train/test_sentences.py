@@ -1,12 +1,14 @@
-"""README's sentences: numbers come from findings, and what no finding says is an error."""
+"""The READMEs' sentences: numbers come from findings, and a missing finding is an error."""
+
+import json
 
 import made_findings
 import pytest
 
 from mlpmem.errors import MlpMemError
+from train.files import write_json
 from train.report.__main__ import ROOT, TEMPLATES, fill, main
 from train.report.sentences import filled
-from train.run.stage import write_json
 
 RESULTS = {"findings": made_findings.rows()}
 
@@ -19,6 +21,18 @@ def test_a_placeholder_is_the_finding_it_names():
     )
     said = "70 %, 1.50, 4.438, 100, 50.0 % by `python -m train.studies routing tiny`\n"
     assert filled(template, RESULTS) == said
+
+
+def test_a_setting_with_spaces_stands_in_quotes_and_bytes_are_megabytes():
+    kept = {"study": "compute", "system": "lora", "split": "A2/test", "metric": "exact_match",
+            "how": "", "n": 1000}  # fmt: skip
+    rows = [kept | {"value": v, "setting": {"label": f"LoRA, {v:g}"}} for v in (0.25, 0.5)]
+    rows += [kept | {"study": "cost", "metric": "in_memory", "value": 1234.4e6, "setting": {}}]
+    template = '{compute lora A2/test exact_match "label=LoRA, 0.5": %}, '
+    template += "{cost lora A2/test in_memory: MB} MB"
+    assert filled(template, {"findings": rows}) == "50 %, 1,234 MB\n"
+    with pytest.raises(MlpMemError, match="got 0 findings"):
+        filled('{compute lora A2/test exact_match "label=LoRA": %}', {"findings": rows})
 
 
 def test_a_system_of_the_main_table_is_named_with_its_cell():
@@ -65,11 +79,15 @@ def test_a_study_that_is_gathered_comes_into_readme_and_a_changed_number_is_seen
     assert filled(line, {"findings": changed}) != filled(line, RESULTS)
 
 
-def test_readme_is_refused_where_a_number_of_it_is_changed_by_hand():
-    import json
-
+def test_a_block_that_nothing_fills_is_an_error_that_names_those_there_are():
     results = json.loads((ROOT / "assets/atlas/results.json").read_text("utf-8"))
-    readme = (ROOT / "README.md").read_text("utf-8")
+    with pytest.raises(MlpMemError, match="block nonsense has no content; use one of results, "):
+        fill("<!-- nonsense: begin -->\n<!-- nonsense: end -->", results)
+
+
+def test_readme_is_refused_where_a_number_of_it_is_changed_by_hand():
+    results = json.loads((ROOT / "assets/atlas/results.json").read_text("utf-8"))
+    readme = (ROOT / "assets/README.md").read_text("utf-8")
     touched = readme.replace("% of B's tokens lose", "% of B's  tokens lose")
     assert touched != readme and fill(touched, results) == readme
 

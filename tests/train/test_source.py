@@ -15,9 +15,16 @@ from train.config.tables import Decoder as Recipe
 from train.config.tables import Optimizer
 from train.corpora.text import PARTS
 from train.corpora.tokenizer import train_tokenizer
+from train.files import read_json
 from train.fit.packing import NO_TARGET, pack
-from train.run.stage import Context, read_json
-from train.stages.decoder import check_source, make_decoder, packed_loss, training_parts
+from train.run.stage import Context
+from train.stages.decoder import (
+    check_source,
+    finetune,
+    make_decoder,
+    packed_loss,
+    training_parts,
+)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +102,24 @@ def test_a_decoder_whose_logits_are_bent_is_taken_as_it_is_or_refused(inputs, tm
     check_source(dataclasses.replace(config, epochs=0), tiny.tokenizer())
 
 
-@pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"gemma2"}))
+@pytest.mark.parametrize(
+    ("family", "shape"), [("bloom", {}), ("falcon", {"alibi": True})], ids=["bloom", "falcon"]
+)
+def test_a_decoder_that_attends_by_places_is_taken_as_it_is_or_refused(
+    inputs, tmp_path, family, shape
+):
+    tiny.decoder(family, **shape).model.save_pretrained(tmp_path / "made")
+    tiny.tokenizer().save_pretrained(tmp_path / "made")
+    config = dataclasses.replace(recipe(inputs), source=str(tmp_path / "made"))
+    with pytest.raises(MlpMemError, match="ALiBi.* set epochs = 0"):
+        check_source(config, tiny.tokenizer())
+    check_source(dataclasses.replace(config, epochs=0), tiny.tokenizer())
+    model, documents = Decoder.load(tmp_path / "made").model, tiny.documents()
+    with pytest.raises(MlpMemError, match="ALiBi.* leave .finetuned. out"):
+        finetune(model, documents, config, 1e-3, 1, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"gemma2", "bloom"}))
 def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     model = tiny.decoder(family).model.requires_grad_(True)
     with torch.no_grad():  # a bias that is not 0, where the head has one
@@ -108,9 +132,12 @@ def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     loss.backward()
     got = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
+    mask = batch["attention_mask"]
+    if model.config._attn_implementation == "eager":  # where a mask is added to the scores
+        mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     logits = model(
         input_ids=batch["ids"], position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"], use_cache=False,
+        attention_mask=mask, use_cache=False,
     ).logits  # fmt: skip
     expected = F.cross_entropy(
         logits.flatten(0, 1),

@@ -23,10 +23,11 @@ from mlpmem.errors import MlpMemError
 from train.__main__ import STOPPED, main
 from train.config.load import load_recipe
 from train.config.tables import Recipe
+from train.files import read_json, write_json
 from train.report.__main__ import main as report
 from train.run.machine import peak_memory
 from train.run.pipeline import STAGES
-from train.run.stage import Context, finished_manifest, read_json, run_stage, write_json
+from train.run.stage import Context, finished_manifest, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 

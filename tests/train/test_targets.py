@@ -8,7 +8,7 @@ import tiny
 import torch
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval import bulk_search as search_module
+from mlpmem.retrieval import bulk_search, exact_search
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
@@ -33,8 +33,9 @@ def brute_force(keys, queries):
 
 @pytest.mark.parametrize(("query_block", "key_block"), [(2048, 8192), (7, 64), (300, 1), (1, 599)])
 def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, monkeypatch):
-    monkeypatch.setattr(search_module, "QUERY_BLOCK", query_block)
-    monkeypatch.setitem(search_module.KEY_BLOCK, "cpu", key_block)
+    monkeypatch.setattr(exact_search, "QUERY_BLOCK", query_block)
+    monkeypatch.setitem(bulk_search.KEY_BLOCK, "cpu", key_block)
+    monkeypatch.setitem(exact_search.BLOCK, "cpu", key_block)
     keys, queries = torch.randn(600, 12), torch.randn(23, 12)
     distances, indices = found(keys, queries, 9)
     expected = brute_force(keys, queries).topk(9, largest=False)

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+import torch
 
 from mlpmem.engine.rag import Rag
-from mlpmem.engine.systems import Column, columns
+from mlpmem.engine.systems import ModelSystem
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval import bulk_search
+from mlpmem.retrieval.retriever import BulkRetriever
 from mlpmem.retrieval.text_search import Passages
 from train.corpora.tokenizer import train_tokenizer
-from train.files import read_lines, write_lines
+from train.files import read_json, read_lines, write_json, write_lines
 from train.measure.batches import Judged
-from train.run.stage import read_json, write_json
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
 from train.tasks import task as asked
 from train.tasks.__main__ import main
@@ -118,7 +118,7 @@ def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
     )
     kind = knn_prompt.Kind("", None, (" x", " y"), "d", ((" x",), (" y",)))
     found = knn_prompt.predictions(
-        columns(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
+        tiny.systems(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
     )
     assert found["lm"].tolist() == [0]  # 0.5 > 0.2
     assert found["dcpmi"].tolist() == [1]  # log 5/6 < log 2
@@ -127,7 +127,7 @@ def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
 
 
 def test_words_of_several_tokens_are_judged_whole():
-    bound = columns(model())[0]
+    bound = tiny.systems(model())[0]
     prompts = [bound.decoder.encode(text) for text in ("Gold", "The capital of")]
     found = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
     for row, ids in zip(found, prompts, strict=True):
@@ -215,8 +215,8 @@ def stages(root):
 
 def ask(data=None, corpus=None, **options):
     """Return Asked of every sort of system."""
-    retrieval = Rag(Column(model()), Passages(tiny.documents(), model().decoder))
-    everyone = [*columns(model()), retrieval]
+    retrieval = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
+    everyone = [*tiny.systems(model()), retrieval]
     return Asked(everyone, data, corpus, options.pop("limit", 0), "how", **options)
 
 
@@ -433,7 +433,7 @@ def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys)
 
 def test_the_bulk_search_is_the_retrievers(tiny_model):
     store = tiny_model.store
-    queries = store.retriever.keys[:5].float() + 0.01
-    mine = bulk_search.BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
+    queries = torch.from_numpy(np.asarray(store.datastore.keys[:5], np.float32)) + 0.01
+    mine = BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
     true = store.retriever.search(queries, 4)
     np.testing.assert_allclose(mine.distances, true.distances, atol=1e-3)

@@ -141,7 +141,7 @@ def test_a_folder_of_a_tokenizer_that_is_not_there_is_said_so(tmp_path):
 @pytest.mark.parametrize(
     ("files", "config", "message"),
     [
-        ({"a.txt": "", "b.txt": ""}, {}, "train split has no text .2 empty files"),
+        ({"a.txt": "", "b.txt": ""}, {}, "train split has no text .left out: 2 empty files"),
         ({"a.txt": "text"}, {}, "no document fell into the valid split .*raise shares"),
     ],
 )

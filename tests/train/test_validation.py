@@ -12,8 +12,9 @@ import torch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory as MlpMemory
 from train.config.tables import Memory, Targets
+from train.files import read_json, write_json
 from train.fit.validation import Validation, draw_training
-from train.run.stage import Context, read_json, write_json
+from train.run.stage import Context
 from train.stages.memory import TargetRows, make_memory
 from train.stages.targets import make_targets
 

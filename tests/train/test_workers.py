@@ -26,11 +26,12 @@ from mlpmem.retrieval.documents import Documents
 from train.config.tables import Decoder as DecoderRecipe
 from train.config.tables import Memory as MemoryRecipe
 from train.config.tables import Optimizer, Targets
+from train.files import read_json, write_json
 from train.fit import loop
 from train.fit import workers as launch
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.run.machine import is_full
-from train.run.stage import Context, read_json, write_json
+from train.run.stage import Context
 from train.stages import memory as memory_module
 from train.stages.decoder import _draw_batches, make_decoder
 from train.stages.memory import TargetRows, make_memory, soften
@@ -178,25 +179,40 @@ def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
 
 
 @pytest.mark.parametrize(
-    ("family", "norm", "last"),
-    [("llama", "post_attention_layernorm", "norm"), ("gpt2", "ln_2", "ln_f")],
-)
+    ("family", "norm", "last", "shape", "share"),
+    [
+        ("llama", "post_attention_layernorm", "norm", {}, 1.0),
+        ("gpt2", "ln_2", "ln_f", {}, 1.0),
+        (
+            "granite", "post_attention_layernorm", "norm",
+            {"residual_multiplier": 0.5, "logits_scaling": 0.25}, 0.5,
+        ),
+        ("gemma", "post_attention_layernorm", "norm", {"hidden_act": "silu"}, 1.0),
+    ],
+)  # fmt: skip
 def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_length(
-    family, norm, last
+    family, norm, last, shape, share
 ):
-    bound = tiny.decoder(family)
+    bound = tiny.decoder(family, **shape)
+    with torch.no_grad():  # gains that are not 1
+        for name, weight in bound.model.named_parameters():
+            if "norm" in name or "ln_" in name:
+                weight.add_(0.2 * torch.randn(weight.shape))
     layer = layers_of(bound.model, bound.family)[-1]
     stream = torch.randn(400, bound.hidden_size)
     stream -= stream.mean(1, keepdim=True)
     stream *= 4 / stream.square().mean(1, keepdim=True).sqrt()
     with torch.no_grad():
         keys = getattr(layer, norm)(stream)
-        final = getattr(bound.model.base_model, last)(stream + layer.mlp(keys))
-        values = bound.model.get_output_embeddings()(final).argmax(1)
+        final = getattr(bound.model.base_model, last)(stream + share * layer.mlp(keys))
+        logits = bound.model.get_output_embeddings()(final) / bound.logit_divisor
+    values = logits.argmax(1)
     made = new_memory(MemoryRecipe(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
     assert (made(keys).argmax(1) == values).float().mean() < 0.7
-    assert begin_as_decoder(made, bound, keys, values) == 0.25
+    factor = begin_as_decoder(made, bound, keys, values)
+    assert factor == 0.25 * share
     assert (made(keys).argmax(1) == values).float().mean() > 0.9
+    assert (made(keys) - logits).norm() < 0.3 * logits.norm()
 
 
 def test_a_memory_too_small_for_the_decoders_ffn_begins_as_it_was(inputs):

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import Router, RouterConfig
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.extra_columns import Given
@@ -34,7 +34,7 @@ def model():
     router = Router(config)
     with torch.no_grad():
         router.out.weight.fill_(0.3)
-    routed = FusedModel(whole.decoder, whole.memory, whole.settings, "tiny", {"memory": router})
+    routed = Model(whole.decoder, whole.memory, whole.settings, "tiny", {"memory": router})
     routed.attach_datastore(whole.datastore, whole.retriever)
     return routed
 

@@ -14,10 +14,16 @@ REQUEST = {"kind": "branch", "run": "r", "prompt": "p", "system": "lm", "lmbda":
 
 
 def test_a_bare_question_gets_its_form_and_other_text_stays():
-    assert inputs.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
-    assert inputs.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
-    assert inputs.as_prompt("Question: Where? Answer:") == "Question: Where? Answer:"
-    assert inputs.as_prompt("Lima is") == "Lima is"
+    atlas = recorded.Recorded(questions_form=True)
+    assert atlas.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert atlas.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
+    assert atlas.as_prompt("Question: Where? Answer:") == "Question: Where? Answer:"
+    assert atlas.as_prompt("Lima is\n") == "Lima is\n"
+
+
+@pytest.mark.parametrize("text", ["Where is\n\n Lima? ", "user\nHi\n", "  a:\n\tb()\n?"])
+def test_what_a_brought_decoder_reads_is_what_was_typed(text):
+    assert recorded.Recorded().as_prompt(inputs.check_text(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * 2001])
@@ -35,7 +41,7 @@ def test_lambda_outside_its_range_is_refused(lmbda):
 def test_an_untouched_lambda_is_none_and_empty_fields_are_defaults():
     assert inputs.check_lmbda({"lmbda": None}) is None
     chosen = inputs.check_options({"lmbda": 0.25}, None, "", None, None, None)
-    assert chosen == inputs.Options(lmbda=0.25)
+    assert chosen == inputs.RequestOptions(lmbda=0.25)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +107,7 @@ def test_titles_are_names_without_their_brackets(tmp_path):
 def test_a_request_of_a_column_is_checked_whole():
     asked = inputs.check_request(REQUEST)
     assert (asked.kind, asked.system, asked.forced) == ("branch", "lm", [4])
-    assert asked.options == inputs.Options(lmbda=0.5, seed=3)
+    assert asked.options == inputs.RequestOptions(lmbda=0.5, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +156,15 @@ def test_what_is_off_in_a_link_is_brought_in():
         {"q": "x" * 3000, "tokens": "1e9", "seed": "-4", "top_p": "nan", "top_k": "7.9",
          "temperature": "hot", "lambda": "-3", "systems": "knn,<b>,lm", "else": "1"}
     )  # fmt: skip
-    assert link.options == inputs.Options(lmbda=0.0, max_new_tokens=128, top_k=7)
+    assert link.options == inputs.RequestOptions(lmbda=0.0, max_new_tokens=128, top_k=7)
     assert (len(link.prompt), link.systems) == (2000, ["lm", "knn"])
     assert inputs.read_link({"q": "a", "systems": "none"}).systems == ["lm", "memory", "knn"]
+
+
+def test_texts_that_stop_are_a_few_short_ones():
+    options = None, None, None, None, None, None, None, None
+    assert inputs.check_options(*options, stop="\n").stop == ("\n",)
+    assert inputs.check_options(*options, stop=["a", "b"]).stop == ("a", "b")
+    for wrong in (3, [""], [3], ["x"] * 9, ["x" * 41]):
+        with pytest.raises(MlpMemError, match="stop is .*give up to 8 texts"):
+            inputs.check_options(*options, stop=wrong)

@@ -7,6 +7,7 @@ import gradio as gr
 import pytest
 from gradio import processing_utils
 
+from mlpmem import errors
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.request import limits, stream
 
@@ -23,7 +24,7 @@ from mlpmem.ui.request import limits, stream
     ],
 )
 def test_of_a_servers_path_only_the_last_part_is_shown(text, shown):
-    said = limits.said(MlpMemError(text))
+    said = errors.said(MlpMemError(text))
     assert said == (text if shown is None else shown) and "/home" not in said
 
 

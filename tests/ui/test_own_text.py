@@ -3,13 +3,13 @@
 import threading
 import time
 import weakref
-from collections import namedtuple
+from collections import Counter, namedtuple
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
 from mlpmem.ui.panels import chat, corpus, inspect
@@ -91,9 +91,12 @@ def test_a_text_of_ones_own_is_checked(tmp_path):
     assert own_text.read_upload(tmp_path / "a.txt") == ("a.txt", "ok")
     (tmp_path / "c.txt").write_text("read once")
     assert corpus._uploaded(tmp_path / "c.txt") == ("c.txt", "read once")
+    counts = Counter()
+    own_text.titled("a.jsonl", lines, counts)
+    assert counts == {"empty_lines": 1, "empty_documents": 1}
     with pytest.raises(MlpMemError, match="not here any more"):
         corpus._uploaded(tmp_path / "c.txt")
-    for name, content, word in (("a.exe", b"", "none of"), ("b.md", b"\xff", "UTF-8")):
+    for name, content, word in (("a.exe", b"", "not one of"), ("b.md", b"\xff", "UTF-8")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=word):
             own_text.read_upload(tmp_path / name)
@@ -117,11 +120,12 @@ def test_a_question_that_was_stopped_is_not_told_to_the_model_again():
     told = []
     model = SimpleNamespace(
         systems=["lm"], lmbdas=lambda *given: {"lm": 0.0},
-        chat=lambda turns, **options: told.append(turns) or iter(()),
+        chat_ids=lambda turns, room: told.append(turns) or [1],
+        stream=lambda ids, systems, **options: iter(()),
     )  # fmt: skip
     shared = SimpleNamespace(
         service=SimpleNamespace(model=model),
-        recorded=SimpleNamespace(known=lambda prompt: {}),
+        recorded=SimpleNamespace(known=lambda prompt: {}, as_prompt=lambda text: text),
         searched=lambda *given: "",
     )
     turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]
@@ -149,7 +153,7 @@ def test_the_chat_prefers_the_best_source_there_is(tiny_model):
     assert [chat.best(there) for there in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",))] == [
         "memory", "knn", "lm",
     ]  # fmt: skip
-    alone = FusedModel(tiny_model.decoder)
+    alone = Model(tiny_model.decoder)
     service = Service(lambda tell: (alone, []))
     choose = chat._chooser(SimpleNamespace(service=service))
     assert choose("memory", "atlas") == gr.skip(), "nothing is known while it loads"

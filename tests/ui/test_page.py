@@ -246,6 +246,18 @@ def test_serving_begins_without_torch():
     assert made.stdout.strip() == "False", made.stderr
 
 
+def test_text_is_given_as_files_folders_and_patterns(tmp_path, monkeypatch):
+    import app
+
+    (tmp_path / "notes").mkdir()
+    for name in ("A.TXT", "b.jsonl.gz"):
+        (tmp_path / "notes" / name).touch()
+    monkeypatch.chdir(tmp_path)
+    for given in ("notes", "notes/A.TXT", "notes/*", "notes/A.TXT notes/b.jsonl.gz"):
+        args = app.arguments(["--decoder", "a/b", "--text", *given.split()])
+        assert [str(path) for path in args.text] == given.split()
+
+
 def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
     import app
 
@@ -273,10 +285,12 @@ def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ("--decoder /nowhere", "no folder here and no hub id"),
-        ("--decoder README.md", "no folder here and no hub id"),
-        ("--decoder a/b --memory ./c", "--memory ./c is no folder"),
-        ("--decoder a/b --text nowhere.txt", "nowhere.txt is no file here"),
+        ("--decoder /nowhere", "neither a local folder nor a Hub id"),
+        ("--decoder README.md", "neither a local folder nor a Hub id"),
+        ("--decoder a/b --memory ./c", "--memory ./c is neither a local folder"),
+        ("--decoder a/b --text nowhere.txt", "--text nowhere.txt is not there; give .txt"),
+        ("--decoder a/b --text app.py", "--text app.py is not one of .txt, .md, .jsonl"),
+        ("--decoder a/b --text tests/ui", "tests/ui holds no text (left out: "),
         ("--preset nope", "preset 'nope' is not known"),
         ("--port 0", "give --port a number from 1 to 65535"),
         ("--port 99999", "give --port a number"),

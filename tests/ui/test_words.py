@@ -34,7 +34,7 @@ def test_an_atlas_keeps_its_groups_and_examples():
 
 
 def test_no_script_speaks_of_the_atlas():
-    for path in STATIC.glob("*.js"):
+    for path in STATIC.rglob("*.js"):
         assert "atlas" not in path.read_text("utf-8").lower(), path.name
 
 

@@ -45,7 +45,7 @@ def _check_lengths(recipe: Recipe) -> None:
         "window in [evaluate]": recipe.evaluate.window,
         "row in [decoder]": recipe.decoder.row,
     }
-    if recipe.corpus.kind != "text" or recipe.decoder.source or recipe.stated.tokens:
+    if not recipe.corpus.cut or recipe.decoder.source or recipe.stated.tokens:
         return
     for name, length in lengths.items():
         if length > most:
@@ -70,7 +70,7 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
     sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
     targets = replace(recipe.targets, teacher=at(recipe.targets.teacher))
-    whole = corpus.passage if corpus.kind == "text" and decoder.epochs else 0
+    whole = corpus.passage if corpus.cut and decoder.epochs else 0
     return replace(
         recipe,
         corpus=corpus,

@@ -132,18 +132,25 @@ class Atlas:
     odd_words: float = 0.0  # share of the decoder's questions that have made-up words among theirs
 
 
+KINDS = {  # kind of corpus: the class that has all that differs, imported when it is asked
+    "atlas": "train.stages.atlas:AtlasKind",
+    "text": "train.stages.text:TextKind",
+}
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Where text comes from and how it is tokenised."""
 
-    kind: str = "atlas"  # "atlas", or "text": documents of one's own
+    kind: str = "atlas"  # of KINDS: "atlas", or "text", documents of one's own
     vocab_size: int = 4096  # of the tokenizer that is trained
     # atlas
     scale: float = 1.0  # share of the corpus's entities
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
     together: bool = False  # the decoder reads, in every epoch, what the memory remembers too
     atlas: Atlas = field(default_factory=Atlas)
-    # text: files, folders (.txt .md .jsonl .parquet), or "hub:owner/name[:configuration[:split]]"
+    # text: files, folders, patterns (.txt .md .jsonl .parquet, also .gz .bz2 .xz), or
+    # "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
     valid: tuple[str, ...] = ()  # none: drawn from the training documents
     test: tuple[str, ...] = ()  # likewise
@@ -158,9 +165,14 @@ class Corpus:
     tokenizer: str = ""  # folder, or "hub:owner/name"; none: the decoder's, or one is trained
     attributions: tuple[str, ...] = ()  # where the text comes from and its licence
 
+    @property
+    def cut(self) -> bool:
+        """Return whether documents are cut into passages of `passage` tokens; an atlas is not."""
+        return self.kind != "atlas"
+
     def __post_init__(self) -> None:
         """Raise MlpMemError for values no corpus can have."""
-        check_choice("corpus", "kind", self.kind, ("atlas", "text"))
+        check_choice("corpus", "kind", self.kind, tuple(KINDS))
         check_range("corpus", "vocab_size", self.vocab_size, 258)  # every byte, BOS and EOS
         check_range("corpus", "scale", self.scale, 0, 1, above=True)
         check_range("corpus", "draws", self.draws, 1)

@@ -1,34 +1,27 @@
-"""Text where it lies -> blocks of documents, streamed: files, JSON lines, Parquet, the Hub.
+"""Text where it lies -> blocks of documents, streamed: files, Parquet, datasets of the Hub.
 
 Nothing is read whole. A block is at most BLOCK characters of one document; what follows in the same
-document comes in further blocks. Memory is bounded whatever the length of a file or of a line.
-
-Plain text -> blocks: a file is cut into documents at headings and separators.
-
-Rows -> blocks, a document a row: JSON lines, Parquet, datasets of the Hub.
-
-What readers of text yield, and what they share: blocks of documents, packed files, titles.
+document comes in further blocks. Memory is bounded whatever the length of a file or of a line. What
+a text file is, and what is refused, is the library's rule (`mlpmem/retrieval/texts.py`); training
+adds documents cut at headings and separators, and fields of other names.
 """
 
-import bz2
-import codecs
-import gzip
-import json
-import lzma
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from mlpmem.errors import MlpMemError
+from mlpmem.retrieval import texts
 from train.config.load import HUB
 from train.config.tables import Corpus
 
 BLOCK = 2**18  # characters; longer documents are tokenised in parts of this size
 TITLE = 60  # characters of a document's beginning that stand for a title it lacks
-PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+HINT = f'. Paths count from the recipe\'s own folder; "{HUB}owner/name" is a dataset of the Hub'
+LINE = 2**16  # characters of a text's line that are read at once
 
 
 class Block(NamedTuple):
@@ -39,45 +32,18 @@ class Block(NamedTuple):
     first: bool  # whether the document begins here
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """Return a file opened for reading bytes, unpacked on the way."""
-    return PACKED.get(path.suffix, open)(path, "rb")
-
-
 def beginning(text: str) -> str:
     """Return the first words of a text, as a title."""
     words = " ".join(text[: 4 * TITLE].split())
     return words if len(words) <= TITLE else words[:TITLE].rsplit(" ", 1)[0] + " …"
 
 
-ROW = 2**26  # bytes a line of JSON may have: it can only be parsed whole
-
-
 def read_json(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of a JSON-lines file, a document a line."""
-    yield from blocks_of_rows(_json_rows(path), config, counts)
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield (file:line, value) of every line that is not blank."""
-    with open_bytes(path) as file:
-        for number in range(1, 2**62):
-            line, where = file.readline(ROW), f"{path}:{number}"
-            if not line:
-                return
-            if len(line) == ROW:
-                raise MlpMemError(
-                    f"corpus: {where}: the line is longer than {ROW >> 20} MiB and can only be "
-                    "read whole; write its text as a .txt file, or cut it into several lines"
-                )
-            if line.strip():
-                try:
-                    yield where, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise MlpMemError(
-                        f"corpus: {where}: no JSON in UTF-8 ({error}); correct the line, or use "
-                        ".txt for plain text"
-                    ) from error
+    with texts.opened(path) as file:
+        rows = texts.json_rows(texts.decoded(file, path, counts), path, counts)
+        places = ((f"line {number} of {path}", row) for number, row in rows)
+        yield from blocks_of_rows(places, config, counts)
 
 
 def read_parquet(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
@@ -86,7 +52,7 @@ def read_parquet(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]
 
 
 def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
-    """Yield (file:row, row) of the columns needed, a few rows at a time."""
+    """Yield (where, row) of the columns needed, a few rows at a time."""
     try:
         import pyarrow as arrow
         from pyarrow import parquet
@@ -95,14 +61,17 @@ def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
     try:
         with parquet.ParquetFile(path) as file:
             there = set(file.schema_arrow.names)
-            columns = sorted(there & {config.text_field, config.title_field}) or sorted(there)
+            fields = {config.text_field, config.title_field, "messages"}
+            columns = sorted(there & fields) or sorted(there)
             number = 0
             for batch in file.iter_batches(64, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
-                    yield f"{path}:{number}", row
+                    yield f"row {number} of {path}", row
     except arrow.ArrowInvalid as error:
-        raise MlpMemError(f"corpus: {path} is no Parquet file ({error}); write it again") from error
+        raise MlpMemError(
+            f"corpus: {path} is not a Parquet file ({error}); write it again"
+        ) from error
 
 
 def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
@@ -118,7 +87,7 @@ def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
             owner_name, configuration or None, split=split or "train", streaming=True
         )
         for number, row in enumerate(rows, 1):
-            yield f"{HUB}{name}:{number}", row
+            yield f"row {number} of {HUB}{name}", row
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise MlpMemError(
@@ -136,33 +105,18 @@ def _missing(source: str, error: ModuleNotFoundError) -> str:
     )
 
 
-def whole(text: str) -> str:
-    """Return a text with U+FFFD for halves of a pair of surrogates, as JSON cut in an emoji has."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def blocks_of_rows(
     rows: Iterator[tuple[str, Any]], config: Corpus, counts: Counter
 ) -> Iterator[Block]:
-    """Yield the blocks of rows (where, {text, title}); MlpMemError for a row without text."""
+    """Yield the blocks of rows (where, {text, title} or a chat); see texts.row_text."""
     for where, row in rows:
-        text = row.get(config.text_field) if isinstance(row, dict) else None
-        if not isinstance(text, str):
-            there = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise MlpMemError(
-                f"corpus: {where}: no text in {config.text_field!r}; there is {there}. Set "
-                "text_field in the recipe's [corpus], or correct the row"
-            )
+        title, text = texts.row_text(row, where, config.text_field, config.title_field)
         if not text.strip():
             counts["empty_documents"] += 1
             continue
-        text = whole(text)
-        title = whole(str(row.get(config.title_field) or beginning(text)))
+        title = title or beginning(text)
         for start in range(0, len(text), BLOCK):
             yield Block(title, text[start : start + BLOCK], start == 0)
-
-
-LINE = 2**16  # bytes of a text's line that are read at once
 
 
 def read_text(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
@@ -170,7 +124,7 @@ def read_text(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
     heading = re.compile(config.heading, re.MULTILINE) if config.heading else None
     title = "" if config.heading or config.separator else path.name
     parts, size, first, documents = [], 0, True, 0
-    for before, line, after in _with_neighbours(_lines(path)):
+    for before, line, after in _with_neighbours(_lines(path, counts)):
         found = heading.match(before + line + after, len(before)) if heading else None
         ends = found or (config.separator and line.rstrip("\n") == config.separator)
         if ends or (parts and size + len(line) > BLOCK):
@@ -211,29 +165,10 @@ def _with_neighbours(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
         before, line = before[-1:] + line, after
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their ends, those beyond LINE bytes in pieces."""
-    decoder, at = codecs.getincrementaldecoder("utf-8")(), 0
-    with open_bytes(path) as file:
-        while raw := file.readline(LINE):
-            held = len(decoder.getstate()[0])
-            text = _decode(decoder, raw, path, at - held)
-            at += len(raw)
-            if text:
-                yield text.removeprefix("\ufeff").replace("\r\n", "\n")
-        _decode(decoder, b"", path, at - len(decoder.getstate()[0]), final=True)
-
-
-def _decode(decoder: Any, raw: bytes, path: Path, at: int, final: bool = False) -> str:
-    """Return raw as text; MlpMemError that names the byte of the file where it is no UTF-8."""
-    try:
-        return decoder.decode(raw, final)
-    except UnicodeDecodeError as error:
-        raise MlpMemError(
-            f"corpus: {path}: byte {at + error.start} (0x{error.object[error.start]:02x}) is no "
-            "UTF-8; convert the file (iconv -f latin1 -t utf-8, or whatever it was written in), or "
-            "leave it out"
-        ) from error
+def _lines(path: Path, counts: Counter) -> Iterator[str]:
+    """Yield the lines of a text file with their ends, those beyond LINE characters in parts."""
+    with texts.opened(path) as file:
+        yield from texts.lines(texts.decoded(file, path, counts), LINE)
 
 
 READERS = {
@@ -247,44 +182,22 @@ READERS = {
 def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of all documents of `sources`, in their order.
 
-    Counts "empty_files" and "empty_documents", which are skipped. MlpMemError for what cannot be
-    read, with the file and the byte or line.
+    Counts what is left out, see texts.noted. MlpMemError for what cannot be read, with the file and
+    the byte, line or row.
     """
     for source in sources:
         if source.startswith(HUB):
             yield from blocks_of_rows(hub_rows(source.removeprefix(HUB)), config, counts)
             continue
-        for path in files_of(Path(source)):
-            if not path.stat().st_size:
-                counts["empty_files"] += 1
-                continue
+        for path in texts.filled(files_of(source, counts, HINT), counts):
             try:
-                yield from READERS[_kind(path)](path, config, counts)
-            except (OSError, EOFError, lzma.LZMAError) as error:
+                yield from READERS[texts.kind_of(path)](path, config, counts)
+            except OSError as error:
                 raise MlpMemError(
                     f"corpus: cannot read {path} ({error}); check the file, or leave it out"
                 ) from error
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the files of a source, a folder's in the order of their names."""
-    if path.is_file():
-        if _kind(path) not in READERS:
-            raise MlpMemError(
-                f"corpus: {path} is none of {', '.join(READERS)} (also with {', '.join(PACKED)}); "
-                "convert it first"
-            )
-        return [path]
-    found = sorted(p for p in path.rglob("*") if p.is_file() and _kind(p) in READERS)
-    if not found:
-        what = "a folder without text" if path.is_dir() else "not there"
-        raise MlpMemError(
-            f"corpus: {path} is {what}; give files or folders of {', '.join(READERS)}, relative to "
-            f'the recipe\'s own folder, or "{HUB}owner/name" for a dataset of the Hub'
-        )
-    return found
-
-
-def _kind(path: Path) -> str:
-    """Return the suffix that says how a file is read, without that of its compression."""
-    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+def files_of(source: str | Path, counts: Counter | None = None, hint: str = "") -> list[Path]:
+    """Return the files of a source: of a folder or a pattern in the order of their names."""
+    return texts.files_of(source, tuple(READERS), counts, hint)

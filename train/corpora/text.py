@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import load_tokenizer
+from mlpmem.retrieval.texts import noted
 from train.config.load import HUB, check_model
 from train.config.tables import Corpus
 from train.corpora.readers import Block, read_blocks
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
-from train.run.stage import write_json
+from train.files import say, write_json
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder
@@ -52,6 +53,8 @@ def write_corpus(folder: Path, config: Corpus, seed: int) -> dict:
     for split, size in sizes.items():
         if not size["documents"]:
             raise MlpMemError(_nothing(split, config, counts))
+    if line := noted(counts):
+        say(f"corpus: {line}")
     write_json(folder / "attributions.json", list(config.attributions))
     tokens = sum(size["tokens"] for size in sizes.values())
     return {"tokens": tokens, "vocab_size": len(tokenizer)} | sizes | dict(counts)
@@ -59,10 +62,7 @@ def write_corpus(folder: Path, config: Corpus, seed: int) -> dict:
 
 def _nothing(split: str, config: Corpus, counts: Counter) -> str:
     """Return what to say where a split has no document."""
-    skipped = (
-        f"{counts['empty_files']} empty files and {counts['empty_documents']} empty documents were "
-        "skipped"
-    )
+    skipped = noted(counts) or "nothing was left out"
     if split == "train" or getattr(config, split):
         return f"corpus: the {split} split has no text ({skipped}); give sources that hold some"
     return (

@@ -18,8 +18,7 @@ from train.config.tables import Memory as MemoryRecipe
 from train.fit.loss import row_nll
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # of the FFN's output, tried one by one
-ENDS = {"llama": "down_proj", "gpt2": "c_proj"}  # an FFN's last layer
-NORMS = {"llama": "post_attention_layernorm", "gpt2": "ln_2"}  # what the decoder's FFN is behind
+ENDS = {"llama": "down_proj", "gpt2": "c_proj"}  # the last layer of a memory's FFN
 
 
 def new_memory(
@@ -91,14 +90,15 @@ def _copy(memory: Memory, decoder: Decoder, keys: Tensor) -> bool:
     layer = _layer(memory, decoder)
     ffn = getattr(layer, "mlp", None)
     final = getattr(decoder.model.base_model, LAYOUTS[memory.config.family][3], None)
-    before = getattr(layer, NORMS[memory.config.family], None)
+    before = getattr(layer, decoder.family.norm, None)
     if not (_fits(ffn, block.mlp) and _fits(final, norm) and _fits(before, norm)):
         return False
     for target, source in ((block.mlp, ffn), (norm, final)):
         for name, weight in target.named_parameters():
             given = source.get_parameter(name)
             weight[tuple(map(slice, given.shape))] = given.to(weight)
-    g = before.weight.to(norm.weight)
+    norm.weight.add_(decoder.family.norm_offset).div_(decoder.logit_divisor)
+    g = _gain(before, decoder).to(norm.weight)
     norm.weight.mul_(g.square().mean().sqrt() / g)
     own = next(module for name, module in block.named_children() if name != "mlp")
     middle = torch.zeros(len(keys))
@@ -112,12 +112,17 @@ def _copy(memory: Memory, decoder: Decoder, keys: Tensor) -> bool:
 def _scale(memory: Memory, decoder: Decoder, factor: float) -> None:
     """Multiply what the first block's FFN adds by factor * g, and take the key's bias b away."""
     block, _ = _first_and_last(memory)
-    before = getattr(_layer(memory, decoder), NORMS[memory.config.family])
+    before = getattr(_layer(memory, decoder), decoder.family.norm)
     end = getattr(block.mlp, ENDS[memory.config.family])
-    g = factor * before.weight.to(end.weight)
+    g = factor * _gain(before, decoder).to(end.weight)
     end.weight.mul_(g[:, None] if isinstance(end, nn.Linear) else g)  # (D, inner) or (inner, D)
     if getattr(end, "bias", None) is not None:
         end.bias.mul_(g).sub_(before.bias)
+
+
+def _gain(norm: nn.Module, decoder: Decoder) -> Tensor:
+    """Return what one of the decoder's norms multiplies with, (D,)."""
+    return norm.weight + decoder.family.norm_offset
 
 
 def _first_and_last(memory: Memory) -> tuple[nn.Module, nn.Module]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from mlpmem.model.families import HEADS
 from train.config.tables import Optimizer
 
 COUNTS = 8  # rows, what is summed over them, and last the gradient's norm
@@ -33,7 +34,8 @@ class MasterOptimizer:
         for param, master, view in zip(self.params, self.masters, views, strict=True):
             param.grad_dtype = torch.float32
             param.grad = master.grad = view.view_as(param)
-        inner = [config.muon_lr > 0 and _is_inner(name, p) for name, p in named]
+        tables = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
+        inner = [config.muon_lr > 0 and p not in tables and _is_inner(n, p) for n, p in named]
         pairs = list(zip(self.masters, inner, strict=True))
         rest = [m for m, muon in pairs if not muon]
         groups = [
@@ -124,8 +126,8 @@ def schedule(index: int, steps: int, config: Optimizer) -> float:
 
 
 def _is_inner(name: str, param: Tensor) -> bool:
-    """Return whether Muon takes it: a matrix that is neither an embedding nor a head."""
-    return param.dim() == 2 and not any(word in name for word in ("embed", "wte", "lm_head"))
+    """Return whether Muon takes a parameter that is no embedding: a matrix, but not a head."""
+    return param.dim() == 2 and HEADS.isdisjoint(name.split("."))
 
 
 def _master(param: nn.Parameter) -> nn.Parameter:

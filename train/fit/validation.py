@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import interpolate
+from mlpmem.engine.distributions import mix_nll
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.documents import Documents
@@ -52,8 +52,7 @@ class Validation:
                 for some, targets in zip(keys.split(1024), values.split(1024), strict=True)
             ]
         ).cpu()
-        mix = -interpolate(-self.lm_nll[:, None], -nll[:, None], self.lmbda)
-        mean, mix = nll.double().mean(), mix.double()
+        mean, mix = nll.double().mean(), mix_nll(self.lm_nll, nll, self.lmbda)
         figures = {"val_nll": mean, "val_ppl": mean.exp(), "mix_ppl": mix.mean().exp()}
         return {name: float(value) for name, value in figures.items()}
 

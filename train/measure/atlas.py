@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mlpmem.engine.distributions import knn_log_probs
+from mlpmem.engine.distributions import knn_log_probs, mix_nll
+from mlpmem.engine.settings import lambda_grid
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.bulk_search import BulkSearch
@@ -19,14 +20,13 @@ from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
 from train.files import read_lines
 from train.measure.questions import Questions, ask, sample_questions, tally
-from train.measure.text import all_positions, groups_of, mixed_nll, units_of
+from train.measure.text import all_positions, groups_of, nll_of, units_of
 from train.run.stage import Context
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
-LAMBDAS = (
-    0.0, 0.1, 0.2, 0.3, 0.4, 0.45, 0.48, 0.49, 0.5, 0.5025, 0.505, 0.5075, 0.51, 0.515, 0.52,
-    0.53, 0.55, 0.57, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0,
-)  # fmt: skip
+ATLAS_LAMBDAS = lambda_grid(
+    10, 0.45, 0.48, 0.49, 0.5025, 0.505, 0.5075, 0.51, 0.515, 0.52, 0.53, 0.55, 0.57, 0.65
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,12 @@ class Grid:
     """Of P positions and L lambdas, by source ("memory", "knn")."""
 
     right: dict[str, np.ndarray]  # (P, L) bool: the mix's most probable token is the true one
-    gold: dict[str, np.ndarray]  # (P,) the true token's probability, also under "lm"
+    gold_nll: dict[str, np.ndarray]  # (P,) the true token's nll in nats, also under "lm"
 
     def nll(self, source: str, lmbda: float) -> np.ndarray:
         """Return the true tokens' nll (P,) in nats under the mix."""
-        return mixed_nll(self.gold["lm"], self.gold[source], lmbda)  # source "lm" is itself
+        lm = self.gold_nll["lm"]
+        return lm if source == "lm" else mix_nll(lm, self.gold_nll[source], lmbda).numpy()
 
 
 class Sources:
@@ -63,7 +64,9 @@ class Sources:
         """Return the Grid of positions (indices into documents.tokens)."""
         neighbours = self.neighbours(documents, positions) if self.store is not None else None
         names = ["memory"] * (self.memory is not None) + ["knn"] * (neighbours is not None)
-        right = {name: np.zeros((len(positions), len(LAMBDAS)), bool) for name in names or ["lm"]}
+        right = {
+            name: np.zeros((len(positions), len(ATLAS_LAMBDAS)), bool) for name in names or ["lm"]
+        }
         gold = {name: np.zeros(len(positions)) for name in ("lm", *names)}
         true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
         for at, hidden, logits, *_ in forward_positions(self.decoder, documents, positions):
@@ -73,7 +76,7 @@ class Sources:
             if "knn" in names:
                 probs["knn"] = self.knn_log_probs(neighbours, at, logits.shape[-1]).exp()
             for name, p in probs.items():
-                gold[name][at] = p.gather(1, true[at, None])[:, 0].double().numpy()
+                gold[name][at] = nll_of(p.gather(1, true[at, None])[:, 0].double().numpy())
             for name in right:
                 right[name][at] = _right(probs["lm"], probs[name], true[at])
         return Grid(right, gold)
@@ -100,7 +103,7 @@ class Sources:
 
 def _right(lm: Tensor, other: Tensor, true: Tensor) -> np.ndarray:
     """Return (n, L): whether the mix's argmax over V is the true token, at every lambda."""
-    columns = [((1 - x) * lm + x * other).argmax(-1) == true for x in LAMBDAS]
+    columns = [((1 - x) * lm + x * other).argmax(-1) == true for x in ATLAS_LAMBDAS]
     return torch.stack(columns, 1).numpy()
 
 
@@ -120,8 +123,8 @@ class Measured:
     text_units: np.ndarray  # (P,) what each is drawn with; see windows.units_of
 
     def accuracy(self, source: str, lmbda: float) -> dict[str, dict]:
-        """Return {cell: {"n", "right"}} at one of LAMBDAS."""
-        return tally(self.questions, self.grid.right[source][:, LAMBDAS.index(lmbda)])
+        """Return {cell: {"n", "right"}} at one of ATLAS_LAMBDAS."""
+        return tally(self.questions, self.grid.right[source][:, ATLAS_LAMBDAS.index(lmbda)])
 
     def perplexity(self, source: str, lmbda: float) -> dict[str, float]:
         """Return {group: perplexity} of the held-out text."""
@@ -206,9 +209,9 @@ def _values(measured: Measured, source: str, lmbda: float) -> dict:
 
 
 def curve(measured: Measured, source: str) -> dict[str, list[float]]:
-    """Return accuracy and perplexity over LAMBDAS, by cell and group."""
-    rows: dict[str, list[float]] = {"lmbdas": list(LAMBDAS)}
-    for lmbda in LAMBDAS:
+    """Return accuracy and perplexity over ATLAS_LAMBDAS, by cell and group."""
+    rows: dict[str, list[float]] = {"lmbdas": list(ATLAS_LAMBDAS)}
+    for lmbda in ATLAS_LAMBDAS:
         found = shares(measured.accuracy(source, lmbda))
         found |= {f"ppl_{g}": p for g, p in measured.perplexity(source, lmbda).items()}
         for key, value in found.items():
@@ -222,4 +225,4 @@ def choose_lambda(rows: dict[str, list[float]]) -> float:
     Of equals it is the smallest.
     """
     means = np.mean([rows[f"{group}_{CHOOSING}"] for group in GROUPS], axis=0)
-    return LAMBDAS[int(np.argmax(means.round(9)))]
+    return ATLAS_LAMBDAS[int(np.argmax(means.round(9)))]

@@ -1,4 +1,7 @@
-"""TODO."""
+"""Every source token by token: under one lambda, under a router's, and the best there could be.
+
+`each` walks texts with the evidence that a router reads; `measure` judges every mix on the way.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.api import Model
 from mlpmem.engine.distributions import interpolate
-from mlpmem.engine.fused import FusedModel, Sources
+from mlpmem.engine.fused import Sources
 from mlpmem.engine.router import Evidence, gaps, reach
 from mlpmem.engine.trace import AUTO
 from mlpmem.retrieval.documents import Documents
@@ -20,7 +24,7 @@ MODES = ("fixed", AUTO, "oracle")
 
 
 def measure(
-    model: FusedModel, documents: Documents, positions: np.ndarray, modes: Sequence[str] = MODES
+    model: Model, documents: Documents, positions: np.ndarray, modes: Sequence[str] = MODES
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
     """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too.
 
@@ -40,7 +44,7 @@ def measure(
 
 
 def _judged(
-    model: FusedModel,
+    model: Model,
     sources: Sources,
     system: str,
     mode: str,
@@ -57,7 +61,7 @@ def _judged(
     return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
 
 
-def by_token(model: FusedModel, test: Test) -> dict[str, dict]:
+def by_token(model: Model, test: Test) -> dict[str, dict]:
     """Return {system: {"accuracy", "ppl"}} under the routers' lambdas, as `measure_atlas` does."""
     asked, positions = test.questions, all_positions(test.text)
     answers = measure(model, asked.documents, asked.positions, (AUTO,))
@@ -79,7 +83,7 @@ ROWS = 256  # positions whose (rows, V) log-probs exist at a time
 
 
 def each(
-    model: FusedModel, documents: Documents, positions: np.ndarray, systems: Sequence[str]
+    model: Model, documents: Documents, positions: np.ndarray, systems: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
     """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
 

@@ -11,6 +11,7 @@ measures. Windows are as long as the passages that were keyed, or the keys would
 queries know.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -19,6 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mlpmem.engine.distributions import mix_nll
+from mlpmem.engine.settings import lambda_grid
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
@@ -29,7 +32,8 @@ from mlpmem.retrieval.passages import forward_positions
 from train.config.tables import Evaluate
 from train.run.stage import Context
 
-SMALLEST = 1e-30  # a probability of which the logarithm is still taken
+SMALLEST = 1e-30  # probability of a token at least
+LARGEST = -math.log(SMALLEST)  # nats: what a token may cost at most
 
 
 def slide(
@@ -92,21 +96,26 @@ def units_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
 class Golds:
     """What each source makes of the true tokens; nothing of size V is kept."""
 
-    lm: np.ndarray  # (P,) probability of the true token by the decoder
+    lm: np.ndarray  # (P,) nll in nats of the true token by the decoder
     memory: np.ndarray  # (P,) by the memory
     distances: np.ndarray  # (P, K) float32 squared L2, nearest first
     counts: np.ndarray  # (P, K) copies that each neighbour stands for
     hits: np.ndarray  # (P, K) bool: the neighbour's value is the true token
 
     def knn(self, k: int, temperature: float) -> np.ndarray:
-        """Return the true token's probability (P,) by the k nearest neighbours."""
+        """Return the true token's nll (P,) in nats by the k nearest neighbours."""
         distances = self.distances[:, :k].astype(np.float64)
         weights = self.counts[:, :k] * np.exp((distances[:, :1] - distances) / temperature)
-        return (weights * self.hits[:, :k]).sum(1) / weights.sum(1)
+        return nll_of((weights * self.hits[:, :k]).sum(1) / weights.sum(1))
 
     def nll(self, other: np.ndarray, lmbda: float) -> np.ndarray:
         """Return the true tokens' nll (P,) in nats under the mix of the decoder and another."""
-        return mixed_nll(self.lm, other, lmbda)
+        return mix_nll(self.lm, other, lmbda).numpy()
+
+
+def nll_of(probs: np.ndarray) -> np.ndarray:
+    """Return the nll in nats of probabilities, LARGEST at most."""
+    return -np.log(np.maximum(probs, SMALLEST))
 
 
 @torch.inference_mode()
@@ -122,8 +131,8 @@ def look(
         at, hidden = places.at, places.hidden.float()
         queries[at] = hidden.cpu()
         for found, logits in ((lm, places.logits), (own, memory(hidden))):
-            probs = logits.float().cpu().softmax(-1).gather(1, true[at, None])
-            found[at] = probs[:, 0].double().numpy()
+            nll = -logits.float().cpu().log_softmax(-1).gather(1, true[at, None])
+            found[at] = nll[:, 0].clamp_max(LARGEST).double().numpy()
     search = BulkSearch(store.keys, decoder.device)
     blocks = []
     with tqdm(total=len(queries), desc="neighbours", unit="position") as bar:
@@ -136,13 +145,8 @@ def look(
 
 
 def perplexity(lm: np.ndarray, other: np.ndarray, lmbda: float) -> float:
-    """Return the perplexity under the mix of two sources' probabilities (P,) of the true token."""
-    return float(np.exp(mixed_nll(lm, other, lmbda).mean()))
-
-
-def mixed_nll(lm: np.ndarray, other: np.ndarray, lmbda: float) -> np.ndarray:
-    """Return the nll (P,) in nats under the mix of two sources' probabilities (P,)."""
-    return -np.log(np.maximum((1 - lmbda) * lm + lmbda * other, SMALLEST))
+    """Return the perplexity under the mix of two sources' nlls (P,) of the true token."""
+    return float(mix_nll(lm, other, lmbda).mean().exp())
 
 
 def curve(lm: np.ndarray, other: np.ndarray, lmbdas: Sequence[float]) -> list[float]:
@@ -152,7 +156,7 @@ def curve(lm: np.ndarray, other: np.ndarray, lmbdas: Sequence[float]) -> list[fl
 
 GROUP = "text"
 CHOOSING = "valid"
-LAMBDAS = tuple(i / 40 for i in range(41))
+TEXT_LAMBDAS = lambda_grid(40)
 
 
 def measure_text(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
@@ -172,9 +176,9 @@ def measure_text(context: Context, decoder: Decoder, memory: Memory, store: Data
     use = choose(valid, config)
     curves = {
         source: {
-            "lmbdas": list(LAMBDAS),
-            f"ppl_{CHOOSING}": curve(valid.lm, use.other(valid, source), LAMBDAS),
-            f"ppl_{GROUP}": curve(test.lm, use.other(test, source), LAMBDAS),
+            "lmbdas": list(TEXT_LAMBDAS),
+            f"ppl_{CHOOSING}": curve(valid.lm, use.other(valid, source), TEXT_LAMBDAS),
+            f"ppl_{GROUP}": curve(test.lm, use.other(test, source), TEXT_LAMBDAS),
         }
         for source in use.lmbda
     }
@@ -199,7 +203,7 @@ class Use:
     lmbda: dict[str, float]  # of "memory" and "knn"
 
     def other(self, golds: Golds, source: str) -> np.ndarray:
-        """Return the true tokens' probability (P,) by memory or kNN."""
+        """Return the true tokens' nll (P,) in nats by memory or kNN alone."""
         return golds.memory if source == "memory" else golds.knn(self.k, self.temperature)
 
     def nll(self, golds: Golds, system: str) -> np.ndarray:
@@ -217,17 +221,17 @@ def choose(valid: Golds, config: Evaluate) -> Use:
     ks = sorted({min(k, valid.distances.shape[1]) for k in config.ks})
 
     def best(pair: tuple[int, float]) -> float:
-        return min(curve(valid.lm, valid.knn(*pair), LAMBDAS))
+        return min(curve(valid.lm, valid.knn(*pair), TEXT_LAMBDAS))
 
     k, temperature = min(product(ks, config.temperatures), key=best)
     others = {"memory": valid.memory, "knn": valid.knn(k, temperature)}
-    lmbda = {s: best_lambda(curve(valid.lm, other, LAMBDAS)) for s, other in others.items()}
+    lmbda = {s: best_lambda(curve(valid.lm, other, TEXT_LAMBDAS)) for s, other in others.items()}
     return Use(k, temperature, lmbda)
 
 
 def best_lambda(perplexities: list[float]) -> float:
     """Return the lambda of the lowest perplexity, the smallest of equals."""
-    return LAMBDAS[perplexities.index(min(perplexities))]
+    return TEXT_LAMBDAS[perplexities.index(min(perplexities))]
 
 
 def share_of_gain(ppl: dict[str, float]) -> float | None:

@@ -1,12 +1,14 @@
-"""README's tables and figures, written from the bundle's results.json: `python -m train.report`.
+"""Write the READMEs' tables and figures from the bundle's results.json: `python -m train.report`.
 
-Figures in README are never typed; a test fails where they differ from the results that ship.
-Sentences with figures have their templates in train/readme, a file a block. With the path of
-another results.json its tables are printed instead.
+A README names a block by <!-- NAME: begin --> and <!-- NAME: end -->; this program writes what
+stands between them. Sentences with figures have a template in train/readme, one file per block. A
+test fails if a README differs from the shipped results. Given the path of another results.json,
+the program prints its tables instead.
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +22,19 @@ from train.report.sentences import filled, markdown
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "train" / "readme"
+READMES = ("README.md", "assets/README.md", "train/README.md")  # those with blocks
+BLOCK = re.compile(r"<!-- (\w+): begin -->\n.*?<!-- \1: end -->", re.DOTALL)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the tables of the embedded bundle into README.md, or print those of another."""
+    """Write the embedded bundle's tables into the READMEs, or print those of another bundle."""
     parser = argparse.ArgumentParser("python -m train.report", description=__doc__)
     parser.add_argument(
         "results",
         nargs="?",
         type=Path,
         help="results.json of a bundle, RUN/export/NAME/results.json: its tables are printed; "
-        "without it README.md is written",
+        "without it the READMEs are written",
     )
     given = parser.parse_args(arguments).results
     try:
@@ -40,41 +44,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    path = ROOT / "README.md"
     results = json.loads((ROOT / "assets/atlas/results.json").read_text(encoding="utf-8"))
-    path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
+    for path in (ROOT / name for name in READMES):
+        path.write_text(fill(path.read_text(encoding="utf-8"), results), encoding="utf-8")
     return 0
 
 
 def tables_of(path: Path) -> str:
-    """Return the tables of a bundle's results.json; MlpMemError where the file is none."""
+    """Return the tables of a bundle's results.json; MlpMemError for any other file."""
     try:
         return tables(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}" if path.is_file() else "there is no such file"
+        why = f"{type(error).__name__}: {error}" if path.is_file() else "the file does not exist"
         raise MlpMemError(
-            f"report: {path} is not the results.json of a bundle ({why}); give the one that the "
-            "stage export leaves, RUN/export/NAME/results.json"
+            f"report: {path} is not the results.json of a bundle ({why}); give the file that the "
+            "stage export writes, RUN/export/NAME/results.json"
         ) from error
 
 
 def fill(readme: str, results: dict) -> str:
-    """Return README's text with what stands between its marks made anew.
+    """Return a README's text with every block filled; MlpMemError for a block nothing fills."""
+    contents = blocks(results)
 
-    A block is all between <!-- NAME: begin --> and <!-- NAME: end -->.
-    """
-    made = _parts(results) | {
-        "findings": markdown(*findings.table(results)),
-        "real": real_text.table(),
-    }
+    def filled_block(match: re.Match) -> str:
+        name = match[1]
+        if name not in contents:
+            raise MlpMemError(
+                f"README: block {name} has no content; use one of {', '.join(contents)}, or add "
+                f"the template train/readme/{name}.md"
+            )
+        return f"<!-- {name}: begin -->\n{contents[name]}<!-- {name}: end -->"
+
+    return BLOCK.sub(filled_block, readme)
+
+
+def blocks(results: dict) -> dict[str, str]:
+    """Return the content of every block by its name."""
+    contents = _parts(results) | {"findings": markdown(*findings.table(results))}
+    contents["real"] = real_text.table()
     for path in sorted(TEMPLATES.glob("*.md")):
-        made[path.stem] = filled(path.read_text(encoding="utf-8"), results)
-    for name in made:
-        begin, end = (f"<!-- {name}: {which} -->" for which in ("begin", "end"))
-        before, rest = readme.split(begin)
-        _, after = rest.split(end)
-        readme = f"{before}{begin}\n{made[name]}{end}{after}"
-    return readme
+        contents[path.stem] = filled(path.read_text(encoding="utf-8"), results)
+    return contents
 
 
 def tables(results: dict) -> str:
@@ -83,7 +93,7 @@ def tables(results: dict) -> str:
 
 
 def _parts(results: dict) -> dict[str, str]:
-    """Return the tables by the block of README that they fill."""
+    """Return the tables of a results.json by the block they fill."""
     main = _text_table if "share_of_gain" in results else _atlas_table
     return {
         "results": main(results),
@@ -93,7 +103,7 @@ def _parts(results: dict) -> dict[str, str]:
 
 
 def _atlas_table(results: dict) -> str:
-    """Return what every system answers."""
+    """Return what each system answers."""
     rows = [_flat(system) for system in results["systems"]] + results["forgetting"]
     head = ["exact match, %", "lambda", "B seen", "B new", "B unseen form", "A2 new",
             "A2 unseen form", "A1 new", "ppl B", "ppl A2", "seconds"]  # fmt: skip
@@ -101,7 +111,7 @@ def _atlas_table(results: dict) -> str:
 
 
 def _text_table(results: dict) -> str:
-    """Return the perplexity of a text by every system, and its share of what kNN gains."""
+    """Return each system's perplexity of a text and its share of the gain of kNN."""
     ppl = {system["name"]: system["ppl"]["text"] for system in results["systems"]}
     rows = []
     for system in results["systems"]:
@@ -134,7 +144,7 @@ def _row(row: dict) -> list[str]:
 
 
 def _costs(cost: dict) -> list[list[str]]:
-    """Return the cost of one generated token and of standing by."""
+    """Return the cost of one generated token, of memory in use, and of the start."""
     parts = ("decoder", "memory", "datastore")
     times = (cost["decoder_ms"], cost["memory_ms"], cost["search_ms"])
     sizes = [f"{cost[f'{part}_bytes'] / 1e6:,.1f} MB" for part in parts]
@@ -147,7 +157,7 @@ def _costs(cost: dict) -> list[list[str]]:
 
 
 def _stages(stages: dict) -> list[list[str]]:
-    """Return what making the bundle took."""
+    """Return the time and memory of each stage that made the bundle."""
     return [
         [name, f"{s['seconds']:,.0f}", f"{s['peak_memory_bytes'] / 2**20:,.0f} MiB"]
         for name, s in stages.items()

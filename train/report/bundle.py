@@ -1,9 +1,8 @@
-"""Findings into the bundle they are about: `python -m train.report.bundle atlas`.
+"""Amend a bundle where it stands: `python -m train.report.bundle gather|adopt RECIPE`.
 
-README's tables and the Results tab are made from a bundle's results.json; this puts what tasks and
-studies found for a recipe there, in place of what was there before.
-
-With `--adapters` it puts a run's LoRA there instead, without running the stage export again.
+`gather` puts what tasks and studies found for a recipe into the bundle's results.json, in place of
+what was there: README's tables and the Results tab are made from it. `adopt` puts a run's LoRA
+beside the bundle's decoder, without running the stage export again.
 """
 
 import argparse
@@ -36,38 +35,6 @@ def gather(findings: Path, bundle: Path, also: Sequence[Path] = ()) -> int:
     return len(rows)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Put findings, or the adapters that are named, into a bundle; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m train.report.bundle", description=__doc__)
-    parser.add_argument("recipe", nargs="?", default="atlas")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
-    parser.add_argument("--bundle", help="folder or preset; the embedded one by default")
-    parser.add_argument(
-        "--also", type=Path, nargs="*", default=[],
-        help="findings of another run, as runs/wikitext-2/findings/domains.json",
-    )  # fmt: skip
-    parser.add_argument(
-        "--adapters", nargs="+", metavar="NAME", help="rows of finetuned.json, such as lora_B_..."
-    )
-    given = parser.parse_args(argv)
-    try:
-        folder, run = Path(preset_path(given.bundle)), run_of(given.runs, given.recipe)
-        if given.adapters:
-            count = adopt(run / "finetuned", given.adapters, folder)
-            say(f"{count} adapters in {folder.name}/adapters")
-            return 0
-        count = gather(run / "findings", folder, given.also)
-    except (MlpMemError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    say(f"{count} findings in {folder.name}/results.json; now `python -m train.report`")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:
     """Return how many adapters were put into the bundle; MlpMemError for one that does not fit."""
     decoder = load_bundle(bundle).model().decoder
@@ -78,3 +45,41 @@ def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:
         put_adapter(bundle, adapter)
     load_bundle(bundle)
     return len(adapters)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Amend a bundle; return the exit status."""
+    given = _parser().parse_args(argv)
+    try:
+        folder, run = Path(preset_path(given.bundle)), run_of(given.runs, given.recipe)
+        if given.command == "adopt":
+            count = adopt(run / "finetuned", given.names, folder)
+            say(f"{count} adapters in {folder.name}/adapters")
+        else:
+            count = gather(run / "findings", folder, given.also)
+            say(f"{count} findings in {folder.name}/results.json; now `python -m train.report`")
+    except (MlpMemError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
+    parser = argparse.ArgumentParser(prog="python -m train.report.bundle", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    gathers, adopts = commands.add_parser("gather"), commands.add_parser("adopt")
+    for command in (gathers, adopts):
+        command.add_argument("recipe", help="whose run it is, such as atlas")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are")
+        command.add_argument("--bundle", help="folder or preset; the embedded one by default")
+    adopts.add_argument("names", nargs="+", help="rows of finetuned.json, such as lora_B_...")
+    gathers.add_argument(
+        "--also", type=Path, nargs="*", default=[],
+        help="findings of another run, as runs/wikitext-2/findings/domains.json",
+    )  # fmt: skip
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

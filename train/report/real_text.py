@@ -1,9 +1,11 @@
-"""Keep what recipes of real text measured: `python -m train.report.real_text RECIPE`.
+"""Keep what real-text recipes measured, for train/README.md.
 
-Writes train/readme/measured/RECIPE.json out of runs/RECIPE/export: no bundle of these texts ships,
-and README's table must not be typed. A row a recipe, in alphabetical order. Where the run beside it
-that is called RECIPE-plain has a decoder, that one is measured on the same windows of the test
-split: one decoder as large as decoder and memory together, in place of both.
+    python -m train.report.real_text RECIPE --label NAME
+
+Writes train/readme/measured/RECIPE.json from runs/RECIPE/export, because no bundle of these texts
+ships and README figures are never typed. The table has one row per recipe, in alphabetical order.
+If the run RECIPE-plain has a decoder, it is measured on the same windows of the test split. It is
+one decoder with as many parameters as decoder and memory together.
 """
 
 import argparse
@@ -29,15 +31,17 @@ HEAD = ["", "decoder, perplexity", "+ kNN", "+ memory", "memory's share of kNN's
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Keep what a finished run measured; return the exit status."""
+    """Keep the results of a finished run; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m train.report.real_text", description=__doc__)
-    parser.add_argument("recipe", help="its name; it has run as far as export")
+    parser.add_argument("recipe", help="the name of a recipe whose stage export is done")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
-    parser.add_argument("--label", required=True, help="what README calls the row")
+    parser.add_argument("--label", required=True, help="the row's name in README")
     given = parser.parse_args(argv)
     results = given.runs / given.recipe / "export" / given.recipe / "results.json"
     if not results.is_file():
-        sys.stderr.write(f"{results} lacks; run `python -m train all {given.recipe}` first\n")
+        sys.stderr.write(
+            f"{results} does not exist; run `python -m train all {given.recipe}` first\n"
+        )
         return 1
     kept = slim(read_json(results), given.label)
     try:
@@ -51,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def slim(results: dict, label: str) -> dict:
-    """Return of a text corpus's results.json what README tells."""
+    """Return the part of a text corpus's results.json that README shows."""
     kept = ("name", "lmbda", "ppl", "bytes", "train_seconds")
     return {
         "label": label,
@@ -64,9 +68,9 @@ def slim(results: dict, label: str) -> dict:
 
 
 def plain(run: Path) -> dict | None:
-    """Return perplexity and parameters of the plain decoder beside a run; None without.
+    """Return perplexity and parameters of a run's plain decoder; None if there is none.
 
-    The windows are those of the run's stage evaluate. MlpMemError where it has another tokenizer.
+    The windows are those of the run's stage evaluate. MlpMemError if its tokenizer differs.
     """
     folder = plain_decoder(run)
     if folder is None:
@@ -81,7 +85,7 @@ def plain(run: Path) -> dict | None:
 
 
 def table() -> str:
-    """Return README's table of all that is kept, without columns that are empty throughout."""
+    """Return README's table of all kept results, without empty columns."""
     rows = [_row(read_json(path)) for path in sorted(KEPT.glob("*.json"))]
     full = [i for i in range(len(HEAD)) if not i or any(row[i] for row in rows)]
     return markdown([HEAD[i] for i in full], [[row[i] for i in full] for row in rows])

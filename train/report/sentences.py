@@ -1,20 +1,23 @@
-"""README's sentences about findings: their numbers are filled in, never typed.
+"""Fill the READMEs' sentences: their numbers come from findings and are never typed.
 
 A template in train/readme is Markdown with placeholders:
 
     {imitation memory B kl: .3f}                       study, system, split, metric, and the format
     {routing memory B/test exact_match lmbda=auto: %}  with a setting; "%" and ".1%" are per cent
+    {compute lora B/test exact_match "label=a b": %}   a setting with spaces stands in quotes
     {best mixing knn B perplexity k=512: .2f}          the least of several; {most ...}: the largest
-    {imitation memory B kl: n}                         how many tokens or questions it is made of
+    {cost lm systems in_memory: MB}                    bytes as megabytes
+    {imitation memory B kl: n}                         how many tokens or questions were measured
     {system auto B/test: .1%}                          of the main table, or of a tuned decoder
     {how imitation}   {table update}   {table cost 2}  the command; a study's tables, or the second
 
-What begins with {if STUDY}, {if STUDY METRIC} or {if STUDY SYSTEM} is left out while none of it is
-measured, up to the next empty line, item of a list or {if}. Any other placeholder that no finding,
-or more than one, answers is an error.
+Text that begins with {if STUDY}, {if STUDY METRIC} or {if STUDY SYSTEM} is left out until that is
+measured. It ends at the next empty line, list item or {if}. Any other placeholder must match
+exactly one finding.
 """
 
 import re
+import shlex
 from collections.abc import Sequence
 
 from mlpmem.errors import MlpMemError
@@ -27,7 +30,7 @@ ONLY = re.compile(r"\{if ([^\s{}]+)(?: ([^\s{}]+))?\}")
 
 
 def filled(template: str, results: dict) -> str:
-    """Return a template's text with what a results.json says; MlpMemError where it does not."""
+    """Return a template filled from a results.json; MlpMemError if a figure is missing."""
     rows, kept, shown = read(results), [], True
     for line in template.splitlines():
         if wanted := ONLY.match(line):
@@ -41,7 +44,7 @@ def filled(template: str, results: dict) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, numbers to the right."""
+    """Return a Markdown table with its numbers aligned right."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, rule, *rows))
 
@@ -51,22 +54,22 @@ def _is_about(row: Found, study: str, metric_or_system: str | None) -> bool:
 
 
 def _said(place: str, rows: list[Found], results: dict) -> str:
-    """Return what stands in a placeholder's stead."""
+    """Return the text of a placeholder."""
     kind, *rest = place.split()
     if kind == "how":
         return f"`{_how(place, rest, rows)}`"
     if kind == "table":
         return _tables(place, rest, results)
     name, _, form = place.partition(":")
-    words = name.split()
+    words = shlex.split(name)
     if kind == "system":
         return _percent(_share(place, words[1], words[2], results), form.strip())
     pick = {"best": min, "most": max}.get(words[0])
     found = _found(words[1:] if pick else words, rows)
     if not found or len(found) > 1 and not pick:
         raise MlpMemError(
-            f"README: {{{place}}} is answered by {len(found)} findings, it must be one; put right "
-            "the template in train/readme, or measure it and run `python -m train.gather`"
+            f"README: {{{place}}} must match one finding; got {len(found)} findings. Correct the "
+            "template in train/readme, or measure it and put the findings into the bundle"
         )
     return _number((pick or min)(found, key=lambda row: row.value), form.strip())
 
@@ -84,14 +87,16 @@ def _found(words: list[str], rows: list[Found]) -> list[Found]:
 
 
 def _text(value: object) -> str:
-    """Return a setting as a template has it: 512, 0.5, auto."""
+    """Return a setting as templates write it: 512, 0.5, auto."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _number(row: Found, form: str) -> str:
-    """Return a finding's value, or what is behind it, in a format."""
+    """Return a finding's value, or the number of its questions or tokens, in a format."""
     if form == "n":
         return f"{row.n:,}"
+    if form == "MB":
+        return f"{row.value / 1e6:,.0f}"
     return _percent(row.value, form) if form.endswith("%") else format(row.value, form)
 
 
@@ -100,7 +105,7 @@ def _percent(share: float, form: str) -> str:
 
 
 def _share(place: str, name: str, cell: str, results: dict) -> float:
-    """Return what a system of the main table, or a tuned decoder, has right of a cell (0..1)."""
+    """Return the share (0..1) of a cell that a system or a tuned decoder answers."""
     for row in results.get("systems", ()):
         if row["name"] == name and cell in row["accuracy"]:
             count = row["accuracy"][cell]
@@ -108,7 +113,7 @@ def _share(place: str, name: str, cell: str, results: dict) -> float:
     for row in results.get("forgetting", ()):
         if row["name"] == name and cell.replace("/", "_") in row:
             return row[cell.replace("/", "_")]
-    raise MlpMemError(f"README: the table has no {{{place}}}; put right the template")
+    raise MlpMemError(f"README: the table has no {{{place}}}; correct the template")
 
 
 def _how(place: str, words: list[str], rows: list[Found]) -> str:
@@ -116,16 +121,18 @@ def _how(place: str, words: list[str], rows: list[Found]) -> str:
     for row in rows:
         if [row.study] == words and row.how:
             return row.how
-    raise MlpMemError(f"README: no finding answers {{{place}}}; measure it, or take it out")
+    raise MlpMemError(
+        f"README: no finding matches {{{place}}}; measure it, or remove it from the template"
+    )
 
 
 def _tables(place: str, words: list[str], results: dict) -> str:
-    """Return a study's tables in Markdown, or the one of them that is numbered from 1."""
+    """Return a study's tables in Markdown, or only one of them, numbered from 1."""
     study, *number = words
     made = [tables(q.charts) for q in questions(results) if q.study == study]
     chosen = [table for found in made for table in found]
     if number:
         chosen = chosen[int(number[0]) - 1 : int(number[0])]
     if not chosen:
-        raise MlpMemError(f"README: {{{place}}} has nothing to show; measure {study} first")
+        raise MlpMemError(f"README: {{{place}}} has no table to show; measure {study} first")
     return "\n".join(markdown(*table) for table in chosen).rstrip()

@@ -12,11 +12,10 @@ import torch
 
 from mlpmem.retrieval.inverted_file import PER_LIST, ROUNDS, code_bytes, lists_for
 from train.config.tables import Recipe, Targets, kind_of_search
+from train.run.kinds import kind_named
 from train.run.sizes import Sizes, sizes_of
 
 BASE = 450 * 2**20  # bytes of a process that has imported everything and does nothing
-ASKED = 16  # tokens of a question with its answer
-HELD_OUT = 33  # tokens of the atlas's held-out documents for a hundred of the memory's
 CHECKPOINT = 12  # bytes a parameter: master weights and two moments in float32
 SHARE_OF_PEAK = {"train": 0.4, "forward": 0.4, "search": 0.4}  # of a large matmul's rate
 TOKENISED = 300_000  # tokens/s of a corpus
@@ -179,19 +178,16 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
 
 def router(recipe: Recipe, s: Sizes) -> Need:
     """Return the routers' need: what measuring needs, over the validation data they see."""
-    config = recipe.router
-    scored = 2 * config.tokens
-    if recipe.corpus.kind == "atlas":
-        scored = 6 * config.questions * ASKED
+    scored = kind_named(recipe.corpus.kind).seen_tokens(recipe)
     return replace(_measured(s, scored), stage="router", disk=2**14)
 
 
 def finetuned(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of tuned decoders: the decoder's, over the keyed tokens an epoch each.
 
-    With LoRA the decoder's own weights get no gradient: 4 P FLOPs a token. Text corpora have none.
+    With LoRA the decoder's own weights get no gradient: 4 P FLOPs a token. None without questions.
     """
-    if recipe.corpus.kind != "atlas" or recipe.stated.tokens:
+    if not kind_named(recipe.corpus.kind).asks or recipe.stated.tokens:
         return Need("finetuned", 0)
     config = recipe.finetuned
     one = decoder(replace(recipe, decoder=replace(recipe.decoder, processes=1)), s)
@@ -214,7 +210,7 @@ def finetuned(recipe: Recipe, s: Sizes) -> Need:
 def controls(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of the memories that differ: the memory's, once each."""
     one, several = memory(recipe, s), len(recipe.controls.memories)
-    if recipe.corpus.kind != "atlas" or not several:
+    if not kind_named(recipe.corpus.kind).asks or not several:
         return Need("controls", 0)
     disk, flops = several * one.disk, several * one.flops
     return replace(one, stage="controls", tokens=several * one.tokens, disk=disk, flops=flops)
@@ -222,10 +218,7 @@ def controls(recipe: Recipe, s: Sizes) -> Need:
 
 def evaluate(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of measuring: 2 (P + Q) FLOPs a token scored, and exact search of it."""
-    config = recipe.evaluate
-    scored = 2 * config.tokens * config.window // config.stride
-    if recipe.corpus.kind == "atlas":
-        scored = 12 * config.questions * 4 + HELD_OUT * s.memory // 100
+    scored = kind_named(recipe.corpus.kind).scored_tokens(recipe, s.memory)
     return _measured(s, scored)
 
 

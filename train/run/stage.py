@@ -18,8 +18,6 @@ from train.files import digest, file_hash, read_json, say, write_json
 from train.run.machine import forget_peak, is_full, peak_memory
 from train.run.processes import check_free, hold, team
 
-__all__ = ["Context", "file_hash", "finished_manifest", "read_json", "run_stage", "write_json"]
-
 BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
 NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done anything
 

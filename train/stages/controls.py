@@ -12,8 +12,10 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.load import fill
 from train.config.tables import Memory as MemoryRecipe
+from train.files import read_json, write_json
 from train.measure.atlas import Sources, Test, choose_lambda, curve, shares
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.kinds import kind_of
+from train.run.stage import Context, finished_manifest
 from train.stages.memory import make_memory
 
 ROW = "row.json"
@@ -24,8 +26,7 @@ def make_controls(context: Context) -> dict:
 
     Every finished one is kept, so a killed run goes on after it.
     """
-    kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
-    given = context.config.memories if kind == "atlas" else ()
+    given = context.config.memories if kind_of(context.inputs["corpus"]).asks else ()
     made = [_kept_or_made(context, differing) for differing in given]
     write_json(context.folder / "controls.json", [each["row"] for each in made])
     scratch = [f"{each['row']['name']}/{name}" for each in made for name in each["scratch"]]

@@ -17,18 +17,21 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
+from mlpmem.loading.hub import fetch
 from mlpmem.model.decoder import Decoder as ExistingDecoder
 from mlpmem.model.decoder import added_mask
+from mlpmem.model.families import counts_places, family_of, logit_bound, logit_divisor
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
 from train.config.load import HUB, check_model, fill
 from train.config.tables import Decoder, Optimizer
+from train.files import write_json
 from train.fit.loop import fit
 from train.fit.loss import head_loss
 from train.fit.packing import Rows, pack
 from train.fit.workers import CHECKPOINT, run_workers, work
 from train.run.processes import team
-from train.run.stage import Context, write_json
+from train.run.stage import Context
 
 CACHED_ROW = 256  # tokens; the scores of longer rows are better never written down
 
@@ -37,12 +40,13 @@ def make_decoder(context: Context) -> dict:
     """Return counts; writes a transformers folder with half-precision weights and tokenizer."""
     corpus, config = context.inputs["corpus"], context.config
     tokenizer = load_tokenizer(str(corpus / "tokenizer"))
-    if config.source:
-        check_source(config, tokenizer)
+    source = check_source(config, tokenizer) if config.source else None
     if not config.epochs:
         if team().is_main:
-            save(new_model(config, tokenizer), tokenizer, context.folder)
+            model = source.model if source else new_model(config, tokenizer)
+            save(model, tokenizer, context.folder)
         return {}
+    del source
     job = {
         "corpus": str(corpus), "seed": context.seed, "config": dataclasses.asdict(config),
     }  # fmt: skip
@@ -98,11 +102,11 @@ def _load_source(config: Decoder) -> ExistingDecoder:
     """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
     check_model(config.source)
     name = config.source.removeprefix(HUB)
-    return ExistingDecoder.load(name, local_files_only=name == config.source)
+    return ExistingDecoder.load(fetch(name, "decoder", local_files_only=name == config.source))
 
 
-def check_source(config: Decoder, tokenizer) -> None:
-    """Raise MlpMemError unless the corpus's tokens are the source's own and its rows fit."""
+def check_source(config: Decoder, tokenizer) -> ExistingDecoder:
+    """Return a recipe's source; MlpMemError unless it reads the corpus's tokens and its rows."""
     decoder = _load_source(config)
     if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
         raise MlpMemError(
@@ -115,16 +119,30 @@ def check_source(config: Decoder, tokenizer) -> None:
             f"decoder: {config.source} has {decoder.vocab_size} logits, its tokenizer "
             f"{len(tokenizer)} tokens; the folder mixes two models, get it again"
         )
-    if config.epochs and getattr(decoder.model.config, "final_logit_softcapping", None):
-        raise MlpMemError(
-            f"decoder: {config.source} bends its logits (final_logit_softcapping), which the "
-            "loss of training does not; set epochs = 0 in [decoder] to take it as it is"
-        )
+    if config.epochs:
+        check_trainable(decoder.model)
     if config.epochs and config.row > decoder.max_positions:
         raise MlpMemError(
             f"decoder: row is {config.row}, {config.source} reads {decoder.max_positions} tokens "
             "at most; lower row in [decoder], and passage in [corpus]"
         )
+    return decoder
+
+
+def check_trainable(model: nn.Module) -> None:
+    """Raise MlpMemError for a decoder that answers other than the loss on packed rows assumes."""
+    name = model.config.model_type
+    family = family_of(name)
+    if logit_bound(model.config, family) is not None:
+        why = f"bends its logits ({family.softcap}), which the loss of training does not"
+    elif counts_places(model.config, family):
+        why = "attends by places in a row (ALiBi), which packed passages share"
+    else:
+        return
+    raise MlpMemError(
+        f"decoder: {name} {why}; set epochs = 0 in [decoder] to take it as it is, and leave "
+        "[finetuned] out"
+    )
 
 
 def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
@@ -177,7 +195,8 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
     if head.bias is not None:  # a column of the weight whose input is always 1
         hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
         weight = torch.cat([weight, head.bias[:, None]], 1)
-    loss, _, _ = head_loss(hidden, weight, batch["targets"].flatten())
+    divisor = logit_divisor(model.config, family_of(model.config.model_type))
+    loss, _, _ = head_loss(hidden / divisor, weight, batch["targets"].flatten())
     return loss, {}
 
 
@@ -206,6 +225,7 @@ def finetune(
     model: nn.Module, documents: Documents, config: Decoder, lr: float, epochs: int, path: Path
 ) -> list[dict]:
     """Fine-tune `model` in place on documents with AdamW; return the log. For comparison only."""
+    check_trainable(model)
     passes = [pack(documents, config.row, f"finetune/{epoch}") for epoch in range(epochs)]
     per_epoch = max(1, len(documents.tokens) // config.batch)
 

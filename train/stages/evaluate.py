@@ -1,27 +1,25 @@
 """Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
 
-What is measured is the corpus's own: questions and text by group (`measure/atlas.py`), or the
-perplexity of a text (`measure/text.py`). Decoder, memory, datastore, sizes and seconds are the same for all.
-An atlas is asked under the routers' lambdas too.
+What is measured is the kind of corpus's own (`run/kinds.py`). Decoder, memory, datastore, sizes and
+seconds are the same for all.
 """
 
 import dataclasses
+from functools import partial
 from pathlib import Path
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.router import load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
-from train.measure.atlas import Test, measure_atlas
-from train.measure.by_token import by_token
-from train.measure.text import measure_text
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from mlpmem.retrieval.retriever import BulkRetriever
+from train.files import read_json, write_json
+from train.run.kinds import kind_of
+from train.run.stage import Context, finished_manifest
 
-MEASURES = {"atlas": measure_atlas, "text": measure_text}  # by kind of corpus
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
 ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # as systems are named, by whose lambda it is
 
@@ -33,8 +31,8 @@ def evaluate(context: Context) -> dict:
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     memory.bind(decoder)
     store = Datastore.load(inputs["datastore"])
-    corpus = finished_manifest(inputs["corpus"])
-    measured = MEASURES[corpus["config"]["kind"]](context, decoder, memory, store)
+    corpus, kind = finished_manifest(inputs["corpus"]), kind_of(inputs["corpus"])
+    measured = kind.measure(context, decoder, memory, store)
     seconds = {name: finished_manifest(path)["seconds"] for name, path in inputs.items()}
     learning = sum(seconds[name] for name in ("memory", "targets", "datastore"))
     beyond = {
@@ -45,11 +43,11 @@ def evaluate(context: Context) -> dict:
         "auto_knn": (store.bytes, seconds["datastore"] + seconds["router"]),
     }
     lmbdas, labels = dict(measured["lmbda"]), dict(LABELS)
-    if corpus["config"]["kind"] == "atlas":
-        for source, made in _by_token(context, decoder, memory, store, measured["lmbda"]).items():
-            name = ROUTED[source]
-            measured["systems"][name], lmbdas[name] = made, AUTO
-            labels[name] = f"{LABELS[source]}, lambda by token"
+    routed = partial(_routed, context, decoder, memory, store, measured["lmbda"])
+    for source, made in kind.by_token(context, routed).items():
+        name = ROUTED[source]
+        measured["systems"][name], lmbdas[name] = made, AUTO
+        labels[name] = f"{LABELS[source]}, lambda by token"
     results = {
         "v": 1,
         "how": "python -m train evaluate",
@@ -73,18 +71,16 @@ def evaluate(context: Context) -> dict:
     return {"lmbda": results["lmbda"]}
 
 
-def _by_token(
+def _routed(
     context: Context, decoder: Decoder, memory: Memory, store: Datastore, lmbda: dict[str, float]
-) -> dict[str, dict]:
-    """Return what memory and datastore make of the atlas under their routers' lambdas."""
+) -> Model:
+    """Return the model whose lambda is chosen for every token, by the routers of single sources."""
     config, routers = context.config, load_routers(context.inputs["router"])
     settings = Settings(lmbda=lmbda, k=config.k, knn_temperature=config.temperature)
     routers = {source: routers[source] for source in ROUTED if source in routers}
-    model = FusedModel(decoder, memory, settings, routers=routers)
+    model = Model(decoder, memory, settings, routers=routers)
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
-    corpus = context.inputs["corpus"]
-    test = Test.load(corpus, decoder.tokenizer, config.questions, context.seed)
-    return by_token(model, test)
+    return model
 
 
 def load_results(folder: Path) -> dict:

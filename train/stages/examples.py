@@ -1,16 +1,9 @@
-"""What a bundle shows of itself: examples found by asking, questions, comparisons recorded.
+"""What a bundle shows of an atlas: examples found by asking, questions, comparisons recorded."""
 
-What a bundle of a text corpus shows: how documents of the test split begin, continued.
-"""
-
-import random
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.trace import Trace
-from mlpmem.retrieval.documents import Documents
 from train.config.tables import Export
 
 LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
@@ -19,7 +12,7 @@ DESCRIBED = 30  # real and invented entities described each, while looking for t
 
 
 def find_examples(
-    model: FusedModel, questions: list[dict], config: Export
+    model: Model, questions: list[dict], config: Export
 ) -> tuple[list[dict], list[dict[str, Trace]]]:
     """Return example prompts in four groups of about equal size, and the comparisons made.
 
@@ -101,9 +94,7 @@ def _example(question: dict, group: str) -> dict:
     return {"name": question["title"], "group": group, "part": question["group"]} | kept
 
 
-def record(
-    model: FusedModel, examples: list[dict], abouts: list[dict], config: Export
-) -> list[dict]:
+def record(model: Model, examples: list[dict], abouts: list[dict], config: Export) -> list[dict]:
     """Return recorded comparisons: the descriptions that show most, then short answers."""
     chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
     short = [e for e in examples if e["group"] == "helps"] + examples
@@ -119,7 +110,7 @@ def record(
 
 
 def telling_abouts(
-    model: FusedModel, abouts: list[dict], questions: list[dict], count: int
+    model: Model, abouts: list[dict], questions: list[dict], count: int
 ) -> list[dict]:
     """Return descriptions of B's entities in which the memory gets most facts, the decoder fewest.
 
@@ -140,43 +131,3 @@ def telling_abouts(
         scored.append((found["memory"] - found["lm"], about))
     scored.sort(key=lambda pair: -pair[0])
     return [about for _, about in scored[:count]]
-
-
-PROMPT, CONTINUED = 32, 24  # tokens of a prefix, and that are recorded after it
-GROUP = "longer"  # the page's group of examples that have no right answer
-
-
-class Shown(NamedTuple):
-    """What a bundle shows of a corpus."""
-
-    examples: list[dict]
-    questions: list[dict]  # with known answers, for the page to draw from
-    recorded: list[dict]  # comparisons that replay without a model
-    answered: list[dict[str, Trace]]  # every comparison made on the way: their costs are kept
-
-
-def show_text(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
-    """Return examples and recorded comparisons of the first of them; a text asks no questions."""
-    documents = Documents.load(corpus / "test")
-    examples = prefixes(model, documents, config.examples, seed)
-    recorded, traces = [], []
-    for example in examples[: max(1, config.traces)]:
-        made = model.compare(example["prompt"], max_new_tokens=CONTINUED)
-        traces.append(made)
-        kept = {"v": 1, **{key: example[key] for key in ("name", "prompt", "answer")}}
-        recorded.append(kept | {"traces": {name: t.to_dict() for name, t in made.items()}})
-    return Shown(examples, [], recorded[: config.traces], traces)
-
-
-def prefixes(model: FusedModel, documents: Documents, count: int, seed: int) -> list[dict]:
-    """Return examples: how documents begin, up to a space. A continuation has no right answer."""
-    order = random.Random(seed).sample(range(len(documents)), len(documents))
-    found = []
-    for p in order:
-        ids = documents.passage(p)[:PROMPT].tolist()
-        prompt = model.decoder.decode(ids).strip().rpartition(" ")[0]
-        if prompt and len(found) < count:
-            title = documents.titles[int(documents.document_of[p])]
-            known = {"name": title, "title": title, "prompt": prompt, "answer": ""}
-            found.append(known | {"group": GROUP, "part": "", "invented": False})
-    return found

@@ -2,30 +2,30 @@
 
 import json
 import platform
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
 import torch
 
-from mlpmem.engine.fused import FusedModel, Settings
+from mlpmem.api import Model
+from mlpmem.engine.fused import Settings
 from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
 from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.manifest import QUESTIONS, TEXT
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
-from train.config.tables import Export
-from train.files import read_lines
-from train.run.stage import Context, finished_manifest, read_json
+from train.files import read_json
+from train.run.kinds import kind_of
+from train.run.stage import Context, finished_manifest
 from train.stages.evaluate import load_results
-from train.stages.examples import Shown, find_examples, record, show_text, telling_abouts, untrained
 
 
 def make_bundle(context: Context) -> dict:
@@ -33,10 +33,9 @@ def make_bundle(context: Context) -> dict:
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
     model, store = _model(inputs, results, config.name, config.auto)
-    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
-    show = {"atlas": _show_atlas, "text": show_text}[kind]
     adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
-    shown = show(model, inputs["corpus"], config, context.seed)
+    kind = kind_of(inputs["corpus"])
+    shown = kind.show(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(shown.answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
@@ -60,6 +59,7 @@ def make_bundle(context: Context) -> dict:
         traces=shown.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
+        form=QUESTIONS if kind.asks else TEXT,
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
@@ -86,20 +86,9 @@ def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
     return found
 
 
-def _show_atlas(model: FusedModel, corpus: Path, config: Export, seed: int) -> Shown:
-    """Return what a bundle of the atlas shows, found by asking."""
-    questions = read_lines(corpus / "questions.jsonl")
-    random.Random(seed).shuffle(questions)
-    examples, answered = find_examples(model, questions, config)
-    abouts = read_lines(corpus / "abouts.jsonl")
-    abouts = telling_abouts(model, abouts, questions, config.abouts)
-    recorded = record(model, examples, abouts, config)
-    return Shown(examples, untrained(questions, config.questions), recorded, answered)
-
-
 def _model(
     inputs: dict[str, Path], results: dict, name: str, auto: bool
-) -> tuple[FusedModel, Datastore]:
+) -> tuple[Model, Datastore]:
     """Return the model as the bundle will serve it, and its datastore."""
     settings = Settings(
         lmbda=results["lmbda"],
@@ -110,7 +99,7 @@ def _model(
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     store = Datastore.load(inputs["datastore"])
-    model = FusedModel(decoder, memory, settings, name, load_routers(inputs["router"]))
+    model = Model(decoder, memory, settings, name, load_routers(inputs["router"]))
     model.attach_datastore(store, make_retriever(None, store.keys))
     return model, store
 

@@ -20,6 +20,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
+from mlpmem.retrieval.texts import noted
 from train.config.tables import Corpus, Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
@@ -89,10 +90,7 @@ def _check_left(folder: Path, asked: dict) -> None:
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """Return files, and those of folders in the order of their names; MlpMemError for others."""
-    for path in paths:
-        if not path.exists():
-            raise MlpMemError(f"extend: there is no file or folder {path}; check --text")
+    """Return the files of files, folders and patterns; MlpMemError where there are none."""
     return [file for path in paths for file in files_of(path)]
 
 
@@ -129,7 +127,8 @@ def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> 
 
     MlpMemError, and no folder, where one cannot be read or there is no text in them.
     """
-    blocks = read_blocks(map(str, paths), corpus, Counter())
+    counts: Counter = Counter()
+    blocks = read_blocks(map(str, paths), corpus, counts)
     stream, tokenizer = (("train", block) for block in blocks), decoder.tokenizer
     try:
         with DocumentWriter(folder, len(tokenizer)) as writer:
@@ -137,6 +136,8 @@ def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> 
         if not writer.documents:
             names = ", ".join(path.name for path in paths)
             raise MlpMemError(f"extend: {names}: no text in it; give files that hold some")
+        if line := noted(counts):
+            say(f"extend: {line}")
     except MlpMemError:
         shutil.rmtree(folder)
         raise

@@ -18,11 +18,13 @@ from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.retrieval.documents import Documents, join_passages
 from train.config.load import fill
 from train.config.tables import Decoder as DecoderRecipe
+from train.files import read_json, write_json
 from train.fit.loop import used_seconds
 from train.fit.workers import come_apart
 from train.measure.atlas import CHOOSING, GROUPS, Sources, Test, shares
+from train.run.kinds import kind_of
 from train.run.machine import peak_memory
-from train.run.stage import Context, finished_manifest, read_json, write_json
+from train.run.stage import Context, finished_manifest
 from train.stages.decoder import finetune, save
 
 Setting = tuple[str, float, int, int]  # groups, learning rate, epochs, rank (0: all weights)
@@ -37,9 +39,9 @@ def compare_finetuned(context: Context) -> dict:
     """
     config = context.config
     workers = 1 if torch.cuda.is_available() else config.processes
-    kind = finished_manifest(context.inputs["corpus"])["config"]["kind"]
-    # A text corpus has one group, which its decoder was trained on: nothing to learn or forget.
-    settings = [(*s, 0) for s in config.settings] + list(config.lora) if kind == "atlas" else []
+    # Without questions there is one group, which the decoder was trained on: nothing to learn.
+    asks = kind_of(context.inputs["corpus"]).asks
+    settings = [(*s, 0) for s in config.settings] + list(config.lora) if asks else []
     with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
         made = list(pool.map(_kept_or_made, [context] * len(settings), settings))
     rows = [row for row, _ in made]

@@ -18,12 +18,13 @@ from mlpmem.retrieval.datastore import Datastore
 from train.config.load import fill
 from train.config.tables import Memory as MemoryRecipe
 from train.config.tables import Targets
+from train.files import write_json
 from train.fit.loop import fit, luck
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.fit.validation import Validation, draw_training
 from train.fit.workers import CHECKPOINT, run_workers, work
-from train.run.stage import Context, finished_manifest, write_json
+from train.run.stage import Context, finished_manifest
 from train.stages.targets import open_targets
 
 BEST = "best.safetensors"  # the weights that were best on validation so far

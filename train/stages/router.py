@@ -1,46 +1,31 @@
 """Stage router: a lambda for every token, fitted where nothing is tested.
 
-An atlas is asked its questions and statements in the dev wordings, which no training text and no
-test has; a text corpus is read on its validation split. The loss is the mix's nll, so a router
-learns when each source is to be believed. R positions, F features.
+What is seen is the kind of corpus's own: nothing of any training text or test. The loss is the
+mix's nll, so a router learns when each source is to be believed. R positions, F features.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
+from mlpmem.engine.distributions import weigh
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features, reach
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import PARTS
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
-from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import Router as RouterRecipe
-from train.files import read_lines
-from train.measure.atlas import CHOOSING, GROUPS
 from train.measure.by_token import each, gold
-from train.measure.questions import ask, sample_questions
-from train.measure.text import all_positions, groups_of, slide
-from train.run.stage import Context, finished_manifest
+from train.run.kinds import Seen, kind_of
+from train.run.stage import Context
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
 STEPS = 150  # of L-BFGS, at most
-
-
-@dataclass(frozen=True)
-class Seen:
-    """Positions to fit on: a passage's tokens, and how much each counts."""
-
-    documents: Documents
-    positions: np.ndarray  # (R,) of tokens whose probability is the loss
-    weights: Tensor  # (R,) float32, sum 1
 
 
 @dataclass(frozen=True)
@@ -58,11 +43,11 @@ def fit_routers(context: Context) -> dict:
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
     settings = Settings(k=config.k, knn_temperature=config.temperature)
-    model = FusedModel(decoder, memory, settings)
+    model = Model(decoder, memory, settings)
     store = Datastore.load(inputs["datastore"])
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
-    kind = finished_manifest(inputs["corpus"])["config"]["kind"]
-    seen = SEEN[kind](inputs["corpus"], decoder, config, context.seed)
+    corpus = inputs["corpus"]
+    seen = kind_of(corpus).see(corpus, decoder, config, context.seed)
     nll = {}
     for system, rows in look(model, seen).items():
         router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
@@ -70,36 +55,7 @@ def fit_routers(context: Context) -> dict:
     return {"tokens": len(seen.positions), "nll": nll}
 
 
-def see_atlas(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return every token of questions and statements in their dev wordings.
-
-    Groups count alike; within a group a token of an answer counts `answers` times as much as
-    another.
-    """
-    cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, f"statement_{CHOOSING}")]
-    rows = sample_questions(read_lines(corpus / "questions.jsonl"), cells, config.questions, seed)
-    questions = ask(decoder.tokenizer, rows)
-    documents = questions.documents
-    positions = all_positions(documents)
-    groups = groups_of(documents, positions)
-    weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
-    for group in set(groups):
-        weights[groups == group] /= weights[groups == group].sum()
-    return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
-
-
-def see_text(corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
-    """Return tokens of the validation split, which windows slide over as they do in evaluate."""
-    valid = Documents.load(corpus / "valid")
-    window = min(config.window, decoder.max_positions)
-    documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
-    return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
-
-
-SEEN = {"atlas": see_atlas, "text": see_text}  # by kind of corpus
-
-
-def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
+def look(model: Model, seen: Seen) -> dict[str, Rows]:
     """Return {system: Rows} of every system that the model can answer with."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
     positions, asked = reach(seen.documents, seen.positions)
@@ -120,7 +76,7 @@ def look(model: FusedModel, seen: Seen) -> dict[str, Rows]:
 
 
 def fit(
-    model: FusedModel,
+    model: Model,
     system: str,
     rows: Rows,
     weights: Tensor,
@@ -161,5 +117,5 @@ def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
     Finite, gradient and all, where a source gives the true token no probability.
     """
     lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
-    mixed = torch.logaddexp(F.logsigmoid(-logits) + lm, F.logsigmoid(logits) + other)
+    mixed = weigh(lm, other, F.logsigmoid(-logits), F.logsigmoid(logits))
     return -(weights * mixed).sum()

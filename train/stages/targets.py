@@ -8,7 +8,7 @@ Targets on disk: found shard by shard, joined into three arrays, read as rows.
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from tqdm import tqdm
 from mlpmem.engine.distributions import knn_sparse
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import keep_memory
-from mlpmem.retrieval.bulk_search import QUERY_BLOCK, BulkSearch
+from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.exact_search import QUERY_BLOCK
 from mlpmem.retrieval.inverted_file import InvertedSearch, check_lists
 from train.config.tables import Targets, kind_of_search
 from train.corpora.writer import ArrayWriter
@@ -185,10 +186,6 @@ def sparse_targets(store: Datastore, own: np.ndarray, distances, indices, temper
         torch.from_numpy(np.maximum(counts, 1)),
         temperature,
     )
-
-
-if TYPE_CHECKING:
-    pass  # GONE
 
 
 class StoredTargets:

@@ -57,10 +57,6 @@ def _run(run: Run) -> None:
     say(f"{run.study}: {len(findings)} findings in {path}")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def table(findings: Iterable[Finding]) -> list[str]:
     """Return aligned lines; an interval stands in brackets behind its value."""
     findings = list(findings)
@@ -89,3 +85,7 @@ def _short(value: object) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,31 +1,37 @@
-"""What answering costs, as findings: `python -m train.cost RECIPE`, of the recipe's bundle.
+"""What does an answer cost? The benches of `python -m mlpmem.bench`, kept as findings.
 
-It runs the benches of `python -m mlpmem.bench` and writes runs/<recipe>/findings/cost.json. Times
-are this machine's.
+Measured of the run's bundle, on this machine. It is the only study that imports a bench: running
+them is what it does.
 """
 
-import argparse
-import sys
+import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from mlpmem.bench.__main__ import figures
 from mlpmem.bench.figures import Figure
-from mlpmem.errors import MlpMemError
-from train.config.load import run_of
 from train.files import say
-from train.measure.findings import Finding, save
+from train.measure.findings import Finding
+from train.studies.run import Run
 
-HOW = "python -m mlpmem.bench {}"
+
+def answer_cost(run: Run) -> Iterator[Finding]:
+    """Yield the findings of every bench; each figure is printed as it comes."""
+    run.manifest("export")
+    bundle = (run.root / "export" / run.recipe.export.name).as_posix()
+    how = f"python -m mlpmem.bench {{}} --bundle {shlex.quote(bundle)}"
+    yield from findings(_told(figures(bundle=bundle)), how)
 
 
-def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
-    """Yield a Finding a figure, and two more where it has a floor or a peer."""
+def findings(measured: Iterable[Figure], how: str) -> Iterator[Finding]:
+    """Yield one Finding per figure, and two more where it has a floor or a peer.
+
+    `how` is the command that repeats it, with {} for the bench.
+    """
     for figure in measured:
         bench, system, metric, *varied = figure.name.split("/")
         setting = dict(part.split("=") if "=" in part else (part, True) for part in varied)
         setting |= {k: int(v) for k, v in setting.items() if v is not True}
-        common = {"study": "cost", "system": system, "split": bench, "how": HOW.format(bench)}
+        common = {"study": "cost", "system": system, "split": bench, "how": how.format(bench)}
         common["setting"] = setting
         spread = {"low": figure.low, "high": figure.high, "n": figure.n}
         yield Finding(metric=metric, value=figure.value, **spread, **common)
@@ -34,29 +40,8 @@ def findings(measured: Iterable[Figure]) -> Iterator[Finding]:
                 yield Finding(metric=f"{metric}_{name}", value=value, n=figure.n, **common)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Measure a bundle and keep the findings; return the exit status."""
-    parser = argparse.ArgumentParser("python -m train.cost", description=main.__doc__)
-    parser.add_argument("recipe", nargs="?", default="atlas", help="whose findings they are")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
-    parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
-    given = parser.parse_args(arguments)
-    try:
-        folder = run_of(given.runs, given.recipe) / "findings"
-        found = list(findings(_told(figures(bundle=given.bundle))))
-    except MlpMemError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    say(f"kept in {save(folder, 'cost', found)}")
-    return 0
-
-
 def _told(measured: Iterable[Figure]) -> Iterator[Figure]:
     """Yield figures, each printed as it comes."""
     for figure in measured:
         say(str(figure))
         yield figure
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -17,6 +17,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.texts import decoded, opened
 from train.config.tables import Corpus
 from train.measure.findings import Finding, perplexity
 from train.measure.text import Golds, Use, choose, look, slide, units_of
@@ -79,13 +80,15 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
 
 def beginning(path: Path, characters: int) -> str:
     """Return the first whole lines of a text file; MlpMemError where it cannot be read."""
+    text = ""
     try:
-        with path.open(encoding="utf-8-sig") as file:
-            text = file.read(characters)
-    except (OSError, UnicodeDecodeError) as error:
-        raise MlpMemError(
-            f"domains: cannot read {path} ({error}); put right the path in the recipe's [studies]"
-        ) from error
+        with opened(path) as file:
+            for piece in decoded(file, path):
+                text = (text + piece)[:characters]
+                if len(text) == characters:
+                    break
+    except MlpMemError as error:
+        raise MlpMemError(f"domains: {error}; the recipe's [studies] names it") from error
     return text if len(text) < characters else re.sub(r"[^\n]*\Z", "", text)
 
 

@@ -10,11 +10,10 @@ from itertools import product
 
 import numpy as np
 
-from train.measure.atlas import CHOOSING, Sources
-from train.measure.atlas import LAMBDAS as GRID
+from train.measure.atlas import ATLAS_LAMBDAS, CHOOSING, Sources
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
-from train.measure.text import LAMBDAS, best_lambda, curve, groups_of, look, units_of
+from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, groups_of, look, units_of
 from train.studies.run import Run, pooled
 
 STEP = 2  # every second lambda is told
@@ -29,16 +28,16 @@ def mixing(run: Run) -> Iterator[Finding]:
     parts, of = pooled(groups_of(documents, positions)), units_of(documents, positions)
     for split, mask in parts.items():
         for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
-            for lmbda in LAMBDAS[::STEP]:
+            for lmbda in TEXT_LAMBDAS[::STEP]:
                 found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
                 yield run.finding(system, split, "perplexity", found, lmbda=lmbda)
         for k, temperature in product(ks, config.temperatures):
             other = golds.knn(k, temperature)
-            lmbda = best_lambda(curve(golds.lm[mask], other[mask], LAMBDAS))
+            lmbda = best_lambda(curve(golds.lm[mask], other[mask], TEXT_LAMBDAS))
             found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", found, **setting)
-    if run.kind == "atlas":
+    if run.kind.asks:
         for k, temperature in product(ks, config.temperatures):
             yield _answered(run, k, temperature)
 
@@ -47,9 +46,9 @@ def _answered(run: Run, k: int, temperature: float) -> Finding:
     """Return the share of dev questions that the datastore has right at its best lambda."""
     sources = Sources(run.decoder, None, run.store, k, temperature)
     grid = sources.grid(run.dev.documents, run.dev.positions)
-    right = {at: tally(run.dev, grid.right["knn"][:, at]) for at in range(len(GRID))}
+    right = {at: tally(run.dev, grid.right["knn"][:, at]) for at in range(len(ATLAS_LAMBDAS))}
     counts = {at: sum(cell["right"] for cell in cells.values()) for at, cells in right.items()}
     best = max(counts, key=counts.get)
     asked = np.arange(len(run.dev.rows)) < counts[best]
-    setting = {"k": k, "temperature": temperature, "best_lmbda": GRID[best]}
+    setting = {"k": k, "temperature": temperature, "best_lmbda": ATLAS_LAMBDAS[best]}
     return run.finding("knn", CHOOSING, "exact_match", share(asked), **setting)

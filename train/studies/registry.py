@@ -10,6 +10,7 @@ STUDIES = {
     "imitation": "train.studies.imitation:imitation",
     "ledger": "train.studies.ledger:ledger",
     "frozen": "train.studies.frozen:frozen",
+    "cost": "train.studies.answer_cost:answer_cost",
     "mixing": "train.studies.mixing:mixing",
     "worse": "train.studies.worse:worse",
     "update": "train.studies.update:update",

@@ -11,66 +11,25 @@ import shlex
 import sys
 from pathlib import Path
 
-import numpy as np
-
 import mlpmem
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.bulk_search import BulkRetriever
-from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.load import load_recipe
-from train.measure.atlas import GROUPS, Test
-from train.measure.by_token import measure
-from train.measure.findings import Finding, perplexity, save, share
-from train.measure.text import all_positions, groups_of, slide, units_of
+from train.measure.findings import Finding, save
+from train.run.kinds import kind_of
 from train.run.stage import finished_manifest
 from train.stages.corpus import check_tokens
 
 
-def study_atlas(model: FusedModel, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
-    """Return exact match by cell, and of real and invented entities apart; perplexity by group."""
-    test = Test.load(corpus, model.decoder.tokenizer, most, seed)
-    questions, text = test.questions, test.text
-    invented = np.array([row["invented"] for row in questions.rows])
-    cells = np.array(questions.cells)
-    splits = {cell: cells == cell for cell in dict.fromkeys(cells)}
-    for name, mask in (("invented", invented), ("real", ~invented)):
-        splits |= {f"{c}/{name}": m & mask for c, m in list(splits.items())[: len(set(cells))]}
+def study(model: Model, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
+    """Return what a model makes of a corpus's test, by how lambda is chosen."""
     found = []
-    for pair, (right, _) in measure(model, questions.documents, questions.positions).items():
-        whole = np.ones(len(cells), bool)
-        np.logical_and.at(whole, questions.question_of, right)
-        for split, mask in splits.items():
-            if mask.any():
-                found.append(_finding(pair, split, "exact_match", share(whole[mask]), how))
-    positions = all_positions(text)
-    groups, of = groups_of(text, positions), units_of(text, positions)
-    for pair, (_, nll) in measure(model, text, positions).items():
-        for group in [g for g in GROUPS if (groups == g).any()]:
-            values = perplexity(nll[groups == group], of[groups == group])
-            found.append(_finding(pair, f"{group}/text", "perplexity", values, how))
+    asked = kind_of(corpus).measurements_by_mode(model, corpus, most, seed)
+    for system, split, metric, values, mode in asked:
+        setting = {} if mode == "lm" else {"lmbda": mode}
+        found.append(Finding("routing", system, split, metric, how=how, setting=setting, **values))
     return found
-
-
-def study_text(model: FusedModel, corpus: Path, most: int, seed: int, how: str) -> list[Finding]:
-    """Return the perplexity of a sample of the test split."""
-    window = min(256, model.decoder.max_positions)
-    text, positions = slide(Documents.load(corpus / "test"), window, window // 2, most, seed)
-    measured, of = measure(model, text, positions), units_of(text, positions)
-    return [
-        _finding(pair, "text/test", "perplexity", perplexity(nll, of), how)
-        for pair, (_, nll) in measured.items()
-    ]
-
-
-STUDIES = {"atlas": study_atlas, "text": study_text}  # by kind of corpus
-
-
-def _finding(pair: tuple[str, str], split: str, metric: str, values: dict, how: str) -> Finding:
-    """Return one finding of a (system, mode)."""
-    system, mode = pair
-    setting = {} if mode == "lm" else {"lmbda": mode}
-    return Finding("routing", system, split, metric, how=how, setting=setting, **values)
 
 
 def table(found: list[Finding]) -> str:
@@ -113,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _studied(model: FusedModel, recipe, root: Path, most: int, how: str) -> list[Finding]:
+def _studied(model: Model, recipe, root: Path, most: int, how: str) -> list[Finding]:
     """Return the findings of the corpus's kind; MlpMemError where there is nothing to compare."""
     corpus = finished_manifest(root / "corpus")
     if corpus is None or not model.routers:
@@ -122,8 +81,7 @@ def _studied(model: FusedModel, recipe, root: Path, most: int, how: str) -> list
             f"routing: there is {lacks} to measure; run `python -m train all {recipe.name}` first"
         )
     check_tokens(model.decoder, root / "corpus")
-    kind = corpus["config"]["kind"]
-    return STUDIES[kind](model, root / "corpus", most, recipe.seed, how)
+    return study(model, root / "corpus", most, recipe.seed, how)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from train.measure.atlas import CHOOSING, GROUPS
 from train.measure.findings import Finding
 from train.measure.questions import Questions, ask, sample_questions
 from train.measure.text import slide
+from train.run.kinds import Kind, Measurement, Trial, kind_named
 from train.run.pipeline import STAGES
 from train.run.stage import finished_manifest, run_stage
 from train.stages.evaluate import load_results
@@ -56,9 +57,9 @@ class Run:
         return found
 
     @cached_property
-    def kind(self) -> str:
-        """Return the kind of corpus: "atlas" or "text"."""
-        return self.manifest("corpus")["config"]["kind"]
+    def kind(self) -> Kind:
+        """Return the kind of corpus."""
+        return kind_named(self.manifest("corpus")["config"]["kind"])
 
     @cached_property
     def memory(self) -> Memory:
@@ -106,10 +107,20 @@ class Run:
 
     def text(self, split: str = "test") -> tuple[Documents, np.ndarray]:
         """Return held-out (documents, positions (P,)): the atlas's has one split, a text's two."""
-        name = "heldout" if self.kind == "atlas" else split
-        documents = Documents.load(self.root / "corpus" / name)
+        documents = Documents.load(self.root / "corpus" / self.kind.heldout(split))
         sizes = self.recipe.evaluate
         return slide(documents, sizes.window, sizes.stride, self.config.positions, self.recipe.seed)
+
+    def trial(
+        self, decoder: Decoder, memory: Memory, store: Datastore | None = None, scale: float = 1.0
+    ) -> Trial:
+        """Return a decoder with its parts, to be measured on the corpus's test."""
+        return Trial(self.root / "corpus", decoder, memory, store, self.recipe, scale)
+
+    def told(self, figure: Measurement, **setting: object) -> Finding:
+        """Return a figure as a finding, its lambda with the setting."""
+        setting["lmbda"] = figure.lmbda
+        return self.finding(figure.system, figure.split, figure.metric, figure.values, **setting)
 
     def finding(
         self,

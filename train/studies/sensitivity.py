@@ -8,15 +8,10 @@ another, not against the recipe's own memory.
 from collections.abc import Iterator
 from dataclasses import replace
 
-import numpy as np
-
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.tables import Memory as MemoryRecipe
-from train.measure.atlas import Measured, Sources, Test, choose_lambda
-from train.measure.atlas import curve as atlas_curve
-from train.measure.findings import Finding, perplexity, share
-from train.measure.text import LAMBDAS, best_lambda, curve, mixed_nll, units_of
+from train.measure.findings import Finding
 from train.studies.run import Run, make
 
 CELLS = {  # the recipe's own value is trained once, whatever it is
@@ -31,7 +26,10 @@ CELLS = {  # the recipe's own value is trained once, whatever it is
 def sensitivity(run: Run) -> Iterator[Finding]:
     """Yield what each memory makes of the test: exact match and perplexity, or perplexity."""
     for name, value, memory in _cells(run):
-        yield from MEASURES[run.kind](run, memory, {name: value, "epochs": run.config.epochs})
+        decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
+        trial = run.trial(decoder, memory.bind(decoder))
+        for one in run.kind.measurements(trial, ("memory",)):
+            yield run.told(one, **{name: value, "epochs": run.config.epochs})
 
 
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
@@ -62,43 +60,3 @@ def _trained(
     recipe = replace(run.recipe, memory=config)
     made = make(run, recipe, ("memory",), f"studies/{folder}", places)
     return Memory.load(run.root / made["memory"]).float().eval()
-
-
-def _measure_atlas(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
-    """Yield exact match by cell and perplexity by group at the lambda that dev questions choose."""
-    decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
-    memory.bind(decoder)
-    most = run.config.questions
-    test = Test.load(run.root / "corpus", decoder.tokenizer, most, run.recipe.seed)
-    measured = test.measure(Sources(decoder, memory))
-    lmbda = choose_lambda(atlas_curve(measured, "memory"))
-    yield from told(run, measured, "memory", lmbda, setting | {"lmbda": lmbda})
-
-
-def told(
-    run: Run, measured: Measured, system: str, lmbda: float, setting: dict
-) -> Iterator[Finding]:
-    """Yield the exact match by cell and the perplexity by group of a system at a lambda."""
-    source = "memory" if system == "lm" else system  # lambda 0 of any is the decoder alone
-    for cell, count in measured.accuracy(source, lmbda).items():
-        right = np.arange(count["n"]) < count["right"]
-        yield run.finding(system, cell, "exact_match", share(right), **setting)
-    nll = measured.text.nll(source, lmbda)
-    for group in dict.fromkeys(measured.text_groups.tolist()):
-        mine = measured.text_groups == group
-        found = perplexity(nll[mine], measured.text_units[mine])
-        yield run.finding(system, group, "perplexity", found, **setting)
-
-
-def _measure_text(run: Run, memory: Memory, setting: dict) -> Iterator[Finding]:
-    """Yield the test split's perplexity at the lambda that is best on the validation split."""
-    decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
-    memory.bind(decoder)
-    texts = [run.text(split) for split in ("valid", "test")]
-    valid, test = (Sources(decoder, memory).grid(*text).gold for text in texts)
-    lmbda = best_lambda(curve(valid["lm"], valid["memory"], LAMBDAS))
-    found = perplexity(mixed_nll(test["lm"], test["memory"], lmbda), units_of(*texts[1]))
-    yield run.finding("memory", "test", "perplexity", found, **setting, lmbda=lmbda)
-
-
-MEASURES = {"atlas": _measure_atlas, "text": _measure_text}  # by kind of corpus

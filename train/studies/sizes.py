@@ -9,7 +9,7 @@ Squared distances grow with the width of the keys, so temperatures are scaled by
 neighbours are: what is as sharp in the recipe's own datastore is as sharp in every other.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,13 +22,9 @@ from mlpmem.retrieval.datastore import Datastore
 from train.config.tables import Decoder as RecipeDecoder
 from train.config.tables import Optimizer, Recipe
 from train.files import digest
-from train.measure.atlas import Sources, Test, choose_lambda
-from train.measure.atlas import curve as atlas_curve
-from train.measure.findings import Finding, perplexity
-from train.measure.text import choose, look, units_of
+from train.measure.findings import Finding
 from train.run.stage import finished_manifest
 from train.studies.run import Run, make
-from train.studies.sensitivity import told
 
 HEAD_WIDTH = 32  # of the decoders that are made here
 NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed
@@ -67,12 +63,12 @@ def sizes(run: Run) -> Iterator[Finding]:
     largest = int(np.argmax([hidden**2 * layers for hidden, layers in shapes]))
     for shape, scale in zip(shapes, scales, strict=True):
         own = _sized(run, shape, _folder(shape), scale)
-        yield from MEASURES[run.kind](run, own, SYSTEMS)
+        yield from _measured(run, own, SYSTEMS)
         if shape != shapes[largest]:
             at = _taught(run, shape, shapes[largest], scales[largest])
             taught = _sized(run, shape, at, scale)
             taught.setting["teacher"] = _name(shapes[largest])
-            yield from MEASURES[run.kind](run, taught, ("memory",))
+            yield from _measured(run, taught, ("memory",))
 
 
 def spread(store: Datastore, k: int) -> float:
@@ -135,29 +131,8 @@ def _sized(run: Run, shape: tuple[int, int], at: str, scale: float) -> Sized:
     return Sized(setting, decoder, memory, Datastore.load(folder / "datastore"), scale)
 
 
-def _measure_text(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
-    """Yield the test split's perplexity, k, temperature and lambdas chosen on validation."""
-    most, texts = max(run.recipe.evaluate.ks), [run.text(split) for split in ("valid", "test")]
-    valid, test = (look(sized.decoder, sized.memory, sized.store, text, most) for text in texts)
-    of = units_of(*texts[1])
-    tried = tuple(t * sized.scale for t in run.recipe.evaluate.temperatures)
-    use = choose(valid, replace(run.recipe.evaluate, temperatures=tried))
-    for system in systems:
-        setting = sized.of(system) | {"lmbda": use.lmbda.get(system, 0.0)}
-        found = perplexity(use.nll(test, system), of)
-        yield run.finding(system, "test", "perplexity", found, **setting)
-
-
-def _measure_atlas(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
-    """Yield exact match by cell and perplexity by group at the lambda that dev questions choose."""
-    test = Test.load(
-        run.root / "corpus", sized.decoder.tokenizer, run.config.questions, run.recipe.seed
-    )
-    k, temperature = run.recipe.evaluate.k, run.recipe.evaluate.temperature * sized.scale
-    measured = test.measure(Sources(sized.decoder, sized.memory, sized.store, k, temperature))
-    for system in systems:
-        lmbda = 0.0 if system == "lm" else choose_lambda(atlas_curve(measured, system))
-        yield from told(run, measured, system, lmbda, sized.of(system) | {"lmbda": lmbda})
-
-
-MEASURES: Mapping[str, Callable] = {"atlas": _measure_atlas, "text": _measure_text}
+def _measured(run: Run, sized: Sized, systems: tuple[str, ...]) -> Iterator[Finding]:
+    """Yield what a size makes of the test, each system at the lambda chosen for it."""
+    trial = run.trial(sized.decoder, sized.memory, sized.store, sized.scale)
+    for one in run.kind.measurements(trial, systems):
+        yield run.told(one, **sized.of(one.system))

@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
-from train.measure.atlas import LAMBDAS, Sources, Test
+from train.measure.atlas import ATLAS_LAMBDAS, Sources, Test
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import all_positions, groups_of, units_of
@@ -42,7 +42,7 @@ class Exam:
 
 def update(run: Run) -> Iterator[Finding]:
     """Yield seconds, recall and perplexity before and after each way to teach new facts."""
-    if run.kind != "atlas":
+    if not run.kind.asks:
         raise MlpMemError(
             "update: new facts are made in the atlas's forms, and this run's corpus is text; use "
             "a recipe whose corpus is the atlas"
@@ -112,7 +112,7 @@ def _ask(
         for source, system in names.items():
             lmbda = run.lmbda.get(source, 0.0)
             answered = grid.right.get(source, next(iter(grid.right.values())))
-            found = tally(questions, answered[:, LAMBDAS.index(lmbda)])
+            found = tally(questions, answered[:, ATLAS_LAMBDAS.index(lmbda)])
             for cell, count in found.items():
                 right = np.arange(count["n"]) < count["right"]
                 yield run.finding(system, cell, "exact_match", share(right), **way)

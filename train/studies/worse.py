@@ -4,6 +4,7 @@ Mixing never costs a token more than -log(1 - lambda) nats; what it costs is spr
 tokens of which the decoder was certain, so a token counts as worse where it loses over TOLERANCE.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -74,8 +75,8 @@ def _examples(
                 "before": run.decoder.decode(documents.tokens[max(start, at - 32) : at].tolist()),
                 "token": run.decoder.pieces[int(documents.tokens[at])],
                 "kind": str(kinds[p]),
-                "lm": float(grid.gold["lm"][p]),
-                "memory": float(grid.gold["memory"][p]),
+                "lm": math.exp(-grid.gold_nll["lm"][p]),
+                "memory": math.exp(-grid.gold_nll["memory"][p]),
                 "fused": float(mixed[p]),
             }
         )

@@ -18,7 +18,6 @@ from train.files import read_lines
 from train.measure.questions import cell_of
 from train.tasks.task import Asked
 
-GROUPS = ("A1", "A2", "B")
 WORD = re.compile(r"'s|[^\W\d_]+")
 BANDS = ((1, 1), (2, 9), (10, 99), (100, 10**9))  # facts that have an answer
 

@@ -11,12 +11,12 @@ are drawn are scored unless a limit is given; published figures are of all of it
 
 import numpy as np
 
-from mlpmem.engine.systems import Column, System
+from mlpmem.engine.systems import ModelSystem, System
 from mlpmem.retrieval.documents import Documents, join_passages
 from train.measure import findings
 from train.measure.batches import judge_positions
 from train.measure.findings import Finding
-from train.measure.text import SMALLEST, slide, units_of
+from train.measure.text import LARGEST, slide, units_of
 from train.stages.corpus import check_tokens
 from train.tasks.task import Asked, Task, text_of
 
@@ -64,12 +64,12 @@ def run_text(asked: Asked) -> list[Finding]:
 
 def _readers(asked: Asked) -> list[System]:
     """Return the systems that read nothing but the text."""
-    return [system for system in asked.systems if isinstance(system, Column)]
+    return [system for system in asked.systems if isinstance(system, ModelSystem)]
 
 
 def _finding(asked: Asked, system: System, split: str, nll: np.ndarray, of: np.ndarray) -> Finding:
-    """Return one finding of nll (P,) in nats, by units; a mix gives a token SMALLEST at least."""
-    values = findings.perplexity(np.minimum(nll, -np.log(SMALLEST)), of)
+    """Return one finding of nll (P,) in nats, by units; a token costs LARGEST at most."""
+    values = findings.perplexity(np.minimum(nll, LARGEST), of)
     return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)
 
 

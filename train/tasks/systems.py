@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mlpmem.engine.fused import FusedModel
+from mlpmem.api import Model
 from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import registry
@@ -20,8 +20,8 @@ from mlpmem.loading.bundle import Bundle, load_bundle, preset_path
 from mlpmem.loading.extra_columns import Given
 from mlpmem.loading.parts import from_parts
 from mlpmem.model.decoder import Decoder
-from mlpmem.retrieval.bulk_search import BulkRetriever
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.retriever import BulkRetriever
 from train.files import read_json
 from train.run.stage import finished_manifest, plain_decoder
 
@@ -78,7 +78,7 @@ class Cast(registry.Cast):
         store = attached.datastore
         return store, BulkRetriever(store.keys, self.model.decoder.device)
 
-    def alone(self, system: str) -> FusedModel:
+    def alone(self, system: str) -> Model:
         """Return the model with nothing beside the system that it does not need."""
         model = super().alone(system)
         if "knn" in PARTS[system]:

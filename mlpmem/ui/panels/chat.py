@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.model.prompts import question_prompt
+from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -140,12 +140,11 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
 
     for value in stream.guarded(values):
         if value["kind"] == "steps":
-            turns[-1]["answer"] += "".join(
-                step["s"] for steps in value["steps"].values() for step in steps
-            )
+            added = (step["s"] for steps in value["steps"].values() for step in steps)
+            turns[-1]["answer"] += "".join(text for text in added if text != PARTIAL)
         elif value["kind"] == "done":
             (trace,) = value["traces"].values()
-            turns[-1]["answer"] = trace["text"].strip()
+            turns[-1]["answer"] = trace["text"]
             turns[-1]["done"] = True
             turns[-1]["firsts"] = turns[-1]["firsts"] or firsts_of(trace)
         if value["kind"] == "message":
@@ -160,16 +159,17 @@ def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> I
     """Yield the token view's values for the last turn; own is the id of a visitor's text."""
     model, last = shared.service.model, turns[-1]
     run, system, number = stream.new_run(), last["system"], last["try"]
-    known = shared.recorded.known(question_prompt(last["question"]))
+    known = shared.recorded.known(shared.recorded.as_prompt(last["question"]))
     lmbdas = columns.lambdas(model, [system], last["lmbda"], store)
     begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced
     yield {**begin, "own": shared.searched(own, store, [system])}
     before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
-    events = model.chat(
-        [*before, (last["question"], "")], system=system, lmbda=lmbdas,
-        max_new_tokens=MAX_NEW_TOKENS, forced=forced, stop=stop, stream=True, store=store,
+    ids = model.chat_ids([*before, (last["question"], "")], MAX_NEW_TOKENS)
+    events = model.stream(
+        ids, [system], lmbda=lmbdas, max_new_tokens=MAX_NEW_TOKENS, forced=forced, cancel=stop,
+        store=store, sources=columns.sources(model, store),
     )  # fmt: skip
     yield from stream.deltas(run, events)
 

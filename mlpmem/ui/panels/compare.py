@@ -92,6 +92,11 @@ def _options(shared: Shared) -> list[gr.components.Component]:
             gr.Number(1.0, label="Top-p", step=0.05),
             gr.Number(0, label="Top-k (0: all)", precision=0),
             gr.Number(0, label="Seed", precision=0),
+            gr.Number(0.0, label="Min-p", step=0.05),
+            gr.Number(1.0, label="Repetition penalty", step=0.05),
+            gr.Checkbox(
+                False, label="Read control tokens, such as </s>, in the prompt", elem_id="special"
+            ),
         ]
 
 
@@ -100,23 +105,33 @@ def _streamer(shared: Shared):
 
     def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
-            text = inputs.as_prompt(inputs.check_text(prompt))
-            chosen = inputs.check_options(lmbda, *numbers)
-            service, store = shared.service, shared.store(own, choice)
-            asked = columns.choose(service, chosen_systems, store)
-            name = stream.new_run()
-            lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda, store)
-            known = shared.recorded.known(text)
-            begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
+            typed = inputs.check_text(prompt)
+            *given, special = numbers
+            chosen = inputs.check_options(lmbda, *given, special=special)
+            text = typed if chosen.special else shared.recorded.as_prompt(typed)
+            store = shared.store(own, choice)
+            asked = columns.choose(shared.service, chosen_systems, store)
             searched = shared.searched(own, store, asked.names)
-            yield {**begin, "own": searched, "columns": asked.names}
-            options = chosen.as_arguments()
-            events = columns.answers(service, asked, text, options, stop, store)
-            yield from stream.deltas(name, events)
+            about = {"own": searched, "typed": typed if text != typed else ""}
+            yield from _whole(shared, text, asked, chosen, stop, store, about)
 
         yield from map(packed, stream.guarded(values))
 
     return run
+
+
+def _whole(
+    shared: Shared, text: str, asked: columns.Chosen, chosen: inputs.RequestOptions, stop: Any,
+    store: Any, about: dict,
+) -> Iterator[dict]:  # fmt: skip
+    """Yield a run of all its columns; about is what the page is told of it besides."""
+    service, name = shared.service, stream.new_run()
+    lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda, store)
+    known = shared.recorded.known(text)
+    begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
+    yield {**begin, **about, "columns": asked.names}
+    events = columns.answers(service, asked, text, chosen.as_arguments(), stop, store)
+    yield from stream.deltas(name, events)
 
 
 def _asker(shared: Shared):
@@ -168,14 +183,14 @@ def _restorer(shared: Shared):
         offered = list(shared.service.extras.offers)
         link = inputs.read_link(request.query_params, offered)
         if link is None:
-            return [gr.skip()] * (len(inputs.BOUNDS) + 3)
-        prompt = inputs.as_prompt(link.prompt)
+            return [gr.skip()] * (len(inputs.BOUNDS) + 4)
+        prompt = shared.recorded.as_prompt(link.prompt)
         numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
         value = {"kind": "linked", "run": stream.new_run(), "prompt": prompt,
                  **shared.recorded.known(prompt), "lmbda": link.options.lmbda,
                  "ready": shared.service.status.ready,
                  "traces": (shared.recorded.comparison(prompt) or {}).get("traces")}  # fmt: skip
-        return [prompt, link.systems, *numbers, packed(value)]
+        return [prompt, link.systems, *numbers, False, packed(value)]
 
     return restore
 
@@ -190,7 +205,15 @@ def answer(shared: Shared, data: Any, stop: threading.Event, own: Any = "") -> I
     """
     asked = inputs.check_request(data, list(shared.service.extras.offers))
     store = shared.store_of(own, asked.own)
-    yield from {"scrub": _scrub, "branch": _branch}[asked.kind](shared, asked, stop, store)
+    kinds = {"scrub": _scrub, "branch": _branch, "typed": _typed}
+    yield from kinds[asked.kind](shared, asked, stop, store)
+
+
+def _typed(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
+    """Yield a run of several columns whose prompt is read as it was typed, in no form."""
+    chosen = columns.choose(shared.service, asked.systems or None, store)
+    about = {"own": asked.own, "typed": ""}
+    yield from _whole(shared, asked.prompt, chosen, asked.options, stop, store, about)
 
 
 def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
@@ -211,15 +234,17 @@ def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Ite
 def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
     """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
     model = shared.service.model
-    options = asked.options.as_arguments() | {"forced": asked.forced, "store": store}
+    options = asked.options.as_arguments() | {
+        "forced": asked.forced, "store": store, "sources": columns.sources(model, store),
+    }  # fmt: skip
     lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"), store)
     own = {"run": asked.run, "system": asked.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()
-    model.compare(asked.prompt, systems=[asked.system], lmbda=lmbda, stop=stop, **options)
+    model.compare(asked.prompt, [asked.system], lmbda=lmbda, cancel=stop, **options)
     single, last, tokens = time.perf_counter() - begin, begin, 0
     begin = time.perf_counter()
-    for event in model.scrub(asked.prompt, asked.system, stop=stop, stream=True, **options):
+    for event in model.stream_scrub(asked.prompt, asked.system, cancel=stop, **options):
         tokens += event.kind == "step"
         if event.kind == "done" and not stop.is_set():
             seconds = time.perf_counter() - begin

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import said
+from mlpmem.retrieval.text_search import fold, marked, words_of
+from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -18,6 +21,7 @@ from mlpmem.ui.request import inputs, stream
 from mlpmem.ui.service import own_text
 
 MAX_HITS = 20
+LONGEST = 200  # characters of a query, and of a place that is marked
 MAX_PASSAGES = 60
 PASTED = "your text"
 NOTE = (
@@ -40,7 +44,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.static(f'<h2 class="section">Your own text</h2><p class="panel-note">{NOTE}</p>')
     with gr.Row(elem_classes="ask-row"):
         text = gr.Textbox(
-            "", lines=3, max_lines=8, placeholder="Paste a text, or upload .txt, .md or .jsonl",
+            "", lines=3, max_lines=8, placeholder="Paste a text, or upload .txt, .md, .jsonl, .gz",
             label="Your own text", show_label=False, container=False, scale=1, elem_id="own-text",
         )  # fmt: skip
         make = gr.Button("Make datastore", variant="primary", elem_id="own-make", scale=0)
@@ -64,7 +68,7 @@ def _searcher(shared: Shared):
 
     def search(query: Any) -> dict:
         def found() -> dict:
-            words = inputs.check_text(query, "search", 200)
+            words = inputs.check_text(query, "search", LONGEST)
             hits, count = shared.service.corpus.search(words, MAX_HITS)
             rows = [asdict(hit) for hit in hits]
             return {"kind": "hits", "run": stream.new_run(), "query": words, "count": count,
@@ -87,13 +91,23 @@ def _opener(shared: Shared):
             else:
                 index = inputs.check_number(data.get("document"), "document", 0, 2**31 - 1, 0)
             title, group, passages = corpus.document(int(index))
+            words = _words(data)
+            parts = [marked(passage, words) for passage in passages[:MAX_PASSAGES]]
             return {"kind": "document", "run": stream.new_run(), "document": int(index),
-                    "title": title, "group": group, "passages": passages[:MAX_PASSAGES],
+                    "title": title, "group": group, "passages": parts,
                     "count": len(passages)}  # fmt: skip
 
         return _safely(found)
 
     return open_document
+
+
+def _words(data: dict) -> list[str]:
+    """Return what is marked in a document: words of a search, or the place that it is read from."""
+    place, query = data.get("place"), data.get("query")
+    if isinstance(place, str) and place.strip():
+        return [fold(place.strip()[:LONGEST])]
+    return words_of(query[:LONGEST]) if isinstance(query, str) else []
 
 
 def _safely(make: Callable[[], dict]) -> dict:
@@ -125,12 +139,17 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
     def make(given: Any, key: Any) -> Iterator[tuple]:
         def values(stop: threading.Event) -> Iterator[dict]:
             name, content = read(given)
-            titled = own_text.titled(name, content)
+            counts: Counter = Counter()
+            titled = own_text.titled(name, content, counts)
             run = stream.new_run()
             yield {"kind": "begin", "run": run, "title": name}
             store = yield from _built(shared.service.model, run, titled, stop)
             shared.shelf.drop(str(key or ""))
-            yield {"kind": "ready", "key": shared.shelf.add(name, store), "store": store}
+            yield {
+                "kind": "ready",
+                "key": shared.shelf.add(name, store, noted(counts)),
+                "store": store,
+            }
 
         for value in stream.guarded(values):
             if value["kind"] != "ready":

@@ -57,7 +57,7 @@ def _inspector(shared: Shared):
                 raise MlpMemError(ALONE)
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0]
-            events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, stop=stop)
+            events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, cancel=stop)
             searched = shared.searched(own, store, sources)
             yield {"kind": "begin", "run": name, "traces": {}, "own": searched}
             yield from _values(name, events, lmbdas)

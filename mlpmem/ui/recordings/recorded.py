@@ -11,6 +11,8 @@ from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
 from mlpmem.formats import is_number, parse_json
+from mlpmem.loading.manifest import asks_questions
+from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
 
@@ -30,6 +32,19 @@ class Recorded:
     results: dict | None = None
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
+    questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
+
+    def as_prompt(self, text: str) -> str:
+        """Return a bare question in the form the bundle was trained on, any other text unchanged.
+
+        What a decoder without such a form reads is never changed.
+        """
+        bare = text.rstrip().endswith("?") and "Answer:" not in text
+        return (
+            question_prompt(text.strip().removeprefix("Question:"))
+            if (bare and self.questions_form)
+            else text
+        )
 
     def first(self) -> dict | None:
         """Return the comparison of the first screen, one where the memory helps if there is one."""
@@ -107,6 +122,7 @@ def read(bundle: Path) -> Recorded:
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
+        questions_form=bool(manifest) and asks_questions(manifest),
     )
 
 

@@ -34,13 +34,13 @@ def write(recorded: Recorded, folder: Path) -> list[Path]:
             "nothing to show; give --bundle a folder that python -m train export wrote"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css", "js")}
+    site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css")}
     made = {
         "index.html": site["html"].replace(
             "<!-- masthead -->", (STATIC / "header.html").read_text("utf-8")
         ),
         "style.css": site["css"] + components.style(),
-        "script.js": components.script() + site["js"],
+        "script.js": components.script("site.js"),
         "recordings.js": SITE.replace("{}", json.dumps(values(recorded))),
     }
     for name, text in made.items():

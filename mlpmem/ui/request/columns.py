@@ -18,7 +18,7 @@ BATCHED = (*SOURCES, "mixed")  # share the model's decoder, and the prompt as it
 log = logging.getLogger(__name__)
 
 
-class Event(NamedTuple):
+class ColumnEvent(NamedTuple):
     """What happens to columns, by their names.
 
     "wait" {name: sentence}, "column" {name: the plain fields of a trace that begins}, "step" {name:
@@ -69,36 +69,43 @@ def lambdas(
     return model.lmbdas(systems, lmbda, store)
 
 
+def sources(model: Any, store: Any = None) -> list[str]:
+    """Return the sources whose figures every step shows: all that are here."""
+    there = {*model.systems, *(["knn"] if store is not None else [])}
+    return [source for source in SOURCES if source in there]
+
+
 def answers(
     service: Service, chosen: Chosen, prompt: str, options: dict, stop: Any, store: Any = None
-) -> Iterator[Event]:
-    """Yield the Events of a request; options are `compare`'s, without streams and stores."""
+) -> Iterator[ColumnEvent]:
+    """Yield the Events of a request; options are `compare`'s, as of Model.stream."""
     model, options = service.model, dict(options)
     lmbda = options.pop("lmbda", None)
     traces: dict[str, Any] = {}
     if chosen.absent:
-        yield Event("failed", chosen.absent)
+        yield ColumnEvent("failed", chosen.absent)
     if chosen.batch:
         own = lambdas(model, chosen.batch, lmbda, store)
-        run = {**options, "lmbda": own, "stop": stop, "stream": True, "store": store}
-        for event in model.compare(prompt, systems=chosen.batch, **run):
+        run = {**options, "lmbda": own, "cancel": stop, "store": store}
+        every = sources(model, store)
+        for event in model.stream(prompt, chosen.batch, sources=every, **run):
             ended = event.kind == "done"
             traces |= event.values if ended else {}
             if not ended or chosen.beside:
-                yield Event("part" if ended else event.kind, event.values)
+                yield ColumnEvent("part" if ended else event.kind, event.values)
     for name in chosen.beside:
         if stop.is_set():
             break
-        run = {**options, "stop": stop}
+        run = {**options, "cancel": stop}
         for event in _guarded(name, _beside(service, name, prompt, lmbda, run, store)):
             traces |= event.values if event.kind == "part" else {}
             yield event
-    yield Event("done", traces)
+    yield ColumnEvent("done", traces)
 
 
 def _beside(
     service: Service, name: str, prompt: str, lmbda: Any, options: dict, store: Any
-) -> Iterator[Event]:
+) -> Iterator[ColumnEvent]:
     """Yield the Events of one column with a prompt or weights of its own.
 
     Retrieval reads a visitor's own store where there is one.
@@ -106,7 +113,7 @@ def _beside(
     extras, model = service.extras, service.model
     own = store is not None and extras.offers[name].kind == "rag"
     if waits := extras.waits(name, own):
-        yield Event("wait", {name: waits})
+        yield ColumnEvent("wait", {name: waits})
     system = extras.retrieval(model, store) if own else extras.system(name, model)
     fields = {"system": "lm", "lmbda": 0.0}
     if extras.offers[name].kind == "memory":
@@ -115,21 +122,21 @@ def _beside(
         fields = {"system": system.system, "lmbda": own}
     settings = {"temperature": options.get("temperature", 0.0)}
     about = {"column": name, "label": system.label}
-    yield Event("column", {name: {**fields, "settings": settings, "model": about}})
+    yield ColumnEvent("column", {name: {**fields, "settings": settings, "model": about}})
     for event in system.stream(prompt, **options):
-        yield Event("part" if event.kind == "done" else event.kind, event.values)
+        yield ColumnEvent("part" if event.kind == "done" else event.kind, event.values)
 
 
-def _guarded(name: str, events: Iterator[Event]) -> Iterator[Event]:
+def _guarded(name: str, events: Iterator[ColumnEvent]) -> Iterator[ColumnEvent]:
     """Yield a column's events; an error becomes one that says so."""
     try:
         yield from events
     except MlpMemError as error:
-        yield Event("failed", {name: sentence(said(error))})
+        yield ColumnEvent("failed", {name: sentence(said(error))})
     except Exception:
         log.exception("the column %s failed", name)
         text = "Something went wrong in this column; the terminal says what."
-        yield Event("failed", {name: text})
+        yield ColumnEvent("failed", {name: text})
 
 
 def sentence(text: str) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, valid
-from mlpmem.model.prompts import question_prompt
 
 MAX_CHARACTERS = 2000
 MAX_NEW_TOKENS = 128
 MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
 MAX_PROBE = 40
+MAX_STOPS = 8  # texts that end an answer
 # field -> (its name in a sentence, in a link, least, most, default)
 BOUNDS = {
     "max_new_tokens": ("max new tokens", "tokens", 1, MAX_NEW_TOKENS, 32),
@@ -20,11 +20,13 @@ BOUNDS = {
     "top_p": ("top-p", "top_p", 0.01, 1.0, 1.0),
     "top_k": ("top-k", "top_k", 0, 100_000, 0),
     "seed": ("seed", "seed", 0, 2**31 - 1, 0),
+    "min_p": ("min-p", "min_p", 0.0, 1.0, 0.0),
+    "repetition_penalty": ("repetition penalty", "penalty", 0.1, 10.0, 1.0),
 }
 
 
 @dataclass(frozen=True)
-class Options:
+class RequestOptions:
     """How to generate; lmbda None is what the bundle is used with."""
 
     lmbda: float | str | None = None  # or AUTO: the router's, for every token
@@ -33,6 +35,10 @@ class Options:
     top_p: float = 1.0
     top_k: int = 0
     seed: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    stop: tuple[str, ...] = ()  # texts that end an answer
+    special: bool = False  # control tokens that the prompt spells are read as such
 
     def as_arguments(self) -> dict:
         """Return the keyword arguments of `generate` and `compare`."""
@@ -43,13 +49,14 @@ class Options:
 class Request:
     """What one column on the page is asked for, in the trace's own terms."""
 
-    kind: str  # "scrub" or "branch"
+    kind: str  # "scrub", "branch", or "typed": the whole run again, its prompt as it was typed
     run: str  # the page's name for what is on screen
     prompt: str
     system: str
-    options: Options
+    options: RequestOptions
     forced: list[int]
     own: str  # the page's name for the visitor's text that it searched, or ""
+    systems: list[str]  # of a run that is typed
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -63,38 +70,44 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
     whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
     mixed = [*SOURCES[1:], *(name for name in offered if name == "mixed")]
     branched = [*SOURCES, *offered]
-    asked = {"scrub": mixed, "branch": branched}.get(str(data.get("kind")), [])
+    asked = {"scrub": mixed, "branch": branched, "typed": branched}.get(str(data.get("kind")), [])
     known = data.get("system") in asked
     if not (known and whole and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
         raise MlpMemError("That cannot be asked of this column. Generate again and retry.")
     return Request(
         kind=data["kind"],
         run=run[:40],
-        prompt=check_text(data.get("prompt")),
+        prompt=check_text(data.get("typed" if data["kind"] == "typed" else "prompt")),
         system=data["system"],
-        options=check_options(data.get("lmbda"), *(settings.get(field) for field in BOUNDS)),
+        options=check_options(
+            data.get("lmbda"),
+            *(settings.get(field) for field in BOUNDS),
+            stop=settings.get("stop"),
+            special=settings.get("special"),
+        ),
         forced=forced,
         own=str(data.get("own") or "")[:40],
+        systems=[
+            s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
+        ],
     )
 
 
+def _list(value: object) -> list:
+    """Return a value that is a list, an empty one for any other."""
+    return value if isinstance(value, list) else []
+
+
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:
-    """Return the text without surrounding space; MlpMemError if it is empty or over-long."""
+    """Return the text as it was typed; MlpMemError if it is empty or over-long."""
     if not isinstance(text, str) or not text.strip():
         raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
-    text = valid(text.strip())
+    text = valid(text)
     if len(text) > most:
         raise MlpMemError(
             f"The {what} has {len(text):,} characters; at most {most:,} are taken. "
             "Shorten it and try again."
         )
-    return text
-
-
-def as_prompt(text: str) -> str:
-    """Return a bare question in the form the bundle was trained on, any other text unchanged."""
-    if text.endswith("?") and "Answer:" not in text:
-        return question_prompt(text.removeprefix("Question:"))
     return text
 
 
@@ -136,15 +149,39 @@ def check_lmbda(value: object) -> float | str | None:
 
 
 def check_options(
-    lmbda: object, tokens: object, temperature: object, top_p: object, top_k: object, seed: object
-) -> Options:
+    lmbda: object,
+    tokens: object,
+    temperature: object,
+    top_p: object,
+    top_k: object,
+    seed: object,
+    min_p: object = None,
+    repetition_penalty: object = None,
+    stop: object = None,
+    special: object = False,
+) -> RequestOptions:
     """Return checked options; MlpMemError names the first that is out of bounds."""
-    given = zip(BOUNDS, (tokens, temperature, top_p, top_k, seed), strict=True)
+    numbers = tokens, temperature, top_p, top_k, seed, min_p, repetition_penalty
+    given = zip(BOUNDS, numbers, strict=True)
     found = {}
     for field, value in given:
         name, _, low, high, default = BOUNDS[field]
         found[field] = type(default)(check_number(value, name, low, high, default))
-    return Options(lmbda=check_lmbda(lmbda), **found)
+    return RequestOptions(
+        lmbda=check_lmbda(lmbda), stop=check_stop(stop), special=special is True, **found
+    )
+
+
+def check_stop(stop: object) -> tuple[str, ...]:
+    """Return the texts that end an answer; MlpMemError for others, or for too many."""
+    texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
+    whole = isinstance(texts, list | tuple) and all(isinstance(t, str) and t for t in texts)
+    if not whole or len(texts) > MAX_STOPS or any(len(t) > MAX_PROBE for t in texts):
+        raise MlpMemError(
+            f"stop is {repr(stop)[:80]}; give up to {MAX_STOPS} texts of 1 to {MAX_PROBE} "
+            'characters, such as ["\\n"].'
+        )
+    return tuple(valid(text) for text in texts)
 
 
 def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:
@@ -174,7 +211,7 @@ class Link:
     """What a permalink asks for."""
 
     prompt: str
-    options: Options
+    options: RequestOptions
     systems: list[str]
 
 
@@ -184,8 +221,8 @@ def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | N
     A link may have been cut, edited or made elsewhere, so nothing in it is an error: a number
     outside its bounds becomes the nearest inside them, one that is none becomes the default.
     """
-    prompt = str(query.get("q") or "").strip()[:MAX_CHARACTERS]
-    if not prompt:
+    prompt = str(query.get("q") or "")[:MAX_CHARACTERS]
+    if not prompt.strip():
         return None
     found = {}
     for field, (_, key, low, high, default) in BOUNDS.items():
@@ -194,7 +231,7 @@ def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | N
     lmbda = AUTO if auto else _clamped(query.get("lambda"), 0.0, 1.0, None)
     named = str(query.get("systems") or "").split(",")
     systems = [s for s in (*SOURCES, *offered) if s in named] or list(SOURCES)
-    return Link(prompt, Options(lmbda=lmbda, **found), systems)
+    return Link(prompt, RequestOptions(lmbda=lmbda, **found), systems)
 
 
 def _clamped(text: Any, low: float, high: float, default: float | None) -> float | None:

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import gradio as gr
@@ -79,6 +80,23 @@ def deltas(
             yield {"kind": kind, "run": run, "columns": values}
 
 
+_TURN = threading.Lock()  # who computes; a run that was left keeps it until it has really ended
+
+
+@contextmanager
+def turn(stop: Deadline) -> Iterator[None]:
+    """Compute alone: wait until the run before has ended, too, where its visitor has left it.
+
+    MlpMemError where the time of the run that waits is over.
+    """
+    while not _TURN.acquire(timeout=0.1):
+        stop.check()
+    try:
+        yield
+    finally:
+        _TURN.release()
+
+
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
     """Yield make's values; what goes wrong becomes a message, and leaving early stops the model.
 
@@ -86,7 +104,8 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
     """
     stop = Deadline()
     try:
-        yield from make(stop)
+        with turn(stop):
+            yield from make(stop)
         stop.check()
     except MlpMemError as error:
         yield message(LATE if stop.over else said(error))

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,26 +23,25 @@ def open_parts(
     """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
 
     Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
-    of fastlinear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
+    of linear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
     CPU; plain leaves them as they are, for LoRA to be merged into, where there is no form.
     """
 
     def load(tell: Tell) -> tuple[Any, list[Later]]:
-        from mlpmem.fast.linear import form_of
         from mlpmem.loading.hub import fetch
-        from mlpmem.loading.parts import form_for, from_parts
+        from mlpmem.loading.parts import form_for, open_folders
 
-        folder = fetch(decoder, "decoder", tell=tell)
+        folder, chosen = fetch(decoder, "decoder", tell=tell), form
+        brought = fetch(memory, "memory", tell=tell) if memory else None
         tell("reading the weights", None)
-        chosen = form
-        if form is None:
-            chosen = None if plain or device != "cpu" else form_for(folder)
-        make = partial(from_parts, folder, memory, tell=tell, device=device)
-        model = laid_out(make, chosen, plain)
+        if form is None and not plain and device == "cpu":
+            chosen = form_for(folder)
+        held = laid_out(chosen, plain)
+        model = open_folders(folder, brought, device=device, **held)
         sys.stderr.write(f"mlpmem: {said_of(model, chosen)}\n")
         later = _texts(model, text)
         if train:
-            packed, bits = bool(chosen) or not plain, form_of(chosen)[1] if chosen else 0
+            packed, bits = held.get("pack", False), held.get("bits", 0)
             later.append(Later("memory", partial(_distil, model, folder, text, packed, bits)))
         return model, later
 
@@ -51,12 +50,12 @@ def open_parts(
 
 def said_of(model: Any, form: str | None) -> str:
     """Return a line on the form of a decoder's weights, and on what is slower here than need be."""
-    from mlpmem.fast.llama_pass import compiles
+    from mlpmem.fast.llama_pass import LlamaPass, has_numba
 
     line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
     if model.decoder.kl:
         line += f"; 4 bits move its answers by {model.decoder.kl:.4f} nats (KL, on a few words)"
-    if not compiles():
+    if isinstance(model.decoder.straight, LlamaPass) and not has_numba():
         line += "; numba is not installed, tokens take longer: pip install numba"
     return line
 
@@ -76,20 +75,21 @@ def open_preset(
     def load(tell: Tell) -> tuple[Any, list[Later]]:
         from mlpmem.loading import presets
 
-        model = laid_out(partial(presets.open_preset, name, tell=tell, device=device), form, plain)
+        held = laid_out(form, plain)
+        model = presets.open_preset(name, tell=tell, device=device, **held)
         return model, _texts(model, text)
 
     return load
 
 
-def laid_out(make: Callable[..., Any], form: str | None, plain: bool = False) -> Any:
-    """Return the model that `make` makes, its weights in a form; see open_parts."""
+def laid_out(form: str | None, plain: bool = False) -> dict[str, Any]:
+    """Return how weights are held in a form, as options of parts.open_folders; see open_parts."""
     if form is None:
-        return make() if plain else make().pack()
+        return {"pack": not plain}
     from mlpmem.fast.linear import form_of
 
     dtype, bits = form_of(form)
-    return make(dtype=dtype).pack(bits)
+    return {"dtype": dtype, "pack": True, "bits": bits}
 
 
 def _texts(model: Any, text: Sequence[Path]) -> list[Later]:

@@ -4,10 +4,11 @@ A session keeps the id; nothing here knows whose it is. Whoever has used theirs 
 first when room is needed. A timer frees what has expired, whether or not anybody comes by.
 """
 
+import io
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,12 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
+from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
 
 MAX_BYTES = 2_000_000  # of one text
 SHELF_BYTES = 600_000_000  # of all datastores together
 SECONDS = 3600.0
-KINDS = (".txt", ".md", ".jsonl")
+KINDS = (*TEXT_KINDS, ".gz")  # .xz is not taken: what it unpacks in may be gigabytes
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Own:
     title: str
     store: Any
     ends: float  # of the shelf's clock
+    note: str = ""  # what was left out of the text
 
 
 class Shelf:
@@ -46,11 +49,11 @@ class Shelf:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, title: str, store: Any) -> str:
+    def add(self, title: str, store: Any, note: str = "") -> str:
         """Keep a datastore and return its id."""
         key = uuid.uuid4().hex
         with self._lock:
-            self._kept[key] = Own(title, store, self.clock() + self.seconds)
+            self._kept[key] = Own(title, store, self.clock() + self.seconds, note)
             self._sweep()
             while len(self._kept) > 1 and self._bytes() > self.most:
                 self._kept.popitem(last=False)
@@ -101,30 +104,23 @@ class Shelf:
 
 def read_upload(path: Path) -> tuple[str, str]:
     """Return (name, content) of an uploaded file; MlpMemError says what is wrong with it."""
-    if path.suffix.lower() not in KINDS:
-        raise MlpMemError(f"{path.name} is none of {', '.join(KINDS)}. Convert it first.")
+    if kind_of(path) not in TEXT_KINDS or path.suffix.lower() not in KINDS:
+        raise MlpMemError(f"{path.name} is not one of {', '.join(KINDS)} files. Convert it first.")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise MlpMemError(f"{path.name} has {size / 1e6:.1f} MB; at most 2 MB are taken. Cut it.")
-    try:
-        content = path.read_bytes().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MlpMemError(f"{path.name} is not UTF-8 text. Save it as UTF-8.") from error
-    return path.name, content
+    with opened(path) as file:
+        raw = file.read(MAX_BYTES + 1)
+    if len(raw) > MAX_BYTES:
+        raise MlpMemError(f"{path.name} unpacks to more than 2 MB; at most 2 MB are taken. Cut it.")
+    return path.name, "".join(decoded(io.BytesIO(raw), path.name))
 
 
-def titled(name: str, content: str) -> list[tuple[str, str]]:
+def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
     """Return (title, text) of every document; MlpMemError for no text, a bad line or too much."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
         raise MlpMemError("The text has more than 2 MB. Cut it.")
-    if "\x00" in content:
-        raise MlpMemError(f"{name} holds NUL characters, so it is no text. Save it as plain text.")
-    from mlpmem.retrieval.texts import titled_texts
-
-    content = valid(content)
-    pairs = [
-        (valid(title[:200]), text) for title, text in titled_texts(name, content) if text.strip()
-    ]
+    pairs = [(valid(title[:200]), text) for title, text in titled_texts(name, content, counts)]
     if not pairs:
         raise MlpMemError("There is no text. Paste some, or upload a file with some.")
     return pairs

@@ -1,0 +1,124 @@
+// @ts-check
+/* Small DOM helpers. Every text reaches the page through textContent, never as markup. */
+/** @import { Lambda } from "./types.js" */
+
+const SVG = "http://www.w3.org/2000/svg";
+
+/**
+ * What an element gets: attributes (null, undefined and false leave one out), `on` event listeners, `style` properties.
+ * @typedef {{ on?: { [event: string]: (event: any) => void }, style?: { [property: string]: string | number } } &
+ *   { [name: string]: any }} Attrs
+ */
+
+/** @template {HTMLElement | SVGElement} E @param {E} node @param {Attrs | null} attrs @param {any[]} children */
+function fill(node, attrs, children) {
+  for (const [name, value] of Object.entries(attrs || {})) {
+    if (value === null || value === undefined || value === false) continue;
+    if (name === "on") {
+      for (const [event, fn] of Object.entries(attrs?.on ?? {})) node.addEventListener(event, fn);
+    } else if (name === "style") {
+      for (const [key, v] of Object.entries(attrs?.style ?? {})) node.style.setProperty(key, String(v));
+    } else {
+      node.setAttribute(name, value === true ? "" : String(value));
+    }
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child === null || child === undefined) continue;
+    node.append(child instanceof Node ? child : document.createTextNode(String(child)));
+  }
+  return node;
+}
+
+/** An HTML element; strings among the children become text nodes.
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag @param {Attrs | null} [attrs] @param {any[]} children @returns {HTMLElementTagNameMap[K]} */
+export function h(tag, attrs = null, ...children) {
+  return fill(document.createElement(tag), attrs, children);
+}
+
+/** An SVG element.
+ * @template {keyof SVGElementTagNameMap} K
+ * @param {K} tag @param {Attrs | null} [attrs] @param {any[]} children @returns {SVGElementTagNameMap[K]} */
+export function svg(tag, attrs = null, ...children) {
+  return fill(document.createElementNS(SVG, tag), attrs, children);
+}
+
+/** The element of a class that is known to be inside another.
+ * @type {(root: Element, selector: string) => HTMLElement} */
+export const inside = (root, selector) => {
+  const found = root.querySelector(selector);
+  if (found instanceof HTMLElement) return found;
+  throw new Error(`${selector} is not on the page`);
+};
+
+/** The button of a tab, by what it says. @type {(name: string) => HTMLElement | undefined} */
+export const tabNamed = (name) => [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[role=tab]"))]
+  .find((tab) => tab.textContent.trim() === name);
+
+/** Whether an event came from within what a selector names.
+ * @type {(event: Event, selector: string) => boolean} */
+export const isFrom = ({ target }, selector) => target instanceof Element && target.closest(selector) !== null;
+
+/** Replaces text only where it differs, so that repaints cost nothing.
+ * @type {(node: Element, text: string) => void} */
+export const setText = (node, text) => {
+  if (node.textContent !== text) node.textContent = text;
+};
+
+/** Writes a text into a box of Gradio's, which takes it a little later.
+ * @type {(area: HTMLTextAreaElement, text: string) => void} */
+export const write = (area, text) => {
+  area.value = text;
+  area.dispatchEvent(new Event("input", { bubbles: true }));
+};
+
+/** A token's text with its invisible characters made visible. @type {(text: string) => string} */
+export const glyph = (text) => {
+  if (text === "") return "∅";
+  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
+};
+
+/** A token's text with a faint dot for its leading space, for lists of single tokens.
+ * @type {(text: string) => [HTMLElement | "", string]} */
+export const single = (text) => {
+  const word = glyph(text);
+  const spaced = word.startsWith(" ");
+  return [spaced ? h("span", { class: "lead", "aria-hidden": "true" }, "·") : "",
+    spaced ? word.slice(1) : word];
+};
+
+/** A token's text between quotation marks, for sentences. @type {(text: string) => string} */
+export const quote = (text) => `“${glyph(text).trim() || glyph(text)}”`;
+
+/** A probability as per cent, at most five characters. @type {(p: number | null | undefined) => string} */
+export const percent = (p) => {
+  if (p === null || p === undefined) return "–";
+  const value = 100 * p;
+  if (value >= 99.95) return "100";
+  if (value >= 0.95) return value.toFixed(1);
+  if (value >= 0.01) return value.toFixed(2);
+  return value > 0 ? "<0.01" : "0";
+};
+
+/** Milliseconds or megabytes with two significant digits or so. @type {(value: number) => string} */
+export const short = (value) => {
+  if (!Number.isFinite(value)) return "–";
+  if (value >= 100) return String(Math.round(value));
+  return value >= 10 ? value.toFixed(1) : value.toFixed(2);
+};
+
+/** @type {(bytes: number) => string} */
+export const megabytes = (bytes) => {
+  const value = bytes / 1e6;
+  if (value < 0.1) return `${Math.ceil(bytes / 1e3)} kB`;
+  return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
+};
+
+/** Lambda with two decimals, or up to four where a bundle's best needs them.
+ * @type {(value: Lambda) => string} */
+export const lambdaText = (value) =>
+  (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
+
+export const isPhone = () => window.matchMedia("(max-width: 640px)").matches;
+export const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

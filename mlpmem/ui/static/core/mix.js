@@ -1,0 +1,234 @@
+// @ts-check
+/* The maths of the page: pure functions on the plain values of a trace (types.d.ts), no DOM.
+ *
+ * mix equals the mix of the library's trace module. A lambda may be "auto": then every step has its
+ * own, in step.lmbda. */
+/** @import { Candidate, CandidateRow, Lambda, Neighbour, NeighbourRow } from "./types.js" */
+/** @import { Opening, Probs, Shown, Source, Step } from "./types.js" */
+
+const FLOOR = 1e-12; // below float32 softmax's smallest useful value; keeps a log finite
+/** @type {Source[]} */
+export const SOURCES = ["lm", "memory", "knn"];
+/** @type {{ [system: string]: Source[] }} */
+const PARTS = { lm: [], memory: ["memory"], knn: ["knn"], mixed: ["memory", "knn"] };
+
+/** What a system mixes into the decoder, in equal shares. @type {(system: string) => Source[]} */
+export const partsOf = (system) => (Object.hasOwn(PARTS, system) ? PARTS[system] : []);
+
+/** What a system gives beside the decoder, null where it is the decoder alone or is absent.
+ * @type {(p: Probs, system: string) => number | null} */
+export const otherOf = (p, system) => {
+  const parts = partsOf(system);
+  let sum = 0;
+  for (const part of parts) {
+    const value = p[part];
+    if (value === null || value === undefined) return null;
+    sum += value;
+  }
+  return parts.length ? sum / parts.length : null;
+};
+
+/** Lambda at one step: a number as it is, for "auto" what the router chose there.
+ * @type {(step: Step, lambda: Lambda) => number} */
+export const lambdaAt = (step, lambda) => (lambda === "auto" ? step.lmbda ?? 0 : lambda);
+
+/** (1 - lambda) p_lm + lambda p_system; p_lm where the system is "lm" or is absent.
+ * @type {(p: Probs, system: string, lambda: number) => number} */
+export const mix = (p, system, lambda) => {
+  const other = otherOf(p, system);
+  return other === null ? p.lm : (1 - lambda) * p.lm + lambda * other;
+};
+
+/** A candidate row as named fields. @type {(row: CandidateRow) => Candidate} */
+export const candidateOf = (row) => ({
+  id: row[0], text: row[1], p: { lm: row[2], memory: row[3], knn: row[4] },
+});
+
+/** A neighbour row as named fields. @type {(row: NeighbourRow) => Neighbour} */
+export const neighbourOf = ([entry, title, group, left, target, targetId, right, distance, weight]) =>
+  ({ entry, title, group, left, target, targetId, right, distance, weight });
+
+/** The step's candidates by falling mixed probability, each with `fused`.
+ * @type {(step: Step, system: string, lambda: Lambda) => (Candidate & { fused: number })[]} */
+export const ranked = (step, system, lambda) =>
+  step.cand
+    .map((row) => {
+      const c = candidateOf(row);
+      return { ...c, fused: mix(c.p, system, lambdaAt(step, lambda)) };
+    })
+    .sort((a, b) => b.fused - a.fused || a.id - b.id);
+
+/** Where a candidate row has what a system mixes in, as two halves.
+ * @type {{ [system: string]: [3 | 4, 3 | 4] }} */
+const ARGUED = { memory: [3, 3], knn: [4, 4], mixed: [3, 4] };
+
+/** The candidate row with the largest mixed probability; the chosen token wins a tie.
+ * @type {(step: Step, system: string, lambda: Lambda) => CandidateRow | null} */
+const argmax = (step, system, lambda) => {
+  let best = null;
+  let top = -1;
+  const [first, second] = ARGUED[system] || [];
+  const weight = lambdaAt(step, lambda);
+  for (const row of step.cand) {
+    const [a, b] = first && second ? [row[first], row[second]] : [null, null];
+    const p = a === null || b === null ? row[2] : (1 - weight) * row[2] + weight * ((a + b) / 2);
+    if (p > top || (p === top && row[0] === step.id)) {
+      top = p;
+      best = row;
+    }
+  }
+  return best;
+};
+
+/** log(p_fused / p_lm) of the chosen token, nats: above 0 the source raised it.
+ * @type {(step: Step, system: string, lambda: Lambda) => number} */
+export const creditOf = (step, system, lambda) => {
+  const fused = Math.max(mix(step.p, system, lambdaAt(step, lambda)), FLOOR);
+  return Math.log(fused / Math.max(step.p.lm, FLOOR));
+};
+
+/** The share of the mix that is the source's, 0 .. 1: whose probability the token has.
+ * @type {(step: Step, system: string, lambda: Lambda) => number} */
+export const shareOf = (step, system, lambda) => {
+  const other = otherOf(step.p, system);
+  if (other === null) return 0;
+  const weight = lambdaAt(step, lambda);
+  return (weight * other) / Math.max(mix(step.p, system, weight), FLOOR);
+};
+
+/** Whether a trace is a text that was only scored: nothing in it was chosen by a mix.
+ * @type {(trace: Opening) => boolean} */
+export const isScored = (trace) => Boolean(trace.settings?.scored);
+
+/** Perplexity of the chosen tokens when the decoder is mixed with `source` at lambda.
+ * @type {(steps: Step[], source: string, lambda: Lambda) => number} */
+export const perplexity = (steps, source, lambda) => {
+  if (!steps.length) return NaN;
+  let nll = 0;
+  for (const step of steps) {
+    nll -= Math.log(Math.max(mix(step.p, source, lambdaAt(step, lambda)), FLOOR));
+  }
+  return Math.exp(nll / steps.length);
+};
+
+/** [[lambda, perplexity], ...] on a grid of n + 1 points.
+ * @type {(steps: Step[], source: string, n?: number) => [number, number][]} */
+export const curveOf = (steps, source, n = 50) =>
+  Array.from({ length: n + 1 }, (_, i) => [i / n, perplexity(steps, source, i / n)]);
+
+/** The grid point of least perplexity. @type {(curve: [number, number][]) => [number, number]} */
+export const optimum = (curve) => curve.reduce((best, point) => (point[1] < best[1] ? point : best));
+
+/** Whether any step carries a probability of this source.
+ * @type {(steps: Step[], source: string) => boolean} */
+export const hasSource = (steps, source) =>
+  steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
+
+/** How many of a trace's first tokens were given to it rather than chosen.
+ * @type {(trace: Opening) => number} */
+export const givenOf = (trace) => trace.settings?.forced?.length ?? 0;
+
+/** Per step the candidate row that would be chosen at lambda, or null where nothing changes:
+ * against what was generated, or, in a text that was only scored, against the decoder alone.
+ * @type {(trace: Shown, lambda: Lambda) => (CandidateRow | null)[]} */
+export const flipsOf = (trace, lambda) => {
+  if (isScored(trace)) {
+    return trace.steps.map((step) => {
+      const now = argmax(step, trace.system, lambda);
+      return now && now[0] !== argmax(step, "lm", 0)?.[0] ? now : null;
+    });
+  }
+  const own = lambda === trace.lmbda || Math.abs(Number(lambda) - Number(trace.lmbda)) < 1e-9; // "auto" is NaN
+  if (trace.system === "lm" || own) {
+    return trace.steps.map(() => null);
+  }
+  const sampled = (trace.settings?.temperature ?? 0) > 0;
+  const given = givenOf(trace);
+  return trace.steps.map((step, i) => {
+    const now = argmax(step, trace.system, lambda);
+    const before = sampled || i < given ? argmax(step, trace.system, trace.lmbda)?.[0] : step.id;
+    return now && now[0] !== before ? now : null;
+  });
+};
+
+/** The first index at which two step lists differ, or -1 while one continues the other. Another
+ * decoder's ids mean other texts. @type {(a: Step[], b: Step[]) => number} */
+export const firstDifference = (a, b) => {
+  const n = Math.min(a.length, b.length);
+  for (let i = 0; i < n; i += 1) if (a[i].id !== b[i].id || a[i].s !== b[i].s) return i;
+  return -1;
+};
+
+/** @type {(text: string) => string} */
+const plain = (text) => text.normalize("NFKC").toLowerCase().replace(/[\s.]+/g, " ").trim();
+
+/** Whether a generated text begins with the true answer, as whole words.
+ * @type {(text: string, answer: string) => boolean} */
+export const isRight = (text, answer) => {
+  const got = plain(text);
+  const want = plain(answer);
+  return got === want || (got.startsWith(want) && !/[\p{L}\p{N}]/u.test(got[want.length]));
+};
+
+/** How far memory and datastore are apart, in words; js in nats (0 .. ln 2).
+ * @type {(js: number) => string} */
+export const agreement = (js) => {
+  if (js < 0.05) return "agree closely";
+  if (js < 0.2) return "largely agree";
+  return js < 0.45 ? "differ" : "disagree";
+};
+
+/* Evidence as numbers: the kNN distribution without some neighbours, and documents to tokens.
+ *
+ * A neighbour's weight is count * exp(-distance / temperature) over the sum of all k. Leaving some
+ * out is therefore exact: the others' weights, divided by what is left of them. step.far holds the
+ * weights of the neighbours that are not listed, by the token they stand for, -1 for any other.
+ */
+
+const OTHER = -1;
+
+/** @type {(sums: Map<number, number>, key: number, mass: number) => void} */
+const add = (sums, key, mass) => { sums.set(key, (sums.get(key) || 0) + mass); };
+
+/** The step without the neighbours at the positions `left` of its list: p, cand and rest anew.
+ * Where no mass is left the datastore has nothing to say and repeats the decoder.
+ * @type {(step: Step, left: Set<number>) => Step & { left: number }} */
+export const without = (step, left) => {
+  const listed = new Set(step.cand.map((row) => row[0]));
+  const sums = new Map(step.far);
+  step.nn.forEach((row, i) => {
+    if (!left.has(i)) add(sums, listed.has(row[5]) ? row[5] : OTHER, row[8] || 0);
+  });
+  const total = [...sums.values()].reduce((sum, mass) => sum + mass, 0);
+  /** @type {(id: number, lm: number) => number} */
+  const knn = (id, lm) => (total > 0 ? (sums.get(id) || 0) / total : lm);
+  return {
+    ...step,
+    p: { ...step.p, knn: knn(step.id, step.p.lm) },
+    cand: step.cand.map(([id, text, lm, memory]) => [id, text, lm, memory, knn(id, lm)]),
+    rest: { ...step.rest, knn: knn(OTHER, step.rest.lm) },
+    left: total,
+  };
+};
+
+/** The tokens for which a document is evidence, as a set of indices.
+ * @type {(steps: Step[], title: string) => Set<number>} */
+export const tokensOf = (steps, title) => new Set(steps.flatMap((step, i) =>
+  ((step.nn || []).some((row) => row[1] === title) ? [i] : [])));
+
+/** A text's documents, weightiest first.
+ * @type {(steps: Step[]) => { title: string, group: string, mass: number, count: number }[]} */
+export const documentsOf = (steps) => {
+  const found = new Map();
+  for (const step of steps) {
+    const here = new Set();
+    for (const row of step.nn || []) {
+      const one = found.get(row[1]) || { title: row[1], group: row[2], mass: 0, count: 0 };
+      one.mass += row[8] || 0;
+      if (!here.has(row[1])) one.count += 1;
+      here.add(row[1]);
+      found.set(row[1], one);
+    }
+  }
+  return [...found.values()].sort((a, b) => b.mass - a.mass);
+};

@@ -1,0 +1,88 @@
+// @ts-check
+/* The small panels: status chip and progress line, example chips; figures that fit again when they are seen. */
+/** @import { Example, Props, Status, Watch } from "./types.js" */
+import { h, inside, setText } from "./dom.js";
+import { page } from "./state.js";
+
+const GROUPS = [
+  ["helps", "Memory helps"], ["hurts", "Memory hurts"],
+  ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
+];
+
+/** @type {(element: Element, props: Props<Status>, watch: Watch) => void} */
+export const mountStatus = (element, props, watch) => {
+  const chip = h("span", { class: "chip" });
+  const line = h("span", { class: "status-line" });
+  const bar = h("i");
+  const heard = h("span", { class: "unseen", role: "status" }); // no percentages, one by one
+  const progress = h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
+  inside(element, ".status-host").replaceChildren(
+    h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress),
+      chip, heard));
+  const show = () => {
+    const value = props.value || page.status;
+    chip.dataset.state = value.state;
+    setText(chip, value.state || "loading");
+    setText(line, value.line || "");
+    const counts = Number.isFinite(value.share) && value.state === "loading";
+    setText(heard, counts ? (value.line || "").split(":")[0] : value.line || "");
+    progress.toggleAttribute("data-on", Number.isFinite(value.share));
+    bar.style.width = `${100 * (value.share || 0)}%`;
+    page.status = value;
+    if (value.defaults) page.defaults = value.defaults;
+    document.body.toggleAttribute("data-ready", Boolean(value.ready));
+    page.emit("status", value);
+  };
+  watch("value", show);
+  show();
+};
+
+/** Plotly follows the window only while a figure is seen; what was hidden then is told later.
+ * @type {(element: Element) => void} */
+export const mountFigures = (element) => {
+  let width = 0; // of the window when these figures were last seen
+  new ResizeObserver(() => {
+    if (!element.getClientRects().length) return;
+    if (width && width !== window.innerWidth) window.dispatchEvent(new Event("resize"));
+    width = window.innerWidth;
+  }).observe(element);
+};
+
+/** @type {(example: Example) => string} */
+const label = (example) => {
+  const text = example.prompt.replace(/^Question:\s*/, "").replace(/\s*Answer:\s*$/, "");
+  return text.length > 46 ? `${text.slice(0, 44).trimEnd()}…` : text;
+};
+
+/** @type {(element: Element, props: Props<Example[], { surprises?: boolean, forgets?: boolean }>,
+ *   trigger: (name: "pick", data: { index: any }) => void) => void} */
+export const mountExamples = (element, props, trigger) => {
+  const host = inside(element, ".examples-host");
+  const examples = (props.value || []).map((example, index) => ({ ...example, index }));
+  const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
+  const surprise = props.surprises ? h("button", { type: "button", class: "surprise",
+    title: "A question about something the decoder never saw, in a wording nobody trained on",
+    on: { click: () => trigger("pick", { index: "surprise" }) } }, "Surprise me") : "";
+  const forgets = props.forgets ? h("button", { type: "button", class: "surprise forgets",
+    title: "Asks what the decoder knew: alone, with a memory, and fine-tuned on the new facts",
+    on: { click: () => trigger("pick", { index: "forgets" }) } }, "What fine-tuning forgets") : "";
+  if (!groups.length) return;
+  const chips = h("div", { class: "chips", role: "group", "aria-label": "Examples" });
+  const more = h("button", { type: "button", class: "icon-button more", "aria-label": "More examples",
+    on: { click: () => chips.scrollBy({ left: 0.8 * chips.clientWidth, behavior: "smooth" }) } }, "›");
+  const tabs = groups.map(([key, name]) => h("button", { type: "button", class: "group-button",
+    "data-group": key, on: { click: () => show(key) } }, name));
+  /** @type {(group: string) => void} */
+  const show = (group) => {
+    for (const tab of tabs) tab.setAttribute("aria-pressed", String(tab.dataset.group === group));
+    chips.replaceChildren(...examples.filter((e) => e.group === group).map((e) =>
+      h("button", { type: "button", class: "example", dir: "auto",
+        on: { click: () => trigger("pick", { index: e.index }) } }, label(e))));
+    chips.scrollLeft = 0;
+    more.style.visibility = chips.scrollWidth > chips.clientWidth + 4 ? "" : "hidden";
+  };
+  host.toggleAttribute("data-wide", Boolean(forgets));
+  host.replaceChildren(h("div", { class: "draws" }, surprise, forgets), h("div", { class: "groups", role: "group",
+    "aria-label": "Kinds of examples" }, tabs), chips, more);
+  show(groups[0][0]);
+};

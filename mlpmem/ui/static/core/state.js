@@ -1,0 +1,141 @@
+// @ts-check
+/* What the parts of the page share in the browser: lambda, the status, who is on screen. */
+/** @import { Defaults, Events, Lambda, LambdaBar, Offer, Own, Packed } from "./types.js" */
+/** @import { Reader, Records, Shown, Status, TokenView, Trace } from "./types.js" */
+import { h } from "./dom.js";
+import { partsOf } from "./mix.js";
+
+/** @type {{ [name: string]: ((detail: any) => void)[] }} */
+const listeners = {};
+
+export const page = {
+  /** @type {number | null} */
+  lambda: null, // null: every text is shown at the lambda it was generated with
+  auto: false, // whether a router is to choose it for what is generated next; lambda is null then
+  /** @type {Defaults} */
+  defaults: { memory: 0.5, knn: 0.5 },
+  /** @type {Status} */
+  status: { state: "loading", waiting: "", no_memory: "" },
+  /** @type {TokenView[]} */
+  views: [],
+  /** @type {LambdaBar | null} */
+  bar: null,
+  /** Scores a text on its own tab, where there is one. @type {((text: string) => void) | null} */
+  inspect: null,
+  /** Opens the document of a neighbour on its own tab, where there is one. @type {Reader | null} */
+  read: null,
+  /** @template {keyof Events} N @param {N} name @param {(detail: Events[N]) => void} fn */
+  on(name, fn) {
+    listeners[name] ||= [];
+    listeners[name].push(fn);
+  },
+  /** @template {keyof Events} N @param {N} name @param {Events[N]} detail */
+  emit(name, detail) {
+    for (const fn of listeners[name] || []) fn(detail);
+  },
+  /** @param {number | null} value @param {boolean} [auto] */
+  setLambda(value, auto = false) {
+    this.lambda = value;
+    this.auto = auto;
+    this.emit("lambda", value);
+  },
+  /** The view a visitor is looking at. */
+  activeView() {
+    const here = this.views.filter((view) => view.root.isConnected);
+    return here.find((view) => view.shown) || here[0] || null;
+  },
+  /** The view with a run under way, of all tabs. */
+  runningView() {
+    return this.views.find((view) => view.running) || null;
+  },
+};
+
+/** The lambda a trace is shown at, or "auto" where every token has its own (lambdaAt); one of a
+ * scrubbed column stays at its own. @type {(trace: Shown) => Lambda} */
+export const lambdaOf = (trace) => (trace.fixed ? trace.lmbda : page.lambda ?? trace.lmbda);
+
+/** Whether a router can choose a system's lambda; of another text than the bundle's none knows.
+ * @type {(system: string, own?: Own) => boolean} */
+export const canRoute = (system, own) => (page.status.auto || []).includes(system) &&
+  !(own && partsOf(system).includes("knn"));
+
+/** @typedef {{ title: string, source: string, short: string, kind?: string, alone?: string, guessed?: boolean }} Name */
+/** @type {{ [system: string]: Name }} */
+const NAMES = Object.assign(Object.create(null), {
+  lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
+  memory: { title: "With memory", source: "memory", short: "memory" },
+  knn: { title: "With datastore", source: "datastore", short: "datastore" },
+});
+/** @type {{ [system: string]: string }} */
+export const CAPTIONS = {
+  lm: "A frozen language model. It knows what it was trained on, nothing else.",
+  memory: "The same decoder, mixed with a small MLP that answers from memory.",
+  knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
+};
+/** What each system was measured to get right. @type {{ [system: string]: Records }} */
+export const RECORDS = Object.create(null);
+/** Of columns that search a visitor's own text. @type {{ [system: string]: string }} */
+export const OWN_CAPTIONS = {
+  knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
+    "memory was trained earlier and does not.",
+  mixed: "The same decoder, mixed with memory and the datastore of your own text in equal shares.",
+  rag: "The same decoder alone, with the passage of your own text that BM25 finds put before the " +
+    "prompt.",
+};
+/** @type {{ [group: string]: string }} */
+export const GROUPS = {
+  A1: "decoder and memory saw it",
+  A2: "only the decoder saw it",
+  B: "new to the decoder",
+  text: "running text",
+  stranger: "one-off invented names",
+};
+/** The others' names say nothing. @type {(group: string) => boolean} */
+export const isLettered = (group) => !["text", "stranger"].includes(group);
+
+/** Whose training had a document, as a tag. @type {(group: string) => HTMLElement} */
+export const groupTag = (group) => h("span", { class: "group-tag", "data-group": group },
+  isLettered(group) ? h("b", null, group) : "", ` ${GROUPS[group] || ""}`);
+
+/** A value from Python: it travels as one string, see components.py.
+ * @type {(value: Packed | undefined) => any} */
+export const unpack = (value) => (value?.json ? JSON.parse(value.json) : null);
+
+/** @type {(system: string) => Name} */
+export const nameOf = (system) => NAMES[system] || { title: system, source: system, short: system };
+
+/** A column's title within a sentence. @type {(system: string) => string} */
+export const inline = (system) => (kindOf(system) ? nameOf(system).short : nameOf(system).title.toLowerCase());
+
+/** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three.
+ * @type {(system: string) => string} */
+export const kindOf = (system) => nameOf(system).kind || "";
+/** @type {{ [kind: string]: string }} */
+const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
+const MOST_CAPTION = 160; // characters, as in a bundle
+/** @type {{ [kind: string]: string }} */
+const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
+
+/** Learns what further columns are called. @type {(columns: Offer[] | undefined) => void} */
+export const introduce = (columns) => {
+  for (const { name, kind, title, short, caption, guessed } of columns || []) {
+    if (NAMES[name] && !kindOf(name)) continue;
+    NAMES[name] = { kind, title, short, source: SOURCE[kind] || "decoder", alone: ALONE[kind],
+      guessed };
+    CAPTIONS[name] = caption;
+  }
+};
+
+/** Learns the columns of a run that was made on another page from what its traces say.
+ * @type {(traces: { [system: string]: Partial<Trace> }) => void} */
+export const introduceTraces = (traces) => {
+  for (const [name, trace] of Object.entries(traces)) {
+    if (NAMES[name] && !NAMES[name].guessed) continue;
+    const kind = trace.system === "mixed" ? "mixed" : trace.system !== "lm" ? "memory"
+      : Number.isFinite(trace.cost?.retrieval_ms) ? "rag" : "tuned";
+    const short = name.replaceAll("_", " ");
+    const title = short.charAt(0).toUpperCase() + short.slice(1);
+    const caption = String(trace.model?.label || "").slice(0, MOST_CAPTION);
+    introduce([{ name, kind, title, short, caption, guessed: true }]);
+  }
+};

@@ -1,0 +1,111 @@
+// @ts-check
+/* The neighbours the datastore found for one token: title, context, distance, weight. */
+/** @import { NeighbourRow, Own, Reader, Step } from "../core/types.js" */
+import { glyph, h, percent, quote, setText, short } from "../core/dom.js";
+import { agreement, hasSource, neighbourOf, without } from "../core/mix.js";
+import { groupTag, page } from "../core/state.js";
+
+const LN2 = Math.log(2);
+
+/** @typedef {{ use: (ticked: boolean) => void, cite: (title: string) => void,
+ *   read: Reader | null }} Acts */
+
+/** @param {NeighbourRow} neighbour @param {number} chosen @param {Acts} on */
+function item(neighbour, chosen, on) {
+  const n = neighbourOf(neighbour);
+  const share = n.weight ?? 0;
+  const use = h("input", { type: "checkbox", class: "neighbour-use", checked: true,
+    "aria-label": `Use this neighbour, ${n.title}`, on: { change: () => on.use(use.checked) } });
+  return h("li", { class: "neighbour", "data-entry": n.entry, "data-same": n.targetId === chosen },
+    h("div", { class: "neighbour-head" }, h("label", { class: "neighbour-box" }, use),
+      h("button", { type: "button", class: "neighbour-title", dir: "auto",
+        title: "Mark the tokens this document is evidence for", "data-title": n.title,
+        on: { click: () => on.cite(n.title) } }, n.title),
+      groupTag(n.group)),
+    h("p", { class: "neighbour-text", dir: "auto" },
+      n.left && `…${glyph(n.left)}`, n.target.startsWith(" ") ? " " : "",
+      h("mark", null, glyph(n.target).trimStart() || "␣"), n.right && `${glyph(n.right)}…`),
+    h("div", { class: "neighbour-numbers" },
+      h("span", { class: "weight-bar", "aria-hidden": "true" },
+        h("i", { style: { width: `${100 * share}%` } })),
+      h("span", null, `weight ${percent(share)} %`),
+      h("span", null, `distance ${short(n.distance ?? NaN)}`),
+      on.read ? h("button", { type: "button", class: "neighbour-read",
+        "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));
+}
+
+/** How close memory and datastore are at this token, as a sentence. @type {(step: Step) => string} */
+const agreementText = (step) => {
+  if (step.js === null || step.js === undefined) {
+    return hasSource([step], "knn")
+      ? "Memory and datastore were not compared here."
+      : "The datastore has not answered here, so there is nothing to compare the memory with.";
+  }
+  return `Memory and datastore ${agreement(step.js)} here: Jensen-Shannon divergence ` +
+    `${step.js.toFixed(2)} of at most ${LN2.toFixed(2)} nats.`;
+};
+
+/** What was left out and how far the numbers still hold, as a sentence.
+ * @type {(step: Step, left: Set<number>) => string} */
+const leftText = (step, left) => {
+  if (!left.size) return "";
+  const mass = [...left].reduce((sum, i) => sum + (step.nn[i][8] || 0), 0);
+  const count = left.size === 1 ? "1 neighbour" : `${left.size} neighbours`;
+  if (!(without(step, left).left > 0)) {
+    return `Without ${count} nothing of what was found is left: the mix is the decoder alone.`;
+  }
+  return `Without ${count}, ${percent(mass)} % of the weight: datastore and mix are computed ` +
+    "anew from the others found. A new search might bring in further ones.";
+};
+
+export class Evidence {
+  /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). A
+   * visitor's own text is not the corpus that can be read.
+   * @param {{ leave: (step: Step) => void, cite: (title: string) => void }} on */
+  constructor(on) {
+    this.on = on;
+    /** @type {Step | null} */
+    this.step = null;
+    /** @type {Set<number>} */
+    this.left = new Set(); // positions in the step's list that are unticked
+    this.lack = h("p", { class: "left-out", role: "status" });
+    this.cited = h("p", { class: "cited", role: "status" });
+    this.agree = h("p", { class: "agreement" });
+    this.list = h("ol", { class: "neighbours" });
+    this.root = h("div", { class: "evidence" },
+      h("h4", null, "What the datastore found"), this.agree, this.lack, this.cited, this.list);
+  }
+
+  /** @param {Step} step @param {Own} own */
+  render(step, own) {
+    this.step = step;
+    this.left.clear();
+    setText(this.agree, agreementText(step));
+    setText(this.lack, "");
+    this.list.replaceChildren(...(step.nn || []).map((n, i) => item(n, step.id, {
+      use: (ticked) => this.#use(i, ticked), cite: this.on.cite,
+      read: own ? null : page.read,
+    })));
+    this.list.scrollTop = 0;
+  }
+
+  /** @param {number} i @param {boolean} ticked */
+  #use(i, ticked) {
+    if (!this.step) return;
+    if (ticked) this.left.delete(i);
+    else this.left.add(i);
+    this.list.children[i].toggleAttribute("data-left", !ticked);
+    setText(this.lack, leftText(this.step, this.left));
+    this.on.leave(this.left.size ? without(this.step, this.left) : this.step);
+  }
+
+  /** Says which document is marked in the text, and for how many tokens it is evidence.
+   * @param {string | null} title @param {number} count */
+  cite(title, count) {
+    setText(this.cited, title === null ? ""
+      : `${quote(title)} is evidence for ${count} ${count === 1 ? "token" : "tokens"}, marked above.`);
+    for (const button of /** @type {NodeListOf<HTMLElement>} */ (this.list.querySelectorAll(".neighbour-title"))) {
+      button.setAttribute("aria-pressed", String(button.dataset.title === title));
+    }
+  }
+}

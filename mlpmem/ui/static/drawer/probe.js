@@ -1,0 +1,95 @@
+// @ts-check
+/* The probe: any token a visitor names, at the position the drawer shows. One request. */
+/** @import { Probed, Probs } from "../core/types.js" */
+import { h, percent, quote, setText, single } from "../core/dom.js";
+import { lambdaAt, mix } from "../core/mix.js";
+import { lambdaOf, page } from "../core/state.js";
+
+const COLUMNS = ["lm", "memory", "knn", "fused"];
+
+export class Probe {
+  /** @param {import("./drawer.js").Drawer} drawer */
+  constructor(drawer) {
+    this.drawer = drawer;
+    /** @type {((data: object) => void) | null} */
+    this.send = null; // set once the part that carries it is mounted
+    this.number = 0; // of the last question
+    /** @type {number | null} */
+    this.waiting = null; // the number of the question that has no answer yet
+    this.input = h("input", { type: "text", class: "probe-input", maxlength: "40", dir: "auto",
+      placeholder: "name any token", "aria-label": "Probe a token: its first token's probability here",
+      on: { keydown: (event) => this.#pressed(event) } });
+    this.button = h("button", { type: "button", class: "pane-tool",
+      on: { click: () => this.ask() } }, "Probe");
+    this.note = h("p", { class: "probe-note", role: "status" });
+    this.body = h("tbody");
+    this.root = h("div", { class: "probe", hidden: true },
+      h("div", { class: "probe-row" }, this.input, this.button, this.note),
+      h("table", { class: "probe-table", "aria-label": "Probed tokens" }, this.body));
+    /** @type {{ p: Probs, cells: HTMLElement[], root: HTMLElement }[]} */
+    this.rows = [];
+  }
+
+  /** From now on a question can be sent. @param {(data: object) => void} send */
+  connect(send) {
+    this.send = send;
+    this.root.hidden = false;
+  }
+
+  /** Whether the model that answers is the one this column was written by. @param {boolean} on */
+  allow(on) {
+    this.root.hidden = !this.send || !on;
+  }
+
+  clear() {
+    this.waiting = null;
+    this.rows = [];
+    this.body.replaceChildren();
+    setText(this.note, "");
+  }
+
+  /** @param {KeyboardEvent} event */
+  #pressed(event) {
+    if (event.key === "Enter" && !event.ctrlKey && !event.metaKey) this.ask();
+    if (event.key !== "Escape" && !(event.ctrlKey || event.metaKey)) event.stopPropagation();
+  }
+
+  ask() {
+    const { at } = this.drawer;
+    const text = this.input.value;
+    if (!this.send || !text.trim() || !at) return;
+    if (!page.status.ready) {
+      setText(this.note, "The model is still loading.");
+      return;
+    }
+    this.number += 1;
+    this.waiting = this.number;
+    setText(this.note, "asking …");
+    const before = at.trace.steps.slice(0, at.index).map((step) => step.id);
+    this.send({ number: this.number, ids: [...(at.trace.prompt_ids || []), ...before], text, own: at.view.own });
+  }
+
+  /** @param {Probed | null} value */
+  receive(value) {
+    if (!value || value.number !== this.waiting) return;
+    this.waiting = null;
+    setText(this.note, value.error || "");
+    this.rows = (value.rows || []).map((row) => this.#row(row));
+    this.body.replaceChildren(...this.rows.map((row) => row.root));
+    const { at } = this.drawer;
+    if (at) this.repaint(at.trace.system, lambdaAt(at.step, lambdaOf(at.trace)));
+  }
+
+  /** @param {NonNullable<Probed["rows"]>[number]} row */
+  #row({ id, text, named, p }) {
+    const cells = COLUMNS.map((c) => h("td", { class: "p", "data-source": c }, percent(p[c])));
+    const whole = text === named ? null : h("span", { class: "lead" }, ` of ${quote(named)}`);
+    return { p, cells, root: h("tr", { "data-token-id": id },
+      h("th", { scope: "row", dir: "auto" }, single(text), whole), cells) };
+  }
+
+  /** @param {string} system @param {number} lambda */
+  repaint(system, lambda) {
+    for (const { p, cells } of this.rows) setText(cells[3], percent(mix(p, system, lambda)));
+  }
+}

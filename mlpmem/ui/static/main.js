@@ -1,0 +1,28 @@
+// @ts-check
+/* The page's entry. Imports run downwards: core < drawer < view < tools < tabs < this file; a lower
+ * room reaches a higher one only through what is set on core/state.js's `page`. mlpmem/ui/modules.py
+ * bundles all of it into one script. */
+import { candidateOf, mix, without } from "./core/mix.js";
+import { percent } from "./core/dom.js";
+import { mountExamples, mountFigures, mountStatus } from "./core/panels.js";
+import { canRoute, page } from "./core/state.js";
+import { mountProbe } from "./drawer/drawer.js";
+import { mountView } from "./view/page.js";
+import { mountLambda } from "./tools/lambda.js";
+import { linkOf, recordOf } from "./tools/share.js";
+import { mountAbout, mountTools } from "./tools/tools.js";
+import { mountLog } from "./tabs/chat.js";
+import { mountTitles } from "./tabs/complete.js";
+import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
+import { inspectText, mountInspect } from "./tabs/inspect.js";
+
+page.inspect = inspectText;
+page.read = readDocument;
+
+/** The one global: the mounts that Python's snippets call (components.py), then what a console or a
+ * test may look at. */
+window.MLPMEM = {
+  mountAbout, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountLog, mountOwn,
+  mountProbe, mountStatus, mountTitles, mountTools, mountView,
+  page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
+};

@@ -1,0 +1,91 @@
+// @ts-check
+/* The conversation: turns as plain text. The last answer's tokens are a token view below it. */
+/** @import { Packed, Props, Status, Turn, Watch } from "../core/types.js" */
+import { h, inside, quote, setText } from "../core/dom.js";
+import { nameOf, page, unpack } from "../core/state.js";
+
+const NEAR = 40; // pixels from its end: whoever reads further up is left there
+
+class ChatLog {
+  /** @param {HTMLElement} host @param {string} hint */
+  constructor(host, hint) {
+    this.asking = hint;
+    this.known = ""; // what is shown, but for the last answer
+    this.root = h("div", { class: "log", role: "log", tabindex: "0",
+      "aria-label": "Conversation" });
+    this.hint = h("p", { class: "log-hint" });
+    host.replaceChildren(this.root);
+    page.on("status", () => this.#hint());
+    this.render([]);
+  }
+
+  /** @param {Turn[]} turns */
+  render(turns) {
+    const below = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight < NEAR;
+    const last = turns.at(-1);
+    const known = JSON.stringify(turns.map((turn) =>
+      [turn.question, turn.system, turn.try, turn === last ? "" : turn.answer]));
+    if (last && known === this.known) { // only the last answer grew: the others stay as they are
+      setText(inside(this.root, ":scope > :last-child > :last-child"), last.answer.trim() || "…");
+    } else {
+      const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn, turn === last)]);
+      this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
+    }
+    this.root.setAttribute("aria-busy", String(last !== undefined && !last.done));
+    this.#hint();
+    if (below || known !== this.known) this.root.scrollTop = this.root.scrollHeight;
+    this.known = known;
+  }
+
+  /** Nothing more comes: an answer without a word was stopped. */
+  ended() {
+    this.root.setAttribute("aria-busy", "false");
+    const said = this.root.querySelector(".answers:last-child .said");
+    if (said?.textContent === "…") setText(said, "(stopped)");
+  }
+
+  /** @param {Turn} turn */
+  #question(turn) {
+    return h("div", { class: "turn asks" }, h("p", { class: "said", dir: "auto" }, turn.question));
+  }
+
+  /** @param {Turn} turn @param {boolean} last */
+  #answer(turn, last) {
+    return h("div", { class: "turn answers" },
+      h("span", { class: "who" }, h("span", { class: "swatch", "data-source": turn.system }),
+        nameOf(turn.system).title, this.#tried(turn)),
+      h("p", { class: "said", dir: "auto" }, turn.answer.trim() || (last ? "…" : "(stopped)")));
+  }
+
+  /** A later try begins with a less likely token, and says so: it would repeat itself otherwise.
+   * @param {Turn} turn */
+  #tried(turn) {
+    if (turn.try < 2) return "";
+    return ` · try ${turn.try}, begun with ${quote(turn.firsts[turn.try - 1][1])}`;
+  }
+
+  #hint() {
+    setText(this.hint, page.status.ready
+      ? this.asking
+      : "The model is still loading. Questions can be asked as soon as it has.");
+  }
+}
+
+/** came() tells the server that another source can answer by now, or none that could.
+ * @type {(element: Element, props: Props<Packed, { hint: string }>, watch: Watch, came: () => void) => void} */
+export const mountLog = (element, props, watch, came) => {
+  const log = new ChatLog(inside(element, ".log-host"), props.hint);
+  const show = () => log.render(unpack(props.value) || []);
+  watch("value", show);
+  show();
+  let known = "";
+  /** @param {Status} status */
+  const changed = ({ ready, settled, no_memory: none }) => {
+    const now = ready ? `${settled} ${Boolean(none)}` : "";
+    if (now && now !== known) came();
+    known = now;
+  };
+  page.on("ended", (view) => { if (view.prefix === "chat-pane-") log.ended(); });
+  page.on("status", changed);
+  changed(page.status);
+};

@@ -1,0 +1,178 @@
+// @ts-check
+/* The Corpus tab: hits, an open document, and the state of a visitor's own datastore. */
+/** @import { Found, OwnText, Packed, Props, Reader, Watch } from "../core/types.js" */
+import { h, inside, isCalm, isFrom, isPhone, megabytes, quote, setText, tabNamed } from "../core/dom.js";
+import { groupTag, unpack } from "../core/state.js";
+
+const STRANGERS = "Not about anybody: passages on invented names, hardly one of which is ever met again. From " +
+  "them decoder and memory learn to doubt a name they never met. Nothing of this is asked.";
+
+/** @typedef {{ document: number, query: string } | { title: string, group: string, place: string }} Asked
+ * @typedef {(asked: Asked) => void} Open */
+
+class CorpusView {
+  /** @param {HTMLElement} host @param {Open} open */
+  constructor(host, open) {
+    this.open = open;
+    this.place = ""; // words of a passage that an opened document is to be read from
+    this.alert = h("p", { class: "alert", role: "alert" });
+    this.count = h("p", { class: "panel-note", role: "status" });
+    this.hits = h("ol", { class: "hits" });
+    this.page = h("article", { class: "document", tabindex: "0", "aria-label": "Document" });
+    this.page.append(h("p", { class: "log-hint" }, "Search, and open a document to read all of it."));
+    this.grid = h("div", { class: "corpus-grid" }, h("div", null, this.count, this.hits), this.page);
+    host.replaceChildren(this.alert, this.grid);
+  }
+
+  /** @param {Found | null} value */
+  receive(value) {
+    if (!value) return;
+    setText(this.alert, value.kind === "message" ? value.text : "");
+    if (value.kind === "message") this.place = "";
+    if (value.kind === "hits") this.#list(value);
+    if (value.kind === "document") this.#read(value);
+  }
+
+  /** @param {Extract<Found, { kind: "hits" }>} value */
+  #list({ query, count, hits }) {
+    const shown = hits.length < count ? `, the first ${hits.length} shown` : "";
+    setText(this.count, count ? `${count} ${count === 1 ? "document has" : "documents have"} ` +
+      `${quote(query)}${shown}.` : `Nothing has ${quote(query)}. Try fewer or other words.`);
+    this.hits.replaceChildren(...hits.map((hit) => h("li", null,
+      h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
+        on: { click: () => this.open({ document: hit.document, query }) } },
+      h("span", { class: "hit-head" }, h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
+        groupTag(hit.group)),
+      h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
+        hit.match ? h("mark", null, hit.match) : "", hit.after, "…"))))); // the title alone may match
+    this.hits.scrollTop = 0;
+  }
+
+  /** @param {Extract<Found, { kind: "document" }>} value */
+  #read({ document, title, group, passages, count }) {
+    const more = passages.length < count
+      ? `The first ${passages.length} of ${count.toLocaleString("en")} passages.` : "";
+    this.page.replaceChildren(
+      h("h3", { dir: "auto" }, title, " ", groupTag(group)),
+      group === "stranger" ? h("p", { class: "panel-note" }, STRANGERS) : "",
+      more ? h("p", { class: "panel-note" }, more) : "",
+      ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is what was looked for
+        ...parts.map((part, i) => (i % 2 ? h("mark", null, part) : part)))));
+    const here = this.place ? this.page.querySelector("mark") : null;
+    this.page.scrollTop = here ? here.offsetTop - this.page.offsetTop - this.page.clientHeight / 3 : 0;
+    this.place = "";
+    for (const hit of /** @type {NodeListOf<HTMLElement>} */ (this.hits.querySelectorAll(".hit"))) {
+      hit.setAttribute("aria-pressed", String(Number(hit.dataset.document) === document));
+    }
+    if (isPhone()) this.page.scrollIntoView({ behavior: isCalm() ? "auto" : "smooth" });
+  }
+}
+
+class Own {
+  /** @param {HTMLElement} host */
+  constructor(host) {
+    this.alert = h("p", { class: "alert", role: "alert" });
+    this.bar = h("i");
+    this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
+    this.line = h("p", { class: "own-line", role: "status" });
+    /** @type {string | null} */
+    this.run = null; // that makes a datastore
+    this.timer = 0; // until the text expires
+    this.kept = ""; // what the line says of the text that is kept
+    host.replaceChildren(this.alert, this.progress, this.line);
+    for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
+    document.addEventListener("click", (event) => { if (isFrom(event, "#own-make")) this.#wait(); });
+  }
+
+  /** Make was pressed: until the first word comes back, others may come first. */
+  #wait() {
+    document.body.toggleAttribute("data-keying", true);
+    setText(this.line, "Waiting for its turn …");
+  }
+
+  /** @param {OwnText | null} value */
+  receive(value) {
+    if (!value) return;
+    setText(this.alert, value.kind === "message" ? value.text : "");
+    if (value.kind === "progress" && value.run !== this.run) return; // a late word of what was cancelled
+    const keying = value.kind === "begin" || value.kind === "progress";
+    this.progress.hidden = !keying;
+    document.body.toggleAttribute("data-keying", keying);
+    this.run = keying ? value.run : null;
+    if (value.kind === "begin") {
+      this.bar.style.width = "0";
+      setText(this.line, `Reading ${quote(value.title)} …`);
+    } else if (value.kind === "progress") {
+      this.bar.style.width = `${(100 * value.done) / Math.max(1, value.total)}%`;
+      setText(this.line, `Keying ${value.done.toLocaleString("en")} of ` +
+        `${value.total.toLocaleString("en")} tokens …`);
+    } else if (value.kind === "ready") this.#ready(value);
+    else if (value.kind === "gone") {
+      this.#gone(value.stopped ? "Cancelled: nothing of it is kept."
+        : "Deleted: the page answers from its own corpus again.");
+    }
+    else if (value.kind === "message") setText(this.line, this.kept);
+  }
+
+  /** @param {Extract<OwnText, { kind: "ready" }>} value */
+  #ready({ title, documents, tokens, bytes, seconds, note }) {
+    const until = new Date(Date.now() + 1000 * seconds)
+      .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    document.body.setAttribute("data-own", "");
+    this.kept = `${quote(title)}: ${documents} ` +
+      `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
+      `${megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
+      "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not." +
+      (note ? ` (${note})` : "");
+    setText(this.line, this.kept);
+    window.clearTimeout(this.timer);
+    this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
+  }
+
+  #expire() {
+    this.#gone("Your text has expired and is gone.");
+    const served = document.querySelector("#store-choice input");
+    if (served instanceof HTMLElement) served.click();
+  }
+
+  /** @param {string} text */
+  #gone(text) {
+    window.clearTimeout(this.timer);
+    this.kept = "";
+    document.body.removeAttribute("data-own");
+    setText(this.line, text);
+  }
+}
+
+const LONGEST = 48; // characters of what stands before a neighbour's token
+
+/** The view, once its tab was shown. @type {CorpusView | null} */
+let only = null;
+
+/** Opens a neighbour's document on the Corpus tab, at its place. @type {Reader} */
+export const readDocument = ({ title, group, left, target }) => {
+  tabNamed("Corpus")?.click();
+  /** A tab's parts are there once it was shown. @param {number} tries */
+  const ask = (tries) => {
+    const view = only;
+    if (view?.page.isConnected && view.page.getClientRects().length) {
+      const before = (left + target).split("¶").at(-1) ?? "";
+      view.place = (before.length > LONGEST ? before.slice(-LONGEST).replace(/^\S*\s/, "") : before).trim();
+      view.open({ title, group, place: view.place });
+    } else if (tries) window.setTimeout(() => ask(tries - 1), 50);
+  };
+  ask(100);
+};
+
+/** @type {(element: Element, props: Props<Packed>, watch: Watch, open: Open) => void} */
+export const mountCorpus = (element, props, watch, open) => {
+  const view = new CorpusView(inside(element, ".corpus-host"), open);
+  only = view;
+  watch("value", () => view.receive(unpack(props.value)));
+};
+
+/** @type {(element: Element, props: Props<Packed>, watch: Watch) => void} */
+export const mountOwn = (element, props, watch) => {
+  const own = new Own(inside(element, ".own-host"));
+  watch("value", () => own.receive(unpack(props.value)));
+};

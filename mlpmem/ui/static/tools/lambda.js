@@ -1,0 +1,140 @@
+// @ts-check
+/* The lambda bar: one slider for the page. Moving it asks the server nothing. */
+/** @import { Lambda, Columns, Props } from "../core/types.js" */
+import { h, inside, lambdaText, setText } from "../core/dom.js";
+import { isScored } from "../core/mix.js";
+import { canRoute, page } from "../core/state.js";
+import { Curve } from "../drawer/curve.js";
+import { again } from "../view/page.js";
+
+export class LambdaBar {
+  /** What Generate sends is props.value.lmbda.
+   * @param {HTMLElement} host @param {Props<{ lmbda: Lambda | null }>} props */
+  constructor(host, props) {
+    this.props = props;
+    this.output = h("output", { class: "lambda-value", for: "lambda" });
+    this.input = h("input", { type: "range", id: "lambda", min: "0", max: "1", step: "0.01",
+      "aria-label": "lambda: weight of the memory or datastore in the mix",
+      on: { input: () => this.#moved(), change: () => this.#settled() } });
+    this.auto = h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
+      "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
+      on: { click: () => this.#switch() } }, "auto");
+    this.ticks = h("div", { class: "lambda-ticks", "aria-hidden": "true" });
+    this.curve = new Curve();
+    this.again = h("button", { type: "button", class: "again", on: { click: () => again() } });
+    this.reset = h("button", { type: "button", class: "reset",
+      on: { click: () => this.#back() } }, "Reset λ");
+    this.track = h("div", { class: "lambda-track" }, this.input, this.ticks,
+      h("div", { class: "lambda-ends", "aria-hidden": "true" },
+        h("span", null, "0 · decoder only"), h("span", null, "memory or datastore only · 1")));
+    host.replaceChildren(this.#layout());
+    page.on("lambda", () => this.repaint());
+    page.on("view", () => this.repaint());
+    page.on("status", () => this.#defaults());
+    this.#defaults();
+  }
+
+  #layout() {
+    const label = h("label", { class: "lambda-label", for: "lambda" },
+      h("span", { class: "lambda-sign" }, "λ"), this.output);
+    return h("div", { class: "dock", role: "group", "aria-label": "Mix" },
+      h("div", { class: "lambda-head" }, label, this.auto), this.track, this.curve.root, h("div", { class: "lambda-actions" }, this.again, this.reset));
+  }
+
+  #defaults() {
+    const { defaults, status } = page;
+    this.auto.hidden = !status.auto?.length;
+    if (status.ready && this.auto.hidden && page.auto) this.set(null);
+    if (page.lambda === null) this.input.value = String(defaults.memory);
+    this.ticks.replaceChildren(...["memory", "knn"]
+      .filter((source) => Number.isFinite(defaults[source]))
+      .map((source) => h("i", { "data-source": source,
+        style: { "--at": defaults[source] } })));
+    this.repaint();
+  }
+
+  #moved() {
+    page.setLambda(Number(this.input.value));
+  }
+
+  #settled() {
+    const lmbda = page.auto ? "auto" : page.lambda;
+    this.props.value = { ...this.props.value, lmbda };
+    this.repaint();
+  }
+
+  /** Turns the router on or off; where it chooses unless told otherwise, off is one lambda for all. */
+  #switch() {
+    const on = this.auto.getAttribute("aria-checked") === "true";
+    this.set(on ? (page.status.routed ? page.defaults.memory : null) : "auto");
+  }
+
+  #back() {
+    this.set(null);
+    this.input.focus();
+  }
+
+  /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. What is
+   * generated at null has the bundle's: each one's best, or the router's (status.routed).
+   * @param {Lambda | null} value */
+  set(value) {
+    if (value !== "auto") this.input.value = String(value ?? page.defaults.memory);
+    page.setLambda(value === "auto" ? null : value, value === "auto");
+    this.#settled();
+  }
+
+  /** Moves the slider by a step (the [ and ] keys). @param {number} by */
+  nudge(by) {
+    this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
+  }
+
+  /** What the router chose for the token that is looked at, null where it chose nothing.
+   * @param {Columns | null} view @returns {number | null} */
+  #here(view) {
+    const chosen = view?.chosen;
+    const trace = chosen && view.panes.get(chosen.system)?.trace;
+    return (trace?.lmbda === "auto" && trace.steps[chosen?.index ?? -1]?.lmbda) || null;
+  }
+
+  repaint() {
+    const view = page.activeView();
+    const pane = view?.focusPane();
+    const trace = pane?.trace ?? null;
+    const scored = trace !== null && isScored(trace); // at fixed lambdas alone
+    const mixed = trace?.system === "lm" ? null : trace; // the decoder alone has no lambda
+    const { status } = page;
+    const routable = mixed !== null && canRoute(pane?.system ?? "", view?.own);
+    const other = routable && mixed.lmbda !== "auto";
+    const routed = Boolean(status.routed) && page.lambda === null && !other;
+    const auto = (page.auto || routed) && !scored;
+    const wanted = auto ? "auto" : page.lambda;
+    this.auto.disabled = scored;
+    const stays = mixed !== null && mixed.lmbda !== "auto" && !routable;
+    const shown = (stays ? page.lambda : wanted) ?? mixed?.lmbda ?? page.defaults.memory;
+    const touched = page.lambda !== null || (page.auto && !status.routed);
+    const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
+    this.auto.setAttribute("aria-checked", String(auto));
+    this.track.toggleAttribute("data-idle", shown === "auto");
+    if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
+    else this.input.removeAttribute("aria-valuetext");
+    const here = shown === "auto" ? this.#here(view) : null;
+    setText(this.output, here === null ? lambdaText(shown) : here.toFixed(2));
+    const own = page.lambda === null && shown !== "auto" ? shown : null; // the text's, not the bar's
+    if (here !== null || own !== null) this.input.value = String(here ?? own);
+    this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
+    this.curve.draw(trace?.steps ?? [], trace?.steps.length ?? 0);
+    this.curve.mark(shown === "auto" && trace ? trace.lmbda : shown, trace?.system);
+    setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
+    this.again.setAttribute("aria-label", `Generate again at lambda ${lambdaText(next ?? shown)}`);
+    const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
+    this.again.toggleAttribute("data-offered", moved);
+    this.again.tabIndex = moved ? 0 : -1;
+    this.reset.toggleAttribute("data-offered", touched);
+    this.reset.tabIndex = touched ? 0 : -1;
+  }
+}
+
+/** @type {(element: Element, props: Props<{ lmbda: Lambda | null }>) => void} */
+export const mountLambda = (element, props) => {
+  page.bar = new LambdaBar(inside(element, ".lambda-host"), props);
+};

@@ -1,0 +1,53 @@
+// @ts-check
+/* The head's buttons: tour, share, keys, light or dark; and the place of a run that waits. */
+/** @import { Props, Watch } from "../core/types.js" */
+import { h, inside, setText } from "../core/dom.js";
+import { keysHelp } from "../core/keys.js";
+import { page } from "../core/state.js";
+import { Share } from "./share.js";
+import { Tour } from "./tour.js";
+
+const PAUSE = 700; // milliseconds between two questions about the queue
+
+function themeButton() {
+  const dark = () => document.body.classList.contains("dark");
+  const name = () => button.setAttribute("aria-label", dark() ? "Switch to light" : "Switch to dark");
+  const button = h("button", { type: "button", class: "icon-button theme-button", on: {
+    click: () => {
+      document.body.classList.toggle("dark");
+      name();
+    } } }, "◐");
+  name();
+  return button;
+}
+
+/** Asks for a run's place in the queue for as long as it waits. @param {() => void} ask */
+function watchQueue(ask) {
+  const waits = () => page.runningView()?.head.kind === "waiting";
+  const again = () => {
+    if (!waits()) return;
+    ask();
+    window.setTimeout(again, PAUSE);
+  };
+  page.on("pending", () => window.setTimeout(again, PAUSE));
+}
+
+/** The addresses in the About tab's examples are this page's own. @type {(element: Element) => void} */
+export const mountAbout = (element) => {
+  for (const node of element.querySelectorAll(".origin")) {
+    setText(node, window.location.href.split(/[?#]/)[0]);
+  }
+};
+
+/** events.open(text) sends a saved run to the server, events.ask() asks for the queue; null where there is no server.
+ * @type {(element: Element, props: Props<{ ahead: number | null }>, watch: Watch,
+ *   events: { open: (text: string) => void, ask: () => void } | null) => void} */
+export const mountTools = (element, props, watch, events) => {
+  const help = h("button", { type: "button", class: "icon-button help-button",
+    "aria-label": "Keys (?)", on: { click: () => keysHelp() } }, "?");
+  inside(element, ".tools-host").replaceChildren(h("div", { class: "tools" },
+    new Tour().button, new Share(events?.open || null).root, help, themeButton()));
+  if (!events) return;
+  watchQueue(events.ask);
+  watch("value", () => page.runningView()?.ahead(props.value?.ahead));
+};

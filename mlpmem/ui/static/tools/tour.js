@@ -1,0 +1,223 @@
+// @ts-check
+/* A tour in five steps with the numbers of the run on screen; it starts only when asked for. */
+/** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
+import { h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
+import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
+import { lambdaOf, nameOf, page } from "../core/state.js";
+
+const SEEN = "mlpmem-tour";
+const GAP = 12; // pixels between the card and what it explains
+
+const seen = () => {
+  try { return window.localStorage.getItem(SEEN) !== null; } catch { return true; }
+};
+const remember = () => {
+  try { window.localStorage.setItem(SEEN, "seen"); } catch { /* it is offered again, then */ }
+};
+
+/** A source's likeliest token at a step, null where it has none.
+ * @param {Step} step @param {Source} source @returns {{ text: string, p: number } | null} */
+function top(step, source) {
+  /** @type {{ text: string, p: number } | null} */
+  let best = null;
+  for (const { text, p: { [source]: p } } of step.cand.map(candidateOf)) {
+    if (p !== null && p > (best?.p ?? -1)) best = { text, p };
+  }
+  return best;
+}
+
+/** @type {(step: Step, source: Source) => string} */
+const says = (step, source) => {
+  const best = top(step, source);
+  return best ? `${quote(best.text)} (${percent(best.p)} %)` : "nothing yet";
+};
+
+/** What the memory says, beside the datastore; what both say needs no second number. @param {Step} step */
+function remembers(step) {
+  const [own, found] = [top(step, "memory"), top(step, "knn")];
+  if (!own || !found) return `Here it says ${says(step, "memory")}.`;
+  return own.text === found.text ? `Here it says ${quote(own.text)}, as the datastore does.`
+    : `Here it says ${says(step, "memory")}, where the datastore says ${quote(found.text)}.`;
+}
+
+/** @type {(cost: Cost | undefined, part: string) => number | undefined} */
+const bytes = (cost, part) => cost?.[`${part}_bytes`];
+/** @type {(a: number, b: number) => string} */
+const times = (a, b) => `${short(a / b)} times`;
+
+/** The position the tour talks about: the first where memory and decoder part.
+ * @typedef {{ trace: Shown, step: Step, at: number }} Moment */
+/** @param {TokenView | null} view @returns {Moment | null} */
+function moment(view) {
+  const trace = ["memory", "knn", "lm"].map((s) => view?.panes.get(s)?.trace)
+    .find((t) => t?.steps.length);
+  if (!trace) return null;
+  const base = view?.panes.get("lm")?.trace;
+  const at = base ? Math.max(0, firstDifference(base.steps, trace.steps)) : 0;
+  return { trace, step: trace.steps[at], at };
+}
+
+const WAITING = "As soon as something is generated or played, its numbers appear here.";
+/** @type {{ title: string, at: string[], tell: (moment: Moment, view: TokenView) => string[] }[]} */
+const STEPS = [
+  { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
+    `A language model, frozen. It reads ${quote(view.head.about.prompt || "")} and writes on, token by token.`,
+    `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
+  { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
+    const near = step.nn?.[0] && neighbourOf(step.nn[0]);
+    if (!near) return ["It keeps every position of the corpus with the token that came next. It has not answered here: " +
+      (page.status.waiting || "it is not part of this run.")];
+    return ["It keeps every position of the corpus, with the token that came next, and searches them all for places like this one.",
+      `The nearest is in “${near.title}”, where ${quote(near.target)} came next; all it found together say ${says(step, "knn")}.`];
+  } },
+  { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
+    "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
+    page.status.no_memory || remembers(step)] },
+  { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
+    const system = trace.system;
+    const lambda = lambdaAt(step, lambdaOf(trace));
+    const [lm, other] = [step.p.lm, otherOf(step.p, system)];
+    if (system === "lm" || other === null) return ["λ mixes the decoder with the memory or the datastore."];
+    return [`λ says how much the ${nameOf(system).source} counts. For ${quote(step.s)}:`,
+      `(1 − ${lambdaText(lambda)}) × ${lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)} = ` +
+      `${mix(step.p, system, lambda).toFixed(3)}.`,
+      "Move the slider: every token on screen is mixed anew, and nothing is asked of the server."];
+  } },
+  { title: "The cost", at: ["[data-system=memory].pane .cost", "[data-system=knn].pane .cost"],
+    tell: (_, view) => {
+      const cost = view.panes.get("knn")?.trace?.cost || view.panes.get("memory")?.trace?.cost;
+      const [small, large] = [bytes(cost, "memory"), bytes(cost, "datastore")];
+      if (!small) return ["Under every column: milliseconds for a token, and megabytes that must be kept."];
+      const first = `The memory needs ${megabytes(small)}`;
+      if (!large) return [`${first}; the datastore is not there to compare with yet.`];
+      const time = cost?.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
+        `of memory, or ${short(cost.search_ms)} ms of search.` : "";
+      return [`${first}, the datastore ${megabytes(large)}: ${times(large, small)} as much.${time}`,
+        "The datastore grows with every text; the memory stays as large as it is."];
+    } },
+];
+
+/** @type {(selector: string) => HTMLElement[]} */
+const all = (selector) => [...document.querySelectorAll(selector)].filter((node) => node instanceof HTMLElement);
+
+export class Tour {
+  constructor() {
+    this.at = -1;
+    this.told = ""; // what the card says
+    this.button = h("button", { type: "button", class: "tool-button tour-button",
+      on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
+    this.#offer();
+    this.count = h("span", { class: "tour-count" });
+    this.title = h("h2", { id: "tour-title" });
+    this.text = h("div", { class: "tour-text", "aria-live": "polite" });
+    this.back = this.#act("Back", () => this.go(this.at - 1));
+    this.next = this.#act("Next", () => this.go(this.at + 1));
+    this.next.classList.add("tour-next");
+    this.card = h("section", { class: "tour-card", role: "dialog", "aria-modal": "false",
+      "aria-labelledby": "tour-title", tabindex: "-1", hidden: true,
+      on: { keydown: (event) => this.#pressed(event) } },
+    h("header", null, this.count, h("button", { type: "button", class: "icon-button",
+      "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
+    this.title, this.text, h("div", { class: "tour-acts" }, this.back, this.next));
+    for (const name of /** @type {const} */ (["view", "lambda", "status"])) page.on(name, () => this.#tell());
+    for (const name of ["scroll", "resize"]) {
+      window.addEventListener(name, () => this.#place(), { passive: true });
+    }
+  }
+
+  /** @param {string} text @param {() => void} fn */
+  #act(text, fn) {
+    return h("button", { type: "button", class: "tour-act", on: { click: fn } }, text);
+  }
+
+  #offer() {
+    const fresh = !seen();
+    this.button.toggleAttribute("data-fresh", fresh);
+    this.button.replaceChildren(...(fresh ? [h("span", { class: "tour-hint" }, "New here? "), "Tour"] : ["Tour"]));
+  }
+
+  /** Shows one step; beyond the last the tour ends. @param {number} at */
+  go(at) {
+    if (at >= STEPS.length) {
+      this.end();
+      return;
+    }
+    if (!this.card.isConnected) inside(document.body, ".gradio-container").append(this.card);
+    const first = all("#tabs [role=tab]")
+      .find((tab) => tab.getClientRects().length); // what it points at is on the first tab
+    if (first && first.getAttribute("aria-selected") !== "true") first.click();
+    this.at = Math.max(0, at);
+    remember();
+    this.#offer();
+    this.card.hidden = false;
+    setText(this.count, `${this.at + 1} of ${STEPS.length}`);
+    setText(this.title, STEPS[this.at].title);
+    setText(this.next, this.at === STEPS.length - 1 ? "Done" : "Next");
+    this.back.disabled = this.at === 0;
+    this.#tell();
+    this.#point();
+    this.card.focus({ preventScroll: true });
+  }
+
+  end() {
+    if (this.at < 0) return;
+    this.at = -1;
+    this.card.hidden = true;
+    this.#point();
+    this.button.focus({ preventScroll: true });
+  }
+
+  get targets() {
+    return this.at < 0 ? [] : STEPS[this.at].at.flatMap((selector) =>
+      all(selector).filter((node) => node.getClientRects().length));
+  }
+
+  #tell() {
+    if (this.at < 0) return;
+    const view = page.activeView();
+    const now = moment(view);
+    const lines = now && view ? STEPS[this.at].tell(now, view) : [WAITING];
+    const text = lines.join("\n");
+    if (text !== this.told) this.text.replaceChildren(...lines.map((line) => h("p", { dir: "auto" }, line)));
+    this.told = text;
+    this.#place();
+  }
+
+  #point() {
+    for (const node of all("[data-tour]")) delete node.dataset.tour;
+    for (const node of this.targets) node.dataset.tour = "";
+    this.targets[0]?.scrollIntoView({ block: isPhone() ? "start" : "nearest", behavior: isCalm() ? "auto" : "smooth" });
+    this.#place();
+  }
+
+  /** Puts the card beside its target, inside the window and above the lambda bar. */
+  #place() {
+    if (this.at < 0 || isPhone()) return;
+    const boxes = this.targets.map((node) => node.getBoundingClientRect());
+    if (!boxes.length) return;
+    const left = Math.min(...boxes.map((b) => b.left));
+    const right = Math.max(...boxes.map((b) => b.right));
+    const upper = Math.min(...boxes.map((b) => b.top));
+    const lower = Math.max(...boxes.map((b) => b.bottom));
+    const { offsetWidth: width, offsetHeight: height } = this.card;
+    const floor = (document.querySelector(".dock")?.getBoundingClientRect().top ?? window.innerHeight) - GAP;
+    const below = lower + GAP + height <= floor;
+    const y = below ? lower + GAP : upper - GAP - height;
+    const x = (left + right - width) / 2;
+    this.card.style.left = `${Math.max(GAP, Math.min(x, window.innerWidth - width - GAP))}px`;
+    this.card.style.top = `${Math.max(GAP, Math.min(y, floor - height))}px`;
+  }
+
+  /** @param {KeyboardEvent} event */
+  #pressed(event) {
+    if (event.altKey || event.ctrlKey || event.metaKey) return;
+    /** @type {{ [key: string]: () => void }} */
+    const acts = { ArrowRight: () => this.go(this.at + 1), ArrowLeft: () => this.go(this.at - 1),
+      Escape: () => this.end() };
+    const act = acts[event.key];
+    if (!act) return;
+    event.preventDefault();
+    event.stopPropagation();
+    act();
+  }
+}

@@ -1,0 +1,174 @@
+// @ts-check
+/* What a view has on screen: panes side by side, the drawer below, and which token is chosen. */
+/** @import { How, Lambda, Own } from "../core/types.js" */
+import { h, isPhone } from "../core/dom.js";
+import { firstDifference, tokensOf } from "../core/mix.js";
+import { canRoute, kindOf, nameOf, page } from "../core/state.js";
+import { drawer } from "../drawer/drawer.js";
+import { Pane, legend } from "./panes.js";
+import { Replay } from "./replay.js";
+import { RunHead } from "./runhead.js";
+import { Scrub } from "./scrub.js";
+import { tally } from "./tally.js";
+import { Tree } from "./tree.js";
+
+/** `prefix` starts the panes' ids; `systems` have panes, or, where it `follows`, every run says which; ask(request)
+ * sends a request to the model, null where none can be sent.
+ * @typedef {{ prefix: string, systems: string[], follows?: boolean, ask?: ((request: object) => void) | null }} Options */
+
+/** What TokenView builds on; nothing else does. */
+export class Columns {
+  /** @param {HTMLElement} host @param {Options} options */
+  constructor(host, options) {
+    this.prefix = options.prefix;
+    this.follows = options.follows ?? false;
+    this.ask = options.ask ?? null;
+    this.root = host;
+    /** The name of what is on screen. @type {string | null} */
+    this.run = null;
+    /** @type {Own} */
+    this.own = "";
+    this.shown = false; // on the tab that is open
+    /** The token that is looked at. @type {{ system: string, index: number } | null} */
+    this.chosen = null;
+    /** The title of a document whose tokens are marked. @type {string | null} */
+    this.cited = null;
+    /** @type {Map<string, Pane>} */
+    this.panes = new Map();
+    this.scrub = new Scrub(/** @type {any} */ (this));
+    this.tree = new Tree(/** @type {any} */ (this));
+    this.replay = new Replay(/** @type {any} */ (this));
+    this.head = new RunHead(this.replay.button, (typed) => /** @type {any} */ (this).askAsTyped(typed));
+    this.alert = h("p", { class: "alert", role: "alert" });
+    this.live = h("p", { class: "unseen", "aria-live": "polite" });
+    this.columns = h("div", { class: "panes" });
+    this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
+      "Pick any token to see what the decoder, the memory and the datastore each say there."));
+    const key = legend();
+    if (this.ask) key.append(tally().root);
+    host.replaceChildren(this.alert, this.head.root, this.columns, key, this.tree.root,
+      this.slot, this.live);
+    this.usual = options.systems;
+    this.setSystems(options.systems);
+    page.on("lambda", () => this.repaint());
+    page.on("status", () => this.explain());
+    new ResizeObserver(() => this.#turned()).observe(host);
+  }
+
+  /** Makes the panes of a run's columns; the usual ones stay where none goes beyond them.
+   * @param {string[]} names */
+  place(names) {
+    const further = this.follows || names.some((name) => !this.usual.includes(name));
+    const wanted = further ? names : this.usual;
+    const other = wanted.join() !== [...this.panes.keys()].join();
+    const guessed = wanted.some((name) => nameOf(name).guessed); // of another run perhaps
+    if (this.follows || other || guessed) this.setSystems(wanted);
+  }
+
+  /** @param {string[]} systems */
+  setSystems(systems) {
+    this.scrub.rows.clear();
+    this.panes = new Map(systems.map((system) => [system, new Pane(system,
+      `${this.prefix}${system}`, (s, i, how) => this.select(s, i, how))]));
+    for (const pane of this.panes.values()) {
+      pane.reset(null);
+      const scrubs = pane.system !== "lm" && ["", "mixed"].includes(kindOf(pane.system));
+      if (this.ask && scrubs) pane.tools.append(this.scrub.row(pane.system));
+    }
+    this.columns.replaceChildren(...[...this.panes.values()].map((pane) => pane.root));
+    this.columns.dataset.count = String(systems.length);
+  }
+
+  /** Says in every empty column why it is empty. */
+  explain() {
+    for (const [system, pane] of this.panes) {
+      if (pane.trace || pane.reason) continue;
+      const waiting = system === "knn" ? page.status.waiting : "";
+      pane.explain(waiting || (system === "memory" && page.status.no_memory) || (this.run ? "Not part of this comparison." : ""));
+    }
+  }
+
+  /** The columns' systems, the decoder alone last: it has the least to tell. */
+  #mixedFirst() {
+    const systems = [...this.panes.keys()];
+    return [...systems.filter((s) => s !== "lm"), ...systems.filter((s) => s === "lm")];
+  }
+
+  /** Opens the drawer at the first token where the memory leaves the decoder. */
+  openTelling() {
+    const base = this.panes.get("lm")?.trace;
+    for (const system of this.#mixedFirst()) {
+      const trace = this.panes.get(system)?.trace;
+      if (!trace?.steps.length) continue;
+      const at = base ? firstDifference(base.steps, trace.steps) : 0;
+      this.select(system, Math.max(0, at), "page");
+      return;
+    }
+  }
+
+  /** @param {string} system @param {number} index @param {How} how */
+  select(system, index, how) {
+    const pane = this.panes.get(system);
+    if (!pane?.trace?.steps[index]) return;
+    if (this.chosen && this.chosen.system !== system) {
+      this.panes.get(this.chosen.system)?.strip.select(-1);
+    }
+    this.chosen = { system, index };
+    pane.strip.select(index, how === "key" || how === "pointer");
+    drawer().show(this, pane, index);
+    page.emit("view", this);
+  }
+
+  /** Marks in every pane the tokens that a document is evidence for; the same again unmarks.
+   * @param {string} title */
+  cite(title) {
+    this.cited = title === this.cited ? null : title;
+    for (const pane of this.panes.values()) {
+      pane.strip.cite(this.cited === null ? null : tokensOf(pane.trace?.steps || [], this.cited));
+    }
+    page.emit("cite", this);
+  }
+
+  deselect() {
+    this.chosen = null;
+    page.emit("view", this);
+  }
+
+  closeDrawer() {
+    if (drawer().at?.view === this) drawer().close(false);
+  }
+
+  /** The pane whose text the perplexity curve describes. */
+  focusPane() {
+    const wanted = [this.chosen?.system, ...this.#mixedFirst()];
+    const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
+    return (system && this.panes.get(system)) || null;
+  }
+
+  /** Its tab was turned to or left: the one drawer goes where its token was chosen. */
+  #turned() {
+    const shown = this.root.getClientRects().length > 0;
+    if (shown === this.shown) return;
+    this.shown = shown;
+    document.body.toggleAttribute("data-still", !page.views.some((view) => view.shown));
+    if (shown && this.chosen && !isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
+    page.emit("view", this);
+  }
+
+  /** Whether anything on screen was generated at another lambda; "auto" is the routers'.
+   * @param {Lambda} lambda */
+  isOff(lambda) {
+    return [...this.panes.values()].some(({ system, trace }) => {
+      if (!trace || trace.system === "lm") return false;
+      if (lambda !== "auto") return !(Math.abs(Number(trace.lmbda) - lambda) <= 1e-9);
+      return trace.lmbda !== "auto" && canRoute(system, this.own);
+    });
+  }
+
+  repaint() {
+    this.tree.settle();
+    const base = this.panes.get("lm")?.trace || null;
+    for (const pane of this.panes.values()) pane.repaint(base);
+    page.emit("view", this);
+  }
+}

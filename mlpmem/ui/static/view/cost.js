@@ -1,0 +1,83 @@
+// @ts-check
+/* What a column costs: milliseconds a token and bytes, by part, as two stacked bars. */
+/** @import { Cost, Opening, Trace } from "../core/types.js" */
+import { h, megabytes, setText, short } from "../core/dom.js";
+import { partsOf } from "../core/mix.js";
+
+/** @type {{ [source: string]: string }} */
+const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
+/** @type {{ [source: string]: string }} */
+const SIZE = { lm: "decoder_bytes", memory: "memory_bytes", knn: "datastore_bytes" };
+/** @type {{ [source: string]: string }} */
+const NAME = { lm: "decoder", memory: "memory", knn: "datastore", rag: "passages" };
+
+/** One source's share, in milliseconds or bytes. @typedef {{ source: string, value: number }} Part */
+/** @typedef {{ time: Part[], size: Part[], once?: number, weighed?: number }} Costs */
+
+/** @param {string} system @param {Cost | undefined} cost @param {{ [source: string]: string }} table @returns {Part[]} */
+function parts(system, cost, table) {
+  return ["lm", ...partsOf(system)]
+    .map((source) => ({ source, value: cost?.[table[source]] ?? NaN }))
+    .filter((part) => Number.isFinite(part.value));
+}
+
+/** @type {(list: Part[]) => number} */
+const total = (list) => list.reduce((sum, part) => sum + part.value, 0);
+
+/** The parts of a trace's cost, decoder first. @type {(trace: Opening & Partial<Trace>) => Costs} */
+export const costOf = (trace) => ({
+  time: parts(trace.system, trace.cost, TIME),
+  size: [...parts(trace.system, trace.cost, SIZE),
+    { source: "rag", value: trace.cost?.passages_bytes ?? NaN }].filter((p) => Number.isFinite(p.value)),
+  once: trace.cost?.retrieval_ms, // before the first token
+  weighed: trace.cost?.evidence_ms, // as well: a router's sources read the prompt
+});
+
+export class CostRow {
+  constructor() {
+    this.time = this.#line();
+    this.size = this.#line();
+    this.root = h("div", { class: "cost" }, this.time.root, this.size.root);
+  }
+
+  #line() {
+    const text = h("span", { class: "cost-text" });
+    const detail = h("span", { class: "cost-detail" });
+    const bar = h("span", { class: "cost-bar", "aria-hidden": "true" });
+    const head = h("span", { class: "cost-head" }, text, detail);
+    return { root: h("div", { class: "cost-line" }, head, bar), text, detail, bar };
+  }
+
+  /** Shows a cost; `scale` holds the largest time and size among the columns.
+   * @param {Costs} cost @param {{ time: number, size: number }} scale */
+  render(cost, scale) {
+    const ms = total(cost.time);
+    const bytes = total(cost.size);
+    const known = cost.time.length > 0;
+    setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
+    setText(this.time.detail, cost.time
+      .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
+      .join(" + ") + (cost.once !== undefined ? ` · found in ${short(cost.once)} ms` : "") +
+      (cost.weighed !== undefined ? ` · prompt weighed in ${short(cost.weighed)} ms` : ""));
+    setText(this.size.text, cost.size.length ? megabytes(bytes) : "");
+    setText(this.size.detail, cost.size
+      .map((p) => `${NAME[p.source]} ${megabytes(p.value)}`).join(" + "));
+    this.#bar(this.time.bar, cost.time, scale.time);
+    this.#bar(this.size.bar, cost.size, scale.size);
+  }
+
+  /** @param {HTMLElement} bar @param {Part[]} list @param {number} scale */
+  #bar(bar, list, scale) {
+    bar.replaceChildren(...list.map((part) => h("i", {
+      "data-source": part.source,
+      style: { width: `${scale > 0 ? (100 * part.value) / scale : 0}%` },
+    })));
+  }
+}
+
+/** The largest totals among several traces, so that columns share one scale.
+ * @type {(traces: (Opening & Partial<Trace>)[]) => { time: number, size: number }} */
+export const costScale = (traces) => ({
+  time: Math.max(0, ...traces.map((t) => total(costOf(t).time))),
+  size: Math.max(0, ...traces.map((t) => total(costOf(t).size))),
+});

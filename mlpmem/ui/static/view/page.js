@@ -1,0 +1,98 @@
+// @ts-check
+/* The page as a whole: mounts the views, starts and stops runs. */
+/** @import { Offer, Packed, Props, Records, Watch } from "../core/types.js" */
+import { inside, isFrom, setText, write } from "../core/dom.js";
+import { RECORDS, introduce, page, unpack } from "../core/state.js";
+import { drawer } from "../drawer/drawer.js";
+import { TokenView } from "./view.js";
+
+/** @type {(id: string | undefined) => void} */
+const click = (id) => document.getElementById(id || "")?.click();
+/** A view's buttons, by the prefix of its panes.
+ * @type {{ [prefix: string]: { go: string, again: string, stop: string } }} */
+const BUTTONS = {
+  "pane-": { go: "generate", again: "generate", stop: "stop" },
+  "inspect-pane-": { go: "inspect-score", again: "inspect-score", stop: "inspect-stop" },
+  "chat-pane-": { go: "chat-send", again: "chat-retry", stop: "chat-stop" },
+};
+/** @type {(view: TokenView | null, name: "go" | "again" | "stop") => void} */
+const press = (view, name) => click(BUTTONS[view?.prefix ?? ""]?.[name]);
+
+/** props.prefix starts the panes' ids; props.systems names them, or every run does. props.records
+ *  has for a system the shares of new and of known facts that it was measured to get right.
+ *  With ask(request) the panes offer what only a model can do.
+ *  @type {(element: Element, props: Props<Packed, { prefix: string, systems: string[], columns?: Offer[],
+ *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null) => void} */
+export const mountView = (element, props, watch, ask = null) => {
+  introduce(props.columns);
+  Object.assign(RECORDS, props.records);
+  const view = new TokenView(inside(element, ".view-host"), {
+    prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
+  });
+  if (!drawer().root.isConnected) view.slot.append(drawer().root);
+  watch("value", () => view.receive(unpack(props.value)));
+  view.receive(unpack(props.value));
+};
+
+/** Generates again what is on screen, at the lambda of the bar: the box may hold another prompt. */
+export const again = () => {
+  const view = page.activeView();
+  const box = view?.prefix === "pane-" ? document.querySelector("#prompt textarea") : null;
+  const prompt = view?.head.about.prompt;
+  const asked = box instanceof HTMLTextAreaElement ? box.value.trim() : "";
+  const same = prompt === asked || prompt === `Question: ${asked} Answer:`; // a bare question got its form
+  if (!(box instanceof HTMLTextAreaElement) || !prompt || same || page.runningView()) {
+    press(view, "again");
+    return;
+  }
+  write(box, prompt);
+  window.setTimeout(() => press(view, "again"), 80);
+};
+
+function leave() {
+  const running = page.runningView();
+  if (running) press(running, "stop");
+  else if (document.body.hasAttribute("data-keying")) click("own-stop");
+  else drawer().close();
+}
+
+/** One run at a time for a visitor: while one is under way, asking for another does nothing.
+ * @param {Event} event */
+function guard(event) {
+  const running = page.runningView();
+  if (!running) return true;
+  event.stopImmediatePropagation();
+  event.preventDefault();
+  const here = page.activeView();
+  if (here && here !== running) setText(here.alert, "A run is under way on another tab. Wait for it, or stop it with Esc.");
+  return false;
+}
+
+/** @param {Event} event */
+function asked(event) {
+  if (page.status.ready && guard(event)) page.activeView()?.pending();
+}
+
+document.addEventListener("click", (event) => {
+  if (isFrom(event, "#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
+  else if (isFrom(event, ".example, .surprise")) guard(event);
+  else page.views.find((view) => isFrom(event, `#${BUTTONS[view.prefix].stop}`))?.halt();
+}, true);
+
+document.addEventListener("keydown", (event) => {
+  const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
+  if (!plain || !isFrom(event, "#prompt textarea, #chat-input textarea")) return;
+  if (event.isComposing) event.stopImmediatePropagation(); // it ends a word of an input method
+  else asked(event);
+}, true);
+
+document.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    const view = page.activeView();
+    if (!view?.shown) return; // a tab where nothing is generated
+    event.preventDefault();
+    press(view, "go");
+  } else if (event.key === "Escape") {
+    leave();
+  }
+});

@@ -1,0 +1,241 @@
+// @ts-check
+/* One column of the page: who answers, its tokens, what changed, what it cost. */
+/** @import { How, Opening, Shown, Step } from "../core/types.js" */
+import { h, quote, setText } from "../core/dom.js";
+import { firstDifference, givenOf, isRight, isScored } from "../core/mix.js";
+import { CAPTIONS, RECORDS, kindOf, lambdaOf, nameOf, page } from "../core/state.js";
+import { CostRow, costOf } from "./cost.js";
+import { TokenStrip } from "./tokens.js";
+
+const PARTED = "¶"; // between passages, and before the prompt
+
+/** The texts that stand before what was asked in what was read. A run of old does not say what
+ * was asked: there it is the last of the texts. @type {(trace: Shown) => string[]} */
+const passagesOf = ({ prompt = "", settings }) => {
+  /** @type {(text: string) => string[]} */
+  const texts = (text) => text.split(PARTED).map((one) => one.trim()).filter((one) => one);
+  const asked = settings?.asked;
+  if (typeof asked !== "string" || !prompt.endsWith(asked)) return texts(prompt).slice(0, -1);
+  return texts(prompt.slice(0, prompt.length - asked.length));
+};
+
+/** What a column read before the prompt: passages that retrieval found, folded away. */
+class PassageNote {
+  constructor() {
+    this.summary = h("summary", null, "Read before the prompt");
+    this.list = h("div");
+    this.root = h("details", { class: "pane-read", hidden: true }, this.summary, this.list);
+  }
+
+  /** Shows what a trace had read; null hides it. @param {Shown | null} trace */
+  show(trace) {
+    this.root.hidden = !trace;
+    if (!trace) return;
+    const found = passagesOf(trace);
+    setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found, or none had room.");
+    this.list.replaceChildren(...found.map((text) => h("p", { dir: "auto" }, text)));
+    this.root.open = found.length > 0;
+  }
+}
+
+/** @type {(system: string, move: string, text: string) => HTMLElement} */
+const sample = (system, move, text) => h("span", { class: "legend-item" },
+  h("span", { class: "strip", "data-system": system, "aria-hidden": "true" },
+    h("span", { class: "sample", "data-move": move, style: { "--w": "0.8" } }, "word")), text);
+
+/** @type {(sign: string, text: string) => HTMLElement} */
+const mark = (sign, text) => h("span", { class: "legend-item" },
+  h("b", { "aria-hidden": "true" }, sign), text);
+
+/** The legend below the panes: what colours, lines and marks say. */
+export const legend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
+  sample("memory", "up", "raised by the memory"),
+  sample("knn", "up", "raised by the datastore"),
+  sample("memory", "down", "lowered"),
+  mark("◆", "first difference"),
+  mark("⚑", "would change at this λ"),
+  h("span", { class: "legend-item", "data-for": "scrub" },
+    h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));
+
+const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
+  "saw. Known: facts that only the decoder was trained on. Mixed at its own lambda, or as the router chose. See Results.";
+
+/** What a system gets right of [new, known] facts, as the children of a line.
+ * @type {(shares: [number, number] | undefined) => (string | HTMLElement)[]} */
+const measured = (shares) => {
+  if (!shares) return [];
+  const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)} %`));
+  return ["Right on new facts ", fresh, ", on known facts ", known];
+};
+
+export class Pane {
+  /** id is the element's id; pick(system, index, how) is called for a chosen token.
+   * @param {string} system @param {string} id @param {(system: string, index: number, how: How) => void} pick */
+  constructor(system, id, pick) {
+    this.system = system;
+    /** @type {Shown | null} */
+    this.trace = null;
+    /** @type {string[]} */
+    this.answers = []; // the right one and its aliases; empty where none is known
+    this.reason = ""; // why it has nothing to show, where the run itself says so
+    this.strip = new TokenStrip(system, (index, how) => pick(system, index, how));
+    this.verdict = h("span", { class: "verdict" });
+    this.note = h("p", { class: "pane-note" });
+    this.empty = h("p", { class: "pane-empty" });
+    this.caption = h("p", { class: "pane-caption" }, CAPTIONS[system] || "");
+    this.record = h("p", { class: "pane-record", title: RECORD });
+    this.read = new PassageNote();
+    this.cost = new CostRow();
+    this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
+      on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
+    this.tools = h("div", { class: "pane-tools" });
+    const title = h("h3", { class: "pane-title" },
+      h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
+      h("span", null, nameOf(system).title), this.verdict, this.inspect);
+    this.root = h("section", { id, class: "pane", "data-system": system,
+      "data-hue": kindOf(system), "aria-label": nameOf(system).title },
+    title, this.caption, this.record, this.read.root,
+    h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
+    this.cost.root);
+  }
+
+  /** What was measured of this system, mixed as its text is or would be: by a router, or at one lambda. */
+  #recall() {
+    const known = RECORDS[this.system] || {};
+    const auto = this.trace ? this.trace.lmbda === "auto" : page.status.routed;
+    const key = auto && known.auto ? "auto" : "own";
+    if (key !== this.record.dataset.key) this.record.replaceChildren(...measured(known[key]));
+    this.record.dataset.key = key;
+  }
+
+  /** Starts over with a trace's plain fields; its steps are added as they arrive.
+   * @param {Opening | null} trace @param {string[]} [answers] */
+  reset(trace, answers = []) {
+    this.trace = trace ? { ...trace, steps: [] } : null;
+    this.#recall();
+    this.answers = answers;
+    this.strip.clear();
+    this.root.dataset.state = trace ? "waiting" : "empty";
+    this.inspect.hidden = true;
+    this.reason = "";
+    this.read.show(null);
+    setText(this.empty, "");
+    setText(this.note, "");
+    this.#judge(false);
+    this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
+  }
+
+  /** Says why this column has nothing to show. @param {string} text */
+  explain(text) {
+    this.#recall();
+    setText(this.empty, text);
+  }
+
+  /** The run says why nothing is here, or not yet. @param {string} text @param {string} state */
+  hold(text, state) {
+    this.reset(null);
+    this.reason = text;
+    this.root.dataset.state = state;
+    this.explain(text);
+  }
+
+  /** Says where this column's answers come from; "" is the usual. @param {string} text */
+  describe(text) {
+    setText(this.caption, text || CAPTIONS[this.system] || "");
+    this.record.hidden = Boolean(text); // measured with the page's own corpus
+  }
+
+  /** @param {Step[]} steps */
+  append(steps) {
+    if (!this.trace || !steps.length) return;
+    this.trace.steps.push(...steps);
+    this.strip.append(steps);
+    this.root.dataset.state = "running";
+  }
+
+  /** The generation is over: `trace` is complete and replaces what was pieced together.
+   * @param {Shown} trace @param {{ time: number, size: number }} scale */
+  finish(trace, scale) {
+    const have = this.trace ? this.trace.steps.length : 0;
+    if (!this.trace || have > trace.steps.length) {
+      this.strip.clear();
+      this.strip.append(trace.steps);
+    } else {
+      this.strip.append(trace.steps.slice(have));
+    }
+    this.trace = { ...trace };
+    this.#recall();
+    if (trace.finish === "eos") this.strip.markEnd();
+    this.root.dataset.state = "done";
+    const base = ["", "mixed"].includes(kindOf(this.system)); // what Inspect computes with
+    this.inspect.hidden = !base || !page.inspect || isScored(trace);
+    if (kindOf(this.system) === "rag") this.read.show(trace);
+    this.#judge(true);
+    this.cost.render(costOf(trace), scale);
+  }
+
+  /** Puts another whole text in place of this one; what both begin with stays as it is.
+   * @param {Shown} trace */
+  show(trace) {
+    if (!this.trace) return;
+    const at = firstDifference(this.trace.steps, trace.steps);
+    const same = at < 0 ? Math.min(this.strip.nodes.length, trace.steps.length) : at;
+    this.strip.cut(same);
+    this.strip.append(trace.steps.slice(same));
+    this.trace = trace;
+    this.#recall();
+    if (trace.finish === "eos") this.strip.markEnd();
+    this.root.dataset.state = trace.finish ? "done" : "stopped";
+    this.#judge(Boolean(trace.finish));
+  }
+
+  /** No more tokens come, though the answer has not ended. */
+  interrupt() {
+    const { dataset } = this.root;
+    if (dataset.state !== "waiting" && dataset.state !== "running") return;
+    if (this.trace) dataset.state = "stopped";
+    else this.hold("Stopped before its turn.", "stopped");
+  }
+
+  /** @param {boolean} done */
+  #judge(done) {
+    const text = this.trace?.text || "";
+    const known = done && this.answers.length > 0 && this.trace !== null;
+    const right = known && this.answers.some((a) => isRight(text, a));
+    this.verdict.dataset.right = known ? String(right) : "";
+    setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
+  }
+
+  /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen.
+   * @param {Shown | null} base */
+  repaint(base) {
+    if (!this.trace) return;
+    const lambda = lambdaOf(this.trace);
+    const differs = base && base !== this.trace
+      ? firstDifference(base.steps, this.trace.steps) : -1;
+    const flip = this.strip.repaint(this.trace, lambda, differs);
+    this.root.dataset.flipped = flip ? "yes" : "no";
+    this.#remark(this.trace, base, differs, flip);
+  }
+
+  /** @param {Shown} trace @param {Shown | null} base @param {number} differs
+   * @param {ReturnType<TokenStrip["repaint"]>} flip */
+  #remark(trace, base, differs, flip) {
+    const given = givenOf(trace);
+    if (isScored(trace)) {
+      setText(this.note, "");
+    } else if (given && !flip && trace.steps.length >= given) {
+      setText(this.note, `↳ You chose ${quote(trace.steps[given - 1].s)} at token ${given}; ` +
+        "the text goes on from there.");
+    } else if (flip) {
+      const step = trace.steps[flip.index];
+      setText(this.note, `⚑ Text valid up to here: now ${quote(flip.row[1])}, ` +
+        `not ${quote(step.s)}.`);
+    } else if (base && base !== trace && trace.steps.length) {
+      setText(this.note, differs < 0 ? "Same as the decoder alone."
+        : `◆ Differs from the decoder at token ${differs + 1}.`);
+    } else {
+      setText(this.note, "");
+    }
+  }
+}

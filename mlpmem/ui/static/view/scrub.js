@@ -1,0 +1,167 @@
+// @ts-check
+/* One column's text at eleven lambdas, made once: the slider then flips through whole texts. */
+/** @import { Scrubbed, ScrubText, Shown, Step, TokenView, Trace, ValueOf } from "../core/types.js" */
+import { h, setText, short } from "../core/dom.js";
+import { mix } from "../core/mix.js";
+import { page } from "../core/state.js";
+
+/** Fills in the steps that a text shares with an earlier one.
+ * @param {ScrubText[]} texts @returns {Scrubbed[]} */
+function unfold(texts) {
+  /** @type {Scrubbed[]} */
+  const whole = [];
+  for (const text of texts) {
+    const { like, kept, steps, ...trace } = text;
+    const shared = kept ? whole[like].steps.slice(0, kept) : [];
+    const lambda = Number(trace.lmbda);
+    /** @type {(step: Step) => Step} */
+    const own = (step) => ({ ...step,
+      p: { ...step.p, fused: mix(step.p, trace.system, lambda) },
+      rest: { ...step.rest, fused: mix(step.rest, trace.system, lambda) } });
+    whole.push({ ...trace, steps: [...shared.map(own), ...steps], fixed: true, changed: new Set(), kind: 0 });
+  }
+  return whole;
+}
+
+/** The indices of b's tokens that are in no longest common subsequence with a's.
+ * @type {(a: Step[], b: Step[]) => Set<number>} */
+const changedTokens = (a, b) => {
+  const rows = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
+  for (let i = a.length - 1; i >= 0; i -= 1) {
+    for (let j = b.length - 1; j >= 0; j -= 1) {
+      rows[i][j] = a[i].id === b[j].id ? rows[i + 1][j + 1] + 1
+        : Math.max(rows[i + 1][j], rows[i][j + 1]);
+    }
+  }
+  const found = new Set(b.keys());
+  for (let i = 0, j = 0; i < a.length && j < b.length;) {
+    if (a[i].id === b[j].id) {
+      found.delete(j);
+      i += 1;
+      j += 1;
+    } else if (rows[i + 1][j] >= rows[i][j + 1]) i += 1;
+    else j += 1;
+  }
+  return found;
+};
+
+/** @type {(trace: Trace) => string} */
+const key = (trace) => trace.steps.map((step) => step.id).join(" ");
+
+/** What scrubbing a column made.
+ * @typedef {{ texts: Scrubbed[], cost: ValueOf<"scrubbed">["cost"], kinds: number }} Made */
+/** @typedef {import("./tree.js").TreeNode} TreeNode */
+/** @typedef {{ button: HTMLButtonElement, line: HTMLElement, ticks: HTMLElement, drawn: Made | null }} Row */
+
+export class Scrub {
+  /** @param {TokenView} view */
+  constructor(view) {
+    this.view = view;
+    /** The request under way. @type {{ run: string, node: TreeNode, badge: [string, string?] } | null} */
+    this.asked = null;
+    /** @type {Map<string, Row>} */
+    this.rows = new Map();
+  }
+
+  /** A column's row: the button, then what it made. @param {string} system */
+  row(system) {
+    const button = h("button", { type: "button", class: "small-button", title:
+      "Write this text at λ 0, 0.1 … 1, then move the slider through them",
+    on: { click: () => this.start(system) } }, "Scrub λ");
+    const line = h("p", { class: "scrub-line", role: "status" });
+    const ticks = h("div", { class: "scrub-ticks", "aria-hidden": "true", hidden: true });
+    const root = h("div", { class: "scrub" }, button, line, ticks);
+    this.rows.set(system, { button, line, ticks, drawn: null });
+    return root;
+  }
+
+  /** @param {string} system */
+  start(system) {
+    if (this.view.replay.playing) this.view.replay.stop();
+    const node = this.view.tree.node(system);
+    if (!node?.trace.steps.length) return;
+    const run = `${this.view.run}.${node.id}`;
+    const { forced = [] } = node.trace.settings || {};
+    const { text, kind: why } = this.view.head;
+    const sent = this.view.request({ kind: "scrub", run, system, forced, lmbda: node.trace.lmbda,
+      settings: node.trace.settings });
+    if (sent) this.asked = { run, node, badge: [text, why] };
+  }
+
+  /** "scrub" says how far it is, "scrubbed" brings the texts.
+   * @param {ValueOf<"scrub"> | ValueOf<"scrubbed">} value */
+  receive(value) {
+    if (!this.asked || value.run !== this.asked.run) return;
+    const { node } = this.asked;
+    if (value.kind === "scrub") {
+      this.view.head.mark(`scrubbing λ, token ${value.tokens}`, "scrub");
+      return;
+    }
+    this.end();
+    const texts = unfold(value.texts);
+    const kinds = [...new Set(texts.map(key))];
+    for (const text of texts) {
+      text.changed = changedTokens(node.trace.steps, text.steps);
+      text.kind = kinds.indexOf(key(text));
+    }
+    node.scrub = { texts, cost: value.cost, kinds: kinds.length };
+    this.view.repaint();
+  }
+
+  /** Nothing is under way any more, whatever the reason. */
+  end() {
+    if (!this.asked) return false;
+    this.view.head.mark(...this.asked.badge);
+    this.asked = null;
+    this.view.setRunning(false);
+    return true;
+  }
+
+  /** The text a node shows at the page's lambda: its own, or the nearest of the eleven.
+   * @param {TreeNode} node @returns {Shown} */
+  text(node) {
+    const { lambda } = page;
+    if (!node.scrub || lambda === null) return node.trace;
+    return node.scrub.texts.reduce((best, text) =>
+      (Math.abs(Number(text.lmbda) - lambda) < Math.abs(Number(best.lmbda) - lambda) - 1e-9 ? text : best));
+  }
+
+  /** Says what was made, what it cost, and which of the texts is on screen. */
+  repaint() {
+    let any = false;
+    for (const [system, row] of this.rows) {
+      const { button, line, ticks } = row;
+      const pane = this.view.panes.get(system);
+      if (!pane) continue;
+      const made = this.view.tree.current.get(system)?.scrub;
+      any ||= Boolean(made);
+      button.hidden = Boolean(made) || !pane.trace?.steps.length || pane.root.dataset.state !== "done";
+      ticks.hidden = !made;
+      setText(line, made && pane.trace ? this.#said(made, pane.trace) : "");
+      if (!made) continue;
+      if (row.drawn !== made) this.#draw(row, made);
+      for (const [i, text] of made.texts.entries()) ticks.children[i].toggleAttribute("data-now", text === pane.trace);
+    }
+    this.view.root.toggleAttribute("data-scrubbed", any);
+  }
+
+  /** @param {Made} made @param {Shown} trace */
+  #said(made, trace) {
+    const { cost, kinds, texts } = made;
+    if (!trace.fixed) {
+      return `${texts.length} texts, ${kinds} different, in ` +
+        `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s). ` +
+        "Move the slider.";
+    }
+    const n = trace.changed?.size;
+    return `Written at λ ${Number(trace.lmbda).toFixed(1)}, the nearest of ${texts.length} · ` +
+      `text ${Number(trace.kind) + 1} of ${kinds} · ${n} token${n === 1 ? "" : "s"} changed`;
+  }
+
+  /** @param {Row} row @param {Made} made */
+  #draw(row, made) {
+    row.drawn = made;
+    row.ticks.replaceChildren(...made.texts.map((text, i) => h("i", {
+      "data-part": i > 0 && text.kind !== made.texts[i - 1].kind })));
+  }
+}

@@ -1,0 +1,187 @@
+// @ts-check
+/* The tokens of one column: a listbox with one tab stop, arrow keys, colours and marks. */
+/** @import { How, Lambda, Shown, Step } from "../core/types.js" */
+import { glyph, h, lambdaText, percent, quote } from "../core/dom.js";
+import { creditOf, flipsOf, givenOf, isScored, lambdaAt, mix, shareOf } from "../core/mix.js";
+import { inline, nameOf } from "../core/state.js";
+
+/** @typedef {"same" | "up" | "down"} Move */
+const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
+const WEAK = 0.15; // nats below which a token counts as not moved
+
+/** A token's text with a mark and a real break for each line end; what follows the last one begins a
+ * line, so an indent stays as it is. @param {string} text */
+function lined(text) {
+  const lines = text.split("\n");
+  if (lines.length === 1) return [glyph(text)];
+  const rest = lines.pop() ?? "";
+  return [...lines.flatMap((line) => [line && glyph(line), "↵\n"]), rest.trim() ? glyph(rest) : rest];
+}
+
+const BARE = /^[\s\uFFFD]*$/; // a token that shows no character of its own
+
+export class TokenStrip {
+  /** pick(index, how) is called when a visitor chooses a token.
+   * @param {string} system @param {(index: number, how: How) => void} pick */
+  constructor(system, pick) {
+    this.system = system;
+    this.pick = pick;
+    /** @type {HTMLElement[]} */
+    this.nodes = [];
+    /** What each token was painted as. @type {WeakMap<HTMLElement, string>} */
+    this.painted = new WeakMap();
+    this.selected = -1;
+    this.root = h("div", {
+      class: "strip", role: "listbox", dir: "auto", "data-system": system,
+      "aria-label": `Tokens, ${inline(system)}`,
+      on: {
+        click: (event) => this.#clicked(event),
+        keydown: (event) => this.#pressed(event),
+      },
+    });
+  }
+
+  clear() {
+    this.nodes = [];
+    this.selected = -1;
+    this.root.replaceChildren();
+  }
+
+  /** Takes away all tokens from index `count` on. @param {number} count */
+  cut(count) {
+    for (const node of this.nodes.splice(count)) {
+      const space = node.previousSibling;
+      if (space instanceof Text) space.remove();
+      node.remove();
+    }
+    if (this.selected < count) return;
+    this.selected = -1;
+    if (count) this.nodes[0].tabIndex = 0;
+  }
+
+  /** @param {Step[]} steps */
+  append(steps) {
+    for (const step of steps) {
+      const node = this.#build(step);
+      if (!this.nodes.length) node.tabIndex = 0;
+      else if (this.#leads(step)) this.root.append(" ");
+      this.nodes.push(node);
+      this.root.append(node);
+    }
+  }
+
+  /** Whether a token begins with a space that can stand before it, so that marks hug the word.
+   * @param {Step} step */
+  #leads(step) {
+    return step.s.startsWith(" ") && step.s.trim() !== "";
+  }
+
+  /** @param {Step} step */
+  #build(step) {
+    const node = h("span", {
+      class: "token", role: "option", tabindex: "-1", "aria-selected": "false",
+      "data-index": step.i, "data-token-id": step.id,
+    }, ...lined(this.#leads(step) ? step.s.slice(1) : step.s));
+    if (BARE.test(step.s)) node.dataset.bare = "";
+    return node;
+  }
+
+  /** The last token ended the answer: show so, whatever the tokenizer calls it. */
+  markEnd() {
+    const node = this.nodes[this.nodes.length - 1];
+    if (!node || node.dataset.end !== undefined) return;
+    node.dataset.end = "";
+    node.textContent = "end";
+  }
+
+  /** Colours and marks for `lambda`; `different` is the first index that leaves the decoder.
+   * @param {Shown} trace @param {Lambda} lambda @param {number} different */
+  repaint(trace, lambda, different) {
+    const flips = flipsOf(trace, lambda);
+    const first = flips.findIndex((flip) => flip !== null);
+    const given = givenOf(trace);
+    for (let i = 0; i < this.nodes.length && i < trace.steps.length; i += 1) {
+      const step = trace.steps[i];
+      const credit = creditOf(step, trace.system, lambda);
+      const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
+      const marks = (i === given - 1 ? "given " : i === different ? "differs " : "") +
+        (flips[i] ? "flips " : "") + (trace.changed?.has(i) ? "changed " : "") +
+        (first >= 0 && i > first && !isScored(trace) ? "stale" : "");
+      this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
+    }
+    const row = flips[first];
+    return row ? { index: first, row } : null;
+  }
+
+  /** @param {HTMLElement} node @param {Step} step @param {Shown} trace @param {Lambda} lambda
+   * @param {Move} move @param {number} credit @param {string} marks */
+  #paint(node, step, trace, lambda, move, credit, marks) {
+    const weight = Math.min(1, Math.abs(credit) / STRONG).toFixed(2);
+    const share = isScored(trace) ? shareOf(step, trace.system, lambda).toFixed(2) : "";
+    const own = lambda === "auto" ? lambdaText(Number(lambdaAt(step, lambda).toFixed(2))) : "";
+    const key = `${move}${weight}${share}${marks}${own}`;
+    if (this.painted.get(node) === key) return;
+    this.painted.set(node, key);
+    node.dataset.move = move;
+    node.style.setProperty("--w", move === "same" ? "0" : weight);
+    node.title = own && `λ ${own} here`;
+    if (share) node.style.setProperty("--share", share);
+    if (marks) node.dataset.marks = marks;
+    else delete node.dataset.marks;
+    node.setAttribute("aria-label", this.#label(step, trace, lambda, move));
+  }
+
+  /** @param {Step} step @param {Shown} trace @param {Lambda} lambda @param {Move} move */
+  #label(step, trace, lambda, move) {
+    const weight = lambdaAt(step, lambda);
+    const fused = percent(mix(step.p, trace.system, weight));
+    const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
+    const own = trace.system === "lm" ? "" : `, ${moved} by the ${nameOf(trace.system).source}`;
+    const changed = trace.changed?.has(step.i) ? ", changed" : "";
+    const chosen = lambda === "auto" ? `, lambda ${weight.toFixed(2)}` : "";
+    return `${quote(step.s)}, ${fused} per cent${own}${chosen}${changed}`;
+  }
+
+  /** Marks the tokens that a document is evidence for; null takes the marks away.
+   * @param {Set<number> | null} indices */
+  cite(indices) {
+    this.root.toggleAttribute("data-citing", indices !== null);
+    for (const [i, node] of this.nodes.entries()) node.toggleAttribute("data-cited", Boolean(indices?.has(i)));
+  }
+
+  /** Marks one token as selected; focus moves there only when asked.
+   * @param {number} index @param {boolean} [focus] */
+  select(index, focus) {
+    const old = this.nodes[this.selected];
+    if (old) old.setAttribute("aria-selected", "false");
+    this.selected = index;
+    const node = this.nodes[index];
+    if (!node) return;
+    for (const other of this.nodes) other.tabIndex = other === node ? 0 : -1;
+    node.setAttribute("aria-selected", "true");
+    if (focus) node.focus({ preventScroll: false });
+  }
+
+  /** @param {MouseEvent} event */
+  #clicked({ target }) {
+    const at = target instanceof HTMLElement ? this.nodes.indexOf(target) : -1;
+    if (at >= 0) this.pick(at, "pointer");
+  }
+
+  /** @param {KeyboardEvent} event */
+  #pressed(event) {
+    const at = this.nodes.indexOf(/** @type {HTMLElement} */ (event.target));
+    if (at < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
+    const last = this.nodes.length - 1;
+    /** @type {{ [key: string]: number }} */
+    const goals = {
+      ArrowRight: Math.min(last, at + 1), ArrowLeft: Math.max(0, at - 1),
+      Home: 0, End: last, Enter: at, " ": at,
+    };
+    const goal = goals[event.key];
+    if (goal === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();
+    this.pick(goal, "key");
+  }
+}

@@ -1,0 +1,134 @@
+"""The page's scripts: modules whose imports run downwards, bundled, typed and linted."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mlpmem.engine.trace import _PLAIN, Step
+from mlpmem.ui import modules
+from mlpmem.ui.components import STATIC
+
+ROOMS = ("core", "drawer", "view", "tools", "tabs")  # imports run towards the first
+ENTRIES = ("main.js", "site.js")
+TOOLS = Path(__file__).parents[1] / "js"
+MODULES = sorted(STATIC.rglob("*.js"))
+TEXTS = {path: path.read_text("utf-8") for path in MODULES}
+
+
+def write(folder: Path, **texts: str) -> Path:
+    for name, text in texts.items():
+        (folder / f"{name}.js").write_text(text + "\n", "utf-8")
+    return folder / "main.js"
+
+
+def floor(path: Path) -> int:
+    room = path.relative_to(STATIC).parts[0]
+    return len(ROOMS) if room in ENTRIES else ROOMS.index(room)
+
+
+def run(script: str) -> str:
+    node = shutil.which("node") or pytest.skip("node is not installed")
+    return subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_bundle_runs_each_module_once_after_what_it_imports(tmp_path):
+    entry = write(
+        tmp_path,
+        main='import { b } from "./b.js";\nimport { a } from "./a.js";\n'
+        'console.log("main", a, b());',
+        b='// @ts-check\nimport { a } from "./a.js";\nconsole.log("b");\nconst own = 2;\n'
+        "/* a comment */\nexport function b() {\n  return a + own;\n}",
+        a='console.log("a");\nconst own = 1;\nexport const a = own; // kept\nexport class C {}',
+    )
+    script = modules.bundle(entry)
+    assert "a comment" not in script and "kept" in script
+    assert run(script).split("\n") == ["a", "b", "main 1 3", ""]
+
+
+def test_circles_and_other_forms_of_import_and_export_are_errors(tmp_path):
+    entry = write(
+        tmp_path, main='import { a } from "./a.js";', a='import { a as b } from "./main.js";'
+    )
+    with pytest.raises(ValueError, match="a.js: the bundler does not know 'import { a as b }"):
+        modules.bundle(entry)
+    for text in ("export default 1;", "export { x };", "export let x = 1;", 'import "./a.js";',
+                 'import * as a from "./a.js";'):  # fmt: skip
+        with pytest.raises(ValueError, match="does not know"):
+            modules.bundle(write(tmp_path, main=text))
+    write(tmp_path, a='import { b } from "./main.js";\nexport const a = 1;')
+    with pytest.raises(ValueError, match="circle: main.js -> a.js -> main.js"):
+        modules.bundle(write(tmp_path, main='import { a } from "./a.js";\nexport const b = 1;'))
+
+
+def test_every_module_is_part_of_an_entry_and_every_export_is_imported():
+    reached, wanted = set(), {}
+    waiting = [STATIC / name for name in ENTRIES]
+    while waiting:
+        path = waiting.pop()
+        if path in reached:
+            continue
+        reached.add(path)
+        waiting += modules.imports(path, TEXTS[path])
+        for other, found in zip(
+            modules.imports(path, TEXTS[path]), modules.IMPORT.findall(TEXTS[path]), strict=True
+        ):
+            wanted.setdefault(other, set()).update(found[0].split(", "))
+    assert reached == set(MODULES)
+    typed = set(re.findall(r'import\("\./[\w.]+"\)\.(\w+)', "".join(TEXTS.values())))
+    typed |= set(re.findall(r"import type \{ (\w+) \}", (STATIC / "core/types.d.ts").read_text()))
+    for path, text in TEXTS.items():
+        unused = set(modules.EXPORT.findall(text)) - wanted.get(path, set()) - typed
+        assert not unused, f"{path.name} exports what nobody imports: {unused}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(STATIC).as_posix())
+def test_a_module_is_checked_imports_downwards_and_shares_no_global(path):
+    text = TEXTS[path]
+    assert text.startswith("// @ts-check\n/* "), "it begins with the check and what it is"
+    for other in modules.imports(path, text):
+        assert floor(other) <= floor(path), f"{path.name} imports {other.name}, which is above it"
+        assert other.name not in ENTRIES
+    assert not re.search(r"\bimport[(.]", modules.COMMENT.sub("", text)), "nothing is imported late"
+    shared = re.findall(r"(?:window|globalThis|self)\.(\w+) \??\|?\|?= ", text)
+    assert shared == (["MLPMEM"] if path.name in ENTRIES else [])
+    assert path.name in ENTRIES or "MLPMEM" not in text
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_fits_into_one_inline_script(entry):
+    script = modules.bundle(STATIC / entry)
+    assert "</script" not in script and "window.MLPMEM = " in script
+
+
+def test_what_python_calls_is_there():
+    (offered,) = re.findall(r"window\.MLPMEM = \{([^}]+)\}", TEXTS[STATIC / "main.js"])
+    sources = [path.read_text("utf-8") for path in STATIC.parent.rglob("*.py")]
+    called = set(re.findall(r"MLPMEM\.(mount\w+)\(", "".join(sources)))
+    assert called == {name for name in re.findall(r"\w+", offered) if name.startswith("mount")}
+
+
+def fields(name: str) -> set[str]:
+    """Return the names of an interface's fields in types.d.ts."""
+    text = (STATIC / "core/types.d.ts").read_text("utf-8")
+    body = re.search(rf"^export interface {name}\b[^{{]*\{{\n?(.*?)\}}$", text, re.M | re.S)[1]
+    return set(re.findall(r"(\w+)\??: ", re.sub(r"\{.*?\}", "", body)))
+
+
+def test_the_types_name_what_a_trace_has():
+    step = Step(0, 1, "a", {"lm": 1.0}, [], {}, None, [], 1.0, lmbda=0.5)
+    assert fields("Step") == set(step.to_dict())
+    assert fields("Trace") | fields("Opening") == {"v", "steps", *_PLAIN}
+
+
+@pytest.mark.parametrize("check", ["types", "lint"])
+def test_types_and_lint_are_clean(check):
+    if not (TOOLS / "node_modules").is_dir() or not shutil.which("npm"):
+        pytest.skip("no checker: npm ci --prefix tests/js")
+    done = subprocess.run(
+        [shutil.which("npm"), "run", "--silent", check],
+        cwd=TOOLS, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
