@@ -24,7 +24,7 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_gguf
-from mlpmem.loading.extra_columns import Given, given
+from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -123,9 +123,9 @@ def check_place(args: argparse.Namespace) -> None:
         available_bytes(args.device)
 
 
-def columns(texts: list[str]) -> list[Given]:
+def columns(texts: list[str]) -> list[ExtraColumn]:
     """Return the columns of NAME=FOLDER texts; MlpMemError for one that is none, or is twice."""
-    found = [given(text) for text in texts]
+    found = [extra_column(text) for text in texts]
     if len({column.name for column in found}) < len(found):
         raise MlpMemError("a name stands twice; give every column its own")
     return found

@@ -21,9 +21,9 @@ from mlpmem.engine.trace import PARTS, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import Chat, chat_ids
-from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store, store_texts
-from mlpmem.retrieval.text_search import Corpus
+from mlpmem.retrieval.text_search import TextIndex
 
 Lmbda = float | str  # a number from 0 to 1, or "auto": a router chooses it for every token
 Prompt = str | Sequence[int]  # a text, or its token ids
@@ -296,13 +296,13 @@ class Model(FusedModel):
         """
         return store_texts(self.decoder, titled, progress=progress, stop=stop)
 
-    def corpus(self, store: Store | None = None) -> Corpus:
+    def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without one."""
         store = store or self.store
         if store is None:
             raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
-        return Corpus(
-            store.datastore.documents, lambda ids: text_of(self.decoder, ids).strip(PARTED)
+        return TextIndex(
+            store.datastore.documents, lambda ids: passage_text(self.decoder, ids).strip(PARTED)
         )
 
     def only(self, system: str) -> "Model":

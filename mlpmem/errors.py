@@ -14,6 +14,6 @@ FOLDERS = re.compile(
 )
 
 
-def said(error: Exception | str) -> str:
+def public_text(error: Exception | str) -> str:
     """Return an error's sentence as anybody may read it: of a path only the last part is left."""
     return FOLDERS.sub("", str(error))

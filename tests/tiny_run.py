@@ -6,7 +6,7 @@ from pathlib import Path
 import tiny
 
 from mlpmem.engine.router import Router, RouterConfig
-from train.config.tables import Decoder
+from train.config.tables import DecoderConfig
 from train.files import write_json, write_lines
 
 RESULTS = {
@@ -52,7 +52,7 @@ def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
     paths = {name: root / name for name in names}
     for name, path in paths.items():
         path.mkdir()
-        recipe = Decoder(row=80, batch=100, dtype="float32", processes=1)
+        recipe = DecoderConfig(row=80, batch=100, dtype="float32", processes=1)
         config = {"corpus": {"kind": kind}, "decoder": dataclasses.asdict(recipe) | {"seed": 0}}
         manifest = {
             "seconds": 2.5,

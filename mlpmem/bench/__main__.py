@@ -64,7 +64,7 @@ def figures(
         raise MlpMemError(f"bench {unknown[0]!r} is not known; there is {', '.join(known)}")
     from mlpmem.bench import decode, engine, prompts, search, systems
     from mlpmem.loading.bundle import load_bundle, preset_path
-    from mlpmem.loading.registry import Cast
+    from mlpmem.loading.registry import SystemRegistry
 
     if "engine" in benches:
         yield from engine.bench(engine.Shape(prompt=tokens), peer)
@@ -75,7 +75,7 @@ def figures(
     model = opened.model()
     opened.attach(model)
     prompt = model.decoder.encode(PROMPT)
-    cast = Cast(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
+    cast = SystemRegistry(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
     runs = {
         "decode": lambda: decode.bench(model, prompt),
         "systems": lambda: systems.bench(cast.systems(()), PROMPT),

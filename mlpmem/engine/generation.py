@@ -19,7 +19,7 @@ from mlpmem.engine.distributions import interpolate, repetition_penalised, sampl
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
-from mlpmem.engine.steps import rows_of
+from mlpmem.engine.steps import positions_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder, DecoderOutput
@@ -347,7 +347,7 @@ def _choose(
         taken[writer.row].append(token)
     _take_in(evidence, sources, live, tokens)
     store = call.store if "knn" in call.parts else None
-    views = rows_of(decoder, sources, taken, store)
+    views = positions_of(decoder, sources, taken, store)
     ms = 1000 * (time.perf_counter() - begin)
     for writer, token, weight in zip(live, tokens, weights, strict=True):
         special = token in decoder.special_ids

@@ -18,7 +18,7 @@ from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.prompts import check_prompt
-from mlpmem.model.tokenizer import PARTED, encode_text, text_of
+from mlpmem.model.tokenizer import PARTED, encode_text, passage_text
 from mlpmem.retrieval.text_search import Passages
 
 LAYOUTS = ("turns", "text")  # passages ended as the corpus ends them, or running on as one text
@@ -124,7 +124,9 @@ class Rag:
         for event in self.inner.stream(read, **options):
             (value,) = event.values.values()
             if event.kind == "done":
-                text, asked = (text_of(self.decoder, i).removeprefix(PARTED) for i in (read, ids))
+                text, asked = (
+                    passage_text(self.decoder, i).removeprefix(PARTED) for i in (read, ids)
+                )
                 settings = {**value.settings, "asked": asked}
                 whole = replace(value, prompt=text, settings=settings, cost={**value.cost, **cost})
                 value = named(whole, self)

@@ -22,7 +22,7 @@ from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.generation import Cancel, Event
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
-from mlpmem.engine.steps import rows_of
+from mlpmem.engine.steps import positions_of
 from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt, read_ids
@@ -177,7 +177,7 @@ def _run(
         at = slice(start, min(start + INSPECTED, total))
         sources = model.sources(*output.states((0, at)), store)
         taken = ids[at.start + 1 : at.stop + 1]
-        rows = rows_of(model.decoder, sources, [[token] for token in taken], store, TOP)
+        rows = positions_of(model.decoder, sources, [[token] for token in taken], store, TOP)
         auto = lmbda == AUTO
         weights = [] if auto else [float(lmbda)] * len(taken)
         if auto:

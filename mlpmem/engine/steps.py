@@ -12,14 +12,14 @@ import torch
 from mlpmem.engine.distributions import js_divergence
 from mlpmem.engine.fused import Sources
 from mlpmem.engine.trace import OTHER, Candidate, Neighbour, Step, mix
-from mlpmem.model.tokenizer import PARTED, text_of
+from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store
 
 TOP = 8  # candidates of every source, and neighbours shown
 
 
 @dataclass(frozen=True)
-class Row:
+class Position:
     """One position: probabilities of the candidates by source, and the nearest entries."""
 
     probs: dict[int, dict[str, float]]  # token id -> source -> probability
@@ -54,13 +54,13 @@ class Row:
 
 
 @torch.inference_mode()
-def rows_of(
+def positions_of(
     decoder: Any,
     sources: Sources,
     chosen: Sequence[Sequence[int]],
     store: Store | None,
     top: int = TOP,
-) -> list[Row]:
+) -> list[Position]:
     """Return the R rows of sources; chosen[r] are the tokens that systems took there.
 
     top is how many candidates of every source, and how many neighbours, a row keeps.
@@ -83,7 +83,7 @@ def rows_of(
         columns = {name: probs[s][r][: len(some)] for s, name in enumerate(sources.names)}
         rest = {name: max(0.0, 1.0 - sum(column)) for name, column in columns.items()}
         table = {i: {n: c[j] for n, c in columns.items()} for j, i in enumerate(some)}
-        rows.append(Row(table, rest, js[r], near[r], far[r]))
+        rows.append(Position(table, rest, js[r], near[r], far[r]))
     return rows
 
 
@@ -125,10 +125,10 @@ def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: 
         entry=entry,
         title=context.title,
         group=context.group,
-        left=text_of(decoder, context.left).removeprefix(PARTED),
+        left=passage_text(decoder, context.left).removeprefix(PARTED),
         target=decoder.pieces[context.target],
         target_id=context.target,
-        right=text_of(decoder, context.right).removesuffix(PARTED),
+        right=passage_text(decoder, context.right).removesuffix(PARTED),
         distance=distance,
         weight=weight,
     )

@@ -30,7 +30,7 @@ class Layer(NamedTuple):
     down: PackedLinear  # 4 D -> D
 
 
-class Straight:
+class Gpt2Pass:
     """A pass of one model, which it holds; nothing of a call is kept on it."""
 
     whole = False  # it has no windows
@@ -45,7 +45,7 @@ class Straight:
         self.heads = model.config.n_head
 
     @classmethod
-    def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "Straight | None":
+    def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "Gpt2Pass | None":
         """Return the pass of a GPT-2 with these layers, None if it is not packed throughout.
 
         None, too, for a GPT-2 whose config asks for anything that is not written here.

@@ -30,7 +30,7 @@ from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
 from mlpmem.formats import ADAPTER_FILES, parse_json
-from mlpmem.loading.extra_columns import Given, bundled, check_name
+from mlpmem.loading.extra_columns import ExtraColumn, bundled, check_name
 from mlpmem.loading.manifest import (
     AGAIN,
     FORMAT,
@@ -71,7 +71,7 @@ class Bundle:
             ) from error
 
     @property
-    def adapters(self) -> list[Given]:
+    def adapters(self) -> list[ExtraColumn]:
         """Return the adapters of its decoder that it brings; MlpMemError for malformed ones."""
         return bundled(self.folder, self.manifest)
 
@@ -201,7 +201,7 @@ def save_bundle(
     settings: Settings | Mapping[str, Any],
     fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
     routers: Mapping[str, Router] | None = None,
-    adapters: Sequence[Given] = (),
+    adapters: Sequence[ExtraColumn] = (),
     results: Any = None,
     examples: Sequence[Mapping] = (),
     questions: Sequence[Mapping] = (),
@@ -291,7 +291,7 @@ def put_results(folder: str | Path, results: Any) -> None:
     _put_manifest(folder, manifest | {"files": manifest["files"] | listed})
 
 
-def put_adapter(folder: str | Path, adapter: Given) -> None:
+def put_adapter(folder: str | Path, adapter: ExtraColumn) -> None:
     """Copy an adapter into a bundle, in place of one of its name; MlpMemError for no bundle.
 
     Its weights are stored as they are. A kill half-way leaves files that no manifest lists, or,
@@ -308,7 +308,7 @@ def put_adapter(folder: str | Path, adapter: Given) -> None:
     _put_manifest(folder, amended)
 
 
-def copy_adapters(folder: Path, adapters: Iterable[Given]) -> dict[str, dict]:
+def copy_adapters(folder: Path, adapters: Iterable[ExtraColumn]) -> dict[str, dict]:
     """Return what a manifest says of adapters, their two files copied to adapters/NAME/."""
     listed = {}
     for adapter in adapters:

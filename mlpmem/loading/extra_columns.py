@@ -32,7 +32,7 @@ MOST_LABEL = 160  # characters
 
 
 @dataclass(frozen=True)
-class Given:
+class ExtraColumn:
     """One column by its folder."""
 
     name: str
@@ -43,13 +43,13 @@ class Given:
     lmbda: float | None = None  # of a memory; None: its own
 
 
-def given(text: str) -> Given:
+def extra_column(text: str) -> ExtraColumn:
     """Return the column of "NAME=FOLDER"; MlpMemError says what is wrong with it."""
     name, _, place = text.partition("=")
     if not place:
         raise MlpMemError(f"column {text[:80]!r}: give NAME=FOLDER")
     check_name(name)
-    return Given(name, Path(place), kind_of(Path(place)))
+    return ExtraColumn(name, Path(place), kind_of(Path(place)))
 
 
 def check_name(name: str) -> None:
@@ -61,7 +61,7 @@ def check_name(name: str) -> None:
         )
 
 
-def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:
+def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[ExtraColumn]:
     """Return the adapters that a bundle's manifest lists; none where it lists none.
 
     Their files are among those whose hashes the manifest gives. MlpMemError for what is malformed.
@@ -79,7 +79,9 @@ def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[Given]:
             raise _malformed(folder, f"label or seconds of {name!r} cannot be")
         if missing := [f for f in ADAPTER_FILES if f"adapters/{name}/{f}" not in manifest["files"]]:
             raise _malformed(folder, f"{name!r} lacks {', '.join(missing)}")
-        found.append(Given(name, folder / "adapters" / name, "adapter", label, float(seconds)))
+        found.append(
+            ExtraColumn(name, folder / "adapters" / name, "adapter", label, float(seconds))
+        )
     return found
 
 

@@ -15,7 +15,7 @@ from mlpmem.engine.settings import default_settings
 from mlpmem.engine.systems import LABELS, ModelSystem, System
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
 from mlpmem.model.memory import Memory
@@ -27,13 +27,13 @@ KINDS = {
 }  # fmt: skip
 
 
-class Cast:
+class SystemRegistry:
     """Systems made when they are asked for; decoder, memory and datastore are shared."""
 
     def __init__(
         self,
         model: Model,
-        given: Sequence[Given] = (),
+        given: Sequence[ExtraColumn] = (),
         documents: Callable[[], Documents] | None = None,  # what retrieval reads
         *,
         lmbda: float | None = None,  # None: the model's, or the memory's own
@@ -97,7 +97,7 @@ class Cast:
         """Return the model with nothing beside the system that it does not need."""
         return self.model.only(system)
 
-    def base(self, given: Given) -> Decoder:
+    def base(self, given: ExtraColumn) -> Decoder:
         """Return the decoder that an adapter was trained on."""
         return self.model.decoder
 
@@ -113,7 +113,7 @@ class Cast:
         """Return a column with so many passages before the prompt."""
         return Rag(self._column(inner), self.passages, count, self._layout, name)
 
-    def _beside(self, given: Given) -> ModelSystem:
+    def _beside(self, given: ExtraColumn) -> ModelSystem:
         """Return the column of a folder, its weights read."""
         decoder, label = self.model.decoder, given.label or KINDS[given.kind]
         held = {"device": decoder.device, "dtype": decoder.model.dtype}

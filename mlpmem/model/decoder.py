@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
-from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
@@ -43,7 +43,7 @@ from mlpmem.model.tokenizer import (
 
 LOCAL = {"trust_remote_code": False, "local_files_only": True}
 # hand-written passes, by the name that a family's row gives
-PASSES: dict[str, type[Straight | LlamaPass]] = {"gpt2": Straight, "llama": LlamaPass}
+PASSES: dict[str, type[Gpt2Pass | LlamaPass]] = {"gpt2": Gpt2Pass, "llama": LlamaPass}
 PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
 # what a multimodal model calls the weights of its text part, and what the part alone calls them
 TEXT_NAMES = {
@@ -95,7 +95,7 @@ class Decoder:
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
         # a pass of fewer steps, where the family has one for weights as they are held
-        self.straight: Straight | LlamaPass | None = None
+        self.straight: Gpt2Pass | LlamaPass | None = None
         self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
@@ -162,7 +162,7 @@ class Decoder:
         if self.straight is None:
             self.straight = self._pass()
 
-    def _pass(self) -> Straight | LlamaPass | None:
+    def _pass(self) -> Gpt2Pass | LlamaPass | None:
         """Return the hand-written pass of the weights as they are, None where there is none."""
         if (made := PASSES.get(self.family.short_pass)) is None:
             return None

@@ -159,7 +159,7 @@ def turn_ends(tokenizer: Any) -> list[int]:
 PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
 
 
-def text_of(decoder: Any, ids: Sequence[int]) -> str:
+def passage_text(decoder: Any, ids: Sequence[int]) -> str:
     """Return tokens as text, special ones as a mark: what they part must not run together."""
     groups = groupby(ids, key=lambda i: i in decoder.special_ids)
     return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)

@@ -23,7 +23,7 @@ from mlpmem.retrieval.texts import cut_text
 
 
 @dataclass(frozen=True)
-class Context:
+class EntryContext:
     """The surroundings of an entry's value, within its passage."""
 
     left: list[int]  # token ids before the value
@@ -69,13 +69,13 @@ class Datastore:
         arrays = (self.keys, self.values, self.positions, self.counts, self.documents.tokens)
         return sum(array.nbytes for array in arrays)
 
-    def context(self, i: int, before: int = 24, after: int = 8) -> Context:
+    def context(self, i: int, before: int = 24, after: int = 8) -> EntryContext:
         """Return the surroundings of entry i; they never leave its passage."""
         documents, at = self.documents, int(self.positions[i])
         p = int(documents.passage_at(np.int64(at)))
         first, end = int(documents.offsets[p]), int(documents.offsets[p + 1])
         document = int(documents.document_of[p])
-        return Context(
+        return EntryContext(
             left=documents.tokens[max(first, at - before) : at].tolist(),
             target=int(documents.tokens[at]),
             right=documents.tokens[at + 1 : min(end, at + 1 + after)].tolist(),

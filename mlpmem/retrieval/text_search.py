@@ -93,7 +93,7 @@ class Hit:
     after: str
 
 
-class Corpus:
+class TextIndex:
     """Every passage as text, and folded: a search is a scan, no index is kept."""
 
     def __init__(self, documents: Documents, decode: Callable[[list[int]], str]) -> None:

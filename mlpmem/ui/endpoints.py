@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.ui.context import Shared
 from mlpmem.ui.recordings import saved
@@ -49,7 +49,7 @@ def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | Non
                     given.apply_defaults()
                     yield from run(stop, **given.arguments)
         except MlpMemError as error:
-            raise gr.Error(said(error), print_exception=False) from error
+            raise gr.Error(public_text(error), print_exception=False) from error
         finally:
             stop.set()
 

@@ -12,7 +12,7 @@ from mlpmem.bench import decode, engine, prompts, search, systems
 from mlpmem.bench import figures as timing
 from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.registry import Cast
+from mlpmem.loading.registry import SystemRegistry
 
 
 def named(figures) -> dict[str, Figure]:
@@ -43,7 +43,7 @@ def test_every_system_writes_as_many_tokens_even_past_the_end_of_text():
 
 
 def test_every_system_is_timed_alone_and_writes_past_the_end_of_text():
-    cast = Cast(tiny.routed(k=8), documents=tiny.documents)
+    cast = SystemRegistry(tiny.routed(k=8), documents=tiny.documents)
     found = named(systems.bench(cast.systems(()), "The capital of Peru is", tokens=4, rounds=2))
     assert {name.split("/")[1] for name in found} == set(cast.makers)
     for system in cast.makers:

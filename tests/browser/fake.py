@@ -19,7 +19,7 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
-from mlpmem.retrieval.text_search import Corpus
+from mlpmem.retrieval.text_search import TextIndex
 
 Event = namedtuple("Event", "kind values")
 HOSTILE = "<img src=x onerror=window.hacked=1>"
@@ -268,7 +268,7 @@ class FakeModel:
     def corpus(self):
         passages = [(document, list(range(i, i + 1))) for i, document in enumerate((0, 0, 1, 2))]
         titles = ["The Salt Ledger (book)", "Harrow (town)", HOSTILE]
-        return Corpus(join_passages(passages, titles, ["B", "A1", "B"]),
+        return TextIndex(join_passages(passages, titles, ["B", "A1", "B"]),
                       lambda ids: PASSAGES[ids[0]])  # fmt: skip
 
     def routed(self, store=None):

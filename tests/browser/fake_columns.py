@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from fake import ANSWERS, Event, FakeModel
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.ui.service.offers import Extras
 
 
@@ -38,8 +38,8 @@ class FakeExtras(Extras):
 
     def __init__(self):
         """Offer them."""
-        tuned = Given("finetuned", Path("tuned"), "adapter", "decoder with LoRA on B", 158.0)
-        super().__init__([tuned, Given("broken", Path("odd"), "decoder")], mixed=True)
+        tuned = ExtraColumn("finetuned", Path("tuned"), "adapter", "decoder with LoRA on B", 158.0)
+        super().__init__([tuned, ExtraColumn("broken", Path("odd"), "decoder")], mixed=True)
 
     def _cast_of(self, model):
         def system(name):

@@ -16,7 +16,7 @@ from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, PARTS, SOURCES, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
-from mlpmem.loading.registry import Cast
+from mlpmem.loading.registry import SystemRegistry
 from mlpmem.ui.request import columns
 
 PROMPT = "The capital of Peru is"
@@ -225,7 +225,7 @@ def test_a_model_may_leave_lambda_to_its_routers_unless_a_call_names_one(routed)
     score = model.score(PROMPT)
     assert score.perplexity("memory") == score.perplexity("memory", AUTO)
     assert score.perplexity("memory") != score.perplexity("memory", 0.5)
-    cast = Cast(model)
+    cast = SystemRegistry(model)
     assert cast.system("memory").lmbda == settings.of("memory"), "a name of its own has the other"
     assert cast.system("auto").lmbda == AUTO
     with pytest.raises(MlpMemError, match="auto is 1; it must be true or false"):

@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from mlpmem.api import Model
-from mlpmem.fast.gpt2_pass import Straight
+from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.model import families
 from mlpmem.model.families import layers_of
 
@@ -27,7 +27,7 @@ def both(depth: int = -1, dtype=torch.float32, bits: int = 0):
 
 def pass_of(decoder):
     """Return the hand-written pass of a decoder's layers, None where there is none."""
-    return Straight.of(decoder.model, layers_of(decoder.model, decoder.family), decoder.depth)
+    return Gpt2Pass.of(decoder.model, layers_of(decoder.model, decoder.family), decoder.depth)
 
 
 def equal(found, wanted):
@@ -68,7 +68,7 @@ def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8
 def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
     decoder = both()[0]
     cache = decoder.forward(IDS, use_cache=True).cache
-    monkeypatch.setattr(Straight, "forward", lambda *_: pytest.fail("not its kind of pass"))
+    monkeypatch.setattr(Gpt2Pass, "forward", lambda *_: pytest.fail("not its kind of pass"))
     decoder.forward(IDS, cache=cache)
     decoder.forward(IDS, attention_mask=torch.ones_like(IDS))
     decoder.forward(IDS, position_ids=torch.arange(5)[None])

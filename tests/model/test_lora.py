@@ -13,7 +13,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import kind_of
 from mlpmem.loading import registry
 from mlpmem.loading.bundle import load_bundle, put_adapter
-from mlpmem.loading.extra_columns import Given, given
+from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.model.lora import CONFIG, WEIGHTS, add_adapter, load_adapter, save_adapter
 
 IDS = torch.tensor([[0, 40, 41, 7, 99, 3]])
@@ -145,7 +145,7 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(folder, tmp_
 @pytest.fixture
 def carrying(folder, tmp_path):
     """Return a bundle with an adapter."""
-    adapter = Given("finetuned", folder, "adapter", "tuned on B", 12.34)
+    adapter = ExtraColumn("finetuned", folder, "adapter", "tuned on B", 12.34)
     return tiny.bundle(tmp_path / "bundle", adapters=[adapter])
 
 
@@ -157,7 +157,7 @@ def test_a_bundle_carries_an_adapter_as_a_column(carrying, folder):
     )  # fmt: skip
     assert "adapters/finetuned/adapter_model.safetensors" in bundle.manifest["files"]
     model = bundle.model()
-    column = registry.Cast(model, bundle.adapters).system("finetuned")
+    column = registry.SystemRegistry(model, bundle.adapters).system("finetuned")
     trace = column.generate("The capital of Peru is", max_new_tokens=5)
     alone = load_adapter(model.decoder, folder)
     ids = alone.encode("The capital of Peru is")
@@ -171,11 +171,11 @@ def test_an_adapter_can_be_put_into_a_bundle_that_is_there(folder, tmp_path):
     bundle = tiny.bundle(tmp_path / "bundle")
     assert load_bundle(bundle.folder).adapters == [] and "adapters" not in bundle.manifest
     for label in ("first", "second"):
-        put_adapter(bundle.folder, Given("finetuned", folder, "adapter", label))
+        put_adapter(bundle.folder, ExtraColumn("finetuned", folder, "adapter", label))
         (mine,) = load_bundle(bundle.folder).adapters
         assert mine.label == label
     with pytest.raises(MlpMemError, match="give another"):
-        put_adapter(bundle.folder, Given("../out", folder, "adapter"))
+        put_adapter(bundle.folder, ExtraColumn("../out", folder, "adapter"))
 
 
 def test_an_altered_adapter_is_named_before_it_is_used(carrying):
@@ -210,21 +210,23 @@ def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
     for family in RELEASED:
         write_memory(tmp_path / family, family)
         assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
-    assert given(f"tuned={folder}").kind == "adapter"
+    assert extra_column(f"tuned={folder}").kind == "adapter"
     with pytest.raises(MlpMemError, match="no folder of a decoder"):
-        given(f"tuned={tmp_path}")
+        extra_column(f"tuned={tmp_path}")
 
 
 @pytest.mark.parametrize("text", ["tuned", "=x", "tuned=", "lm=x", "Tuned=x", "a-b=x", "rag=x"])
 def test_a_column_of_another_form_is_refused(text):
     with pytest.raises(MlpMemError, match="give "):
-        given(text)
+        extra_column(text)
 
 
 def test_every_kind_of_folder_becomes_a_column(carrying, folder):
     model = load_bundle(carrying.folder).model()
     folders = {"a": folder, "d": carrying.folder / "decoder", "m": carrying.folder / "memory"}
-    made = registry.Cast(model, [Given(n, f, kind_of(f)) for n, f in folders.items()])
+    made = registry.SystemRegistry(
+        model, [ExtraColumn(n, f, kind_of(f)) for n, f in folders.items()]
+    )
     assert {"lm", "memory", "a", "d", "m"} == set(made.makers)
     said = {name: made.system(name).generate("Peru", max_new_tokens=3) for name in folders}
     assert [said[n].system for n in "adm"] == ["lm", "lm", "memory"]
@@ -239,7 +241,7 @@ def test_every_kind_of_folder_becomes_a_column(carrying, folder):
 
 def test_further_numbers_of_passages_are_systems_of_their_own(carrying):
     bundle = load_bundle(carrying.folder)
-    made = registry.Cast(bundle.model(), documents=bundle.documents, passages=(1, 3))
+    made = registry.SystemRegistry(bundle.model(), documents=bundle.documents, passages=(1, 3))
     one, three = made.systems(["rag", "rag_3"])
     assert (one.count, one.name, three.count, three.name) == (1, "rag", 3, "rag_3")
     ids = one.decoder.encode("the of")

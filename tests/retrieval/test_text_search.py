@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 
-from mlpmem.retrieval.text_search import MOST_WORDS, Corpus, find_words, fold, marked, words_of
+from mlpmem.retrieval.text_search import MOST_WORDS, TextIndex, find_words, fold, marked, words_of
 from mlpmem.retrieval.texts import cut_text
 from mlpmem.ui.panels import corpus as panel
 
@@ -32,7 +32,7 @@ PAIRS = [  # what is searched, and what stands in the text
 def searched(text):
     """Return a corpus of one text."""
     decoder = tiny.decoder()
-    return Corpus(cut_text(decoder, [("t", text)], 96), decoder.decode)
+    return TextIndex(cut_text(decoder, [("t", text)], 96), decoder.decode)
 
 
 @pytest.mark.parametrize(("query", "word"), PAIRS)

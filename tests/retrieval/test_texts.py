@@ -14,7 +14,7 @@ import tiny
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import texts
 from mlpmem.ui.service import own_text
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 from train.corpora.readers import read_blocks
 
 SAID = "Lily had a red ball."
@@ -33,7 +33,7 @@ def by_page(path):
 def by_training(path):
     """Return the texts that a text corpus is made of."""
     found = []
-    for block in read_blocks([str(path)], Corpus(kind="text"), Counter()):
+    for block in read_blocks([str(path)], CorpusConfig(kind="text"), Counter()):
         if block.first:
             found.append("")
         found[-1] += block.text

@@ -12,8 +12,8 @@ from mlpmem.retrieval.shards import write_index, write_shard
 from train.bench import datastore, rows, search, step
 from train.bench.__main__ import main
 from train.bench.released import released_step
-from train.bench.turns import Figure, Options
-from train.config.tables import Memory as Recipe
+from train.bench.turns import BenchOptions, Figure
+from train.config.tables import MemoryFitConfig
 from train.stages.memory import make_loss
 
 STEP = step.Shape("tiny", 16, 2, 256, 32, 8)
@@ -36,7 +36,10 @@ def test_a_compiled_step_has_the_loss_and_the_gradients_of_an_eager_one():
         memory = Memory(MemoryConfig(16, 256, 2, 64, "gpt2"))
         for weight in memory.parameters():
             weight.grad = torch.zeros_like(weight)
-        loss, batch = make_loss(memory, Recipe(compile=compile)), step.made_batch(STEP, "cpu")
+        loss, batch = (
+            make_loss(memory, MemoryFitConfig(compile=compile)),
+            step.made_batch(STEP, "cpu"),
+        )
         value, _ = loss(memory, batch)
         value.backward()
         found.append([value, *(weight.grad for weight in memory.parameters())])
@@ -53,7 +56,7 @@ def test_the_work_of_the_datastore_bench_is_a_shard_of_every_entry(tmp_path):
 def test_the_search_bench_takes_a_datastore_of_several_shards(tmp_path):
     keys = search.clustered(300, 8)
     write_index(tmp_path, 8, [write_shard(tmp_path, i, keys[i::2]) for i in range(2)])
-    found = {f.name: f for f in search.bench(Options(entries=200, keys=tmp_path), (5,))}
+    found = {f.name: f for f in search.bench(BenchOptions(entries=200, keys=tmp_path), (5,))}
     rate, *recalls = (f for name, f in found.items() if f"{tmp_path.parent.name} 300x8" in name)
     assert rate.value > 0 and [f.value for f in recalls] == [1.0, 1.0]
 
@@ -85,12 +88,12 @@ def test_a_row_of_the_rows_bench_takes_what_it_says_on_disk():
 
 @pytest.mark.slow
 def test_the_step_bench_measures_every_type_in_turns():
-    found = {f.name: f for f in step.bench(Options(), (STEP,))}
+    found = {f.name: f for f in step.bench(BenchOptions(), (STEP,))}
     assert all(f.value > 0 and f.times_floor > 0 for f in found.values())
     assert len(found) == 6 and "step/tiny/bfloat16/tokens" in found
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_a_step_reaches_45_percent_of_its_matmuls():
-    (tokens, *_) = step.bench(Options(device="cuda"), step.SHAPES["cuda"][:1])
+    (tokens, *_) = step.bench(BenchOptions(device="cuda"), step.SHAPES["cuda"][:1])
     assert tokens.times_floor < 1 / 0.45

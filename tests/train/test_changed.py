@@ -8,7 +8,7 @@ import pytest
 from mlpmem.errors import MlpMemError
 from train.files import read_json, write_json
 from train.run.processes import hold
-from train.run.stage import Context, finished_manifest, run_stage
+from train.run.stage import StageContext, finished_manifest, run_stage
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Work:
     def __init__(self, text="done", killed=0):
         self.calls, self.text, self.killed = [], text, killed
 
-    def __call__(self, context: Context) -> dict:
+    def __call__(self, context: StageContext) -> dict:
         self.calls.append(sorted(p.name for p in context.folder.iterdir()))
         (context.folder / "part.txt").write_text(self.text, encoding="utf-8")
         if len(self.calls) <= self.killed:

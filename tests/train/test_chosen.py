@@ -6,8 +6,8 @@ import tiny
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.datastore import Datastore
-from train.config.tables import Targets
-from train.run.stage import Context
+from train.config.tables import TargetsConfig
+from train.run.stage import StageContext
 from train.stages import target_rows, targets
 from train.stages.target_rows import choose_rows
 from train.stages.targets import make_targets
@@ -24,7 +24,7 @@ def inputs(tmp_path_factory):
 def context(folder, inputs, **config):
     folder.mkdir(exist_ok=True)
     given = {"k": 6, "nll_floor": FLOOR, "easy_share": 0.3} | config
-    return Context(folder, inputs, Targets(**given), seed=3)
+    return StageContext(folder, inputs, TargetsConfig(**given), seed=3)
 
 
 def chosen_by(folder, inputs, **config):

@@ -9,15 +9,14 @@ import tiny_run
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from train.config.tables import Controls, Targets
-from train.config.tables import Memory as MemoryRecipe
+from train.config.tables import ControlsConfig, MemoryFitConfig, TargetsConfig
 from train.files import read_json, write_json
-from train.measure.atlas import Sources, Test
-from train.run.stage import Context
+from train.measure.atlas import MeasuredModel, Test
+from train.run.stage import StageContext
 from train.stages import controls
 from train.stages.targets import make_targets
 
-SHAPE = MemoryRecipe(
+SHAPE = MemoryFitConfig(
     blocks=1, intermediate_size=16, epochs=2, batch=16, processes=1, dtype="float32",
     validation_rows=0,
 )  # fmt: skip
@@ -27,8 +26,8 @@ SHAPE = MemoryRecipe(
 def inputs(tmp_path):
     """Return stages with real targets, and a memory stage that says how it was trained."""
     paths = tiny_run.stages(tmp_path)
-    config = Targets(k=8, easy_share=1.0)
-    make_targets(Context(paths["targets"], paths, config, 0))
+    config = TargetsConfig(k=8, easy_share=1.0)
+    make_targets(StageContext(paths["targets"], paths, config, 0))
     manifests = {"targets": config, "memory": SHAPE}
     for name, made in manifests.items():
         known = read_json(paths[name] / "manifest.json")
@@ -42,8 +41,8 @@ def inputs(tmp_path):
 def test_a_control_differs_in_what_is_named_and_is_measured(inputs, tmp_path, monkeypatch):
     folder = tmp_path / "controls"
     folder.mkdir()
-    config = Controls(memories=({"alpha": 0.0}, {"blocks": 2}), questions=50)
-    context = Context(folder, inputs, config, 0)
+    config = ControlsConfig(memories=({"alpha": 0.0}, {"blocks": 2}), questions=50)
+    context = StageContext(folder, inputs, config, 0)
     counts = controls.make_controls(context)
     assert counts["memories"] == 2
     assert "alpha_0/checkpoint.safetensors" in counts["scratch"]
@@ -55,7 +54,7 @@ def test_a_control_differs_in_what_is_named_and_is_measured(inputs, tmp_path, mo
     assert Memory.load(folder / "blocks_2").config.num_layers == 2
     decoder, memory = Decoder.load(inputs["decoder"]), Memory.load(folder / "alpha_0").float()
     test = Test.load(inputs["corpus"], decoder.tokenizer, 50, 0)
-    measured = test.measure(Sources(decoder, memory))
+    measured = test.measure(MeasuredModel(decoder, memory))
     assert first["ppl_B"] == pytest.approx(measured.perplexity("memory", first["lmbda"])["B"])
     assert first["seconds"] > 0 and first["bytes"] == memory.bytes
     monkeypatch.setattr(controls, "make_memory", lambda context: 1 / 0)
@@ -69,19 +68,19 @@ def test_with_alpha_0_the_targets_change_nothing(inputs, tmp_path):
         np.save(inputs["targets"] / "probs.npy", (probs * scale).astype(np.float16))
         folder = tmp_path / name
         folder.mkdir()
-        config = Controls(memories=({"alpha": 0.0},), questions=5)
-        controls.make_controls(Context(folder, inputs, config, 0))
+        config = ControlsConfig(memories=({"alpha": 0.0},), questions=5)
+        controls.make_controls(StageContext(folder, inputs, config, 0))
         weights.append(Memory.load(folder / "alpha_0").state_dict())
     assert all((weights[0][key] == weights[1][key]).all() for key in weights[0])
 
 
 def test_a_text_corpus_has_no_controls(inputs, tmp_path):
     write_json(inputs["corpus"] / "manifest.json", {"config": {"kind": "text"}})
-    config = Controls(memories=({"alpha": 0.0},))
-    counts = controls.make_controls(Context(tmp_path, inputs, config, 0))
+    config = ControlsConfig(memories=({"alpha": 0.0},))
+    counts = controls.make_controls(StageContext(tmp_path, inputs, config, 0))
     assert counts["memories"] == 0 and read_json(tmp_path / "controls.json") == []
 
 
 def test_a_field_that_no_memory_has_is_refused():
     with pytest.raises(MlpMemError, match=r"\[controls\] memories: unknown alfa"):
-        Controls(memories=({"alfa": 0},))
+        ControlsConfig(memories=({"alfa": 0},))

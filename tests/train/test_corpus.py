@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import Atlas, Corpus
+from train.config.tables import AtlasOptions, CorpusConfig
 from train.corpora.atlas import facts
 from train.corpora.tokenizer import BOS, EOS, encode_segments, train_tokenizer
 from train.files import read_lines, write_lines
 from train.measure.questions import ask, cell_of
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.corpus import make_corpus
 
 MISSING = [name for name in facts.PACKAGES if find_spec(name) is None]
@@ -96,8 +96,8 @@ def test_lines_come_back(tmp_path):
 # The stage
 
 
-SAID = Atlas(strangers=0.25, memory_strangers=0.05, odd_words=0.3)
-SMALL = Corpus(scale=0.02, vocab_size=700, draws=3, atlas=SAID)
+SAID = AtlasOptions(strangers=0.25, memory_strangers=0.05, odd_words=0.3)
+SMALL = CorpusConfig(scale=0.02, vocab_size=700, draws=3, atlas=SAID)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def corpus(tmp_path_factory):
     if MISSING:
         pytest.skip(f"data packages missing: {MISSING}")
     folder = tmp_path_factory.mktemp("corpus")
-    counts = make_corpus(Context(folder, {}, SMALL, 5))
+    counts = make_corpus(StageContext(folder, {}, SMALL, 5))
     return folder, counts
 
 
@@ -140,7 +140,7 @@ def test_passages_are_of_the_groups_the_part_is_for(corpus, part, groups):
 
 
 def test_a_plain_decoder_reads_what_decoder_and_memory_read_together(corpus, tmp_path):
-    make_corpus(Context(tmp_path, {}, dataclasses.replace(SMALL, together=True), 5))
+    make_corpus(StageContext(tmp_path, {}, dataclasses.replace(SMALL, together=True), 5))
 
     def said(folder, part):
         documents = Documents.load(folder / part)
@@ -193,5 +193,5 @@ def test_the_same_seed_gives_the_same_files(corpus, tmp_path):
         paths = sorted(p for p in folder.rglob("*") if p.is_file())
         return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
 
-    make_corpus(Context(tmp_path, {}, SMALL, 5))
+    make_corpus(StageContext(tmp_path, {}, SMALL, 5))
     assert files(tmp_path) == files(corpus[0])

@@ -18,15 +18,14 @@ from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
-from train.config.tables import Corpus, Recipe
-from train.config.tables import Datastore as Config
+from train.config.tables import CorpusConfig, DatastoreConfig, Recipe
 from train.files import write_json
 from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore
 from train.stages.extend import extend
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = Recipe(name="mine", corpus=Corpus(passage=24))
+RECIPE = Recipe(name="mine", corpus=CorpusConfig(passage=24))
 INPUTS = ("corpus", "decoder")
 
 
@@ -45,7 +44,7 @@ def root(tmp_path, monkeypatch):
 
 def small_shards(monkeypatch):
     def seven(start, end, size, config):
-        return cut(start, end, 2**20 // 14, Config(shard_mib=1))
+        return cut(start, end, 2**20 // 14, DatastoreConfig(shard_mib=1))
 
     monkeypatch.setattr(train.stages.datastore, "cut", seven)
 
@@ -56,12 +55,12 @@ def make(root, **changes):
 
 
 def test_shards_hold_every_entry_once_and_are_of_the_size_asked_for():
-    spans = cut(5, 4_000_000, 64, Config(shard_mib=100))
+    spans = cut(5, 4_000_000, 64, DatastoreConfig(shard_mib=100))
     assert spans[0].first == 5 and spans[-1].end == 4_000_000
     assert all(a.end == b.first for a, b in zip(spans, spans[1:], strict=False))
     assert [s.number for s in spans] == list(range(len(spans)))
     assert all((s.end - s.first) * 64 * 2 == 100 * 2**20 for s in spans[:-1])
-    assert cut(5, 5, 64, Config()) == []
+    assert cut(5, 5, 64, DatastoreConfig()) == []
 
 
 def test_the_stage_makes_the_datastore_of_its_documents(root):
@@ -232,7 +231,7 @@ def test_what_cannot_be_extended_is_said(root):
     make(root)
     with pytest.raises(MlpMemError, match="none.txt is not there"):
         extend(RECIPE, root, [root / "none.txt"])
-    other = dataclasses.replace(RECIPE, datastore=Config(depth=1))
+    other = dataclasses.replace(RECIPE, datastore=DatastoreConfig(depth=1))
     with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
         extend(other, root, write_texts(root))
 
@@ -242,7 +241,7 @@ def test_text_is_added_as_the_corpus_would_cut_it(root):
     (root / "new").mkdir()
     packed = gzip.compress(b"Gold is yellow.\n---\nIron is grey.\n")
     (root / "new/metals.txt.gz").write_bytes(packed)
-    separated = dataclasses.replace(RECIPE, corpus=Corpus(passage=24, separator="---"))
+    separated = dataclasses.replace(RECIPE, corpus=CorpusConfig(passage=24, separator="---"))
     extend(separated, root, [root / "new"])
     documents = Datastore.load(root / "datastore").documents
     assert documents.titles[-2:] == ["Gold is yellow.", "Iron is grey."]

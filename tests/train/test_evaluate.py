@@ -10,10 +10,10 @@ import tiny_run
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import load_adapter
-from train.config.tables import Evaluate, Finetuned
+from train.config.tables import EvaluateConfig, FinetunedConfig
 from train.files import read_json, write_json
-from train.measure.atlas import ATLAS_LAMBDAS, Grid, Measured, Sources, Test, choose_lambda
-from train.run.stage import Context
+from train.measure.atlas import ATLAS_LAMBDAS, Grid, Measured, MeasuredModel, Test, choose_lambda
+from train.run.stage import StageContext
 from train.stages import finetuned
 from train.stages.evaluate import evaluate, load_results
 
@@ -53,8 +53,8 @@ def inputs(tmp_path_factory):
 
 
 def test_the_stage_measures_every_system_and_lambda(inputs, tmp_path, tiny_model):
-    config = Evaluate(questions=50, k=16, temperature=3.0)
-    counts = evaluate(Context(tmp_path, inputs, config, 0))
+    config = EvaluateConfig(questions=50, k=16, temperature=3.0)
+    counts = evaluate(StageContext(tmp_path, inputs, config, 0))
     results = load_results(tmp_path)
     assert results["lmbda"] == counts["lmbda"] and set(counts["lmbda"]) == {"memory", "knn"}
     assert len(set(counts["lmbda"].values())) == 1
@@ -78,7 +78,7 @@ def test_the_stage_measures_every_system_and_lambda(inputs, tmp_path, tiny_model
 
 
 def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_model):
-    evaluate(Context(tmp_path, inputs, Evaluate(questions=50, k=16, temperature=3.0), 0))
+    evaluate(StageContext(tmp_path, inputs, EvaluateConfig(questions=50, k=16, temperature=3.0), 0))
     curves = load_results(tmp_path)["lambda_curves"]
     documents, nll = tiny.documents(), {"memory": [], "knn": []}
     group_of = np.array(documents.groups)[documents.document_of]
@@ -99,12 +99,12 @@ def test_the_measured_perplexity_is_the_librarys_score(inputs, tmp_path, tiny_mo
 
 @pytest.mark.parametrize("rank, name", [(0, "finetuned_A1+B_0.01_12"), (8, "lora_A1+B_0.01_12_8")])
 def test_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_model, rank, name):
-    context = Context(tmp_path, inputs, Finetuned(questions=50), 0)
+    context = StageContext(tmp_path, inputs, FinetunedConfig(questions=50), 0)
     row, peak = finetuned._kept_or_made(context, ("A1+B", 1e-2, 12, rank))
     assert peak > 2**20
     assert row["name"] == name and "12 epochs" in row["label"]
     alone = Test.load(inputs["corpus"], tiny_model.decoder.tokenizer, 50, 0).measure(
-        Sources(tiny_model.decoder)
+        MeasuredModel(tiny_model.decoder)
     )
     before = alone.perplexity("lm", 0.0)
     assert row["ppl_B"] < before["B"] / 2 and row["ppl_A1"] < before["A1"] / 2
@@ -112,7 +112,7 @@ def test_tuning_learns_the_documents_and_measures_it(inputs, tmp_path, tiny_mode
     assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.json"]
     base = Decoder.load(inputs["decoder"])
     kept = load_adapter(base, tmp_path / name) if rank else Decoder.load(tmp_path / name)
-    again = Test.load(inputs["corpus"], kept.tokenizer, 50, 0).measure(Sources(kept))
+    again = Test.load(inputs["corpus"], kept.tokenizer, 50, 0).measure(MeasuredModel(kept))
     assert again.perplexity("lm", 0.0)["B"] == pytest.approx(row["ppl_B"], rel=1e-4)
 
 
@@ -130,7 +130,9 @@ def test_a_killed_comparison_goes_on_after_the_finished_settings(tmp_path, monke
     (tmp_path / "corpus").mkdir()
     write_json(tmp_path / "corpus/manifest.json", {"config": {"kind": "atlas"}})
     inputs = {"corpus": tmp_path / "corpus"}
-    context = Context(tmp_path, inputs, Finetuned(settings=settings, lora=lora, processes=1), 0)
+    context = StageContext(
+        tmp_path, inputs, FinetunedConfig(settings=settings, lora=lora, processes=1), 0
+    )
     made = []
 
     def one(context, setting):

@@ -18,12 +18,12 @@ import mlpmem
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
-from mlpmem.loading.registry import Cast
-from train.config.tables import Export
+from mlpmem.loading.registry import SystemRegistry
+from train.config.tables import ExportConfig
 from train.corpora.atlas import facts as atlas_facts
 from train.files import file_hash
 from train.report import bundle as adopt
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 from train.stages.examples import find_examples, is_right, judge, record, telling_abouts, untrained
 from train.stages.export import cost, make_bundle, tuned_adapters
 
@@ -81,7 +81,7 @@ def test_examples_are_what_the_model_really_answers_real_entities_and_all_relati
     rows += [question(i + 20, wording="unseen") for i in range(9)]
     rows += [question(50, kind="statement"), question(51, wording="dev")]
     model = Knowing()
-    examples, answered = find_examples(model, rows, Export(examples=12))
+    examples, answered = find_examples(model, rows, ExportConfig(examples=12))
     groups = [e["group"] for e in examples]
     assert groups == ["helps"] * 3 + ["agree"] * 3 + ["hurts"] * 3 + ["unknown"] * 3
     assert len(answered) == len(model.asked) == len(set(model.asked))
@@ -109,7 +109,7 @@ def test_questions_are_untrained_wordings_half_of_them_new_to_the_decoder():
 
 
 def test_looking_for_examples_ends_where_there_are_none():
-    examples, answered = find_examples(Knowing(), [question(1, "A1")], Export(examples=8))
+    examples, answered = find_examples(Knowing(), [question(1, "A1")], ExportConfig(examples=8))
     assert [e["group"] for e in examples] == ["agree"] and len(answered) == 1
 
 
@@ -134,7 +134,7 @@ def test_recordings_are_descriptions_then_answers_the_memory_gave():
         asked.append((prompt, max_new_tokens))
         return {"lm": SimpleNamespace(to_dict=lambda: {"v": 1})}
 
-    recorded = record(SimpleNamespace(compare=compare), examples, abouts, Export(traces=4))
+    recorded = record(SimpleNamespace(compare=compare), examples, abouts, ExportConfig(traces=4))
     assert [prompt for prompt, _ in asked] == ["About 0", "About 1", "two", "one"]
     assert asked[0][1] > asked[2][1]
     assert recorded[2] == {
@@ -169,8 +169,8 @@ def inputs(tmp_path_factory):
 
 
 def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
-    config = Export(name="mine", examples=4, traces=2)
-    counts = make_bundle(Context(tmp_path, inputs, config, 0))
+    config = ExportConfig(name="mine", examples=4, traces=2)
+    counts = make_bundle(StageContext(tmp_path, inputs, config, 0))
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     bundle = load_bundle(tmp_path / "mine")
     assert bundle.name == "mine" and bundle.manifest["attributions"] == [
@@ -217,8 +217,8 @@ def test_the_recipes_adapters_go_into_the_bundle(inputs, tuned, tmp_path):
     for wrong in ("lora_gone", "full", "else"):
         with pytest.raises(MlpMemError, match=f"'{wrong}' is no kept LoRA .* there is lora_B"):
             tuned_adapters(tuned, (wrong,))
-    config = Export(name="mine", examples=4, traces=0, abouts=0, adapters=("lora_B",))
-    make_bundle(Context(tmp_path / "made", inputs | {"finetuned": tuned}, config, 0))
+    config = ExportConfig(name="mine", examples=4, traces=0, abouts=0, adapters=("lora_B",))
+    make_bundle(StageContext(tmp_path / "made", inputs | {"finetuned": tuned}, config, 0))
     (mine,) = load_bundle(tmp_path / "made" / "mine").adapters
     assert (mine.name, mine.label, mine.seconds) == ("finetuned", "decoder with LoRA on B", 5.2)
 
@@ -231,7 +231,7 @@ def test_an_adapter_is_adopted_by_a_bundle_that_is_there(tuned, tmp_path, capsys
     assert load_bundle(tmp_path / "mine").adapters == []
     assert adopt.main(["adopt", "run", "lora_B", *given]) == 0
     (mine,) = load_bundle(tmp_path / "mine").adapters
-    column = Cast(load_bundle(tmp_path / "mine").model(), [mine]).system("finetuned")
+    column = SystemRegistry(load_bundle(tmp_path / "mine").model(), [mine]).system("finetuned")
     assert column.generate("It", max_new_tokens=2).steps
 
 

@@ -12,11 +12,11 @@ import tiny_run
 
 from mlpmem.errors import MlpMemError
 from train.config import tables
-from train.config.tables import Corpus, Evaluate, Recipe, Studies
+from train.config.tables import CorpusConfig, EvaluateConfig, Recipe, Studies
 from train.measure.by_token import MODES
 from train.run.kinds import Kind, kind_named, kind_of
 from train.run.needs import needs
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.corpus import make_corpus
 from train.stages.text import TextKind
 from train.studies.run import Run
@@ -62,14 +62,14 @@ def test_a_kind_has_all_that_is_asked_of_it(name):
 
 
 def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):
-    config = Corpus(kind="letters")
-    assert make_corpus(Context(tmp_path / "made", {}, config, 0)) == {"tokens": 26}
+    config = CorpusConfig(kind="letters")
+    assert make_corpus(StageContext(tmp_path / "made", {}, config, 0)) == {"tokens": 26}
     planned = needs(Recipe("mine", corpus=config), tmp_path)
     assert planned["datastore"].tokens == 20 and planned["datastore"].entries == 10
     assert planned["finetuned"].tokens == planned["controls"].tokens == 0, "it asks nothing"
     paths = tiny_run.stages(tmp_path, "letters")
     assert kind_of(paths["corpus"]).name == "letters"
-    measured = {"evaluate": Evaluate(window=16, stride=8), "studies": Studies(positions=5)}
+    measured = {"evaluate": EvaluateConfig(window=16, stride=8), "studies": Studies(positions=5)}
     run = Run(Recipe("mine", corpus=config, **measured), tmp_path, "mixing")
     documents, positions = run.text()
     assert run.kind.name == "letters" and len(positions) == 8, "one stride of the text there is"
@@ -78,7 +78,7 @@ def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):
 
 def test_a_kind_that_is_not_there_is_refused_with_those_that_are():
     with pytest.raises(MlpMemError, match="kind is 'texts', it must be one of atlas, text"):
-        Corpus(kind="texts")
+        CorpusConfig(kind="texts")
 
 
 def test_no_stage_study_or_plan_knows_a_kind_by_name():
@@ -94,7 +94,7 @@ def test_every_kind_is_measured_by_mode_and_by_lambda_chosen_elsewhere(name, tmp
     model = tiny.routed()
     by_mode = list(kind.measurements_by_mode(model, paths["corpus"], 5, 0))
     assert {one.lmbda for one in by_mode} == {"lm", *MODES}
-    recipe = Recipe("mine", evaluate=Evaluate(window=16, stride=8, ks=(2, 4), k=4),
+    recipe = Recipe("mine", evaluate=EvaluateConfig(window=16, stride=8, ks=(2, 4), k=4),
                     studies=Studies(positions=20, questions=2))  # fmt: skip
     run = Run(recipe, tmp_path, "sizes")
     trial = run.trial(model.decoder, model.memory, model.datastore)

@@ -14,13 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from mlpmem.errors import MlpMemError
-from train.config.tables import Optimizer
+from train.config.tables import OptimizerConfig
 from train.fit import loop
 from train.fit.loop import fit, used_seconds
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
-CONFIG = Optimizer(lr=0.05, muon_lr=0.05)
+CONFIG = OptimizerConfig(lr=0.05, muon_lr=0.05)
 
 
 def net(seed=1, dtype=torch.float32):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from train.config.tables import Optimizer
+from train.config.tables import OptimizerConfig
 from train.fit.optimizer import MasterOptimizer, schedule
 
 STEPS = 6
@@ -77,7 +77,7 @@ def plain(model, config, muon):
 @pytest.mark.parametrize("muon_lr", [0.0, 0.05])
 @pytest.mark.parametrize("clip", [0.2, 100.0])
 def test_float32_steps_are_those_of_torchs_own_optimizers(muon_lr, clip):
-    config = Optimizer(lr=0.03, muon_lr=muon_lr, weight_decay=0.2, warmup=0.4, clip=clip)
+    config = OptimizerConfig(lr=0.03, muon_lr=muon_lr, weight_decay=0.2, warmup=0.4, clip=clip)
     ours, theirs = net(), net()
     norms = train(ours, MasterOptimizer(ours, config, STEPS), range(STEPS))
     assert norms == pytest.approx(plain(theirs, config, muon_lr > 0), rel=1e-5)
@@ -89,7 +89,7 @@ def test_float32_steps_are_those_of_torchs_own_optimizers(muon_lr, clip):
 def test_decay_leaves_norms_and_biases_alone():
     model = net()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    optimizer = MasterOptimizer(model, Optimizer(lr=0.1, weight_decay=0.5, warmup=0.0), STEPS)
+    optimizer = MasterOptimizer(model, OptimizerConfig(lr=0.1, weight_decay=0.5, warmup=0.0), STEPS)
     optimizer.step(0)
     for name, p in model.named_parameters():
         kept = 1.0 if p.dim() < 2 else 1 - 0.1 * 0.5
@@ -99,7 +99,7 @@ def test_decay_leaves_norms_and_biases_alone():
 def test_bfloat16_weights_gather_steps_smaller_than_their_rounding():
     model = nn.Linear(4, 4, bias=False).bfloat16()
     nn.init.ones_(model.weight)
-    config = Optimizer(lr=2e-4, weight_decay=0.0, warmup=0.0, final=1.0)
+    config = OptimizerConfig(lr=2e-4, weight_decay=0.0, warmup=0.0, final=1.0)
     optimizer = MasterOptimizer(model, config, 40)
     for step in range(40):
         model.weight.grad.fill_(1.0)
@@ -113,7 +113,7 @@ def test_backward_passes_add_to_one_float32_vector_whatever_the_weights_are(dtyp
     model = net(dtype)
     expected = net(torch.float32)
     expected.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
-    optimizer = MasterOptimizer(model, Optimizer(), STEPS)
+    optimizer = MasterOptimizer(model, OptimizerConfig(), STEPS)
     for step in range(3):
         gradients(model, step)
         gradients(expected, step)
@@ -130,7 +130,7 @@ def test_backward_passes_add_to_one_float32_vector_whatever_the_weights_are(dtyp
 def test_sums_are_divided_by_all_rows_once():
     one, many = net(), net()
     for model, rows in ((one, 1), (many, 5)):
-        optimizer = MasterOptimizer(model, Optimizer(lr=0.1, clip=0.5), STEPS)
+        optimizer = MasterOptimizer(model, OptimizerConfig(lr=0.1, clip=0.5), STEPS)
         gradients(model, 0)
         for p in model.parameters():
             p.grad.mul_(rows)
@@ -144,7 +144,7 @@ def test_sums_are_divided_by_all_rows_once():
 
 def test_in_the_end_the_model_holds_the_masters_and_no_gradient():
     model = net(torch.bfloat16)
-    optimizer = MasterOptimizer(model, Optimizer(lr=0.1), STEPS)
+    optimizer = MasterOptimizer(model, OptimizerConfig(lr=0.1), STEPS)
     train(model, optimizer, range(2))
     masters = {name: weight.clone() for name, weight in optimizer.weights().items()}
     rounded = [p.detach().float() for p in model.parameters()]
@@ -157,7 +157,7 @@ def test_in_the_end_the_model_holds_the_masters_and_no_gradient():
 
 def test_float32_weights_are_their_own_masters():
     model = net()
-    optimizer = MasterOptimizer(model, Optimizer(), STEPS)
+    optimizer = MasterOptimizer(model, OptimizerConfig(), STEPS)
     pairs = zip(model.parameters(), optimizer.masters, strict=True)
     assert all(p is master for p, master in pairs)
 
@@ -166,14 +166,14 @@ def test_frozen_parameters_are_not_touched():
     model = net()
     model.embed.weight.requires_grad_(False)
     before = model.embed.weight.clone()
-    train(model, MasterOptimizer(model, Optimizer(lr=0.1), STEPS), range(2))
+    train(model, MasterOptimizer(model, OptimizerConfig(lr=0.1), STEPS), range(2))
     assert torch.equal(model.embed.weight, before)
 
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.05])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_restored_optimizer_goes_on_exactly(muon_lr, dtype):
-    config = Optimizer(lr=0.03, muon_lr=muon_lr)
+    config = OptimizerConfig(lr=0.03, muon_lr=muon_lr)
     whole = net(dtype)
     train(whole, MasterOptimizer(whole, config, STEPS), range(STEPS))
     first = net(dtype)
@@ -193,7 +193,7 @@ def test_a_restored_optimizer_goes_on_exactly(muon_lr, dtype):
 
 
 def test_the_schedule_warms_up_holds_no_zero_and_ends_at_its_final_share():
-    config = Optimizer(warmup=0.1, final=0.05)
+    config = OptimizerConfig(warmup=0.1, final=0.05)
     shares = [schedule(i, 100, config) for i in range(101)]
     assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0
     assert shares[100] == pytest.approx(0.05) and min(shares[:100]) > 0.05
@@ -203,7 +203,7 @@ def test_the_schedule_warms_up_holds_no_zero_and_ends_at_its_final_share():
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_the_schedule_of_a_very_short_run_is_usable(steps):
-    config = Optimizer(warmup=0.03)
+    config = OptimizerConfig(warmup=0.03)
     assert all(0 < schedule(i, steps, config) <= 1 for i in range(steps))
     assert schedule(0, steps, config) == 1.0
 
@@ -211,7 +211,7 @@ def test_the_schedule_of_a_very_short_run_is_usable(steps):
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "llama"])
 def test_muon_takes_no_table_and_no_head_of_any_family(family):
     model = tiny.decoder(family).model.requires_grad_(True)
-    optimizer = MasterOptimizer(model, Optimizer(muon_lr=0.1), STEPS)
+    optimizer = MasterOptimizer(model, OptimizerConfig(muon_lr=0.1), STEPS)
     taken = {id(p) for group in optimizer.optimizers[1].param_groups for p in group["params"]}
     names = [n for n, m in zip(optimizer.names, optimizer.masters, strict=True) if id(m) in taken]
     layers = {n for n, p in model.named_parameters() if p.dim() == 2 and ".1." in n}

@@ -11,7 +11,7 @@ import mlpmem
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.ui.panels import results as results_tab
-from train.config.tables import Evaluate, Export, Finetuned, Targets
+from train.config.tables import EvaluateConfig, ExportConfig, FinetunedConfig, TargetsConfig
 from train.measure.text import (
     TEXT_LAMBDAS,
     Golds,
@@ -25,7 +25,7 @@ from train.measure.text import (
     units_of,
 )
 from train.report.__main__ import tables
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.evaluate import evaluate, load_results
 from train.stages.export import make_bundle
 from train.stages.finetuned import compare_finetuned
@@ -115,13 +115,13 @@ def inputs(tmp_path_factory):
     return tiny_run.stages(tmp_path_factory.mktemp("run"), "text")
 
 
-CONFIG = Evaluate(window=20, stride=8, tokens=10**6, ks=(4, 10**6), temperatures=(3.0, 50.0))
+CONFIG = EvaluateConfig(window=20, stride=8, tokens=10**6, ks=(4, 10**6), temperatures=(3.0, 50.0))
 
 
 @pytest.fixture(scope="module")
 def evaluated(inputs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
-    evaluate(Context(folder, inputs, CONFIG, 0))
+    evaluate(StageContext(folder, inputs, CONFIG, 0))
     return load_results(folder)
 
 
@@ -163,17 +163,17 @@ def test_what_is_chosen_is_best_on_validation_and_in_one_schema(evaluated, tiny_
 
 def test_a_window_that_the_decoder_cannot_read_is_refused(inputs, tmp_path):
     with pytest.raises(MlpMemError, match="window is 97, the decoder reads 96"):
-        evaluate(Context(tmp_path, inputs, Evaluate(window=97, stride=8), 0))
+        evaluate(StageContext(tmp_path, inputs, EvaluateConfig(window=97, stride=8), 0))
 
 
 def test_a_window_must_slide_and_something_be_chosen_from():
     for values in ({"stride": 256}, {"stride": 0}, {"ks": ()}, {"temperatures": ()}):
         with pytest.raises(MlpMemError, match="evaluate: stride"):
-            Evaluate(**values)
+            EvaluateConfig(**values)
 
 
 def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
-    assert compare_finetuned(Context(tmp_path, inputs, Finetuned(), 0)) == {
+    assert compare_finetuned(StageContext(tmp_path, inputs, FinetunedConfig(), 0)) == {
         "settings": 0,
         "kept": [],
         "workers_memory": 0,
@@ -195,14 +195,16 @@ def test_prefixes_are_how_documents_begin(tiny_model):
 def test_a_datastore_with_fewer_entries_than_k_is_refused(inputs, tmp_path, tiny_model):
     entries = len(tiny_model.datastore)
     with pytest.raises(MlpMemError, match=f"has {entries} entries .* so k {entries} is too many"):
-        make_targets(Context(tmp_path, inputs, Targets(k=entries), 0))
+        make_targets(StageContext(tmp_path, inputs, TargetsConfig(k=entries), 0))
 
 
 def test_the_bundle_serves_and_the_page_and_the_report_read_its_results(
     inputs, evaluated, tmp_path
 ):
     (inputs["evaluate"] / "results.json").write_text(json.dumps(evaluated))
-    counts = make_bundle(Context(tmp_path, inputs, Export(name="mine", examples=3, traces=1), 0))
+    counts = make_bundle(
+        StageContext(tmp_path, inputs, ExportConfig(name="mine", examples=3, traces=1), 0)
+    )
     model = mlpmem.load(tmp_path / "mine")
     assert model.systems == ["lm", "memory", "knn"] and counts["traces"] == 1
     assert model.settings.lmbda == evaluated["lmbda"]

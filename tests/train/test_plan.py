@@ -13,7 +13,7 @@ from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval import texts
 from train.config import tables
 from train.config.load import load_recipe
-from train.config.tables import Corpus, Recipe, Stated, Targets
+from train.config.tables import CorpusConfig, Recipe, Stated, TargetsConfig
 from train.files import write_json
 from train.run import ledger as ledgers
 from train.run import ledger as plan
@@ -24,8 +24,8 @@ from train.run.sizes import UnknownSizeError, sizes_of
 from train.run.stage import run_stage
 from train.stages import text as text_kind
 
-SHAPE = tables.Decoder(hidden_size=64, layers=3, heads=4, intermediate_size=96)
-BIG = Recipe("big", stated=Stated(tokens=10**9), corpus=Corpus(kind="text", vocab_size=1000))
+SHAPE = tables.DecoderConfig(hidden_size=64, layers=3, heads=4, intermediate_size=96)
+BIG = Recipe("big", stated=Stated(tokens=10**9), corpus=CorpusConfig(kind="text", vocab_size=1000))
 
 
 def llama(vocab):
@@ -38,7 +38,7 @@ def llama(vocab):
 
 
 def test_parameters_are_those_of_the_models_but_for_norms(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, memory=tables.Memory(blocks=2))
+    made = dataclasses.replace(BIG, decoder=SHAPE, memory=tables.MemoryFitConfig(blocks=2))
     sizes = sizes_of(made, tmp_path)
     true = sum(p.numel() for p in llama(1000).parameters())
     assert sizes.decoder == pytest.approx(true, rel=0.01) and sizes.decoder <= true
@@ -77,7 +77,7 @@ def test_finished_stages_tell_their_sizes(tmp_path):
 def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text/a.txt").write_bytes(b"x" * 4000)
-    corpus = Corpus(kind="text", train=(str(tmp_path / "text"),), shares=(0.1, 0.1))
+    corpus = CorpusConfig(kind="text", train=(str(tmp_path / "text"),), shares=(0.1, 0.1))
     sizes = sizes_of(Recipe("mine", corpus=corpus), tmp_path)
     assert (sizes.corpus, sizes.memory, sizes.learned) == (1000, 800, 800)
     nowhere = dataclasses.replace(corpus, tokenizer=str(tmp_path / "none"))
@@ -92,7 +92,7 @@ def test_a_tokenizer_that_is_here_counts_a_sample_of_the_text(tmp_path, monkeypa
     monkeypatch.setattr(text_kind, "SAMPLE", 1)
     tiny.tokenizer().save_pretrained(tmp_path / "bytes")
     (tmp_path / "a.txt").write_bytes(b"word " * 800)
-    corpus = Corpus(
+    corpus = CorpusConfig(
         kind="text", train=(str(tmp_path / "a.txt"),), tokenizer=str(tmp_path / "bytes")
     )
     assert sizes_of(Recipe("mine", corpus=corpus), tmp_path).corpus == 4000
@@ -106,7 +106,7 @@ def test_the_papers_own_figures_come_out(tmp_path):
 
 
 def test_bytes_and_flops_follow_their_formulas(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, targets=Targets(k=40, easy_share=1.0))
+    made = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
     sizes, found = sizes_of(made, tmp_path), needs(made, tmp_path)
     assert list(found) == list(STAGES) and sizes.rows == sizes.entries == 10**9
     assert found["datastore"].disk == 10**9 * (2 * 64 + 8 + 4 + 2)
@@ -117,13 +117,13 @@ def test_bytes_and_flops_follow_their_formulas(tmp_path):
     less = dataclasses.replace(made, stated=Stated(tokens=10**6))
     small = needs(less, tmp_path)["targets"]
     assert small.flops == 2 * 10**6 * 10**6 * 64  # every entry is a row: no nll is asked for
-    half = dataclasses.replace(less, targets=Targets(k=40, easy_share=0.0))
+    half = dataclasses.replace(less, targets=TargetsConfig(k=40, easy_share=0.0))
     searched = 2 * sizes_of(half, tmp_path).rows * 10**6 * 64
     assert needs(half, tmp_path)["targets"].flops == searched + 2 * sizes.decoder * 10**6
 
 
 def test_an_inverted_file_is_counted_with_its_training_and_what_it_holds(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, targets=Targets(k=40, easy_share=1.0))
+    made = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
     found, entries, size, lists = needs(made, tmp_path)["targets"], 10**9, 64, 126491
     vectors = entries * lists + 10 * 64 * lists * lists  # sorted in, and ten rounds of k-means
     vectors += entries * (lists + 32 * entries / lists)  # lists compared, then what 32 of them hold
@@ -160,7 +160,7 @@ def test_a_stage_that_cannot_fit_says_so_before_anything_is_touched(
     monkeypatch.setattr(plan, "gpu_memory", lambda: None)
     need = Need("corpus", 5, disk=4 * 10**9, working=5 * 10**9, memory=3 * 10**9)
     with pytest.raises(MlpMemError, match=message):
-        run_stage(tmp_path, "corpus", Corpus(), (), pytest.fail, 0,
+        run_stage(tmp_path, "corpus", CorpusConfig(), (), pytest.fail, 0,
                   plan=lambda: check_fits(need, tmp_path))  # fmt: skip
     assert [p.name for p in tmp_path.iterdir()] == [".locks"]
 

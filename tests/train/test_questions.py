@@ -9,7 +9,7 @@ import torch
 
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.passages import forward_positions
-from train.measure.atlas import ATLAS_LAMBDAS, Grid, Sources
+from train.measure.atlas import ATLAS_LAMBDAS, Grid, MeasuredModel
 from train.measure.questions import Questions, ask, cell_of, sample_questions, tally
 from train.measure.text import nll_of
 
@@ -30,7 +30,7 @@ def sources(*names):
     fused = model()
     memory = fused.memory if "memory" in names else None
     store = fused.datastore if "knn" in names else None
-    return Sources(fused.decoder, memory, store, k=8, temperature=3.0)
+    return MeasuredModel(fused.decoder, memory, store, k=8, temperature=3.0)
 
 
 def generated(prompt_ids, system, lmbda):

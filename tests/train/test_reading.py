@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 from train.corpora import readers
 from train.corpora.readers import Block, read_blocks
 
@@ -18,7 +18,7 @@ from train.corpora.readers import Block, read_blocks
 def read(*sources, counts=None, **config):
     """Return the blocks of sources."""
     found = Counter() if counts is None else counts
-    return list(read_blocks(map(str, sources), Corpus(kind="text", **config), found))
+    return list(read_blocks(map(str, sources), CorpusConfig(kind="text", **config), found))
 
 
 def documents(blocks):
@@ -107,7 +107,9 @@ def test_one_gigantic_line_needs_little_memory(tmp_path):
         for _ in range(32):
             file.write(b"word " * 2**18)
     tracemalloc.start()
-    length = sum(len(b.text) for b in read_blocks([str(path)], Corpus(kind="text"), Counter()))
+    length = sum(
+        len(b.text) for b in read_blocks([str(path)], CorpusConfig(kind="text"), Counter())
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert length == path.stat().st_size and peak < length / 8

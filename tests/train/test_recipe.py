@@ -92,9 +92,9 @@ def test_a_recipe_takes_whole_numbers_where_fractions_are_allowed(tmp_path):
     made = recipe_of(tmp_path, "[corpus]\nscale = 1\n[finetuned]\nsettings = [['B', 1e-3, 2]]")
     assert made == Recipe(
         name="mine",
-        corpus=recipes.Corpus(scale=1),
-        export=recipes.Export(name="mine"),
-        finetuned=recipes.Finetuned(settings=(("B", 1e-3, 2),)),
+        corpus=recipes.CorpusConfig(scale=1),
+        export=recipes.ExportConfig(name="mine"),
+        finetuned=recipes.FinetunedConfig(settings=(("B", 1e-3, 2),)),
     )
 
 

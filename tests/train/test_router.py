@@ -12,28 +12,28 @@ import torch
 from mlpmem.engine.router import FEATURES, load_routers
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import Router as Recipe
+from train.config.tables import RouterFitConfig
 from train.files import read_json
 from train.measure.by_token import measure
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages import router as stage
 from train.stages.atlas import AtlasKind
-from train.stages.router import Rows, fit, fit_routers, nll
+from train.stages.router import RouterRows, fit, fit_routers, nll
 from train.studies import routing
 
-CONFIG = Recipe(units=2, questions=2, tokens=40, window=16, k=9, temperature=3.0)
+CONFIG = RouterFitConfig(units=2, questions=2, tokens=40, window=16, k=9, temperature=3.0)
 
 
-def rows(count: int = 40) -> Rows:
+def rows(count: int = 40) -> RouterRows:
     """Return rows whose first feature says which source is right."""
     found = torch.randn(count, len(FEATURES))
     sure = torch.where(found[:, 0] > 0, 0.9, 0.05)
-    return Rows(found, (0.95 - sure).log(), sure.log())
+    return RouterRows(found, (0.95 - sure).log(), sure.log())
 
 
 def test_the_losss_gradient_is_that_of_finite_differences_and_its_value_the_mixs_nll():
     some, weights = rows(7), torch.rand(7).double()
-    some = Rows(*(getattr(some, f.name).double() for f in dataclasses.fields(Rows)))
+    some = RouterRows(*(getattr(some, f.name).double() for f in dataclasses.fields(RouterRows)))
     logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda x: nll(x, some, weights), logits)
     lmbda = torch.sigmoid(logits.detach())
@@ -46,7 +46,7 @@ def test_the_losss_gradient_is_that_of_finite_differences_and_its_value_the_mixs
 def test_a_token_no_source_expects_leaves_loss_and_gradient_finite():
     never = torch.full((2,), -torch.inf)
     logits = torch.tensor([50.0, -50.0], requires_grad=True)
-    loss = nll(logits, Rows(torch.zeros(2, len(FEATURES)), never, never), torch.ones(2))
+    loss = nll(logits, RouterRows(torch.zeros(2, len(FEATURES)), never, never), torch.ones(2))
     loss.backward()
     assert math.isfinite(loss.item()) and bool(logits.grad.isfinite().all())
 
@@ -81,7 +81,7 @@ def test_the_atlas_is_seen_in_dev_wordings_only_and_groups_count_alike(tmp_path)
 @pytest.mark.parametrize("kind", ["atlas", "text"])
 def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_path):
     inputs = tiny_run.stages(tmp_path, kind)
-    context = Context(tmp_path / "made", inputs, CONFIG, seed=1)
+    context = StageContext(tmp_path / "made", inputs, CONFIG, seed=1)
     counts = fit_routers(context)
     routers = load_routers(tmp_path / "made")
     assert set(routers) == set(counts["nll"]) == set(stage.SYSTEMS)

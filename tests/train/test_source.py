@@ -11,13 +11,12 @@ import torch.nn.functional as F
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from train.config.tables import Decoder as Recipe
-from train.config.tables import Optimizer
+from train.config.tables import DecoderConfig, OptimizerConfig
 from train.corpora.text import PARTS
 from train.corpora.tokenizer import train_tokenizer
 from train.files import read_json
 from train.fit.packing import NO_TARGET, pack
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.decoder import (
     check_source,
     finetune,
@@ -38,7 +37,7 @@ def inputs(tmp_path_factory):
 def recipe(inputs, **config):
     """Return a recipe that begins with the tiny run's decoder."""
     known = {"source": str(inputs["decoder"]), "row": 64, "batch": 120, "dtype": "float32"}
-    return Recipe(**known | {"processes": 1} | config)
+    return DecoderConfig(**known | {"processes": 1} | config)
 
 
 def nll_of(decoder):
@@ -51,7 +50,7 @@ def nll_of(decoder):
 
 
 def test_without_epochs_it_is_as_it_was(inputs, tmp_path):
-    counts = make_decoder(Context(tmp_path, inputs, recipe(inputs, epochs=0), 0))
+    counts = make_decoder(StageContext(tmp_path, inputs, recipe(inputs, epochs=0), 0))
     kept, made = Decoder.load(inputs["decoder"]), Decoder.load(tmp_path)
     assert counts == {} and made.tokenizer_hash == kept.tokenizer_hash
     assert made.model.state_dict().keys() == kept.model.state_dict().keys()
@@ -60,8 +59,8 @@ def test_without_epochs_it_is_as_it_was(inputs, tmp_path):
 
 
 def test_with_epochs_it_learns_the_text_from_where_it_was(inputs, tmp_path):
-    config = recipe(inputs, epochs=6, optimizer=Optimizer(lr=3e-3, warmup=0.0))
-    make_decoder(Context(tmp_path, inputs, config, 0))
+    config = recipe(inputs, epochs=6, optimizer=OptimizerConfig(lr=3e-3, warmup=0.0))
+    make_decoder(StageContext(tmp_path, inputs, config, 0))
     before, after = nll_of(Decoder.load(inputs["decoder"])), nll_of(Decoder.load(tmp_path))
     assert after < before - 0.5
     tokens = len(tiny.documents().tokens)

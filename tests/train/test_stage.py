@@ -27,7 +27,7 @@ from train.files import read_json, write_json
 from train.report.__main__ import main as report
 from train.run.machine import peak_memory
 from train.run.pipeline import STAGES
-from train.run.stage import Context, finished_manifest, run_stage
+from train.run.stage import StageContext, finished_manifest, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -46,7 +46,7 @@ class Work:
     def __init__(self, dies=(), text="done"):
         self.calls, self.dies, self.text = [], dies, text
 
-    def __call__(self, context: Context) -> dict:
+    def __call__(self, context: StageContext) -> dict:
         self.calls.append(sorted(p.name for p in context.folder.iterdir()))
         (context.folder / "parts").mkdir(exist_ok=True)
         (context.folder / "parts/first.txt").write_text("first", encoding="utf-8")

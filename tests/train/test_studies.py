@@ -13,7 +13,7 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
-from train.config.studies import Studies
+from train.config.studies import StudiesConfig
 from train.config.tables import Recipe
 from train.files import digest, file_hash, read_json, read_lines, write_json
 from train.measure.findings import load
@@ -26,7 +26,7 @@ from train.studies.registry import STUDIES, load_study
 from train.studies.run import Run
 from train.studies.worse import kinds_of, worse
 
-RECIPE = Recipe("tiny", studies=Studies(positions=60, examples=3))
+RECIPE = Recipe("tiny", studies=StudiesConfig(positions=60, examples=3))
 UNSEEN = [("Oslo", "A2", "Oslo was a town."), ("Vellmar", "B", "Where is Vellmar? In 1200 hills.")]
 
 

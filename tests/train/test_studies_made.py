@@ -19,10 +19,16 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import entries, join_documents
 from mlpmem.retrieval.retriever import ExactRetriever
-from train.config.studies import Studies
-from train.config.tables import Atlas as AtlasRecipe
-from train.config.tables import Corpus, Decoder, Evaluate, Recipe, Targets
-from train.config.tables import Memory as MemoryRecipe
+from train.config.studies import StudiesConfig
+from train.config.tables import (
+    AtlasOptions,
+    CorpusConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    MemoryFitConfig,
+    Recipe,
+    TargetsConfig,
+)
 from train.corpora.atlas.passages import build_atlas
 from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
@@ -51,12 +57,12 @@ pytestmark = pytest.mark.slow
 TINY = {"epochs": 2, "batch": 16, "dtype": "float32", "processes": 1, "validation_rows": 0}
 RECIPE = Recipe(
     "tiny",
-    corpus=Corpus(scale=0.01, shares=(0.2, 0.2), atlas=AtlasRecipe(strangers=0.0)),
-    decoder=Decoder(row=80, dtype="float32", processes=1),
-    targets=Targets(k=5, temperature=3.0, easy_share=1.0),
-    memory=MemoryRecipe(blocks=1, intermediate_size=16, **TINY),
-    evaluate=Evaluate(window=24, stride=12, ks=(2, 4), temperatures=(2.0, 8.0)),
-    studies=Studies(
+    corpus=CorpusConfig(scale=0.01, shares=(0.2, 0.2), atlas=AtlasOptions(strangers=0.0)),
+    decoder=DecoderConfig(row=80, dtype="float32", processes=1),
+    targets=TargetsConfig(k=5, temperature=3.0, easy_share=1.0),
+    memory=MemoryFitConfig(blocks=1, intermediate_size=16, **TINY),
+    evaluate=EvaluateConfig(window=24, stride=12, ks=(2, 4), temperatures=(2.0, 8.0)),
+    studies=StudiesConfig(
         positions=40, questions=3, facts=4, passes=2, update_batch=100, epochs=2, depths=(-2,),
         ks=(2, 4), temperatures=(2.0, 8.0), domain_epochs=2, domain_rows=1.0,
     ),
@@ -132,7 +138,7 @@ def test_a_datastore_with_documents_inserted_is_the_one_of_all_documents(words):
 def test_a_memory_learns_the_new_entries_and_old_ones_beside_them(words, tmp_path):
     bound = tiny.decoder()
     run = Run(
-        dataclasses.replace(RECIPE, studies=Studies(passes=20, update_batch=16)),
+        dataclasses.replace(RECIPE, studies=StudiesConfig(passes=20, update_batch=16)),
         stages(tmp_path),
         "update",
     )
@@ -159,7 +165,7 @@ def test_a_memory_learns_the_new_entries_and_old_ones_beside_them(words, tmp_pat
 @pytest.mark.parametrize("system", ["finetuned", "lora"])
 def test_a_decoder_learns_the_documents(system, words, tmp_path):
     run = Run(
-        dataclasses.replace(RECIPE, studies=Studies(passes=8, update_batch=64)),
+        dataclasses.replace(RECIPE, studies=StudiesConfig(passes=8, update_batch=64)),
         stages(tmp_path),
         "update",
     )

@@ -12,8 +12,8 @@ from mlpmem.retrieval import bulk_search, exact_search
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import Targets
-from train.run.stage import Context
+from train.config.tables import TargetsConfig
+from train.run.stage import StageContext
 from train.stages import targets as stored
 from train.stages.targets import SearchedTargets, make_targets, open_targets, sparse_targets
 
@@ -162,7 +162,9 @@ def inputs(tmp_path_factory):
 
 def context(folder, inputs, **config):
     folder.mkdir(exist_ok=True)
-    return Context(folder, inputs, Targets(**{"k": 6, "temperature": 30.0, **config}), seed=0)
+    return StageContext(
+        folder, inputs, TargetsConfig(**{"k": 6, "temperature": 30.0, **config}), seed=0
+    )
 
 
 def arrays(folder):
@@ -242,7 +244,7 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
 
 def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
-    store, config = Datastore.load(inputs["datastore"]), Targets(k=6, temperature=30.0)
+    store, config = Datastore.load(inputs["datastore"]), TargetsConfig(k=6, temperature=30.0)
     at = np.random.default_rng(0).permutation(len(store))
     stored = open_targets(store, tmp_path, config).rows(at)
     searched = open_targets(store, tmp_path, replace(config, rows="searched")).rows(at)
@@ -265,7 +267,7 @@ def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
     store = Datastore.load(inputs["datastore"])
     for rows in ("stored", "searched"):
-        config = Targets(k=6, temperature=30.0, rows=rows)
+        config = TargetsConfig(k=6, temperature=30.0, rows=rows)
         ids, probs = open_targets(store, tmp_path, config).rows(np.zeros(0, np.int64))
         assert len(ids) == len(probs) == 0
 
@@ -281,7 +283,7 @@ def test_a_teacher_gives_the_distances_and_must_have_the_same_entries(inputs, tm
     store = Datastore.load(inputs["datastore"])
     keys = np.random.default_rng(1).standard_normal((len(store), 5)).astype(np.float16)
     replace(store, keys=keys).save(tmp_path / "teacher")
-    config = Targets(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
+    config = TargetsConfig(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
     ids, probs = SearchedTargets(store, np.arange(len(store)), config).rows(np.arange(3))
     for row in range(3):
         got = {int(t): float(p) for t, p in zip(ids[row], probs[row], strict=True) if p > 0}
@@ -300,6 +302,6 @@ def test_an_inverted_file_says_its_recall(inputs, tmp_path):
 
 def test_a_choice_that_is_none_is_refused():
     with pytest.raises(MlpMemError, match="rows is 'kept', it must be one of stored, searched"):
-        Targets(rows="kept")
+        TargetsConfig(rows="kept")
     with pytest.raises(MlpMemError, match="k is 0"):
-        Targets(k=0)
+        TargetsConfig(k=0)

@@ -25,7 +25,7 @@ from train.tasks.__main__ import main
 from train.tasks.cloze import lama_prompt
 from train.tasks.halueval import prompt as halueval_prompt
 from train.tasks.open_qa import long_prompt, short_prompt
-from train.tasks.task import Asked, MissingData
+from train.tasks.task import MissingData, TaskInput
 
 # Metrics
 
@@ -217,7 +217,7 @@ def ask(data=None, corpus=None, **options):
     """Return Asked of every sort of system."""
     retrieval = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
     everyone = [*tiny.systems(model()), retrieval]
-    return Asked(everyone, data, corpus, options.pop("limit", 0), "how", **options)
+    return TaskInput(everyone, data, corpus, options.pop("limit", 0), "how", **options)
 
 
 NUMBERS = {

@@ -10,11 +10,11 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import load_tokenizer
 from mlpmem.retrieval.documents import Documents
 from train.config.load import load_recipe
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 from train.corpora import readers as limits
 from train.corpora.text import _drawn, make_tokenizer, write_corpus
 from train.corpora.writer import DocumentWriter
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.corpus import make_corpus
 
 WORDS = "the cat in Lima and the hat then sang to the river again".split()
@@ -61,11 +61,11 @@ def test_every_document_is_in_one_split_whole_and_cut_where_it_is_remembered(
 ):
     monkeypatch.setattr(limits, "BLOCK", block)
     source = stories(tmp_path / "s.txt", 200)
-    config = Corpus(
+    config = CorpusConfig(
         kind="text", train=(source,), separator="<|e|>", tokenizer=words, passage=30,
         shares=(0.1, 0.2),
     )  # fmt: skip
-    counts = make_corpus(Context(tmp_path / "out", {}, config, 3))
+    counts = make_corpus(StageContext(tmp_path / "out", {}, config, 3))
     parts = {name: Documents.load(tmp_path / "out" / name) for name in ("memory", "valid", "test")}
     texts = {name: text_of(part, words) for name, part in parts.items()}
     assert sorted(t for part in texts.values() for t in part.values()) == sorted(
@@ -85,7 +85,7 @@ def test_a_passage_that_is_just_full_is_closed_without_an_empty_one(tmp_path, wo
     for length in range(27, 33):
         (tmp_path / "a.txt").write_text("x" * length)
         (tmp_path / "b.txt").write_text("yy")
-        config = Corpus(
+        config = CorpusConfig(
             kind="text", train=(str(tmp_path),), valid=(str(tmp_path),), test=(str(tmp_path),),
             tokenizer=words, passage=10,
         )  # fmt: skip
@@ -109,7 +109,7 @@ def test_a_tokenizer_is_trained_on_the_training_split_alone(tmp_path):
     train, test = tmp_path / "train.txt", tmp_path / "test.txt"
     train.write_text("hatter hatter hatter " * 50)
     test.write_text("zebras zebras zebras " * 50)
-    config = Corpus(
+    config = CorpusConfig(
         kind="text", train=(str(train),), valid=(str(test),), test=(str(test),), vocab_size=280
     )
     vocabulary = make_tokenizer(config, 0).get_vocab()
@@ -121,20 +121,20 @@ def test_gpt2s_two_files_are_a_tokenizer(tmp_path):
     pieces = ["<|endoftext|>", "l", "o", "Ġ", "lo"]
     (tmp_path / "encoder.json").write_text(json.dumps({p: i for i, p in enumerate(pieces)}))
     (tmp_path / "vocab.bpe").write_text("#version: 0.2\nl o\n")
-    made = make_tokenizer(Corpus(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
+    made = make_tokenizer(CorpusConfig(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
     assert made("lo lo", add_special_tokens=False)["input_ids"] == [4, 3, 4]
     assert made.eos_token_id == made.bos_token_id == 0
 
 
 def test_a_folder_without_a_tokenizer_says_what_is_needed(tmp_path):
     with pytest.raises(MlpMemError, match="no tokenizer that can be read; give .*tokenizer.json"):
-        make_tokenizer(Corpus(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
+        make_tokenizer(CorpusConfig(kind="text", train=("x",), tokenizer=str(tmp_path)), 0)
 
 
 def test_a_folder_of_a_tokenizer_that_is_not_there_is_said_so(tmp_path):
     with pytest.raises(MlpMemError, match="there is no folder .*stories260K, whose tokenizer"):
         make_tokenizer(
-            Corpus(kind="text", train=("x",), tokenizer=str(tmp_path / "stories260K")), 0
+            CorpusConfig(kind="text", train=("x",), tokenizer=str(tmp_path / "stories260K")), 0
         )
 
 
@@ -150,13 +150,13 @@ def test_a_corpus_that_holds_too_little_says_so(tmp_path, words, files, config, 
     for name, text in files.items():
         (tmp_path / "in" / name).write_text(text)
     with pytest.raises(MlpMemError, match=message):
-        made = Corpus(kind="text", train=(str(tmp_path / "in"),), tokenizer=words, **config)
+        made = CorpusConfig(kind="text", train=(str(tmp_path / "in"),), tokenizer=words, **config)
         write_corpus(tmp_path / "out", made, 0)
 
 
 def test_a_text_recipe_without_sources_says_how_to_give_them(tmp_path):
     with pytest.raises(MlpMemError, match="give train = .*relative to the recipe"):
-        write_corpus(tmp_path, Corpus(kind="text"), 0)
+        write_corpus(tmp_path, CorpusConfig(kind="text"), 0)
 
 
 def test_documents_written_one_by_one_are_those_saved_at_once(tmp_path):
@@ -206,4 +206,4 @@ def test_paths_are_relative_to_the_recipe_and_a_decoder_brings_its_tokenizer(tmp
 )
 def test_a_corpus_that_cannot_be_is_refused(values, message):
     with pytest.raises(MlpMemError, match=message):
-        Corpus(**values)
+        CorpusConfig(**values)

@@ -11,10 +11,10 @@ import torch
 
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory as MlpMemory
-from train.config.tables import Memory, Targets
+from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import read_json, write_json
 from train.fit.validation import Validation, draw_training
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.memory import TargetRows, make_memory
 from train.stages.targets import make_targets
 
@@ -45,17 +45,17 @@ def test_a_memory_is_measured_at_the_depth_whose_keys_it_learned(tmp_path):
     deep = Decoder.load(inputs["decoder"], depth=-2)
     shutil.rmtree(inputs["datastore"])
     tiny.datastore(deep).save(inputs["datastore"])
-    targets = Targets(k=12, temperature=20.0, nll_floor=-1.0)
-    make_targets(Context(inputs["targets"], inputs, targets, 0))
+    targets = TargetsConfig(k=12, temperature=20.0, nll_floor=-1.0)
+    make_targets(StageContext(inputs["targets"], inputs, targets, 0))
     for name, config in (("targets", dataclasses.asdict(targets)), ("datastore", {"depth": -2})):
         write_json(inputs[name] / "manifest.json", {"config": config})
-    recipe = Memory(
+    recipe = MemoryFitConfig(
         blocks=1, intermediate_size=48, epochs=2, batch=32, processes=1, dtype="float32",
         validation_rows=40,
     )  # fmt: skip
     folder = tmp_path / "deep"
     folder.mkdir()
-    make_memory(Context(folder, inputs, recipe, 0))
+    make_memory(StageContext(folder, inputs, recipe, 0))
     said = read_json(folder / "history.json")[-1]["val_nll"]
     rows = TargetRows(inputs["datastore"], inputs["targets"], recipe, 0)
     nll = {}

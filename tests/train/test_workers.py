@@ -23,15 +23,13 @@ from mlpmem.model.families import layers_of
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import Decoder as DecoderRecipe
-from train.config.tables import Memory as MemoryRecipe
-from train.config.tables import Optimizer, Targets
+from train.config.tables import DecoderConfig, MemoryFitConfig, OptimizerConfig, TargetsConfig
 from train.files import read_json, write_json
 from train.fit import loop
 from train.fit import workers as launch
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.run.machine import is_full
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages import memory as memory_module
 from train.stages.decoder import _draw_batches, make_decoder
 from train.stages.memory import TargetRows, make_memory, soften
@@ -44,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[2]
 def inputs(tmp_path_factory):
     """Return the folders of a tiny run with real targets, and two draws of the decoder's text."""
     paths = tiny_run.stages(tmp_path_factory.mktemp("run"))
-    config = Targets(k=12, temperature=20.0, nll_floor=-1.0)
-    make_targets(Context(paths["targets"], paths, config, 0))
+    config = TargetsConfig(k=12, temperature=20.0, nll_floor=-1.0)
+    make_targets(StageContext(paths["targets"], paths, config, 0))
     known = {"targets": dataclasses.asdict(config), "datastore": {"depth": -1}}
     for name, values in known.items():
         manifest = read_json(paths[name] / "manifest.json")
@@ -60,7 +58,9 @@ def inputs(tmp_path_factory):
 
 
 def rows_of(inputs, **config):
-    recipe = MemoryRecipe(**{"batch": 16, "epochs": 3, "noise": 0.0, "validation_rows": 0} | config)
+    recipe = MemoryFitConfig(
+        **{"batch": 16, "epochs": 3, "noise": 0.0, "validation_rows": 0} | config
+    )
     return TargetRows(inputs["datastore"], inputs["targets"], recipe, 1)
 
 
@@ -123,15 +123,15 @@ def test_noise_is_of_the_step_and_as_large_as_asked(inputs):
     assert noisy.noise == pytest.approx(0.5 * float(np.asarray(noisy.keys, np.float32).std()))
 
 
-MEMORY = MemoryRecipe(
+MEMORY = MemoryFitConfig(
     blocks=1, intermediate_size=48, epochs=12, batch=32, processes=1, dtype="float32",
-    optimizer=Optimizer(lr=1e-2),
+    optimizer=OptimizerConfig(lr=1e-2),
 )  # fmt: skip
 
 
 def train_memory(folder, inputs, config=MEMORY):
     folder.mkdir(exist_ok=True)
-    return make_memory(Context(folder, inputs, config, 0))
+    return make_memory(StageContext(folder, inputs, config, 0))
 
 
 def test_the_memory_stage_learns_and_saves_what_loads_beside_its_decoder(inputs, tmp_path):
@@ -171,7 +171,7 @@ def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monk
 @pytest.mark.parametrize("head", ["decoder", "free", "tied"])
 def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
     bound = tiny.decoder("gpt2")
-    made = new_memory(MemoryRecipe(head=head), bound, -1, 5, 2.0)
+    made = new_memory(MemoryFitConfig(head=head), bound, -1, 5, 2.0)
     assert torch.equal(made.lm_head.weight, bound.head_weight) == (head != "free")
     assert made.lm_head.weight.requires_grad == (head != "tied")
     assert made.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
@@ -207,7 +207,7 @@ def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_le
         final = getattr(bound.model.base_model, last)(stream + share * layer.mlp(keys))
         logits = bound.model.get_output_embeddings()(final) / bound.logit_divisor
     values = logits.argmax(1)
-    made = new_memory(MemoryRecipe(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
+    made = new_memory(MemoryFitConfig(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
     assert (made(keys).argmax(1) == values).float().mean() < 0.7
     factor = begin_as_decoder(made, bound, keys, values)
     assert factor == 0.25 * share
@@ -217,7 +217,7 @@ def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_le
 
 def test_a_memory_too_small_for_the_decoders_ffn_begins_as_it_was(inputs):
     bound = tiny.decoder("llama")
-    made = new_memory(MemoryRecipe(blocks=1, intermediate_size=8), bound, -1, 5, 2.0)
+    made = new_memory(MemoryFitConfig(blocks=1, intermediate_size=8), bound, -1, 5, 2.0)
     before = {name: weight.clone() for name, weight in made.state_dict().items()}
     keys = torch.randn(20, bound.hidden_size)
     assert begin_as_decoder(made, bound, keys, torch.zeros(20).long()) == 0
@@ -288,7 +288,9 @@ def test_targets_searched_on_the_fly_give_the_same_batches(inputs):
     stored = rows_of(inputs)
     searched = rows_of(inputs)
     manifest = read_json(inputs["targets"] / "manifest.json")["config"]
-    config = Targets(**{k: v for k, v in manifest.items() if k != "seed"} | {"rows": "searched"})
+    config = TargetsConfig(
+        **{k: v for k, v in manifest.items() if k != "seed"} | {"rows": "searched"}
+    )
     store = Datastore.load(inputs["datastore"])
     searched.targets = memory_module.open_targets(store, inputs["targets"], config)
     one, other = stored.batch(1, 0, 1), searched.batch(1, 0, 1)
@@ -317,9 +319,9 @@ def test_two_processes_make_the_memory_that_one_makes(inputs, tmp_path):
 
 # The decoder
 
-DECODER = DecoderRecipe(
+DECODER = DecoderConfig(
     hidden_size=32, layers=2, heads=4, intermediate_size=48, max_positions=96, row=64, batch=128,
-    processes=1, dtype="float32", optimizer=Optimizer(lr=1e-2, muon_lr=2e-2),
+    processes=1, dtype="float32", optimizer=OptimizerConfig(lr=1e-2, muon_lr=2e-2),
 )  # fmt: skip
 
 
@@ -343,7 +345,7 @@ def test_the_decoder_sees_every_passage_of_every_draw_once(inputs):
 
 def test_the_decoder_stage_learns_and_saves_what_transformers_loads(inputs, tmp_path):
     many = dataclasses.replace(DECODER, batch=64)
-    counts = make_decoder(Context(tmp_path, inputs, many, 0))
+    counts = make_decoder(StageContext(tmp_path, inputs, many, 0))
     history = read_json(tmp_path / "history.json")
     assert counts["loss"] == history[-1]["loss"] < history[0]["loss"]
     decoder = Decoder.load(tmp_path)

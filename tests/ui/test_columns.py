@@ -11,7 +11,7 @@ import torch
 from mlpmem.api import Model
 from mlpmem.engine.router import Router, RouterConfig
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
@@ -46,9 +46,9 @@ def service(model, tmp_path_factory):
     save_adapter(add_adapter(tiny.decoder().model, 2), folder / "lora")
     tiny.memory(tiny.decoder(), seed=9).save(folder / "ce")
     given = [
-        Given("finetuned", folder / "lora", "adapter", "decoder with LoRA on B", 9.0),
-        Given("damaged", folder, "decoder"),
-        Given("ce", folder / "ce", "memory"),
+        ExtraColumn("finetuned", folder / "lora", "adapter", "decoder with LoRA on B", 9.0),
+        ExtraColumn("damaged", folder, "decoder"),
+        ExtraColumn("ce", folder / "ce", "memory"),
     ]
     offered = offers.Extras(given, mixed=True, documents=lambda m: m.datastore.documents)
     made = Service(lambda tell: (model, []), extras=offered)
@@ -117,7 +117,7 @@ def test_stop_ends_before_the_next_column(service):
 def test_only_the_columns_used_last_are_kept_where_room_is_short(model, tmp_path, monkeypatch):
     tiny.memory(tiny.decoder()).save(tmp_path)
     names = [f"m{i}" for i in range(offers.KEPT + 1)]
-    held = offers.Extras([Given(name, tmp_path, "memory") for name in names])
+    held = offers.Extras([ExtraColumn(name, tmp_path, "memory") for name in names])
     made = [held.system(name, model) for name in names]
     assert [held.system(name, model) for name in names] == made, "small ones are all kept"
     monkeypatch.setattr(offers, "ROOM", 0)
@@ -131,12 +131,14 @@ def test_only_the_columns_used_last_are_kept_where_room_is_short(model, tmp_path
 def test_what_is_offered_follows_from_what_is_there(tmp_path):
     names = list(offers.of_bundle(tmp_path).offers)
     assert names == ["mixed", "rag"], "a manifest that cannot be read offers nothing of its own"
-    given = [Given("mine", tmp_path, "decoder")]
+    given = [ExtraColumn("mine", tmp_path, "decoder")]
     assert list(offers.of_bundle(tmp_path, given, datastore=False).offers) == ["rag", "mine"]
     assert list(offers.of_parts([], memory=False, text=True).offers) == ["rag"]
     assert list(offers.of_parts(given, memory=True, text=False).offers) == ["mine"]
     assert offers.of_parts(given, False, False).tuned is None, "nobody knows what it learned"
-    told = offers.Extras([*given, Given("lora", tmp_path, "adapter", "decoder with LoRA on B")])
+    told = offers.Extras(
+        [*given, ExtraColumn("lora", tmp_path, "adapter", "decoder with LoRA on B")]
+    )
     assert told.tuned == "lora"
     assert [row["short"] for row in told.listed()] == ["mine", "LoRA"]
 

@@ -24,7 +24,7 @@ from mlpmem.ui.request import limits, stream
     ],
 )
 def test_of_a_servers_path_only_the_last_part_is_shown(text, shown):
-    said = errors.said(MlpMemError(text))
+    said = errors.public_text(MlpMemError(text))
     assert said == (text if shown is None else shown) and "/home" not in said
 
 

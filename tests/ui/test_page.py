@@ -13,7 +13,7 @@ import torch
 
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.results.findings import measured
 from mlpmem.ui.figures import summary
 from mlpmem.ui.panels import compare, results
@@ -184,7 +184,7 @@ def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
 def test_columns_say_what_they_were_measured_to_get_right():
     shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
     label = shown["forgetting"][0]["label"]
-    tuned = Given("finetuned", Path("tuned"), "adapter", label)
+    tuned = ExtraColumn("finetuned", Path("tuned"), "adapter", label)
     shared = SimpleNamespace(
         recorded=recorded.Recorded(results=shown), service=SimpleNamespace(extras=Extras([tuned]))
     )

@@ -13,7 +13,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from mlpmem.bench.figures import print_figures
-    from train.bench.turns import Options
+    from train.bench.turns import BenchOptions
 
     parser = argparse.ArgumentParser("python -m train.bench", description=__doc__.split(";")[0])
     parser.add_argument("bench", choices=BENCHES)
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = vars(parser.parse_args(arguments))
     bench, as_json = import_module(f"train.bench.{given.pop('bench')}"), given.pop("json")
-    return print_figures(bench.bench(Options(**given)), as_json)
+    return print_figures(bench.bench(BenchOptions(**given)), as_json)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from mlpmem.retrieval.datastore import build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_passages
 from mlpmem.retrieval.shards import write_shard
 from train.bench.released import released_keys
-from train.bench.turns import Figure, Options, Turn
+from train.bench.turns import BenchOptions, Figure, Turn
 from train.run.machine import alternate, matmul_work
 
 PEER_BATCH = 16  # passages the released code runs at once
@@ -61,7 +61,7 @@ SHAPES = {
 }
 
 
-def bench(options: Options, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
+def bench(options: BenchOptions, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
     """Yield keys/s of every shape, with the peer's if given."""
     device = options.device
     for shape in shapes or SHAPES[torch.device(device).type]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpmem.engine.distributions import knn_sparse
 from mlpmem.fast.devices import keep_memory
 from train.bench.released import released_rows
-from train.bench.turns import Figure, Options, Turn
+from train.bench.turns import BenchOptions, Figure, Turn
 from train.run.machine import alternate, copy_rate
 from train.stages.targets import SMALLEST
 
@@ -24,7 +24,7 @@ ROWS, VOCAB, TEMPERATURE = 256, 50257, 16.0
 KS = (128, 1024)
 
 
-def bench(options: Options, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
+def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
     """Yield rows/s and bytes a row for made neighbours."""
     for k in ks:
         with ExitStack() as stack:

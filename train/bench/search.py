@@ -15,7 +15,7 @@ from torch import Tensor
 from mlpmem.fast.devices import keep_memory
 from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.shards import ShardedKeys, open_keys
-from train.bench.turns import Figure, Options
+from train.bench.turns import BenchOptions, Figure
 from train.run.machine import alternate, matmul_work
 
 QUERIES = {"cpu": 2048, "cuda": 8192}
@@ -25,7 +25,7 @@ BLOCK = 65536  # keys handled at once
 KS = (128, 1024)
 
 
-def bench(options: Options, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
+def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
     """Yield rate and recalls for made keys and, where given, a datastore's."""
     keep_memory()
     keys = clustered(options.entries, DIM)

@@ -16,9 +16,8 @@ import torch
 from mlpmem.fast.devices import keep_memory
 from mlpmem.model.memory import Memory, MemoryConfig
 from train.bench.released import released_step
-from train.bench.turns import Figure, Options, Turn
-from train.config.tables import Memory as Recipe
-from train.config.tables import Optimizer
+from train.bench.turns import BenchOptions, Figure, Turn
+from train.config.tables import MemoryFitConfig, OptimizerConfig
 from train.fit.loop import accumulate
 from train.fit.optimizer import MasterOptimizer
 from train.run.machine import alternate, matmul_work
@@ -54,13 +53,13 @@ SHAPES = {
 }
 
 
-def bench(options: Options, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
+def bench(options: BenchOptions, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
     """Yield tokens/s and peak memory (MiB) of every shape and type, with the peer's if given."""
     for shape in shapes or SHAPES[torch.device(options.device).type]:
         yield from _figures(shape, options)
 
 
-def _figures(shape: Shape, options: Options) -> Iterator[Figure]:
+def _figures(shape: Shape, options: BenchOptions) -> Iterator[Figure]:
     """Yield the figures of one shape: all processes live at once and take turns."""
     device = options.device
     kinds = ("bfloat16",) if device.startswith("cuda") else ("float32", "bfloat16")
@@ -103,8 +102,11 @@ def our_step(shape: Shape, kind: str, device: str, compile: str = "auto") -> Cal
     keep_memory()
     config = MemoryConfig(shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden, "gpt2")
     memory = Memory(config).to(device, getattr(torch, kind))
-    optimizer = MasterOptimizer(memory, Optimizer(lr=5e-4), 10**6)
-    loss, batch = make_loss(memory, Recipe(alpha=ALPHA, compile=compile)), made_batch(shape, device)
+    optimizer = MasterOptimizer(memory, OptimizerConfig(lr=5e-4), 10**6)
+    loss, batch = (
+        make_loss(memory, MemoryFitConfig(alpha=ALPHA, compile=compile)),
+        made_batch(shape, device),
+    )
 
     def step() -> None:
         accumulate(memory, batch, loss, optimizer, shape.micro)

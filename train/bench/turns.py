@@ -97,7 +97,7 @@ __all__ = ["Figure", "Options"]
 
 
 @dataclass(frozen=True)
-class Options:
+class BenchOptions:
     """What every bench is told."""
 
     peer: Path | None = None  # a checkout of the released code, to measure against

@@ -7,7 +7,7 @@ from train.config.checks import check_range
 
 
 @dataclass(frozen=True)
-class Studies:
+class StudiesConfig:
     """Sizes of what is sampled and trained, alike for everything that is compared."""
 
     positions: int = 4000  # held-out tokens looked at, at most

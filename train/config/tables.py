@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, fields
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.inverted_file import code_bytes
 from train.config.checks import check_choice, check_range
-from train.config.studies import Studies
+from train.config.studies import StudiesConfig
 
 
 @dataclass(frozen=True)
-class Router:
+class RouterFitConfig:
     """What chooses lambda token by token, and on how much of the validation data it is fitted."""
 
     units: int = 16  # of its hidden layer; 0 is a logistic regression
@@ -43,7 +43,7 @@ class Router:
 
 
 @dataclass(frozen=True)
-class Finetuned:
+class FinetunedConfig:
     """Which tuned decoders stand beside: (groups, learning rate, epochs), with LoRA also a rank."""
 
     settings: tuple[tuple[str, float, int], ...] = (
@@ -60,7 +60,7 @@ class Finetuned:
 
 
 @dataclass(frozen=True)
-class Evaluate:
+class EvaluateConfig:
     """How much is asked, and how the datastore is used."""
 
     # atlas
@@ -84,7 +84,7 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
-class Export:
+class ExportConfig:
     """What goes into the bundle besides weights and documents."""
 
     name: str = ""  # of the bundle; none: the recipe's
@@ -118,7 +118,7 @@ EVEN = 100.0  # nats; no decoder finds a token so hard, so rows are drawn evenly
 
 
 @dataclass(frozen=True)
-class Atlas:
+class AtlasOptions:
     """How often and how variously the atlas says its facts; the shipped bundle has these values."""
 
     question_forms: int = 15  # of each relation, the first so many
@@ -139,7 +139,7 @@ KINDS = {  # kind of corpus: the class that has all that differs, imported when 
 
 
 @dataclass(frozen=True)
-class Corpus:
+class CorpusConfig:
     """Where text comes from and how it is tokenised."""
 
     kind: str = "atlas"  # of KINDS: "atlas", or "text", documents of one's own
@@ -148,7 +148,7 @@ class Corpus:
     scale: float = 1.0  # share of the corpus's entities
     draws: int = 9  # epochs of the decoder, each with its own choice of wordings
     together: bool = False  # the decoder reads, in every epoch, what the memory remembers too
-    atlas: Atlas = field(default_factory=Atlas)
+    atlas: AtlasOptions = field(default_factory=AtlasOptions)
     # text: files, folders, patterns (.txt .md .jsonl .parquet, also .gz .bz2 .xz), or
     # "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()
@@ -192,7 +192,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Optimizer:
+class OptimizerConfig:
     """AdamW for embeddings, norms and heads, and Muon for inner matrices where muon_lr > 0."""
 
     lr: float = 3e-3
@@ -211,7 +211,7 @@ class Optimizer:
 
 
 @dataclass(frozen=True)
-class Decoder:
+class DecoderConfig:
     """The decoder: made from nothing (Llama family), or an existing one, trained on or as it is."""
 
     source: str = ""  # transformers folder, GGUF file or "hub:owner/name"; none: made from a shape
@@ -225,7 +225,7 @@ class Decoder:
     batch: int = 6144  # tokens an optimizer step, over all processes
     processes: int = 2  # data-parallel workers on a CPU, one thread each
     dtype: str = "bfloat16"  # of forward and backward; master weights are float32
-    optimizer: Optimizer = field(default_factory=Optimizer)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
     def __post_init__(self) -> None:
         """Check choices and ranges; a head needs an even share of the hidden size."""
@@ -242,7 +242,7 @@ class Decoder:
 
 
 @dataclass(frozen=True)
-class Datastore:
+class DatastoreConfig:
     """Which hidden state is the key, and how keys are kept."""
 
     depth: int = -1  # layer whose FFN input it is
@@ -256,7 +256,7 @@ class Datastore:
 
 
 @dataclass(frozen=True)
-class Targets:
+class TargetsConfig:
     """Which rows the memory learns from, and what the datastore answers there."""
 
     k: int = 128
@@ -290,7 +290,7 @@ class Targets:
 
 
 @dataclass(frozen=True)
-class Memory:
+class MemoryFitConfig:
     """Shape and training of the memory; MlpMemError for a choice that is none."""
 
     blocks: int = 6
@@ -312,7 +312,7 @@ class Memory:
     dtype: str = "bfloat16"  # of forward and backward; master weights are float32
     compile: str = "auto"  # torch.compile: "on", "off", or "auto", on a GPU alone
     trackers: tuple[str, ...] = ()  # accelerate's: "tensorboard", "wandb", "trackio" ...
-    optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=1.5e-3))
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=1.5e-3))
 
     def __post_init__(self) -> None:
         """Check choices and ranges."""
@@ -340,7 +340,7 @@ class Memory:
 
 
 @dataclass(frozen=True)
-class Controls:
+class ControlsConfig:
     """Memories that differ from the recipe's in something, to see what that something does."""
 
     memories: tuple[dict, ...] = ()  # fields of [memory], each set that differs: {alpha = 0.0}
@@ -349,7 +349,7 @@ class Controls:
     def __post_init__(self) -> None:
         """Raise MlpMemError for a field that no memory has."""
         for given in self.memories:
-            if unknown := given.keys() - {f.name for f in fields(Memory)}:
+            if unknown := given.keys() - {f.name for f in fields(MemoryFitConfig)}:
                 raise MlpMemError(
                     f"[controls] memories: unknown {', '.join(sorted(unknown))}; a memory's own "
                     "fields may differ, such as {alpha = 0.0}"
@@ -362,21 +362,21 @@ class Recipe:
 
     name: str
     seed: int = 0
-    corpus: Corpus = field(default_factory=Corpus)
-    decoder: Decoder = field(default_factory=Decoder)
-    datastore: Datastore = field(default_factory=Datastore)
-    targets: Targets = field(default_factory=Targets)
-    memory: Memory = field(default_factory=Memory)
-    router: Router = field(default_factory=Router)
-    controls: Controls = field(default_factory=Controls)
-    finetuned: Finetuned = field(default_factory=Finetuned)
-    evaluate: Evaluate = field(default_factory=Evaluate)
-    export: Export = field(default_factory=Export)
-    studies: Studies = field(default_factory=Studies)
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    datastore: DatastoreConfig = field(default_factory=DatastoreConfig)
+    targets: TargetsConfig = field(default_factory=TargetsConfig)
+    memory: MemoryFitConfig = field(default_factory=MemoryFitConfig)
+    router: RouterFitConfig = field(default_factory=RouterFitConfig)
+    controls: ControlsConfig = field(default_factory=ControlsConfig)
+    finetuned: FinetunedConfig = field(default_factory=FinetunedConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    export: ExportConfig = field(default_factory=ExportConfig)
+    studies: StudiesConfig = field(default_factory=StudiesConfig)
     stated: Stated = field(default_factory=Stated)
 
 
-def kind_of_search(config: Targets, entries: int, size: int) -> str:
+def kind_of_search(config: TargetsConfig, entries: int, size: int) -> str:
     """Return how N entries of keys of D = size are searched: exact, ivfsq or ivfpq."""
     if config.search != "auto":
         return config.search

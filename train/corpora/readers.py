@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import texts
 from train.config.load import HUB
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 
 BLOCK = 2**18  # characters; longer documents are tokenised in parts of this size
 TITLE = 60  # characters of a document's beginning that stand for a title it lacks
@@ -38,7 +38,7 @@ def beginning(text: str) -> str:
     return words if len(words) <= TITLE else words[:TITLE].rsplit(" ", 1)[0] + " …"
 
 
-def read_json(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+def read_json(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of a JSON-lines file, a document a line."""
     with texts.opened(path) as file:
         rows = texts.json_rows(texts.decoded(file, path, counts), path, counts)
@@ -46,12 +46,12 @@ def read_json(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
         yield from blocks_of_rows(places, config, counts)
 
 
-def read_parquet(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+def read_parquet(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of a Parquet file, a document a row."""
     yield from blocks_of_rows(_parquet_rows(path, config), config, counts)
 
 
-def _parquet_rows(path: Path, config: Corpus) -> Iterator[tuple[str, dict]]:
+def _parquet_rows(path: Path, config: CorpusConfig) -> Iterator[tuple[str, dict]]:
     """Yield (where, row) of the columns needed, a few rows at a time."""
     try:
         import pyarrow as arrow
@@ -106,7 +106,7 @@ def _missing(source: str, error: ModuleNotFoundError) -> str:
 
 
 def blocks_of_rows(
-    rows: Iterator[tuple[str, Any]], config: Corpus, counts: Counter
+    rows: Iterator[tuple[str, Any]], config: CorpusConfig, counts: Counter
 ) -> Iterator[Block]:
     """Yield the blocks of rows (where, {text, title} or a chat); see texts.row_text."""
     for where, row in rows:
@@ -119,7 +119,7 @@ def blocks_of_rows(
             yield Block(title, text[start : start + BLOCK], start == 0)
 
 
-def read_text(path: Path, config: Corpus, counts: Counter) -> Iterator[Block]:
+def read_text(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of a text file, cut into documents at headings and separators."""
     heading = re.compile(config.heading, re.MULTILINE) if config.heading else None
     title = "" if config.heading or config.separator else path.name
@@ -179,7 +179,7 @@ READERS = {
 }
 
 
-def read_blocks(sources: Iterable[str], config: Corpus, counts: Counter) -> Iterator[Block]:
+def read_blocks(sources: Iterable[str], config: CorpusConfig, counts: Counter) -> Iterator[Block]:
     """Yield the blocks of all documents of `sources`, in their order.
 
     Counts what is left out, see texts.noted. MlpMemError for what cannot be read, with the file and

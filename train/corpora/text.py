@@ -19,7 +19,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import load_tokenizer
 from mlpmem.retrieval.texts import noted
 from train.config.load import HUB, check_model
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 from train.corpora.readers import Block, read_blocks
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
@@ -31,7 +31,7 @@ BATCH = 16  # blocks tokenised at once: of the longest ones, some hundreds of MB
 SHOWN = 2**28  # characters that a tokenizer is trained on at most
 
 
-def write_corpus(folder: Path, config: Corpus, seed: int) -> dict:
+def write_corpus(folder: Path, config: CorpusConfig, seed: int) -> dict:
     """Return counts; writes tokenizer/, memory/ (the training split), valid/ and test/."""
     if not config.train:
         raise MlpMemError(
@@ -60,7 +60,7 @@ def write_corpus(folder: Path, config: Corpus, seed: int) -> dict:
     return {"tokens": tokens, "vocab_size": len(tokenizer)} | sizes | dict(counts)
 
 
-def _nothing(split: str, config: Corpus, counts: Counter) -> str:
+def _nothing(split: str, config: CorpusConfig, counts: Counter) -> str:
     """Return what to say where a split has no document."""
     skipped = noted(counts) or "nothing was left out"
     if split == "train" or getattr(config, split):
@@ -71,7 +71,7 @@ def _nothing(split: str, config: Corpus, counts: Counter) -> str:
     )
 
 
-def make_tokenizer(config: Corpus, seed: int) -> Any:
+def make_tokenizer(config: CorpusConfig, seed: int) -> Any:
     """Return the recipe's tokenizer: an existing one, or one trained on the training split."""
     if not config.tokenizer:
         blocks = _split_blocks(config, seed, Counter())
@@ -106,7 +106,7 @@ def _first(texts: Iterable[str], most: int) -> Iterator[str]:
         yield text
 
 
-def _split_blocks(config: Corpus, seed: int, counts: Counter) -> Iterator[tuple[str, Block]]:
+def _split_blocks(config: CorpusConfig, seed: int, counts: Counter) -> Iterator[tuple[str, Block]]:
     """Yield (split, block) of all sources.
 
     A split without sources of its own takes its share of the training documents, by a hash of seed

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
-from train.config.tables import Optimizer
+from train.config.tables import OptimizerConfig
 from train.fit.optimizer import MasterOptimizer, schedule
 from train.run.machine import peak_memory
 
@@ -110,7 +110,7 @@ def fit(
     batches: Callable[[int, int, int], Batch],
     loss: Callable[[nn.Module, Batch], tuple[Tensor, Logs]],
     steps: int,
-    config: Optimizer,
+    config: OptimizerConfig,
     checkpoint: Path,
     label: str,
     accelerator: Accelerator | None = None,
@@ -163,7 +163,7 @@ class _Log:
         self,
         label: str,
         steps: int,
-        config: Optimizer,
+        config: OptimizerConfig,
         accelerator: Accelerator,
         validate: Callable[[], dict[str, float]] | None,
     ) -> None:

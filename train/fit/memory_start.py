@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import layers_of
 from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
-from train.config.tables import Memory as MemoryRecipe
+from train.config.tables import MemoryFitConfig
 from train.fit.loss import row_nll
 
 FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # of the FFN's output, tried one by one
@@ -22,7 +22,7 @@ ENDS = {"llama": "down_proj", "gpt2": "c_proj"}  # the last layer of a memory's 
 
 
 def new_memory(
-    config: MemoryRecipe, decoder: Decoder, depth: int, k: int, temperature: float
+    config: MemoryFitConfig, decoder: Decoder, depth: int, k: int, temperature: float
 ) -> Memory:
     """Return an untrained memory for a decoder, with the head its recipe asks for."""
     memory = Memory(

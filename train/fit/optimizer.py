@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.model.families import HEADS
-from train.config.tables import Optimizer
+from train.config.tables import OptimizerConfig
 
 COUNTS = 8  # rows, what is summed over them, and last the gradient's norm
 
@@ -16,7 +16,7 @@ class MasterOptimizer:
     heads, norms and biases. Weight decay falls on matrices only.
     """
 
-    def __init__(self, model: nn.Module, config: Optimizer, steps: int) -> None:
+    def __init__(self, model: nn.Module, config: OptimizerConfig, steps: int) -> None:
         """Prepare masters and optimizers for a run of `steps` optimizer steps.
 
         The model must be on its device already. Backward passes add to one float32 vector, of which
@@ -117,7 +117,7 @@ class MasterOptimizer:
             optimizer.load_state_dict(whole)
 
 
-def schedule(index: int, steps: int, config: Optimizer) -> float:
+def schedule(index: int, steps: int, config: OptimizerConfig) -> float:
     """Return the learning rate's share at a step: linear warm-up, then linear to `final`."""
     warm = max(1, round(config.warmup * steps))
     if index < warm:

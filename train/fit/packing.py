@@ -15,7 +15,7 @@ NO_TARGET = -100  # cross_entropy's ignore_index
 
 
 @dataclass(frozen=True)
-class Rows:
+class PackedRows:
     """Rows of packed passages; only where each passage stands is held, not the tokens."""
 
     documents: Documents
@@ -56,7 +56,7 @@ class Rows:
         }
 
 
-def pack(documents: Documents, length: int, seed: str) -> Rows:
+def pack(documents: Documents, length: int, seed: str) -> PackedRows:
     """Return rows of `length` tokens, passages in seeded order, each placed where it first fits.
 
     Only the last 64 open rows are looked at, so packing is linear; a longer passage is cut.
@@ -78,4 +78,4 @@ def pack(documents: Documents, length: int, seed: str) -> Rows:
             rows += 1
     passages = np.lexsort((placed[:, 1], placed[:, 0]))
     starts = np.searchsorted(placed[passages, 0], np.arange(rows + 1))
-    return Rows(documents, length, passages, placed[passages, 1], starts)
+    return PackedRows(documents, length, passages, placed[passages, 1], starts)

@@ -21,7 +21,7 @@ from mlpmem.retrieval.passages import forward_positions
 from train.files import read_lines
 from train.measure.questions import Questions, ask, sample_questions, tally
 from train.measure.text import all_positions, groups_of, nll_of, units_of
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 # Decoder and memory are each certain on their own ground, so the mix tips near one half.
 ATLAS_LAMBDAS = lambda_grid(
@@ -42,7 +42,7 @@ class Grid:
         return lm if source == "lm" else mix_nll(lm, self.gold_nll[source], lmbda).numpy()
 
 
-class Sources:
+class MeasuredModel:
     """The decoder, and beside it the memory and the datastore where there are any."""
 
     def __init__(
@@ -150,7 +150,7 @@ class Test:
         questions = ask(tokenizer, sample_questions(rows, cells, most, seed))
         return cls(questions, _thinned(Documents.load(corpus / "heldout"), most, seed))
 
-    def measure(self, sources: Sources) -> Measured:
+    def measure(self, sources: MeasuredModel) -> Measured:
         """Return what a decoder with its sources makes of the test."""
         positions = all_positions(self.text)
         return Measured(
@@ -179,14 +179,16 @@ def _thinned(documents: Documents, most: int, seed: int) -> Documents:
     return join_passages(pairs, documents.titles, documents.groups)
 
 
-def measure_atlas(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+def measure_atlas(
+    context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
+) -> dict:
     """Return the atlas's part of results.json: accuracy and perplexity by group.
 
     Each source has the lambda that is best for it.
     """
     config = context.config
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
-    measured = test.measure(Sources(decoder, memory, store, config.k, config.temperature))
+    measured = test.measure(MeasuredModel(decoder, memory, store, config.k, config.temperature))
     curves = {source: curve(measured, source) for source in ("memory", "knn")}
     lmbda = {source: choose_lambda(rows) for source, rows in curves.items()}
     return {

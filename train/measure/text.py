@@ -29,8 +29,8 @@ from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
-from train.config.tables import Evaluate
-from train.run.stage import Context
+from train.config.tables import EvaluateConfig
+from train.run.stage import StageContext
 
 SMALLEST = 1e-30  # probability of a token at least
 LARGEST = -math.log(SMALLEST)  # nats: what a token may cost at most
@@ -159,7 +159,7 @@ CHOOSING = "valid"
 TEXT_LAMBDAS = lambda_grid(40)
 
 
-def measure_text(context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
     """Return a text corpus's part of results.json."""
     config = context.config
     if config.window > decoder.max_positions:
@@ -213,7 +213,7 @@ class Use:
         return golds.nll(self.other(golds, system), self.lmbda[system])
 
 
-def choose(valid: Golds, config: Evaluate) -> Use:
+def choose(valid: Golds, config: EvaluateConfig) -> Use:
     """Return the k, temperature and lambdas that give the lowest validation perplexity.
 
     k and temperature are those of the best pair, each pair at its own best lambda.

@@ -18,7 +18,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 from train.files import read_json, say, write_json
-from train.measure.atlas import Sources
+from train.measure.atlas import MeasuredModel
 from train.measure.text import slide
 from train.report.sentences import markdown
 from train.run.stage import finished_manifest, plain_decoder
@@ -79,7 +79,7 @@ def plain(run: Path) -> dict | None:
     check_tokens(decoder, run / "corpus")
     documents = Documents.load(run / "corpus" / "test")
     text = slide(documents, how["window"], how["stride"], how["tokens"], how["seed"])
-    nll = Sources(decoder).grid(*text).nll("lm", 0.0)
+    nll = MeasuredModel(decoder).grid(*text).nll("lm", 0.0)
     parameters = sum(weight.numel() for weight in decoder.model.parameters())
     return {"ppl": float(np.exp(nll.mean())), "parameters": parameters}
 

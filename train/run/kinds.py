@@ -21,9 +21,8 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import KINDS, Export, Recipe
-from train.config.tables import Router as RouterRecipe
-from train.run.stage import Context, finished_manifest
+from train.config.tables import KINDS, ExportConfig, Recipe, RouterFitConfig
+from train.run.stage import StageContext, finished_manifest
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Kind(ABC):
         """Return about how many tokens `measure` scores."""
 
     @abstractmethod
-    def make(self, context: Context) -> dict:
+    def make(self, context: StageContext) -> dict:
         """Return counts; writes tokenizer/, memory/ and the rest of the stage corpus."""
 
     @abstractmethod
@@ -95,14 +94,16 @@ class Kind(ABC):
         """Return the folder of the text held out as a split, "valid" or "test"."""
 
     @abstractmethod
-    def see(self, corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
+    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
         """Return what routers are fitted on: nothing of any training text, nothing of any test."""
 
     @abstractmethod
-    def measure(self, context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+    def measure(
+        self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
+    ) -> dict:
         """Return its part of results.json: systems, lambdas and their curves."""
 
-    def by_token(self, context: Context, model: Callable[[], Model]) -> dict[str, dict]:
+    def by_token(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
         """Return what systems make of it under their routers' lambdas, which model() returns.
 
         By default that is not measured.
@@ -110,7 +111,7 @@ class Kind(ABC):
         return {}
 
     @abstractmethod
-    def show(self, model: Model, corpus: Path, config: Export, seed: int) -> Shown:
+    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
         """Return what a bundle shows."""
 
     @abstractmethod

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from mlpmem.retrieval.inverted_file import PER_LIST, ROUNDS, code_bytes, lists_for
-from train.config.tables import Recipe, Targets, kind_of_search
+from train.config.tables import Recipe, TargetsConfig, kind_of_search
 from train.run.kinds import kind_named
 from train.run.sizes import Sizes, sizes_of
 
@@ -133,7 +133,7 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
     )
 
 
-def _search(config: Targets, s: Sizes) -> tuple[float, int]:
+def _search(config: TargetsConfig, s: Sizes) -> tuple[float, int]:
     """Return the FLOPs of searching all rows, and the bytes in memory."""
     kind = kind_of_search(config, s.entries, s.hidden)
     if kind == "exact":

@@ -10,7 +10,7 @@ from train.config.tables import Recipe
 from train.run.ledger import check_fits
 from train.run.needs import needs
 from train.run.sizes import UnknownSizeError
-from train.run.stage import Context, run_stage
+from train.run.stage import StageContext, run_stage
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Stage:
     shared: bool = False  # every process of a launch runs it, each its part
     resumes: bool = True  # goes on where a killed run was, whose work is therefore kept
 
-    def load(self) -> Callable[[Context], dict]:
+    def load(self) -> Callable[[StageContext], dict]:
         """Return the stage's function."""
         module, name = self.function.split(":")
         return getattr(import_module(module), name)

@@ -23,7 +23,7 @@ NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done 
 
 
 @dataclass(frozen=True)
-class Context:
+class StageContext:
     """What a stage's function gets: where to write, what to read, and its configuration."""
 
     folder: Path  # written beside the final place; survives a kill
@@ -37,7 +37,7 @@ def run_stage(
     name: str,
     config: object,
     inputs: tuple[str, ...],
-    function: Callable[[Context], dict],
+    function: Callable[[StageContext], dict],
     seed: int,
     *,
     shared: bool = False,
@@ -58,7 +58,7 @@ def run_stage(
     run is at work here (with `again` anywhere in the run), or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
-    context = Context(partial, {Path(i).name: root / i for i in inputs}, config, seed)
+    context = StageContext(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
     if again and team().is_main:
         check_free(root)
@@ -98,8 +98,8 @@ def _is_done(final: Path, identity: dict, again: bool) -> bool:
 
 def work(
     final: Path,
-    context: Context,
-    function: Callable[[Context], dict],
+    context: StageContext,
+    function: Callable[[StageContext], dict],
     shared: bool,
     need: dict | None = None,
 ) -> None:

@@ -19,15 +19,14 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import join_passages
-from train.config.tables import Atlas, Export, Recipe
-from train.config.tables import Router as RouterRecipe
+from train.config.tables import AtlasOptions, ExportConfig, Recipe, RouterFitConfig
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.tokenizer import encode_segments, train_tokenizer
 from train.files import read_lines, write_json, write_lines
 from train.measure.atlas import (
     CHOOSING,
     GROUPS,
-    Sources,
+    MeasuredModel,
     Test,
     choose_lambda,
     curve,
@@ -39,7 +38,7 @@ from train.measure.findings import perplexity, share
 from train.measure.questions import ask, sample_questions
 from train.measure.text import all_positions, groups_of, units_of
 from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.examples import find_examples, record, telling_abouts, untrained
 
 TOKENIZER_DRAWS = 2  # wordings differ between draws; two show the tokenizer nearly all words
@@ -72,7 +71,7 @@ class AtlasKind(Kind):
         """Return tokens of answers in all cells, and of held-out text."""
         return 12 * recipe.evaluate.questions * 4 + HELD_OUT_SHARE * keyed // 100
 
-    def make(self, context: Context) -> dict:
+    def make(self, context: StageContext) -> dict:
         """Return counts; writes tokenizer/, decoder_XX/, memory/, heldout/ and questions.jsonl."""
         config, folder = context.config, context.folder
         said = dataclasses.asdict(config.atlas)
@@ -110,7 +109,7 @@ class AtlasKind(Kind):
         """Return the one folder of held-out text, whatever the split."""
         return "heldout"
 
-    def see(self, corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
+    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
         """Return every token of questions and statements in their dev wordings.
 
         Groups count alike; within a group a token of an answer counts `answers` times as much as
@@ -129,17 +128,19 @@ class AtlasKind(Kind):
             weights[groups == group] /= weights[groups == group].sum()
         return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
 
-    def measure(self, context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+    def measure(
+        self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
+    ) -> dict:
         """Return accuracy by cell and perplexity by group, each source at its best lambda."""
         return measure_atlas(context, decoder, memory, store)
 
-    def by_token(self, context: Context, model: Callable[[], Model]) -> dict[str, dict]:
+    def by_token(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
         """Return accuracy and perplexity of every system under its router's lambda."""
         routed, corpus = model(), context.inputs["corpus"]
         most = context.config.questions
         return by_token(routed, Test.load(corpus, routed.decoder.tokenizer, most, context.seed))
 
-    def show(self, model: Model, corpus: Path, config: Export, seed: int) -> Shown:
+    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
         """Return examples found by asking, untrained questions, and recorded comparisons."""
         questions = read_lines(corpus / "questions.jsonl")
         random.Random(seed).shuffle(questions)
@@ -154,7 +155,7 @@ class AtlasKind(Kind):
         recipe, decoder = trial.recipe, trial.decoder
         test = Test.load(trial.corpus, decoder.tokenizer, recipe.studies.questions, recipe.seed)
         k, temperature = recipe.evaluate.k, recipe.evaluate.temperature * trial.scale
-        measured = test.measure(Sources(decoder, trial.memory, trial.store, k, temperature))
+        measured = test.measure(MeasuredModel(decoder, trial.memory, trial.store, k, temperature))
         for system in systems:
             lmbda = 0.0 if system == "lm" else choose_lambda(curve(measured, system))
             source = "memory" if system == "lm" else system  # lambda 0 of any is the decoder
@@ -193,7 +194,7 @@ class AtlasKind(Kind):
                 yield Measurement(system, f"{group}/text", "perplexity", found, mode)
 
 
-def _tokens(config: Atlas) -> tuple[int, int]:
+def _tokens(config: AtlasOptions) -> tuple[int, int]:
     """Return about how many tokens a draw and the memory's part of a whole atlas have."""
     read, usual = ENTITIES["A1"] + ENTITIES["A2"], atlas_corpus.AtlasConfig
     said = usual.decoder_statements + usual.decoder_questions

@@ -11,17 +11,17 @@ from pathlib import Path
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from train.config.load import fill
-from train.config.tables import Memory as MemoryRecipe
+from train.config.tables import MemoryFitConfig
 from train.files import read_json, write_json
-from train.measure.atlas import Sources, Test, choose_lambda, curve, shares
+from train.measure.atlas import MeasuredModel, Test, choose_lambda, curve, shares
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 from train.stages.memory import make_memory
 
 ROW = "row.json"
 
 
-def make_controls(context: Context) -> dict:
+def make_controls(context: StageContext) -> dict:
     """Return counts; writes controls.json and a folder a memory.
 
     Every finished one is kept, so a killed run goes on after it.
@@ -43,7 +43,7 @@ def name_of(differing: dict) -> str:
     return "-".join(parts)
 
 
-def _kept_or_made(context: Context, differing: dict) -> dict:
+def _kept_or_made(context: StageContext, differing: dict) -> dict:
     """Return a memory's row, files only needed to go on, and the bytes of memory its workers took.
 
     They are read if a killed run had finished it.
@@ -53,7 +53,7 @@ def _kept_or_made(context: Context, differing: dict) -> dict:
     if not (folder / ROW).is_file():
         recipe = finished_manifest(context.inputs["memory"])["config"]
         recipe = {k: v for k, v in recipe.items() if k != "seed"} | differing
-        recipe = fill(MemoryRecipe, recipe, "[controls] memories")
+        recipe = fill(MemoryFitConfig, recipe, "[controls] memories")
         began = time.perf_counter()
         made = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
         seconds = round(made["earlier_seconds"] + time.perf_counter() - began, 1)
@@ -62,13 +62,13 @@ def _kept_or_made(context: Context, differing: dict) -> dict:
     return read_json(folder / ROW)
 
 
-def _measured(context: Context, folder: Path, differing: dict) -> dict:
+def _measured(context: StageContext, folder: Path, differing: dict) -> dict:
     """Return what a memory makes of the atlas at a lambda of its own, chosen on dev wordings."""
     memory = Memory.load(folder).float().eval()
     decoder = Decoder.load(context.inputs["decoder"], depth=memory.config.depth)
     most = context.config.questions
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, most, context.seed)
-    measured = test.measure(Sources(decoder, memory.bind(decoder)))
+    measured = test.measure(MeasuredModel(decoder, memory.bind(decoder)))
     lmbda = choose_lambda(curve(measured, "memory"))
     return {
         "name": name_of(differing),

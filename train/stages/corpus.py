@@ -6,10 +6,10 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from train.run.kinds import kind_named
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 
-def make_corpus(context: Context) -> dict:
+def make_corpus(context: StageContext) -> dict:
     """Return counts; writes tokenizer/, memory/ and what else the kind of corpus has."""
     return kind_named(context.config.kind).make(context)
 

@@ -15,10 +15,10 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
-from train.config.tables import Datastore as DatastoreRecipe
+from train.config.tables import DatastoreConfig
 from train.files import read_json, write_json
 from train.run.processes import team
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 
 class Span(NamedTuple):
@@ -29,13 +29,13 @@ class Span(NamedTuple):
     end: int
 
 
-def make_datastore(context: Context) -> dict:
+def make_datastore(context: StageContext) -> dict:
     """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/."""
     documents = Documents.load(context.inputs["corpus"] / "memory")
     return build_datastore(context, load_decoder(context), documents, *entries(documents), [])
 
 
-def load_decoder(context: Context) -> Decoder:
+def load_decoder(context: StageContext) -> Decoder:
     """Return the decoder as the recipe wants it, on this process's device."""
     config = context.config
     dtype, device = getattr(torch, config.dtype), team().device
@@ -43,7 +43,7 @@ def load_decoder(context: Context) -> Decoder:
 
 
 def build_datastore(
-    context: Context,
+    context: StageContext,
     decoder: Decoder,
     documents: Documents,
     positions: np.ndarray,
@@ -79,7 +79,7 @@ def build_datastore(
     }
 
 
-def cut(start: int, end: int, size: int, config: DatastoreRecipe) -> list[Span]:
+def cut(start: int, end: int, size: int, config: DatastoreConfig) -> list[Span]:
     """Return the shards of entries start .. end with keys of `size`, numbered from 0."""
     width = max(1, config.shard_mib * 2**20 // (2 * size))
     firsts = range(start, end, width)

@@ -24,19 +24,19 @@ from mlpmem.model.families import counts_places, family_of, logit_bound, logit_d
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
 from train.config.load import HUB, check_model, fill
-from train.config.tables import Decoder, Optimizer
+from train.config.tables import DecoderConfig, OptimizerConfig
 from train.files import write_json
 from train.fit.loop import fit
 from train.fit.loss import head_loss
-from train.fit.packing import Rows, pack
+from train.fit.packing import PackedRows, pack
 from train.fit.workers import CHECKPOINT, run_workers, work
 from train.run.processes import team
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 CACHED_ROW = 256  # tokens; the scores of longer rows are better never written down
 
 
-def make_decoder(context: Context) -> dict:
+def make_decoder(context: StageContext) -> dict:
     """Return counts; writes a transformers folder with half-precision weights and tokenizer."""
     corpus, config = context.inputs["corpus"], context.config
     tokenizer = load_tokenizer(str(corpus / "tokenizer"))
@@ -56,7 +56,7 @@ def make_decoder(context: Context) -> dict:
 def train_worker(folder: Path) -> None:
     """Train on one process of possibly several; the first writes the result."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    corpus, config = Path(job["corpus"]), fill(Decoder, job["config"], "job.json")
+    corpus, config = Path(job["corpus"]), fill(DecoderConfig, job["config"], "job.json")
     torch.manual_seed(job["seed"])
     tokenizer = load_tokenizer(str(corpus / "tokenizer"))
     model = new_model(config, tokenizer).to(getattr(torch, config.dtype))
@@ -77,7 +77,7 @@ def training_parts(corpus: Path) -> list[Path]:
     return sorted(corpus.glob("decoder_*")) or [corpus / "memory"]
 
 
-def new_model(config: Decoder, tokenizer) -> nn.Module:
+def new_model(config: DecoderConfig, tokenizer) -> nn.Module:
     """Return the model that training starts from: the recipe's source, or random weights."""
     if config.source:
         return _load_source(config).model.requires_grad_(True)
@@ -98,14 +98,14 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _load_source(config: Decoder) -> ExistingDecoder:
+def _load_source(config: DecoderConfig) -> ExistingDecoder:
     """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
     check_model(config.source)
     name = config.source.removeprefix(HUB)
     return ExistingDecoder.load(fetch(name, "decoder", local_files_only=name == config.source))
 
 
-def check_source(config: Decoder, tokenizer) -> ExistingDecoder:
+def check_source(config: DecoderConfig, tokenizer) -> ExistingDecoder:
     """Return a recipe's source; MlpMemError unless it reads the corpus's tokens and its rows."""
     decoder = _load_source(config)
     if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
@@ -145,7 +145,7 @@ def check_trainable(model: nn.Module) -> None:
     )
 
 
-def llama_config(config: Decoder, tokenizer) -> LlamaConfig:
+def llama_config(config: DecoderConfig, tokenizer) -> LlamaConfig:
     """Return the transformers configuration of the decoder a recipe asks for."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
@@ -200,11 +200,11 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
     return loss, {}
 
 
-def _draw_batches(draws: list[Path], config: Decoder, seed: int):
+def _draw_batches(draws: list[Path], config: DecoderConfig, seed: int):
     """Return (batches(step, rank, world), steps) over the draws, one after another."""
 
     @lru_cache(1)
-    def rows_of(draw: int) -> Rows:
+    def rows_of(draw: int) -> PackedRows:
         return pack(Documents.load(draws[draw]), config.row, f"{seed}/{draw}")
 
     tokens = [len(np.load(d / "tokens.npy", mmap_mode="r")) for d in draws]
@@ -222,7 +222,12 @@ def _draw_batches(draws: list[Path], config: Decoder, seed: int):
 
 
 def finetune(
-    model: nn.Module, documents: Documents, config: Decoder, lr: float, epochs: int, path: Path
+    model: nn.Module,
+    documents: Documents,
+    config: DecoderConfig,
+    lr: float,
+    epochs: int,
+    path: Path,
 ) -> list[dict]:
     """Fine-tune `model` in place on documents with AdamW; return the log. For comparison only."""
     check_trainable(model)
@@ -234,7 +239,7 @@ def finetune(
         cut = np.array_split(np.arange(len(rows)), per_epoch)[step % per_epoch]
         return rows.batch(cut[rank::world])
 
-    optimizer = Optimizer(lr=lr)
+    optimizer = OptimizerConfig(lr=lr)
     with quick_attention(model, config.row):
         return fit(model, batches, packed_loss, per_epoch * epochs, optimizer, path, "finetune")
 

@@ -18,13 +18,13 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import BulkRetriever
 from train.files import read_json, write_json
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
 ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # as systems are named, by whose lambda it is
 
 
-def evaluate(context: Context) -> dict:
+def evaluate(context: StageContext) -> dict:
     """Return counts; writes results.json, one schema for page, README and exports."""
     config, inputs = context.config, context.inputs
     memory = Memory.load(inputs["memory"]).float().eval()
@@ -72,7 +72,11 @@ def evaluate(context: Context) -> dict:
 
 
 def _routed(
-    context: Context, decoder: Decoder, memory: Memory, store: Datastore, lmbda: dict[str, float]
+    context: StageContext,
+    decoder: Decoder,
+    memory: Memory,
+    store: Datastore,
+    lmbda: dict[str, float],
 ) -> Model:
     """Return the model whose lambda is chosen for every token, by the routers of single sources."""
     config, routers = context.config, load_routers(context.inputs["router"])

@@ -4,7 +4,7 @@ from itertools import islice
 
 from mlpmem.api import Model
 from mlpmem.engine.trace import Trace
-from train.config.tables import Export
+from train.config.tables import ExportConfig
 
 LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
 SEARCHED = 1500  # questions asked at most while looking for examples
@@ -12,7 +12,7 @@ DESCRIBED = 30  # real and invented entities described each, while looking for t
 
 
 def find_examples(
-    model: Model, questions: list[dict], config: Export
+    model: Model, questions: list[dict], config: ExportConfig
 ) -> tuple[list[dict], list[dict[str, Trace]]]:
     """Return example prompts in four groups of about equal size, and the comparisons made.
 
@@ -94,7 +94,9 @@ def _example(question: dict, group: str) -> dict:
     return {"name": question["title"], "group": group, "part": question["group"]} | kept
 
 
-def record(model: Model, examples: list[dict], abouts: list[dict], config: Export) -> list[dict]:
+def record(
+    model: Model, examples: list[dict], abouts: list[dict], config: ExportConfig
+) -> list[dict]:
     """Return recorded comparisons: the descriptions that show most, then short answers."""
     chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
     short = [e for e in examples if e["group"] == "helps"] + examples

@@ -14,7 +14,7 @@ from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.manifest import QUESTIONS, TEXT
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
@@ -24,11 +24,11 @@ from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
 from train.files import read_json
 from train.run.kinds import kind_of
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 from train.stages.evaluate import load_results
 
 
-def make_bundle(context: Context) -> dict:
+def make_bundle(context: StageContext) -> dict:
     """Return counts; writes the bundle of the recipe into the stage's folder."""
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
@@ -66,7 +66,7 @@ def make_bundle(context: Context) -> dict:
     return {"examples": len(shown.examples), "traces": len(shown.recorded)}
 
 
-def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
+def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:
     """Return the adapters of these rows of finetuned.json as columns "finetuned", "finetuned_2" ...
 
     MlpMemError for a row that is not there, is no LoRA, or whose weights were not kept.
@@ -82,7 +82,7 @@ def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[Given]:
                 f"{', '.join(kept) or 'none'}; correct the recipe, or set [finetuned] lora"
             )
         row, column = rows[name], f"finetuned_{len(found) + 1}" if found else "finetuned"
-        found.append(Given(column, finetuned / name, "adapter", row["label"], row["seconds"]))
+        found.append(ExtraColumn(column, finetuned / name, "adapter", row["label"], row["seconds"]))
     return found
 
 

@@ -21,13 +21,21 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import noted
-from train.config.tables import Corpus, Recipe
+from train.config.tables import CorpusConfig, Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
 from train.files import file_hash, read_json, say
 from train.run.processes import hold, team
-from train.run.stage import Context, check_same, finished_manifest, identify, prepare, recover, work
+from train.run.stage import (
+    StageContext,
+    check_same,
+    finished_manifest,
+    identify,
+    prepare,
+    recover,
+    work,
+)
 from train.stages.datastore import build_datastore, load_decoder
 
 NAME = "datastore"
@@ -49,7 +57,9 @@ def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
         team().wait()
         known = _known(finished_manifest(final))
         if any(file_hash(path) not in known for path in paths):
-            context = Context(folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed)
+            context = StageContext(
+                folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed
+            )
             work(final, context, bind(_add, final, paths, recipe.corpus), shared=True)
         return finished_manifest(final)
 
@@ -99,7 +109,7 @@ def _known(manifest: dict) -> dict[str, str]:
     return {text["sha256"]: text["file"] for text in manifest.get("added", [])}
 
 
-def _add(final: Path, paths: list[Path], corpus: Corpus, context: Context) -> dict:
+def _add(final: Path, paths: list[Path], corpus: CorpusConfig, context: StageContext) -> dict:
     """Return counts; builds the datastore of old and new documents in the context's folder."""
     done, (_, there) = finished_manifest(final), read_index(final)
     decoder = load_decoder(context)
@@ -122,7 +132,7 @@ def _add(final: Path, paths: list[Path], corpus: Corpus, context: Context) -> di
     return made | {"earlier_seconds": made["earlier_seconds"] + done["seconds"]}
 
 
-def _read(folder: Path, paths: list[Path], corpus: Corpus, decoder: Decoder) -> None:
+def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decoder) -> None:
     """Write the documents of files into a folder.
 
     MlpMemError, and no folder, where one cannot be read or there is no text in them.

@@ -17,20 +17,20 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.retrieval.documents import Documents, join_passages
 from train.config.load import fill
-from train.config.tables import Decoder as DecoderRecipe
+from train.config.tables import DecoderConfig
 from train.files import read_json, write_json
 from train.fit.loop import used_seconds
 from train.fit.workers import come_apart
-from train.measure.atlas import CHOOSING, GROUPS, Sources, Test, shares
+from train.measure.atlas import CHOOSING, GROUPS, MeasuredModel, Test, shares
 from train.run.kinds import kind_of
 from train.run.machine import peak_memory
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 from train.stages.decoder import finetune, save
 
 Setting = tuple[str, float, int, int]  # groups, learning rate, epochs, rank (0: all weights)
 
 
-def compare_finetuned(context: Context) -> dict:
+def compare_finetuned(context: StageContext) -> dict:
     """Return counts; writes finetuned.json: what each decoder learned and what it forgot.
 
     Beside it stand the weights of the best of each kind: a decoder's folder in half precision, an
@@ -68,7 +68,7 @@ def keep_best(folder: Path, rows: list[dict]) -> list[str]:
     return kept
 
 
-def _kept_or_made(context: Context, setting: Setting) -> tuple[dict, int]:
+def _kept_or_made(context: StageContext, setting: Setting) -> tuple[dict, int]:
     """Return one setting's row, read if a killed run had finished it, and this process's peak."""
     path = context.folder / f"{name_of(setting)}.json"
     if not path.is_file():
@@ -86,7 +86,7 @@ def name_of(setting: Setting) -> str:
     )
 
 
-def _made(context: Context, setting: Setting) -> dict:
+def _made(context: StageContext, setting: Setting) -> dict:
     """Return one setting's measurements: trained from the decoder, measured alone."""
     started = time.perf_counter()
     groups, lr, epochs, rank = setting
@@ -99,7 +99,7 @@ def _made(context: Context, setting: Setting) -> dict:
     checkpoint.unlink()
     test = Test.load(corpus, decoder.tokenizer, context.config.questions, context.seed)
     seconds = earlier + time.perf_counter() - started
-    measured = test.measure(Sources(decoder))
+    measured = test.measure(MeasuredModel(decoder))
     parameters = sum(p.numel() for p in decoder.model.parameters())
     plural = "s" * (epochs > 1)
     how = f"with LoRA of rank {rank}" if rank else "fine-tuned"
@@ -118,11 +118,13 @@ def _made(context: Context, setting: Setting) -> dict:
     }
 
 
-def _trained(context: Context, documents: Documents, setting: Setting, checkpoint: Path) -> Decoder:
+def _trained(
+    context: StageContext, documents: Documents, setting: Setting, checkpoint: Path
+) -> Decoder:
     """Return the decoder trained on documents, its weights (or its adapter's) in its own folder."""
     _, lr, epochs, rank = setting
     manifest = finished_manifest(context.inputs["decoder"])["config"]
-    recipe = fill(DecoderRecipe, {k: v for k, v in manifest.items() if k != "seed"}, "decoder")
+    recipe = fill(DecoderConfig, {k: v for k, v in manifest.items() if k != "seed"}, "decoder")
     decoder = Decoder.load(context.inputs["decoder"])
     model = decoder.model.requires_grad_(True).to(getattr(torch, recipe.dtype))
     wrapped = add_adapter(model, rank) if rank else None

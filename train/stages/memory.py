@@ -16,22 +16,21 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from train.config.load import fill
-from train.config.tables import Memory as MemoryRecipe
-from train.config.tables import Targets
+from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
 from train.fit.loop import fit, luck
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.fit.validation import Validation, draw_training
 from train.fit.workers import CHECKPOINT, run_workers, work
-from train.run.stage import Context, finished_manifest
+from train.run.stage import StageContext, finished_manifest
 from train.stages.targets import open_targets
 
 BEST = "best.safetensors"  # the weights that were best on validation so far
 HELD_OUT = 2**32  # a seed beside those of epochs
 
 
-def make_memory(context: Context, apart: bool = False) -> dict:
+def make_memory(context: StageContext, apart: bool = False) -> dict:
     """Return counts; writes config.json, model.safetensors, history.json and training.png.
 
     `apart`, one process of a launch makes it without the others.
@@ -47,7 +46,7 @@ def make_memory(context: Context, apart: bool = False) -> dict:
 def train_worker(folder: Path) -> None:
     """Train on one process of possibly several; the first writes the result."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    config = fill(MemoryRecipe, job["config"], "job.json")
+    config = fill(MemoryFitConfig, job["config"], "job.json")
     inputs = {name: Path(path) for name, path in job["inputs"].items()}
     accelerator = _accelerator(config, folder)
     torch.manual_seed(job["seed"])
@@ -96,7 +95,7 @@ def soften(memory: Memory, temperature: float) -> Memory:
     return memory
 
 
-def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
+def _accelerator(config: MemoryFitConfig, folder: Path) -> Accelerator:
     """Return accelerate's state of this process, its trackers started; MlpMemError without one."""
     available = [str(name) for name in get_available_trackers()]
     for name in config.trackers:
@@ -117,7 +116,7 @@ def _accelerator(config: MemoryRecipe, folder: Path) -> Accelerator:
     return accelerator
 
 
-def make_loss(memory: Memory, config: MemoryRecipe):
+def make_loss(memory: Memory, config: MemoryFitConfig):
     """Return loss(memory, batch) -> (loss, {kl, ce}), sums over rows: eq. 6, sparse and chunked."""
     head = memory.lm_head.weight
     compiled = config.compile == "on" or (config.compile == "auto" and head.is_cuda)
@@ -144,14 +143,14 @@ class TargetRows:
         self,
         datastore: Path,
         targets: Path,
-        config: MemoryRecipe,
+        config: MemoryFitConfig,
         seed: int,
         device: torch.device | str = "cpu",
     ) -> None:
         """Open a datastore and its targets, stored or searched; batches come on `device`."""
         store, self.device = Datastore.load(datastore), torch.device(device)
         recipe = finished_manifest(targets)["config"]
-        recipe = fill(Targets, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
+        recipe = fill(TargetsConfig, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
         self.targets = open_targets(store, targets, recipe, self.device, seed)
         self.rows = np.load(targets / "rows.npy", mmap_mode="r", allow_pickle=False)
         self.keys, self.values_of, self.documents = store.keys, store.values_of, store.documents

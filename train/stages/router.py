@@ -19,17 +19,17 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import BulkRetriever
-from train.config.tables import Router as RouterRecipe
+from train.config.tables import RouterFitConfig
 from train.measure.by_token import each, gold
 from train.run.kinds import Seen, kind_of
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
 STEPS = 150  # of L-BFGS, at most
 
 
 @dataclass(frozen=True)
-class Rows:
+class RouterRows:
     """What one system's router is fitted to."""
 
     features: Tensor  # (R, F)
@@ -37,7 +37,7 @@ class Rows:
     other: Tensor  # (R,) by the system
 
 
-def fit_routers(context: Context) -> dict:
+def fit_routers(context: StageContext) -> dict:
     """Return counts; writes a folder a system: router/memory, router/knn, router/mixed."""
     config, inputs = context.config, context.inputs
     memory = Memory.load(inputs["memory"]).float().eval()
@@ -55,13 +55,13 @@ def fit_routers(context: Context) -> dict:
     return {"tokens": len(seen.positions), "nll": nll}
 
 
-def look(model: Model, seen: Seen) -> dict[str, Rows]:
+def look(model: Model, seen: Seen) -> dict[str, RouterRows]:
     """Return {system: Rows} of every system that the model can answer with."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
     positions, asked = reach(seen.documents, seen.positions)
     count = len(positions)
     found = {
-        s: Rows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
+        s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
     for at, sources, true, evidence in each(model, seen.documents, positions, systems):
@@ -72,15 +72,15 @@ def look(model: Model, seen: Seen) -> dict[str, Rows]:
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
     kept = torch.from_numpy(asked)
-    return {s: Rows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
+    return {s: RouterRows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
 
 
 def fit(
     model: Model,
     system: str,
-    rows: Rows,
+    rows: RouterRows,
     weights: Tensor,
-    config: RouterRecipe,
+    config: RouterFitConfig,
     seed: int,
 ) -> tuple[Router, float]:
     """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
@@ -111,7 +111,7 @@ def fit(
         return router, float(nll(router(rows.features), rows, weights))
 
 
-def nll(logits: Tensor, rows: Rows, weights: Tensor) -> Tensor:
+def nll(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:
     """Return the weighted nll in nats of the mix at lambda = sigmoid(logits), (R,) each.
 
     Finite, gradient and all, where a source gives the true token no probability.

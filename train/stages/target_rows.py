@@ -19,12 +19,12 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
 from train.run.processes import team
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 PART = 2**20  # entries looked at together
 
 
-def choose_rows(context: Context, store: Datastore) -> dict:
+def choose_rows(context: StageContext, store: Datastore) -> dict:
     """Return counts for the stage's manifest: "scratch" and "earlier_seconds".
 
     Writes rows.npy (R,), the chosen entries in their order.
@@ -51,7 +51,7 @@ def choose_rows(context: Context, store: Datastore) -> dict:
 
 
 def _chosen(
-    context: Context, store: Datastore, todo: list[int]
+    context: StageContext, store: Datastore, todo: list[int]
 ) -> Iterator[tuple[int, np.ndarray, float]]:
     """Yield (first entry, chosen entries, seconds) of every part."""
     config, decoder = context.config, None

@@ -22,10 +22,10 @@ from mlpmem.retrieval.bulk_search import BulkSearch
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.exact_search import QUERY_BLOCK
 from mlpmem.retrieval.inverted_file import InvertedSearch, check_lists
-from train.config.tables import Targets, kind_of_search
+from train.config.tables import TargetsConfig, kind_of_search
 from train.corpora.writer import ArrayWriter
 from train.run.processes import team
-from train.run.stage import Context
+from train.run.stage import StageContext
 from train.stages.target_rows import PART, choose_rows
 
 SMALLEST = 1e-6  # float16 holds it; less is dropped
@@ -45,7 +45,7 @@ class SearchedTargets:
         self,
         store: Datastore,
         entries: np.ndarray,
-        config: Targets,
+        config: TargetsConfig,
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
@@ -82,7 +82,7 @@ class SearchedTargets:
 def open_targets(
     store: Datastore,
     folder: Path,
-    config: Targets,
+    config: TargetsConfig,
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> SparseTargets:
@@ -96,7 +96,7 @@ def open_targets(
     return SearchedTargets(store, entries, config, device, seed)
 
 
-def make_targets(context: Context) -> dict:
+def make_targets(context: StageContext) -> dict:
     """Return counts; writes rows.npy (R,) and, where rows are stored, three arrays of targets.
 
     These are offsets.npy (R + 1,), token_ids.npy and probs.npy.
@@ -130,7 +130,7 @@ def make_targets(context: Context) -> dict:
     return counts
 
 
-def _check(config: Targets, store: Datastore) -> None:
+def _check(config: TargetsConfig, store: Datastore) -> None:
     """Raise MlpMemError where so many neighbours cannot be found, before anything is computed."""
     if len(store) <= config.k:
         raise MlpMemError(
@@ -141,7 +141,7 @@ def _check(config: Targets, store: Datastore) -> None:
         check_lists(len(store), config.k + 1, config.lists, config.probes)
 
 
-def _searched_keys(config: Targets, store: Datastore):
+def _searched_keys(config: TargetsConfig, store: Datastore):
     """Return the keys (N, D) that are searched: the datastore's own, or a teacher's.
 
     MlpMemError unless that has the same entries.

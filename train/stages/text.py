@@ -20,11 +20,10 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, opened
 from train.config.load import HUB
-from train.config.tables import Corpus, Export, Recipe
-from train.config.tables import Router as RouterRecipe
+from train.config.tables import CorpusConfig, ExportConfig, Recipe, RouterFitConfig
 from train.corpora.readers import files_of
 from train.corpora.text import make_tokenizer, write_corpus
-from train.measure.atlas import Sources
+from train.measure.atlas import MeasuredModel
 from train.measure.by_token import measure as measure_modes
 from train.measure.findings import perplexity
 from train.measure.text import (
@@ -39,7 +38,7 @@ from train.measure.text import (
 )
 from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
 from train.run.sizes import UnknownSizeError
-from train.run.stage import Context
+from train.run.stage import StageContext
 
 BYTES_A_TOKEN = 4.0  # of text, before it was tokenised
 SAMPLE = 3  # pieces of a text (64 KiB each) that are tokenised where the tokenizer is here
@@ -76,7 +75,7 @@ class TextKind(Kind):
         config = recipe.evaluate
         return 2 * config.tokens * config.window // config.stride
 
-    def make(self, context: Context) -> dict:
+    def make(self, context: StageContext) -> dict:
         """Return counts; writes tokenizer/, memory/ (the training split), valid/ and test/."""
         return write_corpus(context.folder, context.config, context.seed)
 
@@ -84,18 +83,20 @@ class TextKind(Kind):
         """Return the split's own folder."""
         return split
 
-    def see(self, corpus: Path, decoder: Decoder, config: RouterRecipe, seed: int) -> Seen:
+    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
         """Return tokens of the validation split, which windows slide over as in evaluate."""
         valid = Documents.load(corpus / "valid")
         window = min(config.window, decoder.max_positions)
         documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
         return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
 
-    def measure(self, context: Context, decoder: Decoder, memory: Memory, store: Datastore) -> dict:
+    def measure(
+        self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
+    ) -> dict:
         """Return perplexities; k, temperature and lambdas are best on the validation split."""
         return measure_text(context, decoder, memory, store)
 
-    def show(self, model: Model, corpus: Path, config: Export, seed: int) -> Shown:
+    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
         """Return how documents begin, and recorded comparisons of what follows."""
         documents = Documents.load(corpus / "test")
         examples = prefixes(model, documents, config.examples, seed)
@@ -117,7 +118,7 @@ class TextKind(Kind):
         ]
         of = units_of(*texts[1])
         if trial.store is None:
-            valid, test = (Sources(decoder, memory).grid(*text) for text in texts)
+            valid, test = (MeasuredModel(decoder, memory).grid(*text) for text in texts)
             own = valid.gold_nll
             lmbda = {"memory": best_lambda(curve(own["lm"], own["memory"], TEXT_LAMBDAS))}
             nll = {s: test.nll(s, lmbda.get(s, 0.0)) for s in systems}
@@ -171,7 +172,7 @@ def _files(sources: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _bytes_a_token(config: Corpus, files: list[Path]) -> float:
+def _bytes_a_token(config: CorpusConfig, files: list[Path]) -> float:
     """Return bytes of text a token: counted on a sample where the tokenizer is in a folder here."""
     plain = [path for path in files if path.suffix.lower() in TEXT_KINDS]  # bytes that are text
     if not plain or not Path(config.tokenizer or HUB).is_dir():

@@ -15,7 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from train.config.tables import Recipe
 from train.files import read_json
-from train.measure.atlas import Sources, Test
+from train.measure.atlas import MeasuredModel, Test
 from train.measure.findings import Finding, share
 from train.run.needs import needs
 from train.run.stage import finished_manifest, plain_decoder
@@ -74,7 +74,7 @@ def _plain(run: Run, asked: Mapping[str, int]) -> Iterator[Finding]:
     corpus = run.root / "corpus"
     check_tokens(decoder, corpus)
     test = Test.load(corpus, decoder.tokenizer, config.questions, run.recipe.seed)
-    right = _shares(test.measure(Sources(decoder)).accuracy("lm", 0.0))
+    right = _shares(test.measure(MeasuredModel(decoder)).accuracy("lm", 0.0))
     cost = (manifest.get("need") or {}).get("flops", 0.0), manifest["seconds"]
     yield from _told(run, "plain", PLAIN, cost, right, asked)
 

@@ -18,7 +18,7 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.texts import decoded, opened
-from train.config.tables import Corpus
+from train.config.tables import CorpusConfig
 from train.measure.findings import Finding, perplexity
 from train.measure.text import Golds, Use, choose, look, slide, units_of
 from train.run.stage import finished_manifest
@@ -64,7 +64,7 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
     recipe, config = run.recipe, run.config
     recipe = replace(
         recipe,
-        corpus=Corpus(
+        corpus=CorpusConfig(
             kind="text", train=(str(text),), heading=heading, separator=separator,
             shares=config.domain_shares, passage=recipe.corpus.passage,
             tokenizer=str(run.root / "decoder"),

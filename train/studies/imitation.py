@@ -16,7 +16,7 @@ from mlpmem.engine.distributions import js_divergence, log_softmax
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.passages import forward_positions
-from train.measure.atlas import Sources
+from train.measure.atlas import MeasuredModel
 from train.measure.findings import Finding, mean, share
 from train.measure.text import groups_of, units_of
 from train.studies.run import Run, pooled
@@ -36,7 +36,9 @@ def imitation(run: Run) -> Iterator[Finding]:
             "positions in the recipe's [studies]"
         )
     config = run.memory.config
-    sources = Sources(run.decoder, run.memory, run.store, config.knn_k, config.knn_temperature)
+    sources = MeasuredModel(
+        run.decoder, run.memory, run.store, config.knn_k, config.knn_temperature
+    )
     neighbours = sources.neighbours(documents, positions)
     figures = {name: np.zeros((len(positions), 3)) for name in ("memory", "lm")}
     for places in forward_positions(run.decoder, documents, positions):

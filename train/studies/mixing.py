@@ -10,7 +10,7 @@ from itertools import product
 
 import numpy as np
 
-from train.measure.atlas import ATLAS_LAMBDAS, CHOOSING, Sources
+from train.measure.atlas import ATLAS_LAMBDAS, CHOOSING, MeasuredModel
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, groups_of, look, units_of
@@ -44,7 +44,7 @@ def mixing(run: Run) -> Iterator[Finding]:
 
 def _answered(run: Run, k: int, temperature: float) -> Finding:
     """Return the share of dev questions that the datastore has right at its best lambda."""
-    sources = Sources(run.decoder, None, run.store, k, temperature)
+    sources = MeasuredModel(run.decoder, None, run.store, k, temperature)
     grid = sources.grid(run.dev.documents, run.dev.positions)
     right = {at: tally(run.dev, grid.right["knn"][:, at]) for at in range(len(ATLAS_LAMBDAS))}
     counts = {at: sum(cell["right"] for cell in cells.values()) for at, cells in right.items()}

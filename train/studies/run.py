@@ -15,7 +15,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.studies import Studies
+from train.config.studies import StudiesConfig
 from train.config.tables import Recipe
 from train.files import read_lines
 from train.measure.atlas import CHOOSING, GROUPS
@@ -37,7 +37,7 @@ class Run:
     study: str
 
     @property
-    def config(self) -> Studies:
+    def config(self) -> StudiesConfig:
         """Return how much is looked at."""
         return self.recipe.studies
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
-from train.config.tables import Memory as MemoryRecipe
+from train.config.tables import MemoryFitConfig
 from train.measure.findings import Finding
 from train.studies.run import Run, make
 
@@ -54,7 +54,7 @@ def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
 
 
 def _trained(
-    run: Run, folder: str, config: MemoryRecipe, places: dict[str, str] | None = None
+    run: Run, folder: str, config: MemoryFitConfig, places: dict[str, str] | None = None
 ) -> Memory:
     """Return the memory of a cell, trained if it is not there; places: see `make`."""
     recipe = replace(run.recipe, memory=config)

@@ -19,15 +19,16 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
-from train.config.tables import Decoder as RecipeDecoder
-from train.config.tables import Optimizer, Recipe
+from train.config.tables import DecoderConfig, OptimizerConfig, Recipe
 from train.files import digest
 from train.measure.findings import Finding
 from train.run.stage import finished_manifest
 from train.studies.run import Run, make
 
 HEAD_WIDTH = 32  # of the decoders that are made here
-NEW = RecipeDecoder(batch=4096, optimizer=Optimizer(lr=3e-3, muon_lr=2e-2))  # where one existed
+NEW = DecoderConfig(
+    batch=4096, optimizer=OptimizerConfig(lr=3e-3, muon_lr=2e-2)
+)  # where one existed
 SAMPLE, QUERIES = 20_000, 500  # keys, and those of them whose neighbours are looked at
 SYSTEMS = ("lm", "knn", "memory")
 

@@ -20,7 +20,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_documents, join_passages
-from train.config.studies import Studies
+from train.config.studies import StudiesConfig
 from train.config.tables import Recipe
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.atlas.strangers import strangers
@@ -45,7 +45,7 @@ class Lesson:
     replay: float  # old tokens for a new one
 
 
-def decoder_lessons(config: Studies) -> Iterator[Lesson]:
+def decoder_lessons(config: StudiesConfig) -> Iterator[Lesson]:
     """Yield both systems, each on the new text alone and with old text among it."""
     for system, lr in (("finetuned", 1e-3), ("lora", 4e-3)):
         for replay in (0.0, config.replay):

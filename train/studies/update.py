@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
-from train.measure.atlas import ATLAS_LAMBDAS, Sources, Test
+from train.measure.atlas import ATLAS_LAMBDAS, MeasuredModel, Test
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import all_positions, groups_of, units_of
@@ -53,7 +53,7 @@ def update(run: Run) -> Iterator[Finding]:
     test = Test.load(run.root / "corpus", tokenizer, config.questions, run.recipe.seed)
     exam = Exam(new, test)
     yield run.finding("all", "new", "facts", new.facts)
-    before = Sources(run.decoder, run.memory, run.store, *run.knn)
+    before = MeasuredModel(run.decoder, run.memory, run.store, *run.knn)
     names = {"lm": "lm", "memory": "memory", "knn": "knn"}
     yield from _ask(run, exam, before, names, {"way": "before"})
     started = time.perf_counter()
@@ -62,7 +62,9 @@ def update(run: Run) -> Iterator[Finding]:
     way = {"way": "inserted"}
     added = {"value": seconds, "n": len(store) - len(run.store)}
     yield run.finding("knn", "new", "seconds", added, **way)
-    yield from _ask(run, exam, Sources(run.decoder, None, store, *run.knn), {"knn": "knn"}, way)
+    yield from _ask(
+        run, exam, MeasuredModel(run.decoder, None, store, *run.knn), {"knn": "knn"}, way
+    )
     for replay in (0.0, config.replay):
         yield from _memory(run, exam, store, replay)
     for lesson in decoder_lessons(config):
@@ -85,7 +87,7 @@ def _memory(run: Run, exam: Exam, store: Datastore, replay: float) -> Iterator[F
     seconds = {"value": time.perf_counter() - started, "n": rows}
     way = {"way": "taught", "replay": replay}
     yield run.finding("memory", "new", "seconds", seconds, **way)
-    sources = Sources(run.decoder, memory.requires_grad_(False).eval())
+    sources = MeasuredModel(run.decoder, memory.requires_grad_(False).eval())
     yield from _ask(run, exam, sources, {"memory": "memory"}, way)
 
 
@@ -97,11 +99,11 @@ def _decoder(run: Run, exam: Exam, lesson: Lesson) -> Iterator[Finding]:
     seconds = {"value": time.perf_counter() - started, "n": tokens}
     way = {"way": "taught", "replay": lesson.replay, "lr": lesson.lr}
     yield run.finding(lesson.system, "new", "seconds", seconds, **way)
-    yield from _ask(run, exam, Sources(decoder), {"lm": lesson.system}, way)
+    yield from _ask(run, exam, MeasuredModel(decoder), {"lm": lesson.system}, way)
 
 
 def _ask(
-    run: Run, exam: Exam, sources: Sources, names: dict[str, str], way: dict
+    run: Run, exam: Exam, sources: MeasuredModel, names: dict[str, str], way: dict
 ) -> Iterator[Finding]:
     """Yield exact match by cell, of new facts and of old ones, and the old text's perplexity.
 

@@ -12,7 +12,7 @@ import numpy as np
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 from train.files import write_lines
-from train.measure.atlas import Grid, Sources
+from train.measure.atlas import Grid, MeasuredModel
 from train.measure.findings import Finding, mean, share
 from train.measure.text import groups_of, units_of
 from train.studies.run import Run, pooled
@@ -33,7 +33,7 @@ FUNCTION_WORDS = frozenset(
 def worse(run: Run) -> Iterator[Finding]:
     """Yield the shares that get worse and better, and nats lost and won, by group and kind."""
     documents, positions = run.text()
-    grid = Sources(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
+    grid = MeasuredModel(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
     kinds = kinds_of(run.decoder, documents)[positions]
     parts = pooled(groups_of(documents, positions))
     parts |= {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}

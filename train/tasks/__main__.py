@@ -63,17 +63,17 @@ def _run(options: argparse.Namespace, how: str) -> None:
     """Ask the systems, keep and print the findings of every task."""
     from train.measure import findings
     from train.tasks import TASKS
-    from train.tasks.systems import Cast, Sources
-    from train.tasks.task import Asked, MissingData
+    from train.tasks.systems import RunSystems, SystemSources
+    from train.tasks.task import MissingData, TaskInput
 
     if options.limit < 0:
         raise MlpMemError(f"--limit is {options.limit}; give a number from 1, or 0 to ask all")
-    names = [f.name for f in dataclasses.fields(Sources)]
-    cast = Cast(Sources(**{name: getattr(options, name) for name in names}))
+    names = [f.name for f in dataclasses.fields(SystemSources)]
+    cast = RunSystems(SystemSources(**{name: getattr(options, name) for name in names}))
     systems = cast.systems([name for name in options.systems.split(",") if name])
     corpus = options.run / "corpus" if options.run else None
     wordings = tuple(name for name in options.wordings.split(",") if name)
-    asked = Asked(systems, options.data, corpus, options.limit, how, wordings=wordings)
+    asked = TaskInput(systems, options.data, corpus, options.limit, how, wordings=wordings)
     folder = options.out or (options.run / "findings" if options.run else Path("findings"))
     for name in TASKS if options.task == "all" else [options.task]:
         try:

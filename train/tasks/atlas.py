@@ -16,13 +16,13 @@ from mlpmem.retrieval.documents import Documents
 from train.corpora.tokenizer import EOS
 from train.files import read_lines
 from train.measure.questions import cell_of
-from train.tasks.task import Asked
+from train.tasks.task import TaskInput
 
 WORD = re.compile(r"'s|[^\W\d_]+")
 BANDS = ((1, 1), (2, 9), (10, 99), (100, 10**9))  # facts that have an answer
 
 
-def load(asked: Asked, kind: str, wordings: Sequence[str]) -> list[dict]:
+def load(asked: TaskInput, kind: str, wordings: Sequence[str]) -> list[dict]:
     """Return the rows of a kind ("question", "statement"), at most `limit` of a cell.
 
     Each row also has "facts", how many facts have its answer, "others", other answers of its
@@ -69,7 +69,7 @@ def _form(row: dict) -> str:
     return re.sub(re.escape(row["entity"].lower()), " ", row["prompt"].lower())
 
 
-def _words_of(asked: Asked) -> set[str]:
+def _words_of(asked: TaskInput) -> set[str]:
     """Return the words of the memory's corpus, in small letters."""
     tokenizer = load_tokenizer(str(asked.corpus_file("tokenizer")))
     documents = Documents.load(asked.corpus_file("memory"))

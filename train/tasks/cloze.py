@@ -14,12 +14,12 @@ from mlpmem.engine.systems import System
 from train.measure.batches import Judged, judge
 from train.measure.findings import Finding
 from train.tasks import atlas
-from train.tasks.task import Asked, Task, json_lines, need, report
+from train.tasks.task import Task, TaskInput, json_lines, need, report
 
 LAMA, COUNTERFACT = "lama/lama_cloze.jsonl", "counterfact_zsre/counterfact-val.json"
 
 
-def run_atlas(asked: Asked) -> list[Finding]:
+def run_atlas(asked: TaskInput) -> list[Finding]:
     """Return findings on the atlas's statements."""
     rows, made = atlas.load(asked, "statement", ("test", "unseen")), []
     for system in asked.systems:
@@ -29,7 +29,7 @@ def run_atlas(asked: Asked) -> list[Finding]:
     return made
 
 
-def run_lama(asked: Asked) -> list[Finding]:
+def run_lama(asked: TaskInput) -> list[Finding]:
     """Return findings on LAMA, all and by source."""
     path = asked.file(LAMA)
     rows = json_lines(path)
@@ -54,7 +54,7 @@ def lama_prompt(row: dict) -> str | None:
     return before.replace("[X]", row["sub"]).strip()
 
 
-def run_counterfact(asked: Asked) -> list[Finding]:
+def run_counterfact(asked: TaskInput) -> list[Finding]:
     """Return findings on CounterFact."""
     path = asked.file(COUNTERFACT)
     rows = json_lines(path)

@@ -13,12 +13,12 @@ import numpy as np
 from train.measure.batches import judge
 from train.measure.findings import Finding
 from train.tasks import atlas
-from train.tasks.task import Asked, Task, report
+from train.tasks.task import Task, TaskInput, report
 
 WORDINGS = ("test", "unseen")
 
 
-def run(asked: Asked) -> list[Finding]:
+def run(asked: TaskInput) -> list[Finding]:
     """Return findings by split."""
     rows = [row for row in atlas.load(asked, "statement", WORDINGS) if row["rivals"]]
     wrong = [random.Random(f"{asked.seed}/{i}").choice(r["rivals"]) for i, r in enumerate(rows)]

@@ -13,7 +13,7 @@ from train.measure.batches import judge
 from train.measure.findings import Finding
 from train.tasks.cloze import ended
 from train.tasks.detection import likelier
-from train.tasks.task import Asked, Task, json_lines, need, report
+from train.tasks.task import Task, TaskInput, json_lines, need, report
 
 FILE = "halueval/qa_one-turn_data.json"
 
@@ -23,7 +23,7 @@ def prompt(question: str) -> str:
     return f"Question: {question.strip()}\nAnswer:"
 
 
-def run(asked: Asked) -> list[Finding]:
+def run(asked: TaskInput) -> list[Finding]:
     """Return findings on the question part."""
     path = asked.file(FILE)
     rows = json_lines(path)

@@ -24,7 +24,7 @@ from mlpmem.errors import MlpMemError
 from train.measure.batches import judge, next_tokens
 from train.measure.findings import Finding
 from train.tasks.cloze import plain
-from train.tasks.task import Asked, MissingData, Task, json_lines, need, report, table, text_of
+from train.tasks.task import MissingData, Task, TaskInput, json_lines, need, report, table, text_of
 
 FOLDER = "knn_prompt_tasks"
 SENTIMENT = " It was"
@@ -127,7 +127,7 @@ KINDS = {
 }  # fmt: skip
 
 
-def synonyms(asked: Asked, kind: Kind) -> tuple[tuple[str, ...], ...]:
+def synonyms(asked: TaskInput, kind: Kind) -> tuple[tuple[str, ...], ...]:
     """Return the synonyms by label; those of a file are cut to the shortest label's number."""
     if not isinstance(kind.synonyms, str):
         return kind.synonyms
@@ -142,7 +142,7 @@ def synonyms(asked: Asked, kind: Kind) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(line[: min(map(len, found))]) for line in found)
 
 
-def run(asked: Asked) -> list[Finding]:
+def run(asked: TaskInput) -> list[Finding]:
     """Return findings on every task whose files are there; MissingData where none is."""
     made, missing = [], []
     for name, kind in KINDS.items():
@@ -155,7 +155,7 @@ def run(asked: Asked) -> list[Finding]:
     return made
 
 
-def _run_kind(asked: Asked, name: str, kind: Kind) -> list[Finding]:
+def _run_kind(asked: TaskInput, name: str, kind: Kind) -> list[Finding]:
     """Return findings on one of the tasks."""
     made = []
     path = asked.file(f"{FOLDER}/{kind.file}")

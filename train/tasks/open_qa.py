@@ -16,7 +16,7 @@ from functools import partial
 from train.measure.batches import write
 from train.measure.findings import Finding
 from train.tasks import answers
-from train.tasks.task import Asked, Task, json_lines, need, report
+from train.tasks.task import Task, TaskInput, json_lines, need, report
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ BENCHMARKS = {
 }
 
 
-def run(name: str, asked: Asked) -> list[Finding]:
+def run(name: str, asked: TaskInput) -> list[Finding]:
     """Return findings on one benchmark."""
     bench = BENCHMARKS[name]
     path = asked.file(bench.file)

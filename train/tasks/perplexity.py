@@ -18,13 +18,13 @@ from train.measure.batches import judge_positions
 from train.measure.findings import Finding
 from train.measure.text import LARGEST, slide, units_of
 from train.stages.corpus import check_tokens
-from train.tasks.task import Asked, Task, text_of
+from train.tasks.task import Task, TaskInput, text_of
 
 WINDOW, TOKENS = 1024, 20_000  # tokens seen at most, and scored where no limit is given
 TEXT = "wikitext-2/test.txt"
 
 
-def run_atlas(asked: Asked) -> list[Finding]:
+def run_atlas(asked: TaskInput) -> list[Finding]:
     """Return findings on the held-out text of each group."""
     documents = Documents.load(asked.corpus_file("heldout"))
     groups = np.array(documents.groups)[documents.document_of]
@@ -43,7 +43,7 @@ def run_atlas(asked: Asked) -> list[Finding]:
     return made
 
 
-def run_text(asked: Asked) -> list[Finding]:
+def run_text(asked: TaskInput) -> list[Finding]:
     """Return findings on a text file."""
     path = asked.file(TEXT)
     text, made = text_of(path), []
@@ -62,12 +62,14 @@ def run_text(asked: Asked) -> list[Finding]:
     return made
 
 
-def _readers(asked: Asked) -> list[System]:
+def _readers(asked: TaskInput) -> list[System]:
     """Return the systems that read nothing but the text."""
     return [system for system in asked.systems if isinstance(system, ModelSystem)]
 
 
-def _finding(asked: Asked, system: System, split: str, nll: np.ndarray, of: np.ndarray) -> Finding:
+def _finding(
+    asked: TaskInput, system: System, split: str, nll: np.ndarray, of: np.ndarray
+) -> Finding:
     """Return one finding of nll (P,) in nats, by units; a token costs LARGEST at most."""
     values = findings.perplexity(np.minimum(nll, LARGEST), of)
     return Finding("perplexity", system.name, split, "perplexity", how=asked.how, **values)

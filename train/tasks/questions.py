@@ -12,13 +12,13 @@ from mlpmem.engine.rag import Rag
 from train.measure.batches import write
 from train.measure.findings import Finding
 from train.tasks import answers, atlas
-from train.tasks.task import Asked, Task, report
+from train.tasks.task import Task, TaskInput, report
 
 NEW_TOKENS = 16
 WORDINGS = ("seen", "test", "unseen")
 
 
-def run(asked: Asked) -> list[Finding]:
+def run(asked: TaskInput) -> list[Finding]:
     """Return findings by split."""
     rows, made = atlas.load(asked, "question", WORDINGS), []
     others = [{answers.normalise(other) for other in row["others"]} for row in rows]

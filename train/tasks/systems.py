@@ -17,7 +17,7 @@ from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import registry
 from mlpmem.loading.bundle import Bundle, load_bundle, preset_path
-from mlpmem.loading.extra_columns import Given
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.parts import from_parts
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore
@@ -31,7 +31,7 @@ STAGES = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
 
 
 @dataclass(frozen=True)
-class Sources:
+class SystemSources:
     """Where systems come from."""
 
     bundle: str | None = None  # folder or preset
@@ -44,10 +44,10 @@ class Sources:
     layout: str | None = None  # as the corpus is; see Rag
 
 
-class Cast(registry.Cast):
+class RunSystems(registry.SystemRegistry):
     """The systems of a model, and those that a run has beside it."""
 
-    def __init__(self, sources: Sources) -> None:
+    def __init__(self, sources: SystemSources) -> None:
         """Read decoder and memory; MlpMemError for two places at once."""
         s = sources
         if s.decoder and s.bundle:
@@ -85,13 +85,13 @@ class Cast(registry.Cast):
             model.attach_datastore(*self._searched)
         return model
 
-    def base(self, given: Given) -> Decoder:
+    def base(self, given: ExtraColumn) -> Decoder:
         """Return the run's own decoder, whose weights were not halved for a bundle."""
         decoder = self.model.decoder
         return Decoder.load(self._run / "decoder", depth=decoder.depth, device=decoder.device)
 
 
-def _tuned(run: Path) -> list[Given]:
+def _tuned(run: Path) -> list[ExtraColumn]:
     """Return the kept settings of the stage finetuned, as "finetuned" and "lora"."""
     folder = run / "finetuned"
     path = folder / "finetuned.json"
@@ -99,28 +99,28 @@ def _tuned(run: Path) -> list[Given]:
     kinds = {True: ("lora", "adapter"), False: ("finetuned", "decoder")}
     kept = {kinds[bool(row["rank"])]: row for row in rows if (folder / row["name"]).is_dir()}
     return [
-        Given(name, folder / row["name"], kind, row["label"], row["seconds"])
+        ExtraColumn(name, folder / row["name"], kind, row["label"], row["seconds"])
         for (name, kind), row in kept.items()
     ]
 
 
-def _controls(run: Path) -> list[Given]:
+def _controls(run: Path) -> list[ExtraColumn]:
     """Return the memories of the stage controls, each at the lambda chosen for it."""
     path = run / "controls" / "controls.json"
     return [
-        Given(f"{CONTROL}{row['name']}", path.parent / row["name"], "memory", row["label"],
+        ExtraColumn(f"{CONTROL}{row['name']}", path.parent / row["name"], "memory", row["label"],
               row["seconds"], row["lmbda"])
         for row in (read_json(path) if path.is_file() else [])
     ]  # fmt: skip
 
 
-def _plain(run: Path) -> list[Given]:
+def _plain(run: Path) -> list[ExtraColumn]:
     """Return the decoder of RUN-plain, trained in place of decoder and memory, if it is there."""
     folder = plain_decoder(run)
     if folder is None:
         return []
     label, seconds = f"the decoder of {folder.parent.name}", finished_manifest(folder)["seconds"]
-    return [Given("plain", folder, "decoder", label, seconds)]
+    return [ExtraColumn("plain", folder, "decoder", label, seconds)]
 
 
 def _seconds(run: Path | None) -> dict[str, float]:

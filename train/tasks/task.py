@@ -16,7 +16,7 @@ from train.measure.findings import Finding
 
 
 @dataclass(frozen=True)
-class Asked:
+class TaskInput:
     """Who is asked, about what."""
 
     systems: Sequence[System]
@@ -61,7 +61,7 @@ class Task:
 
     name: str
     about: str  # "atlas" or "data"
-    run: Callable[[Asked], list[Finding]]
+    run: Callable[[TaskInput], list[Finding]]
 
 
 def hash_of(part: object) -> int:
@@ -70,7 +70,7 @@ def hash_of(part: object) -> int:
 
 
 def report(
-    asked: Asked,
+    asked: TaskInput,
     study: str,
     system: System,
     values: Mapping[str, Sequence],

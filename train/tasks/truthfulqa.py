@@ -15,7 +15,7 @@ import numpy as np
 from train.measure.batches import judge
 from train.measure.findings import Finding
 from train.tasks.cloze import ended
-from train.tasks.task import Asked, Task, need, report, table
+from train.tasks.task import Task, TaskInput, need, report, table
 
 FILE = "truthfulqa/TruthfulQA.csv"
 SHOTS = (
@@ -68,7 +68,7 @@ def measure(true: Sequence[float], false: Sequence[float], best: int) -> dict[st
     return found | {"mean": float(np.mean(list(found.values())))}
 
 
-def run(asked: Asked) -> list[Finding]:
+def run(asked: TaskInput) -> list[Finding]:
     """Return findings over all questions."""
     path = asked.file(FILE)
     rows = table(path)

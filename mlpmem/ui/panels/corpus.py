@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.errors import said
+from mlpmem.errors import public_text
 from mlpmem.retrieval.text_search import fold, marked, words_of
 from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
@@ -115,7 +115,7 @@ def _safely(make: Callable[[], dict]) -> dict:
     try:
         return packed(make())
     except inputs.MlpMemError as error:
-        return packed(stream.message(said(error)))
+        return packed(stream.message(public_text(error)))
 
 
 def _pasted(text: Any) -> tuple[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import STREAM, Shared
@@ -92,6 +92,6 @@ def _prober(shared: Shared):
             rows = shared.service.model.probe(ids, text, store=store)
             return packed({"number": number, "rows": rows})
         except MlpMemError as error:
-            return packed({"number": number, "error": stream.message(said(error))["text"]})
+            return packed({"number": number, "error": stream.message(public_text(error))["text"]})
 
     return probe

@@ -46,7 +46,7 @@ SIZE = (("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory")
 
 
 @dataclass(frozen=True)
-class Figure:
+class ResultFigure:
     """A figure's place and what fills it; without numbers the tab leaves out both."""
 
     title: str
@@ -57,23 +57,23 @@ class Figure:
 
 
 FIGURES = (
-    Figure(*HEADLINE, "plot-tall", summary.headline_points, summary.headline),
-    Figure(
+    ResultFigure(*HEADLINE, "plot-tall", summary.headline_points, summary.headline),
+    ResultFigure(
         "Accuracy against λ", "On dev wordings, where λ is chosen.", "plot-mid",
         lambda results: summary.curve_points(results, ACCURACY),
         lambda results: summary.curves(results, ACCURACY, "exact match (%)"),
     ),
-    Figure(
+    ResultFigure(
         "Perplexity against λ", "Logarithmic; lower is better.", "plot-mid",
         lambda results: summary.curve_points(results, PERPLEXITY),
         lambda results: summary.curves(results, PERPLEXITY, "perplexity", log=True),
     ),
-    Figure(
+    ResultFigure(
         "Time for one token", "Milliseconds, by part.", "plot-low",
         lambda results: summary.has_cost(results, TIME),
         lambda results: summary.cost(results, TIME, "ms per token", 1.0),
     ),
-    Figure(
+    ResultFigure(
         "Bytes that must be kept", "Megabytes, by part.", "plot-low",
         lambda results: summary.has_cost(results, SIZE),
         lambda results: summary.cost(results, SIZE, "MB", 1e-6),
@@ -103,13 +103,13 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         tab.select(lambda: summary.outputs(draw(results, shown)), None, places, **PRIVATE)
 
 
-def _place(figure: Figure) -> gr.Plot:
+def _place(figure: ResultFigure) -> gr.Plot:
     """Return an empty figure below its heading, as high as it will be."""
     components.static(_heading(figure.title, figure.text), summary.REFIT, elem_classes="results")
     return gr.Plot(show_label=False, container=False, elem_classes=figure.height)
 
 
-def draw(results: dict, shown: Sequence[Figure] = FIGURES) -> list[Any]:
+def draw(results: dict, shown: Sequence[ResultFigure] = FIGURES) -> list[Any]:
     """Return the tab's figures in order; None where a number is missing."""
     return [figure.draw(results) for figure in shown]
 

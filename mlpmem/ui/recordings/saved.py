@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO, PARTS, SOURCES, VERSION, Trace
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.formats import is_number, parse_json, valid
 from mlpmem.loading.extra_columns import NAME
 from mlpmem.ui.components import packed
@@ -145,5 +145,5 @@ def show(event: gr.EventData) -> dict:
     try:
         run = saved.read((event._data or {}).get("text"))
     except MlpMemError as error:
-        return packed(stream.message(said(error)))
+        return packed(stream.message(public_text(error)))
     return packed({"kind": "opened", "run": stream.new_run(), **run})

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service.service import Service
 
@@ -132,7 +132,7 @@ def _guarded(name: str, events: Iterator[ColumnEvent]) -> Iterator[ColumnEvent]:
     try:
         yield from events
     except MlpMemError as error:
-        yield ColumnEvent("failed", {name: sentence(said(error))})
+        yield ColumnEvent("failed", {name: sentence(public_text(error))})
     except Exception:
         log.exception("the column %s failed", name)
         text = "Something went wrong in this column; the terminal says what."

@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request.limits import LATE, Deadline
 
 PERIOD = 0.06  # seconds: about 16 updates a second
@@ -108,9 +108,9 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
             yield from make(stop)
         stop.check()
     except MlpMemError as error:
-        yield message(LATE if stop.over else said(error))
+        yield message(LATE if stop.over else public_text(error))
     except gr.Error as error:  # of a lease: the quota is used up, the wait was too long
-        yield message(said(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
+        yield message(public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
     except Exception:
         log.exception("a generation failed")
         yield message("Something went wrong while generating; the terminal says what. Try again.")

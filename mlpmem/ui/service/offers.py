@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.extra_columns import Given, bundled
+from mlpmem.loading.extra_columns import ExtraColumn, bundled
 from mlpmem.loading.manifest import read_manifest
 
 KEPT = 3
@@ -62,7 +62,7 @@ class Extras:
 
     def __init__(
         self,
-        given: Sequence[Given] = (),
+        given: Sequence[ExtraColumn] = (),
         *,
         mixed: bool = False,
         documents: Callable[[Any], Any] | None = None,
@@ -121,9 +121,9 @@ class Extras:
     @staticmethod
     def retrieval(model: Any, store: Any) -> Any:
         """Return retrieval in a visitor's own store: made anew for every run, and kept nowhere."""
-        from mlpmem.loading.registry import Cast
+        from mlpmem.loading.registry import SystemRegistry
 
-        return Cast(model, documents=lambda: store.datastore.documents).system("rag")
+        return SystemRegistry(model, documents=lambda: store.datastore.documents).system("rag")
 
     def _bytes(self) -> int:
         """Return what all that is made takes."""
@@ -131,13 +131,13 @@ class Extras:
 
     def _cast_of(self, model: Any) -> Any:
         """Return the makers of what stands beside a model."""
-        from mlpmem.loading.registry import Cast
+        from mlpmem.loading.registry import SystemRegistry
 
         read = None if self._documents is None else lambda: self._documents(model)
-        return Cast(model, self._given, read)
+        return SystemRegistry(model, self._given, read)
 
 
-def of_bundle(folder: Path, columns: Sequence[Given] = (), datastore: bool = True) -> Extras:
+def of_bundle(folder: Path, columns: Sequence[ExtraColumn] = (), datastore: bool = True) -> Extras:
     """Return what a bundle's page offers: its own adapters, then the columns given at the start.
 
     A manifest that cannot be read offers nothing of its own: loading it says what is wrong.
@@ -157,7 +157,7 @@ def of_bundle(folder: Path, columns: Sequence[Given] = (), datastore: bool = Tru
     return Extras(list(named.values()), mixed=datastore, documents=documents)
 
 
-def of_parts(columns: Sequence[Given], memory: bool, text: bool) -> Extras:
+def of_parts(columns: Sequence[ExtraColumn], memory: bool, text: bool) -> Extras:
     """Return what a page of parts offers: retrieval and both together where there is a text."""
     return Extras(columns, mixed=memory and text, documents=_of_text if text else None)
 
@@ -169,7 +169,7 @@ def _of_text(model: Any) -> Any:
     return model.datastore.documents
 
 
-def _offer(given: Given) -> Offer:
+def _offer(given: ExtraColumn) -> Offer:
     """Return the offer of a column that stands in a folder."""
     title = TITLES.get(given.name) or given.name.replace("_", " ").capitalize()
     if given.kind == "memory":

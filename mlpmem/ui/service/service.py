@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from mlpmem.errors import MlpMemError, said
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.service.offers import Extras
 
 Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
@@ -109,7 +109,7 @@ class Service:
         return {**asdict(self._status), "defaults": defaults, "auto": auto, "routed": routed}
 
     def _set(self, status: Status) -> None:
-        line = said(f"{self._note} {status.line}".strip())
+        line = public_text(f"{self._note} {status.line}".strip())
         self._status = replace(status, line=line, no_memory=self._no_memory(status))
 
     def _no_memory(self, status: Status) -> str:
