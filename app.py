@@ -26,6 +26,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_gguf
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
+from mlpmem.ui.door import files
+from mlpmem.ui.service import ending
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -74,6 +76,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="a further column: a tuned decoder, LoRA or another memory; may be repeated",
     )  # fmt: skip
     parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
+    parser.add_argument(
+        "--trust-proxy", action="store_true",
+        help="tell visitors apart by X-Forwarded-For, which the proxy in front of the page sets",
+    )  # fmt: skip
     args = parser.parse_args(argv)
     if args.preset and (args.decoder or args.memory):
         parser.error("--preset brings decoder and memory; leave --decoder and --memory out")
@@ -205,8 +211,16 @@ def main(argv: list[str] | None = None) -> int:
             "again, give --bundle another folder, or make one with python -m train."
         )
         return 2
+    if args.trust_proxy:
+        os.environ["MLPMEM_TRUST_PROXY"] = "1"
+    ending.exit_on_signals()
     gc.disable()  # a fifth of the start went into looking for garbage among what is imported
-    from mlpmem.ui import page
+    try:
+        files.claim()  # before Gradio is imported, which asks where to write
+        from mlpmem.ui import page
+    except MlpMemError as error:
+        say(str(error))
+        return 2
     from mlpmem.ui.recordings import recorded
     from mlpmem.ui.service import service
 

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,11 +24,13 @@ from mlpmem.engine.router import FEATURES, Router, RouterConfig, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import SOURCES, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import parse_json, valid
 from mlpmem.loading import extra_columns as given_columns
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.lora import CONFIG, add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
+from mlpmem.model.prompts import as_messages, chat_ids
+from mlpmem.model.tokenizer import PARTIAL, TextStream
 from mlpmem.retrieval import key_cache
 from mlpmem.retrieval.documents import Documents
 from mlpmem.ui import endpoints
@@ -407,3 +410,45 @@ def test_settings_are_taken_or_refused(values):
     bundle = load_bundle(ROOT / "assets" / "atlas")
     made = refused(lambda: type(bundle)(bundle.folder, {"settings": values}).settings)
     assert made is None or isinstance(made, Settings)
+
+
+CONTROL = st.sampled_from(["</s>", "<s>", "<|im_end|>", "<", "s>", "\u2581", "\ue000", " ", "\n"])
+TYPED = st.lists(st.text(max_size=6) | CONTROL, max_size=8).map("".join)
+
+
+@fuzz
+@given(text=TYPED)
+def test_typed_text_never_becomes_a_control_token_and_stays_as_it_is(tiny_model, text):
+    decoder = tiny_model.decoder
+    ids = decoder.encode(text)
+    assert not set(ids[1:]) & decoder.special_ids and ids[0] == 0
+    assert decoder.decode(ids) == valid(text)
+    if valid(text).strip():
+        asked = chat_ids(decoder, text)
+        assert asked.count(0) == 1 and valid(text) in decoder.spelled(asked)
+
+
+@fuzz
+@given(
+    chat=VALUES | st.lists(st.fixed_dictionaries({"role": VALUES, "content": VALUES}), max_size=3)
+)
+def test_a_chat_of_any_shape_is_read_or_refused(chat):
+    messages = refused(as_messages, chat)
+    assert messages is None or messages[-1]["role"] == "user"
+
+
+@fuzz
+@given(text=st.text(max_size=30), cuts=st.lists(st.integers(0, 60), max_size=6))
+def test_characters_that_are_cut_anywhere_come_whole(text, cuts):
+    data, stream = text.encode("utf-8", "replace"), TextStream()
+    edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
+    shown = [stream.push(data[a:b]) for a, b in pairwise(edges)]
+    assert "".join(part for part in shown if part != PARTIAL) == data.decode("utf-8")
+
+
+@fuzz
+@given(stop=VALUES, other=st.dictionaries(st.text(max_size=12), VALUES, max_size=2))
+def test_options_of_any_shape_are_taken_or_refused(tiny_model, stop, other):
+    ours = {"max_new_tokens", "temperature", "seed", "lmbda", "sources", "cancel", "store"}
+    if not set(other) & ours:
+        refused(tiny_model.generate, "Peru", "lm", max_new_tokens=1, stop=stop, **other)

@@ -8,9 +8,12 @@ import sys
 import sysconfig
 import tomllib
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,6 +32,17 @@ def test_uv_run_app_installs_what_requirements_and_pyproject_name():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     assert script["dependencies"] == (ROOT / "requirements.txt").read_text("utf-8").split()
     assert script["requires-python"] == project["requires-python"]
+
+
+def test_the_lock_has_what_is_required_and_all_that_it_brings():
+    rows = (ROOT / ".github/constraints.txt").read_text("utf-8").splitlines()[1:]
+    lock = dict(row.split("==") for row in rows)
+    required = [Requirement(row) for row in (ROOT / "requirements.txt").read_text().split()]
+    assert not [r for r in required if not r.specifier.contains(lock[canonicalize_name(r.name)])]
+    brought = [Requirement(text) for name in lock for text in metadata.requires(name) or []]
+    needed = {canonicalize_name(r.name) for r in brought
+              if r.marker is None or r.marker.evaluate({"extra": ""})}  # fmt: skip
+    assert needed <= {*lock} and list(lock) == sorted(lock)
 
 
 @pytest.mark.slow

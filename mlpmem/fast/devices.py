@@ -35,7 +35,10 @@ class Decodes(Protocol):
 
     threads: int  # for a few rows; 0 leaves torch's own number
     all_threads: int  # for more rows; 0 as above
-    device: torch.device
+
+    @property
+    def device(self) -> torch.device:
+        """Return where it computes."""
 
     def forward(self, ids: torch.Tensor, *, use_cache: bool) -> Any:
         """Compute token ids (1, 1)."""

@@ -5,16 +5,18 @@ one that was broken off goes on.
 """
 
 import atexit
+import ctypes
 import hashlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mlpmem.api import Model
@@ -27,6 +29,10 @@ from mlpmem.retrieval.texts import files_of
 ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
 PROGRESS = re.compile(r"^(\w+): +(\d+)%\|")  # a stage's bar
+RUNNING: set[subprocess.Popen] = set()  # trainings of this process
+PATIENCE = 5.0  # seconds that a training has to end
+PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
+PR_SET_PDEATHSIG = 1
 ROWS = 30_000  # positions learned from at most, drawn at random: minutes on a CPU's core
 # What is not said here is the recipes' own default; nothing is held out, as nothing is measured.
 RECIPE = """[corpus]
@@ -134,18 +140,51 @@ def _train(folder: Path, tell: Tell) -> None:
 
 @contextmanager
 def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """Yield a running process, which ends with this one and is waited for."""
+    """Yield a running process, which ends with this one, however this one ends, and is waited for.
+
+    It has a group of its own, so that all that it starts can be ended with it.
+    """
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     options |= {"encoding": "utf-8", "errors": "replace", "env": environment}
-    with subprocess.Popen(command, **options) as process:
-        atexit.register(process.terminate)
+    with subprocess.Popen(
+        command, **options, start_new_session=True, preexec_fn=die_with_parent if PRCTL else None
+    ) as process:
+        RUNNING.add(process)
         try:
             yield process
         except BaseException:
-            process.terminate()
+            _end(process)
             raise
         finally:
-            atexit.unregister(process.terminate)
+            RUNNING.discard(process)
+
+
+def end() -> None:
+    """End every training that runs, and return when it has; the same start goes on where it was."""
+    for process in list(RUNNING):
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    """End a process and what it started: asked first, killed after PATIENCE."""
+    for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
+        with suppress(OSError):
+            os.killpg(process.pid, number) if hasattr(os, "killpg") else process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+            return
+
+
+def die_with_parent() -> None:
+    """Have this process end when its parent is killed (on Linux).
+
+    Otherwise it would train on, and write where the run that follows a kill writes too.
+    """
+    if PRCTL:
+        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+atexit.register(end)
 
 
 def _progress(line: str) -> tuple[str, float] | None:

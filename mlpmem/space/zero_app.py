@@ -12,6 +12,10 @@ os.environ.setdefault("GRADIO_SSR_MODE", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from mlpmem.ui.door import files  # noqa: E402
+
+files.claim()  # before Gradio is imported, which asks where to write
+
 try:
     import spaces  # before torch, whose CUDA it stands in for until a lease begins
 except ImportError:
@@ -26,8 +30,8 @@ from mlpmem.loading.bundle import load_bundle  # noqa: E402
 from mlpmem.retrieval.retriever import ExactRetriever  # noqa: E402
 from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
 from mlpmem.ui import page  # noqa: E402
-from mlpmem.ui.recordings import recorded
-from mlpmem.ui.service import offers
+from mlpmem.ui.recordings import recorded  # noqa: E402
+from mlpmem.ui.service import offers  # noqa: E402
 from mlpmem.ui.service.service import Service  # noqa: E402
 
 BUNDLE = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")

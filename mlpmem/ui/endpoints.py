@@ -53,6 +53,9 @@ def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | Non
         finally:
             stop.set()
 
+    bounds = {"2,000": f"{inputs.MAX_CHARACTERS:,}", "128": f"{inputs.MAX_NEW_TOKENS:,}"}
+    for written, bound in bounds.items():
+        call.__doc__ = (call.__doc__ or "").replace(written, bound)
     return call
 
 

@@ -6,28 +6,36 @@ How many runs are ahead of a visitor's own in the model's queue.
 """
 
 import gc
+import ipaddress
 import os
 import sys
-import tempfile
+import time
 from typing import Any
 
 import gradio as gr
+import httpx
 from starlette.middleware import Middleware
 
-from mlpmem.ui import components, endpoints, page
+from mlpmem.ui import components, endpoints
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.door.bounds import BOUNDS
+from mlpmem.ui.door.door import Door, Gate
+from mlpmem.ui.door.fair import FairQueue
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
-from mlpmem.ui.recordings import words  # fmt: skip
+from mlpmem.ui.recordings import words
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
+from mlpmem.ui.service import ending
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
 
 TITLE = "MLP Memory, live"
-QUEUE_SIZE = 64  # who waits sees how many are ahead; more are refused in a sentence
 POLL_SECONDS = 0.7
-UPLOADS = (600, 3600)  # seconds: how often unread files are looked for, how old they may get
+NOT_OURS = (
+    "That is not what this page sends. Reload the page and try again; from a program, send the "
+    "kinds of values that About names."
+)
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
@@ -35,19 +43,37 @@ PANELS = {
 }  # fmt: skip
 
 
-class Queued(gr.Blocks):
-    """Blocks whose queue is set as they begin, once: setting it later makes the whole app anew."""
+class Guarded(gr.Blocks):
+    """Blocks behind the door: with its gate, and its queue.
 
-    def queue(self, *_: Any, **__: Any) -> "Queued":
-        """Return self, with a queue of bounded length that runs one request of a kind at a time."""
-        bounds = {"max_size": QUEUE_SIZE, "default_concurrency_limit": 1, "api_open": False}
-        return super().queue(**bounds)
+    The queue is set as they begin, once: setting it later makes the whole app anew.
+    """
+
+    gate: Gate
+
+    def queue(self, *_: Any, **__: Any) -> "Guarded":
+        """Return self, with a fair queue of bounded length that runs one job of a kind at once."""
+        super().queue(api_open=False)
+        self._queue = FairQueue(self, BOUNDS)
+        return self
+
+    async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the handler's arguments; gr.Error where a value is of another kind."""
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            raise gr.Error(NOT_OURS, print_exception=False) from error
 
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
     """Return the page; nothing of the model is touched here."""
     limits.refuse_addresses()
-    with Queued(title=TITLE, analytics_enabled=False, delete_cache=UPLOADS) as page:
+    gate = Gate(service)
+    with Guarded(title=TITLE, analytics_enabled=False) as page:
+        page.gate = gate
         with gr.Row(elem_classes="top-row"):
             components.static(MASTHEAD, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
@@ -101,12 +127,9 @@ def launch_options() -> dict:
         "enable_monitoring": False,
         "show_error": False,
         "ssr_mode": False,
-        "state_session_capacity": 200,
         "pwa": False,
-        "app_kwargs": {
-            "middleware": [Middleware(limits.BoundedBody), Middleware(limits.BoundedUploads)]
-        },
-        "max_file_size": "8mb",  # what is above own.MAX_BYTES gets a sentence rather than a 413
+        "app_kwargs": {"middleware": [Middleware(Door)], "lifespan": Gate.lifespan},
+        "max_file_size": BOUNDS.upload_body,  # more than a text: it gets a sentence, not a 413
     }
 
 
@@ -134,28 +157,19 @@ def serve(
     """Serve until interrupted, loading once the page answers; returns an exit status.
 
     Where host and port are not given, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count, which a host
-    such as Spaces sets. Uploads lie in GRADIO_TEMP_DIR or, without it, in a folder of this
-    process alone, which goes when it ends.
+    such as Spaces sets.
     """
-    if os.environ.get("GRADIO_TEMP_DIR"):
-        return _serve(service, recorded, host, port)
-    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
-        return _serve(service, recorded, host, port)
-
-
-def _serve(service: Service, recorded: Recorded, host: str | None, port: int | None) -> int:
-    """Serve until interrupted."""
-    host = host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1"
+    ending.exit_on_signals()
+    host = bracketed(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
-    blocks = page.build(service, recorded)
+    blocks = build(service, recorded)
     try:
         blocks.launch(
             server_name=host,
             server_port=port,
             prevent_thread_lock=True,
             quiet=True,
-            **page.launch_options(),
+            **launch_options(),
         )
     except OSError:
         sys.stderr.write(
@@ -163,18 +177,33 @@ def _serve(service: Service, recorded: Recorded, host: str | None, port: int | N
             "is not this machine's; give another --port or --host\n"
         )
         return 2
-    except ValueError as error:  # Gradio asks its own page whether it answers
+    except (ValueError, httpx.InvalidURL) as error:  # Gradio asks its own page whether it answers
         sys.stderr.write(
-            f"mlpmem: the page does not answer at {host}:{port}; check HTTP_PROXY and NO_PROXY, or "
-            f"start it again when the machine is less busy ({str(error).splitlines()[0]})\n"
+            f"mlpmem: the page does not answer at {host}:{port}; check --host, HTTP_PROXY and "
+            "NO_PROXY, or start it again when the machine is less busy "
+            f"({str(error).splitlines()[0]})\n"
         )
         return 2
     gc.freeze()  # what was imported stays
     gc.enable()
     sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
     service.start()
-    blocks.block_thread()
+    try:
+        while blocks.is_running:
+            time.sleep(0.2)
+    finally:
+        blocks.close(verbose=False)
+        ending.end_training()
+        sys.stderr.write("mlpmem: stopped\n")
     return 0
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in an address: one of IPv6 in brackets."""
+    try:
+        return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
+    except ValueError:
+        return host
 
 
 def answer_ahead(page: gr.Blocks, tools: gr.HTML) -> None:

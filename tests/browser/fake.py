@@ -193,8 +193,10 @@ class FakeModel:
         length = {name: len(tokens[name][system]) for name, (system, _) in columns.items()}
         done = {name: [] for name in columns}
         settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_k": 0,
-                    "top_p": 1.0, "seed": 0, **sampling}  # fmt: skip
+                    "top_p": 1.0, "seed": 0}  # fmt: skip
         settings |= {"forced": forced} if forced else {}
+        rare = {"min_p": 0, "repetition_penalty": 1, "stop": (), "special": False}
+        settings |= {k: v for k, v in sampling.items() if rare.get(k, ...) != v}
 
         def events():
             for index in range(min(max_new_tokens, max(length.values()))):

@@ -203,7 +203,10 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     args = parser.parse_args()
     log = Path(tempfile.mkdtemp()) / "app.log"
-    server = Server(log, "app.py", "--port", "{port}").wait()
+    # all of them come from one address, whose share is one visitor's
+    shares = {"MLPMEM_WAITING": "200", "MLPMEM_SESSIONS": "400", "MLPMEM_RATE": "1000",
+              "MLPMEM_OPEN": "500"}  # fmt: skip
+    server = Server(log, "app.py", "--port", "{port}", **shares).wait()
     try:
         process = psutil.Process(server.process.pid)
         return asyncio.run(drive(server.url, process, args.visitors, args.seconds))

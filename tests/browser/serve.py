@@ -11,13 +11,17 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
+from mlpmem.ui.door import files  # noqa: E402
+
+files.claim()  # as app.py does, before Gradio is imported
+
 import fake  # noqa: E402
 import fake_columns  # noqa: E402
 
-from mlpmem.ui import page
+from mlpmem.ui import page  # noqa: E402
 from mlpmem.ui.recordings import recorded  # noqa: E402
 from mlpmem.ui.service.loads import cost_line, tell_tokens  # noqa: E402
-from mlpmem.ui.service.service import Later, Service
+from mlpmem.ui.service.service import Later, Service  # noqa: E402
 
 
 def main(folder: Path, port: int, seconds: float) -> None:
@@ -35,11 +39,7 @@ def main(folder: Path, port: int, seconds: float) -> None:
         return model, [Later("datastore", partial(attach, model))]
 
     service = Service(load, extras=fake_columns.FakeExtras())
-    blocks = page.build(service, recorded.read(fake.write_bundle(folder)))
-    blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True,
-                  **page.launch_options())  # fmt: skip
-    service.start()
-    blocks.block_thread()
+    sys.exit(page.serve(service, recorded.read(fake.write_bundle(folder)), "127.0.0.1", port))
 
 
 if __name__ == "__main__":

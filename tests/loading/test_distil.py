@@ -3,12 +3,16 @@
 The whole way runs the training program, on a tiny decoder and on a pretrained one where it is here.
 """
 
+import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
+from conftest import Server
 
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import distil
@@ -17,6 +21,7 @@ from mlpmem.ui.request import stream
 from mlpmem.ui.service import loads
 from mlpmem.ui.service.service import Service
 from train.config.load import load_recipe
+from train.run.processes import check_free
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260K"
 SAMPLE = Path(__file__).parents[3] / "shared/data/tinystories_sample/tinystories_sample.txt"
@@ -104,6 +109,50 @@ def test_a_decoder_and_a_text_become_three_columns(parts):
     begin = time.monotonic()
     again = Service(loads.open_parts(str(parts / "decoder"), None, text, train=True))
     assert settled(again)[-1].state == "ready" and time.monotonic() - begin < 10, "it was kept"
+
+
+def trainings(cache: Path) -> list[psutil.Process]:
+    """Return the processes that train in a cache folder."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            line = process.cmdline()
+            found += (
+                [process] if "train" in line and any(str(cache) in part for part in line) else []
+            )
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has other signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGKILL", -9)])
+def test_the_training_ends_with_the_page_and_leaves_no_lock(parts, name, code):
+    cache = parts / "cache"
+    command = [
+        "app.py",
+        "--decoder",
+        str(parts / "decoder"),
+        "--text",
+        str(parts / 'notes "1".txt'),
+    ]
+    told = {"MLPMEM_CACHE": str(cache)}
+    server = Server(parts / "log", *command, "--train-memory", "--port", "{port}", **told)
+    try:
+        ends = time.monotonic() + 240
+        while not (held := list(cache.rglob(".locks/*.json"))) and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert held and trainings(cache), server.log.read_text()
+        server.process.send_signal(getattr(signal, name))
+        assert server.process.wait(30) == code
+        ends = time.monotonic() + 5  # who was killed does not wait for it
+        while trainings(cache) and time.monotonic() < ends:
+            time.sleep(0.05)
+        assert not trainings(cache)
+    finally:
+        server.stop()
+    assert not list(cache.rglob(".locks/*.json"))
+    check_free(next(cache.rglob("recipe.toml")).parent / "runs" / "recipe")
+    assert list(cache.rglob("runs/recipe/*")), "what was made is kept"
 
 
 @pytest.mark.slow

@@ -211,7 +211,7 @@ def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
         write_memory(tmp_path / family, family)
         assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
     assert extra_column(f"tuned={folder}").kind == "adapter"
-    with pytest.raises(MlpMemError, match="no folder of a decoder"):
+    with pytest.raises(MlpMemError, match="must hold a decoder"):
         extra_column(f"tuned={tmp_path}")
 
 

@@ -304,8 +304,8 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
 def test_a_run_that_is_told_to_end_says_so_and_dies_of_the_signal():
     code = (
-        "import os, signal\nfrom train.__main__ import _end_as_told\n"
-        "signal.signal(signal.SIGTERM, _end_as_told)\nos.kill(os.getpid(), signal.SIGTERM)"
+        "import os, signal\nfrom train.__main__ import _terminate\n"
+        "signal.signal(signal.SIGTERM, _terminate)\nos.kill(os.getpid(), signal.SIGTERM)"
     )
     made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (-signal.SIGTERM, STOPPED)
@@ -322,10 +322,13 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "tiny", "--text", "a.txt"], "--text FILES and the command extend go together"),
-        (["extend", "tiny"], "--text FILES and the command extend go together"),
+        (
+            ["plan", "tiny", "--text", "a.txt"],
+            "--text FILES and the command extend must",
+        ),
+        (["extend", "tiny"], "--text FILES and the command extend must"),
         (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
-        (["plan", "tiny", "--again"], "--again is for all and for the stages"),
+        (["plan", "tiny", "--again"], "--again is only for all and the stages"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),

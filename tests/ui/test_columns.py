@@ -177,7 +177,7 @@ def test_auto_is_the_routers_where_there_is_one_and_else_each_ones_own(service, 
     assert all(step.lmbda is None for step in done["ce"].steps)
     wanted = model.generate(PROMPT, "memory", lmbda="auto", max_new_tokens=4)
     assert ids(done["memory"]) == ids(wanted)
-    with pytest.raises(MlpMemError, match="no router chooses it for 'knn'"):
+    with pytest.raises(MlpMemError, match="needs a router for 'knn'"):
         asked(service, ["knn"], lmbda="auto")
 
 

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import fake
 import pytest
 
 from mlpmem.engine.trace import OTHER, Candidate, Neighbour, Step, Trace
@@ -79,3 +80,15 @@ def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
     for step in steps:
         mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
         assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"
+
+
+def test_a_run_with_stop_texts_and_control_tokens_opens_again():
+    trace = fake.FakeModel(pace=0).compare("Peru", stop=["\n"], special=True)["lm"]
+    assert trace.settings["stop"] == ["\n"] and trace.settings["special"] is True
+    record = saved.record("Peru", {}, None, {"lm": trace})
+    assert saved.read(json.dumps(record))["traces"]["lm"]["settings"]["stop"] == ["\n"]
+    for wrong in ({"stop": [3]}, {"stop": "x"}, {"special": 1}):
+        record["traces"]["lm"]["settings"] |= wrong
+        with pytest.raises(MlpMemError):
+            saved.read(json.dumps(record))
+        record["traces"]["lm"]["settings"] |= {"stop": ["\n"], "special": True}

@@ -1,10 +1,8 @@
 """A stage's model trained in one process or several data-parallel ones, resumed after a kill."""
 
-import ctypes
 import errno
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +13,7 @@ from pathlib import Path
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.loading.distil import PRCTL, die_with_parent
 from train.files import read_json, write_json
 from train.fit.loop import used_seconds
 from train.run.machine import FULL, peak_memory
@@ -24,8 +23,6 @@ CHECKPOINT = "checkpoint.safetensors"
 FAILED = "failed-*.json"  # what a worker of that rank says before it ends
 PEAK = "peak-*.json"  # the bytes of memory that it took
 ALONE = Team(0, 1, torch.device("cpu"))
-PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-PR_SET_PDEATHSIG = 1
 
 
 def run_workers(module: str, folder: Path, job: dict, processes: int, apart: bool = False) -> dict:
@@ -108,12 +105,3 @@ def come_apart() -> None:
     for name in os.environ.keys() - alone(os.environ).keys():
         del os.environ[name]
     die_with_parent()
-
-
-def die_with_parent() -> None:
-    """Have this process end when its parent is killed (on Linux).
-
-    Otherwise it would train on, and write where the run that follows a kill writes too.
-    """
-    if PRCTL:
-        PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)

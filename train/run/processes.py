@@ -97,6 +97,7 @@ def disband() -> None:
 
 
 FOLDER = ".locks"  # below the run's root
+NOTES: set[Path] = set()  # of the locks that this process holds
 
 
 @contextmanager
@@ -114,10 +115,18 @@ def hold(root: Path, name: str) -> Iterator[None]:
             say(f"{name}: taken over from a run that was killed ({_holder(note)})")
         since = datetime.now().isoformat(" ", "seconds")
         write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+        NOTES.add(note)
         yield
     finally:
+        NOTES.discard(note)
         note.unlink(missing_ok=True)
         lock.release()
+
+
+def take_notes_away() -> None:
+    """Delete this process's notes before it ends by a signal; the system frees its locks."""
+    for note in list(NOTES):
+        note.unlink(missing_ok=True)
 
 
 def check_free(root: Path) -> None:

@@ -147,7 +147,7 @@ def _picker(shared: Shared):
     """Return what a click on an example does: run it, or show its recording meanwhile."""
 
     def choose(event: gr.EventData) -> tuple:
-        index = (event._data or {}).get("index")
+        index = inputs.event_values(event).get("index")
         examples, tuned = shared.recorded.examples, shared.service.extras.tuned
         names = gr.skip()
         if index == "surprise":

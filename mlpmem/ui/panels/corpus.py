@@ -16,6 +16,7 @@ from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.door.shares import client_of
 from mlpmem.ui.recordings import words
 from mlpmem.ui.request import inputs, stream
 from mlpmem.ui.service import own_text
@@ -84,7 +85,7 @@ def _opener(shared: Shared):
 
     def open_document(event: gr.EventData) -> dict:
         def found() -> dict:
-            data = event._data if isinstance(event._data, dict) else {}
+            data = inputs.event_values(event)
             corpus, title, group = shared.service.corpus, data.get("title"), data.get("group")
             if isinstance(title, str) and isinstance(group, str):
                 index = corpus.titled(title, group)
@@ -136,7 +137,7 @@ def _uploaded(path: Any) -> tuple[str, str]:
 def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
     """Return the generator that turns a text into this session's datastore."""
 
-    def make(given: Any, key: Any) -> Iterator[tuple]:
+    def make(given: Any, key: Any, request: gr.Request) -> Iterator[tuple]:
         def values(stop: threading.Event) -> Iterator[dict]:
             name, content = read(given)
             counts: Counter = Counter()
@@ -145,11 +146,8 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
             yield {"kind": "begin", "run": run, "title": name}
             store = yield from _built(shared.service.model, run, titled, stop)
             shared.shelf.drop(str(key or ""))
-            yield {
-                "kind": "ready",
-                "key": shared.shelf.add(name, store, noted(counts)),
-                "store": store,
-            }
+            kept = shared.shelf.add(name, store, noted(counts), client_of(request))
+            yield {"kind": "ready", "key": kept, "store": store}
 
         for value in stream.guarded(values):
             if value["kind"] != "ready":

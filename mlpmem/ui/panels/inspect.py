@@ -84,7 +84,7 @@ def _prober(shared: Shared):
     """
 
     def probe(event: gr.EventData, own: Any) -> dict:
-        data = event._data if isinstance(event._data, dict) else {}
+        data = inputs.event_values(event)
         number = data.get("number") if isinstance(data.get("number"), int) else 0
         try:
             ids, text = inputs.check_probe(data)

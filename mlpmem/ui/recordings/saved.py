@@ -16,8 +16,8 @@ from mlpmem.errors import MlpMemError, public_text
 from mlpmem.formats import is_number, parse_json, valid
 from mlpmem.loading.extra_columns import NAME
 from mlpmem.ui.components import packed
-from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import stream
+from mlpmem.ui.request.inputs import event_values
 
 MAX_BYTES = 6_000_000
 MAX_STEPS, MAX_CANDIDATES, MAX_NEIGHBOURS, MAX_TEXT, MAX_COLUMNS = 512, 64, 64, 20_000, 12
@@ -65,7 +65,10 @@ def _trace(system: str, row: Any) -> Trace:
     ids = trace.prompt_ids
     _check(isinstance(ids, list) and all(isinstance(i, int) for i in ids), "its prompt has no ids")
     _forced(trace)
-    settings = {name: v for name, v in trace.settings.items() if name != "forced"}
+    settings = {n: v for n, v in trace.settings.items() if n not in ("forced", "stop", "special")}
+    stops = trace.settings.get("stop", [])
+    whole = isinstance(stops, list) and all(isinstance(text, str) for text in stops)
+    _check(whole and trace.settings.get("special", True) is True, "its settings are malformed")
     for mapping in (settings, trace.model, trace.cost):
         plain = isinstance(mapping, dict) and len(mapping) <= 64
         _check(plain and all(isinstance(v, str) or is_number(v) for v in mapping.values()),
@@ -143,7 +146,7 @@ def _check(fine: bool, what: str) -> None:
 def show(event: gr.EventData) -> dict:
     """Return the token view's value for the file's text, or one that says what is wrong."""
     try:
-        run = saved.read((event._data or {}).get("text"))
+        run = read(event_values(event).get("text"))
     except MlpMemError as error:
         return packed(stream.message(public_text(error)))
     return packed({"kind": "opened", "run": stream.new_run(), **run})

@@ -7,9 +7,10 @@ from typing import Any
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, valid
+from mlpmem.ui.door.bounds import BOUNDS as DOOR
 
-MAX_CHARACTERS = 2000
-MAX_NEW_TOKENS = 128
+MAX_CHARACTERS = DOOR.characters
+MAX_NEW_TOKENS = DOOR.new_tokens
 MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
 MAX_PROBE = 40
 MAX_STOPS = 8  # texts that end an answer
@@ -91,6 +92,11 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
             s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
         ],
     )
+
+
+def event_values(event: Any) -> dict:
+    """Return what a part of the page sent with its event, {} where it is no object."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def _list(value: object) -> list:

@@ -1,7 +1,8 @@
 """Datastores of visitors' own texts: bounded in bytes and in time, found by a secret id alone.
 
-A session keeps the id; nothing here knows whose it is. Whoever has used theirs least recently goes
-first when room is needed. A timer frees what has expired, whether or not anybody comes by.
+A session keeps the id; all that is known of its owner is the client that it counts for. A client
+with more than its share loses its oldest; where everybody's together are too much, whoever has most
+does. A timer frees what has expired, whether or not anybody comes by.
 """
 
 import io
@@ -17,10 +18,10 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
+from mlpmem.ui.door.bounds import BOUNDS
 
-MAX_BYTES = 2_000_000  # of one text
-SHELF_BYTES = 600_000_000  # of all datastores together
-SECONDS = 3600.0
+MAX_BYTES = BOUNDS.text_bytes  # of one text
+MOST = f"{MAX_BYTES / 1e6:g} MB"
 KINDS = (*TEXT_KINDS, ".gz")  # .xz is not taken: what it unpacks in may be gigabytes
 
 
@@ -32,6 +33,7 @@ class Own:
     store: Any
     ends: float  # of the shelf's clock
     note: str = ""  # what was left out of the text
+    client: str = ""
 
 
 class Shelf:
@@ -39,26 +41,35 @@ class Shelf:
 
     def __init__(
         self,
-        most: int = SHELF_BYTES,
-        seconds: float = SECONDS,
+        most: int = BOUNDS.shelf_bytes,
+        seconds: float = BOUNDS.text_seconds,
         clock: Callable[[], float] = time.monotonic,
+        share: int = BOUNDS.client_text_bytes,
     ) -> None:
         """Begin empty."""
-        self.most, self.seconds, self.clock = most, seconds, clock
+        self.most, self.seconds, self.clock, self.share = most, seconds, clock, share
         self._kept: OrderedDict[str, Own] = OrderedDict()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, title: str, store: Any, note: str = "") -> str:
-        """Keep a datastore and return its id."""
+    def add(self, title: str, store: Any, note: str = "", client: str = "") -> str:
+        """Keep a client's datastore and return its id; this one is kept even if it is too large."""
         key = uuid.uuid4().hex
         with self._lock:
-            self._kept[key] = Own(title, store, self.clock() + self.seconds, note)
             self._sweep()
+            others = [k for k, own in self._kept.items() if own.client == client]
+            self._kept[key] = Own(title, store, self.clock() + self.seconds, note, client)
+            while others and self._bytes(client) > self.share:
+                del self._kept[others.pop(0)]
             while len(self._kept) > 1 and self._bytes() > self.most:
-                self._kept.popitem(last=False)
+                del self._kept[self._heaviest(key)]
             self._wake()
         return key
+
+    def _heaviest(self, new: str) -> str:
+        """Return whose client has most, but for the new one: the one used longest ago of them."""
+        rest = [key for key in self._kept if key != new]
+        return max(rest, key=lambda key: self._bytes(self._kept[key].client))
 
     def get(self, key: str) -> Own | None:
         """Return what an id stands for, None once it has gone."""
@@ -98,8 +109,10 @@ class Shelf:
         for key in [key for key, own in self._kept.items() if own.ends <= now]:
             del self._kept[key]
 
-    def _bytes(self) -> int:
-        return sum(own.store.bytes for own in self._kept.values())
+    def _bytes(self, client: str | None = None) -> int:
+        """Return what a client's datastores take, everybody's for None."""
+        owns = self._kept.values()
+        return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
 def read_upload(path: Path) -> tuple[str, str]:
@@ -108,18 +121,20 @@ def read_upload(path: Path) -> tuple[str, str]:
         raise MlpMemError(f"{path.name} is not one of {', '.join(KINDS)} files. Convert it first.")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise MlpMemError(f"{path.name} has {size / 1e6:.1f} MB; at most 2 MB are taken. Cut it.")
+        raise MlpMemError(f"{path.name} has {size / 1e6:.1f} MB; at most {MOST} are taken. Cut it.")
     with opened(path) as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise MlpMemError(f"{path.name} unpacks to more than 2 MB; at most 2 MB are taken. Cut it.")
+        raise MlpMemError(
+            f"{path.name} unpacks to more than {MOST}; at most {MOST} are taken. Cut it."
+        )
     return path.name, "".join(decoded(io.BytesIO(raw), path.name))
 
 
 def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
     """Return (title, text) of every document; MlpMemError for no text, a bad line or too much."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
-        raise MlpMemError("The text has more than 2 MB. Cut it.")
+        raise MlpMemError(f"The text has more than {MOST}. Cut it.")
     pairs = [(valid(title[:200]), text) for title, text in titled_texts(name, content, counts)]
     if not pairs:
         raise MlpMemError("There is no text. Paste some, or upload a file with some.")

@@ -1,0 +1,71 @@
+"""What is the same for everybody, rendered once: `/`, `/config` and `/info`.
+
+Gradio renders half a megabyte for every GET, and writes the address into it that the request was
+sent to. Here it is rendered for a stand-in, whose address is then replaced.
+"""
+
+import re
+from collections import OrderedDict
+from typing import Any
+
+from gradio.route_utils import get_root_url
+from starlette.requests import Request
+
+from mlpmem.ui.door.routes import API, RefusedError
+
+STAND_IN = b"http://page.invalid"
+ROOT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]{0,255})?")
+PATHS = {"page": "/", "config": "/config", "info": f"{API}/info"}
+KEPT = 16  # of pages with an address in them
+
+
+class Pages:
+    """The pages that were rendered, and those with an address in them that were asked for last."""
+
+    def __init__(self) -> None:
+        """Begin with none."""
+        self._rendered: dict[str, tuple[bytes, bytes]] = {}
+        self._addressed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+
+    async def answer(self, app: Any, scope: dict, send: Any, name: str) -> None:
+        """Answer a request of a page; app renders it the first time."""
+        path = PATHS[name]
+        root = get_root_url(Request(scope), path, scope["app"].root_path or scope.get("root_path"))
+        if not ROOT.fullmatch(root):
+            raise RefusedError(400, "The request names an odd host. Open the page by its address.")
+        if name not in self._rendered:
+            self._rendered[name] = await _render(app, scope, path)
+        kind, page = self._rendered[name]
+        body = self._addressed.pop((name, root), None)
+        if body is None:
+            body = page.replace(STAND_IN, root.encode())
+        self._addressed[name, root] = body
+        while len(self._addressed) > KEPT:
+            self._addressed.popitem(last=False)
+        headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)),
+                   (b"cache-control", b"no-cache")]  # fmt: skip
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        body = b"" if scope["method"] == "HEAD" else body
+        await send({"type": "http.response.body", "body": body})
+
+
+async def _render(app: Any, scope: dict, path: str) -> tuple[bytes, bytes]:
+    """Return (content type, body) that app answers a plain GET of the stand-in with."""
+    parts: list[bytes] = []
+    start: dict = {}
+    asked = {
+        **scope, "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
+        "scheme": "http", "headers": [(b"host", b"page.invalid")],
+    }  # fmt: skip
+
+    async def receive() -> dict:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: dict) -> None:
+        start.update(message if message["type"] == "http.response.start" else {})
+        parts.append(message.get("body", b""))
+
+    await app(asked, receive, send)
+    if start["status"] != 200:
+        raise RefusedError(503, "The page is not there yet. Try again in a moment.")
+    return dict(start["headers"])[b"content-type"], b"".join(parts)

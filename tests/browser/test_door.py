@@ -1,0 +1,296 @@
+"""The door of a running page: what one client does hurts nobody, and nothing is left at the end."""
+
+import json
+import os
+import signal
+import socket
+import time
+import uuid
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from conftest import HERE, Server
+
+BOUNDS = {
+    "MLPMEM_TRUST_PROXY": "1",
+    "MLPMEM_BODY_SECONDS": "1",
+    "MLPMEM_LISTEN_SECONDS": "3",
+    "MLPMEM_CLIENT_UPLOADS": "3",
+}
+PROMPT = "Question: What is the capital of Peru? Answer:"
+
+
+def serve(folder: Path, **environment: str) -> Server:
+    """Return a server of the fake model, whose uploads lie below the folder."""
+    told = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "MLPMEM_PATIENCE": "60", **environment}
+    command = (str(HERE / "serve.py"), str(folder / "fake"), "{port}", "0.1")
+    return Server(folder / "log", *command, **told)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    found = serve(tmp_path_factory.mktemp("door"), **BOUNDS).wait()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def client(server):
+    """Return client(address) -> somebody who comes from there."""
+    made = []
+
+    def come(address: str) -> "Client":
+        made.append(Client(server, address))
+        return made[-1]
+
+    yield come
+    for one in made:
+        one.http.close()
+
+
+class Client:
+    """Somebody whom the proxy in front of the page names by an address."""
+
+    def __init__(self, server: Server, address: str):
+        self.http = httpx.Client(
+            base_url=server.url, timeout=30, headers={"x-forwarded-for": address}
+        )
+        config = self.http.get("config").json()
+        ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
+        self.session = uuid.uuid4().hex
+        self.named = {d["api_name"]: d["id"] for d in config["dependencies"]}
+        self.of = {tuple(t): d["id"] for d in config["dependencies"] for t in d["targets"]}
+        self.generate = self.of[ids["generate"], "click"]
+        self.make = self.of[ids["own-make"], "click"]
+
+    def post(self, path: str, **body) -> httpx.Response:
+        return self.http.post(f"gradio_api/{path}", json=body)
+
+    def join(self, prompt: str = PROMPT, session: str | None = None) -> httpx.Response:
+        data = [prompt, {"lmbda": None}, None, "atlas", ["lm"], 32, 0.0, 1.0, 0, 0]
+        session = session or self.session
+        return self.post("queue/join", data=data, fn_index=self.generate, session_hash=session)
+
+    def read(self) -> list[dict]:
+        """Return the messages of this session until they end."""
+        path = f"gradio_api/queue/data?session_hash={self.session}"
+        with self.http.stream("GET", path) as stream:
+            return [json.loads(line[5:]) for line in stream.iter_lines() if line[:5] == "data:"]
+
+    def poll(self, session: str) -> httpx.Response:
+        return self.post("run/predict", data=[], fn_index=self.named["poll"], session_hash=session)
+
+
+def test_what_the_page_does_not_use_is_not_there(client, server):
+    http = client("203.0.113.1").http
+    path = http.post("gradio_api/upload", files={"files": ("a.txt", b"private")}).json()[0]
+    assert Path(path).read_bytes() == b"private"
+    urls = f"file={path}", f"file/{path}", "file=http://127.0.0.1:1/x", "proxy=http://x"
+    for url in (*urls, "component_server", "process_recording", "queue/status", "openapi.json"):
+        for answer in (http.get(f"gradio_api/{url}"), http.post(f"gradio_api/{url}", json={})):
+            assert answer.status_code == 404 and "About" in answer.json()["detail"]
+    assert http.get("monitoring").status_code == http.get("docs").status_code == 404
+
+
+def test_every_answer_tells_the_browser_what_it_may_do(client, server):
+    http = client("203.0.113.2").http
+    for path in ("", "config", "theme.css", "gradio_api/info", "nowhere", "health"):
+        said = http.get(path).headers
+        assert "frame-ancestors 'self'" in said["content-security-policy"]
+        assert said["x-content-type-options"] == "nosniff"
+    evil = {"origin": "https://evil.example"}
+    assert http.post("gradio_api/reset", json={"event_id": "a"}, headers=evil).status_code == 403
+
+
+def test_the_page_is_rendered_once_and_names_the_address_that_it_was_asked_by(client, server):
+    http = client("203.0.113.3").http
+    begin = time.perf_counter()
+    pages = {http.get("").text for _ in range(15)}
+    assert len(pages) == 1 and time.perf_counter() - begin < 5
+    assert f'"root":"{server.url.rstrip("/")}"' in pages.pop()
+    https = {"x-forwarded-proto": "https", "host": "page.example"}
+    for path in ("", "config"):
+        assert '"root":"https://page.example"' in http.get(path, headers=https).text
+    assert "page.example" not in http.get("config").text
+    assert '"b<c>' not in http.get("config", headers={"host": 'a"b<c>'}).text
+
+
+def test_health_says_what_a_host_wants_and_nothing_of_anybody(client, server):
+    visitor = client("203.0.113.4")
+    visitor.join("a secret of mine")
+    found = visitor.http.get("health").json()
+    assert found["model"]["ready"] is True and found["status"] == "ok"
+    assert found["queue"]["most"] == 64 and found["memory"]["bytes"] > 1e7
+    assert found["disk"]["free_bytes"] > 0
+    for private in ("secret", visitor.session, "203.0.113.4"):
+        assert private not in json.dumps(found)
+    visitor.read()
+
+
+def test_a_client_beyond_its_rate_is_told_and_another_is_answered(client, server):
+    greedy, polite = client("203.0.113.5"), client("203.0.113.6")
+    answers = [greedy.http.get("health") for _ in range(80)]
+    told = [answer for answer in answers if answer.status_code == 429]
+    assert len(told) > 10 and "requests a second" in told[0].json()["detail"]
+    assert polite.http.get("health").status_code == 200
+    with httpx.Client() as direct:
+        local = [direct.get(f"{server.url}health").status_code for _ in range(80)]
+    assert 429 in local, "who comes without a proxy is a client like any other"
+
+
+def test_jobs_that_nobody_listens_to_keep_nobody_waiting(client, server):
+    polite = client("203.0.113.7")
+    for i in range(4):
+        greedy = client(f"203.0.113.{10 + i}")
+        answers = [greedy.join("slow", uuid.uuid4().hex) for _ in range(22)]
+        assert [a.status_code for a in answers].count(429) >= 19
+        assert "wait already" in answers[-1].json()["detail"]
+    begin = time.monotonic()
+    assert polite.join().status_code == 200
+    messages = polite.read()
+    assert messages[-1]["msg"] == "close_stream" and messages[-2]["success"]
+    assert time.monotonic() - begin < 15
+    assert polite.http.get("health").json()["queue"]["waiting"] <= 8
+
+
+def test_small_posts_erase_nobodys_text(client, server):
+    polite, greedy = client("203.0.113.20"), client("203.0.113.21")
+    polite.post("queue/join", data=["some text of mine", None], fn_index=polite.make,
+                session_hash=polite.session)  # fmt: skip
+    assert '\\"ready\\"' in json.dumps(polite.read())
+    seen = [greedy.poll(uuid.uuid4().hex).status_code for _ in range(200)]
+    assert seen.count(200) >= 20
+    kept = polite.post("run/predict", data=[None], fn_index=polite.named["stop"],
+                       session_hash=polite.session).json()  # fmt: skip
+    assert '"kind":"ready"' in kept["data"][0]["json"]
+    assert polite.http.get("health").json()["sessions"]["kept"] < 80
+
+
+def test_long_names_and_large_bodies_cost_nothing_and_are_refused(client, server):
+    visitor = client("203.0.113.22")
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    for _ in range(12):
+        answer = visitor.join("x", "s" * 7_000_000)
+        assert answer.status_code == 422 and "1 to 64" in answer.json()["detail"]
+    assert visitor.join("x" * 15_000_000).status_code == 413
+    name = "u" * 60_000
+    upload = visitor.http.post(f"gradio_api/upload?upload_id={name}",
+                              files={"files": ("a.txt", b"x")})  # fmt: skip
+    assert upload.status_code in (414, 400)
+    assert process.memory_info().rss - before < 150e6
+
+
+def test_uploads_beyond_a_share_cost_the_client_its_own_and_halves_leave_nothing(client, server):
+    polite, greedy = client("203.0.113.23"), client("203.0.113.24")
+
+    def upload(client, content):
+        files = {"files": ("a.txt", content)}
+        return Path(client.http.post("gradio_api/upload", files=files).json()[0])
+
+    theirs = upload(polite, b"theirs")
+    own = [upload(greedy, f"text {i}".encode()) for i in range(10)]
+    ends = time.monotonic() + 5  # it is deleted after the answer
+    while own[6].exists() and time.monotonic() < ends:
+        time.sleep(0.05)
+    assert [path.exists() for path in own] == [False] * 7 + [True] * 3 and theirs.exists()
+    folder = theirs.parent.parent
+    before = {path for path in folder.iterdir() if path.is_file()}
+    with socket.create_connection(("127.0.0.1", server.port)) as half:
+        half.sendall(b"POST /gradio_api/upload HTTP/1.1\r\nhost: x\r\ncontent-length: 5000\r\n"
+                     b"content-type: multipart/form-data; boundary=x\r\n\r\n--x\r\n")  # fmt: skip
+        half.settimeout(20)
+        answer = half.recv(4096)
+        assert b" 408 " in answer.splitlines()[0], "a slow body is closed"
+        while more := half.recv(4096):
+            answer += more
+    assert b"too slowly" in answer
+    assert {path for path in folder.iterdir() if path.is_file()} == before
+    odd = greedy.http.post(
+        "gradio_api/upload", files=[("files", ("a", b"1")), ("files", ("b", b""))]
+    )
+    assert odd.status_code == 422
+
+
+@pytest.mark.parametrize("data", [[1], "x", 0, {"index": [1]}, {"index": None}, {"text": {"a": 1}}])
+def test_odd_event_data_gets_a_sentence(client, server, data):
+    visitor = client("203.0.113.25")
+    for name in ("pick", "show", "open_document"):
+        answer = visitor.post("run/predict", data=[], fn_index=visitor.named[name],
+                             session_hash=visitor.session, event_data=data)  # fmt: skip
+        assert answer.status_code in (200, 422)
+        if name == "open_document" and answer.status_code == 200:
+            continue  # the first one is shown
+        assert "detail" in answer.json() or '\\"kind\\":\\"message\\"' in answer.text, answer.text
+    time.sleep(0.3)
+
+
+def test_odd_values_get_a_sentence(client, server):
+    visitor = client("203.0.113.26")
+    searched, chosen = visitor.named["search"], visitor.named["choose"]
+    file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+    for number, data in ((searched, [file]), (searched, [file["path"], 1]),
+                         (chosen, [{"a": 1}, []]), (chosen, []), (10_000, [])):  # fmt: skip
+        answer = visitor.post("run/predict", data=data, fn_index=number,
+                             session_hash=visitor.session)  # fmt: skip
+        said = answer.json()
+        assert answer.status_code == 422 and (said.get("detail") or said["error"])
+
+
+def test_unknown_sessions_and_events_are_answered_and_fill_no_log(client, server):
+    http = client("203.0.113.27").http
+    for _ in range(10):
+        lost = http.get("gradio_api/queue/data?session_hash=nobody")
+        assert json.loads(lost.text[5:])["session_not_found"] is True
+        assert http.get("gradio_api/call/generate/nothing").status_code == 404
+    for odd in ("", "?session_hash=", f"?session_hash={'a' * 65}"):
+        assert http.get(f"gradio_api/queue/data{odd}").status_code == 422
+
+
+def test_nothing_of_all_this_was_a_fault(client, server):
+    """It comes last: whatever was sent above left no traceback."""
+    assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGHUP", 129)])
+def test_a_signal_ends_the_page_and_takes_its_folder_away(tmp_path, name, code):
+    server = serve(tmp_path).wait()
+    try:
+        visitor = Client(server, "203.0.113.1")
+        visitor.join("slow")
+        visitor.http.post("gradio_api/upload", files={"files": ("a.txt", b"x" * 1000)})
+        visitor.http.close()
+        assert list((tmp_path / "uploads").rglob("a.txt"))
+        server.process.send_signal(getattr(signal, name))
+        assert server.process.wait(20) == code
+    finally:
+        server.stop()
+    assert list((tmp_path / "uploads").iterdir()) == []
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_host_of_ipv6_is_served_and_an_odd_one_gets_a_sentence(tmp_path):
+    import tiny
+
+    if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
+        pytest.skip("there is no IPv6 here")
+    bundle = tmp_path / "bundle"
+    tiny.bundle(bundle, traces=[])
+    command = ("app.py", "--bundle", str(bundle), "--port", "{port}", "--host")
+    server = Server(tmp_path / "log", *command, "::1")
+    server.url = f"http://[::1]:{server.port}/"
+    try:
+        assert httpx.get(f"{server.wait().url}health").status_code == 200
+        assert server.url.rstrip("/") in server.log.read_text()
+    finally:
+        server.stop()
+    odd = Server(tmp_path / "odd", *command, "not a host")
+    try:
+        assert odd.process.wait(120) == 2
+    finally:
+        odd.stop()
+    said = odd.log.read_text()
+    assert "--host" in said and "Traceback" not in said
