@@ -63,11 +63,19 @@ def load(
     With decoder=, the parts memory= and text= are optional. datastore=False loads a bundle without
     its datastore; "background" attaches it from a thread while decoder and memory already answer.
     progress(done, total) counts tokens while keys are built. dtype packs the weights for decoding
-    on a CPU: "float32", "bfloat16" (half the bytes) or "int8" (a quarter, less exact). None does
-    not pack them.
+    on a CPU: "float32", "bfloat16" (half the bytes), "int8" (a quarter, less exact), "int4" (an
+    eighth), or "auto", the fastest here for a decoder. None does not pack them.
     """
-    torch_dtype, int8 = (None, False) if dtype is None else _form(dtype)
-    weights = {} if torch_dtype is None else {"dtype": torch_dtype, "pack": True, "int8": int8}
+    if dtype == "auto" and decoder is None:
+        dtype = None  # a bundle or preset is served as it was measured
+    if dtype == "auto":
+        from mlpmem.loading.hub import fetch
+        from mlpmem.loading.parts import form_for
+
+        decoder = fetch(decoder, "decoder") if isinstance(decoder, str) else decoder
+        dtype = form_for(decoder)
+    torch_dtype, bits = (None, 0) if dtype is None else _form(dtype)
+    weights = {} if torch_dtype is None else {"dtype": torch_dtype, "pack": True, "bits": bits}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
     if decoder is not None:
@@ -103,8 +111,8 @@ def load(
     return model
 
 
-def _form(name: str) -> "tuple[torch.dtype, bool]":
-    """Return (dtype, whether int8) of weights by name; MlpMemError for an unknown name."""
+def _form(name: str) -> "tuple[torch.dtype, int]":
+    """Return (dtype, bits or 0) of weights by name; MlpMemError for an unknown name."""
     from mlpmem.fast.linear import form_of
 
     return form_of(name)

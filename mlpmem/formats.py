@@ -29,6 +29,14 @@ WEIGHTS = (  # only the first kind found is read; a repository may hold all of t
 )
 
 
+GGUF = ".gguf"
+
+
+def is_gguf(source: str | Path) -> bool:
+    """Return whether a decoder is given as a GGUF file."""
+    return str(source).lower().endswith(GGUF) and Path(source).is_file()
+
+
 def parse_json(text: str | bytes) -> Any:
     """Return the value of a JSON text; ValueError if it is not JSON, or nested too deeply."""
     try:

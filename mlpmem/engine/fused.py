@@ -17,7 +17,7 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, threads_for
+from mlpmem.fast.devices import calibrate, give_back, threads_for
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
@@ -65,20 +65,22 @@ class FusedModel:
         questions: the decoder was trained on "Question: ... Answer:", so a chat takes that form.
         """
         self.decoder = decoder
+        decoder.shorten()
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
 
-    def pack(self, int8: bool = False) -> Self:
-        """Return self with weights packed for decoding on this CPU; see fast.linear.pack."""
+    def pack(self, bits: int = 0) -> Self:
+        """Return self with weights packed for decoding on this CPU; see Decoder.pack."""
         from mlpmem.fast.linear import pack
 
-        self.decoder.pack(int8)
+        self.decoder.pack(bits)
         if self.memory is not None:
-            pack(self.memory, int8)
+            pack(self.memory, bits)
         calibrate(self.decoder)
+        give_back()
         return self
 
     @property

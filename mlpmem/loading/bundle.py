@@ -102,11 +102,11 @@ class Bundle:
         dtype: torch.dtype = torch.float32,
         *,
         pack: bool = False,
-        int8: bool = False,
+        bits: int = 0,
     ) -> Model:
         """Return decoder and memory as a model; its datastore is attached by `attach`.
 
-        pack lays the weights out for decoding on a CPU, in 8 bits with int8.
+        pack lays the weights out for decoding on a CPU; bits are linear.pack's.
         """
         with self._reading("decoder, memory or router"):
             with self._listed("memory") as place:
@@ -117,7 +117,7 @@ class Bundle:
             questions = asks_questions(self.manifest)
             model = Model(decoder, memory, self.settings, self.name, routers, questions)
             if pack:
-                return model.pack(int8)
+                return model.pack(bits)
             calibrate(decoder)
             return model
 

@@ -14,7 +14,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, wanted
+from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, is_gguf, wanted
 from mlpmem.model.families import family_in
 
 Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
@@ -52,13 +52,13 @@ def fetch(
     local_files_only: bool = False,
     tell: Tell | None = None,
 ) -> Path:
-    """Return the folder of a path or hub id, downloaded if it is not here yet.
+    """Return the folder of a path or hub id, downloaded if it is not here yet; or a GGUF file.
 
     `what` begins the message of the MlpMemError where it cannot be had. tell hears size and
     licence before weights are downloaded, and then how much of them is here. Of a decoder,
     config.json comes first: a family not known is refused before any weight is downloaded.
     """
-    if Path(source).is_dir():
+    if Path(source).is_dir() or what == "decoder" and is_gguf(source):
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
         raise MlpMemError(

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import is_number, read_json
 from mlpmem.model import lora_peft
 from mlpmem.model.checkpoints import _read_bin

@@ -13,14 +13,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import valid
+from mlpmem.formats import is_gguf, valid
 from mlpmem.model.templates import render
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def load_tokenizer(source: str, **options: Any) -> Any:
-    """Return the tokenizer of a folder or hub id: tokenizer.json as it is, where there is one.
+    """Return the tokenizer of a folder, GGUF file or hub id; tokenizer.json as it is, if there.
 
     A family's own tokenizer class may add tokens and rules to what the file says. MlpMemError for
     a folder without a vocabulary, of which transformers would make a tokenizer that knows nothing.
@@ -28,6 +28,11 @@ def load_tokenizer(source: str, **options: Any) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(source)
+    if is_gguf(folder):
+        from mlpmem.model.gguf import read_header
+        from mlpmem.model.gguf_model import read_tokenizer
+
+        return read_tokenizer(read_header(folder))
     if folder.is_dir() and not has_vocabulary(folder):
         raise MlpMemError(f"there is no tokenizer: none of {', '.join(VOCABULARIES)}")
     try:

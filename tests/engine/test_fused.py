@@ -23,7 +23,7 @@ def test_every_source_and_the_mix_are_distributions(tiny_model):
 @pytest.mark.parametrize("system", ["memory", "knn"])
 def test_lambda_0_is_the_decoder_and_lambda_1_the_other_source_bit_for_bit(system, tiny_model):
     ids = torch.tensor([tiny_model.decoder.encode(PROMPT)])
-    logits = tiny_model.decoder.model(ids, logits_to_keep=1).logits[0, -1]
+    logits = tiny_model.decoder.forward(ids, last=1).logits[0, -1]
     zero = tiny_model.distributions(PROMPT, lmbda=0.0, system=system)
     assert torch.equal(zero["fused"], torch.log_softmax(logits.float(), -1))
     one = tiny_model.distributions(PROMPT, lmbda=1.0, system=system)

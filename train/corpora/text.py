@@ -77,7 +77,7 @@ def make_tokenizer(config: CorpusConfig, seed: int) -> Any:
         blocks = _split_blocks(config, seed, Counter())
         texts = _first((block.text for split, block in blocks if split == "train"), TOKENIZER_TEXT)
         return train_tokenizer(tqdm(texts, "tokenizer", unit="block"), config.vocab_size)
-    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).is_dir():
+    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).exists():
         raise MlpMemError(
             f"corpus: there is no folder {config.tokenizer}, the recipe's tokenizer (source in "
             "[decoder], or tokenizer in [corpus]); correct the path, which is relative to the "
