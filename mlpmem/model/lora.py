@@ -79,11 +79,11 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     folder = Path(folder)
     row, tensors = _read_config(folder), _read_tensors(folder)
     scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
+    _refuse_packed(decoder, folder)
     made = copy.copy(decoder)
     kept = [*decoder.model.parameters(), *decoder.model.buffers()]
     made.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in kept})
     if extras:
-        _refuse_packed(decoder, folder)
         made.model = lora_peft.merged(made.model, tensors, scaling, extras, folder.name)
         return made
     for path, pair in _pairs(folder, tensors):
