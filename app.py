@@ -14,7 +14,7 @@
 #   "transformers==5.23.0",
 # ]
 # ///
-"""Serve the page: python app.py. Arguments, a model, a page; everything else is in mlpmem/."""
+"""Serve the page: python app.py."""
 
 import argparse
 import gc
@@ -33,62 +33,62 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("GRADIO_SSR_MODE", "false")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-if (cores := os.environ.get("CPU_CORES", "")).isdecimal():  # a host's word on a share of a machine
+if (cores := os.environ.get("CPU_CORES", "")).isdecimal():  # set by hosts that share a machine
     os.environ.setdefault("OMP_NUM_THREADS", cores)
 
 DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "assets" / "atlas")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Return the parsed command line; what contradicts itself is refused there."""
+    """Return the parsed command line; invalid or contradictory options end the process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=DEFAULT, help="a bundle's folder")
     parser.add_argument(
-        "--preset", help="the authors' checkpoints: gpt2-large-wikitext103, mistral-7b-wikipedia"
+        "--preset", help="the authors' checkpoints: gpt2-large-wikitext103 or mistral-7b-wikipedia"
     )
     parser.add_argument(
-        "--decoder", help="a transformers folder, .gguf file or hub id, for a bundle"
+        "--decoder", help="a transformers folder, .gguf file or Hub id, in place of a bundle"
     )
-    parser.add_argument("--memory", help="the decoder's memory, a folder or hub id")
+    parser.add_argument("--memory", help="the decoder's memory, a folder or Hub id")
     parser.add_argument(
         "--text",
         type=Path,
         nargs="+",
         default=[],
-        help="the datastore: .txt, .md or .jsonl files (also .gz), folders of them, or patterns",
+        help="texts of the datastore: .txt, .md or .jsonl files (also .gz), folders or patterns",
     )
     parser.add_argument(
-        "--train-memory", action="store_true", help="distil a memory of --text, in the background"
+        "--train-memory", action="store_true", help="distil a memory from --text in the background"
     )
     parser.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16", "int8", "int4"],
-        help="of --decoder or --preset; auto measures. int8 and int4: small, less exact, on a CPU",
+        help="of --decoder or --preset; auto measures; int8 and int4 are less exact, on a CPU",
     )  # fmt: skip
     parser.add_argument(
         "--device",
         default="cpu",
-        help="where --decoder or --preset are, such as cuda; auto for every GPU there is",
+        help="device of --decoder or --preset, such as cuda; auto uses all GPUs",
     )
-    parser.add_argument("--host", help="127.0.0.1; 0.0.0.0 serves the network too")
-    parser.add_argument("--port", type=int, help="7860, or GRADIO_SERVER_PORT")
+    parser.add_argument("--host", help="default 127.0.0.1; 0.0.0.0 serves the network")
+    parser.add_argument("--port", type=int, help="default GRADIO_SERVER_PORT or 7860")
     parser.add_argument(
         "--column", action="append", default=[], metavar="NAME=FOLDER",
-        help="a further column: a tuned decoder, LoRA or another memory; may be repeated",
+        help="extra columns, given as folders: a tuned decoder, LoRA or another memory",
     )  # fmt: skip
-    parser.add_argument("--no-datastore", action="store_true", help="decoder and memory alone")
+    parser.add_argument("--no-datastore", action="store_true", help="decoder and memory only")
     parser.add_argument(
         "--trust-proxy", action="store_true",
-        help="tell visitors apart by X-Forwarded-For, which the proxy in front of the page sets",
+        help="take visitors' addresses from X-Forwarded-For, which the proxy before the page sets",
     )  # fmt: skip
     args = parser.parse_args(argv)
     if args.preset and (args.decoder or args.memory):
-        parser.error("--preset brings decoder and memory; leave --decoder and --memory out")
+        parser.error("--preset includes decoder and memory; omit --decoder and --memory")
     if not args.decoder and (args.memory or args.train_memory):
-        parser.error("--memory and --train-memory need the decoder they belong to: --decoder")
+        parser.error("--memory and --train-memory need --decoder")
     if args.text and not (args.decoder or args.preset):
-        parser.error("--text needs what reads it: --decoder or --preset")
+        parser.error("--text needs --decoder or --preset")
     if args.train_memory and (args.memory or not args.text):
-        parser.error("--train-memory makes a memory of --text, in place of --memory")
+        parser.error("--train-memory needs --text and excludes --memory")
     try:
         check_place(args)
     except MlpMemError as error:
@@ -101,7 +101,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_place(args: argparse.Namespace) -> None:
-    """Raise MlpMemError for what is not there, as far as this machine alone can tell."""
+    """Raise MlpMemError for missing files, devices or presets, without network access."""
     for name in ("decoder", "memory"):
         place = vars(args)[name]
         known = Path(place or "").is_dir() or name == "decoder" and is_gguf(place or "")
@@ -118,7 +118,7 @@ def check_place(args: argparse.Namespace) -> None:
                 raise MlpMemError(f"--text {error}") from error
     port = args.port if args.port is not None else os.environ.get("GRADIO_SERVER_PORT") or 7860
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
-        raise MlpMemError(f"port {port} is none; give --port a number from 1 to 65535")
+        raise MlpMemError(f"port {port} is not valid; use 1 to 65535")
     if args.preset:
         from mlpmem.loading.presets import find_preset
 
@@ -130,65 +130,66 @@ def check_place(args: argparse.Namespace) -> None:
 
 
 def columns(texts: list[str]) -> list[ExtraColumn]:
-    """Return the columns of NAME=FOLDER texts; MlpMemError for one that is none, or is twice."""
-    found = [extra_column(text) for text in texts]
-    if len({column.name for column in found}) < len(found):
-        raise MlpMemError("a name stands twice; give every column its own")
-    return found
+    """Return the columns of NAME=FOLDER texts; MlpMemError for an invalid or repeated name."""
+    parsed = [extra_column(text) for text in texts]
+    if len({column.name for column in parsed}) < len(parsed):
+        raise MlpMemError("a name is given twice; give every column its own")
+    return parsed
 
 
 def opened(args: argparse.Namespace) -> tuple:
-    """Return (load, bundle whose recordings are shown or None, note for the status line, extras).
+    """Return (load, bundle with the recordings or None, note for the status line, extras).
 
-    A preset that cannot be had leaves the bundle, with a note that says why.
+    If a preset is not available, the bundle is served, with the reason in the note.
     """
     from mlpmem.ui.service import loads, offers
 
     form = None if args.dtype == "auto" else args.dtype
-    held = {"device": args.device, "form": form, "plain": bool(args.column)}
+    options = {"device": args.device, "form": form, "plain": bool(args.column)}
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
         memory = bool(args.memory or args.train_memory)
-        offered = offers.of_parts(args.column, memory, bool(args.text))
-        return loads.open_parts(args.decoder, args.memory, **parts, **held), None, note, offered
+        extras = offers.of_parts(args.column, memory, bool(args.text))
+        return loads.open_parts(args.decoder, args.memory, **parts, **options), None, note, extras
     if args.preset:
         from mlpmem.loading.presets import check_preset
 
         try:
             check_preset(args.preset, _dtype(args.dtype), args.device, lambda line, _: say(line))
-            offered = offers.of_parts(args.column, True, bool(args.text))
-            return loads.open_preset(args.preset, args.text, **held), None, note, offered
+            extras = offers.of_parts(args.column, True, bool(args.text))
+            return loads.open_preset(args.preset, args.text, **options), None, note, extras
         except MlpMemError as error:
             note = f"{error}. The bundle {args.bundle.name} is served instead."
             say(note)
-    if line := unheeded(args):
+    if line := ignored(args):
         say(line)
     datastore = not args.no_datastore
-    offered = offers.of_bundle(args.bundle, args.column, datastore)
-    return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, offered
+    extras = offers.of_bundle(args.bundle, args.column, datastore)
+    return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, extras
 
 
-def unheeded(args: argparse.Namespace) -> str:
-    """Return a line on what was asked for and a bundle does not follow, "" where there is nothing.
+def ignored(args: argparse.Namespace) -> str:
+    """Return a line on options that are ignored for bundles, "" without any.
 
-    A bundle is served as it was measured: its figures and recordings are float32's, and packed
-    weights would take its LoRA columns away.
+    A bundle's results and recordings were measured in float32, and its LoRA columns need unpacked
+    weights.
     """
     plain = {"dtype": (None, "auto", "float32"), "device": ("cpu",)}
-    asked = [
+    options = [
         f"--{name} {vars(args)[name]}" for name in plain if vars(args)[name] not in plain[name]
     ]
-    if not asked:
+    if not options:
         return ""
     return (
-        f"{' and '.join(asked)} left aside: the bundle {args.bundle.name} is served in float32 on "
-        "the CPU, as it was measured. mlpmem.load takes both for a bundle in Python."
+        f"{' and '.join(options)} {'are' if len(options) > 1 else 'is'} ignored: the bundle "
+        f"{args.bundle.name} is served in float32 on the CPU, as it was measured. In Python, "
+        "mlpmem.load accepts both."
     )
 
 
 def _dtype(form: str | None):
-    """Return the dtype of a form of weights; it needs torch, for which a bundle does not wait."""
+    """Return the dtype of a form of weights, with a late import of torch."""
     from mlpmem.fast.linear import form_of
 
     return form_of(form)[0] if form and form != "auto" else None
@@ -200,23 +201,23 @@ def say(line: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until interrupted; returns the process's exit status."""
+    """Serve until interrupted; return the process's exit status."""
     args = arguments(argv)
     names = [name for name in (args.decoder, args.memory) if name and not Path(name).exists()]
-    # the network is for what was asked for by name, and read by the client when it is imported
+    # only Hub ids need the network; huggingface_hub reads the variable when it is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if args.preset or names else "1")
     if not args.decoder and not (args.bundle / "manifest.json").is_file():
         say(
-            f"{args.bundle} is no bundle: it has no manifest.json. Clone the repository "
+            f"{args.bundle} is not a bundle: it has no manifest.json. Clone the repository "
             "again, give --bundle another folder, or make one with python -m train."
         )
         return 2
     if args.trust_proxy:
         os.environ["MLPMEM_TRUST_PROXY"] = "1"
     ending.exit_on_signals()
-    gc.disable()  # a fifth of the start went into looking for garbage among what is imported
+    gc.disable()  # collections during imports take a fifth of the start
     try:
-        files.claim()  # before Gradio is imported, which asks where to write
+        files.claim()  # before Gradio is imported, which reads GRADIO_TEMP_DIR
         from mlpmem.ui import page
     except MlpMemError as error:
         say(str(error))
@@ -224,9 +225,9 @@ def main(argv: list[str] | None = None) -> int:
     from mlpmem.ui.recordings import recorded
     from mlpmem.ui.service import service
 
-    load, bundle, note, offered = opened(args)
-    shown = recorded.read(bundle) if bundle else recorded.Recorded()
-    return page.serve(service.Service(load, note, offered), shown, args.host, args.port)
+    load, bundle, note, extras = opened(args)
+    recordings = recorded.read(bundle) if bundle else recorded.Recorded()
+    return page.serve(service.Service(load, note, extras), recordings, args.host, args.port)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ repository are read. It needs no torch.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from fnmatch import fnmatch
@@ -18,6 +19,7 @@ MEMORY_TYPE = "mlp_memory"  # model_type in a memory's config.json
 NESTED = "knn_generator"  # subfolder of a memory that was saved with its decoder's name
 PUBLISHED_MEMORY = ("mlp_memory_config.json", NESTED)
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
 WEIGHTS = (  # only the first kind found is read; a repository may hold all of them
     "model.safetensors",
@@ -43,6 +45,31 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+JSON_BYTES = 2**26  # far more than a configuration, an index or a list of titles has
+
+
+def read_json(path: Path, most: int = JSON_BYTES) -> Any:
+    """Return the value of a JSON file; OSError or ValueError where it cannot be read.
+
+    A pipe or a device in its place is not opened, nor is a file of more than `most` bytes.
+    """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path.name} is not a file")
+    if (size := path.stat().st_size) > most:
+        raise ValueError(f"{path.name} has {size} bytes, over the {most} bytes that are read")
+    return parse_json(path.read_text(encoding="utf-8"))
+
+
+def check_kinds(folder: Path, what: str) -> None:
+    """Raise MlpMemError where a folder holds a pipe or a device: to open one may take forever."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise MlpMemError(
+                f"{what}: {folder.name}/{path.name} is neither a file nor a folder, but a pipe, a "
+                "socket or a device; remove it, or download the folder again"
+            )
+
+
 def valid(text: str) -> str:
     """Return text with U+FFFD for every lone surrogate: JSON can name one, UTF-8 cannot hold it."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -62,7 +89,7 @@ def kind_of(folder: Path) -> str:
     if any((folder / name).exists() for name in PUBLISHED_MEMORY):
         return "memory"
     try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        row = read_json(folder / "config.json")
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"column: {folder} must hold a decoder (config.json), LoRA ({ADAPTER_FILES[0]}) or a "
@@ -80,7 +107,7 @@ def _without_attention(folder: Path) -> bool:
     from safetensors import SafetensorError, safe_open
 
     names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
+    for path in filter(Path.is_file, folder.glob("*.safetensors")):
         try:
             with safe_open(path, "np") as file:
                 names.update(file.keys())

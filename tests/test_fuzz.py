@@ -155,8 +155,8 @@ def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
         (ask.distributions, {"prompt": prompt, "system": systems}),
         (ask.neighbours, {"prompt": prompt}),
     ):
-        run = ask.generating if call == ask.generate else None
-        asked = endpoints.told(call, run)(**arguments)
+        run = ask.generate_stream if call == ask.generate else None
+        asked = endpoints.as_generator(call, run)(**arguments)
         answers = refused(list, asked)
         assert answers is None or json.dumps(answers, allow_nan=False)
 

@@ -9,6 +9,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mlpmem.errors import MlpMemError
+
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON to a temporary file and rename it, so that readers never see half a file."""
@@ -19,8 +21,14 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the value of a JSON file; MlpMemError where it holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MlpMemError(
+            f"{path} is damaged ({str(error)[:100]}); delete {path.parent}, and the command that "
+            "made it makes it again"
+        ) from error
 
 
 def file_hash(path: Path) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import check_kinds, parse_json
 from mlpmem.retrieval.datastore import Store
 from mlpmem.retrieval.documents import Documents
 
@@ -150,6 +150,7 @@ class Router(nn.Module):
 
         folder = Path(folder)
         known = {field.name for field in fields(RouterConfig)}
+        check_kinds(folder, "router")
         try:
             with (folder / "config.json").open(encoding="utf-8") as file:
                 row = parse_json(file.read(MOST_BYTES))

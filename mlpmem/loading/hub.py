@@ -6,7 +6,6 @@ A folder is taken as it is, then what is cached, then the network. A revision th
 ("main") is thereby pinned by its first download: the cache keeps the commit it stood for.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import SMALL, WEIGHTS, is_gguf, wanted
+from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, is_gguf, wanted
 from mlpmem.model.families import family_in
 
 Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
 
 CONFIG = "config.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 POLL_SECONDS = 0.5
 
 

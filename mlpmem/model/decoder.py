@@ -6,7 +6,7 @@ and not a generator.
 """
 
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -22,8 +22,8 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
+from mlpmem.model.decoder_files import read_folder
 from mlpmem.model.families import (
-    Family,
     counts_places,
     family_in,
     family_of,
@@ -34,22 +34,15 @@ from mlpmem.model.families import (
 from mlpmem.model.gguf_model import load_gguf
 from mlpmem.model.tokenizer import (
     encode_text,
-    load_tokenizer,
     special_ids,
     token_bytes,
     tokenizer_hash,
     turn_ends,
 )
 
-LOCAL = {"trust_remote_code": False, "local_files_only": True}
 # hand-written passes, by the name that a family's row gives
 PASSES: dict[str, type[Gpt2Pass | LlamaPass]] = {"gpt2": Gpt2Pass, "llama": LlamaPass}
 PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
-# what a multimodal model calls the weights of its text part, and what the part alone calls them
-TEXT_NAMES = {
-    r"^language_model\.lm_head": "lm_head",
-    r"^(model\.)?language_model\.(model\.)?": "model.",
-}
 
 
 class _Catch:
@@ -123,15 +116,7 @@ class Decoder:
                 f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
             )
         family = family_in(folder)
-        try:
-            tokenizer = load_tokenizer(str(folder), **LOCAL)
-            model = _read_model(folder, family, dtype=dtype, **places)
-        except Exception as error:  # readers of damaged files raise errors of their own
-            raise MlpMemError(
-                f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
-                "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
-                "and a tokenizer, or a hub id"
-            ) from error
+        model, tokenizer = read_folder(folder, family, dtype=dtype, **places)
         placed = model if places else model.to(first_device(device))
         return cls._from(folder, placed, tokenizer, depth)
 
@@ -331,27 +316,6 @@ class Decoder:
         )
 
 
-def _read_model(folder: Path, family: Family | None, **options: Any) -> nn.Module:
-    """Return the causal LM of a transformers folder, of a multimodal one only its text part.
-
-    MlpMemError where it lacks weights.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if multimodal := family is not None and bool(family.text_part):
-        whole = AutoConfig.from_pretrained(str(folder), **LOCAL)
-        part = getattr(whole, family.text_part)
-        part.tie_word_embeddings = whole.tie_word_embeddings
-        options |= {"config": part, "key_mapping": TEXT_NAMES}
-    model, read = AutoModelForCausalLM.from_pretrained(
-        str(folder), weights_only=True, output_loading_info=True, **LOCAL, **options
-    )
-    check_complete(read["missing_keys"])
-    if multimodal:
-        model._weight_conversions = None  # it is saved under the part's own names
-    return model
-
-
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     """Return a bool mask (B, 1, T, T) as the model's attention takes it.
 
@@ -365,15 +329,6 @@ def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     )
 
 
-def check_complete(missing: Collection[str]) -> None:
-    """Raise MlpMemError where weights were missing, which transformers would make up at random."""
-    if missing:
-        raise MlpMemError(
-            f"it lacks {len(missing)} weights, such as {min(missing)}; if it is a memory, give it "
-            "as one"
-        )
-
-
 def _catch(module: nn.Module, args: tuple) -> None:
     """Keep the FFN's input for the caller of this pass, where one asked."""
     catch = _CATCH.get()
@@ -382,8 +337,3 @@ def _catch(module: nn.Module, args: tuple) -> None:
     catch.hidden = args[0]
     if not catch.go_on:
         raise _Enough
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text, cut at 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -96,7 +96,7 @@ def family_in(folder: Path) -> Family | None:
     MlpMemError for a family without a row.
     """
     try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        row = read_json(folder / "config.json")
     except (OSError, ValueError):  # whoever reads it says what is wrong
         return None
     return family_of(row.get("model_type")) if isinstance(row, dict) else None

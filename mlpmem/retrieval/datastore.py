@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents, entries
+from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
@@ -98,8 +98,7 @@ class Datastore:
         keys = open_keys(folder)
         try:
             positions, counts = (
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("positions", "counts")
+                open_array(folder / f"{name}.npy") for name in ("positions", "counts")
             )
         except (OSError, ValueError) as error:
             raise MlpMemError(

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import check_kinds, read_json
+
+NAMES_BYTES = 2**32  # of titles or groups: as many as a corpus has
 
 
 @dataclass(frozen=True)
@@ -87,20 +89,29 @@ class Documents:
     def load(cls, folder: str | Path) -> "Documents":
         """Return the checked documents of a folder; the arrays are mapped from disk."""
         folder = Path(folder)
+        check_kinds(folder, "documents")
         try:
-            arrays = [
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("tokens", "offsets", "document_of")
-            ]
-            names = [
-                parse_json((folder / f"{name}.json").read_text(encoding="utf-8"))
-                for name in ("titles", "groups")
-            ]
+            tokens, offsets, document_of = (
+                open_array(folder / f"{name}.npy") for name in ("tokens", "offsets", "document_of")
+            )
+            titles, groups = (
+                read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
+            )
         except (OSError, ValueError) as error:
             raise MlpMemError(
                 f"documents: cannot read {folder.name} ({error}); build or download it again"
             ) from error
-        return cls(*arrays, *names)
+        return cls(tokens, offsets, document_of, titles, groups)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Return a .npy file's array, mapped from disk; OSError, or ValueError where it is none."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged header is read as Python
+        raise ValueError(f"it is no array ({type(error).__name__})") from error
 
 
 def join_passages(

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import check_kinds, read_json
+from mlpmem.retrieval.documents import open_array
 
 INDEX = "shards.json"
 RUN = 64  # mean run of entries in one shard from which they are read in the given order
@@ -61,7 +63,7 @@ class ShardedKeys:
         """Return one shard, mapped from disk; MlpMemError if it is damaged."""
         path, entries = self.paths[shard], int(np.diff(self.starts)[shard])
         try:
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
+            part = open_array(path)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise MlpMemError(
@@ -169,14 +171,18 @@ def write_index(folder: Path, size: int, shards: Sequence[Shard]) -> None:
 def read_index(folder: Path) -> tuple[int, list[Shard]]:
     """Return (D, shards) of a folder; MlpMemError if shards.json is missing or damaged."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return int(index["size"]), [Shard(**shard) for shard in index["shards"]]
+        index = read_json(folder / INDEX)
+        shards = [Shard(**shard) for shard in index["shards"]]
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise ValueError("it names a file outside its folder")
+        return int(index["size"]), shards
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / INDEX, repr(error)) from error
 
 
 def open_keys(folder: Path) -> ShardedKeys:
     """Return the keys of a folder; MlpMemError if a shard is missing or has another shape."""
+    check_kinds(folder, "datastore")
     size, shards = read_index(folder)
     keys = ShardedKeys([folder / s.file for s in shards], [s.entries for s in shards], size)
     keys.check()

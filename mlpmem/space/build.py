@@ -1,11 +1,8 @@
-"""Three folders from one source: the page for a CPU Space, for ZeroGPU, and its static replay.
+"""Build a Space's folder: the page on a CPU, on ZeroGPU, or its static replay.
 
-Each is complete: card, requirements, app, library and, where it is small enough, the bundle. It is
-written beside its place and renamed at the end.
-
-The card of a Space: README.md's front matter, which Hugging Face reads, and a few words below.
-
-The front matter is YAML; every value is written as JSON, which YAML reads as it is.
+A folder has a card, requirements, app, library and, if it is small enough, the bundle. It is
+written to a temporary folder and renamed at the end. The card is README.md, whose YAML front matter
+Hugging Face reads; its values are written as JSON, which is valid YAML.
 """
 
 import json
@@ -16,19 +13,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.manifest import checked_manifest
+from mlpmem.loading.manifest import checked_manifest, copy_listed
 
 TITLE = "MLP Memory, live"
-MARK = "mlp-memory-live"  # a tag: a folder whose card has it was built here
-MOST_SHORT = 60  # characters of a short description; Hugging Face refuses a longer one
+MARK = "mlp-memory-live"  # the tag of folders that were built here
+MOST_SHORT = 60  # characters of a short description, Hugging Face's limit
 
 
 @dataclass(frozen=True)
 class Card:
-    """The front matter's fields, by Hugging Face's own names; None leaves one out."""
+    """The front matter's fields, with Hugging Face's names; None omits a field."""
 
     title: str
-    emoji: str = "\N{BRAIN}"  # the field takes nothing else
+    emoji: str = "\N{BRAIN}"  # the field must be an emoji
     colorFrom: str = "indigo"  # noqa: N815
     colorTo: str = "purple"  # noqa: N815
     sdk: str = "gradio"
@@ -42,13 +39,13 @@ class Card:
     tags: tuple[str, ...] = (MARK, "knn-lm", "interpretability")
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError for what Hugging Face would refuse."""
+        """Raise MlpMemError for values that Hugging Face refuses."""
         if not self.title.strip() or "\n" in self.title:
-            raise MlpMemError(f"space: the title is {self.title!r}; give one line of text")
+            raise MlpMemError(f"space: the title must be one line of text; got {self.title!r}")
         if len(self.short_description) > MOST_SHORT:
             raise MlpMemError(
-                f"space: the short description has {len(self.short_description)} characters; "
-                f"Hugging Face takes {MOST_SHORT}. Shorten it"
+                f"space: the short description must have at most {MOST_SHORT} characters; got "
+                f"{len(self.short_description)}. Shorten it"
             )
 
     def text(self, body: str) -> str:
@@ -59,22 +56,22 @@ class Card:
 
 
 ROOT = Path(__file__).parents[2]
-BUNDLE = Path("assets") / "atlas"  # where app.py looks for one
+BUNDLE = Path("assets") / "atlas"  # app.py's default
 BUNDLE_BYTES = 900_000_000  # a Space's repository holds 1 GB; a larger bundle is mounted
-PYTHON = "3.12"  # what ZeroGPU has, and transformers needs 3.11 or more
+PYTHON = "3.12"  # ZeroGPU's version; transformers needs at least 3.11
 LEFT_OUT = ("__pycache__", ".*")
-# Spaces bring gradio themselves, in sdk_version; accelerate is for training alone
+# Spaces install gradio by sdk_version; accelerate is for training only
 NOT_LISTED = ("gradio", "accelerate")
 BODY = (
     "A frozen decoder, a kNN-LM datastore and an all-MLP memory answer the same prompt side by "
-    "side.\nMove lambda and every token on the screen is mixed anew; click a token and see what "
-    "each source\nwould have said."
+    "side.\nMove lambda, and every token on the screen is mixed again; click a token to see each "
+    "source's\nprediction."
 )
 
 
 @dataclass(frozen=True)
-class Made:
-    """What was built, and what is left to do."""
+class SpaceFolder:
+    """A built folder, and notes on steps that are left to do."""
 
     folder: Path
     notes: list[str] = field(default_factory=list)
@@ -90,43 +87,45 @@ class Made:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
 
-def build(out: str | Path, kind: str, *, bundle: Path | None = None, title: str = TITLE) -> Made:
-    """Write a Space's folder of that kind, replacing one that was built before, and return it.
+def build(
+    out: str | Path, kind: str, *, bundle: Path | None = None, title: str = TITLE
+) -> SpaceFolder:
+    """Write a Space's folder and return it; a folder of an earlier build is replaced.
 
-    MlpMemError where the source or the bundle is not whole, or where out is somebody else's.
+    MlpMemError if the repository or the bundle is incomplete, or if `out` has other files.
     """
     if kind not in KINDS:
-        raise MlpMemError(f"space: kind is {kind!r}; choose from {', '.join(KINDS)}")
+        raise MlpMemError(f"space: kind must be one of {', '.join(KINDS)}; got {kind!r}")
     out = Path(out).absolute()
     _check_place(out)
     bundle = bundle or ROOT / BUNDLE
     size = _checked_size(bundle)
     out.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        notes = KINDS[kind](beside, bundle, size, title)
-        for path in (beside, *beside.rglob("*")):  # a temporary folder begins private
+        notes = KINDS[kind](temporary, bundle, size, title)
+        for path in (temporary, *temporary.rglob("*")):  # mkdtemp's folder is private
             path.chmod(0o755 if path.is_dir() else 0o644)
         if out.exists():
             shutil.rmtree(out)
-        beside.rename(out)
+        temporary.rename(out)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return Made(out, notes)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return SpaceFolder(out, notes)
 
 
 def _check_place(out: Path) -> None:
-    """Raise MlpMemError unless out is free, empty or was built before."""
+    """Raise MlpMemError unless out is new, empty or from an earlier build."""
     card = out / "README.md"
     ours = card.is_file() and MARK in card.read_text("utf-8", "replace")
     if out.exists() and not ours and (not out.is_dir() or any(out.iterdir())):
         raise MlpMemError(
-            f"space: {out} holds something else, and building would replace it; give a new folder"
+            f"space: {out} has other files, which would be replaced; give a new folder"
         )
 
 
 def _checked_size(bundle: Path) -> int:
-    """Return the bytes of a bundle whose files are all as its manifest says; else MlpMemError."""
+    """Return a bundle's bytes; MlpMemError if its files differ from its manifest."""
     return sum(file["bytes"] for file in checked_manifest(bundle)["files"].values())
 
 
@@ -139,7 +138,7 @@ def _cpu(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
 
 
 def _zero(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
-    """Write the page for ZeroGPU, which has a choice of torch's releases of its own."""
+    """Write the page for ZeroGPU, which installs its own release of torch."""
     card = Card(
         title, sdk_version=_pinned("gradio"), python_version=PYTHON, startup_duration_timeout="1h"
     )
@@ -148,7 +147,7 @@ def _zero(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
 
 
 def _static(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
-    """Write the recorded runs as files that need no server."""
+    """Write the recorded runs as static files."""
     from mlpmem.ui.recordings import recorded, replay
 
     replay.write(recorded.read(bundle), folder)
@@ -167,9 +166,9 @@ KINDS: dict[str, Callable[[Path, Path, int, str], list[str]]] = {
 def _page(
     folder: Path, card: Card, app: Path, bundle: Path, size: int, unpinned: tuple[str, ...] = ()
 ) -> list[str]:
-    """Write card, requirements, app, library and bundle; return what is left to do."""
+    """Write card, requirements, app, library and bundle; return the notes."""
     if not app.is_file():
-        raise MlpMemError(f"space: {app.name} is not there; build from a clone of the repository")
+        raise MlpMemError(f"space: {app.name} is missing; build from a clone of the repository")
     lines = [_line(line, unpinned) for line in _requirements() if _name(line) not in NOT_LISTED]
     (folder / "requirements.txt").write_text("\n".join(lines) + "\n", "utf-8")
     shutil.copyfile(app, folder / "app.py")
@@ -178,10 +177,10 @@ def _page(
     shutil.copytree(ROOT / "mlpmem", folder / "mlpmem", ignore=ignored)
     notes = []
     if size <= BUNDLE_BYTES:
-        shutil.copytree(bundle, folder / BUNDLE, ignore=ignored)
+        copy_listed(bundle, folder / BUNDLE)
     else:
         notes.append(
-            f"The bundle has {size / 1e9:.1f} GB and is not in the folder: mount it as a volume "
+            f"The bundle ({size / 1e9:.1f} GB) is too large for the folder. Mount it as a volume, "
             "and set the Space's variable MLPMEM_BUNDLE to its path."
         )
     (folder / "README.md").write_text(card.text("\n\n".join([BODY, *notes])), "utf-8")
@@ -189,23 +188,23 @@ def _page(
 
 
 def _requirements() -> list[str]:
-    """Return requirements.txt's lines; MlpMemError outside a clone of the repository."""
+    """Return the lines of requirements.txt; MlpMemError outside a clone of the repository."""
     path = ROOT / "requirements.txt"
     if not path.is_file():
-        raise MlpMemError(f"space: {path.name} is not there; build from a clone of the repository")
+        raise MlpMemError(f"space: {path.name} is missing; build from a clone of the repository")
     return [line for line in path.read_text("utf-8").splitlines() if line.strip()]
 
 
 def _name(line: str) -> str:
-    """Return the package that a line of requirements.txt pins."""
+    """Return the package of a line of requirements.txt."""
     return line.partition("==")[0].strip()
 
 
 def _line(line: str, unpinned: tuple[str, ...]) -> str:
-    """Return a line of requirements.txt, without its version where that is the host's choice."""
+    """Return a line of requirements.txt, without the version of an unpinned package."""
     return _name(line) if _name(line) in unpinned else line
 
 
 def _pinned(name: str) -> str:
-    """Return the version that requirements.txt pins."""
+    """Return a package's version in requirements.txt."""
     return next(line.partition("==")[2].strip() for line in _requirements() if _name(line) == name)

@@ -1,7 +1,7 @@
-"""A model whose columns run under a lease of a GPU, and everything else on the CPU.
+"""A model whose columns run on a leased GPU, and everything else on the CPU.
 
-A lease is a decorator of a generator, as ZeroGPU's `spaces.GPU` is: what it wraps may run in
-another process, so only plain values go in and come out, and the parts are placed beforehand.
+A lease is a decorator of a generator, such as ZeroGPU's `spaces.GPU`. The generator may run in
+another process, so its arguments and values are plain, and the parts are placed beforehand.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,25 +12,25 @@ from mlpmem.engine.generation import LMBDAS, Cancel, Event
 from mlpmem.engine.trace import Trace
 
 Lease = Callable[[Callable[..., Iterator[Event]]], Callable[..., Iterator[Event]]]
-SETTLE = 5.0  # seconds that a lease takes to begin
-TOKEN = 0.05  # seconds a token
+SETTLE = 5.0  # seconds until a lease begins
+TOKEN = 0.05  # seconds per token
 
 
 def seconds(method: str, prompt: Any, options: dict[str, Any]) -> float:
-    """Return for how long a run needs its lease at most; scrubbing writes its text twice."""
+    """Return the longest lease that a run needs, in seconds; a scrub writes its text twice."""
     tokens = options.get("max_new_tokens", 32) * (2 if method == "stream_scrub" else 1)
     return SETTLE + TOKEN * tokens
 
 
 class LeasedModel(Model):
-    """A model on the CPU with a placed twin of itself that does what takes a GPU.
+    """A model on the CPU with a copy on the GPU that generates.
 
-    A visitor's own datastore is never placed: a run that searches one stays on the CPU. The lease
-    ends when the iterator does, or is closed.
+    A visitor's own datastore is never placed on the GPU, so a run that searches one stays on the
+    CPU. The lease ends when the iterator ends or is closed.
     """
 
     def __init__(self, model: Model, placed: Model, lease: Lease) -> None:
-        """Take over model's parts; placed answers under the lease."""
+        """Share the parts of `model`; `placed` is its copy on the GPU."""
         parts = model.decoder, model.memory, model.settings, model.name, model.routers
         super().__init__(*parts, model.questions)
         self._store, self._placed, self._decorate = model.store, placed, lease
@@ -42,8 +42,8 @@ class LeasedModel(Model):
 
     def stream(self, prompt: Prompt, systems: Sequence[str] | None = None, **options: Any):
         """Return what Model.stream returns."""
-        begun = super().stream(prompt, systems, **options)
-        return self._leased(begun, "stream", prompt, {**options, "systems": systems})
+        checked = super().stream(prompt, systems, **options)
+        return self._leased(checked, "stream", prompt, {**options, "systems": systems})
 
     def stream_scrub(
         self,
@@ -53,33 +53,33 @@ class LeasedModel(Model):
         **options: Any,
     ):
         """Return what Model.stream_scrub returns."""
-        begun = super().stream_scrub(prompt, system, lmbdas, **options)
-        asked = {**options, "system": system, "lmbdas": lmbdas}
-        return self._leased(begun, "stream_scrub", prompt, asked)
+        checked = super().stream_scrub(prompt, system, lmbdas, **options)
+        options |= {"system": system, "lmbdas": lmbdas}
+        return self._leased(checked, "stream_scrub", prompt, options)
 
     def only(self, system: str) -> "LeasedModel":
         """Return a leased model that computes only this system."""
         return LeasedModel(super().only(system), self._placed.only(system), self._decorate)
 
     def _compare_batch(
-        self, prompts: Sequence[Prompt], systems: Sequence[str] | None, asked: dict[str, Any]
+        self, prompts: Sequence[Prompt], systems: Sequence[str] | None, options: dict[str, Any]
     ) -> list[dict[str, Trace]]:
-        """Return the traces of every prompt, under a lease each."""
-        return [self.compare(prompt, systems, **asked) for prompt in prompts]
+        """Return the traces of every prompt, with one lease per prompt."""
+        return [self.compare(prompt, systems, **options) for prompt in prompts]
 
     def _leased(
-        self, begun: Iterator[Event], method: str, prompt: Prompt, options: dict[str, Any]
+        self, checked: Iterator[Event], method: str, prompt: Prompt, options: dict[str, Any]
     ) -> Iterator[Event]:
-        """Return a run's events under a lease; `begun` is the same run here, already checked."""
+        """Return a run's events under a lease; `checked` is the same run on the CPU."""
         cancel = options.pop("cancel", None)
         if options.get("store") is not None:
-            return begun
-        begun.close()
+            return checked
+        checked.close()
         return self._watched(self._lease(method, prompt, options), cancel)
 
     @staticmethod
     def _watched(events: Iterator[Event], cancel: Cancel | None) -> Iterator[Event]:
-        """Yield events until it is cancelled, which ends without traces and ends the lease."""
+        """Yield events; cancelling ends the run without traces, and the lease."""
         for event in events:
             yield event
             if cancel is not None and cancel.is_set():

@@ -1,7 +1,7 @@
-"""Serve the page on ZeroGPU: the app.py of a Space that `python -m mlpmem.space` builds.
+"""Serve the page on ZeroGPU: the app.py of a Space built by `python -m mlpmem.space`.
 
-Decoder, memory and datastore are placed when this file is read; each run of the columns is one
-short lease. Without the package `spaces`, and anywhere else, it serves from the CPU alone.
+Decoder, memory and datastore are placed on the GPU at import; each run is one short lease. Without
+the package `spaces` or CUDA, the page runs on the CPU.
 """
 
 import os
@@ -14,10 +14,10 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from mlpmem.ui.door import files  # noqa: E402
 
-files.claim()  # before Gradio is imported, which asks where to write
+files.claim()  # before Gradio is imported, which reads GRADIO_TEMP_DIR
 
 try:
-    import spaces  # before torch, whose CUDA it stands in for until a lease begins
+    import spaces  # before torch: it emulates CUDA until a lease begins
 except ImportError:
     spaces = None
 

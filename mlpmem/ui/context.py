@@ -1,4 +1,4 @@
-"""What every panel is given, and how the page's handlers are wired to the queue."""
+"""The values shared by all panels, and the options of the page's event handlers."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,71 +11,71 @@ from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
 
-SEARCHING = frozenset(("knn", "mixed", "rag"))  # columns that read the datastore's text
+SEARCHING = frozenset(("knn", "mixed", "rag"))  # columns that search the datastore's text
 
 
 @dataclass(frozen=True)
 class Shared:
-    """The model behind the page, what was recorded, and what all tabs take as inputs."""
+    """The model behind the page, its recordings, and the inputs shared by all tabs."""
 
     service: Service
     recorded: Recorded
     lambda_bar: gr.HTML
     tools: gr.HTML  # the head's buttons
-    own: gr.State  # the id of this visitor's own datastore, "" without one
-    choice: gr.Radio  # whether the datastore's column answers from what is served or from "own"
+    own: gr.State  # id of this visitor's own datastore, or ""
+    choice: gr.Radio  # datastore to search: "atlas" (the page's) or "own"
     shelf: Shelf
 
     def store(self, own: Any, choice: Any) -> Any:
-        """Return the visitor's own datastore where it is chosen, None for the model's."""
+        """Return the visitor's own datastore if it is selected, None for the model's."""
         if choice != "own":
             return None
-        found = self.shelf.get(str(own or ""))
-        if found is None:
+        entry = self.shelf.get(str(own or ""))
+        if entry is None:
             raise MlpMemError(
-                "Your text is not kept any more. Make its datastore again on the Corpus tab, "
-                "or choose what the page serves."
+                "Your text has expired. Make its datastore again on the Corpus tab, or choose the "
+                "page's own corpus."
             )
-        return found.store
+        return entry.store
 
     def searched(self, own: Any, store: Any, columns: Collection[str]) -> str:
-        """Return the name of the visitor's own text where one of these columns searches it."""
-        return named(own) if store is not None and not SEARCHING.isdisjoint(columns) else ""
+        """Return the short id of the visitor's own text if a column searches it, else ""."""
+        return short_id(own) if store is not None and not SEARCHING.isdisjoint(columns) else ""
 
     def store_of(self, own: Any, searched: Any) -> Any:
-        """Return the store of the text that a run searched, None for the model's.
+        """Return the store that a run searched, by its short id; None for the model's.
 
-        searched is what the page knows it by; MlpMemError where another text is there by now.
+        MlpMemError if the visitor's own text is another one now.
         """
         if not searched:
             return None
-        if searched != named(own):
-            raise MlpMemError("That run searched a text that is not here. Generate it again.")
+        if searched != short_id(own):
+            raise MlpMemError("The run searched a text that is gone. Generate it again.")
         return self.store(own, "own")
 
     def facts(self, own: Any) -> dict:
-        """Return what the page says of a visitor's datastore; "gone" without one."""
-        found = self.shelf.get(str(own or ""))
-        if found is None:
+        """Return the page's values for a visitor's datastore; kind "gone" without one."""
+        entry = self.shelf.get(str(own or ""))
+        if entry is None:
             return {"kind": "gone", "run": ""}
-        documents = found.store.datastore.documents
-        return {"kind": "ready", "run": named(own), "title": found.title,
+        documents = entry.store.datastore.documents
+        return {"kind": "ready", "run": short_id(own), "title": entry.title,
                 "documents": len(documents.titles), "tokens": len(documents.tokens),
-                "bytes": found.store.bytes, "seconds": round(self.shelf.left(found)),
-                "note": found.note}  # fmt: skip
+                "bytes": entry.store.bytes, "seconds": round(self.shelf.left(entry)),
+                "note": entry.note}  # fmt: skip
 
 
-def named(own: Any) -> str:
-    """Return what the page calls a visitor's own text: the beginning of its secret id."""
+def short_id(own: Any) -> str:
+    """Return the first characters of a secret id, which name a text on the page."""
     return str(own or "")[:6]
 
 
-# Handlers of the page are no public interface; quick ones do not wait behind the model.
+# Handlers are hidden from the API; PRIVATE ones are quick and do not wait for the model.
 PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 STREAM = {
     "api_visibility": "private",
     "show_progress": "hidden",
-    "trigger_mode": "multiple",  # static/page.js holds back a second run while one is under way
+    "trigger_mode": "multiple",  # static/view/page.js prevents a second run at the same time
     "concurrency_limit": 1,
     "concurrency_id": "model",
 }

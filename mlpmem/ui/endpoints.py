@@ -1,4 +1,4 @@
-"""The four public endpoints: the page's numbers for programs, with its bounds and its one lock."""
+"""The four public endpoints for programs, with the page's limits and its lock."""
 
 import functools
 import inspect
@@ -17,24 +17,26 @@ from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
 
-PERIOD = 0.25  # seconds between two words on what was written so far
+PERIOD = 0.25  # seconds between partial results
 NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", "distance",
              "weight")  # fmt: skip
 
 
 def build(shared: Shared) -> None:
-    """Publish the endpoints; they wait in the model's queue like everybody."""
-    ask = Endpoints(shared)
-    for endpoint in (ask.generate, ask.score, ask.distributions, ask.neighbours):
-        called = told(endpoint, ask.generating if endpoint.__name__ == "generate" else None)
-        gr.api(called, api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model")
+    """Publish the endpoints; their calls wait in the model's queue."""
+    endpoints = Endpoints(shared)
+    for endpoint in (endpoints.generate, endpoints.score, endpoints.distributions,
+                     endpoints.neighbours):  # fmt: skip
+        run = endpoints.generate_stream if endpoint.__name__ == "generate" else None
+        call = as_generator(endpoint, run)
+        gr.api(call, api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model")
 
 
-def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | None = None):
-    """Return the endpoint with its errors as sentences, as a generator: Gradio can end no other.
+def as_generator(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | None = None):
+    """Return the endpoint as a generator with public error messages; Gradio can stop generators.
 
-    It is closed where its job is cancelled or its caller leaves, and that stops `run`, which yields
-    the endpoint's values as they come.
+    `run` yields the endpoint's partial values. Gradio closes the generator, and thus stops `run`,
+    when its job is cancelled or its client disconnects.
     """
 
     @functools.wraps(endpoint)  # /info shows its parameters and its value
@@ -45,25 +47,25 @@ def told(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | Non
                 if run is None:
                     yield endpoint(*args, **kwargs)
                 else:
-                    given = inspect.signature(endpoint).bind(*args, **kwargs)
-                    given.apply_defaults()
-                    yield from run(stop, **given.arguments)
+                    bound = inspect.signature(endpoint).bind(*args, **kwargs)
+                    bound.apply_defaults()
+                    yield from run(stop, **bound.arguments)
         except MlpMemError as error:
             raise gr.Error(public_text(error), print_exception=False) from error
         finally:
             stop.set()
 
     bounds = {"2,000": f"{inputs.MAX_CHARACTERS:,}", "128": f"{inputs.MAX_NEW_TOKENS:,}"}
-    for written, bound in bounds.items():
-        call.__doc__ = (call.__doc__ or "").replace(written, bound)
+    for default, number in bounds.items():
+        call.__doc__ = (call.__doc__ or "").replace(default, number)
     return call
 
 
 class Endpoints:
-    """What a program may ask; /info prints the docstrings down to "Parameters:"."""
+    """The endpoints' functions; /info prints their docstrings down to "Parameters:"."""
 
     def __init__(self, shared: Shared) -> None:
-        """Answer with the page's model and recordings."""
+        """Use the page's model and recordings."""
         self._shared = shared
 
     def generate(
@@ -83,23 +85,23 @@ class Endpoints:
         """Generate with several systems at once and return the run that the page would save.
 
         A prompt has at most 2,000 characters, an answer at most 128 tokens. While it runs,
-        {"texts": {system: the text so far}} comes several times a second.
+        {"texts": {system: partial text}} is sent several times per second.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
-            systems: of "lm", "memory", "knn" and the page's further columns; null takes all of the
-                first three that are there.
+            systems: of "lm", "memory", "knn" and the page's extra columns; null takes the available
+                ones of the first three.
             lmbda: weight of memory or datastore, 0 to 1; "auto" lets a router choose it for every
-                token ("lmbda" of a step); null takes what the bundle is used with.
+                token ("lmbda" of a step); null takes the bundle's own.
             max_new_tokens: 1 to 128 tokens.
             temperature: 0 (the likeliest token) to 2.
-            top_p: 0.01 to 1, the share of the mass that is sampled from.
-            top_k: 0 (all) to 100,000 tokens that are sampled from.
+            top_p: 0.01 to 1, the probability mass to sample from.
+            top_k: 0 (all) to 100,000, the number of tokens to sample from.
             seed: 0 to 2,147,483,647.
-            min_p: 0 to 1; tokens with less than this share of the likeliest one's probability are
-                left out.
-            repetition_penalty: 0.1 to 10; log-probabilities of tokens that stand in the prompt or
-                the answer are multiplied by it.
+            min_p: 0 to 1; tokens below this fraction of the likeliest token's probability are
+                excluded.
+            repetition_penalty: 0.1 to 10; multiplies the log-probabilities of tokens in the prompt
+                or the answer.
             stop: up to 8 texts; the answer ends before the first of them.
         Returns:
             {"v", "prompt", "answer", "aliases", "part", "lmbda", "traces"}: per system a trace with
@@ -107,25 +109,25 @@ class Endpoints:
             source), "cand" ([id, text, lm, memory, knn]), "rest" (mass outside the candidates),
             "js" (Jensen-Shannon divergence of memory and datastore, nats), "nn" (neighbours), "ms".
         """
-        *_, last = self.generating(
+        *_, last = self.generate_stream(
             Deadline(), prompt, systems, lmbda=lmbda, max_new_tokens=max_new_tokens,
             temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, min_p=min_p,
             repetition_penalty=repetition_penalty, stop=stop,
         )  # fmt: skip
         return last
 
-    def generating(
+    def generate_stream(
         self, deadline: Deadline, prompt: str, systems: list[str] | None, **options: Any
     ) -> Iterator[dict]:
-        """Yield the texts so far, at last what `generate` returns; options are its own."""
+        """Yield partial texts, then what `generate` returns; options are `generate`'s."""
         text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
         tokens = options.pop("max_new_tokens")
-        chosen = inputs.check_options(tokens=tokens, **options)
+        checked = inputs.check_options(tokens=tokens, **options)
         service = self._shared.service
-        asked = columns.choose(service, systems, None)
-        if absent := sorted({*(systems or ())} - {*asked.batch, *asked.beside}):
-            raise MlpMemError(f"{', '.join(absent)}: not there, or not yet.")
-        events = columns.answers(service, asked, text, chosen.as_arguments(), deadline)
+        chosen = columns.choose(service, systems, None)
+        if absent := sorted({*(systems or ())} - {*chosen.batch, *chosen.separate}):
+            raise MlpMemError(f"{', '.join(absent)} is not available. Leave it out.")
+        events = columns.answers(service, chosen, text, checked.as_arguments(), deadline)
         texts: dict[str, str] = {}
         last = time.monotonic()
         for kind, traces in events:
@@ -137,24 +139,23 @@ class Endpoints:
                     last = time.monotonic()
                     yield {"texts": {n: t.replace(PARTIAL, "") for n, t in texts.items()}}
         deadline.check()
-        shown = None if chosen.lmbda == AUTO else chosen.lmbda
-        yield saved.record(text, self._shared.recorded.known(text), shown, traces)
+        lmbda = None if checked.lmbda == AUTO else checked.lmbda
+        yield saved.record(text, self._shared.recorded.known(text), lmbda, traces)
 
     def score(self, text: str, lmbda: float | str | None = None) -> dict:
-        """Score a text that is there: how surprising each of its tokens is to every source.
+        """Score a text: the negative log likelihood of each of its tokens under every source.
 
         A text has at most 2,000 characters.
 
         Parameters:
-            text: at most 2,000 characters, two tokens or more.
+            text: at most 2,000 characters, at least two tokens.
             lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
-                choose it for every token; null takes what the bundle is used with.
+                choose it for every token; null takes the bundle's own.
         Returns:
             {"ids", "tokens", "bytes", "offsets", "nll", "lmbda", "perplexity"}: "bytes" has the
-            UTF-8 of every token, "offsets" where it begins and ends in the text's UTF-8; "nll" has
-            per source the negative log likelihood in nats of every token but the first;
-            "perplexity" is that of the decoder ("lm") and of its mixes with "memory" and "knn" at
-            "lmbda".
+            UTF-8 of every token, "offsets" its start and end in the text's UTF-8; "nll" has, per
+            source, the negative log likelihood in nats of every token but the first; "perplexity"
+            is that of the decoder ("lm") and of its mixes with "memory" and "knn" at "lmbda".
         """
         text = inputs.check_text(text, "text")
         weight = inputs.check_lmbda(lmbda)
@@ -174,15 +175,15 @@ class Endpoints:
     def distributions(
         self, prompt: str, system: str = "memory", lmbda: float | str | None = None
     ) -> dict:
-        """Return what every source says comes next after a prompt, and what their mix says.
+        """Return every source's distribution of the token after a prompt, and that of their mix.
 
         A prompt has at most 2,000 characters.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
             system: whose mix "fused" is: "lm", "memory" or "knn".
-            lmbda: its weight in the mix, 0 to 1; "auto" lets a router choose it; null takes what
-                the bundle is used with.
+            lmbda: its weight in the mix, 0 to 1; "auto" lets a router choose it; null takes the
+                bundle's own.
         Returns:
             {"prompt", "system", "lmbda", "candidates", "rest", "js"}: the candidates are the union
             of every source's eight likeliest tokens, each with "token_id", "text" and its exact
@@ -204,7 +205,7 @@ class Endpoints:
         }
 
     def neighbours(self, prompt: str) -> dict:
-        """Return the datastore's weightiest entries for the token that comes next after a prompt.
+        """Return the datastore entries with the most weight for the next token after a prompt.
 
         A prompt has at most 2,000 characters.
 
@@ -215,21 +216,21 @@ class Endpoints:
             "left", "target", "target_id", "right", "distance" (squared L2) and "weight" (its share
             of the datastore's mass, 0 to 1).
         """
-        trace, step = self._next(prompt, "knn", 1.0)  # no mix is asked for
+        trace, step = self._next(prompt, "knn", 1.0)  # pure datastore, no mix
         rows = [{name: getattr(n, name) for name in NEIGHBOUR} for n in step.neighbours]
         return {"prompt": trace.prompt, "neighbours": rows}
 
     def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
-        """Return a system's trace of a single token, and that token's step."""
+        """Return (a system's trace of one token, that token's step)."""
         text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
         model = self._shared.service.model
         name = inputs.check_systems([system], model.systems)[0]
         own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
-        every = columns.sources(model)
-        trace = model.generate(text, name, lmbda=own, max_new_tokens=1, sources=every)
+        shown = columns.sources(model)
+        trace = model.generate(text, name, lmbda=own, max_new_tokens=1, sources=shown)
         return trace, trace.steps[0]
 
 
 def _finite(value: float) -> float | None:
-    """Return a number that JSON has; None where a token had no probability at all."""
+    """Return a finite number, None for others, which JSON lacks."""
     return float(value) if math.isfinite(value) else None

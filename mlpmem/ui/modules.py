@@ -1,9 +1,8 @@
-"""Bundle the page's ES modules into one classic script, which runs inline and from file:// alike.
+"""Bundle the page's ES modules into one classic script, which runs inline and from file://.
 
-A module has exactly two forms of syntax that a classic script lacks, each at the start of a line:
-`import { a, b } from "./x.js";` and `export const|function|class name`. Circles are an error.
-Each module becomes a function that returns its exports, so names are private to their module.
-Comments that fill lines stay behind.
+A module may use two forms of module syntax, each at the start of a line: `import { a, b } from
+"./x.js";` and `export const|function|class name`. Circular imports are an error. Each module
+becomes a function that returns its exports, so its names are private. Comment lines are removed.
 """
 
 import os
@@ -13,11 +12,11 @@ from pathlib import Path
 IMPORT = re.compile(r'^import \{ (\w+(?:, \w+)*) \} from "(\.{1,2}/[\w./-]+\.js)";$', re.M)
 EXPORT = re.compile(r"^export (?=(?:const|class|(?:async )?function) (\w+))", re.M)
 COMMENT = re.compile(r"^ *(?://.*|/\*(?:[^*]|\*(?!/))*\*/)\n", re.M)
-LEFT = re.compile(r"^(?:import|export)\b.*", re.M)  # what is neither of the two forms
+LEFT = re.compile(r"^(?:import|export)\b.*", re.M)  # neither of the two forms
 
 
 def bundle(entry: Path) -> str:
-    """Return the script of an entry module and everything it imports, imported modules first."""
+    """Return the script of an entry module and all its imports, imported modules first."""
     order: dict[Path, str] = {}
     _add(entry, order, ())
     names = {p: "$" + "$".join(p.relative_to(entry.parent).with_suffix("").parts) for p in order}
@@ -26,19 +25,19 @@ def bundle(entry: Path) -> str:
 
 
 def imports(path: Path, text: str) -> list[Path]:
-    """Return the modules that a module's text imports, in order."""
-    return [_imported(path, found) for found in IMPORT.finditer(text)]
+    """Return the modules that a module imports, in order."""
+    return [_imported(path, match) for match in IMPORT.finditer(text)]
 
 
-def _imported(path: Path, found: re.Match) -> Path:
-    """Return the module that an import in the module at path names."""
-    return Path(os.path.normpath(path.parent / found[2]))
+def _imported(path: Path, match: re.Match) -> Path:
+    """Return the path that an import statement in a module names."""
+    return Path(os.path.normpath(path.parent / match[2]))
 
 
 def _add(path: Path, order: dict[Path, str], above: tuple[Path, ...]) -> None:
-    """Append a module to order, after what it imports; above are the modules that lead to it."""
+    """Append a module to `order` after its imports; `above` is the chain of its importers."""
     if path in above:
-        circle = " -> ".join(one.name for one in (*above[above.index(path) :], path))
+        circle = " -> ".join(module.name for module in (*above[above.index(path) :], path))
         raise ValueError(f"modules import each other in a circle: {circle}")
     if path in order:
         return
@@ -49,10 +48,10 @@ def _add(path: Path, order: dict[Path, str], above: tuple[Path, ...]) -> None:
 
 
 def _wrapped(path: Path, text: str, names: dict[Path, str]) -> str:
-    """Return a module as a function called once, whose result holds the exports."""
+    """Return a module as a function called once that returns its exports."""
 
-    def bound(found: re.Match) -> str:
-        return f"const {{ {found[1]} }} = {names[_imported(path, found)]};"
+    def bound(match: re.Match) -> str:
+        return f"const {{ {match[1]} }} = {names[_imported(path, match)]};"
 
     exports = ", ".join(EXPORT.findall(text))
     body = EXPORT.sub("", IMPORT.sub(bound, COMMENT.sub("", text)))

@@ -1,9 +1,4 @@
-"""The whole page: header, tabs, the lambda bar below, the status that looks after itself.
-
-From a service to an answering page: build, launch, load, wait.
-
-How many runs are ahead of a visitor's own in the model's queue.
-"""
+"""The whole page: layout (header, tabs, lambda bar, status), launch options, and the server."""
 
 import gc
 import ipaddress
@@ -32,9 +27,9 @@ from mlpmem.ui.service.service import Service
 
 TITLE = "MLP Memory, live"
 POLL_SECONDS = 0.7
-NOT_OURS = (
-    "That is not what this page sends. Reload the page and try again; from a program, send the "
-    "kinds of values that About names."
+INVALID_VALUES = (
+    "The request has values of the wrong type. Reload the page and try again; for programs, About "
+    "lists the types."
 )
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
 PANELS = {
@@ -44,32 +39,32 @@ PANELS = {
 
 
 class Guarded(gr.Blocks):
-    """Blocks behind the door: with its gate, and its queue.
+    """Blocks behind the door, with its gate and its fair queue.
 
-    The queue is set as they begin, once: setting it later makes the whole app anew.
+    The queue is set once at the start, because setting it later builds the whole app again.
     """
 
     gate: Gate
 
     def queue(self, *_: Any, **__: Any) -> "Guarded":
-        """Return self, with a fair queue of bounded length that runs one job of a kind at once."""
+        """Return self, with a fair queue of bounded length."""
         super().queue(api_open=False)
         self._queue = FairQueue(self, BOUNDS)
         return self
 
     async def preprocess_data(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the handler's arguments; gr.Error where a value is of another kind."""
+        """Return the handler's arguments; gr.Error for a value of the wrong type."""
         try:
             return await super().preprocess_data(*args, **kwargs)
         except gr.Error as error:
             error.print_exception = False
             raise
         except Exception as error:
-            raise gr.Error(NOT_OURS, print_exception=False) from error
+            raise gr.Error(INVALID_VALUES, print_exception=False) from error
 
 
 def build(service: Service, recorded: Recorded) -> gr.Blocks:
-    """Return the page; nothing of the model is touched here."""
+    """Return the page; the model is not touched."""
     limits.refuse_addresses()
     gate = Gate(service)
     with Guarded(title=TITLE, analytics_enabled=False) as page:
@@ -94,7 +89,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
 
 
 def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
-    """Return the id of a visitor's own datastore, and the choice that appears with it."""
+    """Return (state with the id of a visitor's own datastore, radio to select the datastore)."""
     own = gr.State("", time_to_live=shelf.seconds, delete_callback=shelf.drop)
     served = words.words(recorded).corpus.capitalize()
     choice = gr.Radio(
@@ -105,7 +100,7 @@ def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
 
 
 def _watch(page: gr.Blocks, shared: Shared, status: gr.HTML) -> None:
-    """Poll the status until nothing more changes, then stop polling."""
+    """Poll the status until it is final."""
     timer = gr.Timer(POLL_SECONDS)
 
     def poll():
@@ -117,7 +112,7 @@ def _watch(page: gr.Blocks, shared: Shared, status: gr.HTML) -> None:
 
 
 def launch_options() -> dict:
-    """Return the launch arguments that belong to the page rather than to the machine."""
+    """Return the launch arguments that do not depend on the machine."""
     return {
         "head": components.head(),
         "favicon_path": components.STATIC / "favicon.svg",
@@ -129,12 +124,12 @@ def launch_options() -> dict:
         "ssr_mode": False,
         "pwa": False,
         "app_kwargs": {"middleware": [Middleware(Door)], "lifespan": Gate.lifespan},
-        "max_file_size": BOUNDS.upload_body,  # more than a text: it gets a sentence, not a 413
+        "max_file_size": BOUNDS.upload_body,  # above MAX_BYTES, for a message in place of a 413
     }
 
 
 def theme() -> gr.themes.Base:
-    """Return a plain theme with system fonts; the look itself is in static/*.css."""
+    """Return a plain theme with system fonts; the design is in static/*.css."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "sans-serif"]
     mono = ["ui-monospace", "SF Mono", "Menlo", "Consolas", "monospace"]
     base = gr.themes.Base(font=fonts, font_mono=mono, neutral_hue="slate", primary_hue="slate")
@@ -154,10 +149,9 @@ def theme() -> gr.themes.Base:
 def serve(
     service: Service, recorded: Recorded, host: str | None = None, port: int | None = None
 ) -> int:
-    """Serve until interrupted, loading once the page answers; returns an exit status.
+    """Serve until interrupted, and load once the page answers; return an exit status.
 
-    Where host and port are not given, GRADIO_SERVER_NAME and GRADIO_SERVER_PORT count, which a host
-    such as Spaces sets.
+    host and port default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, which Spaces set.
     """
     ending.exit_on_signals()
     host = bracketed(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
@@ -173,18 +167,18 @@ def serve(
         )
     except OSError:
         sys.stderr.write(
-            f"mlpmem: cannot serve at {host}:{port}: the port is taken or not allowed, or the host "
-            "is not this machine's; give another --port or --host\n"
+            f"mlpmem: cannot serve at {host}:{port}: the port is in use or not permitted, or the "
+            "host is not an address of this machine; give another --port or --host\n"
         )
         return 2
-    except (ValueError, httpx.InvalidURL) as error:  # Gradio asks its own page whether it answers
+    except (ValueError, httpx.InvalidURL) as error:  # Gradio requests its own page at the start
         sys.stderr.write(
             f"mlpmem: the page does not answer at {host}:{port}; check --host, HTTP_PROXY and "
-            "NO_PROXY, or start it again when the machine is less busy "
+            "NO_PROXY, or try again when the machine is less busy "
             f"({str(error).splitlines()[0]})\n"
         )
         return 2
-    gc.freeze()  # what was imported stays
+    gc.freeze()  # imported objects are never collected
     gc.enable()
     sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
     service.start()
@@ -199,7 +193,7 @@ def serve(
 
 
 def bracketed(host: str) -> str:
-    """Return a host as it stands in an address: one of IPv6 in brackets."""
+    """Return a host for use in a URL: an IPv6 address in brackets."""
     try:
         return f"[{host}]" if ipaddress.ip_address(host).version == 6 else host
     except ValueError:
@@ -207,7 +201,7 @@ def bracketed(host: str) -> str:
 
 
 def answer_ahead(page: gr.Blocks, tools: gr.HTML) -> None:
-    """Answer the page while a run of its visitor waits."""
+    """Report the number of runs ahead while a visitor's run waits."""
 
     def ahead(request: gr.Request) -> dict:
         return {"ahead": runs_ahead(page, request.session_hash), "asked": new_run()}
@@ -216,7 +210,7 @@ def answer_ahead(page: gr.Blocks, tools: gr.HTML) -> None:
 
 
 def runs_ahead(page: gr.Blocks, session: str | None) -> int | None:
-    """Return how many runs come before the session's first waiting one, None if none waits."""
+    """Return the number of runs ahead of the session's first waiting one, None if none waits."""
     queue = page._queue.event_queue_per_concurrency_id.get(STREAM["concurrency_id"])
     waiting = [event.session_hash for event in queue.queue] if queue else []
     return waiting.index(session) + queue.current_concurrency if session in waiting else None

@@ -41,7 +41,7 @@ class FakeExtras(Extras):
         tuned = ExtraColumn("finetuned", Path("tuned"), "adapter", "decoder with LoRA on B", 158.0)
         super().__init__([tuned, ExtraColumn("broken", Path("odd"), "decoder")], mixed=True)
 
-    def _cast_of(self, model):
+    def _registry_of(self, model):
         def system(name):
             if name == "broken":
                 raise MlpMemError("decoder: its weights are damaged; make them again")

@@ -20,14 +20,14 @@ import fake_columns  # noqa: E402
 
 from mlpmem.ui import page  # noqa: E402
 from mlpmem.ui.recordings import recorded  # noqa: E402
-from mlpmem.ui.service.loads import cost_line, tell_tokens  # noqa: E402
-from mlpmem.ui.service.service import Later, Service  # noqa: E402
+from mlpmem.ui.service.loads import cost_line, report_tokens  # noqa: E402
+from mlpmem.ui.service.service import BackgroundTask, Service  # noqa: E402
 
 
 def main(folder: Path, port: int, seconds: float) -> None:
     def attach(model, tell):
         for done in range(10):
-            tell_tokens(tell, done * 43_000, 430_000)
+            report_tokens(tell, done * 43_000, 430_000)
             time.sleep(seconds / 10)
         model.systems = ["lm", "memory", "knn"]
         return model, cost_line(model, SimpleNamespace(seconds=21.0, cached=False, warning=""))
@@ -36,7 +36,7 @@ def main(folder: Path, port: int, seconds: float) -> None:
         if seconds < 0:
             threading.Event().wait()
         model = fake.FakeModel()
-        return model, [Later("datastore", partial(attach, model))]
+        return model, [BackgroundTask("datastore", partial(attach, model))]
 
     service = Service(load, extras=fake_columns.FakeExtras())
     sys.exit(page.serve(service, recorded.read(fake.write_bundle(folder)), "127.0.0.1", port))

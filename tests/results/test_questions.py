@@ -168,6 +168,6 @@ def test_the_tables_call_systems_by_the_pages_names():
     assert ">B</th>" in shown and ">B, LoRA of rank 32</th>" in shown
     rows = [made_findings.row("questions", name, "B/seen", "exact_match", 0.5)
             for name in ("lm", "rag", "mine")]  # fmt: skip
-    shown = results._asked({"findings": rows})
+    shown = results._tasks({"findings": rows})
     heads = ("decoder", "decoder + retrieval", "mine")
     assert all(f'<th scope="col">{name}</th>' in shown for name in heads)

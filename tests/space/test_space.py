@@ -1,5 +1,6 @@
-"""Spaces' folders: whole, accepted by their host, never in somebody's way; and the lease."""
+"""Spaces' folders (complete, valid, never replacing other files), and the GPU lease."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mlpmem.space import __main__ as command
 from mlpmem.space import build as building
 from mlpmem.space.build import Card
 from mlpmem.space.lease import LeasedModel, seconds
+from mlpmem.ui.recordings import saved
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,47 +29,47 @@ def built(tmp_path_factory):
     return {kind: building.build(folder / kind, kind, bundle=bundle) for kind in ("cpu", "zero")}
 
 
-def test_the_card_is_what_the_host_reads(built):
-    for made in built.values():
-        card = SpaceCard.load(made.folder / "README.md").data
+def test_the_card_is_valid_for_the_host(built):
+    for space in built.values():
+        card = SpaceCard.load(space.folder / "README.md").data
         assert (card.sdk, card.app_file, card.emoji) == ("gradio", "app.py", "\N{BRAIN}")
         assert f"gradio=={card.sdk_version}" in (ROOT / "requirements.txt").read_text()
-        assert card.python_version == "3.12", "a text: a YAML number would lose a last zero"
-        assert (made.folder / card.app_file).is_file() and len(card.short_description) <= 60
+        assert card.python_version == "3.12", "as text: a YAML number would lose a trailing zero"
+        assert (space.folder / card.app_file).is_file() and len(card.short_description) <= 60
 
 
-def test_requirements_leave_the_host_its_own(built):
+def test_requirements_omit_the_hosts_own_packages(built):
     read = lambda kind: (built[kind].folder / "requirements.txt").read_text().split()  # noqa: E731
     names = {re.split("=", line)[0] for line in read("cpu")}
     assert not names & {"gradio", "spaces", "huggingface_hub", "accelerate"}
     assert any(line.startswith("torch==") for line in read("cpu"))
-    assert "torch" in read("zero"), "the host has its choice of releases"
+    assert "torch" in read("zero"), "the host chooses the release"
 
 
-def test_a_folder_holds_library_and_bundle_and_no_leavings(built):
-    for made in built.values():
-        there = {path.relative_to(made.folder).as_posix() for path in made.folder.rglob("*")}
-        assert {"mlpmem/ui/static/main.js", "assets/atlas/manifest.json", "LICENSE"} <= there
-        assert not [name for name in there if "__pycache__" in name or "/." in name]
+def test_a_folder_has_library_and_bundle_without_caches(built):
+    for space in built.values():
+        names = {path.relative_to(space.folder).as_posix() for path in space.folder.rglob("*")}
+        assert {"mlpmem/ui/static/main.js", "assets/atlas/manifest.json", "LICENSE"} <= names
+        assert not [name for name in names if "__pycache__" in name or "/." in name]
 
 
 @pytest.mark.slow
-def test_the_library_in_a_folder_finds_the_bundle_in_it(built):
+def test_the_library_in_a_folder_finds_its_bundle(built):
     ask = [sys.executable, "-B", "-c", "import mlpmem; print(mlpmem.load().systems)"]
-    said = subprocess.run(ask, cwd=built["cpu"].folder, capture_output=True, text=True)
-    assert "'knn'" in said.stdout, said.stderr
+    process = subprocess.run(ask, cwd=built["cpu"].folder, capture_output=True, text=True)
+    assert "'knn'" in process.stdout, process.stderr
 
 
-def test_a_large_bundle_stays_outside_and_the_card_says_what_to_do(tmp_path, monkeypatch):
+def test_a_large_bundle_is_not_copied_and_the_card_says_how_to_mount_it(tmp_path, monkeypatch):
     bundle = tiny.bundle(tmp_path / "bundle", traces=[]).folder
     monkeypatch.setattr(building, "BUNDLE_BYTES", 1000)
-    made = building.build(tmp_path / "out", "cpu", bundle=bundle)
-    assert not (made.folder / "assets").exists()
-    assert "MLPMEM_BUNDLE" in made.notes[0]
-    assert made.notes[0] in (made.folder / "README.md").read_text("utf-8")
+    space = building.build(tmp_path / "out", "cpu", bundle=bundle)
+    assert not (space.folder / "assets").exists()
+    assert "MLPMEM_BUNDLE" in space.notes[0]
+    assert space.notes[0] in (space.folder / "README.md").read_text("utf-8")
 
 
-def test_building_replaces_its_own_folder_and_nobody_elses(tmp_path, capsys):
+def test_building_replaces_earlier_builds_only(tmp_path, capsys):
     bundle = tiny.bundle(tmp_path / "bundle", traces=[]).folder
     arguments = ["build", str(tmp_path / "out"), "--bundle", str(bundle)]
     assert command.main(arguments) == 0
@@ -77,12 +79,12 @@ def test_building_replaces_its_own_folder_and_nobody_elses(tmp_path, capsys):
     assert not (tmp_path / "out" / "stale.txt").exists()
     (tmp_path / "out" / "README.md").write_text("my own")
     assert command.main(arguments) == 2
-    assert "something else" in capsys.readouterr().err
+    assert "has other files" in capsys.readouterr().err
     assert (tmp_path / "out" / "README.md").read_text() == "my own"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["bundle", "out"]
 
 
-def test_a_damaged_bundle_is_not_packed(tmp_path):
+def test_a_damaged_bundle_is_refused(tmp_path):
     bundle = tiny.bundle(tmp_path / "bundle", traces=[]).folder
     (bundle / "examples.json").write_text("[]")
     with pytest.raises(MlpMemError, match="examples.json"):
@@ -90,15 +92,38 @@ def test_a_damaged_bundle_is_not_packed(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_what_a_host_would_refuse_is_refused_here():
-    with pytest.raises(MlpMemError, match="61 characters"):
+@pytest.mark.parametrize("kind", ["cpu", "static"])
+def test_only_what_the_manifest_lists_is_packed_and_no_link(kind, tiny_model, tmp_path):
+    traces = tiny_model.compare("Peru", max_new_tokens=2)
+    run = saved.record("Peru", {"answer": "Lima"}, 0.5, traces)
+    bundle = tiny.bundle(tmp_path / "bundle", traces=[run]).folder
+    (tmp_path / "private").write_text("my secret")
+    (bundle / "notes.txt").symlink_to(tmp_path / "private")
+    (bundle / "traces" / "99.json").symlink_to(tmp_path / "private")
+    (bundle / "decoder" / "adapter_config.json").write_text("{}")
+    made = building.build(tmp_path / "out", kind, bundle=bundle)
+    files = [path for path in made.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.is_symlink() or b"my secret" in path.read_bytes()]
+    if kind == "cpu":
+        there = made.folder / "assets" / "atlas"
+        names = {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()}
+        listed = json.loads((there / "manifest.json").read_text())["files"]
+        assert names == {"manifest.json", *listed}
+    (bundle / "examples.json").unlink()
+    (bundle / "examples.json").symlink_to(tmp_path / "private")
+    with pytest.raises(MlpMemError, match="examples.json is a link"):
+        building.build(tmp_path / "out", kind, bundle=bundle)
+
+
+def test_a_card_that_the_host_would_refuse_is_an_error():
+    with pytest.raises(MlpMemError, match="at most 60 characters; got 61"):
         Card("x", short_description="x" * 61)
     with pytest.raises(MlpMemError, match="one line"):
         Card("x\nsdk: docker")
 
 
 class Lease:
-    """A lease whose values go to another process and back, as far as they can tell."""
+    """A lease that pickles arguments and values, as if it ran in another process."""
 
     def __init__(self):
         self.begun, self.ended = [], 0
@@ -129,12 +154,12 @@ def texts(traces):
     return {name: (trace.text, trace.finish) for name, trace in traces.items()}
 
 
-def test_a_leased_model_says_what_the_model_says_in_one_lease_a_run(leased, tiny_model):
+def test_a_leased_model_equals_the_model_with_one_lease_per_run(leased, tiny_model):
     model, lease = leased
     assert model.systems == tiny_model.systems
     options = {"max_new_tokens": 4, "temperature": 1.0, "seed": 3}
     assert texts(model.compare("Peru", **options)) == texts(tiny_model.compare("Peru", **options))
-    assert len(lease.begun) == 1, "all columns share it"
+    assert len(lease.begun) == 1, "all columns share one lease"
     assert texts(model.scrub("Peru", **options)) == texts(tiny_model.scrub("Peru", **options))
     turns = [("Where is Lima?", "")]
     assert model.chat(turns, **options).text == tiny_model.chat(turns, **options).text
@@ -144,19 +169,19 @@ def test_a_leased_model_says_what_the_model_says_in_one_lease_a_run(leased, tiny
     assert model.score("Peru is").ids == tiny_model.score("Peru is").ids
 
 
-def test_a_part_of_a_leased_model_and_a_batch_stay_leased(leased, tiny_model):
+def test_parts_and_batches_of_a_leased_model_are_leased(leased, tiny_model):
     model, lease = leased
-    alone = model.only("memory")
-    assert alone.systems == ["lm", "memory"] and isinstance(alone, LeasedModel)
-    assert alone.generate("Peru", max_new_tokens=2).text == (
+    memory_only = model.only("memory")
+    assert memory_only.systems == ["lm", "memory"] and isinstance(memory_only, LeasedModel)
+    assert memory_only.generate("Peru", max_new_tokens=2).text == (
         tiny_model.generate("Peru", "memory", max_new_tokens=2).text
     )
     assert len(lease.begun) == 1
-    made = model.generate(["Peru", "Gold"], "lm", max_new_tokens=2)
-    assert [t.prompt for t in made] == ["Peru", "Gold"] and len(lease.begun) == lease.ended == 3
+    traces = model.generate(["Peru", "Gold"], "lm", max_new_tokens=2)
+    assert [t.prompt for t in traces] == ["Peru", "Gold"] and len(lease.begun) == lease.ended == 3
 
 
-def test_nothing_is_leased_for_what_cannot_be_or_need_not_be(leased, tiny_model):
+def test_invalid_runs_and_runs_on_own_texts_take_no_lease(leased, tiny_model):
     model, lease = leased
     with pytest.raises(MlpMemError, match="max_new_tokens"):
         model.compare("Peru", max_new_tokens=0)
@@ -165,7 +190,7 @@ def test_nothing_is_leased_for_what_cannot_be_or_need_not_be(leased, tiny_model)
     assert lease.begun == []
 
 
-def test_leaving_and_stopping_give_the_lease_back(leased):
+def test_closing_and_cancelling_end_the_lease(leased):
     model, lease = leased
     events = model.stream("Peru", max_new_tokens=50)
     next(events)
@@ -177,7 +202,7 @@ def test_leaving_and_stopping_give_the_lease_back(leased):
     assert lease.ended == 2
 
 
-def test_a_lease_is_as_long_as_its_tokens_need():
+def test_a_lease_grows_with_the_number_of_tokens():
     short, long = (seconds("stream", "x", {"max_new_tokens": n}) for n in (1, 128))
     assert 5 < short < long < 15
     assert seconds("stream_scrub", "x", {"max_new_tokens": 128}) > long

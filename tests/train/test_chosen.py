@@ -86,7 +86,7 @@ def test_a_recipe_that_chooses_no_row_leaves_no_files(inputs, tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"search": "ivfsq", "lists": 160}, "159 entries cannot be sorted into 160 lists"),
+        ({"search": "ivfsq", "lists": 160}, "got 159 for 160 lists"),
         ({"search": "ivfpq", "lists": 50, "probes": 1}, "Set probes to 7 or more"),
         ({"teacher": "/nowhere/datastore"}, "teacher /nowhere/datastore is not a folder"),
         ({"k": 159}, "k must be less than the 159 entries .* got 159"),

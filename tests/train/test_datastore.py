@@ -19,7 +19,7 @@ from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
 from train.config.tables import CorpusConfig, DatastoreConfig, Recipe
-from train.files import write_json
+from train.files import file_hash, write_json
 from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore
 from train.stages.extend import extend
@@ -37,7 +37,9 @@ def root(tmp_path, monkeypatch):
     bound.tokenizer.save_pretrained(tmp_path / "decoder")
     tiny.documents().save(tmp_path / "corpus/memory")
     for name in INPUTS:
-        write_json(tmp_path / name / "manifest.json", {"outputs": {"of": name}})
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        outputs = {path.relative_to(tmp_path / name).as_posix(): file_hash(path) for path in files}
+        write_json(tmp_path / name / "manifest.json", {"outputs": outputs})
     small_shards(monkeypatch)
     return tmp_path
 
@@ -105,6 +107,32 @@ def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
     whole = build_keys(tiny.decoder(), tiny.documents(), entries(tiny.documents())[0])
     keys = Datastore.load(root / "datastore").keys
     np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
+
+
+@pytest.mark.parametrize("name", ["keys-00001.npy", "keys-00001.json"])
+def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypatch, capsys):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        kill_after(patched, 3)
+        make(root)
+    path = root / "datastore.partial" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    make(root)
+    assert "keys-00001.npy is damaged; it is built again" in capsys.readouterr().out
+    whole = build_keys(tiny.decoder(), tiny.documents(), entries(tiny.documents())[0])
+    keys = Datastore.load(root / "datastore").keys
+    np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
+
+
+def test_what_is_extended_must_be_as_it_was_made(root, tmp_path):
+    make(root)
+    path = root / "datastore" / "keys-00000.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MlpMemError, match="extend: its input datastore is damaged: keys-00000.npy"):
+        extend(RECIPE, root, write_texts(tmp_path))
 
 
 # Extension

@@ -242,6 +242,24 @@ def test_a_killed_run_resumes_from_its_shards(inputs, tmp_path, monkeypatch):
     assert left == {"rows.npy", "offsets.npy", "token_ids.npy", "probs.npy"}
 
 
+@pytest.mark.parametrize("damage", ["cut off", "a flipped bit"])
+@pytest.mark.parametrize("names", ["shard_*.npz", "rows_*.npz"])
+def test_a_part_that_was_damaged_meanwhile_is_made_again(
+    names, damage, inputs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
+    for place in ("whole", "damaged"):
+        make_targets(context(tmp_path / place, inputs))
+    path = sorted((tmp_path / "damaged").glob(names))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data[: len(data) // 2] if damage == "cut off" else data)
+    make_targets(context(tmp_path / "damaged", inputs))
+    assert f"damaged: {path.name} is damaged; it is made again" in capsys.readouterr().out
+    for one, other in zip(arrays(tmp_path / "whole"), arrays(tmp_path / "damaged"), strict=True):
+        assert np.array_equal(one, other)
+
+
 def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
     store, config = Datastore.load(inputs["datastore"]), TargetsConfig(k=6, temperature=30.0)

@@ -1,4 +1,4 @@
-"""The chat's log while an answer comes: whole characters, and what was typed."""
+"""The chat's log during an answer: whole characters only, and the question unchanged."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def events(*_, **__):
     yield Event("done", {"lm": trace})
 
 
-def test_while_an_answer_comes_only_whole_characters_are_shown(monkeypatch):
+def test_a_partial_answer_shows_whole_characters_only(monkeypatch):
     monkeypatch.setattr(stream, "PERIOD", 0)
     typed = []
     model = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""Columns beyond the usual three, and lambda "auto": chosen, answered, kept and read again."""
+"""Extra columns and lambda "auto": selected, generated, saved and opened again."""
 
 import json
 from pathlib import Path
@@ -28,7 +28,7 @@ OPTIONS = {"max_new_tokens": 4, "temperature": 0.0, "seed": 0, "top_k": 0, "top_
 
 @pytest.fixture(scope="module")
 def model():
-    """Return a tiny model whose memory has a router that is far from constant."""
+    """Return a tiny model whose memory has a router with varying lambdas."""
     whole = tiny.model()
     config = RouterConfig("memory", whole.decoder.vocab_size, whole.decoder.tokenizer_hash)
     router = Router(config)
@@ -41,22 +41,22 @@ def model():
 
 @pytest.fixture(scope="module")
 def service(model, tmp_path_factory):
-    """Return a loaded service that offers every kind of column, and one that cannot be made."""
+    """Return a loaded service that offers every kind of column, one of them damaged."""
     folder = tmp_path_factory.mktemp("columns")
     save_adapter(add_adapter(tiny.decoder().model, 2), folder / "lora")
     tiny.memory(tiny.decoder(), seed=9).save(folder / "ce")
-    given = [
+    extra = [
         ExtraColumn("finetuned", folder / "lora", "adapter", "decoder with LoRA on B", 9.0),
         ExtraColumn("damaged", folder, "decoder"),
         ExtraColumn("ce", folder / "ce", "memory"),
     ]
-    offered = offers.Extras(given, mixed=True, documents=lambda m: m.datastore.documents)
-    made = Service(lambda tell: (model, []), extras=offered)
-    made.start().join(20)
-    return made
+    offered = offers.Extras(extra, mixed=True, documents=lambda m: m.datastore.documents)
+    loaded = Service(lambda tell: (model, []), extras=offered)
+    loaded.start().join(20)
+    return loaded
 
 
-def asked(service, names, lmbda=None, stop=None, **options):
+def events_of(service, names, lmbda=None, stop=None, **options):
     """Return the events of a request as (kind, values)."""
     chosen = columns.choose(service, names, None)
     options = {**OPTIONS, "lmbda": lmbda, **options}
@@ -68,18 +68,18 @@ def ids(trace):
     return [step.token_id for step in trace.steps]
 
 
-def test_the_usual_three_are_answered_as_before_in_one_batch(service, model):
-    events = asked(service, ["lm", "memory", "knn"])
+def test_the_three_sources_share_one_batch(service, model):
+    events = events_of(service, ["lm", "memory", "knn"])
     assert [kind for kind, _ in events[:-1]] == ["step"] * 4 and events[-1][0] == "done"
-    wanted = model.compare(PROMPT, max_new_tokens=4)
-    assert {n: ids(t) for n, t in events[-1][1].items()} == {n: ids(t) for n, t in wanted.items()}
+    expected = model.compare(PROMPT, max_new_tokens=4)
+    assert {n: ids(t) for n, t in events[-1][1].items()} == {n: ids(t) for n, t in expected.items()}
 
 
-def test_every_column_answers_and_one_that_cannot_says_so(service, model):
+def test_every_column_answers_and_a_damaged_one_reports_its_error(service, model):
     names = ["lm", "mixed", "rag", "finetuned", "damaged", "ce"]
-    events = asked(service, names)
+    events = events_of(service, names)
     kinds = [kind for kind, _ in events]
-    assert kinds.index("part") < kinds.index("wait") < kinds.index("column"), "the batch is first"
+    assert kinds.index("part") < kinds.index("wait") < kinds.index("column"), "the batch runs first"
     (failed,) = (values for kind, values in events if kind == "failed")
     assert "Decoder: cannot load" in failed["damaged"] and str(Path("/")) not in failed["damaged"]
     done = events[-1][1]
@@ -89,13 +89,13 @@ def test_every_column_answers_and_one_that_cannot_says_so(service, model):
     assert done["rag"].prompt.endswith(PROMPT) and "¶" in done["rag"].prompt
     assert (done["rag"].system, done["ce"].system) == ("lm", "memory")
     assert done["finetuned"].model["label"] == "decoder with LoRA on B"
-    again = [kind for kind, _ in asked(service, names)]
-    assert again.count("wait") == 1, "only what could not be made is tried anew"
+    again = [kind for kind, _ in events_of(service, names)]
+    assert again.count("wait") == 1, "only the damaged column is loaded again"
 
 
-def test_a_columns_lambda_is_the_bars_where_it_has_a_meaning(service):
+def test_the_bars_lambda_applies_to_memory_columns_only(service):
     begun = {}
-    for kind, values in asked(service, ["rag", "finetuned", "ce"], lmbda=0.25):
+    for kind, values in events_of(service, ["rag", "finetuned", "ce"], lmbda=0.25):
         begun |= values if kind == "column" else {}
     assert {name: row["lmbda"] for name, row in begun.items()} == {
         "rag": 0.0, "finetuned": 0.0, "ce": 0.25,
@@ -114,45 +114,45 @@ def test_stop_ends_before_the_next_column(service):
     assert ("done", "lm") in kinds and ("step", "rag") in kinds
 
 
-def test_only_the_columns_used_last_are_kept_where_room_is_short(model, tmp_path, monkeypatch):
+def test_above_room_only_the_most_recently_used_columns_stay_loaded(model, tmp_path, monkeypatch):
     tiny.memory(tiny.decoder()).save(tmp_path)
     names = [f"m{i}" for i in range(offers.KEPT + 1)]
     held = offers.Extras([ExtraColumn(name, tmp_path, "memory") for name in names])
-    made = [held.system(name, model) for name in names]
-    assert [held.system(name, model) for name in names] == made, "small ones are all kept"
+    systems = [held.system(name, model) for name in names]
+    assert [held.system(name, model) for name in names] == systems, "below ROOM all are kept"
     monkeypatch.setattr(offers, "ROOM", 0)
     held.system(names[-1], model)
-    assert held.system(names[-1], model) is made[-1] and held.waits(names[-1]) == ""
-    assert held.waits(names[0]) and held.system(names[0], model) is not made[0]
-    with pytest.raises(MlpMemError, match="no column here"):
+    assert held.system(names[-1], model) is systems[-1] and held.wait_message(names[-1]) == ""
+    assert held.wait_message(names[0]) and held.system(names[0], model) is not systems[0]
+    with pytest.raises(MlpMemError, match="No column 'rag'"):
         held.system("rag", model)
 
 
-def test_what_is_offered_follows_from_what_is_there(tmp_path):
+def test_offers_depend_on_bundle_columns_and_datastore(tmp_path):
     names = list(offers.of_bundle(tmp_path).offers)
-    assert names == ["mixed", "rag"], "a manifest that cannot be read offers nothing of its own"
-    given = [ExtraColumn("mine", tmp_path, "decoder")]
-    assert list(offers.of_bundle(tmp_path, given, datastore=False).offers) == ["rag", "mine"]
+    assert names == ["mixed", "rag"], "an unreadable manifest adds no adapters"
+    mine = [ExtraColumn("mine", tmp_path, "decoder")]
+    assert list(offers.of_bundle(tmp_path, mine, datastore=False).offers) == ["rag", "mine"]
     assert list(offers.of_parts([], memory=False, text=True).offers) == ["rag"]
-    assert list(offers.of_parts(given, memory=True, text=False).offers) == ["mine"]
-    assert offers.of_parts(given, False, False).tuned is None, "nobody knows what it learned"
-    told = offers.Extras(
-        [*given, ExtraColumn("lora", tmp_path, "adapter", "decoder with LoRA on B")]
+    assert list(offers.of_parts(mine, memory=True, text=False).offers) == ["mine"]
+    assert offers.of_parts(mine, False, False).tuned is None, "its training data is unknown"
+    labelled = offers.Extras(
+        [*mine, ExtraColumn("lora", tmp_path, "adapter", "decoder with LoRA on B")]
     )
-    assert told.tuned == "lora"
-    assert [row["short"] for row in told.listed()] == ["mine", "LoRA"]
+    assert labelled.tuned == "lora"
+    assert [row["short"] for row in labelled.listed()] == ["mine", "LoRA"]
 
 
-def test_both_sources_together_wait_for_the_datastore(model):
+def test_the_mix_of_both_sources_waits_for_the_datastore(model):
     waiting = SimpleNamespace(model=model.only("memory"), extras=offers.Extras(mixed=True))
     chosen = columns.choose(waiting, ["memory", "mixed"], None)
-    assert chosen.batch == ["memory"] and "datastore is not there" in chosen.absent["mixed"]
+    assert chosen.batch == ["memory"] and "datastore is not ready" in chosen.absent["mixed"]
     assert chosen.names == ["memory", "mixed"]
-    with pytest.raises(MlpMemError, match="choose from lm, memory, knn, mixed"):
+    with pytest.raises(MlpMemError, match="Choose from lm, memory, knn, mixed"):
         columns.choose(waiting, ["rag"], None)
 
 
-def test_columns_are_named_at_the_start(tmp_path, capsys, monkeypatch):
+def test_columns_are_given_on_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
     import app
 
@@ -160,35 +160,35 @@ def test_columns_are_named_at_the_start(tmp_path, capsys, monkeypatch):
     (mine,) = app.arguments(["--column", f"mine={tmp_path}"]).column
     assert (mine.name, mine.kind) == ("mine", "adapter")
     twice = ["--column", f"mine={tmp_path}"] * 2
-    for wrong, said in ((["--column", "lm=x"], "give another"), (twice, "stands twice")):
+    for wrong, message in ((["--column", "lm=x"], "give another"), (twice, "given twice")):
         with pytest.raises(SystemExit):
             app.arguments(wrong)
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
 
 
 # auto
 
 
-def test_auto_is_the_routers_where_there_is_one_and_else_each_ones_own(service, model):
-    done = asked(service, ["lm", "memory", "knn", "ce"], lmbda="auto")[-1][1]
+def test_auto_is_the_routers_lambda_and_otherwise_each_systems_own(service, model):
+    done = events_of(service, ["lm", "memory", "knn", "ce"], lmbda="auto")[-1][1]
     assert done["memory"].lmbda == "auto" and done["knn"].lmbda == model.settings.of("knn")
     chosen = [step.lmbda for step in done["memory"].steps]
     assert len(set(chosen)) > 1 and all(0 < x < 1 for x in chosen)
     assert all(step.lmbda is None for step in done["ce"].steps)
-    wanted = model.generate(PROMPT, "memory", lmbda="auto", max_new_tokens=4)
-    assert ids(done["memory"]) == ids(wanted)
+    expected = model.generate(PROMPT, "memory", lmbda="auto", max_new_tokens=4)
+    assert ids(done["memory"]) == ids(expected)
     with pytest.raises(MlpMemError, match="needs a router for 'knn'"):
-        asked(service, ["knn"], lmbda="auto")
+        events_of(service, ["knn"], lmbda="auto")
 
 
-def test_auto_is_taken_where_it_has_a_meaning():
+def test_auto_is_accepted_from_the_bar_and_a_link():
     assert inputs.check_lmbda({"lmbda": "auto"}) == inputs.check_lmbda("auto") == "auto"
     link = inputs.read_link({"q": "a", "lambda": "auto", "systems": "rag,lm,else"}, ["rag"])
     assert (link.options.lmbda, link.systems) == ("auto", ["lm", "rag"])
     assert inputs.read_link({"q": "a", "lambda": "Auto"}).options.lmbda is None
 
 
-def test_a_run_with_auto_and_further_columns_comes_back_as_it_was(service):
+def test_a_run_with_auto_and_extra_columns_survives_saving(service):
     shared = Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
     run = endpoints.Endpoints(shared).generate(
         PROMPT, ["lm", "memory", "rag", "ce"], "auto", max_new_tokens=3
@@ -204,13 +204,13 @@ def test_a_run_with_auto_and_further_columns_comes_back_as_it_was(service):
     for name in ("memory", "Rag", "x" * 40, "__proto__"):
         altered = json.loads(json.dumps(run))
         altered["traces"] = {name: altered["traces"]["rag"]}
-        with pytest.raises(MlpMemError, match="not one of ours"):
+        with pytest.raises(MlpMemError, match="column .* is not valid"):
             saved.read(json.dumps(altered))
     with pytest.raises(MlpMemError, match="cannot load"):
         endpoints.Endpoints(shared).generate(PROMPT, ["damaged"])
 
 
-def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
+def test_a_separate_column_can_be_branched_but_not_scrubbed(service):
     shared = Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
     request = {"kind": "branch", "run": "r", "prompt": PROMPT, "system": "rag", "lmbda": "auto",
                "settings": {"max_new_tokens": 3}, "forced": [40]}  # fmt: skip
@@ -218,13 +218,13 @@ def test_a_column_beside_can_be_branched_but_not_scrubbed(service):
     assert values[0]["columns"] == ["rag"] and values[0]["branch"]
     assert values[-1]["traces"]["rag"]["steps"][0]["id"] == 40
     for system in ("rag", "finetuned", "ce"):
-        with pytest.raises(MlpMemError, match="cannot be asked"):
+        with pytest.raises(MlpMemError, match="does not support"):
             inputs.check_request(request | {"kind": "scrub", "system": system}, ["rag"])
     scrubbed = request | {"kind": "scrub", "system": "memory", "forced": []}
     assert list(compare.answer(shared, scrubbed, Deadline()))[-1]["kind"] == "scrubbed"
 
 
-def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
+def test_a_branch_or_scrub_uses_the_own_text_of_its_run(service, model):
     mine = model.store_texts([("notes", "The capital of Peru is Quito. " * 8)])
     shared = Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
     key = shared.shelf.add("notes", mine)
@@ -235,14 +235,14 @@ def test_what_was_written_with_ones_own_text_goes_on_with_it(service, model):
     titles = {near[1] for step in branched[-1]["traces"]["knn"]["steps"] for near in step["nn"]}
     assert titles == {"notes"}
     scrubbed = list(compare.answer(shared, request | {"kind": "scrub"}, Deadline(), key))[-1]
-    wanted = model.scrub(PROMPT, "knn", store=mine, forced=[40], max_new_tokens=3)
-    assert [text["text"] for text in scrubbed["texts"]] == [t.text for t in wanted.values()]
-    for other in (True, "else", key):  # a saved run's, and that of a text before
-        with pytest.raises(MlpMemError, match="a text that is not here"):
+    expected = model.scrub(PROMPT, "knn", store=mine, forced=[40], max_new_tokens=3)
+    assert [text["text"] for text in scrubbed["texts"]] == [t.text for t in expected.values()]
+    for other in (True, "else", key):  # a saved run's, and an earlier text's
+        with pytest.raises(MlpMemError, match="searched a text that is gone"):
             list(compare.answer(shared, request | {"own": other}, Deadline(), key))
 
 
-def test_retrieval_reads_ones_own_text_where_it_was_brought(service, model):
+def test_retrieval_searches_the_visitors_own_text(service, model):
     mine = model.store_texts([("notes", "Quito, Peru.")])
     chosen = columns.choose(service, ["lm", "rag"], mine)
     read = {}
@@ -254,10 +254,10 @@ def test_retrieval_reads_ones_own_text_where_it_was_brought(service, model):
     assert "Quito, Peru." in read[False] and "Quito" not in read[True]
     kept = service.extras.system("rag", model).passages
     texts = [model.decoder.decode(kept.plain(i)) for i in range(len(kept))]
-    assert not any("Quito" in text for text in texts), "nothing of it is kept for others"
+    assert not any("Quito" in text for text in texts), "nothing of it is kept for other visitors"
 
 
-def test_values_for_the_page_tell_of_every_column(service):
+def test_the_pages_values_cover_every_column(service):
     chosen = columns.choose(service, ["lm", "rag", "damaged"], None)
     events = columns.answers(service, chosen, PROMPT, OPTIONS, Deadline())
     values = list(stream.deltas("r", events, clock=iter(range(100)).__next__))

@@ -1,4 +1,4 @@
-"""What a visitor types, chooses and asks of a column is checked; recordings are read with care."""
+"""Checks of a visitor's prompts, options and requests, and of recordings."""
 
 import json
 
@@ -13,7 +13,7 @@ REQUEST = {"kind": "branch", "run": "r", "prompt": "p", "system": "lm", "lmbda":
            "settings": {"seed": 3, "odd": 1}, "forced": [4]}  # fmt: skip
 
 
-def test_a_bare_question_gets_its_form_and_other_text_stays():
+def test_a_bare_question_gets_the_trained_form_and_other_text_is_unchanged():
     atlas = recorded.Recorded(questions_form=True)
     assert atlas.as_prompt("Where is Lima?") == "Question: Where is Lima? Answer:"
     assert atlas.as_prompt("Question: Where is Lima?") == "Question: Where is Lima? Answer:"
@@ -22,12 +22,12 @@ def test_a_bare_question_gets_its_form_and_other_text_stays():
 
 
 @pytest.mark.parametrize("text", ["Where is\n\n Lima? ", "user\nHi\n", "  a:\n\tb()\n?"])
-def test_what_a_brought_decoder_reads_is_what_was_typed(text):
+def test_a_decoder_without_a_question_form_reads_the_text_unchanged(text):
     assert recorded.Recorded().as_prompt(inputs.check_text(text)) == text
 
 
 @pytest.mark.parametrize("text", ["", "  \n", None, 7, "x" * 2001])
-def test_text_that_cannot_be_taken_says_why(text):
+def test_invalid_text_is_refused_with_the_reason(text):
     with pytest.raises(MlpMemError, match="empty|characters"):
         inputs.check_text(text)
 
@@ -47,17 +47,17 @@ def test_an_untouched_lambda_is_none_and_empty_fields_are_defaults():
 @pytest.mark.parametrize(
     "bad", [(0, 0, 1, 0, 0), (32, 9, 1, 0, 0), (32, 0, 0, 0, 0), (32, 0, 1, 0, -1)]
 )
-def test_options_out_of_bounds_are_named(bad):
-    with pytest.raises(MlpMemError, match="must lie between"):
+def test_an_option_out_of_bounds_is_named(bad):
+    with pytest.raises(MlpMemError, match="must be between"):
         inputs.check_options(None, *bad)
 
 
-def test_a_number_that_is_too_large_is_named_in_full():
-    with pytest.raises(MlpMemError, match="3,000,000,000; it must lie between 0 and 2,147,483,647"):
+def test_a_number_that_is_too_large_is_shown_with_all_digits():
+    with pytest.raises(MlpMemError, match="between 0 and 2,147,483,647; got 3,000,000,000"):
         inputs.check_options(None, None, None, None, None, 3_000_000_000)
 
 
-def test_a_bundle_without_anything_readable_is_empty(tmp_path):
+def test_an_unreadable_bundle_has_no_content(tmp_path):
     assert recorded.read(tmp_path) == recorded.Recorded()
     (tmp_path / "traces").mkdir()
     for name in ("manifest.json", "examples.json", "results.json", "traces/a.json"):
@@ -67,7 +67,7 @@ def test_a_bundle_without_anything_readable_is_empty(tmp_path):
     assert recorded.read(tmp_path).comparisons == []
 
 
-def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_path):
+def test_the_first_recording_helps_and_the_others_become_examples(tmp_path):
     (tmp_path / "traces").mkdir()
     for name, prompt in (("0", "long"), ("1", "short")):
         row = {"v": 1, "prompt": prompt, "answer": None, "traces": {"lm": {"steps": []}}}
@@ -84,7 +84,7 @@ def test_the_first_recording_is_one_that_helps_and_others_become_examples(tmp_pa
     assert read.defaults() == {"memory": 0.5, "knn": 0.5}
 
 
-def test_a_surprise_is_new_to_the_decoder_in_a_wording_nobody_trained_on(tmp_path):
+def test_a_surprise_is_new_to_the_decoder_in_an_untrained_wording(tmp_path):
     parts = [("B", "test"), ("B", "unseen"), ("B", "seen"), ("A2", "test")]
     rows = [{"prompt": p + w, "answer": "x", "part": p, "wording": w} for p, w in parts]
     (tmp_path / "questions.json").write_text(json.dumps([*rows, {"prompt": 3}, "x"]))
@@ -95,7 +95,7 @@ def test_a_surprise_is_new_to_the_decoder_in_a_wording_nobody_trained_on(tmp_pat
     assert recorded.Recorded().surprises == []
 
 
-def test_titles_are_names_without_their_brackets(tmp_path):
+def test_titles_have_no_brackets(tmp_path):
     (tmp_path / "documents").mkdir()
     titles = '["Peru", "Vell (invented town)", "One-off names"]'
     (tmp_path / "documents/titles.json").write_text(titles)
@@ -104,10 +104,10 @@ def test_titles_are_names_without_their_brackets(tmp_path):
     assert recorded.read(tmp_path).titles == [["Peru", "A1"], ["Vell", "B"]]
 
 
-def test_a_request_of_a_column_is_checked_whole():
-    asked = inputs.check_request(REQUEST)
-    assert (asked.kind, asked.system, asked.forced) == ("branch", "lm", [4])
-    assert asked.options == inputs.RequestOptions(lmbda=0.5, seed=3)
+def test_a_columns_request_is_checked():
+    request = inputs.check_request(REQUEST)
+    assert (request.kind, request.system, request.forced) == ("branch", "lm", [4])
+    assert request.options == inputs.RequestOptions(lmbda=0.5, seed=3)
 
 
 @pytest.mark.parametrize(
@@ -118,17 +118,17 @@ def test_a_request_of_a_column_is_checked_whole():
         {"forced": [1] * 200}, {"prompt": " "}, {"lmbda": 2}, {"settings": {"seed": -1}},
     ],
 )  # fmt: skip
-def test_a_request_that_cannot_be_is_refused(wrong):
+def test_an_invalid_request_is_refused(wrong):
     with pytest.raises(MlpMemError):
         inputs.check_request(REQUEST | wrong)
 
 
-def test_a_request_that_is_no_object_is_refused():
+def test_a_request_other_than_an_object_is_refused():
     with pytest.raises(MlpMemError):
         inputs.check_request(None)
 
 
-def test_shared_steps_are_sent_once_and_can_be_put_together_again():
+def test_shared_steps_are_sent_once_and_can_be_restored():
     texts = ["abcd", "abxy", "abxyz", "abxy", "q"]
     traces = [{"n": n, "steps": [{"id": c} for c in text]} for n, text in enumerate(texts)]
     sent = compare.shared_steps(traces)
@@ -144,13 +144,13 @@ def test_shared_steps_are_sent_once_and_can_be_put_together_again():
     "data", [{}, {"ids": [], "text": "a"}, {"ids": [True], "text": "a"}, {"ids": [1], "text": " "},
              {"ids": [1], "text": "x" * 41}, {"ids": [-1], "text": "a"}, {"ids": "1", "text": "a"}]
 )  # fmt: skip
-def test_a_probe_is_bounded(data):
-    with pytest.raises(MlpMemError, match="Choose a token|Name a token"):
+def test_an_invalid_probe_is_refused(data):
+    with pytest.raises(MlpMemError, match="Choose a token|Type a token"):
         inputs.check_probe(data)
     assert inputs.check_probe({"ids": [1, 2], "text": " a"}) == ([1, 2], " a")
 
 
-def test_what_is_off_in_a_link_is_brought_in():
+def test_invalid_values_of_a_link_are_clamped_or_defaulted():
     assert inputs.read_link({}) is None and inputs.read_link({"q": " "}) is None
     link = inputs.read_link(
         {"q": "x" * 3000, "tokens": "1e9", "seed": "-4", "top_p": "nan", "top_k": "7.9",
@@ -161,10 +161,10 @@ def test_what_is_off_in_a_link_is_brought_in():
     assert inputs.read_link({"q": "a", "systems": "none"}).systems == ["lm", "memory", "knn"]
 
 
-def test_texts_that_stop_are_a_few_short_ones():
+def test_stop_texts_are_few_and_short():
     options = None, None, None, None, None, None, None, None
     assert inputs.check_options(*options, stop="\n").stop == ("\n",)
     assert inputs.check_options(*options, stop=["a", "b"]).stop == ("a", "b")
     for wrong in (3, [""], [3], ["x"] * 9, ["x" * 41]):
-        with pytest.raises(MlpMemError, match="stop is .*give up to 8 texts"):
+        with pytest.raises(MlpMemError, match="stop must be up to 8 texts"):
             inputs.check_options(*options, stop=wrong)

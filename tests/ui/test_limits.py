@@ -1,4 +1,4 @@
-"""What a request may take, and what may be said of what went wrong."""
+"""Deadlines of runs, and error messages without paths or markup."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -23,12 +23,12 @@ from mlpmem.ui.request import limits, stream
         ("decoder/config.json is altered", None),
     ],
 )
-def test_of_a_servers_path_only_the_last_part_is_shown(text, shown):
-    said = errors.public_text(MlpMemError(text))
-    assert said == (text if shown is None else shown) and "/home" not in said
+def test_only_the_last_part_of_a_servers_path_is_shown(text, shown):
+    message = errors.public_text(MlpMemError(text))
+    assert message == (text if shown is None else shown) and "/home" not in message
 
 
-def test_a_run_that_takes_too_long_is_stopped_and_says_so(monkeypatch):
+def test_a_run_past_its_deadline_is_stopped_with_a_message(monkeypatch):
     monkeypatch.setattr(limits.Deadline.__init__, "__defaults__", (0.02,))
 
     def patient(stop):
@@ -39,11 +39,11 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_so(monkeypatch):
     assert last["kind"] == "message" and last["text"] == limits.LATE
 
 
-def test_a_run_in_time_says_nothing_more():
+def test_a_run_within_its_deadline_adds_no_message():
     assert list(stream.guarded(lambda stop: iter([{"kind": "done"}]))) == [{"kind": "done"}]
 
 
-def test_what_a_lease_says_is_told_without_its_markup():
+def test_a_leases_error_is_shown_without_markup():
     def refused(stop):
         yield {"kind": "steps"}
         raise gr.Error("GPU quota exceeded, <a href='/x'>sign in</a> or wait 2 hours")
@@ -53,10 +53,10 @@ def test_what_a_lease_says_is_told_without_its_markup():
     assert last["text"] == "GPU quota exceeded, sign in or wait 2 hours"
 
 
-def test_gradio_fetches_no_address_for_a_visitor():
-    """It would for every component whose value names one in place of a file."""
+def test_gradio_downloads_no_url_for_a_visitor():
+    """Without the block, it would for every component whose value is a URL."""
     limits.refuse_addresses()
-    given = {"path": "https://example.org/a.bin", "meta": {"_type": "gradio.FileData"}}
-    moved = processing_utils.async_move_files_to_cache(given, gr.Textbox(render=False))
-    with pytest.raises(ValueError, match="files are uploaded"), ThreadPoolExecutor(1) as thread:
+    value = {"path": "https://example.org/a.bin", "meta": {"_type": "gradio.FileData"}}
+    moved = processing_utils.async_move_files_to_cache(value, gr.Textbox(render=False))
+    with pytest.raises(ValueError, match="upload the file"), ThreadPoolExecutor(1) as thread:
         thread.submit(asyncio.run, moved).result()

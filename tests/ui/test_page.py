@@ -19,27 +19,27 @@ from mlpmem.ui.figures import summary
 from mlpmem.ui.panels import compare, results
 from mlpmem.ui.recordings import recorded
 from mlpmem.ui.request import stream
-from mlpmem.ui.service.loads import cost_line, tell_tokens
+from mlpmem.ui.service.loads import cost_line, report_tokens
 from mlpmem.ui.service.offers import Extras
-from mlpmem.ui.service.service import Later, Service
+from mlpmem.ui.service.service import BackgroundTask, Service
 
 ROOT = Path(__file__).parents[2]
 Event = namedtuple("Event", "kind values")
 
 
-def test_the_service_hands_out_the_model_before_the_datastore():
+def test_the_model_answers_before_its_datastore_is_built():
     go, seen = threading.Event(), []
     parts = {"memory": SimpleNamespace(bytes=8_000_000), "systems": ["lm", "memory", "knn"]}
     model = SimpleNamespace(store=SimpleNamespace(bytes=223_000_000), **parts)
 
     def attach(tell):
-        tell_tokens(tell, 180_000, 430_000)
+        report_tokens(tell, 180_000, 430_000)
         seen.append(service.status)
         assert service.model is model
         assert go.wait(10)
         return model, cost_line(model, SimpleNamespace(seconds=21.4, cached=False, warning=""))
 
-    service = Service(lambda tell: (model, [Later("datastore", attach)]))
+    service = Service(lambda tell: (model, [BackgroundTask("datastore", attach)]))
     with pytest.raises(MlpMemError, match="cannot answer yet"):
         _ = service.model
     thread = service.start()
@@ -47,7 +47,7 @@ def test_the_service_hands_out_the_model_before_the_datastore():
     thread.join(10)
     assert service.status.state == "ready"
     assert seen[0].line == "building the datastore: 42%, 180k of 430k tokens"
-    assert "What is there answers meanwhile" in seen[0].waiting and service.status.waiting == ""
+    assert "The other columns answer already" in seen[0].waiting and service.status.waiting == ""
     assert service.status.line == (
         "datastore built in 21 s, 223\u00a0MB: the cost the 8\u00a0MB memory removes"
     )
@@ -59,24 +59,24 @@ def test_a_warning_of_the_cache_is_shown():
     line = "datastore built in under a second (cached), 1\u00a0MB"
     full = f"{line}: the cost the 1\u00a0kB memory removes. The disk is full."
     assert cost_line(SimpleNamespace(memory=memory, store=store), built) == full
-    alone = SimpleNamespace(memory=None, store=store)
-    assert cost_line(alone, built) == f"{line}. The disk is full."
+    without_memory = SimpleNamespace(memory=None, store=store)
+    assert cost_line(without_memory, built) == f"{line}. The disk is full."
 
 
-def test_a_system_under_its_router_is_auto_in_the_table_and_stands_for_its_source_in_the_figure():
+def test_a_routed_system_is_auto_in_the_table_and_represents_its_source_in_the_figure():
     cells = {"accuracy": {"B/test": 0.9, "A2/test": 0.8}}
     rows = [{"name": "memory", "label": "decoder + memory", "lmbda": 0.5, **cells},
             {"name": "auto", "label": "decoder + memory, lambda by token", "lmbda": "auto"} | cells,
             {"name": "lm", "label": "decoder", "lmbda": "<b>", **cells}]  # fmt: skip
-    found = measured({"systems": rows})
-    assert [row["lmbda"] for row in found["systems"]] == [0.5, "auto", None]
-    table = results._tables(found)
+    shown = measured({"systems": rows})
+    assert [row["lmbda"] for row in shown["systems"]] == [0.5, "auto", None]
+    table = results._tables(shown)
     assert "<td>auto</td>" in table and "<td>0.5</td>" in table
-    names = [name for trace in summary.headline(found).data for name in trace.text]
+    names = [name for trace in summary.headline(shown).data for name in trace.text]
     assert sorted(names) == ["+ memory", "decoder alone"]
 
 
-def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(capsys):
+def test_a_load_error_is_shown_on_the_page_and_in_the_terminal(capsys):
     def load(tell):
         raise MlpMemError("memory/model.safetensors is altered; export the bundle again")
 
@@ -88,7 +88,7 @@ def test_a_bundle_that_cannot_be_loaded_is_said_on_the_page_and_in_the_terminal(
     assert "export the bundle again" in capsys.readouterr().err
 
 
-def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest():
+def test_a_background_task_may_replace_the_model_and_a_failed_one_keeps_it():
     settings = Settings({"knn": 0.25}, auto=True)
     first = SimpleNamespace(systems=["lm"], settings=settings, routers={})
     second = SimpleNamespace(systems=["lm", "knn"], settings=settings, routers={"knn": 1})
@@ -99,8 +99,9 @@ def test_what_is_made_later_may_replace_the_model_and_what_fails_leaves_the_rest
         assert (service.status.ready, service.status.share) == (True, 0.1)
         raise MlpMemError("the memory could not be distilled")
 
-    steps = [Later("datastore", lambda tell: (second, "built")), Later("memory", fails)]
-    service = Service(lambda tell: (first, steps), note="Note.")
+    datastore = BackgroundTask("datastore", lambda tell: (second, "built"))
+    tasks = [datastore, BackgroundTask("memory", fails)]
+    service = Service(lambda tell: (first, tasks), note="Note.")
     assert service.payload({"knn": 0.5})["defaults"] == {"knn": 0.5}
     service.start().join(10)
     assert service.model is second
@@ -115,7 +116,7 @@ def _step(text):
     return SimpleNamespace(to_dict=lambda: {"s": text})
 
 
-def test_deltas_are_throttled_numbered_and_complete_at_the_end():
+def test_deltas_are_throttled_and_numbered_and_the_end_is_complete():
     ticks = iter([0.0, 0.01, 0.1, 0.1, 0.11, 0.12])
     events = [Event("step", {"lm": _step(c)}) for c in "abcd"]
     events.append(Event("done", {"lm": SimpleNamespace(to_dict=lambda: {"text": "abcd"})}))
@@ -126,7 +127,7 @@ def test_deltas_are_throttled_numbered_and_complete_at_the_end():
     assert values[1]["traces"]["lm"]["text"] == "abcd"
 
 
-def test_leaving_a_generation_early_stops_the_model():
+def test_closing_a_generation_stops_the_model():
     stops = []
 
     def make(stop):
@@ -155,7 +156,7 @@ def test_errors_become_messages():
     assert "terminal" in list(stream.guarded(broken))[0]["text"]
 
 
-def test_results_with_parts_missing_still_draw():
+def test_incomplete_recordsare_drawn():
     def tables(row):
         return results._tables(measured(row))
 
@@ -172,7 +173,7 @@ def test_results_with_parts_missing_still_draw():
     assert "<img" not in summary.headline(measured(named)).to_json().replace("\\u003c", "<")
 
 
-def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
+def test_headline_labels_that_would_overlap_on_a_phone_are_moved():
     def tuned(learned, kept):
         return {"kind": "tuned", "learned": learned, "kept": kept}
 
@@ -181,18 +182,18 @@ def test_labels_of_the_headline_that_would_meet_on_a_phone_part():
     assert sides == ["bottom right", "top left", "middle right", "middle left"]
 
 
-def test_columns_say_what_they_were_measured_to_get_right():
+def test_columns_show_their_measured_accuracy():
     shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
     label = shown["forgetting"][0]["label"]
     tuned = ExtraColumn("finetuned", Path("tuned"), "adapter", label)
     shared = SimpleNamespace(
         recorded=recorded.Recorded(results=shown), service=SimpleNamespace(extras=Extras([tuned]))
     )
-    found = compare._records(shared)
-    assert list(found) == ["lm", "knn", "memory", "finetuned"]
-    assert found["memory"]["own"] == pytest.approx([0.993, 0.974])
+    records = compare._records(shared)
+    assert list(records) == ["lm", "knn", "memory", "finetuned"]
+    assert records["memory"]["own"] == pytest.approx([0.993, 0.974])
     row = shown["forgetting"][0]
-    assert found["finetuned"] == {"own": pytest.approx([row["B_test"], row["A2_test"]])}
+    assert records["finetuned"] == {"own": pytest.approx([row["B_test"], row["A2_test"]])}
     accuracy = {"B/test": 0.75, "A2/test": 0.5}
     routed = {"systems": [{"name": "auto", "accuracy": accuracy}]}
     shared.recorded = recorded.Recorded(results=measured(routed))
@@ -209,7 +210,7 @@ def test_columns_say_what_they_were_measured_to_get_right():
         [],
     ],
 )
-def test_a_manifest_of_other_values_opens_the_page_all_the_same(manifest, tmp_path):
+def test_a_malformed_manifest_still_opens_the_page(manifest, tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     (tmp_path / "questions.json").write_text(json.dumps([{"prompt": "a", "aliases": 5}]))
     read = recorded.read(tmp_path)
@@ -217,7 +218,7 @@ def test_a_manifest_of_other_values_opens_the_page_all_the_same(manifest, tmp_pa
     assert read.attributions == [] and read.questions[0]["aliases"] == []
 
 
-def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ():
+def test_headline_labels_omit_learning_rates_unless_they_are_needed():
     def labels(*names):
         rows = [{"name": n, "label": n, "B_test": 0.5, "A2_test": 0.5} for n in names]
         return [p["label"] for p in summary.headline_points(measured({"forgetting": rows}))]
@@ -231,7 +232,7 @@ def test_labels_of_the_headline_leave_learning_rates_out_where_they_still_differ
     assert labels(*alike) == ["fine-tuned on B, lr 0.001", "fine-tuned on B, lr 0.002"]
 
 
-def test_the_headline_has_a_point_for_every_system():
+def test_the_headline_has_one_point_per_system():
     shown = measured(json.loads((ROOT / "tests/browser/results.json").read_text()))
     points = summary.headline_points(shown)
     assert [p["kind"] for p in points] == ["lm", "knn", "memory"] + ["tuned"] * 4
@@ -240,50 +241,50 @@ def test_the_headline_has_a_point_for_every_system():
     assert all(figure.there(shown) for figure in results.FIGURES)
 
 
-def test_serving_begins_without_torch():
+def test_the_page_is_imported_without_torch():
     code = "import app, sys; from mlpmem.ui import page; print('torch' in sys.modules)"
-    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert made.stdout.strip() == "False", made.stderr
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert process.stdout.strip() == "False", process.stderr
 
 
-def test_text_is_given_as_files_folders_and_patterns(tmp_path, monkeypatch):
+def test_text_may_be_files_folders_and_patterns(tmp_path, monkeypatch):
     import app
 
     (tmp_path / "notes").mkdir()
     for name in ("A.TXT", "b.jsonl.gz"):
         (tmp_path / "notes" / name).touch()
     monkeypatch.chdir(tmp_path)
-    for given in ("notes", "notes/A.TXT", "notes/*", "notes/A.TXT notes/b.jsonl.gz"):
-        args = app.arguments(["--decoder", "a/b", "--text", *given.split()])
-        assert [str(path) for path in args.text] == given.split()
+    for patterns in ("notes", "notes/A.TXT", "notes/*", "notes/A.TXT notes/b.jsonl.gz"):
+        args = app.arguments(["--decoder", "a/b", "--text", *patterns.split()])
+        assert [str(path) for path in args.text] == patterns.split()
 
 
-def test_a_folder_that_is_no_bundle_is_refused_in_a_sentence(tmp_path, capsys):
+def test_a_folder_without_a_manifest_is_refused(tmp_path, capsys):
     import app
 
     assert app.main(["--bundle", str(tmp_path)]) == 2
-    assert "is no bundle" in capsys.readouterr().err
+    assert "is not a bundle" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("asked", ["--dtype int8", "--device cuda", "--dtype float32", ""])
-def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, capsys):
+@pytest.mark.parametrize("options", ["--dtype int8", "--device cuda", "--dtype float32", ""])
+def test_options_that_a_bundle_ignores_are_reported(options, tiny_bundle, capsys):
     import app
 
-    args = app.arguments(["--bundle", str(tiny_bundle.folder), *asked.split()])
+    args = app.arguments(["--bundle", str(tiny_bundle.folder), *options.split()])
     load, bundle, _, _ = app.opened(args)
-    said = capsys.readouterr().err
-    if asked in ("--dtype int8", "--device cuda"):
-        assert said.startswith(f"mlpmem: {asked} left aside: the bundle tiny is served in float32")
-        assert said.count("\n") == 1
+    stderr = capsys.readouterr().err
+    if options in ("--dtype int8", "--device cuda"):
+        assert stderr.startswith(f"mlpmem: {options} is ignored: the bundle tiny is served in")
+        assert stderr.count("\n") == 1
     else:
-        assert said == ""
+        assert stderr == ""
     model, _ = load(lambda line, share: None)
     assert bundle == tiny_bundle.folder and model.decoder.model.dtype == torch.float32
     assert type(model.memory.lm_head) is torch.nn.Linear, "as it was measured, not packed"
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("options", "message"),
     [
         ("--decoder /nowhere", "neither a local folder nor a Hub id"),
         ("--decoder README.md", "neither a local folder nor a Hub id"),
@@ -292,15 +293,15 @@ def test_a_bundle_says_at_the_start_what_it_does_not_follow(asked, tiny_bundle, 
         ("--decoder a/b --text app.py", "--text app.py must be one of .txt, .md, .jsonl"),
         ("--decoder a/b --text tests/ui", "tests/ui holds no text (left out: "),
         ("--preset nope", "preset 'nope' is not known"),
-        ("--port 0", "give --port a number from 1 to 65535"),
-        ("--port 99999", "give --port a number"),
+        ("--port 0", "port 0 is not valid; use 1 to 65535"),
+        ("--port 99999", "port 99999 is not valid"),
         ("--decoder a/b --device nope", "device 'nope' is not here"),
     ],
 )
-def test_what_is_not_here_ends_the_start_with_a_sentence(asked, said, capsys, monkeypatch):
+def test_an_invalid_argument_ends_the_start_with_its_reason(options, message, capsys, monkeypatch):
     import app
 
     monkeypatch.chdir(ROOT)
     with pytest.raises(SystemExit) as ended:
-        app.main(asked.split())
-    assert ended.value.code == 2 and said in capsys.readouterr().err
+        app.main(options.split())
+    assert ended.value.code == 2 and message in capsys.readouterr().err

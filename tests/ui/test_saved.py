@@ -1,4 +1,4 @@
-"""Saved runs: what comes back, what is refused, what ships."""
+"""Saved runs: round trip, refused files, and the bundled recordings."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ def _run():
     return saved.record("x", known, 0.25, {"memory": trace})
 
 
-def test_a_saved_run_comes_back_as_it_was():
+def test_a_saved_run_is_read_back_unchanged():
     assert saved.read(json.dumps(_run())) == _run()
     mine = _run() | {"own": True}  # it searched a visitor's own text
     assert saved.read(json.dumps(mine)) == mine
@@ -57,7 +57,7 @@ def test_a_saved_run_comes_back_as_it_was():
         (("traces", "memory", "steps", 0, "nn", 0, 1), "x" * 30_000),
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_saved_run_says_what_to_do(path, value):
+def test_an_invalid_saved_run_is_refused(path, value):
     run = {"": json.loads(json.dumps(_run()))}
     place = run
     for key in ("", *path)[:-1]:
@@ -67,22 +67,22 @@ def test_a_file_that_is_no_saved_run_says_what_to_do(path, value):
         saved.read(json.dumps(run[""]))
 
 
-def test_a_file_that_is_no_json_or_too_large_is_refused():
+def test_a_file_that_is_not_json_or_too_large_is_refused():
     for text in ("[" * 100_000, "{", None, "x" * (saved.MAX_BYTES + 1)):
         with pytest.raises(MlpMemError, match="again"):
             saved.read(text)
 
 
-def test_a_recording_that_ships_accounts_for_all_of_the_datastores_weight():
-    found = recorded.read(ROOT / "assets" / "atlas").comparisons
-    steps = [s for c in found for trace in c["traces"].values() for s in trace["steps"]]
+def test_bundled_recordings_contain_the_datastores_whole_mass():
+    comparisons = recorded.read(ROOT / "assets" / "atlas").comparisons
+    steps = [s for c in comparisons for trace in c["traces"].values() for s in trace["steps"]]
     assert len(steps) > 50
     for step in steps:
         mass = sum(row[8] for row in step["nn"]) + sum(mass for _, mass in step["far"])
-        assert mass == pytest.approx(1, abs=1e-4), "or leaving a neighbour out would not be exact"
+        assert mass == pytest.approx(1, abs=1e-4), "removing a neighbour must be exact"
 
 
-def test_a_run_with_stop_texts_and_control_tokens_opens_again():
+def test_a_run_with_stop_texts_and_control_tokens_can_be_opened():
     trace = fake.FakeModel(pace=0).compare("Peru", stop=["\n"], special=True)["lm"]
     assert trace.settings["stop"] == ["\n"] and trace.settings["special"] is True
     record = saved.record("Peru", {}, None, {"lm": trace})

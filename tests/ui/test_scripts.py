@@ -11,7 +11,7 @@ from mlpmem.engine.trace import _PLAIN, Step
 from mlpmem.ui import modules
 from mlpmem.ui.components import STATIC
 
-ROOMS = ("core", "drawer", "view", "tools", "tabs")  # imports run towards the first
+ROOMS = ("core", "drawer", "view", "tools", "tabs")  # imports run from right to left
 ENTRIES = ("main.js", "site.js")
 TOOLS = Path(__file__).parents[1] / "js"
 MODULES = sorted(STATIC.rglob("*.js"))
@@ -34,7 +34,7 @@ def run(script: str) -> str:
     return subprocess.run([node, "-e", script], capture_output=True, text=True, check=True).stdout
 
 
-def test_a_bundle_runs_each_module_once_after_what_it_imports(tmp_path):
+def test_a_bundle_runs_each_module_once_after_its_imports(tmp_path):
     entry = write(
         tmp_path,
         main='import { b } from "./b.js";\nimport { a } from "./a.js";\n'
@@ -48,7 +48,7 @@ def test_a_bundle_runs_each_module_once_after_what_it_imports(tmp_path):
     assert run(script).split("\n") == ["a", "b", "main 1 3", ""]
 
 
-def test_circles_and_other_forms_of_import_and_export_are_errors(tmp_path):
+def test_circular_imports_and_unknown_forms_are_errors(tmp_path):
     entry = write(
         tmp_path, main='import { a } from "./a.js";', a='import { a as b } from "./main.js";'
     )
@@ -63,8 +63,8 @@ def test_circles_and_other_forms_of_import_and_export_are_errors(tmp_path):
         modules.bundle(write(tmp_path, main='import { a } from "./a.js";\nexport const b = 1;'))
 
 
-def test_every_module_is_part_of_an_entry_and_every_export_is_imported():
-    reached, wanted = set(), {}
+def test_every_module_belongs_to_an_entry_and_every_export_is_imported():
+    reached, imported = set(), {}
     waiting = [STATIC / name for name in ENTRIES]
     while waiting:
         path = waiting.pop()
@@ -75,23 +75,23 @@ def test_every_module_is_part_of_an_entry_and_every_export_is_imported():
         for other, found in zip(
             modules.imports(path, TEXTS[path]), modules.IMPORT.findall(TEXTS[path]), strict=True
         ):
-            wanted.setdefault(other, set()).update(found[0].split(", "))
+            imported.setdefault(other, set()).update(found[0].split(", "))
     assert reached == set(MODULES)
     typed = set(re.findall(r'import\("\./[\w.]+"\)\.(\w+)', "".join(TEXTS.values())))
     typed |= set(re.findall(r"import type \{ (\w+) \}", (STATIC / "core/types.d.ts").read_text()))
     for path, text in TEXTS.items():
-        unused = set(modules.EXPORT.findall(text)) - wanted.get(path, set()) - typed
-        assert not unused, f"{path.name} exports what nobody imports: {unused}"
+        unused = set(modules.EXPORT.findall(text)) - imported.get(path, set()) - typed
+        assert not unused, f"{path.name} has unused exports: {unused}"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: path.relative_to(STATIC).as_posix())
-def test_a_module_is_checked_imports_downwards_and_shares_no_global(path):
+def test_a_module_is_type_checked_imports_downwards_and_sets_no_global(path):
     text = TEXTS[path]
-    assert text.startswith("// @ts-check\n/* "), "it begins with the check and what it is"
+    assert text.startswith("// @ts-check\n/* "), "it begins with @ts-check and a description"
     for other in modules.imports(path, text):
-        assert floor(other) <= floor(path), f"{path.name} imports {other.name}, which is above it"
+        assert floor(other) <= floor(path), f"{path.name} imports {other.name} from above"
         assert other.name not in ENTRIES
-    assert not re.search(r"\bimport[(.]", modules.COMMENT.sub("", text)), "nothing is imported late"
+    assert not re.search(r"\bimport[(.]", modules.COMMENT.sub("", text)), "no dynamic imports"
     shared = re.findall(r"(?:window|globalThis|self)\.(\w+) \??\|?\|?= ", text)
     assert shared == (["MLPMEM"] if path.name in ENTRIES else [])
     assert path.name in ENTRIES or "MLPMEM" not in text
@@ -103,11 +103,11 @@ def test_an_entry_fits_into_one_inline_script(entry):
     assert "</script" not in script and "window.MLPMEM = " in script
 
 
-def test_what_python_calls_is_there():
-    (offered,) = re.findall(r"window\.MLPMEM = \{([^}]+)\}", TEXTS[STATIC / "main.js"])
+def test_scripts_offer_every_function_that_python_calls():
+    (exported,) = re.findall(r"window\.MLPMEM = \{([^}]+)\}", TEXTS[STATIC / "main.js"])
     sources = [path.read_text("utf-8") for path in STATIC.parent.rglob("*.py")]
     called = set(re.findall(r"MLPMEM\.(mount\w+)\(", "".join(sources)))
-    assert called == {name for name in re.findall(r"\w+", offered) if name.startswith("mount")}
+    assert called == {name for name in re.findall(r"\w+", exported) if name.startswith("mount")}
 
 
 def fields(name: str) -> set[str]:
@@ -117,7 +117,7 @@ def fields(name: str) -> set[str]:
     return set(re.findall(r"(\w+)\??: ", re.sub(r"\{.*?\}", "", body)))
 
 
-def test_the_types_name_what_a_trace_has():
+def test_the_types_match_a_traces_fields():
     step = Step(0, 1, "a", {"lm": 1.0}, [], {}, None, [], 1.0, lmbda=0.5)
     assert fields("Step") == set(step.to_dict())
     assert fields("Trace") | fields("Opening") == {"v", "steps", *_PLAIN}

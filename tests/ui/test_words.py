@@ -1,4 +1,4 @@
-"""Words for any corpus: only an atlas is called one, and a column says what it lacks."""
+"""Texts for any corpus, and messages about a missing memory or datastore."""
 
 import threading
 from types import SimpleNamespace
@@ -11,14 +11,14 @@ from mlpmem.ui.components import STATIC
 from mlpmem.ui.panels import about, inspect
 from mlpmem.ui.recordings import words
 from mlpmem.ui.recordings.recorded import Recorded
-from mlpmem.ui.service.service import NO_MEMORY, Later, Service
+from mlpmem.ui.service.service import NO_MEMORY, BackgroundTask, Service
 
 ATLAS = Recorded(titles=[["Peru", "A1"], ["Oslo", "A2"], ["Vellmar", "B"]])
 OTHERS = (Recorded(), Recorded(titles=[["notes.txt", "text"]]), Recorded(titles=[["Peru", "A1"]]))
 
 
 @pytest.mark.parametrize("other", OTHERS)
-def test_only_an_atlas_is_called_one(other):
+def test_other_corpora_have_neutral_texts(other):
     found = words.words(other)
     everything = " ".join(vars(found).values()) + words.fitted(about.TEXT.read_text("utf-8"), other)
     for word in ("atlas", "Peru", "invented", "A2", "<!-- other", "<!-- atlas"):
@@ -26,14 +26,14 @@ def test_only_an_atlas_is_called_one(other):
     assert "perplexity curve" in everything and "Once upon a time" in everything
 
 
-def test_an_atlas_keeps_its_groups_and_examples():
+def test_an_atlas_has_its_groups_and_examples():
     text = words.fitted(about.TEXT.read_text("utf-8"), ATLAS)
     assert "three groups of the atlas" in text and "capital of Peru" in text
     assert "Once upon" not in text and "atlas: begin" not in text
     assert words.words(ATLAS).corpus == "the atlas"
 
 
-def test_no_script_speaks_of_the_atlas():
+def test_no_script_mentions_the_atlas():
     for path in STATIC.rglob("*.js"):
         assert "atlas" not in path.read_text("utf-8").lower(), path.name
 
@@ -45,7 +45,7 @@ def model(*systems):
     return SimpleNamespace(systems=list(systems), lmbdas=lmbdas, routers={}, settings=Settings())
 
 
-def test_a_column_without_a_memory_says_how_far_it_is_and_how_one_is_made():
+def test_a_column_without_a_memory_shows_progress_or_how_to_train_one():
     seen, wait = [], threading.Event()
 
     def make(tell):
@@ -55,13 +55,14 @@ def test_a_column_without_a_memory_says_how_far_it_is_and_how_one_is_made():
         wait.set()
         return model("lm", "memory", "knn"), "made"
 
-    steps = [Later("datastore", lambda tell: (model("lm", "knn"), "built")), Later("memory", make)]
-    service = Service(lambda tell: (model("lm"), steps))
+    datastore = BackgroundTask("datastore", lambda tell: (model("lm", "knn"), "built"))
+    tasks = [datastore, BackgroundTask("memory", make)]
+    service = Service(lambda tell: (model("lm"), tasks))
     service.start().join(10)
     assert wait.is_set()
     assert seen == [
-        "The memory is being made. The others answer meanwhile.",
-        "The memory is being made (targets, 67%). The others answer meanwhile.",
+        "The memory is being trained. The other columns answer already.",
+        "The memory is being trained (targets, 67%). The other columns answer already.",
     ]
     assert service.status.no_memory == ""
     without = Service(lambda tell: (model("lm", "knn"), []))
@@ -70,28 +71,28 @@ def test_a_column_without_a_memory_says_how_far_it_is_and_how_one_is_made():
     assert without.status.no_memory == NO_MEMORY and "--train-memory" in NO_MEMORY
 
 
-def test_a_memory_that_could_not_be_made_is_told_from_one_that_was_never_asked_for(capsys):
+def test_a_failed_memory_has_its_own_message(capsys):
     def make(tell):
         raise MlpMemError("there is no room")
 
-    service = Service(lambda tell: (model("lm", "knn"), [Later("memory", make)]))
+    service = Service(lambda tell: (model("lm", "knn"), [BackgroundTask("memory", make)]))
     service.start().join(10)
-    assert service.status.no_memory == "The memory could not be made."
+    assert service.status.no_memory == "The memory could not be trained."
     assert "no room" in capsys.readouterr().err
 
 
-def test_a_page_without_a_datastore_says_so_where_one_searches():
+def test_searching_without_a_datastore_is_an_error():
     service = Service(lambda tell: (model("lm", "memory"), []))
     service.start().join(10)
     with pytest.raises(MlpMemError, match="no corpus to search"):
         _ = service.corpus
 
 
-def test_a_text_is_inspected_beside_what_there_is():
-    asked = []
+def test_a_text_is_inspected_with_the_first_available_source():
+    systems_used = []
 
     def inspected(text, system, **rest):
-        asked.append(system)
+        systems_used.append(system)
         return iter(())
 
     for systems in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",)):
@@ -99,5 +100,5 @@ def test_a_text_is_inspected_beside_what_there_is():
         served.inspect = inspected
         shared = SimpleNamespace(service=SimpleNamespace(model=served), store=lambda *own: None)
         values = list(inspect._inspector(shared)("A text.", None, "", "atlas"))
-    assert asked == ["memory", "knn"]
+    assert systems_used == ["memory", "knn"]
     assert "neither a memory nor a datastore" in values[-1]["json"]

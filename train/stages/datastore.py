@@ -17,7 +17,7 @@ from mlpmem.retrieval.datastore import build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
-from train.files import read_json, write_json
+from train.files import file_hash, read_json, say, write_json
 from train.run.processes import team
 from train.run.stage import StageContext
 
@@ -58,7 +58,7 @@ def build_datastore(
     folder, size, processes = context.folder, decoder.hidden_size, team()
     spans = cut(sum(s.entries for s in existing), len(positions), size, context.config)
     spans = [Span(len(existing) + number, first, end) for number, first, end in spans]
-    done = [span for span in spans if (folder / note(span)).is_file()]
+    done = [span for span in spans if _is_kept(folder, span)]
     processes.wait()  # every process must list the same finished shards before one writes more
     earlier = sum(read_json(folder / note(span))["seconds"] for span in done)
     share = processes.share([span for span in spans if span not in done])
@@ -90,6 +90,22 @@ def cut(start: int, end: int, size: int, config: DatastoreConfig) -> list[Span]:
 def note(span: Span) -> str:
     """Return the name of the file that records a finished shard."""
     return shard_file(span.number).replace(".npy", ".json")
+
+
+def _is_kept(folder: Path, span: Span) -> bool:
+    """Return whether a killed run left a shard as it wrote it; a damaged one is built again."""
+    path = folder / note(span)
+    if not path.is_file():
+        return False
+    try:
+        shard = Shard(**read_json(path)["shard"])
+        if file_hash(folder / shard.file) == shard.sha256:
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if team().is_main:
+        say(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
+    return False
 
 
 def _build(

@@ -25,12 +25,14 @@ from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
 from train.files import file_hash, read_json, say
+from train.run.inputs import check_inputs
 from train.run.processes import hold, team
 from train.run.stage import (
     StageContext,
     check_same,
     finished_manifest,
     identify,
+    is_same,
     prepare,
     recover,
     work,
@@ -75,6 +77,9 @@ def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
     check_same(final, done, identity)
     added = _known(done) | {file_hash(path): path.name for path in paths}
     identity["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
+    if finished_manifest(final) is not None:
+        parts = {name: finished_manifest(final.parent / name) for name in (NAME, *done["inputs"])}
+        check_inputs(final.parent, "extend", parts)
     recover(final, folder, identity)
     names = ", ".join(path.name for path in paths)
     if finished_manifest(final).get("added", []) == identity["added"]:
@@ -90,7 +95,7 @@ def _check_unfinished(folder: Path, identity: dict) -> None:
     left = folder / "identity.json"
     if not left.is_file() or not [path for path in folder.iterdir() if path != left]:
         return
-    if (other := read_json(left)) != identity:
+    if not is_same(other := read_json(left), identity):
         names = ", ".join(text["file"] for text in other.get("added", [])) or "no text"
         raise MlpMemError(
             f"extend: an unfinished run in {folder} adds {names}; run it again with the same "

@@ -18,7 +18,7 @@ from mlpmem.retrieval.documents import Documents, join_passages
 from train.config.load import fill
 from train.config.tables import DecoderConfig
 from train.files import read_json, write_json
-from train.fit.loop import used_seconds
+from train.fit.checkpoint import discard, used_seconds
 from train.fit.workers import come_apart
 from train.measure.atlas import CHOOSING, GROUPS, MeasuredModel, Test, shares
 from train.run.kinds import kind_of
@@ -95,7 +95,7 @@ def _measure(context: StageContext, setting: Setting) -> dict:
     checkpoint = context.folder / f"{name}.safetensors"
     earlier = used_seconds(checkpoint)
     decoder = _train(context, documents, setting, checkpoint)
-    checkpoint.unlink()
+    discard(checkpoint)
     test = Test.load(corpus, decoder.tokenizer, context.config.questions, context.seed)
     seconds = earlier + time.perf_counter() - started
     measured = test.measure(MeasuredModel(decoder))

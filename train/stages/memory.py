@@ -18,6 +18,7 @@ from mlpmem.retrieval.datastore import Datastore
 from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
+from train.fit.checkpoint import DAMAGED
 from train.fit.loop import fit, luck
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
@@ -39,7 +40,7 @@ def make_memory(context: StageContext, apart: bool = False) -> dict:
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
     processes = context.config.processes
     counts = run_workers("train.stages.memory", context.folder, job, processes, apart)
-    counts["scratch"].append(BEST)
+    counts["scratch"] += [BEST, BEST + DAMAGED]
     return counts
 
 

@@ -6,6 +6,8 @@ killed run resumes at the next. One part is in RAM at a time, for any number of 
 
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
+from train.files import say
 from train.run.processes import team
 from train.run.stage import StageContext
 
@@ -31,14 +34,14 @@ def choose_rows(context: StageContext, store: Datastore) -> dict:
     """
     folder, processes = context.folder, team()
     parts = range(0, len(store), PART)
-    done = [start for start in parts if _part(folder, start).is_file()]
+    done = [start for start in parts if is_whole(_part(folder, start))]
     processes.wait()  # every process must list the same finished parts before one writes more
     earlier = sum(_read(folder, start)["seconds"] for start in done)
     todo = processes.share([start for start in parts if start not in done])
     for start, rows, seconds in _choose(context, store, todo):
         _write(folder, start, rows, seconds)
     processes.wait()
-    if processes.is_main and not (folder / "rows.npy").is_file():
+    if processes.is_main:
         partial = folder / "new_rows.npy"
         writer = ArrayWriter(partial, np.int64)
         for start in parts:
@@ -99,6 +102,24 @@ def _nll(
 def _part(folder: Path, start: int) -> Path:
     """Return the temporary file of the part that begins at entry `start`."""
     return folder / f"rows_{start:012d}.npz"
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether an .npz file that a killed run left is what it wrote; a damaged one is said.
+
+    Its checksums are those of a zip archive.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if archive.testzip() is None:
+                return True
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+        pass
+    if team().is_main:
+        say(f"{path.parent.name}: {path.name} is damaged; it is made again")
+    return False
 
 
 def _read(folder: Path, start: int) -> dict:

@@ -24,7 +24,7 @@ from train.config.tables import TargetsConfig, kind_of_search
 from train.corpora.writer import ArrayWriter
 from train.run.processes import team
 from train.run.stage import StageContext
-from train.stages.target_rows import PART, choose_rows
+from train.stages.target_rows import PART, choose_rows, is_whole
 
 SMALLEST = 1e-6  # probabilities below are dropped; float16 holds this one
 
@@ -211,7 +211,7 @@ def search_all(targets: SearchedTargets, folder: Path) -> float:
     """Write this process's share of the shards; return the seconds of earlier, killed runs."""
     processes, rows = team(), len(targets.entries)
     starts = range(0, rows, QUERY_BLOCK)
-    done = {start for start in starts if _shard(folder, start).is_file()}
+    done = {start for start in starts if is_whole(_shard(folder, start))}
     processes.wait()  # every process must list the same finished shards before one writes more
     share = processes.share([start for start in starts if start not in done])
     total = sum(min(QUERY_BLOCK, rows - start) for start in share)

@@ -1,20 +1,18 @@
-"""The door: what may reach the page, from whom, how much of it, and what is kept of it.
+"""The door: access control, rate limits and resource limits in front of a public page.
 
-A page that is hosted in public meets everybody. Every bound of that is here, one idea a file; all
-of them are rows of `bounds.py` and can be set by environment variables. `door.py` is the ASGI
-middleware that asks the others in turn.
+Every limit is a row of `bounds.py` and can be set by an environment variable.
 
-    bounds    the numbers, and the variables that set them
-    door      the way of one request: route, origin, share, body, and on to Gradio
-    routes    which of Gradio's routes exist at all
-    headers   what every answer says to a browser, and which sites may post
+    bounds    the limits, and the variables that set them
+    door      the ASGI middleware: route, origin, share, body, then Gradio
+    routes    the allowlist of Gradio's routes
+    headers   security headers, and the sites that may post
     sizes     bodies are read whole, in time, and checked before Gradio sees them
-    shares    who a client is; requests per second, open requests, bytes held
-    sessions  the visitors' state by session, bounded by client; closed ones go first
-    fair      the queue: turns by computing time, shares of waiting jobs, nobody waits unheard
-    files     the one folder of this process, uploads by client, and their sweep
+    shares    who a client is; its requests per second, open requests, bytes held
+    sessions  session states, bounded per client; closed sessions are evicted first
+    fair      the queue: turns by computing time, bounded jobs per client
+    files     the process's temporary folder, uploads per client, and their sweep
     pages     `/`, `/config` and `/info`, rendered once
-    health    what a host wants to know
+    health    `/health` for the host
 
 It imports no other room of the page. `bounds` and `files` import neither gradio nor torch, because
 app.py needs them before Gradio is imported. Open door.py first.

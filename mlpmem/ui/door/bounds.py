@@ -1,6 +1,6 @@
-"""Every bound of a hosted page in one table, each settable by an environment variable.
+"""Every limit of a hosted page in one table.
 
-A field `waiting` is set by MLPMEM_WAITING. mlpmem/space/README.md lists them all.
+The environment variable MLPMEM_WAITING sets the field `waiting`. mlpmem/space/README.md lists all.
 """
 
 import os
@@ -11,49 +11,49 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 
 
-def bound(default: Any, said: str) -> Any:
-    """Return a field of Bounds with a line that says what it bounds."""
-    return field(default=default, metadata={"said": said})
+def bound(default: Any, description: str) -> Any:
+    """Return a field of Bounds with a description of what it limits."""
+    return field(default=default, metadata={"description": description})
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The numbers; sizes are bytes, times seconds."""
+    """The limits; sizes are in bytes, times in seconds."""
 
-    # a client: an address, or the first half of one of IPv6
-    rate: float = bound(20.0, "requests a second of one client; twice as many at once")
-    open: int = bound(48, "requests of one client that are answered at the same time")
-    at_once: int = bound(4, "posts of one client that are worked on; the next ones wait")
-    waiting: int = bound(2, "jobs of one client that wait in the queue")
-    sessions: int = bound(4, "sessions (tabs, programs) of one client that keep a state")
-    held_bytes: int = bound(20_000_000, "bodies of one client that are being read or answered")
-    client_uploads: int = bound(8, "uploaded files of one client that wait to be read")
-    client_upload_bytes: int = bound(32_000_000, "size of these files")
-    client_text_bytes: int = bound(150_000_000, "datastores of own texts of one client, beyond one")
-    # everybody
-    all_open: int = bound(1000, "requests that are answered at the same time")
-    all_sessions: int = bound(400, "sessions that keep a state")
-    all_held_bytes: int = bound(100_000_000, "large bodies that are being read or answered")
-    queue: int = bound(64, "jobs that wait")
-    queue_bytes: int = bound(64_000_000, "bodies of jobs that wait")
-    upload_bytes: int = bound(400_000_000, "uploaded files on disk, 64 kB each at least")
+    # per client: an IPv4 address, or an IPv6 network of 64 bits
+    rate: float = bound(20.0, "requests per second of one client; a burst of twice as many")
+    open: int = bound(48, "requests of one client answered at the same time")
+    at_once: int = bound(4, "posts of one client processed at the same time; more wait")
+    waiting: int = bound(2, "queued jobs of one client")
+    sessions: int = bound(4, "sessions (tabs, programs) of one client with a stored state")
+    held_bytes: int = bound(20_000_000, "request bodies of one client in memory")
+    client_uploads: int = bound(8, "uploaded files of one client not yet read")
+    client_upload_bytes: int = bound(32_000_000, "total size of these files")
+    client_text_bytes: int = bound(150_000_000, "own texts' datastores of one client, beyond one")
+    # all clients together
+    all_open: int = bound(1000, "requests answered at the same time")
+    all_sessions: int = bound(400, "sessions with a stored state")
+    all_held_bytes: int = bound(100_000_000, "large request bodies in memory")
+    queue: int = bound(64, "queued jobs")
+    queue_bytes: int = bound(64_000_000, "request bodies of queued jobs")
+    upload_bytes: int = bound(400_000_000, "uploaded files on disk; each counts at least 64 kB")
     shelf_bytes: int = bound(600_000_000, "datastores of own texts in memory")
-    # one request
-    join_body: int = bound(8_000_000, "body of a job: a pasted text is in it")
-    run_body: int = bound(16_000_000, "body of a quick request: a saved run is in it")
-    upload_body: int = bound(8_400_000, "body of an upload, which is one file")
-    small_body: int = bound(65_536, "body of any other request, and all of a body but its texts")
-    body_seconds: float = bound(10.0, "wait for a body, and one second more for every 20 kB")
+    # per request
+    join_body: int = bound(8_000_000, "body of a job; it may contain a pasted text")
+    run_body: int = bound(16_000_000, "body of a quick request; it may contain a saved run")
+    upload_body: int = bound(8_400_000, "body of an upload of one file")
+    small_body: int = bound(65_536, "body of any other request, and any body without its strings")
+    body_seconds: float = bound(10.0, "reading a body, plus one second per 20 kB")
     characters: int = bound(2000, "characters of a prompt")
     new_tokens: int = bound(128, "tokens of an answer")
     text_bytes: int = bound(2_000_000, "one own text")
     run_seconds: float = bound(180.0, "computing one answer")
-    # how long something is kept
-    listen_seconds: float = bound(10.0, "a job waits for somebody who listens to its answer")
-    result_seconds: float = bound(60.0, "an answer that nobody fetches is kept")
-    unread: int = bound(200, "messages that a client may leave unread before it asks again")
-    partial_seconds: float = bound(60.0, "a file that was not uploaded whole is kept")
-    upload_seconds: float = bound(600.0, "an uploaded file that nobody reads is kept")
+    # retention
+    listen_seconds: float = bound(10.0, "a job waits for a listener")
+    result_seconds: float = bound(60.0, "an answer waits to be fetched")
+    unread: int = bound(200, "unread messages of a session before its next job is refused")
+    partial_seconds: float = bound(60.0, "an incomplete upload is kept")
+    upload_seconds: float = bound(600.0, "an unread upload is kept")
     text_seconds: float = bound(3600.0, "the datastore of an own text is kept")
 
 
@@ -63,26 +63,26 @@ def variable(row: Field) -> str:
 
 
 def read(environment: Mapping[str, str]) -> Bounds:
-    """Return the bounds that an environment sets; MlpMemError names a variable that is no number.
+    """Return the bounds that an environment sets; an empty variable keeps the default.
 
-    An empty variable is none.
+    MlpMemError names a variable that is not a positive number.
     """
-    found = {}
+    values = {}
     for row in fields(Bounds):
         if not (text := environment.get(variable(row), "").strip()):
             continue
         kind = type(row.default)
         try:
-            found[row.name] = kind(text)
+            values[row.name] = kind(text)
         except ValueError:
-            found[row.name] = 0
-        if not 0 < found[row.name] < 1e15:
+            values[row.name] = 0
+        if not 0 < values[row.name] < 1e15:
             whole = "a whole number" if kind is int else "a number"
             raise MlpMemError(
-                f"{variable(row)} must be {whole} above 0; got {text[:40]!r}. It bounds: "
-                f"{row.metadata['said']}. Correct it, or leave it out for {row.default:,}."
+                f"{variable(row)} must be {whole} above 0; got {text[:40]!r}. It limits: "
+                f"{row.metadata['description']}. Correct it, or unset it for {row.default:,}."
             )
-    return Bounds(**found)
+    return Bounds(**values)
 
 
 BOUNDS = read(os.environ)

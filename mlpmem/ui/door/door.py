@@ -1,4 +1,4 @@
-"""The way of one request: which route, from which site, whose share, how large, and then Gradio."""
+"""ASGI middleware before Gradio: it checks route, origin, the client's share, and the body."""
 
 import asyncio
 import json
@@ -19,18 +19,18 @@ from mlpmem.ui.door.pages import Pages
 from mlpmem.ui.door.routes import RefusedError
 from mlpmem.ui.door.sessions import Sessions
 
-SWEEP = 1.0  # seconds between two looks at sessions and queue; files are looked at every tenth time
-QUERY = 32_768  # bytes: a link with a prompt in it
-GONE = "That is not here any more. Ask again."
+SWEEP = 1.0  # seconds between sweeps of sessions and queue; files are swept every tenth time
+QUERY = 32_768  # bytes: a link may contain a prompt
+GONE = "This result has expired. Send the request again."
 log = logging.getLogger(__name__)
 
 
 class Gate:
-    """What the door knows of one page: shares, sessions, uploads, rendered pages, health."""
+    """The state of one page's door: shares, sessions, uploads, rendered pages, health."""
 
     def __init__(self, service: Any, bounds: Bounds = BOUNDS) -> None:
-        """Open for a service's page."""
-        # uvicorn would take a client's address from a header of its own accord
+        """Claim the temporary folder and create empty tables."""
+        # by default uvicorn takes a client's address from a header
         os.environ.setdefault("FORWARDED_ALLOW_IPS", "")
         self.bounds, folder = bounds, files.claim()
         self.shares, self.sessions = shares.Shares(bounds), Sessions(bounds)
@@ -40,7 +40,7 @@ class Gate:
     @staticmethod
     @asynccontextmanager
     async def lifespan(app: Any) -> AsyncIterator[None]:
-        """Keep a Gradio app's sessions here, and sweep while it serves."""
+        """Replace a Gradio app's session store, and sweep while it serves."""
         blocks = app.get_blocks()
         app.state_holder = blocks.gate.sessions
         blocks.gate.sessions.set_blocks(blocks)
@@ -53,30 +53,30 @@ class Gate:
                 await sweep
 
     async def sweep(self, blocks: Any) -> None:
-        """Let go, for ever, of what is too old."""
-        turn = 0
+        """Delete expired sessions, jobs and files, in an endless loop."""
+        count = 0
         while True:
             await asyncio.sleep(SWEEP)
-            turn += 1
+            count += 1
             try:
                 blocks._queue.sweep()
                 self.sessions.sweep()
-                if turn % 10 == 0:
-                    named = [blocks.upload_file_set, *blocks.temp_file_sets]
-                    await asyncio.to_thread(self.uploads.sweep, named)
+                if count % 10 == 0:
+                    listed = [blocks.upload_file_set, *blocks.temp_file_sets]
+                    await asyncio.to_thread(self.uploads.sweep, listed)
             except Exception:
                 log.exception("the sweep failed")
 
 
 class Door:
-    """ASGI middleware before Gradio's app: what is not let in gets a status and a sentence."""
+    """ASGI middleware before Gradio's app; a refused request gets a status and a sentence."""
 
     def __init__(self, app: Any) -> None:
-        """Stand before app."""
+        """Wrap an ASGI app."""
         self.app = app
 
     async def __call__(self, scope: dict, receive: Any, send: Any) -> None:
-        """Let a request in, or refuse it."""
+        """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
@@ -87,12 +87,12 @@ class Door:
         except RefusedError as refused:
             if not send.begun:
                 await _refuse(send, refused)
-        except ConnectionError:  # whoever asked has gone
+        except ConnectionError:  # the client has disconnected
             pass
 
     async def _enter(self, blocks: Any, gate: Gate, scope: dict, receive: Any, send: Any) -> None:
-        """Check a request as far as its head goes; RefusedError where it may not go on."""
-        said = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
+        """Check a request's head, then pass it on; RefusedError if it is not allowed."""
+        sent = {k.decode("latin-1"): v.decode("latin-1") for k, v in scope["headers"]}
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         scope[shares.KEY] = client = gate.shares.client(scope)
         route, named = routes.find(scope["method"], path)
@@ -100,7 +100,7 @@ class Door:
         if len(scope["query_string"]) > QUERY:
             raise RefusedError(414, "The address is too long. Shorten it.")
         if route.body:
-            headers.check_origin(said)
+            headers.check_origin(sent)
         with gate.shares.opened(client):
             if route.name == "health":
                 await _json(send, *gate.health.answer(blocks._queue, gate.sessions, gate.uploads))
@@ -108,69 +108,77 @@ class Door:
                 await gate.pages.answer(self.app, scope, send, route.name)
             elif route.body:
                 most = getattr(gate.bounds, route.body)
-                with gate.shares.holding(client, sizes.length(said, most)):
+                with gate.shares.holding(client, sizes.length(sent, most)):
                     body = await sizes.read(receive, most, gate.bounds)
                     scope[SIZE] = len(body)
                     async with gate.shares.turn(client):
                         await self._post(blocks, gate, scope, sizes.replay(body, receive), send,
-                                         route.name, named, body, said)  # fmt: skip
+                                         route.name, named, body, sent)  # fmt: skip
             else:
                 async with _listening(blocks, gate, scope, route.name, named):
                     await self.app(scope, receive, send)
 
     async def _post(
         self, blocks: Any, gate: Gate, scope: dict, receive: Any, send: Any,
-        name: str, named: Mapping[str, str], body: bytes, said: Mapping[str, str],
+        name: str, named: Mapping[str, str], body: bytes, sent: Mapping[str, str],
     ) -> None:  # fmt: skip
-        """Check a request's body by its route, and pass it on."""
+        """Check a request's body by its route, then pass it on."""
         client = scope[shares.KEY]
         if name == "upload":
-            sizes.check_upload(body, said.get("content-type", ""))
-            scope["query_string"] = b""  # the page names no upload
+            sizes.check_upload(body, sent.get("content-type", ""))
+            scope["query_string"] = b""  # the page sends no query with an upload
             paths = _Paths(send)
             await self.app(scope, receive, paths)
             for path in paths.found():
                 await asyncio.to_thread(gate.uploads.add, client, path)
             return
-        asked = await sizes.parsed(body, gate.bounds)
+        payload = await sizes.parsed(body, gate.bounds)
         if name in ("join", "run"):
-            sizes.check_event(asked, blocks.fns)
-            await _admit(gate, asked["session_hash"], client)
+            sizes.check_event(payload, blocks.fns)
+            await _admit(gate, payload["session_hash"], client)
         elif name in ("cancel", "reset"):
-            _check_cancel(name, asked)
+            _check_cancel(name, payload)
         else:
-            _check_call(blocks, name, named["function"], asked)
+            body = _checked_call(blocks, name, named["function"], payload)
+            receive = sizes.replay(body, receive)
         await self.app(scope, receive, _Sentences(send) if name == "run" else send)
 
 
-def _check_cancel(name: str, asked: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless a job is named, as its client knows it."""
-    sizes.check_names(asked)
-    sizes.check_name(asked.get("event_id"), "event_id")
+def _check_cancel(name: str, payload: Mapping[str, Any]) -> None:
+    """Raise RefusedError unless the payload names a job."""
+    sizes.check_names(payload)
+    sizes.check_name(payload.get("event_id"), "event_id")
     if name == "cancel":
-        sizes.check_name(asked.get("session_hash"), "session_hash")
-        if type(asked.get("fn_index")) is not int:
+        sizes.check_name(payload.get("session_hash"), "session_hash")
+        if type(payload.get("fn_index")) is not int:
             raise RefusedError(422, "fn_index must be a whole number. Reload the page.")
 
 
-def _check_call(blocks: Any, name: str, function: str, asked: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless a program calls an endpoint with what it takes."""
+def _checked_call(blocks: Any, name: str, function: str, payload: dict[str, Any]) -> bytes:
+    """Return a program's call of an endpoint as Gradio takes it; RefusedError for any other.
+
+    Values that are left out at the end are those that the endpoint has by default.
+    """
     public = {fn.api_name: fn for fn in blocks.fns.values() if fn.api_visibility == "public"}
     if function not in public:
-        raise RefusedError(404, f"There is no endpoint {function!r}; there are {sorted(public)}.")
-    parameters = signature(public[function].fn).parameters.values()
-    taken = {taken.name: taken.default is Parameter.empty for taken in parameters}
+        raise RefusedError(404, f"There is no endpoint {function!r}. Use one of {sorted(public)}.")
+    parameters = list(signature(public[function].fn).parameters.values())
     if name == "call_v2":
-        sizes.check_arguments(asked, taken)
-        return
-    if set(asked) - {"data", "session_hash", "event_data"}:
-        raise RefusedError(422, "Give data, a list, and nothing else.")
-    sizes.check_names(asked)
-    sizes.check_data(asked.get("data"), list(taken))
+        sizes.check_arguments(payload, {p.name: p.default is Parameter.empty for p in parameters})
+        return json.dumps(payload).encode()
+    if set(payload) - {"data", "session_hash", "event_data"}:
+        raise RefusedError(422, "The body must contain data, a list, and no other field.")
+    sizes.check_names(payload)
+    data, names = payload.get("data"), [one.name for one in parameters]
+    defaults = [one.default for one in parameters]
+    if isinstance(data, list) and Parameter.empty not in (rest := defaults[len(data) :]):
+        data = [*data, *rest]
+    sizes.check_data(data, names)
+    return json.dumps({**payload, "data": data}).encode()
 
 
 async def _admit(gate: Gate, session: str, client: str) -> None:
-    """Note a request of a session; a page that is reloaded leaves its old session a moment late."""
+    """Admit a session, with retries: a reloaded page closes its old session a moment late."""
     for wait in (0.3, 0.6, 0.9):
         try:
             return gate.sessions.admit(session, client)
@@ -183,12 +191,12 @@ async def _admit(gate: Gate, session: str, client: str) -> None:
 async def _listening(
     blocks: Any, gate: Gate, scope: dict, name: str, named: Mapping[str, str]
 ) -> AsyncIterator[None]:
-    """Note who listens to a stream, while it is open; RefusedError for one that is not there."""
+    """Count a listener while its stream is open; RefusedError for a stream that does not exist."""
     with ExitStack() as stack:
         queue, session = blocks._queue, named.get("session", "")
         if name == "listen":
-            asked = parse_qs(scope["query_string"].decode("latin-1"))
-            session = sizes.check_name(asked.get("session_hash", [None])[0], "session_hash")
+            query = parse_qs(scope["query_string"].decode("latin-1"))
+            session = sizes.check_name(query.get("session_hash", [None])[0], "session_hash")
             if session not in queue.pending_messages_per_session:
                 raise LostError(json.dumps({"msg": "unexpected_error", "message": GONE,
                                             "success": False, "session_not_found": True}),
@@ -208,7 +216,7 @@ async def _listening(
 
 
 def session_of(queue: Any, event: str) -> str | None:
-    """Return the session that a job's answer waits in, None where there is none."""
+    """Return the session that holds a job's answer, or None."""
     if event in queue.event_ids_to_events:
         return queue.event_ids_to_events[event].session_hash
     pending = queue.pending_event_ids_session
@@ -217,16 +225,16 @@ def session_of(queue: Any, event: str) -> str | None:
 
 
 class LostError(RefusedError):
-    """Raised for a stream of events that is not there: said as an event, which clients read."""
+    """Raised for an event stream that does not exist; the reply is an event, which clients read."""
 
     def __init__(self, data: str, status: int) -> None:
-        """Keep the event's data, JSON."""
+        """Store the event's data, a JSON text."""
         super().__init__(status, GONE)
         self.body = f"event: error\ndata: {data}\n\n" if status == 404 else f"data: {data}\n\n"
 
 
 class _watched:  # noqa: N801
-    """A `send` that adds the door's headers, and knows whether an answer has begun."""
+    """A `send` that adds the door's headers and records whether a response has begun."""
 
     lines = headers.lines()
 
@@ -241,7 +249,7 @@ class _watched:  # noqa: N801
 
 
 class _Paths:
-    """A `send` that remembers an upload's answer: the paths of its files."""
+    """A `send` that records an upload's response: the paths of its files."""
 
     def __init__(self, send: Any) -> None:
         self._send, self._body, self._status = send, b"", 0
@@ -252,14 +260,14 @@ class _Paths:
         await self._send(message)
 
     def found(self) -> list[Path]:
-        """Return the paths, none where the upload failed."""
+        """Return the paths, [] if the upload failed."""
         if self._status != 200:
             return []
         return [Path(path) for path in json.loads(self._body)]
 
 
 class _Sentences:
-    """A `send` that has an error whose sentence is for the visitor come as 422, not as a fault."""
+    """A `send` that turns Gradio's 500 with a message for the visitor into a 422."""
 
     def __init__(self, send: Any) -> None:
         self._send, self._start = send, None
@@ -278,7 +286,7 @@ class _Sentences:
 
 
 async def _refuse(send: Any, refused: RefusedError) -> None:
-    """Answer with a sentence, and close the connection where a body may still be coming."""
+    """Send the refusal, and close the connection if part of a body may still arrive."""
     if isinstance(refused, LostError):
         body, kind = refused.body.encode(), b"text/event-stream"
     else:
@@ -294,7 +302,7 @@ async def _refuse(send: Any, refused: RefusedError) -> None:
 
 
 async def _json(send: Any, status: int, body: bytes) -> None:
-    """Answer with JSON that nobody may keep."""
+    """Send JSON that may not be cached."""
     lines = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"),
              (b"content-length", b"%d" % len(body))]  # fmt: skip
     await send({"type": "http.response.start", "status": status, "headers": lines})

@@ -1,8 +1,8 @@
-"""The one folder of this process, for what Gradio writes, and the uploads in it by client.
+"""The process's temporary folder for Gradio's files, and the uploads in it per client.
 
-It is claimed before Gradio is imported, which asks for GRADIO_TEMP_DIR then, and goes with the
-process; one whose process was killed is removed by the next. An upload is deleted when it was read,
-when it is too old, or when its client brings more than its share; nothing here can be read back.
+It is claimed before Gradio is imported, as Gradio reads GRADIO_TEMP_DIR then, and deleted at exit.
+The next process deletes the folder of a killed one. An upload is deleted when it was read, when it
+has expired, or when its client exceeds its share. No request can read an upload.
 """
 
 import atexit
@@ -21,43 +21,43 @@ from mlpmem.ui.door.bounds import Bounds
 
 PREFIX = "mlpmem-"
 VARIABLE = "GRADIO_TEMP_DIR"
-LEAST = 65_536  # bytes that a small file counts, so that there are never many thousands
-STALE = 3600.0  # seconds after which a folder that nobody touches is a dead process's
+LEAST = 65_536  # bytes that a small file counts, which limits their number
+STALE = 3600.0  # seconds without a change after which a folder's process is dead
 
 
 def claim() -> Path:
-    """Return a folder of this process alone that Gradio will write to; it goes at the exit.
+    """Return this process's folder for Gradio's files; it is deleted at exit.
 
-    It lies in GRADIO_TEMP_DIR where that is set, otherwise where temporary files are. MlpMemError
-    where there can be none.
+    It is created in GRADIO_TEMP_DIR if that is set, otherwise in the system's temporary folder.
+    MlpMemError if it cannot be created.
     """
-    above = Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
-    if above.name.startswith(PREFIX) and (above / str(os.getpid())).is_file():
-        return above
+    parent = Path(os.environ.get(VARIABLE) or tempfile.gettempdir())
+    if parent.name.startswith(PREFIX) and (parent / str(os.getpid())).is_file():
+        return parent
     try:
-        above.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=above))
+        parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
         (folder / str(os.getpid())).touch()
     except OSError as error:
         raise MlpMemError(
-            f"no folder for uploads can be made in {above} ({error.strerror}); "
-            f"set {VARIABLE} to a folder that may be written to"
+            f"cannot create a folder for uploads in {parent} ({error.strerror}); "
+            f"set {VARIABLE} to a writable folder"
         ) from error
-    _remove_stale(above)
+    _remove_stale(parent)
     os.environ[VARIABLE] = str(folder)
     atexit.register(remove, folder, os.getpid())
     return folder
 
 
 def remove(folder: Path, owner: int) -> None:
-    """Delete a folder, unless this is another process (a fork) than its owner."""
+    """Delete a folder, unless this process is a fork of its owner."""
     if os.getpid() == owner:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove_stale(above: Path) -> None:
-    """Delete what processes that were killed left; a living one touches its folder again."""
-    for folder in above.glob(f"{PREFIX}*"):
+def _remove_stale(parent: Path) -> None:
+    """Delete the folders of killed processes; a live process touches its folder regularly."""
+    for folder in parent.glob(f"{PREFIX}*"):
         with suppress(OSError):
             ours = folder.is_dir() and not folder.is_symlink() and _has_mark(folder)
             if ours and time.time() - folder.stat().st_mtime > STALE:
@@ -65,19 +65,19 @@ def _remove_stale(above: Path) -> None:
 
 
 def _has_mark(folder: Path) -> bool:
-    """Return whether a folder was claimed here."""
+    """Return whether `claim` created a folder."""
     return any(path.name.isdecimal() for path in folder.iterdir())
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yield what lies below a folder, the innermost first; what goes meanwhile is no error."""
-    for above, folders, names in os.walk(folder, topdown=False):
-        yield from (Path(above, name) for name in (*names, *folders))
+    """Yield all paths below a folder, deepest first."""
+    for parent, folders, names in os.walk(folder, topdown=False):
+        yield from (Path(parent, name) for name in (*names, *folders))
 
 
 @dataclass
 class Upload:
-    """An uploaded file: who brought it (equal ones are one file), its size, since when."""
+    """An uploaded file: its clients (equal files are stored once), size and time."""
 
     clients: set[str]
     size: int
@@ -85,25 +85,25 @@ class Upload:
 
 
 class Uploads:
-    """The files that lie in the folder until they are read."""
+    """The uploaded files that have not been read yet."""
 
     def __init__(
         self, folder: Path, bounds: Bounds, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Begin with none."""
+        """Start with none."""
         self.folder, self.bounds, self._clock = folder, bounds, clock
         self.files: dict[Path, Upload] = {}
         self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
-        """Return what all of them count."""
+        """Return the bytes that all files count."""
         return sum(upload.size for upload in list(self.files.values()))
 
     def add(self, client: str, path: Path) -> None:
-        """Note a file that a client brought; the oldest go of whoever has too much.
+        """Register a client's file, then delete its oldest files above its share.
 
-        That is the client itself beyond its share, and whoever has most where all are too much.
+        Above the total limit, the oldest files of the client with the most bytes are deleted.
         """
         with self._lock:
             self._add(client, path)
@@ -133,7 +133,7 @@ class Uploads:
         return len(own) > self.bounds.client_uploads or size > self.bounds.client_upload_bytes
 
     def _drop_oldest(self, client: str, keep: Path) -> bool:
-        """Take a client's oldest file from it; return whether it had one beside what it brings."""
+        """Remove a client's oldest file other than `keep`; return whether there was one."""
         own = [path for path in self._of(client) if path != keep]
         if not own:
             return False
@@ -151,19 +151,19 @@ class Uploads:
             path.parent.rmdir()
 
     def _forget_gone(self) -> None:
-        """Forget files that were read and deleted."""
+        """Remove the entries of files that were read and deleted."""
         for path in [path for path in self.files if not path.exists()]:
             self._delete(path)
 
     def _ours(self, path: Path) -> bool:
         return path.parent.parent == self.folder and path.is_file()
 
-    def sweep(self, named: Iterable[set[str]] = ()) -> None:
-        """Delete what is too old; named are Gradio's own lists of files, whose gone ones go."""
+    def sweep(self, listed: Iterable[set[str]] = ()) -> None:
+        """Delete expired files, and drop deleted ones from `listed`, Gradio's own sets of files."""
         with self._lock:
-            self._sweep(named)
+            self._sweep(listed)
 
-    def _sweep(self, named: Iterable[set[str]]) -> None:
+    def _sweep(self, listed: Iterable[set[str]]) -> None:
         now, old = time.time(), self._clock() - self.bounds.upload_seconds
         for path in [path for path, upload in self.files.items() if upload.since < old]:
             self._delete(path)
@@ -175,11 +175,11 @@ class Uploads:
             with suppress(OSError):
                 age = now - path.stat().st_mtime
                 if path.is_dir() and age > self.bounds.partial_seconds:
-                    path.rmdir()  # where it is empty
+                    path.rmdir()  # if it is empty
                 elif path != mark and path not in self.files and path.is_file():
-                    loose = path.parent == self.folder  # half an upload, or Gradio's empty twin
+                    loose = path.parent == self.folder  # incomplete, or Gradio's empty copy
                     most = self.bounds.partial_seconds if loose else self.bounds.upload_seconds
                     if age > most:
                         path.unlink()
-        for names in named:
+        for names in listed:
             names.difference_update([name for name in list(names) if not os.path.exists(name)])

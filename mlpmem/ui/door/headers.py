@@ -1,8 +1,8 @@
-"""What every answer says to a browser, and which sites' pages may post here.
+"""Security headers of every response, and the origin check of posts.
 
-The page has scripts and styles of its own in its head, and Gradio makes functions of the page's
-templates, so both need 'unsafe-inline' and 'unsafe-eval'. Nothing comes from elsewhere: a text that
-became markup could load nothing and send nothing away.
+The page's own scripts and styles are inline, and Gradio compiles templates to functions, so the
+policy needs 'unsafe-inline' and 'unsafe-eval'. All other origins are blocked: injected markup could
+neither load nor send anything.
 """
 
 import os
@@ -12,23 +12,23 @@ from urllib.parse import urlsplit
 from mlpmem.ui.door.routes import RefusedError
 
 LOCAL = ("localhost", "127.0.0.1", "0.0.0.0", "::1")
-SPACE = ("https://huggingface.co", "https://*.hf.space")  # a Space is framed by its host
+SPACE = ("https://huggingface.co", "https://*.hf.space")  # a Space is shown in its host's frame
 
 
 def friends(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the origins that may frame the page and post to it beside its own.
+    """Return the other origins that may frame the page and post to it.
 
-    MLPMEM_ORIGINS names them, with blanks between; in a Space they are its host's.
+    They are listed in MLPMEM_ORIGINS, separated by spaces; in a Space its host is added.
     """
-    named = environment.get("MLPMEM_ORIGINS", "").replace(",", " ").split()
-    return (*(SPACE if environment.get("SPACE_ID") else ()), *named)
+    listed = environment.get("MLPMEM_ORIGINS", "").replace(",", " ").split()
+    return (*(SPACE if environment.get("SPACE_ID") else ()), *listed)
 
 
 FRIENDS = friends(os.environ)
 
 
 def lines(friends: tuple[str, ...] = FRIENDS) -> list[tuple[bytes, bytes]]:
-    """Return the headers of every answer."""
+    """Return the headers of every response."""
     policy = {
         "default-src": "'self'",
         "script-src": "'self' 'unsafe-inline' 'unsafe-eval'",
@@ -43,34 +43,34 @@ def lines(friends: tuple[str, ...] = FRIENDS) -> list[tuple[bytes, bytes]]:
         "form-action": "'self'",
         "frame-ancestors": " ".join(("'self'", *friends)),
     }
-    said = {
-        "content-security-policy": "; ".join(f"{name} {what}" for name, what in policy.items()),
+    fields = {
+        "content-security-policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "x-content-type-options": "nosniff",
         "referrer-policy": "no-referrer",
     }
-    return [(name.encode(), what.encode()) for name, what in said.items()]
+    return [(name.encode(), value.encode()) for name, value in fields.items()]
 
 
 def check_origin(headers: Mapping[str, str], friends: tuple[str, ...] = FRIENDS) -> None:
-    """Raise RefusedError for a post that another site's page has its visitor's browser send.
+    """Raise RefusedError for a cross-site post.
 
-    Programs send no origin. Behind a proxy the page's own host is the one that the proxy names.
+    Programs send no origin. Behind a proxy, X-Forwarded-Host holds the page's own host.
     """
     origin = headers.get("origin")
     if origin is None:
         return
     host = _host(f"//{headers.get('x-forwarded-host', headers.get('host', '')).split(',')[0]}")
-    named = _host(origin)
-    if named and (named == host or (named in LOCAL and host in LOCAL)):
+    sender = _host(origin)
+    if sender and (sender == host or (sender in LOCAL and host in LOCAL)):
         return
     if not any(_is_of(origin, friend) for friend in friends):
         raise RefusedError(
-            403, "Another site's page asked this. Open the page itself, or ask from a program."
+            403, "Other sites may not post to this page. Open it directly, or use a program."
         )
 
 
 def _host(url: str) -> str:
-    """Return the host of an address, "" where it has none."""
+    """Return the host of a URL, "" if it has none."""
     try:
         return (urlsplit(url.strip()).hostname or "").lower()
     except ValueError:
@@ -78,7 +78,7 @@ def _host(url: str) -> str:
 
 
 def _is_of(origin: str, friend: str) -> bool:
-    """Return whether an origin is a friend, which may be "*", or begin its host with "*."."""
+    """Return whether an origin matches a friend, which may be "*" or "https://*.host"."""
     scheme, star, rest = friend.partition("*")
     if not star:
         return origin.rstrip("/") == friend.rstrip("/")

@@ -1,4 +1,4 @@
-"""`/health`: what a host asks of a page that it runs. Numbers, and nothing about anybody."""
+"""`/health` for the host: state and counts, with nothing about a visitor."""
 
 import json
 import shutil
@@ -11,23 +11,23 @@ import psutil
 
 from mlpmem.ui.door.bounds import Bounds
 
-KEPT = 1.0  # seconds that an answer counts
+KEPT = 1.0  # seconds that an answer is cached
 
 
 class Health:
-    """The state of the model, the queue, memory and disk."""
+    """Reports the state of model, queue, sessions, memory and disk."""
 
     def __init__(
         self, service: Any, folder: Path, bounds: Bounds,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        """Watch a service and the folder that uploads are in."""
+        """Report on a service and the folder of uploads."""
         self._service, self._folder, self._bounds, self._clock = service, folder, bounds, clock
         self._process = psutil.Process()
         self._last: tuple[float, int, bytes] | None = None
 
     def answer(self, queue: Any, sessions: Any, uploads: Any) -> tuple[int, bytes]:
-        """Return (status, JSON): 200 while the page serves, 503 where its model never will."""
+        """Return (status, JSON): 200, or 503 if the model could not be loaded."""
         now = self._clock()
         if self._last is None or now - self._last[0] > KEPT:
             self._last = (now, *self._measured(queue, sessions, uploads))
@@ -36,7 +36,7 @@ class Health:
     def _measured(self, queue: Any, sessions: Any, uploads: Any) -> tuple[int, bytes]:
         status, bounds = self._service.status, self._bounds
         failed = status.state == "error" and not status.ready
-        found = {
+        report = {
             "status": "failed" if failed else "ok",
             "model": {"state": status.state, "ready": status.ready, "complete": status.settled},
             "queue": {"waiting": len(queue.waiting()), "running": len(queue.running()),
@@ -48,4 +48,4 @@ class Health:
                      "most_bytes": bounds.upload_bytes,
                      "free_bytes": shutil.disk_usage(self._folder).free},
         }  # fmt: skip
-        return (503 if failed else 200), json.dumps(found).encode()
+        return (503 if failed else 200), json.dumps(report).encode()

@@ -1,7 +1,7 @@
-"""What is the same for everybody, rendered once: `/`, `/config` and `/info`.
+"""`/`, `/config` and `/info`, which are the same for all visitors, rendered once.
 
-Gradio renders half a megabyte for every GET, and writes the address into it that the request was
-sent to. Here it is rendered for a stand-in, whose address is then replaced.
+Gradio renders half a megabyte for every GET, with the request's address in it. Here each page is
+rendered for the address STAND_IN, which is then replaced.
 """
 
 import re
@@ -16,23 +16,23 @@ from mlpmem.ui.door.routes import API, RefusedError
 STAND_IN = b"http://page.invalid"
 ROOT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]{0,255})?")
 PATHS = {"page": "/", "config": "/config", "info": f"{API}/info"}
-KEPT = 16  # of pages with an address in them
+KEPT = 16  # cached pages, each for one address
 
 
 class Pages:
-    """The pages that were rendered, and those with an address in them that were asked for last."""
+    """The rendered pages, and the last KEPT copies for an address."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start with none."""
         self._rendered: dict[str, tuple[bytes, bytes]] = {}
         self._addressed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
 
     async def answer(self, app: Any, scope: dict, send: Any, name: str) -> None:
-        """Answer a request of a page; app renders it the first time."""
+        """Send a page; app renders it the first time."""
         path = PATHS[name]
         root = get_root_url(Request(scope), path, scope["app"].root_path or scope.get("root_path"))
         if not ROOT.fullmatch(root):
-            raise RefusedError(400, "The request names an odd host. Open the page by its address.")
+            raise RefusedError(400, "The request's host is not valid. Use the page's address.")
         if name not in self._rendered:
             self._rendered[name] = await _render(app, scope, path)
         kind, page = self._rendered[name]
@@ -50,10 +50,10 @@ class Pages:
 
 
 async def _render(app: Any, scope: dict, path: str) -> tuple[bytes, bytes]:
-    """Return (content type, body) that app answers a plain GET of the stand-in with."""
+    """Return (content type, body) of app's response to a GET at STAND_IN."""
     parts: list[bytes] = []
     start: dict = {}
-    asked = {
+    request = {
         **scope, "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"",
         "scheme": "http", "headers": [(b"host", b"page.invalid")],
     }  # fmt: skip
@@ -65,7 +65,7 @@ async def _render(app: Any, scope: dict, path: str) -> tuple[bytes, bytes]:
         start.update(message if message["type"] == "http.response.start" else {})
         parts.append(message.get("body", b""))
 
-    await app(asked, receive, send)
+    await app(request, receive, send)
     if start["status"] != 200:
-        raise RefusedError(503, "The page is not there yet. Try again in a moment.")
+        raise RefusedError(503, "The page is not ready yet. Try again in a moment.")
     return dict(start["headers"])[b"content-type"], b"".join(parts)

@@ -1,4 +1,4 @@
-"""Which routes exist: those the page uses, those its programs use, and no other of Gradio's."""
+"""The allowlist of routes: those that the page and its programs use, no others of Gradio's."""
 
 import re
 from collections.abc import Mapping
@@ -10,33 +10,33 @@ API = "/gradio_api"
 
 
 class RefusedError(Exception):
-    """Raised for a request that is not let in: an HTTP status, and a sentence for whoever asks."""
+    """Raised for a request that is refused, with an HTTP status and a sentence for the client."""
 
     def __init__(self, status: int, sentence: str) -> None:
-        """Keep both."""
+        """Store both."""
         super().__init__(sentence)
         self.status, self.sentence = status, sentence
 
 
 @dataclass(frozen=True)
 class Route:
-    """A kind of request."""
+    """One kind of request."""
 
     name: str
     methods: tuple[str, ...]
     pattern: str  # of the whole path
-    body: str = ""  # the field of Bounds that bounds its body, "" where it has none
-    file: bool = False  # one of Gradio's own files: cheap, and many at once
+    body: str = ""  # the field of Bounds that limits its body, "" without one
+    file: bool = False  # one of Gradio's own files: cheap, and a page loads many at once
 
     def match(self, path: str) -> Mapping[str, str] | None:
-        """Return what the path names, None where it is another route's."""
-        found = re.fullmatch(self.pattern, path)
-        return found.groupdict() if found else None
+        """Return the named parts of a path, None if it belongs to another route."""
+        match = re.fullmatch(self.pattern, path)
+        return match.groupdict() if match else None
 
 
 GET, POST = ("GET", "HEAD"), ("POST",)
-# The page's own are marked; the others are gradio_client's, curl's (About names them), Gradio's
-# question to itself as it starts, and a host's.
+# "the page" marks its own routes; gradio_client, curl (see About), Gradio's start-up check and a
+# host use the others.
 ROUTES = (
     Route("page", GET, "/"),  # the page
     Route("file", GET, r"/(assets|static)/[\w./+@ -]{1,200}", file=True),  # the page
@@ -59,13 +59,13 @@ ROUTES = (
 
 
 def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
-    """Return the route of a request and what its path names; RefusedError(404 or 405) for none."""
-    there = False
+    """Return a request's route and the named parts of its path; else RefusedError(404 or 405)."""
+    known = False
     for route in ROUTES:
         named = route.match(path)
         if named is not None and method in route.methods:
             return route, named
-        there = there or named is not None
-    if there:
-        raise RefusedError(405, f"{method[:20]} is not answered here.")
-    raise RefusedError(404, "There is nothing here. The page is at /, its endpoints in About.")
+        known = known or named is not None
+    if known:
+        raise RefusedError(405, f"The method {method[:20]} is not allowed here.")
+    raise RefusedError(404, "Not found. The page is at /; its About tab lists the endpoints.")

@@ -1,8 +1,8 @@
-"""What is kept of visitors by session: bounded by client, closed ones first, light.
+"""Session states, bounded per client; closed sessions are evicted first.
 
-Gradio keeps the last sessions of all, whoever they are of, so that one client's erase everybody's.
-It also keeps the last value of every component of a session, for links that this page does not
-have: 30 ms and 0.4 MB a session, which are not spent here.
+Gradio keeps the most recent sessions of all clients, so one client can evict everyone else's. It
+also stores the last value of every component for links that this page does not have: 30 ms and
+0.4 MB per session, which are saved here.
 """
 
 import time
@@ -18,11 +18,11 @@ from gradio.state_holder import SessionState, StateHolder
 from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.routes import RefusedError
 
-IDLE = 3600.0  # seconds after its last request that a closed session is kept at most
+IDLE = 3600.0  # seconds after its last request until a closed session is deleted
 
 
 class Unkept(dict):
-    """A mapping that has everything and keeps nothing."""
+    """A mapping that contains every key and stores nothing."""
 
     def __contains__(self, key: object) -> bool:
         return True
@@ -38,7 +38,7 @@ class LightState(SessionState):
     """A session's state without a copy of every component's last value."""
 
     def __init__(self, blocks: Any) -> None:
-        """Begin without values."""
+        """Start without values."""
         self.blocks_config = copy(blocks.default_config)
         self.config_values = Unkept()
         self.state_data: dict[int, Any] = {}
@@ -49,7 +49,7 @@ class LightState(SessionState):
 
 @dataclass
 class Visit:
-    """Whose a session is, how many of its requests are open, when it was last heard of."""
+    """A session's client, its count of open streams, and the time of its last request."""
 
     client: str
     open: int
@@ -57,30 +57,30 @@ class Visit:
 
 
 class Sessions(StateHolder):
-    """The states of sessions, and whose they are."""
+    """The states of sessions, and their clients."""
 
     def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin empty."""
+        """Start empty."""
         super().__init__()
         self.bounds, self._clock = bounds, clock
-        self.visits: OrderedDict[str, Visit] = OrderedDict()  # the one used last comes last
+        self.visits: OrderedDict[str, Visit] = OrderedDict()  # least recently used first
 
     def set_blocks(self, blocks: Any) -> None:
-        """Keep the states of a page, as many as the door lets in."""
+        """Store the states of a page, with room for all admitted sessions."""
         super().set_blocks(blocks)
-        self.capacity = 2 * self.bounds.all_sessions  # a program's call has one while it runs
+        self.capacity = 2 * self.bounds.all_sessions  # a program's call has a state while it runs
 
     def __getitem__(self, session_id: str) -> SessionState:
-        """Return a session's state, made where there is none."""
+        """Return a session's state, creating it if needed."""
         if session_id not in self.session_data:
             self.session_data[session_id] = LightState(self.blocks)
         return super().__getitem__(session_id)
 
     def admit(self, session: str, client: str) -> None:
-        """Note a request of a session; a client beyond its share loses its oldest closed one.
+        """Admit a session's request; a client above its share loses its oldest closed session.
 
-        RefusedError(429) where all its sessions are open. Where all of everybody's places are
-        taken, whoever has most sessions loses a closed one.
+        RefusedError(429) if all its sessions are open. Above the total limit, the client with the
+        most sessions loses a closed one.
         """
         if session in self.visits:
             visit = self.visits[session]
@@ -92,31 +92,31 @@ class Sessions(StateHolder):
             closed = [name for name in own if not self.visits[name].open]
             if not closed:
                 raise RefusedError(
-                    429, f"{len(own)} pages of yours are open here. Close one, then reload this."
+                    429, f"You have {len(own)} pages open here already. Close one, then reload."
                 )
             self.forget(closed[0])
         while len(self.visits) >= self.bounds.all_sessions:
-            if (name := self._least()) is None:
+            if (name := self._evictable()) is None:
                 raise RefusedError(503, "The page has too many visitors now. Try again soon.")
             self.forget(name)
         self.visits[session] = Visit(client, 0, self._clock())
 
-    def _least(self) -> str | None:
-        """Return the oldest closed session of whoever has most, None where all are open."""
-        number: dict[str, int] = {}
+    def _evictable(self) -> str | None:
+        """Return the oldest closed session of the client with the most, None if all are open."""
+        count: dict[str, int] = {}
         for visit in self.visits.values():
-            number[visit.client] = number.get(visit.client, 0) + 1
+            count[visit.client] = count.get(visit.client, 0) + 1
         closed = [name for name, visit in self.visits.items() if not visit.open]
-        return max(closed, key=lambda name: number[self.visits[name].client], default=None)
+        return max(closed, key=lambda name: count[self.visits[name].client], default=None)
 
     def opened(self, session: str, change: int) -> None:
-        """Note that a stream of a session opens (1) or closes (-1)."""
+        """Register that a stream of a session opened (1) or closed (-1)."""
         if session in self.visits:
             visit = self.visits[session]
             visit.open, visit.last = visit.open + change, self._clock()
 
     def forget(self, session: str) -> None:
-        """Forget a session, and what its state names elsewhere."""
+        """Delete a session; its state's delete callbacks run."""
         self.visits.pop(session, None)
         with suppress(KeyError):
             self.delete_state(session)
@@ -124,7 +124,7 @@ class Sessions(StateHolder):
         self.time_last_used.pop(session, None)
 
     def sweep(self) -> None:
-        """Forget what has been closed and quiet for long."""
+        """Delete closed sessions without a request for IDLE seconds."""
         until = self._clock() - IDLE
         for name, visit in list(self.visits.items()):
             if not visit.open and visit.last < until:

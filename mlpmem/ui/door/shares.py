@@ -1,10 +1,9 @@
-"""Who a client is, and its share of what everybody shares: requests a second, at once, and bytes.
+"""Who a client is, and its limits: requests per second, requests at the same time, and bytes.
 
-A client is an address; of IPv6 its network of 64 bits, which is what one household has. Behind a
-proxy everybody has the proxy's address: told to trust it (`--trust-proxy`), the address that its
-X-Forwarded-For names counts. A browser can write into that header too, but only to the left of what
-the proxies add: with MLPMEM_PROXIES=N the N-th from the right counts, otherwise the rightmost that
-is not of a private network.
+A client is an IPv4 address, or an IPv6 network of 64 bits, which is what one household has. Behind
+a proxy all visitors have the proxy's address; with `--trust-proxy` X-Forwarded-For names the
+client. A browser can forge that header, but only to the left of what the proxies add. With
+MLPMEM_PROXIES=N the N-th address from the right is used, otherwise the rightmost public one.
 """
 
 import asyncio
@@ -19,9 +18,9 @@ from typing import Any
 from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.routes import RefusedError, Route
 
-KEY = "mlpmem.client"  # of a request's scope
-MOST_CLIENTS = 10_000  # that a rate is remembered of
-FILES = 10  # times the rate: Gradio's own files, of which a page loads seventy
+KEY = "mlpmem.client"  # key of a request's scope
+MOST_CLIENTS = 10_000  # with a stored request rate
+FILES = 10  # times the rate for Gradio's own files, of which a page loads seventy
 INNER = tuple(
     map(
         ipaddress.ip_network,
@@ -32,8 +31,8 @@ INNER = tuple(
 
 
 def client_of(request: Any) -> str:
-    """Return the client of a request that came through the door, "" for any other."""
-    inner = getattr(request, "request", request)  # of gradio's own Request
+    """Return the client that the door stored in a request, "" for any other object."""
+    inner = getattr(request, "request", request)  # gradio's Request wraps starlette's
     scope = getattr(inner, "scope", None)
     return str(scope.get(KEY, "")) if isinstance(scope, Mapping) else ""
 
@@ -43,59 +42,59 @@ def address(scope: Mapping[str, Any], trusted: bool, proxies: int = 0) -> str:
     peer = (scope.get("client") or ("",))[0]
     if trusted:
         texts = [v.decode("latin-1") for n, v in scope["headers"] if n == b"x-forwarded-for"]
-        named = [part.strip() for part in ",".join(texts).split(",")]
-        if chosen := _chosen([part for part in named if _parsed(part) is not None], proxies):
+        parts = [part.strip() for part in ",".join(texts).split(",")]
+        if chosen := _chosen([part for part in parts if _parsed(part) is not None], proxies):
             return _key(chosen)
     return _key(peer)
 
 
-def _chosen(named: list[str], proxies: int) -> str:
-    """Return the address that counts of those that a header names, "" without any."""
+def _chosen(addresses: list[str], proxies: int) -> str:
+    """Return the client's address among those of a header, "" without any."""
     if proxies:
-        return named[-proxies] if len(named) >= proxies else ""
-    outer = [a for a in named if not any(_parsed(a) in network for network in INNER)]
-    return (outer or named or [""])[-1]
+        return addresses[-proxies] if len(addresses) >= proxies else ""
+    outer = [a for a in addresses if not any(_parsed(a) in network for network in INNER)]
+    return (outer or addresses or [""])[-1]
 
 
 def _parsed(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return an address, None where the text is none; a port after it is left out."""
+    """Return the address in a text, without its port, or None."""
     text = text.strip("[]") if text.count(":") > 1 else text.partition(":")[0]
     try:
-        found = ipaddress.ip_address(text[:64])
+        parsed = ipaddress.ip_address(text[:64])
     except ValueError:
         return None
-    return getattr(found, "ipv4_mapped", None) or found
+    return getattr(parsed, "ipv4_mapped", None) or parsed
 
 
 def _key(text: str) -> str:
-    found = _parsed(text)
-    if isinstance(found, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((found, 64), strict=False))
-    return str(found or text[:64])
+    parsed = _parsed(text)
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return str(ipaddress.ip_network((parsed, 64), strict=False))
+    return str(parsed or text[:64])
 
 
-def told_to_trust(environment: Mapping[str, str]) -> bool:
-    """Return whether a proxy's header is trusted: by MLPMEM_TRUST_PROXY, or in a Space.
+def trusts_proxy(environment: Mapping[str, str]) -> bool:
+    """Return whether X-Forwarded-For is trusted: by MLPMEM_TRUST_PROXY, or in a Space.
 
-    A Space is reached through its host's proxy and in no other way.
+    A Space can be reached through its host's proxy only.
     """
-    said = environment.get("MLPMEM_TRUST_PROXY", "").strip().lower()
-    return said not in ("0", "false", "no") if said else bool(environment.get("SPACE_ID"))
+    setting = environment.get("MLPMEM_TRUST_PROXY", "").strip().lower()
+    return setting not in ("0", "false", "no") if setting else bool(environment.get("SPACE_ID"))
 
 
 def proxies(environment: Mapping[str, str]) -> int:
-    """Return MLPMEM_PROXIES, 0 where it is not a number."""
-    said = environment.get("MLPMEM_PROXIES", "").strip()
-    return int(said) if said.isdecimal() else 0
+    """Return MLPMEM_PROXIES, 0 if it is not a number."""
+    setting = environment.get("MLPMEM_PROXIES", "").strip()
+    return int(setting) if setting.isdecimal() else 0
 
 
 class Shares:
-    """What every client uses at present."""
+    """The present use of every client."""
 
     def __init__(self, bounds: Bounds, clock: Callable[[], float] = time.monotonic) -> None:
-        """Begin with nobody."""
+        """Start with no clients."""
         self.bounds, self._clock = bounds, clock
-        self.trusted, self.proxies = told_to_trust(os.environ), proxies(os.environ)
+        self.trusted, self.proxies = trusts_proxy(os.environ), proxies(os.environ)
         self.open: Counter[str] = Counter()
         self.held: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Semaphore] = {}
@@ -107,9 +106,9 @@ class Shares:
         return address(scope, self.trusted, self.proxies)
 
     def count(self, client: str, route: Route) -> None:
-        """Count a request; RefusedError(429) where there are more a second than a client's share.
+        """Count a request; RefusedError(429) above the client's rate.
 
-        A bucket of tokens: it holds two seconds' worth, and fills as time goes by.
+        A token bucket that holds two seconds' worth of requests.
         """
         rate = self.bounds.rate * (FILES if route.file else 1)
         now, key = self._clock(), (client, route.file)
@@ -120,15 +119,15 @@ class Shares:
             self._rates.popitem(last=False)
         if left < 1:
             raise RefusedError(
-                429, f"That is more than {rate:g} requests a second. Wait a moment, then go on."
+                429, f"At most {rate:g} requests per second are allowed. Try again in a moment."
             )
 
     @contextmanager
     def opened(self, client: str) -> Iterator[None]:
-        """Count a request while it is answered; RefusedError(429) beyond a client's share."""
+        """Count a request while it is answered; RefusedError(429) above the client's share."""
         if self.open[client] >= self.bounds.open:
             raise RefusedError(
-                429, f"{self.bounds.open} requests of yours are open. Close a tab, then go on."
+                429, f"You have {self.bounds.open} open requests. Close a tab, then try again."
             )
         if self.open.total() >= self.bounds.all_open:
             raise RefusedError(503, "The page has too many visitors now. Try again soon.")
@@ -137,23 +136,23 @@ class Shares:
 
     @contextmanager
     def holding(self, client: str, size: int) -> Iterator[None]:
-        """Count a body while it is read and answered; RefusedError(429) beyond a share.
+        """Count a body while it is read and answered; RefusedError(429) above the client's share.
 
-        Small ones are let in when large ones fill the room.
+        The total limit holds for large bodies only.
         """
         if self.held[client] + size > self.bounds.held_bytes:
-            raise RefusedError(429, "Your last requests are still being read. Wait, then go on.")
+            raise RefusedError(429, "Your last requests are still being read. Try again soon.")
         small = size <= self.bounds.small_body
         if not small and self.held.total() + size > self.bounds.all_held_bytes:
-            raise RefusedError(503, "There is no room for a large request now. Try again soon.")
+            raise RefusedError(503, "The page cannot take a large request now. Try again soon.")
         with _counted(self.held, client, size):
             yield
 
     @asynccontextmanager
     async def turn(self, client: str) -> AsyncIterator[None]:
-        """Wait until few enough of a client's posts are worked on.
+        """Wait until fewer than `at_once` of a client's posts are processed.
 
-        Gradio has forty threads for everybody; one client's posts could take them all.
+        Gradio has forty threads for all clients; one client's posts could take them all.
         """
         turns = self._turns.setdefault(client, asyncio.Semaphore(self.bounds.at_once))
         try:
@@ -167,7 +166,7 @@ class Shares:
 
 @contextmanager
 def _counted(counter: Counter, key: str, number: int) -> Iterator[None]:
-    """Add to a counter for a while; what has come to nothing is forgotten."""
+    """Add to a counter within the context; an entry of 0 is deleted."""
     counter[key] += number
     try:
         yield

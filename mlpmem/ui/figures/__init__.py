@@ -1,4 +1,5 @@
-"""Plotly figures, imported only when one is drawn: summary of a bundle, studies of the questions.
+"""Plotly figures: summary of a bundle's results, studies of reviewers' questions.
 
-It imports `results` and no other room of the page. Open summary.py first.
+Plotly is imported when a figure is drawn. The room imports `results` and no other room of the page.
+Open summary.py first.
 """

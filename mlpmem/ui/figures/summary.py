@@ -1,4 +1,4 @@
-"""Plotly figures of what a bundle measured. Plotly is imported when the Results tab is opened."""
+"""Plotly figures of a bundle's results. Plotly is imported when the Results tab is opened."""
 
 import html
 import math
@@ -8,37 +8,38 @@ from typing import Any
 
 COLOURS = {"lm": "#5b7fa6", "knn": "#e08a1e", "memory": "#9a63cf", "tuned": "#868e96"}
 SYMBOLS = {"lm": "circle", "knn": "diamond", "memory": "star", "tuned": "triangle-down"}
-ROUTED = {"auto": "memory", "auto_knn": "knn"}  # systems under a router's lambda, by name
+ROUTED = {"auto": "memory", "auto_knn": "knn"}  # system with a router -> its source
 DASHES = {"memory": "solid", "knn": "dash"}
-NEAR = 5  # points of A2: labels of one line each would touch
-REFIT = "MLPMEM.mountFigures(element);"  # of what stands above figures
+NEAR = 5  # per cent of A2: labels closer than this overlap
+REFIT = "MLPMEM.mountFigures(element);"  # script of the markup above figures
 
 
 def outputs(figures: list[Any]) -> Any:
-    """Return figures as a listener must: one alone is no list to Gradio."""
+    """Return figures as a Gradio listener's output: a single one is not a list."""
     return figures if len(figures) > 1 else figures[0]
 
 
 def percent(value: float | None) -> float | None:
-    """Return a share as per cent, None for none."""
+    """Return a fraction in per cent, None for None."""
     return None if value is None else 100.0 * value
 
 
 def plain(name: str) -> str:
-    """Return a name that Plotly shows as it is: it reads HTML, but knows few entities."""
+    """Return a name escaped for Plotly, which parses HTML but knows few entities."""
     return html.escape(name, quote=False)
 
 
 def kind_of(name: str) -> str:
-    """Return the source whose colour a system bears; anything fine-tuned is "tuned"."""
+    """Return the source whose colour a system has, "tuned" for fine-tuned ones."""
     own = {"lm": "lm", **ROUTED}.get(name, "tuned")
     return next((s for s in ("memory", "knn") if name.startswith(s)), own)
 
 
 def headline_points(results: dict) -> list[dict]:
-    """Return one point a system: name, label, kind, learned (B, new wordings), kept (A2).
+    """Return one point per system: name, label, kind, learned (B, new wordings), kept (A2).
 
-    "label" is short, "full" has learning rates, "said" is the system's own word; in per cent.
+    Accuracies are in per cent. "label" is short, "full" includes learning rates, "said" is the
+    label in the results.
     """
     points = []
     for row in results.get("systems") or []:
@@ -48,26 +49,26 @@ def headline_points(results: dict) -> list[dict]:
     for row in results.get("forgetting") or []:
         learned, kept = percent(row.get("B_test")), percent(row.get("A2_test"))
         points.append((f"tuned {row.get('name', '')}", row.get("label"), learned, kept))
-    there = [
-        (n, str(said or n), _label(n, str(said or n)), b, a)
-        for n, said, b, a in points
+    complete = [
+        (n, str(label or n), _label(n, str(label or n)), b, a)
+        for n, label, b, a in points
         if b is not None and a is not None
     ]
-    short = [re.sub(r", lr [^,]+|^with (?=LoRA)", "", full) for _, _, full, _, _ in there]
+    short = [re.sub(r", lr [^,]+|^with (?=LoRA)", "", full) for _, _, full, _, _ in complete]
     return [
         {"name": n, "label": brief if short.count(brief) == 1 else full, "full": full,
-         "said": said, "kind": kind_of(n), "learned": b, "kept": a}
-        for brief, (n, said, full, b, a) in zip(short, there, strict=True)
+         "said": label, "kind": kind_of(n), "learned": b, "kept": a}
+        for brief, (n, label, full, b, a) in zip(short, complete, strict=True)
     ]  # fmt: skip
 
 
 def headline(results: dict) -> Any:
-    """Return the figure of learning against forgetting, or None without the numbers."""
+    """Return the figure of learning against forgetting, None without numbers."""
     points = headline_points(results)
     if not points:
         return None
     routed = {ROUTED[p["name"]] for p in points if p["name"] in ROUTED}
-    points = [p for p in points if p["name"] not in routed]  # at one lambda they lie close by
+    points = [p for p in points if p["name"] not in routed]  # the fixed lambda's point is close by
     figure = empty("learned: accuracy on B, new wordings (%)", "kept: accuracy on A2 (%)", 430)
     for kind in ("tuned", "lm", "knn", "memory"):
         chosen = [p for p in points if p["kind"] == kind]
@@ -86,9 +87,9 @@ def headline(results: dict) -> Any:
 
 
 def _side(point: dict, points: list[dict]) -> str:
-    """Return the side on which a point's label is free of the frame and of its neighbours.
+    """Return the side on which a point's label overlaps neither the frame nor another label.
 
-    On a phone labels from the left and from the right meet: where they are as high, one goes up.
+    On a phone, labels from the left and from the right meet; at equal height one is moved up.
     """
     if point["kind"] == "memory":
         return "top center"
@@ -102,35 +103,35 @@ def _side(point: dict, points: list[dict]) -> str:
 
 
 def _label(name: str, label: str) -> str:
-    """Return a short label; what every system shares need not be said at every point."""
+    """Return a short label, without words that all systems share."""
     brief = label.removeprefix("decoder ").removesuffix(", lambda by token")
     return "decoder alone" if name == "lm" else brief
 
 
 def curve_points(results: dict, keys: dict[str, str]) -> list[dict]:
-    """Return the curves against lambda that were measured: source, place among keys, name, x, y.
+    """Return the measured curves against lambda: source, place among keys, name, x, y.
 
     keys maps a field to its name.
     """
     table = results.get("lambda_curves") or {}
-    found = []
+    measured = []
     for source in ("memory", "knn"):
         row = table.get(source) or {}
         for place, (key, label) in enumerate(keys.items()):
             if row.get("lmbdas") and row.get(key):
                 name = f"{'memory' if source == 'memory' else 'datastore'}, {label}"
-                found.append({"source": source, "place": place, "name": name, "x": row["lmbdas"],
-                              "y": row[key]})  # fmt: skip
-    return found
+                measured.append({"source": source, "place": place, "name": name, "x": row["lmbdas"],
+                                 "y": row[key]})  # fmt: skip
+    return measured
 
 
 def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -> Any:
-    """Return a figure of the curves, or None without any; what is not log is in per cent."""
-    found = curve_points(results, keys)
-    if not found:
+    """Return a figure of the curves, None without any; linear ones are in per cent."""
+    measured = curve_points(results, keys)
+    if not measured:
         return None
     figure = empty("λ", title, 340)
-    for one in found:
+    for one in measured:
         source, main = one["source"], one["place"] == 0
         figure.add_scatter(
             x=one["x"], y=one["y"] if log else [percent(v) for v in one["y"]], name=one["name"],
@@ -147,7 +148,7 @@ def curves(results: dict, keys: dict[str, str], title: str, log: bool = False) -
 
 
 def _span(figure: Any) -> list[float]:
-    """Return the log10 range of a figure's curves, without what shoots up far beyond lambda 0."""
+    """Return the log10 range of a figure's curves, up to 4 times the largest value at lambda 0."""
     values = [v for curve in figure.data for v in curve.y if v]
     top = min(max(values), 4 * max(curve.y[0] for curve in figure.data))
     return [math.log10(0.85 * min(values)), math.log10(1.15 * top)]
@@ -179,7 +180,7 @@ def cost(results: dict, parts: Sequence[tuple[str, str, str]], title: str, scale
 
 
 def empty(x: str, y: str, height: int) -> Any:
-    """Return an empty figure whose axes say x and y, height pixels high, clear of any theme."""
+    """Return an empty figure with axis titles x and y, height in pixels, without a theme."""
     import plotly.graph_objects as go
 
     figure = go.Figure()
@@ -196,5 +197,5 @@ def empty(x: str, y: str, height: int) -> Any:
 
 
 def _title(text: str) -> dict[str, Any]:
-    """Return an axis title of the size of the rest."""
+    """Return an axis title in the size of the other texts."""
     return {"text": text, "font": {"size": 13}}

@@ -1,6 +1,5 @@
-"""The tabs: compare, inspect, chat, corpus, results and about, a file each.
+"""The tabs: compare, inspect, chat, corpus, results and about, one file per tab.
 
-`build` lays out one tab and says what its buttons do.
-
-It may import every other room of the page but page.py. Open compare.py first.
+Each `build` lays out one tab and connects its events. It may import every other room of the page
+but page.py. Open compare.py first.
 """

@@ -1,4 +1,4 @@
-"""The About tab: what this is, the formula, the groups, the limits, the licence."""
+"""The About tab: purpose, formula, groups of entities, limits, licence."""
 
 import html
 from pathlib import Path
@@ -13,7 +13,7 @@ TEXT = Path(__file__).parents[1] / "static" / "about.html"
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab."""
+    """Lay out the tab."""
     credits = "".join(f"<li>{html.escape(line)}</li>" for line in shared.recorded.attributions)
     text = words.fitted(TEXT.read_text("utf-8"), shared.recorded).replace(
         "<!-- attributions -->", credits

@@ -1,4 +1,4 @@
-"""The Chat tab: questions in turns, one system answers, its last answer token by token."""
+"""The Chat tab: one system answers in turns; the last answer is shown token by token."""
 
 import threading
 from collections.abc import Collection, Iterator
@@ -19,18 +19,18 @@ MAX_NEW_TOKENS = 48
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab and wire it; the turns stay in the visitor's session."""
+    """Lay out the tab and connect its events; the turns are stored in the visitor's session."""
     turns = gr.State([], time_to_live=3600)
-    said = words(shared.recorded)
-    components.static(f'<p class="panel-note">{said.chat_note}</p>')
+    texts = words(shared.recorded)
+    components.static(f'<p class="panel-note">{texts.chat_note}</p>')
     source = gr.Radio(
         SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
         show_label=False,
     )  # fmt: skip
-    log = components.chat_log(said.chat_hint, elem_id="chat-log")
+    log = components.chat_log(texts.chat_hint, elem_id="chat-log")
     with gr.Row(elem_classes="ask-row"):
         question = gr.Textbox(
-            "", lines=1, max_lines=4, placeholder=said.question, label="Question",
+            "", lines=1, max_lines=4, placeholder=texts.question, label="Question",
             show_label=False, container=False, scale=1, elem_id="chat-input",
         )  # fmt: skip
         send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
@@ -49,24 +49,24 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 
 
 def _chooser(shared: Shared):
-    """Return what puts the best source there is in place of one that cannot answer.
+    """Return the handler that replaces a source without an answer by the best available one.
 
-    Nobody but a visitor chooses a datastore that is still being built, so that stays.
+    A datastore that is still being built stays, because only a visitor can have chosen it.
     """
 
     def choose(source: Any, choice: Any) -> Any:
         status = shared.service.status
         if not status.ready or (source == "knn" and not status.settled):
             return gr.skip()
-        there = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
-        return gr.skip() if source in there else best(there)
+        available = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
+        return gr.skip() if source in available else best(available)
 
     return choose
 
 
-def best(there: Collection[str]) -> str:
-    """Return the source to ask where none was chosen."""
-    return next((source for source in ("memory", "knn") if source in there), "lm")
+def best(available: Collection[str]) -> str:
+    """Return the default source."""
+    return next((source for source in ("memory", "knn") if source in available), "lm")
 
 
 def _clear() -> tuple:
@@ -75,7 +75,7 @@ def _clear() -> tuple:
 
 
 def _asker(shared: Shared):
-    """Return the generator behind Send."""
+    """Return the handler of Send."""
 
     def ask(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
@@ -88,7 +88,7 @@ def _asker(shared: Shared):
 
 
 def _retrier(shared: Shared):
-    """Return the generator behind Retry: the last question again, at the present choices."""
+    """Return the handler of Retry: the last question again, with the present source and lambda."""
 
     def retry(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
@@ -102,17 +102,17 @@ def _retrier(shared: Shared):
 
 
 def new_turn(question: str, system: Any, lmbda: float | str | None) -> dict:
-    """Return a turn that waits for its answer; "firsts" will be its likeliest first tokens."""
+    """Return a turn without an answer; "firsts" will have its likeliest first tokens."""
     return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
             "firsts": [], "done": False}  # fmt: skip
 
 
 def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
-    """Return the turn to be answered again.
+    """Return the turn for another answer.
 
-    A first answer takes the likeliest token everywhere, so the same question, system and lambda
-    would only repeat it: try n begins with the n-th likeliest token, and after the last with the
-    likeliest again. A try that was stopped is made up for.
+    Decoding is greedy, so the same question, system and lambda would repeat the answer. Try n
+    therefore begins with the n-th likeliest token, and after the last with the likeliest again. A
+    stopped try is repeated.
     """
     fresh = new_turn(turn["question"], system, lmbda)
     if (turn["system"], turn["lmbda"]) != (system, lmbda) or not turn["firsts"]:
@@ -122,7 +122,7 @@ def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
 
 
 def firsts_of(trace: dict) -> list[list]:
-    """Return [id, text] of the candidates for an answer's first token, but not of its end."""
+    """Return [id, text] of the candidates for an answer's first token, without the end token."""
     end = trace["steps"][-1]["id"] if trace["finish"] == "eos" else None
     return [row[:2] for row in trace["steps"][0]["cand"] if row[0] != end]
 
@@ -175,13 +175,13 @@ def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> I
 
 
 def _check_system(model: Any, system: Any) -> None:
-    """Raise MlpMemError with the next step unless the model has the system."""
+    """Raise MlpMemError unless the model has the system."""
     if system in model.systems:
         return
     if system == "knn":
         raise inputs.MlpMemError(
-            "The datastore is not there yet. Choose the decoder or the memory, or wait for it."
+            "The datastore is not ready yet. Choose the decoder or the memory, or wait."
         )
     if system == "memory":
-        raise inputs.MlpMemError("There is no memory to ask. Choose the decoder or the datastore.")
-    raise inputs.MlpMemError(f"{system!r} cannot answer here. Choose one of the listed sources.")
+        raise inputs.MlpMemError("This model has no memory. Choose the decoder or the datastore.")
+    raise inputs.MlpMemError(f"Unknown source {system!r}. Choose one of the listed sources.")

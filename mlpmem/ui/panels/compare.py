@@ -1,8 +1,6 @@
-"""The Compare tab: one prompt, one batch, a column for each system.
+"""The Compare tab: one prompt, one column per system, and the requests of a column's own buttons.
 
-What a column of the Compare tab may be asked for: its text at every lambda, another way on.
-
-The page sends what its trace says of itself; everything is checked here before the model runs.
+A column can be scrubbed (its text at every lambda) and branched (another continuation).
 """
 
 import threading
@@ -23,7 +21,7 @@ from mlpmem.ui.request import columns, inputs, stream
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab and wire it."""
+    """Lay out the tab and connect its events."""
     first = shared.recorded.first()
     with gr.Row(elem_classes="ask-row"):
         prompt = gr.Textbox(
@@ -58,26 +56,26 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 
 
 def _shown(shared: Shared, comparison: dict | None) -> dict | None:
-    """Return the value that shows a recording, None without one."""
+    """Return the view's value for a recording, None without one."""
     known = shared.recorded.known(comparison["prompt"]) if comparison else {}
     return stream.recorded(comparison, known)
 
 
 def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
-    """Return, of a column, the shares of new and of known facts that it was measured to get right:
-    at its own one lambda ("own"), and where a router chooses it ("auto").
+    """Return {column: {"own" or "auto": [accuracy on new facts, accuracy on known facts]}}.
 
-    A tuned decoder is known by the label of its measurement.
+    "own" is at the column's fixed lambda, "auto" with a router. A tuned decoder is found by its
+    label.
     """
     columns = {label: name for name, label in shared.service.extras.labels().items()}
-    found: dict[str, dict[str, list[float]]] = {}
+    records: dict[str, dict[str, list[float]]] = {}
     for p in headline_points(shared.recorded.results or {}):
         name = p["name"] if p["kind"] != "tuned" else columns.get(p["said"])
         if name:
             kind = "auto" if name in ROUTED else "own"
-            row = found.setdefault(ROUTED.get(name, name), {})
+            row = records.setdefault(ROUTED.get(name, name), {})
             row[kind] = [p["learned"] / 100, p["kept"] / 100]
-    return found
+    return records
 
 
 def _options(shared: Shared) -> list[gr.components.Component]:
@@ -95,25 +93,25 @@ def _options(shared: Shared) -> list[gr.components.Component]:
             gr.Number(0.0, label="Min-p", step=0.05),
             gr.Number(1.0, label="Repetition penalty", step=0.05),
             gr.Checkbox(
-                False, label="Read control tokens, such as </s>, in the prompt", elem_id="special"
+                False, label="Parse control tokens, such as </s>, in the prompt", elem_id="special"
             ),
         ]
 
 
 def _streamer(shared: Shared):
-    """Return the generator behind Generate; it yields values for the token view."""
+    """Return the handler of Generate; it yields values for the token view."""
 
     def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
             typed = inputs.check_text(prompt)
-            *given, special = numbers
-            chosen = inputs.check_options(lmbda, *given, special=special)
-            text = typed if chosen.special else shared.recorded.as_prompt(typed)
+            *bounded, special = numbers
+            options = inputs.check_options(lmbda, *bounded, special=special)
+            text = typed if options.special else shared.recorded.as_prompt(typed)
             store = shared.store(own, choice)
-            asked = columns.choose(shared.service, chosen_systems, store)
-            searched = shared.searched(own, store, asked.names)
-            about = {"own": searched, "typed": typed if text != typed else ""}
-            yield from _whole(shared, text, asked, chosen, stop, store, about)
+            chosen = columns.choose(shared.service, chosen_systems, store)
+            searched = shared.searched(own, store, chosen.names)
+            fields = {"own": searched, "typed": typed if text != typed else ""}
+            yield from _whole(shared, text, chosen, options, stop, store, fields)
 
         yield from map(packed, stream.guarded(values))
 
@@ -121,21 +119,21 @@ def _streamer(shared: Shared):
 
 
 def _whole(
-    shared: Shared, text: str, asked: columns.Chosen, chosen: inputs.RequestOptions, stop: Any,
-    store: Any, about: dict,
+    shared: Shared, text: str, chosen: columns.Chosen, options: inputs.RequestOptions, stop: Any,
+    store: Any, fields: dict,
 ) -> Iterator[dict]:  # fmt: skip
-    """Yield a run of all its columns; about is what the page is told of it besides."""
+    """Yield the values of a run of all its columns; `fields` are added to the first value."""
     service, name = shared.service, stream.new_run()
-    lmbdas = columns.lambdas(service.model, asked.batch, chosen.lmbda, store)
+    lmbdas = columns.lambdas(service.model, chosen.batch, options.lmbda, store)
     known = shared.recorded.known(text)
-    begin = stream.begin(name, text, known, lmbdas, chosen.temperature)
-    yield {**begin, **about, "columns": asked.names}
-    events = columns.answers(service, asked, text, chosen.as_arguments(), stop, store)
+    begin = stream.begin(name, text, known, lmbdas, options.temperature)
+    yield {**begin, **fields, "columns": chosen.names}
+    events = columns.answers(service, chosen, text, options.as_arguments(), stop, store)
     yield from stream.deltas(name, events)
 
 
 def _asker(shared: Shared):
-    """Return the generator behind a column's own buttons: scrub lambda, branch."""
+    """Return the handler of a column's own buttons: scrub lambda, branch."""
 
     def ask(event: gr.EventData, own: Any) -> Iterator[dict]:
         yield from map(packed, guarded(shared, event._data, own))
@@ -144,7 +142,7 @@ def _asker(shared: Shared):
 
 
 def _picker(shared: Shared):
-    """Return what a click on an example does: run it, or show its recording meanwhile."""
+    """Return the handler of an example: run it, or show its recording while the model loads."""
 
     def choose(event: gr.EventData) -> tuple:
         index = inputs.event_values(event).get("index")
@@ -157,7 +155,7 @@ def _picker(shared: Shared):
         elif isinstance(index, int) and 0 <= index < len(examples):
             prompt = examples[index]["prompt"]
         else:
-            message = stream.message("That example is not there. Pick another.")
+            message = stream.message("This example does not exist. Choose another.")
             return gr.skip(), gr.skip(), message
         if shared.service.status.state == "ready":
             return prompt, names, {"kind": "invite", "run": stream.new_run()}
@@ -166,7 +164,7 @@ def _picker(shared: Shared):
             return prompt, names, _shown(shared, comparison)
         if shared.service.status.ready:
             return prompt, names, {"kind": "invite", "run": stream.new_run()}
-        message = stream.message("It has no recording and runs once the model is there.")
+        message = stream.message("This example has no recording. Run it once the model is ready.")
         return prompt, names, message
 
     def pick(event: gr.EventData) -> tuple:
@@ -177,7 +175,7 @@ def _picker(shared: Shared):
 
 
 def _restorer(shared: Shared):
-    """Return what the page's address asks for when it is opened: prompt, options, the view."""
+    """Return the handler that restores prompt, options and view from the page's address."""
 
     def restore(request: gr.Request) -> list:
         offered = list(shared.service.extras.offers)
@@ -195,56 +193,56 @@ def _restorer(shared: Shared):
     return restore
 
 
-PERIOD = 0.1  # seconds between two words on how far the scrubbing is
+PERIOD = 0.1  # seconds between progress values of a scrub
 
 
 def answer(shared: Shared, data: Any, stop: threading.Event, own: Any = "") -> Iterator[dict]:
-    """Yield the token view's values for one request; MlpMemError for one that is not understood.
+    """Yield the token view's values for one request; MlpMemError for an invalid one.
 
-    own is the id of the visitor's own datastore, for a column that was written with it.
+    own is the id of the visitor's own datastore, for a column that searched it.
     """
-    asked = inputs.check_request(data, list(shared.service.extras.offers))
-    store = shared.store_of(own, asked.own)
+    request = inputs.check_request(data, list(shared.service.extras.offers))
+    store = shared.store_of(own, request.own)
     kinds = {"scrub": _scrub, "branch": _branch, "typed": _typed}
-    yield from kinds[asked.kind](shared, asked, stop, store)
+    yield from kinds[request.kind](shared, request, stop, store)
 
 
-def _typed(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
-    """Yield a run of several columns whose prompt is read as it was typed, in no form."""
-    chosen = columns.choose(shared.service, asked.systems or None, store)
-    about = {"own": asked.own, "typed": ""}
-    yield from _whole(shared, asked.prompt, chosen, asked.options, stop, store, about)
+def _typed(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
+    """Yield a run of several columns with the prompt as typed, without the question form."""
+    chosen = columns.choose(shared.service, request.systems or None, store)
+    fields = {"own": request.own, "typed": ""}
+    yield from _whole(shared, request.prompt, chosen, request.options, stop, store, fields)
 
 
-def _branch(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
-    """Yield a run of one column that goes on from its forced tokens; the others stay."""
+def _branch(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
+    """Yield a run of one column that continues its forced tokens; the other columns stay."""
     service, run = shared.service, stream.new_run()
-    chosen = columns.choose(service, [asked.system], store)
-    options = asked.options.as_arguments() | {"forced": asked.forced}
-    known = shared.recorded.known(asked.prompt)
-    lmbdas = columns.lambdas(service.model, chosen.batch, asked.options.lmbda, store)
-    begin = stream.begin(run, asked.prompt, known, lmbdas, asked.options.temperature)
+    chosen = columns.choose(service, [request.system], store)
+    options = request.options.as_arguments() | {"forced": request.forced}
+    known = shared.recorded.known(request.prompt)
+    lmbdas = columns.lambdas(service.model, chosen.batch, request.options.lmbda, store)
+    begin = stream.begin(run, request.prompt, known, lmbdas, request.options.temperature)
     for trace in begin["traces"].values():
-        trace["settings"]["forced"] = asked.forced
-    yield begin | {"branch": True, "columns": [asked.system], "own": asked.own}
-    events = columns.answers(service, chosen, asked.prompt, options, stop, store)
+        trace["settings"]["forced"] = request.forced
+    yield begin | {"branch": True, "columns": [request.system], "own": request.own}
+    events = columns.answers(service, chosen, request.prompt, options, stop, store)
     yield from stream.deltas(run, events)
 
 
-def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
-    """Yield progress, then the texts at eleven lambdas with what they cost beside a single one."""
+def _scrub(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
+    """Yield progress, then the texts at eleven lambdas with their time and that of a single run."""
     model = shared.service.model
-    options = asked.options.as_arguments() | {
-        "forced": asked.forced, "store": store, "sources": columns.sources(model, store),
+    options = request.options.as_arguments() | {
+        "forced": request.forced, "store": store, "sources": columns.sources(model, store),
     }  # fmt: skip
-    lmbda = columns.lambdas(model, [asked.system], options.pop("lmbda"), store)
-    own = {"run": asked.run, "system": asked.system}
+    lmbda = columns.lambdas(model, [request.system], options.pop("lmbda"), store)
+    own = {"run": request.run, "system": request.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()
-    model.compare(asked.prompt, [asked.system], lmbda=lmbda, cancel=stop, **options)
+    model.compare(request.prompt, [request.system], lmbda=lmbda, cancel=stop, **options)
     single, last, tokens = time.perf_counter() - begin, begin, 0
     begin = time.perf_counter()
-    for event in model.stream_scrub(asked.prompt, asked.system, cancel=stop, **options):
+    for event in model.stream_scrub(request.prompt, request.system, cancel=stop, **options):
         tokens += event.kind == "step"
         if event.kind == "done" and not stop.is_set():
             seconds = time.perf_counter() - begin
@@ -257,21 +255,22 @@ def _scrub(shared: Shared, asked: inputs.Request, stop: Any, store: Any) -> Iter
 
 
 def shared_steps(traces: list[dict]) -> list[dict]:
-    """Return the traces, each with "like" (index of an earlier one) and "kept": how many of that
-    one's first steps it begins with; "steps" holds only the others.
+    """Return the traces without steps that they share with an earlier one.
 
-    Neighbouring lambdas write mostly the same, and a step is large.
+    "like" is the index of an earlier trace, "kept" the number of its first steps that the trace
+    shares; "steps" has the rest. Neighbouring lambdas give similar texts, and a step is large.
     """
-    found = []
+    compact = []
     for trace in traces:
         ids = [step["id"] for step in trace["steps"]]
-        kept, like = max(((_common(ids, traces[i]), -i) for i in range(len(found))), default=(0, 0))
-        found.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
-    return found
+        pairs = ((_common(ids, traces[i]), -i) for i in range(len(compact)))
+        kept, like = max(pairs, default=(0, 0))
+        compact.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
+    return compact
 
 
 def _common(ids: list[int], trace: dict) -> int:
-    """Return how many first tokens a trace has in common with ids."""
+    """Return the number of first tokens that a trace shares with ids."""
     for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
         if a != step["id"]:
             return n
@@ -279,5 +278,5 @@ def _common(ids: list[int], trace: dict) -> int:
 
 
 def guarded(shared: Shared, data: Any, own: Any = "") -> Iterator[dict]:
-    """Yield answer's values; what goes wrong becomes a message."""
+    """Yield answer's values; an error becomes a message."""
     yield from stream.guarded(lambda stop: answer(shared, data, stop, own))

@@ -1,4 +1,4 @@
-"""The Corpus tab: the datastore's texts, searched and read, and a datastore of one's own text."""
+"""The Corpus tab: search and read the datastore's texts; make a datastore of one's own text."""
 
 import queue
 import threading
@@ -22,17 +22,17 @@ from mlpmem.ui.request import inputs, stream
 from mlpmem.ui.service import own_text
 
 MAX_HITS = 20
-LONGEST = 200  # characters of a query, and of a place that is marked
+LONGEST = 200  # characters of a query, and of a marked place
 MAX_PASSAGES = 60
 PASTED = "your text"
 NOTE = (
-    "A text of your own becomes a datastore within seconds: kNN knows it now. "
-    "The memory was trained earlier and does not know it; it would have to be trained again."
+    "Your own text becomes a datastore within seconds, and kNN uses it at once. "
+    "The memory does not know it, because it was trained earlier; it must be trained again."
 )
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab and wire it."""
+    """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="ask-row"):
         query = gr.Textbox(
             "", lines=1, max_lines=1, placeholder=words.words(shared.recorded).search,
@@ -65,26 +65,26 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 
 
 def _searcher(shared: Shared):
-    """Return what Search does."""
+    """Return the handler of Search."""
 
     def search(query: Any) -> dict:
-        def found() -> dict:
+        def value() -> dict:
             words = inputs.check_text(query, "search", LONGEST)
             hits, count = shared.service.corpus.search(words, MAX_HITS)
             rows = [asdict(hit) for hit in hits]
             return {"kind": "hits", "run": stream.new_run(), "query": words, "count": count,
                     "hits": rows}  # fmt: skip
 
-        return _safely(found)
+        return _safely(value)
 
     return search
 
 
 def _opener(shared: Shared):
-    """Return what a click on a hit, or on a neighbour's document, does: show all its passages."""
+    """Return the handler of a hit or a neighbour's document: show all its passages."""
 
     def open_document(event: gr.EventData) -> dict:
-        def found() -> dict:
+        def value() -> dict:
             data = inputs.event_values(event)
             corpus, title, group = shared.service.corpus, data.get("title"), data.get("group")
             if isinstance(title, str) and isinstance(group, str):
@@ -98,13 +98,13 @@ def _opener(shared: Shared):
                     "title": title, "group": group, "passages": parts,
                     "count": len(passages)}  # fmt: skip
 
-        return _safely(found)
+        return _safely(value)
 
     return open_document
 
 
 def _words(data: dict) -> list[str]:
-    """Return what is marked in a document: words of a search, or the place that it is read from."""
+    """Return the words to mark in a document: those of a search, or the place of a neighbour."""
     place, query = data.get("place"), data.get("query")
     if isinstance(place, str) and place.strip():
         return [fold(place.strip()[:LONGEST])]
@@ -112,7 +112,7 @@ def _words(data: dict) -> list[str]:
 
 
 def _safely(make: Callable[[], dict]) -> dict:
-    """Return make's value packed, or what went wrong as a message."""
+    """Return make's value packed, or its error as a message."""
     try:
         return packed(make())
     except inputs.MlpMemError as error:
@@ -124,30 +124,30 @@ def _pasted(text: Any) -> tuple[str, str]:
 
 
 def _uploaded(path: Any) -> tuple[str, str]:
-    """Return (name, content) of an upload, whose file is not kept."""
+    """Return (name, content) of an upload, and delete its file."""
     path = Path(str(path))
     try:
         return own_text.read_upload(path)
-    except FileNotFoundError as error:  # a file of equal content was read meanwhile, or it is old
-        raise inputs.MlpMemError("That file is not here any more. Upload it again.") from error
+    except FileNotFoundError as error:  # an equal file was read before, or it has expired
+        raise inputs.MlpMemError("The file is no longer available. Upload it again.") from error
     finally:
         path.unlink(missing_ok=True)
 
 
 def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
-    """Return the generator that turns a text into this session's datastore."""
+    """Return the handler that makes a text this session's datastore."""
 
-    def make(given: Any, key: Any, request: gr.Request) -> Iterator[tuple]:
+    def make(text: Any, key: Any, request: gr.Request) -> Iterator[tuple]:
         def values(stop: threading.Event) -> Iterator[dict]:
-            name, content = read(given)
+            name, content = read(text)
             counts: Counter = Counter()
             titled = own_text.titled(name, content, counts)
             run = stream.new_run()
             yield {"kind": "begin", "run": run, "title": name}
             store = yield from _built(shared.service.model, run, titled, stop)
             shared.shelf.drop(str(key or ""))
-            kept = shared.shelf.add(name, store, noted(counts), client_of(request))
-            yield {"kind": "ready", "key": kept, "store": store}
+            new_key = shared.shelf.add(name, store, noted(counts), client_of(request))
+            yield {"kind": "ready", "key": new_key, "store": store}
 
         for value in stream.guarded(values):
             if value["kind"] != "ready":
@@ -160,29 +160,29 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
 
 
 def _built(model: Any, run: str, titled: list, stop: threading.Event) -> Iterator[dict]:
-    """Yield "progress" values of the run while the keys are built in a thread; return the store."""
-    news: queue.Queue = queue.Queue()
+    """Yield "progress" values while the keys are computed in a thread; return the store."""
+    results: queue.Queue = queue.Queue()
 
     def work() -> None:
         try:
-            tell = lambda done, total: news.put({"done": done, "total": total})  # noqa: E731
-            news.put(model.store_texts(titled, progress=tell, stop=stop.is_set))
-        except BaseException as error:  # raised again where it is waited for
-            news.put(error)
+            tell = lambda done, total: results.put({"done": done, "total": total})  # noqa: E731
+            results.put(model.store_texts(titled, progress=tell, stop=stop.is_set))
+        except BaseException as error:  # raised again in the caller's thread
+            results.put(error)
 
     threading.Thread(target=work, name="own", daemon=True).start()
     while True:
-        word = news.get()
-        if isinstance(word, BaseException):
-            raise word
-        if not isinstance(word, dict):
-            return word
-        if news.empty():
-            yield {"kind": "progress", "run": run, **word}
+        result = results.get()
+        if isinstance(result, BaseException):
+            raise result
+        if not isinstance(result, dict):
+            return result
+        if results.empty():
+            yield {"kind": "progress", "run": run, **result}
 
 
 def _stopper(shared: Shared):
-    """Return what Cancel does: what was there before stays."""
+    """Return the handler of Cancel: the previous datastore stays."""
 
     def stop(key: Any) -> dict:
         return packed({**shared.facts(key), "stopped": stream.new_run()})
@@ -191,7 +191,7 @@ def _stopper(shared: Shared):
 
 
 def _deleter(shared: Shared):
-    """Return what Delete does: the datastore is gone at once."""
+    """Return the handler of Delete: the datastore is freed at once."""
 
     def delete(key: Any) -> tuple:
         shared.shelf.drop(str(key or ""))

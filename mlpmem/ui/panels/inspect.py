@@ -1,4 +1,4 @@
-"""The Inspect tab: a text as it stands, token by token, under every source; and the probe box."""
+"""The Inspect tab: every source's nll of each token of a text; and the drawer's probe box."""
 
 import threading
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from mlpmem.ui.components import packed
 from mlpmem.ui.context import STREAM, Shared
 from mlpmem.ui.request import inputs, stream
 
-MAX_CHARACTERS = 8000  # the tokens are counted by the model
-PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect beside an answer in Compare"
-ALONE = (
-    "There is neither a memory nor a datastore yet to set beside the decoder. Wait for one, or "
+MAX_CHARACTERS = 8000  # the model limits the tokens
+PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect at an answer in Compare"
+NO_SOURCE = (
+    "There is neither a memory nor a datastore to compare with the decoder yet. Wait for one, or "
     "make a datastore of your own text on the Corpus tab."
 )
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab and wire it."""
+    """Lay out the tab and connect its events."""
     with gr.Row(elem_classes="ask-row"):
         text = gr.Textbox(
             "", lines=2, max_lines=8, placeholder=PLACEHOLDER, elem_id="inspect-text",
@@ -37,13 +37,13 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 
 
 def build_probe(shared: Shared) -> None:
-    """Lay out what carries the drawer's probe box; the drawer is on several tabs."""
+    """Connect the drawer's probe box; the drawer is on several tabs."""
     probe = components.probe(elem_id="probe")
     probe.probe(_prober(shared), shared.own, probe, **STREAM)
 
 
 def _inspector(shared: Shared):
-    """Return the generator behind Inspect; it yields values for the view."""
+    """Return the handler of Inspect; it yields values for the view."""
 
     def run(text: Any, lmbda: Any, own: Any, choice: Any) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
@@ -54,7 +54,7 @@ def _inspector(shared: Shared):
             name = stream.new_run()
             sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
             if not sources:
-                raise MlpMemError(ALONE)
+                raise MlpMemError(NO_SOURCE)
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
             first = sources[0]
             events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, cancel=stop)
@@ -68,7 +68,7 @@ def _inspector(shared: Shared):
 
 
 def _values(run: str, events: Any, lmbdas: dict[str, float]) -> Iterator[dict]:
-    """Yield "progress" values and one "done" with the trace and every source's own lambda."""
+    """Yield "progress" values and one "done" with the trace and every source's lambda."""
     for event in events:
         if event.kind == "progress":
             yield {"kind": "progress", "run": run, **event.values}
@@ -78,9 +78,9 @@ def _values(run: str, events: Any, lmbdas: dict[str, float]) -> Iterator[dict]:
 
 
 def _prober(shared: Shared):
-    """Return what answers the probe box: every source's probability of a named token.
+    """Return the handler of the probe box: every source's probability of a typed token.
 
-    The datastore is the one that the text was written with, as the page says.
+    The datastore is the one that the run searched.
     """
 
     def probe(event: gr.EventData, own: Any) -> dict:

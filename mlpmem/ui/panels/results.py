@@ -1,6 +1,6 @@
-"""The Results tab: what this bundle measured, as tables at once and as plots when opened.
+"""The Results tab: tables, plots drawn when the tab is opened, and reviewers' questions.
 
-Reviewers' questions on the Results tab: each opens on its own, and is drawn only then.
+Each question is a section whose figures are drawn when it is opened.
 """
 
 import html
@@ -29,13 +29,13 @@ COLUMNS = (
 PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
 SYSTEMS = NAMES | {
     "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",
-    "rag_5": "decoder + retrieval of 5", "memory_alpha_0": "memory, cross-entropy alone",
+    "rag_5": "decoder + retrieval of 5", "memory_alpha_0": "memory, cross-entropy only",
 }  # fmt: skip
 HEADLINE = (
     "Learn without forgetting",
-    "Each point is one system. To the right: it answers about entities the decoder never saw (B). "
-    "Up: it still answers about entities that only the decoder was trained on (A2). The corner is "
-    "where one wants to be; fine-tuning the decoder on B trades one for the other.",
+    "Each point is one system. The x-axis is accuracy on entities that the decoder never saw (B), "
+    "the y-axis accuracy on entities that only the decoder was trained on (A2). The upper right "
+    "corner is best; fine-tuning the decoder on B trades one for the other.",
 )
 ACCURACY = {"B_dev": "B", "A2_dev": "A2"}
 PERPLEXITY = {"ppl_B": "B", "ppl_A2": "A2", "ppl_text": "text"}
@@ -47,12 +47,12 @@ SIZE = (("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory")
 
 @dataclass(frozen=True)
 class ResultFigure:
-    """A figure's place and what fills it; without numbers the tab leaves out both."""
+    """A figure and its place on the tab; without numbers both are omitted."""
 
     title: str
     text: str
-    height: str  # a class, so that nothing jumps when it is drawn
-    there: Callable[[dict], Any]  # whether results have its numbers; known without Plotly
+    height: str  # a CSS class that reserves the height
+    there: Callable[[dict], Any]  # whether results have its numbers, without Plotly
     draw: Callable[[dict], Any]
 
 
@@ -69,12 +69,12 @@ FIGURES = (
         lambda results: summary.curves(results, PERPLEXITY, "perplexity", log=True),
     ),
     ResultFigure(
-        "Time for one token", "Milliseconds, by part.", "plot-low",
+        "Time per token", "Milliseconds, by part.", "plot-low",
         lambda results: summary.has_cost(results, TIME),
         lambda results: summary.cost(results, TIME, "ms per token", 1.0),
     ),
     ResultFigure(
-        "Bytes that must be kept", "Megabytes, by part.", "plot-low",
+        "Storage", "Megabytes, by part.", "plot-low",
         lambda results: summary.has_cost(results, SIZE),
         lambda results: summary.cost(results, SIZE, "MB", 1e-6),
     ),
@@ -82,14 +82,14 @@ FIGURES = (
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the panel inside its tab; figures are made when the tab is opened."""
+    """Lay out the tab; figures are drawn when it is opened."""
     results = shared.recorded.results
     if not results:
-        said = words.words(shared.recorded).results
-        components.static(f'<p class="panel-note results">{said}</p>')
+        text = words.words(shared.recorded).results
+        components.static(f'<p class="panel-note results">{text}</p>')
         return
     shown = [figure for figure in FIGURES if figure.there(results)]
-    first = shown[:1] if shown[:1] == [FIGURES[0]] else []  # a text corpus has perplexities alone
+    first = shown[:1] if shown[:1] == [FIGURES[0]] else []  # a text corpus has perplexities only
     places = [_place(figure) for figure in first]
     components.static(_tables(results), elem_classes="results")
     rest = shown[len(first) :]
@@ -104,13 +104,13 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 
 
 def _place(figure: ResultFigure) -> gr.Plot:
-    """Return an empty figure below its heading, as high as it will be."""
+    """Return an empty figure of the final height, below its heading."""
     components.static(_heading(figure.title, figure.text), summary.REFIT, elem_classes="results")
     return gr.Plot(show_label=False, container=False, elem_classes=figure.height)
 
 
 def draw(results: dict, shown: Sequence[ResultFigure] = FIGURES) -> list[Any]:
-    """Return the tab's figures in order; None where a number is missing."""
+    """Return the tab's figures in order, None for one without numbers."""
     return [figure.draw(results) for figure in shown]
 
 
@@ -119,8 +119,8 @@ def _heading(title: str, text: str) -> str:
 
 
 def _tables(results: dict) -> str:
-    """Return the tables of what `measured` returns as HTML; every text is escaped."""
-    parts = [_systems(results), _asked(results), _tuned(results)]
+    """Return the tables of `measured` results as HTML; every text is escaped."""
+    parts = [_systems(results), _tasks(results), _tuned(results)]
     if results.get("share_of_gain") is not None:
         share = f"{100 * results['share_of_gain']:.0f}%"
         parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
@@ -144,11 +144,11 @@ def _systems(results: dict) -> str:
             + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
             + [_number(row.get("train_seconds"), "{:,.0f} s")]
         )
-    what = "Exact match in per cent; wordings as said in each column."
+    what = "Exact match in per cent, by the wordings of each column."
     return _table(head, rows, what if cells else "Perplexity of the test split.")
 
 
-def _asked(results: dict) -> str:
+def _tasks(results: dict) -> str:
     head, rows = findings.table(results)
     head = [SYSTEMS.get(name, name) for name in head]
     return (
@@ -159,7 +159,7 @@ def _asked(results: dict) -> str:
 
 
 def _measured(systems: list[dict], field: str, columns: tuple) -> list[tuple[str, str]]:
-    """Return the columns of which any system has a value."""
+    """Return the columns in which any system has a value."""
     return [
         (key, name) for key, name in columns if any(key in (s.get(field) or {}) for s in systems)
     ]
@@ -174,11 +174,11 @@ def _tuned(results: dict) -> str:
         + [_number(row.get(key), "{:.2f}") for key in ("ppl_B", "ppl_A2")]
         for row in results.get("forgetting") or []
     ]  # fmt: skip
-    return _table(head, rows, "What fine-tuning the decoder instead costs it.") if rows else ""
+    return _table(head, rows, "Fine-tuning the decoder instead: gains and losses.") if rows else ""
 
 
 def _rank(row: dict) -> str:
-    """Return ", LoRA of rank 32" of a decoder that was tuned so, "" of others."""
+    """Return ", LoRA of rank 32" for a decoder tuned with LoRA, "" for others."""
     return f", LoRA of rank {row['rank']:g}" if row.get("rank") else ""
 
 
@@ -204,21 +204,21 @@ def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return form.format(value * scale) if isinstance(value, int | float) else "–"
 
 
-TEXT = "Open one to see its figures. Bars are 95% intervals where there are some."
+TEXT = "Open a question to see its figures. Error bars are 95% intervals."
 
 
 def build_questions(results: dict) -> None:
-    """Lay out a closed section for every question the results answer."""
-    asked = questions(results)
-    if not asked:
+    """Lay out one closed section per question that the results answer."""
+    answered = questions(results)
+    if not answered:
         return
-    components.static(f"<h2>Asked like a reviewer</h2><p>{TEXT}</p>", elem_classes="results")
-    for question in asked:
+    components.static(f"<h2>Reviewers' questions</h2><p>{TEXT}</p>", elem_classes="results")
+    for question in answered:
         _section(question)
 
 
 def _section(question: Question) -> None:
-    """Lay out one question: how to read it, two figures a row, the command."""
+    """Lay out one question: its text, two figures per row, the command."""
     shown = question.charts
     places = []
     with gr.Accordion(question.title, open=False, elem_classes="question") as section:
@@ -239,7 +239,7 @@ def _section(question: Question) -> None:
 
 
 def _plot(chart: Chart) -> gr.Plot:
-    """Return the place of a chart's figure, below its title."""
+    """Return an empty figure below a chart's title."""
     components.static(f"<h3>{html.escape(chart.title)}</h3>", elem_classes="results")
     return gr.Plot(show_label=False, container=False, elem_classes="plot-asked")
 

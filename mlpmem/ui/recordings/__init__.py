@@ -1,6 +1,10 @@
-"""The page without its model: what a bundle says before it is loaded, and runs that replay.
+"""The page's content without a model: recorded and saved runs, examples, results, texts.
 
-recorded reads a bundle's examples, comparisons and results, saved opens a visitor's runs, replay
-makes a static site of them. recorded and words import no torch: the first screen reads them.
-It may import `ui.request` and `ui.components`. Open recorded.py first.
+    recorded  a bundle's examples, comparisons and results
+    saved     a visitor's saved runs
+    replay    recorded runs as a static site
+    words     texts that depend on the corpus
+
+recorded and words need no torch, because the first screen uses them. It may import `ui.request` and
+`ui.components`. Open recorded.py first.
 """

@@ -1,7 +1,7 @@
-"""What a bundle says without its model: recorded comparisons, examples, results, settings.
+"""A bundle's recorded comparisons, examples, results and settings, read without its model.
 
-Read as plain JSON, so that the first screen needs neither torch nor weights. Whatever is missing
-or unreadable is left out here; the bundle's own loader is the one that complains.
+They are plain JSON, so the first screen needs neither torch nor weights. Missing or unreadable
+parts are skipped; the bundle's own loader reports them.
 """
 
 import random
@@ -10,24 +10,24 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
-from mlpmem.formats import is_number, parse_json
-from mlpmem.loading.manifest import asks_questions
+from mlpmem.formats import is_number, read_json
+from mlpmem.loading.manifest import MANIFEST, asks_questions
 from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
 
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
-UNTRAINED = ("test", "unseen")  # wordings that no training text has
-MAX_TITLES = 5000  # of a larger corpus the first: the page holds them all
+UNTRAINED = ("test", "unseen")  # wordings that are in no training text
+MAX_TITLES = 5000  # titles sent to the page
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """Everything of a bundle that can be shown at once."""
+    """The content of a bundle that is shown before the model is loaded."""
 
     comparisons: list[dict] = field(default_factory=list)
     examples: list[dict] = field(default_factory=list)
-    questions: list[dict] = field(default_factory=list)  # with known answers, no examples
+    questions: list[dict] = field(default_factory=list)  # with answers; no examples
     titles: list[list[str]] = field(default_factory=list)  # [name, group] of the entities
     results: dict | None = None
     settings: dict = field(default_factory=dict)
@@ -35,9 +35,9 @@ class Recorded:
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
 
     def as_prompt(self, text: str) -> str:
-        """Return a bare question in the form the bundle was trained on, any other text unchanged.
+        """Return a bare question in the form that the decoder was trained on, if it has one.
 
-        What a decoder without such a form reads is never changed.
+        Any other text is unchanged.
         """
         bare = text.rstrip().endswith("?") and "Answer:" not in text
         return (
@@ -47,7 +47,7 @@ class Recorded:
         )
 
     def first(self) -> dict | None:
-        """Return the comparison of the first screen, one where the memory helps if there is one."""
+        """Return the first screen's comparison, if possible one where the memory helps."""
         helps = {e["prompt"] for e in self.examples if e["group"] == "helps"}
         preferred = [c for c in self.comparisons if c["prompt"] in helps]
         short = [c for c in self.comparisons if c["answer"]]
@@ -55,70 +55,80 @@ class Recorded:
 
     def text(self) -> str:
         """Return the longest recorded text of the memory with its prompt, "" without any."""
-        found = [c["traces"].get("memory") or {} for c in self.comparisons]
+        traces = [c["traces"].get("memory") or {} for c in self.comparisons]
         return max(
-            (f"{t.get('prompt', '')}{t.get('text', '')}" for t in found), key=len, default=""
+            (f"{t.get('prompt', '')}{t.get('text', '')}" for t in traces), key=len, default=""
         )
 
     def comparison(self, prompt: str) -> dict | None:
-        """Return the recording of a prompt, if there is one."""
+        """Return the recorded comparison of a prompt, or None."""
         return next((c for c in self.comparisons if c["prompt"] == prompt), None)
 
     def known(self, prompt: str) -> dict[str, Any]:
-        """Return {"answer", "aliases", "part", "wording"}: the truth, its other names, whose
-        training had it, and whether its wording was held out.
+        """Return {"answer", "aliases", "part", "wording"} of a prompt, "" and [] if unknown.
 
-        "" and [] where nothing is known of the prompt.
+        "answer" is the truth, "aliases" its other names, "part" the group of its entity, and
+        "wording" tells whether the wording was held out.
         """
-        asked = (*self.questions, *self.examples)
-        found = next((e for e in asked if e["prompt"] == prompt), {})
+        rows = (*self.questions, *self.examples)
+        row = next((e for e in rows if e["prompt"] == prompt), {})
         return {"answer": "", "aliases": [], "part": "", "wording": ""} | {
-            key: found[key] for key in ("answer", "aliases", "part", "wording") if key in found
+            key: row[key] for key in ("answer", "aliases", "part", "wording") if key in row
         }
 
     @property
     def surprises(self) -> list[str]:
-        """Return prompts on what the decoder never saw, in wordings that nobody trained on.
+        """Return prompts on entities that the decoder never saw, in untrained wordings.
 
-        Of a bundle without questions: the examples on what the decoder never saw.
+        Without questions, the examples on such entities.
         """
         new = [q for q in self.questions if q["part"] == "B" and q["wording"] in UNTRAINED]
         return [q["prompt"] for q in new or self.examples if q["part"] == "B"]
 
     def surprise(self) -> str:
-        """Return one of the surprises, drawn anew each time; "" without any."""
+        """Return a random surprise, "" without any."""
         return self.question(self.surprises)
 
     @property
     def kept(self) -> list[str]:
-        """Return prompts on what the decoder alone was trained on: what it may forget later."""
+        """Return prompts on entities of the decoder's own training, which tuning may erase."""
         return [q["prompt"] for q in self.questions if (q["part"], q["wording"]) == ("A2", "test")]
 
     @staticmethod
     def question(prompts: list[str]) -> str:
-        """Return one of some prompts, drawn anew each time; "" without any."""
+        """Return a random prompt, "" without any."""
         return random.choice(prompts or [""])
 
     def defaults(self) -> dict[str, float]:
-        """Return the bundle's best lambda of each source, 0.5 where the manifest has none."""
+        """Return the manifest's lambda of each source, 0.5 by default."""
         best = _object(self.settings.get("lmbda"))
-        found = {source: best.get(source) for source in ("memory", "knn")}
-        return {source: float(v) if is_number(v) else 0.5 for source, v in found.items()}
+        lmbdas = {source: best.get(source) for source in ("memory", "knn")}
+        return {source: float(v) if is_number(v) else 0.5 for source, v in lmbdas.items()}
 
 
 def read(bundle: Path) -> Recorded:
-    """Return what can be read of a bundle's folder; parts that cannot be read are empty."""
-    manifest = _object(_json(bundle / "manifest.json"))
-    examples = _json(bundle / "examples.json")
-    results = _json(bundle / "results.json")
-    questions = _json(bundle / "questions.json")
-    found = [_json(path) for path in sorted((bundle / "traces").glob("*.json"))]
+    """Return the content of a bundle's folder; unreadable parts are empty.
+
+    So are links, and files that the manifest, if there is one, does not list.
+    """
+    manifest = _object(_json(bundle / MANIFEST))
+    listed = manifest.get("files")
+
+    def value(path: Path) -> Any:
+        name = path.relative_to(bundle).as_posix()
+        hidden = path.is_symlink() or path.parent != bundle and path.parent.is_symlink()
+        return None if hidden or isinstance(listed, dict) and name not in listed else _json(path)
+
+    examples, results, questions = (
+        value(bundle / f"{name}.json") for name in ("examples", "results", "questions")
+    )
+    found = [value(path) for path in sorted((bundle / "traces").glob("*.json"))]
     comparisons = [c for c in map(_comparison, found) if c]
     return Recorded(
         comparisons=comparisons,
         examples=_examples(examples if isinstance(examples, list) else [], comparisons),
         questions=[_question(row) for row in _rows(questions)],
-        titles=_titles(bundle / "documents"),
+        titles=_titles(*(value(bundle / "documents" / f"{n}.json") for n in ("titles", "groups"))),
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
@@ -128,7 +138,7 @@ def read(bundle: Path) -> Recorded:
 
 def _json(path: Path) -> Any:
     try:
-        return parse_json(path.read_text("utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None
 
@@ -142,21 +152,21 @@ def _texts(value: Any) -> list[str]:
 
 
 def _examples(rows: list, comparisons: list[dict]) -> list[dict]:
-    """Return the examples; recordings that are none become examples of longer texts."""
-    kept = [
+    """Return the examples; other recordings become examples of the group "longer"."""
+    examples = [
         _question(row) | {"group": row["group"] if row.get("group") in GROUPS else "helps"}
         for row in _rows(rows)
     ]
-    there = {e["prompt"] for e in kept}
-    return kept + [
+    prompts = {e["prompt"] for e in examples}
+    return examples + [
         {"prompt": c["prompt"], "answer": c["answer"], "aliases": [], "part": "", "group": "longer"}
         for c in comparisons
-        if c["prompt"] not in there
+        if c["prompt"] not in prompts
     ]
 
 
 def _rows(rows: Any) -> list[dict]:
-    """Return those that are objects with a prompt."""
+    """Return the objects with a prompt among rows."""
     rows = rows if isinstance(rows, list) else []
     return [r for r in rows if isinstance(r, dict) and isinstance(r.get("prompt"), str)]
 
@@ -171,14 +181,13 @@ def _question(row: dict) -> dict:
     }
 
 
-def _titles(folder: Path) -> list[list[str]]:
-    """Return [name, group] of the documents that are about something; brackets are left out."""
-    titles, groups = (_json(folder / f"{name}.json") for name in ("titles", "groups"))
+def _titles(titles: Any, groups: Any) -> list[list[str]]:
+    """Return [name, group] of the documents about an entity, without the names' brackets."""
     if not isinstance(titles, list) or not isinstance(groups, list):
         return []
     names = {str(t).split(" (")[0]: str(g) for t, g in zip(titles, groups, strict=False)}
-    asked = [[name, group] for name, group in names.items() if name and group != STRANGER]
-    return asked[:MAX_TITLES]
+    pairs = [[name, group] for name, group in names.items() if name and group != STRANGER]
+    return pairs[:MAX_TITLES]
 
 
 def _comparison(row: Any) -> dict | None:
@@ -187,7 +196,7 @@ def _comparison(row: Any) -> dict | None:
     traces = row.get("traces")
     if not isinstance(traces, dict) or not isinstance(row.get("prompt"), str):
         return None
-    kept = {s: traces[s] for s in SOURCES if isinstance(traces.get(s), dict)}
-    if not kept or not all(isinstance(t.get("steps"), list) for t in kept.values()):
+    traces = {s: traces[s] for s in SOURCES if isinstance(traces.get(s), dict)}
+    if not traces or not all(isinstance(t.get("steps"), list) for t in traces.values()):
         return None
-    return {"prompt": row["prompt"], "answer": str(row.get("answer") or ""), "traces": kept}
+    return {"prompt": row["prompt"], "answer": str(row.get("answer") or ""), "traces": traces}

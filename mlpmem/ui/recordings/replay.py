@@ -1,6 +1,6 @@
 """Write recorded runs as a static site: `python -m mlpmem.ui.recordings.replay FOLDER`.
 
-The same view and scripts as the page's, without a server: it opens from a disk and from any host.
+It has the page's view and scripts and needs no server: it opens from a disk and from any host.
 """
 
 import argparse
@@ -18,10 +18,10 @@ SITE = "MLPMEM.site({});\n"
 
 
 def values(recorded: Recorded) -> dict:
-    """Return what the site shows: runs with what is known of their prompts, and their examples."""
+    """Return the site's values: recorded runs, their examples, the first prompt, the lambdas."""
     runs = [{**run, **recorded.known(run["prompt"])} for run in recorded.comparisons]
-    there = {run["prompt"] for run in runs}
-    examples = [e for e in recorded.examples if e["prompt"] in there]
+    prompts = {run["prompt"] for run in runs}
+    examples = [e for e in recorded.examples if e["prompt"] in prompts]
     return {"runs": runs, "examples": examples, "first": (recorded.first() or {}).get("prompt"),
             "defaults": recorded.defaults()}  # fmt: skip
 
@@ -30,12 +30,12 @@ def write(recorded: Recorded, folder: Path) -> list[Path]:
     """Write the site into a folder and return its files; MlpMemError without a recording."""
     if not recorded.comparisons:
         raise MlpMemError(
-            "replay: that bundle has no recorded run in its traces/ that can be read, so there is "
-            "nothing to show; give --bundle a folder that python -m train export wrote"
+            "replay: the bundle has no readable recorded run in traces/; give --bundle a folder "
+            "that python -m train export wrote"
         )
     folder.mkdir(parents=True, exist_ok=True)
     site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css")}
-    made = {
+    texts = {
         "index.html": site["html"].replace(
             "<!-- masthead -->", (STATIC / "header.html").read_text("utf-8")
         ),
@@ -43,17 +43,17 @@ def write(recorded: Recorded, folder: Path) -> list[Path]:
         "script.js": components.script("site.js"),
         "recordings.js": SITE.replace("{}", json.dumps(values(recorded))),
     }
-    for name, text in made.items():
+    for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
     shutil.copyfile(STATIC / "favicon.svg", folder / "favicon.svg")
-    return [folder / name for name in (*made, "favicon.svg")]
+    return [folder / name for name in (*texts, "favicon.svg")]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Write the site; returns the process's exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="where the site goes")
-    parser.add_argument("--bundle", type=Path, help="a bundle's folder, the embedded one if none")
+    parser.add_argument("folder", type=Path, help="the site's folder")
+    parser.add_argument("--bundle", type=Path, help="a bundle's folder (default: the embedded one)")
     args = parser.parse_args(argv)
     try:
         files = write(read(args.bundle or _embedded()), args.folder)
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _embedded() -> Path:
-    """Return the embedded bundle's folder; the import is heavy, so it waits for its use."""
+    """Return the embedded bundle's folder, with a late import, which is heavy."""
     from mlpmem.loading.bundle import default_bundle_path
 
     return default_bundle_path()

@@ -1,6 +1,9 @@
 """One request, from its checks to its events.
 
-inputs checks what a visitor sends, limits bounds its seconds and bytes, columns says which systems
-share a batch, stream turns events into the values that the page paints.
+    inputs    checks of a visitor's values
+    limits    the deadline of a run
+    columns   the columns of a run, and those that share a batch
+    stream    events as values for the page
+
 It may import `ui.service` and `ui.door`. Open inputs.py first.
 """

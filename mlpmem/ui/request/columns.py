@@ -1,7 +1,7 @@
-"""One request's columns: those that share decoder and prompt as one batch, the others after it.
+"""The columns of one request: those that share decoder and prompt run as one batch, then the rest.
 
-All run in the same request, under the same lock, bounds and stop. What goes wrong in a column of
-its own is said there, and the others go on.
+All run in the same request, under the same lock, limits and stop event. An error in a separate
+column is shown there, and the others continue.
 """
 
 import logging
@@ -14,16 +14,16 @@ from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service.service import Service
 
-BATCHED = (*SOURCES, "mixed")  # share the model's decoder, and the prompt as it is
+BATCHED = (*SOURCES, "mixed")  # share the model's decoder and the unchanged prompt
 log = logging.getLogger(__name__)
 
 
 class ColumnEvent(NamedTuple):
-    """What happens to columns, by their names.
+    """An event of columns, by name.
 
-    "wait" {name: sentence}, "column" {name: the plain fields of a trace that begins}, "step" {name:
-    Step}, "part" {name: Trace} of some that have ended, "failed" {name: sentence}, at last "done"
-    {name: Trace} of all that were written.
+    "wait" {name: message}, "column" {name: plain fields of a trace that begins}, "step" {name:
+    Step}, "part" {name: Trace} of finished columns, "failed" {name: message}, and last "done"
+    {name: Trace} of all finished columns.
     """
 
     kind: str
@@ -32,36 +32,36 @@ class ColumnEvent(NamedTuple):
 
 @dataclass(frozen=True)
 class Chosen:
-    """The columns of a request, in the order of the page."""
+    """The columns of a request, in the page's order."""
 
     names: list[str]
     batch: list[str]
-    beside: list[str]
-    absent: dict[str, str]  # why one that was chosen cannot answer yet
+    separate: list[str]
+    absent: dict[str, str]  # {name: why it cannot answer yet}
 
 
-def choose(service: Service, asked: Any, store: Any) -> Chosen:
-    """Return the columns that were asked for, the model's own for None; else MlpMemError."""
+def choose(service: Service, requested: Any, store: Any) -> Chosen:
+    """Return the requested columns, the model's own for None; MlpMemError if none is available."""
     model, offers = service.model, service.extras.offers
-    there = list(dict.fromkeys([*model.systems, *(["knn"] if store is not None else [])]))
-    kept = inputs.check_systems(asked, there, list(offers))
+    available = list(dict.fromkeys([*model.systems, *(["knn"] if store is not None else [])]))
+    names = inputs.check_systems(requested, available, list(offers))
     absent = {}
-    if "mixed" in kept and not {"memory", "knn"} <= set(there):
-        what = "memory" if "memory" not in there else "datastore"
-        absent["mixed"] = f"It needs memory and datastore; the {what} is not there yet."
-    batch = [name for name in kept if name in BATCHED and name not in absent]
-    beside = [name for name in kept if name not in BATCHED]
-    wanted = kept if asked is None else [n for n in (*SOURCES, *offers) if n in asked]
-    return Chosen(wanted, batch, beside, absent)
+    if "mixed" in names and not {"memory", "knn"} <= set(available):
+        missing = "memory" if "memory" not in available else "datastore"
+        absent["mixed"] = f"It needs memory and datastore; the {missing} is not ready yet."
+    batch = [name for name in names if name in BATCHED and name not in absent]
+    separate = [name for name in names if name not in BATCHED]
+    shown = names if requested is None else [n for n in (*SOURCES, *offers) if n in requested]
+    return Chosen(shown, batch, separate, absent)
 
 
 def lambdas(
     model: Any, systems: Sequence[str], lmbda: float | str | None, store: Any = None
 ) -> dict:
-    """Return each system's lambda, as `lmbda` of a call: AUTO where a router chooses it.
+    """Return each system's lambda for a call: AUTO if a router chooses it.
 
-    Systems without a router keep their own best, and so does what searches a visitor's own store;
-    MlpMemError where none of them has one.
+    Systems without a router, and those that search a visitor's own store, keep their own lambda.
+    MlpMemError for AUTO if none has a router.
     """
     if lmbda == AUTO and any(system in model.routers for system in systems):
         routed = model.routed(store)
@@ -70,15 +70,15 @@ def lambdas(
 
 
 def sources(model: Any, store: Any = None) -> list[str]:
-    """Return the sources whose figures every step shows: all that are here."""
-    there = {*model.systems, *(["knn"] if store is not None else [])}
-    return [source for source in SOURCES if source in there]
+    """Return the available sources, whose probabilities every step shows."""
+    available = {*model.systems, *(["knn"] if store is not None else [])}
+    return [source for source in SOURCES if source in available]
 
 
 def answers(
     service: Service, chosen: Chosen, prompt: str, options: dict, stop: Any, store: Any = None
 ) -> Iterator[ColumnEvent]:
-    """Yield the Events of a request; options are `compare`'s, as of Model.stream."""
+    """Yield the events of a request; options are Model.stream's."""
     model, options = service.model, dict(options)
     lmbda = options.pop("lmbda", None)
     traces: dict[str, Any] = {}
@@ -87,33 +87,33 @@ def answers(
     if chosen.batch:
         own = lambdas(model, chosen.batch, lmbda, store)
         run = {**options, "lmbda": own, "cancel": stop, "store": store}
-        every = sources(model, store)
-        for event in model.stream(prompt, chosen.batch, sources=every, **run):
+        shown = sources(model, store)
+        for event in model.stream(prompt, chosen.batch, sources=shown, **run):
             ended = event.kind == "done"
             traces |= event.values if ended else {}
-            if not ended or chosen.beside:
+            if not ended or chosen.separate:
                 yield ColumnEvent("part" if ended else event.kind, event.values)
-    for name in chosen.beside:
+    for name in chosen.separate:
         if stop.is_set():
             break
         run = {**options, "cancel": stop}
-        for event in _guarded(name, _beside(service, name, prompt, lmbda, run, store)):
+        for event in _guarded(name, _separate_column(service, name, prompt, lmbda, run, store)):
             traces |= event.values if event.kind == "part" else {}
             yield event
     yield ColumnEvent("done", traces)
 
 
-def _beside(
+def _separate_column(
     service: Service, name: str, prompt: str, lmbda: Any, options: dict, store: Any
 ) -> Iterator[ColumnEvent]:
-    """Yield the Events of one column with a prompt or weights of its own.
+    """Yield the events of one column with its own prompt or weights.
 
-    Retrieval reads a visitor's own store where there is one.
+    Retrieval searches a visitor's own store if there is one.
     """
     extras, model = service.extras, service.model
     own = store is not None and extras.offers[name].kind == "rag"
-    if waits := extras.waits(name, own):
-        yield ColumnEvent("wait", {name: waits})
+    if text := extras.wait_message(name, own):
+        yield ColumnEvent("wait", {name: text})
     system = extras.retrieval(model, store) if own else extras.system(name, model)
     fields = {"system": "lm", "lmbda": 0.0}
     if extras.offers[name].kind == "memory":
@@ -128,17 +128,17 @@ def _beside(
 
 
 def _guarded(name: str, events: Iterator[ColumnEvent]) -> Iterator[ColumnEvent]:
-    """Yield a column's events; an error becomes one that says so."""
+    """Yield a column's events; an error becomes a "failed" event."""
     try:
         yield from events
     except MlpMemError as error:
         yield ColumnEvent("failed", {name: sentence(public_text(error))})
     except Exception:
         log.exception("the column %s failed", name)
-        text = "Something went wrong in this column; the terminal says what."
+        text = "This column failed; see the terminal for the reason."
         yield ColumnEvent("failed", {name: text})
 
 
 def sentence(text: str) -> str:
-    """Return a text that begins with a capital."""
+    """Return a text with a capital first letter."""
     return text[:1].upper() + text[1:]

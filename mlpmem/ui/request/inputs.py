@@ -1,4 +1,4 @@
-"""Checks of what a visitor sends: every number is bounded here, whatever the widgets allow."""
+"""Checks of a visitor's values; every number is bounded here, whatever the widgets allow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from mlpmem.ui.door.bounds import BOUNDS as DOOR
 
 MAX_CHARACTERS = DOOR.characters
 MAX_NEW_TOKENS = DOOR.new_tokens
-MAX_IDS = 4096  # tokens before a probed one; the decoder itself may read fewer
+MAX_IDS = 4096  # context tokens of a probe; the decoder's own limit may be lower
 MAX_PROBE = 40
-MAX_STOPS = 8  # texts that end an answer
-# field -> (its name in a sentence, in a link, least, most, default)
+MAX_STOPS = 8  # stop texts
+# field -> (name in messages, name in links, least, most, default)
 BOUNDS = {
     "max_new_tokens": ("max new tokens", "tokens", 1, MAX_NEW_TOKENS, 32),
     "temperature": ("temperature", "temperature", 0.0, 2.0, 0.0),
@@ -28,9 +28,9 @@ BOUNDS = {
 
 @dataclass(frozen=True)
 class RequestOptions:
-    """How to generate; lmbda None is what the bundle is used with."""
+    """How to generate; lmbda None is the bundle's own."""
 
-    lmbda: float | str | None = None  # or AUTO: the router's, for every token
+    lmbda: float | str | None = None  # AUTO: a router chooses it for every token
     max_new_tokens: int = 32
     temperature: float = 0.0
     top_p: float = 1.0
@@ -38,43 +38,43 @@ class RequestOptions:
     seed: int = 0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
-    stop: tuple[str, ...] = ()  # texts that end an answer
-    special: bool = False  # control tokens that the prompt spells are read as such
+    stop: tuple[str, ...] = ()  # stop texts
+    special: bool = False  # control tokens in the prompt are parsed
 
     def as_arguments(self) -> dict:
-        """Return the keyword arguments of `generate` and `compare`."""
+        """Return the options as keyword arguments of Model.generate and Model.compare."""
         return dict(self.__dict__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What one column on the page is asked for, in the trace's own terms."""
+    """A request of a column's own buttons, in the terms of its trace."""
 
-    kind: str  # "scrub", "branch", or "typed": the whole run again, its prompt as it was typed
-    run: str  # the page's name for what is on screen
+    kind: str  # "scrub", "branch", or "typed": all columns again with the prompt as typed
+    run: str  # id of the run on screen
     prompt: str
     system: str
     options: RequestOptions
     forced: list[int]
-    own: str  # the page's name for the visitor's text that it searched, or ""
-    systems: list[str]  # of a run that is typed
+    own: str  # short id of the searched own text, or ""
+    systems: list[str]  # of "typed"
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
-    """Return a checked request of the page; MlpMemError names what is wrong with it.
+    """Return a checked request; MlpMemError names the invalid value.
 
-    Scrubbing is for what is mixed in the model's batch; any column can be branched.
+    Only the batch's mixed columns can be scrubbed; any column can be branched.
     """
     data = data if isinstance(data, dict) else {}
     settings = data.get("settings") if isinstance(data.get("settings"), dict) else {}
     run, forced = data.get("run"), data.get("forced", [])
-    whole = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
+    valid_ids = isinstance(forced, list) and all(type(i) is int and i >= 0 for i in forced)
     mixed = [*SOURCES[1:], *(name for name in offered if name == "mixed")]
     branched = [*SOURCES, *offered]
-    asked = {"scrub": mixed, "branch": branched, "typed": branched}.get(str(data.get("kind")), [])
-    known = data.get("system") in asked
-    if not (known and whole and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
-        raise MlpMemError("That cannot be asked of this column. Generate again and retry.")
+    allowed = {"scrub": mixed, "branch": branched, "typed": branched}.get(str(data.get("kind")), [])
+    known = data.get("system") in allowed
+    if not (known and valid_ids and len(forced) <= MAX_NEW_TOKENS and isinstance(run, str)):
+        raise MlpMemError("This column does not support that. Generate again and retry.")
     return Request(
         kind=data["kind"],
         run=run[:40],
@@ -95,59 +95,51 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
 
 
 def event_values(event: Any) -> dict:
-    """Return what a part of the page sent with its event, {} where it is no object."""
+    """Return the data of a page's event, {} if it is not an object."""
     return event._data if isinstance(event._data, dict) else {}
 
 
-def _list(value: object) -> list:
-    """Return a value that is a list, an empty one for any other."""
-    return value if isinstance(value, list) else []
-
-
 def check_text(text: object, what: str = "prompt", most: int = MAX_CHARACTERS) -> str:
-    """Return the text as it was typed; MlpMemError if it is empty or over-long."""
+    """Return the text unchanged; MlpMemError if it is empty or too long."""
     if not isinstance(text, str) or not text.strip():
         raise MlpMemError(f"The {what} is empty. Write one, or pick an example.")
     text = valid(text)
     if len(text) > most:
         raise MlpMemError(
-            f"The {what} has {len(text):,} characters; at most {most:,} are taken. "
+            f"The {what} must have at most {most:,} characters; got {len(text):,}. "
             "Shorten it and try again."
         )
     return text
 
 
 def check_number(value: object, name: str, low: float, high: float, default: float) -> float:
-    """Return value as a number in [low, high], or default for an empty field; else MlpMemError."""
+    """Return a number in [low, high], default for an empty field; else MlpMemError."""
     if value is None or value == "":
         return default
     if not is_number(value):
         raise MlpMemError(
-            f"{name} is {repr(value)[:60]}; a number from {low:g} to {high:,.10g} is needed."
+            f"{name} must be a number from {low:g} to {high:,.10g}; got {value!r:.60}."
         )
     if not low <= value <= high:
         raise MlpMemError(
-            f"{name} is {value:,.10g}; it must lie between {low:g} and {high:,.10g}. Correct it."
+            f"{name} must be between {low:g} and {high:,.10g}; got {value:,.10g}. Correct it."
         )
     return value
 
 
 def check_probe(data: dict) -> tuple[list[int], str]:
-    """Return (token ids before, the named text) of a probe; MlpMemError for anything else."""
+    """Return (context's token ids, probed text); MlpMemError for invalid data."""
     ids, text = data.get("ids"), data.get("text")
-    whole = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
-    if not whole or not 0 < len(ids) <= MAX_IDS:
-        raise MlpMemError("The position is not known any more. Choose a token again.")
+    valid_ids = isinstance(ids, list) and all(type(i) is int and 0 <= i < 2**31 for i in ids)
+    if not valid_ids or not 0 < len(ids) <= MAX_IDS:
+        raise MlpMemError("The position is no longer known. Choose a token again.")
     if not isinstance(text, str) or not text.strip() or len(text) > MAX_PROBE:
-        raise MlpMemError(f"Name a token: a word of 1 to {MAX_PROBE} characters.")
+        raise MlpMemError(f"Type a token: a word of 1 to {MAX_PROBE} characters.")
     return ids, valid(text)
 
 
 def check_lmbda(value: object) -> float | str | None:
-    """Return the bar's lambda: None while it is untouched, AUTO where a router is to choose.
-
-    MlpMemError outside 0..1.
-    """
+    """Return the bar's lambda in 0..1, None if untouched, AUTO for a router's; else MlpMemError."""
     lmbda = value.get("lmbda") if isinstance(value, dict) else value
     if lmbda == AUTO and isinstance(lmbda, str):
         return AUTO
@@ -166,55 +158,56 @@ def check_options(
     stop: object = None,
     special: object = False,
 ) -> RequestOptions:
-    """Return checked options; MlpMemError names the first that is out of bounds."""
+    """Return checked options; MlpMemError names the first invalid one."""
     numbers = tokens, temperature, top_p, top_k, seed, min_p, repetition_penalty
-    given = zip(BOUNDS, numbers, strict=True)
-    found = {}
-    for field, value in given:
+    values = {}
+    for field, value in zip(BOUNDS, numbers, strict=True):
         name, _, low, high, default = BOUNDS[field]
-        found[field] = type(default)(check_number(value, name, low, high, default))
+        values[field] = type(default)(check_number(value, name, low, high, default))
     return RequestOptions(
-        lmbda=check_lmbda(lmbda), stop=check_stop(stop), special=special is True, **found
+        lmbda=check_lmbda(lmbda), stop=check_stop(stop), special=special is True, **values
     )
 
 
 def check_stop(stop: object) -> tuple[str, ...]:
-    """Return the texts that end an answer; MlpMemError for others, or for too many."""
+    """Return the stop texts; MlpMemError for invalid or too many ones."""
     texts = [stop] if isinstance(stop, str) else [] if stop is None else stop
-    whole = isinstance(texts, list | tuple) and all(isinstance(t, str) and t for t in texts)
-    if not whole or len(texts) > MAX_STOPS or any(len(t) > MAX_PROBE for t in texts):
+    are_texts = isinstance(texts, list | tuple) and all(isinstance(t, str) and t for t in texts)
+    if not are_texts or len(texts) > MAX_STOPS or any(len(t) > MAX_PROBE for t in texts):
         raise MlpMemError(
-            f"stop is {repr(stop)[:80]}; give up to {MAX_STOPS} texts of 1 to {MAX_PROBE} "
-            'characters, such as ["\\n"].'
+            f"stop must be up to {MAX_STOPS} texts of 1 to {MAX_PROBE} characters, such as "
+            f'["\\n"]; got {stop!r:.80}. Correct it.'
         )
     return tuple(valid(text) for text in texts)
 
 
-def check_systems(chosen: object, there: Sequence[str], offered: Sequence[str] = ()) -> list[str]:
-    """Return the chosen systems that are there or offered, those there for None.
+def check_systems(
+    chosen: object, available: Sequence[str], offered: Sequence[str] = ()
+) -> list[str]:
+    """Return the chosen systems that are available or offered, all available ones for None.
 
-    MlpMemError where none is, or one is not known at all.
+    MlpMemError if there is none, or if a name is unknown.
     """
     if chosen is None:
-        return list(there)
-    known = [*there, *(s for s in SOURCES if s not in there), *offered]
+        return list(available)
+    known = [*available, *(s for s in SOURCES if s not in available), *offered]
     if not isinstance(chosen, list | tuple):
         raise MlpMemError(
-            f"systems is {repr(chosen)[:200]}; give a list with some of {', '.join(known)}."
+            f"systems must be a list with some of {', '.join(known)}; got {chosen!r:.200}."
         )
     for name in chosen:
         if name not in known:
-            raise MlpMemError(f"{repr(name)[:80]} is no column; choose from {', '.join(known)}.")
-    kept = [system for system in (*there, *offered) if system in chosen]
-    if not kept:
-        what = f"{', '.join(chosen)}: not there, or not yet" if chosen else "No column is chosen"
-        raise MlpMemError(f"{what}; there is {', '.join(there)}. Choose from these.")
-    return kept
+            raise MlpMemError(f"Unknown column {name!r:.80}. Choose from {', '.join(known)}.")
+    systems = [system for system in (*available, *offered) if system in chosen]
+    if not systems:
+        what = f"{', '.join(chosen)} is not available yet" if chosen else "No column is chosen"
+        raise MlpMemError(f"{what}. Choose from {', '.join(available)}.")
+    return systems
 
 
 @dataclass(frozen=True)
 class Link:
-    """What a permalink asks for."""
+    """The values of a permalink."""
 
     prompt: str
     options: RequestOptions
@@ -222,26 +215,26 @@ class Link:
 
 
 def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | None:
-    """Return what a link's query asks for, None without a prompt; what is off is brought in.
+    """Return the values of a link's query, None without a prompt.
 
-    A link may have been cut, edited or made elsewhere, so nothing in it is an error: a number
-    outside its bounds becomes the nearest inside them, one that is none becomes the default.
+    A link may be cut or edited, so nothing in it is an error: a number outside its bounds is
+    clamped, any other invalid value becomes the default.
     """
     prompt = str(query.get("q") or "")[:MAX_CHARACTERS]
     if not prompt.strip():
         return None
-    found = {}
+    numbers = {}
     for field, (_, key, low, high, default) in BOUNDS.items():
-        found[field] = type(default)(_clamped(query.get(key), low, high, default))
+        numbers[field] = type(default)(_clamped(query.get(key), low, high, default))
     auto = query.get("lambda") == AUTO
     lmbda = AUTO if auto else _clamped(query.get("lambda"), 0.0, 1.0, None)
-    named = str(query.get("systems") or "").split(",")
-    systems = [s for s in (*SOURCES, *offered) if s in named] or list(SOURCES)
-    return Link(prompt, RequestOptions(lmbda=lmbda, **found), systems)
+    names = str(query.get("systems") or "").split(",")
+    systems = [s for s in (*SOURCES, *offered) if s in names] or list(SOURCES)
+    return Link(prompt, RequestOptions(lmbda=lmbda, **numbers), systems)
 
 
 def _clamped(text: Any, low: float, high: float, default: float | None) -> float | None:
-    """Return a text's number within its bounds, or default where it is none."""
+    """Return a text's number clamped to its bounds, default if it is not a number."""
     try:
         value = float(text)
     except (TypeError, ValueError, OverflowError):

@@ -1,7 +1,7 @@
-"""From a generation's events to the values the token view receives.
+"""A generation's events as values for the token view.
 
-Deltas carry a sequence number and leave at most every `PERIOD` seconds; the last value carries
-whole traces, so a page that missed a delta is right again at the end.
+Deltas have a sequence number and are sent at most every `PERIOD` seconds. The last value has whole
+traces, so a page that missed a delta is correct at the end.
 """
 
 import logging
@@ -19,22 +19,22 @@ from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request.limits import LATE, Deadline
 
 PERIOD = 0.06  # seconds: about 16 updates a second
-MOST_SAID = 300  # characters of what another library says
+MAX_MESSAGE = 300  # characters of another library's message
 log = logging.getLogger(__name__)
 
 
 def new_run() -> str:
-    """Return a fresh name for one run; it also makes equal values differ."""
+    """Return a new id for one run; it also makes equal values differ."""
     return uuid.uuid4().hex[:12]
 
 
 def message(text: str) -> dict:
-    """Return the value that shows a text, as a sentence, above the panes."""
+    """Return the value that shows a message above the panes."""
     return {"kind": "message", "run": new_run(), "text": text[:1].upper() + text[1:]}
 
 
 def recorded(comparison: dict | None, known: dict[str, Any]) -> dict | None:
-    """Return the value that shows a recorded comparison, with what is known of its prompt."""
+    """Return the value that shows a recorded comparison; `known` is Recorded.known(prompt)."""
     return {"kind": "recorded", "run": new_run(), **known, **comparison} if comparison else None
 
 
@@ -45,7 +45,7 @@ def begin(
     lmbdas: dict[str, float | str],
     temperature: float,
 ) -> dict:
-    """Return the value that opens a run: what is known of the prompt, every column's lambda."""
+    """Return the value that opens a run; `known` is Recorded.known(prompt)."""
     settings = {"temperature": temperature}
     traces = {s: {"system": s, "lmbda": x, "settings": settings} for s, x in lmbdas.items()}
     return {"kind": "begin", "run": run, "prompt": prompt, **known, "traces": traces}
@@ -54,9 +54,9 @@ def begin(
 def deltas(
     run: str, events: Iterable[Any], clock: Callable[[], float] = time.monotonic
 ) -> Iterator:
-    """Yield values as events come: "steps", "part", "wait", "column", "failed", and one "done".
+    """Yield "steps", "part", "wait", "column" and "failed" values of events, then one "done".
 
-    "done" has every whole trace, and what failed: a page that missed a value is right again then.
+    "done" has all whole traces and all failures.
     """
     pending: dict[str, list[dict]] = {}
     failed: dict[str, str] = {}
@@ -71,7 +71,7 @@ def deltas(
                 yield {"kind": "steps", "run": run, "seq": seq, "steps": pending}
                 pending, last = {}, clock()
         elif kind in ("part", "done"):
-            pending = {}  # whole traces say it better
+            pending = {}  # whole traces replace them
             traces = {system: trace.to_dict() for system, trace in values.items()}
             own = {"seq": seq + 1, "failed": failed} if kind == "done" else {}
             yield {"kind": kind, "run": run, "traces": traces, **own}
@@ -80,14 +80,14 @@ def deltas(
             yield {"kind": kind, "run": run, "columns": values}
 
 
-_TURN = threading.Lock()  # who computes; a run that was left keeps it until it has really ended
+_TURN = threading.Lock()  # held while a run computes; an abandoned run holds it until it ends
 
 
 @contextmanager
 def turn(stop: Deadline) -> Iterator[None]:
-    """Compute alone: wait until the run before has ended, too, where its visitor has left it.
+    """Compute exclusively: wait until the previous run has ended, even if its visitor left.
 
-    MlpMemError where the time of the run that waits is over.
+    MlpMemError if the deadline passes first.
     """
     while not _TURN.acquire(timeout=0.1):
         stop.check()
@@ -98,9 +98,9 @@ def turn(stop: Deadline) -> Iterator[None]:
 
 
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
-    """Yield make's values; what goes wrong becomes a message, and leaving early stops the model.
+    """Yield make's values; an error becomes a message. Closing the generator stops the model.
 
-    So does a run that takes longer than limits.SECONDS.
+    A run longer than limits.SECONDS is stopped with a message.
     """
     stop = Deadline()
     try:
@@ -109,10 +109,10 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
         stop.check()
     except MlpMemError as error:
         yield message(LATE if stop.over else public_text(error))
-    except gr.Error as error:  # of a lease: the quota is used up, the wait was too long
-        yield message(public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MOST_SAID])
+    except gr.Error as error:  # of a GPU lease: quota or time-out
+        yield message(public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MAX_MESSAGE])
     except Exception:
         log.exception("a generation failed")
-        yield message("Something went wrong while generating; the terminal says what. Try again.")
+        yield message("The generation failed; see the terminal for the reason. Try again.")
     finally:
         stop.set()

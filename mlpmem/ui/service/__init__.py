@@ -1,6 +1,10 @@
 """The model behind the page: loaded in the background, one for all visitors.
 
-service has its status, loads opens bundles, parts and presets, offers makes further columns when
-they are first asked for, own_text holds the visitors' own datastores, ending is how it all ends.
+    service    the model and its status
+    loads      functions that load bundles, parts and presets
+    offers     extra columns, loaded on first use
+    own_text   datastores of visitors' own texts
+    ending     exit on signals, and the end of a training
+
 It may import `ui.door`. Open service.py first.
 """

@@ -1,7 +1,6 @@
-"""How the process ends: by Ctrl-C, SIGTERM or SIGHUP alike, with nothing of it left behind.
+"""Clean exit on Ctrl-C, SIGTERM and SIGHUP.
 
-The signal is raised as an exit in the main thread, wherever that is, so that every `finally` and
-everything registered at exit has its turn.
+A signal raises SystemExit in the main thread, so every `finally` and `atexit` handler runs.
 """
 
 import os
@@ -11,11 +10,11 @@ import threading
 from types import FrameType
 
 CODES = {"SIGINT": 0, "SIGTERM": 143, "SIGHUP": 129}
-PATIENCE = 8.0  # seconds; a container's host kills what takes ten
+PATIENCE = 8.0  # seconds; container hosts kill after ten
 
 
 def exit_on_signals() -> None:
-    """Have signals exit this process, in the main thread; one that is ignored stays ignored."""
+    """Install the signal handlers, in the main thread only; an ignored signal stays ignored."""
     if threading.current_thread() is not threading.main_thread():
         return
     for name in CODES:
@@ -25,7 +24,7 @@ def exit_on_signals() -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:
-    """Exit, once; whatever still computes after PATIENCE is not waited for."""
+    """Exit; after PATIENCE seconds the process is ended without waiting for other threads."""
     for name in CODES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
@@ -37,7 +36,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 def end_training() -> None:
-    """End the training of a memory where one runs, and wait for it; what it made is kept."""
+    """Stop a running memory training and wait for it; its progress is kept."""
     distil = sys.modules.get("mlpmem.loading.distil")
     if distil is not None:
         distil.end()

@@ -1,4 +1,4 @@
-"""Models of parts and presets for the page: each function returns a `load` for Service."""
+"""Loaders for the page's model: each `open_*` returns a `load` for Service."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlpmem.ui.service.service import Later, Load, Tell
+from mlpmem.ui.service.service import BackgroundTask, Load, Tell
 
 
 def open_parts(
@@ -20,14 +20,14 @@ def open_parts(
     form: str | None = None,
     plain: bool = False,
 ) -> Load:
-    """Return a `load` of a decoder (folder or hub id), with a memory of its own or none.
+    """Return a `load` of a decoder and an optional memory, each a folder or a Hub id.
 
-    Texts become a datastore and, with `train`, a memory; the decoder answers meanwhile. form is one
-    of linear.FORMS, None the dtype that weights are read in anyway. They are laid out for a
-    CPU; plain leaves them as they are, for LoRA to be merged into, where there is no form.
+    Texts become a datastore and, with `train`, a memory, in the background. `form` is one of
+    linear.FORMS; None keeps the dtype. Weights are packed for a CPU, unless `plain` is set and
+    `form` is None: LoRA is merged into plain weights.
     """
 
-    def load(tell: Tell) -> tuple[Any, list[Later]]:
+    def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
         from mlpmem.loading.hub import fetch
         from mlpmem.loading.parts import form_for, open_folders
 
@@ -36,14 +36,16 @@ def open_parts(
         tell("reading the weights", None)
         if form is None and not plain and device == "cpu":
             chosen = form_for(folder)
-        held = laid_out(chosen, plain)
-        model = open_folders(folder, brought, device=device, **held)
+        options = weight_options(chosen, plain)
+        model = open_folders(folder, brought, device=device, **options)
         sys.stderr.write(f"mlpmem: {said_of(model, chosen)}\n")
-        later = _texts(model, text)
+        tasks = _texts(model, text)
         if train:
-            packed, bits = held.get("pack", False), held.get("bits", 0)
-            later.append(Later("memory", partial(_distil, model, folder, text, packed, bits)))
-        return model, later
+            packed, bits = options.get("pack", False), options.get("bits", 0)
+            tasks.append(
+                BackgroundTask("memory", partial(_distil, model, folder, text, packed, bits))
+            )
+        return model, tasks
 
     return load
 
@@ -67,23 +69,20 @@ def open_preset(
     form: str | None = None,
     plain: bool = False,
 ) -> Load:
-    """Return a `load` of a preset, with a datastore of texts where there are some.
+    """Return a `load` of a preset, with a datastore of texts; for form, plain see open_parts."""
 
-    form and plain are open_parts'.
-    """
-
-    def load(tell: Tell) -> tuple[Any, list[Later]]:
+    def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
         from mlpmem.loading import presets
 
-        held = laid_out(form, plain)
-        model = presets.open_preset(name, tell=tell, device=device, **held)
+        options = weight_options(form, plain)
+        model = presets.open_preset(name, tell=tell, device=device, **options)
         return model, _texts(model, text)
 
     return load
 
 
-def laid_out(form: str | None, plain: bool = False) -> dict[str, Any]:
-    """Return how weights are held in a form, as options of parts.open_folders; see open_parts."""
+def weight_options(form: str | None, plain: bool = False) -> dict[str, Any]:
+    """Return the options of parts.open_folders for a form of weights; see open_parts."""
     if form is None:
         return {"pack": not plain}
     from mlpmem.fast.linear import form_of
@@ -92,23 +91,23 @@ def laid_out(form: str | None, plain: bool = False) -> dict[str, Any]:
     return {"dtype": dtype, "pack": True, "bits": bits}
 
 
-def _texts(model: Any, text: Sequence[Path]) -> list[Later]:
-    """Return what makes a datastore of text files, nothing without any."""
-    return [Later("datastore", partial(_attach, model, text))] if text else []
+def _texts(model: Any, text: Sequence[Path]) -> list[BackgroundTask]:
+    """Return the task that builds a datastore of text files, [] without any."""
+    return [BackgroundTask("datastore", partial(_attach, model, text))] if text else []
 
 
 def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
-    """Return the model with a datastore of text files, and a line on its cost."""
+    """Return (the model with a datastore of text files, a line on its cost)."""
     from mlpmem.loading.parts import attach_text
 
-    built = attach_text(model, text, progress=partial(tell_tokens, tell))
+    built = attach_text(model, text, progress=partial(report_tokens, tell))
     return model, cost_line(model, built)
 
 
 def _distil(
     model: Any, decoder: Path, text: Sequence[Path], packed: bool, bits: int, tell: Tell
 ) -> tuple[Any, str]:
-    """Return a model with a memory distilled from text files, and a line on its cost."""
+    """Return (a model with a memory distilled from text files, a line on its cost)."""
     from mlpmem.fast.linear import pack
     from mlpmem.loading.distil import distil
 
@@ -116,13 +115,13 @@ def _distil(
     memory = distil(model, decoder, text, tell)
     if packed:
         pack(memory, bits)
-    made = model.with_memory(memory)
-    took = seconds_text(time.perf_counter() - begin)
-    return made, f"memory made in {took}, {megabytes(made.memory.bytes)}"
+    model = model.with_memory(memory)
+    duration = seconds_text(time.perf_counter() - begin)
+    return model, f"memory trained in {duration}, {megabytes(model.memory.bytes)}"
 
 
 def cost_line(model: Any, built: Any) -> str:
-    """Return the sentence on what the datastore cost, set against the memory where there is one."""
+    """Return a line on the datastore's time and size, compared with the memory if there is one."""
     when = f"built in {seconds_text(built.seconds)}" + (" (cached)" if built.cached else "")
     line = f"datastore {when}, {megabytes(model.store.bytes)}"
     if model.memory is not None:
@@ -131,17 +130,17 @@ def cost_line(model: Any, built: Any) -> str:
 
 
 def seconds_text(seconds: float) -> str:
-    """Return a duration as a person says it."""
+    """Return a duration in words."""
     return f"{seconds:.0f} s" if seconds >= 1 else "under a second"
 
 
 def megabytes(size: int) -> str:
-    """Return a size in bytes as a person says it."""
+    """Return a size in bytes as MB or kB."""
     return f"{size / 1e6:,.0f}\u00a0MB" if size >= 1e6 else f"{size / 1e3:,.0f}\u00a0kB"
 
 
-def tell_tokens(tell: Tell, done: int, total: int) -> None:
-    """Tell how many of a datastore's tokens have their keys."""
+def report_tokens(tell: Tell, done: int, total: int) -> None:
+    """Report how many of a datastore's tokens have keys."""
     share = done / total if total else 0.0
     tell(
         f"building the datastore: {100 * share:.0f}%, "
@@ -151,18 +150,18 @@ def tell_tokens(tell: Tell, done: int, total: int) -> None:
 
 
 def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
-    """Return a `load` for Service that reads a bundle; nothing heavy is imported before it runs."""
+    """Return a `load` of a bundle; heavy modules are imported when it runs."""
 
-    def load(tell: Tell) -> tuple[Any, list[Later]]:
+    def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
         from mlpmem.loading.bundle import load_bundle
 
         bundle = load_bundle(path)
         model = bundle.model()
 
         def attach(tell: Tell) -> tuple[Any, str]:
-            built = bundle.attach(model, partial(tell_tokens, tell))
+            built = bundle.attach(model, partial(report_tokens, tell))
             return model, cost_line(model, built)
 
-        return model, [Later("datastore", attach)] if datastore else []
+        return model, [BackgroundTask("datastore", attach)] if datastore else []
 
     return load

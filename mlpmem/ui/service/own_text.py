@@ -1,8 +1,8 @@
-"""Datastores of visitors' own texts: bounded in bytes and in time, found by a secret id alone.
+"""Datastores of visitors' own texts: limited in bytes and in time, looked up by a secret id only.
 
-A session keeps the id; all that is known of its owner is the client that it counts for. A client
-with more than its share loses its oldest; where everybody's together are too much, whoever has most
-does. A timer frees what has expired, whether or not anybody comes by.
+A session keeps the id; of its owner only the client is stored. A client above its share loses its
+oldest datastore. Above the total limit, the client with the most bytes loses one. A timer frees
+expired datastores.
 """
 
 import io
@@ -20,24 +20,24 @@ from mlpmem.formats import valid
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
 from mlpmem.ui.door.bounds import BOUNDS
 
-MAX_BYTES = BOUNDS.text_bytes  # of one text
+MAX_BYTES = BOUNDS.text_bytes  # per text
 MOST = f"{MAX_BYTES / 1e6:g} MB"
-KINDS = (*TEXT_KINDS, ".gz")  # .xz is not taken: what it unpacks in may be gigabytes
+KINDS = (*TEXT_KINDS, ".gz")  # without .xz, which may need gigabytes to unpack
 
 
 @dataclass(frozen=True)
-class Own:
+class OwnText:
     """One visitor's datastore."""
 
     title: str
     store: Any
-    ends: float  # of the shelf's clock
-    note: str = ""  # what was left out of the text
+    ends: float  # time of expiry, by the shelf's clock
+    note: str = ""  # what was skipped in the text
     client: str = ""
 
 
 class Shelf:
-    """Keeps datastores by id until their time is over or their room is needed."""
+    """Keeps datastores by id until they expire or are evicted."""
 
     def __init__(
         self,
@@ -46,55 +46,55 @@ class Shelf:
         clock: Callable[[], float] = time.monotonic,
         share: int = BOUNDS.client_text_bytes,
     ) -> None:
-        """Begin empty."""
+        """Start empty."""
         self.most, self.seconds, self.clock, self.share = most, seconds, clock, share
-        self._kept: OrderedDict[str, Own] = OrderedDict()
+        self._texts: OrderedDict[str, OwnText] = OrderedDict()
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
     def add(self, title: str, store: Any, note: str = "", client: str = "") -> str:
-        """Keep a client's datastore and return its id; this one is kept even if it is too large."""
+        """Store a client's datastore and return its id; the newest is kept at any size."""
         key = uuid.uuid4().hex
         with self._lock:
             self._sweep()
-            others = [k for k, own in self._kept.items() if own.client == client]
-            self._kept[key] = Own(title, store, self.clock() + self.seconds, note, client)
+            others = [k for k, own in self._texts.items() if own.client == client]
+            self._texts[key] = OwnText(title, store, self.clock() + self.seconds, note, client)
             while others and self._bytes(client) > self.share:
-                del self._kept[others.pop(0)]
-            while len(self._kept) > 1 and self._bytes() > self.most:
-                del self._kept[self._heaviest(key)]
-            self._wake()
+                del self._texts[others.pop(0)]
+            while len(self._texts) > 1 and self._bytes() > self.most:
+                del self._texts[self._heaviest(key)]
+            self._set_timer()
         return key
 
     def _heaviest(self, new: str) -> str:
-        """Return whose client has most, but for the new one: the one used longest ago of them."""
-        rest = [key for key in self._kept if key != new]
-        return max(rest, key=lambda key: self._bytes(self._kept[key].client))
+        """Return the key used longest ago of the client with most bytes, other than `new`."""
+        others = [key for key in self._texts if key != new]
+        return max(others, key=lambda key: self._bytes(self._texts[key].client))
 
-    def get(self, key: str) -> Own | None:
-        """Return what an id stands for, None once it has gone."""
+    def get(self, key: str) -> OwnText | None:
+        """Return an id's datastore, None if it is gone."""
         with self._lock:
             self._sweep()
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
+            if key in self._texts:
+                self._texts.move_to_end(key)
+            return self._texts.get(key)
 
     def drop(self, key: str) -> None:
-        """Forget a datastore; an id that is not there is no error."""
+        """Delete a datastore; an unknown id is not an error."""
         with self._lock:
-            self._kept.pop(key, None)
+            self._texts.pop(key, None)
 
-    def left(self, own: Own) -> float:
-        """Return for how many seconds it is still kept."""
+    def left(self, own: OwnText) -> float:
+        """Return the seconds until it expires."""
         return max(0.0, own.ends - self.clock())
 
-    def _wake(self) -> None:
-        """Set the timer for the one whose time is over first."""
+    def _set_timer(self) -> None:
+        """Set the timer to the next expiry."""
         if self._timer is not None:
             self._timer.cancel()
-        if not self._kept:
+        if not self._texts:
             return
-        soonest = min(self._kept.values(), key=lambda own: own.ends)
+        soonest = min(self._texts.values(), key=lambda own: own.ends)
         self._timer = threading.Timer(self.left(soonest), self._expire)
         self._timer.daemon = True
         self._timer.start()
@@ -102,40 +102,38 @@ class Shelf:
     def _expire(self) -> None:
         with self._lock:
             self._sweep()
-            self._wake()
+            self._set_timer()
 
     def _sweep(self) -> None:
         now = self.clock()
-        for key in [key for key, own in self._kept.items() if own.ends <= now]:
-            del self._kept[key]
+        for key in [key for key, own in self._texts.items() if own.ends <= now]:
+            del self._texts[key]
 
     def _bytes(self, client: str | None = None) -> int:
-        """Return what a client's datastores take, everybody's for None."""
-        owns = self._kept.values()
+        """Return the bytes of a client's datastores, of all for None."""
+        owns = self._texts.values()
         return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
 def read_upload(path: Path) -> tuple[str, str]:
-    """Return (name, content) of an uploaded file; MlpMemError says what is wrong with it."""
+    """Return (name, content) of an uploaded file; MlpMemError for a wrong type or size."""
     if kind_of(path) not in TEXT_KINDS or path.suffix.lower() not in KINDS:
         raise MlpMemError(f"{path.name} is not one of {', '.join(KINDS)} files. Convert it first.")
     size = path.stat().st_size
     if size > MAX_BYTES:
-        raise MlpMemError(f"{path.name} has {size / 1e6:.1f} MB; at most {MOST} are taken. Cut it.")
+        raise MlpMemError(f"{path.name} must have at most {MOST}; got {size / 1e6:.1f} MB. Cut it.")
     with opened(path) as file:
         raw = file.read(MAX_BYTES + 1)
     if len(raw) > MAX_BYTES:
-        raise MlpMemError(
-            f"{path.name} unpacks to more than {MOST}; at most {MOST} are taken. Cut it."
-        )
+        raise MlpMemError(f"{path.name} unpacks to more than {MOST}, the limit. Cut it.")
     return path.name, "".join(decoded(io.BytesIO(raw), path.name))
 
 
 def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
-    """Return (title, text) of every document; MlpMemError for no text, a bad line or too much."""
+    """Return (title, text) of every document; MlpMemError for an empty, malformed or large text."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
-        raise MlpMemError(f"The text has more than {MOST}. Cut it.")
+        raise MlpMemError(f"The text must have at most {MOST}; it has more. Cut it.")
     pairs = [(valid(title[:200]), text) for title, text in titled_texts(name, content, counts)]
     if not pairs:
-        raise MlpMemError("There is no text. Paste some, or upload a file with some.")
+        raise MlpMemError("The text is empty. Paste a text, or upload a file.")
     return pairs

@@ -1,7 +1,7 @@
-"""The model behind the page, loaded in a background thread, and what the page says meanwhile.
+"""The model behind the page, loaded in a background thread, and its status.
 
-Only the model and its status live here, never a visitor's values. torch and transformers are
-imported inside `load`, so the page answers before they are.
+Only the model and its status are stored here, never a visitor's values. torch and transformers are
+imported inside `load`, so the page is served before that.
 """
 
 import logging
@@ -15,52 +15,49 @@ from typing import Any
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.service.offers import Extras
 
-Tell = Callable[[str, float | None], None]  # a line for the status, and the share done, 0..1
-NO_MEMORY = "This model has no memory. Started with --text and --train-memory, the page makes one."
-NO_DATASTORE = "Started without a datastore. The Corpus tab makes one of your own text."
+Tell = Callable[[str, float | None], None]  # (status line, share done 0..1)
+NO_MEMORY = "This model has no memory. Start the page with --text and --train-memory to train one."
+NO_DATASTORE = "This page has no datastore. Make one of your own text on the Corpus tab."
 NO_CORPUS = (
-    "There is no corpus to search: the page was started without a datastore. Make one of your own "
-    "text below, or start it with --text."
+    "There is no corpus to search, because this page has no datastore. Make one of your own text "
+    "below, or start the page with --text."
 )
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Status:
-    """One moment of loading, as the page shows it."""
+    """The state of loading, as the page shows it."""
 
     state: str = "replay"  # "replay", "loading", "ready" or "error"
     line: str = "loading the decoder and the memory"
-    share: float | None = None  # of the datastore that is built, 0..1
-    ready: bool = False  # decoder and memory answer
-    settled: bool = False  # nothing more will change
-    waiting: str = "The model is still loading."  # what the datastore's column says meanwhile
-    no_memory: str = ""  # what the memory's column says where there is no memory
+    share: float | None = None  # of the present task done, 0..1
+    ready: bool = False  # the model can answer
+    settled: bool = False  # the status is final
+    waiting: str = "The model is still loading."  # message of the datastore's column
+    no_memory: str = ""  # message of the memory's column without a memory
 
 
 @dataclass(frozen=True)
-class Later:
-    """What is made while the model answers already."""
+class BackgroundTask:
+    """A part that is built while the model answers already."""
 
     what: str  # "datastore" or "memory"
-    make: Callable[[Tell], tuple[Any, str]]  # returns the model that has it, and a line about it
+    make: Callable[[Tell], tuple[Any, str]]  # returns (model with the part, a line on its cost)
 
 
-Load = Callable[[Tell], tuple[Any, list[Later]]]
+Load = Callable[[Tell], tuple[Any, list[BackgroundTask]]]
 
 
 class Service:
-    """Loads a model and then what it lacks, and hands the model out once it can answer."""
+    """Loads a model, then runs its background tasks; the model answers after loading."""
 
     def __init__(self, load: Load, note: str = "", extras: Extras | None = None):
-        """Keep load, which returns a model and what is made later; a note begins every line.
-
-        extras are the columns that are offered beside the model's own.
-        """
+        """Store `load`, which returns (model, tasks); `note` begins every status line."""
         self._load, self._note = load, note
         self.extras = extras or Extras()
         self._model: Any = None
-        self._later: list[Later] = []
+        self._tasks: list[BackgroundTask] = []
         self._status = Status()
         self._set(self._status)
         self._corpus: Any = None
@@ -68,7 +65,7 @@ class Service:
 
     @property
     def corpus(self) -> Any:
-        """Return the datastore's texts, decoded when first asked for; MlpMemError before that."""
+        """Return the datastore's texts, decoded on first use; MlpMemError without a datastore."""
         with self._lock:
             if self._status.settled and "knn" not in self.model.systems:
                 raise MlpMemError(NO_CORPUS)
@@ -78,28 +75,28 @@ class Service:
 
     @property
     def status(self) -> Status:
-        """Return the present status, an immutable value."""
+        """Return the present status."""
         return self._status
 
     @property
     def model(self) -> Any:
-        """Return the model; MlpMemError with the next step while there is none."""
+        """Return the model; MlpMemError with the status while there is none."""
         if self._model is None:
             yet = "" if self._status.settled else " yet"
             raise MlpMemError(f"The model cannot answer{yet}: {self._status.line}.")
         return self._model
 
     def start(self) -> threading.Thread:
-        """Begin to load; returns the thread."""
+        """Start loading; return the thread."""
         thread = threading.Thread(target=self._run, name="load", daemon=True)
         thread.start()
         return thread
 
     def payload(self, defaults: dict[str, float]) -> dict:
-        """Return the status as plain values for the page: with the model's lambdas once known.
+        """Return the status as plain values for the page, with the model's lambdas once known.
 
-        "auto" names the systems whose lambda a router can choose; "routed" says whether it does
-        unless lambda is moved.
+        "auto" lists the systems whose lambda a router can choose; "routed" is True if it does by
+        default.
         """
         auto, routed = [], False
         if self._model is not None:
@@ -113,33 +110,32 @@ class Service:
         self._status = replace(status, line=line, no_memory=self._no_memory(status))
 
     def _no_memory(self, status: Status) -> str:
-        """Return why a model has no memory, "" where it has one or is not there yet."""
+        """Return why a model has no memory, "" if it has one or is not loaded yet."""
         if self._model is None or "memory" in self._model.systems:
             return ""
-        if not any(step.what == "memory" for step in self._later):
+        if not any(task.what == "memory" for task in self._tasks):
             return NO_MEMORY
         if status.settled:
-            return "The memory could not be made."
+            return "The memory could not be trained."
         line = status.line.removeprefix("distilling a memory: ").removeprefix("building the memory")
-        return (
-            f"The memory is being made{f' ({line})' if line else ''}. The others answer meanwhile."
-        )
+        progress = f" ({line})" if line else ""
+        return f"The memory is being trained{progress}. The other columns answer already."
 
     def _run(self) -> None:
         what = "model"
         try:
-            self._model, self._later = self._load(self._loading)
+            self._model, self._tasks = self._load(self._report_loading)
             lines: list[str] = []
-            for step in self._later:
-                what = step.what
-                self._making(step, f"building the {what}", 0.0)
-                self._model, line = step.make(partial(self._making, step))
+            for task in self._tasks:
+                what = task.what
+                self._report_task(task, f"building the {what}", 0.0)
+                self._model, line = task.make(partial(self._report_task, task))
                 lines.append(line)
         except MlpMemError as error:
             self._fail(what, str(error))
         except Exception:
             log.exception("loading failed")
-            self._fail(what, f"The {what} could not be made; the terminal says why.")
+            self._fail(what, f"The {what} could not be loaded; see the terminal for the reason.")
         else:
             waiting = "" if "knn" in self._model.systems else NO_DATASTORE
             line = "; ".join(lines)
@@ -148,17 +144,18 @@ class Service:
 
     def _fail(self, what: str, text: str) -> None:
         sys.stderr.write(f"mlpmem: {text}\n")
-        ready, there = self._model is not None, getattr(self._model, "systems", [])
-        waiting = "" if "knn" in there else f"The {'datastore' if ready else what} is not there."
+        ready, systems = self._model is not None, getattr(self._model, "systems", [])
+        lacking = "datastore" if ready else what
+        waiting = "" if "knn" in systems else f"The {lacking} could not be loaded."
         self._set(Status("error", text, ready=ready, settled=True, waiting=waiting))
 
-    def _loading(self, line: str, share: float | None) -> None:
+    def _report_loading(self, line: str, share: float | None) -> None:
         self._set(Status("loading", line, share=share))
 
-    def _making(self, step: Later, line: str, share: float | None) -> None:
-        waiting = _waiting(line) if step.what == "datastore" else ""
+    def _report_task(self, task: BackgroundTask, line: str, share: float | None) -> None:
+        waiting = _waiting(line) if task.what == "datastore" else ""
         self._set(Status("loading", line, share=share, ready=True, waiting=waiting))
 
 
 def _waiting(line: str) -> str:
-    return f"Waiting for the datastore ({line}). What is there answers meanwhile."
+    return f"Waiting for the datastore ({line}). The other columns answer already."

@@ -1,4 +1,4 @@
-"""A loop for what Gradio makes: blocks and queues, which leave one behind where there is none."""
+"""An event loop for tests that create Gradio blocks and queues."""
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
@@ -8,9 +8,9 @@ import pytest
 
 @pytest.fixture
 def run():
-    """Return run(coroutine) -> its result, all in one loop of another thread.
+    """Return run(coroutine) -> its result; all run in one loop of another thread.
 
-    This thread may be driving a browser, in a loop of its own.
+    This thread may run a browser's loop.
     """
     with ThreadPoolExecutor(1) as thread:
         runner = thread.submit(asyncio.Runner).result()

@@ -1,4 +1,4 @@
-"""The queue: turns by computing time, a share of waiting jobs, and nobody waits unheard."""
+"""The fair queue: turns by computing time, a limit on queued jobs, and dropped listeners."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -13,8 +13,8 @@ from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.fair import FADES, SIZE, UNHEARD, WINDOW, FairQueue, Used
 
 
-class Desk:
-    """A queue with a clock, to which clients bring jobs; nothing of it runs."""
+class QueueClient:
+    """A queue with a fake clock; its jobs do not run."""
 
     def __init__(self, run, **bounds):
         self.now, self._run = 0.0, run
@@ -27,7 +27,7 @@ class Desk:
         return FairQueue(blocks, bounds, lambda: self.now)
 
     def push(self, client: str, session: str, size: int = 10) -> str:
-        """Return the event's id, or the sentence that refused it."""
+        """Return the event's id, or the refusal's status and sentence."""
         return self._run(self._push(client, session, size))
 
     async def _push(self, client, session, size):
@@ -39,7 +39,7 @@ class Desk:
             return f"{error.status_code} {error.detail}"
 
     def order(self) -> list[str]:
-        """Return the sessions in the order of their turns."""
+        """Return the sessions by turn."""
         for queue in self.queue.event_queue_per_concurrency_id.values():
             self.queue._arrange(queue)
         return [event.session_hash for event in self.queue.waiting()]
@@ -48,55 +48,55 @@ class Desk:
 @pytest.fixture
 def desk(run):
     """Return desk(bounds...)."""
-    return partial(Desk, run)
+    return partial(QueueClient, run)
 
 
-def test_a_client_has_its_share_of_waiting_jobs_and_others_have_theirs(desk):
+def test_queued_jobs_are_limited_per_client(desk):
     desk = desk(waiting=2)
     for session in ("a1", "a2"):
         assert len(desk.push("a", session)) == 32
-    assert desk.push("a", "a3").startswith("429 2 requests of yours wait already")
+    assert desk.push("a", "a3").startswith("429 2 of your requests are waiting")
     assert len(desk.push("b", "b1")) == 32
 
 
-def test_second_jobs_come_after_everybodys_first(desk):
+def test_every_clients_first_job_precedes_second_jobs(desk):
     desk = desk()
     for client, session in (("a", "a1"), ("a", "a2"), ("b", "b1"), ("c", "c1")):
         desk.push(client, session)
     assert desk.order() == ["a1", "b1", "c1", "a2"]
 
 
-def test_whoever_has_used_least_is_next_and_what_was_used_fades(desk):
+def test_the_client_with_the_least_use_is_next_and_use_decays(desk):
     desk = desk()
     desk.queue.used.add("a", 10.0)
     desk.queue.used.add("b", 3.0)
     for client in "abc":
         desk.push(client, f"{client}1")
-    assert desk.order() == ["b1", "c1", "a1"], "up to a few seconds all are alike"
+    assert desk.order() == ["b1", "c1", "a1"], "clients below FREE seconds are equal"
     used = Used(lambda: desk.now)
     used.add("a", 10.0)
     desk.now += FADES
     assert used.of("a") == pytest.approx(5.0)
 
 
-def test_a_client_beyond_its_part_is_held_back_while_others_are_about(desk):
+def test_a_client_above_its_share_is_delayed_while_others_are_active(desk):
     desk = desk()
     desk.push("a", "a1")
     desk.queue.used.add("a", 60.0)
     desk.queue.listening.update(["a1", "a2", "b1"])
-    assert desk.queue.get_events() is not None, "nobody else is about"
+    assert desk.queue.get_events() is not None, "no other client is active"
     for client in "bcd":
         desk.queue.used.add(client, 0.1)
     desk.push("a", "a2")
     assert desk.queue.get_events() is None
     desk.push("b", "b1")
     desk.now = 1.0
-    assert desk.queue.get_events()[0][0].session_hash == "b1", "others are not"
+    assert desk.queue.get_events()[0][0].session_hash == "b1", "other clients are not delayed"
     desk.now = FADES
-    assert desk.queue.get_events()[0][0].session_hash == "a2", "not for ever"
+    assert desk.queue.get_events()[0][0].session_hash == "a2", "the delay ends"
 
 
-def test_clients_that_share_alike_are_not_held_back_however_busy_they_are(desk):
+def test_busy_clients_with_equal_use_are_not_delayed(desk):
     desk = desk()
     for i in range(10):
         desk.queue.used.add(str(i), WINDOW / 10)
@@ -114,7 +114,7 @@ def test_a_running_job_counts_while_it_runs(desk):
     assert desk.order() == ["b1", "a1"]
 
 
-def test_jobs_that_nobody_listens_to_come_last_and_are_dropped_with_a_word(desk):
+def test_jobs_without_a_listener_come_last_and_are_dropped_with_a_message(desk):
     desk = desk(listen_seconds=10)
     desk.push("a", "unheard")
     desk.push("b", "heard")
@@ -130,7 +130,7 @@ def test_jobs_that_nobody_listens_to_come_last_and_are_dropped_with_a_word(desk)
     assert last.output["error"] == UNHEARD
 
 
-def test_unheard_jobs_make_room_and_heard_ones_are_not_lost(desk):
+def test_a_full_queue_drops_jobs_without_a_listener_only(desk):
     desk = desk(queue=3, waiting=2)
     for i in range(2):
         desk.push("a", f"a{i}")
@@ -144,27 +144,27 @@ def test_unheard_jobs_make_room_and_heard_ones_are_not_lost(desk):
             assert "Queue is full" in desk.push("d", "d1")
 
 
-def test_a_clients_own_unheard_job_gives_way_to_its_next(desk):
+def test_a_clients_job_without_a_listener_is_replaced_by_its_next(desk):
     desk = desk(waiting=1)
     desk.push("a", "a1")
-    assert desk.push("a", "a2").startswith("429"), "it may be about to listen"
+    assert desk.push("a", "a2").startswith("429"), "a listener may still connect"
     desk.now = 2.0
     assert len(desk.push("a", "a3")) == 32 and desk.order() == ["a3"]
 
 
-def test_large_bodies_wait_within_their_room(desk):
+def test_queued_large_bodies_are_limited_in_total(desk):
     desk = desk(queue_bytes=100, small_body=10)
     desk.push("a", "a1", 80)
-    assert desk.push("b", "b1", 30).startswith("503 There is no room")
+    assert desk.push("b", "b1", 30).startswith("503 The page cannot take a large request")
     assert len(desk.push("b", "b1", 10)) == 32
 
 
-def test_what_is_kept_for_whoever_left_goes_and_whoever_does_not_read_is_told(desk):
+def test_answers_of_gone_sessions_are_deleted_and_unread_ones_refuse_the_next_job(desk):
     desk = desk(result_seconds=60, listen_seconds=10, unread=3)
     desk.push("a", "gone")
     for _ in range(4):
         desk.queue.pending_messages_per_session["gone"].put_nowait(None)
-    assert desk.push("a", "gone").startswith("429 Read what was answered")
+    assert desk.push("a", "gone").startswith("429 This session has unread answers")
     for second in range(0, 90, 5):
         desk.now = float(second)
         desk.queue.sweep()
@@ -172,7 +172,7 @@ def test_what_is_kept_for_whoever_left_goes_and_whoever_does_not_read_is_told(de
     assert not desk.queue.pending_event_ids_session and not desk.queue.event_ids_to_events
 
 
-def test_a_job_begins_when_somebody_listens_and_ends_when_nobody_does(desk):
+def test_a_job_starts_with_a_listener_and_stops_without_one(desk):
     desk = desk()
     desk.push("a", "a1")
     assert desk.queue.get_events() is None

@@ -1,4 +1,4 @@
-"""What the page and its programs use is there; nothing else of Gradio's is."""
+"""Routes of the page and its programs exist; Gradio's other routes do not."""
 
 import pytest
 
@@ -30,7 +30,7 @@ EVENT = "0123456789abcdef0123456789abcdef"
         ("GET", "/health", "health"),
     ],
 )
-def test_what_page_and_programs_use_is_there(method, path, name):
+def test_routes_of_page_and_programs_exist(method, path, name):
     assert routes.find(method, path)[0].name == name
 
 
@@ -64,20 +64,20 @@ def test_what_page_and_programs_use_is_there(method, path, name):
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_nothing_else_is_there(method, path):
+def test_no_other_route_exists(method, path):
     with pytest.raises(RefusedError) as refused:
         routes.find(method, path)
     assert refused.value.status == 404
 
 
-def test_a_route_has_its_methods_alone():
+def test_a_route_accepts_its_own_methods_only():
     for method in ("DELETE", "PUT", "GET"):
         with pytest.raises(RefusedError) as refused:
             routes.find(method, f"{API}/queue/join")
         assert refused.value.status == 405
 
 
-def test_a_page_may_be_framed_by_itself_and_in_a_space_by_its_host():
+def test_only_the_page_and_a_spaces_host_may_frame_the_page():
     policy = dict(headers.lines(()))[b"content-security-policy"].decode()
     assert policy.endswith("frame-ancestors 'self'") and "default-src 'self'" in policy
     assert dict(headers.lines(()))[b"x-content-type-options"] == b"nosniff"
@@ -87,7 +87,7 @@ def test_a_page_may_be_framed_by_itself_and_in_a_space_by_its_host():
 
 
 @pytest.mark.parametrize(
-    ("said", "friends", "fine"),
+    ("sent", "friends", "allowed"),
     [
         ({"host": "page.example"}, (), True),  # a program
         ({"host": "page.example:8000", "origin": "http://page.example:8000"}, (), True),
@@ -105,10 +105,10 @@ def test_a_page_may_be_framed_by_itself_and_in_a_space_by_its_host():
         ({"host": "page.example", "origin": "https://any.example"}, ("*",), True),
     ],
 )  # fmt: skip
-def test_another_sites_page_does_not_post_here(said, friends, fine):
-    if fine:
-        headers.check_origin(said, friends)
+def test_cross_site_posts_are_refused(sent, friends, allowed):
+    if allowed:
+        headers.check_origin(sent, friends)
     else:
         with pytest.raises(RefusedError) as refused:
-            headers.check_origin(said, friends)
+            headers.check_origin(sent, friends)
         assert refused.value.status == 403

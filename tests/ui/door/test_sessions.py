@@ -1,4 +1,4 @@
-"""What is kept of visitors: whoever overruns loses the oldest of their own, never another's."""
+"""Session states: a client above its share loses its own oldest one, never another client's."""
 
 import gradio as gr
 import pytest
@@ -24,14 +24,14 @@ def blocks(dropped, run):
     return run(build())
 
 
-def kept(blocks, clock=lambda: 0.0, **bounds) -> Sessions:
+def sessions_of(blocks, clock=lambda: 0.0, **bounds) -> Sessions:
     sessions = Sessions(Bounds(**bounds), clock)
     sessions.set_blocks(blocks)
     return sessions
 
 
 def remember(sessions, name, client, value) -> None:
-    """Have a client's session keep a value."""
+    """Store a value in a client's session."""
     sessions.admit(name, client)
     state = next(i for i, block in sessions.blocks.blocks.items() if isinstance(block, gr.State))
     sessions[name][state] = value
@@ -42,22 +42,22 @@ def recalled(sessions, name):
 
 
 def test_a_client_with_too_many_sessions_loses_its_own_oldest(blocks, dropped):
-    sessions = kept(blocks, sessions=2)
+    sessions = sessions_of(blocks, sessions=2)
     remember(sessions, "other", "b", "theirs")
     for i in range(200):
         remember(sessions, f"s{i}", "a", i)
     assert recalled(sessions, "other") == ["theirs"]
     assert recalled(sessions, "s199") == [199] and recalled(sessions, "s197") is None
-    assert dropped[:3] == [0, 1, 2], "what a state names elsewhere goes with it"
+    assert dropped[:3] == [0, 1, 2], "the state's delete callback runs"
     assert len(sessions.visits) == len(sessions.session_data) == 3
 
 
-def test_an_open_page_is_not_lost_and_one_more_is_refused(blocks):
-    sessions = kept(blocks, sessions=2)
+def test_open_pages_are_kept_and_one_more_is_refused(blocks):
+    sessions = sessions_of(blocks, sessions=2)
     for name in ("p", "q"):
         remember(sessions, name, "a", name)
         sessions.opened(name, 1)
-    with pytest.raises(RefusedError, match="2 pages of yours") as refused:
+    with pytest.raises(RefusedError, match="2 pages open here") as refused:
         sessions.admit("r", "a")
     assert refused.value.status == 429
     sessions.opened("p", -1)
@@ -65,8 +65,8 @@ def test_an_open_page_is_not_lost_and_one_more_is_refused(blocks):
     assert recalled(sessions, "p") is None and recalled(sessions, "q") == ["q"]
 
 
-def test_where_all_places_are_taken_whoever_has_most_makes_room(blocks):
-    sessions = kept(blocks, sessions=4, all_sessions=4)
+def test_above_the_total_limit_the_client_with_most_sessions_loses_one(blocks):
+    sessions = sessions_of(blocks, sessions=4, all_sessions=4)
     remember(sessions, "first", "b", 1)
     for i in range(3):
         remember(sessions, f"s{i}", "a", i)
@@ -79,9 +79,9 @@ def test_where_all_places_are_taken_whoever_has_most_makes_room(blocks):
     assert refused.value.status == 503
 
 
-def test_a_closed_session_is_forgotten_in_the_end(blocks):
+def test_a_closed_session_expires(blocks):
     now = [0.0]
-    sessions = kept(blocks, clock=lambda: now[0])
+    sessions = sessions_of(blocks, clock=lambda: now[0])
     for name in ("open", "closed"):
         remember(sessions, name, "a", name)
     sessions.opened("open", 1)
@@ -90,8 +90,8 @@ def test_a_closed_session_is_forgotten_in_the_end(blocks):
     assert list(sessions.visits) == ["open"]
 
 
-def test_a_session_keeps_its_state_and_no_component(blocks):
-    sessions = kept(blocks)
+def test_a_session_stores_its_state_but_no_components(blocks):
+    sessions = sessions_of(blocks)
     html = next(i for i, block in blocks.blocks.items() if isinstance(block, gr.HTML))
     state = sessions["a"]
     state._update_value_in_config(html, "y" * 100)

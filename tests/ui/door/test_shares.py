@@ -1,4 +1,4 @@
-"""Who a client is, and that one beyond its share is refused while others are not."""
+"""Who a client is; a client above its limits is refused while others are not."""
 
 import asyncio
 
@@ -38,18 +38,18 @@ def test_a_client_is_the_address_that_the_proxy_names(peer, named, client):
     assert shares.address(scope(peer, *named), trusted=False) == peer
 
 
-def test_of_a_number_of_proxies_the_outermost_ones_word_counts():
+def test_with_n_proxies_the_nth_address_from_the_right_is_the_client():
     behind = scope("10.0.0.1", "8.8.8.8, 203.0.113.9, 10.1.2.3")
     assert shares.address(behind, True, 2) == "203.0.113.9"
     assert shares.address(behind, True, 1) == "10.1.2.3"
     assert shares.address(behind, True, 9) == "10.0.0.1"
 
 
-def test_a_proxy_is_trusted_when_told_or_in_a_space():
-    assert not shares.told_to_trust({})
-    assert shares.told_to_trust({"MLPMEM_TRUST_PROXY": "1"})
-    assert shares.told_to_trust({"SPACE_ID": "a/b"})
-    assert not shares.told_to_trust({"SPACE_ID": "a/b", "MLPMEM_TRUST_PROXY": "0"})
+def test_a_proxy_is_trusted_by_setting_or_in_a_space():
+    assert not shares.trusts_proxy({})
+    assert shares.trusts_proxy({"MLPMEM_TRUST_PROXY": "1"})
+    assert shares.trusts_proxy({"SPACE_ID": "a/b"})
+    assert not shares.trusts_proxy({"SPACE_ID": "a/b", "MLPMEM_TRUST_PROXY": "0"})
 
 
 def refused(call, *args) -> int:
@@ -60,62 +60,62 @@ def refused(call, *args) -> int:
     return 0
 
 
-def test_requests_beyond_a_clients_rate_are_refused_and_others_are_not():
+def test_requests_above_a_clients_rate_are_refused_and_other_clients_are_not():
     now = [0.0]
-    kept = shares.Shares(Bounds(rate=5), clock=lambda: now[0])
-    answers = [refused(kept.count, "a", PAGE) for _ in range(15)]
+    table = shares.Shares(Bounds(rate=5), clock=lambda: now[0])
+    answers = [refused(table.count, "a", PAGE) for _ in range(15)]
     assert answers == [0] * 10 + [429] * 5
-    assert refused(kept.count, "b", PAGE) == 0
-    assert refused(kept.count, "a", FILE) == 0, "a page's own files are counted by themselves"
+    assert refused(table.count, "b", PAGE) == 0
+    assert refused(table.count, "a", FILE) == 0, "a page's own files are counted separately"
     now[0] += 1.0
-    assert [refused(kept.count, "a", PAGE) for _ in range(7)] == [0] * 5 + [429] * 2
+    assert [refused(table.count, "a", PAGE) for _ in range(7)] == [0] * 5 + [429] * 2
 
 
-def test_rates_of_ever_new_clients_are_forgotten(monkeypatch):
+def test_the_number_of_stored_rates_is_bounded(monkeypatch):
     monkeypatch.setattr(shares, "MOST_CLIENTS", 10)
-    kept = shares.Shares(Bounds())
+    table = shares.Shares(Bounds())
     for i in range(100):
-        kept.count(str(i), PAGE)
-    assert len(kept._rates) == 10
+        table.count(str(i), PAGE)
+    assert len(table._rates) == 10
 
 
-def test_open_requests_are_bounded_by_client_and_in_all():
-    kept = shares.Shares(Bounds(open=2, all_open=3))
+def test_open_requests_are_limited_per_client_and_in_total():
+    table = shares.Shares(Bounds(open=2, all_open=3))
 
     def enter(client):
-        with kept.opened(client):
+        with table.opened(client):
             pass
 
-    with kept.opened("a"), kept.opened("a"):
+    with table.opened("a"), table.opened("a"):
         assert refused(enter, "a") == 429 and refused(enter, "b") == 0
-        with kept.opened("b"):
+        with table.opened("b"):
             assert refused(enter, "c") == 503
-    assert refused(enter, "a") == 0 and not kept.open
+    assert refused(enter, "a") == 0 and not table.open
 
 
-def test_held_bodies_are_bounded_by_client_and_in_all_but_small_ones_come_in():
-    kept = shares.Shares(Bounds(held_bytes=100, all_held_bytes=150, small_body=10))
+def test_held_bodies_are_limited_per_client_and_large_ones_in_total():
+    table = shares.Shares(Bounds(held_bytes=100, all_held_bytes=150, small_body=10))
 
     def enter(client, size):
-        with kept.holding(client, size):
+        with table.holding(client, size):
             pass
 
-    with kept.holding("a", 90):
+    with table.holding("a", 90):
         assert refused(enter, "a", 20) == 429 and refused(enter, "a", 10) == 0
-        with kept.holding("b", 60):
+        with table.holding("b", 60):
             assert refused(enter, "c", 20) == 503 and refused(enter, "c", 10) == 0
-    assert not kept.held
+    assert not table.held
 
 
-def test_a_request_that_came_another_way_has_no_client():
+def test_a_request_that_bypassed_the_door_has_no_client():
     assert shares.client_of(None) == "" == shares.client_of(object())
 
 
-def test_posts_of_one_client_are_worked_on_a_few_at_a_time(run):
-    kept, most, now = shares.Shares(Bounds(at_once=2)), {"a": 0, "b": 0}, {"a": 0, "b": 0}
+def test_posts_of_one_client_run_a_few_at_a_time(run):
+    table, most, now = shares.Shares(Bounds(at_once=2)), {"a": 0, "b": 0}, {"a": 0, "b": 0}
 
     async def post(client):
-        async with kept.turn(client):
+        async with table.turn(client):
             now[client] += 1
             most[client] = max(most[client], now[client])
             await asyncio.sleep(0.01)
@@ -125,4 +125,4 @@ def test_posts_of_one_client_are_worked_on_a_few_at_a_time(run):
         await asyncio.gather(*(post(client) for client in "aaaaaab"))
 
     run(posts())
-    assert most == {"a": 2, "b": 1} and not kept._turns and not kept._wanted
+    assert most == {"a": 2, "b": 1} and not table._turns and not table._wanted

@@ -1,4 +1,4 @@
-"""Bodies: read whole, in time, of a bounded size, and of the shape that the page sends."""
+"""Request bodies are read whole, in time, up to a limit, and in the form that the page sends."""
 
 import asyncio
 import json
@@ -32,18 +32,18 @@ def refusal(call, *args) -> RefusedError:
     return refused.value
 
 
-def test_a_body_within_its_bound_is_read_whole(run):
+def test_a_body_below_its_limit_is_read_whole(run):
     assert body_of(run, [b"12345", b"67890"]) == b"1234567890"
 
 
-def test_a_body_above_its_bound_is_refused_whatever_its_header_says(run):
+def test_a_body_above_its_limit_is_refused_whatever_its_header_declares(run):
     assert refusal(body_of, run, [b"12345", b"67890", b"1", b"2"]).status == 413
     assert refusal(sizes.length, {"content-length": "11"}, 10).status == 413
     assert sizes.length({"content-length": "5"}, 10) == 5
     assert sizes.length({}, 10) == sizes.length({"content-length": "-3"}, 10) == 10
 
 
-def test_a_body_that_comes_too_slowly_is_closed_and_one_that_ends_early_is_nobodys(run):
+def test_a_slow_body_is_refused_and_a_disconnected_one_raises(run):
     assert refusal(body_of, run, [b"1"] * 9, 10, 0.03).status == 408
     with pytest.raises(ConnectionError):
         body_of(run, [])
@@ -58,19 +58,19 @@ def test_a_body_that_comes_too_slowly_is_closed_and_one_that_ends_early_is_nobod
         b'{"data": [' + b'"",' * 300 + b"1]}",
     ],
 )
-def test_a_body_of_countless_or_nested_values_is_refused_before_it_takes_memory(run, body):
+def test_too_many_or_too_deep_values_are_refused_before_parsing(run, body):
     assert refusal(lambda: run(sizes.parsed(body, BOUNDS))).status == 413
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[1]", b"3", b'"x"', b"\xff\xfe", b"1" * 100])
-def test_a_body_that_is_no_json_object_is_refused(run, body):
+def test_a_body_other_than_a_json_object_is_refused(run, body):
     assert refusal(lambda: run(sizes.parsed(body, BOUNDS))).status == 422
 
 
-def test_long_texts_are_no_values_whatever_is_in_them(run):
+def test_long_strings_do_not_count_as_values_whatever_they_contain(run):
     for text in ("[{" * 300_000, '\\"' * 100_000, "\ud83d", "a\nb"):
-        found = run(sizes.parsed(json.dumps({"data": [text]}).encode(), BOUNDS))
-        assert found == {"data": [text]}
+        payload = run(sizes.parsed(json.dumps({"data": [text]}).encode(), BOUNDS))
+        assert payload == {"data": [text]}
 
 
 @pytest.mark.parametrize("name", ["", "a" * 65, "a b", "a/b", "é", "a\n", 3, None, ["a"]])
@@ -90,13 +90,13 @@ FUNCTIONS = {
 ASKED = {"data": ["x", None], "fn_index": 3, "session_hash": "abc", "trigger_id": 7}
 
 
-def test_what_the_page_sends_goes_through():
+def test_requests_of_the_page_are_accepted():
     sizes.check_event(ASKED, FUNCTIONS)
     sizes.check_event({**ASKED, "event_data": {"index": 1}, "simple_format": False}, FUNCTIONS)
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"event_data": [1]}, "event_data must be an object"),
         ({"event_data": "x"}, "event_data must be an object"),
@@ -104,29 +104,29 @@ def test_what_the_page_sends_goes_through():
         ({"session_hash": None}, "session_hash is missing"),
         ({"session_hash": "a" * 100}, "1 to 64"),
         ({"event_id": {"a": 1}}, "1 to 64"),
-        ({"fn_index": 4}, "names no function"),
-        ({"fn_index": 5, "data": []}, "names no function"),
+        ({"fn_index": 4}, "does not name a function"),
+        ({"fn_index": 5, "data": []}, "does not name a function"),
         ({"fn_index": True}, "whole number"),
         ({"fn_index": "3"}, "whole number"),
         ({"trigger_id": []}, "whole number"),
-        ({"batched": True}, "'batched' is not taken"),
-        ({"oauth_token": "x"}, "'oauth_token' is not taken"),
-        ({"data": None}, "a list of 2 values .Prompt, value.; got none"),
-        ({"data": {"0": 1}}, "got none"),
+        ({"batched": True}, "'batched' is not a known field"),
+        ({"oauth_token": "x"}, "'oauth_token' is not a known field"),
+        ({"data": None}, "a list of 2 values .Prompt, value.; got no list"),
+        ({"data": {"0": 1}}, "got no list"),
         ({"data": ["x"]}, "got 1"),
     ],
 )
-def test_what_it_would_not_send_gets_a_sentence(change, said):
+def test_a_request_that_the_page_would_not_send_is_refused_with_its_reason(change, message):
     refused = refusal(sizes.check_event, ASKED | change, FUNCTIONS)
     assert refused.status == 422
-    with pytest.raises(RefusedError, match=said):
+    with pytest.raises(RefusedError, match=message):
         raise refused
 
 
 def test_named_arguments_are_those_of_the_endpoint():
     names = {"prompt": True, "lmbda": False}
     sizes.check_arguments({"prompt": "x"}, names)
-    assert "no argument" in refusal(sizes.check_arguments, {"promt": "x"}, names).sentence
+    assert "not known" in refusal(sizes.check_arguments, {"promt": "x"}, names).sentence
     assert "is missing" in refusal(sizes.check_arguments, {"lmbda": 1}, names).sentence
 
 
