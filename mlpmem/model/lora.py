@@ -80,10 +80,10 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     row, tensors = _read_config(folder), _read_tensors(folder)
     scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
     made = copy.copy(decoder)
+    _refuse_packed(decoder, folder)  # packed weights cannot be copied either
     kept = [*decoder.model.parameters(), *decoder.model.buffers()]
     made.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in kept})
     if extras:
-        _refuse_packed(decoder, folder)
         made.model = lora_peft.merged(made.model, tensors, scaling, extras, folder.name)
         return made
     for path, pair in _pairs(folder, tensors):
