@@ -211,7 +211,7 @@ class LlamaPass:
 
     def compile_in_background(self) -> None:
         """Go over to compiled kernels as soon as they are there, where there can be any."""
-        if compiles() and _COMPILING.acquire(blocking=False):
+        if compiles() and not _COMPILING.locked():
             threading.Thread(target=self._compile, name="compile", daemon=True).start()
 
     def _compile(self) -> None:
@@ -225,12 +225,16 @@ class LlamaPass:
                 f"mlpmem: numba cannot compile here ({_first(error)}); slower without\n"
             )
             os.environ[COMPILE] = "0"
-        finally:
-            _COMPILING.release()
+
+    def compile(self) -> None:
+        """Compile every kernel for this model and use them, unless another thread has done it."""
+        with _COMPILING:
+            if self.operators is Operators:
+                self._compile_all()
 
     @torch.inference_mode()
-    def compile(self) -> None:
-        """Compile every kernel for this model, by one prompt and one step, and use them."""
+    def _compile_all(self) -> None:
+        """Compile by one prompt and one step."""
         from mlpmem.fast.llama_kernels import Kernels
         from mlpmem.fast.step import product
 

@@ -81,6 +81,7 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
     _refuse_packed(decoder, folder)
     made = copy.copy(decoder)
+    _refuse_packed(decoder, folder)  # packed weights cannot be copied either
     kept = [*decoder.model.parameters(), *decoder.model.buffers()]
     made.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in kept})
     if extras:

@@ -145,6 +145,20 @@ def test_several_threads_compute_what_one_does(threads):
 
 
 @tiny.needs_ops
+def test_threads_that_compile_one_model_at_once_do_it_once():
+    pytest.importorskip("numba")
+    decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
+    decoder.model.to(torch.bfloat16)
+    decoder.pack(4)
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(3):
+            pool.submit(decoder.straight.compile)
+    step = decoder.straight.step
+    decoder.straight.compile()
+    assert step is not None and decoder.straight.step is step
+
+
+@tiny.needs_ops
 @pytest.mark.parametrize(("bits", "most"), [(0, 2e-3), (8, 2e-2), (4, 0.25)])
 @pytest.mark.parametrize("form", ["operators", "step"])
 def test_rounded_weights_move_the_answers_by_a_bounded_kl(bits, most, form):
