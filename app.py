@@ -4,6 +4,7 @@
 #   "accelerate==1.15.0",
 #   "bm25s==0.3.16",
 #   "faiss-cpu==1.15.1",
+#   "gguf==0.19.0",
 #   "gradio==6.31.0",
 #   "numpy==2.4.6",
 #   "plotly==7.1.0",
@@ -22,6 +23,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import is_gguf
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
 from mlpmem.ui.door import files
@@ -44,7 +46,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--preset", help="the authors' checkpoints: gpt2-large-wikitext103 or mistral-7b-wikipedia"
     )
-    parser.add_argument("--decoder", help="a transformers folder or Hub id, in place of a bundle")
+    parser.add_argument(
+        "--decoder", help="a transformers folder, .gguf file or Hub id, in place of a bundle"
+    )
     parser.add_argument("--memory", help="the decoder's memory, a folder or Hub id")
     parser.add_argument(
         "--text",
@@ -57,8 +61,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--train-memory", action="store_true", help="distil a memory from --text in the background"
     )
     parser.add_argument(
-        "--dtype", choices=["float32", "bfloat16", "int8"],
-        help="dtype of --decoder or --preset; int8 is smaller, faster, less exact, and CPU only",
+        "--dtype", choices=["auto", "float32", "bfloat16", "int8", "int4"],
+        help="of --decoder or --preset; auto measures; int8 and int4 are less exact, on a CPU",
     )  # fmt: skip
     parser.add_argument(
         "--device",
@@ -100,7 +104,8 @@ def check_place(args: argparse.Namespace) -> None:
     """Raise MlpMemError for missing files, devices or presets, without network access."""
     for name in ("decoder", "memory"):
         place = vars(args)[name]
-        if place and not Path(place).is_dir():
+        known = Path(place or "").is_dir() or name == "decoder" and is_gguf(place or "")
+        if place and not known:
             if Path(place).exists() or not HUB_ID.fullmatch(place):
                 raise MlpMemError(f"--{name} {place} is neither a local folder nor a Hub id")
     if args.text:
@@ -139,7 +144,8 @@ def opened(args: argparse.Namespace) -> tuple:
     """
     from mlpmem.ui.service import loads, offers
 
-    options = {"device": args.device, "form": args.dtype, "plain": bool(args.column)}
+    form = None if args.dtype == "auto" else args.dtype
+    options = {"device": args.device, "form": form, "plain": bool(args.column)}
     note = ""
     if args.decoder:
         parts = {"text": args.text, "train": args.train_memory}
@@ -169,7 +175,7 @@ def ignored(args: argparse.Namespace) -> str:
     A bundle's results and recordings were measured in float32, and its LoRA columns need unpacked
     weights.
     """
-    plain = {"dtype": (None, "float32"), "device": ("cpu",)}
+    plain = {"dtype": (None, "auto", "float32"), "device": ("cpu",)}
     options = [
         f"--{name} {vars(args)[name]}" for name in plain if vars(args)[name] not in plain[name]
     ]
@@ -186,7 +192,7 @@ def _dtype(form: str | None):
     """Return the dtype of a form of weights, with a late import of torch."""
     from mlpmem.fast.linear import form_of
 
-    return form_of(form)[0] if form else None
+    return form_of(form)[0] if form and form != "auto" else None
 
 
 def say(line: str) -> None:
@@ -197,7 +203,7 @@ def say(line: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; return the process's exit status."""
     args = arguments(argv)
-    names = [name for name in (args.decoder, args.memory) if name and not Path(name).is_dir()]
+    names = [name for name in (args.decoder, args.memory) if name and not Path(name).exists()]
     # only Hub ids need the network; huggingface_hub reads the variable when it is imported
     os.environ.setdefault("HF_HUB_OFFLINE", "0" if args.preset or names else "1")
     if not args.decoder and not (args.bundle / "manifest.json").is_file():

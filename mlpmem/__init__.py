@@ -1,26 +1,26 @@
 """MLP Memory: a frozen decoder, its kNN datastore, and a memory trained to answer like it.
 
-Letters of shapes, the same everywhere: B batch, T tokens, D hidden size, V vocabulary,
+Letters of shapes, everywhere: B batch, T tokens, D hidden size, V vocabulary,
 N datastore entries, K neighbours, S support of a sparse target.
 
     import mlpmem
     model = mlpmem.load()                     # the embedded bundle, or a bundle's path
     trace = model.generate("Question: What is the capital of Peru? Answer:", system="memory")
 
-Importing this package imports nothing heavy; `load` does.
+Importing this package is fast; `load` imports torch.
 
-Imports run downwards only, deferred ones too; rooms of one line do not import one another:
+Imports run downwards only, deferred ones too; rooms on one line do not import one another:
 
     space             folders for Hugging Face Spaces
-    ui, hf, bench     the page; transformers and lm_eval; what answering costs
-    results           what was measured, as plain values
+    ui, hf, bench     the page; transformers and lm_eval; the cost of an answer
+    results           measurements, as plain values
     loading           from folders and the Hub to a model
-    api               Model: everything that can be asked, with its parameters
+    api               Model: every call, with its parameters
     engine            the path of a token
     retrieval         the datastore and its search
     model             decoder, memory, tokenizer
     fast              decoding made fast
-    formats, errors   what outside files are; the one exception
+    formats, errors   checks of outside files; the one exception
 
 Open api.py first, then engine/fused.py.
 """
@@ -57,27 +57,35 @@ def load(
     dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
 ) -> "Model":
-    """Return a model: of a bundle's folder (the embedded one by default), a preset, or of parts.
+    """Return a model from a bundle's folder (by default the embedded one), a preset, or parts.
 
-    A preset is a name of presets.PRESETS, downloaded at its first use; with it text= is optional.
-    With decoder=, memory= and text= are optional parts. datastore=False leaves a bundle's
-    datastore out, "background" attaches it from a thread while decoder and memory answer.
-    progress(done, total) counts tokens while keys are built. dtype "float32", "bfloat16" (half the
-    bytes) or "int8" (a quarter, less exact) lays the weights out for decoding on a CPU; None leaves
-    them plain.
+    A preset is a name in presets.PRESETS, downloaded at its first use; text= may come with it.
+    With decoder=, the parts memory= and text= are optional. datastore=False loads a bundle without
+    its datastore; "background" attaches it from a thread while decoder and memory already answer.
+    progress(done, total) counts tokens while keys are built. dtype packs the weights for decoding
+    on a CPU: "float32", "bfloat16" (half the bytes), "int8" (a quarter, less exact), "int4" (an
+    eighth), or "auto", the fastest here for a decoder. None does not pack them.
     """
-    read, int8 = (None, False) if dtype is None else _form(dtype)
-    weights = {} if read is None else {"dtype": read, "pack": True, "int8": int8}
+    if dtype == "auto" and decoder is None:
+        dtype = None  # a bundle or preset is served as it was measured
+    if dtype == "auto":
+        from mlpmem.loading.hub import fetch
+        from mlpmem.loading.parts import form_for
+
+        decoder = fetch(decoder, "decoder") if isinstance(decoder, str) else decoder
+        dtype = form_for(decoder)
+    torch_dtype, bits = (None, 0) if dtype is None else _form(dtype)
+    weights = {} if torch_dtype is None else {"dtype": torch_dtype, "pack": True, "bits": bits}
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
     if decoder is not None:
         from mlpmem.loading.parts import from_parts
 
         if bundle is not None:
-            raise MlpMemError("load: a bundle and a decoder were given; give one of them")
+            raise MlpMemError("load: bundle and decoder exclude each other; give only one of them")
         return from_parts(decoder, memory, text, **options)
     if memory is not None:
-        raise MlpMemError("load: a memory needs the decoder it belongs to; give decoder=...")
+        raise MlpMemError("load: a memory needs the decoder it was trained with; give decoder=...")
     from mlpmem.loading.presets import PRESETS, open_preset
 
     if str(bundle) in PRESETS:
@@ -88,7 +96,7 @@ def load(
             "load: text needs the decoder that reads it; give decoder=... or a preset"
         )
     if datastore not in (True, False, "background"):
-        raise MlpMemError(f'load: datastore is {datastore!r}; use True, False or "background"')
+        raise MlpMemError(f'load: datastore must be True, False or "background"; got {datastore!r}')
     from mlpmem.loading.bundle import load_bundle, preset_path
 
     opened = load_bundle(preset_path(bundle))
@@ -103,8 +111,8 @@ def load(
     return model
 
 
-def _form(name: str) -> "tuple[torch.dtype, bool]":
-    """Return a form of weights by its name; MlpMemError where it is none that answers here."""
+def _form(name: str) -> "tuple[torch.dtype, int]":
+    """Return (dtype, bits or 0) of weights by name; MlpMemError for an unknown name."""
     from mlpmem.fast.linear import form_of
 
     return form_of(name)

@@ -1,7 +1,6 @@
-"""What a model can be asked: texts by every source, a text's score, what is behind a token.
+"""Model, the public API: texts by every system, the score of a text, the sources behind a token.
 
-`Model` is the public door, and every call names its parameters. The engine room answers. Letters:
-T tokens, V vocabulary.
+Every call names its parameters, and the engine computes. Letters: T tokens, V vocabulary.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,28 +24,28 @@ from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store, store_texts
 from mlpmem.retrieval.text_search import TextIndex
 
-Lmbda = float | str  # a number from 0 to 1, or "auto": a router chooses it for every token
+Lmbda = float | str  # from 0 to 1, or "auto": a router chooses it for every token
 Prompt = str | Sequence[int]  # a text, or its token ids
 
 
 class Model(FusedModel):
-    """A decoder with what answers beside it; `systems` says what can be asked.
+    """A decoder with its memory and datastore; `systems` lists what can be asked.
 
     Parameters mean the same in every call:
 
     - prompt: a text or token ids. A list of prompts is a batch and gives a list of results.
-    - system, systems: of `systems`, and "mixed". None takes the memory (or the best there is), or
-      all.
-    - lmbda: the weight of memory or datastore. None is the model's own, "auto" a router's.
-    - max_new_tokens: how many tokens at most. temperature: 0 takes the likeliest token. top_k,
-      top_p and min_p say what is left out before sampling; do_sample=False is temperature 0.
-    - repetition_penalty: the log-probs of tokens read or written are multiplied by it.
+    - system, systems: names in `systems`, or "mixed". system=None is the memory, or the best
+      system there is; systems=None is all of them.
+    - lmbda: the weight of memory or datastore. None is the model's own, "auto" the router's.
+    - max_new_tokens: the largest number of tokens. temperature: 0 takes the most probable token.
+      top_k, top_p and min_p limit what is sampled; do_sample=False is temperature 0.
+    - repetition_penalty: a factor on the log-probs of tokens read or written.
     - stop (or stop_strings): a text or texts that end the answer.
     - seed: of the random numbers. forced: ids of the first tokens, given rather than chosen.
-    - sources: of "memory", "knn", "mixed"; steps hold these beside what the systems mix.
-    - store: a datastore that stands for the model's own in this call; see `store_texts`.
-    - cancel: an object with is_set(), such as a threading.Event, asked before every token.
-    - special: True reads control tokens that a prompt spells, such as </s>, as such.
+    - sources: of "memory", "knn", "mixed"; steps hold these and what the systems mix.
+    - store: a datastore that replaces the model's own in this call; see `store_texts`.
+    - cancel: an object with is_set(), such as a threading.Event, checked before every token.
+    - special: True reads control tokens in a prompt, such as </s>, as control tokens.
     """
 
     @overload
@@ -80,14 +79,12 @@ class Model(FusedModel):
         **unknown: Any,
     ) -> Trace | list[Trace]:
         """Return what one system writes (default: the memory)."""
-        asked = _passed_on(locals())
+        options = _options(locals())
         name = self.check_system(system, store or self.store)
-        made = self.compare(prompt, [name], **asked)
-        return (
-            [_only(traces, name) for traces in made]
-            if isinstance(made, list)
-            else _only(made, name)
-        )
+        traces = self.compare(prompt, [name], **options)
+        if isinstance(traces, list):
+            return [_trace_of(name, by_system) for by_system in traces]
+        return _trace_of(name, traces)
 
     @overload
     def compare(
@@ -122,16 +119,16 @@ class Model(FusedModel):
         **unknown: Any,
     ) -> dict[str, Trace] | list[dict[str, Trace]]:
         """Return what several systems write, by name: one batch over one prefill."""
-        asked = _passed_on(locals())
+        options = _options(locals())
         if is_batch(prompt):
-            return self._compare_batch(cast(Sequence[Prompt], prompt), systems, asked)
-        return last_values(self.stream(cast(Prompt, prompt), systems, **asked))
+            return self._compare_batch(cast(Sequence[Prompt], prompt), systems, options)
+        return last_values(self.stream(cast(Prompt, prompt), systems, **options))
 
     def _compare_batch(
-        self, prompts: Sequence[Prompt], systems: Sequence[str] | None, asked: dict[str, Any]
+        self, prompts: Sequence[Prompt], systems: Sequence[str] | None, options: dict[str, Any]
     ) -> list[dict[str, Trace]]:
-        """Return the traces of every prompt."""
-        return generation.compare_batch(self, prompts, systems, **_call(asked))
+        """Return the traces of every prompt; a leased model overrides this."""
+        return generation.compare_batch(self, prompts, systems, **_engine_arguments(options))
 
     def stream(
         self,
@@ -155,8 +152,8 @@ class Model(FusedModel):
         special: bool = False,
         **unknown: Any,
     ) -> Iterator[Event]:
-        """Return Events: "step" with {system: Step} per token, at last "done" with the traces."""
-        return generation.compare(self, prompt, systems, **_call(_passed_on(locals())))
+        """Return Events: one "step" per token with {system: Step}, then "done" with the traces."""
+        return generation.compare(self, prompt, systems, **_engine_arguments(_options(locals())))
 
     def scrub(
         self,
@@ -181,7 +178,7 @@ class Model(FusedModel):
         **unknown: Any,
     ) -> dict[float, Trace]:
         """Return what one system (default: the memory) writes at every lambda."""
-        return last_values(self.stream_scrub(prompt, system, lmbdas, **_passed_on(locals())))
+        return last_values(self.stream_scrub(prompt, system, lmbdas, **_options(locals())))
 
     def stream_scrub(
         self,
@@ -205,8 +202,9 @@ class Model(FusedModel):
         special: bool = False,
         **unknown: Any,
     ) -> Iterator[Event]:
-        """Return Events as of `stream`, by lambda."""
-        return generation.scrub(self, prompt, system, lmbdas, **_call(_passed_on(locals())))
+        """Return Events as `stream` does, by lambda instead of system."""
+        options = _options(locals())
+        return generation.scrub(self, prompt, system, lmbdas, **_engine_arguments(options))
 
     def chat(
         self,
@@ -230,14 +228,14 @@ class Model(FusedModel):
         special: bool = False,
         **unknown: Any,
     ) -> Trace:
-        """Return the answer to the last turn of a chat; the oldest turns may not fit.
+        """Return the answer to the last turn of a chat; the oldest turns are cut if all do not fit.
 
-        A chat is a text, (question, answer) pairs, or messages of role and content.
+        A chat is a text, (question, answer) pairs, or messages with role and content.
         """
-        return self.generate(self.chat_ids(turns, max_new_tokens), system, **_passed_on(locals()))
+        return self.generate(self.chat_ids(turns, max_new_tokens), system, **_options(locals()))
 
     def chat_ids(self, turns: Chat, max_new_tokens: int = 32) -> list[int]:
-        """Return the token ids that `chat` continues: turns in the decoder's own form."""
+        """Return the token ids that `chat` continues: the turns in the decoder's own format."""
         room = self.decoder.max_positions - max_new_tokens
         return chat_ids(self.decoder, turns, room, self.questions)
 
@@ -252,7 +250,7 @@ class Model(FusedModel):
     ) -> Score | list[Score]:
         """Return the nll of every token of a text by every source; a list gives a list."""
         if is_batch(text):
-            return [scoring.score(self, cast(Prompt, one), store) for one in text]
+            return [scoring.score(self, cast(Prompt, each), store) for each in text]
         return scoring.score(self, cast(Prompt, text), store)
 
     def inspect(
@@ -264,13 +262,13 @@ class Model(FusedModel):
         store: Store | None = None,
         cancel: Cancel | None = None,
     ) -> Iterator[Event]:
-        """Return Events: "progress", at last "done" with the Trace of a text as it stands."""
+        """Return Events of a given text: "progress", then "done" with its Trace."""
         return scoring.inspect(self, text, system, lmbda=lmbda, store=store, cancel=cancel)
 
     def probe(
         self, ids: Sequence[int], text: str, store: Store | None = None
     ) -> list[dict[str, Any]]:
-        """Return what every source gives a named token after ids; see scoring.probe."""
+        """Return the probability of a named token after ids by every source; see scoring.probe."""
         return scoring.probe(self, ids, text, store)
 
     def distributions(
@@ -290,17 +288,19 @@ class Model(FusedModel):
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Store:
-        """Return a store of (title, text) pairs, for calls that take one.
+        """Return a store of (title, text) pairs, for the parameter `store` of a call.
 
         progress(done, total) counts tokens. MlpMemError if stop() returns True.
         """
         return store_texts(self.decoder, titled, progress=progress, stop=stop)
 
     def corpus(self, store: Store | None = None) -> TextIndex:
-        """Return the texts behind a store, to search and read; MlpMemError without one."""
+        """Return the texts behind a store, to search and read; MlpMemError without a datastore."""
         store = store or self.store
         if store is None:
-            raise MlpMemError("there is no datastore yet whose texts could be read; wait for it")
+            raise MlpMemError(
+                "the datastore is not there yet, so its texts cannot be read; try again later"
+            )
         return TextIndex(
             store.datastore.documents, lambda ids: passage_text(self.decoder, ids).strip(PARTED)
         )
@@ -313,9 +313,9 @@ class Model(FusedModel):
         return self._like(memory, self.settings, self.routers, store)
 
     def with_memory(self, memory: Memory) -> "Model":
-        """Return a model with this decoder and store and that memory, used as its config says.
+        """Return a model with this decoder and store and another memory, used as its config says.
 
-        This model stays as it is, for the calls under way.
+        This model does not change, so calls under way are not affected.
         """
         settings = default_settings(memory)
         lmbda = {**settings.lmbda, "knn": self.settings.of("knn")}
@@ -329,13 +329,13 @@ class Model(FusedModel):
         store: Store | None,
     ) -> "Model":
         """Return a model of this decoder and these parts."""
-        made = Model(self.decoder, memory, settings, self.name, routers, self.questions)
-        made._store = store
-        return made
+        model = Model(self.decoder, memory, settings, self.name, routers, self.questions)
+        model._store = store
+        return model
 
 
 def is_batch(prompt: Prompt | Sequence[Prompt]) -> bool:
-    """Return whether this is a list of prompts, rather than a text or token ids."""
+    """Return whether this is a list of prompts; a text or token ids are one prompt."""
     return (
         not isinstance(prompt, str)
         and isinstance(prompt, Sequence)
@@ -344,10 +344,10 @@ def is_batch(prompt: Prompt | Sequence[Prompt]) -> bool:
     )
 
 
-def _only(traces: dict[str, Trace], name: str) -> Trace:
-    """Return the trace of a system; MlpMemError where the run ended before there was one."""
+def _trace_of(name: str, traces: dict[str, Trace]) -> Trace:
+    """Return the trace of a system; MlpMemError if the run ended before there was one."""
     if name not in traces:
-        raise MlpMemError("the run was cancelled before anything was written; ask again")
+        raise MlpMemError("the run was cancelled before its first token; ask again")
     return traces[name]
 
 
@@ -357,23 +357,24 @@ _CALL = ("lmbda", "sources", "store", "cancel", "special")
 _NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}
 
 
-def _passed_on(given: dict[str, Any]) -> dict[str, Any]:
-    """Return the keyword arguments of a method's locals(); MlpMemError for an unknown name."""
-    asked = {name: value for name, value in given.items() if name not in _OWN}
-    for name, value in given["unknown"].items():
+def _options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the options in a method's locals(); MlpMemError for an unknown name."""
+    options = {name: value for name, value in arguments.items() if name not in _OWN}
+    for name, value in arguments["unknown"].items():
         if name not in _ALIASES:
-            near = get_close_matches(name, _NAMES, 1, 0.5)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(_NAMES))}"
+            similar = get_close_matches(name, _NAMES, 1, 0.5)
+            names = ", ".join(sorted(_NAMES))
+            hint = f"did you mean {similar[0]}?" if similar else f"options are {names}"
             raise MlpMemError(f"{name} is not an option of this call; {hint}")
-        asked[_ALIASES[name]] = value
-    return asked
+        options[_ALIASES[name]] = value
+    return options
 
 
-def _call(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return keyword arguments as the engine takes them."""
-    options = {name: value for name, value in asked.items() if name not in _CALL}
-    options["stop"] = options["stop"] or ()
-    if options.pop("do_sample") is False:
-        options["temperature"] = 0.0
-    call = {name: asked[name] for name in _CALL if name in asked}
-    return {**call, "options": GenerationOptions(**options)}
+def _engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Return options as the engine takes them: the call's own, and GenerationOptions."""
+    call = {name: options[name] for name in _CALL if name in options}
+    sampling = {name: value for name, value in options.items() if name not in _CALL}
+    sampling["stop"] = sampling["stop"] or ()
+    if sampling.pop("do_sample") is False:
+        sampling["temperature"] = 0.0
+    return {**call, "options": GenerationOptions(**sampling)}

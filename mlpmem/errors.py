@@ -1,13 +1,13 @@
-"""The one exception whose text a person may see: what was got, what is allowed, what to do next."""
+"""The one exception whose text a user may see: what was got, what is allowed, what to do next."""
 
 import re
 
 
 class MlpMemError(ValueError):
-    """Raised for input, files or settings that a person can put right; never for a bug."""
+    """Raised for input, files or settings that a user can correct; never for a bug."""
 
 
-# /a/b/c or C:\a\b\c, up to its last part, in quotes with blanks too; not https://a/b, not and/or
+# /a/b/c or C:\a\b\c up to the last part, with blanks if quoted; neither https://a/b nor and/or
 FOLDERS = re.compile(
     r"""(?<=['"])(?:[A-Za-z]:)?[\\/][^'"\n]*[\\/]"""
     r"""|(?<![\w.:/\\])(?:[A-Za-z]:)?[\\/](?:[^\\/\s'"():]+[\\/])+"""
@@ -15,5 +15,5 @@ FOLDERS = re.compile(
 
 
 def public_text(error: Exception | str) -> str:
-    """Return an error's sentence as anybody may read it: of a path only the last part is left."""
+    """Return an error's text with every path cut to its last part."""
     return FOLDERS.sub("", str(error))

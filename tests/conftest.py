@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MLPMEM_COMPILE", "0")  # nothing is compiled unless a test asks for it
 
 import hypothesis
 import pytest

@@ -7,14 +7,14 @@ import signal
 import sys
 from pathlib import Path
 
-# Before torch: glibc's malloc otherwise hands every large activation back to the kernel and faults
-# it in again a step later, which costs a training step on a CPU a third of its speed.
+# Set before torch is imported: by default glibc's malloc returns every large activation to the
+# kernel and faults it in again one step later. That costs a CPU training step a third of its speed.
 TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
-STOPPED = "stopped; what is made stays, the same command goes on\n"
+STOPPED = "stopped; finished work is kept, run the same command to continue\n"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run what is asked for; return the exit status."""
+    """Run a command; return the exit status."""
     from mlpmem.errors import MlpMemError
     from train.run.processes import disband
 
@@ -25,12 +25,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         sys.stderr.write(
-            f"{error}\nNothing already made is lost: put that right (is the folder writable?) and "
-            "run it again.\n"
+            f"{error}\nFinished work is kept. Correct the cause (is the folder writable?) and run "
+            "the command again.\n"
         )
         return 1
     except KeyboardInterrupt:
-        _tell_stopped()
+        _print_stopped()
         return 130  # what shells give for Ctrl-C
     finally:
         disband()
@@ -38,114 +38,115 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     from train.run.pipeline import STAGES
 
     parser = argparse.ArgumentParser(
         "python -m train",
         description="From text to a bundle.",
         epilog="Several processes: `torchrun --nproc-per-node 2 -m train datastore atlas`, or "
-        "`accelerate launch` on GPUs and several machines that share the folder of --runs.",
+        "`accelerate launch` on GPUs and on several machines that share the --runs folder.",
     )
     parser.add_argument(
         "command",
         metavar="command",
         choices=["all", *STAGES, "plan", "extend"],
-        help=f"all, or one stage ({', '.join(STAGES)}); plan: what each stage needs and takes, "
-        "before anything runs and after; extend: more documents for a finished datastore",
+        help=f"all, or one stage ({', '.join(STAGES)}); plan: print what each stage "
+        "needs and takes; extend: add documents to a finished datastore",
     )
     parser.add_argument(
         "recipe",
         nargs="?",
         default="atlas",
-        help="a name of train/recipes, or the path of a .toml; atlas where none is given",
+        help="a name in train/recipes, or the path of a .toml file; default: atlas",
     )
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are kept")
-    parser.add_argument("--until", choices=STAGES, help="all: the last stage that runs")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
+    parser.add_argument("--until", choices=STAGES, help="all: the last stage to run")
     parser.add_argument(
         "--again",
         action="store_true",
-        help="all, or a stage: make what was made with other settings, or from what has changed "
-        "since, anew instead of refusing it; the old stays until the new is complete",
+        help="all, or a stage: remake a stage whose settings or inputs have changed, instead of "
+        "refusing; the old folder stays until the new one is complete",
     )
     parser.add_argument(
         "--text",
         type=Path,
         nargs="+",
-        help="extend: files or folders to add, of the kinds that [corpus] reads",
+        help="extend: files or folders to add, in the formats that [corpus] reads",
     )
     parser.add_argument(
-        "--tflops", type=float, help="plan: for a device of so many TFLOP/s instead of this one"
+        "--tflops",
+        type=float,
+        help="plan: for a device of this many TFLOP/s instead of this one",
     )
     return parser
 
 
-def _run(options: argparse.Namespace) -> None:
-    """Run stages, the ledger or an extension."""
+def _run(args: argparse.Namespace) -> None:
+    """Run stages, print the ledger or extend the datastore."""
     from mlpmem.errors import MlpMemError
     from train.config.load import load_recipe
     from train.run.ledger import print_ledger
     from train.run.pipeline import STAGES, run
     from train.run.processes import team
 
-    recipe = load_recipe(options.recipe)
-    root = options.runs / recipe.name
-    if (options.command == "extend") != bool(options.text):
-        raise MlpMemError("--text FILES and the command extend go together: one needs the other")
-    if options.until and options.command != "all":
-        raise MlpMemError("--until STAGE says where the command all ends; leave it out, or use all")
-    if options.again and options.command in ("plan", "extend"):
-        raise MlpMemError("--again is for all and for the stages; leave it out here")
-    if options.command == "plan":
-        print_ledger(recipe, root, options.tflops)
-    elif options.command == "extend":
+    recipe = load_recipe(args.recipe)
+    root = args.runs / recipe.name
+    if (args.command == "extend") != bool(args.text):
+        raise MlpMemError("--text FILES and the command extend must be given together; got one")
+    if args.until and args.command != "all":
+        raise MlpMemError("--until is only for the command all; leave it out, or use all")
+    if args.again and args.command in ("plan", "extend"):
+        raise MlpMemError("--again is only for all and the stages; leave it out")
+    if args.command == "plan":
+        print_ledger(recipe, root, args.tflops)
+    elif args.command == "extend":
         from train.stages.extend import extend
 
-        extend(recipe, root, options.text)
+        extend(recipe, root, args.text)
     else:
-        names = list(STAGES) if options.command == "all" else [options.command]
-        if options.until:
-            names = names[: names.index(options.until) + 1]
+        names = list(STAGES) if args.command == "all" else [args.command]
+        if args.until:
+            names = names[: names.index(args.until) + 1]
         for stage in names:
-            run(stage, recipe, root, options.again)
+            run(stage, recipe, root, args.again)
         if names == list(STAGES) and team().is_main:
             print_ledger(recipe, root)
         if "export" in names and team().is_main:
-            _tell_results(root / "export" / recipe.export.name / "results.json")
+            _print_report_command(root / "export" / recipe.export.name / "results.json")
 
 
-def _tell_results(path: Path) -> None:
-    """Print the command that shows a bundle's results, where there are any."""
+def _print_report_command(path: Path) -> None:
+    """Print the command that shows a bundle's results, if the file exists."""
     from train.files import say
 
     if path.is_file():
         say(f"results: python -m train.report {shlex.quote(str(path))}")
 
 
-def _tell_stopped() -> None:
-    """Print that the run was stopped, once for all processes of a launch."""
+def _print_stopped() -> None:
+    """Print that the run was stopped, once per launch."""
     if os.environ.get("RANK", "0") == "0":
         sys.stderr.write(STOPPED)
 
 
-def _end_as_told(number: int, frame: object) -> None:
-    """Die of the signal, as without this, after a word: workers follow, locks are let go."""
+def _terminate(number: int, frame: object) -> None:
+    """Print that the run was stopped, then die of the signal: workers end, locks are released."""
     if processes := sys.modules.get("train.run.processes"):
         processes.take_notes_away()
-    _tell_stopped()
+    _print_stopped()
     sys.stderr.flush()
     signal.signal(number, signal.SIG_DFL)
     os.kill(os.getpid(), number)
 
 
-def _with_tunables() -> None:
-    """Start this process anew with glibc's malloc tuned, where that applies and is not done yet."""
+def _restart_with_tunables() -> None:
+    """Restart this process with glibc's malloc tuned, on Linux, unless that is done already."""
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = TUNABLES
         os.execv(sys.executable, [sys.executable, "-m", "train", *sys.argv[1:]])
 
 
 if __name__ == "__main__":
-    _with_tunables()
-    signal.signal(signal.SIGTERM, _end_as_told)
+    _restart_with_tunables()
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(main())

@@ -1,4 +1,4 @@
-"""Small files written whole, their hashes, and lines printed at once."""
+"""JSON files, hashes, and a print that flushes."""
 
 import hashlib
 import json
@@ -9,18 +9,26 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from mlpmem.errors import MlpMemError
+
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON beside its place and rename it there, so a reader never sees half a file."""
-    beside = path.with_name(path.name + ".new")
+    """Write JSON to a temporary file and rename it, so that readers never see half a file."""
+    temporary = path.with_name(path.name + ".new")
     text = json.dumps(value, indent=1, ensure_ascii=False)
-    beside.write_text(text + "\n", encoding="utf-8")
-    os.replace(beside, path)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Return the value of a JSON file; MlpMemError where it holds none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise MlpMemError(
+            f"{path} is damaged ({str(error)[:100]}); delete {path.parent}, and the command that "
+            "made it makes it again"
+        ) from error
 
 
 def file_hash(path: Path) -> str:
@@ -35,14 +43,14 @@ def digest(value: object) -> str:
 
 
 def say(line: str) -> None:
-    """Print one line at once: stages take minutes and their log is read while they run."""
+    """Print one line and flush: stages take minutes, and their log is read meanwhile."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
 
 def read_lines(path: Path) -> list[dict]:
     """Return the objects of a JSON-lines file."""
-    with path.open(encoding="utf-8") as file:  # splitlines would cut at U+2028 too
+    with path.open(encoding="utf-8") as file:  # splitlines would also cut at U+2028
         return [json.loads(line) for line in file]
 
 

@@ -21,11 +21,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
     parser.add_argument("--peer", type=Path, help="engine: a checkout of the released code")
+    parser.add_argument(
+        "--family", choices=["gpt2", "llama"], default="gpt2", help="engine: of what"
+    )
+    parser.add_argument("--gguf", type=Path, help="engine, llama: the file that is decoded")
+    parser.add_argument(
+        "--peer-llama-cpp", type=Path, metavar="FOLDER",
+        help="engine, llama: where `npm install node-llama-cpp` was run",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int, default=1, help="engine, llama: of both")
+    parser.add_argument("--rounds", type=int, default=5, help="engine, llama: turns measured")
     parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
     if min(given.entries or [1]) < 1:
         parser.error("--entries takes numbers from 1")
+    if given.family == "llama" and given.gguf is None:
+        parser.error("--family llama needs a model: give --gguf FILE")
+    if given.family == "llama":
+        from mlpmem.bench import llama
+
+        options = {"threads": given.threads, "rounds": given.rounds}
+        made = llama.bench(given.gguf, given.peer_llama_cpp, **options)
+        return print_figures(made, given.json)
     made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)
 

@@ -66,7 +66,7 @@ def bench(
     shape = shape or Shape()
     made = {"float32": _model(shape), "packed-float32": _model(shape).pack()}
     made["packed-bfloat16"] = _model(shape, torch.bfloat16).pack()
-    made["packed-int8"] = _model(shape, torch.bfloat16).pack(int8=True)
+    made["packed-int8"] = _model(shape, torch.bfloat16).pack(8)
     prompt = list(range(2, 2 + shape.prompt))
     work: dict[str, Callable] = {}
     for name, model in made.items():

@@ -1,6 +1,7 @@
-"""A token's whole path, from prompt ids to the values of a step.
+"""The path of a token, from prompt ids to the values of a step.
 
-The maths is in distributions, as pure functions; fused has every source's log-probs and their mix;
-router chooses lambda; generation writes columns as one batch, scoring reads a text as it stands.
+distributions has the maths, as pure functions; fused has every source's log-probs and their mix;
+router chooses lambda; generation writes with several systems as one batch; scoring reads a given
+text.
 It may import `retrieval` and what lies below. Open fused.py first, then generation.py.
 """

@@ -1,7 +1,7 @@
 """The maths of the three sources and their mix, as pure functions on tensors.
 
-Everything is computed in float32 and in nats. Distances are squared L2. A value of -1 stands for
-"no neighbour here" and gets no weight. Nothing in this file knows a model.
+Values are float32 and in nats unless stated. Distances are squared L2. A value of -1 means "no
+neighbour" and gets weight 0. Nothing in this file depends on a model.
 """
 
 import math
@@ -19,7 +19,7 @@ class SparseProbs(NamedTuple):
     """Distributions over V tokens by their support; padding is token 0 with probability 0."""
 
     token_ids: Tensor  # (Q, S) int64, most probable first
-    probs: Tensor  # (Q, S) float32, rows sum to 1, or to 0 where there is no neighbour
+    probs: Tensor  # (Q, S) float32, rows sum to 1, or to 0 without neighbours
 
 
 def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
@@ -31,8 +31,8 @@ def log_softmax(logits: Tensor, temperature: float = 1.0) -> Tensor:
 def interpolate(lm_log_probs: Tensor, other_log_probs: Tensor, lmbda: float | Tensor) -> Tensor:
     """Return log((1 - lmbda) * p_lm + lmbda * p_other), (..., V) float32.
 
-    Exact at the ends: lmbda 0 gives the first argument and 1 the second, bit for bit, and -inf in
-    either never makes a nan. A tensor lmbda is broadcast, (...) or (..., 1).
+    Exact at the ends: lmbda 0 gives the first argument and 1 the second, bit for bit. -inf in
+    either never gives nan. A tensor lmbda is broadcast, (...) or (..., 1).
     """
     lm, other = lm_log_probs.float(), other_log_probs.float()
     weight = torch.as_tensor(lmbda, dtype=torch.float32, device=lm.device)
@@ -46,14 +46,14 @@ def mix_nll(
 ) -> Tensor:
     """Return -log((1 - lmbda) * p_lm + lmbda * p_other), (...) nats in float64, of two nlls (...).
 
-    Exact at the ends, as `interpolate` is; lmbda is a number or broadcast, (...).
+    Exact at the ends like `interpolate`; lmbda is a number or broadcast, (...).
     """
     lm, other = (-torch.as_tensor(nll).double() for nll in (lm_nll, other_nll))
     return -_mix(lm, other, torch.as_tensor(lmbda, dtype=torch.float64, device=lm.device))
 
 
 def _mix(lm: Tensor, other: Tensor, weight: Tensor) -> Tensor:
-    """Return the log-probs of the mix in the dtype of log-probs and weight, exact at the ends."""
+    """Return the mix's log-probs in the inputs' dtype, exact at the ends."""
     mixed = weigh(lm, other, torch.log1p(-weight), torch.log(weight))
     return torch.where(weight == 0, lm, torch.where(weight == 1, other, mixed))
 
@@ -68,8 +68,8 @@ def knn_weights(
 ) -> Tensor:
     """Return each neighbour's share of the kNN mass, (Q, K); all 0 in a row without neighbours.
 
-    The share is count * exp(-distance / temperature), normalised. Equal keys are one entry with a
-    count, so that this equals the sum over their copies.
+    The share is count * exp(-distance / temperature), normalised. A count stands for that many
+    entries with equal keys, so the result equals the sum over all of them.
     """
     scores = -distances.float() / temperature
     if counts is not None:
@@ -83,9 +83,9 @@ def knn_weights(
 def knn_sparse(
     distances: Tensor, values: Tensor, counts: Tensor | None, temperature: float
 ) -> SparseProbs:
-    """Return the kNN distributions of (Q, K) neighbours by their support, S <= K columns.
+    """Return the kNN distributions of (Q, K) neighbours, sparse, with S <= K columns.
 
-    Neighbours of equal value are summed by one sort and one segment sum; no (Q, V) array is made.
+    Neighbours of equal value are summed by one sort and one segment sum, without a (Q, V) array.
     """
     weights = knn_weights(distances, values, counts, temperature)
     rows, count = weights.shape
@@ -103,10 +103,10 @@ def knn_sparse(
 
 
 def _most_probable_first(token_ids: Tensor, probs: Tensor, sizes: Tensor) -> SparseProbs:
-    """Return ragged rows of sizes (Q,) padded and sorted by falling prob, then by token.
+    """Return ragged rows of sizes (Q,), padded, by descending prob, then by token.
 
-    Both go into one integer, the bits of a prob above the token: those of positive floats sort
-    as integers do.
+    One integer holds both, the prob's bits above the token: bits of positive floats sort like
+    integers.
     """
     width = int(sizes.max())
     row = torch.repeat_interleave(torch.arange(len(sizes), device=sizes.device), sizes)
@@ -122,7 +122,7 @@ def _most_probable_first(token_ids: Tensor, probs: Tensor, sizes: Tensor) -> Spa
 
 
 def _sorted(numbers: Tensor) -> Tensor:
-    """Return integers (Q, n) with every row sorted; numpy's sort is vectorised on a CPU."""
+    """Return integers (Q, n) with every row sorted; on a CPU by numpy, whose sort is vectorised."""
     if numbers.device.type != "cpu":
         return numbers.sort(1).values
     return torch.from_numpy(np.sort(numbers.numpy(), axis=1))
@@ -135,15 +135,15 @@ def knn_log_probs(
     temperature: float,
     vocab_size: int,
 ) -> Tensor:
-    """Return kNN log-probs (Q, V) of (Q, K) neighbours: -inf where no neighbour has the token.
+    """Return kNN log-probs (Q, V) of (Q, K) neighbours: -inf for tokens of no neighbour.
 
-    A row without any neighbour is -inf everywhere; whoever mixes it uses lmbda 0 for that row.
+    A row without neighbours is -inf everywhere; mix it with lmbda 0.
     """
     weights = knn_weights(distances, values, counts, temperature)
     at = values.long().clamp_min(0)
     probs = torch.zeros(len(weights), vocab_size, device=weights.device)
     sums = probs.scatter_add_(1, at, weights).gather(1, at)
-    return probs.fill_(-torch.inf).scatter_(1, at, sums.log())  # no log of V zeros
+    return probs.fill_(-torch.inf).scatter_(1, at, sums.log())  # avoids the log of V zeros
 
 
 def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -156,14 +156,14 @@ def js_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) -> Tensor:
-    """Return log_probs (..., V) with -inf for what top_k, then top_p, leave out; not renormalised.
+    """Return log_probs (..., V) with -inf for tokens outside top_k, then top_p; not renormalised.
 
-    top_k 0 and top_p 1 leave everything in. Top-p keeps the fewest tokens whose renormalised mass
-    reaches top_p; the most probable token always stays.
+    top_k 0 and top_p 1 keep all tokens. Top-p keeps the fewest tokens whose renormalised mass
+    reaches top_p, and always the most probable token.
     """
     if 0 < top_k < log_probs.shape[-1]:
-        kept = log_probs.topk(top_k, dim=-1)
-        log_probs = torch.full_like(log_probs, -torch.inf).scatter(-1, kept.indices, kept.values)
+        top = log_probs.topk(top_k, dim=-1)
+        log_probs = torch.full_like(log_probs, -torch.inf).scatter(-1, top.indices, top.values)
     if top_p < 1.0:
         ordered, order = log_probs.sort(dim=-1, descending=True, stable=True)
         probs = torch.softmax(ordered, dim=-1)
@@ -176,15 +176,15 @@ def filter_top_k_top_p(log_probs: Tensor, top_k: int = 0, top_p: float = 1.0) ->
 def repetition_penalised(
     log_probs: Tensor, seen: Sequence[Sequence[int]], penalty: float
 ) -> Tensor:
-    """Return log_probs (B, V), those of seen token ids (B lists) times penalty; not renormalised.
+    """Return log_probs (B, V) with those of seen token ids (B lists) times penalty.
 
-    The penalty of Keskar et al. 2019 (CTRL), on log-probs, which are never above 0.
+    This is the penalty of Keskar et al. 2019 (CTRL) on log-probs, which are never above 0. The
+    result is not renormalised.
     """
-    found = log_probs.clone()
+    penalised = log_probs.clone()
     for row, ids in enumerate(seen):
-        at = torch.tensor(sorted(set(ids)), device=found.device)
-        found[row, at] *= penalty
-    return found
+        penalised[row, torch.tensor(sorted(set(ids)), device=log_probs.device)] *= penalty
+    return penalised
 
 
 def sample(
@@ -196,18 +196,19 @@ def sample(
     *,
     min_p: float = 0.0,
 ) -> Tensor:
-    """Return a token id for every row of log_probs (B, V), (B,) int64.
+    """Return one token id per row of log_probs (B, V), (B,) int64.
 
     Temperature 0 takes the most probable token. Otherwise `uniform` in [0, 1), one number or (B,),
-    picks the token by inverse distribution function: rows given the same number differ only where
-    their distributions do, so that systems can be compared under the same luck.
+    picks the token by the inverse distribution function: with one number for all rows, systems are
+    compared under the same random numbers.
     """
     if temperature == 0.0:
         return log_probs.argmax(dim=-1)
-    kept = filter_top_k_top_p(log_probs.float() / temperature, top_k, top_p)
-    if min_p > 0:  # Nguyen et al. 2024: a share of the likeliest token's mass
-        kept = kept.masked_fill(kept < kept.amax(-1, keepdim=True) + math.log(min_p), -torch.inf)
-    heights = torch.softmax(kept.double(), dim=-1).cumsum(dim=-1)
-    at = torch.as_tensor(uniform, dtype=torch.float64, device=heights.device) * heights[:, -1]
-    ids = torch.searchsorted(heights, at.unsqueeze(-1), right=True).squeeze(-1)
+    scores = filter_top_k_top_p(log_probs.float() / temperature, top_k, top_p)
+    if min_p > 0:  # Nguyen et al. 2024: a share of the most probable token's mass
+        least = scores.amax(-1, keepdim=True) + math.log(min_p)
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    cumulative = torch.softmax(scores.double(), dim=-1).cumsum(dim=-1)
+    at = torch.as_tensor(uniform, dtype=torch.float64, device=scores.device) * cumulative[:, -1]
+    ids = torch.searchsorted(cumulative, at.unsqueeze(-1), right=True).squeeze(-1)
     return ids.clamp_max(log_probs.shape[-1] - 1)

@@ -1,8 +1,7 @@
 """Decoder, memory and datastore together: log-probs of every source, and their mix.
 
-Nothing of a request is kept on the model. The datastore may come later: `attach_datastore` sets
-one reference, and a call that has begun goes on with what was there when it began. What can be
-asked of a model stands in mlpmem/api.py.
+A model holds no state of a request. The datastore may come later: `attach_datastore` sets one
+reference, and a call keeps the datastore it began with. The calls are in mlpmem/api.py.
 """
 
 import time
@@ -18,39 +17,39 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, threads_for
+from mlpmem.fast.devices import calibrate, give_back, threads_for
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.retriever import Neighbours, Retriever
 
-WHOSE = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
+LABELS = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What every source says at R positions."""
+    """Log-probs of every source at R positions."""
 
     names: tuple[str, ...]  # "lm" first
-    log_probs: Tensor  # (S, R, V) float32, one slice a source
+    log_probs: Tensor  # (S, R, V) float32, one slice per source
     neighbours: Neighbours | None  # (R, K)
-    weights: Tensor | None  # (R, K) share of the kNN mass
-    seconds: Mapping[str, float]  # spent on "memory" and "search", of all R
+    weights: Tensor | None  # (R, K) shares of the kNN mass
+    seconds: Mapping[str, float]  # spent on "memory" and "search", for all R together
 
     def __getitem__(self, system: str) -> Tensor:
-        """Return a source's log-probs (R, V), or those of a system's sources in equal shares."""
+        """Return a system's log-probs (R, V): its source's, or its two sources' in equal shares."""
         parts = [self.log_probs[self.names.index(part)] for part in PARTS[system] or ("lm",)]
         return interpolate(*parts, 0.5) if len(parts) == 2 else parts[0]
 
     def nearest(self, system: str) -> Tensor | None:
-        """Return squared distances (R,) of the nearest neighbours, None if none are searched."""
+        """Return squared distances (R,) of the nearest neighbours, None without a search."""
         if "knn" not in PARTS[system] or self.neighbours is None:
             return None
         return self.neighbours.distances[:, 0]
 
 
 class FusedModel:
-    """A decoder with what answers beside it; `systems` says what can be asked."""
+    """A decoder with its memory and datastore; `systems` lists what can be asked."""
 
     def __init__(
         self,
@@ -61,53 +60,54 @@ class FusedModel:
         routers: Mapping[str, Router] | None = None,
         questions: bool = False,
     ) -> None:
-        """Bind memory and routers to the decoder; MlpMemError if one belongs to another.
+        """Bind memory and routers to the decoder; MlpMemError if one belongs to another decoder.
 
-        questions says that the decoder was trained on "Question: ... Answer:", which is how a chat
-        is put to it.
+        questions: the decoder was trained on "Question: ... Answer:", so a chat takes that form.
         """
         self.decoder = decoder
+        decoder.shorten()
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
 
-    def pack(self, int8: bool = False) -> Self:
-        """Return self with weights laid out for decoding on this CPU; see fast.linear.pack."""
+    def pack(self, bits: int = 0) -> Self:
+        """Return self with weights packed for decoding on this CPU; see Decoder.pack."""
         from mlpmem.fast.linear import pack
 
-        self.decoder.pack(int8)
+        self.decoder.pack(bits)
         if self.memory is not None:
-            pack(self.memory, int8)
+            pack(self.memory, bits)
         calibrate(self.decoder)
+        give_back()
         return self
 
     @property
     def systems(self) -> list[str]:
-        """Return the sources there are now, of "lm", "memory" and "knn": the usual columns.
+        """Return the systems there are now, of "lm", "memory" and "knn".
 
-        Where both are there, "mixed" can be asked too: half memory, half datastore.
+        With both memory and datastore, "mixed" can be asked too: half memory, half datastore.
         """
         return systems_of(self, self._store)
 
     @property
     def store(self) -> Store | None:
-        """Return datastore and retriever together, as one value."""
+        """Return the datastore with its retriever."""
         return self._store
 
     @property
     def datastore(self) -> Datastore | None:
-        """Return the datastore, once it is attached."""
+        """Return the datastore, None until one is attached."""
         return self._store.datastore if self._store else None
 
     @property
     def retriever(self) -> Retriever | None:
-        """Return the retriever, once a datastore is attached."""
+        """Return the retriever, None until a datastore is attached."""
         return self._store.retriever if self._store else None
 
     def attach_datastore(self, datastore: Datastore, retriever: Retriever) -> None:
-        """Add the system "knn"; calls under way do not see it."""
+        """Add the system "knn" for calls that begin from now on."""
         self._store = make_store(self.decoder, datastore, retriever)
 
     @torch.inference_mode()
@@ -118,28 +118,27 @@ class FusedModel:
         store: Store | None,
         parts: Collection[str] = ("memory", "knn"),
     ) -> Sources:
-        """Return what sources say at hidden states (R, D) with the decoder's logits (R, V).
+        """Return the sources at hidden states (R, D) with the decoder's logits (R, V).
 
-        Beside "lm" these are the parts that are here. Where no neighbour is found, "knn" repeats
-        "lm", which is lmbda 0 in any mix. MlpMemError where a source says something that is not a
-        number.
+        They are "lm" and the named parts this model has. Without neighbours, "knn" repeats "lm",
+        which is lmbda 0 in any mix. MlpMemError if a source gives nan.
         """
-        names, found, seconds = ["lm"], [log_softmax(logits)], {}
+        names, log_probs, seconds = ["lm"], [log_softmax(logits)], {}
         neighbours = weights = None
         if self.memory is not None and "memory" in parts:
             begin = time.perf_counter()
-            found.append(self._recall(self.memory, hidden).to(found[0].device))
+            log_probs.append(self._recall(self.memory, hidden).to(log_probs[0].device))
             names.append("memory")
             seconds["memory"] = time.perf_counter() - begin
         if store is not None and "knn" in parts:
             begin = time.perf_counter()
-            neighbours, weights, log_probs = self._look_up(hidden, store)
-            found.append(torch.where(neighbours.indices[:, :1] < 0, found[0], log_probs))
+            neighbours, weights, knn = self._look_up(hidden, store)
+            log_probs.append(torch.where(neighbours.indices[:, :1] < 0, log_probs[0], knn))
             names.append("knn")
             seconds["search"] = time.perf_counter() - begin
-        said = torch.stack(found)
-        _check_numbers(names, said)
-        return Sources(tuple(names), said, neighbours, weights, seconds)
+        stacked = torch.stack(log_probs)
+        _check_numbers(names, stacked)
+        return Sources(tuple(names), stacked, neighbours, weights, seconds)
 
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's log-probs (R, V) at hidden states (R, D)."""
@@ -151,8 +150,8 @@ class FusedModel:
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
         temperature, device = self.settings.knn_temperature, store.values.device
-        found = store.retriever.search(hidden, min(self.settings.k, len(store.values)))
-        indices, distances = (x.to(device) for x in found)
+        neighbours = store.retriever.search(hidden, min(self.settings.k, len(store.values)))
+        indices, distances = (x.to(device) for x in neighbours)
         at = indices.clamp_min(0)
         values = store.values[at].masked_fill(indices < 0, -1)
         arguments = distances, values, store.counts[at], temperature
@@ -163,9 +162,9 @@ class FusedModel:
     def weights(
         self, sources: Sources, system: str, lmbda: float | str, evidence: Tensor | None = None
     ) -> Tensor:
-        """Return lambda (R,) at every position: one number, or for AUTO the router's.
+        """Return lambda (R,) per position: one number for all, or for AUTO the router's.
 
-        The router needs the evidence (R,) of what was read before.
+        The router needs the evidence (R,) before each position.
         """
         lm = sources["lm"]
         if lmbda != AUTO:
@@ -175,28 +174,29 @@ class FusedModel:
         return self.routers[system].lmbda(lm, other, evidence, nearest)
 
     def can_ask(self, system: str, store: Store | None) -> bool:
-        """Return whether all that a system is made of is here."""
+        """Return whether this model has every part of a system."""
         return system in PARTS and set(PARTS[system] or ("lm",)) <= set(systems_of(self, store))
 
     def check_system(self, system: str | None, store: Store | None) -> str:
-        """Return system, or the best there is for None; MlpMemError for one that is not there."""
-        there = systems_of(self, store)
+        """Return system, or the best one for None; MlpMemError for a system this model lacks."""
+        available = systems_of(self, store)
         if system is None:
-            return "memory" if "memory" in there else there[-1]
+            return "memory" if "memory" in available else available[-1]
         if not self.can_ask(system, store):
             hint = {
-                "knn": "a datastore can be attached with text=[...] or comes with a bundle",
+                "knn": "attach a datastore with text=[...] or load a bundle that has one",
                 "memory": "load one with memory=...",
-                "mixed": "it needs memory and datastore",
+                "mixed": "it needs both memory and datastore",
             }.get(system, "choose one of these")
-            raise MlpMemError(f"system {system!r} is not here, there is {', '.join(there)}; {hint}")
+            names = ", ".join(available)
+            raise MlpMemError(f"system {system!r} is not available, only {names}; {hint}")
         return system
 
     def routed(self, store: Store | None = None) -> Mapping[str, Router]:
-        """Return the routers that choose where a store stands for the model's own.
+        """Return the routers to use in a call with this store.
 
-        Those of systems that search were fitted to the model's own store; another's neighbours,
-        such as a visitor's few sentences, they would judge by what these never claimed to know.
+        A router of a system that searches was fitted to the model's own store, and its lambda means
+        nothing for another, such as a visitor's few sentences.
         """
         if store is None or store is self._store:
             return self.routers
@@ -208,7 +208,7 @@ class FusedModel:
         lmbda: float | str | Mapping[str, float | str] | None,
         store: Store | None = None,
     ) -> dict[str, float | str]:
-        """Return every system's lambda, a number or AUTO; see `routed` and Settings.lmbdas."""
+        """Return lambda by system, a number or AUTO; see `routed` and Settings.lmbdas."""
         return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
 
@@ -218,11 +218,11 @@ def systems_of(model: FusedModel, store: Store | None) -> list[str]:
 
 
 def _check_numbers(names: Sequence[str], log_probs: Tensor) -> None:
-    """Raise MlpMemError where a source's log-probs, of (S, R, V), are not numbers."""
+    """Raise MlpMemError for a source with nan among the log-probs (S, R, V)."""
     for name, bad in zip(names, log_probs.isnan().flatten(1).any(1).tolist(), strict=True):
         if bad:
             raise MlpMemError(
-                f"{WHOSE[name]} gives values that are not numbers (nan), so nothing can be "
-                "answered; its weights are damaged or overflow in this dtype. Load it in "
-                "float32, or get the weights again"
+                f"{LABELS[name]} gives values that are not numbers (nan), so there is no "
+                "answer; its weights are damaged or overflow in this dtype. Load it in float32, "
+                "or download the weights again"
             )

@@ -1,9 +1,9 @@
 """Generation as an iterator of steps: several writers decoded as one batch over one prefill.
 
-A writer is a system at one lambda after one prompt. A batch row is a distinct history, not a
-writer: writers that have written the same so far share their row of the decoder, the memory and
-the search, and part when they choose differently. The engine knows token ids; text is only for
-what is kept. No value of a call outlives it.
+A writer is a system at one lambda after one prompt. A batch row is a distinct history: writers that
+have written the same tokens share one row of the decoder, the memory and the search, until they
+choose differently. The engine works on token ids; text is only for traces. Nothing of a call is
+held after it.
 """
 
 import time
@@ -27,23 +27,23 @@ from mlpmem.model.prompts import check_ids, check_prompt
 from mlpmem.model.tokenizer import TextStream
 from mlpmem.retrieval.datastore import Store
 
-TIMED = {"memory": "memory", "knn": "search"}  # parts, as Sources.seconds calls them
+TIMED = {"memory": "memory", "knn": "search"}  # part -> its key in Sources.seconds
 LMBDAS = lambda_grid(10)
 GREEDY = GenerationOptions()
 
 
 class Cancel(Protocol):
-    """Whatever can say that a run is to end, such as a threading.Event."""
+    """An object that can end a run, such as a threading.Event."""
 
     def is_set(self) -> bool:
-        """Return whether the run is to end."""
+        """Return whether the run must end."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened: "step" with {name: Step}, last "done" with {name: Trace}.
+    """A "step" with {name: Step}, or at the end "done" with {name: Trace}.
 
-    A writer's name is its system in a comparison, its lambda where lambda is scrubbed.
+    A writer's name is its system in `compare` and its lambda in `scrub`.
     """
 
     kind: str
@@ -51,7 +51,7 @@ class Event:
 
 
 class Prompt(NamedTuple):
-    """What is continued."""
+    """What the writers continue."""
 
     text: str
     ids: list[int]
@@ -59,7 +59,7 @@ class Prompt(NamedTuple):
 
 @dataclass
 class Writer:
-    """What one system has written at one lambda so far, within one call."""
+    """One system at one lambda in one call, with what it has written so far."""
 
     name: Hashable
     system: str
@@ -73,43 +73,43 @@ class Writer:
 
 @dataclass
 class Clock:
-    """Milliseconds per token by part; a batch's time is shared out over its rows."""
+    """Milliseconds per token by part; a batch's time is divided by its rows."""
 
     prefill_ms: float = 0.0
-    read: Mapping[str, float] = field(default_factory=dict)  # seconds a source read the prompt for
+    read: Mapping[str, float] = field(default_factory=dict)  # seconds per source to read the prompt
     parts: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, part: str, seconds: float, rows: int) -> None:
-        """Note what a part took for some rows."""
+        """Record the seconds of a part for some rows."""
         self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
 
     def cost(self, call: "Call", writer: Writer) -> dict[str, float]:
-        """Return medians in ms and sizes in bytes; a lone token's decoder time is the prefill.
+        """Return medians in ms and sizes in bytes; for a single token, decoder_ms is the prefill.
 
-        A routed writer's evidence_ms are those in which its sources read the prompt.
+        A routed writer's evidence_ms is the time its sources took to read the prompt.
         """
-        found = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
+        times = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
         sizes = {"decoder_bytes": call.model.decoder.bytes}
         if call.model.memory is not None and "memory" in call.parts:
             sizes["memory_bytes"] = call.model.memory.bytes
         if call.store is not None and "knn" in call.parts:
             sizes["datastore_bytes"] = call.store.bytes
         if writer.lmbda == AUTO and self.read:
-            asked = (self.read.get(TIMED[part], 0.0) for part in PARTS[writer.system])
-            found["evidence_ms"] = 1000 * sum(asked)
-        return {"prefill_ms": self.prefill_ms, **found, **sizes}
+            seconds = (self.read.get(TIMED[part], 0.0) for part in PARTS[writer.system])
+            times["evidence_ms"] = 1000 * sum(seconds)
+        return {"prefill_ms": self.prefill_ms, **times, **sizes}
 
 
 @dataclass(frozen=True)
 class Call:
-    """What a call asks for, checked: it does not change while tokens are written."""
+    """The checked parameters of a call; they do not change while tokens are written."""
 
     model: FusedModel
     store: Store | None
-    parts: Collection[str]  # sources that are computed beside "lm"
+    parts: Collection[str]  # sources to compute, without "lm"
     options: GenerationOptions
     cancel: Cancel | None
-    special: bool = False  # whether control tokens that a prompt spells are read as such
+    special: bool = False  # whether control tokens in a prompt are read as such
 
     @classmethod
     def of(
@@ -122,11 +122,11 @@ class Call:
         cancel: Cancel | None,
         special: bool = False,
     ) -> "Call":
-        """Return the call; MlpMemError for systems, sources or forced ids that are not there."""
+        """Return the call; MlpMemError for unavailable systems, sources or forced ids."""
         store = store or model.store
         if not systems:
-            there = ", ".join(systems_of(model, store))
-            raise MlpMemError(f"no system is asked for; choose from {there}")
+            names = ", ".join(systems_of(model, store))
+            raise MlpMemError(f"systems must name at least one system; choose from {names}")
         parts = set()
         for name in (*systems, *(sources or ())):
             model.check_system(name, store)
@@ -134,12 +134,12 @@ class Call:
         check_ids(model.decoder, options.forced, "forced")
         if cancel is not None and not hasattr(cancel, "is_set"):
             raise MlpMemError(
-                f"cancel is {cancel!r}; it must have is_set(), as a threading.Event does"
+                f"cancel must have is_set(), as a threading.Event does; got {cancel!r}"
             )
         return cls(model, store, frozenset(parts), options, cancel, special)
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
-        """Return a prompt as text and ids; MlpMemError where it is empty or too long."""
+        """Return a prompt as text and ids; MlpMemError if it is empty or too long."""
         decoder = self.model.decoder
         ids = check_prompt(decoder, prompt, self.options.max_new_tokens, self.special)
         return Prompt(prompt if isinstance(prompt, str) else decoder.spelled(ids), ids)
@@ -159,11 +159,11 @@ def compare(
 ) -> Iterator[Event]:
     """Return the Events of some systems (default: all) after one prompt.
 
-    Everything is checked before anything is computed. cancel.is_set() is asked before every token.
-    The same seed gives every system the same random numbers, and the same text as when run alone.
-    Forced tokens are steps like the others, but given: forcing a trace's own tokens changes
-    nothing. store stands for the model's own in this call. Steps hold the sources that the systems
-    mix, and those that `sources` names. With lmbda "auto" a router chooses it for every token.
+    All parameters are checked before anything is computed. cancel.is_set() is checked before every
+    token. The same seed gives every system the same random numbers, so it writes the same text in
+    any company. Forced tokens are steps like the others: forcing a trace's own tokens changes
+    nothing. store replaces the model's own in this call. Steps hold the sources that the systems
+    mix, and those in `sources`. With lmbda "auto" a router chooses it for every token.
     """
     store = store or model.store
     systems = _distinct(model, systems, store)
@@ -185,7 +185,7 @@ def compare_batch(
     cancel: Cancel | None = None,
     special: bool = False,
 ) -> list[dict[str, Trace]]:
-    """Return {system: Trace} of every prompt, each as `compare` gives it.
+    """Return {system: Trace} per prompt, equal to what `compare` gives.
 
     Prompts of equal length are decoded as one batch of at most BATCH_ROWS rows, without padding.
     """
@@ -194,33 +194,33 @@ def compare_batch(
     call = Call.of(model, systems, store, sources, options, cancel, special)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = [call.read(prompt) for prompt in prompts]
-    found: list[dict[str, Trace]] = [{} for _ in read]
-    for some in _groups(read, max(1, BATCH_ROWS // len(systems))):
+    traces: list[dict[str, Trace]] = [{} for _ in read]
+    for group in _groups(read, max(1, BATCH_ROWS // len(systems))):
         writers = [
             Writer((i, system), system, lmbdas[system], read[i], row)
-            for row, i in enumerate(some)
+            for row, i in enumerate(group)
             for system in systems
         ]
         for (i, system), trace in last_values(_run(call, writers)).items():
-            found[i][system] = trace
-    return found
+            traces[i][system] = trace
+    return traces
 
 
 BATCH_ROWS = 64
 
 
 def _groups(prompts: Sequence[Prompt], most: int) -> Iterator[list[int]]:
-    """Yield indices of prompts of one length, at most so many at a time."""
+    """Yield indices of prompts of one length, at most `most` at a time."""
     lengths: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         lengths.setdefault(len(prompt.ids), []).append(i)
-    for some in lengths.values():
-        for start in range(0, len(some), most):
-            yield some[start : start + most]
+    for indices in lengths.values():
+        for start in range(0, len(indices), most):
+            yield indices[start : start + most]
 
 
 def _distinct(model: FusedModel, systems: Sequence[str] | None, store: Store | None) -> list[str]:
-    """Return the systems that are asked for, each once; all there are for None."""
+    """Return the requested systems without repeats; all available ones for None."""
     if isinstance(systems, str):
         systems = [systems]
     return list(dict.fromkeys(systems_of(model, store) if systems is None else systems))
@@ -240,15 +240,15 @@ def scrub(
 ) -> Iterator[Event]:
     """Return the Events of one system at several lambdas, by lambda.
 
-    Each is what `compare` gives at that lambda; together they cost little more than the texts
-    that really differ, because equal histories are computed once.
+    Each equals what `compare` gives at that lambda. Equal histories are computed once, so the cost
+    is little more than that of the texts that differ.
     """
     store = store or model.store
     system = model.check_system(system, store)
     if system == "lm" or not lmbdas:
         raise MlpMemError(
-            "scrub needs a system with a lambda, memory or knn, and one lambda or more; "
-            f"it was given {system!r} and {list(lmbdas)}"
+            "scrub needs a system with a lambda, such as memory or knn, and at least one lambda; "
+            f"got {system!r} and {list(lmbdas)}"
         )
     for value in lmbdas:
         check_lmbda(value)
@@ -258,15 +258,15 @@ def scrub(
 
 
 def last_values(events: Iterator[Event]) -> dict[Any, Trace]:
-    """Return the traces that a run's events end with; none where it ended without any."""
+    """Return the traces that a run's events end with, {} for a run without traces."""
     *_, last = events
     return dict(last.values) if last.kind == "done" else {}
 
 
 def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
-    """Yield an Event per step and the traces at the end; writers of one row share a prompt.
+    """Yield an Event per step, then the traces; writers of one row share a prompt.
 
-    Forced tokens are read with the prompt, in one pass; their steps come from its last positions.
+    Forced tokens are read together with the prompt; their steps come from the last positions.
     """
     clock, evidence = Clock(), Evidence()
     rng = torch.Generator().manual_seed(call.options.seed)
@@ -277,7 +277,7 @@ def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
                 writer.finish = "stop"
             break
         begin = time.perf_counter()
-        # how many forced tokens follow this step's place
+        # how many forced tokens follow this step
         ahead = len(call.options.forced) - len(live[0].steps)
         if output is None:
             output = _prefill(call, writers, evidence, clock)
@@ -295,7 +295,7 @@ def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
 
 
 def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock) -> DecoderOutput:
-    """Return the decoder's output after every row's prompt, which becomes evidence."""
+    """Return the decoder's output after every row's prompt, and read the prompts as evidence."""
     begin = time.perf_counter()
     prompts = {writer.row: writer.prompt for writer in writers}
     forced = list(call.options.forced)
@@ -314,7 +314,7 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
 def _decode_one(
     decoder: Decoder, last: DecoderOutput, live: list[Writer], clock: Clock
 ) -> DecoderOutput:
-    """Return the decoder's output after every writer's last token, one row per distinct history."""
+    """Return the decoder's output after each writer's last token, one row per distinct history."""
     begin = time.perf_counter()
     histories = dict.fromkeys((writer.row, writer.steps[-1].token_id) for writer in live)
     rows = {history: new for new, history in enumerate(histories)}
@@ -338,34 +338,34 @@ def _choose(
     rng: torch.Generator,
     begin: float,
 ) -> None:
-    """Add a step to every live writer and mark those that have finished."""
+    """Add a step to every live writer and set `finish` of those at their end."""
     options, decoder = call.options, call.model.decoder
     fused, weights = _mixed(call.model, sources, live, evidence)  # (writers, V)
     tokens = _sampled(fused, live, options, rng)
-    taken = [[] for _ in range(sources.log_probs.shape[1])]
+    chosen = [[] for _ in range(sources.log_probs.shape[1])]
     for writer, token in zip(live, tokens, strict=True):
-        taken[writer.row].append(token)
-    _take_in(evidence, sources, live, tokens)
+        chosen[writer.row].append(token)
+    _add_evidence(evidence, sources, live, tokens)
     store = call.store if "knn" in call.parts else None
-    views = positions_of(decoder, sources, taken, store)
+    positions = positions_of(decoder, sources, chosen, store)
     ms = 1000 * (time.perf_counter() - begin)
     for writer, token, weight in zip(live, tokens, weights, strict=True):
         special = token in decoder.special_ids
         piece = decoder.pieces[token] if special else writer.text.push(decoder.token_bytes[token])
         own = {"lmbda": weight} if writer.lmbda == AUTO else {}
-        place = writer.system, weight, len(writer.steps), token
-        view = views[writer.row]
-        writer.steps.append(view.step(decoder.pieces, *place, text=piece, ms=ms, **own))
+        choice = writer.system, weight, len(writer.steps), token
+        position = positions[writer.row]
+        writer.steps.append(position.step(decoder.pieces, *choice, text=piece, ms=ms, **own))
         writer.finish = _finish(writer, decoder, options)
 
 
 def _sampled(
     fused: Tensor, live: list[Writer], options: GenerationOptions, rng: torch.Generator
 ) -> list[int]:
-    """Return every writer's next token: the forced one, or one of the mix (writers, V)."""
+    """Return every writer's next token: the forced one, or a sample of the mix (writers, V)."""
     uniform = torch.rand((), generator=rng, dtype=torch.float64)
-    if given := options.forced[len(live[0].steps) :][:1]:
-        return [*given] * len(live)
+    if forced := options.forced[len(live[0].steps) :][:1]:
+        return [*forced] * len(live)
     if options.repetition_penalty != 1:
         seen = [[*w.prompt.ids, *(step.token_id for step in w.steps)] for w in live]
         fused = repetition_penalised(fused, seen, options.repetition_penalty)
@@ -374,7 +374,7 @@ def _sampled(
 
 
 def _finish(writer: Writer, decoder: Decoder, options: GenerationOptions) -> str:
-    """Return why a writer has finished with its last step, "" where it has not."""
+    """Return why a writer ends with its last step, "" if it goes on."""
     step = writer.steps[-1]
     if step.token_id in decoder.eos_ids:
         return "eos"
@@ -386,30 +386,32 @@ def _finish(writer: Writer, decoder: Decoder, options: GenerationOptions) -> str
 def _mixed(
     model: FusedModel, sources: Sources, live: list[Writer], evidence: Evidence
 ) -> tuple[Tensor, list[float]]:
-    """Return the writers' mixes (writers, V) and the lambda of each."""
+    """Return the mixes (writers, V) and the lambda of each."""
     rows = [writer.row for writer in live]
-    said = {system: sources[system] for system in {writer.system for writer in live}}
-    other = torch.stack([said[writer.system][writer.row] for writer in live])
+    log_probs = {system: sources[system] for system in {writer.system for writer in live}}
+    other = torch.stack([log_probs[writer.system][writer.row] for writer in live])
     weights = [_weight(model, sources, writer, evidence) for writer in live]
     lmbdas = torch.tensor(weights, device=other.device)
     return interpolate(sources["lm"][rows], other, lmbdas), weights
 
 
 def _weight(model: FusedModel, sources: Sources, writer: Writer, evidence: Evidence) -> float:
-    """Return a writer's lambda, its own or its router's."""
+    """Return a writer's lambda, fixed or its router's."""
     if writer.lmbda != AUTO:
         return float(writer.lmbda)
     read = evidence.now([writer.name]).expand(len(sources["lm"]))
     return float(model.weights(sources, writer.system, AUTO, read)[writer.row])
 
 
-def _take_in(evidence: Evidence, sources: Sources, live: list[Writer], tokens: list[int]) -> None:
-    """Let every writer's token count for the lambdas that a router will choose after it."""
+def _add_evidence(
+    evidence: Evidence, sources: Sources, live: list[Writer], tokens: list[int]
+) -> None:
+    """Read the tokens of routed writers as evidence for their next lambdas."""
     for writer, token in zip(live, tokens, strict=True):
         if writer.lmbda == AUTO:
             row = [writer.row]
-            said = sources["lm"][row], sources[writer.system][row]
-            evidence.read([writer.name], gaps(*said, torch.tensor([token])))
+            log_probs = sources["lm"][row], sources[writer.system][row]
+            evidence.read([writer.name], gaps(*log_probs, torch.tensor([token])))
 
 
 def _text(decoder: Decoder, writer: Writer) -> str:
@@ -418,11 +420,12 @@ def _text(decoder: Decoder, writer: Writer) -> str:
 
 
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:
-    """Return what is kept of a writer; its text ends before the first stop string."""
+    """Return a writer's trace; its text ends before the first stop string."""
     model, options = call.model, call.options
-    used = asdict(model.settings) | _told(options) | ({"special": True} if call.special else {})
+    settings = asdict(model.settings) | _recorded(options)
+    settings |= {"special": True} if call.special else {}
     for name in ("lmbda", "auto"):
-        used.pop(name)
+        settings.pop(name)
     text = _text(model.decoder, writer)
     if writer.finish == "stop_string":
         text = text[: min(text.index(stop) for stop in options.stop if stop in text)]
@@ -431,7 +434,7 @@ def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:
         prompt=writer.prompt.text,
         prompt_ids=writer.prompt.ids,
         lmbda=writer.lmbda,
-        settings=used,
+        settings=settings,
         model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
         steps=writer.steps,
         finish=writer.finish,
@@ -440,8 +443,8 @@ def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:
     )
 
 
-def _told(options: GenerationOptions) -> dict[str, Any]:
-    """Return options as a trace keeps them: those of every run, others where they were set."""
-    kept = asdict(options) | {"forced": list(options.forced), "stop": list(options.stop)}
-    rare = {"min_p": 0.0, "repetition_penalty": 1.0, "stop": [], "forced": []}
-    return {name: value for name, value in kept.items() if rare.get(name, ...) != value}
+def _recorded(options: GenerationOptions) -> dict[str, Any]:
+    """Return options for a trace; those in `defaults` only if they were set."""
+    values = asdict(options) | {"forced": list(options.forced), "stop": list(options.stop)}
+    defaults = {"min_p": 0.0, "repetition_penalty": 1.0, "stop": [], "forced": []}
+    return {name: value for name, value in values.items() if defaults.get(name, ...) != value}

@@ -1,15 +1,13 @@
-"""A lambda that knows when: a tiny model from what two sources say to the weight of the second.
+"""A router: a tiny model that chooses lambda per token from the decoder and another source.
 
-It sees how sure decoder and other source are, whether they agree, how near the nearest neighbour
-is, and which of the two was right so far (`Evidence`); never the token that comes. R positions,
-F features.
+Its features are how sure both sources are, whether they agree, the nearest neighbour's distance,
+and `Evidence`: which of the two has been right about the text so far. It never sees the next token.
+R positions, F features.
 
-Evidence: which of two sources has been right about a text so far.
-
-Two experts that are mixed ought to be weighed by what each gave to what was read already: Bayes'
-rule, with older tokens forgotten little by little (dynamic model averaging: Raftery, Karny and
-Ettler 2010, Technometrics 52(1)). It costs no model: decoder and other source are asked about every
-token anyhow when it is generated, and about a prompt's tokens in its one pass. R positions.
+Evidence weighs two experts by the probability each gave to the tokens already read. This is Bayes'
+rule with older tokens forgotten gradually (dynamic model averaging: Raftery, Karny and Ettler 2010,
+Technometrics 52(1)). It needs no model of its own: both sources are computed at every generated
+token anyway, and at a prompt's tokens in its one pass.
 """
 
 import json
@@ -24,21 +22,21 @@ from torch import Tensor, nn
 
 from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import check_kinds, parse_json
 from mlpmem.retrieval.datastore import Store
 from mlpmem.retrieval.documents import Documents
 
-FLOOR = -20.0  # nats; what is less probable is as good as impossible
-LEAST = -80.0  # nats; below it float32 is slow (subnormal), and an entropy gains nothing
-MOST_UNITS, MOST_BYTES = 4096, 2**22  # far more than pays: a folder cannot ask for all memory
-LARGEST, LEAST_SCALE = 1e6, 1e-6  # of a router's numbers: with these no lambda overflows to nan
+FLOOR = -20.0  # nats; anything less probable counts as impossible
+LEAST = -80.0  # nats; below it float32 is subnormal and slow, and adds nothing to an entropy
+MOST_UNITS, MOST_BYTES = 4096, 2**22  # more than is useful: a folder cannot request all memory
+LARGEST, LEAST_SCALE = 1e6, 1e-6  # of a router's weights: within them no lambda is nan
 FEATURES = (
-    "lm_top", "other_top",  # log-prob of each one's most probable token
+    "lm_top", "other_top",  # log-prob of each source's most probable token
     "lm_entropy", "other_entropy",  # nats
-    "lm_of_other", "other_of_lm",  # log-prob that each gives to the other's most probable token
-    "agree",  # 1 where those are the same token
-    "nearest",  # log(1 + squared L2 to the nearest neighbour), 0 where the system searches nothing
-    "evidence",  # nats by which the other was more right about what was read, see Evidence
+    "lm_of_other", "other_of_lm",  # log-prob of the other source's most probable token
+    "agree",  # 1 if those are the same token
+    "nearest",  # log(1 + squared L2 to the nearest neighbour), 0 without a search
+    "evidence",  # nats by which the other source was better on the text so far, see Evidence
 )  # fmt: skip
 
 
@@ -49,54 +47,55 @@ def features(lm: Tensor, other: Tensor, evidence: Tensor, nearest: Tensor | None
     entropy = -pair.exp().mul_(pair).sum(dim=-1)
     crossed = pair.gather(-1, token.flip(0).unsqueeze(-1)).squeeze(-1)
     agree = (token[0] == token[1]).float().unsqueeze(0)
-    near = torch.zeros_like(agree)
-    if nearest is not None:  # infinite where there is none, and 0 times that is nan
-        near = nearest.float().log1p().clamp_max(-LEAST).unsqueeze(0)
+    distance = torch.zeros_like(agree)
+    if nearest is not None:  # infinite without a neighbour, and 0 * inf is nan
+        distance = nearest.float().log1p().clamp_max(-LEAST).unsqueeze(0)
     evidence = evidence.to(agree).unsqueeze(0)
-    found = torch.cat([top, entropy, crossed.clamp_min(FLOOR), agree, near, evidence])
-    return found.T.contiguous()
+    columns = [top, entropy, crossed.clamp_min(FLOOR), agree, distance, evidence]
+    return torch.cat(columns).T.contiguous()
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """Whose lambda it is, and the decoder it belongs to."""
+    """The system whose lambda a router chooses, and the decoder it belongs to."""
 
     system: str  # a key of PARTS with parts: "memory", "knn" or "mixed"
     vocab_size: int  # V
     tokenizer_hash: str
     units: int = 0  # of one hidden layer, at most MOST_UNITS; 0 is a logistic regression
-    features: tuple[str, ...] = FEATURES  # what the weights were fitted to, in their order
+    features: tuple[str, ...] = FEATURES  # that the weights were fitted to, in order
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError for a system without lambda, or features that are not made any more."""
+        """Raise MlpMemError for a system without lambda, wrong sizes, or other features."""
         system, units = str(self.system)[:40], str(self.units)[:40]
         if not PARTS.get(system):
             raise MlpMemError(
-                f"router config: system {system!r} has no lambda; use memory, knn or mixed, and "
-                "fit the router again"
+                "router config: system must be memory, knn or mixed, as they have a lambda; got "
+                f"{system!r}. Fit the router again"
             )
         if type(self.units) is not int or not 0 <= self.units <= MOST_UNITS:
             raise MlpMemError(
-                f"router config: units is {units!r}, no whole number from 0 to {MOST_UNITS}; "
-                "correct it, or fit the router again"
+                f"router config: units must be a whole number from 0 to {MOST_UNITS}; got "
+                f"{units!r}. Correct it, or fit the router again"
             )
         if type(self.vocab_size) is not int or not isinstance(self.tokenizer_hash, str):
             raise MlpMemError(
-                "router config: vocab_size is no whole number or tokenizer_hash no text; download "
-                "the router or fit it again"
+                "router config: vocab_size must be a whole number and tokenizer_hash a text; "
+                "download the router or fit it again"
             )
         if tuple(self.features) != FEATURES:
             raise MlpMemError(
-                f"router config: it reads {', '.join(map(str, self.features))[:200]}; this program "
-                f"makes {', '.join(FEATURES)}. Fit the router again (`python -m train router`)"
+                f"router config: features must be {', '.join(FEATURES)}; got "
+                f"{', '.join(map(str, self.features))[:200]}. Fit the router again "
+                "(`python -m train router`)"
             )
 
 
 class Router(nn.Module):
-    """Features, brought to mean 0 and deviation 1, through one layer or two to logit(lmbda)."""
+    """One or two layers from features, normalised to mean 0 and deviation 1, to logit(lmbda)."""
 
     def __init__(self, config: RouterConfig) -> None:
-        """Make a router of lambda one half everywhere (or nearly, with a hidden layer)."""
+        """Start at lambda 0.5 everywhere: the last layer is zero."""
         super().__init__()
         self.config = config
         self.mean: Tensor
@@ -108,9 +107,9 @@ class Router(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def forward(self, found: Tensor) -> Tensor:
+    def forward(self, features: Tensor) -> Tensor:
         """Return logits of lambda (R,) of features (R, F)."""
-        x = (found - self.mean) / self.scale
+        x = (features - self.mean) / self.scale
         if self.hidden is not None:
             x = torch.tanh(self.hidden(x))
         return self.out(x).squeeze(-1)
@@ -119,17 +118,17 @@ class Router(nn.Module):
     def lmbda(
         self, lm: Tensor, other: Tensor, evidence: Tensor, nearest: Tensor | None = None
     ) -> Tensor:
-        """Return lambda (R,), 0 .. 1 float32, of what `features` takes."""
+        """Return lambda (R,), 0 .. 1 float32, from the arguments of `features`."""
         return torch.sigmoid(self(features(lm, other, evidence, nearest)))
 
     def bind(self, decoder) -> "Router":
-        """Return self on the decoder's device; MlpMemError where another decoder is meant."""
+        """Return self on the decoder's device; MlpMemError if it was fitted to another decoder."""
         ours = self.config.vocab_size, self.config.tokenizer_hash
         theirs = decoder.vocab_size, decoder.tokenizer_hash
         if ours != theirs:
             raise MlpMemError(
                 f"this router belongs to another decoder: vocabulary {ours[0]} and tokenizer "
-                f"{ours[1][:12]} against {theirs[0]} and {theirs[1][:12]}. Load the bundle it came "
+                f"{ours[1][:12]}, not {theirs[0]} and {theirs[1][:12]}. Load the bundle it came "
                 "with, or fit one for this decoder (`python -m train router`)"
             )
         return self.to(decoder.device)
@@ -146,113 +145,114 @@ class Router(nn.Module):
 
     @classmethod
     def load(cls, folder: str | Path) -> "Router":
-        """Return the router of a folder, frozen; MlpMemError says what is wrong with it."""
+        """Return the frozen router of a folder; MlpMemError if it is damaged."""
         from safetensors import SafetensorError
 
         folder = Path(folder)
         known = {field.name for field in fields(RouterConfig)}
+        check_kinds(folder, "router")
         try:
             with (folder / "config.json").open(encoding="utf-8") as file:
                 row = parse_json(file.read(MOST_BYTES))
             row: dict[str, Any] = {name: value for name, value in row.items() if name in known}
             row["features"] = tuple(row["features"])
-            made = cls(RouterConfig(**row))
-            weights = _read_weights(folder / "model.safetensors", made.state_dict())
-            made.load_state_dict(weights)
+            router = cls(RouterConfig(**row))
+            weights = _read_weights(folder / "model.safetensors", router.state_dict())
+            router.load_state_dict(weights)
         except MlpMemError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError,
                 SafetensorError) as error:  # fmt: skip
             raise MlpMemError(
-                f"router: {folder.name} cannot be read ({str(error)[:200]}); it is incomplete or "
-                "altered, download it or fit it again"
+                f"router: cannot read {folder.name} ({str(error)[:200]}); it is incomplete or "
+                "altered. Download it or fit it again"
             ) from error
-        return made.eval().requires_grad_(False)
+        return router.eval().requires_grad_(False)
 
 
 def _read_weights(path: Path, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a router's tensors by name; ValueError says which is not as it must be."""
+    """Return a router's tensors by name; ValueError for a wrong name, shape or value."""
     from safetensors import safe_open
 
     if (size := path.stat().st_size) > MOST_BYTES:
-        raise ValueError(f"its weights have {size:,} bytes, a router at most {MOST_BYTES:,}")
+        raise ValueError(f"its weights must have at most {MOST_BYTES:,} bytes; got {size:,}")
     shapes = {name: [*weight.shape] for name, weight in wanted.items()}
     with safe_open(path, "pt") as file:
-        there = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
-        for name in sorted(there.keys() | shapes.keys()):
-            if there.get(name) != shapes.get(name):
+        stored = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        for name in sorted(stored.keys() | shapes.keys()):
+            if stored.get(name) != shapes.get(name):
                 raise ValueError(
-                    f"{name[:40]} is {there.get(name, 'not there')} in its weights, config.json "
-                    f"says {shapes.get(name, 'there is none')}"
+                    f"{name[:40]} must be {shapes.get(name, 'absent')} by its config.json; "
+                    f"got {stored.get(name, 'nothing')}"
                 )
-        found = {name: file.get_tensor(name) for name in shapes}
-    for name, weight in found.items():
-        if not weight.is_floating_point() or not (weight.abs() <= LARGEST).all():  # nan is not less
-            raise ValueError(f"{name} holds numbers that are none or beyond {LARGEST:.0e}")
-    if found["scale"].min() < LEAST_SCALE:
-        raise ValueError(f"scale holds numbers below {LEAST_SCALE:.0e}")
-    return found
+        weights = {name: file.get_tensor(name) for name in shapes}
+    for name, weight in weights.items():
+        if not weight.is_floating_point() or not (weight.abs() <= LARGEST).all():  # false for nan
+            raise ValueError(f"{name} must hold finite floats up to {LARGEST:.0e}")
+    if weights["scale"].min() < LEAST_SCALE:
+        raise ValueError(f"scale must be at least {LEAST_SCALE:.0e}")
+    return weights
 
 
 def load_routers(folder: str | Path, listed: Container[Path] | None = None) -> dict[str, Router]:
-    """Return {system: Router} of a folder's folders, empty where there is none.
+    """Return {system: Router} of a folder's subfolders, {} without any.
 
-    Where `listed` names the files that may be trusted, others are passed over.
-
-    MlpMemError for one that cannot be used, or two of one system.
+    With `listed`, only routers whose files it names are loaded. MlpMemError for an unusable router,
+    or two of one system.
     """
     folders = [path.parent for path in sorted(Path(folder).glob("*/config.json"))]
     if listed is not None:
         needed = ("config.json", "model.safetensors")
         folders = [f for f in folders if all(f / name in listed for name in needed)]
-    found = [Router.load(folder) for folder in folders]
-    by_system = {router.config.system: router for router in found}
-    if len(by_system) < len(found):
+    routers = [Router.load(folder) for folder in folders]
+    by_system = {router.config.system: router for router in routers}
+    if len(by_system) < len(routers):
         raise MlpMemError(
-            f"router: {len(found)} folders hold lambdas of {', '.join(by_system)} alone; leave one "
-            "a system, or download them or fit them again"
+            f"router: {len(routers)} folders hold routers of only {', '.join(by_system)}; leave "
+            "one folder per system, or download or fit the routers again"
         )
     return {system: by_system[system] for system in PARTS if system in by_system}
 
 
-DECAY = 0.9  # a token counts so much of what the next one does
-LEAST_SURPRISE = -4.0  # nats; how much less probable a surprise was to a source says nothing
-REACH = 96  # tokens back; those further away would count DECAY ** REACH, 4e-5
+DECAY = 0.9  # weight of a token relative to the next one
+LEAST_SURPRISE = -4.0  # nats; log-probs below it count as equal
+REACH = 96  # tokens back; older ones would weigh less than DECAY ** REACH, 4e-5
 
 
 def gaps(lm: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
-    """Return by how many nats (R,) the other source gave tokens (R,) more, of log-probs (R, V).
+    """Return log p_other - log p_lm (R,) in nats of tokens (R,), from log-probs (R, V).
 
-    Clamped to +-LEAST_SURPRISE: a word that surprises both, such as a made-up one, counts nothing.
+    Log-probs are clamped at LEAST_SURPRISE, so a word that surprises both sources, such as an
+    invented one, counts nothing.
     """
     at = tokens.to(lm.device).unsqueeze(-1)
-    ours, theirs = (x.gather(-1, at).squeeze(-1).clamp_min(LEAST_SURPRISE) for x in (lm, other))
-    return theirs - ours
+    lm, other = (x.gather(-1, at).squeeze(-1).clamp_min(LEAST_SURPRISE) for x in (lm, other))
+    return other - lm
 
 
 class Evidence:
     """The evidence of several texts, each read from its first token to its last."""
 
     def __init__(self) -> None:
-        """Begin with nothing read."""
+        """Start with no text read."""
         self._now: dict[Hashable, float] = {}
-        self.seconds: dict[str, float] = {}  # what the sources took to read prompts
+        self.seconds: dict[str, float] = {}  # per source, to read prompts
 
     def now(self, texts: Iterable[Hashable]) -> Tensor:
-        """Return the evidence (R,) before the next token of each text, 0 where none was read."""
+        """Return the evidence (R,) before the next token of each text, 0 for a new text."""
         return torch.tensor([self._now.get(text, 0.0) for text in texts])
 
-    def read(self, texts: Sequence[Hashable], found: Tensor) -> Tensor:
-        """Return the evidence (R,) before tokens of gaps `found` (R,), and read them one by one."""
+    def read(self, texts: Sequence[Hashable], gaps: Tensor) -> Tensor:
+        """Return the evidence (R,) before tokens with these gaps (R,), and add each in turn."""
         before = []
-        for text, gap in zip(texts, found.tolist(), strict=True):
+        for text, gap in zip(texts, gaps.tolist(), strict=True):
             before.append(self._now.get(text, 0.0))
             self._now[text] = DECAY * before[-1] + gap
         return torch.tensor(before)
 
 
 def reached(ids: Sequence[int], wanted: bool = True) -> int:
-    """Return how many of a prompt's last tokens are evidence; its first one never is."""
+    """Return how many of a prompt's last tokens are evidence; the first token never is."""
     return min(REACH, len(ids) - 1) if wanted else 0
 
 
@@ -264,10 +264,10 @@ def read_prompt(
     columns: Mapping[Any, str],
     store: Store | None,
 ) -> None:
-    """Read a prompt's ids into the evidence of columns {name: system}, under their names.
+    """Add a prompt's ids to the evidence of columns {name: system}, under their names.
 
-    states are a decoder's hidden states and logits, (R, D) and (R, V); the first row stands before
-    the first token that counts.
+    states are a decoder's hidden states (R, D) and logits (R, V); the first row precedes the first
+    token that is evidence.
     """
     count = reached(ids, bool(columns))
     if not count:
@@ -283,16 +283,16 @@ def read_prompt(
 
 
 def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (positions (R,) with the REACH ones before each in its passage, which are asked (R,)).
+    """Return positions (R,), the given (P,) and REACH before each, and which are given (R,).
 
-    ValueError unless the positions (P,) ascend and none is a passage's first token, which nothing
-    comes before.
+    ValueError unless positions (P,) ascend and none is a passage's first token, which has no
+    context.
     """
     first = documents.offsets[documents.passage_at(positions)] + 1
     edges = np.zeros(len(documents.tokens) + 1, np.int64)
     np.add.at(edges, np.maximum(first, positions - REACH), 1)
     np.add.at(edges, positions + 1, -1)
     if (positions < first).any() or (np.diff(positions) <= 0).any():
-        raise ValueError("positions must ascend, and leave out what begins a passage")
+        raise ValueError("positions must ascend and exclude the first token of a passage")
     wanted = np.flatnonzero(np.cumsum(edges))
     return wanted, np.isin(wanted, positions)

@@ -1,11 +1,8 @@
-"""A text's nll and perplexity by every source, and by every lambda, from one pass.
+"""Reading a given text: its nll and perplexity, and a Trace of it, by every source.
 
-Mixing acts on a token's probability alone, so a grid of lambdas costs nothing beyond the pass.
-
-A text as it stands, token by token: what every source gives each of its tokens, and why.
-
-One forward pass; what comes after it is done some rows at a time, so that a long text needs no
-more memory than a short one. What comes out is a Trace, as of a generation that wrote this text.
+All of it takes one forward pass. The log-probs after it are computed for a few rows at a time, so a
+long text needs no more memory than a short one. A mix needs only the token's probability by each
+source, so any lambda can be scored afterwards.
 """
 
 import time
@@ -29,29 +26,29 @@ from mlpmem.model.prompts import check_ids, check_prompt, read_ids
 from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
 from mlpmem.retrieval.datastore import Store
 
-ROWS = 256  # positions whose (rows, V) log-probs exist at a time
+ROWS = 256  # positions whose (rows, V) log-probs are held at once
 
 
 @dataclass(frozen=True)
 class Score:
-    """The nll of every token but the first, given those before it."""
+    """The nll of every token but the first, by every source."""
 
     ids: list[int]  # (T,)
-    tokens: list[str]  # (T,) displayable; a part of a character is U+FFFD
-    token_bytes: list[bytes]  # (T,) UTF-8, control tokens empty
-    offsets: list[tuple[int, int]]  # (T,) begin and end of each in the text's UTF-8
+    tokens: list[str]  # (T,) for display; part of a character is U+FFFD
+    token_bytes: list[bytes]  # (T,) UTF-8, empty for control tokens
+    offsets: list[tuple[int, int]]  # (T,) start and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
-    lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is the router's
-    routed: Mapping[str, np.ndarray]  # system -> (T - 1,) lambda of every token, by its router
+    lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is a router's
+    routed: Mapping[str, np.ndarray]  # system -> (T - 1,) its router's lambda per token
 
     def mixed(self, source: str, lmbda: float | str | None = None) -> np.ndarray:
         """Return the nll (T - 1,) under a system's mix; lmbda None is the model's own, 0 for "lm".
 
-        With "auto" every token has the lambda that the system's router chose for it.
+        "auto" is the router's lambda per token.
         """
         parts = PARTS.get(source, ()) or ("lm",)
         if source not in PARTS or not self.nll.keys() >= set(parts):
-            raise MlpMemError(f"source {source!r} was not scored, there is {', '.join(self.nll)}")
+            raise MlpMemError(f"source must be one of {', '.join(self.nll)}; got {source!r}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
         nlls = [self.nll[part] for part in parts]
         other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
@@ -62,7 +59,7 @@ class Score:
         return mix_nll(self.nll["lm"], other, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
-        """Return exp of the mean nll under the mix, inf where a token had no probability."""
+        """Return exp of the mean nll under the mix, inf if a token had probability 0."""
         return float(np.exp(self.mixed(source, lmbda).mean()))
 
     def grid(self, source: str, lmbdas: Sequence[float]) -> list[float]:
@@ -74,19 +71,19 @@ class Score:
 def score(model: FusedModel, text: str | Sequence[int], store: Store | None = None) -> Score:
     """Return the Score of a text (or token ids); MlpMemError for fewer than two tokens.
 
-    A text longer than the decoder reads is scored in windows that overlap by half, every token
-    once, in the first window that holds it.
+    A text longer than the decoder reads is scored in windows that overlap by half; each token is
+    scored once, in its first window.
     """
     decoder, store = model.decoder, store or model.store
     ids = read_ids(decoder, text, "the text")
     if len(ids) < 2:
-        raise MlpMemError(f"the text has {len(ids)} tokens; scoring needs two or more, write more")
+        raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")
     length = min(len(ids), decoder.max_positions, 2048)
     parts: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
     evidence = Evidence()
-    done = 1  # tokens scored, the first needs none
+    done = 1  # the first token has no nll
     for start in range(0, len(ids), max(1, length // 2)):
         window = torch.tensor([ids[start : start + length]])
         output = decoder.forward(window)
@@ -100,25 +97,26 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
             for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
                 parts.setdefault(name, []).append(row)
             for system in model.routed(store).keys() & systems:
-                found = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
-                before = evidence.read([system] * len(at), found)
+                token_gaps = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
+                before = evidence.read([system] * len(at), token_gaps)
                 weights = model.weights(sources, system, AUTO, before).double().cpu()
                 routed.setdefault(system, []).append(weights)
         done = end
         if end == len(ids):
             break
     nll, routed = (
-        {name: torch.cat(rows).numpy() for name, rows in found.items()} for found in (parts, routed)
+        {name: torch.cat(rows).numpy() for name, rows in by_name.items()}
+        for by_name in (parts, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    parts_of_text = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
-    spans = byte_spans(parts_of_text, text if isinstance(text, str) else None)
-    return Score(ids, pieces, parts_of_text, spans, nll, model.lmbdas(systems, None, store), routed)
+    token_bytes = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    spans = byte_spans(token_bytes, text if isinstance(text, str) else None)
+    return Score(ids, pieces, token_bytes, spans, nll, model.lmbdas(systems, None, store), routed)
 
 
 MAX_TOKENS = 512
-INSPECTED = 32  # positions whose (rows, V) log-probs exist at a time
-TOP = 5  # candidates of every source, and neighbours: a long text has to travel
+INSPECTED = 32  # as ROWS, between two Events of progress
+TOP = 5  # candidates per source, and neighbours: fewer than a generation's, to keep a trace small
 
 
 def inspect(
@@ -130,10 +128,10 @@ def inspect(
     store: Store | None = None,
     cancel: Cancel | None = None,
 ) -> Iterator[Event]:
-    """Return Events: "progress" with {"done", "total"} tokens, last "done" with {system: Trace}.
+    """Return Events: "progress" with {"done", "total"} tokens, then "done" with {system: Trace}.
 
-    Everything is checked before anything is computed. The trace's prompt is the first token, which
-    nothing comes before. cancel.is_set() is asked before every chunk; then it ends without a trace.
+    All parameters are checked before anything is computed. The trace's prompt is the first token.
+    cancel.is_set() is checked before every chunk; if it is set, there is no trace.
     """
     store = store or model.store
     system = model.check_system(system, store)
@@ -143,15 +141,15 @@ def inspect(
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
-    """Return the text's token ids; MlpMemError for fewer than two or more than can be read."""
+    """Return the text's token ids; MlpMemError for fewer than two, or too many."""
     ids = read_ids(model.decoder, text, "the text")
     most = min(MAX_TOKENS, model.decoder.max_positions)
     if len(ids) < 2:
-        raise MlpMemError(f"the text has {len(ids)} tokens; two or more are needed, write more")
+        raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")
     if len(ids) > most:
         raise MlpMemError(
-            f"the text has {len(ids):,} tokens; at most {most} are inspected at once. "
-            "Leave some of it out"
+            f"the text must have at most {most} tokens to be inspected; got {len(ids):,}. "
+            "Shorten it"
         )
     return ids
 
@@ -176,26 +174,26 @@ def _run(
             return
         at = slice(start, min(start + INSPECTED, total))
         sources = model.sources(*output.states((0, at)), store)
-        taken = ids[at.start + 1 : at.stop + 1]
-        rows = positions_of(model.decoder, sources, [[token] for token in taken], store, TOP)
+        tokens = ids[at.start + 1 : at.stop + 1]
+        rows = positions_of(model.decoder, sources, [[token] for token in tokens], store, TOP)
         auto = lmbda == AUTO
-        weights = [] if auto else [float(lmbda)] * len(taken)
+        weights = [] if auto else [float(lmbda)] * len(tokens)
         if auto:
-            found = gaps(sources["lm"], sources[system], torch.tensor(taken))
-            before = evidence.read([system] * len(taken), found)
+            token_gaps = gaps(sources["lm"], sources[system], torch.tensor(tokens))
+            before = evidence.read([system] * len(tokens), token_gaps)
             weights = model.weights(sources, system, lmbda, before).tolist()
-        for row, token, weight in zip(rows, taken, weights, strict=True):
+        for row, token, weight in zip(rows, tokens, weights, strict=True):
             piece = _piece(model.decoder, written, token)
             ms = 1000 * (time.perf_counter() - begin) / (len(steps) + 1)
             own = {"lmbda": weight} if auto else {}
-            place = system, weight, len(steps), token
-            steps.append(row.step(model.decoder.pieces, *place, text=piece, ms=ms, **own))
+            choice = system, weight, len(steps), token
+            steps.append(row.step(model.decoder.pieces, *choice, text=piece, ms=ms, **own))
         yield Event("progress", {"done": len(steps), "total": total})
     yield Event("done", {system: _trace(model, ids, system, lmbda, steps)})
 
 
 def _piece(decoder: Any, written: TextStream, token: int) -> str:
-    """Return the text a token adds; a special token's own name."""
+    """Return the text a token adds, or a special token's name."""
     if token in decoder.special_ids:
         return decoder.pieces[token]
     return written.push(decoder.token_bytes[token])
@@ -204,16 +202,16 @@ def _piece(decoder: Any, written: TextStream, token: int) -> str:
 def _trace(
     model: FusedModel, ids: list[int], system: str, lmbda: float | str, steps: list[Step]
 ) -> Trace:
-    """Return what is kept of a scored text."""
-    used = asdict(model.settings)
+    """Return the Trace of a scored text."""
+    settings = asdict(model.settings)
     for name in ("lmbda", "auto"):
-        used.pop(name)
+        settings.pop(name)
     return Trace(
         system=system,
         prompt=model.decoder.decode(ids[:1]),
         prompt_ids=ids[:1],
         lmbda=lmbda,
-        settings={"scored": True, **used},
+        settings={"scored": True, **settings},
         model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
         steps=steps,
         finish="end",
@@ -229,7 +227,7 @@ def distributions(
     lmbda: float | str | None = None,
     store: Store | None = None,
 ) -> dict[str, Tensor]:
-    """Return log-probs (V,) of the next token by every source, and "fused" by the system's mix."""
+    """Return log-probs (V,) of the next token by every source, and "fused" by the mix."""
     store = store or model.store
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
@@ -248,26 +246,26 @@ def distributions(
 def probe(
     model: FusedModel, ids: Sequence[int], text: str, store: Store | None = None
 ) -> list[dict[str, Any]]:
-    """Return [{"id", "text", "named", "p"}, ...]: what every source gives a named token after ids.
+    """Return [{"id", "text", "named", "p"}, ...]: a named token's probability after ids.
 
-    A text stands for its first token, as it is written and, where it has none, after a space: one
-    row each. p has a probability for "lm" and the other sources there are.
+    The token is the first of the text, with a space before it and as written: one row each if they
+    differ. p is by source: "lm", and "memory" and "knn" if available.
     """
     if not text:
-        raise MlpMemError("no token is named; write a word, such as Lima")
-    found: dict[int, str] = {}
+        raise MlpMemError("the token must have a text; write a word, such as Lima")
+    tokens: dict[int, str] = {}
     for named in dict.fromkeys([text if text[0].isspace() else f" {text}", text]):
         for token in continuation_ids(model.decoder.tokenizer, named)[:1]:
-            found.setdefault(token, named)
-    check_ids(model.decoder, list(found), "the named token")
-    spread = distributions(model, ids, lmbda=0.0, store=store)  # the mix is not asked for
-    spread.pop("fused")
+            tokens.setdefault(token, named)
+    check_ids(model.decoder, list(tokens), "the named token")
+    by_source = distributions(model, ids, lmbda=0.0, store=store)
+    by_source.pop("fused")
     return [
         {
             "id": token,
             "text": model.decoder.pieces[token],
             "named": named,
-            "p": {source: float(logs[token].exp()) for source, logs in spread.items()},
+            "p": {source: float(logs[token].exp()) for source, logs in by_source.items()},
         }
-        for token, named in found.items()
+        for token, named in tokens.items()
     ]

@@ -1,6 +1,6 @@
-"""What every source says at one position, from tensors to the plain values a Step keeps.
+"""From tensors of the sources at a position to the plain values of a Step.
 
-Systems with the same history share a row; only the mix and the chosen token are their own.
+Systems with the same history share a row; each has its own mix and chosen token.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +15,25 @@ from mlpmem.engine.trace import OTHER, Candidate, Neighbour, Step, mix
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store
 
-TOP = 8  # candidates of every source, and neighbours shown
+TOP = 8  # candidates per source, and neighbours listed
 
 
 @dataclass(frozen=True)
 class Position:
-    """One position: probabilities of the candidates by source, and the nearest entries."""
+    """The candidates' probabilities by source at one position, and its nearest entries."""
 
     probs: dict[int, dict[str, float]]  # token id -> source -> probability
-    rest: dict[str, float]  # of every source, outside the candidates
+    rest: dict[str, float]  # each source's mass outside the candidates
     js: float | None
     neighbours: list[Neighbour]
-    unshown: dict[int, float]  # kNN mass of the other neighbours, by candidate
+    unshown: dict[int, float]  # kNN mass of the unlisted neighbours, by candidate
 
     def step(
         self, pieces: Sequence[str], system: str, weight: float, index: int, token_id: int, **plain
     ) -> Step:
-        """Return the Step of a system that, at lambda `weight`, chose token_id here.
+        """Return the Step of a system that chose token_id at lambda `weight`.
 
-        Likeliest candidates come first.
+        Candidates are sorted by their mixed probability, the highest first.
         """
         fused = {i: mix(probs, system, weight) for i, probs in self.probs.items()}
         candidates = [
@@ -61,13 +61,13 @@ def positions_of(
     store: Store | None,
     top: int = TOP,
 ) -> list[Position]:
-    """Return the R rows of sources; chosen[r] are the tokens that systems took there.
+    """Return one Position per row (R) of sources; chosen[r] are the tokens chosen there.
 
-    top is how many candidates of every source, and how many neighbours, a row keeps.
+    A row has the `top` candidates of every source, and `top` neighbours.
     """
     best = sources.log_probs.topk(min(top, sources.log_probs.shape[-1]), dim=-1).indices
     best = best.transpose(0, 1).flatten(1).tolist()  # R lists of S * top
-    ids = [sorted({*some, *taken}) for some, taken in zip(best, chosen, strict=True)]
+    ids = [sorted({*row, *tokens}) for row, tokens in zip(best, chosen, strict=True)]
     width = max(map(len, ids))
     at = torch.tensor([row + row[-1:] * (width - len(row)) for row in ids])
     at = at.to(sources.log_probs.device).expand(len(sources.names), -1, -1)
@@ -75,51 +75,52 @@ def positions_of(
     js = [None] * len(ids)
     if {"memory", "knn"} <= set(sources.names):
         js = js_divergence(sources["memory"], sources["knn"]).tolist()
-    near, far = [[] for _ in ids], [{} for _ in ids]
+    listed, unshown = [[] for _ in ids], [{} for _ in ids]
     if store is not None:
-        near, far = _neighbours(decoder, sources, store, ids, top)
-    rows = []
-    for r, some in enumerate(ids):
-        columns = {name: probs[s][r][: len(some)] for s, name in enumerate(sources.names)}
+        listed, unshown = _neighbours(decoder, sources, store, ids, top)
+    positions = []
+    for r, candidates in enumerate(ids):
+        columns = {name: probs[s][r][: len(candidates)] for s, name in enumerate(sources.names)}
         rest = {name: max(0.0, 1.0 - sum(column)) for name, column in columns.items()}
-        table = {i: {n: c[j] for n, c in columns.items()} for j, i in enumerate(some)}
-        rows.append(Position(table, rest, js[r], near[r], far[r]))
-    return rows
+        table = {i: {n: c[j] for n, c in columns.items()} for j, i in enumerate(candidates)}
+        positions.append(Position(table, rest, js[r], listed[r], unshown[r]))
+    return positions
 
 
 def _neighbours(
     decoder: Any, sources: Sources, store: Store, ids: list[list[int]], top: int
 ) -> tuple[list[list[Neighbour]], list[dict[int, float]]]:
-    """Return every row's weightiest neighbours with their surroundings, and the others' mass."""
+    """Return per row the `top` neighbours by weight, and the mass of the others by token."""
     assert sources.weights is not None and sources.neighbours is not None, "nothing was searched"
-    shown = sources.weights.sort(dim=1, descending=True, stable=True)
-    entries = sources.neighbours.indices.gather(1, shown.indices)
-    distances = sources.neighbours.distances.gather(1, shown.indices)
+    weights = sources.weights.sort(dim=1, descending=True, stable=True)
+    entries = sources.neighbours.indices.gather(1, weights.indices)
+    distances = sources.neighbours.distances.gather(1, weights.indices)
     values = store.values[entries.clamp_min(0)][:, top:].tolist()
-    far = [
-        _by_token(zip(row, masses, strict=True), some)
-        for row, masses, some in zip(values, shown.values[:, top:].tolist(), ids, strict=True)
+    masses_of_rest = weights.values[:, top:].tolist()
+    unshown = [
+        _by_token(zip(row, masses, strict=True), candidates)
+        for row, masses, candidates in zip(values, masses_of_rest, ids, strict=True)
     ]
-    listed = (x[:, :top].tolist() for x in (entries, distances, shown.values))
-    near = [
-        [_neighbour(decoder, store, *one) for one in zip(*row, strict=True) if one[0] >= 0]
-        for row in zip(*listed, strict=True)
+    columns = (x[:, :top].tolist() for x in (entries, distances, weights.values))
+    listed = [
+        [_neighbour(decoder, store, *row) for row in zip(*rows, strict=True) if row[0] >= 0]
+        for rows in zip(*columns, strict=True)
     ]
-    return near, far
+    return listed, unshown
 
 
 def _by_token(masses: Iterable[tuple[int, float]], candidates: list[int]) -> dict[int, float]:
-    """Return the sum of masses by token, those of no candidate together."""
-    found: dict[int, float] = {}
+    """Return the sum of masses by candidate, and of all other tokens under OTHER."""
+    sums: dict[int, float] = {}
     for token, mass in masses:
-        if mass > 0:  # an absent neighbour has none
+        if mass > 0:  # padding has none
             key = token if token in candidates else OTHER
-            found[key] = found.get(key, 0.0) + mass
-    return found
+            sums[key] = sums.get(key, 0.0) + mass
+    return sums
 
 
 def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: float) -> Neighbour:
-    """Return one entry as plain values."""
+    """Return an entry with its surroundings."""
     context = store.datastore.context(entry)
     return Neighbour(
         entry=entry,

@@ -1,7 +1,7 @@
-"""What is kept of a generation, as plain values: what the page, exports and recordings share.
+"""A generation as plain values, for the page, exports and recordings.
 
-Every source's probability is kept for the union of the sources' top candidates, in every column,
-so that any lambda can be mixed afterwards, exactly, without the model. No tensors, no HTML here.
+Every step has every source's probability of the union of the sources' top candidates, so any lambda
+can be mixed afterwards, exactly, without the model. There are no tensors and no HTML here.
 """
 
 import json
@@ -14,16 +14,16 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json
 
 SOURCES = ("lm", "memory", "knn")
-# What a system mixes into the decoder, in equal shares; one that is not named here is its own.
+# Sources a system mixes into the decoder, in equal shares; by default the one of its name.
 PARTS = {"lm": (), "memory": ("memory",), "knn": ("knn",), "mixed": ("memory", "knn")}
-AUTO = "auto"  # a lambda that a router chooses anew for every token
+AUTO = "auto"  # lambda chosen by a router for every token
 VERSION = 1
-OTHER = -1  # in Step.unshown, for every token that is no candidate
+OTHER = -1  # key in Step.unshown for all tokens that are not candidates
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A token that could have come next; probs holds a probability for each source and "fused"."""
+    """A possible next token; probs has its probability by each source and "fused"."""
 
     token_id: int
     text: str
@@ -32,7 +32,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A datastore entry found near the hidden state; weight is its share of the kNN mass (0..1)."""
+    """A datastore entry near the hidden state; weight is its share of the kNN mass, 0 to 1."""
 
     entry: int
     title: str
@@ -47,10 +47,10 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Step:
-    """One token with what every source thought of its place.
+    """One token, with every source's probabilities at its position.
 
-    unshown is the kNN mass of the neighbours that are not listed, by the token they stand for: with
-    it the kNN distribution can be made anew, exactly, without any of those that are.
+    unshown is the kNN mass of the neighbours that are not listed, by their value. With it the kNN
+    distribution without any listed neighbour can be computed exactly.
     """
 
     index: int
@@ -63,10 +63,10 @@ class Step:
     neighbours: list[Neighbour]
     ms: float  # wall time of the step's batch
     unshown: Mapping[int, float] = field(default_factory=dict)  # see OTHER
-    lmbda: float | None = None  # this token's own, where the trace's is AUTO
+    lmbda: float | None = None  # this token's, if the trace's is AUTO
 
     def to_dict(self) -> dict:
-        """Return the short-keyed form that travels to the browser."""
+        """Return the form for the browser, with short keys."""
         own = {} if self.lmbda is None else {"lmbda": _short(self.lmbda)}
         return {
             **own,
@@ -91,7 +91,7 @@ class Step:
 
     @classmethod
     def from_dict(cls, row: dict, system: str, lmbda: float | str) -> "Step":
-        """Return the step of a `to_dict` form; fused is mixed anew, the step's own lambda first."""
+        """Return the step of a `to_dict` form; "fused" is mixed at the step's lambda, if any."""
         own = row.get("lmbda")
         weight = float(lmbda if own is None else own)
         candidates = []
@@ -117,17 +117,19 @@ class Step:
 
 @dataclass(frozen=True)
 class Trace:
-    """A whole generation of one system."""
+    """A complete generation of one system."""
 
     system: str
     prompt: str
     prompt_ids: list[int]
-    lmbda: float | str  # or AUTO: every step has its own
-    settings: Mapping[str, Any]  # numbers, the ids of forced tokens, and what was asked (rag.py)
+    lmbda: float | str  # AUTO if every step has its own
+    settings: Mapping[
+        str, Any
+    ]  # numbers, ids of forced tokens, and the prompt after passages (rag.py)
     model: Mapping[str, str]
     steps: list[Step]
-    finish: str  # "eos", "length" or "stop"
-    text: str  # the generated tokens decoded together, special tokens left out
+    finish: str  # "eos", "length", "stop_string", "stop" (cancelled) or "end" (scored)
+    text: str  # the generated tokens decoded together, without special tokens
     cost: Mapping[str, float] = field(default_factory=dict)  # ms per token and bytes, by part
 
     def to_dict(self) -> dict:
@@ -147,18 +149,18 @@ class Trace:
         """Return the trace of a `to_dict` form; MlpMemError if it is not one."""
         if not isinstance(row, dict) or row.get("v") != VERSION:
             raise MlpMemError(
-                f"trace: expected an object with v = {VERSION}; export the generation again"
+                f"trace: must be an object with v = {VERSION}; export the generation again"
             )
         try:
             plain = {name: row[name] for name in _PLAIN}
             steps = [Step.from_dict(s, row["system"], row["lmbda"]) for s in row["steps"]]
-            made = cls(**plain, steps=steps)
-            made.to_dict()  # what cannot be written again is no trace
+            trace = cls(**plain, steps=steps)
+            trace.to_dict()  # a trace must be writable again
         except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
             raise MlpMemError(
-                f"trace: a field is missing or wrong ({error!r}); make it again"
+                f"trace: a field is missing or wrong ({error!r}); export the generation again"
             ) from error
-        return made
+        return trace
 
     @classmethod
     def from_json(cls, text: str) -> "Trace":
@@ -166,7 +168,9 @@ class Trace:
         try:
             row = parse_json(text)
         except ValueError as error:
-            raise MlpMemError(f"trace: not JSON ({error}); export the generation again") from error
+            raise MlpMemError(
+                f"trace: must be JSON ({error}); export the generation again"
+            ) from error
         return cls.from_dict(row)
 
 
@@ -174,7 +178,7 @@ _PLAIN = ("system", "prompt", "prompt_ids", "lmbda", "settings", "model", "finis
 
 
 def mix(probs: Mapping[str, float], system: str, lmbda: float) -> float:
-    """Return (1 - lmbda) * p_lm + lmbda * p_system, or p_lm where system is "lm" or is absent."""
+    """Return (1 - lmbda) * p_lm + lmbda * p_system, or p_lm if system is "lm" or absent."""
     parts = PARTS.get(system, (system,))
     if not parts or not probs.keys() >= set(parts):
         return probs["lm"]
@@ -182,7 +186,7 @@ def mix(probs: Mapping[str, float], system: str, lmbda: float) -> float:
 
 
 def _short(value: float | None) -> float | None:
-    """Return value with six significant digits: JSON stays small, mixes stay exact to 1e-6."""
+    """Return value with six significant digits, for small JSON; mixes stay exact to 1e-6."""
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.6g}")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 NAME = "sdpa_of_a_step"  # among transformers' attention functions
 
@@ -96,6 +96,22 @@ class GrowingLayer(DynamicLayer):
         self.keys, self.values = self._views
         return self.keys, self.values
 
+    def extend(self, shape: tuple[int, ...], dtype: torch.dtype) -> list[Tensor]:
+        """Return the buffers of keys and values (B, heads, room, D) with places for new ones.
+
+        shape is (B, heads, N, D) of the new; whoever asks writes them behind what is held.
+        """
+        past = self.get_seq_length()
+        size = past + shape[2]
+        if not (self.is_initialized and self._has_room(size)):
+            new = torch.empty(*shape[:2], 0, shape[3], dtype=dtype)
+            if not self.is_initialized:
+                self.lazy_initialization(new, new)
+            self._make_room(past, size, (new, new))
+        self._views = [buffer[:, :, :size] for buffer in self._buffers]
+        self.keys, self.values = self._views
+        return self._buffers
+
     def _has_room(self, size: int) -> bool:
         """Return whether the buffers hold what the layer holds, with room for size tokens."""
         held = [self.keys, self.values]
@@ -115,8 +131,12 @@ class GrowingLayer(DynamicLayer):
                 buffer[:, :, :past] = held
 
 
-def growing_cache(config: Any) -> DynamicCache:
-    """Return an empty cache for a transformers config; layers of a window stay as they are."""
+def growing_cache(config: Any, whole: bool = False) -> DynamicCache:
+    """Return an empty cache for a transformers config.
+
+    Layers of a window stay as they are, or with whole hold everything too.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [GrowingLayer() if type(x) is DynamicLayer else x for x in cache.layers]
+    grows = (DynamicLayer, DynamicSlidingWindowLayer) if whole else (DynamicLayer,)
+    cache.layers = [GrowingLayer() if type(x) in grows else x for x in cache.layers]
     return cache

@@ -35,9 +35,12 @@ class Decodes(Protocol):
 
     threads: int  # for a few rows; 0 leaves torch's own number
     all_threads: int  # for more rows; 0 as above
-    device: torch.device
 
-    def forward(self, ids: torch.Tensor) -> Any:
+    @property
+    def device(self) -> torch.device:
+        """Return where it computes."""
+
+    def forward(self, ids: torch.Tensor, *, use_cache: bool) -> Any:
         """Compute token ids (1, 1)."""
 
 
@@ -84,7 +87,7 @@ def _seconds(decoder: Decodes, count: int) -> float:
     """Return what the decoder takes for one token with so many threads."""
     decoder.threads = count
     begin = time.perf_counter()
-    decoder.forward(torch.zeros(1, 1, dtype=torch.long))
+    decoder.forward(torch.zeros(1, 1, dtype=torch.long), use_cache=True)
     return time.perf_counter() - begin
 
 
@@ -99,6 +102,12 @@ def keep_memory() -> None:
     if hasattr(libc, "mallopt"):  # musl has none
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def give_back() -> None:
+    """Return what malloc holds and nobody uses to the system, on Linux with glibc."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 AUTO = "auto"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import attend
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 
 GELUS = ("gelu_new", "gelu_pytorch_tanh")  # names of the tanh form
 
@@ -32,6 +32,8 @@ class Layer(NamedTuple):
 
 class Gpt2Pass:
     """A pass of one model, which it holds; nothing of a call is kept on it."""
+
+    whole = False  # it has no windows
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> None:
         """Take the parts of a GPT2LMHeadModel; depth is the layer whose FFN input is given."""

@@ -30,8 +30,20 @@ from mlpmem.api import Model
 from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
-from mlpmem.hf.folder import check_folder, kind_of, read_parts, write_parts
+from mlpmem.hf.folder import (
+    PLACES,
+    check_options,
+    find_folder,
+    kind_of,
+    read_parts,
+    write_parts,
+)
 
+# of MlpMemoryLMConfig, what a caller may replace as it is loaded
+VALUES = ("system", "lmbda", "memory_temperature", "k", "knn_temperature", "retriever")
+NOTHING_MISSING = {
+    "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": [],
+}  # fmt: skip
 ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
 
 
@@ -193,23 +205,39 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         cls,
         pretrained_model_name_or_path: str | Path,
         *_: Any,
-        config: MlpMemoryLMConfig | None = None,
+        config: MlpMemoryLMConfig | str | Path | None = None,
         dtype: torch.dtype | str | None = None,
+        torch_dtype: torch.dtype | str | None = None,
         device_map: Any = None,
+        attn_implementation: str | None = None,
+        generation_config: GenerationConfig | None = None,
+        subfolder: str | None = None,
+        output_loading_info: bool = False,
         **options: Any,
-    ) -> "MlpMemoryForCausalLM":
-        """Return the model of a folder that save_pretrained wrote; float32 unless dtype is given.
+    ) -> "MlpMemoryForCausalLM | tuple[MlpMemoryForCausalLM, dict]":
+        """Return the model of a folder that save_pretrained wrote, on disk or of the Hub.
 
-        device_map is one device, {"": device}, or "auto": see placement. MlpMemError for options
-        that would change what is computed and are not known here.
+        It is float32 unless dtype (or torch_dtype) is given; "auto" is the stored one. device_map
+        is one device, {"": device}, or "auto" for every GPU. Names of MlpMemoryLMConfig replace its
+        values. With output_loading_info the second value says that nothing was missing: a part that
+        is not whole is refused. MlpMemError for options that would change what is computed and are
+        not known here.
         """
-        folder = Path(pretrained_model_name_or_path)
-        check_folder(folder, options)
-        config = config or MlpMemoryLMConfig.from_pretrained(folder)
-        model = cls(config, read_parts(folder, config, dtype, device_map))
-        if (folder / "generation_config.json").exists():
-            model.generation_config = GenerationConfig.from_pretrained(folder)
-        return model
+        places = {name: options.pop(name) for name in PLACES if name in options}
+        folder = find_folder(pretrained_model_name_or_path, subfolder or "", **places)
+        values = {name: options.pop(name) for name in VALUES if name in options}
+        check_options(options)
+        if not isinstance(config, MlpMemoryLMConfig):
+            config = MlpMemoryLMConfig.from_pretrained(config or folder)
+        for name, value in values.items():
+            setattr(config, name, value)
+        attention = attn_implementation or config._attn_implementation_internal
+        model = cls(config, read_parts(folder, config, dtype or torch_dtype, device_map, attention))
+        if generation_config is None and (folder / "generation_config.json").exists():
+            generation_config = GenerationConfig.from_pretrained(folder)
+        if generation_config is not None:
+            model.generation_config = generation_config
+        return (model, copy.deepcopy(NOTHING_MISSING)) if output_loading_info else model
 
 
 AutoConfig.register(MlpMemoryLMConfig.model_type, MlpMemoryLMConfig)

@@ -12,10 +12,11 @@ import copy
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,16 +30,20 @@ from mlpmem.engine.router import Router, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
-from mlpmem.formats import ADAPTER_FILES, parse_json
+from mlpmem.formats import ADAPTER_FILES, read_json
 from mlpmem.loading.extra_columns import ExtraColumn, bundled, check_name
 from mlpmem.loading.manifest import (
     AGAIN,
     FORMAT,
+    MANIFEST,
     QUESTIONS,
     asks_questions,
     checked_manifest,
     list_files,
+    listed_file,
+    listed_part,
     read_manifest,
+    refuse_link,
 )
 from mlpmem.loading.presets import PRESETS
 from mlpmem.model.decoder import Decoder
@@ -46,6 +51,8 @@ from mlpmem.model.memory import Memory, check_binding
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.key_cache import Built, Fingerprint, build_or_read
 from mlpmem.retrieval.retriever import make_retriever
+
+TRACE = re.compile(r"traces/[^/]+\.json")
 
 
 @dataclass(frozen=True)
@@ -77,16 +84,17 @@ class Bundle:
 
     def read_json(self, name: str) -> Any:
         """Return the value of one of its JSON files, such as "results.json"."""
-        return parse_json((self.folder / name).read_text(encoding="utf-8"))
+        return read_json(listed_file(self.folder, self.manifest, name))
 
     def traces(self) -> list[dict]:
         """Return the recorded comparisons as plain values."""
-        found = sorted((self.folder / "traces").glob("*.json"))
-        return [parse_json(path.read_text(encoding="utf-8")) for path in found]
+        found = sorted(name for name in self.manifest["files"] if TRACE.fullmatch(name))
+        return [self.read_json(name) for name in found]
 
     def documents(self) -> Documents:
         """Return the documents of the datastore."""
-        return Documents.load(self.folder / "documents")
+        with self._listed("documents") as place:
+            return Documents.load(place)
 
     def model(
         self,
@@ -94,27 +102,35 @@ class Bundle:
         dtype: torch.dtype = torch.float32,
         *,
         pack: bool = False,
-        int8: bool = False,
+        bits: int = 0,
     ) -> Model:
         """Return decoder and memory as a model; its datastore is attached by `attach`.
 
-        pack lays the weights out for decoding on a CPU, in 8 bits with int8.
+        pack lays the weights out for decoding on a CPU; bits are linear.pack's.
         """
         with self._reading("decoder, memory or router"):
-            memory = Memory.load(self.folder / "memory", device=device, dtype=dtype)
+            with self._listed("memory") as place:
+                memory = Memory.load(place, device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
             questions = asks_questions(self.manifest)
             model = Model(decoder, memory, self.settings, self.name, routers, questions)
             if pack:
-                return model.pack(int8)
+                return model.pack(bits)
             calibrate(decoder)
             return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
         """Return the decoder; options are Decoder.load's."""
-        return Decoder.load(self.folder / "decoder", depth=depth, **options)
+        with self._listed("decoder") as place:
+            decoder = Decoder.load(place, depth=depth, **options)
+        decoder.folder = self.folder / "decoder"
+        return decoder
+
+    def _listed(self, part: str) -> AbstractContextManager[Path]:
+        """Return the folder of a part, with nothing in it that the manifest does not list."""
+        return listed_part(self.folder, self.manifest["files"], part)
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
@@ -145,7 +161,9 @@ class Bundle:
         Keys are float32's work whatever the model answers in, so that one cache serves all.
         """
         with self._reading("documents or fingerprint"):
-            fingerprint = Fingerprint.load(self.folder / "fingerprint.safetensors")
+            fingerprint = Fingerprint.load(
+                listed_file(self.folder, self.manifest, "fingerprint.safetensors")
+            )
             documents = self.documents()
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
@@ -286,9 +304,10 @@ def put_results(folder: str | Path, results: Any) -> None:
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
-    write_json(folder / "results.json", results)
+    replace_json(folder, "results.json", results)
     listed = {"results.json": list_files(folder)["results.json"]}
-    _put_manifest(folder, manifest | {"files": manifest["files"] | listed})
+    amended = manifest | {"files": manifest["files"] | listed}
+    replace_json(folder, MANIFEST, amended, indent=1)
 
 
 def put_adapter(folder: str | Path, adapter: ExtraColumn) -> None:
@@ -305,7 +324,7 @@ def put_adapter(folder: str | Path, adapter: ExtraColumn) -> None:
     files = manifest["files"] | {name: there[name] for name in names}
     amended = manifest | {"adapters": listed, "files": files}
     bundled(folder, amended)  # whatever would not be read is not written
-    _put_manifest(folder, amended)
+    replace_json(folder, MANIFEST, amended, indent=1)
 
 
 def copy_adapters(folder: Path, adapters: Iterable[ExtraColumn]) -> dict[str, dict]:
@@ -314,8 +333,10 @@ def copy_adapters(folder: Path, adapters: Iterable[ExtraColumn]) -> dict[str, di
     for adapter in adapters:
         check_name(adapter.name)
         place = folder / "adapters" / adapter.name
+        refuse_link(folder, f"adapters/{adapter.name}")
         place.mkdir(parents=True, exist_ok=True)
         for name in ADAPTER_FILES:
+            refuse_link(folder, f"adapters/{adapter.name}/{name}")
             shutil.copyfile(adapter.folder / name, place / name)
         listed[adapter.name] = {"label": adapter.label, "seconds": round(adapter.seconds, 1)}
     return listed
@@ -327,8 +348,10 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
 
 
-def _put_manifest(folder: Path, manifest: dict) -> None:
-    """Write a bundle's manifest as save_bundle does, last and at once."""
-    beside = folder / "manifest.json.new"
-    write_json(beside, manifest, indent=1)
-    beside.replace(folder / "manifest.json")
+def replace_json(folder: Path, name: str, value: Any, indent: int | None = None) -> None:
+    """Write a JSON file of a bundle at once, in place of the file or the link that is there."""
+    number, beside = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+    os.close(number)
+    write_json(Path(beside), value, indent)
+    Path(beside).chmod(0o644)  # temporary files begin private
+    Path(beside).replace(folder / name)

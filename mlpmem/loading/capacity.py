@@ -17,7 +17,8 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import AUTO, FILLED, first_device, free_on_gpus
-from mlpmem.formats import NESTED, WEIGHTS, parse_json
+from mlpmem.formats import NESTED, WEIGHTS, is_gguf, read_json
+from mlpmem.model import gguf
 from mlpmem.model.families import FAMILIES, Family
 
 TEXT = re.compile(r"(model\.)?language_model\.|lm_head\.")  # weights of a multimodal text part
@@ -28,12 +29,14 @@ def parameters_in(folder: Path, packed: bool = False) -> int:
     """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
 
     Packed, a head that is the embedding's table too counts twice: the table stays. Of a multimodal
-    model only the text part counts. Read from the heads of safetensors files; for .bin files, from
-    their size and the dtype that config.json names (float32 where it names none).
+    model only the text part counts. Read from the heads of safetensors and GGUF files; for .bin
+    files, from their size and the dtype that config.json names (float32 where it names none).
     """
+    if is_gguf(folder):
+        return gguf.parameters_in(folder, packed)
     folder = folder / NESTED if (folder / NESTED).is_dir() else folder
     for pattern in WEIGHTS:
-        files = sorted(folder.glob(pattern))
+        files = sorted(filter(Path.is_file, folder.glob(pattern)))
         if files:
             row = _config(folder)
         if files and pattern.endswith(".bin"):
@@ -64,7 +67,7 @@ def _numbers(files: Sequence[Path], packed: bool, family: Family | None) -> int:
 def _config(folder: Path) -> dict:
     """Return the values of a folder's config.json, none where it cannot be read."""
     try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        row = read_json(folder / "config.json")
     except (OSError, ValueError):
         return {}
     return row if isinstance(row, dict) else {}

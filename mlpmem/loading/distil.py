@@ -109,7 +109,7 @@ def _label(recipe: str, decoder: Path, text: list[str]) -> str:
             digest.update(Path(path).read_bytes())
     except OSError as error:
         raise MlpMemError(f"text: cannot read {path} ({error}); check the path") from error
-    for path in sorted(decoder.glob("*")):
+    for path in [decoder] if decoder.is_file() else sorted(decoder.glob("*")):
         stat = path.stat()
         digest.update(f"{path.name} {stat.st_size} {stat.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

@@ -6,7 +6,6 @@ A folder is taken as it is, then what is cached, then the network. A revision th
 ("main") is thereby pinned by its first download: the cache keeps the commit it stood for.
 """
 
-import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,13 +14,12 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import SMALL, WEIGHTS, wanted
+from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, is_gguf, wanted
 from mlpmem.model.families import family_in
 
 Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
 
 CONFIG = "config.json"
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 POLL_SECONDS = 0.5
 
 
@@ -54,13 +52,13 @@ def fetch(
     local_files_only: bool = False,
     tell: Tell | None = None,
 ) -> Path:
-    """Return the folder of a path or hub id, downloaded if it is not here yet.
+    """Return the folder of a path or hub id, downloaded if it is not here yet; or a GGUF file.
 
     `what` begins the message of the MlpMemError where it cannot be had. tell hears size and
     licence before weights are downloaded, and then how much of them is here. Of a decoder,
     config.json comes first: a family not known is refused before any weight is downloaded.
     """
-    if Path(source).is_dir():
+    if Path(source).is_dir() or what == "decoder" and is_gguf(source):
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):
         raise MlpMemError(

@@ -1,12 +1,23 @@
-"""A bundle's manifest: which files there must be, their sizes and hashes, and the complaints."""
+"""A bundle's manifest: which files there must be, their sizes and hashes, and the complaints.
+
+What a manifest does not list is not there: it is neither read nor copied. Links are refused, as
+what they lead to may be anybody's.
+"""
 
 import hashlib
+import os
 import re
+import shutil
+import tempfile
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import read_json
+
+MANIFEST = "manifest.json"
 
 FORMAT = 1
 QUESTIONS, TEXT = "questions", "text"  # forms: what a decoder was trained to continue
@@ -35,16 +46,11 @@ def checked_manifest(folder: Path) -> dict:
 
 def read_manifest(folder: Path) -> dict:
     """Return manifest.json, its form checked; MlpMemError with the next step."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
+    refuse_link(folder, MANIFEST)
     try:
-        if path.stat().st_size > MANIFEST_BYTES:
-            raise MlpMemError(
-                f"bundle: the manifest of {folder.name} has over {MANIFEST_BYTES} bytes; {AGAIN}"
-            )
-        manifest = parse_json(path.read_text(encoding="utf-8"))
+        manifest = read_json(path, MANIFEST_BYTES)
     except (OSError, ValueError) as error:
-        if isinstance(error, MlpMemError):
-            raise
         raise MlpMemError(
             f"bundle: {folder.name} holds no readable manifest.json ({_reason(error)}). Give the "
             f"folder of a bundle; {AGAIN}"
@@ -75,6 +81,7 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
     if not (wellformed and FILE_NAME.fullmatch(name)) or ".." in PurePosixPath(name).parts:
         raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
     path, shown = folder / name, f"{folder.name}/{name}"
+    refuse_link(folder, name)
     if not path.is_file():
         raise MlpMemError(f"bundle: {shown} is missing; {AGAIN}")
     size, wanted = path.stat().st_size, expected["bytes"]
@@ -83,6 +90,66 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
         raise MlpMemError(f"bundle: {shown} is {what} ({size} bytes of {wanted}); {AGAIN}")
     if sha256(path) != expected.get("sha256"):
         raise MlpMemError(f"bundle: {shown} is altered (its sha256 is not the manifest's); {AGAIN}")
+
+
+def refuse_link(folder: Path, name: str) -> None:
+    """Raise MlpMemError where a file below a folder is a link, or in a folder that is one."""
+    path = folder / name
+    for place in (path, *path.parents):
+        if place == folder:
+            return
+        if place.is_symlink():
+            raise MlpMemError(
+                f"bundle: {folder.name}/{place.relative_to(folder).as_posix()} is a link, which is "
+                "not followed; copy the bundle with its files in it (cp -rL), or download it again "
+                "into a folder of its own (hf download ... --local-dir)"
+            )
+
+
+def listed_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
+    """Return a file of a bundle; MlpMemError where its manifest does not list it."""
+    if name not in manifest["files"]:
+        raise MlpMemError(f"bundle: the manifest of {folder.name} does not list {name}; {AGAIN}")
+    return folder / name
+
+
+@contextmanager
+def listed_part(folder: Path, names: Collection[str], part: str) -> Iterator[Path]:
+    """Yield a folder that holds just the listed files below `part`.
+
+    It is the bundle's own unless that holds others, which libraries might read; then it is one of
+    links, gone at the end.
+    """
+    listed = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
+    known = {path for name in listed for path in (Path(name), *Path(name).parents)}
+    if all(path.relative_to(folder / part) in known for path in (folder / part).rglob("*")):
+        yield folder / part
+        return
+    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as beside:
+        view = Path(beside) / PurePosixPath(part).name
+        for name in listed:
+            (view / name).parent.mkdir(parents=True, exist_ok=True)
+            _link(folder.absolute() / part / name, view / name)
+        yield view
+
+
+def _link(source: Path, target: Path) -> None:
+    """Let a file be at target too, a copy where there are no links."""
+    try:
+        os.symlink(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def copy_listed(folder: Path, out: Path) -> None:
+    """Copy a bundle: its manifest and the files that it lists, each checked as it was copied."""
+    manifest = read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        check_file(folder, name, expected)
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(folder / name, out / name)
+        check_file(out, name, expected)
+    shutil.copyfile(folder / MANIFEST, out / MANIFEST)
 
 
 def sha256(path: Path) -> str:

@@ -22,9 +22,13 @@ from mlpmem.api import Model
 from mlpmem.engine.distributions import knn_weights, mix_nll
 from mlpmem.engine.settings import Settings, lambda_grid
 from mlpmem.fast.devices import calibrate, first_device
+from mlpmem.fast.linear import bfloat16_is_faster
+from mlpmem.fast.llama_pass import compiles
+from mlpmem.formats import is_gguf
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
+from mlpmem.model.gguf import read_header
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
@@ -68,7 +72,7 @@ def open_folders(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     pack: bool = False,
-    int8: bool = False,
+    bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
     """Return a model of folders, as from_parts does, ready to answer.
@@ -76,7 +80,7 @@ def open_folders(
     Weights are held in dtype; MlpMemError, before anything is read, where they do not fit. depth is
     the memory's where there is one, else given or the last layer. Without settings or a memory,
     lambda and temperature of kNN are chosen on the text. progress(done, total) counts tokens while
-    keys are built. pack then lays the weights out for decoding on a CPU, in 8 bits with int8.
+    keys are built. pack then lays the weights out for decoding on a CPU; bits are linear.pack's.
     """
     given = {"decoder": decoder, "memory": memory}
     folders = {what: Path(s) for what, s in given.items() if isinstance(s, str | Path)}
@@ -94,9 +98,22 @@ def open_folders(
         if built.warning:
             log.warning("datastore: %s", built.warning)
     if pack:
-        return model.pack(int8)
+        return model.pack(bits)
     calibrate(model.decoder)
     return model
+
+
+def form_for(decoder: str | Path) -> str:
+    """Return the form of weights that suits a brought decoder on this CPU, a name of FORMS.
+
+    4-bit blocks stay what they are where compiled code can read them; else bfloat16 where the
+    processor multiplies it faster than float32, as measured.
+    """
+    if is_gguf(decoder) and compiles():
+        kinds = [place.kind.bits for place in read_header(decoder).places.values()]
+        if kinds.count(4) > len(kinds) / 4:  # norms are not quantised, some layers may have more
+            return "int4"
+    return "bfloat16" if bfloat16_is_faster() else "float32"
 
 
 def attach_text(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import MEMORY_TYPE, NESTED, parse_json
+from mlpmem.formats import MEMORY_TYPE, NESTED, read_json
 from mlpmem.model.families import FAMILIES
 
 PUBLISHED = {name: row for name, row in FAMILIES.items() if row.published_lmbda}
@@ -136,7 +136,7 @@ def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
 def _read_json(path: Path) -> dict:
     """Return a JSON object; MlpMemError where the file is missing or is none."""
     try:
-        row = parse_json(path.read_text(encoding="utf-8"))
+        row = read_json(path)
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"memory: cannot read {path.parent.name}/{path.name} ({error}); "

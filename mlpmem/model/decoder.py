@@ -5,7 +5,8 @@ that writes into a ContextVar: nothing of a call is ever kept on the decoder. It
 and not a generator.
 """
 
-from collections.abc import Collection, Sequence
+import weakref
+from collections.abc import Sequence
 from contextvars import ContextVar
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,10 @@ from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
+from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.formats import is_gguf
+from mlpmem.model.decoder_files import read_folder
 from mlpmem.model.families import (
-    Family,
     counts_places,
     family_in,
     family_of,
@@ -28,22 +31,18 @@ from mlpmem.model.families import (
     layers_of,
     logit_divisor,
 )
+from mlpmem.model.gguf_model import load_gguf
 from mlpmem.model.tokenizer import (
     encode_text,
-    load_tokenizer,
     special_ids,
     token_bytes,
     tokenizer_hash,
     turn_ends,
 )
 
-LOCAL = {"trust_remote_code": False, "local_files_only": True}
-PASSES = {"gpt2": Gpt2Pass}  # hand-written passes, by the name that a family's row gives
-# what a multimodal model calls the weights of its text part, and what the part alone calls them
-TEXT_NAMES = {
-    r"^language_model\.lm_head": "lm_head",
-    r"^(model\.)?language_model\.(model\.)?": "model.",
-}
+# hand-written passes, by the name that a family's row gives
+PASSES: dict[str, type[Gpt2Pass | LlamaPass]] = {"gpt2": Gpt2Pass, "llama": LlamaPass}
+PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
 
 
 class _Catch:
@@ -88,7 +87,9 @@ class Decoder:
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        self.straight: Gpt2Pass | None = None  # a pass of fewer steps, once it is packed
+        # a pass of fewer steps, where the family has one for weights as they are held
+        self.straight: Gpt2Pass | LlamaPass | None = None
+        self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
@@ -100,36 +101,65 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "Decoder":
-        """Return the decoder of a transformers folder; loading/hub.py fetches one of the Hub.
+        """Return the decoder of a transformers folder or GGUF file; loading/hub.py fetches others.
 
         Weights are safetensors or, where there are none, .bin files of tensors only. device "auto"
         is every GPU that there is. MlpMemError before weights are read for a family not known.
         """
-        folder, places = Path(folder), spread(device)
+        folder = Path(folder)
+        if is_gguf(folder):
+            model, tokenizer = load_gguf(folder, dtype)
+            return cls._from(folder, model.to(first_device(device)), tokenizer, depth)
+        places = spread(device)
         if not folder.is_dir():
             raise MlpMemError(
                 f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
             )
         family = family_in(folder)
-        try:
-            tokenizer = load_tokenizer(str(folder), **LOCAL)
-            model = _read_model(folder, family, dtype=dtype, **places)
-        except Exception as error:  # readers of damaged files raise errors of their own
-            raise MlpMemError(
-                f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
-                "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
-                "and a tokenizer, or a hub id"
-            ) from error
-        decoder = cls(model if places else model.to(first_device(device)), tokenizer, depth)
+        model, tokenizer = read_folder(folder, family, dtype=dtype, **places)
+        placed = model if places else model.to(first_device(device))
+        return cls._from(folder, placed, tokenizer, depth)
+
+    @classmethod
+    def _from(cls, folder: Path, model: nn.Module, tokenizer: Any, depth: int) -> "Decoder":
+        """Return the decoder of a model that was read from a folder or file."""
+        decoder = cls(model, tokenizer, depth)
         decoder.folder = folder
         return decoder
 
-    def pack(self, int8: bool = False) -> None:
-        """Lay weights out for decoding on this CPU; see linear.pack. A family may have a pass."""
-        pack(self.model, int8)
+    def pack(self, bits: int = 0) -> None:
+        """Lay weights out for decoding on this CPU; see linear.pack. A family may have a pass.
+
+        Plain float32 is what a compiled step reads. What 4 bits change is kept as `kl`.
+        """
+        before = self._probed() if bits == 4 else None
+        steps = isinstance(self._pass(), LlamaPass) and compiles()
+        if bits or not steps or self.model.dtype != torch.float32:
+            self.straight = None  # it holds the layers that are replaced
+            pack(self.model, bits)
         attention.use(self.model)
-        if (made := PASSES.get(self.family.short_pass)) is not None:
-            self.straight = made.of(self.model, layers_of(self.model, self.family), self.depth)
+        self.shorten()
+        if before is not None:
+            self.kl = float((before.exp() * (before - self._probed())).sum(-1).mean())
+
+    def shorten(self) -> None:
+        """Answer by the family's hand-written pass from now on, where it reads these weights."""
+        if self.straight is None:
+            self.straight = self._pass()
+
+    def _pass(self) -> Gpt2Pass | LlamaPass | None:
+        """Return the hand-written pass of the weights as they are, None where there is none."""
+        if (made := PASSES.get(self.family.short_pass)) is None:
+            return None
+        found = made.of(self.model, layers_of(self.model, self.family), self.depth)
+        if isinstance(found, LlamaPass):
+            found.owner = weakref.ref(self)
+        return found
+
+    def _probed(self) -> Tensor:
+        """Return log-probs (T, V) over a few words."""
+        ids = torch.tensor([self.encode(PROBE)])
+        return self.forward(ids).logits[0].float().log_softmax(-1)
 
     @property
     def device(self) -> torch.device:
@@ -250,7 +280,8 @@ class Decoder:
         if cache is None and use_cache and head:
             from mlpmem.fast.attention import growing_cache
 
-            cache = growing_cache(self.model.config)
+            whole = self.straight is not None and self.straight.whole
+            cache = growing_cache(self.model.config, whole)
         plain = head and attention_mask is None and position_ids is None
         if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
             with threads_for(self, ids.numel()):
@@ -285,27 +316,6 @@ class Decoder:
         )
 
 
-def _read_model(folder: Path, family: Family | None, **options: Any) -> nn.Module:
-    """Return the causal LM of a transformers folder, of a multimodal one only its text part.
-
-    MlpMemError where it lacks weights.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    if multimodal := family is not None and bool(family.text_part):
-        whole = AutoConfig.from_pretrained(str(folder), **LOCAL)
-        part = getattr(whole, family.text_part)
-        part.tie_word_embeddings = whole.tie_word_embeddings
-        options |= {"config": part, "key_mapping": TEXT_NAMES}
-    model, read = AutoModelForCausalLM.from_pretrained(
-        str(folder), weights_only=True, output_loading_info=True, **LOCAL, **options
-    )
-    check_complete(read["missing_keys"])
-    if multimodal:
-        model._weight_conversions = None  # it is saved under the part's own names
-    return model
-
-
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     """Return a bool mask (B, 1, T, T) as the model's attention takes it.
 
@@ -319,15 +329,6 @@ def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     )
 
 
-def check_complete(missing: Collection[str]) -> None:
-    """Raise MlpMemError where weights were missing, which transformers would make up at random."""
-    if missing:
-        raise MlpMemError(
-            f"it lacks {len(missing)} weights, such as {min(missing)}; if it is a memory, give it "
-            "as one"
-        )
-
-
 def _catch(module: nn.Module, args: tuple) -> None:
     """Keep the FFN's input for the caller of this pass, where one asked."""
     catch = _CATCH.get()
@@ -336,8 +337,3 @@ def _catch(module: nn.Module, args: tuple) -> None:
     catch.hidden = args[0]
     if not catch.go_on:
         raise _Enough
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text, cut at 200 characters."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import read_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,8 +42,9 @@ class Family:
 
 GPT2_H = Family("transformer.h", "gpt2", table="word_embeddings")
 LLAMA = Family("model.layers", "llama")
-PUBLISHED = replace(LLAMA, published_lmbda=0.5)
-GEMMA = replace(LLAMA, norm_offset=1.0)
+WRITTEN = replace(LLAMA, short_pass="llama")
+PUBLISHED = replace(WRITTEN, published_lmbda=0.5)
+GEMMA = replace(WRITTEN, norm_offset=1.0)
 GEMMA2 = replace(GEMMA, norm="pre_feedforward_layernorm", softcap="final_logit_softcapping")
 FAMILIES = {
     "gpt2": Family(
@@ -56,7 +57,7 @@ FAMILIES = {
     "gpt_neox": Family("gpt_neox.layers", "gpt2", table="embed_in", head="embed_out"),
     "opt": Family("model.decoder.layers", "gpt2", ffn="fc1", norm="final_layer_norm"),
     "phi": Family("model.layers", "gpt2", norm="input_layernorm"),
-    "phi3": LLAMA,
+    "phi3": WRITTEN,
     "llama": PUBLISHED,
     "mistral": PUBLISHED,
     "qwen2": PUBLISHED,
@@ -95,7 +96,7 @@ def family_in(folder: Path) -> Family | None:
     MlpMemError for a family without a row.
     """
     try:
-        row = parse_json((folder / "config.json").read_text(encoding="utf-8"))
+        row = read_json(folder / "config.json")
     except (OSError, ValueError):  # whoever reads it says what is wrong
         return None
     return family_of(row.get("model_type")) if isinstance(row, dict) else None

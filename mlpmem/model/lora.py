@@ -1,13 +1,15 @@
 """LoRA adapters of a decoder, in peft's own folder layout: put on, kept, and merged when read.
 
 A merged adapter is a decoder like any other: it costs nothing more to serve, and whatever takes a
-decoder takes it. peft is needed to make an adapter, never to read one: a folder from anywhere is
-two local files, a configuration of plain LoRA and tensors whose shapes fit. Names in it of models,
-classes or places are not followed.
+decoder takes it. Plain LoRA is merged here, without peft, each layer with its own rank and alpha;
+`lora_peft.py` has peft merge what it knows beyond that. A folder from anywhere is two local files,
+a configuration and tensors whose shapes fit. Names in it of models, classes or places are not
+followed.
 """
 
 import copy
-import math
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,22 +17,30 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import PackedLinear
-from mlpmem.formats import is_number, parse_json
+from mlpmem.fast.packed import PackedLinear
+from mlpmem.formats import is_number, read_json
+from mlpmem.model import lora_peft
+from mlpmem.model.checkpoints import _read_bin
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import family_of
+from mlpmem.model.lora_peft import Scaling
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 CONFIG_BYTES = 256 * 2**10
 MOST_RANK = 4096
+MOST_PATTERNS, MOST_REPEATS = 4096, 2  # of a rank_pattern or alpha_pattern, and within one
 # Fields that change nothing of what is merged: the tensors' own names and shapes say it.
 FREE = {
-    "base_model_name_or_path", "ensure_weight_tying", "exclude_modules", "fan_in_fan_out",
-    "inference_mode", "layers_pattern", "layers_to_transform", "lora_dropout", "megatron_core",
-    "peft_version", "qalora_group_size", "revision", "runtime_config", "target_modules",
-    "task_type",
+    "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform",
+    "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision",
+    "runtime_config", "target_modules", "task_type",
 }  # fmt: skip
-READ = {"peft_type", "r", "lora_alpha", "use_rslora", "bias", "init_lora_weights"}
+READ = {
+    "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
+    "init_lora_weights",
+}  # fmt: skip
+STARTS = (True, False, "gaussian", "orthogonal", "eva")  # that leave the decoder's weights alone
 PREFIX, FACTORS = "base_model.model.", ("lora_A", "lora_B")
 
 
@@ -64,58 +74,120 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     """Return `decoder` with an adapter merged into its weights; the given one stays as it is.
 
     Only the changed weights are new, all others are shared. MlpMemError for a folder that holds
-    anything but plain LoRA, or one of another decoder.
+    anything but LoRA, or LoRA of another decoder, and where it needs peft and that is not there.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
-        raise MlpMemError(
-            f"adapter: {folder} lacks {CONFIG} or {WEIGHTS}; give a folder that peft saved, or "
-            "make one with `python -m train finetuned RECIPE`"
-        )
-    scale = _scale(folder)
-    merged = {path: _merged(decoder, path, pair, scale, folder) for path, pair in _pairs(folder)}
-    kept = [*decoder.model.parameters(), *decoder.model.buffers()]
+    row, tensors = _read_config(folder), _read_tensors(folder)
+    scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
+    _refuse_packed(decoder, folder)
     made = copy.copy(decoder)
+    _refuse_packed(decoder, folder)  # packed weights cannot be copied either
+    kept = [*decoder.model.parameters(), *decoder.model.buffers()]
     made.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in kept})
-    for path, weight in merged.items():
+    if extras:
+        made.model = lora_peft.merged(made.model, tensors, scaling, extras, folder.name)
+        return made
+    for path, pair in _pairs(folder, tensors):
+        weight = _merged(decoder, path, pair, scaling.of(path), folder)
         made.model.get_submodule(path).weight = nn.Parameter(weight, requires_grad=False)
     return made
 
 
-def _scale(folder: Path) -> float:
-    """Return what B @ A is multiplied with; MlpMemError unless the configuration is plain LoRA."""
+def _read_config(folder: Path) -> dict:
+    """Return adapter_config.json; MlpMemError unless it is there and of LoRA."""
     path = folder / CONFIG
+    if not path.is_file() or not any((folder / name).is_file() for name in (WEIGHTS, BIN)):
+        raise MlpMemError(
+            f"adapter: {folder} lacks {CONFIG} or {WEIGHTS}; give a folder that peft saved, or "
+            "make one with `python -m train finetuned RECIPE`"
+        )
     try:
-        if path.stat().st_size > CONFIG_BYTES:
-            raise ValueError(f"it has over {CONFIG_BYTES} bytes")
-        row = parse_json(path.read_text(encoding="utf-8"))
+        row = read_json(path, CONFIG_BYTES)
     except (OSError, ValueError) as error:
         raise _refused(folder, f"its {CONFIG} cannot be read ({str(error)[:100]})") from error
     if not isinstance(row, dict) or row.get("peft_type") != "LORA":
         raise _refused(folder, "it is not of peft_type LORA")
-    rank, alpha = row.get("r"), row.get("lora_alpha", 8)
-    if type(rank) is not int or not 0 < rank <= MOST_RANK:
-        raise _refused(folder, f"its rank r is no whole number from 1 to {MOST_RANK}")
-    if not is_number(alpha):
-        raise _refused(folder, "its lora_alpha is no number")
-    start = row.get("init_lora_weights", True)
-    if row.get("bias", "none") != "none" or (start not in (True, False, "gaussian")):
-        raise _refused(folder, "it changes biases, or the weights it begins from")
-    odd = sorted(name for name, v in row.items() if v and name not in FREE | READ)
-    if odd:
-        raise _refused(folder, f"it uses {', '.join(odd)[:100]}, which plain LoRA does not")
-    return alpha / (math.sqrt(rank) if row.get("use_rslora") is True else rank)
+    return row
 
 
-def _pairs(folder: Path) -> list[tuple[str, tuple[Tensor, Tensor]]]:
-    """Return (module, (A (r, in), B (out, r))) of every adapted layer."""
+def _read_tensors(folder: Path) -> dict[str, Tensor]:
+    """Return an adapter's tensors by name, of safetensors or else of a .bin of tensors only."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    name = WEIGHTS if (folder / WEIGHTS).is_file() else BIN
     try:
-        tensors = load_file(folder / WEIGHTS)
+        return load_file(folder / name) if name == WEIGHTS else _read_bin(folder / name)
     except (OSError, ValueError, SafetensorError) as error:
-        raise _refused(folder, f"its {WEIGHTS} cannot be read ({str(error)[:100]})") from error
+        raise _refused(folder, f"its {name} cannot be read ({str(error)[:100]})") from error
+
+
+def _scaling(folder: Path, row: Mapping) -> Scaling:
+    """Return ranks and scales of a configuration; MlpMemError where they cannot be."""
+    rank, alpha = row.get("r", 8), row.get("lora_alpha", 8)
+    ranks, alphas = row.get("rank_pattern") or {}, row.get("alpha_pattern") or {}
+    for name, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
+        if not isinstance(patterns, dict) or not all(map(_is_quick, patterns)):
+            raise _refused(folder, f"its {name} is no table of simple module names")
+        if len(patterns) > MOST_PATTERNS:
+            raise _refused(folder, f"its {name} has over {MOST_PATTERNS} rows")
+    for value in (rank, *ranks.values()):
+        if type(value) is not int or not 0 < value <= MOST_RANK:
+            raise _refused(folder, f"a rank of it is no whole number from 1 to {MOST_RANK}")
+    if not all(map(is_number, (alpha, *alphas.values()))):
+        raise _refused(folder, "a lora_alpha of it is no number")
+    return Scaling(rank, alpha, ranks, alphas, row.get("use_rslora") is True)
+
+
+def _is_quick(pattern: str) -> bool:
+    """Return whether a regular expression is valid and cannot take long on a module's path."""
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    repeats = len(re.findall(r"[*+{]", pattern))
+    return len(pattern) <= 256 and repeats <= MOST_REPEATS and not re.search(r"\)[*+{]", pattern)
+
+
+def _extras(folder: Path, row: Mapping, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the fields for which peft is needed; none for plain LoRA of linear layers.
+
+    MlpMemError for a field that peft cannot merge, or that is not known here.
+    """
+    extras = {name: row[name] for name in lora_peft.FIELDS if lora_peft.is_set(name, row)}
+    odd = sorted(n for n, v in row.items() if v and n not in FREE | READ | {*lora_peft.FIELDS})
+    if odd:
+        raise _refused(folder, f"it uses {', '.join(odd)[:100]}, which is not read here")
+    start = row.get("init_lora_weights", True)
+    if not isinstance(start, str | bool) or start not in STARTS:
+        if not lora_peft.begins(start):
+            raise _refused(
+                folder,
+                "it changes the weights that it begins from; have peft convert it (save_pretrained "
+                "with path_initial_model_for_weight_conversion)",
+            )
+        extras["init_lora_weights"] = start
+    if not extras and not all(map(_is_factor, tensors)):
+        extras["init_lora_weights"] = True  # of an embedding, or weights that were saved whole
+    return extras
+
+
+def _is_factor(name: str) -> bool:
+    """Return whether a tensor is one of the two factors of a linear layer."""
+    return name.removesuffix(".weight").rpartition(".")[2] in FACTORS
+
+
+def _refuse_packed(decoder: Decoder, folder: Path) -> None:
+    """Raise MlpMemError where the decoder's weights are packed, so that nothing can be added."""
+    if any(isinstance(layer, PackedLinear) for layer in decoder.model.modules()):
+        raise MlpMemError(
+            f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
+            "without dtype (python app.py: without --dtype)"
+        )
+
+
+def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[Tensor, Tensor]]]:
+    """Return (module, (A (r, in), B (out, r))) of every adapted layer."""
     found: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         path, _, factor = name.removesuffix(".weight").rpartition(".")
@@ -129,17 +201,22 @@ def _pairs(folder: Path) -> list[tuple[str, tuple[Tensor, Tensor]]]:
 
 @torch.inference_mode()
 def _merged(
-    decoder: Decoder, path: str, pair: tuple[Tensor, Tensor], scale: float, folder: Path
+    decoder: Decoder,
+    path: str,
+    pair: tuple[Tensor, Tensor],
+    scaling: tuple[int, float],
+    folder: Path,
 ) -> Tensor:
-    """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout."""
+    """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout.
+
+    scaling is the rank that the configuration names, and the scale.
+    """
     from transformers.pytorch_utils import Conv1D
 
+    rank, scale = scaling
     layer = dict(decoder.model.named_modules()).get(path)
     if isinstance(layer, PackedLinear):
-        raise MlpMemError(
-            f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
-            "without dtype (python app.py: without --dtype)"
-        )
+        _refuse_packed(decoder, folder)
     if not isinstance(layer, nn.Linear | Conv1D):
         raise _unfit(folder, f"it changes {path[:100]!r}, which is no linear layer of it")
     down, up = (factor.to(layer.weight.device, torch.float32) for factor in pair)
@@ -149,6 +226,8 @@ def _merged(
     if not fits or (up.shape[0], down.shape[1]) != tuple(weight.shape):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise _unfit(folder, f"{path} has weight {tuple(weight.shape)}, its factors {shapes}")
+    if down.shape[0] != rank:
+        raise _refused(folder, f"{path} has factors of rank {down.shape[0]}, {CONFIG} says {rank}")
     changed = weight.float() + scale * (up @ down)
     if not torch.isfinite(changed).all():
         raise _refused(folder, f"{path} would hold what is no number")
@@ -158,8 +237,8 @@ def _merged(
 def _refused(folder: Path, why: str) -> MlpMemError:
     """Return the error for an adapter that is not used."""
     return MlpMemError(
-        f"adapter: {folder.name} cannot be used: {why}. Plain LoRA is read, of linear layers "
-        "alone; download it or make it again"
+        f"adapter: {folder.name} cannot be used: {why}. LoRA that peft saved is read; download it "
+        "or make it again"
     )
 
 

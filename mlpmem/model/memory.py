@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
 from mlpmem.fast.linear import Conv1D
-from mlpmem.formats import MEMORY_TYPE
+from mlpmem.formats import MEMORY_TYPE, check_kinds
 from mlpmem.model.checkpoints import _config_row, _inner, _read_weights
 
 MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
@@ -211,6 +211,7 @@ def load_memory(
             f"memory: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
         )
     folder = _inner(top)
+    check_kinds(folder, "memory")
     given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
     row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
     config = MemoryConfig.from_dict(row)

@@ -11,6 +11,7 @@ from operator import index
 from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.model.templates import render
 from mlpmem.model.tokenizer import encode_text, special_ids
 
 if TYPE_CHECKING:  # questions are checked before torch is there
@@ -110,28 +111,15 @@ def _template_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
     names = [tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)]
     typed = [m for m in messages if any(name in m["content"] for name in names)]
     if not typed:
-        return _rendered(tokenizer, messages, True)
+        return tokenizer(render(tokenizer, messages, True), add_special_tokens=False)["input_ids"]
     masked = [{**m, "content": _masked(m["content"], names)} for m in messages]
     ids: list[int] = []
-    for part, control in _split_at(_rendered(tokenizer, masked, False), names):
+    for part, control in _split_at(render(tokenizer, masked, True), names):
         if control:
             ids.append(tokenizer.convert_tokens_to_ids(part))
         else:
             ids += encode_text(tokenizer, part.replace(MASK, ""))
     return ids
-
-
-def _rendered(tokenizer: Any, messages: list[dict[str, str]], tokenize: bool) -> Any:
-    """Return messages in the chat template as text or ids; MlpMemError where it fails."""
-    try:
-        return tokenizer.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=tokenize, return_dict=False
-        )
-    except Exception as error:  # whatever a template raises
-        raise MlpMemError(
-            f"this decoder's chat template cannot be used ({str(error)[:200]}); use Compare, which "
-            "needs none, or correct chat_template in its tokenizer's folder"
-        ) from error
 
 
 def _masked(text: str, names: Sequence[str]) -> str:

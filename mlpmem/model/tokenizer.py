@@ -13,13 +13,14 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import valid
+from mlpmem.formats import is_gguf, valid
+from mlpmem.model.templates import render
 
 VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 
 
 def load_tokenizer(source: str, **options: Any) -> Any:
-    """Return the tokenizer of a folder or hub id: tokenizer.json as it is, where there is one.
+    """Return the tokenizer of a folder, GGUF file or hub id; tokenizer.json as it is, if there.
 
     A family's own tokenizer class may add tokens and rules to what the file says. MlpMemError for
     a folder without a vocabulary, of which transformers would make a tokenizer that knows nothing.
@@ -27,6 +28,11 @@ def load_tokenizer(source: str, **options: Any) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(source)
+    if is_gguf(folder):
+        from mlpmem.model.gguf import read_header
+        from mlpmem.model.gguf_model import read_tokenizer
+
+        return read_tokenizer(read_header(folder))
     if folder.is_dir() and not has_vocabulary(folder):
         raise MlpMemError(f"there is no tokenizer: none of {', '.join(VOCABULARIES)}")
     try:
@@ -78,13 +84,27 @@ def encode_texts(
 ) -> list[list[int]]:
     """Return the token ids of several texts, each as `encode_text` gives them."""
     texts = [valid(text) for text in texts]
-    backend = None if special else _literal_backend(tokenizer)
-    if backend is not None:
-        return [x.ids for x in backend.encode_batch(texts, add_special_tokens=add_special_tokens)]
-    options = {"add_special_tokens": add_special_tokens, "verbose": False}
-    if not special:  # a tokenizer written in Python
-        options["split_special_tokens"] = True
-    return [tokenizer.encode(text, **options) for text in texts]
+    try:
+        backend = None if special else _literal_backend(tokenizer)
+        if backend is not None:
+            found = backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in found]
+        options = {"add_special_tokens": add_special_tokens, "verbose": False}
+        if not special:  # a tokenizer written in Python
+            options["split_special_tokens"] = True
+        return [tokenizer.encode(text, **options) for text in texts]
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise MlpMemError(
+            f"this decoder's tokenizer cannot cut the text ({str(error)[:100]}); a regular "
+            "expression of its tokenizer.json fails on it. Shorten the text, or mend the file"
+        ) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Return whether an error is a panic of tokenizers, which is no Exception of Python."""
+    return type(error).__name__ == "PanicException"
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
@@ -144,8 +164,8 @@ def turn_ends(tokenizer: Any) -> list[int]:
     answer = "qzxj"
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
     try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False)
-    except Exception:  # a template that cannot be used is reported when a chat is asked for
+        text = render(tokenizer, messages)
+    except MlpMemError:  # a template that cannot be used is reported when a chat is asked for
         return []
     after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
     return [i for i in after[:1] if i in special_ids(tokenizer)]

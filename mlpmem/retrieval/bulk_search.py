@@ -1,9 +1,8 @@
-"""Exact search of very many queries at once, on any device: where the targets come from.
+"""Exact search of many queries at once, on any device; training targets come from it.
 
-Scores are coarse, in the dtype whose products are fastest. The threshold comes from a sample of the
-keys and rises when a query has found enough. It is part of the product, as columns beside the
-hidden state's, so that what comes out is "how much better than the threshold": small where it
-matters, and there bfloat16's rounding of the result is small too.
+Scores are coarse, in the dtype with the fastest products. A query's threshold comes from a sample
+of the keys and rises when it has enough candidates. Extra columns subtract it in the product, so
+scores near the threshold are small numbers, which bfloat16 rounds little.
 """
 
 import time
@@ -17,34 +16,34 @@ from mlpmem.retrieval.exact_search import ExactSearch
 from mlpmem.retrieval.top_k import Block, best_above, kth_largest
 
 KEY_BLOCK = {"cpu": 2048, "cuda": 65536}
-SAMPLE_GROUP = 16  # sampled keys whose best score stands for all
-PIECES = 3  # bfloat16 numbers that together hold a float32
-BUDGET = 4 * 2**30  # bytes of coarse keys that are kept
+SAMPLE_GROUP = 16  # sampled keys that are represented by their best score
+PIECES = 3  # bfloat16 numbers that sum to a float32
+BUDGET = 4 * 2**30  # bytes of coarse keys to hold
 
 
 class BulkSearch(ExactSearch):
-    """Exact search with keys prepared once: centred, rounded and halved, in blocks."""
+    """Exact search with coarse keys prepared once: centred and rounded, in blocks."""
 
     def __init__(self, keys, device: torch.device | str = "cpu", budget: int = BUDGET) -> None:
-        """Prepare keys (N, D), see ExactSearch.
+        """Prepare keys (N, D); see ExactSearch.
 
-        Coarse copies larger than `budget` bytes are made one block at a time in every pass.
+        Coarse keys of more than `budget` bytes in all are computed block by block in every pass.
         """
         super().__init__(keys, device, budget)
         self.block = KEY_BLOCK.get(self.device.type, KEY_BLOCK["cuda"])
         width = keys.shape[1] + 2 * PIECES
         fits = len(keys) * width * self.dtype.itemsize <= budget
         starts = range(0, len(keys), self.block)
-        self.coarse: dict[int, Tensor] = {}  # by their first key
+        self.coarse: dict[int, Tensor] = {}  # by first key
         self.coarse.update((s, self._coarse(s)) for s in starts if fits)
 
     def _prepare(self, sample: Tensor) -> None:
-        """Keep the sample's coarse columns, which thresholds are read from."""
+        """Store the sample's coarse columns, which give the thresholds."""
         self.dtype = fast_dtype(self.device.type)
         self.sample = self._key_columns(sample)
 
     def _candidates(self, queries: Tensor, k: int) -> Tensor:
-        """Return candidates of centred queries by coarse scores; by exact ones where need be."""
+        """Return candidates of centred queries by coarse scores; exact ones if too few."""
         thresholds = self._thresholds(queries, k)
         if thresholds is None:
             return super()._candidates(queries, k)
@@ -54,17 +53,18 @@ class BulkSearch(ExactSearch):
             return lambda start: (columns @ self._coarse(start).T, None)
 
         starts = range(0, len(self.keys), self.block)
-        indices, whole = best_above(beyond, starts, thresholds, k)
-        if not whole.all():
-            short = (~whole).nonzero().squeeze(1)
+        indices, enough = best_above(beyond, starts, thresholds, k)
+        if not enough.all():
+            short = (~enough).nonzero().squeeze(1)
             indices[short] = super()._candidates(queries[short], k)
         return indices
 
     def _thresholds(self, queries: Tensor, k: int) -> Tensor | None:
-        """Return scores (q,) that k keys or more beat, most likely; None where a sample is no help.
+        """Return scores (q,) that at least k keys probably beat; None if the sample is too small.
 
-        Of a sample of n keys, k * n / N beat the k-th best score of all, give or take the root. A
-        few of them give a first answer, and relative to it the others give a fine one.
+        Of a sample of n keys, about k * n / N beat the k-th best score of all keys, with a standard
+        deviation of its root. A part of the sample gives a first threshold, and the whole sample,
+        rounded relative to that, a finer one.
         """
         expected = k * len(self.sample) / len(self.keys)
         rank = int(expected + 4 * expected**0.5) + 4
@@ -79,20 +79,20 @@ class BulkSearch(ExactSearch):
         return thresholds
 
     def _coarse(self, start: int) -> Tensor:
-        """Return the coarse columns of the block of keys that begins at `start`."""
+        """Return the coarse columns of the block of keys from `start`."""
         if start in self.coarse:
             return self.coarse[start]
         return self._key_columns(self._rows(slice(start, start + self.block)))
 
     def _key_columns(self, keys: Tensor) -> Tensor:
-        """Return [k, -|k|^2 / 2 in pieces, ones] of keys (n, D), centred and rounded."""
+        """Return [k, pieces of -|k|^2 / 2, ones] of keys (n, D), centred and rounded."""
         rounded = (keys - self.mean).to(self.dtype)
         half_norms = rounded.float().square().sum(-1) / 2
         ones = rounded.new_ones(len(keys), PIECES)
         return torch.cat([rounded, pieces(-half_norms, self.dtype), ones], 1)
 
     def _query_columns(self, queries: Tensor, thresholds: Tensor) -> Tensor:
-        """Return [q, ones, -threshold in pieces]: by key columns, q.k - |k|^2 / 2 - threshold."""
+        """Return [q, ones, pieces of -threshold]; by key columns: q.k - |k|^2 / 2 - threshold."""
         rounded = queries.to(self.dtype)
         ones = rounded.new_ones(len(queries), PIECES)
         return torch.cat([rounded, ones, pieces(-thresholds, self.dtype)], 1)
@@ -109,13 +109,13 @@ def pieces(values: Tensor, dtype: torch.dtype) -> Tensor:
 
 @cache
 def fast_dtype(kind: str) -> torch.dtype:
-    """Return the dtype whose products are fastest on a kind of device; on a CPU it is measured."""
+    """Return the dtype with the fastest products on a kind of device, measured on a CPU."""
     if kind != "cpu":
         return torch.bfloat16
     seconds = {}
     for dtype in (torch.bfloat16, torch.float32):
         a = torch.ones(512, 512, dtype=dtype)
-        for _ in range(3):  # the first one prepares
+        for _ in range(3):  # the first one warms up
             start = time.perf_counter()
             a @ a.T
             seconds[dtype] = min(seconds.get(dtype, torch.inf), time.perf_counter() - start)

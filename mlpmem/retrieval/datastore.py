@@ -1,7 +1,6 @@
-"""The datastore: for every entry a key (hidden state), a value (next token) and where it stands.
+"""The datastore: one key (hidden state), value (next token) and position per entry.
 
-Keys follow from decoder and documents and may be built anew (`build_keys`); searching them is the
-retriever's part.
+Keys depend only on decoder and documents; `build_keys` computes them. A retriever searches them.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents, entries
+from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
@@ -24,7 +23,7 @@ from mlpmem.retrieval.texts import cut_text
 
 @dataclass(frozen=True)
 class EntryContext:
-    """The surroundings of an entry's value, within its passage."""
+    """The tokens around an entry's value, within its passage."""
 
     left: list[int]  # token ids before the value
     target: int  # the value
@@ -39,15 +38,16 @@ class Datastore:
 
     keys: np.ndarray | ShardedKeys  # (N, D) float16, in memory or mapped from disk
     positions: np.ndarray  # (N,) int64, index of the value in documents.tokens
-    counts: np.ndarray  # (N,) int32, how many copies the entry stands for
+    counts: np.ndarray  # (N,) int32, how many equal entries this one represents
     documents: Documents
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError where the arrays differ in length."""
+        """Raise MlpMemError if the arrays differ in length."""
         if not len(self.keys) == len(self.positions) == len(self.counts):
             raise MlpMemError(
-                f"datastore: {len(self.keys)} keys, {len(self.positions)} positions and "
-                f"{len(self.counts)} counts; they must be as many, build the keys again"
+                "datastore: keys, positions and counts must have one length; got "
+                f"{len(self.keys)}, {len(self.positions)} and {len(self.counts)}. Build the "
+                "keys again"
             )
 
     def __len__(self) -> int:
@@ -56,11 +56,11 @@ class Datastore:
 
     @cached_property
     def values(self) -> np.ndarray:
-        """Return the token id of every entry, (N,) int32, held from then on."""
+        """Return the token id of every entry, (N,) int32, computed once."""
         return self.values_of(slice(None))
 
     def values_of(self, entries: np.ndarray | slice) -> np.ndarray:
-        """Return the token ids of some entries, int32 in their shape, read where they lie."""
+        """Return the token ids of some entries, int32 in their shape; only these are read."""
         return self.documents.tokens[self.positions[entries]].astype(np.int32)
 
     @property
@@ -70,9 +70,9 @@ class Datastore:
         return sum(array.nbytes for array in arrays)
 
     def context(self, i: int, before: int = 24, after: int = 8) -> EntryContext:
-        """Return the surroundings of entry i; they never leave its passage."""
+        """Return the tokens around entry i, only those of its passage."""
         documents, at = self.documents, int(self.positions[i])
-        p = int(documents.passage_at(np.int64(at)))
+        p = int(documents.passage_at(np.array([at]))[0])
         first, end = int(documents.offsets[p]), int(documents.offsets[p + 1])
         document = int(documents.document_of[p])
         return EntryContext(
@@ -98,8 +98,7 @@ class Datastore:
         keys = open_keys(folder)
         try:
             positions, counts = (
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("positions", "counts")
+                open_array(folder / f"{name}.npy") for name in ("positions", "counts")
             )
         except (OSError, ValueError) as error:
             raise MlpMemError(
@@ -126,9 +125,9 @@ def build_keys(
 ) -> np.ndarray:
     """Return the keys of entries, (N, D) in dtype: hidden states one token before `positions`.
 
-    Written into `out` if given (an array or memmap). progress(done, total) counts tokens run;
-    stop() is asked after every batch, and a yes raises MlpMemError. By default a batch is 2,048
-    tokens on a CPU, whose caches it then fits, and 32,768 elsewhere.
+    `out`, an array or memmap, takes the keys if given. progress(done, total) counts tokens run.
+    stop() is checked after every batch; raises MlpMemError if it returns True. By default a batch
+    is 2,048 tokens on a CPU, which fits its caches, and 32,768 elsewhere.
     """
     if out is None:
         out = np.empty((len(positions), decoder.hidden_size), dtype)
@@ -136,7 +135,7 @@ def build_keys(
         decoder, documents, positions, head=False, batch_tokens=batch_tokens
     ):
         if stop is not None and stop():
-            raise MlpMemError("building the keys was stopped; start it again when wanted")
+            raise MlpMemError("building the keys was stopped; start it again to get them")
         out[places.at] = _checked(places.hidden)
         if progress is not None:
             progress(places.done, places.total)
@@ -144,18 +143,18 @@ def build_keys(
 
 
 def _checked(hidden: torch.Tensor) -> np.ndarray:
-    """Return hidden states (n, D) as float32 arrays; MlpMemError where float16 cannot hold one."""
-    kept = hidden.float().cpu().numpy()
-    if not np.isfinite(kept).all() or np.abs(kept).max(initial=0.0) > np.finfo(np.float16).max:
+    """Return hidden states (n, D) as a float32 array; MlpMemError if float16 cannot hold one."""
+    keys = hidden.float().cpu().numpy()
+    if not np.isfinite(keys).all() or np.abs(keys).max(initial=0.0) > np.finfo(np.float16).max:
         raise MlpMemError(
-            "datastore: a hidden state is not finite in half precision; this decoder cannot be "
-            "keyed in float16 at this depth, try another depth"
+            "datastore: hidden states must be finite in half precision; at this depth some are "
+            "not. Choose another depth"
         )
-    return kept
+    return keys
 
 
 class Store(NamedTuple):
-    """A datastore, its search, and the arrays the mix gathers from."""
+    """A datastore with its retriever, and values and counts on the decoder's device."""
 
     datastore: Datastore
     retriever: Retriever
@@ -164,7 +163,7 @@ class Store(NamedTuple):
 
     @property
     def bytes(self) -> int:
-        """Return the size of entries and index; keys that the index holds are counted once."""
+        """Return the size of entries and index; keys in both are counted once."""
         twice = self.datastore.keys.nbytes if self.retriever.holds_keys else 0
         return self.datastore.bytes + self.retriever.bytes - twice
 
@@ -173,8 +172,8 @@ def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Stor
     """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
     if datastore.keys.shape[1] != decoder.hidden_size:
         raise MlpMemError(
-            f"datastore: keys of size {datastore.keys.shape[1]} do not fit this decoder's "
-            f"hidden size {decoder.hidden_size}; build the keys with this decoder"
+            f"datastore: keys must have this decoder's hidden size {decoder.hidden_size}; got "
+            f"{datastore.keys.shape[1]}. Build the keys with this decoder"
         )
     values = torch.from_numpy(datastore.values.astype("int64")).to(decoder.device)
     counts = torch.from_numpy(datastore.counts.astype("int32")).to(decoder.device)
@@ -188,7 +187,7 @@ def store_texts(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Store:
-    """Return the store of (title, text) pairs for a decoder, exactly searched.
+    """Return the store of (title, text) pairs for a decoder, with exact search.
 
     progress(done, total) counts tokens while keys are built; MlpMemError if stop() returns True.
     """

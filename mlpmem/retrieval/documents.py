@@ -1,7 +1,7 @@
-"""Tokenised documents and the entries a datastore makes of them; text and models stay outside.
+"""Tokenised documents, and the datastore entries in them; nothing here needs text or a model.
 
-A *document* (an entity, an article) has a title and a group and consists of *passages*. A passage
-is keyed on its own: attention never leaves it. P passages, M tokens, N datastore entries.
+A *document* (an entity, an article) has a title, a group and *passages*. Attention never leaves a
+passage. P passages, M tokens, N datastore entries.
 """
 
 import json
@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import parse_json
+from mlpmem.formats import check_kinds, read_json
+
+NAMES_BYTES = 2**32  # of titles or groups: as many as a corpus has
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Tokens of all passages, end to end, and where each passage and document begins."""
+    """The tokens of all passages, end to end, with the passages' offsets and documents."""
 
     tokens: np.ndarray  # (M,) token ids
     offsets: np.ndarray  # (P + 1,) int64, passage p is tokens[offsets[p]:offsets[p + 1]]
@@ -25,15 +27,16 @@ class Documents:
     groups: list[str]  # of each document: "A1", "A2", "B" or "text"
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError where the arrays contradict one another."""
+        """Raise MlpMemError if the arrays contradict one another."""
         arrays = (self.tokens, self.offsets, self.document_of)
         names = (self.titles, self.groups)
         if not all(a.ndim == 1 and np.issubdtype(a.dtype, np.integer) for a in arrays) or not all(
-            isinstance(some, list) and all(isinstance(name, str) for name in some) for some in names
+            isinstance(column, list) and all(isinstance(name, str) for name in column)
+            for column in names
         ):
             raise MlpMemError(
                 "documents: tokens, offsets and document_of must be rows of whole numbers, titles "
-                "and groups lists of texts; the folder is damaged, make or download it again"
+                "and groups lists of texts. The folder is damaged; build or download it again"
             )
         offsets, passages = self.offsets, len(self.document_of)
         ordered = (
@@ -44,7 +47,7 @@ class Documents:
         if passages and (not ordered or offsets[-1] != len(self.tokens)):
             raise MlpMemError(
                 f"documents: {len(offsets)} offsets do not cut {len(self.tokens)} tokens into "
-                f"{passages} passages; the folder is damaged, make or download it again"
+                f"{passages} passages. The folder is damaged; build or download it again"
             )
         if len(self.titles) != len(self.groups) or (
             passages
@@ -54,7 +57,7 @@ class Documents:
             < len(self.titles)
         ):
             raise MlpMemError(
-                "documents: titles and groups do not match the passages; make it again"
+                "documents: titles and groups do not match the passages; build them again"
             )
 
     def __len__(self) -> int:
@@ -84,28 +87,37 @@ class Documents:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Documents":
-        """Return the documents of a folder, checked; the arrays are mapped from disk."""
+        """Return the checked documents of a folder; the arrays are mapped from disk."""
         folder = Path(folder)
+        check_kinds(folder, "documents")
         try:
-            arrays = [
-                np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-                for name in ("tokens", "offsets", "document_of")
-            ]
-            names = [
-                parse_json((folder / f"{name}.json").read_text(encoding="utf-8"))
-                for name in ("titles", "groups")
-            ]
+            tokens, offsets, document_of = (
+                open_array(folder / f"{name}.npy") for name in ("tokens", "offsets", "document_of")
+            )
+            titles, groups = (
+                read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
+            )
         except (OSError, ValueError) as error:
             raise MlpMemError(
-                f"documents: cannot read {folder.name} ({error}); make or download the folder again"
+                f"documents: cannot read {folder.name} ({error}); build or download it again"
             ) from error
-        return cls(*arrays, *names)
+        return cls(tokens, offsets, document_of, titles, groups)
+
+
+def open_array(path: Path) -> np.ndarray:
+    """Return a .npy file's array, mapped from disk; OSError, or ValueError where it is none."""
+    try:
+        return np.lib.format.open_memmap(path, mode="r")
+    except (OSError, ValueError):
+        raise
+    except Exception as error:  # a damaged header is read as Python
+        raise ValueError(f"it is no array ({type(error).__name__})") from error
 
 
 def join_passages(
     passages: list[tuple[int, list[int]]], titles: list[str], groups: list[str]
 ) -> Documents:
-    """Return Documents of (document index, token ids) pairs, in their order."""
+    """Return Documents of (document index, token ids) pairs, in order."""
     lengths = np.array([len(ids) for _, ids in passages], dtype=np.int64)
     return Documents(
         tokens=np.fromiter((i for _, ids in passages for i in ids), np.int32, int(lengths.sum())),
@@ -117,7 +129,7 @@ def join_passages(
 
 
 def join_documents(first: Documents, second: Documents) -> Documents:
-    """Return the passages of both, `second`'s last; positions in `first` stay as they are."""
+    """Return the passages of `first`, then of `second`; positions in `first` stay valid."""
     return Documents(
         tokens=np.concatenate([first.tokens, second.tokens]),
         offsets=np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]]),
@@ -130,20 +142,20 @@ def join_documents(first: Documents, second: Documents) -> Documents:
 
 
 def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
-    """Return (positions (N,) int64, counts (N,) int32): one entry a distinct (prefix, next token).
+    """Return (positions (N,) int64, counts (N,) int32), one per distinct (prefix, next token).
 
     A position is the index in `tokens` of the entry's *value*; its key is the hidden state one
-    token earlier. Equal prefixes have equal keys, so copies are counted rather than stored: the
-    kNN distribution is the same and the datastore smaller. The first copy stands for all, so more
-    documents behind these leave every position where it is and only add to counts.
+    token earlier. Equal prefixes have equal keys, so copies are counted and not stored: the kNN
+    distribution is the same and the datastore smaller. The first copy represents all, so appending
+    documents changes no position and only adds to counts.
 
-    Passages that begin alike are split column by column until each is alone, which in ordinary
-    text it soon is. Beyond the result it holds 4 bytes a token and about 60 a passage.
+    Passages with equal beginnings are split column by column until all differ, which takes few
+    columns in ordinary text. Working memory is 4 bytes per token and about 60 per passage.
     """
     lengths = np.diff(documents.offsets)
     counts = np.ones(len(documents.tokens), np.int32)
-    alike = np.arange(len(documents))  # passages whose prefix another one shares
-    group = np.zeros(len(documents), np.int64)  # equal numbers, equal prefixes
+    alike = np.arange(len(documents))  # passages whose prefix another passage shares
+    group = np.zeros(len(documents), np.int64)  # equal numbers mean equal prefixes
     width = int(documents.tokens.max(initial=0)) + 1
     for column in range(int(lengths.max(initial=0))):
         longer = lengths[alike] > column
@@ -161,6 +173,6 @@ def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
         alike, group = alike[shared], group[shared]
         if not len(alike):
             break
-    counts[documents.offsets[:-1]] = 0  # a passage's first token has no key before it
+    counts[documents.offsets[:-1]] = 0  # a passage's first token has no key
     positions = np.flatnonzero(counts)
     return positions, counts[positions]

@@ -1,7 +1,7 @@
-"""Search of tens of millions of keys through an inverted file: near neighbours, recall measured.
+"""Approximate search of tens of millions of keys by an inverted file, with measured recall.
 
-faiss holds the keys in one byte per number (ivfsq) or 64 bytes per key (ivfpq) and searches
-only the lists nearest to a query; what it finds is rescored on the true keys.
+faiss holds the keys in one byte per number (ivfsq) or 64 bytes per key (ivfpq), and searches only
+the lists nearest to a query. Its candidates are rescored on the true keys.
 """
 
 from collections.abc import Iterator
@@ -25,21 +25,21 @@ from mlpmem.retrieval.top_k import LAST
 
 BLOCK = 65536  # keys added at once
 CODE_BYTES = 64  # of a product-quantised key
-ROUNDS = 10  # of k-means over the keys that the lists are trained on
-PER_LIST = 64  # keys a list is trained on
-SAMPLE = 256  # queries that recall is measured on
-LEAST = 16  # entries of an inverted file: the centres of the shortest product code
+ROUNDS = 10  # of k-means that trains the lists
+PER_LIST = 64  # training keys per list
+SAMPLE = 256  # queries for measuring recall
+LEAST = 16  # entries at least, one per centre of the shortest product code
 
 
 class InvertedSearch:
-    """Same interface as ExactSearch, over an inverted file of which `probes` lists are searched."""
+    """Same interface as ExactSearch, over `probes` lists of an inverted file."""
 
     def __init__(
         self, keys, kind: str, lists: int = 0, probes: int = 0, seed: int = 0, quiet: bool = False
     ) -> None:
         """Train on a sample of keys (N, D) and add all, by blocks; kind is ivfsq or ivfpq.
 
-        0 chooses lists and probes. MlpMemError where there are too few keys for so many lists.
+        0 chooses lists and probes. MlpMemError if there are too few keys for so many lists.
         """
         self.keys = torch.as_tensor(writable(keys)) if isinstance(keys, np.ndarray) else keys
         self.kind, self.probes = kind, probes
@@ -50,14 +50,14 @@ class InvertedSearch:
         self.index.cp.seed, self.index.cp.niter = seed + 1, ROUNDS
         self.index.train(self._rows(torch.from_numpy(chosen)).numpy())
         starts = range(0, len(keys), BLOCK)
-        shown = {"unit": "k keys", "unit_scale": BLOCK / 1000, "mininterval": 5.0, "disable": quiet}
-        for start in tqdm(starts, kind, **shown):
+        bar = {"unit": "k keys", "unit_scale": BLOCK / 1000, "mininterval": 5.0, "disable": quiet}
+        for start in tqdm(starts, kind, **bar):
             self.index.add(self._rows(slice(start, start + BLOCK)).numpy())
 
     def search(self, queries, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield (first query, distances (q, K), indices (q, K)) as ExactSearch does; -1 is none.
+        """Yield (first query, distances (q, K), indices (q, K)) like ExactSearch; -1 is padding.
 
-        MlpMemError where so few lists are probed that k neighbours cannot be found well.
+        MlpMemError if too few lists are probed to find k neighbours.
         """
         k = min(k, len(self.keys))
         more = min(k + EXTRA, len(self.keys))
@@ -68,25 +68,25 @@ class InvertedSearch:
             yield start, *rescore(self._rows, block, indices, k)
 
     def recall(self, k: int, seed: int = 0) -> float:
-        """Return the share of the k nearest that is found for a sample of the keys themselves.
+        """Return the share of the k nearest that is found, for a sample of the keys as queries.
 
-        A key as near as the k-th is as right as the k-th. A key finding itself does not count.
+        Any key at most as far as the k-th nearest is right. A key finding itself does not count.
         """
         rng = np.random.default_rng(seed)
         at = np.sort(rng.choice(len(self.keys), min(SAMPLE, len(self.keys)), replace=False))
         queries = self._rows(torch.from_numpy(at))
         exact = BulkSearch(self.keys, budget=0)
-        (_, found, which), (_, right, _) = (
+        (_, distances, indices), (_, exact_distances, _) = (
             next(search.search(queries, k)) for search in (self, exact)
         )
-        others = which != torch.from_numpy(at)[:, None]
-        good = (others & (found <= right[:, -1:] * (1 + 1e-6))).sum(1)
-        return float((good / (k - 1)).clamp_max(1).mean())
+        others = indices != torch.from_numpy(at)[:, None]
+        right = (others & (distances <= exact_distances[:, -1:] * (1 + 1e-6))).sum(1)
+        return float((right / (k - 1)).clamp_max(1).mean())
 
     def described(self, k: int) -> dict:
-        """Return what a manifest says of the search for k neighbours, its recall with it.
+        """Return a manifest's fields of the search for k neighbours.
 
-        That is None where there are too many keys to be searched exactly.
+        recall is None if there are too many keys for an exact search.
         """
         entries, lists = len(self.keys), self.index.nlist
         probes = probes_for(entries, lists, k, self.probes)
@@ -94,42 +94,42 @@ class InvertedSearch:
         return {"search": self.kind, "lists": lists, "probes": probes, "recall": recall}
 
     def _rows(self, at) -> Tensor:
-        """Return keys (n, D) of a slice or of indices (n,), a fresh float32 copy."""
+        """Return a float32 copy of keys (n, D) at a slice or indices (n,)."""
         return rows_of(self.keys, at, torch.device("cpu"))
 
 
 def probes_for(entries: int, lists: int, k: int, probes: int = 0) -> int:
-    """Return how many lists of an inverted file to probe for k neighbours; 0 chooses, 32 at least.
+    """Return how many lists to probe for k neighbours; probes=0 chooses, 32 or more if there are.
 
-    MlpMemError where `probes` lists are too few: they must hold 3k entries on average, or all.
+    MlpMemError if `probes` is too few: the lists must hold 3k entries on average, or all entries.
     """
     least = min(lists, -(-3 * k * lists // max(1, entries)))
     if probes == 0:
         return max(least, min(32, lists))
     if probes < least:
         raise MlpMemError(
-            f"search: {probes} of {lists} lists hold {probes * entries / lists:,.0f} of the "
-            f"{entries:,} entries on average, too few to find the {k} nearest among: 3 x {k} is "
-            f"the least. Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
+            f"search: the probed lists must hold 3 x {k} entries on average to find the {k} "
+            f"nearest; {probes} of {lists} hold {probes * entries / lists:,.0f} of {entries:,}. "
+            f"Set probes to {least} or more (0 chooses), fewer lists, or a smaller k"
         )
     return min(probes, lists)
 
 
 def lists_for(entries: int) -> int:
-    """Return into how many lists so many entries are sorted."""
+    """Return the default number of lists."""
     return max(1, min(int(4 * entries**0.5), entries // PER_LIST))
 
 
 def check_lists(entries: int, k: int, lists: int, probes: int) -> int:
-    """Return into how many lists entries are sorted, 0 chooses; MlpMemError where that cannot be.
+    """Return the number of lists, chosen if `lists` is 0.
 
-    Neither can it where so few are probed that k neighbours are not found well.
+    MlpMemError for too many lists, or too few probes to find k neighbours.
     """
     if entries < LEAST or lists > entries:
         raise MlpMemError(
-            f"search: {entries:,} entries cannot be sorted into {lists:,} lists (0 chooses); an "
-            f"inverted file needs one entry per list and at least {LEAST}. Lower lists, or use an "
-            'exact search: search = "exact" in [targets], retriever "exact" elsewhere'
+            f"search: an inverted file needs one entry per list and at least {LEAST} entries; got "
+            f"{entries:,} for {lists:,} lists (0 chooses). Lower lists, or search exactly: "
+            'search = "exact" in [targets], retriever "exact" elsewhere'
         )
     lists = lists or lists_for(entries)
     probes_for(entries, lists, k, probes)
@@ -137,12 +137,12 @@ def check_lists(entries: int, k: int, lists: int, probes: int) -> int:
 
 
 def code_bytes(kind: str, size: int) -> int:
-    """Return the bytes in memory of a key of D = size, its index with it."""
+    """Return the bytes in memory per key of D = size, including its index."""
     return 8 + (size if kind == "ivfsq" else _pieces(size))
 
 
 def _pieces(size: int) -> int:
-    """Return into how many pieces of a byte each product quantisation cuts a key."""
+    """Return the number of one-byte pieces of a product-quantised key."""
     return next(m for m in range(min(CODE_BYTES, size), 0, -1) if size % m == 0)
 
 

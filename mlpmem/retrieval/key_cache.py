@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from io import BufferedRandom
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,10 +22,10 @@ import numpy as np
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import keep_memory
-from mlpmem.formats import parse_json
+from mlpmem.formats import read_json
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore, build_keys
-from mlpmem.retrieval.documents import Documents, entries
+from mlpmem.retrieval.documents import Documents, entries, open_array
 
 # A key may differ from its fingerprint by 2% of its length. Rounding a key to float16 makes 0.03%,
 # other instruction sets and batch shapes less, and rounding all weights of the shipped decoder to
@@ -32,6 +34,7 @@ TOLERANCE = 0.02
 FINGERPRINTS = 256
 KEPT = 3  # bundles or texts whose keys stay cached
 SAMPLED = 4096  # numbers of a weight that name it
+NOTES_BYTES = 4096  # of the file beside the keys that has their hash
 HALF_WRITTEN = 3600  # seconds after which an unfinished file is one that a killed process left
 
 
@@ -135,7 +138,8 @@ def build_or_read(
         )
     warning = _write(path, keys, seconds)
     if not warning:  # what is on disk need not stay in memory too
-        keys = np.load(path, mmap_mode="r", allow_pickle=False)
+        with contextlib.suppress(OSError, ValueError):  # unless another process removed it
+            keys = open_array(path)
     return Built(Datastore(keys, positions, counts, documents), seconds, False, warning)
 
 
@@ -161,16 +165,20 @@ def _read(
     path: Path, shape: tuple[int, int], fingerprint: Fingerprint | None
 ) -> tuple[np.ndarray, float] | None:
     """Return cached keys, mapped, and the seconds they took; None unless every check passes."""
+    if not path.is_file():  # to open a pipe in its place may take forever
+        return None
     try:
-        notes = parse_json(path.with_suffix(".json").read_text(encoding="utf-8"))
+        notes = read_json(path.with_suffix(".json"), NOTES_BYTES)
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != notes["sha256"]:
                 return None
-        keys = np.load(path, mmap_mode="r", allow_pickle=False)
+        keys = open_array(path)
         seconds = float(notes["seconds"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
         return None
     if keys.shape != shape or keys.dtype != np.float16:
+        return None
+    if not 0 <= seconds < float("inf"):
         return None
     if fingerprint is not None and not fingerprint.error(keys) <= TOLERANCE:
         return None
@@ -181,27 +189,39 @@ def _read(
 
 def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
     """Keep keys beside path and rename; return "" or a sentence on why they are not kept."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _prune(path)
-        with beside.open("wb") as file:
+        with _beside(path) as file:
             np.lib.format.write_array(file, keys, allow_pickle=False)
-        with beside.open("rb") as file:
+            file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        os.replace(beside, path)
-        beside.write_text(json.dumps({"sha256": digest, "seconds": seconds}), encoding="utf-8")
-        os.replace(beside, path.with_suffix(".json"))
+        with _beside(path.with_suffix(".json")) as file:
+            file.write(json.dumps({"sha256": digest, "seconds": seconds}).encode())
     except OSError as error:
         return (
             "The keys stay in memory and will be built again next time: the cache folder cannot be "
             f"written ({error.strerror or type(error).__name__}). Free space there, or set "
             "MLPMEM_CACHE to another folder."
         )
+    return ""
+
+
+@contextlib.contextmanager
+def _beside(path: Path) -> Generator[BufferedRandom]:
+    """Yield a new file that takes the place of path at the end, whole or not at all.
+
+    Nobody can know its name and put a link there before.
+    """
+    number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "w+b") as file:
+            yield file
+        os.chmod(name, 0o644)  # temporary files begin private
+        os.replace(name, path)
     finally:
         with contextlib.suppress(OSError):
-            beside.unlink()
-    return ""
+            os.unlink(name)
 
 
 def _prune(own: Path) -> None:

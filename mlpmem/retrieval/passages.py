@@ -1,12 +1,11 @@
-"""The decoder over many passages at once: hidden states and logits at the positions asked for.
+"""The decoder over many passages at once: hidden states and logits at requested positions.
 
-What makes keys, scores questions and finds a decoder's nll alike. It keeps nothing.
+Keys, question scores and a decoder's nll all come from here.
 
-Passages packed into rows so that a beginning they share is run through the decoder once.
-
-A row holds a tree of prefixes: every token attends to its own ancestors alone and counts its
-position along them, so each hidden state is what the passage on its own gives. Short passages in
-few wordings share a third of their tokens, and filling rows saves padding besides.
+Passages can be packed into rows, so that the decoder runs a shared beginning only once. A row is a
+tree of prefixes: a token attends only to its ancestors and takes its position among them, so its
+hidden state equals that of the unpacked passage. In a corpus of few wordings a third of the tokens
+is shared, and full rows need less padding.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,15 +19,15 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 
-ROW = 128  # tokens of a row; a longer passage has one to itself
+ROW = 128  # tokens of a row; a longer passage has its own
 
-Row = list[tuple[int, np.ndarray]]  # sequences, and where in the row each one's tokens are
+Row = list[tuple[int, np.ndarray]]  # (sequence, places of its tokens in the row)
 
 
 def pack(sequences: Sequence[np.ndarray], size: int = ROW) -> list[Row]:
     """Return rows of at most `size` tokens (or one sequence) that hold every sequence once.
 
-    Neighbours in lexical order share the most, so each is laid onto the one before it.
+    In lexical order neighbours share the longest prefixes, so each sequence extends the one before.
     """
     rows: list[Row] = []
     last, path, used = np.zeros(0, np.int64), np.zeros(0, np.int64), 0
@@ -52,11 +51,11 @@ def row_size(row: Row) -> int:
 def lay_out(
     rows: Sequence[Row], sequences: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return token ids (B, T), positions (B, T) and who attends to whom (B, 1, T, T), bool."""
+    """Return token ids (B, T), positions (B, T) and the bool attention mask (B, 1, T, T)."""
     width = max(map(row_size, rows))
     ids, positions = np.zeros((2, len(rows), width), np.int64)
     mask = np.zeros((len(rows), 1, width, width), bool)
-    mask[:, :, range(width), range(width)] = True  # padding sees itself, which keeps it finite
+    mask[:, :, range(width), range(width)] = True  # padding attends to itself, to stay finite
     for r, row in enumerate(rows):
         for i, path in row:
             ids[r, path] = sequences[i]
@@ -66,32 +65,32 @@ def lay_out(
 
 
 def _common(a: np.ndarray, b: np.ndarray) -> int:
-    """Return how many tokens two sequences begin with alike."""
+    """Return the length of the common prefix."""
     length = min(len(a), len(b))
-    apart = np.flatnonzero(a[:length] != b[:length])
-    return int(apart[0]) if len(apart) else length
+    different = np.flatnonzero(a[:length] != b[:length])
+    return int(different[0]) if len(different) else length
 
 
-CPU_BATCH, GPU_BATCH = 2048, 32768  # tokens a batch; the first fits a CPU's caches
-WORTH = 0.9  # beginnings are shared where that leaves at most this share of the tokens
+CPU_BATCH, GPU_BATCH = 2048, 32768  # tokens per batch; the first fits a CPU's caches
+WORTH = 0.9  # passages are packed if at most this share of the tokens remains
 
 
 class Places(NamedTuple):
-    """What the decoder knows where some of the positions' tokens are about to come."""
+    """The decoder's output one token before some of the requested positions."""
 
-    at: np.ndarray  # (n,) which of the positions asked for
-    hidden: Tensor  # (n, D), the key there
+    at: np.ndarray  # (n,) indices into the requested positions
+    hidden: Tensor  # (n, D) keys
     logits: Tensor | None  # (n, V), None with head=False
     done: int  # tokens run so far
     total: int  # tokens to run
 
 
 class Batch(NamedTuple):
-    """Passages of like length that are run together."""
+    """Passages of similar length that are run together."""
 
     passages: np.ndarray  # (b,)
-    lengths: np.ndarray  # (b,) tokens of each that are needed, the longest last
-    members: list[np.ndarray]  # of each, which of the positions asked for lie in it
+    lengths: np.ndarray  # (b,) tokens to run of each, ascending
+    members: list[np.ndarray]  # per passage, indices of the requested positions in it
 
 
 @torch.inference_mode()
@@ -103,11 +102,11 @@ def forward_positions(
     head: bool = True,
     batch_tokens: int | None = None,
 ) -> Iterator[Places]:
-    """Yield Places until every position (an index into documents.tokens) was served once.
+    """Yield Places until every position (an index into documents.tokens) was covered once.
 
-    What is given is the state one token *before* a position, which is where its token is decided.
-    Where only states are wanted (head=False), beginnings that passages share are run once.
-    MlpMemError for a passage longer than the decoder can read.
+    The hidden state is the one a token *before* the position, which predicts its token. With
+    head=False there are no logits, and shared beginnings are run once. MlpMemError for a passage
+    longer than the decoder can read.
     """
     if batch_tokens is None:
         batch_tokens = CPU_BATCH if decoder.device.type == "cpu" else GPU_BATCH
@@ -115,8 +114,8 @@ def forward_positions(
     longest = max((int(batch.lengths[-1]) for batch in batches), default=0)
     if longest > decoder.max_positions:
         raise MlpMemError(
-            f"datastore: a passage has {longest} tokens, more than the {decoder.max_positions} the "
-            "decoder reads; cut the documents into shorter passages"
+            f"datastore: a passage must have at most {decoder.max_positions} tokens, which the "
+            f"decoder reads; got {longest}. Cut the documents into shorter passages"
         )
     if not head and (rows := _shared(decoder, documents, batches)) is not None:
         yield from _run_shared(decoder, documents, positions, *rows, batch_tokens)
@@ -130,7 +129,7 @@ def forward_positions(
 def plan(documents: Documents, positions: np.ndarray, budget: int) -> list[Batch]:
     """Return the batches, each of at most `budget` padded tokens (or one passage).
 
-    A passage is cut after its last needed state; one without positions is not run at all.
+    A passage is cut after its last requested state; one without positions is not run.
     """
     of_position = documents.passage_at(positions)
     order = np.argsort(of_position, kind="stable")
@@ -155,7 +154,7 @@ def _run(
 ) -> tuple[np.ndarray, Tensor, Tensor | None]:
     """Return (at, hidden, logits) of a batch.
 
-    Padding stands on the right, where causal attention never looks, so no mask is needed.
+    Padding is on the right, where causal attention never looks, so no mask is needed.
     """
     ids = np.zeros((len(batch.passages), int(batch.lengths[-1])), np.int64)
     for row, (p, length) in enumerate(zip(batch.passages, batch.lengths, strict=True)):
@@ -166,23 +165,23 @@ def _run(
     columns = positions[at] - 1 - documents.offsets[batch.passages[rows]]
     output = decoder.forward(torch.from_numpy(ids), head=head)
     where = torch.from_numpy(rows), torch.from_numpy(columns)
-    return at, output.hidden[where], output.logits[where] if head else None
+    logits = None if output.logits is None else output.logits[where]
+    return at, output.hidden[where], logits
 
 
 class Sequences(NamedTuple):
-    """Passages cut after their last needed state, in the order of the batches."""
+    """Passages cut after their last requested state, in the order of the batches."""
 
     tokens: list[np.ndarray]
-    members: list[np.ndarray]  # of each, which of the positions asked for lie in it
+    members: list[np.ndarray]  # per passage, indices of the requested positions in it
 
 
 def _shared(
     decoder: Decoder, documents: Documents, batches: Sequence[Batch]
 ) -> tuple[Sequences, list[Row]] | None:
-    """Return the passages packed by shared beginnings, None where that saves little or misleads.
+    """Return the passages packed by shared beginnings, None if that saves little or is wrong.
 
-    A decoder with a sliding window, or with ALiBi, counts by place in the row, which is not the
-    passage's.
+    It is wrong for a decoder with a sliding window or ALiBi, which counts by place in the row.
     """
     if decoder.counts_places:
         return None
@@ -209,25 +208,25 @@ def _run_shared(
     rows: list[Row],
     budget: int,
 ) -> Iterator[Places]:
-    """Yield Places, rows of like size together, at most `budget` padded tokens (or one row)."""
+    """Yield Places, rows of similar size together: at most `budget` padded tokens, or one row."""
     done, total, begin = 0, sum(map(row_size, rows)), 0
     while begin < len(rows):
         end = begin + 1
         while end < len(rows) and (end + 1 - begin) * row_size(rows[end]) <= budget:
             end += 1
-        some, begin = rows[begin:end], end
-        laid = lay_out(some, sequences.tokens)
-        ids, places, mask = (torch.from_numpy(x).to(decoder.device) for x in laid)
-        found = decoder.forward(ids, attention_mask=mask, position_ids=places, head=False)
+        batch, begin = rows[begin:end], end
+        arrays = lay_out(batch, sequences.tokens)
+        ids, places, mask = (torch.from_numpy(x).to(decoder.device) for x in arrays)
+        output = decoder.forward(ids, attention_mask=mask, position_ids=places, head=False)
         at, row_of, column = [], [], []
-        for r, row in enumerate(some):
+        for r, row in enumerate(batch):
             for i, path in row:
-                mine = sequences.members[i]
-                starts = documents.offsets[documents.passage_at(positions[mine])]
-                at.append(mine)
-                row_of.append(np.full(len(mine), r))
-                column.append(path[positions[mine] - 1 - starts])
+                members = sequences.members[i]
+                starts = documents.offsets[documents.passage_at(positions[members])]
+                at.append(members)
+                row_of.append(np.full(len(members), r))
+                column.append(path[positions[members] - 1 - starts])
         at, row_of, column = (np.concatenate(x) for x in (at, row_of, column))
-        done += sum(map(row_size, some))
+        done += sum(map(row_size, batch))
         where = torch.from_numpy(row_of), torch.from_numpy(column)
-        yield Places(at, found.hidden[where], None, done, total)
+        yield Places(at, output.hidden[where], None, done, total)

@@ -1,8 +1,8 @@
-"""Search: the K nearest keys of every query by squared L2, behind one small protocol.
+"""Retrievers: the K nearest keys of every query by squared L2, with one interface.
 
-ExactRetriever is plain torch and runs where its keys are; BulkRetriever is prepared for many
-queries at once; FaissFlatRetriever is exact over the same fp16 keys on a CPU; IVFPQRetriever is
-small and approximate. A new one is a class with `search`.
+ExactRetriever is plain torch, on any device. BulkRetriever is exact, for many queries at once.
+FaissFlatRetriever is exact over fp16 keys on a CPU. IVFPQRetriever is small and approximate. A new
+retriever is a class with `search`.
 """
 
 import logging
@@ -22,52 +22,52 @@ from mlpmem.retrieval.top_k import nearest_first
 
 log = logging.getLogger(__name__)
 BLOCK = 65536  # keys added to an index at once
-MANY = 16  # queries, from which on products cost a CPU less than faiss, which reads keys for each
+MANY = 16  # queries from which matrix products are faster on a CPU than faiss
 
 
 class Neighbours(NamedTuple):
-    """The nearest entries of every query, nearest first; index -1 where there is none."""
+    """The nearest entries of every query, nearest first; padded with index -1."""
 
     indices: Tensor  # (Q, K) int64
-    distances: Tensor  # (Q, K) float32, squared L2, inf where there is none
+    distances: Tensor  # (Q, K) float32, squared L2, inf for padding
 
 
 class Retriever(Protocol):
-    """Whatever finds neighbours."""
+    """Finds the nearest keys of queries."""
 
     bytes: int  # size of the index in memory
-    holds_keys: bool  # whether these bytes include the keys, so that no other copy is needed
+    holds_keys: bool  # whether `bytes` includes the keys
 
     def search(self, queries: Tensor, k: int) -> Neighbours:
-        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+        """Return the k nearest keys of queries (Q, D), padded with -1."""
 
 
 class Search(Protocol):
-    """Whatever searches queries in blocks: ExactSearch, BulkSearch, InvertedSearch."""
+    """Searches queries in blocks: ExactSearch, BulkSearch or InvertedSearch."""
 
     def search(self, queries: Tensor, k: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         """Yield (first query, distances (q, K), indices (q, K)) by blocks, K = min(k, N)."""
 
 
 class _SearchRetriever:
-    """A retriever of what a Search finds."""
+    """A retriever by a Search."""
 
     def __init__(self, search: Search, size: int) -> None:
-        """Answer by search, whose keys or codes have so many bytes."""
+        """Use this search, whose keys or codes take `size` bytes."""
         self._search, self.bytes = search, size
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
-        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
-        found = [(d, i) for _, d, i in self._search.search(queries, k)]
-        if not found:
+        """Return the k nearest keys of queries (Q, D), padded with -1."""
+        blocks = [(d, i) for _, d, i in self._search.search(queries, k)]
+        if not blocks:
             return Neighbours(queries.new_empty(0, k, dtype=torch.long), queries.new_empty(0, k))
-        distances, indices = (torch.cat(x).to(queries.device) for x in zip(*found, strict=True))
+        distances, indices = (torch.cat(x).to(queries.device) for x in zip(*blocks, strict=True))
         return _padded(distances, indices, k)
 
 
 class ExactRetriever(_SearchRetriever):
-    """Exact search of keys as they are stored, on any device; see ExactSearch for ties."""
+    """Exact search of stored keys, on any device; see ExactSearch for ties."""
 
     holds_keys = True
 
@@ -77,7 +77,7 @@ class ExactRetriever(_SearchRetriever):
 
 
 class BulkRetriever(_SearchRetriever):
-    """Exact search prepared for many queries at once, see BulkSearch."""
+    """Exact search for many queries at once; see BulkSearch."""
 
     holds_keys = True
 
@@ -87,7 +87,7 @@ class BulkRetriever(_SearchRetriever):
 
 
 class FaissFlatRetriever:
-    """Exact search over fp16 keys: the codes are the keys, distances are summed in float32."""
+    """Exact search over fp16 keys by faiss; distances are summed in float32."""
 
     holds_keys = True
 
@@ -100,25 +100,25 @@ class FaissFlatRetriever:
         for start in range(0, len(keys), BLOCK):
             self.index.add(np.ascontiguousarray(keys[start : start + BLOCK], dtype=np.float32))
         self.bytes = self.index.ntotal * self.index.sa_code_size()
-        codes = self.index.codes  # nothing is added later, so they stay where they are
-        held = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16)
-        self._products = ExactRetriever(held.reshape(keys.shape))
+        codes = self.index.codes  # nothing is added later, so their address is fixed
+        view = faiss.rev_swig_ptr(codes.data(), codes.size()).view(np.float16)
+        self._products = ExactRetriever(view.reshape(keys.shape))
 
     @torch.inference_mode()
     def search(self, queries: Tensor, k: int) -> Neighbours:
-        """Return the k nearest keys of queries (Q, D), fewer padded with -1."""
+        """Return the k nearest keys of queries (Q, D), padded with -1."""
         if len(queries) >= MANY:
             return self._products.search(queries, k)
         rows = np.ascontiguousarray(queries.float().cpu().numpy())
         distances, indices = map(torch.from_numpy, self.index.search(rows, k))
         distances = distances.clamp_min(0).masked_fill(indices < 0, torch.inf)
         indices, order = indices.sort(dim=1)
-        found = nearest_first(distances.gather(1, order), indices, k)
-        return _padded(*(x.to(queries.device) for x in found), k)
+        nearest = nearest_first(distances.gather(1, order), indices, k)
+        return _padded(*(x.to(queries.device) for x in nearest), k)
 
 
 class IVFPQRetriever(_SearchRetriever):
-    """Approximate search over product-quantised keys; distances are those of the true keys."""
+    """Approximate search over product-quantised keys; distances are of the true keys."""
 
     holds_keys = False
 
@@ -133,7 +133,7 @@ def _bytes(keys) -> int:
 
 
 def _padded(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
-    """Return neighbours of k columns, those that lack filled with none."""
+    """Return neighbours with k columns, padded with index -1 at distance inf."""
     short = k - indices.shape[1]
     if short > 0:
         indices = torch.nn.functional.pad(indices, (0, short), value=-1)
@@ -144,26 +144,28 @@ def _padded(distances: Tensor, indices: Tensor, k: int) -> Neighbours:
 RETRIEVERS = {"exact": ExactRetriever, "flat": FaissFlatRetriever, "ivfpq": IVFPQRetriever}
 
 
-# faiss and torch each bring an OpenMP on macOS, and two in one process crash: torch alone there
+# on macOS faiss and torch each load an OpenMP, and two in one process crash: use only torch
 DEFAULT = "exact" if sys.platform == "darwin" else "flat"
 
 
 def make_retriever(kind: str | None, keys: np.ndarray) -> Retriever:
     """Return a retriever of kind "exact", "flat" or "ivfpq" over keys (N, D); None is DEFAULT.
 
-    Keys too few for "ivfpq" are searched by DEFAULT, which is exact, and a warning is logged.
+    Too few keys for "ivfpq" are searched by DEFAULT, which is exact; a warning is logged.
     """
     kind = DEFAULT if kind is None else kind
     if kind not in RETRIEVERS:
-        raise MlpMemError(f"retriever {kind!r} is not known, use one of {', '.join(RETRIEVERS)}")
+        raise MlpMemError(f"retriever must be one of {', '.join(RETRIEVERS)}; got {kind!r}")
     if len(keys) == 0:
-        raise MlpMemError("retriever: the datastore has no entries; give it some text")
+        raise MlpMemError(
+            "retriever: the datastore must have entries; it is empty. Give it some text"
+        )
     if kind == "ivfpq" and len(keys) < LEAST:
         log.warning(
-            "retriever: %d entries are too few for ivfpq, which needs %d or more; they are "
-            "searched exactly. Give more text for an index",
-            len(keys),
+            "retriever: ivfpq needs at least %d entries; got %d, which are searched exactly. Give "
+            "more text for an index",
             LEAST,
+            len(keys),
         )
         kind = DEFAULT
     return RETRIEVERS[kind](keys)

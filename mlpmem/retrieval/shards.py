@@ -1,7 +1,7 @@
-"""Keys in shards: several .npy files read as one array-like (N, D), far beyond memory if need be.
+"""Keys in shards: several .npy files that read as one array (N, D), larger than memory if need be.
 
-A folder has keys-00000.npy, keys-00001.npy ... and shards.json, which lists them with their entries
-and hashes. Nothing here loads them whole; whoever needs all of them walks them in blocks.
+A folder has keys-00000.npy, keys-00001.npy ... and shards.json, which lists their entries and
+hashes. The files are mapped, so keys larger than memory are read in blocks.
 """
 
 import errno
@@ -18,10 +18,12 @@ import numpy as np
 import torch
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import check_kinds, read_json
+from mlpmem.retrieval.documents import open_array
 
 INDEX = "shards.json"
-RUN = 64  # entries of one shard in a row, from which on they are read as they come
-OPEN = 64  # shards mapped at once; a process may have a few hundred files open
+RUN = 64  # mean run of entries in one shard from which they are read in the given order
+OPEN = 64  # shards mapped at once; a process may open a few hundred files
 
 
 class Shard(NamedTuple):
@@ -33,16 +35,16 @@ class Shard(NamedTuple):
 
 
 class ShardedKeys:
-    """Shards of float16 keys end to end; slices and fancy indexing by entry give arrays.
+    """Shards of float16 keys end to end, indexed by entry like an array.
 
-    A slice within one shard is a view of its map; everything else is copied.
+    A slice within one shard is a view of its map; any other result is a copy.
     """
 
     ndim = 2
     dtype = np.dtype(np.float16)
 
     def __init__(self, paths: Sequence[Path], entries: Sequence[int], size: int) -> None:
-        """Take the shards' files, the entries of each and the size D of a key."""
+        """Use these files, with the entries of each and the size D of a key."""
         self.paths = list(paths)
         self.starts = np.concatenate([[0], np.cumsum(entries, dtype=np.int64)])  # (shards + 1,)
         self.shape = int(self.starts[-1]), size
@@ -58,31 +60,31 @@ class ShardedKeys:
         return len(self) * self.shape[1] * self.dtype.itemsize
 
     def _map(self, shard: int) -> np.ndarray:
-        """Return one shard, mapped from disk; MlpMemError where it is not what was written."""
+        """Return one shard, mapped from disk; MlpMemError if it is damaged."""
         path, entries = self.paths[shard], int(np.diff(self.starts)[shard])
         try:
-            part = np.load(path, mmap_mode="r", allow_pickle=False)
+            part = open_array(path)
         except OSError as error:
             if error.errno in (errno.EMFILE, errno.ENFILE):
                 raise MlpMemError(
-                    f"datastore: {path.name} cannot be opened: this process may open no more "
-                    "files; raise that limit (ulimit -n), or make larger shards (shard_mib)"
+                    f"datastore: cannot open {path.name}: this process has too many open files. "
+                    "Raise the limit (ulimit -n), or make larger shards (shard_mib)"
                 ) from error
             raise _damaged(path, str(error)) from error
         except ValueError as error:
             raise _damaged(path, str(error)) from error
         if part.shape != (entries, self.shape[1]) or part.dtype != self.dtype:
-            wanted = f"{(entries, self.shape[1])} {self.dtype}"
-            raise _damaged(path, f"it holds {part.shape} {part.dtype}, {wanted} is listed")
+            listed = f"{(entries, self.shape[1])} {self.dtype}"
+            raise _damaged(path, f"it must hold {listed}; got {part.shape} {part.dtype}")
         return part
 
     def check(self) -> None:
-        """Raise MlpMemError unless every shard is there in the shape that is listed."""
+        """Raise MlpMemError unless every shard exists in its listed shape."""
         for shard in range(len(self.paths)):
             self._part(shard)
 
     def __getitem__(self, at: Any) -> np.ndarray:
-        """Return keys: of an int (D,), of a slice, a list or an array of entries (n, D)."""
+        """Return keys: (D,) for an int; (n, D) for a slice, list or array of entries."""
         if isinstance(at, slice):
             first, end, step = at.indices(len(self))
             if step == 1:
@@ -96,11 +98,11 @@ class ShardedKeys:
         return self._chosen(at)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """Return all keys in memory: for a datastore small enough to be served from there."""
+        """Return all keys in memory, for a datastore that fits there."""
         return self._between(0, len(self)).astype(dtype or self.dtype, copy=bool(copy))
 
     def _between(self, first: int, end: int) -> np.ndarray:
-        """Return the keys of entries first .. end."""
+        """Return the keys of entries first .. end - 1."""
         if end <= first:
             return np.empty((0, self.shape[1]), self.dtype)
         low, high = np.searchsorted(self.starts, [first, end - 1], side="right") - 1
@@ -109,7 +111,7 @@ class ShardedKeys:
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _chosen(self, at: np.ndarray) -> np.ndarray:
-        """Return the keys of an array of entries; where shards alternate, each is read once."""
+        """Return the keys of an array of entries; shards that alternate are read once each."""
         if at.size and not (-len(self) <= at.min() and at.max() < len(self)):
             raise IndexError(f"entries {at.min()} to {at.max()} of a datastore of {len(self)}")
         flat = at.reshape(-1) % max(1, len(self))
@@ -122,16 +124,14 @@ class ShardedKeys:
         for start, end in pairwise([0, *self._turns(flat), len(flat)] if len(flat) else ()):
             shard = int(np.searchsorted(self.starts, flat[start], side="right")) - 1
             rows = flat[start:end] - self.starts[shard]
-            part = torch.from_dlpack(
-                self._part(shard)
-            )  # it takes with every thread, numpy with one
+            part = torch.from_dlpack(self._part(shard))  # torch gathers with all threads
             torch.index_select(part, 0, torch.from_numpy(rows), out=into[start:end])
         if order is not None:
             out[order] = out.copy()
         return out.reshape(*at.shape, self.shape[1])
 
     def _turns(self, flat: np.ndarray) -> np.ndarray:
-        """Return where another shard begins in an array of entries."""
+        """Return the indices at which the shard changes in an array of entries."""
         shards = np.searchsorted(self.starts, flat, side="right")
         return np.flatnonzero(np.diff(shards)) + 1
 
@@ -142,43 +142,47 @@ def shard_file(number: int) -> str:
 
 
 def write_shard(folder: Path, number: int, keys: np.ndarray) -> Shard:
-    """Write keys (n, D) as one shard, beside its place and renamed there; return what it is.
+    """Write keys (n, D) as one shard, to a new file that is then renamed; return the shard.
 
-    It is written by plain writes, not through a map: a full disk is then an OSError, no crash.
+    Plain writes, unlike a map, give an OSError and no crash if the disk is full.
     """
     path = folder / shard_file(number)
-    beside = path.with_name(path.name + ".new")
+    temporary = path.with_name(path.name + ".new")
     keys = np.ascontiguousarray(keys, np.float16)
-    with beside.open("wb") as file:
+    with temporary.open("wb") as file:
         np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(keys))
-        file.write(keys.reshape(-1).view(np.uint8))
+        file.write(keys.reshape(-1).view(np.uint8).data)
         file.flush()
         os.fsync(file.fileno())
-    with beside.open("rb") as file:  # still in the page cache; a map of it may outgrow memory
+    with temporary.open("rb") as file:  # still in the page cache
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    os.replace(beside, path)
+    os.replace(temporary, path)
     return Shard(path.name, len(keys), digest)
 
 
 def write_index(folder: Path, size: int, shards: Sequence[Shard]) -> None:
-    """Write shards.json, whole or not at all."""
-    beside = folder / f"{INDEX}.new"
+    """Write shards.json atomically."""
+    temporary = folder / f"{INDEX}.new"
     index = {"dtype": "float16", "size": size, "shards": [shard._asdict() for shard in shards]}
-    beside.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
-    os.replace(beside, folder / INDEX)
+    temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / INDEX)
 
 
 def read_index(folder: Path) -> tuple[int, list[Shard]]:
-    """Return (D, shards) of a folder; MlpMemError where shards.json is missing or wrong."""
+    """Return (D, shards) of a folder; MlpMemError if shards.json is missing or damaged."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        return int(index["size"]), [Shard(**shard) for shard in index["shards"]]
+        index = read_json(folder / INDEX)
+        shards = [Shard(**shard) for shard in index["shards"]]
+        if any(Path(shard.file).name != shard.file for shard in shards):
+            raise ValueError("it names a file outside its folder")
+        return int(index["size"]), shards
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(folder / INDEX, repr(error)) from error
 
 
 def open_keys(folder: Path) -> ShardedKeys:
-    """Return the keys of a folder; MlpMemError where a shard is missing or of another shape."""
+    """Return the keys of a folder; MlpMemError if a shard is missing or has another shape."""
+    check_kinds(folder, "datastore")
     size, shards = read_index(folder)
     keys = ShardedKeys([folder / s.file for s in shards], [s.entries for s in shards], size)
     keys.check()
@@ -186,8 +190,8 @@ def open_keys(folder: Path) -> ShardedKeys:
 
 
 def _damaged(path: Path, why: str) -> MlpMemError:
-    """Return what to say of a file that is not what was written."""
+    """Return the error of a missing or damaged file."""
     return MlpMemError(
-        f"datastore: cannot read {path.parent.name}/{path.name} ({why}); it is missing or damaged: "
-        "build or download the datastore again"
+        f"datastore: cannot read {path.parent.name}/{path.name} ({why}); it is missing or damaged. "
+        "Build or download the datastore again"
     )

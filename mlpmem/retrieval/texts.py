@@ -1,9 +1,9 @@
-"""Text files as documents: one set of rules for library, page and training. No torch.
+"""Text files as documents: one set of rules for library, page and training, without torch.
 
-A source is a file, a folder or a pattern. Endings count in any case; each file may be packed. Bytes
-are UTF-8, or UTF-16 that begins with a byte order mark. A .txt or .md file is one document; so is
-each line of a .jsonl file: an object with a "text", or with "messages" (a chat). A value that is
-not text is refused with its file and line. What is left out is counted, see `noted`.
+A source is a file, a folder or a pattern. Endings may have any case, and a file may be packed. Text
+is UTF-8, or UTF-16 with a byte order mark. A .txt or .md file is one document. Each line of a
+.jsonl file is one: an object with "text", or "messages" (a chat). The error of a value that is not
+text names its file and line. Files and lines left out are counted; see `noted`.
 
 Everything up to `documents_in` streams: a file is read in pieces, a line of text in parts.
 """
@@ -17,10 +17,10 @@ import lzma
 import os
 import zlib
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_number, parse_json, valid
@@ -34,21 +34,21 @@ TEXT_KINDS = (".txt", ".md", ".jsonl")
 PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CHUNK = 256  # tokens of a passage made of plain text
 PIECE = 2**16  # bytes read at once
-ROW = 2**26  # characters of a .jsonl line at most: it can only be parsed whole
-UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # by their marks
-SHOWN = 200  # characters of a source in a sentence
-LEFT = {  # what is left out, as it is counted and as it is said
+ROW = 2**26  # characters of a .jsonl line at most, as a line is parsed whole
+UTF16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}  # by byte order mark
+SHOWN = 200  # characters of a source in an error
+SKIPPED = {  # key of a count -> its name in a message
     "empty_files": "empty file",
     "empty_documents": "empty document",
     "empty_lines": "empty line",
     "hidden_files": "hidden file",
     "other_files": "file",
 }
-WHAT = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
+KINDS = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
 
 
 def kind_of(path: str | Path) -> str:
-    """Return the ending that says how a file is read, in lower case, without its packing's."""
+    """Return a file's ending in lower case, without that of its packing."""
     path = Path(path)
     return Path(path.stem if path.suffix.lower() in PACKED else path.name).suffix.lower()
 
@@ -59,78 +59,79 @@ def files_of(
     counts: Counter | None = None,
     hint: str = "",
 ) -> list[Path]:
-    """Return the text files of a source; a folder's or a pattern's are those of `kinds`, by name.
+    """Return the text files of a source, sorted: of a folder or pattern, those of `kinds`.
 
-    Counts "hidden_files" and "other_files:ENDING", which are left out. A file that is named itself
-    must be of `kinds`. MlpMemError, which ends with `hint`, where there is nothing to read.
+    Counts "hidden_files" and "other_files:ENDING", which are left out. A single file must be of
+    `kinds`. MlpMemError, ending with `hint`, if there is nothing to read.
     """
     allowed = f"{', '.join(kinds)} files (also with {', '.join(PACKED)})"
     if os.path.isfile(source):
         if kind_of(source) not in kinds:
-            raise MlpMemError(f"{source} is not one of {allowed}; convert it first")
+            raise MlpMemError(f"{source} must be one of {allowed}; convert it first")
         return [Path(source)]
-    folder, left = os.path.isdir(source), Counter()
+    folder, skipped = os.path.isdir(source), Counter()
     matches = [source] if folder else glob.glob(str(source), recursive=True)
-    found = {file for match in matches for file in _below(Path(match), left)}
-    for file in found:
+    candidates = {file for match in matches for file in _below(Path(match), skipped)}
+    for file in candidates:
         if kind_of(file) not in kinds:
-            left[f"other_files:{file.suffix.lower()}"] += 1
-    files = sorted(file for file in found if kind_of(file) in kinds)
+            skipped[f"other_files:{file.suffix.lower()}"] += 1
+    files = sorted(file for file in candidates if kind_of(file) in kinds)
     if not files:
-        what = "holds no text" if folder or matches else "is not there"
+        problem = "holds no text" if folder or matches else "does not exist"
+        note = f" ({noted(skipped)})" if skipped else ""
         raise MlpMemError(
-            f"{str(source)[:SHOWN]} {what}{f' ({noted(left)})' if left else ''}; give {allowed}, "
-            f"folders of them, or a pattern such as notes/*.txt{hint}"
+            f"{str(source)[:SHOWN]} {problem}{note}; give {allowed}, folders of them, or a pattern "
+            f"such as notes/*.txt{hint}"
         )
     if counts is not None:
-        counts.update(left)
+        counts.update(skipped)
     return files
 
 
 def _below(path: Path, counts: Counter) -> list[Path]:
-    """Return a file itself, or the files below a folder, but for what is hidden."""
+    """Return a file itself, or the files below a folder that are not hidden."""
     if path.is_file():
         return [path]
-    found = [file for file in path.rglob("*") if file.is_file()]
-    shown = [
+    files = [file for file in path.rglob("*") if file.is_file()]
+    visible = [
         file
-        for file in found
+        for file in files
         if not any(name.startswith(".") for name in file.relative_to(path).parts)
     ]
-    if len(shown) < len(found):
-        counts["hidden_files"] += len(found) - len(shown)
-    return shown
+    if len(visible) < len(files):
+        counts["hidden_files"] += len(files) - len(visible)
+    return visible
 
 
 def noted(counts: Mapping[str, int]) -> str:
-    """Return a line on what was left out and what was read in another encoding, "" for nothing."""
-    left = []
+    """Return a line on what was left out or read as UTF-16, "" for nothing."""
+    parts = []
     for name, count in sorted(counts.items()):
-        what, _, ending = name.partition(":")
-        if count and what in LEFT:
-            of = f" of {ending or 'no ending'}" if what == "other_files" else ""
-            left.append(f"{count} {LEFT[what]}{'s' * (count > 1)}{of}")
-    lines = [f"left out: {', '.join(left)}"] if left else []
+        kind, _, ending = name.partition(":")
+        if count and kind in SKIPPED:
+            of = f" of {ending or 'no ending'}" if kind == "other_files" else ""
+            parts.append(f"{count} {SKIPPED[kind]}{'s' * (count > 1)}{of}")
+    lines = [f"left out: {', '.join(parts)}"] if parts else []
     if utf16 := counts.get("utf16_files"):
         lines.append(f"read as UTF-16: {utf16} file{'s' * (utf16 > 1)}")
     return "; ".join(lines)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading bytes, unpacked on the way; MlpMemError where it cannot be read."""
+def opened(path: Path) -> Generator[BinaryIO]:
+    """Open a file for reading bytes, unpacking it; MlpMemError if it cannot be read."""
     try:
         with PACKED.get(path.suffix.lower(), open)(path, "rb") as file:
-            yield file
+            yield cast(BinaryIO, file)
     except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         why = getattr(error, "strerror", None) or error
-        raise MlpMemError(f"cannot read {path} ({why}); check the file, or leave it out") from error
+        raise MlpMemError(f"cannot read {path} ({why}); check the file, or remove it") from error
 
 
 def decoded(file: BinaryIO, name: object, counts: Counter | None = None) -> Iterator[str]:
     """Yield a file's text in pieces, see `cleaned`; MlpMemError with the byte that is not text.
 
-    Counts "utf16_files", which only their byte order mark tells.
+    Counts "utf16_files", which have a byte order mark.
     """
     raw = file.read(PIECE)
     encoding = UTF16.get(raw[:2], "utf-8")
@@ -140,7 +141,7 @@ def decoded(file: BinaryIO, name: object, counts: Counter | None = None) -> Iter
 
 
 def _pieces(file: BinaryIO, raw: bytes, encoding: str, name: object) -> Iterator[str]:
-    """Yield the text of what was read of a file, and of the rest."""
+    """Yield the text of bytes already read of a file, then of the rest."""
     decoder, at, line, more = codecs.getincrementaldecoder(encoding)(), 0, 1, True
     while more:
         more = bool(raw)
@@ -162,7 +163,7 @@ def _pieces(file: BinaryIO, raw: bytes, encoding: str, name: object) -> Iterator
 
 
 def cleaned(pieces: Iterable[str], name: object) -> Iterator[str]:
-    """Yield pieces of a text without byte order mark, "\\r\\n" as "\\n"; MlpMemError for NUL."""
+    """Yield pieces without byte order mark, "\\n" for "\\r\\n"; MlpMemError for NUL."""
     held, line, first = "", 1, True
     for piece in pieces:
         piece = held + piece
@@ -172,8 +173,8 @@ def cleaned(pieces: Iterable[str], name: object) -> Iterator[str]:
         piece = piece.removesuffix("\r").replace("\r\n", "\n")
         if (at := piece.find("\0")) >= 0:
             raise MlpMemError(
-                f"{name}: line {line + piece.count(chr(10), 0, at)} holds a NUL character, so this "
-                "is not plain text, or UTF-16 without a byte order mark; save it as UTF-8"
+                f"{name}: line {line + piece.count(chr(10), 0, at)} has a NUL character, so it is "
+                "not plain text, or UTF-16 without a byte order mark; save it as UTF-8"
             )
         line += piece.count("\n")
         if piece:
@@ -183,9 +184,9 @@ def cleaned(pieces: Iterable[str], name: object) -> Iterator[str]:
 
 
 def lines(pieces: Iterable[str], most: int) -> Iterator[str]:
-    """Yield lines with their ends; one of more than `most` characters comes in parts of so many.
+    """Yield lines with their ends; a line longer than `most` characters comes in such parts.
 
-    A line ends at "\\n" only: other separators stand inside texts.
+    A line ends only at "\\n": other separators may be inside a text.
     """
     parts, size = [], 0
     for piece in pieces:
@@ -206,8 +207,8 @@ def json_rows(pieces: Iterable[str], name: object, counts: Counter) -> Iterator[
     for number, line in enumerate(lines(pieces, ROW), start=1):
         if len(line) == ROW and not line.endswith("\n"):
             raise MlpMemError(
-                f"line {number} of {name} is longer than {ROW:,} characters and can only be parsed "
-                "whole; write its text as a .txt file, or cut it into several lines"
+                f"line {number} of {name} must have at most {ROW:,} characters; save its text as a "
+                ".txt file, or cut it into several lines"
             )
         if not line.strip():
             counts["empty_lines"] += 1
@@ -216,7 +217,7 @@ def json_rows(pieces: Iterable[str], name: object, counts: Counter) -> Iterator[
             row = parse_json(line)
         except ValueError as error:
             raise MlpMemError(
-                f"line {number} of {name} is not JSON ({error}); correct the line, or name the "
+                f"line {number} of {name} must be JSON ({error}); correct the line, or name the "
                 "file .txt if it is plain text"
             ) from error
         yield number, row
@@ -225,48 +226,48 @@ def json_rows(pieces: Iterable[str], name: object, counts: Counter) -> Iterator[
 def row_text(
     row: Any, where: str, text_field: str = "text", title_field: str = "title"
 ) -> tuple[str, str]:
-    """Return (title, text) of a row, the title "" where it has none.
+    """Return (title, text) of a row, title "" if it has none.
 
-    Without a text, "messages" are read as a chat. MlpMemError, which begins with `where`, for a row
-    or a value of another kind.
+    Without a text, "messages" are read as a chat. MlpMemError, starting with `where`, for a row or
+    value of another kind.
     """
     if not isinstance(row, dict):
-        raise MlpMemError(f'{where} is {_what(row)}; it must be an object with "{text_field}"')
+        raise MlpMemError(f'{where} must be an object with "{text_field}"; got {_kind(row)}')
     text, title = row.get(text_field), row.get(title_field)
     if text is None and row.get("messages") is not None:
         text = chat_text(_messages(row["messages"], where))
     elif text_field not in row:
         raise MlpMemError(
-            f'{where} has neither "{text_field}" nor "messages" but {", ".join(row) or "nothing"}; '
-            "rename the field that holds the text, or in a recipe set text_field in [corpus]"
+            f'{where} must have "{text_field}" or "messages"; got {", ".join(row) or "nothing"}. '
+            "Rename the field that holds the text, or in a recipe set text_field in [corpus]"
         )
     if not isinstance(text, str):
         raise MlpMemError(
-            f'{where}: "{text_field}" is {_what(text)}; it must be a string. Correct the row, or '
-            "leave it out"
+            f'{where}: "{text_field}" must be a string; got {_kind(text)}. Correct the row, or '
+            "delete it"
         )
     if "\0" in text:
-        raise MlpMemError(f"{where}: the text holds a NUL character; take it out")
+        raise MlpMemError(f"{where}: the text must not have a NUL character; delete it")
     if is_number(title):
         title = str(title)
     if not isinstance(title, str | None):
-        raise MlpMemError(f'{where}: "{title_field}" is {_what(title)}; it must be a string')
+        raise MlpMemError(f'{where}: "{title_field}" must be a string; got {_kind(title)}')
     return valid(title or ""), valid(text)
 
 
 def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return a chat as text: a block "role: content" per message, an empty line between blocks.
+    """Return a chat as text: one block "role: content" per message, with empty lines between.
 
-    This is the one place where a chat becomes a document, so a chat template can take over here.
+    Only here does a chat become a document, so a chat template could be applied here.
     """
     return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
 
 
 def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    """Return checked messages; content in parts, all of type "text", is joined."""
+    """Return checked messages; content in parts of type "text" is joined."""
     if not isinstance(value, list):
-        raise MlpMemError(f'{where}: "messages" is {_what(value)}; it must be a list of messages')
-    found = []
+        raise MlpMemError(f'{where}: "messages" must be a list of messages; got {_kind(value)}')
+    messages = []
     for number, message in enumerate(value, start=1):
         role, content = (
             (message.get("role"), message.get("content"))
@@ -279,21 +280,21 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
         if not isinstance(role, str) or not isinstance(content, str):
             raise MlpMemError(
                 f'{where}: message {number} must have "role" and "content", both strings; correct '
-                "it, or leave the row out"
+                "it, or delete the row"
             )
-        found.append({"role": role, "content": content})
-    return found
+        messages.append({"role": role, "content": content})
+    return messages
 
 
-def _what(value: Any) -> str:
-    """Return what a JSON value is, in words."""
-    return "null" if value is None else WHAT.get(type(value), "a number")
+def _kind(value: Any) -> str:
+    """Return the kind of a JSON value, in words."""
+    return "null" if value is None else KINDS.get(type(value), "a number")
 
 
 def documents_in(
     pieces: Iterable[str], name: str | Path, counts: Counter
 ) -> Iterator[tuple[str, str]]:
-    """Yield (title, text) of each document of a file; a row without a title is "FILE:LINE".
+    """Yield (title, text) of each document of a file; a row without a title is titled "FILE:LINE".
 
     Counts "empty_lines" and "empty_documents", which are left out.
     """
@@ -305,7 +306,7 @@ def documents_in(
 
 
 def _titled(pieces: Iterable[str], name: str | Path, counts: Counter) -> Iterator[tuple[str, str]]:
-    """Yield (title, text) of each document, empty ones too."""
+    """Yield (title, text) of each document, including empty ones."""
     short = Path(name).name
     if kind_of(name) != ".jsonl":
         yield short, valid("".join(pieces))
@@ -322,7 +323,7 @@ def titled_texts(name: str, content: str, counts: Counter | None = None) -> list
 
 
 def filled(paths: Iterable[Path], counts: Counter) -> Iterator[Path]:
-    """Yield the files that have any bytes; counts "empty_files", which are left out."""
+    """Yield the files that are not empty; counts "empty_files"."""
     for path in paths:
         if path.stat().st_size:
             yield path
@@ -334,12 +335,12 @@ def read_texts(
     sources: Iterable[str | Path], counts: Counter | None = None
 ) -> list[tuple[str, str]]:
     """Return (title, text) of every document of files, folders and patterns."""
-    counts, found = Counter() if counts is None else counts, []
+    counts, texts = Counter() if counts is None else counts, []
     paths = [path for source in sources for path in files_of(source, counts=counts)]
     for path in filled(paths, counts):
         with opened(path) as file:
-            found += documents_in(decoded(file, path, counts), path, counts)
-    return found
+            texts += documents_in(decoded(file, path, counts), path, counts)
+    return texts
 
 
 def read_text(
@@ -355,22 +356,21 @@ def read_text(
 def cut_text(
     decoder: "Decoder", titled: Sequence[tuple[str, str]], chunk: int = CHUNK
 ) -> Documents:
-    """Return (title, text) pairs as documents, cut into passages of `chunk` tokens.
-
-    Each passage is keyed on its own.
-    """
+    """Return (title, text) pairs as documents, in passages of `chunk` tokens."""
     chunk = min(chunk, decoder.max_positions)
     passages: list[tuple[int, list[int]]] = []
     for index, (_, text) in enumerate(titled):
         passages += [(index, ids) for ids in _passages(decoder, text, chunk)]
     if not passages or not any(text.strip() for _, text in titled):
-        raise MlpMemError("text: the files hold no text; give .txt, .md or .jsonl files with some")
+        raise MlpMemError(
+            "text: the files must hold some text; give other .txt, .md or .jsonl files"
+        )
     titles = [title for title, _ in titled]
     return join_passages(passages, titles, ["text"] * len(titles))
 
 
 def _passages(decoder: "Decoder", text: str, chunk: int) -> list[list[int]]:
-    """Return a document's passages: BOS (where there is one) before each, EOS after the last."""
+    """Return a document's passages: BOS (or EOS) before each, EOS after the last."""
     tokenizer = decoder.tokenizer
     ids = encode_text(tokenizer, text)
     if not ids:

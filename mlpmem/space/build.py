@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.manifest import checked_manifest
+from mlpmem.loading.manifest import checked_manifest, copy_listed
 
 TITLE = "MLP Memory, live"
 MARK = "mlp-memory-live"  # the tag of folders that were built here
@@ -177,7 +177,7 @@ def _page(
     shutil.copytree(ROOT / "mlpmem", folder / "mlpmem", ignore=ignored)
     notes = []
     if size <= BUNDLE_BYTES:
-        shutil.copytree(bundle, folder / BUNDLE, ignore=ignored)
+        copy_listed(bundle, folder / BUNDLE)
     else:
         notes.append(
             f"The bundle ({size / 1e9:.1f} GB) is too large for the folder. Mount it as a volume, "

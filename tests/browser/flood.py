@@ -83,9 +83,8 @@ async def greedy(page: Page, rng: random.Random, ends: float, seen: Seen):
     big, poll = "x" * 7_000_000, await poll_of(client)
 
     async def job():
-        body = {"data": ["slow", {"lmbda": None}, None, "atlas", ["lm", "memory", "knn"],
-                         MOST_TOKENS, 1.0, 1.0, 0, 1],
-                "fn_index": page.handler, "session_hash": uuid.uuid4().hex}  # fmt: skip
+        body = {"data": page.data("slow", 1, MOST_TOKENS, 1.0), "fn_index": page.handler,
+                "session_hash": uuid.uuid4().hex}  # fmt: skip
         return await client.post("gradio_api/queue/join", json=body)
 
     async def heard():

@@ -33,23 +33,37 @@ class Refused(Exception):
 
 @dataclass
 class Page:
-    """The page as a browser sees it: its address and the number of Generate's handler."""
+    """The page as a browser sees it: its address, Generate's handler and its fields' values."""
 
     client: httpx.AsyncClient
     handler: int
+    fields: dict[str, object]  # by label, or by number without one; in the handler's order
 
     @classmethod
     async def open(cls, client: httpx.AsyncClient) -> "Page":
         """Return the page as /config describes it."""
         config = (await client.get("config")).json()
-        ids = [c["id"] for c in config["components"] if c["props"].get("elem_id") == "generate"]
-        return cls(client, next(d["id"] for d in config["dependencies"]
-                                if [ids[0], "click"] in d["targets"]))  # fmt: skip
+        props = {c["id"]: c["props"] for c in config["components"]}
+        (button,) = [i for i, p in props.items() if p.get("elem_id") == "generate"]
+        handler = next(d for d in config["dependencies"] if [button, "click"] in d["targets"])
+        inputs = {i: props[i] for i in handler["inputs"]}
+        fields = {p.get("label") or i: p.get("value") for i, p in inputs.items()}
+        return cls(client, handler["id"], fields)
+
+    def data(self, prompt: str, seed: int, tokens: int, heat: float) -> list:
+        """Return the values that Generate sends."""
+        filled = {"Prompt": prompt, "Columns": SYSTEMS, "Max new tokens": tokens,
+                  "Temperature": heat, "Seed": seed}  # fmt: skip
+        assert filled.keys() <= self.fields.keys()
+        return list((self.fields | filled).values())
 
     async def join(self, session: str, prompt: str, seed: int, tokens: int, heat: float) -> str:
         """Start a run and return the event's id; Refused if the queue is full."""
-        data = [prompt, {"lmbda": None}, None, "atlas", SYSTEMS, tokens, heat, 1.0, 0, seed]
-        body = {"data": data, "fn_index": self.handler, "session_hash": session}
+        body = {
+            "data": self.data(prompt, seed, tokens, heat),
+            "fn_index": self.handler,
+            "session_hash": session,
+        }
         answer = await self.client.post("gradio_api/queue/join", json=body)
         if answer.status_code == 503:
             raise Refused(answer.json()["detail"])

@@ -63,13 +63,16 @@ class Client:
         self.named = {d["api_name"]: d["id"] for d in config["dependencies"]}
         self.of = {tuple(t): d["id"] for d in config["dependencies"] for t in d["targets"]}
         self.generate = self.of[ids["generate"], "click"]
+        props = {c["id"]: c["props"] for c in config["components"]}
+        (inputs,) = [d["inputs"] for d in config["dependencies"] if d["id"] == self.generate]
+        self.values = [props[i].get("value") for i in inputs]
         self.make = self.of[ids["own-make"], "click"]
 
     def post(self, path: str, **body) -> httpx.Response:
         return self.http.post(f"gradio_api/{path}", json=body)
 
     def join(self, prompt: str = PROMPT, session: str | None = None) -> httpx.Response:
-        data = [prompt, {"lmbda": None}, None, "atlas", ["lm"], 32, 0.0, 1.0, 0, 0]
+        data = [prompt, *self.values[1:]]
         session = session or self.session
         return self.post("queue/join", data=data, fn_index=self.generate, session_hash=session)
 
@@ -247,6 +250,17 @@ def test_unknown_sessions_and_events_get_an_answer(client, server):
         assert http.get("gradio_api/call/generate/nothing").status_code == 404
     for odd in ("", "?session_hash=", f"?session_hash={'a' * 65}"):
         assert http.get(f"gradio_api/queue/data{odd}").status_code == 422
+
+
+def test_a_program_may_omit_trailing_values_but_not_required_ones(client):
+    http = client("203.0.113.28").http
+    for data, status in ((["x"], 200), (["x", None, 0.5], 200), ([], 422), (["x"] * 40, 422)):
+        answer = http.post("gradio_api/call/generate", json={"data": data})
+        assert answer.status_code == status
+    assert "prompt" in answer.json()["detail"]
+    http = client("203.0.113.29").http
+    for body, status in (({"prompt": "x"}, 200), ({"promt": "x"}, 422), ({}, 422)):
+        assert http.post("gradio_api/call/v2/generate", json=body).status_code == status
 
 
 def test_the_log_has_no_traceback(client, server):

@@ -1,4 +1,4 @@
-"""The maths against references written here with loops and float64."""
+"""The maths against references in this file, written with loops and float64."""
 
 import math
 
@@ -37,9 +37,9 @@ def test_log_softmax_is_the_definition_in_float32(temperature):
     logits = torch.randn(3, V).half()
     exact = logits.double() / temperature
     exact = exact - exact.exp().sum(-1, keepdim=True).log()
-    found = d.log_softmax(logits, temperature)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found.double(), exact, atol=1e-6, rtol=0)
+    actual = d.log_softmax(logits, temperature)
+    assert actual.dtype == torch.float32
+    torch.testing.assert_close(actual.double(), exact, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("lmbda", [1e-6, 0.25, 0.5, 0.999])
@@ -63,18 +63,18 @@ def test_the_nll_of_a_mix_is_that_of_mixed_probabilities_in_float64(lmbda):
     lm, other = torch.rand(50, dtype=torch.float64), torch.rand(50, dtype=torch.float64)
     exact = -((1 - lmbda) * lm + lmbda * other).log()
     for kind in (torch.Tensor.numpy, torch.Tensor.clone):
-        found = d.mix_nll(kind(-lm.log()), kind(-other.log()), lmbda)
-        assert found.dtype == torch.float64
-        torch.testing.assert_close(found, exact, atol=1e-12, rtol=1e-12)
+        actual = d.mix_nll(kind(-lm.log()), kind(-other.log()), lmbda)
+        assert actual.dtype == torch.float64
+        torch.testing.assert_close(actual, exact, atol=1e-12, rtol=1e-12)
 
 
 def test_the_nll_of_a_mix_is_exact_at_the_ends_and_takes_one_lambda_per_token():
     lm, other = torch.tensor([2.0, torch.inf, 1.0]), torch.tensor([torch.inf, 3.0, 2.0])
     assert torch.equal(d.mix_nll(lm, other, 0.0), lm.double())
     assert torch.equal(d.mix_nll(lm, other, 1.0), other.double())
-    found = d.mix_nll(lm, other, np.array([0.0, 1.0, 0.5]))
+    actual = d.mix_nll(lm, other, np.array([0.0, 1.0, 0.5]))
     half = -math.log((math.exp(-1) + math.exp(-2)) / 2)
-    assert found.tolist() == pytest.approx([2.0, 3.0, half], rel=1e-12)
+    assert actual.tolist() == pytest.approx([2.0, 3.0, half], rel=1e-12)
 
 
 def test_weighing_is_the_mix_with_its_gradient():
@@ -89,7 +89,7 @@ def test_weighing_is_the_mix_with_its_gradient():
     torch.testing.assert_close(logits.grad, exact)
 
 
-def test_interpolate_takes_a_lambda_of_its_own_for_every_row():
+def test_interpolate_takes_one_lambda_per_row():
     lm, other = random_log_probs(3, V), random_log_probs(3, V)
     lmbdas = torch.tensor([0.0, 0.3, 1.0])
     mixed = d.interpolate(lm, other, lmbdas)
@@ -102,22 +102,22 @@ def test_interpolate_takes_a_lambda_of_its_own_for_every_row():
 def test_knn_log_probs_equal_the_loops(temperature):
     distances, values, counts = random_neighbours()
     values[1, 4:] = -1
-    found = d.knn_log_probs(distances, values, counts, temperature, V).exp()
+    actual = d.knn_log_probs(distances, values, counts, temperature, V).exp()
     exact = torch.tensor(naive_knn(distances, values, counts, temperature, V))
-    torch.testing.assert_close(found, exact, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(actual, exact, atol=1e-6, rtol=1e-5)
 
 
-def test_a_row_without_neighbours_has_no_probability_at_all():
+def test_a_row_without_neighbours_has_probability_0_everywhere():
     distances, values, counts = random_neighbours()
     values[2] = -1
     distances[2] = torch.inf
-    found = d.knn_log_probs(distances, values, counts, 1.0, V)
-    assert (found[2] == -torch.inf).all()
+    actual = d.knn_log_probs(distances, values, counts, 1.0, V)
+    assert (actual[2] == -torch.inf).all()
     assert d.knn_weights(distances, values, counts, 1.0)[2].sum() == 0
     assert d.knn_sparse(distances, values, counts, 1.0).probs[2].sum() == 0
 
 
-def test_a_count_weighs_like_as_many_copies():
+def test_a_count_weighs_as_much_as_that_many_copies():
     distances, values = torch.tensor([[1.0, 4.0]]), torch.tensor([[3, 5]])
     counted = d.knn_log_probs(distances, values, torch.tensor([[3, 1]]), 2.0, V)
     copies = torch.tensor([[1.0, 1.0, 1.0, 4.0]]), torch.tensor([[3, 3, 3, 5]])
@@ -126,8 +126,8 @@ def test_a_count_weighs_like_as_many_copies():
 
 def test_far_neighbours_do_not_underflow():
     distances, values = torch.tensor([[1e5, 1e5 + 1]]), torch.tensor([[3, 5]])
-    found = d.knn_log_probs(distances, values, None, 1.0, V).exp()
-    torch.testing.assert_close(found[0, 3], 1 / (1 + torch.exp(torch.tensor(-1.0))))
+    actual = d.knn_log_probs(distances, values, None, 1.0, V).exp()
+    torch.testing.assert_close(actual[0, 3], 1 / (1 + torch.exp(torch.tensor(-1.0))))
 
 
 @pytest.mark.parametrize("k", [1, 9, 40])
@@ -158,8 +158,8 @@ def test_js_divergence_equals_its_definition_and_stays_within_log_2():
 
 def test_top_k_keeps_the_k_most_probable():
     log_probs = random_log_probs(4, V)
-    kept = d.filter_top_k_top_p(log_probs, top_k=3)
-    for row, original in zip(kept, log_probs, strict=True):
+    filtered = d.filter_top_k_top_p(log_probs, top_k=3)
+    for row, original in zip(filtered, log_probs, strict=True):
         best = set(sorted(range(V), key=lambda i, o=original: -o[i])[:3])
         assert {i for i in range(V) if row[i] > -torch.inf} == best
     assert torch.equal(d.filter_top_k_top_p(log_probs, 0, 1.0), log_probs)
@@ -169,8 +169,8 @@ def test_top_k_keeps_the_k_most_probable():
 @pytest.mark.parametrize("top_p", [0.01, 0.5, 0.9])
 def test_top_p_keeps_the_fewest_tokens_that_reach_it(top_p):
     log_probs = random_log_probs(6, V)
-    kept = d.filter_top_k_top_p(log_probs, top_p=top_p)
-    for row, original in zip(kept, log_probs, strict=True):
+    filtered = d.filter_top_k_top_p(log_probs, top_p=top_p)
+    for row, original in zip(filtered, log_probs, strict=True):
         order = sorted(range(V), key=lambda i, o=original: -o[i])
         best, mass = set(), 0.0
         while mass < top_p:
@@ -187,7 +187,7 @@ def test_sampling_follows_the_distribution():
     torch.testing.assert_close(share, torch.softmax(log_probs[0] / 0.7, -1), atol=2e-4, rtol=0)
 
 
-def test_sampling_never_takes_what_is_filtered_out_and_greedy_takes_the_best():
+def test_sampling_never_takes_a_filtered_token_and_greedy_takes_the_best():
     log_probs = random_log_probs(50, V)
     uniform = torch.linspace(0, 1 - 1e-12, 50, dtype=torch.float64)
     assert torch.equal(d.sample(log_probs, 0.0), log_probs.argmax(-1))

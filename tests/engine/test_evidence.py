@@ -1,4 +1,4 @@
-"""mlpmem/engine/router.py: the sums, text by text, and which positions they reach."""
+"""Evidence of the router: its sums per text, and the positions they reach."""
 
 import numpy as np
 import pytest
@@ -19,15 +19,15 @@ def test_a_gap_is_the_difference_of_log_probs_above_a_floor():
     assert gaps(lm, other, torch.tensor([2, 1])).tolist() == [0.0, 0.0], "both are surprised"
 
 
-def test_evidence_is_the_decayed_sum_of_what_came_before_each_text_its_own():
-    found = torch.tensor([1.0, 5.0, 2.0, -3.0])
+def test_evidence_is_the_decayed_sum_of_earlier_gaps_per_text():
+    gaps_read = torch.tensor([1.0, 5.0, 2.0, -3.0])
     evidence = Evidence()
-    before = evidence.read(["a", "b", "a", "a"], found)
+    before = evidence.read(["a", "b", "a", "a"], gaps_read)
     assert before.tolist() == pytest.approx([0, 0, 1, DECAY + 2])
     assert evidence.now(["b", "a", "c"]).tolist() == pytest.approx([5, DECAY * (DECAY + 2) - 3, 0])
 
 
-def test_it_is_the_log_odds_of_two_experts_by_bayes_where_nothing_is_forgotten(monkeypatch):
+def test_without_decay_evidence_is_the_log_odds_of_two_experts_by_bayes_rule(monkeypatch):
     monkeypatch.setattr("mlpmem.engine.router.DECAY", 1.0)
     monkeypatch.setattr("mlpmem.engine.router.LEAST_SURPRISE", -99.0)
     lm, other = torch.log_softmax(torch.randn(2, 9, 5), -1)
@@ -38,16 +38,16 @@ def test_it_is_the_log_odds_of_two_experts_by_bayes_where_nothing_is_forgotten(m
     assert float(evidence.now([0])) == pytest.approx(float(odds[1] - odds[0]), abs=1e-4)
 
 
-def test_reach_adds_what_is_read_before_within_the_passage():
+def test_reach_adds_earlier_positions_of_the_same_passage():
     lengths = (REACH + 20, 5, 3)
     pairs = [(0, list(range(n))) for n in lengths]
     documents = join_passages(pairs, [""], [""])
     last, second = lengths[0] - 1, lengths[0] + 2
-    read, asked = reach(documents, np.array([last, second]))
-    assert read[asked].tolist() == [last, second]
+    read, given = reach(documents, np.array([last, second]))
+    assert read[given].tolist() == [last, second]
     assert read.tolist() == [*range(last - REACH, last + 1), second - 1, second]
     for wrong in ([second, last], [last, last], [lengths[0]]):
-        with pytest.raises(ValueError, match="must ascend, and leave out what begins a passage"):
+        with pytest.raises(ValueError, match="must ascend and exclude the first token"):
             reach(documents, np.array(wrong))
     assert reached([7]) == 0 and reached([7, 8, 9]) == 2 and reached(range(999)) == REACH
     assert reached([7, 8, 9], False) == 0
@@ -55,7 +55,7 @@ def test_reach_adds_what_is_read_before_within_the_passage():
 
 @pytest.fixture(scope="module")
 def model():
-    """Return a tiny model whose lambda hangs on the evidence alone."""
+    """Return a tiny model whose lambda depends only on the evidence."""
     return tiny.routed(k=8)
 
 
@@ -63,23 +63,23 @@ def test_generation_distributions_and_scoring_have_the_same_lambdas(model):
     ids = model.decoder.encode(PROMPT * 8)[: model.decoder.max_positions - 8]
     trace = model.generate(ids, "mixed", lmbda="auto", max_new_tokens=6)
     whole = [*ids, *(step.token_id for step in trace.steps)]
-    wanted = model.score(whole).routed["mixed"][len(ids) - 1 :]
-    assert np.ptp(wanted) > 0.01
-    np.testing.assert_allclose([step.lmbda for step in trace.steps], wanted, atol=2e-3)
+    expected = model.score(whole).routed["mixed"][len(ids) - 1 :]
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose([step.lmbda for step in trace.steps], expected, atol=2e-3)
     forced = whole[len(ids) :]
     again = model.generate(ids, "mixed", lmbda="auto", max_new_tokens=6, forced=forced)
-    np.testing.assert_allclose([s.lmbda for s in again.steps], wanted, atol=2e-3)
+    np.testing.assert_allclose([s.lmbda for s in again.steps], expected, atol=2e-3)
 
 
-def test_a_column_beside_others_has_the_lambdas_it_has_alone(model):
-    beside = model.compare(PROMPT, ["lm", "memory", "mixed"], lmbda="auto", max_new_tokens=5)
+def test_a_column_has_the_same_lambdas_in_any_company(model):
+    together = model.compare(PROMPT, ["lm", "memory", "mixed"], lmbda="auto", max_new_tokens=5)
     for system in ("memory", "mixed"):
         alone = model.generate(PROMPT, system, lmbda="auto", max_new_tokens=5)
-        pairs = zip(alone.steps, beside[system].steps, strict=True)
+        pairs = zip(alone.steps, together[system].steps, strict=True)
         assert all(a.lmbda == pytest.approx(b.lmbda, abs=1e-4) for a, b in pairs)
 
 
-def test_nothing_before_the_prompts_reach_is_asked(model, monkeypatch):
+def test_nothing_before_the_prompts_reach_is_computed(model, monkeypatch):
     rows = []
     whole = type(model).sources
     monkeypatch.setattr(
@@ -87,6 +87,6 @@ def test_nothing_before_the_prompts_reach_is_asked(model, monkeypatch):
     )
     ids = model.decoder.encode(PROMPT)
     model.generate(ids, "memory", max_new_tokens=1)
-    assert rows == [1], "a fixed lambda needs none"
+    assert rows == [1], "a fixed lambda needs no evidence"
     model.generate(ids, "memory", lmbda="auto", max_new_tokens=1)
     assert rows == [1, len(ids) - 1, 1]

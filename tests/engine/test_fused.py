@@ -1,4 +1,4 @@
-"""The mix at its ends, its normalisation, and what is refused."""
+"""The mix: its ends, its normalisation, and what it refuses."""
 
 import pytest
 import tiny
@@ -13,9 +13,9 @@ PROMPT = "The capital of Peru"
 
 
 def test_every_source_and_the_mix_are_distributions(tiny_model):
-    found = tiny_model.distributions(PROMPT, lmbda=0.3)
-    assert list(found) == ["lm", "memory", "knn", "fused"]
-    for log_probs in found.values():
+    actual = tiny_model.distributions(PROMPT, lmbda=0.3)
+    assert list(actual) == ["lm", "memory", "knn", "fused"]
+    for log_probs in actual.values():
         assert log_probs.shape == (tiny_model.decoder.vocab_size,)
         assert float(log_probs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
 
@@ -23,7 +23,7 @@ def test_every_source_and_the_mix_are_distributions(tiny_model):
 @pytest.mark.parametrize("system", ["memory", "knn"])
 def test_lambda_0_is_the_decoder_and_lambda_1_the_other_source_bit_for_bit(system, tiny_model):
     ids = torch.tensor([tiny_model.decoder.encode(PROMPT)])
-    logits = tiny_model.decoder.model(ids, logits_to_keep=1).logits[0, -1]
+    logits = tiny_model.decoder.forward(ids, last=1).logits[0, -1]
     zero = tiny_model.distributions(PROMPT, lmbda=0.0, system=system)
     assert torch.equal(zero["fused"], torch.log_softmax(logits.float(), -1))
     one = tiny_model.distributions(PROMPT, lmbda=1.0, system=system)
@@ -43,32 +43,32 @@ def test_every_source_equals_its_definition(tiny_model):
         probs[int(store.values[i])] += int(store.counts[i]) * weight
     knn = probs / probs.sum()
     lm, own = (x.double().softmax(-1) for x in (output.logits[0, -1], memory(hidden)))
-    found = tiny_model.distributions(PROMPT, lmbda=0.3, system="knn")
-    for log_probs, exact in ((found["lm"], lm), (found["memory"], own), (found["knn"], knn)):
+    actual = tiny_model.distributions(PROMPT, lmbda=0.3, system="knn")
+    for log_probs, exact in ((actual["lm"], lm), (actual["memory"], own), (actual["knn"], knn)):
         torch.testing.assert_close(log_probs.exp().double(), exact, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(
-        found["fused"].exp().double(), 0.7 * lm + 0.3 * knn, atol=1e-5, rtol=1e-3
+        actual["fused"].exp().double(), 0.7 * lm + 0.3 * knn, atol=1e-5, rtol=1e-3
     )
 
 
 def test_the_memorys_temperature_divides_its_logits():
     decoder = tiny.decoder()
     memory = tiny.memory(decoder)
-    found = Model(decoder, memory, Settings(memory_temperature=2.0)).distributions(PROMPT)
+    actual = Model(decoder, memory, Settings(memory_temperature=2.0)).distributions(PROMPT)
     hidden = decoder.forward(torch.tensor([decoder.encode(PROMPT)])).hidden[0, -1]
-    torch.testing.assert_close(found["memory"], torch.log_softmax(memory(hidden) / 2, -1))
+    torch.testing.assert_close(actual["memory"], torch.log_softmax(memory(hidden) / 2, -1))
 
 
-def test_without_memory_or_datastore_there_is_less_to_ask():
+def test_a_model_without_memory_or_datastore_has_fewer_systems():
     model = Model(tiny.decoder())
     assert model.systems == ["lm"]
     assert set(model.distributions(PROMPT)) == {"lm", "fused"}
     for system in ("memory", "knn", "rag"):
-        with pytest.raises(MlpMemError, match=f"system '{system}' is not here, there is lm"):
+        with pytest.raises(MlpMemError, match=f"system '{system}' is not available, only lm;"):
             model.distributions(PROMPT, system=system)
 
 
-def test_a_datastore_can_come_later_and_calls_under_way_do_not_see_it():
+def test_a_datastore_can_be_attached_later_and_calls_under_way_do_not_use_it():
     model = Model(tiny.decoder(), tiny.memory(tiny.decoder()), Settings(k=4))
     events = model.stream(PROMPT, max_new_tokens=3)
     next(events)
@@ -92,22 +92,22 @@ def test_the_datastores_size_counts_its_keys_once(kind):
 def test_keys_of_another_size_are_refused(tiny_model):
     store = tiny.datastore(tiny.decoder())
     narrow = type(store)(store.keys[:, :8], store.positions, store.counts, store.documents)
-    with pytest.raises(MlpMemError, match="keys of size 8"):
+    with pytest.raises(MlpMemError, match="hidden size .*; got 8"):
         Model(tiny.decoder()).attach_datastore(narrow, make_retriever("flat", narrow.keys))
 
 
-def test_a_row_without_neighbours_is_the_decoder_alone():
+def test_a_row_without_neighbours_is_only_the_decoder():
     class Blind:
         bytes, holds_keys = 0, False
 
         def search(self, queries, k):
-            none = torch.full((len(queries), k), -1)
-            return Neighbours(none, torch.full(none.shape, torch.inf))
+            indices = torch.full((len(queries), k), -1)
+            return Neighbours(indices, torch.full(indices.shape, torch.inf))
 
     model = tiny.model()
     model.attach_datastore(model.datastore, Blind())
-    found = model.distributions(PROMPT, lmbda=0.9, system="knn")
-    torch.testing.assert_close(found["fused"], found["lm"])
+    actual = model.distributions(PROMPT, lmbda=0.9, system="knn")
+    torch.testing.assert_close(actual["fused"], actual["lm"])
     trace = model.generate(PROMPT, "knn", max_new_tokens=2)
     assert trace.steps[0].neighbours == []
 
@@ -120,8 +120,8 @@ def test_a_lambda_outside_0_and_1_is_refused(lmbda, tiny_model):
         tiny_model.compare(PROMPT, lmbda={"memory": lmbda})
 
 
-def test_a_lambda_for_a_system_that_does_not_exist_is_refused(tiny_model):
-    with pytest.raises(MlpMemError, match="lmbda names 'memroy'; systems are lm, memory, knn"):
+def test_a_lambda_for_an_unknown_system_is_refused(tiny_model):
+    with pytest.raises(MlpMemError, match="lmbda must name lm, memory, knn, mixed; got 'memroy'"):
         tiny_model.compare(PROMPT, lmbda={"memroy": 0.5})
 
 
@@ -131,7 +131,7 @@ def test_settings_outside_their_range_are_refused():
             Settings(**wrong)
 
 
-def test_a_memorys_config_says_how_it_is_used_where_nobody_else_does():
+def test_a_memorys_config_gives_the_default_settings():
     decoder = tiny.decoder()
     memory = tiny.memory(decoder, lmbda=0.7, temperature=1.5, knn_k=9, knn_temperature=4.0)
     settings = Model(decoder, memory).settings
@@ -147,5 +147,5 @@ def test_a_half_precision_decoder_and_memory_work_together():
     decoder = tiny.decoder()
     decoder.model.bfloat16()
     model = Model(decoder, tiny.memory(decoder).float())
-    found = model.distributions(PROMPT)
-    assert all(log_probs.dtype == torch.float32 for log_probs in found.values())
+    actual = model.distributions(PROMPT)
+    assert all(log_probs.dtype == torch.float32 for log_probs in actual.values())

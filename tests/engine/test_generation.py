@@ -1,4 +1,4 @@
-"""Generation against loops without cache or batch; its limits, its luck, its threads."""
+"""Generation against loops without cache or batch; its limits, seeds and threads."""
 
 import math
 import threading
@@ -22,8 +22,8 @@ def plain_greedy(model, system: str, lmbda: float, tokens: int) -> list[int]:
     ids = model.decoder.encode(PROMPT)
     start = len(ids)
     while len(ids) < start + tokens and ids[-1] not in model.decoder.eos_ids:
-        found = model.distributions(ids)
-        fused = found["lm"] if system == "lm" else interpolate(found["lm"], found[system], lmbda)
+        output = model.distributions(ids)
+        fused = output["lm"] if system == "lm" else interpolate(output["lm"], output[system], lmbda)
         ids.append(int(fused.argmax()))
     return ids[start:]
 
@@ -44,17 +44,17 @@ def test_greedy_systems_in_one_batch_equal_whole_passes_one_by_one(family):
 
 def test_the_decoder_alone_equals_transformers_generate(tiny_model):
     ids = torch.tensor([tiny_model.decoder.encode(PROMPT)])
-    wanted = tiny_model.decoder.model.generate(
+    expected = tiny_model.decoder.model.generate(
         ids, attention_mask=torch.ones_like(ids), max_new_tokens=10, do_sample=False
     )
     assert (
         chosen(tiny_model.generate(PROMPT, "lm", max_new_tokens=10))
-        == wanted[0, ids.shape[1] :].tolist()
+        == expected[0, ids.shape[1] :].tolist()
     )
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.2])
-def test_a_system_writes_the_same_alone_as_in_company(temperature, tiny_model):
+def test_a_system_writes_the_same_in_any_company(temperature, tiny_model):
     options = {"max_new_tokens": 10, "temperature": temperature, "seed": 5, "top_p": 0.95}
     together = tiny_model.compare(PROMPT, **options)
     for system, trace in together.items():
@@ -109,7 +109,7 @@ def test_scrubbing_computes_equal_histories_once(tiny_model, monkeypatch):
     assert rows == [len(some) for some in histories if some] and max(rows) < 11
 
 
-def test_scrubbing_streams_by_lambda_and_refuses_what_has_none(tiny_model):
+def test_scrubbing_streams_by_lambda_and_refuses_systems_without_lambda(tiny_model):
     *steps, done = tiny_model.stream_scrub(PROMPT, lmbdas=[0, 0.5, 1, 0.5], max_new_tokens=3)
     assert list(done.values) == [0.0, 0.5, 1.0] and set(steps[0].values) == {0.0, 0.5, 1.0}
     for wrong in ({"system": "lm"}, {"lmbdas": []}, {"lmbdas": [1.5]}):
@@ -132,23 +132,23 @@ def test_forcing_a_traces_own_tokens_changes_nothing(temperature, tiny_model, mo
                 assert ours.index == theirs.index and ours.text == theirs.text
 
 
-def test_a_forced_token_is_followed_by_what_the_system_says_after_it(tiny_model, monkeypatch):
+def test_after_a_forced_token_the_system_continues_from_it(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
     free = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4)
     other = next(c for c in free.steps[1].candidates if c.token_id != free.steps[1].token_id)
     forced = [free.steps[0].token_id, other.token_id]
     trace = tiny_model.generate(PROMPT, "knn", lmbda=0.6, max_new_tokens=4, forced=forced)
     assert trace.steps[1].probs == pytest.approx(other.probs, abs=1e-5)
-    assert trace.prompt_ids == free.prompt_ids, "what was forced is no part of the prompt"
+    assert trace.prompt_ids == free.prompt_ids, "forced tokens are not part of the prompt"
     ids = [*trace.prompt_ids, *forced]
     for step in trace.steps[2:]:
-        found = tiny_model.distributions(ids, lmbda=0.6, system="knn")
-        assert step.token_id == int(found["fused"].argmax())
+        log_probs = tiny_model.distributions(ids, lmbda=0.6, system="knn")
+        assert step.token_id == int(log_probs["fused"].argmax())
         ids.append(step.token_id)
 
 
-def test_forced_tokens_that_cannot_be_are_refused_and_an_end_token_ends(tiny_model):
-    with pytest.raises(MlpMemError, match="forced has 3 tokens"):
+def test_impossible_forced_tokens_are_refused_and_a_forced_end_token_ends(tiny_model):
+    with pytest.raises(MlpMemError, match="forced must have at most max_new_tokens = .*; got 3"):
         tiny_model.generate(PROMPT, forced=[5, 6, 7], max_new_tokens=2)
     with pytest.raises(MlpMemError, match="forced has token ids outside"):
         tiny_model.generate(PROMPT, forced=[99999])
@@ -164,7 +164,7 @@ def test_top_k_1_is_greedy(tiny_model):
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 7])
-def test_there_are_exactly_as_many_tokens_as_asked_for(tokens, tiny_model, monkeypatch):
+def test_there_are_exactly_max_new_tokens_tokens(tokens, tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
     for trace in tiny_model.compare(PROMPT, max_new_tokens=tokens).values():
         assert len(trace.steps) == tokens
@@ -172,7 +172,7 @@ def test_there_are_exactly_as_many_tokens_as_asked_for(tokens, tiny_model, monke
         assert [step.index for step in trace.steps] == list(range(tokens))
 
 
-def test_a_column_stops_at_its_eos_and_the_others_go_on(tiny_model, monkeypatch):
+def test_a_column_ends_at_its_eos_and_the_others_go_on(tiny_model, monkeypatch):
     free = tiny_model.compare(PROMPT, max_new_tokens=12, temperature=1.0, seed=4)
     third = chosen(free["lm"])[2]
     monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset([third]))
@@ -192,7 +192,7 @@ def test_the_end_token_is_kept_as_a_step_but_not_in_the_text(tiny_model, monkeyp
     assert len(trace.steps) == 1 and trace.finish == "eos" and trace.text == ""
 
 
-def test_stop_is_asked_before_every_token(tiny_model):
+def test_cancel_is_checked_before_every_token(tiny_model):
     stop = threading.Event()
     kinds, traces = [], {}
     for event in tiny_model.stream(PROMPT, max_new_tokens=30, cancel=stop):
@@ -213,7 +213,7 @@ def test_the_stream_yields_every_step_and_then_the_traces(tiny_model, monkeypatc
         assert [event.values[system] for event in steps] == trace.steps
 
 
-def test_candidates_hold_every_sources_best_and_the_rest_makes_one(tiny_model):
+def test_candidates_hold_every_sources_best_and_sum_to_1_with_the_rest(tiny_model):
     traces = tiny_model.compare(PROMPT, max_new_tokens=6, temperature=1.0)
     for system, trace in traces.items():
         ids = [*trace.prompt_ids]
@@ -247,18 +247,18 @@ def test_neighbours_are_the_weightiest_with_their_surroundings(tiny_model):
         assert (n.title, n.group, n.target_id) == (context.title, context.group, context.target)
         assert n.left == tiny_model.decoder.decode(context.left)
     assert step.neighbours[0].title == "Peru"
-    assert step.neighbours[0].distance < 0.1, "the prompt stands in the text word for word"
+    assert step.neighbours[0].distance < 0.1, "the text contains the prompt literally"
     assert 0 <= step.js <= math.log(2)
 
 
-def test_the_turns_around_a_neighbour_do_not_run_together(tiny_model):
+def test_the_turns_around_a_neighbour_are_separated(tiny_model):
     decoder, turns = tiny_model.decoder, ("Who? I", "Where? Here")
     ids = [0, *(token for t in turns for token in (*decoder.encode(t)[1:], 1))]
     assert rows.passage_text(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
     assert rows.passage_text(decoder, decoder.encode("Who?")[1:]) == "Who?"
 
 
-def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_model):
+def test_four_threads_write_what_they_write_one_by_one(tiny_model):
     calls = [
         {
             "prompt": f"{PROMPT} {i}",
@@ -273,12 +273,12 @@ def test_four_threads_at_once_write_what_they_write_one_after_the_other(tiny_mod
         traces = tiny_model.compare(**call)
         return [(s, chosen(t), [dict(step.probs) for step in t.steps]) for s, t in traces.items()]
 
-    wanted = [run(call) for call in calls]
+    expected = [run(call) for call in calls]
     with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(run, calls)) == wanted
+        assert list(pool.map(run, calls)) == expected
 
 
-def test_a_trace_says_how_it_was_made_and_what_it_cost(tiny_model):
+def test_a_trace_has_its_settings_and_its_cost(tiny_model):
     options = {"max_new_tokens": 3, "seed": 7, "top_p": 0.9, "sources": EVERY}
     trace = tiny_model.generate(PROMPT, "knn", **options)
     assert trace.prompt == PROMPT and trace.prompt_ids == tiny_model.decoder.encode(PROMPT)
@@ -302,9 +302,9 @@ def test_a_chat_is_its_turns_token_ids(tiny_model):
     trace = tiny_model.chat(turns, "lm", max_new_tokens=2)
     assert trace.prompt_ids == chat_ids(tiny_model.decoder, turns)
     assert trace.prompt == "<s>What is gold?\nAu\nAnd Peru?", "control tokens are visible"
-    asked = tiny_model._like(None, tiny_model.settings, {}, None)
-    asked.questions = True
-    trace = asked.chat(turns, "lm", max_new_tokens=2)
+    model = tiny_model._like(None, tiny_model.settings, {}, None)
+    model.questions = True
+    trace = model.chat(turns, "lm", max_new_tokens=2)
     assert trace.prompt == ("<s>Question: What is gold? Answer: Au</s>Question: And Peru? Answer:")
 
 
@@ -315,14 +315,14 @@ def test_an_empty_prompt_is_refused(prompt, tiny_model):
 
 
 @pytest.mark.parametrize("prompt", [None, [1.5], [None], 7])
-def test_what_is_neither_text_nor_ids_is_refused_everywhere(prompt, tiny_model):
+def test_a_prompt_that_is_neither_text_nor_ids_is_refused_everywhere(prompt, tiny_model):
     doors = "generate", "distributions", "score", "inspect"
     for ask in (getattr(tiny_model, name) for name in doors):
         with pytest.raises(MlpMemError, match="neither text nor token ids"):
             ask(prompt)
 
 
-def test_a_prompt_that_does_not_fit_says_how_much_does(tiny_model):
+def test_a_prompt_that_is_too_long_is_refused_with_the_limit(tiny_model):
     fits = [5] * (tiny.POSITIONS - 10)
     assert len(tiny_model.generate(fits, "lm", max_new_tokens=10).prompt_ids) == len(fits)
     with pytest.raises(
@@ -347,16 +347,16 @@ def test_values_out_of_range_are_refused_before_anything_is_computed(wrong, tiny
 
 
 def test_unknown_and_missing_systems_are_refused(tiny_model):
-    with pytest.raises(MlpMemError, match="system 'rag' is not here, there is lm, memory, knn"):
+    with pytest.raises(MlpMemError, match="system 'rag' is not available, only lm, memory, knn"):
         tiny_model.compare(PROMPT, ["lm", "rag"])
-    with pytest.raises(MlpMemError, match="no system is asked for"):
+    with pytest.raises(MlpMemError, match="must name at least one system"):
         tiny_model.compare(PROMPT, [])
 
 
-def test_a_named_system_computes_what_it_mixes_and_more_only_where_asked(tiny_model, monkeypatch):
+def test_a_system_computes_only_what_it_mixes_and_requested_sources(tiny_model, monkeypatch):
     searched, search = [], tiny_model.retriever.search
     monkeypatch.setattr(
-        tiny_model.retriever, "search", lambda *given: searched.append(1) or search(*given)
+        tiny_model.retriever, "search", lambda *arguments: searched.append(1) or search(*arguments)
     )
     for system, names in (("lm", {"lm"}), ("memory", {"lm", "memory"})):
         step = tiny_model.generate(PROMPT, system, max_new_tokens=2).steps[0]
@@ -364,7 +364,7 @@ def test_a_named_system_computes_what_it_mixes_and_more_only_where_asked(tiny_mo
     more = tiny_model.generate(PROMPT, "lm", max_new_tokens=2, sources=["knn"])
     assert set(more.steps[0].probs) == {"lm", "knn", "fused"} and len(searched) == 2
     assert "memory_bytes" not in more.cost and more.cost["datastore_bytes"] > 0
-    with pytest.raises(MlpMemError, match="'else' is not here"):
+    with pytest.raises(MlpMemError, match="'else' is not available"):
         tiny_model.generate(PROMPT, "lm", sources=["else"])
 
 
@@ -377,9 +377,9 @@ def test_a_batch_of_prompts_is_its_prompts_one_by_one(temperature, tiny_model, m
     monkeypatch.setattr(
         tiny_model.decoder, "forward", lambda ids, **o: rows.append(len(ids)) or forward(ids, **o)
     )
-    made = tiny_model.compare(prompts, **options)
+    traces = tiny_model.compare(prompts, **options)
     assert max(rows) > 3, "prompts of one length share a batch"
-    for ours, theirs in zip(made, singles, strict=True):
+    for ours, theirs in zip(traces, singles, strict=True):
         assert list(ours) == list(theirs)
         for name, trace in ours.items():
             assert chosen(trace) == chosen(theirs[name]) and trace.text == theirs[name].text
@@ -394,13 +394,13 @@ def test_a_batch_of_prompts_is_its_prompts_one_by_one(temperature, tiny_model, m
 def test_a_batch_under_a_router_is_its_prompts_one_by_one():
     model = tiny.routed(k=8, auto=True)
     prompts = [PROMPT, "Peru is", "Gold has", PROMPT[::-1]]
-    made = model.generate(prompts, "memory", max_new_tokens=4)
-    for prompt, trace in zip(prompts, made, strict=True):
+    traces = model.generate(prompts, "memory", max_new_tokens=4)
+    for prompt, trace in zip(prompts, traces, strict=True):
         single = model.generate(prompt, "memory", max_new_tokens=4)
         assert [s.lmbda for s in trace.steps] == pytest.approx([s.lmbda for s in single.steps])
 
 
-def test_texts_that_stop_end_an_answer_before_them(tiny_model, monkeypatch):
+def test_an_answer_ends_before_a_stop_text(tiny_model, monkeypatch):
     monkeypatch.setattr(tiny_model.decoder, "eos_ids", frozenset())
     whole = tiny_model.generate(PROMPT, "lm", max_new_tokens=20)
     text = whole.text[5:8]
@@ -411,17 +411,17 @@ def test_texts_that_stop_end_an_answer_before_them(tiny_model, monkeypatch):
     other = tiny_model.generate(PROMPT, "lm", max_new_tokens=20, stop_strings=[text])
     assert (other.text, other.finish) == (trace.text, trace.finish)
     for wrong in (3, [3], [""], threading.Event()):
-        with pytest.raises(MlpMemError, match="stop is .* must be a text or a list of texts"):
+        with pytest.raises(MlpMemError, match="stop must be a text or a list of texts .*; got "):
             tiny_model.generate(PROMPT, "lm", stop=wrong)
 
 
-def test_names_of_other_libraries_are_taken_or_the_nearest_is_named(tiny_model):
+def test_option_names_of_other_libraries_are_accepted_or_corrected(tiny_model):
     hot = {"temperature": 1.5, "max_new_tokens": 6}
     greedy = tiny_model.generate(PROMPT, "lm", max_new_tokens=6)
     assert chosen(tiny_model.generate(PROMPT, "lm", do_sample=False, **hot)) == chosen(greedy)
     with pytest.raises(MlpMemError, match="max_tokens is not an option.*max_new_tokens"):
         tiny_model.generate(PROMPT, "lm", max_tokens=3)
-    with pytest.raises(MlpMemError, match="cancel is 7; it must have is_set"):
+    with pytest.raises(MlpMemError, match="cancel must have is_set.*; got 7"):
         tiny_model.generate(PROMPT, "lm", cancel=7)
 
 
@@ -434,7 +434,7 @@ def test_a_penalty_avoids_repeats_and_min_p_the_unlikely(tiny_model, monkeypatch
     assert chosen(sure) == plain[:8]
 
 
-def test_numbers_that_are_none_are_an_error_that_names_the_source():
+def test_nan_is_an_error_that_names_the_source():
     model = tiny.model()
     with torch.no_grad():
         model.memory.lm_head.weight[:2].fill_(float("nan"))
@@ -448,7 +448,7 @@ def test_numbers_that_are_none_are_an_error_that_names_the_source():
             ask(PROMPT)
 
 
-def test_the_calls_show_their_parameters():
+def test_every_call_has_named_parameters():
     import inspect
 
     for call in (tiny.Model.generate, tiny.Model.compare, tiny.Model.stream, tiny.Model.chat):

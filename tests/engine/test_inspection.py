@@ -1,4 +1,4 @@
-"""Inspecting a text, probing a token, leaving neighbours out: against the model's own passes."""
+"""Inspecting a text, probing a token and leaving neighbours out, against the model's own passes."""
 
 import numpy as np
 import pytest
@@ -26,21 +26,21 @@ def test_every_token_gets_the_probabilities_of_its_own_pass(tiny_model, monkeypa
     assert [e.values["done"] for e in progress][-1] == progress[-1].values["total"] == len(ids) - 1
     score = tiny_model.score(TEXT)
     for source in ("lm", "memory", "knn"):
-        found = [step.probs[source] for step in trace.steps]
-        np.testing.assert_allclose(found, np.exp(-score.nll[source]), rtol=1e-4, atol=1e-7)
+        actual = [step.probs[source] for step in trace.steps]
+        np.testing.assert_allclose(actual, np.exp(-score.nll[source]), rtol=1e-4, atol=1e-7)
     for step in trace.steps:
         mixed = 0.7 * step.probs["lm"] + 0.3 * step.probs["memory"]
         assert step.probs["fused"] == pytest.approx(mixed, rel=1e-6)
 
 
-def test_a_text_too_short_or_too_long_is_refused_before_it_is_run(tiny_model):
-    with pytest.raises(MlpMemError, match="two or more"):
+def test_a_text_too_short_or_too_long_is_refused_before_the_pass(tiny_model):
+    with pytest.raises(MlpMemError, match="must have two tokens or more"):
         tiny_model.inspect("")
-    with pytest.raises(MlpMemError, match="at most 96"):
+    with pytest.raises(MlpMemError, match="at most 96 tokens"):
         tiny_model.inspect("x" * 200)
 
 
-def test_a_stop_ends_without_a_trace(tiny_model):
+def test_a_cancelled_inspection_ends_without_a_trace(tiny_model):
     class Stop:
         def is_set(self):
             return True
@@ -48,7 +48,7 @@ def test_a_stop_ends_without_a_trace(tiny_model):
     assert list(tiny_model.inspect(TEXT, cancel=Stop())) == []
 
 
-def test_a_named_token_is_its_first_with_and_without_a_space(tiny_model):
+def test_a_named_token_is_the_texts_first_with_and_without_a_space(tiny_model):
     ids = tiny_model.decoder.encode("Peru is")
     rows = tiny_model.probe(ids, "the cat")
     pieces = [(row["named"], row["text"]) for row in rows]
@@ -58,7 +58,7 @@ def test_a_named_token_is_its_first_with_and_without_a_space(tiny_model):
         assert set(row["p"]) == {"lm", "memory", "knn"}
         for source, p in row["p"].items():
             assert p == pytest.approx(float(spread[source][row["id"]].exp()))
-    with pytest.raises(MlpMemError, match="no token is named"):
+    with pytest.raises(MlpMemError, match="the token must have a text"):
         tiny_model.probe(ids, "")
 
 
@@ -66,21 +66,21 @@ def without(step: Step, left: set[int]) -> dict[int, float]:
     """The kNN distribution over the candidates and OTHER without the listed neighbours `left`."""
     candidates = {c.token_id for c in step.candidates}
     mass = dict(step.unshown)
-    for i, near in enumerate(step.neighbours):
+    for i, neighbour in enumerate(step.neighbours):
         if i not in left:
-            key = near.target_id if near.target_id in candidates else OTHER
-            mass[key] = mass.get(key, 0.0) + near.weight
+            key = neighbour.target_id if neighbour.target_id in candidates else OTHER
+            mass[key] = mass.get(key, 0.0) + neighbour.weight
     total = sum(mass.values())
     return {key: value / total for key, value in mass.items()}
 
 
-def test_shown_and_unshown_neighbours_together_are_the_knn_distribution():
+def test_listed_and_unlisted_neighbours_sum_to_the_knn_distribution():
     _, trace = inspected(tiny.model(k=40))
     for step in trace.steps:
-        found = without(step, set())
+        actual = without(step, set())
         for c in step.candidates:
-            assert found.get(c.token_id, 0.0) == pytest.approx(c.probs["knn"], rel=1e-4, abs=1e-9)
-        assert found.get(OTHER, 0.0) == pytest.approx(step.rest["knn"], abs=1e-5)
+            assert actual.get(c.token_id, 0.0) == pytest.approx(c.probs["knn"], rel=1e-4, abs=1e-9)
+        assert actual.get(OTHER, 0.0) == pytest.approx(step.rest["knn"], abs=1e-5)
 
 
 def test_leaving_the_nearest_out_equals_a_softmax_over_the_others():
@@ -104,13 +104,13 @@ def test_leaving_the_nearest_out_equals_a_softmax_over_the_others():
         token = int(store.datastore.values[entry])
         scores[token] = scores.get(token, 0.0) + float(w)
     total = sum(scores.values())
-    got = without(read, {0, 2})
+    actual = without(read, {0, 2})
     for c in step.candidates:
-        wanted = scores.get(c.token_id, 0.0) / total
-        assert got.get(c.token_id, 0.0) == pytest.approx(wanted, rel=1e-3, abs=1e-7)
+        expected = scores.get(c.token_id, 0.0) / total
+        assert actual.get(c.token_id, 0.0) == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
-def test_a_store_of_ones_own_answers_one_call_and_leaves_the_model_alone(tiny_model):
+def test_a_store_given_to_a_call_does_not_change_the_model(tiny_model):
     text = "Zorblat is the capital of the moon."
     seen = []
     store = tiny_model.store_texts([("mine", text)], progress=lambda done, total: seen.append(done))
@@ -126,7 +126,7 @@ def test_a_store_of_ones_own_answers_one_call_and_leaves_the_model_alone(tiny_mo
         tiny_model.store_texts([("mine", text)], stop=lambda: True)
 
 
-def test_the_corpus_is_found_by_words_titles_first(tiny_model):
+def test_the_corpus_is_searched_by_words_with_titles_first(tiny_model):
     corpus = tiny_model.corpus()
     hits, count = corpus.search("CAPITAL peru")
     assert [hit.title for hit in hits] == ["Peru"] and count == 1
@@ -139,7 +139,7 @@ def test_the_corpus_is_found_by_words_titles_first(tiny_model):
     assert corpus.search("nowhere") == ([], 0)
     first = corpus.search("is")[0][0].document
     corpus.groups = [STRANGER if i == first else group for i, group in enumerate(corpus.groups)]
-    assert corpus.search("is")[0][-1].document == first, "what is about nobody comes last"
+    assert corpus.search("is")[0][-1].document == first, "a document of strangers comes last"
     for wrong in (lambda: corpus.search(" "), lambda: corpus.document(9)):
         with pytest.raises(MlpMemError):
             wrong()

@@ -1,4 +1,4 @@
-"""Scores against one forward pass a token."""
+"""Scores against one forward pass per token."""
 
 import math
 
@@ -27,54 +27,54 @@ def plain_nll(model, ids: list[int], source: str) -> list[float]:
 def test_the_nll_of_every_token_is_that_of_its_own_pass(source, score, tiny_model):
     assert score.ids == tiny_model.decoder.encode(TEXT)
     assert len(score.tokens) == len(score.ids) == len(score.nll[source]) + 1
-    wanted = plain_nll(tiny_model, score.ids, source)
-    np.testing.assert_allclose(score.nll[source], wanted, atol=2e-3, rtol=1e-3)
+    expected = plain_nll(tiny_model, score.ids, source)
+    np.testing.assert_allclose(score.nll[source], expected, atol=2e-3, rtol=1e-3)
 
 
 def test_perplexity_and_grid_are_of_mixed_probabilities(score):
     lmbdas = [0.0, 0.3, 0.8]
     for source in ("memory", "knn"):
-        for lmbda, found in zip(lmbdas, score.grid(source, lmbdas), strict=True):
+        for lmbda, actual in zip(lmbdas, score.grid(source, lmbdas), strict=True):
             p = (1 - lmbda) * np.exp(-score.nll["lm"]) + lmbda * np.exp(-score.nll[source])
-            assert found == pytest.approx(math.exp(-np.log(p).mean()), rel=1e-6)
+            assert actual == pytest.approx(math.exp(-np.log(p).mean()), rel=1e-6)
     assert score.perplexity() == pytest.approx(math.exp(score.nll["lm"].mean()))
     assert score.perplexity("memory", 1.0) == pytest.approx(math.exp(score.nll["memory"].mean()))
     assert score.perplexity("memory") == score.perplexity("memory", 0.5)
 
 
-def test_a_token_no_neighbour_has_is_impossible_for_the_datastore_alone():
-    found = tiny.model(k=1).score("zzz qqq")
-    assert found.perplexity("knn", 1.0) == math.inf
-    assert math.isfinite(found.perplexity("knn", 0.5))
+def test_a_token_of_no_neighbour_is_impossible_only_for_the_datastore():
+    actual = tiny.model(k=1).score("zzz qqq")
+    assert actual.perplexity("knn", 1.0) == math.inf
+    assert math.isfinite(actual.perplexity("knn", 0.5))
 
 
 def test_a_text_longer_than_the_decoder_reads_is_scored_in_overlapping_windows(monkeypatch):
     model = tiny.model()
     monkeypatch.setattr(scoring, "ROWS", 7)
     ids = [0, *torch.randint(2, 250, (2 * tiny.POSITIONS + 11,)).tolist()]
-    found = scoring.score(model, ids)
-    assert all(len(nll) == len(ids) - 1 for nll in found.nll.values())
+    actual = scoring.score(model, ids)
+    assert all(len(nll) == len(ids) - 1 for nll in actual.nll.values())
     stride = tiny.POSITIONS // 2
     for at in (1, tiny.POSITIONS - 1, tiny.POSITIONS, 2 * tiny.POSITIONS - 1, len(ids) - 1):
         start = 0
         while at >= start + tiny.POSITIONS:
             start += stride
-        wanted = -float(model.distributions(ids[start:at])["memory"][ids[at]])
-        assert found.nll["memory"][at - 1] == pytest.approx(wanted, abs=2e-3)
+        expected = -float(model.distributions(ids[start:at])["memory"][ids[at]])
+        assert actual.nll["memory"][at - 1] == pytest.approx(expected, abs=2e-3)
 
 
-def test_what_cannot_be_scored_is_refused(score, tiny_model):
-    with pytest.raises(MlpMemError, match="needs two or more"):
+def test_texts_and_sources_that_cannot_be_scored_are_refused(score, tiny_model):
+    with pytest.raises(MlpMemError, match="must have two tokens or more"):
         tiny_model.score("")
     with pytest.raises(MlpMemError, match="the text has token ids outside 0"):
         tiny_model.score([0, 10**6])
-    with pytest.raises(MlpMemError, match="source 'rag' was not scored"):
+    with pytest.raises(MlpMemError, match="source must be one of lm, memory, knn; got 'rag'"):
         score.perplexity("rag", 0.5)
     with pytest.raises(MlpMemError, match="from 0"):
         score.grid("knn", [0.5, 1.2])
 
 
-def test_a_score_has_every_tokens_bytes_and_where_they_stand(tiny_model):
+def test_a_score_has_every_tokens_bytes_and_offsets(tiny_model):
     text = "Peru 😀 is é"
     score = tiny_model.score(text)
     assert b"".join(score.token_bytes) == text.encode() and score.token_bytes[0] == b""
@@ -85,7 +85,7 @@ def test_a_score_has_every_tokens_bytes_and_where_they_stand(tiny_model):
     assert byte_spans([b" Once"], " Once") == [(0, 5)]
 
 
-def test_several_texts_are_scored_each_as_alone(tiny_model):
+def test_texts_in_a_list_are_scored_like_single_ones(tiny_model):
     texts = ["Peru is", "Gold has the symbol"]
     for ours, text in zip(tiny_model.score(texts), texts, strict=True):
         assert ours.nll["lm"].tolist() == tiny_model.score(text).nll["lm"].tolist()

@@ -1,4 +1,4 @@
-"""Systems: a column says what the model says, and batches say what single calls say."""
+"""Systems: a column equals the model, and batches equal single calls."""
 
 from functools import cache
 
@@ -28,7 +28,7 @@ def model():
 
 @cache
 def routed():
-    """Return that model with a lambda for every token."""
+    """Return the same model with one lambda per token."""
     return tiny.routed(k=8)
 
 
@@ -56,11 +56,11 @@ ALL = ("lm", "memory", "knn", "rag", "rag_memory_text", "auto_memory", "auto_mix
 def test_a_column_gives_the_models_own_distribution(name):
     for prompt in PROMPTS:
         ids = model().decoder.encode(prompt)
-        mine = system(name).log_probs(ids)[0]
-        torch.testing.assert_close(mine, model().distributions(ids, 0.7, name)["fused"])
+        log_probs = system(name).log_probs(ids)[0]
+        torch.testing.assert_close(log_probs, model().distributions(ids, 0.7, name)["fused"])
 
 
-def test_a_column_without_lambda_takes_the_models_which_may_be_the_routers():
+def test_a_column_without_lambda_takes_the_models_or_its_routers():
     ids = model().decoder.encode(PROMPTS[0])
     lm, memory, knn = tiny.systems(tiny.routed(k=8, auto=True))
     assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
@@ -71,26 +71,26 @@ def test_a_column_without_lambda_takes_the_models_which_may_be_the_routers():
 
 def test_a_column_leaves_its_lambda_to_the_router():
     ids = model().decoder.encode(PROMPTS[0])
-    mine = system("auto_mixed").log_probs(ids)[0]
-    torch.testing.assert_close(mine, routed().distributions(ids, AUTO, "mixed")["fused"])
+    log_probs = system("auto_mixed").log_probs(ids)[0]
+    torch.testing.assert_close(log_probs, routed().distributions(ids, AUTO, "mixed")["fused"])
 
 
 @pytest.mark.parametrize("name", ["lm", "memory", "knn", "auto_mixed"])
 def test_the_last_positions_are_those_of_shorter_prompts(name):
     ids = model().decoder.encode(PROMPTS[0])
-    found = system(name).log_probs(ids, last=3)
-    for row, at in zip(found, (len(ids) - 2, len(ids) - 1, len(ids)), strict=True):
+    rows = system(name).log_probs(ids, last=3)
+    for row, at in zip(rows, (len(ids) - 2, len(ids) - 1, len(ids)), strict=True):
         one = system(name).log_probs(ids[:at])[0]
         torch.testing.assert_close(row, one, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_batches_judge_as_single_calls_do(name):
-    asked, encode = system(name), model().decoder.encode
+def test_batches_judge_like_single_calls(name):
+    column, encode = system(name), model().decoder.encode
     pairs = [(encode(p), encode(f"{p} Lima.")[len(encode(p)) :]) for p in PROMPTS]
-    judged = judge(asked, pairs)
+    judged = judge(column, pairs)
     for i, (prompt, continuation) in enumerate(pairs):
-        log_probs = asked.log_probs([*prompt, *continuation[:-1]], last=len(continuation))
+        log_probs = column.log_probs([*prompt, *continuation[:-1]], last=len(continuation))
         gold = log_probs[range(len(continuation)), continuation]
         assert judged.log_probs[judged.of == i] == pytest.approx(gold.numpy(), abs=1e-4)
         assert judged.sums()[i] == pytest.approx(float(gold.sum()), abs=1e-3)
@@ -98,28 +98,28 @@ def test_batches_judge_as_single_calls_do(name):
         greedy = log_probs.argmax(-1).tolist() == continuation
         assert judged.exact()[i] == greedy
     ids = [3, 40, 7]
-    found = next_tokens(asked, [prompt for prompt, _ in pairs], ids)
-    for row, (prompt, _) in zip(found, pairs, strict=True):
-        assert row == pytest.approx(asked.log_probs(prompt)[0, ids].numpy(), abs=1e-4)
+    rows = next_tokens(column, [prompt for prompt, _ in pairs], ids)
+    for row, (prompt, _) in zip(rows, pairs, strict=True):
+        assert row == pytest.approx(column.log_probs(prompt)[0, ids].numpy(), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_batches_write_what_generation_writes(name, monkeypatch):
     monkeypatch.setattr(batches, "ROWS", 3)
-    asked, encode = system(name), model().decoder.encode
-    written = write(asked, [encode(p) for p in PROMPTS], 6)
+    column, encode = system(name), model().decoder.encode
+    written = write(column, [encode(p) for p in PROMPTS], 6)
     for prompt, ids in zip(PROMPTS, written, strict=True):
-        trace = asked.generate(prompt, max_new_tokens=6)
+        trace = column.generate(prompt, max_new_tokens=6)
         assert [step.token_id for step in trace.steps] == ids
-    judged = judge(asked, [(encode(p), ids) for p, ids in zip(PROMPTS, written, strict=True)])
+    judged = judge(column, [(encode(p), ids) for p, ids in zip(PROMPTS, written, strict=True)])
     assert judged.exact().all()
 
 
 def test_writing_ends_at_the_end_token(monkeypatch):
-    asked, encode = system("lm"), model().decoder.encode
-    free = write(asked, [encode(p) for p in PROMPTS], 6)
+    column, encode = system("lm"), model().decoder.encode
+    free = write(column, [encode(p) for p in PROMPTS], 6)
     monkeypatch.setitem(model().decoder.__dict__, "eos_ids", frozenset([free[1][2]]))
-    for ids, cut in zip(free, write(asked, [encode(p) for p in PROMPTS], 6), strict=True):
+    for ids, cut in zip(free, write(column, [encode(p) for p in PROMPTS], 6), strict=True):
         end = ids.index(free[1][2]) + 1 if free[1][2] in ids else len(ids)
         assert cut == ids[:end]
 
@@ -128,17 +128,17 @@ def test_a_prompt_that_is_too_long_keeps_its_first_token_and_its_end():
     ids = list(range(2, 2 + 150))
     read = batches.fit(system("lm"), ids, 6)
     assert read == [2, *ids[-(tiny.POSITIONS - 7) :]] and len(read) == tiny.POSITIONS - 6
-    with pytest.raises(MlpMemError, match="reads 96 in all"):
+    with pytest.raises(MlpMemError, match="fewer than the 96 .* got 96"):
         batches.fit(system("lm"), ids, 96)
 
 
-def test_a_column_says_what_it_keeps_and_costs():
-    made = {column.name: column for column in tiny.systems(model())}
-    assert list(made) == model().systems and made["memory"].seconds == 0.0
+def test_a_column_has_its_bytes_seconds_and_label():
+    columns = {column.name: column for column in tiny.systems(model())}
+    assert list(columns) == model().systems and columns["memory"].seconds == 0.0
     decoder = model().decoder.bytes
-    assert made["lm"].bytes == decoder and made["knn"].bytes == decoder + model().store.bytes
-    assert made["memory"].bytes == decoder + model().memory.bytes
-    assert made["memory"].label == "decoder + memory"
+    assert columns["lm"].bytes == decoder and columns["knn"].bytes == decoder + model().store.bytes
+    assert columns["memory"].bytes == decoder + model().memory.bytes
+    assert columns["memory"].label == "decoder + memory"
 
 
 # Retrieval
@@ -150,13 +150,13 @@ def test_retrieval_finds_the_planted_document_and_puts_it_first():
     assert decoder.decode(passages().ids[best]).startswith("Gold has the symbol Au")
     ids = decoder.encode("The symbol of gold is")
     read = system("rag").context(ids, 6)
-    assert read == [0, *passages().ids[best][1:], *ids[1:]]  # BOS once, the passage's end kept
+    assert read == [0, *passages().ids[best][1:], *ids[1:]]  # BOS once, with the passage's end
     text = Rag(ModelSystem(model()), passages(), layout="text").context(ids, 6)
-    said = f"{decoder.decode(passages().ids[best])} The symbol of gold is"
-    assert decoder.decode(text) == said and text.count(0) == 1 and 1 not in text
+    expected = f"{decoder.decode(passages().ids[best])} The symbol of gold is"
+    assert decoder.decode(text) == expected and text.count(0) == 1 and 1 not in text
 
 
-def test_running_text_runs_on_into_the_prompt():
+def test_plain_text_is_joined_to_the_prompt():
     decoder = model().decoder
     notes = Passages(cut_text(decoder, [("notes", "Tin has the symbol Sn")]), decoder)
     ids = Rag(ModelSystem(model()), notes).context(decoder.encode("The symbol of tin is"), 6)
@@ -165,7 +165,7 @@ def test_running_text_runs_on_into_the_prompt():
     long = Passages(cut_text(decoder, [("notes", "Tin is soft. " * 40 + "Zinc is hard.")]), decoder)
     assert max(map(len, long.ids)) == tiny.POSITIONS // 4
     read = Rag(ModelSystem(model()), long).context(decoder.encode("Zinc"), 6)
-    assert "hard" in decoder.decode(read), "a text longer than the decoder reads is found in pieces"
+    assert "hard" in decoder.decode(read), "a long text is searched in pieces"
 
 
 def test_passages_without_a_word_in_common_are_not_read():
@@ -173,7 +173,7 @@ def test_passages_without_a_word_in_common_are_not_read():
     assert system("rag").context(ids, 6) == ids and passages().search("zzz", 3) == []
 
 
-def test_a_text_without_a_word_is_searched_and_nothing_is_found():
+def test_a_search_of_a_text_without_words_finds_nothing():
     decoder = model().decoder
     mute = Passages(cut_text(decoder, [("notes", "!!! ???")]), decoder)
     ids = decoder.encode("The symbol of gold is")
@@ -181,12 +181,12 @@ def test_a_text_without_a_word_is_searched_and_nothing_is_found():
     assert Rag(ModelSystem(model()), mute).context(ids, 6) == ids
 
 
-def test_the_best_passage_stands_last_and_what_does_not_fit_is_left_out():
+def test_the_best_passage_comes_last_and_passages_that_do_not_fit_are_left_out():
     several = Rag(ModelSystem(model()), passages(), count=4)
     ids = model().decoder.encode("capital of Peru Vellmar town")
     room = tiny.POSITIONS - len(ids)
     order = passages().search("capital of Peru Vellmar town", 4)
-    assert len(order) == 3  # of five passages one stands twice, and one has none of the words
+    assert len(order) == 3  # of five passages, two are equal and one has none of the words
     best, second = (passages().ids[p][1:] for p in order[:2])
     read = several.context(ids, room - len(best) - len(second))
     assert read == [0, *second, *best, *ids[1:]]
@@ -197,15 +197,15 @@ def test_a_trace_of_retrieval_has_its_prompt_and_its_time():
     trace = system("rag").generate("The symbol of gold is", max_new_tokens=3)
     assert "Gold has the symbol Au" in trace.prompt and trace.cost["retrieval_ms"] > 0
     assert trace.cost["passages_bytes"] == passages().bytes > 0
-    assert trace.settings["asked"] == "The symbol of gold is", "what was read before it is the rest"
+    assert trace.settings["asked"] == "The symbol of gold is", "the passages are in trace.prompt"
     assert trace.prompt.endswith(trace.settings["asked"]) and trace.settings["max_new_tokens"] == 3
-    made = system("rag")
-    assert made.bytes > model().decoder.bytes and made.seconds > 0
-    assert made.label == "decoder + retrieval"
+    rag = system("rag")
+    assert rag.bytes > model().decoder.bytes and rag.seconds > 0
+    assert rag.label == "decoder + retrieval"
 
 
 @pytest.mark.parametrize("wrong", [{"layout": "columns"}, {"count": 0}])
-def test_a_layout_that_is_none_is_refused(wrong):
+def test_an_unknown_layout_or_count_is_refused(wrong):
     with pytest.raises(MlpMemError, match="must be one of turns, text"):
         Rag(ModelSystem(model()), passages(), **wrong)
 
@@ -237,7 +237,7 @@ def test_an_untrained_adapter_leaves_the_logits_as_they_are():
     assert len(asking) == 2 * linears and wrapped.peft_config["default"].r == 4
 
 
-def test_what_is_no_adapter_is_refused(tmp_path):
+def test_a_folder_without_an_adapter_is_refused(tmp_path):
     with pytest.raises(MlpMemError, match="lacks adapter_config.json"):
         load_adapter(tiny.decoder(), tmp_path)
 
@@ -251,7 +251,7 @@ def test_an_adapter_of_another_decoder_is_refused(tmp_path):
         load_adapter(tiny.decoder("llama"), tmp_path)
 
 
-def test_no_numbers_are_lost_between_judging_and_a_pairs_tokens():
+def test_judged_tokens_are_summed_and_averaged_per_pair():
     judged = batches.Judged(np.log([0.5, 0.25, 0.5]), np.array([True, True, False]), np.array(
         [0, 0, 1]))  # fmt: skip
     assert np.exp(judged.sums()) == pytest.approx([0.125, 0.5])

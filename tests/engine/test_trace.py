@@ -1,4 +1,4 @@
-"""Traces survive JSON, and can be mixed anew."""
+"""Traces survive JSON, and can be mixed again."""
 
 import json
 
@@ -13,7 +13,7 @@ def traces(tiny_model):
     return tiny_model.compare("The capital of Peru", max_new_tokens=4, temperature=1.0)
 
 
-def test_a_trace_written_as_json_reads_back_as_it_was(traces):
+def test_a_trace_read_from_its_json_equals_the_original(traces):
     for trace in traces.values():
         read = Trace.from_json(trace.to_json())
         assert (read.system, read.text, read.finish) == (trace.system, trace.text, trace.finish)
@@ -28,7 +28,7 @@ def test_a_trace_written_as_json_reads_back_as_it_was(traces):
                 assert a.distance == pytest.approx(b.distance, rel=1e-5)
 
 
-def test_the_json_is_plain_and_keeps_every_source_in_every_column(traces):
+def test_the_json_is_plain_and_has_every_source_in_every_column(traces):
     row = json.loads(traces["lm"].to_json())
     assert row["v"] == 1
     for step in row["steps"]:
@@ -48,13 +48,13 @@ def test_a_missing_source_is_null_and_reads_back_as_missing():
     assert set(Trace.from_json(trace.to_json()).steps[0].candidates[0].probs) == {"lm", "fused"}
 
 
-def test_mixing_is_linear_in_probabilities_and_the_decoder_stays_alone():
+def test_mixing_is_linear_in_probabilities_and_lm_is_not_mixed():
     probs = {"lm": 0.2, "memory": 0.6}
     assert mix(probs, "memory", 0.25) == pytest.approx(0.3)
     assert mix(probs, "lm", 0.25) == mix(probs, "knn", 0.25) == 0.2
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"v": 2}', '{"v": 1}', '{"v": 1, "steps": 3}'])
-def test_what_is_no_trace_is_refused(text):
+def test_json_that_is_not_a_trace_is_refused(text):
     with pytest.raises(MlpMemError, match="trace: .*again"):
         Trace.from_json(text)

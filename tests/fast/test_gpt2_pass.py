@@ -14,12 +14,12 @@ pytestmark = tiny.needs_ops
 IDS = torch.tensor([[0, 9, 40, 7, 12], [0, 3, 3, 80, 5]])
 
 
-def both(depth: int = -1, dtype=torch.float32, int8: bool = False):
+def both(depth: int = -1, dtype=torch.float32, bits: int = 0):
     """Return a packed GPT-2 with its hand-written pass, and the same without."""
     made = [tiny.decoder("gpt2", depth) for _ in range(2)]
     for decoder in made:
         decoder.model.to(dtype)
-        decoder.pack(int8)
+        decoder.pack(bits)
         assert decoder.straight is not None
     made[1].straight = None
     return made
@@ -58,7 +58,7 @@ def test_a_prompt_and_the_tokens_after_it_equal_transformers(depth, last):
 @pytest.mark.parametrize(("int8", "most"), [(False, 0.03), (True, 1e-3)])
 def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8, most):
     exact = tiny.decoder("gpt2").forward(IDS).logits
-    made = both(dtype=torch.float32 if int8 else torch.bfloat16, int8=int8)
+    made = both(dtype=torch.float32 if int8 else torch.bfloat16, bits=8 if int8 else 0)
     mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)
     errors = [float((found - exact).norm() / exact.norm()) for found in (mine, theirs)]
     assert errors[0] < 1.3 * errors[1] + 1e-3, errors
@@ -114,7 +114,7 @@ def test_plain_weights_have_none():
     assert pass_of(tiny.decoder("gpt2")) is None
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "gptj", "bloom", "falcon"])
+@pytest.mark.parametrize("family", ["granite", "gpt_neox", "gptj", "bloom", "falcon"])
 def test_other_families_are_left_to_transformers_where_their_layers_stand_alike_too(family):
     plain, packed = (tiny.decoder(family) for _ in range(2))
     packed.pack()

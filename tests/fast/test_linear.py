@@ -10,7 +10,8 @@ import mlpmem
 import mlpmem.api
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import linear
-from mlpmem.fast.linear import PackedLinear, pack
+from mlpmem.fast.linear import pack
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
 
@@ -139,7 +140,7 @@ def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bi
     holder, x = nn.Sequential(layer), torch.randn(3, 5, 96)
     wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     size = linear.bytes_of(holder)
-    assert pack(holder, int8=True) == 1 and isinstance(holder[0], linear.Int8Linear)
+    assert pack(holder, 8) == 1 and isinstance(holder[0], linear.Int8Linear)
     error = (holder(x).double() - wanted).norm() / wanted.norm()
     assert 0 < error < 0.04
     product, beside = holder(x), torch.randn(3, 5, 160)

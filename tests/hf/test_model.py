@@ -5,7 +5,15 @@ import json
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer, pipeline
+from fake_hub import FakeHub
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    TextIteratorStreamer,
+    pipeline,
+)
 
 from mlpmem.errors import MlpMemError
 from mlpmem.hf.__main__ import main
@@ -154,18 +162,83 @@ def test_a_folder_keeps_no_path_and_no_taste_for_sampling_of_its_decoder(tmp_pat
     assert all("somebody" not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
+LOADERS = [AutoModelForCausalLM, MlpMemoryForCausalLM]
+OPTIONS = [
+    {"dtype": torch.float16}, {"dtype": "float16"}, {"torch_dtype": "bfloat16"}, {"dtype": "auto"},
+    {"device_map": "auto"}, {"device_map": "sequential"}, {"device_map": {"": "cpu"}},
+    {"device_map": {"decoder": "cpu", "memory": "cpu"}}, {"device_map": torch.device("cpu")},
+    {"attn_implementation": "eager"}, {"low_cpu_mem_usage": True}, {"use_safetensors": True},
+    {"revision": "main", "token": "x", "cache_dir": "/nowhere", "local_files_only": True},
+    {"trust_remote_code": True}, {"weights_only": True}, {"offload_folder": "x"}, {"lmbda": 0.1},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_a_folder_takes_what_transformers_takes(loader, options, tiny_model, tmp_path):
+    wrapped(tiny_model, "memory").save_pretrained(tmp_path)
+    made = loader.from_pretrained(tmp_path, **options)
+    named = options.get("dtype", options.get("torch_dtype", "float32"))
+    kinds = {"auto": torch.float32} | {k: getattr(torch, k) for k in ("float16", "bfloat16")}
+    assert made.dtype == kinds.get(named, torch.float16 if named is torch.float16 else made.dtype)
+    assert made.config.lmbda == options.get("lmbda", 0.4)
+    attention = options.get("attn_implementation", "sdpa")
+    assert made.decoder.config._attn_implementation == attention
+    ids = ids_of(tiny_model)
+    wanted = wrapped(tiny_model, "memory", made.config.lmbda)(ids).logits
+    near = 1e-5 if made.dtype == torch.float32 else 1.0
+    torch.testing.assert_close(made(ids).logits, wanted, atol=near, rtol=1e-4)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_the_stored_dtype_a_subfolder_and_loading_info_are_given(loader, tmp_path):
+    model = tiny.model()
+    model.decoder.model.half()
+    wrapped(model, "lm").save_pretrained(tmp_path / "below")
+    made, info = loader.from_pretrained(
+        tmp_path, subfolder="below", dtype="auto", output_loading_info=True
+    )
+    assert made.dtype == torch.float16
+    assert not any(info.values()) and {"missing_keys", "unexpected_keys"} <= info.keys()
+    said = GenerationConfig(max_new_tokens=3)
+    config = AutoConfig.from_pretrained(tmp_path / "below")
+    made = loader.from_pretrained(tmp_path / "below", config=config, generation_config=said)
+    assert made.generation_config.max_new_tokens == 3 and made.config is config
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_folder_of_the_hub_is_downloaded(loader, tiny_model, tmp_path, monkeypatch):
+    wrapped(tiny_model, "memory").save_pretrained(tmp_path / "repository")
+    (tmp_path / "repository" / "run.py").write_text("print('no')")
+    hub = FakeHub({"someone/fused": tmp_path / "repository"})
+    hub.be_the_hub(monkeypatch, tmp_path / "cache")
+    options = {"cache_dir": tmp_path / "cache", "revision": "main"}
+    made = loader.from_pretrained("someone/fused", **options)
+    hub.close()
+    ids = ids_of(tiny_model)
+    assert torch.equal(made(ids).logits, wrapped(tiny_model, "memory")(ids).logits)
+    assert not list((tmp_path / "cache").rglob("run.py"))
+    again = loader.from_pretrained("someone/fused", local_files_only=True, **options)
+    assert torch.equal(again(ids).logits, made(ids).logits)
+
+
 def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):
     with pytest.raises(MlpMemError, match="no folder with a config.json"):
         MlpMemoryForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(MlpMemError, match="cannot be downloaded"):
+        MlpMemoryForCausalLM.from_pretrained("no/such-model", local_files_only=True)
     wrapped(tiny_model, "lm").save_pretrained(tmp_path)
-    with pytest.raises(MlpMemError, match="load_in_4bit"):
-        MlpMemoryForCausalLM.from_pretrained(tmp_path, load_in_4bit=True)
-    with pytest.raises(MlpMemError, match="one device"):
-        MlpMemoryForCausalLM.from_pretrained(tmp_path, device_map="balanced")
-    with pytest.raises(MlpMemError, match="float7"):
-        MlpMemoryForCausalLM.from_pretrained(tmp_path, dtype="float7")
-    half = MlpMemoryForCausalLM.from_pretrained(tmp_path, revision="main", dtype="bfloat16")
-    assert half.dtype == torch.bfloat16
+    for options, what in (
+        ({"load_in_4bit": True}, "load_in_4bit is not known here; .* config and its values"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is not known here"),
+        ({"device_map": {"decoder": "cpu", "memory": "cuda:0"}}, "one device"),
+        ({"device_map": "nowhere"}, "one device"),
+        ({"dtype": "float7"}, "float7"),
+        ({"attn_implementation": "no_such"}, "no_such.* use sdpa or eager"),
+        ({"subfolder": "../elsewhere"}, "no folder with a config.json"),
+    ):
+        with pytest.raises(MlpMemError, match=what):
+            MlpMemoryForCausalLM.from_pretrained(tmp_path, **options)
 
 
 @pytest.mark.parametrize("asked", [{"system": "mixed"}, {"lmbda": "auto"}])

@@ -1,9 +1,11 @@
 """Bundles are whole or refused with the next step; keys are built, checked and cached."""
 
 import errno
+import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -16,8 +18,11 @@ from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
 from mlpmem.loading import manifest
+from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.parts import attach_text
+from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.retrieval import key_cache
+from mlpmem.ui.recordings import recorded
 
 NEXT_STEP = "git checkout -- assets.*download or export it again"
 
@@ -112,6 +117,86 @@ def test_a_manifest_never_reaches_outside_its_folder(name, folder):
         b.load_bundle(folder)
 
 
+def listed_again(folder: Path) -> None:
+    """List every file as it is now, as somebody who means harm would."""
+    (folder / "manifest.json").rename(folder.parent / "manifest.json")
+    files = manifest.list_files(folder)
+    (folder.parent / "manifest.json").rename(folder / "manifest.json")
+    rewrite_manifest(folder, files=files)
+
+
+@pytest.mark.parametrize(
+    "name", ["results.json", "decoder/config.json", "documents", "manifest.json"]
+)
+def test_a_link_in_a_bundle_is_refused_whatever_it_leads_to(name, folder, tmp_path):
+    (folder / name).rename(tmp_path / "private")
+    (folder / name).symlink_to(tmp_path / "private")
+    with pytest.raises(MlpMemError, match=f"{name} is a link, .*copy the bundle with its files"):
+        b.load_bundle(folder)
+
+
+def test_a_bundle_that_is_reached_by_a_link_is_read(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder)
+    assert b.load_bundle(tmp_path / "link").model().systems == ["lm", "memory"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("name", ["manifest.json", "decoder/model.safetensors", "traces/0.json"])
+def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(name, folder):
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).parent.mkdir(exist_ok=True)
+    os.mkfifo(folder / name)
+    recorded.read(folder)
+    if name.startswith("traces"):
+        assert b.load_bundle(folder).traces() == []
+    else:
+        with pytest.raises(MlpMemError, match="is not a file|is missing"):
+            b.load_bundle(folder)
+
+
+def test_files_that_no_manifest_lists_change_nothing(folder, tmp_path):
+    bundle = b.load_bundle(folder)
+    wanted = bundle.model().distributions("The capital")
+    wrapped = add_adapter(tiny.decoder().model, 2)
+    for weight in wrapped.parameters():
+        weight.data.add_(0.3)
+    save_adapter(wrapped, folder / "decoder")
+    tiny.memory(tiny.decoder(), seed=9).save(folder / "memory" / "knn_generator")
+    (folder / "decoder" / "chat_template.jinja").write_text("{{ 1 / 0 }}")
+    (folder / "decoder" / "generation_config.json").write_text('{"eos_token_id": 40}')
+    files = {n: f for n, f in bundle.manifest["files"].items() if "generation_config" not in n}
+    rewrite_manifest(folder, files=files)
+    (folder / "traces").mkdir()
+    (folder / "traces" / "00.json").write_text("{}")
+    (folder / "router" / "x").mkdir(parents=True)
+    (folder / "router" / "x" / "config.json").write_text("{}")
+    bundle = b.load_bundle(folder)
+    model = bundle.model()
+    for name, log_probs in model.distributions("The capital").items():
+        assert np.array_equal(log_probs, wanted[name])
+    assert not model.decoder.tokenizer.chat_template and 40 not in model.decoder.eos_ids
+    assert bundle.traces() == [] and model.routers == {}
+    assert model.decoder.folder == folder / "decoder"
+    assert not [path for path in Path(tempfile.gettempdir()).glob("mlpmem-*/decoder")]
+
+
+def test_what_a_manifest_leaves_out_is_missing_though_it_is_there(folder):
+    files = dict(b.load_bundle(folder).manifest["files"])
+    for name in ("documents/tokens.npy", "results.json", "fingerprint.safetensors"):
+        rewrite_manifest(folder, files={n: f for n, f in files.items() if n != name})
+        bundle = b.load_bundle(folder)
+        assert (recorded.read(folder).results is None) == (name == "results.json")
+        with pytest.raises(MlpMemError):
+            built(bundle) if name != "results.json" else bundle.read_json(name)
+
+
+def test_an_adapter_within_a_bundles_decoder_is_refused_though_it_is_listed(folder):
+    save_adapter(add_adapter(tiny.decoder().model, 2), folder / "decoder")
+    listed_again(folder)
+    with pytest.raises(MlpMemError, match="also holds a LoRA adapter .* column, NAME=FOLDER"):
+        b.load_bundle(folder).model()
+
+
 def test_settings_that_cannot_be_used_are_refused(folder):
     rewrite_manifest(folder, settings={"lambda": 3})
     with pytest.raises(MlpMemError, match="settings cannot be used"):
@@ -128,7 +213,7 @@ def test_a_memory_of_another_decoder_is_refused_when_saving_and_when_loading(fol
     assert not (tmp_path / "never").exists()
     config = json.loads((folder / "memory/config.json").read_text())
     (folder / "memory/config.json").write_text(json.dumps(config | {"tokenizer_hash": "00"}))
-    rewrite_manifest(folder, files=manifest.list_files(folder / "memory"))
+    listed_again(folder)
     with pytest.raises(MlpMemError, match="belongs to another decoder: tokenizer hash"):
         b.Bundle(folder, json.loads((folder / "manifest.json").read_text())).model()
 
@@ -175,6 +260,83 @@ def test_keys_are_built_once_and_then_read_from_the_cache(tiny_bundle):
     np.testing.assert_array_equal(second.datastore.keys, first.datastore.keys)
     names = sorted(path.suffix for path in key_cache.cache_folder().iterdir())
     assert names == [".json", ".npy"]
+
+
+SEALED = {
+    "no array": b"no array at all",
+    "an archive": b"PK\x03\x04 cut off",
+    "an object": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
+    "a header that is no Python": b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((\n",
+    "nothing": b"",
+}
+NOTES = ["[]", "3", "null", "{}", '{"sha256": 3}', '{"seconds": 1', "[" * 9999, "\x00"]
+SECONDS = ["1" + "0" * 400, '"x"', "null", "[]", "NaN", "-1", "Infinity"]
+
+
+@pytest.mark.parametrize("kind", [*SEALED, *NOTES, *SECONDS])
+def test_no_damage_of_the_cache_is_an_error(kind, tiny_bundle):
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    file = next(key_cache.cache_folder().glob("*.npy"))
+    notes = file.with_suffix(".json")
+    if kind in SEALED:
+        file.write_bytes(SEALED[kind])
+        row = {"sha256": hashlib.sha256(SEALED[kind]).hexdigest(), "seconds": 1.0}
+        notes.write_text(json.dumps(row))
+    elif kind in NOTES:
+        notes.write_text(kind)
+    else:
+        digest = json.loads(notes.read_text())["sha256"]
+        notes.write_text(f'{{"sha256": "{digest}", "seconds": {kind}}}')
+    again = built(tiny_bundle)
+    assert not again.cached and np.array_equal(again.datastore.keys, keys)
+    assert built(tiny_bundle).cached
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.parametrize("suffix", [".npy", ".json"])
+@pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link"])
+def test_something_else_in_place_of_the_cache_keeps_nobody_waiting(kind, suffix, tiny_bundle):
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    file = next(key_cache.cache_folder().glob(f"*{suffix}"))
+    file.unlink()
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        (file / "x").mkdir(parents=True)
+    else:
+        file.symlink_to("nowhere")
+    again = built(tiny_bundle)
+    assert not again.cached and np.array_equal(again.datastore.keys, keys)
+    assert bool(again.warning) == (kind == "folder")
+
+
+def test_nothing_is_written_through_a_link_that_waits_in_the_cache(tiny_bundle, tmp_path):
+    folder = key_cache.cache_folder()
+    (tmp_path / "mine").write_text("mine")
+    keys = np.array(built(tiny_bundle).datastore.keys)
+    names = [path.name for path in folder.iterdir()]
+    for name in (*names, *(f".{name}.{os.getpid()}" for name in names)):
+        (folder / name).unlink(missing_ok=True)
+        (folder / name).symlink_to(tmp_path / "mine")
+    assert np.array_equal(built(tiny_bundle).datastore.keys, keys)
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert built(tiny_bundle).cached and not any((folder / name).is_symlink() for name in names)
+
+
+def test_amending_a_bundle_writes_through_no_link(folder, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (folder / "results.json").unlink()
+    for name in ("results.json", "manifest.json.new"):
+        (folder / name).symlink_to(tmp_path / "mine")
+    b.put_results(folder, {"systems": []})
+    assert b.load_bundle(folder).read_json("results.json") == {"systems": []}
+    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path / "lora")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "adapters").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(MlpMemError, match="adapters is a link"):
+        b.put_adapter(folder, ExtraColumn("tuned", tmp_path / "lora", "adapter"))
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not list((tmp_path / "elsewhere").iterdir())
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "another shape", "no notes"])

@@ -44,7 +44,7 @@ def test_a_bundle_loads_without_with_and_with_a_later_datastore(tiny_bundle):
     while "knn" not in model.systems and time.monotonic() < deadline:
         time.sleep(0.02)
     assert "knn" in model.systems
-    with pytest.raises(MlpMemError, match="datastore is 'later'"):
+    with pytest.raises(MlpMemError, match="datastore must be True, False .*got 'later'"):
         mlpmem.load(tiny_bundle.folder, datastore="later")
 
 
@@ -81,7 +81,7 @@ def test_progress_counts_the_tokens_of_parts_text(parts):
 def test_parts_without_their_decoder_or_beside_a_bundle_are_refused(parts, tiny_bundle):
     with pytest.raises(MlpMemError, match="give decoder="):
         mlpmem.load(memory=parts / "memory")
-    with pytest.raises(MlpMemError, match="give one of them"):
+    with pytest.raises(MlpMemError, match="give only one of them"):
         mlpmem.load(tiny_bundle.folder, decoder=parts / "decoder")
 
 
@@ -111,14 +111,18 @@ def test_a_line_of_jsonl_ends_at_a_newline_alone(tmp_path):
 def test_text_that_cannot_be_read_is_refused(tmp_path):
     decoder = tiny.decoder()
     for name, content, complaint in (
-        ("a.pdf", b"x", "not one of .txt, .md, .jsonl"),
-        ("a.txt", b"\xff\xfe", "hold no text"),
-        ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl has neither "text" nor'),
-        ("b.jsonl", b'"only a string"', "line 1 of .*b.jsonl is a string"),
-        ("empty.md", b"", "hold no text"),
+        ("a.pdf", b"x", "must be one of .txt, .md, .jsonl"),
+        ("a.txt", b"\xff\xfe", "must hold some text"),
+        ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text" or'),
+        (
+            "b.jsonl",
+            b'"only a string"',
+            "line 1 of .*b.jsonl must be an object with .text.; got a string",
+        ),
+        ("empty.md", b"", "must hold some text"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=complaint):
             read_text(decoder, [tmp_path / name])
-    with pytest.raises(MlpMemError, match="missing.txt is not there"):
+    with pytest.raises(MlpMemError, match="missing.txt does not exist"):
         read_text(decoder, [tmp_path / "missing.txt"])

@@ -10,7 +10,7 @@ from published import RELEASED, write_memory
 
 import mlpmem
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.linear import PackedLinear
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.loading import capacity, hub, presets
 from mlpmem.loading.parts import from_parts
 from mlpmem.model.tokenizer import VOCABULARIES

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import tiny
@@ -75,23 +76,128 @@ def test_rank_stabilised_scaling_is_known(folder, tmp_path):
 @pytest.mark.parametrize(
     "config",
     [
-        {"peft_type": "IA3"}, {"peft_type": None}, {"use_dora": True}, {"bias": "all"},
-        {"modules_to_save": ["lm_head"]}, {"r": 0}, {"r": True}, {"r": 10**9}, {"r": "4"},
-        {"lora_alpha": float("nan")}, {"lora_alpha": "8"}, {"init_lora_weights": "pissa"},
-        {"auto_mapping": {"parent_library": "os"}}, {"rank_pattern": {"q_proj": 2}},
+        {"peft_type": "IA3"}, {"peft_type": None}, {"use_dora": "yes"}, {"bias": 3},
+        {"use_dora": True}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["(a+)+"]},
+        {"modules_to_save": "lm_head"}, {"r": 0}, {"r": True}, {"r": 10**9}, {"r": "4"},
+        {"lora_alpha": float("nan")}, {"lora_alpha": "8"}, {"init_lora_weights": "corda"},
+        {"rank_pattern": {"q_proj": 2}}, {"rank_pattern": {"q_proj": "2"}}, {"rank_pattern": [1]},
+        {"rank_pattern": {"(a*)*b": 2}}, {"alpha_pattern": {"q_proj": "x"}},
+        {"alpha_pattern": {"(": 2}}, {"alpha_pattern": {".*.*.*.*z": 2}},
         {"megatron_config": {"a": 1}}, {"layer_replication": [[0, 1]]}, {"some_new_field": "x"},
         {"corda_config": {"cache_file": "/etc/passwd"}}, {"init_lora_weights": ["gaussian"]},
     ],
 )  # fmt: skip
-def test_a_configuration_that_is_not_plain_lora_is_refused(folder, tmp_path, config):
-    with pytest.raises(MlpMemError, match="changed cannot be used: .*make it again"):
-        load_adapter(tiny.decoder(), changed(folder, tmp_path, **config))
+def test_a_configuration_that_cannot_be_merged_is_refused(folder, tmp_path, config):
+    base = tiny.decoder()
+    before = base.forward(IDS).logits
+    with pytest.raises(MlpMemError, match="changed cannot be used: "):
+        load_adapter(base, changed(folder, tmp_path, **config))
+    assert torch.equal(base.forward(IDS).logits, before)
+
+
+LINEAR = ["q_proj", "v_proj", "down_proj"]
+KINDS = {
+    "without a task type": {},
+    "dora": {"use_dora": True},
+    "patterns": {
+        "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.down_proj": 3},
+        "alpha_pattern": {"v_proj": 32, "^model.layers.0.self_attn.q_proj": 3.5},
+    },
+    "rooted patterns": {"rank_pattern": {"q_proj": 9}, "use_rslora": True},
+    "modules to save": {"modules_to_save": ["lm_head", "model.norm"]},
+    "embedding": {"target_modules": [*LINEAR, "embed_tokens"]},
+    "head": {"target_modules": ["lm_head"]},
+    "tokens": {"trainable_token_indices": [3, 5]},
+    "pissa": {"init_lora_weights": "pissa"},
+    "olora": {"init_lora_weights": "olora"},
+    "orthogonal": {"init_lora_weights": "orthogonal"},
+}
+
+
+def peft_folder(family, place, **config):
+    """Save an adapter as peft itself does; return the wrapper's logits."""
+    peft = pytest.importorskip("peft")
+    config = {"r": 4, "lora_alpha": 8, "target_modules": LINEAR} | config
+    wrapped = peft.get_peft_model(tiny.decoder(family).model, peft.LoraConfig(**config))
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in wrapped.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.1)
+    wrapped.save_pretrained(place)
+    with torch.inference_mode():
+        return wrapped.eval()(input_ids=IDS).logits
+
+
+@pytest.mark.filterwarnings("ignore")  # peft's own, of what is not usual
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_peft_saved_gives_pefts_logits_and_leaves_its_decoder_alone(kind, tmp_path):
+    wanted = peft_folder("llama", tmp_path, **KINDS[kind])
+    base = tiny.decoder()
+    before = base.forward(IDS).logits
+    tuned = load_adapter(base, tmp_path)
+    torch.testing.assert_close(tuned.forward(IDS).logits, wanted, atol=2e-5, rtol=1e-4)
+    assert torch.equal(base.forward(IDS).logits, before), "the base is another decoder"
+    assert (wanted - before).abs().max() > 0.1
+    assert tuned.forward(IDS).hidden.shape == base.forward(IDS).hidden.shape
+    assert not [n for n, _ in tuned.model.named_parameters() if "lora" in n or "modules_to" in n]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("config", [{"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}])
+def test_biases_are_merged_in_a_family_that_has_them(config, tmp_path):
+    wanted = peft_folder("gpt2", tmp_path, target_modules=["c_attn", "c_fc"], **config)
+    base = tiny.decoder("gpt2")
+    before = base.forward(IDS).logits
+    tuned = load_adapter(base, tmp_path)
+    torch.testing.assert_close(tuned.forward(IDS).logits, wanted, atol=2e-5, rtol=1e-4)
+    assert torch.equal(base.forward(IDS).logits, before)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_peft_cannot_merge_is_said(tmp_path):
+    peft_folder("llama", tmp_path, lora_bias=True)
+    with pytest.raises(MlpMemError, match="does not merge .*base layer has no bias"):
+        load_adapter(tiny.decoder(), tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_head_that_was_saved_whole_is_read(tmp_path):
+    peft_folder("llama", tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    base = tiny.decoder()
+    head = torch.randn(base.head_weight.shape)
+    save_file(tensors | {"base_model.model.lm_head.weight": head}, tmp_path / WEIGHTS)
+    before = base.head_weight.clone()
+    assert torch.equal(load_adapter(base, tmp_path).head_weight, head)
+    assert torch.equal(base.head_weight, before)
+
+
+def test_weights_of_torchs_own_format_are_read_as_tensors_only(folder, tmp_path):
+    place = changed(folder, tmp_path)
+    wanted = load_adapter(tiny.decoder(), folder).forward(IDS).logits
+    torch.save(load_file(place / WEIGHTS), place / "adapter_model.bin")
+    (place / WEIGHTS).unlink()
+    assert torch.equal(load_adapter(tiny.decoder(), place).forward(IDS).logits, wanted)
+    torch.save({"a": ExtraColumn}, place / "adapter_model.bin")
+    with pytest.raises(MlpMemError, match="adapter_model.bin cannot be read"):
+        load_adapter(tiny.decoder(), place)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_without_peft_what_needs_it_says_so_and_plain_lora_is_read(tmp_path, monkeypatch):
+    for kind in ("dora", "patterns"):
+        peft_folder("llama", tmp_path / kind, **KINDS[kind])
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(MlpMemError, match="uses use_dora, which peft merges; .*pip install peft"):
+        load_adapter(tiny.decoder(), tmp_path / "dora")
+    load_adapter(tiny.decoder(), tmp_path / "patterns")
 
 
 def test_names_in_a_configuration_are_not_followed(folder, tmp_path):
     place = changed(
         folder, tmp_path, base_model_name_or_path="someone/elses-model", revision="main",
-        target_modules="all-linear",
+        target_modules="all-linear", auto_mapping={"parent_library": "os"},
     )  # fmt: skip
     wanted = load_adapter(tiny.decoder(), folder).forward(IDS).logits
     assert torch.equal(load_adapter(tiny.decoder(), place).forward(IDS).logits, wanted)
@@ -110,7 +216,8 @@ def altered(tensors):
     name = next(n for n in tensors if "lora_A" in n)
     without = {n: t for n, t in tensors.items() if n != name}
     yield "lacks one of its two factors", without
-    yield "no factor of LoRA", tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)}
+    yield "does not merge", tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)}
+    yield "does not merge", tensors | {"base_model.model.other.weight": torch.ones(2, 2)}
     yield "no factor of LoRA", tensors | {"x.lora_A.weight": torch.ones(2, 2)}
     yield "its factors", tensors | {name: torch.ones(4, 7)}
     yield "its factors", tensors | {name: torch.ones(4)}
@@ -211,7 +318,7 @@ def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
         write_memory(tmp_path / family, family)
         assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
     assert extra_column(f"tuned={folder}").kind == "adapter"
-    with pytest.raises(MlpMemError, match="no folder of a decoder"):
+    with pytest.raises(MlpMemError, match="must hold a decoder"):
         extra_column(f"tuned={tmp_path}")
 
 

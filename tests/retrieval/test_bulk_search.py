@@ -12,14 +12,14 @@ from mlpmem.retrieval.exact_search import ExactSearch, rescore
 from mlpmem.retrieval.inverted_file import InvertedSearch, probes_for
 from mlpmem.retrieval.top_k import Survivors, above, pack, smallest_first, unpack
 
-LUCK = np.random.default_rng(0)
-CENTRES = 3 * LUCK.standard_normal((60, 24)) + 5
-KEYS = (CENTRES[LUCK.integers(0, 60, 6001)] + LUCK.standard_normal((6001, 24))).astype(np.float16)
+RNG = np.random.default_rng(0)
+CENTRES = 3 * RNG.standard_normal((60, 24)) + 5
+KEYS = (CENTRES[RNG.integers(0, 60, 6001)] + RNG.standard_normal((6001, 24))).astype(np.float16)
 QUERIES = KEYS[::601] + np.float16(0.25)
 
 
 class Shards:
-    """Keys that can be sliced and indexed by entries, and nothing else."""
+    """Keys that can only be sliced and indexed by entries."""
 
     def __init__(self, keys):
         self._keys, self.shape, self.dtype = keys, keys.shape, keys.dtype
@@ -39,7 +39,7 @@ def brute_force(keys, queries):
 
 
 def check(search, keys, queries, k):
-    """Assert that what a search finds is as near as the nearest, each once, with true distances."""
+    """Assert that a search finds the nearest keys, each once, with true distances."""
     _, distances, indices = next(search.search(queries, k))
     every = brute_force(keys, queries)
     torch.testing.assert_close(distances, every.gather(1, indices).float(), rtol=1e-5, atol=1e-5)
@@ -63,7 +63,7 @@ def test_thresholds_from_a_sample_lose_no_neighbour(dtype, k, block, monkeypatch
 
 @pytest.mark.parametrize("keys", [Shards(KEYS), torch.from_numpy(KEYS), KEYS.astype(np.float32)])
 @pytest.mark.parametrize("budget", [0, 2**30])
-def test_keys_of_any_kind_are_searched_whether_coarse_copies_fit_or_not(keys, budget):
+def test_keys_of_any_type_are_searched_within_any_budget(keys, budget):
     search = BulkSearch(keys, budget=budget)
     assert bool(search.coarse) == (budget > 0)
     check(search, KEYS, QUERIES, 5)
@@ -80,7 +80,7 @@ def test_rows_whose_threshold_was_too_high_are_searched_again(monkeypatch):
     check(search, KEYS, QUERIES, 5)
 
 
-def test_thousands_of_equal_keys_do_not_crowd_out_nearer_ones():
+def test_thousands_of_equal_keys_do_not_displace_nearer_ones():
     keys = np.concatenate([np.repeat(KEYS[:1], 5000, axis=0), KEYS[:2000]])
     check(BulkSearch(keys), keys, np.concatenate([KEYS[:3], QUERIES[:3]]), 9)
 
@@ -88,14 +88,14 @@ def test_thousands_of_equal_keys_do_not_crowd_out_nearer_ones():
 @pytest.mark.parametrize("apart", [3, 300])
 def test_of_equal_keys_the_first_are_found(apart):
     keys = KEYS.copy()
-    keys[5::apart] = KEYS[5]  # 2,000, or 20 that are candidates all
+    keys[5::apart] = KEYS[5]  # 2,000, or 20 that are all candidates
     search = BulkSearch(keys)
     for queries in (keys[5:6], KEYS[5:6] + np.float16(0.25)):
         _, _, indices = next(search.search(queries, 9))
         assert indices[0].tolist() == list(range(5, len(KEYS), apart))[:9]
 
 
-def test_packed_integers_have_the_order_of_scores_and_then_of_indices():
+def test_packed_integers_sort_by_score_then_index():
     scores = torch.tensor([[-torch.inf, -2.0, -1.5, 0.0, 1e-30, 3.0, 3.0, torch.inf]])
     packed = pack(scores, torch.tensor([[7, 6, 5, 4, 3, 9, 2, 1]]))
     assert torch.equal(packed.argsort(1)[0], torch.arange(8)), "index 2 is better than 9"
@@ -106,17 +106,17 @@ def test_packing_loses_nothing():
     scores = torch.randn(4, 500) * 10.0 ** torch.randint(-38, 38, (4, 500))
     indices = torch.randint(0, 2**32, scores.shape)
     indices[0, :2] = torch.tensor([0, 2**32 - 1])
-    found = unpack(pack(scores, indices))
-    assert torch.equal(found[0], scores)
-    assert torch.equal(found[1], indices)
+    actual = unpack(pack(scores, indices))
+    assert torch.equal(actual[0], scores)
+    assert torch.equal(actual[1], indices)
 
 
-def test_coarse_scores_alone_find_nearly_all_neighbours_of_long_keys_close_together():
+def test_coarse_scores_find_nearly_all_neighbours_of_long_similar_keys():
     keys = torch.randn(1, 256) * 3 + torch.randn(20000, 256) * torch.linspace(1, 0.05, 256)
     queries = keys[::2000].clone()
-    found = BulkSearch(keys).candidates(queries, 64)
+    actual = BulkSearch(keys).candidates(queries, 64)
     every = brute_force(keys, queries)
-    right = every.gather(1, found) <= every.kthvalue(64).values[:, None]
+    right = every.gather(1, actual) <= every.kthvalue(64).values[:, None]
     assert right.double().mean() > 0.99
 
 
@@ -131,49 +131,49 @@ def test_three_pieces_hold_a_float32():
 def test_entries_above_zero_are_found_by_rows(dtype, columns):
     scores = (torch.randn(9, columns) - 0.5).to(dtype)
     scores[0, 0] = 0.0
-    rows, at, kept = above(scores)
+    rows, at, values = above(scores)
     assert torch.equal(rows, rows.sort().values)
     assert {*zip(rows.tolist(), at.tolist(), strict=True)} == {
         tuple(place) for place in (scores > 0).nonzero().tolist()
     }
-    assert torch.equal(kept, scores[rows, at].float())
+    assert torch.equal(values, scores[rows, at].float())
 
 
-def test_survivors_are_the_best_however_they_come():
+def test_survivors_are_the_best_in_any_order_of_blocks():
     scores, k = torch.randn(5, 400), 6
-    found = Survivors(torch.full((5,), -10.0), k)
+    survivors = Survivors(torch.full((5,), -10.0), k)
     for start in range(0, 400, 50):
-        better = scores[:, start : start + 50] > found.thresholds[:, None]
+        better = scores[:, start : start + 50] > survivors.thresholds[:, None]
         rows, at = better.nonzero(as_tuple=True)
-        found.add(rows, at + start, scores[rows, at + start])
-    indices, whole = found.finish()
-    assert whole.all()
+        survivors.add(rows, at + start, scores[rows, at + start])
+    indices, enough = survivors.finish()
+    assert enough.all()
     assert torch.equal(indices.sort().values, scores.topk(k).indices.sort().values)
 
 
-def test_a_row_that_has_few_survivors_keeps_them_when_others_have_too_many():
-    k, found = 6, Survivors(torch.zeros(2), 6)
-    few = torch.rand(9) + 1  # of row 1, three a block; row 0 has fifty a block
+def test_a_row_with_few_survivors_keeps_them_when_others_have_too_many():
+    k, survivors = 6, Survivors(torch.zeros(2), 6)
+    few = torch.rand(9) + 1  # of row 1, three per block; row 0 has fifty per block
     for start in range(0, 150, 50):
         rows = torch.cat([torch.zeros(50, dtype=torch.long), torch.ones(3, dtype=torch.long)])
         at = torch.cat([torch.arange(50), torch.arange(3)]) + start
         scores = torch.cat([torch.rand(50) + 1, few[start // 50 * 3 :][:3]])
-        found.add(rows, at, scores)
-    indices, whole = found.finish()
+        survivors.add(rows, at, scores)
+    indices, enough = survivors.finish()
     every = torch.tensor([0, 1, 2, 50, 51, 52, 100, 101, 102])
-    assert whole.all()
+    assert enough.all()
     assert indices[1].sort().values.tolist() == every[few.topk(k).indices].sort().values.tolist()
 
 
-def test_neighbours_are_the_nearest_where_some_queries_have_many_in_the_first_blocks(monkeypatch):
+def test_neighbours_are_exact_if_the_first_blocks_hold_many_of_some_queries(monkeypatch):
     monkeypatch.setattr(search_module, "fast_dtype", lambda kind: torch.float32)
-    crowd = np.tile(KEYS[:5], (800, 1)) + LUCK.normal(0, 0.02, (4000, 24))
+    crowd = np.tile(KEYS[:5], (800, 1)) + RNG.normal(0, 0.02, (4000, 24))
     keys = np.concatenate([crowd, KEYS[:4000], KEYS[4000:] + 1]).astype(np.float16)
     check(BulkSearch(keys), keys, keys[::97], 17)
 
 
 @pytest.mark.gpu
-def test_a_gpu_finds_what_brute_force_finds():
+def test_a_gpu_finds_the_nearest_keys():
     check(BulkSearch(KEYS, "cuda"), KEYS, QUERIES, 33)
 
 
@@ -190,7 +190,7 @@ def test_an_inverted_file_with_all_lists_probed_finds_nearly_all(kind):
     assert InvertedSearch(KEYS, kind, lists=150, probes=1).recall(10) < search.recall(10) - 0.05
 
 
-def test_too_few_probes_are_refused_with_what_would_do():
+def test_too_few_probes_are_refused_with_the_least_number():
     assert probes_for(1000, 10, 20) == 10
     assert probes_for(1_000_000, 4096, 1024) == 32
     assert probes_for(1_000_000, 4096, 10_000) == 123
@@ -198,32 +198,32 @@ def test_too_few_probes_are_refused_with_what_would_do():
     assert probes_for(100, 5, 400, 5) == 5  # all lists are always enough
     with pytest.raises(MlpMemError, match="Set probes to 123 or more"):
         probes_for(1_000_000, 4096, 10_000, 122)
-    with pytest.raises(MlpMemError, match="too few to find the 100 nearest"):
+    with pytest.raises(MlpMemError, match="must hold 3 x 100 entries"):
         pytest.importorskip("faiss")
         next(InvertedSearch(KEYS, "ivfsq", lists=64, probes=1).search(QUERIES, 100))
 
 
-def test_candidates_are_scored_again_whatever_their_number():
+def test_candidates_are_rescored_with_padding_and_large_indices():
     keys, far = torch.randn(30, 6), 2**33
     at = torch.stack([torch.randperm(30)[:20] for _ in range(4)]) + far
     at[:, :3] = -1
     queries = torch.randn(4, 6)
     distances, indices = rescore(lambda n: keys[(n - far).clamp_min(0)], queries, at, 18)
     assert (indices[:, -1] == -1).all() and distances[:, -1].isinf().all()
-    found = indices[:, :-1]
-    assert torch.equal(found.sort().values, at[:, 3:].sort().values)
-    expected = (keys[found - far] - queries[:, None]).square().sum(-1)
+    actual = indices[:, :-1]
+    assert torch.equal(actual.sort().values, at[:, 3:].sort().values)
+    expected = (keys[actual - far] - queries[:, None]).square().sum(-1)
     torch.testing.assert_close(distances[:, :-1], expected)
     assert (expected.diff() >= 0).all()
 
 
-def test_that_a_key_finds_itself_is_no_recall():
+def test_a_key_finding_itself_does_not_count_as_recall():
     pytest.importorskip("faiss")
     search = InvertedSearch(KEYS, "ivfsq", lists=4, probes=4)
-    found = search.search
+    search_all = search.search
 
     def only_itself(queries, k):
-        for start, distances, indices in found(queries, k):
+        for start, distances, indices in search_all(queries, k):
             yield start, torch.where(distances > 0, torch.inf, distances), indices
 
     search.search = only_itself

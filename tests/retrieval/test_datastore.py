@@ -1,4 +1,4 @@
-"""Keys against one passage at a time; contexts that stay in their passage."""
+"""Keys against single prefixes; contexts within their passage."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from mlpmem.retrieval.documents import entries, join_passages
 
 
 def plain_keys(decoder, documents, positions) -> np.ndarray:
-    """Return every entry's key from a run of its prefix alone, float32."""
+    """Return every entry's key from a separate pass over its prefix, float32."""
     rows = []
     for position in positions:
         p = int(documents.passage_at(position))
@@ -28,20 +28,20 @@ def test_a_key_is_the_hidden_state_one_token_before_the_value(family, batch_toke
     positions, _ = entries(documents)
     keys = build_keys(decoder, documents, positions, batch_tokens=batch_tokens)
     assert keys.dtype == np.float16
-    wanted = plain_keys(decoder, documents, positions)
-    np.testing.assert_allclose(keys.astype(np.float32), wanted, atol=3e-3, rtol=2e-3)
+    expected = plain_keys(decoder, documents, positions)
+    np.testing.assert_allclose(keys.astype(np.float32), expected, atol=3e-3, rtol=2e-3)
 
 
-def test_any_order_and_choice_of_positions_gets_its_own_key():
+def test_positions_in_any_order_get_their_own_keys():
     decoder, documents = tiny.decoder(), tiny.documents()
     positions, _ = entries(documents)
     keys = build_keys(decoder, documents, positions, dtype=np.float32)
     some = np.random.default_rng(0).permutation(len(positions))[:17]
-    found = build_keys(decoder, documents, positions[some], dtype=np.float32)
-    np.testing.assert_allclose(found, keys[some], atol=1e-4)
+    chosen_keys = build_keys(decoder, documents, positions[some], dtype=np.float32)
+    np.testing.assert_allclose(chosen_keys, keys[some], atol=1e-4)
 
 
-def test_keys_are_written_where_they_are_wanted_and_progress_reaches_the_end(tmp_path):
+def test_keys_are_written_into_out_and_progress_reaches_the_end(tmp_path):
     decoder, documents = tiny.decoder(), tiny.documents()
     positions, _ = entries(documents)
     shape = len(positions), decoder.hidden_size
@@ -50,7 +50,7 @@ def test_keys_are_written_where_they_are_wanted_and_progress_reaches_the_end(tmp
     build_keys(decoder, documents, positions, out, lambda *pair: seen.append(pair), batch_tokens=64)
     np.testing.assert_array_equal(out, build_keys(decoder, documents, positions, batch_tokens=64))
     assert seen == sorted(seen) and seen[-1][0] == seen[-1][1]
-    assert seen[-1][0] < len(documents.tokens), "the passage that is a copy need not be run"
+    assert seen[-1][0] < len(documents.tokens), "a repeated passage is not run"
 
 
 def test_building_can_be_stopped_between_batches():
@@ -63,7 +63,7 @@ def test_building_can_be_stopped_between_batches():
 
 def test_a_passage_longer_than_the_decoder_reads_is_refused():
     documents = join_passages([(0, [0] * (tiny.POSITIONS + 5))], ["long"], ["text"])
-    with pytest.raises(MlpMemError, match="cut the documents into shorter passages"):
+    with pytest.raises(MlpMemError, match="Cut the documents into shorter passages"):
         build_keys(tiny.decoder(), documents, np.array([tiny.POSITIONS + 4]))
 
 
@@ -90,7 +90,7 @@ def test_a_context_never_leaves_its_passage():
         assert context.group == documents.groups[documents.document_of[p]]
 
 
-def test_a_saved_datastore_loads_as_it_was(tmp_path):
+def test_a_loaded_datastore_equals_the_saved_one(tmp_path):
     store = tiny.datastore(tiny.decoder())
     store.save(tmp_path)
     loaded = Datastore.load(tmp_path)
@@ -104,7 +104,7 @@ def test_a_datastore_whose_files_are_missing_or_do_not_match_is_refused(tmp_path
     store = tiny.datastore(tiny.decoder())
     store.save(tmp_path)
     np.save(tmp_path / "counts.npy", store.counts[:-1])
-    with pytest.raises(MlpMemError, match="build the keys again"):
+    with pytest.raises(MlpMemError, match="Build the keys again"):
         Datastore.load(tmp_path)
     (tmp_path / "keys-00000.npy").unlink()
     with pytest.raises(MlpMemError, match="cannot read .*keys-00000.npy"):

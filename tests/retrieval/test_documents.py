@@ -1,4 +1,4 @@
-"""Entries against a dictionary of prefixes; folders that are whole or refused."""
+"""Entries against a dictionary of prefixes; damaged folders are refused."""
 
 from collections import Counter
 
@@ -19,23 +19,23 @@ def random_documents(seed: int) -> Documents:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_there_is_one_entry_a_distinct_prefix_with_the_number_of_its_copies(seed):
+def test_there_is_one_entry_per_distinct_prefix_with_its_number_of_copies(seed):
     documents = random_documents(seed)
-    wanted = Counter()
+    expected = Counter()
     for p in range(len(documents)):
         passage = tuple(documents.passage(p).tolist())
-        wanted.update(passage[: end + 1] for end in range(1, len(passage)))
+        expected.update(passage[: end + 1] for end in range(1, len(passage)))
     positions, counts = entries(documents)
-    found = {}
+    actual = {}
     for position, count in zip(positions, counts, strict=True):
         first = documents.offsets[documents.passage_at(position)]
-        found[tuple(documents.tokens[first : position + 1].tolist())] = int(count)
-    assert found == dict(wanted)
+        actual[tuple(documents.tokens[first : position + 1].tolist())] = int(count)
+    assert actual == dict(expected)
     assert (np.diff(positions) > 0).all()
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_documents_added_behind_leave_every_entry_in_its_place(seed):
+def test_appended_documents_do_not_move_earlier_entries(seed):
     old, new = random_documents(seed), random_documents(seed + 10)
     joined = join_documents(old, new)
     for p in range(len(new)):
@@ -55,7 +55,7 @@ def test_a_passage_of_one_token_has_no_entry():
     assert len(positions) == len(counts) == 0
 
 
-def test_a_saved_folder_loads_as_it_was(tmp_path):
+def test_loaded_documents_equal_the_saved_ones(tmp_path):
     documents = tiny.documents()
     documents.save(tmp_path)
     loaded = Documents.load(tmp_path)
@@ -65,7 +65,7 @@ def test_a_saved_folder_loads_as_it_was(tmp_path):
     assert loaded.tokens.dtype == np.uint16
 
 
-def test_token_ids_beyond_two_bytes_are_kept(tmp_path):
+def test_token_ids_beyond_two_bytes_are_saved(tmp_path):
     join_passages([(0, [1, 70000])], ["big"], ["text"]).save(tmp_path)
     assert Documents.load(tmp_path).tokens.tolist() == [1, 70000]
 

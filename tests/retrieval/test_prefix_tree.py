@@ -1,4 +1,4 @@
-"""Packed passages: a row is a tree of prefixes, and a hidden state is the lone passage's own."""
+"""Packed passages: a row is a tree of prefixes; hidden states equal those of single passages."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_every_sequence_lies_in_one_row_along_its_own_path(sequences, size):
                 assert np.flatnonzero(mask[r, 0, at]).tolist() == sorted(path[: n + 1])
 
 
-def test_a_beginning_is_stored_once_a_row():
+def test_a_shared_beginning_is_stored_once_per_row():
     sequences = [np.array([5, 6, 7]), np.array([5, 6, 8, 9]), np.array([5, 6, 7, 1])]
     (row,) = pack(sequences)
     assert row_size(row) == len({(5,), (5, 6), (5, 6, 7), (5, 6, 7, 1), (5, 6, 8), (5, 6, 8, 9)})
@@ -43,24 +43,24 @@ def alike(decoder, count=14):
 
 
 @pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"bloom"}))
-def test_states_of_shared_beginnings_are_those_of_lone_passages(family):
+def test_states_of_packed_passages_equal_those_of_single_ones(family):
     decoder = tiny.decoder(family, depth=1)
     documents = alike(decoder)
     positions, _ = entries(documents)
     batches = passages.plan(documents, positions, passages.CPU_BATCH)
     assert passages._shared(decoder, documents, batches) is not None
-    found = torch.full((len(positions), decoder.hidden_size), torch.nan)
+    keys = torch.full((len(positions), decoder.hidden_size), torch.nan)
     for places in passages.forward_positions(decoder, documents, positions, head=False):
-        found[places.at] = places.hidden
+        keys[places.at] = places.hidden
     assert places.done == places.total
-    for row, position in zip(found, positions, strict=True):
+    for row, position in zip(keys, positions, strict=True):
         p = int(documents.passage_at(position))
         before = documents.tokens[documents.offsets[p] : position].astype(np.int64)
         ids = torch.from_numpy(before)[None]
         torch.testing.assert_close(row, decoder.forward(ids).hidden[0, -1], atol=2e-5, rtol=1e-4)
 
 
-def test_passages_that_share_little_and_short_windows_run_on_their_own():
+def test_passages_that_share_little_or_have_a_short_window_are_not_packed():
     decoder = tiny.decoder()
     apart = join_passages([(0, [n, n + 1, n + 2]) for n in range(9)], ["apart"], ["text"])
     batches = passages.plan(apart, entries(apart)[0], 64)

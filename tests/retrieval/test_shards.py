@@ -21,12 +21,12 @@ CUTS = (0, 30, 31, 80, 97)
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("shards")
     spans = zip(CUTS, CUTS[1:], strict=False)
-    made = [write_shard(path, i, KEYS[a:b]) for i, (a, b) in enumerate(spans)]
-    write_index(path, 5, made)
+    written = [write_shard(path, i, KEYS[a:b]) for i, (a, b) in enumerate(spans)]
+    write_index(path, 5, written)
     return path
 
 
-def test_shards_look_like_the_array_they_were_cut_from(folder):
+def test_shards_have_the_attributes_of_their_array(folder):
     keys = open_keys(folder)
     assert (len(keys), keys.shape, keys.ndim, keys.dtype) == (97, (97, 5), 2, np.float16)
     assert keys.nbytes == KEYS.nbytes
@@ -43,7 +43,7 @@ def test_any_slice_is_the_slice_of_the_array(folder):
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 7, 200])
-def test_any_choice_of_entries_is_the_choice_of_the_array(folder, count):
+def test_any_entries_are_those_of_the_array(folder, count):
     keys, at = open_keys(folder), np.random.default_rng(count).integers(-97, 97, count)
     np.testing.assert_array_equal(keys[at], KEYS[at])
     np.testing.assert_array_equal(keys[at.tolist()], KEYS[at])
@@ -51,7 +51,7 @@ def test_any_choice_of_entries_is_the_choice_of_the_array(folder, count):
     np.testing.assert_array_equal(keys[square], KEYS[square])
 
 
-def test_an_entry_a_mask_and_a_tensor_of_entries_choose_too(folder):
+def test_an_int_a_mask_and_a_tensor_index_entries_too(folder):
     keys, mask = open_keys(folder), np.arange(97) % 7 == 3
     np.testing.assert_array_equal(keys[30], KEYS[30])
     np.testing.assert_array_equal(keys[mask], KEYS[mask])
@@ -66,19 +66,19 @@ def test_a_slice_within_a_shard_is_a_view_of_its_map(folder):
     assert open_keys(folder)[29:32].flags.owndata
 
 
-def test_more_shards_than_may_be_open_are_read_all_the_same(folder, monkeypatch):
+def test_more_shards_than_may_be_open_can_be_read(folder, monkeypatch):
     monkeypatch.setattr(shards, "OPEN", 1)
     np.testing.assert_array_equal(open_keys(folder)[::-1], KEYS[::-1])
 
 
 @pytest.mark.parametrize("kind", ["exact", "flat"])
-def test_a_retriever_over_shards_finds_what_it_finds_in_the_array(folder, kind):
+def test_a_retriever_over_shards_equals_one_over_the_array(folder, kind):
     if kind == "flat":
         pytest.importorskip("faiss")
     queries = torch.from_numpy(KEYS[:9].astype(np.float32)) + 0.1
-    found = make_retriever(kind, open_keys(folder)).search(queries, 7)
-    wanted = make_retriever(kind, KEYS).search(queries, 7)
-    assert torch.equal(found.indices, wanted.indices)
+    neighbours = make_retriever(kind, open_keys(folder)).search(queries, 7)
+    expected = make_retriever(kind, KEYS).search(queries, 7)
+    assert torch.equal(neighbours.indices, expected.indices)
 
 
 def test_the_index_lists_entries_and_hashes(folder):
@@ -94,14 +94,14 @@ def test_the_index_lists_entries_and_hashes(folder):
     [
         (lambda f: (f / "keys-00000.npy").unlink(), "keys-00000.npy"),
         (lambda f: (f / "keys-00000.npy").write_bytes(b"short"), "keys-00000.npy"),
-        (lambda f: write_shard(f, 0, KEYS[:3]), "holds .3, 5. float16, .97, 5. float16 is listed"),
+        (lambda f: write_shard(f, 0, KEYS[:3]), "must hold .97, 5. float16; got .3, 5. float16"),
         (lambda f: (f / "shards.json").unlink(), "shards.json"),
         (lambda f: (f / "shards.json").write_text("{"), "shards.json"),
         (lambda f: (f / "shards.json").write_text(json.dumps({"size": 5})), "shards.json"),
     ],
 )
-def test_a_missing_or_damaged_file_is_named_with_what_to_do(damage, message, tmp_path):
+def test_a_missing_or_damaged_file_is_named_with_the_next_step(damage, message, tmp_path):
     write_index(tmp_path, 5, [write_shard(tmp_path, 0, KEYS)])
     damage(tmp_path)
-    with pytest.raises(MlpMemError, match=f"{message}.*build or download"):
+    with pytest.raises(MlpMemError, match=f"{message}.*Build or download"):
         open_keys(tmp_path)

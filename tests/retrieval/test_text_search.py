@@ -1,4 +1,4 @@
-"""What a search finds, the page marks: letters are folded in the same way for both."""
+"""The page marks what a search finds: both fold letters in the same way."""
 
 import unicodedata
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from mlpmem.retrieval.text_search import MOST_WORDS, TextIndex, find_words, fold
 from mlpmem.retrieval.texts import cut_text
 from mlpmem.ui.panels import corpus as panel
 
-PAIRS = [  # what is searched, and what stands in the text
+PAIRS = [  # query, word in the text
     ("strassburg", "Straßburg"),
     ("STRASSBURG", "Straßburg"),
     ("istanbul", "İstanbul"),
@@ -29,16 +29,16 @@ PAIRS = [  # what is searched, and what stands in the text
 ]
 
 
-def searched(text):
+def index_of(text):
     """Return a corpus of one text."""
     decoder = tiny.decoder()
     return TextIndex(cut_text(decoder, [("t", text)], 96), decoder.decode)
 
 
 @pytest.mark.parametrize(("query", "word"), PAIRS)
-def test_what_is_found_is_what_is_marked(query, word):
+def test_a_found_word_is_marked(query, word):
     text = f"Before, {word}, after."
-    (hit,), count = searched(text).search(query)
+    (hit,), count = index_of(text).search(query)
     assert count == 1 and hit.match == word
     assert hit.before.endswith("Before, ") and hit.after.startswith(", after.")
     assert marked(text, words_of(query)) == ["Before, ", word, ", after."]
@@ -47,8 +47,8 @@ def test_what_is_found_is_what_is_marked(query, word):
 @pytest.mark.parametrize(
     ("query", "text"), [("하", "한국"), ("か", "がく"), ("कम", "कुमार"), ("o", "0 ½ ¹")]
 )
-def test_letters_that_are_others_are_not_found(query, text):
-    assert searched(text).search(query) == ([], 0)
+def test_different_letters_are_not_found(query, text):
+    assert index_of(text).search(query) == ([], 0)
     assert marked(text, words_of(query)) == [text]
 
 
@@ -61,7 +61,7 @@ def test_folding_a_text_is_folding_its_pieces():
         assert fold(text[start:end]) == fold(word)
 
 
-def test_parts_of_a_marked_text_are_all_of_it_and_whole_letters():
+def test_a_marked_text_is_complete_and_cut_at_whole_letters():
     text = "Maße, masse und e\u0301e: Éé"
     for query in ("s", "e", "masse e", "\u0301", "zz", ""):
         parts = marked(text, words_of(query))
@@ -72,9 +72,9 @@ def test_parts_of_a_marked_text_are_all_of_it_and_whole_letters():
     assert len(words_of("a " * 99)) == MOST_WORDS
 
 
-def test_an_opened_document_is_marked_where_the_search_found_it():
-    found = searched("Nach Straßburg, nach Łódź (Lo\u0301dz).")
-    shared = SimpleNamespace(service=SimpleNamespace(corpus=found))
+def test_an_opened_document_is_marked_at_the_found_words():
+    corpus = index_of("Nach Straßburg, nach Łódź (Lo\u0301dz).")
+    shared = SimpleNamespace(service=SimpleNamespace(corpus=corpus))
     opener = panel._opener(shared)
 
     def parts(**data):
@@ -84,11 +84,11 @@ def test_an_opened_document_is_marked_where_the_search_found_it():
     assert parts(query="nach strassburg", place=", nach")[1::2] == [", nach"]
     assert parts(query="lodz")[1::2] == ["Lódz"] or parts(query="lodz")[1::2] == ["Lo\u0301dz"]
     for odd in (None, 3, ["a"], " ", "\u0301"):
-        assert "".join(parts(query=odd, place=odd)) == found.passages[0][0]
+        assert "".join(parts(query=odd, place=odd)) == corpus.passages[0][0]
 
 
 def panel_value(packed):
-    """Return what a handler of the page sends."""
+    """Return the value that a handler of the page sends."""
     import json
 
     return json.loads(packed["json"])

@@ -1,4 +1,4 @@
-"""One set of rules for text files: each is tried through the library, the page and training."""
+"""The rules for text files, each tested through the library, the page and training."""
 
 import bz2
 import gzip
@@ -17,7 +17,7 @@ from mlpmem.ui.service import own_text
 from train.config.tables import CorpusConfig
 from train.corpora.readers import read_blocks
 
-SAID = "Lily had a red ball."
+SENTENCE = "Lily had a red ball."
 
 
 def by_library(path):
@@ -31,13 +31,13 @@ def by_page(path):
 
 
 def by_training(path):
-    """Return the texts that a text corpus is made of."""
-    found = []
+    """Return the texts of a text corpus."""
+    read = []
     for block in read_blocks([str(path)], CorpusConfig(kind="text"), Counter()):
         if block.first:
-            found.append("")
-        found[-1] += block.text
-    return found
+            read.append("")
+        read[-1] += block.text
+    return read
 
 
 everywhere = pytest.mark.parametrize("read", [by_library, by_page, by_training])
@@ -61,33 +61,33 @@ def test_reading_text_needs_no_torch():
 
 @everywhere
 @pytest.mark.parametrize("name", ["a.txt", "README.TXT", "a.Md", "a.txt.gz", "A.TXT.GZ"])
-def test_plain_text_is_read_whatever_the_case_of_its_ending(tmp_path, read, name):
-    content = gzip.compress(SAID.encode()) if name.lower().endswith(".gz") else SAID
-    assert read(write(tmp_path / name, content)) == [SAID]
+def test_plain_text_is_read_with_any_case_of_its_ending(tmp_path, read, name):
+    content = gzip.compress(SENTENCE.encode()) if name.lower().endswith(".gz") else SENTENCE
+    assert read(write(tmp_path / name, content)) == [SENTENCE]
 
 
 @everywhere
 @pytest.mark.parametrize("name", ["rows.jsonl", "ROWS.JSONL", "rows.JSONL.gz"])
-def test_json_lines_are_documents_whatever_the_case_of_their_ending(tmp_path, read, name):
-    content = rows({"text": SAID}, {"text": "b"})
+def test_json_lines_are_documents_with_any_case_of_their_ending(tmp_path, read, name):
+    content = rows({"text": SENTENCE}, {"text": "b"})
     content = gzip.compress(content.encode()) if name.endswith(".gz") else content
-    assert read(write(tmp_path / name, content)) == [SAID, "b"]
+    assert read(write(tmp_path / name, content)) == [SENTENCE, "b"]
 
 
 @everywhere
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be"])
-def test_a_byte_order_mark_is_no_text_and_tells_the_encoding(tmp_path, read, encoding):
+def test_a_byte_order_mark_gives_the_encoding_and_is_not_text(tmp_path, read, encoding):
     mark = "\ufeff" if encoding == "utf-16-be" else ""
-    said = "né 金🙂 " * 30_000  # pieces end inside characters
+    text = "né 金🙂 " * 30_000  # pieces end inside characters
     if read is by_page:
-        said = said[:1000]
-    assert read(write(tmp_path / "bom.txt", (mark + said).encode(encoding))) == [said]
-    line = rows({"text": SAID})
-    assert read(write(tmp_path / "bom.jsonl", (mark + line).encode(encoding))) == [SAID]
+        text = text[:1000]
+    assert read(write(tmp_path / "bom.txt", (mark + text).encode(encoding))) == [text]
+    line = rows({"text": SENTENCE})
+    assert read(write(tmp_path / "bom.jsonl", (mark + line).encode(encoding))) == [SENTENCE]
 
 
 @everywhere
-def test_text_is_as_it_was_given_but_for_line_ends_of_windows(tmp_path, read, monkeypatch):
+def test_text_is_unchanged_except_line_ends_of_windows(tmp_path, read, monkeypatch):
     text = "\r\n  one\r\n\ttwo\u2028three\r\rfour \x0bfive\r\n\r\n"
     for size in (3, 2**16):  # "\r" and "\n" may be in two pieces
         monkeypatch.setattr(texts, "PIECE", size)
@@ -102,23 +102,27 @@ REFUSED = [
     ("a.txt", "fine\ncafé".encode("latin-1"), r"byte 8 \(0xe9, line 2\) is not UTF-8; .*iconv"),
     ("a.txt", "é".encode()[:1], r"byte 0 \(0xc3, line 1\) is not UTF-8"),
     ("a.txt", "\ufeffab".encode("utf-16-le")[:-1], r"byte 4 \(0x62, line 1\) is not UTF-16; save"),
-    ("a.txt", "ab\ncd".encode("utf-16-le"), "line 1 holds a NUL .*UTF-16 without a byte order"),
-    ("a.md", "one\ntwo\0", "line 2 holds a NUL character, so this is not plain text"),
+    ("a.txt", "ab\ncd".encode("utf-16-le"), "line 1 has a NUL .*UTF-16 without a byte order"),
+    ("a.md", "one\ntwo\0", "line 2 has a NUL character, so it is not plain text"),
     ("a.jsonl", b'{"text": "a"}\n\n{"text": "\xff"}', r"\(0xff, line 3\) is not UTF-8"),
-    ("a.jsonl", '{"text": "a"}\n{"text"', "line 2 of .*a.jsonl is not JSON"),
-    ("a.jsonl", "[" * 100_000, "line 1 of .*a.jsonl is not JSON"),
-    ("a.jsonl", rows({"text": "a"}, {"text": None}), 'line 2 of .*: "text" is null; it must be a'),
-    ("a.jsonl", rows({"text": ["a", "b"]}), 'line 1 of .*: "text" is a list; it must be a string'),
-    ("a.jsonl", rows({"text": {"a": "b"}}), 'line 1 of .*: "text" is an object; it must be a str'),
-    ("a.jsonl", rows({"text": 3}), 'line 1 of .*: "text" is a number; it must be a string'),
-    ("a.jsonl", rows({"text": True}), 'line 1 of .*: "text" is true or false; it must be a string'),
-    ("a.jsonl", rows({"text": "a\0b"}), "line 1 of .*: the text holds a NUL"),
-    ("a.jsonl", rows({"text": "a", "title": ["b"]}), 'line 1 of .*: "title" is a list'),
-    ("a.jsonl", rows({"txt": "a", "id": 1}), 'has neither "text" nor "messages" but txt, id;'),
-    ("a.jsonl", rows({}), 'has neither "text" nor "messages" but nothing'),
-    ("a.jsonl", rows(["text"]), "line 1 of .* is a list; it must be an object"),
-    ("a.jsonl", rows(None), "line 1 of .* is null; it must be an object"),
-    ("a.jsonl", rows({"messages": "hello"}), 'line 1 of .*: "messages" is a string; it must be a'),
+    ("a.jsonl", '{"text": "a"}\n{"text"', "line 2 of .*a.jsonl must be JSON"),
+    ("a.jsonl", "[" * 100_000, "line 1 of .*a.jsonl must be JSON"),
+    (
+        "a.jsonl",
+        rows({"text": "a"}, {"text": None}),
+        'line 2 of .*: "text" must be a string; got null',
+    ),
+    ("a.jsonl", rows({"text": ["a", "b"]}), 'line 1 of .*: "text" must be a string; got a list'),
+    ("a.jsonl", rows({"text": {"a": "b"}}), 'line 1 of .*: "text" must be .*; got an object'),
+    ("a.jsonl", rows({"text": 3}), 'line 1 of .*: "text" must be a string; got a number'),
+    ("a.jsonl", rows({"text": True}), 'line 1 of .*: "text" must be .*; got true or false'),
+    ("a.jsonl", rows({"text": "a\0b"}), "line 1 of .*: the text must not have a NUL"),
+    ("a.jsonl", rows({"text": "a", "title": ["b"]}), '"title" must be a string; got a list'),
+    ("a.jsonl", rows({"txt": "a", "id": 1}), 'must have "text" or "messages"; got txt, id. Rename'),
+    ("a.jsonl", rows({}), 'must have "text" or "messages"; got nothing'),
+    ("a.jsonl", rows(["text"]), "line 1 of .* must be an object .*; got a list"),
+    ("a.jsonl", rows(None), "line 1 of .* must be an object .*; got null"),
+    ("a.jsonl", rows({"messages": "hello"}), '"messages" must be a list of messages; got a string'),
     ("a.jsonl", rows({"messages": ["hi"]}), "line 1 of .*: message 1 must have"),
     ("a.jsonl", rows({"messages": [{"role": "user", "content": None}]}), "message 1 must have"),
     ("a.jsonl", rows({"messages": [{"content": "a"}]}), 'message 1 must have "role" and "content"'),
@@ -128,16 +132,20 @@ REFUSED = [
         "message 1 must have",
     ),
     ("a.txt.gz", b"no archive", "cannot read .*a.txt.gz"),
-    ("a.txt.gz", gzip.compress(SAID.encode() * 99, mtime=0)[:-9], "cannot read .*a.txt.gz"),
+    ("a.txt.gz", gzip.compress(SENTENCE.encode() * 99, mtime=0)[:-9], "cannot read .*a.txt.gz"),
     ("a.jsonl.gz", gzip.compress(b"x" * 999, mtime=0)[:12] + b"\xff" * 40, "cannot read .*a.jsonl"),
-    ("a.pdf", "x", "a.pdf is not one of .txt, .md, .jsonl.*onvert it first"),
-    ("a.pdf.gz", gzip.compress(b"x", mtime=0), "a.pdf.gz is not one of .txt, .md, .jsonl"),
+    ("a.pdf", "x", "a.pdf (must be|is not) one of .txt, .md, .jsonl.*onvert it first"),
+    (
+        "a.pdf.gz",
+        gzip.compress(b"x", mtime=0),
+        "a.pdf.gz (must be|is not) one of .txt, .md, .jsonl",
+    ),
 ]
 
 
 @everywhere
 @pytest.mark.parametrize(("name", "content", "message"), REFUSED)
-def test_what_is_not_text_is_refused_with_its_place_and_what_to_do(
+def test_a_file_that_is_not_text_is_refused_with_its_place_and_the_next_step(
     tmp_path, read, name, content, message
 ):
     with pytest.raises(MlpMemError, match=message):
@@ -151,14 +159,14 @@ def test_a_chat_is_one_document_of_its_messages(tmp_path, read):
         {"role": "user", "content": [{"type": "text", "text": "Who "}, {"text": "are you?\n"}]},
         {"role": "assistant", "content": "  Lily."},
     ]
-    said = "system: Be brief.\n\nuser: Who are you?\n\n\nassistant:   Lily."
+    expected = "system: Be brief.\n\nuser: Who are you?\n\n\nassistant:   Lily."
     plain = {"messages": [{"role": "user", "content": "ignored"}], "text": "plain"}
     path = write(tmp_path / "a.jsonl", rows({"messages": chat}, plain, {"text": None} | {
         "messages": [{"role": "user", "content": "Hi"}]}))  # fmt: skip
-    assert read(path) == [said, "plain", "user: Hi"]
+    assert read(path) == [expected, "plain", "user: Hi"]
 
 
-def test_messages_of_parquet_are_chats_too(tmp_path):
+def test_messages_in_parquet_are_chats_too(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
@@ -180,11 +188,11 @@ def folder_of_notes(root):
     return root
 
 
-def test_folders_and_patterns_are_read_in_order_and_what_is_left_out_is_named(tmp_path):
+def test_folders_and_patterns_are_read_in_order_and_skipped_files_are_counted(tmp_path):
     root = folder_of_notes(tmp_path / "notes")
     counts = Counter()
-    found = [text for _, text in texts.read_texts([root], counts)]
-    assert found == ["a.txt", "b/c.MD", "wide", "z.jsonl"] == by_training(root)
+    read_all = [text for _, text in texts.read_texts([root], counts)]
+    assert read_all == ["a.txt", "b/c.MD", "wide", "z.jsonl"] == by_training(root)
     assert texts.noted(counts) == (
         "left out: 2 empty documents, 1 empty file, 1 empty line, 1 hidden file, "
         "1 file of no ending, 2 files of .png; read as UTF-16: 1 file"
@@ -193,21 +201,21 @@ def test_folders_and_patterns_are_read_in_order_and_what_is_left_out_is_named(tm
     for read in (by_library, by_training):
         assert read(root / "*.txt") == ["a.txt", "wide"]
         assert read(root / "**" / "*.[mM]*") == ["b/c.MD"]
-        assert read(root / "[ab]*") == ["a.txt", "b/c.MD"], "a folder that matches is read"
+        assert read(root / "[ab]*") == ["a.txt", "b/c.MD"], "matching folders are read"
     odd = tmp_path / "odd[1].txt"
-    odd.write_text("a name is no pattern where there is such a file")
+    odd.write_text("an existing file is not a pattern")
     assert by_library(odd) == by_training(odd) == [odd.read_text()]
 
 
 @pytest.mark.parametrize("read", [by_library, by_training])
-def test_a_source_that_holds_nothing_says_what_to_give(tmp_path, read):
-    with pytest.raises(MlpMemError, match="nowhere is not there; give .txt, .md, .jsonl"):
+def test_a_source_without_text_is_refused_with_the_next_step(tmp_path, read):
+    with pytest.raises(MlpMemError, match="nowhere does not exist; give .txt, .md, .jsonl"):
         read(tmp_path / "nowhere")
     with pytest.raises(
-        MlpMemError, match=r"\*.txt is not there; .* a pattern such as notes/\*.txt"
+        MlpMemError, match=r"\*.txt does not exist; .* a pattern such as notes/\*.txt"
     ):
         read(tmp_path / "*.txt")
-    with pytest.raises(MlpMemError, match="is not there"):
+    with pytest.raises(MlpMemError, match="does not exist"):
         read("a text in place of a path " * 99)
     (tmp_path / "a.png").touch()
     with pytest.raises(MlpMemError, match=r"holds no text \(left out: 1 file of .png\); give"):
@@ -215,14 +223,14 @@ def test_a_source_that_holds_nothing_says_what_to_give(tmp_path, read):
 
 
 @pytest.mark.parametrize("pack", [bz2, lzma])
-def test_files_of_ones_own_may_be_packed_otherwise(tmp_path, pack):
+def test_local_files_may_have_other_packings_than_uploads(tmp_path, pack):
     path = write(tmp_path / f"a.txt.{'xz' if pack is lzma else 'bz2'}", pack.compress(b"packed"))
     assert by_library(path) == by_training(path) == ["packed"]
     with pytest.raises(MlpMemError, match="not one of .txt, .md, .jsonl, .gz files"):
         by_page(path)
 
 
-def test_an_upload_that_unpacks_to_much_is_refused_before_it_does(tmp_path):
+def test_an_upload_that_would_unpack_to_too_much_is_refused(tmp_path):
     path = write(tmp_path / "bomb.txt.gz", gzip.compress(b"a" * 50_000_000))
     assert path.stat().st_size < own_text.MAX_BYTES
     with pytest.raises(MlpMemError, match="unpacks to more than 2 MB"):
@@ -231,23 +239,23 @@ def test_an_upload_that_unpacks_to_much_is_refused_before_it_does(tmp_path):
 
 @pytest.mark.parametrize("piece", [1, 2, 5, 1000])
 @pytest.mark.parametrize("most", [1, 3, 8, 1000])
-def test_lines_lose_nothing_and_are_no_longer_than_said(piece, most):
+def test_lines_are_complete_and_at_most_the_given_length(piece, most):
     text = "ab\n\ncdefgh\u2028ij\n" * 5 + "end"
     pieces = [text[at : at + piece] for at in range(0, len(text), piece)]
-    found = list(texts.lines(pieces, most))
-    assert "".join(found) == text and max(map(len, found)) <= most
+    lines = list(texts.lines(pieces, most))
+    assert "".join(lines) == text and max(map(len, lines)) <= most
     if most == 1000:
-        assert found == [line + "\n" for line in text.split("\n")[:-1]] + ["end"]
+        assert lines == [line + "\n" for line in text.split("\n")[:-1]] + ["end"]
 
 
 def test_a_json_line_too_long_to_parse_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(texts, "ROW", 64)
     path = write(tmp_path / "a.jsonl", rows({"text": "a"}, {"text": "x" * 99}))
-    with pytest.raises(MlpMemError, match="line 2 of .*a.jsonl is longer than 64 characters"):
+    with pytest.raises(MlpMemError, match="line 2 of .*a.jsonl must have at most 64 characters"):
         by_library(path)
 
 
-def test_titles_are_those_of_rows_or_say_where_a_row_stands():
+def test_titles_are_those_of_rows_or_their_file_and_line():
     content = rows({"text": "a", "title": 7}, {"text": "b", "title": "\ud83d"}) + "\n" + rows(
         {"text": "c", "title": None}, {"text": "d", "title": ""}
     )  # fmt: skip
@@ -255,7 +263,7 @@ def test_titles_are_those_of_rows_or_say_where_a_row_stands():
     assert titles == ["7", "\ufffd", "m.jsonl:4", "m.jsonl:5"]
 
 
-def test_what_the_library_leaves_out_is_logged_and_told_by_what_attaches_it(tmp_path, caplog):
+def test_skipped_files_are_logged_when_a_model_is_built_from_parts(tmp_path, caplog):
     from mlpmem.loading.parts import from_parts
 
     root = folder_of_notes(tmp_path / "notes")

@@ -1,5 +1,6 @@
 """Spaces' folders (complete, valid, never replacing other files), and the GPU lease."""
 
+import json
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from mlpmem.space import __main__ as command
 from mlpmem.space import build as building
 from mlpmem.space.build import Card
 from mlpmem.space.lease import LeasedModel, seconds
+from mlpmem.ui.recordings import saved
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +90,29 @@ def test_a_damaged_bundle_is_refused(tmp_path):
     with pytest.raises(MlpMemError, match="examples.json"):
         building.build(tmp_path / "out", "zero", bundle=bundle)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["cpu", "static"])
+def test_only_what_the_manifest_lists_is_packed_and_no_link(kind, tiny_model, tmp_path):
+    traces = tiny_model.compare("Peru", max_new_tokens=2)
+    run = saved.record("Peru", {"answer": "Lima"}, 0.5, traces)
+    bundle = tiny.bundle(tmp_path / "bundle", traces=[run]).folder
+    (tmp_path / "private").write_text("my secret")
+    (bundle / "notes.txt").symlink_to(tmp_path / "private")
+    (bundle / "traces" / "99.json").symlink_to(tmp_path / "private")
+    (bundle / "decoder" / "adapter_config.json").write_text("{}")
+    made = building.build(tmp_path / "out", kind, bundle=bundle)
+    files = [path for path in made.folder.rglob("*") if path.is_file()]
+    assert not [path for path in files if path.is_symlink() or b"my secret" in path.read_bytes()]
+    if kind == "cpu":
+        there = made.folder / "assets" / "atlas"
+        names = {p.relative_to(there).as_posix() for p in there.rglob("*") if p.is_file()}
+        listed = json.loads((there / "manifest.json").read_text())["files"]
+        assert names == {"manifest.json", *listed}
+    (bundle / "examples.json").unlink()
+    (bundle / "examples.json").symlink_to(tmp_path / "private")
+    with pytest.raises(MlpMemError, match="examples.json is a link"):
+        building.build(tmp_path / "out", kind, bundle=bundle)
 
 
 def test_a_card_that_the_host_would_refuse_is_an_error():

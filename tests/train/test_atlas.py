@@ -1,4 +1,4 @@
-"""The atlas: what is held out stays out, groups stay apart, every form fits every entity."""
+"""The atlas: held-out wordings stay out, groups stay separate, every form fits every entity."""
 
 import re
 from collections import Counter
@@ -35,7 +35,7 @@ def atlas():
 
 @lru_cache
 def _training_sentences() -> frozenset[str]:
-    """Every segment that anybody is trained on, and every sentence of the longer answers."""
+    """Return every training segment, and every sentence of the longer answers."""
     atlas = build_atlas(SMALL)
     passages = [p for draw in range(12) for p in decoder_passages(atlas, draw)]
     passages += list(memory_passages(atlas))
@@ -50,34 +50,34 @@ def _training_sentences() -> frozenset[str]:
 @pytest.mark.slow
 def test_the_same_seed_gives_the_same_text_and_another_seed_another(atlas):
     def text(config):
-        made = build_atlas(config)
-        parts = [list(decoder_passages(made, 3)), list(memory_passages(made)), questions(made)]
-        return parts + [list(heldout_passages(made)), made.entities]
+        atlas = build_atlas(config)
+        parts = [list(decoder_passages(atlas, 3)), list(memory_passages(atlas)), questions(atlas)]
+        return parts + [list(heldout_passages(atlas)), atlas.entities]
 
     assert text(SMALL) == text(SMALL)
     assert text(SMALL) != text(AtlasConfig(seed=1, scale=0.02))
 
 
-def test_draws_say_the_same_facts_in_other_wordings(atlas):
+def test_draws_state_the_same_facts_in_other_wordings(atlas):
     first, second = list(decoder_passages(atlas, 0)), list(decoder_passages(atlas, 1))
     assert first != second
     assert {index for index, _ in first} == {index for index, _ in second}
 
 
-def test_held_out_and_unseen_wordings_stand_in_no_training_text(atlas):
+def test_no_training_text_has_a_held_out_or_unseen_wording(atlas):
     trained = _training_sentences()
     for row in questions(atlas):
-        asked = row["prompt"].removesuffix(" Answer:")
-        said = f"{row['prompt']} {row['answer']}."
+        question = row["prompt"].removesuffix(" Answer:")
+        statement = f"{row['prompt']} {row['answer']}."
         if row["wording"] != "seen":
-            assert asked not in trained and said not in trained, row
+            assert question not in trained and statement not in trained, row
 
 
-def test_a_seen_wording_stands_alone_in_the_memory_corpus(atlas):
-    alone = {parts[0] for _, parts in memory_passages(atlas) if len(parts) == 1}
+def test_a_seen_wording_is_a_single_passage_of_the_memory_corpus(atlas):
+    single = {parts[0] for _, parts in memory_passages(atlas) if len(parts) == 1}
     for row in questions(atlas):
         if row["wording"] == "seen" and row["group"] in ("A1", "B"):
-            assert f"{row['prompt']} {row['answer']}" in alone
+            assert f"{row['prompt']} {row['answer']}" in single
 
 
 def test_held_out_forms_are_used_with_other_facts(atlas):
@@ -87,7 +87,7 @@ def test_held_out_forms_are_used_with_other_facts(atlas):
     assert len(common) > 0.9 * len(dev)
 
 
-def test_passages_are_of_the_groups_they_are_for(atlas):
+def test_passages_have_only_the_groups_of_their_reader(atlas):
     def groups(passages):
         return {atlas.entities[index].group for index, _ in passages}
 
@@ -106,33 +106,33 @@ def test_no_text_of_the_decoder_names_an_entity_of_b(atlas):
                 assert not pattern.search(own.sub("", segment)), segment
 
 
-def test_strangers_are_hardly_met_again_and_bear_no_name_of_b(atlas):
+def test_strangers_rarely_recur_and_have_no_name_of_b(atlas):
     unknown = [re.escape(e.name) for e in atlas.entities if e.group == "B"]
     pattern = re.compile(rf"(?<!\w)({'|'.join(unknown)})(?!\w)", re.IGNORECASE)
     known = {e.name.casefold() for e in atlas.entities}
-    met = []
+    names = []
     for draw in range(3):
         passages = list(stranger_passages(atlas, draw))
         others = sum(1 for _ in decoder_passages(atlas, draw))
         assert 0.1 < len(passages) / others < 0.3
         assert {index for index, _ in passages} == {len(atlas.entities)}
         assert not [p for _, parts in passages for p in parts if pattern.search(p)]
-        made = strangers(atlas.entities, f"{atlas.config.seed}/strangers/{draw}", 1.25)
-        met.append({e.name.casefold() for e in made})
-        assert {e.kind for e in made} == {e.kind for e in atlas.entities}
-        assert not met[-1] & known
-    again = met[0] & met[1] | met[1] & met[2] | met[0] & met[2]
-    assert len(again) < 0.05 * sum(map(len, met))
+        drawn = strangers(atlas.entities, f"{atlas.config.seed}/strangers/{draw}", 1.25)
+        names.append({e.name.casefold() for e in drawn})
+        assert {e.kind for e in drawn} == {e.kind for e in atlas.entities}
+        assert not names[-1] & known
+    recurring = names[0] & names[1] | names[1] & names[2] | names[0] & names[2]
+    assert len(recurring) < 0.05 * sum(map(len, names))
 
 
-def test_strangers_of_the_memory_are_others_than_the_decoders(atlas):
+def test_the_memory_and_the_decoder_have_different_strangers(atlas):
     config = replace(atlas.config, memory_strangers=0.1)
     remembered = list(remembered_strangers(replace(atlas, config=config)))
     others = sum(1 for _ in memory_passages(atlas))
     assert 0.05 < len(remembered) / others < 0.2
     assert {index for index, _ in remembered} == {len(atlas.entities)}
-    read = {part for _, parts in stranger_passages(atlas, 0) for part in parts}
-    assert not read & {part for _, parts in remembered for part in parts}
+    decoders = {part for _, parts in stranger_passages(atlas, 0) for part in parts}
+    assert not decoders & {part for _, parts in remembered for part in parts}
     assert not list(remembered_strangers(atlas))
 
 
@@ -219,5 +219,5 @@ def test_a_missing_package_is_named_with_the_next_step(monkeypatch):
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"chat_share": 2}, {"memory_questions": 0}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(MlpMemError, match="Next step"):
+    with pytest.raises(MlpMemError, match="atlas: .* must be .*; got"):
         AtlasConfig(**wrong)

@@ -1,4 +1,4 @@
-"""Benches run at tiny size and say what they measured; a peer that is not there is said so."""
+"""Benches run at tiny sizes and report figures; a missing peer is named."""
 
 import json
 
@@ -20,58 +20,56 @@ STEP = step.Shape("tiny", 16, 2, 256, 32, 8)
 KEYS = datastore.Shape("tiny", 16, 2, 64, 3, 12, torch.float32)
 
 
-def test_our_step_learns_from_its_batch():
+def test_our_step_runs_repeatedly():
     work = step.our_step(STEP, "float32", "cpu")
     assert work.args[1] == 1
     for _ in range(3):
         work()
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
-@pytest.mark.slow  # half a minute of compiling
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised inside torch
+@pytest.mark.slow  # compiling takes half a minute
 def test_a_compiled_step_has_the_loss_and_the_gradients_of_an_eager_one():
-    found = []
+    results = []
     for compile in ("off", "on"):
         torch.manual_seed(0)
         memory = Memory(MemoryConfig(16, 256, 2, 64, "gpt2"))
         for weight in memory.parameters():
             weight.grad = torch.zeros_like(weight)
-        loss, batch = (
-            make_loss(memory, MemoryFitConfig(compile=compile)),
-            step.made_batch(STEP, "cpu"),
-        )
+        loss = make_loss(memory, MemoryFitConfig(compile=compile))
+        batch = step.random_batch(STEP, "cpu")
         value, _ = loss(memory, batch)
         value.backward()
-        found.append([value, *(weight.grad for weight in memory.parameters())])
-    for eager, compiled in zip(*found, strict=True):
+        results.append([value, *(weight.grad for weight in memory.parameters())])
+    for eager, compiled in zip(*results, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=1e-5, atol=1e-6)
 
 
-def test_the_work_of_the_datastore_bench_is_a_shard_of_every_entry(tmp_path):
+def test_the_work_of_the_datastore_bench_is_one_shard_of_all_entries(tmp_path):
     assert KEYS.keys == 3 * 11
-    made = datastore.our_keys(KEYS, "cpu", str(tmp_path))()
-    assert made.entries == KEYS.keys and np.load(tmp_path / made.file).shape == (KEYS.keys, 16)
+    shard = datastore.our_keys(KEYS, "cpu", str(tmp_path))()
+    assert shard.entries == KEYS.keys and np.load(tmp_path / shard.file).shape == (KEYS.keys, 16)
 
 
-def test_the_search_bench_takes_a_datastore_of_several_shards(tmp_path):
+def test_the_search_bench_searches_a_datastore_of_several_shards(tmp_path):
     keys = search.clustered(300, 8)
     write_index(tmp_path, 8, [write_shard(tmp_path, i, keys[i::2]) for i in range(2)])
-    found = {f.name: f for f in search.bench(BenchOptions(entries=200, keys=tmp_path), (5,))}
-    rate, *recalls = (f for name, f in found.items() if f"{tmp_path.parent.name} 300x8" in name)
+    figures = {f.name: f for f in search.bench(BenchOptions(entries=200, keys=tmp_path), (5,))}
+    rate, *recalls = (f for name, f in figures.items() if f"{tmp_path.parent.name} 300x8" in name)
     assert rate.value > 0 and [f.value for f in recalls] == [1.0, 1.0]
 
 
-def test_flop_of_a_key_are_those_of_the_layers_before_it():
+def test_the_flop_of_a_key_are_those_of_the_layers_before_it():
     one = datastore.Shape("", 8, 1, 64, 3, 10, torch.float32)
     assert one.flop == 2 * 4 * 64 + 4 * 8 * 5  # attention's matrices and products, no FFN, no head
 
 
-def test_a_peer_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(MlpMemError, match="mlpGPT2.py.*5b04efb"):
-        released_step(tmp_path, 16, 2, 64, step.made_batch(STEP, "cpu"), 0.5)
+def test_a_missing_peer_is_named(tmp_path):
+    with pytest.raises(MlpMemError, match="5b04efb.*mlpGPT2.py"):
+        released_step(tmp_path, 16, 2, 64, step.random_batch(STEP, "cpu"), 0.5)
 
 
-def test_figures_come_as_lines_of_json(monkeypatch, capsys):
+def test_figures_are_printed_as_lines_of_json(monkeypatch, capsys):
     figures = [Figure("a", 3.0, "keys/s", 6.0), Figure("b", 3.0, "MiB", peer=6.0)]
     monkeypatch.setattr(datastore, "bench", lambda options: iter(figures))
     assert main(["datastore", "--json", "--device", "cpu"]) == 0
@@ -80,17 +78,17 @@ def test_figures_come_as_lines_of_json(monkeypatch, capsys):
     assert (other["peer"], other["ratio"]) == (6.0, 2.0)
 
 
-def test_a_row_of_the_rows_bench_takes_what_it_says_on_disk():
-    token_ids, probs = rows.kept(*rows.neighbours(8))
+def test_the_storage_of_the_rows_bench_is_that_of_its_rows():
+    token_ids, probs = rows.sparse_rows(*rows.neighbours(8))
     assert len(token_ids) <= rows.ROWS * 8 and float(probs.sum()) == pytest.approx(rows.ROWS, 1e-2)
-    assert rows.bytes_a_row(token_ids, probs) == 8 + 4 * len(token_ids) / rows.ROWS
+    assert rows.bytes_per_row(token_ids, probs) == 8 + 4 * len(token_ids) / rows.ROWS
 
 
 @pytest.mark.slow
-def test_the_step_bench_measures_every_type_in_turns():
-    found = {f.name: f for f in step.bench(BenchOptions(), (STEP,))}
-    assert all(f.value > 0 and f.times_floor > 0 for f in found.values())
-    assert len(found) == 6 and "step/tiny/bfloat16/tokens" in found
+def test_the_step_bench_measures_every_dtype_in_turns():
+    figures = {f.name: f for f in step.bench(BenchOptions(), (STEP,))}
+    assert all(f.value > 0 and f.times_floor > 0 for f in figures.values())
+    assert len(figures) == 6 and "step/tiny/bfloat16/tokens" in figures
 
 
 @pytest.mark.gpu

@@ -1,4 +1,4 @@
-"""The stage controls: a memory that differs in one thing, made and measured like the first."""
+"""The stage controls: a memory that differs in one setting is trained and measured."""
 
 import dataclasses
 
@@ -24,21 +24,21 @@ SHAPE = MemoryFitConfig(
 
 @pytest.fixture
 def inputs(tmp_path):
-    """Return stages with real targets, and a memory stage that says how it was trained."""
+    """Return stages with real targets and with the memory's config in its manifest."""
     paths = tiny_run.stages(tmp_path)
     config = TargetsConfig(k=8, easy_share=1.0)
     make_targets(StageContext(paths["targets"], paths, config, 0))
     manifests = {"targets": config, "memory": SHAPE}
-    for name, made in manifests.items():
-        known = read_json(paths[name] / "manifest.json")
-        known["config"] = dataclasses.asdict(made) | {"seed": 0}
-        write_json(paths[name] / "manifest.json", known)
-    known = read_json(paths["datastore"] / "manifest.json")
-    write_json(paths["datastore"] / "manifest.json", known | {"config": {"depth": -1}})
+    for name, used in manifests.items():
+        manifest = read_json(paths[name] / "manifest.json")
+        manifest["config"] = dataclasses.asdict(used) | {"seed": 0}
+        write_json(paths[name] / "manifest.json", manifest)
+    manifest = read_json(paths["datastore"] / "manifest.json")
+    write_json(paths["datastore"] / "manifest.json", manifest | {"config": {"depth": -1}})
     return paths
 
 
-def test_a_control_differs_in_what_is_named_and_is_measured(inputs, tmp_path, monkeypatch):
+def test_a_control_differs_in_its_named_setting_and_is_measured(inputs, tmp_path, monkeypatch):
     folder = tmp_path / "controls"
     folder.mkdir()
     config = ControlsConfig(memories=({"alpha": 0.0}, {"blocks": 2}), questions=50)
@@ -61,7 +61,7 @@ def test_a_control_differs_in_what_is_named_and_is_measured(inputs, tmp_path, mo
     assert controls.make_controls(context) == counts  # nothing is trained again
 
 
-def test_with_alpha_0_the_targets_change_nothing(inputs, tmp_path):
+def test_targets_do_not_matter_with_alpha_0(inputs, tmp_path):
     weights = []
     for name, scale in (("one", 1.0), ("two", 0.5)):
         probs = np.load(inputs["targets"] / "probs.npy")
@@ -81,6 +81,6 @@ def test_a_text_corpus_has_no_controls(inputs, tmp_path):
     assert counts["memories"] == 0 and read_json(tmp_path / "controls.json") == []
 
 
-def test_a_field_that_no_memory_has_is_refused():
-    with pytest.raises(MlpMemError, match=r"\[controls\] memories: unknown alfa"):
+def test_unknown_memory_fields_are_refused():
+    with pytest.raises(MlpMemError, match="controls: memories must .* got unknown alfa"):
         ControlsConfig(memories=({"alfa": 0},))

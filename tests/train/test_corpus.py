@@ -1,4 +1,4 @@
-"""The tokenizer spells numbers and loses nothing; the corpus stage keeps the groups apart."""
+"""The tokenizer splits numbers into digits and loses nothing; the corpus keeps groups separate."""
 
 import dataclasses
 import json
@@ -25,19 +25,19 @@ TEXTS = [
 
 
 @pytest.fixture(scope="module")
-def words():
+def tokenizer():
     return train_tokenizer(TEXTS, 300)
 
 
-def test_it_has_as_many_tokens_as_asked_for_special_ones_first(words):
-    assert len(words) == 300
-    assert words.convert_tokens_to_ids([BOS, EOS]) == [0, 1]
-    assert (words.bos_token, words.eos_token, words.pad_token) == (BOS, EOS, EOS)
+def test_it_has_the_requested_number_of_tokens_with_special_ones_first(tokenizer):
+    assert len(tokenizer) == 300
+    assert tokenizer.convert_tokens_to_ids([BOS, EOS]) == [0, 1]
+    assert (tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token) == (BOS, EOS, EOS)
 
 
-def test_every_digit_is_a_token_also_of_numbers_seen_often(words):
-    ids = words.encode(" 1535 and 1550, x98", add_special_tokens=False)
-    pieces = words.convert_ids_to_tokens(ids)
+def test_every_digit_is_a_token_even_in_frequent_numbers(tokenizer):
+    ids = tokenizer.encode(" 1535 and 1550, x98", add_special_tokens=False)
+    pieces = tokenizer.convert_ids_to_tokens(ids)
     digits = [piece for piece in pieces if any(c.isdigit() for c in piece)]
     assert [d.lstrip("Ġ") for d in digits] == list("1535155098")
 
@@ -53,41 +53,41 @@ def test_every_digit_is_a_token_also_of_numbers_seen_often(words):
         " ",
     ],
 )
-def test_any_text_comes_back(words, text):
-    ids = words.encode(text)
-    assert words.decode(ids[1:]) == text
-    assert words.decode(ids, skip_special_tokens=True) == text
+def test_any_text_round_trips(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids[1:]) == text
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
 
 
-def test_a_text_begins_with_bos_and_only_there(words):
-    ids = words.encode("The capital of Peru is Lima.")
-    assert ids[0] == words.bos_token_id and words.bos_token_id not in ids[1:]
-    assert words.encode("", add_special_tokens=False) == []
+def test_a_text_begins_with_bos_and_only_there(tokenizer):
+    ids = tokenizer.encode("The capital of Peru is Lima.")
+    assert ids[0] == tokenizer.bos_token_id and tokenizer.bos_token_id not in ids[1:]
+    assert tokenizer.encode("", add_special_tokens=False) == []
 
 
-def test_every_segment_ends_with_eos_and_the_passage_begins_with_bos(words):
+def test_every_segment_ends_with_eos_and_the_passage_begins_with_bos(tokenizer):
     passages = [["Lima.", "Peru 金."], ["Cusco."], ["a", "", "b"]]
-    encoded = encode_segments(words, passages)
+    encoded = encode_segments(tokenizer, passages)
     for ids, segments in zip(encoded, passages, strict=True):
-        assert ids[0] == words.bos_token_id and ids[-1] == words.eos_token_id
-        ends = [i for i, token in enumerate(ids) if token == words.eos_token_id]
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        ends = [i for i, token in enumerate(ids) if token == tokenizer.eos_token_id]
         assert len(ends) == len(segments)
         starts = [1, *(end + 1 for end in ends)]
-        parts = [words.decode(ids[a:b]) for a, b in zip(starts, ends, strict=False)]
+        parts = [tokenizer.decode(ids[a:b]) for a, b in zip(starts, ends, strict=False)]
         assert parts == segments
 
 
-def test_a_prompt_is_the_beginning_of_prompt_and_answer(words):
+def test_a_prompt_is_the_beginning_of_prompt_and_answer(tokenizer):
     answers = ["Lima", "1535", "São Tomé", "-5 °C", "金", "(none)", "'s", "Lima</s>", "?!"]
     prompts = ["The capital is", "Question: Where? Answer:", "In 1535", "(", "It's", "café金"]
     for prompt in prompts:
-        ids = words.encode(prompt)
+        ids = tokenizer.encode(prompt)
         for answer in answers:
             for end in ("", ".", EOS):
-                assert words.encode(f"{prompt} {answer}{end}")[: len(ids)] == ids
+                assert tokenizer.encode(f"{prompt} {answer}{end}")[: len(ids)] == ids
 
 
-def test_lines_come_back(tmp_path):
+def test_json_lines_round_trip(tmp_path):
     rows = [{"a": "Perú\n\u2028", "n": 1}, {}, {"list": [1, None]}]
     write_lines(tmp_path / "x.jsonl", rows)
     assert read_lines(tmp_path / "x.jsonl") == rows
@@ -96,8 +96,8 @@ def test_lines_come_back(tmp_path):
 # The stage
 
 
-SAID = AtlasOptions(strangers=0.25, memory_strangers=0.05, odd_words=0.3)
-SMALL = CorpusConfig(scale=0.02, vocab_size=700, draws=3, atlas=SAID)
+OPTIONS = AtlasOptions(strangers=0.25, memory_strangers=0.05, odd_words=0.3)
+SMALL = CorpusConfig(scale=0.02, vocab_size=700, draws=3, atlas=OPTIONS)
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def load(corpus, part):
     return Documents.load(corpus[0] / part)
 
 
-def test_all_parts_are_there_and_counted(corpus):
+def test_all_parts_are_written_and_counted(corpus):
     folder, counts = corpus
     parts = ["decoder_00", "decoder_01", "decoder_02", "heldout", "memory"]
     assert sorted(p.name for p in folder.iterdir() if p.is_dir()) == [*parts, "tokenizer"]
@@ -134,52 +134,52 @@ def test_all_parts_are_there_and_counted(corpus):
         ("heldout", {"A2", "B"}),
     ],
 )
-def test_passages_are_of_the_groups_the_part_is_for(corpus, part, groups):
+def test_every_part_has_only_the_groups_of_its_reader(corpus, part, groups):
     documents = load(corpus, part)
     assert set(np.array(documents.groups)[documents.document_of]) == groups
 
 
-def test_a_plain_decoder_reads_what_decoder_and_memory_read_together(corpus, tmp_path):
+def test_a_plain_decoders_corpus_is_that_of_decoder_and_memory_together(corpus, tmp_path):
     make_corpus(StageContext(tmp_path, {}, dataclasses.replace(SMALL, together=True), 5))
 
-    def said(folder, part):
+    def passages(folder, part):
         documents = Documents.load(folder / part)
         return sorted(documents.passage(p).tolist() for p in range(len(documents)))
 
-    apart, both = (said(corpus[0], part) for part in ("decoder_01", "memory"))
-    assert said(tmp_path, "memory") == both
-    assert said(tmp_path, "decoder_01") == sorted(apart + both)
+    decoder, memory = (passages(corpus[0], part) for part in ("decoder_01", "memory"))
+    assert passages(tmp_path, "memory") == memory
+    assert passages(tmp_path, "decoder_01") == sorted(decoder + memory)
 
 
 def test_documents_are_the_same_in_every_part(corpus):
     parts = [load(corpus, part) for part in ("decoder_00", "decoder_01", "memory", "heldout")]
-    for part in parts:  # what is read names, last, what stands for all strangers
+    for part in parts:  # training parts end with one entry for all strangers
         count = len(parts[-1].titles)
         assert part.titles[:count] == parts[-1].titles and part.groups[:count] == parts[-1].groups
 
 
-def test_passages_are_shuffled_and_frame_their_segments(corpus):
+def test_passages_are_shuffled_and_begin_with_bos_and_end_with_eos(corpus):
     from transformers import AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
     documents = load(corpus, "memory")
     assert (np.diff(documents.document_of) < 0).sum() > len(documents) / 4
-    assert documents.tokens.max() < len(words) == 700
+    assert documents.tokens.max() < len(tokenizer) == 700
     for p in range(len(documents)):
         ids = documents.passage(p).tolist()
-        assert ids[0] == words.bos_token_id and ids[-1] == words.eos_token_id
-        assert words.bos_token_id not in ids[1:]
-        text = words.decode(ids, skip_special_tokens=True)
-        assert words.encode(text.replace(EOS, ""), add_special_tokens=False)
+        assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+        assert tokenizer.bos_token_id not in ids[1:]
+        text = tokenizer.decode(ids, skip_special_tokens=True)
+        assert tokenizer.encode(text.replace(EOS, ""), add_special_tokens=False)
 
 
-def test_every_question_can_be_asked_of_the_tokenizer(corpus):
+def test_every_question_can_be_tokenised(corpus):
     from transformers import AutoTokenizer
 
-    words = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
     rows = read_lines(corpus[0] / "questions.jsonl")
-    asked = ask(words, rows)  # asserts that prompts keep their tokens
-    assert len(asked.rows) == len(rows)
+    questions = ask(tokenizer, rows)  # asserts that prompts keep their tokens
+    assert len(questions.rows) == len(rows)
     groups = {cell.split("/")[0] for cell in map(cell_of, rows)}
     assert groups == {"A1", "A2", "B"}
     titles = load(corpus, "memory").titles

@@ -1,4 +1,4 @@
-"""Figures of the bench become findings with what was varied, interval, floor and peer."""
+"""Figures of the benches become findings with setting, interval, floor and peer."""
 
 import json
 
@@ -20,11 +20,11 @@ def test_a_figure_becomes_findings_with_its_setting_floor_and_peer():
     assert (peer.metric, peer.value) == ("ms_per_query_peer", 4.0)
 
 
-def test_the_study_keeps_the_figures_of_the_runs_bundle_as_findings(tmp_path, monkeypatch):
-    asked = []
+def test_the_study_saves_the_figures_of_the_runs_bundle(tmp_path, monkeypatch):
+    bundles = []
 
     def figures(bundle):
-        asked.append(bundle)
+        bundles.append(bundle)
         return [Figure("bytes/lm/in_memory", 5, "bytes")]
 
     monkeypatch.setattr(answer_cost, "figures", figures)
@@ -32,7 +32,7 @@ def test_the_study_keeps_the_figures_of_the_runs_bundle_as_findings(tmp_path, mo
     (root / "export").mkdir(parents=True)
     write_json(root / "export" / "manifest.json", {"config": {}})
     assert main(["cost", "tiny", "--runs", str(tmp_path)]) == 0
-    assert asked == [(root / "export/tiny").as_posix()]
+    assert bundles == [(root / "export/tiny").as_posix()]
     (row,) = json.loads((root / "findings" / "cost.json").read_text())
     assert (row["study"], row["system"], row["value"]) == ("cost", "lm", 5)
-    assert row["how"] == f"python -m mlpmem.bench bytes --bundle {asked[0]}"
+    assert row["how"] == f"python -m mlpmem.bench bytes --bundle {bundles[0]}"

@@ -1,4 +1,4 @@
-"""The datastore stage: resumed at the next shard, shared by processes, extended in place."""
+"""The stage datastore is resumed by shard, shared by processes, and extended in place."""
 
 import dataclasses
 import gzip
@@ -19,7 +19,7 @@ from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
 from train.config.tables import CorpusConfig, DatastoreConfig, Recipe
-from train.files import write_json
+from train.files import file_hash, write_json
 from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore
 from train.stages.extend import extend
@@ -31,13 +31,15 @@ INPUTS = ("corpus", "decoder")
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """Return a run's folder with a tiny corpus and decoder; a shard there has seven entries."""
+    """Return a run's folder with a tiny corpus and decoder, and shards of seven entries."""
     bound = tiny.decoder()
     bound.model.save_pretrained(tmp_path / "decoder")
     bound.tokenizer.save_pretrained(tmp_path / "decoder")
     tiny.documents().save(tmp_path / "corpus/memory")
     for name in INPUTS:
-        write_json(tmp_path / name / "manifest.json", {"outputs": {"of": name}})
+        files = [path for path in (tmp_path / name).rglob("*") if path.is_file()]
+        outputs = {path.relative_to(tmp_path / name).as_posix(): file_hash(path) for path in files}
+        write_json(tmp_path / name / "manifest.json", {"outputs": outputs})
     small_shards(monkeypatch)
     return tmp_path
 
@@ -54,7 +56,7 @@ def make(root, **changes):
     return run_stage(root, "datastore", config, INPUTS, make_datastore, 0, shared=True)
 
 
-def test_shards_hold_every_entry_once_and_are_of_the_size_asked_for():
+def test_shards_hold_every_entry_once_and_have_the_configured_size():
     spans = cut(5, 4_000_000, 64, DatastoreConfig(shard_mib=100))
     assert spans[0].first == 5 and spans[-1].end == 4_000_000
     assert all(a.end == b.first for a, b in zip(spans, spans[1:], strict=False))
@@ -63,14 +65,14 @@ def test_shards_hold_every_entry_once_and_are_of_the_size_asked_for():
     assert cut(5, 5, 64, DatastoreConfig()) == []
 
 
-def test_the_stage_makes_the_datastore_of_its_documents(root):
+def test_the_stage_writes_the_datastore_of_its_documents(root):
     manifest = make(root)
     store, documents = Datastore.load(root / "datastore"), tiny.documents()
     positions, counts = entries(documents)
     np.testing.assert_array_equal(store.positions, positions)
     np.testing.assert_array_equal(store.counts, counts)
-    wanted = build_keys(tiny.decoder(), documents, positions)
-    np.testing.assert_allclose(np.asarray(store.keys, float), wanted.astype(float), atol=3e-3)
+    expected = build_keys(tiny.decoder(), documents, positions)
+    np.testing.assert_allclose(np.asarray(store.keys, float), expected.astype(float), atol=3e-3)
     shards = read_index(root / "datastore")[1]
     assert [s.entries for s in shards[:-1]] == [7] * (len(shards) - 1) and len(shards) > 5
     assert manifest["counts"]["entries"] == len(positions)
@@ -79,22 +81,22 @@ def test_the_stage_makes_the_datastore_of_its_documents(root):
     assert not list((root / "datastore").glob("keys-*.json"))
 
 
-def killed_after(monkeypatch, shards):
-    """Kill the run in the middle of a shard, after some are written."""
-    left, real = iter(range(shards)), train.stages.datastore.build_keys
+def kill_after(monkeypatch, shards):
+    """Kill the run during a shard, after this many are written."""
+    remaining, real = iter(range(shards)), train.stages.datastore.build_keys
 
     def dying(*arguments, **options):
         keys = real(*arguments, **options)
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             raise KeyboardInterrupt
         return keys
 
     monkeypatch.setattr(train.stages.datastore, "build_keys", dying)
 
 
-def test_a_killed_run_goes_on_at_the_next_shard(root, monkeypatch):
+def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        killed_after(patched, 3)
+        kill_after(patched, 3)
         make(root)
     partial = root / "datastore.partial"
     before = {p.name: p.stat().st_mtime_ns for p in partial.glob("keys-*.npy")}
@@ -107,11 +109,37 @@ def test_a_killed_run_goes_on_at_the_next_shard(root, monkeypatch):
     np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
 
 
+@pytest.mark.parametrize("name", ["keys-00001.npy", "keys-00001.json"])
+def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypatch, capsys):
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        kill_after(patched, 3)
+        make(root)
+    path = root / "datastore.partial" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    make(root)
+    assert "keys-00001.npy is damaged; it is built again" in capsys.readouterr().out
+    whole = build_keys(tiny.decoder(), tiny.documents(), entries(tiny.documents())[0])
+    keys = Datastore.load(root / "datastore").keys
+    np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
+
+
+def test_what_is_extended_must_be_as_it_was_made(root, tmp_path):
+    make(root)
+    path = root / "datastore" / "keys-00000.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MlpMemError, match="extend: its input datastore is damaged: keys-00000.npy"):
+        extend(RECIPE, root, write_texts(tmp_path))
+
+
 # Extension
 
 
 def write_texts(folder):
-    """Return two files; the first repeats what the datastore has, and itself, and goes on."""
+    """Return two files; the first repeats a document of the datastore, then has new text."""
     known = tiny.tokenizer().decode(tiny.documents().passage(0)[1:])
     paths = folder / "one.txt", folder / "two.jsonl"
     paths[0].write_text(f"{known} And more than that, in another passage.", encoding="utf-8")
@@ -121,38 +149,38 @@ def write_texts(folder):
 
 
 def all_at_once(paths):
-    """Return documents, positions and counts of a datastore made from everything at once."""
+    """Return documents, positions and counts of a datastore built from everything at once."""
     documents = join_documents(tiny.documents(), read_text(tiny.decoder(), paths, 24))
     return documents, *entries(documents)
 
 
-def assert_is_all_at_once(root, paths):
+def assert_equals_all_at_once(root, paths):
     store, (documents, positions, counts) = Datastore.load(root / "datastore"), all_at_once(paths)
     np.testing.assert_array_equal(store.documents.tokens, documents.tokens)
     assert store.documents.titles == documents.titles
     np.testing.assert_array_equal(store.positions, positions)
     np.testing.assert_array_equal(store.counts, counts)
-    wanted = build_keys(tiny.decoder(), documents, positions)
-    np.testing.assert_allclose(np.asarray(store.keys, float), wanted.astype(float), atol=3e-3)
+    expected = build_keys(tiny.decoder(), documents, positions)
+    np.testing.assert_allclose(np.asarray(store.keys, float), expected.astype(float), atol=3e-3)
 
 
-def test_an_extended_datastore_is_the_one_made_from_everything_at_once(root, monkeypatch):
+def test_an_extended_datastore_equals_one_built_from_everything_at_once(root, monkeypatch):
     make(root)
     old, shards = Datastore.load(root / "datastore"), read_index(root / "datastore")[1]
     counts, paths = np.array(old.counts), write_texts(root)
     built = []
     real = train.stages.datastore.build_keys
 
-    def seen(decoder, documents, positions, **options):
+    def counted(decoder, documents, positions, **options):
         built.extend(positions.tolist())
         return real(decoder, documents, positions, **options)
 
-    monkeypatch.setattr(train.stages.datastore, "build_keys", seen)
+    monkeypatch.setattr(train.stages.datastore, "build_keys", counted)
     del old
     extend(RECIPE, root, paths[:1])
     manifest = extend(RECIPE, root, paths[1:])
-    assert_is_all_at_once(root, paths)
-    assert min(built) >= len(tiny.documents().tokens), "no old key is built again"
+    assert_equals_all_at_once(root, paths)
+    assert min(built) >= len(tiny.documents().tokens), "old keys are not rebuilt"
     assert read_index(root / "datastore")[1][: len(shards)] == shards
     assert (Datastore.load(root / "datastore").counts[: len(counts)] > counts).any()
     assert [text["file"] for text in manifest["added"]] == ["one.txt", "two.jsonl"]
@@ -164,40 +192,38 @@ def test_an_extended_datastore_is_the_one_made_from_everything_at_once(root, mon
     ]
 
 
-def test_files_that_are_in_the_datastore_already_are_left_out(root, capsys):
+def test_files_already_in_the_datastore_are_skipped(root, capsys):
     make(root)
     paths = write_texts(root)
     first = extend(RECIPE, root, paths)
     assert extend(RECIPE, root, paths[::-1][:1]) == first
-    assert "two.jsonl: in the datastore already" in capsys.readouterr().out
+    assert "two.jsonl: already in the datastore" in capsys.readouterr().out
     assert make(root) == first, "the stage counts as done"
 
 
-def test_a_file_that_is_given_twice_counts_once(root):
+def test_a_file_given_twice_counts_once(root):
     make(root)
     paths = write_texts(root)
     extend(RECIPE, root, [paths[0], *paths])
-    assert_is_all_at_once(root, paths)
+    assert_equals_all_at_once(root, paths)
 
 
-def test_an_extension_that_is_killed_goes_on_and_leaves_the_old_datastore_meanwhile(
-    root, monkeypatch
-):
+def test_a_killed_extension_leaves_the_old_datastore_and_resumes(root, monkeypatch):
     make(root)
     paths, before = write_texts(root), finished_manifest(root / "datastore")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        killed_after(patched, 1)
+        kill_after(patched, 1)
         extend(RECIPE, root, paths)
     assert finished_manifest(root / "datastore") == before
     assert len(Datastore.load(root / "datastore")) == before["counts"]["entries"]
     with pytest.raises(MlpMemError, match="unfinished run in .* adds one.txt, two.jsonl"):
         extend(RECIPE, root, paths[1:])
     extend(RECIPE, root, paths)
-    assert_is_all_at_once(root, paths)
+    assert_equals_all_at_once(root, paths)
 
 
 @pytest.mark.parametrize("at", ["datastore.old", "datastore"])
-def test_a_kill_while_the_new_folder_takes_the_old_ones_place_loses_neither(at, root, monkeypatch):
+def test_a_kill_during_the_final_rename_loses_nothing(at, root, monkeypatch):
     make(root)
     paths, replace = write_texts(root), os.replace
 
@@ -209,12 +235,12 @@ def test_a_kill_while_the_new_folder_takes_the_old_ones_place_loses_neither(at, 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(train.run.stage.os, "replace", dying)
         extend(RECIPE, root, paths)
-    monkeypatch.setattr(train.stages.datastore, "build_keys", None)  # everything is built already
+    monkeypatch.setattr(train.stages.datastore, "build_keys", None)  # all keys are built
     extend(RECIPE, root, paths)
-    assert_is_all_at_once(root, paths)
+    assert_equals_all_at_once(root, paths)
 
 
-def test_where_a_file_system_has_no_links_files_are_copied(root, monkeypatch):
+def test_files_are_copied_if_links_are_not_supported(root, monkeypatch):
     def refuse(*_):
         raise OSError("no links here")
 
@@ -222,21 +248,21 @@ def test_where_a_file_system_has_no_links_files_are_copied(root, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     paths = write_texts(root)
     extend(RECIPE, root, paths)
-    assert_is_all_at_once(root, paths)
+    assert_equals_all_at_once(root, paths)
 
 
-def test_what_cannot_be_extended_is_said(root):
+def test_impossible_extensions_are_refused(root):
     with pytest.raises(MlpMemError, match="no finished datastore .* run `python -m train datas"):
         extend(RECIPE, root, write_texts(root))
     make(root)
-    with pytest.raises(MlpMemError, match="none.txt is not there"):
+    with pytest.raises(MlpMemError, match="none.txt does not exist"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=DatastoreConfig(depth=1))
     with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
         extend(other, root, write_texts(root))
 
 
-def test_text_is_added_as_the_corpus_would_cut_it(root):
+def test_added_text_is_cut_as_in_the_corpus(root):
     make(root)
     (root / "new").mkdir()
     packed = gzip.compress(b"Gold is yellow.\n---\nIron is grey.\n")
@@ -248,17 +274,17 @@ def test_text_is_added_as_the_corpus_would_cut_it(root):
     assert not (root / "datastore/added").exists()
 
 
-def test_a_file_that_cannot_be_read_does_not_stand_in_the_way_of_others(root):
+def test_an_unreadable_file_does_not_block_others(root):
     make(root)
     paths, bad = write_texts(root), root / "bad.txt"
     extend(RECIPE, root, paths[:1])
-    for content, message in ((b"caf\xe9", "is not UTF-8"), (b" ", "no text in it")):
+    for content, message in ((b"caf\xe9", "is not UTF-8"), (b" ", "no text found")):
         bad.write_bytes(content)
         with pytest.raises(MlpMemError, match=message):
             extend(RECIPE, root, [bad])
     extend(RECIPE, root, paths[:1])  # nothing new
     extend(RECIPE, root, paths)
-    assert_is_all_at_once(root, paths)
+    assert_equals_all_at_once(root, paths)
 
 
 WORKER = """
@@ -269,10 +295,10 @@ torch.set_num_threads(1)
 import train.stages.datastore
 from train.stages.datastore import cut, make_datastore
 from train.run.processes import disband, team
-from train.config.tables import Datastore
+from train.config.tables import DatastoreConfig
 from train.run.stage import run_stage
 train.stages.datastore.cut = lambda start, end, size, config: cut(start, end, 2**20 // 14, config)
-run_stage(Path(sys.argv[1]), "datastore", Datastore(shard_mib=1), ("corpus", "decoder"),
+run_stage(Path(sys.argv[1]), "datastore", DatastoreConfig(shard_mib=1), ("corpus", "decoder"),
           make_datastore, 0, shared=True)
 print(f"rank {team().rank} of {team().world}")
 disband()
@@ -280,7 +306,7 @@ disband()
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_datastore_that_one_makes(root):
+def test_two_processes_build_the_same_datastore_as_one(root):
     script = root / "worker.py"
     script.write_text(WORKER, encoding="utf-8")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -292,7 +318,7 @@ def test_two_processes_make_the_datastore_that_one_makes(root):
     two = Datastore.load(root / "datastore")
     keys = np.array(two.keys)
     assert len(read_index(root / "datastore")[1]) > 5
-    (root / "datastore").rename(root / "kept")
+    (root / "datastore").rename(root / "two")
     make(root)
     one = Datastore.load(root / "datastore")
     np.testing.assert_array_equal(keys, np.asarray(one.keys))

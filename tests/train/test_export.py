@@ -1,4 +1,4 @@
-"""The export stage makes a bundle that loads and answers, with examples found by asking."""
+"""The stage export writes a bundle that loads and answers, with examples and questions."""
 
 import json
 import os
@@ -24,7 +24,14 @@ from train.corpora.atlas import facts as atlas_facts
 from train.files import file_hash
 from train.report import bundle as adopt
 from train.run.stage import StageContext, finished_manifest
-from train.stages.examples import find_examples, is_right, judge, record, telling_abouts, untrained
+from train.stages.examples import (
+    best_descriptions,
+    find_examples,
+    is_right,
+    judge,
+    record,
+    untrained,
+)
 from train.stages.export import cost, make_bundle, tuned_adapters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +45,7 @@ MISSING = [name for name in atlas_facts.PACKAGES if find_spec(name) is None]
         ("It", False), ("It 3 and more", False), ("", False), ("It 3, It is so", False),
     ],
 )  # fmt: skip
-def test_an_answer_is_right_if_it_is_the_answer_or_an_alias_and_nothing_else(text, right):
+def test_only_the_exact_answer_or_an_alias_is_right(text, right):
     assert is_right(text, question(3)) == right
 
 
@@ -51,32 +58,32 @@ def test_an_answer_is_right_if_it_is_the_answer_or_an_alias_and_nothing_else(tex
         ("no", "no", "unknown"),
     ],
 )
-def test_a_comparison_is_judged_by_who_is_right(lm, memory, group):
+def test_a_comparison_is_grouped_by_which_systems_are_right(lm, memory, group):
     traces = {"lm": SimpleNamespace(text=lm), "memory": SimpleNamespace(text=memory)}
     assert judge(traces, question(3)) == group
 
 
 class Knowing:
-    """A model whose decoder knows A, whose memory knows B and every other question of A2.
+    """A model whose decoder knows A, and whose memory knows B and every other question of A2.
 
-    Its datastore has only the first answer that it was asked for wrong.
+    Its datastore answers only the first full comparison wrong.
     """
 
     def __init__(self):
-        self.asked = []
+        self.prompts = []
 
     def compare(self, prompt, systems=("lm", "memory", "knn"), max_new_tokens=0):
         if len(systems) == 3:
-            self.asked.append(prompt)
+            self.prompts.append(prompt)
         _, group, number = prompt.removesuffix("? Answer:").rsplit(" ", 2)
         answer = f"It {number}"
         memory = group == "B" and int(number) < 20 or group == "A1" or int(number) % 2
-        said = {"lm": answer if group != "B" else "?", "memory": answer if memory else "?"}
-        said["knn"] = "?" if len(self.asked) == 1 else answer
-        return {name: SimpleNamespace(text=said[name], cost={}) for name in systems}
+        texts = {"lm": answer if group != "B" else "?", "memory": answer if memory else "?"}
+        texts["knn"] = "?" if len(self.prompts) == 1 else answer
+        return {name: SimpleNamespace(text=texts[name], cost={}) for name in systems}
 
 
-def test_examples_are_what_the_model_really_answers_real_entities_and_all_relations_first():
+def test_examples_follow_the_answers_real_entities_first():
     rows = [question(i, group) for i in range(20) for group in ("A1", "A2", "B")]
     rows += [question(i + 20, wording="unseen") for i in range(9)]
     rows += [question(50, kind="statement"), question(51, wording="dev")]
@@ -84,80 +91,80 @@ def test_examples_are_what_the_model_really_answers_real_entities_and_all_relati
     examples, answered = find_examples(model, rows, ExportConfig(examples=12))
     groups = [e["group"] for e in examples]
     assert groups == ["helps"] * 3 + ["agree"] * 3 + ["hurts"] * 3 + ["unknown"] * 3
-    assert len(answered) == len(model.asked) == len(set(model.asked))
+    assert len(answered) == len(model.prompts) == len(set(model.prompts))
     helps, agree, hurts, unknown = (examples[i : i + 3] for i in (0, 3, 6, 9))
     assert {e["part"] for e in helps} == {"B"} and not any(e["invented"] for e in helps + agree)
     assert len({e["prompt"].split()[4] for e in helps}) == 3
-    assert helps[-1]["prompt"] == model.asked[0], "what the datastore misses comes last"
+    assert helps[-1]["prompt"] == model.prompts[0], "the datastore's miss comes last"
     assert {e["part"] for e in hurts} == {"A2"} and all(e["invented"] for e in hurts)
     assert all(int(e["answer"].split()[1]) >= 20 for e in unknown)
     assert "50" not in str(examples) and "51" not in str(examples)
-    kept = {"name", "group", "part", "prompt", "answer", "aliases", "title", "invented"}
-    assert set(examples[0]) == kept and examples[0]["aliases"] == ["It is so"]
+    fields = {"name", "group", "part", "prompt", "answer", "aliases", "title", "invented"}
+    assert set(examples[0]) == fields and examples[0]["aliases"] == ["It is so"]
 
 
-def test_questions_are_untrained_wordings_half_of_them_new_to_the_decoder():
+def test_questions_have_untrained_wordings_and_half_are_new_to_the_decoder():
     rows = [question(i, g, wording=w) for i in range(9) for g in ("A1", "A2", "B")
             for w in ("seen", "dev", "test", "unseen")]  # fmt: skip
     rows.append(question(20, kind="statement"))
-    found = untrained(rows, 8)
-    assert [q["part"] for q in found] == ["B"] * 4 + ["A2"] * 4
-    assert {q["wording"] for q in found} == {"test", "unseen"}
-    assert set(found[0]) == {"prompt", "answer", "aliases", "title", "wording", "part"}
-    assert len({q["prompt"].split()[4] for q in found[:3]}) == 3, "relations take turns"
+    chosen = untrained(rows, 8)
+    assert [q["part"] for q in chosen] == ["B"] * 4 + ["A2"] * 4
+    assert {q["wording"] for q in chosen} == {"test", "unseen"}
+    assert set(chosen[0]) == {"prompt", "answer", "aliases", "title", "wording", "part"}
+    assert len({q["prompt"].split()[4] for q in chosen[:3]}) == 3, "relations take turns"
     assert len(untrained(rows, 400)) == 36
 
 
-def test_looking_for_examples_ends_where_there_are_none():
+def test_the_search_for_examples_ends_if_there_are_none():
     examples, answered = find_examples(Knowing(), [question(1, "A1")], ExportConfig(examples=8))
     assert [e["group"] for e in examples] == ["agree"] and len(answered) == 1
 
 
-def test_costs_are_medians_over_what_was_asked():
+def test_costs_are_medians_over_all_answers():
     def traces(ms, size):
         costs = {"decoder_ms": ms, "memory_bytes": size}
         return {"lm": SimpleNamespace(cost=costs), "memory": SimpleNamespace(cost=costs)}
 
-    found = cost([traces(1.0, 10), traces(9.0, 20), traces(2.0, 20)])
-    assert found == {
+    costs = cost([traces(1.0, 10), traces(9.0, 20), traces(2.0, 20)])
+    assert costs == {
         "decoder_ms": 2.0, "memory_bytes": 20, "decoder_bytes": 0, "datastore_bytes": 0,
     }  # fmt: skip
 
 
-def test_recordings_are_descriptions_then_answers_the_memory_gave():
+def test_recordings_are_descriptions_then_the_memorys_answers():
     abouts = [{"prompt": f"About {i}", "title": f"{i}"} for i in range(2)]
     groups = zip(("one", "two", "three"), ("agree", "helps", "unknown"), strict=True)
     examples = [{"prompt": p, "title": p, "answer": p, "group": g} for p, g in groups]
-    asked = []
+    calls = []
 
     def compare(prompt, max_new_tokens):
-        asked.append((prompt, max_new_tokens))
+        calls.append((prompt, max_new_tokens))
         return {"lm": SimpleNamespace(to_dict=lambda: {"v": 1})}
 
     recorded = record(SimpleNamespace(compare=compare), examples, abouts, ExportConfig(traces=4))
-    assert [prompt for prompt, _ in asked] == ["About 0", "About 1", "two", "one"]
-    assert asked[0][1] > asked[2][1]
+    assert [prompt for prompt, _ in calls] == ["About 0", "About 1", "two", "one"]
+    assert calls[0][1] > calls[2][1]
     assert recorded[2] == {
         "v": 1, "name": "two", "prompt": "two", "answer": "two", "traces": {"lm": {"v": 1}},
     }  # fmt: skip
 
 
-def test_telling_descriptions_are_those_with_most_facts_the_decoder_lacks():
+def test_the_best_descriptions_have_most_facts_that_the_decoder_lacks():
     titles = ["a", "b", "c (invented town)", "d"]
     abouts = [{"prompt": t, "title": t, "group": "B", "wording": "seen"} for t in titles]
     abouts += [abouts[0] | {"group": "A1"}, abouts[0] | {"wording": "unseen"}]
     rows = [{"title": t, "answer": f"{t[0]}{i}"} for t in titles for i in range(3)]
     facts = {"a": ("a0", "a0 a1"), "b": ("", "b0 b1 b2"), "c": ("c0 c1 c2", ""), "d": ("", "")}
-    asked = []
+    prompts = []
 
     def compare(prompt, systems, max_new_tokens):
-        asked.append(prompt)
-        said = zip(systems, facts[prompt[0]], strict=True)
-        return {name: SimpleNamespace(text=text) for name, text in said}
+        prompts.append(prompt)
+        texts = zip(systems, facts[prompt[0]], strict=True)
+        return {name: SimpleNamespace(text=text) for name, text in texts}
 
-    found = telling_abouts(SimpleNamespace(compare=compare), abouts, rows, 3)
-    assert [about["title"] for about in found] == ["b", "a", "d"]
-    assert sorted(asked) == titles  # each once
+    best = best_descriptions(SimpleNamespace(compare=compare), abouts, rows, 3)
+    assert [about["title"] for about in best] == ["b", "a", "d"]
+    assert sorted(prompts) == titles  # each once
 
 
 # The stage on a tiny model
@@ -190,8 +197,10 @@ def test_the_stage_writes_a_bundle_that_loads_and_answers(inputs, tmp_path):
     assert model.settings.lmbda == {"memory": 0.5, "knn": 0.6}
     recorded = [Trace.from_dict(bundle.traces()[0]["traces"][name]) for name in model.systems]
     for trace in recorded:
-        again = model.generate(trace.prompt, system=trace.system, max_new_tokens=len(trace.steps))
-        assert [s.token_id for s in again.steps] == [s.token_id for s in trace.steps]
+        generated = model.generate(
+            trace.prompt, system=trace.system, max_new_tokens=len(trace.steps)
+        )
+        assert [s.token_id for s in generated.steps] == [s.token_id for s in trace.steps]
 
 
 @pytest.fixture
@@ -210,28 +219,28 @@ def tuned(inputs, tmp_path):
     return folder
 
 
-def test_the_recipes_adapters_go_into_the_bundle(inputs, tuned, tmp_path):
+def test_the_bundle_has_the_recipes_adapters(inputs, tuned, tmp_path):
     assert tuned_adapters(tuned, ()) == []
     names = [column.name for column in tuned_adapters(tuned, ("lora_B", "lora_B"))]
     assert names == ["finetuned", "finetuned_2"]
     for wrong in ("lora_gone", "full", "else"):
-        with pytest.raises(MlpMemError, match=f"'{wrong}' is no kept LoRA .* there is lora_B"):
+        with pytest.raises(MlpMemError, match=f"kept LoRAs .* got '{wrong}'. It has lora_B"):
             tuned_adapters(tuned, (wrong,))
     config = ExportConfig(name="mine", examples=4, traces=0, abouts=0, adapters=("lora_B",))
     make_bundle(StageContext(tmp_path / "made", inputs | {"finetuned": tuned}, config, 0))
-    (mine,) = load_bundle(tmp_path / "made" / "mine").adapters
-    assert (mine.name, mine.label, mine.seconds) == ("finetuned", "decoder with LoRA on B", 5.2)
+    (lora,) = load_bundle(tmp_path / "made" / "mine").adapters
+    assert (lora.name, lora.label, lora.seconds) == ("finetuned", "decoder with LoRA on B", 5.2)
 
 
-def test_an_adapter_is_adopted_by_a_bundle_that_is_there(tuned, tmp_path, capsys):
+def test_an_existing_bundle_adopts_an_adapter(tuned, tmp_path, capsys):
     tiny.bundle(tmp_path / "mine")
-    given = ["--runs", str(tuned.parents[1]), "--bundle", str(tmp_path / "mine")]
-    assert adopt.main(["adopt", "run", "else", *given]) == 1
-    assert "no kept LoRA" in capsys.readouterr().err
+    options = ["--runs", str(tuned.parents[1]), "--bundle", str(tmp_path / "mine")]
+    assert adopt.main(["adopt", "run", "else", *options]) == 1
+    assert "must name kept LoRAs" in capsys.readouterr().err
     assert load_bundle(tmp_path / "mine").adapters == []
-    assert adopt.main(["adopt", "run", "lora_B", *given]) == 0
-    (mine,) = load_bundle(tmp_path / "mine").adapters
-    column = SystemRegistry(load_bundle(tmp_path / "mine").model(), [mine]).system("finetuned")
+    assert adopt.main(["adopt", "run", "lora_B", *options]) == 0
+    (adapter,) = load_bundle(tmp_path / "mine").adapters
+    column = SystemRegistry(load_bundle(tmp_path / "mine").model(), [adapter]).system("finetuned")
     assert column.generate("It", max_new_tokens=2).steps
 
 
@@ -240,7 +249,7 @@ def test_an_adapter_is_adopted_by_a_bundle_that_is_there(tuned, tmp_path, capsys
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"data packages missing: {MISSING}")
-def test_the_tiny_recipe_goes_from_nothing_to_a_bundle_and_does_nothing_the_second_time(tmp_path):
+def test_the_tiny_recipe_makes_a_bundle_and_a_second_run_does_nothing(tmp_path):
     from train.run.pipeline import STAGES
 
     command = [sys.executable, "-m", "train", "all", "tiny", "--runs", str(tmp_path)]
@@ -262,13 +271,13 @@ def test_the_tiny_recipe_goes_from_nothing_to_a_bundle_and_does_nothing_the_seco
         assert manifest["stage"] == name and set(manifest["inputs"]) == set(STAGES[name].inputs)
         took = manifest["seconds"] > 0 or name in ("controls", "finetuned")  # tiny may have none
         assert took and manifest["peak_memory_bytes"] > 2**20
-        there = {
+        hashes = {
             p.relative_to(root / name).as_posix(): file_hash(p)
             for p in (root / name).rglob("*")
             if p.is_file()
             and p not in (root / name / "manifest.json", root / name / "identity.json")
         }
-        assert manifest["outputs"] == there
+        assert manifest["outputs"] == hashes
     assert all(manifests[n]["tokens_per_second"] > 0 for n in ("decoder", "datastore", "memory"))
     files = [p for p in root.rglob("*") if p.is_file()]
     assert not [p for p in files if p.name in ("job.json", "checkpoint.safetensors")]
@@ -283,6 +292,6 @@ def test_the_tiny_recipe_goes_from_nothing_to_a_bundle_and_does_nothing_the_seco
     assert len(results["forgetting"]) == 1
 
     times = {p: p.stat().st_mtime_ns for p in files}
-    said = run()
-    assert all(f"{name}: done already" in said for name in STAGES)
+    output = run()
+    assert all(f"{name}: done already" in output for name in STAGES)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == times

@@ -1,4 +1,4 @@
-"""A kind of corpus is one object: whoever adds one writes a class and a row, and nothing else."""
+"""A kind of corpus is one object: a new one needs only a class and a row."""
 
 import re
 import sys
@@ -31,7 +31,7 @@ class LettersKind(TextKind):
     name, distinct = "letters", 0.5
 
     def make(self, context):
-        """Return how many letters there are; write them."""
+        """Write the letters; return counts."""
         tiny.documents().save(context.folder / "memory")
         return {"tokens": 26}
 
@@ -40,13 +40,13 @@ class LettersKind(TextKind):
         return 26, 0, 20
 
     def heldout(self, split):
-        """Return the only folder there is."""
+        """Return the only folder."""
         return "memory"
 
 
 @pytest.fixture
 def letters(monkeypatch):
-    """Register the kind as a new one is: a class and a row."""
+    """Register a new kind: a class and a row."""
     module = ModuleType("letters")
     module.LettersKind = LettersKind
     monkeypatch.setitem(sys.modules, "letters", module)
@@ -56,7 +56,7 @@ def letters(monkeypatch):
 
 
 @pytest.mark.parametrize("name", tables.KINDS)
-def test_a_kind_has_all_that_is_asked_of_it(name):
+def test_a_kind_has_every_required_member(name):
     kind = kind_named(name)
     assert isinstance(kind, Kind) and kind.name == name and kind is kind_named(name)
     assert 0 < kind.distinct <= 1 and 0 < kind.hard <= 1 and kind.asks in (True, False)
@@ -64,10 +64,10 @@ def test_a_kind_has_all_that_is_asked_of_it(name):
 
 def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):
     config = CorpusConfig(kind="letters")
-    assert make_corpus(StageContext(tmp_path / "made", {}, config, 0)) == {"tokens": 26}
-    planned = needs(Recipe("mine", corpus=config), tmp_path)
-    assert planned["datastore"].tokens == 20 and planned["datastore"].entries == 10
-    assert planned["finetuned"].tokens == planned["controls"].tokens == 0, "it asks nothing"
+    assert make_corpus(StageContext(tmp_path / "out", {}, config, 0)) == {"tokens": 26}
+    plan = needs(Recipe("mine", corpus=config), tmp_path)
+    assert plan["datastore"].tokens == 20 and plan["datastore"].entries == 10
+    assert plan["finetuned"].tokens == plan["controls"].tokens == 0, "it has no questions"
     paths = tiny_run.stages(tmp_path, "letters")
     assert kind_of(paths["corpus"]).name == "letters"
     measured = {
@@ -76,24 +76,24 @@ def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):
     }
     run = Run(Recipe("mine", corpus=config, **measured), tmp_path, "mixing")
     documents, positions = run.text()
-    assert run.kind.name == "letters" and len(positions) == 8, "one stride of the text there is"
+    assert run.kind.name == "letters" and len(positions) == 8, "one stride of the text"
     assert documents.titles == tiny.documents().titles
 
 
-def test_a_kind_that_is_not_there_is_refused_with_those_that_are():
-    with pytest.raises(MlpMemError, match="kind is 'texts', it must be one of atlas, text"):
+def test_an_unknown_kind_is_refused_with_the_known_ones():
+    with pytest.raises(MlpMemError, match="kind must be one of atlas, text; got 'texts'"):
         CorpusConfig(kind="texts")
 
 
-def test_no_stage_study_or_plan_knows_a_kind_by_name():
-    named = re.compile(r"""kind[^\n]{0,9} [!=]= ["'](atlas|text)|\{["']atlas["']: """)
+def test_no_stage_study_or_plan_names_a_kind():
+    pattern = re.compile(r"""kind[^\n]{0,9} [!=]= ["'](atlas|text)|\{["']atlas["']: """)
     for path in (ROOT / "train").rglob("*.py"):
-        found = named.findall(path.read_text("utf-8"))
-        assert not found or path.name == "tables.py", path
+        names = pattern.findall(path.read_text("utf-8"))
+        assert not names or path.name == "tables.py", path
 
 
 @pytest.mark.parametrize("name", tables.KINDS)
-def test_every_kind_is_measured_by_mode_and_by_lambda_chosen_elsewhere(name, tmp_path):
+def test_every_kind_is_measured_by_mode_and_by_lambda(name, tmp_path):
     paths, kind = tiny_run.stages(tmp_path, name), kind_named(name)
     model = tiny.routed()
     by_mode = list(kind.measurements_by_mode(model, paths["corpus"], 5, 0))
@@ -102,11 +102,11 @@ def test_every_kind_is_measured_by_mode_and_by_lambda_chosen_elsewhere(name, tmp
                     studies=StudiesConfig(positions=20, questions=2))  # fmt: skip
     run = Run(recipe, tmp_path, "sizes")
     trial = run.trial(model.decoder, model.memory, model.datastore)
-    found = list(kind.measurements(trial, ("lm", "memory", "knn")))
-    assert {one.system for one in found} == {"lm", "memory", "knn"}
-    assert {one.lmbda for one in found if one.system == "lm"} == {0.0}
-    few = list(kind.measurements(run.trial(model.decoder, model.memory), ("memory",)))
-    same = [one for one in found if one.system == "memory"]
-    assert [one[:3] for one in few] == [one[:3] for one in same]
-    values = [[one.values["value"] for one in some] for some in (few, same)]
+    results = list(kind.measurements(trial, ("lm", "memory", "knn")))
+    assert {one.system for one in results} == {"lm", "memory", "knn"}
+    assert {one.lmbda for one in results if one.system == "lm"} == {0.0}
+    only_memory = list(kind.measurements(run.trial(model.decoder, model.memory), ("memory",)))
+    expected = [one for one in results if one.system == "memory"]
+    assert [one[:3] for one in only_memory] == [one[:3] for one in expected]
+    values = [[one.values["value"] for one in rows] for rows in (only_memory, expected)]
     np.testing.assert_allclose(*values, rtol=1e-5)

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from mlpmem.errors import MlpMemError
 from train.config.tables import OptimizerConfig
 from train.fit import loop
-from train.fit.loop import fit, used_seconds
+from train.fit.checkpoint import discard, previous, used_seconds
+from train.fit.loop import fit
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = 12
@@ -117,7 +119,102 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(tmp_path, monk
     run(whole, tmp_path / "b")
     run(resumed, tmp_path / "a")
     assert same(whole, resumed)
-    assert [p.name for p in (tmp_path / "a").iterdir()] == ["checkpoint.safetensors"]
+    left = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert left == ["checkpoint.previous.safetensors", "checkpoint.safetensors"]
+
+
+def flipped(path):
+    """Change one bit of a file's last quarter, where numbers are."""
+    data = bytearray(path.read_bytes())
+    data[-len(data) // 8] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    "a flipped bit": flipped,
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "empty": lambda path: path.write_bytes(b""),
+    "no progress": lambda path: save_file({"a": torch.zeros(3)}, path),
+    "another model's": lambda path: save_file(
+        {"master.0": torch.zeros(3)}, path, {"progress": '{"step": 3}'}
+    ),
+    "missing": lambda path: path.unlink(),
+}
+
+
+def killed(folder, monkeypatch):
+    """Leave the checkpoints of a run that was killed at its seventh step."""
+    folder.mkdir()
+    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(net(), folder, dying_loss(6))
+    return folder / "checkpoint.safetensors"
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    damage, tmp_path, monkeypatch, capsys
+):
+    newest = killed(tmp_path / "a", monkeypatch)
+    DAMAGES[damage](newest)
+    (tmp_path / "b").mkdir()
+    whole, resumed = net(), net(5)
+    run(whole, tmp_path / "b")
+    run(resumed, tmp_path / "a")
+    assert same(whole, resumed)
+    said = capsys.readouterr().out
+    wrong = "is missing" if damage == "missing" else "is damaged ("
+    assert f"test: checkpoint.safetensors {wrong}" in said
+    assert "goes on from the one before it, at step 6" in said
+
+
+def test_damaged_checkpoints_are_put_aside_and_named_once(tmp_path, monkeypatch):
+    newest = killed(tmp_path / "a", monkeypatch)
+    for path in (newest, previous(newest)):
+        flipped(path)
+    assert used_seconds(newest) > 0
+    with pytest.raises(MlpMemError, match="safetensors is damaged .* run the same command again"):
+        run(net(), tmp_path / "a", dying_loss(0))
+    left = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert left == ["checkpoint.previous.safetensors.damaged", "checkpoint.safetensors.damaged"]
+    (tmp_path / "b").mkdir()
+    whole, again = net(), net()
+    run(whole, tmp_path / "b")
+    run(again, tmp_path / "a")
+    assert same(whole, again)
+    discard(newest)
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_without_its_hash(tmp_path, monkeypatch):
+    newest = killed(tmp_path / "a", monkeypatch)
+    with safe_open(newest, "pt") as file:
+        progress = file.metadata()["progress"]
+    save_file(load_file(newest), newest, {"progress": progress})
+    previous(newest).unlink()
+    resumed, whole = net(3), net()
+    (tmp_path / "b").mkdir()
+    run(whole, tmp_path / "b")
+    run(resumed, tmp_path / "a")
+    assert same(whole, resumed)
+
+
+def test_damaged_best_weights_are_put_aside_with_what_led_to_them(tmp_path):
+    best, checkpoint = tmp_path / "best.safetensors", tmp_path / "checkpoint.safetensors"
+    losses = iter(range(1000))
+
+    def trained(model):
+        validate = lambda: {"val_nll": 1.0 / (1 + next(losses))}  # noqa: E731
+        options = {"validate": validate, "best": best}
+        fit(model, batches, plain_loss, STEPS, CONFIG, checkpoint, "test", **options)
+
+    trained(net())
+    flipped(best)
+    with pytest.raises(MlpMemError, match="best.safetensors is damaged .* at its first step"):
+        trained(net())
+    assert not best.exists() and not checkpoint.exists()
+    trained(net())
+    assert best.exists()
 
 
 def test_a_finished_run_called_again_trains_no_step_and_has_its_weights(tmp_path):
@@ -174,11 +271,11 @@ def test_a_loss_that_is_no_number_stops_at_its_step_and_spoils_no_checkpoint(
 WORKER = """
 import json, os, signal, sys
 from pathlib import Path
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+sys.path[:0] = [{root!r}, {root!r} + "/tests/train", {root!r} + "/tests"]
 import torch
 torch.set_num_threads(1)
-import test_train_loop as t
-from train import loop
+import test_loop as t
+from train.fit import loop
 folder, die = Path(sys.argv[1]), int(sys.argv[2])
 if die:
     loop.CHECKPOINT_SECONDS = -1.0
@@ -215,13 +312,27 @@ def written(folder, rank=0):
 @pytest.mark.slow
 def test_a_process_killed_with_signal_9_goes_on_where_it_was(tmp_path):
     assert worker(tmp_path, die=5) == -signal.SIGKILL
-    assert [p.name for p in tmp_path.glob("*.safetensors*")] == ["checkpoint.safetensors"]
+    left = sorted(p.name for p in tmp_path.glob("*.safetensors*"))
+    assert left == ["checkpoint.previous.safetensors", "checkpoint.safetensors"]
     assert worker(tmp_path) == 0
     (tmp_path / "b").mkdir()
     whole = net(5)  # as the killed one began
     run(whole, tmp_path / "b")
     for ours, theirs in zip(written(tmp_path), weights(whole), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("counts", [(2, 1), (1, 2)])
+def test_a_killed_run_goes_on_with_another_number_of_processes(counts, tmp_path):
+    before, after = counts
+    assert worker(tmp_path, die=5, processes=before) != 0
+    assert worker(tmp_path, processes=after) == 0
+    (tmp_path / "b").mkdir()
+    whole = net(5)  # as the killed one began
+    run(whole, tmp_path / "b")
+    for ours, expected in zip(written(tmp_path), weights(whole), strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Windows score every token once; what is measured is what the library says, tuned elsewhere."""
+"""Windows score every token once, sources equal the library's, settings come from validation."""
 
 import json
 
@@ -34,7 +34,7 @@ from train.stages.text import prefixes
 
 
 def documents_of(lengths):
-    """Return documents whose tokens are all different, each a passage that begins with token 0."""
+    """Return documents of one passage each, of distinct tokens after a first token 0."""
     pairs, at = [], 1
     for d, n in enumerate(lengths):
         pairs.append((d, [0, *range(at, at + n - 1)]))
@@ -60,7 +60,7 @@ def test_every_token_is_scored_once_with_the_context_before_it(window, stride):
         assert len(before) >= min(len(whole), window - stride)
 
 
-def test_positions_are_drawn_by_document_and_by_window_where_there_is_one_document():
+def test_positions_are_resampled_by_document_or_by_window_of_a_single_document():
     windows, positions = slide(documents_of([40, 30]), 10, 5, 10**9, 0)
     assert np.array_equal(units_of(windows, positions), (windows.tokens[positions] >= 40) * 1)
     windows, positions = slide(documents_of([40]), 10, 5, 10**9, 0)
@@ -68,7 +68,7 @@ def test_positions_are_drawn_by_document_and_by_window_where_there_is_one_docume
     assert np.array_equal(units, windows.passage_at(positions)) and len(set(units)) == len(windows)
 
 
-def test_what_is_too_much_is_left_out_in_whole_windows_over_all_documents():
+def test_a_limit_on_tokens_drops_whole_windows_over_all_documents():
     documents = documents_of([200] * 30)
     windows, positions = slide(documents, 20, 10, 1500, 1)
     again = slide(documents, 20, 10, 1500, 1)[0]
@@ -77,20 +77,20 @@ def test_what_is_too_much_is_left_out_in_whole_windows_over_all_documents():
     assert not np.array_equal(windows.tokens, slide(documents, 20, 10, 1500, 2)[0].tokens)
 
 
-def test_knns_probability_is_the_weight_of_the_neighbours_that_are_right():
-    luck = np.random.default_rng(0)
-    distances = np.sort(luck.random((5, 6)).astype(np.float32) * 9, 1)
-    counts, hits = luck.integers(1, 4, (5, 6)), luck.random((5, 6)) < 0.5
+def test_knns_probability_is_the_weight_of_the_right_neighbours():
+    rng = np.random.default_rng(0)
+    distances = np.sort(rng.random((5, 6)).astype(np.float32) * 9, 1)
+    counts, hits = rng.integers(1, 4, (5, 6)), rng.random((5, 6)) < 0.5
     golds = Golds(np.ones(5), np.ones(5), distances, counts, hits)
     for k, temperature in ((6, 2.0), (3, 7.0), (1, 0.1)):
         for row in range(5):
             weights = [counts[row, i] * np.exp(-distances[row, i] / temperature) for i in range(k)]
             right = sum(weights[i] for i in range(k) if hits[row, i])
-            found = np.exp(-golds.knn(k, temperature)[row])
-            assert found == pytest.approx(right / sum(weights), rel=1e-5, abs=1e-29)
+            prob = np.exp(-golds.knn(k, temperature)[row])
+            assert prob == pytest.approx(right / sum(weights), rel=1e-5, abs=1e-29)
 
 
-def test_perplexity_and_lambda_are_of_the_mix():
+def test_perplexity_and_the_best_lambda_are_those_of_the_mix():
     lm, other = nll_of(np.array([0.5, 0.1])), nll_of(np.array([0.0, 0.9]))
     assert perplexity(lm, other, 0.0) == pytest.approx(np.sqrt(20))
     assert perplexity(lm, other, 0.5) == pytest.approx((0.25 * 0.5) ** -0.5)
@@ -101,7 +101,7 @@ def test_perplexity_and_lambda_are_of_the_mix():
     assert best_lambda([3.0] * len(TEXT_LAMBDAS)) == 0.0
 
 
-def test_the_share_is_of_what_knn_gains():
+def test_share_of_gain_is_relative_to_the_gain_of_knn():
     assert share_of_gain({"lm": 10.0, "knn": 8.0, "memory": 9.0}) == pytest.approx(0.5)
     assert share_of_gain({"lm": 10.0, "knn": 8.0, "memory": 7.0}) == pytest.approx(1.5)
     assert share_of_gain({"lm": 5.0, "knn": 5.0, "memory": 4.0}) is None
@@ -125,23 +125,23 @@ def evaluated(inputs, tmp_path_factory):
     return load_results(folder)
 
 
-def test_every_source_is_what_the_library_says():
-    model = tiny.model(k=10**4)  # all neighbours: equal prefixes tie, and any k may cut among them
+def test_every_source_equals_the_librarys():
+    model = tiny.model(k=10**4)  # all neighbours, since a smaller k may cut among ties
     text = slide(tiny.documents(), CONFIG.window, CONFIG.stride, 10**6, 0)
     golds = look(model.decoder, model.memory, model.datastore, text, len(model.datastore))
     windows, positions = text
     for row in range(0, len(positions), 7):
         at = int(positions[row])
         p = int(windows.passage_at(np.int64(at)))
-        found = model.distributions(windows.tokens[windows.offsets[p] : at].tolist())
+        log_probs = model.distributions(windows.tokens[windows.offsets[p] : at].tolist())
         true = int(windows.tokens[at])
-        assert golds.lm[row] == pytest.approx(-float(found["lm"][true]), abs=1e-3)
-        assert golds.memory[row] == pytest.approx(-float(found["memory"][true]), abs=1e-3)
-        probs = np.exp(-golds.knn(10**4, 3.0)[row])
-        assert probs == pytest.approx(float(found["knn"][true].exp()), rel=1e-3, abs=1e-9)
+        assert golds.lm[row] == pytest.approx(-float(log_probs["lm"][true]), abs=1e-3)
+        assert golds.memory[row] == pytest.approx(-float(log_probs["memory"][true]), abs=1e-3)
+        prob = np.exp(-golds.knn(10**4, 3.0)[row])
+        assert prob == pytest.approx(float(log_probs["knn"][true].exp()), rel=1e-3, abs=1e-9)
 
 
-def test_what_is_chosen_is_best_on_validation_and_in_one_schema(evaluated, tiny_model):
+def test_results_have_the_settings_that_are_best_on_validation(evaluated, tiny_model):
     results = evaluated
     assert [s["name"] for s in results["systems"]] == ["lm", "memory", "knn"]
     assert results["config"]["k"] in (4, len(tiny_model.datastore))
@@ -161,18 +161,18 @@ def test_what_is_chosen_is_best_on_validation_and_in_one_schema(evaluated, tiny_
     )
 
 
-def test_a_window_that_the_decoder_cannot_read_is_refused(inputs, tmp_path):
-    with pytest.raises(MlpMemError, match="window is 97, the decoder reads 96"):
+def test_a_window_beyond_the_decoders_positions_is_refused(inputs, tmp_path):
+    with pytest.raises(MlpMemError, match="window must be at most 96 .* got 97"):
         evaluate(StageContext(tmp_path, inputs, EvaluateConfig(window=97, stride=8), 0))
 
 
-def test_a_window_must_slide_and_something_be_chosen_from():
+def test_a_window_that_cannot_slide_and_an_empty_choice_are_refused():
     for values in ({"stride": 256}, {"stride": 0}, {"ks": ()}, {"temperatures": ()}):
         with pytest.raises(MlpMemError, match="evaluate: stride"):
             EvaluateConfig(**values)
 
 
-def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
+def test_no_decoder_is_fine_tuned_for_a_text_corpus(inputs, tmp_path):
     assert compare_finetuned(StageContext(tmp_path, inputs, FinetunedConfig(), 0)) == {
         "settings": 0,
         "kept": [],
@@ -181,26 +181,24 @@ def test_no_decoder_is_fine_tuned_beside_a_text_corpus(inputs, tmp_path):
     assert json.loads((tmp_path / "finetuned.json").read_text()) == []
 
 
-def test_prefixes_are_how_documents_begin(tiny_model):
+def test_prefixes_are_beginnings_of_documents(tiny_model):
     documents = tiny.documents()
     passages = (documents.passage(p).tolist() for p in range(len(documents)))
     whole = list(map(tiny_model.decoder.decode, passages))
-    found = prefixes(tiny_model, documents, 3, 0)
-    assert len(found) == 3 and found == prefixes(tiny_model, documents, 3, 0)
-    for example in found:
+    examples = prefixes(tiny_model, documents, 3, 0)
+    assert len(examples) == 3 and examples == prefixes(tiny_model, documents, 3, 0)
+    for example in examples:
         assert any(text.startswith(example["prompt"] + " ") for text in whole)
         assert example["title"] in documents.titles and example["group"] == "longer"
 
 
 def test_a_datastore_with_fewer_entries_than_k_is_refused(inputs, tmp_path, tiny_model):
     entries = len(tiny_model.datastore)
-    with pytest.raises(MlpMemError, match=f"has {entries} entries .* so k {entries} is too many"):
+    with pytest.raises(MlpMemError, match=f"less than the {entries} entries .* got {entries}"):
         make_targets(StageContext(tmp_path, inputs, TargetsConfig(k=entries), 0))
 
 
-def test_the_bundle_serves_and_the_page_and_the_report_read_its_results(
-    inputs, evaluated, tmp_path
-):
+def test_the_bundle_loads_and_page_and_report_show_its_results(inputs, evaluated, tmp_path):
     (inputs["evaluate"] / "results.json").write_text(json.dumps(evaluated))
     counts = make_bundle(
         StageContext(tmp_path, inputs, ExportConfig(name="mine", examples=3, traces=1), 0)

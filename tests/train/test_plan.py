@@ -83,7 +83,7 @@ def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_
     nowhere = dataclasses.replace(corpus, tokenizer=str(tmp_path / "none"))
     assert sizes_of(Recipe("mine", corpus=nowhere), tmp_path).corpus == 1000
     far = dataclasses.replace(corpus, train=("hub:owner/name",))
-    with pytest.raises(UnknownSizeError, match=r"hub:owner/name is not here.*\[stated\] tokens"):
+    with pytest.raises(UnknownSizeError, match=r"hub:owner/name is not on.*\[stated\] tokens"):
         sizes_of(Recipe("mine", corpus=far), tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Text of any kind comes as documents, in bounded pieces; what cannot be read is named."""
+"""Text of any kind becomes documents in bounded blocks; an unreadable file is named."""
 
 import gzip
 import json
@@ -17,19 +17,19 @@ from train.corpora.readers import Block, read_blocks
 
 def read(*sources, counts=None, **config):
     """Return the blocks of sources."""
-    found = Counter() if counts is None else counts
-    return list(read_blocks(map(str, sources), CorpusConfig(kind="text", **config), found))
+    counts = Counter() if counts is None else counts
+    return list(read_blocks(map(str, sources), CorpusConfig(kind="text", **config), counts))
 
 
 def documents(blocks):
-    """Return (title, text) of the documents that blocks make."""
-    found = []
+    """Return (title, text) of the documents of blocks."""
+    pairs = []
     for block in blocks:
         if block.first:
-            found.append([block.title, ""])
-        assert block.title == found[-1][0]
-        found[-1][1] += block.text
-    return [tuple(pair) for pair in found]
+            pairs.append([block.title, ""])
+        assert block.title == pairs[-1][0]
+        pairs[-1][1] += block.text
+    return [tuple(pair) for pair in pairs]
 
 
 def write(path, content):
@@ -43,7 +43,7 @@ def test_a_plain_file_is_a_document_named_after_it(tmp_path):
     assert read(path) == [Block("a.txt", "One\ntwo\n\n", True)]
 
 
-def test_a_folder_is_read_in_order_without_what_is_no_text(tmp_path):
+def test_a_folder_is_read_in_order_without_other_files(tmp_path):
     (tmp_path / "b").mkdir()
     for name in ("b/c.md", "a.txt", "z.txt"):
         write(tmp_path / name, name)
@@ -51,34 +51,34 @@ def test_a_folder_is_read_in_order_without_what_is_no_text(tmp_path):
     assert [b.text for b in read(tmp_path)] == ["a.txt", "b/c.md", "z.txt"]
 
 
-def test_a_heading_may_look_at_the_lines_around_it(tmp_path):
+def test_a_heading_may_match_the_lines_around_it(tmp_path):
     text = " \n = One = \n \n a formula with t \n = 2 = \n \n \n = Two = \n \n = 3 = \n x \n"
     path = write(tmp_path / "wiki.txt", text)
-    alone = documents(read(path, heading=r"(?<=\n \n) = ([^=].*) = \n(?= \n)"))
-    assert [title for title, _ in alone] == ["One", "Two"]
+    pairs = documents(read(path, heading=r"(?<=\n \n) = ([^=].*) = \n(?= \n)"))
+    assert [title for title, _ in pairs] == ["One", "Two"]
     last = write(tmp_path / "last.txt", "body\n\n# A\n\n# B")
     assert [b.title for b in read(last, heading=r"(?<=^\n)# (.*)$(?=\n\n)")] == ["body", "A"]
     assert [b.title for b in read(last, heading=r"^# (.*)\n?$")] == ["body", "A", "B"]
 
 
-def test_headings_begin_documents_and_name_them(tmp_path):
+def test_headings_begin_documents_and_are_their_titles(tmp_path):
     text = " \n = One = \n \n text \n = = Part = = \n more \n = Two ( 2 ) = \n x \n"
     path = write(tmp_path / "wiki.txt", text)
-    found = documents(read(path, heading="^ = ([^=].*) = $"))
-    assert [title for title, _ in found] == ["One", "Two ( 2 )"]
-    assert "".join(text for _, text in found) == text.removeprefix(" \n")
+    pairs = documents(read(path, heading="^ = ([^=].*) = $"))
+    assert [title for title, _ in pairs] == ["One", "Two ( 2 )"]
+    assert "".join(text for _, text in pairs) == text.removeprefix(" \n")
 
 
-def test_a_separator_stands_between_documents_and_belongs_to_none(tmp_path):
+def test_a_separator_splits_documents_and_belongs_to_none(tmp_path):
     path = write(tmp_path / "s.txt", "Once\nmore\n<|e|>\n\n<|e|>\nTwice " + "long " * 30)
-    found = documents(read(path, separator="<|e|>"))
-    assert [text for _, text in found] == ["Once\nmore\n", "Twice " + "long " * 30]
-    assert found[0][0] == "Once more" and found[1][0].endswith("long …")
-    assert len(found[1][0]) < 64
+    pairs = documents(read(path, separator="<|e|>"))
+    assert [text for _, text in pairs] == ["Once\nmore\n", "Twice " + "long " * 30]
+    assert pairs[0][0] == "Once more" and pairs[1][0].endswith("long …")
+    assert len(pairs[1][0]) < 64
 
 
 @pytest.mark.parametrize("size", [7, 64])
-def test_long_texts_come_in_bounded_pieces_and_lose_nothing(tmp_path, monkeypatch, size):
+def test_long_texts_become_bounded_blocks_without_loss(tmp_path, monkeypatch, size):
     monkeypatch.setattr(readers, "BLOCK", size)
     monkeypatch.setattr(readers, "LINE", 5)
     text = "né 金🙂 " * 40 + "\n" + "short\n" * 9 + "= T\nafter"
@@ -91,7 +91,7 @@ def test_long_texts_come_in_bounded_pieces_and_lose_nothing(tmp_path, monkeypatc
     assert documents(blocks) == [("T", text)] and len(blocks) > 2
 
 
-def test_a_document_begins_with_its_first_word_however_much_space_is_before(tmp_path, monkeypatch):
+def test_a_document_begins_with_its_first_word_after_any_amount_of_space(tmp_path, monkeypatch):
     monkeypatch.setattr(readers, "BLOCK", 8)
     path = write(tmp_path / "a.txt", "\n" * 30 + "a line that is longer than a block\n")
     blocks = read(path, separator="---")
@@ -115,7 +115,7 @@ def test_one_gigantic_line_needs_little_memory(tmp_path):
     assert length == path.stat().st_size and peak < length / 8
 
 
-def test_rows_come_from_json_lines_packed_or_not_and_parquet_alike(tmp_path):
+def test_json_lines_packed_json_lines_and_parquet_give_the_same_documents(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
@@ -128,28 +128,28 @@ def test_rows_come_from_json_lines_packed_or_not_and_parquet_alike(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for path in sorted(tmp_path.iterdir()):
         counts = Counter()
-        found = documents(read(path, counts=counts, text_field="body", title_field="name"))
-        assert found == [("A", "one\u2028two"), ("three", "three")], path
+        pairs = documents(read(path, counts=counts, text_field="body", title_field="name"))
+        assert pairs == [("A", "one\u2028two"), ("three", "three")], path
         assert counts["empty_documents"] == 1
 
 
-def test_the_hub_is_streamed_and_only_where_it_is_asked_for(monkeypatch):
-    asked = []
+def test_a_hub_dataset_is_streamed(monkeypatch):
+    calls = []
 
     def load_dataset(*names, **options):
-        asked.append((names, options))
+        calls.append((names, options))
         return iter([{"text": "one"}, {"text": "two", "title": "T"}])
 
     monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
     assert documents(read("hub:me/mine:raw:validation")) == [("one", "one"), ("T", "two")]
     read("hub:me/mine")
-    assert asked == [
+    assert calls == [
         (("me/mine", "raw"), {"split": "validation", "streaming": True}),
         (("me/mine", None), {"split": "train", "streaming": True}),
     ]
 
 
-def test_a_dataset_that_cannot_be_reached_says_what_to_write(monkeypatch):
+def test_the_error_for_an_unreachable_dataset_shows_how_to_name_one(monkeypatch):
     def load_dataset(*_, **__):
         raise ConnectionError("no route")
 
@@ -175,36 +175,38 @@ def test_empty_files_and_documents_are_skipped_and_counted(tmp_path):
         (
             "a.jsonl",
             '{"txt": "a"}',
-            r"line 1 of .*a.jsonl has neither .* set text_field in .corpus",
+            r"line 1 of .*a.jsonl must have .text. or .messages.; got .* set text_field in .corpus",
         ),
-        ("a.parquet", "text", r"a.parquet is not a Parquet file"),
+        ("a.parquet", "text", r"a.parquet is not a valid Parquet file"),
         ("a.txt.xz", "text", r"cannot read .*a.txt.xz"),
         ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9], r"cannot read .*a.jsonl.gz"),
-        ("a.csv", "text", r"a.csv is not one of .txt, .md, .jsonl, .parquet"),
+        ("a.csv", "text", r"a.csv must be one of .txt, .md, .jsonl, .parquet"),
     ],
 )
-def test_what_cannot_be_read_is_named_with_its_place(tmp_path, name, content, message):
+def test_an_unreadable_file_is_named_with_the_place_of_the_fault(tmp_path, name, content, message):
     path = write(tmp_path / name, content)
     with pytest.raises(MlpMemError, match=message):
         read(path)
 
 
-def test_half_an_emoji_in_json_becomes_a_mark_and_nothing_else_is_lost(tmp_path):
+def test_a_lone_surrogate_in_json_becomes_a_replacement_character(tmp_path):
     line = json.dumps({"title": "a \ud83d", "text": "before \ud83d after \U0001f600"})
     (tmp_path / "a.jsonl").write_text(line + "\n")
     (block,) = read(tmp_path / "a.jsonl")
     assert (block.title, block.text) == ("a \ufffd", "before \ufffd after \U0001f600")
 
 
-def test_a_source_that_is_not_there_says_how_sources_are_written(tmp_path):
-    with pytest.raises(MlpMemError, match="nowhere is not there; .*recipe's own folder"):
+def test_the_error_for_a_missing_source_shows_how_to_name_one(tmp_path):
+    with pytest.raises(MlpMemError, match="nowhere does not exist; .*relative to the recipe"):
         read(tmp_path / "nowhere")
     with pytest.raises(MlpMemError, match="holds no text; .*hub:owner/name"):
         read(tmp_path)
 
 
 @pytest.mark.parametrize("package", ["datasets", "pyarrow"])
-def test_a_reader_that_is_not_installed_is_named_with_how_to_get_it(package, tmp_path, monkeypatch):
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    package, tmp_path, monkeypatch
+):
     monkeypatch.setitem(sys.modules, package, None)
     source = "hub:owner/name" if package == "datasets" else write(tmp_path / "a.parquet", b"PAR1")
     with pytest.raises(MlpMemError, match=rf"read by {package}, .*pip install -e \"\.\[train\]\""):

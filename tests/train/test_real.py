@@ -1,4 +1,4 @@
-"""What a text recipe measured is kept slim, and becomes a row of README's table."""
+"""A text recipe's results are saved without curves and become a row of README's table."""
 
 import json
 
@@ -27,24 +27,24 @@ RESULTS = {
 }
 
 
-def test_a_run_is_kept_without_its_curves_and_told_in_one_row(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(real_text, "KEPT", tmp_path / "kept")
-    (tmp_path / "kept").mkdir()
+def test_a_run_is_saved_without_curves_and_shown_in_one_row(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(real_text, "MEASURED", tmp_path / "measured")
+    (tmp_path / "measured").mkdir()
     folder = tmp_path / "mine" / "export" / "mine"
     folder.mkdir(parents=True)
     (folder / "results.json").write_text(json.dumps(RESULTS))
     assert real_text.main(["mine", "--runs", str(tmp_path), "--label", "My text"]) == 0
-    assert "lambda_curves" not in json.loads((tmp_path / "kept" / "mine.json").read_text())
+    assert "lambda_curves" not in json.loads((tmp_path / "measured" / "mine.json").read_text())
     row = "| My text | 40.00 | 36.00 | 37.00 | 75 % | 1.0, 300.0, 2.0 MB | 10, 30, 2,000 | 1,234 |"
     assert real_text.table().splitlines()[-1] == row
 
 
-def test_a_run_that_is_not_there_says_what_to_do(tmp_path, capsys):
+def test_a_missing_run_is_refused_with_the_command(tmp_path, capsys):
     assert real_text.main(["mine", "--runs", str(tmp_path), "--label", "My text"]) == 1
     assert "python -m train all mine" in capsys.readouterr().err
 
 
-def test_a_plain_decoder_beside_a_run_is_measured_on_the_windows_of_its_test(tmp_path):
+def test_a_plain_decoder_is_measured_on_the_windows_of_the_runs_test(tmp_path):
     assert real_text.plain(tmp_path / "mine") is None
     for name in ("mine", "mine-plain"):
         (tmp_path / name).mkdir()
@@ -52,7 +52,7 @@ def test_a_plain_decoder_beside_a_run_is_measured_on_the_windows_of_its_test(tmp
     how = {"window": 24, "stride": 12, "tokens": 60, "seed": 3}
     path = tmp_path / "mine" / "evaluate" / "manifest.json"
     write_json(path, read_json(path) | {"config": how})
-    found = real_text.plain(tmp_path / "mine")
+    measured = real_text.plain(tmp_path / "mine")
     documents, positions = slide(Documents.load(paths["corpus"] / "test"), 24, 12, 60, 3)
     model, nll = Decoder.load(paths["decoder"]), []
     for position in positions:
@@ -60,9 +60,9 @@ def test_a_plain_decoder_beside_a_run_is_measured_on_the_windows_of_its_test(tmp
         ids = documents.tokens[begin : position + 1].tolist()
         logits = model.forward(torch.tensor([ids[:-1]]), last=1).logits[0, -1]
         nll.append(-logits.float().log_softmax(-1)[ids[-1]].item())
-    assert found["ppl"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-4)
-    assert found["parameters"] == sum(w.numel() for w in model.model.parameters())
-    kept = real_text.slim(RESULTS, "My text") | {"plain": found}
-    assert f" 75 % | {found['ppl']:.2f} | 1.0" in real_text.markdown(
-        [""] * 9, [real_text._row(kept)]
+    assert measured["ppl"] == pytest.approx(np.exp(np.mean(nll)), rel=1e-4)
+    assert measured["parameters"] == sum(w.numel() for w in model.model.parameters())
+    saved = real_text.slim(RESULTS, "My text") | {"plain": measured}
+    assert f" 75 % | {measured['ppl']:.2f} | 1.0" in real_text.markdown(
+        [""] * 9, [real_text._row(saved)]
     )

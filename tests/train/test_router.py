@@ -1,4 +1,4 @@
-"""Routers are fitted to the mix's nll, on dev wordings or validation text, and measured fairly."""
+"""Routers are fitted to the mix's nll on dev wordings or validation text, then measured."""
 
 import dataclasses
 import math
@@ -25,25 +25,25 @@ CONFIG = RouterFitConfig(units=2, questions=2, tokens=40, window=16, k=9, temper
 
 
 def rows(count: int = 40) -> RouterRows:
-    """Return rows whose first feature says which source is right."""
-    found = torch.randn(count, len(FEATURES))
-    sure = torch.where(found[:, 0] > 0, 0.9, 0.05)
-    return RouterRows(found, (0.95 - sure).log(), sure.log())
+    """Return rows whose first feature tells which source is right."""
+    features = torch.randn(count, len(FEATURES))
+    sure = torch.where(features[:, 0] > 0, 0.9, 0.05)
+    return RouterRows(features, (0.95 - sure).log(), sure.log())
 
 
-def test_the_losss_gradient_is_that_of_finite_differences_and_its_value_the_mixs_nll():
-    some, weights = rows(7), torch.rand(7).double()
-    some = RouterRows(*(getattr(some, f.name).double() for f in dataclasses.fields(RouterRows)))
+def test_the_loss_is_the_mixs_nll_and_its_gradient_is_right():
+    batch, weights = rows(7), torch.rand(7).double()
+    batch = RouterRows(*(getattr(batch, f.name).double() for f in dataclasses.fields(RouterRows)))
     logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
-    torch.autograd.gradcheck(lambda x: nll(x, some, weights), logits)
+    torch.autograd.gradcheck(lambda x: nll(x, batch, weights), logits)
     lmbda = torch.sigmoid(logits.detach())
-    mixed = (1 - lmbda) * some.lm.exp() + lmbda * some.other.exp()
-    assert float(nll(logits.detach(), some, weights)) == pytest.approx(
+    mixed = (1 - lmbda) * batch.lm.exp() + lmbda * batch.other.exp()
+    assert float(nll(logits.detach(), batch, weights)) == pytest.approx(
         -float(weights @ mixed.log())
     )
 
 
-def test_a_token_no_source_expects_leaves_loss_and_gradient_finite():
+def test_a_token_without_probability_leaves_loss_and_gradient_finite():
     never = torch.full((2,), -torch.inf)
     logits = torch.tensor([50.0, -50.0], requires_grad=True)
     loss = nll(logits, RouterRows(torch.zeros(2, len(FEATURES)), never, never), torch.ones(2))
@@ -52,34 +52,34 @@ def test_a_token_no_source_expects_leaves_loss_and_gradient_finite():
 
 
 @pytest.mark.parametrize("units", [0, 4])
-def test_a_fitted_router_beats_the_best_fixed_lambda_and_is_the_same_every_time(units, tiny_model):
-    some, weights = rows(), torch.full((40,), 1 / 40)
+def test_a_fitted_router_beats_the_best_fixed_lambda_and_is_reproducible(units, tiny_model):
+    batch, weights = rows(), torch.full((40,), 1 / 40)
     config = dataclasses.replace(CONFIG, units=units)
-    made, loss = fit(tiny_model, "memory", some, weights, config, seed=3)
+    router, loss = fit(tiny_model, "memory", batch, weights, config, seed=3)
     grid = torch.linspace(0.01, 0.99, 99).logit()
-    fixed = min(float(nll(x.expand(40), some, weights)) for x in grid)
+    fixed = min(float(nll(x.expand(40), batch, weights)) for x in grid)
     assert loss < fixed - 0.1
-    again, _ = fit(tiny_model, "memory", some, weights, config, seed=3)
-    assert all(map(torch.equal, made.state_dict().values(), again.state_dict().values()))
+    again, _ = fit(tiny_model, "memory", batch, weights, config, seed=3)
+    assert all(map(torch.equal, router.state_dict().values(), again.state_dict().values()))
 
 
-def test_the_atlas_is_seen_in_dev_wordings_only_and_groups_count_alike(tmp_path):
+def test_routers_see_only_dev_wordings_and_groups_have_equal_weight(tmp_path):
     inputs = tiny_run.stages(tmp_path)
     seen = AtlasKind().see(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
     text = [tiny.decoder().decode(seen.documents.passage(p)) for p in range(len(seen.documents))]
-    wanted = [q for q in tiny_run.questions() if q["wording"] == "dev"]
-    assert len(text) == len(wanted) == 6
+    dev = [q for q in tiny_run.questions() if q["wording"] == "dev"]
+    assert len(text) == len(dev) == 6
     assert len(seen.positions) == len(seen.documents.tokens) - len(text), "all but the first tokens"
     groups = np.array(seen.documents.groups)[seen.documents.passage_at(seen.positions)]
     for group in ("A1", "A2", "B"):
-        mine = torch.from_numpy(groups == group)
-        assert float(seen.weights[mine].sum()) == pytest.approx(1 / 3, abs=1e-5)
+        mask = torch.from_numpy(groups == group)
+        assert float(seen.weights[mask].sum()) == pytest.approx(1 / 3, abs=1e-5)
     weights = seen.weights[torch.from_numpy(groups == "B")]
     assert float(weights.max() / weights.min()) == pytest.approx(CONFIG.answers, rel=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["atlas", "text"])
-def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_path):
+def test_the_stage_writes_one_router_per_system_and_the_study_measures_it(kind, tmp_path):
     inputs = tiny_run.stages(tmp_path, kind)
     context = StageContext(tmp_path / "made", inputs, CONFIG, seed=1)
     counts = fit_routers(context)
@@ -87,36 +87,35 @@ def test_the_stage_writes_a_router_a_system_and_the_study_measures_it(kind, tmp_
     assert set(routers) == set(counts["nll"]) == set(stage.SYSTEMS)
     model = tiny.model()
     model.routers = {s: router.bind(model.decoder) for s, router in routers.items()}
-    found = routing.study(model, inputs["corpus"], 9, 0, "how")
-    value = {(f.split, f.system, f.metric, f.setting.get("lmbda")): f.value for f in found}
-    assert {f.system for f in found} == set(PARTS)
+    findings = routing.study(model, inputs["corpus"], 9, 0, "how")
+    value = {(f.split, f.system, f.metric, f.setting.get("lmbda")): f.value for f in findings}
+    assert {f.system for f in findings} == set(PARTS)
     for (split, system, metric, mode), best in value.items():
         if mode == "oracle":
             for other in ("fixed", AUTO):
-                mine = value[split, system, metric, other]
-                assert mine <= best if metric == "exact_match" else mine >= best
-    assert routing.table(found).splitlines()[0].split()[:2] == ["lm", "memory"]
+                lower = value[split, system, metric, other]
+                assert lower <= best if metric == "exact_match" else lower >= best
+    assert routing.table(findings).splitlines()[0].split()[:2] == ["lm", "memory"]
 
 
-def test_the_study_agrees_with_scoring_and_counts_entities_apart(tmp_path):
+def test_the_study_agrees_with_scoring(tmp_path):
     inputs = tiny_run.stages(tmp_path)
     model = tiny.model()
-    bound = model.decoder
-    some = {s: fit(model, s, rows(), torch.full((40,), 1 / 40), CONFIG, 0)[0] for s in ("memory",)}
-    model.routers = {s: router.bind(bound) for s, router in some.items()}
+    router, _ = fit(model, "memory", rows(), torch.full((40,), 1 / 40), CONFIG, 0)
+    model.routers = {"memory": router.bind(model.decoder)}
     texts = Documents.load(inputs["corpus"] / "heldout")
     positions = np.delete(np.arange(len(texts.tokens)), texts.offsets[:-1])
     measured = measure(model, texts, positions)
     score = model.score(texts.passage(0).tolist())
     first = slice(0, len(score.ids) - 1)
     for mode, lmbda in (("fixed", None), (AUTO, AUTO)):
-        wanted = score.mixed("memory", lmbda)
-        np.testing.assert_allclose(measured["memory", mode][1][first], wanted, atol=1e-3)
+        expected = score.mixed("memory", lmbda)
+        np.testing.assert_allclose(measured["memory", mode][1][first], expected, atol=1e-3)
     right, value = measured["memory", "oracle"]
     assert right.dtype == bool and bool((value[first] <= score.nll["lm"] + 1e-3).all())
 
 
-def test_the_command_says_what_is_missing_and_writes_what_it_found(tmp_path, capsys, monkeypatch):
+def test_the_command_reports_missing_parts_and_writes_its_findings(tmp_path, capsys, monkeypatch):
     assert routing.main(["tiny", "--runs", str(tmp_path), "--bundle", str(tmp_path / "no")]) == 1
     assert "no folder here" in capsys.readouterr().err
     root = tmp_path / "tiny"
@@ -126,10 +125,10 @@ def test_the_command_says_what_is_missing_and_writes_what_it_found(tmp_path, cap
     monkeypatch.setattr(routing.mlpmem, "load", lambda bundle, datastore: model)
     arguments = ["tiny", "--runs", str(tmp_path), "--questions", "2"]
     assert routing.main(arguments) == 1
-    assert "there is no router to measure" in capsys.readouterr().err
-    made, _ = fit(model, "memory", rows(), torch.full((40,), 1 / 40), CONFIG, 0)
-    model.routers = {"memory": made}
+    assert "there is no router" in capsys.readouterr().err
+    router, _ = fit(model, "memory", rows(), torch.full((40,), 1 / 40), CONFIG, 0)
+    model.routers = {"memory": router}
     assert routing.main(arguments) == 0
     assert "B/test/invented" in capsys.readouterr().out
-    found = read_json(root / "findings" / "routing.json")
-    assert {"fixed", AUTO, "oracle"} <= {row["setting"].get("lmbda") for row in found}
+    findings = read_json(root / "findings" / "routing.json")
+    assert {"fixed", AUTO, "oracle"} <= {row["setting"].get("lmbda") for row in findings}

@@ -1,4 +1,4 @@
-"""A decoder that exists is taken as it is or trained on, by the stage that makes new ones."""
+"""The stage decoder takes an existing decoder, unchanged or for further training."""
 
 import dataclasses
 
@@ -28,37 +28,37 @@ from train.stages.decoder import (
 
 @pytest.fixture(scope="module")
 def inputs(tmp_path_factory):
-    """Return the folders of a tiny run of a text corpus, its tokenizer the decoder's."""
+    """Return the folders of a tiny run on a text corpus with the decoder's tokenizer."""
     paths = tiny_run.stages(tmp_path_factory.mktemp("run"), "text")
     tiny.tokenizer().save_pretrained(paths["corpus"] / "tokenizer")
     return paths
 
 
 def recipe(inputs, **config):
-    """Return a recipe that begins with the tiny run's decoder."""
-    known = {"source": str(inputs["decoder"]), "row": 64, "batch": 120, "dtype": "float32"}
-    return DecoderConfig(**known | {"processes": 1} | config)
+    """Return a recipe whose source is the tiny run's decoder."""
+    defaults = {"source": str(inputs["decoder"]), "row": 64, "batch": 120, "dtype": "float32"}
+    return DecoderConfig(**defaults | {"processes": 1} | config)
 
 
 def nll_of(decoder):
     """Return the mean nll of the tiny documents' tokens."""
-    documents, found = tiny.documents(), []
+    documents, nll = tiny.documents(), []
     for p in range(len(documents)):
         ids = torch.from_numpy(documents.passage(p).astype(np.int64))[None]
-        found.append(F.cross_entropy(decoder.forward(ids).logits[0, :-1], ids[0, 1:]))
-    return float(torch.stack(found).mean())
+        nll.append(F.cross_entropy(decoder.forward(ids).logits[0, :-1], ids[0, 1:]))
+    return float(torch.stack(nll).mean())
 
 
-def test_without_epochs_it_is_as_it_was(inputs, tmp_path):
+def test_without_epochs_the_decoder_is_unchanged(inputs, tmp_path):
     counts = make_decoder(StageContext(tmp_path, inputs, recipe(inputs, epochs=0), 0))
-    kept, made = Decoder.load(inputs["decoder"]), Decoder.load(tmp_path)
-    assert counts == {} and made.tokenizer_hash == kept.tokenizer_hash
-    assert made.model.state_dict().keys() == kept.model.state_dict().keys()
-    for name, weight in kept.model.state_dict().items():
-        assert torch.equal(made.model.state_dict()[name], weight.half().float()), name
+    source, saved = Decoder.load(inputs["decoder"]), Decoder.load(tmp_path)
+    assert counts == {} and saved.tokenizer_hash == source.tokenizer_hash
+    assert saved.model.state_dict().keys() == source.model.state_dict().keys()
+    for name, weight in source.model.state_dict().items():
+        assert torch.equal(saved.model.state_dict()[name], weight.half().float()), name
 
 
-def test_with_epochs_it_learns_the_text_from_where_it_was(inputs, tmp_path):
+def test_with_epochs_training_continues_from_the_source(inputs, tmp_path):
     config = recipe(inputs, epochs=6, optimizer=OptimizerConfig(lr=3e-3, warmup=0.0))
     make_decoder(StageContext(tmp_path, inputs, config, 0))
     before, after = nll_of(Decoder.load(inputs["decoder"])), nll_of(Decoder.load(tmp_path))
@@ -67,35 +67,35 @@ def test_with_epochs_it_learns_the_text_from_where_it_was(inputs, tmp_path):
     assert read_json(tmp_path / "history.json")[-1]["step"] == 6 * max(1, tokens // 120)
 
 
-def test_a_decoder_learns_its_own_draws_or_else_what_is_remembered(tmp_path):
+def test_a_decoder_learns_its_own_draws_or_the_memorys_documents(tmp_path):
     assert training_parts(tmp_path) == [tmp_path / PARTS["train"]]
     for draw in ("decoder_01", "decoder_00"):
         (tmp_path / draw).mkdir()
     assert [p.name for p in training_parts(tmp_path)] == ["decoder_00", "decoder_01"]
 
 
-def test_tokens_of_another_tokenizer_are_refused(inputs):
+def test_another_tokenizer_is_refused(inputs):
     other = train_tokenizer(["other words " * 9], 270)
-    with pytest.raises(MlpMemError, match="another tokenizer .268 tokens. than .* reads .263"):
+    with pytest.raises(MlpMemError, match="tokenizer .268 tokens. must be that of .* .263 tokens"):
         check_source(recipe(inputs), other)
 
 
-def test_rows_that_the_decoder_cannot_read_are_refused(inputs):
-    with pytest.raises(MlpMemError, match="row is 97, .* reads 96 tokens"):
+def test_rows_beyond_the_decoders_context_are_refused(inputs):
+    with pytest.raises(MlpMemError, match="row must be at most 96 for .* got 97"):
         check_source(recipe(inputs, row=97), tiny.tokenizer())
     check_source(recipe(inputs, row=97, epochs=0), tiny.tokenizer())
 
 
-def test_a_decoder_that_is_not_there_is_named(inputs, tmp_path):
+def test_a_missing_decoder_is_named(inputs, tmp_path):
     config = dataclasses.replace(recipe(inputs), source=str(tmp_path))
     with pytest.raises(MlpMemError, match="decoder: cannot load"):
         check_source(config, tiny.tokenizer())
 
 
-def test_a_decoder_whose_logits_are_bent_is_taken_as_it_is_or_refused(inputs, tmp_path):
-    tiny.decoder("gemma2").model.save_pretrained(tmp_path / "bent")
-    tiny.tokenizer().save_pretrained(tmp_path / "bent")
-    config = dataclasses.replace(recipe(inputs), source=str(tmp_path / "bent"))
+def test_a_decoder_with_capped_logits_is_used_unchanged_or_refused(inputs, tmp_path):
+    tiny.decoder("gemma2").model.save_pretrained(tmp_path / "capped")
+    tiny.tokenizer().save_pretrained(tmp_path / "capped")
+    config = dataclasses.replace(recipe(inputs), source=str(tmp_path / "capped"))
     with pytest.raises(MlpMemError, match="final_logit_softcapping.* set epochs = 0"):
         check_source(config, tiny.tokenizer())
     check_source(dataclasses.replace(config, epochs=0), tiny.tokenizer())
@@ -104,9 +104,7 @@ def test_a_decoder_whose_logits_are_bent_is_taken_as_it_is_or_refused(inputs, tm
 @pytest.mark.parametrize(
     ("family", "shape"), [("bloom", {}), ("falcon", {"alibi": True})], ids=["bloom", "falcon"]
 )
-def test_a_decoder_that_attends_by_places_is_taken_as_it_is_or_refused(
-    inputs, tmp_path, family, shape
-):
+def test_a_decoder_with_alibi_is_used_unchanged_or_refused(inputs, tmp_path, family, shape):
     tiny.decoder(family, **shape).model.save_pretrained(tmp_path / "made")
     tiny.tokenizer().save_pretrained(tmp_path / "made")
     config = dataclasses.replace(recipe(inputs), source=str(tmp_path / "made"))
@@ -119,9 +117,9 @@ def test_a_decoder_that_attends_by_places_is_taken_as_it_is_or_refused(
 
 
 @pytest.mark.parametrize("family", sorted({*tiny.FAMILIES, *tiny.OTHERS} - {"gemma2", "bloom"}))
-def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
+def test_the_packed_loss_equals_every_familys_own_in_value_and_gradient(family):
     model = tiny.decoder(family).model.requires_grad_(True)
-    with torch.no_grad():  # a bias that is not 0, where the head has one
+    with torch.no_grad():  # biases that are not 0
         for name, weight in model.named_parameters():
             if name.endswith("bias"):
                 weight.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
@@ -129,10 +127,10 @@ def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     batch = rows.batch(np.arange(len(rows)))
     loss, _ = packed_loss(model, batch)
     loss.backward()
-    got = {name: weight.grad for name, weight in model.named_parameters()}
+    gradients = {name: weight.grad for name, weight in model.named_parameters()}
     model.zero_grad()
     mask = batch["attention_mask"]
-    if model.config._attn_implementation == "eager":  # where a mask is added to the scores
+    if model.config._attn_implementation == "eager":  # its mask is added to the scores
         mask = torch.where(mask, 0.0, torch.finfo(torch.float32).min)
     logits = model(
         input_ids=batch["ids"], position_ids=batch["position_ids"],
@@ -147,4 +145,4 @@ def test_the_packed_loss_is_every_familys_own_in_value_and_gradient(family):
     expected.backward()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-4)
     for name, weight in model.named_parameters():
-        torch.testing.assert_close(got[name], weight.grad, rtol=1e-3, atol=1e-3, msg=name)
+        torch.testing.assert_close(gradients[name], weight.grad, rtol=1e-3, atol=1e-3, msg=name)

@@ -252,6 +252,80 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")) == {"name": "Perú"}
 
 
+def flipped(path):
+    """Change one bit of a file."""
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("damage", [flipped, Path.unlink])
+def test_a_damaged_input_is_named_before_it_is_used_with_the_command_that_mends_it(
+    damage, tmp_path, capsys
+):
+    stage(tmp_path, Work())
+    damage(tmp_path / "one/parts/first.txt")
+    later = Work()
+    with pytest.raises(MlpMemError) as caught:
+        stage(tmp_path, later, "two", inputs=("one",))
+    wrong = "is missing" if damage is Path.unlink else "is altered"
+    assert f"two: its input one is damaged: first.txt {wrong}" in str(caught.value)
+    assert "`python -m train one RECIPE --again` makes it again" in str(caught.value)
+    assert later.calls == [] and not (tmp_path / "two.partial").exists()
+    stage(tmp_path, Work())
+    assert "one: done already" in capsys.readouterr().out, "it is not read"
+    run_stage(tmp_path, "one", Config(), (), Work(), 0, again=True)
+    assert "one: is made again: it is damaged: first.txt" in capsys.readouterr().out
+    assert (tmp_path / "one/parts/first.txt").read_text() == "first"
+    assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
+        "identity.json", "manifest.json", "parts", "second.txt",
+    ]  # fmt: skip
+    stage(tmp_path, later, "two", inputs=("one",))
+    assert later.calls
+
+
+def test_a_damaged_input_of_a_study_is_named_with_its_folder(tmp_path):
+    run_stage(tmp_path, "others/one", Config(), (), Work(), 0)
+    flipped(tmp_path / "others/one/second.txt")
+    with pytest.raises(MlpMemError, match="its input others/one is damaged: .*delete .*others/one"):
+        stage(tmp_path, Work(), "two", inputs=("others/one",))
+
+
+@pytest.mark.parametrize("file", ["one/manifest.json", "one.partial/identity.json"])
+@pytest.mark.parametrize("text", ["{", "", "\x00", "[" * 100_000])
+def test_a_damaged_book_is_a_sentence(file, text, tmp_path):
+    if file.startswith("one/"):
+        stage(tmp_path, Work())
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            stage(tmp_path, Work(dies=(0,)))
+    (tmp_path / file).write_text(text)
+    with pytest.raises(MlpMemError, match=f"{file} is damaged .* makes it again"):
+        stage(tmp_path, Work())
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A configuration of a stage that several processes may work on."""
+
+    size: int = 3
+    processes: int = 2
+
+
+def test_work_goes_on_with_another_number_of_processes(tmp_path, capsys):
+    work = Work(dies=(0,))
+    with pytest.raises(KeyboardInterrupt):
+        stage(tmp_path, work, config=Trained())
+    manifest = stage(tmp_path, work, config=Trained(processes=1))
+    assert work.calls[1] == ["identity.json", "parts"], "what is made stays"
+    assert "one: goes on with processes = 1; it was begun with 2" in capsys.readouterr().out
+    assert manifest["config"]["processes"] == 1
+    assert stage(tmp_path, work, config=Trained(processes=5)) == manifest, "it is done"
+    with pytest.raises(MlpMemError, match="config.size: 3 there, 4 asked") as caught:
+        stage(tmp_path, work, config=Trained(4, 5))
+    assert "processes" not in str(caught.value)
+
+
 # Pipeline and command
 
 
@@ -304,8 +378,8 @@ def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
 def test_a_run_that_is_told_to_end_says_so_and_dies_of_the_signal():
     code = (
-        "import os, signal\nfrom train.__main__ import _end_as_told\n"
-        "signal.signal(signal.SIGTERM, _end_as_told)\nos.kill(os.getpid(), signal.SIGTERM)"
+        "import os, signal\nfrom train.__main__ import _terminate\n"
+        "signal.signal(signal.SIGTERM, _terminate)\nos.kill(os.getpid(), signal.SIGTERM)"
     )
     made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (-signal.SIGTERM, STOPPED)
@@ -322,10 +396,13 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["plan", "tiny", "--text", "a.txt"], "--text FILES and the command extend go together"),
-        (["extend", "tiny"], "--text FILES and the command extend go together"),
+        (
+            ["plan", "tiny", "--text", "a.txt"],
+            "--text FILES and the command extend must",
+        ),
+        (["extend", "tiny"], "--text FILES and the command extend must"),
         (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
-        (["plan", "tiny", "--again"], "--again is for all and for the stages"),
+        (["plan", "tiny", "--again"], "--again is only for all and the stages"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),

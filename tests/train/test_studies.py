@@ -1,4 +1,4 @@
-"""Studies on tiny runs: what they find is what a slow reference finds."""
+"""Studies on tiny runs: their findings equal a slow reference's."""
 
 import dataclasses
 import math
@@ -38,7 +38,7 @@ def unseen_documents(words):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """Return a run whose memory knows its k and whose manifests have the hashes of its files."""
+    """Return a run with the k of the memory's targets and with file hashes in its manifests."""
     root = tmp_path_factory.mktemp("run")
     paths = tiny_run.stages(root)
     bound = tiny.decoder()
@@ -67,12 +67,12 @@ def run(root, study="study", **studies):
     )
 
 
-def one(findings, **wanted):
-    """Return the value of the one finding that has these fields."""
-    (found,) = (
-        f for f in findings if all(getattr(f, key) == value for key, value in wanted.items())
+def value(findings, **fields):
+    """Return the value of the only finding with these fields."""
+    (match,) = (
+        f for f in findings if all(getattr(f, key) == value for key, value in fields.items())
     )
-    return found.value
+    return match.value
 
 
 def slow_sources(root):
@@ -91,52 +91,52 @@ def slow_sources(root):
                 weight = math.exp(-(distances[i] - distances.min()) / 3.0)
                 knn[store.values[i]] += store.counts[i] * weight
             lm = output.logits[0, -1].double().softmax(-1).numpy()
-            own = memory(hidden).double().softmax(-1).numpy()
-            rows.append((int(ids[t]), group, lm, own, knn / knn.sum()))
+            mem = memory(hidden).double().softmax(-1).numpy()
+            rows.append((int(ids[t]), group, lm, mem, knn / knn.sum()))
     return rows
 
 
-# The questions themselves
+# The studies
 
 
-def test_faithfulness_is_the_definition_of_kl_js_and_agreement():
+def test_faithfulness_equals_the_definitions_of_kl_js_and_agreement():
     p = np.array([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
     q = np.array([[0.25, 0.5, 0.25], [0.6, 0.3, 0.1]])
 
     def kl(a, b):
         return sum(x * math.log(x / y) for x, y in zip(a, b, strict=True) if x > 0)
 
-    found = faithfulness(*(torch.from_numpy(x).float().log() for x in (p, q)))
+    computed = faithfulness(*(torch.from_numpy(x).float().log() for x in (p, q)))
     for row, agree in ((0, 0.0), (1, 0.0)):
         middle = (p[row] + q[row]) / 2
         js = (kl(p[row], middle) + kl(q[row], middle)) / 2
-        assert found[row] == pytest.approx([kl(p[row], q[row]), js, agree], abs=1e-5)
+        assert computed[row] == pytest.approx([kl(p[row], q[row]), js, agree], abs=1e-5)
     same = torch.from_numpy(q).float().log()
     assert faithfulness(same, same) == pytest.approx(np.array([[0, 0, 1.0]] * 2), abs=1e-6)
 
 
-def test_bands_hold_every_value_once_and_equal_values_together():
+def test_bands_hold_every_value_once_and_keep_equal_values_together():
     values = np.array([3, 1, 1, 1, 1, 1, 7, 9, 12, 2.0])
-    found = bands(values)
-    assert np.array_equal(sum(mask.astype(int) for *_, mask in found), np.ones(10))
-    for low, high, mask in found:
+    parts = bands(values)
+    assert np.array_equal(sum(mask.astype(int) for *_, mask in parts), np.ones(10))
+    for low, high, mask in parts:
         assert low <= values[mask].min() and values[mask].max() <= high
-    assert found[0][2].sum() == 5 and len(found) < 4 + 1
+    assert parts[0][2].sum() == 5 and len(parts) < 4 + 1
     ((low, high, mask),) = bands(np.full(3, 5.0))
     assert low == high == 5.0 and mask.all()
 
 
-def test_prefixes_have_the_same_hash_exactly_where_they_are_the_same():
+def test_prefix_hashes_are_equal_exactly_if_prefixes_are():
     documents = tiny.documents()
-    found, prefixes = prefix_hashes(documents), []
+    hashes, prefixes = prefix_hashes(documents), []
     for p in range(len(documents)):
         ids = documents.passage(p).tolist()
         prefixes += [tuple(ids[:t]) for t in range(len(ids))]
-    pairs = set(zip(prefixes, found.tolist(), strict=True))
-    assert len(pairs) == len(set(prefixes)) == len(set(found.tolist()))
+    pairs = set(zip(prefixes, hashes.tolist(), strict=True))
+    assert len(pairs) == len(set(prefixes)) == len(set(hashes.tolist()))
 
 
-def test_imitation_is_measured_against_exact_neighbours_where_nothing_was_trained(root):
+def test_imitation_equals_a_slow_reference_on_unseen_text(root):
     findings = list(imitation(run(root, "imitation")))
     assert all(made_findings.charted(findings))
 
@@ -146,19 +146,19 @@ def test_imitation_is_measured_against_exact_neighbours_where_nothing_was_traine
     rows = [r for i, r in enumerate(slow_sources(root)) if i not in firsts()]
     for system, column in (("memory", 3), ("lm", 2)):
         slow = np.mean([kl(row[4], row[column]) for row in rows])
-        assert one(findings, system=system, split="all", metric="kl") == pytest.approx(
+        assert value(findings, system=system, split="all", metric="kl") == pytest.approx(
             slow, rel=1e-3
         )
         agree = np.mean([row[4].argmax() == row[column].argmax() for row in rows])
-        found = one(findings, system=system, split="all", metric="agreement")
-        assert found == pytest.approx(agree)
+        agreement = value(findings, system=system, split="all", metric="agreement")
+        assert agreement == pytest.approx(agree)
     for split in ("frequency", "distance"):
         parts = [f for f in findings if (f.system, f.split, f.metric) == ("lm", split, "kl")]
         assert sum(f.n for f in parts) == len(rows)
 
 
 def firsts():
-    """Return which held-out tokens stand first in their passage: their prefix is known."""
+    """Return the held-out tokens that begin a passage: the datastore has their prefix."""
     length = len(tiny.tokenizer().encode(UNSEEN[0][2])) + 1
     return 0, length - 1
 
@@ -175,7 +175,7 @@ def test_words_are_names_numbers_function_words_and_others():
         spelled[kind] = spelled.get(kind, "") + piece
     assert spelled == {
         "end": "||",
-        "other word": "Question year built Answer",  # what begins a sentence may be no name
+        "other word": "Question year built Answer",  # a sentence's first word may not be a name
         "punctuation": ":?:,.",
         "function word": " In which was in",
         "name": " Old Ryn Peru",
@@ -183,26 +183,26 @@ def test_words_are_names_numbers_function_words_and_others():
     }
 
 
-def test_what_gets_worse_is_counted_in_nats_by_group_with_the_worst_to_read(root):
+def test_worse_tokens_are_counted_in_nats_by_group_with_the_worst_examples(root):
     findings = list(worse(run(root, "worse")))
     assert all(made_findings.charted(findings))
     rises = []
-    for token, group, lm, own, _ in slow_sources(root):
-        rises.append((group, math.log(lm[token]) - math.log(0.5 * lm[token] + 0.5 * own[token])))
+    for token, group, lm, mem, _ in slow_sources(root):
+        rises.append((group, math.log(lm[token]) - math.log(0.5 * lm[token] + 0.5 * mem[token])))
     for split in ("all", "A2", "B"):
-        some = np.array([rise for group, rise in rises if split in ("all", group)])
+        nats = np.array([rise for group, rise in rises if split in ("all", group)])
         at = {"system": "memory", "split": split}
-        assert one(findings, **at, metric="worse") == pytest.approx((some > 0.1).mean())
-        lost = np.maximum(some, 0).mean()
-        assert one(findings, **at, metric="nats_lost") == pytest.approx(lost, rel=1e-3)
-        assert one(findings, **at, metric="nats_change") == pytest.approx(some.mean(), rel=1e-3)
+        assert value(findings, **at, metric="worse") == pytest.approx((nats > 0.1).mean())
+        lost = np.maximum(nats, 0).mean()
+        assert value(findings, **at, metric="nats_lost") == pytest.approx(lost, rel=1e-3)
+        assert value(findings, **at, metric="nats_change") == pytest.approx(nats.mean(), rel=1e-3)
     first, *others = read_lines(root / "findings" / "worse.jsonl")
     worst = max(rise for _, rise in rises)
     assert math.log(first["lm"] / first["fused"]) == pytest.approx(worst, rel=1e-3)
     assert len(others) == 2 and first["title"] in ("Oslo", "Vellmar")
 
 
-def test_the_decoder_is_found_frozen_and_a_change_to_it_is_found(root, tmp_path):
+def test_the_decoder_is_frozen_and_a_change_to_it_is_detected(root, tmp_path):
     findings = list(frozen(run(root)))
     gap = [f.value for f in findings if f.metric == "lambda_0_largest_difference"]
     assert gap == [0.0]
@@ -212,7 +212,8 @@ def test_the_decoder_is_found_frozen_and_a_change_to_it_is_found(root, tmp_path)
     path = copy / "decoder" / "generation_config.json"
     path.write_text(path.read_text() + " ", encoding="utf-8")
     changed = list(frozen(run(copy)))
-    assert one(changed, metric="as_made") == one(changed, metric="as_memory_was_trained_on") == 0.0
+    for metric in ("as_made", "as_memory_was_trained_on"):
+        assert value(changed, metric=metric) == 0.0
     bound = tiny.decoder()
     before = weights_hash(bound.model)
     with torch.no_grad():
@@ -220,52 +221,51 @@ def test_the_decoder_is_found_frozen_and_a_change_to_it_is_found(root, tmp_path)
     assert weights_hash(bound.model) != before
 
 
-def test_the_ledger_has_what_manifests_measured_beside_fine_tuning(root):
+def test_the_ledger_has_the_manifests_figures_and_fine_tuning(root):
     row = {"groups": "B", "lr": 0.1, "epochs": 3, "rank": 0, "seconds": 7.5, "flops": 6e9}
     adapter = row | {"rank": 4, "seconds": 2.0, "flops": 4e9}
-    shutil.copytree(root / "finetuned", root / "kept")
+    shutil.copytree(root / "finetuned", root / "saved")
     write_json(root / "finetuned" / "finetuned.json", [row, adapter])
     findings = list(ledger(run(root, "ledger")))
     charts = list(made_findings.charted(findings))
     shutil.rmtree(root / "finetuned")
-    (root / "kept").rename(root / "finetuned")
+    (root / "saved").rename(root / "finetuned")
     assert all(charts)
-    assert one(findings, split="memory", metric="seconds") == 2.5
-    assert one(findings, split="datastore", metric="peak_memory") == 7
+    assert value(findings, split="memory", metric="seconds") == 2.5
+    assert value(findings, split="datastore", metric="peak_memory") == 7
     documents = tiny.documents()
     of_b = sum(len(documents.passage(p)) for p in (2, 3))
     for system, seconds, flops in (("finetuned", 7.5, 6e9), ("lora", 2.0, 4e9)):
         tuned = {"system": system, "split": "decoder"}
-        assert one(findings, **tuned, metric="seconds") == seconds
-        assert one(findings, **tuned, metric="tokens") == 3 * of_b
-        assert one(findings, **tuned, metric="flop") == flops, "as the stage counted them"
+        assert value(findings, **tuned, metric="seconds") == seconds
+        assert value(findings, **tuned, metric="tokens") == 3 * of_b
+        assert value(findings, **tuned, metric="flop") == flops, "as the stage counted them"
 
 
 # The command
 
 
-def test_a_study_is_kept_and_printed(root, tmp_path, capsys):
+def test_a_study_is_saved_and_printed(root, tmp_path, capsys):
     shutil.copytree(root, tmp_path / "tiny")
     assert command.main(["frozen", "tiny", "--runs", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
-    assert "lambda_0_bit_identical" in said
+    assert "lambda_0_bit_identical" in capsys.readouterr().out
     rows = load(tmp_path / "tiny" / "findings")
     assert {row["how"] for row in rows} == {"python -m train.studies frozen tiny"}
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_a_study_without_its_stages_says_what_to_run(name, tmp_path, capsys):
+def test_a_study_without_its_stages_names_the_command(name, tmp_path, capsys):
     assert command.main([name, "tiny", "--runs", str(tmp_path)]) == 1
     assert "there is no run" in capsys.readouterr().err
     (tmp_path / "tiny").mkdir()
     assert command.main([name, "tiny", "--runs", str(tmp_path)]) == 1
-    said = capsys.readouterr().err
-    assert "python -m train" in said or "[studies]" in said
+    message = capsys.readouterr().err
+    assert "python -m train" in message or "[studies]" in message
     assert load_study(name).__doc__.startswith("Yield")
     assert not (tmp_path / "tiny" / "findings").exists()
 
 
-def test_a_table_has_a_line_for_what_was_asked_of_whom(root):
+def test_a_table_has_one_line_per_system_split_and_setting(root):
     at = run(root)
     lines = table(
         [
@@ -278,6 +278,6 @@ def test_a_table_has_a_line_for_what_was_asked_of_whom(root):
     assert len(lines) == 3 and lines[0].split() == ["system", "split", "setting", "kl", "js"]
 
 
-def test_a_stage_that_is_missing_is_named_with_its_command(tmp_path):
+def test_a_missing_stage_is_named_with_its_command(tmp_path):
     with pytest.raises(MlpMemError, match=r"python -m train memory tiny"):
         run(tmp_path).manifest("memory")

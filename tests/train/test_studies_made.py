@@ -1,4 +1,4 @@
-"""Studies that train something, on tiny runs: what is new is learned, what is old is replayed."""
+"""Studies that train something, on tiny runs: new facts are learned, old ones replayed."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ from train.studies.teach import (
     Lesson,
     add_lora,
     make_facts,
-    some_passages,
+    sample_passages,
     teach_decoder,
     teach_memory,
 )
@@ -70,7 +70,7 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def words():
+def tokenizer():
     return tiny.tokenizer()
 
 
@@ -80,7 +80,7 @@ def root(request, tmp_path):
 
 
 def stages(root, kind="atlas"):
-    """Return a run of a kind whose targets have rows."""
+    """Return a run of a corpus kind, with rows of targets."""
     root.mkdir(exist_ok=True)
     paths = tiny_run.stages(root, kind)
     rows = np.arange(0, len(Datastore.load(paths["datastore"])), 2)
@@ -98,9 +98,9 @@ def stages(root, kind="atlas"):
     return root
 
 
-def new_facts(words):
-    """Return tiny.documents' sentences about somebody else, with nothing to ask."""
-    documents = tiny.documents(words)
+def new_facts(tokenizer):
+    """Return tiny.documents with other tokens, without questions."""
+    documents = tiny.documents(tokenizer)
     shifted = np.where(documents.tokens > 40, documents.tokens - 1, documents.tokens)
     return dataclasses.replace(documents, tokens=shifted)
 
@@ -108,48 +108,48 @@ def new_facts(words):
 # New facts
 
 
-def test_new_facts_are_about_names_of_no_entity_in_wordings_that_are_kept_apart(words):
-    new = make_facts(RECIPE, words, 10, 5)
-    said = dataclasses.asdict(RECIPE.corpus.atlas)
-    old = build_atlas(AtlasConfig(seed=RECIPE.seed, scale=RECIPE.corpus.scale, **said))
+def test_new_facts_have_new_names_and_separate_wordings(tokenizer):
+    new = make_facts(RECIPE, tokenizer, 10, 5)
+    options = dataclasses.asdict(RECIPE.corpus.atlas)
+    old = build_atlas(AtlasConfig(seed=RECIPE.seed, scale=RECIPE.corpus.scale, **options))
     names = {entity.name for entity in old.entities}
     assert new.facts >= 10 and not names & {row["entity"] for row in new.questions.rows}
     assert set(new.questions.cells) == set(WORDINGS)
     assert all(new.questions.cells.count(cell) <= 5 for cell in WORDINGS)
-    learned = [words.decode(new.documents.passage(p)) for p in range(len(new.documents))]
+    learned = [tokenizer.decode(new.documents.passage(p)) for p in range(len(new.documents))]
     for row, cell in zip(new.questions.rows, new.questions.cells, strict=True):
-        whole = any(f"{row['prompt']} {row['answer']}" in text for text in learned)
-        assert whole == (cell == "new/seen"), (cell, row["prompt"])
+        stated = any(f"{row['prompt']} {row['answer']}" in text for text in learned)
+        assert stated == (cell == "new/seen"), (cell, row["prompt"])
         assert any(row["answer"] in text and row["entity"] in text for text in learned)
 
 
-def test_a_datastore_with_documents_inserted_is_the_one_of_all_documents(words):
+def test_inserting_documents_equals_building_from_all_documents(tokenizer):
     bound = tiny.decoder()
-    store, more = tiny.datastore(bound), new_facts(words)
-    found = insert(bound, store, more)
-    whole = join_documents(store.documents, more)
-    positions, counts = entries(whole)
-    assert len(found) > len(store) and np.array_equal(found.counts, counts)
-    assert np.array_equal(found.positions, positions)
-    keys = build_keys(bound, whole, positions)
-    assert np.allclose(found.keys[:].astype(float), keys.astype(float), atol=2e-3)
+    store, more = tiny.datastore(bound), new_facts(tokenizer)
+    extended = insert(bound, store, more)
+    documents = join_documents(store.documents, more)
+    positions, counts = entries(documents)
+    assert len(extended) > len(store) and np.array_equal(extended.counts, counts)
+    assert np.array_equal(extended.positions, positions)
+    keys = build_keys(bound, documents, positions)
+    assert np.allclose(extended.keys[:].astype(float), keys.astype(float), atol=2e-3)
 
 
-def test_a_memory_learns_the_new_entries_and_old_ones_beside_them(words, tmp_path):
+def test_a_memory_learns_new_entries_and_replays_old_ones(tokenizer, tmp_path):
     bound = tiny.decoder()
     run = Run(
         dataclasses.replace(RECIPE, studies=StudiesConfig(passes=20, update_batch=16)),
         stages(tmp_path),
         "update",
     )
-    store = insert(bound, run.store, new_facts(words))
+    store = insert(bound, run.store, new_facts(tokenizer))
     old = len(run.store)
     keys = torch.from_numpy(store.keys[:].astype(np.float32))
     values = torch.from_numpy(store.values.astype(np.int64))
 
     def nll(memory):
-        found = memory(keys).log_softmax(-1).gather(1, values[:, None])[:, 0]
-        return -found[old:].mean().item(), -found[run_rows].mean().item()
+        log_probs = memory(keys).log_softmax(-1).gather(1, values[:, None])[:, 0]
+        return -log_probs[old:].mean().item(), -log_probs[run_rows].mean().item()
 
     run_rows = np.load(tmp_path / "targets" / "rows.npy")
     memories = {replay: tiny.memory(bound) for replay in (0.0, 2.0)}
@@ -157,20 +157,20 @@ def test_a_memory_learns_the_new_entries_and_old_ones_beside_them(words, tmp_pat
     rows = {replay: teach_memory(run, m, store, old, replay) for replay, m in memories.items()}
     new = len(store) - old
     assert rows == {0.0: new, 2.0: new + min(len(run_rows), 2 * new)}
-    alone, replaying = (nll(memory) for memory in memories.values())
-    assert alone[0] < before[0] - 1 and replaying[0] < before[0] - 1
-    assert replaying[1] < alone[1]  # what is replayed is forgotten less
+    new_only, replaying = (nll(memory) for memory in memories.values())
+    assert new_only[0] < before[0] - 1 and replaying[0] < before[0] - 1
+    assert replaying[1] < new_only[1]  # replayed rows are forgotten less
 
 
 @pytest.mark.parametrize("system", ["finetuned", "lora"])
-def test_a_decoder_learns_the_documents(system, words, tmp_path):
+def test_a_decoder_learns_the_documents(system, tokenizer, tmp_path):
     run = Run(
         dataclasses.replace(RECIPE, studies=StudiesConfig(passes=8, update_batch=64)),
         stages(tmp_path),
         "update",
     )
-    tiny.documents(words).save(tmp_path / "corpus" / "decoder_00")
-    bound, documents = tiny.decoder(), new_facts(words)
+    tiny.documents(tokenizer).save(tmp_path / "corpus" / "decoder_00")
+    bound, documents = tiny.decoder(), new_facts(tokenizer)
 
     def nll():
         total = 0.0
@@ -181,15 +181,15 @@ def test_a_decoder_learns_the_documents(system, words, tmp_path):
         return total
 
     before = nll()
-    own = {n: p.clone() for n, p in bound.model.named_parameters()}
+    initial = {n: p.clone() for n, p in bound.model.named_parameters()}
     tokens = teach_decoder(run, bound, documents, Lesson(system, 1e-2, 1.0))
     assert nll() < before and tokens >= 2 * len(documents.tokens) - 40
-    same = [torch.equal(own[n.replace(".base_layer", "")], p)
+    same = [torch.equal(initial[n.replace(".base_layer", "")], p)
             for n, p in bound.model.named_parameters() if "lora_" not in n]  # fmt: skip
     assert all(same) if system == "lora" else not any(same)
 
 
-def test_lora_begins_as_the_decoder_itself_and_leaves_its_head_alone():
+def test_lora_begins_as_the_decoder_and_skips_its_head():
     bound, plain = tiny.decoder(), tiny.decoder()
     add_lora(bound.model, 4)
     ids = torch.arange(20)[None]
@@ -198,32 +198,32 @@ def test_lora_begins_as_the_decoder_itself_and_leaves_its_head_alone():
     assert len(learned) == 2 * 7 * tiny.LAYERS and not any("lm_head" in n for n in learned)
 
 
-def test_without_peft_update_says_so_before_anything_is_made(tmp_path, monkeypatch):
+def test_update_without_peft_is_refused_before_anything_is_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(teach, "find_spec", lambda name: None)
     with pytest.raises(MlpMemError, match="pip install peft"):
         next(update(Run(RECIPE, stages(tmp_path), "update")))
 
 
-def test_replayed_passages_are_whole_and_as_many_as_asked(words):
-    documents = tiny.documents(words)
-    some = some_passages(documents, 50, 0)
+def test_replayed_passages_are_whole_and_have_the_requested_tokens(tokenizer):
+    documents = tiny.documents(tokenizer)
+    sample = sample_passages(documents, 50, 0)
     whole = {tuple(documents.passage(p)) for p in range(len(documents))}
-    assert {tuple(some.passage(p)) for p in range(len(some))} <= whole
-    assert 50 <= len(some.tokens) < 50 + int(np.diff(documents.offsets).max())
-    assert len(some_passages(documents, 10**6, 0)) == len(documents)
+    assert {tuple(sample.passage(p)) for p in range(len(sample))} <= whole
+    assert 50 <= len(sample.tokens) < 50 + int(np.diff(documents.offsets).max())
+    assert len(sample_passages(documents, 10**6, 0)) == len(documents)
 
 
-def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
+def test_update_measures_every_system_before_and_after(tmp_path, monkeypatch):
     monkeypatch.setitem(tiny.SHAPES["llama"], "max_position_embeddings", 200)
     run = Run(RECIPE, stages(tmp_path), "update")
     tiny.documents().save(tmp_path / "corpus" / "decoder_00")
     findings = list(update(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    assert all(made_findings.charted(findings)), "every chart has data"
     cells: dict[tuple, set[str]] = {}
-    for found in findings:
-        if found.metric == "exact_match":
-            way = tuple(found.setting.get(key) for key in ("way", "replay", "lr"))
-            cells.setdefault((found.system, *way), set()).add(found.split)
+    for finding in findings:
+        if finding.metric == "exact_match":
+            way = tuple(finding.setting.get(key) for key in ("way", "replay", "lr"))
+            cells.setdefault((finding.system, *way), set()).add(finding.split)
     taught = {
         (system, "taught", replay, lr)
         for system, lr in (("finetuned", 1e-3), ("lora", 4e-3))
@@ -232,7 +232,7 @@ def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
     taught |= {("memory", "taught", replay, None) for replay in (0.0, 1.0)}
     before = {(system, "before", None, None) for system in ("lm", "memory", "knn")}
     assert cells.keys() == taught | before | {("knn", "inserted", None, None)}
-    assert all({"new/test", "A2/test", "B/test"} <= asked for asked in cells.values())
+    assert all({"new/test", "A2/test", "B/test"} <= splits for splits in cells.values())
     timed = [f for f in findings if f.metric == "seconds"]
     assert len(timed) == 7 and all(f.value > 0 and f.n > 0 for f in timed)
 
@@ -240,23 +240,23 @@ def test_update_asks_everybody_before_and_after(tmp_path, monkeypatch):
 # Domains and sensitivity
 
 
-def test_every_memory_is_measured_on_every_domain_with_its_own_lambda(tmp_path):
+def test_every_memory_is_measured_on_every_domain_at_its_own_lambda(tmp_path):
     texts = {
         "sea": "The sea is deep and blue. A fish swims.",
         "sums": "1 + 1 = 2. 2 + 2 = 4. 3 + 3 = 6.",
     }
-    named = []
+    rows = []
     for name, text in texts.items():
         path = tmp_path / f"{name}.txt"
         lines = [f"# {i}\n{text} And {i} more of it." for i in range(20)]
         path.write_text("\n".join(lines) + "\nhalf a li", encoding="utf-8")
-        named.append((name, str(path), "^# (.*)$", ""))
-    studies = dataclasses.replace(RECIPE.studies, domains=tuple(named))
+        rows.append((name, str(path), "^# (.*)$", ""))
+    studies = dataclasses.replace(RECIPE.studies, domains=tuple(rows))
     run = Run(
         dataclasses.replace(RECIPE, studies=studies), stages(tmp_path / "run", "text"), "domains"
     )
     findings = list(domains(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    assert all(made_findings.charted(findings)), "every chart has data"
     pairs = {(f.system, f.split, f.setting.get("of")) for f in findings}
     both = [(row, column) for row in texts for column in texts]
     assert pairs == {("lm", name, None) for name in texts} | {
@@ -267,26 +267,25 @@ def test_every_memory_is_measured_on_every_domain_with_its_own_lambda(tmp_path):
             lambdas = {f.setting["lmbda"] for f in findings
                        if f.system == system and f.setting["of"] == row}  # fmt: skip
             assert len(lambdas) == 1
-    again = list(domains(run))  # nothing is trained twice
-    assert again == findings
+    assert list(domains(run)) == findings  # nothing is trained twice
     path.write_text("Another text.", encoding="utf-8")
-    with pytest.raises(MlpMemError, match="sums was made of another text than the recipe names"):
+    with pytest.raises(MlpMemError, match="sums was made from another text than the recipe's"):
         list(domains(run))
 
 
-def test_a_domain_is_the_beginning_of_its_file_in_whole_lines(tmp_path):
+def test_a_domain_is_the_first_whole_lines_of_its_file(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("one\ntwo\nthree", encoding="utf-8")
     assert beginning(path, 9) == "one\ntwo\n"
     assert beginning(path, 100) == "one\ntwo\nthree"
 
 
-def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch):
+def test_sensitivity_trains_one_memory_per_value_and_depth(root, monkeypatch):
     monkeypatch.setattr(sensitivity_module, "CELLS", {"alpha": (0.0, 0.3), "head": ("tied",)})
     studies = dataclasses.replace(RECIPE.studies, targets=((2, 3.0),))
     run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sensitivity")
     findings = list(sensitivity(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    assert all(made_findings.charted(findings)), "every chart has data"
     trained = {
         key: f.setting[key] for f in findings
         for key in ("recipe", "alpha", "head", "depth", "targets") if key in f.setting
@@ -302,46 +301,46 @@ def test_sensitivity_trains_a_memory_for_every_value_and_depth(root, monkeypatch
     )
 
 
-def test_tuned_for_the_memorys_whole_compute(tmp_path):
+def test_fine_tuning_gets_the_memorys_whole_compute(tmp_path):
     root, tuned = stages(tmp_path / "run"), (("A1+B", 1e-3, 2, 0), ("B", 1e-3, 1, 2))
     results = read_json(root / "evaluate" / "results.json")
     cells = dict.fromkeys(compute_module.CELLS, {"n": 4, "right": 3})
     systems = [{"name": n, "accuracy": cells} for n in ("lm", "memory", "knn", "auto")]
-    asked = {"config": {"questions": RECIPE.finetuned.questions}}
-    write_json(root / "evaluate" / "results.json", results | asked | {"systems": systems})
+    config = {"config": {"questions": RECIPE.finetuned.questions}}
+    write_json(root / "evaluate" / "results.json", results | config | {"systems": systems})
     write_json(root / "finetuned" / "finetuned.json", [])
     shutil.copytree(root / "decoder", tmp_path / "run-plain" / "decoder")
     studies = dataclasses.replace(RECIPE.studies, tuned=tuned)
     run = Run(dataclasses.replace(RECIPE, studies=studies), root, "compute")
     findings = list(compute_module.compute(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
-    found = {(f.setting["label"], f.metric, f.split): f for f in findings}
-    labels = list(dict.fromkeys(label for label, *_ in found))
+    assert all(made_findings.charted(findings)), "every chart has data"
+    rows = {(f.setting["label"], f.metric, f.split): f for f in findings}
+    labels = list(dict.fromkeys(label for label, *_ in rows))
     assert labels[:3] == [label for _, label, _ in compute_module.OWN.values()]
-    assert labels[3] == compute_module.PLAIN and found[labels[3], "exact_match", "B/test"].n == 4
+    assert labels[3] == compute_module.PLAIN and rows[labels[3], "exact_match", "B/test"].n == 4
     assert labels[-2:] == [
         "decoder fine-tuned on A1+B, lr 0.001, 2 epochs",
         "decoder with LoRA of rank 2 on B, lr 0.001, 1 epoch",
     ]
-    assert found[labels[1], "exact_match", "B/test"].value == 0.75
-    assert found[labels[-2], "flop", "training"].value > found[labels[-1], "flop", "training"].value
+    assert rows[labels[1], "exact_match", "B/test"].value == 0.75
+    assert rows[labels[-2], "flop", "training"].value > rows[labels[-1], "flop", "training"].value
     fewer = dataclasses.replace(RECIPE.finetuned, questions=1)
     run = Run(dataclasses.replace(RECIPE, studies=studies, finetuned=fewer), root, "compute")
-    with pytest.raises(MlpMemError, match="let them be as many"):
+    with pytest.raises(MlpMemError, match="Make them equal"):
         list(compute_module.compute(run))
     run = Run(RECIPE, root, "compute")
-    with pytest.raises(MlpMemError, match="names none"):
+    with pytest.raises(MlpMemError, match="has no settings"):
         list(compute_module.compute(run))
 
 
-def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(root):
+def test_every_size_has_a_memory_and_the_largest_teaches_the_smaller(root):
     studies = dataclasses.replace(RECIPE.studies, decoders=((8, 1), (16, 2)), epochs=1)
     run = Run(dataclasses.replace(RECIPE, studies=studies), root, "sizes")
     findings = list(sizes(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
-    told = {(f.setting["hidden_size"], f.system, f.setting.get("teacher")) for f in findings}
+    assert all(made_findings.charted(findings)), "every chart has data"
+    systems = {(f.setting["hidden_size"], f.system, f.setting.get("teacher")) for f in findings}
     own = {(hidden, system, None) for hidden in (8, 16) for system in ("lm", "knn", "memory")}
-    assert told == own | {(8, "memory", "16x2")}
+    assert systems == own | {(8, "memory", "16x2")}
     parameters = {(f.setting["hidden_size"], f.system): f.setting["parameters"] for f in findings}
     assert parameters[8, "lm"] == parameters[8, "knn"] < parameters[8, "memory"]
     assert {f.setting["lmbda"] for f in findings if f.system == "lm"} == {0.0}
@@ -353,15 +352,15 @@ def test_every_size_has_decoder_and_memory_and_the_largest_teaches_the_smaller(r
     )
     config = {f: read_json(f / "targets" / "manifest.json")["config"] for f in (at, small, large)}
     assert config[at]["teacher"] == str((large / "datastore").resolve())
-    k, usual = RECIPE.targets.k, spread(run.store, RECIPE.targets.k)
+    k, reference = RECIPE.targets.k, spread(run.store, RECIPE.targets.k)
     for folder, keys in ((small, small), (large, large), (at, large)):
-        sharp = spread(Datastore.load(keys / "datastore"), k) / usual
-        assert config[folder]["temperature"] == round(RECIPE.targets.temperature * sharp, 3)
+        scale = spread(Datastore.load(keys / "datastore"), k) / reference
+        assert config[folder]["temperature"] == round(RECIPE.targets.temperature * scale, 3)
     assert read_json(small / "decoder" / "manifest.json")["config"]["row"] == 256
     assert list(sizes(run)) == findings  # nothing is trained twice
 
 
-def test_the_spread_of_keys_is_the_distance_to_their_neighbours():
+def test_the_spread_of_keys_is_the_median_distance_to_the_kth_neighbour():
     keys = np.arange(40, dtype=np.float16)[:, None] ** 2  # k-th neighbours by brute force
     store = dataclasses.replace(tiny.datastore(tiny.decoder()), keys=keys,
                                 positions=np.arange(40), counts=np.ones(40, np.int32))  # fmt: skip
@@ -369,29 +368,29 @@ def test_the_spread_of_keys_is_the_distance_to_their_neighbours():
     assert spread(store, 3) == pytest.approx(np.sort(distances)[19])  # torch's median, the lower
 
 
-def test_lambda_k_and_temperature_are_read_off_one_search(root):
+def test_mixing_equals_the_library_at_every_lambda_k_and_temperature(root):
     run = Run(RECIPE, root, "mixing")
     findings = list(mixing(run))
-    assert all(made_findings.charted(findings)), "none of the page's charts is empty"
+    assert all(made_findings.charted(findings)), "every chart has data"
     golds = look(run.decoder, run.memory, run.store, run.text(), 4)
-    for found in findings:
-        if found.split == "all" and "k" in found.setting:
-            k, temperature, lmbda = (found.setting[x] for x in ("k", "temperature", "best_lmbda"))
+    for finding in findings:
+        if finding.split == "all" and "k" in finding.setting:
+            k, temperature, lmbda = (finding.setting[x] for x in ("k", "temperature", "best_lmbda"))
             other = golds.knn(k, temperature)
-            assert found.value == pytest.approx(perplexity(golds.lm, other, lmbda))
-            assert found.value <= perplexity(golds.lm, other, 0.5) + 1e-9
-    asked = [f for f in findings if f.split == "dev"]
-    assert len(asked) == (4 if run.kind.name == "atlas" else 0)
-    asks = [run.decoder.encode(row["prompt"]) for row in run.dev.rows] if asked else []
-    whole = [run.dev.documents.passage(p).tolist() for p in range(len(asks))]
-    pairs = [(ids, both[len(ids) :]) for ids, both in zip(asks, whole, strict=True)]
-    for found in asked:  # what the library says of every dev question
-        k, temperature, lmbda = (found.setting[x] for x in ("k", "temperature", "best_lmbda"))
+            assert finding.value == pytest.approx(perplexity(golds.lm, other, lmbda))
+            assert finding.value <= perplexity(golds.lm, other, 0.5) + 1e-9
+    dev = [f for f in findings if f.split == "dev"]
+    assert len(dev) == (4 if run.kind.name == "atlas" else 0)
+    prompts = [run.decoder.encode(row["prompt"]) for row in run.dev.rows] if dev else []
+    passages = [run.dev.documents.passage(p).tolist() for p in range(len(prompts))]
+    pairs = [(ids, both[len(ids) :]) for ids, both in zip(prompts, passages, strict=True)]
+    for finding in dev:  # against the library's answers
+        k, temperature, lmbda = (finding.setting[x] for x in ("k", "temperature", "best_lmbda"))
         settings = Settings({"knn": lmbda}, k=k, knn_temperature=temperature)
         model = Model(run.decoder, None, settings)
         model.attach_datastore(run.store, ExactRetriever(run.store.keys))
-        told = judge(ModelSystem(model, "knn", lmbda), pairs)
-        assert found.n == 6 and found.value == pytest.approx(told.exact().mean())
+        judged = judge(ModelSystem(model, "knn", lmbda), pairs)
+        assert finding.n == 6 and finding.value == pytest.approx(judged.exact().mean())
     ends = {f.setting["lmbda"]: f.value for f in findings
             if f.system == "memory" and f.split == "all" and "lmbda" in f.setting}  # fmt: skip
     assert ends[0.0] == pytest.approx(np.exp(golds.lm.mean()))

@@ -1,4 +1,4 @@
-"""Bulk search is brute force; targets are the kNN answer without the row itself, by index."""
+"""Bulk search equals brute force; targets are the kNN distribution without the row itself."""
 
 from dataclasses import replace
 
@@ -18,8 +18,8 @@ from train.stages import targets as stored
 from train.stages.targets import SearchedTargets, make_targets, open_targets, sparse_targets
 
 
-def found(keys, queries, k):
-    """Return (distances, indices) of all queries, the blocks joined and their starts checked."""
+def search(keys, queries, k):
+    """Return (distances, indices) of all queries, after checking the blocks' starts."""
     blocks = list(BulkSearch(keys).search(queries, k))
     sizes = np.cumsum([0] + [len(distances) for _, distances, _ in blocks])
     assert [start for start, _, _ in blocks] == sizes[:-1].tolist() and sizes[-1] == len(queries)
@@ -32,12 +32,12 @@ def brute_force(keys, queries):
 
 
 @pytest.mark.parametrize(("query_block", "key_block"), [(2048, 8192), (7, 64), (300, 1), (1, 599)])
-def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, monkeypatch):
+def test_bulk_search_equals_brute_force_for_any_block_size(query_block, key_block, monkeypatch):
     monkeypatch.setattr(exact_search, "QUERY_BLOCK", query_block)
     monkeypatch.setitem(bulk_search.KEY_BLOCK, "cpu", key_block)
     monkeypatch.setitem(exact_search.BLOCK, "cpu", key_block)
     keys, queries = torch.randn(600, 12), torch.randn(23, 12)
-    distances, indices = found(keys, queries, 9)
+    distances, indices = search(keys, queries, 9)
     expected = brute_force(keys, queries).topk(9, largest=False)
     assert torch.equal(indices, expected.indices)
     torch.testing.assert_close(distances, expected.values.float())
@@ -47,7 +47,7 @@ def test_bulk_search_is_brute_force_whatever_the_blocks(query_block, key_block, 
 def test_keys_in_half_precision_far_from_zero_are_searched_exactly(dtype):
     keys = (torch.randn(900, 16) + 30).to(dtype)
     queries = keys[::50] + (torch.randn(18, 16) / 4).to(dtype)
-    distances, indices = found(keys, queries, 5)
+    distances, indices = search(keys, queries, 5)
     expected = brute_force(keys, queries)
     torch.testing.assert_close(distances, expected.topk(5, largest=False).values.float())
     torch.testing.assert_close(distances, expected.gather(1, indices).float())
@@ -56,7 +56,7 @@ def test_keys_in_half_precision_far_from_zero_are_searched_exactly(dtype):
 @pytest.mark.parametrize("count", [1, 2, 20])
 def test_more_neighbours_than_keys_gives_all_keys(count):
     keys = torch.randn(count, 3)
-    distances, indices = found(keys, torch.randn(4, 3), 50)
+    distances, indices = search(keys, torch.randn(4, 3), 50)
     assert indices.shape == distances.shape == (4, count)
     assert indices.sort().values.tolist() == [list(range(count))] * 4
     assert (distances.diff() >= 0).all()
@@ -64,15 +64,15 @@ def test_more_neighbours_than_keys_gives_all_keys(count):
 
 def test_duplicate_keys_are_each_found_once():
     keys = torch.randn(40, 4).repeat(3, 1)
-    distances, indices = found(keys, keys[:40], 3)
+    distances, indices = search(keys, keys[:40], 3)
     assert not distances.any()
     rows = torch.arange(40)[:, None] + torch.tensor([0, 40, 80])
     assert torch.equal(indices.sort().values, rows)
 
 
-def test_where_more_keys_nearly_coincide_than_are_scored_again_others_as_near_may_be_found():
+def test_ties_beyond_rescoring_may_return_other_equal_neighbours():
     keys = torch.randn(1, 64) * 2 + torch.randn(2000, 64) / 64
-    distances, indices = found(keys, keys[:20], 16)
+    distances, indices = search(keys, keys[:20], 16)
     expected = brute_force(keys, keys[:20])
     torch.testing.assert_close(distances, expected.gather(1, indices).float())
     nearest = expected.topk(16, largest=False).values.float()
@@ -96,7 +96,7 @@ def store_of(keys, values, counts):
     return Datastore(np.array(keys, np.float16), positions, np.array(counts, np.int32), documents)
 
 
-def answered(store, own, k, temperature=2.0):
+def targets_of(store, own, k, temperature=2.0):
     """Return {row: {token: prob}} of the sparse targets of entries `own`."""
     keys = torch.from_numpy(store.keys)
     _, distances, indices = next(BulkSearch(keys).search(keys[own], k + 1))
@@ -107,51 +107,51 @@ def answered(store, own, k, temperature=2.0):
     ]
 
 
-def left_out(store, row, temperature=2.0, without=True):
-    """Return {token: prob} by a plain loop over all entries, one copy of `row` left out."""
+def leave_one_out(store, row, temperature=2.0):
+    """Return {token: prob} by a plain loop over all entries, without one copy of `row`."""
     mass = {}
     for i, (key, value, count) in enumerate(
         zip(np.asarray(store.keys, float), store.values, store.counts, strict=True)
     ):
-        copies = int(count) - (without and i == row)
+        copies = int(count) - (i == row)
         if copies:
             weight = copies * np.exp(-np.square(key - store.keys[row]).sum() / temperature)
             mass[int(value)] = mass.get(int(value), 0.0) + weight
-    whole = sum(mass.values())
-    return {token: weight / whole for token, weight in mass.items()}
+    total = sum(mass.values())
+    return {token: weight / total for token, weight in mass.items()}
 
 
-def test_a_row_leaves_itself_out_by_index_though_others_have_its_key():
+def test_a_row_excludes_itself_by_index_not_by_key():
     store = store_of([[1, 1], [1, 1], [1, 1], [0, 0]], [5, 6, 7, 8], [1, 1, 1, 1])
     for row, own in enumerate([5, 6, 7]):
-        probs = answered(store, [row], 3)[0]
+        probs = targets_of(store, [row], 3)[0]
         assert own not in probs and set(probs) == {5, 6, 7, 8} - {own}
-        assert probs == pytest.approx(left_out(store, row))
+        assert probs == pytest.approx(leave_one_out(store, row))
 
 
 def test_an_entry_of_two_copies_keeps_one():
     store = store_of([[0, 0], [0, 0], [1, 0]], [5, 6, 7], [2, 1, 3])
-    probs = answered(store, [0, 1, 2], 2)
+    probs = targets_of(store, [0, 1, 2], 2)
     near, far = 1.0, np.exp(-0.5)
     assert probs[0] == pytest.approx(
         {t: w / (2 * near + 3 * far) for t, w in ((5, 1.0), (6, 1.0), (7, 3 * far))}
     )
     assert probs[1] == pytest.approx({5: 2 / (2 + 3 * far), 7: 3 * far / (2 + 3 * far)})
-    assert probs[2] == pytest.approx(left_out(store, 2))
+    assert probs[2] == pytest.approx(leave_one_out(store, 2))
 
 
 def test_a_row_with_no_other_entry_has_an_empty_target():
     store = store_of([[0, 0]], [5], [1])
-    assert answered(store, [0], 4) == [{}]
+    assert targets_of(store, [0], 4) == [{}]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_targets_equal_a_plain_loop_over_all_entries(seed):
-    luck = np.random.default_rng(seed)
-    keys = luck.integers(0, 3, (50, 2))  # few places, so that many keys coincide
-    store = store_of(keys, luck.integers(2, 9, 50), luck.integers(1, 4, 50))
-    for row, probs in enumerate(answered(store, list(range(50)), 60)):
-        assert probs == pytest.approx(left_out(store, row), rel=1e-5)
+    rng = np.random.default_rng(seed)
+    keys = rng.integers(0, 3, (50, 2))  # few values, so that many keys coincide
+    store = store_of(keys, rng.integers(2, 9, 50), rng.integers(1, 4, 50))
+    for row, probs in enumerate(targets_of(store, list(range(50)), 60)):
+        assert probs == pytest.approx(leave_one_out(store, row), rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +172,7 @@ def arrays(folder):
     return [np.load(folder / f"{name}.npy", allow_pickle=False) for name in names]
 
 
-def test_the_stage_writes_rows_that_read_back_as_the_distributions(inputs, tmp_path):
+def test_stored_targets_read_back_as_the_distributions(inputs, tmp_path):
     counts = make_targets(context(tmp_path, inputs, k=158, nll_floor=-1.0))  # all but itself
     store = Datastore.load(inputs["datastore"])
     rows, offsets, token_ids, probs = arrays(tmp_path)
@@ -182,16 +182,16 @@ def test_the_stage_writes_rows_that_read_back_as_the_distributions(inputs, tmp_p
     assert counts["mean_support"] == pytest.approx(len(probs) / len(rows), abs=0.01)
     for row in rows:
         at = slice(offsets[row], offsets[row + 1])
-        got = dict(zip(token_ids[at].tolist(), probs[at].astype(float).tolist(), strict=True))
-        expected = left_out(store, row, 30.0)
+        actual = dict(zip(token_ids[at].tolist(), probs[at].astype(float).tolist(), strict=True))
+        expected = leave_one_out(store, row, 30.0)
         large = {t: p for t, p in expected.items() if p > 1.01e-6}
-        assert large.keys() <= got.keys() <= {t for t, p in expected.items() if p > 0.99e-6}
-        assert {t: got[t] for t in large} == pytest.approx(large, rel=2e-2, abs=1e-7)
+        assert large.keys() <= actual.keys() <= {t for t, p in expected.items() if p > 0.99e-6}
+        assert {t: actual[t] for t in large} == pytest.approx(large, rel=2e-2, abs=1e-7)
     left = {p.name for p in tmp_path.iterdir()} - set(counts["scratch"])
     assert left == {"offsets.npy", "probs.npy", "rows.npy", "token_ids.npy"}
 
 
-def test_rows_are_all_hard_positions_and_a_share_of_the_easy_ones(inputs, tmp_path):
+def test_rows_are_all_hard_entries_and_a_share_of_the_easy_ones(inputs, tmp_path):
     bound, store = tiny.decoder(), Datastore.load(inputs["datastore"])
     nll = []
     for position in store.positions:
@@ -208,14 +208,14 @@ def test_rows_are_all_hard_positions_and_a_share_of_the_easy_ones(inputs, tmp_pa
     assert set(hard) < set(some) and len(hard) < len(some) < len(store)
 
 
-def test_rows_drawn_evenly_do_not_ask_the_decoder(inputs, tmp_path):
+def test_rows_sampled_evenly_need_no_decoder(inputs, tmp_path):
     inputs = {name: path for name, path in inputs.items() if name != "decoder"}
     make_targets(context(tmp_path, inputs, nll_floor=100.0, easy_share=0.4))
     rows, entries = arrays(tmp_path)[0], len(Datastore.load(inputs["datastore"]))
     assert 0.2 * entries < len(rows) < 0.6 * entries
 
 
-def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_from_its_shards(inputs, tmp_path, monkeypatch):
     monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
     make_targets(context(tmp_path / "whole", inputs))
     save, written = stored._save_shard, []
@@ -235,11 +235,29 @@ def test_a_killed_run_goes_on_from_its_shards(inputs, tmp_path, monkeypatch):
         stored, "_save_shard", lambda path, *v: (written.append(path.name), save(path, *v))
     )
     counts = make_targets(context(tmp_path / "killed", inputs))
-    assert len(first) == 2 and len(set(written)) == len(written) > 4  # none was made twice
+    assert len(first) == 2 and len(set(written)) == len(written) > 4  # none is written twice
     for one, other in zip(arrays(tmp_path / "whole"), arrays(tmp_path / "killed"), strict=True):
         assert np.array_equal(one, other)
     left = {p.name for p in (tmp_path / "killed").iterdir()} - set(counts["scratch"])
     assert left == {"rows.npy", "offsets.npy", "token_ids.npy", "probs.npy"}
+
+
+@pytest.mark.parametrize("damage", ["cut off", "a flipped bit"])
+@pytest.mark.parametrize("names", ["shard_*.npz", "rows_*.npz"])
+def test_a_part_that_was_damaged_meanwhile_is_made_again(
+    names, damage, inputs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(stored, "QUERY_BLOCK", 16)
+    for place in ("whole", "damaged"):
+        make_targets(context(tmp_path / place, inputs))
+    path = sorted((tmp_path / "damaged").glob(names))[0]
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data[: len(data) // 2] if damage == "cut off" else data)
+    make_targets(context(tmp_path / "damaged", inputs))
+    assert f"damaged: {path.name} is damaged; it is made again" in capsys.readouterr().out
+    for one, other in zip(arrays(tmp_path / "whole"), arrays(tmp_path / "damaged"), strict=True):
+        assert np.array_equal(one, other)
 
 
 def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
@@ -257,13 +275,13 @@ def test_stored_and_searched_rows_are_the_same(inputs, tmp_path):
     assert stored[1].dtype == searched[1].dtype == np.float32
 
 
-def test_rows_that_are_searched_leave_only_their_entries(inputs, tmp_path):
+def test_searched_targets_store_only_the_rows(inputs, tmp_path):
     counts = make_targets(context(tmp_path, inputs, rows="searched"))
     left = {p.name for p in tmp_path.iterdir()} - set(counts["scratch"])
     assert left == {"rows.npy"} and counts["search"] == "exact"
 
 
-def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
+def test_an_empty_batch_has_empty_targets(inputs, tmp_path):
     make_targets(context(tmp_path, inputs, nll_floor=-1.0))
     store = Datastore.load(inputs["datastore"])
     for rows in ("stored", "searched"):
@@ -272,36 +290,36 @@ def test_no_rows_at_all_are_an_empty_batch(inputs, tmp_path):
         assert len(ids) == len(probs) == 0
 
 
-def test_a_recipe_that_chooses_no_row_is_answered_with_what_to_change(inputs, tmp_path):
+def test_a_recipe_that_chooses_no_row_is_refused_with_the_remedy(inputs, tmp_path):
     with pytest.raises(
-        MlpMemError, match=r"none of 159 entries .* lower nll_floor \(90\) or raise"
+        MlpMemError, match=r"none of the 159 entries .* lower nll_floor \(90\) or raise"
     ):
         make_targets(context(tmp_path, inputs, nll_floor=90.0, easy_share=0.0))
 
 
-def test_a_teacher_gives_the_distances_and_must_have_the_same_entries(inputs, tmp_path):
+def test_a_teacher_sets_the_distances_and_must_have_the_same_entries(inputs, tmp_path):
     store = Datastore.load(inputs["datastore"])
     keys = np.random.default_rng(1).standard_normal((len(store), 5)).astype(np.float16)
     replace(store, keys=keys).save(tmp_path / "teacher")
     config = TargetsConfig(k=len(store), temperature=2.0, teacher=str(tmp_path / "teacher"))
     ids, probs = SearchedTargets(store, np.arange(len(store)), config).rows(np.arange(3))
     for row in range(3):
-        got = {int(t): float(p) for t, p in zip(ids[row], probs[row], strict=True) if p > 0}
-        expected = left_out(replace(store, keys=keys), row)
-        assert got == pytest.approx({t: p for t, p in expected.items() if p > 1e-6}, rel=1e-3)
+        actual = {int(t): float(p) for t, p in zip(ids[row], probs[row], strict=True) if p > 0}
+        expected = leave_one_out(replace(store, keys=keys), row)
+        assert actual == pytest.approx({t: p for t, p in expected.items() if p > 1e-6}, rel=1e-3)
     replace(store, counts=store.counts + 1).save(tmp_path / "other")
-    with pytest.raises(MlpMemError, match="build it from the same corpus"):
+    with pytest.raises(MlpMemError, match="Build it from the same corpus"):
         SearchedTargets(store, np.arange(3), replace(config, teacher=str(tmp_path / "other")))
 
 
-def test_an_inverted_file_says_its_recall(inputs, tmp_path):
+def test_an_inverted_file_reports_its_recall(inputs, tmp_path):
     pytest.importorskip("faiss")
     counts = make_targets(context(tmp_path, inputs, exact_most=3, k=4, lists=2))
     assert counts["search"] == "ivfsq" and counts["lists"] == 2 and 0.5 < counts["recall"] <= 1.0
 
 
-def test_a_choice_that_is_none_is_refused():
-    with pytest.raises(MlpMemError, match="rows is 'kept', it must be one of stored, searched"):
+def test_invalid_choices_are_refused():
+    with pytest.raises(MlpMemError, match="rows must be one of stored, searched; got 'kept'"):
         TargetsConfig(rows="kept")
-    with pytest.raises(MlpMemError, match="k is 0"):
+    with pytest.raises(MlpMemError, match="k must be 1 or more; got 0"):
         TargetsConfig(k=0)

@@ -1,4 +1,4 @@
-"""Tasks: metrics against hand-worked cases, prompts to the letter, every task on a few rows."""
+"""Tasks: metrics against cases worked by hand, exact prompts, and every task on a few rows."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ from train.corpora.tokenizer import train_tokenizer
 from train.files import read_json, read_lines, write_json, write_lines
 from train.measure.batches import Judged
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
-from train.tasks import task as asked
+from train.tasks import task as task_module
 from train.tasks.__main__ import main
 from train.tasks.cloze import lama_prompt
 from train.tasks.halueval import prompt as halueval_prompt
@@ -36,44 +36,44 @@ from train.tasks.task import MissingData, TaskInput
         ("The Beatles!", ["beatles"], True, 1.0, True),
         ("a  cat, the dog", ["Cat Dog"], True, 1.0, True),
         ("Lima is big", ["Lima"], False, 0.5, True),  # precision 1/3, recall 1
-        ("new york city", ["york new"], False, 0.8, False),  # bag of words, not in order
-        ("limestone", ["lime"], False, 0.0, False),  # a word, not a part of one
+        ("new york city", ["york new"], False, 0.8, False),  # same words, other order
+        ("limestone", ["lime"], False, 0.0, False),  # only a part of a word
         ("red red blue", ["red blue blue"], False, 2 / 3, False),
-        ("x", ["no", "y x"], False, 2 / 3, False),  # the best of several
+        ("x", ["no", "y x"], False, 2 / 3, False),  # the best of two answers
         ("", ["Lima"], False, 0.0, False),
-        ("the", ["a"], True, 1.0, False),  # nothing is left of either
+        ("the", ["a"], True, 1.0, False),  # nothing remains of either
     ],
 )
-def test_answers_are_judged_as_by_hand(text, right, exact, score, within):
+def test_answer_metrics_equal_cases_worked_by_hand(text, right, exact, score, within):
     assert answers.exact_match(text, right) is exact
     assert answers.f1(text, right) == pytest.approx(score)
     assert answers.contains(text, right) is within
 
 
-def test_a_written_answer_ends_at_its_stop_strings():
+def test_a_generated_answer_ends_at_its_stop_strings():
     assert answers.first_line(" Lima\nQuestion: x") == "Lima"
     assert answers.first_line("Lima, Peru. Yes", ("\n", ".", ",")) == "Lima"
-    assert answers.first_line("\nLima") == "", "cut first, then stripped, as published"
+    assert answers.first_line("\nLima") == "", "cut before stripping, as published"
 
 
-def test_multiple_choice_is_as_worked_by_hand():
+def test_multiple_choice_equals_a_case_worked_by_hand():
     true, false = np.log([0.2, 0.5, 0.1]), np.log([0.15, 0.05])
-    found = truthfulqa.measure(true, false, best=0)
-    assert found["mc1"] == 1.0 and found["mc2"] == pytest.approx(0.8)
-    assert found["mc3"] == pytest.approx(2 / 3)
-    assert found["mean"] == pytest.approx((1 + 0.8 + 2 / 3) / 3)
+    scores = truthfulqa.measure(true, false, best=0)
+    assert scores["mc1"] == 1.0 and scores["mc2"] == pytest.approx(0.8)
+    assert scores["mc3"] == pytest.approx(2 / 3)
+    assert scores["mean"] == pytest.approx((1 + 0.8 + 2 / 3) / 3)
     assert truthfulqa.measure(true, false, best=2)["mc1"] == 0.0
     far = truthfulqa.measure(np.array([-2000.0]), np.array([-2000.0 - np.log(3)]), 0)
-    assert far["mc2"] == pytest.approx(0.75)  # exp(-2000) alone is 0
+    assert far["mc2"] == pytest.approx(0.75)  # exp(-2000) underflows to 0
 
 
-def test_the_likelier_of_two_by_sum_and_by_token():
+def test_the_likelier_of_two_by_sum_and_per_token():
     judged = Judged(
         np.array([-1.0, -1.0, -1.0, -1.5, -0.5]), np.zeros(5, bool), np.array([0, 0, 1, 2, 3])
     )
-    found = detection.likelier(judged)  # right: -2 of two tokens, -1; wrong: -1.5, -0.5
-    assert found["accuracy"].tolist() == [False, False]
-    assert found["accuracy_per_token"].tolist() == [True, False]
+    likelier = detection.likelier(judged)  # right: -2 of two tokens, -1; wrong: -1.5, -0.5
+    assert likelier["accuracy"].tolist() == [False, False]
+    assert likelier["accuracy_per_token"].tolist() == [True, False]
 
 
 # Prompts
@@ -88,7 +88,7 @@ def test_prompts_are_the_published_ones():
     assert shots.endswith("in Barcelona, Spain.\n\nQ: Why?\nA:") and shots.count("Q: ") == 7
 
 
-def test_the_six_shots_are_those_of_the_harness():
+def test_the_six_shots_equal_the_harness():
     yaml = pytest.importorskip("yaml")
     lm_eval = pytest.importorskip("lm_eval")
     from pathlib import Path
@@ -100,7 +100,7 @@ def test_the_six_shots_are_those_of_the_harness():
     assert " ".join(truthfulqa.prompt("Why?").split()) == " ".join(theirs.split())
 
 
-def test_only_templates_that_the_object_ends_are_asked():
+def test_only_templates_that_end_in_the_object_are_used():
     row = {"template": "[X] was born in [Y] .", "sub": "Ada"}
     assert lama_prompt(row) == "Ada was born in"
     assert lama_prompt(row | {"template": "[Y] is the home of [X] ."}) is None
@@ -109,28 +109,28 @@ def test_only_templates_that_the_object_ends_are_asked():
 # Domain-conditional PMI
 
 
-def test_domain_conditional_pmi_is_as_worked_by_hand(monkeypatch):
+def test_domain_conditional_pmi_equals_a_case_worked_by_hand(monkeypatch):
     probs = np.array([(0.6, 0.1, 0.1), (0.5, 0.2, 0.05)])  # after the domain, after a premise
     ids = {" x": [0], " y": [1], " z": [2], " long": [3, 4]}
-    monkeypatch.setattr(knn_prompt, "plain", lambda words, text: ids[text])
+    monkeypatch.setattr(knn_prompt, "plain_ids", lambda tokenizer, text: ids[text])
     monkeypatch.setattr(
-        knn_prompt, "next_tokens", lambda system, prompts, wanted: np.log(probs[:, wanted])
+        knn_prompt, "next_tokens", lambda system, prompts, ids: np.log(probs[:, ids])
     )
-    kind = knn_prompt.Kind("", None, (" x", " y"), "d", ((" x",), (" y",)))
-    found = knn_prompt.predictions(
-        tiny.systems(model())[0], ["p"], kind, [(" x", " long"), (" y", " z")]
+    dataset = knn_prompt.Dataset("", None, (" x", " y"), "d", ((" x",), (" y",)))
+    predicted = knn_prompt.predictions(
+        tiny.systems(model())[0], ["p"], dataset, [(" x", " long"), (" y", " z")]
     )
-    assert found["lm"].tolist() == [0]  # 0.5 > 0.2
-    assert found["dcpmi"].tolist() == [1]  # log 5/6 < log 2
-    # label 1: log 2 + log 1/2 = 0 > log 5/6; " long" is more than one token and counts nothing
-    assert found["fuzzy_dcpmi"].tolist() == [1]
+    assert predicted["lm"].tolist() == [0]  # 0.5 > 0.2
+    assert predicted["dcpmi"].tolist() == [1]  # log 5/6 < log 2
+    # label 1: log 2 + log 1/2 = 0 > log 5/6; " long" has two tokens and does not count
+    assert predicted["fuzzy_dcpmi"].tolist() == [1]
 
 
-def test_words_of_several_tokens_are_judged_whole():
+def test_words_of_several_tokens_are_scored_whole():
     bound = tiny.systems(model())[0]
     prompts = [bound.decoder.encode(text) for text in ("Gold", "The capital of")]
-    found = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
-    for row, ids in zip(found, prompts, strict=True):
+    scores = knn_prompt.word_scores(bound, prompts, [[5], [7, 9, 11]])
+    for row, ids in zip(scores, prompts, strict=True):
         one = bound.log_probs(ids)[0, 5].exp() + knn_prompt.FLOOR
         three = bound.log_probs([*ids, 7, 9], last=3)[range(3), [7, 9, 11]].sum()
         assert row == pytest.approx([float(one.log()), float(three)], abs=1e-3)
@@ -141,7 +141,7 @@ def test_words_of_several_tokens_are_judged_whole():
 
 @cache
 def model():
-    """Return a tiny model with all three sources."""
+    """Return a tiny model with decoder, memory and datastore."""
     return tiny.model(k=8)
 
 
@@ -160,7 +160,7 @@ def table(path, rows):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Write made-up rows in the form of the published files."""
+    """Write invented rows in the published formats."""
     root = tmp_path_factory.mktemp("data")
     lines(root / "nq_open/NQ-open.dev.jsonl", [{"question": "who won", "answer": ["We"]}])
     trivia = [{"question": "Who?", "golden_answers": ["Us", "We"]}]
@@ -197,12 +197,12 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Write a corpus stage of the atlas's kind."""
+    """Write a stage corpus of kind atlas."""
     return stages(tmp_path_factory.mktemp("run"))["corpus"]
 
 
 def stages(root):
-    """Write a run whose statements have other answers of their relation to be confused with."""
+    """Write a run whose statements have other answers of the same relation."""
     paths = tiny_run.stages(root)
     more = [
         tiny_run.question(n, group, prompt=f"{group} {n} is", kind="statement")
@@ -213,11 +213,11 @@ def stages(root):
     return paths
 
 
-def ask(data=None, corpus=None, **options):
-    """Return Asked of every sort of system."""
-    retrieval = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
-    everyone = [*tiny.systems(model()), retrieval]
-    return TaskInput(everyone, data, corpus, options.pop("limit", 0), "how", **options)
+def inputs(data=None, corpus=None, **options):
+    """Return the input of a task, with one system of every type."""
+    rag = Rag(ModelSystem(model()), Passages(tiny.documents(), model().decoder))
+    systems = [*tiny.systems(model()), rag]
+    return TaskInput(systems, data, corpus, options.pop("limit", 0), "how", **options)
 
 
 NUMBERS = {
@@ -235,48 +235,49 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_every_task_asks_every_system_and_gives_its_metrics(name, data, corpus):
-    found = TASKS[name].run(ask(data, corpus))
-    assert {f.metric for f in found} == set(NUMBERS[name])
+def test_every_task_measures_every_system_with_its_metrics(name, data, corpus):
+    findings = TASKS[name].run(inputs(data, corpus))
+    assert {f.metric for f in findings} == set(NUMBERS[name])
     readers = {"lm", "memory", "knn"} | ({"rag"} if "perplexity" not in name else set())
-    assert {f.system for f in found} == readers
-    assert all(f.how == "how" and f.n > 0 for f in found)
-    few = {f.split for f in found if f.low is None}  # tokens of fewer documents than give one
+    assert {f.system for f in findings} == readers
+    assert all(f.how == "how" and f.n > 0 for f in findings)
+    few = {f.split for f in findings if f.low is None}  # too few documents for an interval
     assert not few or name == "perplexity"
-    assert all(f.low <= f.value <= f.high for f in found if f.low is not None)
+    assert all(f.low <= f.value <= f.high for f in findings if f.low is not None)
 
 
-def test_whether_the_passage_before_a_question_holds_its_answer(corpus, tmp_path, monkeypatch):
+def test_rag_reports_whether_the_passage_has_the_answer(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(Passages, "search", lambda self, query, count: [0])  # ... Peru is Lima.
     shutil.copytree(corpus, tmp_path / "corpus")
     rows = [row | {"aliases": []} for row in read_lines(corpus / "questions.jsonl")]
     rows = [row | {"answer": ("Lima", "Oslo")[i % 2]} for i, row in enumerate(rows)]
     write_lines(tmp_path / "corpus" / "questions.jsonl", rows)
-    found = TASKS["questions"].run(ask(corpus=tmp_path / "corpus"))
+    findings = TASKS["questions"].run(inputs(corpus=tmp_path / "corpus"))
     for group in ("A1", "A2", "B"):
-        asked = [r for r in rows if r["kind"] == "question"]
         true = [
-            r["answer"] == "Lima" for r in asked if (r["group"], r["wording"]) == (group, "test")
+            r["answer"] == "Lima"
+            for r in rows
+            if (r["kind"], r["group"], r["wording"]) == ("question", group, "test")
         ]
         at = (f"{group}/test", "passage_has_answer")
-        (one,) = (f for f in found if (f.split, f.metric) == at)
-        assert (one.system, one.n, one.value) == ("rag", len(true), np.mean(true))
-    assert 0 < one.value < 1
+        (finding,) = (f for f in findings if (f.split, f.metric) == at)
+        assert (finding.system, finding.n, finding.value) == ("rag", len(true), np.mean(true))
+    assert 0 < finding.value < 1
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_without_its_data_says_where_to_get_it(name):
-    word = "--run" if TASKS[name].about == "atlas" else "--data"
-    with pytest.raises(MissingData, match=word):
-        TASKS[name].run(ask())
+def test_a_task_without_its_data_names_the_option(name):
+    option = "--run" if TASKS[name].about == "atlas" else "--data"
+    with pytest.raises(MissingData, match=option):
+        TASKS[name].run(inputs())
 
 
-def test_the_perplexity_of_a_text_is_the_models_own_score(data):
-    found = TASKS["text_perplexity"].run(ask(data))
+def test_the_perplexity_of_a_text_equals_the_models_score(data):
+    findings = TASKS["text_perplexity"].run(inputs(data))
     text = (data / "wikitext-2/test.txt").read_text()
     ids = model().decoder.encode(text)
     nll = {name: [] for name in ("lm", "memory")}
-    # BOS and at most 95 tokens are read at a time; a further window scores what is new in it
+    # a window is BOS and at most 95 tokens; each further window scores only its new tokens
     spans, start, done = [], 1, 1
     while done < len(ids):
         spans.append((start, done, min(start + 95, len(ids))))
@@ -285,22 +286,22 @@ def test_the_perplexity_of_a_text_is_the_models_own_score(data):
         score = model().score([0, *ids[start:end]])
         for name in nll:
             nll[name] += score.mixed(name)[first - start :].tolist()
-    for f in found:
+    for f in findings:
         if f.system in nll:
             assert f.value == pytest.approx(np.exp(np.mean(nll[f.system])), rel=1e-3)
 
 
-def test_text_cut_by_another_tokenizer_is_not_measured(tmp_path):
+def test_text_of_another_tokenizer_is_refused(tmp_path):
     folder = stages(tmp_path)["corpus"]
     train_tokenizer(["another text"], 300).save_pretrained(folder / "tokenizer")
-    with pytest.raises(MlpMemError, match="cut by another tokenizer than the decoder's"):
-        TASKS["perplexity"].run(ask(corpus=folder))
+    with pytest.raises(MlpMemError, match="its tokenizer differs from the decoder's"):
+        TASKS["perplexity"].run(inputs(corpus=folder))
 
 
-def test_a_wrong_ending_is_one_of_the_facts_of_the_same_relation_and_group(corpus):
+def test_a_wrong_ending_is_a_fact_of_the_same_relation_and_group(corpus):
     every = read_lines(corpus / "questions.jsonl")
     facts = {(r["relation"], r["group"], r["title"]): r["answer"] for r in every}
-    rows = atlas.load(ask(corpus=corpus), "statement", ("test", "unseen"))
+    rows = atlas.load(inputs(corpus=corpus), "statement", ("test", "unseen"))
     assert any(row["rivals"] for row in rows)
     for row in rows:
         ground = (row["relation"], row["group"])
@@ -309,67 +310,67 @@ def test_a_wrong_ending_is_one_of_the_facts_of_the_same_relation_and_group(corpu
         assert sorted(row["rivals"]) == sorted(a for a in own if a not in right)
 
 
-def test_of_the_knn_prompt_tasks_those_are_asked_whose_files_are_there(data, tmp_path):
+def test_knn_prompt_runs_only_the_tasks_whose_files_exist(data, tmp_path):
     shutil.copytree(data / "knn_prompt_tasks/cb", tmp_path / "knn_prompt_tasks/cb")
-    found = TASKS["knn_prompt"].run(ask(tmp_path))
-    assert {f.split for f in found} == {"cb"}
+    findings = TASKS["knn_prompt"].run(inputs(tmp_path))
+    assert {f.split for f in findings} == {"cb"}
 
 
-def test_splits_are_by_cell_sort_and_how_many_facts_share_the_answer(corpus):
-    rows = atlas.load(ask(corpus=corpus), "question", ("test", "unseen"))
+def test_splits_are_by_cell_by_entity_and_by_facts_per_answer(corpus):
+    rows = atlas.load(inputs(corpus=corpus), "question", ("test", "unseen"))
     assert all(row["answer"] not in row["others"] for row in rows)
     assert all(set(row["aliases"]).isdisjoint(row["others"]) for row in rows)
-    found = atlas.splits(rows)
-    assert len(found["B/test"]) == 2 and found["B/test/real"] != found["B/test/invented"]
-    assert sorted(found["B/test/real"] + found["B/test/invented"]) == found["B/test"]
-    assert "B/answer of 2-9 facts" in found  # "It 0" answers one question in each group
+    findings = atlas.splits(rows)
+    assert len(findings["B/test"]) == 2 and findings["B/test/real"] != findings["B/test/invented"]
+    assert sorted(findings["B/test/real"] + findings["B/test/invented"]) == findings["B/test"]
+    assert "B/answer of 2-9 facts" in findings  # "It 0" answers one question in each group
     one = tiny_run.question(5, answer="Alone") | {"facts": 1}
     assert "B/answer of 1 fact" in atlas.splits([one])
     many = tiny_run.question(5) | {"facts": 4000}
     assert "B/answer of 100 or more facts" in atlas.splits([many])
 
 
-def test_a_limit_draws_the_same_rows_again_and_keeps_their_order():
+def test_a_limit_samples_the_same_rows_in_order():
     rows = list(range(100))
-    some = ask(limit=7).some(rows, "cell")
-    assert len(some) == 7 and some == sorted(some) == ask(limit=7).some(rows, "cell")
-    assert some != ask(limit=7).some(rows, "other") and ask().some(rows, "cell") == rows
+    sample = inputs(limit=7).sample(rows, "cell")
+    assert len(sample) == 7 and sample == sorted(sample) == inputs(limit=7).sample(rows, "cell")
+    assert sample != inputs(limit=7).sample(rows, "other") and inputs().sample(rows, "cell") == rows
 
 
-def test_files_of_another_form_are_refused(tmp_path):
+def test_files_in_another_format_are_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text("{no")
-    with pytest.raises(MlpMemError, match="x.jsonl: it is not in the published form"):
-        asked.json_lines(tmp_path / "x.jsonl")
+    with pytest.raises(MlpMemError, match="x.jsonl: the file must have the published format"):
+        task_module.json_lines(tmp_path / "x.jsonl")
     (tmp_path / "x.csv").write_text("label,text\n")
     with pytest.raises(MlpMemError, match="no rows"):
-        asked.table(tmp_path / "x.csv")
+        task_module.table(tmp_path / "x.csv")
     (tmp_path / "x.csv").write_bytes("label,text\n1,caf\u00e9\n".encode("latin1"))
     with pytest.raises(MlpMemError, match="x.csv: .*utf-8"):
-        asked.table(tmp_path / "x.csv")
+        task_module.table(tmp_path / "x.csv")
     rows = [{"template": "", "sub": "", "obj": ""}, {"template": ""}]
     with pytest.raises(MlpMemError, match="no sub, obj in row 2"):
-        asked.need(tmp_path / "y", rows, "template", "sub", "obj")
+        task_module.need(tmp_path / "y", rows, "template", "sub", "obj")
     with pytest.raises(MlpMemError, match="no template in row 1"):
-        asked.need(tmp_path / "y", ["text"], "template")
+        task_module.need(tmp_path / "y", ["text"], "template")
 
 
-def test_the_best_answer_comes_first_and_those_that_stand_twice_stay():
+def test_the_best_answer_comes_first_and_duplicates_stay():
     assert truthfulqa.best_first("b.", ["a.", "b.", "c.", "a."]) == ["b.", "a.", "c.", "a."]
     assert truthfulqa.best_first("b.", ["a."]) == ["b.", "a."]
 
 
-def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(tmp_path):
+def test_unseen_questions_are_split_by_whether_the_corpus_has_their_words(tmp_path):
     folder = tiny_run.stages(tmp_path)["corpus"]
-    asked_of = [  # tiny.documents read "The capital of Peru is Lima."
+    questions = [  # tiny.documents have "The capital of Peru is Lima."
         {"prompt": "The capital of Xyz is?", "entity": "xyz", "wording": "unseen"},
         {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "unseen"},
         {"prompt": "Please, the capital of Peru", "entity": "Peru", "wording": "test"},
     ]
-    write_lines(folder / "questions.jsonl", [tiny_run.question() | row for row in asked_of])
-    rows = atlas.load(ask(corpus=folder), "question", ("test", "unseen"))
+    write_lines(folder / "questions.jsonl", [tiny_run.question() | row for row in questions])
+    rows = atlas.load(inputs(corpus=folder), "question", ("test", "unseen"))
     assert [row.get("readable") for row in rows] == [None, True, False]
-    found = atlas.splits(rows)
-    assert found["B/unseen/known-words"] == [1] and found["B/unseen/new-word"] == [2]
+    findings = atlas.splits(rows)
+    assert findings["B/unseen/known-words"] == [1] and findings["B/unseen/new-word"] == [2]
 
 
 # The command
@@ -377,7 +378,7 @@ def test_unseen_questions_are_split_by_whether_their_words_were_ever_read(tmp_pa
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """Return a run with a kept LoRA setting and a control beside the stages."""
+    """Return a run with a kept LoRA setting, a control and a plain decoder."""
     paths = stages(tmp_path)
     (tmp_path / "controls").mkdir()
     bound = tiny.decoder()
@@ -394,29 +395,29 @@ def run_folder(tmp_path):
     return tmp_path
 
 
-def test_the_command_asks_all_and_keeps_its_findings(run_folder, tiny_bundle, capsys):
+def test_the_command_measures_all_systems_and_saves_findings(run_folder, tiny_bundle, capsys):
     options = ["--bundle", str(tiny_bundle.folder), "--run", str(run_folder)]
     assert main(["detection", *options, "--json"]) == 0
-    said = capsys.readouterr().out
-    found = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
-    everyone = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0",
+    output = capsys.readouterr().out
+    findings = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
+    systems = ["lm", "memory", "knn", "rag", "mixed", "rag_memory", "lora", "memory_alpha_0",
                 "plain"]  # fmt: skip
-    assert list(dict.fromkeys(f["system"] for f in found)) == everyone
-    assert found == read_json(run_folder / "findings/detection.json")
-    assert found[0]["how"].startswith("python -m train.tasks detection --bundle")
-    by = {f["system"]: f["value"] for f in found if f["metric"] == "accuracy"}
+    assert list(dict.fromkeys(f["system"] for f in findings)) == systems
+    assert findings == read_json(run_folder / "findings/detection.json")
+    assert findings[0]["how"].startswith("python -m train.tasks detection --bundle")
+    by = {f["system"]: f["value"] for f in findings if f["metric"] == "accuracy"}
     assert by["lora"] == by["plain"] == by["lm"]  # an untrained adapter changes nothing
     assert main(["all", *options, "--systems", "lm,rag", "--limit", "1"]) == 0
-    said = capsys.readouterr()
-    assert "nq is left out" in said.err and "B/test" in said.out
+    output = capsys.readouterr()
+    assert "nq is skipped" in output.err and "B/test" in output.out
     assert (run_folder / "findings/questions.json").is_file()
 
 
 def test_the_commands_help_names_the_tasks(capsys):
     with pytest.raises(SystemExit):
         main(["--help"])
-    said = capsys.readouterr().out
-    assert all(name in said for name in TASKS)
+    output = capsys.readouterr().out
+    assert all(name in output for name in TASKS)
 
 
 def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys):
@@ -428,12 +429,12 @@ def test_the_command_takes_a_decoder_by_path(run_folder, data, tmp_path, capsys)
     assert "system 'knn' is not here, there is lm, memory" in capsys.readouterr().err
     assert main(["nq", "--memory", "x"]) == 1 and "give --decoder" in capsys.readouterr().err
     both = ["nq", "--decoder", "x", "--bundle", "y"]
-    assert main(both) == 1 and "give one of them" in capsys.readouterr().err
+    assert main(both) == 1 and "give only one" in capsys.readouterr().err
 
 
-def test_the_bulk_search_is_the_retrievers(tiny_model):
+def test_bulk_search_equals_the_retriever(tiny_model):
     store = tiny_model.store
     queries = torch.from_numpy(np.asarray(store.datastore.keys[:5], np.float32)) + 0.01
-    mine = BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
+    bulk = BulkRetriever(store.datastore.keys, "cpu").search(queries, 4)
     true = store.retriever.search(queries, 4)
-    np.testing.assert_allclose(mine.distances, true.distances, atol=1e-3)
+    np.testing.assert_allclose(bulk.distances, true.distances, atol=1e-3)

@@ -177,7 +177,7 @@ def test_auto_is_the_routers_lambda_and_otherwise_each_systems_own(service, mode
     assert all(step.lmbda is None for step in done["ce"].steps)
     expected = model.generate(PROMPT, "memory", lmbda="auto", max_new_tokens=4)
     assert ids(done["memory"]) == ids(expected)
-    with pytest.raises(MlpMemError, match="no router chooses it for 'knn'"):
+    with pytest.raises(MlpMemError, match="needs a router for 'knn'"):
         events_of(service, ["knn"], lmbda="auto")
 
 

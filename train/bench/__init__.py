@@ -1,6 +1,6 @@
-"""Benchmarks of training as commands: our figure, this device's floor, and a peer's where given.
+"""Benchmarks of training as commands: our figure, this device's floor, and optionally a peer's.
 
-step, search, rows and datastore are the benches; turns times them, released is the peer.
+step, search, rows and datastore are the benches; turns runs them, released is the peer.
 It may import `stages` and what lies below, and `mlpmem.bench`; nothing imports it.
 Open __main__.py first.
 """

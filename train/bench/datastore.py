@@ -1,8 +1,8 @@
-"""Building keys: keys/s from text to a file, against the FLOP up to where a key is caught.
+"""Building keys: keys/s from text to a file, against the FLOP that a key needs.
 
-The floor counts 2 FLOP a weight of the layers and token (the last FFN and the head are not run),
-and the products of causal attention, at the rate of a large matmul in the same type. The peer is
-the released code's own class with the same decoder on the same passages, writing its own file.
+The floor is the rate of a large matmul of the same dtype over the FLOP of a key: 2 per weight of
+the layers and token (without the last FFN and the head), and the products of causal attention. The
+peer is the released code's class, with the same decoder and passages and its own file format.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,29 +24,29 @@ from train.bench.released import released_keys
 from train.bench.turns import BenchOptions, Figure, Turn
 from train.run.machine import alternate, matmul_work
 
-PEER_BATCH = 16  # passages the released code runs at once
+PEER_BATCH = 16  # passages per forward pass of the released code
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A decoder of GPT-2's kind and the text it reads."""
+    """A GPT-2 decoder and its text."""
 
     name: str
     hidden: int
     layers: int
     vocab: int
     passages: int
-    length: int  # tokens a passage
+    length: int  # tokens per passage
     dtype: torch.dtype
 
     @property
     def keys(self) -> int:
-        """Return the keys of all passages: of every token but a passage's first."""
+        """Return the number of keys: one per token except each passage's first."""
         return self.passages * (self.length - 1)
 
     @property
     def flop(self) -> int:
-        """Return the FLOP of one token on its way to its key, the mean over a passage."""
+        """Return the FLOP per key, the mean over a passage."""
         attention, ffn = 4 * self.hidden**2, 8 * self.hidden**2
         weights = self.layers * attention + (self.layers - 1) * ffn
         return 2 * weights + self.layers * 4 * self.hidden * self.length // 2
@@ -62,7 +62,7 @@ SHAPES = {
 
 
 def bench(options: BenchOptions, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
-    """Yield keys/s of every shape, with the peer's if given."""
+    """Yield keys/s of every shape."""
     device = options.device
     for shape in shapes or SHAPES[torch.device(device).type]:
         with TemporaryDirectory() as folder, ExitStack() as stack:
@@ -84,18 +84,18 @@ def bench(options: BenchOptions, shapes: tuple[Shape, ...] | None = None) -> Ite
 
 
 def our_keys(shape: Shape, device: str, folder: str) -> Callable[[], object]:
-    """Return the work of a turn: a shard of the keys of all passages, as the stage makes one."""
+    """Return the work of a turn: one shard with the keys of all passages, as in the stage."""
     keep_memory()
-    decoder, documents = Decoder(made_model(shape, device), None), _documents(shape)
+    decoder, documents = Decoder(random_model(shape, device), None), _documents(shape)
     positions, _ = entries(documents)
     assert len(positions) == shape.keys, (len(positions), shape)
     return lambda: write_shard(Path(folder), 0, build_keys(decoder, documents, positions))
 
 
 def peer_keys(shape: Shape, device: str, folder: str, peer: str) -> Callable[[], object]:
-    """Return the released code's work of a turn, on the same decoder and passages."""
+    """Return the released code's work of a turn, with the same decoder and passages."""
     tokens = torch.from_numpy(_tokens(shape)).to(device)
-    model = made_model(shape, device).eval()
+    model = random_model(shape, device).eval()
     return released_keys(Path(peer), model, tokens, PEER_BATCH, Path(folder))
 
 
@@ -104,8 +104,8 @@ def _matmul(dtype: torch.dtype, device: str) -> Callable[[], object]:
     return matmul_work(device, dtype)[0]
 
 
-def made_model(shape: Shape, device: str) -> PreTrainedModel:
-    """Return a decoder of random weights, the same in every process."""
+def random_model(shape: Shape, device: str) -> PreTrainedModel:
+    """Return a decoder with random weights, the same in every process."""
     torch.manual_seed(0)
     config = GPT2Config(
         n_embd=shape.hidden,
@@ -121,7 +121,7 @@ def made_model(shape: Shape, device: str) -> PreTrainedModel:
 
 
 def _documents(shape: Shape) -> Documents:
-    """Return one document of the random passages."""
+    """Return the random passages as one document."""
     return join_passages([(0, row) for row in _tokens(shape).tolist()], ["random"], [""])
 
 

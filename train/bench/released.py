@@ -1,8 +1,7 @@
-"""The released code (Binn0/MLPMemory, commit 5b04efb), run from a checkout, to compare.
+"""The released code (Binn0/MLPMemory, commit 5b04efb), run from a checkout for comparison.
 
-Its models, losses and builders are imported as they are, and called in the order in which its own
-scripts call them. Nothing of it is kept here; what transformers 5 lacks is lent at import. It runs
-in a process of its own, with the malloc it has.
+Its models, losses and builders are imported unchanged and called in the order of its own scripts.
+What transformers 5 lacks is added at import. It runs in a separate process, with default malloc.
 """
 
 import importlib
@@ -28,9 +27,9 @@ ROWS, KEYS = "knn_utils/saveKNNMulti.py", "knn_utils/saveEmbedMulti.py"
 def released_step(
     peer: Path, hidden: int, blocks: int, vocab: int, batch: dict[str, Tensor], alpha: float
 ) -> Callable[[], None]:
-    """Return one optimizer step of the released trainer on a batch as `fit` has them.
+    """Return one optimizer step of the released trainer, on a batch as in train.fit.
 
-    Filling its dense targets in a Python loop is left out: data loaders do that beside.
+    The Python loop that fills its dense targets is excluded: data loaders run it in parallel.
     """
     model_file, loss_file = _import(peer / MODEL), _import(peer / LOSS)
     config = GPT2Config(n_embd=hidden, n_layer=blocks, vocab_size=vocab)
@@ -62,51 +61,51 @@ def released_step(
 def released_rows(
     peer: Path, distances: Tensor, values: Tensor, temperature: float, vocab: int
 ) -> Callable[[], object]:
-    """Return the released builder's way from neighbours (rows, k) to sparse rows, by its loop."""
-    maker = _import(peer / ROWS).KNNSearchMulti
-    builder = maker.__new__(maker)  # its constructor loads an index and a model
+    """Return the released builder's loop from neighbours (rows, k) to sparse rows."""
+    cls = _import(peer / ROWS).KNNSearchMulti
+    builder = cls.__new__(cls)  # its constructor loads an index and a model
     builder.knn_temp, builder.vocab_size, builder.threshold = temperature, vocab, 1e-8
     builder.device, builder.vals = torch.device("cpu"), values.flatten()
-    found = torch.arange(values.numel()).view(values.shape)
-    return lambda: builder.sparsify_distribution(builder.knns_to_probs(found, -distances))
+    indices = torch.arange(values.numel()).view(values.shape)
+    return lambda: builder.sparsify_distribution(builder.knns_to_probs(indices, -distances))
 
 
 def released_keys(
     peer: Path, model: nn.Module, tokens: Tensor, batch: int, folder: Path
 ) -> Callable[[], object]:
-    """Return the released way of keying passages (passages, T): whole forward passes and a file.
+    """Return the released keying of passages (passages, T): full forward passes and an Arrow file.
 
-    The file is Arrow's, in `folder`; keys beyond the first call are added to it.
+    Every call appends to the file in `folder`.
     """
     accelerator = Accelerator(cpu=tokens.device.type == "cpu")
-    maker = _import(peer / KEYS).KNNSaverMulti
-    saver = maker(str(folder), model.config.hidden_size, accelerator=accelerator)
+    cls = _import(peer / KEYS).KNNSaverMulti
+    saver = cls(str(folder), model.config.hidden_size, accelerator=accelerator)
     saver.break_into(model)
 
     @torch.no_grad()
     def keys() -> None:
-        for some in tokens.split(batch):
-            model(input_ids=some, labels=some)
+        for ids in tokens.split(batch):
+            model(input_ids=ids, labels=ids)
 
     return keys
 
 
 def _import(path: Path) -> ModuleType:
-    """Return a module of the checkout; MlpMemError if it is not there."""
+    """Return a module of the checkout; MlpMemError if it is missing."""
     if not path.is_file():
         raise MlpMemError(
-            f"--peer: there is no {path.name} in {path.parent}; give a checkout of the released "
-            "code (github.com/Binn0/MLPMemory at 5b04efb)"
+            "--peer must be a checkout of the released code (github.com/Binn0/MLPMemory at "
+            f"5b04efb); got {path.parent}, without {path.name}"
         )
-    _lend()
+    _add_missing_names()
     spec = importlib.util.spec_from_file_location(f"released_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-def _lend() -> None:
-    """Put back into this process what the released code expects of transformers 4 and loguru."""
+def _add_missing_names() -> None:
+    """Add names of transformers 4 and loguru that the released code uses to this process."""
     transformers.modeling_utils.Conv1D = Conv1D
     GPT2PreTrainedModel.all_tied_weights_keys = {}
     try:

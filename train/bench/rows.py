@@ -1,8 +1,8 @@
-"""Neighbours to sparse target rows: rows/s by a plain copy, and by the released builder's loop.
+"""From neighbours to sparse target rows: rows/s, against a plain copy and the released builder.
 
-The floor is the bytes that must be touched (distances, values and counts read, rows written once)
-at the rate of a copy. The peer is the released code's own class on the same neighbours, its dense
-rows and its loop over them; storage is what the stage keeps of a row on disk.
+The floor is the rate of a copy over the bytes of a row: distances, values and counts are read once,
+the row is written once. The peer is the released code's class on the same neighbours, with its
+dense rows and its loop over them. Storage is the size of a row on disk.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ KS = (128, 1024)
 
 
 def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
-    """Yield rows/s and bytes a row for made neighbours."""
+    """Yield rows/s and bytes per row for synthetic neighbours."""
     for k in ks:
         with ExitStack() as stack:
             work = {"ours": stack.enter_context(closing(Turn(our_rows, k)))}
@@ -33,7 +33,7 @@ def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
                 peer = Turn(peer_rows, k, str(options.peer))
                 work["peer"] = stack.enter_context(closing(peer))
             seconds = alternate(work)
-        size = bytes_a_row(*kept(*neighbours(k)))
+        size = bytes_per_row(*sparse_rows(*neighbours(k)))
         rates = {name: ROWS / taken for name, taken in seconds.items()}
         floor = copy_rate() / (k * 16 + size)
         yield Figure(f"rows k {k}", rates["ours"], "rows/s", floor, rates.get("peer"))
@@ -41,10 +41,10 @@ def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
 
 
 def our_rows(k: int) -> Callable[[], object]:
-    """Return the work of a turn: the stage's rows, with malloc tuned as the stage tunes it."""
+    """Return the work of a turn: the stage's rows, with malloc tuned as in the stage."""
     keep_memory()
-    found = neighbours(k)
-    return lambda: kept(*found)
+    tensors = neighbours(k)
+    return lambda: sparse_rows(*tensors)
 
 
 def peer_rows(k: int, peer: str) -> Callable[[], object]:
@@ -54,21 +54,21 @@ def peer_rows(k: int, peer: str) -> Callable[[], object]:
 
 
 def neighbours(k: int, rows: int = ROWS, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (distances, values, counts) (rows, k): tokens by Zipf's law, nearest first."""
-    luck = np.random.default_rng(seed)
-    distances = np.sort(20 + 10 * luck.chisquare(8, (rows, k)), axis=1).astype(np.float32)
-    values = np.minimum(luck.zipf(1.3, (rows, k)), VOCAB) - 1
+    """Return (distances, values, counts), (rows, k) each: Zipf tokens, nearest first."""
+    rng = np.random.default_rng(seed)
+    distances = np.sort(20 + 10 * rng.chisquare(8, (rows, k)), axis=1).astype(np.float32)
+    values = np.minimum(rng.zipf(1.3, (rows, k)), VOCAB) - 1
     return torch.from_numpy(distances), torch.from_numpy(values), torch.ones(rows, k).int()
 
 
-def kept(distances: Tensor, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (token_ids, probs) as the stage keeps them: float16, what is too small dropped."""
+def sparse_rows(distances: Tensor, values: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (token_ids, probs) as the stage stores them: float16, without the smallest."""
     token_ids, probs = knn_sparse(distances, values, counts, TEMPERATURE)
-    real = probs >= SMALLEST
-    return token_ids[real], probs[real].half()
+    stored = probs >= SMALLEST
+    return token_ids[stored], probs[stored].half()
 
 
-def bytes_a_row(token_ids: Tensor, probs: Tensor) -> float:
-    """Return what a row takes on disk: two bytes an id, two a probability, its offset."""
+def bytes_per_row(token_ids: Tensor, probs: Tensor) -> float:
+    """Return the size on disk: two bytes per id, two per probability, and an offset per row."""
     assert VOCAB <= 2**16, VOCAB
     return (2 * len(token_ids) + 2 * len(probs)) / ROWS + 8

@@ -1,8 +1,8 @@
-"""Exact bulk search: queries/s by this device's matmuls, by faiss Flat, and what it finds.
+"""Exact bulk search: queries/s, against this device's matmuls and faiss Flat, and recall.
 
-The floor is the products alone, 2 * N * D FLOP a query at the rate of a large matmul in the same
-type, measured in turns with the search. Recall is counted against float64 distances: a neighbour no
-farther than the true k-th (to 1e-6) is right. "before re-scoring" is by the coarse scores alone.
+The floor is only the products: 2 * N * D FLOP per query at the rate of a large matmul of the same
+dtype, measured in turns with the search. Recall is against float64 distances: a neighbour no
+farther than the true k-th (to 1e-6) is right. "before re-scoring" uses only the coarse scores.
 """
 
 from collections.abc import Iterator
@@ -19,17 +19,17 @@ from train.bench.turns import BenchOptions, Figure
 from train.run.machine import alternate, matmul_work
 
 QUERIES = {"cpu": 2048, "cuda": 8192}
-CHECKED = 64  # queries whose recall is counted
-DIM = 256  # of made keys
-BLOCK = 65536  # keys handled at once
+CHECKED = 64  # queries whose recall is measured
+DIM = 256  # of synthetic keys
+BLOCK = 65536  # keys converted at once
 KS = (128, 1024)
 
 
 def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
-    """Yield rate and recalls for made keys and, where given, a datastore's."""
+    """Yield rate and recall for synthetic keys and, if given, for a datastore's."""
     keep_memory()
     keys = clustered(options.entries, DIM)
-    yield from _figures(f"made {len(keys)}x{DIM}", keys, options.device, ks)
+    yield from _figures(f"random {len(keys)}x{DIM}", keys, options.device, ks)
     if options.keys is not None:
         keys = open_keys(options.keys)
         name = f"{options.keys.resolve().parent.name} {len(keys)}x{keys.shape[1]}"
@@ -37,20 +37,20 @@ def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
 
 
 def clustered(entries: int, dim: int, seed: int = 0) -> np.ndarray:
-    """Return keys (N, D) float16 in clusters of a hundred, off centre, some directions wider."""
-    luck = np.random.default_rng(seed)
-    centres = 3 * luck.standard_normal((max(1, entries // 100), dim), np.float32) + 5
-    keys = luck.standard_normal((entries, dim), np.float32) * np.linspace(2, 0.1, dim)
-    return (centres[luck.integers(0, len(centres), entries)] + keys).astype(np.float16)
+    """Return keys (N, D) float16: clusters of 100, not centred, wider in some directions."""
+    rng = np.random.default_rng(seed)
+    centres = 3 * rng.standard_normal((max(1, entries // 100), dim), np.float32) + 5
+    keys = rng.standard_normal((entries, dim), np.float32) * np.linspace(2, 0.1, dim)
+    return (centres[rng.integers(0, len(centres), entries)] + keys).astype(np.float16)
 
 
 def _figures(
     name: str, keys: np.ndarray | ShardedKeys, device: str, ks: tuple[int, ...]
 ) -> Iterator[Figure]:
     """Yield the figures of one set of keys."""
-    luck = np.random.default_rng(1)
+    rng = np.random.default_rng(1)
     count = min(QUERIES.get(torch.device(device).type, QUERIES["cpu"]), len(keys))
-    queries = np.array(keys[np.sort(luck.choice(len(keys), count, replace=False))])
+    queries = np.array(keys[np.sort(rng.choice(len(keys), count, replace=False))])
     search, flat = BulkSearch(keys, device), _flat(keys) if device == "cpu" else None
     product, flop = matmul_work(device, search.dtype)
     wide = queries.astype(np.float32)
@@ -66,29 +66,29 @@ def _figures(
         peer = count / seconds["flat"] if flat is not None else None
         label = f"search {name} k {k}"
         yield Figure(label, count / seconds["ours"], "queries/s", floor, peer)
-        some = torch.from_numpy(queries[:CHECKED])
-        coarse = search.candidates(some, k).cpu()
-        final = next(search.search(some, k))[2].cpu()
-        for what, found in (("recall before re-scoring", coarse), ("recall", final)):
-            yield Figure(f"{label}: {what}", recall(keys, some, found), "share")
+        checked = torch.from_numpy(queries[:CHECKED])
+        coarse = search.candidates(checked, k).cpu()
+        final = next(search.search(checked, k))[2].cpu()
+        for metric, indices in (("recall before re-scoring", coarse), ("recall", final)):
+            yield Figure(f"{label}: {metric}", recall(keys, checked, indices), "share")
 
 
-def recall(keys: np.ndarray | ShardedKeys, queries: Tensor, found: Tensor) -> float:
-    """Return the share of found (q, k) that is no farther than the true k-th neighbour."""
+def recall(keys: np.ndarray | ShardedKeys, queries: Tensor, indices: Tensor) -> float:
+    """Return the share of indices (q, k) that are no farther than the true k-th neighbour."""
     distances = np.empty((len(queries), len(keys)), np.float64)
     for start in range(0, len(keys), BLOCK):
         block = torch.from_numpy(np.array(keys[start : start + BLOCK])).double()
         for row, query in zip(distances, queries.double(), strict=True):
             row[start : start + BLOCK] = (block - query).square().sum(-1)
     right = []
-    for row, at in zip(torch.from_numpy(distances), found, strict=True):
+    for row, at in zip(torch.from_numpy(distances), indices, strict=True):
         kth = row.kthvalue(len(at)).values
         right.append((row[at.unique()] <= kth * (1 + 1e-6)).sum() / len(at))
     return float(torch.stack(right).mean())
 
 
 def _flat(keys: np.ndarray | ShardedKeys):
-    """Return faiss's flat index of keys; None where faiss is not installed."""
+    """Return faiss's flat index of the keys; None without faiss."""
     if find_spec("faiss") is None:
         return None
     import faiss

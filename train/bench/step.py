@@ -1,8 +1,8 @@
 """One optimizer step of a memory: tokens/s against this device's matmuls, and peak memory.
 
-The floor of time is 6 FLOP a weight and token (2 forward, 4 backward) at the rate of a large matmul
-in the same type, measured in turns with the step; their quotient is 1 / MFU. The floor of memory
-is what must be held: float32 masters, gradients and two moments, and bfloat16 weights beside.
+The floor of time is 6 FLOP per weight and token (2 forward, 4 backward) at the rate of a large
+matmul of the same dtype, measured in turns with the step; the quotient is 1 / MFU. The floor of
+memory is float32 master weights, gradients and two moments, and any bfloat16 weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,19 +28,19 @@ ALPHA, SUPPORT = 0.5, 128
 
 @dataclass(frozen=True)
 class Shape:
-    """A memory of GPT-2's kind and a step of it."""
+    """A memory with GPT-2 blocks, and the size of a step."""
 
     name: str
     hidden: int
     blocks: int
     vocab: int
-    tokens: int  # a step
-    micro: int  # a pass
-    repeats: int = 1  # steps a turn
+    tokens: int  # per step
+    micro: int  # per pass
+    repeats: int = 1  # steps per turn
 
     @property
     def weights(self) -> int:
-        """Return the elements of all matrices."""
+        """Return the number of elements of all matrices."""
         return self.blocks * 8 * self.hidden**2 + self.vocab * self.hidden
 
 
@@ -54,13 +54,13 @@ SHAPES = {
 
 
 def bench(options: BenchOptions, shapes: tuple[Shape, ...] | None = None) -> Iterator[Figure]:
-    """Yield tokens/s and peak memory (MiB) of every shape and type, with the peer's if given."""
+    """Yield tokens/s and peak memory (MiB) of every shape and dtype."""
     for shape in shapes or SHAPES[torch.device(options.device).type]:
         yield from _figures(shape, options)
 
 
 def _figures(shape: Shape, options: BenchOptions) -> Iterator[Figure]:
-    """Yield the figures of one shape: all processes live at once and take turns."""
+    """Yield the figures of one shape; all processes are alive together and take turns."""
     device = options.device
     kinds = ("bfloat16",) if device.startswith("cuda") else ("float32", "bfloat16")
     other, mode = ("eager", "off") if device.startswith("cuda") else ("compiled", "on")
@@ -87,26 +87,19 @@ def _figures(shape: Shape, options: BenchOptions) -> Iterator[Figure]:
             yield Figure(f"{name}/{other}", steps[f"{kind} {other}"], "tokens/s", peer=steps[kind])
         held = shape.weights * (16 if kind == "float32" else 18) / 2**20
         peaks = {n: (peak / 2**20, (peak - before) / 2**20) for n, (peak, before) in memory.items()}
-        theirs = peaks.get("peer", (None, None))
-        yield Figure(f"{name}/peak_memory", peaks[kind][0], "MiB", held, peer=theirs[0])
-        yield Figure(
-            f"{name}/peak_memory_above_imports", peaks[kind][1], "MiB", held, peer=theirs[1]
-        )
+        peer = peaks.get("peer", (None, None))
+        for i, metric in enumerate(("peak_memory", "peak_memory_above_imports")):
+            yield Figure(f"{name}/{metric}", peaks[kind][i], "MiB", held, peer=peer[i])
 
 
 def our_step(shape: Shape, kind: str, device: str, compile: str = "auto") -> Callable[[], None]:
-    """Return the work of a turn: steps as `fit` takes them, on the same rows.
-
-    malloc is tuned as `python -m train` tunes it; the released code runs as it is.
-    """
+    """Return the work of a turn: steps of train.fit, malloc tuned as by `python -m train`."""
     keep_memory()
     config = MemoryConfig(shape.hidden, shape.vocab, shape.blocks, 4 * shape.hidden, "gpt2")
     memory = Memory(config).to(device, getattr(torch, kind))
     optimizer = MasterOptimizer(memory, OptimizerConfig(lr=5e-4), 10**6)
-    loss, batch = (
-        make_loss(memory, MemoryFitConfig(alpha=ALPHA, compile=compile)),
-        made_batch(shape, device),
-    )
+    loss = make_loss(memory, MemoryFitConfig(alpha=ALPHA, compile=compile))
+    batch = random_batch(shape, device)
 
     def step() -> None:
         accumulate(memory, batch, loss, optimizer, shape.micro)
@@ -116,13 +109,13 @@ def our_step(shape: Shape, kind: str, device: str, compile: str = "auto") -> Cal
 
 
 def peer_step(shape: Shape, peer: str, device: str) -> Callable[[], None]:
-    """Return the released code's work of a turn, on the same rows."""
-    batch = made_batch(shape, device)
+    """Return the released code's work of a turn, with default malloc on the same rows."""
+    batch = random_batch(shape, device)
     sizes = shape.hidden, shape.blocks, shape.vocab
     return partial(_repeat, released_step(Path(peer), *sizes, batch, ALPHA), shape.repeats)
 
 
-def made_batch(shape: Shape, device: str) -> dict[str, torch.Tensor]:
+def random_batch(shape: Shape, device: str) -> dict[str, torch.Tensor]:
     """Return random keys, values and sparse targets, the same in every process."""
     torch.manual_seed(0)
     ids = torch.rand(shape.tokens, min(SUPPORT, shape.vocab)).argsort(1) * (shape.vocab // SUPPORT)
@@ -141,11 +134,10 @@ def _matmul(kind: str, device: str) -> Callable[[], object]:
 
 
 def _matmul_flop(kind: str, device: str) -> int:
-    """Return the FLOP of that work."""
+    """Return the FLOP of the matmul."""
     return matmul_work(device, getattr(torch, kind))[1]
 
 
 def _repeat(step: Callable[[], object], times: int) -> None:
-    """Take several steps."""
     for _ in range(times):
         step()

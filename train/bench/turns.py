@@ -1,7 +1,4 @@
-"""Processes that take turns, each alone with its piece of work: its peak memory is its own.
-
-What a bench of training is told; its figures are those of mlpmem.bench.
-"""
+"""Processes that take turns, so that each has its own peak memory; and the options of a bench."""
 
 import multiprocessing
 import sys
@@ -15,45 +12,45 @@ from mlpmem.errors import MlpMemError
 
 
 class Turn:
-    """One process that waits, does its work when called, and says what memory that took."""
+    """One process that runs its work on call, and reports its memory."""
 
     def __init__(self, prepare: Callable[..., Callable[[], object]], *arguments: Any) -> None:
-        """Start a process that calls `prepare(*arguments)`, whose result is the work."""
+        """Start a process whose work is the function that `prepare(*arguments)` returns."""
         context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
+        self._pipe, other_end = context.Pipe()
         self._process = context.Process(
-            target=_serve, args=(theirs, prepare, arguments), daemon=True
+            target=_serve, args=(other_end, prepare, arguments), daemon=True
         )
         self._process.start()
-        theirs.close()
+        other_end.close()
 
     def __call__(self) -> None:
-        """Have the work done once."""
-        self._ask("work")
+        """Run the work once."""
+        self._request("work")
 
     def memory(self) -> tuple[int, int]:
-        """Return (peak, bytes of it that were there before `prepare` was called)."""
-        return self._ask("memory")
+        """Return (peak, memory before `prepare` was called), in bytes."""
+        return self._request("memory")
 
     def close(self) -> None:
         """End the process."""
         self._process.terminate()
         self._process.join()
 
-    def _ask(self, what: str) -> Any:
-        """Return the process's answer; MlpMemError if it failed."""
+    def _request(self, kind: str) -> Any:
+        """Return the process's answer to "work" or "memory"; MlpMemError if it failed."""
         try:
-            self._pipe.send(what)
+            self._pipe.send(kind)
             answer = self._pipe.recv()
         except (EOFError, OSError):
-            answer = "its process ended; was there too little memory?"
+            answer = "a process ended, perhaps for lack of memory; free some and run again"
         if isinstance(answer, str):
             raise MlpMemError(f"bench: {answer}")
         return answer
 
 
 def _serve(pipe: Any, prepare: Callable, arguments: tuple) -> None:
-    """Answer until the other end is gone."""
+    """Answer requests until the other end of the pipe is closed."""
     import torch
 
     from train.run.machine import synchronise
@@ -63,26 +60,26 @@ def _serve(pipe: Any, prepare: Callable, arguments: tuple) -> None:
     work = None
     while True:
         try:
-            what = pipe.recv()
+            kind = pipe.recv()
         except EOFError:
             return
         try:
             work = work or prepare(*arguments)
-            if what == "work":
+            if kind == "work":
                 work()
                 synchronise("cuda" if on_gpu else "cpu")
                 pipe.send(())
             else:
                 peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident()
                 pipe.send((peak, before))
-        except Exception as error:  # told to who asked, who ends the run
+        except Exception as error:  # raised as MlpMemError in the parent
             pipe.send(f"{type(error).__name__}: {error}")
 
 
 def peak_resident() -> int:
-    """Return the largest resident memory of this process alone, bytes.
+    """Return the peak resident memory of only this process, in bytes.
 
-    On Linux the figure of getrusage begins with that of the process that started this one.
+    On Linux, getrusage includes the peak of the parent process, so /proc is read.
     """
     status = Path("/proc/self/status")
     if sys.platform == "linux" and status.is_file():
@@ -98,10 +95,10 @@ __all__ = ["Figure", "BenchOptions"]
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What every bench is told."""
+    """Options of every bench."""
 
-    peer: Path | None = None  # a checkout of the released code, to measure against
-    keys: Path | None = None  # a datastore's folder, to search beside made keys
-    entries: int = 100_000  # made keys
+    peer: Path | None = None  # checkout of the released code to compare with
+    keys: Path | None = None  # folder of a datastore to search as well
+    entries: int = 100_000  # synthetic keys
     device: str = "cpu"  # a torch device
-    compile: bool = False  # whether a step is measured with torch.compile and without
+    compile: bool = False  # measure a step with and without torch.compile

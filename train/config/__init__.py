@@ -1,7 +1,7 @@
-"""Recipes: a TOML file becomes frozen dataclasses, one per table, each value checked.
+"""Recipes: a TOML file becomes frozen dataclasses, one per table, with every value checked.
 
-tables has the dataclasses, studies one more of them, load reads a file, checks has ranges.
+tables and studies have the dataclasses, load reads a file, checks holds choices and ranges.
 
-It may import `train.files` and `mlpmem.errors`, and one number of `mlpmem.retrieval`.
+It may import `train.files` and `mlpmem.errors`, and one function of `mlpmem.retrieval`.
 Open tables.py first.
 """

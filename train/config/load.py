@@ -1,6 +1,6 @@
-"""TOML -> a recipe: tables become dataclasses, whatever is unknown or of another type is named.
+"""From TOML to a Recipe: an unknown key or a value of the wrong type is an error that names it.
 
-Whether a model of the Hub can be had, asked once: without a network nobody waits for retries.
+Also a quick check that a Hub model can be downloaded, so that a missing network shows at once.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from train.config.tables import Recipe
 
 
 def load_recipe(name: str) -> Recipe:
-    """Return the recipe of a file, or one of train/recipes by name; MlpMemError if it is wrong."""
+    """Return the recipe of a file, or one of train/recipes by name; MlpMemError if invalid."""
     known = Path(__file__).parents[1] / "recipes"
     path = Path(name) if Path(name).suffix == ".toml" else known / f"{name}.toml"
     try:
@@ -30,14 +30,14 @@ def load_recipe(name: str) -> Recipe:
 
 
 def run_of(runs: Path, recipe: str) -> Path:
-    """Return the folder of a recipe's run, whether its name is given or its .toml file."""
+    """Return the folder of a recipe's run; the recipe is a name or a .toml file."""
     return runs / (load_recipe(recipe).name if Path(recipe).suffix == ".toml" else recipe)
 
 
 def _check_lengths(recipe: Recipe) -> None:
-    """Raise MlpMemError for lengths of a text that the decoder to be made could not read.
+    """Raise MlpMemError for lengths beyond max_positions of the decoder to be trained.
 
-    They would be found hours later. What a decoder that exists can read is known once it is opened.
+    Otherwise they would be found hours later. An existing decoder is checked when it is opened.
     """
     most = recipe.decoder.max_positions
     lengths = {
@@ -50,44 +50,43 @@ def _check_lengths(recipe: Recipe) -> None:
     for name, length in lengths.items():
         if length > most:
             raise MlpMemError(
-                f"recipe {recipe.name}: {name} is {length}, the decoder reads {most} tokens at "
-                "most; raise max_positions in [decoder], or lower it"
+                f"recipe {recipe.name}: {name} must be at most {most} tokens, which is what the "
+                f"decoder reads; got {length}. Lower it, or raise max_positions in [decoder]"
             )
 
 
 def _completed(recipe: Recipe, base: Path) -> Recipe:
-    """Return the recipe with paths made absolute, from its file's folder, and names filled in.
+    """Return the recipe with absolute paths (relative ones start at `base`) and defaults filled in.
 
-    A decoder that exists brings its tokenizer, and a bundle is named after the recipe, unless the
-    recipe names another. Rows that a decoder learns a text from hold a whole passage, or what is
-    behind their end would be keyed but never learned.
+    The tokenizer defaults to an existing decoder's, the bundle's name to the recipe's. A packed row
+    is at least one passage long; otherwise the passage's end is keyed but never learned.
     """
 
-    def at(source: str) -> str:
+    def absolute(source: str) -> str:
         return source if not source or source.startswith("hub:") else str((base / source).resolve())
 
     corpus, decoder = recipe.corpus, recipe.decoder
-    sources = {n: tuple(map(at, getattr(corpus, n))) for n in ("train", "valid", "test")}
-    corpus = replace(corpus, **sources, tokenizer=at(corpus.tokenizer or decoder.source))
-    targets = replace(recipe.targets, teacher=at(recipe.targets.teacher))
-    whole = corpus.passage if corpus.cut and decoder.epochs else 0
+    sources = {n: tuple(map(absolute, getattr(corpus, n))) for n in ("train", "valid", "test")}
+    corpus = replace(corpus, **sources, tokenizer=absolute(corpus.tokenizer or decoder.source))
+    targets = replace(recipe.targets, teacher=absolute(recipe.targets.teacher))
+    passage = corpus.passage if corpus.cut and decoder.epochs else 0
     return replace(
         recipe,
         corpus=corpus,
-        decoder=replace(decoder, source=at(decoder.source), row=max(decoder.row, whole)),
+        decoder=replace(decoder, source=absolute(decoder.source), row=max(decoder.row, passage)),
         targets=targets,
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
         studies=replace(
             recipe.studies,
-            domains=tuple((n, at(file), *how) for n, file, *how in recipe.studies.domains),
+            domains=tuple((n, absolute(file), *rest) for n, file, *rest in recipe.studies.domains),
         ),
     )
 
 
 def fill(kind: type, values: dict, where: str) -> object:
-    """Return a dataclass of `kind` filled from a table; MlpMemError for an unknown key or type.
+    """Return a dataclass of `kind` filled from a table, which error messages call `where`.
 
-    `where` is what the message calls the table.
+    MlpMemError for an unknown key or a wrong type.
     """
     fields = {f.name: f for f in dataclasses.fields(kind)}
     unknown = values.keys() - fields.keys()
@@ -99,7 +98,7 @@ def fill(kind: type, values: dict, where: str) -> object:
 
 
 def _value(kind: type, key: str, value: object, where: str) -> object:
-    """Return one field's value as the dataclass holds it; MlpMemError if it is of another type."""
+    """Return one field's value as the dataclass holds it; MlpMemError for a wrong type."""
     allowed = kind.__name__
     if dataclasses.is_dataclass(kind):
         allowed = f"a table [{key}]"
@@ -109,18 +108,18 @@ def _value(kind: type, key: str, value: object, where: str) -> object:
         allowed = "a list"
         if isinstance(value, list):
             return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-    elif isinstance(value, bool) == (kind is bool):  # Python counts a bool among the numbers
+    elif isinstance(value, bool) == (kind is bool):  # in Python a bool is an int
         if isinstance(value, (int, float) if kind is float else kind):
             return value
-    raise MlpMemError(f"{where}: {key} is {value!r}, it must be {allowed}")
+    raise MlpMemError(f"{where}: {key} must be {allowed}; got {value!r}")
 
 
-HUB = "hub:"  # before a name in a recipe: nothing else ever asks for the network
-PATIENCE = 10.0  # seconds
+HUB = "hub:"  # prefix of a name in a recipe; only such names use the network
+TIMEOUT = 10.0  # seconds
 
 
 def check_model(source: str) -> None:
-    """Raise MlpMemError unless `source` is a path, or a model that is cached or can be reached."""
+    """Raise MlpMemError unless `source` is a path, or a cached or reachable Hub model."""
     if not source.startswith(HUB):
         return
     from huggingface_hub import HfApi, try_to_load_from_cache
@@ -129,10 +128,10 @@ def check_model(source: str) -> None:
     try:
         if isinstance(try_to_load_from_cache(name, "config.json"), str):
             return
-        HfApi().model_info(name, timeout=PATIENCE)
-    except Exception as error:  # of whichever library asks, and of names that cannot be
+        HfApi().model_info(name, timeout=TIMEOUT)
+    except Exception as error:  # the HTTP library's own classes, and those for malformed names
         why = str(error).partition("\n")[0]
         raise MlpMemError(
             f"recipe: cannot get {source} ({type(error).__name__}: {why}); check the network and "
-            f'the name ("{HUB}owner/name"), or give a folder with the decoder'
+            f'the name ("{HUB}owner/name"), or give a local folder with the decoder'
         ) from error

@@ -1,6 +1,6 @@
-"""From text to documents and tokens: any text (text), and the atlas that ships (atlas/).
+"""From text to documents and tokens: any text (text), and the shipped atlas (atlas/).
 
-readers streams files and the Hub, tokenizer trains a byte-level BPE, writer writes as it comes.
+readers streams files and the Hub, tokenizer trains a byte-level BPE, writer streams to disk.
 
 It may import `config` and `files`. Open text.py first, or atlas/passages.py.
 """

@@ -1,9 +1,9 @@
-"""Text where it lies -> blocks of documents, streamed: files, Parquet, datasets of the Hub.
+"""Streams text files, Parquet and Hub datasets as blocks of documents.
 
-Nothing is read whole. A block is at most BLOCK characters of one document; what follows in the same
-document comes in further blocks. Memory is bounded whatever the length of a file or of a line. What
-a text file is, and what is refused, is the library's rule (`mlpmem/retrieval/texts.py`); training
-adds documents cut at headings and separators, and fields of other names.
+A block is at most BLOCK characters of one document; a longer document comes in several blocks. So
+memory is bounded, whatever the length of a file or a line. The library decides what a text file is
+and what is refused (`mlpmem/retrieval/texts.py`). Training adds documents cut at headings and
+separators, and other names of fields.
 """
 
 import re
@@ -18,10 +18,10 @@ from mlpmem.retrieval import texts
 from train.config.load import HUB
 from train.config.tables import CorpusConfig
 
-BLOCK = 2**18  # characters; longer documents are tokenised in parts of this size
-TITLE = 60  # characters of a document's beginning that stand for a title it lacks
-HINT = f'. Paths count from the recipe\'s own folder; "{HUB}owner/name" is a dataset of the Hub'
-LINE = 2**16  # characters of a text's line that are read at once
+BLOCK = 2**18  # characters that are tokenised at once
+TITLE = 60  # characters of a title made of a document's beginning
+HINT = f'. Paths are relative to the recipe; "{HUB}owner/name" is a dataset of the Hub'
+LINE = 2**16  # characters of a line that are read at once
 
 
 class Block(NamedTuple):
@@ -29,7 +29,7 @@ class Block(NamedTuple):
 
     title: str
     text: str
-    first: bool  # whether the document begins here
+    first: bool  # the document begins here
 
 
 def beginning(text: str) -> str:
@@ -39,15 +39,15 @@ def beginning(text: str) -> str:
 
 
 def read_json(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
-    """Yield the blocks of a JSON-lines file, a document a line."""
+    """Yield the blocks of a JSON-lines file, one document per line."""
     with texts.opened(path) as file:
         rows = texts.json_rows(texts.decoded(file, path, counts), path, counts)
-        places = ((f"line {number} of {path}", row) for number, row in rows)
-        yield from blocks_of_rows(places, config, counts)
+        located = ((f"line {number} of {path}", row) for number, row in rows)
+        yield from blocks_of_rows(located, config, counts)
 
 
 def read_parquet(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
-    """Yield the blocks of a Parquet file, a document a row."""
+    """Yield the blocks of a Parquet file, one document per row."""
     yield from blocks_of_rows(_parquet_rows(path, config), config, counts)
 
 
@@ -57,12 +57,12 @@ def _parquet_rows(path: Path, config: CorpusConfig) -> Iterator[tuple[str, dict]
         import pyarrow as arrow
         from pyarrow import parquet
     except ModuleNotFoundError as error:
-        raise MlpMemError(_missing(str(path), error)) from error
+        raise MlpMemError(_missing_package(str(path), error)) from error
     try:
         with parquet.ParquetFile(path) as file:
-            there = set(file.schema_arrow.names)
+            names = set(file.schema_arrow.names)
             fields = {config.text_field, config.title_field, "messages"}
-            columns = sorted(there & fields) or sorted(there)
+            columns = sorted(names & fields) or sorted(names)
             number = 0
             for batch in file.iter_batches(64, columns=columns):
                 for row in batch.to_pylist():
@@ -70,7 +70,7 @@ def _parquet_rows(path: Path, config: CorpusConfig) -> Iterator[tuple[str, dict]
                     yield f"row {number} of {path}", row
     except arrow.ArrowInvalid as error:
         raise MlpMemError(
-            f"corpus: {path} is not a Parquet file ({error}); write it again"
+            f"corpus: {path} is not a valid Parquet file ({error}); write it again"
         ) from error
 
 
@@ -79,7 +79,7 @@ def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise MlpMemError(_missing(f"{HUB}{name}", error)) from error
+        raise MlpMemError(_missing_package(f"{HUB}{name}", error)) from error
     owner_name, _, rest = name.partition(":")
     configuration, _, split = rest.partition(":")
     try:
@@ -91,16 +91,16 @@ def hub_rows(name: str) -> Iterator[tuple[str, dict]]:
     except (OSError, ValueError) as error:
         why = str(error).partition("\n")[0]
         raise MlpMemError(
-            f"corpus: cannot read {HUB}{name} ({why}); write "
-            f'"{HUB}owner/name", "{HUB}owner/name:configuration" or '
-            f'"{HUB}owner/name:configuration:split", and check the network'
+            f'corpus: cannot read {HUB}{name} ({why}); write "{HUB}owner/name", '
+            f'"{HUB}owner/name:configuration" or "{HUB}owner/name:configuration:split", and check '
+            "the network"
         ) from error
 
 
-def _missing(source: str, error: ModuleNotFoundError) -> str:
-    """Return what to say where a reader's package is not installed."""
+def _missing_package(source: str, error: ModuleNotFoundError) -> str:
+    """Return the error message for a reader whose package is not installed."""
     return (
-        f"corpus: {source} is read by {error.name}, which is not installed here; install it with "
+        f"corpus: {source} is read by {error.name}, which is not installed; install it with "
         'pip install -e ".[train]", or give .txt, .md or .jsonl files'
     )
 
@@ -120,44 +120,45 @@ def blocks_of_rows(
 
 
 def read_text(path: Path, config: CorpusConfig, counts: Counter) -> Iterator[Block]:
-    """Yield the blocks of a text file, cut into documents at headings and separators."""
+    """Yield the blocks of a text file; headings and separators begin new documents."""
     heading = re.compile(config.heading, re.MULTILINE) if config.heading else None
     title = "" if config.heading or config.separator else path.name
     parts, size, first, documents = [], 0, True, 0
     for before, line, after in _with_neighbours(_lines(path, counts)):
-        found = heading.match(before + line + after, len(before)) if heading else None
-        ends = found or (config.separator and line.rstrip("\n") == config.separator)
+        match = heading.match(before + line + after, len(before)) if heading else None
+        ends = match or (config.separator and line.rstrip("\n") == config.separator)
         if ends or (parts and size + len(line) > BLOCK):
-            if made := _block(parts, title, first):
-                yield made
-                title, first, documents = made.title, False, documents + made.first
+            if block := _block(parts, title, first):
+                yield block
+                title, first, documents = block.title, False, documents + block.first
             parts, size = [], 0
         if ends:
-            title, first = _title(found), True
-        if found or not ends:
+            title, first = _title(match), True
+        if match or not ends:
             parts.append(line)
             size += len(line)
-    if made := _block(parts, title, first):
-        yield made
-        documents += made.first
+    if block := _block(parts, title, first):
+        yield block
+        documents += block.first
     counts["empty_documents"] += not documents
 
 
 def _block(parts: list[str], title: str, first: bool) -> Block | None:
-    """Return the block of these lines; None where nothing stands, or a document has not begun."""
+    """Return the block of these lines; None for blank lines before a document."""
     text = "".join(parts)
     return Block(title or beginning(text), text, first) if text.strip() or not first else None
 
 
 def _title(heading: re.Match | None) -> str:
-    """Return what a heading says, nothing for a separator."""
+    """Return a heading's title, "" for a separator."""
     return heading.group(1 if heading.re.groups else 0).strip() if heading else ""
 
 
 def _with_neighbours(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield (what stands before, line, line after): a heading may look at what is around it.
+    """Yield (text before, line, line after), which a heading's look-around may match.
 
-    Before are a line and the end of the one before that; a file has an empty line at either end.
+    The text before is one line, preceded by the newline that ends its predecessor. At both ends of
+    a file an empty line is assumed.
     """
     before, line = "\n", next(lines, "")
     for after in chain(lines, ["\n"]):
@@ -166,7 +167,7 @@ def _with_neighbours(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def _lines(path: Path, counts: Counter) -> Iterator[str]:
-    """Yield the lines of a text file with their ends, those beyond LINE characters in parts."""
+    """Yield the lines of a text file with their newlines, in parts of at most LINE characters."""
     with texts.opened(path) as file:
         yield from texts.lines(texts.decoded(file, path, counts), LINE)
 
@@ -180,10 +181,10 @@ READERS = {
 
 
 def read_blocks(sources: Iterable[str], config: CorpusConfig, counts: Counter) -> Iterator[Block]:
-    """Yield the blocks of all documents of `sources`, in their order.
+    """Yield the blocks of all documents of `sources`, in order.
 
-    Counts what is left out, see texts.noted. MlpMemError for what cannot be read, with the file and
-    the byte, line or row.
+    `counts` receives what is skipped, see texts.noted. MlpMemError names the file and the byte,
+    line or row that cannot be read.
     """
     for source in sources:
         if source.startswith(HUB):
@@ -199,5 +200,5 @@ def read_blocks(sources: Iterable[str], config: CorpusConfig, counts: Counter) -
 
 
 def files_of(source: str | Path, counts: Counter | None = None, hint: str = "") -> list[Path]:
-    """Return the files of a source: of a folder or a pattern in the order of their names."""
+    """Return the files of a source; those of a folder or a pattern are sorted by name."""
     return texts.files_of(source, tuple(READERS), counts, hint)

@@ -1,8 +1,8 @@
-"""Any text corpus: documents from files or the Hub -> tokenizer, and passages of each split.
+"""Text corpora: from documents of files or the Hub to a tokenizer and the passages of each split.
 
-Documents are cut into passages of a fixed number of tokens, each keyed on its own: no key sees
-beyond its passage. The splits that only measure keep documents whole, so that evaluation can slide
-its window over them. All is streamed; what is held is one batch of blocks.
+Training documents are cut into passages of a fixed number of tokens; no key sees beyond its
+passage. Validation and test documents stay whole, so that evaluation can slide its window over
+them. Everything is streamed: one batch of blocks is in memory at a time.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import Any
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.tokenizer import load_tokenizer
+from mlpmem.model.tokenizer import encode_texts, load_tokenizer
 from mlpmem.retrieval.texts import noted
 from train.config.load import HUB, check_model
 from train.config.tables import CorpusConfig
@@ -27,16 +27,16 @@ from train.files import say, write_json
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder
-BATCH = 16  # blocks tokenised at once: of the longest ones, some hundreds of MB
-SHOWN = 2**28  # characters that a tokenizer is trained on at most
+BATCH = 16  # blocks tokenised at once; up to some hundred MB
+TOKENIZER_TEXT = 2**28  # characters that a tokenizer is trained on, at most
 
 
 def write_corpus(folder: Path, config: CorpusConfig, seed: int) -> dict:
-    """Return counts; writes tokenizer/, memory/ (the training split), valid/ and test/."""
+    """Write tokenizer/, memory/ (the training split), valid/ and test/; return counts."""
     if not config.train:
         raise MlpMemError(
-            'corpus: nothing to read; give train = ["file or folder", ...] in the recipe\'s '
-            f'[corpus], paths relative to the recipe, or "{HUB}owner/name"'
+            'corpus: train must name a source or more; got none. Give train = ["file or folder", '
+            f'...] in [corpus], paths relative to the recipe, or "{HUB}owner/name"'
         )
     tokenizer = make_tokenizer(config, seed)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -52,7 +52,7 @@ def write_corpus(folder: Path, config: CorpusConfig, seed: int) -> dict:
             sizes[split] = {"tokens": writer.tokens.length, "documents": writer.documents}
     for split, size in sizes.items():
         if not size["documents"]:
-            raise MlpMemError(_nothing(split, config, counts))
+            raise MlpMemError(_empty_split(split, config, counts))
     if line := noted(counts):
         say(f"corpus: {line}")
     write_json(folder / "attributions.json", list(config.attributions))
@@ -60,45 +60,44 @@ def write_corpus(folder: Path, config: CorpusConfig, seed: int) -> dict:
     return {"tokens": tokens, "vocab_size": len(tokenizer)} | sizes | dict(counts)
 
 
-def _nothing(split: str, config: CorpusConfig, counts: Counter) -> str:
-    """Return what to say where a split has no document."""
+def _empty_split(split: str, config: CorpusConfig, counts: Counter) -> str:
+    """Return the error message for a split without documents."""
     skipped = noted(counts) or "nothing was left out"
     if split == "train" or getattr(config, split):
-        return f"corpus: the {split} split has no text ({skipped}); give sources that hold some"
+        return f"corpus: the {split} split has no text ({skipped}); give sources that have some"
     return (
         f"corpus: no document fell into the {split} split ({skipped}); cut the text into more "
-        f"documents (heading, separator), raise shares, or give {split} = [...] of its own"
+        f"documents (heading, separator), raise shares, or give {split} = [...]"
     )
 
 
 def make_tokenizer(config: CorpusConfig, seed: int) -> Any:
-    """Return the recipe's tokenizer: an existing one, or one trained on the training split."""
+    """Return the recipe's tokenizer: an existing one, or a new one of the training split."""
     if not config.tokenizer:
         blocks = _split_blocks(config, seed, Counter())
-        texts = _first((block.text for split, block in blocks if split == "train"), SHOWN)
+        texts = _first((block.text for split, block in blocks if split == "train"), TOKENIZER_TEXT)
         return train_tokenizer(tqdm(texts, "tokenizer", unit="block"), config.vocab_size)
-    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).is_dir():
+    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).exists():
         raise MlpMemError(
-            f"corpus: there is no folder {config.tokenizer}, whose tokenizer the recipe asks for "
-            "(source in [decoder], or tokenizer in [corpus]); put it there, or correct the path, "
-            f'which counts from the recipe\'s own folder, or give "{HUB}owner/name"'
+            f"corpus: there is no folder {config.tokenizer}, the recipe's tokenizer (source in "
+            "[decoder], or tokenizer in [corpus]); correct the path, which is relative to the "
+            f'recipe, or give "{HUB}owner/name"'
         )
-    made = gpt2_tokenizer(Path(config.tokenizer))
-    if made is not None:
-        return made
+    if (tokenizer := gpt2_tokenizer(Path(config.tokenizer))) is not None:
+        return tokenizer
     check_model(config.tokenizer)
     name = config.tokenizer.removeprefix(HUB)
     try:
         return load_tokenizer(name, local_files_only=not config.tokenizer.startswith(HUB))
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: {name} holds no tokenizer that can be read; give a folder with "
+            f"corpus: {name} has no readable tokenizer; give a folder with "
             f'tokenizer.json or with GPT-2\'s encoder.json and vocab.bpe, or "{HUB}owner/name"'
         ) from error
 
 
 def _first(texts: Iterable[str], most: int) -> Iterator[str]:
-    """Yield texts until `most` characters were given."""
+    """Yield texts until they have `most` characters in all."""
     for text in texts:
         if most <= 0:
             return
@@ -109,29 +108,29 @@ def _first(texts: Iterable[str], most: int) -> Iterator[str]:
 def _split_blocks(config: CorpusConfig, seed: int, counts: Counter) -> Iterator[tuple[str, Block]]:
     """Yield (split, block) of all sources.
 
-    A split without sources of its own takes its share of the training documents, by a hash of seed
-    and beginning: the same every time, and copies of a document fall into the same split.
+    A split without sources takes its share of the training documents, by a hash of the seed and
+    the document's first block. So splits are reproducible, and copies fall into the same split.
     """
-    shares = zip(("valid", "test"), config.shares, strict=True)
-    drawn = [(split, share) for split, share in shares if not getattr(config, split)]
+    pairs = zip(("valid", "test"), config.shares, strict=True)
+    shares = [(split, share) for split, share in pairs if not getattr(config, split)]
     split = "train"
     for block in read_blocks(config.train, config, counts):
         if block.first:
-            split = _drawn(block.text, seed, drawn)
+            split = _draw_split(block.text, seed, shares)
         yield split, block
     for split in ("valid", "test"):
         for block in read_blocks(getattr(config, split), config, counts):
             yield split, block
 
 
-def _drawn(text: str, seed: int, shares: list[tuple[str, float]]) -> str:
-    """Return the split of a document that begins with text."""
+def _draw_split(text: str, seed: int, shares: list[tuple[str, float]]) -> str:
+    """Return the split of a document whose first block is `text`."""
     digest = hashlib.blake2b(f"{seed}/{text}".encode(errors="replace"), digest_size=8).digest()
-    luck = int.from_bytes(digest, "big") / 2**64
+    position = int.from_bytes(digest, "big") / 2**64  # uniform in [0, 1)
     for split, share in shares:
-        if luck < share:
+        if position < share:
             return split
-        luck -= share
+        position -= share
     return "train"
 
 
@@ -141,10 +140,9 @@ def write_passages(
     tokenizer: Any,
     widths: dict[str, int],
 ) -> None:
-    """Write every split's documents, cut where `widths` gives the split's tokens a passage.
+    """Write the documents of every split, in passages of `widths[split]` tokens or else whole.
 
-    A passage begins with BOS (EOS where there is none, nothing where there is neither); a document
-    ends with EOS where there is one.
+    A passage begins with BOS (or EOS, if the tokenizer has no BOS); a document ends with EOS.
     """
     eos = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     start = eos if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
@@ -154,7 +152,7 @@ def write_passages(
     with tqdm(desc="tokens", unit="token", unit_scale=True) as bar:
         while batch := list(islice(stream, BATCH)):
             texts = [block.text for _, block in batch]
-            ids = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+            ids = encode_texts(tokenizer, texts)
             for (split, block), row in zip(batch, ids, strict=True):
                 cutters[split].add(block, row)
             bar.update(sum(map(len, ids)))
@@ -163,17 +161,17 @@ def write_passages(
 
 
 class Cutter:
-    """Cuts the token ids of one document after another into passages."""
+    """Cuts the token ids of a stream of documents into passages."""
 
     def __init__(
         self, writer: DocumentWriter, start: list[int], end: list[int], width: int | None
     ) -> None:
-        """Write passages of at most `width` tokens, or a passage a document for None."""
+        """Write passages of at most `width` tokens, or one per document if None."""
         self.writer, self.start, self.end, self.width = writer, start, end, width
-        self.used = 0  # tokens in the passage that is open, 0 where none is
+        self.used = 0  # tokens in the open passage, 0 if none is open
 
     def add(self, block: Block, ids: list[int]) -> None:
-        """Add one block of a document, which ends when another begins."""
+        """Add one block; a first block ends the document before it."""
         if block.first:
             self.finish()
             self.writer.begin(block.title, GROUP)
@@ -186,20 +184,21 @@ class Cutter:
             self._close()
 
     def _extend(self, ids: list[int]) -> None:
-        """Write ids, closing every passage that is full once more is to come."""
-        at = 0
-        while at < len(ids):
+        """Write ids; a full passage is closed when the next token arrives."""
+        start = 0
+        while start < len(ids):
             if self.width is not None and self.used >= self.width:
                 self._close()
             if not self.used:
                 self.writer.extend(self.start)
                 self.used = len(self.start)
             room = len(ids) if self.width is None else max(1, self.width - self.used)
-            self.writer.extend(ids[at : at + room])
-            self.used += len(ids[at : at + room])
-            at += room
+            part = ids[start : start + room]
+            self.writer.extend(part)
+            self.used += len(part)
+            start += room
 
     def _close(self) -> None:
-        """Close the passage that is open."""
+        """Close the open passage."""
         self.writer.end_passage()
         self.used = 0

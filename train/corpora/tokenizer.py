@@ -8,12 +8,12 @@ from transformers import PreTrainedTokenizerFast
 
 BOS, EOS = "<s>", "</s>"
 GPT2_END = "<|endoftext|>"  # ends a document in GPT-2's vocabulary, and begins the next
-# One digit a token, with the space before the first: numbers are spelled, never memorised whole.
+# One token per digit, the first with the space before it: no number is memorised as one token.
 WORDS = r" ?\p{N}| ?\p{L}+| ?[^\s\p{L}\p{N}]+|\s+"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of `vocab_size` tokens that puts BOS before a text and never fails."""
+    """Return a tokenizer of `vocab_size` tokens for any text, with BOS before it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -38,7 +38,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
 
 
 def gpt2_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
-    """Return the tokenizer of GPT-2's two files in a folder, or None where they are not there."""
+    """Return the tokenizer of GPT-2's two files in a folder, or None without them."""
     for vocab, merges in (("encoder.json", "vocab.bpe"), ("vocab.json", "merges.txt")):
         if (folder / vocab).is_file() and not (folder / "tokenizer.json").exists():
             model = models.BPE.from_file(str(folder / vocab), str(folder / merges))
@@ -54,7 +54,7 @@ def gpt2_tokenizer(folder: Path) -> PreTrainedTokenizerFast | None:
 def encode_segments(
     tokenizer: PreTrainedTokenizerFast, passages: list[list[str]]
 ) -> list[list[int]]:
-    """Return token ids of passages: BOS once, then every segment followed by EOS."""
+    """Return the token ids of passages: BOS, then every segment followed by EOS."""
     flat = [segment for segments in passages for segment in segments]
     encoded = iter(tokenizer.backend_tokenizer.encode_batch(flat, add_special_tokens=False))
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id

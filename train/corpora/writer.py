@@ -1,4 +1,4 @@
-"""Documents written as they come: a folder that `Documents` loads, never held in memory."""
+"""Streams documents to a folder that `Documents` loads; they are never held in memory."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ from numpy.lib import format as npy
 
 
 class ArrayWriter:
-    """A .npy file of one dimension that grows; its header is completed when it is closed."""
+    """A one-dimensional .npy file that grows; `close` completes its header."""
 
     def __init__(self, path: Path, dtype: np.dtype | type) -> None:
-        """Begin an empty array of dtype."""
+        """Begin an empty array."""
         self.dtype, self.length = np.dtype(dtype), 0
         self._file = path.open("w+b")
         self._header()
@@ -24,47 +24,45 @@ class ArrayWriter:
         self.length += len(values)
 
     def close(self) -> None:
-        """Write the length into the header, which numpy pads for that very purpose."""
-        begin = self._header()
+        """Write the length into the header, which numpy pads for this purpose."""
+        header = self._header()
         size = self._file.seek(0, 2)
-        assert size == begin + self.length * self.dtype.itemsize, (size, begin, self.length)
+        assert size == header + self.length * self.dtype.itemsize, (size, header, self.length)
         self._file.close()
 
     def _header(self) -> int:
-        """Write the header for what there is now; return its size, bytes."""
+        """Write the header for the current length; return its size in bytes."""
         self._file.seek(0)
-        described = {
-            "descr": npy.dtype_to_descr(self.dtype), "fortran_order": False,
-            "shape": (self.length,),
-        }  # fmt: skip
-        npy.write_array_header_1_0(self._file, described)
+        descr = npy.dtype_to_descr(self.dtype)
+        header = {"descr": descr, "fortran_order": False, "shape": (self.length,)}
+        npy.write_array_header_1_0(self._file, header)
         return self._file.tell()
 
 
 class ListWriter:
-    """A .json file that holds a list, written item by item."""
+    """A .json file of one list, written item by item."""
 
     def __init__(self, path: Path) -> None:
         """Begin an empty list."""
         self._file = path.open("w", encoding="utf-8")
-        self._before = "["
+        self._separator = "["
 
     def append(self, item: object) -> None:
         """Add one item."""
-        self._file.write(self._before + json.dumps(item, ensure_ascii=False))
-        self._before = ", "
+        self._file.write(self._separator + json.dumps(item, ensure_ascii=False))
+        self._separator = ", "
 
     def close(self) -> None:
         """End the list."""
-        self._file.write("]" if self._before == ", " else "[]")
+        self._file.write("]" if self._separator == ", " else "[]")
         self._file.close()
 
 
 class DocumentWriter:
-    """Writes documents one after another; used with `with`, which completes the files."""
+    """Writes documents one after another; a `with` statement completes the files."""
 
     def __init__(self, folder: Path, vocab_size: int) -> None:
-        """Begin a folder; token ids below vocab_size fit two bytes where they can."""
+        """Begin a folder; token ids take two bytes if vocab_size allows it."""
         folder.mkdir(parents=True, exist_ok=True)
         small = vocab_size <= 2**16
         self.tokens = ArrayWriter(folder / "tokens.npy", np.uint16 if small else np.int32)
@@ -75,27 +73,26 @@ class DocumentWriter:
         self.documents = 0
 
     def begin(self, title: str, group: str) -> None:
-        """Begin a document; passages closed from now on are its own."""
+        """Begin a document, to which the following passages belong."""
         self.titles.append(title)
         self.groups.append(group)
         self.documents += 1
 
     def extend(self, ids: np.ndarray | list[int]) -> None:
-        """Add token ids to the passage that is open."""
+        """Add token ids to the open passage."""
         self.tokens.append(ids)
 
     def end_passage(self) -> None:
-        """Close the passage that is open."""
+        """Close the open passage."""
         self.offsets.append([self.tokens.length])
         self.document_of.append([self.documents - 1])
 
     def __enter__(self) -> "DocumentWriter":
-        """Return the writer."""
         return self
 
     def __exit__(
         self, kind: type | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Complete all files."""
-        for part in (self.tokens, self.offsets, self.document_of, self.titles, self.groups):
-            part.close()
+        for writer in (self.tokens, self.offsets, self.document_of, self.titles, self.groups):
+            writer.close()

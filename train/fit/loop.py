@@ -5,27 +5,31 @@ Looks at every step's figures, one step late: a device is given its next work be
 Stops a run whose loss is no number, or far above what it was, and says where.
 """
 
-import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from mlpmem.errors import MlpMemError
 from train.config.tables import OptimizerConfig
+from train.fit.checkpoint import (
+    BROKEN,
+    load_checkpoint,
+    previous,
+    put_aside,
+    read_tensors,
+    save_checkpoint,
+    save_tensors,
+)
 from train.fit.optimizer import MasterOptimizer, schedule
 from train.run.machine import peak_memory
 
@@ -91,16 +95,6 @@ SLOW, APART = 3.0, 20  # seconds a checkpoint may take; slower ones come so many
 LOG_LINES = 40  # aligned lines a run prints, whatever its length
 
 
-@dataclass
-class Progress:
-    """How far a run is, for its checkpoint."""
-
-    step: int = 0  # the next one
-    history: list[dict] = field(default_factory=list)  # a dict a log line
-    seconds: float = 0.0  # used so far, over all runs that were killed
-    usual: list[float] = field(default_factory=list)  # losses before, as Watch has them
-
-
 Batch = dict[str, Tensor]
 Logs = dict[str, Tensor]
 
@@ -135,7 +129,7 @@ def fit(
     rank, world = accelerator.process_index, accelerator.num_processes
     model.to(accelerator.device)
     optimizer = MasterOptimizer(model, config, steps)
-    keeper = _Keeper(checkpoint, optimizer)
+    keeper = _Keeper(checkpoint, optimizer, label)
     progress, watch = keeper.progress, keeper.watch
     log = _Log(label, steps, config, accelerator, validate if rank == 0 else None)
     for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
@@ -146,13 +140,18 @@ def fit(
         if log.is_due(progress.step):
             line = log.line(progress.step, watch)
             if best is not None and rank == 0 and _is_best(line, progress.history):
-                _write(best, optimizer.weights(), {})
+                save_tensors(best, optimizer.weights())
             progress.history.append(line)
         if rank == 0:
             keeper.keep(last=progress.step == steps)
     optimizer.finish()
     if best is not None and best.is_file():
-        model.load_state_dict(load_file(best), strict=False)
+        try:
+            weights, _ = read_tensors(best)
+        except BROKEN as error:
+            why = f"{best.name} is damaged ({str(error)[:100]})"
+            raise put_aside([best, checkpoint, previous(checkpoint)], label, why) from error
+        model.load_state_dict(weights, strict=False)
     return progress.history
 
 
@@ -191,10 +190,10 @@ class _Log:
 class _Keeper:
     """A run's progress and its checkpoint, every CHECKPOINT_SECONDS, more rarely where slow."""
 
-    def __init__(self, path: Path, optimizer: MasterOptimizer) -> None:
+    def __init__(self, path: Path, optimizer: MasterOptimizer, label: str) -> None:
         """Go on where the checkpoint stands, or begin."""
         self.path, self.optimizer = path, optimizer
-        self.progress = load_checkpoint(path, optimizer)
+        self.progress = load_checkpoint(path, optimizer, label)
         self.watch = Watch(self.progress.usual)
         self.saved, self.every = time.perf_counter(), CHECKPOINT_SECONDS
         self.began = self.saved - self.progress.seconds
@@ -278,38 +277,3 @@ def _report(label: str, line: dict, steps: int, rank: int) -> None:
 def _memory_used() -> int:
     """Return the most memory used so far, bytes: of the GPU where there is one."""
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory()
-
-
-def save_checkpoint(path: Path, optimizer: MasterOptimizer, progress: Progress) -> None:
-    """Write masters, optimizer state and progress as one safetensors file, by rename."""
-    _write(path, optimizer.state(), {"progress": json.dumps(asdict(progress))})
-
-
-def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file beside its place, to the disk itself, then rename it there."""
-    beside = path.with_name(path.name + ".new")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, beside, metadata)
-    with beside.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if os.name == "posix":  # the rename too
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
-
-
-def load_checkpoint(path: Path, optimizer: MasterOptimizer) -> Progress:
-    """Return a run's progress and restore the optimizer from its file; a beginning without one."""
-    if not path.is_file():
-        return Progress()
-    with safe_open(path, framework="pt") as file:
-        optimizer.restore({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        return Progress(**json.loads(file.metadata()["progress"]))
-
-
-def used_seconds(path: Path) -> float:
-    """Return the seconds that a checkpoint's run had used, 0 without one."""
-    if not path.is_file():
-        return 0.0
-    with safe_open(path, framework="pt") as file:
-        return json.loads(file.metadata()["progress"])["seconds"]

@@ -15,7 +15,7 @@ import torch
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.distil import PRCTL, die_with_parent
 from train.files import read_json, write_json
-from train.fit.loop import used_seconds
+from train.fit.checkpoint import files, used_seconds
 from train.run.machine import FULL, peak_memory
 from train.run.processes import Team, alone, disband, launched, team
 
@@ -52,7 +52,7 @@ def run_workers(module: str, folder: Path, job: dict, processes: int, apart: boo
         "tokens": last["step"] * job["config"]["batch"],
         "loss": last["loss"],
         "earlier_seconds": earlier,
-        "scratch": ["job.json", CHECKPOINT],
+        "scratch": ["job.json", *(path.name for path in files(folder / CHECKPOINT))],
         "workers_memory": used,
     }
 

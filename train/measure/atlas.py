@@ -1,6 +1,6 @@
-"""The test that everything is measured on, and what one model makes of it.
+"""The atlas's test, and one model's results on it: accuracy and perplexity.
 
-Every source and every lambda in one pass: which tokens would be right, and their nll.
+One pass measures every source at every lambda: which tokens are right, and their nll.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from train.measure.questions import Questions, ask, sample_questions, tally
 from train.measure.text import all_positions, groups_of, nll_of, units_of
 from train.run.stage import StageContext
 
-# Decoder and memory are each certain on their own ground, so the mix tips near one half.
+# Decoder and memory are each certain of the facts they know, so the mix tips near one half.
 ATLAS_LAMBDAS = lambda_grid(
     10, 0.45, 0.48, 0.49, 0.5025, 0.505, 0.5075, 0.51, 0.515, 0.52, 0.53, 0.55, 0.57, 0.65
 )
@@ -31,7 +31,7 @@ ATLAS_LAMBDAS = lambda_grid(
 
 @dataclass(frozen=True)
 class Grid:
-    """Of P positions and L lambdas, by source ("memory", "knn")."""
+    """Results at P positions and L lambdas, by source ("memory", "knn")."""
 
     right: dict[str, np.ndarray]  # (P, L) bool: the mix's most probable token is the true one
     gold_nll: dict[str, np.ndarray]  # (P,) the true token's nll in nats, also under "lm"
@@ -43,7 +43,7 @@ class Grid:
 
 
 class MeasuredModel:
-    """The decoder, and beside it the memory and the datastore where there are any."""
+    """The decoder, with memory and datastore if given."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class MeasuredModel:
         k: int = 128,
         temperature: float = 20.0,
     ) -> None:
-        """Prepare the search; without memory and store only the decoder is measured."""
+        """Prepare the search; without memory and store, only the decoder is measured."""
         self.decoder, self.memory, self.store = decoder, memory, store
         self.k, self.temperature = k, temperature
         if store is not None:
@@ -87,13 +87,13 @@ class MeasuredModel:
         queries = torch.zeros(len(positions), self.store.keys.shape[1])
         for places in forward_positions(self.decoder, documents, positions, head=False):
             queries[places.at] = places.hidden.float()
-        found = [(d, i) for _, d, i in self.search.search(queries, self.k)]
-        return torch.cat([d for d, _ in found]), torch.cat([i for _, i in found])
+        blocks = [(d, i) for _, d, i in self.search.search(queries, self.k)]
+        return torch.cat([d for d, _ in blocks]), torch.cat([i for _, i in blocks])
 
     def knn_log_probs(
         self, neighbours: tuple[Tensor, Tensor], at: np.ndarray, vocab: int
     ) -> Tensor:
-        """Return kNN log-probs (n, V) of some positions, from what `neighbours` returned."""
+        """Return the kNN log-probs (n, V) at some positions, from the result of `neighbours`."""
         distances, indices = (x[at] for x in neighbours)
         indices = indices.numpy()
         values = torch.from_numpy(self.store.values[indices].astype(np.int64))
@@ -108,7 +108,7 @@ def _right(lm: Tensor, other: Tensor, true: Tensor) -> np.ndarray:
 
 
 GROUPS = ("A1", "A2", "B")
-CHOOSING = "dev"  # the held-out wordings that choose lambda; the others only measure
+CHOOSING = "dev"  # the held-out wordings that choose lambda
 WORDINGS = ("seen", "test", "unseen", "statement_test")
 
 
@@ -120,7 +120,7 @@ class Measured:
     grid: Grid
     text_groups: np.ndarray  # (P,) group of every held-out position
     text: Grid
-    text_units: np.ndarray  # (P,) what each is drawn with; see windows.units_of
+    text_units: np.ndarray  # (P,) unit of resampling of each, see text.units_of
 
     def accuracy(self, source: str, lmbda: float) -> dict[str, dict]:
         """Return {cell: {"n", "right"}} at one of ATLAS_LAMBDAS."""
@@ -144,14 +144,14 @@ class Test:
 
     @classmethod
     def load(cls, corpus: Path, tokenizer, most: int, seed: int) -> "Test":
-        """Return the test of a corpus folder: at most `most` of each cell, drawn by seed."""
+        """Return the test of a corpus folder, at most `most` questions per cell, drawn by seed."""
         cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, *WORDINGS)]
         rows = read_lines(corpus / "questions.jsonl")
         questions = ask(tokenizer, sample_questions(rows, cells, most, seed))
         return cls(questions, _thinned(Documents.load(corpus / "heldout"), most, seed))
 
     def measure(self, sources: MeasuredModel) -> Measured:
-        """Return what a decoder with its sources makes of the test."""
+        """Return the results of a decoder with its sources."""
         positions = all_positions(self.text)
         return Measured(
             questions=self.questions,
@@ -174,18 +174,15 @@ def _thinned(documents: Documents, most: int, seed: int) -> Documents:
     """Return at most `most` passages of each group."""
     groups = np.array(documents.groups)[documents.document_of]
     order = np.random.default_rng(seed).permutation(len(documents))
-    kept = [p for g in GROUPS for p in order[groups[order] == g][:most]]
-    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in kept]
+    chosen = [p for g in GROUPS for p in order[groups[order] == g][:most]]
+    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in chosen]
     return join_passages(pairs, documents.titles, documents.groups)
 
 
 def measure_atlas(
     context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
 ) -> dict:
-    """Return the atlas's part of results.json: accuracy and perplexity by group.
-
-    Each source has the lambda that is best for it.
-    """
+    """Return the atlas's part of results.json: accuracy and perplexity, at each best lambda."""
     config = context.config
     test = Test.load(context.inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
     measured = test.measure(MeasuredModel(decoder, memory, store, config.k, config.temperature))
@@ -196,7 +193,7 @@ def measure_atlas(
         "lmbda": lmbda,
         "lambda_curves": curves,
         "systems": {
-            "lm": _values(measured, "memory", 0.0),  # lambda 0 of any source is the decoder alone
+            "lm": _values(measured, "memory", 0.0),  # lambda 0 is only the decoder
             **{source: _values(measured, source, lmbda[source]) for source in curves},
         },
     }
@@ -214,17 +211,14 @@ def curve(measured: Measured, source: str) -> dict[str, list[float]]:
     """Return accuracy and perplexity over ATLAS_LAMBDAS, by cell and group."""
     rows: dict[str, list[float]] = {"lmbdas": list(ATLAS_LAMBDAS)}
     for lmbda in ATLAS_LAMBDAS:
-        found = shares(measured.accuracy(source, lmbda))
-        found |= {f"ppl_{g}": p for g, p in measured.perplexity(source, lmbda).items()}
-        for key, value in found.items():
+        values = shares(measured.accuracy(source, lmbda))
+        values |= {f"ppl_{g}": p for g, p in measured.perplexity(source, lmbda).items()}
+        for key, value in values.items():
             rows.setdefault(key, []).append(value)
     return rows
 
 
 def choose_lambda(rows: dict[str, list[float]]) -> float:
-    """Return the lambda of a curve with the best mean accuracy on dev questions over the groups.
-
-    Of equals it is the smallest.
-    """
+    """Return the lambda with the best mean accuracy on dev questions, the smallest of equals."""
     means = np.mean([rows[f"{group}_{CHOOSING}"] for group in GROUPS], axis=0)
     return ATLAS_LAMBDAS[int(np.argmax(means.round(9)))]

@@ -1,6 +1,6 @@
-"""Every source token by token: under one lambda, under a router's, and the best there could be.
+"""Every source token by token: at a fixed lambda, at a router's, and at the best possible one.
 
-`each` walks texts with the evidence that a router reads; `measure` judges every mix on the way.
+`each` computes the sources and a router's evidence along texts; `measure` scores every mix.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,24 +26,24 @@ MODES = ("fixed", AUTO, "oracle")
 def measure(
     model: Model, documents: Documents, positions: np.ndarray, modes: Sequence[str] = MODES
 ) -> dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]:
-    """Return {(system, mode): (right (P,) bool, nll (P,) nats)}; mode "lm" of system "lm" too.
+    """Return {(system, mode): (right (P,) bool, nll (P,) nats)}, and ("lm", "lm").
 
-    The positions (P,) ascend.
+    The positions (P,) must ascend.
     """
-    read, asked = reach(documents, positions)
+    read, scored = reach(documents, positions)
     systems = [system for system in model.routers if model.can_ask(system, model.store)]
     pairs = [("lm", "lm"), *((s, m) for s in systems for m in modes)]
-    found = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
+    results = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
     for at, sources, true, evidence in each(model, documents, read, systems):
-        for (system, mode), (right, nll) in found.items():
+        for (system, mode), (right, nll) in results.items():
             before = evidence.get(system)
-            hit, log_probs = _judged(model, sources, system, mode, true, before)
-            right[at] = hit.cpu().numpy()
+            hits, log_probs = _score(model, sources, system, mode, true, before)
+            right[at] = hits.cpu().numpy()
             nll[at] = -log_probs.clamp_min(-60.0).double().cpu().numpy()
-    return {pair: (right[asked], nll[asked]) for pair, (right, nll) in found.items()}
+    return {pair: (right[scored], nll[scored]) for pair, (right, nll) in results.items()}
 
 
-def _judged(
+def _score(
     model: Model,
     sources: Sources,
     system: str,
@@ -51,7 +51,7 @@ def _judged(
     true: Tensor,
     evidence: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (whether the true token is the likeliest, its log-prob), (R,) each."""
+    """Return (whether the true token is the most probable, its log-prob), (R,) each."""
     lm, other = sources["lm"], sources[system]
     if mode == "oracle":
         hits = (lm.argmax(-1) == true) | (other.argmax(-1) == true)
@@ -62,13 +62,13 @@ def _judged(
 
 
 def by_token(model: Model, test: Test) -> dict[str, dict]:
-    """Return {system: {"accuracy", "ppl"}} under the routers' lambdas, as `measure_atlas` does."""
-    asked, positions = test.questions, all_positions(test.text)
-    answers = measure(model, asked.documents, asked.positions, (AUTO,))
+    """Return {system: {"accuracy", "ppl"}} at the routers' lambdas, as in `measure_atlas`."""
+    questions, positions = test.questions, all_positions(test.text)
+    answers = measure(model, questions.documents, questions.positions, (AUTO,))
     texts, groups = measure(model, test.text, positions, (AUTO,)), groups_of(test.text, positions)
     return {
         system: {
-            "accuracy": tally(asked, right),
+            "accuracy": tally(questions, right),
             "ppl": {
                 str(g): float(np.exp(texts[system, AUTO][1][groups == g].mean()))
                 for g in dict.fromkeys(groups)
@@ -79,31 +79,30 @@ def by_token(model: Model, test: Test) -> dict[str, dict]:
     }
 
 
-ROWS = 256  # positions whose (rows, V) log-probs exist at a time
+ROWS = 256  # positions whose (rows, V) log-probs are computed at once
 
 
 def each(
     model: Model, documents: Documents, positions: np.ndarray, systems: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
-    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system) piece by piece.
+    """Yield (indices into positions, Sources, true tokens, evidence (n,) by system), ROWS at most.
 
-    The positions are of whole texts, or of `reach`, or evidence lacks what is left out. At most
-    ROWS at a time.
+    The positions must be those of whole texts or of `reach`: evidence needs the tokens before.
     """
     true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
     texts, evidence = documents.passage_at(positions), {system: Evidence() for system in systems}
     for at, hidden, logits, *_ in forward_positions(model.decoder, documents, positions):
         for start in range(0, len(at), ROWS):
-            some = slice(start, start + ROWS)
-            sources = model.sources(hidden[some], logits[some], model.store)
-            tokens = true[at[some]].to(sources.log_probs.device)
+            part = slice(start, start + ROWS)
+            sources = model.sources(hidden[part], logits[part], model.store)
+            tokens = true[at[part]].to(sources.log_probs.device)
             before = {
-                system: read.read(texts[at[some]], gaps(sources["lm"], sources[system], tokens))
-                for system, read in evidence.items()
+                system: state.read(texts[at[part]], gaps(sources["lm"], sources[system], tokens))
+                for system, state in evidence.items()
             }
-            yield at[some], sources, tokens, before
+            yield at[part], sources, tokens, before
 
 
 def gold(sources: Sources, system: str, true: Tensor) -> Tensor:
-    """Return the true tokens' log-probs (R,) by a system."""
+    """Return a system's log-probs (R,) of the true tokens."""
     return sources[system].gather(1, true[:, None])[:, 0]

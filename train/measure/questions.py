@@ -1,7 +1,7 @@
-"""Questions as documents: prompt and right answer in one passage, cells of group and wording.
+"""Questions as documents: one passage per prompt and right answer, in cells of group and wording.
 
-A greedy generation gives the right answer exactly if, along that answer, the most probable token
-is the right one each time; so one teacher-forced pass measures exact match at every lambda.
+Greedy generation gives the right answer exactly if the most probable token is right at every
+position of the answer. So one teacher-forced pass measures exact match at every lambda.
 """
 
 import random
@@ -15,7 +15,7 @@ from train.corpora.tokenizer import EOS
 
 @dataclass(frozen=True)
 class Questions:
-    """Q questions as passages, and the positions whose tokens must all be right."""
+    """Q questions as passages, and the positions of their answers."""
 
     rows: list[dict]
     cells: list[str]  # of each question: "B/test", "A2/statement_test", ...
@@ -25,13 +25,13 @@ class Questions:
 
 
 def cell_of(row: dict) -> str:
-    """Return the cell of a question of the corpus: group, and how its wording was held out."""
+    """Return the cell of a question: its group, kind and wording."""
     statement = "statement_" if row["kind"] == "statement" else ""
     return f"{row['group']}/{statement}{row['wording']}"
 
 
 def sample_questions(rows: list[dict], cells: list[str], most: int, seed: int) -> list[dict]:
-    """Return at most `most` questions of each cell, drawn by seed."""
+    """Return at most `most` questions per cell, drawn by seed."""
     by_cell: dict[str, list[dict]] = {cell: [] for cell in cells}
     for row in rows:
         if cell_of(row) in by_cell:
@@ -44,13 +44,13 @@ def sample_questions(rows: list[dict], cells: list[str], most: int, seed: int) -
 
 
 def ask(tokenizer, rows: list[dict]) -> Questions:
-    """Return the questions tokenised; an answer ends with EOS, or a period in a statement."""
+    """Return tokenised questions; an answer ends with EOS, that of a statement with a period."""
     passages, spans = [], []
     for i, row in enumerate(rows):
         prompt = tokenizer.encode(row["prompt"])
         end = "." if row["kind"] == "statement" else EOS
         ids = tokenizer.encode(f"{row['prompt']} {row['answer']}{end}")
-        assert ids[: len(prompt)] == prompt, (row["prompt"], "tokens change with the answer")
+        assert ids[: len(prompt)] == prompt, (row["prompt"], "its tokens change with the answer")
         passages.append((i, ids))
         spans.append((len(prompt), len(ids)))
     documents = join_passages(passages, [r["title"] for r in rows], [r["group"] for r in rows])
@@ -66,7 +66,7 @@ def ask(tokenizer, rows: list[dict]) -> Questions:
 
 
 def tally(questions: Questions, right: np.ndarray) -> dict[str, dict]:
-    """Return {cell: {"n", "right"}} of right (P,) bool: a question needs all its tokens."""
+    """Return {cell: {"n", "right"}} of right (P,) bool: a question needs all its tokens right."""
     whole = np.ones(len(questions.rows), bool)
     np.logical_and.at(whole, questions.question_of, right)
     cells = np.array(questions.cells)

@@ -1,14 +1,11 @@
-"""Perplexity of text as the field measures it: a window slides over each document.
+"""Perplexity of a text corpus by every source, with a window that slides over each document.
 
-All tokens of a document's first window are scored; each further window scores the tokens that the
-one before did not hold, at most `stride`, and uses the others as context. P positions that are
-scored, K neighbours.
+A document's first window scores all its tokens. Each further window scores the tokens after the
+window before it, at most `stride`, with the others as context. P is the number of scored positions,
+K that of neighbours.
 
-What a text corpus measures: the perplexity of its test split by every source.
-
-Neighbours, temperature and both lambdas are chosen on the validation split; the test split only
-measures. Windows are as long as the passages that were keyed, or the keys would lack what the
-queries know.
+k, temperature and both lambdas are chosen on the validation split and measured on the test split.
+Windows should be as long as the keyed passages, or queries have more context than keys.
 """
 
 import math
@@ -32,18 +29,17 @@ from mlpmem.retrieval.passages import forward_positions
 from train.config.tables import EvaluateConfig
 from train.run.stage import StageContext
 
-SMALLEST = 1e-30  # probability of a token at least
-LARGEST = -math.log(SMALLEST)  # nats: what a token may cost at most
+SMALLEST = 1e-30  # probability that replaces a smaller one
+LARGEST = -math.log(SMALLEST)  # nll in nats of SMALLEST
 
 
 def slide(
     documents: Documents, window: int, stride: int, most: int, seed: int
 ) -> tuple[Documents, np.ndarray]:
-    """Return (windows as passages, (P,) positions in them to be scored).
+    """Return (windows as passages, (P,) scored positions in them).
 
-    Every window begins with its document's first token (BOS), as the datastore's passages do; every
-    other token is scored once. Where that would be more than `most`, whole windows are left out by
-    seed, over all documents alike.
+    Every window begins with its document's first token (BOS), like the datastore's passages; every
+    other token is scored once. Beyond `most` tokens, windows are dropped at random by seed.
     """
     offsets = documents.offsets.tolist()
     spans = [
@@ -53,9 +49,9 @@ def slide(
     ]
     order = np.random.default_rng(seed).permutation(len(spans))
     scored = np.cumsum([spans[i][3] - spans[i][2] for i in order])
-    kept = np.sort(order[: max(1, int(np.searchsorted(scored, most, side="right")))])
+    chosen = np.sort(order[: max(1, int(np.searchsorted(scored, most, side="right")))])
     pairs, positions, length = [], [np.empty(0, np.int64)], 0
-    for p, start, first, end in (spans[i] for i in kept):
+    for p, start, first, end in (spans[i] for i in chosen):
         ids = [int(documents.tokens[offsets[p]]), *documents.tokens[start:end].tolist()]
         pairs.append((int(documents.document_of[p]), ids))
         positions.append(length + 1 + np.arange(first - start, end - start))
@@ -64,7 +60,7 @@ def slide(
 
 
 def _spans(begin: int, end: int, width: int, stride: int) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, first scored, end) of the windows over tokens begin .. end."""
+    """Yield (start, first scored, end) of the windows over the tokens from `begin` to `end`."""
     start = first = begin
     while first < end:
         stop = min(start + width, end)
@@ -73,7 +69,7 @@ def _spans(begin: int, end: int, width: int, stride: int) -> Iterator[tuple[int,
 
 
 def all_positions(documents: Documents) -> np.ndarray:
-    """Return the positions (P,) of all tokens but each passage's first, which has none before."""
+    """Return the positions (P,) of all tokens except the first of each passage."""
     return np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
 
 
@@ -83,9 +79,9 @@ def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
 
 
 def units_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
-    """Return what every position is drawn with for an interval, (P,): its document.
+    """Return the unit of resampling of every position, (P,): its document.
 
-    Where all are of one document it is the passage, which may be a window of it.
+    If all positions are of one document, it is the passage, such as a window.
     """
     passages = documents.passage_at(positions)
     units = documents.document_of[passages]
@@ -94,22 +90,22 @@ def units_of(documents: Documents, positions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Golds:
-    """What each source makes of the true tokens; nothing of size V is kept."""
+    """The true tokens' probability by each source; nothing has size V."""
 
-    lm: np.ndarray  # (P,) nll in nats of the true token by the decoder
-    memory: np.ndarray  # (P,) by the memory
+    lm: np.ndarray  # (P,) nll in nats by the decoder
+    memory: np.ndarray  # (P,) nll in nats by the memory
     distances: np.ndarray  # (P, K) float32 squared L2, nearest first
-    counts: np.ndarray  # (P, K) copies that each neighbour stands for
+    counts: np.ndarray  # (P, K) entries that each neighbour represents
     hits: np.ndarray  # (P, K) bool: the neighbour's value is the true token
 
     def knn(self, k: int, temperature: float) -> np.ndarray:
-        """Return the true token's nll (P,) in nats by the k nearest neighbours."""
+        """Return the nll (P,) in nats by the k nearest neighbours."""
         distances = self.distances[:, :k].astype(np.float64)
         weights = self.counts[:, :k] * np.exp((distances[:, :1] - distances) / temperature)
         return nll_of((weights * self.hits[:, :k]).sum(1) / weights.sum(1))
 
     def nll(self, other: np.ndarray, lmbda: float) -> np.ndarray:
-        """Return the true tokens' nll (P,) in nats under the mix of the decoder and another."""
+        """Return the nll (P,) in nats under the mix of the decoder and another source's nll."""
         return mix_nll(self.lm, other, lmbda).numpy()
 
 
@@ -122,17 +118,17 @@ def nll_of(probs: np.ndarray) -> np.ndarray:
 def look(
     decoder: Decoder, memory: Memory, store: Datastore, text: tuple[Documents, np.ndarray], k: int
 ) -> Golds:
-    """Return the Golds of a text's positions with the k nearest neighbours of each."""
+    """Return the Golds of a text's positions, with k neighbours each."""
     documents, positions = text
     true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
-    lm, own = np.zeros(len(positions)), np.zeros(len(positions))
+    lm_nll, memory_nll = np.zeros(len(positions)), np.zeros(len(positions))
     queries = torch.zeros(len(positions), decoder.hidden_size)
     for places in forward_positions(decoder, documents, positions):
         at, hidden = places.at, places.hidden.float()
         queries[at] = hidden.cpu()
-        for found, logits in ((lm, places.logits), (own, memory(hidden))):
+        for result, logits in ((lm_nll, places.logits), (memory_nll, memory(hidden))):
             nll = -logits.float().cpu().log_softmax(-1).gather(1, true[at, None])
-            found[at] = nll[:, 0].clamp_max(LARGEST).double().numpy()
+            result[at] = nll[:, 0].clamp_max(LARGEST).double().numpy()
     search = BulkSearch(store.keys, decoder.device)
     blocks = []
     with tqdm(total=len(queries), desc="neighbours", unit="position") as bar:
@@ -141,11 +137,11 @@ def look(
             bar.update(len(distances))
     distances, indices = map(np.concatenate, zip(*blocks, strict=True))
     hits = store.values[indices] == true.numpy()[:, None]
-    return Golds(lm, own, distances, store.counts[indices], hits)
+    return Golds(lm_nll, memory_nll, distances, store.counts[indices], hits)
 
 
 def perplexity(lm: np.ndarray, other: np.ndarray, lmbda: float) -> float:
-    """Return the perplexity under the mix of two sources' nlls (P,) of the true token."""
+    """Return the perplexity of the mix of two sources, given by their nlls (P,)."""
     return float(mix_nll(lm, other, lmbda).mean().exp())
 
 
@@ -164,15 +160,15 @@ def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store:
     config = context.config
     if config.window > decoder.max_positions:
         raise MlpMemError(
-            f"evaluate: window is {config.window}, the decoder reads {decoder.max_positions} "
-            "tokens at most; lower it in the recipe's [evaluate]"
+            f"evaluate: window must be at most {decoder.max_positions} tokens, which is what the "
+            f"decoder reads; got {config.window}. Lower it in the recipe's [evaluate]"
         )
-    found = {}
+    golds = {}
     for split in (CHOOSING, "test"):
         documents = Documents.load(context.inputs["corpus"] / split)
         text = slide(documents, config.window, config.stride, config.tokens, context.seed)
-        found[split] = look(decoder, memory, store, text, max(config.ks))
-    valid, test = found[CHOOSING], found["test"]
+        golds[split] = look(decoder, memory, store, text, max(config.ks))
+    valid, test = golds[CHOOSING], golds["test"]
     use = choose(valid, config)
     curves = {
         source: {
@@ -188,7 +184,7 @@ def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store:
         "config": asdict(config) | {"k": use.k, "temperature": use.temperature},
         "lmbda": use.lmbda,
         "lambda_curves": curves,
-        "scored": {split: len(golds.lm) for split, golds in found.items()},
+        "scored": {split: len(part.lm) for split, part in golds.items()},
         "share_of_gain": share_of_gain(ppl),
         "systems": {name: {"accuracy": {}, "ppl": {GROUP: value}} for name, value in ppl.items()},
     }
@@ -196,28 +192,25 @@ def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store:
 
 @dataclass(frozen=True)
 class Use:
-    """How a text's sources are used."""
+    """The settings with which a text's sources are used."""
 
     k: int
     temperature: float
     lmbda: dict[str, float]  # of "memory" and "knn"
 
     def other(self, golds: Golds, source: str) -> np.ndarray:
-        """Return the true tokens' nll (P,) in nats by memory or kNN alone."""
+        """Return the nll (P,) in nats by only memory or kNN."""
         return golds.memory if source == "memory" else golds.knn(self.k, self.temperature)
 
     def nll(self, golds: Golds, system: str) -> np.ndarray:
-        """Return the true tokens' nll (P,) in nats by "lm", or by the mix with memory or kNN."""
+        """Return the nll (P,) in nats by "lm", or by the mix with memory or kNN."""
         if system == "lm":
             return golds.nll(golds.lm, 0.0)
         return golds.nll(self.other(golds, system), self.lmbda[system])
 
 
 def choose(valid: Golds, config: EvaluateConfig) -> Use:
-    """Return the k, temperature and lambdas that give the lowest validation perplexity.
-
-    k and temperature are those of the best pair, each pair at its own best lambda.
-    """
+    """Return the settings of lowest validation perplexity, with the best lambda of each source."""
     ks = sorted({min(k, valid.distances.shape[1]) for k in config.ks})
 
     def best(pair: tuple[int, float]) -> float:
@@ -235,9 +228,6 @@ def best_lambda(perplexities: list[float]) -> float:
 
 
 def share_of_gain(ppl: dict[str, float]) -> float | None:
-    """Return (lm - memory) / (lm - knn): how much of what kNN gains the memory gains.
-
-    None where kNN gains nothing.
-    """
+    """Return (lm - memory) / (lm - knn): the memory's share of kNN's gain; None without a gain."""
     gain = ppl["lm"] - ppl["knn"]
     return (ppl["lm"] - ppl["memory"]) / gain if gain > 0 else None

@@ -36,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="results.json of a bundle, RUN/export/NAME/results.json: its tables are printed; "
         "without it the READMEs are written",
     )
-    given = parser.parse_args(arguments).results
+    path = parser.parse_args(arguments).results
     try:
-        if given is not None:
-            sys.stdout.write(tables_of(given))
+        if path is not None:
+            sys.stdout.write(tables_of(path))
             return 0
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
@@ -150,7 +150,7 @@ def _costs(cost: dict) -> list[list[str]]:
     sizes = [f"{cost[f'{part}_bytes'] / 1e6:,.1f} MB" for part in parts]
     build = ["", "", f"{cost['build_seconds']:.0f} s for {cost['keys']:,} keys"]
     return [
-        ["a token", *(f"{ms:.1f} ms" for ms in times)],
+        ["per token", *(f"{ms:.1f} ms" for ms in times)],
         ["in memory", *sizes],
         ["before the first answer", *build],
     ]

@@ -1,8 +1,8 @@
-"""Amend a bundle where it stands: `python -m train.report.bundle gather|adopt RECIPE`.
+"""Amend a bundle in place: `python -m train.report.bundle gather|adopt RECIPE`.
 
-`gather` puts what tasks and studies found for a recipe into the bundle's results.json, in place of
-what was there: README's tables and the Results tab are made from it. `adopt` puts a run's LoRA
-beside the bundle's decoder, without running the stage export again.
+`gather` replaces the findings in the bundle's results.json with those of a recipe's tasks and
+studies; README's tables and the Results tab use them. `adopt` adds a run's LoRA to the bundle,
+without running the stage export again.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from train.stages.export import tuned_adapters
 
 
 def gather(findings: Path, bundle: Path, also: Sequence[Path] = ()) -> int:
-    """Return how many findings stand in the bundle's results now; MlpMemError for none.
+    """Return the number of findings put into the bundle's results; MlpMemError for none.
 
-    also: files of other runs' findings, which answer what this bundle's corpus cannot.
+    also: files of other runs' findings, for questions that this bundle's corpus cannot answer.
     """
     rows = load(findings) + [row for path in also for row in read_json(path)]
     if not rows:
@@ -36,7 +36,7 @@ def gather(findings: Path, bundle: Path, also: Sequence[Path] = ()) -> int:
 
 
 def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:
-    """Return how many adapters were put into the bundle; MlpMemError for one that does not fit."""
+    """Return the number of adapters added to the bundle; MlpMemError if one does not fit."""
     decoder = load_bundle(bundle).model().decoder
     adapters = tuned_adapters(finetuned, names)
     for adapter in adapters:
@@ -49,14 +49,14 @@ def adopt(finetuned: Path, names: list[str], bundle: Path) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     """Amend a bundle; return the exit status."""
-    given = _parser().parse_args(argv)
+    args = _parser().parse_args(argv)
     try:
-        folder, run = Path(preset_path(given.bundle)), run_of(given.runs, given.recipe)
-        if given.command == "adopt":
-            count = adopt(run / "finetuned", given.names, folder)
+        folder, run = Path(preset_path(args.bundle)), run_of(args.runs, args.recipe)
+        if args.command == "adopt":
+            count = adopt(run / "finetuned", args.names, folder)
             say(f"{count} adapters in {folder.name}/adapters")
         else:
-            count = gather(run / "findings", folder, given.also)
+            count = gather(run / "findings", folder, args.also)
             say(f"{count} findings in {folder.name}/results.json; now `python -m train.report`")
     except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
@@ -65,18 +65,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(prog="python -m train.report.bundle", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    gathers, adopts = commands.add_parser("gather"), commands.add_parser("adopt")
-    for command in (gathers, adopts):
-        command.add_argument("recipe", help="whose run it is, such as atlas")
-        command.add_argument("--runs", type=Path, default=Path("runs"), help="where stages are")
+    gather_parser, adopt_parser = commands.add_parser("gather"), commands.add_parser("adopt")
+    for command in (gather_parser, adopt_parser):
+        command.add_argument("recipe", help="the recipe of the run, such as atlas")
+        command.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
         command.add_argument("--bundle", help="folder or preset; the embedded one by default")
-    adopts.add_argument("names", nargs="+", help="rows of finetuned.json, such as lora_B_...")
-    gathers.add_argument(
+    adopt_parser.add_argument("names", nargs="+", help="rows of finetuned.json, such as lora_B_...")
+    gather_parser.add_argument(
         "--also", type=Path, nargs="*", default=[],
-        help="findings of another run, as runs/wikitext-2/findings/domains.json",
+        help="findings of another run, such as runs/wikitext-2/findings/domains.json",
     )  # fmt: skip
     return parser
 

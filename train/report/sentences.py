@@ -31,16 +31,16 @@ ONLY = re.compile(r"\{if ([^\s{}]+)(?: ([^\s{}]+))?\}")
 
 def filled(template: str, results: dict) -> str:
     """Return a template filled from a results.json; MlpMemError if a figure is missing."""
-    rows, kept, shown = read(results), [], True
+    rows, lines, shown = read(results), [], True
     for line in template.splitlines():
-        if wanted := ONLY.match(line):
-            shown = any(_is_about(row, *wanted.groups()) for row in rows)
-            line = line[wanted.end() :]
+        if condition := ONLY.match(line):
+            shown = any(_is_about(row, *condition.groups()) for row in rows)
+            line = line[condition.end() :]
         elif not line or line.startswith("- "):
             shown = True
         if shown:
-            kept.append(PLACE.sub(lambda place: _said(place[1], rows, results), line))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(kept).strip()) + "\n"
+            lines.append(PLACE.sub(lambda place: _rendered(place[1], rows, results), line))
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines).strip()) + "\n"
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -53,7 +53,7 @@ def _is_about(row: Found, study: str, metric_or_system: str | None) -> bool:
     return row.study == study and metric_or_system in (None, row.metric, row.system)
 
 
-def _said(place: str, rows: list[Found], results: dict) -> str:
+def _rendered(place: str, rows: list[Found], results: dict) -> str:
     """Return the text of a placeholder."""
     kind, *rest = place.split()
     if kind == "how":
@@ -61,23 +61,23 @@ def _said(place: str, rows: list[Found], results: dict) -> str:
     if kind == "table":
         return _tables(place, rest, results)
     name, _, form = place.partition(":")
-    words = shlex.split(name)
+    terms = shlex.split(name)
     if kind == "system":
-        return _percent(_share(place, words[1], words[2], results), form.strip())
-    pick = {"best": min, "most": max}.get(words[0])
-    found = _found(words[1:] if pick else words, rows)
-    if not found or len(found) > 1 and not pick:
+        return _percent(_share(place, terms[1], terms[2], results), form.strip())
+    pick = {"best": min, "most": max}.get(terms[0])
+    matches = _matches(terms[1:] if pick else terms, rows)
+    if not matches or len(matches) > 1 and not pick:
         raise MlpMemError(
-            f"README: {{{place}}} must match one finding; got {len(found)} findings. Correct the "
+            f"README: {{{place}}} must match one finding; got {len(matches)} findings. Correct the "
             "template in train/readme, or measure it and put the findings into the bundle"
         )
-    return _number((pick or min)(found, key=lambda row: row.value), form.strip())
+    return _number((pick or min)(matches, key=lambda row: row.value), form.strip())
 
 
-def _found(words: list[str], rows: list[Found]) -> list[Found]:
+def _matches(terms: list[str], rows: list[Found]) -> list[Found]:
     """Return the findings of a study, system, split, metric and settings."""
-    plain = tuple(word for word in words if "=" not in word)
-    setting = dict(word.split("=", 1) for word in words if "=" in word)
+    plain = tuple(word for word in terms if "=" not in word)
+    setting = dict(word.split("=", 1) for word in terms if "=" in word)
     return [
         row
         for row in rows
@@ -116,21 +116,20 @@ def _share(place: str, name: str, cell: str, results: dict) -> float:
     raise MlpMemError(f"README: the table has no {{{place}}}; correct the template")
 
 
-def _how(place: str, words: list[str], rows: list[Found]) -> str:
+def _how(place: str, terms: list[str], rows: list[Found]) -> str:
     """Return the command that measured a study."""
     for row in rows:
-        if [row.study] == words and row.how:
+        if [row.study] == terms and row.how:
             return row.how
     raise MlpMemError(
         f"README: no finding matches {{{place}}}; measure it, or remove it from the template"
     )
 
 
-def _tables(place: str, words: list[str], results: dict) -> str:
+def _tables(place: str, terms: list[str], results: dict) -> str:
     """Return a study's tables in Markdown, or only one of them, numbered from 1."""
-    study, *number = words
-    made = [tables(q.charts) for q in questions(results) if q.study == study]
-    chosen = [table for found in made for table in found]
+    study, *number = terms
+    chosen = [t for q in questions(results) if q.study == study for t in tables(q.charts)]
     if number:
         chosen = chosen[int(number[0]) - 1 : int(number[0])]
     if not chosen:

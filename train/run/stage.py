@@ -15,10 +15,13 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash, read_json, say, write_json
+from train.run.inputs import check_inputs, damaged
 from train.run.machine import forget_peak, is_full, peak_memory
 from train.run.processes import check_free, hold, team
 
-BOOKS = ("identity.json", "manifest.json")  # a stage's files that are no outputs
+MANIFEST = "manifest.json"
+BOOKS = ("identity.json", MANIFEST)  # a stage's files that are no outputs
+HOW = ("processes",)  # of a configuration: how a stage is run, which does not change its result
 NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done anything
 
 
@@ -67,6 +70,7 @@ def run_stage(
         if team().is_main:
             recover(final, partial, identity)
             if not _is_done(final, identity, again):
+                check_inputs(root, name, {i: finished_manifest(root / i) for i in inputs})
                 need = plan() if plan is not None else None
                 prepare(partial, identity, keep=resumes and not again)
                 say(f"{name}: {json.dumps(identity['config'])}")
@@ -87,6 +91,10 @@ def _is_done(final: Path, identity: dict, again: bool) -> bool:
         return False
     if not again:
         check_same(final, done, identity)
+    if again and (wrong := damaged(final, done)):
+        say(f"{final.name}: is made again: it is damaged: {wrong}")
+        os.replace(final / MANIFEST, final / f"{MANIFEST}.damaged")  # other processes see it too
+        return False
     if found := differences(done, identity):
         say(f"{final.name}: is made again: {'; '.join(found)}")
         if texts := ", ".join(text["file"] for text in done.get("added", [])):
@@ -166,7 +174,7 @@ def recover(final: Path, partial: Path, identity: dict) -> None:
     """Put finished work in its place that a kill kept from it."""
     if finished_manifest(partial) is None or not (partial / "identity.json").is_file():
         return
-    if not final.exists() or read_json(partial / "identity.json") == identity:
+    if not final.exists() or is_same(read_json(partial / "identity.json"), identity):
         place(final, partial)
         say(f"{final.name}: was finished by a run that was killed then; put in its place")
 
@@ -189,8 +197,18 @@ def identify(root: Path, name: str, config: object, inputs: tuple[str, ...], see
 
 def finished_manifest(folder: Path) -> dict | None:
     """Return the manifest of a finished stage, or None."""
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     return read_json(path) if path.is_file() else None
+
+
+def is_same(one: dict, other: dict) -> bool:
+    """Return whether two identities have the same result, whatever the number of processes."""
+
+    def decisive(identity: dict) -> dict:
+        config = {k: v for k, v in identity["config"].items() if k not in HOW}
+        return identity | {"config": config}
+
+    return decisive(one) == decisive(other)
 
 
 def plain_decoder(run: Path) -> Path | None:
@@ -207,13 +225,23 @@ def prepare(partial: Path, identity: dict, keep: bool = True) -> None:
     """
     left = partial / "identity.json"
     if left.is_file():
-        if (other := read_json(left)) == identity:
+        if is_same(other := read_json(left), identity):
+            _tell_how(other, identity)
+            write_json(left, identity)
             return
         if keep and any(p.is_file() and p.name not in NO_WORK for p in partial.rglob("*")):
             check_same(partial, other, identity)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_json(left, identity)
+
+
+def _tell_how(old: dict, new: dict) -> None:
+    """Print what differs in how a killed run and this one work."""
+    for key in HOW:
+        before, now = old["config"].get(key), new["config"].get(key)
+        if before != now:
+            say(f"{new['stage']}: goes on with {key} = {now}; it was begun with {before}")
 
 
 def _full(name: str, folder: Path) -> MlpMemError:
@@ -237,7 +265,7 @@ def differences(done: dict, identity: dict) -> list[str]:
     found = [
         f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} asked"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and key not in HOW
     ]
     old, new = done["inputs"], identity["inputs"]
     if others := sorted(old.keys() ^ new.keys()):

@@ -1,7 +1,7 @@
-"""Stage controls: memories trained like the recipe's but for one thing, measured like it.
+"""Stage controls: memories that differ from the recipe's in one setting, measured like it.
 
-With alpha 0 a memory learns from the text alone, by cross-entropy: whatever it lacks is what the
-retriever's signal is worth. Each is kept as a memory's folder, named after what differs.
+With alpha 0 a memory learns only the text, by cross-entropy; the gap to the recipe's memory is what
+the retriever's targets are worth. Each memory has a folder named after the setting that differs.
 """
 
 import dataclasses
@@ -22,48 +22,49 @@ ROW = "row.json"
 
 
 def make_controls(context: StageContext) -> dict:
-    """Return counts; writes controls.json and a folder a memory.
+    """Return counts; writes controls.json and one folder per memory.
 
-    Every finished one is kept, so a killed run goes on after it.
+    A killed run resumes after the last finished memory.
     """
-    given = context.config.memories if kind_of(context.inputs["corpus"]).asks else ()
-    made = [_kept_or_made(context, differing) for differing in given]
-    write_json(context.folder / "controls.json", [each["row"] for each in made])
-    scratch = [f"{each['row']['name']}/{name}" for each in made for name in each["scratch"]]
-    used = max((each["workers_memory"] for each in made), default=0)
-    return {"memories": len(made), "scratch": scratch, "workers_memory": used}
+    settings = context.config.memories if kind_of(context.inputs["corpus"]).asks else ()
+    controls = [_control(context, changes) for changes in settings]
+    write_json(context.folder / "controls.json", [c["row"] for c in controls])
+    scratch = [f"{c['row']['name']}/{name}" for c in controls for name in c["scratch"]]
+    peak = max((c["workers_memory"] for c in controls), default=0)
+    return {"memories": len(controls), "scratch": scratch, "workers_memory": peak}
 
 
-def name_of(differing: dict) -> str:
-    """Return the name of what differs: "alpha_0", "blocks_3-noise_0.2"."""
+def name_of(changes: dict) -> str:
+    """Return the name of a control: "alpha_0", "blocks_3-noise_0.2"."""
     parts = [
         f"{key}_{value:g}" if isinstance(value, (int, float)) else f"{key}_{value}"
-        for key, value in differing.items()
+        for key, value in changes.items()
     ]
     return "-".join(parts)
 
 
-def _kept_or_made(context: StageContext, differing: dict) -> dict:
-    """Return a memory's row, files only needed to go on, and the bytes of memory its workers took.
+def _control(context: StageContext, changes: dict) -> dict:
+    """Return {row, scratch, workers_memory} of a control; trains it unless an earlier run did.
 
-    They are read if a killed run had finished it.
+    scratch: files needed only to resume; workers_memory: peak bytes.
     """
-    folder = context.folder / name_of(differing)
+    folder = context.folder / name_of(changes)
     folder.mkdir(exist_ok=True)
     if not (folder / ROW).is_file():
         recipe = finished_manifest(context.inputs["memory"])["config"]
-        recipe = {k: v for k, v in recipe.items() if k != "seed"} | differing
+        recipe = {k: v for k, v in recipe.items() if k != "seed"} | changes
         recipe = fill(MemoryFitConfig, recipe, "[controls] memories")
-        began = time.perf_counter()
-        made = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
-        seconds = round(made["earlier_seconds"] + time.perf_counter() - began, 1)
-        row = _measured(context, folder, differing) | {"seconds": seconds}
-        write_json(folder / ROW, {"row": row} | {k: made[k] for k in ("scratch", "workers_memory")})
+        started = time.perf_counter()
+        counts = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
+        seconds = round(counts["earlier_seconds"] + time.perf_counter() - started, 1)
+        row = _measure(context, folder, changes) | {"seconds": seconds}
+        extra = {k: counts[k] for k in ("scratch", "workers_memory")}
+        write_json(folder / ROW, {"row": row} | extra)
     return read_json(folder / ROW)
 
 
-def _measured(context: StageContext, folder: Path, differing: dict) -> dict:
-    """Return what a memory makes of the atlas at a lambda of its own, chosen on dev wordings."""
+def _measure(context: StageContext, folder: Path, changes: dict) -> dict:
+    """Return a control's row: accuracy and perplexity at its own best lambda on dev wordings."""
     memory = Memory.load(folder).float().eval()
     decoder = Decoder.load(context.inputs["decoder"], depth=memory.config.depth)
     most = context.config.questions
@@ -71,9 +72,9 @@ def _measured(context: StageContext, folder: Path, differing: dict) -> dict:
     measured = test.measure(MeasuredModel(decoder, memory.bind(decoder)))
     lmbda = choose_lambda(curve(measured, "memory"))
     return {
-        "name": name_of(differing),
-        "label": f"decoder + memory, {', '.join(f'{k} {v}' for k, v in differing.items())}",
-        "differs": differing,
+        "name": name_of(changes),
+        "label": f"decoder + memory, {', '.join(f'{k} {v}' for k, v in changes.items())}",
+        "differs": changes,
         "lmbda": lmbda,
         "bytes": memory.bytes,
         **shares(measured.accuracy("memory", lmbda)),

@@ -1,4 +1,4 @@
-"""Stage corpus: text -> tokenizer, the memory's documents, and what else the kind of corpus has."""
+"""Stage corpus: from text to a tokenizer, the memory's documents and the kind's other parts."""
 
 from pathlib import Path
 
@@ -10,14 +10,14 @@ from train.run.stage import StageContext
 
 
 def make_corpus(context: StageContext) -> dict:
-    """Return counts; writes tokenizer/, memory/ and what else the kind of corpus has."""
+    """Return counts; writes tokenizer/, memory/ and the kind's other parts."""
     return kind_named(context.config.kind).make(context)
 
 
 def check_tokens(decoder: Decoder, corpus: Path) -> None:
-    """Raise MlpMemError unless a corpus folder's tokens are those of a decoder's own tokenizer."""
+    """Raise MlpMemError unless a corpus was tokenized by the decoder's own tokenizer."""
     if tokenizer_hash(load_tokenizer(str(corpus / "tokenizer"))) != decoder.tokenizer_hash:
         raise MlpMemError(
-            f"{corpus}: its text is cut by another tokenizer than the decoder's, so its tokens "
-            "would mean other words; name the run and the bundle (or decoder) that belong together"
+            f"{corpus}: its tokenizer differs from the decoder's, so its ids mean other tokens; "
+            "give a run and a bundle (or decoder) that belong together"
         )

@@ -1,6 +1,7 @@
-"""Stage datastore: the decoder over the memory's documents -> a key for every entry, in shards.
+"""Stage datastore: one key per entry of the memory's documents, in shards.
 
-A shard is written whole or not at all, by any of the processes; a killed run goes on at the next.
+A key is the decoder's hidden state. Each shard is written atomically by one process, and a killed
+run resumes at the next shard.
 """
 
 import time
@@ -16,7 +17,7 @@ from mlpmem.retrieval.datastore import build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
-from train.files import read_json, write_json
+from train.files import file_hash, read_json, say, write_json
 from train.run.processes import team
 from train.run.stage import StageContext
 
@@ -36,7 +37,7 @@ def make_datastore(context: StageContext) -> dict:
 
 
 def load_decoder(context: StageContext) -> Decoder:
-    """Return the decoder as the recipe wants it, on this process's device."""
+    """Return the decoder in the recipe's dtype, on this process's device."""
     config = context.config
     dtype, device = getattr(torch, config.dtype), team().device
     return Decoder.load(context.inputs["decoder"], depth=config.depth, dtype=dtype, device=device)
@@ -48,23 +49,23 @@ def build_datastore(
     documents: Documents,
     positions: np.ndarray,
     counts: np.ndarray,
-    there: list[Shard],
+    existing: list[Shard],
 ) -> dict:
-    """Return counts; builds the keys of all entries but those of the shards that are there.
+    """Return counts; writes the keys of all entries after those of the `existing` shards.
 
-    Every process builds its share of the missing shards, the first writes the rest.
+    Every process builds its share of the missing shards; the main process writes the other files.
     """
-    folder, size, us = context.folder, decoder.hidden_size, team()
-    spans = cut(sum(s.entries for s in there), len(positions), size, context.config)
-    spans = [Span(len(there) + number, first, end) for number, first, end in spans]
-    kept = [span for span in spans if (folder / note(span)).is_file()]
-    us.wait()  # all have seen the same shards of earlier runs before one writes more
-    earlier = sum(read_json(folder / note(span))["seconds"] for span in kept)
-    mine = us.share([span for span in spans if span not in kept])
-    _build(decoder, documents, positions, folder, mine)
-    us.wait()
-    shards = there + [Shard(**read_json(folder / note(span))["shard"]) for span in spans]
-    if us.is_main:
+    folder, size, processes = context.folder, decoder.hidden_size, team()
+    spans = cut(sum(s.entries for s in existing), len(positions), size, context.config)
+    spans = [Span(len(existing) + number, first, end) for number, first, end in spans]
+    done = [span for span in spans if _is_kept(folder, span)]
+    processes.wait()  # every process must list the same finished shards before one writes more
+    earlier = sum(read_json(folder / note(span))["seconds"] for span in done)
+    share = processes.share([span for span in spans if span not in done])
+    _build(decoder, documents, positions, folder, share)
+    processes.wait()
+    shards = existing + [Shard(**read_json(folder / note(span))["shard"]) for span in spans]
+    if processes.is_main:
         write_index(folder, size, shards)
         save_entries(folder, positions, counts)
         documents.save(folder / "documents")
@@ -73,7 +74,7 @@ def build_datastore(
         "entries": len(positions),
         "passages": len(documents),
         "shards": len(shards),
-        "earlier_seconds": earlier / us.world,
+        "earlier_seconds": earlier / processes.world,
         "scratch": [note(span) for span in spans],
         "hashes": {shard.file: shard.sha256 for shard in shards},
     }
@@ -87,17 +88,33 @@ def cut(start: int, end: int, size: int, config: DatastoreConfig) -> list[Span]:
 
 
 def note(span: Span) -> str:
-    """Return the name of the file that says a shard is finished, and what is in it."""
+    """Return the name of the file that records a finished shard."""
     return shard_file(span.number).replace(".npy", ".json")
 
 
+def _is_kept(folder: Path, span: Span) -> bool:
+    """Return whether a killed run left a shard as it wrote it; a damaged one is built again."""
+    path = folder / note(span)
+    if not path.is_file():
+        return False
+    try:
+        shard = Shard(**read_json(path)["shard"])
+        if file_hash(folder / shard.file) == shard.sha256:
+            return True
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    if team().is_main:
+        say(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
+    return False
+
+
 def _build(
-    decoder: Decoder, documents: Documents, positions: np.ndarray, folder: Path, mine: list[Span]
+    decoder: Decoder, documents: Documents, positions: np.ndarray, folder: Path, spans: list[Span]
 ) -> None:
-    """Write this process's share of the shards, a note after each."""
-    total = sum(span.end - span.first for span in mine)
+    """Write shards, and a note after each."""
+    total = sum(span.end - span.first for span in spans)
     with tqdm(total=total, desc="keys", unit="key", unit_scale=True, mininterval=5.0) as bar:
-        for span in mine:
+        for span in spans:
             size, base, started = span.end - span.first, bar.n, time.perf_counter()
 
             def progress(done: int, of: int, base: int = base, size: int = size) -> None:

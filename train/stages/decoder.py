@@ -1,6 +1,6 @@
-"""Stage decoder: a new small Llama or an existing decoder, trained on packed passages or as it is.
+"""Stage decoder: a new small Llama or an existing decoder, trained on packed passages or unchanged.
 
-Also run as a worker.
+It also runs as a worker.
 """
 
 import dataclasses
@@ -18,8 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import fetch
-from mlpmem.model.decoder import Decoder as ExistingDecoder
-from mlpmem.model.decoder import added_mask
+from mlpmem.model.decoder import Decoder, added_mask
 from mlpmem.model.families import counts_places, family_of, logit_bound, logit_divisor
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
@@ -33,7 +32,7 @@ from train.fit.workers import CHECKPOINT, run_workers, work
 from train.run.processes import team
 from train.run.stage import StageContext
 
-CACHED_ROW = 256  # tokens; the scores of longer rows are better never written down
+CACHED_ROW = 256  # tokens; materialised attention scores are faster up to this row length
 
 
 def make_decoder(context: StageContext) -> dict:
@@ -54,7 +53,7 @@ def make_decoder(context: StageContext) -> dict:
 
 
 def train_worker(folder: Path) -> None:
-    """Train on one process of possibly several; the first writes the result."""
+    """Train in one of the launch's processes; the main process writes the result."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     corpus, config = Path(job["corpus"]), fill(DecoderConfig, job["config"], "job.json")
     torch.manual_seed(job["seed"])
@@ -73,80 +72,81 @@ def train_worker(folder: Path) -> None:
 
 
 def training_parts(corpus: Path) -> list[Path]:
-    """Return the folders a decoder learns from: its own draws, or else what is remembered too."""
+    """Return the folders a decoder learns from: its own draws, else the memory's documents."""
     return sorted(corpus.glob("decoder_*")) or [corpus / "memory"]
 
 
 def new_model(config: DecoderConfig, tokenizer) -> nn.Module:
-    """Return the model that training starts from: the recipe's source, or random weights."""
+    """Return the model before training: the recipe's source, or random weights."""
     if config.source:
         return _load_source(config).model.requires_grad_(True)
     return LlamaForCausalLM(llama_config(config, tokenizer))
 
 
 def save(model: nn.Module, tokenizer, folder: Path) -> None:
-    """Write a transformers folder: weights in half precision, as a bundle has them, and tokenizer.
+    """Write a transformers folder: float16 weights, as in a bundle, and the tokenizer.
 
-    MlpMemError where a weight is too large for half precision.
+    MlpMemError if a weight is not finite in float16.
     """
     half = model.to("cpu", torch.float16)
     if not all(weight.isfinite().all() for weight in half.parameters()):
         raise MlpMemError(
-            "decoder: a weight exceeds half precision, in which decoders are kept; use another one"
+            "decoder: weights must be finite in float16, the saved format; got one that is not. "
+            "Use another decoder"
         )
     half.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _load_source(config: DecoderConfig) -> ExistingDecoder:
-    """Return the existing decoder of a recipe; from the Hub only where the recipe says "hub:"."""
+def _load_source(config: DecoderConfig) -> Decoder:
+    """Return a recipe's source; from the Hub only if the recipe says "hub:"."""
     check_model(config.source)
     name = config.source.removeprefix(HUB)
-    return ExistingDecoder.load(fetch(name, "decoder", local_files_only=name == config.source))
+    return Decoder.load(fetch(name, "decoder", local_files_only=name == config.source))
 
 
-def check_source(config: DecoderConfig, tokenizer) -> ExistingDecoder:
-    """Return a recipe's source; MlpMemError unless it reads the corpus's tokens and its rows."""
+def check_source(config: DecoderConfig, tokenizer) -> Decoder:
+    """Return a recipe's source; MlpMemError unless it fits the corpus's tokenizer and the row."""
     decoder = _load_source(config)
     if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
         raise MlpMemError(
-            f"decoder: the corpus is cut by another tokenizer ({len(tokenizer)} tokens) than "
-            f"{config.source} reads ({len(decoder.tokenizer)} tokens); leave tokenizer out of the "
-            "recipe's [corpus], so that the decoder's own is taken, and make the corpus again"
+            f"decoder: the corpus's tokenizer ({len(tokenizer)} tokens) must be that of "
+            f"{config.source} ({len(decoder.tokenizer)} tokens). Leave tokenizer out of [corpus], "
+            "so that the decoder's own is used, and make the corpus again"
         )
     if len(tokenizer) > decoder.vocab_size:
         raise MlpMemError(
-            f"decoder: {config.source} has {decoder.vocab_size} logits, its tokenizer "
+            f"decoder: {config.source} has {decoder.vocab_size} logits, fewer than its tokenizer's "
             f"{len(tokenizer)} tokens; the folder mixes two models, get it again"
         )
     if config.epochs:
         check_trainable(decoder.model)
     if config.epochs and config.row > decoder.max_positions:
         raise MlpMemError(
-            f"decoder: row is {config.row}, {config.source} reads {decoder.max_positions} tokens "
-            "at most; lower row in [decoder], and passage in [corpus]"
+            f"decoder: row must be at most {decoder.max_positions} for {config.source}; got "
+            f"{config.row}. Lower row in [decoder], and passage in [corpus]"
         )
     return decoder
 
 
 def check_trainable(model: nn.Module) -> None:
-    """Raise MlpMemError for a decoder that answers other than the loss on packed rows assumes."""
+    """Raise MlpMemError for a decoder whose forward pass the packed loss cannot reproduce."""
     name = model.config.model_type
     family = family_of(name)
     if logit_bound(model.config, family) is not None:
-        why = f"bends its logits ({family.softcap}), which the loss of training does not"
+        why = f"caps its logits ({family.softcap}), which the training loss does not"
     elif counts_places(model.config, family):
-        why = "attends by places in a row (ALiBi), which packed passages share"
+        why = "attends by position in the row (ALiBi), and packed passages share a row"
     else:
         return
     raise MlpMemError(
-        f"decoder: {name} {why}; set epochs = 0 in [decoder] to take it as it is, and leave "
+        f"decoder: {name} {why}; set epochs = 0 in [decoder] to use it unchanged, and leave "
         "[finetuned] out"
     )
 
 
 def llama_config(config: DecoderConfig, tokenizer) -> LlamaConfig:
-    """Return the transformers configuration of the decoder a recipe asks for."""
+    """Return the transformers configuration of a recipe's new decoder."""
     return LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -165,11 +165,11 @@ def llama_config(config: DecoderConfig, tokenizer) -> LlamaConfig:
 
 @contextmanager
 def quick_attention(model: nn.Module, row: int) -> Iterator[None]:
-    """Train within this with the attention that is fastest for rows of so many tokens.
+    """Use the fastest attention for training on rows of this many tokens.
 
-    On a CPU torch's backward of fused attention takes longer than the products it saves, as long as
-    the scores of a row fit the cache: written out, a step takes 0.87 to 0.89 of the time (128
-    tokens, 320 wide, 8 layers) and 0.87 to 0.91 (256, 128, 4), in two runs each.
+    On a CPU, torch's backward of fused attention costs more than it saves while a row's scores fit
+    the cache. Eager attention took 0.87 to 0.89 of the time per step (128 tokens, 320 wide, 8
+    layers) and 0.87 to 0.91 (256, 128, 4), in two runs each.
     """
     usual = model.config._attn_implementation
     if usual != "sdpa" or row > CACHED_ROW or not next(model.parameters()).is_cpu:
@@ -183,7 +183,7 @@ def quick_attention(model: nn.Module, row: int) -> Iterator[None]:
 
 
 def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-    """Return the summed cross-entropy (nats) of the packed targets of a batch, and no other log."""
+    """Return the summed cross-entropy (nats) of a batch's packed targets, and no other figures."""
     hidden = model.base_model(
         input_ids=batch["ids"],
         position_ids=batch["position_ids"],
@@ -192,7 +192,7 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
     ).last_hidden_state
     hidden, head = hidden.flatten(0, 1), model.get_output_embeddings()
     weight = head.weight
-    if head.bias is not None:  # a column of the weight whose input is always 1
+    if head.bias is not None:  # as a column of the weight whose input is 1
         hidden = torch.cat([hidden, torch.ones_like(hidden[:, :1])], 1)
         weight = torch.cat([weight, head.bias[:, None]], 1)
     divisor = logit_divisor(model.config, family_of(model.config.model_type))
@@ -201,7 +201,7 @@ def packed_loss(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dic
 
 
 def _draw_batches(draws: list[Path], config: DecoderConfig, seed: int):
-    """Return (batches(step, rank, world), steps) over the draws, one after another."""
+    """Return (batches(step, rank, world), steps) over the draws in order."""
 
     @lru_cache(1)
     def rows_of(draw: int) -> PackedRows:
@@ -229,7 +229,7 @@ def finetune(
     epochs: int,
     path: Path,
 ) -> list[dict]:
-    """Fine-tune `model` in place on documents with AdamW; return the log. For comparison only."""
+    """Fine-tune `model` in place on documents with AdamW, for comparison; return the log."""
     check_trainable(model)
     passes = [pack(documents, config.row, f"finetune/{epoch}") for epoch in range(epochs)]
     per_epoch = max(1, len(documents.tokens) // config.batch)

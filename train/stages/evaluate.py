@@ -1,7 +1,6 @@
-"""Stage evaluate: every source at every lambda -> results.json, one schema for any corpus.
+"""Stage evaluate: every system at every lambda, in one results.json schema for any corpus.
 
-What is measured is the kind of corpus's own (`run/kinds.py`). Decoder, memory, datastore, sizes and
-seconds are the same for all.
+The corpus kind chooses the metrics (`run/kinds.py`); all kinds report bytes and seconds.
 """
 
 import dataclasses
@@ -21,11 +20,11 @@ from train.run.kinds import kind_of
 from train.run.stage import StageContext, finished_manifest
 
 LABELS = {"lm": "decoder", "memory": "decoder + memory", "knn": "decoder + kNN"}
-ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # as systems are named, by whose lambda it is
+ROUTED = {"memory": AUTO, "knn": f"{AUTO}_knn"}  # the system's name when its router sets lambda
 
 
 def evaluate(context: StageContext) -> dict:
-    """Return counts; writes results.json, one schema for page, README and exports."""
+    """Return counts; writes results.json, which the page, README and exports read."""
     config, inputs = context.config, context.inputs
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
@@ -34,20 +33,20 @@ def evaluate(context: StageContext) -> dict:
     corpus, kind = finished_manifest(inputs["corpus"]), kind_of(inputs["corpus"])
     measured = kind.measure(context, decoder, memory, store)
     seconds = {name: finished_manifest(path)["seconds"] for name, path in inputs.items()}
-    learning = sum(seconds[name] for name in ("memory", "targets", "datastore"))
-    beyond = {
+    training = sum(seconds[name] for name in ("memory", "targets", "datastore"))
+    costs = {  # (bytes, seconds)
         "lm": (decoder.bytes, seconds["decoder"]),
-        "memory": (memory.bytes, learning),
+        "memory": (memory.bytes, training),
         "knn": (store.bytes, seconds["datastore"]),
-        "auto": (memory.bytes, learning + seconds["router"]),
+        "auto": (memory.bytes, training + seconds["router"]),
         "auto_knn": (store.bytes, seconds["datastore"] + seconds["router"]),
     }
     lmbdas, labels = dict(measured["lmbda"]), dict(LABELS)
     routed = partial(_routed, context, decoder, memory, store, measured["lmbda"])
-    for source, made in kind.by_token(context, routed).items():
-        name = ROUTED[source]
-        measured["systems"][name], lmbdas[name] = made, AUTO
-        labels[name] = f"{LABELS[source]}, lambda by token"
+    for system, scores in kind.by_token(context, routed).items():
+        name = ROUTED[system]
+        measured["systems"][name], lmbdas[name] = scores, AUTO
+        labels[name] = f"{LABELS[system]}, lambda by token"
     results = {
         "v": 1,
         "how": "python -m train evaluate",
@@ -62,8 +61,8 @@ def evaluate(context: StageContext) -> dict:
             "label": labels[name],
             "lmbda": lmbdas.get(name),
             **measured["systems"][name],
-            "bytes": beyond[name][0],
-            "train_seconds": beyond[name][1],
+            "bytes": costs[name][0],
+            "train_seconds": costs[name][1],
         }
         for name in labels
     ]
@@ -78,10 +77,10 @@ def _routed(
     store: Datastore,
     lmbda: dict[str, float],
 ) -> Model:
-    """Return the model whose lambda is chosen for every token, by the routers of single sources."""
+    """Return the model whose memory's and datastore's routers set lambda for every token."""
     config, routers = context.config, load_routers(context.inputs["router"])
     settings = Settings(lmbda=lmbda, k=config.k, knn_temperature=config.temperature)
-    routers = {source: routers[source] for source in ROUTED if source in routers}
+    routers = {system: routers[system] for system in ROUTED if system in routers}
     model = Model(decoder, memory, settings, routers=routers)
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
     return model

@@ -1,4 +1,4 @@
-"""What a bundle shows of an atlas: examples found by asking, questions, comparisons recorded."""
+"""What a bundle shows of an atlas: examples, questions and recorded comparisons."""
 
 from itertools import islice
 
@@ -7,22 +7,21 @@ from mlpmem.engine.trace import Trace
 from train.config.tables import ExportConfig
 
 LONG, SHORT = 64, 12  # new tokens of a recorded description and of an answer
-SEARCHED = 1500  # questions asked at most while looking for examples
-DESCRIBED = 30  # real and invented entities described each, while looking for telling ones
+SEARCHED = 1500  # questions tried per group, at most
+DESCRIBED = 30  # real entities tried, and as many invented ones
 
 
 def find_examples(
     model: Model, questions: list[dict], config: ExportConfig
 ) -> tuple[list[dict], list[dict[str, Trace]]]:
-    """Return example prompts in four groups of about equal size, and the comparisons made.
+    """Return example prompts in four groups of about equal size, and full comparisons for cost.
 
-    Real entities come first, in wordings held out of all training; what a group means is decided
-    by what the decoder and the memory really answer. Of those the memory helps with, the ones that
-    the datastore knows too come first: a newcomer should not meet its mistakes before its use.
+    The answers of decoder and memory decide the group. Wordings are held out of all training, and
+    real entities come first. Of the group "helps", examples that the datastore also answers come
+    first, so that a newcomer sees its use before its mistakes.
     """
     pool = [q for q in questions if q["wording"] == "test" and q["kind"] == "question"]
     pool.sort(key=lambda q: q["invented"])
-    wanted = {g: config.examples // 4 for g in ("helps", "hurts", "agree", "unknown")}
     streams = {
         "helps": _spread(pool, ("B",)),
         "agree": _spread(pool, ("A1", "A2")),
@@ -32,11 +31,11 @@ def find_examples(
     examples, answered, missed = [], [], set()
     for group, stream in streams.items():
         for question in islice(stream, SEARCHED):
-            if sum(e["group"] == group for e in examples) >= wanted[group]:
+            if sum(e["group"] == group for e in examples) >= config.examples // 4:
                 break
             traces = model.compare(question["prompt"], ["lm", "memory"], max_new_tokens=SHORT)
             fits = judge(traces, question) == group
-            if fits or not answered:  # the datastore is slow, and one answer tells what it costs
+            if fits or not answered:  # the datastore is slow, and one answer shows its cost
                 traces = model.compare(question["prompt"], max_new_tokens=SHORT)
                 answered.append(traces)
             if fits:
@@ -49,21 +48,21 @@ def find_examples(
 
 
 def untrained(questions: list[dict], count: int) -> list[dict]:
-    """Return questions for questions.json: wordings held out of all training, B and A2 in halves.
+    """Return questions for questions.json in wordings held out of all training, half B, half A2.
 
-    They are drawn as they come; what the model answers plays no part.
+    The model's answers play no part in the choice.
     """
     pool = [q for q in questions if q["wording"] in ("test", "unseen") and q["kind"] == "question"]
-    kept = ("prompt", "answer", "aliases", "title", "wording")
+    fields = ("prompt", "answer", "aliases", "title", "wording")
     return [
-        {key: question[key] for key in kept} | {"part": group}
+        {key: question[key] for key in fields} | {"part": group}
         for group in ("B", "A2")
         for question in islice(_spread(pool, (group,)), count // 2)
     ]
 
 
 def _spread(pool: list[dict], groups: tuple[str, ...]):
-    """Yield questions of some groups, a different relation each time as long as there are any."""
+    """Yield the questions of some groups, one relation after another."""
     by_relation: dict[str, list[dict]] = {}
     for question in pool:
         if question["group"] in groups:
@@ -75,7 +74,7 @@ def _spread(pool: list[dict], groups: tuple[str, ...]):
 
 
 def judge(traces: dict[str, Trace], question: dict) -> str:
-    """Return which group of examples a comparison belongs to."""
+    """Return the example group of a comparison."""
     right = {name: is_right(trace.text, question) for name, trace in traces.items()}
     if right["lm"]:
         return "agree" if right["memory"] else "hurts"
@@ -83,21 +82,21 @@ def judge(traces: dict[str, Trace], question: dict) -> str:
 
 
 def is_right(text: str, question: dict) -> bool:
-    """Return whether a generated text is the answer or one of its aliases, and nothing else."""
-    said = text.strip().rstrip(".").casefold()
-    return said in {a.casefold() for a in (question["answer"], *question["aliases"])}
+    """Return whether a generated text is exactly the answer or one of its aliases."""
+    normalised = text.strip().rstrip(".").casefold()
+    return normalised in {a.casefold() for a in (question["answer"], *question["aliases"])}
 
 
 def _example(question: dict, group: str) -> dict:
     """Return one entry of examples.json."""
-    kept = {k: question[k] for k in ("prompt", "answer", "aliases", "title", "invented")}
-    return {"name": question["title"], "group": group, "part": question["group"]} | kept
+    fields = {k: question[k] for k in ("prompt", "answer", "aliases", "title", "invented")}
+    return {"name": question["title"], "group": group, "part": question["group"]} | fields
 
 
 def record(
     model: Model, examples: list[dict], abouts: list[dict], config: ExportConfig
 ) -> list[dict]:
-    """Return recorded comparisons: the descriptions that show most, then short answers."""
+    """Return recorded comparisons: descriptions first, then short answers."""
     chosen = [(a["prompt"], a["title"], None, LONG) for a in abouts]
     short = [e for e in examples if e["group"] == "helps"] + examples
     chosen += [(e["prompt"], e["title"], e["answer"], SHORT) for e in short]
@@ -111,12 +110,12 @@ def record(
     return recorded
 
 
-def telling_abouts(
+def best_descriptions(
     model: Model, abouts: list[dict], questions: list[dict], count: int
 ) -> list[dict]:
-    """Return descriptions of B's entities in which the memory gets most facts, the decoder fewest.
+    """Return the prompts about B's entities where the memory adds most facts to the decoder's.
 
-    A fact counts where its answer stands in the text; real entities are tried first.
+    A fact counts if its answer occurs in the text. Real entities are tried first.
     """
     answers: dict[str, set[str]] = {}
     for question in questions:
@@ -126,10 +125,10 @@ def telling_abouts(
     scored = []
     for about in pool[:DESCRIBED] + pool[DESCRIBED:][-DESCRIBED:]:
         traces = model.compare(about["prompt"], ["lm", "memory"], max_new_tokens=LONG)
-        found = {
+        facts = {
             name: sum(answer in trace.text for answer in answers[about["title"]])
             for name, trace in traces.items()
         }
-        scored.append((found["memory"] - found["lm"], about))
+        scored.append((facts["memory"] - facts["lm"], about))
     scored.sort(key=lambda pair: -pair[0])
     return [about for _, about in scored[:count]]

@@ -1,4 +1,4 @@
-"""Stage export: a bundle that serves."""
+"""Stage export: the bundle, with results, examples and questions."""
 
 import json
 import platform
@@ -29,11 +29,11 @@ from train.stages.evaluate import load_results
 
 
 def make_bundle(context: StageContext) -> dict:
-    """Return counts; writes the bundle of the recipe into the stage's folder."""
+    """Return counts; writes the recipe's bundle."""
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
     model, store = _model(inputs, results, config.name, config.auto)
-    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # refused before it takes long
+    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # checked before the slow part
     kind = kind_of(inputs["corpus"])
     shown = kind.show(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(shown.answered) | {
@@ -67,29 +67,30 @@ def make_bundle(context: StageContext) -> dict:
 
 
 def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:
-    """Return the adapters of these rows of finetuned.json as columns "finetuned", "finetuned_2" ...
+    """Return the LoRA adapters of rows of finetuned.json as columns "finetuned", "finetuned_2" ...
 
-    MlpMemError for a row that is not there, is no LoRA, or whose weights were not kept.
+    MlpMemError if a row does not exist, is not a LoRA, or its weights were not kept.
     """
     path = finetuned / "finetuned.json"
     rows = {row["name"]: row for row in (read_json(path) if names and path.is_file() else [])}
     kept = [n for n, row in rows.items() if row["rank"] and (finetuned / n / CONFIG).is_file()]
-    found = []
+    columns = []
     for name in names:
         if name not in kept:
             raise MlpMemError(
-                f"[export] adapters: {name!r} is no kept LoRA of {finetuned}, there is "
-                f"{', '.join(kept) or 'none'}; correct the recipe, or set [finetuned] lora"
+                f"[export] adapters must name kept LoRAs of {finetuned}; got {name!r}. It has "
+                f"{', '.join(kept) or 'none'}: correct the recipe, or set [finetuned] lora"
             )
-        row, column = rows[name], f"finetuned_{len(found) + 1}" if found else "finetuned"
-        found.append(ExtraColumn(column, finetuned / name, "adapter", row["label"], row["seconds"]))
-    return found
+        row, column = rows[name], f"finetuned_{len(columns) + 1}" if columns else "finetuned"
+        folder = finetuned / name
+        columns.append(ExtraColumn(column, folder, "adapter", row["label"], row["seconds"]))
+    return columns
 
 
 def _model(
     inputs: dict[str, Path], results: dict, name: str, auto: bool
 ) -> tuple[Model, Datastore]:
-    """Return the model as the bundle will serve it, and its datastore."""
+    """Return the model with the bundle's settings, and its datastore."""
     settings = Settings(
         lmbda=results["lmbda"],
         k=results["config"]["k"],
@@ -105,18 +106,18 @@ def _model(
 
 
 def cost(answered: list[dict[str, Trace]]) -> dict:
-    """Return medians of milliseconds a token and the bytes of every part."""
+    """Return the median milliseconds per token and the bytes of every part."""
     costs = [trace.cost for traces in answered for trace in traces.values()]
     parts = ("decoder_ms", "memory_ms", "search_ms", "prefill_ms")
     sizes = ("decoder_bytes", "memory_bytes", "datastore_bytes")
-    found = {p: [c[p] for c in costs if c.get(p)] for p in parts}
-    return {p: round(median(values), 3) for p, values in found.items() if values} | {
+    times = {p: [c[p] for c in costs if c.get(p)] for p in parts}
+    return {p: round(median(values), 3) for p, values in times.items() if values} | {
         s: max(c.get(s, 0) for c in costs) for s in sizes
     }
 
 
 def _attributions(path: Path) -> list[str]:
-    """Return one line for each source of facts: name, version, licence, what was taken."""
+    """Return one line per source of facts: name, version, licence, what was taken."""
     rows = json.loads(path.read_text(encoding="utf-8"))
     return [
         ", ".join(str(value) for value in row.values()) if isinstance(row, dict) else str(row)

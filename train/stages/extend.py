@@ -1,10 +1,9 @@
 """More documents for a finished datastore: `python -m train extend RECIPE --text FILES`.
 
-The old shards are not built again: the new folder links to their files, gets shards for the new
-entries and takes the old one's place when it is complete. Entries that the new text repeats get a
-higher count and no second key, so the result is the datastore of all documents at once, entry by
-entry, and its kNN distributions are the same. A memory trained before does not know the new text;
-the stages behind the datastore say so when they are run, and `--again` makes them anew.
+The new folder links to the old shards, gets shards for the new entries, and replaces the old folder
+when it is complete. Entries that the new text repeats get a higher count, not a second key. So the
+result equals, entry by entry, a datastore built from all documents at once. A memory trained before
+does not know the new text; later stages report that when they run, and `--again` remakes them.
 """
 
 import os
@@ -26,12 +25,14 @@ from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
 from train.files import file_hash, read_json, say
+from train.run.inputs import check_inputs
 from train.run.processes import hold, team
 from train.run.stage import (
     StageContext,
     check_same,
     finished_manifest,
     identify,
+    is_same,
     prepare,
     recover,
     work,
@@ -39,15 +40,15 @@ from train.run.stage import (
 from train.stages.datastore import build_datastore, load_decoder
 
 NAME = "datastore"
-ADDED = "added"  # folder of the new documents, as long as the stage works
+ADDED = "added"  # folder of the new documents while the stage runs
 
 
 def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
     """Return the datastore's manifest once the documents of text files are in it.
 
-    They are cut as the recipe's [corpus] cuts its own, and none is kept for measuring. A file
-    counts once, by its content, whether it is in it already or given twice. MlpMemError
-    without a finished datastore of this recipe, or where a file cannot be read.
+    They are cut into passages as the recipe's [corpus] says, and none is held out. Files with equal
+    content count once, also those already in the datastore. MlpMemError without a finished
+    datastore of this recipe, or if a file cannot be read.
     """
     final, folder = root / NAME, root / f"{NAME}.partial"
     paths = _files(paths)
@@ -65,33 +66,36 @@ def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
 
 
 def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
-    """Prepare the folder of the extended datastore, or leave none where nothing is new."""
+    """Prepare the folder of the extended datastore, unless no file is new."""
     done = finished_manifest(final) or finished_manifest(folder)
     if done is None:
         raise MlpMemError(
             f"extend: there is no finished datastore in {final.parent}; run "
             "`python -m train datastore` with the same recipe and --runs first"
         )
-    asked = identify(final.parent, NAME, recipe.datastore, tuple(done["inputs"]), recipe.seed)
-    check_same(final, done, asked)
+    identity = identify(final.parent, NAME, recipe.datastore, tuple(done["inputs"]), recipe.seed)
+    check_same(final, done, identity)
     added = _known(done) | {file_hash(path): path.name for path in paths}
-    asked["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
-    recover(final, folder, asked)
+    identity["added"] = [{"file": file, "sha256": sha} for sha, file in added.items()]
+    if finished_manifest(final) is not None:
+        parts = {name: finished_manifest(final.parent / name) for name in (NAME, *done["inputs"])}
+        check_inputs(final.parent, "extend", parts)
+    recover(final, folder, identity)
     names = ", ".join(path.name for path in paths)
-    if finished_manifest(final).get("added", []) == asked["added"]:
-        say(f"extend: {names}: in the datastore already")
+    if finished_manifest(final).get("added", []) == identity["added"]:
+        say(f"extend: {names}: already in the datastore")
         return
-    _check_left(folder, asked)
-    prepare(folder, asked)
+    _check_unfinished(folder, identity)
+    prepare(folder, identity)
     say(f"extend: {names}")
 
 
-def _check_left(folder: Path, asked: dict) -> None:
-    """Raise MlpMemError where a run was killed at work that did not add these files."""
+def _check_unfinished(folder: Path, identity: dict) -> None:
+    """Raise MlpMemError if an unfinished run was adding other files."""
     left = folder / "identity.json"
     if not left.is_file() or not [path for path in folder.iterdir() if path != left]:
         return
-    if (other := read_json(left)) != asked:
+    if not is_same(other := read_json(left), identity):
         names = ", ".join(text["file"] for text in other.get("added", [])) or "no text"
         raise MlpMemError(
             f"extend: an unfinished run in {folder} adds {names}; run it again with the same "
@@ -100,23 +104,23 @@ def _check_left(folder: Path, asked: dict) -> None:
 
 
 def _files(paths: list[Path]) -> list[Path]:
-    """Return the files of files, folders and patterns; MlpMemError where there are none."""
+    """Return all files of files, folders and patterns; MlpMemError if there are none."""
     return [file for path in paths for file in files_of(path)]
 
 
 def _known(manifest: dict) -> dict[str, str]:
-    """Return the files that were added to a datastore: name by sha256."""
+    """Return {sha256: name} of the files added to a datastore."""
     return {text["sha256"]: text["file"] for text in manifest.get("added", [])}
 
 
 def _add(final: Path, paths: list[Path], corpus: CorpusConfig, context: StageContext) -> dict:
-    """Return counts; builds the datastore of old and new documents in the context's folder."""
-    done, (_, there) = finished_manifest(final), read_index(final)
+    """Return counts; writes the datastore of old and new documents."""
+    done, (_, shards) = finished_manifest(final), read_index(final)
     decoder = load_decoder(context)
-    texts = {file_hash(path): path for path in paths}  # one with the same content is the same
-    fresh = [path for sha, path in texts.items() if sha not in _known(done)]
+    texts = {file_hash(path): path for path in paths}  # equal content, one file
+    unread = [path for sha, path in texts.items() if sha not in _known(done)]
     if team().is_main:
-        _read(context.folder / ADDED, fresh, corpus, decoder)
+        _read(context.folder / ADDED, unread, corpus, decoder)
     team().wait()
     new = Documents.load(context.folder / ADDED)
     documents = join_documents(Documents.load(final / "documents"), new)
@@ -124,18 +128,18 @@ def _add(final: Path, paths: list[Path], corpus: CorpusConfig, context: StageCon
     before = np.load(final / "positions.npy", allow_pickle=False)
     assert np.array_equal(positions[: len(before)], before), "old entries must stay in their place"
     if team().is_main:
-        for shard in there:
+        for shard in shards:
             _link(final / shard.file, context.folder / shard.file)
-    made = build_datastore(context, decoder, documents, positions, counts, there)
+    stats = build_datastore(context, decoder, documents, positions, counts, shards)
     if team().is_main:
         shutil.rmtree(context.folder / ADDED)
-    return made | {"earlier_seconds": made["earlier_seconds"] + done["seconds"]}
+    return stats | {"earlier_seconds": stats["earlier_seconds"] + done["seconds"]}
 
 
 def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decoder) -> None:
     """Write the documents of files into a folder.
 
-    MlpMemError, and no folder, where one cannot be read or there is no text in them.
+    MlpMemError, and no folder, if a file cannot be read or all are without text.
     """
     counts: Counter = Counter()
     blocks = read_blocks(map(str, paths), corpus, counts)
@@ -145,7 +149,7 @@ def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decode
             write_passages(stream, {"train": writer}, tokenizer, {"train": corpus.passage})
         if not writer.documents:
             names = ", ".join(path.name for path in paths)
-            raise MlpMemError(f"extend: {names}: no text in it; give files that hold some")
+            raise MlpMemError(f"extend: {names}: no text found; give files that hold text")
         if line := noted(counts):
             say(f"extend: {line}")
     except MlpMemError:
@@ -154,11 +158,8 @@ def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decode
 
 
 def _link(old: Path, new: Path) -> None:
-    """Let a file be in both folders: one file with two names, or a copy where there are no links.
-
-    A kill may have left half a copy, so what is there is made anew.
-    """
-    new.unlink(missing_ok=True)
+    """Link a file into another folder, or copy it where links are not supported."""
+    new.unlink(missing_ok=True)  # a killed run may have left half a copy
     try:
         os.link(old, new)
     except OSError:

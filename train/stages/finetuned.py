@@ -1,7 +1,6 @@
-"""Stage finetuned: the same decoder trained on the facts instead of given a memory, to compare.
+"""Stage finetuned: the decoder fine-tuned on the facts instead of using a memory, for comparison.
 
-In full or by LoRA. The weights of the best setting of either kind are kept, so that it can answer
-beside the others.
+It tries full fine-tuning and LoRA, and keeps the weights of the best setting of each.
 """
 
 import shutil
@@ -19,7 +18,7 @@ from mlpmem.retrieval.documents import Documents, join_passages
 from train.config.load import fill
 from train.config.tables import DecoderConfig
 from train.files import read_json, write_json
-from train.fit.loop import used_seconds
+from train.fit.checkpoint import discard, used_seconds
 from train.fit.workers import come_apart
 from train.measure.atlas import CHOOSING, GROUPS, MeasuredModel, Test, shares
 from train.run.kinds import kind_of
@@ -31,36 +30,36 @@ Setting = tuple[str, float, int, int]  # groups, learning rate, epochs, rank (0:
 
 
 def compare_finetuned(context: StageContext) -> dict:
-    """Return counts; writes finetuned.json: what each decoder learned and what it forgot.
+    """Return counts; writes finetuned.json: what each decoder learned and forgot.
 
-    Beside it stand the weights of the best of each kind: a decoder's folder in half precision, an
-    adapter's folder. On a CPU several settings are trained at once, a thread each. Every finished
-    one is kept, so a killed run goes on after it.
+    It also keeps the best full decoder (a folder in half precision) and the best adapter. On a CPU
+    several settings train at once, one thread each. A killed run resumes after the last finished
+    setting.
     """
     config = context.config
     workers = 1 if torch.cuda.is_available() else config.processes
-    # Without questions there is one group, which the decoder was trained on: nothing to learn.
+    # A corpus without questions has one group, which the decoder has learned already.
     asks = kind_of(context.inputs["corpus"]).asks
     settings = [(*s, 0) for s in config.settings] + list(config.lora) if asks else []
     with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
-        made = list(pool.map(_kept_or_made, [context] * len(settings), settings))
-    rows = [row for row, _ in made]
+        finished = list(pool.map(_run_setting, [context] * len(settings), settings))
+    rows = [row for row, _ in finished]
     write_json(context.folder / "finetuned.json", rows)
-    used = sum(sorted(peak for _, peak in made)[-workers:])
+    peak = sum(sorted(used for _, used in finished)[-workers:])
     kept = keep_best(context.folder, rows)
-    return {"settings": len(rows), "kept": kept, "workers_memory": used}
+    return {"settings": len(rows), "kept": kept, "workers_memory": peak}
 
 
 def keep_best(folder: Path, rows: list[dict]) -> list[str]:
-    """Return the names of the best full and the best LoRA setting; the others' weights go.
+    """Return the best full and the best LoRA setting; delete the weights of all others.
 
-    Best is the mean accuracy on dev wordings over the groups: what was learned and what was kept.
+    The best has the highest accuracy on dev wordings, averaged over new and old groups.
     """
     kept = []
     for lora in (False, True):
-        mine = [row for row in rows if bool(row["rank"]) == lora]
-        if mine:
-            best = max(mine, key=lambda row: np.mean([row[f"{g}_{CHOOSING}"] for g in GROUPS]))
+        alike = [row for row in rows if bool(row["rank"]) == lora]
+        if alike:
+            best = max(alike, key=lambda row: np.mean([row[f"{g}_{CHOOSING}"] for g in GROUPS]))
             kept.append(best["name"])
     for row in rows:
         if row["name"] not in kept:
@@ -68,13 +67,13 @@ def keep_best(folder: Path, rows: list[dict]) -> list[str]:
     return kept
 
 
-def _kept_or_made(context: StageContext, setting: Setting) -> tuple[dict, int]:
-    """Return one setting's row, read if a killed run had finished it, and this process's peak."""
+def _run_setting(context: StageContext, setting: Setting) -> tuple[dict, int]:
+    """Return a setting's row, trained unless an earlier run did, and this process's peak bytes."""
     path = context.folder / f"{name_of(setting)}.json"
     if not path.is_file():
         if not torch.cuda.is_available():
             torch.set_num_threads(1)
-        write_json(path, _made(context, setting))
+        write_json(path, _measure(context, setting))
     return read_json(path), peak_memory()
 
 
@@ -86,17 +85,17 @@ def name_of(setting: Setting) -> str:
     )
 
 
-def _made(context: StageContext, setting: Setting) -> dict:
-    """Return one setting's measurements: trained from the decoder, measured alone."""
+def _measure(context: StageContext, setting: Setting) -> dict:
+    """Return a setting's row: the decoder is fine-tuned, then measured without memory."""
     started = time.perf_counter()
     groups, lr, epochs, rank = setting
     name, corpus = name_of(setting), context.inputs["corpus"]
     torch.manual_seed(context.seed)
-    documents = _of_groups(Documents.load(corpus / "memory"), groups.split("+"))
+    documents = _in_groups(Documents.load(corpus / "memory"), groups.split("+"))
     checkpoint = context.folder / f"{name}.safetensors"
     earlier = used_seconds(checkpoint)
-    decoder = _trained(context, documents, setting, checkpoint)
-    checkpoint.unlink()
+    decoder = _train(context, documents, setting, checkpoint)
+    discard(checkpoint)
     test = Test.load(corpus, decoder.tokenizer, context.config.questions, context.seed)
     seconds = earlier + time.perf_counter() - started
     measured = test.measure(MeasuredModel(decoder))
@@ -111,17 +110,17 @@ def _made(context: StageContext, setting: Setting) -> dict:
         "epochs": epochs,
         "rank": rank,
         "seconds": round(seconds, 1),
-        # forward and backward; an adapter's own weights are few, the others get no gradient
+        # forward and backward; with LoRA the frozen weights get no gradient
         "flops": (4.0 if rank else 6.0) * parameters * epochs * len(documents.tokens),
         **shares(measured.accuracy("lm", 0.0)),
         **{f"ppl_{g}": p for g, p in measured.perplexity("lm", 0.0).items()},
     }
 
 
-def _trained(
+def _train(
     context: StageContext, documents: Documents, setting: Setting, checkpoint: Path
 ) -> Decoder:
-    """Return the decoder trained on documents, its weights (or its adapter's) in its own folder."""
+    """Return the fine-tuned decoder; writes its weights, or its adapter's, into a folder."""
     _, lr, epochs, rank = setting
     manifest = finished_manifest(context.inputs["decoder"])["config"]
     recipe = fill(DecoderConfig, {k: v for k, v in manifest.items() if k != "seed"}, "decoder")
@@ -137,10 +136,10 @@ def _trained(
     return load_adapter(Decoder.load(context.inputs["decoder"]), folder)
 
 
-def _of_groups(documents: Documents, groups: list[str]) -> Documents:
+def _in_groups(documents: Documents, groups: list[str]) -> Documents:
     """Return the passages of some groups."""
-    mine = np.isin(np.array(documents.groups)[documents.document_of], groups)
+    mask = np.isin(np.array(documents.groups)[documents.document_of], groups)
     pairs = [
-        (int(documents.document_of[p]), documents.passage(p).tolist()) for p in np.flatnonzero(mine)
+        (int(documents.document_of[p]), documents.passage(p).tolist()) for p in np.flatnonzero(mask)
     ]
     return join_passages(pairs, documents.titles, documents.groups)

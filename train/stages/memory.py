@@ -1,4 +1,4 @@
-"""Stage memory: an all-MLP that learns to give the datastore's answer; also run as a worker."""
+"""Stage memory: an all-MLP trained to predict the datastore's answers; also runs as a worker."""
 
 import dataclasses
 import json
@@ -18,6 +18,7 @@ from mlpmem.retrieval.datastore import Datastore
 from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
+from train.fit.checkpoint import DAMAGED
 from train.fit.loop import fit, luck
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
@@ -26,25 +27,25 @@ from train.fit.workers import CHECKPOINT, run_workers, work
 from train.run.stage import StageContext, finished_manifest
 from train.stages.targets import open_targets
 
-BEST = "best.safetensors"  # the weights that were best on validation so far
-HELD_OUT = 2**32  # a seed beside those of epochs
+BEST = "best.safetensors"  # weights of the best validation loss so far
+HELD_OUT = 2**32  # a seed that no epoch has
 
 
 def make_memory(context: StageContext, apart: bool = False) -> dict:
     """Return counts; writes config.json, model.safetensors, history.json and training.png.
 
-    `apart`, one process of a launch makes it without the others.
+    With `apart`, one process of a launch trains it without the others.
     """
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
     processes = context.config.processes
     counts = run_workers("train.stages.memory", context.folder, job, processes, apart)
-    counts["scratch"].append(BEST)
+    counts["scratch"] += [BEST, BEST + DAMAGED]
     return counts
 
 
 def train_worker(folder: Path) -> None:
-    """Train on one process of possibly several; the first writes the result."""
+    """Train in one of the launch's processes; the main process writes the result."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     config = fill(MemoryFitConfig, job["config"], "job.json")
     inputs = {name: Path(path) for name, path in job["inputs"].items()}
@@ -58,12 +59,12 @@ def train_worker(folder: Path) -> None:
         inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
     )
     if config.start == "decoder" and config.head != "free":
-        begin_as_decoder(memory, decoder, *rows.some())
+        begin_as_decoder(memory, decoder, *rows.sample())
     memory.to(accelerator.device, getattr(torch, config.dtype))
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
-        held = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
-        validate = partial(held.measure, memory)
+        validation = Validation.of(decoder, rows.documents, rows.held_out, config.lmbda)
+        validate = partial(validation.measure, memory)
     del decoder
     history = fit(
         memory,
@@ -83,26 +84,26 @@ def train_worker(folder: Path) -> None:
         soften(memory.to("cpu", torch.float32), config.temperature).to(torch.float16).save(folder)
         write_json(folder / "history.json", history)
         draw_training(history, folder / "training.png", "memory")
-    for tracker in accelerator.trackers:  # not end_training: later stages need the processes
+    for tracker in accelerator.trackers:  # end_training would end the process group too
         tracker.finish()
 
 
 @torch.no_grad()
 def soften(memory: Memory, temperature: float) -> Memory:
-    """Return the memory, its head divided by a temperature: the same order, less certain."""
+    """Return the memory, its head divided by a temperature in place; a tied head stays."""
     if not memory.config.tied_head:
         memory.lm_head.weight.div_(temperature)
     return memory
 
 
 def _accelerator(config: MemoryFitConfig, folder: Path) -> Accelerator:
-    """Return accelerate's state of this process, its trackers started; MlpMemError without one."""
+    """Return this process's accelerator with trackers started; MlpMemError if one is missing."""
     available = [str(name) for name in get_available_trackers()]
     for name in config.trackers:
         if name not in available:
             raise MlpMemError(
-                f"memory: tracker {name!r} is not installed here or not known to accelerate; there "
-                f"are: {', '.join(available) or 'none'}. Install its package or leave it out"
+                f"memory: tracker {name!r} is not installed or not known to accelerate; use one of "
+                f"{', '.join(available) or 'none'}, install its package, or leave it out"
             )
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
@@ -117,7 +118,7 @@ def _accelerator(config: MemoryFitConfig, folder: Path) -> Accelerator:
 
 
 def make_loss(memory: Memory, config: MemoryFitConfig):
-    """Return loss(memory, batch) -> (loss, {kl, ce}), sums over rows: eq. 6, sparse and chunked."""
+    """Return loss(memory, batch) -> (loss, {kl, ce}): eq. 6 in nats, summed over rows, sparse."""
     head = memory.lm_head.weight
     compiled = config.compile == "on" or (config.compile == "auto" and head.is_cuda)
     features_of = torch.compile(memory.features) if compiled else memory.features
@@ -134,9 +135,9 @@ def make_loss(memory: Memory, config: MemoryFitConfig):
 
 
 class TargetRows:
-    """Rows (key, value, token_ids, probs) in a fresh order each epoch; no state between steps.
+    """Rows (key, value, token_ids, probs) in a new order each epoch; no state between steps.
 
-    Order and noise follow from seed and step alone, so any number of processes sees the same run.
+    Order and noise depend only on seed and step, so a run is the same for any number of processes.
     """
 
     def __init__(
@@ -158,27 +159,27 @@ class TargetRows:
         out = min(config.validation_rows, len(self.rows) // 10)
         shuffled = np.random.default_rng([seed, HELD_OUT]).permutation(len(self.rows))
         self.held_out = store.positions[self.rows[shuffled[:out]]]
-        self._learned = np.sort(shuffled[out:])
-        self.per_epoch = max(1, len(self._learned) // config.batch)
+        self._train_rows = np.sort(shuffled[out:])
+        self.per_epoch = max(1, len(self._train_rows) // config.batch)
         self.steps = self.per_epoch * config.epochs
-        self._kept = (-1, self._learned)  # an epoch and its order
-        sample = np.asarray(self.keys[self.rows[:4096]], np.float32)
-        self.noise = config.noise * float(sample.std())
+        self._cached_order = (-1, self._train_rows)  # (epoch, order)
+        spread = np.asarray(self.keys[self.rows[:4096]], np.float32).std()
+        self.noise = config.noise * float(spread)
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
-        """Return keys (b, D), targets (b,), token_ids and probs (b, S) of one process's share."""
+        """Return keys (b, D), targets (b,), token_ids and probs (b, S): one process's share."""
         epoch, within = divmod(step, self.per_epoch)
-        size, more = divmod(len(self._learned), self.per_epoch)
-        start = within * size + min(within, more)
-        whole = self._order(epoch)[start : start + size + (within < more)]
-        at = whole[rank::world]
+        size, extra = divmod(len(self._train_rows), self.per_epoch)
+        start = within * size + min(within, extra)
+        batch = self._order(epoch)[start : start + size + (within < extra)]
+        at = batch[rank::world]
         entries = self.rows[at]
         token_ids, probs = self.targets.rows(at)
         self._check(step, entries, probs)
         keys = self._to_device(np.asarray(self.keys[entries])).float()
         if self.noise:
             generator = torch.Generator(self.device).manual_seed(luck(self.seed, step))
-            shape = len(whole), keys.shape[1]
+            shape = len(batch), keys.shape[1]
             noise = torch.randn(shape, generator=generator, device=self.device)
             keys += self.noise * noise[rank::world]
         return {
@@ -188,34 +189,34 @@ class TargetRows:
             "probs": self._to_device(probs),
         }
 
-    def some(self, count: int = 2048) -> tuple[Tensor, Tensor]:
-        """Return keys (n, D) and values (n,) of learned rows, evenly spread, on the CPU."""
-        at = self.rows[self._learned[:: max(1, len(self._learned) // count)][:count]]
+    def sample(self, count: int = 2048) -> tuple[Tensor, Tensor]:
+        """Return keys (n, D) and values (n,) of evenly spaced training rows, on the CPU."""
+        at = self.rows[self._train_rows[:: max(1, len(self._train_rows) // count)][:count]]
         keys, values = np.asarray(self.keys[at], np.float32), self.values_of(at).astype(np.int64)
         return torch.from_numpy(keys), torch.from_numpy(values)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the rows in an epoch's order; that of the epoch asked for last is kept."""
-        if self._kept[0] != epoch:
-            order = np.random.default_rng([self.seed, epoch]).permutation(self._learned)
-            self._kept = epoch, order
-        return self._kept[1]
+        """Return the training rows in an epoch's order; the last order is cached."""
+        if self._cached_order[0] != epoch:
+            order = np.random.default_rng([self.seed, epoch]).permutation(self._train_rows)
+            self._cached_order = epoch, order
+        return self._cached_order[1]
 
     def _to_device(self, array: np.ndarray) -> Tensor:
-        """Return an array as a tensor there; the copy to a GPU does not wait for its work."""
+        """Return an array as a tensor on the device; a copy to a GPU is asynchronous."""
         tensor = torch.from_numpy(array)
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()
         return tensor.to(self.device, non_blocking=True)
 
     def _check(self, step: int, entries: np.ndarray, probs: np.ndarray) -> None:
-        """Raise MlpMemError for a row without a target to imitate."""
+        """Raise MlpMemError for rows with empty targets."""
         empty = np.flatnonzero(~(probs > 0).any(1))
         if len(empty) and self.config.alpha > 0:
             raise MlpMemError(
-                f"step {step + 1}: {len(empty)} rows have empty targets, the first of them entry "
+                f"step {step + 1}: {len(empty)} rows have empty targets, the first is entry "
                 f"{entries[empty[0]]}; every row needs a neighbour other than itself. Is the "
-                "datastore far smaller than k, or were targets cut off? Make the targets again"
+                "datastore far smaller than k, or are the targets truncated? Make the targets again"
             )
 
 

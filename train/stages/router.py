@@ -1,7 +1,7 @@
-"""Stage router: a lambda for every token, fitted where nothing is tested.
+"""Stage router: routers that set lambda for every token.
 
-What is seen is the kind of corpus's own: nothing of any training text or test. The loss is the
-mix's nll, so a router learns when each source is to be believed. R positions, F features.
+The corpus kind chooses the tokens, none from a training text or a test. The loss is the mix's nll,
+so a router learns when to trust each source. R positions, F features.
 """
 
 from dataclasses import dataclass
@@ -24,21 +24,21 @@ from train.measure.by_token import each, gold
 from train.run.kinds import Seen, kind_of
 from train.run.stage import StageContext
 
-SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)
+SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)  # those that mix
 STEPS = 150  # of L-BFGS, at most
 
 
 @dataclass(frozen=True)
 class RouterRows:
-    """What one system's router is fitted to."""
+    """The data of one system's router."""
 
     features: Tensor  # (R, F)
-    lm: Tensor  # (R,) log-prob of the true token by the decoder
-    other: Tensor  # (R,) by the system
+    lm: Tensor  # (R,) the decoder's log-prob of the true token
+    other: Tensor  # (R,) the system's
 
 
 def fit_routers(context: StageContext) -> dict:
-    """Return counts; writes a folder a system: router/memory, router/knn, router/mixed."""
+    """Return counts; writes one folder per system: router/memory, router/knn, router/mixed."""
     config, inputs = context.config, context.inputs
     memory = Memory.load(inputs["memory"]).float().eval()
     decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
@@ -49,30 +49,29 @@ def fit_routers(context: StageContext) -> dict:
     corpus = inputs["corpus"]
     seen = kind_of(corpus).see(corpus, decoder, config, context.seed)
     nll = {}
-    for system, rows in look(model, seen).items():
+    for system, rows in router_rows(model, seen).items():
         router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(seen.positions), "nll": nll}
 
 
-def look(model: Model, seen: Seen) -> dict[str, RouterRows]:
-    """Return {system: Rows} of every system that the model can answer with."""
+def router_rows(model: Model, seen: Seen) -> dict[str, RouterRows]:
+    """Return {system: rows} of every mixing system that the model supports."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
-    positions, asked = reach(seen.documents, seen.positions)
+    positions, selected = reach(seen.documents, seen.positions)
     count = len(positions)
-    found = {
+    rows_of = {
         s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
     for at, sources, true, evidence in each(model, seen.documents, positions, systems):
-        for system, rows in found.items():
+        for system, rows in rows_of.items():
             pair = sources["lm"], sources[system]
-            made = features(*pair, evidence[system], sources.nearest(system))
-            rows.features[at] = made.cpu()
+            rows.features[at] = features(*pair, evidence[system], sources.nearest(system)).cpu()
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
-    kept = torch.from_numpy(asked)
-    return {s: RouterRows(r.features[kept], r.lm[kept], r.other[kept]) for s, r in found.items()}
+    at = torch.from_numpy(selected)
+    return {s: RouterRows(r.features[at], r.lm[at], r.other[at]) for s, r in rows_of.items()}
 
 
 def fit(
@@ -85,8 +84,8 @@ def fit(
 ) -> tuple[Router, float]:
     """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
 
-    It is fitted to wordings that both sources know well; on others, where neither is sure, it would
-    be too sure of one. So a share of its logit is kept, `trust`.
+    The fitting data are wordings that both sources know well; elsewhere the router would be
+    overconfident. So its logit is multiplied by `trust`.
     """
     torch.manual_seed(seed)
     decoder = model.decoder
@@ -114,7 +113,7 @@ def fit(
 def nll(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:
     """Return the weighted nll in nats of the mix at lambda = sigmoid(logits), (R,) each.
 
-    Finite, gradient and all, where a source gives the true token no probability.
+    Value and gradient are finite even if a source gives the true token no probability.
     """
     lm, other = rows.lm.clamp_min(-60.0), rows.other.clamp_min(-60.0)
     mixed = weigh(lm, other, F.logsigmoid(-logits), F.logsigmoid(logits))

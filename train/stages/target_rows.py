@@ -1,11 +1,13 @@
-"""Which entries the memory learns from: those the decoder finds hard, and a share of the others.
+"""The entries that the memory learns from: those hard for the decoder, and a share of the others.
 
-Entries are looked at in parts, of which every process takes its share. A part is written whole or
-not at all, so a killed run goes on at the next; what is held is one part, whatever N.
+Entries are processed in parts, shared between the processes. Each part is written atomically, so a
+killed run resumes at the next. One part is in RAM at a time, for any number of entries N.
 """
 
 import os
 import time
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,10 +20,11 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
+from train.files import say
 from train.run.processes import team
 from train.run.stage import StageContext
 
-PART = 2**20  # entries looked at together
+PART = 2**20  # entries per part
 
 
 def choose_rows(context: StageContext, store: Datastore) -> dict:
@@ -29,31 +32,31 @@ def choose_rows(context: StageContext, store: Datastore) -> dict:
 
     Writes rows.npy (R,), the chosen entries in their order.
     """
-    folder, us = context.folder, team()
+    folder, processes = context.folder, team()
     parts = range(0, len(store), PART)
-    there = [start for start in parts if _part(folder, start).is_file()]
-    us.wait()  # all have seen the same parts of earlier runs before one writes more
-    earlier = sum(_read(folder, start)["seconds"] for start in there)
-    todo = us.share([start for start in parts if start not in there])
-    for start, rows, seconds in _chosen(context, store, todo):
+    done = [start for start in parts if is_whole(_part(folder, start))]
+    processes.wait()  # every process must list the same finished parts before one writes more
+    earlier = sum(_read(folder, start)["seconds"] for start in done)
+    todo = processes.share([start for start in parts if start not in done])
+    for start, rows, seconds in _choose(context, store, todo):
         _write(folder, start, rows, seconds)
-    us.wait()
-    if us.is_main and not (folder / "rows.npy").is_file():
-        beside = folder / "new_rows.npy"
-        writer = ArrayWriter(beside, np.int64)
+    processes.wait()
+    if processes.is_main:
+        partial = folder / "new_rows.npy"
+        writer = ArrayWriter(partial, np.int64)
         for start in parts:
             writer.append(_read(folder, start)["rows"])
         writer.close()
-        os.replace(beside, folder / "rows.npy")
-    us.wait()
+        os.replace(partial, folder / "rows.npy")
+    processes.wait()
     scratch = [_part(folder, start).name for start in parts]
-    return {"scratch": scratch, "earlier_seconds": float(earlier) / us.world}
+    return {"scratch": scratch, "earlier_seconds": float(earlier) / processes.world}
 
 
-def _chosen(
+def _choose(
     context: StageContext, store: Datastore, todo: list[int]
 ) -> Iterator[tuple[int, np.ndarray, float]]:
-    """Yield (first entry, chosen entries, seconds) of every part."""
+    """Yield (first entry, chosen entries, seconds) of each part in `todo`."""
     config, decoder = context.config, None
     if config.judged and todo:
         decoder = Decoder.load(context.inputs["decoder"], device=team().device)
@@ -67,18 +70,18 @@ def _chosen(
         disable=decoder is None,
     ) as bar:
         for start in todo:
-            began, end = time.perf_counter(), min(start + PART, len(store))
+            started, end = time.perf_counter(), min(start + PART, len(store))
             hard = np.zeros(end - start, bool)
             if decoder is not None:
                 for at, nll in _nll(decoder, store, start, end):
                     hard[at] = nll > config.nll_floor
                     bar.update(len(at))
-            lucky = _luck(context.seed, start, end) < config.easy_share
-            yield start, start + np.flatnonzero(hard | lucky), time.perf_counter() - began
+            sampled = _uniform(context.seed, start, end) < config.easy_share
+            yield start, start + np.flatnonzero(hard | sampled), time.perf_counter() - started
 
 
-def _luck(seed: int, start: int, end: int) -> np.ndarray:
-    """Return numbers of [0, 1) of entries start .. end, whatever the parts."""
+def _uniform(seed: int, start: int, end: int) -> np.ndarray:
+    """Return uniform numbers in [0, 1) of entries start .. end, the same for any split."""
     bits = np.random.PCG64(seed)
     bits.advance(start)
     return np.random.Generator(bits).random(end - start)
@@ -87,18 +90,36 @@ def _luck(seed: int, start: int, end: int) -> np.ndarray:
 def _nll(
     decoder: Decoder, store: Datastore, start: int, end: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield (which of the entries start .. end, the decoder's nll of their values in nats)."""
+    """Yield (indices into start .. end, the decoder's nll in nats of those entries' values)."""
     positions = np.asarray(store.positions[start:end])
     values = torch.from_numpy(store.values_of(slice(start, end)).astype(np.int64))
-    for some in forward_positions(decoder, store.documents, positions):
-        true = values[some.at].to(some.logits.device)
-        nll = F.cross_entropy(some.logits.float(), true, reduction="none")
-        yield some.at, nll.cpu().numpy()
+    for batch in forward_positions(decoder, store.documents, positions):
+        true = values[batch.at].to(batch.logits.device)
+        nll = F.cross_entropy(batch.logits.float(), true, reduction="none")
+        yield batch.at, nll.cpu().numpy()
 
 
 def _part(folder: Path, start: int) -> Path:
-    """Return where the rows among the entries from `start` on are kept until all are chosen."""
+    """Return the temporary file of the part that begins at entry `start`."""
     return folder / f"rows_{start:012d}.npz"
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether an .npz file that a killed run left is what it wrote; a damaged one is said.
+
+    Its checksums are those of a zip archive.
+    """
+    if not path.is_file():
+        return False
+    try:
+        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+            if archive.testzip() is None:
+                return True
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
+        pass
+    if team().is_main:
+        say(f"{path.parent.name}: {path.name} is damaged; it is made again")
+    return False
 
 
 def _read(folder: Path, start: int) -> dict:
@@ -108,8 +129,8 @@ def _read(folder: Path, start: int) -> dict:
 
 
 def _write(folder: Path, start: int, rows: np.ndarray, seconds: float) -> None:
-    """Write a part whole."""
+    """Write a part atomically."""
     path = _part(folder, start)
-    beside = path.with_name(f"new_{path.name}")
-    np.savez(beside, rows=rows.astype(np.int64), seconds=seconds)
-    os.replace(beside, path)
+    partial = path.with_name(f"new_{path.name}")
+    np.savez(partial, rows=rows.astype(np.int64), seconds=seconds)
+    os.replace(partial, path)

@@ -1,9 +1,7 @@
-"""Stage targets: what the datastore answers at the rows the memory learns from, as sparse rows.
+"""Stage targets: the datastore's distributions at the memory's training rows, in sparse form.
 
-Rows are kept on disk (StoredTargets) or searched again for every batch (SearchedTargets); whoever
-trains cannot tell them apart.
-
-Targets on disk: found shard by shard, joined into three arrays, read as rows.
+Targets are stored on disk (StoredTargets) or searched again for every batch (SearchedTargets), with
+the same interface. Stored targets are searched shard by shard, then merged into three arrays.
 """
 
 import time
@@ -26,20 +24,20 @@ from train.config.tables import TargetsConfig, kind_of_search
 from train.corpora.writer import ArrayWriter
 from train.run.processes import team
 from train.run.stage import StageContext
-from train.stages.target_rows import PART, choose_rows
+from train.stages.target_rows import PART, choose_rows, is_whole
 
-SMALLEST = 1e-6  # float16 holds it; less is dropped
+SMALLEST = 1e-6  # probabilities below are dropped; float16 holds this one
 
 
 class SparseTargets(Protocol):
-    """Whatever has the targets of rows."""
+    """The targets of rows."""
 
     def rows(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return token_ids (b, S) int64 and probs (b, S) float32 of rows, padded with prob 0."""
 
 
 class SearchedTargets:
-    """Targets found when they are asked for, by exact or approximate search."""
+    """Targets searched on demand, by exact or approximate search."""
 
     def __init__(
         self,
@@ -49,7 +47,7 @@ class SearchedTargets:
         device: torch.device | str = "cpu",
         seed: int = 0,
     ) -> None:
-        """Prepare the search; entries (R,) of the datastore are the rows."""
+        """Prepare the search; the rows are the datastore's entries (R,)."""
         self.store, self.entries, self.config = store, entries, config
         self.keys = _searched_keys(config, store)
         kind = kind_of_search(config, *self.keys.shape)
@@ -62,9 +60,9 @@ class SearchedTargets:
         """Return token_ids (b, S) int64 and probs (b, S) float32 of rows, padded with prob 0."""
         own, parts = self.entries[at], []
         for start in range(0, len(own), QUERY_BLOCK):
-            some = own[start : start + QUERY_BLOCK]
-            found = next(self.search.search(self.keys[some], self.config.k + 1))
-            parts.append(sparse_targets(self.store, some, *found[1:], self.config.temperature))
+            block = own[start : start + QUERY_BLOCK]
+            _, *neighbours = next(self.search.search(self.keys[block], self.config.k + 1))
+            parts.append(sparse_targets(self.store, block, *neighbours, self.config.temperature))
         width = max((ids.shape[1] for ids, _ in parts), default=1)
         padded = [[F.pad(x, (0, width - x.shape[1])).numpy() for x in pair] for pair in parts]
         if not padded:
@@ -73,7 +71,7 @@ class SearchedTargets:
         return token_ids, np.where(probs >= SMALLEST, probs, 0)
 
     def recall(self) -> dict:
-        """Return what a manifest should say of the search: its kind, and what it misses."""
+        """Return the search's kind and recall, for the manifest."""
         if isinstance(self.search, BulkSearch):
             return {"search": "exact"}
         return self.search.described(self.config.k + 1)
@@ -86,9 +84,9 @@ def open_targets(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> SparseTargets:
-    """Return the targets of a finished stage, stored or searched, as its configuration says.
+    """Return the targets of a finished stage, stored or searched, as configured.
 
-    The seed is the stage's: an inverted file is then the one whose recall it measured.
+    Give the stage's seed, so that an inverted file is the one whose recall was measured.
     """
     if config.rows == "stored":
         return StoredTargets(folder)
@@ -97,9 +95,9 @@ def open_targets(
 
 
 def make_targets(context: StageContext) -> dict:
-    """Return counts; writes rows.npy (R,) and, where rows are stored, three arrays of targets.
+    """Return counts; writes rows.npy (R,) and, for stored rows, the targets.
 
-    These are offsets.npy (R + 1,), token_ids.npy and probs.npy.
+    They are offsets.npy (R + 1,), token_ids.npy and probs.npy.
     """
     config, folder = context.config, context.folder
     keep_memory()
@@ -107,51 +105,50 @@ def make_targets(context: StageContext) -> dict:
     _check(config, store)
     chosen = choose_rows(context, store)
     rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
-    us = team()
+    processes = team()
     if not len(rows):
-        if us.is_main:  # or they would be held against the recipe that is put right
+        if processes.is_main:  # otherwise the corrected recipe would be refused
             for path in folder.glob("rows*"):
                 path.unlink()
         raise MlpMemError(
-            f"targets: none of {len(store):,} entries is a row to learn from; lower nll_floor "
+            f"targets: none of the {len(store):,} entries is chosen as a row; lower nll_floor "
             f"({config.nll_floor:g}) or raise easy_share ({config.easy_share:g}) in [targets]"
         )
-    targets = SearchedTargets(store, rows, config, us.device, context.seed)
+    targets = SearchedTargets(store, rows, config, processes.device, context.seed)
     counts = {"tokens": len(rows), "entries": len(store)} | chosen
-    if us.is_main:  # one measures it for all
+    if processes.is_main:  # one process measures it for all
         counts |= targets.recall()
     if config.rows == "searched":
         return counts
-    earlier = search_all(targets, folder)
-    counts["earlier_seconds"] += earlier
-    if us.is_main:
+    counts["earlier_seconds"] += search_all(targets, folder)
+    if processes.is_main:
         counts |= merge(folder, len(rows), store.documents.tokens.dtype)
         counts["scratch"] = [*chosen["scratch"], *counts["scratch"]]
     return counts
 
 
 def _check(config: TargetsConfig, store: Datastore) -> None:
-    """Raise MlpMemError where so many neighbours cannot be found, before anything is computed."""
+    """Raise MlpMemError if the datastore cannot give k neighbours, before anything is computed."""
     if len(store) <= config.k:
         raise MlpMemError(
-            f"targets: the datastore has {len(store)} entries and an entry must not find itself, "
-            f"so k {config.k} is too many; lower k in [targets], or give the corpus more text"
+            f"targets: k must be less than the {len(store)} entries of the datastore, because none "
+            f"finds itself; got {config.k}. Lower k in [targets], or give more text"
         )
     if kind_of_search(config, *_searched_keys(config, store).shape) != "exact":
         check_lists(len(store), config.k + 1, config.lists, config.probes)
 
 
 def _searched_keys(config: TargetsConfig, store: Datastore):
-    """Return the keys (N, D) that are searched: the datastore's own, or a teacher's.
+    """Return the searched keys (N, D): the datastore's own, or a teacher's.
 
-    MlpMemError unless that has the same entries.
+    MlpMemError unless the teacher has the same entries.
     """
     if not config.teacher:
         return store.keys
-    folder = config.teacher
-    if not Path(folder).is_dir():
+    folder = Path(config.teacher)
+    if not folder.is_dir():
         raise MlpMemError(
-            f"targets: there is no teacher {folder}; give the folder of a finished stage datastore "
+            f"targets: teacher {folder} is not a folder; give that of a finished stage datastore "
             "(runs/NAME/datastore), relative to the recipe"
         )
     teacher = Datastore.load(folder)
@@ -164,9 +161,9 @@ def _searched_keys(config: TargetsConfig, store: Datastore):
     )
     if not same:
         raise MlpMemError(
-            f"targets: teacher {Path(folder).name} has {len(teacher):,} entries that are not the "
-            f"{len(store):,} of this datastore; build it from the same corpus with the same "
-            "tokenizer, only the decoder may differ"
+            f"targets: teacher {folder.name} ({len(teacher):,} entries) must have the entries of "
+            f"this datastore ({len(store):,}). Build it from the same corpus and tokenizer; only "
+            "the decoder may differ"
         )
     return teacher.keys
 
@@ -174,8 +171,8 @@ def _searched_keys(config: TargetsConfig, store: Datastore):
 def sparse_targets(store: Datastore, own: np.ndarray, distances, indices, temperature: float):
     """Return (token_ids, probs) of the rows' leave-one-out kNN distributions, padded.
 
-    A row must not find itself: its own entry loses one count, and goes where that was the only
-    one. It is known by its index, since another entry may have the very same key.
+    A row must not find itself: its own entry loses one count, and is dropped if that was the only
+    one. The entry is identified by index, because another may have the same key.
     """
     indices = indices.cpu().numpy()
     counts = store.counts[indices] - (indices == own[:, None])
@@ -189,7 +186,7 @@ def sparse_targets(store: Datastore, own: np.ndarray, distances, indices, temper
 
 
 class StoredTargets:
-    """Targets that the stage left in a folder, memory-mapped."""
+    """Targets stored in a folder, memory-mapped."""
 
     def __init__(self, folder: Path) -> None:
         """Open offsets.npy, token_ids.npy and probs.npy."""
@@ -210,50 +207,50 @@ class StoredTargets:
         return token_ids, np.where(real, self.probs[source], 0).astype(np.float32)
 
 
-def search_all(targets: "SearchedTargets", folder: Path) -> float:
-    """Write this process's share of the shards; return the seconds that killed runs had used."""
-    us, rows = team(), len(targets.entries)
+def search_all(targets: SearchedTargets, folder: Path) -> float:
+    """Write this process's share of the shards; return the seconds of earlier, killed runs."""
+    processes, rows = team(), len(targets.entries)
     starts = range(0, rows, QUERY_BLOCK)
-    there = {start for start in starts if _shard(folder, start).is_file()}
-    us.wait()  # all have seen the same shards of earlier runs before one writes more
-    mine = us.share([start for start in starts if start not in there])
-    total = sum(min(QUERY_BLOCK, rows - start) for start in mine)
+    done = {start for start in starts if is_whole(_shard(folder, start))}
+    processes.wait()  # every process must list the same finished shards before one writes more
+    share = processes.share([start for start in starts if start not in done])
+    total = sum(min(QUERY_BLOCK, rows - start) for start in share)
     with tqdm(total=total, desc="targets", unit="row", unit_scale=True, mininterval=5.0) as bar:
-        for start in mine:
-            began = time.perf_counter()
-            some = np.arange(start, min(start + QUERY_BLOCK, rows))
-            token_ids, probs = targets.rows(some)
-            _save_shard(_shard(folder, start), token_ids, probs, time.perf_counter() - began)
-            bar.update(len(some))
-    us.wait()
-    return sum(_seconds(_shard(folder, start)) for start in there) / us.world
+        for start in share:
+            started = time.perf_counter()
+            block = np.arange(start, min(start + QUERY_BLOCK, rows))
+            token_ids, probs = targets.rows(block)
+            _save_shard(_shard(folder, start), token_ids, probs, time.perf_counter() - started)
+            bar.update(len(block))
+    processes.wait()
+    return sum(_seconds(_shard(folder, start)) for start in done) / processes.world
 
 
 def _shard(folder: Path, start: int) -> Path:
-    """Return where the rows from `start` on are kept until all are there."""
+    """Return the temporary file of the shard that begins at row `start`."""
     return folder / f"shard_{start:09d}.npz"
 
 
 def _save_shard(path: Path, token_ids: np.ndarray, probs: np.ndarray, seconds: float) -> None:
-    """Write ragged rows: sizes, ids and probabilities, and what they took."""
-    kept = probs > 0
-    beside = path.with_name(f"new_{path.name}")
-    sizes, ids = kept.sum(-1).astype(np.int32), token_ids[kept].astype(np.int32)
-    probs = probs[kept].astype(np.float16)
-    np.savez(beside, sizes=sizes, token_ids=ids, probs=probs, seconds=seconds)
-    beside.replace(path)
+    """Write ragged rows atomically: sizes, ids, probabilities, and the seconds they took."""
+    mask = probs > 0
+    partial = path.with_name(f"new_{path.name}")
+    sizes, ids = mask.sum(-1).astype(np.int32), token_ids[mask].astype(np.int32)
+    probs = probs[mask].astype(np.float16)
+    np.savez(partial, sizes=sizes, token_ids=ids, probs=probs, seconds=seconds)
+    partial.replace(path)
 
 
 def _seconds(path: Path) -> float:
-    """Return what a shard took."""
+    """Return the seconds a shard took."""
     with np.load(path, allow_pickle=False) as shard:
         return float(shard["seconds"])
 
 
 def merge(folder: Path, rows: int, dtype: np.dtype) -> dict:
-    """Join the shards into three arrays, one at a time; ids are of dtype.
+    """Merge the shards into three arrays, with ids of `dtype`.
 
-    Returns mean support, bytes a row, the shards' names.
+    Returns the mean support, bytes per row and the shards' names.
     """
     paths = [_shard(folder, start) for start in range(0, rows, QUERY_BLOCK)]
     offsets, token_ids, probs = (
@@ -261,8 +258,8 @@ def merge(folder: Path, rows: int, dtype: np.dtype) -> dict:
         for name, kind in (("offsets", np.int64), ("token_ids", dtype), ("probs", np.float16))
     )
     offsets.append([0])
-    for path in tqdm(paths, "joining", unit="shard", mininterval=5.0):
-        with np.load(path, allow_pickle=False) as shard:  # closed, or Windows will not unlink it
+    for path in tqdm(paths, "merging", unit="shard", mininterval=5.0):
+        with np.load(path, allow_pickle=False) as shard:  # Windows cannot unlink an open file
             offsets.append(probs.length + np.cumsum(shard["sizes"], dtype=np.int64))
             token_ids.append(shard["token_ids"])
             probs.append(shard["probs"])

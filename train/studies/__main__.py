@@ -1,6 +1,6 @@
-"""Commands: `python -m train.studies NAME|all RECIPE`; each writes the run's findings/NAME.json.
+"""Command: `python -m train.studies NAME|all RECIPE` writes and prints findings/NAME.json of a run.
 
-Findings as a table: a line for what was asked of whom, a column for each metric.
+The printed table has one line per system, split and setting, and one column per metric.
 """
 
 import argparse
@@ -17,35 +17,34 @@ from train.studies.run import Run
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one study, or all that this run has the stages for; return the exit status."""
-    options = _parser().parse_args(arguments)
-    refused = 0
+    """Run one study or all; return the exit status, 1 if any failed."""
+    args = _parser().parse_args(arguments)
+    failures = 0
     try:
-        recipe = load_recipe(options.recipe)
+        recipe = load_recipe(args.recipe)
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    for name in STUDIES if options.study == "all" else [options.study]:
+    for name in STUDIES if args.study == "all" else [args.study]:
         try:
-            _run(Run(recipe, options.runs / recipe.name, name))
+            _run(Run(recipe, args.runs / recipe.name, name))
         except (MlpMemError, OSError) as error:
             sys.stderr.write(f"{error}\n")
-            refused += 1
-    return int(refused > 0)
+            failures += 1
+    return int(failures > 0)
 
 
 def _parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line."""
     names = ", ".join(STUDIES)
     parser = argparse.ArgumentParser("python -m train.studies", description=__doc__)
     parser.add_argument("study", choices=["all", *STUDIES], metavar="study", help=f"all, {names}")
     parser.add_argument("recipe", nargs="?", default="atlas", help="as for python -m train")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where its stages are")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of all runs")
     return parser
 
 
 def _run(run: Run) -> None:
-    """Run one study, keep its findings and print them."""
+    """Run one study; save and print its findings."""
     if not run.root.is_dir():
         raise MlpMemError(
             f"{run.study}: there is no run in {run.root}; make one with `python -m train all "
@@ -58,13 +57,13 @@ def _run(run: Run) -> None:
 
 
 def table(findings: Iterable[Finding]) -> list[str]:
-    """Return aligned lines; an interval stands in brackets behind its value."""
+    """Return aligned lines; an interval follows its value in brackets."""
     findings = list(findings)
     metrics = list(dict.fromkeys(f.metric for f in findings))
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
-    for found in findings:
-        setting = ", ".join(f"{k} {_short(v)}" for k, v in found.setting.items())
-        rows.setdefault((found.system, found.split, setting), {})[found.metric] = _cell(found)
+    for f in findings:
+        setting = ", ".join(f"{k} {_short(v)}" for k, v in f.setting.items())
+        rows.setdefault((f.system, f.split, setting), {})[f.metric] = _cell(f)
     head = ("system", "split", "setting", *metrics)
     cells = [head, *((*key, *(row.get(m, "") for m in metrics)) for key, row in rows.items())]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -73,15 +72,14 @@ def table(findings: Iterable[Finding]) -> list[str]:
     ]
 
 
-def _cell(found: Finding) -> str:
+def _cell(finding: Finding) -> str:
     """Return a value with its interval."""
-    if found.low is None:
-        return _short(found.value)
-    return f"{_short(found.value)} [{_short(found.low)}, {_short(found.high)}]"
+    low, value, high = map(_short, (finding.low, finding.value, finding.high))
+    return value if finding.low is None else f"{value} [{low}, {high}]"
 
 
 def _short(value: object) -> str:
-    """Return a number with four digits, anything else as it is."""
+    """Return a float with four significant digits, anything else unchanged."""
     if not isinstance(value, float):
         return str(value)
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"

@@ -1,7 +1,6 @@
-"""What does an answer cost? The benches of `python -m mlpmem.bench`, kept as findings.
+"""What does an answer cost? The benches of `python -m mlpmem.bench`, saved as findings.
 
-Measured of the run's bundle, on this machine. It is the only study that imports a bench: running
-them is what it does.
+They measure the run's bundle on this machine. No other study imports a bench.
 """
 
 import shlex
@@ -15,21 +14,21 @@ from train.studies.run import Run
 
 
 def answer_cost(run: Run) -> Iterator[Finding]:
-    """Yield the findings of every bench; each figure is printed as it comes."""
+    """Yield the findings of every bench; print each figure when it is measured."""
     run.manifest("export")
     bundle = (run.root / "export" / run.recipe.export.name).as_posix()
     how = f"python -m mlpmem.bench {{}} --bundle {shlex.quote(bundle)}"
-    yield from findings(_told(figures(bundle=bundle)), how)
+    yield from findings(_print_each(figures(bundle=bundle)), how)
 
 
 def findings(measured: Iterable[Figure], how: str) -> Iterator[Finding]:
-    """Yield one Finding per figure, and two more where it has a floor or a peer.
+    """Yield one finding per figure, and one more each for a floor and a peer.
 
-    `how` is the command that repeats it, with {} for the bench.
+    `how` is the command that reproduces it, with {} for the bench.
     """
     for figure in measured:
-        bench, system, metric, *varied = figure.name.split("/")
-        setting = dict(part.split("=") if "=" in part else (part, True) for part in varied)
+        bench, system, metric, *options = figure.name.split("/")
+        setting = dict(part.split("=") if "=" in part else (part, True) for part in options)
         setting |= {k: int(v) for k, v in setting.items() if v is not True}
         common = {"study": "cost", "system": system, "split": bench, "how": how.format(bench)}
         common["setting"] = setting
@@ -40,8 +39,8 @@ def findings(measured: Iterable[Figure], how: str) -> Iterator[Finding]:
                 yield Finding(metric=f"{metric}_{name}", value=value, n=figure.n, **common)
 
 
-def _told(measured: Iterable[Figure]) -> Iterator[Figure]:
-    """Yield figures, each printed as it comes."""
+def _print_each(measured: Iterable[Figure]) -> Iterator[Figure]:
+    """Yield figures and print each."""
     for figure in measured:
         say(str(figure))
         yield figure

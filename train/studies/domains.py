@@ -1,8 +1,8 @@
-"""What if the domains do not match? Every domain's memory on every domain's text, one decoder.
+"""What if the domains do not match? Every domain's memory on every domain's text, with one decoder.
 
-Each domain of [studies] gets a corpus, keys, targets and a memory of its own below domains/, by the
-same stages as any run, with the run's decoder. A row of the matrix is used as it would be on its
-own ground: lambda, k and temperature are those that are best on the row's validation split.
+Each domain of [studies] gets its own corpus, keys, targets and memory below domains/, by the usual
+stages and with the run's decoder. In each row of the matrix, lambda, k and temperature are best on
+the row domain's validation split.
 """
 
 import re
@@ -27,7 +27,7 @@ from train.studies.run import Run, make
 
 @dataclass(frozen=True)
 class Domain:
-    """A domain's memory and datastore, and how they are used."""
+    """A domain's memory, datastore and chosen settings."""
 
     name: str
     memory: Memory
@@ -36,7 +36,7 @@ class Domain:
 
 
 def domains(run: Run) -> Iterator[Finding]:
-    """Yield the perplexity of every domain's test text (split) by decoder, memories and kNN."""
+    """Yield the test perplexity of each domain (split) by decoder, memories and datastores."""
     if not run.config.domains:
         raise MlpMemError(
             f"domains: recipe {run.recipe.name} names none; give its [studies] a list domains = "
@@ -50,17 +50,17 @@ def domains(run: Run) -> Iterator[Finding]:
 
 
 def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
-    """Return the name of a domain once its stages are done."""
+    """Make a domain's stages; return its name."""
     folder = run.root / "domains" / name
-    text, wanted = folder / "text.txt", beginning(Path(file), run.config.domain_characters)
-    made = finished_manifest(folder / "corpus") is not None and text.is_file()
-    if made and text.read_text(encoding="utf-8") != wanted:
+    text, content = folder / "text.txt", beginning(Path(file), run.config.domain_characters)
+    finished = finished_manifest(folder / "corpus") is not None and text.is_file()
+    if finished and text.read_text(encoding="utf-8") != content:
         raise MlpMemError(
-            f"domains: {name} was made of another text than the recipe names now; delete {folder} "
-            "to make it again, or choose another folder with --runs"
+            f"domains: {name} was made from another text than the recipe's; delete {folder} to "
+            "make it again, or choose another folder with --runs"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    text.write_text(wanted, encoding="utf-8")
+    text.write_text(content, encoding="utf-8")
     recipe, config = run.recipe, run.config
     recipe = replace(
         recipe,
@@ -79,7 +79,7 @@ def _make(run: Run, name: str, file: str, heading: str, separator: str) -> str:
 
 
 def beginning(path: Path, characters: int) -> str:
-    """Return the first whole lines of a text file; MlpMemError where it cannot be read."""
+    """Return the first whole lines of a text file; MlpMemError if it cannot be read."""
     text = ""
     try:
         with opened(path) as file:
@@ -88,12 +88,12 @@ def beginning(path: Path, characters: int) -> str:
                 if len(text) == characters:
                     break
     except MlpMemError as error:
-        raise MlpMemError(f"domains: {error}; the recipe's [studies] names it") from error
+        raise MlpMemError(f"domains: {error}; correct the recipe's [studies]") from error
     return text if len(text) < characters else re.sub(r"[^\n]*\Z", "", text)
 
 
 def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
-    """Return a domain, its lambdas, k and temperature chosen on its own validation split."""
+    """Return a domain with lambdas, k and temperature chosen on its validation split."""
     folder = run.root / "domains" / name
     memory = Memory.load(folder / "memory").float().eval().bind(decoder)
     store = Datastore.load(folder / "datastore")
@@ -104,7 +104,7 @@ def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
 def _look(
     run: Run, decoder: Decoder, memory: Memory, store: Datastore, name: str, split: str
 ) -> tuple[Golds, np.ndarray]:
-    """Return what the sources make of a split of a domain's text, and the positions' units."""
+    """Return the sources' log-probs on a split of a domain's text, and the positions' units."""
     documents = Documents.load(run.root / "domains" / name / "corpus" / split)
     sizes = run.recipe.evaluate
     text = slide(documents, sizes.window, sizes.stride, run.config.positions, run.recipe.seed)
@@ -114,9 +114,9 @@ def _look(
 def _row(run: Run, decoder: Decoder, row: Domain, names: list[str]) -> Iterator[Finding]:
     """Yield a domain's memory and kNN on every domain's text, and the decoder on its own."""
     for name in names:
-        golds, of = _look(run, decoder, row.memory, row.store, name, "test")
+        golds, units = _look(run, decoder, row.memory, row.store, name, "test")
         if name == row.name:
-            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm"), of))
+            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm"), units))
         for system, lmbda in row.use.lmbda.items():
-            found = perplexity(row.use.nll(golds, system), of)
-            yield run.finding(system, name, "perplexity", found, of=row.name, lmbda=lmbda)
+            ppl = perplexity(row.use.nll(golds, system), units)
+            yield run.finding(system, name, "perplexity", ppl, of=row.name, lmbda=lmbda)

@@ -1,9 +1,10 @@
-"""How faithful is the imitation? The memory against the datastore where neither was trained.
+"""How faithful is the imitation? The memory against the datastore on text new to both.
 
-At held-out positions whose prefix the datastore does not hold, p is the datastore's distribution
-(k and temperature of the memory's own targets) and q the memory's, or as a yardstick the decoder's:
-KL(p || q), JS, and whether both hold the same token most probable. Bands are quarters, by how often
-the true token is a value of the datastore and by the distance of the nearest neighbour.
+Positions are held out, and the datastore does not hold their prefix. p is the datastore's
+distribution, at the k and temperature of the memory's targets. q is the memory's or, as a baseline,
+the decoder's. Metrics are KL(p || q), JS and agreement of the most probable token. Bands are
+quartiles of two quantities: the true token's count in the datastore and the nearest neighbour's
+distance.
 """
 
 from collections.abc import Iterator
@@ -32,49 +33,49 @@ def imitation(run: Run) -> Iterator[Finding]:
     positions = positions[~_known(documents, positions, run.store.documents)]
     if not len(positions):
         raise MlpMemError(
-            "imitation: the datastore holds the prefix of every held-out position; take more with "
-            "positions in the recipe's [studies]"
+            "imitation: the datastore holds the prefix of every held-out position; raise positions "
+            "in the recipe's [studies]"
         )
     config = run.memory.config
     sources = MeasuredModel(
         run.decoder, run.memory, run.store, config.knn_k, config.knn_temperature
     )
     neighbours = sources.neighbours(documents, positions)
-    figures = {name: np.zeros((len(positions), 3)) for name in ("memory", "lm")}
-    for places in forward_positions(run.decoder, documents, positions):
-        knn = sources.knn_log_probs(neighbours, places.at, run.decoder.vocab_size)
-        for name, logits in (("memory", run.memory(places.hidden)), ("lm", places.logits)):
-            figures[name][places.at] = faithfulness(knn, log_softmax(logits))
+    measured = {name: np.zeros((len(positions), 3)) for name in ("memory", "lm")}
+    for batch in forward_positions(run.decoder, documents, positions):
+        knn = sources.knn_log_probs(neighbours, batch.at, run.decoder.vocab_size)
+        for name, logits in (("memory", run.memory(batch.hidden)), ("lm", batch.logits)):
+            measured[name][batch.at] = faithfulness(knn, log_softmax(logits))
     values = documents.tokens[positions]
     frequency = np.bincount(run.store.values, run.store.counts, run.decoder.vocab_size)[values]
-    distance, of = neighbours[0][:, 0].double().numpy(), units_of(documents, positions)
-    for split, setting, mask in _parts(groups_of(documents, positions), frequency, distance):
-        for name, rows in figures.items():
+    distance, units = neighbours[0][:, 0].double().numpy(), units_of(documents, positions)
+    for split, setting, mask in _splits(groups_of(documents, positions), frequency, distance):
+        for name, rows in measured.items():
             kl, js, agree = rows[mask].T
-            yield run.finding(name, split, "kl", mean(kl, of[mask]), **setting)
-            yield run.finding(name, split, "js", mean(js, of[mask]), **setting)
+            yield run.finding(name, split, "kl", mean(kl, units[mask]), **setting)
+            yield run.finding(name, split, "js", mean(js, units[mask]), **setting)
             yield run.finding(name, split, "agreement", share(agree > 0), **setting)
 
 
 def faithfulness(p: Tensor, q: Tensor) -> np.ndarray:
-    """Return (n, 3) of log-probs p and q (n, V): KL(p || q), JS in nats, same argmax or not."""
+    """Return (n, 3) of log-probs p, q (n, V): KL(p || q) and JS in nats, same argmax (0 or 1)."""
     kl = torch.where(p.isinf(), 0.0, p.exp() * (p - q)).sum(-1)
     agree = (p.argmax(-1) == q.argmax(-1)).float()
     return torch.stack([kl, js_divergence(p, q), agree], 1).double().numpy()
 
 
 def bands(values: np.ndarray, count: int = BANDS) -> list[tuple[float, float, np.ndarray]]:
-    """Return (from, to, (P,) bool) of quantile bands, upper ends excluded but for the last.
+    """Return (from, to, (P,) bool) of quantile bands; only the last includes its upper end.
 
-    Equal values stay together, so that there may be fewer than `count`.
+    Equal values share a band, so there may be fewer than `count`.
     """
     edges = np.unique(np.quantile(values, np.linspace(0, 1, count + 1)))
-    which = np.searchsorted(edges[1:-1], values, side="right")
+    band_of = np.searchsorted(edges[1:-1], values, side="right")
     ends = edges if len(edges) > 1 else np.repeat(edges, 2)
-    return [(float(ends[b]), float(ends[b + 1]), which == b) for b in np.unique(which)]
+    return [(float(ends[b]), float(ends[b + 1]), band_of == b) for b in np.unique(band_of)]
 
 
-def _parts(
+def _splits(
     groups: np.ndarray, frequency: np.ndarray, distance: np.ndarray
 ) -> Iterator[tuple[str, dict, np.ndarray]]:
     """Yield (split, setting, (P,) bool)."""
@@ -91,11 +92,11 @@ def _known(documents: Documents, positions: np.ndarray, store: Documents) -> np.
 
 
 def prefix_hashes(documents: Documents) -> np.ndarray:
-    """Return a hash (M,) uint64 of what stands before every token in its passage."""
+    """Return a hash (M,) uint64 of each token's prefix in its passage."""
     lengths = np.diff(documents.offsets)
-    found = np.zeros(len(documents.tokens), np.uint64)
+    hashes = np.zeros(len(documents.tokens), np.uint64)
     for column in range(1, int(lengths.max(initial=1))):
         at = documents.offsets[:-1][lengths > column] + column
         before = np.asarray(documents.tokens[at - 1], np.uint64)
-        found[at] = (found[at - 1] + before + np.uint64(1)) * MULTIPLIER
-    return found
+        hashes[at] = (hashes[at - 1] + before + np.uint64(1)) * MULTIPLIER
+    return hashes

@@ -1,8 +1,8 @@
-"""What does it cost to train? Every stage's manifest, and the fine-tuned decoders beside it.
+"""What does training cost? Every stage's manifest, and the fine-tuned decoders for comparison.
 
-Seconds, peak memory and bytes were measured when the stage ran; FLOP follows from the formulas of
-`train/run/needs.py` and the sizes that are there, a tuned decoder's from
-`train/stages/finetuned.py`. A stage that has not run is left out.
+Seconds, peak memory and bytes were measured when the stage ran. FLOP is computed by
+`train/run/needs.py`, a tuned decoder's by `train/stages/finetuned.py`. A stage that has not run is
+left out.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from train.run.needs import Need, needs
 from train.run.stage import finished_manifest
 from train.studies.run import Run
 
-STAGES = ("corpus", "decoder", "datastore", "targets", "memory")  # that make what is served
+STAGES = ("corpus", "decoder", "datastore", "targets", "memory")  # those that make the served parts
 MEASURED = {"seconds": "seconds", "peak_memory": "peak_memory_bytes", "bytes": "bytes"}
 
 
@@ -53,6 +53,6 @@ def _finetuned(run: Run, row: dict) -> Iterator[Finding]:
 
 
 def group_tokens(documents: Documents, groups: list[str]) -> int:
-    """Return how many tokens the documents of some groups have."""
-    mine = np.isin(np.array(documents.groups)[documents.document_of], groups)
-    return int(np.diff(documents.offsets)[mine].sum())
+    """Return the number of tokens of some groups' documents."""
+    mask = np.isin(np.array(documents.groups)[documents.document_of], groups)
+    return int(np.diff(documents.offsets)[mask].sum())

@@ -1,8 +1,8 @@
-"""How is it best mixed? Perplexity of held-out text over lambda, and over k and temperature of kNN.
+"""What mix is best? Perplexity of held-out text over lambda, and over k and temperature of kNN.
 
-Nothing is trained. The curves over lambda use k and temperature that evaluate used; a pair of k and
-temperature is given its own best lambda, so that it alone differs. An atlas's pairs are asked the
-dev questions too: what would have been chosen for right answers.
+Nothing is trained. The curves over lambda use the k and temperature of evaluate. Each pair of k and
+temperature gets its own best lambda, so that only the pair differs. With an atlas, each pair also
+answers the dev questions, which may prefer another pair.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from train.measure.questions import tally
 from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, groups_of, look, units_of
 from train.studies.run import Run, pooled
 
-STEP = 2  # every second lambda is told
+STEP = 2  # only every second lambda is reported
 
 
 def mixing(run: Run) -> Iterator[Finding]:
@@ -25,30 +25,30 @@ def mixing(run: Run) -> Iterator[Finding]:
     config = run.config
     ks = sorted({min(k, len(run.store)) for k in (*config.ks, run.knn[0])})
     golds = look(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
-    parts, of = pooled(groups_of(documents, positions)), units_of(documents, positions)
+    parts, units = pooled(groups_of(documents, positions)), units_of(documents, positions)
     for split, mask in parts.items():
         for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
             for lmbda in TEXT_LAMBDAS[::STEP]:
-                found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
-                yield run.finding(system, split, "perplexity", found, lmbda=lmbda)
+                ppl = perplexity(golds.nll(other, lmbda)[mask], units[mask])
+                yield run.finding(system, split, "perplexity", ppl, lmbda=lmbda)
         for k, temperature in product(ks, config.temperatures):
             other = golds.knn(k, temperature)
             lmbda = best_lambda(curve(golds.lm[mask], other[mask], TEXT_LAMBDAS))
-            found = perplexity(golds.nll(other, lmbda)[mask], of[mask])
+            ppl = perplexity(golds.nll(other, lmbda)[mask], units[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
-            yield run.finding("knn", split, "perplexity", found, **setting)
+            yield run.finding("knn", split, "perplexity", ppl, **setting)
     if run.kind.asks:
         for k, temperature in product(ks, config.temperatures):
-            yield _answered(run, k, temperature)
+            yield _dev_accuracy(run, k, temperature)
 
 
-def _answered(run: Run, k: int, temperature: float) -> Finding:
-    """Return the share of dev questions that the datastore has right at its best lambda."""
+def _dev_accuracy(run: Run, k: int, temperature: float) -> Finding:
+    """Return the share of dev questions that the datastore answers exactly at its best lambda."""
     sources = MeasuredModel(run.decoder, None, run.store, k, temperature)
     grid = sources.grid(run.dev.documents, run.dev.positions)
     right = {at: tally(run.dev, grid.right["knn"][:, at]) for at in range(len(ATLAS_LAMBDAS))}
     counts = {at: sum(cell["right"] for cell in cells.values()) for at, cells in right.items()}
     best = max(counts, key=counts.get)
-    asked = np.arange(len(run.dev.rows)) < counts[best]
+    exact = np.arange(len(run.dev.rows)) < counts[best]
     setting = {"k": k, "temperature": temperature, "best_lmbda": ATLAS_LAMBDAS[best]}
-    return run.finding("knn", CHOOSING, "exact_match", share(asked), **setting)
+    return run.finding("knn", CHOOSING, "exact_match", share(exact), **setting)

@@ -1,4 +1,4 @@
-"""The studies by name: a new one is a function of a Run that yields findings, and a row here."""
+"""The studies by name. A new study is a function of a Run that yields findings, and a row here."""
 
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -22,6 +22,6 @@ STUDIES = {
 
 
 def load_study(name: str) -> Callable[[Run], Iterator[Finding]]:
-    """Return a study's function, imported only now."""
+    """Return a study's function, importing its module on demand."""
     module, function = STUDIES[name].split(":")
     return getattr(import_module(module), function)

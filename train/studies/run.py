@@ -1,6 +1,6 @@
-"""A finished run as the studies see it: its parts, its held-out text, and how a finding is made.
+"""A finished run for the studies: its parts, its held-out text, its findings.
 
-Stages of a study's own, made below the run as any run's are, skipped where they are done.
+`make` runs a study's own stages below the run, and skips those that are done.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,7 +30,7 @@ from train.stages.evaluate import load_results
 
 @dataclass(frozen=True)
 class Run:
-    """The stages of a recipe below `root`, loaded when they are first asked for."""
+    """The stages of a recipe below `root`, each loaded on first use."""
 
     recipe: Recipe
     root: Path
@@ -38,23 +38,18 @@ class Run:
 
     @property
     def config(self) -> StudiesConfig:
-        """Return how much is looked at."""
+        """Return the sizes of the studies."""
         return self.recipe.studies
 
-    @property
-    def own(self) -> Path:
-        """Return where this study keeps what it trains."""
-        return self.root / "studies" / self.study
-
     def manifest(self, stage: str) -> dict:
-        """Return the manifest of a stage; MlpMemError with the command that makes it."""
-        found = finished_manifest(self.root / stage)
-        if found is None:
+        """Return a stage's manifest; MlpMemError, with the command to run, if unfinished."""
+        manifest = finished_manifest(self.root / stage)
+        if manifest is None:
             raise MlpMemError(
-                f"{self.study}: needs the stage {stage}, which is not finished in {self.root}; run "
+                f"{self.study}: the stage {stage} is not finished in {self.root}; run "
                 f"`python -m train {stage} {self.recipe.name}` with the same --runs first"
             )
-        return found
+        return manifest
 
     @cached_property
     def kind(self) -> Kind:
@@ -69,7 +64,7 @@ class Run:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """Return the decoder, its hidden states caught where the memory reads them."""
+        """Return the decoder, with hidden states at the memory's depth."""
         self.manifest("decoder")
         decoder = Decoder.load(self.root / "decoder", depth=self.memory.config.depth)
         self.memory.bind(decoder)
@@ -83,7 +78,7 @@ class Run:
 
     @cached_property
     def results(self) -> dict:
-        """Return what the stage evaluate chose: lambda by system, k and temperature."""
+        """Return the results of the stage evaluate, with chosen lambdas, k and temperature."""
         self.manifest("evaluate")
         return load_results(self.root / "evaluate")
 
@@ -99,14 +94,14 @@ class Run:
 
     @cached_property
     def dev(self) -> Questions:
-        """Return an atlas's questions that choose: at most so many of a group as [studies] says."""
+        """Return an atlas's dev questions: at most [studies] questions per group."""
         rows = read_lines(self.root / "corpus" / "questions.jsonl")
         cells = [f"{group}/{CHOOSING}" for group in GROUPS]
-        drawn = sample_questions(rows, cells, self.config.questions, self.recipe.seed)
-        return ask(self.decoder.tokenizer, drawn)
+        sample = sample_questions(rows, cells, self.config.questions, self.recipe.seed)
+        return ask(self.decoder.tokenizer, sample)
 
     def text(self, split: str = "test") -> tuple[Documents, np.ndarray]:
-        """Return held-out (documents, positions (P,)): the atlas's has one split, a text's two."""
+        """Return held-out (documents, positions (P,)); an atlas's has one split, a text two."""
         documents = Documents.load(self.root / "corpus" / self.kind.heldout(split))
         sizes = self.recipe.evaluate
         return slide(documents, sizes.window, sizes.stride, self.config.positions, self.recipe.seed)
@@ -114,13 +109,13 @@ class Run:
     def trial(
         self, decoder: Decoder, memory: Memory, store: Datastore | None = None, scale: float = 1.0
     ) -> Trial:
-        """Return a decoder with its parts, to be measured on the corpus's test."""
+        """Return a decoder and its parts, to measure on the corpus's test."""
         return Trial(self.root / "corpus", decoder, memory, store, self.recipe, scale)
 
-    def told(self, figure: Measurement, **setting: object) -> Finding:
-        """Return a figure as a finding, its lambda with the setting."""
-        setting["lmbda"] = figure.lmbda
-        return self.finding(figure.system, figure.split, figure.metric, figure.values, **setting)
+    def finding_of(self, measured: Measurement, **setting: object) -> Finding:
+        """Return a measurement as a finding, with its lambda in the setting."""
+        system, split, metric, values, lmbda = measured
+        return self.finding(system, split, metric, values, **setting, lmbda=lmbda)
 
     def finding(
         self,
@@ -130,14 +125,14 @@ class Run:
         value: float | Mapping[str, float],
         **setting: object,
     ) -> Finding:
-        """Return a finding of this study; value is a number, or means of train.measure.findings."""
+        """Return a finding; value is a number or a mapping from train.measure.findings."""
         numbers = value if isinstance(value, Mapping) else {"value": float(value)}
         how = f"python -m train.studies {self.study} {self.recipe.name}"
         return Finding(self.study, system, split, metric, how=how, setting=setting, **numbers)
 
 
 def pooled(groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Return {split: (P,) bool}: "all", and each group where there are several."""
+    """Return {split: (P,) bool}: "all", and each group if there are several."""
     names = list(dict.fromkeys(groups.tolist()))
     parts = {name: groups == name for name in names} if len(names) > 1 else {}
     return {"all": np.ones(len(groups), bool), **parts}
@@ -150,17 +145,15 @@ def make(
     into: str,
     places: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
-    """Return where stages are, by name, once these are done in folders below `into`.
+    """Run stages into folders below `into`; return {stage: folder}, with those of `places`.
 
-    places: where others were made before; whatever is in neither is the run's own. All folders are
-    below the run's root.
+    Inputs come from these folders, otherwise from the run. All folders are below the run's root.
     """
-    found = dict(places or {})
+    folders = dict(places or {})
     for name in names:
-        inputs = tuple(found.get(i, i) for i in STAGES[name].inputs)
-        found[name] = f"{into}/{name}"
-        stage, config = STAGES[name], getattr(recipe, name)
-        run_stage(
-            run.root, found[name], config, inputs, stage.load(), recipe.seed, resumes=stage.resumes
-        )
-    return found
+        stage, config, folder = STAGES[name], getattr(recipe, name), f"{into}/{name}"
+        inputs = tuple(folders.get(i, i) for i in stage.inputs)
+        work = stage.load()
+        run_stage(run.root, folder, config, inputs, work, recipe.seed, resumes=stage.resumes)
+        folders[name] = folder
+    return folders

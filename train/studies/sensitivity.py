@@ -1,8 +1,7 @@
-"""What does the memory hang on? Alpha, blocks, head, start, noise, depth, and what it imitates.
+"""What does the memory depend on? Alpha, blocks, head, start, noise, depth, and its targets.
 
-For each value a memory is trained anew, everything else as in the recipe but the epochs, which are
-fewer and the same for all, and the temperature, which is 1: the figures are to be held against one
-another, not against the recipe's own memory.
+One memory is trained per value. Everything else is as in the recipe, except fewer epochs and
+temperature 1. So these figures compare with one another, not with the recipe's own memory.
 """
 
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from train.config.tables import MemoryFitConfig
 from train.measure.findings import Finding
 from train.studies.run import Run, make
 
-CELLS = {  # the recipe's own value is trained once, whatever it is
+CELLS = {  # the recipe's own value is trained once, as "recipe"
     "alpha": (0.0, 0.2, 0.4, 0.7, 1.0),
     "blocks": (2, 4, 8),
     "head": ("decoder", "tied", "free"),
@@ -24,39 +23,39 @@ CELLS = {  # the recipe's own value is trained once, whatever it is
 
 
 def sensitivity(run: Run) -> Iterator[Finding]:
-    """Yield what each memory makes of the test: exact match and perplexity, or perplexity."""
+    """Yield each memory's exact match (with questions) and perplexity on the test."""
     for name, value, memory in _cells(run):
         decoder = Decoder.load(run.root / "decoder", depth=memory.config.depth)
         trial = run.trial(decoder, memory.bind(decoder))
-        for one in run.kind.measurements(trial, ("memory",)):
-            yield run.told(one, **{name: value, "epochs": run.config.epochs})
+        for measured in run.kind.measurements(trial, ("memory",)):
+            yield run.finding_of(measured, **{name: value, "epochs": run.config.epochs})
 
 
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
-    """Yield (what is varied, its value, the memory trained with it), the recipe's own first."""
+    """Yield (setting, value, memory trained with it), the recipe's own first."""
     base = replace(run.recipe.memory, epochs=run.config.epochs, temperature=1.0)
-    yield "recipe", "own", _trained(run, "recipe", base)
+    yield "recipe", "own", _train(run, "recipe", base)
     for name, values in CELLS.items():
         for value in values:
             if value != getattr(base, name):
                 folder = f"{name}-{value}"
-                yield name, value, _trained(run, folder, replace(base, **{name: value}))
+                yield name, value, _train(run, folder, replace(base, **{name: value}))
     for depth in run.config.depths:
         keyed = replace(run.recipe, datastore=replace(run.recipe.datastore, depth=depth))
         places = make(run, keyed, ("datastore", "targets"), f"studies/depth{depth}")
-        yield "depth", depth, _trained(run, f"depth{depth}", base, places)
+        yield "depth", depth, _train(run, f"depth{depth}", base, places)
     for k, temperature in run.config.targets:
         targets = replace(run.recipe.targets, k=k, temperature=temperature)
         folder = f"targets-{k}-{temperature:g}"
         places = make(run, replace(run.recipe, targets=targets), ("targets",), f"studies/{folder}")
-        named = f"k {k}, temperature {temperature:g}"
-        yield "targets", named, _trained(run, folder, base, places)
+        value = f"k {k}, temperature {temperature:g}"
+        yield "targets", value, _train(run, folder, base, places)
 
 
-def _trained(
+def _train(
     run: Run, folder: str, config: MemoryFitConfig, places: dict[str, str] | None = None
 ) -> Memory:
-    """Return the memory of a cell, trained if it is not there; places: see `make`."""
+    """Return the memory of a cell, trained unless an earlier run did; places: see `make`."""
     recipe = replace(run.recipe, memory=config)
-    made = make(run, recipe, ("memory",), f"studies/{folder}", places)
-    return Memory.load(run.root / made["memory"]).float().eval()
+    folders = make(run, recipe, ("memory",), f"studies/{folder}", places)
+    return Memory.load(run.root / folders["memory"]).float().eval()

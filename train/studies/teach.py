@@ -1,6 +1,7 @@
-"""New documents taught to what exists: a memory by its own loss, a decoder in full or by LoRA.
+"""Train an existing memory or decoder on new documents, and make new facts to learn.
 
-New facts: people, towns and books of no corpus, said and asked in the atlas's own forms.
+A memory is trained by its own loss, a decoder in full or by LoRA. New facts are about people, towns
+and books that no corpus has, in the atlas's wordings.
 """
 
 import dataclasses
@@ -33,20 +34,20 @@ from train.stages.memory import make_loss
 from train.stages.targets import SearchedTargets
 from train.studies.run import Run
 
-RANK = 16  # of LoRA's two matrices, which stand at every linear layer but the head
+RANK = 16  # of LoRA's matrices, at every linear layer except the head
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """One way to teach a decoder."""
+    """One way to train a decoder on new documents."""
 
     system: str  # "finetuned": all weights, or "lora"
     lr: float
-    replay: float  # old tokens for a new one
+    replay: float  # old tokens per new token
 
 
 def decoder_lessons(config: StudiesConfig) -> Iterator[Lesson]:
-    """Yield both systems, each on the new text alone and with old text among it."""
+    """Yield both systems, each on the new text only and with old text replayed."""
     for system, lr in (("finetuned", 1e-3), ("lora", 4e-3)):
         for replay in (0.0, config.replay):
             yield Lesson(system, lr, replay)
@@ -55,14 +56,14 @@ def decoder_lessons(config: StudiesConfig) -> Iterator[Lesson]:
 def teach_memory(run: Run, memory: Memory, store: Datastore, old: int, replay: float) -> int:
     """Train a memory in place on the entries of `store` from `old` on; return the rows learned.
 
-    replay: how many of the rows it was trained on before stand beside each new one.
+    replay: old rows, drawn from the stage targets, per new row.
     """
     new = np.arange(old, len(store))
-    luck = np.random.default_rng(run.recipe.seed)
+    rng = np.random.default_rng(run.recipe.seed)
     run.manifest("targets")
     known = np.load(run.root / "targets" / "rows.npy", allow_pickle=False)
-    again = luck.choice(known, min(len(known), round(replay * len(new))), replace=False)
-    entries = np.sort(np.concatenate([new, again]))
+    replayed = rng.choice(known, min(len(known), round(replay * len(new))), replace=False)
+    entries = np.sort(np.concatenate([new, replayed]))
     targets = SearchedTargets(store, entries, run.recipe.targets)
     token_ids, probs = targets.rows(np.arange(len(entries)))
     rows = {
@@ -74,7 +75,7 @@ def teach_memory(run: Run, memory: Memory, store: Datastore, old: int, replay: f
     config = run.recipe.memory
     memory.requires_grad_(True).to(getattr(torch, config.dtype))
     passes, per_pass = run.config.passes, max(1, len(entries) // run.config.update_batch)
-    orders = [luck.permutation(len(entries)) for _ in range(passes)]
+    orders = [rng.permutation(len(entries)) for _ in range(passes)]
 
     def batches(step: int, rank: int, world: int) -> dict[str, Tensor]:
         order = np.array_split(orders[step // per_pass], per_pass)[step % per_pass]
@@ -92,7 +93,7 @@ def teach_memory(run: Run, memory: Memory, store: Datastore, old: int, replay: f
 def teach_decoder(run: Run, decoder: Decoder, documents: Documents, lesson: Lesson) -> int:
     """Train a decoder in place on documents; return the tokens of one pass.
 
-    LoRA computes in float32, so that the weights it leaves alone stay what they are.
+    LoRA computes in float32, so that the frozen weights keep their exact values.
     """
     recipe, model = run.recipe.decoder, decoder.model.requires_grad_(True)
     if lesson.system == "lora":
@@ -100,9 +101,9 @@ def teach_decoder(run: Run, decoder: Decoder, documents: Documents, lesson: Less
     else:
         model.to(getattr(torch, recipe.dtype))
     if lesson.replay:
-        wanted = round(lesson.replay * len(documents.tokens))
+        count = round(lesson.replay * len(documents.tokens))
         old = Documents.load(training_parts(run.root / "corpus")[0])
-        documents = join_documents(documents, some_passages(old, wanted, run.recipe.seed))
+        documents = join_documents(documents, sample_passages(old, count, run.recipe.seed))
     config = replace(recipe, batch=run.config.update_batch)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "checkpoint.safetensors"
@@ -112,7 +113,7 @@ def teach_decoder(run: Run, decoder: Decoder, documents: Documents, lesson: Less
 
 
 def check_lora() -> None:
-    """Raise MlpMemError where peft is not installed."""
+    """Raise MlpMemError unless peft is installed."""
     if find_spec("peft") is None:
         raise MlpMemError(
             "update: LoRA needs the package peft, which is not installed; `pip install peft`, or "
@@ -121,7 +122,7 @@ def check_lora() -> None:
 
 
 def add_lora(model: nn.Module, rank: int) -> None:
-    """Put LoRA beside every linear layer but the head, in place; they alone are left to learn."""
+    """Add LoRA to every linear layer except the head, in place; only LoRA is trainable."""
     from peft import LoraConfig, inject_adapter_in_model
 
     inject_adapter_in_model(
@@ -129,22 +130,23 @@ def add_lora(model: nn.Module, rank: int) -> None:
     )
 
 
-def some_passages(documents: Documents, tokens: int, seed: int) -> Documents:
-    """Return whole passages drawn by seed, until they have `tokens` tokens or are all."""
+def sample_passages(documents: Documents, tokens: int, seed: int) -> Documents:
+    """Return whole passages drawn by seed, with at least `tokens` tokens or all there are."""
     order = np.random.default_rng(seed).permutation(len(documents))
     ends = np.cumsum(np.diff(documents.offsets)[order])
-    kept = order[: int(np.searchsorted(ends, tokens)) + 1]
-    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in kept]
+    passages = order[: int(np.searchsorted(ends, tokens)) + 1]
+    pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in passages]
     return join_passages(pairs, documents.titles, documents.groups)
 
 
-GROUP = "B"  # as many wordings as a fact that decoders never see
+INVENTED = ("person", "town", "book")  # kinds of entity
+GROUP = "B"  # with as many wordings per fact as facts that decoders never see
 WORDINGS = ("new/seen", "new/test", "new/unseen", "new/statement_test")
 
 
 @dataclass(frozen=True)
 class NewFacts:
-    """Documents to learn from, and what can be asked of them."""
+    """Documents with new facts, and questions about them."""
 
     facts: int
     documents: Documents
@@ -154,10 +156,10 @@ class NewFacts:
 def make_facts(recipe: Recipe, tokenizer, least: int, most: int) -> NewFacts:
     """Return at least `least` new facts (whole entities), at most `most` questions a wording.
 
-    Names are unlike those of any entity; answers are drawn from those of the decoder's entities.
+    No entity has these names; answers come from the decoder's entities.
     """
-    said = dataclasses.asdict(recipe.corpus.atlas)
-    config = AtlasConfig(seed=recipe.seed, scale=recipe.corpus.scale, **said)
+    options = dataclasses.asdict(recipe.corpus.atlas)
+    config = AtlasConfig(seed=recipe.seed, scale=recipe.corpus.scale, **options)
     new = _new_atlas(atlas_corpus.build_atlas(config), least)
     passages = list(atlas_corpus.memory_passages(new))
     ids = encode_segments(tokenizer, [segments for _, segments in passages])
@@ -165,16 +167,18 @@ def make_facts(recipe: Recipe, tokenizer, least: int, most: int) -> NewFacts:
     titles = [entity.title for entity in new.entities]
     documents = join_passages(pairs, titles, [GROUP] * len(titles))
     rows = [row | {"group": "new"} for row in atlas_corpus.questions(new)]
-    return NewFacts(len(new.facts), documents, ask(tokenizer, _drawn(rows, most, recipe.seed)))
+    sample = sample_questions(rows, list(WORDINGS), most, recipe.seed)
+    return NewFacts(len(new.facts), documents, ask(tokenizer, sample))
 
 
 def _new_atlas(atlas: Atlas, least: int) -> Atlas:
-    """Return an atlas of strangers alone, until they have `least` facts."""
+    """Return an atlas of strangers only, with at least `least` facts."""
     config = atlas.config
-    found = [e for e in strangers(atlas.entities, f"{config.seed}/update", 0.5) if _invented(e)]
-    random.Random(f"{config.seed}/update").shuffle(found)
+    candidates = strangers(atlas.entities, f"{config.seed}/update", 0.5)
+    candidates = [entity for entity in candidates if entity.kind in INVENTED]
+    random.Random(f"{config.seed}/update").shuffle(candidates)
     entities, facts = [], []
-    for entity in found:
+    for entity in candidates:
         if len(facts) >= least:
             break
         entities.append(replace(entity, group=GROUP))
@@ -184,13 +188,3 @@ def _new_atlas(atlas: Atlas, least: int) -> Atlas:
             if relation in entity.answers
         ]
     return replace(atlas, entities=entities, facts=facts)
-
-
-def _invented(entity) -> bool:
-    """Return whether an entity is of a kind that the atlas invents."""
-    return entity.kind in ("person", "town", "book")
-
-
-def _drawn(rows: list[dict], most: int, seed: int) -> list[dict]:
-    """Return at most `most` rows of each of WORDINGS, drawn by seed."""
-    return sample_questions(rows, list(WORDINGS), most, seed)

@@ -1,7 +1,7 @@
-"""Which tokens get worse under the mix? Where, of what kind, and the worst of them to read.
+"""Which tokens get worse under the mix? By group and kind, with the worst examples.
 
-Mixing never costs a token more than -log(1 - lambda) nats; what it costs is spread over very many
-tokens of which the decoder was certain, so a token counts as worse where it loses over TOLERANCE.
+Mixing costs a token at most -log(1 - lambda) nats. The cost is spread over very many tokens that
+the decoder was certain of, so a token counts as worse only if it loses more than TOLERANCE.
 """
 
 import math
@@ -31,35 +31,37 @@ FUNCTION_WORDS = frozenset(
 
 
 def worse(run: Run) -> Iterator[Finding]:
-    """Yield the shares that get worse and better, and nats lost and won, by group and kind."""
+    """Yield the shares of worse and better tokens, and nats lost and won, by group and kind."""
     documents, positions = run.text()
     grid = MeasuredModel(run.decoder, run.memory, run.store, *run.knn).grid(documents, positions)
     kinds = kinds_of(run.decoder, documents)[positions]
     parts = pooled(groups_of(documents, positions))
     parts |= {kind: kinds == kind for kind in dict.fromkeys(kinds.tolist())}
-    before, of = grid.nll("lm", 0.0), units_of(documents, positions)
+    before, units = grid.nll("lm", 0.0), units_of(documents, positions)
     for system in ("memory", "knn"):
         rise = grid.nll(system, run.lmbda[system]) - before
         for split, mask in parts.items():
-            yield from _part(run, system, split, rise[mask], of[mask])
+            yield from _part(run, system, split, rise[mask], units[mask])
     folder = run.root / "findings"
     folder.mkdir(exist_ok=True)
     write_lines(folder / EXAMPLES, _examples(run, documents, positions, kinds, grid))
 
 
-def _part(run: Run, system: str, split: str, rise: np.ndarray, of: np.ndarray) -> Iterator[Finding]:
-    """Yield the findings of some tokens, of some documents, whose nll rises by `rise` nats."""
+def _part(
+    run: Run, system: str, split: str, rise: np.ndarray, units: np.ndarray
+) -> Iterator[Finding]:
+    """Yield the findings of a split's tokens, whose nll rises by `rise` nats."""
     setting = {"lmbda": run.lmbda[system]}
     yield run.finding(system, split, "worse", share(rise > TOLERANCE), **setting)
     yield run.finding(system, split, "better", share(rise < -TOLERANCE), **setting)
     for metric, nats in (("lost", rise.clip(0)), ("won", -rise.clip(None, 0)), ("change", rise)):
-        yield run.finding(system, split, f"nats_{metric}", mean(nats, of), **setting)
+        yield run.finding(system, split, f"nats_{metric}", mean(nats, units), **setting)
 
 
 def _examples(
     run: Run, documents: Documents, positions: np.ndarray, kinds: np.ndarray, grid: Grid
 ) -> list[dict]:
-    """Return the tokens that lose most under memory's mix, with titles and what stood before."""
+    """Return the tokens that lose most under the memory's mix, with title and context."""
     lmbda = run.lmbda["memory"]
     mixed = np.exp(-grid.nll("memory", lmbda))
     order = np.argsort(grid.nll("lm", 0.0) + np.log(mixed), kind="stable")
@@ -84,19 +86,19 @@ def _examples(
 
 
 def kinds_of(decoder: Decoder, documents: Documents) -> np.ndarray:
-    """Return the kind (M,) of the word that each token belongs to.
+    """Return the kind (M,) of each token's word.
 
-    "number" has a digit; "name" begins with a capital within a sentence; "function word" is one of
-    a closed list; "other word", "punctuation" and "end" (special tokens) are the rest.
+    "number" has a digit. "name" begins with a capital inside a sentence. "function word" is in a
+    fixed list. Others are "other word", "punctuation" and "end" (special tokens).
     """
-    found = np.full(len(documents.tokens), "other word", dtype="<U13")
+    kinds = np.full(len(documents.tokens), "other word", dtype="<U13")
     for p in range(len(documents)):
         first = int(documents.offsets[p])
         begins = True  # a sentence
         for start, end, word in _words(decoder, documents.passage(p).tolist()):
-            found[first + start : first + end] = kind = _kind(word, begins)
+            kinds[first + start : first + end] = kind = _kind(word, begins)
             begins = kind == "end" or word[-1:] in (".", "?", "!")
-    return found
+    return kinds
 
 
 def _words(decoder: Decoder, ids: list[int]) -> Iterator[tuple[int, int, str]]:
@@ -118,7 +120,7 @@ def _words(decoder: Decoder, ids: list[int]) -> Iterator[tuple[int, int, str]]:
 
 
 def _kind(word: str, begins: bool) -> str:
-    """Return the kind of a word; `begins` says whether a sentence begins with it."""
+    """Return the kind of a word; `begins`: whether it begins a sentence."""
     if not word:
         return "end"
     if any(c.isdigit() for c in word):

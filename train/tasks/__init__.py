@@ -1,9 +1,9 @@
-"""Tasks: each a file with its data, prompt, metrics and source; `python -m train.tasks` runs them.
+"""Tasks: one file each, with data, prompt, metrics and source; `python -m train.tasks` runs them.
 
-task says what one receives and returns, systems names who answers, answers has the metrics.
-A task is a name, what it is about ("atlas" or "data") and a function from Asked to findings. A new
-one is a file here and a line in TASKS.
-It may import `stages` and what lies below, and nothing of `studies`. Open task.py first.
+task has a task's input and output, systems the systems that answer, answers the metrics. A task is
+a name, its data ("atlas" or "data") and a function from TaskInput to findings. A new task is a file
+here and a line in TASKS.
+It may import `stages` and the rooms below it, but not `studies`. Open task.py first.
 """
 
 from train.tasks import (

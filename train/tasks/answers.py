@@ -1,8 +1,8 @@
-"""Metrics of a written answer against the right ones, as SQuAD and DPR normalise them.
+"""Metrics of a generated answer against the right ones, normalised as in SQuAD and DPR.
 
-exact_match and f1 are SQuAD's (Rajpurkar et al. 2016); contains is the substring metric of the
-paper's evaluation, `normalized_token_substring_match`: the answer's words stand in the text in
-their order, next to each other.
+exact_match and f1 are SQuAD's (Rajpurkar et al. 2016). contains is the substring metric of the
+paper's evaluation, `normalized_token_substring_match`: the text has the answer's words in order and
+adjacent.
 """
 
 import re
@@ -15,7 +15,7 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalise(text: str) -> str:
-    """Return text in lower case without punctuation, articles and superfluous space."""
+    """Return text in lower case, without punctuation, articles and extra spaces."""
     return " ".join(ARTICLES.sub(" ", text.lower().translate(PUNCTUATION)).split())
 
 
@@ -29,19 +29,18 @@ def f1(text: str, answers: Sequence[str]) -> float:
     return max((_f1(normalise(text).split(), normalise(a).split()) for a in answers), default=0.0)
 
 
-def _f1(said: list[str], true: list[str]) -> float:
-    """Return the harmonic mean of precision and recall of words, each as often as it stands."""
-    if not said or not true:
-        return float(said == true)
-    shared = sum((Counter(said) & Counter(true)).values())
-    return 2 * shared / (len(said) + len(true))
+def _f1(predicted: list[str], true: list[str]) -> float:
+    """Return the harmonic mean of word precision and recall, with multiplicity."""
+    if not predicted or not true:
+        return float(predicted == true)
+    shared = sum((Counter(predicted) & Counter(true)).values())
+    return 2 * shared / (len(predicted) + len(true))
 
 
 def contains(text: str, answers: Sequence[str]) -> bool:
-    """Return whether the words of an answer stand in a text one after another, normalised."""
+    """Return whether a text has an answer's words in order and adjacent, both normalised."""
     words = f" {normalise(text)} "
-    found = (normalise(answer) for answer in answers)
-    return any(answer and f" {answer} " in words for answer in found)
+    return any(f" {a} " in words for a in map(normalise, answers) if a)
 
 
 def first_line(text: str, stops: Sequence[str] = ("\n",)) -> str:

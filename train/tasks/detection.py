@@ -1,9 +1,9 @@
-"""Detection on the atlas: is a true statement likelier than the same with a wrong answer?
+"""Detection on the atlas: is a true statement likelier than the same one with a wrong answer?
 
-Data: questions.jsonl, statement prefixes that the answer ends. Prompt: the prefix. The wrong answer
-is drawn by seed from the other facts of the same relation and group, so that a decoder has met
-true and wrong ones alike. Metric: share of pairs in which the true ending has the larger log-prob,
-summed and by token, period included; who knows nothing is right in about half. Source: our own.
+Data: questions.jsonl, statement prefixes that the answer completes. Prompt: the prefix. The wrong
+answer is drawn by seed from other facts of the same relation and group, so a decoder has seen true
+and wrong answers equally often. Metric: the share of pairs where the true ending, period included,
+has the larger log-prob, summed and per token; chance is about 50%. Source: our own.
 """
 
 import random
@@ -18,30 +18,29 @@ from train.tasks.task import Task, TaskInput, report
 WORDINGS = ("test", "unseen")
 
 
-def run(asked: TaskInput) -> list[Finding]:
+def run(inputs: TaskInput) -> list[Finding]:
     """Return findings by split."""
-    rows = [row for row in atlas.load(asked, "statement", WORDINGS) if row["rivals"]]
-    wrong = [random.Random(f"{asked.seed}/{i}").choice(r["rivals"]) for i, r in enumerate(rows)]
-    made = []
-    for system in asked.systems:
-        words = system.decoder.tokenizer
-        true = [atlas.pair(words, row["prompt"], row["answer"], "statement") for row in rows]
+    rows = [row for row in atlas.load(inputs, "statement", WORDINGS) if row["rivals"]]
+    wrong = [random.Random(f"{inputs.seed}/{i}").choice(r["rivals"]) for i, r in enumerate(rows)]
+    findings = []
+    for system in inputs.systems:
+        tokenizer = system.decoder.tokenizer
+        true = [atlas.pair(tokenizer, row["prompt"], row["answer"], "statement") for row in rows]
         false = [
-            atlas.pair(words, row["prompt"], other, "statement")
+            atlas.pair(tokenizer, row["prompt"], other, "statement")
             for row, other in zip(rows, wrong, strict=True)
         ]
-        made += report(
-            asked, "detection", system, likelier(judge(system, true + false)), atlas.splits(rows)
-        )
-    return made
+        values = likelier(judge(system, true + false))
+        findings += report(inputs, "detection", system, values, atlas.splits(rows))
+    return findings
 
 
 def likelier(judged) -> dict[str, np.ndarray]:
-    """Return {metric: (Q,) bool} of 2 Q continuations, the right ones first."""
-    found = {"accuracy": judged.sums(), "accuracy_per_token": judged.means()}
+    """Return {metric: (Q,) bool} of 2Q continuations, the Q right ones first."""
+    scores_of = {"accuracy": judged.sums(), "accuracy_per_token": judged.means()}
     return {
         name: np.array_split(scores, 2)[0] > np.array_split(scores, 2)[1]
-        for name, scores in found.items()
+        for name, scores in scores_of.items()
     }
 
 

@@ -1,17 +1,17 @@
 """HaluEval's questions: is the right answer likelier than the hallucinated one?
 
 Data: halueval/qa_one-turn_data.json, 500 rows {knowledge, question, right_answer,
-hallucinated_answer}. Prompt: "Question: {question}\\nAnswer:", without the knowledge, which a
-memory is to have. Metric: share of rows where the right answer has the larger log-prob: by token,
-because hallucinated answers are longer, and summed; chance is 50%. It is detection, not
-hallucination in what is written. Source: the rows of Li et al. 2023. Their own task shows one
-answer and asks whether it is hallucinated, yes or no; that takes a model that follows instructions,
-so likelihoods are compared here. The memory's paper gives no prompt (full 10,000 rows).
+hallucinated_answer}. Prompt: "Question: {question}\\nAnswer:", without the knowledge, which the
+memory should have. Metric: the share of rows where the right answer has the larger log-prob, per
+token (hallucinated answers are longer) and summed; chance is 50%. It measures detection, not
+hallucination in generated text. Source: the rows of Li et al. 2023. Their task asks whether one
+answer is hallucinated, which needs a model that follows instructions; here likelihoods are
+compared. The memory's paper uses all 10,000 rows and gives no prompt.
 """
 
 from train.measure.batches import judge
 from train.measure.findings import Finding
-from train.tasks.cloze import ended
+from train.tasks.cloze import complete
 from train.tasks.detection import likelier
 from train.tasks.task import Task, TaskInput, json_lines, need, report
 
@@ -23,21 +23,21 @@ def prompt(question: str) -> str:
     return f"Question: {question.strip()}\nAnswer:"
 
 
-def run(asked: TaskInput) -> list[Finding]:
+def run(inputs: TaskInput) -> list[Finding]:
     """Return findings on the question part."""
-    path = asked.file(FILE)
+    path = inputs.file(FILE)
     rows = json_lines(path)
     need(path, rows, "question", "right_answer", "hallucinated_answer")
-    rows, made = asked.some(rows, "halueval"), []
-    for system in asked.systems:
+    rows, findings = inputs.sample(rows, "halueval"), []
+    for system in inputs.systems:
         pairs = [
-            ended(system, prompt(row["question"]), row[key])
+            complete(system, prompt(row["question"]), row[key])
             for key in ("right_answer", "hallucinated_answer")
             for row in rows
         ]
         values = likelier(judge(system, pairs))
-        made += report(asked, "halueval", system, values, {"halueval/qa": range(len(rows))})
-    return made
+        findings += report(inputs, "halueval", system, values, {"halueval/qa": range(len(rows))})
+    return findings
 
 
 TASK = Task("halueval", "data", run)

@@ -1,15 +1,14 @@
 """The nine tasks of kNN-Prompt, zero-shot, by domain-conditional PMI; eight can be run.
 
-Data: the folder knn_prompt_tasks as published: sst2/test.tsv (five classes, the middle one left
-out), mr, cr and hyp/test.csv {label, text}, rotten_tomatoes/test.jsonl {input, output},
+Data: the folder knn_prompt_tasks as published: sst2/test.tsv (five classes, without the middle
+one), mr, cr and hyp/test.csv {label, text}, rotten_tomatoes/test.jsonl {input, output},
 cb/dev.jsonl and rte/val.jsonl {premise, hypothesis, label}, agn/test.csv {Class Index, Title,
-Description}. Of Yahoo only the label words are there. Prompts, label words and their synonyms are
-the published ones. (The paper's figures are multiples of 1/56 on CB, this file, and of 1/516 on
-HYP, whose longer file is not here.)
-Metrics: accuracy of the likeliest label word ("lm"); dcpmi, by the word's log-prob less its
-log-prob after the domain's premise; fuzzy_dcpmi, that summed over a label's synonyms of one token,
-which is the published score. Where a small vocabulary has no such word, the label's own is judged
-whole.
+Description}. For Yahoo the folder has only the label words. Prompts, label words and synonyms are
+the published ones. The paper's figures are multiples of 1/56 on CB, this file, and of 1/516 on HYP,
+a longer file that the folder lacks.
+Metrics: accuracy of the likeliest label word ("lm"); dcpmi, by the word's log-prob minus its
+log-prob after the domain premise; fuzzy_dcpmi, that sum over a label's one-token synonyms, which is
+the published score. If a small vocabulary has no one-token synonym, the whole label word is scored.
 Source: Shi et al. 2022, Holtzman et al. 2021; the paper's table 2.
 """
 
@@ -23,7 +22,7 @@ from mlpmem.engine.systems import System
 from mlpmem.errors import MlpMemError
 from train.measure.batches import judge, next_tokens
 from train.measure.findings import Finding
-from train.tasks.cloze import plain
+from train.tasks.cloze import plain_ids
 from train.tasks.task import MissingData, Task, TaskInput, json_lines, need, report, table, text_of
 
 FOLDER = "knn_prompt_tasks"
@@ -39,18 +38,18 @@ Examples = Iterator[tuple[str, int]]  # premise, label
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One task's files, words and domain premise."""
+class Dataset:
+    """One task's files, label words and domain premise."""
 
     file: str
     read: Callable[[Path], Examples]
-    words: tuple[str, ...]  # one a label
+    words: tuple[str, ...]  # one per label
     domain: str
-    synonyms: str | tuple[tuple[str, ...], ...]  # a file, or the words by label
+    synonyms: str | tuple[tuple[str, ...], ...]  # a file, or the synonyms by label
 
 
 def read_sst2(path: Path) -> Examples:
-    """Yield the sentences that are not neutral: "__label__4<tab>text"."""
+    """Yield the sentences that are not neutral; lines are "__label__4<tab>text"."""
     for line in text_of(path).split("\n"):
         mark, _, sentence = line.strip().partition("\t")
         if mark and mark[-1] != "3":
@@ -93,8 +92,8 @@ def read_cb(path: Path) -> Examples:
     need(path, rows, "premise", "hypothesis", "label")
     labels = ("entailment", "contradiction", "neutral")
     for row in rows:
-        said = f' question: Given that "{row["premise"]}" Is "{row["hypothesis"]}"'
-        yield f"{said}{CB}", labels.index(row["label"])
+        question = f' question: Given that "{row["premise"]}" Is "{row["hypothesis"]}"'
+        yield f"{question}{CB}", labels.index(row["label"])
 
 
 def read_agn(path: Path) -> Examples:
@@ -106,95 +105,95 @@ def read_agn(path: Path) -> Examples:
 
 
 OPINION, OPINIONS = (" terrible", " great"), "sst2/label_names_sentidict.txt"
-KINDS = {
-    "sst2": Kind("sst2/test.tsv", read_sst2, OPINION, SENTIMENT, OPINIONS),
-    "mr": Kind("mr/test.csv", read_reviews, OPINION, SENTIMENT, OPINIONS),
-    "cr": Kind("cr/test.csv", read_reviews, OPINION, SENTIMENT, OPINIONS),
-    "rt": Kind("rotten_tomatoes/test.jsonl", read_rotten, OPINION, SENTIMENT, OPINIONS),
-    "hyp": Kind(
+DATASETS = {
+    "sst2": Dataset("sst2/test.tsv", read_sst2, OPINION, SENTIMENT, OPINIONS),
+    "mr": Dataset("mr/test.csv", read_reviews, OPINION, SENTIMENT, OPINIONS),
+    "cr": Dataset("cr/test.csv", read_reviews, OPINION, SENTIMENT, OPINIONS),
+    "rt": Dataset("rotten_tomatoes/test.jsonl", read_rotten, OPINION, SENTIMENT, OPINIONS),
+    "hyp": Dataset(
         "hyp/test.csv", read_hyp, (" neutral", " partisan"), HYP,
         ((" neutral", " fair", " objective"), (" partisan", " biased", " unfair")),
     ),
-    "cb": Kind(
+    "cb": Dataset(
         "cb/dev.jsonl", read_cb, (" true", " false", " neither"), " the answer is:",
         (TRUE, FALSE, (" neither",)),
     ),
-    "rte": Kind("rte/val.jsonl", read_rte, (" true", " false"), RTE, (TRUE, FALSE)),
-    "agn": Kind(
+    "rte": Dataset("rte/val.jsonl", read_rte, (" true", " false"), RTE, (TRUE, FALSE)),
+    "agn": Dataset(
         "agn/test.csv", read_agn, (" world", " sports", " business", " science"), " topic:",
         "agn/label_names_kb.txt",
     ),
 }  # fmt: skip
 
 
-def synonyms(asked: TaskInput, kind: Kind) -> tuple[tuple[str, ...], ...]:
-    """Return the synonyms by label; those of a file are cut to the shortest label's number."""
-    if not isinstance(kind.synonyms, str):
-        return kind.synonyms
-    path = asked.file(f"{FOLDER}/{kind.synonyms}")
+def synonyms(inputs: TaskInput, dataset: Dataset) -> tuple[tuple[str, ...], ...]:
+    """Return the synonyms by label; a file's lists are cut to the shortest list's length."""
+    if not isinstance(dataset.synonyms, str):
+        return dataset.synonyms
+    path = inputs.file(f"{FOLDER}/{dataset.synonyms}")
     lines = text_of(path).strip().split("\n")
-    found = [[f" {word}" for word in line.strip().split(", ")] for line in lines]
-    if len(found) != len(kind.words):
+    words = [[f" {word}" for word in line.strip().split(", ")] for line in lines]
+    if len(words) != len(dataset.words):
         raise MlpMemError(
-            f"{path.name}: {len(found)} lines of label words, {len(kind.words)} labels; get the "
-            "published file"
+            f"{path.name}: it must have one line of label words for each of {len(dataset.words)} "
+            f"labels; got {len(words)} lines. Get the published file"
         )
-    return tuple(tuple(line[: min(map(len, found))]) for line in found)
+    return tuple(tuple(line[: min(map(len, words))]) for line in words)
 
 
-def run(asked: TaskInput) -> list[Finding]:
-    """Return findings on every task whose files are there; MissingData where none is."""
-    made, missing = [], []
-    for name, kind in KINDS.items():
+def run(inputs: TaskInput) -> list[Finding]:
+    """Return findings on every task whose files exist; MissingData if none does."""
+    findings, missing = [], []
+    for name, dataset in DATASETS.items():
         try:
-            made += _run_kind(asked, name, kind)
+            findings += _run_dataset(inputs, name, dataset)
         except MissingData as error:
             missing.append(error)
-    if not made:
+    if not findings:
         raise missing[0]
-    return made
+    return findings
 
 
-def _run_kind(asked: TaskInput, name: str, kind: Kind) -> list[Finding]:
+def _run_dataset(inputs: TaskInput, name: str, dataset: Dataset) -> list[Finding]:
     """Return findings on one of the tasks."""
-    made = []
-    path = asked.file(f"{FOLDER}/{kind.file}")
-    examples = asked.some(list(kind.read(path)), name)
+    findings = []
+    path = inputs.file(f"{FOLDER}/{dataset.file}")
+    examples = inputs.sample(list(dataset.read(path)), name)
     labels = np.array([label for _, label in examples])
-    by_label = synonyms(asked, kind)
-    for system in asked.systems:
-        found = predictions(system, [p for p, _ in examples], kind, by_label)
-        values = {metric: chosen == labels for metric, chosen in found.items()}
-        made += report(asked, "knn_prompt", system, values, {name: range(len(labels))})
-    return made
+    by_label = synonyms(inputs, dataset)
+    for system in inputs.systems:
+        predicted = predictions(system, [p for p, _ in examples], dataset, by_label)
+        values = {metric: chosen == labels for metric, chosen in predicted.items()}
+        findings += report(inputs, "knn_prompt", system, values, {name: range(len(labels))})
+    return findings
 
 
 def predictions(
-    system: System, premises: Sequence[str], kind: Kind, by_label: Sequence[Sequence[str]]
+    system: System, premises: Sequence[str], dataset: Dataset, by_label: Sequence[Sequence[str]]
 ) -> dict[str, np.ndarray]:
     """Return {metric: (Q,) predicted label} of premises."""
     tokens = {
-        word: plain(system.decoder.tokenizer, word)
-        for words in (kind.words, *by_label)
+        word: plain_ids(system.decoder.tokenizer, word)
+        for words in (dataset.words, *by_label)
         for word in words
     }
-    alone = [(word,) for word in kind.words]
+    single = [(word,) for word in dataset.words]
     fuzzy = [
         tuple(word for word in words if len(tokens[word]) == 1) or own
-        for words, own in zip(by_label, alone, strict=True)
+        for words, own in zip(by_label, single, strict=True)
     ]
-    wanted = list(dict.fromkeys(word for words in (*alone, *fuzzy) for word in words))
-    prompts = [system.decoder.encode(text) for text in (kind.domain, *premises)]
-    found = word_scores(system, prompts, [tokens[word] for word in wanted])
-    gain = found[1:] - found[:1]  # (Q, n)
+    scored = list(dict.fromkeys(word for words in (*single, *fuzzy) for word in words))
+    prompts = [system.decoder.encode(text) for text in (dataset.domain, *premises)]
+    log_probs = word_scores(system, prompts, [tokens[word] for word in scored])
+    gain = log_probs[1:] - log_probs[:1]  # (Q, n)
 
     def best(scores: np.ndarray, labels: Sequence[Sequence[str]]) -> np.ndarray:
-        columns = [[wanted.index(word) for word in words] for words in labels]
+        columns = [[scored.index(word) for word in words] for words in labels]
         return np.stack([scores[:, c].sum(1) for c in columns], 1).argmax(1)
 
     return {
-        "lm": best(found[1:], alone),
-        "dcpmi": best(gain, alone),
+        "lm": best(log_probs[1:], single),
+        "dcpmi": best(gain, single),
         "fuzzy_dcpmi": best(gain, fuzzy),
     }
 
@@ -202,15 +201,15 @@ def predictions(
 def word_scores(
     system: System, prompts: Sequence[Sequence[int]], words: Sequence[Sequence[int]]
 ) -> np.ndarray:
-    """Return the log-probs (Q, n) of whole words, given by their ids, after every prompt."""
-    found = np.zeros((len(prompts), len(words)))
+    """Return the log-probs (Q, n) of whole words, given as ids, after each prompt."""
+    log_probs = np.zeros((len(prompts), len(words)))
     short = [i for i, ids in enumerate(words) if len(ids) == 1]
-    one = next_tokens(system, prompts, [words[i][0] for i in short])
-    found[:, short] = np.log(np.exp(one) + FLOOR)
+    next_log_probs = next_tokens(system, prompts, [words[i][0] for i in short])
+    log_probs[:, short] = np.log(np.exp(next_log_probs) + FLOOR)
     for i, ids in enumerate(words):
         if len(ids) > 1:
-            found[:, i] = judge(system, [(prompt, ids) for prompt in prompts]).sums()
-    return found
+            log_probs[:, i] = judge(system, [(prompt, ids) for prompt in prompts]).sums()
+    return log_probs
 
 
 TASK = Task("knn_prompt", "data", run)

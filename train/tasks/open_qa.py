@@ -5,8 +5,9 @@ qa_subsample/triviaqa.test.jsonl {question, golden_answers}. Prompts, new tokens
 the metric of the paper's table are those of its evaluation: NQ "Answer these questions:\\nQuestion:
 {q}\\nAnswer:", 15 tokens, one line, exact_match; WebQA and TriviaQA "Answer the questions:\\n\\n
 Question: {q} The answer is:", 100 tokens, up to a newline, period or comma, substring_match. All
-three metrics are given (`answers.py`). The paper's lambdas: 0.5, 0.75, 0.6. Sources: Kwiatkowski et
-al. 2019 and Lee et al. 2019, Berant et al. 2013, Joshi et al. 2017. HotpotQA is not among the data.
+three metrics of `answers.py` are reported. The paper's lambdas: 0.5, 0.75, 0.6. Sources:
+Kwiatkowski et al. 2019 and Lee et al. 2019, Berant et al. 2013, Joshi et al. 2017. HotpotQA is not
+included.
 """
 
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from train.tasks.task import Task, TaskInput, json_lines, need, report
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Where a benchmark is and how it is asked."""
+    """A benchmark's file, fields, prompt and decoding."""
 
     file: str
     question: str  # field
@@ -32,8 +33,8 @@ class Benchmark:
 
 
 def short_prompt(question: str) -> str:
-    """Return NQ's prompt; the question ends in "?" and begins small, as in the paper's code."""
-    return f"Answer these questions:\nQuestion: {_asked(question)}\nAnswer:"
+    """Return NQ's prompt; the question is normalised as in the paper's code."""
+    return f"Answer these questions:\nQuestion: {_normalised(question)}\nAnswer:"
 
 
 def long_prompt(question: str) -> str:
@@ -41,8 +42,8 @@ def long_prompt(question: str) -> str:
     return f"Answer the questions:\n\nQuestion: {question.rstrip('? ')}? The answer is:"
 
 
-def _asked(question: str) -> str:
-    """Return a question that begins small and ends in a question mark."""
+def _normalised(question: str) -> str:
+    """Return a question that begins in lower case and ends in a question mark."""
     question = question.strip()
     question = question if question.endswith("?") else f"{question}?"
     return question[0].lower() + question[1:]
@@ -58,19 +59,19 @@ BENCHMARKS = {
 }
 
 
-def run(name: str, asked: TaskInput) -> list[Finding]:
+def run(name: str, inputs: TaskInput) -> list[Finding]:
     """Return findings on one benchmark."""
     bench = BENCHMARKS[name]
-    path = asked.file(bench.file)
+    path = inputs.file(bench.file)
     rows = json_lines(path)
     need(path, rows, bench.question, bench.answers)
-    rows, made = asked.some(rows, name), []
+    rows, findings = inputs.sample(rows, name), []
     true = [row[bench.answers] for row in rows]
-    for system in asked.systems:
+    for system in inputs.systems:
         prompts = [system.decoder.encode(bench.prompt(row[bench.question])) for row in rows]
-        room = min(bench.new_tokens, system.decoder.max_positions // 2)
-        written = (system.decoder.decode(ids) for ids in write(system, prompts, room))
-        texts = [answers.first_line(text, bench.stops) for text in written]
+        limit = min(bench.new_tokens, system.decoder.max_positions // 2)
+        generated = (system.decoder.decode(ids) for ids in write(system, prompts, limit))
+        texts = [answers.first_line(text, bench.stops) for text in generated]
         metrics = {
             "exact_match": answers.exact_match,
             "f1": answers.f1,
@@ -80,8 +81,8 @@ def run(name: str, asked: TaskInput) -> list[Finding]:
             metric: [measure(t, a) for t, a in zip(texts, true, strict=True)]
             for metric, measure in metrics.items()
         }
-        made += report(asked, name, system, values, {name: range(len(rows))})
-    return made
+        findings += report(inputs, name, system, values, {name: range(len(rows))})
+    return findings
 
 
 TASKS = tuple(Task(name, "data", partial(run, name)) for name in BENCHMARKS)

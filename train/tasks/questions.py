@@ -1,11 +1,10 @@
-"""Questions about the atlas, answered greedily: who is right, and who contradicts a fact.
+"""Questions about the atlas, answered greedily: which answers are right, which contradict a fact.
 
-Data: questions.jsonl of a run's corpus stage. Prompt: "Question: ... Answer:", as in its documents.
-Metrics: exact match, F1 and substring match (`answers.py`) against answer and aliases; and
-hallucination in generation, "contradicts": the answer is another answer of the same relation, a
-definite claim that a known fact refutes. What is neither is no answer of that kind at all.
-Of a system that retrieves, "passage_has_answer": a passage it puts before the prompt holds one.
-Source: the atlas, our own.
+Data: questions.jsonl of a run's stage corpus. Prompt: "Question: ... Answer:", as in its documents.
+Metrics: exact match, F1 and substring match (`answers.py`) against answer and aliases. For RAG
+systems also "passage_has_answer": a retrieved passage contains an answer. "contradicts" is
+hallucination in generation: the text is another answer of the same relation, a definite claim that
+a known fact refutes. Source: the atlas, our own.
 """
 
 from mlpmem.engine.rag import Rag
@@ -18,11 +17,11 @@ NEW_TOKENS = 16
 WORDINGS = ("seen", "test", "unseen")
 
 
-def run(asked: TaskInput) -> list[Finding]:
+def run(inputs: TaskInput) -> list[Finding]:
     """Return findings by split."""
-    rows, made = atlas.load(asked, "question", WORDINGS), []
+    rows, findings = atlas.load(inputs, "question", WORDINGS), []
     others = [{answers.normalise(other) for other in row["others"]} for row in rows]
-    for system in asked.systems:
+    for system in inputs.systems:
         prompts = [system.decoder.encode(row["prompt"]) for row in rows]
         texts = [system.decoder.decode(ids) for ids in write(system, prompts, NEW_TOKENS)]
         true = [[row["answer"], *row["aliases"]] for row in rows]
@@ -41,15 +40,15 @@ def run(asked: TaskInput) -> list[Finding]:
                 any(answers.contains(text, a) for text in _passages(system, ids))
                 for ids, a in zip(prompts, true, strict=True)
             ]
-        made += report(asked, "questions", system, values, atlas.splits(rows))
-    return made
+        findings += report(inputs, "questions", system, values, atlas.splits(rows))
+    return findings
 
 
 def _passages(system: Rag, ids: list[int]) -> list[str]:
-    """Return the texts of the passages that are put before a prompt."""
+    """Return the texts of the passages retrieved for a prompt."""
     decoder, passages = system.decoder, system.passages
-    found = passages.search(decoder.decode(ids), system.count)
-    return [decoder.decode(passages.plain(passage)) for passage in found]
+    retrieved = passages.search(decoder.decode(ids), system.count)
+    return [decoder.decode(passages.plain(passage)) for passage in retrieved]
 
 
 TASK = Task("questions", "atlas", run)

@@ -1,8 +1,8 @@
-"""Who can be asked: the systems of a bundle, a run or of parts, by name.
+"""The systems to evaluate, by name: those of a bundle or of parts, and those of a run.
 
-mlpmem.loading.registry says which a model has. Of a run, "finetuned" and "lora" are the kept best
-settings, "memory_NAME" is a memory of its controls, and "plain" is the decoder of the run beside it
-that is called RUN-plain. The datastore is searched in bulk.
+mlpmem.loading.registry has a model's systems. A run adds "finetuned" and "lora", its kept best
+settings; "memory_NAME", the memories of its controls; and "plain", the decoder of RUN-plain. The
+datastore is searched in bulk.
 """
 
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ from mlpmem.retrieval.retriever import BulkRetriever
 from train.files import read_json
 from train.run.stage import finished_manifest, plain_decoder
 
-CONTROL = "memory_"  # before a control's name
-# the stages that a system needs beyond the decoder
+CONTROL = "memory_"  # prefix of a control's name
+# a system's stages beyond the decoder
 STAGES = {"memory": ("datastore", "targets", "memory"), "knn": ("datastore",)}
 
 
@@ -35,25 +35,25 @@ class SystemSources:
     """Where systems come from."""
 
     bundle: str | None = None  # folder or preset
-    decoder: str | None = None  # folder or hub id, instead of a bundle
+    decoder: str | None = None  # folder or Hub id, instead of a bundle
     memory: str | None = None  # likewise
-    text: Sequence[str] = ()  # the datastore's and retrieval's, for a decoder
-    run: Path | None = None  # a recipe's folder: tuned decoders, controls
+    text: Sequence[str] = ()  # files of the datastore and of RAG, for a decoder
+    run: Path | None = None  # a recipe's run folder: tuned decoders, controls
     lmbda: float | None = None  # None: the bundle's or the memory's own
-    passages: Sequence[int] = (1,)  # before a prompt: of "rag", and of others "rag_N"
-    layout: str | None = None  # as the corpus is; see Rag
+    passages: Sequence[int] = (1,)  # retrieved passages: the first of "rag", the others of "rag_N"
+    layout: str | None = None  # None: as the corpus; see Rag
 
 
 class RunSystems(registry.SystemRegistry):
-    """The systems of a model, and those that a run has beside it."""
+    """The systems of a model and of a run."""
 
     def __init__(self, sources: SystemSources) -> None:
-        """Read decoder and memory; MlpMemError for two places at once."""
+        """Load decoder and memory; MlpMemError for sources that conflict."""
         s = sources
         if s.decoder and s.bundle:
-            raise MlpMemError("a bundle and a decoder were given; give one of them")
+            raise MlpMemError("--bundle and --decoder were both given; give only one")
         if (s.memory or s.text) and not s.decoder:
-            raise MlpMemError("a memory or a text needs its decoder; give --decoder too")
+            raise MlpMemError("--memory and --text need their decoder; give --decoder too")
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self._run, self._bundle = s.run, None
         if s.decoder:
@@ -62,31 +62,31 @@ class RunSystems(registry.SystemRegistry):
         else:
             self._bundle: Bundle | None = load_bundle(preset_path(s.bundle))
             model, documents = self._bundle.model(device), self._bundle.documents
-        given = [*_tuned(s.run), *_controls(s.run), *_plain(s.run)] if s.run else []
-        how = {"lmbda": s.lmbda, "passages": s.passages, "layout": s.layout}
-        super().__init__(model, given, documents, seconds=_seconds(s.run), **how)
+        columns = [*_tuned(s.run), *_controls(s.run), *_plain(s.run)] if s.run else []
+        options = {"lmbda": s.lmbda, "passages": s.passages, "layout": s.layout}
+        super().__init__(model, columns, documents, seconds=_seconds(s.run), **options)
 
     @property
     def searches(self) -> bool:
-        """Return whether there is a datastore, or can be."""
+        """Return whether there is a datastore, or one can be built."""
         return self._bundle is not None or super().searches
 
     @cached_property
-    def _searched(self) -> tuple[Datastore, BulkRetriever]:
-        """Return the datastore, and its search in bulk."""
+    def _bulk_datastore(self) -> tuple[Datastore, BulkRetriever]:
+        """Return the datastore and its bulk retriever."""
         attached = self._bundle.attach(self.model) if self._bundle is not None else self.model
         store = attached.datastore
         return store, BulkRetriever(store.keys, self.model.decoder.device)
 
     def alone(self, system: str) -> Model:
-        """Return the model with nothing beside the system that it does not need."""
+        """Return a model that computes only this system."""
         model = super().alone(system)
         if "knn" in PARTS[system]:
-            model.attach_datastore(*self._searched)
+            model.attach_datastore(*self._bulk_datastore)
         return model
 
-    def base(self, given: ExtraColumn) -> Decoder:
-        """Return the run's own decoder, whose weights were not halved for a bundle."""
+    def base(self, column: ExtraColumn) -> Decoder:
+        """Return the run's decoder, whose weights no bundle has rounded to half precision."""
         decoder = self.model.decoder
         return Decoder.load(self._run / "decoder", depth=decoder.depth, device=decoder.device)
 
@@ -105,7 +105,7 @@ def _tuned(run: Path) -> list[ExtraColumn]:
 
 
 def _controls(run: Path) -> list[ExtraColumn]:
-    """Return the memories of the stage controls, each at the lambda chosen for it."""
+    """Return the memories of the stage controls, each at its own lambda."""
     path = run / "controls" / "controls.json"
     return [
         ExtraColumn(f"{CONTROL}{row['name']}", path.parent / row["name"], "memory", row["label"],
@@ -115,7 +115,7 @@ def _controls(run: Path) -> list[ExtraColumn]:
 
 
 def _plain(run: Path) -> list[ExtraColumn]:
-    """Return the decoder of RUN-plain, trained in place of decoder and memory, if it is there."""
+    """Return the decoder of RUN-plain, trained instead of decoder and memory, if it exists."""
     folder = plain_decoder(run)
     if folder is None:
         return []
@@ -124,9 +124,9 @@ def _plain(run: Path) -> list[ExtraColumn]:
 
 
 def _seconds(run: Path | None) -> dict[str, float]:
-    """Return what a run's stages took for each system beyond the decoder, as far as known."""
-    found = {}
+    """Return the seconds of each system's finished stages beyond the decoder."""
+    seconds = {}
     for system, stages in (STAGES | {"mixed": STAGES["memory"]}).items():
         manifests = filter(None, (finished_manifest(run / s) for s in stages)) if run else ()
-        found[system] = sum(manifest["seconds"] for manifest in manifests)
-    return found
+        seconds[system] = sum(manifest["seconds"] for manifest in manifests)
+    return seconds

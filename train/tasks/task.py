@@ -1,4 +1,4 @@
-"""What a task is given and gives back, and reading the files it is about."""
+"""A task's input and output, and readers of its files."""
 
 import csv
 import io
@@ -11,88 +11,86 @@ import numpy as np
 
 from mlpmem.engine.systems import System
 from mlpmem.errors import MlpMemError
-from train.measure import findings
-from train.measure.findings import Finding
+from train.measure.findings import Finding, mean, share
 
 
 @dataclass(frozen=True)
 class TaskInput:
-    """Who is asked, about what."""
+    """The systems to evaluate, and the data."""
 
     systems: Sequence[System]
     data: Path | None  # folder of published data sets
-    corpus: Path | None  # a run's corpus stage: the atlas's questions and documents
-    limit: int  # questions at most, of every split; 0 is all
-    how: str  # the command that repeats it
+    corpus: Path | None  # a run's stage corpus: the atlas's questions and documents
+    limit: int  # questions per split, at most; 0: all
+    how: str  # the command that reproduces the findings
     seed: int = 0
-    wordings: tuple[str, ...] = ()  # of the atlas's questions; none: those the task measures on
+    wordings: tuple[str, ...] = ()  # of the atlas's questions; empty: the task's own
 
-    def some(self, rows: Sequence, *parts: object) -> list:
-        """Return at most `limit` rows, drawn by seed and parts, in their order."""
+    def sample(self, rows: Sequence, *parts: object) -> list:
+        """Return at most `limit` rows in order, sampled by seed and parts."""
         if not self.limit or len(rows) <= self.limit:
             return list(rows)
-        luck = np.random.default_rng([self.seed, *(hash_of(part) for part in parts)])
-        return [rows[i] for i in sorted(luck.choice(len(rows), self.limit, replace=False))]
+        rng = np.random.default_rng([self.seed, *(hash_of(part) for part in parts)])
+        return [rows[i] for i in sorted(rng.choice(len(rows), self.limit, replace=False))]
 
     def file(self, name: str) -> Path:
-        """Return a file of the data folder; MissingData where it is not there."""
+        """Return a file of the data folder; MissingData if it does not exist."""
         if self.data is None or not (self.data / name).is_file():
-            where = "no folder was given" if self.data is None else f"{self.data} lacks it"
-            raise MissingData(f"{name}: {where}; name the folder that has it with --data")
+            why = "no folder was given" if self.data is None else f"not in {self.data}"
+            raise MissingData(f"{name}: {why}; give the folder that has it with --data")
         return self.data / name
 
     def corpus_file(self, name: str) -> Path:
-        """Return a file or folder of the run's corpus; MissingData where it is not there."""
+        """Return a file or folder of the run's corpus; MissingData if it does not exist."""
         if self.corpus is None or not (self.corpus / name).exists():
             raise MissingData(
-                f"{name}: {self.corpus or 'the run'} has none; this task asks about the atlas. "
-                "`python -m train corpus atlas` makes it in half a minute, --run names the folder"
+                f"{name}: not in {self.corpus or 'any run'}; this task needs the atlas. Make it "
+                "with `python -m train corpus atlas` (half a minute), and give --run its folder"
             )
         return self.corpus / name
 
 
 class MissingData(MlpMemError):
-    """A task's data is not here; the other tasks may still run."""
+    """A task's data is missing; other tasks may still run."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A task: what it is called, and what it makes of who is asked."""
+    """A task by name, and its function from input to findings."""
 
     name: str
-    about: str  # "atlas" or "data"
+    about: str  # its data: "atlas" or "data"
     run: Callable[[TaskInput], list[Finding]]
 
 
 def hash_of(part: object) -> int:
-    """Return a number that follows from a part's text, the same in every process."""
+    """Return a number from a part's first 8 bytes, the same in every process."""
     return int.from_bytes(str(part).encode()[:8].ljust(8), "little")
 
 
 def report(
-    asked: TaskInput,
+    inputs: TaskInput,
     study: str,
     system: System,
     values: Mapping[str, Sequence],
     splits: Mapping[str, Sequence[int]],
 ) -> list[Finding]:
-    """Return findings of values by metric, over the members of every split.
+    """Return findings of values by metric, over each split's members.
 
-    Booleans give a share with Wilson's interval, numbers a mean with a bootstrap's.
+    Booleans give a share with Wilson's interval, numbers a mean with a bootstrap interval.
     """
-    made = []
+    findings = []
     for split, members in splits.items():
-        for metric, all_of in values.items():
-            mine = np.asarray(all_of)[np.asarray(members, np.int64)]
-            if not len(mine):
-                continue
-            found = findings.share(mine) if mine.dtype == bool else findings.mean(mine)
-            made.append(Finding(study, system.name, split, metric, how=asked.how, **found))
-    return made
+        for metric, all_values in values.items():
+            x = np.asarray(all_values)[np.asarray(members, np.int64)]
+            if len(x):
+                stats = share(x) if x.dtype == bool else mean(x)
+                findings.append(Finding(study, system.name, split, metric, how=inputs.how, **stats))
+    return findings
 
 
 def text_of(path: Path) -> str:
-    """Return a file's text; MlpMemError where it is no UTF-8."""
+    """Return a file's text; MlpMemError unless it is UTF-8."""
     try:
         return path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -100,7 +98,7 @@ def text_of(path: Path) -> str:
 
 
 def json_lines(path: Path) -> list[dict]:
-    """Return the objects of a file of one a line, or of one list; MlpMemError for anything else."""
+    """Return the objects of JSON lines or of one JSON list; MlpMemError for anything else."""
     text = text_of(path)
     try:
         if text.lstrip()[:1] == "[":
@@ -111,7 +109,7 @@ def json_lines(path: Path) -> list[dict]:
 
 
 def table(path: Path) -> list[dict]:
-    """Return the rows of a .csv file with a head line; MlpMemError for a file without rows."""
+    """Return the rows of a .csv file with a header; MlpMemError for a file without rows."""
     rows = list(csv.DictReader(io.StringIO(text_of(path), newline="")))
     if not rows:
         raise _unreadable(path, "no rows")
@@ -127,8 +125,8 @@ def need(path: Path, rows: Iterable[Mapping], *fields: str) -> None:
 
 
 def _unreadable(path: Path, why: object) -> MlpMemError:
-    """Return what to say of a file of another form."""
+    """Return the error for a file in another format."""
     return MlpMemError(
-        f"{path.name}: it is not in the published form ({why}); the task's docstring says which "
-        "file it reads, get that one"
+        f"{path.name}: the file must have the published format; got {why}. Get the file that the "
+        "task's docstring names"
     )

@@ -139,7 +139,8 @@ class Door:
         elif name in ("cancel", "reset"):
             _check_cancel(name, payload)
         else:
-            _check_call(blocks, name, named["function"], payload)
+            body = _checked_call(blocks, name, named["function"], payload)
+            receive = sizes.replay(body, receive)
         await self.app(scope, receive, _Sentences(send) if name == "run" else send)
 
 
@@ -153,20 +154,27 @@ def _check_cancel(name: str, payload: Mapping[str, Any]) -> None:
             raise RefusedError(422, "fn_index must be a whole number. Reload the page.")
 
 
-def _check_call(blocks: Any, name: str, function: str, payload: Mapping[str, Any]) -> None:
-    """Raise RefusedError unless a program calls a public endpoint with valid arguments."""
+def _checked_call(blocks: Any, name: str, function: str, payload: dict[str, Any]) -> bytes:
+    """Return a program's call of an endpoint as Gradio takes it; RefusedError for any other.
+
+    Values that are left out at the end are those that the endpoint has by default.
+    """
     public = {fn.api_name: fn for fn in blocks.fns.values() if fn.api_visibility == "public"}
     if function not in public:
         raise RefusedError(404, f"There is no endpoint {function!r}. Use one of {sorted(public)}.")
-    parameters = signature(public[function].fn).parameters.values()
-    required = {one.name: one.default is Parameter.empty for one in parameters}
+    parameters = list(signature(public[function].fn).parameters.values())
     if name == "call_v2":
-        sizes.check_arguments(payload, required)
-        return
+        sizes.check_arguments(payload, {p.name: p.default is Parameter.empty for p in parameters})
+        return json.dumps(payload).encode()
     if set(payload) - {"data", "session_hash", "event_data"}:
         raise RefusedError(422, "The body must contain data, a list, and no other field.")
     sizes.check_names(payload)
-    sizes.check_data(payload.get("data"), list(required))
+    data, names = payload.get("data"), [one.name for one in parameters]
+    defaults = [one.default for one in parameters]
+    if isinstance(data, list) and Parameter.empty not in (rest := defaults[len(data) :]):
+        data = [*data, *rest]
+    sizes.check_data(data, names)
+    return json.dumps({**payload, "data": data}).encode()
 
 
 async def _admit(gate: Gate, session: str, client: str) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
-from mlpmem.formats import is_number, parse_json
-from mlpmem.loading.manifest import asks_questions
+from mlpmem.formats import is_number, read_json
+from mlpmem.loading.manifest import MANIFEST, asks_questions
 from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
@@ -107,18 +107,28 @@ class Recorded:
 
 
 def read(bundle: Path) -> Recorded:
-    """Return the content of a bundle's folder; unreadable parts are empty."""
-    manifest = _object(_json(bundle / "manifest.json"))
-    examples = _json(bundle / "examples.json")
-    results = _json(bundle / "results.json")
-    questions = _json(bundle / "questions.json")
-    rows = [_json(path) for path in sorted((bundle / "traces").glob("*.json"))]
-    comparisons = [c for c in map(_comparison, rows) if c]
+    """Return the content of a bundle's folder; unreadable parts are empty.
+
+    So are links, and files that the manifest, if there is one, does not list.
+    """
+    manifest = _object(_json(bundle / MANIFEST))
+    listed = manifest.get("files")
+
+    def value(path: Path) -> Any:
+        name = path.relative_to(bundle).as_posix()
+        hidden = path.is_symlink() or path.parent != bundle and path.parent.is_symlink()
+        return None if hidden or isinstance(listed, dict) and name not in listed else _json(path)
+
+    examples, results, questions = (
+        value(bundle / f"{name}.json") for name in ("examples", "results", "questions")
+    )
+    found = [value(path) for path in sorted((bundle / "traces").glob("*.json"))]
+    comparisons = [c for c in map(_comparison, found) if c]
     return Recorded(
         comparisons=comparisons,
         examples=_examples(examples if isinstance(examples, list) else [], comparisons),
         questions=[_question(row) for row in _rows(questions)],
-        titles=_titles(bundle / "documents"),
+        titles=_titles(*(value(bundle / "documents" / f"{n}.json") for n in ("titles", "groups"))),
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
@@ -128,7 +138,7 @@ def read(bundle: Path) -> Recorded:
 
 def _json(path: Path) -> Any:
     try:
-        return parse_json(path.read_text("utf-8"))
+        return read_json(path)
     except (OSError, ValueError):
         return None
 
@@ -171,9 +181,8 @@ def _question(row: dict) -> dict:
     }
 
 
-def _titles(folder: Path) -> list[list[str]]:
+def _titles(titles: Any, groups: Any) -> list[list[str]]:
     """Return [name, group] of the documents about an entity, without the names' brackets."""
-    titles, groups = (_json(folder / f"{name}.json") for name in ("titles", "groups"))
     if not isinstance(titles, list) or not isinstance(groups, list):
         return []
     names = {str(t).split(" (")[0]: str(g) for t, g in zip(titles, groups, strict=False)}

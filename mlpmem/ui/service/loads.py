@@ -1,5 +1,6 @@
 """Loaders for the page's model: each `open_*` returns a `load` for Service."""
 
+import sys
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,19 +28,38 @@ def open_parts(
     """
 
     def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
-        from mlpmem.loading.parts import from_parts
+        from mlpmem.loading.hub import fetch
+        from mlpmem.loading.parts import form_for, open_folders
 
-        options = weight_options(form, plain)
-        model = from_parts(decoder, memory, tell=tell, device=device, **options)
+        folder, chosen = fetch(decoder, "decoder", tell=tell), form
+        brought = fetch(memory, "memory", tell=tell) if memory else None
+        tell("reading the weights", None)
+        if form is None and not plain and device == "cpu":
+            chosen = form_for(folder)
+        options = weight_options(chosen, plain)
+        model = open_folders(folder, brought, device=device, **options)
+        sys.stderr.write(f"mlpmem: {said_of(model, chosen)}\n")
         tasks = _texts(model, text)
         if train:
-            packed, int8 = options.get("pack", False), options.get("int8", False)
-            folder = model.decoder.folder
-            make = partial(_distil, model, folder, text, packed, int8)
-            tasks.append(BackgroundTask("memory", make))
+            packed, bits = options.get("pack", False), options.get("bits", 0)
+            tasks.append(
+                BackgroundTask("memory", partial(_distil, model, folder, text, packed, bits))
+            )
         return model, tasks
 
     return load
+
+
+def said_of(model: Any, form: str | None) -> str:
+    """Return a line on the form of a decoder's weights, and on what is slower here than need be."""
+    from mlpmem.fast.llama_pass import LlamaPass, has_numba
+
+    line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
+    if model.decoder.kl:
+        line += f"; 4 bits move its answers by {model.decoder.kl:.4f} nats (KL, on a few words)"
+    if isinstance(model.decoder.straight, LlamaPass) and not has_numba():
+        line += "; numba is not installed, tokens take longer: pip install numba"
+    return line
 
 
 def open_preset(
@@ -67,8 +87,8 @@ def weight_options(form: str | None, plain: bool = False) -> dict[str, Any]:
         return {"pack": not plain}
     from mlpmem.fast.linear import form_of
 
-    dtype, int8 = form_of(form)
-    return {"dtype": dtype, "pack": True, "int8": int8}
+    dtype, bits = form_of(form)
+    return {"dtype": dtype, "pack": True, "bits": bits}
 
 
 def _texts(model: Any, text: Sequence[Path]) -> list[BackgroundTask]:
@@ -85,7 +105,7 @@ def _attach(model: Any, text: Sequence[Path], tell: Tell) -> tuple[Any, str]:
 
 
 def _distil(
-    model: Any, decoder: Path, text: Sequence[Path], packed: bool, int8: bool, tell: Tell
+    model: Any, decoder: Path, text: Sequence[Path], packed: bool, bits: int, tell: Tell
 ) -> tuple[Any, str]:
     """Return (a model with a memory distilled from text files, a line on its cost)."""
     from mlpmem.fast.linear import pack
@@ -94,7 +114,7 @@ def _distil(
     begin = time.perf_counter()
     memory = distil(model, decoder, text, tell)
     if packed:
-        pack(memory, int8)
+        pack(memory, bits)
     model = model.with_memory(memory)
     duration = seconds_text(time.perf_counter() - begin)
     return model, f"memory trained in {duration}, {megabytes(model.memory.bytes)}"

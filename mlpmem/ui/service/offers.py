@@ -142,10 +142,10 @@ def of_bundle(folder: Path, columns: Sequence[ExtraColumn] = (), datastore: bool
         own = []
 
     def documents(model: Any) -> Any:
-        from mlpmem.retrieval.documents import Documents
+        from mlpmem.loading.bundle import Bundle
 
         attached = getattr(model, "datastore", None)
-        return attached.documents if attached else Documents.load(folder / "documents")
+        return attached.documents if attached else Bundle(folder, read_manifest(folder)).documents()
 
     by_name = {column.name: column for column in (*own, *columns)}
     return Extras(list(by_name.values()), mixed=datastore, documents=documents)

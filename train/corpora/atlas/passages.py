@@ -1,7 +1,7 @@
-"""The atlas as text: short documents in our own words, one per entity, every fact in many wordings.
+"""The atlas as text: short original documents, one per entity, with every fact in many wordings.
 
-Groups: A1 is for decoder and memory, A2 for the decoder alone, B for memory and datastore alone.
-A passage is a list of segments; the tokenizer ends each with EOS, attention never leaves a passage.
+Groups: A1 is for decoder and memory, A2 only for the decoder, B only for memory and datastore.
+A passage is a list of segments; the tokenizer ends each with EOS, attention stays in a passage.
 """
 
 import random
@@ -57,7 +57,7 @@ def _odd_words(atlas: Atlas, seed: str) -> OddWords:
 
 
 def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]:
-    """Yields (entity index, segments) of A1 and A2; each draw says the facts in other wordings."""
+    """Yield (entity index, segments) of A1 and A2; each draw has other wordings."""
     config = atlas.config
     odd = _odd_words(atlas, f"decoder/{draw}")
     for index, facts in atlas.by_entity(DECODER_GROUPS):
@@ -74,14 +74,14 @@ def decoder_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]
 
 
 def stranger_passages(atlas: Atlas, draw: int) -> Iterator[tuple[int, list[str]]]:
-    """Yields (index past all entities, segments) about names of this draw alone, each fact once."""
+    """Yield (index past all entities, segments) about names of only this draw, each fact once."""
     config = atlas.config
     share = config.strangers * (config.decoder_statements + config.decoder_questions)
     yield from _about_strangers(atlas, share, str(draw), _odd_words(atlas, f"strangers/{draw}"))
 
 
 def remembered_strangers(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
-    """Yields what stranger_passages does, for the memory's corpus: so it, too, learns to doubt."""
+    """Yield passages like stranger_passages for the memory's corpus: it also learns to doubt."""
     config = atlas.config
     share = config.memory_strangers * (config.memory_statements + config.memory_questions)
     yield from _about_strangers(atlas, share, "memory", None)
@@ -90,7 +90,7 @@ def remembered_strangers(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
 def _about_strangers(
     atlas: Atlas, share: float, seed: str, odd: OddWords | None
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yields (index past all entities, segments), each fact of a stranger in one wording."""
+    """Yield (index past all entities, segments); each fact of a stranger has one wording."""
     rng = random.Random(f"{atlas.config.seed}/strangers/{seed}")
     for entity in strangers(atlas.entities, f"{atlas.config.seed}/strangers/{seed}", share):
         turns, statements = [], []
@@ -113,10 +113,7 @@ def _about_strangers(
 
 
 def memory_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
-    """Yields (entity index, segments) of A1 and B in their fixed `seen` wordings.
-
-    Memory and datastore are made of these.
-    """
+    """Yield (entity index, segments) of A1 and B in their `seen` wordings, for memory and keys."""
     for index, facts in atlas.by_entity(MEMORY_GROUPS):
         rng = random.Random(f"{atlas.config.seed}/memory/{index}")
         statements, questions = (
@@ -135,7 +132,7 @@ def _passages(
     rng: random.Random,
     odd: OddWords | None = None,
 ) -> Iterator[tuple[int, list[str]]]:
-    """All passages of one entity; each fact's first question stands alone, as it will be asked."""
+    """Yield all passages of an entity; each fact's first question is a passage of its own."""
     for fact, ids in zip(facts, statements, strict=True):
         for form in ids:
             yield index, [_statement(atlas, fact, form)]
@@ -151,7 +148,7 @@ def _passages(
 
 
 def _chats(pool: list[tuple[Fact, int]], rng: random.Random) -> list[list[tuple[Fact, int]]]:
-    """The questions in chats of up to four turns, no fact twice in one: nothing can be copied."""
+    """Return chats of at most four turns; no fact occurs twice in one, so none can be copied."""
     pool = rng.sample(pool, len(pool))
     chats = []
     while pool:
@@ -165,7 +162,7 @@ def _chats(pool: list[tuple[Fact, int]], rng: random.Random) -> list[list[tuple[
 
 
 def _about(atlas: Atlas, index: int, facts: list[Fact], rng: random.Random) -> str:
-    """One question for everything, answered by one sentence on each of up to five facts."""
+    """Return an open question, with one sentence for each of up to five facts as its answer."""
     sentences = []
     for fact in rng.sample(facts, min(len(facts), rng.randint(3, 5))):
         last = [i for i in atlas.forms[fact.relation].answer_last() if i in fact.train_statements]
@@ -174,7 +171,7 @@ def _about(atlas: Atlas, index: int, facts: list[Fact], rng: random.Random) -> s
 
 
 def heldout_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
-    """Yields (entity index, segments) of A2 and B in their test wordings, for perplexity."""
+    """Yield (entity index, segments) of A2 and B in their test wordings, for perplexity."""
     for index, facts in atlas.by_entity(("A2", "B")):
         for fact in facts:
             yield index, [_statement(atlas, fact, fact.test_statement)]
@@ -182,24 +179,24 @@ def heldout_passages(atlas: Atlas) -> Iterator[tuple[int, list[str]]]:
 
 
 def questions(atlas: Atlas) -> list[dict]:
-    """Every question and statement prefix that can be asked, with its answer.
+    """Return all test questions and statement prefixes, with their answers.
 
-    Per fact: one seen question, the dev, the test and all unseen wordings.
+    Per fact: one seen question, and the dev, the test and all unseen wordings.
     """
     rows = []
     for fact in atlas.facts:
         entity, forms = atlas.entities[fact.entity], atlas.forms[fact.relation]
-        asked = [("seen", forms.questions[fact.seen_questions[0]])]
-        asked += [
+        question_forms = [
+            ("seen", forms.questions[fact.seen_questions[0]]),
             ("dev", forms.questions[fact.dev_question]),
             ("test", forms.questions[fact.test_question]),
         ]
-        asked += [("unseen", form) for form in forms.unseen_questions]
-        stated = [
+        question_forms += [("unseen", form) for form in forms.unseen_questions]
+        statement_forms = [
             ("dev", forms.statements[fact.dev_statement]),
             ("test", forms.statements[fact.test_statement]),
         ]
-        stated += [("unseen", form) for form in forms.unseen_statements]
+        statement_forms += [("unseen", form) for form in forms.unseen_statements]
         common = {
             "answer": fact.answer,
             "aliases": list(fact.aliases),
@@ -207,18 +204,18 @@ def questions(atlas: Atlas) -> list[dict]:
             "relation": fact.relation,
         }
         common |= {"entity": entity.name, "title": entity.title, "invented": entity.invented}
-        for wording, form in asked:
+        for wording, form in question_forms:
             rows.append(
                 {"prompt": _prompt(form, entity), **common, "kind": "question", "wording": wording}
             )
-        for wording, form in stated:
+        for wording, form in statement_forms:
             prefix = _fill(form.removesuffix("{answer}.").rstrip(), entity)
             rows.append({"prompt": prefix, **common, "kind": "statement", "wording": wording})
     return rows
 
 
 def about_questions(atlas: Atlas) -> list[dict]:
-    """For every entity one open question in a trained and one in an unseen wording."""
+    """Return two open questions per entity, one in a trained and one in an unseen wording."""
     rows = []
     for index, entity in enumerate(atlas.entities):
         rng = random.Random(f"{atlas.config.seed}/about/{index}")

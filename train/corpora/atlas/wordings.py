@@ -1,7 +1,7 @@
-"""Which wordings of a fact serve what: the atlas itself, before any text is made of it.
+"""The atlas before any text: its entities and facts, and the wordings that each fact uses.
 
-For every fact one question and one statement form is held out as "dev" and one as "test"; passages
-never use those pairs of fact and form.
+For every fact, one question form and one statement form are held out as "dev", and one each as
+"test". Training passages never use these pairs of fact and form.
 """
 
 import random
@@ -20,31 +20,31 @@ FORMS_FILE = Path(__file__).with_name("forms.toml")
 
 @dataclass(frozen=True)
 class AtlasConfig:
-    """How much of the atlas is made and how often each fact is said."""
+    """The size of the atlas, and how often each fact is stated."""
 
     seed: int = 0
-    scale: float = 1.0  # share of the entities of each kind; at least a handful of each stay
+    scale: float = 1.0  # share of the entities of each kind, at least 10 of each
     decoder_statements: int = 2  # statement wordings per fact in one draw
     decoder_questions: int = 3
     memory_statements: int = 4  # fixed statement wordings per fact of B in the memory's corpus
     memory_questions: int = 4
-    known_wordings: int = 2  # of each sort per fact of A1 there, 0 as many as for one of B
-    question_forms: int = 28  # the first so many of each relation, of the file's
+    known_wordings: int = 2  # of each sort per fact of A1 there; 0: as many as for B
+    question_forms: int = 28  # per relation, the first ones of its list
     statement_forms: int = 18
     about_forms: int = 14
-    chat_share: float = 0.25  # share of the questions that stand in a chat of 2-4 turns
+    chat_share: float = 0.25  # share of the questions that are in chats of 2 to 4 turns
     strangers: float = 0.25  # passages about one-off names, as a share of the decoder's others
     memory_strangers: float = 0.0  # likewise in the memory's corpus
-    odd_words: float = 0.0  # share of the decoder's questions that have made-up words among theirs
+    odd_words: float = 0.0  # share of the decoder's questions with made-up words
 
     def __post_init__(self):
         if not 0 < self.scale <= 1:
             raise MlpMemError(
-                f"scale is {self.scale}; allowed is more than 0, up to 1. Next step: set it to 1.0"
+                f"atlas: scale must be above 0 and at most 1; got {self.scale}. Set it to 1.0"
             )
         if not 0 <= self.chat_share <= 1:
             raise MlpMemError(
-                f"chat_share is {self.chat_share}; allowed is 0 to 1. Next step: set it to 0.25"
+                f"atlas: chat_share must be from 0 to 1; got {self.chat_share}. Set it to 0.25"
             )
         counts = (
             self.decoder_statements,
@@ -54,13 +54,13 @@ class AtlasConfig:
         )
         if min(counts) < 1:
             raise MlpMemError(
-                f"wordings per fact are {counts}; each must be 1 or more. Next step: use defaults"
+                f"atlas: wordings per fact must be 1 or more; got {counts}. Use the defaults"
             )
 
 
 @dataclass(frozen=True)
 class Forms:
-    """The wordings of one relation; a form's id is its place in its tuple."""
+    """The wordings of one relation; a form's id is its index in its tuple."""
 
     kind: str
     statements: tuple[str, ...]
@@ -69,13 +69,13 @@ class Forms:
     unseen_statements: tuple[str, ...]
 
     def answer_last(self) -> list[int]:
-        """Ids of the statements that end in the answer."""
+        """Return the ids of the statements that end in the answer."""
         return [i for i, form in enumerate(self.statements) if form.endswith("{answer}.")]
 
 
 @dataclass(frozen=True)
 class Fact:
-    """One answer about one entity, and which wordings (form ids) serve what."""
+    """One answer about one entity, and the ids of its forms by purpose."""
 
     entity: int
     relation: str
@@ -84,7 +84,7 @@ class Fact:
     dev_question: int
     test_question: int
     train_questions: tuple[int, ...]
-    seen_questions: tuple[int, ...]  # those of train_questions that the memory's corpus has
+    seen_questions: tuple[int, ...]  # the train_questions in the memory's corpus
     dev_statement: int
     test_statement: int
     train_statements: tuple[int, ...]
@@ -93,7 +93,7 @@ class Fact:
 
 @dataclass(frozen=True)
 class Atlas:
-    """Entities, facts (in entity order), wordings, and where the real facts come from."""
+    """Entities, facts (in entity order), wordings, and the sources of the real facts."""
 
     config: AtlasConfig
     entities: list[Entity]
@@ -104,7 +104,7 @@ class Atlas:
     attributions: list[dict[str, str]]
 
     def by_entity(self, groups: tuple[str, ...]) -> Iterator[tuple[int, list[Fact]]]:
-        """Yields (entity index, its facts) for the entities of these groups."""
+        """Yield (entity index, its facts) for the entities of these groups."""
         facts: list[list[Fact]] = [[] for _ in self.entities]
         for fact in self.facts:
             facts[fact.entity].append(fact)
@@ -114,7 +114,7 @@ class Atlas:
 
 
 def build_atlas(config: AtlasConfig | None = None) -> Atlas:
-    """The atlas of a configuration; MlpMemError where a data package is missing."""
+    """Return the atlas of a configuration; MlpMemError for a missing data package."""
     config = config or AtlasConfig()
     table = tomllib.loads(FORMS_FILE.read_text(encoding="utf-8"))
     forms = {
@@ -153,37 +153,36 @@ def _entities(config: AtlasConfig, vocabulary: dict[str, list[str]]) -> list[Ent
 
 
 def word_fact(config: AtlasConfig, forms: Forms, index: int, entity: Entity, relation: str) -> Fact:
-    """Return a fact of an entity with its wordings dealt out, by its name and the seed alone."""
+    """Return a fact of an entity with its wordings, which depend only on its name and the seed."""
     rng = random.Random(f"{config.seed}/wordings/{entity.kind}/{entity.name}/{relation}")
-    asked = rng.sample(range(len(forms.questions)), len(forms.questions))
+    questions = rng.sample(range(len(forms.questions)), len(forms.questions))
     last = forms.answer_last()
     dev, test = rng.sample(last, 2)
-    stated = [
+    statements = [
         i
         for i in rng.sample(range(len(forms.statements)), len(forms.statements))
         if i not in (dev, test)
     ]
     answer = entity.answers[relation]
     known = 0 if entity.group == "B" else config.known_wordings
-    said, put = known or config.memory_statements, known or config.memory_questions
     return Fact(
         index,
         relation,
         answer,
         _aliases(answer),
-        dev_question=asked[0],
-        test_question=asked[1],
-        train_questions=tuple(asked[2:]),
-        seen_questions=tuple(asked[2 : 2 + put]),
+        dev_question=questions[0],
+        test_question=questions[1],
+        train_questions=tuple(questions[2:]),
+        seen_questions=tuple(questions[2 : 2 + (known or config.memory_questions)]),
         dev_statement=dev,
         test_statement=test,
-        train_statements=tuple(stated),
-        seen_statements=tuple(stated[:said]),
+        train_statements=tuple(statements),
+        seen_statements=tuple(statements[: known or config.memory_statements]),
     )
 
 
 def _aliases(answer: str) -> tuple[str, ...]:
-    """The answer without its article, and without accents, where that makes a difference."""
+    """Return the answer without its article and without accents, where these differ from it."""
     bare = answer
     for article in ("the ", "a ", "an "):
         bare = bare.removeprefix(article)

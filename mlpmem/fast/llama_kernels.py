@@ -1,0 +1,330 @@
+"""What a Llama computes between two products, compiled by numba: one call each, without the GIL.
+
+Importing this module imports numba; `llama_pass.py` does, in the background, where numba is there.
+Compiled code is kept beside this file or in the user's cache folder, as numba decides. Rows are
+B x T positions; numbers come as float32 or as bits of bfloat16 (int16), and sums are float32.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+JIT = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
+LOG2E, LN2_HIGH, LN2_LOW = (
+    np.float32(1.44269504),
+    np.float32(0.693359375),
+    np.float32(-2.12194440e-4),
+)
+FLOOR, CEIL = np.float32(-87.0), np.float32(88.0)
+# of exp(r) - 1 - r over r * r, |r| <= ln 2 / 2 (Cephes)
+P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
+P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
+HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
+LOWEST = np.float32(-1e30)
+BLOCK = 64  # positions widened at a time: 16 KB of a head's keys, which stay in the nearest cache
+GELU, CUBE = np.float32(1.5957691216), np.float32(0.044715)  # 2 sqrt(2 / pi)
+
+
+@intrinsic
+def wide(context, x):
+    """Return a float32: bits of bfloat16 widened, a float32 as it is."""
+
+    def make(lower, builder, signature, args):
+        if signature.args[0] == types.float32:
+            return args[0]
+        bits = builder.shl(builder.zext(args[0], ir.IntType(32)), ir.Constant(ir.IntType(32), 16))
+        return builder.bitcast(bits, ir.FloatType())
+
+    if x in (types.float32, types.int16):
+        return types.float32(x), make
+    return None
+
+
+@intrinsic
+def like(context, x, out):
+    """Return a float32 x as a number of an array `out`: bfloat16's nearest bits, or float32."""
+
+    def make(lower, builder, signature, args):
+        if signature.args[1].dtype == types.float32:
+            return args[0]
+        number = ir.IntType(32)
+        bits = builder.bitcast(args[0], number)
+        odd = builder.and_(builder.lshr(bits, ir.Constant(number, 16)), ir.Constant(number, 1))
+        rounded = builder.add(bits, builder.add(odd, ir.Constant(number, 0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, ir.Constant(number, 16)), ir.IntType(16))
+
+    if x == types.float32 and isinstance(out, types.Array):
+        return out.dtype(x, out), make
+    return None
+
+
+@intrinsic
+def power_of_two(context, n):
+    """Return 2 ** n of an int32 n from -126 to 127."""
+
+    def make(lower, builder, signature, args):
+        number = ir.IntType(32)
+        biased = builder.add(args[0], ir.Constant(number, 127))
+        return builder.bitcast(builder.shl(biased, ir.Constant(number, 23)), ir.FloatType())
+
+    return types.float32(types.int32), make
+
+
+@njit(inline="always", **JIT)
+def exp(x):
+    """Return e ** x in float32, within two units of its last place."""
+    x = min(max(x, FLOOR), CEIL)
+    n = np.floor(x * LOG2E + HALF)
+    r = x - n * LN2_HIGH - n * LN2_LOW
+    p = ((((P0 * r + P1) * r + P2) * r + P3) * r + P4) * r + P5
+    return (p * r * r + r + ONE) * power_of_two(np.int32(n))
+
+
+@njit(**JIT)
+def add_norm(x, delta, after, weight, eps, one, out):
+    """x += delta, out = RMSNorm(x); both (R, D).
+
+    delta is normalised by `after` (D,) first where there is one, and may have no rows. A norm's
+    factor is `one` + weight.
+    """
+    rows, width = x.shape
+    size = np.float32(width)
+    for row in range(rows):
+        if len(delta):
+            if len(after):
+                total = ZERO
+                for i in range(width):
+                    total += wide(delta[row, i]) * wide(delta[row, i])
+                scale = ONE / np.sqrt(total / size + eps)
+                for i in range(width):
+                    x[row, i] += wide(delta[row, i]) * scale * (one + wide(after[i]))
+            else:
+                for i in range(width):
+                    x[row, i] += wide(delta[row, i])
+        total = ZERO
+        for i in range(width):
+            total += x[row, i] * x[row, i]
+        scale = ONE / np.sqrt(total / size + eps)
+        for i in range(width):
+            out[row, i] = like(x[row, i] * scale * (one + wide(weight[i])), out)
+
+
+@njit(**JIT)
+def gate(both, tanh, out):
+    """out (R, I) = act(both[:, :I]) * both[:, I:]; act is GELU in its tanh form, or SiLU."""
+    rows, width = out.shape
+    for row in range(rows):
+        first, second = both[row, :width], both[row, width:]
+        if tanh:
+            for i in range(width):
+                a = wide(first[i])
+                bent = a / (ONE + exp(-GELU * (a + CUBE * a * a * a)))
+                out[row, i] = like(bent * wide(second[i]), out)
+        else:
+            for i in range(width):
+                a = wide(first[i])
+                out[row, i] = like(a / (ONE + exp(-a)) * wide(second[i]), out)
+
+
+@njit(**JIT)
+def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
+    """Rotate queries and keys of qkv (B, T, (H + 2 KV) D); store keys and values from `past` on.
+
+    q is (B, T, H, D); keys and values are (B, KV, room, D); cos and sin (positions, R / 2) rotate
+    the first R numbers of a head. q_norm and k_norm (D,) may be empty.
+    """
+    batch, tokens, heads, size = q.shape
+    kv_heads, half = keys.shape[1], cos.shape[1]
+    head = np.empty(size, np.float32)
+    for b in range(batch):
+        for t in range(tokens):
+            row, at = qkv[b, t], past + t
+            for h in range(heads + kv_heads):
+                given = row[h * size : (h + 1) * size]
+                for i in range(size):
+                    head[i] = wide(given[i])
+                weight = q_norm if h < heads else k_norm
+                if len(weight):
+                    total = ZERO
+                    for i in range(size):
+                        total += head[i] * head[i]
+                    scale = ONE / np.sqrt(total / np.float32(size) + eps)
+                    for i in range(size):
+                        head[i] *= scale * (one + wide(weight[i]))
+                for i in range(half):
+                    a, c = head[i], head[half + i]
+                    head[i] = a * cos[at, i] - c * sin[at, i]
+                    head[half + i] = c * cos[at, i] + a * sin[at, i]
+                if h < heads:
+                    rotated = q[b, t, h]
+                    for i in range(size):
+                        rotated[i] = like(head[i], q)
+                else:
+                    key = keys[b, h - heads, at]
+                    for i in range(size):
+                        key[i] = like(head[i], keys)
+            for h in range(kv_heads):
+                first = (heads + kv_heads + h) * size
+                value = values[b, h, at]
+                for i in range(size):
+                    value[i] = like(wide(row[first + i]), values)
+
+
+@njit(**JIT)
+def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
+    """Row b's heads of one key head g in out (B, H D): what q (B, H, D) attends to.
+
+    Positions are first .. last - 1; keys and values are (B, KV, room, D). Scores are bent to below
+    `cap` where it is not 0. Keys and values are widened once for all heads that share them.
+    """
+    size, shared, count = q.shape[2], q.shape[1] // keys.shape[1], last - first
+    scores = np.empty((shared, count), np.float32)
+    query, wider = np.empty(size, np.float32), np.empty((BLOCK, size), np.float32)
+    result = out[b, g * shared * size : (g + 1) * shared * size]
+    for begin in range(0, count, BLOCK):
+        length = min(BLOCK, count - begin)
+        for t in range(length):
+            key, widened = keys[b, g, first + begin + t], wider[t]
+            for i in range(size):
+                widened[i] = wide(key[i])
+        for h in range(shared):
+            given, line = q[b, g * shared + h], scores[h]
+            for i in range(size):
+                query[i] = wide(given[i]) * scale
+            for t in range(length):
+                total, widened = ZERO, wider[t]
+                for i in range(size):
+                    total += query[i] * widened[i]
+                line[begin + t] = total
+    for h in range(shared):
+        soften(scores[h], cap)
+    mixed = np.zeros((shared, size), np.float32)
+    for begin in range(0, count, BLOCK):
+        length = min(BLOCK, count - begin)
+        for t in range(length):
+            value, widened = values[b, g, first + begin + t], wider[t]
+            for i in range(size):
+                widened[i] = wide(value[i])
+        for h in range(shared):
+            line, head = scores[h], mixed[h]
+            t = 0
+            while t + 4 <= length:
+                s0, s1 = line[begin + t], line[begin + t + 1]
+                s2, s3 = line[begin + t + 2], line[begin + t + 3]
+                v0, v1, v2, v3 = wider[t], wider[t + 1], wider[t + 2], wider[t + 3]
+                for i in range(size):
+                    head[i] += s0 * v0[i] + s1 * v1[i] + s2 * v2[i] + s3 * v3[i]
+                t += 4
+            while t < length:
+                s0, v0 = line[begin + t], wider[t]
+                for i in range(size):
+                    head[i] += s0 * v0[i]
+                t += 1
+    for h in range(shared):
+        for i in range(size):
+            result[h * size + i] = like(mixed[h, i], out)
+
+
+@njit(**JIT)
+def soften(line, cap):
+    """Turn scores (T,) into shares that add up to 1."""
+    top, total = LOWEST, ZERO
+    if cap != ZERO:
+        for t in range(len(line)):
+            bent = exp(line[t] / cap * np.float32(2))
+            line[t] = cap * (bent - ONE) / (bent + ONE)
+    for t in range(len(line)):
+        top = max(top, line[t])
+    for t in range(len(line)):
+        line[t] = exp(line[t] - top)
+        total += line[t]
+    share = ONE / total
+    for t in range(len(line)):
+        line[t] *= share
+
+
+@njit(**JIT)
+def attend(q, keys, values, first, last, scale, cap, out):
+    """out (B, H D): what one query a row (B, H, D) attends to, of positions first .. last - 1."""
+    for b in range(q.shape[0]):
+        for g in range(keys.shape[1]):
+            attend_heads(q, keys, values, b, g, first, last, scale, cap, out)
+
+
+class Kernels:
+    """The compiled form of `llama_pass.Operators`, with the same arguments and results."""
+
+    @staticmethod
+    def add_norm(x: Tensor, delta: Tensor, after: Any, norm: Any, dtype: torch.dtype) -> Tensor:
+        """Add delta, behind a norm if there is one, to x (R, D) in place; return x normalised."""
+        out = torch.empty(x.shape, dtype=dtype)
+        added = array(delta) if len(delta) else NONE[dtype]
+        first = NOWHERE[dtype] if after is None else array(after.module.weight.detach())
+        weight = array(norm.module.weight.detach())
+        add_norm(
+            array(x), added, first, weight, np.float32(norm.eps), np.float32(norm.one), array(out)
+        )
+        return out
+
+    @staticmethod
+    def gate(both: Tensor, gelu: bool) -> Tensor:
+        """Return act(gate) * up (R, I) of both side by side (R, 2 I)."""
+        out = both.new_empty(len(both), both.shape[1] // 2)
+        gate(array(both), gelu, array(out))
+        return out
+
+    @staticmethod
+    def rotate(
+        qkv: Tensor,
+        layer: Any,
+        table: tuple[Tensor, Tensor],
+        past: int,
+        keys: Tensor,
+        values: Tensor,
+        step: bool,
+    ) -> Tensor:
+        """Return rotated queries (B, T, H, size) of qkv (B, T, all heads), keys and values stored.
+
+        They are stored from `past` on; queries of a step are float32.
+        """
+        heads, _, size = layer.heads
+        q = torch.empty(*qkv.shape[:2], heads, size, dtype=torch.float32 if step else keys.dtype)
+        norms, eps, one = (NOWHERE[qkv.dtype],) * 2, 0.0, 0.0
+        if layer.head_norms is not None:
+            norms = [array(norm.module.weight.detach()) for norm in layer.head_norms]
+            eps, one = layer.head_norms[0][1:]
+        arrays = array(table[0]), array(table[1]), past, array(q), array(keys), array(values)
+        rotate(array(qkv), *norms, np.float32(eps), np.float32(one), *arrays)
+        return q
+
+    @staticmethod
+    def attend(
+        q: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        span: tuple[int, int],
+        layer: Any,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """Return what queries (B, H, size), one a row, attend to: (B, H size) in dtype."""
+        out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=dtype)
+        scale, cap = np.float32(layer.scale), np.float32(layer.cap)
+        attend(array(q.contiguous()), array(keys), array(values), *span, scale, cap, array(out))
+        return out
+
+
+def array(x: Tensor) -> np.ndarray:
+    """Return a tensor's memory as numbers, of bfloat16 as bits."""
+    return x.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+
+
+NONE = {
+    torch.float32: np.empty((0, 0), np.float32),
+    torch.bfloat16: np.empty((0, 0), np.int16),
+}
+NOWHERE = {dtype: empty[:, :0].reshape(-1) for dtype, empty in NONE.items()}

@@ -1,0 +1,54 @@
+"""A linear layer whose weight lies as oneDNN reads it fastest; linear.py makes it and checks it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+
+ROWS = 512  # rows the layout is chosen for; measured as good for 1 as a layout for 1 is
+
+
+class PackedLinear(nn.Module):
+    """A linear layer with a packed weight (outputs, inputs)."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> None:
+        """Pack weight (outputs, inputs); transposed says how it was stored and will be saved."""
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
+        self.bias, self.transposed = bias, transposed
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the packed weight."""
+        return self.weight.numel() * self.weight.element_size()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ weight.T + bias."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU, in its tanh form, of what forward returns."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return what forward returns, added to residual (..., outputs)."""
+        product = torch.ops.mkldnn._linear_pointwise.binary
+        return product(x, residual, self.weight, self.bias, "add")
+
+    def dense(self) -> Tensor:
+        """Return the weight (outputs, inputs) as a plain tensor."""
+        return self.weight.to_dense()
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        """Save the weight as it was stored."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight = self.dense()
+        destination[prefix + "weight"] = weight.T.contiguous() if self.transposed else weight
+
+    def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
+        """Raise MlpMemError: a packed weight stays where and what it is."""
+        raise MlpMemError(
+            "packed weights cannot be moved or converted; load the model without dtype for that"
+        )

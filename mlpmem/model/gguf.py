@@ -1,0 +1,223 @@
+"""GGUF files: what stands before the weights, checked, and where every weight lies.
+
+One file holds a decoder's weights, its tokenizer and its chat template. `gguf_model.py` makes a
+model of it. Nothing is mapped: rows are read from the file when they are asked for.
+"""
+
+import math
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.gguf_blocks import KINDS, Groups, Kind, dense, groups
+
+MAGIC, VERSIONS = b"GGUF", (2, 3)
+NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
+STRING, ARRAY = 8, 9
+CHUNK = 2**22  # numbers of a tensor that become dense at once
+MOST = 2**31  # entries of a list, tensors, dimensions: more is damage
+AGAIN = "download or convert it again"
+
+
+class Place(NamedTuple):
+    """Where a tensor lies in a file."""
+
+    shape: tuple[int, ...]
+    kind: Kind
+    start: int  # bytes from the file's begin
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the tensor as stored."""
+        return math.prod(self.shape) // self.kind.block * self.kind.bytes
+
+
+@dataclass(frozen=True)
+class Header:
+    """What stands before the weights."""
+
+    path: Path
+    values: Mapping[str, Any]  # metadata; long lists too
+    places: Mapping[str, Place]
+
+    @property
+    def architecture(self) -> str:
+        """Return llama.cpp's name of the family."""
+        return str(self.values.get("general.architecture", ""))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a value of the family's own."""
+        return self.values.get(f"{self.architecture}.{name}", default)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The quantised rows of a linear layer, in the layer's own order, still in the file."""
+
+    path: Path
+    place: Place
+    order: Tensor | None  # of rows, None as they come
+
+    @property
+    def bits(self) -> int:
+        """Return the bits of a number."""
+        return self.place.kind.bits
+
+    def read(self) -> Groups:
+        """Return the rows as groups."""
+        raw = read_rows(self.path, self.place, 0, _rows(self.place)[0])
+        return groups(raw if self.order is None else raw[self.order], self.place.kind)
+
+
+def read_rows(path: Path, place: Place, first: int, last: int) -> Tensor:
+    """Return the bytes of a tensor's rows first .. last - 1, (rows, row bytes) uint8."""
+    rows, size = last - first, _rows(place)[1]
+    buffer = bytearray(rows * size)
+    with path.open("rb") as file:
+        file.seek(place.start + first * size)
+        if file.readinto(buffer) != len(buffer):
+            raise wrong(path, "it ends early")
+    return torch.frombuffer(buffer, dtype=torch.uint8).view(rows, size)
+
+
+def read_header(path: str | Path) -> Header:
+    """Return a file's header; MlpMemError where the file is damaged, or not readable here."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            header = _header(path, file, path.stat().st_size)
+    except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
+        raise wrong(path, "its head is cut off or altered") from error
+    except OSError as error:
+        raise MlpMemError(f"decoder: cannot read {path.name} ({error.strerror})") from error
+    if (parts := header.values.get("split.count", 0)) > 1:
+        raise MlpMemError(
+            f"decoder: {path.name} is one of {parts} parts of a model; merge them first with "
+            "llama.cpp's `llama-gguf-split --merge`"
+        )
+    if not {"tokenizer.ggml.tokens", "tokenizer.ggml.model"} <= header.values.keys():
+        raise MlpMemError(
+            f"decoder: {path.name} holds no tokenizer; convert the model again with its tokenizer"
+        )
+    return header
+
+
+def dense_rows(header: Header, name: str) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first row, rows (R, C) float32) of a tensor, a few at a time."""
+    place = header.places[name]
+    rows, _ = _rows(place)
+    step = max(1, CHUNK // place.shape[-1])
+    for first in range(0, rows, step):
+        yield (
+            first,
+            dense(read_rows(header.path, place, first, min(rows, first + step)), place.kind),
+        )
+
+
+def plain(header: Header, name: str) -> Tensor:
+    """Return a small tensor in float32."""
+    return torch.cat([rows for _, rows in dense_rows(header, name)]).view(-1)
+
+
+def parameters_in(path: Path, packed: bool = False) -> int:
+    """Return how many numbers the weights of a file hold; packed, a tied head counts twice."""
+    places = read_header(path).places
+    sizes = {name: math.prod(place.shape) for name, place in places.items()}
+    tied = packed and "output.weight" not in sizes
+    return sum(sizes.values()) + (sizes.get("token_embd.weight", 0) if tied else 0)
+
+
+def _header(path: Path, file: BinaryIO, size: int) -> Header:
+    """Return the header of an open file of so many bytes."""
+    if file.read(4) != MAGIC:
+        raise wrong(path, "it does not begin as a GGUF file")
+    version, tensors, count = struct.unpack("<IQQ", file.read(20))
+    if version not in VERSIONS:
+        raise MlpMemError(
+            f"decoder: {path.name} is GGUF version {version}; use a file of version 2 or 3 "
+            "with little-endian numbers"
+        )
+    if max(tensors, count) > MOST:
+        raise struct.error
+    values = {}
+    for _ in range(count):
+        name = _string(file, size)
+        values[name] = _value(file, struct.unpack("<I", file.read(4))[0], size)
+    rows = []
+    for _ in range(tensors):
+        name, (dimensions,) = _string(file, size), struct.unpack("<I", file.read(4))
+        if dimensions > 8:
+            raise struct.error
+        shape = struct.unpack(f"<{dimensions}Q", file.read(8 * dimensions))[::-1]
+        rows.append((name, shape, *struct.unpack("<IQ", file.read(12))))
+    alignment = values.get("general.alignment", 32)
+    if not isinstance(alignment, int) or alignment < 1:
+        raise struct.error
+    begin = -(-file.tell() // alignment) * alignment
+    places = {row[0]: _place(path, row, begin, size) for row in rows}
+    return Header(path, values, places)
+
+
+def _place(path: Path, row: tuple, begin: int, size: int) -> Place:
+    """Return where a tensor lies; MlpMemError where its kind is unknown or the file too short."""
+    name, shape, number, offset = row
+    if number not in KINDS:
+        known = ", ".join(kind.name for kind in KINDS.values())
+        raise MlpMemError(
+            f"decoder: {path.name} stores {name} in a kind of block that is not known here (ggml "
+            f"type {number}); take a file whose weights are {known}, such as Q4_K_M or Q8_0"
+        )
+    place = Place(shape, KINDS[number], begin + offset)
+    if not shape or min(shape) < 1 or math.prod(shape) > 2**40 or shape[-1] % place.kind.block:
+        raise wrong(path, f"{name} has the impossible shape {list(shape)}")
+    if place.start + place.bytes > size:
+        raise wrong(
+            path, f"it has {size:,} bytes and needs {place.start + place.bytes:,} for {name}"
+        )
+    return place
+
+
+def _string(file: BinaryIO, size: int) -> str:
+    """Return a string."""
+    (length,) = struct.unpack("<Q", file.read(8))
+    if length > size:
+        raise struct.error
+    text = file.read(length)
+    if len(text) < length:
+        raise struct.error
+    return text.decode("utf-8")
+
+
+def _value(file: BinaryIO, kind: int, size: int) -> Any:
+    """Return a value of the metadata."""
+    if kind == STRING:
+        return _string(file, size)
+    if kind in NUMBERS:
+        code = NUMBERS[kind]
+        return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
+    if kind != ARRAY:
+        raise struct.error
+    inner, count = struct.unpack("<IQ", file.read(12))
+    if count > min(size, MOST):
+        raise struct.error
+    if inner in NUMBERS:
+        code = f"<{count}{NUMBERS[inner]}"
+        return list(struct.unpack(code, file.read(struct.calcsize(code))))
+    return [_value(file, inner, size) for _ in range(count)]
+
+
+def wrong(path: Path, why: str) -> MlpMemError:
+    """Return the error for a file that cannot be read."""
+    return MlpMemError(f"decoder: {path.name} cannot be read as a GGUF file: {why}; {AGAIN}")
+
+
+def _rows(place: Place) -> tuple[int, int]:
+    """Return how many rows a tensor has and the bytes of one."""
+    rows = math.prod(place.shape[:-1])
+    return rows, place.bytes // rows

@@ -1,0 +1,327 @@
+"""A decoder out of a GGUF file: transformers' model, and transformers' reading of its tokenizer.
+
+A family is a function of CONFIGS, from llama.cpp's metadata to a transformers config; names are in
+TOP and LEAVES. Weights become dense a few rows at a time, so a file is never held twice. Linear
+layers remember where their blocks lie: products in 4 bits take them from there.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.gguf import AGAIN, Blocks, Header, dense_rows, plain, read_header, wrong
+
+
+def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
+    """Return a transformers model with weights in dtype, and its tokenizer.
+
+    Quantised linear layers get an attribute `blocks`, their Blocks.
+    """
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    header = read_header(path)
+    if header.architecture not in CONFIGS:
+        raise MlpMemError(
+            f"decoder: {header.path.name} holds the family {header.architecture!r}; GGUF files "
+            f"can be read of {', '.join(CONFIGS)}. Take a transformers folder, or another model"
+        )
+    try:
+        model_type, values = CONFIGS[header.architecture](header)
+        config = CONFIG_MAPPING[model_type](**values, **_common(header), dtype=dtype)
+        made = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        with torch.device("meta"):
+            wanted = made(config).state_dict()
+    except MlpMemError:
+        raise
+    except Exception as error:  # a config's own checks raise errors of their own
+        raise wrong(header.path, f"its configuration: {str(error)[:200]}") from error
+    names = {name: _name(model_type, name) for name in wanted}
+    if config.tie_word_embeddings:
+        names.pop("lm_head.weight", None)
+    _check(header, names, wanted)
+    tokenizer = read_tokenizer(header)
+    state = {
+        name: _weight(header, theirs, model_type, wanted[name].shape, dtype)
+        for name, theirs in names.items()
+    }
+    model = made.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    state.clear()
+    _set_frequencies(model, header)
+    model.generation_config.eos_token_id = _ends(header) or None
+    for name, layer in model.named_modules():
+        theirs = names.get(f"{name}.weight")
+        if type(layer) is nn.Linear and theirs and header.places[theirs].kind.bits:
+            place = header.places[theirs]
+            layer.blocks = Blocks(header.path, place, _order(header, model_type, theirs))
+    return model, tokenizer
+
+
+def _common(header: Header) -> dict[str, Any]:
+    """Return the config values of every family."""
+    rows = (
+        header.places["token_embd.weight"].shape[0] if "token_embd.weight" in header.places else 0
+    )
+    special = {name: header.values.get(f"tokenizer.ggml.{name}") for name in IDS}
+    return {
+        "vocab_size": rows,
+        "bos_token_id": special["bos_token_id"],
+        "eos_token_id": special["eos_token_id"],
+        "pad_token_id": special["padding_token_id"],
+        "tie_word_embeddings": "output.weight" not in header.places,
+    }
+
+
+IDS = ("bos_token_id", "eos_token_id", "padding_token_id")
+ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
+
+
+def _ends(header: Header) -> list[int]:
+    """Return the token ids that end a text or a turn."""
+    found = (header.values.get(f"tokenizer.ggml.{name}") for name in ENDS)
+    return sorted({i for i in found if isinstance(i, int)})
+
+
+def _llama(header: Header, model_type: str = "llama", **more: Any) -> tuple[str, dict[str, Any]]:
+    """Return model_type and config values of a family of Llama's shape."""
+    heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
+    if not all(isinstance(x, int) and x > 0 for x in (heads, hidden)):
+        raise wrong(header.path, "it does not say its hidden size and number of heads")
+    size = header.get("attention.key_length") or hidden // heads
+    values = {
+        "max_position_embeddings": header.get("context_length"),
+        "num_hidden_layers": header.get("block_count"),
+        "hidden_size": hidden,
+        "intermediate_size": header.get("feed_forward_length"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": header.get("attention.head_count_kv", heads),
+        "head_dim": size,
+        "rms_norm_eps": header.get("attention.layer_norm_rms_epsilon"),
+        "rope_parameters": _rope(header),
+        **more,
+    }
+    if model_type == "llama":
+        values["attention_bias"] = "blk.0.attn_q.bias" in header.places
+    return model_type, {name: value for name, value in values.items() if value is not None}
+
+
+def _rope(header: Header) -> dict[str, Any]:
+    """Return how positions are rotated."""
+    rope = {"rope_type": "default", "rope_theta": header.get("rope.freq_base", 10_000.0)}
+    kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor")
+    if kind in ("linear", "yarn") and factor:
+        rope |= {"rope_type": kind, "factor": factor}
+    original = header.get("rope.scaling.original_context_length")
+    if kind == "yarn" and original:
+        rope["original_max_position_embeddings"] = original
+    return rope
+
+
+def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
+    """Return Phi-3's config values; long contexts have factors of their own."""
+    _, values = _llama(header, "phi3", sliding_window=header.get("attention.sliding_window"))
+    original = header.get("rope.scaling.original_context_length")
+    if "rope_factors_long.weight" in header.places and original:
+        factors = {
+            f"{which}_factor": plain(header, f"rope_factors_{which}.weight").tolist()
+            for which in ("long", "short")
+        }
+        values["rope_parameters"] |= {"rope_type": "longrope", **factors}
+        values["original_max_position_embeddings"] = original
+    size = header.get("rope.dimension_count", values["head_dim"])
+    values["rope_parameters"]["partial_rotary_factor"] = size / values.pop("head_dim")
+    return "phi3", values
+
+
+def _gemma(header: Header, model_type: str) -> tuple[str, dict[str, Any]]:
+    """Return Gemma 2's and 3's config values; windows alternate as their configs say."""
+    _, values = _llama(header, model_type)
+    window = header.get("attention.sliding_window")
+    values |= {"sliding_window": window} if window else {}
+    # what the scores are divided by: of the 27B models the hidden size a head, else a head's size
+    largest = values["num_hidden_layers"] in LARGEST
+    heads = values["num_attention_heads"]
+    values["query_pre_attn_scalar"] = (
+        values["hidden_size"] // heads if largest else values["head_dim"]
+    )
+    if model_type == "gemma2":
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
+            values[name] = header.get(name, SOFTCAPS[name])
+    else:
+        local = {"rope_type": "default", "rope_theta": 10_000.0}
+        values["rope_parameters"] = {
+            "full_attention": values["rope_parameters"],
+            "sliding_attention": local,
+        }
+    return model_type, values
+
+
+LARGEST = (46, 62)  # layers of Gemma 2 27B and Gemma 3 27B
+SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
+
+
+def _gpt2(header: Header) -> tuple[str, dict[str, Any]]:
+    """Return GPT-2's config values."""
+    values = {
+        "n_positions": header.get("context_length"),
+        "n_layer": header.get("block_count"),
+        "n_embd": header.get("embedding_length"),
+        "n_inner": header.get("feed_forward_length"),
+        "n_head": header.get("attention.head_count"),
+        "layer_norm_epsilon": header.get("attention.layer_norm_epsilon"),
+    }
+    return "gpt2", {name: value for name, value in values.items() if value is not None}
+
+
+CONFIGS: dict[str, Callable[[Header], tuple[str, dict[str, Any]]]] = {
+    "llama": _llama,
+    "qwen2": lambda header: _llama(header, "qwen2"),
+    "qwen3": lambda header: _llama(header, "qwen3"),
+    "phi3": _phi3,
+    "gemma2": lambda header: _gemma(header, "gemma2"),
+    "gemma3": lambda header: _gemma(header, "gemma3_text"),
+    "gpt2": _gpt2,
+}
+
+TOP = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "transformer.wte": "token_embd",
+    "transformer.wpe": "position_embd",
+    "transformer.ln_f": "output_norm",
+}
+LEAVES = {
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "input_layernorm": "attn_norm",
+    "post_attention_layernorm": "ffn_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+    "ln_1": "attn_norm",
+    "ln_2": "ffn_norm",
+    "attn.c_attn": "attn_qkv",
+    "attn.c_proj": "attn_output",
+    "mlp.c_fc": "ffn_up",
+    "mlp.c_proj": "ffn_down",
+}
+LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
+
+
+def _name(model_type: str, name: str) -> str:
+    """Return the name in a GGUF file of one of transformers' weights."""
+    base, _, part = name.rpartition(".")
+    if not (found := LAYER.fullmatch(base)):
+        return f"{TOP.get(base, base)}.{part}"
+    leaf = LEAVES.get(found[2], found[2])
+    if model_type.startswith("gemma") and found[2] == "post_attention_layernorm":
+        leaf = "post_attention_norm"  # elsewhere this norm stands before the FFN
+    return f"blk.{found[1]}.{leaf}.{part}"
+
+
+def _check(header: Header, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
+    """Raise MlpMemError unless every weight is there in its shape."""
+    missing = sorted(theirs for theirs in names.values() if theirs not in header.places)
+    if missing:
+        raise wrong(header.path, f"it lacks {len(missing)} tensors, such as {missing[0]}")
+    for name, theirs in names.items():
+        shape = header.places[theirs].shape
+        if tuple(wanted[name].shape) not in (shape, shape[::-1]):
+            raise wrong(
+                header.path,
+                f"{theirs} is {list(shape)}, its head says {list(wanted[name].shape)}",
+            )
+
+
+def _order(header: Header, model_type: str, name: str) -> Tensor | None:
+    """Return the order of a tensor's rows in transformers, None where it is the file's.
+
+    Llama's queries and keys are kept for a rotation of neighbours: (heads, D / 2, 2) rows.
+    """
+    leaf = name.split(".")[-2]
+    if model_type != "llama" or leaf not in ("attn_q", "attn_k"):
+        return None
+    heads = header.get("attention.head_count")
+    if leaf == "attn_k":
+        heads = header.get("attention.head_count_kv", heads)
+    rows = torch.arange(header.places[name].shape[0])
+    return rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)
+
+
+def _weight(
+    header: Header, name: str, model_type: str, shape: torch.Size, dtype: torch.dtype
+) -> Tensor:
+    """Return a weight as transformers keeps it, in dtype."""
+    weight = torch.empty(header.places[name].shape, dtype=dtype)
+    for first, rows in dense_rows(header, name):
+        if model_type.startswith("gemma") and name.endswith("norm.weight"):
+            rows = rows - 1  # files hold 1 + weight
+        weight.view(-1, weight.shape[-1])[first : first + len(rows)] = rows
+    if (order := _order(header, model_type, name)) is not None:
+        weight = weight[order]
+    linear = model_type == "gpt2" and name.startswith("blk.") and weight.dim() == 2
+    return weight.T.contiguous() if linear else weight
+
+
+def _set_frequencies(model: nn.Module, header: Header) -> None:
+    """Divide the rotation's frequencies by what a file says of each, as Llama 3's do."""
+    if "rope_freqs.weight" in header.places:
+        rotary = model.get_decoder().rotary_emb
+        rotary.inv_freq /= plain(header, "rope_freqs.weight")
+
+
+def read_tokenizer(header: Header) -> Any:
+    """Return the file's tokenizer; MlpMemError where transformers cannot read it."""
+    from transformers import PreTrainedTokenizerFast
+
+    if find_spec("gguf") is None:
+        raise MlpMemError(
+            "decoder: reading the tokenizer of a GGUF file needs the package gguf, which is not "
+            "installed; pip install gguf"
+        )
+    path, count = header.path, len(header.values["tokenizer.ggml.tokens"])
+    try:
+        options = {"gguf_file": path.name, "local_files_only": True}
+        found = PreTrainedTokenizerFast.from_pretrained(str(path.parent), **options)
+        return found if len(found) == count else _within(found, count)
+    except Exception as error:  # whatever a damaged vocabulary raises
+        raise MlpMemError(
+            f"decoder: the tokenizer in {path.name} cannot be read ({str(error)[:200]}); {AGAIN}"
+        ) from error
+
+
+def _within(tokenizer: Any, count: int) -> Any:
+    """Return a tokenizer without the tokens that transformers' class adds to the file's own."""
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    spec["added_tokens"] = [row for row in spec["added_tokens"] if row["id"] < count]
+    vocab = spec["model"]["vocab"]
+    if isinstance(vocab, dict):
+        spec["model"]["vocab"] = {name: i for name, i in vocab.items() if i < count}
+    special = {
+        name: token
+        for name, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) < count
+    }
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
+        chat_template=tokenizer.chat_template,
+        **special,
+    )
