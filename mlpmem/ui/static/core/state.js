@@ -90,7 +90,7 @@ export const GROUPS = {
   text: "running text",
   stranger: "one-off invented names",
 };
-/** Whether a group's name is shown: those of an atlas are. @type {(group: string) => boolean} */
+/** Whether a group's name is shown. @type {(group: string) => boolean} */
 export const isLettered = (group) => !["text", "stranger"].includes(group);
 
 /** A tag with a document's group. @type {(group: string) => HTMLElement} */
