@@ -51,14 +51,14 @@ def client_of(url: str, address: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(base_url=url, timeout=60, limits=limits, headers=headers)
 
 
-async def polite(page: Page, prompts: list[str], luck: random.Random, ends: float, seen: Seen):
+async def polite(page: Page, prompts: list[str], rng: random.Random, ends: float, seen: Seen):
     """Ask, read to the end, think, and ask again."""
     session = uuid.uuid4().hex
-    await asyncio.sleep(luck.uniform(*THINK))
+    await asyncio.sleep(rng.uniform(*THINK))
     while time.monotonic() < ends:
         begin = time.monotonic()
         try:
-            await page.join(session, luck.choice(prompts), luck.randrange(1000), TOKENS, 0.0)
+            await page.join(session, rng.choice(prompts), rng.randrange(1000), TOKENS, 0.0)
             first = 0.0
             async for message, value in page.listen(session):
                 first = first or (value is not None and time.monotonic() - begin)
@@ -68,7 +68,7 @@ async def polite(page: Page, prompts: list[str], luck: random.Random, ends: floa
             seen.begins.append(first or seen.waits[-1])
         except (Refused, httpx.HTTPError) as error:
             seen.became[f"polite: {error}"[:80]] += 1
-        await asyncio.sleep(luck.uniform(*THINK))
+        await asyncio.sleep(rng.uniform(*THINK))
 
 
 async def poll_of(client: httpx.AsyncClient) -> int:
@@ -77,7 +77,7 @@ async def poll_of(client: httpx.AsyncClient) -> int:
     return next(d["id"] for d in config["dependencies"] if d["api_name"] == "poll")
 
 
-async def greedy(page: Page, luck: random.Random, ends: float, seen: Seen):
+async def greedy(page: Page, rng: random.Random, ends: float, seen: Seen):
     """Do what fills queue, memory and disk, at most MOST requests a second."""
     client, tasks = page.client, set()
     big, poll = "x" * 7_000_000, await poll_of(client)
@@ -102,7 +102,7 @@ async def greedy(page: Page, luck: random.Random, ends: float, seen: Seen):
         return await client.post("gradio_api/queue/join", json=body)
 
     async def upload():
-        content = luck.randbytes(1_000_000)
+        content = rng.randbytes(1_000_000)
         return await client.post("gradio_api/upload", files={"files": ("a.txt", content)})
 
     async def half():
@@ -123,7 +123,7 @@ async def greedy(page: Page, luck: random.Random, ends: float, seen: Seen):
             seen.became[f"greedy: {answer.status_code}" if answer else "greedy: heard"] += 1
 
     while time.monotonic() < ends:
-        (kind,) = luck.choices(kinds, weights)
+        (kind,) = rng.choices(kinds, weights)
         if len(tasks) < 40:
             task = asyncio.create_task(once(kind))
             tasks.add(task)

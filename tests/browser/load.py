@@ -127,14 +127,14 @@ class Visitor:
 
 async def visit(page: Page, visitor: Visitor, ends: float, counts: Counter) -> None:
     """Ask again and again until the time is over."""
-    luck = random.Random(visitor.seed)
+    rng = random.Random(visitor.seed)
     while time.monotonic() < ends:
-        leave = luck.choices(["", "stop", "close"], [6, 1, 1])[0]
+        leave = rng.choices(["", "stop", "close"], [6, 1, 1])[0]
         try:
             counts[await visitor.ask(page, leave)] += 1
         except Refused:
             counts["refused in a sentence"] += 1
-            await asyncio.sleep(luck.uniform(1, 3))
+            await asyncio.sleep(rng.uniform(1, 3))
 
 
 async def held_up(page: Page, leave: str) -> float:
