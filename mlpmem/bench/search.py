@@ -99,10 +99,10 @@ def made_keys(real: np.ndarray, n: int, seed: int = 0) -> np.ndarray:
     """Return n keys (n, D) float16: real ones evenly spread, or all of them and moved copies."""
     if n <= len(real):
         return np.array(real[np.linspace(0, len(real) - 1, n).astype(int)])
-    luck = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     known = np.array(real)
-    more = known[luck.integers(0, len(known), n - len(known))].astype(np.float32)
-    more += MOVED * known[:4096].astype(np.float32).std(0) * luck.standard_normal(more.shape, "f4")
+    more = known[rng.integers(0, len(known), n - len(known))].astype(np.float32)
+    more += MOVED * known[:4096].astype(np.float32).std(0) * rng.standard_normal(more.shape, "f4")
     return np.concatenate([known, more.astype(np.float16)])
 
 

@@ -1,10 +1,9 @@
-"""Linear layers whose weights lie as a CPU reads them fastest: decoding at memory bandwidth.
+"""Linear layers packed for a CPU, so that decoding runs at memory bandwidth.
 
-As they are (for oneDNN), or in 8 bits a number: a scale an output, inputs rounded to 7 bits as they
-come, so that rows of a batch are not quite what they are alone. The operators are private to torch,
-so every layer is checked against a plain product when it is packed, and stays as it was where they
-are missing or wrong. Packed layers answer and are saved like others; they cannot be moved or
-converted.
+Weights keep their dtype in oneDNN's layout, or take 8 bits: one scale per output, inputs rounded to
+7 bits on the fly, so rows of a batch differ slightly from single rows. The operators are private to
+torch, so every layer is checked against a plain product and stays plain if they are missing or
+wrong. Packed layers are saved like others; they cannot be moved or converted.
 """
 
 import time
@@ -127,9 +126,9 @@ def _packed(layer: nn.Module, int8: bool) -> PackedLinear | None:
         return None
     try:
         made = (Int8Linear if int8 else PackedLinear)(weight, layer.bias, transposed)
-        luck = torch.Generator().manual_seed(0)
-        x = torch.randn(2, weight.shape[1], generator=luck).to(weight.dtype)
-        beside = torch.randn(2, weight.shape[0], generator=luck).to(weight.dtype)
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randn(2, weight.shape[1], generator=rng).to(weight.dtype)
+        beside = torch.randn(2, weight.shape[0], generator=rng).to(weight.dtype)
         found = made(x), made.gelu(x), made.plus(x, beside), layer.forward(x)
     except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
         return None

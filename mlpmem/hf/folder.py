@@ -1,6 +1,6 @@
 """The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, each in its format.
 
-It reads and writes parts and checks what loaders ask for; who drives the model is not its concern.
+It reads and writes parts, and checks what transformers' loaders require.
 """
 
 from pathlib import Path

@@ -1,11 +1,10 @@
-"""Bundles: a folder that serves. Written whole or not at all, and checked file by file when read.
+"""A bundle is a folder that serves. It is written whole or not at all, and checked when read.
 
-manifest.json lists every file with its size and sha256; decoder/, memory/ and documents/ hold what
-answers, router/ what chooses lambda where it was fitted, adapters/ tuned decoders to set beside it;
-results, examples and recorded traces hold what the page shows at once. Keys are not in it:
-`key_cache.py` builds them.
+manifest.json lists every file with size and sha256. decoder/, memory/ and documents/ hold the
+models and texts, router/ the fitted routers, adapters/ tuned decoders. Results, examples and
+recorded traces are what the page shows first. `key_cache.py` builds the keys, which are not stored.
 
-`put_results` and `put_adapter` amend a bundle where it stands.
+`put_results` and `put_adapter` change an existing bundle.
 """
 
 import copy

@@ -1,9 +1,7 @@
-"""Whether weights fit into this machine's memory, before any of them are read.
+"""Whether weights fit into memory, checked before any of them are read.
 
-What a container, or a limit set on this process, leaves of the machine's memory.
-
-Linux counts memory in control groups; a process may use what the tightest of its groups allows,
-however much the machine has. Both generations of that interface are read (v1 and v2).
+The limit of a container or process counts: Linux keeps memory in control groups, and a process may
+use what the tightest of its groups allows. Both versions of that interface are read (v1 and v2).
 """
 
 import math

@@ -1,7 +1,7 @@
-"""A memory of one's own texts, distilled by `python -m train` in a process of its own.
+"""A memory of your own texts, distilled by `python -m train` in a separate process.
 
-What it makes is kept in the cache folder: the same decoder and texts need no second training, and
-one that was broken off goes on.
+The result stays in the cache folder. The same decoder and texts need no second training, and an
+interrupted training resumes.
 """
 
 import atexit

@@ -1,8 +1,7 @@
-"""Columns that stand in folders beside a model: which there are, and what each folder holds.
+"""Extra columns, given as folders (NAME=FOLDER): which there are, and what each folder holds.
 
-A folder is told apart by its files: an adapter of the model's decoder (LoRA), another memory for
-it, or a decoder of its own. Nothing is loaded here, and torch is not needed; `registry.py` makes
-systems of them.
+Its files tell whether a folder is an adapter of the model's decoder (LoRA), another memory for it,
+or another decoder. Nothing is loaded here, and torch is not needed; `registry.py` makes systems.
 """
 
 import re

@@ -1,9 +1,8 @@
-"""Repositories of the Hub: what one holds, and a copy here of what is needed of it.
+"""Repositories of the Hub: what one holds, and a local copy of the files that are needed.
 
-Whoever takes a Hub id calls `fetch` first; Decoder.load and Memory.load read folders only.
-
-A folder is taken as it is, then what is cached, then the network. A revision that is no commit
-("main") is thereby pinned by its first download: the cache keeps the commit it stood for.
+Code that takes a Hub id calls `fetch` first; Decoder.load and Memory.load read folders only. A
+local folder comes first, then the cache, then the network. The first download pins a revision such
+as "main": the cache keeps its commit.
 """
 
 import threading

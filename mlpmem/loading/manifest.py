@@ -1,7 +1,7 @@
-"""A bundle's manifest: which files there must be, their sizes and hashes, and the complaints.
+"""A bundle's manifest: the required files, their sizes and hashes, and the error messages.
 
-What a manifest does not list is not there: it is neither read nor copied. Links are refused, as
-what they lead to may be anybody's.
+Files that a manifest does not list are neither read nor copied. Links are refused, because they may
+lead to somebody else's file.
 """
 
 import hashlib

@@ -1,10 +1,8 @@
-"""A model from parts: any decoder, a memory made for it, a datastore of one's own text files.
+"""A model of parts: any decoder, a memory made for it, a datastore of your own text files.
 
-How a datastore of one's own text is best used: temperature and lambda, chosen on the text.
-
-Some positions are asked as if their passage were not there, so that what is chosen holds for text
-that the datastore does not have. Distances differ by orders of magnitude between decoders, and a
-temperature that fits one leaves another with its nearest neighbour alone, or with all alike.
+Temperature and lambda of kNN are chosen on the text. A sample of positions is searched without the
+passage they stand in, so the choice holds for text that the datastore lacks. Distances differ by
+orders of magnitude between decoders, so no fixed temperature fits all.
 """
 
 import logging
@@ -171,13 +169,13 @@ def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
 
 def _sample(datastore: Datastore, seed: int) -> np.ndarray:
     """Return entries (Q,) of a few passages, as few as a quarter of them; none where too few."""
-    documents, luck = datastore.documents, np.random.default_rng(seed)
+    documents, rng = datastore.documents, np.random.default_rng(seed)
     count = len(documents.offsets) - 1
     if count < FEWEST:
         return np.empty(0, np.int64)
-    chosen = luck.choice(count, min(PASSAGES, count // 4), replace=False)
+    chosen = rng.choice(count, min(PASSAGES, count // 4), replace=False)
     there = np.flatnonzero(np.isin(documents.passage_at(datastore.positions), chosen))
-    return np.sort(luck.choice(there, min(POSITIONS, len(there)), replace=False))
+    return np.sort(rng.choice(there, min(POSITIONS, len(there)), replace=False))
 
 
 @torch.inference_mode()

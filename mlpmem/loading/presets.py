@@ -1,7 +1,7 @@
-"""The authors' published checkpoints by name: where they are, what they need, how they are used.
+"""The authors' published checkpoints by name: repositories, requirements, lambda.
 
-Figures and ids are those of the paper, its code and its model cards. Nothing is downloaded before
-size and licence were told, and nothing where the weights would not fit.
+Figures and ids come from the paper, its code and its model cards. Size and licence are shown before
+a download, and nothing is downloaded if the weights do not fit.
 """
 
 from dataclasses import dataclass

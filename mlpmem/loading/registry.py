@@ -1,9 +1,8 @@
-"""Who can be asked, by name: a model's own systems, and what stands beside it.
+"""Systems by name: those of a model, and the extra columns.
 
-"lm", "memory", "knn" and "mixed" are columns of the model, "auto" is its memory (and "auto_knn" and
-"auto_mixed" the others) under the router's lambda. "rag" is the decoder with passages before the
-prompt, "rag_memory" the same with a memory, "rag_5" the decoder with five, where more numbers of
-passages than one were asked for. Then come the columns of folders, see `extra_columns.py`.
+"lm", "memory", "knn" and "mixed" are systems of the model; "auto", "auto_knn" and "auto_mixed" use
+the router's lambda. "rag" puts passages before the decoder's prompt, "rag_memory" also uses the
+memory, and "rag_5" reads five passages. The columns of `extra_columns.py` follow.
 """
 
 from collections.abc import Callable, Mapping, Sequence

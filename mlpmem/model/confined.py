@@ -1,8 +1,8 @@
-"""One process beside this one, for what others wrote: it has bounds of time and memory.
+"""One worker process for untrusted programs, with limits of time and memory.
 
-A chat template and a tokenizer's rules are programs that come with a decoder from anywhere. They
-may loop, or write without end. The process is started when it is first asked, answers one request
-at a time, and is started again where it was lost; `confined_worker.py` is what it runs.
+A chat template and a tokenizer's rules are programs that come with a decoder. They may loop or
+write without end. The process starts at the first request, answers one request at a time, and
+starts again if it dies; it runs `confined_worker.py`.
 """
 
 import atexit

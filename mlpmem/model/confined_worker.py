@@ -1,8 +1,8 @@
-"""The process that runs what others wrote: it renders chat templates and tries tokenizers.
+"""The worker process for untrusted programs: it renders chat templates and tries tokenizers.
 
-Started by `confined.py`. Each request has bounds of time and memory that the operating system
-keeps, so that no template outlives them. Whatever breaks them dies alone: requests are answered by
-a fork of the first process, which has everything imported, and the next fork is there at once.
+`confined.py` starts it. The operating system enforces limits of time and memory on each request, so
+a template that exceeds them ends only its own request. A fork of the first process, which has
+imported everything, answers a request, and the next fork is ready at once.
 """
 
 import json

@@ -1,9 +1,8 @@
 """The memory: an all-MLP from one hidden state to a distribution over the vocabulary, D -> V.
 
-It sees no positions and no other token, so its rows are independent. State-dict names equal those
-of the authors' published checkpoints. `checkpoints.py` reads and writes its folders.
-
-What a memory is made of: norms, FFNs and blocks, under the published checkpoints' names.
+It sees no positions and no other token, so its rows are independent. It is made of norms, FFNs and
+blocks, whose state-dict names are those of the authors' published checkpoints. `checkpoints.py`
+reads the published folders.
 """
 
 import json

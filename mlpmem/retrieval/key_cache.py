@@ -1,8 +1,8 @@
-"""Keys made from a decoder and documents: built once, checked, kept in the cache folder.
+"""Keys of a decoder and documents: built once, checked, kept in the cache folder.
 
-A cache that is missing, stale or damaged is built anew; one that cannot be written (read-only,
-full) leaves the keys in memory and says so. The caches of bundles not used for longest go when a
-new one is written. Nothing here ever fails because of the cache.
+A missing, stale or damaged cache is built again. If the cache cannot be written (read-only, full),
+the keys stay in memory and a message says so. A new cache replaces those of the bundles that were
+unused longest. No call fails because of the cache.
 """
 
 import contextlib

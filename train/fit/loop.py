@@ -114,12 +114,12 @@ def fit(
     validate: Callable[[], dict[str, float]] | None = None,
     best: Path | None = None,
 ) -> list[dict]:
-    """Train `model` in place for `steps` optimizer steps; return the log, a dict a line.
+    """Train `model` in place for `steps` optimizer steps; return the log, one dict per line.
 
-    `batches(step, rank, world)` gives a process's share of a step and must depend on nothing else;
-    torch's own luck (dropout) is seeded anew at every step. So a step number is all the state that
-    data and luck have, and a resumed run is the undisturbed one. `loss` returns sums over the rows
-    whose batch["targets"] are not negative, `micro` rows at a time if that is not 0.
+    `batches(step, rank, world)` gives a process's share of a step and must depend on nothing else.
+    torch's own generator (dropout) is seeded at every step, so the step number is all the state of
+    data and random numbers, and a resumed run equals an undisturbed one. `loss` returns sums over
+    the rows whose batch["targets"] are not negative, `micro` rows at a time if that is not 0.
 
     The model ends up in float32. At every log line `validate()` gives more figures; with `best`, a
     file, the weights whose "val_nll" was least are kept there, and are the model's in the end. The
@@ -133,7 +133,7 @@ def fit(
     progress, watch = keeper.progress, keeper.watch
     log = _Log(label, steps, config, accelerator, validate if rank == 0 else None)
     for step, batch in _ahead(batches, range(progress.step, steps), rank, world, label):
-        torch.manual_seed(luck(seed, step, rank))
+        torch.manual_seed(step_seed(seed, step, rank))
         names = accumulate(model, batch, loss, optimizer, micro or max(1, len(batch["targets"])))
         watch.add(step, optimizer.step(step), names)
         progress.step = step + 1
@@ -212,7 +212,7 @@ class _Keeper:
             self.every = APART * took if took > SLOW else CHECKPOINT_SECONDS
 
 
-def luck(*parts: int) -> int:
+def step_seed(*parts: int) -> int:
     """Return a seed that follows from several numbers and from nothing else."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
 

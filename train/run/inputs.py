@@ -1,7 +1,7 @@
-"""Whether a finished stage is what it was: its files against the hashes that its manifest has.
+"""Whether a finished stage is unchanged: its files against the hashes in its manifest.
 
-A stage reads what others made hours or weeks before. They are compared before they are used, so
-that a bit which a disk lost does not go on into everything made from it.
+A stage reads files that were made hours or weeks before. They are compared before use, so a flipped
+bit does not spread to the stages behind.
 """
 
 from collections.abc import Iterable

@@ -1,9 +1,7 @@
-"""The ledger: `python -m train plan RECIPE`. What each stage needs, and what it really took.
+"""The ledger of `python -m train plan RECIPE`: what each stage needs, and what it took.
 
-Before a stage has run its line is an estimate; afterwards the estimate stands that was made when it
-started, and beside it what its manifest measured.
-
-Whether a stage fits: what it needs against what this machine has, before anything is touched.
+Before a stage runs, its line is an estimate. Afterwards the line has the estimate made at its start
+and the figures in its manifest. `check_fits` compares needs and machine before any work.
 """
 
 import os

@@ -1,8 +1,7 @@
-"""This machine's disk and memory: what it has, what is free, what a process has used.
+"""This machine: disk and memory in total, free and used, and its best rates.
 
-What this device does at best: the rate of a large matmul and of a copy, measured here and now.
-
-`alternate` times several pieces of work in turn, so that whatever else the machine does meets all.
+The rates are those of a large matmul and of a copy, measured now. `alternate` times several pieces
+of work in turns, so that other load on the machine affects all of them alike.
 """
 
 import errno

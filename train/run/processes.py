@@ -1,12 +1,8 @@
-"""Several processes at one stage: who this one is, which part of the work is its own, waiting.
+"""Several processes at one stage: rank, share of the work, barriers, and the lock of a stage.
 
-They are started by `accelerate launch` or torchrun, on one machine or several that share a disk;
-started plainly there is one, and accelerate is not even imported.
-
-One run at a time in a stage's folder: a lock of the operating system, with a note of who has it.
-
-The system lets go when a process dies, however it dies, so no lock outlives its holder; the note
-only tells a person whom to look for.
+`accelerate launch` or torchrun starts them, on machines that share a disk; otherwise there is one
+process, and accelerate is not imported. One run at a time works in a stage's folder: the operating
+system locks it and releases the lock when the process ends, and a note names the holder.
 """
 
 import os

@@ -19,7 +19,7 @@ from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
 from train.fit.checkpoint import DAMAGED
-from train.fit.loop import fit, luck
+from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.fit.validation import Validation, draw_training
@@ -178,7 +178,7 @@ class TargetRows:
         self._check(step, entries, probs)
         keys = self._to_device(np.asarray(self.keys[entries])).float()
         if self.noise:
-            generator = torch.Generator(self.device).manual_seed(luck(self.seed, step))
+            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step))
             shape = len(batch), keys.shape[1]
             noise = torch.randn(shape, generator=generator, device=self.device)
             keys += self.noise * noise[rank::world]
