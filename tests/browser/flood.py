@@ -154,7 +154,12 @@ async def watch(process: psutil.Process, folder: Path, ends: float) -> tuple[flo
 
 
 async def one_greedy(url: str, address: str, seconds: float) -> int:
-    """Be a greedy client, and print what its requests became as JSON."""
+    """Be a greedy client, and print what its requests became as JSON.
+
+    It leaves the processor to the server: a real one has a machine of its own.
+    """
+    if hasattr(os, "nice"):
+        os.nice(19)
     seen = Seen()
     async with client_of(url, address) as client:
         page = await Page.open(client)
