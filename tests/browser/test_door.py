@@ -136,7 +136,7 @@ def test_a_client_beyond_its_rate_is_told_and_another_is_answered(client, server
     greedy, polite = client("203.0.113.5"), client("203.0.113.6")
     answers = [greedy.http.get("health") for _ in range(80)]
     told = [answer for answer in answers if answer.status_code == 429]
-    assert len(told) > 10 and "requests a second" in told[0].json()["detail"]
+    assert len(told) > 10 and "requests per second" in told[0].json()["detail"]
     assert polite.http.get("health").status_code == 200
     with httpx.Client() as direct:
         local = [direct.get(f"{server.url}health").status_code for _ in range(80)]
@@ -175,9 +175,11 @@ def test_long_names_and_large_bodies_cost_nothing_and_are_refused(client, server
     visitor = client("203.0.113.22")
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
-    for _ in range(12):
-        answer = visitor.join("x", "s" * 7_000_000)
+    for _ in range(3):
+        answer = visitor.join("x", "s" * 6_000_000)
         assert answer.status_code == 422 and "1 to 64" in answer.json()["detail"]
+    more = [visitor.join("x", "s" * 6_000_000).status_code for _ in range(9)]
+    assert more.count(429) >= 5, "bytes have a rate too"
     assert visitor.join("x" * 15_000_000).status_code == 413
     name = "u" * 60_000
     upload = visitor.http.post(f"gradio_api/upload?upload_id={name}",
@@ -209,7 +211,7 @@ def test_uploads_beyond_a_share_cost_the_client_its_own_and_halves_leave_nothing
         assert b" 408 " in answer.splitlines()[0], "a slow body is closed"
         while more := half.recv(4096):
             answer += more
-    assert b"too slowly" in answer
+    assert b"too slow" in answer
     assert {path for path in folder.iterdir() if path.is_file()} == before
     odd = greedy.http.post(
         "gradio_api/upload", files=[("files", ("a", b"1")), ("files", ("b", b""))]

@@ -169,7 +169,7 @@ def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
 
 def test_a_bundle_without_recordings_makes_no_site(tmp_path, capsys):
     assert replay.main([str(tmp_path / "site"), "--bundle", str(tmp_path)]) == 2
-    assert "nothing to show" in capsys.readouterr().err
+    assert "no readable recorded run" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
     assert replay.values(read(fake.write_bundle(tmp_path)))["first"] == BOOK
 

@@ -107,7 +107,7 @@ class Shares:
         return address(scope, self.trusted, self.proxies)
 
     def count(self, client: str, route: Route) -> None:
-        """Count a request; RefusedError(429) above the client's rate, after a burst of two seconds."""
+        """Count a request; RefusedError(429) above the client's rate, after a burst."""
         rate = self.bounds.rate * (FILES if route.file else 1)
         if not self._take((client, "files" if route.file else "requests"), 1, rate, 2 * rate):
             raise RefusedError(
