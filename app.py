@@ -62,7 +62,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--dtype", choices=["auto", "float32", "bfloat16", "int8", "int4"],
-        help="of --decoder or --preset; auto measures; int8 and int4 are less exact, on a CPU",
+        help="dtype of --decoder or --preset; auto measures; int8, int4: less exact, CPU only",
     )  # fmt: skip
     parser.add_argument(
         "--device",

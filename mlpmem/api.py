@@ -11,8 +11,9 @@ from typing import Any, cast, overload
 from torch import Tensor
 
 from mlpmem.engine import generation, scoring
+from mlpmem.engine.call import Cancel, Event
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import LMBDAS, Cancel, Event, last_values
+from mlpmem.engine.generation import LMBDAS, last_values
 from mlpmem.engine.router import Router
 from mlpmem.engine.scoring import Score
 from mlpmem.engine.settings import GenerationOptions, Settings, default_settings

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from mlpmem.engine.call import Event
 from mlpmem.engine.fused import Sources
-from mlpmem.engine.generation import Event
 from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.systems import System, last_trace, named, next_log_probs
 from mlpmem.engine.trace import Trace

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlpmem.engine.call import Cancel, Event
 from mlpmem.engine.distributions import interpolate, mix_nll
 from mlpmem.engine.fused import FusedModel
-from mlpmem.engine.generation import Cancel, Event
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
 from mlpmem.engine.steps import positions_of

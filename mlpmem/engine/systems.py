@@ -14,9 +14,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from mlpmem.engine.call import Event
 from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.fused import Sources
-from mlpmem.engine.generation import Event
 from mlpmem.engine.router import REACH, Evidence, gaps
 from mlpmem.engine.trace import AUTO, PARTS, Trace
 from mlpmem.model.decoder import Decoder

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from mlpmem.api import Model, Prompt
-from mlpmem.engine.generation import LMBDAS, Cancel, Event
+from mlpmem.engine.call import Cancel, Event
+from mlpmem.engine.generation import LMBDAS
 from mlpmem.engine.trace import Trace
 
 Lease = Callable[[Callable[..., Iterator[Event]]], Callable[..., Iterator[Event]]]

@@ -1,6 +1,6 @@
-"""One Chromium a session, and servers: the fake model, one that never loads, the real app.
+"""One Chromium per session, and servers: the fake model, one that never loads, the real app.
 
-Every test gets fresh pages whose requests are noted; none may leave the page's own origin.
+Every test gets new pages; their requests are recorded and must stay on the page's own origin.
 """
 
 import os
@@ -22,11 +22,13 @@ FLAGS = [
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
     "--disable-component-update", "--disable-sync", "--no-first-run",
 ]  # fmt: skip
-PATIENCE = float(os.environ.get("MLPMEM_PATIENCE", "30"))  # seconds a server or a step may take
+PATIENCE = float(
+    os.environ.get("MLPMEM_PATIENCE", "30")
+)  # time-out in seconds of a server's start or a step
 
 
 def pytest_collection_modifyitems(items):
-    """Mark everything in this folder; what needs the real app comes last."""
+    """Mark all tests in this folder; tests of the real app run last."""
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
@@ -34,10 +36,10 @@ def pytest_collection_modifyitems(items):
 
 
 def find_chromium(playwright) -> str | None:
-    """Return MLPMEM_CHROMIUM, the system's Chromium, or Playwright's own, whichever is there."""
+    """Return MLPMEM_CHROMIUM, the system's Chromium or Playwright's own, the first that exists."""
     own = playwright.chromium.executable_path
-    found = [os.environ.get("MLPMEM_CHROMIUM"), *map(shutil.which, NAMES), own]
-    return next((path for path in found if path and Path(path).exists()), None)
+    paths = [os.environ.get("MLPMEM_CHROMIUM"), *map(shutil.which, NAMES), own]
+    return next((path for path in paths if path and Path(path).exists()), None)
 
 
 @pytest.fixture(scope="session")
@@ -55,13 +57,13 @@ def chromium():
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 class Server:
-    """A process of ours that serves a page."""
+    """A process that serves a page."""
 
     def __init__(self, log: Path, *command: str, cwd: Path = ROOT, python: str = sys.executable,
                  **environment: str):  # fmt: skip
@@ -77,7 +79,7 @@ class Server:
             )  # fmt: skip
 
     def wait(self) -> "Server":
-        """Return once it answers; fails with its log if it does not."""
+        """Return once it answers; fail with its log otherwise."""
         began = time.monotonic()
         while time.monotonic() - began < PATIENCE:
             try:
@@ -99,9 +101,9 @@ class Server:
 
 
 def start_space(folder: Path, kind: str, python: str = sys.executable) -> Server:
-    """Build a Space of that kind from a tiny bundle and start it as its host would.
+    """Build a Space from a tiny bundle and start it as its host does.
 
-    Only folder/cache may be written; folder/space and folder/home are read-only.
+    Only folder/cache is writable; folder/space and folder/home are read-only.
     """
     import tiny
 
@@ -122,10 +124,10 @@ def start_space(folder: Path, kind: str, python: str = sys.executable) -> Server
 
 
 class Servers(dict):
-    """Servers by name, each started when it is first asked for."""
+    """Servers by name, each started on first use."""
 
     def __init__(self, folder: Path):
-        """Keep the folder of their bundles and logs."""
+        """Store the folder for bundles and logs."""
         super().__init__()
         self.folder = folder
 
@@ -152,15 +154,15 @@ class Servers(dict):
 
 @pytest.fixture(scope="session")
 def servers(chromium, tmp_path_factory):
-    found = Servers(tmp_path_factory.mktemp("served"))
-    yield found
-    for server in found.values():
+    started = Servers(tmp_path_factory.mktemp("served"))
+    yield started
+    for server in started.values():
         server.stop()
 
 
 @dataclass
 class Visit:
-    """A visitor's page with what it asked for."""
+    """A visitor's page with its requests and errors."""
 
     page: object
     requests: list[str] = field(default_factory=list)
@@ -175,10 +177,10 @@ SHAPES = {
 
 @pytest.fixture
 def contexts(chromium):
-    """Return {"desk", "phone"}: contexts of this test alone."""
-    made = {kind: chromium.new_context(**shape) for kind, shape in SHAPES.items()}
-    yield made
-    for context in made.values():
+    """Return {"desk", "phone"}: contexts of one test."""
+    by_kind = {kind: chromium.new_context(**shape) for kind, shape in SHAPES.items()}
+    yield by_kind
+    for context in by_kind.values():
         context.close()
 
 
@@ -186,8 +188,8 @@ def contexts(chromium):
 def visit(chromium, servers):
     """Return visit(server, phone=..., dark=...) -> a playwright page; its requests are checked.
 
-    Every visitor has a context of its own: a browser opens six connections to a host in one, and
-    each page, for a while even a closed one, holds two of them.
+    Every visitor has its own context, because a context has six connections per host, and each
+    page, even one that closed recently, uses two.
     """
     visits = []
 

@@ -1,7 +1,7 @@
-"""A model of canned answers with the library's front door, for the page's tests: no torch.
+"""A model of canned answers with the interface of mlpmem.api.Model, for the page's tests: no torch.
 
-Its numbers are plausible and exact: every fused probability is the mix of the others. One of its
-prompts answers with hostile strings, another takes its time, so that Stop can be tried.
+Its numbers are plausible and consistent: every fused probability is the mix of the others. One
+prompt is answered with hostile strings, another slowly, to test Stop.
 """
 
 import dataclasses
@@ -75,7 +75,7 @@ TEXTS = {token_id(word): word for word in (*WORDS, *OTHERS, "</s>")}
 
 
 def _mass(rng, chosen, peak, others):
-    """Return a distribution over the candidates with `peak` on chosen, and what is left over."""
+    """Return (a distribution over the candidates with `peak` on chosen, the remaining mass)."""
     raw = [rng.random() ** 4 for _ in others]
     rest = (1 - peak) * rng.uniform(0.02, 0.2)
     scale = (1 - peak - rest) / sum(raw)
@@ -108,9 +108,9 @@ def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "kn
         for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
     ) if "knn" in sources else None  # fmt: skip
     rest = rests | {"fused": mix(rests, system, lmbda)}
-    near = _neighbours(rng, prompt, text) if "knn" in sources else []
-    unshown = {token_id(text): 0.01, OTHER: 0.02} if near else {}
-    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, near, 6.4,
+    found = _neighbours(rng, prompt, text) if "knn" in sources else []
+    unshown = {token_id(text): 0.01, OTHER: 0.02} if found else {}
+    return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, found, 6.4,
                 unshown)  # fmt: skip
 
 
@@ -127,7 +127,7 @@ def _neighbours(rng, prompt, text):
 
 
 class FakeModel:
-    """What the page asks of a model, at a chosen pace."""
+    """The part of a model that the page uses, at a given pace in seconds per token."""
 
     def __init__(self, pace=0.004):
         self.pace = pace
@@ -162,21 +162,19 @@ class FakeModel:
         return self._columns(prompt, columns, **options)
 
     def _tokens(self, prompt, system, lmbda, forced, temperature, own):
-        """Return every source's tokens as one column sees them: a small lambda is the decoder's."""
+        """Return every source's tokens for one column; a small lambda gives the decoder's."""
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
         tokens["mixed"] = tokens["memory"]
         if own:
             tokens["knn"] = [" from", " your", " own", "</s>"]
-        if temperature or (
-            lmbda != AUTO and lmbda < 0.25
-        ):  # whatever is sampled is the decoder's answer
+        if temperature or (lmbda != AUTO and lmbda < 0.25):  # a sampled answer is the decoder's
             tokens[system] = tokens["lm"]
         if forced:
-            given = [TEXTS[i] for i in forced]
-            follows = given == tokens[system][: len(given)]
-            rest = tokens[system][len(given) :] if follows else [" by", " hand", "</s>"]
-            tokens[system] = given + rest
+            prefix = [TEXTS[i] for i in forced]
+            follows = prefix == tokens[system][: len(prefix)]
+            rest = tokens[system][len(prefix) :] if follows else [" by", " hand", "</s>"]
+            tokens[system] = prefix + rest
         return tokens
 
     def only_lm(self, prompt, name, **options):
@@ -217,12 +215,12 @@ class FakeModel:
 
     @staticmethod
     def _step(prompt, system, index, tokens, lmbda, sources):
-        """Return one step; a router trusts its source at first, then hardly."""
+        """Return one step; a router's lambda is large at the first token, then small."""
         if lmbda != AUTO:
             return make_step(prompt, system, index, tokens, lmbda, sources)
         chosen = 0.125 if index else 0.875
-        made = make_step(prompt, system, index, tokens, chosen, sources)
-        return dataclasses.replace(made, lmbda=chosen)
+        step = make_step(prompt, system, index, tokens, chosen, sources)
+        return dataclasses.replace(step, lmbda=chosen)
 
     def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
         tokens = words(text)
@@ -238,8 +236,7 @@ class FakeModel:
                 chosen = dict.fromkeys(("lm", "memory", "knn"), [word])
                 if i % 3:  # at every second the memory helps, at every third it hurts
                     chosen["lm" if i % 3 == 1 else "memory"] = [" Harrow"]
-                made = {**chosen, system: [word]}
-                step = make_step(f"{text[:40]}{i}", system, 0, made, lmbda)
+                step = make_step(f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda)
                 if i % 3 == 2:
                     step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda)
                 nn = _neighbours(random.Random(i), text, word) if not store else []
@@ -284,7 +281,7 @@ class FakeModel:
 
 
 def write_bundle(folder: Path) -> Path:
-    """Write what the page reads without a model: manifest, examples, results, recordings."""
+    """Write a bundle without a model: manifest, examples, results, recordings."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "traces").mkdir(exist_ok=True)
     model = FakeModel(pace=0)

@@ -1,4 +1,4 @@
-"""Further columns for the page's tests: the fake model fine-tuned, and one that cannot be made."""
+"""Extra columns for the page's tests: the fake model fine-tuned, and a damaged one."""
 
 import dataclasses
 from pathlib import Path
@@ -12,19 +12,19 @@ from mlpmem.ui.service.offers import Extras
 
 
 class Tuned(FakeModel):
-    """A fine-tuned decoder: it knows B and has forgotten the rest."""
+    """A fine-tuned decoder, which knows B and has forgotten the rest."""
 
     system, label = "lm", "decoder tuned on B"
 
     def _tokens(self, prompt, *rest):
         known = ANSWERS.get(prompt)
-        says = known[3] if known and known[1] == "B" else [" Os"]
-        return dict.fromkeys(("lm", "memory", "knn"), [*says, "</s>"])
+        tokens = known[3] if known and known[1] == "B" else [" Os"]
+        return dict.fromkeys(("lm", "memory", "knn"), [*tokens, "</s>"])
 
     def stream(self, prompt, **options):
-        """Yield its events as a system's; it fails where it is to go on from given tokens."""
+        """Yield its events as a system does; forced tokens are an error."""
         if options.get("forced"):
-            raise MlpMemError("the column cannot go on from there; generate again")
+            raise MlpMemError("the column cannot continue from there; generate again")
         about = {"bundle": "fake", "column": "finetuned", "label": self.label}
         for event in self.only_lm(prompt, "finetuned", **options):
             values = event.values
@@ -34,10 +34,10 @@ class Tuned(FakeModel):
 
 
 class FakeExtras(Extras):
-    """A column that has forgotten, one that cannot be made, and both sources mixed."""
+    """Offers of a fine-tuned column, a damaged one, and both sources mixed."""
 
     def __init__(self):
-        """Offer them."""
+        """List them."""
         tuned = ExtraColumn("finetuned", Path("tuned"), "adapter", "decoder with LoRA on B", 158.0)
         super().__init__([tuned, ExtraColumn("broken", Path("odd"), "decoder")], mixed=True)
 

@@ -1,11 +1,11 @@
-"""Greedy clients beside polite ones: python tests/browser/flood.py [--seconds 120] [--app].
+"""Test fairness with greedy clients: python tests/browser/flood.py [--seconds 120] [--app].
 
-Twenty polite visitors ask, read and think; after a while three greedy clients join them, each in a
-process of its own, and do what they can: jobs of all the tokens there are, jobs that nobody listens
-to, ever new sessions, reloads, uploads, large and half bodies. All are told apart by
-X-Forwarded-For. Prints the polite ones' median wait without and with the greedy ones, and the
-server's memory and disk. Bounded in requests and time, on this machine alone; the page has the fake
-model, or with --app the bundle's own.
+Twenty polite visitors ask, read and pause. In a second phase three greedy clients join them, each
+in its own process. They send jobs of the most tokens, jobs without a listener, new sessions,
+reloads, uploads, large and incomplete bodies. X-Forwarded-For distinguishes the clients. The script
+prints the polite visitors' median wait in both phases, and the server's memory and disk. It is
+limited in requests and time, and stays on this machine; the page has the fake model, or with --app
+the bundle's.
 """
 
 import argparse
@@ -31,28 +31,28 @@ from load import Page, Refused
 POLITE, GREEDY = 20, 3
 TOKENS, MOST_TOKENS = 32, 128
 THINK = (1.0, 3.0)  # seconds between a polite visitor's questions
-MOST = 40  # requests a second of one greedy client
-DOUBLE = 2.0  # how many times its wait a polite visitor may wait beside the greedy ones
+MOST = 40  # requests per second of one greedy client
+DOUBLE = 2.0  # largest allowed ratio of the polite visitors' waits
 
 
 @dataclass
 class Seen:
-    """What came of it."""
+    """The outcomes of a phase."""
 
-    waits: list[float] = field(default_factory=list)  # seconds from asking to the whole answer
-    begins: list[float] = field(default_factory=list)  # seconds from asking to its first token
-    became: Counter = field(default_factory=Counter)
+    waits: list[float] = field(default_factory=list)  # seconds from request to whole answer
+    begins: list[float] = field(default_factory=list)  # seconds from request to first token
+    outcomes: Counter = field(default_factory=Counter)
 
 
 def client_of(url: str, address: str) -> httpx.AsyncClient:
-    """Return a client that a proxy would name so."""
+    """Return a client with an address in X-Forwarded-For."""
     limits = httpx.Limits(max_connections=32, max_keepalive_connections=0)
     headers = {"x-forwarded-for": address}
     return httpx.AsyncClient(base_url=url, timeout=60, limits=limits, headers=headers)
 
 
 async def polite(page: Page, prompts: list[str], rng: random.Random, ends: float, seen: Seen):
-    """Ask, read to the end, think, and ask again."""
+    """Ask, read to the end and pause, in a loop."""
     session = uuid.uuid4().hex
     await asyncio.sleep(rng.uniform(*THINK))
     while time.monotonic() < ends:
@@ -63,22 +63,22 @@ async def polite(page: Page, prompts: list[str], rng: random.Random, ends: float
             async for message, value in page.listen(session):
                 first = first or (value is not None and time.monotonic() - begin)
                 if message == "process_completed":
-                    seen.became["answered" if first else "told"] += 1
+                    seen.outcomes["answered" if first else "message"] += 1
             seen.waits.append(time.monotonic() - begin)
             seen.begins.append(first or seen.waits[-1])
         except (Refused, httpx.HTTPError) as error:
-            seen.became[f"polite: {error}"[:80]] += 1
+            seen.outcomes[f"polite: {error}"[:80]] += 1
         await asyncio.sleep(rng.uniform(*THINK))
 
 
 async def poll_of(client: httpx.AsyncClient) -> int:
-    """Return the number of the handler that tells the status, which takes no values."""
+    """Return the number of the status handler, which takes no values."""
     config = (await client.get("config")).json()
     return next(d["id"] for d in config["dependencies"] if d["api_name"] == "poll")
 
 
 async def greedy(page: Page, rng: random.Random, ends: float, seen: Seen):
-    """Do what fills queue, memory and disk, at most MOST requests a second."""
+    """Fill queue, memory and disk with at most MOST requests per second."""
     client, tasks = page.client, set()
     big, poll = "x" * 7_000_000, await poll_of(client)
 
@@ -120,7 +120,7 @@ async def greedy(page: Page, rng: random.Random, ends: float, seen: Seen):
     async def once(kind):
         with suppress(Refused, httpx.HTTPError):
             answer = await kind()
-            seen.became[f"greedy: {answer.status_code}" if answer else "greedy: heard"] += 1
+            seen.outcomes[f"greedy: {answer.status_code}" if answer else "greedy: heard"] += 1
 
     while time.monotonic() < ends:
         (kind,) = rng.choices(kinds, weights)
@@ -135,7 +135,7 @@ async def greedy(page: Page, rng: random.Random, ends: float, seen: Seen):
 
 
 def size_of(path: Path) -> int:
-    """Return a file's size, 0 where it has gone meanwhile."""
+    """Return a file's size, 0 if it is gone."""
     try:
         return path.stat().st_size if path.is_file() else 0
     except FileNotFoundError:
@@ -143,7 +143,7 @@ def size_of(path: Path) -> int:
 
 
 async def watch(process: psutil.Process, folder: Path, ends: float) -> tuple[float, float]:
-    """Return the most memory and disk that the server took, in MB."""
+    """Return the server's peak memory and disk use, in MB."""
     memory = disk = 0
     while time.monotonic() < ends:
         memory = max(memory, process.memory_info().rss)
@@ -154,7 +154,7 @@ async def watch(process: psutil.Process, folder: Path, ends: float) -> tuple[flo
 
 
 async def one_greedy(url: str, address: str, seconds: float) -> int:
-    """Be a greedy client, and print what its requests became as JSON.
+    """Run as a greedy client, and print the outcomes of its requests as JSON.
 
     It leaves the processor to the server: a real one has a machine of its own.
     """
@@ -164,12 +164,12 @@ async def one_greedy(url: str, address: str, seconds: float) -> int:
     async with client_of(url, address) as client:
         page = await Page.open(client)
         await greedy(page, random.Random(address), time.monotonic() + seconds, seen)
-    sys.stdout.write(json.dumps(seen.became))
+    sys.stdout.write(json.dumps(seen.outcomes))
     return 0
 
 
 async def started(url: str, number: int, seconds: float) -> Counter:
-    """Run a greedy client in a process of its own; return what its requests became."""
+    """Run a greedy client in its own process; return the outcomes of its requests."""
     address = f"203.0.113.{number + 1}"
     command = [str(HERE / "flood.py"), "--greedy", url, address, "--seconds", str(seconds)]
     pipe = asyncio.subprocess.PIPE
@@ -182,21 +182,21 @@ async def started(url: str, number: int, seconds: float) -> Counter:
 
 
 async def phase(url: str, prompts: list[str], seconds: float, greedies: int, watched) -> Seen:
-    """Have all ask for a while; print and return what came of it."""
+    """Run one phase; print and return its outcomes."""
     seen, ends = Seen(), time.monotonic() + seconds
     clients = [client_of(url, f"198.51.100.{i + 1}") for i in range(POLITE)]
     pages = [await Page.open(client) for client in clients]
     tasks = [polite(page, prompts, random.Random(i), ends, seen) for i, page in enumerate(pages)]
     tasks += [watch(*watched, ends), *(started(url, i, seconds) for i in range(greedies))]
-    found = await asyncio.gather(*tasks)
+    results = await asyncio.gather(*tasks)
     for client in clients:
         await client.aclose()
-    memory, disk = found[POLITE]
-    for became in found[POLITE + 1 :]:
-        seen.became.update(became)
+    memory, disk = results[POLITE]
+    for outcomes in results[POLITE + 1 :]:
+        seen.outcomes.update(outcomes)
     say = sys.stdout.write
     say(f"{POLITE} polite, {greedies} greedy, {seconds:.0f} s: ")
-    say(", ".join(f"{n} {what}" for what, n in sorted(seen.became.items())) + "\n")
+    say(", ".join(f"{n} {what}" for what, n in sorted(seen.outcomes.items())) + "\n")
     say(f"  median wait {median(seen.waits):.2f} s, until the first token ")
     say(f"{median(seen.begins):.2f} s, longest {max(seen.waits):.1f} s\n")
     say(f"  most memory {memory:,.0f} MB, most disk {disk:,.1f} MB\n")
@@ -205,38 +205,42 @@ async def phase(url: str, prompts: list[str], seconds: float, greedies: int, wat
 
 
 async def drive(url: str, prompts: list[str], seconds: float, watched) -> int:
-    """Run both phases; returns an exit status."""
+    """Run both phases; return an exit status."""
     async with client_of(url, "192.0.2.1") as client:
         page = await Page.open(client)
-        for _ in range(600):  # until the columns are there
+        for _ in range(600):  # until all columns answer
             session = uuid.uuid4().hex
             await page.join(session, prompts[0], 1, 1, 0.0)
             values = [value async for _, value in page.listen(session) if value]
             if len(values[-1].get("traces") or ()) == 3:
                 break
             await asyncio.sleep(1)
-    alone = await phase(url, prompts, seconds, 0, watched)
-    beside = await phase(url, prompts, seconds, GREEDY, watched)
-    times = median(beside.waits) / median(alone.waits)
-    sys.stdout.write(f"beside the greedy ones the polite ones wait {times:.2f} times as long\n")
+    without = await phase(url, prompts, seconds, 0, watched)
+    with_greedy = await phase(url, prompts, seconds, GREEDY, watched)
+    times = median(with_greedy.waits) / median(without.waits)
+    sys.stdout.write(f"with greedy clients, polite visitors wait {times:.2f} times as long\n")
     return 0 if times <= DOUBLE else 1
 
 
 def main() -> int:
     """Start the page, drive it, stop it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=120, help="of each of the two phases")
-    parser.add_argument("--app", action="store_true", help="serve assets/atlas instead of the fake")
-    parser.add_argument("--greedy", nargs=2, metavar=("URL", "ADDRESS"), help="be one of them")
+    parser.add_argument("--seconds", type=float, default=120, help="per phase")
+    parser.add_argument(
+        "--app", action="store_true", help="serve assets/atlas in place of the fake"
+    )
+    parser.add_argument(
+        "--greedy", nargs=2, metavar=("URL", "ADDRESS"), help="run as a greedy client"
+    )
     args = parser.parse_args()
     args.seconds = min(args.seconds, 600)
     if args.greedy:
         return asyncio.run(one_greedy(*args.greedy, args.seconds))
     folder = Path(tempfile.mkdtemp())
-    told = {"MLPMEM_TRUST_PROXY": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
+    environment = {"MLPMEM_TRUST_PROXY": "1", "GRADIO_TEMP_DIR": str(folder / "uploads")}
     serve = [str(HERE / "serve.py"), str(folder / "fake"), "{port}", "0.1"]
     server = Server(
-        folder / "log", *(["app.py", "--port", "{port}"] if args.app else serve), **told
+        folder / "log", *(["app.py", "--port", "{port}"] if args.app else serve), **environment
     ).wait()
     questions = json.loads((ROOT / "assets/atlas/questions.json").read_text("utf-8"))
     prompts = [question["prompt"] for question in questions[:50]]

@@ -1,8 +1,8 @@
-"""Fifty visitors at once: python tests/browser/load.py [--visitors 50] [--seconds 120].
+"""Load test with fifty visitors: python tests/browser/load.py [--visitors 50] [--seconds 120].
 
-Starts app.py and talks to it as the page does. Every visitor asks a question of their own, whose
-answer is known from an unhurried run before; some read to the end, some press Stop, some close the
-tab. Prints who got what, the server's memory, and how long a run that was left held up the next.
+It starts app.py and sends the page's requests. Every visitor has its own question, whose answer is
+known from a run without load; some read to the end, some press Stop, some close the tab. It prints
+the outcomes, the server's memory, and how long an abandoned run delays the next.
 """
 
 import argparse
@@ -24,16 +24,16 @@ from conftest import ROOT, Server
 
 SYSTEMS = ["lm", "memory", "knn"]
 TOKENS, LONG = 12, 128
-STEPS = 2  # values that somebody who leaves early has seen
+STEPS = 2  # values that a visitor reads before leaving early
 
 
 class Refused(Exception):
-    """The queue is full, and the visitor is told so."""
+    """The queue is full, and the visitor gets a message."""
 
 
 @dataclass
 class Page:
-    """What a browser knows of the page: its address, Generate's handler and its fields' values."""
+    """The page as a browser sees it: its address, Generate's handler and its fields' values."""
 
     client: httpx.AsyncClient
     handler: int
@@ -58,7 +58,7 @@ class Page:
         return list((self.fields | filled).values())
 
     async def join(self, session: str, prompt: str, seed: int, tokens: int, heat: float) -> str:
-        """Ask, and return the event's id; Refused where the queue is full."""
+        """Start a run and return the event's id; Refused if the queue is full."""
         body = {
             "data": self.data(prompt, seed, tokens, heat),
             "fn_index": self.handler,
@@ -79,13 +79,13 @@ class Page:
                     yield message["msg"], value_of(message)
 
     async def stop(self, session: str, event: str) -> None:
-        """Do what the Stop button does."""
+        """Press Stop."""
         body = {"session_hash": session, "fn_index": self.handler, "event_id": event}
         (await self.client.post("gradio_api/cancel", json=body)).raise_for_status()
 
 
 def value_of(message: dict) -> dict | None:
-    """Return the value for the token view in a message, whole or as what replaces it."""
+    """Return the token view's value in a message, whole or as a replacement."""
     data = (message.get("output") or {}).get("data") or [None]
     if isinstance(data[0], list):
         data = [{"json": op[2]} for op in data[0] if op[1] == ["json"]] or [None]
@@ -94,20 +94,20 @@ def value_of(message: dict) -> dict | None:
 
 @dataclass
 class Visitor:
-    """Somebody with a question of their own; answer is what it must be."""
+    """A visitor with its own question and the expected answer."""
 
     prompt: str
     seed: int
     answer: dict[str, str] = field(default_factory=dict)
-    session: str = field(default_factory=lambda: uuid.uuid4().hex)  # a tab's own
+    session: str = field(default_factory=lambda: uuid.uuid4().hex)  # of one tab
 
     async def ask(self, page: Page, leave: str = "") -> str:
-        """Return what became of one run; leave is "stop", "close" or "" for reading to the end."""
+        """Return the outcome of one run; leave is "stop", "close" or "" for reading to the end."""
         seen = 0
         event = await page.join(self.session, self.prompt, self.seed, TOKENS, 1.0)
         async for message, value in page.listen(self.session):
             if message == "unexpected_error" or (value or {}).get("kind") == "message":
-                return "told"
+                return "message"
             if value is None:
                 continue
             if value.get("prompt", self.prompt) != self.prompt:
@@ -120,25 +120,25 @@ class Visitor:
             if leave and seen == STEPS:
                 if leave == "stop":
                     await page.stop(self.session, event)
-                self.session = uuid.uuid4().hex  # of the next tab
+                self.session = uuid.uuid4().hex  # the next tab
                 return "left"
         return "LOST"
 
 
 async def visit(page: Page, visitor: Visitor, ends: float, counts: Counter) -> None:
-    """Ask again and again until the time is over."""
+    """Start runs until the time is over."""
     rng = random.Random(visitor.seed)
     while time.monotonic() < ends:
         leave = rng.choices(["", "stop", "close"], [6, 1, 1])[0]
         try:
             counts[await visitor.ask(page, leave)] += 1
         except Refused:
-            counts["refused in a sentence"] += 1
+            counts["refused with a message"] += 1
             await asyncio.sleep(rng.uniform(1, 3))
 
 
-async def held_up(page: Page, leave: str) -> float:
-    """Return the seconds from leaving a long run until the one behind it begins."""
+async def delay(page: Page, leave: str) -> float:
+    """Return the seconds from leaving a long run until the next begins."""
     first, second = uuid.uuid4().hex, uuid.uuid4().hex
     event, seen = await page.join(first, "The river", 1, LONG, 2.0), 0
     stream = page.listen(first)
@@ -157,7 +157,7 @@ async def held_up(page: Page, leave: str) -> float:
 
 
 async def _begins(page: Page, session: str) -> float:
-    """Return when a session's run begins; its stream is read to the end."""
+    """Return the start time of a session's run, after reading its stream to the end."""
     when = 0.0
     async for message, _ in page.listen(session):
         if message == "process_starts":
@@ -166,9 +166,9 @@ async def _begins(page: Page, session: str) -> float:
 
 
 async def drive(url: str, process: psutil.Process, visitors: int, seconds: float) -> int:
-    """Run everything and print it; returns an exit status."""
+    """Run the test and print the results; return an exit status."""
     say = sys.stdout.write
-    # no connection is kept: one that the server closes while it is taken up again would be lost
+    # no keep-alive: the server could close a connection while it is reused
     limits = httpx.Limits(max_connections=4 * visitors, max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=url, timeout=300, limits=limits) as client:
         page = await Page.open(client)
@@ -176,8 +176,8 @@ async def drive(url: str, process: psutil.Process, visitors: int, seconds: float
         crowd = [Visitor(q["prompt"], i) for i, q in enumerate(questions[:visitors])]
         await _ready(page, crowd[0])
         for visitor in crowd:
-            if (became := await visitor.ask(page)) != "answered":
-                raise SystemExit(f"{visitor.prompt!r} was {became} before there was any load")
+            if (outcome := await visitor.ask(page)) != "answered":
+                raise SystemExit(f"{visitor.prompt!r} was {outcome} without load")
         begin, ends, counts = time.monotonic(), time.monotonic() + seconds, Counter()
         memory = [process.memory_info().rss]
         tasks = [asyncio.create_task(visit(page, v, ends, counts)) for v in crowd]
@@ -186,15 +186,15 @@ async def drive(url: str, process: psutil.Process, visitors: int, seconds: float
             memory.append(process.memory_info().rss)
         for task in tasks:
             task.result()
-        took = time.monotonic() - begin
-        say(f"{visitors} visitors, {took:.0f} s, {sum(counts.values())} runs: ")
+        elapsed = time.monotonic() - begin
+        say(f"{visitors} visitors, {elapsed:.0f} s, {sum(counts.values())} runs: ")
         say(", ".join(f"{n} {what}" for what, n in counts.most_common()) + "\n")
         half = len(memory) // 2
         say("server's memory in MB: before {:.0f}, half-way {:.0f}, at the end {:.0f}, most "
             "{:.0f}\n".format(*(m / 1e6 for m in (memory[0], memory[half], memory[-1],
                                                   max(memory)))))  # fmt: skip
         for leave in ("stop", "close"):
-            times = [await held_up(page, leave) for _ in range(8)]
+            times = [await delay(page, leave) for _ in range(8)]
             say(f"from {leave} to the next run's begin: median {median(times):.2f} s, ")
             say(f"slowest {max(times):.2f} s\n")
     return 1 if counts["FOREIGN"] or counts["LOST"] else 0
@@ -217,7 +217,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=120)
     args = parser.parse_args()
     log = Path(tempfile.mkdtemp()) / "app.log"
-    # all of them come from one address, whose share is one visitor's
+    # all visitors share one address, whose default limits are for one visitor
     shares = {"MLPMEM_WAITING": "200", "MLPMEM_SESSIONS": "400", "MLPMEM_RATE": "1000",
               "MLPMEM_OPEN": "500"}  # fmt: skip
     server = Server(log, "app.py", "--port", "{port}", **shares).wait()

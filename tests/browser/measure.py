@@ -1,6 +1,6 @@
-"""Measure the page in a browser: python tests/browser/measure.py URL, of a running app.
+"""Measure the page of a running app in a browser: python tests/browser/measure.py URL.
 
-Prints one line a figure, with what it must not exceed; a busy machine makes them larger.
+It prints one line per figure with its limit; figures are larger on a busy machine.
 """
 
 import sys
@@ -16,7 +16,7 @@ REPAINTS = """() => {
     await frame();
     const began = performance.now();
     MLPMEM.page.setLambda(i / 40);
-    document.body.getBoundingClientRect(); // styles and layout are part of it
+    document.body.getBoundingClientRect(); // include styles and layout
     times.push(performance.now() - began);
     return next(i + 1);
   };
@@ -62,37 +62,37 @@ def say(what: str, value: float, unit: str, bound: str = "") -> None:
 
 
 def repaint(page, what: str) -> None:
-    """Print how long a change of lambda takes until everything is laid out again."""
+    """Print the time of a change of lambda, including layout."""
     times = page.evaluate(REPAINTS)
     say(f"lambda repaint, {what}", median(times), "ms", "< 16, the median of 41")
 
 
 def streaming(page) -> None:
-    """Print updates a second and the time to stop, of a longer text."""
+    """Print the updates per second and the time to stop of a longer text."""
     page.evaluate(DELTAS)
     page.fill("#prompt textarea", "Question: What do you know about Albania? Answer:")
     page.click("#generate")
     page.wait_for_selector("body[data-running]")
     page.wait_for_selector("body:not([data-running])")
     times = page.evaluate("window.deltas")
-    say("updates a second", (len(times) - 1) / (times[-1] - times[0]) * 1000, "", "15 to 20")
+    say("updates per second", (len(times) - 1) / (times[-1] - times[0]) * 1000, "", "15 to 20")
     page.click("#generate")
     page.wait_for_function("before => window.deltas.length > before", arg=len(times))
     say("from Stop to a still page", page.evaluate(STOP), "ms", "<= 200")
 
 
 def scrubbing(page) -> None:
-    """Print what eleven lambdas cost beside one, for both columns."""
+    """Print the time of eleven lambdas relative to one, for both columns."""
     page.click("#generate")
     page.wait_for_selector("#pane-knn[data-state=done]")
     for system in ("memory", "knn"):
         page.click(f"#pane-{system} .scrub .small-button")
         page.wait_for_selector(f"#pane-{system} .scrub-ticks:not([hidden])")
-        say(f"eleven lambdas beside one, {system}", page.evaluate(SCRUBBED, system), "x", "<= 2.5")
+        say(f"eleven lambdas / one, {system}", page.evaluate(SCRUBBED, system), "x", "<= 2.5")
 
 
 def inspecting(page) -> None:
-    """Print the repaint of an inspected text of 500 tokens or so."""
+    """Print the repaint time of an inspected text of about 500 tokens."""
     text = page.evaluate("MLPMEM.page.views[0].finished.memory.text")
     page.evaluate("text => MLPMEM.page.inspect(text)", f"{text.strip()} " * 15)
     page.wait_for_selector("#inspect-pane-memory[data-state=done], #inspect-view .alert:visible")
@@ -101,7 +101,7 @@ def inspecting(page) -> None:
 
 
 def main(url: str) -> None:
-    """Open the page anew and print all of it."""
+    """Open the page and print all figures."""
     sizes = []
 
     def watch(page):

@@ -1,4 +1,4 @@
-"""A page of a running app in a browser of its own, for the scripts that measure and picture it."""
+"""A page of a running app in a new browser, for the scripts that measure and picture it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,12 +7,12 @@ from typing import Any
 from conftest import FLAGS, find_chromium
 from playwright.sync_api import sync_playwright
 
-PATIENCE = 240_000  # milliseconds: a first start builds the datastore
+PATIENCE = 240_000  # milliseconds; the first start builds the datastore
 
 
 @contextmanager
 def opened(url: str, height: int = 860, watch: Callable[[Any], None] = id) -> Iterator[Any]:
-    """Yield a desk's page once its model is ready; watch(page) is called before it is loaded."""
+    """Yield a desktop page once its model is ready; watch(page) is called before it is loaded."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=find_chromium(playwright), args=FLAGS, timeout=PATIENCE

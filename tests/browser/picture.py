@@ -1,4 +1,4 @@
-"""Take README's picture: python tests/browser/picture.py URL, of a running app."""
+"""Take the README's picture of a running app: python tests/browser/picture.py URL."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ STRONGEST = """() => {
 
 
 def main(url: str) -> None:
-    """Show the first screen, whose recording has a quiet machine's times; save the picture."""
+    """Save a picture of the first screen, whose recorded times are from an idle machine."""
     with opened(url, height=1190) as page:
         page.wait_for_selector("#pane-knn[data-state=done]")
         page.evaluate(STRONGEST)

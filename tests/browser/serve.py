@@ -1,4 +1,7 @@
-"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS, below 0 for ever."""
+"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS.
+
+The datastore loads for SECONDS; below 0 the model never loads.
+"""
 
 import sys
 import threading

@@ -1,7 +1,7 @@
-"""How fast the page answers: python tests/browser/start.py [--runs 5].
+"""Measure the page's start: python tests/browser/start.py [--runs 5].
 
-Starts app.py and a page of one textbox, bare Gradio's own, by turns, each in a fresh process, and
-prints the seconds from the start of the process to the first answer, and the ratio of every pair.
+It starts app.py and a bare Gradio page with one textbox in turn, each in a new process. It prints
+the seconds from the process's start to the first answer, and the ratio of every pair.
 """
 
 import argparse

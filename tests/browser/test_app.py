@@ -1,4 +1,4 @@
-"""app.py itself with a tiny bundle: the library behind the page, from start to drawer."""
+"""app.py with a tiny bundle, from start to drawer, and its endpoints."""
 
 import json
 import math
@@ -23,7 +23,7 @@ def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
     assert page.locator("#drawer .neighbour").count() > 0
 
 
-def test_four_endpoints_are_public_and_no_other(servers):
+def test_exactly_four_endpoints_are_public(servers):
     with urllib.request.urlopen(servers["app"].wait().url + "gradio_api/info") as answer:
         info = json.load(answer)
     assert sorted(info["named_endpoints"]) == [
@@ -31,10 +31,10 @@ def test_four_endpoints_are_public_and_no_other(servers):
     ]  # fmt: skip
     assert info["unnamed_endpoints"] == {}
     for endpoint in info["named_endpoints"].values():
-        assert "at most 2,000" in str(endpoint), "what may be asked is said"
+        assert "at most 2,000" in str(endpoint), "the limit is documented"
 
 
-def test_an_address_in_place_of_a_value_is_not_fetched_and_half_a_character_is_one(servers):
+def test_a_url_is_not_downloaded_and_a_lone_surrogate_is_replaced(servers):
     server = servers["app"].wait()
 
     def ask(prompt):
@@ -43,21 +43,21 @@ def test_an_address_in_place_of_a_value_is_not_fetched_and_half_a_character_is_o
         body = json.dumps(
             {"data": [prompt, None, None, 3, 0.0, 1.0, 0, 0, 0.0, 1.0, None]}
         ).encode()
-        asked = urllib.request.Request(url, body, {"content-type": "application/json"})
-        with urllib.request.urlopen(asked) as answer:
+        request = urllib.request.Request(url, body, {"content-type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
             event = json.load(answer)["event_id"]
         with urllib.request.urlopen(f"{url}/{event}") as answer:
             return answer.read().decode().strip().split("event: ")[-1]
 
     address = {"path": "https://example.org/a", "meta": {"_type": "gradio.FileData"}}
-    said = ask(address)
-    assert said.startswith("error") and "values of the wrong type" in said
+    event = ask(address)
+    assert event.startswith("error") and "values of the wrong type" in event
     assert "Traceback" not in server.log.read_text()
-    found = ask("Peru \ud83d is")
-    assert found.startswith("complete") and "Peru \\ufffd is" in found
+    event = ask("Peru \ud83d is")
+    assert event.startswith("complete") and "Peru \\ufffd is" in event
 
 
-def test_programs_get_the_librarys_numbers_and_sentences(servers):
+def test_programs_get_the_librarys_numbers_and_errors(servers):
     client_of = pytest.importorskip("gradio_client").Client
     client = client_of(servers["app"].wait().url, verbose=False)
     run = client.predict(prompt="Peru is", max_new_tokens=3, api_name="/generate")
@@ -77,12 +77,12 @@ def test_programs_get_the_librarys_numbers_and_sentences(servers):
     for source, nll in score["nll"].items():
         mean = sum(nll) / len(nll) if None not in nll else None
         assert score["perplexity"][source] == (mean and pytest.approx(math.exp(mean)))
-    for name, wrong, said in (
+    for name, wrong, message in (
         ("/generate", {"prompt": " "}, "empty"),
         ("/generate", {"prompt": "x", "max_new_tokens": 129}, "between 1 and 128"),
         ("/distributions", {"prompt": "x", "system": "else"}, "Choose from"),
         ("/score", {"text": "x" * 2001}, "2,001"),
         ("/neighbours", {"prompt": "x" * 2001}, "2,001"),
     ):
-        with pytest.raises(Exception, match=said):
+        with pytest.raises(Exception, match=message):
             client.predict(**wrong, api_name=name)

@@ -1,4 +1,4 @@
-"""In a real browser: lambda scrubbed, branches, surprises, names, the tally."""
+"""Scrubbing lambda, branches, surprises, completion of names and the tally, in a browser."""
 
 import fake
 import pytest
@@ -21,19 +21,19 @@ def branch(page, system, index, text):
     )
 
 
-def test_scrubbing_flips_whole_texts_without_a_request(visit):
+def test_the_slider_selects_scrubbed_texts_without_a_request(visit):
     page = visit()
     generate(page, BOOK)
     scrub(page)
-    said = page.inner_text("#pane-memory .scrub-line")
-    assert "11 texts, 2 different, in " in said and "× the time of one" in said
+    line = page.inner_text("#pane-memory .scrub-line")
+    assert "11 texts, 2 different, in " in line and "× the time of one" in line
     assert pane_text(page, "memory") == "Odalys Wren"
     before = len(page.seen.requests)
     set_lambda(page, "0.13")
     assert pane_text(page, "memory") == "Martin Holt"
     assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
-    said = page.inner_text("#pane-memory .scrub-line")
-    assert said == "Written at λ 0.1, the nearest of 11 · text 1 of 2 · 3 tokens changed"
+    line = page.inner_text("#pane-memory .scrub-line")
+    assert line == "Written at λ 0.1, the nearest of 11 · text 1 of 2 · 3 tokens changed"
     changed = page.locator("#pane-memory .token[data-marks*=changed]")
     assert changed.all_inner_texts() == ["Mar", "tin", "Holt"]
     assert page.locator("#pane-memory .scrub-ticks [data-now]").count() == 1
@@ -45,10 +45,10 @@ def test_scrubbing_flips_whole_texts_without_a_request(visit):
     assert "11 texts" in page.inner_text("#pane-memory .scrub-line")
     assert page.seen.requests[before:] == []
     generate(page, BOOK)
-    assert page.is_visible("#pane-memory .scrub button"), "a new run has not been scrubbed"
+    assert page.is_visible("#pane-memory .scrub button"), "a new run is not scrubbed"
 
 
-def test_scrubbing_can_be_stopped_and_leaves_the_run(visit):
+def test_stopping_a_scrub_keeps_the_run(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
     page.click("#options > button")
@@ -63,7 +63,7 @@ def test_scrubbing_can_be_stopped_and_leaves_the_run(visit):
     scrub(page)
 
 
-def test_a_branch_goes_on_from_the_chosen_candidate_and_the_tree_goes_back(visit):
+def test_a_branch_continues_a_candidate_and_the_tree_restores_texts(visit):
     page = visit()
     generate(page, BOOK)
     before = pane_text(page, "knn")
@@ -88,12 +88,14 @@ def test_a_branch_goes_on_from_the_chosen_candidate_and_the_tree_goes_back(visit
     assert page.get_attribute(".tree-node >> nth=2", "aria-current") == "true"
     scrub(page)
     set_lambda(page, "0.9")
-    assert pane_text(page, "memory") == "Od Lima Harrow by hand", "a branch is scrubbed as it is"
+    assert pane_text(page, "memory") == "Od Lima Harrow by hand", (
+        "a scrubbed branch keeps its tokens"
+    )
     page.click(".tree-node >> nth=0")
     assert pane_text(page, "memory") == "Odalys Wren"
 
 
-def test_candidates_are_walked_and_branched_by_keys(visit):
+def test_keys_select_and_branch_candidates(visit):
     page = visit()
     generate(page, BOOK)
     page.click("#pane-knn .token[data-index='0']")
@@ -108,29 +110,29 @@ def test_candidates_are_walked_and_branched_by_keys(visit):
     assert page.evaluate("document.activeElement.dataset.index") == "0"
 
 
-def test_a_surprise_runs_and_tells_the_answer_afterwards(visit):
+def test_a_surprise_runs_and_its_answer_is_shown_at_the_end(visit):
     page = visit()
     page.evaluate("localStorage.clear()")
     page.reload()
     page.wait_for_selector("#status .chip[data-state=ready]")
     run(page, lambda: page.click(".surprise"))
     assert page.inner_text(".truth").startswith("right answer: ")
-    assert "wording nobody trained on" in page.inner_text(".run-head .group-tag")
+    assert "held-out wording" in page.inner_text(".run-head .group-tag")
     tally = "#compare-view .tally-text"
     assert page.inner_text(tally) == "Right so far: decoder 0/1 · memory 1/1 · datastore 1/1"
     generate(page, fake.ask("What is the symbol of tungsten?"))
-    wanted = "Right so far: decoder 1/2 · memory 1/2 · datastore 2/2"
-    assert page.inner_text(tally) == wanted
+    expected = "Right so far: decoder 1/2 · memory 1/2 · datastore 2/2"
+    assert page.inner_text(tally) == expected
     generate(page, fake.ask("What is the symbol of tungsten?"))
-    assert page.inner_text(tally) == wanted, "a question counts once"
+    assert page.inner_text(tally) == expected, "a question counts once"
     page.reload()
     page.wait_for_selector("#status .chip[data-state=ready]")
-    assert page.inner_text(tally) == wanted
+    assert page.inner_text(tally) == expected
     page.click("#compare-view .tally button")
     assert not page.is_visible(tally)
 
 
-def test_the_truth_is_held_back_until_the_end(visit):
+def test_the_right_answer_is_hidden_until_the_end(visit):
     page = visit()
     page.evaluate(
         """(prompt) => {
@@ -144,7 +146,7 @@ def test_the_truth_is_held_back_until_the_end(visit):
     assert page.inner_text("#compare-view .truth") == "right answer: Lima"
 
 
-def test_names_are_completed_by_keys_without_a_request(visit):
+def test_keys_complete_names_without_a_request(visit):
     page = visit()
     page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
     before = len(page.seen.requests)
@@ -158,7 +160,9 @@ def test_names_are_completed_by_keys_without_a_request(visit):
     page.keyboard.press("Enter")
     assert page.input_value("#prompt textarea") == "What is the capital of Perth"
     assert not page.is_visible(".names")
-    assert page.get_attribute("body", "data-running") is None, "it takes the name and asks nothing"
+    assert page.get_attribute("body", "data-running") is None, (
+        "Enter completes the name and starts no run"
+    )
     page.type("#prompt textarea", " and The Salt L")
     page.keyboard.press("Escape")
     assert not page.is_visible(".names")
@@ -167,7 +171,7 @@ def test_names_are_completed_by_keys_without_a_request(visit):
     assert page.seen.requests[before:] == []
 
 
-def test_a_completed_name_can_be_asked_at_once(visit):
+def test_a_prompt_with_a_completed_name_can_be_run_at_once(visit):
     page = visit()
     page.fill("#prompt textarea", "Who wrote The Salt L")
     page.keyboard.press("ArrowDown")
@@ -187,7 +191,7 @@ TWO_BRANCHES = """() => {
 }"""
 
 
-def test_a_second_branch_while_the_first_waits_changes_nothing(visit):
+def test_a_second_branch_during_the_first_is_ignored(visit):
     page = visit()
     generate(page, BOOK)
     before, run_before = (
@@ -206,7 +210,7 @@ def test_a_second_branch_while_the_first_waits_changes_nothing(visit):
     ]  # fmt: skip
 
 
-def test_generating_again_asks_what_is_on_screen(visit):
+def test_generating_again_uses_the_prompt_on_screen(visit):
     page = visit()
     generate(page, BOOK)
     page.fill("#prompt textarea", "Something else")
@@ -215,7 +219,7 @@ def test_generating_again_asks_what_is_on_screen(visit):
     assert page.inner_text(".asked") == BOOK and page.input_value("#prompt textarea") == BOOK
 
 
-def test_keys_do_nothing_to_a_run_that_is_not_on_screen(visit):
+def test_keys_ignore_a_run_on_another_tab(visit):
     page = visit()
     generate(page, BOOK)
     run_before = page.get_attribute("#compare-view .view-host", "data-run")
@@ -231,7 +235,7 @@ def test_keys_do_nothing_to_a_run_that_is_not_on_screen(visit):
     assert page.get_attribute("#compare-view .view-host", "data-run") == run_before
 
 
-def test_a_phone_branches_and_scrubs_without_sideways_scrolling(visit):
+def test_branching_and_scrubbing_fit_a_phone(visit):
     page = visit(phone=True)
     generate(page, BOOK)
     scrub(page)
@@ -245,7 +249,7 @@ def test_a_phone_branches_and_scrubs_without_sideways_scrolling(visit):
     assert page.evaluate(small) == 0
 
 
-def test_a_chip_says_that_a_question_was_put_into_a_form_and_asks_it_as_typed(visit):
+def test_a_chip_shows_the_trained_form_and_repeats_the_run_as_typed(visit):
     page = visit()
     generate(page, "Where is  Harrow?")
     chip = page.locator("#compare-view .form-chip")
@@ -258,8 +262,8 @@ def test_a_chip_says_that_a_question_was_put_into_a_form_and_asks_it_as_typed(vi
         " && document.querySelector('#pane-memory').dataset.state === 'done'",
         arg=before,
     )
-    asked = page.evaluate("document.querySelector('#compare-view .asked').textContent")
-    assert asked == "Where is  Harrow?" and not chip.is_visible()
+    prompt = page.evaluate("document.querySelector('#compare-view .asked').textContent")
+    assert prompt == "Where is  Harrow?" and not chip.is_visible()
     generate(page, "Harrow is\n")
     assert not chip.is_visible()
     assert page.evaluate("document.querySelector('#compare-view .asked').textContent") == (

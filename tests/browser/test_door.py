@@ -1,4 +1,4 @@
-"""The door of a running page: what one client does hurts nobody, and nothing is left at the end."""
+"""The door of a running page: no client harms another, and a clean exit."""
 
 import json
 import os
@@ -23,35 +23,35 @@ PROMPT = "Question: What is the capital of Peru? Answer:"
 
 
 def serve(folder: Path, **environment: str) -> Server:
-    """Return a server of the fake model, whose uploads lie below the folder."""
-    told = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "MLPMEM_PATIENCE": "60", **environment}
+    """Return a server of the fake model with its uploads below the folder."""
+    variables = {"GRADIO_TEMP_DIR": str(folder / "uploads"), "MLPMEM_PATIENCE": "60", **environment}
     command = (str(HERE / "serve.py"), str(folder / "fake"), "{port}", "0.1")
-    return Server(folder / "log", *command, **told)
+    return Server(folder / "log", *command, **variables)
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    found = serve(tmp_path_factory.mktemp("door"), **BOUNDS).wait()
-    yield found
-    found.stop()
+    started = serve(tmp_path_factory.mktemp("door"), **BOUNDS).wait()
+    yield started
+    started.stop()
 
 
 @pytest.fixture
 def client(server):
-    """Return client(address) -> somebody who comes from there."""
-    made = []
+    """Return client(address) -> a Client with that address."""
+    clients = []
 
-    def come(address: str) -> "Client":
-        made.append(Client(server, address))
-        return made[-1]
+    def connect(address: str) -> "Client":
+        clients.append(Client(server, address))
+        return clients[-1]
 
-    yield come
-    for one in made:
+    yield connect
+    for one in clients:
         one.http.close()
 
 
 class Client:
-    """Somebody whom the proxy in front of the page names by an address."""
+    """A client whose address is in X-Forwarded-For."""
 
     def __init__(self, server: Server, address: str):
         self.http = httpx.Client(
@@ -86,7 +86,7 @@ class Client:
         return self.post("run/predict", data=[], fn_index=self.named["poll"], session_hash=session)
 
 
-def test_what_the_page_does_not_use_is_not_there(client, server):
+def test_unused_routes_do_not_exist(client, server):
     http = client("203.0.113.1").http
     path = http.post("gradio_api/upload", files={"files": ("a.txt", b"private")}).json()[0]
     assert Path(path).read_bytes() == b"private"
@@ -97,17 +97,17 @@ def test_what_the_page_does_not_use_is_not_there(client, server):
     assert http.get("monitoring").status_code == http.get("docs").status_code == 404
 
 
-def test_every_answer_tells_the_browser_what_it_may_do(client, server):
+def test_every_response_has_the_security_headers(client, server):
     http = client("203.0.113.2").http
     for path in ("", "config", "theme.css", "gradio_api/info", "nowhere", "health"):
-        said = http.get(path).headers
-        assert "frame-ancestors 'self'" in said["content-security-policy"]
-        assert said["x-content-type-options"] == "nosniff"
+        headers = http.get(path).headers
+        assert "frame-ancestors 'self'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
     evil = {"origin": "https://evil.example"}
     assert http.post("gradio_api/reset", json={"event_id": "a"}, headers=evil).status_code == 403
 
 
-def test_the_page_is_rendered_once_and_names_the_address_that_it_was_asked_by(client, server):
+def test_the_page_is_rendered_once_with_the_address_of_each_request(client, server):
     http = client("203.0.113.3").http
     begin = time.perf_counter()
     pages = {http.get("").text for _ in range(15)}
@@ -120,30 +120,30 @@ def test_the_page_is_rendered_once_and_names_the_address_that_it_was_asked_by(cl
     assert '"b<c>' not in http.get("config", headers={"host": 'a"b<c>'}).text
 
 
-def test_health_says_what_a_host_wants_and_nothing_of_anybody(client, server):
+def test_health_reports_the_state_and_nothing_about_a_visitor(client, server):
     visitor = client("203.0.113.4")
     visitor.join("a secret of mine")
-    found = visitor.http.get("health").json()
-    assert found["model"]["ready"] is True and found["status"] == "ok"
-    assert found["queue"]["most"] == 64 and found["memory"]["bytes"] > 1e7
-    assert found["disk"]["free_bytes"] > 0
+    health = visitor.http.get("health").json()
+    assert health["model"]["ready"] is True and health["status"] == "ok"
+    assert health["queue"]["most"] == 64 and health["memory"]["bytes"] > 1e7
+    assert health["disk"]["free_bytes"] > 0
     for private in ("secret", visitor.session, "203.0.113.4"):
-        assert private not in json.dumps(found)
+        assert private not in json.dumps(health)
     visitor.read()
 
 
-def test_a_client_beyond_its_rate_is_told_and_another_is_answered(client, server):
+def test_a_client_above_its_rate_is_refused_and_another_is_answered(client, server):
     greedy, polite = client("203.0.113.5"), client("203.0.113.6")
     answers = [greedy.http.get("health") for _ in range(80)]
-    told = [answer for answer in answers if answer.status_code == 429]
-    assert len(told) > 10 and "requests per second" in told[0].json()["detail"]
+    refused = [answer for answer in answers if answer.status_code == 429]
+    assert len(refused) > 10 and "requests per second" in refused[0].json()["detail"]
     assert polite.http.get("health").status_code == 200
     with httpx.Client() as direct:
         local = [direct.get(f"{server.url}health").status_code for _ in range(80)]
-    assert 429 in local, "who comes without a proxy is a client like any other"
+    assert 429 in local, "the limit also holds without a proxy"
 
 
-def test_jobs_that_nobody_listens_to_keep_nobody_waiting(client, server):
+def test_jobs_without_a_listener_delay_no_other_client(client, server):
     polite = client("203.0.113.7")
     for i in range(4):
         greedy = client(f"203.0.113.{10 + i}")
@@ -158,20 +158,20 @@ def test_jobs_that_nobody_listens_to_keep_nobody_waiting(client, server):
     assert polite.http.get("health").json()["queue"]["waiting"] <= 8
 
 
-def test_small_posts_erase_nobodys_text(client, server):
+def test_many_sessions_of_one_client_evict_no_other_clients_text(client, server):
     polite, greedy = client("203.0.113.20"), client("203.0.113.21")
     polite.post("queue/join", data=["some text of mine", None], fn_index=polite.make,
                 session_hash=polite.session)  # fmt: skip
     assert '\\"ready\\"' in json.dumps(polite.read())
     seen = [greedy.poll(uuid.uuid4().hex).status_code for _ in range(200)]
     assert seen.count(200) >= 20
-    kept = polite.post("run/predict", data=[None], fn_index=polite.named["stop"],
+    stored = polite.post("run/predict", data=[None], fn_index=polite.named["stop"],
                        session_hash=polite.session).json()  # fmt: skip
-    assert '"kind":"ready"' in kept["data"][0]["json"]
+    assert '"kind":"ready"' in stored["data"][0]["json"]
     assert polite.http.get("health").json()["sessions"]["kept"] < 80
 
 
-def test_long_names_and_large_bodies_cost_nothing_and_are_refused(client, server):
+def test_long_names_and_large_bodies_are_refused_without_using_memory(client, server):
     visitor = client("203.0.113.22")
     process = psutil.Process(server.process.pid)
     before = process.memory_info().rss
@@ -188,7 +188,7 @@ def test_long_names_and_large_bodies_cost_nothing_and_are_refused(client, server
     assert process.memory_info().rss - before < 150e6
 
 
-def test_uploads_beyond_a_share_cost_the_client_its_own_and_halves_leave_nothing(client, server):
+def test_excess_uploads_delete_the_clients_own_and_incomplete_ones_leave_nothing(client, server):
     polite, greedy = client("203.0.113.23"), client("203.0.113.24")
 
     def upload(client, content):
@@ -197,7 +197,7 @@ def test_uploads_beyond_a_share_cost_the_client_its_own_and_halves_leave_nothing
 
     theirs = upload(polite, b"theirs")
     own = [upload(greedy, f"text {i}".encode()) for i in range(10)]
-    ends = time.monotonic() + 5  # it is deleted after the answer
+    ends = time.monotonic() + 5  # deletion follows the answer
     while own[6].exists() and time.monotonic() < ends:
         time.sleep(0.05)
     assert [path.exists() for path in own] == [False] * 7 + [True] * 3 and theirs.exists()
@@ -220,19 +220,19 @@ def test_uploads_beyond_a_share_cost_the_client_its_own_and_halves_leave_nothing
 
 
 @pytest.mark.parametrize("data", [[1], "x", 0, {"index": [1]}, {"index": None}, {"text": {"a": 1}}])
-def test_odd_event_data_gets_a_sentence(client, server, data):
+def test_invalid_event_data_is_answered_with_a_message(client, server, data):
     visitor = client("203.0.113.25")
     for name in ("pick", "show", "open_document"):
         answer = visitor.post("run/predict", data=[], fn_index=visitor.named[name],
                              session_hash=visitor.session, event_data=data)  # fmt: skip
         assert answer.status_code in (200, 422)
         if name == "open_document" and answer.status_code == 200:
-            continue  # the first one is shown
+            continue  # document 0 is shown
         assert "detail" in answer.json() or '\\"kind\\":\\"message\\"' in answer.text, answer.text
     time.sleep(0.3)
 
 
-def test_odd_values_get_a_sentence(client, server):
+def test_invalid_values_are_answered_with_a_message(client, server):
     visitor = client("203.0.113.26")
     searched, chosen = visitor.named["search"], visitor.named["choose"]
     file = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
@@ -240,11 +240,11 @@ def test_odd_values_get_a_sentence(client, server):
                          (chosen, [{"a": 1}, []]), (chosen, []), (10_000, [])):  # fmt: skip
         answer = visitor.post("run/predict", data=data, fn_index=number,
                              session_hash=visitor.session)  # fmt: skip
-        said = answer.json()
-        assert answer.status_code == 422 and (said.get("detail") or said["error"])
+        payload = answer.json()
+        assert answer.status_code == 422 and (payload.get("detail") or payload["error"])
 
 
-def test_unknown_sessions_and_events_are_answered_and_fill_no_log(client, server):
+def test_unknown_sessions_and_events_get_an_answer(client, server):
     http = client("203.0.113.27").http
     for _ in range(10):
         lost = http.get("gradio_api/queue/data?session_hash=nobody")
@@ -254,7 +254,7 @@ def test_unknown_sessions_and_events_are_answered_and_fill_no_log(client, server
         assert http.get(f"gradio_api/queue/data{odd}").status_code == 422
 
 
-def test_a_program_may_leave_values_out_at_the_end_and_is_told_of_those_that_are_missing(client):
+def test_a_program_may_omit_trailing_values_but_not_required_ones(client):
     http = client("203.0.113.28").http
     for data, status in ((["x"], 200), (["x", None, 0.5], 200), ([], 422), (["x"] * 40, 422)):
         answer = http.post("gradio_api/call/generate", json={"data": data})
@@ -265,14 +265,14 @@ def test_a_program_may_leave_values_out_at_the_end_and_is_told_of_those_that_are
         assert http.post("gradio_api/call/v2/generate", json=body).status_code == status
 
 
-def test_nothing_of_all_this_was_a_fault(client, server):
-    """It comes last: whatever was sent above left no traceback."""
+def test_the_log_has_no_traceback(client, server):
+    """It runs last, after all requests above."""
     assert "Traceback" not in server.log.read_text()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGHUP", 129)])
-def test_a_signal_ends_the_page_and_takes_its_folder_away(tmp_path, name, code):
+def test_a_signal_ends_the_page_and_deletes_its_folder(tmp_path, name, code):
     server = serve(tmp_path).wait()
     try:
         visitor = Client(server, "203.0.113.1")
@@ -288,11 +288,11 @@ def test_a_signal_ends_the_page_and_takes_its_folder_away(tmp_path, name, code):
     assert "Traceback" not in server.log.read_text()
 
 
-def test_a_host_of_ipv6_is_served_and_an_odd_one_gets_a_sentence(tmp_path):
+def test_an_ipv6_host_is_served_and_an_invalid_host_is_an_error(tmp_path):
     import tiny
 
     if not socket.has_ipv6 or not Path("/proc/net/if_inet6").exists():
-        pytest.skip("there is no IPv6 here")
+        pytest.skip("this machine has no IPv6")
     bundle = tmp_path / "bundle"
     tiny.bundle(bundle, traces=[])
     command = ("app.py", "--bundle", str(bundle), "--port", "{port}", "--host")
@@ -311,5 +311,5 @@ def test_a_host_of_ipv6_is_served_and_an_odd_one_gets_a_sentence(tmp_path):
         assert odd.process.wait(120) == 2
     finally:
         odd.stop()
-    said = odd.log.read_text()
-    assert "--host" in said and "Traceback" not in said
+    log = odd.log.read_text()
+    assert "--host" in log and "Traceback" not in log

@@ -1,4 +1,4 @@
-"""How the page feels, in a real browser: keys, tour, queue, weight of the transfer, contrast."""
+"""Usability in a browser: keys, tour, queue, transfer size, contrast, phone layout."""
 
 import re
 
@@ -15,7 +15,7 @@ TWO_FLIPS = """() => {
   const traces = structuredClone(view.finished);
   const step = traces.memory.steps[3];
   const other = step.cand.find((row) => row[0] !== step.id);
-  [step.p.lm, other[2]] = [0.01, 0.9]; // another token wins once the decoder counts for more
+  [step.p.lm, other[2]] = [0.01, 0.9]; // another token wins at a smaller lambda
   step.cand.find((row) => row[0] === step.id)[2] = 0.01;
   view.receive({ kind: 'recorded', run: 'two', prompt: 'two', traces });
 }"""
@@ -30,7 +30,7 @@ def open_tab(page, name):
     page.wait_for_timeout(300)
 
 
-def test_keys_choose_columns_and_walk_the_marks_but_not_while_typing(visit):
+def test_keys_select_columns_and_marks_except_while_typing(visit):
     page = visit()
     generate(page, "The river Aldermere rises in the")
     page.focus("#prompt textarea")
@@ -55,7 +55,7 @@ def test_keys_choose_columns_and_walk_the_marks_but_not_while_typing(visit):
     for _ in range(3):
         page.keyboard.press("n")
         walked.append(page.evaluate(CHOSEN))
-    assert walked == [["memory", 3], ["memory", 0], ["memory", 3]], "round the end"
+    assert walked == [["memory", 3], ["memory", 0], ["memory", 3]], "it wraps around"
     page.keyboard.press("p")
     assert page.evaluate(CHOSEN)[1] == 0
     page.keyboard.press("]")
@@ -68,7 +68,7 @@ def test_keys_choose_columns_and_walk_the_marks_but_not_while_typing(visit):
     assert not page.is_visible(".keys-help") and page.is_visible("#drawer")
 
 
-def test_the_tour_tells_the_numbers_on_screen_and_is_offered_once(visit):
+def test_the_tour_shows_the_numbers_on_screen_and_its_hint_once(visit):
     page = visit()
     page.evaluate("localStorage.clear()")
     page.reload()
@@ -83,7 +83,7 @@ def test_the_tour_tells_the_numbers_on_screen_and_is_offered_once(visit):
     page.keyboard.press("ArrowRight")
     assert "The Salt Ledger (book)" in page.inner_text(".tour-text")
     page.keyboard.press("ArrowRight")
-    assert "Here it says “Od”, as the datastore does." in page.inner_text(".tour-text")
+    assert "Here it predicts “Od”, as the datastore does." in page.inner_text(".tour-text")
     page.keyboard.press("ArrowRight")
     set_lambda(page, "0.25")
     fused = 0.75 * step["p"]["lm"] + 0.25 * step["p"]["memory"]
@@ -110,7 +110,7 @@ def badge_of(page, pattern):
     )
 
 
-def test_those_who_wait_see_their_place_and_get_their_own_answers(visit):
+def test_waiting_visitors_see_their_place_and_get_their_own_answers(visit):
     first, second, third = visit(), visit(phone=True), visit()
     first.click("#options button")
     first.get_by_label("Max new tokens").fill("128")
@@ -130,13 +130,13 @@ def test_those_who_wait_see_their_place_and_get_their_own_answers(visit):
     badge_of(third, "^live")
     third.wait_for_selector("#pane-memory[data-state=done]")
     assert pane_text(third, "memory") == "Tervalla"
-    assert second.inner_text(".badge") == "stopped", "what was taken back never ran"
+    assert second.inner_text(".badge") == "stopped", "a cancelled run never ran"
     assert first.get_attribute("#pane-memory", "data-state") == "stopped"
     generate(second, "What is the capital of Peru?")
     assert pane_text(second, "memory") == "Lima"
 
 
-def test_the_first_screen_weighs_at_most_a_megabyte(chromium, servers):
+def test_the_first_screen_transfers_at_most_a_megabyte(chromium, servers):
     context = chromium.new_context(viewport={"width": 1280, "height": 860})
     page = context.new_page()
     counted = []
@@ -151,7 +151,7 @@ def test_the_first_screen_weighs_at_most_a_megabyte(chromium, servers):
     assert 1e5 < sum(counted) <= 1e6, f"{len(counted)} requests"
 
 
-def test_the_drawer_follows_its_tab_and_only_tabs_with_tokens_have_the_bar(visit):
+def test_the_drawer_moves_with_its_tab_and_only_tabs_with_tokens_have_the_bar(visit):
     page = visit()
     generate(page, BOOK)
     page.click("#pane-knn .token >> nth=1")
@@ -201,7 +201,7 @@ CONTRAST = """() => {
 }"""
 
 
-def test_every_text_has_contrast_in_light_and_dark(visit):
+def test_every_text_has_enough_contrast_in_light_and_dark(visit):
     for dark in (False, True):
         page = visit(dark=dark)
         generate(page, BOOK)
@@ -221,7 +221,7 @@ def test_every_text_has_contrast_in_light_and_dark(visit):
             assert read > 10 and found == [], (dark, name)
 
 
-def test_no_tab_scrolls_sideways_on_a_phone(visit):
+def test_no_tab_scrolls_horizontally_on_a_phone(visit):
     page = visit(phone=True)
     page.click(".share-button")
     assert overflow(page) <= 0
@@ -246,7 +246,7 @@ def test_no_tab_scrolls_sideways_on_a_phone(visit):
 STEPS = ["def", " f", "():", "\n    ", "return", " 1", "\n\n", "f", "()"]
 
 
-def test_indents_and_blank_lines_stand_where_they_belong(visit):
+def test_indents_and_blank_lines_are_shown(visit):
     page = visit()
     page.wait_for_selector("#pane-memory .token")
     lines = page.evaluate(

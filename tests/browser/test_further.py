@@ -1,4 +1,4 @@
-"""In a real browser: a column with weights of its own, one that fails, and lambda "auto"."""
+"""A column with its own weights, a damaged one, and lambda "auto", in a browser."""
 
 import json
 
@@ -42,23 +42,23 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     page.click("#pane-finetuned .token >> nth=0")
     assert page.inner_text("#drawer .candidates th >> nth=1") == "fine-tuned"
     assert "This decoder gives “Os”" in page.inner_text("#drawer .story")
-    assert not page.is_visible("#drawer .probe"), "the page's model would answer another question"
+    assert not page.is_visible("#drawer .probe"), "the page's model is another one"
     page.click("#drawer .branch >> nth=1")
-    page.wait_for_function("document.querySelector('.alert').textContent.includes('go on from')")
+    page.wait_for_function("document.querySelector('.alert').textContent.includes('continue from')")
     page.wait_for_selector("#pane-finetuned[data-state=done]")
-    assert pane_text(page, "finetuned") == "Os", "a branch that fails leaves the text as it was"
+    assert pane_text(page, "finetuned") == "Os", "a failed branch keeps the text"
     assert page.inner_text("#pane-finetuned .verdict") == "✗ wrong"
     assert page.locator(".tree-node").count() == 0
     page.click("#pane-finetuned .token >> nth=0")
     before = rows_of(page)
     set_lambda(page, "0.1")
-    assert rows_of(page) == before, "lambda means nothing here"
+    assert rows_of(page) == before, "lambda does not apply here"
     page.click("#pane-mixed .token >> nth=0")
     _, lm, memory, knn, fused = rows_of(page)[0]
     assert abs(fused - (0.9 * lm + 0.05 * (memory + knn))) < 1e-9
 
 
-def test_where_the_router_is_the_default_its_switch_is_on_until_lambda_is_moved(visit):
+def test_a_default_routers_switch_is_on_until_lambda_is_moved(visit):
     page = visit()
     page.click("#lambda-auto")
     generate(page, TUNGSTEN)
@@ -90,8 +90,8 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert page.inner_text(".lambda-value") == "0.13"
     assert "The router chose this λ" in page.inner_text("#drawer .story")
     assert all(abs(f - (0.875 * lm + 0.125 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
-    assert "prompt weighed in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
-    assert "weighed" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
+    assert "prompt scored in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
+    assert "scored" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
     record = page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView())")
     assert record["traces"]["memory"]["lmbda"] == "auto"
     back = json.loads(json.dumps(saved.read(json.dumps(record))))
@@ -107,7 +107,7 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     generate(page, TUNGSTEN)
     of_text = perplexity(page)
     page.click("#lambda-auto")
-    assert perplexity(page) == of_text, "a text of one lambda has none by token"
+    assert perplexity(page) == of_text, "a text with one lambda has none per token"
     page.goto(link)
     page.wait_for_selector("#pane-finetuned[data-state=done]")
     assert page.get_attribute("#lambda-auto", "aria-checked") == "true"

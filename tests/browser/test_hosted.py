@@ -1,4 +1,4 @@
-"""Spaces' folders, built, started as their host starts them, and driven."""
+"""Spaces' folders: built, started as their host does, and used in a browser."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ def everything(folder: Path) -> set[Path]:
 
 
 def drive(page) -> None:
-    """Have three columns answer, and look into a token."""
+    """Run three columns, and open a token."""
     generate(page, "Peru is")
     for system in ("lm", "memory", "knn"):
         page.wait_for_selector(f"#pane-{system}[data-state=done]")
@@ -26,7 +26,7 @@ def drive(page) -> None:
 
 
 @pytest.mark.slow
-def test_a_cpu_space_answers_and_writes_its_cache_alone(visit, servers):
+def test_a_cpu_space_answers_and_writes_only_its_cache(visit, servers):
     server = servers["space-cpu"].wait()
     space = servers.folder / "space-cpu"
     before = everything(space / "space")
@@ -38,23 +38,23 @@ def test_a_cpu_space_answers_and_writes_its_cache_alone(visit, servers):
 
 
 @pytest.mark.slow
-def test_a_static_space_plays_from_files_alone(chromium, tmp_path):
+def test_a_static_space_plays_from_files_only(chromium, tmp_path):
     site = build(tmp_path / "site", "static").folder
     page = chromium.new_context(offline=True).new_page()
-    asked, errors = [], []
-    page.on("request", lambda request: asked.append(request.url))
+    requests, errors = [], []
+    page.on("request", lambda request: requests.append(request.url))
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto((site / "index.html").as_uri())
     page.wait_for_selector("#pane-memory[data-state=done]")
     page.click("#pane-memory .token >> nth=0")
     page.wait_for_selector("#drawer .candidate")
     page.context.close()
-    assert all(url.startswith(site.as_uri()) for url in asked) and errors == []
+    assert all(url.startswith(site.as_uri()) for url in requests) and errors == []
 
 
 @pytest.fixture(scope="module")
 def clean_python(tmp_path_factory):
-    """Return the Python of an environment that has what a Space's host installs, and no more."""
+    """Return the Python of an environment with only the packages that a Space's host installs."""
     folder = tmp_path_factory.mktemp("clean")
     built = build(folder / "space", "cpu").folder
     card = dict(line.split(": ", 1) for line in (built / "README.md").read_text("utf-8").split("\n")
@@ -69,7 +69,7 @@ def clean_python(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cpu", "zero"])
-def test_a_space_runs_on_what_its_requirements_install(kind, clean_python, visit, servers):
+def test_a_space_runs_with_its_requirements_only(kind, clean_python, visit, servers):
     name = f"space-{kind}-clean"
     servers[name] = start_space(servers.folder / name, kind, clean_python)
     drive(visit(name))

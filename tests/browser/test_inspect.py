@@ -1,4 +1,4 @@
-"""Inspect, evidence, corpus and a visitor's own text in a real browser, with the fake model."""
+"""Inspect, neighbours, corpus and a visitor's own text in a browser, with the fake model."""
 
 import gzip
 import json
@@ -14,7 +14,7 @@ SCORED = "#inspect-pane-memory[data-state=done]"
 
 def tab(page, name):
     page.click(f"[role=tab]:has-text('{name}')")
-    page.wait_for_timeout(400)  # Gradio builds a tab when it is first opened
+    page.wait_for_timeout(400)  # Gradio creates a tab when it is first opened
 
 
 def inspect(page, text=TEXT):
@@ -29,7 +29,7 @@ def trace_of(text=TEXT):
     return json.loads(done.values["memory"].to_json())
 
 
-def test_a_text_is_scored_and_mixed_anew_without_a_request(visit):
+def test_a_scored_text_is_mixed_again_without_a_request(visit):
     page = visit()
     inspect(page)
     steps = trace_of()["steps"]
@@ -54,9 +54,9 @@ def test_a_text_is_scored_and_mixed_anew_without_a_request(visit):
     assert page.locator("#inspect-pane-knn .token").count() == len(steps)
     assert page.seen.requests[before:] == []
     assert page.locator(".nll-row:visible").count() == 4
-    said = page.inner_text(".inspect-sentence")
+    sentence = page.inner_text(".inspect-sentence")
     page.click(".inspect-head .pane-tool")
-    assert page.inner_text(".inspect-sentence") != said
+    assert page.inner_text(".inspect-sentence") != sentence
 
 
 def test_gains_and_losses_jump_to_their_tokens(visit):
@@ -72,7 +72,7 @@ def test_gains_and_losses_jump_to_their_tokens(visit):
         assert page.is_visible("#inspect-view #drawer")
 
 
-def test_an_answer_is_sent_over_from_compare(visit):
+def test_an_answer_of_compare_can_be_inspected(visit):
     page = visit()
     generate(page, BOOK)
     page.click("#pane-memory .pane-tool")
@@ -81,7 +81,7 @@ def test_an_answer_is_sent_over_from_compare(visit):
     assert "Wren" in page.inner_text(f"{SCORED} .strip")
 
 
-def test_progress_is_shown_a_stop_is_kept_and_bad_input_gets_a_sentence(visit):
+def test_inspect_shows_progress_stops_and_refuses_invalid_texts(visit):
     page = visit()
     tab(page, "Inspect")
     page.fill("#inspect-text textarea", "slow " * 60)
@@ -97,7 +97,7 @@ def test_progress_is_shown_a_stop_is_kept_and_bad_input_gets_a_sentence(visit):
     inspect(page)
 
 
-def test_a_named_token_is_probed_at_the_chosen_place(visit):
+def test_a_typed_token_is_probed_at_the_selected_position(visit):
     page = visit()
     generate(page, BOOK)
     page.click("#pane-memory .token[data-index='1']")
@@ -112,7 +112,7 @@ def test_a_named_token_is_probed_at_the_chosen_place(visit):
     page.keyboard.press("Escape")
 
 
-def test_unticking_a_neighbour_computes_datastore_and_mix_anew(visit):
+def test_unticking_a_neighbour_recomputes_datastore_and_mix(visit):
     page = visit()
     generate(page, BOOK)
     page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
@@ -144,7 +144,7 @@ def test_unticking_a_neighbour_computes_datastore_and_mix_anew(visit):
     assert page.seen.requests[requests:] == []
 
 
-def test_what_is_left_out_is_exact_where_the_step_carries_the_unshown_mass(visit):
+def test_removing_neighbours_is_exact_with_the_unshown_mass(visit):
     page = visit()
     step = {"id": 7, "p": {"lm": 0.5, "knn": 0.6}, "rest": {"lm": 0.1, "knn": 0.1},
             "cand": [[7, "a", 0.5, None, 0.6], [8, "b", 0.4, None, 0.3]],
@@ -160,7 +160,7 @@ def test_what_is_left_out_is_exact_where_the_step_carries_the_unshown_mass(visit
     assert (none["p"]["knn"], none["rest"]["knn"]) == (0.5, 0.1), "it repeats the decoder"
 
 
-def test_a_document_marks_its_tokens_and_the_same_again_unmarks_them(visit):
+def test_a_document_marks_its_tokens_and_a_second_click_unmarks_them(visit):
     page = visit()
     inspect(page)
     page.click("[data-kind=documents] .jump >> nth=0")
@@ -173,7 +173,7 @@ def test_a_document_marks_its_tokens_and_the_same_again_unmarks_them(visit):
     assert page.locator("[data-kind=documents] .jump[aria-pressed=true]").count() == 1
 
 
-def test_the_corpus_is_searched_and_read(visit):
+def test_the_corpus_can_be_searched_and_read(visit):
     page = visit()
     tab(page, "Corpus")
     page.fill("#corpus-query :is(input, textarea)", "salt coast")
@@ -206,7 +206,7 @@ def own_text(page, text="zorblat is the capital of the moon"):
     tab(page, "Corpus")
     page.fill("#own-text textarea", text)
     page.click("#own-make")
-    page.wait_for_selector("#own-view .own-line:has-text('kept for you alone')")
+    page.wait_for_selector("#own-view .own-line:has-text('kept for you only')")
 
 
 def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
@@ -221,17 +221,19 @@ def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page.wait_for_selector("#corpus-view .alert:has-text('a text of your own is not listed')")
 
 
-def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit):
+def test_an_own_text_is_searched_for_its_visitor_only_until_it_is_deleted(visit):
     page, other = visit(), visit()
     own_text(page)
     assert "7 tokens" in page.inner_text(".own-line")
-    assert "the memory was trained earlier" in page.inner_text(".own-line")
+    assert "it was trained earlier" in page.inner_text(".own-line")
     tab(page, "Compare")
     generate(page, BOOK)
     assert pane_text(page, "knn") == "from your own"
     assert "your own text" in page.inner_text("#pane-knn .pane-caption")
     page.click("#pane-knn .token >> nth=0")
-    assert page.locator(".neighbour-read").count() == 0, "the corpus that can be read is another"
+    assert page.locator(".neighbour-read").count() == 0, (
+        "the Corpus tab shows the page's corpus only"
+    )
     assert page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView()).own") is True
     page.click(".share-button")
     page.click(".share-copy")
@@ -241,13 +243,13 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     view = "MLPMEM.page.activeView()"
     for column in ("memory", "lm"):
         page.evaluate(f"{view}.panes.get('{column}').trace = null")
-    assert page.evaluate(f"{view}.isOff('auto')") is False, "no router knows a visitor's text"
+    assert page.evaluate(f"{view}.isOff('auto')") is False, "routers do not cover a visitor's text"
     assert page.evaluate("MLPMEM.canRoute('knn')") is True
     page.click("#pane-knn .token >> nth=0")
     page.click("#lambda-auto")
     assert page.get_attribute("#lambda-auto", "aria-checked") == "true"
     own_lambda = page.evaluate(f"{view}.panes.get('knn').trace.lmbda")
-    assert page.inner_text(".lambda-value") == f"{own_lambda:.2f}", "it stays at its one lambda"
+    assert page.inner_text(".lambda-value") == f"{own_lambda:.2f}", "it keeps its own lambda"
     page.click("#lambda-auto")
     generate(other, BOOK)
     assert pane_text(other, "knn") == "Odalys Wren"
@@ -273,25 +275,25 @@ def test_ones_own_text_answers_for_this_visitor_alone_until_it_is_deleted(visit)
     assert pane_text(page, "knn") == "Odalys Wren"
 
 
-def test_a_text_that_is_being_keyed_can_be_cancelled(visit):
+def test_building_a_datastore_can_be_cancelled(visit):
     page = visit()
     tab(page, "Corpus")
-    for kept in (False, True):
-        if kept:
+    for stored in (False, True):
+        if stored:
             own_text(page)
         page.fill("#own-text textarea", "slow to key")
         page.click("#own-make")
-        page.wait_for_selector(".own-line:has-text('Keying')")
+        page.wait_for_selector(".own-line:has-text('Computing keys')")
         assert not page.is_visible("#own-delete")
         page.click("#own-stop")
         page.wait_for_selector(".own-line:has-text('kept')")
-        said = page.inner_text(".own-line")
-        assert ("7 tokens" in said) is kept, "what was there before stays"
-        assert page.is_visible("#own-make") and page.is_visible("#own-delete") is kept
+        line = page.inner_text(".own-line")
+        assert ("7 tokens" in line) is stored, "an earlier text stays"
+        assert page.is_visible("#own-make") and page.is_visible("#own-delete") is stored
         assert not page.is_visible(".own-bar") and not page.is_visible("#own-stop")
 
 
-def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
+def test_uploads_are_read_or_refused_with_a_message(visit, tmp_path):
     page = visit()
     tab(page, "Corpus")
     hostile = b'{"title": "' + fake.HOSTILE.encode() + b'", "text": "x y z"}\n{"text": "w"}'
@@ -310,7 +312,7 @@ def test_uploads_are_read_or_refused_with_a_sentence(visit, tmp_path):
     page.wait_for_selector("#own-view .own-line:has-text('B.JSONL.gz')")
 
 
-def test_a_phone_holds_the_new_tabs(visit):
+def test_inspect_and_corpus_fit_a_phone(visit):
     page = visit(phone=True)
     inspect(page)
     assert overflow(page) <= 0

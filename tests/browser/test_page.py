@@ -1,4 +1,4 @@
-"""The page in a real browser, with the fake model: what a visitor does first."""
+"""The Compare tab in a browser, with the fake model."""
 
 import json
 import time
@@ -17,7 +17,7 @@ DONE = """(run) => document.querySelector('#compare-view .view-host').dataset.ru
 
 
 def run(page, start):
-    """Call start and return once a new run has filled every column."""
+    """Call start and return once the new run's memory column is done."""
     before = page.get_attribute(RUN, "data-run")
     start()
     page.wait_for_function(DONE, arg=before)
@@ -41,7 +41,7 @@ def set_lambda(page, value):
 
 
 def overflow(page):
-    """Return by how many pixels the page can be scrolled sideways."""
+    """Return the pixels by which the page can be scrolled horizontally."""
     return page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
 
 
@@ -64,7 +64,7 @@ def traces_of(prompt, lmbda=None):
     return {system: json.loads(trace.to_json()) for system, trace in traces.items()}
 
 
-def test_the_first_screen_plays_a_recording_before_there_is_a_model(visit):
+def test_the_first_screen_plays_a_recording_before_the_model_is_loaded(visit):
     page = visit("waiting", ready=False)
     assert page.inner_text("#status .chip") == "replay"
     assert page.inner_text(".badge") == "recorded"
@@ -78,14 +78,14 @@ def test_the_first_screen_plays_a_recording_before_there_is_a_model(visit):
     assert pane_text(page, "knn") == "Odalys Wren"
 
 
-def test_generating_before_the_model_is_there_says_so(visit):
+def test_generating_before_the_model_is_loaded_shows_a_message(visit):
     page = visit("waiting", ready=False)
     page.click("#generate")
     page.wait_for_function("document.querySelector('.alert').textContent !== ''")
     assert "cannot answer yet" in page.inner_text(".alert")
 
 
-def test_generate_fills_three_panes_and_marks_right_and_wrong(visit):
+def test_generate_fills_three_panes_and_judges_the_answers(visit):
     page = visit()
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
     assert [pane_text(page, s) for s in ("lm", "memory", "knn")] == [
@@ -97,7 +97,7 @@ def test_generate_fills_three_panes_and_marks_right_and_wrong(visit):
     assert "223 MB" in page.inner_text("#pane-knn .cost")
 
 
-def test_a_longer_text_arrives_whole_in_many_pieces(visit):
+def test_a_longer_text_arrives_complete_in_deltas(visit):
     page = visit()
     prompt = "The river Aldermere rises in the"
     generate(page, prompt)
@@ -109,7 +109,7 @@ def test_a_longer_text_arrives_whole_in_many_pieces(visit):
         assert ids == [step["id"] for step in trace["steps"]]
 
 
-def test_a_bare_question_is_asked_in_the_trained_form(visit):
+def test_a_bare_question_gets_the_trained_form(visit):
     page = visit()
     page.fill("#prompt textarea", "What is the capital of Peru?")
     run(page, lambda: page.press("#prompt textarea", "Control+Enter"))
@@ -124,11 +124,13 @@ def test_the_drawer_shows_the_traces_numbers(visit):
     page.click("#pane-memory .token[data-index='1']")
     page.wait_for_selector("#drawer .candidate[data-chosen]")
     step = trace["steps"][1]
-    wanted = {c[0]: [*c[2:], mix(dict(lm=c[2], memory=c[3]), "memory", 0.55)] for c in step["cand"]}
+    expected = {
+        c[0]: [*c[2:], mix(dict(lm=c[2], memory=c[3]), "memory", 0.55)] for c in step["cand"]
+    }
     rows = rows_of(page)
-    assert len(rows) == len(wanted)
+    assert len(rows) == len(expected)
     for token, *numbers in rows:
-        assert numbers == pytest.approx(wanted[token], rel=1e-9, abs=1e-15)
+        assert numbers == pytest.approx(expected[token], rel=1e-9, abs=1e-15)
     assert "agree" in page.inner_text("#drawer .agreement")
     assert page.locator("#drawer .neighbour").count() == 8
     assert page.inner_text("#drawer .neighbour >> nth=0").startswith("The Salt Ledger (book)")
@@ -147,7 +149,7 @@ def test_arrow_keys_walk_the_tokens_and_escape_closes(visit):
     assert page.is_visible("#drawer")
 
 
-def test_dragging_lambda_sends_nothing_and_marks_what_flips(visit):
+def test_dragging_lambda_sends_nothing_and_marks_flips(visit):
     page = visit()
     page.wait_for_timeout(1000)
     before = len(page.seen.requests)
@@ -169,7 +171,7 @@ def test_dragging_lambda_sends_nothing_and_marks_what_flips(visit):
     assert page.locator(".again[data-offered]").count() == 0
 
 
-def test_javascript_mixes_like_python(visit):
+def test_javascript_mixes_as_python_does(visit):
     page = visit()
     traces = traces_of(BOOK, lmbda=0.3)
     for system, trace in traces.items():
@@ -189,7 +191,7 @@ def test_javascript_mixes_like_python(visit):
                 assert numbers == pytest.approx([mix(p, system, lmbda) for p in rows], abs=1e-9)
 
 
-def test_stop_keeps_what_came_and_frees_the_model(visit):
+def test_stop_keeps_the_tokens_and_frees_the_model(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
     page.click("#generate")
@@ -199,7 +201,7 @@ def test_stop_keeps_what_came_and_frees_the_model(visit):
     count = page.locator("#pane-memory .token").count()
     page.wait_for_timeout(400)
     assert 3 <= page.locator("#pane-memory .token").count() == count
-    assert not page.is_visible(".play"), "only what is whole can be played"
+    assert not page.is_visible(".play"), "only a complete run can be played"
     began = time.monotonic()
     generate(page, BOOK)
     assert pane_text(page, "memory") == "Odalys Wren"
@@ -215,7 +217,7 @@ def test_stop_after_the_end_changes_nothing(visit):
     assert page.get_attribute("#pane-memory", "data-state") == "done"
 
 
-def test_bad_input_gets_a_sentence(visit):
+def test_invalid_input_shows_a_message(visit):
     page = visit()
     page.fill("#prompt textarea", "   ")
     page.click("#generate")

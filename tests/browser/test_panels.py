@@ -1,4 +1,4 @@
-"""The page in a real browser: hostile text, chat, results, phone, light and dark."""
+"""Hostile text, examples, chat, results, phone layout and theme in a browser."""
 
 import fake
 from test_page import DONE, RUN, generate, overflow, pane_text, run
@@ -18,13 +18,13 @@ def test_hostile_text_stays_text(visit):
     assert page.evaluate("window.hacked") is None
 
 
-def test_an_example_runs_when_chosen(visit):
+def test_a_clicked_example_runs(visit):
     page = visit()
     page.click(".group-button[data-group=hurts]")
     run(page, lambda: page.click(".example >> nth=0"))
     assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .verdict") == "✓ right"
-    held_out = "A2 only the decoder saw it · wording nobody trained on"
+    held_out = "A2 only the decoder saw it · held-out wording"
     assert page.inner_text(".run-head .group-tag") == held_out
 
 
@@ -34,7 +34,7 @@ START_SLOWLY = """() => {
 }"""
 
 
-def test_an_example_chosen_during_a_run_leaves_the_run_alone(visit):
+def test_an_example_clicked_during_a_run_is_ignored(visit):
     page = visit()
     for start in (lambda: page.click("#generate"), lambda: page.evaluate(START_SLOWLY)):
         page.fill("#prompt textarea", "slow")
@@ -59,13 +59,13 @@ def test_escape_stops_a_run_from_another_tab(visit):
     page.wait_for_selector("#chat-input", state="visible")
     page.fill("#chat-input textarea", "Who wrote The Salt Ledger?")
     page.click("#chat-send")
-    page.wait_for_selector("#chat-view .alert:has-text('A run is under way on another tab')")
+    page.wait_for_selector("#chat-view .alert:has-text('A run is in progress on another tab')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#pane-memory[data-state=stopped]", state="attached")
     assert not page.evaluate("document.body.hasAttribute('data-running')")
 
 
-def test_an_alias_of_the_right_answer_is_right(visit):
+def test_an_alias_of_the_answer_is_right(visit):
     page = visit()
     generate(page, fake.ask("What is the population of Quarrel Bay?"))
     assert page.inner_text(".truth") == "right answer: 41,200"
@@ -99,8 +99,8 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     second = page.evaluate("MLPMEM.page.views.at(-1).panes.get('memory').trace.steps[0].cand[1]")
     page.click("#chat-retry")
     page.wait_for_selector(f".answers:last-child .said:has-text('{second[1].strip()} by hand')")
-    said = page.inner_text(".answers:last-child .who")
-    assert said == f"With memory · try 2, begun with “{second[1].strip()}”"
+    who = page.inner_text(".answers:last-child .who")
+    assert who == f"With memory · try 2, begun with “{second[1].strip()}”"
     page.wait_for_selector("#chat-pane-memory .token[data-marks*=given] >> nth=0")
     page.click("#chat-clear")
     page.wait_for_selector(".log-hint")
@@ -109,20 +109,20 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
 
 def test_two_visitors_get_their_own_answers(visit):
     pages = [visit(), visit()]
-    asked = [
+    questions = [
         ("What is the capital of Peru?", "Lima"),
         ("Who wrote The Salt Ledger?", "Odalys Wren"),
     ]
     before = [page.get_attribute(RUN, "data-run") for page in pages]
-    for page, (question, _) in zip(pages, asked, strict=True):
+    for page, (question, _) in zip(pages, questions, strict=True):
         page.fill("#prompt textarea", question)
         page.click("#generate")
-    for page, run_before, (_, answer) in zip(pages, before, asked, strict=True):
+    for page, run_before, (_, answer) in zip(pages, before, questions, strict=True):
         page.wait_for_function(DONE, arg=run_before)
         assert pane_text(page, "memory") == answer
 
 
-def test_plotly_comes_only_with_the_results(visit):
+def test_plotly_is_loaded_with_the_results_only(visit):
     page = visit()
     page.wait_for_timeout(500)
     assert not [url for url in page.seen.requests if "lotly" in url]
@@ -139,10 +139,10 @@ def test_plotly_comes_only_with_the_results(visit):
     )
 
 
-def test_every_column_says_what_it_was_measured_to_get_right(visit):
+def test_every_column_shows_its_measured_accuracy(visit):
     page = visit()
-    said = page.locator("#compare-view .pane-record").all_inner_texts()
-    assert said[1] == "Right on new facts 99 %, on known facts 97 %" and len(said) == 3
+    records = page.locator("#compare-view .pane-record").all_inner_texts()
+    assert records[1] == "Accuracy: new facts 99 %, known facts 97 %" and len(records) == 3
 
 
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
@@ -161,7 +161,7 @@ def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     assert overflow(page) <= 0
 
 
-def test_a_phone_has_no_sideways_scrolling_and_large_targets(visit):
+def test_a_phone_has_no_horizontal_scrolling_and_large_targets(visit):
     page = visit(phone=True)
     generate(page, "The river Aldermere rises in the")
     assert overflow(page) <= 0
@@ -176,7 +176,7 @@ def test_a_phone_has_no_sideways_scrolling_and_large_targets(visit):
     assert small == []
 
 
-def test_the_theme_button_switches(visit):
+def test_the_theme_button_switches_to_dark(visit):
     page = visit()
     page.click(".theme-button")
     assert page.evaluate("document.body.classList.contains('dark')")

@@ -1,4 +1,4 @@
-"""Keep and share, in a real browser: links, files, the static site, and what programs get."""
+"""Sharing in a browser: links, files, the static site, and About's example programs."""
 
 import csv
 import json
@@ -34,7 +34,7 @@ def saved(page, kind, folder):
     return path
 
 
-def test_what_is_on_screen_is_in_both_files_and_comes_from_the_api(visit, servers, tmp_path):
+def test_files_and_api_have_the_run_on_screen(visit, servers, tmp_path):
     client_of = pytest.importorskip("gradio_client").Client
     page = visit()
     set_lambda(page, "0.3")
@@ -64,11 +64,11 @@ def test_what_is_on_screen_is_in_both_files_and_comes_from_the_api(visit, server
     assert [json.loads(r["token"]) for r in mine if r["chosen"] == "1"] == [step["s"]]
     for row in rows:
         probs = {s: float(row[s]) for s in SOURCES}
-        wanted = mix(probs, row["system"], float(row["lmbda"]))
-        assert float(row["fused"]) == pytest.approx(wanted, abs=1e-12)
+        expected = mix(probs, row["system"], float(row["lmbda"]))
+        assert float(row["fused"]) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_link_brings_back_prompt_options_columns_and_lambda(visit, servers):
+def test_a_link_restores_prompt_options_columns_and_lambda(visit, servers):
     page = visit()
     page.click("#options button")
     page.wait_for_selector("#systems input", state="visible")
@@ -90,7 +90,7 @@ def test_a_link_brings_back_prompt_options_columns_and_lambda(visit, servers):
     other.wait_for_function("MLPMEM.page.activeView()?.finished?.memory?.settings.seed === 11")
     assert other.inner_text("#compare-view .badge") == "live"
     assert other.input_value("#prompt textarea") == BOOK
-    assert other.inner_text("#pane-lm .pane-empty") == "Not part of this comparison."
+    assert other.inner_text("#pane-lm .pane-empty") == "Not part of this run."
     assert other.locator("#pane-memory .token").count() == 3
     assert other.inner_text(".lambda-value") == "0.42"
     assert other.evaluate("MLPMEM.page.activeView().finished.memory.lmbda") == 0.42
@@ -103,12 +103,12 @@ def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
     assert page.inner_text(".badge") == "recorded"
     assert pane_text(page, "memory") == "Odalys Wren"
     hostile = visit("waiting", ready=False, query="q=%3Cimg+src%3Dx+onerror%3Dwindow.hacked%3D1%3E")
-    hostile.wait_for_selector(".badge:has-text('once the model is there')")
+    hostile.wait_for_selector(".badge:has-text('once the model is ready')")
     assert hostile.inner_text(".asked") == fake.HOSTILE
     assert hostile.evaluate("window.hacked") is None
 
 
-def test_a_saved_run_is_shown_again_without_a_model(visit, tmp_path):
+def test_a_saved_run_is_shown_without_a_model(visit, tmp_path):
     page = visit()
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
     set_lambda(page, "0.25")
@@ -127,7 +127,7 @@ def test_a_saved_run_is_shown_again_without_a_model(visit, tmp_path):
     other.click(".share-button")
     other.set_input_files(".share-panel input[type=file]", path)
     other.wait_for_selector(".alert:has-text('cannot be shown')")
-    assert pane_text(other, "memory") == "Tervalla", "what was there stays"
+    assert pane_text(other, "memory") == "Tervalla", "the view is unchanged"
 
 
 def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
@@ -140,8 +140,8 @@ def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
         "--bundle",
         bundle,
     ]
-    made = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
+    process = subprocess.run(code, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
     for phone in ("desk", "phone"):
         page = contexts[phone].new_page()
         requests, errors = [], []
@@ -167,7 +167,7 @@ def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
         assert {urlsplit(url).scheme for url in requests} == {"file"} and errors == []
 
 
-def test_a_bundle_without_recordings_makes_no_site(tmp_path, capsys):
+def test_a_bundle_without_recordings_writes_no_site(tmp_path, capsys):
     assert replay.main([str(tmp_path / "site"), "--bundle", str(tmp_path)]) == 2
     assert "no readable recorded run" in capsys.readouterr().err
     assert not (tmp_path / "site").exists()
@@ -183,10 +183,10 @@ def test_the_examples_on_the_about_tab_work(visit, servers):
         arg=servers["app"].url,
     )
     python = page.text_content("#snippet-python")
-    made = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True)
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.startswith("lm 0.0") and "'token_id'" in made.stdout
+    process = subprocess.run([sys.executable, "-c", python], capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.startswith("lm 0.0") and "'token_id'" in process.stdout
     if sys.platform != "win32":
         curl = page.text_content("#snippet-curl")
-        made = subprocess.run(["bash", "-c", curl], capture_output=True, text=True)
-        assert "event: complete" in made.stdout and '"fused"' in made.stdout, made.stderr
+        process = subprocess.run(["bash", "-c", curl], capture_output=True, text=True)
+        assert "event: complete" in process.stdout and '"fused"' in process.stdout, process.stderr

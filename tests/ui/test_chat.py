@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from mlpmem.engine.generation import Event
+from mlpmem.engine.call import Event
 from mlpmem.model.tokenizer import TextStream
 from mlpmem.ui.panels import chat
 from mlpmem.ui.recordings.recorded import Recorded

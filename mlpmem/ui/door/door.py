@@ -157,9 +157,9 @@ def _check_cancel(name: str, payload: Mapping[str, Any]) -> None:
 
 
 def _checked_call(blocks: Any, name: str, function: str, payload: dict[str, Any]) -> bytes:
-    """Return a program's call of an endpoint as Gradio takes it; RefusedError for any other.
+    """Return the body of a program's call for Gradio; RefusedError for an invalid call.
 
-    Values that are left out at the end are those that the endpoint has by default.
+    Omitted trailing values become the endpoint's defaults.
     """
     public = {fn.api_name: fn for fn in blocks.fns.values() if fn.api_visibility == "public"}
     if function not in public:

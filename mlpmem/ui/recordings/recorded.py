@@ -107,9 +107,9 @@ class Recorded:
 
 
 def read(bundle: Path) -> Recorded:
-    """Return the content of a bundle's folder; unreadable parts are empty.
+    """Return the content of a bundle's folder.
 
-    So are links, and files that the manifest, if there is one, does not list.
+    Unreadable files, links, and files that the manifest does not list are skipped.
     """
     manifest = _object(_json(bundle / MANIFEST))
     listed = manifest.get("files")
@@ -122,8 +122,8 @@ def read(bundle: Path) -> Recorded:
     examples, results, questions = (
         value(bundle / f"{name}.json") for name in ("examples", "results", "questions")
     )
-    found = [value(path) for path in sorted((bundle / "traces").glob("*.json"))]
-    comparisons = [c for c in map(_comparison, found) if c]
+    rows = [value(path) for path in sorted((bundle / "traces").glob("*.json"))]
+    comparisons = [c for c in map(_comparison, rows) if c]
     return Recorded(
         comparisons=comparisons,
         examples=_examples(examples if isinstance(examples, list) else [], comparisons),

@@ -18,7 +18,7 @@ import gradio as gr
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request.limits import LATE, Deadline
 
-PERIOD = 0.06  # seconds: about 16 updates a second
+PERIOD = 0.06  # seconds: about 16 updates per second
 MAX_MESSAGE = 300  # characters of another library's message
 log = logging.getLogger(__name__)
 

@@ -32,13 +32,13 @@ def open_parts(
         from mlpmem.loading.parts import form_for, open_folders
 
         folder, chosen = fetch(decoder, "decoder", tell=tell), form
-        brought = fetch(memory, "memory", tell=tell) if memory else None
+        memory_folder = fetch(memory, "memory", tell=tell) if memory else None
         tell("reading the weights", None)
         if form is None and not plain and device == "cpu":
             chosen = form_for(folder)
         options = weight_options(chosen, plain)
-        model = open_folders(folder, brought, device=device, **options)
-        sys.stderr.write(f"mlpmem: {said_of(model, chosen)}\n")
+        model = open_folders(folder, memory_folder, device=device, **options)
+        sys.stderr.write(f"mlpmem: {weights_line(model, chosen)}\n")
         tasks = _texts(model, text)
         if train:
             packed, bits = options.get("pack", False), options.get("bits", 0)
@@ -50,15 +50,15 @@ def open_parts(
     return load
 
 
-def said_of(model: Any, form: str | None) -> str:
-    """Return a line on the form of a decoder's weights, and on what is slower here than need be."""
+def weights_line(model: Any, form: str | None) -> str:
+    """Return a line on the form of a decoder's weights, and on a missing package for speed."""
     from mlpmem.fast.llama_pass import LlamaPass, has_numba
 
     line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
     if model.decoder.kl:
-        line += f"; 4 bits move its answers by {model.decoder.kl:.4f} nats (KL, on a few words)"
+        line += f"; 4-bit rounding costs a KL of {model.decoder.kl:.4f} nats on a short text"
     if isinstance(model.decoder.straight, LlamaPass) and not has_numba():
-        line += "; numba is not installed, tokens take longer: pip install numba"
+        line += "; generation is slower without numba: pip install numba"
     return line
 
 

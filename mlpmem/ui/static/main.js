@@ -1,7 +1,7 @@
 // @ts-check
-/* The page's entry. Imports run downwards: core < drawer < view < tools < tabs < this file; a lower
- * room reaches a higher one only through what is set on core/state.js's `page`. mlpmem/ui/modules.py
- * bundles all of it into one script. */
+/* The page's entry. Imports run downwards: core < drawer < view < tools < tabs < this file. A lower
+ * room calls a higher one only through functions set on core/state.js's `page`. mlpmem/ui/modules.py
+ * bundles all modules into one script. */
 import { candidateOf, mix, without } from "./core/mix.js";
 import { percent } from "./core/dom.js";
 import { mountExamples, mountFigures, mountStatus } from "./core/panels.js";
@@ -19,8 +19,8 @@ import { inspectText, mountInspect } from "./tabs/inspect.js";
 page.inspect = inspectText;
 page.read = readDocument;
 
-/** The one global: the mounts that Python's snippets call (components.py), then what a console or a
- * test may look at. */
+/** The only global: the mount functions that Python's snippets call (components.py), then functions
+ * for a console or a test. */
 window.MLPMEM = {
   mountAbout, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountLog, mountOwn,
   mountProbe, mountStatus, mountTitles, mountTools, mountView,

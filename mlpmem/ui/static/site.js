@@ -1,5 +1,5 @@
 // @ts-check
-/* The static site's entry: the page's view over recorded runs, with nobody to ask. */
+/* The static site's entry: the page's view of recorded runs, without a server. */
 /** @import { Defaults, Example, Traces } from "./core/types.js" */
 import { inside } from "./core/dom.js";
 import { SOURCES } from "./core/mix.js";
@@ -9,9 +9,9 @@ import { mountView } from "./view/page.js";
 import { mountLambda } from "./tools/lambda.js";
 import { mountTools } from "./tools/tools.js";
 
-const still = () => {}; // nothing changes from outside
+const still = () => {}; // its values never change
 
-/** Shows {runs, examples, first, defaults}; the address may name a run and a lambda.
+/** Shows {runs, examples, first, defaults}; the address may select a prompt and a lambda.
  * @param {{ runs: { prompt: string, traces: Traces }[], examples: Example[], first: string | null,
  *   defaults: Defaults }} recorded */
 const site = ({ runs, examples, first, defaults }) => {
@@ -19,7 +19,7 @@ const site = ({ runs, examples, first, defaults }) => {
   const at = (id) => inside(document.body, `#${id}`);
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   document.body.classList.toggle("dark", dark.matches);
-  const status = { state: "replay", line: "recorded runs; nothing is asked of a server",
+  const status = { state: "replay", line: "recorded runs, without a server",
     ready: false, waiting: "The datastore is not part of this recording.", defaults };
   mountStatus(at("status"), { value: status }, still);
   mountTools(at("tools"), {}, still, null);

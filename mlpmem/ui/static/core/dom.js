@@ -1,11 +1,11 @@
 // @ts-check
-/* Small DOM helpers. Every text reaches the page through textContent, never as markup. */
+/* Small DOM helpers. Text is set by textContent only, never as markup. */
 /** @import { Lambda } from "./types.js" */
 
 const SVG = "http://www.w3.org/2000/svg";
 
 /**
- * What an element gets: attributes (null, undefined and false leave one out), `on` event listeners, `style` properties.
+ * An element's attributes (null, undefined and false omit one), `on` event listeners, `style` properties.
  * @typedef {{ on?: { [event: string]: (event: any) => void }, style?: { [property: string]: string | number } } &
  *   { [name: string]: any }} Attrs
  */
@@ -43,7 +43,7 @@ export function svg(tag, attrs = null, ...children) {
   return fill(document.createElementNS(SVG, tag), attrs, children);
 }
 
-/** The element of a class that is known to be inside another.
+/** The element in `root` that a selector matches; it must exist.
  * @type {(root: Element, selector: string) => HTMLElement} */
 export const inside = (root, selector) => {
   const found = root.querySelector(selector);
@@ -51,21 +51,21 @@ export const inside = (root, selector) => {
   throw new Error(`${selector} is not on the page`);
 };
 
-/** The button of a tab, by what it says. @type {(name: string) => HTMLElement | undefined} */
+/** The button of a tab, by its text. @type {(name: string) => HTMLElement | undefined} */
 export const tabNamed = (name) => [.../** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll("[role=tab]"))]
   .find((tab) => tab.textContent.trim() === name);
 
-/** Whether an event came from within what a selector names.
+/** Whether an event's target is inside an element that a selector matches.
  * @type {(event: Event, selector: string) => boolean} */
 export const isFrom = ({ target }, selector) => target instanceof Element && target.closest(selector) !== null;
 
-/** Replaces text only where it differs, so that repaints cost nothing.
+/** Replaces text only if it differs, so that repaints are cheap.
  * @type {(node: Element, text: string) => void} */
 export const setText = (node, text) => {
   if (node.textContent !== text) node.textContent = text;
 };
 
-/** Writes a text into a box of Gradio's, which takes it a little later.
+/** Writes a text into a Gradio box, which updates a little later.
  * @type {(area: HTMLTextAreaElement, text: string) => void} */
 export const write = (area, text) => {
   area.value = text;
@@ -101,7 +101,7 @@ export const percent = (p) => {
   return value > 0 ? "<0.01" : "0";
 };
 
-/** Milliseconds or megabytes with two significant digits or so. @type {(value: number) => string} */
+/** A number with at most two decimals. @type {(value: number) => string} */
 export const short = (value) => {
   if (!Number.isFinite(value)) return "–";
   if (value >= 100) return String(Math.round(value));
@@ -115,7 +115,7 @@ export const megabytes = (bytes) => {
   return `${value >= 100 ? Math.round(value) : value.toFixed(1)} MB`;
 };
 
-/** Lambda with two decimals, or up to four where a bundle's best needs them.
+/** Lambda with two decimals, up to four if needed.
  * @type {(value: Lambda) => string} */
 export const lambdaText = (value) =>
   (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));

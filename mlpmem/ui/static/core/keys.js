@@ -1,23 +1,23 @@
 // @ts-check
-/* Keys that work everywhere while nobody is typing, and the overlay that lists them. */
+/* Keyboard shortcuts, which are off while the visitor types, and the overlay that lists them. */
 import { h, inside, isFrom } from "./dom.js";
 import { page } from "./state.js";
 
 const LIST = [
   ["Ctrl Enter", "generate"],
-  ["Esc", "stop; close what is open"],
-  ["1 2 3", "first, second, third column; 4 and 5 where there are"],
+  ["Esc", "stop the run, or close the drawer"],
+  ["1 2 3", "first, second, third column; also 4 and 5"],
   ["← →", "previous, next token"],
   ["n p", "next, previous mark (◆ differs, ⚑ would change)"],
   ["[ ]", "move λ by 0.05"],
   ["↑ ↓", "previous, next candidate"],
   ["Enter", "open the token, branch with the candidate"],
-  ["?", "these keys"],
+  ["?", "this list"],
 ];
 /** @type {HTMLDialogElement | null} */
 let dialog = null;
 
-/** The overlay, made on first use. */
+/** The overlay, created on first use. */
 export const keysHelp = () => {
   dialog ||= overlay();
   if (!dialog.open) dialog.showModal();
@@ -27,14 +27,14 @@ function overlay() {
   const rows = LIST.map(([keys, what]) => [h("dt", null, keys.split(" ").map((k) =>
     h("kbd", null, k))), h("dd", null, what)]);
   const close = h("button", { type: "button", class: "icon-button", "aria-label": "Close",
-    on: { click: () => made.close() } }, "✕");
-  const made = h("dialog", { class: "keys-help", "aria-label": "Keys", on: {
+    on: { click: () => root.close() } }, "✕");
+  const root = h("dialog", { class: "keys-help", "aria-label": "Keys", on: {
     keydown: (event) => event.stopPropagation(),
-    click: (event) => { if (event.target === made) made.close(); },
+    click: (event) => { if (event.target === root) root.close(); },
   } }, h("div", null, h("header", null, h("h2", null, "Keys"), close), h("dl", null, rows),
-    h("p", null, "They are off while you type.")));
-  inside(document.body, ".gradio-container").append(made);
-  return made;
+    h("p", null, "Keys are off while you type.")));
+  inside(document.body, ".gradio-container").append(root);
+  return root;
 }
 
 /** @param {number} number */
@@ -46,7 +46,7 @@ function column(number) {
   view.select(pane.system, Math.max(0, at), "key");
 }
 
-/** Goes to the next (1) or previous (-1) marked token of the column, round the end. @param {1 | -1} by */
+/** Selects the next (1) or previous (-1) marked token of the column, and wraps around. @param {1 | -1} by */
 function mark(by) {
   const view = page.activeView();
   const pane = view?.focusPane();

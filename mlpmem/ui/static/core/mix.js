@@ -1,21 +1,21 @@
 // @ts-check
-/* The maths of the page: pure functions on the plain values of a trace (types.d.ts), no DOM.
+/* The maths of the page: pure functions on a trace's plain values (types.d.ts), without DOM.
  *
- * mix equals the mix of the library's trace module. A lambda may be "auto": then every step has its
- * own, in step.lmbda. */
+ * `mix` equals mlpmem.engine.trace.mix. A lambda may be "auto": then every step has its own, in
+ * step.lmbda. */
 /** @import { Candidate, CandidateRow, Lambda, Neighbour, NeighbourRow } from "./types.js" */
 /** @import { Opening, Probs, Shown, Source, Step } from "./types.js" */
 
-const FLOOR = 1e-12; // below float32 softmax's smallest useful value; keeps a log finite
+const FLOOR = 1e-12; // below any useful float32 probability; keeps a log finite
 /** @type {Source[]} */
 export const SOURCES = ["lm", "memory", "knn"];
 /** @type {{ [system: string]: Source[] }} */
 const PARTS = { lm: [], memory: ["memory"], knn: ["knn"], mixed: ["memory", "knn"] };
 
-/** What a system mixes into the decoder, in equal shares. @type {(system: string) => Source[]} */
+/** The sources that a system mixes into the decoder, in equal shares. @type {(system: string) => Source[]} */
 export const partsOf = (system) => (Object.hasOwn(PARTS, system) ? PARTS[system] : []);
 
-/** What a system gives beside the decoder, null where it is the decoder alone or is absent.
+/** The mean probability of a system's sources, null for "lm" or if one is absent.
  * @type {(p: Probs, system: string) => number | null} */
 export const otherOf = (p, system) => {
   const parts = partsOf(system);
@@ -28,11 +28,11 @@ export const otherOf = (p, system) => {
   return parts.length ? sum / parts.length : null;
 };
 
-/** Lambda at one step: a number as it is, for "auto" what the router chose there.
+/** Lambda at one step: the number, or for "auto" the router's.
  * @type {(step: Step, lambda: Lambda) => number} */
 export const lambdaAt = (step, lambda) => (lambda === "auto" ? step.lmbda ?? 0 : lambda);
 
-/** (1 - lambda) p_lm + lambda p_system; p_lm where the system is "lm" or is absent.
+/** (1 - lambda) p_lm + lambda p_system; p_lm if the system is "lm" or absent.
  * @type {(p: Probs, system: string, lambda: number) => number} */
 export const mix = (p, system, lambda) => {
   const other = otherOf(p, system);
@@ -48,7 +48,7 @@ export const candidateOf = (row) => ({
 export const neighbourOf = ([entry, title, group, left, target, targetId, right, distance, weight]) =>
   ({ entry, title, group, left, target, targetId, right, distance, weight });
 
-/** The step's candidates by falling mixed probability, each with `fused`.
+/** The step's candidates by descending mixed probability, each with `fused`.
  * @type {(step: Step, system: string, lambda: Lambda) => (Candidate & { fused: number })[]} */
 export const ranked = (step, system, lambda) =>
   step.cand
@@ -58,16 +58,16 @@ export const ranked = (step, system, lambda) =>
     })
     .sort((a, b) => b.fused - a.fused || a.id - b.id);
 
-/** Where a candidate row has what a system mixes in, as two halves.
+/** The two indices in a candidate row whose mean a system mixes into the decoder.
  * @type {{ [system: string]: [3 | 4, 3 | 4] }} */
-const ARGUED = { memory: [3, 3], knn: [4, 4], mixed: [3, 4] };
+const PART_INDICES = { memory: [3, 3], knn: [4, 4], mixed: [3, 4] };
 
 /** The candidate row with the largest mixed probability; the chosen token wins a tie.
  * @type {(step: Step, system: string, lambda: Lambda) => CandidateRow | null} */
 const argmax = (step, system, lambda) => {
   let best = null;
   let top = -1;
-  const [first, second] = ARGUED[system] || [];
+  const [first, second] = PART_INDICES[system] || [];
   const weight = lambdaAt(step, lambda);
   for (const row of step.cand) {
     const [a, b] = first && second ? [row[first], row[second]] : [null, null];
@@ -87,7 +87,7 @@ export const creditOf = (step, system, lambda) => {
   return Math.log(fused / Math.max(step.p.lm, FLOOR));
 };
 
-/** The share of the mix that is the source's, 0 .. 1: whose probability the token has.
+/** The source's share of the mixed probability, 0 .. 1.
  * @type {(step: Step, system: string, lambda: Lambda) => number} */
 export const shareOf = (step, system, lambda) => {
   const other = otherOf(step.p, system);
@@ -96,7 +96,7 @@ export const shareOf = (step, system, lambda) => {
   return (weight * other) / Math.max(mix(step.p, system, weight), FLOOR);
 };
 
-/** Whether a trace is a text that was only scored: nothing in it was chosen by a mix.
+/** Whether a trace is a scored text, which was not generated.
  * @type {(trace: Opening) => boolean} */
 export const isScored = (trace) => Boolean(trace.settings?.scored);
 
@@ -116,20 +116,20 @@ export const perplexity = (steps, source, lambda) => {
 export const curveOf = (steps, source, n = 50) =>
   Array.from({ length: n + 1 }, (_, i) => [i / n, perplexity(steps, source, i / n)]);
 
-/** The grid point of least perplexity. @type {(curve: [number, number][]) => [number, number]} */
+/** The grid point with the lowest perplexity. @type {(curve: [number, number][]) => [number, number]} */
 export const optimum = (curve) => curve.reduce((best, point) => (point[1] < best[1] ? point : best));
 
-/** Whether any step carries a probability of this source.
+/** Whether any step has a probability of this source.
  * @type {(steps: Step[], source: string) => boolean} */
 export const hasSource = (steps, source) =>
   steps.some((step) => step.p[source] !== null && step.p[source] !== undefined);
 
-/** How many of a trace's first tokens were given to it rather than chosen.
+/** The number of a trace's forced first tokens.
  * @type {(trace: Opening) => number} */
 export const givenOf = (trace) => trace.settings?.forced?.length ?? 0;
 
-/** Per step the candidate row that would be chosen at lambda, or null where nothing changes:
- * against what was generated, or, in a text that was only scored, against the decoder alone.
+/** Per step the candidate row that would be chosen at lambda, or null if the choice is the same. The
+ * comparison is with the generated token, or in a scored text with the decoder's choice.
  * @type {(trace: Shown, lambda: Lambda) => (CandidateRow | null)[]} */
 export const flipsOf = (trace, lambda) => {
   if (isScored(trace)) {
@@ -151,8 +151,8 @@ export const flipsOf = (trace, lambda) => {
   });
 };
 
-/** The first index at which two step lists differ, or -1 while one continues the other. Another
- * decoder's ids mean other texts. @type {(a: Step[], b: Step[]) => number} */
+/** The first index at which two step lists differ, -1 if one continues the other. Texts are compared
+ * too, because another decoder has other ids. @type {(a: Step[], b: Step[]) => number} */
 export const firstDifference = (a, b) => {
   const n = Math.min(a.length, b.length);
   for (let i = 0; i < n; i += 1) if (a[i].id !== b[i].id || a[i].s !== b[i].s) return i;
@@ -170,7 +170,7 @@ export const isRight = (text, answer) => {
   return got === want || (got.startsWith(want) && !/[\p{L}\p{N}]/u.test(got[want.length]));
 };
 
-/** How far memory and datastore are apart, in words; js in nats (0 .. ln 2).
+/** The agreement of memory and datastore in words; js in nats (0 .. ln 2).
  * @type {(js: number) => string} */
 export const agreement = (js) => {
   if (js < 0.05) return "agree closely";
@@ -178,11 +178,11 @@ export const agreement = (js) => {
   return js < 0.45 ? "differ" : "disagree";
 };
 
-/* Evidence as numbers: the kNN distribution without some neighbours, and documents to tokens.
+/* Evidence: the kNN distribution without some neighbours, and the tokens of a document.
  *
- * A neighbour's weight is count * exp(-distance / temperature) over the sum of all k. Leaving some
- * out is therefore exact: the others' weights, divided by what is left of them. step.far holds the
- * weights of the neighbours that are not listed, by the token they stand for, -1 for any other.
+ * A neighbour's weight is count * exp(-distance / temperature) over the sum of all k. Removing some
+ * is therefore exact: the remaining weights are divided by their sum. step.far has the weights of
+ * the unlisted neighbours by token, -1 for any token that is not a candidate.
  */
 
 const OTHER = -1;
@@ -190,8 +190,8 @@ const OTHER = -1;
 /** @type {(sums: Map<number, number>, key: number, mass: number) => void} */
 const add = (sums, key, mass) => { sums.set(key, (sums.get(key) || 0) + mass); };
 
-/** The step without the neighbours at the positions `left` of its list: p, cand and rest anew.
- * Where no mass is left the datastore has nothing to say and repeats the decoder.
+/** The step without the neighbours at the positions `left` of its list: p, cand and rest are
+ * recomputed. Without any mass, the datastore's distribution is the decoder's.
  * @type {(step: Step, left: Set<number>) => Step & { left: number }} */
 export const without = (step, left) => {
   const listed = new Set(step.cand.map((row) => row[0]));
@@ -211,12 +211,12 @@ export const without = (step, left) => {
   };
 };
 
-/** The tokens for which a document is evidence, as a set of indices.
+/** The indices of the tokens that a document is evidence for.
  * @type {(steps: Step[], title: string) => Set<number>} */
 export const tokensOf = (steps, title) => new Set(steps.flatMap((step, i) =>
   ((step.nn || []).some((row) => row[1] === title) ? [i] : [])));
 
-/** A text's documents, weightiest first.
+/** A text's documents by descending weight.
  * @type {(steps: Step[]) => { title: string, group: string, mass: number, count: number }[]} */
 export const documentsOf = (steps) => {
   const found = new Map();

@@ -1,5 +1,5 @@
 // @ts-check
-/* The small panels: status chip and progress line, example chips; figures that fit again when they are seen. */
+/* The small panels: status chip, progress line, example chips; figures are resized when shown. */
 /** @import { Example, Props, Status, Watch } from "./types.js" */
 import { h, inside, setText } from "./dom.js";
 import { page } from "./state.js";
@@ -14,18 +14,18 @@ export const mountStatus = (element, props, watch) => {
   const chip = h("span", { class: "chip" });
   const line = h("span", { class: "status-line" });
   const bar = h("i");
-  const heard = h("span", { class: "unseen", role: "status" }); // no percentages, one by one
+  const spoken = h("span", { class: "unseen", role: "status" }); // for screen readers, without percentages
   const progress = h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
   inside(element, ".status-host").replaceChildren(
     h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress),
-      chip, heard));
+      chip, spoken));
   const show = () => {
     const value = props.value || page.status;
     chip.dataset.state = value.state;
     setText(chip, value.state || "loading");
     setText(line, value.line || "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
-    setText(heard, counts ? (value.line || "").split(":")[0] : value.line || "");
+    setText(spoken, counts ? (value.line || "").split(":")[0] : value.line || "");
     progress.toggleAttribute("data-on", Number.isFinite(value.share));
     bar.style.width = `${100 * (value.share || 0)}%`;
     page.status = value;
@@ -37,10 +37,10 @@ export const mountStatus = (element, props, watch) => {
   show();
 };
 
-/** Plotly follows the window only while a figure is seen; what was hidden then is told later.
+/** Plotly ignores window resizes while a figure is hidden, so one is sent when it is shown.
  * @type {(element: Element) => void} */
 export const mountFigures = (element) => {
-  let width = 0; // of the window when these figures were last seen
+  let width = 0; // window width when these figures were last shown
   new ResizeObserver(() => {
     if (!element.getClientRects().length) return;
     if (width && width !== window.innerWidth) window.dispatchEvent(new Event("resize"));
@@ -61,10 +61,10 @@ export const mountExamples = (element, props, trigger) => {
   const examples = (props.value || []).map((example, index) => ({ ...example, index }));
   const groups = GROUPS.filter(([key]) => examples.some((e) => e.group === key));
   const surprise = props.surprises ? h("button", { type: "button", class: "surprise",
-    title: "A question about something the decoder never saw, in a wording nobody trained on",
+    title: "A question on an entity that the decoder never saw, in a held-out wording",
     on: { click: () => trigger("pick", { index: "surprise" }) } }, "Surprise me") : "";
   const forgets = props.forgets ? h("button", { type: "button", class: "surprise forgets",
-    title: "Asks what the decoder knew: alone, with a memory, and fine-tuned on the new facts",
+    title: "A fact that the decoder knew: decoder alone, with a memory, and fine-tuned on the new facts",
     on: { click: () => trigger("pick", { index: "forgets" }) } }, "What fine-tuning forgets") : "";
   if (!groups.length) return;
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Examples" });

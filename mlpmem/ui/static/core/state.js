@@ -1,5 +1,5 @@
 // @ts-check
-/* What the parts of the page share in the browser: lambda, the status, who is on screen. */
+/* State shared by the parts of the page: lambda, the status, the views, the columns' names. */
 /** @import { Defaults, Events, Lambda, LambdaBar, Offer, Own, Packed } from "./types.js" */
 /** @import { Reader, Records, Shown, Status, TokenView, Trace } from "./types.js" */
 import { h } from "./dom.js";
@@ -10,8 +10,8 @@ const listeners = {};
 
 export const page = {
   /** @type {number | null} */
-  lambda: null, // null: every text is shown at the lambda it was generated with
-  auto: false, // whether a router is to choose it for what is generated next; lambda is null then
+  lambda: null, // null: every text is shown at its own lambda
+  auto: false, // a router chooses it for the next text; lambda is null then
   /** @type {Defaults} */
   defaults: { memory: 0.5, knn: 0.5 },
   /** @type {Status} */
@@ -20,9 +20,9 @@ export const page = {
   views: [],
   /** @type {LambdaBar | null} */
   bar: null,
-  /** Scores a text on its own tab, where there is one. @type {((text: string) => void) | null} */
+  /** Scores a text on the Inspect tab, if there is one. @type {((text: string) => void) | null} */
   inspect: null,
-  /** Opens the document of a neighbour on its own tab, where there is one. @type {Reader | null} */
+  /** Opens a neighbour's document on the Corpus tab, if there is one. @type {Reader | null} */
   read: null,
   /** @template {keyof Events} N @param {N} name @param {(detail: Events[N]) => void} fn */
   on(name, fn) {
@@ -39,22 +39,22 @@ export const page = {
     this.auto = auto;
     this.emit("lambda", value);
   },
-  /** The view a visitor is looking at. */
+  /** The view on the open tab. */
   activeView() {
     const here = this.views.filter((view) => view.root.isConnected);
     return here.find((view) => view.shown) || here[0] || null;
   },
-  /** The view with a run under way, of all tabs. */
+  /** The view of any tab whose run is in progress. */
   runningView() {
     return this.views.find((view) => view.running) || null;
   },
 };
 
-/** The lambda a trace is shown at, or "auto" where every token has its own (lambdaAt); one of a
- * scrubbed column stays at its own. @type {(trace: Shown) => Lambda} */
+/** The lambda of a trace on screen, or "auto" if every token has its own (lambdaAt); a scrubbed text
+ * keeps its own. @type {(trace: Shown) => Lambda} */
 export const lambdaOf = (trace) => (trace.fixed ? trace.lmbda : page.lambda ?? trace.lmbda);
 
-/** Whether a router can choose a system's lambda; of another text than the bundle's none knows.
+/** Whether a router can choose a system's lambda; routers do not cover a visitor's own text.
  * @type {(system: string, own?: Own) => boolean} */
 export const canRoute = (system, own) => (page.status.auto || []).includes(system) &&
   !(own && partsOf(system).includes("knn"));
@@ -68,19 +68,19 @@ const NAMES = Object.assign(Object.create(null), {
 });
 /** @type {{ [system: string]: string }} */
 export const CAPTIONS = {
-  lm: "A frozen language model. It knows what it was trained on, nothing else.",
-  memory: "The same decoder, mixed with a small MLP that answers from memory.",
-  knn: "The same decoder, mixed with a kNN search through every position of the corpus.",
+  lm: "A frozen language model. It knows only its training text.",
+  memory: "The same decoder, mixed with a small MLP, the memory.",
+  knn: "The same decoder, mixed with a kNN search over all positions of the corpus.",
 };
-/** What each system was measured to get right. @type {{ [system: string]: Records }} */
+/** Each system's measured accuracy. @type {{ [system: string]: Records }} */
 export const RECORDS = Object.create(null);
-/** Of columns that search a visitor's own text. @type {{ [system: string]: string }} */
+/** Captions of columns that search a visitor's own text. @type {{ [system: string]: string }} */
 export const OWN_CAPTIONS = {
-  knn: "The same decoder, mixed with a kNN search through your own text: kNN knows it now; the " +
-    "memory was trained earlier and does not.",
+  knn: "The same decoder, mixed with a kNN search over your own text. The memory does not know " +
+    "this text, because it was trained earlier.",
   mixed: "The same decoder, mixed with memory and the datastore of your own text in equal shares.",
-  rag: "The same decoder alone, with the passage of your own text that BM25 finds put before the " +
-    "prompt.",
+  rag: "The same decoder without a memory; the best passage of your own text by BM25 is put before " +
+    "the prompt.",
 };
 /** @type {{ [group: string]: string }} */
 export const GROUPS = {
@@ -90,14 +90,14 @@ export const GROUPS = {
   text: "running text",
   stranger: "one-off invented names",
 };
-/** The others' names say nothing. @type {(group: string) => boolean} */
+/** Whether a group's name is shown. @type {(group: string) => boolean} */
 export const isLettered = (group) => !["text", "stranger"].includes(group);
 
-/** Whose training had a document, as a tag. @type {(group: string) => HTMLElement} */
+/** A tag with a document's group. @type {(group: string) => HTMLElement} */
 export const groupTag = (group) => h("span", { class: "group-tag", "data-group": group },
   isLettered(group) ? h("b", null, group) : "", ` ${GROUPS[group] || ""}`);
 
-/** A value from Python: it travels as one string, see components.py.
+/** A value from Python, sent as one string; see components.py.
  * @type {(value: Packed | undefined) => any} */
 export const unpack = (value) => (value?.json ? JSON.parse(value.json) : null);
 
@@ -107,16 +107,16 @@ export const nameOf = (system) => NAMES[system] || { title: system, source: syst
 /** A column's title within a sentence. @type {(system: string) => string} */
 export const inline = (system) => (kindOf(system) ? nameOf(system).short : nameOf(system).title.toLowerCase());
 
-/** What a further column is: "mixed", "rag", "tuned", "memory"; "" for the usual three.
+/** The kind of an extra column: "mixed", "rag", "tuned", "memory"; "" for the three sources.
  * @type {(system: string) => string} */
 export const kindOf = (system) => nameOf(system).kind || "";
 /** @type {{ [kind: string]: string }} */
 const SOURCE = { mixed: "memory and datastore", memory: "other memory" };
 const MOST_CAPTION = 160; // characters, as in a bundle
 /** @type {{ [kind: string]: string }} */
-const ALONE = { rag: "After the passage the decoder", tuned: "This decoder" };
+const ALONE = { rag: "With the passage, the decoder", tuned: "This decoder" };
 
-/** Learns what further columns are called. @type {(columns: Offer[] | undefined) => void} */
+/** Registers the names of extra columns. @type {(columns: Offer[] | undefined) => void} */
 export const introduce = (columns) => {
   for (const { name, kind, title, short, caption, guessed } of columns || []) {
     if (NAMES[name] && !kindOf(name)) continue;
@@ -126,7 +126,7 @@ export const introduce = (columns) => {
   }
 };
 
-/** Learns the columns of a run that was made on another page from what its traces say.
+/** Registers the columns of a run from another page, with names derived from its traces.
  * @type {(traces: { [system: string]: Partial<Trace> }) => void} */
 export const introduceTraces = (traces) => {
   for (const [name, trace] of Object.entries(traces)) {

@@ -1,5 +1,5 @@
-/* The shapes of what Python sends, as mlpmem's Trace.to_dict and ui's stream.py write them. Types only: nothing of this
- * file reaches a browser. */
+/* The types of Python's values, as Trace.to_dict and ui/request/stream.py write them. This file is not sent to the
+ * browser. */
 
 import type { LambdaBar } from "../tools/lambda.js";
 import type { Columns } from "../view/columns.js";
@@ -8,9 +8,9 @@ import type { TokenView } from "../view/view.js";
 
 export type { Columns, LambdaBar, Pane, TokenView };
 export type Source = "lm" | "memory" | "knn";
-/** "auto": a router chose one for every token, which stands in its step. */
+/** "auto": a router chose one for every token, in step.lmbda. */
 export type Lambda = number | "auto";
-/** A probability by source; absent or null where a source did not answer. */
+/** Probabilities by source; absent or null for a source without an answer. */
 export type Probs = { lm: number } & { [source: string]: number | null | undefined };
 
 /** [token id, text, p of lm, of memory, of knn] */
@@ -39,7 +39,7 @@ export interface Step {
   nn: NeighbourRow[];
   ms: number | null;
   far?: [number, number][]; // absent in older recordings
-  lmbda?: number; // this token's own, where the trace's is "auto"
+  lmbda?: number; // this token's own, if the trace's is "auto"
 }
 
 export interface Settings {
@@ -64,16 +64,16 @@ export interface Trace extends Opening {
 export type Cost = { [part: string]: number };
 export type Traces = { [system: string]: Trace };
 
-/** What a column shows: a trace that grows or is whole, or a scrubbed text. */
+/** A column's content: a partial or whole trace, or a scrubbed text. */
 export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean; changed?: Set<number>; kind?: number };
 /** One of eleven scrubbed texts; its first `kept` steps are those of text number `like`. */
 export type ScrubText = Trace & { like: number; kept: number };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
 
-/** What is known of a prompt. */
+/** The known facts about a prompt. */
 export interface About { prompt?: string; answer?: string; aliases?: string[]; part?: string; wording?: string }
 
-/** The visitor's own text that was searched, as the server calls it: "" for none, true in a saved run. */
+/** The short id of the visitor's own text that was searched: "" for none, true in a saved run. */
 export type Own = string | true;
 
 /** One value for a token view. */
@@ -101,9 +101,9 @@ export interface Status {
   no_memory?: string; defaults?: Defaults; auto?: string[]; routed?: boolean;
 }
 export type Defaults = { [source: string]: number };
-/** A further column, as extras.py offers it. */
+/** An extra column, as offers.py lists it. */
 export interface Offer { name: string; kind: string; title: string; short: string; caption: string; guessed?: boolean }
-/** Shares of [new, known] facts that a system gets right, at its own lambda and as a router chose. */
+/** A system's accuracy on [new, known] facts, at its own lambda and with a router. */
 export type Records = { own?: [number, number]; auto?: [number, number] };
 export interface Example { prompt: string; group: string }
 export interface Turn { question: string; answer: string; system: string; try: number; firsts: [number, string][]; done: boolean }
@@ -119,22 +119,22 @@ export type OwnText =
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
 export interface Probed { number: number; error?: string; rows?: { id: number; text: string; named: string; p: Probs }[] }
-/** What a column may be asked for; the server checks it. */
+/** A request of a column's own buttons; the server checks it. */
 export interface Request {
   kind: "branch" | "scrub" | "typed"; run: string; system: string; lmbda: Lambda | null; settings?: Settings; forced: number[];
   systems?: string[]; typed?: string;
 }
 
-/** A value of Python's that travels as one string, see components.py. */
+/** A value from Python, sent as one string; see components.py. */
 export interface Packed { json: string }
-/** The properties of a Gradio component, and how a script hears that one changed. */
+/** The properties of a Gradio component, and the function that watches one. */
 export type Props<T, More = object> = { value?: T } & More;
 export type Watch = (name: "value", listener: () => void) => void;
 
-/** How a token was chosen: by pointer or key it takes the focus too. */
+/** How a token was selected; by pointer or key it also takes the focus. */
 export type How = "pointer" | "key" | "page" | "drawer";
 
-/** What the parts of the page tell each other. */
+/** The page's events and their data. */
 export interface Events {
   lambda: number | null; status: Status; pending: undefined;
   view: Columns; cite: Columns; stopped: Columns; ended: Columns;

@@ -1,5 +1,5 @@
 // @ts-check
-/* A small drawing: perplexity of the shown text against lambda, memory and datastore. */
+/* A small plot: perplexity of the text on screen against lambda, for memory and datastore. */
 /** @import { Lambda, Step } from "../core/types.js" */
 import { h, setText, short, svg } from "../core/dom.js";
 import { curveOf, hasSource, optimum, perplexity } from "../core/mix.js";
@@ -34,7 +34,7 @@ export class Curve {
     this.count = 0;
   }
 
-  /** Draws the curves of a list of steps; the same list is not drawn twice.
+  /** Draws the curves of a list of steps, unless they are drawn already.
    * @param {Step[]} steps @param {number} count */
   draw(steps, count) {
     if (this.steps === steps && this.count === count) return;
@@ -67,12 +67,12 @@ export class Curve {
       const [lambda, ppl] = optimum(curve);
       this.dots[source].setAttribute("cx", x(lambda));
       this.dots[source].setAttribute("cy", y(ppl));
-      best.push(`${nameOf(source).short} least at λ ${lambda.toFixed(2)}`);
+      best.push(`${nameOf(source).short}: lowest at λ ${lambda.toFixed(2)}`);
     }
     setText(this.best, best.join("\n"));
   }
 
-  /** Moves the marker and says the perplexity at lambda. @param {Lambda} lambda @param {string} [system] */
+  /** Moves the marker to lambda and shows the perplexity there. @param {Lambda} lambda @param {string} [system] */
   mark(lambda, system) {
     this.marker.style.display = lambda === "auto" ? "none" : "";
     if (lambda !== "auto") {
@@ -82,7 +82,7 @@ export class Curve {
     const ppl = this.steps ? perplexity(this.steps, source, lambda) : NaN;
     setText(this.value, Number.isFinite(ppl) ? `perplexity ${short(ppl)}` : "perplexity –");
     this.svg.setAttribute("aria-label",
-      `Perplexity of the shown text against lambda. ${this.value.textContent}. ` +
+      `Perplexity of the text on screen against lambda. ${this.value.textContent}. ` +
       this.best.textContent);
   }
 }

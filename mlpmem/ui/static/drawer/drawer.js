@@ -1,6 +1,6 @@
 // @ts-check
-/* The token drawer: four distributions on one candidate list, the rest, the evidence.
- * There is one drawer on the page; it moves into the view whose token was chosen. */
+/* The token drawer: four distributions over one candidate list, the rest, the evidence.
+ * The page has one drawer, which moves into the view whose token is selected. */
 /** @import { Candidate, Columns, Packed, Pane, Probs, Props, Shown, Step, Watch } from "../core/types.js" */
 import { h, isFrom, lambdaText, percent, quote, setText, single } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix, otherOf, ranked, tokensOf } from "../core/mix.js";
@@ -15,7 +15,7 @@ const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" 
 /** @typedef {{ root: HTMLElement, fill: HTMLElement, text: HTMLElement }} Slot */
 /** @typedef {{ root: HTMLElement, cells: { [column: string]: Slot }, p: Probs }} Row */
 
-/** The cells of a row, one for each column. @type {() => { [column: string]: Slot }} */
+/** The cells of a row, one per column. @type {() => { [column: string]: Slot }} */
 const cellsOf = () => Object.fromEntries(COLUMNS.map((column) => {
   const fill = h("i", { "aria-hidden": "true" });
   const text = h("span", null, "–");
@@ -33,7 +33,7 @@ const STEPS = { vertical: { ArrowUp: -1, ArrowDown: 1 }, across: { ArrowLeft: -1
 
 export class Drawer {
   constructor() {
-    /** The token that is shown, null while the drawer is closed; `step` lacks the neighbours that were left out.
+    /** The token on screen, null while the drawer is closed; `step` is without the unticked neighbours.
      * @type {{ view: Columns, pane: Pane, index: number, trace: Shown, step: Step } | null} */
     this.at = null;
     this.name = h("h3", { class: "drawer-title", "aria-live": "polite" });
@@ -66,7 +66,7 @@ export class Drawer {
     this.evidence.cite(title, title === null ? 0 : tokensOf(this.at.trace.steps, title).size);
   }
 
-  /** Some neighbours are left out: the datastore's column and the mix follow. @param {Step} step */
+  /** Updates the datastore's column and the mix for a step without some neighbours. @param {Step} step */
   #leave(step) {
     if (!this.at) return;
     this.at.step = step;
@@ -99,10 +99,10 @@ export class Drawer {
       h("thead", null, h("tr", null, h("th", { scope: "col" }, "next token, %"), heads,
         this.mixHead)), this.body));
     return h("div", { class: "distributions" },
-      h("h4", null, "What each would say next"), scroll, this.probe.root);
+      h("h4", null, "Distributions of the next token"), scroll, this.probe.root);
   }
 
-  /** Opens on one token of a pane inside a view.
+  /** Opens the drawer at a token of a view's pane.
    * @param {Columns} view @param {Pane} pane @param {number} index */
   show(view, pane, index) {
     const { trace } = pane;
@@ -146,7 +146,7 @@ export class Drawer {
     return { root, cells, p: candidate.p, id: candidate.id };
   }
 
-  /** A candidate's text; where the view can ask a model, a button that goes on from it.
+  /** A candidate's text; in a view with a model, a button that branches with it.
    * @param {Candidate} candidate */
   #branch(candidate) {
     const { at } = this;
@@ -162,7 +162,7 @@ export class Drawer {
     return [.../** @type {NodeListOf<HTMLElement>} */ (this.body.querySelectorAll(".branch"))];
   }
 
-  /** Up and down walk the candidates' buttons, of which one is a tab stop. @param {number} by */
+  /** Moves the focus up or down the candidates' buttons, one of which is a tab stop. @param {number} by */
   #walk(by) {
     const buttons = this.#branches();
     if (!buttons.length) return false;
@@ -182,7 +182,7 @@ export class Drawer {
     return { root, cells, p: step.rest };
   }
 
-  /** Re-mixes the fused column for the page's lambda; no other column depends on it. */
+  /** Mixes the fused column again for the page's lambda; no other column depends on it. */
   repaint() {
     if (!this.at) return;
     const { system } = this.at.trace;
@@ -196,29 +196,29 @@ export class Drawer {
     });
     put(this.rest.cells.fused, mix(this.rest.p, system, lambda));
     this.probe.repaint(system, lambda);
-    const routed = lambdaOf(this.at.trace) === "auto"; // what a router chose has no round digits
-    const said = routed ? lambda.toFixed(2) : lambdaText(lambda);
-    setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${said}`);
-    this.#tell(this.at, lambda, said);
+    const routed = lambdaOf(this.at.trace) === "auto"; // a router's lambda has many digits
+    const shown = routed ? lambda.toFixed(2) : lambdaText(lambda);
+    setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${shown}`);
+    this.#explain(this.at, lambda, shown);
   }
 
-  /** Tells in a sentence and in a formula how the token's probability came about.
-   * @param {NonNullable<Drawer["at"]>} at @param {number} lambda @param {string} said */
-  #tell({ pane, trace, step: { p, s } }, lambda, said) {
+  /** Shows the token's probability as a sentence and as a formula.
+   * @param {NonNullable<Drawer["at"]>} at @param {number} lambda @param {string} shown */
+  #explain({ pane, trace, step: { p, s } }, lambda, shown) {
     const { system } = trace;
     const other = otherOf(p, system);
     const text = quote(s);
     const { source: name, alone = "The decoder alone" } = nameOf(pane.system);
     if (system === "lm" || other === null) {
       setText(this.story, `${alone} gives ${text} ${percent(p.lm)} %. ` +
-        "Nothing is mixed in this column.");
+        "This column has no mix.");
       setText(this.formula, `p = p(decoder) = ${p.lm.toFixed(3)}`);
       return;
     }
     const fused = mix(p, system, lambda);
     const chosen = lambdaOf(trace) === "auto" ? "The router chose this λ for this token." : "";
     setText(this.story, `The decoder gives ${text} ${percent(p.lm)} %, the ${name} ` +
-      `${percent(other)} %. Mixed at λ ${said}: ${percent(fused)} %. ${chosen}`);
+      `${percent(other)} %. Mixed at λ ${shown}: ${percent(fused)} %. ${chosen}`);
     setText(this.formula, `${fused.toFixed(3)} = (1 − ${lambdaText(lambda)}) × ` +
       `${p.lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)}`);
   }
@@ -230,7 +230,7 @@ export class Drawer {
     view.select(pane.system, Math.max(0, Math.min(trace.steps.length - 1, index + by)), "drawer");
   }
 
-  /** Closes; focus goes back to the token only when a person closed it. */
+  /** Closes the drawer; focus returns to the token only if the visitor closed it. */
   close(focus = true) {
     if (!this.at) return;
     const { view, pane, index } = this.at;
@@ -257,10 +257,10 @@ export class Drawer {
 /** @type {Drawer | null} */
 let only = null;
 
-/** The page's one drawer, made on first use. @type {() => Drawer} */
+/** The page's drawer, created on first use. @type {() => Drawer} */
 export const drawer = () => (only ||= new Drawer());
 
-/** What carries the probe's questions and answers is on the page.
+/** Connects the probe to its Gradio component, which sends requests and receives replies.
  * @type {(props: Props<Packed>, watch: Watch, trigger: (data: object) => void) => void} */
 export const mountProbe = (props, watch, trigger) => {
   drawer().probe.connect(trigger);

@@ -1,5 +1,5 @@
 // @ts-check
-/* The neighbours the datastore found for one token: title, context, distance, weight. */
+/* The datastore's neighbours for one token: title, context, distance, weight. */
 /** @import { NeighbourRow, Own, Reader, Step } from "../core/types.js" */
 import { glyph, h, percent, quote, setText, short } from "../core/dom.js";
 import { agreement, hasSource, neighbourOf, without } from "../core/mix.js";
@@ -34,46 +34,46 @@ function item(neighbour, chosen, on) {
         "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));
 }
 
-/** How close memory and datastore are at this token, as a sentence. @type {(step: Step) => string} */
+/** The agreement of memory and datastore at this token, as a sentence. @type {(step: Step) => string} */
 const agreementText = (step) => {
   if (step.js === null || step.js === undefined) {
     return hasSource([step], "knn")
       ? "Memory and datastore were not compared here."
-      : "The datastore has not answered here, so there is nothing to compare the memory with.";
+      : "The datastore has no answer here, so it cannot be compared with the memory.";
   }
   return `Memory and datastore ${agreement(step.js)} here: Jensen-Shannon divergence ` +
     `${step.js.toFixed(2)} of at most ${LN2.toFixed(2)} nats.`;
 };
 
-/** What was left out and how far the numbers still hold, as a sentence.
+/** The unticked neighbours and how the numbers were recomputed, as a sentence.
  * @type {(step: Step, left: Set<number>) => string} */
 const leftText = (step, left) => {
   if (!left.size) return "";
   const mass = [...left].reduce((sum, i) => sum + (step.nn[i][8] || 0), 0);
   const count = left.size === 1 ? "1 neighbour" : `${left.size} neighbours`;
   if (!(without(step, left).left > 0)) {
-    return `Without ${count} nothing of what was found is left: the mix is the decoder alone.`;
+    return `Without ${count}, no neighbour is left: the mix is the decoder alone.`;
   }
-  return `Without ${count}, ${percent(mass)} % of the weight: datastore and mix are computed ` +
-    "anew from the others found. A new search might bring in further ones.";
+  return `Without ${count} (${percent(mass)} % of the weight), datastore and mix are recomputed ` +
+    "from the other neighbours. A new search could find more.";
 };
 
 export class Evidence {
-  /** on.leave(step) is told what is left once neighbours were unticked; on.cite(title). A
-   * visitor's own text is not the corpus that can be read.
+  /** on.leave(step) is called with the step without the unticked neighbours, on.cite(title) when a
+   * title is clicked.
    * @param {{ leave: (step: Step) => void, cite: (title: string) => void }} on */
   constructor(on) {
     this.on = on;
     /** @type {Step | null} */
     this.step = null;
     /** @type {Set<number>} */
-    this.left = new Set(); // positions in the step's list that are unticked
+    this.left = new Set(); // unticked positions in the step's list
     this.lack = h("p", { class: "left-out", role: "status" });
     this.cited = h("p", { class: "cited", role: "status" });
     this.agree = h("p", { class: "agreement" });
     this.list = h("ol", { class: "neighbours" });
     this.root = h("div", { class: "evidence" },
-      h("h4", null, "What the datastore found"), this.agree, this.lack, this.cited, this.list);
+      h("h4", null, "The datastore's neighbours"), this.agree, this.lack, this.cited, this.list);
   }
 
   /** @param {Step} step @param {Own} own */
@@ -99,7 +99,7 @@ export class Evidence {
     this.on.leave(this.left.size ? without(this.step, this.left) : this.step);
   }
 
-  /** Says which document is marked in the text, and for how many tokens it is evidence.
+  /** Shows which document is marked in the text, and its number of tokens.
    * @param {string | null} title @param {number} count */
   cite(title, count) {
     setText(this.cited, title === null ? ""

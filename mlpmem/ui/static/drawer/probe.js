@@ -1,5 +1,5 @@
 // @ts-check
-/* The probe: any token a visitor names, at the position the drawer shows. One request. */
+/* The probe: the probability of any typed token at the drawer's position, with one request. */
 /** @import { Probed, Probs } from "../core/types.js" */
 import { h, percent, quote, setText, single } from "../core/dom.js";
 import { lambdaAt, mix } from "../core/mix.js";
@@ -12,12 +12,12 @@ export class Probe {
   constructor(drawer) {
     this.drawer = drawer;
     /** @type {((data: object) => void) | null} */
-    this.send = null; // set once the part that carries it is mounted
-    this.number = 0; // of the last question
+    this.send = null; // set once its Gradio component is mounted
+    this.number = 0; // of the last request
     /** @type {number | null} */
-    this.waiting = null; // the number of the question that has no answer yet
+    this.waiting = null; // the number of the request without a reply yet
     this.input = h("input", { type: "text", class: "probe-input", maxlength: "40", dir: "auto",
-      placeholder: "name any token", "aria-label": "Probe a token: its first token's probability here",
+      placeholder: "type any token", "aria-label": "Probe a token: its first token's probability here",
       on: { keydown: (event) => this.#pressed(event) } });
     this.button = h("button", { type: "button", class: "pane-tool",
       on: { click: () => this.ask() } }, "Probe");
@@ -30,13 +30,13 @@ export class Probe {
     this.rows = [];
   }
 
-  /** From now on a question can be sent. @param {(data: object) => void} send */
+  /** Enables requests. @param {(data: object) => void} send */
   connect(send) {
     this.send = send;
     this.root.hidden = false;
   }
 
-  /** Whether the model that answers is the one this column was written by. @param {boolean} on */
+  /** Shows the probe only for columns of the page's own model. @param {boolean} on */
   allow(on) {
     this.root.hidden = !this.send || !on;
   }

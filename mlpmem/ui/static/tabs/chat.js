@@ -1,16 +1,16 @@
 // @ts-check
-/* The conversation: turns as plain text. The last answer's tokens are a token view below it. */
+/* The conversation as plain text; the last answer's tokens are in a token view below it. */
 /** @import { Packed, Props, Status, Turn, Watch } from "../core/types.js" */
 import { h, inside, quote, setText } from "../core/dom.js";
 import { nameOf, page, unpack } from "../core/state.js";
 
-const NEAR = 40; // pixels from its end: whoever reads further up is left there
+const NEAR = 40; // pixels from the end within which the log scrolls along
 
 class ChatLog {
   /** @param {HTMLElement} host @param {string} hint */
   constructor(host, hint) {
     this.asking = hint;
-    this.known = ""; // what is shown, but for the last answer
+    this.known = ""; // key of the content without the last answer
     this.root = h("div", { class: "log", role: "log", tabindex: "0",
       "aria-label": "Conversation" });
     this.hint = h("p", { class: "log-hint" });
@@ -25,7 +25,7 @@ class ChatLog {
     const last = turns.at(-1);
     const known = JSON.stringify(turns.map((turn) =>
       [turn.question, turn.system, turn.try, turn === last ? "" : turn.answer]));
-    if (last && known === this.known) { // only the last answer grew: the others stay as they are
+    if (last && known === this.known) { // only the last answer changed
       setText(inside(this.root, ":scope > :last-child > :last-child"), last.answer.trim() || "…");
     } else {
       const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn, turn === last)]);
@@ -37,11 +37,11 @@ class ChatLog {
     this.known = known;
   }
 
-  /** Nothing more comes: an answer without a word was stopped. */
+  /** Ends the turn; an answer without a token was stopped. */
   ended() {
     this.root.setAttribute("aria-busy", "false");
-    const said = this.root.querySelector(".answers:last-child .said");
-    if (said?.textContent === "…") setText(said, "(stopped)");
+    const answer = this.root.querySelector(".answers:last-child .said");
+    if (answer?.textContent === "…") setText(answer, "(stopped)");
   }
 
   /** @param {Turn} turn */
@@ -57,7 +57,7 @@ class ChatLog {
       h("p", { class: "said", dir: "auto" }, turn.answer.trim() || (last ? "…" : "(stopped)")));
   }
 
-  /** A later try begins with a less likely token, and says so: it would repeat itself otherwise.
+  /** A note on a later try, which begins with a less likely token so that it does not repeat itself.
    * @param {Turn} turn */
   #tried(turn) {
     if (turn.try < 2) return "";
@@ -67,11 +67,11 @@ class ChatLog {
   #hint() {
     setText(this.hint, page.status.ready
       ? this.asking
-      : "The model is still loading. Questions can be asked as soon as it has.");
+      : "The model is still loading. Ask a question when it is ready.");
   }
 }
 
-/** came() tells the server that another source can answer by now, or none that could.
+/** came() notifies the server when the available sources change.
  * @type {(element: Element, props: Props<Packed, { hint: string }>, watch: Watch, came: () => void) => void} */
 export const mountLog = (element, props, watch, came) => {
   const log = new ChatLog(inside(element, ".log-host"), props.hint);

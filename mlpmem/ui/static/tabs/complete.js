@@ -1,11 +1,11 @@
 // @ts-check
-/* Completes the names of the bundle's entities in the prompt box; nothing is asked of the server. */
+/* Completes names of the bundle's entities in the prompt box, without requests. */
 /** @import { Packed, Props } from "../core/types.js" */
 import { h, inside, setText } from "../core/dom.js";
 import { unpack } from "../core/state.js";
 
 const SHOWN = 7;
-const BACK = 6; // words before the caret that may begin a name
+const BACK = 6; // words before the caret at which a name may begin
 
 /** @typedef {{ name: string, group: string, folded: string }} Title */
 /** @typedef {{ start: number, names: Title[] }} Piece */
@@ -13,7 +13,7 @@ const BACK = 6; // words before the caret that may begin a name
 /** @type {(text: string) => string} */
 const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 
-/** What of the text before the caret begins names: {start, names} of the longest such piece.
+/** {start, names} of the longest text before the caret that is the beginning of names.
  * @type {(titles: Title[], before: string) => Piece} */
 const completions = (titles, before) => {
   const starts = [...before.matchAll(/(?<![\p{L}\p{N}])[\p{L}\p{N}]/gu)].map((m) => m.index);
@@ -38,7 +38,7 @@ class Completion {
     this.found = { start: 0, names: [] };
     /** @type {HTMLTextAreaElement | null} */
     this.box = null;
-    this.filling = false; // while a name is put into the box
+    this.filling = false; // while a name is written into the box
     this.list = h("ul", { id: "names", class: "names", role: "listbox",
       "aria-label": "Names in the corpus", hidden: true });
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
@@ -78,7 +78,7 @@ class Completion {
     area.setAttribute("aria-controls", "names");
     if (this.active >= 0) area.setAttribute("aria-activedescendant", `name-${this.active}`);
     else area.removeAttribute("aria-activedescendant");
-    setText(this.live, names.length ? `${names.length} names, arrow down to choose` : "");
+    setText(this.live, names.length ? `${names.length} names, arrow down to select` : "");
   }
 
   close() {
@@ -89,7 +89,7 @@ class Completion {
     setText(this.live, "");
   }
 
-  /** Down and up choose, Enter or Tab take what is chosen, Esc closes the list and no more.
+  /** Arrow keys select, Enter or Tab accepts, Esc closes the list.
    * @param {KeyboardEvent} event */
   pressed(event) {
     const { box } = this;
@@ -127,7 +127,7 @@ class Completion {
 
 /** @type {Completion | null} */
 let only = null;
-// the window hears of a key before view/page.js does: an Enter that takes a name asks nothing
+// the window's listener runs before view/page.js's, so Enter on a name starts no run
 window.addEventListener("keydown", (event) => only?.pressed(event), true);
 
 /** @type {(_: Element, props: Props<Packed>) => void} */

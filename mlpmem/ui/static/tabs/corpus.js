@@ -1,11 +1,11 @@
 // @ts-check
-/* The Corpus tab: hits, an open document, and the state of a visitor's own datastore. */
+/* The Corpus tab: hits, an open document, and the status of a visitor's own datastore. */
 /** @import { Found, OwnText, Packed, Props, Reader, Watch } from "../core/types.js" */
 import { h, inside, isCalm, isFrom, isPhone, megabytes, quote, setText, tabNamed } from "../core/dom.js";
 import { groupTag, unpack } from "../core/state.js";
 
-const STRANGERS = "Not about anybody: passages on invented names, hardly one of which is ever met again. From " +
-  "them decoder and memory learn to doubt a name they never met. Nothing of this is asked.";
+const STRANGERS = "Passages on invented names, most of which occur only once. From them decoder and memory learn " +
+  "to doubt an unknown name. No question is about them.";
 
 /** @typedef {{ document: number, query: string } | { title: string, group: string, place: string }} Asked
  * @typedef {(asked: Asked) => void} Open */
@@ -14,12 +14,12 @@ class CorpusView {
   /** @param {HTMLElement} host @param {Open} open */
   constructor(host, open) {
     this.open = open;
-    this.place = ""; // words of a passage that an opened document is to be read from
+    this.place = ""; // words of the passage to scroll to in an opened document
     this.alert = h("p", { class: "alert", role: "alert" });
     this.count = h("p", { class: "panel-note", role: "status" });
     this.hits = h("ol", { class: "hits" });
     this.page = h("article", { class: "document", tabindex: "0", "aria-label": "Document" });
-    this.page.append(h("p", { class: "log-hint" }, "Search, and open a document to read all of it."));
+    this.page.append(h("p", { class: "log-hint" }, "Search, then open a document to read it."));
     this.grid = h("div", { class: "corpus-grid" }, h("div", null, this.count, this.hits), this.page);
     host.replaceChildren(this.alert, this.grid);
   }
@@ -35,16 +35,16 @@ class CorpusView {
 
   /** @param {Extract<Found, { kind: "hits" }>} value */
   #list({ query, count, hits }) {
-    const shown = hits.length < count ? `, the first ${hits.length} shown` : "";
-    setText(this.count, count ? `${count} ${count === 1 ? "document has" : "documents have"} ` +
-      `${quote(query)}${shown}.` : `Nothing has ${quote(query)}. Try fewer or other words.`);
+    const shown = hits.length < count ? `; the first ${hits.length} are shown` : "";
+    setText(this.count, count ? `${count} ${count === 1 ? "document contains" : "documents contain"} ` +
+      `${quote(query)}${shown}.` : `No document contains ${quote(query)}. Try fewer or other words.`);
     this.hits.replaceChildren(...hits.map((hit) => h("li", null,
       h("button", { type: "button", class: "hit", "aria-pressed": "false", "data-document": hit.document,
         on: { click: () => this.open({ document: hit.document, query }) } },
       h("span", { class: "hit-head" }, h("span", { class: "neighbour-name", dir: "auto" }, hit.title),
         groupTag(hit.group)),
       h("span", { class: "neighbour-text", dir: "auto" }, "…", hit.before,
-        hit.match ? h("mark", null, hit.match) : "", hit.after, "…"))))); // the title alone may match
+        hit.match ? h("mark", null, hit.match) : "", hit.after, "…"))))); // only the title may match
     this.hits.scrollTop = 0;
   }
 
@@ -56,7 +56,7 @@ class CorpusView {
       h("h3", { dir: "auto" }, title, " ", groupTag(group)),
       group === "stranger" ? h("p", { class: "panel-note" }, STRANGERS) : "",
       more ? h("p", { class: "panel-note" }, more) : "",
-      ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is what was looked for
+      ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is a match
         ...parts.map((part, i) => (i % 2 ? h("mark", null, part) : part)))));
     const here = this.place ? this.page.querySelector("mark") : null;
     this.page.scrollTop = here ? here.offsetTop - this.page.offsetTop - this.page.clientHeight / 3 : 0;
@@ -76,25 +76,25 @@ class Own {
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
     this.line = h("p", { class: "own-line", role: "status" });
     /** @type {string | null} */
-    this.run = null; // that makes a datastore
-    this.timer = 0; // until the text expires
-    this.kept = ""; // what the line says of the text that is kept
+    this.run = null; // the run that builds a datastore
+    this.timer = 0; // timer of the text's expiry
+    this.summary = ""; // the line on the stored text
     host.replaceChildren(this.alert, this.progress, this.line);
     for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
     document.addEventListener("click", (event) => { if (isFrom(event, "#own-make")) this.#wait(); });
   }
 
-  /** Make was pressed: until the first word comes back, others may come first. */
+  /** Make was pressed: until the first value arrives, the run is in the queue. */
   #wait() {
     document.body.toggleAttribute("data-keying", true);
-    setText(this.line, "Waiting for its turn …");
+    setText(this.line, "Waiting in the queue …");
   }
 
   /** @param {OwnText | null} value */
   receive(value) {
     if (!value) return;
     setText(this.alert, value.kind === "message" ? value.text : "");
-    if (value.kind === "progress" && value.run !== this.run) return; // a late word of what was cancelled
+    if (value.kind === "progress" && value.run !== this.run) return; // a late value of a cancelled run
     const keying = value.kind === "begin" || value.kind === "progress";
     this.progress.hidden = !keying;
     document.body.toggleAttribute("data-keying", keying);
@@ -104,14 +104,14 @@ class Own {
       setText(this.line, `Reading ${quote(value.title)} …`);
     } else if (value.kind === "progress") {
       this.bar.style.width = `${(100 * value.done) / Math.max(1, value.total)}%`;
-      setText(this.line, `Keying ${value.done.toLocaleString("en")} of ` +
+      setText(this.line, `Computing keys: ${value.done.toLocaleString("en")} of ` +
         `${value.total.toLocaleString("en")} tokens …`);
     } else if (value.kind === "ready") this.#ready(value);
     else if (value.kind === "gone") {
       this.#gone(value.stopped ? "Cancelled: nothing of it is kept."
-        : "Deleted: the page answers from its own corpus again.");
+        : "Deleted. The page uses its own corpus again.");
     }
-    else if (value.kind === "message") setText(this.line, this.kept);
+    else if (value.kind === "message") setText(this.line, this.summary);
   }
 
   /** @param {Extract<OwnText, { kind: "ready" }>} value */
@@ -119,12 +119,12 @@ class Own {
     const until = new Date(Date.now() + 1000 * seconds)
       .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
     document.body.setAttribute("data-own", "");
-    this.kept = `${quote(title)}: ${documents} ` +
+    this.summary = `${quote(title)}: ${documents} ` +
       `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
-      `${megabytes(bytes)}, kept for you alone until ${until}. The datastore's column, Inspect ` +
-      "and Chat answer from it now: kNN knows it; the memory was trained earlier and does not." +
+      `${megabytes(bytes)}, kept for you only until ${until}. The datastore's column, Inspect ` +
+      "and Chat use it now. The memory does not know it, because it was trained earlier." +
       (note ? ` (${note})` : "");
-    setText(this.line, this.kept);
+    setText(this.line, this.summary);
     window.clearTimeout(this.timer);
     this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
   }
@@ -138,21 +138,21 @@ class Own {
   /** @param {string} text */
   #gone(text) {
     window.clearTimeout(this.timer);
-    this.kept = "";
+    this.summary = "";
     document.body.removeAttribute("data-own");
     setText(this.line, text);
   }
 }
 
-const LONGEST = 48; // characters of what stands before a neighbour's token
+const LONGEST = 48; // characters of the context before a neighbour's token
 
-/** The view, once its tab was shown. @type {CorpusView | null} */
+/** The view, once its tab was opened. @type {CorpusView | null} */
 let only = null;
 
-/** Opens a neighbour's document on the Corpus tab, at its place. @type {Reader} */
+/** Opens a neighbour's document on the Corpus tab at its passage. @type {Reader} */
 export const readDocument = ({ title, group, left, target }) => {
   tabNamed("Corpus")?.click();
-  /** A tab's parts are there once it was shown. @param {number} tries */
+  /** Retries until the tab's elements exist, which Gradio creates when it is opened. @param {number} tries */
   const ask = (tries) => {
     const view = only;
     if (view?.page.isConnected && view.page.getClientRects().length) {

@@ -1,5 +1,5 @@
 // @ts-check
-/* The Inspect tab: one text in one token view; beside it lines, gains, losses and documents. */
+/* The Inspect tab: a text in a token view, with nll curves, gains, losses and documents. */
 /** @import { How, Inspected, Lambda, Packed, Props, Step, Trace, Watch } from "../core/types.js" */
 import { glyph, h, inside, lambdaText, percent, setText, short, svg, tabNamed, write } from "../core/dom.js";
 import { creditOf, curveOf, documentsOf, flipsOf, hasSource, lambdaAt, mix, optimum, perplexity } from "../core/mix.js";
@@ -8,24 +8,24 @@ import { TokenView } from "../view/view.js";
 
 const SHOWN = 6; // rows of a list
 const BEFORE = 8; // characters shown before a token
-const EMPTY = "Every token of a text, as it stands: how likely the decoder, the memory and the datastore " +
-  "each found it, whose probability it is, who was surprised, and where the datastore had it from.";
-const LEAST = 0.05; // nats below which a token is no gain and no loss
+const EMPTY = "Inspect scores every token of a text: its probability under the decoder, the memory and the " +
+  "datastore, each one's share of the mix, and the datastore's documents.";
+const LEAST = 0.05; // nats of credit below which a token is neither gain nor loss
 const ROWS = ["lm", "memory", "knn", "fused"];
 /** @type {{ [source: string]: string }} */
 const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" };
 const H = 30;
 const FLOOR = 1e-12; // keeps a log finite
-const CAP = 14; // nats drawn at most: one token in a million
+const CAP = 14; // most nats drawn: one in a million
 
 /** @type {(p: number | null | undefined) => number} */
 const nll = (p) => -Math.log(Math.max(p ?? 0, FLOOR));
 
 /** @typedef {{ path: SVGElement, cursor: SVGElement, plot: SVGElement, value: HTMLElement, root: HTMLElement }} Row */
 
-/** The nll of every token as four small lines on one scale: decoder, memory, datastore, mix. */
+/** Four nll curves over the tokens on one scale: decoder, memory, datastore, mix. */
 class Lines {
-  /** pick(index) is called for a place that was pointed at. @param {(index: number) => void} pick */
+  /** pick(index) is called for a clicked token. @param {(index: number) => void} pick */
   constructor(pick) {
     /** @type {Step[]} */
     this.steps = [];
@@ -55,9 +55,9 @@ class Lines {
     const p = (step, source) =>
       (source === "fused" ? mix(step.p, system, lambdaAt(step, lambda)) : step.p[source]);
     for (const source of ROWS) {
-      const there = source === "fused" || hasSource(steps, source);
-      this.rows[source].root.hidden = !there;
-      if (there) this.#line(this.rows[source], HEADS[source], steps.map((s) => nll(p(s, source))));
+      const present = source === "fused" || hasSource(steps, source);
+      this.rows[source].root.hidden = !present;
+      if (present) this.#line(this.rows[source], HEADS[source], steps.map((s) => nll(p(s, source))));
     }
   }
 
@@ -76,7 +76,7 @@ class Lines {
       `${name}: negative log-likelihood of ${values.length} tokens, ${row.value.textContent}`);
   }
 
-  /** Shows which token is chosen; -1 is none. @param {number} index */
+  /** Marks the selected token, -1 for none. @param {number} index */
   mark(index) {
     for (const { cursor } of Object.values(this.rows)) {
       cursor.style.display = index < 0 ? "none" : "";
@@ -86,22 +86,22 @@ class Lines {
   }
 }
 
-/** What a list shows. @typedef {"gains" | "losses" | "documents"} Kind */
+/** A list's kind. @typedef {"gains" | "losses" | "documents"} Kind */
 /** A token that the source moved; credit in nats.
  * @typedef {{ step: Step, i: number, credit: number }} Moved */
 
 /** @type {Kind[]} */
 const KINDS = ["gains", "losses", "documents"];
 /** @type {{ [kind in Kind]: string }} */
-const TITLES = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents behind it, by weight" };
+const TITLES = { gains: "Biggest gains", losses: "Biggest losses", documents: "Documents by weight" };
 
 class Inspect {
-  /** example is a text that is offered while there is none, "" for no offer.
+  /** example is a text that is offered while the view is empty, "" for none.
    * @param {HTMLElement} host @param {string} example */
   constructor(host, example) {
     /** @type {Trace | null} */
     this.trace = null;
-    /** Every source's own lambda. @type {{ [source: string]: number }} */
+    /** Each source's own lambda. @type {{ [source: string]: number }} */
     this.lambdas = {};
     /** The best lambda and its perplexity. @type {[number, number]} */
     this.optimum = [0, NaN];
@@ -112,11 +112,11 @@ class Inspect {
     this.best = h("button", { type: "button", class: "pane-tool", on: { click: () => this.#go() } });
     const inner = h("div", { class: "view-host" });
     this.head = h("div", { class: "inspect-head", hidden: true },
-      h("div", { class: "groups", role: "group", "aria-label": "What the decoder is mixed with" }, this.sources),
+      h("div", { class: "groups", role: "group", "aria-label": "Source mixed with the decoder" }, this.sources),
       this.sentence, this.best);
     this.lines = new Lines((i) => this.#pick(i));
     this.lists = KINDS.map((kind) => this.#list(kind));
-    /** What each list shows. @type {Map<Kind, string>} */
+    /** The key of each list's content. @type {Map<Kind, string>} */
     this.listed = new Map();
     this.more = h("div", { class: "inspect-more", hidden: true },
       h("section", null, h("h4", null, "Negative log-likelihood of every token"), this.lines.root),
@@ -132,7 +132,7 @@ class Inspect {
     page.on("lambda", () => this.repaint());
     page.on("view", (view) => { if (view === this.view) this.#mark(); });
     page.on("cite", (view) => { if (view === this.view) this.#cited(); });
-    page.on("stopped", (view) => { if (view === this.view) this.#nothing(); });
+    page.on("stopped", (view) => { if (view === this.view) this.#reset(); });
   }
 
   /** @param {Kind} kind */
@@ -160,12 +160,12 @@ class Inspect {
       this.mixWith(this.trace.system);
     } else {
       this.view.receive(value);
-      if (value.kind === "message") this.#nothing();
+      if (value.kind === "message") this.#reset();
     }
   }
 
-  /** No text came after all. */
-  #nothing() {
+  /** Resets the view after a run without a result. */
+  #reset() {
     this.progress.hidden = true;
     this.empty.hidden = this.trace !== null;
   }
@@ -178,14 +178,14 @@ class Inspect {
     this.more.hidden = true;
   }
 
-  /** Shows the text as a mix of the decoder with another source; nothing is asked for.
+  /** Shows the text as a mix of the decoder with another source, without a request.
    * @param {string} source */
   mixWith(source) {
     if (!this.trace) return;
     const chosen = this.view.chosen?.index;
     this.trace = { ...this.trace, system: source, lmbda: this.lambdas[source] ?? this.trace.lmbda };
     this.view.restart({ [source]: this.trace });
-    this.view.chosen = { system: source, index: chosen ?? 0 }; // it opens no drawer by itself
+    this.view.chosen = { system: source, index: chosen ?? 0 }; // prevents opening the drawer
     this.view.complete({ [source]: this.trace });
     this.view.finished = null;
     this.view.replay.offer();
@@ -214,14 +214,14 @@ class Inspect {
     const mixed = perplexity(steps, system, lambda);
     const [target, least] = this.optimum;
     setText(this.sentence, `Perplexity: decoder ${short(alone)}, mix ` +
-      `${short(mixed)} at λ ${lambdaText(lambda)}, least ${short(least)} at λ ` +
+      `${short(mixed)} at λ ${lambdaText(lambda)}, lowest ${short(least)} at λ ` +
       `${lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
-      "is another than the decoder's.");
-    setText(this.best, `λ to ${lambdaText(target)}`);
+      "differs from the decoder's.");
+    setText(this.best, `Set λ to ${lambdaText(target)}`);
     this.#moves(this.trace, lambda);
   }
 
-  /** The lists of tokens that the source raised and lowered most at lambda.
+  /** Fills the lists of the tokens that the source raised and lowered most at lambda.
    * @param {Trace} trace @param {Lambda} lambda */
   #moves({ steps, system }, lambda) {
     const moved = steps.map((step, i) => ({ step, i, credit: creditOf(step, system, lambda) }))
@@ -256,7 +256,7 @@ class Inspect {
     h("b", null, `${credit > 0 ? "▲ +" : "▼ −"}${Math.abs(credit).toFixed(2)} nats`)));
   }
 
-  /** The end of the text before a token: a piece of a word alone says little.
+  /** The end of the text before a token, as context.
    * @param {Step[]} steps @param {number} i */
   #before(steps, i) {
     const text = steps.slice(Math.max(0, i - BEFORE), i).map((step) => step.s).join("");
@@ -272,7 +272,7 @@ class Inspect {
       h("span", { class: "jump-word", dir: "auto" }, one.title),
       h("span", null, isLettered(one.group) ? one.group : ""),
       h("b", null, `${one.count} ${one.count === 1 ? "token" : "tokens"}`)))));
-    if (!found.length) body.append(h("li", { class: "none" }, "no datastore answered"));
+    if (!found.length) body.append(h("li", { class: "none" }, "no datastore"));
   }
 
   #cited() {
@@ -301,12 +301,12 @@ const sample = (move, share, text) => h("span", { class: "legend-item" },
     h("span", { class: "sample", "data-move": move, style: { "--w": "0.6", "--share": share } }, "word")),
   text);
 
-/** What tint, lines and marks say of a scored text. */
+/** The legend of tint, lines and marks of a scored text. */
 const inspectLegend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
-  sample("same", "0.9", "tint: how much of the probability is not the decoder's"),
+  sample("same", "0.9", "tint: the source's share of the probability"),
   sample("up", "0", "it helps"), sample("down", "0", "it hurts"),
   h("span", { class: "legend-item" }, h("b", { "aria-hidden": "true" }, "⚑"),
-    "another first choice than the decoder's"));
+    "first choice differs from the decoder's"));
 
 /** @type {(element: Element, props: Props<Packed, { example: string }>, watch: Watch) => void} */
 export const mountInspect = (element, props, watch) => {
@@ -314,11 +314,11 @@ export const mountInspect = (element, props, watch) => {
   watch("value", () => inspect.receive(unpack(props.value)));
 };
 
-/** Opens a text of another tab here and has it scored. @type {(given: string) => void} */
-export const inspectText = (given) => {
-  const text = given.replace(/\r\n?/g, "\n"); // as a box gives it back
+/** Opens a text on the Inspect tab and scores it. @type {(original: string) => void} */
+export const inspectText = (original) => {
+  const text = original.replace(/\r\n?/g, "\n"); // as a text box normalizes it
   tabNamed("Inspect")?.click();
-  /** A tab's widgets are there once it was shown, and take words a little later. @param {number} tries */
+  /** Retries until the tab's box exists, which Gradio creates when it is opened. @param {number} tries */
   const fill = (tries) => {
     const area = document.querySelector("#inspect-text textarea");
     const taken = area instanceof HTMLTextAreaElement && area.value === text;

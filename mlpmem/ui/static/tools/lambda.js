@@ -1,5 +1,5 @@
 // @ts-check
-/* The lambda bar: one slider for the page. Moving it asks the server nothing. */
+/* The lambda bar: one slider for the page. Moving it sends no request. */
 /** @import { Lambda, Columns, Props } from "../core/types.js" */
 import { h, inside, lambdaText, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
@@ -8,7 +8,7 @@ import { Curve } from "../drawer/curve.js";
 import { again } from "../view/page.js";
 
 export class LambdaBar {
-  /** What Generate sends is props.value.lmbda.
+  /** Generate sends props.value.lmbda.
    * @param {HTMLElement} host @param {Props<{ lmbda: Lambda | null }>} props */
   constructor(host, props) {
     this.props = props;
@@ -17,7 +17,7 @@ export class LambdaBar {
       "aria-label": "lambda: weight of the memory or datastore in the mix",
       on: { input: () => this.#moved(), change: () => this.#settled() } });
     this.auto = h("button", { type: "button", id: "lambda-auto", class: "auto", role: "switch",
-      "aria-checked": "false", hidden: true, title: "A router chooses λ anew for every token",
+      "aria-checked": "false", hidden: true, title: "A router chooses λ for every token",
       on: { click: () => this.#switch() } }, "auto");
     this.ticks = h("div", { class: "lambda-ticks", "aria-hidden": "true" });
     this.curve = new Curve();
@@ -63,7 +63,7 @@ export class LambdaBar {
     this.repaint();
   }
 
-  /** Turns the router on or off; where it chooses unless told otherwise, off is one lambda for all. */
+  /** Turns the router on or off; if it is on by default, off sets one lambda for all. */
   #switch() {
     const on = this.auto.getAttribute("aria-checked") === "true";
     this.set(on ? (page.status.routed ? page.defaults.memory : null) : "auto");
@@ -74,8 +74,8 @@ export class LambdaBar {
     this.input.focus();
   }
 
-  /** Sets lambda from elsewhere; null shows every text at its own, "auto" is the router's. What is
-   * generated at null has the bundle's: each one's best, or the router's (status.routed).
+  /** Sets lambda: a number, "auto" for the router's, or null to show every text at its own. At null,
+   * the next text is generated with the bundle's lambdas or its router (status.routed).
    * @param {Lambda | null} value */
   set(value) {
     if (value !== "auto") this.input.value = String(value ?? page.defaults.memory);
@@ -88,7 +88,7 @@ export class LambdaBar {
     this.set(Number(Math.min(1, Math.max(0, Number(this.input.value) + by)).toFixed(2)));
   }
 
-  /** What the router chose for the token that is looked at, null where it chose nothing.
+  /** The router's lambda for the selected token, null without one.
    * @param {Columns | null} view @returns {number | null} */
   #here(view) {
     const chosen = view?.chosen;
@@ -100,7 +100,7 @@ export class LambdaBar {
     const view = page.activeView();
     const pane = view?.focusPane();
     const trace = pane?.trace ?? null;
-    const scored = trace !== null && isScored(trace); // at fixed lambdas alone
+    const scored = trace !== null && isScored(trace); // scored at fixed lambdas only
     const mixed = trace?.system === "lm" ? null : trace; // the decoder alone has no lambda
     const { status } = page;
     const routable = mixed !== null && canRoute(pane?.system ?? "", view?.own);
@@ -112,10 +112,10 @@ export class LambdaBar {
     const stays = mixed !== null && mixed.lmbda !== "auto" && !routable;
     const shown = (stays ? page.lambda : wanted) ?? mixed?.lmbda ?? page.defaults.memory;
     const touched = page.lambda !== null || (page.auto && !status.routed);
-    const next = wanted ?? (status.routed ? "auto" : null); // at which the next text is generated
+    const next = wanted ?? (status.routed ? "auto" : null); // lambda of the next text
     this.auto.setAttribute("aria-checked", String(auto));
     this.track.toggleAttribute("data-idle", shown === "auto");
-    if (shown === "auto") this.input.setAttribute("aria-valuetext", "not in force: lambda is auto");
+    if (shown === "auto") this.input.setAttribute("aria-valuetext", "inactive: lambda is auto");
     else this.input.removeAttribute("aria-valuetext");
     const here = shown === "auto" ? this.#here(view) : null;
     setText(this.output, here === null ? lambdaText(shown) : here.toFixed(2));

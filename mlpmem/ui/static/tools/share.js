@@ -1,12 +1,12 @@
 // @ts-check
-/* Keep and share: the run on screen as a link, as JSON, as CSV; a saved one opened again. */
+/* Share: the run on screen as a link, JSON or CSV; opening a saved run. */
 /** @import { About, Shown, TokenView } from "../core/types.js" */
 import { h, megabytes, setText } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
-const MOST = 6e6; // characters of a file; the server bounds them again
-/** A trace's setting and its name in a link. @type {[keyof import("../core/types.js").Settings, string][]} */
+const MOST = 6e6; // characters of a file; the server checks them again
+/** [a trace's setting, its name in a link]. @type {[keyof import("../core/types.js").Settings, string][]} */
 const KEYS = [["max_new_tokens", "tokens"], ["temperature", "temperature"], ["top_p", "top_p"],
   ["top_k", "top_k"], ["seed", "seed"], ["min_p", "min_p"], ["repetition_penalty", "penalty"]];
 const COLUMNS = ["system", "index", "chosen", "token_id", "token", "lm", "memory", "knn", "fused",
@@ -14,8 +14,8 @@ const COLUMNS = ["system", "index", "chosen", "token_id", "token", "lm", "memory
 
 /** @typedef {About & { v: number, lmbda: number | null, own?: true, traces: { [system: string]: Shown } }} Run */
 
-/** The run on screen as the API returns it, null while there is none that is whole. Where all
- * that is mixed was written at a scrubbed lambda, that one is each column's own.
+/** The run on screen as the API returns it, null without a complete run. If all mixed columns show
+ * scrubbed texts, each column has its own lambda.
  * @type {(view: TokenView | null) => Run | null} */
 export const recordOf = (view) => {
   if (!view?.finished || [...view.panes.values()].some((p) => p.root.dataset.state === "stopped")) {
@@ -33,11 +33,11 @@ export const recordOf = (view) => {
   const lmbda = fixed && fixed === mixed.length ? null : page.lambda;
   /** @type {Run} */
   const run = { v: 1, ...view.head.about, lmbda, traces };
-  return view.own ? { ...run, own: true } : run; // a text was searched that stays with the visitor
+  return view.own ? { ...run, own: true } : run; // the searched text itself is not saved
 };
 
-/** A run as CSV: a line for every candidate of every token, mixed at the lambda on screen.
- * Tokens are JSON strings: spaces and line ends stay visible, and no cell is a formula.
+/** A run as CSV: one line per candidate of each token, mixed at the lambda on screen.
+ * Tokens are JSON strings, so spaces and line ends are visible, and no cell is a formula.
  * @type {(run: Run) => string} */
 const csvOf = (record) => {
   /** @type {(string | number)[][]} */
@@ -57,8 +57,8 @@ const csvOf = (record) => {
   return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
 };
 
-/** The lambda that shows a run as it is on screen, "auto" where a router chose it; null where
- * every column has its default. @param {Run} record */
+/** The lambda for a link to a run, "auto" if a router chose it, null if every column has its
+ * default. @param {Run} record */
 function lambdaOf(record) {
   if (record.lmbda !== null) return record.lmbda;
   const mixed = SOURCES.slice(1).filter((name) => record.traces[name])
@@ -69,7 +69,7 @@ function lambdaOf(record) {
   return off ? off.lmbda : null;
 }
 
-/** An address that asks this page for the same run. @type {(run: Run) => string} */
+/** A link that repeats a run on this page. @type {(run: Run) => string} */
 export const linkOf = (record) => {
   const query = new URLSearchParams({ q: record.prompt ?? "" });
   const traces = Object.values(record.traces);
@@ -95,7 +95,7 @@ function save(name, type, text) {
 const fileName = (record) => `mlp-memory ${record.prompt}`.replace(/[^\p{L}\p{N}]+/gu, "-")
   .slice(0, 60).replace(/-$/, "");
 
-/** The Share button with its panel; open(text) sends a file on, null where nothing can be opened. */
+/** The Share button with its panel; open(text) opens a saved run, null if that is not possible. */
 export class Share {
   /** @param {((text: string) => void) | null} open */
   constructor(open) {
@@ -110,7 +110,7 @@ export class Share {
       this.#item("Save as CSV", "share-csv", () => this.#save("csv")),
     ];
     this.panel = h("div", { class: "share-panel", id: "share-panel", role: "group",
-      "aria-label": "Keep and share", hidden: true }, this.needing, this.box,
+      "aria-label": "Save and share", hidden: true }, this.needing, this.box,
     open ? [h("hr"), this.#item("Open a saved run…", "share-open", () => this.picker.click()),
       this.picker] : [], this.note);
     this.button = h("button", { type: "button", class: "tool-button share-button",
@@ -131,9 +131,9 @@ export class Share {
   /** @param {boolean} on */
   toggle(on) {
     if (on) {
-      const there = recordOf(page.activeView()) !== null;
-      for (const item of this.needing) item.disabled = !there;
-      setText(this.note, there ? "" : "A run that has ended can be kept.");
+      const complete = recordOf(page.activeView()) !== null;
+      for (const item of this.needing) item.disabled = !complete;
+      setText(this.note, complete ? "" : "Only a finished run can be shared.");
       this.box.hidden = true;
     }
     this.panel.hidden = !on;
@@ -162,11 +162,11 @@ export class Share {
     }
   }
 
-  /** What a link does not carry, a saved run does. @param {Run} run */
+  /** A note on parts of a run that a link omits. @param {Run} run */
   #lost({ own, traces }) {
     const grown = Object.values(traces).some((trace) => trace.settings?.forced?.length);
     if (!own && !grown) return "";
-    return ` It asks ${own ? "the page's own corpus" : "from the start, without branches"}: save the run to keep this.`;
+    return ` The link uses ${own ? "the page's own corpus: save the run to keep your text's answers" : "no branches: save the run to keep them"}.`;
   }
 
   /** @param {"json" | "csv"} kind */
@@ -184,11 +184,11 @@ export class Share {
     this.picker.value = "";
     if (!file || !open) return;
     if (page.runningView()) {
-      setText(this.note, "A run is under way. Stop it first.");
+      setText(this.note, "A run is in progress. Stop it first.");
       return;
     }
     if (file.size > MOST) {
-      setText(this.note, `That file has ${megabytes(file.size)}; at most 6 MB are taken.`);
+      setText(this.note, `The file must have at most 6 MB; it has ${megabytes(file.size)}.`);
       return;
     }
     open(await file.text());

@@ -1,5 +1,5 @@
 // @ts-check
-/* The head's buttons: tour, share, keys, light or dark; and the place of a run that waits. */
+/* The header's buttons (tour, share, keys, light or dark), and a waiting run's place in the queue. */
 /** @import { Props, Watch } from "../core/types.js" */
 import { h, inside, setText } from "../core/dom.js";
 import { keysHelp } from "../core/keys.js";
@@ -7,7 +7,7 @@ import { page } from "../core/state.js";
 import { Share } from "./share.js";
 import { Tour } from "./tour.js";
 
-const PAUSE = 700; // milliseconds between two questions about the queue
+const PAUSE = 700; // milliseconds between requests for the place
 
 function themeButton() {
   const dark = () => document.body.classList.contains("dark");
@@ -21,7 +21,7 @@ function themeButton() {
   return button;
 }
 
-/** Asks for a run's place in the queue for as long as it waits. @param {() => void} ask */
+/** Requests a run's place in the queue while it waits. @param {() => void} ask */
 function watchQueue(ask) {
   const waits = () => page.runningView()?.head.kind === "waiting";
   const again = () => {
@@ -32,14 +32,14 @@ function watchQueue(ask) {
   page.on("pending", () => window.setTimeout(again, PAUSE));
 }
 
-/** The addresses in the About tab's examples are this page's own. @type {(element: Element) => void} */
+/** Puts this page's address into the About tab's examples. @type {(element: Element) => void} */
 export const mountAbout = (element) => {
   for (const node of element.querySelectorAll(".origin")) {
     setText(node, window.location.href.split(/[?#]/)[0]);
   }
 };
 
-/** events.open(text) sends a saved run to the server, events.ask() asks for the queue; null where there is no server.
+/** events.open(text) sends a saved run to the server, events.ask() requests the place; null without a server.
  * @type {(element: Element, props: Props<{ ahead: number | null }>, watch: Watch,
  *   events: { open: (text: string) => void, ask: () => void } | null) => void} */
 export const mountTools = (element, props, watch, events) => {

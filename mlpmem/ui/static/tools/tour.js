@@ -1,21 +1,21 @@
 // @ts-check
-/* A tour in five steps with the numbers of the run on screen; it starts only when asked for. */
+/* A tour in five steps with the numbers of the run on screen; it starts by a click only. */
 /** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
 import { h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
 
 const SEEN = "mlpmem-tour";
-const GAP = 12; // pixels between the card and what it explains
+const GAP = 12; // pixels between the card and its target
 
 const seen = () => {
   try { return window.localStorage.getItem(SEEN) !== null; } catch { return true; }
 };
 const remember = () => {
-  try { window.localStorage.setItem(SEEN, "seen"); } catch { /* it is offered again, then */ }
+  try { window.localStorage.setItem(SEEN, "seen"); } catch { /* the hint is shown again next time */ }
 };
 
-/** A source's likeliest token at a step, null where it has none.
+/** A source's likeliest token at a step, or null.
  * @param {Step} step @param {Source} source @returns {{ text: string, p: number } | null} */
 function top(step, source) {
   /** @type {{ text: string, p: number } | null} */
@@ -32,12 +32,12 @@ const says = (step, source) => {
   return best ? `${quote(best.text)} (${percent(best.p)} %)` : "nothing yet";
 };
 
-/** What the memory says, beside the datastore; what both say needs no second number. @param {Step} step */
+/** The memory's prediction compared with the datastore's. @param {Step} step */
 function remembers(step) {
-  const [own, found] = [top(step, "memory"), top(step, "knn")];
-  if (!own || !found) return `Here it says ${says(step, "memory")}.`;
-  return own.text === found.text ? `Here it says ${quote(own.text)}, as the datastore does.`
-    : `Here it says ${says(step, "memory")}, where the datastore says ${quote(found.text)}.`;
+  const [memory, knn] = [top(step, "memory"), top(step, "knn")];
+  if (!memory || !knn) return `Here it predicts ${says(step, "memory")}.`;
+  return memory.text === knn.text ? `Here it predicts ${quote(memory.text)}, as the datastore does.`
+    : `Here it predicts ${says(step, "memory")}, the datastore ${quote(knn.text)}.`;
 }
 
 /** @type {(cost: Cost | undefined, part: string) => number | undefined} */
@@ -45,7 +45,7 @@ const bytes = (cost, part) => cost?.[`${part}_bytes`];
 /** @type {(a: number, b: number) => string} */
 const times = (a, b) => `${short(a / b)} times`;
 
-/** The position the tour talks about: the first where memory and decoder part.
+/** The tour's position: the first token where memory and decoder differ.
  * @typedef {{ trace: Shown, step: Step, at: number }} Moment */
 /** @param {TokenView | null} view @returns {Moment | null} */
 function moment(view) {
@@ -57,43 +57,43 @@ function moment(view) {
   return { trace, step: trace.steps[at], at };
 }
 
-const WAITING = "As soon as something is generated or played, its numbers appear here.";
-/** @type {{ title: string, at: string[], tell: (moment: Moment, view: TokenView) => string[] }[]} */
+const WAITING = "Generate or play a run to see its numbers here.";
+/** @type {{ title: string, at: string[], lines: (moment: Moment, view: TokenView) => string[] }[]} */
 const STEPS = [
-  { title: "The decoder", at: ["[data-system=lm].pane"], tell: ({ step, at }, view) => [
-    `A language model, frozen. It reads ${quote(view.head.about.prompt || "")} and writes on, token by token.`,
-    `At token ${at + 1} it would say ${says(step, "lm")}. What it never met in training it can only guess.`] },
-  { title: "The datastore", at: ["[data-system=knn].pane"], tell: ({ step }) => {
-    const near = step.nn?.[0] && neighbourOf(step.nn[0]);
-    if (!near) return ["It keeps every position of the corpus with the token that came next. It has not answered here: " +
+  { title: "The decoder", at: ["[data-system=lm].pane"], lines: ({ step, at }, view) => [
+    `A frozen language model. It reads ${quote(view.head.about.prompt || "")} and continues it, token by token.`,
+    `At token ${at + 1} it predicts ${says(step, "lm")}. It can only guess facts that were not in its training text.`] },
+  { title: "The datastore", at: ["[data-system=knn].pane"], lines: ({ step }) => {
+    const nearest = step.nn?.[0] && neighbourOf(step.nn[0]);
+    if (!nearest) return ["It stores every position of the corpus with its next token. It has no answer here: " +
       (page.status.waiting || "it is not part of this run.")];
-    return ["It keeps every position of the corpus, with the token that came next, and searches them all for places like this one.",
-      `The nearest is in “${near.title}”, where ${quote(near.target)} came next; all it found together say ${says(step, "knn")}.`];
+    return ["It stores every position of the corpus with its next token, and searches for the positions most similar to this one.",
+      `The nearest is in “${nearest.title}”, followed by ${quote(nearest.target)}; all neighbours together predict ${says(step, "knn")}.`];
   } },
-  { title: "The memory", at: ["[data-system=memory].pane"], tell: ({ step }) => [
-    "A small network, trained to give the datastore's answer from the decoder's state alone. It looks nothing up.",
+  { title: "The memory", at: ["[data-system=memory].pane"], lines: ({ step }) => [
+    "A small network, trained to predict the datastore's answer from the decoder's hidden state, without a search.",
     page.status.no_memory || remembers(step)] },
-  { title: "The mix", at: [".dock"], tell: ({ trace, step }) => {
+  { title: "The mix", at: [".dock"], lines: ({ trace, step }) => {
     const system = trace.system;
     const lambda = lambdaAt(step, lambdaOf(trace));
     const [lm, other] = [step.p.lm, otherOf(step.p, system)];
     if (system === "lm" || other === null) return ["λ mixes the decoder with the memory or the datastore."];
-    return [`λ says how much the ${nameOf(system).source} counts. For ${quote(step.s)}:`,
+    return [`λ is the weight of the ${nameOf(system).source}. For ${quote(step.s)}:`,
       `(1 − ${lambdaText(lambda)}) × ${lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)} = ` +
       `${mix(step.p, system, lambda).toFixed(3)}.`,
-      "Move the slider: every token on screen is mixed anew, and nothing is asked of the server."];
+      "Move the slider: every token on screen is mixed again in your browser, without a request."];
   } },
   { title: "The cost", at: ["[data-system=memory].pane .cost", "[data-system=knn].pane .cost"],
-    tell: (_, view) => {
+    lines: (_, view) => {
       const cost = view.panes.get("knn")?.trace?.cost || view.panes.get("memory")?.trace?.cost;
       const [small, large] = [bytes(cost, "memory"), bytes(cost, "datastore")];
-      if (!small) return ["Under every column: milliseconds for a token, and megabytes that must be kept."];
+      if (!small) return ["Below every column: milliseconds per token, and megabytes of storage."];
       const first = `The memory needs ${megabytes(small)}`;
-      if (!large) return [`${first}; the datastore is not there to compare with yet.`];
+      if (!large) return [`${first}; the datastore is not ready yet.`];
       const time = cost?.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
         `of memory, or ${short(cost.search_ms)} ms of search.` : "";
       return [`${first}, the datastore ${megabytes(large)}: ${times(large, small)} as much.${time}`,
-        "The datastore grows with every text; the memory stays as large as it is."];
+        "The datastore grows with every text; the memory's size is fixed."];
     } },
 ];
 
@@ -103,7 +103,7 @@ const all = (selector) => [...document.querySelectorAll(selector)].filter((node)
 export class Tour {
   constructor() {
     this.at = -1;
-    this.told = ""; // what the card says
+    this.content = ""; // the card's text
     this.button = h("button", { type: "button", class: "tool-button tour-button",
       on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
     this.#offer();
@@ -119,7 +119,7 @@ export class Tour {
     h("header", null, this.count, h("button", { type: "button", class: "icon-button",
       "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
     this.title, this.text, h("div", { class: "tour-acts" }, this.back, this.next));
-    for (const name of /** @type {const} */ (["view", "lambda", "status"])) page.on(name, () => this.#tell());
+    for (const name of /** @type {const} */ (["view", "lambda", "status"])) page.on(name, () => this.#update());
     for (const name of ["scroll", "resize"]) {
       window.addEventListener(name, () => this.#place(), { passive: true });
     }
@@ -136,7 +136,7 @@ export class Tour {
     this.button.replaceChildren(...(fresh ? [h("span", { class: "tour-hint" }, "New here? "), "Tour"] : ["Tour"]));
   }
 
-  /** Shows one step; beyond the last the tour ends. @param {number} at */
+  /** Shows one step; after the last the tour ends. @param {number} at */
   go(at) {
     if (at >= STEPS.length) {
       this.end();
@@ -144,7 +144,7 @@ export class Tour {
     }
     if (!this.card.isConnected) inside(document.body, ".gradio-container").append(this.card);
     const first = all("#tabs [role=tab]")
-      .find((tab) => tab.getClientRects().length); // what it points at is on the first tab
+      .find((tab) => tab.getClientRects().length); // its targets are on the first tab
     if (first && first.getAttribute("aria-selected") !== "true") first.click();
     this.at = Math.max(0, at);
     remember();
@@ -154,7 +154,7 @@ export class Tour {
     setText(this.title, STEPS[this.at].title);
     setText(this.next, this.at === STEPS.length - 1 ? "Done" : "Next");
     this.back.disabled = this.at === 0;
-    this.#tell();
+    this.#update();
     this.#point();
     this.card.focus({ preventScroll: true });
   }
@@ -172,14 +172,14 @@ export class Tour {
       all(selector).filter((node) => node.getClientRects().length));
   }
 
-  #tell() {
+  #update() {
     if (this.at < 0) return;
     const view = page.activeView();
     const now = moment(view);
-    const lines = now && view ? STEPS[this.at].tell(now, view) : [WAITING];
+    const lines = now && view ? STEPS[this.at].lines(now, view) : [WAITING];
     const text = lines.join("\n");
-    if (text !== this.told) this.text.replaceChildren(...lines.map((line) => h("p", { dir: "auto" }, line)));
-    this.told = text;
+    if (text !== this.content) this.text.replaceChildren(...lines.map((line) => h("p", { dir: "auto" }, line)));
+    this.content = text;
     this.#place();
   }
 
@@ -190,7 +190,7 @@ export class Tour {
     this.#place();
   }
 
-  /** Puts the card beside its target, inside the window and above the lambda bar. */
+  /** Puts the card below or above its targets, inside the window and above the lambda bar. */
   #place() {
     if (this.at < 0 || isPhone()) return;
     const boxes = this.targets.map((node) => node.getBoundingClientRect());

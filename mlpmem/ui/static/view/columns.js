@@ -1,5 +1,5 @@
 // @ts-check
-/* What a view has on screen: panes side by side, the drawer below, and which token is chosen. */
+/* A view's content: panes side by side, the drawer below, and the selected token. */
 /** @import { How, Lambda, Own } from "../core/types.js" */
 import { h, isPhone } from "../core/dom.js";
 import { firstDifference, tokensOf } from "../core/mix.js";
@@ -12,11 +12,11 @@ import { Scrub } from "./scrub.js";
 import { tally } from "./tally.js";
 import { Tree } from "./tree.js";
 
-/** `prefix` starts the panes' ids; `systems` have panes, or, where it `follows`, every run says which; ask(request)
- * sends a request to the model, null where none can be sent.
+/** `prefix` starts the panes' ids; `systems` have panes, unless the view `follows`: then every run names its columns.
+ * ask(request) sends a request to the model, null without one.
  * @typedef {{ prefix: string, systems: string[], follows?: boolean, ask?: ((request: object) => void) | null }} Options */
 
-/** What TokenView builds on; nothing else does. */
+/** The base class of TokenView only. */
 export class Columns {
   /** @param {HTMLElement} host @param {Options} options */
   constructor(host, options) {
@@ -24,14 +24,14 @@ export class Columns {
     this.follows = options.follows ?? false;
     this.ask = options.ask ?? null;
     this.root = host;
-    /** The name of what is on screen. @type {string | null} */
+    /** The id of the run on screen. @type {string | null} */
     this.run = null;
     /** @type {Own} */
     this.own = "";
-    this.shown = false; // on the tab that is open
-    /** The token that is looked at. @type {{ system: string, index: number } | null} */
+    this.shown = false; // on the open tab
+    /** The selected token. @type {{ system: string, index: number } | null} */
     this.chosen = null;
-    /** The title of a document whose tokens are marked. @type {string | null} */
+    /** The title of the document whose tokens are marked. @type {string | null} */
     this.cited = null;
     /** @type {Map<string, Pane>} */
     this.panes = new Map();
@@ -43,7 +43,7 @@ export class Columns {
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });
     this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
-      "Pick any token to see what the decoder, the memory and the datastore each say there."));
+      "Select a token to see the distributions of decoder, memory and datastore there."));
     const key = legend();
     if (this.ask) key.append(tally().root);
     host.replaceChildren(this.alert, this.head.root, this.columns, key, this.tree.root,
@@ -55,13 +55,13 @@ export class Columns {
     new ResizeObserver(() => this.#turned()).observe(host);
   }
 
-  /** Makes the panes of a run's columns; the usual ones stay where none goes beyond them.
+  /** Creates the panes of a run's columns; the default panes stay if the run has no other columns.
    * @param {string[]} names */
   place(names) {
-    const further = this.follows || names.some((name) => !this.usual.includes(name));
-    const wanted = further ? names : this.usual;
+    const extra = this.follows || names.some((name) => !this.usual.includes(name));
+    const wanted = extra ? names : this.usual;
     const other = wanted.join() !== [...this.panes.keys()].join();
-    const guessed = wanted.some((name) => nameOf(name).guessed); // of another run perhaps
+    const guessed = wanted.some((name) => nameOf(name).guessed); // from a saved run
     if (this.follows || other || guessed) this.setSystems(wanted);
   }
 
@@ -79,23 +79,23 @@ export class Columns {
     this.columns.dataset.count = String(systems.length);
   }
 
-  /** Says in every empty column why it is empty. */
+  /** Shows in every empty column why it is empty. */
   explain() {
     for (const [system, pane] of this.panes) {
       if (pane.trace || pane.reason) continue;
       const waiting = system === "knn" ? page.status.waiting : "";
-      pane.explain(waiting || (system === "memory" && page.status.no_memory) || (this.run ? "Not part of this comparison." : ""));
+      pane.explain(waiting || (system === "memory" && page.status.no_memory) || (this.run ? "Not part of this run." : ""));
     }
   }
 
-  /** The columns' systems, the decoder alone last: it has the least to tell. */
+  /** The columns' systems, with the decoder alone last. */
   #mixedFirst() {
     const systems = [...this.panes.keys()];
     return [...systems.filter((s) => s !== "lm"), ...systems.filter((s) => s === "lm")];
   }
 
-  /** Opens the drawer at the first token where the memory leaves the decoder. */
-  openTelling() {
+  /** Opens the drawer at the first token that differs from the decoder's. */
+  openAtDifference() {
     const base = this.panes.get("lm")?.trace;
     for (const system of this.#mixedFirst()) {
       const trace = this.panes.get(system)?.trace;
@@ -119,7 +119,7 @@ export class Columns {
     page.emit("view", this);
   }
 
-  /** Marks in every pane the tokens that a document is evidence for; the same again unmarks.
+  /** Marks in every pane the tokens that a document is evidence for; a second call unmarks them.
    * @param {string} title */
   cite(title) {
     this.cited = title === this.cited ? null : title;
@@ -138,14 +138,14 @@ export class Columns {
     if (drawer().at?.view === this) drawer().close(false);
   }
 
-  /** The pane whose text the perplexity curve describes. */
+  /** The pane of the perplexity curve. */
   focusPane() {
     const wanted = [this.chosen?.system, ...this.#mixedFirst()];
     const system = wanted.find((s) => s && this.panes.get(s)?.trace?.steps.length);
     return (system && this.panes.get(system)) || null;
   }
 
-  /** Its tab was turned to or left: the one drawer goes where its token was chosen. */
+  /** The view's tab was opened or left: the drawer moves to the open tab's selected token. */
   #turned() {
     const shown = this.root.getClientRects().length > 0;
     if (shown === this.shown) return;
@@ -155,7 +155,7 @@ export class Columns {
     page.emit("view", this);
   }
 
-  /** Whether anything on screen was generated at another lambda; "auto" is the routers'.
+  /** Whether a text on screen was generated at another lambda; "auto" is the routers'.
    * @param {Lambda} lambda */
   isOff(lambda) {
     return [...this.panes.values()].some(({ system, trace }) => {

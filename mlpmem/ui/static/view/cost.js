@@ -1,5 +1,5 @@
 // @ts-check
-/* What a column costs: milliseconds a token and bytes, by part, as two stacked bars. */
+/* A column's cost: milliseconds per token and bytes, by part, as two stacked bars. */
 /** @import { Cost, Opening, Trace } from "../core/types.js" */
 import { h, megabytes, setText, short } from "../core/dom.js";
 import { partsOf } from "../core/mix.js";
@@ -29,8 +29,8 @@ export const costOf = (trace) => ({
   time: parts(trace.system, trace.cost, TIME),
   size: [...parts(trace.system, trace.cost, SIZE),
     { source: "rag", value: trace.cost?.passages_bytes ?? NaN }].filter((p) => Number.isFinite(p.value)),
-  once: trace.cost?.retrieval_ms, // before the first token
-  weighed: trace.cost?.evidence_ms, // as well: a router's sources read the prompt
+  once: trace.cost?.retrieval_ms, // retrieval, before the first token
+  weighed: trace.cost?.evidence_ms, // the router's evidence from the prompt
 });
 
 export class CostRow {
@@ -48,7 +48,7 @@ export class CostRow {
     return { root: h("div", { class: "cost-line" }, head, bar), text, detail, bar };
   }
 
-  /** Shows a cost; `scale` holds the largest time and size among the columns.
+  /** Shows a cost; `scale` has the largest time and size of all columns.
    * @param {Costs} cost @param {{ time: number, size: number }} scale */
   render(cost, scale) {
     const ms = total(cost.time);
@@ -57,8 +57,8 @@ export class CostRow {
     setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
     setText(this.time.detail, cost.time
       .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
-      .join(" + ") + (cost.once !== undefined ? ` · found in ${short(cost.once)} ms` : "") +
-      (cost.weighed !== undefined ? ` · prompt weighed in ${short(cost.weighed)} ms` : ""));
+      .join(" + ") + (cost.once !== undefined ? ` · retrieved in ${short(cost.once)} ms` : "") +
+      (cost.weighed !== undefined ? ` · prompt scored in ${short(cost.weighed)} ms` : ""));
     setText(this.size.text, cost.size.length ? megabytes(bytes) : "");
     setText(this.size.detail, cost.size
       .map((p) => `${NAME[p.source]} ${megabytes(p.value)}`).join(" + "));
@@ -75,7 +75,7 @@ export class CostRow {
   }
 }
 
-/** The largest totals among several traces, so that columns share one scale.
+/** The largest totals of several traces, for one scale in all columns.
  * @type {(traces: (Opening & Partial<Trace>)[]) => { time: number, size: number }} */
 export const costScale = (traces) => ({
   time: Math.max(0, ...traces.map((t) => total(costOf(t).time))),

@@ -1,5 +1,5 @@
 // @ts-check
-/* The page as a whole: mounts the views, starts and stops runs. */
+/* Mounts the views, starts and stops runs. */
 /** @import { Offer, Packed, Props, Records, Watch } from "../core/types.js" */
 import { inside, isFrom, setText, write } from "../core/dom.js";
 import { RECORDS, introduce, page, unpack } from "../core/state.js";
@@ -18,9 +18,9 @@ const BUTTONS = {
 /** @type {(view: TokenView | null, name: "go" | "again" | "stop") => void} */
 const press = (view, name) => click(BUTTONS[view?.prefix ?? ""]?.[name]);
 
-/** props.prefix starts the panes' ids; props.systems names them, or every run does. props.records
- *  has for a system the shares of new and of known facts that it was measured to get right.
- *  With ask(request) the panes offer what only a model can do.
+/** props.prefix starts the panes' ids; props.systems names the panes, or every run does.
+ *  props.records has each system's measured accuracies. With ask(request) the panes have the buttons
+ *  that need a model.
  *  @type {(element: Element, props: Props<Packed, { prefix: string, systems: string[], columns?: Offer[],
  *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null) => void} */
 export const mountView = (element, props, watch, ask = null) => {
@@ -34,13 +34,13 @@ export const mountView = (element, props, watch, ask = null) => {
   view.receive(unpack(props.value));
 };
 
-/** Generates again what is on screen, at the lambda of the bar: the box may hold another prompt. */
+/** Generates the prompt on screen again at the bar's lambda; the box may have another prompt. */
 export const again = () => {
   const view = page.activeView();
   const box = view?.prefix === "pane-" ? document.querySelector("#prompt textarea") : null;
   const prompt = view?.head.about.prompt;
-  const asked = box instanceof HTMLTextAreaElement ? box.value.trim() : "";
-  const same = prompt === asked || prompt === `Question: ${asked} Answer:`; // a bare question got its form
+  const typed = box instanceof HTMLTextAreaElement ? box.value.trim() : "";
+  const same = prompt === typed || prompt === `Question: ${typed} Answer:`; // a bare question in its trained form
   if (!(box instanceof HTMLTextAreaElement) || !prompt || same || page.runningView()) {
     press(view, "again");
     return;
@@ -56,7 +56,7 @@ function leave() {
   else drawer().close();
 }
 
-/** One run at a time for a visitor: while one is under way, asking for another does nothing.
+/** Allows one run at a time per visitor: during a run, starting another does nothing.
  * @param {Event} event */
 function guard(event) {
   const running = page.runningView();
@@ -64,17 +64,17 @@ function guard(event) {
   event.stopImmediatePropagation();
   event.preventDefault();
   const here = page.activeView();
-  if (here && here !== running) setText(here.alert, "A run is under way on another tab. Wait for it, or stop it with Esc.");
+  if (here && here !== running) setText(here.alert, "A run is in progress on another tab. Wait for it, or stop it with Esc.");
   return false;
 }
 
 /** @param {Event} event */
-function asked(event) {
+function start(event) {
   if (page.status.ready && guard(event)) page.activeView()?.pending();
 }
 
 document.addEventListener("click", (event) => {
-  if (isFrom(event, "#generate, #inspect-score, #chat-send, #chat-retry")) asked(event);
+  if (isFrom(event, "#generate, #inspect-score, #chat-send, #chat-retry")) start(event);
   else if (isFrom(event, ".example, .surprise")) guard(event);
   else page.views.find((view) => isFrom(event, `#${BUTTONS[view.prefix].stop}`))?.halt();
 }, true);
@@ -82,14 +82,14 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
   if (!plain || !isFrom(event, "#prompt textarea, #chat-input textarea")) return;
-  if (event.isComposing) event.stopImmediatePropagation(); // it ends a word of an input method
-  else asked(event);
+  if (event.isComposing) event.stopImmediatePropagation(); // Enter confirms an input method's word
+  else start(event);
 }, true);
 
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     const view = page.activeView();
-    if (!view?.shown) return; // a tab where nothing is generated
+    if (!view?.shown) return; // a tab without runs
     event.preventDefault();
     press(view, "go");
   } else if (event.key === "Escape") {

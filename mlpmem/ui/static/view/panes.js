@@ -1,5 +1,5 @@
 // @ts-check
-/* One column of the page: who answers, its tokens, what changed, what it cost. */
+/* One column: its system, tokens, notes on changes, and cost. */
 /** @import { How, Opening, Shown, Step } from "../core/types.js" */
 import { h, quote, setText } from "../core/dom.js";
 import { firstDifference, givenOf, isRight, isScored } from "../core/mix.js";
@@ -7,32 +7,32 @@ import { CAPTIONS, RECORDS, kindOf, lambdaOf, nameOf, page } from "../core/state
 import { CostRow, costOf } from "./cost.js";
 import { TokenStrip } from "./tokens.js";
 
-const PARTED = "¶"; // between passages, and before the prompt
+const SEPARATOR = "¶"; // between passages, and before the prompt
 
-/** The texts that stand before what was asked in what was read. A run of old does not say what
- * was asked: there it is the last of the texts. @type {(trace: Shown) => string[]} */
+/** The passages before the question in a trace's prompt. An old run does not store the question;
+ * there it is the last text. @type {(trace: Shown) => string[]} */
 const passagesOf = ({ prompt = "", settings }) => {
   /** @type {(text: string) => string[]} */
-  const texts = (text) => text.split(PARTED).map((one) => one.trim()).filter((one) => one);
+  const texts = (text) => text.split(SEPARATOR).map((one) => one.trim()).filter((one) => one);
   const asked = settings?.asked;
   if (typeof asked !== "string" || !prompt.endsWith(asked)) return texts(prompt).slice(0, -1);
   return texts(prompt.slice(0, prompt.length - asked.length));
 };
 
-/** What a column read before the prompt: passages that retrieval found, folded away. */
+/** The retrieved passages before a column's prompt, in a collapsible box. */
 class PassageNote {
   constructor() {
-    this.summary = h("summary", null, "Read before the prompt");
+    this.summary = h("summary", null, "Before the prompt");
     this.list = h("div");
     this.root = h("details", { class: "pane-read", hidden: true }, this.summary, this.list);
   }
 
-  /** Shows what a trace had read; null hides it. @param {Shown | null} trace */
+  /** Shows a trace's passages; null hides the box. @param {Shown | null} trace */
   show(trace) {
     this.root.hidden = !trace;
     if (!trace) return;
     const found = passagesOf(trace);
-    setText(this.summary, found.length ? "Read before the prompt:" : "No passage was found, or none had room.");
+    setText(this.summary, found.length ? "Before the prompt:" : "No passage was found, or none fitted.");
     this.list.replaceChildren(...found.map((text) => h("p", { dir: "auto" }, text)));
     this.root.open = found.length > 0;
   }
@@ -47,7 +47,7 @@ const sample = (system, move, text) => h("span", { class: "legend-item" },
 const mark = (sign, text) => h("span", { class: "legend-item" },
   h("b", { "aria-hidden": "true" }, sign), text);
 
-/** The legend below the panes: what colours, lines and marks say. */
+/** The legend of colours, lines and marks below the panes. */
 export const legend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
   sample("memory", "up", "raised by the memory"),
   sample("knn", "up", "raised by the datastore"),
@@ -57,27 +57,27 @@ export const legend = () => h("div", { class: "legend", role: "note", "aria-labe
   h("span", { class: "legend-item", "data-for": "scrub" },
     h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));
 
-const RECORD = "Measured in wordings nobody trained on. New: facts the decoder never " +
-  "saw. Known: facts that only the decoder was trained on. Mixed at its own lambda, or as the router chose. See Results.";
+const RECORD = "Measured in held-out wordings. New: facts that the decoder never saw. Known: facts " +
+  "that only the decoder was trained on. Mixed at the column's own lambda or the router's. See Results.";
 
-/** What a system gets right of [new, known] facts, as the children of a line.
+/** A system's accuracy on [new, known] facts, as a line's children.
  * @type {(shares: [number, number] | undefined) => (string | HTMLElement)[]} */
 const measured = (shares) => {
   if (!shares) return [];
   const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)} %`));
-  return ["Right on new facts ", fresh, ", on known facts ", known];
+  return ["Accuracy: new facts ", fresh, ", known facts ", known];
 };
 
 export class Pane {
-  /** id is the element's id; pick(system, index, how) is called for a chosen token.
+  /** id is the element's id; pick(system, index, how) is called for a selected token.
    * @param {string} system @param {string} id @param {(system: string, index: number, how: How) => void} pick */
   constructor(system, id, pick) {
     this.system = system;
     /** @type {Shown | null} */
     this.trace = null;
     /** @type {string[]} */
-    this.answers = []; // the right one and its aliases; empty where none is known
-    this.reason = ""; // why it has nothing to show, where the run itself says so
+    this.answers = []; // the right answer and its aliases, [] if unknown
+    this.reason = ""; // why the column is empty, if the run says so
     this.strip = new TokenStrip(system, (index, how) => pick(system, index, how));
     this.verdict = h("span", { class: "verdict" });
     this.note = h("p", { class: "pane-note" });
@@ -99,7 +99,7 @@ export class Pane {
     this.cost.root);
   }
 
-  /** What was measured of this system, mixed as its text is or would be: by a router, or at one lambda. */
+  /** Shows the system's accuracy with its present kind of lambda: a router's, or its own. */
   #recall() {
     const known = RECORDS[this.system] || {};
     const auto = this.trace ? this.trace.lmbda === "auto" : page.status.routed;
@@ -108,7 +108,7 @@ export class Pane {
     this.record.dataset.key = key;
   }
 
-  /** Starts over with a trace's plain fields; its steps are added as they arrive.
+  /** Clears the column for a new trace; its steps are appended as they arrive.
    * @param {Opening | null} trace @param {string[]} [answers] */
   reset(trace, answers = []) {
     this.trace = trace ? { ...trace, steps: [] } : null;
@@ -125,13 +125,13 @@ export class Pane {
     this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
   }
 
-  /** Says why this column has nothing to show. @param {string} text */
+  /** Shows why this column is empty. @param {string} text */
   explain(text) {
     this.#recall();
     setText(this.empty, text);
   }
 
-  /** The run says why nothing is here, or not yet. @param {string} text @param {string} state */
+  /** Clears the column and shows the run's reason. @param {string} text @param {string} state */
   hold(text, state) {
     this.reset(null);
     this.reason = text;
@@ -139,7 +139,7 @@ export class Pane {
     this.explain(text);
   }
 
-  /** Says where this column's answers come from; "" is the usual. @param {string} text */
+  /** Sets the caption; "" is the default. @param {string} text */
   describe(text) {
     setText(this.caption, text || CAPTIONS[this.system] || "");
     this.record.hidden = Boolean(text); // measured with the page's own corpus
@@ -153,7 +153,7 @@ export class Pane {
     this.root.dataset.state = "running";
   }
 
-  /** The generation is over: `trace` is complete and replaces what was pieced together.
+  /** Shows the complete `trace` of a finished generation in place of the partial one.
    * @param {Shown} trace @param {{ time: number, size: number }} scale */
   finish(trace, scale) {
     const have = this.trace ? this.trace.steps.length : 0;
@@ -167,14 +167,14 @@ export class Pane {
     this.#recall();
     if (trace.finish === "eos") this.strip.markEnd();
     this.root.dataset.state = "done";
-    const base = ["", "mixed"].includes(kindOf(this.system)); // what Inspect computes with
+    const base = ["", "mixed"].includes(kindOf(this.system)); // columns that Inspect supports
     this.inspect.hidden = !base || !page.inspect || isScored(trace);
     if (kindOf(this.system) === "rag") this.read.show(trace);
     this.#judge(true);
     this.cost.render(costOf(trace), scale);
   }
 
-  /** Puts another whole text in place of this one; what both begin with stays as it is.
+  /** Replaces the text by another whole one; their common beginning stays on screen.
    * @param {Shown} trace */
   show(trace) {
     if (!this.trace) return;
@@ -189,12 +189,12 @@ export class Pane {
     this.#judge(Boolean(trace.finish));
   }
 
-  /** No more tokens come, though the answer has not ended. */
+  /** Marks an unfinished answer as stopped. */
   interrupt() {
     const { dataset } = this.root;
     if (dataset.state !== "waiting" && dataset.state !== "running") return;
     if (this.trace) dataset.state = "stopped";
-    else this.hold("Stopped before its turn.", "stopped");
+    else this.hold("Stopped before this column ran.", "stopped");
   }
 
   /** @param {boolean} done */
@@ -206,7 +206,7 @@ export class Pane {
     setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
   }
 
-  /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen.
+  /** Repaints for the page's lambda; `base` is the trace of the decoder alone, if it is on screen.
    * @param {Shown | null} base */
   repaint(base) {
     if (!this.trace) return;
@@ -226,7 +226,7 @@ export class Pane {
       setText(this.note, "");
     } else if (given && !flip && trace.steps.length >= given) {
       setText(this.note, `↳ You chose ${quote(trace.steps[given - 1].s)} at token ${given}; ` +
-        "the text goes on from there.");
+        "the text continues from there.");
     } else if (flip) {
       const step = trace.steps[flip.index];
       setText(this.note, `⚑ Text valid up to here: now ${quote(flip.row[1])}, ` +

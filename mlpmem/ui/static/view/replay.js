@@ -3,7 +3,7 @@
 /** @import { Step, TokenView } from "../core/types.js" */
 import { h, isCalm, setText } from "../core/dom.js";
 
-const PACE = 260; // milliseconds a token: slow enough to be read
+const PACE = 260; // milliseconds per token, slow enough to read
 
 export class Replay {
   /** @param {TokenView} view */
@@ -19,7 +19,7 @@ export class Replay {
     return this.timer !== null;
   }
 
-  /** Shows the button where there is something to play, and what it does now. */
+  /** Updates the button, which is hidden without a finished run. */
   offer() {
     this.button.style.visibility = this.view.finished && !this.view.running ? "" : "hidden";
     setText(this.button, this.playing ? "❚❚ Skip to the end" : "▶ Play");
@@ -51,14 +51,14 @@ export class Replay {
     this.offer();
   }
 
-  /** Ends the replay by showing everything. */
+  /** Ends the replay and shows the whole run. */
   stop() {
     if (!this.playing) return;
     this.cancel();
     if (this.view.finished) this.view.complete(this.view.finished);
   }
 
-  /** Ends the replay and leaves the panes alone. */
+  /** Ends the replay without changing the panes. */
   cancel() {
     window.clearTimeout(this.timer ?? undefined);
     this.timer = null;

@@ -1,29 +1,29 @@
 // @ts-check
-/* The line above the panes: how the run came about, what was asked, what is known of it. */
+/* The line above the panes: the run's origin, its prompt, and the known facts about it. */
 /** @import { About } from "../core/types.js" */
 import { h, setText } from "../core/dom.js";
 import { GROUPS } from "../core/state.js";
 
-const SPOKEN = new Set(["waiting", "stopped"]); // what a screen reader is told of the badge
-const PATIENCE = 60000; // milliseconds in the queue without a word
+const SPOKEN = new Set(["waiting", "stopped"]); // kinds of badges that screen readers announce
+const PATIENCE = 60000; // milliseconds in the queue without a message
 
 export class RunHead {
-  /** button plays the run; it ends the line. undo(typed) asks again without the form.
+  /** button plays the run. undo(typed) repeats the run with the prompt as typed.
    * @param {HTMLElement} button @param {(typed: string) => void} undo */
   constructor(button, undo) {
     /** @type {About} */
-    this.about = {}; // what an export says of the run besides its traces
+    this.about = {}; // fields of an export besides the traces
     /** @type {string[]} */
-    this.answers = []; // the right one and its aliases
+    this.answers = []; // the right answer and its aliases
     this.badge = h("span", { class: "badge" });
     this.prompt = h("span", { class: "asked", dir: "auto" });
     this.form = h("button", { type: "button", class: "form-chip", hidden: true,
-      on: { click: () => undo(this.typed) } }, "asked in the bundle’s form ×");
-    this.typed = ""; // what was typed, where the form changed it
+      on: { click: () => undo(this.typed) } }, "asked in the trained form ×");
+    this.typed = ""; // the typed prompt, if the form changed it
     this.part = h("span", { class: "group-tag" });
     this.truth = h("span", { class: "truth", dir: "auto" });
     this.spoken = h("span", { class: "unseen", role: "status" });
-    this.patience = 0; // the timer of a run that waits
+    this.patience = 0; // the timer of a waiting run
     this.root = h("div", { class: "run-head" }, this.badge, this.prompt, this.form, this.part, this.truth,
       button, this.spoken);
   }
@@ -36,7 +36,7 @@ export class RunHead {
     return this.badge.textContent;
   }
 
-  /** Says how the run came about or what it waits for; kind names the same for the program.
+  /** Shows the run's origin or state; `kind` is its name in the code.
    * @param {string} text @param {string} [kind] */
   mark(text, kind = "") {
     setText(this.badge, text);
@@ -44,7 +44,7 @@ export class RunHead {
     setText(this.spoken, SPOKEN.has(kind) ? text : "");
   }
 
-  /** Shows what a value from Python says of its run.
+  /** Shows a value's prompt and the known facts about it.
    * @param {About & { kind: string, typed?: string }} value @param {string} badge */
   show(value, badge) {
     this.mark(badge, value.kind);
@@ -55,36 +55,36 @@ export class RunHead {
     this.answers = answer ? [answer, ...aliases] : [];
     this.typed = value.typed ?? "";
     this.form.hidden = !this.typed;
-    this.form.title = `You typed: ${this.typed}. Ask it as you typed it.`;
+    this.form.title = `You typed: ${this.typed}. Click to ask it as typed.`;
     this.form.setAttribute("aria-label", this.form.title);
     this.reveal(false);
-    const held = ["test", "unseen"].includes(wording) ? " · wording nobody trained on" : "";
+    const held = ["test", "unseen"].includes(wording) ? " · held-out wording" : "";
     this.part.replaceChildren(...(GROUPS[part]
       ? [h("b", null, part), ` ${GROUPS[part]}${held}`] : []));
   }
 
-  /** Tells the right answer, where one is known, or hides it while a run is under way. @param {boolean} on */
+  /** Shows the right answer if it is known, or hides it during a run. @param {boolean} on */
   reveal(on) {
     setText(this.truth, on && this.answers.length ? `right answer: ${this.answers[0]}` : "");
   }
 
-  /** The run is in the queue; `forgotten` is called when no word of it comes.
+  /** The run is in the queue; `forgotten` is called if no message arrives in time.
    * @param {() => void} forgotten */
   wait(forgotten) {
-    this.mark("waiting for its turn", "waiting");
-    this.#patient(forgotten);
+    this.mark("waiting in the queue", "waiting");
+    this.#startTimer(forgotten);
   }
 
-  /** This many runs come first; the visitor is not forgotten.
+  /** Shows the number of runs ahead, and restarts the timer.
    * @param {number | null | undefined} count @param {() => void} forgotten */
   ahead(count, forgotten) {
     if (this.kind !== "waiting" || typeof count !== "number") return;
     this.mark(count > 0 ? `waiting: ${count} ahead of you` : "waiting: you are next", "waiting");
-    this.#patient(forgotten);
+    this.#startTimer(forgotten);
   }
 
   /** @param {() => void} forgotten */
-  #patient(forgotten) {
+  #startTimer(forgotten) {
     window.clearTimeout(this.patience);
     this.patience = window.setTimeout(() => {
       if (this.kind === "waiting") forgotten();

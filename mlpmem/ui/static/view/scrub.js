@@ -1,11 +1,11 @@
 // @ts-check
-/* One column's text at eleven lambdas, made once: the slider then flips through whole texts. */
+/* One column's text at eleven lambdas, generated once; the slider then selects among whole texts. */
 /** @import { Scrubbed, ScrubText, Shown, Step, TokenView, Trace, ValueOf } from "../core/types.js" */
 import { h, setText, short } from "../core/dom.js";
 import { mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
-/** Fills in the steps that a text shares with an earlier one.
+/** Restores the steps that a text shares with an earlier one.
  * @param {ScrubText[]} texts @returns {Scrubbed[]} */
 function unfold(texts) {
   /** @type {Scrubbed[]} */
@@ -23,7 +23,7 @@ function unfold(texts) {
   return whole;
 }
 
-/** The indices of b's tokens that are in no longest common subsequence with a's.
+/** The indices of b's tokens outside a longest common subsequence of a and b.
  * @type {(a: Step[], b: Step[]) => Set<number>} */
 const changedTokens = (a, b) => {
   const rows = Array.from({ length: a.length + 1 }, () => new Uint16Array(b.length + 1));
@@ -48,25 +48,25 @@ const changedTokens = (a, b) => {
 /** @type {(trace: Trace) => string} */
 const key = (trace) => trace.steps.map((step) => step.id).join(" ");
 
-/** What scrubbing a column made.
- * @typedef {{ texts: Scrubbed[], cost: ValueOf<"scrubbed">["cost"], kinds: number }} Made */
+/** A scrubbed column: its texts, their cost, and the number of different texts.
+ * @typedef {{ texts: Scrubbed[], cost: ValueOf<"scrubbed">["cost"], kinds: number }} ScrubResult */
 /** @typedef {import("./tree.js").TreeNode} TreeNode */
-/** @typedef {{ button: HTMLButtonElement, line: HTMLElement, ticks: HTMLElement, drawn: Made | null }} Row */
+/** @typedef {{ button: HTMLButtonElement, line: HTMLElement, ticks: HTMLElement, drawn: ScrubResult | null }} Row */
 
 export class Scrub {
   /** @param {TokenView} view */
   constructor(view) {
     this.view = view;
-    /** The request under way. @type {{ run: string, node: TreeNode, badge: [string, string?] } | null} */
-    this.asked = null;
+    /** The present request. @type {{ run: string, node: TreeNode, badge: [string, string?] } | null} */
+    this.pending = null;
     /** @type {Map<string, Row>} */
     this.rows = new Map();
   }
 
-  /** A column's row: the button, then what it made. @param {string} system */
+  /** A column's row: the button, a line on the texts, and their ticks. @param {string} system */
   row(system) {
     const button = h("button", { type: "button", class: "small-button", title:
-      "Write this text at λ 0, 0.1 … 1, then move the slider through them",
+      "Generate this text at λ 0, 0.1 … 1, then select one with the slider",
     on: { click: () => this.start(system) } }, "Scrub λ");
     const line = h("p", { class: "scrub-line", role: "status" });
     const ticks = h("div", { class: "scrub-ticks", "aria-hidden": "true", hidden: true });
@@ -85,14 +85,14 @@ export class Scrub {
     const { text, kind: why } = this.view.head;
     const sent = this.view.request({ kind: "scrub", run, system, forced, lmbda: node.trace.lmbda,
       settings: node.trace.settings });
-    if (sent) this.asked = { run, node, badge: [text, why] };
+    if (sent) this.pending = { run, node, badge: [text, why] };
   }
 
-  /** "scrub" says how far it is, "scrubbed" brings the texts.
+  /** Takes a "scrub" value (progress) or a "scrubbed" value (the texts).
    * @param {ValueOf<"scrub"> | ValueOf<"scrubbed">} value */
   receive(value) {
-    if (!this.asked || value.run !== this.asked.run) return;
-    const { node } = this.asked;
+    if (!this.pending || value.run !== this.pending.run) return;
+    const { node } = this.pending;
     if (value.kind === "scrub") {
       this.view.head.mark(`scrubbing λ, token ${value.tokens}`, "scrub");
       return;
@@ -108,16 +108,16 @@ export class Scrub {
     this.view.repaint();
   }
 
-  /** Nothing is under way any more, whatever the reason. */
+  /** Ends the present request; returns whether there was one. */
   end() {
-    if (!this.asked) return false;
-    this.view.head.mark(...this.asked.badge);
-    this.asked = null;
+    if (!this.pending) return false;
+    this.view.head.mark(...this.pending.badge);
+    this.pending = null;
     this.view.setRunning(false);
     return true;
   }
 
-  /** The text a node shows at the page's lambda: its own, or the nearest of the eleven.
+  /** A node's text at the page's lambda: its own, or the nearest of the eleven.
    * @param {TreeNode} node @returns {Shown} */
   text(node) {
     const { lambda } = page;
@@ -126,28 +126,28 @@ export class Scrub {
       (Math.abs(Number(text.lmbda) - lambda) < Math.abs(Number(best.lmbda) - lambda) - 1e-9 ? text : best));
   }
 
-  /** Says what was made, what it cost, and which of the texts is on screen. */
+  /** Shows the number of texts, their cost, and which one is on screen. */
   repaint() {
     let any = false;
     for (const [system, row] of this.rows) {
       const { button, line, ticks } = row;
       const pane = this.view.panes.get(system);
       if (!pane) continue;
-      const made = this.view.tree.current.get(system)?.scrub;
-      any ||= Boolean(made);
-      button.hidden = Boolean(made) || !pane.trace?.steps.length || pane.root.dataset.state !== "done";
-      ticks.hidden = !made;
-      setText(line, made && pane.trace ? this.#said(made, pane.trace) : "");
-      if (!made) continue;
-      if (row.drawn !== made) this.#draw(row, made);
-      for (const [i, text] of made.texts.entries()) ticks.children[i].toggleAttribute("data-now", text === pane.trace);
+      const result = this.view.tree.current.get(system)?.scrub;
+      any ||= Boolean(result);
+      button.hidden = Boolean(result) || !pane.trace?.steps.length || pane.root.dataset.state !== "done";
+      ticks.hidden = !result;
+      setText(line, result && pane.trace ? this.#line(result, pane.trace) : "");
+      if (!result) continue;
+      if (row.drawn !== result) this.#draw(row, result);
+      for (const [i, text] of result.texts.entries()) ticks.children[i].toggleAttribute("data-now", text === pane.trace);
     }
     this.view.root.toggleAttribute("data-scrubbed", any);
   }
 
-  /** @param {Made} made @param {Shown} trace */
-  #said(made, trace) {
-    const { cost, kinds, texts } = made;
+  /** @param {ScrubResult} result @param {Shown} trace */
+  #line(result, trace) {
+    const { cost, kinds, texts } = result;
     if (!trace.fixed) {
       return `${texts.length} texts, ${kinds} different, in ` +
         `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s). ` +
@@ -158,10 +158,10 @@ export class Scrub {
       `text ${Number(trace.kind) + 1} of ${kinds} · ${n} token${n === 1 ? "" : "s"} changed`;
   }
 
-  /** @param {Row} row @param {Made} made */
-  #draw(row, made) {
-    row.drawn = made;
-    row.ticks.replaceChildren(...made.texts.map((text, i) => h("i", {
-      "data-part": i > 0 && text.kind !== made.texts[i - 1].kind })));
+  /** @param {Row} row @param {ScrubResult} result */
+  #draw(row, result) {
+    row.drawn = result;
+    row.ticks.replaceChildren(...result.texts.map((text, i) => h("i", {
+      "data-part": i > 0 && text.kind !== result.texts[i - 1].kind })));
   }
 }

@@ -1,20 +1,20 @@
 // @ts-check
-/* Who was right, over the questions this visitor asked: kept in this browser, sent nowhere. */
+/* Right answers per column over this visitor's questions; stored in the browser only. */
 /** @import { Pane } from "../core/types.js" */
 import { h, setText } from "../core/dom.js";
 import { SOURCES } from "../core/mix.js";
 import { kindOf, nameOf } from "../core/state.js";
 
 const KEY = "mlpmem-tally";
-const MOST = 500; // questions remembered
+const MOST = 500; // stored questions
 
-/** A question and which columns answered it right. @typedef {[string, { [system: string]: boolean }]} Row */
+/** [a question, whether each column's answer was right]. @typedef {[string, { [system: string]: boolean }]} Row */
 
 /** @returns {Row[]} */
 function read() {
   try {
-    const kept = JSON.parse(window.localStorage.getItem(KEY) || "[]");
-    return Array.isArray(kept) ? kept.filter((row) => Array.isArray(row) && row[1]) : [];
+    const stored = JSON.parse(window.localStorage.getItem(KEY) || "[]");
+    return Array.isArray(stored) ? stored.filter((row) => Array.isArray(row) && row[1]) : [];
   } catch {
     return [];
   }
@@ -22,20 +22,20 @@ function read() {
 
 class Tally {
   constructor() {
-    this.rows = read(); // a question counts once
-    this.kept = false; // whether this browser keeps anything
+    this.rows = read(); // one row per question
+    this.stored = false; // whether the browser stores data
     this.text = h("span", { class: "tally-text" });
     this.root = h("p", { class: "tally", hidden: true }, this.text,
       h("button", { type: "button", class: "link-button", "aria-label": "Reset the tally",
-        on: { click: () => this.#keep([]) } }, "reset"));
+        on: { click: () => this.#store([]) } }, "reset"));
     this.#render();
   }
 
-  /** Counts what the judged columns say of a question, the first time it is asked.
+  /** Counts the columns' answers to a question, the first time only.
    * @param {string} prompt @param {Map<string, Pane>} panes */
   count(prompt, panes) {
-    if (this.kept) this.rows = read(); // another tab of the browser may have counted
-    if (this.rows.some(([asked]) => asked === prompt)) return;
+    if (this.stored) this.rows = read(); // another tab may have added rows
+    if (this.rows.some(([question]) => question === prompt)) return;
     /** @type {{ [system: string]: boolean }} */
     const right = {};
     for (const [system, pane] of panes) {
@@ -44,27 +44,27 @@ class Tally {
     }
     /** @type {Row} */
     const row = [prompt, right];
-    this.#keep([...this.rows, row].slice(-MOST));
+    this.#store([...this.rows, row].slice(-MOST));
   }
 
   /** @param {Row[]} rows */
-  #keep(rows) {
+  #store(rows) {
     this.rows = rows;
     try {
       window.localStorage.setItem(KEY, JSON.stringify(rows));
-      this.kept = true;
-    } catch { /* a browser that keeps nothing counts for this visit */ }
+      this.stored = true;
+    } catch { /* without storage the tally lasts for this visit */ }
     this.#render();
   }
 
   #render() {
     const n = this.rows.length;
     this.root.hidden = !n;
-    const further = this.rows.flatMap(([, right]) => Object.keys(right)).filter((s) => kindOf(s));
-    const parts = [...new Set([...SOURCES, ...further])].map((system) => {
-      const asked = this.rows.filter(([, right]) => system in right);
-      const won = asked.filter(([, right]) => right[system] === true).length;
-      return asked.length ? `${nameOf(system).short} ${won}/${asked.length}` : "";
+    const extra = this.rows.flatMap(([, right]) => Object.keys(right)).filter((s) => kindOf(s));
+    const parts = [...new Set([...SOURCES, ...extra])].map((system) => {
+      const answered = this.rows.filter(([, right]) => system in right);
+      const count = answered.filter(([, right]) => right[system] === true).length;
+      return answered.length ? `${nameOf(system).short} ${count}/${answered.length}` : "";
     });
     setText(this.text, `Right so far: ${parts.filter(Boolean).join(" · ")}`);
   }
@@ -73,5 +73,5 @@ class Tally {
 /** @type {Tally | null} */
 let only = null;
 
-/** The browser's one tally, made on first use. @type {() => Tally} */
+/** The page's tally, created on first use. @type {() => Tally} */
 export const tally = () => (only ||= new Tally());

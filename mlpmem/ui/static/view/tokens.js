@@ -6,11 +6,11 @@ import { creditOf, flipsOf, givenOf, isScored, lambdaAt, mix, shareOf } from "..
 import { inline, nameOf } from "../core/state.js";
 
 /** @typedef {"same" | "up" | "down"} Move */
-const STRONG = 4; // nats of credit at which the colour is full: a factor of 55
-const WEAK = 0.15; // nats below which a token counts as not moved
+const STRONG = 4; // nats of credit with full colour: a factor of 55
+const WEAK = 0.15; // nats of credit below which a token is not coloured
 
-/** A token's text with a mark and a real break for each line end; what follows the last one begins a
- * line, so an indent stays as it is. @param {string} text */
+/** A token's text with a mark and a break for each line end; an indent after the last one is kept.
+ * @param {string} text */
 function lined(text) {
   const lines = text.split("\n");
   if (lines.length === 1) return [glyph(text)];
@@ -18,17 +18,17 @@ function lined(text) {
   return [...lines.flatMap((line) => [line && glyph(line), "↵\n"]), rest.trim() ? glyph(rest) : rest];
 }
 
-const BARE = /^[\s\uFFFD]*$/; // a token that shows no character of its own
+const BARE = /^[\s\uFFFD]*$/; // a token without a visible character
 
 export class TokenStrip {
-  /** pick(index, how) is called when a visitor chooses a token.
+  /** pick(index, how) is called when a visitor selects a token.
    * @param {string} system @param {(index: number, how: How) => void} pick */
   constructor(system, pick) {
     this.system = system;
     this.pick = pick;
     /** @type {HTMLElement[]} */
     this.nodes = [];
-    /** What each token was painted as. @type {WeakMap<HTMLElement, string>} */
+    /** The key of each token's last painting. @type {WeakMap<HTMLElement, string>} */
     this.painted = new WeakMap();
     this.selected = -1;
     this.root = h("div", {
@@ -47,7 +47,7 @@ export class TokenStrip {
     this.root.replaceChildren();
   }
 
-  /** Takes away all tokens from index `count` on. @param {number} count */
+  /** Removes all tokens from index `count` on. @param {number} count */
   cut(count) {
     for (const node of this.nodes.splice(count)) {
       const space = node.previousSibling;
@@ -70,7 +70,7 @@ export class TokenStrip {
     }
   }
 
-  /** Whether a token begins with a space that can stand before it, so that marks hug the word.
+  /** Whether a token's leading space is put before its element, so that marks touch the word.
    * @param {Step} step */
   #leads(step) {
     return step.s.startsWith(" ") && step.s.trim() !== "";
@@ -86,7 +86,7 @@ export class TokenStrip {
     return node;
   }
 
-  /** The last token ended the answer: show so, whatever the tokenizer calls it. */
+  /** Shows the last token, which ended the answer, as "end". */
   markEnd() {
     const node = this.nodes[this.nodes.length - 1];
     if (!node || node.dataset.end !== undefined) return;
@@ -94,7 +94,7 @@ export class TokenStrip {
     node.textContent = "end";
   }
 
-  /** Colours and marks for `lambda`; `different` is the first index that leaves the decoder.
+  /** Paints colours and marks for `lambda`; `different` is the first index that differs from the decoder.
    * @param {Shown} trace @param {Lambda} lambda @param {number} different */
   repaint(trace, lambda, different) {
     const flips = flipsOf(trace, lambda);
@@ -135,21 +135,21 @@ export class TokenStrip {
   #label(step, trace, lambda, move) {
     const weight = lambdaAt(step, lambda);
     const fused = percent(mix(step.p, trace.system, weight));
-    const moved = { up: "raised", down: "lowered", same: "not moved" }[move];
+    const moved = { up: "raised", down: "lowered", same: "unchanged" }[move];
     const own = trace.system === "lm" ? "" : `, ${moved} by the ${nameOf(trace.system).source}`;
     const changed = trace.changed?.has(step.i) ? ", changed" : "";
     const chosen = lambda === "auto" ? `, lambda ${weight.toFixed(2)}` : "";
     return `${quote(step.s)}, ${fused} per cent${own}${chosen}${changed}`;
   }
 
-  /** Marks the tokens that a document is evidence for; null takes the marks away.
+  /** Marks the tokens that a document is evidence for; null removes the marks.
    * @param {Set<number> | null} indices */
   cite(indices) {
     this.root.toggleAttribute("data-citing", indices !== null);
     for (const [i, node] of this.nodes.entries()) node.toggleAttribute("data-cited", Boolean(indices?.has(i)));
   }
 
-  /** Marks one token as selected; focus moves there only when asked.
+  /** Marks one token as selected, and moves the focus there with `focus`.
    * @param {number} index @param {boolean} [focus] */
   select(index, focus) {
     const old = this.nodes[this.selected];

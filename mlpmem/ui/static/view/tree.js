@@ -1,15 +1,14 @@
 // @ts-check
-/* Where the columns' texts came from: a run and the branches a visitor grew, with undo and redo.
- */
+/* The tree of a run's texts and a visitor's branches, with undo and redo. */
 /** @import { Candidate, Pane, Shown, TokenView } from "../core/types.js" */
 import { glyph, h, lambdaText, quote } from "../core/dom.js";
 import { kindOf, lambdaOf, nameOf } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 
-/** `parent` is an id, null for a run's own text; `index` and `token` say where a branch left its parent, and with what.
+/** `parent` is an id, null for a run's own text; a branch differs from its parent at `index`, with `token`.
  * @typedef {{ id: number, parent: number | null, system: string, lmbda: Shown["lmbda"], index: number, token: string,
- *   trace: Shown, scrub?: import("./scrub.js").Made }} TreeNode */
-/** A branch that was asked for, and its node once it has begun.
+ *   trace: Shown, scrub?: import("./scrub.js").ScrubResult }} TreeNode */
+/** A requested branch, and its node once it has begun.
  * @typedef {{ index: number, token: string, system: string, node?: TreeNode }} Plan */
 
 export class Tree {
@@ -20,7 +19,7 @@ export class Tree {
     this.plan = null;
     /** @type {TreeNode[]} */
     this.nodes = [];
-    /** The node that each system's column shows. @type {Map<string, TreeNode>} */
+    /** The node on screen of each system. @type {Map<string, TreeNode>} */
     this.current = new Map();
     /** @type {[TreeNode, TreeNode][]} */
     this.past = [];
@@ -46,7 +45,7 @@ export class Tree {
     this.render();
   }
 
-  /** The node a column shows; made of the run's own text where there is none yet. @param {string} system */
+  /** A column's node, created from the run's own text if needed. @param {string} system */
   node(system) {
     const trace = this.view.panes.get(system)?.trace;
     return this.current.get(system) ?? (trace ? this.#add(system, null, trace) : null);
@@ -61,19 +60,19 @@ export class Tree {
     return node;
   }
 
-  /** Asks for a column to go on from a candidate in place of the token at index.
+  /** Requests a branch of a column with a candidate in place of the token at index.
    * @param {Pane} pane @param {number} index @param {Candidate} candidate */
   branch({ trace, system }, index, candidate) {
     if (!trace) return;
     const room = Math.max(trace.settings?.max_new_tokens ?? 32, index + 13);
-    const asked = this.view.request({ kind: "branch", run: this.view.run || "", system,
+    const sent = this.view.request({ kind: "branch", run: this.view.run || "", system,
       lmbda: lambdaOf(trace),
       settings: { ...trace.settings, max_new_tokens: Math.min(128, room) },
       forced: [...trace.steps.slice(0, index).map((step) => step.id), candidate.id] });
-    if (asked) this.plan = { index, token: candidate.text, system };
+    if (sent) this.plan = { index, token: candidate.text, system };
   }
 
-  /** A branch begins: `plan` says where, `trace` is still empty.
+  /** Adds the node of a branch that begins; `trace` is still empty.
    * @param {string} system @param {Shown} trace @param {Plan} plan */
   grow(system, trace, plan) {
     const from = this.node(system);
@@ -84,7 +83,7 @@ export class Tree {
     this.render();
   }
 
-  /** Takes back a plan's branch, of which nothing came, and returns its parent's trace.
+  /** Removes a branch without tokens, and returns its parent's trace.
    * @param {Plan} plan @returns {Shown | undefined} */
   drop({ node, system }) {
     const [parent] = this.past.pop() ?? [];
@@ -94,7 +93,7 @@ export class Tree {
     return parent.trace;
   }
 
-  /** The column's text is what its branch came to. @param {string} system @param {Shown} trace */
+  /** Stores a column's text in its node. @param {string} system @param {Shown} trace */
   fill(system, trace) {
     const node = this.current.get(system);
     if (node) node.trace = trace;
@@ -137,7 +136,7 @@ export class Tree {
     this.render();
   }
 
-  /** Puts into every column the text that its place in the tree and lambda call for. */
+  /** Shows in every column its node's text at the page's lambda. */
   settle() {
     const { view } = this;
     if (view.running || view.replay.playing) return;

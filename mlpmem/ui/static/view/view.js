@@ -1,11 +1,11 @@
 // @ts-check
-/* The token view: columns of tokens filled by the values Python sends (Value in core/types.d.ts).
+/* The token view: columns of tokens, filled by Python's values (Value in core/types.d.ts).
  *
- * "recorded" and "done" carry whole traces, "begin" opens a run, "steps" carries a delta with seq, "message" says what
- * went wrong, "invite" asks the page to generate for the prompt that was just filled in; "opened" is a saved run,
- * "linked" a followed link. A "begin" with branch fills one column anew and leaves the others; "scrub" and "scrubbed"
- * belong to scrub.js. Columns with a prompt or weights of their own come after the others: "wait" says what is made
- * first, "column" opens one, "part" carries the whole traces of some, "failed" says why one has none.
+ * "recorded" and "done" have whole traces, "begin" opens a run, "steps" is a delta with a sequence number, "message" is
+ * an error, "invite" starts a run of the prompt in the box, "opened" is a saved run, "linked" a permalink. A "begin" with
+ * branch fills one column and keeps the others. "scrub" and "scrubbed" are for scrub.js. Columns with their own prompt or
+ * weights run after the others: "wait" is a column's loading message, "column" opens it, "part" has whole traces of
+ * finished columns, "failed" is a column's error.
  */
 /** @import { Opening, Own, Pane, Request, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
 import { isPhone, setText } from "../core/dom.js";
@@ -15,7 +15,7 @@ import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
 
-const SILENCE = 200000; // milliseconds without a word; the server ends a run before
+const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
 /** @typedef {ValueOf<"recorded"> | ValueOf<"opened"> | ValueOf<"linked">} Opened */
 
@@ -23,13 +23,13 @@ export class TokenView extends Columns {
   /** @param {HTMLElement} host @param {import("./columns.js").Options} options */
   constructor(host, options) {
     super(host, options);
-    this.seq = 0; // of the last delta that came
+    this.seq = 0; // of the last delta
     this.running = false;
     /** The whole traces of the run on screen. @type {{ [system: string]: Shown } | null} */
     this.finished = null;
-    /** The branch that grows. @type {import("./tree.js").Plan | null} */
+    /** The branch in progress. @type {import("./tree.js").Plan | null} */
     this.growing = null;
-    this.silence = 0; // the timer of a run that says nothing
+    this.silence = 0; // the timer of a run without values
     page.views.push(this);
   }
 
@@ -44,7 +44,7 @@ export class TokenView extends Columns {
     else if (value.kind === "opened") this.#opened(value);
     else if (value.kind === "linked") this.#linked(value);
     else if (value.kind === "scrub" || value.kind === "scrubbed") this.scrub.receive(value);
-    else if (value.run !== this.run) return; // a late word of a run that was stopped
+    else if (value.run !== this.run) return; // a late value of a stopped run
     else if (value.kind === "steps" && value.seq === this.seq + 1) {
       this.seq = value.seq;
       this.add(value.steps);
@@ -87,13 +87,13 @@ export class TokenView extends Columns {
     this.complete(value.traces);
   }
 
-  /** A saved run was read: as it was on its own screen. @param {ValueOf<"opened">} value */
+  /** Shows a saved run as it was on screen. @param {ValueOf<"opened">} value */
   #opened(value) {
     page.bar?.set(value.lmbda);
     this.showRecorded(value, "from a file");
   }
 
-  /** A link was followed: run it, or show its recording, or wait for the model.
+  /** Opens a permalink: runs it, shows its recording, or waits for the model.
    * @param {ValueOf<"linked">} value */
   #linked(value) {
     page.bar?.set(value.lmbda);
@@ -105,7 +105,7 @@ export class TokenView extends Columns {
     this.finished = null;
     this.replay.offer();
     this.tree.clear();
-    this.open(value, value.ready ? "from a link" : "from a link · runs once the model is there");
+    this.open(value, value.ready ? "from a link" : "from a link · runs once the model is ready");
     this.run = null;
     this.restart({});
     const waits = () => this.head.kind === "linked";
@@ -113,7 +113,7 @@ export class TokenView extends Columns {
     else page.on("status", (status) => { if (status.ready && waits()) this.invite(); });
   }
 
-  /** Whose text was searched. @param {Own} own */
+  /** Sets the captions for the searched text. @param {Own} own */
   from(own) {
     this.own = own;
     for (const [name, caption] of Object.entries(OWN_CAPTIONS)) {
@@ -138,22 +138,22 @@ export class TokenView extends Columns {
     this.setRunning(true);
   }
 
-  /** Says of every further column that comes later that it does. @param {ValueOf<"begin">} value */
+  /** Shows in every separate column that it runs later. @param {ValueOf<"begin">} value */
   #announce(value) {
     for (const name of value.columns || []) {
       const later = kindOf(name) && !(name in value.traces);
-      if (later) this.hold({ [name]: "Comes after the others …" }, "waiting");
+      if (later) this.hold({ [name]: "Runs after the other columns …" }, "waiting");
     }
   }
 
-  /** Columns that have nothing to show yet, and why.
+  /** Shows in empty columns why they are empty.
    * @param {{ [system: string]: string }} texts @param {string} state */
   hold(texts, state) {
     if (this.growing) return;
     for (const [name, text] of Object.entries(texts)) this.panes.get(name)?.hold(text, state);
   }
 
-  /** Columns begin that came after the others. @param {{ [system: string]: Opening }} columns */
+  /** Opens separate columns that begin. @param {{ [system: string]: Opening }} columns */
   openColumns(columns) {
     for (const [name, trace] of Object.entries(columns)) {
       if (this.growing) this.tree.grow(name, { ...trace, steps: [] }, this.growing);
@@ -161,26 +161,26 @@ export class TokenView extends Columns {
     }
   }
 
-  /** Some columns have ended, others go on. @param {Traces} traces */
+  /** Shows the finished columns of a run in progress. @param {Traces} traces */
   part(traces) {
     const scale = costScale(Object.values(traces));
     for (const [name, trace] of Object.entries(traces)) this.panes.get(name)?.finish(trace, scale);
     this.repaint();
   }
 
-  /** Columns that could not be made; of a branch the text before it stays.
+  /** Shows columns' errors; a failed branch keeps the text before it.
    * @param {{ [system: string]: string }} texts */
   fail(texts) {
     if (this.growing) setText(this.alert, Object.values(texts).join(" "));
     else this.hold(texts, "failed");
   }
 
-  /** An example filled in the prompt and the model is there: as if Generate had been pressed. */
+  /** Presses Generate for the prompt of an example. */
   invite() {
     window.setTimeout(() => document.getElementById("generate")?.click(), 60);
   }
 
-  /** Generate was pressed: until the first word comes back, this visitor is in the queue. */
+  /** Generate was pressed: until the first value arrives, the run is in the queue. */
   pending() {
     setText(this.alert, "");
     this.head.wait(() => this.#forgotten());
@@ -194,10 +194,10 @@ export class TokenView extends Columns {
   }
 
   #forgotten() {
-    this.say("No answer came. Try again.");
+    this.say("No answer arrived. Try again.");
   }
 
-  /** Empties the panes for new tokens of these traces; names are all columns of the run.
+  /** Clears the panes for new tokens of these traces; names are all columns of the run.
    * @param {{ [system: string]: Opening }} traces @param {string[]} [names] */
   restart(traces, names = Object.keys(traces)) {
     this.closeDrawer();
@@ -234,7 +234,7 @@ export class TokenView extends Columns {
     if (!growing && answers.length && this.ask) tally().count(about.prompt ?? "", this.panes);
   }
 
-  /** Sends a request unless a run is under way; returns whether it was sent. @param {Request} data */
+  /** Sends a request unless a run is in progress; returns whether it was sent. @param {Request} data */
   request(data) {
     if (!this.ask || page.runningView()) return false;
     if (this.replay.playing) this.replay.stop();
@@ -243,7 +243,7 @@ export class TokenView extends Columns {
     return true;
   }
 
-  /** Asks for the run on screen again, its prompt as it was typed. @param {string} typed */
+  /** Repeats the run on screen with the prompt as typed. @param {string} typed */
   askAsTyped(typed) {
     const traces = this.finished ?? {};
     const [system] = Object.keys(traces);
@@ -252,7 +252,7 @@ export class TokenView extends Columns {
       lmbda: page.auto ? "auto" : page.lambda, settings: traces[system].settings, forced: [] });
   }
 
-  /** Shows whole traces: repairs gaps, judges, and opens the drawer where it is instructive.
+  /** Shows whole traces, judges the answers, and opens the drawer at a difference.
    * @param {{ [system: string]: Shown }} traces @param {import("./tree.js").Plan | null} [grown] */
   complete(traces, grown = null) {
     this.finished = grown ? { ...this.finished, ...traces } : traces;
@@ -262,14 +262,14 @@ export class TokenView extends Columns {
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
-    const said = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
-    if (!Object.values(traces).some(isScored)) setText(this.live, said.join(". "));
+    const texts = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
+    if (!Object.values(traces).some(isScored)) setText(this.live, texts.join(". "));
     if (isPhone()) return;
     if (grown) this.select(grown.system, grown.index, "key");
-    else if (!this.chosen) this.openTelling();
+    else if (!this.chosen) this.openAtDifference();
   }
 
-  /** Stop was pressed: keep what arrived and let it be inspected; what still comes is late. */
+  /** Stop was pressed: keeps the tokens so far; later values are ignored. */
   halt() {
     if (!this.running || this.scrub.end()) return;
     this.run = null;
@@ -278,7 +278,7 @@ export class TokenView extends Columns {
     page.emit("stopped", this);
   }
 
-  /** Nothing more comes: what is there stays. */
+  /** Ends the run and keeps the tokens so far. */
   #interrupt() {
     this.setRunning(false);
     for (const pane of this.panes.values()) pane.interrupt();
@@ -292,7 +292,7 @@ export class TokenView extends Columns {
     this.repaint();
   }
 
-  /** A branch came to nothing: its column has the text again that it had before.
+  /** Restores a column's text before a branch that failed.
    * @param {Pane} pane @param {Shown} trace */
   #restore(pane, trace) {
     pane.reset(trace, this.head.answers);
@@ -302,7 +302,7 @@ export class TokenView extends Columns {
     this.replay.offer();
   }
 
-  /** A run that has begun and says nothing any more has lost its connection. */
+  /** Restarts the timer after which a silent run has lost its connection. */
   #listen() {
     window.clearTimeout(this.silence);
     this.silence = window.setTimeout(() => {

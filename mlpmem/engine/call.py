@@ -1,0 +1,132 @@
+"""One call of a generation: its checked parameters, its writers, its events and its clock.
+
+`generation.py` runs a call.
+"""
+
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any, NamedTuple, Protocol
+
+from mlpmem.engine.fused import FusedModel, systems_of
+from mlpmem.engine.settings import GenerationOptions
+from mlpmem.engine.trace import AUTO, PARTS, Step
+from mlpmem.errors import MlpMemError
+from mlpmem.model.prompts import check_ids, check_prompt
+from mlpmem.model.tokenizer import TextStream
+from mlpmem.retrieval.datastore import Store
+
+TIMED = {"memory": "memory", "knn": "search"}  # part -> its key in Sources.seconds
+
+
+class Cancel(Protocol):
+    """An object that can end a run, such as a threading.Event."""
+
+    def is_set(self) -> bool:
+        """Return whether the run must end."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """A "step" with {name: Step}, or at the end "done" with {name: Trace}.
+
+    A writer's name is its system in `compare` and its lambda in `scrub`.
+    """
+
+    kind: str
+    values: Mapping[Any, Any]
+
+
+class Prompt(NamedTuple):
+    """What the writers continue."""
+
+    text: str
+    ids: list[int]
+
+
+@dataclass
+class Writer:
+    """One system at one lambda in one call, with what it has written so far."""
+
+    name: Hashable
+    system: str
+    lmbda: float | str
+    prompt: Prompt
+    row: int = 0  # of the batch
+    steps: list[Step] = field(default_factory=list)
+    text: TextStream = field(default_factory=TextStream)
+    finish: str = ""
+
+
+@dataclass
+class Clock:
+    """Milliseconds per token by part; a batch's time is divided by its rows."""
+
+    prefill_ms: float = 0.0
+    read: Mapping[str, float] = field(default_factory=dict)  # seconds per source to read the prompt
+    parts: dict[str, list[float]] = field(default_factory=dict)
+
+    def add(self, part: str, seconds: float, rows: int) -> None:
+        """Record the seconds of a part for some rows."""
+        self.parts.setdefault(f"{part}_ms", []).append(1000 * seconds / rows)
+
+    def cost(self, call: "Call", writer: Writer) -> dict[str, float]:
+        """Return medians in ms and sizes in bytes; for a single token, decoder_ms is the prefill.
+
+        A routed writer's evidence_ms is the time its sources took to read the prompt.
+        """
+        times = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
+        sizes = {"decoder_bytes": call.model.decoder.bytes}
+        if call.model.memory is not None and "memory" in call.parts:
+            sizes["memory_bytes"] = call.model.memory.bytes
+        if call.store is not None and "knn" in call.parts:
+            sizes["datastore_bytes"] = call.store.bytes
+        if writer.lmbda == AUTO and self.read:
+            seconds = (self.read.get(TIMED[part], 0.0) for part in PARTS[writer.system])
+            times["evidence_ms"] = 1000 * sum(seconds)
+        return {"prefill_ms": self.prefill_ms, **times, **sizes}
+
+
+@dataclass(frozen=True)
+class Call:
+    """The checked parameters of a call; they do not change while tokens are written."""
+
+    model: FusedModel
+    store: Store | None
+    parts: Collection[str]  # sources to compute, without "lm"
+    options: GenerationOptions
+    cancel: Cancel | None
+    special: bool = False  # whether control tokens in a prompt are read as such
+
+    @classmethod
+    def of(
+        cls,
+        model: FusedModel,
+        systems: Sequence[str],
+        store: Store | None,
+        sources: Collection[str] | None,
+        options: GenerationOptions,
+        cancel: Cancel | None,
+        special: bool = False,
+    ) -> "Call":
+        """Return the call; MlpMemError for unavailable systems, sources or forced ids."""
+        store = store or model.store
+        if not systems:
+            names = ", ".join(systems_of(model, store))
+            raise MlpMemError(f"systems must name at least one system; choose from {names}")
+        parts = set()
+        for name in (*systems, *(sources or ())):
+            model.check_system(name, store)
+            parts |= {*PARTS[name]}
+        check_ids(model.decoder, options.forced, "forced")
+        if cancel is not None and not hasattr(cancel, "is_set"):
+            raise MlpMemError(
+                f"cancel must have is_set(), as a threading.Event does; got {cancel!r}"
+            )
+        return cls(model, store, frozenset(parts), options, cancel, special)
+
+    def read(self, prompt: str | Sequence[int]) -> Prompt:
+        """Return a prompt as text and ids; MlpMemError if it is empty or too long."""
+        decoder = self.model.decoder
+        ids = check_prompt(decoder, prompt, self.options.max_new_tokens, self.special)
+        return Prompt(prompt if isinstance(prompt, str) else decoder.spelled(ids), ids)
