@@ -154,7 +154,12 @@ async def watch(process: psutil.Process, folder: Path, ends: float) -> tuple[flo
 
 
 async def one_greedy(url: str, address: str, seconds: float) -> int:
-    """Run as a greedy client, and print the outcomes of its requests as JSON."""
+    """Run as a greedy client, and print the outcomes of its requests as JSON.
+
+    It leaves the processor to the server: a real one has a machine of its own.
+    """
+    if hasattr(os, "nice"):
+        os.nice(19)
     seen = Seen()
     async with client_of(url, address) as client:
         page = await Page.open(client)

@@ -108,7 +108,9 @@ class Door:
                 await gate.pages.answer(self.app, scope, send, route.name)
             elif route.body:
                 most = getattr(gate.bounds, route.body)
-                with gate.shares.holding(client, sizes.length(sent, most)):
+                size = sizes.length(sent, most)
+                gate.shares.weigh(client, size)
+                with gate.shares.holding(client, size):
                     body = await sizes.read(receive, most, gate.bounds)
                     scope[SIZE] = len(body)
                     async with gate.shares.turn(client):

@@ -1,13 +1,13 @@
-"""A fair queue: the client with the least recent computing time is next.
+"""A fair queue: clients that are out of computing time come after the others.
 
 Gradio's queue is first-in, first-out, with no limit per client, and it runs jobs without a
-listener. Here the queued jobs of each client are bounded, and its computing seconds, which decay
-within minutes, decide its turn. A job starts when a client listens to its answer. Without a
-listener it is dropped, and so are unread answers.
+listener. Here the queued jobs of each client are bounded, and a credit of computing seconds decides
+its turn. A job starts when a client listens to its answer. Without a listener it is dropped, and so
+are unread answers.
 
 A running job is not interrupted, so a client that always has a queued job could keep the model busy
-whenever others arrive. While other clients are active, its next job is therefore delayed until its
-use has decayed to PART times its equal share.
+whenever others arrive. While other clients are active, each earns PART times its equal share of the
+time. A client in debt is delayed until it has earned its debt back.
 """
 
 import time
@@ -23,42 +23,47 @@ from gradio.server_messages import ProcessCompletedMessage
 from mlpmem.ui.door.bounds import Bounds
 from mlpmem.ui.door.shares import client_of
 
-FADES = 60.0  # seconds: half-life of a client's use
-WINDOW = FADES / 0.693  # seconds counted for a client that computes all the time
-FREE = 6.0  # seconds that any client may use without a delay
-PART = 1.5  # times its equal share: above it a client is delayed
+FREE = 4.0  # seconds that any client may use without a delay
+PART = 1.5  # times its equal share: what a client earns
+ACTIVE = 60.0  # seconds after its last job that a client counts as active
 LEFT = 2.0  # seconds that a job continues without a listener
 LOOK = 0.01  # seconds between checks of a queue whose jobs are all delayed
 JOB = 1.0  # seconds per job, until one was measured
 UNHEARD = "The connection was lost, so the request was dropped. Send it again."
+CLIENTS = 1000  # credits stored before full ones are deleted
 SIZE = "mlpmem.bytes"  # key of a request's scope: bytes of its body
 
 
-class Used:
-    """Computing seconds per client, with exponential decay."""
+class Credit:
+    """Computing seconds that each client may still use; below 0 it is in debt."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         """Start with no clients."""
         self._clock = clock
-        self._seconds: dict[str, tuple[float, float]] = {}  # client -> (seconds, when)
+        self._credits: dict[str, tuple[float, float]] = {}  # client -> (seconds, when)
+        self._ended: dict[str, float] = {}  # client -> end of its last job
         self.job = JOB  # average seconds per job
 
-    def of(self, client: str) -> float:
-        """Return a client's seconds after decay."""
-        seconds, when = self._seconds.get(client, (0.0, 0.0))
-        return seconds * 0.5 ** ((self._clock() - when) / FADES)
-
     def active(self) -> set[str]:
-        """Return the clients with a job that ended within FADES seconds."""
-        since = self._clock() - FADES
-        return {client for client, (_, when) in self._seconds.items() if when > since}
+        """Return the clients with a job that ended within ACTIVE seconds."""
+        since = self._clock() - ACTIVE
+        self._ended = {client: when for client, when in self._ended.items() if when > since}
+        return {*self._ended}
 
-    def add(self, client: str, seconds: float) -> None:
-        """Add a finished job's seconds."""
-        self._seconds[client] = (self.of(client) + seconds, self._clock())
+    def of(self, client: str, active: int) -> float:
+        """Return a client's seconds: at most FREE, and it earns its part of the time."""
+        seconds, when = self._credits.get(client, (FREE, self._clock()))
+        return min(FREE, seconds + (self._clock() - when) * PART / max(1, active))
+
+    def spend(self, client: str, seconds: float, active: int) -> None:
+        """Subtract a finished job's seconds."""
+        now = self._clock()
+        self._credits[client] = (self.of(client, active) - seconds, now)
+        self._ended[client] = now
         self.job += 0.1 * (seconds - self.job)
-        if len(self._seconds) > 1000:
-            self._seconds = {c: v for c, v in self._seconds.items() if self.of(c) > 0.01}
+        if len(self._credits) > CLIENTS:
+            credits = self._credits.items()
+            self._credits = {c: v for c, v in credits if self.of(c, active) < FREE}
 
 
 class FairQueue(Queue):
@@ -73,7 +78,7 @@ class FairQueue(Queue):
             max_size=bounds.queue, blocks=blocks, default_concurrency_limit=1,
         )  # fmt: skip
         self.bounds, self._clock = bounds, clock
-        self.used = Used(clock)
+        self.credit = Credit(clock)
         self.begun: dict[str, float] = {}  # client -> start of its running job
         self.started: dict[str, float] = {}  # job id -> its start
         self.listening: Counter[str] = Counter()  # open streams per session
@@ -129,7 +134,7 @@ class FairQueue(Queue):
         return pushed
 
     def get_events(self) -> tuple | None:
-        """Return the next job of the client that has used least, None while it is delayed."""
+        """Return the next job, None while all are delayed."""
         if (now := self._clock()) < self._look:
             return None
         for queue in self.event_queue_per_concurrency_id.values():
@@ -141,35 +146,38 @@ class FairQueue(Queue):
                 self._look = now + LOOK
         return None
 
+    def _active(self) -> set[str]:
+        """Return the clients that have a job, or had one recently."""
+        queued = {client_of(event.request) for event in self.waiting()}
+        return self.credit.active() | {*self.begun} | queued
+
     def _delayed(self, event: Event) -> bool:
-        """Return whether a job waits for a listener, or for its client's use to decay."""
+        """Return whether a job waits for a listener, or for its client's debt to end."""
         if not self.listening[event.session_hash]:
             return True
-        client = client_of(event.request)
-        active = self.used.active() | {client, *self.begun}
-        active |= {client_of(event.request) for event in self.waiting()}
-        limit = PART * WINDOW / len(active)
-        return len(active) > 1 and self.used.of(client) > max(FREE, limit)
+        active = len(self._active())
+        return active > 1 and self.credit.of(client_of(event.request), active) < 0
 
     def _arrange(self, queue: EventQueue) -> None:
         """Sort the jobs of one queue by turn.
 
-        A client's second job is sorted as if its first had run. Clients that used less than FREE
-        are equal, so that a series of new clients does not overtake the others.
+        A client's second job is sorted as if its first had run. Clients without a debt are equal,
+        so that a series of new clients does not overtake the others.
         """
         before: Counter[str] = Counter()
         turns: dict[str, tuple] = {}
-        now = self._clock()
+        now, active = self._clock(), len(self._active())
         for event in sorted(queue.queue, key=lambda event: event.enqueue_time):
             client = client_of(event.request)
             running = now - self.begun[client] if client in self.begun else 0.0
-            used = max(FREE, self.used.of(client) + running) + before[client] * self.used.job
-            turns[event._id] = (not self.listening[event.session_hash], used, event.enqueue_time)
+            left = self.credit.of(client, active) - running
+            debt = max(0.0, -left) + before[client] * self.credit.job
+            turns[event._id] = (not self.listening[event.session_hash], debt, event.enqueue_time)
             before[client] += 1
         queue.queue.sort(key=lambda event: turns[event._id])
 
     async def process_events(self, events: list, batch: bool, begin_time: float, fn: Any) -> None:
-        """Run jobs and add their seconds to their client's use."""
+        """Run jobs and subtract their seconds from their client's credit."""
         client, begin = client_of(events[0].request), self._clock()
         self.begun[client] = begin
         self.started |= {event._id: begin for event in events}
@@ -177,7 +185,7 @@ class FairQueue(Queue):
             await super().process_events(events, batch, begin_time, fn)
         finally:
             self.begun.pop(client, None)
-            self.used.add(client, self._clock() - begin)
+            self.credit.spend(client, self._clock() - begin, len(self._active()))
             for event in events:
                 self.started.pop(event._id, None)
                 if event.session_hash == event._id:  # a program's call: its session ends here

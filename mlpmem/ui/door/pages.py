@@ -4,6 +4,8 @@ Gradio renders half a megabyte for every GET, with the request's address in it. 
 rendered for the address STAND_IN, which is then replaced.
 """
 
+import asyncio
+import gzip
 import re
 from collections import OrderedDict
 from typing import Any
@@ -25,7 +27,7 @@ class Pages:
     def __init__(self) -> None:
         """Start with none."""
         self._rendered: dict[str, tuple[bytes, bytes]] = {}
-        self._addressed: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._addressed: OrderedDict[tuple[str, str, bool], bytes] = OrderedDict()
 
     async def answer(self, app: Any, scope: dict, send: Any, name: str) -> None:
         """Send a page; app renders it the first time."""
@@ -36,14 +38,17 @@ class Pages:
         if name not in self._rendered:
             self._rendered[name] = await _render(app, scope, path)
         kind, page = self._rendered[name]
-        body = self._addressed.pop((name, root), None)
+        packed = b"gzip" in dict(scope["headers"]).get(b"accept-encoding", b"")
+        body = self._addressed.pop((name, root, packed), None)
         if body is None:
             body = page.replace(STAND_IN, root.encode())
-        self._addressed[name, root] = body
+            body = await asyncio.to_thread(gzip.compress, body, 6) if packed else body
+        self._addressed[name, root, packed] = body
         while len(self._addressed) > KEPT:
             self._addressed.popitem(last=False)
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)),
-                   (b"cache-control", b"no-cache")]  # fmt: skip
+                   (b"cache-control", b"no-cache"), (b"vary", b"accept-encoding")]  # fmt: skip
+        headers += [(b"content-encoding", b"gzip")] if packed else []
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         body = b"" if scope["method"] == "HEAD" else body
         await send({"type": "http.response.body", "body": body})

@@ -20,6 +20,7 @@ from mlpmem.ui.door.routes import RefusedError, Route
 
 KEY = "mlpmem.client"  # key of a request's scope
 MOST_CLIENTS = 10_000  # with a stored request rate
+BURST = 20  # seconds of a client's byte rate that may come at once
 FILES = 10  # times the rate for Gradio's own files, of which a page loads seventy
 INNER = tuple(
     map(
@@ -99,28 +100,37 @@ class Shares:
         self.held: Counter[str] = Counter()
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._wanted: Counter[str] = Counter()
-        self._rates: OrderedDict[tuple[str, bool], tuple[float, float]] = OrderedDict()
+        self._rates: OrderedDict[tuple[str, str], tuple[float, float]] = OrderedDict()
 
     def client(self, scope: Mapping[str, Any]) -> str:
         """Return the client of a request."""
         return address(scope, self.trusted, self.proxies)
 
     def count(self, client: str, route: Route) -> None:
-        """Count a request; RefusedError(429) above the client's rate.
-
-        A token bucket that holds two seconds' worth of requests.
-        """
+        """Count a request; RefusedError(429) above the client's rate, after a burst."""
         rate = self.bounds.rate * (FILES if route.file else 1)
-        now, key = self._clock(), (client, route.file)
-        left, last = self._rates.pop(key, (2 * rate, now))
-        left = min(2 * rate, left + rate * (now - last))
-        self._rates[key] = (max(0.0, left - 1), now)
-        while len(self._rates) > MOST_CLIENTS:
-            self._rates.popitem(last=False)
-        if left < 1:
+        if not self._take((client, "files" if route.file else "requests"), 1, rate, 2 * rate):
             raise RefusedError(
                 429, f"At most {rate:g} requests per second are allowed. Try again in a moment."
             )
+
+    def weigh(self, client: str, size: int) -> None:
+        """Count a body's bytes; RefusedError(429) above the client's byte rate, after a burst."""
+        rate = self.bounds.byte_rate
+        if not self._take((client, "bytes"), size, rate, BURST * rate):
+            raise RefusedError(
+                429, f"At most {rate / 1e6:g} MB per second are allowed. Try again soon."
+            )
+
+    def _take(self, key: tuple[str, str], number: float, rate: float, most: float) -> bool:
+        """Take from a token bucket that fills by rate up to most; return whether it had enough."""
+        now = self._clock()
+        left, last = self._rates.pop(key, (most, now))
+        left = min(most, left + rate * (now - last))
+        self._rates[key] = (left - number if left >= number else left, now)
+        while len(self._rates) > MOST_CLIENTS:
+            self._rates.popitem(last=False)
+        return left >= number
 
     @contextmanager
     def opened(self, client: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ from gradio.data_classes import PredictBodyInternal
 
 from mlpmem.ui.door import shares
 from mlpmem.ui.door.bounds import Bounds
-from mlpmem.ui.door.fair import FADES, SIZE, UNHEARD, WINDOW, FairQueue, Used
+from mlpmem.ui.door.fair import ACTIVE, FREE, PART, SIZE, UNHEARD, Credit, FairQueue
 
 
 class QueueClient:
@@ -66,40 +66,57 @@ def test_every_clients_first_job_precedes_second_jobs(desk):
     assert desk.order() == ["a1", "b1", "c1", "a2"]
 
 
-def test_the_client_with_the_least_use_is_next_and_use_decays(desk):
+def spend(desk, **seconds: float) -> None:
+    for client, used in seconds.items():
+        desk.queue.credit.spend(client, used, active=1)
+
+
+def test_clients_in_debt_come_later_and_earn_it_back(desk):
     desk = desk()
-    desk.queue.used.add("a", 10.0)
-    desk.queue.used.add("b", 3.0)
+    spend(desk, a=FREE + 10.0, b=FREE - 1.0)
     for client in "abc":
         desk.push(client, f"{client}1")
-    assert desk.order() == ["b1", "c1", "a1"], "clients below FREE seconds are equal"
-    used = Used(lambda: desk.now)
-    used.add("a", 10.0)
-    desk.now += FADES
-    assert used.of("a") == pytest.approx(5.0)
+    assert desk.order() == ["b1", "c1", "a1"], "clients without a debt are equal"
+    credit = Credit(lambda: desk.now)
+    credit.spend("a", FREE + 6.0, active=3)
+    assert credit.of("a", 3) == pytest.approx(-6.0)
+    desk.now += 4.0
+    assert credit.of("a", 3) == pytest.approx(-6.0 + 4.0 * PART / 3)
+    desk.now += 1000.0
+    assert credit.of("a", 3) == FREE
 
 
-def test_a_client_above_its_share_is_delayed_while_others_are_active(desk):
+def test_a_client_in_debt_is_delayed_while_others_are_active(desk):
     desk = desk()
     desk.push("a", "a1")
-    desk.queue.used.add("a", 60.0)
+    spend(desk, a=FREE + 10.0)
     desk.queue.listening.update(["a1", "a2", "b1"])
     assert desk.queue.get_events() is not None, "no other client is active"
-    for client in "bcd":
-        desk.queue.used.add(client, 0.1)
+    spend(desk, b=0.1, c=0.1, d=0.1)
     desk.push("a", "a2")
     assert desk.queue.get_events() is None
     desk.push("b", "b1")
     desk.now = 1.0
     assert desk.queue.get_events()[0][0].session_hash == "b1", "other clients are not delayed"
-    desk.now = FADES
+    desk.now = 30.0
     assert desk.queue.get_events()[0][0].session_hash == "a2", "the delay ends"
+
+
+def test_clients_whose_last_job_is_old_are_not_active(desk):
+    desk = desk()
+    spend(desk, b=0.1)
+    desk.now = ACTIVE + 1
+    spend(desk, a=FREE + 100.0)
+    desk.push("a", "a1")
+    desk.queue.listening["a1"] = 1
+    assert desk.queue.get_events() is not None
 
 
 def test_busy_clients_with_equal_use_are_not_delayed(desk):
     desk = desk()
-    for i in range(10):
-        desk.queue.used.add(str(i), WINDOW / 10)
+    for second in range(100):
+        desk.now = float(second)
+        desk.queue.credit.spend(str(second % 10), 1.0, active=10)
     desk.push("3", "s")
     desk.queue.listening["s"] = 1
     assert desk.queue.get_events() is not None
@@ -118,7 +135,7 @@ def test_jobs_without_a_listener_come_last_and_are_dropped_with_a_message(desk):
     desk = desk(listen_seconds=10)
     desk.push("a", "unheard")
     desk.push("b", "heard")
-    desk.queue.used.add("b", 100.0)
+    spend(desk, b=100.0)
     with desk.queue.listened("heard"):
         desk.now = 5.0
         desk.queue.sweep()

@@ -126,3 +126,12 @@ def test_posts_of_one_client_run_a_few_at_a_time(run):
 
     run(posts())
     assert most == {"a": 2, "b": 1} and not table._turns and not table._wanted
+
+
+def test_bytes_above_a_clients_rate_are_refused_before_they_are_read():
+    now = [0.0]
+    shared = shares.Shares(Bounds(byte_rate=10), clock=lambda: now[0])
+    assert [refused(shared.weigh, "a", 90) for _ in range(3)] == [0, 0, 429]
+    assert refused(shared.weigh, "a", 20) == 0 and refused(shared.weigh, "b", 200) == 0
+    now[0] += 2.0
+    assert refused(shared.weigh, "a", 20) == 0 and refused(shared.weigh, "a", 1) == 429
