@@ -7,7 +7,9 @@ import gzip
 import hashlib
 import json
 import os
+import random
 import shutil
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from mlpmem.api import Model
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import SOURCES, Trace
@@ -27,6 +30,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json, valid
 from mlpmem.loading import extra_columns as given_columns
 from mlpmem.loading.bundle import load_bundle
+from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG, add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import as_messages, chat_ids
@@ -254,6 +258,63 @@ def test_a_memory_is_loaded_or_refused(memory, tmp_path, data):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     refused(Memory.load, folder)
+
+
+CHAT = "{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}"
+
+
+@pytest.fixture(scope="module")
+def decoder_folder(tmp_path_factory):
+    """Return a decoder's folder, a chat template in it; tests copy it."""
+    folder = tmp_path_factory.mktemp("decoder")
+    made = tiny.decoder()
+    made.tokenizer.chat_template = CHAT
+    made.model.save_pretrained(folder)
+    made.tokenizer.save_pretrained(folder)
+    return folder
+
+
+ODD = [
+    None, True, -1, 0, 10**6, 10**12, 2**70, 1e400, float("nan"), "", "x" * 99, "../x", [], {},
+    [[]] * 99, {"a": None}, "{% for i in range(99999) %}{{ i }}{% endfor %}",
+]  # fmt: skip
+
+
+def damaged_file(content: bytes, chance: random.Random) -> bytes:
+    """Return content with a value of its JSON replaced, some bytes overwritten, or cut off."""
+    with suppress(ValueError):
+        value = json.loads(content)
+        paths = [at for at in places(value) if at]
+        if paths and chance.random() < 0.7:
+            *path, last = chance.choice(paths)
+            inner = value
+            for key in path:
+                inner = inner[key]
+            inner[last] = chance.choice(ODD)
+            return json.dumps(value).encode()
+    at = chance.randrange(len(content) + 1)
+    if chance.random() < 0.5:
+        return content[:at]
+    return content[:at] + chance.randbytes(4) + content[at + 4 :]
+
+
+@fuzz
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_decoder_is_loaded_and_answers_or_is_refused(decoder_folder, tmp_path, seed):
+    chance, folder = random.Random(seed), tmp_path / "d"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = {path.name: path.read_bytes() for path in decoder_folder.iterdir()}
+    index = "model.safetensors.index.json"
+    name = chance.choice([index, *sorted(files)])
+    files[name] = damaged_file(files.get(name, json.dumps(INDEX).encode()), chance)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    read = refused(Decoder.load, folder)
+    if read is not None:
+        model = Model(read)
+        refused(model.generate, "Peru", "lm", max_new_tokens=2)
+        refused(model.chat, "Hi", system="lm", max_new_tokens=2)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
-from mlpmem.model.decoder_files import read_folder
+from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
     counts_places,
     family_in,
@@ -109,6 +109,8 @@ class Decoder:
         folder = Path(folder)
         if is_gguf(folder):
             model, tokenizer = load_gguf(folder, dtype)
+            check_tokenizer(tokenizer, folder)
+            check_numbers(model, folder)
             return cls._from(folder, model.to(first_device(device)), tokenizer, depth)
         places = spread(device)
         if not folder.is_dir():
@@ -122,9 +124,18 @@ class Decoder:
 
     @classmethod
     def _from(cls, folder: Path, model: nn.Module, tokenizer: Any, depth: int) -> "Decoder":
-        """Return the decoder of a model that was read from a folder or file."""
+        """Return the decoder of a model that was read from a folder or file.
+
+        What its tokenizer and configs say is used once: what cannot be used is told here.
+        """
         decoder = cls(model, tokenizer, depth)
         decoder.folder = folder
+        with reading(folder):
+            tokenizer("a", add_special_tokens=False)
+            tokenizer.convert_ids_to_tokens([*decoder.eos_ids, *decoder.special_ids])
+            decoder.decode(decoder.encode("a"))
+            if decoder.max_positions < 1:
+                raise ValueError(f"it reads {decoder.max_positions} positions")
         return decoder
 
     def pack(self, bits: int = 0) -> None:

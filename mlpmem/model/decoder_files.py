@@ -41,17 +41,17 @@ def read_folder(folder: Path, family: Family | None, **options: Any) -> tuple["n
     MlpMemError says what is wrong with the folder.
     """
     check_files(folder)
-    with _reading(folder):
+    with reading(folder):
         tokenizer = load_tokenizer(str(folder), **LOCAL)
     check_tokenizer(tokenizer, folder)
-    with _reading(folder):
+    with reading(folder):
         model = _read_model(folder, family, **options)
     check_numbers(model, folder)
     return model, tokenizer
 
 
 @contextmanager
-def _reading(folder: Path) -> Iterator[None]:
+def reading(folder: Path) -> Iterator[None]:
     """Turn whatever a library raises over a decoder's files into an MlpMemError."""
     try:
         yield

@@ -154,7 +154,8 @@ def _literal_backend(tokenizer: Any) -> Any:
 def special_ids(tokenizer: Any) -> frozenset[int]:
     """Return the ids of control tokens: those with a role, and those that are flagged special."""
     flagged = getattr(tokenizer, "added_tokens_decoder", {}).items()
-    return frozenset(tokenizer.all_special_ids) | {i for i, token in flagged if token.special}
+    named = {i for i in tokenizer.all_special_ids if i is not None}  # None: not in the vocabulary
+    return frozenset(named | {i for i, token in flagged if token.special})
 
 
 def turn_ends(tokenizer: Any) -> list[int]:

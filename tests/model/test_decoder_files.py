@@ -4,6 +4,7 @@ import json
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -15,6 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.model.memory import Memory
+from mlpmem.model.tokenizer import special_ids
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 
@@ -194,3 +196,22 @@ def test_the_rules_of_usual_tokenizers_are_read(tmp_path):
     )
     read = Decoder.load(write(decoder, tmp_path / "d"))
     assert read.encode("The  CAPITAL") == read.encode("the capital")
+
+
+def test_a_special_token_that_the_vocabulary_lacks_has_no_id():
+    words = tiny.tokenizer()
+    lacking = SimpleNamespace(all_special_ids=[0, None, 1], added_tokens_decoder={})
+    assert special_ids(lacking) == {0, 1} == special_ids(words)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("tokenizer_config.json", {"model_max_length": {}}),
+        ("config.json", {"eos_token_id": [[1]]}), ("config.json", {"eos_token_id": {"a": 1}}),
+        ("config.json", {"max_position_embeddings": -3}),
+    ],
+)  # fmt: skip
+def test_a_value_that_cannot_be_used_is_told_when_it_is_read(file, change, folder):
+    rewrite(folder / file, **change)
+    refused(folder, "decoder: cannot load 'decoder'")
