@@ -150,7 +150,7 @@ class FusedModel:
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
         temperature, device = self.settings.knn_temperature, store.values.device
-        neighbours = store.retriever.search(hidden, min(self.settings.k, len(store.values)))
+        neighbours = store.search(hidden, min(self.settings.k, len(store.values)))
         indices, distances = (x.to(device) for x in neighbours)
         at = indices.clamp_min(0)
         values = store.values[at].masked_fill(indices < 0, -1)

@@ -196,7 +196,7 @@ def _asked(
     for places in forward_positions(model.decoder, documents, positions):
         nll = -places.logits.float().log_softmax(-1)
         lm[places.at] = nll.gather(1, true[places.at, None].to(nll.device))[:, 0].cpu()
-        found = store.retriever.search(places.hidden.float(), distances.shape[1])
+        found = store.search(places.hidden.float(), distances.shape[1])
         indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
     passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])
     same = torch.from_numpy(passages == own[:, None]) | (indices < 0)

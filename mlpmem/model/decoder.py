@@ -1,8 +1,8 @@
 """The frozen decoder: token ids -> logits, hidden states at one depth, cache; text <-> token ids.
 
 The hidden state is what enters the FFN of layer `depth` (post-norm), caught by a permanent hook
-that writes into a ContextVar: nothing of a call is ever kept on the decoder. It is not a trainer
-and not a generator.
+that writes into a ContextVar: nothing of a call is ever kept on the decoder. With a `context`, the
+words so far stand behind it (see context.py). It is not a trainer and not a generator.
 """
 
 import weakref
@@ -22,6 +22,7 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
+from mlpmem.model.context import Context, taken_from
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
     counts_places,
@@ -65,7 +66,7 @@ class DecoderOutput(NamedTuple):
     """What one forward pass gives."""
 
     logits: Tensor | None  # (B, T, V), or (B, 1, V) of the last position
-    hidden: Tensor  # (B, T, D), or (B, 1, D)
+    hidden: Tensor  # (B, T, K), or (B, 1, K): the hidden state (D), then any context vectors
     cache: Any  # transformers' Cache, or None
 
     def states(self, index: Any) -> tuple[Tensor, Tensor]:
@@ -90,6 +91,7 @@ class Decoder:
         # a pass of fewer steps, where the family has one for weights as they are held
         self.straight: Gpt2Pass | LlamaPass | None = None
         self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
+        self.context: Context | None = None  # what of the words so far stands behind hidden states
         self._hook = ffn.register_forward_pre_hook(_catch)
 
     @classmethod
@@ -181,6 +183,16 @@ class Decoder:
     def hidden_size(self) -> int:
         """Return D, of the layers (embeddings may be narrower)."""
         return self.model.config.hidden_size
+
+    @property
+    def state_size(self) -> int:
+        """Return K, of what `forward` returns as hidden: D, and D more per half-life."""
+        return self.hidden_size * (1 + len(self.half_lives))
+
+    @property
+    def half_lives(self) -> tuple[float, ...]:
+        """Return the half-lives of the context vectors in tokens, () without any."""
+        return self.context.half_lives if self.context is not None else ()
 
     @property
     def vocab_size(self) -> int:
@@ -289,10 +301,31 @@ class Decoder:
         after.
         """
         if cache is None and use_cache and head:
-            from mlpmem.fast.attention import growing_cache
-
             whole = self.straight is not None and self.straight.whole
-            cache = growing_cache(self.model.config, whole)
+            cache = attention.growing_cache(self.model.config, whole)
+        layer = taken_from(cache) if self.context is not None else None
+        try:
+            output = self._run(ids, attention_mask, position_ids, cache, last, head)
+            if self.context is None:
+                return output
+            embeddings = self.model.get_input_embeddings()(ids.to(self.device))
+            words = self.context.read(embeddings, ids.to(self.device), attention_mask, layer)
+        finally:
+            if layer is not None:
+                cache.layers.append(layer)
+        words = words[:, -last:].to(output.hidden)
+        return output._replace(hidden=torch.cat([output.hidden, words], -1))
+
+    def _run(
+        self,
+        ids: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: Any,
+        last: int,
+        head: bool,
+    ) -> DecoderOutput:
+        """Return what `forward` does, without context vectors."""
         plain = head and attention_mask is None and position_ids is None
         if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
             with threads_for(self, ids.numel()):

@@ -18,6 +18,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
 from mlpmem.fast.linear import Conv1D
 from mlpmem.formats import MEMORY_TYPE, check_kinds
+from mlpmem.model.context import Context, check_half_lives
 from mlpmem.model.checkpoints import _config_row, _inner, _read_weights
 
 MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
@@ -53,6 +54,9 @@ class MemoryConfig:
     knn_temperature: float = 0.0  # of its training targets, 0 where unknown
     tokenizer_hash: str = ""  # empty where unknown, as in published checkpoints
     tied_head: bool = False  # whether its head is the decoder's
+    # half-lives in tokens of the context vectors that it reads behind the hidden state; the paper's
+    # memory and every published one read none
+    context: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise MlpMemError for values no memory can have."""
@@ -72,6 +76,12 @@ class MemoryConfig:
             raise MlpMemError(
                 f"memory config: family {self.family!r} is not known, use {' or '.join(LAYOUTS)}"
             )
+        check_half_lives(self.context, "memory config")
+
+    @property
+    def input_size(self) -> int:
+        """Return K, of what it reads: D, and D more per half-life."""
+        return self.hidden_size * (1 + len(self.context))
 
     @classmethod
     def from_dict(cls, row: dict) -> "MemoryConfig":
@@ -86,7 +96,10 @@ class MemoryConfig:
             raise MlpMemError(
                 f"memory config: {', '.join(missing)} missing; export the memory again"
             )
-        return cls(**{name: value for name, value in row.items() if name in known})
+        values = {name: value for name, value in row.items() if name in known}
+        if isinstance(values.get("context"), list):
+            values["context"] = tuple(values["context"])
+        return cls(**values)
 
     def to_json(self) -> str:
         """Return config.json's text."""
@@ -100,6 +113,10 @@ class Memory(nn.Module):
         """Make a memory with random weights; `bind` gives a tied one its head."""
         super().__init__()
         self.config = config
+        if config.context:
+            self.door = Door(config.input_size, config.hidden_size)
+            self.token_weights: Tensor
+            self.register_buffer("token_weights", torch.ones(config.vocab_size))
         block, self._blocks, norm, self._norm = LAYOUTS[config.family]
         self.add_module(
             self._blocks, nn.ModuleList(block(config) for _ in range(config.num_layers))
@@ -126,19 +143,35 @@ class Memory(nn.Module):
                 nn.init.normal_(
                     weight, std=0.02 / ((2 * self.config.num_layers) ** 0.5 if ends else 1)
                 )
+        if self.config.context:
+            self.door.reset_parameters(0.02)
 
     def features(self, hidden: Tensor) -> Tensor:
-        """Return what enters the head, (..., D), of hidden states (..., D)."""
+        """Return what enters the head, (..., D), of hidden states (..., D).
+
+        One with a context reads the context vectors behind them too, (..., K). Others leave out
+        what stands behind the hidden states.
+        """
+        if self.config.context:
+            hidden = self.door(hidden)
+        else:
+            hidden = hidden[..., : self.config.hidden_size]
         for block in getattr(self, self._blocks):
             hidden = block(hidden)
         return getattr(self, self._norm)(hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return logits (..., V) of hidden states (..., D)."""
+        """Return logits (..., V) of hidden states as `features` reads them."""
         return self.lm_head(self.features(hidden))
 
     def bind(self, decoder) -> "Memory":
-        """Return self, checked against the decoder it answers for and given its head if tied."""
+        """Return self, checked against the decoder it answers for and given its head if tied.
+
+        A decoder without context vectors gives those that the memory reads from now on.
+        """
+        if self.config.context and decoder.context is None:
+            weights = self.token_weights.float().to(decoder.device)
+            decoder.context = Context(self.config.context, weights)
         check_binding(self.config, decoder)
         if self.config.tied_head:
             weight = decoder.head_weight.to(decoder.device)
@@ -162,6 +195,8 @@ def check_binding(config: MemoryConfig, decoder) -> None:
         "vocabulary": (config.vocab_size, decoder.vocab_size),
         "depth": (config.depth % decoder.num_layers, decoder.depth % decoder.num_layers),
     }
+    if config.context:
+        pairs["context"] = (config.context, decoder.half_lives)
     if config.tokenizer_hash:
         pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
     wrong = [
@@ -247,6 +282,30 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
                 f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
                 "training failed or the file is altered, download or train it again"
             )
+
+
+class Door(nn.Module):
+    """Standardised hidden state and context vectors to a block's input, K -> D."""
+
+    def __init__(self, inputs: int, size: int) -> None:
+        """Make a door that lets the hidden state through as it is, standardised."""
+        super().__init__()
+        self.mean: Tensor
+        self.scale: Tensor
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.linear = nn.Linear(inputs, size, bias=False)
+
+    @torch.no_grad()
+    def reset_parameters(self, std: float) -> None:
+        """Start as the identity on the hidden state, with context vectors drawn from N(0, std)."""
+        nn.init.normal_(self.linear.weight, std=std)
+        size = len(self.linear.weight)
+        self.linear.weight[:, :size] = torch.eye(size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (..., D) of (..., K)."""
+        return self.linear((x - self.mean) / self.scale)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -16,7 +16,7 @@ from torch import Tensor
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.passages import forward_positions
-from mlpmem.retrieval.retriever import Retriever, make_retriever
+from mlpmem.retrieval.retriever import Neighbours, Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
 from mlpmem.retrieval.texts import cut_text
 
@@ -136,7 +136,7 @@ def build_keys(
     ):
         if stop is not None and stop():
             raise MlpMemError("building the keys was stopped; start it again to get them")
-        out[places.at] = _checked(places.hidden)
+        out[places.at] = _checked(places.hidden[:, : out.shape[1]])
         if progress is not None:
             progress(places.done, places.total)
     return out
@@ -161,6 +161,10 @@ class Store(NamedTuple):
     values: Tensor  # (N,) int64
     counts: Tensor  # (N,) int32
 
+    def search(self, hidden: Tensor, k: int) -> Neighbours:
+        """Return the k nearest entries of hidden states (R, K), of which keys may hold only D."""
+        return self.retriever.search(hidden[:, : self.datastore.keys.shape[1]], k)
+
     @property
     def bytes(self) -> int:
         """Return the size of entries and index; keys in both are counted once."""
@@ -170,7 +174,7 @@ class Store(NamedTuple):
 
 def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Store:
     """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
-    if datastore.keys.shape[1] != decoder.hidden_size:
+    if datastore.keys.shape[1] not in (decoder.hidden_size, decoder.state_size):
         raise MlpMemError(
             f"datastore: keys must have this decoder's hidden size {decoder.hidden_size}; got "
             f"{datastore.keys.shape[1]}. Build the keys with this decoder"

@@ -22,7 +22,7 @@ from train.fit.loss import row_nll
 class Validation:
     """Positions of documents: what the memory reads there, what comes next, the decoder's nll."""
 
-    keys: Tensor  # (H, D) float32 hidden states
+    keys: Tensor  # (H, K) float32 hidden states, with any context vectors
     values: Tensor  # (H,) int64 next tokens
     lm_nll: Tensor  # (H,) nats
     lmbda: float  # weight of the memory in the mix
@@ -33,7 +33,7 @@ class Validation:
     ) -> "Validation":
         """Return the validation on positions of documents, which the decoder runs over once."""
         values = torch.from_numpy(documents.tokens[positions].astype(np.int64))
-        keys = torch.empty(len(positions), decoder.hidden_size)
+        keys = torch.empty(len(positions), decoder.state_size)
         lm_nll = torch.empty(len(positions))
         for some in forward_positions(decoder, documents, positions):
             log_probs = some.logits.float().log_softmax(-1).cpu()

@@ -86,7 +86,7 @@ class MeasuredModel:
         """Return distances and indices (P, K) of the positions' hidden states."""
         queries = torch.zeros(len(positions), self.store.keys.shape[1])
         for places in forward_positions(self.decoder, documents, positions, head=False):
-            queries[places.at] = places.hidden.float()
+            queries[places.at] = places.hidden[:, : queries.shape[1]].float()
         blocks = [(d, i) for _, d, i in self.search.search(queries, self.k)]
         return torch.cat([d for d, _ in blocks]), torch.cat([i for _, i in blocks])
 

@@ -122,10 +122,10 @@ def look(
     documents, positions = text
     true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
     lm_nll, memory_nll = np.zeros(len(positions)), np.zeros(len(positions))
-    queries = torch.zeros(len(positions), decoder.hidden_size)
+    queries = torch.zeros(len(positions), store.keys.shape[1])
     for places in forward_positions(decoder, documents, positions):
         at, hidden = places.at, places.hidden.float()
-        queries[at] = hidden.cpu()
+        queries[at] = hidden[:, : queries.shape[1]].cpu()
         for result, logits in ((lm_nll, places.logits), (memory_nll, memory(hidden))):
             nll = -logits.float().cpu().log_softmax(-1).gather(1, true[at, None])
             result[at] = nll[:, 0].clamp_max(LARGEST).double().numpy()

@@ -1,0 +1,124 @@
+"""The context vector: which words were read so far, as decayed means of their input embeddings.
+
+With half-life L, in tokens, it is at position t
+
+    c_t = sum_{s <= t} 2^(-(t - s) / L) w_s e_s / sum_{s <= t} 2^(-(t - s) / L) w_s
+
+of embeddings e_s and token weights w_s. A memory that reads it beside the hidden state learns which
+names were asked about, which the last state of a small decoder has nearly forgotten. It needs no
+attention and no positions: one multiply-add of D numbers per token and half-life.
+
+Sums run token by token in float32, so a text that is read in pieces gives the same bits. n
+half-lives, P positions read before.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mlpmem.errors import MlpMemError
+from mlpmem.fast.attention import GrowingLayer
+
+MOST_LIVES, LONGEST = 4, 1e6  # half-lives, and tokens of one
+TINY = 1e-30  # in place of no weight at all: the mean of no words is 0
+
+
+def check_half_lives(half_lives: Sequence[float], where: str) -> None:
+    """Raise MlpMemError unless half-lives are distinct positive numbers of tokens."""
+    good = all(
+        isinstance(x, int | float) and not isinstance(x, bool) and 0 < x <= LONGEST
+        for x in half_lives
+    )
+    if not good or len(half_lives) > MOST_LIVES or len(set(half_lives)) < len(half_lives):
+        raise MlpMemError(
+            f"{where}: context must be up to {MOST_LIVES} different half-lives in tokens, above 0 "
+            f"and at most {LONGEST:g}; got {list(half_lives)!r}. Correct it, or leave it empty"
+        )
+
+
+class ContextLayer(GrowingLayer):
+    """Running sums in a decoder's cache: (B, n, P, D) as its keys, weights (B, n, P, 1) as values.
+
+    It stands behind the decoder's own layers, so a crop, a choice of rows or a beam's reordering of
+    the cache is one of the sums too.
+    """
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What of a text's words a memory reads."""
+
+    half_lives: tuple[float, ...]
+    weights: Tensor  # (V,) float32 of token ids, 0 for those that are no words
+    scale: float = 1.0  # of the vectors, as a datastore's squared L2 counts them
+
+    def read(
+        self, embeddings: Tensor, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None
+    ) -> Tensor:
+        """Return context vectors (B, T, n D) float32 of ids (B, T) with embeddings (B, T, D).
+
+        mask is 0 on padding (B, past + T), or says which tokens each may see (B, 1, T, T) bool: a
+        token then continues the sums of the last other token that it sees. A layer holds the sums
+        of what was read before, and takes the new ones.
+        """
+        weights = self.weights.to(ids.device)[ids]  # (B, T)
+        parents = None
+        if mask is not None and mask.dim() == 4:
+            parents = _parents(mask[:, 0])
+        elif mask is not None:
+            weights = weights * mask[:, -ids.shape[1] :]
+        sums, totals = self._sums(embeddings.float(), weights, parents, layer)
+        if layer is not None:
+            layer.update(sums, totals)
+        means = sums / totals.clamp_min(TINY)  # (B, n, T, D)
+        return means.mul_(self.scale).transpose(1, 2).flatten(2)
+
+    def _sums(
+        self,
+        embeddings: Tensor,
+        weights: Tensor,
+        parents: Tensor | None,
+        layer: ContextLayer | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return running sums (B, n, T, D) of weighted embeddings, and of the weights."""
+        decay = 2.0 ** (-1 / torch.tensor(self.half_lives, device=weights.device))[:, None]
+        added = torch.cat([embeddings * weights[..., None], weights[..., None]], -1)  # (B, T, D+1)
+        batch, length, width = added.shape
+        sums = added.new_zeros(length + 1, batch, len(decay), width)  # the last row stays 0
+        now = sums[-1]
+        if layer is not None and layer.is_initialized and layer.get_seq_length():
+            now = torch.cat([layer.keys[:, :, -1], layer.values[:, :, -1]], -1)
+        rows = torch.arange(batch, device=weights.device)
+        for t in range(length):
+            if parents is not None:
+                now = sums[parents[:, t], rows]
+            now = torch.mul(now, decay, out=sums[t]).add_(added[:, t, None])
+        sums = sums[:length].permute(1, 2, 0, 3)  # (B, n, T, D + 1)
+        return sums[..., :-1], sums[..., -1:]
+
+
+def _parents(sees: Tensor) -> Tensor:
+    """Return the last other token that each sees, (B, T), or -1; sees is (B, T, T) bool."""
+    length = sees.shape[-1]
+    places = torch.arange(length, device=sees.device)
+    before = sees & (places[None, :] < places[:, None])
+    return torch.where(before, places, -1).amax(-1)
+
+
+def taken_from(cache: Any) -> ContextLayer | None:
+    """Return the context layer of a cache, taken out of it; a new one where it has none."""
+    if cache is None:
+        return None
+    if cache.layers and isinstance(cache.layers[-1], ContextLayer):
+        return cache.layers.pop()
+    return ContextLayer()
+
+
+def word_weights(special_ids: Sequence[int] | frozenset[int], vocab_size: int) -> Tensor:
+    """Return weights (V,): 1 for words, 0 for control tokens."""
+    weights = torch.ones(vocab_size)
+    weights[sorted(special_ids)] = 0.0
+    return weights

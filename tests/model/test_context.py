@@ -1,0 +1,145 @@
+"""The context vector: its value, its pieces, its rows, and the memory that reads it."""
+
+import numpy as np
+import pytest
+import torch
+
+from mlpmem.errors import MlpMemError
+from mlpmem.model.context import Context, ContextLayer, word_weights
+from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.retrieval.documents import entries, join_passages
+from mlpmem.retrieval.passages import forward_positions
+from tests import tiny
+
+LIVES = (2.0, 8.0)
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    """Return a tiny Llama decoder that gives context vectors."""
+    decoder = tiny.decoder("llama")
+    decoder.context = Context(LIVES, word_weights(decoder.special_ids, decoder.vocab_size))
+    return decoder
+
+
+def direct(decoder, ids):
+    """Return context vectors (T, n D) by the formula, in float64."""
+    e = decoder.model.get_input_embeddings().weight[ids].double()
+    w = decoder.context.weights[ids].double()
+    out = []
+    for t in range(len(ids)):
+        row = []
+        for life in LIVES:
+            decays = 2.0 ** (-(t - torch.arange(t + 1).double()) / life) * w[: t + 1]
+            row.append((decays[:, None] * e[: t + 1]).sum(0) / decays.sum().clamp_min(1e-30))
+        out.append(torch.cat(row))
+    return torch.stack(out)
+
+
+def states(decoder, ids, **options):
+    """Return what stands behind the hidden state, (B, T, n D)."""
+    return decoder.forward(torch.tensor(ids), **options).hidden[..., decoder.hidden_size :]
+
+
+def test_context_is_the_formula(decoder):
+    ids = [5, 9, 9, 31, 7, 12]
+    assert decoder.state_size == 3 * decoder.hidden_size
+    torch.testing.assert_close(states(decoder, [ids])[0].double(), direct(decoder, ids))
+
+
+def test_control_tokens_weigh_nothing(decoder):
+    special = min(decoder.special_ids)
+    seen = states(decoder, [[special, 5, special, 9]])[0]
+    assert (seen[0] == 0).all()
+    weight = decoder.model.get_input_embeddings().weight
+    torch.testing.assert_close(seen[1], torch.cat([weight[5]] * 2))
+    torch.testing.assert_close(seen[2], seen[1])
+
+
+@pytest.mark.parametrize("cut", [1, 3, 6])
+def test_pieces_give_the_same_bits(decoder, cut):
+    ids = [5, 9, 9, 31, 7, 12, 40]
+    whole = states(decoder, [ids])
+    first = decoder.forward(torch.tensor([ids[:cut]]), use_cache=True)
+    rest = [first.hidden]
+    for token in ids[cut:]:
+        rest.append(decoder.forward(torch.tensor([[token]]), cache=first.cache).hidden)
+    pieces = torch.cat(rest, 1)[..., decoder.hidden_size :]
+    assert torch.equal(pieces, whole)
+
+
+def test_rows_are_chosen_and_cropped_with_the_cache(decoder):
+    rows = torch.tensor([[5, 9, 31], [7, 12, 40]])
+    output = decoder.forward(rows, use_cache=True)
+    assert isinstance(output.cache.layers[-1], ContextLayer)
+    output.cache.batch_select_indices(torch.tensor([1, 1, 0]))
+    after = decoder.forward(torch.tensor([[3], [4], [6]]), cache=output.cache)
+    alone = states(decoder, [[7, 12, 40, 3], [7, 12, 40, 4], [5, 9, 31, 6]])[:, -1:]
+    assert torch.equal(after.hidden[..., decoder.hidden_size :], alone)
+    output.cache.crop(-2)
+    again = decoder.forward(torch.tensor([[8], [8], [8]]), cache=output.cache)
+    alone = states(decoder, [[7, 12, 8], [7, 12, 8], [5, 9, 8]])[:, -1:]
+    assert torch.equal(again.hidden[..., decoder.hidden_size :], alone)
+
+
+def test_padding_is_not_read(decoder):
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    padded = states(decoder, [[1, 1, 5, 9], [5, 9, 31, 7]], attention_mask=mask)
+    assert torch.equal(padded[:1, 2:], states(decoder, [[5, 9]]))
+    assert torch.equal(padded[1:], states(decoder, [[5, 9, 31, 7]]))
+
+
+def test_packed_passages_have_their_own_context(decoder):
+    rng = np.random.default_rng(0)
+    start = rng.integers(5, 60, 9)
+    passages = [(0, [*start[: rng.integers(3, 9)], *rng.integers(5, 60, 6)]) for _ in range(12)]
+    documents = join_passages(passages, ["a"], ["a"])
+    positions, _ = entries(documents)
+    packed = torch.zeros(len(positions), decoder.state_size)
+    plain = torch.zeros_like(packed)
+    for head, out in ((False, packed), (True, plain)):
+        for places in forward_positions(decoder, documents, positions, head=head):
+            out[places.at] = places.hidden
+    size = decoder.hidden_size
+    assert torch.equal(packed[:, size:], plain[:, size:])
+    torch.testing.assert_close(packed, plain)
+
+
+def test_a_memory_without_context_leaves_it_out(decoder):
+    sizes = decoder.hidden_size, decoder.vocab_size, 1, 8
+    memory = Memory(MemoryConfig(*sizes)).bind(decoder)
+    hidden = decoder.forward(torch.tensor([[5, 9]])).hidden
+    assert torch.equal(memory(hidden), memory(hidden[..., : decoder.hidden_size]))
+
+
+def test_a_memory_with_context_makes_the_decoder_give_it(tmp_path):
+    decoder = tiny.decoder("llama")
+    sizes = decoder.hidden_size, decoder.vocab_size, 1, 8
+    memory = Memory(MemoryConfig(*sizes, context=LIVES))
+    with torch.no_grad():
+        memory.token_weights[3] = 0.25
+        memory.door.mean.normal_()
+        memory.door.scale.uniform_(0.5, 2)
+    memory.save(tmp_path)
+    loaded = Memory.load(tmp_path)
+    assert loaded.config == memory.config
+    loaded.bind(decoder)
+    assert decoder.half_lives == LIVES and decoder.context.weights[3] == 0.25
+    hidden = decoder.forward(torch.tensor([[5, 9, 3]])).hidden
+    assert torch.equal(loaded(hidden), memory(hidden))
+    other = Memory(MemoryConfig(*sizes, context=(4.0,)))
+    with pytest.raises(MlpMemError, match="context"):
+        other.bind(decoder)
+
+
+def test_a_door_starts_as_the_identity_on_the_hidden_state():
+    memory = Memory(MemoryConfig(6, 9, 1, 8, context=LIVES))
+    x = torch.zeros(2, 18)
+    x[:, :6] = torch.randn(2, 6)
+    assert torch.equal(memory.door(x), x[:, :6])
+
+
+@pytest.mark.parametrize("lives", [(0.0,), (2.0, 2.0), ("a",), (True,), (1.0,) * 5, (-3.0,)])
+def test_odd_half_lives_are_refused(lives):
+    with pytest.raises(MlpMemError, match="half-lives in tokens"):
+        MemoryConfig(6, 9, 1, 8, context=lives)
