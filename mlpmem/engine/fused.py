@@ -35,6 +35,7 @@ class Sources:
     neighbours: Neighbours | None  # (R, K)
     weights: Tensor | None  # (R, K) shares of the kNN mass
     seconds: Mapping[str, float]  # spent on "memory" and "search", for all R together
+    hidden: Tensor | None = None  # (R, K), that all were computed from; a router may read it
 
     def __getitem__(self, system: str) -> Tensor:
         """Return a system's log-probs (R, V): its source's, or its two sources' in equal shares."""
@@ -138,7 +139,7 @@ class FusedModel:
             seconds["search"] = time.perf_counter() - begin
         stacked = torch.stack(log_probs)
         _check_numbers(names, stacked)
-        return Sources(tuple(names), stacked, neighbours, weights, seconds)
+        return Sources(tuple(names), stacked, neighbours, weights, seconds, hidden)
 
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's log-probs (R, V) at hidden states (R, D)."""
@@ -171,7 +172,7 @@ class FusedModel:
             return torch.full(lm.shape[:1], float(lmbda), device=lm.device)
         assert evidence is not None, f"the router of {system} needs evidence"
         other, nearest = sources[system], sources.nearest(system)
-        return self.routers[system].lmbda(lm, other, evidence, nearest)
+        return self.routers[system].lmbda(lm, other, evidence, nearest, sources.hidden)
 
     def can_ask(self, system: str, store: Store | None) -> bool:
         """Return whether this model has every part of a system."""

@@ -28,7 +28,7 @@ from mlpmem.retrieval.documents import Documents
 
 FLOOR = -20.0  # nats; anything less probable counts as impossible
 LEAST = -80.0  # nats; below it float32 is subnormal and slow, and adds nothing to an entropy
-MOST_UNITS, MOST_BYTES = 4096, 2**22  # more than is useful: a folder cannot request all memory
+MOST_UNITS, MOST_BYTES, MOST_STATE = 4096, 2**22, 2**16  # more than is useful: a folder cannot request all memory
 LARGEST, LEAST_SCALE = 1e6, 1e-6  # of a router's weights: within them no lambda is nan
 FEATURES = (
     "lm_top", "other_top",  # log-prob of each source's most probable token
@@ -63,6 +63,9 @@ class RouterConfig:
     vocab_size: int  # V
     tokenizer_hash: str
     units: int = 0  # of one hidden layer, at most MOST_UNITS; 0 is a logistic regression
+    # numbers of the hidden state, and of the context vectors behind it, that it reads besides the
+    # features: what is asked about says whether a memory of facts has anything to do with it
+    state_size: int = 0
     features: tuple[str, ...] = FEATURES  # that the weights were fitted to, in order
 
     def __post_init__(self) -> None:
@@ -78,6 +81,11 @@ class RouterConfig:
                 f"router config: units must be a whole number from 0 to {MOST_UNITS}; got "
                 f"{units!r}. Correct it, or fit the router again"
             )
+        if type(self.state_size) is not int or not 0 <= self.state_size <= MOST_STATE:
+            raise MlpMemError(
+                f"router config: state_size must be a whole number from 0 to {MOST_STATE}; got "
+                f"{str(self.state_size)[:40]!r}. Correct it, or fit the router again"
+            )
         if type(self.vocab_size) is not int or not isinstance(self.tokenizer_hash, str):
             raise MlpMemError(
                 "router config: vocab_size must be a whole number and tokenizer_hash a text; "
@@ -92,7 +100,10 @@ class RouterConfig:
 
 
 class Router(nn.Module):
-    """One or two layers from features, normalised to mean 0 and deviation 1, to logit(lmbda)."""
+    """One or two layers from features, normalised to mean 0 and deviation 1, to logit(lmbda).
+
+    Where config.state_size is not 0, that many numbers of the hidden state follow the features.
+    """
 
     def __init__(self, config: RouterConfig) -> None:
         """Start at lambda 0.5 everywhere: the last layer is zero."""
@@ -100,15 +111,16 @@ class Router(nn.Module):
         self.config = config
         self.mean: Tensor
         self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(len(FEATURES)))
-        self.register_buffer("scale", torch.ones(len(FEATURES)))
-        self.hidden = nn.Linear(len(FEATURES), config.units) if config.units else None
-        self.out = nn.Linear(config.units or len(FEATURES), 1)
+        inputs = len(FEATURES) + config.state_size
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        self.hidden = nn.Linear(inputs, config.units) if config.units else None
+        self.out = nn.Linear(config.units or inputs, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return logits of lambda (R,) of features (R, F)."""
+        """Return logits of lambda (R,) of features (R, F), with the state behind them if read."""
         x = (features - self.mean) / self.scale
         if self.hidden is not None:
             x = torch.tanh(self.hidden(x))
@@ -116,10 +128,22 @@ class Router(nn.Module):
 
     @torch.inference_mode()
     def lmbda(
-        self, lm: Tensor, other: Tensor, evidence: Tensor, nearest: Tensor | None = None
+        self,
+        lm: Tensor,
+        other: Tensor,
+        evidence: Tensor,
+        nearest: Tensor | None = None,
+        hidden: Tensor | None = None,
     ) -> Tensor:
-        """Return lambda (R,), 0 .. 1 float32, from the arguments of `features`."""
-        return torch.sigmoid(self(features(lm, other, evidence, nearest)))
+        """Return lambda (R,), 0 .. 1 float32, from the arguments of `features`.
+
+        hidden (R, K) is needed by a router that reads the state.
+        """
+        read = features(lm, other, evidence, nearest)
+        if size := self.config.state_size:
+            assert hidden is not None, "this router reads the hidden state"
+            read = torch.cat([read, hidden[:, :size].to(read)], 1)
+        return torch.sigmoid(self(read))
 
     def bind(self, decoder) -> "Router":
         """Return self on the decoder's device; MlpMemError if it was fitted to another decoder."""
@@ -130,6 +154,12 @@ class Router(nn.Module):
                 f"this router belongs to another decoder: vocabulary {ours[0]} and tokenizer "
                 f"{ours[1][:12]}, not {theirs[0]} and {theirs[1][:12]}. Load the bundle it came "
                 "with, or fit one for this decoder (`python -m train router`)"
+            )
+        if self.config.state_size > decoder.state_size:
+            raise MlpMemError(
+                f"this router reads {self.config.state_size} numbers of the hidden state, and the "
+                f"decoder gives {decoder.state_size}; load it with the memory whose context it "
+                "was fitted to, or fit one for this decoder (`python -m train router`)"
             )
         return self.to(decoder.device)
 

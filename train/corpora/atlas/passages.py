@@ -28,7 +28,8 @@ __all__ = [
 ]
 
 
-def _fill(form: str, entity: Entity, answer: str = "") -> str:
+def fill_form(form: str, entity: Entity, answer: str = "") -> str:
+    """Return a form as a sentence about an entity."""
     if entity.name.endswith("s"):
         form = form.replace("{entity}'s", "{entity}'")
     text = form.format(entity=entity.name, answer=answer)
@@ -36,13 +37,13 @@ def _fill(form: str, entity: Entity, answer: str = "") -> str:
 
 
 def _statement(atlas: Atlas, fact: Fact, form: int) -> str:
-    return _fill(
+    return fill_form(
         atlas.forms[fact.relation].statements[form], atlas.entities[fact.entity], fact.answer
     )
 
 
 def _prompt(form: str, entity: Entity) -> str:
-    return f"Question: {_fill(form, entity)} Answer:"
+    return f"Question: {fill_form(form, entity)} Answer:"
 
 
 def _turn(atlas: Atlas, fact: Fact, form: int, odd: OddWords | None = None) -> str:
@@ -97,9 +98,9 @@ def _about_strangers(
         for relation, answer in rng.sample(sorted(entity.answers.items()), len(entity.answers)):
             forms = atlas.forms[relation]
             form = rng.choice(forms.questions)
-            question = _fill(odd.change(form) if odd else form, entity)
+            question = fill_form(odd.change(form) if odd else form, entity)
             turns.append(f"Question: {question} Answer: {answer}")
-            statements.append(_fill(rng.choice(forms.statements), entity, answer))
+            statements.append(fill_form(rng.choice(forms.statements), entity, answer))
         kind = rng.choices(("single", "chat", "about"), (0.6, 0.2, 0.2))[0]
         if kind == "about":
             prompt = _prompt(rng.choice(atlas.about_forms), entity)
@@ -209,7 +210,7 @@ def questions(atlas: Atlas) -> list[dict]:
                 {"prompt": _prompt(form, entity), **common, "kind": "question", "wording": wording}
             )
         for wording, form in statement_forms:
-            prefix = _fill(form.removesuffix("{answer}.").rstrip(), entity)
+            prefix = fill_form(form.removesuffix("{answer}.").rstrip(), entity)
             rows.append({"prompt": prefix, **common, "kind": "statement", "wording": wording})
     return rows
 

@@ -1,0 +1,151 @@
+"""The atlas as chats: its facts as questions and answers in turns, for a decoder that can chat.
+
+A chat is a list of (question, answer) turns; the answer of the last one is what is to be learned.
+Wordings are those of the facts: `dev`, `test` and the unseen forms are in no training chat.
+"""
+
+import random
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from train.corpora.atlas.entities import Entity
+from train.corpora.atlas.passages import fill_form
+from train.corpora.atlas.wordings import Atlas, Fact
+
+GROUP = "B"  # entities that no other part of the project teaches this decoder
+REQUESTS_FILE = Path(__file__).with_name("requests.toml")
+SENTENCE = "{question} Answer in one sentence."
+
+
+class Chat(NamedTuple):
+    """Turns about an entity, whose last answer is to be learned."""
+
+    entity: int
+    turns: list[tuple[str, str]]
+
+
+class Facts:
+    """The facts of the group, and the questions that ask for them."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        """Take the group's facts, in the order of their entities."""
+        self.atlas = atlas
+        self.all = [fact for fact in atlas.facts if self.entity(fact).group == GROUP]
+        self._of: dict[int, list[Fact]] = {}
+        for fact in self.all:
+            self._of.setdefault(fact.entity, []).append(fact)
+
+    def all_of(self, entity: int) -> list[Fact]:
+        """Return the facts of an entity."""
+        return self._of[entity]
+
+    def entity(self, fact: Fact) -> Entity:
+        """Return the entity of a fact."""
+        return self.atlas.entities[fact.entity]
+
+    def ask(self, fact: Fact, form: int | str) -> str:
+        """Return a fact's question in a form, a number of its relation's or a text."""
+        if isinstance(form, int):
+            form = self.atlas.forms[fact.relation].questions[form]
+        return fill_form(form, self.entity(fact))
+
+    def state(self, fact: Fact, form: int) -> str:
+        """Return a fact as a statement."""
+        text = self.atlas.forms[fact.relation].statements[form]
+        return fill_form(text, self.entity(fact), fact.answer)
+
+
+def training_chats(facts: Facts, wordings: int, later: int, seed: int) -> Iterator[Chat]:
+    """Yield the chats that a memory learns: each fact in several wordings, some as later turns.
+
+    A later turn stands behind one or two others, of any entity; so does one that comes back to the
+    entity of the first. One chat per fact asks for a whole sentence.
+    """
+    rng = random.Random(f"{seed}/chats")
+    for fact in facts.all:
+        forms = fact.train_questions[: wordings + later + 1]
+        for form in forms[:wordings]:
+            yield Chat(fact.entity, [(facts.ask(fact, form), fact.answer)])
+        for form in forms[wordings : wordings + later]:
+            before = [_turn(facts, rng.choice(facts.all), rng) for _ in range(rng.choice((1, 1, 2)))]
+            yield Chat(fact.entity, [*before, (facts.ask(fact, form), fact.answer)])
+        question = SENTENCE.format(question=facts.ask(fact, forms[-1]))
+        statement = facts.state(fact, rng.choice(fact.seen_statements))
+        yield Chat(fact.entity, [(question, statement)])
+
+
+def _turn(facts: Facts, fact: Fact, rng: random.Random) -> tuple[str, str]:
+    """Return a question about a fact in a training wording, and its answer."""
+    return facts.ask(fact, rng.choice(fact.train_questions)), fact.answer
+
+
+def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
+    """Return rows of questions with known answers, in the cells that are measured.
+
+    `wording` is dev, test or unseen for a first turn, "second" for a test wording behind another
+    fact, "third" for a chat that comes back to its first entity, "two" for a question that names
+    two entities of one kind and asks about one. Prompts are turns, the last one without answer.
+    """
+    rows, rng = [], random.Random(f"{seed}/tests")
+    by_kind: dict[str, list[Fact]] = {}
+    for fact in facts.all:
+        by_kind.setdefault(fact.relation, []).append(fact)
+    for fact in facts.all:
+        forms = facts.atlas.forms[fact.relation]
+        dev, test = (facts.ask(fact, form) for form in (fact.dev_question, fact.test_question))
+        unseen = facts.ask(fact, rng.choice(forms.unseen_questions))
+        other, third = rng.sample(facts.all, 2)
+        second = [_turn(facts, other, rng)]
+        own = [f for f in facts.all_of(fact.entity) if f is not fact]
+        first = [_turn(facts, own[0], rng)] if own else []
+        rival = rng.choice([f for f in by_kind[fact.relation] if f.entity != fact.entity])
+        name = facts.entity(rival).name
+        cells = {
+            "dev": ([], dev),
+            "test": ([], test),
+            "unseen": ([], unseen),
+            "second": (second, test),
+            "second_dev": ([_turn(facts, third, rng)], dev),
+            "two": ([], f"I know {name} well, so this is not about {name}. {test}"),
+        }
+        if first:
+            cells["third"] = ([*first, _turn(facts, other, rng)], test)
+        for wording, (before, question) in cells.items():
+            rows.append(_row(facts, fact, wording, [*before, (question, "")]))
+    return rows
+
+
+def _row(facts: Facts, fact: Fact, wording: str, turns: list[tuple[str, str]]) -> dict[str, Any]:
+    """Return a test's row."""
+    entity = facts.entity(fact)
+    return {
+        "turns": turns,
+        "answer": fact.answer,
+        "aliases": list(fact.aliases),
+        "relation": fact.relation,
+        "entity": entity.name,
+        "title": entity.title,
+        "invented": entity.invented,
+        "group": "invented" if entity.invented else "real",
+        "kind": "question",
+        "wording": wording,
+    }
+
+
+def requests(facts: Facts, sort: str, count: int, seed: int) -> list[str]:
+    """Return different requests of a sort, "general" or "naming", in an order drawn by seed.
+
+    A memory of facts must leave them to the decoder. Those of "naming" have the facts' own names.
+    """
+    table = tomllib.loads(REQUESTS_FILE.read_text(encoding="utf-8"))[sort]
+    rng = random.Random(f"{seed}/{sort}")
+    names = list(dict.fromkeys(facts.entity(fact).name for fact in facts.all))
+    texts = [
+        form.format(topic=topic, entity=topic)
+        for group in table
+        for form in group["forms"]
+        for topic in group.get("topics", names)
+    ]
+    return rng.sample(texts, min(count, len(texts)))
