@@ -33,7 +33,7 @@ from train.corpora.atlas.passages import build_atlas
 from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
 from train.measure.batches import judge
-from train.measure.text import look, perplexity
+from train.measure.text import measure_golds, perplexity
 from train.studies import compute as compute_module
 from train.studies import sensitivity as sensitivity_module
 from train.studies import teach
@@ -372,7 +372,7 @@ def test_mixing_equals_the_library_at_every_lambda_k_and_temperature(root):
     run = Run(RECIPE, root, "mixing")
     findings = list(mixing(run))
     assert all(made_findings.charted(findings)), "every chart has data"
-    golds = look(run.decoder, run.memory, run.store, run.text(), 4)
+    golds = measure_golds(run.decoder, run.memory, run.store, run.text(), 4)
     for finding in findings:
         if finding.split == "all" and "k" in finding.setting:
             k, temperature, lmbda = (finding.setting[x] for x in ("k", "temperature", "best_lmbda"))

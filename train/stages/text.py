@@ -30,9 +30,9 @@ from train.measure.findings import perplexity
 from train.measure.text import (
     TEXT_LAMBDAS,
     best_lambda,
-    choose,
+    choose_mix,
     curve,
-    look,
+    measure_golds,
     measure_text,
     slide,
     units_of,
@@ -124,10 +124,12 @@ class TextKind(Kind):
             lmbda = {"memory": best_lambda(curve(gold["lm"], gold["memory"], TEXT_LAMBDAS))}
             nll = {s: test.nll(s, lmbda.get(s, 0.0)) for s in systems}
         else:
-            valid, test = (look(decoder, memory, trial.store, t, max(sizes.ks)) for t in texts)
+            valid, test = (
+                measure_golds(decoder, memory, trial.store, t, max(sizes.ks)) for t in texts
+            )
             temperatures = tuple(t * trial.scale for t in sizes.temperatures)
-            use = choose(valid, replace(sizes, temperatures=temperatures))
-            lmbda, nll = use.lmbda, {s: use.nll(test, s) for s in systems}
+            mix = choose_mix(valid, replace(sizes, temperatures=temperatures))
+            lmbda, nll = mix.lmbda, {s: mix.nll(test, s) for s in systems}
         for system in systems:
             ppl = perplexity(nll[system], units)
             yield Measurement(system, "test", "perplexity", ppl, lmbda.get(system, 0.0))
