@@ -32,7 +32,7 @@ from train.config.tables import (
 from train.corpora.atlas.passages import build_atlas
 from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
-from train.measure.batches import judge
+from train.measure.batches import score_continuations
 from train.measure.text import measure_golds, perplexity
 from train.studies import compute as compute_module
 from train.studies import sensitivity as sensitivity_module
@@ -389,8 +389,8 @@ def test_mixing_equals_the_library_at_every_lambda_k_and_temperature(root):
         settings = Settings({"knn": lmbda}, k=k, knn_temperature=temperature)
         model = Model(run.decoder, None, settings)
         model.attach_datastore(run.store, ExactRetriever(run.store.keys))
-        judged = judge(ModelSystem(model, "knn", lmbda), pairs)
-        assert finding.n == 6 and finding.value == pytest.approx(judged.exact().mean())
+        scores = score_continuations(ModelSystem(model, "knn", lmbda), pairs)
+        assert finding.n == 6 and finding.value == pytest.approx(scores.exact().mean())
     ends = {f.setting["lmbda"]: f.value for f in findings
             if f.system == "memory" and f.split == "all" and "lmbda" in f.setting}  # fmt: skip
     assert ends[0.0] == pytest.approx(np.exp(golds.lm.mean()))

@@ -118,7 +118,7 @@ def targets(recipe: Recipe, s: Sizes) -> Need:
     stored = config.rows == "stored"
     size = 8 * s.rows + stored * round(s.rows * (8 + s.support * (_id_bytes(s.vocab) + 2)))
     search, held = _search(config, s)
-    nll = 2.0 * s.decoder * s.memory * config.judged
+    nll = 2.0 * s.decoder * s.memory * config.needs_nll
     return Need(
         "targets",
         s.rows,

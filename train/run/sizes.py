@@ -54,7 +54,7 @@ def sizes_of(recipe: Recipe, root: Path) -> Sizes:
     entries = round(memory * kind.distinct)
     if done := finished_manifest(root / "datastore"):
         entries, memory = done["counts"]["entries"], done["counts"]["tokens"]
-    hard = kind.hard if recipe.targets.judged else 0.0
+    hard = kind.hard if recipe.targets.needs_nll else 0.0
     share = hard + recipe.targets.easy_share * (1 - hard)
     rows, support = round(entries * min(1.0, share)), max(1.0, recipe.targets.k * SUPPORT)
     if done := finished_manifest(root / "targets"):

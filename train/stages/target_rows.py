@@ -58,7 +58,7 @@ def _choose(
 ) -> Iterator[tuple[int, np.ndarray, float]]:
     """Yield (first entry, chosen entries, seconds) of each part in `todo`."""
     config, decoder = context.config, None
-    if config.judged and todo:
+    if config.needs_nll and todo:
         decoder = Decoder.load(context.inputs["decoder"], device=team().device)
     total = sum(min(PART, len(store) - start) for start in todo)
     with tqdm(
