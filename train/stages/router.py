@@ -20,7 +20,7 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import RouterFitConfig
-from train.measure.by_token import each, gold
+from train.measure.by_token import gold, source_batches
 from train.run.kinds import Seen, kind_of
 from train.run.stage import StageContext
 
@@ -64,7 +64,7 @@ def router_rows(model: Model, seen: Seen) -> dict[str, RouterRows]:
         s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
-    for at, sources, true, evidence in each(model, seen.documents, positions, systems):
+    for at, sources, true, evidence in source_batches(model, seen.documents, positions, systems):
         for system, rows in rows_of.items():
             pair = sources["lm"], sources[system]
             rows.features[at] = features(*pair, evidence[system], sources.nearest(system)).cpu()
