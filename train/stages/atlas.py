@@ -35,7 +35,7 @@ from train.measure.atlas import (
 from train.measure.by_token import by_token
 from train.measure.by_token import measure as measure_modes
 from train.measure.findings import perplexity, share
-from train.measure.questions import ask, sample_questions
+from train.measure.questions import encode_questions, sample_questions
 from train.measure.text import all_positions, groups_of, units_of
 from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
 from train.run.stage import StageContext
@@ -118,7 +118,7 @@ class AtlasKind(Kind):
         rows = sample_questions(
             read_lines(corpus / "questions.jsonl"), cells, config.questions, seed
         )
-        questions = ask(decoder.tokenizer, rows)
+        questions = encode_questions(decoder.tokenizer, rows)
         documents = questions.documents
         positions = all_positions(documents)
         groups = groups_of(documents, positions)
