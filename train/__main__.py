@@ -117,10 +117,10 @@ def _run(args: argparse.Namespace) -> None:
 
 def _print_report_command(path: Path) -> None:
     """Print the command that shows a bundle's results, if the file exists."""
-    from train.files import say
+    from train.files import print_line
 
     if path.is_file():
-        say(f"results: python -m train.report {shlex.quote(str(path))}")
+        print_line(f"results: python -m train.report {shlex.quote(str(path))}")
 
 
 def _print_stopped() -> None:

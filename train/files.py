@@ -42,7 +42,7 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line and flush: stages take minutes, and their log is read meanwhile."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from train.files import say
+from train.files import print_line
 from train.fit.optimizer import MasterOptimizer
 
 DAMAGED = ".damaged"  # behind the name of a file that was put aside
@@ -78,7 +78,9 @@ def load_checkpoint(path: Path, optimizer: MasterOptimizer, label: str) -> Progr
             continue
         if place != path:
             lost = why or f"{path.name} is missing"
-            say(f"{label}: {lost}; goes on from the one before it, at step {progress.step + 1}")
+            print_line(
+                f"{label}: {lost}; goes on from the one before it, at step {progress.step + 1}"
+            )
         return progress
     if there:
         raise put_aside(there, label, why)

@@ -14,7 +14,7 @@ import torch
 
 from mlpmem.errors import MlpMemError
 from train.config.tables import Recipe
-from train.files import say
+from train.files import print_line
 from train.run.machine import free_disk, gpu_memory, host_memory, matmul_rate
 from train.run.needs import Need, needs
 from train.run.stage import finished_manifest
@@ -41,7 +41,7 @@ def print_ledger(recipe: Recipe, root: Path, tflops: float | None = None) -> Non
     For this device, or with tflops for one that computes so many TFLOP/s in a large matmul.
     """
     for line in ledger(recipe, root, tflops):
-        say(line)
+        print_line(line)
 
 
 def ledger(recipe: Recipe, root: Path, tflops: float | None = None) -> list[str]:

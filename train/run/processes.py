@@ -18,7 +18,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from mlpmem.errors import MlpMemError
-from train.files import read_json, say, write_json
+from train.files import print_line, read_json, write_json
 
 T = TypeVar("T")
 
@@ -108,7 +108,7 @@ def hold(root: Path, name: str) -> Iterator[None]:
         raise _held(root, name) from None
     try:
         if note.is_file():
-            say(f"{name}: taken over from a run that was killed ({_holder(note)})")
+            print_line(f"{name}: taken over from a run that was killed ({_holder(note)})")
         since = datetime.now().isoformat(" ", "seconds")
         write_json(note, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
         NOTES.add(note)

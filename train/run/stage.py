@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.files import digest, file_hash, read_json, say, write_json
+from train.files import digest, file_hash, print_line, read_json, write_json
 from train.run.inputs import check_inputs, damaged
 from train.run.machine import forget_peak, is_full, peak_memory
 from train.run.processes import check_free, hold, team
@@ -73,7 +73,7 @@ def run_stage(
                 check_inputs(root, name, {i: finished_manifest(root / i) for i in inputs})
                 need = plan() if plan is not None else None
                 prepare(partial, identity, keep=resumes and not again)
-                say(f"{name}: {json.dumps(identity['config'])}")
+                print_line(f"{name}: {json.dumps(identity['config'])}")
         team().wait()
         done = finished_manifest(final)
         if done is None or differences(done, identity):
@@ -92,15 +92,17 @@ def _is_done(final: Path, identity: dict, again: bool) -> bool:
     if not again:
         check_same(final, done, identity)
     if again and (wrong := damaged(final, done)):
-        say(f"{final.name}: is made again: it is damaged: {wrong}")
+        print_line(f"{final.name}: is made again: it is damaged: {wrong}")
         os.replace(final / MANIFEST, final / f"{MANIFEST}.damaged")  # other processes see it too
         return False
     if found := differences(done, identity):
-        say(f"{final.name}: is made again: {'; '.join(found)}")
+        print_line(f"{final.name}: is made again: {'; '.join(found)}")
         if texts := ", ".join(text["file"] for text in done.get("added", [])):
-            say(f"{final.name}: {texts}: not in the new one until `python -m train extend` says so")
+            print_line(
+                f"{final.name}: {texts}: not in the new one until `python -m train extend` says so"
+            )
         return False
-    say(f"{final.name}: done already ({done['seconds']:.0f} s)")
+    print_line(f"{final.name}: done already ({done['seconds']:.0f} s)")
     return True
 
 
@@ -153,7 +155,7 @@ def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict 
     write_json(partial / "manifest.json", manifest)
     place(final, partial)
     peak = manifest["peak_memory_bytes"] / 2**20
-    say(f"{final.name}: {seconds:.0f} s, {peak:.0f} MiB, {counts}")
+    print_line(f"{final.name}: {seconds:.0f} s, {peak:.0f} MiB, {counts}")
 
 
 def place(final: Path, partial: Path) -> None:
@@ -176,7 +178,7 @@ def recover(final: Path, partial: Path, identity: dict) -> None:
         return
     if not final.exists() or is_same(read_json(partial / "identity.json"), identity):
         place(final, partial)
-        say(f"{final.name}: was finished by a run that was killed then; put in its place")
+        print_line(f"{final.name}: was finished by a run that was killed then; put in its place")
 
 
 def identify(root: Path, name: str, config: object, inputs: tuple[str, ...], seed: int) -> dict:
@@ -241,7 +243,7 @@ def _tell_how(old: dict, new: dict) -> None:
     for key in HOW:
         before, now = old["config"].get(key), new["config"].get(key)
         if before != now:
-            say(f"{new['stage']}: goes on with {key} = {now}; it was begun with {before}")
+            print_line(f"{new['stage']}: goes on with {key} = {now}; it was begun with {before}")
 
 
 def _full(name: str, folder: Path) -> MlpMemError:

@@ -17,7 +17,7 @@ from mlpmem.retrieval.datastore import build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
-from train.files import file_hash, read_json, say, write_json
+from train.files import file_hash, print_line, read_json, write_json
 from train.run.processes import team
 from train.run.stage import StageContext
 
@@ -104,7 +104,7 @@ def _is_kept(folder: Path, span: Span) -> bool:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     if team().is_main:
-        say(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
+        print_line(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
     return False
 
 

@@ -24,7 +24,7 @@ from train.config.tables import CorpusConfig, Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
-from train.files import file_hash, read_json, say
+from train.files import file_hash, print_line, read_json
 from train.run.inputs import check_inputs
 from train.run.processes import hold, team
 from train.run.stage import (
@@ -83,11 +83,11 @@ def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
     recover(final, folder, identity)
     names = ", ".join(path.name for path in paths)
     if finished_manifest(final).get("added", []) == identity["added"]:
-        say(f"extend: {names}: already in the datastore")
+        print_line(f"extend: {names}: already in the datastore")
         return
     _check_unfinished(folder, identity)
     prepare(folder, identity)
-    say(f"extend: {names}")
+    print_line(f"extend: {names}")
 
 
 def _check_unfinished(folder: Path, identity: dict) -> None:
@@ -151,7 +151,7 @@ def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decode
             names = ", ".join(path.name for path in paths)
             raise MlpMemError(f"extend: {names}: no text found; give files that hold text")
         if line := noted(counts):
-            say(f"extend: {line}")
+            print_line(f"extend: {line}")
     except MlpMemError:
         shutil.rmtree(folder)
         raise

@@ -20,7 +20,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
-from train.files import say
+from train.files import print_line
 from train.run.processes import team
 from train.run.stage import StageContext
 
@@ -118,7 +118,7 @@ def is_whole(path: Path) -> bool:
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         pass
     if team().is_main:
-        say(f"{path.parent.name}: {path.name} is damaged; it is made again")
+        print_line(f"{path.parent.name}: {path.name} is damaged; it is made again")
     return False
 
 
