@@ -61,7 +61,7 @@ def _score(
     return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
 
 
-def by_token(model: Model, test: Test) -> dict[str, dict]:
+def measure_routed(model: Model, test: Test) -> dict[str, dict]:
     """Return {system: {"accuracy", "ppl"}} at the routers' lambdas, as in `measure_atlas`."""
     questions, positions = test.questions, all_positions(test.text)
     answers = measure(model, questions.documents, questions.positions, (AUTO,))

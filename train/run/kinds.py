@@ -26,7 +26,7 @@ from train.run.stage import StageContext, finished_manifest
 
 
 @dataclass(frozen=True)
-class Seen:
+class RouterData:
     """Positions that routers are fitted on, and how much each counts."""
 
     documents: Documents
@@ -34,8 +34,8 @@ class Seen:
     weights: Tensor  # (R,) float32, sum 1
 
 
-class Shown(NamedTuple):
-    """What a bundle shows of a corpus."""
+class BundleExamples(NamedTuple):
+    """A bundle's examples of a corpus, for the page."""
 
     examples: list[dict]
     questions: list[dict]  # with known answers, for the page to draw from
@@ -69,7 +69,7 @@ class Kind(ABC):
     """What a run does with a corpus of one kind."""
 
     name: str
-    asks: bool  # whether it has questions with known answers, in groups that are old and new facts
+    has_questions: bool  # with known answers, in groups of old and new facts
     distinct: float  # entries per token
     hard: float  # share of entries harder for the decoder than nll_floor
 
@@ -78,8 +78,8 @@ class Kind(ABC):
         """Return about how many tokens it has, the decoder learns from, and are keyed."""
 
     @abstractmethod
-    def seen_tokens(self, recipe: Recipe) -> int:
-        """Return about how many tokens `see` gives."""
+    def router_tokens(self, recipe: Recipe) -> int:
+        """Return about how many tokens `router_data` has."""
 
     @abstractmethod
     def scored_tokens(self, recipe: Recipe, keyed: int) -> int:
@@ -94,7 +94,9 @@ class Kind(ABC):
         """Return the folder of the text held out as a split, "valid" or "test"."""
 
     @abstractmethod
-    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
+    def router_data(
+        self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
+    ) -> RouterData:
         """Return what routers are fitted on: nothing of any training text, nothing of any test."""
 
     @abstractmethod
@@ -103,7 +105,7 @@ class Kind(ABC):
     ) -> dict:
         """Return its part of results.json: systems, lambdas and their curves."""
 
-    def by_token(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
+    def measure_routed(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
         """Return what systems make of it under their routers' lambdas, which model() returns.
 
         By default that is not measured.
@@ -111,7 +113,9 @@ class Kind(ABC):
         return {}
 
     @abstractmethod
-    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
+    def bundle_examples(
+        self, model: Model, corpus: Path, config: ExportConfig, seed: int
+    ) -> BundleExamples:
         """Return what a bundle shows."""
 
     @abstractmethod

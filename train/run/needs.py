@@ -178,7 +178,7 @@ def memory(recipe: Recipe, s: Sizes) -> Need:
 
 def router(recipe: Recipe, s: Sizes) -> Need:
     """Return the routers' need: what measuring needs, over the validation data they see."""
-    scored = kind_named(recipe.corpus.kind).seen_tokens(recipe)
+    scored = kind_named(recipe.corpus.kind).router_tokens(recipe)
     return replace(_measured(s, scored), stage="router", disk=2**14)
 
 
@@ -187,7 +187,7 @@ def finetuned(recipe: Recipe, s: Sizes) -> Need:
 
     With LoRA the decoder's own weights get no gradient: 4 P FLOPs a token. None without questions.
     """
-    if not kind_named(recipe.corpus.kind).asks or recipe.stated.tokens:
+    if not kind_named(recipe.corpus.kind).has_questions or recipe.stated.tokens:
         return Need("finetuned", 0)
     config = recipe.finetuned
     one = decoder(replace(recipe, decoder=replace(recipe.decoder, processes=1)), s)
@@ -210,7 +210,7 @@ def finetuned(recipe: Recipe, s: Sizes) -> Need:
 def controls(recipe: Recipe, s: Sizes) -> Need:
     """Return the need of the memories that differ: the memory's, once each."""
     one, several = memory(recipe, s), len(recipe.controls.memories)
-    if not kind_named(recipe.corpus.kind).asks or not several:
+    if not kind_named(recipe.corpus.kind).has_questions or not several:
         return Need("controls", 0)
     disk, flops = several * one.disk, several * one.flops
     return replace(one, stage="controls", tokens=several * one.tokens, disk=disk, flops=flops)

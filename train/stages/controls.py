@@ -26,7 +26,7 @@ def make_controls(context: StageContext) -> dict:
 
     A killed run resumes after the last finished memory.
     """
-    settings = context.config.memories if kind_of(context.inputs["corpus"]).asks else ()
+    settings = context.config.memories if kind_of(context.inputs["corpus"]).has_questions else ()
     controls = [_control(context, changes) for changes in settings]
     write_json(context.folder / "controls.json", [c["row"] for c in controls])
     scratch = [f"{c['row']['name']}/{name}" for c in controls for name in c["scratch"]]

@@ -39,8 +39,8 @@ def compare_finetuned(context: StageContext) -> dict:
     config = context.config
     workers = 1 if torch.cuda.is_available() else config.processes
     # A corpus without questions has one group, which the decoder has learned already.
-    asks = kind_of(context.inputs["corpus"]).asks
-    settings = [(*s, 0) for s in config.settings] + list(config.lora) if asks else []
+    has_questions = kind_of(context.inputs["corpus"]).has_questions
+    settings = [(*s, 0) for s in config.settings] + list(config.lora) if has_questions else []
     with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
         finished = list(pool.map(_run_setting, [context] * len(settings), settings))
     rows = [row for row, _ in finished]

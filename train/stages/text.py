@@ -37,7 +37,7 @@ from train.measure.text import (
     slide,
     units_of,
 )
-from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
+from train.run.kinds import BundleExamples, Kind, Measurement, RouterData, Trial
 from train.run.sizes import UnknownSizeError
 from train.run.stage import StageContext
 
@@ -50,7 +50,7 @@ GROUP = "longer"  # the page's group of examples without a right answer
 class TextKind(Kind):
     """Documents without questions, in three splits: the memory's, validation and test."""
 
-    name, asks = "text", False
+    name, has_questions = "text", False
     distinct, hard = 1.0, 0.7  # ordinary text repeats few prefixes
 
     def tokens(self, recipe: Recipe) -> tuple[int, int, int]:
@@ -67,7 +67,7 @@ class TextKind(Kind):
         keyed = round(tokens["train"] * (1 - drawn))
         return sum(tokens.values()), recipe.decoder.epochs * keyed, keyed
 
-    def seen_tokens(self, recipe: Recipe) -> int:
+    def router_tokens(self, recipe: Recipe) -> int:
         """Return tokens of the validation windows, which overlap by half."""
         return 2 * recipe.router.tokens
 
@@ -84,12 +84,14 @@ class TextKind(Kind):
         """Return the split's own folder."""
         return split
 
-    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
+    def router_data(
+        self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
+    ) -> RouterData:
         """Return tokens of the validation split, in sliding windows as in evaluate."""
         valid = Documents.load(corpus / "valid")
         window = min(config.window, decoder.max_positions)
         documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
-        return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
+        return RouterData(documents, positions, torch.full((len(positions),), 1 / len(positions)))
 
     def measure(
         self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
@@ -97,7 +99,9 @@ class TextKind(Kind):
         """Return perplexities at the k, temperature and lambdas best on the validation split."""
         return measure_text(context, decoder, memory, store)
 
-    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
+    def bundle_examples(
+        self, model: Model, corpus: Path, config: ExportConfig, seed: int
+    ) -> BundleExamples:
         """Return prompts that begin documents, and recorded comparisons of their continuations."""
         documents = Documents.load(corpus / "test")
         examples = prefixes(model, documents, config.examples, seed)
@@ -107,7 +111,7 @@ class TextKind(Kind):
             answered.append(traces)
             row = {"v": 1, **{key: example[key] for key in ("name", "prompt", "answer")}}
             recorded.append(row | {"traces": {name: t.to_dict() for name, t in traces.items()}})
-        return Shown(examples, [], recorded[: config.traces], answered)
+        return BundleExamples(examples, [], recorded[: config.traces], answered)
 
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
         """Yield the test's perplexity, at settings best on the validation split."""

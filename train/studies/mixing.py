@@ -37,7 +37,7 @@ def mixing(run: Run) -> Iterator[Finding]:
             ppl = perplexity(golds.nll(other, lmbda)[mask], units[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", ppl, **setting)
-    if run.kind.asks:
+    if run.kind.has_questions:
         for k, temperature in product(ks, config.temperatures):
             yield _dev_accuracy(run, k, temperature)
 
