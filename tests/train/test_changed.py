@@ -7,7 +7,7 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from train.files import read_json, write_json
-from train.run.processes import hold
+from train.run.processes import lock_stage
 from train.run.stage import StageContext, finished_manifest, run_stage
 
 
@@ -105,7 +105,7 @@ def test_nothing_is_made_again_while_another_run_is_at_work_in_the_folder(tmp_pa
     stage(tmp_path, Work())
     work = Work()
     message = "two: another run is at work in .* process"
-    with hold(tmp_path, "two"), pytest.raises(MlpMemError, match=message):
+    with lock_stage(tmp_path, "two"), pytest.raises(MlpMemError, match=message):
         again(tmp_path, work, config=Config(size=5))
     assert work.calls == [] and finished_manifest(tmp_path / "one")["config"]["size"] == 3
 

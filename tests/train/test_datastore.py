@@ -294,14 +294,14 @@ import torch
 torch.set_num_threads(1)
 import train.stages.datastore
 from train.stages.datastore import cut, make_datastore
-from train.run.processes import disband, team
+from train.run.processes import close_group, process_group
 from train.config.tables import DatastoreConfig
 from train.run.stage import run_stage
 train.stages.datastore.cut = lambda start, end, size, config: cut(start, end, 2**20 // 14, config)
 run_stage(Path(sys.argv[1]), "datastore", DatastoreConfig(shard_mib=1), ("corpus", "decoder"),
           make_datastore, 0, shared=True)
-print(f"rank {team().rank} of {team().world}")
-disband()
+print(f"rank {process_group().rank} of {process_group().world}")
+close_group()
 """
 
 

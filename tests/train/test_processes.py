@@ -11,7 +11,7 @@ from train.files import write_json
 from train.fit import workers
 from train.run import processes
 from train.run.pipeline import STAGES
-from train.run.processes import MARKS, Team, launched, team
+from train.run.processes import MARKS, ProcessGroup, launched, process_group
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,7 +23,7 @@ def _plain(monkeypatch):
 
 
 def test_started_plainly_there_is_one_process_with_all_the_work():
-    us = team()
+    us = process_group()
     assert (us.rank, us.world, us.is_main) == (0, 1, True)
     assert us.share([3, 4, 5]) == [3, 4, 5]
     us.wait()
@@ -31,7 +31,9 @@ def test_started_plainly_there_is_one_process_with_all_the_work():
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
 def test_shares_are_disjoint_and_make_up_all(world):
-    shares = [Team(rank, world, torch.device("cpu")).share(range(5)) for rank in range(world)]
+    shares = [
+        ProcessGroup(rank, world, torch.device("cpu")).share(range(5)) for rank in range(world)
+    ]
     assert sorted(i for share in shares for i in share) == list(range(5))
 
 
@@ -51,7 +53,7 @@ def test_a_training_under_a_launcher_starts_no_processes_of_its_own(tmp_path, mo
 
     module = type("Module", (), {"train_worker": staticmethod(train_worker)})
     monkeypatch.setenv("LOCAL_RANK", "0")
-    monkeypatch.setattr(workers, "team", lambda: Team(0, 1, torch.device("cpu")))
+    monkeypatch.setattr(workers, "process_group", lambda: ProcessGroup(0, 1, torch.device("cpu")))
     monkeypatch.setattr(workers, "import_module", lambda name: module)
     monkeypatch.setattr(workers.subprocess, "run", pytest.fail)
     counts = workers.run_workers(
@@ -71,12 +73,12 @@ def test_who_came_apart_starts_workers_that_know_of_no_launcher(tmp_path, monkey
         write_json(tmp_path / "history.json", [{"step": 2, "loss": 1.5}])
         return type("Done", (), {"returncode": 0})
 
-    monkeypatch.setattr(workers, "team", pytest.fail)
+    monkeypatch.setattr(workers, "process_group", pytest.fail)
     monkeypatch.setattr(workers.subprocess, "run", run)
-    workers.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 1, apart=True)
+    workers.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 1, detached=True)
     assert not seen[0].keys() & told.keys() and "PATH" in seen[0]
     monkeypatch.setattr(workers, "die_with_parent", lambda: None)
-    workers.come_apart()
+    workers.detach_from_launcher()
     assert not launched() and not processes.os.environ.keys() & told.keys()
 
 
@@ -95,5 +97,5 @@ def test_a_launch_of_two_runs_every_stage(tmp_path):
 
 
 def test_parting_without_connections_is_nothing():
-    processes.disband()
+    processes.close_group()
     assert not torch.distributed.is_initialized()

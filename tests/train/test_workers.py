@@ -402,7 +402,7 @@ def test_what_a_worker_said_is_what_the_command_says(tmp_path, monkeypatch):
     def before(folder):
         monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(folder)])
         with pytest.raises(SystemExit):
-            launch.work(worker)
+            launch.run_worker(worker)
 
     failing(monkeypatch, before)
     for _ in range(2):
@@ -427,7 +427,7 @@ def test_workers_tell_what_memory_they_took(tmp_path, monkeypatch):
     assert counts["workers_memory"] == 21 and not list(tmp_path.glob("peak-*"))
     monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(tmp_path)])
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
-    launch.work(lambda folder: None)
+    launch.run_worker(lambda folder: None)
     assert read_json(tmp_path / "peak-0.json") > 2**20
 
 
@@ -438,7 +438,7 @@ def test_an_interrupted_worker_ends_without_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
     monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
-        launch.work(train)
+        launch.run_worker(train)
     assert caught.value.code == 130 and not list(tmp_path.iterdir())
 
 
@@ -452,11 +452,11 @@ def test_workers_that_fail_on_a_full_disk_are_understood_so(tmp_path, monkeypatc
 
 SLEEPER = """
 import os, time
-from train.fit.workers import work
+from train.fit.workers import run_worker
 def sleep(folder):
     (folder / f"worker-{os.getpid()}").touch()
     time.sleep(300)
-work(sleep)
+run_worker(sleep)
 """
 
 

@@ -17,23 +17,25 @@ from mlpmem.loading.distil import PRCTL, die_with_parent
 from train.files import read_json, write_json
 from train.fit.checkpoint import files, used_seconds
 from train.run.machine import FULL, peak_memory
-from train.run.processes import Team, alone, disband, launched, team
+from train.run.processes import ProcessGroup, close_group, launched, process_group, without_launcher
 
 CHECKPOINT = "checkpoint.safetensors"
 FAILED = "failed-*.json"  # what a worker of that rank says before it ends
 PEAK = "peak-*.json"  # the bytes of memory that it took
-ALONE = Team(0, 1, torch.device("cpu"))
+ALONE = ProcessGroup(0, 1, torch.device("cpu"))
 
 
-def run_workers(module: str, folder: Path, job: dict, processes: int, apart: bool = False) -> dict:
+def run_workers(
+    module: str, folder: Path, job: dict, processes: int, detached: bool = False
+) -> dict:
     """Return counts of `module.train_worker(folder)`, which reads job.json and writes history.json.
 
     Under a launcher every process of it is a worker, unless this one has come `apart` from the
     others. Started plainly, a CPU gets `processes` of one thread each, which are faster than one of
     several, and a GPU gets one.
     """
-    ours = launched() and not apart
-    us = team() if ours else ALONE
+    ours = launched() and not detached
+    us = process_group() if ours else ALONE
     earlier = used_seconds(folder / CHECKPOINT)
     if us.is_main:
         for path in (*folder.glob(FAILED), *folder.glob(PEAK)):
@@ -57,19 +59,19 @@ def run_workers(module: str, folder: Path, job: dict, processes: int, apart: boo
     }
 
 
-def work(train_worker: Callable[[Path], None]) -> None:
+def run_worker(train_worker: Callable[[Path], None]) -> None:
     """Be a worker on the folder that the command line names; leave word of what was wrong."""
     folder = Path(sys.argv[1])
     die_with_parent()  # torchrun is killed where the run that started it is interrupted
     try:
         train_worker(folder)
     except MlpMemError as error:
-        write_json(folder / FAILED.replace("*", str(team().rank)), str(error))
+        write_json(folder / FAILED.replace("*", str(process_group().rank)), str(error))
         sys.exit(1)
     except KeyboardInterrupt:  # who started it says that it was stopped
         sys.exit(130)
-    write_json(folder / PEAK.replace("*", str(team().rank)), peak_memory())
-    disband()
+    write_json(folder / PEAK.replace("*", str(process_group().rank)), peak_memory())
+    close_group()
 
 
 def _start(module: str, folder: Path, processes: int) -> int:
@@ -79,7 +81,7 @@ def _start(module: str, folder: Path, processes: int) -> int:
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command += ["--nproc-per-node", str(processes), "-m", module, str(folder)]
-    environment = alone(os.environ) | {"OMP_NUM_THREADS": "1"}
+    environment = without_launcher(os.environ) | {"OMP_NUM_THREADS": "1"}
     first = die_with_parent if PRCTL else None
     if not subprocess.run(command, env=environment, preexec_fn=first).returncode:
         return sum(_taken(folder, PEAK))
@@ -100,8 +102,8 @@ def _taken(folder: Path, names: str) -> list:
     return found
 
 
-def come_apart() -> None:
+def detach_from_launcher() -> None:
     """Make this process one of its own: without its launcher's words, ended with its parent."""
-    for name in os.environ.keys() - alone(os.environ).keys():
+    for name in os.environ.keys() - without_launcher(os.environ).keys():
         del os.environ[name]
     die_with_parent()

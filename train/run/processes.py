@@ -40,7 +40,7 @@ TOLD_BY = ("TORCHELASTIC_", "OMPI_", "PMI_", "PMIX_", "MPI_", "MV2_")
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """The processes that run this command."""
 
     rank: int
@@ -67,7 +67,7 @@ def launched() -> bool:
     return any(mark in os.environ for mark in MARKS)
 
 
-def alone(environment: Mapping[str, str]) -> dict[str, str]:
+def without_launcher(environment: Mapping[str, str]) -> dict[str, str]:
     """Return an environment without what a launcher told this process."""
     return {
         name: value
@@ -76,17 +76,17 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def team() -> Team:
+def process_group() -> ProcessGroup:
     """Return the processes of this command, connected at the first call."""
     if not launched():
-        return Team(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        return ProcessGroup(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     from accelerate import PartialState
 
     state = PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
-    return Team(state.process_index, state.num_processes, state.device)
+    return ProcessGroup(state.process_index, state.num_processes, state.device)
 
 
-def disband() -> None:
+def close_group() -> None:
     """Close the connections, so that a process that ends leaves none half open."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -97,7 +97,7 @@ NOTES: set[Path] = set()  # of the locks that this process holds
 
 
 @contextmanager
-def hold(root: Path, name: str) -> Iterator[None]:
+def lock_stage(root: Path, name: str) -> Iterator[None]:
     """Hold the lock of a stage; MlpMemError says who holds it if another run does."""
     folder = root / FOLDER
     lock, note = FileLock(folder / f"{name}.lock"), folder / f"{name}.json"
@@ -119,13 +119,13 @@ def hold(root: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def take_notes_away() -> None:
+def delete_notes() -> None:
     """Delete this process's notes before it ends by a signal; the system frees its locks."""
     for note in list(NOTES):
         note.unlink(missing_ok=True)
 
 
-def check_free(root: Path) -> None:
+def check_unlocked(root: Path) -> None:
     """Raise MlpMemError if a run holds the lock of any stage below root."""
     folder = root / FOLDER
     for path in sorted(folder.rglob("*.lock")):

@@ -17,7 +17,7 @@ from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash, print_line, read_json, write_json
 from train.run.inputs import check_inputs, damaged
 from train.run.machine import forget_peak, is_full, peak_memory
-from train.run.processes import check_free, hold, team
+from train.run.processes import check_unlocked, lock_stage, process_group
 
 MANIFEST = "manifest.json"
 BOOKS = ("identity.json", MANIFEST)  # a stage's files that are no outputs
@@ -51,7 +51,7 @@ def run_stage(
     """Return the manifest of a stage, running it unless a finished one stands there already.
 
     `name` and `inputs` are folders below `root`; an input goes by the last part of its path.
-    `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
+    `function` and what it returns: see `run_function`. With `shared` every process runs it,
     otherwise the first does while the others wait. A function that `resumes` goes on where a killed
     run was, so what that one left is not cleared for another configuration. `plan` says what it
     will need, for the manifest, or raises where that is not there; it is asked before anything is
@@ -63,21 +63,21 @@ def run_stage(
     final, partial = root / name, root / f"{name}.partial"
     context = StageContext(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
-    if again and team().is_main:
-        check_free(root)
-    with hold(root, name) if team().is_main else nullcontext():
+    if again and process_group().is_main:
+        check_unlocked(root)
+    with lock_stage(root, name) if process_group().is_main else nullcontext():
         identity = identify(root, name, config, inputs, seed)
-        if team().is_main:
+        if process_group().is_main:
             recover(final, partial, identity)
             if not _is_done(final, identity, again):
                 check_inputs(root, name, {i: finished_manifest(root / i) for i in inputs})
                 need = plan() if plan is not None else None
                 prepare(partial, identity, keep=resumes and not again)
                 print_line(f"{name}: {json.dumps(identity['config'])}")
-        team().wait()
+        process_group().wait()
         done = finished_manifest(final)
         if done is None or differences(done, identity):
-            work(final, context, function, shared, need)
+            run_function(final, context, function, shared, need)
         return finished_manifest(final)
 
 
@@ -106,7 +106,7 @@ def _is_done(final: Path, identity: dict, again: bool) -> bool:
     return True
 
 
-def work(
+def run_function(
     final: Path,
     context: StageContext,
     function: Callable[[StageContext], dict],
@@ -124,13 +124,13 @@ def work(
     forget_peak()
     counts = {}
     try:
-        if shared or team().is_main:
+        if shared or process_group().is_main:
             counts = function(context)
-        team().wait()
-        if team().is_main:
+        process_group().wait()
+        if process_group().is_main:
             seconds = time.perf_counter() - started
             _close(final, context.folder, counts, seconds, need)
-        team().wait()
+        process_group().wait()
     except Exception as error:
         if not is_full(error, final.parent):
             raise

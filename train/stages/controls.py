@@ -55,7 +55,8 @@ def _control(context: StageContext, changes: dict) -> dict:
         recipe = {k: v for k, v in recipe.items() if k != "seed"} | changes
         recipe = fill(MemoryFitConfig, recipe, "[controls] memories")
         started = time.perf_counter()
-        counts = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
+        own = dataclasses.replace(context, folder=folder, config=recipe)
+        counts = make_memory(own, detached=True)
         seconds = round(counts["earlier_seconds"] + time.perf_counter() - started, 1)
         row = _measure(context, folder, changes) | {"seconds": seconds}
         extra = {k: counts[k] for k in ("scratch", "workers_memory")}

@@ -23,7 +23,7 @@ from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
 from train.fit.memory_start import begin_as_decoder, new_memory
 from train.fit.validation import Validation, draw_training
-from train.fit.workers import CHECKPOINT, run_workers, work
+from train.fit.workers import CHECKPOINT, run_worker, run_workers
 from train.run.stage import StageContext, finished_manifest
 from train.stages.targets import open_targets
 
@@ -31,15 +31,15 @@ BEST = "best.safetensors"  # weights of the best validation loss so far
 HELD_OUT = 2**32  # a seed that no epoch has
 
 
-def make_memory(context: StageContext, apart: bool = False) -> dict:
+def make_memory(context: StageContext, detached: bool = False) -> dict:
     """Return counts; writes config.json, model.safetensors, history.json and training.png.
 
-    With `apart`, one process of a launch trains it without the others.
+    With `detached`, one process of a launch trains it without the others.
     """
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
     processes = context.config.processes
-    counts = run_workers("train.stages.memory", context.folder, job, processes, apart)
+    counts = run_workers("train.stages.memory", context.folder, job, processes, detached)
     counts["scratch"] += [BEST, BEST + DAMAGED]
     return counts
 
@@ -221,4 +221,4 @@ class TargetRows:
 
 
 if __name__ == "__main__":
-    work(train_worker)
+    run_worker(train_worker)

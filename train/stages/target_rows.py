@@ -21,7 +21,7 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
 from train.files import print_line
-from train.run.processes import team
+from train.run.processes import process_group
 from train.run.stage import StageContext
 
 PART = 2**20  # entries per part
@@ -32,7 +32,7 @@ def choose_rows(context: StageContext, store: Datastore) -> dict:
 
     Writes rows.npy (R,), the chosen entries in their order.
     """
-    folder, processes = context.folder, team()
+    folder, processes = context.folder, process_group()
     parts = range(0, len(store), PART)
     done = [start for start in parts if is_whole(_part(folder, start))]
     processes.wait()  # every process must list the same finished parts before one writes more
@@ -59,7 +59,7 @@ def _choose(
     """Yield (first entry, chosen entries, seconds) of each part in `todo`."""
     config, decoder = context.config, None
     if config.needs_nll and todo:
-        decoder = Decoder.load(context.inputs["decoder"], device=team().device)
+        decoder = Decoder.load(context.inputs["decoder"], device=process_group().device)
     total = sum(min(PART, len(store) - start) for start in todo)
     with tqdm(
         total=total,
@@ -117,7 +117,7 @@ def is_whole(path: Path) -> bool:
                 return True
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         pass
-    if team().is_main:
+    if process_group().is_main:
         print_line(f"{path.parent.name}: {path.name} is damaged; it is made again")
     return False
 
