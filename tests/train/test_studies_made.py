@@ -34,15 +34,15 @@ from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
 from train.measure.batches import score_continuations
 from train.measure.text import measure_golds, perplexity
-from train.studies import compute as compute_module
-from train.studies import sensitivity as sensitivity_module
-from train.studies import teach
-from train.studies.domains import beginning, domains
 from train.studies.mixing import mixing
 from train.studies.run import Run
-from train.studies.sensitivity import sensitivity
-from train.studies.sizes import sizes, spread
-from train.studies.teach import (
+from train.studies.training import compute as compute_module
+from train.studies.training import sensitivity as sensitivity_module
+from train.studies.training import teach
+from train.studies.training.domains import beginning, domains
+from train.studies.training.sensitivity import sensitivity
+from train.studies.training.sizes import sizes, spread
+from train.studies.training.teach import (
     WORDINGS,
     Lesson,
     add_lora,
@@ -51,7 +51,7 @@ from train.studies.teach import (
     teach_decoder,
     teach_memory,
 )
-from train.studies.update import insert, update
+from train.studies.training.update import insert, update
 
 pytestmark = pytest.mark.slow
 TINY = {"epochs": 2, "batch": 16, "dtype": "float32", "processes": 1, "validation_rows": 0}

@@ -21,7 +21,7 @@ from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import all_positions, groups_of, units_of
 from train.studies.run import Run
-from train.studies.teach import (
+from train.studies.training.teach import (
     Lesson,
     NewFacts,
     check_lora,
