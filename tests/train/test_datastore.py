@@ -258,7 +258,7 @@ def test_impossible_extensions_are_refused(root):
     with pytest.raises(MlpMemError, match="none.txt does not exist"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=DatastoreConfig(depth=1))
-    with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
+    with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 before, 1 now"):
         extend(other, root, write_texts(root))
 
 

@@ -293,5 +293,5 @@ def test_the_tiny_recipe_makes_a_bundle_and_a_second_run_does_nothing(tmp_path):
 
     times = {p: p.stat().st_mtime_ns for p in files}
     output = run()
-    assert all(f"{name}: done already" in output for name in STAGES)
+    assert all(f"{name}: already finished" in output for name in STAGES)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == times
