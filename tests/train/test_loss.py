@@ -101,7 +101,7 @@ def test_without_alpha_it_is_plain_cross_entropy_and_needs_no_targets():
 
 def test_alpha_without_targets_is_refused():
     features, head, values, token_ids, _ = problem()
-    with pytest.raises(ValueError, match="alpha 0.3 needs token_ids and probs"):
+    with pytest.raises(ValueError, match="alpha must be 0 without token_ids and probs; got 0.3"):
         head_loss(features, head, values, token_ids, None, 0.3)
 
 
@@ -124,12 +124,13 @@ def test_micro_batches_add_to_the_heads_gradient_in_place(dtype, parts):
     _, d_features, d_head = gradients(dense, features.float(), head.float(), *rest, 0.4)
     features.requires_grad_()
     head.requires_grad_()
-    into = torch.full(head.shape, 3.0)  # something is there already
-    for some in zip(*(x.chunk(parts) for x in (features, *rest)), strict=True):
-        head_loss(some[0], head, *some[1:], 0.4, into=into)[0].backward()
+    head_grad = torch.full(head.shape, 3.0)  # of earlier micro-batches
+    for micro in zip(*(x.chunk(parts) for x in (features, *rest)), strict=True):
+        head_loss(micro[0], head, *micro[1:], 0.4, head_grad=head_grad)[0].backward()
     assert head.grad is None
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
-    torch.testing.assert_close(into - 3.0, d_head / 2, **near)  # the reference took twice the loss
+    expected = d_head / 2  # the reference doubles the loss
+    torch.testing.assert_close(head_grad - 3.0, expected, **near)
     torch.testing.assert_close(features.grad.float(), d_features / 2, **near)
 
 

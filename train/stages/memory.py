@@ -21,7 +21,7 @@ from train.files import write_json
 from train.fit.checkpoint import DAMAGED
 from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
-from train.fit.memory_start import begin_as_decoder, new_memory
+from train.fit.memory_start import new_memory, start_as_decoder
 from train.fit.validation import Validation, draw_training
 from train.fit.workers import CHECKPOINT, run_worker, run_workers
 from train.run.stage import StageContext, finished_manifest
@@ -59,7 +59,7 @@ def train_worker(folder: Path) -> None:
         inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
     )
     if config.start == "decoder" and config.head != "free":
-        begin_as_decoder(memory, decoder, *rows.sample())
+        start_as_decoder(memory, decoder, *rows.sample())
     memory.to(accelerator.device, getattr(torch, config.dtype))
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
@@ -127,7 +127,7 @@ def make_loss(memory: Memory, config: MemoryFitConfig):
         features = features_of(batch["keys"].to(head.dtype))
         sparse = batch["token_ids"], batch["probs"]
         value, kl, ce = head_loss(
-            features, head, batch["targets"], *sparse, config.alpha, into=head.grad
+            features, head, batch["targets"], *sparse, config.alpha, head_grad=head.grad
         )
         return value, {"kl": kl, "ce": ce}
 
