@@ -115,4 +115,4 @@ def test_added_texts_missing_from_a_remade_datastore_are_named(tmp_path, capsys)
     path = tmp_path / "one/manifest.json"
     write_json(path, read_json(path) | {"added": [{"file": "notes.txt", "sha256": "a"}]})
     again(tmp_path, Work(), config=Config(size=5))
-    assert "one: notes.txt: not in the new one until" in capsys.readouterr().out
+    assert "one: no longer contains notes.txt; add" in capsys.readouterr().out

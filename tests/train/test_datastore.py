@@ -85,13 +85,13 @@ def kill_after(monkeypatch, shards):
     """Kill the run during a shard, after this many are written."""
     remaining, real = iter(range(shards)), train.stages.datastore.build_keys
 
-    def dying(*arguments, **options):
+    def killed(*arguments, **options):
         keys = real(*arguments, **options)
         if next(remaining, None) is None:
             raise KeyboardInterrupt
         return keys
 
-    monkeypatch.setattr(train.stages.datastore, "build_keys", dying)
+    monkeypatch.setattr(train.stages.datastore, "build_keys", killed)
 
 
 def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["keys-00001.npy", "keys-00001.json"])
-def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypatch, capsys):
+def test_a_damaged_shard_of_a_killed_run_is_built_again(name, root, monkeypatch, capsys):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         kill_after(patched, 3)
         make(root)
@@ -125,7 +125,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypat
     np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
 
 
-def test_what_is_extended_must_be_as_it_was_made(root, tmp_path):
+def test_a_damaged_datastore_is_not_extended(root, tmp_path):
     make(root)
     path = root / "datastore" / "keys-00000.npy"
     data = bytearray(path.read_bytes())
@@ -227,13 +227,13 @@ def test_a_kill_during_the_final_rename_loses_nothing(at, root, monkeypatch):
     make(root)
     paths, replace = write_texts(root), os.replace
 
-    def dying(source, target):
+    def killed(source, target):
         if Path(target) == root / at:
             raise KeyboardInterrupt
         replace(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train.run.stage.os, "replace", dying)
+        patched.setattr(train.run.stage.os, "replace", killed)
         extend(RECIPE, root, paths)
     monkeypatch.setattr(train.stages.datastore, "build_keys", None)  # all keys are built
     extend(RECIPE, root, paths)

@@ -46,7 +46,7 @@ def gradients(function, features, head, *rest):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1024])
-def test_it_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
+def test_head_loss_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
     monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: chunk)
     made = problem()
     losses, d_features, d_head = gradients(head_loss, *made, alpha)
@@ -61,7 +61,7 @@ def test_it_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypa
 @pytest.mark.parametrize(
     ("rows", "width", "vocab", "support"), [(2, 1, 2, 2), (5, 3, 300, 40), (64, 8, 9, 2)]
 )
-def test_odd_shapes(rows, width, vocab, support):
+def test_head_loss_of_odd_shapes_equals_the_dense_losses(rows, width, vocab, support):
     torch.manual_seed(1)
     values = torch.randint(vocab, (rows,))
     token_ids = torch.stack([torch.randperm(vocab)[:support] for _ in range(rows)])
@@ -72,7 +72,7 @@ def test_odd_shapes(rows, width, vocab, support):
         torch.testing.assert_close(a, b)
 
 
-def test_targets_that_miss_a_little_mass_have_the_dense_gradient_too():
+def test_targets_with_missing_mass_have_the_dense_gradient():
     features, head, values, token_ids, probs = problem(seed=2)
     made = features, head, values, token_ids, probs * 0.97
     ours, theirs = gradients(head_loss, *made, 0.7), gradients(dense, *made, 0.7)

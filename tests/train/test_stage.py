@@ -43,20 +43,20 @@ class Config:
 class Work:
     """A stage's function that counts its calls and is killed in some of them."""
 
-    def __init__(self, dies=(), text="done"):
-        self.calls, self.dies, self.text = [], dies, text
+    def __init__(self, kills=(), text="done"):
+        self.calls, self.kills, self.text = [], kills, text
 
     def __call__(self, context: StageContext) -> dict:
         self.calls.append(sorted(p.name for p in context.folder.iterdir()))
         (context.folder / "parts").mkdir(exist_ok=True)
         (context.folder / "parts/first.txt").write_text("first", encoding="utf-8")
-        if len(self.calls) - 1 in self.dies:
+        if len(self.calls) - 1 in self.kills:
             raise KeyboardInterrupt
         (context.folder / "second.txt").write_text(self.text, encoding="utf-8")
         return {"tokens": 1000, "size": context.config.size, "seed": context.seed}
 
     @staticmethod
-    def die():
+    def kill():
         raise KeyboardInterrupt
 
 
@@ -137,13 +137,13 @@ def test_a_stage_and_its_inputs_may_be_in_subfolders(tmp_path):
 
 def test_an_unfinished_input_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, Work(dies=(0,)))
+        stage(tmp_path, Work(kills=(0,)))
     with pytest.raises(MlpMemError, match="needs one first"):
         stage(tmp_path, Work(), "two", inputs=("one",))
 
 
 def test_a_killed_stage_has_no_final_folder_and_resumes(tmp_path):
-    work = Work(dies=(0,))
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
     assert not (tmp_path / "one").exists() and (tmp_path / "one.partial/parts").is_dir()
@@ -155,7 +155,7 @@ def test_a_killed_stage_has_no_final_folder_and_resumes(tmp_path):
 
 @pytest.mark.parametrize("change", [{"config": Config(size=9)}, {"seed": 7}])
 def test_files_of_a_killed_run_with_another_configuration_are_not_deleted(change, tmp_path):
-    work = Work(dies=(0,))
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
     with pytest.raises(
@@ -190,7 +190,7 @@ def test_a_job_file_is_not_progress(file, tmp_path):
 
 
 def test_a_stage_that_does_not_resume_starts_over_with_another_configuration(tmp_path):
-    work = Work(dies=(0,))
+    work = Work(kills=(0,))
     for seed in (0, 7):
         with suppress(KeyboardInterrupt):
             run_stage(tmp_path, "one", Config(), (), work, seed, resumes=False)
@@ -216,7 +216,7 @@ def test_scratch_files_stay_until_the_manifest_is_written(tmp_path, monkeypatch)
         return {"scratch": ["checkpoint"], "hashes": {"model": "known"}, "rows": 3}
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train.run.stage, "peak_memory", Work.die)
+        patched.setattr(train.run.stage, "peak_memory", Work.kill)
         stage(tmp_path, work)
     assert (tmp_path / "one.partial/checkpoint").is_file()
     manifest = stage(tmp_path, work)
@@ -231,12 +231,12 @@ def test_scratch_files_stay_until_the_manifest_is_written(tmp_path, monkeypatch)
 def test_a_stage_killed_before_its_rename_is_not_repeated(tmp_path, monkeypatch):
     replace = train.run.stage.os.replace
 
-    def dying(source, target):
+    def killed(source, target):
         if Path(target) == tmp_path / "one":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(train.run.stage.os, "replace", dying)
+    monkeypatch.setattr(train.run.stage.os, "replace", killed)
     work = Work()
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
@@ -298,7 +298,7 @@ def test_a_damaged_manifest_or_identity_is_an_error_with_the_next_step(file, tex
         stage(tmp_path, Work())
     else:
         with pytest.raises(KeyboardInterrupt):
-            stage(tmp_path, Work(dies=(0,)))
+            stage(tmp_path, Work(kills=(0,)))
     (tmp_path / file).write_text(text)
     with pytest.raises(MlpMemError, match=f"{file} is damaged .*Delete .* command that made it"):
         stage(tmp_path, Work())
@@ -313,7 +313,7 @@ class Trained:
 
 
 def test_a_killed_stage_resumes_with_another_number_of_processes(tmp_path, capsys):
-    work = Work(dies=(0,))
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work, config=Trained())
     manifest = stage(tmp_path, work, config=Trained(processes=1))
@@ -367,7 +367,7 @@ def test_all_ends_with_the_command_that_shows_the_results(tmp_path, monkeypatch,
 
 
 def test_ctrl_c_prints_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.run.pipeline, "run", lambda *arguments: Work.die())
+    monkeypatch.setattr(train.run.pipeline, "run", lambda *arguments: Work.kill())
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == STOPPED
     monkeypatch.setenv("RANK", "1")  # only the first process of a launch prints it

@@ -71,40 +71,40 @@ def run_stage(
         identity = identify(root, name, config, inputs, seed)
         if process_group().is_main:
             recover(final, partial, identity)
-            if not _is_done(final, identity, again):
+            if not _is_finished(final, identity, again):
                 check_inputs(root, name, {i: finished_manifest(root / i) for i in inputs})
                 need = plan() if plan is not None else None
                 prepare(partial, identity, keep=resumes and not again)
                 print_line(f"{name}: {json.dumps(identity['config'])}")
         process_group().wait()
-        done = finished_manifest(final)
-        if done is None or differences(done, identity):
+        finished = finished_manifest(final)
+        if finished is None or differences(finished, identity):
             run_function(final, context, function, shared, need)
         return finished_manifest(final)
 
 
-def _is_done(final: Path, identity: dict, again: bool) -> bool:
-    """Return whether a stage is finished, and print it.
+def _is_finished(final: Path, identity: dict, again: bool) -> bool:
+    """Return whether a stage is finished; print this, or why it is remade.
 
     MlpMemError if it has other settings or inputs, unless `again`.
     """
-    done = finished_manifest(final)
-    if done is None:
+    finished = finished_manifest(final)
+    if finished is None:
         return False
     if not again:
-        check_same(final, done, identity)
-    if again and (damage := find_damage(final, done)):
+        check_same(final, finished, identity)
+    if again and (damage := find_damage(final, finished)):
         print_line(f"{final.name}: remade, because it is damaged: {damage}")
         os.replace(final / MANIFEST, final / f"{MANIFEST}.damaged")  # other processes see this
         return False
-    if changes := differences(done, identity):
+    if changes := differences(finished, identity):
         print_line(f"{final.name}: remade, because {'; '.join(changes)}")
-        if texts := ", ".join(text["file"] for text in done.get("added", [])):
+        if texts := ", ".join(text["file"] for text in finished.get("added", [])):
             print_line(
-                f"{final.name}: {texts}: not in the new one until `python -m train extend` says so"
+                f"{final.name}: no longer contains {texts}; add them by `python -m train extend`"
             )
         return False
-    print_line(f"{final.name}: already finished ({done['seconds']:.0f} s)")
+    print_line(f"{final.name}: already finished ({finished['seconds']:.0f} s)")
     return True
 
 
@@ -265,15 +265,15 @@ def _plain(value: dict) -> dict:
     return json.loads(json.dumps(value))
 
 
-def differences(done: dict, identity: dict) -> list[str]:
+def differences(finished: dict, identity: dict) -> list[str]:
     """Return the differences between a finished stage and a requested one, one line each."""
-    old, new = done["config"], identity["config"]
+    old, new = finished["config"], identity["config"]
     lines = [
         f"config.{key}: {old.get(key)!r} before, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
         if old.get(key) != new.get(key) and key not in EXECUTION
     ]
-    old, new = done["inputs"], identity["inputs"]
+    old, new = finished["inputs"], identity["inputs"]
     if others := sorted(old.keys() ^ new.keys()):
         lines.append(f"only one of the two has the inputs {', '.join(others)}")
     if changed := sorted(key for key in old.keys() & new.keys() if old[key] != new[key]):
@@ -282,12 +282,12 @@ def differences(done: dict, identity: dict) -> list[str]:
     return lines
 
 
-def check_same(folder: Path, done: dict, identity: dict) -> None:
+def check_same(folder: Path, finished: dict, identity: dict) -> None:
     """Raise MlpMemError if a finished stage differs from the requested one.
 
     The error names the differences and all folders that would have to be deleted.
     """
-    changes = differences(done, identity)
+    changes = differences(finished, identity)
     if not changes:
         return
     name = identity["stage"]

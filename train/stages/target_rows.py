@@ -105,9 +105,9 @@ def _part(folder: Path, start: int) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether an .npz file that a killed run left is what it wrote; a damaged one is said.
+    """Return whether a killed run left an intact .npz file, by its zip checksums.
 
-    Its checksums are those of a zip archive.
+    Prints a damaged file's name.
     """
     if not path.is_file():
         return False
