@@ -90,8 +90,8 @@ class LossMonitor:
 
 
 CHECKPOINT_SECONDS = 60.0
-SLOW = 3.0  # seconds; a checkpoint that takes longer is written less often:
-SLOW_INTERVAL = 20  # times its own seconds apart
+SLOW = 3.0  # seconds that a checkpoint may take and still be written every CHECKPOINT_SECONDS
+SLOW_INTERVAL = 20  # times a slow checkpoint's seconds, until the next one
 LOG_LINES = 40  # lines that a run prints, whatever its length
 
 
