@@ -48,9 +48,9 @@ def gradients(function, features, head, *rest):
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1024])
 def test_head_loss_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
     monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: chunk)
-    made = problem()
-    losses, d_features, d_head = gradients(head_loss, *made, alpha)
-    expected, e_features, e_head = gradients(dense, *made, alpha)
+    arguments = problem()
+    losses, d_features, d_head = gradients(head_loss, *arguments, alpha)
+    expected, e_features, e_head = gradients(dense, *arguments, alpha)
     for ours, theirs in zip(losses, expected, strict=True):
         if alpha > 0 or theirs is not expected[1]:  # without alpha no kl is computed
             torch.testing.assert_close(ours, theirs)
@@ -66,16 +66,16 @@ def test_head_loss_of_odd_shapes_equals_the_dense_losses(rows, width, vocab, sup
     values = torch.randint(vocab, (rows,))
     token_ids = torch.stack([torch.randperm(vocab)[:support] for _ in range(rows)])
     probs = torch.rand(rows, support).softmax(-1)
-    made = torch.randn(rows, width), torch.randn(vocab, width), values, token_ids, probs
-    ours, theirs = gradients(head_loss, *made, 0.4), gradients(dense, *made, 0.4)
+    arguments = torch.randn(rows, width), torch.randn(vocab, width), values, token_ids, probs
+    ours, theirs = gradients(head_loss, *arguments, 0.4), gradients(dense, *arguments, 0.4)
     for a, b in zip((*ours[0], *ours[1:]), (*theirs[0], *theirs[1:]), strict=True):
         torch.testing.assert_close(a, b)
 
 
 def test_targets_with_missing_mass_have_the_dense_gradient():
     features, head, values, token_ids, probs = problem(seed=2)
-    made = features, head, values, token_ids, probs * 0.97
-    ours, theirs = gradients(head_loss, *made, 0.7), gradients(dense, *made, 0.7)
+    arguments = features, head, values, token_ids, probs * 0.97
+    ours, theirs = gradients(head_loss, *arguments, 0.7), gradients(dense, *arguments, 0.7)
     torch.testing.assert_close(ours[0][0], theirs[0][0])
     torch.testing.assert_close(ours[1], theirs[1])
     torch.testing.assert_close(ours[2], theirs[2])

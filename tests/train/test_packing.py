@@ -12,8 +12,8 @@ from train.stages.decoder import packed_loss, quick_attention
 
 def passages_of(lengths, vocab=200, seed=0):
     """Return Documents with passages of these lengths."""
-    luck = np.random.default_rng(seed)
-    pairs = [(0, luck.integers(2, vocab, n).tolist()) for n in lengths]
+    rng = np.random.default_rng(seed)
+    pairs = [(0, rng.integers(2, vocab, n).tolist()) for n in lengths]
     return join_passages(pairs, ["one"], ["text"])
 
 
@@ -97,10 +97,10 @@ def test_short_rows_train_with_eager_attention_which_is_restored_afterwards():
             loss.backward()
         found.append((kept, loss.detach(), [p.grad.clone() for p in model.parameters()]))
         assert model.config._attn_implementation == "sdpa"
-    (fused, loss, wanted), (written, other, grads) = found
+    (fused, loss, expected), (written, other, grads) = found
     assert (fused, written) == ("sdpa", "eager")
     torch.testing.assert_close(loss, other)
-    for one, another in zip(wanted, grads, strict=True):
+    for one, another in zip(expected, grads, strict=True):
         torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
     with pytest.raises(KeyError), quick_attention(model, 24):
         raise KeyError

@@ -89,8 +89,8 @@ def test_a_launch_of_two_runs_every_stage(tmp_path):
     (tmp_path / "two.toml").write_text(f"{tiny}\n{controls}", "utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     command = [*launcher, "--nproc-per-node", "2", "-m", "train", "all", str(tmp_path / "two.toml")]
-    made = subprocess.run([*command, "--runs", str(tmp_path)], cwd=ROOT, timeout=900)
-    assert made.returncode == 0
+    result = subprocess.run([*command, "--runs", str(tmp_path)], cwd=ROOT, timeout=900)
+    assert result.returncode == 0
     done = {path.parent.name for path in (tmp_path / "two").glob("*/manifest.json")}
     assert done == set(STAGES)
     assert (tmp_path / "two/controls/alpha_0/model.safetensors").is_file()

@@ -381,8 +381,8 @@ def test_sigterm_prints_one_line_and_ends_the_run_by_the_signal():
         "import os, signal\nfrom train.__main__ import _terminate\n"
         "signal.signal(signal.SIGTERM, _terminate)\nos.kill(os.getpid(), signal.SIGTERM)"
     )
-    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (made.returncode, made.stderr) == (-signal.SIGTERM, STOPPED)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, STOPPED)
 
 
 def test_an_unknown_stage_is_refused_with_the_known_ones(capsys):

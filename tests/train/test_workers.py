@@ -111,9 +111,9 @@ def test_sparse_targets_of_a_batch_are_those_of_its_rows(inputs):
 def test_a_softened_memory_has_the_distribution_of_its_logits_over_the_temperature():
     memory = tiny.memory(tiny.decoder())
     hidden = torch.randn(5, memory.config.hidden_size)
-    wanted = (memory(hidden) / 1.7).log_softmax(-1)
+    expected = (memory(hidden) / 1.7).log_softmax(-1)
     assert soften(memory, 1.7) is memory
-    torch.testing.assert_close(memory(hidden).log_softmax(-1), wanted)
+    torch.testing.assert_close(memory(hidden).log_softmax(-1), expected)
 
 
 def test_noise_depends_on_the_step_and_has_the_configured_size(inputs):

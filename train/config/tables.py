@@ -1,6 +1,6 @@
 """A recipe: the configuration of every stage, as frozen dataclasses that check their values.
 
-The classes stand in the order in which a run uses them; Recipe, the last one, holds them all.
+The classes are in the order in which a run uses them; Recipe, the last one, has all of them.
 """
 
 import dataclasses
