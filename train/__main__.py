@@ -16,7 +16,7 @@ STOPPED = "stopped; finished work is kept, run the same command to continue\n"
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; return the exit status."""
     from mlpmem.errors import MlpMemError
-    from train.run.processes import disband
+    from train.run.processes import close_group
 
     try:
         _run(_parser().parse_args(arguments))
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
         _print_stopped()
         return 130  # what shells give for Ctrl-C
     finally:
-        disband()
+        close_group()
     return 0
 
 
@@ -87,7 +87,7 @@ def _run(args: argparse.Namespace) -> None:
     from train.config.load import load_recipe
     from train.run.ledger import print_ledger
     from train.run.pipeline import STAGES, run
-    from train.run.processes import team
+    from train.run.processes import process_group
 
     recipe = load_recipe(args.recipe)
     root = args.runs / recipe.name
@@ -109,18 +109,18 @@ def _run(args: argparse.Namespace) -> None:
             names = names[: names.index(args.until) + 1]
         for stage in names:
             run(stage, recipe, root, args.again)
-        if names == list(STAGES) and team().is_main:
+        if names == list(STAGES) and process_group().is_main:
             print_ledger(recipe, root)
-        if "export" in names and team().is_main:
+        if "export" in names and process_group().is_main:
             _print_report_command(root / "export" / recipe.export.name / "results.json")
 
 
 def _print_report_command(path: Path) -> None:
     """Print the command that shows a bundle's results, if the file exists."""
-    from train.files import say
+    from train.files import print_line
 
     if path.is_file():
-        say(f"results: python -m train.report {shlex.quote(str(path))}")
+        print_line(f"results: python -m train.report {shlex.quote(str(path))}")
 
 
 def _print_stopped() -> None:
@@ -132,7 +132,7 @@ def _print_stopped() -> None:
 def _terminate(number: int, frame: object) -> None:
     """Print that the run was stopped, then die of the signal: workers end, locks are released."""
     if processes := sys.modules.get("train.run.processes"):
-        processes.take_notes_away()
+        processes.delete_notes()
     _print_stopped()
     sys.stderr.flush()
     signal.signal(number, signal.SIG_DFL)

@@ -13,7 +13,7 @@ from mlpmem.errors import MlpMemError
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write JSON to a temporary file and rename it, so that readers never see half a file."""
+    """Write JSON to a temporary file and rename it, so that readers never see a partial file."""
     temporary = path.with_name(path.name + ".new")
     text = json.dumps(value, indent=1, ensure_ascii=False)
     temporary.write_text(text + "\n", encoding="utf-8")
@@ -21,13 +21,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of a JSON file; MlpMemError where it holds none."""
+    """Return the value of a JSON file; MlpMemError if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise MlpMemError(
-            f"{path} is damaged ({str(error)[:100]}); delete {path.parent}, and the command that "
-            "made it makes it again"
+            f"{path} is damaged ({str(error)[:100]}). Delete {path.parent} and run again the "
+            "command that made it"
         ) from error
 
 
@@ -42,8 +42,8 @@ def digest(value: object) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def say(line: str) -> None:
-    """Print one line and flush: stages take minutes, and their log is read meanwhile."""
+def print_line(line: str) -> None:
+    """Print one line and flush, because logs are read while stages run."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -15,7 +15,7 @@ from mlpmem.model.lora import add_adapter, load_adapter
 from mlpmem.retrieval.text_search import Passages
 from mlpmem.retrieval.texts import cut_text
 from train.measure import batches
-from train.measure.batches import judge, next_tokens, write
+from train.measure.batches import generate, next_tokens, score_continuations
 
 PROMPTS = ("The capital of Peru is", "Vellmar is an", "Gold", "Question: Who? Answer:")
 
@@ -66,7 +66,7 @@ def test_a_column_without_lambda_takes_the_models_or_its_routers():
     assert (lm.routed, memory.routed, knn.routed) == (False, True, False)
     torch.testing.assert_close(memory.log_probs(ids), system("auto_memory").log_probs(ids))
     torch.testing.assert_close(knn.log_probs(ids), knn.at(0.5).log_probs(ids))
-    assert write(memory, [ids], 4) == write(system("auto_memory"), [ids], 4)
+    assert generate(memory, [ids], 4) == generate(system("auto_memory"), [ids], 4)
 
 
 def test_a_column_leaves_its_lambda_to_the_router():
@@ -85,18 +85,18 @@ def test_the_last_positions_are_those_of_shorter_prompts(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_batches_judge_like_single_calls(name):
+def test_batched_scores_equal_single_calls(name):
     column, encode = system(name), model().decoder.encode
     pairs = [(encode(p), encode(f"{p} Lima.")[len(encode(p)) :]) for p in PROMPTS]
-    judged = judge(column, pairs)
+    scores = score_continuations(column, pairs)
     for i, (prompt, continuation) in enumerate(pairs):
         log_probs = column.log_probs([*prompt, *continuation[:-1]], last=len(continuation))
         gold = log_probs[range(len(continuation)), continuation]
-        assert judged.log_probs[judged.of == i] == pytest.approx(gold.numpy(), abs=1e-4)
-        assert judged.sums()[i] == pytest.approx(float(gold.sum()), abs=1e-3)
-        assert judged.means()[i] == pytest.approx(float(gold.mean()), abs=1e-3)
+        assert scores.log_probs[scores.of == i] == pytest.approx(gold.numpy(), abs=1e-4)
+        assert scores.sums()[i] == pytest.approx(float(gold.sum()), abs=1e-3)
+        assert scores.means()[i] == pytest.approx(float(gold.mean()), abs=1e-3)
         greedy = log_probs.argmax(-1).tolist() == continuation
-        assert judged.exact()[i] == greedy
+        assert scores.exact()[i] == greedy
     ids = [3, 40, 7]
     rows = next_tokens(column, [prompt for prompt, _ in pairs], ids)
     for row, (prompt, _) in zip(rows, pairs, strict=True):
@@ -104,32 +104,34 @@ def test_batches_judge_like_single_calls(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_batches_write_what_generation_writes(name, monkeypatch):
+def test_batched_generation_equals_single_generation(name, monkeypatch):
     monkeypatch.setattr(batches, "ROWS", 3)
     column, encode = system(name), model().decoder.encode
-    written = write(column, [encode(p) for p in PROMPTS], 6)
+    written = generate(column, [encode(p) for p in PROMPTS], 6)
     for prompt, ids in zip(PROMPTS, written, strict=True):
         trace = column.generate(prompt, max_new_tokens=6)
         assert [step.token_id for step in trace.steps] == ids
-    judged = judge(column, [(encode(p), ids) for p, ids in zip(PROMPTS, written, strict=True)])
-    assert judged.exact().all()
+    scores = score_continuations(
+        column, [(encode(p), ids) for p, ids in zip(PROMPTS, written, strict=True)]
+    )
+    assert scores.exact().all()
 
 
-def test_writing_ends_at_the_end_token(monkeypatch):
+def test_batched_generation_stops_at_the_end_token(monkeypatch):
     column, encode = system("lm"), model().decoder.encode
-    free = write(column, [encode(p) for p in PROMPTS], 6)
+    free = generate(column, [encode(p) for p in PROMPTS], 6)
     monkeypatch.setitem(model().decoder.__dict__, "eos_ids", frozenset([free[1][2]]))
-    for ids, cut in zip(free, write(column, [encode(p) for p in PROMPTS], 6), strict=True):
+    for ids, cut in zip(free, generate(column, [encode(p) for p in PROMPTS], 6), strict=True):
         end = ids.index(free[1][2]) + 1 if free[1][2] in ids else len(ids)
         assert cut == ids[:end]
 
 
 def test_a_prompt_that_is_too_long_keeps_its_first_token_and_its_end():
     ids = list(range(2, 2 + 150))
-    read = batches.fit(system("lm"), ids, 6)
+    read = batches.fit_prompt(system("lm"), ids, 6)
     assert read == [2, *ids[-(tiny.POSITIONS - 7) :]] and len(read) == tiny.POSITIONS - 6
     with pytest.raises(MlpMemError, match="fewer than the 96 .* got 96"):
-        batches.fit(system("lm"), ids, 96)
+        batches.fit_prompt(system("lm"), ids, 96)
 
 
 def test_a_column_has_its_bytes_seconds_and_label():
@@ -251,9 +253,9 @@ def test_an_adapter_of_another_decoder_is_refused(tmp_path):
         load_adapter(tiny.decoder("llama"), tmp_path)
 
 
-def test_judged_tokens_are_summed_and_averaged_per_pair():
-    judged = batches.Judged(np.log([0.5, 0.25, 0.5]), np.array([True, True, False]), np.array(
-        [0, 0, 1]))  # fmt: skip
-    assert np.exp(judged.sums()) == pytest.approx([0.125, 0.5])
-    assert np.exp(judged.means()) == pytest.approx([0.125**0.5, 0.5])
-    assert judged.exact().tolist() == [True, False]
+def test_scores_are_summed_and_averaged_per_continuation():
+    log_probs, right = np.log([0.5, 0.25, 0.5]), np.array([True, True, False])
+    scores = batches.ContinuationScores(log_probs, right, np.array([0, 0, 1]))
+    assert np.exp(scores.sums()) == pytest.approx([0.125, 0.5])
+    assert np.exp(scores.means()) == pytest.approx([0.125**0.5, 0.5])
+    assert scores.exact().tolist() == [True, False]

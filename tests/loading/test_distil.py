@@ -21,7 +21,7 @@ from mlpmem.ui.request import stream
 from mlpmem.ui.service import loads
 from mlpmem.ui.service.service import Service
 from train.config.load import load_recipe
-from train.run.processes import check_free
+from train.run.processes import check_unlocked
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260K"
 SAMPLE = Path(__file__).parents[3] / "shared/data/tinystories_sample/tinystories_sample.txt"
@@ -151,7 +151,7 @@ def test_the_training_ends_with_the_page_and_leaves_no_lock(parts, name, code):
     finally:
         server.stop()
     assert not list(cache.rglob(".locks/*.json"))
-    check_free(next(cache.rglob("recipe.toml")).parent / "runs" / "recipe")
+    check_unlocked(next(cache.rglob("recipe.toml")).parent / "runs" / "recipe")
     assert list(cache.rglob("runs/recipe/*")), "what was made is kept"
 
 

@@ -163,7 +163,7 @@ def test_invented_names_are_not_real(atlas):
             assert entity.title.startswith(entity.name) and "invented" in entity.title
 
 
-def test_every_group_and_relation_is_there_even_when_small(atlas):
+def test_every_group_and_relation_exists_even_at_a_small_scale(atlas):
     assert {(e.kind, e.group) for e in atlas.entities} == {
         (forms.kind, group) for forms in atlas.forms.values() for group in ("A1", "A2", "B")
     }

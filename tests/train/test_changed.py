@@ -1,4 +1,4 @@
-"""What is no longer right is named with all that was made from it, and made again where asked."""
+"""An outdated stage is named with the stages made from it, and remade with `again`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from train.files import read_json, write_json
-from train.run.processes import hold
+from train.run.processes import lock_stage
 from train.run.stage import StageContext, finished_manifest, run_stage
 
 
@@ -19,7 +19,7 @@ class Config:
 
 
 class Work:
-    """A stage's function that keeps what it found in its folder, and is killed if it is told so."""
+    """A stage's function that lists its folder; the first `killed` calls are killed."""
 
     def __init__(self, text="done", killed=0):
         self.calls, self.text, self.killed = [], text, killed
@@ -40,7 +40,7 @@ def again(*arguments, **options) -> dict:
     return stage(*arguments, **options, again=True)
 
 
-def test_a_stage_whose_input_was_made_anew_says_so(tmp_path):
+def test_a_stage_with_a_remade_input_is_refused(tmp_path):
     stage(tmp_path, Work())
     stage(tmp_path, Work(), "two", inputs=("one",))
     (tmp_path / "one/manifest.json").unlink()
@@ -50,10 +50,10 @@ def test_a_stage_whose_input_was_made_anew_says_so(tmp_path):
         stage(tmp_path, Work(), "two", inputs=("one",))
     text = str(caught.value)
     assert text.startswith("two was made with other settings:\n  its input one has changed since")
-    assert "and with it what was made from it" not in text and "--again" in text
+    assert "and also the folders made from it" not in text and "--again" in text
 
 
-def test_everything_that_was_made_from_a_stage_is_named_with_it(tmp_path):
+def test_all_folders_made_from_a_changed_stage_are_named(tmp_path):
     stage(tmp_path, Work())
     for name, inputs in {"two": ("one",), "aside": (), "a_far": ("two", "aside")}.items():
         stage(tmp_path, Work(), name, inputs=inputs)
@@ -61,11 +61,11 @@ def test_everything_that_was_made_from_a_stage_is_named_with_it(tmp_path):
         stage(tmp_path, Work(killed=1), "begun", inputs=("a_far",))
     with pytest.raises(MlpMemError) as caught:
         stage(tmp_path, Work(), "one", Config(size=5))
-    behind = ", ".join(str(tmp_path / name) for name in ("two", "a_far", "begun.partial"))
-    assert f"what was made from it: {behind}; or" in str(caught.value)
+    later = ", ".join(str(tmp_path / name) for name in ("two", "a_far", "begun.partial"))
+    assert f"the folders made from it: {later}; or" in str(caught.value)
 
 
-def test_what_is_no_longer_right_is_made_again_where_that_is_asked_for(tmp_path, capsys):
+def test_again_remakes_only_outdated_stages(tmp_path, capsys):
     stage(tmp_path, Work())
     stage(tmp_path, Work(), "two", inputs=("one",))
     changed, second, same = Config(size=5), Work(), Work()
@@ -73,14 +73,14 @@ def test_what_is_no_longer_right_is_made_again_where_that_is_asked_for(tmp_path,
     assert again(tmp_path, second, "two", inputs=("one",))["counts"]["size"] == 3
     again(tmp_path, same, config=changed)
     assert len(second.calls) == 1 and same.calls == []
-    said = capsys.readouterr().out
-    assert "one: is made again: config.size: 3 there, 5 asked" in said
-    assert "two: is made again: its input one has changed since" in said
+    printed = capsys.readouterr().out
+    assert "one: remade, because config.size: 3 before, 5 now" in printed
+    assert "two: remade, because its input one has changed since" in printed
     assert (tmp_path / "one/part.txt").read_text() == "new"
     assert sorted(p.name for p in tmp_path.iterdir()) == [".locks", "one", "two"]
 
 
-def test_the_old_stays_until_the_new_is_complete_and_a_killed_one_goes_on(tmp_path):
+def test_the_old_stage_stays_until_a_resumed_new_one_is_complete(tmp_path):
     stage(tmp_path, Work(text="old"))
     work = Work(killed=1, text="new")
     with pytest.raises(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def test_the_old_stays_until_the_new_is_complete_and_a_killed_one_goes_on(tmp_pa
     assert (tmp_path / "one/part.txt").read_text() == "new"
 
 
-def test_what_a_killed_run_left_gives_way_where_that_is_asked_for(tmp_path):
+def test_again_deletes_the_files_of_a_killed_run_with_other_settings(tmp_path):
     work = Work(killed=1)
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
@@ -101,18 +101,18 @@ def test_what_a_killed_run_left_gives_way_where_that_is_asked_for(tmp_path):
     assert work.calls[1] == ["identity.json"]
 
 
-def test_nothing_is_made_again_while_another_run_is_at_work_in_the_folder(tmp_path):
+def test_again_is_refused_while_another_run_holds_a_lock(tmp_path):
     stage(tmp_path, Work())
     work = Work()
-    message = "two: another run is at work in .* process"
-    with hold(tmp_path, "two"), pytest.raises(MlpMemError, match=message):
+    message = "two: another run is working in .* process"
+    with lock_stage(tmp_path, "two"), pytest.raises(MlpMemError, match=message):
         again(tmp_path, work, config=Config(size=5))
     assert work.calls == [] and finished_manifest(tmp_path / "one")["config"]["size"] == 3
 
 
-def test_texts_that_are_not_in_a_datastore_made_again_are_named(tmp_path, capsys):
+def test_added_texts_missing_from_a_remade_datastore_are_named(tmp_path, capsys):
     stage(tmp_path, Work())
     path = tmp_path / "one/manifest.json"
     write_json(path, read_json(path) | {"added": [{"file": "notes.txt", "sha256": "a"}]})
     again(tmp_path, Work(), config=Config(size=5))
-    assert "one: notes.txt: not in the new one until" in capsys.readouterr().out
+    assert "one: no longer contains notes.txt; add" in capsys.readouterr().out

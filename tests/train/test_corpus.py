@@ -12,7 +12,7 @@ from train.config.tables import AtlasOptions, CorpusConfig
 from train.corpora.atlas import facts
 from train.corpora.tokenizer import BOS, EOS, encode_segments, train_tokenizer
 from train.files import read_lines, write_lines
-from train.measure.questions import ask, cell_of
+from train.measure.questions import cell_of, encode_questions
 from train.run.stage import StageContext
 from train.stages.corpus import make_corpus
 
@@ -178,7 +178,7 @@ def test_every_question_can_be_tokenised(corpus):
 
     tokenizer = AutoTokenizer.from_pretrained(corpus[0] / "tokenizer")
     rows = read_lines(corpus[0] / "questions.jsonl")
-    questions = ask(tokenizer, rows)  # asserts that prompts keep their tokens
+    questions = encode_questions(tokenizer, rows)  # asserts that prompts keep their tokens
     assert len(questions.rows) == len(rows)
     groups = {cell.split("/")[0] for cell in map(cell_of, rows)}
     assert groups == {"A1", "A2", "B"}

@@ -85,13 +85,13 @@ def kill_after(monkeypatch, shards):
     """Kill the run during a shard, after this many are written."""
     remaining, real = iter(range(shards)), train.stages.datastore.build_keys
 
-    def dying(*arguments, **options):
+    def killed(*arguments, **options):
         keys = real(*arguments, **options)
         if next(remaining, None) is None:
             raise KeyboardInterrupt
         return keys
 
-    monkeypatch.setattr(train.stages.datastore, "build_keys", dying)
+    monkeypatch.setattr(train.stages.datastore, "build_keys", killed)
 
 
 def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
@@ -110,7 +110,7 @@ def test_a_killed_run_resumes_at_the_next_shard(root, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["keys-00001.npy", "keys-00001.json"])
-def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypatch, capsys):
+def test_a_damaged_shard_of_a_killed_run_is_built_again(name, root, monkeypatch, capsys):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         kill_after(patched, 3)
         make(root)
@@ -125,7 +125,7 @@ def test_a_shard_that_was_damaged_meanwhile_is_built_again(name, root, monkeypat
     np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
 
 
-def test_what_is_extended_must_be_as_it_was_made(root, tmp_path):
+def test_a_damaged_datastore_is_not_extended(root, tmp_path):
     make(root)
     path = root / "datastore" / "keys-00000.npy"
     data = bytearray(path.read_bytes())
@@ -227,13 +227,13 @@ def test_a_kill_during_the_final_rename_loses_nothing(at, root, monkeypatch):
     make(root)
     paths, replace = write_texts(root), os.replace
 
-    def dying(source, target):
+    def killed(source, target):
         if Path(target) == root / at:
             raise KeyboardInterrupt
         replace(source, target)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train.run.stage.os, "replace", dying)
+        patched.setattr(train.run.stage.os, "replace", killed)
         extend(RECIPE, root, paths)
     monkeypatch.setattr(train.stages.datastore, "build_keys", None)  # all keys are built
     extend(RECIPE, root, paths)
@@ -258,7 +258,7 @@ def test_impossible_extensions_are_refused(root):
     with pytest.raises(MlpMemError, match="none.txt does not exist"):
         extend(RECIPE, root, [root / "none.txt"])
     other = dataclasses.replace(RECIPE, datastore=DatastoreConfig(depth=1))
-    with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 there, 1 asked"):
+    with pytest.raises(MlpMemError, match="(?s)other settings:.*depth: -1 before, 1 now"):
         extend(other, root, write_texts(root))
 
 
@@ -294,14 +294,14 @@ import torch
 torch.set_num_threads(1)
 import train.stages.datastore
 from train.stages.datastore import cut, make_datastore
-from train.run.processes import disband, team
+from train.run.processes import close_group, process_group
 from train.config.tables import DatastoreConfig
 from train.run.stage import run_stage
 train.stages.datastore.cut = lambda start, end, size, config: cut(start, end, 2**20 // 14, config)
 run_stage(Path(sys.argv[1]), "datastore", DatastoreConfig(shard_mib=1), ("corpus", "decoder"),
           make_datastore, 0, shared=True)
-print(f"rank {team().rank} of {team().world}")
-disband()
+print(f"rank {process_group().rank} of {process_group().world}")
+close_group()
 """
 
 

@@ -139,7 +139,7 @@ def test_a_killed_comparison_resumes_after_the_finished_settings(tmp_path, monke
         name = finetuned.name_of(setting)
         started.append(name)
         if len(started) == 2:
-            raise MlpMemError("step 3: the loss is no number")
+            raise MlpMemError("step 3: the loss must be finite")
         (context.folder / name).mkdir()
         groups, lr, epochs, rank = setting
         dev = {"A1_dev": 0.5, "A2_dev": 0.5, "B_dev": lr * 1000}

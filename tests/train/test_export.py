@@ -26,9 +26,9 @@ from train.report import bundle as adopt
 from train.run.stage import StageContext, finished_manifest
 from train.stages.examples import (
     best_descriptions,
+    example_group,
     find_examples,
     is_right,
-    judge,
     record,
     untrained,
 )
@@ -60,7 +60,7 @@ def test_only_the_exact_answer_or_an_alias_is_right(text, right):
 )
 def test_a_comparison_is_grouped_by_which_systems_are_right(lm, memory, group):
     traces = {"lm": SimpleNamespace(text=lm), "memory": SimpleNamespace(text=memory)}
-    assert judge(traces, question(3)) == group
+    assert example_group(traces, question(3)) == group
 
 
 class Knowing:
@@ -293,5 +293,5 @@ def test_the_tiny_recipe_makes_a_bundle_and_a_second_run_does_nothing(tmp_path):
 
     times = {p: p.stat().st_mtime_ns for p in files}
     output = run()
-    assert all(f"{name}: done already" in output for name in STAGES)
+    assert all(f"{name}: already finished" in output for name in STAGES)
     assert {p: p.stat().st_mtime_ns for p in root.rglob("*") if p.is_file()} == times

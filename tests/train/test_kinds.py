@@ -59,7 +59,7 @@ def letters(monkeypatch):
 def test_a_kind_has_every_required_member(name):
     kind = kind_named(name)
     assert isinstance(kind, Kind) and kind.name == name and kind is kind_named(name)
-    assert 0 < kind.distinct <= 1 and 0 < kind.hard <= 1 and kind.asks in (True, False)
+    assert 0 < kind.distinct <= 1 and 0 < kind.hard <= 1 and kind.has_questions in (True, False)
 
 
 def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):

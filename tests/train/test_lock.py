@@ -1,4 +1,4 @@
-"""One run at a time in a folder; who holds it is said; what a dead process held is free."""
+"""A stage's lock: one run at a time, the holder is named, a dead process's lock is free."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from train.files import read_json
-from train.run.processes import hold
+from train.run.processes import lock_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 HOLDER = """
 import sys, time
 from pathlib import Path
-from train.run.processes import hold
-with hold(Path(sys.argv[1]), "memory"):
+from train.run.processes import lock_stage
+with lock_stage(Path(sys.argv[1]), "memory"):
     print("held", flush=True)
     time.sleep(600)
 """
@@ -35,28 +35,28 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_second_run_is_told_who_is_at_work_and_what_to_do(tmp_path, holder):
+def test_a_locked_stage_names_the_holder_and_the_option(tmp_path, holder):
     note = read_json(tmp_path / ".locks/memory.json")
-    with pytest.raises(MlpMemError) as caught, hold(tmp_path, "memory"):
+    with pytest.raises(MlpMemError) as caught, lock_stage(tmp_path, "memory"):
         pass
     text = str(caught.value)
     assert f"process {holder.pid} on {note['host']} since {note['since']}" in text
     assert "--runs" in text
-    with hold(tmp_path, "decoder"):  # another stage is nobody's
+    with lock_stage(tmp_path, "decoder"):  # another stage is not locked
         pass
 
 
-def test_a_lock_of_a_process_that_was_killed_is_taken_over_and_said(tmp_path, holder, capsys):
+def test_the_lock_of_a_killed_process_is_taken_over_with_a_message(tmp_path, holder, capsys):
     holder.send_signal(getattr(signal, "SIGKILL", signal.SIGTERM))
     holder.wait()
-    with hold(tmp_path, "memory"):
+    with lock_stage(tmp_path, "memory"):
         assert read_json(tmp_path / ".locks/memory.json")["pid"] == os.getpid()
-    assert f"taken over from a run that was killed (process {holder.pid}" in capsys.readouterr().out
+    assert f"taken over from a killed run (process {holder.pid}" in capsys.readouterr().out
 
 
-def test_a_run_that_ends_by_an_error_leaves_the_lock_and_no_note(tmp_path, capsys):
-    with pytest.raises(KeyError), hold(tmp_path, "memory"):
+def test_a_run_that_fails_releases_its_lock_and_deletes_its_note(tmp_path, capsys):
+    with pytest.raises(KeyError), lock_stage(tmp_path, "memory"):
         raise KeyError
-    with hold(tmp_path, "memory"):
+    with lock_stage(tmp_path, "memory"):
         pass
     assert capsys.readouterr().out == ""

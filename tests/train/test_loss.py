@@ -46,11 +46,11 @@ def gradients(function, features, head, *rest):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 0.5, 1.0])
 @pytest.mark.parametrize("chunk", [1, 7, 23, 1024])
-def test_it_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
+def test_head_loss_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypatch):
     monkeypatch.setattr(module, "chunk_rows", lambda vocab, device: chunk)
-    made = problem()
-    losses, d_features, d_head = gradients(head_loss, *made, alpha)
-    expected, e_features, e_head = gradients(dense, *made, alpha)
+    arguments = problem()
+    losses, d_features, d_head = gradients(head_loss, *arguments, alpha)
+    expected, e_features, e_head = gradients(dense, *arguments, alpha)
     for ours, theirs in zip(losses, expected, strict=True):
         if alpha > 0 or theirs is not expected[1]:  # without alpha no kl is computed
             torch.testing.assert_close(ours, theirs)
@@ -61,21 +61,21 @@ def test_it_equals_the_dense_losses_in_value_and_gradient(alpha, chunk, monkeypa
 @pytest.mark.parametrize(
     ("rows", "width", "vocab", "support"), [(2, 1, 2, 2), (5, 3, 300, 40), (64, 8, 9, 2)]
 )
-def test_odd_shapes(rows, width, vocab, support):
+def test_head_loss_of_odd_shapes_equals_the_dense_losses(rows, width, vocab, support):
     torch.manual_seed(1)
     values = torch.randint(vocab, (rows,))
     token_ids = torch.stack([torch.randperm(vocab)[:support] for _ in range(rows)])
     probs = torch.rand(rows, support).softmax(-1)
-    made = torch.randn(rows, width), torch.randn(vocab, width), values, token_ids, probs
-    ours, theirs = gradients(head_loss, *made, 0.4), gradients(dense, *made, 0.4)
+    arguments = torch.randn(rows, width), torch.randn(vocab, width), values, token_ids, probs
+    ours, theirs = gradients(head_loss, *arguments, 0.4), gradients(dense, *arguments, 0.4)
     for a, b in zip((*ours[0], *ours[1:]), (*theirs[0], *theirs[1:]), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_targets_that_miss_a_little_mass_have_the_dense_gradient_too():
+def test_targets_with_missing_mass_have_the_dense_gradient():
     features, head, values, token_ids, probs = problem(seed=2)
-    made = features, head, values, token_ids, probs * 0.97
-    ours, theirs = gradients(head_loss, *made, 0.7), gradients(dense, *made, 0.7)
+    arguments = features, head, values, token_ids, probs * 0.97
+    ours, theirs = gradients(head_loss, *arguments, 0.7), gradients(dense, *arguments, 0.7)
     torch.testing.assert_close(ours[0][0], theirs[0][0])
     torch.testing.assert_close(ours[1], theirs[1])
     torch.testing.assert_close(ours[2], theirs[2])
@@ -101,7 +101,7 @@ def test_without_alpha_it_is_plain_cross_entropy_and_needs_no_targets():
 
 def test_alpha_without_targets_is_refused():
     features, head, values, token_ids, _ = problem()
-    with pytest.raises(ValueError, match="alpha 0.3 needs token_ids and probs"):
+    with pytest.raises(ValueError, match="alpha must be 0 without token_ids and probs; got 0.3"):
         head_loss(features, head, values, token_ids, None, 0.3)
 
 
@@ -124,12 +124,13 @@ def test_micro_batches_add_to_the_heads_gradient_in_place(dtype, parts):
     _, d_features, d_head = gradients(dense, features.float(), head.float(), *rest, 0.4)
     features.requires_grad_()
     head.requires_grad_()
-    into = torch.full(head.shape, 3.0)  # something is there already
-    for some in zip(*(x.chunk(parts) for x in (features, *rest)), strict=True):
-        head_loss(some[0], head, *some[1:], 0.4, into=into)[0].backward()
+    head_grad = torch.full(head.shape, 3.0)  # of earlier micro-batches
+    for micro in zip(*(x.chunk(parts) for x in (features, *rest)), strict=True):
+        head_loss(micro[0], head, *micro[1:], 0.4, head_grad=head_grad)[0].backward()
     assert head.grad is None
     near = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.02}
-    torch.testing.assert_close(into - 3.0, d_head / 2, **near)  # the reference took twice the loss
+    expected = d_head / 2  # the reference doubles the loss
+    torch.testing.assert_close(head_grad - 3.0, expected, **near)
     torch.testing.assert_close(features.grad.float(), d_features / 2, **near)
 
 

@@ -86,7 +86,7 @@ def test_float32_steps_are_those_of_torchs_own_optimizers(muon_lr, clip):
         assert not a.grad.any()
 
 
-def test_decay_leaves_norms_and_biases_alone():
+def test_weight_decay_does_not_change_norms_and_biases():
     model = net()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = MasterOptimizer(model, OptimizerConfig(lr=0.1, weight_decay=0.5, warmup=0.0), STEPS)
@@ -96,7 +96,7 @@ def test_decay_leaves_norms_and_biases_alone():
         torch.testing.assert_close(p, before[name] * kept)
 
 
-def test_bfloat16_weights_gather_steps_smaller_than_their_rounding():
+def test_bfloat16_weights_accumulate_steps_below_their_rounding():
     model = nn.Linear(4, 4, bias=False).bfloat16()
     nn.init.ones_(model.weight)
     config = OptimizerConfig(lr=2e-4, weight_decay=0.0, warmup=0.0, final=1.0)
@@ -109,7 +109,7 @@ def test_bfloat16_weights_gather_steps_smaller_than_their_rounding():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_backward_passes_add_to_one_float32_vector_whatever_the_weights_are(dtype):
+def test_backward_passes_add_to_one_float32_vector_for_weights_of_any_dtype(dtype):
     model = net(dtype)
     expected = net(torch.float32)
     expected.load_state_dict({k: v.float() for k, v in model.state_dict().items()})
@@ -142,7 +142,7 @@ def test_sums_are_divided_by_all_rows_once():
     assert norm > 0 and not optimizer.counts.any()
 
 
-def test_in_the_end_the_model_holds_the_masters_and_no_gradient():
+def test_a_finished_optimizer_leaves_the_masters_and_no_gradient_in_the_model():
     model = net(torch.bfloat16)
     optimizer = MasterOptimizer(model, OptimizerConfig(lr=0.1), STEPS)
     train(model, optimizer, range(2))
@@ -172,7 +172,7 @@ def test_frozen_parameters_are_not_touched():
 
 @pytest.mark.parametrize("muon_lr", [0.0, 0.05])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_restored_optimizer_goes_on_exactly(muon_lr, dtype):
+def test_a_restored_optimizer_continues_exactly(muon_lr, dtype):
     config = OptimizerConfig(lr=0.03, muon_lr=muon_lr)
     whole = net(dtype)
     train(whole, MasterOptimizer(whole, config, STEPS), range(STEPS))
@@ -192,7 +192,7 @@ def test_a_restored_optimizer_goes_on_exactly(muon_lr, dtype):
     )
 
 
-def test_the_schedule_warms_up_holds_no_zero_and_ends_at_its_final_share():
+def test_the_schedule_warms_up_is_never_zero_and_ends_at_its_final_factor():
     config = OptimizerConfig(warmup=0.1, final=0.05)
     shares = [schedule(i, 100, config) for i in range(101)]
     assert shares[0] == 0.1 and shares[9] == shares[10] == 1.0
@@ -209,7 +209,7 @@ def test_the_schedule_of_a_very_short_run_is_usable(steps):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "bloom", "llama"])
-def test_muon_takes_no_table_and_no_head_of_any_family(family):
+def test_muon_optimizes_no_embedding_and_no_head_of_any_family(family):
     model = tiny.decoder(family).model.requires_grad_(True)
     optimizer = MasterOptimizer(model, OptimizerConfig(muon_lr=0.1), STEPS)
     taken = {id(p) for group in optimizer.optimizers[1].param_groups for p in group["params"]}

@@ -1,4 +1,4 @@
-"""Packing loses no token, and a packed passage reads as it does alone."""
+"""Packing loses no token, and a packed passage has the logits of the unpacked one."""
 
 import numpy as np
 import pytest
@@ -12,14 +12,14 @@ from train.stages.decoder import packed_loss, quick_attention
 
 def passages_of(lengths, vocab=200, seed=0):
     """Return Documents with passages of these lengths."""
-    luck = np.random.default_rng(seed)
-    pairs = [(0, luck.integers(2, vocab, n).tolist()) for n in lengths]
+    rng = np.random.default_rng(seed)
+    pairs = [(0, rng.integers(2, vocab, n).tolist()) for n in lengths]
     return join_passages(pairs, ["one"], ["text"])
 
 
 @pytest.mark.parametrize("length", [1, 7, 16])
 @pytest.mark.parametrize("count", [1, 3, 200])
-def test_every_passage_stands_once_whole_and_in_order_or_cut_at_the_row(length, count):
+def test_every_passage_is_packed_once_complete_or_cut_at_the_row(length, count):
     lengths = np.random.default_rng(count).integers(1, 20, count)
     documents = passages_of(lengths)
     rows = pack(documents, length, "0/3")
@@ -33,7 +33,7 @@ def test_every_passage_stands_once_whole_and_in_order_or_cut_at_the_row(length, 
         assert positions[row, column].tolist() == list(range(len(row)))
 
 
-def test_the_order_is_of_the_seed_alone():
+def test_the_order_depends_only_on_the_seed():
     documents = passages_of(np.random.default_rng(1).integers(1, 9, 60))
     packed = (pack(documents, 12, seed) for seed in ("1/0", "1/0", "1/1"))
     one, same, other = (rows.fill(np.arange(len(rows))) for rows in packed)
@@ -63,7 +63,7 @@ def test_targets_and_mask_never_cross_passages():
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_packed_logits_are_those_of_the_passage_alone(family):
+def test_packed_logits_equal_those_of_the_unpacked_passage(family):
     model = tiny.decoder(family).model
     documents = passages_of([9, 1, 4, 30, 2, 7, 11, 5])
     rows = pack(documents, 24, "0/0")
@@ -77,12 +77,14 @@ def test_packed_logits_are_those_of_the_passage_alone(family):
     assert packed.isfinite().all()
     _, segments, _ = rows.fill(np.arange(len(rows)))
     for p in range(len(documents)):
-        alone = model(torch.from_numpy(documents.passage(p)[None, :24].astype(np.int64))).logits[0]
+        unpacked = model(torch.from_numpy(documents.passage(p)[None, :24].astype(np.int64))).logits[
+            0
+        ]
         row, column = (segments == p + 1).nonzero()
-        torch.testing.assert_close(packed[row, column], alone, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(packed[row, column], unpacked, rtol=1e-4, atol=1e-4)
 
 
-def test_short_rows_train_with_attention_written_out_and_the_model_gets_its_own_back():
+def test_short_rows_train_with_eager_attention_which_is_restored_afterwards():
     model = tiny.decoder("llama").model.requires_grad_(True)
     rows = pack(passages_of([9, 1, 4, 30, 2, 7, 11, 5]), 24, "0/0")
     batch = rows.batch(np.arange(len(rows)))
@@ -95,10 +97,10 @@ def test_short_rows_train_with_attention_written_out_and_the_model_gets_its_own_
             loss.backward()
         found.append((kept, loss.detach(), [p.grad.clone() for p in model.parameters()]))
         assert model.config._attn_implementation == "sdpa"
-    (fused, loss, wanted), (written, other, grads) = found
+    (fused, loss, expected), (written, other, grads) = found
     assert (fused, written) == ("sdpa", "eager")
     torch.testing.assert_close(loss, other)
-    for one, another in zip(wanted, grads, strict=True):
+    for one, another in zip(expected, grads, strict=True):
         torch.testing.assert_close(one, another, rtol=1e-4, atol=1e-5)
     with pytest.raises(KeyError), quick_attention(model, 24):
         raise KeyError

@@ -17,7 +17,7 @@ from train.measure.text import (
     Golds,
     best_lambda,
     curve,
-    look,
+    measure_golds,
     nll_of,
     perplexity,
     share_of_gain,
@@ -128,7 +128,7 @@ def evaluated(inputs, tmp_path_factory):
 def test_every_source_equals_the_librarys():
     model = tiny.model(k=10**4)  # all neighbours, since a smaller k may cut among ties
     text = slide(tiny.documents(), CONFIG.window, CONFIG.stride, 10**6, 0)
-    golds = look(model.decoder, model.memory, model.datastore, text, len(model.datastore))
+    golds = measure_golds(model.decoder, model.memory, model.datastore, text, len(model.datastore))
     windows, positions = text
     for row in range(0, len(positions), 7):
         at = int(positions[row])

@@ -1,4 +1,4 @@
-"""The ledger: its formulas against the models and files they speak of, refusals, what it prints."""
+"""The ledger: formulas against real models and files, refusals, and what it prints."""
 
 import dataclasses
 
@@ -37,9 +37,9 @@ def llama(vocab):
     )  # fmt: skip
 
 
-def test_parameters_are_those_of_the_models_but_for_norms(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, memory=tables.MemoryFitConfig(blocks=2))
-    sizes = sizes_of(made, tmp_path)
+def test_parameters_equal_the_models_except_norms(tmp_path):
+    recipe = dataclasses.replace(BIG, decoder=SHAPE, memory=tables.MemoryFitConfig(blocks=2))
+    sizes = sizes_of(recipe, tmp_path)
     true = sum(p.numel() for p in llama(1000).parameters())
     assert sizes.decoder == pytest.approx(true, rel=0.01) and sizes.decoder <= true
     config = MemoryConfig(hidden_size=64, vocab_size=1000, num_layers=2, intermediate_size=1024)
@@ -47,7 +47,7 @@ def test_parameters_are_those_of_the_models_but_for_norms(tmp_path):
     assert sizes.memory_parameters == pytest.approx(true, rel=0.01)
 
 
-def test_a_decoder_that_is_there_is_counted_to_the_parameter(tmp_path):
+def test_an_existing_decoder_is_counted_exactly(tmp_path):
     bound = tiny.decoder("gpt2")
     bound.model.save_pretrained(tmp_path / "decoder")
     sizes = sizes_of(BIG, tmp_path)
@@ -57,7 +57,7 @@ def test_a_decoder_that_is_there_is_counted_to_the_parameter(tmp_path):
     assert (sizes.hidden, sizes.vocab) == (tiny.HIDDEN, bound.vocab_size)
 
 
-def test_finished_stages_tell_their_sizes(tmp_path):
+def test_sizes_of_finished_stages_come_from_their_files(tmp_path):
     for part, tokens in {"memory": 700, "decoder_00": 500, "decoder_01": 501}.items():
         (tmp_path / "corpus" / part).mkdir(parents=True)
         np.save(tmp_path / "corpus" / part / "tokens.npy", np.zeros(tokens, np.uint16))
@@ -66,15 +66,15 @@ def test_finished_stages_tell_their_sizes(tmp_path):
         "datastore": {"tokens": 700, "entries": 321},
         "targets": {"tokens": 99, "mean_support": 4.5},
     }
-    for name, found in counts.items():
+    for name, values in counts.items():
         (tmp_path / name).mkdir(exist_ok=True)
-        write_json(tmp_path / name / "manifest.json", {"counts": found})
+        write_json(tmp_path / name / "manifest.json", {"counts": values})
     sizes = sizes_of(Recipe("mine"), tmp_path)
     assert (sizes.corpus, sizes.learned, sizes.memory) == (1701, 1001, 700)
     assert (sizes.entries, sizes.rows, sizes.support) == (321, 99, 4.5)
 
 
-def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_path):
+def test_local_text_is_sized_by_its_files_and_a_hub_datasets_size_is_unknown(tmp_path):
     (tmp_path / "text").mkdir()
     (tmp_path / "text/a.txt").write_bytes(b"x" * 4000)
     corpus = CorpusConfig(kind="text", train=(str(tmp_path / "text"),), shares=(0.1, 0.1))
@@ -87,7 +87,7 @@ def test_text_files_are_sized_before_they_are_read_and_elsewhere_is_unknown(tmp_
         sizes_of(Recipe("mine", corpus=far), tmp_path)
 
 
-def test_a_tokenizer_that_is_here_counts_a_sample_of_the_text(tmp_path, monkeypatch):
+def test_a_local_tokenizer_counts_a_sample_of_the_text(tmp_path, monkeypatch):
     monkeypatch.setattr(texts, "PIECE", 1000)
     monkeypatch.setattr(text_kind, "SAMPLE", 1)
     tiny.tokenizer().save_pretrained(tmp_path / "bytes")
@@ -98,7 +98,7 @@ def test_a_tokenizer_that_is_here_counts_a_sample_of_the_text(tmp_path, monkeypa
     assert sizes_of(Recipe("mine", corpus=corpus), tmp_path).corpus == 4000
 
 
-def test_the_papers_own_figures_come_out(tmp_path):
+def test_estimates_equal_the_papers_figures(tmp_path):
     found = needs(load_recipe("estimate-5b-tokens"), tmp_path)
     assert found["datastore"].disk == pytest.approx(41e12, rel=0.01)
     assert found["memory"].flops == pytest.approx(2.3e20, rel=0.02)
@@ -106,32 +106,32 @@ def test_the_papers_own_figures_come_out(tmp_path):
 
 
 def test_bytes_and_flops_follow_their_formulas(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
-    sizes, found = sizes_of(made, tmp_path), needs(made, tmp_path)
+    recipe = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
+    sizes, found = sizes_of(recipe, tmp_path), needs(recipe, tmp_path)
     assert list(found) == list(STAGES) and sizes.rows == sizes.entries == 10**9
     assert found["datastore"].disk == 10**9 * (2 * 64 + 8 + 4 + 2)
     assert found["datastore"].flops == 2 * 3 * (4 * 64**2 + 3 * 64 * 96) * 10**9
     assert found["targets"].disk == 10**9 * (16 + 10 * 4)
-    epochs = made.memory.epochs
+    epochs = recipe.memory.epochs
     assert found["memory"].flops == 6 * sizes.memory_parameters * 10**9 * epochs
-    less = dataclasses.replace(made, stated=Stated(tokens=10**6))
+    less = dataclasses.replace(recipe, stated=Stated(tokens=10**6))
     small = needs(less, tmp_path)["targets"]
-    assert small.flops == 2 * 10**6 * 10**6 * 64  # every entry is a row: no nll is asked for
+    assert small.flops == 2 * 10**6 * 10**6 * 64  # every entry is a row, so no nll is needed
     half = dataclasses.replace(less, targets=TargetsConfig(k=40, easy_share=0.0))
     searched = 2 * sizes_of(half, tmp_path).rows * 10**6 * 64
     assert needs(half, tmp_path)["targets"].flops == searched + 2 * sizes.decoder * 10**6
 
 
-def test_an_inverted_file_is_counted_with_its_training_and_what_it_holds(tmp_path):
-    made = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
-    found, entries, size, lists = needs(made, tmp_path)["targets"], 10**9, 64, 126491
-    vectors = entries * lists + 10 * 64 * lists * lists  # sorted in, and ten rounds of k-means
-    vectors += entries * (lists + 32 * entries / lists)  # lists compared, then what 32 of them hold
+def test_an_inverted_files_flop_include_its_training_and_memory_its_codes(tmp_path):
+    recipe = dataclasses.replace(BIG, decoder=SHAPE, targets=TargetsConfig(k=40, easy_share=1.0))
+    found, entries, size, lists = needs(recipe, tmp_path)["targets"], 10**9, 64, 126491
+    vectors = entries * lists + 10 * 64 * lists * lists  # assignment, and ten rounds of k-means
+    vectors += entries * (lists + 32 * entries / lists)  # lists compared, then the entries of 32
     assert found.flops == pytest.approx(2 * vectors * size, rel=1e-4)
     assert found.memory == pytest.approx(entries * (8 + 64), rel=0.01)  # 64 bytes of code
 
 
-def test_the_datastore_takes_no_more_memory_for_more_keys_than_a_shard(tmp_path):
+def test_the_datastores_memory_does_not_grow_beyond_a_shard_of_keys(tmp_path):
     wide = dataclasses.replace(SHAPE, hidden_size=1024)
     narrow = needs(dataclasses.replace(BIG, decoder=SHAPE), tmp_path)["datastore"]
     wider = needs(dataclasses.replace(BIG, decoder=wide), tmp_path)["datastore"]
@@ -149,10 +149,10 @@ def test_the_datastore_takes_no_more_memory_for_more_keys_than_a_shard(tmp_path)
     ("free", "total", "message"),
     [
         (10**9, 10**12, r"corpus: it needs about 5 GB of disk .*\(4 GB stay\), 1 GB are free"),
-        (10**12, 10**9, "corpus: it needs about 3 GB of memory, this device has 1 GB"),
+        (10**12, 10**9, "corpus: it needs about 3 GB of memory; this device has 1 GB"),
     ],
 )
-def test_a_stage_that_cannot_fit_says_so_before_anything_is_touched(
+def test_a_stage_that_cannot_fit_is_refused_before_any_file_is_written(
     free, total, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(plan, "free_disk", lambda root: free)
@@ -167,9 +167,9 @@ def test_a_stage_that_cannot_fit_says_so_before_anything_is_touched(
 
 @pytest.mark.parametrize(
     ("gpu", "host", "message"),
-    [(10, 2, "GPU has 10 B"), (40, 2, None), (40, 1, "2 B of memory, this machine has 1 B")],
+    [(10, 2, "GPU has 10 B"), (40, 2, None), (40, 1, "2 B of memory; this machine has 1 B")],
 )
-def test_a_gpu_is_asked_for_its_part_and_the_machine_for_its_own(
+def test_gpu_memory_and_main_memory_are_checked_separately(
     gpu, host, message, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(plan, "gpu_memory", lambda: gpu)
@@ -182,24 +182,24 @@ def test_a_gpu_is_asked_for_its_part_and_the_machine_for_its_own(
         check_fits(need, tmp_path)
 
 
-def test_every_process_of_a_training_has_a_model_of_its_own(tmp_path, monkeypatch):
+def test_memory_counts_one_model_per_training_process(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
-    def asked(count):
-        made = dataclasses.replace(
+    def with_processes(count):
+        recipe = dataclasses.replace(
             BIG, decoder=dataclasses.replace(SHAPE, processes=count),
             memory=dataclasses.replace(BIG.memory, processes=count),
         )  # fmt: skip
-        return needs(made, tmp_path), sizes_of(made, tmp_path)
+        return needs(recipe, tmp_path), sizes_of(recipe, tmp_path)
 
-    (one, sizes), (three, _) = asked(1), asked(3)
+    (one, sizes), (three, _) = with_processes(1), with_processes(3)
     assert three["memory"].memory - one["memory"].memory == 2 * (
         BASE + 20 * sizes.memory_parameters + 4 * sizes.decoder + 24 * sizes.rows
     )
     assert all(0 < need.host <= need.memory for need in three.values() if need.tokens)
 
 
-def test_what_a_killed_run_left_counts_as_there_already(tmp_path, monkeypatch):
+def test_files_of_a_killed_run_count_as_written(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "free_disk", lambda root: 600)
     (tmp_path / "corpus.partial").mkdir()
     (tmp_path / "corpus.partial/part").write_bytes(b"x" * 500)
@@ -208,7 +208,7 @@ def test_what_a_killed_run_left_counts_as_there_already(tmp_path, monkeypatch):
         check_fits(Need("corpus", 5, working=1110), tmp_path)
 
 
-def test_a_recipe_that_states_sizes_does_not_run(tmp_path):
+def test_a_recipe_with_stated_sizes_does_not_run(tmp_path):
     with pytest.raises(MlpMemError, match="python -m train plan big` and does not run"):
         run("corpus", BIG, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -217,15 +217,15 @@ def test_a_recipe_that_states_sizes_does_not_run(tmp_path):
 # What is printed
 
 
-def test_the_ledger_has_a_line_a_stage_and_beside_the_estimate_what_it_took(tmp_path):
+def test_the_ledger_has_one_line_per_stage_with_estimate_and_measurement(tmp_path):
     before = ledger(load_recipe("tiny"), tmp_path, tflops=0.1)
-    working = [stage for stage in STAGES if stage != "controls"]  # tiny asks for none
+    working = [stage for stage in STAGES if stage != "controls"]  # tiny has none
     assert [line.split()[0] for line in before[3:]] == [*working, "all"]
     assert all(line.endswith("|") for line in before[3:])
     need = dataclasses.asdict(Need("corpus", 3_000_000, disk=8 * 10**6, working=9 * 10**6))
     (tmp_path / "corpus").mkdir()
-    done = {"need": need, "seconds": 432.1, "bytes": 7_654_321, "peak_memory_bytes": 5 * 10**8}
-    write_json(tmp_path / "corpus/manifest.json", done | {"counts": {}})
+    manifest = {"need": need, "seconds": 432.1, "bytes": 7_654_321, "peak_memory_bytes": 5 * 10**8}
+    write_json(tmp_path / "corpus/manifest.json", manifest | {"counts": {}})
     (tmp_path / "corpus/memory").mkdir()
     np.save(tmp_path / "corpus/memory/tokens.npy", np.zeros(5, np.uint16))
     line = ledger(load_recipe("tiny"), tmp_path, tflops=0.1)[3]
@@ -245,7 +245,7 @@ def test_this_device_is_measured(tmp_path, monkeypatch):
 
 
 @pytest.mark.gpu
-def test_a_gpu_is_measured_where_there_is_one(tmp_path):
+def test_a_gpu_is_measured(tmp_path):
     device = ledgers.measure(tmp_path, ["bfloat16"])
     assert device.name == torch.cuda.get_device_name() and device.rates["bfloat16"] > 1e13
 

@@ -10,7 +10,7 @@ import torch
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.passages import forward_positions
 from train.measure.atlas import ATLAS_LAMBDAS, Grid, MeasuredModel
-from train.measure.questions import Questions, ask, cell_of, sample_questions, tally
+from train.measure.questions import Questions, cell_of, encode_questions, sample_questions, tally
 from train.measure.text import nll_of
 
 PROMPTS = ["The capital of Peru is", "Vellmar is an", "Question: Who? Answer:", "Gold has"]
@@ -158,7 +158,7 @@ def row(prompt="Who?", answer="He", group="B", wording="test", kind="question"):
 
 def test_an_answer_ends_with_eos_and_a_statement_with_a_period():
     tokenizer = tiny.tokenizer()
-    tested = ask(
+    tested = encode_questions(
         tokenizer,
         [row("Question: Who? Answer:", "the café 金"), row("It is in", "Peru", kind="statement")],
     )

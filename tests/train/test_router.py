@@ -65,16 +65,16 @@ def test_a_fitted_router_beats_the_best_fixed_lambda_and_is_reproducible(units, 
 
 def test_routers_see_only_dev_wordings_and_groups_have_equal_weight(tmp_path):
     inputs = tiny_run.stages(tmp_path)
-    seen = AtlasKind().see(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
-    text = [tiny.decoder().decode(seen.documents.passage(p)) for p in range(len(seen.documents))]
+    data = AtlasKind().router_data(inputs["corpus"], tiny.decoder(), CONFIG, seed=0)
+    text = [tiny.decoder().decode(data.documents.passage(p)) for p in range(len(data.documents))]
     dev = [q for q in tiny_run.questions() if q["wording"] == "dev"]
     assert len(text) == len(dev) == 6
-    assert len(seen.positions) == len(seen.documents.tokens) - len(text), "all but the first tokens"
-    groups = np.array(seen.documents.groups)[seen.documents.passage_at(seen.positions)]
+    assert len(data.positions) == len(data.documents.tokens) - len(text), "all but the first tokens"
+    groups = np.array(data.documents.groups)[data.documents.passage_at(data.positions)]
     for group in ("A1", "A2", "B"):
         mask = torch.from_numpy(groups == group)
-        assert float(seen.weights[mask].sum()) == pytest.approx(1 / 3, abs=1e-5)
-    weights = seen.weights[torch.from_numpy(groups == "B")]
+        assert float(data.weights[mask].sum()) == pytest.approx(1 / 3, abs=1e-5)
+    weights = data.weights[torch.from_numpy(groups == "B")]
     assert float(weights.max() / weights.min()) == pytest.approx(CONFIG.answers, rel=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""Stages: skipped when done, resumed when killed, nothing half written, every fault named."""
+"""Stages: skipped if finished, resumed after a kill, never partly in place, every fault named."""
 
 import dataclasses
 import errno
@@ -41,22 +41,22 @@ class Config:
 
 
 class Work:
-    """A stage's function that counts its calls, and dies in those it is told to."""
+    """A stage's function that counts its calls and is killed in some of them."""
 
-    def __init__(self, dies=(), text="done"):
-        self.calls, self.dies, self.text = [], dies, text
+    def __init__(self, kills=(), text="done"):
+        self.calls, self.kills, self.text = [], kills, text
 
     def __call__(self, context: StageContext) -> dict:
         self.calls.append(sorted(p.name for p in context.folder.iterdir()))
         (context.folder / "parts").mkdir(exist_ok=True)
         (context.folder / "parts/first.txt").write_text("first", encoding="utf-8")
-        if len(self.calls) - 1 in self.dies:
+        if len(self.calls) - 1 in self.kills:
             raise KeyboardInterrupt
         (context.folder / "second.txt").write_text(self.text, encoding="utf-8")
         return {"tokens": 1000, "size": context.config.size, "seed": context.seed}
 
     @staticmethod
-    def die():
+    def kill():
         raise KeyboardInterrupt
 
 
@@ -91,21 +91,21 @@ def test_a_finished_stage_is_skipped(tmp_path, capsys):
     work = Work()
     first, second = stage(tmp_path, work), stage(tmp_path, work)
     assert first == second and len(work.calls) == 1
-    assert "one: done already" in capsys.readouterr().out
+    assert "one: already finished" in capsys.readouterr().out
 
 
-def test_another_configuration_is_named_with_what_to_do(tmp_path):
+def test_a_changed_configuration_is_refused_with_the_difference_and_the_next_step(tmp_path):
     stage(tmp_path, Work())
     with pytest.raises(MlpMemError) as caught:
         stage(tmp_path, Work(), config=Config(size=5), seed=1)
     text = str(caught.value)
-    assert "config.size: 3 there, 5 asked" in text and "config.seed: 0 there, 1 asked" in text
+    assert "config.size: 3 before, 5 now" in text and "config.seed: 0 before, 1 now" in text
     assert "pairs" not in text
-    assert f"Delete {tmp_path / 'one'} to make it again" in text and "--runs" in text
+    assert f"Delete {tmp_path / 'one'} to remake it" in text and "--runs" in text
     assert finished_manifest(tmp_path / "one")["config"]["size"] == 3
 
 
-def test_the_same_outputs_made_again_are_the_same_input(tmp_path):
+def test_a_remade_stage_with_equal_outputs_is_the_same_input(tmp_path):
     stage(tmp_path, Work())
     stage(tmp_path, Work(), "two", inputs=("one",))
     (tmp_path / "one").rename(tmp_path / "old")
@@ -123,7 +123,7 @@ def test_a_missing_input_is_named_with_its_command(tmp_path):
     assert work.calls == [] and not (tmp_path / "three.partial").exists()
 
 
-def test_a_stage_and_its_inputs_may_stand_in_folders_of_their_own(tmp_path):
+def test_a_stage_and_its_inputs_may_be_in_subfolders(tmp_path):
     def copies(context):
         shutil.copy(context.inputs["one"] / "second.txt", context.folder)
         return {}
@@ -137,13 +137,13 @@ def test_a_stage_and_its_inputs_may_stand_in_folders_of_their_own(tmp_path):
 
 def test_an_unfinished_input_is_missing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        stage(tmp_path, Work(dies=(0,)))
+        stage(tmp_path, Work(kills=(0,)))
     with pytest.raises(MlpMemError, match="needs one first"):
         stage(tmp_path, Work(), "two", inputs=("one",))
 
 
-def test_a_killed_stage_leaves_nothing_in_its_place_and_is_resumed(tmp_path):
-    work = Work(dies=(0,))
+def test_a_killed_stage_has_no_final_folder_and_resumes(tmp_path):
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
     assert not (tmp_path / "one").exists() and (tmp_path / "one.partial/parts").is_dir()
@@ -154,16 +154,18 @@ def test_a_killed_stage_leaves_nothing_in_its_place_and_is_resumed(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"config": Config(size=9)}, {"seed": 7}])
-def test_what_a_killed_run_of_another_configuration_left_is_not_lost(change, tmp_path):
-    work = Work(dies=(0,))
+def test_files_of_a_killed_run_with_another_configuration_are_not_deleted(change, tmp_path):
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
-    with pytest.raises(MlpMemError, match="(?s)one.partial was made with other .*3 there|0 there"):
+    with pytest.raises(
+        MlpMemError, match="(?s)one.partial was made with other .*3 before|0 before"
+    ):
         stage(tmp_path, work, **change)
     assert (tmp_path / "one.partial/parts/first.txt").is_file() and len(work.calls) == 1
 
 
-def test_a_run_of_another_configuration_that_made_nothing_is_cleared(tmp_path):
+def test_the_folder_of_a_killed_run_without_progress_is_deleted(tmp_path):
     def failing(context):
         raise MlpMemError("no")
 
@@ -173,7 +175,7 @@ def test_a_run_of_another_configuration_that_made_nothing_is_cleared(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["job.json", "alpha_0/job.json"])
-def test_a_run_that_was_only_told_its_job_is_cleared(file, tmp_path):
+def test_a_job_file_is_not_progress(file, tmp_path):
     def failing(context):
         path = context.folder / file
         path.parent.mkdir(exist_ok=True)
@@ -187,8 +189,8 @@ def test_a_run_that_was_only_told_its_job_is_cleared(file, tmp_path):
     assert work.calls == [["identity.json"]]
 
 
-def test_a_stage_that_never_goes_on_is_begun_afresh_with_another_configuration(tmp_path):
-    work = Work(dies=(0,))
+def test_a_stage_that_does_not_resume_starts_over_with_another_configuration(tmp_path):
+    work = Work(kills=(0,))
     for seed in (0, 7):
         with suppress(KeyboardInterrupt):
             run_stage(tmp_path, "one", Config(), (), work, seed, resumes=False)
@@ -196,25 +198,25 @@ def test_a_stage_that_never_goes_on_is_begun_afresh_with_another_configuration(t
     assert finished_manifest(tmp_path / "one")["config"]["seed"] == 7
 
 
-def test_a_corpus_that_failed_is_made_once_its_recipe_is_mended(tmp_path, capsys):
+def test_a_failed_corpus_is_made_after_its_recipe_is_corrected(tmp_path, capsys):
     (tmp_path / "a.txt").write_text("one short text")
     recipe = '[corpus]\nkind = "text"\nvocab_size = 258\ntrain = ["a.txt"]\n'
-    mended = recipe + 'valid = ["a.txt"]\ntest = ["a.txt"]\n'
-    for text, status in ((recipe, 1), (mended, 0)):
+    corrected = recipe + 'valid = ["a.txt"]\ntest = ["a.txt"]\n'
+    for text, status in ((recipe, 1), (corrected, 0)):
         (tmp_path / "my.toml").write_text(text)
         command = ["corpus", str(tmp_path / "my.toml"), "--runs", str(tmp_path / "runs")]
         assert main(command) == status, capsys.readouterr().err
     assert finished_manifest(tmp_path / "runs/my/corpus")["counts"]["valid"]["documents"] == 1
 
 
-def test_files_that_only_serve_to_go_on_stay_until_the_manifest_stands(tmp_path, monkeypatch):
+def test_scratch_files_stay_until_the_manifest_is_written(tmp_path, monkeypatch):
     def work(context):
         for name in ("checkpoint", "model"):
             (context.folder / name).write_text(name, encoding="utf-8")
         return {"scratch": ["checkpoint"], "hashes": {"model": "known"}, "rows": 3}
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(train.run.stage, "peak_memory", Work.die)
+        patched.setattr(train.run.stage, "peak_memory", Work.kill)
         stage(tmp_path, work)
     assert (tmp_path / "one.partial/checkpoint").is_file()
     manifest = stage(tmp_path, work)
@@ -226,15 +228,15 @@ def test_files_that_only_serve_to_go_on_stay_until_the_manifest_stands(tmp_path,
     ]
 
 
-def test_work_finished_before_a_kill_is_put_in_its_place_and_not_made_again(tmp_path, monkeypatch):
+def test_a_stage_killed_before_its_rename_is_not_repeated(tmp_path, monkeypatch):
     replace = train.run.stage.os.replace
 
-    def dying(source, target):
+    def killed(source, target):
         if Path(target) == tmp_path / "one":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(train.run.stage.os, "replace", dying)
+    monkeypatch.setattr(train.run.stage.os, "replace", killed)
     work = Work()
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work)
@@ -244,7 +246,7 @@ def test_work_finished_before_a_kill_is_put_in_its_place_and_not_made_again(tmp_
     assert sorted(manifest["outputs"]) == ["parts/first.txt", "second.txt"]
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_json_is_written_completely_or_not_at_all(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, {"name": "Perú"})
     with pytest.raises(TypeError):
@@ -260,22 +262,20 @@ def flipped(path):
 
 
 @pytest.mark.parametrize("damage", [flipped, Path.unlink])
-def test_a_damaged_input_is_named_before_it_is_used_with_the_command_that_mends_it(
-    damage, tmp_path, capsys
-):
+def test_a_damaged_input_is_refused_with_the_command_that_remakes_it(damage, tmp_path, capsys):
     stage(tmp_path, Work())
     damage(tmp_path / "one/parts/first.txt")
     later = Work()
     with pytest.raises(MlpMemError) as caught:
         stage(tmp_path, later, "two", inputs=("one",))
-    wrong = "is missing" if damage is Path.unlink else "is altered"
-    assert f"two: its input one is damaged: first.txt {wrong}" in str(caught.value)
-    assert "`python -m train one RECIPE --again` makes it again" in str(caught.value)
+    fault = "is missing" if damage is Path.unlink else "is altered"
+    assert f"two: its input one is damaged: first.txt {fault}" in str(caught.value)
+    assert "Remake it with `python -m train one RECIPE --again`" in str(caught.value)
     assert later.calls == [] and not (tmp_path / "two.partial").exists()
     stage(tmp_path, Work())
-    assert "one: done already" in capsys.readouterr().out, "it is not read"
+    assert "one: already finished" in capsys.readouterr().out, "a finished stage is not checked"
     run_stage(tmp_path, "one", Config(), (), Work(), 0, again=True)
-    assert "one: is made again: it is damaged: first.txt" in capsys.readouterr().out
+    assert "one: remade, because it is damaged: first.txt" in capsys.readouterr().out
     assert (tmp_path / "one/parts/first.txt").read_text() == "first"
     assert sorted(p.name for p in (tmp_path / "one").iterdir()) == [
         "identity.json", "manifest.json", "parts", "second.txt",
@@ -287,41 +287,41 @@ def test_a_damaged_input_is_named_before_it_is_used_with_the_command_that_mends_
 def test_a_damaged_input_of_a_study_is_named_with_its_folder(tmp_path):
     run_stage(tmp_path, "others/one", Config(), (), Work(), 0)
     flipped(tmp_path / "others/one/second.txt")
-    with pytest.raises(MlpMemError, match="its input others/one is damaged: .*delete .*others/one"):
+    with pytest.raises(MlpMemError, match="its input others/one is damaged: .*Delete .*others/one"):
         stage(tmp_path, Work(), "two", inputs=("others/one",))
 
 
 @pytest.mark.parametrize("file", ["one/manifest.json", "one.partial/identity.json"])
 @pytest.mark.parametrize("text", ["{", "", "\x00", "[" * 100_000])
-def test_a_damaged_book_is_a_sentence(file, text, tmp_path):
+def test_a_damaged_manifest_or_identity_is_an_error_with_the_next_step(file, text, tmp_path):
     if file.startswith("one/"):
         stage(tmp_path, Work())
     else:
         with pytest.raises(KeyboardInterrupt):
-            stage(tmp_path, Work(dies=(0,)))
+            stage(tmp_path, Work(kills=(0,)))
     (tmp_path / file).write_text(text)
-    with pytest.raises(MlpMemError, match=f"{file} is damaged .* makes it again"):
+    with pytest.raises(MlpMemError, match=f"{file} is damaged .*Delete .* command that made it"):
         stage(tmp_path, Work())
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A configuration of a stage that several processes may work on."""
+    """The configuration of a stage that several processes may run."""
 
     size: int = 3
     processes: int = 2
 
 
-def test_work_goes_on_with_another_number_of_processes(tmp_path, capsys):
-    work = Work(dies=(0,))
+def test_a_killed_stage_resumes_with_another_number_of_processes(tmp_path, capsys):
+    work = Work(kills=(0,))
     with pytest.raises(KeyboardInterrupt):
         stage(tmp_path, work, config=Trained())
     manifest = stage(tmp_path, work, config=Trained(processes=1))
-    assert work.calls[1] == ["identity.json", "parts"], "what is made stays"
-    assert "one: goes on with processes = 1; it was begun with 2" in capsys.readouterr().out
+    assert work.calls[1] == ["identity.json", "parts"], "finished parts stay"
+    assert "one: resumes with processes = 1; the killed run had 2" in capsys.readouterr().out
     assert manifest["config"]["processes"] == 1
-    assert stage(tmp_path, work, config=Trained(processes=5)) == manifest, "it is done"
-    with pytest.raises(MlpMemError, match="config.size: 3 there, 4 asked") as caught:
+    assert stage(tmp_path, work, config=Trained(processes=5)) == manifest, "it is finished"
+    with pytest.raises(MlpMemError, match="config.size: 3 before, 4 now") as caught:
         stage(tmp_path, work, config=Trained(4, 5))
     assert "processes" not in str(caught.value)
 
@@ -329,19 +329,19 @@ def test_work_goes_on_with_another_number_of_processes(tmp_path, capsys):
 # Pipeline and command
 
 
-def test_every_stage_has_a_configuration_a_function_and_inputs_made_before_it():
+def test_every_stage_has_a_configuration_a_function_and_earlier_inputs():
     fields = [
         f.name
         for f in dataclasses.fields(Recipe)
         if f.name not in ("name", "seed", "studies", "stated")
     ]
     assert fields == list(STAGES)
-    for i, (name, described) in enumerate(STAGES.items()):
-        assert set(described.inputs) <= set(fields[:i]), name
-        assert callable(described.load())
+    for i, (name, one) in enumerate(STAGES.items()):
+        assert set(one.inputs) <= set(fields[:i]), name
+        assert callable(one.load())
 
 
-def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
+def test_all_runs_the_stages_in_order(tmp_path, monkeypatch):
     ran = []
     monkeypatch.setattr(train.run.pipeline, "run", lambda *arguments: ran.append(arguments))
     monkeypatch.setattr(train.run.ledger, "print_ledger", lambda *arguments: ran.append("ledger"))
@@ -353,7 +353,7 @@ def test_all_runs_the_stages_in_their_order(tmp_path, monkeypatch):
     assert ran == [("corpus", load_recipe("tiny"), tmp_path / "tiny", True)]
 
 
-def test_the_end_of_all_names_the_command_that_shows_the_results(tmp_path, monkeypatch, capsys):
+def test_all_ends_with_the_command_that_shows_the_results(tmp_path, monkeypatch, capsys):
     path = tmp_path / "tiny/export/tiny/results.json"
     path.parent.mkdir(parents=True)
     shutil.copy(ROOT / "assets/atlas/results.json", path)
@@ -366,26 +366,26 @@ def test_the_end_of_all_names_the_command_that_shows_the_results(tmp_path, monke
     assert "| decoder" in capsys.readouterr().out
 
 
-def test_ctrl_c_is_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(train.run.pipeline, "run", lambda *arguments: Work.die())
+def test_ctrl_c_prints_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train.run.pipeline, "run", lambda *arguments: Work.kill())
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == STOPPED
-    monkeypatch.setenv("RANK", "1")  # the first process of a launch says so for all
+    monkeypatch.setenv("RANK", "1")  # only the first process of a launch prints it
     assert main(["all", "tiny", "--runs", str(tmp_path)]) == 130
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
-def test_a_run_that_is_told_to_end_says_so_and_dies_of_the_signal():
+def test_sigterm_prints_one_line_and_ends_the_run_by_the_signal():
     code = (
         "import os, signal\nfrom train.__main__ import _terminate\n"
         "signal.signal(signal.SIGTERM, _terminate)\nos.kill(os.getpid(), signal.SIGTERM)"
     )
-    made = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (made.returncode, made.stderr) == (-signal.SIGTERM, STOPPED)
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (-signal.SIGTERM, STOPPED)
 
 
-def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
+def test_an_unknown_stage_is_refused_with_the_known_ones(capsys):
     with pytest.raises(SystemExit) as caught:
         main(["nonsense"])
     assert caught.value.code == 2
@@ -401,22 +401,20 @@ def test_an_unknown_stage_is_answered_with_those_there_are(capsys):
             "--text FILES and the command extend must",
         ),
         (["extend", "tiny"], "--text FILES and the command extend must"),
-        (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens states sizes"),
+        (["corpus", "estimate-5b-tokens"], "recipe estimate-5b-tokens has [stated] sizes"),
         (["plan", "tiny", "--again"], "--again is only for all and the stages"),
         (["corpus", "nope"], "no recipe 'nope'"),
         (["corpus", "no/such/file.toml"], "no recipe 'no/such/file.toml'"),
         (["decoder", "tiny"], "decoder: needs corpus first; run `python -m train corpus"),
     ],
 )
-def test_what_a_person_can_put_right_is_one_line_without_a_traceback(
-    arguments, message, tmp_path, capsys
-):
+def test_a_users_mistake_is_one_line_without_a_traceback(arguments, message, tmp_path, capsys):
     assert main([*arguments, "--runs", str(tmp_path)]) == 1
     text = capsys.readouterr().err
     assert text.startswith(message) and text.count("\n") == 1
 
 
-def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_and_written_files_stay(tmp_path, monkeypatch, capsys):
     def full(name, recipe, root, again):
         return run_stage(root, name, Config(), (), work, 0)
 
@@ -427,7 +425,7 @@ def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, c
     monkeypatch.setattr(train.run.pipeline, "run", full)
     assert main(["corpus", "tiny", "--runs", str(tmp_path)]) == 1
     text = capsys.readouterr().err
-    assert text.startswith("corpus: the disk is full (") and "run it again to go on" in text
+    assert text.startswith("corpus: the disk is full (") and "run the command again" in text
     assert (tmp_path / "tiny/corpus.partial/part.txt").read_text() == "kept"
 
 
@@ -438,7 +436,7 @@ def test_a_full_disk_is_said_so_and_what_was_made_stays(tmp_path, monkeypatch, c
         SafetensorError("I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_known_by_whatever_name_it_has(error, tmp_path):
+def test_a_full_disk_is_recognised_in_every_librarys_error(error, tmp_path):
     def work(context):
         raise error
 
@@ -446,7 +444,7 @@ def test_a_full_disk_is_known_by_whatever_name_it_has(error, tmp_path):
         stage(tmp_path, work)
 
 
-def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path):
+def test_another_write_error_is_not_reported_as_a_full_disk(tmp_path):
     def work(context):
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -454,9 +452,9 @@ def test_another_error_of_writing_is_not_called_a_full_disk(tmp_path):
         stage(tmp_path, work)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be forgotten")
-def test_a_stages_peak_of_memory_is_its_own(tmp_path):
-    large = mmap.mmap(-1, 2**28)  # what an earlier stage took; malloc might keep it
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak")
+def test_a_stages_peak_memory_excludes_earlier_stages(tmp_path):
+    large = mmap.mmap(-1, 2**28)  # an earlier stage's memory; malloc might keep it
     large.write(bytes(2**28))
     before = peak_memory()
     assert before > 2**28
@@ -465,6 +463,6 @@ def test_a_stages_peak_of_memory_is_its_own(tmp_path):
     assert read_json(tmp_path / "small/manifest.json")["peak_memory_bytes"] < before - 2**27
 
 
-def test_workers_memory_is_that_of_all_of_them(tmp_path):
+def test_a_manifest_has_the_memory_of_all_workers(tmp_path):
     run_stage(tmp_path, "some", Config(), (), lambda context: {"workers_memory": 2**50}, 0)
     assert read_json(tmp_path / "some/manifest.json")["peak_memory_bytes"] == 2**50

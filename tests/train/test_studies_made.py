@@ -32,17 +32,17 @@ from train.config.tables import (
 from train.corpora.atlas.passages import build_atlas
 from train.corpora.atlas.wordings import AtlasConfig
 from train.files import read_json, write_json
-from train.measure.batches import judge
-from train.measure.text import look, perplexity
-from train.studies import compute as compute_module
-from train.studies import sensitivity as sensitivity_module
-from train.studies import teach
-from train.studies.domains import beginning, domains
+from train.measure.batches import score_continuations
+from train.measure.text import measure_golds, perplexity
 from train.studies.mixing import mixing
 from train.studies.run import Run
-from train.studies.sensitivity import sensitivity
-from train.studies.sizes import sizes, spread
-from train.studies.teach import (
+from train.studies.training import compute as compute_module
+from train.studies.training import sensitivity as sensitivity_module
+from train.studies.training import teach
+from train.studies.training.domains import beginning, domains
+from train.studies.training.sensitivity import sensitivity
+from train.studies.training.sizes import sizes, spread
+from train.studies.training.teach import (
     WORDINGS,
     Lesson,
     add_lora,
@@ -51,7 +51,7 @@ from train.studies.teach import (
     teach_decoder,
     teach_memory,
 )
-from train.studies.update import insert, update
+from train.studies.training.update import insert, update
 
 pytestmark = pytest.mark.slow
 TINY = {"epochs": 2, "batch": 16, "dtype": "float32", "processes": 1, "validation_rows": 0}
@@ -372,7 +372,7 @@ def test_mixing_equals_the_library_at_every_lambda_k_and_temperature(root):
     run = Run(RECIPE, root, "mixing")
     findings = list(mixing(run))
     assert all(made_findings.charted(findings)), "every chart has data"
-    golds = look(run.decoder, run.memory, run.store, run.text(), 4)
+    golds = measure_golds(run.decoder, run.memory, run.store, run.text(), 4)
     for finding in findings:
         if finding.split == "all" and "k" in finding.setting:
             k, temperature, lmbda = (finding.setting[x] for x in ("k", "temperature", "best_lmbda"))
@@ -389,8 +389,8 @@ def test_mixing_equals_the_library_at_every_lambda_k_and_temperature(root):
         settings = Settings({"knn": lmbda}, k=k, knn_temperature=temperature)
         model = Model(run.decoder, None, settings)
         model.attach_datastore(run.store, ExactRetriever(run.store.keys))
-        judged = judge(ModelSystem(model, "knn", lmbda), pairs)
-        assert finding.n == 6 and finding.value == pytest.approx(judged.exact().mean())
+        scores = score_continuations(ModelSystem(model, "knn", lmbda), pairs)
+        assert finding.n == 6 and finding.value == pytest.approx(scores.exact().mean())
     ends = {f.setting["lmbda"]: f.value for f in findings
             if f.system == "memory" and f.split == "all" and "lmbda" in f.setting}  # fmt: skip
     assert ends[0.0] == pytest.approx(np.exp(golds.lm.mean()))

@@ -220,14 +220,14 @@ def test_a_killed_run_resumes_from_its_shards(inputs, tmp_path, monkeypatch):
     make_targets(context(tmp_path / "whole", inputs))
     save, written = stored._save_shard, []
 
-    def dying(path, *values):
+    def killed(path, *values):
         if len(written) == 2:
             path.with_name(f"new_{path.name}").write_bytes(b"half a shard")
             raise KeyboardInterrupt
         written.append(path.name)
         save(path, *values)
 
-    monkeypatch.setattr(stored, "_save_shard", dying)
+    monkeypatch.setattr(stored, "_save_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         make_targets(context(tmp_path / "killed", inputs))
     first = list(written)
@@ -244,7 +244,7 @@ def test_a_killed_run_resumes_from_its_shards(inputs, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("damage", ["cut off", "a flipped bit"])
 @pytest.mark.parametrize("names", ["shard_*.npz", "rows_*.npz"])
-def test_a_part_that_was_damaged_meanwhile_is_made_again(
+def test_a_damaged_part_of_a_killed_run_is_made_again(
     names, damage, inputs, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(stored, "QUERY_BLOCK", 16)

@@ -18,7 +18,7 @@ from mlpmem.retrieval.retriever import BulkRetriever
 from mlpmem.retrieval.text_search import Passages
 from train.corpora.tokenizer import train_tokenizer
 from train.files import read_json, read_lines, write_json, write_lines
-from train.measure.batches import Judged
+from train.measure.batches import ContinuationScores
 from train.tasks import TASKS, answers, atlas, detection, knn_prompt, truthfulqa
 from train.tasks import task as task_module
 from train.tasks.__main__ import main
@@ -68,10 +68,10 @@ def test_multiple_choice_equals_a_case_worked_by_hand():
 
 
 def test_the_likelier_of_two_by_sum_and_per_token():
-    judged = Judged(
+    scores = ContinuationScores(
         np.array([-1.0, -1.0, -1.0, -1.5, -0.5]), np.zeros(5, bool), np.array([0, 0, 1, 2, 3])
     )
-    likelier = detection.likelier(judged)  # right: -2 of two tokens, -1; wrong: -1.5, -0.5
+    likelier = detection.likelier(scores)  # right: -2 of two tokens, -1; wrong: -1.5, -0.5
     assert likelier["accuracy"].tolist() == [False, False]
     assert likelier["accuracy_per_token"].tolist() == [True, False]
 

@@ -1,4 +1,4 @@
-"""Validation is what the memory and the mix make of rows that no step sees."""
+"""Validation: perplexity of memory and mix on held-out rows, and the training curves."""
 
 import dataclasses
 import shutil
@@ -20,7 +20,7 @@ from train.stages.targets import make_targets
 
 
 @pytest.mark.parametrize("lmbda", [0.0, 0.3, 1.0])
-def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
+def test_perplexities_equal_those_of_single_passages(lmbda):
     decoder = tiny.decoder()
     documents, memory = tiny.documents(), tiny.memory(decoder)
     positions = np.array([3, 9, int(documents.offsets[2]) + 5])
@@ -40,7 +40,7 @@ def test_perplexities_are_those_of_passages_read_one_by_one(lmbda):
     assert found["mix_ppl"] == pytest.approx(np.exp(np.mean(mix_nll)), rel=1e-4)
 
 
-def test_a_memory_is_measured_at_the_depth_whose_keys_it_learned(tmp_path):
+def test_a_memory_is_validated_at_the_depth_of_its_keys(tmp_path):
     inputs = tiny_run.stages(tmp_path)
     deep = Decoder.load(inputs["decoder"], depth=-2)
     shutil.rmtree(inputs["datastore"])
@@ -56,18 +56,18 @@ def test_a_memory_is_measured_at_the_depth_whose_keys_it_learned(tmp_path):
     folder = tmp_path / "deep"
     folder.mkdir()
     make_memory(StageContext(folder, inputs, recipe, 0))
-    said = read_json(folder / "history.json")[-1]["val_nll"]
+    logged = read_json(folder / "history.json")[-1]["val_nll"]
     rows = TargetRows(inputs["datastore"], inputs["targets"], recipe, 0)
     nll = {}
     for depth in (-1, -2):
-        read = Decoder.load(inputs["decoder"], depth=depth)
-        held = Validation.of(read, rows.documents, rows.held_out, recipe.lmbda)
+        decoder = Decoder.load(inputs["decoder"], depth=depth)
+        held = Validation.of(decoder, rows.documents, rows.held_out, recipe.lmbda)
         nll[depth] = held.measure(MlpMemory.load(folder))["val_nll"]
-    assert said == pytest.approx(nll[-2], rel=2e-3)
+    assert logged == pytest.approx(nll[-2], rel=2e-3)
     assert abs(nll[-1] - nll[-2]) > 0.01
 
 
-def test_a_memory_that_diverges_is_infinitely_perplexed():
+def test_a_diverged_memory_has_infinite_perplexity():
     decoder = tiny.decoder()
     memory, positions = tiny.memory(decoder), np.array([3, 9])
     memory.lm_head.weight.data *= 1e6
@@ -76,7 +76,7 @@ def test_a_memory_that_diverges_is_infinitely_perplexed():
 
 
 @pytest.mark.parametrize("more", [{}, {"kl": 2.0, "ce": 3.0, "val_ppl": 9.0, "mix_ppl": 4.0}])
-def test_the_picture_of_a_run_is_written(more, tmp_path):
+def test_training_curves_are_written(more, tmp_path):
     history = [{"step": s, "loss": 5.0 / s, "lr": 0.1, **more} for s in (10, 20)]
     draw_training(history, tmp_path / "training.png", "memory")
     head = (tmp_path / "training.png").read_bytes()[:8]

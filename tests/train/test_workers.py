@@ -1,4 +1,4 @@
-"""Decoder and memory as their stages train them: every row in its turn, resumed, saved to load."""
+"""The stages decoder and memory: order of rows, resumption, saved files, and workers."""
 
 import dataclasses
 import os
@@ -27,8 +27,8 @@ from train.config.tables import DecoderConfig, MemoryFitConfig, OptimizerConfig,
 from train.files import read_json, write_json
 from train.fit import loop
 from train.fit import workers as launch
-from train.fit.checkpoint import files
-from train.fit.memory_start import begin_as_decoder, new_memory
+from train.fit.checkpoint import checkpoint_files
+from train.fit.memory_start import new_memory, start_as_decoder
 from train.run.machine import is_full
 from train.run.stage import StageContext
 from train.stages import memory as memory_module
@@ -45,8 +45,8 @@ def inputs(tmp_path_factory):
     paths = tiny_run.stages(tmp_path_factory.mktemp("run"))
     config = TargetsConfig(k=12, temperature=20.0, nll_floor=-1.0)
     make_targets(StageContext(paths["targets"], paths, config, 0))
-    known = {"targets": dataclasses.asdict(config), "datastore": {"depth": -1}}
-    for name, values in known.items():
+    configs = {"targets": dataclasses.asdict(config), "datastore": {"depth": -1}}
+    for name, values in configs.items():
         manifest = read_json(paths[name] / "manifest.json")
         write_json(paths[name] / "manifest.json", manifest | {"config": values})
     for draw in range(2):
@@ -66,14 +66,14 @@ def rows_of(inputs, **config):
 
 
 def found_rows(batch, store):
-    """Return the entries whose keys and values a batch without noise has."""
+    """Return the entries of a batch without noise."""
     names = [key.tobytes() for key in np.asarray(store.keys)]
     entry = {name: i for i, name in enumerate(zip(names, store.values.tolist(), strict=True))}
     keys = [key.tobytes() for key in batch["keys"].numpy().astype(np.float16)]
     return [entry[name] for name in zip(keys, batch["targets"].tolist(), strict=True)]
 
 
-def test_every_row_is_seen_once_an_epoch_in_another_order(inputs):
+def test_every_epoch_has_every_row_once_in_a_new_order(inputs):
     rows, store = rows_of(inputs), Datastore.load(inputs["datastore"])
     assert rows.steps == 3 * (len(store) // 16)
     orders = []
@@ -84,7 +84,7 @@ def test_every_row_is_seen_once_an_epoch_in_another_order(inputs):
     assert orders[0] != orders[1] != orders[2]
 
 
-def test_processes_share_a_steps_rows_between_them(inputs):
+def test_processes_share_the_rows_of_a_step(inputs):
     rows, store = rows_of(inputs), Datastore.load(inputs["datastore"])
     whole = found_rows(rows.batch(5, 0, 1), store)
     parts = [found_rows(rows.batch(5, rank, 3), store) for rank in range(3)]
@@ -111,16 +111,16 @@ def test_sparse_targets_of_a_batch_are_those_of_its_rows(inputs):
 def test_a_softened_memory_has_the_distribution_of_its_logits_over_the_temperature():
     memory = tiny.memory(tiny.decoder())
     hidden = torch.randn(5, memory.config.hidden_size)
-    wanted = (memory(hidden) / 1.7).log_softmax(-1)
+    expected = (memory(hidden) / 1.7).log_softmax(-1)
     assert soften(memory, 1.7) is memory
-    torch.testing.assert_close(memory(hidden).log_softmax(-1), wanted)
+    torch.testing.assert_close(memory(hidden).log_softmax(-1), expected)
 
 
-def test_noise_is_of_the_step_and_as_large_as_asked(inputs):
+def test_noise_depends_on_the_step_and_has_the_configured_size(inputs):
     quiet, noisy = rows_of(inputs), rows_of(inputs, noise=0.5)
-    apart = noisy.batch(3, 0, 1)["keys"] - quiet.batch(3, 0, 1)["keys"]
+    noise = noisy.batch(3, 0, 1)["keys"] - quiet.batch(3, 0, 1)["keys"]
     assert torch.equal(noisy.batch(3, 0, 1)["keys"], noisy.batch(3, 0, 1)["keys"])
-    assert float(apart.std()) == pytest.approx(noisy.noise, rel=0.1)
+    assert float(noise.std()) == pytest.approx(noisy.noise, rel=0.1)
     assert noisy.noise == pytest.approx(0.5 * float(np.asarray(noisy.keys, np.float32).std()))
 
 
@@ -135,7 +135,7 @@ def train_memory(folder, inputs, config=MEMORY):
     return make_memory(StageContext(folder, inputs, config, 0))
 
 
-def test_the_memory_stage_learns_and_saves_what_loads_beside_its_decoder(inputs, tmp_path):
+def test_the_memory_stage_learns_and_its_memory_binds_to_the_decoder(inputs, tmp_path):
     counts = train_memory(tmp_path / "memory", inputs)
     history = read_json(tmp_path / "memory/history.json")
     assert history[-1]["loss"] == counts["loss"] < history[0]["loss"] / 2
@@ -149,17 +149,17 @@ def test_the_memory_stage_learns_and_saves_what_loads_beside_its_decoder(inputs,
     assert memory.config.tokenizer_hash and memory.config.depth == -1
 
 
-def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monkeypatch):
+def test_a_killed_memory_stage_resumes_to_the_same_weights(inputs, tmp_path, monkeypatch):
     train_memory(tmp_path / "whole", inputs)
     monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", -1.0)
     batch = TargetRows.batch
 
-    def dying(self, step, rank, world):
+    def killed(self, step, rank, world):
         if step == 20:
             raise KeyboardInterrupt
         return batch(self, step, rank, world)
 
-    monkeypatch.setattr(TargetRows, "batch", dying)
+    monkeypatch.setattr(TargetRows, "batch", killed)
     with pytest.raises(KeyboardInterrupt):
         train_memory(tmp_path / "killed", inputs)
     monkeypatch.setattr(TargetRows, "batch", batch)
@@ -170,13 +170,13 @@ def test_a_killed_memory_stage_ends_with_the_same_weights(inputs, tmp_path, monk
 
 
 @pytest.mark.parametrize("head", ["decoder", "free", "tied"])
-def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
+def test_a_new_memory_has_the_head_of_its_recipe(head):
     bound = tiny.decoder("gpt2")
-    made = new_memory(MemoryFitConfig(head=head), bound, -1, 5, 2.0)
-    assert torch.equal(made.lm_head.weight, bound.head_weight) == (head != "free")
-    assert made.lm_head.weight.requires_grad == (head != "tied")
-    assert made.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
-    assert (made.config.tied_head, made.config.family) == (head == "tied", "gpt2")
+    memory = new_memory(MemoryFitConfig(head=head), bound, -1, 5, 2.0)
+    assert torch.equal(memory.lm_head.weight, bound.head_weight) == (head != "free")
+    assert memory.lm_head.weight.requires_grad == (head != "tied")
+    assert memory.lm_head.weight.data_ptr() != bound.head_weight.data_ptr()
+    assert (memory.config.tied_head, memory.config.family) == (head == "tied", "gpt2")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_new_memory_has_the_head_its_recipe_asks_for(head):
         ("gemma", "post_attention_layernorm", "norm", {"hidden_act": "silu"}, 1.0),
     ],
 )  # fmt: skip
-def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_length(
+def test_a_memory_started_as_the_decoder_has_its_logits_for_streams_of_equal_length(
     family, norm, last, shape, share
 ):
     bound = tiny.decoder(family, **shape)
@@ -208,36 +208,36 @@ def test_a_new_memory_begins_as_the_decoder_where_the_residual_stream_has_one_le
         final = getattr(bound.model.base_model, last)(stream + share * layer.mlp(keys))
         logits = bound.model.get_output_embeddings()(final) / bound.logit_divisor
     values = logits.argmax(1)
-    made = new_memory(MemoryFitConfig(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
-    assert (made(keys).argmax(1) == values).float().mean() < 0.7
-    factor = begin_as_decoder(made, bound, keys, values)
+    memory = new_memory(MemoryFitConfig(blocks=2, intermediate_size=160), bound, -1, 5, 2.0)
+    assert (memory(keys).argmax(1) == values).float().mean() < 0.7
+    factor = start_as_decoder(memory, bound, keys, values)
     assert factor == 0.25 * share
-    assert (made(keys).argmax(1) == values).float().mean() > 0.9
-    assert (made(keys) - logits).norm() < 0.3 * logits.norm()
+    assert (memory(keys).argmax(1) == values).float().mean() > 0.9
+    assert (memory(keys) - logits).norm() < 0.3 * logits.norm()
 
 
-def test_a_memory_too_small_for_the_decoders_ffn_begins_as_it_was(inputs):
+def test_a_memory_smaller_than_the_decoders_ffn_stays_unchanged(inputs):
     bound = tiny.decoder("llama")
-    made = new_memory(MemoryFitConfig(blocks=1, intermediate_size=8), bound, -1, 5, 2.0)
-    before = {name: weight.clone() for name, weight in made.state_dict().items()}
+    memory = new_memory(MemoryFitConfig(blocks=1, intermediate_size=8), bound, -1, 5, 2.0)
+    before = {name: weight.clone() for name, weight in memory.state_dict().items()}
     keys = torch.randn(20, bound.hidden_size)
-    assert begin_as_decoder(made, bound, keys, torch.zeros(20).long()) == 0
-    assert all(torch.equal(weight, before[name]) for name, weight in made.state_dict().items())
+    assert start_as_decoder(memory, bound, keys, torch.zeros(20).long()) == 0
+    assert all(torch.equal(weight, before[name]) for name, weight in memory.state_dict().items())
 
 
 def weights_of(folder):
     return Memory.load(folder).state_dict()
 
 
-def test_micro_batches_make_the_same_memory(inputs, tmp_path):
+def test_micro_batches_give_the_same_memory(inputs, tmp_path):
     train_memory(tmp_path / "one", inputs, dataclasses.replace(MEMORY, epochs=2))
-    train_memory(tmp_path / "some", inputs, dataclasses.replace(MEMORY, epochs=2, micro_batch=7))
-    one, some = weights_of(tmp_path / "one"), weights_of(tmp_path / "some")
+    train_memory(tmp_path / "micro", inputs, dataclasses.replace(MEMORY, epochs=2, micro_batch=7))
+    one, micro = weights_of(tmp_path / "one"), weights_of(tmp_path / "micro")
     for name in one:
-        torch.testing.assert_close(one[name], some[name], rtol=1e-2, atol=2e-3)
+        torch.testing.assert_close(one[name], micro[name], rtol=1e-2, atol=2e-3)
 
 
-def test_rows_held_out_are_never_learned_and_their_perplexity_is_logged(inputs, tmp_path):
+def test_held_out_rows_are_not_trained_on_and_their_perplexity_is_logged(inputs, tmp_path):
     rows, store = rows_of(inputs, validation_rows=9), Datastore.load(inputs["datastore"])
     learned = {i for s in range(rows.per_epoch) for i in found_rows(rows.batch(s, 0, 1), store)}
     held = set(np.searchsorted(store.positions, rows.held_out).tolist())
@@ -260,7 +260,7 @@ def test_the_best_weights_on_validation_can_be_kept(inputs, tmp_path, monkeypatc
     monkeypatch.setattr(memory_module.Validation, "measure", measure)
     counts = train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, keep="best"))
     assert torch.equal(weights_of(tmp_path)["lm_head.weight"], kept[0].half().float())
-    assert memory_module.BEST in counts["scratch"], "needed only to go on"
+    assert memory_module.BEST in counts["scratch"], "needed only to resume"
 
 
 def test_a_tied_memory_trains_and_binds_to_its_decoder(inputs, tmp_path):
@@ -271,7 +271,7 @@ def test_a_tied_memory_trains_and_binds_to_its_decoder(inputs, tmp_path):
     assert torch.equal(memory.bind(decoder).lm_head.weight, decoder.head_weight)
 
 
-def test_a_row_with_empty_targets_stops_the_run_and_is_named(inputs, monkeypatch):
+def test_a_row_with_empty_targets_stops_the_run_with_its_entry(inputs, monkeypatch):
     rows = rows_of(inputs)
     targets_of = rows.targets.rows
 
@@ -285,7 +285,7 @@ def test_a_row_with_empty_targets_stops_the_run_and_is_named(inputs, monkeypatch
             rows.batch(step, 0, 1)
 
 
-def test_targets_searched_on_the_fly_give_the_same_batches(inputs):
+def test_searched_targets_give_the_same_batches_as_stored_ones(inputs):
     stored = rows_of(inputs)
     searched = rows_of(inputs)
     manifest = read_json(inputs["targets"] / "manifest.json")["config"]
@@ -303,13 +303,13 @@ def test_targets_searched_on_the_fly_give_the_same_batches(inputs):
     torch.testing.assert_close(*dense, rtol=2e-3, atol=1e-4)
 
 
-def test_a_tracker_that_is_not_there_is_named(inputs, tmp_path):
+def test_a_missing_tracker_is_named(inputs, tmp_path):
     with pytest.raises(MlpMemError, match="tracker 'nobody' is not installed"):
         train_memory(tmp_path, inputs, dataclasses.replace(MEMORY, trackers=("nobody",)))
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_memory_that_one_makes(inputs, tmp_path):
+def test_two_processes_train_the_same_memory_as_one(inputs, tmp_path):
     config = dataclasses.replace(MEMORY, epochs=3, batch=31, noise=0.1)
     train_memory(tmp_path / "one", inputs, config)
     train_memory(tmp_path / "two", inputs, dataclasses.replace(config, processes=2))
@@ -334,17 +334,17 @@ def test_the_decoder_sees_every_passage_of_every_draw_once(inputs):
     cut = [documents.passage(p)[:64].tolist() for p in range(len(documents))]
     expected = Counter(pair for ids in cut for pair in pairwise(ids))
     for draw in range(2):
-        seen = Counter()
+        counts = Counter()
         for step in range(draw * steps // 2, (draw + 1) * steps // 2):
             for rank in range(2):
                 batch = batches(step, rank, 2)
                 real = batch["targets"] >= 0
                 pairs = zip(batch["ids"][real], batch["targets"][real], strict=True)
-                seen.update((int(token), int(target)) for token, target in pairs)
-        assert seen == expected
+                counts.update((int(token), int(target)) for token, target in pairs)
+        assert counts == expected
 
 
-def test_the_decoder_stage_learns_and_saves_what_transformers_loads(inputs, tmp_path):
+def test_the_decoder_stage_learns_and_its_decoder_loads(inputs, tmp_path):
     many = dataclasses.replace(DECODER, batch=64)
     counts = make_decoder(StageContext(tmp_path, inputs, many, 0))
     history = read_json(tmp_path / "history.json")
@@ -354,12 +354,12 @@ def test_the_decoder_stage_learns_and_saves_what_transformers_loads(inputs, tmp_
     assert decoder.tokenizer_hash == tiny.decoder().tokenizer_hash
     left = {p.name for p in tmp_path.iterdir()}
     assert "model.safetensors" in left
-    checkpoints = {path.name for path in files(Path(launch.CHECKPOINT))}
+    checkpoints = {path.name for path in checkpoint_files(Path(launch.CHECKPOINT))}
     assert set(counts["scratch"]) == {"job.json", *checkpoints}
     assert left & set(counts["scratch"]) == {"job.json", launch.CHECKPOINT}
 
 
-def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monkeypatch):
+def test_a_failed_worker_is_reported_and_its_checkpoint_stays(tmp_path, monkeypatch):
     (tmp_path / launch.CHECKPOINT).write_bytes(b"kept")
     monkeypatch.setattr(launch, "used_seconds", lambda path: 1.0)
     failed = type("Done", (), {"returncode": 1})
@@ -372,7 +372,7 @@ def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monke
     monkeypatch.setattr(launch.subprocess, "run", run)
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
     with pytest.raises(
-        MlpMemError, match="train.stages.memory: a worker failed.*run again to go on"
+        MlpMemError, match="train.stages.memory: a worker failed.*Run the same command again"
     ):
         launch.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 2)
     assert (tmp_path / launch.CHECKPOINT).read_bytes() == b"kept"
@@ -383,7 +383,7 @@ def test_a_worker_that_fails_is_said_so_and_its_checkpoint_stays(tmp_path, monke
 
 
 def failing(monkeypatch, before=lambda folder: None):
-    """Have the workers fail once they have done something in their folder."""
+    """Make the workers fail after calling `before` with their folder."""
 
     def run(command, env, preexec_fn):
         before(Path(command[-1]))
@@ -391,30 +391,30 @@ def failing(monkeypatch, before=lambda folder: None):
 
     monkeypatch.setattr(launch.subprocess, "run", run)
     monkeypatch.setattr(launch, "used_seconds", lambda path: 0.0)
-    monkeypatch.setattr(launch, "die_with_parent", lambda: None)  # a test's worker is this process
+    monkeypatch.setattr(launch, "die_with_parent", lambda: None)  # the worker is this process
     monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
 
 
-def test_what_a_worker_said_is_what_the_command_says(tmp_path, monkeypatch):
+def test_a_workers_error_message_is_raised(tmp_path, monkeypatch):
     def worker(folder):
-        raise MlpMemError("step 7: the loss is no number; lower the learning rate")
+        raise MlpMemError("step 7: the loss must be finite; got nan")
 
     def before(folder):
         monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(folder)])
         with pytest.raises(SystemExit):
-            launch.work(worker)
+            launch.run_worker(worker)
 
     failing(monkeypatch, before)
     for _ in range(2):
-        with pytest.raises(MlpMemError, match="^step 7: the loss is no number; lower"):
+        with pytest.raises(MlpMemError, match="^step 7: the loss must be finite"):
             launch.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 2)
         assert not list(tmp_path.glob(launch.FAILED))
     failing(monkeypatch)
-    with pytest.raises(MlpMemError, match="a worker failed, see above"):
+    with pytest.raises(MlpMemError, match="a worker failed; its error is above"):
         launch.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 2)
 
 
-def test_workers_tell_what_memory_they_took(tmp_path, monkeypatch):
+def test_workers_report_their_peak_memory(tmp_path, monkeypatch):
     def run(command, env, preexec_fn):
         for rank in range(2):
             write_json(tmp_path / launch.PEAK.replace("*", str(rank)), 10 + rank)
@@ -427,7 +427,7 @@ def test_workers_tell_what_memory_they_took(tmp_path, monkeypatch):
     assert counts["workers_memory"] == 21 and not list(tmp_path.glob("peak-*"))
     monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(tmp_path)])
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
-    launch.work(lambda folder: None)
+    launch.run_worker(lambda folder: None)
     assert read_json(tmp_path / "peak-0.json") > 2**20
 
 
@@ -438,30 +438,30 @@ def test_an_interrupted_worker_ends_without_a_traceback(tmp_path, monkeypatch):
     monkeypatch.setattr(launch, "die_with_parent", lambda: None)
     monkeypatch.setattr(sys, "argv", ["train.stages.memory", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
-        launch.work(train)
+        launch.run_worker(train)
     assert caught.value.code == 130 and not list(tmp_path.iterdir())
 
 
-def test_workers_that_fail_on_a_full_disk_are_understood_so(tmp_path, monkeypatch):
+def test_a_worker_that_fails_on_a_full_disk_is_reported_as_such(tmp_path, monkeypatch):
     failing(monkeypatch)
     monkeypatch.setattr(launch.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match="disk full") as caught:
+    with pytest.raises(OSError, match="disk is full") as caught:
         launch.run_workers("train.stages.memory", tmp_path, {"config": {"batch": 3}}, 2)
     assert is_full(caught.value, tmp_path)
 
 
 SLEEPER = """
 import os, time
-from train.fit.workers import work
+from train.fit.workers import run_worker
 def sleep(folder):
     (folder / f"worker-{os.getpid()}").touch()
     time.sleep(300)
-work(sleep)
+run_worker(sleep)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="a parent's death is told on Linux alone")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_workers_end_with_a_parent_that_is_killed_or_interrupted(name, tmp_path):
     (tmp_path / "sleeper.py").write_text(SLEEPER, encoding="utf-8")
@@ -477,7 +477,7 @@ def test_workers_end_with_a_parent_that_is_killed_or_interrupted(name, tmp_path)
 
 
 def _until(condition, seconds):
-    """Return whether the condition came true in time."""
+    """Return whether a condition becomes true within some seconds."""
     end = time.monotonic() + seconds
     while not condition() and time.monotonic() < end:
         time.sleep(0.1)

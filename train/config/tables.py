@@ -1,6 +1,6 @@
 """A recipe: the configuration of every stage, as frozen dataclasses that check their values.
 
-The classes stand in the order in which a run uses them; Recipe, the last one, holds them all.
+The classes are in the order in which a run uses them; Recipe, the last one, has all of them.
 """
 
 import dataclasses
@@ -184,7 +184,7 @@ class TargetsConfig:
             check_range("targets", name, getattr(self, name), 0)
 
     @property
-    def judged(self) -> bool:
+    def needs_nll(self) -> bool:
         """Return whether the choice of rows depends on the decoder's nll."""
         return self.easy_share < 1 and self.nll_floor < MAX_NLL
 

@@ -23,7 +23,7 @@ from train.config.tables import CorpusConfig
 from train.corpora.readers import Block, read_blocks
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
-from train.files import say, write_json
+from train.files import print_line, write_json
 
 GROUP = "text"  # of every document
 PARTS = {"train": "memory", "valid": "valid", "test": "test"}  # split -> folder
@@ -54,7 +54,7 @@ def write_corpus(folder: Path, config: CorpusConfig, seed: int) -> dict:
         if not size["documents"]:
             raise MlpMemError(_empty_split(split, config, counts))
     if line := noted(counts):
-        say(f"corpus: {line}")
+        print_line(f"corpus: {line}")
     write_json(folder / "attributions.json", list(config.attributions))
     tokens = sum(size["tokens"] for size in sizes.values())
     return {"tokens": tokens, "vocab_size": len(tokenizer)} | sizes | dict(counts)

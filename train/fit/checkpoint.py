@@ -1,8 +1,8 @@
-"""A training's checkpoint: masters, optimizer state and progress in one file, with their hash.
+"""A run's checkpoint: master weights, optimizer state and progress in one file, with their hash.
 
-It is written beside its place and renamed, and the one before it is kept. Where the newest is
-damaged, training goes on from that; where both are, they are put aside and it says so once. Nothing
-in it hangs on the number of processes, so a resumed run may have another.
+A checkpoint is written to a temporary file and renamed, and the previous one is kept. If the newest
+is damaged, training resumes from the previous one. If both are, they are renamed and an error says
+so. A checkpoint does not depend on the number of processes, so a resumed run may have another.
 """
 
 import hashlib
@@ -18,124 +18,124 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from train.files import say
+from train.files import print_line
 from train.fit.optimizer import MasterOptimizer
 
-DAMAGED = ".damaged"  # behind the name of a file that was put aside
-BROKEN = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
+DAMAGED = ".damaged"  # suffix of a file that cannot be used
+READ_ERRORS = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RuntimeError)
 
 
 @dataclass
 class Progress:
-    """How far a run is, for its checkpoint."""
+    """A run's progress; checkpoints have these fields by name."""
 
     step: int = 0  # the next one
-    history: list[dict] = field(default_factory=list)  # a dict a log line
-    seconds: float = 0.0  # used so far, over all runs that were killed
-    usual: list[float] = field(default_factory=list)  # losses before, as Watch has them
+    history: list[dict] = field(default_factory=list)  # one dict per log line
+    seconds: float = 0.0  # used so far, including killed runs
+    usual: list[float] = field(default_factory=list)  # recent losses, see LossMonitor
 
 
 def previous(path: Path) -> Path:
-    """Return where the checkpoint before the newest is kept."""
+    """Return the path of the previous checkpoint."""
     return path.with_name(f"{path.stem}.previous{path.suffix}")
 
 
-def files(path: Path) -> list[Path]:
-    """Return all places of a checkpoint, whether something is there or not."""
+def checkpoint_files(path: Path) -> list[Path]:
+    """Return the paths of a checkpoint, the previous one and damaged ones, existing or not."""
     both = [path, previous(path)]
-    return both + [place.with_name(place.name + DAMAGED) for place in both]
+    return both + [file.with_name(file.name + DAMAGED) for file in both]
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint, and the one before it."""
-    for place in files(path):
-        place.unlink(missing_ok=True)
+    """Delete a checkpoint, the previous one and damaged ones."""
+    for file in checkpoint_files(path):
+        file.unlink(missing_ok=True)
 
 
 def save_checkpoint(path: Path, optimizer: MasterOptimizer, progress: Progress) -> None:
-    """Write masters, optimizer state and progress; what was newest is kept as the one before."""
-    previous(path).unlink(missing_ok=True)  # never three at once: they may be the largest files
-    beside = _written(path, optimizer.state(), {"progress": json.dumps(asdict(progress))})
+    """Write master weights, optimizer state and progress; the newest becomes the previous one."""
+    previous(path).unlink(missing_ok=True)  # at most two files at once, because they are large
+    temporary = _write(path, optimizer.state(), {"progress": json.dumps(asdict(progress))})
     if path.is_file():
         os.replace(path, previous(path))
-    _put(beside, path)
+    _rename(temporary, path)
 
 
 def load_checkpoint(path: Path, optimizer: MasterOptimizer, label: str) -> Progress:
-    """Return a run's progress and restore the optimizer; a beginning where there is no checkpoint.
+    """Restore the optimizer and return the progress; without a checkpoint, that of a new run.
 
-    MlpMemError where there is none that can be used.
+    MlpMemError if all checkpoints are damaged.
     """
-    there = [place for place in (path, previous(path)) if place.is_file()]
-    why = ""
-    for place in there:
+    existing = [file for file in (path, previous(path)) if file.is_file()]
+    fault = ""
+    for file in existing:
         try:
-            tensors, metadata = read_tensors(place)
+            tensors, metadata = read_tensors(file)
             progress = Progress(**json.loads(metadata["progress"]))
             optimizer.restore(tensors)
-        except BROKEN as error:
-            why = why or f"{place.name} is damaged ({_first_line(error)})"
+        except READ_ERRORS as error:
+            fault = fault or f"{file.name} is damaged ({_first_line(error)})"
             continue
-        if place != path:
-            lost = why or f"{path.name} is missing"
-            say(f"{label}: {lost}; goes on from the one before it, at step {progress.step + 1}")
+        if file != path:
+            fault = fault or f"{path.name} is missing"
+            print_line(f"{label}: {fault}; resumes from {file.name} at step {progress.step + 1}")
         return progress
-    if there:
-        raise put_aside(there, label, why)
+    if existing:
+        raise mark_damaged(existing, label, fault)
     return Progress()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors with their hash, whole or not at all."""
-    _put(_written(path, tensors, {}), path)
+    """Write tensors with their hash, completely or not at all."""
+    _rename(_write(path, tensors, {}), path)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Return a file's tensors and metadata; one of BROKEN where they are not what was written."""
+    """Return a file's tensors and metadata; one of READ_ERRORS if the file is damaged."""
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if metadata.get("sha256", found := _hash(tensors)) != found:
-        raise ValueError("its sha256 is not the one that was written")
+    if metadata.get("sha256", sha256 := _hash(tensors)) != sha256:
+        raise ValueError("its tensors do not have the sha256 in its metadata")
     return tensors, metadata
 
 
-def put_aside(paths: Iterable[Path], label: str, why: str) -> MlpMemError:
-    """Rename files that cannot be used; return the error that says so and what to do."""
-    there = [path for path in paths if path.is_file()]
-    for path in there:
+def mark_damaged(paths: Iterable[Path], label: str, fault: str) -> MlpMemError:
+    """Rename files that cannot be used; return the error with the next step."""
+    existing = [path for path in paths if path.is_file()]
+    for path in existing:
         os.replace(path, path.with_name(path.name + DAMAGED))
-    names = ", ".join(path.name + DAMAGED for path in there)
+    names = ", ".join(path.name + DAMAGED for path in existing)
     return MlpMemError(
-        f"{label}: {why}, and there is no other to go on from. Put aside in {there[0].parent} as "
-        f"{names}; run the same command again to begin this training at its first step"
+        f"{label}: {fault}, and no intact file is left to resume from. Renamed in "
+        f"{existing[0].parent}: {names}. Run the same command again to train from the first step"
     )
 
 
 def used_seconds(path: Path) -> float:
-    """Return the seconds that a checkpoint's run had used, 0 without one that can be read."""
-    for place in (path, previous(path)):
+    """Return the seconds used by a checkpoint's run; 0 without a readable checkpoint."""
+    for candidate in (path, previous(path)):
         try:
-            with safe_open(place, framework="pt") as file:
+            with safe_open(candidate, framework="pt") as file:
                 return float(json.loads(file.metadata()["progress"])["seconds"])
-        except (OSError, *BROKEN):
+        except (OSError, *READ_ERRORS):
             continue
     return 0.0
 
 
-def _written(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
-    """Write tensors beside a place, to the disk itself; return where."""
-    beside = path.with_name(path.name + ".new")
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(kept, beside, metadata | {"sha256": _hash(kept)})
-    with beside.open("rb+") as file:
+def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
+    """Write tensors to a temporary file next to path, flushed to disk; return its path."""
+    temporary = path.with_name(path.name + ".new")
+    copies = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(copies, temporary, metadata | {"sha256": _hash(copies)})
+    with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    return beside
+    return temporary
 
 
-def _put(beside: Path, path: Path) -> None:
-    """Rename a written file to its place, to the disk itself."""
-    os.replace(beside, path)
+def _rename(temporary: Path, path: Path) -> None:
+    """Rename a temporary file to path, flushed to disk."""
+    os.replace(temporary, path)
     if os.name == "posix":
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)
@@ -143,7 +143,7 @@ def _put(beside: Path, path: Path) -> None:
 
 
 def _hash(tensors: Mapping[str, Tensor]) -> str:
-    """Return the sha256 of tensors on the CPU: names, types, shapes and bytes."""
+    """Return the sha256 of the names, types, shapes and bytes of tensors on the CPU."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name]

@@ -1,35 +1,35 @@
-"""Head, cross-entropy and sparse KL in one chunked pass; (R x V) logits never exist at once.
+"""Head, cross-entropy and sparse KL in one chunked pass; (R, V) logits never exist at once.
 
 loss = alpha * KL(knn || memory) + (1 - alpha) * CE, eq. 6 of arXiv 2508.01832. With a sparse
 target p over S tokens, KL(p || q) = sum p log p - sum p * logit + logsumexp(logits), so only the
-support is gathered. Gradients are formed in the forward pass, a chunk at a time, since the chunk's
-logits are there and softmax(logits) - target is all they need.
+support is gathered. Gradients are computed chunk by chunk in the forward pass, because they need
+only the chunk's logits: softmax(logits) - target.
 
-Everything is a *sum* over rows. Sums of micro-batches, and of processes whose shares differ in
-size, add up to the sums of the whole step; who steps the optimizer divides by the rows, once.
+All values are *sums* over rows. Sums of micro-batches and of processes add up to the sums of the
+whole step, whatever their sizes; MasterOptimizer divides by the rows once.
 """
 
 import torch
 from torch import Tensor
 
-# Float32 logits of a chunk: near a CPU's caches there, few kernels on a GPU.
+# float32 logits of a chunk: about a CPU's cache, or large enough for few kernels on a GPU
 CHUNK_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
 
 TINY = 1e-20
 
 
 def chunk_rows(vocab: int, device: str) -> int:
-    """Return how many rows' logits are formed at once on a type of device."""
+    """Return the rows whose logits are computed at once on a type of device."""
     return max(1, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocab))
 
 
 class _HeadLoss(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, features, head, values, token_ids, probs, alpha, into):
+    def forward(ctx, features, head, values, token_ids, probs, alpha, head_grad):
         d_features = torch.empty_like(features)
         d_head = None
-        if into is None and ctx.needs_input_grad[1]:
-            into = d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
+        if head_grad is None and ctx.needs_input_grad[1]:
+            head_grad = d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
         sums = features.new_zeros(2, dtype=torch.float32)  # kl, ce
         size = chunk_rows(len(head), features.device.type)
         for start in range(0, len(features), size):
@@ -40,8 +40,8 @@ class _HeadLoss(torch.autograd.Function):
             sums += torch.stack([kl, ce])
             d = d.to(features.dtype)
             d_features[at] = (d @ head) * weight
-            if into is not None:
-                _add_product(into, d.T, (features[at] * weight).to(features.dtype))
+            if head_grad is not None:
+                _add_product(head_grad, d.T, (features[at] * weight).to(features.dtype))
         ctx.save_for_backward(d_features, d_head)
         kl, ce = sums
         ctx.mark_non_differentiable(kl, ce)
@@ -59,32 +59,32 @@ def _rows(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return (kl, ce) of a chunk, summed, and its logits' gradient as (d, weight).
 
-    value (c, 1), negative where a row does not count. The gradient is weight * d, with d (c, V)
-    and weight (c, 1): to weigh the short side of the products that follow is cheaper.
+    value (c, 1) is negative for rows that do not count. The gradient is weight * d, with d (c, V)
+    and weight (c, 1), because it is cheaper to apply the weight to the smaller factor later.
     """
-    real = value >= 0
+    counted = value >= 0
     value = value.clamp_min(0)
     d = torch.softmax(logits, -1, dtype=torch.float32)
-    # the largest probability is at least 1 / V: its log is exact, and so is what it leads to
+    # the largest probability is at least 1 / V, so its log and lse are exact
     lse = logits.amax(-1, keepdim=True).float() - d.amax(-1, keepdim=True).log()
-    ce = ((lse - logits.gather(1, value)) * real).sum()
+    ce = ((lse - logits.gather(1, value)) * counted).sum()
     kl, weight = torch.zeros_like(ce), torch.ones_like(lse)
     if sparse is not None:
         token_ids, p = sparse
         kl = torch.xlogy(p, p) - p * (logits.gather(1, token_ids) - lse)
-        kl = (kl * real).sum()
-        weight = (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may miss a little mass, or all
+        kl = (kl * counted).sum()
+        weight = (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may sum to less than 1, or to 0
         d.scatter_add_(1, token_ids, p * (-alpha / weight.clamp_min(TINY)))
     d.scatter_add_(1, value, (alpha - 1.0) / weight.clamp_min(TINY))
-    return kl, ce, d, weight * real
+    return kl, ce, d, weight * counted
 
 
-def _add_product(into: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b to `into` (float32), without a copy of its size where the types allow it."""
-    if a.dtype == into.dtype:
-        into.addmm_(a, b)
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `total` (float32), without a temporary copy if the types are equal."""
+    if a.dtype == total.dtype:
+        total.addmm_(a, b)
     else:
-        into.add_(a @ b)
+        total.add_(a @ b)
 
 
 def head_loss(
@@ -94,18 +94,18 @@ def head_loss(
     token_ids: Tensor | None = None,
     probs: Tensor | None = None,
     alpha: float = 0.0,
-    into: Tensor | None = None,
+    head_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (loss, kl, ce), sums over rows in nats; gradients reach features and head.
+    """Return (loss, kl, ce), sums over rows in nats, with gradients for features and head.
 
-    features (R, D), head (V, D), values (R,) next tokens, negative where a row does not count;
-    token_ids and probs (R, S) a sparse distribution, padded with probability 0. alpha 0 needs none.
-    With `into` (V, D) float32, such as head.grad, the head's gradient is added there at once
-    instead of being handed on: the loss must then be back-propagated as it is, never scaled.
+    features (R, D), head (V, D); values (R,) next tokens, negative for rows that do not count;
+    token_ids, probs (R, S): a sparse distribution, padded with probability 0; alpha 0 needs none.
+    head_grad (V, D) float32, such as head.grad: the head's gradient is added to it in the forward
+    pass. The loss must then be back-propagated unscaled.
     """
     if alpha > 0 and (token_ids is None or probs is None):
-        raise ValueError(f"alpha {alpha} needs token_ids and probs")
-    return _HeadLoss.apply(features, head, values, token_ids, probs, alpha, into)
+        raise ValueError(f"alpha must be 0 without token_ids and probs; got {alpha}")
+    return _HeadLoss.apply(features, head, values, token_ids, probs, alpha, head_grad)
 
 
 @torch.no_grad()

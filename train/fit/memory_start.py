@@ -1,9 +1,9 @@
-"""How a memory begins: with the decoder's head and, where it fits, as nearly the decoder itself.
+"""How a memory starts: with the decoder's head and, if shapes fit, close to the decoder itself.
 
-A memory reads what enters the decoder's FFN. If its first block is that FFN, and its last norm and
-head are the decoder's, it gives the decoder's own answer at once, but for the length of the
-residual stream, which the norm before the FFN takes away: one factor stands for it. What is left to
-learn is what the datastore adds.
+A memory's input is that of the decoder's FFN. If its first block is that FFN, and its last norm and
+head are the decoder's, its logits are nearly the decoder's own. Only the length of the residual
+stream is missing, because the norm before the FFN removes it; one factor replaces it. Training then
+adds what the datastore knows.
 """
 
 import torch
@@ -17,14 +17,14 @@ from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
 from train.config.tables import MemoryFitConfig
 from train.fit.loss import row_nll
 
-FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # of the FFN's output, tried one by one
+FACTORS = tuple(2.0 ** (i / 2) for i in range(-14, 7))  # candidates, for the FFN's output
 ENDS = {"llama": "down_proj", "gpt2": "c_proj"}  # the last layer of a memory's FFN
 
 
 def new_memory(
     config: MemoryFitConfig, decoder: Decoder, depth: int, k: int, temperature: float
 ) -> Memory:
-    """Return an untrained memory for a decoder, with the head its recipe asks for."""
+    """Return an untrained memory for a decoder, with the head that the recipe sets."""
     memory = Memory(
         MemoryConfig(
             hidden_size=decoder.hidden_size,
@@ -49,42 +49,42 @@ def new_memory(
 
 
 @torch.no_grad()
-def begin_as_decoder(memory: Memory, decoder: Decoder, keys: Tensor, values: Tensor) -> float:
-    """Give a memory in place the decoder's FFN and last norm; return the factor, 0 if left as is.
+def start_as_decoder(memory: Memory, decoder: Decoder, keys: Tensor, values: Tensor) -> float:
+    """Copy the decoder's FFN and last norm into a memory in place; return the factor.
 
-    keys (n, D) and their next tokens (n,) choose the factor: the one of the lowest cross-entropy.
-    It is left as it is where the FFN is of another make or larger, or where nothing is gained.
+    The factor has the lowest cross-entropy on keys (n, D) and their next tokens, values (n,). It is
+    0, and the memory unchanged, if the FFN has other or larger weights, or if no factor helps.
     """
     block, norm = _first_and_last(memory)
-    changed = [*block.parameters(), *norm.parameters()]  # of a large memory the rest is not copied
-    before = [weight.clone() for weight in changed]
+    weights = [*block.parameters(), *norm.parameters()]  # the only ones that change
+    before = [weight.clone() for weight in weights]
     if not _copy(memory, decoder, keys):
         return 0.0
-    copied = [weight.clone() for weight in changed]
+    copied = [weight.clone() for weight in weights]
 
-    def put(factor: float) -> None:
-        for weight, kept in zip(changed, copied if factor else before, strict=True):
-            weight.copy_(kept)
+    def apply(factor: float) -> None:
+        for weight, source in zip(weights, copied if factor else before, strict=True):
+            weight.copy_(source)
         if factor:
             _scale(memory, decoder, factor)
 
     def nll(factor: float) -> float:
-        put(factor)
+        apply(factor)
         return float(row_nll(memory.features(keys), memory.lm_head.weight, values).mean())
 
-    # one process chooses: others would do it twice, and on unlike machines begin unlike
+    # only one process chooses, so that all start with the same factor on any hardware
     best = [min((0.0, *FACTORS), key=nll) if PartialState().is_main_process else 0.0]
     broadcast_object_list(best)
-    put(best[0])
+    apply(best[0])
     return best[0]
 
 
 def _copy(memory: Memory, decoder: Decoder, keys: Tensor) -> bool:
-    """Copy the decoder's FFN and last norm where both fit; return whether they do.
+    """Copy the decoder's FFN and last norm if both fit; return whether they do.
 
-    A key is the residual stream r, normed: g * r / |r| + b. The memory's stream begins as the key,
-    so it is g times the decoder's: the last norm is divided by g, and `_scale` does the rest. The
-    block's own norm is made to leave keys as they are, up to their usual length.
+    A key is the normed residual stream r: g * r / |r| + b. The memory's stream starts as the key,
+    so it is g times the decoder's. Therefore the last norm is divided by g, and `_scale` scales the
+    FFN's output. The block's own norm is set to the identity for keys of median length.
     """
     block, norm = _first_and_last(memory)
     layer = _layer(memory, decoder)
@@ -95,8 +95,8 @@ def _copy(memory: Memory, decoder: Decoder, keys: Tensor) -> bool:
         return False
     for target, source in ((block.mlp, ffn), (norm, final)):
         for name, weight in target.named_parameters():
-            given = source.get_parameter(name)
-            weight[tuple(map(slice, given.shape))] = given.to(weight)
+            value = source.get_parameter(name)
+            weight[tuple(map(slice, value.shape))] = value.to(weight)
     norm.weight.add_(decoder.family.norm_offset).div_(decoder.logit_divisor)
     g = _gain(before, decoder).to(norm.weight)
     norm.weight.mul_(g.square().mean().sqrt() / g)
@@ -110,7 +110,7 @@ def _copy(memory: Memory, decoder: Decoder, keys: Tensor) -> bool:
 
 
 def _scale(memory: Memory, decoder: Decoder, factor: float) -> None:
-    """Multiply what the first block's FFN adds by factor * g, and take the key's bias b away."""
+    """Multiply the output of the first block's FFN by factor * g, and subtract the key's bias b."""
     block, _ = _first_and_last(memory)
     before = getattr(_layer(memory, decoder), decoder.family.norm)
     end = getattr(block.mlp, ENDS[memory.config.family])
@@ -121,26 +121,26 @@ def _scale(memory: Memory, decoder: Decoder, factor: float) -> None:
 
 
 def _gain(norm: nn.Module, decoder: Decoder) -> Tensor:
-    """Return what one of the decoder's norms multiplies with, (D,)."""
+    """Return the gain (D,) of one of the decoder's norms."""
     return norm.weight + decoder.family.norm_offset
 
 
 def _first_and_last(memory: Memory) -> tuple[nn.Module, nn.Module]:
-    """Return a memory's first block and its last norm."""
+    """Return a memory's first block and last norm."""
     _, blocks, _, last = LAYOUTS[memory.config.family]
     return getattr(memory, blocks)[0], getattr(memory, last)
 
 
 def _layer(memory: Memory, decoder: Decoder) -> nn.Module:
-    """Return the decoder's layer whose FFN's input is the memory's."""
+    """Return the decoder's layer whose FFN has the memory's input."""
     return layers_of(decoder.model, decoder.family)[memory.config.depth]
 
 
 def _fits(source: nn.Module | None, target: nn.Module) -> bool:
-    """Return whether a module's weights have the target's names and are nowhere larger."""
-    theirs = dict(source.named_parameters()) if source is not None else {}
-    ours = dict(target.named_parameters())
-    return theirs.keys() == ours.keys() and all(
-        w.dim() == theirs[n].dim() and all(map(int.__le__, theirs[n].shape, w.shape))
-        for n, w in ours.items()
+    """Return whether a module's weights have the target's names, and no dimension is larger."""
+    sources = dict(source.named_parameters()) if source is not None else {}
+    targets = dict(target.named_parameters())
+    return sources.keys() == targets.keys() and all(
+        w.dim() == sources[n].dim() and all(map(int.__le__, sources[n].shape, w.shape))
+        for n, w in targets.items()
     )

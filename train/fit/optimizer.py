@@ -6,22 +6,22 @@ from torch import Tensor, nn
 from mlpmem.model.families import HEADS
 from train.config.tables import OptimizerConfig
 
-COUNTS = 8  # rows, what is summed over them, and last the gradient's norm
+COUNTS = 8  # of a step: rows, sums over them, and last the gradient's norm
 
 
 class MasterOptimizer:
     """Optimizes float32 copies of a model's parameters and writes them back after each step.
 
-    Muon (torch.optim.Muon) takes the inner matrices, where asked for; AdamW takes embeddings,
-    heads, norms and biases. Weight decay falls on matrices only.
+    With a muon_lr, Muon (torch.optim.Muon) optimizes the inner matrices, and AdamW embeddings,
+    heads, norms and biases. Only matrices have weight decay.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig, steps: int) -> None:
         """Prepare masters and optimizers for a run of `steps` optimizer steps.
 
-        The model must be on its device already. Backward passes add to one float32 vector, of which
-        every parameter's grad is a view, whatever the parameter's own type; behind the gradients it
-        holds the step's counts, so that one sum over processes takes both.
+        The model must already be on its device. Backward passes add to one float32 vector, of which
+        every parameter's grad is a view, whatever the parameter's dtype. The step's counts follow
+        the gradients in this vector, so one all-reduce sums both.
         """
         self.config, self.steps = config, steps
         named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -51,14 +51,14 @@ class MasterOptimizer:
         self.rates = [config.lr, config.muon_lr]
 
     def count(self, rows: Tensor, sums: list[Tensor]) -> None:
-        """Add to the step's counts: rows, and what was summed over them (at most COUNTS - 2)."""
+        """Add rows, and sums over them (at most COUNTS - 2), to the step's counts."""
         self.counts[: len(sums) + 1] += torch.stack([rows, *sums]).detach()
 
     def step(self, index: int) -> Tensor:
-        """Take optimizer step `index` with the gathered gradient; return its counts, (COUNTS,).
+        """Take optimizer step `index` with the accumulated gradient; return the counts (COUNTS,).
 
-        Gradients are sums over rows, of this process and then of all; they are divided by all rows
-        here, and clipped. The last count is the norm of that mean. Nothing waits for the device.
+        The gradients of all processes are summed, divided by all rows, and clipped. The last count
+        is the norm of this mean before clipping. Nothing here synchronises with the device.
         """
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(self._flat)
@@ -78,23 +78,23 @@ class MasterOptimizer:
 
     @torch.no_grad()
     def _write_back(self) -> None:
-        """Round the masters into the model."""
+        """Copy the masters into the model, rounded to its dtype."""
         for param, master in zip(self.params, self.masters, strict=True):
             if param is not master:
                 param.copy_(master)
 
     def finish(self) -> None:
-        """Leave the float32 masters themselves in the model, and no gradient."""
+        """Replace the model's parameters by the float32 masters, without gradients."""
         for param, master in zip(self.params, self.masters, strict=True):
             param.grad = None
             param.data = master.data
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the masters by their parameters' names."""
+        """Return the masters by parameter name."""
         return {n: m.detach() for n, m in zip(self.names, self.masters, strict=True)}
 
     def state(self) -> dict[str, Tensor]:
-        """Return every tensor of masters and optimizers by name, for a checkpoint."""
+        """Return all tensors of masters and optimizers by name, for a checkpoint."""
         tensors = {f"master.{i}": m.detach() for i, m in enumerate(self.masters)}
         for o, optimizer in enumerate(self.optimizers):
             for i, values in optimizer.state_dict()["state"].items():
@@ -102,23 +102,23 @@ class MasterOptimizer:
         return tensors
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state` returned, into masters, optimizers and the model."""
+        """Load the result of `state` into masters, optimizers and the model."""
         with torch.no_grad():
             for i, master in enumerate(self.masters):
                 master.copy_(tensors[f"master.{i}"])
         self._write_back()
         for o, optimizer in enumerate(self.optimizers):
-            whole = optimizer.state_dict()
-            whole["state"] = {}
+            state_dict = optimizer.state_dict()
+            state_dict["state"] = {}
             for name, value in tensors.items():
-                kind, *where = name.split(".")
-                if kind == "state" and int(where[0]) == o:
-                    whole["state"].setdefault(int(where[1]), {})[where[2]] = value
-            optimizer.load_state_dict(whole)
+                kind, *path = name.split(".")
+                if kind == "state" and int(path[0]) == o:
+                    state_dict["state"].setdefault(int(path[1]), {})[path[2]] = value
+            optimizer.load_state_dict(state_dict)
 
 
 def schedule(index: int, steps: int, config: OptimizerConfig) -> float:
-    """Return the learning rate's share at a step: linear warm-up, then linear to `final`."""
+    """Return a step's factor on the learning rate: linear warm-up, then linear to `final`."""
     warm = max(1, round(config.warmup * steps))
     if index < warm:
         return (index + 1) / warm
@@ -126,10 +126,10 @@ def schedule(index: int, steps: int, config: OptimizerConfig) -> float:
 
 
 def _is_inner(name: str, param: Tensor) -> bool:
-    """Return whether Muon takes a parameter that is no embedding: a matrix, but not a head."""
+    """Return whether Muon optimizes a parameter other than an embedding: matrices except heads."""
     return param.dim() == 2 and HEADS.isdisjoint(name.split("."))
 
 
 def _master(param: nn.Parameter) -> nn.Parameter:
-    """Return a float32 copy of a parameter, or the parameter itself where it is float32."""
+    """Return a float32 copy of a parameter, or the parameter itself if it is float32."""
     return param if param.dtype == torch.float32 else nn.Parameter(param.detach().float())

@@ -1,7 +1,7 @@
-"""Passages packed into rows of fixed length, none attending to another: a row wastes little.
+"""Passages packed into rows of fixed length, without attention between them, to save padding.
 
-A packed passage gives the same logits as one alone: its positions start at 0 and the mask keeps
-every token inside its own passage.
+A packed passage has the same logits as the passage by itself: its positions start at 0, and the
+mask restricts attention to the passage.
 """
 
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ NO_TARGET = -100  # cross_entropy's ignore_index
 
 @dataclass(frozen=True)
 class PackedRows:
-    """Rows of packed passages; only where each passage stands is held, not the tokens."""
+    """Rows of packed passages, stored as positions; the tokens stay in the documents."""
 
     documents: Documents
-    length: int  # L, tokens a row
+    length: int  # L, tokens per row
     passages: np.ndarray  # (P,) passage ids, row by row
-    columns: np.ndarray  # (P,) where in its row each of them begins
-    starts: np.ndarray  # (R + 1,) row r holds passages[starts[r]:starts[r + 1]]
+    columns: np.ndarray  # (P,) first column of each passage in its row
+    starts: np.ndarray  # (R + 1,) row r has passages[starts[r]:starts[r + 1]]
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.starts) - 1
 
     def fill(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ids, segments and positions (b, L) int64 of rows; segment 0 is padding."""
+        """Return ids, segments and positions of rows, (b, L) int64 each; segment 0 is padding."""
         ids, segments, positions = np.zeros((3, len(at), self.length), np.int64)
         for b, row in enumerate(at):
             for i in range(self.starts[row], self.starts[row + 1]):
@@ -57,9 +57,9 @@ class PackedRows:
 
 
 def pack(documents: Documents, length: int, seed: str) -> PackedRows:
-    """Return rows of `length` tokens, passages in seeded order, each placed where it first fits.
+    """Return rows of `length` tokens; passages, in seeded order, go to the first row with room.
 
-    Only the last 64 open rows are looked at, so packing is linear; a longer passage is cut.
+    Only the last 64 open rows are searched, so packing is linear. A longer passage is truncated.
     """
     order = np.random.default_rng(list(seed.encode())).permutation(len(documents))
     lengths = np.minimum(np.diff(documents.offsets), length)

@@ -1,6 +1,6 @@
-"""What a memory makes of positions it never learns from: perplexity of it alone and of the mix.
+"""Perplexity of a memory, and of its mix with the decoder, on positions held out of training.
 
-The picture of a training run: losses, perplexity on validation, learning rate, over steps.
+Also a run's training curves: losses, validation perplexity and learning rate over steps.
 """
 
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from train.fit.loss import row_nll
 
 @dataclass(frozen=True)
 class Validation:
-    """Positions of documents: what the memory reads there, what comes next, the decoder's nll."""
+    """H positions of documents, with keys, next tokens and the decoder's nll."""
 
     keys: Tensor  # (H, K) float32 hidden states, with any context vectors
     values: Tensor  # (H,) int64 next tokens
@@ -31,14 +31,14 @@ class Validation:
     def of(
         cls, decoder: Decoder, documents: Documents, positions: np.ndarray, lmbda: float
     ) -> "Validation":
-        """Return the validation on positions of documents, which the decoder runs over once."""
+        """Return the validation on positions of documents, after one pass of the decoder."""
         values = torch.from_numpy(documents.tokens[positions].astype(np.int64))
         keys = torch.empty(len(positions), decoder.state_size)
         lm_nll = torch.empty(len(positions))
-        for some in forward_positions(decoder, documents, positions):
-            log_probs = some.logits.float().log_softmax(-1).cpu()
-            lm_nll[some.at] = -log_probs.gather(1, values[some.at, None]).squeeze(1)
-            keys[some.at] = some.hidden.float().cpu()
+        for batch in forward_positions(decoder, documents, positions):
+            log_probs = batch.logits.float().log_softmax(-1).cpu()
+            lm_nll[batch.at] = -log_probs.gather(1, values[batch.at, None]).squeeze(1)
+            keys[batch.at] = batch.hidden.float().cpu()
         return cls(keys, values, lm_nll, lmbda)
 
     @torch.no_grad()
@@ -48,8 +48,8 @@ class Validation:
         keys, values = self.keys.to(weight.device, weight.dtype), self.values.to(weight.device)
         nll = torch.cat(
             [
-                row_nll(memory.features(some), weight, targets)
-                for some, targets in zip(keys.split(1024), values.split(1024), strict=True)
+                row_nll(memory.features(chunk), weight, targets)
+                for chunk, targets in zip(keys.split(1024), values.split(1024), strict=True)
             ]
         ).cpu()
         mean, mix = nll.double().mean(), mix_nll(self.lm_nll, nll, self.lmbda)
@@ -68,20 +68,20 @@ COLOURS = {
 LABELS = {
     "kl": "KL(kNN ‖ memory)",
     "ce": "cross-entropy",
-    "val_ppl": "memory alone",
+    "val_ppl": "only the memory",
     "mix_ppl": "mixed with the decoder",
 }
-PANELS = {  # title of the vertical axis: (which figures, whether it is logarithmic)
-    "training loss, nats a token": (("loss", "kl", "ce"), False),
+PANELS = {  # title: (figures, whether the vertical axis is logarithmic)
+    "training loss, nats per token": (("loss", "kl", "ce"), False),
     "validation perplexity": (("val_ppl", "mix_ppl"), True),
     "learning rate": (("lr",), False),
 }
 
 
 def draw_training(history: list[dict], path: Path, title: str) -> None:
-    """Write a picture (PNG, SVG ... by the path's suffix) of a log as `fit` returns it.
+    """Write the curves of a log, as returned by `fit`, as PNG, SVG ... by the path's suffix.
 
-    Panels of which the log has no figure are left out.
+    Panels without a figure in the log are left out.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -112,5 +112,5 @@ def draw_training(history: list[dict], path: Path, title: str) -> None:
 
 
 def _label(key: str, last: tuple[int, float]) -> str:
-    """Return what the legend says of a line, its last value included."""
+    """Return a curve's label in the legend, with its last value."""
     return f"{LABELS.get(key, key)}  {last[1]:.3g}"

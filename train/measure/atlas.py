@@ -19,7 +19,7 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
 from train.files import read_lines
-from train.measure.questions import Questions, ask, sample_questions, tally
+from train.measure.questions import Questions, encode_questions, sample_questions, tally
 from train.measure.text import all_positions, groups_of, nll_of, units_of
 from train.run.stage import StageContext
 
@@ -147,7 +147,7 @@ class Test:
         """Return the test of a corpus folder, at most `most` questions per cell, drawn by seed."""
         cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, *WORDINGS)]
         rows = read_lines(corpus / "questions.jsonl")
-        questions = ask(tokenizer, sample_questions(rows, cells, most, seed))
+        questions = encode_questions(tokenizer, sample_questions(rows, cells, most, seed))
         return cls(questions, _thinned(Documents.load(corpus / "heldout"), most, seed))
 
     def measure(self, sources: MeasuredModel) -> Measured:

@@ -23,7 +23,7 @@ PIECE = 512  # positions whose (n, V) log-probs are computed at once
 
 
 @dataclass(frozen=True)
-class Judged:
+class ContinuationScores:
     """A system's scores of continuations, token by token."""
 
     log_probs: np.ndarray  # (P,) of the true tokens, in nats
@@ -43,7 +43,9 @@ class Judged:
         return np.bincount(self.of, ~self.right) == 0
 
 
-def judge(system: System, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> Judged:
+def score_continuations(
+    system: System, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> ContinuationScores:
     """Return a system's scores of (prompt ids, continuation ids) pairs.
 
     A prompt that is too long loses tokens after its first. MlpMemError for an empty continuation.
@@ -54,7 +56,7 @@ def judge(system: System, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) 
             raise MlpMemError(
                 f"pair {i}: the continuation must have 1 token or more; got 0. Remove the pair"
             )
-        prompt = fit(system, prompt, len(continuation))
+        prompt = fit_prompt(system, prompt, len(continuation))
         passages.append((i, [*prompt, *continuation]))
         spans.append((len(prompt), len(prompt) + len(continuation)))
     documents = join_passages(passages, [""] * len(pairs), [""] * len(pairs))
@@ -62,10 +64,10 @@ def judge(system: System, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) 
     positions = [start + np.arange(*span) for start, span in zip(starts, spans, strict=True)]
     of = np.repeat(np.arange(len(pairs)), [b - a for a, b in spans])
     positions = np.concatenate([np.empty(0, np.int64), *positions])
-    return Judged(*judge_positions(system, documents, positions), of)
+    return ContinuationScores(*score_positions(system, documents, positions), of)
 
 
-def judge_positions(
+def score_positions(
     system: System, documents: Documents, positions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (log-probs (P,), right (P,)) of the tokens at positions of documents."""
@@ -80,7 +82,7 @@ def judge_positions(
 
 def next_tokens(system: System, prompts: Sequence[Sequence[int]], ids: Sequence[int]) -> np.ndarray:
     """Return the log-probs (Q, n) of the next tokens ids (n,) after every prompt."""
-    prompts = [fit(system, prompt, 1) for prompt in prompts]
+    prompts = [fit_prompt(system, prompt, 1) for prompt in prompts]
     passages = [(i, [*prompt, 0]) for i, prompt in enumerate(prompts)]
     documents = join_passages(passages, [""] * len(prompts), [""] * len(prompts))
     log_probs, tokens = np.zeros((len(prompts), len(ids))), torch.tensor(ids, dtype=torch.long)
@@ -114,7 +116,7 @@ def _mixed(
             yield indices[at], mixed
 
 
-def fit(system: System, prompt: Sequence[int], room: int) -> list[int]:
+def fit_prompt(system: System, prompt: Sequence[int], room: int) -> list[int]:
     """Return a prompt's context with `room` tokens to spare; it may lose tokens after its first."""
     ids = system.context(prompt, room)
     most = system.decoder.max_positions - room
@@ -127,21 +129,23 @@ def fit(system: System, prompt: Sequence[int], room: int) -> list[int]:
 
 
 @torch.inference_mode()
-def write(system: System, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
+def generate(
+    system: System, prompts: Sequence[Sequence[int]], max_new_tokens: int
+) -> list[list[int]]:
     """Return the token ids that a system generates greedily per prompt, the end token included."""
-    contexts = [fit(system, prompt, max_new_tokens) for prompt in prompts]
+    contexts = [fit_prompt(system, prompt, max_new_tokens) for prompt in prompts]
     order = sorted(range(len(contexts)), key=lambda i: len(contexts[i]))
     generated: list[list[int]] = [[] for _ in contexts]
     rows = ROUTED_ROWS if system.routed else ROWS
     for start in range(0, len(order), rows):
         batch = order[start : start + rows]
-        answers = _generate(system, [contexts[i] for i in batch], max_new_tokens)
+        answers = _generate_batch(system, [contexts[i] for i in batch], max_new_tokens)
         for i, ids in zip(batch, answers, strict=True):
             generated[i] = ids
     return generated
 
 
-def _generate(system: System, prompts: list[list[int]], most: int) -> list[list[int]]:
+def _generate_batch(system: System, prompts: list[list[int]], most: int) -> list[list[int]]:
     """Return the generated token ids of one batch, whose prompts are padded on the left."""
     decoder, width = system.decoder, max(map(len, prompts))
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=decoder.device)

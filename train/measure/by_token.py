@@ -1,6 +1,6 @@
 """Every source token by token: at a fixed lambda, at a router's, and at the best possible one.
 
-`each` computes the sources and a router's evidence along texts; `measure` scores every mix.
+`source_batches` computes the sources and a router's evidence along texts; `measure` scores mixes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def measure(
     systems = [system for system in model.routers if model.can_ask(system, model.store)]
     pairs = [("lm", "lm"), *((s, m) for s in systems for m in modes)]
     results = {pair: (np.zeros(len(read), bool), np.zeros(len(read))) for pair in pairs}
-    for at, sources, true, evidence in each(model, documents, read, systems):
+    for at, sources, true, evidence in source_batches(model, documents, read, systems):
         for (system, mode), (right, nll) in results.items():
             before = evidence.get(system)
             hits, log_probs = _score(model, sources, system, mode, true, before)
@@ -61,7 +61,7 @@ def _score(
     return mixed.argmax(-1) == true, mixed.gather(1, true[:, None])[:, 0]
 
 
-def by_token(model: Model, test: Test) -> dict[str, dict]:
+def measure_routed(model: Model, test: Test) -> dict[str, dict]:
     """Return {system: {"accuracy", "ppl"}} at the routers' lambdas, as in `measure_atlas`."""
     questions, positions = test.questions, all_positions(test.text)
     answers = measure(model, questions.documents, questions.positions, (AUTO,))
@@ -82,7 +82,7 @@ def by_token(model: Model, test: Test) -> dict[str, dict]:
 ROWS = 256  # positions whose (rows, V) log-probs are computed at once
 
 
-def each(
+def source_batches(
     model: Model, documents: Documents, positions: np.ndarray, systems: Sequence[str]
 ) -> Iterator[tuple[np.ndarray, Sources, Tensor, dict[str, Tensor]]]:
     """Yield (indices into positions, Sources, true tokens, evidence (n,) by system), ROWS at most.

@@ -43,7 +43,7 @@ def sample_questions(rows: list[dict], cells: list[str], most: int, seed: int) -
     ]
 
 
-def ask(tokenizer, rows: list[dict]) -> Questions:
+def encode_questions(tokenizer, rows: list[dict]) -> Questions:
     """Return tokenised questions; an answer ends with EOS, that of a statement with a period."""
     passages, spans = [], []
     for i, row in enumerate(rows):

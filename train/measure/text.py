@@ -115,7 +115,7 @@ def nll_of(probs: np.ndarray) -> np.ndarray:
 
 
 @torch.inference_mode()
-def look(
+def measure_golds(
     decoder: Decoder, memory: Memory, store: Datastore, text: tuple[Documents, np.ndarray], k: int
 ) -> Golds:
     """Return the Golds of a text's positions, with k neighbours each."""
@@ -167,22 +167,22 @@ def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store:
     for split in (CHOOSING, "test"):
         documents = Documents.load(context.inputs["corpus"] / split)
         text = slide(documents, config.window, config.stride, config.tokens, context.seed)
-        golds[split] = look(decoder, memory, store, text, max(config.ks))
+        golds[split] = measure_golds(decoder, memory, store, text, max(config.ks))
     valid, test = golds[CHOOSING], golds["test"]
-    use = choose(valid, config)
+    mix = choose_mix(valid, config)
     curves = {
         source: {
             "lmbdas": list(TEXT_LAMBDAS),
-            f"ppl_{CHOOSING}": curve(valid.lm, use.other(valid, source), TEXT_LAMBDAS),
-            f"ppl_{GROUP}": curve(test.lm, use.other(test, source), TEXT_LAMBDAS),
+            f"ppl_{CHOOSING}": curve(valid.lm, mix.source_nll(valid, source), TEXT_LAMBDAS),
+            f"ppl_{GROUP}": curve(test.lm, mix.source_nll(test, source), TEXT_LAMBDAS),
         }
-        for source in use.lmbda
+        for source in mix.lmbda
     }
-    ppl = {s: float(np.exp(use.nll(test, s).mean())) for s in ("memory", "knn", "lm")}
+    ppl = {s: float(np.exp(mix.nll(test, s).mean())) for s in ("memory", "knn", "lm")}
     return {
         "choosing": CHOOSING,
-        "config": asdict(config) | {"k": use.k, "temperature": use.temperature},
-        "lmbda": use.lmbda,
+        "config": asdict(config) | {"k": mix.k, "temperature": mix.temperature},
+        "lmbda": mix.lmbda,
         "lambda_curves": curves,
         "scored": {split: len(part.lm) for split, part in golds.items()},
         "share_of_gain": share_of_gain(ppl),
@@ -191,14 +191,14 @@ def measure_text(context: StageContext, decoder: Decoder, memory: Memory, store:
 
 
 @dataclass(frozen=True)
-class Use:
-    """The settings with which a text's sources are used."""
+class MixSettings:
+    """The settings of kNN and of the mixes, chosen on a validation split."""
 
     k: int
     temperature: float
     lmbda: dict[str, float]  # of "memory" and "knn"
 
-    def other(self, golds: Golds, source: str) -> np.ndarray:
+    def source_nll(self, golds: Golds, source: str) -> np.ndarray:
         """Return the nll (P,) in nats by only memory or kNN."""
         return golds.memory if source == "memory" else golds.knn(self.k, self.temperature)
 
@@ -206,10 +206,10 @@ class Use:
         """Return the nll (P,) in nats by "lm", or by the mix with memory or kNN."""
         if system == "lm":
             return golds.nll(golds.lm, 0.0)
-        return golds.nll(self.other(golds, system), self.lmbda[system])
+        return golds.nll(self.source_nll(golds, system), self.lmbda[system])
 
 
-def choose(valid: Golds, config: EvaluateConfig) -> Use:
+def choose_mix(valid: Golds, config: EvaluateConfig) -> MixSettings:
     """Return the settings of lowest validation perplexity, with the best lambda of each source."""
     ks = sorted({min(k, valid.distances.shape[1]) for k in config.ks})
 
@@ -219,7 +219,7 @@ def choose(valid: Golds, config: EvaluateConfig) -> Use:
     k, temperature = min(product(ks, config.temperatures), key=best)
     others = {"memory": valid.memory, "knn": valid.knn(k, temperature)}
     lmbda = {s: best_lambda(curve(valid.lm, other, TEXT_LAMBDAS)) for s, other in others.items()}
-    return Use(k, temperature, lmbda)
+    return MixSettings(k, temperature, lmbda)
 
 
 def best_lambda(perplexities: list[float]) -> float:

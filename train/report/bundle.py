@@ -14,7 +14,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, preset_path, put_adapter, put_results
 from mlpmem.model.lora import load_adapter
 from train.config.load import run_of
-from train.files import read_json, say
+from train.files import print_line, read_json
 from train.measure.findings import load
 from train.stages.export import tuned_adapters
 
@@ -54,10 +54,12 @@ def main(argv: list[str] | None = None) -> int:
         folder, run = Path(preset_path(args.bundle)), run_of(args.runs, args.recipe)
         if args.command == "adopt":
             count = adopt(run / "finetuned", args.names, folder)
-            say(f"{count} adapters in {folder.name}/adapters")
+            print_line(f"{count} adapters in {folder.name}/adapters")
         else:
             count = gather(run / "findings", folder, args.also)
-            say(f"{count} findings in {folder.name}/results.json; now `python -m train.report`")
+            print_line(
+                f"{count} findings in {folder.name}/results.json; now `python -m train.report`"
+            )
     except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -17,7 +17,7 @@ import numpy as np
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
-from train.files import read_json, say, write_json
+from train.files import print_line, read_json, write_json
 from train.measure.atlas import MeasuredModel
 from train.measure.text import slide
 from train.report.sentences import markdown
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     write_json(MEASURED / f"{args.recipe}.json", saved)
-    say("saved; now `python -m train.report`")
+    print_line("saved; now `python -m train.report`")
     return 0
 
 

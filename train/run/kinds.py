@@ -1,7 +1,7 @@
-"""A kind of corpus is one object: everything that a run does differently for it.
+"""The interface of a kind of corpus: everything that differs between kinds in a run.
 
 A new kind is a subclass of Kind, in a file of `train/stages`, and a row of KINDS in
-`train/config/tables.py`. Stages, studies and plans ask the object and know no kind by name.
+`train/config/tables.py`. Stages, studies and plans use this interface and never a kind's name.
 """
 
 from abc import ABC, abstractmethod
@@ -26,33 +26,33 @@ from train.run.stage import StageContext, finished_manifest
 
 
 @dataclass(frozen=True)
-class Seen:
-    """Positions that routers are fitted on, and how much each counts."""
+class RouterData:
+    """Positions that routers are fitted on, with their weights."""
 
     documents: Documents
-    positions: np.ndarray  # (R,) of tokens whose probability is the loss
+    positions: np.ndarray  # (R,) of the tokens that are predicted
     weights: Tensor  # (R,) float32, sum 1
 
 
-class Shown(NamedTuple):
-    """What a bundle shows of a corpus."""
+class BundleExamples(NamedTuple):
+    """A bundle's examples of a corpus, for the page."""
 
     examples: list[dict]
-    questions: list[dict]  # with known answers, for the page to draw from
-    recorded: list[dict]  # comparisons that replay without a model
-    answered: list[dict[str, Trace]]  # every comparison made on the way: their costs are kept
+    questions: list[dict]  # with known answers; the page draws from them
+    recorded: list[dict]  # comparisons that the page replays without a model
+    answered: list[dict[str, Trace]]  # all comparisons that were computed, for their costs
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A decoder with a memory, and perhaps a datastore, to be measured on a corpus's test."""
+    """A decoder, memory and optional datastore to measure on a corpus's test."""
 
     corpus: Path
     decoder: Decoder
     memory: Memory  # bound to the decoder
     store: Datastore | None
     recipe: Recipe
-    scale: float = 1.0  # of the temperatures of kNN, against the recipe's
+    scale: float = 1.0  # factor on the recipe's kNN temperatures
 
 
 class Measurement(NamedTuple):
@@ -62,75 +62,79 @@ class Measurement(NamedTuple):
     split: str
     metric: str
     values: Mapping[str, float]
-    lmbda: float | str | None  # the weight, or how it was chosen; None for the decoder only
+    lmbda: float | str | None  # the weight, or how it was chosen; None for only the decoder
 
 
 class Kind(ABC):
-    """What a run does with a corpus of one kind."""
+    """A kind of corpus."""
 
     name: str
-    asks: bool  # whether it has questions with known answers, in groups that are old and new facts
+    has_questions: bool  # with known answers, in groups of old and new facts
     distinct: float  # entries per token
-    hard: float  # share of entries harder for the decoder than nll_floor
+    hard: float  # share of entries whose nll under the decoder is above nll_floor
 
     @abstractmethod
     def tokens(self, recipe: Recipe) -> tuple[int, int, int]:
-        """Return about how many tokens it has, the decoder learns from, and are keyed."""
+        """Return estimates of all tokens, those the decoder learns from, and those with keys."""
 
     @abstractmethod
-    def seen_tokens(self, recipe: Recipe) -> int:
-        """Return about how many tokens `see` gives."""
+    def router_tokens(self, recipe: Recipe) -> int:
+        """Return an estimate of the tokens of `router_data`."""
 
     @abstractmethod
     def scored_tokens(self, recipe: Recipe, keyed: int) -> int:
-        """Return about how many tokens `measure` scores."""
+        """Return an estimate of the tokens that `measure` scores."""
 
     @abstractmethod
     def make(self, context: StageContext) -> dict:
-        """Return counts; writes tokenizer/, memory/ and the rest of the stage corpus."""
+        """Write tokenizer/, memory/ and the other files of the stage corpus; return counts."""
 
     @abstractmethod
     def heldout(self, split: str) -> str:
-        """Return the folder of the text held out as a split, "valid" or "test"."""
+        """Return the folder of a split's held-out text; split is "valid" or "test"."""
 
     @abstractmethod
-    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
-        """Return what routers are fitted on: nothing of any training text, nothing of any test."""
+    def router_data(
+        self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
+    ) -> RouterData:
+        """Return the data that routers are fitted on, disjoint from training text and tests."""
 
     @abstractmethod
     def measure(
         self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
     ) -> dict:
-        """Return its part of results.json: systems, lambdas and their curves."""
+        """Return the kind's part of results.json: systems, lambdas and their curves."""
 
-    def by_token(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
-        """Return what systems make of it under their routers' lambdas, which model() returns.
+    def measure_routed(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
+        """Return results by system at its router's lambda; model() returns the routed model.
 
-        By default that is not measured.
+        The default measures nothing.
         """
         return {}
 
     @abstractmethod
-    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
-        """Return what a bundle shows."""
+    def bundle_examples(
+        self, model: Model, corpus: Path, config: ExportConfig, seed: int
+    ) -> BundleExamples:
+        """Return the examples and questions of a bundle."""
 
     @abstractmethod
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
-        """Yield what systems make of the test at lambdas chosen where nothing is tested."""
+        """Yield results of systems on the test, at lambdas chosen on other data."""
 
     @abstractmethod
     def measurements_by_mode(
         self, model: Model, corpus: Path, most: int, seed: int
     ) -> Iterator[Measurement]:
-        """Yield what systems make of the test by how lambda is chosen; see measure.by_token.
+        """Yield results on the test by how lambda is chosen; see measure.by_token.
 
-        At most `most` questions of each cell, or tokens, are asked.
+        most: questions per cell, or tokens of a text.
         """
 
 
 @cache
 def kind_named(name: str) -> Kind:
-    """Return the kind of a name, which the recipe has checked; it is imported only now."""
+    """Return the kind with this name, imported on first use; the recipe has checked the name."""
     module, kind = KINDS[name].split(":")
     return getattr(import_module(module), kind)()
 

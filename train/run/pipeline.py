@@ -1,4 +1,4 @@
-"""The stages in their order: what each reads, which configuration it has, which function it is."""
+"""The stages in order, with their inputs and functions; `run` runs one of a recipe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from train.run.stage import StageContext, run_stage
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: its inputs and where its function stands (imported only when it runs)."""
+    """A stage's inputs and its function."""
 
     inputs: tuple[str, ...]
-    function: str
-    shared: bool = False  # every process of a launch runs it, each its part
-    resumes: bool = True  # goes on where a killed run was, whose work is therefore kept
+    function: str  # "module:name", imported only when the stage runs
+    shared: bool = False  # every process of a launch runs a part of it
+    resumes: bool = True  # continues a killed run, so that run's files are kept
 
     def load(self) -> Callable[[StageContext], dict]:
         """Return the stage's function."""
@@ -69,15 +69,15 @@ STAGES = {
 
 
 def run(name: str, recipe: Recipe, root: Path, again: bool = False) -> dict:
-    """Return the manifest of one stage of a recipe, run if it is not done.
+    """Return the manifest of one stage of a recipe; runs the stage unless it is finished.
 
-    One that was made with other settings or from older inputs is refused, or made `again`.
+    MlpMemError for a finished stage with other settings or older inputs; `again` remakes it.
     """
     stage = STAGES[name]
     if recipe.stated.tokens:
         raise MlpMemError(
-            f"recipe {recipe.name} states sizes instead of naming a corpus: it is for "
-            f"`python -m train plan {recipe.name}` and does not run"
+            f"recipe {recipe.name} has [stated] sizes instead of a corpus, so it is only for "
+            f"`python -m train plan {recipe.name}` and does not run. Use a recipe with a corpus"
         )
     return run_stage(
         root,
@@ -94,8 +94,8 @@ def run(name: str, recipe: Recipe, root: Path, again: bool = False) -> dict:
 
 
 def _plan(name: str, recipe: Recipe, root: Path) -> dict | None:
-    """Return what a stage will need, None where that is not known; MlpMemError if it cannot fit."""
+    """Return a stage's need, None if unknown; MlpMemError if the machine is too small."""
     try:
         return check_fits(needs(recipe, root)[name], root)
-    except UnknownSizeError:  # a corpus that is streamed from elsewhere
+    except UnknownSizeError:  # the corpus is not on this machine
         return None

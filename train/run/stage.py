@@ -1,6 +1,7 @@
-"""How a stage runs: skip when done, go on after a kill, write beside, keep a manifest.
+"""How a stage runs: skipped if finished, resumed after a kill, renamed when complete.
 
-Whether a stage that stands there is what is asked; what differs, and what was made from it.
+A finished stage is compared with the requested configuration and inputs; errors name the
+differences and the later stages.
 """
 
 import dataclasses
@@ -14,23 +15,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from train.files import digest, file_hash, read_json, say, write_json
-from train.run.inputs import check_inputs, damaged
-from train.run.machine import forget_peak, is_full, peak_memory
-from train.run.processes import check_free, hold, team
+from train.files import digest, file_hash, print_line, read_json, write_json
+from train.run.inputs import check_inputs, find_damage
+from train.run.machine import is_full, peak_memory, reset_peak
+from train.run.processes import check_unlocked, lock_stage, process_group
 
 MANIFEST = "manifest.json"
-BOOKS = ("identity.json", MANIFEST)  # a stage's files that are no outputs
-HOW = ("processes",)  # of a configuration: how a stage is run, which does not change its result
-NO_WORK = ("identity.json", "job.json")  # what a run writes before it has done anything
+BOOKKEEPING = ("identity.json", MANIFEST)  # a stage's files other than its outputs
+EXECUTION = ("processes",)  # fields of a configuration that do not change the result
+NO_PROGRESS = ("identity.json", "job.json")  # files that a run writes before any progress
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What a stage's function gets: where to write, what to read, and its configuration."""
+    """The arguments of a stage's function."""
 
-    folder: Path  # written beside the final place; survives a kill
-    inputs: dict[str, Path]  # finished stages, by name
+    folder: Path  # to write to; renamed at the end, kept after a kill
+    inputs: dict[str, Path]  # folders of finished stages, by name
     config: object  # the stage's frozen dataclass
     seed: int
 
@@ -48,87 +49,90 @@ def run_stage(
     again: bool = False,
     plan: Callable[[], dict] | None = None,
 ) -> dict:
-    """Return the manifest of a stage, running it unless a finished one stands there already.
+    """Return the manifest of a stage; runs the stage unless it is finished.
 
-    `name` and `inputs` are folders below `root`; an input goes by the last part of its path.
-    `function` and what it returns: see `work`. With `shared` every process of a launch runs it,
-    otherwise the first does while the others wait. A function that `resumes` goes on where a killed
-    run was, so what that one left is not cleared for another configuration. `plan` says what it
-    will need, for the manifest, or raises where that is not there; it is asked before anything is
-    touched. With `again` a stage of another configuration or of older inputs is made anew instead
-    of refused; the old folder stays in its place until the new one is complete.
-    Raises MlpMemError if an input is missing, a finished stage had another configuration, another
-    run is at work here (with `again` anywhere in the run), or the disk is full.
+    name, inputs: folders below `root`; the last part of an input's path is its name.
+    function: see `run_function`.
+    shared: every process of the group runs it; otherwise the first does, and the others wait.
+    resumes: the function continues a killed run, whose files are then kept.
+    again: remake a stage with other settings or inputs instead of raising; the old folder stays
+        until the new one is complete.
+    plan: returns the stage's need, for the manifest, or raises; called before any file is written.
+
+    MlpMemError if an input is missing or damaged, a finished stage has other settings or inputs,
+    another run holds the lock (with `again`, any lock of the run), or the disk is full.
     """
     final, partial = root / name, root / f"{name}.partial"
     context = StageContext(partial, {Path(i).name: root / i for i in inputs}, config, seed)
     need = None
-    if again and team().is_main:
-        check_free(root)
-    with hold(root, name) if team().is_main else nullcontext():
+    if again and process_group().is_main:
+        check_unlocked(root)
+    with lock_stage(root, name) if process_group().is_main else nullcontext():
         identity = identify(root, name, config, inputs, seed)
-        if team().is_main:
+        if process_group().is_main:
             recover(final, partial, identity)
-            if not _is_done(final, identity, again):
+            if not _is_finished(final, identity, again):
                 check_inputs(root, name, {i: finished_manifest(root / i) for i in inputs})
                 need = plan() if plan is not None else None
                 prepare(partial, identity, keep=resumes and not again)
-                say(f"{name}: {json.dumps(identity['config'])}")
-        team().wait()
-        done = finished_manifest(final)
-        if done is None or differences(done, identity):
-            work(final, context, function, shared, need)
+                print_line(f"{name}: {json.dumps(identity['config'])}")
+        process_group().wait()
+        finished = finished_manifest(final)
+        if finished is None or differences(finished, identity):
+            run_function(final, context, function, shared, need)
         return finished_manifest(final)
 
 
-def _is_done(final: Path, identity: dict, again: bool) -> bool:
-    """Return whether a stage need not run, and say so.
+def _is_finished(final: Path, identity: dict, again: bool) -> bool:
+    """Return whether a stage is finished; print this, or why it is remade.
 
-    MlpMemError where one of another configuration stands there, unless it is to be made `again`.
+    MlpMemError if it has other settings or inputs, unless `again`.
     """
-    done = finished_manifest(final)
-    if done is None:
+    finished = finished_manifest(final)
+    if finished is None:
         return False
     if not again:
-        check_same(final, done, identity)
-    if again and (wrong := damaged(final, done)):
-        say(f"{final.name}: is made again: it is damaged: {wrong}")
-        os.replace(final / MANIFEST, final / f"{MANIFEST}.damaged")  # other processes see it too
+        check_same(final, finished, identity)
+    if again and (damage := find_damage(final, finished)):
+        print_line(f"{final.name}: remade, because it is damaged: {damage}")
+        os.replace(final / MANIFEST, final / f"{MANIFEST}.damaged")  # other processes see this
         return False
-    if found := differences(done, identity):
-        say(f"{final.name}: is made again: {'; '.join(found)}")
-        if texts := ", ".join(text["file"] for text in done.get("added", [])):
-            say(f"{final.name}: {texts}: not in the new one until `python -m train extend` says so")
+    if changes := differences(finished, identity):
+        print_line(f"{final.name}: remade, because {'; '.join(changes)}")
+        if texts := ", ".join(text["file"] for text in finished.get("added", [])):
+            print_line(
+                f"{final.name}: no longer contains {texts}; add them by `python -m train extend`"
+            )
         return False
-    say(f"{final.name}: done already ({done['seconds']:.0f} s)")
+    print_line(f"{final.name}: already finished ({finished['seconds']:.0f} s)")
     return True
 
 
-def work(
+def run_function(
     final: Path,
     context: StageContext,
     function: Callable[[StageContext], dict],
     shared: bool,
     need: dict | None = None,
 ) -> None:
-    """Run a stage's function in its prepared folder and put the folder in its place.
+    """Run a stage's function in its prepared folder, then move the folder to its final place.
 
-    The function returns counts. Of these "tokens" gives tokens/s; taken out are "earlier_seconds"
-    (what killed runs had used), "scratch" (files needed only to go on after a kill, removed once
-    the manifest stands), "hashes" (sha256 by file, of files whose hash is known already) and
-    "workers_memory" (bytes at most of all processes that it started).
+    The function returns counts; tokens/s are computed from "tokens". Four entries are not kept:
+    "earlier_seconds" (used by killed runs), "scratch" (files needed only to resume, deleted once
+    the manifest is written), "hashes" (known sha256 by file) and "workers_memory" (peak bytes of
+    all processes that it started).
     """
     started = time.perf_counter()
-    forget_peak()
+    reset_peak()
     counts = {}
     try:
-        if shared or team().is_main:
+        if shared or process_group().is_main:
             counts = function(context)
-        team().wait()
-        if team().is_main:
+        process_group().wait()
+        if process_group().is_main:
             seconds = time.perf_counter() - started
             _close(final, context.folder, counts, seconds, need)
-        team().wait()
+        process_group().wait()
     except Exception as error:
         if not is_full(error, final.parent):
             raise
@@ -136,11 +140,11 @@ def work(
 
 
 def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict | None) -> None:
-    """Write the manifest, drop what was only needed to go on, put the folder in its place."""
+    """Write the manifest, delete files needed only to resume, move the folder to its place."""
     scratch, hashes = counts.pop("scratch", []), counts.pop("hashes", {})
     seconds += counts.pop("earlier_seconds", 0.0)
     names = [p.relative_to(partial).as_posix() for p in sorted(partial.rglob("*")) if p.is_file()]
-    names = [name for name in names if name not in (*BOOKS, *scratch)]
+    names = [name for name in names if name not in (*BOOKKEEPING, *scratch)]
     manifest = read_json(partial / "identity.json") | {
         "need": need,
         "counts": counts,
@@ -153,12 +157,15 @@ def _close(final: Path, partial: Path, counts: dict, seconds: float, need: dict 
     write_json(partial / "manifest.json", manifest)
     place(final, partial)
     peak = manifest["peak_memory_bytes"] / 2**20
-    say(f"{final.name}: {seconds:.0f} s, {peak:.0f} MiB, {counts}")
+    print_line(f"{final.name}: {seconds:.0f} s, {peak:.0f} MiB, {counts}")
 
 
 def place(final: Path, partial: Path) -> None:
-    """Put a folder whose manifest stands where it belongs; an older one goes once it is there."""
-    listed = finished_manifest(partial)["outputs"].keys() | set(BOOKS)
+    """Move a folder with a manifest to its final place, and delete the one it replaces.
+
+    Files that the manifest does not list are deleted first.
+    """
+    listed = finished_manifest(partial)["outputs"].keys() | set(BOOKKEEPING)
     for path in partial.rglob("*"):
         if path.is_file() and path.relative_to(partial).as_posix() not in listed:
             path.unlink()
@@ -171,22 +178,22 @@ def place(final: Path, partial: Path) -> None:
 
 
 def recover(final: Path, partial: Path, identity: dict) -> None:
-    """Put finished work in its place that a kill kept from it."""
+    """Move a finished folder to its place if the run was killed just before that."""
     if finished_manifest(partial) is None or not (partial / "identity.json").is_file():
         return
     if not final.exists() or is_same(read_json(partial / "identity.json"), identity):
         place(final, partial)
-        say(f"{final.name}: was finished by a run that was killed then; put in its place")
+        print_line(f"{final.name}: finished by a killed run; moved to its place")
 
 
 def identify(root: Path, name: str, config: object, inputs: tuple[str, ...], seed: int) -> dict:
-    """Return what decides a stage's result: its configuration and its inputs' outputs."""
+    """Return what determines a stage's result: its configuration and its inputs' hashes."""
     manifests = {i: finished_manifest(root / i) for i in inputs}
     missing = [i for i, manifest in manifests.items() if manifest is None]
     if missing:
         raise MlpMemError(
             f"{name}: needs {missing[0]} first; run `python -m train {missing[0]}` with the same "
-            "recipe and --runs, or the stage `all`"
+            "recipe and --runs, or `python -m train all`"
         )
     return {
         "stage": name,
@@ -202,112 +209,114 @@ def finished_manifest(folder: Path) -> dict | None:
 
 
 def is_same(one: dict, other: dict) -> bool:
-    """Return whether two identities have the same result, whatever the number of processes."""
+    """Return whether two identities have the same result; EXECUTION fields may differ."""
 
     def decisive(identity: dict) -> dict:
-        config = {k: v for k, v in identity["config"].items() if k not in HOW}
+        config = {k: v for k, v in identity["config"].items() if k not in EXECUTION}
         return identity | {"config": config}
 
     return decisive(one) == decisive(other)
 
 
 def plain_decoder(run: Path) -> Path | None:
-    """Return the finished decoder of the run beside this one that is called RUN-plain, or None."""
+    """Return the finished decoder of the run RUN-plain, in the same folder of runs, or None."""
     run = run.resolve()
     folder = run.with_name(f"{run.name}-plain") / "decoder"
     return folder if finished_manifest(folder) is not None else None
 
 
 def prepare(partial: Path, identity: dict, keep: bool = True) -> None:
-    """Make the work folder; keep what a killed run of the same configuration left in it.
+    """Create the work folder, or keep that of a killed run with the same identity.
 
-    MlpMemError where a run of another configuration left work there, if that is to be kept.
+    keep: MlpMemError if a killed run with another identity left files, instead of deleting them.
     """
-    left = partial / "identity.json"
-    if left.is_file():
-        if is_same(other := read_json(left), identity):
-            _tell_how(other, identity)
-            write_json(left, identity)
+    path = partial / "identity.json"
+    if path.is_file():
+        if is_same(other := read_json(path), identity):
+            _print_execution_changes(other, identity)
+            write_json(path, identity)
             return
-        if keep and any(p.is_file() and p.name not in NO_WORK for p in partial.rglob("*")):
+        if keep and any(p.is_file() and p.name not in NO_PROGRESS for p in partial.rglob("*")):
             check_same(partial, other, identity)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    write_json(left, identity)
+    write_json(path, identity)
 
 
-def _tell_how(old: dict, new: dict) -> None:
-    """Print what differs in how a killed run and this one work."""
-    for key in HOW:
+def _print_execution_changes(old: dict, new: dict) -> None:
+    """Print the EXECUTION fields in which a killed run and this one differ."""
+    for key in EXECUTION:
         before, now = old["config"].get(key), new["config"].get(key)
         if before != now:
-            say(f"{new['stage']}: goes on with {key} = {now}; it was begun with {before}")
+            print_line(f"{new['stage']}: resumes with {key} = {now}; the killed run had {before}")
 
 
 def _full(name: str, folder: Path) -> MlpMemError:
-    """Return what to say of a full disk."""
+    """Return the error for a full disk."""
     free = shutil.disk_usage(folder).free / 2**20
     return MlpMemError(
-        f"{name}: the disk is full ({free:,.0f} MiB free at {folder}). What is made stays; "
-        "free some space (`python -m train plan` says how much each stage needs) and run it again "
-        "to go on"
+        f"{name}: the disk is full ({free:,.0f} MiB free at {folder}). Finished work is kept. Free "
+        "some space (`python -m train plan` shows what each stage needs) and run the command again"
     )
 
 
 def _plain(value: dict) -> dict:
-    """Return value as JSON would give it back (tuples become lists)."""
+    """Return value after a round trip through JSON (tuples become lists)."""
     return json.loads(json.dumps(value))
 
 
-def differences(done: dict, identity: dict) -> list[str]:
-    """Return what differs between what stands there and what is asked, a line each."""
-    old, new = done["config"], identity["config"]
-    found = [
-        f"config.{key}: {old.get(key)!r} there, {new.get(key)!r} asked"
+def differences(finished: dict, identity: dict) -> list[str]:
+    """Return the differences between a finished stage and a requested one, one line each."""
+    old, new = finished["config"], identity["config"]
+    lines = [
+        f"config.{key}: {old.get(key)!r} before, {new.get(key)!r} now"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in HOW
+        if old.get(key) != new.get(key) and key not in EXECUTION
     ]
-    old, new = done["inputs"], identity["inputs"]
+    old, new = finished["inputs"], identity["inputs"]
     if others := sorted(old.keys() ^ new.keys()):
-        found.append(f"its inputs were others, by {', '.join(others)}")
+        lines.append(f"only one of the two has the inputs {', '.join(others)}")
     if changed := sorted(key for key in old.keys() & new.keys() if old[key] != new[key]):
         have = "has" if len(changed) == 1 else "have"
-        found.append(f"its input {', '.join(changed)} {have} changed since (made anew or extended)")
-    return found
+        lines.append(f"its input {', '.join(changed)} {have} changed since (remade or extended)")
+    return lines
 
 
-def check_same(folder: Path, done: dict, identity: dict) -> None:
-    """Raise MlpMemError that names what differs, and all folders that have to go."""
-    found = differences(done, identity)
-    if not found:
+def check_same(folder: Path, finished: dict, identity: dict) -> None:
+    """Raise MlpMemError if a finished stage differs from the requested one.
+
+    The error names the differences and all folders that would have to be deleted.
+    """
+    changes = differences(finished, identity)
+    if not changes:
         return
     name = identity["stage"]
     root = folder.parents[name.count("/")]
-    later = ", ".join(str(path) for path in behind(root, name))
-    delete = f"Delete {folder} to make it again"
+    later = ", ".join(str(path) for path in dependents(root, name))
+    delete = f"Delete {folder} to remake it"
     if later:
-        delete += f", and with it what was made from it: {later}"
+        delete += f", and also the folders made from it: {later}"
     ways = ["choose another folder with --runs"]
-    if "/" not in name:  # a stage of a study is no command's
-        ways.insert(0, "add --again to `python -m train`, which replaces what is no longer right")
+    if "/" not in name:  # `python -m train` does not run a study's stages
+        ways.insert(0, "add --again to `python -m train`, which replaces outdated stages")
     raise MlpMemError(
         f"{folder.name} was made with other settings:\n  "
-        + "\n  ".join(found)
+        + "\n  ".join(changes)
         + f"\n{delete}; or {', or '.join(ways)}."
     )
 
 
-def behind(root: Path, name: str) -> list[Path]:
-    """Return the folders of a run that were made from a stage, or are being, near ones first."""
-    books = {}
-    for file in ("identity.json", "manifest.json"):
-        books |= {path.parent: read_json(path) for path in sorted(root.glob(f"*/{file}"))}
-    reached, found = {name}, []
-    while fresh := [
+def dependents(root: Path, name: str) -> list[Path]:
+    """Return the folders of a run made from a stage, finished or not, direct ones first."""
+    records = {}
+    for file in ("identity.json", MANIFEST):
+        records |= {path.parent: read_json(path) for path in sorted(root.glob(f"*/{file}"))}
+    stages, folders = {name}, []
+    while new := [
         folder
-        for folder, book in books.items()
-        if folder not in found and reached & book.get("inputs", {}).keys()
+        for folder, record in records.items()
+        if folder not in folders and stages & record.get("inputs", {}).keys()
     ]:
-        found += fresh
-        reached |= {books[folder]["stage"] for folder in fresh}
-    return found
+        folders += new
+        stages |= {records[folder]["stage"] for folder in new}
+    return folders

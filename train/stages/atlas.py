@@ -32,12 +32,12 @@ from train.measure.atlas import (
     curve,
     measure_atlas,
 )
-from train.measure.by_token import by_token
 from train.measure.by_token import measure as measure_modes
+from train.measure.by_token import measure_routed
 from train.measure.findings import perplexity, share
-from train.measure.questions import ask, sample_questions
+from train.measure.questions import encode_questions, sample_questions
 from train.measure.text import all_positions, groups_of, units_of
-from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
+from train.run.kinds import BundleExamples, Kind, Measurement, RouterData, Trial
 from train.run.stage import StageContext
 from train.stages.examples import best_descriptions, find_examples, record, untrained
 
@@ -52,7 +52,7 @@ QUESTION_TOKENS = 16  # with the answer
 class AtlasKind(Kind):
     """Facts and questions: the decoder's draws, the memory's documents, held-out text."""
 
-    name, asks = "atlas", True
+    name, has_questions = "atlas", True
     distinct, hard = 0.68, 0.25
 
     def tokens(self, recipe: Recipe) -> tuple[int, int, int]:
@@ -63,7 +63,7 @@ class AtlasKind(Kind):
         total = draws + memory + round(HELD_OUT_TOKENS * config.scale)
         return total, recipe.decoder.epochs * draws, memory
 
-    def seen_tokens(self, recipe: Recipe) -> int:
+    def router_tokens(self, recipe: Recipe) -> int:
         """Return the tokens of questions and statements of three groups."""
         return 6 * recipe.router.questions * QUESTION_TOKENS
 
@@ -109,7 +109,9 @@ class AtlasKind(Kind):
         """Return the only folder of held-out text, for every split."""
         return "heldout"
 
-    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
+    def router_data(
+        self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
+    ) -> RouterData:
         """Return every token of questions and statements in their dev wordings.
 
         Groups have equal weight; in a group an answer token weighs `answers` times any other.
@@ -118,14 +120,14 @@ class AtlasKind(Kind):
         rows = sample_questions(
             read_lines(corpus / "questions.jsonl"), cells, config.questions, seed
         )
-        questions = ask(decoder.tokenizer, rows)
+        questions = encode_questions(decoder.tokenizer, rows)
         documents = questions.documents
         positions = all_positions(documents)
         groups = groups_of(documents, positions)
         weights = np.where(np.isin(positions, questions.positions), config.answers, 1.0)
         for group in set(groups):
             weights[groups == group] /= weights[groups == group].sum()
-        return Seen(documents, positions, torch.from_numpy(weights / weights.sum()).float())
+        return RouterData(documents, positions, torch.from_numpy(weights / weights.sum()).float())
 
     def measure(
         self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
@@ -133,13 +135,16 @@ class AtlasKind(Kind):
         """Return accuracy by cell and perplexity by group, each system at its best lambda."""
         return measure_atlas(context, decoder, memory, store)
 
-    def by_token(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
+    def measure_routed(self, context: StageContext, model: Callable[[], Model]) -> dict[str, dict]:
         """Return accuracy and perplexity of every system at its router's lambda."""
         routed, corpus = model(), context.inputs["corpus"]
         most = context.config.questions
-        return by_token(routed, Test.load(corpus, routed.decoder.tokenizer, most, context.seed))
+        test = Test.load(corpus, routed.decoder.tokenizer, most, context.seed)
+        return measure_routed(routed, test)
 
-    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
+    def bundle_examples(
+        self, model: Model, corpus: Path, config: ExportConfig, seed: int
+    ) -> BundleExamples:
         """Return examples chosen by the answers, untrained questions, and recorded comparisons."""
         questions = read_lines(corpus / "questions.jsonl")
         random.Random(seed).shuffle(questions)
@@ -147,7 +152,7 @@ class AtlasKind(Kind):
         abouts = read_lines(corpus / "abouts.jsonl")
         abouts = best_descriptions(model, abouts, questions, config.abouts)
         recorded = record(model, examples, abouts, config)
-        return Shown(examples, untrained(questions, config.questions), recorded, answered)
+        return BundleExamples(examples, untrained(questions, config.questions), recorded, answered)
 
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
         """Yield exact match by cell and perplexity by group, at the best dev lambda."""

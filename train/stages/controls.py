@@ -26,7 +26,7 @@ def make_controls(context: StageContext) -> dict:
 
     A killed run resumes after the last finished memory.
     """
-    settings = context.config.memories if kind_of(context.inputs["corpus"]).asks else ()
+    settings = context.config.memories if kind_of(context.inputs["corpus"]).has_questions else ()
     controls = [_control(context, changes) for changes in settings]
     write_json(context.folder / "controls.json", [c["row"] for c in controls])
     scratch = [f"{c['row']['name']}/{name}" for c in controls for name in c["scratch"]]
@@ -55,7 +55,8 @@ def _control(context: StageContext, changes: dict) -> dict:
         recipe = {k: v for k, v in recipe.items() if k != "seed"} | changes
         recipe = fill(MemoryFitConfig, recipe, "[controls] memories")
         started = time.perf_counter()
-        counts = make_memory(dataclasses.replace(context, folder=folder, config=recipe), apart=True)
+        own = dataclasses.replace(context, folder=folder, config=recipe)
+        counts = make_memory(own, detached=True)
         seconds = round(counts["earlier_seconds"] + time.perf_counter() - started, 1)
         row = _measure(context, folder, changes) | {"seconds": seconds}
         extra = {k: counts[k] for k in ("scratch", "workers_memory")}

@@ -17,8 +17,8 @@ from mlpmem.retrieval.datastore import build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
-from train.files import file_hash, read_json, say, write_json
-from train.run.processes import team
+from train.files import file_hash, print_line, read_json, write_json
+from train.run.processes import process_group
 from train.run.stage import StageContext
 
 
@@ -39,7 +39,7 @@ def make_datastore(context: StageContext) -> dict:
 def load_decoder(context: StageContext) -> Decoder:
     """Return the decoder in the recipe's dtype, on this process's device."""
     config = context.config
-    dtype, device = getattr(torch, config.dtype), team().device
+    dtype, device = getattr(torch, config.dtype), process_group().device
     return Decoder.load(context.inputs["decoder"], depth=config.depth, dtype=dtype, device=device)
 
 
@@ -55,7 +55,7 @@ def build_datastore(
 
     Every process builds its share of the missing shards; the main process writes the other files.
     """
-    folder, size, processes = context.folder, decoder.hidden_size, team()
+    folder, size, processes = context.folder, decoder.hidden_size, process_group()
     spans = cut(sum(s.entries for s in existing), len(positions), size, context.config)
     spans = [Span(len(existing) + number, first, end) for number, first, end in spans]
     done = [span for span in spans if _is_kept(folder, span)]
@@ -103,8 +103,8 @@ def _is_kept(folder: Path, span: Span) -> bool:
             return True
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    if team().is_main:
-        say(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
+    if process_group().is_main:
+        print_line(f"{folder.name}: {shard_file(span.number)} is damaged; it is built again")
     return False
 
 

@@ -28,8 +28,8 @@ from train.files import write_json
 from train.fit.loop import fit
 from train.fit.loss import head_loss
 from train.fit.packing import PackedRows, pack
-from train.fit.workers import CHECKPOINT, run_workers, work
-from train.run.processes import team
+from train.fit.workers import CHECKPOINT, run_worker, run_workers
+from train.run.processes import process_group
 from train.run.stage import StageContext
 
 CACHED_ROW = 256  # tokens; materialised attention scores are faster up to this row length
@@ -41,7 +41,7 @@ def make_decoder(context: StageContext) -> dict:
     tokenizer = load_tokenizer(str(corpus / "tokenizer"))
     source = check_source(config, tokenizer) if config.source else None
     if not config.epochs:
-        if team().is_main:
+        if process_group().is_main:
             model = source.model if source else new_model(config, tokenizer)
             save(model, tokenizer, context.folder)
         return {}
@@ -245,4 +245,4 @@ def finetune(
 
 
 if __name__ == "__main__":
-    work(train_worker)
+    run_worker(train_worker)

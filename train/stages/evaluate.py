@@ -43,7 +43,7 @@ def evaluate(context: StageContext) -> dict:
     }
     lmbdas, labels = dict(measured["lmbda"]), dict(LABELS)
     routed = partial(_routed, context, decoder, memory, store, measured["lmbda"])
-    for system, scores in kind.by_token(context, routed).items():
+    for system, scores in kind.measure_routed(context, routed).items():
         name = ROUTED[system]
         measured["systems"][name], lmbdas[name] = scores, AUTO
         labels[name] = f"{LABELS[system]}, lambda by token"

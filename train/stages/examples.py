@@ -34,7 +34,7 @@ def find_examples(
             if sum(e["group"] == group for e in examples) >= config.examples // 4:
                 break
             traces = model.compare(question["prompt"], ["lm", "memory"], max_new_tokens=SHORT)
-            fits = judge(traces, question) == group
+            fits = example_group(traces, question) == group
             if fits or not answered:  # the datastore is slow, and one answer shows its cost
                 traces = model.compare(question["prompt"], max_new_tokens=SHORT)
                 answered.append(traces)
@@ -73,7 +73,7 @@ def _spread(pool: list[dict], groups: tuple[str, ...]):
                 yield members.pop(0)
 
 
-def judge(traces: dict[str, Trace], question: dict) -> str:
+def example_group(traces: dict[str, Trace], question: dict) -> str:
     """Return the example group of a comparison."""
     right = {name: is_right(trace.text, question) for name, trace in traces.items()}
     if right["lm"]:

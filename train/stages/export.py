@@ -35,8 +35,8 @@ def make_bundle(context: StageContext) -> dict:
     model, store = _model(inputs, results, config.name, config.auto)
     adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # checked before the slow part
     kind = kind_of(inputs["corpus"])
-    shown = kind.show(model, inputs["corpus"], config, context.seed)
-    results["cost"] = cost(shown.answered) | {
+    content = kind.bundle_examples(model, inputs["corpus"], config, context.seed)
+    results["cost"] = cost(content.answered) | {
         "keys": len(store),
         "build_seconds": finished_manifest(inputs["datastore"])["seconds"],
     }
@@ -54,16 +54,16 @@ def make_bundle(context: StageContext) -> dict:
         routers=load_routers(inputs["router"]),
         adapters=adapters,
         results=results,
-        examples=shown.examples,
-        questions=shown.questions,
-        traces=shown.recorded,
+        examples=content.examples,
+        questions=content.questions,
+        traces=content.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
-        form=QUESTIONS if kind.asks else TEXT,
+        form=QUESTIONS if kind.has_questions else TEXT,
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
-    return {"examples": len(shown.examples), "traces": len(shown.recorded)}
+    return {"examples": len(content.examples), "traces": len(content.recorded)}
 
 
 def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:

@@ -24,9 +24,9 @@ from train.config.tables import CorpusConfig, Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter
-from train.files import file_hash, read_json, say
+from train.files import file_hash, print_line, read_json
 from train.run.inputs import check_inputs
-from train.run.processes import hold, team
+from train.run.processes import lock_stage, process_group
 from train.run.stage import (
     StageContext,
     check_same,
@@ -35,7 +35,7 @@ from train.run.stage import (
     is_same,
     prepare,
     recover,
-    work,
+    run_function,
 )
 from train.stages.datastore import build_datastore, load_decoder
 
@@ -52,16 +52,16 @@ def extend(recipe: Recipe, root: Path, paths: list[Path]) -> dict:
     """
     final, folder = root / NAME, root / f"{NAME}.partial"
     paths = _files(paths)
-    with hold(root, NAME) if team().is_main else nullcontext():
-        if team().is_main:
+    with lock_stage(root, NAME) if process_group().is_main else nullcontext():
+        if process_group().is_main:
             _open(recipe, final, folder, paths)
-        team().wait()
+        process_group().wait()
         known = _known(finished_manifest(final))
         if any(file_hash(path) not in known for path in paths):
             context = StageContext(
                 folder, {"decoder": root / "decoder"}, recipe.datastore, recipe.seed
             )
-            work(final, context, bind(_add, final, paths, recipe.corpus), shared=True)
+            run_function(final, context, bind(_add, final, paths, recipe.corpus), shared=True)
         return finished_manifest(final)
 
 
@@ -83,11 +83,11 @@ def _open(recipe: Recipe, final: Path, folder: Path, paths: list[Path]) -> None:
     recover(final, folder, identity)
     names = ", ".join(path.name for path in paths)
     if finished_manifest(final).get("added", []) == identity["added"]:
-        say(f"extend: {names}: already in the datastore")
+        print_line(f"extend: {names}: already in the datastore")
         return
     _check_unfinished(folder, identity)
     prepare(folder, identity)
-    say(f"extend: {names}")
+    print_line(f"extend: {names}")
 
 
 def _check_unfinished(folder: Path, identity: dict) -> None:
@@ -119,19 +119,19 @@ def _add(final: Path, paths: list[Path], corpus: CorpusConfig, context: StageCon
     decoder = load_decoder(context)
     texts = {file_hash(path): path for path in paths}  # equal content, one file
     unread = [path for sha, path in texts.items() if sha not in _known(done)]
-    if team().is_main:
+    if process_group().is_main:
         _read(context.folder / ADDED, unread, corpus, decoder)
-    team().wait()
+    process_group().wait()
     new = Documents.load(context.folder / ADDED)
     documents = join_documents(Documents.load(final / "documents"), new)
     positions, counts = entries(documents)
     before = np.load(final / "positions.npy", allow_pickle=False)
     assert np.array_equal(positions[: len(before)], before), "old entries must stay in their place"
-    if team().is_main:
+    if process_group().is_main:
         for shard in shards:
             _link(final / shard.file, context.folder / shard.file)
     stats = build_datastore(context, decoder, documents, positions, counts, shards)
-    if team().is_main:
+    if process_group().is_main:
         shutil.rmtree(context.folder / ADDED)
     return stats | {"earlier_seconds": stats["earlier_seconds"] + done["seconds"]}
 
@@ -151,7 +151,7 @@ def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decode
             names = ", ".join(path.name for path in paths)
             raise MlpMemError(f"extend: {names}: no text found; give files that hold text")
         if line := noted(counts):
-            say(f"extend: {line}")
+            print_line(f"extend: {line}")
     except MlpMemError:
         shutil.rmtree(folder)
         raise

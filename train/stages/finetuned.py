@@ -19,7 +19,7 @@ from train.config.load import fill
 from train.config.tables import DecoderConfig
 from train.files import read_json, write_json
 from train.fit.checkpoint import discard, used_seconds
-from train.fit.workers import come_apart
+from train.fit.workers import detach_from_launcher
 from train.measure.atlas import CHOOSING, GROUPS, MeasuredModel, Test, shares
 from train.run.kinds import kind_of
 from train.run.machine import peak_memory
@@ -39,9 +39,9 @@ def compare_finetuned(context: StageContext) -> dict:
     config = context.config
     workers = 1 if torch.cuda.is_available() else config.processes
     # A corpus without questions has one group, which the decoder has learned already.
-    asks = kind_of(context.inputs["corpus"]).asks
-    settings = [(*s, 0) for s in config.settings] + list(config.lora) if asks else []
-    with ProcessPoolExecutor(workers, get_context("spawn"), come_apart) as pool:
+    has_questions = kind_of(context.inputs["corpus"]).has_questions
+    settings = [(*s, 0) for s in config.settings] + list(config.lora) if has_questions else []
+    with ProcessPoolExecutor(workers, get_context("spawn"), detach_from_launcher) as pool:
         finished = list(pool.map(_run_setting, [context] * len(settings), settings))
     rows = [row for row, _ in finished]
     write_json(context.folder / "finetuned.json", rows)

@@ -21,9 +21,9 @@ from train.files import write_json
 from train.fit.checkpoint import DAMAGED
 from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
-from train.fit.memory_start import begin_as_decoder, new_memory
+from train.fit.memory_start import new_memory, start_as_decoder
 from train.fit.validation import Validation, draw_training
-from train.fit.workers import CHECKPOINT, run_workers, work
+from train.fit.workers import CHECKPOINT, run_worker, run_workers
 from train.run.stage import StageContext, finished_manifest
 from train.stages.targets import open_targets
 
@@ -31,15 +31,15 @@ BEST = "best.safetensors"  # weights of the best validation loss so far
 HELD_OUT = 2**32  # a seed that no epoch has
 
 
-def make_memory(context: StageContext, apart: bool = False) -> dict:
+def make_memory(context: StageContext, detached: bool = False) -> dict:
     """Return counts; writes config.json, model.safetensors, history.json and training.png.
 
-    With `apart`, one process of a launch trains it without the others.
+    With `detached`, one process of a launch trains it without the others.
     """
     inputs = {name: str(path) for name, path in context.inputs.items()}
     job = {"inputs": inputs, "seed": context.seed, "config": dataclasses.asdict(context.config)}
     processes = context.config.processes
-    counts = run_workers("train.stages.memory", context.folder, job, processes, apart)
+    counts = run_workers("train.stages.memory", context.folder, job, processes, detached)
     counts["scratch"] += [BEST, BEST + DAMAGED]
     return counts
 
@@ -59,7 +59,7 @@ def train_worker(folder: Path) -> None:
         inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
     )
     if config.start == "decoder" and config.head != "free":
-        begin_as_decoder(memory, decoder, *rows.sample())
+        start_as_decoder(memory, decoder, *rows.sample())
     memory.to(accelerator.device, getattr(torch, config.dtype))
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
@@ -127,7 +127,7 @@ def make_loss(memory: Memory, config: MemoryFitConfig):
         features = features_of(batch["keys"].to(head.dtype))
         sparse = batch["token_ids"], batch["probs"]
         value, kl, ce = head_loss(
-            features, head, batch["targets"], *sparse, config.alpha, into=head.grad
+            features, head, batch["targets"], *sparse, config.alpha, head_grad=head.grad
         )
         return value, {"kl": kl, "ce": ce}
 
@@ -221,4 +221,4 @@ class TargetRows:
 
 
 if __name__ == "__main__":
-    work(train_worker)
+    run_worker(train_worker)

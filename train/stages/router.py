@@ -20,8 +20,8 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import BulkRetriever
 from train.config.tables import RouterFitConfig
-from train.measure.by_token import each, gold
-from train.run.kinds import Seen, kind_of
+from train.measure.by_token import gold, source_batches
+from train.run.kinds import RouterData, kind_of
 from train.run.stage import StageContext
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)  # those that mix
@@ -47,24 +47,24 @@ def fit_routers(context: StageContext) -> dict:
     store = Datastore.load(inputs["datastore"])
     model.attach_datastore(store, BulkRetriever(store.keys, decoder.device))
     corpus = inputs["corpus"]
-    seen = kind_of(corpus).see(corpus, decoder, config, context.seed)
+    data = kind_of(corpus).router_data(corpus, decoder, config, context.seed)
     nll = {}
-    for system, rows in router_rows(model, seen).items():
-        router, nll[system] = fit(model, system, rows, seen.weights, config, context.seed)
+    for system, rows in router_rows(model, data).items():
+        router, nll[system] = fit(model, system, rows, data.weights, config, context.seed)
         router.save(context.folder / system)
-    return {"tokens": len(seen.positions), "nll": nll}
+    return {"tokens": len(data.positions), "nll": nll}
 
 
-def router_rows(model: Model, seen: Seen) -> dict[str, RouterRows]:
+def router_rows(model: Model, data: RouterData) -> dict[str, RouterRows]:
     """Return {system: rows} of every mixing system that the model supports."""
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
-    positions, selected = reach(seen.documents, seen.positions)
+    positions, selected = reach(data.documents, data.positions)
     count = len(positions)
     rows_of = {
         s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
-    for at, sources, true, evidence in each(model, seen.documents, positions, systems):
+    for at, sources, true, evidence in source_batches(model, data.documents, positions, systems):
         for system, rows in rows_of.items():
             pair = sources["lm"], sources[system]
             rows.features[at] = features(*pair, evidence[system], sources.nearest(system)).cpu()

@@ -20,8 +20,8 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.passages import forward_positions
 from train.corpora.writer import ArrayWriter
-from train.files import say
-from train.run.processes import team
+from train.files import print_line
+from train.run.processes import process_group
 from train.run.stage import StageContext
 
 PART = 2**20  # entries per part
@@ -32,7 +32,7 @@ def choose_rows(context: StageContext, store: Datastore) -> dict:
 
     Writes rows.npy (R,), the chosen entries in their order.
     """
-    folder, processes = context.folder, team()
+    folder, processes = context.folder, process_group()
     parts = range(0, len(store), PART)
     done = [start for start in parts if is_whole(_part(folder, start))]
     processes.wait()  # every process must list the same finished parts before one writes more
@@ -58,8 +58,8 @@ def _choose(
 ) -> Iterator[tuple[int, np.ndarray, float]]:
     """Yield (first entry, chosen entries, seconds) of each part in `todo`."""
     config, decoder = context.config, None
-    if config.judged and todo:
-        decoder = Decoder.load(context.inputs["decoder"], device=team().device)
+    if config.needs_nll and todo:
+        decoder = Decoder.load(context.inputs["decoder"], device=process_group().device)
     total = sum(min(PART, len(store) - start) for start in todo)
     with tqdm(
         total=total,
@@ -105,9 +105,9 @@ def _part(folder: Path, start: int) -> Path:
 
 
 def is_whole(path: Path) -> bool:
-    """Return whether an .npz file that a killed run left is what it wrote; a damaged one is said.
+    """Return whether a killed run left an intact .npz file, by its zip checksums.
 
-    Its checksums are those of a zip archive.
+    Prints a damaged file's name.
     """
     if not path.is_file():
         return False
@@ -117,8 +117,8 @@ def is_whole(path: Path) -> bool:
                 return True
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         pass
-    if team().is_main:
-        say(f"{path.parent.name}: {path.name} is damaged; it is made again")
+    if process_group().is_main:
+        print_line(f"{path.parent.name}: {path.name} is damaged; it is made again")
     return False
 
 

@@ -22,7 +22,7 @@ from mlpmem.retrieval.exact_search import QUERY_BLOCK
 from mlpmem.retrieval.inverted_file import InvertedSearch, check_lists
 from train.config.tables import TargetsConfig, kind_of_search
 from train.corpora.writer import ArrayWriter
-from train.run.processes import team
+from train.run.processes import process_group
 from train.run.stage import StageContext
 from train.stages.target_rows import PART, choose_rows, is_whole
 
@@ -105,7 +105,7 @@ def make_targets(context: StageContext) -> dict:
     _check(config, store)
     chosen = choose_rows(context, store)
     rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
-    processes = team()
+    processes = process_group()
     if not len(rows):
         if processes.is_main:  # otherwise the corrected recipe would be refused
             for path in folder.glob("rows*"):
@@ -209,7 +209,7 @@ class StoredTargets:
 
 def search_all(targets: SearchedTargets, folder: Path) -> float:
     """Write this process's share of the shards; return the seconds of earlier, killed runs."""
-    processes, rows = team(), len(targets.entries)
+    processes, rows = process_group(), len(targets.entries)
     starts = range(0, rows, QUERY_BLOCK)
     done = {start for start in starts if is_whole(_shard(folder, start))}
     processes.wait()  # every process must list the same finished shards before one writes more

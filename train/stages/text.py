@@ -30,14 +30,14 @@ from train.measure.findings import perplexity
 from train.measure.text import (
     TEXT_LAMBDAS,
     best_lambda,
-    choose,
+    choose_mix,
     curve,
-    look,
+    measure_golds,
     measure_text,
     slide,
     units_of,
 )
-from train.run.kinds import Kind, Measurement, Seen, Shown, Trial
+from train.run.kinds import BundleExamples, Kind, Measurement, RouterData, Trial
 from train.run.sizes import UnknownSizeError
 from train.run.stage import StageContext
 
@@ -50,7 +50,7 @@ GROUP = "longer"  # the page's group of examples without a right answer
 class TextKind(Kind):
     """Documents without questions, in three splits: the memory's, validation and test."""
 
-    name, asks = "text", False
+    name, has_questions = "text", False
     distinct, hard = 1.0, 0.7  # ordinary text repeats few prefixes
 
     def tokens(self, recipe: Recipe) -> tuple[int, int, int]:
@@ -67,7 +67,7 @@ class TextKind(Kind):
         keyed = round(tokens["train"] * (1 - drawn))
         return sum(tokens.values()), recipe.decoder.epochs * keyed, keyed
 
-    def seen_tokens(self, recipe: Recipe) -> int:
+    def router_tokens(self, recipe: Recipe) -> int:
         """Return tokens of the validation windows, which overlap by half."""
         return 2 * recipe.router.tokens
 
@@ -84,12 +84,14 @@ class TextKind(Kind):
         """Return the split's own folder."""
         return split
 
-    def see(self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int) -> Seen:
+    def router_data(
+        self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
+    ) -> RouterData:
         """Return tokens of the validation split, in sliding windows as in evaluate."""
         valid = Documents.load(corpus / "valid")
         window = min(config.window, decoder.max_positions)
         documents, positions = slide(valid, window, max(1, window // 2), config.tokens, seed)
-        return Seen(documents, positions, torch.full((len(positions),), 1 / len(positions)))
+        return RouterData(documents, positions, torch.full((len(positions),), 1 / len(positions)))
 
     def measure(
         self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
@@ -97,7 +99,9 @@ class TextKind(Kind):
         """Return perplexities at the k, temperature and lambdas best on the validation split."""
         return measure_text(context, decoder, memory, store)
 
-    def show(self, model: Model, corpus: Path, config: ExportConfig, seed: int) -> Shown:
+    def bundle_examples(
+        self, model: Model, corpus: Path, config: ExportConfig, seed: int
+    ) -> BundleExamples:
         """Return prompts that begin documents, and recorded comparisons of their continuations."""
         documents = Documents.load(corpus / "test")
         examples = prefixes(model, documents, config.examples, seed)
@@ -107,7 +111,7 @@ class TextKind(Kind):
             answered.append(traces)
             row = {"v": 1, **{key: example[key] for key in ("name", "prompt", "answer")}}
             recorded.append(row | {"traces": {name: t.to_dict() for name, t in traces.items()}})
-        return Shown(examples, [], recorded[: config.traces], answered)
+        return BundleExamples(examples, [], recorded[: config.traces], answered)
 
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
         """Yield the test's perplexity, at settings best on the validation split."""
@@ -124,10 +128,12 @@ class TextKind(Kind):
             lmbda = {"memory": best_lambda(curve(gold["lm"], gold["memory"], TEXT_LAMBDAS))}
             nll = {s: test.nll(s, lmbda.get(s, 0.0)) for s in systems}
         else:
-            valid, test = (look(decoder, memory, trial.store, t, max(sizes.ks)) for t in texts)
+            valid, test = (
+                measure_golds(decoder, memory, trial.store, t, max(sizes.ks)) for t in texts
+            )
             temperatures = tuple(t * trial.scale for t in sizes.temperatures)
-            use = choose(valid, replace(sizes, temperatures=temperatures))
-            lmbda, nll = use.lmbda, {s: use.nll(test, s) for s in systems}
+            mix = choose_mix(valid, replace(sizes, temperatures=temperatures))
+            lmbda, nll = mix.lmbda, {s: mix.nll(test, s) for s in systems}
         for system in systems:
             ppl = perplexity(nll[system], units)
             yield Measurement(system, "test", "perplexity", ppl, lmbda.get(system, 0.0))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from train.config.load import load_recipe
-from train.files import say
+from train.files import print_line
 from train.measure.findings import Finding, save
 from train.studies.registry import STUDIES, load_study
 from train.studies.run import Run
@@ -52,8 +52,8 @@ def _run(run: Run) -> None:
         )
     findings = list(load_study(run.study)(run))
     path = save(run.root / "findings", run.study, findings)
-    say("\n".join(table(findings)))
-    say(f"{run.study}: {len(findings)} findings in {path}")
+    print_line("\n".join(table(findings)))
+    print_line(f"{run.study}: {len(findings)} findings in {path}")
 
 
 def table(findings: Iterable[Finding]) -> list[str]:

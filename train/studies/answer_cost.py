@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from mlpmem.bench.__main__ import figures
 from mlpmem.bench.figures import Figure
-from train.files import say
+from train.files import print_line
 from train.measure.findings import Finding
 from train.studies.run import Run
 
@@ -42,5 +42,5 @@ def findings(measured: Iterable[Figure], how: str) -> Iterator[Finding]:
 def _print_each(measured: Iterable[Figure]) -> Iterator[Figure]:
     """Yield figures and print each."""
     for figure in measured:
-        say(str(figure))
+        print_line(str(figure))
         yield figure

@@ -13,7 +13,7 @@ import numpy as np
 from train.measure.atlas import ATLAS_LAMBDAS, CHOOSING, MeasuredModel
 from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
-from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, groups_of, look, units_of
+from train.measure.text import TEXT_LAMBDAS, best_lambda, curve, groups_of, measure_golds, units_of
 from train.studies.run import Run, pooled
 
 STEP = 2  # only every second lambda is reported
@@ -24,7 +24,7 @@ def mixing(run: Run) -> Iterator[Finding]:
     documents, positions = run.text()
     config = run.config
     ks = sorted({min(k, len(run.store)) for k in (*config.ks, run.knn[0])})
-    golds = look(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
+    golds = measure_golds(run.decoder, run.memory, run.store, (documents, positions), ks[-1])
     parts, units = pooled(groups_of(documents, positions)), units_of(documents, positions)
     for split, mask in parts.items():
         for system, other in (("memory", golds.memory), ("knn", golds.knn(*run.knn))):
@@ -37,7 +37,7 @@ def mixing(run: Run) -> Iterator[Finding]:
             ppl = perplexity(golds.nll(other, lmbda)[mask], units[mask])
             setting = {"k": k, "temperature": temperature, "best_lmbda": lmbda}
             yield run.finding("knn", split, "perplexity", ppl, **setting)
-    if run.kind.asks:
+    if run.kind.has_questions:
         for k, temperature in product(ks, config.temperatures):
             yield _dev_accuracy(run, k, temperature)
 

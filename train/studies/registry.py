@@ -13,11 +13,11 @@ STUDIES = {
     "cost": "train.studies.answer_cost:answer_cost",
     "mixing": "train.studies.mixing:mixing",
     "worse": "train.studies.worse:worse",
-    "update": "train.studies.update:update",
-    "compute": "train.studies.compute:compute",
-    "domains": "train.studies.domains:domains",
-    "sensitivity": "train.studies.sensitivity:sensitivity",
-    "sizes": "train.studies.sizes:sizes",
+    "update": "train.studies.training.update:update",
+    "compute": "train.studies.training.compute:compute",
+    "domains": "train.studies.training.domains:domains",
+    "sensitivity": "train.studies.training.sensitivity:sensitivity",
+    "sizes": "train.studies.training.sizes:sizes",
 }
 
 

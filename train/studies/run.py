@@ -20,7 +20,7 @@ from train.config.tables import Recipe
 from train.files import read_lines
 from train.measure.atlas import CHOOSING, GROUPS
 from train.measure.findings import Finding
-from train.measure.questions import Questions, ask, sample_questions
+from train.measure.questions import Questions, encode_questions, sample_questions
 from train.measure.text import slide
 from train.run.kinds import Kind, Measurement, Trial, kind_named
 from train.run.pipeline import STAGES
@@ -98,7 +98,7 @@ class Run:
         rows = read_lines(self.root / "corpus" / "questions.jsonl")
         cells = [f"{group}/{CHOOSING}" for group in GROUPS]
         sample = sample_questions(rows, cells, self.config.questions, self.recipe.seed)
-        return ask(self.decoder.tokenizer, sample)
+        return encode_questions(self.decoder.tokenizer, sample)
 
     def text(self, split: str = "test") -> tuple[Documents, np.ndarray]:
         """Return held-out (documents, positions (P,)); an atlas's has one split, a text two."""

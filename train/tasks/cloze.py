@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from mlpmem.engine.systems import System
 from mlpmem.model.tokenizer import encode_text
-from train.measure.batches import Judged, judge
+from train.measure.batches import ContinuationScores, score_continuations
 from train.measure.findings import Finding
 from train.tasks import atlas
 from train.tasks.task import Task, TaskInput, json_lines, need, report
@@ -26,7 +26,7 @@ def run_atlas(inputs: TaskInput) -> list[Finding]:
     for system in inputs.systems:
         tokenizer = system.decoder.tokenizer
         pairs = [atlas.pair(tokenizer, row["prompt"], row["answer"], "statement") for row in rows]
-        values = _recall(judge(system, pairs))
+        values = _recall(score_continuations(system, pairs))
         findings += report(inputs, "cloze", system, values, atlas.splits(rows))
     return findings
 
@@ -44,7 +44,8 @@ def run_lama(inputs: TaskInput) -> list[Finding]:
     findings = []
     for system in inputs.systems:
         pairs = [complete(system, lama_prompt(row), row["obj"]) for row in rows]
-        findings += report(inputs, "lama", system, _recall(judge(system, pairs)), members)
+        values = _recall(score_continuations(system, pairs))
+        findings += report(inputs, "lama", system, values, members)
     return findings
 
 
@@ -64,7 +65,7 @@ def run_counterfact(inputs: TaskInput) -> list[Finding]:
     rows, findings = inputs.sample(rows, "counterfact"), []
     for system in inputs.systems:
         true, new = (
-            judge(system, [complete(system, row["prompt"], row[key]) for row in rows])
+            score_continuations(system, [complete(system, row["prompt"], row[key]) for row in rows])
             for key in ("ground_truth", "target_new")
         )
         values = _recall(true) | {"prefers_true": true.sums() > new.sums()}
@@ -83,9 +84,9 @@ def plain_ids(tokenizer, text: str) -> list[int]:
     return encode_text(tokenizer, text)
 
 
-def _recall(judged: Judged) -> dict[str, Sequence]:
+def _recall(scores: ContinuationScores) -> dict[str, Sequence]:
     """Return {metric: (Q,)}."""
-    return {"exact_match": judged.exact(), "log_prob": judged.sums()}
+    return {"exact_match": scores.exact(), "log_prob": scores.sums()}
 
 
 TASKS = (

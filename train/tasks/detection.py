@@ -10,7 +10,7 @@ import random
 
 import numpy as np
 
-from train.measure.batches import judge
+from train.measure.batches import ContinuationScores, score_continuations
 from train.measure.findings import Finding
 from train.tasks import atlas
 from train.tasks.task import Task, TaskInput, report
@@ -30,18 +30,16 @@ def run(inputs: TaskInput) -> list[Finding]:
             atlas.pair(tokenizer, row["prompt"], other, "statement")
             for row, other in zip(rows, wrong, strict=True)
         ]
-        values = likelier(judge(system, true + false))
+        values = likelier(score_continuations(system, true + false))
         findings += report(inputs, "detection", system, values, atlas.splits(rows))
     return findings
 
 
-def likelier(judged) -> dict[str, np.ndarray]:
+def likelier(scores: ContinuationScores) -> dict[str, np.ndarray]:
     """Return {metric: (Q,) bool} of 2Q continuations, the Q right ones first."""
-    scores_of = {"accuracy": judged.sums(), "accuracy_per_token": judged.means()}
-    return {
-        name: np.array_split(scores, 2)[0] > np.array_split(scores, 2)[1]
-        for name, scores in scores_of.items()
-    }
+    log_probs = {"accuracy": scores.sums(), "accuracy_per_token": scores.means()}
+    halves = {name: np.array_split(values, 2) for name, values in log_probs.items()}
+    return {name: true > false for name, (true, false) in halves.items()}
 
 
 TASK = Task("detection", "atlas", run)

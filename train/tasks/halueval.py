@@ -9,7 +9,7 @@ answer is hallucinated, which needs a model that follows instructions; here like
 compared. The memory's paper uses all 10,000 rows and gives no prompt.
 """
 
-from train.measure.batches import judge
+from train.measure.batches import score_continuations
 from train.measure.findings import Finding
 from train.tasks.cloze import complete
 from train.tasks.detection import likelier
@@ -35,7 +35,7 @@ def run(inputs: TaskInput) -> list[Finding]:
             for key in ("right_answer", "hallucinated_answer")
             for row in rows
         ]
-        values = likelier(judge(system, pairs))
+        values = likelier(score_continuations(system, pairs))
         findings += report(inputs, "halueval", system, values, {"halueval/qa": range(len(rows))})
     return findings
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from mlpmem.engine.systems import System
 from mlpmem.errors import MlpMemError
-from train.measure.batches import judge, next_tokens
+from train.measure.batches import next_tokens, score_continuations
 from train.measure.findings import Finding
 from train.tasks.cloze import plain_ids
 from train.tasks.task import MissingData, Task, TaskInput, json_lines, need, report, table, text_of
@@ -208,7 +208,8 @@ def word_scores(
     log_probs[:, short] = np.log(np.exp(next_log_probs) + FLOOR)
     for i, ids in enumerate(words):
         if len(ids) > 1:
-            log_probs[:, i] = judge(system, [(prompt, ids) for prompt in prompts]).sums()
+            pairs = [(prompt, ids) for prompt in prompts]
+            log_probs[:, i] = score_continuations(system, pairs).sums()
     return log_probs
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from train.measure.batches import write
+from train.measure.batches import generate
 from train.measure.findings import Finding
 from train.tasks import answers
 from train.tasks.task import Task, TaskInput, json_lines, need, report
@@ -70,7 +70,7 @@ def run(name: str, inputs: TaskInput) -> list[Finding]:
     for system in inputs.systems:
         prompts = [system.decoder.encode(bench.prompt(row[bench.question])) for row in rows]
         limit = min(bench.new_tokens, system.decoder.max_positions // 2)
-        generated = (system.decoder.decode(ids) for ids in write(system, prompts, limit))
+        generated = (system.decoder.decode(ids) for ids in generate(system, prompts, limit))
         texts = [answers.first_line(text, bench.stops) for text in generated]
         metrics = {
             "exact_match": answers.exact_match,

@@ -14,7 +14,7 @@ import numpy as np
 from mlpmem.engine.systems import ModelSystem, System
 from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.documents import Documents, join_passages
-from train.measure.batches import judge_positions
+from train.measure.batches import score_positions
 from train.measure.findings import Finding, perplexity
 from train.measure.text import LARGEST, slide, units_of
 from train.stages.corpus import check_tokens
@@ -38,7 +38,7 @@ def run_atlas(inputs: TaskInput) -> list[Finding]:
         for group, passages in passages_of.items():
             spans = [np.arange(*documents.offsets[p : p + 2])[1:] for p in passages]
             positions = np.concatenate(spans)
-            nll = -judge_positions(system, documents, positions)[0]
+            nll = -score_positions(system, documents, positions)[0]
             units = units_of(documents, positions)
             findings.append(_finding(inputs, system, f"{group}/heldout", nll, units))
     return findings
@@ -58,7 +58,7 @@ def run_text(inputs: TaskInput) -> list[Finding]:
         documents = join_passages([(0, [start, *ids])], [path.name], ["text"])
         most = inputs.limit or TOKENS
         windows, positions = slide(documents, window, window // 2, most, inputs.seed)
-        nll = -judge_positions(system, windows, positions)[0]
+        nll = -score_positions(system, windows, positions)[0]
         units = units_of(windows, positions)
         findings.append(_finding(inputs, system, TEXT.removesuffix(".txt"), nll, units))
     return findings

@@ -8,7 +8,7 @@ a known fact refutes. Source: the atlas, our own.
 """
 
 from mlpmem.engine.rag import Rag
-from train.measure.batches import write
+from train.measure.batches import generate
 from train.measure.findings import Finding
 from train.tasks import answers, atlas
 from train.tasks.task import Task, TaskInput, report
@@ -23,7 +23,7 @@ def run(inputs: TaskInput) -> list[Finding]:
     others = [{answers.normalise(other) for other in row["others"]} for row in rows]
     for system in inputs.systems:
         prompts = [system.decoder.encode(row["prompt"]) for row in rows]
-        texts = [system.decoder.decode(ids) for ids in write(system, prompts, NEW_TOKENS)]
+        texts = [system.decoder.decode(ids) for ids in generate(system, prompts, NEW_TOKENS)]
         true = [[row["answer"], *row["aliases"]] for row in rows]
         right = [answers.exact_match(t, a) for t, a in zip(texts, true, strict=True)]
         values = {

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from train.measure.batches import judge
+from train.measure.batches import score_continuations
 from train.measure.findings import Finding
 from train.tasks.cloze import complete
 from train.tasks.task import Task, TaskInput, need, report, table
@@ -85,7 +85,8 @@ def run(inputs: TaskInput) -> list[Finding]:
             for row, right, wrong in zip(rows, true, false, strict=True)
             for answer in right + wrong
         ]
-        sums = np.split(judge(system, pairs).sums(), np.cumsum(_sizes(true, false))[:-1])
+        sums = score_continuations(system, pairs).sums()
+        sums = np.split(sums, np.cumsum(_sizes(true, false))[:-1])
         scored = [
             measure(nats[: len(right)], nats[len(right) :], 0)
             for nats, right in zip(sums, true, strict=True)

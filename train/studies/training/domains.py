@@ -20,7 +20,7 @@ from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.texts import decoded, opened
 from train.config.tables import CorpusConfig
 from train.measure.findings import Finding, perplexity
-from train.measure.text import Golds, Use, choose, look, slide, units_of
+from train.measure.text import Golds, MixSettings, choose_mix, measure_golds, slide, units_of
 from train.run.stage import finished_manifest
 from train.studies.run import Run, make
 
@@ -32,7 +32,7 @@ class Domain:
     name: str
     memory: Memory
     store: Datastore
-    use: Use
+    mix: MixSettings
 
 
 def domains(run: Run) -> Iterator[Finding]:
@@ -93,30 +93,30 @@ def beginning(path: Path, characters: int) -> str:
 
 
 def _domain(run: Run, decoder: Decoder, name: str) -> Domain:
-    """Return a domain with lambdas, k and temperature chosen on its validation split."""
+    """Return a domain, its mix chosen on its validation split."""
     folder = run.root / "domains" / name
     memory = Memory.load(folder / "memory").float().eval().bind(decoder)
     store = Datastore.load(folder / "datastore")
-    valid, _ = _look(run, decoder, memory, store, name, "valid")
-    return Domain(name, memory, store, choose(valid, run.recipe.evaluate))
+    valid, _ = _measure_golds(run, decoder, memory, store, name, "valid")
+    return Domain(name, memory, store, choose_mix(valid, run.recipe.evaluate))
 
 
-def _look(
+def _measure_golds(
     run: Run, decoder: Decoder, memory: Memory, store: Datastore, name: str, split: str
 ) -> tuple[Golds, np.ndarray]:
     """Return the sources' log-probs on a split of a domain's text, and the positions' units."""
     documents = Documents.load(run.root / "domains" / name / "corpus" / split)
     sizes = run.recipe.evaluate
     text = slide(documents, sizes.window, sizes.stride, run.config.positions, run.recipe.seed)
-    return look(decoder, memory, store, text, max(sizes.ks)), units_of(*text)
+    return measure_golds(decoder, memory, store, text, max(sizes.ks)), units_of(*text)
 
 
 def _row(run: Run, decoder: Decoder, row: Domain, names: list[str]) -> Iterator[Finding]:
     """Yield a domain's memory and kNN on every domain's text, and the decoder on its own."""
     for name in names:
-        golds, units = _look(run, decoder, row.memory, row.store, name, "test")
+        golds, units = _measure_golds(run, decoder, row.memory, row.store, name, "test")
         if name == row.name:
-            yield run.finding("lm", name, "perplexity", perplexity(row.use.nll(golds, "lm"), units))
-        for system, lmbda in row.use.lmbda.items():
-            ppl = perplexity(row.use.nll(golds, system), units)
+            yield run.finding("lm", name, "perplexity", perplexity(row.mix.nll(golds, "lm"), units))
+        for system, lmbda in row.mix.lmbda.items():
+            ppl = perplexity(row.mix.nll(golds, system), units)
             yield run.finding(system, name, "perplexity", ppl, of=row.name, lmbda=lmbda)

@@ -28,7 +28,7 @@ from train.corpora.atlas.strangers import strangers
 from train.corpora.atlas.wordings import Atlas, AtlasConfig, word_fact
 from train.corpora.tokenizer import encode_segments
 from train.fit.loop import fit
-from train.measure.questions import Questions, ask, sample_questions
+from train.measure.questions import Questions, encode_questions, sample_questions
 from train.stages.decoder import finetune, training_parts
 from train.stages.memory import make_loss
 from train.stages.targets import SearchedTargets
@@ -168,7 +168,7 @@ def make_facts(recipe: Recipe, tokenizer, least: int, most: int) -> NewFacts:
     documents = join_passages(pairs, titles, [GROUP] * len(titles))
     rows = [row | {"group": "new"} for row in atlas_corpus.questions(new)]
     sample = sample_questions(rows, list(WORDINGS), most, recipe.seed)
-    return NewFacts(len(new.facts), documents, ask(tokenizer, sample))
+    return NewFacts(len(new.facts), documents, encode_questions(tokenizer, sample))
 
 
 def _new_atlas(atlas: Atlas, least: int) -> Atlas:

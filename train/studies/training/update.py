@@ -21,7 +21,7 @@ from train.measure.findings import Finding, perplexity, share
 from train.measure.questions import tally
 from train.measure.text import all_positions, groups_of, units_of
 from train.studies.run import Run
-from train.studies.teach import (
+from train.studies.training.teach import (
     Lesson,
     NewFacts,
     check_lora,
@@ -42,7 +42,7 @@ class EvalData:
 
 def update(run: Run) -> Iterator[Finding]:
     """Yield seconds, recall and perplexity before and after each way to learn new facts."""
-    if not run.kind.asks:
+    if not run.kind.has_questions:
         raise MlpMemError(
             "update: the corpus must be an atlas, whose wordings new facts use; got a text. Use a "
             "recipe whose corpus is the atlas"
