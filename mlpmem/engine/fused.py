@@ -17,7 +17,7 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, give_back, threads_for
+from mlpmem.fast.devices import calibrate, threads_for, trim_memory
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
@@ -80,7 +80,7 @@ class FusedModel:
         if self.memory is not None:
             pack(self.memory, bits)
         calibrate(self.decoder)
-        give_back()
+        trim_memory()
         return self
 
     @property

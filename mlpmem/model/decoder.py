@@ -88,7 +88,7 @@ class Decoder:
         self.depth = depth
         self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
         # a pass of fewer steps, where the family has one for weights as they are held
-        self.straight: Gpt2Pass | LlamaPass | None = None
+        self.fast_pass: Gpt2Pass | LlamaPass | None = None
         self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
         self._hook = ffn.register_forward_pre_hook(_catch)
 
@@ -146,7 +146,7 @@ class Decoder:
         before = self._probed() if bits == 4 else None
         steps = isinstance(self._pass(), LlamaPass) and compiles()
         if bits or not steps or self.model.dtype != torch.float32:
-            self.straight = None  # it holds the layers that are replaced
+            self.fast_pass = None  # it holds the layers that are replaced
             pack(self.model, bits)
         attention.use(self.model)
         self.shorten()
@@ -155,8 +155,8 @@ class Decoder:
 
     def shorten(self) -> None:
         """Answer by the family's hand-written pass from now on, where it reads these weights."""
-        if self.straight is None:
-            self.straight = self._pass()
+        if self.fast_pass is None:
+            self.fast_pass = self._pass()
 
     def _pass(self) -> Gpt2Pass | LlamaPass | None:
         """Return the hand-written pass of the weights as they are, None where there is none."""
@@ -291,12 +291,12 @@ class Decoder:
         if cache is None and use_cache and head:
             from mlpmem.fast.attention import growing_cache
 
-            whole = self.straight is not None and self.straight.whole
-            cache = growing_cache(self.model.config, whole)
+            grow_windows = self.fast_pass is not None and self.fast_pass.grow_windows
+            cache = growing_cache(self.model.config, grow_windows)
         plain = head and attention_mask is None and position_ids is None
-        if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
+        if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.straight.forward(ids, cache, last))
+                return DecoderOutput(*self.fast_pass.forward(ids, cache, last))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:
