@@ -151,9 +151,8 @@ class Step:
         for phase in range(len(self.first) - 1):
             first.append(len(chunks))
             is_attention = phase % PHASES == 1 and phase < len(self.first) - 2
-            chunks += (
-                attend if is_attention else self.chunks[self.first[phase] : self.first[phase + 1]]
-            )
+            span = slice(self.first[phase], self.first[phase + 1])
+            chunks += attend if is_attention else self.chunks[span]
         result = np.array([*first, len(chunks)], np.int64), np.array(chunks, np.int64)
         self._cuts[key] = result  # another thread would store an equal result
         return result
