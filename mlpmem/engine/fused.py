@@ -65,7 +65,7 @@ class FusedModel:
         questions: the decoder was trained on "Question: ... Answer:", so a chat takes that form.
         """
         self.decoder = decoder
-        decoder.shorten()
+        decoder.use_fast_pass()
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name, self.questions = name, questions
