@@ -58,7 +58,7 @@ def reading(folder: Path) -> Iterator[None]:
         raise MlpMemError(
             f"decoder: cannot load {folder.name!r} ({_first_line(error)}); give a "
             "transformers folder with config.json, model.safetensors (or pytorch_model.bin) "
-            "and a tokenizer, or a hub id"
+            "and a tokenizer, or a Hub id"
         ) from error
 
 
