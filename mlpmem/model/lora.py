@@ -39,13 +39,8 @@ READ = {
     "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
     "init_lora_weights",
 }  # fmt: skip
-STARTS = (
-    True,
-    False,
-    "gaussian",
-    "orthogonal",
-    "eva",
-)  # these leave the decoder's weights unchanged
+# initialisations that leave the decoder's weights unchanged
+STARTS = (True, False, "gaussian", "orthogonal", "eva")
 PREFIX, FACTORS = "base_model.model.", ("lora_A", "lora_B")
 
 
