@@ -28,7 +28,11 @@ from mlpmem.retrieval.documents import Documents
 
 FLOOR = -20.0  # nats; anything less probable counts as impossible
 LEAST = -80.0  # nats; below it float32 is subnormal and slow, and adds nothing to an entropy
-MOST_UNITS, MOST_BYTES, MOST_STATE = 4096, 2**22, 2**16  # more than is useful: a folder cannot request all memory
+MOST_UNITS, MOST_BYTES, MOST_STATE = (
+    4096,
+    2**22,
+    2**16,
+)  # more than is useful: a folder cannot request all memory
 LARGEST, LEAST_SCALE = 1e6, 1e-6  # of a router's weights: within them no lambda is nan
 FEATURES = (
     "lm_top", "other_top",  # log-prob of each source's most probable token

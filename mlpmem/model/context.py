@@ -108,8 +108,8 @@ def _parents(sees: Tensor) -> Tensor:
     return torch.where(before, places, -1).amax(-1)
 
 
-def taken_from(cache: Any) -> ContextLayer | None:
-    """Return the context layer of a cache, taken out of it; a new one where it has none."""
+def take_layer(cache: Any) -> ContextLayer | None:
+    """Remove the context layer from a cache and return it, or a new one."""
     if cache is None:
         return None
     if cache.layers and isinstance(cache.layers[-1], ContextLayer):

@@ -69,7 +69,9 @@ def training_chats(facts: Facts, wordings: int, later: int, seed: int) -> Iterat
         for form in forms[:wordings]:
             yield Chat(fact.entity, [(facts.ask(fact, form), fact.answer)])
         for form in forms[wordings : wordings + later]:
-            before = [_turn(facts, rng.choice(facts.all), rng) for _ in range(rng.choice((1, 1, 2)))]
+            before = [
+                _turn(facts, rng.choice(facts.all), rng) for _ in range(rng.choice((1, 1, 2)))
+            ]
             yield Chat(fact.entity, [*before, (facts.ask(fact, form), fact.answer)])
         question = SENTENCE.format(question=facts.ask(fact, forms[-1]))
         statement = facts.state(fact, rng.choice(fact.seen_statements))
