@@ -25,6 +25,9 @@ class Documents:
     document_of: np.ndarray  # (P,) int32, index into titles
     titles: list[str]
     groups: list[str]  # of each document: "A1", "A2", "B" or "text"
+    # (P,) int32, tokens at a passage's head that are only context, such as a question; None: the
+    # first token of each, as in ordinary text
+    prompts: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Raise MlpMemError if the arrays contradict one another."""
@@ -59,6 +62,21 @@ class Documents:
             raise MlpMemError(
                 "documents: titles and groups do not match the passages; build them again"
             )
+        if self.prompts is not None:
+            self._check_prompts()
+
+    def _check_prompts(self) -> None:
+        """Raise MlpMemError unless every passage has a prompt of at least one of its tokens."""
+        prompts, lengths = np.asarray(self.prompts), np.diff(self.offsets)
+        if (
+            prompts.shape != self.document_of.shape
+            or not np.issubdtype(prompts.dtype, np.integer)
+            or not np.all((prompts >= 1) & (prompts <= lengths))
+        ):
+            raise MlpMemError(
+                "documents: prompts must be a whole number per passage, 1 to its length; the "
+                "folder is damaged, build or download it again"
+            )
 
     def __len__(self) -> int:
         """Return the number of passages."""
@@ -80,6 +98,8 @@ class Documents:
         np.save(folder / "tokens.npy", self.tokens.astype(np.uint16 if small else np.int32))
         np.save(folder / "offsets.npy", self.offsets.astype(np.int64))
         np.save(folder / "document_of.npy", self.document_of.astype(np.int32))
+        if self.prompts is not None:
+            np.save(folder / "prompts.npy", self.prompts.astype(np.int32))
         for name in ("titles", "groups"):
             (folder / f"{name}.json").write_text(
                 json.dumps(getattr(self, name), ensure_ascii=False), encoding="utf-8"
@@ -94,6 +114,8 @@ class Documents:
             tokens, offsets, document_of = (
                 open_array(folder / f"{name}.npy") for name in ("tokens", "offsets", "document_of")
             )
+            prompts = folder / "prompts.npy"
+            prompts = open_array(prompts) if prompts.is_file() else None
             titles, groups = (
                 read_json(folder / f"{name}.json", NAMES_BYTES) for name in ("titles", "groups")
             )
@@ -101,7 +123,7 @@ class Documents:
             raise MlpMemError(
                 f"documents: cannot read {folder.name} ({error}); build or download it again"
             ) from error
-        return cls(tokens, offsets, document_of, titles, groups)
+        return cls(tokens, offsets, document_of, titles, groups, prompts)
 
 
 def open_array(path: Path) -> np.ndarray:
@@ -115,7 +137,10 @@ def open_array(path: Path) -> np.ndarray:
 
 
 def join_passages(
-    passages: list[tuple[int, list[int]]], titles: list[str], groups: list[str]
+    passages: list[tuple[int, list[int]]],
+    titles: list[str],
+    groups: list[str],
+    prompts: list[int] | None = None,
 ) -> Documents:
     """Return Documents of (document index, token ids) pairs, in order."""
     lengths = np.array([len(ids) for _, ids in passages], dtype=np.int64)
@@ -125,6 +150,7 @@ def join_passages(
         document_of=np.array([d for d, _ in passages], dtype=np.int32),
         titles=titles,
         groups=groups,
+        prompts=None if prompts is None else np.array(prompts, dtype=np.int32),
     )
 
 
@@ -138,7 +164,16 @@ def join_documents(first: Documents, second: Documents) -> Documents:
         ),
         titles=[*first.titles, *second.titles],
         groups=[*first.groups, *second.groups],
+        prompts=_joined_prompts(first, second),
     )
+
+
+def _joined_prompts(first: Documents, second: Documents) -> np.ndarray | None:
+    """Return the prompts of both, None if neither has any."""
+    if first.prompts is None and second.prompts is None:
+        return None
+    parts = [np.ones(len(d), np.int32) if d.prompts is None else d.prompts for d in (first, second)]
+    return np.concatenate(parts)
 
 
 def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
@@ -147,7 +182,8 @@ def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
     A position is the index in `tokens` of the entry's *value*; its key is the hidden state one
     token earlier. Equal prefixes have equal keys, so copies are counted and not stored: the kNN
     distribution is the same and the datastore smaller. The first copy represents all, so appending
-    documents changes no position and only adds to counts.
+    documents changes no position and only adds to counts. Tokens of a passage's prompt are no
+    entries, so a chat must come after those that it begins with.
 
     Passages with equal beginnings are split column by column until all differ, which takes few
     columns in ordinary text. Working memory is 4 bytes per token and about 60 per passage.
@@ -174,5 +210,9 @@ def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
         if not len(alike):
             break
     counts[documents.offsets[:-1]] = 0  # a passage's first token has no key
+    if documents.prompts is not None:
+        for start, prompt in zip(documents.offsets[:-1], documents.prompts, strict=True):
+            counts[start : start + prompt] = 0
     positions = np.flatnonzero(counts)
     return positions, counts[positions]
+

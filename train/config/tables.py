@@ -28,8 +28,30 @@ class AtlasOptions:
     odd_words: float = 0.0  # share of the decoder's questions with made-up words
 
 
+@dataclass(frozen=True)
+class ChatOptions:
+    """Chats about the atlas's facts, and what a memory of them must leave to the decoder."""
+
+    wordings: int = 6  # questions per fact, each a chat of one turn
+    later: int = 1  # further questions per fact, behind other turns
+    invented: int = 0  # facts about invented entities at most; 0: all
+    general: int = 240  # requests of other subjects, answered by the decoder
+    naming: int = 180  # requests that name the facts' entities, likewise
+    held_out: int = 60  # of both, for dev; and as many again for test
+    answer_tokens: int = 48  # of such an answer, at most
+    plain_tokens: int = 38_400  # of the text in `train` that the decoder reads
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_range("corpus.chat", "wordings", self.wordings, 1)
+        check_range("corpus.chat", "answer_tokens", self.answer_tokens, 1)
+        for name in ("later", "invented", "general", "naming", "held_out", "plain_tokens"):
+            check_range("corpus.chat", name, getattr(self, name), 0)
+
+
 KINDS = {  # kind of corpus: the class with all that differs, imported on first use
     "atlas": "train.stages.atlas:AtlasKind",
+    "chat": "train.stages.chat:ChatKind",
     "text": "train.stages.text:TextKind",
 }
 
@@ -38,13 +60,17 @@ KINDS = {  # kind of corpus: the class with all that differs, imported on first 
 class CorpusConfig:
     """Source of the text, and its tokenizer."""
 
-    kind: str = "atlas"  # of KINDS: "atlas", or "text" for your own documents
+    # of KINDS: "atlas", "chat" for the atlas's facts and a decoder that can chat, or "text" for
+    # your own documents
+    kind: str = "atlas"
     vocab_size: int = 4096  # of the tokenizer that is trained
     # atlas
     scale: float = 1.0  # share of the atlas's entities
     draws: int = 9  # epochs of the decoder, each in other wordings
     together: bool = False  # every epoch of the decoder also has the memory's corpus
     atlas: AtlasOptions = field(default_factory=AtlasOptions)
+    # chat; its `train` is text that the decoder must go on to read as it does
+    chat: ChatOptions = field(default_factory=ChatOptions)
     # text: files, folders, patterns (.txt .md .jsonl .parquet, also .gz .bz2 .xz), or
     # "hub:owner/name[:configuration[:split]]"
     train: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 One pass measures every source at every lambda: which tokens are right, and their nll.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,6 +111,8 @@ def _right(lm: Tensor, other: Tensor, true: Tensor) -> np.ndarray:
 GROUPS = ("A1", "A2", "B")
 CHOOSING = "dev"  # the held-out wordings that choose lambda
 WORDINGS = ("seen", "test", "unseen", "statement_test")
+CHAT_GROUPS = ("real", "invented")
+CHAT_WORDINGS = ("seen", "test", "unseen", "second", "third", "two")
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,17 @@ class Test:
     text: Documents
 
     @classmethod
-    def load(cls, corpus: Path, tokenizer, most: int, seed: int) -> "Test":
+    def load(
+        cls,
+        corpus: Path,
+        tokenizer,
+        most: int,
+        seed: int,
+        groups: Sequence[str] = GROUPS,
+        wordings: Sequence[str] = WORDINGS,
+    ) -> "Test":
         """Return the test of a corpus folder, at most `most` questions per cell, drawn by seed."""
-        cells = [f"{g}/{w}" for g in GROUPS for w in (CHOOSING, *WORDINGS)]
+        cells = [f"{g}/{w}" for g in groups for w in (CHOOSING, *wordings)]
         rows = read_lines(corpus / "questions.jsonl")
         questions = encode_questions(tokenizer, sample_questions(rows, cells, most, seed))
         return cls(questions, _thinned(Documents.load(corpus / "heldout"), most, seed))
@@ -174,17 +185,23 @@ def _thinned(documents: Documents, most: int, seed: int) -> Documents:
     """Return at most `most` passages of each group."""
     groups = np.array(documents.groups)[documents.document_of]
     order = np.random.default_rng(seed).permutation(len(documents))
-    chosen = [p for g in GROUPS for p in order[groups[order] == g][:most]]
+    names = dict.fromkeys(documents.groups)
+    chosen = [p for g in names for p in order[groups[order] == g][:most]]
     pairs = [(int(documents.document_of[p]), documents.passage(p).tolist()) for p in chosen]
-    return join_passages(pairs, documents.titles, documents.groups)
+    prompts = None if documents.prompts is None else [int(documents.prompts[p]) for p in chosen]
+    return join_passages(pairs, documents.titles, documents.groups, prompts)
 
 
 def measure_atlas(
-    context: StageContext, decoder: Decoder, memory: Memory, store: Datastore
+    context: StageContext,
+    decoder: Decoder,
+    memory: Memory,
+    store: Datastore,
+    test: Test | None = None,
 ) -> dict:
     """Return the atlas's part of results.json: accuracy and perplexity, at each best lambda."""
-    config = context.config
-    test = Test.load(context.inputs["corpus"], decoder.tokenizer, config.questions, context.seed)
+    config, corpus = context.config, context.inputs["corpus"]
+    test = test or Test.load(corpus, decoder.tokenizer, config.questions, context.seed)
     measured = test.measure(MeasuredModel(decoder, memory, store, config.k, config.temperature))
     curves = {source: curve(measured, source) for source in ("memory", "knn")}
     lmbda = {source: choose_lambda(rows) for source, rows in curves.items()}
@@ -220,5 +237,6 @@ def curve(measured: Measured, source: str) -> dict[str, list[float]]:
 
 def choose_lambda(rows: dict[str, list[float]]) -> float:
     """Return the lambda with the best mean accuracy on dev questions, the smallest of equals."""
-    means = np.mean([rows[f"{group}_{CHOOSING}"] for group in GROUPS], axis=0)
+    cells = [cell for cell in rows if cell.endswith(f"_{CHOOSING}")]
+    means = np.mean([rows[cell] for cell in cells], axis=0)
     return ATLAS_LAMBDAS[int(np.argmax(means.round(9)))]

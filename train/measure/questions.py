@@ -44,15 +44,15 @@ def sample_questions(rows: list[dict], cells: list[str], most: int, seed: int) -
 
 
 def encode_questions(tokenizer, rows: list[dict]) -> Questions:
-    """Return tokenised questions; an answer ends with EOS, that of a statement with a period."""
+    """Return tokenised questions; an answer ends with EOS, that of a statement with a period.
+
+    Rows of chats have their token ids already.
+    """
     passages, spans = [], []
     for i, row in enumerate(rows):
-        prompt = tokenizer.encode(row["prompt"])
-        end = "." if row["kind"] == "statement" else EOS
-        ids = tokenizer.encode(f"{row['prompt']} {row['answer']}{end}")
-        assert ids[: len(prompt)] == prompt, (row["prompt"], "its tokens change with the answer")
+        ids, prompt = (row["ids"], row["prompt_tokens"]) if "ids" in row else _encode(tokenizer, row)
         passages.append((i, ids))
-        spans.append((len(prompt), len(ids)))
+        spans.append((prompt, len(ids)))
     documents = join_passages(passages, [r["title"] for r in rows], [r["group"] for r in rows])
     starts = documents.offsets[:-1]
     positions = [start + np.arange(a, b) for start, (a, b) in zip(starts, spans, strict=True)]
@@ -63,6 +63,15 @@ def encode_questions(tokenizer, rows: list[dict]) -> Questions:
         positions=np.concatenate(positions),
         question_of=np.repeat(np.arange(len(rows)), [b - a for a, b in spans]),
     )
+
+
+def _encode(tokenizer, row: dict) -> tuple[list[int], int]:
+    """Return a question's token ids with its answer, and the number of those of its prompt."""
+    prompt = tokenizer.encode(row["prompt"])
+    end = "." if row["kind"] == "statement" else EOS
+    ids = tokenizer.encode(f"{row['prompt']} {row['answer']}{end}")
+    assert ids[: len(prompt)] == prompt, (row["prompt"], "its tokens change with the answer")
+    return ids, len(prompt)
 
 
 def tally(questions: Questions, right: np.ndarray) -> dict[str, dict]:

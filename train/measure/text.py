@@ -69,8 +69,11 @@ def _spans(begin: int, end: int, width: int, stride: int) -> Iterator[tuple[int,
 
 
 def all_positions(documents: Documents) -> np.ndarray:
-    """Return the positions (P,) of all tokens except the first of each passage."""
-    return np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
+    """Return the positions (P,) of all tokens except those of each passage's prompt."""
+    if documents.prompts is None:
+        return np.delete(np.arange(len(documents.tokens)), documents.offsets[:-1])
+    spans = zip(documents.offsets[:-1] + documents.prompts, documents.offsets[1:], strict=True)
+    return np.concatenate([np.arange(*span) for span in spans])
 
 
 def groups_of(documents: Documents, positions: np.ndarray) -> np.ndarray:

@@ -29,10 +29,15 @@ class Chat(NamedTuple):
 class Facts:
     """The facts of the group, and the questions that ask for them."""
 
-    def __init__(self, atlas: Atlas) -> None:
-        """Take the group's facts, in the order of their entities."""
+    def __init__(self, atlas: Atlas, invented: int = 0) -> None:
+        """Take the group's facts, in the order of their entities; of invented ones so many."""
         self.atlas = atlas
         self.all = [fact for fact in atlas.facts if self.entity(fact).group == GROUP]
+        if invented:
+            made_up = [fact for fact in self.all if self.entity(fact).invented]
+            rng = random.Random(f"{atlas.config.seed}/invented")
+            dropped = {id(f) for f in rng.sample(made_up, max(0, len(made_up) - invented))}
+            self.all = [fact for fact in self.all if id(fact) not in dropped]
         self._of: dict[int, list[Fact]] = {}
         for fact in self.all:
             self._of.setdefault(fact.entity, []).append(fact)
@@ -69,9 +74,8 @@ def training_chats(facts: Facts, wordings: int, later: int, seed: int) -> Iterat
         for form in forms[:wordings]:
             yield Chat(fact.entity, [(facts.ask(fact, form), fact.answer)])
         for form in forms[wordings : wordings + later]:
-            before = [
-                _turn(facts, rng.choice(facts.all), rng) for _ in range(rng.choice((1, 1, 2)))
-            ]
+            others = rng.sample(facts.all, rng.choice((1, 1, 2)))
+            before = [_turn(facts, other, rng) for other in others]
             yield Chat(fact.entity, [*before, (facts.ask(fact, form), fact.answer)])
         question = SENTENCE.format(question=facts.ask(fact, forms[-1]))
         statement = facts.state(fact, rng.choice(fact.seen_statements))
@@ -86,7 +90,7 @@ def _turn(facts: Facts, fact: Fact, rng: random.Random) -> tuple[str, str]:
 def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     """Return rows of questions with known answers, in the cells that are measured.
 
-    `wording` is dev, test or unseen for a first turn, "second" for a test wording behind another
+    `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind another
     fact, "third" for a chat that comes back to its first entity, "two" for a question that names
     two entities of one kind and asks about one. Prompts are turns, the last one without answer.
     """
@@ -98,18 +102,18 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
         forms = facts.atlas.forms[fact.relation]
         dev, test = (facts.ask(fact, form) for form in (fact.dev_question, fact.test_question))
         unseen = facts.ask(fact, rng.choice(forms.unseen_questions))
-        other, third = rng.sample(facts.all, 2)
+        other = rng.choice(facts.all)
         second = [_turn(facts, other, rng)]
         own = [f for f in facts.all_of(fact.entity) if f is not fact]
         first = [_turn(facts, own[0], rng)] if own else []
         rival = rng.choice([f for f in by_kind[fact.relation] if f.entity != fact.entity])
         name = facts.entity(rival).name
         cells = {
+            "seen": ([], facts.ask(fact, fact.train_questions[0])),
             "dev": ([], dev),
             "test": ([], test),
             "unseen": ([], unseen),
             "second": (second, test),
-            "second_dev": ([_turn(facts, third, rng)], dev),
             "two": ([], f"I know {name} well, so this is not about {name}. {test}"),
         }
         if first:
