@@ -215,4 +215,3 @@ def entries(documents: Documents) -> tuple[np.ndarray, np.ndarray]:
             counts[start : start + prompt] = 0
     positions = np.flatnonzero(counts)
     return positions, counts[positions]
-

@@ -22,9 +22,7 @@ from mlpmem.loading.registry import SystemRegistry
 from train.config.tables import ExportConfig
 from train.corpora.atlas import facts as atlas_facts
 from train.files import file_hash
-from train.report import bundle as adopt
-from train.run.stage import StageContext, finished_manifest
-from train.stages.examples import (
+from train.kinds.examples import (
     best_descriptions,
     example_group,
     find_examples,
@@ -32,6 +30,8 @@ from train.stages.examples import (
     record,
     untrained,
 )
+from train.report import bundle as adopt
+from train.run.stage import StageContext, finished_manifest
 from train.stages.export import cost, make_bundle, tuned_adapters
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,12 +14,12 @@ from mlpmem.errors import MlpMemError
 from train.config import tables
 from train.config.studies import StudiesConfig
 from train.config.tables import CorpusConfig, EvaluateConfig, Recipe
+from train.kinds.text import TextKind
 from train.measure.by_token import MODES
 from train.run.kinds import Kind, kind_named, kind_of
 from train.run.needs import needs
 from train.run.stage import StageContext
 from train.stages.corpus import make_corpus
-from train.stages.text import TextKind
 from train.studies.run import Run
 
 ROOT = Path(__file__).parents[2]

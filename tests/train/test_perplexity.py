@@ -12,6 +12,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.ui.panels import results as results_tab
 from train.config.tables import EvaluateConfig, ExportConfig, FinetunedConfig, TargetsConfig
+from train.kinds.text import prefixes
 from train.measure.text import (
     TEXT_LAMBDAS,
     Golds,
@@ -30,7 +31,6 @@ from train.stages.evaluate import evaluate, load_results
 from train.stages.export import make_bundle
 from train.stages.finetuned import compare_finetuned
 from train.stages.targets import make_targets
-from train.stages.text import prefixes
 
 
 def documents_of(lengths):

@@ -15,6 +15,7 @@ from train.config import tables
 from train.config.load import load_recipe
 from train.config.tables import CorpusConfig, Recipe, Stated, TargetsConfig
 from train.files import write_json
+from train.kinds import text as text_kind
 from train.run import ledger as ledgers
 from train.run import ledger as plan
 from train.run.ledger import check_fits, ledger, number_text, time_text
@@ -22,7 +23,6 @@ from train.run.needs import BASE, Need, needs
 from train.run.pipeline import STAGES, run
 from train.run.sizes import UnknownSizeError, sizes_of
 from train.run.stage import run_stage
-from train.stages import text as text_kind
 
 SHAPE = tables.DecoderConfig(hidden_size=64, layers=3, heads=4, intermediate_size=96)
 BIG = Recipe("big", stated=Stated(tokens=10**9), corpus=CorpusConfig(kind="text", vocab_size=1000))

@@ -14,10 +14,10 @@ from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.retrieval.documents import Documents
 from train.config.tables import RouterFitConfig
 from train.files import read_json
+from train.kinds.atlas import AtlasKind
 from train.measure.by_token import measure
 from train.run.stage import StageContext
 from train.stages import router as stage
-from train.stages.atlas import AtlasKind
 from train.stages.router import RouterRows, fit, fit_routers, nll
 from train.studies import routing
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass, field, fields
 
 from mlpmem.errors import MlpMemError
+from mlpmem.model.context import check_half_lives
 from mlpmem.retrieval.inverted_file import code_bytes
 from train.config.checks import check_choice, check_range
 from train.config.studies import StudiesConfig
@@ -50,9 +51,9 @@ class ChatOptions:
 
 
 KINDS = {  # kind of corpus: the class with all that differs, imported on first use
-    "atlas": "train.stages.atlas:AtlasKind",
-    "chat": "train.stages.chat:ChatKind",
-    "text": "train.stages.text:TextKind",
+    "atlas": "train.kinds.atlas:AtlasKind",
+    "chat": "train.kinds.chat:ChatKind",
+    "text": "train.kinds.text:TextKind",
 }
 
 
@@ -231,12 +232,18 @@ class MemoryFitConfig:
     blocks: int = 6
     intermediate_size: int = 1024
     head: str = "decoder"  # its start: a copy of the decoder's, "free", or "tied" (frozen)
-    start: str = "decoder"  # start of the rest: the decoder's FFN where it fits, or "free"
+    # start of the rest: the decoder's FFN where it fits, "free", or "identity": blocks that add
+    # nothing yet, and the decoder's last norm
+    start: str = "decoder"
+    # half-lives in tokens of the context vectors that it reads with the hidden state; () for none
+    context: tuple[float, ...] = ()
+    token_weights: str = "words"  # in a context vector: all words alike, or "rare" ones more
     epochs: int = 8
     batch: int = 1024  # rows per step, over all processes
     micro_batch: int = 0  # rows per pass: less memory, same result; 0: all of a process
     alpha: float = 0.3  # weight of KL(knn || memory); the rest is cross-entropy
     noise: float = 0.1  # standard deviation of Gaussian noise on keys, relative to a key's own
+    kept: int = 384  # rows per step of what must stay the decoder's, if the corpus has some
     validation_rows: int = 1024  # held out (at most a tenth) and measured during training
     lmbda: float = 0.5  # weight of the memory in the mix that validation measures
     # divides the logits after training: above 1, a certain decoder prevails more easily
@@ -251,7 +258,9 @@ class MemoryFitConfig:
     def __post_init__(self) -> None:
         """Check choices and ranges."""
         check_choice("memory", "head", self.head, ("decoder", "free", "tied"))
-        check_choice("memory", "start", self.start, ("decoder", "free"))
+        check_choice("memory", "start", self.start, ("decoder", "free", "identity"))
+        check_choice("memory", "token_weights", self.token_weights, ("words", "rare"))
+        check_half_lives(self.context, "memory")
         check_choice("memory", "keep", self.keep, ("last", "best"))
         check_choice("memory", "dtype", self.dtype, ("bfloat16", "float32"))
         check_choice("memory", "compile", self.compile, ("auto", "on", "off"))
@@ -259,8 +268,13 @@ class MemoryFitConfig:
             check_range("memory", name, getattr(self, name), 0, 1)
         for name in ("blocks", "intermediate_size", "epochs", "batch", "processes"):
             check_range("memory", name, getattr(self, name), 1)
-        for name in ("micro_batch", "validation_rows", "noise"):
+        for name in ("micro_batch", "validation_rows", "noise", "kept"):
             check_range("memory", name, getattr(self, name), 0)
+        if self.context and self.start == "decoder":
+            raise MlpMemError(
+                'memory: start must be "free" or "identity" with a context, which the decoder\'s '
+                'FFN does not read; got "decoder"'
+            )
         check_range("memory", "temperature", self.temperature, 0, above=True)
         if self.head == "tied" and self.temperature != 1:
             raise MlpMemError(
@@ -280,6 +294,8 @@ class RouterFitConfig:
     units: int = 16  # of its hidden layer; 0: logistic regression
     decay: float = 1e-4  # weight of the squared weights in the loss
     trust: float = 0.4  # factor on the fitted logit; below 1, uncertain sources are averaged
+    state: bool = False  # whether it reads the hidden state too, with any context vectors
+    noise: float = 0.5  # on what it reads then, in deviations, so that it learns no row by heart
     k: int = 128  # neighbours; k and temperature as in use
     temperature: float = 20.0  # of squared L2
     # atlas
@@ -291,7 +307,7 @@ class RouterFitConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("units", "decay"):
+        for name in ("units", "decay", "noise"):
             check_range("router", name, getattr(self, name), 0)
         for name in ("k", "questions", "tokens"):
             check_range("router", name, getattr(self, name), 1)

@@ -31,7 +31,7 @@ class ChatForm:
         if not getattr(tokenizer, "chat_template", None):
             raise MlpMemError(
                 "corpus: the decoder must have a chat template for chats; give one in "
-                "[decoder] source that has, or use kind = \"atlas\" or \"text\""
+                '[decoder] source that has, or use kind = "atlas" or "text"'
             )
         roles = ("user", "assistant") * 2
         messages = [{"role": r, "content": m} for r, m in zip(roles, MARKS, strict=True)]

@@ -30,22 +30,27 @@ class _HeadLoss(torch.autograd.Function):
         d_head = None
         if head_grad is None and ctx.needs_input_grad[1]:
             head_grad = d_head = torch.zeros(head.shape, dtype=torch.float32, device=head.device)
-        sums = features.new_zeros(2, dtype=torch.float32)  # kl, ce
+        sums = features.new_zeros(3, dtype=torch.float32)  # loss, kl, ce
+        by_row = isinstance(alpha, Tensor)
         size = chunk_rows(len(head), features.device.type)
         for start in range(0, len(features), size):
             at = slice(start, start + size)
-            sparse = (token_ids[at].long(), probs[at].float()) if alpha > 0 else None
+            sparse = None
+            if by_row or alpha > 0:
+                sparse = token_ids[at].long(), probs[at].float()
             logits = features[at] @ head.T  # (c, V)
-            kl, ce, d, weight = _rows(logits, values[at, None], sparse, alpha)
-            sums += torch.stack([kl, ce])
+            share = alpha[at, None] if by_row else alpha
+            kl, ce, d, weight = _rows(logits, values[at, None], sparse, share)
+            rows = torch.stack([share * kl + (1 - share) * ce, kl, ce])
+            sums += rows.sum((1, 2))
             d = d.to(features.dtype)
             d_features[at] = (d @ head) * weight
             if head_grad is not None:
                 _add_product(head_grad, d.T, (features[at] * weight).to(features.dtype))
         ctx.save_for_backward(d_features, d_head)
-        kl, ce = sums
+        loss, kl, ce = sums
         ctx.mark_non_differentiable(kl, ce)
-        return alpha * kl + (1 - alpha) * ce, kl, ce
+        return loss, kl, ce
 
     @staticmethod
     def backward(ctx, grad, _kl, _ce):
@@ -55,9 +60,9 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _rows(
-    logits: Tensor, value: Tensor, sparse: tuple[Tensor, Tensor] | None, alpha: float
+    logits: Tensor, value: Tensor, sparse: tuple[Tensor, Tensor] | None, alpha: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return (kl, ce) of a chunk, summed, and its logits' gradient as (d, weight).
+    """Return (kl, ce) of a chunk's rows, (c, 1) each, and its logits' gradient as (d, weight).
 
     value (c, 1) is negative for rows that do not count. The gradient is weight * d, with d (c, V)
     and weight (c, 1), because it is cheaper to apply the weight to the smaller factor later.
@@ -67,12 +72,12 @@ def _rows(
     d = torch.softmax(logits, -1, dtype=torch.float32)
     # the largest probability is at least 1 / V, so its log and lse are exact
     lse = logits.amax(-1, keepdim=True).float() - d.amax(-1, keepdim=True).log()
-    ce = ((lse - logits.gather(1, value)) * counted).sum()
+    ce = (lse - logits.gather(1, value)) * counted
     kl, weight = torch.zeros_like(ce), torch.ones_like(lse)
     if sparse is not None:
         token_ids, p = sparse
         kl = torch.xlogy(p, p) - p * (logits.gather(1, token_ids) - lse)
-        kl = (kl * counted).sum()
+        kl = kl.sum(-1, keepdim=True) * counted
         weight = (1 - alpha) + alpha * p.sum(-1, keepdim=True)  # p may sum to less than 1, or to 0
         d.scatter_add_(1, token_ids, p * (-alpha / weight.clamp_min(TINY)))
     d.scatter_add_(1, value, (alpha - 1.0) / weight.clamp_min(TINY))
@@ -93,17 +98,19 @@ def head_loss(
     values: Tensor,
     token_ids: Tensor | None = None,
     probs: Tensor | None = None,
-    alpha: float = 0.0,
+    alpha: float | Tensor = 0.0,
     head_grad: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return (loss, kl, ce), sums over rows in nats, with gradients for features and head.
 
     features (R, D), head (V, D); values (R,) next tokens, negative for rows that do not count;
     token_ids, probs (R, S): a sparse distribution, padded with probability 0; alpha 0 needs none.
+    alpha is one number, or one per row (R,).
     head_grad (V, D) float32, such as head.grad: the head's gradient is added to it in the forward
     pass. The loss must then be back-propagated unscaled.
     """
-    if alpha > 0 and (token_ids is None or probs is None):
+    by_row = isinstance(alpha, Tensor)
+    if (by_row or alpha > 0) and (token_ids is None or probs is None):
         raise ValueError(f"alpha must be 0 without token_ids and probs; got {alpha}")
     return _HeadLoss.apply(features, head, values, token_ids, probs, alpha, head_grad)
 

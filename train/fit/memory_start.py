@@ -38,6 +38,7 @@ def new_memory(
             knn_temperature=temperature,
             tokenizer_hash=decoder.tokenizer_hash,
             tied_head=config.head == "tied",
+            context=config.context,
         )
     )
     if config.head == "tied":
@@ -46,6 +47,27 @@ def new_memory(
         with torch.no_grad():
             memory.lm_head.weight.copy_(decoder.head_weight)
     return memory
+
+
+@torch.no_grad()
+def start_as_identity(memory: Memory, decoder: Decoder) -> None:
+    """Start with blocks that add nothing to their input, and the decoder's last norm if it fits."""
+    for name, weight in memory.named_parameters():
+        if name.endswith(tuple(f"{end}.weight" for end in ENDS.values())):
+            weight.zero_()
+    _, norm = _first_and_last(memory)
+    final = getattr(decoder.model.base_model, LAYOUTS[memory.config.family][3], None)
+    if _fits(final, norm):
+        for name, weight in norm.named_parameters():
+            weight.copy_(final.get_parameter(name))
+        norm.weight.add_(decoder.family.norm_offset).div_(decoder.logit_divisor)
+
+
+@torch.no_grad()
+def standardise(memory: Memory, keys: Tensor) -> None:
+    """Set the mean and deviation by which a memory with a context standardises keys (n, K)."""
+    memory.door.mean.copy_(keys.mean(0))
+    memory.door.scale.copy_(keys.std(0).clamp_min(1e-4))
 
 
 @torch.no_grad()

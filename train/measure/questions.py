@@ -50,7 +50,9 @@ def encode_questions(tokenizer, rows: list[dict]) -> Questions:
     """
     passages, spans = [], []
     for i, row in enumerate(rows):
-        ids, prompt = (row["ids"], row["prompt_tokens"]) if "ids" in row else _encode(tokenizer, row)
+        ids, prompt = (
+            (row["ids"], row["prompt_tokens"]) if "ids" in row else _encode(tokenizer, row)
+        )
         passages.append((i, ids))
         spans.append((prompt, len(ids)))
     documents = join_passages(passages, [r["title"] for r in rows], [r["group"] for r in rows])

@@ -18,6 +18,7 @@ from mlpmem.retrieval.documents import Documents, entries
 from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
 from train.files import file_hash, print_line, read_json, write_json
+from train.fit.kept_rows import KEPT, save_kept
 from train.run.processes import process_group
 from train.run.stage import StageContext
 
@@ -31,9 +32,16 @@ class Span(NamedTuple):
 
 
 def make_datastore(context: StageContext) -> dict:
-    """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/."""
-    documents = Documents.load(context.inputs["corpus"] / "memory")
-    return build_datastore(context, load_decoder(context), documents, *entries(documents), [])
+    """Return counts; writes keys-*.npy with shards.json, positions.npy, counts.npy, documents/.
+
+    Where the corpus has what must stay the decoder's, its rows are in kept/.
+    """
+    corpus = context.inputs["corpus"]
+    documents, decoder = Documents.load(corpus / "memory"), load_decoder(context)
+    counts = build_datastore(context, decoder, documents, *entries(documents), [])
+    if (corpus / KEPT / "train").is_dir() and process_group().is_main:
+        save_kept(context.folder / KEPT, decoder, Documents.load(corpus / KEPT / "train"))
+    return counts
 
 
 def load_decoder(context: StageContext) -> Decoder:

@@ -15,13 +15,21 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
+from mlpmem.retrieval.documents import Documents
 from train.config.load import fill
 from train.config.tables import MemoryFitConfig, TargetsConfig
 from train.files import write_json
 from train.fit.checkpoint import DAMAGED
+from train.fit.context_rows import ContextReader, token_weights
+from train.fit.kept_rows import KeptRows, joined_rows
 from train.fit.loop import fit, step_seed
 from train.fit.loss import head_loss
-from train.fit.memory_start import new_memory, start_as_decoder
+from train.fit.memory_start import (
+    new_memory,
+    standardise,
+    start_as_decoder,
+    start_as_identity,
+)
 from train.fit.validation import Validation, draw_training
 from train.fit.workers import CHECKPOINT, run_worker, run_workers
 from train.run.stage import StageContext, finished_manifest
@@ -55,11 +63,20 @@ def train_worker(folder: Path) -> None:
     depth = finished_manifest(inputs["datastore"])["config"]["depth"]
     decoder = Decoder.load(inputs["decoder"], depth=depth)
     memory = new_memory(config, decoder, depth, targets["k"], targets["temperature"])
+    if config.context:
+        documents = Documents.load(inputs["datastore"] / "documents")
+        memory.token_weights.copy_(token_weights(config.token_weights, decoder, documents))
+        memory.bind(decoder)
     rows = TargetRows(
-        inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device
+        inputs["datastore"], inputs["targets"], config, job["seed"], accelerator.device, decoder
     )
+    keys, values = rows.sample()
+    if config.context:
+        standardise(memory, keys)
     if config.start == "decoder" and config.head != "free":
-        start_as_decoder(memory, decoder, *rows.sample())
+        start_as_decoder(memory, decoder, keys, values)
+    if config.start == "identity":
+        start_as_identity(memory, decoder)
     memory.to(accelerator.device, getattr(torch, config.dtype))
     validate = None
     if len(rows.held_out) and accelerator.is_main_process:
@@ -126,8 +143,9 @@ def make_loss(memory: Memory, config: MemoryFitConfig):
     def loss(_: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         features = features_of(batch["keys"].to(head.dtype))
         sparse = batch["token_ids"], batch["probs"]
+        alpha = batch.get("alpha", config.alpha)
         value, kl, ce = head_loss(
-            features, head, batch["targets"], *sparse, config.alpha, head_grad=head.grad
+            features, head, batch["targets"], *sparse, alpha, head_grad=head.grad
         )
         return value, {"kl": kl, "ce": ce}
 
@@ -138,6 +156,7 @@ class TargetRows:
     """Rows (key, value, token_ids, probs) in a new order each epoch; no state between steps.
 
     Order and noise depend only on seed and step, so a run is the same for any number of processes.
+    Rows of what must stay the decoder's (fit/kept_rows.py) follow those of an epoch.
     """
 
     def __init__(
@@ -147,9 +166,14 @@ class TargetRows:
         config: MemoryFitConfig,
         seed: int,
         device: torch.device | str = "cpu",
+        decoder: Decoder | None = None,
     ) -> None:
-        """Open a datastore and its targets, stored or searched; batches come on `device`."""
-        store, self.device = Datastore.load(datastore), torch.device(device)
+        """Open a datastore and its targets, stored or searched; batches come on `device`.
+
+        Context vectors need the decoder.
+        """
+        store = self.store = Datastore.load(datastore)
+        self.device = torch.device(device)
         recipe = finished_manifest(targets)["config"]
         recipe = fill(TargetsConfig, {k: v for k, v in recipe.items() if k != "seed"}, "targets")
         self.targets = open_targets(store, targets, recipe, self.device, seed)
@@ -163,8 +187,12 @@ class TargetRows:
         self.per_epoch = max(1, len(self._train_rows) // config.batch)
         self.steps = self.per_epoch * config.epochs
         self._cached_order = (-1, self._train_rows)  # (epoch, order)
-        spread = np.asarray(self.keys[self.rows[:4096]], np.float32).std()
-        self.noise = config.noise * float(spread)
+        self.reader = None
+        if decoder is not None and decoder.context is not None:
+            self.reader = ContextReader(decoder, decoder.context)
+        self.kept = KeptRows.of(datastore, self.reader) if config.kept else None
+        keys = self.sample()[0]
+        self.noise = config.noise * (keys.std(0) if self.reader else keys.std()).to(self.device)
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return keys (b, D), targets (b,), token_ids and probs (b, S): one process's share."""
@@ -176,24 +204,38 @@ class TargetRows:
         entries = self.rows[at]
         token_ids, probs = self.targets.rows(at)
         self._check(step, entries, probs)
-        keys = self._to_device(np.asarray(self.keys[entries])).float()
-        if self.noise:
-            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step))
-            shape = len(batch), keys.shape[1]
-            noise = torch.randn(shape, generator=generator, device=self.device)
-            keys += self.noise * noise[rank::world]
-        return {
-            "keys": keys,
+        rows = {
+            "keys": self._keys(entries).to(self.device),
             "targets": self._to_device(self.values_of(entries).astype(np.int64)),
             "token_ids": self._to_device(token_ids),
             "probs": self._to_device(probs),
         }
+        count = len(batch)
+        if self.kept is not None:
+            kept = self.kept.draw(self.config.kept, step_seed(self.seed, step), rank, world)
+            kept = {name: value.to(self.device) for name, value in kept.items()}
+            alpha = torch.full((len(at),), self.config.alpha, device=self.device)
+            rows = joined_rows(rows | {"alpha": alpha}, kept)
+            count += self.config.kept
+        if self.config.noise:
+            generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step))
+            shape = count, rows["keys"].shape[1]
+            noise = torch.randn(shape, generator=generator, device=self.device)
+            rows["keys"] += self.noise * noise[rank::world][: len(rows["keys"])]
+        return rows
+
+    def _keys(self, entries: np.ndarray) -> Tensor:
+        """Return the keys (b, K) of entries: hidden states, then any context vectors."""
+        keys = torch.from_numpy(np.asarray(self.keys[entries])).float()
+        if self.reader is None:
+            return keys
+        words = self.reader.vectors(self.documents, self.store.positions[entries])
+        return torch.cat([keys, words], 1)
 
     def sample(self, count: int = 2048) -> tuple[Tensor, Tensor]:
-        """Return keys (n, D) and values (n,) of evenly spaced training rows, on the CPU."""
+        """Return keys (n, K) and values (n,) of evenly spaced training rows, on the CPU."""
         at = self.rows[self._train_rows[:: max(1, len(self._train_rows) // count)][:count]]
-        keys, values = np.asarray(self.keys[at], np.float32), self.values_of(at).astype(np.int64)
-        return torch.from_numpy(keys), torch.from_numpy(values)
+        return self._keys(at), torch.from_numpy(self.values_of(at).astype(np.int64))
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the training rows in an epoch's order; the last order is cached."""

@@ -26,6 +26,7 @@ from train.run.stage import StageContext
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)  # those that mix
 STEPS = 150  # of L-BFGS, at most
+NOISY_STEPS, RATE, DECAY = 500, 1e-3, 0.1  # of AdamW, where a router reads the state
 
 
 @dataclass(frozen=True)
@@ -49,25 +50,31 @@ def fit_routers(context: StageContext) -> dict:
     corpus = inputs["corpus"]
     data = kind_of(corpus).router_data(corpus, decoder, config, context.seed)
     nll = {}
-    for system, rows in router_rows(model, data).items():
+    for system, rows in router_rows(model, data, config.state).items():
         router, nll[system] = fit(model, system, rows, data.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(data.positions), "nll": nll}
 
 
-def router_rows(model: Model, data: RouterData) -> dict[str, RouterRows]:
-    """Return {system: rows} of every mixing system that the model supports."""
+def router_rows(model: Model, data: RouterData, state: bool = False) -> dict[str, RouterRows]:
+    """Return {system: rows} of every mixing system that the model supports.
+
+    With state, the hidden states with any context vectors follow the features.
+    """
     systems = [system for system in SYSTEMS if model.can_ask(system, model.store)]
     positions, selected = reach(data.documents, data.positions)
-    count = len(positions)
+    count, width = len(positions), len(FEATURES) + state * model.decoder.state_size
     rows_of = {
-        s: RouterRows(torch.zeros(count, len(FEATURES)), torch.zeros(count), torch.zeros(count))
+        s: RouterRows(torch.zeros(count, width), torch.zeros(count), torch.zeros(count))
         for s in systems
     }
     for at, sources, true, evidence in source_batches(model, data.documents, positions, systems):
         for system, rows in rows_of.items():
             pair = sources["lm"], sources[system]
-            rows.features[at] = features(*pair, evidence[system], sources.nearest(system)).cpu()
+            read = features(*pair, evidence[system], sources.nearest(system))
+            if state:
+                read = torch.cat([read, sources.hidden.to(read)], 1)
+            rows.features[at] = read.cpu()
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
     at = torch.from_numpy(selected)
@@ -82,16 +89,29 @@ def fit(
     config: RouterFitConfig,
     seed: int,
 ) -> tuple[Router, float]:
-    """Return the router of a system and its weighted nll in nats, by L-BFGS over all rows.
+    """Return the router of a system and its weighted nll in nats, over all rows.
 
     The fitting data are wordings that both sources know well; elsewhere the router would be
     overconfident. So its logit is multiplied by `trust`.
     """
     torch.manual_seed(seed)
-    decoder = model.decoder
-    router = Router(RouterConfig(system, decoder.vocab_size, decoder.tokenizer_hash, config.units))
+    decoder, state = model.decoder, rows.features.shape[1] - len(FEATURES)
+    shape = system, decoder.vocab_size, decoder.tokenizer_hash, config.units, state
+    router = Router(RouterConfig(*shape))
     router.mean.copy_(rows.features.mean(0))
     router.scale.copy_(rows.features.std(0).clamp_min(1e-3))
+    if state:
+        _descend(router, rows, weights, config)
+    else:
+        _minimise(router, rows, weights, config)
+    with torch.no_grad():
+        for weight in router.out.parameters():
+            weight.mul_(config.trust)
+        return router, float(nll(router(rows.features), rows, weights))
+
+
+def _minimise(router: Router, rows: RouterRows, weights: Tensor, config: RouterFitConfig) -> None:
+    """Fit a router in place by L-BFGS."""
     optimizer = torch.optim.LBFGS(
         router.parameters(), max_iter=STEPS, history_size=20, line_search_fn="strong_wolfe"
     )
@@ -104,10 +124,19 @@ def fit(
         return loss
 
     optimizer.step(closure)
-    with torch.no_grad():
-        for weight in router.out.parameters():
-            weight.mul_(config.trust)
-        return router, float(nll(router(rows.features), rows, weights))
+
+
+def _descend(router: Router, rows: RouterRows, weights: Tensor, config: RouterFitConfig) -> None:
+    """Fit a router that reads the state in place by AdamW, with noise on what it reads.
+
+    A state has more numbers than there are rows, so L-BFGS would learn the rows by heart.
+    """
+    optimizer = torch.optim.AdamW(router.parameters(), RATE, weight_decay=DECAY)
+    for _ in range(NOISY_STEPS):
+        noise = config.noise * router.scale * torch.randn_like(rows.features)
+        optimizer.zero_grad()
+        nll(router(rows.features + noise), rows, weights).backward()
+        optimizer.step()
 
 
 def nll(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:

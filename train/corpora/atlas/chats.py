@@ -90,8 +90,8 @@ def _turn(facts: Facts, fact: Fact, rng: random.Random) -> tuple[str, str]:
 def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     """Return rows of questions with known answers, in the cells that are measured.
 
-    `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind another
-    fact, "third" for a chat that comes back to its first entity, "two" for a question that names
+    `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind
+    another fact, "third" for a chat that comes back to its first entity, "two" for a question that names
     two entities of one kind and asks about one. Prompts are turns, the last one without answer.
     """
     rows, rng = [], random.Random(f"{seed}/tests")
@@ -111,6 +111,7 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
         cells = {
             "seen": ([], facts.ask(fact, fact.train_questions[0])),
             "dev": ([], dev),
+            "second_dev": ([_turn(facts, rng.choice(facts.all), rng)], dev),
             "test": ([], test),
             "unseen": ([], unseen),
             "second": (second, test),

@@ -24,6 +24,8 @@ from train.corpora.atlas.chats import Facts, test_chats, training_chats
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm
 from train.files import read_lines, write_json, write_lines
+from train.kinds.examples import is_right
+from train.kinds.kept import write_kept
 from train.measure.atlas import (
     CHAT_GROUPS,
     CHAT_WORDINGS,
@@ -41,8 +43,6 @@ from train.measure.questions import encode_questions, sample_questions
 from train.measure.text import all_positions, groups_of, units_of
 from train.run.kinds import BundleExamples, Kind, Measurement, RouterData, Trial
 from train.run.stage import StageContext
-from train.stages.examples import is_right
-from train.stages.kept import write_kept
 
 FACTS = 3008  # of the group, at scale 1
 CHAT_TOKENS = 58  # of a chat with its answer

@@ -23,6 +23,7 @@ from train.config.tables import AtlasOptions, ExportConfig, Recipe, RouterFitCon
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.tokenizer import encode_segments, train_tokenizer
 from train.files import read_lines, write_json, write_lines
+from train.kinds.examples import best_descriptions, find_examples, record, untrained
 from train.measure.atlas import (
     CHOOSING,
     GROUPS,
@@ -39,7 +40,6 @@ from train.measure.questions import encode_questions, sample_questions
 from train.measure.text import all_positions, groups_of, units_of
 from train.run.kinds import BundleExamples, Kind, Measurement, RouterData, Trial
 from train.run.stage import StageContext
-from train.stages.examples import best_descriptions, find_examples, record, untrained
 
 TOKENIZER_DRAWS = 2  # wordings differ between draws; two hold nearly all words
 ENTITIES = {"A1": 1154, "A2": 1155, "B": 771}  # at scale 1

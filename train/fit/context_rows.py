@@ -1,0 +1,74 @@
+"""Context vectors of training rows, from their documents' tokens and the decoder's embeddings.
+
+They are read again for every batch, so nothing of them is on disk. The bits are those that the
+decoder gives along a text.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlpmem.model.context import Context, word_weights
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.documents import Documents
+
+PASSAGES = 128  # read at once
+WEIGHTS = ("words", "rare")  # kinds of token weights
+
+
+class ContextReader:
+    """Reads context vectors at positions of documents."""
+
+    def __init__(self, decoder: Decoder, context: Context) -> None:
+        """Take the decoder's embeddings, on the CPU."""
+        self.embed = decoder.model.get_input_embeddings()
+        self.context = context
+
+    @torch.no_grad()
+    def vectors(self, documents: Documents, positions: np.ndarray) -> Tensor:
+        """Return the context vectors (R, n D) one token before positions (R,), float32."""
+        out: Tensor | None = None
+        for at, ids, columns in self._batches(documents, positions):
+            rows = torch.from_numpy(ids)
+            read = self.context.read(self.embed(rows), rows, None, None)
+            found = read[columns]
+            if out is None:
+                out = torch.empty(len(positions), found.shape[1])
+            out[at] = found
+        assert out is not None, "context vectors need one position or more"
+        return out
+
+    def _batches(
+        self, documents: Documents, positions: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, tuple[Tensor, Tensor]]]:
+        """Yield (indices into positions, token ids (b, T), (row, column) of each)."""
+        passages = documents.passage_at(positions)
+        columns = positions - 1 - documents.offsets[passages]
+        order = np.argsort(passages, kind="stable")
+        for start in range(0, len(order), PASSAGES):
+            at = order[start : start + PASSAGES]
+            some, rows = np.unique(passages[at], return_inverse=True)
+            ids = np.zeros((len(some), int(columns[at].max()) + 1), np.int64)
+            for row, passage in enumerate(some):
+                tokens = documents.passage(passage)[: ids.shape[1]]
+                ids[row, : len(tokens)] = tokens
+            yield at, ids, (torch.from_numpy(rows), torch.from_numpy(columns[at]))
+
+
+def token_weights(kind: str, decoder: Decoder, documents: Documents) -> Tensor:
+    """Return weights (V,) of tokens: "words" alike, or "rare" ones more.
+
+    "rare": log(P / n) / log(P) of n of the P passages that have the token (inverse document
+    frequency, Spaerck Jones 1972), so 0 for what all have, such as a system message, and 1 for what
+    none or one has. Control tokens weigh nothing.
+    """
+    weights = word_weights(decoder.special_ids, decoder.vocab_size)
+    if kind == "words" or len(documents) < 2:
+        return weights
+    counts = np.zeros(decoder.vocab_size)
+    for passage in range(len(documents)):
+        counts[np.unique(documents.passage(passage))] += 1
+    rare = 1 - np.log(np.maximum(counts, 1)) / np.log(len(documents))
+    return weights * torch.from_numpy(rare).float()
