@@ -91,8 +91,8 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     """Return rows of questions with known answers, in the cells that are measured.
 
     `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind
-    another fact, "third" for a chat that comes back to its first entity, "two" for a question that names
-    two entities of one kind and asks about one. Prompts are turns, the last one without answer.
+    another fact, "third" for a chat that comes back to its first entity, "two" for a question that
+    names two entities of one kind and asks about one. The last turn of a prompt has no answer.
     """
     rows, rng = [], random.Random(f"{seed}/tests")
     by_kind: dict[str, list[Fact]] = {}
@@ -106,8 +106,7 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
         second = [_turn(facts, other, rng)]
         own = [f for f in facts.all_of(fact.entity) if f is not fact]
         first = [_turn(facts, own[0], rng)] if own else []
-        rival = rng.choice([f for f in by_kind[fact.relation] if f.entity != fact.entity])
-        name = facts.entity(rival).name
+        rivals = [f for f in by_kind[fact.relation] if f.entity != fact.entity]
         cells = {
             "seen": ([], facts.ask(fact, fact.train_questions[0])),
             "dev": ([], dev),
@@ -115,8 +114,10 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
             "test": ([], test),
             "unseen": ([], unseen),
             "second": (second, test),
-            "two": ([], f"I know {name} well, so this is not about {name}. {test}"),
         }
+        if rivals:
+            name = facts.entity(rng.choice(rivals)).name
+            cells["two"] = ([], f"I know {name} well, so this is not about {name}. {test}")
         if first:
             cells["third"] = ([*first, _turn(facts, other, rng)], test)
         for wording, (before, question) in cells.items():

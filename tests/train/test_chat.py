@@ -1,0 +1,215 @@
+"""The corpus kind "chat": its form, its cells, and a run from chats to a routed memory."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine.router import Router
+from mlpmem.errors import MlpMemError
+from mlpmem.model.context import Context
+from mlpmem.model.memory import Memory
+from mlpmem.model.prompts import chat_ids
+from mlpmem.retrieval.documents import Documents, entries, join_passages
+from train.config.tables import (
+    ChatOptions,
+    CorpusConfig,
+    DatastoreConfig,
+    DecoderConfig,
+    EvaluateConfig,
+    ExportConfig,
+    FinetunedConfig,
+    MemoryFitConfig,
+    Recipe,
+    RouterFitConfig,
+    TargetsConfig,
+)
+from train.corpora.chat import ChatForm
+from train.fit.context_rows import ContextReader, token_weights
+from train.fit.kept_rows import KeptRows
+from train.fit.loss import head_loss
+from train.run.pipeline import run
+
+TEMPLATE = (
+    "{{ 'Be kind.' + eos_token }}{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + "
+    "eos_token }}{% endfor %}{% if add_generation_prompt %}{{ 'a:' }}{% endif %}"
+)
+LIVES = (4.0, 16.0)
+
+
+def chatty(folder=None):
+    """Return a tiny decoder with a chat template, saved into folder if given."""
+    decoder = tiny.decoder(max_position_embeddings=1024)
+    decoder.tokenizer.chat_template = TEMPLATE
+    if folder is not None:
+        decoder.model.save_pretrained(folder)
+        decoder.tokenizer.save_pretrained(folder)
+    return decoder
+
+
+def test_the_form_gives_the_ids_of_the_template():
+    decoder = chatty()
+    form = ChatForm.of(decoder.tokenizer)
+    turns = [("Who?", "Ann"), ("Where\n there?", "Lima")]
+    ((ids, head),) = form.encode(decoder.tokenizer, [turns])
+    prompt = chat_ids(decoder, [("Who?", "Ann"), ("Where\n there?", None)])
+    assert ids[:head] == prompt
+    assert ids[head:] == [*decoder.encode("Lima")[1:], decoder.tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("", "must have a chat template"),
+        ("{{ messages[-1]['content'] }}", "must show every turn"),
+        ("{% for m in messages %}{{ m['content'] + ' | ' }}{% endfor %}", "control token"),
+    ],
+)
+def test_a_template_that_cannot_be_taught_is_refused(template, message):
+    decoder = chatty()
+    decoder.tokenizer.chat_template = template
+    with pytest.raises(MlpMemError, match=message):
+        ChatForm.of(decoder.tokenizer)
+
+
+def test_prompts_are_no_entries_and_survive_a_save(tmp_path):
+    documents = join_passages([(0, [5, 6, 7, 8]), (0, [5, 6, 7, 8, 9])], ["a"], ["b"], [2, 4])
+    positions, counts = entries(documents)
+    assert positions.tolist() == [2, 3, 8] and counts.tolist() == [2, 2, 1]
+    documents.save(tmp_path)
+    assert Documents.load(tmp_path).prompts.tolist() == [2, 4]
+    for prompts in ([0, 4], [2, 6], [2]):
+        with pytest.raises(MlpMemError, match="prompts"):
+            join_passages([(0, [5, 6]), (0, [5, 6, 7])], ["a"], ["b"], prompts)
+
+
+def test_rows_read_the_context_that_the_decoder_gives():
+    decoder, documents = chatty(), tiny.documents()
+    decoder.context = Context(LIVES, token_weights("rare", decoder, documents))
+    positions, _ = entries(documents)
+    positions = np.random.default_rng(0).permutation(positions)
+    read = ContextReader(decoder, decoder.context).vectors(documents, positions)
+    for position, row in zip(positions[:20], read, strict=False):
+        passage = documents.passage_at(np.array([position]))[0]
+        ids = documents.tokens[documents.offsets[passage] : position].astype(np.int64)
+        hidden = decoder.forward(torch.from_numpy(ids)[None]).hidden[0, -1]
+        assert torch.equal(hidden[decoder.hidden_size :], row)
+
+
+def test_rare_tokens_weigh_more():
+    decoder = chatty()
+    documents = join_passages([(0, [0, 5, 6]), (0, [0, 5, 7]), (0, [0, 5, 7, 7])], ["a"], ["b"])
+    weights = token_weights("rare", decoder, documents)
+    assert weights[0] == 0 and weights[5] == 0 and weights[9] == 1
+    assert weights[6] == 1 and weights[7] == pytest.approx(1 - np.log(2) / np.log(3))
+
+
+def test_alpha_by_row_is_a_sum_of_both_losses():
+    torch.manual_seed(0)
+    features, head = torch.randn(5, 8, requires_grad=True), torch.randn(11, 8)
+    values, ids = torch.tensor([1, 2, -1, 4, 0]), torch.randint(0, 11, (5, 3))
+    probs = torch.rand(5, 3).softmax(-1)
+    alpha = torch.tensor([0.0, 1.0, 0.3, 0.3, 1.0])
+    value, *_ = head_loss(features, head, values, ids, probs, alpha)
+    (grad,) = torch.autograd.grad(value, features)
+    total = 0.0
+    for i, a in enumerate(alpha.tolist()):
+        row = slice(i, i + 1)
+        total += head_loss(features[row], head, values[row], ids[row], probs[row], a)[0]
+    (expected,) = torch.autograd.grad(total, features)
+    torch.testing.assert_close(value, total)
+    torch.testing.assert_close(grad, expected)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Return the folder of a small run and its recipe."""
+    root = tmp_path_factory.mktemp("chat")
+    chatty(root / "decoder")
+    (root / "plain.txt").write_text("The sea is wide and the river is long. " * 40)
+    recipe = Recipe(
+        "chatty",
+        seed=1,
+        corpus=CorpusConfig(
+            kind="chat",
+            scale=0.001,
+            passage=32,
+            train=(str(root / "plain.txt"),),
+            tokenizer=str(root / "decoder"),
+            chat=ChatOptions(2, 1, 20, general=8, naming=8, held_out=4, answer_tokens=4,
+                             plain_tokens=64),
+        ),
+        decoder=DecoderConfig(source=str(root / "decoder"), epochs=0),
+        datastore=DatastoreConfig(),
+        targets=TargetsConfig(k=4, easy_share=1.0),
+        memory=MemoryFitConfig(
+            blocks=1, intermediate_size=16, head="tied", start="identity", context=LIVES,
+            token_weights="rare", epochs=2, batch=64, alpha=0.2, kept=16, processes=1,
+            dtype="float32", validation_rows=16,
+        ),
+        router=RouterFitConfig(units=4, state=True, k=4, questions=6),
+        finetuned=FinetunedConfig(settings=(), lora=()),
+        evaluate=EvaluateConfig(questions=4, k=4),
+        export=ExportConfig(name="chatty", examples=2, traces=1, questions=4),
+    )  # fmt: skip
+    for stage in ("corpus", "decoder", "datastore", "targets", "memory", "router"):
+        run(stage, recipe, root / "run")
+    return root / "run", recipe
+
+
+def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
+    folder, recipe = finished
+    lines = (folder / "corpus" / "questions.jsonl").read_text("utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    wordings = {row["wording"] for row in rows}
+    assert {"seen", "dev", "test", "unseen", "second", "third", "two"} <= wordings
+    assert {row["group"] for row in rows} == {"real", "invented"}
+    for split, count in (("train", 8), ("dev", 4), ("test", 4)):
+        kept = Documents.load(folder / "corpus" / "kept" / split)
+        groups = [kept.groups[d] for d in kept.document_of]
+        assert groups.count("general") == groups.count("naming") == count
+        assert groups.count("plain") >= 1
+    learned = Documents.load(folder / "corpus" / "memory")
+    texts = {tuple(learned.passage(p)) for p in range(len(learned))}
+    held_out = [tuple(row["ids"]) for row in rows if row["wording"] in ("dev", "test", "unseen")]
+    assert not texts & set(held_out)
+
+
+def test_the_decoders_own_answers_are_greedy(finished):
+    folder, _ = finished
+    kept = Documents.load(folder / "corpus" / "kept" / "test")
+    decoder = chatty()
+    passage = kept.passage(0).astype(np.int64)
+    logits = decoder.forward(torch.from_numpy(passage)[None]).logits[0]
+    answer = slice(int(kept.prompts[0]), None)
+    assert logits.argmax(-1)[int(kept.prompts[0]) - 1 : -1].tolist() == passage[answer].tolist()
+
+
+def test_kept_rows_are_the_decoders_distributions(finished):
+    folder, _ = finished
+    rows = KeptRows.of(folder / "datastore", None).draw(6, seed=3)
+    again = KeptRows.of(folder / "datastore", None).draw(6, seed=3)
+    assert all(torch.equal(rows[name], again[name]) for name in rows)
+    torch.testing.assert_close(rows["probs"].sum(1), torch.ones(6), atol=2e-3, rtol=0)
+    logits = chatty().model.get_output_embeddings()
+    assert rows["token_ids"].max() < logits.weight.shape[0]
+
+
+def test_the_memory_reads_context_and_its_router_the_state(finished):
+    folder, recipe = finished
+    memory = Memory.load(folder / "memory")
+    assert memory.config.context == LIVES and memory.config.tied_head
+    router = Router.load(folder / "router" / "memory")
+    assert router.config.state_size == memory.config.input_size
+    history = json.loads((folder / "memory" / "history.json").read_text())
+    assert history[-1]["loss"] < history[0]["loss"]
+
+
+def test_a_context_needs_a_start_that_reads_it():
+    with pytest.raises(MlpMemError, match="start must be"):
+        MemoryFitConfig(context=LIVES)
+    with pytest.raises(MlpMemError, match="half-lives"):
+        dataclasses.replace(MemoryFitConfig(start="free"), context=(0.0,))
