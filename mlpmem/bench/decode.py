@@ -1,10 +1,10 @@
 """Decoding: ms a token and to the first token, per system, against memory bandwidth and a peer.
 
-"lm", "memory" and "knn" are the decoder alone, with the memory, with the datastore: nothing else is
+"lm", "memory" and "knn" are the decoder only, with the memory, with the datastore: nothing else is
 computed. "all systems" are the columns of the page, as one batch.
 
 The floor of a token is reading every weight (and, for knn, every key) once, measured in turns with
-the decoding. The peer is transformers' generate() of the decoder alone. Texts never end early:
+the decoding. The peer is transformers' generate() of the decoder. Texts never end early:
 every system writes the same number of tokens.
 """
 
@@ -68,7 +68,7 @@ def decoding(
 def generating(
     model: Model, prompt: Sequence[int], tokens: int, name: str = "peer"
 ) -> Callable[[], dict[str, float]]:
-    """Return work that has transformers' generate() decode the decoder alone."""
+    """Return work that runs transformers' generate() on the decoder."""
     from transformers import GenerationConfig
 
     ids = torch.tensor([list(prompt)], device=model.decoder.device)

@@ -62,8 +62,8 @@ def bench(
     decoder = Decoder.load(file, dtype=dtype)
     model = FusedModel(decoder, _memory(decoder, dtype)).pack(bits)
     decoder.threads = decoder.all_threads = threads
-    if (straight := decoder.straight) is not None:
-        straight.compile()
+    if (fast_pass := decoder.fast_pass) is not None:
+        fast_pass.compile()
     ids = decoder.encode(TEXT)
     prompts = {length: (ids * (length // len(ids) + 1))[:length] for length in LENGTHS}
     work: dict[str, Callable] = {}

@@ -17,7 +17,7 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, give_back, threads_for
+from mlpmem.fast.devices import calibrate, threads_for, trim_memory
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
@@ -65,7 +65,7 @@ class FusedModel:
         questions: the decoder was trained on "Question: ... Answer:", so a chat takes that form.
         """
         self.decoder = decoder
-        decoder.shorten()
+        decoder.use_fast_pass()
         self.memory = memory.bind(decoder) if memory is not None else None
         self.settings = settings or default_settings(memory)
         self.name, self.questions = name, questions
@@ -80,7 +80,7 @@ class FusedModel:
         if self.memory is not None:
             pack(self.memory, bits)
         calibrate(self.decoder)
-        give_back()
+        trim_memory()
         return self
 
     @property

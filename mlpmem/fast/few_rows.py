@@ -1,9 +1,9 @@
-"""Linear layers in a second, small form: 4 bits in lanes, or 8 bits row by row.
+"""Linear layers with a second, small form: 4 bits in lanes, or 8 bits row by row.
 
-Decoding reads every weight once a token, so what is small is fast. Compiled code reads the small
-forms (step_kernels.py); until it is there the packed form answers everything, and afterwards many
-rows where it is faster, as `settle` measures. Both hold the same numbers, to the dtype's
-rounding.
+Decoding reads every weight once per token, so smaller weights decode faster. Compiled code reads
+the small forms (step_kernels.py). Until it is compiled, the packed form computes everything;
+afterwards it still computes many rows where it is faster, as `settle` measures. Both forms hold the
+same numbers, up to the dtype's rounding.
 """
 
 import time
@@ -17,8 +17,8 @@ from mlpmem.fast.packed import PackedLinear
 
 LANES, GROUP = 16, 32  # outputs side by side; inputs that share a scale
 FEW = 4  # rows
-CHUNK = 2**22  # numbers that are rounded at once
-ALIKE = 1.3  # times the packed form's seconds: not worth holding a weight twice
+CHUNK = 2**22  # numbers rounded at once
+SLACK = 1.3  # times the packed form's seconds: not worth holding a weight twice
 
 
 class Lanes(NamedTuple):
@@ -29,12 +29,10 @@ class Lanes(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """Return the number of inputs."""
         return self.q.shape[1] * GROUP
 
     @property
     def bytes(self) -> int:
-        """Return the size."""
         return self.q.nbytes + self.scales.nbytes
 
     def dense(self) -> Tensor:
@@ -45,19 +43,17 @@ class Lanes(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """A weight in 8 bits, a scale an output."""
+    """A weight in 8 bits, with one scale per output."""
 
     q: Tensor  # (outputs, inputs) int8
     scales: Tensor  # (outputs,) float32
 
     @property
     def inputs(self) -> int:
-        """Return the number of inputs."""
         return self.q.shape[1]
 
     @property
     def bytes(self) -> int:
-        """Return the size."""
         return self.q.nbytes + self.scales.nbytes
 
     def dense(self) -> Tensor:
@@ -66,12 +62,11 @@ class Rows(NamedTuple):
 
 
 class FewRows(PackedLinear):
-    """A linear layer in both forms; without a packed one, its weight is an embedding's table."""
+    """A linear layer in both forms; one tied to an embedding has the table instead of packed."""
 
-    product: Any = None  # (small, x (R, inputs) float32) -> (R, outputs), once it is compiled
+    product: Any = None  # (small, x (R, inputs) float32) -> (R, outputs), once compiled
 
     def __init__(self, layer: nn.Module, packed: PackedLinear | None, small: Lanes | Rows) -> None:
-        """Take a layer and its other forms."""
         nn.Module.__init__(self)
         self.packed, self.small = packed is not None, small
         self.weight = layer.weight if packed is None else packed.weight
@@ -79,39 +74,39 @@ class FewRows(PackedLinear):
 
     @property
     def bytes(self) -> int:
-        """Return the size of both forms; a table counts where it is."""
-        held = self.packed and self.weight is not None
-        return self.small.bytes + (super().bytes if held else 0)
+        """Return the size of both forms; a shared table counts with its embedding."""
+        has_packed = self.packed and self.weight is not None
+        return self.small.bytes + (super().bytes if has_packed else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
         weight = self.weight  # another thread may release it
-        if FewRows.product is not None and (weight is None or self.counts(x)):
-            found = self.exact(x)
-            return (found if self.bias is None else found + self.bias).to(x.dtype)
+        if FewRows.product is not None and (weight is None or self.applies(x)):
+            output = self.exact(x)
+            return (output if self.bias is None else output + self.bias).to(x.dtype)
         if not self.packed:
             return F.linear(x, weight, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
 
-    def counts(self, x: Tensor) -> bool:
-        """Return whether x (..., inputs) is few rows, and compiled code is there."""
+    def applies(self, x: Tensor) -> bool:
+        """Return whether compiled code is ready and x (..., inputs) has few rows."""
         return FewRows.product is not None and x.numel() <= FEW * x.shape[-1]
 
     def exact(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T in float32, by compiled code."""
-        found = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
-        return found.view(*x.shape[:-1], -1)
+        output = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
+        return output.view(*x.shape[:-1], -1)
 
     def release(self) -> None:
-        """Hold the weight in its small form alone."""
+        """Free the packed form; only the small form stays."""
         self.weight = None
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, in its tanh form, of what forward returns."""
+        """Return GELU (tanh form) of forward(x)."""
         return F.gelu(self(x), approximate="tanh")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return what forward returns, added to residual (..., outputs)."""
+        """Return forward(x) + residual (..., outputs)."""
         return residual + self(x)
 
     def dense(self) -> Tensor:
@@ -122,7 +117,7 @@ class FewRows(PackedLinear):
 
 
 def settle(model: nn.Module, rows: int = 32) -> None:
-    """Give the packed forms up where compiled code takes no longer for so many rows.
+    """Free the packed forms if compiled code is about as fast for so many rows.
 
     Weights are then held once.
     """
@@ -130,31 +125,31 @@ def settle(model: nn.Module, rows: int = 32) -> None:
         m for m in model.modules() if isinstance(m, FewRows) and m.packed and m.weight is not None
     ]
     layers = [layer for layer in layers if isinstance(layer.small, Lanes)]
-    took = []
+    seconds = []
     for _ in range(3 if layers else 0):
-        took.append([0.0, 0.0])
+        seconds.append([0.0, 0.0])
         for layer in layers:
             x = torch.ones(rows, layer.small.inputs, dtype=layer.weight.dtype)
-            took[-1][0] += _seconds(PackedLinear.forward, layer, x)
-            took[-1][1] += _seconds(FewRows.product, layer.small, x.float())
-    packed, small = map(min, zip(*took, strict=True)) if took else (0.0, 1.0)
-    if small <= ALIKE * packed:
+            seconds[-1][0] += _seconds(PackedLinear.forward, layer, x)
+            seconds[-1][1] += _seconds(FewRows.product, layer.small, x.float())
+    packed, small = map(min, zip(*seconds, strict=True)) if seconds else (0.0, 1.0)
+    if small <= SLACK * packed:
         for layer in layers:
             layer.release()
 
 
-def _seconds(work: Any, *given: Any) -> float:
-    """Return what a call takes."""
+def _seconds(function: Any, *arguments: Any) -> float:
+    """Return the seconds of one call."""
     begin = time.perf_counter()
-    work(*given)
+    function(*arguments)
     return time.perf_counter() - begin
 
 
 def rounded(weight: Tensor, blocks: Any, head: bool) -> Lanes | Rows:
-    """Return a weight (outputs, inputs) in 4 bits; in 8 where 4 do not fit it.
+    """Return a weight (outputs, inputs) in 4 bits, or in 8 bits for heads and odd shapes.
 
-    blocks, where there are some, are the whole numbers it is made of, still in their file: 4-bit
-    ones are taken as they are, others and heads become 8 bits.
+    blocks are the quantised integers of a GGUF file, or None. 4-bit blocks are used unchanged,
+    others become 8 bits.
     """
     outputs, inputs = weight.shape
     odd = outputs % LANES or inputs % GROUP
@@ -169,31 +164,31 @@ def eight_bits(weight: Tensor) -> Rows:
     scales = torch.empty(len(weight))
     step = max(1, CHUNK // weight.shape[1])
     for first in range(0, len(weight), step):
-        some = weight[first : first + step].float()
-        scale = some.abs().amax(1).clamp_min(1e-12) / 127
-        q[first : first + step] = (some / scale[:, None]).round().to(torch.int8)
+        rows = weight[first : first + step].float()
+        scale = rows.abs().amax(1).clamp_min(1e-12) / 127
+        q[first : first + step] = (rows / scale[:, None]).round().to(torch.int8)
         scales[first : first + step] = scale
     return Rows(q, scales)
 
 
 def four_bits(weight: Tensor) -> Lanes:
-    """Return a weight (outputs, inputs) rounded to 4 bits between every group's least and most."""
-    some = weight.float().unflatten(1, (-1, GROUP))
-    least, most = some.amin(2), some.amax(2)
-    scale, offset = ((x.half().float()) for x in ((most - least) / 15, least))
-    q = ((some - offset[..., None]) / scale.clamp_min(1e-12)[..., None]).round().clamp(0, 15)
+    """Return a weight (outputs, inputs) in 4 bits, each group from its minimum to its maximum."""
+    groups = weight.float().unflatten(1, (-1, GROUP))
+    low, high = groups.amin(2), groups.amax(2)
+    scale, offset = ((x.half().float()) for x in ((high - low) / 15, low))
+    q = ((groups - offset[..., None]) / scale.clamp_min(1e-12)[..., None]).round().clamp(0, 15)
     return lanes(q.to(torch.int8).flatten(1), scale, offset)
 
 
 def lanes(q: Tensor, scale: Tensor, offset: Tensor | None) -> Lanes:
-    """Return whole numbers (outputs, inputs) int8, scales and offsets (outputs, groups) in lanes.
+    """Return integers (outputs, inputs) int8, scales and offsets (outputs, groups) in lanes.
 
-    Without offsets the numbers are from -8 to 7, else from 0 to 15.
+    Integers are 0 to 15, or -8 to 7 without offsets.
     """
     if offset is None:
         q, offset = q + 8, -8 * scale
     blocks = len(q) // LANES, LANES, -1
     q = q.view(torch.uint8).view(*blocks, 2, GROUP // 2)  # (blocks, LANES, groups, halves, 16)
     q = (q[..., 0, :] | (q[..., 1, :] << 4)).permute(0, 2, 3, 1).contiguous()
-    both = torch.stack([scale.view(blocks), offset.view(blocks)], -1)
-    return Lanes(q, both.permute(0, 2, 3, 1).half().contiguous())
+    scales = torch.stack([scale.view(blocks), offset.view(blocks)], -1)
+    return Lanes(q, scales.permute(0, 2, 3, 1).half().contiguous())

@@ -1,9 +1,9 @@
 """A hand-written GPT-2 forward pass over packed layers.
 
-It is for the two passes that decoding is made of: a whole prompt, and one token a row over a cache.
-Products take their GELU and their residual with them, and where only the last position is asked
-for, the last layer computes no other. Whatever else is asked (padding, masks, positions, several
-tokens over a cache, another family), transformers' own pass answers.
+It covers the two passes of decoding: a complete prompt, and one token per row over a cache.
+Products are fused with their GELU and residual. If only the last position is requested, the last
+layer computes only that one. All other calls (padding, masks, positions, several tokens over a
+cache, another family) use transformers' own pass.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ class Layer(NamedTuple):
 
 
 class Gpt2Pass:
-    """A pass of one model, which it holds; nothing of a call is kept on it."""
+    """The pass of one model; it keeps no state between calls."""
 
-    whole = False  # it has no windows
+    grow_windows = False  # GPT-2 has no windows
 
     def __init__(self, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> None:
-        """Take the parts of a GPT2LMHeadModel; depth is the layer whose FFN input is given."""
+        """Collect the parts of a GPT2LMHeadModel; the FFN input of layer depth is returned."""
         self.model, body = model, model.base_model
         self.tokens, self.positions = body.wte.weight, body.wpe.weight
         self.layers = [_layer(block) for block in layers]
@@ -46,19 +46,19 @@ class Gpt2Pass:
 
     @classmethod
     def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "Gpt2Pass | None":
-        """Return the pass of a GPT-2 with these layers, None if it is not packed throughout.
+        """Return the pass of a GPT-2, or None if a layer is not packed.
 
-        None, too, for a GPT-2 whose config asks for anything that is not written here.
+        None, too, if its config needs anything that this pass does not implement.
         """
-        if not _as_written(model):
+        if not _is_supported(model):
             return None
-        made = cls(model, layers, depth)
-        parts = [made.head, *(part for layer in made.layers for part in layer)]
+        result = cls(model, layers, depth)
+        parts = [result.head, *(part for layer in result.layers for part in layer)]
         products = [part for part in parts if not isinstance(part, nn.LayerNorm)]
-        return made if all(isinstance(part, PackedLinear) for part in products) else None
+        return result if all(isinstance(part, PackedLinear) for part in products) else None
 
-    def takes(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
-        """Return whether ids (B, T) over a cache are a pass of this kind, of this model."""
+    def accepts(self, model: nn.Module, ids: Tensor, cache: Any) -> bool:
+        """Return whether this pass can compute ids (B, T) over a cache for the model."""
         past, size = _length(cache), ids.shape[1]
         return (
             self.model is model
@@ -68,7 +68,7 @@ class Gpt2Pass:
         )
 
     def _grows(self, cache: Any) -> bool:
-        """Return whether a cache holds what was read and nothing else, a layer of it a layer."""
+        """Return whether every cache layer is a plain one that holds just the tokens read."""
         from transformers.cache_utils import DynamicCache, DynamicLayer
 
         from mlpmem.fast.attention import GrowingLayer
@@ -78,42 +78,41 @@ class Gpt2Pass:
         return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
 
     def forward(self, ids: Tensor, cache: Any, last: int) -> tuple[Tensor, Tensor, Any]:
-        """Return logits (B, T, V), hidden states (B, T, D) and the cache; as Decoder.forward does.
+        """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is 1 where last is 1.
+        T is 1 if last is 1.
         """
         past, size = _length(cache), ids.shape[1]
         x = F.embedding(ids, self.tokens) + self.positions[past : past + size]  # (B, T, D)
         for i, layer in enumerate(self.layers):
-            alone = last == 1 and i == len(self.layers) - 1
-            x = self._attend(layer, x, cache, i, alone)
-            inside = _norm(layer.ffn_norm, x)
+            last_only = last == 1 and i == len(self.layers) - 1
+            x = self._attend(layer, x, cache, i, last_only)
+            ffn_input = _norm(layer.ffn_norm, x)
             if i == self.depth:
-                hidden = inside
-            x = layer.down.plus(layer.up.gelu(inside), x)
+                hidden = ffn_input
+            x = layer.down.plus(layer.up.gelu(ffn_input), x)
         return self.head(_norm(self.norm, x[:, -last:])), hidden[:, -last:], cache
 
-    def _attend(self, layer: Layer, x: Tensor, cache: Any, i: int, alone: bool) -> Tensor:
-        """Return x (B, T, D) with layer i's attention added; (B, 1, D), the last, where alone."""
+    def _attend(self, layer: Layer, x: Tensor, cache: Any, i: int, last_only: bool) -> Tensor:
+        """Return x (B, T, D) plus layer i's attention; only the last position with last_only."""
         rows, size, width = x.shape
         qkv = layer.qkv(_norm(layer.norm, x)).view(rows, size, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, T, D / heads) each
         if cache is not None:
             key, value = cache.layers[i].update(key, value)
-        if alone:
+        if last_only:
             query, x = query[:, :, -1:], x[:, -1:]
-        found = attend(query, key, value, causal=query.shape[2] > 1)
-        return layer.out.plus(found.transpose(1, 2).reshape(x.shape), x)
+        mixed = attend(query, key, value, causal=query.shape[2] > 1)
+        return layer.out.plus(mixed.transpose(1, 2).reshape(x.shape), x)
 
 
 def _layer(block: nn.Module) -> Layer:
-    """Return the parts of a block in the order they are used."""
     attention, ffn = block.attn, block.mlp
     return Layer(block.ln_1, attention.c_attn, attention.c_proj, block.ln_2, ffn.c_fc, ffn.c_proj)
 
 
-def _as_written(model: nn.Module) -> bool:
-    """Return whether a GPT-2 computes what is written here, by its config."""
+def _is_supported(model: nn.Module) -> bool:
+    """Return whether this pass implements the model's config."""
     config = model.config
     return (
         config.activation_function in GELUS
@@ -125,10 +124,8 @@ def _as_written(model: nn.Module) -> bool:
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """Return x (..., D) normalised."""
     return F.layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
 
 
 def _length(cache: Any) -> int:
-    """Return how many tokens a cache holds, 0 for None."""
     return 0 if cache is None else cache.get_seq_length()

@@ -1,9 +1,9 @@
 """Linear layers packed for a CPU, so that decoding runs at memory bandwidth.
 
-Weights keep their dtype in oneDNN's layout, or take 8 bits: one scale per output, inputs rounded to
-7 bits on the fly, so rows of a batch differ slightly from single rows. The operators are private to
-torch, so every layer is checked against a plain product and stays plain if they are missing or
-wrong. Packed layers are saved like others; they cannot be moved or converted.
+Weights keep their dtype in oneDNN's layout, or become 8 bits with one scale per output. Inputs of
+8-bit weights are rounded to 7 bits on the fly, so rows of a batch differ slightly from single rows.
+The operators are private to torch, so each layer is checked against a plain product and stays plain
+if they are missing or wrong. Packed layers are saved as usual; they cannot be moved or converted.
 """
 
 import time
@@ -20,7 +20,7 @@ from mlpmem.fast.packed import PackedLinear
 # largest relative error of a packed product against the plain one in float32
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 TOLERANCE_INT8 = 6e-2
-FORMS = {  # by name: the dtype that weights are read in, and the bits they become, 0 for no other
+FORMS = {  # name: (dtype that weights are read in, bits that they are rounded to, or 0)
     "float32": (torch.float32, 0),
     "bfloat16": (torch.bfloat16, 0),
     "int8": (torch.bfloat16, 8),
@@ -29,24 +29,23 @@ FORMS = {  # by name: the dtype that weights are read in, and the bits they beco
 
 
 class Int8Linear(PackedLinear):
-    """A linear layer with a weight in 8 bits; `weight` has its shape and dtype, and no numbers."""
+    """A linear layer with an 8-bit weight; `weight` only keeps the shape and dtype."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> None:
-        """Round weight (outputs, inputs), a scale an output, and pack it."""
+        """Round weight (outputs, inputs) with one scale per output and pack it."""
         nn.Module.__init__(self)
         self.weight = weight.new_zeros(1, 1).expand(weight.shape)
         self.bias, self.transposed = bias, transposed
         scales = weight.float().abs().amax(1).clamp_min(1e-12) / 127
         zeros = torch.zeros(len(weight), dtype=torch.long)
         bias = bias.float() if bias is not None else None
-        with warnings.catch_warnings():  # a later torch will lack them; layers then stay plain
+        with warnings.catch_warnings():  # removed in a later torch; layers then stay plain
             warnings.filterwarnings("ignore", message=".*quantize_per_channel")
             rounded = torch.quantize_per_channel(weight.float(), scales, zeros, 0, torch.qint8)
             self._packed = torch.ops.quantized.linear_prepack(rounded, bias)
 
     @property
     def bytes(self) -> int:
-        """Return the size of the packed weight and its scales."""
         return self.weight.numel() + 4 * len(self.weight)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,25 +53,24 @@ class Int8Linear(PackedLinear):
         return torch.ops.quantized.linear_dynamic(x.float(), self._packed, True).to(x.dtype)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, in its tanh form, of what forward returns."""
+        """Return GELU (tanh form) of forward(x)."""
         return F.gelu(self(x), approximate="tanh")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return what forward returns, added to residual (..., outputs)."""
+        """Return forward(x) + residual (..., outputs)."""
         return residual + self(x)
 
     def dense(self) -> Tensor:
-        """Return the rounded weight (outputs, inputs) as a plain tensor of the dtype it had."""
+        """Return the rounded weight (outputs, inputs) as a plain tensor in its original dtype."""
         rounded, _ = torch.ops.quantized.linear_unpack(self._packed)
         return rounded.dequantize().to(self.weight.dtype)
 
 
 def pack(module: nn.Module, bits: int = 0) -> int:
-    """Pack every linear layer of module that lies on a CPU; return how many were packed.
+    """Pack every linear layer of module on a CPU; return how many were packed.
 
-    bits is 8 or 4 for weights of as many, else 0. Tied weights are packed apart: the embedding
-    keeps the table. GPT-2's GELU, six operators in transformers, becomes the one operator that
-    computes the same.
+    bits is 8 or 4 for rounded weights, else 0. A tied head gets a packed copy; the embedding keeps
+    its table. GPT-2's GELU, six operators in transformers, becomes one equivalent operator.
     """
     from transformers.activations import NewGELUActivation
     from transformers.pytorch_utils import Conv1D as TheirConv1D
@@ -82,74 +80,76 @@ def pack(module: nn.Module, bits: int = 0) -> int:
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear | Conv1D | TheirConv1D):
-                made = _packed(layer, bits == 8)
-                if made is not None and bits == 4:
-                    made = _few(layer, made, name, tables)
-                if made is not None:
-                    made._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
-                    setattr(parent, name, made)
+                new = _packed(layer, bits == 8)
+                if new is not None and bits == 4:
+                    new = _few_rows(layer, new, name, tables)
+                if new is not None:
+                    new._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
+                    setattr(parent, name, new)
                     packed += 1
             elif type(layer) is NewGELUActivation:
                 setattr(parent, name, nn.GELU(approximate="tanh"))
     return packed
 
 
-HEADS = ("lm_head", "embed_out")  # in 4 bits a head stays in 8: it answers
+HEADS = ("lm_head", "embed_out")  # with bits 4, a head gets 8: it decides the answer
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _few(layer: nn.Module, made: PackedLinear, name: str, tables: set[int]) -> PackedLinear | None:
-    """Return a layer in its packed form, `made`, and its 4-bit form; tables are embeddings'."""
+def _few_rows(
+    layer: nn.Module, packed: PackedLinear | None, name: str, tables: set[int]
+) -> PackedLinear | None:
+    """Return a layer in its packed and its small form.
+
+    tables holds the addresses of embedding tables.
+    """
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
     small = rounded(weight, getattr(layer, "blocks", None), name in HEADS)
     if weight.data_ptr() in tables:
         return FewRows(layer, None, small)
-    if isinstance(small, Lanes) and not hasattr(layer, "blocks"):  # both forms hold the same
+    if isinstance(small, Lanes) and not hasattr(layer, "blocks"):  # both forms hold equal numbers
         plain = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
         plain.weight = nn.Parameter(small.dense().to(weight.dtype), requires_grad=False)
         plain.bias = layer.bias
-        made = _packed(plain, False)
-    return None if made is None else FewRows(layer, made, small)
+        packed = _packed(plain, False)
+    return None if packed is None else FewRows(layer, packed, small)
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
 def _packed(layer: nn.Module, int8: bool) -> PackedLinear | None:
-    """Return a layer packed; None where that is not possible or its products are wrong.
+    """Return a packed layer, or None if that is not possible or its products are wrong.
 
-    None, too, for a kind of linear layer that computes something else itself.
+    This also excludes subclasses of nn.Linear that compute something else.
     """
     transposed = not isinstance(layer, nn.Linear)
     weight = layer.weight.T if transposed else layer.weight  # (outputs, inputs)
     if weight.device.type != "cpu" or weight.dtype not in TOLERANCE:
         return None
     try:
-        made = (Int8Linear if int8 else PackedLinear)(weight, layer.bias, transposed)
+        packed = (Int8Linear if int8 else PackedLinear)(weight, layer.bias, transposed)
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(2, weight.shape[1], generator=rng).to(weight.dtype)
-        beside = torch.randn(2, weight.shape[0], generator=rng).to(weight.dtype)
-        found = made(x), made.gelu(x), made.plus(x, beside), layer.forward(x)
-    except (AttributeError, RuntimeError):  # no such operator, or none for this CPU
+        residual = torch.randn(2, weight.shape[0], generator=rng).to(weight.dtype)
+        outputs = packed(x), packed.gelu(x), packed.plus(x, residual), layer.forward(x)
+    except (AttributeError, RuntimeError):  # the operator is missing, or not for this CPU
         return None
     bias = layer.bias.float() if layer.bias is not None else None
     plain = F.linear(x.float(), weight.float(), bias)
-    wanted = plain, F.gelu(plain, approximate="tanh"), beside.float() + plain, plain
-    most = TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]
-    right = all(_error(a, b) <= most for a, b in zip(found, wanted, strict=True))
-    return made if right else None
+    expected = plain, F.gelu(plain, approximate="tanh"), residual.float() + plain, plain
+    tolerance = TOLERANCE_INT8 if int8 else TOLERANCE[weight.dtype]
+    correct = all(_error(a, b) <= tolerance for a, b in zip(outputs, expected, strict=True))
+    return packed if correct else None
 
 
-def _error(found: Tensor, wanted: Tensor) -> float:
+def _error(output: Tensor, expected: Tensor) -> float:
     """Return the relative error of a product."""
-    return float((found.float() - wanted).norm() / wanted.norm().clamp_min(1e-30))
+    return float((output.float() - expected).norm() / expected.norm().clamp_min(1e-30))
 
 
 def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
-    """Return the size of every weight that a module holds, packed or plain, each once.
-
-    `but` is one that is not counted.
-    """
+    """Return the size of a module's weights, packed or plain, each counted once, without `but`."""
     plain = {p.data_ptr(): p.nbytes for p in module.parameters() if p is not but}
     packed = [
         m.bytes for m in module.modules() if isinstance(m, PackedLinear) and m.weight is not but
@@ -160,34 +160,34 @@ def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
 def bfloat16_is_faster(rows: int = 32, size: int = 1024, rounds: int = 3) -> bool:
     """Return whether this CPU multiplies bfloat16 faster than float32, as measured now.
 
-    By seven times where it has AMX; without it, it may be slower.
+    With AMX it is seven times faster; without, it may be slower.
     """
-    took = {}
+    seconds = {}
     for dtype in (torch.bfloat16, torch.float32) * rounds:
         x, layer = torch.ones(rows, size, dtype=dtype), nn.Linear(size, size, False, dtype=dtype)
         product = _packed(layer.requires_grad_(False), False) or layer
         product(x)
         begin = time.perf_counter()
         product(x)
-        took.setdefault(dtype, []).append(time.perf_counter() - begin)
-    return min(took[torch.bfloat16]) < min(took[torch.float32])
+        seconds.setdefault(dtype, []).append(time.perf_counter() - begin)
+    return min(seconds[torch.bfloat16]) < min(seconds[torch.float32])
 
 
 def form_of(name: str) -> tuple[torch.dtype, int]:
-    """Return the dtype that weights are read in and the bits they become, 0 for no other.
+    """Return (dtype that weights are read in, bits that they are rounded to, or 0).
 
-    MlpMemError where it is none that answers here.
+    MlpMemError for an unknown name.
     """
     if name not in FORMS:
-        raise MlpMemError(f"dtype is {name!r}; use {', '.join(FORMS)}, or None to leave weights")
+        raise MlpMemError(f"dtype must be one of {', '.join(FORMS)}, or None; got {name!r}")
     return FORMS[name]
 
 
 class Conv1D(nn.Module):
-    """A linear layer whose weight is stored (in, out), as GPT-2's are."""
+    """A linear layer whose weight is stored (in, out), as in GPT-2."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        """Make weight (inputs, outputs) and bias (outputs,)."""
+        """Allocate weight (inputs, outputs) and bias (outputs,)."""
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
@@ -197,9 +197,9 @@ class Conv1D(nn.Module):
         return F.linear(x, self.weight.T, self.bias)
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, in its tanh form, of what forward returns; packed layers do both at once."""
+        """Return GELU (tanh form) of forward(x); packed layers compute both at once."""
         return F.gelu(self(x), approximate="tanh")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return what forward returns, added to residual; packed layers do both at once."""
+        """Return forward(x) + residual; packed layers compute both at once."""
         return residual + self(x)

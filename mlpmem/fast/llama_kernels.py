@@ -1,8 +1,8 @@
 """What a Llama computes between two products, compiled by numba: one call each, without the GIL.
 
-Importing this module imports numba; `llama_pass.py` does, in the background, where numba is there.
-Compiled code is kept beside this file or in the user's cache folder, as numba decides. Rows are
-B x T positions; numbers come as float32 or as bits of bfloat16 (int16), and sums are float32.
+Only `llama_pass.py` imports this module, in the background, because it imports numba. numba caches
+compiled code next to this file or in the user's cache folder. Rows are B x T positions. Numbers are
+float32 or the bits of bfloat16 (int16); sums are float32.
 """
 
 from typing import Any
@@ -14,6 +14,8 @@ from numba import njit, types
 from numba.extending import intrinsic
 from torch import Tensor
 
+from mlpmem.fast.llama_layers import Pair
+
 JIT = {"fastmath": True, "nogil": True, "cache": True, "error_model": "numpy"}
 LOG2E, LN2_HIGH, LN2_LOW = (
     np.float32(1.44269504),
@@ -21,18 +23,18 @@ LOG2E, LN2_HIGH, LN2_LOW = (
     np.float32(-2.12194440e-4),
 )
 FLOOR, CEIL = np.float32(-87.0), np.float32(88.0)
-# of exp(r) - 1 - r over r * r, |r| <= ln 2 / 2 (Cephes)
+# coefficients of (exp(r) - 1 - r) / r**2 for |r| <= ln 2 / 2 (Cephes)
 P0, P1, P2 = np.float32(1.9875691500e-4), np.float32(1.3981999507e-3), np.float32(8.3334519073e-3)
 P3, P4, P5 = np.float32(4.1665795894e-2), np.float32(1.6666665459e-1), np.float32(5.0000001201e-1)
 HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 LOWEST = np.float32(-1e30)
-BLOCK = 64  # positions widened at a time: 16 KB of a head's keys, which stay in the nearest cache
+BLOCK = 64  # positions widened at a time: 16 KB of a head's keys, which stay in the L1 cache
 GELU, CUBE = np.float32(1.5957691216), np.float32(0.044715)  # 2 sqrt(2 / pi)
 
 
 @intrinsic
 def wide(context, x):
-    """Return a float32: bits of bfloat16 widened, a float32 as it is."""
+    """Return x as float32: bits of bfloat16 are widened, a float32 is returned unchanged."""
 
     def make(lower, builder, signature, args):
         if signature.args[0] == types.float32:
@@ -47,7 +49,7 @@ def wide(context, x):
 
 @intrinsic
 def like(context, x, out):
-    """Return a float32 x as a number of an array `out`: bfloat16's nearest bits, or float32."""
+    """Return a float32 x in the type of array `out`: the nearest bfloat16's bits, or float32."""
 
     def make(lower, builder, signature, args):
         if signature.args[1].dtype == types.float32:
@@ -65,7 +67,7 @@ def like(context, x, out):
 
 @intrinsic
 def power_of_two(context, n):
-    """Return 2 ** n of an int32 n from -126 to 127."""
+    """Return 2 ** n for an int32 n from -126 to 127."""
 
     def make(lower, builder, signature, args):
         number = ir.IntType(32)
@@ -89,7 +91,7 @@ def exp(x):
 def add_norm(x, delta, after, weight, eps, one, out):
     """x += delta, out = RMSNorm(x); both (R, D).
 
-    delta is normalised by `after` (D,) first where there is one, and may have no rows. A norm's
+    delta may have no rows; if `after` (D,) is not empty, delta is normalised by it first. A norm's
     factor is `one` + weight.
     """
     rows, width = x.shape
@@ -115,27 +117,27 @@ def add_norm(x, delta, after, weight, eps, one, out):
 
 
 @njit(**JIT)
-def gate(both, tanh, out):
-    """out (R, I) = act(both[:, :I]) * both[:, I:]; act is GELU in its tanh form, or SiLU."""
+def gate(gate_up, gelu, out):
+    """out (R, I) = act(gate_up[:, :I]) * gate_up[:, I:]; act is GELU (tanh form) or SiLU."""
     rows, width = out.shape
     for row in range(rows):
-        first, second = both[row, :width], both[row, width:]
-        if tanh:
+        left, right = gate_up[row, :width], gate_up[row, width:]
+        if gelu:
             for i in range(width):
-                a = wide(first[i])
-                bent = a / (ONE + exp(-GELU * (a + CUBE * a * a * a)))
-                out[row, i] = like(bent * wide(second[i]), out)
+                a = wide(left[i])
+                activated = a / (ONE + exp(-GELU * (a + CUBE * a * a * a)))
+                out[row, i] = like(activated * wide(right[i]), out)
         else:
             for i in range(width):
-                a = wide(first[i])
-                out[row, i] = like(a / (ONE + exp(-a)) * wide(second[i]), out)
+                a = wide(left[i])
+                out[row, i] = like(a / (ONE + exp(-a)) * wide(right[i]), out)
 
 
 @njit(**JIT)
 def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
-    """Rotate queries and keys of qkv (B, T, (H + 2 KV) D); store keys and values from `past` on.
+    """Rotate queries and keys of qkv (B, T, (H + 2 KV) D); write keys and values from `past` on.
 
-    q is (B, T, H, D); keys and values are (B, KV, room, D); cos and sin (positions, R / 2) rotate
+    q is (B, T, H, D); keys and values are (B, KV, room, D). cos and sin (positions, R / 2) rotate
     the first R numbers of a head. q_norm and k_norm (D,) may be empty.
     """
     batch, tokens, heads, size = q.shape
@@ -145,9 +147,9 @@ def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
         for t in range(tokens):
             row, at = qkv[b, t], past + t
             for h in range(heads + kv_heads):
-                given = row[h * size : (h + 1) * size]
+                source = row[h * size : (h + 1) * size]
                 for i in range(size):
-                    head[i] = wide(given[i])
+                    head[i] = wide(source[i])
                 weight = q_norm if h < heads else k_norm
                 if len(weight):
                     total = ZERO
@@ -177,10 +179,10 @@ def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
 
 @njit(**JIT)
 def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
-    """Row b's heads of one key head g in out (B, H D): what q (B, H, D) attends to.
+    """Attention of row b's queries q (B, H, D) that share key head g, written to out (B, H D).
 
-    Positions are first .. last - 1; keys and values are (B, KV, room, D). Scores are bent to below
-    `cap` where it is not 0. Keys and values are widened once for all heads that share them.
+    Positions are first .. last - 1; keys and values are (B, KV, room, D). A `cap` other than 0
+    bounds the scores. Keys and values are widened once for all heads that share them.
     """
     size, shared, count = q.shape[2], q.shape[1] // keys.shape[1], last - first
     scores = np.empty((shared, count), np.float32)
@@ -193,16 +195,16 @@ def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
             for i in range(size):
                 widened[i] = wide(key[i])
         for h in range(shared):
-            given, line = q[b, g * shared + h], scores[h]
+            source, line = q[b, g * shared + h], scores[h]
             for i in range(size):
-                query[i] = wide(given[i]) * scale
+                query[i] = wide(source[i]) * scale
             for t in range(length):
                 total, widened = ZERO, wider[t]
                 for i in range(size):
                     total += query[i] * widened[i]
                 line[begin + t] = total
     for h in range(shared):
-        soften(scores[h], cap)
+        softmax(scores[h], cap)
     mixed = np.zeros((shared, size), np.float32)
     for begin in range(0, count, BLOCK):
         length = min(BLOCK, count - begin)
@@ -231,13 +233,13 @@ def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
 
 
 @njit(**JIT)
-def soften(line, cap):
-    """Turn scores (T,) into shares that add up to 1."""
+def softmax(line, cap):
+    """Replace scores (T,), bounded by `cap` if it is not 0, by their softmax."""
     top, total = LOWEST, ZERO
     if cap != ZERO:
         for t in range(len(line)):
-            bent = exp(line[t] / cap * np.float32(2))
-            line[t] = cap * (bent - ONE) / (bent + ONE)
+            power = exp(line[t] / cap * np.float32(2))
+            line[t] = cap * (power - ONE) / (power + ONE)
     for t in range(len(line)):
         top = max(top, line[t])
     for t in range(len(line)):
@@ -250,51 +252,38 @@ def soften(line, cap):
 
 @njit(**JIT)
 def attend(q, keys, values, first, last, scale, cap, out):
-    """out (B, H D): what one query a row (B, H, D) attends to, of positions first .. last - 1."""
+    """out (B, H D) = attention of one query per row (B, H, D) over positions first .. last - 1."""
     for b in range(q.shape[0]):
         for g in range(keys.shape[1]):
             attend_heads(q, keys, values, b, g, first, last, scale, cap, out)
 
 
 class Kernels:
-    """The compiled form of `llama_pass.Operators`, with the same arguments and results."""
+    """The compiled form of `llama_layers.Operators`, with the same arguments and results."""
 
     @staticmethod
     def add_norm(x: Tensor, delta: Tensor, after: Any, norm: Any, dtype: torch.dtype) -> Tensor:
-        """Add delta, behind a norm if there is one, to x (R, D) in place; return x normalised."""
         out = torch.empty(x.shape, dtype=dtype)
-        added = array(delta) if len(delta) else NONE[dtype]
-        first = NOWHERE[dtype] if after is None else array(after.module.weight.detach())
+        delta = array(delta) if len(delta) else NO_ROWS[dtype]
+        after = NO_WEIGHT[dtype] if after is None else array(after.module.weight.detach())
         weight = array(norm.module.weight.detach())
-        add_norm(
-            array(x), added, first, weight, np.float32(norm.eps), np.float32(norm.one), array(out)
-        )
+        eps, one = np.float32(norm.eps), np.float32(norm.one)
+        add_norm(array(x), delta, after, weight, eps, one, array(out))
         return out
 
     @staticmethod
-    def gate(both: Tensor, gelu: bool) -> Tensor:
-        """Return act(gate) * up (R, I) of both side by side (R, 2 I)."""
-        out = both.new_empty(len(both), both.shape[1] // 2)
-        gate(array(both), gelu, array(out))
+    def gate(gate_up: Tensor, gelu: bool) -> Tensor:
+        out = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
+        gate(array(gate_up), gelu, array(out))
         return out
 
     @staticmethod
     def rotate(
-        qkv: Tensor,
-        layer: Any,
-        table: tuple[Tensor, Tensor],
-        past: int,
-        keys: Tensor,
-        values: Tensor,
-        step: bool,
+        qkv: Tensor, layer: Any, table: Pair, past: int, buffers: Pair, step: bool
     ) -> Tensor:
-        """Return rotated queries (B, T, H, size) of qkv (B, T, all heads), keys and values stored.
-
-        They are stored from `past` on; queries of a step are float32.
-        """
-        heads, _, size = layer.heads
+        (heads, _, size), (keys, values) = layer.heads, buffers
         q = torch.empty(*qkv.shape[:2], heads, size, dtype=torch.float32 if step else keys.dtype)
-        norms, eps, one = (NOWHERE[qkv.dtype],) * 2, 0.0, 0.0
+        norms, eps, one = (NO_WEIGHT[qkv.dtype],) * 2, 0.0, 0.0
         if layer.head_norms is not None:
             norms = [array(norm.module.weight.detach()) for norm in layer.head_norms]
             eps, one = layer.head_norms[0][1:]
@@ -304,27 +293,21 @@ class Kernels:
 
     @staticmethod
     def attend(
-        q: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        span: tuple[int, int],
-        layer: Any,
-        dtype: torch.dtype,
+        q: Tensor, buffers: Pair, span: tuple[int, int], layer: Any, dtype: torch.dtype
     ) -> Tensor:
-        """Return what queries (B, H, size), one a row, attend to: (B, H size) in dtype."""
         out = torch.empty(len(q), q.shape[1] * q.shape[2], dtype=dtype)
         scale, cap = np.float32(layer.scale), np.float32(layer.cap)
-        attend(array(q.contiguous()), array(keys), array(values), *span, scale, cap, array(out))
+        attend(array(q.contiguous()), *map(array, buffers), *span, scale, cap, array(out))
         return out
 
 
 def array(x: Tensor) -> np.ndarray:
-    """Return a tensor's memory as numbers, of bfloat16 as bits."""
+    """Return a tensor's memory as an array, of bfloat16 as int16 bits."""
     return x.view(torch.int16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
-NONE = {
+NO_ROWS = {
     torch.float32: np.empty((0, 0), np.float32),
     torch.bfloat16: np.empty((0, 0), np.int16),
 }
-NOWHERE = {dtype: empty[:, :0].reshape(-1) for dtype, empty in NONE.items()}
+NO_WEIGHT = {dtype: empty[:, :0].reshape(-1) for dtype, empty in NO_ROWS.items()}

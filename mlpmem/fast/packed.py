@@ -1,4 +1,4 @@
-"""A linear layer whose weight lies as oneDNN reads it fastest; linear.py makes it and checks it."""
+"""A linear layer with its weight in oneDNN's fastest layout; linear.py builds and checks it."""
 
 from typing import Any
 
@@ -7,21 +7,20 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 
-ROWS = 512  # rows the layout is chosen for; measured as good for 1 as a layout for 1 is
+ROWS = 512  # rows that the layout is chosen for; for 1 row it measured as fast as a layout for 1
 
 
 class PackedLinear(nn.Module):
     """A linear layer with a packed weight (outputs, inputs)."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, transposed: bool) -> None:
-        """Pack weight (outputs, inputs); transposed says how it was stored and will be saved."""
+        """Pack weight (outputs, inputs); a transposed layer is saved as (inputs, outputs)."""
         super().__init__()
         self.weight = torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), ROWS)
         self.bias, self.transposed = bias, transposed
 
     @property
     def bytes(self) -> int:
-        """Return the size of the packed weight."""
         return self.weight.numel() * self.weight.element_size()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -29,11 +28,11 @@ class PackedLinear(nn.Module):
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
     def gelu(self, x: Tensor) -> Tensor:
-        """Return GELU, in its tanh form, of what forward returns."""
+        """Return GELU (tanh form) of forward(x)."""
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "tanh")
 
     def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return what forward returns, added to residual (..., outputs)."""
+        """Return forward(x) + residual (..., outputs)."""
         product = torch.ops.mkldnn._linear_pointwise.binary
         return product(x, residual, self.weight, self.bias, "add")
 
@@ -42,13 +41,13 @@ class PackedLinear(nn.Module):
         return self.weight.to_dense()
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        """Save the weight as it was stored."""
+        """Save the weight as a plain tensor in its original layout."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight = self.dense()
         destination[prefix + "weight"] = weight.T.contiguous() if self.transposed else weight
 
     def _apply(self, fn: Any, recurse: bool = True) -> "PackedLinear":
-        """Raise MlpMemError: a packed weight stays where and what it is."""
+        """Raise MlpMemError: a packed weight keeps its device and dtype."""
         raise MlpMemError(
             "packed weights cannot be moved or converted; load the model without dtype for that"
         )

@@ -1,6 +1,6 @@
-"""The mix behind transformers and lm_eval: `python -m mlpmem.hf`. Importing it registers the model.
+"""The mix as a transformers model, for lm_eval too: `python -m mlpmem.hf`. Importing registers it.
 
-model is the mix as a transformers model, folder what it saves and loads, harness runs lm_eval.
+model is the transformers model, folder saves and loads it, harness runs lm_eval on it.
 It may import every room of `mlpmem` but `ui`, `bench` and `space`. Open model.py first.
 """
 

@@ -14,22 +14,22 @@ def main(arguments: list[str] | None = None) -> int:
     import mlpmem
 
     parser = argparse.ArgumentParser("python -m mlpmem.hf", description=main.__doc__)
-    parser.add_argument("folder", type=Path, help="where to write it")
+    parser.add_argument("folder", type=Path, help="the folder to write")
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--system", help="lm, memory or knn; the memory by default")
     parser.add_argument(
-        "--lmbda", type=float, help="the bundle's one number by default: no router here"
+        "--lmbda", type=float, help="default: the bundle's fixed lambda (no router here)"
     )
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        check_target(given.folder)
-        model = mlpmem.load(given.bundle, datastore=given.system == "knn")
-        MlpMemoryForCausalLM.of(model, given.system, given.lmbda).save_pretrained(given.folder)
+        check_target(args.folder)
+        model = mlpmem.load(args.bundle, datastore=args.system == "knn")
+        MlpMemoryForCausalLM.of(model, args.system, args.lmbda).save_pretrained(args.folder)
     except (MlpMemError, OSError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    size = sum(path.stat().st_size for path in given.folder.rglob("*") if path.is_file())
-    sys.stderr.write(f"{given.folder}: {size / 1e6:.0f} MB\n")
+    size = sum(path.stat().st_size for path in args.folder.rglob("*") if path.is_file())
+    sys.stderr.write(f"{args.folder}: {size / 1e6:.0f} MB\n")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""The folder that `model.py` saves and loads: decoder/, memory/ or datastore/, each in its format.
+"""Save and load the folder of `model.py`: decoder/, and memory/ or datastore/.
 
-It reads and writes parts, and checks what transformers' loaders require.
+This module also checks the options of transformers' loaders.
 """
 
 from pathlib import Path
@@ -18,9 +18,9 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.retriever import RETRIEVERS, make_retriever
 
-# from_pretrained's options: where a folder comes from, and what makes no difference to one of ours
-PLACES = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-NO_MATTER = {
+# from_pretrained's options: for the Hub, and those without effect on our folders
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
+IGNORED = {
     "adapter_kwargs", "code_revision", "from_flax", "from_tf", "low_cpu_mem_usage", "mirror",
     "offload_buffers", "offload_folder", "offload_state_dict", "proxies", "resume_download",
     "tqdm_class", "trust_remote_code", "use_safetensors", "weights_only", "_commit_hash",
@@ -28,55 +28,55 @@ NO_MATTER = {
 }  # fmt: skip
 KNOWN = (
     "config and its values, generation_config, dtype, device_map, attn_implementation, subfolder, "
-    f"{', '.join(PLACES)} and output_loading_info"
+    f"{', '.join(HUB_OPTIONS)} and output_loading_info"
 )
-MAPS = (AUTO, "balanced", "balanced_low_0", "sequential")  # over every GPU there is
+MAPS = (AUTO, "balanced", "balanced_low_0", "sequential")  # all over every GPU
 PARTS = ("decoder", "memory", "datastore")
 
 
 def write_parts(fused: Model, folder: Path) -> None:
-    """Write the parts a model has, and its tokenizer beside them and with the decoder."""
+    """Write a model's parts; its tokenizer goes into the folder and into decoder/."""
     if fused.store is not None and kind_of(fused) is None:
         raise MlpMemError(
-            f"save_pretrained: {type(fused.retriever).__name__} is none of the searches a "
-            f"folder can name ({', '.join(RETRIEVERS)}); attach one of these"
+            f"save_pretrained: the retriever must be one of {', '.join(RETRIEVERS)}; got "
+            f"{type(fused.retriever).__name__}. Attach one of these"
         )
     folder.mkdir(parents=True, exist_ok=True)
     fused.decoder.model.save_pretrained(folder / "decoder")
-    for place in (folder, folder / "decoder"):
-        fused.decoder.tokenizer.save_pretrained(place)
+    for target in (folder, folder / "decoder"):
+        fused.decoder.tokenizer.save_pretrained(target)
     if fused.memory is not None:
         fused.memory.save(folder / "memory")
     if fused.store is not None:
         fused.datastore.save(folder / "datastore")
 
 
-def find_folder(source: str | Path, subfolder: str = "", **places: Any) -> Path:
-    """Return the folder of a path or Hub id, downloaded if need be; MlpMemError where it is none.
+def find_folder(source: str | Path, subfolder: str = "", **hub_options: Any) -> Path:
+    """Return the folder of a path or Hub id, downloaded if needed.
 
-    places are options of PLACES.
+    hub_options are those of HUB_OPTIONS. MlpMemError for a folder without config.json.
     """
     folder = Path(source)
     if not folder.is_dir() and HUB_ID.fullmatch(str(source)):
-        folder = _downloaded(str(source), subfolder, places)
+        folder = _download(str(source), subfolder, hub_options)
     inner = folder / subfolder
     if ".." in Path(subfolder).parts or not (inner / "config.json").is_file():
         raise MlpMemError(
-            f"from_pretrained: {str(inner)!r} is no folder with a config.json; give one that "
+            f"from_pretrained: {str(inner)!r} is not a folder with a config.json; give one that "
             "`python -m mlpmem.hf FOLDER` or save_pretrained wrote"
         )
     return inner
 
 
-def _downloaded(hub_id: str, subfolder: str, places: dict[str, Any]) -> Path:
-    """Return the folder of a Hub id with the files that such a folder has."""
+def _download(hub_id: str, subfolder: str, hub_options: dict[str, Any]) -> Path:
+    """Return the folder of a Hub id after downloading the needed files."""
     from huggingface_hub import snapshot_download
 
-    at = f"{subfolder}/" if subfolder else ""
-    names = [f"{at}{name}" for name in (*SMALL, *(f"{part}/**" for part in PARTS))]
-    places = {name: value for name, value in places.items() if value is not None}
+    prefix = f"{subfolder}/" if subfolder else ""
+    names = [f"{prefix}{name}" for name in (*SMALL, *(f"{part}/**" for part in PARTS))]
+    options = {name: value for name, value in hub_options.items() if value is not None}
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=names, **places))
+        return Path(snapshot_download(hub_id, allow_patterns=names, **options))
     except Exception as error:  # the client's transport raises errors of its own
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise MlpMemError(
@@ -88,11 +88,11 @@ def _downloaded(hub_id: str, subfolder: str, places: dict[str, Any]) -> Path:
 def read_parts(
     folder: Path, config: Any, dtype: Any, device_map: Any, attention: str | None = None
 ) -> Model:
-    """Return the model of a folder's parts, as its config uses them; see hf.MlpMemoryLMConfig.
+    """Return the model of a folder's parts for its config, an MlpMemoryLMConfig.
 
-    attention is a name of transformers' attn_implementation, the model's own for None.
+    attention is transformers' attn_implementation; None leaves the default.
     """
-    place = {"dtype": _dtype(dtype, folder), "device": _device(device_map)}
+    options = {"dtype": _dtype(dtype, folder), "device": _device(device_map)}
     check_lmbda(config.lmbda)
     settings = Settings(
         lmbda={"memory": config.lmbda, "knn": config.lmbda},
@@ -100,10 +100,10 @@ def read_parts(
         knn_temperature=config.knn_temperature,
         memory_temperature=config.memory_temperature,
     )
-    decoder = Decoder.load(folder / "decoder", depth=config.depth, **place)
+    decoder = Decoder.load(folder / "decoder", depth=config.depth, **options)
     if attention is not None:
         _use_attention(decoder, attention)
-    memory = Memory.load(folder / "memory", **place) if config.system == "memory" else None
+    memory = Memory.load(folder / "memory", **options) if config.system == "memory" else None
     fused = Model(decoder, memory, settings, folder.name)
     if config.system == "knn":
         store = Datastore.load(folder / "datastore")
@@ -112,66 +112,68 @@ def read_parts(
 
 
 def kind_of(fused: Model) -> str | None:
-    """Return the name of a model's search, None where it has none of those known."""
+    """Return the name of a model's retriever in RETRIEVERS, None if it has no name."""
     return next((k for k, c in RETRIEVERS.items() if type(fused.retriever) is c), None)
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raise MlpMemError where an option asks for what is not done here."""
-    asked = sorted(name for name, value in options.items() if value and name not in NO_MATTER)
-    if asked:
+    """Raise MlpMemError for an option that is not supported."""
+    unknown = sorted(name for name, value in options.items() if value and name not in IGNORED)
+    if unknown:
         raise MlpMemError(
-            f"from_pretrained: {', '.join(asked)} is not known here; a folder is read with {KNOWN}"
+            f"from_pretrained: {', '.join(unknown)} is not supported; use only {KNOWN}"
         )
 
 
 def _use_attention(decoder: Decoder, name: str) -> None:
-    """Have a decoder attend by the implementation of a name; MlpMemError where it has none."""
+    """Set a decoder's attention by name; MlpMemError if it does not support it."""
     try:
         decoder.model.set_attn_implementation(name)
     except (ValueError, ImportError) as error:
         raise MlpMemError(
-            f"from_pretrained: attn_implementation is {name!r}, which this decoder does not have "
-            f"here ({str(error).splitlines()[0][:200]}); use sdpa or eager"
+            f"from_pretrained: attn_implementation is {name!r}, which this decoder does not "
+            f"support here ({str(error).splitlines()[0][:200]}); use sdpa or eager"
         ) from error
 
 
 def check_target(folder: Path) -> None:
-    """Raise MlpMemError where a folder holds anything but what was written there before."""
+    """Raise MlpMemError unless a folder is empty, missing, or written by this program."""
     if folder.is_file() or folder.is_dir() and any(folder.iterdir()) and not _is_ours(folder):
         raise MlpMemError(
-            f"{folder} is there and holds something else; give a new folder, or an empty one"
+            f"{folder} already exists and holds other files; give a new or empty folder"
         )
 
 
 def _is_ours(folder: Path) -> bool:
-    """Return whether a folder's config.json is one of hf.py's."""
+    """Return whether a folder's config.json was written by this program."""
     try:
-        row = read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return False
-    return isinstance(row, dict) and row.get("model_type") == "mlp_memory_lm"
+    return isinstance(config, dict) and config.get("model_type") == "mlp_memory_lm"
 
 
-def _dtype(given: torch.dtype | str | None, folder: Path) -> torch.dtype:
-    """Return a dtype or the one of a name: float32 for None, the stored one for "auto"."""
-    if given == AUTO:
+def _dtype(requested: torch.dtype | str | None, folder: Path) -> torch.dtype:
+    """Return a dtype, also by name: float32 for None, the stored one for "auto"."""
+    if requested == AUTO:
         try:
-            row = read_json(folder / "decoder" / "config.json")
-            given = row.get("dtype") or row.get("torch_dtype")
-        except (OSError, ValueError, AttributeError):  # whoever reads it says what is wrong
-            given = None
-    if given is None:
+            config = read_json(folder / "decoder" / "config.json")
+            requested = config.get("dtype") or config.get("torch_dtype")
+        except (OSError, ValueError, AttributeError):  # reported when the decoder is loaded
+            requested = None
+    if requested is None:
         return torch.float32
-    name = given.removeprefix("torch.") if isinstance(given, str) else ""
-    found = getattr(torch, name, None) if name else given
-    if not isinstance(found, torch.dtype):
-        raise MlpMemError(f'from_pretrained: dtype is {given!r}; give one such as "bfloat16"')
-    return found
+    name = requested.removeprefix("torch.") if isinstance(requested, str) else ""
+    dtype = getattr(torch, name, None) if name else requested
+    if not isinstance(dtype, torch.dtype):
+        raise MlpMemError(
+            f'from_pretrained: dtype must be a torch dtype such as "bfloat16"; got {requested!r}'
+        )
+    return dtype
 
 
 def _device(device_map: Any) -> str | torch.device:
-    """Return the one device of a device_map, or "auto"; MlpMemError for maps of other kinds."""
+    """Return the device of a device_map, or "auto"; MlpMemError for other maps."""
     if isinstance(device_map, str) and device_map in MAPS:
         return AUTO
     if isinstance(device_map, dict) and len(set(device_map.values())) == 1:
@@ -180,6 +182,6 @@ def _device(device_map: Any) -> str | torch.device:
         return torch.device("cpu" if device_map is None else device_map)
     except (RuntimeError, TypeError) as error:
         raise MlpMemError(
-            f"from_pretrained: device_map is {device_map!r}; give one device, such as "
-            '"cuda", or "auto" for every GPU there is'
+            f'from_pretrained: device_map must be one device, such as "cuda", or "auto" for '
+            f"every GPU; got {device_map!r}"
         ) from error

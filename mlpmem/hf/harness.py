@@ -1,10 +1,10 @@
-"""Run lm_eval (EleutherAI) on a folder that `python -m mlpmem.hf` wrote; all arguments are its own.
+"""Run lm_eval (EleutherAI) on a folder that `python -m mlpmem.hf` wrote; arguments are lm_eval's.
 
     python -m mlpmem.hf fused --system memory
     python -m mlpmem.hf.harness run --model hf --model_args pretrained=fused,add_bos_token=False \\
         --include_path my_tasks --tasks my_task --device cpu
 
-It does nothing but let transformers know such folders first. It is no evaluator of its own.
+It only registers such folders with transformers first; lm_eval does the evaluation.
 """
 
 import sys
@@ -14,9 +14,9 @@ import mlpmem.hf  # noqa: F401  registers the model
 
 
 def main() -> int:
-    """Hand over to lm_eval's command line; return 1 where it is not installed."""
+    """Run lm_eval's command line; return 1 if it is not installed."""
     if find_spec("lm_eval") is None:
-        sys.stderr.write('lm_eval is not installed here; pip install ".[eval]" brings it\n')
+        sys.stderr.write('lm_eval is not installed; run pip install ".[eval]"\n')
         return 1
     from lm_eval.__main__ import cli_evaluate
 

@@ -1,12 +1,12 @@
-"""The mix behind transformers: generate(), pipelines, save_pretrained, evaluation harnesses.
+"""The mix as a transformers model: generate(), pipelines, save_pretrained, evaluation harnesses.
 
     import mlpmem
     from mlpmem.hf import MlpMemoryForCausalLM
     model = MlpMemoryForCausalLM.of(mlpmem.load(), system="memory", lmbda=0.5)
     model.save_pretrained("fused")          # python -m mlpmem.hf fused  does the same
 
-Importing this module is what makes AutoConfig and AutoModelForCausalLM know such folders. One
-system at one lambda answers; its logits are log-probs. All computing is Model's.
+Importing this module registers such folders with AutoConfig and AutoModelForCausalLM. The model is
+one system at one lambda; its logits are log-probs. `mlpmem.api.Model` computes them.
 """
 
 import copy
@@ -31,7 +31,7 @@ from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
 from mlpmem.hf.folder import (
-    PLACES,
+    HUB_OPTIONS,
     check_options,
     find_folder,
     kind_of,
@@ -39,16 +39,16 @@ from mlpmem.hf.folder import (
     write_parts,
 )
 
-# of MlpMemoryLMConfig, what a caller may replace as it is loaded
+# values of MlpMemoryLMConfig that a caller may replace when loading
 VALUES = ("system", "lmbda", "memory_temperature", "k", "knn_temperature", "retriever")
 NOTHING_MISSING = {
     "missing_keys": set(), "unexpected_keys": set(), "mismatched_keys": set(), "error_msgs": [],
 }  # fmt: skip
-ROWS = 256  # positions whose (rows, V) log-probs of all sources exist at a time
+ROWS = 256  # positions mixed at once, with (rows, V) log-probs per source
 
 
 class MlpMemoryLMConfig(PreTrainedConfig):
-    """Who answers, and at which lambda; the decoder's own config is nested."""
+    """The system, its lambda and settings; the decoder's own config is nested."""
 
     model_type = "mlp_memory_lm"
 
@@ -59,17 +59,16 @@ class MlpMemoryLMConfig(PreTrainedConfig):
     k: int = 64  # neighbours
     knn_temperature: float = 20.0
     depth: int = -1  # decoder layer whose FFN input is the hidden state
-    retriever: str | None = None  # kind of search, of mlpmem.retrieval.retriever.RETRIEVERS
+    retriever: str | None = None  # a name in mlpmem.retrieval.retriever.RETRIEVERS
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Make the nested config a config."""
+        """Turn a nested config given as values into a config."""
         if isinstance(self.decoder, dict):
             self.decoder = AutoConfig.for_model(**self.decoder)
         super().__post_init__(**kwargs)
 
     @property
     def vocab_size(self) -> int:
-        """Return V."""
         return self.decoder.vocab_size
 
     @property
@@ -79,14 +78,14 @@ class MlpMemoryLMConfig(PreTrainedConfig):
 
 
 class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
-    """A Model that transformers can drive; `fused` is what answers."""
+    """A transformers model that wraps a Model, its `fused`."""
 
     config_class = MlpMemoryLMConfig
     base_model_prefix = ""
     _supports_sdpa = True
 
     def __init__(self, config: MlpMemoryLMConfig, fused: Model) -> None:
-        """Drive a model that holds what config.system needs; see `of`."""
+        """Wrap a model that has the parts of config.system; see `of`."""
         super().__init__(config)
         self.fused = fused
         self.decoder, self.memory = fused.decoder.model, fused.memory
@@ -100,31 +99,31 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
     def of(
         cls, model: Model, system: str | None = None, lmbda: float | None = None
     ) -> "MlpMemoryForCausalLM":
-        """Return a model's system (default the memory) at a lambda (default its settings').
+        """Return a model's system (default: memory) at a lambda (default: its settings' lambda).
 
-        Weights and datastore are shared with `model`, nothing is copied.
+        Weights and datastore are shared with `model`.
         """
         system = model.check_system(system, model.store)
         if system == "mixed" or lmbda == AUTO:
             raise MlpMemError(
-                f"a folder for transformers holds one of lm, memory and knn at a number as lmbda; "
-                f"it was asked for {system!r} at {lmbda!r}"
+                "a transformers model needs one of lm, memory and knn at a number as lmbda; "
+                f"got {system!r} at {lmbda!r}"
             )
-        alone = model.only(system)
-        own = model.settings.of(system)  # no router answers behind transformers
+        single = model.only(system)
+        default = model.settings.of(system)  # transformers uses no router
         decoder = copy.deepcopy(model.decoder.model.config)
-        decoder.name_or_path = ""  # of this machine
+        decoder.name_or_path = ""  # a path of this machine
         config = MlpMemoryLMConfig(
             decoder=decoder,
             system=system,
-            lmbda=model.lmbdas([system], lmbda if lmbda is not None else own)[system],
+            lmbda=model.lmbdas([system], lmbda if lmbda is not None else default)[system],
             memory_temperature=model.settings.memory_temperature,
             k=model.settings.k,
             knn_temperature=model.settings.knn_temperature,
             depth=model.decoder.depth,
-            retriever=kind_of(alone),
+            retriever=kind_of(single),
         )
-        return cls(config, alone)
+        return cls(config, single)
 
     def forward(
         self,
@@ -137,10 +136,10 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         logits_to_keep: int = 0,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """Return log-probs (B, T, V) float32 of the mix as logits, or of the last positions alone.
+        """Return log-probs (B, T, V) float32 of the mix as logits, or only the last positions.
 
-        labels (B, T) give the mean nll of every token but the first, -100 left out. No gradient is
-        kept: the model is frozen.
+        With labels (B, T), the loss is the mean nll of all tokens but the first, without labels of
+        -100. There are no gradients, because the model is frozen.
         """
         output = self.fused.decoder.forward(
             input_ids,
@@ -162,13 +161,13 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         system, store, parts = self.config.system, self.fused.store, []
         shape = logits.shape
         pairs = zip(hidden.flatten(0, 1).split(ROWS), logits.flatten(0, 1).split(ROWS), strict=True)
-        for some_hidden, some_logits in pairs:
-            sources = self.fused.sources(some_hidden, some_logits, store)
+        for hidden_rows, logits_rows in pairs:
+            sources = self.fused.sources(hidden_rows, logits_rows, store)
             parts.append(interpolate(sources["lm"], sources[system], self.config.lmbda))
         return torch.cat(parts).view(shape)
 
     def _apply(self, fn: Any, recurse: bool = True) -> "MlpMemoryForCausalLM":
-        """Move what the mix gathers from along with the weights."""
+        """Move the datastore's tensors along with the weights."""
         super()._apply(fn, recurse)
         store = self.fused.store
         if store is not None:
@@ -177,26 +176,24 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         return self
 
     def get_input_embeddings(self) -> torch.nn.Module:
-        """Return the decoder's."""
         return self.decoder.get_input_embeddings()
 
     def get_output_embeddings(self) -> torch.nn.Module:
-        """Return the decoder's head; the mix has none of its own."""
         return self.decoder.get_output_embeddings()
 
     def _init_weights(self, module: torch.nn.Module) -> None:
-        """Leave every weight as it came."""
+        """Keep the loaded weights."""
 
     def tie_weights(self, *args: Any, **kwargs: Any) -> None:
-        """Leave every weight as it came: decoder and memory tied their own."""
+        """Do nothing: decoder and memory have tied their own weights."""
 
     def save_pretrained(self, save_directory: str | Path, **_: Any) -> None:
         """Write config.json, tokenizer, decoder/, and memory/ or datastore/ into a folder."""
         folder = Path(save_directory)
         write_parts(self.fused, folder)
-        said = copy.deepcopy(self.generation_config)
-        said.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-        said.save_pretrained(folder)  # as here; a pipeline would sample unless told
+        generation = copy.deepcopy(self.generation_config)
+        generation.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        generation.save_pretrained(folder)  # greedy, as here; a pipeline would sample by default
         self.config.architectures = [type(self).__name__]
         self.config.save_pretrained(folder)
 
@@ -215,16 +212,15 @@ class MlpMemoryForCausalLM(PreTrainedModel, GenerationMixin):
         output_loading_info: bool = False,
         **options: Any,
     ) -> "MlpMemoryForCausalLM | tuple[MlpMemoryForCausalLM, dict]":
-        """Return the model of a folder that save_pretrained wrote, on disk or of the Hub.
+        """Return the model of a folder that save_pretrained wrote, local or on the Hub.
 
-        It is float32 unless dtype (or torch_dtype) is given; "auto" is the stored one. device_map
-        is one device, {"": device}, or "auto" for every GPU. Names of MlpMemoryLMConfig replace its
-        values. With output_loading_info the second value says that nothing was missing: a part that
-        is not whole is refused. MlpMemError for options that would change what is computed and are
-        not known here.
+        dtype (or torch_dtype) is float32 by default; "auto" is the stored one. device_map is one
+        device, {"": device}, or "auto" for every GPU. VALUES replace the config's values. With
+        output_loading_info the second result reports nothing missing, because an incomplete part
+        is refused. MlpMemError for unsupported options that would change the results.
         """
-        places = {name: options.pop(name) for name in PLACES if name in options}
-        folder = find_folder(pretrained_model_name_or_path, subfolder or "", **places)
+        hub_options = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        folder = find_folder(pretrained_model_name_or_path, subfolder or "", **hub_options)
         values = {name: options.pop(name) for name in VALUES if name in options}
         check_options(options)
         if not isinstance(config, MlpMemoryLMConfig):

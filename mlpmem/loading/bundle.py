@@ -1,4 +1,4 @@
-"""A bundle is a folder that serves. It is written whole or not at all, and checked when read.
+"""A bundle is a folder that serves. It is written completely or not at all, and checked when read.
 
 manifest.json lists every file with size and sha256. decoder/, memory/ and documents/ hold the
 models and texts, router/ the fitted routers, adapters/ tuned decoders. Results, examples and
@@ -56,19 +56,17 @@ TRACE = re.compile(r"traces/[^/]+\.json")
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checked folder; everything is read from it when asked for."""
+    """A checked folder; each part is read on first use."""
 
     folder: Path
     manifest: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """Return the bundle's name."""
         return str(self.manifest.get("name", self.folder.name))
 
     @cached_property
     def settings(self) -> Settings:
-        """Return lambdas, k and temperatures chosen for this bundle."""
         try:
             return Settings(**self.manifest["settings"])
         except (KeyError, TypeError, AttributeError) as error:
@@ -78,22 +76,20 @@ class Bundle:
 
     @property
     def adapters(self) -> list[ExtraColumn]:
-        """Return the adapters of its decoder that it brings; MlpMemError for malformed ones."""
+        """Return the adapters in the bundle; MlpMemError for malformed ones."""
         return bundled(self.folder, self.manifest)
 
     def read_json(self, name: str) -> Any:
-        """Return the value of one of its JSON files, such as "results.json"."""
+        """Return the value of a listed JSON file, such as "results.json"."""
         return read_json(listed_file(self.folder, self.manifest, name))
 
     def traces(self) -> list[dict]:
-        """Return the recorded comparisons as plain values."""
-        found = sorted(name for name in self.manifest["files"] if TRACE.fullmatch(name))
-        return [self.read_json(name) for name in found]
+        names = sorted(name for name in self.manifest["files"] if TRACE.fullmatch(name))
+        return [self.read_json(name) for name in names]
 
     def documents(self) -> Documents:
-        """Return the documents of the datastore."""
-        with self._listed("documents") as place:
-            return Documents.load(place)
+        with self._listed("documents") as folder:
+            return Documents.load(folder)
 
     def model(
         self,
@@ -103,13 +99,13 @@ class Bundle:
         pack: bool = False,
         bits: int = 0,
     ) -> Model:
-        """Return decoder and memory as a model; its datastore is attached by `attach`.
+        """Return decoder and memory as a model; `attach` adds the datastore.
 
-        pack lays the weights out for decoding on a CPU; bits are linear.pack's.
+        With pack, weights are laid out for decoding on a CPU; bits are those of linear.pack.
         """
         with self._reading("decoder, memory or router"):
-            with self._listed("memory") as place:
-                memory = Memory.load(place, device=device, dtype=dtype)
+            with self._listed("memory") as folder:
+                memory = Memory.load(folder, device=device, dtype=dtype)
             decoder = self._decoder(memory.config.depth, device=device, dtype=dtype)
             listed = {self.folder / name for name in self.manifest["files"]}
             routers = load_routers(self.folder / "router", listed)
@@ -121,22 +117,21 @@ class Bundle:
             return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
-        """Return the decoder; options are Decoder.load's."""
-        with self._listed("decoder") as place:
-            decoder = Decoder.load(place, depth=depth, **options)
+        with self._listed("decoder") as folder:
+            decoder = Decoder.load(folder, depth=depth, **options)
         decoder.folder = self.folder / "decoder"
         return decoder
 
     def _listed(self, part: str) -> AbstractContextManager[Path]:
-        """Return the folder of a part, with nothing in it that the manifest does not list."""
+        """Return the folder of a part, with only the files that the manifest lists."""
         return listed_part(self.folder, self.manifest["files"], part)
 
     @contextmanager
     def _reading(self, part: str) -> Iterator[None]:
-        """Turn what libraries raise over a part into an MlpMemError.
+        """Turn any error that a library raises while it reads a part into an MlpMemError.
 
-        Its hashes were right, but a bundle made to harm has right hashes too, and the readers of
-        configurations, tokenizers and weights each have errors of their own.
+        Hashes do not protect against a hostile bundle, and the readers of configurations,
+        tokenizers and weights raise errors of many kinds.
         """
         try:
             yield
@@ -155,9 +150,9 @@ class Bundle:
         stop: Callable[[], bool] | None = None,
         retriever: str | None = None,
     ) -> Built:
-        """Build the keys, or read them from the cache, attach the datastore, say what it cost.
+        """Build the keys or read them from the cache, attach the datastore, return what it cost.
 
-        Keys are float32's work whatever the model answers in, so that one cache serves all.
+        Keys are always computed in float32, so one cache serves models of every dtype.
         """
         with self._reading("documents or fingerprint"):
             fingerprint = Fingerprint.load(
@@ -178,7 +173,7 @@ class Bundle:
 
 
 def default_bundle_path() -> Path:
-    """Return where the embedded bundle is, in a clone or installed; MLPMEM_BUNDLE names another."""
+    """Return the folder of the embedded bundle (clone or installed), or of MLPMEM_BUNDLE if set."""
     if named := os.environ.get("MLPMEM_BUNDLE"):
         return Path(named)
     clone = Path(__file__).parents[2] / "assets" / "atlas"
@@ -186,22 +181,22 @@ def default_bundle_path() -> Path:
 
 
 def preset_path(name: str | Path | None) -> Path:
-    """Return the folder of a preset's name or of a path; None is the embedded bundle."""
+    """Return the folder of a preset or path; None means the embedded bundle."""
     if name is None or name == "atlas":
         return default_bundle_path()
     if not Path(name).exists():
         raise MlpMemError(
-            f"bundle: {str(name)!r} is no folder here and no preset; presets are atlas, "
+            f"bundle: {str(name)!r} is neither a local folder nor a preset; presets are atlas, "
             f"{', '.join(PRESETS)}. Check the path, or load parts with decoder=..."
         )
     return Path(name)
 
 
 def load_bundle(path: str | Path | None = None) -> Bundle:
-    """Return the bundle of a folder (the embedded one by default) after checking every file.
+    """Return the bundle in a folder (default: the embedded one) after checking every file.
 
-    MlpMemError names the first file that is missing, truncated or altered and what to do, or what
-    is wrong with its list of adapters.
+    MlpMemError names the first file that is missing, truncated or altered, or the fault in the list
+    of adapters, and the next step.
     """
     folder = Path(path) if path is not None else default_bundle_path()
     manifest = checked_manifest(folder)
@@ -228,25 +223,25 @@ def save_bundle(
     form: str = QUESTIONS,
     created_with: Mapping[str, Any] | None = None,
 ) -> Bundle:
-    """Write a bundle into folder, replacing one that is there, and return it, checked.
+    """Write a bundle into folder, replacing any that exists, check it and return it.
 
     Weights are stored in half precision. form is "questions" for a decoder that was trained on
-    "Question: ... Answer:", else "text". It is written beside its place and renamed at the end.
+    "Question: ... Answer:", else "text". A temporary sibling folder is written and then renamed.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)
     settings = settings if isinstance(settings, Settings) else Settings(**settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    beside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_model(beside, decoder, memory, documents, fingerprint)
+        _write_model(staging, decoder, memory, documents, fingerprint)
         for system, router in (routers or {}).items():
-            router.save(beside / "router" / system)
-        write_json(beside / "results.json", results or {})
-        write_json(beside / "examples.json", list(examples))
-        write_json(beside / "questions.json", list(questions))
+            router.save(staging / "router" / system)
+        write_json(staging / "results.json", results or {})
+        write_json(staging / "examples.json", list(examples))
+        write_json(staging / "questions.json", list(questions))
         for number, trace in enumerate(traces):
-            write_json(beside / "traces" / f"{number:02d}.json", trace)
+            write_json(staging / "traces" / f"{number:02d}.json", trace)
         manifest = {
             "format": FORMAT,
             "name": name or folder.name,
@@ -257,22 +252,21 @@ def save_bundle(
             "attributions": list(attributions),
         }
         if adapters:
-            manifest["adapters"] = copy_adapters(beside, adapters)
-        manifest["files"] = list_files(beside)
-        write_json(beside / "manifest.json", manifest, indent=1)
-        for path in (beside, *beside.rglob("*")):  # temporary folders and weights begin private
+            manifest["adapters"] = copy_adapters(staging, adapters)
+        manifest["files"] = list_files(staging)
+        write_json(staging / "manifest.json", manifest, indent=1)
+        for path in (staging, *staging.rglob("*")):  # created with private permissions
             path.chmod(0o755 if path.is_dir() else 0o644)
-        load_bundle(beside)
-        _replace(beside, folder)
+        load_bundle(staging)
+        _replace(folder, staging)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
     return Bundle(folder, manifest)
 
 
 def _write_model(
     folder: Path, decoder: Decoder, memory: Memory, documents: Documents, fingerprint: Any
 ) -> None:
-    """Write decoder/, memory/, documents/ and the fingerprint."""
     from safetensors.torch import save_file
 
     half = copy.deepcopy(decoder.model).to("cpu", torch.float16)
@@ -285,21 +279,21 @@ def _write_model(
     save_file(tensors, folder / "fingerprint.safetensors")
 
 
-def _replace(beside: Path, folder: Path) -> None:
-    """Put beside where folder is; the old one goes only once the new one stands."""
+def _replace(folder: Path, staging: Path) -> None:
+    """Rename staging to folder; the old folder is removed only after that."""
     if not folder.exists():
-        beside.rename(folder)
+        staging.rename(folder)
         return
-    old = beside.with_name(beside.name + ".old")
+    old = staging.with_name(staging.name + ".old")
     folder.rename(old)
-    beside.rename(folder)
+    staging.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def put_results(folder: str | Path, results: Any) -> None:
-    """Write a bundle's results.json anew, and its line in the manifest; MlpMemError for no bundle.
+    """Replace a bundle's results.json and its manifest entry; MlpMemError without a manifest.
 
-    A kill between the two leaves a bundle that says results.json is altered; do it again then.
+    A kill between the two writes leaves results.json reported as altered; call this again then.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
@@ -310,47 +304,46 @@ def put_results(folder: str | Path, results: Any) -> None:
 
 
 def put_adapter(folder: str | Path, adapter: ExtraColumn) -> None:
-    """Copy an adapter into a bundle, in place of one of its name; MlpMemError for no bundle.
+    """Copy an adapter into a bundle, replacing one of its name; MlpMemError without a manifest.
 
-    Its weights are stored as they are. A kill half-way leaves files that no manifest lists, or,
-    where one is replaced, a bundle that says it is altered; do it again then.
+    Weights are copied unchanged. A kill half-way leaves files that no manifest lists or, if an
+    adapter was replaced, a file reported as altered; call this again then.
     """
     folder = Path(folder)
     manifest = read_manifest(folder)
     listed = manifest.get("adapters", {}) | copy_adapters(folder, [adapter])
     names = [f"adapters/{adapter.name}/{name}" for name in ADAPTER_FILES]
-    there = list_files(folder)
-    files = manifest["files"] | {name: there[name] for name in names}
+    present = list_files(folder)
+    files = manifest["files"] | {name: present[name] for name in names}
     amended = manifest | {"adapters": listed, "files": files}
-    bundled(folder, amended)  # whatever would not be read is not written
+    bundled(folder, amended)  # checks the entries before they are written
     replace_json(folder, MANIFEST, amended, indent=1)
 
 
 def copy_adapters(folder: Path, adapters: Iterable[ExtraColumn]) -> dict[str, dict]:
-    """Return what a manifest says of adapters, their two files copied to adapters/NAME/."""
+    """Copy the two files of each adapter to adapters/NAME/; return the manifest's entries."""
     listed = {}
     for adapter in adapters:
         check_name(adapter.name)
-        place = folder / "adapters" / adapter.name
+        target = folder / "adapters" / adapter.name
         refuse_link(folder, f"adapters/{adapter.name}")
-        place.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         for name in ADAPTER_FILES:
             refuse_link(folder, f"adapters/{adapter.name}/{name}")
-            shutil.copyfile(adapter.folder / name, place / name)
+            shutil.copyfile(adapter.folder / name, target / name)
         listed[adapter.name] = {"label": adapter.label, "seconds": round(adapter.seconds, 1)}
     return listed
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
-    """Write a value as JSON, the folder made if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
 
 
 def replace_json(folder: Path, name: str, value: Any, indent: int | None = None) -> None:
-    """Write a JSON file of a bundle at once, in place of the file or the link that is there."""
-    number, beside = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
+    """Write a JSON file of a bundle atomically, replacing an existing file or link."""
+    number, temporary = tempfile.mkstemp(prefix=f".{name}-", dir=folder)
     os.close(number)
-    write_json(Path(beside), value, indent)
-    Path(beside).chmod(0o644)  # temporary files begin private
-    Path(beside).replace(folder / name)
+    write_json(Path(temporary), value, indent)
+    Path(temporary).chmod(0o644)  # mkstemp creates private files
+    Path(temporary).replace(folder / name)

@@ -1,4 +1,4 @@
-"""Whether weights fit into memory, checked before any of them are read.
+"""Check that weights fit into memory before any of them are read.
 
 The limit of a container or process counts: Linux keeps memory in control groups, and a process may
 use what the tightest of its groups allows. Both versions of that interface are read (v1 and v2).
@@ -20,15 +20,15 @@ from mlpmem.model import gguf
 from mlpmem.model.families import FAMILIES, Family
 
 TEXT = re.compile(r"(model\.)?language_model\.|lm_head\.")  # weights of a multimodal text part
-SPARE = 1.1  # of the weights' own size: one tensor in its stored form, and a little beside
+SPARE = 1.1  # times the weights' size: room for one tensor in its stored form, and some reserve
 
 
 def parameters_in(folder: Path, packed: bool = False) -> int:
-    """Return how many numbers the weights of a folder hold, 0 where it has none that are known.
+    """Return the number of parameters in a folder's weights, 0 if it has no known weight file.
 
-    Packed, a head that is the embedding's table too counts twice: the table stays. Of a multimodal
-    model only the text part counts. Read from the heads of safetensors and GGUF files; for .bin
-    files, from their size and the dtype that config.json names (float32 where it names none).
+    When packed, a tied head counts twice, because the embedding table stays. A multimodal model
+    counts its text part only. The count comes from the headers of safetensors and GGUF files; for
+    .bin files, from their size and the dtype in config.json (default float32).
     """
     if is_gguf(folder):
         return gguf.parameters_in(folder, packed)
@@ -36,21 +36,21 @@ def parameters_in(folder: Path, packed: bool = False) -> int:
     for pattern in WEIGHTS:
         files = sorted(filter(Path.is_file, folder.glob(pattern)))
         if files:
-            row = _config(folder)
+            config = _config(folder)
         if files and pattern.endswith(".bin"):
-            return sum(path.stat().st_size for path in files) // _stored(row).itemsize
+            return sum(path.stat().st_size for path in files) // _stored_dtype(config).itemsize
         if files:
-            return _numbers(files, packed, FAMILIES.get(str(row.get("model_type"))))
+            return _count(files, packed, FAMILIES.get(str(config.get("model_type"))))
     return 0
 
 
-def _numbers(files: Sequence[Path], packed: bool, family: Family | None) -> int:
-    """Return how many numbers safetensors files hold; 0 for what cannot be read of them."""
+def _count(files: Sequence[Path], packed: bool, family: Family | None) -> int:
+    """Return the number of parameters in safetensors files; an unreadable file counts 0."""
     from safetensors import SafetensorError, safe_open
 
     sizes = {}
     for path in files:
-        with suppress(OSError, SafetensorError):  # whoever reads it says what is wrong
+        with suppress(OSError, SafetensorError):  # reported when the weights are loaded
             with safe_open(path, "pt") as file:
                 sizes |= {k: math.prod(file.get_slice(k).get_shape()) for k in file.keys()}
     if family is None:
@@ -63,22 +63,20 @@ def _numbers(files: Sequence[Path], packed: bool, family: Family | None) -> int:
 
 
 def _config(folder: Path) -> dict:
-    """Return the values of a folder's config.json, none where it cannot be read."""
     try:
-        row = read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
     except (OSError, ValueError):
         return {}
-    return row if isinstance(row, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
-def _stored(row: Mapping) -> torch.dtype:
-    """Return the dtype that a config names, float32 where it names none."""
-    found = getattr(torch, str(row.get("dtype") or row.get("torch_dtype")), None)
-    return found if isinstance(found, torch.dtype) else torch.float32
+def _stored_dtype(config: Mapping) -> torch.dtype:
+    dtype = getattr(torch, str(config.get("dtype") or config.get("torch_dtype")), None)
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def available_bytes(device: str | torch.device = "cpu") -> int:
-    """Return the bytes that a device has free now for this process; MlpMemError without it."""
+    """Return the bytes that this process can use on a device now; MlpMemError if it is missing."""
     if device == AUTO and torch.cuda.is_available():
         return int(FILLED * sum(free_on_gpus()))
     try:
@@ -87,8 +85,8 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
             return torch.cuda.mem_get_info(device)[0]
     except (AssertionError, RuntimeError) as error:  # torch without CUDA, no such name, no driver
         raise MlpMemError(
-            f"device {str(device)!r} is not here ({str(error)[:200]}); use cpu, or a device that "
-            "this torch knows"
+            f"device {str(device)!r} is not available ({str(error)[:200]}); use cpu, or a device "
+            "that this torch supports"
         ) from error
     return allowed().available
 
@@ -96,7 +94,7 @@ def available_bytes(device: str | torch.device = "cpu") -> int:
 def check_room(
     parameters: Mapping[str, int], dtype: torch.dtype, device: str | torch.device = "cpu"
 ) -> None:
-    """Raise MlpMemError, with advice, unless weights of {name: numbers} fit on the device."""
+    """Raise MlpMemError, with advice, unless the parameters {name: count} fit on the device."""
     total, free = sum(parameters.values()), available_bytes(device)
     if SPARE * total * dtype.itemsize <= free:
         return
@@ -116,18 +114,18 @@ def check_room(
 PROCESS, MOUNT = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 FILES = {True: ("memory.max", "memory.current"),
          False: ("memory.limit_in_bytes", "memory.usage_in_bytes")}  # fmt: skip
-CACHED = ("active_file", "inactive_file")  # read from disk, and given up when memory is wanted
+CACHED = ("active_file", "inactive_file")  # file cache, which the kernel frees on demand
 
 
 class Allowed(NamedTuple):
-    """Bytes of memory that this process may use at most, and that are free now."""
+    """Bytes of memory that this process may use at most, and bytes that are free now."""
 
     total: int
     available: int
 
 
 def allowed(process: Path = PROCESS, mount: Path = MOUNT) -> Allowed:
-    """Return this machine's memory, or what the groups of this process allow of it."""
+    """Return this machine's memory, limited by the control groups of this process."""
     import psutil
 
     machine = psutil.virtual_memory()
@@ -138,9 +136,9 @@ def allowed(process: Path = PROCESS, mount: Path = MOUNT) -> Allowed:
 
 
 def _limits(process: Path, mount: Path) -> Iterator[tuple[int, int]]:
-    """Yield (limit, bytes free below it) of every group with a limit that holds the process."""
-    for folder, second in _groups(process, mount):
-        limit, used = FILES[second]
+    """Yield (limit, bytes free below it) for each of the process's groups that has a limit."""
+    for folder, is_v2 in _groups(process, mount):
+        limit, used = FILES[is_v2]
         try:
             limit, used = (int((folder / name).read_text("ascii")) for name in (limit, used))
             rows = (folder / "memory.stat").read_text("ascii").splitlines()
@@ -152,10 +150,10 @@ def _limits(process: Path, mount: Path) -> Iterator[tuple[int, int]]:
 
 
 def _groups(process: Path, mount: Path) -> Iterator[tuple[Path, bool]]:
-    """Yield (folder, whether of the second generation) of the process's groups, innermost first."""
+    """Yield (folder, whether it is version 2) of the process's groups, innermost first."""
     try:
         rows = [row.split(":", 2) for row in process.read_text("utf-8").splitlines()]
-    except (OSError, ValueError):  # no Linux
+    except (OSError, ValueError):  # not Linux
         return
     for _, controllers, path in (row for row in rows if len(row) == 3):
         if controllers and "memory" not in controllers.split(","):

@@ -30,11 +30,11 @@ ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
 PROGRESS = re.compile(r"^(\w+): +(\d+)%\|")  # a stage's bar
 RUNNING: set[subprocess.Popen] = set()  # trainings of this process
-PATIENCE = 5.0  # seconds that a training has to end
+PATIENCE = 5.0  # seconds before a training is killed
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 PR_SET_PDEATHSIG = 1
-ROWS = 30_000  # positions learned from at most, drawn at random: minutes on a CPU's core
-# What is not said here is the recipes' own default; nothing is held out, as nothing is measured.
+ROWS = 30_000  # training positions at most, drawn at random: minutes on one CPU core
+# Other values are the recipe defaults; nothing is held out, because nothing is measured.
 RECIPE = """[corpus]
 kind = "text"
 train = {text}
@@ -66,11 +66,11 @@ processes = 1
 
 
 def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: Tell) -> Memory:
-    """Return a memory of texts (files, folders, patterns) for a model's decoder, in this folder.
+    """Return a memory of texts (files, folders, patterns) for the decoder in a folder.
 
-    The model has the texts' datastore: the targets have its k and temperature, and the memory that
-    imitates it is used at its lambda. tell hears which stage is at what, standard error where the
-    memory lies. MlpMemError says why there is none.
+    The model must hold the texts' datastore. Its k, temperature and lambda are used for the targets
+    and the memory. tell reports each stage's progress; the memory's folder is printed to standard
+    error. MlpMemError gives the reason if training fails.
     """
     text = [str(path.resolve()) for source in text for path in files_of(source)]
     recipe = _recipe(model, Path(decoder).resolve(), text)
@@ -102,7 +102,7 @@ def _recipe(model: Model, decoder: Path, text: list[str]) -> str:
 
 
 def _label(recipe: str, decoder: Path, text: list[str]) -> str:
-    """Return a name that changes with the recipe, the texts' content and the decoder's files."""
+    """Return a name that depends on the recipe, the texts' content and the decoder's files."""
     digest = hashlib.sha256(recipe.encode())
     try:
         for path in text:
@@ -116,33 +116,33 @@ def _label(recipe: str, decoder: Path, text: list[str]) -> str:
 
 
 def _train(folder: Path, tell: Tell) -> None:
-    """Run the stages up to the memory; MlpMemError with the last lines where they fail."""
+    """Run the stages up to the memory; MlpMemError with the last line if one fails."""
     command = [sys.executable, "-m", "train", "all", str(folder / "recipe.toml")]
     command += ["--runs", str(folder / "runs"), "--until", "memory"]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
     last: deque[str] = deque(maxlen=1)
-    share = 0.0  # a bar may begin anew within a stage
+    share = 0.0  # a bar may restart within a stage
     with _started(command, environment) as process, (folder / "log.txt").open("w") as log:
         for line in process.stdout:
             log.write(line)
             last.extend([line.strip()] if line.strip() else [])
-            if (seen := _progress(line)) is not None:
-                share = max(share, seen[1])
-                tell(f"distilling a memory: {seen[0]}, {100 * share:.0f}%", share)
+            if (progress := _progress(line)) is not None:
+                share = max(share, progress[1])
+                tell(f"distilling a memory: {progress[0]}, {100 * share:.0f}%", share)
     if process.returncode:
         raise MlpMemError(
             f"the memory could not be distilled: {last[-1] if last else 'no reason was given'}; "
-            f"{folder / 'log.txt'} has it all. Put that right (training needs "
-            '`pip install -e ".[train]"`) and start again, it goes on where it was'
+            f"the full log is {folder / 'log.txt'}. Fix the cause (training needs "
+            '`pip install -e ".[train]"`) and start again; training resumes'
         )
 
 
 @contextmanager
 def _started(command: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen]:
-    """Yield a running process, which ends with this one, however this one ends, and is waited for.
+    """Yield a running process, and wait for it. It ends when this process ends for any reason.
 
-    It has a group of its own, so that all that it starts can be ended with it.
+    It leads its own process group, so that its children can be ended too.
     """
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     options |= {"encoding": "utf-8", "errors": "replace", "env": environment}
@@ -160,13 +160,13 @@ def _started(command: list[str], environment: dict[str, str]) -> Iterator[subpro
 
 
 def end() -> None:
-    """End every training that runs, and return when it has; the same start goes on where it was."""
+    """End every running training and wait for it; the next start resumes it."""
     for process in list(RUNNING):
         _end(process)
 
 
 def _end(process: subprocess.Popen) -> None:
-    """End a process and what it started: asked first, killed after PATIENCE."""
+    """Terminate a process group; kill it after PATIENCE seconds."""
     for number in (signal.SIGTERM, getattr(signal, "SIGKILL", signal.SIGTERM)):
         with suppress(OSError):
             os.killpg(process.pid, number) if hasattr(os, "killpg") else process.terminate()
@@ -176,9 +176,9 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def die_with_parent() -> None:
-    """Have this process end when its parent is killed (on Linux).
+    """End this process when its parent is killed (Linux only).
 
-    Otherwise it would train on, and write where the run that follows a kill writes too.
+    Otherwise it would keep training and write to the same folder as the next run.
     """
     if PRCTL:
         PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -188,8 +188,8 @@ atexit.register(end)
 
 
 def _progress(line: str) -> tuple[str, float] | None:
-    """Return (stage, share of all stages done) of a line with a stage's bar, None of another."""
-    found = PROGRESS.match(line)
-    if not found or found[1] not in STAGES:
+    """Return (stage, share of all stages done) from a progress line, None from any other line."""
+    match = PROGRESS.match(line)
+    if not match or match[1] not in STAGES:
         return None
-    return found[1], (STAGES.index(found[1]) + int(found[2]) / 100) / len(STAGES)
+    return match[1], (STAGES.index(match[1]) + int(match[2]) / 100) / len(STAGES)

@@ -1,7 +1,7 @@
-"""Extra columns, given as folders (NAME=FOLDER): which there are, and what each folder holds.
+"""Extra columns, given as folders (NAME=FOLDER).
 
-Its files tell whether a folder is an adapter of the model's decoder (LoRA), another memory for it,
-or another decoder. Nothing is loaded here, and torch is not needed; `registry.py` makes systems.
+A folder's files show whether it holds a LoRA adapter of the model's decoder, another memory for it,
+or another decoder. This module loads no weights and needs no torch; `registry.py` builds systems.
 """
 
 import re
@@ -32,58 +32,55 @@ MOST_LABEL = 160  # characters
 
 @dataclass(frozen=True)
 class ExtraColumn:
-    """One column by its folder."""
-
     name: str
     folder: Path
     kind: str  # "decoder", "adapter" or "memory"
-    label: str = ""  # none: made of kind and name
-    seconds: float = 0.0  # what making it took beyond the decoder
-    lmbda: float | None = None  # of a memory; None: its own
+    label: str = ""  # "" for a default label
+    seconds: float = 0.0  # training time beyond the decoder's
+    lmbda: float | None = None  # of a memory; None: the memory's default
 
 
 def extra_column(text: str) -> ExtraColumn:
-    """Return the column of "NAME=FOLDER"; MlpMemError says what is wrong with it."""
-    name, _, place = text.partition("=")
-    if not place:
+    """Return the column of "NAME=FOLDER"; MlpMemError if it is malformed."""
+    name, _, folder = text.partition("=")
+    if not folder:
         raise MlpMemError(f"column {text[:80]!r}: give NAME=FOLDER")
     check_name(name)
-    return ExtraColumn(name, Path(place), kind_of(Path(place)))
+    return ExtraColumn(name, Path(folder), kind_of(Path(folder)))
 
 
 def check_name(name: str) -> None:
-    """Raise MlpMemError unless a column may be called so: it becomes a folder, an id, a label."""
+    """Raise MlpMemError unless name is valid: it becomes a folder, an HTML id and a label."""
     if not NAME.fullmatch(name) or name in OWN:
         raise MlpMemError(
-            f"column {name[:40]!r}: a name has small letters, digits and _, begins with a letter, "
-            f"and is none of {', '.join(OWN)}; give another"
+            f"column name {name[:40]!r} must begin with a small letter, have at most 32 small "
+            f"letters, digits and _, and differ from {', '.join(OWN)}; give another"
         )
 
 
 def bundled(folder: Path, manifest: Mapping[str, Any]) -> list[ExtraColumn]:
-    """Return the adapters that a bundle's manifest lists; none where it lists none.
+    """Return the adapters that a bundle's manifest lists.
 
-    Their files are among those whose hashes the manifest gives. MlpMemError for what is malformed.
+    MlpMemError for a malformed entry, or one whose files the manifest does not list.
     """
     listed = manifest.get("adapters", {})
     if not isinstance(listed, dict):
-        raise _malformed(folder, "its list is no object")
-    found = []
+        raise _malformed(folder, "'adapters' must be a JSON object")
+    columns = []
     for name, row in listed.items():
         if not NAME.fullmatch(name) or name in OWN or not isinstance(row, dict):
-            raise _malformed(folder, f"{name[:40]!r} is no name, or no object")
+            raise _malformed(folder, f"the name or entry of {name[:40]!r} is invalid")
         label, seconds = row.get("label", ""), row.get("seconds", 0.0)
-        took = is_number(seconds) and seconds >= 0
-        if not isinstance(label, str) or len(label) > MOST_LABEL or not took:
-            raise _malformed(folder, f"label or seconds of {name!r} cannot be")
+        valid_seconds = is_number(seconds) and seconds >= 0
+        if not isinstance(label, str) or len(label) > MOST_LABEL or not valid_seconds:
+            raise _malformed(folder, f"the label or seconds of {name!r} are invalid")
         if missing := [f for f in ADAPTER_FILES if f"adapters/{name}/{f}" not in manifest["files"]]:
             raise _malformed(folder, f"{name!r} lacks {', '.join(missing)}")
-        found.append(
+        columns.append(
             ExtraColumn(name, folder / "adapters" / name, "adapter", label, float(seconds))
         )
-    return found
+    return columns
 
 
 def _malformed(folder: Path, why: str) -> MlpMemError:
-    """Return the error for adapters that a manifest lists wrongly."""
     return MlpMemError(f"bundle {folder.name}: its adapters cannot be used ({why}); {AGAIN}")

@@ -1,4 +1,4 @@
-"""Repositories of the Hub: what one holds, and a local copy of the files that are needed.
+"""Repositories of the Hub: their listings, and local copies of the files that are needed.
 
 Code that takes a Hub id calls `fetch` first; Decoder.load and Memory.load read folders only. A
 local folder comes first, then the cache, then the network. The first download pins a revision such
@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, is_gguf, wanted
 from mlpmem.model.families import family_in
 
-Tell = Callable[[str, float | None], None]  # a line on what is going on, and the share done
+Tell = Callable[[str, float | None], None]  # a status line, and the share done (0 to 1) or None
 
 CONFIG = "config.json"
 POLL_SECONDS = 0.5
@@ -24,16 +24,15 @@ POLL_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Listing:
-    """What is needed of a repository at one commit."""
+    """The needed files of a repository at one commit."""
 
     hub_id: str
     commit: str
-    licence: str  # as its card says, "" where it says nothing
+    licence: str  # as its card states it, else ""
     files: dict[str, int]  # bytes by name
 
     @property
     def bytes(self) -> int:
-        """Return the size of all files."""
         return sum(self.files.values())
 
     def __str__(self) -> str:
@@ -51,11 +50,11 @@ def fetch(
     local_files_only: bool = False,
     tell: Tell | None = None,
 ) -> Path:
-    """Return the folder of a path or hub id, downloaded if it is not here yet; or a GGUF file.
+    """Return the folder of a path or Hub id, downloaded if it is not cached; or a GGUF file.
 
-    `what` begins the message of the MlpMemError where it cannot be had. tell hears size and
-    licence before weights are downloaded, and then how much of them is here. Of a decoder,
-    config.json comes first: a family not known is refused before any weight is downloaded.
+    `what` begins the message of the MlpMemError if that fails. tell reports size and licence before
+    the weights are downloaded, and then the progress. A decoder's config.json is downloaded first,
+    so that an unknown family is refused before its weights are downloaded.
     """
     if Path(source).is_dir() or what == "decoder" and is_gguf(source):
         return Path(source)
@@ -69,16 +68,16 @@ def fetch(
     if local_files_only:
         raise MlpMemError(
             f"{what}: {str(source)!r} is neither a local folder nor downloaded; check the path, "
-            "or allow the network to have it from the Hub"
+            "or allow the network so that it can be downloaded"
         )
     listing = look_up(str(source), what, revision)
     return _download(listing, what, revision, tell or (lambda line, share: None))
 
 
 def find_cached(hub_id: str, what: str, revision: str | None = None) -> Path | None:
-    """Return the folder of what was downloaded before, None unless its weights are all there.
+    """Return the cached folder of a repository, None unless all its weights are cached.
 
-    So must be a decoder's tokenizer, which another program may have left aside.
+    A decoder also needs its tokenizer, which another program may not have downloaded.
     """
     from huggingface_hub import snapshot_download
 
@@ -89,24 +88,24 @@ def find_cached(hub_id: str, what: str, revision: str | None = None) -> Path | N
         folder = Path(snapshot_download(hub_id, **options))
     except (OSError, ValueError):
         return None
-    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    weights = [n for n in wanted(there) if any(fnmatch(Path(n).name, p) for p in WEIGHTS)]
-    complete = bool(weights) and _whole(folder, weights)
+    cached = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    weights = [n for n in wanted(cached) if any(fnmatch(Path(n).name, p) for p in WEIGHTS)]
+    complete = bool(weights) and _has_all_shards(weights)
     if what == "decoder":
         complete = complete and has_vocabulary(folder)
     return folder if complete else None
 
 
-def _whole(folder: Path, weights: list[str]) -> bool:
-    """Return whether all shards are there, by the number in their names."""
+def _has_all_shards(weights: list[str]) -> bool:
+    """Return whether there are as many shards as their names state."""
     first = Path(weights[0]).name.split("-of-")
     return len(first) == 1 or len(weights) == int(first[1].split(".")[0])
 
 
 def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = "") -> Listing:
-    """Return what the Hub says of a repository; MlpMemError where it cannot be asked.
+    """Return the Hub's listing of a repository; MlpMemError if the Hub cannot be reached.
 
-    `licence` is what is known of it where its card states none.
+    `licence` is used if the repository's card states none.
     """
     from huggingface_hub import HfApi
 
@@ -116,22 +115,22 @@ def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = 
         raise _unreachable(hub_id, what, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     card = info.card_data or {}
-    said = card.get("license") or licence
-    licence = said if isinstance(said, str) else ", ".join(said)
+    stated = card.get("license") or licence
+    licence = stated if isinstance(stated, str) else ", ".join(stated)
     return Listing(hub_id, info.sha or "", licence, {n: sizes[n] for n in wanted(sizes)})
 
 
 def _download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
-    """Return the folder of a repository's files; what is here already is not downloaded again."""
+    """Return the folder of a repository's files; cached files are not downloaded again."""
     if what == "decoder":
-        family_in(_copied(listing, what, revision, CONFIG))
+        family_in(_snapshot(listing, what, revision, CONFIG))
     tell(f"downloading {listing}", 0.0)
     with _watched(listing, tell):
-        return _copied(listing, what, revision, *listing.files)
+        return _snapshot(listing, what, revision, *listing.files)
 
 
-def _copied(listing: Listing, what: str, revision: str | None, *names: str) -> Path:
-    """Return the folder of a repository with these of its files downloaded."""
+def _snapshot(listing: Listing, what: str, revision: str | None, *names: str) -> Path:
+    """Return the folder of a repository after downloading the named files."""
     from huggingface_hub import snapshot_download
 
     try:
@@ -143,29 +142,29 @@ def _copied(listing: Listing, what: str, revision: str | None, *names: str) -> P
 
 @contextmanager
 def _watched(listing: Listing, tell: Tell) -> Iterator[None]:
-    """Tell twice a second how many bytes of a repository are in the cache."""
+    """Report twice per second how many bytes of a repository are in the cache."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
     name = repo_folder_name(repo_id=listing.hub_id, repo_type="model")
-    blobs, done = Path(constants.HF_HUB_CACHE) / name / "blobs", threading.Event()
+    blobs, stop = Path(constants.HF_HUB_CACHE) / name / "blobs", threading.Event()
 
     def watch() -> None:
-        while not done.wait(POLL_SECONDS):
-            here = min(_bytes(blobs), listing.bytes)
-            tell(f"downloading {listing}: {here / 1e9:.2f} GB here", here / max(1, listing.bytes))
+        while not stop.wait(POLL_SECONDS):
+            done = min(_bytes(blobs), listing.bytes)
+            tell(f"downloading {listing}: {done / 1e9:.2f} GB done", done / max(1, listing.bytes))
 
     thread = threading.Thread(target=watch, name="download", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        done.set()
+        stop.set()
         thread.join()
 
 
 def _bytes(folder: Path) -> int:
-    """Return the size of a folder's files, those that vanish meanwhile left out."""
+    """Return the size of a folder's files, skipping those that vanish meanwhile."""
     total = 0
     for path in folder.glob("*"):
         try:
@@ -176,10 +175,9 @@ def _bytes(folder: Path) -> int:
 
 
 def _unreachable(hub_id: str, what: str, error: Exception) -> MlpMemError:
-    """Return the error that says why a repository cannot be had and what to do."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return MlpMemError(
         f"{what}: {hub_id!r} is not a local folder and cannot be downloaded ({first}); check the "
         "path, or the id and network (a gated model also needs its licence accepted and HF_TOKEN). "
-        "What is here already stays, run it again to go on"
+        "Downloaded files are kept; run it again to resume"
     )

@@ -1,7 +1,7 @@
 """A bundle's manifest: the required files, their sizes and hashes, and the error messages.
 
 Files that a manifest does not list are neither read nor copied. Links are refused, because they may
-lead to somebody else's file.
+point outside the bundle.
 """
 
 import hashlib
@@ -18,9 +18,8 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import read_json
 
 MANIFEST = "manifest.json"
-
 FORMAT = 1
-QUESTIONS, TEXT = "questions", "text"  # forms: what a decoder was trained to continue
+QUESTIONS, TEXT = "questions", "text"  # forms of prompt that a decoder was trained on
 MANIFEST_BYTES = 4 * 2**20
 FILE_BYTES = 64 * 2**30
 FILE_NAME = re.compile(r"[\w.+-][\w.+/ -]{0,200}")  # below the folder, on every platform
@@ -28,7 +27,7 @@ AGAIN = "run `git checkout -- assets` if it is the shipped bundle, or download o
 
 
 def list_files(folder: Path) -> dict[str, dict]:
-    """Return size and sha256 of every file by its path with slashes."""
+    """Return {POSIX path: {"bytes", "sha256"}} of every file."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -37,7 +36,7 @@ def list_files(folder: Path) -> dict[str, dict]:
 
 
 def checked_manifest(folder: Path) -> dict:
-    """Return manifest.json; MlpMemError names the first file that is not as it says."""
+    """Return manifest.json; MlpMemError names the first file that does not match it."""
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         check_file(folder, name, expected)
@@ -45,7 +44,7 @@ def checked_manifest(folder: Path) -> dict:
 
 
 def read_manifest(folder: Path) -> dict:
-    """Return manifest.json, its form checked; MlpMemError with the next step."""
+    """Return manifest.json after checking its format, but not the files."""
     path = folder / MANIFEST
     refuse_link(folder, MANIFEST)
     try:
@@ -57,9 +56,9 @@ def read_manifest(folder: Path) -> dict:
         ) from error
     files = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        found = manifest.get("format") if isinstance(manifest, dict) else None
+        stated = manifest.get("format") if isinstance(manifest, dict) else None
         raise MlpMemError(
-            f"bundle: {folder.name} has format {found!r}, this program reads {FORMAT}; "
+            f"bundle: {folder.name} has format {stated!r}, this program reads {FORMAT}; "
             "update the program (git pull), or export the bundle again with this one"
         )
     if not isinstance(files, dict) or not files:
@@ -70,7 +69,7 @@ def read_manifest(folder: Path) -> dict:
 def asks_questions(manifest: dict) -> bool:
     """Return whether a bundle's decoder was trained on "Question: ... Answer:".
 
-    A bundle made before manifests said so was asked in this form.
+    That is the default for old manifests, which have no "form".
     """
     return manifest.get("form", QUESTIONS) == QUESTIONS
 
@@ -93,21 +92,21 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
 
 
 def refuse_link(folder: Path, name: str) -> None:
-    """Raise MlpMemError where a file below a folder is a link, or in a folder that is one."""
+    """Raise MlpMemError if a file is a link, or lies in a linked folder below the bundle."""
     path = folder / name
-    for place in (path, *path.parents):
-        if place == folder:
+    for part in (path, *path.parents):
+        if part == folder:
             return
-        if place.is_symlink():
+        if part.is_symlink():
             raise MlpMemError(
-                f"bundle: {folder.name}/{place.relative_to(folder).as_posix()} is a link, which is "
+                f"bundle: {folder.name}/{part.relative_to(folder).as_posix()} is a link, which is "
                 "not followed; copy the bundle with its files in it (cp -rL), or download it again "
                 "into a folder of its own (hf download ... --local-dir)"
             )
 
 
 def listed_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
-    """Return a file of a bundle; MlpMemError where its manifest does not list it."""
+    """Return the path of a file; MlpMemError if the manifest does not list it."""
     if name not in manifest["files"]:
         raise MlpMemError(f"bundle: the manifest of {folder.name} does not list {name}; {AGAIN}")
     return folder / name
@@ -115,18 +114,18 @@ def listed_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:
 
 @contextmanager
 def listed_part(folder: Path, names: Collection[str], part: str) -> Iterator[Path]:
-    """Yield a folder that holds just the listed files below `part`.
+    """Yield a folder that holds only the listed files below `part`.
 
-    It is the bundle's own unless that holds others, which libraries might read; then it is one of
-    links, gone at the end.
+    This is the bundle's own folder if it has no other files, which a library might read; otherwise
+    it is a temporary folder of links.
     """
     listed = [name.removeprefix(f"{part}/") for name in names if name.startswith(f"{part}/")]
     known = {path for name in listed for path in (Path(name), *Path(name).parents)}
     if all(path.relative_to(folder / part) in known for path in (folder / part).rglob("*")):
         yield folder / part
         return
-    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as beside:
-        view = Path(beside) / PurePosixPath(part).name
+    with tempfile.TemporaryDirectory(prefix="mlpmem-", ignore_cleanup_errors=True) as temporary:
+        view = Path(temporary) / PurePosixPath(part).name
         for name in listed:
             (view / name).parent.mkdir(parents=True, exist_ok=True)
             _link(folder.absolute() / part / name, view / name)
@@ -134,7 +133,7 @@ def listed_part(folder: Path, names: Collection[str], part: str) -> Iterator[Pat
 
 
 def _link(source: Path, target: Path) -> None:
-    """Let a file be at target too, a copy where there are no links."""
+    """Link target to source, or copy the file where links are not supported."""
     try:
         os.symlink(source, target)
     except OSError:
@@ -142,7 +141,7 @@ def _link(source: Path, target: Path) -> None:
 
 
 def copy_listed(folder: Path, out: Path) -> None:
-    """Copy a bundle: its manifest and the files that it lists, each checked as it was copied."""
+    """Copy a bundle's manifest and listed files; check each source and each copy."""
     manifest = read_manifest(folder)
     for name, expected in manifest["files"].items():
         check_file(folder, name, expected)
@@ -153,7 +152,6 @@ def copy_listed(folder: Path, out: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

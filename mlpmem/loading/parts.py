@@ -1,8 +1,8 @@
-"""A model of parts: any decoder, a memory made for it, a datastore of your own text files.
+"""A model from separate parts: any decoder, its memory, and a datastore of your own text files.
 
-Temperature and lambda of kNN are chosen on the text. A sample of positions is searched without the
-passage they stand in, so the choice holds for text that the datastore lacks. Distances differ by
-orders of magnitude between decoders, so no fixed temperature fits all.
+The temperature and lambda of kNN are tuned on the text. Sampled positions are searched without
+their own passage, so the choice holds for text outside the datastore. Distances differ by orders of
+magnitude between decoders, so no fixed temperature fits all.
 """
 
 import logging
@@ -45,10 +45,10 @@ def from_parts(
     tell: Tell | None = None,
     **options: Any,
 ) -> Model:
-    """Return a model of a decoder with, each optional, a memory and a datastore of text files.
+    """Return a model of a decoder and, optionally, a memory and a datastore of text files.
 
-    Decoder and memory are folders, or Hub ids fetched here; tell hears of downloads (hub.fetch).
-    options are open_folders'.
+    Decoder and memory are folders or Hub ids; tell reports downloads (see hub.fetch). options are
+    those of open_folders.
     """
     if isinstance(decoder, str | Path):
         decoder = fetch(decoder, "decoder", tell=tell)
@@ -73,23 +73,23 @@ def open_folders(
     bits: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Model:
-    """Return a model of folders, as from_parts does, ready to answer.
+    """Return a model of local folders, as from_parts does for folders and Hub ids.
 
-    Weights are held in dtype; MlpMemError, before anything is read, where they do not fit. depth is
-    the memory's where there is one, else given or the last layer. Without settings or a memory,
-    lambda and temperature of kNN are chosen on the text. progress(done, total) counts tokens while
-    keys are built. pack then lays the weights out for decoding on a CPU; bits are linear.pack's.
+    Weights are held in dtype; if they do not fit, MlpMemError comes before anything is read. With a
+    memory, depth is the memory's; otherwise it is the argument, by default the last layer. Without
+    settings, kNN is tuned on the text (see attach_text). progress(done, total) counts tokens while
+    keys are built. pack lays the weights out for decoding on a CPU; bits are those of linear.pack.
     """
-    given = {"decoder": decoder, "memory": memory}
-    folders = {what: Path(s) for what, s in given.items() if isinstance(s, str | Path)}
+    sources = {"decoder": decoder, "memory": memory}
+    folders = {what: Path(s) for what, s in sources.items() if isinstance(s, str | Path)}
     sizes = {k: parameters_in(f, str(first_device(device)) == "cpu") for k, f in folders.items()}
     check_room(sizes, dtype, device)
-    held = {"dtype": dtype, "device": device}
+    options = {"dtype": dtype, "device": device}
     if "memory" in folders:
-        memory = Memory.load(folders["memory"], depth=depth, **held)
+        memory = Memory.load(folders["memory"], depth=depth, **options)
     if "decoder" in folders:
-        chosen = memory.config.depth if memory is not None else -1 if depth is None else depth
-        decoder = Decoder.load(folders["decoder"], depth=chosen, **held)
+        layer = memory.config.depth if memory is not None else -1 if depth is None else depth
+        decoder = Decoder.load(folders["decoder"], depth=layer, **options)
     model = Model(decoder, memory, settings, "parts")
     if text is not None:
         built = attach_text(model, text, retriever, progress, tune=settings is None)
@@ -102,10 +102,10 @@ def open_folders(
 
 
 def form_for(decoder: str | Path) -> str:
-    """Return the form of weights that suits a brought decoder on this CPU, a name of FORMS.
+    """Return the fastest form of a decoder's weights on this CPU, a name of linear.FORMS.
 
-    4-bit blocks stay what they are where compiled code can read them; else bfloat16 where the
-    processor multiplies it faster than float32, as measured.
+    4-bit blocks keep their form if compiled code can read them. Otherwise the faster of bfloat16
+    and float32 is chosen, as measured.
     """
     if is_gguf(decoder) and compiles():
         kinds = [place.kind.bits for place in read_header(decoder).places.values()]
@@ -121,11 +121,11 @@ def attach_text(
     progress: Callable[[int, int], None] | None = None,
     tune: bool = True,
 ) -> Built:
-    """Give a model a datastore of text files, built here or cached; progress as in from_parts.
+    """Attach a datastore of text files (files, folders, patterns); return it and its cost.
 
-    text is files, folders and patterns. Returns what it took; its warning says what was left out.
-    With tune, lambda and temperature of kNN are chosen on the text; where there is a memory, k and
-    temperature are those that it was trained to imitate.
+    Keys are built or read from the cache; progress is that of open_folders. The warning names the
+    files that were skipped. With tune, lambda and temperature of kNN are tuned on the text; with a
+    memory, k and temperature stay those that it was trained to imitate.
     """
     sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
     documents = read_text(model.decoder, sources, counts=counts)
@@ -138,28 +138,28 @@ def attach_text(
     return replace(built, warning="; ".join(filter(None, (built.warning, noted(counts)))))
 
 
-PASSAGES, POSITIONS = 16, 256  # asked at most
-FEWEST = 8  # passages; of fewer, too little is left without one
-SCALES = tuple(2.0**i for i in range(-6, 3))  # of the neighbours' mean distance: temperatures
-LMBDAS = lambda_grid(20)[1:-1]  # a mix: neither source alone
+PASSAGES, POSITIONS = 16, 256  # sampled at most
+FEWEST = 8  # passages; with fewer, too little text is left for the search
+SCALES = tuple(2.0**i for i in range(-6, 3))  # temperatures, times the neighbours' mean distance
+LMBDAS = lambda_grid(20)[1:-1]  # without 0 and 1, which use one source only
 
 
 def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
-    """Return the model's settings with the temperature and the lambda that suit a store best.
+    """Return the model's settings with the kNN temperature and lambda of the lowest nll.
 
-    Best is the lowest mean nll (nats) of the positions asked. A model with a memory keeps its
-    temperature, which the memory imitates. A store of too few passages leaves all as it is.
+    The nll (nats) is the mean over the sampled positions. With a memory, the temperature stays, as
+    the memory imitates it. With fewer than FEWEST passages, the settings stay unchanged.
     """
     entries = _sample(store.datastore, seed)
     if not len(entries):
         return model.settings
-    lm, distances, right, counts = _asked(model, store, entries)
-    near = float(distances[distances.isfinite()].mean())
+    lm, distances, correct, counts = _search(model, store, entries)
+    mean = float(distances[distances.isfinite()].mean())
     best = (np.inf, model.settings.knn_temperature, model.settings.of("knn"))
-    tried = [scale * near for scale in SCALES if near > 0]
-    for temperature in tried if model.memory is None else [model.settings.knn_temperature]:
-        values = torch.where(distances.isfinite(), 0, -1)  # -1 is no neighbour
-        knn = (knn_weights(distances, values, counts, temperature) * right).sum(1)
+    grid = [scale * mean for scale in SCALES if mean > 0]
+    for temperature in grid if model.memory is None else [model.settings.knn_temperature]:
+        values = torch.where(distances.isfinite(), 0, -1)  # -1 marks a missing neighbour
+        knn = (knn_weights(distances, values, counts, temperature) * correct).sum(1)
         for lmbda in LMBDAS:
             nll = float(mix_nll(lm, -knn.log(), lmbda).mean())
             best = min(best, (nll, temperature, lmbda))
@@ -168,22 +168,24 @@ def tuned(model: Model, store: Store, seed: int = 0) -> Settings:
 
 
 def _sample(datastore: Datastore, seed: int) -> np.ndarray:
-    """Return entries (Q,) of a few passages, as few as a quarter of them; none where too few."""
+    """Return entries (Q,) of at most a quarter of the passages; none with fewer than FEWEST."""
     documents, rng = datastore.documents, np.random.default_rng(seed)
     count = len(documents.offsets) - 1
     if count < FEWEST:
         return np.empty(0, np.int64)
     chosen = rng.choice(count, min(PASSAGES, count // 4), replace=False)
-    there = np.flatnonzero(np.isin(documents.passage_at(datastore.positions), chosen))
-    return np.sort(rng.choice(there, min(POSITIONS, len(there)), replace=False))
+    candidates = np.flatnonzero(np.isin(documents.passage_at(datastore.positions), chosen))
+    return np.sort(rng.choice(candidates, min(POSITIONS, len(candidates)), replace=False))
 
 
 @torch.inference_mode()
-def _asked(
+def _search(
     model: Model, store: Store, entries: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return of entries (Q,): the decoder's nll (Q,) in nats, and of the neighbours (Q, K) their
-    distances, whether they have the true token, and counts. Own passages are infinitely far.
+    """Return the decoder's nll (Q,) in nats for entries (Q,), and their neighbours (Q, K).
+
+    Neighbours come as distances, whether they have the true token, and counts. The distance to the
+    entry's own passage is infinite.
     """
     datastore, k = store.datastore, model.settings.k
     documents, positions = datastore.documents, datastore.positions[entries]
@@ -193,11 +195,11 @@ def _asked(
     distances = torch.empty(len(entries), min(len(datastore), k + longest))
     indices = distances.long()
     true = store.values[entries]
-    for places in forward_positions(model.decoder, documents, positions):
-        nll = -places.logits.float().log_softmax(-1)
-        lm[places.at] = nll.gather(1, true[places.at, None].to(nll.device))[:, 0].cpu()
-        found = store.retriever.search(places.hidden.float(), distances.shape[1])
-        indices[places.at], distances[places.at] = found.indices.cpu(), found.distances.cpu()
+    for batch in forward_positions(model.decoder, documents, positions):
+        nll = -batch.logits.float().log_softmax(-1)
+        lm[batch.at] = nll.gather(1, true[batch.at, None].to(nll.device))[:, 0].cpu()
+        found = store.retriever.search(batch.hidden.float(), distances.shape[1])
+        indices[batch.at], distances[batch.at] = found.indices.cpu(), found.distances.cpu()
     passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])
     same = torch.from_numpy(passages == own[:, None]) | (indices < 0)
     distances, order = distances.masked_fill(same, torch.inf).sort(dim=1, stable=True)

@@ -1,7 +1,7 @@
 """The authors' published checkpoints by name: repositories, requirements, lambda.
 
 Figures and ids come from the paper, its code and its model cards. Size and licence are shown before
-a download, and nothing is downloaded if the weights do not fit.
+a download. Weights that do not fit are not downloaded.
 """
 
 from dataclasses import dataclass
@@ -15,35 +15,33 @@ from mlpmem.loading.hub import Tell, fetch, find_cached, look_up
 if TYPE_CHECKING:
     from mlpmem.api import Model
 
-# The authors name no commit. The first download pins one: what is cached is served from then on,
-# and the line that is told names the commit, to be written here once it is known.
+# The authors name no commit. The first download pins one, because the cache is used from then on.
+# Its progress line names the commit; write it here once it is known.
 FIRST_DOWNLOAD = "main"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """One repository of the Hub."""
-
     hub_id: str
     revision: str  # a commit, or FIRST_DOWNLOAD
     parameters: int
-    licence: str = ""  # "" where no card that we know states it
+    licence: str = ""  # "" if no known card states it
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A decoder and the memory made for it."""
+    """A decoder and its memory."""
 
     about: str
     decoder: Repository
     memory: Repository
     lmbda: float  # of the memory, as the authors measured
-    dtype: torch.dtype  # weights are held in
+    dtype: torch.dtype  # of the weights in memory
 
 
 PRESETS = {
     "gpt2-large-wikitext103": Preset(
-        "GPT-2 large fine-tuned on WikiText-103; perplexity 10.42 alone, 9.58 with its memory",
+        "GPT-2 large fine-tuned on WikiText-103; perplexity 10.42, with its memory 9.58",
         Repository("Rubin-Wei/gpt2-large-finetuned-wikitext103", FIRST_DOWNLOAD, 774_030_080),
         Repository("Rubin-Wei/MLPMemory-gpt2-large", FIRST_DOWNLOAD, 772_604_160),
         lmbda=0.25,
@@ -65,18 +63,18 @@ PRESETS = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return a preset by name; MlpMemError names those there are."""
+    """Return a preset by name; MlpMemError lists the known names."""
     if name not in PRESETS:
-        raise MlpMemError(f"preset {name!r} is not known; there are {', '.join(PRESETS)}")
+        raise MlpMemError(f"preset {name!r} is not known; use one of {', '.join(PRESETS)}")
     return PRESETS[name]
 
 
 def check_preset(
     name: str, dtype: torch.dtype | None = None, device: str = "cpu", tell: Tell | None = None
 ) -> None:
-    """Tell what a preset is, its sizes and licences; MlpMemError where it cannot be had or held.
+    """Report a preset's description, sizes and licences; MlpMemError if it cannot be used here.
 
-    Asks the Hub only for what was not downloaded before, and downloads nothing.
+    That is if it does not fit into memory, or is neither cached nor reachable. Downloads nothing.
     """
     from mlpmem.loading.capacity import check_room
 
@@ -86,7 +84,7 @@ def check_preset(
     check_room({k: r.parameters for k, r in parts.items()}, dtype or preset.dtype, device)
     for what, repository in parts.items():
         if find_cached(repository.hub_id, what, repository.revision) is not None:
-            tell(f"{what}: {repository.hub_id} is here already", None)
+            tell(f"{what}: {repository.hub_id} is already downloaded", None)
         else:
             listing = look_up(repository.hub_id, what, repository.revision, repository.licence)
             tell(f"{what}: {listing}", None)
@@ -100,7 +98,7 @@ def open_preset(
     tell: Tell | None = None,
     **parts: Any,
 ) -> "Model":
-    """Return a preset's model, downloaded if need be; `parts` are open_folders' others, as text."""
+    """Return a preset's model, downloaded if needed; `parts` are other options of open_folders."""
     from mlpmem.engine.settings import Settings
     from mlpmem.loading.parts import open_folders
 

@@ -2,7 +2,7 @@
 
 "lm", "memory", "knn" and "mixed" are systems of the model; "auto", "auto_knn" and "auto_mixed" use
 the router's lambda. "rag" puts passages before the decoder's prompt, "rag_memory" also uses the
-memory, and "rag_5" reads five passages. The columns of `extra_columns.py` follow.
+memory, and "rag_5" reads five passages. The columns of `extra_columns.py` come last.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,103 +27,101 @@ KINDS = {
 
 
 class SystemRegistry:
-    """Systems made when they are asked for; decoder, memory and datastore are shared."""
+    """Systems built on request; decoder, memory and datastore are shared."""
 
     def __init__(
         self,
         model: Model,
-        given: Sequence[ExtraColumn] = (),
-        documents: Callable[[], Documents] | None = None,  # what retrieval reads
+        columns: Sequence[ExtraColumn] = (),
+        documents: Callable[[], Documents] | None = None,  # for RAG
         *,
-        lmbda: float | None = None,  # None: the model's, or the memory's own
-        passages: Sequence[int] = (1,),  # before a prompt: of "rag", and of others "rag_N"
+        lmbda: float | None = None,  # None: the lambda of the model or of the memory
+        passages: Sequence[int] = (1,),  # passages before a prompt: first of "rag", then of "rag_N"
         layout: str | None = None,  # see Rag
-        seconds: Mapping[str, float] | None = None,  # of the model's own systems
+        seconds: Mapping[str, float] | None = None,  # training time of the model's own systems
     ) -> None:
-        """Remember what there is; nothing is made yet."""
-        self.model, self.given, self.lmbda = model, list(given), lmbda
+        """Store the sources; systems are built on request."""
+        self.model, self.columns, self.lmbda = model, list(columns), lmbda
         self._documents, self._counts, self._layout = documents, passages, layout
         self._seconds = dict(seconds or {})
 
     @property
     def searches(self) -> bool:
-        """Return whether there is a datastore, or can be."""
+        """Return whether a datastore exists or can be built."""
         return self.model.store is not None
 
     @property
     def makers(self) -> dict[str, Callable[[], System]]:
-        """Return {name: function that makes it} of all there are here."""
+        """Return {name: function that builds the system}."""
         with_memory = self.model.memory is not None
-        found: dict[str, Callable[[], System]] = {"lm": partial(self._column, "lm")}
+        makers: dict[str, Callable[[], System]] = {"lm": partial(self._column, "lm")}
         if with_memory:
-            found["memory"] = partial(self._column, "memory")
+            makers["memory"] = partial(self._column, "memory")
         if self.searches:
-            found["knn"] = partial(self._column, "knn")
+            makers["knn"] = partial(self._column, "knn")
         if self._documents is not None:
-            found["rag"] = partial(self._rag, "lm", "rag", self._counts[0])
+            makers["rag"] = partial(self._rag, "lm", "rag", self._counts[0])
             for count in self._counts[1:]:
-                found[f"rag_{count}"] = partial(self._rag, "lm", f"rag_{count}", count)
+                makers[f"rag_{count}"] = partial(self._rag, "lm", f"rag_{count}", count)
         if with_memory and self.searches:
-            found["mixed"] = partial(self._column, "mixed")
+            makers["mixed"] = partial(self._column, "mixed")
         if with_memory and self._documents is not None:
-            found["rag_memory"] = partial(self._rag, "memory", "rag_memory", self._counts[0])
+            makers["rag_memory"] = partial(self._rag, "memory", "rag_memory", self._counts[0])
         for system in self.model.routers:
             name = AUTO if system == "memory" else f"{AUTO}_{system}"
-            found[name] = partial(self._column, system, AUTO, name)
-        return found | {given.name: partial(self._beside, given) for given in self.given}
+            makers[name] = partial(self._column, system, AUTO, name)
+        return makers | {column.name: partial(self._extra, column) for column in self.columns}
 
     def system(self, name: str) -> System:
-        """Return the system of a name; MlpMemError for one that is not here."""
+        """Return a system by name; MlpMemError if it does not exist."""
         return self.systems([name])[0]
 
     def systems(self, names: Sequence[str]) -> list[System]:
-        """Return the systems of these names, all for none; MlpMemError for one that is not here."""
+        """Return systems by name, all if names is empty; MlpMemError if one does not exist."""
         makers = self.makers
         for name in names:
             if name not in makers:
                 raise MlpMemError(
-                    f"system {name!r} is not here, there is {', '.join(makers)}; retrieval and kNN "
-                    "come with a bundle or a text, tuned decoders and other memories with folders"
+                    f"system must be one of {', '.join(makers)}; got {name!r}. Load a bundle or a "
+                    "text for retrieval and kNN, folders for tuned decoders and other memories"
                 )
         return [makers[name]() for name in names or makers]
 
     @cached_property
     def passages(self) -> Passages:
-        """Return the index of the corpus's passages, made when first asked for."""
+        """Return the index of the corpus's passages."""
         return Passages(self._documents(), self.model.decoder)
 
-    def alone(self, system: str) -> Model:
-        """Return the model with nothing beside the system that it does not need."""
+    def only(self, system: str) -> Model:
+        """Return a model that computes only this system."""
         return self.model.only(system)
 
-    def base(self, given: ExtraColumn) -> Decoder:
+    def base(self, column: ExtraColumn) -> Decoder:
         """Return the decoder that an adapter was trained on."""
         return self.model.decoder
 
     def _column(self, system: str, lmbda: float | str | None = None, name: str = "") -> ModelSystem:
-        """Return a column of the model."""
         lmbda = self.lmbda if lmbda is None else lmbda
-        lmbda = self.model.settings.of(system) if lmbda is None else lmbda  # "auto" is its own name
+        lmbda = self.model.settings.of(system) if lmbda is None else lmbda  # "auto" keeps its name
         label = f"{LABELS[system]}, lambda by token" if lmbda == AUTO else ""
         seconds = self._seconds.get(system, 0.0)
-        return ModelSystem(self.alone(system), system, lmbda, name, label, seconds)
+        return ModelSystem(self.only(system), system, lmbda, name, label, seconds)
 
     def _rag(self, inner: str, name: str, count: int) -> Rag:
-        """Return a column with so many passages before the prompt."""
         return Rag(self._column(inner), self.passages, count, self._layout, name)
 
-    def _beside(self, given: ExtraColumn) -> ModelSystem:
-        """Return the column of a folder, its weights read."""
-        decoder, label = self.model.decoder, given.label or KINDS[given.kind]
-        held = {"device": decoder.device, "dtype": decoder.model.dtype}
-        if given.kind == "memory":
-            memory = Memory.load(given.folder, **held)
-            model = Model(decoder, memory, default_settings(memory), given.name)
-            lmbda = given.lmbda if self.lmbda is None else self.lmbda
-            return ModelSystem(model, "memory", lmbda, given.name, label, given.seconds)
-        if given.kind == "adapter":
-            tuned = load_adapter(self.base(given), given.folder)
+    def _extra(self, column: ExtraColumn) -> ModelSystem:
+        """Load the weights of an extra column and return its system."""
+        decoder, label = self.model.decoder, column.label or KINDS[column.kind]
+        options = {"device": decoder.device, "dtype": decoder.model.dtype}
+        if column.kind == "memory":
+            memory = Memory.load(column.folder, **options)
+            model = Model(decoder, memory, default_settings(memory), column.name)
+            lmbda = column.lmbda if self.lmbda is None else self.lmbda
+            return ModelSystem(model, "memory", lmbda, column.name, label, column.seconds)
+        if column.kind == "adapter":
+            tuned = load_adapter(self.base(column), column.folder)
         else:
-            tuned = Decoder.load(given.folder, **held)
-        model = Model(tuned, None, None, given.name)
-        return ModelSystem(model, "lm", None, given.name, label, given.seconds)
+            tuned = Decoder.load(column.folder, **options)
+        model = Model(tuned, None, None, column.name)
+        return ModelSystem(model, "lm", None, column.name, label, column.seconds)

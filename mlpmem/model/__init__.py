@@ -1,6 +1,6 @@
-"""The two networks and what they read: decoder, memory, tokenizer, prompts, LoRA, GGUF files.
+"""The two networks and their files: decoder, memory, tokenizer, prompts, LoRA, GGUF files.
 
-A family of decoders is a row of families.py. Decoder and memory are read from folders, or a decoder
-from a GGUF file (gguf, gguf_blocks, gguf_model); whoever has a Hub id fetches it before.
+A family of decoders is a row of families.py. Decoder and memory are read from local folders, or a
+decoder from a GGUF file (gguf, gguf_blocks, gguf_model); loading/hub.py downloads Hub ids.
 It may import `fast` and what lies below. Open decoder.py first, then memory.py.
 """

@@ -1,9 +1,10 @@
 """Folders of memories: our own, and the layouts the authors published.
 
-Published folders hold a base family's config.json with the layer count overwritten, flat or in
-`knn_generator/` beside mlp_memory_config.json; weights are safetensors or pytorch_model.bin, read
-with weights_only, whole or sharded, and may stand behind `knn_generator.` beside a decoder's. What
-they do not say (depth, lmbda, temperature) is supplied here.
+Published folders have a base family's config.json with the memory's layer count, either at the top
+or in `knn_generator/` next to mlp_memory_config.json. Weights are safetensors or pytorch_model.bin
+(read with weights_only), in one file or shards; their names may have the prefix `knn_generator.`
+if the decoder's weights are there too. This module supplies missing values (depth, lmbda,
+temperature).
 """
 
 from collections.abc import Callable
@@ -17,18 +18,18 @@ from mlpmem.formats import MEMORY_TYPE, NESTED, read_json
 from mlpmem.model.families import FAMILIES
 
 PUBLISHED = {name: row for name, row in FAMILIES.items() if row.published_lmbda}
-ACTIVATIONS = {"gpt2": "gelu_new", "llama": "silu"}  # the only one that memories of a kind have
+ACTIVATIONS = {"gpt2": "gelu_new", "llama": "silu"}  # of the memories of a family
 
 
-def _inner(top: Path) -> Path:
-    """Return where a folder's memory stands: in it, or within a bundle or a run of training."""
+def memory_folder(top: Path) -> Path:
+    """Return the folder of the memory itself, also inside a bundle or a training run."""
     for inner in (top / NESTED, top / "memory"):
         if inner.is_dir() and (inner.name == NESTED or not (top / "config.json").is_file()):
             return inner
     return top
 
 
-def _config_row(top: Path, folder: Path) -> dict:
+def config_values(top: Path, folder: Path) -> dict:
     """Return MemoryConfig values from our own or a base family's config.json."""
     row = _read_json(folder / "config.json")
     if row.get("model_type") == MEMORY_TYPE:
@@ -36,33 +37,33 @@ def _config_row(top: Path, folder: Path) -> dict:
     if str(row.get("model_type")) not in PUBLISHED:
         raise MlpMemError(
             f"memory: {folder.name}/config.json has model_type {row.get('model_type')!r}; "
-            f"known are {MEMORY_TYPE}, {', '.join(PUBLISHED)}. Is this a memory's folder?"
+            f"known are {MEMORY_TYPE}, {', '.join(PUBLISHED)}. Check that this is a memory's folder"
         )
     from transformers import CONFIG_MAPPING
 
     published = PUBLISHED[row["model_type"]]
     family, activation = published.memory, ACTIVATIONS[published.memory]
-    row.pop("layer_types", None)  # of the base's layers, whose number is another
-    try:  # the family's own class knows its defaults, which config.json may leave out
+    row.pop("layer_types", None)  # of the base's layers, which are more or fewer
+    try:  # config.json may leave out values that are the class's defaults
         base = CONFIG_MAPPING[row["model_type"]](**row)
-    except Exception as error:  # its checks raise errors of their own
+    except Exception as error:  # the class's checks raise errors of many kinds
         raise MlpMemError(
-            f"memory: {folder.name}/config.json is no configuration of {row['model_type']} "
+            f"memory: {folder.name}/config.json is not a valid {row['model_type']} configuration "
             f"({str(error).splitlines()[0][:200]}); download the memory again"
         ) from error
     gpt2 = family == "gpt2"
     used = base.activation_function if gpt2 else base.hidden_act
     if used != activation:
         raise MlpMemError(
-            f"memory: {folder.name}/config.json asks for the activation {used!r}; memories of the "
-            f"family {family} have {activation!r} alone. Is this a memory's folder?"
+            f"memory: {folder.name}/config.json has the activation {used!r}; memories of the "
+            f"family {family} must have {activation!r}. Check that this is a memory's folder"
         )
     extra = top / "mlp_memory_config.json"
     return {
         "family": family,
         "num_layers": base.num_hidden_layers,
         "hidden_size": base.hidden_size,
-        # published GPT-2 memories have four times the width whatever n_inner says
+        # published GPT-2 memories ignore n_inner: the width is always 4 D
         "intermediate_size": 4 * base.hidden_size if gpt2 else base.intermediate_size,
         "vocab_size": base.vocab_size,
         "norm_eps": base.layer_norm_epsilon if gpt2 else base.rms_norm_eps,
@@ -72,13 +73,13 @@ def _config_row(top: Path, folder: Path) -> dict:
     }
 
 
-def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """Return the tensors of the first kind of weight file that folder holds."""
+def read_weights(folder: Path) -> dict[str, Tensor]:
+    """Return the tensors of a folder, from safetensors or else .bin files."""
     from safetensors import SafetensorError
 
-    kinds = {"model.safetensors": _read_safetensors, "pytorch_model.bin": _read_bin}
+    readers = {"model.safetensors": _read_safetensors, "pytorch_model.bin": read_bin}
     try:
-        for name, read in kinds.items():
+        for name, read in readers.items():
             if (folder / name).exists():
                 return _unwrapped(read(folder / name))
             if (folder / f"{name}.index.json").exists():
@@ -88,10 +89,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise MlpMemError(
             f"memory: the weights in {folder.name} cannot be read ({str(error)[:200]}); "
-            "the file is incomplete or altered, download or export it again"
+            "the file is incomplete or altered; download or export it again"
         ) from error
     raise MlpMemError(
-        f"memory: {folder.name} holds no weights; expected model.safetensors or pytorch_model.bin, "
+        f"memory: {folder.name} has no weights; it needs model.safetensors or pytorch_model.bin, "
         "or the .index.json of one of them with its shards"
     )
 
@@ -99,48 +100,47 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
 def _read_shards(
     folder: Path, index: str, read: Callable[[Path], dict[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Return the tensors of all shards an index names."""
+    """Return the tensors of all shards that an index lists."""
     table = _read_json(folder / index).get("weight_map")
     if not isinstance(table, dict):
-        raise ValueError(f"{index} names no shards")
-    # a shard is a plain name: nothing outside the folder is read
+        raise ValueError(f"{index} lists no shards")
+    # only the file names are used, so nothing outside the folder is read
     shards = sorted({Path(str(shard)).name for shard in table.values()})
     return {name: weight for shard in shards for name, weight in read(folder / shard).items()}
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a safetensors file."""
     from safetensors.torch import load_file
 
     return load_file(path)
 
 
-def _read_bin(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a .bin file; ValueError where it holds anything else."""
+def read_bin(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a .bin file; ValueError if it holds anything else."""
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises errors of modules that are not imported here
-        raise ValueError("it is no file of tensors alone, and nothing else is read") from error
-    if not isinstance(found, dict) or not all(isinstance(w, Tensor) for w in found.values()):
-        raise ValueError("it holds something else than named tensors")
-    return found
+        raise ValueError("only files with nothing but tensors are read") from error
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError("it must hold only named tensors")
+    return weights
 
 
 def _unwrapped(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the memory's own tensors, out of a training state that holds its decoder's too."""
-    wrapped = f"{NESTED}."
-    own = {n.removeprefix(wrapped): w for n, w in weights.items() if n.startswith(wrapped)}
+    """Return only the memory's tensors of a training state that may also hold the decoder's."""
+    prefix = f"{NESTED}."
+    own = {n.removeprefix(prefix): w for n, w in weights.items() if n.startswith(prefix)}
     return own or weights
 
 
 def _read_json(path: Path) -> dict:
-    """Return a JSON object; MlpMemError where the file is missing or is none."""
+    """Return a JSON object; MlpMemError if the file is missing or holds anything else."""
     try:
         row = read_json(path)
     except (OSError, ValueError) as error:
         raise MlpMemError(
             f"memory: cannot read {path.parent.name}/{path.name} ({error}); "
-            "is this a memory's folder? If it is, download or export it again"
+            "check that this is a memory's folder, or download or export it again"
         ) from error
     if not isinstance(row, dict):
         raise MlpMemError(f"memory: {path.name} is not a JSON object; export the memory again")

@@ -1,8 +1,8 @@
 """The worker process for untrusted programs: it renders chat templates and tries tokenizers.
 
-`confined.py` starts it. The operating system enforces limits of time and memory on each request, so
-a template that exceeds them ends only its own request. A fork of the first process, which has
-imported everything, answers a request, and the next fork is ready at once.
+`confined.py` starts it. The operating system limits the time and memory of each request, so a
+template that exceeds them fails only its own request. The first process imports everything and then
+forks; a fork answers requests, and the next fork is ready at once.
 """
 
 import json
@@ -11,20 +11,20 @@ import signal
 import sys
 from contextlib import suppress
 
-MEMORY = 512 * 2**20  # bytes that a request may take beyond what the process has
+MEMORY = 512 * 2**20  # bytes that a request may use beyond the process's own
 PROBES = ("a", " ", "1", "\n", "!", "a ", "a1", "'s", "\u00e9", "\u4e00")
-PROBE = 20_000  # times that each is repeated
+PROBE = 20_000  # repetitions of each probe
 
 
 def main() -> None:
-    """Answer requests, a JSON line each, until there are no more."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: whoever started this ends it
-    sys.modules["torch"] = None  # seconds to import, and of no use here
+    """Answer requests, one JSON line each, until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C: the parent ends this process
+    sys.modules["torch"] = None  # not needed here, and slow to import
     import tokenizers  # noqa: F401  imported once, before the first fork
     import transformers.utils.chat_template_utils  # noqa: F401
 
     answers = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no answer
+    os.dup2(2, 1)  # so that output of libraries is not read as an answer
     _write(answers, {"ready": True})
     if not hasattr(os, "fork"):
         return _serve(answers)
@@ -40,18 +40,18 @@ def main() -> None:
 
 
 def _serve(answers: int) -> None:
-    """Answer requests one after another; the process dies where one breaks its bounds."""
+    """Answer requests one by one; the process dies if a request exceeds its limits."""
     with os.fdopen(os.dup(0), "rb") as requests:
         for line in iter(requests.readline, b""):
             request = json.loads(line)
-            _bound(request["seconds"])
-            answer = _answered(request)
-            _bound(0)
+            _limit(request["seconds"])
+            answer = _answer(request)
+            _limit(0)
             _write(answers, answer)
 
 
-def _bound(seconds: float) -> None:
-    """Have the system end this process after so many seconds, 0 for never; and bound its memory."""
+def _limit(seconds: float) -> None:
+    """Limit this process's memory and its time to so many seconds; 0 removes both limits."""
     if not hasattr(signal, "setitimer"):
         return
     import resource
@@ -59,28 +59,28 @@ def _bound(seconds: float) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     with suppress(OSError, ValueError):
-        most = _used() + MEMORY if seconds else resource.RLIM_INFINITY
-        resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+        limit = _used() + MEMORY if seconds else resource.RLIM_INFINITY
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
 def _used() -> int:
-    """Return the bytes of address space that this process has; OSError where that is not told."""
+    """Return the bytes of this process's address space; OSError if the system hides them."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def _answered(request: dict) -> dict:
-    """Return the answer to a request, or {"error"} with its first line."""
+def _answer(request: dict) -> dict:
+    """Return the result of a request, or {"error": first line}."""
     try:
-        return {"render": _render, "try": _try}[request["task"]](request)
+        return {"render": _render, "try": _try_tokenizer}[request["task"]](request)
     except MemoryError:
         return {"error": "it takes too much memory"}
-    except BaseException as error:  # of a template, or a panic of tokenizers
+    except BaseException as error:  # from a template, or a panic of tokenizers
         return {"error": (str(error).strip().splitlines() or [type(error).__name__])[0][:200]}
 
 
 def _render(request: dict) -> dict:
-    """Return {"text"} of messages in a template, as transformers renders them in its sandbox."""
+    """Return {"text": messages rendered in transformers' sandbox}."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     (text,), _ = render_jinja_template(conversations=[request["messages"]], **request["arguments"])
@@ -89,16 +89,15 @@ def _render(request: dict) -> dict:
     return {"text": text}
 
 
-def _try(request: dict) -> dict:
-    """Return {"tokens"} that a tokenizer makes of repeated characters, which slow rules dread."""
+def _try_tokenizer(request: dict) -> dict:
+    """Return {"tokens": count} for repeated characters, the worst case of slow rules."""
     from tokenizers import Tokenizer
 
-    made = Tokenizer.from_str(request["tokenizer"])
-    return {"tokens": sum(len(made.encode(probe * PROBE + "~").ids) for probe in PROBES)}
+    tokenizer = Tokenizer.from_str(request["tokenizer"])
+    return {"tokens": sum(len(tokenizer.encode(probe * PROBE + "~").ids) for probe in PROBES)}
 
 
 def _write(answers: int, value: dict) -> None:
-    """Write one answer."""
     data = json.dumps(value).encode() + b"\n"
     while data:
         data = data[os.write(answers, data) :]

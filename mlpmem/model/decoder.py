@@ -1,8 +1,7 @@
 """The frozen decoder: token ids -> logits, hidden states at one depth, cache; text <-> token ids.
 
-The hidden state is what enters the FFN of layer `depth` (post-norm), caught by a permanent hook
-that writes into a ContextVar: nothing of a call is ever kept on the decoder. It is not a trainer
-and not a generator.
+The hidden state is the input of the FFN of layer `depth` (post-norm). A permanent hook writes it
+into a ContextVar, so the decoder keeps no state of a call. Training and generation are elsewhere.
 """
 
 import weakref
@@ -24,12 +23,12 @@ from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
-    counts_places,
     family_in,
     family_of,
     ffn_at,
     layers_of,
     logit_divisor,
+    uses_alibi,
 )
 from mlpmem.model.gguf_model import load_gguf
 from mlpmem.model.tokenizer import (
@@ -40,29 +39,28 @@ from mlpmem.model.tokenizer import (
     turn_ends,
 )
 
-# hand-written passes, by the name that a family's row gives
+# hand-written passes by the name in a family's row
 PASSES: dict[str, type[Gpt2Pass | LlamaPass]] = {"gpt2": Gpt2Pass, "llama": LlamaPass}
 PROBE = "The capital of Peru is Lima, and most people there live near the sea. In 1535 it was"
 
 
-class _Catch:
-    """Where one forward pass puts the hidden state, and whether it goes on after that."""
+class _Capture:
+    """The hidden state of one forward pass, and whether the pass continues after it."""
 
     def __init__(self, go_on: bool) -> None:
-        """Begin empty."""
         self.go_on = go_on
         self.hidden: Tensor | None = None
 
 
-class _Enough(Exception):
-    """Ends a forward pass of which only the hidden state is wanted."""
+class _Captured(Exception):
+    """Ends a forward pass once the hidden state is captured."""
 
 
-_CATCH: ContextVar[_Catch | None] = ContextVar("catch", default=None)
+_CAPTURE: ContextVar[_Capture | None] = ContextVar("capture", default=None)
 
 
 class DecoderOutput(NamedTuple):
-    """What one forward pass gives."""
+    """The results of one forward pass."""
 
     logits: Tensor | None  # (B, T, V), or (B, 1, V) of the last position
     hidden: Tensor  # (B, T, D), or (B, 1, D)
@@ -70,27 +68,29 @@ class DecoderOutput(NamedTuple):
 
     def states(self, index: Any) -> tuple[Tensor, Tensor]:
         """Return hidden states and logits at an index of (B, T)."""
-        assert self.logits is not None, "the pass was asked for hidden states only"
+        assert self.logits is not None, "the pass computed only hidden states"
         return self.hidden[index], self.logits[index]
 
 
 class Decoder:
-    """A causal language model in eval mode whose weights ask for no gradient."""
+    """A frozen causal language model in eval mode."""
 
     def __init__(self, model: nn.Module, tokenizer: Any, depth: int = -1) -> None:
-        """Freeze the model and hook the FFN at depth; MlpMemError for a depth it lacks."""
+        """Freeze the model and hook the FFN at depth; MlpMemError for an invalid depth."""
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.family = family_of(model.config.model_type)
         self.num_layers = len(layers_of(model, self.family))
-        self.folder: Path | None = None  # where it was read from
+        self.folder: Path | None = None  # it was read from
         ffn = ffn_at(model, self.family, depth)
         self.depth = depth
-        self.threads = self.all_threads = 0  # of a CPU, 0 torch's own number; see fast/devices.py
-        # a pass of fewer steps, where the family has one for weights as they are held
-        self.straight: Gpt2Pass | LlamaPass | None = None
-        self.kl = 0.0  # nats that rounding to 4 bits moved the logits by, on a few words
-        self._hook = ffn.register_forward_pre_hook(_catch)
+        self.threads = self.all_threads = (
+            0  # on a CPU; 0 is torch's own number, see fast/devices.py
+        )
+        # the hand-written pass, if the family has one for weights in this form
+        self.fast_pass: Gpt2Pass | LlamaPass | None = None
+        self.kl = 0.0  # nats, between the logits before and after rounding to 4 bits, on PROBE
+        self._hook = ffn.register_forward_pre_hook(_capture)
 
     @classmethod
     def load(
@@ -101,10 +101,11 @@ class Decoder:
         dtype: torch.dtype = torch.float32,
         device: str | torch.device = "cpu",
     ) -> "Decoder":
-        """Return the decoder of a transformers folder or GGUF file; loading/hub.py fetches others.
+        """Return the decoder of a transformers folder or GGUF file.
 
-        Weights are safetensors or, where there are none, .bin files of tensors only. device "auto"
-        is every GPU that there is. MlpMemError before weights are read for a family not known.
+        Weights are safetensors or else .bin files with only tensors. device "auto" uses every GPU.
+        loading/hub.py downloads Hub ids. An unknown family raises MlpMemError before weights are
+        read.
         """
         folder = Path(folder)
         if is_gguf(folder):
@@ -112,21 +113,21 @@ class Decoder:
             check_tokenizer(tokenizer, folder)
             check_numbers(model, folder)
             return cls._from(folder, model.to(first_device(device)), tokenizer, depth)
-        places = spread(device)
+        spread_options = spread(device)
         if not folder.is_dir():
             raise MlpMemError(
                 f"decoder: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
             )
         family = family_in(folder)
-        model, tokenizer = read_folder(folder, family, dtype=dtype, **places)
-        placed = model if places else model.to(first_device(device))
-        return cls._from(folder, placed, tokenizer, depth)
+        model, tokenizer = read_folder(folder, family, dtype=dtype, **spread_options)
+        model = model if spread_options else model.to(first_device(device))
+        return cls._from(folder, model, tokenizer, depth)
 
     @classmethod
     def _from(cls, folder: Path, model: nn.Module, tokenizer: Any, depth: int) -> "Decoder":
-        """Return the decoder of a model that was read from a folder or file.
+        """Return the decoder of a loaded model.
 
-        What its tokenizer and configs say is used once: what cannot be used is told here.
+        Tokenizer and config values are used once, so that invalid ones raise MlpMemError now.
         """
         decoder = cls(model, tokenizer, depth)
         decoder.folder = folder
@@ -139,42 +140,42 @@ class Decoder:
         return decoder
 
     def pack(self, bits: int = 0) -> None:
-        """Lay weights out for decoding on this CPU; see linear.pack. A family may have a pass.
+        """Lay weights out for decoding on this CPU, see linear.pack, and use the fast pass.
 
-        Plain float32 is what a compiled step reads. What 4 bits change is kept as `kl`.
+        A compiled step reads plain float32, so such weights stay plain. `kl` measures 4 bits.
         """
-        before = self._probed() if bits == 4 else None
-        steps = isinstance(self._pass(), LlamaPass) and compiles()
-        if bits or not steps or self.model.dtype != torch.float32:
-            self.straight = None  # it holds the layers that are replaced
+        before = self._probe() if bits == 4 else None
+        compiled = isinstance(self._find_pass(), LlamaPass) and compiles()
+        if bits or not compiled or self.model.dtype != torch.float32:
+            self.fast_pass = None  # it refers to the layers that are replaced
             pack(self.model, bits)
         attention.use(self.model)
-        self.shorten()
+        self.use_fast_pass()
         if before is not None:
-            self.kl = float((before.exp() * (before - self._probed())).sum(-1).mean())
+            self.kl = float((before.exp() * (before - self._probe())).sum(-1).mean())
 
-    def shorten(self) -> None:
-        """Answer by the family's hand-written pass from now on, where it reads these weights."""
-        if self.straight is None:
-            self.straight = self._pass()
+    def use_fast_pass(self) -> None:
+        """Use the family's hand-written pass from now on, if it supports these weights."""
+        if self.fast_pass is None:
+            self.fast_pass = self._find_pass()
 
-    def _pass(self) -> Gpt2Pass | LlamaPass | None:
-        """Return the hand-written pass of the weights as they are, None where there is none."""
-        if (made := PASSES.get(self.family.short_pass)) is None:
+    def _find_pass(self) -> Gpt2Pass | LlamaPass | None:
+        """Return the hand-written pass for the current weights, None if there is none."""
+        if (kind := PASSES.get(self.family.short_pass)) is None:
             return None
-        found = made.of(self.model, layers_of(self.model, self.family), self.depth)
-        if isinstance(found, LlamaPass):
-            found.owner = weakref.ref(self)
-        return found
+        fast_pass = kind.of(self.model, layers_of(self.model, self.family), self.depth)
+        if isinstance(fast_pass, LlamaPass):
+            fast_pass.owner = weakref.ref(self)
+        return fast_pass
 
-    def _probed(self) -> Tensor:
-        """Return log-probs (T, V) over a few words."""
+    def _probe(self) -> Tensor:
+        """Return log-probs (T, V) of PROBE."""
         ids = torch.tensor([self.encode(PROBE)])
         return self.forward(ids).logits[0].float().log_softmax(-1)
 
     @property
     def device(self) -> torch.device:
-        """Return where token ids go in and hidden states come out; the weights, where it is one."""
+        """Return the device of token ids and hidden states."""
         return self.model.get_input_embeddings().weight.device
 
     @property
@@ -194,17 +195,17 @@ class Decoder:
 
     @property
     def logit_divisor(self) -> float:
-        """Return what head_weight's products are divided by to give logits, usually 1."""
+        """Return the divisor from head_weight's products to logits, usually 1."""
         return logit_divisor(self.model.config, self.family)
 
     @property
-    def counts_places(self) -> bool:
-        """Return whether attention counts places in a row, so that a row holds one text only."""
-        return counts_places(self.model.config, self.family)
+    def uses_alibi(self) -> bool:
+        """Return whether attention uses row positions (ALiBi), so a row holds one text only."""
+        return uses_alibi(self.model.config, self.family)
 
     @property
     def max_positions(self) -> int:
-        """Return the longest sequence the decoder was made for, in tokens."""
+        """Return the longest sequence in tokens."""
         return int(getattr(self.model.config, "max_position_embeddings", 0) or 2**31)
 
     @property
@@ -214,19 +215,19 @@ class Decoder:
 
     @cached_property
     def eos_ids(self) -> frozenset[int]:
-        """Return the token ids that end a text or a turn, of all that name some.
+        """Return the token ids that end a text or a turn.
 
-        These are generation config, config, tokenizer and chat template.
+        They come from generation config, config, tokenizer and chat template.
         """
-        found: set[int] = set(turn_ends(self.tokenizer))
+        ids: set[int] = set(turn_ends(self.tokenizer))
         for config in (self.model.generation_config, self.model.config, self.tokenizer):
             named = getattr(config, "eos_token_id", None)
-            found |= {named} if isinstance(named, int) else set(named or ())
-        return frozenset(found)
+            ids |= {named} if isinstance(named, int) else set(named or ())
+        return frozenset(ids)
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """Return a sha256 over vocabulary and merges: equal for tokenizers that cut text alike."""
+        """Return a sha256 over vocabulary and merges, equal for equal tokenizers."""
         return tokenizer_hash(self.tokenizer)
 
     @cached_property
@@ -236,7 +237,7 @@ class Decoder:
 
     @cached_property
     def pieces(self) -> list[str]:
-        """Return a displayable text of every token id, (V,); undecodable bytes are U+FFFD."""
+        """Return the text of every token id, (V,); undecodable bytes are U+FFFD."""
         return [piece.decode("utf-8", "replace") for piece in self.token_bytes]
 
     @cached_property
@@ -245,28 +246,28 @@ class Decoder:
         return special_ids(self.tokenizer)
 
     def encode(self, text: str, special: bool = False) -> list[int]:
-        """Return the token ids of text, with BOS where the tokenizer adds one.
+        """Return the token ids of text, with BOS if the tokenizer adds one.
 
-        Control tokens that the text spells are text, unless special is True.
+        Names of control tokens in the text are plain text, unless special is True.
         """
         ids = encode_text(self.tokenizer, text, add_special_tokens=True, special=special)
-        if special and self._bos_twice(ids):
+        if special and self._has_two_bos(ids):
             return ids[1:]
         return ids
 
-    def _bos_twice(self, ids: list[int]) -> bool:
-        """Return whether a text spelled the BOS that the tokenizer adds."""
+    def _has_two_bos(self, ids: list[int]) -> bool:
+        """Return whether the text contains the BOS that the tokenizer adds anyway."""
         bos = self.tokenizer.bos_token_id
         return bos is not None and ids[:2] == [bos, bos]
 
     def spelled(self, ids: Sequence[int]) -> str:
-        """Return the text of token ids as they are read, control tokens by their names."""
+        """Return the text of token ids, with control tokens by name."""
         return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", "replace")
 
     def decode(self, ids: list[int]) -> str:
-        """Return the text of token ids, special tokens left out."""
-        kept = (self.token_bytes[i] for i in ids if i not in self.special_ids)
-        return b"".join(kept).decode("utf-8", "replace")
+        """Return the text of token ids, without special tokens."""
+        pieces = (self.token_bytes[i] for i in ids if i not in self.special_ids)
+        return b"".join(pieces).decode("utf-8", "replace")
 
     @torch.inference_mode()
     def forward(
@@ -282,27 +283,26 @@ class Decoder:
     ) -> DecoderOutput:
         """Return logits and hidden states of ids (B, T).
 
-        attention_mask (B, past + T) is 0 on padding; the positions follow from it unless given. A
-        bool one (B, 1, T, T) says who attends to whom.
-        The cache is extended in place. last > 0 gives that many last positions alone. head=False
-        stops where the hidden state is caught: no logits, no cache, and no time for what comes
-        after.
+        attention_mask (B, past + T) is 0 on padding; by default, positions follow from it. A bool
+        mask (B, 1, T, T) is True where a query sees a key. The cache is extended in place. last > 0
+        returns only that many last positions. head=False stops at the hidden state, without logits
+        and cache, and saves the time of later layers.
         """
         if cache is None and use_cache and head:
             from mlpmem.fast.attention import growing_cache
 
-            whole = self.straight is not None and self.straight.whole
-            cache = growing_cache(self.model.config, whole)
+            grow_windows = self.fast_pass is not None and self.fast_pass.grow_windows
+            cache = growing_cache(self.model.config, grow_windows)
         plain = head and attention_mask is None and position_ids is None
-        if plain and self.straight is not None and self.straight.takes(self.model, ids, cache):
+        if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.straight.forward(ids, cache, last))
+                return DecoderOutput(*self.fast_pass.forward(ids, cache, last))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:
             attention_mask = added_mask(self.model, attention_mask)
-        catch = _Catch(go_on=head)
-        token = _CATCH.set(catch)
+        capture = _Capture(go_on=head)
+        token = _CAPTURE.set(capture)
         output = None
         try:
             with threads_for(self, ids.numel()):
@@ -315,11 +315,11 @@ class Decoder:
                     return_dict=True,
                     logits_to_keep=last,
                 )
-        except _Enough:
+        except _Captured:
             pass
         finally:
-            _CATCH.reset(token)
-        hidden = catch.hidden.view(*ids.shape, -1).to(self.device)
+            _CAPTURE.reset(token)
+        hidden = capture.hidden.view(*ids.shape, -1).to(self.device)
         return DecoderOutput(
             output.logits if output is not None else None,
             hidden[:, -last:],
@@ -328,10 +328,10 @@ class Decoder:
 
 
 def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
-    """Return a bool mask (B, 1, T, T) as the model's attention takes it.
+    """Return a bool mask (B, 1, T, T) in the form that the model's attention needs.
 
-    Where attention is written out ("eager", all that Gemma 2 has) masks are added to the scores.
-    A decoder that counts places in a row knows no such mask.
+    "eager" attention (the only one of Gemma 2) adds masks to the scores. A decoder with ALiBi does
+    not support such masks.
     """
     if model.config._attn_implementation != "eager":
         return mask
@@ -340,11 +340,11 @@ def added_mask(model: nn.Module, mask: Tensor) -> Tensor:
     )
 
 
-def _catch(module: nn.Module, args: tuple) -> None:
-    """Keep the FFN's input for the caller of this pass, where one asked."""
-    catch = _CATCH.get()
-    if catch is None:
+def _capture(module: nn.Module, args: tuple) -> None:
+    """Store the FFN's input for the caller of this pass."""
+    capture = _CAPTURE.get()
+    if capture is None:
         return
-    catch.hidden = args[0]
-    if not catch.go_on:
-        raise _Enough
+    capture.hidden = args[0]
+    if not capture.go_on:
+        raise _Captured

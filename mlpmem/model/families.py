@@ -1,12 +1,12 @@
-"""Decoder families: where each keeps its layers and what the memory made for it looks like.
+"""Decoder families: where each has its layers, and the kind of its memory.
 
-A new family is a row of FAMILIES. The row names things of transformers' model; nothing is copied,
-and whoever needs to know a family asks its row. No torch here: a row is read before any weight.
+A new family is a row of FAMILIES, which names modules of transformers' model. All code about
+families reads these rows. There is no torch here, because a row is read before any weight.
 
-What enters the FFN is usually the residual stream behind the FFN's own norm. Where attention and
-FFN stand side by side, it is the layer's input behind that norm (gpt_neox, some falcon), or behind
-one norm that both share (phi, gptj, other falcon). olmo2 norms what leaves its FFN, so its FFN
-reads the residual stream itself. In a mixture of experts it is what router and experts read.
+The FFN's input is usually the residual stream after the FFN's own norm. With parallel attention and
+FFN, it is the layer's input after that norm (gpt_neox, some falcon) or after one shared norm (phi,
+gptj, other falcon). olmo2 normalises the FFN's output, so its FFN reads the residual stream itself.
+In a mixture of experts, it is the input of router and experts.
 """
 
 from dataclasses import dataclass, replace
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Family:
-    """Where a decoder's FFNs are, which blocks its memory is built of, and what is special."""
+    """Where a decoder's FFNs are, the kind of its memory, and its special cases."""
 
     layers: str  # dotted path from the causal LM to its list of layers
     memory: str  # "gpt2" (LayerNorm, GELU) or "llama" (RMSNorm, SwiGLU)
     ffn: str = "mlp"  # in a layer, the module whose input is the hidden state
-    norm: str = "post_attention_layernorm"  # in a layer, what gives that input; "" if no one norm
+    norm: str = "post_attention_layernorm"  # in a layer, the norm before it; "" if it varies
     norm_offset: float = 0.0  # added to a norm's stored weight before it multiplies
     table: str = "embed_tokens"  # last name of the input embeddings
     head: str = "lm_head"  # last name of the output head, stored unless tied to the table
     transposed: bool = False  # whether linear weights are stored (in, out)
-    short_pass: str = ""  # the hand-written pass for it, of decoder.PASSES
-    alibi: bool = False  # whether attention counts places in the row; a config's `alibi` overrides
-    divisor: str = ""  # config field by which logits are divided
-    softcap: str = ""  # config field of the bound that logits are bent to, unless it is None
-    text_part: str = ""  # of a multimodal config, the field that holds the decoder's own
-    published_lmbda: float = 0.0  # of memories published in this family's layout, 0 if none are
+    short_pass: str = ""  # name of its hand-written pass in decoder.PASSES
+    alibi: bool = False  # whether attention uses row positions; a config's `alibi` overrides
+    divisor: str = ""  # config field that divides the logits
+    softcap: str = ""  # config field with the bound of the logits (tanh), or None
+    text_part: str = ""  # of a multimodal config, the field with the decoder's config
+    published_lmbda: float = 0.0  # of memories published in this family's layout, else 0
 
 
 GPT2_H = Family("transformer.h", "gpt2", table="word_embeddings")
 LLAMA = Family("model.layers", "llama")
-WRITTEN = replace(LLAMA, short_pass="llama")
-PUBLISHED = replace(WRITTEN, published_lmbda=0.5)
-GEMMA = replace(WRITTEN, norm_offset=1.0)
+FAST_LLAMA = replace(LLAMA, short_pass="llama")
+PUBLISHED = replace(FAST_LLAMA, published_lmbda=0.5)
+GEMMA = replace(FAST_LLAMA, norm_offset=1.0)
 GEMMA2 = replace(GEMMA, norm="pre_feedforward_layernorm", softcap="final_logit_softcapping")
 FAMILIES = {
     "gpt2": Family(
@@ -57,7 +57,7 @@ FAMILIES = {
     "gpt_neox": Family("gpt_neox.layers", "gpt2", table="embed_in", head="embed_out"),
     "opt": Family("model.decoder.layers", "gpt2", ffn="fc1", norm="final_layer_norm"),
     "phi": Family("model.layers", "gpt2", norm="input_layernorm"),
-    "phi3": WRITTEN,
+    "phi3": FAST_LLAMA,
     "llama": PUBLISHED,
     "mistral": PUBLISHED,
     "qwen2": PUBLISHED,
@@ -82,22 +82,22 @@ def family_of(model_type: Any) -> Family:
     if (name := str(model_type)[:80]) not in FAMILIES:
         raise MlpMemError(
             f"decoder family {name!r} is not known; known are {', '.join(FAMILIES)}. Use one of "
-            "these, or, if its layers hold an FFN behind a norm, add a row in "
+            "these. If its layers have an FFN after a norm, you can add a row in "
             f'mlpmem/model/families.py, such as "{name}": Family("model.layers", "llama", '
-            'ffn="mlp"): where the list of layers is, which memory, and the module in a layer '
-            "whose input is the normed state"
+            'ffn="mlp"): the path to the list of layers, the kind of memory, and the module in a '
+            "layer whose input is the normalised state"
         )
     return FAMILIES[name]
 
 
 def family_in(folder: Path) -> Family | None:
-    """Return the row of the family that a folder's config.json names, None if it cannot be read.
+    """Return the family that a folder's config.json names, None if that cannot be read.
 
     MlpMemError for a family without a row.
     """
     try:
         row = read_json(folder / "config.json")
-    except (OSError, ValueError):  # whoever reads it says what is wrong
+    except (OSError, ValueError):  # reported when the decoder is loaded
         return None
     return family_of(row.get("model_type")) if isinstance(row, dict) else None
 
@@ -118,16 +118,16 @@ def ffn_at(model: "nn.Module", family: Family, depth: int) -> "nn.Module":
     return layers[depth].get_submodule(family.ffn)
 
 
-def counts_places(config: Any, family: Family) -> bool:
-    """Return whether a decoder attends by places in a row (ALiBi), so that rows hold one text."""
+def uses_alibi(config: Any, family: Family) -> bool:
+    """Return whether attention uses row positions (ALiBi), so that a row holds one text only."""
     return bool(getattr(config, "alibi", family.alibi))
 
 
 def logit_divisor(config: Any, family: Family) -> float:
-    """Return what the head's products are divided by to give logits, usually 1."""
+    """Return the divisor from the head's products to logits, usually 1."""
     return float(getattr(config, family.divisor)) if family.divisor else 1.0
 
 
 def logit_bound(config: Any, family: Family) -> float | None:
-    """Return the bound that logits are bent to, None if they are not."""
+    """Return the bound of the logits (tanh), None if there is none."""
     return getattr(config, family.softcap, None) if family.softcap else None

@@ -1,7 +1,7 @@
-"""GGUF files: what stands before the weights, checked, and where every weight lies.
+"""GGUF files: the header, checked, and the location of every weight.
 
-One file holds a decoder's weights, its tokenizer and its chat template. `gguf_model.py` makes a
-model of it. Nothing is mapped: rows are read from the file when they are asked for.
+One file holds a decoder's weights, tokenizer and chat template; `gguf_model.py` builds a model from
+it. Nothing is memory-mapped: rows are read from the file on demand.
 """
 
 import math
@@ -20,30 +20,29 @@ from mlpmem.model.gguf_blocks import KINDS, Groups, Kind, dense, groups
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
-CHUNK = 2**22  # numbers of a tensor that become dense at once
-MOST = 2**31  # entries of a list, tensors, dimensions: more is damage
+CHUNK = 2**22  # numbers of a tensor made dense at once
+MOST = 2**31  # entries of a list, or tensors; a larger count means a damaged file
 AGAIN = "download or convert it again"
 
 
 class Place(NamedTuple):
-    """Where a tensor lies in a file."""
+    """The location of a tensor in a file."""
 
     shape: tuple[int, ...]
     kind: Kind
-    start: int  # bytes from the file's begin
+    start: int  # bytes from the start of the file
 
     @property
     def bytes(self) -> int:
-        """Return the size of the tensor as stored."""
         return math.prod(self.shape) // self.kind.block * self.kind.bytes
 
 
 @dataclass(frozen=True)
 class Header:
-    """What stands before the weights."""
+    """Metadata and tensor locations, from the part before the weights."""
 
     path: Path
-    values: Mapping[str, Any]  # metadata; long lists too
+    values: Mapping[str, Any]  # metadata, including long lists
     places: Mapping[str, Place]
 
     @property
@@ -52,25 +51,24 @@ class Header:
         return str(self.values.get("general.architecture", ""))
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return a value of the family's own."""
+        """Return a value whose name begins with the architecture."""
         return self.values.get(f"{self.architecture}.{name}", default)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The quantised rows of a linear layer, in the layer's own order, still in the file."""
+    """The quantised rows of a linear layer, still in the file."""
 
     path: Path
     place: Place
-    order: Tensor | None  # of rows, None as they come
+    order: Tensor | None  # of the layer's rows, None for the file's order
 
     @property
     def bits(self) -> int:
-        """Return the bits of a number."""
+        """Return the bits per number."""
         return self.place.kind.bits
 
     def read(self) -> Groups:
-        """Return the rows as groups."""
         raw = read_rows(self.path, self.place, 0, _rows(self.place)[0])
         return groups(raw if self.order is None else raw[self.order], self.place.kind)
 
@@ -82,18 +80,18 @@ def read_rows(path: Path, place: Place, first: int, last: int) -> Tensor:
     with path.open("rb") as file:
         file.seek(place.start + first * size)
         if file.readinto(buffer) != len(buffer):
-            raise wrong(path, "it ends early")
+            raise wrong(path, "it is truncated")
     return torch.frombuffer(buffer, dtype=torch.uint8).view(rows, size)
 
 
 def read_header(path: str | Path) -> Header:
-    """Return a file's header; MlpMemError where the file is damaged, or not readable here."""
+    """Return a file's header; MlpMemError if the file is damaged or not supported."""
     path = Path(path)
     try:
         with path.open("rb") as file:
             header = _header(path, file, path.stat().st_size)
     except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
-        raise wrong(path, "its head is cut off or altered") from error
+        raise wrong(path, "its header is truncated or altered") from error
     except OSError as error:
         raise MlpMemError(f"decoder: cannot read {path.name} ({error.strerror})") from error
     if (parts := header.values.get("split.count", 0)) > 1:
@@ -103,13 +101,13 @@ def read_header(path: str | Path) -> Header:
         )
     if not {"tokenizer.ggml.tokens", "tokenizer.ggml.model"} <= header.values.keys():
         raise MlpMemError(
-            f"decoder: {path.name} holds no tokenizer; convert the model again with its tokenizer"
+            f"decoder: {path.name} has no tokenizer; convert the model again with its tokenizer"
         )
     return header
 
 
 def dense_rows(header: Header, name: str) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first row, rows (R, C) float32) of a tensor, a few at a time."""
+    """Yield (index of the first row, rows (R, C) float32) of a tensor in small parts."""
     place = header.places[name]
     rows, _ = _rows(place)
     step = max(1, CHUNK // place.shape[-1])
@@ -121,12 +119,12 @@ def dense_rows(header: Header, name: str) -> Iterator[tuple[int, Tensor]]:
 
 
 def plain(header: Header, name: str) -> Tensor:
-    """Return a small tensor in float32."""
+    """Return a small tensor as one float32 vector."""
     return torch.cat([rows for _, rows in dense_rows(header, name)]).view(-1)
 
 
 def parameters_in(path: Path, packed: bool = False) -> int:
-    """Return how many numbers the weights of a file hold; packed, a tied head counts twice."""
+    """Return the number of parameters in a file; when packed, a tied head counts twice."""
     places = read_header(path).places
     sizes = {name: math.prod(place.shape) for name, place in places.items()}
     tied = packed and "output.weight" not in sizes
@@ -134,9 +132,9 @@ def parameters_in(path: Path, packed: bool = False) -> int:
 
 
 def _header(path: Path, file: BinaryIO, size: int) -> Header:
-    """Return the header of an open file of so many bytes."""
+    """Return the header of an open file; size is that of the file in bytes."""
     if file.read(4) != MAGIC:
-        raise wrong(path, "it does not begin as a GGUF file")
+        raise wrong(path, "it does not begin with GGUF")
     version, tensors, count = struct.unpack("<IQQ", file.read(20))
     if version not in VERSIONS:
         raise MlpMemError(
@@ -165,26 +163,25 @@ def _header(path: Path, file: BinaryIO, size: int) -> Header:
 
 
 def _place(path: Path, row: tuple, begin: int, size: int) -> Place:
-    """Return where a tensor lies; MlpMemError where its kind is unknown or the file too short."""
+    """Return a tensor's location; MlpMemError if its kind is unknown or the file too short."""
     name, shape, number, offset = row
     if number not in KINDS:
         known = ", ".join(kind.name for kind in KINDS.values())
         raise MlpMemError(
-            f"decoder: {path.name} stores {name} in a kind of block that is not known here (ggml "
-            f"type {number}); take a file whose weights are {known}, such as Q4_K_M or Q8_0"
+            f"decoder: {path.name} stores {name} in an unsupported kind of block (ggml type "
+            f"{number}); use a file whose weights are {known}, such as Q4_K_M or Q8_0"
         )
     place = Place(shape, KINDS[number], begin + offset)
     if not shape or min(shape) < 1 or math.prod(shape) > 2**40 or shape[-1] % place.kind.block:
         raise wrong(path, f"{name} has the impossible shape {list(shape)}")
     if place.start + place.bytes > size:
         raise wrong(
-            path, f"it has {size:,} bytes and needs {place.start + place.bytes:,} for {name}"
+            path, f"{name} needs {place.start + place.bytes:,} bytes, the file has {size:,}"
         )
     return place
 
 
 def _string(file: BinaryIO, size: int) -> str:
-    """Return a string."""
     (length,) = struct.unpack("<Q", file.read(8))
     if length > size:
         raise struct.error
@@ -195,7 +192,6 @@ def _string(file: BinaryIO, size: int) -> str:
 
 
 def _value(file: BinaryIO, kind: int, size: int) -> Any:
-    """Return a value of the metadata."""
     if kind == STRING:
         return _string(file, size)
     if kind in NUMBERS:
@@ -213,11 +209,10 @@ def _value(file: BinaryIO, kind: int, size: int) -> Any:
 
 
 def wrong(path: Path, why: str) -> MlpMemError:
-    """Return the error for a file that cannot be read."""
     return MlpMemError(f"decoder: {path.name} cannot be read as a GGUF file: {why}; {AGAIN}")
 
 
 def _rows(place: Place) -> tuple[int, int]:
-    """Return how many rows a tensor has and the bytes of one."""
+    """Return the number of rows and the bytes per row."""
     rows = math.prod(place.shape[:-1])
     return rows, place.bytes // rows

@@ -1,7 +1,7 @@
-"""The kinds of block that GGUF files keep numbers in, as torch tensors.
+"""The kinds of blocks in GGUF files, decoded to torch tensors.
 
-A quantised row is a run of groups, each of whole numbers q that share a scale and, in some kinds,
-an offset: weight = scale * q + offset. Products in 4 bits take these three as they are.
+A quantised row is a sequence of groups. The integers q of a group share a scale and, in some kinds,
+an offset: weight = scale * q + offset. 4-bit products use these three without conversion.
 """
 
 from collections.abc import Callable
@@ -12,11 +12,11 @@ from torch import Tensor
 
 
 class Groups(NamedTuple):
-    """Rows of a quantised weight; a group is C / G numbers."""
+    """Rows of a quantised weight; a group has C / G numbers."""
 
     q: Tensor  # (R, C) int8
     scale: Tensor  # (R, G) float32
-    offset: Tensor | None  # (R, G) float32, None where it is 0
+    offset: Tensor | None  # (R, G) float32, None for 0
 
     def dense(self) -> Tensor:
         """Return the weight (R, C) in float32."""
@@ -28,7 +28,7 @@ class Groups(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """One of ggml's types: `block` numbers in `bytes` bytes."""
+    """One of ggml's types; a block has `block` numbers in `bytes` bytes."""
 
     name: str
     block: int
@@ -39,29 +39,29 @@ class Kind(NamedTuple):
 
 
 def dense(raw: Tensor, kind: Kind) -> Tensor:
-    """Return the numbers (R, C) float32 of rows of raw bytes (R, row bytes)."""
+    """Return the numbers (R, C) float32 in rows of raw bytes (R, row bytes)."""
     if kind.dtype is not None:
         return raw.view(kind.dtype).float()
     return groups(raw, kind).dense()
 
 
 def groups(raw: Tensor, kind: Kind) -> Groups:
-    """Return the groups of rows of raw bytes (R, row bytes) of a quantised kind."""
+    """Return the groups in rows of raw bytes (R, row bytes) of a quantised kind."""
     return kind.groups(raw.view(len(raw), -1, kind.bytes))
 
 
 def _half(blocks: Tensor, at: int) -> Tensor:
-    """Return the float16 at a byte of every block, (R, N) float32."""
+    """Return the float16 at byte `at` of every block as float32 (R, N)."""
     return blocks[..., at : at + 2].contiguous().view(torch.float16)[..., 0].float()
 
 
-def _nibbles(some: Tensor) -> Tensor:
-    """Return (..., 2 S) int8 of bytes (..., S): the low halves of all, then the high halves."""
-    return torch.cat([some & 15, some >> 4], -1).to(torch.int8)
+def _nibbles(data: Tensor) -> Tensor:
+    """Return the low, then the high halves (..., 2 S) int8 of bytes (..., S)."""
+    return torch.cat([data & 15, data >> 4], -1).to(torch.int8)
 
 
 def _fifth(blocks: Tensor, at: int) -> Tensor:
-    """Return the fifth bits, as 16 or 0, of 32 numbers a block, from four bytes (R, N, 32)."""
+    """Return the fifth bits (R, N, 32), as 16 or 0, of 32 numbers per block, from four bytes."""
     bits = blocks[..., at : at + 4, None] >> torch.arange(8, dtype=torch.uint8)
     return ((bits & 1) << 4).flatten(2).to(torch.int8)
 
@@ -89,7 +89,7 @@ def _q8_0(blocks: Tensor) -> Groups:
 
 
 def _k_scales(blocks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scales and offsets (R, 8 N) of blocks whose 6-bit factors stand in bytes 4 to 15."""
+    """Return scales and offsets (R, 8 N) from the 6-bit factors in bytes 4 to 15 of blocks."""
     low, high, rest = blocks[..., 4:8], blocks[..., 8:12], blocks[..., 12:16]
     factors = torch.cat([low & 63, (rest & 15) | ((low >> 2) & 48)], -1).float()
     mins = torch.cat([high & 63, (rest >> 4) | ((high >> 2) & 48)], -1).float()

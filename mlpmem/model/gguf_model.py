@@ -1,8 +1,8 @@
-"""A decoder out of a GGUF file: transformers' model, and transformers' reading of its tokenizer.
+"""A decoder from a GGUF file: transformers' model and tokenizer.
 
-A family is a function of CONFIGS, from llama.cpp's metadata to a transformers config; names are in
-TOP and LEAVES. Weights become dense a few rows at a time, so a file is never held twice. Linear
-layers remember where their blocks lie: products in 4 bits take them from there.
+A family is a function in CONFIGS, from llama.cpp's metadata to a transformers config; TOP and
+LEAVES translate names. Weights become dense a few rows at a time, so a file is never held twice.
+Linear layers keep the location of their blocks, which 4-bit products read.
 """
 
 import json
@@ -29,37 +29,34 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     header = read_header(path)
     if header.architecture not in CONFIGS:
         raise MlpMemError(
-            f"decoder: {header.path.name} holds the family {header.architecture!r}; GGUF files "
-            f"can be read of {', '.join(CONFIGS)}. Take a transformers folder, or another model"
+            f"decoder: {header.path.name} has the family {header.architecture!r}; GGUF files must "
+            f"be of {', '.join(CONFIGS)}. Use a transformers folder, or another model"
         )
     try:
         model_type, values = CONFIGS[header.architecture](header)
         config = CONFIG_MAPPING[model_type](**values, **_common(header), dtype=dtype)
-        made = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with torch.device("meta"):
-            wanted = made(config).state_dict()
+            expected = model_class(config).state_dict()
     except MlpMemError:
         raise
-    except Exception as error:  # a config's own checks raise errors of their own
+    except Exception as error:  # a config's checks raise errors of many kinds
         raise wrong(header.path, f"its configuration: {str(error)[:200]}") from error
-    names = {name: _name(model_type, name) for name in wanted}
+    names = {name: _name(model_type, name) for name in expected}
     if config.tie_word_embeddings:
         names.pop("lm_head.weight", None)
-    _check(header, names, wanted)
+    _check(header, names, expected)
     tokenizer = read_tokenizer(header)
-    state = {
-        name: _weight(header, theirs, model_type, wanted[name].shape, dtype)
-        for name, theirs in names.items()
-    }
-    model = made.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
+    state = {name: _weight(header, source, model_type, dtype) for name, source in names.items()}
+    model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     state.clear()
     _set_frequencies(model, header)
     model.generation_config.eos_token_id = _ends(header) or None
     for name, layer in model.named_modules():
-        theirs = names.get(f"{name}.weight")
-        if type(layer) is nn.Linear and theirs and header.places[theirs].kind.bits:
-            place = header.places[theirs]
-            layer.blocks = Blocks(header.path, place, _order(header, model_type, theirs))
+        source = names.get(f"{name}.weight")
+        if type(layer) is nn.Linear and source and header.places[source].kind.bits:
+            place = header.places[source]
+            layer.blocks = Blocks(header.path, place, _order(header, model_type, source))
     return model, tokenizer
 
 
@@ -84,15 +81,15 @@ ENDS = ("eos_token_id", "eot_token_id", "eom_token_id")
 
 def _ends(header: Header) -> list[int]:
     """Return the token ids that end a text or a turn."""
-    found = (header.values.get(f"tokenizer.ggml.{name}") for name in ENDS)
-    return sorted({i for i in found if isinstance(i, int)})
+    ids = (header.values.get(f"tokenizer.ggml.{name}") for name in ENDS)
+    return sorted({i for i in ids if isinstance(i, int)})
 
 
 def _llama(header: Header, model_type: str = "llama", **more: Any) -> tuple[str, dict[str, Any]]:
-    """Return model_type and config values of a family of Llama's shape."""
+    """Return model_type and config values of a Llama-shaped family."""
     heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
     if not all(isinstance(x, int) and x > 0 for x in (heads, hidden)):
-        raise wrong(header.path, "it does not say its hidden size and number of heads")
+        raise wrong(header.path, "its hidden size or number of heads is missing")
     size = header.get("attention.key_length") or hidden // heads
     values = {
         "max_position_embeddings": header.get("context_length"),
@@ -112,7 +109,7 @@ def _llama(header: Header, model_type: str = "llama", **more: Any) -> tuple[str,
 
 
 def _rope(header: Header) -> dict[str, Any]:
-    """Return how positions are rotated."""
+    """Return the parameters of the rotation."""
     rope = {"rope_type": "default", "rope_theta": header.get("rope.freq_base", 10_000.0)}
     kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor")
     if kind in ("linear", "yarn") and factor:
@@ -124,7 +121,7 @@ def _rope(header: Header) -> dict[str, Any]:
 
 
 def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
-    """Return Phi-3's config values; long contexts have factors of their own."""
+    """Return Phi-3's config values; long contexts have their own factors."""
     _, values = _llama(header, "phi3", sliding_window=header.get("attention.sliding_window"))
     original = header.get("rope.scaling.original_context_length")
     if "rope_factors_long.weight" in header.places and original:
@@ -140,11 +137,11 @@ def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
 
 
 def _gemma(header: Header, model_type: str) -> tuple[str, dict[str, Any]]:
-    """Return Gemma 2's and 3's config values; windows alternate as their configs say."""
+    """Return Gemma 2's or 3's config values; their config classes set the layers' windows."""
     _, values = _llama(header, model_type)
     window = header.get("attention.sliding_window")
     values |= {"sliding_window": window} if window else {}
-    # what the scores are divided by: of the 27B models the hidden size a head, else a head's size
+    # divisor of the scores: the hidden size per head in the 27B models, else the head size
     largest = values["num_hidden_layers"] in LARGEST
     heads = values["num_attention_heads"]
     values["query_pre_attn_scalar"] = (
@@ -167,7 +164,6 @@ SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
 
 
 def _gpt2(header: Header) -> tuple[str, dict[str, Any]]:
-    """Return GPT-2's config values."""
     values = {
         "n_positions": header.get("context_length"),
         "n_layer": header.get("block_count"),
@@ -224,34 +220,34 @@ LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
 
 
 def _name(model_type: str, name: str) -> str:
-    """Return the name in a GGUF file of one of transformers' weights."""
+    """Return the name in a GGUF file for a name of transformers."""
     base, _, part = name.rpartition(".")
-    if not (found := LAYER.fullmatch(base)):
+    if not (match := LAYER.fullmatch(base)):
         return f"{TOP.get(base, base)}.{part}"
-    leaf = LEAVES.get(found[2], found[2])
-    if model_type.startswith("gemma") and found[2] == "post_attention_layernorm":
-        leaf = "post_attention_norm"  # elsewhere this norm stands before the FFN
-    return f"blk.{found[1]}.{leaf}.{part}"
+    leaf = LEAVES.get(match[2], match[2])
+    if model_type.startswith("gemma") and match[2] == "post_attention_layernorm":
+        leaf = "post_attention_norm"  # in other families, this norm comes before the FFN
+    return f"blk.{match[1]}.{leaf}.{part}"
 
 
-def _check(header: Header, names: Mapping[str, str], wanted: Mapping[str, Tensor]) -> None:
-    """Raise MlpMemError unless every weight is there in its shape."""
-    missing = sorted(theirs for theirs in names.values() if theirs not in header.places)
+def _check(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:
+    """Raise MlpMemError unless every weight exists in its expected shape."""
+    missing = sorted(source for source in names.values() if source not in header.places)
     if missing:
         raise wrong(header.path, f"it lacks {len(missing)} tensors, such as {missing[0]}")
-    for name, theirs in names.items():
-        shape = header.places[theirs].shape
-        if tuple(wanted[name].shape) not in (shape, shape[::-1]):
+    for name, source in names.items():
+        shape = header.places[source].shape
+        if tuple(expected[name].shape) not in (shape, shape[::-1]):
             raise wrong(
                 header.path,
-                f"{theirs} is {list(shape)}, its head says {list(wanted[name].shape)}",
+                f"{source} is {list(shape)}, the header says {list(expected[name].shape)}",
             )
 
 
 def _order(header: Header, model_type: str, name: str) -> Tensor | None:
-    """Return the order of a tensor's rows in transformers, None where it is the file's.
+    """Return the order of a tensor's rows in transformers, None if it is the file's order.
 
-    Llama's queries and keys are kept for a rotation of neighbours: (heads, D / 2, 2) rows.
+    The file orders Llama's queries and keys for a rotation of neighbours: (heads, size / 2, 2).
     """
     leaf = name.split(".")[-2]
     if model_type != "llama" or leaf not in ("attn_q", "attn_k"):
@@ -263,14 +259,12 @@ def _order(header: Header, model_type: str, name: str) -> Tensor | None:
     return rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)
 
 
-def _weight(
-    header: Header, name: str, model_type: str, shape: torch.Size, dtype: torch.dtype
-) -> Tensor:
-    """Return a weight as transformers keeps it, in dtype."""
+def _weight(header: Header, name: str, model_type: str, dtype: torch.dtype) -> Tensor:
+    """Return a weight in transformers' layout and in dtype."""
     weight = torch.empty(header.places[name].shape, dtype=dtype)
     for first, rows in dense_rows(header, name):
         if model_type.startswith("gemma") and name.endswith("norm.weight"):
-            rows = rows - 1  # files hold 1 + weight
+            rows = rows - 1  # files store 1 + weight
         weight.view(-1, weight.shape[-1])[first : first + len(rows)] = rows
     if (order := _order(header, model_type, name)) is not None:
         weight = weight[order]
@@ -279,14 +273,14 @@ def _weight(
 
 
 def _set_frequencies(model: nn.Module, header: Header) -> None:
-    """Divide the rotation's frequencies by what a file says of each, as Llama 3's do."""
+    """Divide the rotation's frequencies by the file's factors, as Llama 3 needs."""
     if "rope_freqs.weight" in header.places:
         rotary = model.get_decoder().rotary_emb
         rotary.inv_freq /= plain(header, "rope_freqs.weight")
 
 
 def read_tokenizer(header: Header) -> Any:
-    """Return the file's tokenizer; MlpMemError where transformers cannot read it."""
+    """Return the file's tokenizer; MlpMemError if transformers cannot read it."""
     from transformers import PreTrainedTokenizerFast
 
     if find_spec("gguf") is None:
@@ -297,16 +291,16 @@ def read_tokenizer(header: Header) -> Any:
     path, count = header.path, len(header.values["tokenizer.ggml.tokens"])
     try:
         options = {"gguf_file": path.name, "local_files_only": True}
-        found = PreTrainedTokenizerFast.from_pretrained(str(path.parent), **options)
-        return found if len(found) == count else _within(found, count)
-    except Exception as error:  # whatever a damaged vocabulary raises
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), **options)
+        return tokenizer if len(tokenizer) == count else _without_added(tokenizer, count)
+    except Exception as error:  # a damaged vocabulary causes errors of many kinds
         raise MlpMemError(
             f"decoder: the tokenizer in {path.name} cannot be read ({str(error)[:200]}); {AGAIN}"
         ) from error
 
 
-def _within(tokenizer: Any, count: int) -> Any:
-    """Return a tokenizer without the tokens that transformers' class adds to the file's own."""
+def _without_added(tokenizer: Any, count: int) -> Any:
+    """Return a tokenizer without the tokens that transformers' class adds to the file's."""
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 

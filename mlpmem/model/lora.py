@@ -1,10 +1,9 @@
-"""LoRA adapters of a decoder, in peft's own folder layout: put on, kept, and merged when read.
+"""LoRA adapters of a decoder, in peft's folder layout: added, saved, and merged when loaded.
 
-A merged adapter is a decoder like any other: it costs nothing more to serve, and whatever takes a
-decoder takes it. Plain LoRA is merged here, without peft, each layer with its own rank and alpha;
-`lora_peft.py` has peft merge what it knows beyond that. A folder from anywhere is two local files,
-a configuration and tensors whose shapes fit. Names in it of models, classes or places are not
-followed.
+A decoder with a merged adapter is an ordinary decoder and costs no more to serve. Plain LoRA is
+merged here without peft, with each layer's own rank and alpha; `lora_peft.py` merges extensions
+with peft. Only two local files of a folder are read: a configuration, and tensors with matching
+shapes. Names of models, classes or paths in them are ignored.
 """
 
 import copy
@@ -20,7 +19,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import is_number, read_json
 from mlpmem.model import lora_peft
-from mlpmem.model.checkpoints import _read_bin
+from mlpmem.model.checkpoints import read_bin
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import family_of
 from mlpmem.model.lora_peft import Scaling
@@ -28,9 +27,9 @@ from mlpmem.model.lora_peft import Scaling
 CONFIG, WEIGHTS, BIN = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 CONFIG_BYTES = 256 * 2**10
 MOST_RANK = 4096
-MOST_PATTERNS, MOST_REPEATS = 4096, 2  # of a rank_pattern or alpha_pattern, and within one
-# Fields that change nothing of what is merged: the tensors' own names and shapes say it.
-FREE = {
+MOST_PATTERNS, MOST_REPEATS = 4096, 2  # patterns of an adapter; repetitions within a pattern
+# Fields without effect on a merge, because the tensors' names and shapes determine it.
+IGNORED = {
     "auto_mapping", "base_model_name_or_path", "ensure_weight_tying", "eva_config",
     "exclude_modules", "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform",
     "lora_dropout", "megatron_core", "peft_version", "qalora_group_size", "revision",
@@ -40,14 +39,15 @@ READ = {
     "peft_type", "r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern",
     "init_lora_weights",
 }  # fmt: skip
-STARTS = (True, False, "gaussian", "orthogonal", "eva")  # that leave the decoder's weights alone
+# initialisations that leave the decoder's weights unchanged
+STARTS = (True, False, "gaussian", "orthogonal", "eva")
 PREFIX, FACTORS = "base_model.model.", ("lora_A", "lora_B")
 
 
 def add_adapter(model: nn.Module, rank: int) -> Any:
-    """Return peft's wrapper of a model whose linear layers now have adapters, in place.
+    """Add adapters to a model's linear layers in place; return peft's wrapper.
 
-    Only these ask for gradients. Their second factor begins at zero, so nothing is changed yet.
+    Only the adapters get gradients. Their second factor starts at zero, so outputs do not change.
     """
     peft = _peft()
     transposed = family_of(model.config.model_type).transposed
@@ -58,7 +58,7 @@ def add_adapter(model: nn.Module, rank: int) -> Any:
 
 
 def save_adapter(wrapped: Any, folder: Path) -> None:
-    """Write adapter_config.json and adapter_model.safetensors, its weights alone, in float16."""
+    """Write adapter_config.json and adapter_model.safetensors with the adapter in float16."""
     from safetensors.torch import save_file
 
     tensors = _peft().get_peft_model_state_dict(wrapped)
@@ -66,81 +66,82 @@ def save_adapter(wrapped: Any, folder: Path) -> None:
     config.base_model_name_or_path = ""  # no path of this machine
     folder.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(folder)
-    kept = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in tensors.items()}
-    save_file(kept, folder / WEIGHTS, metadata={"format": "pt"})
+    stored = {name: w.detach().to("cpu", torch.float16).contiguous() for name, w in tensors.items()}
+    save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
-    """Return `decoder` with an adapter merged into its weights; the given one stays as it is.
+    """Return a decoder with an adapter merged into its weights; `decoder` stays unchanged.
 
-    Only the changed weights are new, all others are shared. MlpMemError for a folder that holds
-    anything but LoRA, or LoRA of another decoder, and where it needs peft and that is not there.
+    Unchanged weights are shared. MlpMemError if the folder holds anything but LoRA, or LoRA of
+    another decoder, or needs peft and peft is not installed.
     """
     folder = Path(folder)
     row, tensors = _read_config(folder), _read_tensors(folder)
     scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
     _refuse_packed(decoder, folder)
-    made = copy.copy(decoder)
-    _refuse_packed(decoder, folder)  # packed weights cannot be copied either
-    kept = [*decoder.model.parameters(), *decoder.model.buffers()]
-    made.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in kept})
+    result = copy.copy(decoder)
+    shared = [*decoder.model.parameters(), *decoder.model.buffers()]
+    result.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in shared})
     if extras:
-        made.model = lora_peft.merged(made.model, tensors, scaling, extras, folder.name)
-        return made
+        result.model = lora_peft.merged(result.model, tensors, scaling, extras, folder.name)
+        return result
     for path, pair in _pairs(folder, tensors):
         weight = _merged(decoder, path, pair, scaling.of(path), folder)
-        made.model.get_submodule(path).weight = nn.Parameter(weight, requires_grad=False)
-    return made
+        result.model.get_submodule(path).weight = nn.Parameter(weight, requires_grad=False)
+    return result
 
 
 def _read_config(folder: Path) -> dict:
-    """Return adapter_config.json; MlpMemError unless it is there and of LoRA."""
+    """Return adapter_config.json; MlpMemError unless it exists and is of LoRA."""
     path = folder / CONFIG
     if not path.is_file() or not any((folder / name).is_file() for name in (WEIGHTS, BIN)):
         raise MlpMemError(
             f"adapter: {folder} lacks {CONFIG} or {WEIGHTS}; give a folder that peft saved, or "
-            "make one with `python -m train finetuned RECIPE`"
+            "train one with `python -m train finetuned RECIPE`"
         )
     try:
         row = read_json(path, CONFIG_BYTES)
     except (OSError, ValueError) as error:
         raise _refused(folder, f"its {CONFIG} cannot be read ({str(error)[:100]})") from error
     if not isinstance(row, dict) or row.get("peft_type") != "LORA":
-        raise _refused(folder, "it is not of peft_type LORA")
+        raise _refused(folder, "its peft_type must be LORA")
     return row
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
-    """Return an adapter's tensors by name, of safetensors or else of a .bin of tensors only."""
+    """Return an adapter's tensors by name, from safetensors or else a .bin file."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     name = WEIGHTS if (folder / WEIGHTS).is_file() else BIN
     try:
-        return load_file(folder / name) if name == WEIGHTS else _read_bin(folder / name)
+        return load_file(folder / name) if name == WEIGHTS else read_bin(folder / name)
     except (OSError, ValueError, SafetensorError) as error:
         raise _refused(folder, f"its {name} cannot be read ({str(error)[:100]})") from error
 
 
 def _scaling(folder: Path, row: Mapping) -> Scaling:
-    """Return ranks and scales of a configuration; MlpMemError where they cannot be."""
+    """Return ranks and scales of a configuration; MlpMemError for invalid ones."""
     rank, alpha = row.get("r", 8), row.get("lora_alpha", 8)
     ranks, alphas = row.get("rank_pattern") or {}, row.get("alpha_pattern") or {}
     for name, patterns in (("rank_pattern", ranks), ("alpha_pattern", alphas)):
         if not isinstance(patterns, dict) or not all(map(_is_quick, patterns)):
-            raise _refused(folder, f"its {name} is no table of simple module names")
+            raise _refused(folder, f"its {name} must be an object of simple module names")
         if len(patterns) > MOST_PATTERNS:
-            raise _refused(folder, f"its {name} has over {MOST_PATTERNS} rows")
+            raise _refused(folder, f"its {name} must have at most {MOST_PATTERNS} entries")
     for value in (rank, *ranks.values()):
         if type(value) is not int or not 0 < value <= MOST_RANK:
-            raise _refused(folder, f"a rank of it is no whole number from 1 to {MOST_RANK}")
+            raise _refused(
+                folder, f"a rank must be an integer from 1 to {MOST_RANK}; got {str(value)[:40]!r}"
+            )
     if not all(map(is_number, (alpha, *alphas.values()))):
-        raise _refused(folder, "a lora_alpha of it is no number")
+        raise _refused(folder, "lora_alpha must be a number")
     return Scaling(rank, alpha, ranks, alphas, row.get("use_rslora") is True)
 
 
 def _is_quick(pattern: str) -> bool:
-    """Return whether a regular expression is valid and cannot take long on a module's path."""
+    """Return whether a regular expression is valid and fast on a module's path."""
     try:
         re.compile(pattern)
     except (re.error, RecursionError, OverflowError):
@@ -150,25 +151,27 @@ def _is_quick(pattern: str) -> bool:
 
 
 def _extras(folder: Path, row: Mapping, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the fields for which peft is needed; none for plain LoRA of linear layers.
+    """Return the fields that need peft; none for plain LoRA of linear layers.
 
-    MlpMemError for a field that peft cannot merge, or that is not known here.
+    MlpMemError for an unknown field, or one that peft cannot merge.
     """
     extras = {name: row[name] for name in lora_peft.FIELDS if lora_peft.is_set(name, row)}
-    odd = sorted(n for n, v in row.items() if v and n not in FREE | READ | {*lora_peft.FIELDS})
-    if odd:
-        raise _refused(folder, f"it uses {', '.join(odd)[:100]}, which is not read here")
+    unknown = sorted(
+        n for n, v in row.items() if v and n not in IGNORED | READ | {*lora_peft.FIELDS}
+    )
+    if unknown:
+        raise _refused(folder, f"it uses {', '.join(unknown)[:100]}, which is not supported")
     start = row.get("init_lora_weights", True)
     if not isinstance(start, str | bool) or start not in STARTS:
-        if not lora_peft.begins(start):
+        if not lora_peft.can_restart(start):
             raise _refused(
                 folder,
-                "it changes the weights that it begins from; have peft convert it (save_pretrained "
+                "it changes the decoder's initial weights; convert it with peft (save_pretrained, "
                 "with path_initial_model_for_weight_conversion)",
             )
         extras["init_lora_weights"] = start
     if not extras and not all(map(_is_factor, tensors)):
-        extras["init_lora_weights"] = True  # of an embedding, or weights that were saved whole
+        extras["init_lora_weights"] = True  # for an embedding, or complete weights
     return extras
 
 
@@ -178,7 +181,7 @@ def _is_factor(name: str) -> bool:
 
 
 def _refuse_packed(decoder: Decoder, folder: Path) -> None:
-    """Raise MlpMemError where the decoder's weights are packed, so that nothing can be added."""
+    """Raise MlpMemError if the decoder's weights are packed, because they cannot change."""
     if any(isinstance(layer, PackedLinear) for layer in decoder.model.modules()):
         raise MlpMemError(
             f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
@@ -188,15 +191,15 @@ def _refuse_packed(decoder: Decoder, folder: Path) -> None:
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[Tensor, Tensor]]]:
     """Return (module, (A (r, in), B (out, r))) of every adapted layer."""
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         path, _, factor = name.removesuffix(".weight").rpartition(".")
         if not path.startswith(PREFIX) or factor not in FACTORS:
-            raise _refused(folder, f"it holds {name[:100]!r}, which is no factor of LoRA")
-        found.setdefault(path.removeprefix(PREFIX), {})[factor] = tensor
-    if not found or any(len(factors) != 2 for factors in found.values()):
+            raise _refused(folder, f"it has {name[:100]!r}, which is not a LoRA factor")
+        layers.setdefault(path.removeprefix(PREFIX), {})[factor] = tensor
+    if not layers or any(len(factors) != 2 for factors in layers.values()):
         raise _refused(folder, "a layer lacks one of its two factors")
-    return [(path, (f["lora_A"], f["lora_B"])) for path, f in found.items()]
+    return [(path, (f["lora_A"], f["lora_B"])) for path, f in layers.items()]
 
 
 @torch.inference_mode()
@@ -209,7 +212,7 @@ def _merged(
 ) -> Tensor:
     """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout.
 
-    scaling is the rank that the configuration names, and the scale.
+    scaling is (rank in the configuration, scale).
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -218,27 +221,26 @@ def _merged(
     if isinstance(layer, PackedLinear):
         _refuse_packed(decoder, folder)
     if not isinstance(layer, nn.Linear | Conv1D):
-        raise _unfit(folder, f"it changes {path[:100]!r}, which is no linear layer of it")
+        raise _unfit(folder, f"it changes {path[:100]!r}, which is not one of its linear layers")
     down, up = (factor.to(layer.weight.device, torch.float32) for factor in pair)
     transposed = isinstance(layer, Conv1D)
     weight = layer.weight.T if transposed else layer.weight  # (out, in)
-    fits = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
-    if not fits or (up.shape[0], down.shape[1]) != tuple(weight.shape):
+    is_pair = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
+    if not is_pair or (up.shape[0], down.shape[1]) != tuple(weight.shape):
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
         raise _unfit(folder, f"{path} has weight {tuple(weight.shape)}, its factors {shapes}")
     if down.shape[0] != rank:
         raise _refused(folder, f"{path} has factors of rank {down.shape[0]}, {CONFIG} says {rank}")
-    changed = weight.float() + scale * (up @ down)
-    if not torch.isfinite(changed).all():
-        raise _refused(folder, f"{path} would hold what is no number")
-    return (changed.T if transposed else changed).to(weight.dtype).contiguous().clone()
+    merged = weight.float() + scale * (up @ down)
+    if not torch.isfinite(merged).all():
+        raise _refused(folder, f"{path} would have infinity or NaN")
+    return (merged.T if transposed else merged).to(weight.dtype).contiguous().clone()
 
 
 def _refused(folder: Path, why: str) -> MlpMemError:
-    """Return the error for an adapter that is not used."""
     return MlpMemError(
-        f"adapter: {folder.name} cannot be used: {why}. LoRA that peft saved is read; download it "
-        "or make it again"
+        f"adapter: {folder.name} cannot be used: {why}. It must be LoRA saved by peft; download or "
+        "train it again"
     )
 
 
@@ -251,12 +253,12 @@ def _unfit(folder: Path, why: str) -> MlpMemError:
 
 
 def _peft():
-    """Return the package peft; MlpMemError where it is not installed."""
+    """Return the package peft; MlpMemError if it is not installed."""
     try:
         import peft
     except ImportError as error:
         raise MlpMemError(
-            "making LoRA needs the package peft, which is not installed; "
+            "training LoRA needs the package peft, which is not installed; "
             'pip install peft, or pip install -e ".[train]"'
         ) from error
     return peft

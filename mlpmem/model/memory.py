@@ -1,8 +1,8 @@
 """The memory: an all-MLP from one hidden state to a distribution over the vocabulary, D -> V.
 
-It sees no positions and no other token, so its rows are independent. It is made of norms, FFNs and
-blocks, whose state-dict names are those of the authors' published checkpoints. `checkpoints.py`
-reads the published folders.
+It sees neither positions nor other tokens, so its rows are independent. Its blocks have a norm and
+an FFN, under the state-dict names of the authors' published checkpoints. `checkpoints.py` reads the
+published folders.
 """
 
 import json
@@ -18,10 +18,10 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
 from mlpmem.fast.linear import Conv1D
 from mlpmem.formats import MEMORY_TYPE, check_kinds
-from mlpmem.model.checkpoints import _config_row, _inner, _read_weights
+from mlpmem.model.checkpoints import config_values, memory_folder, read_weights
 
-MOST = 2**26  # of any size: above what memories have, below what would only fill the machine
-# field -> (kind, least, most)
+MOST = 2**26  # limit of sizes: larger than any memory's
+# field -> (kind, minimum, maximum)
 RANGES = {
     "hidden_size": (Integral, 1, MOST),
     "vocab_size": (Integral, 1, MOST),
@@ -38,7 +38,7 @@ RANGES = {
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """The shape of a memory, the decoder it belongs to, and how it is best used."""
+    """The shape of a memory, its decoder, and the best settings for its use."""
 
     hidden_size: int  # D, of the decoder's hidden states
     vocab_size: int  # V
@@ -46,36 +46,37 @@ class MemoryConfig:
     intermediate_size: int
     family: str = "llama"  # "llama" (RMSNorm, SwiGLU) or "gpt2" (LayerNorm, GELU)
     norm_eps: float = 1e-5
-    depth: int = -1  # decoder layer whose FFN input it reads, -1 the last
+    depth: int = -1  # decoder layer whose FFN input it reads; -1 is the last
     lmbda: float = 0.5  # its weight in the mix
     temperature: float = 1.0  # divides its logits
-    knn_k: int = 0  # neighbours of its training targets, 0 where unknown
-    knn_temperature: float = 0.0  # of its training targets, 0 where unknown
-    tokenizer_hash: str = ""  # empty where unknown, as in published checkpoints
-    tied_head: bool = False  # whether its head is the decoder's
+    knn_k: int = 0  # neighbours of its training targets, 0 if unknown
+    knn_temperature: float = 0.0  # of its training targets, 0 if unknown
+    tokenizer_hash: str = ""  # "" if unknown, as in published checkpoints
+    tied_head: bool = False  # whether it uses the decoder's head
 
     def __post_init__(self) -> None:
-        """Raise MlpMemError for values no memory can have."""
+        """Raise MlpMemError for invalid values."""
         for name, (kind, low, high) in RANGES.items():
             value = getattr(self, name)
             if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= high:
                 raise MlpMemError(
-                    f"memory config: {name} is {value!r}, it must be a number from {low:g} to "
-                    f"{high:g}; export or download the memory again"
+                    f"memory config: {name} must be a number from {low:g} to {high:g}; got "
+                    f"{value!r}. Export or download the memory again"
                 )
         if not isinstance(self.tokenizer_hash, str) or not isinstance(self.tied_head, bool):
             raise MlpMemError(
-                f"memory config: tokenizer_hash {self.tokenizer_hash!r} must be a text, tied_head "
-                f"{self.tied_head!r} true or false; export or download the memory again"
+                "memory config: tokenizer_hash must be a text, tied_head true or false; got "
+                f"{self.tokenizer_hash!r}, {self.tied_head!r}. Export or download the memory again"
             )
         if str(self.family) not in LAYOUTS:
             raise MlpMemError(
-                f"memory config: family {self.family!r} is not known, use {' or '.join(LAYOUTS)}"
+                f"memory config: family must be {' or '.join(LAYOUTS)}; got {self.family!r}. "
+                "Export or download the memory again"
             )
 
     @classmethod
     def from_dict(cls, row: dict) -> "MemoryConfig":
-        """Return the config of a config.json's values, unknown ones left out."""
+        """Return the config of a config.json's values, ignoring unknown ones."""
         known = {field.name for field in fields(cls)}
         missing = [
             f
@@ -89,15 +90,15 @@ class MemoryConfig:
         return cls(**{name: value for name, value in row.items() if name in known})
 
     def to_json(self) -> str:
-        """Return config.json's text."""
+        """Return the text of config.json."""
         return json.dumps({"model_type": MEMORY_TYPE, **asdict(self)}, indent=2)
 
 
 class Memory(nn.Module):
-    """Blocks, a last norm and a head of its own, or the decoder's where tied_head is set."""
+    """Blocks, a last norm and a head, or the decoder's head if tied_head is set."""
 
     def __init__(self, config: MemoryConfig) -> None:
-        """Make a memory with random weights; `bind` gives a tied one its head."""
+        """Create a memory with random weights; `bind` sets a tied head."""
         super().__init__()
         self.config = config
         block, self._blocks, norm, self._norm = LAYOUTS[config.family]
@@ -112,33 +113,33 @@ class Memory(nn.Module):
 
     @property
     def bytes(self) -> int:
-        """Return the size of the memory's own weights as they are held."""
+        """Return the size of the memory's own weights, without a tied head."""
         from mlpmem.fast.linear import bytes_of
 
         return bytes_of(self, but=self.lm_head.weight if self.config.tied_head else None)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw matrices from N(0, 0.02), those that end a block smaller by sqrt(2 * num_layers)."""
+        """Draw matrices from N(0, 0.02), a block's last with std / sqrt(2 * num_layers)."""
         for name, weight in self.named_parameters():
             if weight.dim() >= 2:
-                ends = name.endswith(("c_proj.weight", "down_proj.weight"))
+                is_last = name.endswith(("c_proj.weight", "down_proj.weight"))
                 nn.init.normal_(
-                    weight, std=0.02 / ((2 * self.config.num_layers) ** 0.5 if ends else 1)
+                    weight, std=0.02 / ((2 * self.config.num_layers) ** 0.5 if is_last else 1)
                 )
 
     def features(self, hidden: Tensor) -> Tensor:
-        """Return what enters the head, (..., D), of hidden states (..., D)."""
+        """Return the head's input (..., D) for hidden states (..., D)."""
         for block in getattr(self, self._blocks):
             hidden = block(hidden)
         return getattr(self, self._norm)(hidden)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Return logits (..., V) of hidden states (..., D)."""
+        """Return logits (..., V) for hidden states (..., D)."""
         return self.lm_head(self.features(hidden))
 
     def bind(self, decoder) -> "Memory":
-        """Return self, checked against the decoder it answers for and given its head if tied."""
+        """Check the memory against its decoder and set a tied head; return self."""
         check_binding(self.config, decoder)
         if self.config.tied_head:
             weight = decoder.head_weight.to(decoder.device)
@@ -146,17 +147,17 @@ class Memory(nn.Module):
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write config.json and model.safetensors, the weights in dtype if given."""
+        """Write config.json and model.safetensors; see save_memory."""
         save_memory(self, folder, dtype)
 
     @classmethod
     def load(cls, folder: str | Path, **options) -> "Memory":
-        """Return the memory of our own or a published folder; see load_memory."""
+        """Return the memory of a folder, our own or published; see load_memory."""
         return load_memory(folder, **options)
 
 
 def check_binding(config: MemoryConfig, decoder) -> None:
-    """Raise MlpMemError unless the memory was made for this decoder's hidden states and tokens."""
+    """Raise MlpMemError unless the memory was trained for this decoder."""
     pairs = {
         "hidden size": (config.hidden_size, decoder.hidden_size),
         "vocabulary": (config.vocab_size, decoder.vocab_size),
@@ -164,20 +165,20 @@ def check_binding(config: MemoryConfig, decoder) -> None:
     }
     if config.tokenizer_hash:
         pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
-    wrong = [
+    mismatches = [
         f"{name} {ours} against {theirs}"
         for name, (ours, theirs) in pairs.items()
         if ours != theirs
     ]
-    if wrong:
+    if mismatches:
         raise MlpMemError(
-            f"this memory belongs to another decoder: {', '.join(wrong)} (memory against decoder). "
-            "Load the decoder it was trained for, or train a memory for this one"
+            f"this memory belongs to another decoder: {', '.join(mismatches)} (memory against "
+            "decoder). Load the decoder it was trained for, or train a memory for this one"
         )
 
 
 def save_memory(memory: Memory, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-    """Write config.json and model.safetensors (in dtype if given) into folder."""
+    """Write config.json and model.safetensors (in dtype if set) into folder."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -200,60 +201,60 @@ def load_memory(
     lmbda: float | None = None,
     temperature: float | None = None,
 ) -> Memory:
-    """Return a memory in eval mode, frozen; depth, lmbda and temperature override the folder's.
+    """Return a frozen memory in eval mode; depth, lmbda and temperature override its config.
 
-    loading/hub.py fetches one of the Hub. MlpMemError says what is missing or wrong.
+    loading/hub.py downloads Hub ids. MlpMemError names what is missing or wrong.
     """
     top = Path(folder)
     if not top.is_dir():
         raise MlpMemError(
             f"memory: {str(folder)!r} is not a folder; check the path, or fetch a Hub id first"
         )
-    folder = _inner(top)
+    folder = memory_folder(top)
     check_kinds(folder, "memory")
-    given = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
-    row = _config_row(top, folder) | {k: v for k, v in given.items() if v is not None}
-    config = MemoryConfig.from_dict(row)
+    overrides = {"depth": depth, "lmbda": lmbda, "temperature": temperature}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    config = MemoryConfig.from_dict(config_values(top, folder) | overrides)
     with torch.device("meta"):
         memory = Memory(config)
-    weights = _read_weights(folder)
+    weights = read_weights(folder)
     _check_weights(memory, weights, folder)
-    place = first_device(device)
-    weights = {name: weight.to(place, dtype) for name, weight in weights.items()}
+    device = first_device(device)
+    weights = {name: weight.to(device, dtype) for name, weight in weights.items()}
     memory.load_state_dict(weights, assign=True)
     return memory.eval().requires_grad_(False)
 
 
 def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> None:
-    """Raise MlpMemError unless names and shapes are the config's and all numbers finite."""
-    wanted = {name: weight.shape for name, weight in memory.state_dict().items()}
-    missing, extra = sorted(wanted.keys() - weights), sorted(weights.keys() - wanted)
+    """Raise MlpMemError unless names and shapes match the config and all numbers are finite."""
+    expected = {name: weight.shape for name, weight in memory.state_dict().items()}
+    missing, extra = sorted(expected.keys() - weights), sorted(weights.keys() - expected)
     shapes = [
         f"{name} is {list(weights[name].shape)}, config.json says {list(shape)}"
-        for name, shape in wanted.items()
+        for name, shape in expected.items()
         if name in weights and weights[name].shape != shape
     ]
-    complaints = [f"{len(missing)} names missing such as {missing[0]}"] if missing else []
-    complaints += [f"{len(extra)} unknown names such as {extra[0]}"] if extra else []
-    complaints += shapes[:1]
-    if complaints:
+    faults = [f"{len(missing)} names missing such as {missing[0]}"] if missing else []
+    faults += [f"{len(extra)} unknown names such as {extra[0]}"] if extra else []
+    faults += shapes[:1]
+    if faults:
         raise MlpMemError(
             f"memory: the weights in {folder.name} do not fit its config.json: "
-            f"{'; '.join(complaints)}. Is this a memory's folder, whole and of the family it names?"
+            f"{'; '.join(faults)}. Check that this is a memory's folder, or download it again"
         )
     for name, weight in weights.items():
         if not weight.isfinite().all():
             raise MlpMemError(
-                f"memory: {name} in {folder.name} holds numbers that are infinite or none; its "
-                "training failed or the file is altered, download or train it again"
+                f"memory: {name} in {folder.name} contains infinity or NaN; its training failed or "
+                "the file is altered. Download or train it again"
             )
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32 whatever comes in."""
+    """LayerNorm computed in float32 for inputs of any dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., D) normalised, in x's dtype."""
+        """Return x (..., D) normalised, in its own dtype."""
         if x.dtype == self.weight.dtype:  # torch itself computes it in float32
             return super().forward(x).to(x.dtype)
         weight, bias = self.weight.float(), self.bias.float()
@@ -261,10 +262,10 @@ class LayerNorm(nn.LayerNorm):
 
 
 class RMSNorm(nn.RMSNorm):
-    """RMSNorm computed in float32 whatever comes in."""
+    """RMSNorm computed in float32 for inputs of any dtype."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., D) normalised, in x's dtype."""
+        """Return x (..., D) normalised, in its own dtype."""
         if x.dtype == self.weight.dtype:  # torch itself computes it in float32
             return super().forward(x).to(x.dtype)
         return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(
@@ -273,16 +274,15 @@ class RMSNorm(nn.RMSNorm):
 
 
 class Gpt2FFN(nn.Module):
-    """D -> 4 D -> D with GELU in its tanh form."""
+    """D -> 4 D -> D with GELU (tanh form)."""
 
     def __init__(self, config: "MemoryConfig") -> None:
-        """Make the two layers."""
         super().__init__()
         self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
         self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return the FFN of x (..., D), added to residual (..., D)."""
+        """Return FFN(x (..., D)) + residual (..., D)."""
         return self.c_proj.plus(self.c_fc.gelu(x), residual)
 
 
@@ -290,7 +290,6 @@ class LlamaFFN(nn.Module):
     """SwiGLU without biases."""
 
     def __init__(self, config: "MemoryConfig") -> None:
-        """Make the three layers."""
         super().__init__()
         inner, outer = config.intermediate_size, config.hidden_size
         self.gate_proj = nn.Linear(outer, inner, bias=False)
@@ -298,7 +297,6 @@ class LlamaFFN(nn.Module):
         self.down_proj = nn.Linear(inner, outer, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the FFN of x (..., D)."""
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
@@ -306,13 +304,11 @@ class Gpt2Block(nn.Module):
     """x + FFN(LayerNorm(x)), under GPT-2's names."""
 
     def __init__(self, config: "MemoryConfig") -> None:
-        """Make norm and FFN."""
         super().__init__()
         self.ln_1 = LayerNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = Gpt2FFN(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output, (..., D)."""
         return self.mlp(self.ln_1(x), x)
 
 
@@ -320,17 +316,15 @@ class LlamaBlock(nn.Module):
     """x + FFN(RMSNorm(x)), under Llama's names."""
 
     def __init__(self, config: "MemoryConfig") -> None:
-        """Make norm and FFN."""
         super().__init__()
         self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
         self.mlp = LlamaFFN(config)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the block's output, (..., D)."""
         return x + self.mlp(self.input_layernorm(x))
 
 
-# family: (block, name of the blocks, norm, name of the last norm), the names of the checkpoints
+# family: (block, name of the blocks, norm, name of the last norm), with the checkpoints' names
 LAYOUTS = {
     "gpt2": (Gpt2Block, "h", LayerNorm, "ln_f"),
     "llama": (LlamaBlock, "layers", RMSNorm, "norm"),

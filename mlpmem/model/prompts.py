@@ -1,8 +1,8 @@
-"""Prompts as token ids: a text as it stands, questions and chats in the decoder's own form.
+"""Prompts as token ids: unchanged text, and questions and chats in the decoder's form.
 
-With a chat template the tokenizer says how a chat is read. A bundle may say that it was trained on
+A tokenizer's chat template defines the form of a chat. A bundle may state that it was trained on
 questions: "Question: ... Answer:", then the answer, then EOS. Any other decoder reads the turns as
-lines of one text. White space of a person's text is never changed.
+lines of one text. White space in a person's text is never changed.
 """
 
 import re
@@ -14,7 +14,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.templates import render
 from mlpmem.model.tokenizer import encode_text, special_ids
 
-if TYPE_CHECKING:  # questions are checked before torch is there
+if TYPE_CHECKING:  # questions are checked before torch is imported
     from mlpmem.model.decoder import Decoder
 
 Chat = str | Sequence[Mapping[str, Any]] | Sequence[tuple[str, str | None]]
@@ -23,11 +23,11 @@ FORMS = (
     "a text, a list of (question, answer) pairs, or a list of messages such as "
     '{"role": "user", "content": "Hi"}'
 )
-MASK = "\ue000"  # of the private use area: stands in for a character of a control token's name
+MASK = "\ue000"  # of the private use area, inserted into names of control tokens
 
 
 def question_prompt(question: str) -> str:
-    """Return the prompt that asks a question; MlpMemError if it is empty."""
+    """Return the prompt of a question; MlpMemError if it is empty."""
     question = " ".join(question.split())
     if not question:
         raise MlpMemError("the question is empty; write one, such as: What is the capital of Peru?")
@@ -35,7 +35,7 @@ def question_prompt(question: str) -> str:
 
 
 def as_messages(chat: Chat) -> list[dict[str, str]]:
-    """Return a chat as messages, the last of a user; MlpMemError for any other shape.
+    """Return a chat as messages, the last one a user's; MlpMemError for other shapes.
 
     A chat is a text, (question, answer) pairs whose last answer is empty, or messages of role and
     content; content may be a list of {"type": "text", "text": ...}.
@@ -45,9 +45,9 @@ def as_messages(chat: Chat) -> list[dict[str, str]]:
     elif isinstance(chat, Sequence):
         messages = [message for turn in chat for message in _messages_of(turn)]
     else:
-        raise MlpMemError(f"a chat is {FORMS}; got {type(chat).__name__}")
+        raise MlpMemError(f"a chat must be {FORMS}; got {type(chat).__name__}")
     if messages and messages[-1] == {"role": "assistant", "content": ""}:
-        messages.pop()  # the answer that is asked for
+        messages.pop()  # the answer to be written
     if not messages:
         raise MlpMemError("the chat has no question yet; write one")
     if messages[-1]["role"] != "user":
@@ -72,7 +72,7 @@ def _messages_of(turn: Any) -> list[dict[str, str]]:
         return [{"role": role, "content": content}]
     pair = turn if isinstance(turn, Sequence) and not isinstance(turn, str) else ()
     if len(pair) != 2 or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
-        raise MlpMemError(f"a chat is {FORMS}; got a turn {str(turn)[:80]!r}")
+        raise MlpMemError(f"a chat must be {FORMS}; got a turn {str(turn)[:80]!r}")
     question, answer = pair
     return [
         {"role": "user", "content": question},
@@ -83,10 +83,11 @@ def _messages_of(turn: Any) -> list[dict[str, str]]:
 def chat_ids(
     decoder: Any, chat: Chat, room: int | None = None, questions: bool = False
 ) -> list[int]:
-    """Return the token ids of a chat, ready for an answer; see `as_messages` for its shapes.
+    """Return the token ids of a chat up to the answer; see `as_messages` for its shapes.
 
     With questions, a decoder without chat template reads "Question: ... Answer:". The oldest turns
-    that do not fit into `room` tokens are left out, the system message and the last question never.
+    that do not fit into `room` tokens are dropped, but never the system message or the last
+    question.
     """
     messages = as_messages(chat)
     form = _question_ids if questions else _line_ids
@@ -103,9 +104,9 @@ def chat_ids(
 
 
 def _template_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Return the ids of messages in the tokenizer's own chat template.
+    """Return the ids of messages in the tokenizer's chat template.
 
-    Control tokens come from the template only: where a message spells one, it is read as text.
+    Control tokens come only from the template: their names in a message are plain text.
     """
     tokenizer = decoder.tokenizer
     names = [tokenizer.convert_ids_to_tokens(i) for i in special_ids(tokenizer)]
@@ -123,9 +124,9 @@ def _template_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
 
 
 def _masked(text: str, names: Sequence[str]) -> str:
-    """Return a text in which every control token's name is broken by MASK, to be taken out again.
+    """Return a text with MASK inside the name of every control token, to be removed later.
 
-    A MASK that the text itself has is left out: no tokenizer has a use for it.
+    A MASK in the text itself is dropped; tokenizers do not need it.
     """
     text = text.replace(MASK, "")
     for name in sorted(names, key=len, reverse=True):
@@ -134,61 +135,61 @@ def _masked(text: str, names: Sequence[str]) -> str:
 
 
 def _split_at(text: str, names: Sequence[str]) -> list[tuple[str, bool]]:
-    """Return (part, whether it is a control token's name) of a text, in its order."""
+    """Return a text's parts in order as (part, whether it is a control token's name)."""
     pattern = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     parts = re.split(f"({pattern})", text)
     return [(part, i % 2 == 1) for i, part in enumerate(parts) if part]
 
 
 def _question_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Return the ids of turns as questions and answers, BOS first and EOS after every answer."""
+    """Return the ids of turns as questions and answers, with BOS first and EOS after answers."""
     _refuse_system(messages)
     last = question_prompt(messages[-1]["content"])
     ids, plain = decoder.encode(last), encode_text(decoder.tokenizer, last)
     bos = ids[: len(ids) - len(plain)]
-    asked, text = [], ""
+    earlier, text = [], ""
     for message in messages[:-1]:
         if message["role"] == "user":
             text = question_prompt(message["content"])
         elif text:
             turn = f"{text} {message['content'].strip()}"
-            asked += [*encode_text(decoder.tokenizer, turn), _end(decoder)]
+            earlier += [*encode_text(decoder.tokenizer, turn), _end(decoder)]
             text = ""
-    return [*bos, *asked, *plain]
+    return [*bos, *earlier, *plain]
 
 
 def _line_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:
-    """Return the ids of turns as they stand, a line each: what a decoder without a form reads."""
+    """Return the ids of unchanged turns, one per line, for a decoder without a form."""
     _refuse_system(messages)
     return decoder.encode("\n".join(message["content"] for message in messages))
 
 
 def _refuse_system(messages: list[dict[str, str]]) -> None:
-    """Raise MlpMemError for a system message where no chat template gives it a place."""
+    """Raise MlpMemError for a system message, which needs a chat template."""
     if any(message["role"] == "system" for message in messages):
         raise MlpMemError(
-            "this decoder has no chat template, so a system message has no place; "
+            "this decoder has no chat template, so it cannot read a system message; "
             "put its text before the first question"
         )
 
 
 def _end(decoder: Any) -> int:
     """Return the token id that ends an answer; MlpMemError for a tokenizer without EOS."""
-    found = decoder.tokenizer.eos_token_id
-    if found is None:
+    end = decoder.tokenizer.eos_token_id
+    if end is None:
         raise MlpMemError(
-            "this decoder's tokenizer has no end token, so turns cannot be told apart; "
-            "ask a single question, or give the tokenizer an eos_token"
+            "this decoder's tokenizer has no end token, so turns cannot be separated; "
+            "ask a single question, or set the tokenizer's eos_token"
         )
-    return found
+    return end
 
 
 def read_ids(
     decoder: "Decoder", text: str | Sequence[int], what: str, special: bool = False
 ) -> list[int]:
-    """Return the token ids of a text, or of ids as they are; MlpMemError where it is neither.
+    """Return the token ids of a text, or the ids themselves; MlpMemError for anything else.
 
-    With special, control tokens that a text spells are read as such.
+    With special, names of control tokens in a text become control tokens.
     """
     if isinstance(text, str):
         ids = decoder.encode(text, special)
@@ -196,15 +197,15 @@ def read_ids(
             name = decoder.tokenizer.convert_ids_to_tokens(max(ids))
             raise MlpMemError(
                 f"{what} has the token {name!r} of id {max(ids)}, but the decoder has only "
-                f"{decoder.vocab_size}; its tokenizer got tokens that its table did not. Leave "
-                "the token out, or resize the decoder's embeddings"
+                f"{decoder.vocab_size}; tokens were added to its tokenizer only. Remove the token, "
+                "or resize the decoder's embeddings"
             )
         return ids
     try:
         ids = [index(i) for i in text]
     except TypeError as error:
         raise MlpMemError(
-            f"{what} is neither text nor token ids; give a string, or whole numbers in a list"
+            f"{what} is neither text nor token ids; give a string or a list of integers"
         ) from error
     check_ids(decoder, ids, what)
     return ids
@@ -213,7 +214,7 @@ def read_ids(
 def check_prompt(
     decoder: "Decoder", prompt: str | Sequence[int], max_new_tokens: int, special: bool = False
 ) -> list[int]:
-    """Return the prompt's token ids; MlpMemError where it is empty or does not fit."""
+    """Return the prompt's token ids; MlpMemError if it is empty or too long."""
     blank = isinstance(prompt, str) and not prompt.strip()
     ids = [] if blank else read_ids(decoder, prompt, "the prompt", special)
     if not ids:
@@ -221,8 +222,8 @@ def check_prompt(
     room = decoder.max_positions - max_new_tokens
     if room < 1:
         raise MlpMemError(
-            f"max_new_tokens is {max_new_tokens}; this decoder reads and writes "
-            f"{decoder.max_positions} tokens in all. Ask for fewer"
+            f"max_new_tokens must be less than {decoder.max_positions}, this decoder's tokens for "
+            f"prompt and answer; got {max_new_tokens}. Ask for fewer"
         )
     if len(ids) > room:
         raise MlpMemError(

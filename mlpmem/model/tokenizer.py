@@ -1,7 +1,7 @@
 """A decoder's tokenizer: text to token ids, and token ids to bytes.
 
-Text of a person or a file never becomes a control token, whatever it spells (`encode_text`). A
-character may be spread over several tokens, so tokens are bytes first and text second.
+Text of a person or a file never becomes a control token (`encode_text`). A character may consist of
+several tokens, so tokens are bytes first and text second.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", 
 
 
 def load_tokenizer(source: str, **options: Any) -> Any:
-    """Return the tokenizer of a folder, GGUF file or hub id; tokenizer.json as it is, if there.
+    """Return the tokenizer of a folder, GGUF file or Hub id, from an unchanged tokenizer.json.
 
-    A family's own tokenizer class may add tokens and rules to what the file says. MlpMemError for
-    a folder without a vocabulary, of which transformers would make a tokenizer that knows nothing.
+    A family's tokenizer class, which may add tokens and rules, is used only without that file.
+    MlpMemError for a folder without a vocabulary, which transformers would replace by an empty one.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -34,7 +34,7 @@ def load_tokenizer(source: str, **options: Any) -> Any:
 
         return read_tokenizer(read_header(folder))
     if folder.is_dir() and not has_vocabulary(folder):
-        raise MlpMemError(f"there is no tokenizer: none of {', '.join(VOCABULARIES)}")
+        raise MlpMemError(f"it has no tokenizer; it needs one of {', '.join(VOCABULARIES)}")
     try:
         return PreTrainedTokenizerFast.from_pretrained(source, **options)
     except (OSError, ValueError):
@@ -42,7 +42,6 @@ def load_tokenizer(source: str, **options: Any) -> Any:
 
 
 def has_vocabulary(folder: Path) -> bool:
-    """Return whether a folder holds a tokenizer's vocabulary."""
     return any((folder / name).is_file() for name in VOCABULARIES)
 
 
@@ -65,10 +64,10 @@ _LITERAL: WeakKeyDictionary[Any, tuple[int, Any]] = WeakKeyDictionary()
 def encode_text(
     tokenizer: Any, text: str, *, add_special_tokens: bool = False, special: bool = False
 ) -> list[int]:
-    """Return the token ids of a text; with add_special_tokens, BOS where the tokenizer adds one.
+    """Return the token ids of a text, with add_special_tokens also BOS if the tokenizer adds one.
 
-    A control token that the text spells, such as </s>, is text like any other; with special=True
-    it becomes the control token.
+    The name of a control token in the text, such as </s>, is plain text; with special=True it
+    becomes the control token.
     """
     return encode_texts(tokenizer, [text], add_special_tokens=add_special_tokens, special=special)[
         0
@@ -82,13 +81,13 @@ def encode_texts(
     add_special_tokens: bool = False,
     special: bool = False,
 ) -> list[list[int]]:
-    """Return the token ids of several texts, each as `encode_text` gives them."""
+    """Return the token ids of several texts; see `encode_text`."""
     texts = [valid(text) for text in texts]
     try:
         backend = None if special else _literal_backend(tokenizer)
         if backend is not None:
-            found = backend.encode_batch(texts, add_special_tokens=add_special_tokens)
-            return [encoding.ids for encoding in found]
+            encodings = backend.encode_batch(texts, add_special_tokens=add_special_tokens)
+            return [encoding.ids for encoding in encodings]
         options = {"add_special_tokens": add_special_tokens, "verbose": False}
         if not special:  # a tokenizer written in Python
             options["split_special_tokens"] = True
@@ -97,21 +96,21 @@ def encode_texts(
         if not is_panic(error):
             raise
         raise MlpMemError(
-            f"this decoder's tokenizer cannot cut the text ({str(error)[:100]}); a regular "
-            "expression of its tokenizer.json fails on it. Shorten the text, or mend the file"
+            f"this decoder's tokenizer cannot split the text ({str(error)[:100]}); a regular "
+            "expression of its tokenizer.json fails on it. Shorten the text, or correct the file"
         ) from error
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether an error is a panic of tokenizers, which is no Exception of Python."""
+    """Return whether an error is a panic of tokenizers, which is not a subclass of Exception."""
     return type(error).__name__ == "PanicException"
 
 
 def continuation_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of a text as it goes on from another.
+    """Return the token ids of a text that continues another text.
 
-    Alone, SentencePiece tokenizers would put a space before it. A line end in front of it takes
-    that space, and merges with nothing.
+    SentencePiece tokenizers put a space before a text. A line end in front absorbs that space, and
+    does not merge with other tokens.
     """
     anchor = encode_text(tokenizer, "\n")
     ids = encode_text(tokenizer, f"\n{text}")
@@ -121,10 +120,10 @@ def continuation_ids(tokenizer: Any, text: str) -> list[int]:
 
 
 def byte_spans(parts: Sequence[bytes], text: str | None = None) -> list[tuple[int, int]]:
-    """Return where each token's bytes stand in the UTF-8 of the text they make, (begin, end).
+    """Return the (begin, end) of each token's bytes in the UTF-8 of their text.
 
-    A space that the tokenizer put before the text counts nothing. A character of several tokens is
-    shared out over them.
+    A space that the tokenizer put before the text does not count. A character of several tokens is
+    divided between them.
     """
     ends = list(accumulate(map(len, parts), initial=0))
     added = text is not None and b"".join(parts) == b" " + text.encode()
@@ -133,10 +132,10 @@ def byte_spans(parts: Sequence[bytes], text: str | None = None) -> list[tuple[in
 
 
 def _literal_backend(tokenizer: Any) -> Any:
-    """Return a copy of a tokenizer's backend that parses no control tokens, None without one.
+    """Return a copy of a tokenizer's backend that ignores control tokens, None without a backend.
 
-    The backend's own switch is shared by all threads, so a copy has it. It is made again where
-    tokens were added since.
+    All threads share the backend's own switch, so only a copy has it set. The copy is renewed if
+    tokens were added.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -152,58 +151,57 @@ def _literal_backend(tokenizer: Any) -> Any:
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Return the ids of control tokens: those with a role, and those that are flagged special."""
+    """Return the ids of control tokens: those with a role, and those flagged as special."""
     flagged = getattr(tokenizer, "added_tokens_decoder", {}).items()
     named = {i for i in tokenizer.all_special_ids if i is not None}  # None: not in the vocabulary
     return frozenset(named | {i for i, token in flagged if token.special})
 
 
 def turn_ends(tokenizer: Any) -> list[int]:
-    """Return the control token that a chat template puts after an answer, if there is one."""
+    """Return the control token that a chat template puts after an answer, as a list of 0 or 1."""
     if not getattr(tokenizer, "chat_template", None):
         return []
     answer = "qzxj"
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
     try:
         text = render(tokenizer, messages)
-    except MlpMemError:  # a template that cannot be used is reported when a chat is asked for
+    except MlpMemError:  # an invalid template is reported at the first chat
         return []
     after = tokenizer.encode(text.rpartition(answer)[2], add_special_tokens=False, verbose=False)
     return [i for i in after[:1] if i in special_ids(tokenizer)]
 
 
-PARTED = " ¶ "  # stands for the special tokens between two turns of a passage
+PARTED = " ¶ "  # replaces the special tokens between two turns of a passage
 
 
 def passage_text(decoder: Any, ids: Sequence[int]) -> str:
-    """Return tokens as text, special ones as a mark: what they part must not run together."""
+    """Return tokens as text, with PARTED for special ones, so that the parts stay separate."""
     groups = groupby(ids, key=lambda i: i in decoder.special_ids)
-    return "".join(PARTED if special else decoder.decode(list(some)) for special, some in groups)
+    return "".join(PARTED if special else decoder.decode(list(group)) for special, group in groups)
 
 
 def token_bytes(tokenizer: Any, vocab_size: int) -> list[bytes]:
-    """Return the bytes of token ids 0 .. V-1: special tokens are their name, unknown ids empty."""
+    """Return the bytes of token ids 0 .. V-1: a special token's name, b"" for unknown ids."""
     names = tokenizer.convert_ids_to_tokens(list(range(min(vocab_size, len(tokenizer)))))
     added = set(tokenizer.get_added_vocab())
     convert = _byte_level if _is_byte_level(tokenizer) else _sentencepiece
-    found = [
+    pieces = [
         b"" if name is None else name.encode() if name in added else convert(name) for name in names
     ]
-    return found + [b""] * (vocab_size - len(found))
+    return pieces + [b""] * (vocab_size - len(pieces))
 
 
-PARTIAL = "\N{REPLACEMENT CHARACTER}"  # the text of a token whose character is not whole yet
+PARTIAL = "\N{REPLACEMENT CHARACTER}"  # the text of a token whose character is incomplete
 
 
 class TextStream:
-    """Text of tokens as they come: a character shows with the token that completes it."""
+    """The text of a stream of tokens: a character appears with the token that completes it."""
 
     def __init__(self) -> None:
-        """Begin with nothing pending."""
         self._pending = b""
 
     def push(self, piece: bytes) -> str:
-        """Return the text this token shows; U+FFFD while its character is incomplete."""
+        """Return the text that this token adds; U+FFFD while its character is incomplete."""
         data = self._pending + piece
         cut = _complete(data)
         self._pending = data[cut:]
@@ -211,7 +209,7 @@ class TextStream:
 
 
 def _complete(data: bytes) -> int:
-    """Return how many leading bytes are whole characters (a broken start counts as whole)."""
+    """Return how many leading bytes are complete characters; invalid bytes count as complete."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0b1100_0000 == 0b1000_0000:
@@ -222,7 +220,7 @@ def _complete(data: bytes) -> int:
 
 
 def _is_byte_level(tokenizer: Any) -> bool:
-    """Return whether the vocabulary is spelled in the 256 byte characters."""
+    """Return whether the vocabulary uses the 256 byte characters."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return hasattr(tokenizer, "byte_decoder")
@@ -231,9 +229,10 @@ def _is_byte_level(tokenizer: Any) -> bool:
 
 
 def _byte_alphabet() -> dict[str, int]:
-    """Return the byte of each character that byte-level vocabularies are spelled with.
+    """Return the byte of each character in byte-level vocabularies.
 
-    Printable Latin-1 bytes stand for themselves, the other 68 are moved, in order, to 256 and up.
+    Printable Latin-1 bytes are their own characters; the other 68 are mapped, in order, to 256 and
+    up.
     """
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     moved = [byte for byte in range(256) if byte not in printable]
@@ -244,7 +243,7 @@ _ALPHABET = _byte_alphabet()
 
 
 def _byte_level(name: str) -> bytes:
-    """Return the bytes of a byte-level piece; a piece in another alphabet is taken as text."""
+    """Return the bytes of a byte-level piece; a piece in another alphabet is plain text."""
     try:
         return bytes(_ALPHABET[character] for character in name)
     except KeyError:
@@ -252,7 +251,7 @@ def _byte_level(name: str) -> bytes:
 
 
 def _sentencepiece(name: str) -> bytes:
-    """Return the bytes of a SentencePiece piece: <0x0A> is a byte, U+2581 a space."""
+    """Return the bytes of a SentencePiece piece: <0x0A> is a byte, U+2581 is a space."""
     if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
         return bytes([int(name[3:5], 16)])
     return name.replace("\u2581", " ").encode()

@@ -42,10 +42,10 @@ def questions(results: object) -> list[Question]:
 ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] = {
     "mixing": (
         "Is the memory better than the datastore?",
-        "Perplexity of held-out text, lower is better. λ 0 is the decoder alone, λ 1 the memory "
-        "or the datastore alone. Each number of neighbours has the temperature and the λ that "
+        "Perplexity of held-out text, lower is better. λ 0 is the decoder only, λ 1 the memory "
+        "or the datastore only. Each number of neighbours has the temperature and the λ that "
         "are best for it on this very text, and so has the memory's line; where all lie on one "
-        "level, λ 0 is best: the decoder alone.",
+        "level, λ 0 is best: the decoder only.",
         study_charts.mixing,
     ),
     "routing": (
@@ -63,7 +63,7 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
     ),
     "worse": (
         "What gets worse?",
-        "To the left what the mix costs, to the right what it gains, against the decoder alone; a "
+        "To the left what the mix costs, to the right what it gains, against the decoder; a "
         "token counts as worse or better from 0.1 nats on.",
         study_charts.worse,
     ),
@@ -84,7 +84,7 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
     "domains": (
         "What if the domains do not match?",
         "Perplexity of each domain's text (columns) with the memory or datastore of each domain "
-        "(rows), one decoder. Violet is better than the decoder alone on that text, red is worse; "
+        "(rows), one decoder. Violet is better than the decoder on that text, red is worse; "
         "colours are logarithmic.",
         study_charts.domains,
     ),

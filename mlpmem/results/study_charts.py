@@ -139,7 +139,7 @@ def domains(rows: Rows) -> Iterator[Chart]:
         here = [
             row for row in rows if row.system == system and isinstance(row.setting.get("of"), str)
         ]
-        lines = [series("decoder alone", "lm", alone)] if here else []
+        lines = [series("decoder only", "lm", alone)] if here else []
         for of in dict.fromkeys(row.setting["of"] for row in here):
             cells = (point(row.split, row) for row in here if row.setting["of"] == of)
             lines.append(series(f"{NAMES[system]} of {of}", system, cells))

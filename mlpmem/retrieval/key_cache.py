@@ -1,8 +1,8 @@
-"""Keys of a decoder and documents: built once, checked, kept in the cache folder.
+"""Keys of a decoder and documents: built once, checked, and stored in the cache folder.
 
-A missing, stale or damaged cache is built again. If the cache cannot be written (read-only, full),
-the keys stay in memory and a message says so. A new cache replaces those of the bundles that were
-unused longest. No call fails because of the cache.
+A missing, stale or damaged cache is rebuilt. If the cache folder cannot be written (read-only,
+full), the keys stay in memory and a message says so. A new cache removes the least recently used
+ones. No call fails because of the cache.
 """
 
 import contextlib
@@ -27,43 +27,40 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, open_array
 
-# A key may differ from its fingerprint by 2% of its length. Rounding a key to float16 makes 0.03%,
-# other instruction sets and batch shapes less, and rounding all weights of the shipped decoder to
-# float16 0.5% at most; another decoder, depth or text makes about 100%.
+# A key may differ from its fingerprint by 2% of its length. Rounding a key to float16 changes it by
+# 0.03%, other instruction sets and batch shapes by less, and rounding all weights of the shipped
+# decoder to float16 by at most 0.5%; another decoder, depth or text changes it by about 100%.
 TOLERANCE = 0.02
 FINGERPRINTS = 256
 KEPT = 3  # bundles or texts whose keys stay cached
-SAMPLED = 4096  # numbers of a weight that name it
-NOTES_BYTES = 4096  # of the file beside the keys that has their hash
-HALF_WRITTEN = 3600  # seconds after which an unfinished file is one that a killed process left
+SAMPLED = 4096  # numbers of each weight that enter a label
+NOTES_BYTES = 4096  # limit of the JSON file with the keys' hash
+HALF_WRITTEN = 3600  # seconds after which an unfinished file belongs to a killed process
 
 
 class Fingerprint(NamedTuple):
-    """Some keys as they must come out."""
+    """Some expected keys of a datastore."""
 
     indices: np.ndarray  # (F,) int64 entries
     keys: np.ndarray  # (F, D) float16
 
     @classmethod
     def of(cls, keys: np.ndarray, count: int = FINGERPRINTS) -> "Fingerprint":
-        """Return the fingerprint of keys (N, D): entries evenly spread, first and last included."""
+        """Return the fingerprint of keys (N, D) at evenly spaced entries, with first and last."""
         indices = np.unique(np.linspace(0, len(keys) - 1, min(count, len(keys))).astype(np.int64))
         return cls(indices, np.asarray(keys[indices], dtype=np.float16))
 
     @classmethod
     def load(cls, path: Path) -> "Fingerprint":
-        """Return the fingerprint of a safetensors file; ValueError where it is none."""
+        """Return the fingerprint in a safetensors file; ValueError if it is malformed."""
         from safetensors.numpy import load_file
 
         tensors = load_file(path)
         indices, keys = tensors["indices"], tensors["keys"]
-        whole = indices.dtype == np.int64 and indices.min(initial=0) >= 0
-        if (
-            not whole
-            or keys.dtype != np.float16
-            or (keys.ndim, indices.shape) != (2, keys.shape[:1])
-        ):
-            raise ValueError("it holds no keys and their entries")
+        valid = indices.dtype == np.int64 and indices.min(initial=0) >= 0
+        valid = valid and keys.dtype == np.float16
+        if not valid or (keys.ndim, indices.shape) != (2, keys.shape[:1]):
+            raise ValueError("it must hold float16 keys (F, D) and their entries")
         return cls(indices, keys)
 
     def error(self, keys: np.ndarray) -> float:
@@ -78,10 +75,10 @@ class Fingerprint(NamedTuple):
 
 @dataclass(frozen=True)
 class Built:
-    """A datastore and what it took."""
+    """A datastore and its cost."""
 
     datastore: Datastore
-    seconds: float  # to build the keys; when they were cached, the seconds it took then
+    seconds: float  # that building the keys took, now or when they were cached
     cached: bool
     warning: str = ""
 
@@ -110,21 +107,22 @@ def build_or_read(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Built:
-    """Return the datastore of documents, its keys from the cache if they are there and right.
+    """Return the datastore of documents, with keys from the cache if it is valid.
 
-    label names what the keys follow from. MlpMemError where built keys miss the fingerprint.
+    label identifies decoder, depth and documents. MlpMemError if built keys do not match the
+    fingerprint.
     """
     least, most = documents.tokens.min(initial=0), documents.tokens.max(initial=0)
     if not 0 <= least <= most < decoder.vocab_size:
         raise MlpMemError(
-            f"datastore: the documents hold token ids from {least} to {most}, this decoder knows "
-            f"0 to {decoder.vocab_size - 1}; encode them with its tokenizer"
+            f"datastore: the documents' token ids must be 0 to {decoder.vocab_size - 1}; got "
+            f"{least} to {most}. Encode them with this decoder's tokenizer"
         )
     positions, counts = entries(documents)
     path = cache_folder() / f"keys-{label}.npy"
     shape = len(positions), decoder.hidden_size
-    if (found := _read(path, shape, fingerprint)) is not None:
-        keys, seconds = found
+    if (cached := _read(path, shape, fingerprint)) is not None:
+        keys, seconds = cached
         return Built(Datastore(keys, positions, counts, documents), seconds, cached=True)
     keep_memory()
     begin = time.perf_counter()
@@ -137,25 +135,24 @@ def build_or_read(
             "torch computes wrongly here. Export or download the bundle again"
         )
     warning = _write(path, keys, seconds)
-    if not warning:  # what is on disk need not stay in memory too
+    if not warning:  # keys on disk need no memory
         with contextlib.suppress(OSError, ValueError):  # unless another process removed it
             keys = open_array(path)
     return Built(Datastore(keys, positions, counts, documents), seconds, False, warning)
 
 
 def label_of(decoder: Decoder, documents: Documents) -> str:
-    """Return a label for keys of one's own text: it changes with decoder, depth and documents.
+    """Return a label for keys of your own text; it depends on decoder, depth and documents.
 
-    Of every weight SAMPLED numbers, evenly spread, stand for all: large decoders are not read
-    twice.
+    About SAMPLED evenly spaced numbers of each weight are hashed, so that large decoders are fast.
     """
     digest = hashlib.sha256(
         f"{decoder.depth} {decoder.family.layers} {decoder.family.ffn}".encode()
     )
     for name, weight in decoder.model.state_dict().items():
         flat = weight.detach().flatten()
-        some = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy()
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + some.tobytes())
+        sample = flat[:: max(1, len(flat) // SAMPLED)].float().cpu().numpy()
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode() + sample.tobytes())
     for array in (documents.tokens, documents.offsets):
         digest.update(np.ascontiguousarray(array).tobytes())
     return f"text-{digest.hexdigest()[:16]}"
@@ -164,8 +161,8 @@ def label_of(decoder: Decoder, documents: Documents) -> str:
 def _read(
     path: Path, shape: tuple[int, int], fingerprint: Fingerprint | None
 ) -> tuple[np.ndarray, float] | None:
-    """Return cached keys, mapped, and the seconds they took; None unless every check passes."""
-    if not path.is_file():  # to open a pipe in its place may take forever
+    """Return cached keys, memory-mapped, and their seconds; None unless every check passes."""
+    if not path.is_file():  # opening a pipe in its place could block forever
         return None
     try:
         notes = read_json(path.with_suffix(".json"), NOTES_BYTES)
@@ -183,20 +180,20 @@ def _read(
     if fingerprint is not None and not fingerprint.error(keys) <= TOLERANCE:
         return None
     with contextlib.suppress(OSError):
-        os.utime(path)  # used now, so not among those that go
+        os.utime(path)  # marks it as used, see _prune
     return keys, seconds
 
 
 def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
-    """Keep keys beside path and rename; return "" or a sentence on why they are not kept."""
+    """Write keys and notes to the cache; return "" or a warning that says why that failed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _prune(path)
-        with _beside(path) as file:
+        with _replacing(path) as file:
             np.lib.format.write_array(file, keys, allow_pickle=False)
             file.seek(0)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with _beside(path.with_suffix(".json")) as file:
+        with _replacing(path.with_suffix(".json")) as file:
             file.write(json.dumps({"sha256": digest, "seconds": seconds}).encode())
     except OSError as error:
         return (
@@ -208,16 +205,16 @@ def _write(path: Path, keys: np.ndarray, seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _beside(path: Path) -> Generator[BufferedRandom]:
-    """Yield a new file that takes the place of path at the end, whole or not at all.
+def _replacing(path: Path) -> Generator[BufferedRandom]:
+    """Yield a new file that atomically replaces path at the end.
 
-    Nobody can know its name and put a link there before.
+    Its name is random, so that nobody can place a link there first.
     """
     number, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(number, "w+b") as file:
             yield file
-        os.chmod(name, 0o644)  # temporary files begin private
+        os.chmod(name, 0o644)  # mkstemp creates private files
         os.replace(name, path)
     finally:
         with contextlib.suppress(OSError):
@@ -225,17 +222,17 @@ def _beside(path: Path) -> Generator[BufferedRandom]:
 
 
 def _prune(own: Path) -> None:
-    """Remove what killed processes left half written, and all but the KEPT - 1 caches used last.
+    """Remove unfinished files of killed processes, and all but the KEPT - 1 most recent caches.
 
-    own is the one about to be written. A process that has one of the others mapped keeps it: what
-    is open lives on after its name is gone, and Windows refuses to remove it.
+    own is the cache about to be written. A process that has mapped another cache can keep using it:
+    the data stays until it is closed, or (Windows) removing it fails.
     """
     with contextlib.suppress(OSError):
-        oldest = time.time() - HALF_WRITTEN
-        left = [p for p in own.parent.glob(".keys-*") if p.stat().st_mtime < oldest]
+        deadline = time.time() - HALF_WRITTEN
+        unfinished = [p for p in own.parent.glob(".keys-*") if p.stat().st_mtime < deadline]
         others = [p for p in own.parent.glob("keys-*.npy") if p != own]
         others.sort(key=lambda p: -p.stat().st_mtime)
-        for path in left + others[KEPT - 1 :]:
+        for path in unfinished + others[KEPT - 1 :]:
             with contextlib.suppress(OSError):
                 path.unlink()
                 path.with_suffix(".json").unlink(missing_ok=True)

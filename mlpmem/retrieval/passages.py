@@ -183,7 +183,7 @@ def _shared(
 
     It is wrong for a decoder with a sliding window or ALiBi, which counts by place in the row.
     """
-    if decoder.counts_places:
+    if decoder.uses_alibi:
         return None
     tokens, members = [], []
     for batch in batches:

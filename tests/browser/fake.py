@@ -178,7 +178,7 @@ class FakeModel:
         return tokens
 
     def only_lm(self, prompt, name, **options):
-        """Yield the events of the decoder alone, under a column's name."""
+        """Yield the decoder's events, under a column's name."""
         self.systems = ["lm"]
         for event in FakeModel.stream(self, prompt, ["lm"], **options):
             yield Event(event.kind, dict.fromkeys([name], event.values["lm"]))

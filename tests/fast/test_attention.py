@@ -1,4 +1,4 @@
-"""A step attends in float32 on a CPU: nearer to the exact result, and the same everywhere else."""
+"""A step attends in float32 on a CPU, which is more exact; everything else is unchanged."""
 
 import pytest
 import tiny
@@ -10,7 +10,7 @@ from mlpmem.fast.attention import attend
 IDS = torch.tensor([[0, 9, 40, 7, 12], [0, 3, 3, 80, 5]])
 
 
-def written_out(query, key, value, causal):
+def exact_attention(query, key, value, causal):
     """Return softmax(q k / sqrt(D)) v in float64."""
     query, key, value = query.double(), key.double(), value.double()
     scores = query @ key.transpose(2, 3) / query.shape[-1] ** 0.5
@@ -19,7 +19,7 @@ def written_out(query, key, value, causal):
     return scores.softmax(-1) @ value
 
 
-def made(queries, tokens, dtype):
+def inputs(queries, tokens, dtype):
     torch.manual_seed(queries + tokens)
     shapes = (2, 3, queries, 8), (2, 3, tokens, 8), (2, 3, tokens, 8)
     return [torch.randn(shape).to(dtype) for shape in shapes]
@@ -27,24 +27,24 @@ def made(queries, tokens, dtype):
 
 @pytest.mark.parametrize(("queries", "tokens"), [(1, 1), (1, 37), (5, 5)])
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
-def test_it_is_attention_in_the_dtype_it_was_given(queries, tokens, dtype, most):
-    given = made(queries, tokens, dtype)
-    found = attend(*given, causal=queries > 1)
+def test_the_result_has_the_dtype_of_the_query(queries, tokens, dtype, most):
+    arrays = inputs(queries, tokens, dtype)
+    found = attend(*arrays, causal=queries > 1)
     assert found.dtype == dtype
-    wanted = written_out(*given, causal=queries > 1)
+    wanted = exact_attention(*arrays, causal=queries > 1)
     torch.testing.assert_close(found.double(), wanted, rtol=most, atol=most)
 
 
 def test_a_step_in_bfloat16_is_rounded_once():
-    given = made(1, 200, torch.bfloat16)
-    wanted = written_out(*given, causal=False)
+    arrays = inputs(1, 200, torch.bfloat16)
+    wanted = exact_attention(*arrays, causal=False)
     once = wanted.bfloat16()
-    assert (attend(*given, causal=False) == once).float().mean() > 0.98
+    assert (attend(*arrays, causal=False) == once).float().mean() > 0.98
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
-def test_every_family_answers_as_before(family):
-    """In float32 nothing changes; in bfloat16 a step's rounding, padded rows too."""
+def test_every_family_gives_the_same_answer(family):
+    """In float32 nothing changes; in bfloat16 only a step's rounding, also with padding."""
     mask = torch.ones_like(IDS)
     mask[1, :2] = 0
     for dtype, most in ((torch.float32, 1e-5), (torch.bfloat16, 0.05)):
@@ -53,8 +53,8 @@ def test_every_family_answers_as_before(family):
             decoder.model.to(dtype)
         attention.use(after.model)
         own = before.model.config._attn_implementation
-        kept = own == "eager" or family == "falcon"  # whose layers ask for no other by name
-        assert after.model.config._attn_implementation == (own if kept else attention.NAME)
+        unchanged = own == "eager" or family == "falcon"  # falcon's layers support no other
+        assert after.model.config._attn_implementation == (own if unchanged else attention.NAME)
         for padding in (None, mask):
             steps = []
             for decoder in (before, after):
@@ -66,7 +66,7 @@ def test_every_family_answers_as_before(family):
             assert float(error) < most
 
 
-def test_a_model_that_attends_otherwise_is_left_alone():
+def test_a_model_with_eager_attention_keeps_it():
     decoder = tiny.decoder("llama")
     decoder.model.set_attn_implementation("eager")
     attention.use(decoder.model)

@@ -1,4 +1,4 @@
-"""The hand-written pass gives what transformers' own pass gives, and answers only where it may."""
+"""The hand-written pass equals transformers' own pass, and handles only supported calls."""
 
 import pytest
 import tiny
@@ -16,17 +16,17 @@ IDS = torch.tensor([[0, 9, 40, 7, 12], [0, 3, 3, 80, 5]])
 
 def both(depth: int = -1, dtype=torch.float32, bits: int = 0):
     """Return a packed GPT-2 with its hand-written pass, and the same without."""
-    made = [tiny.decoder("gpt2", depth) for _ in range(2)]
-    for decoder in made:
+    decoders = [tiny.decoder("gpt2", depth) for _ in range(2)]
+    for decoder in decoders:
         decoder.model.to(dtype)
         decoder.pack(bits)
-        assert decoder.straight is not None
-    made[1].straight = None
-    return made
+        assert decoder.fast_pass is not None
+    decoders[1].fast_pass = None
+    return decoders
 
 
 def pass_of(decoder):
-    """Return the hand-written pass of a decoder's layers, None where there is none."""
+    """Return the hand-written pass of a decoder, None if it has none."""
     return Gpt2Pass.of(decoder.model, layers_of(decoder.model, decoder.family), decoder.depth)
 
 
@@ -51,24 +51,26 @@ def test_a_prompt_and_the_tokens_after_it_equal_transformers(depth, last):
         step = torch.tensor([[token], [token + 1]])
         read = [d.forward(step, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)]
         equal(*read)
-        for one in read:  # as columns part
+        for one in read:  # as columns separate
             one.cache.batch_select_indices(torch.tensor([1, 0]))
 
 
 @pytest.mark.parametrize(("int8", "most"), [(False, 0.03), (True, 1e-3)])
-def test_in_bfloat16_and_int8_it_is_as_near_to_float32_as_transformers_pass(int8, most):
+def test_in_bfloat16_and_int8_it_is_as_exact_as_transformers_pass(int8, most):
     exact = tiny.decoder("gpt2").forward(IDS).logits
-    made = both(dtype=torch.float32 if int8 else torch.bfloat16, bits=8 if int8 else 0)
-    mine, theirs = (decoder.forward(IDS).logits.float() for decoder in made)
+    decoders = both(dtype=torch.float32 if int8 else torch.bfloat16, bits=8 if int8 else 0)
+    mine, theirs = (decoder.forward(IDS).logits.float() for decoder in decoders)
     errors = [float((found - exact).norm() / exact.norm()) for found in (mine, theirs)]
     assert errors[0] < 1.3 * errors[1] + 1e-3, errors
     assert float((mine - theirs).norm() / exact.norm()) < most
 
 
-def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
+def test_unsupported_calls_use_transformers(monkeypatch):
     decoder = both()[0]
     cache = decoder.forward(IDS, use_cache=True).cache
-    monkeypatch.setattr(Gpt2Pass, "forward", lambda *_: pytest.fail("not its kind of pass"))
+    monkeypatch.setattr(
+        Gpt2Pass, "forward", lambda *_: pytest.fail("the hand-written pass was used")
+    )
     decoder.forward(IDS, cache=cache)
     decoder.forward(IDS, attention_mask=torch.ones_like(IDS))
     decoder.forward(IDS, position_ids=torch.arange(5)[None])
@@ -77,18 +79,18 @@ def test_whatever_else_is_asked_is_left_to_transformers(monkeypatch):
         decoder.forward(IDS)
 
 
-def test_the_pass_answers_for_no_other_weights():
+def test_the_pass_accepts_only_its_own_model():
     one, other = both()
-    assert one.straight.takes(one.model, IDS, None)
-    assert not one.straight.takes(other.model, IDS, DynamicCache(config=one.model.config))
+    assert one.fast_pass.accepts(one.model, IDS, None)
+    assert not one.fast_pass.accepts(other.model, IDS, DynamicCache(config=one.model.config))
 
 
-def test_caches_that_do_not_grow_layer_by_layer_are_left_to_transformers():
+def test_other_kinds_of_cache_use_transformers():
     one, other = both()
     config = one.model.config
-    assert one.straight.takes(one.model, IDS, DynamicCache(config=config))
+    assert one.fast_pass.accepts(one.model, IDS, DynamicCache(config=config))
     for make in (DynamicCache, lambda: StaticCache(config=config, max_cache_len=9)):
-        assert not one.straight.takes(one.model, IDS, make())
+        assert not one.fast_pass.accepts(one.model, IDS, make())
         caches = make(), make()
         for ids in (IDS[:1], IDS[:1, :1]):
             mine = one.forward(ids, cache=caches[0], last=1)
@@ -104,31 +106,31 @@ def test_caches_that_do_not_grow_layer_by_layer_are_left_to_transformers():
         ("_attn_implementation", "eager"),
     ],
 )
-def test_a_gpt2_that_computes_something_else_has_none(name, value):
+def test_a_gpt2_with_an_unsupported_config_has_no_pass(name, value):
     decoder = both()[1]
     setattr(decoder.model.config, name, value)
     assert pass_of(decoder) is None
 
 
-def test_plain_weights_have_none():
+def test_plain_weights_have_no_pass():
     assert pass_of(tiny.decoder("gpt2")) is None
 
 
 @pytest.mark.parametrize("family", ["granite", "gpt_neox", "gptj", "bloom", "falcon"])
-def test_other_families_are_left_to_transformers_where_their_layers_stand_alike_too(family):
+def test_other_families_use_transformers(family):
     plain, packed = (tiny.decoder(family) for _ in range(2))
     packed.pack()
-    assert packed.straight is None
+    assert packed.fast_pass is None
     torch.testing.assert_close(
         packed.forward(IDS).logits, plain.forward(IDS).logits, rtol=0, atol=5e-5
     )
 
 
-def test_a_family_of_one_row_in_gpt2s_layout_is_packed_and_answers(monkeypatch):
-    """As somebody would add one who knows nothing of passes."""
+def test_a_new_family_in_gpt2s_layout_is_packed_and_answers(monkeypatch):
+    """As somebody would add a family without knowing the passes."""
     monkeypatch.setitem(families.FAMILIES, "gptj", families.Family("transformer.h", "gpt2"))
     model = Model(tiny.decoder("gptj")).pack()
-    assert model.decoder.straight is None
+    assert model.decoder.fast_pass is None
     assert model.generate("Peru", max_new_tokens=2).steps
 
 

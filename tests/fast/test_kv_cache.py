@@ -1,4 +1,4 @@
-"""A cache that grows in place holds what transformers' own holds, whatever is done to it."""
+"""A cache that grows in place always equals transformers' own."""
 
 import tiny
 import torch
@@ -8,7 +8,7 @@ from transformers.cache_utils import DynamicLayer
 from mlpmem.fast.attention import ROOM, GrowingLayer, growing_cache
 
 
-def added(size, rows=2):
+def states(size, rows=2):
     return torch.randn(rows, 3, size, 4), torch.randn(rows, 3, size, 4)
 
 
@@ -21,13 +21,13 @@ def both(*sizes):
     """Return a growing layer and transformers', with the same tokens in both."""
     layers = GrowingLayer(), DynamicLayer()
     for size in sizes:
-        new = added(size)
-        found = [layer.update(*new) for layer in layers]
-        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        new = states(size)
+        cached = [layer.update(*new) for layer in layers]
+        assert all(torch.equal(a, b) for a, b in zip(*cached, strict=True))
     return layers
 
 
-def test_it_holds_what_was_added_beyond_its_first_room_too():
+def test_it_grows_beyond_its_first_buffer():
     same(*both(3, *[1] * (2 * ROOM), 7, ROOM, 1))
 
 
@@ -35,13 +35,13 @@ def test_steps_within_the_room_copy_nothing():
     mine, _ = both(5)
     begin = mine.keys.data_ptr()
     for _ in range(ROOM):
-        mine.update(*added(1))
+        mine.update(*states(1))
     assert mine.keys.data_ptr() == begin and mine.get_seq_length() == 5 + ROOM
-    mine.update(*added(1))
+    mine.update(*states(1))
     assert mine.keys.data_ptr() != begin
 
 
-def test_rows_chosen_repeated_or_cropped_grow_on_apart():
+def test_selected_repeated_or_cropped_rows_get_new_buffers():
     for change, rows in (
         (lambda layer: layer.batch_select_indices(torch.tensor([1, 1, 0])), 3),
         (lambda layer: layer.batch_repeat_interleave(2), 4),
@@ -49,19 +49,19 @@ def test_rows_chosen_repeated_or_cropped_grow_on_apart():
         (lambda layer: layer.reset(), 1),
     ):
         mine, theirs = both(4, 1)
-        held = [x.clone() for x in (mine.keys, mine.values)]
+        copies = [x.clone() for x in (mine.keys, mine.values)]
         before = mine.keys, mine.values
         for layer in (mine, theirs):
             change(layer)
         for size in (1, 2):
-            new = added(size, rows)
+            new = states(size, rows)
             for layer in (mine, theirs):
                 layer.update(*new)
         same(mine, theirs)
-        assert all(torch.equal(a, b) for a, b in zip(held, before, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(copies, before, strict=True))
 
 
-def test_layers_of_a_window_stay_transformers_own():
+def test_sliding_window_layers_stay_transformers_own():
     for family, grown in (("gpt2", 3), ("llama", 3), ("gemma3_text", None)):
         config = tiny.decoder(family).model.config
         layers = growing_cache(config).layers
@@ -73,17 +73,17 @@ def test_layers_of_a_window_stay_transformers_own():
             assert kinds.count(DynamicLayer) == grown
 
 
-def test_a_pass_that_does_not_infer_goes_on_with_it():
+def test_a_pass_outside_inference_mode_can_continue_it():
     decoder = tiny.decoder("llama")
     ids = torch.tensor([[0, 9, 4]])
     cache = decoder.forward(ids, use_cache=True).cache
     with torch.no_grad():
-        found = decoder.model(torch.tensor([[7]]), past_key_values=cache).logits
+        logits = decoder.model(torch.tensor([[7]]), past_key_values=cache).logits
     wanted = decoder.forward(torch.tensor([[0, 9, 4, 7]])).logits[:, -1:]
-    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(logits, wanted, atol=1e-4, rtol=0)
 
 
-def test_decoders_read_into_it():
+def test_decoders_use_it():
     for family in ("gpt2", "llama", "qwen2"):
         cache = tiny.decoder(family).forward(torch.tensor([[0, 9, 4]]), use_cache=True).cache
         assert any(type(layer) is GrowingLayer for layer in cache.layers), family

@@ -1,4 +1,4 @@
-"""Packed layers answer as plain ones do, are saved as plain ones are, and say what they cannot."""
+"""Packed layers compute and are saved like plain ones, and refuse what they cannot do."""
 
 import pytest
 import tiny
@@ -27,12 +27,12 @@ def count(module: nn.Module) -> int:
     ("family", "memory"),
     [("gpt2", "gpt2"), *((f, "llama") for f in (*tiny.FAMILIES, *tiny.OTHERS))],
 )
-def test_a_packed_model_in_float32_writes_and_says_what_the_plain_one_does(family, memory):
-    def made():
-        bound = tiny.decoder(family)
-        return mlpmem.api.Model(bound, tiny.memory(bound, memory))
+def test_a_packed_float32_model_gives_the_plain_models_texts_and_probabilities(family, memory):
+    def model():
+        decoder = tiny.decoder(family)
+        return mlpmem.api.Model(decoder, tiny.memory(decoder, memory))
 
-    plain, packed = made(), made().pack()
+    plain, packed = model(), model().pack()
     assert count(packed.decoder.model) > 3 and count(packed.memory) > 4
     wanted, found = (model.distributions(PROMPT) for model in (plain, packed))
     for source in wanted:
@@ -51,14 +51,14 @@ def test_a_packed_layer_equals_a_product_in_float64(rows, bias):
     x = torch.randn(*rows, 7)
     wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
     torch.testing.assert_close(holder(x).double(), wanted, rtol=1e-5, atol=1e-5)
-    bent, beside = F.gelu(wanted, approximate="tanh"), torch.randn(*rows, 13)
-    torch.testing.assert_close(holder[0].gelu(x).double(), bent, rtol=1e-5, atol=1e-5)
-    added = holder[0].plus(x, beside).double()
-    torch.testing.assert_close(added, beside + wanted, rtol=1e-5, atol=1e-5)
+    gelu, residual = F.gelu(wanted, approximate="tanh"), torch.randn(*rows, 13)
+    torch.testing.assert_close(holder[0].gelu(x).double(), gelu, rtol=1e-5, atol=1e-5)
+    added = holder[0].plus(x, residual).double()
+    torch.testing.assert_close(added, residual + wanted, rtol=1e-5, atol=1e-5)
 
 
 @tiny.needs_ops
-def test_a_packed_memory_is_saved_as_it_was(tmp_path):
+def test_a_packed_memory_is_saved_unchanged(tmp_path):
     bound = tiny.decoder("gpt2")
     memory = tiny.memory(bound, "gpt2")
     wanted = {name: weight.clone() for name, weight in memory.state_dict().items()}
@@ -70,7 +70,7 @@ def test_a_packed_memory_is_saved_as_it_was(tmp_path):
 
 
 @tiny.needs_ops
-def test_packed_weights_count_as_bytes_and_a_tied_head_is_held_twice(tiny_model):
+def test_packing_does_not_change_the_bytes(tiny_model):
     bound = tiny.decoder()
     memory, before = tiny.memory(bound), (bound.bytes, 0)
     size = memory.bytes
@@ -83,7 +83,7 @@ def test_packed_weights_count_as_bytes_and_a_tied_head_is_held_twice(tiny_model)
 @pytest.mark.parametrize("name", ["forward", "gelu", "plus"])
 def test_a_layer_whose_packed_product_is_wrong_stays_plain(monkeypatch, name):
     right = getattr(PackedLinear, name)
-    monkeypatch.setattr(PackedLinear, name, lambda *given: right(*given) * 1.1)
+    monkeypatch.setattr(PackedLinear, name, lambda *args: right(*args) * 1.1)
     assert pack(nn.Sequential(nn.Linear(7, 13, bias=False))) == 0
 
 
@@ -105,7 +105,7 @@ def test_packed_weights_cannot_be_moved():
 
 
 @tiny.needs_ops
-def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(tmp_path):
+def test_merging_an_adapter_into_packed_weights_is_refused_with_the_next_step(tmp_path):
     pytest.importorskip("peft")
     save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
     model = mlpmem.api.Model(tiny.decoder()).pack()
@@ -113,7 +113,7 @@ def test_an_adapter_is_not_merged_into_packed_weights_and_the_refusal_says_why(t
         load_adapter(model.decoder, tmp_path)
 
 
-def test_a_bundle_answers_in_the_dtype_asked_for_over_the_same_keys(tiny_bundle):
+def test_a_bundle_answers_in_the_requested_dtype_over_the_same_keys(tiny_bundle):
     plain = mlpmem.load(tiny_bundle.folder)
     half = mlpmem.load(tiny_bundle.folder, dtype="bfloat16")
     assert half.decoder.model.dtype == half.memory.norm.weight.dtype == torch.bfloat16
@@ -135,7 +135,7 @@ needs_int8 = pytest.mark.skipif(
 
 @needs_int8
 @pytest.mark.parametrize("bias", [True, False])
-def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bias):
+def test_an_int8_layer_is_close_to_float64_and_a_quarter_of_the_size(bias):
     layer = nn.Linear(96, 160, bias=bias)
     holder, x = nn.Sequential(layer), torch.randn(3, 5, 96)
     wanted = x.double() @ layer.weight.double().T + (layer.bias.double() if bias else 0)
@@ -143,15 +143,15 @@ def test_an_int8_layer_is_near_a_product_in_float64_and_a_quarter_of_its_size(bi
     assert pack(holder, 8) == 1 and isinstance(holder[0], linear.Int8Linear)
     error = (holder(x).double() - wanted).norm() / wanted.norm()
     assert 0 < error < 0.04
-    product, beside = holder(x), torch.randn(3, 5, 160)
+    product, residual = holder(x), torch.randn(3, 5, 160)
     assert torch.equal(holder[0].gelu(x), F.gelu(product, approximate="tanh"))
-    assert torch.equal(holder[0].plus(x, beside), beside + product)
+    assert torch.equal(holder[0].plus(x, residual), residual + product)
     assert holder[0].bytes < 0.3 * size
     assert (holder[0].dense() - layer.weight).abs().max() <= layer.weight.abs().max() / 127
 
 
 @needs_int8
-def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
+def test_an_int8_model_answers_nearly_like_the_plain_one(tiny_bundle):
     plain, small = mlpmem.load(tiny_bundle.folder), mlpmem.load(tiny_bundle.folder, dtype="int8")
     assert small.decoder.bytes + small.memory.bytes < plain.decoder.bytes + plain.memory.bytes
     assert small.generate(PROMPT, max_new_tokens=4).steps
@@ -159,25 +159,25 @@ def test_a_model_in_int8_answers_nearly_as_the_plain_one(tiny_bundle):
     for source in ("lm", "memory"):
         kl = (wanted[source].exp() * (wanted[source] - found[source])).sum()
         assert 0 < abs(float(kl)) < 0.1
-    assert (small.datastore.keys == plain.datastore.keys).all(), "keys are float32's work"
+    assert (small.datastore.keys == plain.datastore.keys).all(), "keys are always built in float32"
 
 
 class Doubled(nn.Linear):
-    """Looks like a linear layer, and is none."""
+    """A subclass of nn.Linear that computes something else."""
 
     def forward(self, x):
         return 2 * super().forward(x)
 
 
 class Written(nn.Linear):
-    """Writes its product out, as Falcon's layers do."""
+    """A subclass that computes the product itself, as in Falcon."""
 
     def forward(self, x):
         return x @ self.weight.T + self.bias
 
 
 @tiny.needs_ops
-def test_a_kind_of_linear_layer_is_packed_where_it_computes_a_product():
+def test_a_subclass_of_linear_is_packed_only_if_it_computes_the_product():
     holder, x = nn.Sequential(Written(7, 13)), torch.randn(2, 7)
     wanted = holder(x)
     assert pack(holder) == 1

@@ -1,4 +1,4 @@
-"""The Llama pass gives transformers' answers, by torch's operators, by kernels, and in one call."""
+"""The Llama pass equals transformers, with torch's operators, compiled kernels, and one call."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,15 +9,16 @@ import torch
 from mlpmem.fast.attention import growing_cache
 from mlpmem.fast.few_rows import FewRows, Lanes, eight_bits, four_bits, lanes
 from mlpmem.fast.linear import pack
-from mlpmem.fast.llama_pass import LlamaPass, Operators
+from mlpmem.fast.llama_layers import Operators
+from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import FAMILIES, layers_of
 
 IDS = torch.tensor([[0, 9, 40, 7, 12, 33, 21], [0, 3, 3, 80, 5, 90, 11]])
-MOST = 1e-4  # of a log-prob
+TOLERANCE = 1e-4  # of a log-prob
 WINDOWS = {"mistral": 4, "phi3": 4, "gemma2": 4, "gemma3_text": 4}
 FORMS = ["operators", "kernels", "step"]
-WRITTEN = [
+SUPPORTED = [
     "phi3", "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text",
 ]  # fmt: skip
 
@@ -25,48 +26,48 @@ WRITTEN = [
 def both(family: str, form: str, depth: int = -1):
     """Return a decoder with the pass in a form, and the same by transformers."""
     window = {"sliding_window": WINDOWS[family]} if family in WINDOWS else {}
-    made = [tiny.decoder(family, depth, **window) for _ in range(2)]
-    for decoder in made:
+    decoders = [tiny.decoder(family, depth, **window) for _ in range(2)]
+    for decoder in decoders:
         torch.manual_seed(5)
         for weight in decoder.model.parameters():
-            if weight.dim() == 1:  # norms and biases that show
+            if weight.dim() == 1:  # norms and biases with an effect
                 weight.data.add_(0.3 * torch.randn_like(weight))
-    made[0].straight = taken(made[0], form)
-    return made
+    decoders[0].fast_pass = pass_in(decoders[0], form)
+    return decoders
 
 
 def pass_of(decoder: Decoder) -> LlamaPass | None:
-    """Return the hand-written pass of a decoder's layers, None where there is none."""
+    """Return the hand-written pass of a decoder, None if it has none."""
     return LlamaPass.of(decoder.model, layers_of(decoder.model, decoder.family), decoder.depth)
 
 
-def test_the_families_it_is_written_for_name_it():
-    named = [name for name, row in FAMILIES.items() if row.short_pass == "llama"]
-    assert named == [*WRITTEN, "gemma3"]  # of Gemma 3 with images, the text part
+def test_the_supported_families_name_the_pass():
+    families = [name for name, row in FAMILIES.items() if row.short_pass == "llama"]
+    assert families == [*SUPPORTED, "gemma3"]  # the text part of Gemma 3 with images
 
 
-def taken(decoder: Decoder, form: str) -> LlamaPass:
+def pass_in(decoder: Decoder, form: str) -> LlamaPass:
     """Return a decoder's pass in a form."""
-    found = pass_of(decoder)
+    llama = pass_of(decoder)
     if form != "operators":
         pytest.importorskip("numba")
-        found.compile()
-        assert found.step is not None
+        llama.compile()
+        assert llama.step is not None
     if form == "kernels":
-        found.step = None
-    assert found.takes(decoder.model, IDS, None)
-    return found
+        llama.step = None
+    assert llama.accepts(decoder.model, IDS, None)
+    return llama
 
 
 def equal(found, wanted):
     torch.testing.assert_close(
-        found.logits.log_softmax(-1), wanted.logits.log_softmax(-1), rtol=0, atol=MOST
+        found.logits.log_softmax(-1), wanted.logits.log_softmax(-1), rtol=0, atol=TOLERANCE
     )
-    torch.testing.assert_close(found.hidden, wanted.hidden, rtol=0, atol=MOST)
+    torch.testing.assert_close(found.hidden, wanted.hidden, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("family", WRITTEN)
+@pytest.mark.parametrize("family", SUPPORTED)
 def test_prompts_steps_branches_and_chunks_equal_transformers(family, form):
     passes = both(family, form)
     for last in (0, 1, 3):
@@ -77,7 +78,7 @@ def test_prompts_steps_branches_and_chunks_equal_transformers(family, form):
         ids = torch.tensor([[token], [token + 1]])
         read = [d.forward(ids, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)]
         equal(*read)
-        for one in read:  # as columns part
+        for one in read:  # as columns separate
             one.cache.batch_select_indices(torch.tensor([1, 0]))
     for one in read:
         one.cache.batch_select_indices(torch.tensor([0, 0, 1]))
@@ -96,26 +97,25 @@ def test_the_hidden_state_of_an_inner_layer_is_the_same(form, depth):
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_context_is_read_to_its_limit_and_not_beyond(form):
+def test_a_context_is_read_up_to_its_limit(form):
     passes = both("llama", form)
     ids = torch.randint(2, 250, (1, tiny.POSITIONS - 1))
     read = [decoder.forward(ids, use_cache=True, last=1) for decoder in passes]
     token = torch.tensor([[4]])
     equal(*(d.forward(token, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)))
-    straight = passes[0].straight
-    assert not straight.takes(passes[0].model, token, read[0].cache)
+    assert not passes[0].fast_pass.accepts(passes[0].model, token, read[0].cache)
 
 
-def test_a_cache_that_the_pass_filled_is_read_by_transformers():
+def test_transformers_reads_a_cache_that_the_pass_filled():
     found, wanted = both("mistral", "operators")
     caches = [d.forward(IDS, use_cache=True, last=1).cache for d in (found, wanted)]
-    found.straight = None
+    found.fast_pass = None
     ids = torch.tensor([[4], [9]])
     equal(*(d.forward(ids, cache=c, last=1) for d, c in zip((found, wanted), caches, strict=True)))
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_threads_never_share_what_a_step_writes(form):
+def test_threads_never_share_a_steps_arrays(form):
     decoder, plain = both("llama", form)
 
     def write(first: int) -> list[torch.Tensor]:
@@ -134,34 +134,34 @@ def test_threads_never_share_what_a_step_writes(form):
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_several_threads_compute_what_one_does(threads):
+def test_several_threads_compute_the_same_as_one(threads):
     decoder, plain = both("llama", "step")
-    step, cache = decoder.straight.step, growing_cache(plain.model.config, whole=True)
+    step, cache = decoder.fast_pass.step, growing_cache(plain.model.config, grow_windows=True)
     wanted = plain.forward(IDS[:, :1], use_cache=True, last=1)
     with torch.inference_mode():
         logits, hidden = step.run(IDS[:, :1], cache, threads)
-    torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=MOST)
-    torch.testing.assert_close(hidden, wanted.hidden, rtol=0, atol=MOST)
+    torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(hidden, wanted.hidden, rtol=0, atol=TOLERANCE)
 
 
 @tiny.needs_ops
-def test_threads_that_compile_one_model_at_once_do_it_once():
+def test_concurrent_threads_compile_a_model_once():
     pytest.importorskip("numba")
     decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
     decoder.model.to(torch.bfloat16)
     decoder.pack(4)
     with ThreadPoolExecutor(3) as pool:
         for _ in range(3):
-            pool.submit(decoder.straight.compile)
-    step = decoder.straight.step
-    decoder.straight.compile()
-    assert step is not None and decoder.straight.step is step
+            pool.submit(decoder.fast_pass.compile)
+    step = decoder.fast_pass.step
+    decoder.fast_pass.compile()
+    assert step is not None and decoder.fast_pass.step is step
 
 
 @tiny.needs_ops
 @pytest.mark.parametrize(("bits", "most"), [(0, 2e-3), (8, 2e-2), (4, 0.25)])
 @pytest.mark.parametrize("form", ["operators", "step"])
-def test_rounded_weights_move_the_answers_by_a_bounded_kl(bits, most, form):
+def test_rounded_weights_change_the_answers_by_a_bounded_kl(bits, most, form):
     shape = {"hidden_size": 64, "intermediate_size": 96}
     exact, rounded = tiny.decoder("llama", **shape), tiny.decoder("llama", **shape)
     rounded.model.to(torch.bfloat16)
@@ -171,7 +171,7 @@ def test_rounded_weights_move_the_answers_by_a_bounded_kl(bits, most, form):
         pytest.importorskip("numba")
         found.compile()
         assert (found.step is not None) == (bits == 4)
-    rounded.straight = found
+    rounded.fast_pass = found
     outputs = []
     for decoder in (exact, rounded):
         read = decoder.forward(IDS, use_cache=True)
@@ -182,7 +182,7 @@ def test_rounded_weights_move_the_answers_by_a_bounded_kl(bits, most, form):
     assert 0 < kl < most, kl
 
 
-def test_four_bits_hold_what_a_file_of_such_holds_exactly():
+def test_four_bits_hold_the_numbers_of_a_file_exactly():
     q = torch.randint(0, 16, (32, 64), dtype=torch.int8)
     scale, offset = (torch.randn(32, 2).half().float() for _ in range(2))
     wanted = q.view(32, 2, 32) * scale[..., None] + offset[..., None]
@@ -204,29 +204,29 @@ def test_products_of_small_forms_equal_plain_ones(rows):
         assert error < (0.1 if isinstance(small, Lanes) else 0.01)
 
 
-def test_a_released_layer_is_saved_as_its_rounded_numbers():
+def test_a_released_layer_is_saved_with_its_rounded_weight():
     decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
     decoder.model.to(torch.bfloat16)
     pack(decoder.model, 4)
     before = {k: v.clone() for k, v in decoder.model.state_dict().items()}
-    held = decoder.bytes
+    size = decoder.bytes
     for module in decoder.model.modules():
         if isinstance(module, FewRows) and isinstance(module.small, Lanes):
             module.release()
-    assert decoder.bytes < held
+    assert decoder.bytes < size
     after = decoder.model.state_dict()
     assert all(torch.equal(after[name], weight) for name, weight in before.items())
 
 
-def test_what_the_pass_does_not_know_is_left_to_transformers():
+def test_unsupported_models_use_transformers():
     decoder = tiny.decoder("llama")
     found = pass_of(decoder)
-    assert not found.takes(tiny.decoder("llama").model, IDS, None)
+    assert not found.accepts(tiny.decoder("llama").model, IDS, None)
     assert pass_of(tiny.decoder("gpt2")) is None
     decoder.model.to(torch.float16)
-    assert not found.takes(decoder.model, IDS, None)
+    assert not found.accepts(decoder.model, IDS, None)
 
 
-def test_a_model_of_a_llama_goes_through_the_pass(tiny_model):
-    assert isinstance(tiny_model.decoder.straight, LlamaPass)
-    assert tiny_model.decoder.straight.operators is Operators
+def test_a_llama_uses_the_pass(tiny_model):
+    assert isinstance(tiny_model.decoder.fast_pass, LlamaPass)
+    assert tiny_model.decoder.fast_pass.operators is Operators

@@ -1,4 +1,4 @@
-""" "auto" is every GPU there is: layers spread by accelerate answer as they do on one device."""
+""" "auto" uses all GPUs: layers spread by accelerate answer as on one device."""
 
 import pytest
 import tiny
@@ -17,7 +17,7 @@ IDS = torch.tensor([[0, 9, 40, 7, 12]])
 
 @pytest.fixture
 def gpus(monkeypatch):
-    """Pretend that there are GPUs with so many bytes free."""
+    """Return a function that fakes GPUs with so many free bytes."""
 
     def pretend(*free):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(free))
@@ -39,21 +39,21 @@ def test_without_a_gpu_auto_is_the_cpu(gpus, tmp_path):
     assert capacity.available_bytes("auto") > 0
 
 
-def test_one_gpu_takes_all_and_several_share_but_for_a_margin(gpus):
+def test_one_gpu_holds_everything_and_several_share_with_a_margin(gpus):
     gpus(10**9)
     assert devices.spread("auto") == {} and devices.first_device("auto") == "cuda:0"
     gpus(10**9, 3 * 10**9)
     for device in ("cpu", "cuda", torch.device("cuda:1")):
         assert devices.spread(device) == {} and devices.first_device(device) == device
-    given = devices.spread("auto")
-    assert given == {"device_map": "auto", "max_memory": {0: 85 * 10**7, 1: 255 * 10**7}}
+    options = devices.spread("auto")
+    assert options == {"device_map": "auto", "max_memory": {0: 85 * 10**7, 1: 255 * 10**7}}
     assert capacity.available_bytes("auto") == 34 * 10**8
     capacity.check_room({"decoder": 15 * 10**8}, torch.bfloat16, "auto")
     with pytest.raises(MlpMemError, match="free on auto"):
         capacity.check_room({"decoder": 16 * 10**8}, torch.bfloat16, "auto")
 
 
-def test_a_decoder_for_several_gpus_is_read_with_these_options_and_not_moved(
+def test_a_decoder_for_several_gpus_is_loaded_with_these_options_and_not_moved(
     gpus, tmp_path, monkeypatch
 ):
     from transformers import AutoModelForCausalLM
@@ -65,9 +65,9 @@ def test_a_decoder_for_several_gpus_is_read_with_these_options_and_not_moved(
 
     def spy(folder, device_map=None, max_memory=None, **options):
         seen.update(device_map=device_map, max_memory=max_memory)
-        model, found = read(folder, **options)
-        monkeypatch.setattr(model, "to", lambda *_: pytest.fail("it lies where it was put"))
-        return model, found
+        model, info = read(folder, **options)
+        monkeypatch.setattr(model, "to", lambda *_: pytest.fail("the decoder was moved"))
+        return model, info
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
     Decoder.load(tmp_path, device="auto")
@@ -75,21 +75,21 @@ def test_a_decoder_for_several_gpus_is_read_with_these_options_and_not_moved(
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_layers_that_accelerate_carries_answer_as_before(family):
-    """Every layer gets the hooks that carry a pass on, here from the CPU to the CPU."""
-    plain, carried = tiny.decoder(family), tiny.decoder(family)
-    names = {name: "cpu" for name, _ in carried.model.named_children()}
-    dispatch_model(carried.model, names, main_device="cpu", force_hooks=True)
-    wanted, found = (d.forward(IDS, use_cache=True) for d in (plain, carried))
+def test_layers_with_accelerates_hooks_give_the_same_answer(family):
+    """Every layer gets the hooks that move its inputs, here from the CPU to the CPU."""
+    plain, hooked = tiny.decoder(family), tiny.decoder(family)
+    names = {name: "cpu" for name, _ in hooked.model.named_children()}
+    dispatch_model(hooked.model, names, main_device="cpu", force_hooks=True)
+    wanted, found = (d.forward(IDS, use_cache=True) for d in (plain, hooked))
     assert torch.equal(found.logits, wanted.logits) and torch.equal(found.hidden, wanted.hidden)
     wanted, found = (
-        d.forward(IDS[:, :1], cache=r.cache, last=1) for d, r in ((plain, wanted), (carried, found))
+        d.forward(IDS[:, :1], cache=r.cache, last=1) for d, r in ((plain, wanted), (hooked, found))
     )
     assert torch.equal(found.logits, wanted.logits) and torch.equal(found.hidden, wanted.hidden)
-    assert torch.equal(carried.forward(IDS, head=False).hidden, plain.forward(IDS).hidden)
+    assert torch.equal(hooked.forward(IDS, head=False).hidden, plain.forward(IDS).hidden)
 
 
-def test_a_tied_memory_takes_the_head_to_where_it_is():
+def test_a_tied_memory_uses_the_decoders_head():
     decoder = tiny.decoder("llama")
     config = MemoryConfig(
         decoder.hidden_size, decoder.vocab_size, 1, 48, family="llama", tied_head=True

@@ -1,4 +1,4 @@
-"""Decoding with the threads that pay: chosen by measuring, given back afterwards."""
+"""Decoding uses the fastest number of threads, as measured, and restores torch's number."""
 
 import pytest
 import tiny
@@ -19,7 +19,7 @@ def four():
     ("seconds", "chosen"),
     [
         ({1: 4.0, 2: 2.0, 4: 1.0}, 4),
-        ({1: 1.03, 2: 1.0, 4: 1.0}, 1),  # as good as more
+        ({1: 1.03, 2: 1.0, 4: 1.0}, 1),  # as fast as more
         ({1: 2.0, 2: 1.0, 4: 3.0}, 2),
     ],
 )
@@ -29,7 +29,7 @@ def test_the_fewest_threads_that_are_about_as_fast_are_chosen(four, monkeypatch,
     assert devices.calibrate(decoder) == decoder.threads == chosen
 
 
-def test_few_rows_are_computed_with_them_and_torch_gets_its_own_back(four):
+def test_few_rows_use_them_and_torchs_number_is_restored(four):
     decoder = tiny.decoder()
     decoder.threads, decoder.all_threads = 2, 4
     for rows, inside in ((1, 2), (devices.ROWS, 2), (devices.ROWS + 1, 4)):
@@ -41,10 +41,10 @@ def test_few_rows_are_computed_with_them_and_torch_gets_its_own_back(four):
     assert torch.get_num_threads() == 4
 
 
-def test_many_rows_get_all_threads_wherever_they_are_computed(four):
+def test_many_rows_use_all_threads_in_any_python_thread(four):
     decoder = tiny.decoder()
     decoder.threads, decoder.all_threads = 1, 4
-    torch.set_num_threads(1)  # as a thread inherits it that begins while another decodes
+    torch.set_num_threads(1)  # as inherited by a thread that starts while another decodes
     seen = []
     decoder.model.register_forward_pre_hook(lambda *_: seen.append(torch.get_num_threads()))
     decoder.forward(torch.zeros(1, 8, dtype=torch.long))
@@ -52,7 +52,7 @@ def test_many_rows_get_all_threads_wherever_they_are_computed(four):
     assert seen == [4, 1]
 
 
-def test_measuring_leaves_torch_and_what_is_written_as_they_were(four):
+def test_calibration_changes_neither_torchs_threads_nor_the_text(four):
     model = tiny.model()
     before = model.generate("The capital", max_new_tokens=8)
     assert devices.calibrate(model.decoder) in (1, 2, 4)
@@ -60,6 +60,6 @@ def test_measuring_leaves_torch_and_what_is_written_as_they_were(four):
     assert model.generate("The capital", max_new_tokens=8).text == before.text
 
 
-def test_one_thread_leaves_nothing_to_choose():
+def test_with_one_thread_calibration_does_nothing():
     torch.set_num_threads(1)
     assert devices.calibrate(tiny.decoder()) == 0

@@ -1,4 +1,4 @@
-"""EleutherAI's harness, run unchanged on a task of this test, finds what our own scoring finds."""
+"""EleutherAI's harness, unchanged, gives the same results as our own scoring."""
 
 import json
 import math
@@ -42,12 +42,11 @@ metric_list: [{{metric: word_perplexity}}, {{metric: byte_perplexity}}]
 
 
 def write_tasks(folder: Path) -> None:
-    """Write the two tasks and their rows."""
-    rows = [{"question": q, "choices": c, "answer": a} for q, c, a in QUESTIONS]
-    kinds = {"choice": rows, "rolling": [{"text": text} for text in TEXTS]}
+    questions = [{"question": q, "choices": c, "answer": a} for q, c, a in QUESTIONS]
+    kinds = {"choice": questions, "rolling": [{"text": text} for text in TEXTS]}
     texts = TASKS.format(folder=folder.as_posix()).split("---")
-    for (name, some), text in zip(kinds.items(), texts, strict=True):
-        lines = "".join(json.dumps(row) + "\n" for row in some)
+    for (name, rows), text in zip(kinds.items(), texts, strict=True):
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(lines, encoding="utf-8")
         (folder / f"{name}.yaml").write_text(text, encoding="utf-8")
 
@@ -67,7 +66,7 @@ def test_perplexity_and_choices_of_lm_eval_equal_ours(system, tmp_path, monkeypa
     write_tasks(tmp_path)
     model, lmbda = tiny.model(), 0.6
     MlpMemoryForCausalLM.of(model, system, lmbda).save_pretrained(tmp_path / "fused")
-    found = lm_eval.simple_evaluate(
+    results = lm_eval.simple_evaluate(
         model=HFLM(str(tmp_path / "fused"), device="cpu", batch_size=2, add_bos_token=False),
         tasks=["ours_choice", "ours_rolling"],
         task_manager=lm_eval.tasks.TaskManager(
@@ -77,16 +76,16 @@ def test_perplexity_and_choices_of_lm_eval_equal_ours(system, tmp_path, monkeypa
     )
     words, start = model.decoder.tokenizer, [model.decoder.tokenizer.bos_token_id]
     nll = sum(nll_after(model, system, lmbda, start, text) for text in TEXTS)
-    rolling, choice = (found["results"][f"ours_{kind}"] for kind in ("rolling", "choice"))
+    rolling, choice = (results["results"][f"ours_{kind}"] for kind in ("rolling", "choice"))
     size = sum(len(text.encode()) for text in TEXTS)
     assert rolling["byte_perplexity,none"] == pytest.approx(math.exp(nll / size), rel=1e-4)
-    right = 0
+    correct = 0
     for sample, (question, choices, answer) in zip(
-        found["samples"]["ours_choice"], QUESTIONS, strict=True
+        results["samples"]["ours_choice"], QUESTIONS, strict=True
     ):
         context = words.encode(question, add_special_tokens=False)
         ours = [-nll_after(model, system, lmbda, context, f" {text}") for text in choices]
         theirs = [float(response[0]) for response in sample["filtered_resps"]]
         assert theirs == pytest.approx(ours, abs=1e-4)
-        right += max(range(3), key=ours.__getitem__) == answer
-    assert choice["acc,none"] == pytest.approx(right / len(QUESTIONS))
+        correct += max(range(3), key=ours.__getitem__) == answer
+    assert choice["acc,none"] == pytest.approx(correct / len(QUESTIONS))

@@ -1,4 +1,4 @@
-"""The mix behind transformers writes and scores what the library writes and scores."""
+"""The transformers model gives the same texts and scores as the library."""
 
 import json
 
@@ -42,8 +42,8 @@ def written(model, system: str, prompt: str = PROMPT, tokens: int = 12) -> list[
 def test_greedy_generate_equals_ours_token_for_token(family, system):
     model = tiny.model(family, seed=3)
     ids = ids_of(model)
-    made = wrapped(model, system).generate(ids, max_new_tokens=12, do_sample=False)
-    assert made[0, ids.shape[1] :].tolist() == written(model, system)
+    output = wrapped(model, system).generate(ids, max_new_tokens=12, do_sample=False)
+    assert output[0, ids.shape[1] :].tolist() == written(model, system)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -70,10 +70,10 @@ def test_a_left_padded_batch_equals_single_runs(system, tiny_model):
     words = tiny_model.decoder.tokenizer
     batch = words(prompts, return_tensors="pt", padding=True, padding_side="left")
     batch.pop("token_type_ids", None)
-    made = wrapped(tiny_model, system).generate(**batch, max_new_tokens=8, do_sample=False)
-    for row, prompt in zip(made[:, batch.input_ids.shape[1] :].tolist(), prompts, strict=True):
-        alone = written(tiny_model, system, prompt, 8)
-        assert row[: len(alone)] == alone
+    output = wrapped(tiny_model, system).generate(**batch, max_new_tokens=8, do_sample=False)
+    for row, prompt in zip(output[:, batch.input_ids.shape[1] :].tolist(), prompts, strict=True):
+        single = written(tiny_model, system, prompt, 8)
+        assert row[: len(single)] == single
 
 
 def test_sampling_is_reproducible_and_follows_the_mix(tiny_model):
@@ -90,7 +90,7 @@ def test_sampling_is_reproducible_and_follows_the_mix(tiny_model):
     assert (shares - model(ids).logits[0, -1].exp()).abs().max() < 0.03
 
 
-def test_beams_find_a_text_at_least_as_probable_as_greedy_and_score_it_rightly(tiny_model):
+def test_beam_search_finds_a_text_at_least_as_probable_as_greedy(tiny_model):
     model, ids = wrapped(tiny_model, "memory"), ids_of(tiny_model)
     options = {"max_new_tokens": 6, "do_sample": False, "length_penalty": 0.0}
     greedy = model.generate(ids, **options)
@@ -107,16 +107,16 @@ def test_beams_find_a_text_at_least_as_probable_as_greedy_and_score_it_rightly(t
     assert float(beams.sequences_scores[0]) == pytest.approx(total(beams.sequences[0]), abs=1e-4)
 
 
-def test_a_streamer_hears_every_token(tiny_model):
+def test_a_streamer_receives_every_token(tiny_model):
     model, words = wrapped(tiny_model, "memory"), tiny_model.decoder.tokenizer
     streamer = TextIteratorStreamer(words, skip_prompt=True)
     ids = ids_of(tiny_model)
-    made = model.generate(ids, max_new_tokens=8, do_sample=False, streamer=streamer)
-    assert "".join(streamer) == words.decode(made[0, ids.shape[1] :])
+    output = model.generate(ids, max_new_tokens=8, do_sample=False, streamer=streamer)
+    assert "".join(streamer) == words.decode(output[0, ids.shape[1] :])
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_a_saved_folder_answers_as_before(system, tiny_model, tmp_path):
+def test_a_saved_folder_gives_the_same_answers(system, tiny_model, tmp_path):
     model, ids = wrapped(tiny_model, system), ids_of(tiny_model)
     model.save_pretrained(tmp_path)
     again = AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -132,33 +132,34 @@ def test_a_saved_folder_answers_as_before(system, tiny_model, tmp_path):
 def test_a_pipeline_writes_what_the_model_writes(tiny_model, tmp_path):
     wrapped(tiny_model, "memory").save_pretrained(tmp_path)
     write = pipeline("text-generation", model=str(tmp_path))
-    (made,) = write(PROMPT, max_new_tokens=8, return_full_text=False)  # greedy, unless told
+    (result,) = write(PROMPT, max_new_tokens=8, return_full_text=False)  # greedy by default
     words = AutoTokenizer.from_pretrained(tmp_path)
     wanted = words.decode(written(tiny_model, "memory", tokens=8), skip_special_tokens=True)
-    assert made["generated_text"] == wanted
+    assert result["generated_text"] == wanted
 
 
 def test_the_command_writes_a_bundle_as_a_folder(tiny_bundle, tmp_path, capsys):
-    folder = tmp_path / "made"
+    folder = tmp_path / "fused"
     assert main([str(folder), "--bundle", str(tiny_bundle.folder), "--system", "memory"]) == 0
     assert MlpMemoryForCausalLM.from_pretrained(folder).config.lmbda == 0.55
     assert " MB\n" in capsys.readouterr().err
-    assert main([str(folder), "--bundle", str(tmp_path / "none")]) == 1, "its own is replaced"
-    assert "no folder" in capsys.readouterr().err
+    assert main([str(folder), "--bundle", str(tmp_path / "none")]) == 1, "own output is replaced"
+    assert "neither a local folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("mine")
-    for taken in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
-        assert main([str(taken), "--bundle", str(tiny_bundle.folder)]) == 1
-        assert str(taken) in capsys.readouterr().err
+    for occupied in (tmp_path, tmp_path / "file", tmp_path / "file" / "below"):
+        assert main([str(occupied), "--bundle", str(tiny_bundle.folder)]) == 1
+        assert str(occupied) in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_keeps_no_path_and_no_taste_for_sampling_of_its_decoder(tmp_path):
+def test_a_folder_keeps_neither_the_decoders_path_nor_its_sampling(tmp_path):
     model = tiny.model()
     model.decoder.model.config.name_or_path = "/home/somebody/decoder"
     model.decoder.model.generation_config.update(do_sample=True, temperature=0.6, top_p=0.9)
     wrapped(model, "memory").save_pretrained(tmp_path)
-    said = json.loads((tmp_path / "generation_config.json").read_text())
-    assert said["do_sample"] is False and not {"temperature", "top_p"} & said.keys()
+    generation = json.loads((tmp_path / "generation_config.json").read_text())
+    assert generation["do_sample"] is False
+    assert not {"temperature", "top_p"} & generation.keys()
     assert all("somebody" not in path.read_text() for path in tmp_path.rglob("*.json"))
 
 
@@ -175,73 +176,74 @@ OPTIONS = [
 
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_a_folder_takes_what_transformers_takes(loader, options, tiny_model, tmp_path):
+def test_a_folder_supports_transformers_loading_options(loader, options, tiny_model, tmp_path):
     wrapped(tiny_model, "memory").save_pretrained(tmp_path)
-    made = loader.from_pretrained(tmp_path, **options)
+    loaded = loader.from_pretrained(tmp_path, **options)
     named = options.get("dtype", options.get("torch_dtype", "float32"))
     kinds = {"auto": torch.float32} | {k: getattr(torch, k) for k in ("float16", "bfloat16")}
-    assert made.dtype == kinds.get(named, torch.float16 if named is torch.float16 else made.dtype)
-    assert made.config.lmbda == options.get("lmbda", 0.4)
+    default = torch.float16 if named is torch.float16 else loaded.dtype
+    assert loaded.dtype == kinds.get(named, default)
+    assert loaded.config.lmbda == options.get("lmbda", 0.4)
     attention = options.get("attn_implementation", "sdpa")
-    assert made.decoder.config._attn_implementation == attention
+    assert loaded.decoder.config._attn_implementation == attention
     ids = ids_of(tiny_model)
-    wanted = wrapped(tiny_model, "memory", made.config.lmbda)(ids).logits
-    near = 1e-5 if made.dtype == torch.float32 else 1.0
-    torch.testing.assert_close(made(ids).logits, wanted, atol=near, rtol=1e-4)
+    wanted = wrapped(tiny_model, "memory", loaded.config.lmbda)(ids).logits
+    near = 1e-5 if loaded.dtype == torch.float32 else 1.0
+    torch.testing.assert_close(loaded(ids).logits, wanted, atol=near, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_the_stored_dtype_a_subfolder_and_loading_info_are_given(loader, tmp_path):
+def test_stored_dtype_subfolder_and_loading_info(loader, tmp_path):
     model = tiny.model()
     model.decoder.model.half()
     wrapped(model, "lm").save_pretrained(tmp_path / "below")
-    made, info = loader.from_pretrained(
+    loaded, info = loader.from_pretrained(
         tmp_path, subfolder="below", dtype="auto", output_loading_info=True
     )
-    assert made.dtype == torch.float16
+    assert loaded.dtype == torch.float16
     assert not any(info.values()) and {"missing_keys", "unexpected_keys"} <= info.keys()
-    said = GenerationConfig(max_new_tokens=3)
+    generation = GenerationConfig(max_new_tokens=3)
     config = AutoConfig.from_pretrained(tmp_path / "below")
-    made = loader.from_pretrained(tmp_path / "below", config=config, generation_config=said)
-    assert made.generation_config.max_new_tokens == 3 and made.config is config
+    loaded = loader.from_pretrained(tmp_path / "below", config=config, generation_config=generation)
+    assert loaded.generation_config.max_new_tokens == 3 and loaded.config is config
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_a_folder_of_the_hub_is_downloaded(loader, tiny_model, tmp_path, monkeypatch):
+def test_a_folder_on_the_hub_is_downloaded(loader, tiny_model, tmp_path, monkeypatch):
     wrapped(tiny_model, "memory").save_pretrained(tmp_path / "repository")
     (tmp_path / "repository" / "run.py").write_text("print('no')")
     hub = FakeHub({"someone/fused": tmp_path / "repository"})
     hub.be_the_hub(monkeypatch, tmp_path / "cache")
     options = {"cache_dir": tmp_path / "cache", "revision": "main"}
-    made = loader.from_pretrained("someone/fused", **options)
+    loaded = loader.from_pretrained("someone/fused", **options)
     hub.close()
     ids = ids_of(tiny_model)
-    assert torch.equal(made(ids).logits, wrapped(tiny_model, "memory")(ids).logits)
+    assert torch.equal(loaded(ids).logits, wrapped(tiny_model, "memory")(ids).logits)
     assert not list((tmp_path / "cache").rglob("run.py"))
     again = loader.from_pretrained("someone/fused", local_files_only=True, **options)
-    assert torch.equal(again(ids).logits, made(ids).logits)
+    assert torch.equal(again(ids).logits, loaded(ids).logits)
 
 
-def test_what_a_folder_cannot_do_is_said(tiny_model, tmp_path):
-    with pytest.raises(MlpMemError, match="no folder with a config.json"):
+def test_unsupported_options_are_refused(tiny_model, tmp_path):
+    with pytest.raises(MlpMemError, match="not a folder with a config.json"):
         MlpMemoryForCausalLM.from_pretrained(tmp_path)
     with pytest.raises(MlpMemError, match="cannot be downloaded"):
         MlpMemoryForCausalLM.from_pretrained("no/such-model", local_files_only=True)
     wrapped(tiny_model, "lm").save_pretrained(tmp_path)
     for options, what in (
-        ({"load_in_4bit": True}, "load_in_4bit is not known here; .* config and its values"),
-        ({"quantization_config": {"bits": 4}}, "quantization_config is not known here"),
+        ({"load_in_4bit": True}, "load_in_4bit is not supported; .* config and its values"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config is not supported"),
         ({"device_map": {"decoder": "cpu", "memory": "cuda:0"}}, "one device"),
         ({"device_map": "nowhere"}, "one device"),
         ({"dtype": "float7"}, "float7"),
         ({"attn_implementation": "no_such"}, "no_such.* use sdpa or eager"),
-        ({"subfolder": "../elsewhere"}, "no folder with a config.json"),
+        ({"subfolder": "../elsewhere"}, "not a folder with a config.json"),
     ):
         with pytest.raises(MlpMemError, match=what):
             MlpMemoryForCausalLM.from_pretrained(tmp_path, **options)
 
 
-@pytest.mark.parametrize("asked", [{"system": "mixed"}, {"lmbda": "auto"}])
-def test_what_a_folder_cannot_hold_is_refused(asked):
+@pytest.mark.parametrize("options", [{"system": "mixed"}, {"lmbda": "auto"}])
+def test_unsupported_systems_are_refused(options):
     with pytest.raises(MlpMemError, match="one of lm, memory and knn at a number"):
-        MlpMemoryForCausalLM.of(tiny.model(k=8), **asked)
+        MlpMemoryForCausalLM.of(tiny.model(k=8), **options)

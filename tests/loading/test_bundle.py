@@ -1,4 +1,4 @@
-"""Bundles are whole or refused with the next step; keys are built, checked and cached."""
+"""Incomplete bundles are refused with the next step; keys are built, checked and cached."""
 
 import errno
 import hashlib
@@ -59,7 +59,7 @@ def test_recorded_traces_are_kept_in_order(tmp_path):
     assert b.load_bundle(saved.folder).traces() == recorded
 
 
-def test_everybody_may_read_what_is_saved(tiny_bundle):
+def test_saved_files_are_readable_by_everybody(tiny_bundle):
     assert all(path.stat().st_mode & 0o044 == 0o044 for path in tiny_bundle.folder.rglob("*"))
 
 
@@ -117,8 +117,8 @@ def test_a_manifest_never_reaches_outside_its_folder(name, folder):
         b.load_bundle(folder)
 
 
-def listed_again(folder: Path) -> None:
-    """List every file as it is now, as somebody who means harm would."""
+def relist_files(folder: Path) -> None:
+    """Update the manifest to the current files, as an attacker would."""
     (folder / "manifest.json").rename(folder.parent / "manifest.json")
     files = manifest.list_files(folder)
     (folder.parent / "manifest.json").rename(folder / "manifest.json")
@@ -128,21 +128,21 @@ def listed_again(folder: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["results.json", "decoder/config.json", "documents", "manifest.json"]
 )
-def test_a_link_in_a_bundle_is_refused_whatever_it_leads_to(name, folder, tmp_path):
+def test_a_link_in_a_bundle_is_refused_whatever_its_target(name, folder, tmp_path):
     (folder / name).rename(tmp_path / "private")
     (folder / name).symlink_to(tmp_path / "private")
     with pytest.raises(MlpMemError, match=f"{name} is a link, .*copy the bundle with its files"):
         b.load_bundle(folder)
 
 
-def test_a_bundle_that_is_reached_by_a_link_is_read(folder, tmp_path):
+def test_a_linked_bundle_folder_is_read(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     assert b.load_bundle(tmp_path / "link").model().systems == ["lm", "memory"]
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this platform")
 @pytest.mark.parametrize("name", ["manifest.json", "decoder/model.safetensors", "traces/0.json"])
-def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(name, folder):
+def test_a_pipe_in_place_of_a_file_does_not_block(name, folder):
     (folder / name).unlink(missing_ok=True)
     (folder / name).parent.mkdir(exist_ok=True)
     os.mkfifo(folder / name)
@@ -154,7 +154,7 @@ def test_a_pipe_in_place_of_a_file_keeps_nobody_waiting(name, folder):
             b.load_bundle(folder)
 
 
-def test_files_that_no_manifest_lists_change_nothing(folder, tmp_path):
+def test_unlisted_files_change_nothing(folder, tmp_path):
     bundle = b.load_bundle(folder)
     wanted = bundle.model().distributions("The capital")
     wrapped = add_adapter(tiny.decoder().model, 2)
@@ -180,7 +180,7 @@ def test_files_that_no_manifest_lists_change_nothing(folder, tmp_path):
     assert not [path for path in Path(tempfile.gettempdir()).glob("mlpmem-*/decoder")]
 
 
-def test_what_a_manifest_leaves_out_is_missing_though_it_is_there(folder):
+def test_an_unlisted_file_counts_as_missing(folder):
     files = dict(b.load_bundle(folder).manifest["files"])
     for name in ("documents/tokens.npy", "results.json", "fingerprint.safetensors"):
         rewrite_manifest(folder, files={n: f for n, f in files.items() if n != name})
@@ -190,9 +190,9 @@ def test_what_a_manifest_leaves_out_is_missing_though_it_is_there(folder):
             built(bundle) if name != "results.json" else bundle.read_json(name)
 
 
-def test_an_adapter_within_a_bundles_decoder_is_refused_though_it_is_listed(folder):
+def test_a_listed_adapter_within_a_bundles_decoder_is_refused(folder):
     save_adapter(add_adapter(tiny.decoder().model, 2), folder / "decoder")
-    listed_again(folder)
+    relist_files(folder)
     with pytest.raises(MlpMemError, match="also holds a LoRA adapter .* column, NAME=FOLDER"):
         b.load_bundle(folder).model()
 
@@ -213,12 +213,12 @@ def test_a_memory_of_another_decoder_is_refused_when_saving_and_when_loading(fol
     assert not (tmp_path / "never").exists()
     config = json.loads((folder / "memory/config.json").read_text())
     (folder / "memory/config.json").write_text(json.dumps(config | {"tokenizer_hash": "00"}))
-    listed_again(folder)
+    relist_files(folder)
     with pytest.raises(MlpMemError, match="belongs to another decoder: tokenizer hash"):
         b.Bundle(folder, json.loads((folder / "manifest.json").read_text())).model()
 
 
-def test_saving_replaces_a_bundle_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_saving_replaces_a_bundle_and_leaves_no_other_files(tmp_path):
     tiny.bundle(tmp_path / "again")
     (tmp_path / "again" / "left over.txt").write_text("old")
     saved = tiny.bundle(tmp_path / "again")
@@ -237,12 +237,12 @@ def test_a_save_that_fails_leaves_the_old_bundle(folder, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
-def test_presets_and_paths_lead_to_folders(monkeypatch, tmp_path):
+def test_presets_and_paths_resolve_to_folders(monkeypatch, tmp_path):
     assert b.preset_path("atlas") == b.default_bundle_path()
     assert b.default_bundle_path().parts[-2:] == ("assets", "atlas")
     monkeypatch.setenv("MLPMEM_BUNDLE", str(tmp_path))
     assert b.preset_path(None) == tmp_path
-    with pytest.raises(MlpMemError, match="no folder here and no preset; presets are atlas, gpt2"):
+    with pytest.raises(MlpMemError, match="local folder nor a preset; presets are atlas, gpt2"):
         b.preset_path("gpt2-large")
 
 
@@ -255,7 +255,7 @@ def test_keys_are_built_once_and_then_read_from_the_cache(tiny_bundle):
     first = built(tiny_bundle, progress=lambda *pair: seen.append(pair))
     assert not first.cached and first.warning == "" and seen[-1][0] == seen[-1][1]
     assert first.seconds > 0 and first.bytes == first.datastore.bytes
-    second = built(tiny_bundle, progress=lambda *pair: pytest.fail("nothing is to be built"))
+    second = built(tiny_bundle, progress=lambda *pair: pytest.fail("keys were built again"))
     assert second.cached and second.seconds == first.seconds
     np.testing.assert_array_equal(second.datastore.keys, first.datastore.keys)
     names = sorted(path.suffix for path in key_cache.cache_folder().iterdir())
@@ -263,10 +263,10 @@ def test_keys_are_built_once_and_then_read_from_the_cache(tiny_bundle):
 
 
 SEALED = {
-    "no array": b"no array at all",
+    "not an array": b"not an array",
     "an archive": b"PK\x03\x04 cut off",
     "an object": b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
-    "a header that is no Python": b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((\n",
+    "a header that is not Python": b"\x93NUMPY\x01\x00\x10\x00(((((((((((((((\n",
     "nothing": b"",
 }
 NOTES = ["[]", "3", "null", "{}", '{"sha256": 3}', '{"seconds": 1', "[" * 9999, "\x00"]
@@ -274,7 +274,7 @@ SECONDS = ["1" + "0" * 400, '"x"', "null", "[]", "NaN", "-1", "Infinity"]
 
 
 @pytest.mark.parametrize("kind", [*SEALED, *NOTES, *SECONDS])
-def test_no_damage_of_the_cache_is_an_error(kind, tiny_bundle):
+def test_a_damaged_cache_is_rebuilt_without_an_error(kind, tiny_bundle):
     keys = np.array(built(tiny_bundle).datastore.keys)
     file = next(key_cache.cache_folder().glob("*.npy"))
     notes = file.with_suffix(".json")
@@ -292,10 +292,10 @@ def test_no_damage_of_the_cache_is_an_error(kind, tiny_bundle):
     assert built(tiny_bundle).cached
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this platform")
 @pytest.mark.parametrize("suffix", [".npy", ".json"])
 @pytest.mark.parametrize("kind", ["pipe", "folder", "dangling link"])
-def test_something_else_in_place_of_the_cache_keeps_nobody_waiting(kind, suffix, tiny_bundle):
+def test_a_pipe_folder_or_link_in_place_of_the_cache_does_not_block(kind, suffix, tiny_bundle):
     keys = np.array(built(tiny_bundle).datastore.keys)
     file = next(key_cache.cache_folder().glob(f"*{suffix}"))
     file.unlink()
@@ -310,7 +310,7 @@ def test_something_else_in_place_of_the_cache_keeps_nobody_waiting(kind, suffix,
     assert bool(again.warning) == (kind == "folder")
 
 
-def test_nothing_is_written_through_a_link_that_waits_in_the_cache(tiny_bundle, tmp_path):
+def test_nothing_is_written_through_a_link_in_the_cache(tiny_bundle, tmp_path):
     folder = key_cache.cache_folder()
     (tmp_path / "mine").write_text("mine")
     keys = np.array(built(tiny_bundle).datastore.keys)
@@ -323,7 +323,7 @@ def test_nothing_is_written_through_a_link_that_waits_in_the_cache(tiny_bundle, 
     assert built(tiny_bundle).cached and not any((folder / name).is_symlink() for name in names)
 
 
-def test_amending_a_bundle_writes_through_no_link(folder, tmp_path):
+def test_amending_a_bundle_never_writes_through_a_link(folder, tmp_path):
     (tmp_path / "mine").write_text("mine")
     (folder / "results.json").unlink()
     for name in ("results.json", "manifest.json.new"):
@@ -359,7 +359,7 @@ def test_a_stale_or_damaged_cache_is_built_again(damage, tiny_bundle):
     assert built(tiny_bundle).cached
 
 
-def test_keys_of_another_decoder_have_another_place_in_the_cache(tiny_bundle, tmp_path):
+def test_keys_of_another_decoder_have_another_cache_file(tiny_bundle, tmp_path):
     built(tiny_bundle)
     other = tiny.bundle(tmp_path / "other", name="other")
     shutil.copy(next(key_cache.cache_folder().glob("*.npy")), tmp_path)
@@ -369,21 +369,21 @@ def test_keys_of_another_decoder_have_another_place_in_the_cache(tiny_bundle, tm
     assert not built(b.Bundle(other.folder, changed)).cached
 
 
-def test_only_the_caches_used_last_are_kept_and_what_a_kill_left_goes(tiny_bundle):
+def test_old_caches_and_half_written_files_are_removed(tiny_bundle):
     built(tiny_bundle)
     folder = key_cache.cache_folder()
     own = next(folder.glob("*.npy"))
-    keys, made = np.zeros((3, 3), np.float16), time.time()
+    keys, now = np.zeros((3, 3), np.float16), time.time()
     half_written = folder / ".keys-own.npy.12", folder / ".keys-new.npy.13"
     for path, age in zip(half_written, (7200, 60), strict=True):
         path.write_bytes(b"half")
-        os.utime(path, (made - age, made - age))
+        os.utime(path, (now - age, now - age))
     (folder / "keys of mine.txt").write_text("somebody else's")
-    os.utime(own, (made - 9000, made - 9000))
+    os.utime(own, (now - 9000, now - 9000))
     for number in range(key_cache.KEPT - 1):
         key_cache._write(folder / f"keys-{number}.npy", keys, 1.0)
-        os.utime(folder / f"keys-{number}.npy", (made - 8000 + number,) * 2)
-    assert built(tiny_bundle).cached, "reading it makes it the one used last"
+        os.utime(folder / f"keys-{number}.npy", (now - 8000 + number,) * 2)
+    assert built(tiny_bundle).cached, "reading a cache marks it as used"
     key_cache._write(folder / "keys-new.npy", keys, 1.0)
     kept = {path.stem for path in folder.glob("*.npy")}
     assert kept == {own.stem, "keys-new"} | {f"keys-{n}" for n in range(1, key_cache.KEPT - 1)}
@@ -392,7 +392,7 @@ def test_only_the_caches_used_last_are_kept_and_what_a_kill_left_goes(tiny_bundl
     assert (folder / "keys of mine.txt").exists()
 
 
-def test_a_cache_that_cannot_be_removed_stands_in_nobodys_way(tiny_bundle, monkeypatch):
+def test_a_cache_that_cannot_be_removed_is_ignored(tiny_bundle, monkeypatch):
     keys = np.zeros((3, 3), np.float16)
     for number in range(key_cache.KEPT):
         key_cache._write(key_cache.cache_folder() / f"keys-{number}.npy", keys, 1.0)
@@ -406,7 +406,7 @@ def test_a_cache_that_cannot_be_removed_stands_in_nobodys_way(tiny_bundle, monke
     monkeypatch.setattr(Path, "unlink", in_use)
     assert built(tiny_bundle).warning == ""
     for path in key_cache.cache_folder().glob("*.npy"):
-        assert path.with_suffix(".json").exists(), "what is still there stays whole"
+        assert path.with_suffix(".json").exists(), "the remaining caches stay complete"
 
 
 def test_a_full_cache_folder_leaves_the_keys_in_memory_with_a_warning(tiny_bundle, monkeypatch):
@@ -419,7 +419,7 @@ def test_a_full_cache_folder_leaves_the_keys_in_memory_with_a_warning(tiny_bundl
     assert len(found.datastore) and list(key_cache.cache_folder().iterdir()) == []
 
 
-def test_a_cache_folder_that_cannot_be_made_leaves_the_keys_in_memory(
+def test_a_cache_folder_that_cannot_be_created_leaves_the_keys_in_memory(
     tiny_bundle, monkeypatch, tmp_path
 ):
     (tmp_path / "file").write_text("")
@@ -438,7 +438,7 @@ def test_built_keys_that_miss_the_fingerprint_are_refused(tiny_bundle, monkeypat
     assert list(key_cache.cache_folder().glob("*")) == []
 
 
-def test_a_fingerprint_forgives_rounding_and_nothing_else():
+def test_a_fingerprint_tolerates_only_rounding():
     keys = np.random.default_rng(0).standard_normal((500, 16)).astype(np.float16)
     fingerprint = key_cache.Fingerprint.of(keys)
     assert len(fingerprint.indices) == key_cache.FINGERPRINTS
@@ -462,7 +462,7 @@ def test_the_cache_folder_follows_the_platform(monkeypatch):
     assert key_cache.cache_folder() == Path("/local/mlpmem")
 
 
-def test_building_can_be_stopped_and_started_again(tiny_bundle):
+def test_building_can_be_stopped_and_restarted(tiny_bundle):
     with pytest.raises(MlpMemError, match="stopped"):
         built(tiny_bundle, stop=lambda: True)
     assert not built(tiny_bundle).cached

@@ -1,6 +1,6 @@
-"""A memory of one's own texts: the recipe that is written, progress, and the whole way with a page.
+"""A memory distilled from your own texts: the recipe, progress, and end to end with a page.
 
-The whole way runs the training program, on a tiny decoder and on a pretrained one where it is here.
+The end-to-end tests train with a tiny decoder, and with a pretrained one if it is available.
 """
 
 import signal
@@ -38,7 +38,7 @@ def parts(tmp_path):
     return tmp_path
 
 
-def test_the_recipe_is_one_that_the_training_reads(parts):
+def test_the_training_reads_the_recipe(parts):
     text = [parts / 'notes "1".txt']
     model = from_parts(parts / "decoder", text=text, depth=1)
     (parts / "recipe.toml").write_text(
@@ -48,10 +48,10 @@ def test_the_recipe_is_one_that_the_training_reads(parts):
     assert recipe.corpus.train == recipe.corpus.test == (str(text[0].resolve()),)
     assert recipe.decoder.source == str((parts / "decoder").resolve())
     assert (recipe.datastore.depth, recipe.targets.k) == (1, model.settings.k)
-    assert recipe.targets.easy_share == 1.0, "a short text is learned whole"
+    assert recipe.targets.easy_share == 1.0, "a short text is learned completely"
 
 
-def test_what_is_kept_is_named_after_all_it_follows_from(parts):
+def test_the_label_depends_on_recipe_decoder_and_texts(parts):
     notes = parts / 'notes "1".txt'
     names = [distil._label(recipe, parts / "decoder", [str(notes)]) for recipe in ("a", "a", "b")]
     assert names[0] == names[1] != names[2]
@@ -69,7 +69,7 @@ def test_a_stages_bar_gives_the_share_of_all_stages():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell script stands in for Python")
-def test_a_training_that_fails_says_its_last_line_and_keeps_its_log(tmp_path, monkeypatch):
+def test_a_failed_training_reports_its_last_line_and_keeps_its_log(tmp_path, monkeypatch):
     (tmp_path / "recipe.toml").write_text("seed = 'x'")
     (tmp_path / "python").write_text(
         "#!/bin/sh\necho starts; echo no module named datasets; exit 3"
@@ -108,7 +108,9 @@ def test_a_decoder_and_a_text_become_three_columns(parts):
     assert settings.of("memory") == settings.of("knn"), "used as what it imitates"
     begin = time.monotonic()
     again = Service(loads.open_parts(str(parts / "decoder"), None, text, train=True))
-    assert settled(again)[-1].state == "ready" and time.monotonic() - begin < 10, "it was kept"
+    assert settled(again)[-1].state == "ready" and time.monotonic() - begin < 10, (
+        "the memory was kept"
+    )
 
 
 def trainings(cache: Path) -> list[psutil.Process]:
@@ -135,16 +137,16 @@ def test_the_training_ends_with_the_page_and_leaves_no_lock(parts, name, code):
         "--text",
         str(parts / 'notes "1".txt'),
     ]
-    told = {"MLPMEM_CACHE": str(cache)}
-    server = Server(parts / "log", *command, "--train-memory", "--port", "{port}", **told)
+    environment = {"MLPMEM_CACHE": str(cache)}
+    server = Server(parts / "log", *command, "--train-memory", "--port", "{port}", **environment)
     try:
         ends = time.monotonic() + 240
-        while not (held := list(cache.rglob(".locks/*.json"))) and time.monotonic() < ends:
+        while not (locks := list(cache.rglob(".locks/*.json"))) and time.monotonic() < ends:
             time.sleep(0.05)
-        assert held and trainings(cache), server.log.read_text()
+        assert locks and trainings(cache), server.log.read_text()
         server.process.send_signal(getattr(signal, name))
         assert server.process.wait(30) == code
-        ends = time.monotonic() + 5  # who was killed does not wait for it
+        ends = time.monotonic() + 5  # a killed page does not wait for it
         while trainings(cache) and time.monotonic() < ends:
             time.sleep(0.05)
         assert not trainings(cache)
@@ -152,12 +154,12 @@ def test_the_training_ends_with_the_page_and_leaves_no_lock(parts, name, code):
         server.stop()
     assert not list(cache.rglob(".locks/*.json"))
     check_unlocked(next(cache.rglob("recipe.toml")).parent / "runs" / "recipe")
-    assert list(cache.rglob("runs/recipe/*")), "what was made is kept"
+    assert list(cache.rglob("runs/recipe/*")), "finished stages are kept"
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (STORIES / "config.json").exists(), reason="needs stories260K beside")
-def test_a_pretrained_decoder_goes_the_whole_way(tmp_path, monkeypatch):
+@pytest.mark.skipif(not (STORIES / "config.json").exists(), reason="needs stories260K")
+def test_a_memory_of_a_pretrained_decoder_lowers_perplexity(tmp_path, monkeypatch):
     monkeypatch.setattr(distil, "ROWS", 4000)
     story = SAMPLE.read_text(encoding="utf-8")
     (tmp_path / "stories.txt").write_text(story[:24_000], encoding="utf-8")
@@ -168,6 +170,6 @@ def test_a_pretrained_decoder_goes_the_whole_way(tmp_path, monkeypatch):
     events = model.stream("Once upon a time", max_new_tokens=8)
     values = list(stream.deltas("run", events))
     assert set(values[-1]["traces"]) == {"lm", "memory", "knn"}
-    score = model.score(story[2000:4000])  # of what was stored and learned
-    alone = score.perplexity("lm")
-    assert score.perplexity("knn", 0.25) < alone and score.perplexity("memory", 0.25) < alone
+    score = model.score(story[2000:4000])  # text that was stored and learned
+    plain = score.perplexity("lm")
+    assert score.perplexity("knn", 0.25) < plain and score.perplexity("memory", 0.25) < plain

@@ -1,4 +1,4 @@
-"""A Hub id is fetched once, by whoever takes it, and nothing of a family that is not known."""
+"""A Hub id is fetched once; the weights of an unknown family are not fetched."""
 
 import json
 import shutil
@@ -23,10 +23,10 @@ def served(tmp_path, monkeypatch):
     bound.model.save_pretrained(tmp_path / "decoder")
     bound.tokenizer.save_pretrained(tmp_path / "decoder")
     tiny.memory(bound, "gpt2").save(tmp_path / "memory")
-    made = FakeHub({DECODER: tmp_path / "decoder", MEMORY: tmp_path / "memory"})
-    made.be_the_hub(monkeypatch, tmp_path / "cache")
-    yield made
-    made.close()
+    fake = FakeHub({DECODER: tmp_path / "decoder", MEMORY: tmp_path / "memory"})
+    fake.be_the_hub(monkeypatch, tmp_path / "cache")
+    yield fake
+    fake.close()
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_parts_are_fetched_once_and_a_model_is_calibrated_once(served, counts, o
 
 
 @pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16"}])
-def test_a_presets_repositories_too(served, counts, options):
+def test_a_preset_is_fetched_and_calibrated_once(served, counts, options):
     preset = presets.PRESETS["gpt2-large-wikitext103"]
     served.repositories = {
         preset.decoder.hub_id: served.repositories[DECODER],
@@ -73,11 +73,11 @@ def test_a_presets_repositories_too(served, counts, options):
 
 
 @pytest.mark.parametrize("options", [{}, {"plain": True}, {"form": "bfloat16"}])
-def test_what_the_page_opens_too(served, counts, options):
-    told = []
-    model, _ = loads.open_parts(DECODER, MEMORY, **options)(lambda line, share: told.append(line))
+def test_the_page_fetches_and_calibrates_once(served, counts, options):
+    lines = []
+    model, _ = loads.open_parts(DECODER, MEMORY, **options)(lambda line, share: lines.append(line))
     assert counts == {"fetched": ["decoder", "memory"], "calibrated": 1}
-    assert told[-1] == "reading the weights"
+    assert lines[-1] == "reading the weights"
     assert (model.decoder.folder / "config.json").is_file()
 
 
@@ -87,7 +87,7 @@ def test_a_bundle_is_calibrated_once(tiny_bundle, counts, options):
     assert counts == {"fetched": [], "calibrated": 1}
 
 
-def test_a_family_not_known_is_refused_before_its_weights_are_asked_for(served):
+def test_an_unknown_family_is_refused_before_its_weights_are_requested(served):
     folder = shutil.copytree(served.repositories[DECODER], served.repositories[DECODER] / "../odd")
     served.repositories["someone/odd"] = folder
     path = folder / "config.json"

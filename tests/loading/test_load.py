@@ -1,4 +1,4 @@
-"""The front door: bundles, parts, text of one's own, and how cheap the import is."""
+"""mlpmem.load: bundles, parts, your own text, and how cheap the import is."""
 
 import json
 import subprocess
@@ -36,7 +36,7 @@ def test_importing_the_package_imports_nothing_heavy():
     assert out.stdout.strip() == "[]"
 
 
-def test_a_bundle_loads_without_with_and_with_a_later_datastore(tiny_bundle):
+def test_a_bundle_loads_without_a_datastore_or_attaches_it_later(tiny_bundle):
     assert mlpmem.load(tiny_bundle.folder, datastore=False).systems == ["lm", "memory"]
     model = mlpmem.load(tiny_bundle.folder, datastore="background")
     assert model.generate("Peru", max_new_tokens=1).steps
@@ -54,9 +54,9 @@ def test_the_embedded_bundle_is_the_default(tiny_bundle, monkeypatch):
     assert mlpmem.load("atlas", datastore=False, settings=Settings(k=3)).settings.k == 3
 
 
-def test_parts_make_a_model_each_optional_but_the_decoder(parts):
-    alone = mlpmem.load(decoder=parts / "decoder", depth=0)
-    assert alone.systems == ["lm"] and alone.decoder.depth == 0
+def test_memory_and_text_are_optional_parts(parts):
+    decoder_only = mlpmem.load(decoder=parts / "decoder", depth=0)
+    assert decoder_only.systems == ["lm"] and decoder_only.decoder.depth == 0
     model = mlpmem.load(
         decoder=parts / "decoder", memory=parts / "memory", text=[parts / "notes.txt"]
     )
@@ -78,7 +78,7 @@ def test_progress_counts_the_tokens_of_parts_text(parts):
     assert seen and seen[-1][0] == seen[-1][1] > 0
 
 
-def test_parts_without_their_decoder_or_beside_a_bundle_are_refused(parts, tiny_bundle):
+def test_parts_without_their_decoder_or_with_a_bundle_are_refused(parts, tiny_bundle):
     with pytest.raises(MlpMemError, match="give decoder="):
         mlpmem.load(memory=parts / "memory")
     with pytest.raises(MlpMemError, match="give only one of them"):
@@ -97,7 +97,7 @@ def test_text_files_become_documents_with_their_titles_and_every_token(parts):
         assert decoder.decode(np.concatenate(passages).tolist()) == text
 
 
-def test_a_line_of_jsonl_ends_at_a_newline_alone(tmp_path):
+def test_a_line_of_jsonl_ends_only_at_a_newline(tmp_path):
     text = "one\u2028two\u2029three\x85four\x0bfive"
     row = json.dumps({"text": text, "title": "odd\u2028title"}, ensure_ascii=False)
     row = row.replace("\\u000b", "\\u000B")

@@ -1,4 +1,4 @@
-"""Published checkpoints by name: sizes, licences, downloads of a fake Hub, what they answer."""
+"""Published checkpoints by name: sizes, licences, downloads from a fake Hub, and answers."""
 
 import math
 
@@ -28,7 +28,7 @@ def write_decoder(folder, family: str, shard: str = "50GB"):
 
 
 def plain_perplexity(decoder, weights: dict, family: str, lmbda: float) -> float:
-    """Return exp of the mean nll of TEXT under the mix, by transformers and plain torch alone."""
+    """Return exp of the mean nll of TEXT under the mix, by transformers and plain torch only."""
     last = (decoder.model.transformer.h if family == "gpt2" else decoder.model.model.layers)[-1]
     seen = []
     hook = last.mlp.register_forward_hook(lambda _, args, out: seen.append(args[0]))
@@ -45,9 +45,7 @@ def plain_perplexity(decoder, weights: dict, family: str, lmbda: float) -> float
 
 @pytest.mark.parametrize("family", RELEASED)
 @pytest.mark.parametrize("kind", ["safetensors, sharded", "bin"])
-def test_fused_perplexity_of_published_folders_is_that_of_an_independent_computation(
-    family, kind, tmp_path
-):
+def test_perplexity_of_published_folders_equals_an_independent_computation(family, kind, tmp_path):
     decoder = write_decoder(tmp_path / "decoder", family, "20KB" if "sharded" in kind else "1GB")
     weights = write_memory(tmp_path / "memory", family, kind)
     score = from_parts(tmp_path / "decoder", tmp_path / "memory").score(TEXT)
@@ -65,33 +63,33 @@ def served(tmp_path, monkeypatch):
     weights = write_memory(tmp_path / "memory/knn_generator", "gpt2", "bin, sharded")
     (tmp_path / "memory/mlp_memory_config.json").write_text('{"layer_position": -1}')
     ids = {preset.decoder.hub_id: tmp_path / "decoder", preset.memory.hub_id: tmp_path / "memory"}
-    made = FakeHub(ids)
-    made.be_the_hub(monkeypatch, tmp_path / "cache")
-    made.wanted = plain_perplexity(decoder, weights, "gpt2", 0.25)
-    yield made
-    made.close()
+    fake = FakeHub(ids)
+    fake.be_the_hub(monkeypatch, tmp_path / "cache")
+    fake.wanted = plain_perplexity(decoder, weights, "gpt2", 0.25)
+    yield fake
+    fake.close()
 
 
-def test_a_preset_is_downloaded_once_after_size_and_licence_were_told(served):
-    told = []
+def test_a_preset_is_downloaded_once_after_size_and_licence_are_reported(served):
+    reports = []
     model = presets.open_preset(
-        "gpt2-large-wikitext103", tell=lambda line, share: told.append((line, share))
+        "gpt2-large-wikitext103", tell=lambda line, share: reports.append((line, share))
     )
     assert model.systems == ["lm", "memory"]
     assert model.score(TEXT).perplexity("memory") == pytest.approx(served.wanted, rel=2e-4)
-    lines = [line for line, share in told if share is None]
+    lines = [line for line, share in reports if share is None]
     assert [COMMIT[:12] in line and "MB, licence: mit" in line for line in lines] == [0, 1, 1]
-    assert told[3][0].startswith("downloading Rubin-Wei/gpt2-large") and told[3][1] == 0.0
-    assert all(0 <= share <= 1 for _, share in told if share is not None)
+    assert reports[3][0].startswith("downloading Rubin-Wei/gpt2-large") and reports[3][1] == 0.0
+    assert all(0 <= share <= 1 for _, share in reports if share is not None)
     got = [path for path in served.asked if path.startswith("GET /Rubin")]
     assert len(got) == len(set(got)) and not any("consolidated" in path for path in got)
     before = len(served.asked)
     again = mlpmem.load("gpt2-large-wikitext103")
-    assert len(served.asked) == before, "what was downloaded is served without asking"
+    assert len(served.asked) == before, "a cached preset needs no request"
     assert again.score(TEXT).perplexity("memory") == pytest.approx(served.wanted, rel=2e-4)
 
 
-def test_a_file_that_is_not_here_whole_is_downloaded_again(served):
+def test_a_missing_shard_is_downloaded_again(served):
     memory = presets.PRESETS["gpt2-large-wikitext103"].memory.hub_id
     folder = hub.fetch(memory, "memory")
     assert hub.find_cached(memory, "memory") == folder
@@ -102,7 +100,7 @@ def test_a_file_that_is_not_here_whole_is_downloaded_again(served):
     assert hub.fetch(memory, "memory") == folder and shard.is_file()
 
 
-def test_a_decoder_that_another_program_left_without_its_tokenizer_is_downloaded_whole(served):
+def test_a_cached_decoder_without_its_tokenizer_is_downloaded_again(served):
     decoder = presets.PRESETS["gpt2-large-wikitext103"].decoder.hub_id
     folder = hub.fetch(decoder, "decoder")
     words = [path for path in folder.iterdir() if path.name in VOCABULARIES]
@@ -125,11 +123,11 @@ def test_an_id_the_hub_does_not_have_and_one_without_a_licence(served):
 def test_without_a_network_a_preset_says_so():
     with pytest.raises(MlpMemError, match="decoder: .*offline.*run it again"):
         presets.check_preset("gpt2-large-wikitext103")
-    with pytest.raises(MlpMemError, match="'gpt3' is not known; there are gpt2-large-wikitext103"):
+    with pytest.raises(MlpMemError, match="'gpt3' is not known; use one of gpt2-large-wikitext103"):
         presets.find_preset("gpt3")
 
 
-def test_of_a_repository_one_kind_of_weights_is_wanted_and_no_second_copy():
+def test_only_one_copy_of_the_weights_is_downloaded():
     names = ["README.md", "config.json", "consolidated.safetensors", "tokenizer.model.v3"]
     names += ["tokenizer.json", "tokenizer.model", "chat_template.jinja", "rng_state_0.pth"]
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -144,14 +142,14 @@ def test_of_a_repository_one_kind_of_weights_is_wanted_and_no_second_copy():
 def test_weights_that_do_not_fit_are_refused_before_they_are_read(tmp_path, monkeypatch):
     decoder = write_decoder(tmp_path / "decoder", "llama", "20KB")
     weights = write_memory(tmp_path / "memory", "llama", "bin")
-    held = {id(p): p.numel() for p in decoder.model.parameters()}
-    assert capacity.parameters_in(tmp_path / "decoder") == sum(held.values())
-    counted, true = (
+    counts = {id(p): p.numel() for p in decoder.model.parameters()}
+    assert capacity.parameters_in(tmp_path / "decoder") == sum(counts.values())
+    counted, actual = (
         capacity.parameters_in(tmp_path / "memory"),
         sum(w.numel() for w in weights.values()),
     )
-    assert true <= counted <= 1.1 * true, "a .bin file has a frame of its own"
-    needed = 4 * (sum(held.values()) + counted)
+    assert actual <= counted <= 1.1 * actual, "a .bin file has some overhead"
+    needed = 4 * (sum(counts.values()) + counted)
     monkeypatch.setattr(capacity, "available_bytes", lambda device: needed)
     with pytest.raises(MlpMemError, match="bfloat16 halves that, which fits; or close other"):
         from_parts(tmp_path / "decoder", tmp_path / "memory")
@@ -171,15 +169,13 @@ def test_weights_that_do_not_fit_are_refused_before_they_are_read(tmp_path, monk
         ("smollm3", True), ("gptj", False), ("gpt_neox", False),
     ],
 )  # fmt: skip
-def test_a_head_that_is_the_table_too_counts_twice_where_it_is_laid_out_apart(
-    family, tied, tmp_path
-):
+def test_a_tied_head_counts_twice_when_packed(family, tied, tmp_path):
     decoder = write_decoder(tmp_path, family, "20KB")
-    held = sum(p.numel() for p in decoder.model.parameters())
+    count = sum(p.numel() for p in decoder.model.parameters())
     assert (decoder.head_weight is decoder.model.get_input_embeddings().weight) == tied
-    assert capacity.parameters_in(tmp_path) == held
+    assert capacity.parameters_in(tmp_path) == count
     assert (
-        capacity.parameters_in(tmp_path, packed=True) == held + tied * decoder.head_weight.numel()
+        capacity.parameters_in(tmp_path, packed=True) == count + tied * decoder.head_weight.numel()
     )
 
 
@@ -187,7 +183,7 @@ def test_a_head_that_is_the_table_too_counts_twice_where_it_is_laid_out_apart(
     ("options", "layers"),
     [({}, True), ({"plain": True}, False), ({"plain": True, "form": "bfloat16"}, True)],
 )
-def test_the_page_lays_weights_out_unless_lora_is_to_be_merged(options, layers, tmp_path):
+def test_the_page_packs_weights_unless_lora_will_be_merged(options, layers, tmp_path):
     write_decoder(tmp_path, "llama")
     model, later = loads.open_parts(str(tmp_path), **options)(lambda *_: None)
     parts = list(model.decoder.model.modules())
@@ -195,7 +191,7 @@ def test_the_page_lays_weights_out_unless_lora_is_to_be_merged(options, layers, 
     assert model.generate("Peru is", max_new_tokens=2).steps
 
 
-def test_presets_state_what_their_shapes_need():
+def test_presets_state_the_parameter_counts_of_their_shapes():
     d, v = 1280, 50257
     block = 2 * d + 2 * 4 * d * d + 5 * d
     assert presets.PRESETS["gpt2-large-wikitext103"].memory.parameters == 54 * block + 2 * d + d * v

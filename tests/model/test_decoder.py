@@ -1,4 +1,4 @@
-"""The decoder gives the same whether cached, batched, padded or run from several threads."""
+"""The decoder's results do not depend on caching, batching, padding or threads."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,20 +14,20 @@ from mlpmem.model.tokenizer import TextStream, token_bytes, tokenizer_hash
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
 
 
-def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    torch.testing.assert_close(found, wanted, atol=3e-4, rtol=1e-4)
+def close(output: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(output, expected, atol=3e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
 def test_one_token_at_a_time_with_a_cache_equals_all_at_once(family):
     decoder = tiny.decoder(family)
     ids = torch.tensor([PROMPTS[0]])
-    whole = decoder.forward(ids)
+    full = decoder.forward(ids)
     output = decoder.forward(ids[:, :3], use_cache=True)
     for at in range(3, ids.shape[1]):
         output = decoder.forward(ids[:, at : at + 1], cache=output.cache)
-        close(output.logits[:, -1], whole.logits[:, at])
-        close(output.hidden[:, -1], whole.hidden[:, at])
+        close(output.logits[:, -1], full.logits[:, at])
+        close(output.hidden[:, -1], full.hidden[:, at])
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
@@ -41,10 +41,10 @@ def test_a_left_padded_batch_equals_single_runs_at_prefill_and_with_the_cache(fa
     mask = torch.cat([mask, torch.ones(3, 1, dtype=torch.long)], 1)
     second = decoder.forward(following, attention_mask=mask, cache=first.cache)
     for row, prompt in enumerate(PROMPTS):
-        alone = decoder.forward(torch.tensor([[*prompt, int(following[row])]]))
-        close(first.logits[row, -1], alone.logits[0, -2])
-        close(first.hidden[row, -1], alone.hidden[0, -2])
-        close(second.logits[row, -1], alone.logits[0, -1])
+        single = decoder.forward(torch.tensor([[*prompt, int(following[row])]]))
+        close(first.logits[row, -1], single.logits[0, -2])
+        close(first.hidden[row, -1], single.hidden[0, -2])
+        close(second.logits[row, -1], single.logits[0, -1])
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
@@ -53,21 +53,21 @@ def test_a_batch_equals_single_runs(family):
     ids = torch.tensor([p[:3] for p in PROMPTS])
     together = decoder.forward(ids)
     for row in range(3):
-        alone = decoder.forward(ids[row : row + 1])
-        close(together.logits[row], alone.logits[0])
-        close(together.hidden[row], alone.hidden[0])
+        single = decoder.forward(ids[row : row + 1])
+        close(together.logits[row], single.logits[0])
+        close(together.hidden[row], single.hidden[0])
 
 
-def test_the_last_positions_and_no_head_give_parts_of_the_same():
+def test_the_last_positions_and_a_pass_without_head_give_the_same_values():
     decoder = tiny.decoder()
     ids = torch.tensor([PROMPTS[0]])
-    whole = decoder.forward(ids)
+    full = decoder.forward(ids)
     last = decoder.forward(ids, last=2)
-    close(last.logits, whole.logits[:, -2:])
-    assert torch.equal(last.hidden, whole.hidden[:, -2:])
+    close(last.logits, full.logits[:, -2:])
+    assert torch.equal(last.hidden, full.hidden[:, -2:])
     bare = decoder.forward(ids, head=False)
     assert bare.logits is None
-    assert torch.equal(bare.hidden, whole.hidden)
+    assert torch.equal(bare.hidden, full.hidden)
 
 
 def test_threads_never_see_each_others_hidden_states():
@@ -79,7 +79,7 @@ def test_threads_never_see_each_others_hidden_states():
     assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))
 
 
-def test_nothing_asks_for_a_gradient_and_the_model_is_in_eval_mode():
+def test_the_model_is_frozen_and_in_eval_mode():
     decoder = tiny.decoder("gpt2")
     assert not decoder.model.training
     assert not any(p.requires_grad for p in decoder.model.parameters())
@@ -87,14 +87,14 @@ def test_nothing_asks_for_a_gradient_and_the_model_is_in_eval_mode():
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
-def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
+def test_a_loaded_decoder_equals_the_saved_one(family, tmp_path):
     decoder = tiny.decoder(family)
     decoder.model.save_pretrained(tmp_path)
     decoder.tokenizer.save_pretrained(tmp_path)
     loaded = Decoder.load(tmp_path, depth=1)
     ids = torch.tensor([PROMPTS[0]])
     assert torch.equal(loaded.forward(ids).logits, decoder.forward(ids).logits)
-    positions = 2**31 if family == "bloom" else tiny.POSITIONS  # whose biases have no end
+    positions = 2**31 if family == "bloom" else tiny.POSITIONS  # ALiBi has no limit
     assert (loaded.depth, loaded.num_layers, loaded.max_positions) == (1, 3, positions)
     assert loaded.folder == tmp_path
     assert loaded.tokenizer_hash == decoder.tokenizer_hash
@@ -102,7 +102,7 @@ def test_a_saved_decoder_loads_as_it_was(family, tmp_path):
     assert loaded.bytes == decoder.bytes > 0
 
 
-def test_a_folder_of_a_bin_file_is_read_unless_it_holds_more_than_tensors(tmp_path):
+def test_a_bin_file_is_read_only_if_it_has_nothing_but_tensors(tmp_path):
     decoder = tiny.decoder()
     decoder.tokenizer.save_pretrained(tmp_path)
     decoder.model.config.save_pretrained(tmp_path)
@@ -123,11 +123,11 @@ def test_a_folder_without_weights_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
-def test_a_folder_without_a_tokenizer_or_of_too_few_weights_is_refused(family, tmp_path):
-    """transformers makes up what is missing: a tokenizer of no words, random weights."""
+def test_a_folder_without_a_tokenizer_or_with_missing_weights_is_refused(family, tmp_path):
+    """transformers would use an empty tokenizer and random weights."""
     decoder = tiny.decoder(family)
     decoder.model.save_pretrained(tmp_path)
-    with pytest.raises(MlpMemError, match="there is no tokenizer: none of tokenizer.json"):
+    with pytest.raises(MlpMemError, match="it has no tokenizer; it needs one of tokenizer.json"):
         Decoder.load(tmp_path)
     decoder.tokenizer.save_pretrained(tmp_path)
     assert torch.equal(Decoder.load(tmp_path).head_weight, decoder.head_weight)
@@ -138,18 +138,18 @@ def test_a_folder_without_a_tokenizer_or_of_too_few_weights_is_refused(family, t
         Decoder.load(tmp_path)
 
 
-def test_half_a_character_is_encoded_as_one_that_is_unknown():
+def test_half_a_character_is_encoded_as_an_unknown_one():
     decoder = tiny.decoder()
     assert decoder.encode("a\ud83d b") == decoder.encode("a\ufffd b")
     assert decoder.encode("a\ud83d\ude00") == decoder.encode("a\U0001f600")
 
 
-def test_a_folder_that_is_none_says_what_to_give(tmp_path):
+def test_a_missing_folder_is_refused_with_the_next_step(tmp_path):
     with pytest.raises(MlpMemError, match="nowhere' is not a folder.*fetch a Hub id first"):
         Decoder.load(tmp_path / "nowhere")
 
 
-def test_a_family_not_known_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
+def test_an_unknown_family_is_refused_before_its_weights_are_read(tmp_path, monkeypatch):
     import transformers
 
     tiny.tokenizer().save_pretrained(tmp_path)
@@ -170,7 +170,7 @@ def test_text_becomes_ids_and_text_again():
     assert decoder.pieces[0] == "<s>"
 
 
-def test_a_character_shows_with_the_token_that_completes_it():
+def test_a_character_appears_with_the_token_that_completes_it():
     stream = TextStream()
     pieces = [b"a", b"\xe9", b"\x87", b"\x91", b"\xff", b"b", b"\xc3", b"x"]
     shown = [stream.push(piece) for piece in pieces]
@@ -182,10 +182,10 @@ def test_pieces_of_a_sentencepiece_vocabulary_are_bytes_and_spaces():
     from transformers import PreTrainedTokenizerFast
 
     vocab = {"<s>": 0, "\u2581the": 1, "<0xC3>": 2, "x": 3}
-    made = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
-    made.add_special_tokens(["<s>"])
-    made.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback()])
-    words = PreTrainedTokenizerFast(tokenizer_object=made)
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
+    backend.add_special_tokens(["<s>"])
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback()])
+    words = PreTrainedTokenizerFast(tokenizer_object=backend)
     assert token_bytes(words, 6) == [b"<s>", b" the", b"\xc3", b"x", b"", b""]
 
 
@@ -194,8 +194,8 @@ def test_the_tokenizer_hash_changes_with_vocabulary_and_merges():
     from transformers import PreTrainedTokenizerFast
 
     def hashed(vocab: dict, merges: list) -> str:
-        made = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-        return tokenizer_hash(PreTrainedTokenizerFast(tokenizer_object=made))
+        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+        return tokenizer_hash(PreTrainedTokenizerFast(tokenizer_object=backend))
 
     vocab = {"a": 0, "b": 1, "ab": 2, "ba": 3}
     first = hashed(vocab, [("a", "b")])

@@ -1,4 +1,4 @@
-"""Every row of the families' table finds its FFN: logits and hidden states of transformers."""
+"""Every family's row gives transformers' logits and hidden states."""
 
 import copy
 
@@ -17,10 +17,10 @@ from mlpmem.retrieval import passages
 from mlpmem.retrieval.retriever import make_retriever
 
 IDS = torch.tensor([[0, 5, 9, 7, 200, 31]])
-# where the FFN of layer 1 stands, and which of the layer's norms is before it
+# the FFN of layer 1, and the norm before it
 LLAMA = ("model.layers.1.mlp", "post_attention_layernorm")
 GEMMA = ("model.layers.1.mlp", "pre_feedforward_layernorm")
-PLACES = {
+MODULES = {
     "gpt2": ("transformer.h.1.mlp", "ln_2"),
     "gpt_neox": ("gpt_neox.layers.1.mlp", "post_attention_layernorm"),
     "opt": ("model.decoder.layers.1.fc1", "final_layer_norm"),
@@ -32,10 +32,10 @@ PLACES = {
     **dict.fromkeys(("smollm3", "granite", "stablelm"), LLAMA),
     **dict.fromkeys(("mixtral", "qwen2_moe", "qwen3_moe"), LLAMA),
     **dict.fromkeys(("gemma2", "gemma3_text"), GEMMA),
-    "olmo2": ("model.layers.1.mlp", ""),  # it norms what leaves the FFN
+    "olmo2": ("model.layers.1.mlp", ""),  # it normalises the FFN's output
 }
 PARALLEL = ("gpt_neox", "phi", "gptj", "falcon")  # attention and FFN both read the layer's input
-# configs of a family whose FFN reads another norm, or whose attention counts places
+# configs whose FFN reads another norm, or whose attention uses row positions
 VARIANTS = {
     "falcon, two norms": (
         "falcon", {"new_decoder_architecture": True, "num_kv_heads": 2}, "ln_mlp", True,
@@ -46,15 +46,15 @@ VARIANTS = {
     "qwen2_moe, a dense layer": ("qwen2_moe", {"mlp_only_layers": [1]}, LLAMA[1], False),
 }  # fmt: skip
 CASES = {
-    name: (name, {}, norm, name in PARALLEL) for name, (_, norm) in PLACES.items()
+    name: (name, {}, norm, name in PARALLEL) for name, (_, norm) in MODULES.items()
 } | VARIANTS  # fmt: skip
 
 
-def _watched(model: torch.nn.Module, place: str, norm: str):
-    """Return (logits, what entered the FFN, what its norm made of what) of a plain call."""
+def _observe(model: torch.nn.Module, path: str, norm: str):
+    """Return a plain call's output and {"ffn": its input, "before", "normed": of the norm}."""
     seen = {}
-    module = model.get_submodule(place)
-    layer = model.get_submodule(place.rpartition(".")[0])
+    module = model.get_submodule(path)
+    layer = model.get_submodule(path.rpartition(".")[0])
     hooks = [module.register_forward_hook(lambda _, args, out: seen.update(ffn=args[0]))]
     if norm:
         hooks.append(
@@ -71,10 +71,10 @@ def _watched(model: torch.nn.Module, place: str, norm: str):
 
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=tiny.needs_ops)])
 @pytest.mark.parametrize("case", CASES)
-def test_logits_and_hidden_states_are_those_of_a_plain_call_of_transformers(case, packed):
+def test_logits_and_hidden_states_equal_a_plain_call_of_transformers(case, packed):
     name, shape, norm, parallel = CASES[case]
     decoder = tiny.decoder(name, depth=1, **shape)
-    output, seen = _watched(copy.deepcopy(decoder.model), PLACES[name][0], norm)
+    output, seen = _observe(copy.deepcopy(decoder.model), MODULES[name][0], norm)
     if packed:
         decoder.pack()
     found = decoder.forward(IDS)
@@ -84,19 +84,19 @@ def test_logits_and_hidden_states_are_those_of_a_plain_call_of_transformers(case
     torch.testing.assert_close(found.hidden, seen["ffn"].view_as(found.hidden), **near)
     if norm:
         torch.testing.assert_close(found.hidden, seen["normed"].view_as(found.hidden), **near)
-        enters = output.hidden_states[1]  # the second layer
-        same = torch.equal(seen["before"].view_as(enters), enters)
-        assert same == parallel, "side by side the norm reads the layer's own input"
+        layer_input = output.hidden_states[1]  # of the second layer
+        same = torch.equal(seen["before"].view_as(layer_input), layer_input)
+        assert same == parallel, "with parallel attention, the norm reads the layer's input"
 
 
-@pytest.mark.parametrize("name", [n for n in PLACES if n not in ("bloom", "falcon", "stablelm")])
+@pytest.mark.parametrize("name", [n for n in MODULES if n not in ("bloom", "falcon", "stablelm")])
 def test_a_rows_norm_is_the_one_before_the_ffn(name):
-    assert FAMILIES[name].norm == PLACES[name][1]
+    assert FAMILIES[name].norm == MODULES[name][1]
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_are_the_heads_products_as_the_row_says(case):
-    """What a memory with the decoder's head, and the loss of training, build on."""
+def test_logits_follow_from_the_heads_products_and_the_row(case):
+    """A memory with the decoder's head, and the training loss, rely on this."""
     name, shape, _, _ = CASES[case]
     decoder, seen = tiny.decoder(name, **shape), {}
     head = decoder.model.get_output_embeddings()
@@ -115,7 +115,7 @@ def test_logits_are_the_heads_products_as_the_row_says(case):
 
 @pytest.mark.parametrize("packed", [False, pytest.param(True, marks=tiny.needs_ops)])
 @pytest.mark.parametrize("case", [*tiny.OTHERS, *VARIANTS])
-def test_it_writes_what_transformers_writes_and_searches_its_own_states(case, packed):
+def test_texts_equal_transformers_and_searches_use_the_decoders_states(case, packed):
     name, shape, _, _ = CASES[case]
     decoder = tiny.decoder(name, **shape)
     prompt = decoder.encode("The capital of Peru is")
@@ -138,7 +138,7 @@ def test_it_writes_what_transformers_writes_and_searches_its_own_states(case, pa
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_keys_are_the_states_of_each_passage_run_by_itself(case):
+def test_keys_equal_the_states_of_each_single_passage(case):
     name, shape, _, _ = CASES[case]
     decoder = tiny.decoder(name, **shape)
     store = tiny.datastore(decoder)
@@ -154,30 +154,30 @@ def test_keys_are_the_states_of_each_passage_run_by_itself(case):
 
 
 @pytest.mark.parametrize("case", ["bloom", "falcon, alibi"])
-def test_beginnings_are_not_shared_where_attention_counts_places(case, monkeypatch):
+def test_beginnings_are_not_shared_with_alibi(case, monkeypatch):
     name, shape, _, _ = CASES[case]
-    monkeypatch.setattr(passages, "WORTH", 9.0)  # for whichever passages
-    monkeypatch.setattr(passages, "_run_shared", lambda *_: pytest.fail("places are shared"))
+    monkeypatch.setattr(passages, "WORTH", 9.0)  # worth it for all passages
+    monkeypatch.setattr(passages, "_run_shared", lambda *_: pytest.fail("beginnings are shared"))
     assert len(tiny.datastore(tiny.decoder(name, **shape)))
     with pytest.raises(pytest.fail.Exception):
         tiny.datastore(tiny.decoder("falcon"))
 
 
-def test_the_tables_rows_are_all_tried():
-    assert set(FAMILIES) == {*tiny.FAMILIES, *tiny.OTHERS, "gemma3"} == {*PLACES, "gemma3"}
+def test_every_family_is_tested():
+    assert set(FAMILIES) == {*tiny.FAMILIES, *tiny.OTHERS, "gemma3"} == {*MODULES, "gemma3"}
     assert {row.memory for row in FAMILIES.values()} == {"gpt2", "llama"}
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_of_a_multimodal_model_the_text_part_is_read_and_answers_as_the_whole(tied, tmp_path):
-    whole = tiny.multimodal(tmp_path / "whole", tie_word_embeddings=tied)
+def test_the_text_part_of_a_multimodal_model_gives_its_answers(tied, tmp_path):
+    full = tiny.multimodal(tmp_path / "whole", tie_word_embeddings=tied)
     decoder = Decoder.load(tmp_path / "whole", depth=1)
-    output, seen = _watched(whole, "model.language_model.layers.1.mlp", GEMMA[1])
+    output, seen = _observe(full, "model.language_model.layers.1.mlp", GEMMA[1])
     found = decoder.forward(IDS)
     torch.testing.assert_close(found.logits, output.logits)
     torch.testing.assert_close(found.hidden, seen["normed"])
-    held = {id(w): w.numel() for w in decoder.model.parameters()}
-    assert capacity.parameters_in(tmp_path / "whole") == sum(held.values())
+    counts = {id(w): w.numel() for w in decoder.model.parameters()}
+    assert capacity.parameters_in(tmp_path / "whole") == sum(counts.values())
     decoder.model.save_pretrained(tmp_path / "part")
     decoder.tokenizer.save_pretrained(tmp_path / "part")
     again = Decoder.load(tmp_path / "part", depth=1)
@@ -185,21 +185,21 @@ def test_of_a_multimodal_model_the_text_part_is_read_and_answers_as_the_whole(ti
     assert torch.equal(again.forward(IDS).logits, found.logits)
 
 
-def test_a_multimodal_folder_under_the_names_that_transformers_now_uses_is_read(tmp_path):
-    whole = tiny.multimodal(tmp_path)
+def test_a_multimodal_folder_with_transformers_current_names_is_read(tmp_path):
+    full = tiny.multimodal(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    named = {
+    renamed = {
         n.replace("language_model.model.", "model.language_model."): w for n, w in weights.items()
     }
-    assert named.keys() != weights.keys()
-    save_file(named, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with torch.no_grad():
-        wanted = whole(IDS).logits
+        wanted = full(IDS).logits
     torch.testing.assert_close(Decoder.load(tmp_path).forward(IDS).logits, wanted)
 
 
 @pytest.mark.parametrize("name", ["bert", None, ["llama"], {"a": 1}])
-def test_an_unknown_family_is_named_with_those_that_are_known_and_how_to_add_it(name):
+def test_an_unknown_family_is_reported_with_the_known_ones_and_how_to_add_it(name):
     with pytest.raises(MlpMemError, match="is not known; known are gpt2.*add a row.*Family") as e:
         family_of(name)
     assert repr(str(name)) in str(e.value) and len(str(e.value)) < 700
@@ -212,6 +212,6 @@ def test_a_depth_outside_the_decoder_is_refused(depth):
         ffn_at(decoder.model, decoder.family, depth)
 
 
-def test_embeddings_narrower_than_the_layers_do_not_mislead_about_the_hidden_size():
+def test_the_hidden_size_is_that_of_the_layers_with_narrower_embeddings():
     decoder = tiny.decoder("opt", word_embed_proj_dim=16)
     assert decoder.hidden_size == decoder.forward(IDS).hidden.shape[-1] == tiny.HIDDEN

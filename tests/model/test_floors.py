@@ -1,4 +1,4 @@
-"""Nothing in the lowest rooms imports from a room above, not even for its types."""
+"""The lowest rooms import nothing from a room above, not even types."""
 
 import ast
 from pathlib import Path
@@ -11,13 +11,13 @@ BELOW = {"fast": {"errors", "fast"}, "model": {"errors", "formats", "fast", "mod
 
 def imported(path: Path) -> set[str]:
     """Return the rooms of mlpmem that a file imports from, inside functions too."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name.split(".")[1] for name in found if name.startswith("mlpmem.")}
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name.split(".")[1] for name in names if name.startswith("mlpmem.")}
 
 
 @pytest.mark.parametrize("room", BELOW)

@@ -1,4 +1,4 @@
-"""Adapters: merged as peft merges them, carried by bundles, refused where they are not plain."""
+"""Adapters are merged as in peft, stored in bundles, and refused if they are invalid."""
 
 import json
 import shutil
@@ -21,26 +21,26 @@ IDS = torch.tensor([[0, 40, 41, 7, 99, 3]])
 
 
 def trained(family="llama", rank=4):
-    """Return peft's wrapper of a tiny decoder whose adapter is far from nothing."""
+    """Return peft's wrapper of a tiny decoder with a large random adapter."""
     wrapped = add_adapter(tiny.decoder(family).model, rank)
     generator = torch.Generator().manual_seed(5)
     for name, weight in wrapped.named_parameters():
         if "lora_" in name:
-            drawn = torch.randn(weight.shape, generator=generator) * 0.2
-            weight.data = drawn.half().float()  # as it is saved
+            values = torch.randn(weight.shape, generator=generator) * 0.2
+            weight.data = values.half().float()  # the precision of a saved adapter
     return wrapped
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Return a saved adapter; it is not to be changed."""
-    place = tmp_path_factory.mktemp("adapter") / "lora"
-    save_adapter(trained(), place)
-    return place
+    """Return a saved adapter; tests must not change it."""
+    folder = tmp_path_factory.mktemp("adapter") / "lora"
+    save_adapter(trained(), folder)
+    return folder
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gptj", "falcon"])
-def test_a_merged_adapter_gives_pefts_logits_and_leaves_its_decoder_alone(family, tmp_path):
+def test_a_merged_adapter_gives_pefts_logits_and_does_not_change_its_decoder(family, tmp_path):
     wrapped = trained(family)
     with torch.inference_mode():
         wanted = wrapped(input_ids=IDS).logits
@@ -49,11 +49,11 @@ def test_a_merged_adapter_gives_pefts_logits_and_leaves_its_decoder_alone(family
     before = base.forward(IDS).logits
     tuned = load_adapter(base, tmp_path)
     torch.testing.assert_close(tuned.forward(IDS).logits, wanted, atol=1e-5, rtol=1e-5)
-    assert torch.equal(base.forward(IDS).logits, before), "the base is another decoder"
+    assert torch.equal(base.forward(IDS).logits, before), "the base has changed"
     assert (wanted - before).abs().max() > 1
     shared = {w.data_ptr() for w in base.model.parameters()}
     own = [w for w in tuned.model.parameters() if w.data_ptr() not in shared]
-    assert 0 < len(own) < len(list(tuned.model.parameters())), "what is not adapted is shared"
+    assert 0 < len(own) < len(list(tuned.model.parameters())), "other weights are shared"
     assert tuned.forward(IDS).hidden.shape == base.forward(IDS).hidden.shape
 
 
@@ -66,7 +66,7 @@ def changed(folder, tmp_path, **config):
     return place
 
 
-def test_rank_stabilised_scaling_is_known(folder, tmp_path):
+def test_rank_stabilised_scaling_is_supported(folder, tmp_path):
     plain = load_adapter(tiny.decoder(), changed(folder, tmp_path, lora_alpha=16))
     shutil.rmtree(tmp_path / "changed")
     rooted = load_adapter(tiny.decoder(), changed(folder, tmp_path, lora_alpha=8, use_rslora=True))
@@ -129,15 +129,15 @@ def peft_folder(family, place, **config):
         return wrapped.eval()(input_ids=IDS).logits
 
 
-@pytest.mark.filterwarnings("ignore")  # peft's own, of what is not usual
+@pytest.mark.filterwarnings("ignore")  # peft's own, about unusual settings
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_peft_saved_gives_pefts_logits_and_leaves_its_decoder_alone(kind, tmp_path):
+def test_adapters_saved_by_peft_give_its_logits_and_do_not_change_the_decoder(kind, tmp_path):
     wanted = peft_folder("llama", tmp_path, **KINDS[kind])
     base = tiny.decoder()
     before = base.forward(IDS).logits
     tuned = load_adapter(base, tmp_path)
     torch.testing.assert_close(tuned.forward(IDS).logits, wanted, atol=2e-5, rtol=1e-4)
-    assert torch.equal(base.forward(IDS).logits, before), "the base is another decoder"
+    assert torch.equal(base.forward(IDS).logits, before), "the base has changed"
     assert (wanted - before).abs().max() > 0.1
     assert tuned.forward(IDS).hidden.shape == base.forward(IDS).hidden.shape
     assert not [n for n, _ in tuned.model.named_parameters() if "lora" in n or "modules_to" in n]
@@ -145,7 +145,7 @@ def test_what_peft_saved_gives_pefts_logits_and_leaves_its_decoder_alone(kind, t
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("config", [{"bias": "all"}, {"bias": "lora_only"}, {"lora_bias": True}])
-def test_biases_are_merged_in_a_family_that_has_them(config, tmp_path):
+def test_biases_are_merged_in_a_family_with_biases(config, tmp_path):
     wanted = peft_folder("gpt2", tmp_path, target_modules=["c_attn", "c_fc"], **config)
     base = tiny.decoder("gpt2")
     before = base.forward(IDS).logits
@@ -155,14 +155,14 @@ def test_biases_are_merged_in_a_family_that_has_them(config, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_peft_cannot_merge_is_said(tmp_path):
+def test_an_adapter_that_peft_cannot_merge_is_refused_with_the_reason(tmp_path):
     peft_folder("llama", tmp_path, lora_bias=True)
     with pytest.raises(MlpMemError, match="does not merge .*base layer has no bias"):
         load_adapter(tiny.decoder(), tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_head_that_was_saved_whole_is_read(tmp_path):
+def test_a_complete_head_in_an_adapter_is_read(tmp_path):
     peft_folder("llama", tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
     base = tiny.decoder()
@@ -173,7 +173,7 @@ def test_a_head_that_was_saved_whole_is_read(tmp_path):
     assert torch.equal(base.head_weight, before)
 
 
-def test_weights_of_torchs_own_format_are_read_as_tensors_only(folder, tmp_path):
+def test_a_bin_file_is_read_only_if_it_has_nothing_but_tensors(folder, tmp_path):
     place = changed(folder, tmp_path)
     wanted = load_adapter(tiny.decoder(), folder).forward(IDS).logits
     torch.save(load_file(place / WEIGHTS), place / "adapter_model.bin")
@@ -185,7 +185,7 @@ def test_weights_of_torchs_own_format_are_read_as_tensors_only(folder, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_without_peft_what_needs_it_says_so_and_plain_lora_is_read(tmp_path, monkeypatch):
+def test_without_peft_only_plain_lora_is_read(tmp_path, monkeypatch):
     for kind in ("dora", "patterns"):
         peft_folder("llama", tmp_path / kind, **KINDS[kind])
     monkeypatch.setitem(sys.modules, "peft", None)
@@ -194,7 +194,7 @@ def test_without_peft_what_needs_it_says_so_and_plain_lora_is_read(tmp_path, mon
     load_adapter(tiny.decoder(), tmp_path / "patterns")
 
 
-def test_names_in_a_configuration_are_not_followed(folder, tmp_path):
+def test_names_in_a_configuration_are_ignored(folder, tmp_path):
     place = changed(
         folder, tmp_path, base_model_name_or_path="someone/elses-model", revision="main",
         target_modules="all-linear", auto_mapping={"parent_library": "os"},
@@ -212,26 +212,26 @@ def test_a_damaged_configuration_is_refused(folder, tmp_path, text):
 
 
 def altered(tensors):
-    """Yield (what, tensors) of weights that no plain adapter of the tiny decoder has."""
+    """Yield (part of the message, tensors) of invalid weights."""
     name = next(n for n in tensors if "lora_A" in n)
     without = {n: t for n, t in tensors.items() if n != name}
     yield "lacks one of its two factors", without
     yield "does not merge", tensors | {"base_model.model.lm_head.weight": torch.ones(2, 2)}
     yield "does not merge", tensors | {"base_model.model.other.weight": torch.ones(2, 2)}
-    yield "no factor of LoRA", tensors | {"x.lora_A.weight": torch.ones(2, 2)}
+    yield "not a LoRA factor", tensors | {"x.lora_A.weight": torch.ones(2, 2)}
     yield "its factors", tensors | {name: torch.ones(4, 7)}
     yield "its factors", tensors | {name: torch.ones(4)}
-    yield "what is no number", tensors | {name: torch.full_like(tensors[name], float("inf"))}
+    yield "infinity or NaN", tensors | {name: torch.full_like(tensors[name], float("inf"))}
     norm = "base_model.model.model.norm.lora_"
     pair = {f"{norm}A.weight": torch.ones(4, 32), f"{norm}B.weight": torch.ones(32, 4)}
-    yield "no linear layer", tensors | pair
+    yield "not one of its linear layers", tensors | pair
     odd = "base_model.model.__class__.lora_"
     pair = {f"{odd}A.weight": torch.ones(4, 32), f"{odd}B.weight": torch.ones(32, 4)}
-    yield "no linear layer", tensors | pair
+    yield "not one of its linear layers", tensors | pair
     yield "lacks one", {}
 
 
-def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(folder, tmp_path):
+def test_weights_that_do_not_fit_are_refused_and_the_decoder_is_unchanged(folder, tmp_path):
     base = tiny.decoder()
     before = base.forward(IDS).logits
     for number, (what, tensors) in enumerate(altered(load_file(folder / WEIGHTS))):
@@ -246,18 +246,18 @@ def test_weights_that_do_not_fit_are_refused_and_nothing_is_changed(folder, tmp_
     assert torch.equal(base.forward(IDS).logits, before)
 
 
-# Bundles that carry one, and folders given beside a model
+# Bundles with an adapter, and folders as extra columns
 
 
 @pytest.fixture
-def carrying(folder, tmp_path):
+def adapted(folder, tmp_path):
     """Return a bundle with an adapter."""
     adapter = ExtraColumn("finetuned", folder, "adapter", "tuned on B", 12.34)
     return tiny.bundle(tmp_path / "bundle", adapters=[adapter])
 
 
-def test_a_bundle_carries_an_adapter_as_a_column(carrying, folder):
-    bundle = load_bundle(carrying.folder)
+def test_a_bundles_adapter_is_a_column(adapted, folder):
+    bundle = load_bundle(adapted.folder)
     (mine,) = bundle.adapters
     assert (mine.name, mine.label, mine.seconds, mine.kind) == (
         "finetuned", "tuned on B", 12.3, "adapter",
@@ -266,15 +266,15 @@ def test_a_bundle_carries_an_adapter_as_a_column(carrying, folder):
     model = bundle.model()
     column = registry.SystemRegistry(model, bundle.adapters).system("finetuned")
     trace = column.generate("The capital of Peru is", max_new_tokens=5)
-    alone = load_adapter(model.decoder, folder)
-    ids = alone.encode("The capital of Peru is")
-    wanted = alone.forward(torch.tensor([ids]), last=1).logits[0, -1].log_softmax(-1)
+    tuned = load_adapter(model.decoder, folder)
+    ids = tuned.encode("The capital of Peru is")
+    wanted = tuned.forward(torch.tensor([ids]), last=1).logits[0, -1].log_softmax(-1)
     torch.testing.assert_close(column.log_probs(ids)[0], wanted, atol=1e-5, rtol=1e-5)
     assert trace.steps[0].token_id == int(wanted.argmax()) and trace.system == "lm"
     assert trace.model["column"] == "finetuned" and trace.model["label"] == "tuned on B"
 
 
-def test_an_adapter_can_be_put_into_a_bundle_that_is_there(folder, tmp_path):
+def test_an_adapter_can_be_added_to_an_existing_bundle(folder, tmp_path):
     bundle = tiny.bundle(tmp_path / "bundle")
     assert load_bundle(bundle.folder).adapters == [] and "adapters" not in bundle.manifest
     for label in ("first", "second"):
@@ -285,11 +285,11 @@ def test_an_adapter_can_be_put_into_a_bundle_that_is_there(folder, tmp_path):
         put_adapter(bundle.folder, ExtraColumn("../out", folder, "adapter"))
 
 
-def test_an_altered_adapter_is_named_before_it_is_used(carrying):
-    path = carrying.folder / "adapters" / "finetuned" / CONFIG
+def test_an_altered_adapter_is_named_before_it_is_used(adapted):
+    path = adapted.folder / "adapters" / "finetuned" / CONFIG
     path.write_text(path.read_text().replace("LORA", "LORB"))
     with pytest.raises(MlpMemError, match="adapters/finetuned/adapter_config.json is altered"):
-        load_bundle(carrying.folder)
+        load_bundle(adapted.folder)
 
 
 @pytest.mark.parametrize(
@@ -300,56 +300,56 @@ def test_an_altered_adapter_is_named_before_it_is_used(carrying):
         {"finetuned": {"seconds": -1}}, {"finetuned": {"seconds": float("nan")}},
     ],
 )  # fmt: skip
-def test_adapters_that_a_manifest_lists_wrongly_are_refused(carrying, listed):
-    path = carrying.folder / "manifest.json"
+def test_malformed_adapters_in_a_manifest_are_refused(adapted, listed):
+    path = adapted.folder / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"adapters": listed}))
     with pytest.raises(MlpMemError, match="adapters cannot be used"):
-        load_bundle(carrying.folder)
+        load_bundle(adapted.folder)
 
 
-def test_a_folder_is_told_apart_by_its_files(carrying, folder, tmp_path):
+def test_a_folders_kind_follows_from_its_files(adapted, folder, tmp_path):
     assert kind_of(folder) == "adapter"
-    assert kind_of(carrying.folder / "decoder") == "decoder"
-    assert kind_of(carrying.folder / "memory") == "memory"
+    assert kind_of(adapted.folder / "decoder") == "decoder"
+    assert kind_of(adapted.folder / "memory") == "memory"
     (tmp_path / "published").mkdir()
     (tmp_path / "published" / "mlp_memory_config.json").write_text("{}")
     assert kind_of(tmp_path / "published") == "memory"
     for family in RELEASED:
         write_memory(tmp_path / family, family)
-        assert kind_of(tmp_path / family) == "memory", "a published one that lies flat"
+        assert kind_of(tmp_path / family) == "memory", "published, without a nested folder"
     assert extra_column(f"tuned={folder}").kind == "adapter"
     with pytest.raises(MlpMemError, match="must hold a decoder"):
         extra_column(f"tuned={tmp_path}")
 
 
 @pytest.mark.parametrize("text", ["tuned", "=x", "tuned=", "lm=x", "Tuned=x", "a-b=x", "rag=x"])
-def test_a_column_of_another_form_is_refused(text):
+def test_a_malformed_column_is_refused(text):
     with pytest.raises(MlpMemError, match="give "):
         extra_column(text)
 
 
-def test_every_kind_of_folder_becomes_a_column(carrying, folder):
-    model = load_bundle(carrying.folder).model()
-    folders = {"a": folder, "d": carrying.folder / "decoder", "m": carrying.folder / "memory"}
-    made = registry.SystemRegistry(
+def test_every_kind_of_folder_becomes_a_column(adapted, folder):
+    model = load_bundle(adapted.folder).model()
+    folders = {"a": folder, "d": adapted.folder / "decoder", "m": adapted.folder / "memory"}
+    systems = registry.SystemRegistry(
         model, [ExtraColumn(n, f, kind_of(f)) for n, f in folders.items()]
     )
-    assert {"lm", "memory", "a", "d", "m"} == set(made.makers)
-    said = {name: made.system(name).generate("Peru", max_new_tokens=3) for name in folders}
-    assert [said[n].system for n in "adm"] == ["lm", "lm", "memory"]
+    assert {"lm", "memory", "a", "d", "m"} == set(systems.makers)
+    traces = {name: systems.system(name).generate("Peru", max_new_tokens=3) for name in folders}
+    assert [traces[n].system for n in "adm"] == ["lm", "lm", "memory"]
     ids = [s.token_id for s in model.generate("Peru", "lm", max_new_tokens=3).steps]
-    assert [s.token_id for s in said["d"].steps] == ids, "the same weights say the same"
+    assert [s.token_id for s in traces["d"].steps] == ids, "equal weights give equal answers"
     mine = [s.token_id for s in model.generate("Peru", "memory", lmbda=0.9, max_new_tokens=3).steps]
-    other = made.system("m").at(0.9).generate("Peru", max_new_tokens=3)
+    other = systems.system("m").at(0.9).generate("Peru", max_new_tokens=3)
     assert [s.token_id for s in other.steps] == mine and other.lmbda == 0.9
-    with pytest.raises(MlpMemError, match="'rag' is not here, there is lm, memory"):
-        made.system("rag")
+    with pytest.raises(MlpMemError, match="must be one of lm, memory.*got 'rag'"):
+        systems.system("rag")
 
 
-def test_further_numbers_of_passages_are_systems_of_their_own(carrying):
-    bundle = load_bundle(carrying.folder)
-    made = registry.SystemRegistry(bundle.model(), documents=bundle.documents, passages=(1, 3))
-    one, three = made.systems(["rag", "rag_3"])
+def test_further_numbers_of_passages_are_further_systems(adapted):
+    bundle = load_bundle(adapted.folder)
+    systems = registry.SystemRegistry(bundle.model(), documents=bundle.documents, passages=(1, 3))
+    one, three = systems.systems(["rag", "rag_3"])
     assert (one.count, one.name, three.count, three.name) == (1, "rag", 3, "rag_3")
     ids = one.decoder.encode("the of")
     assert len(three.context(ids, 4)) > len(one.context(ids, 4)) > len(ids)

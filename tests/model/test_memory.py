@@ -1,4 +1,4 @@
-"""The memory against plain-torch reimplementations, in every layout it may come in."""
+"""The memory against plain-torch reimplementations, in every supported layout."""
 
 import json
 from dataclasses import replace
@@ -51,7 +51,7 @@ def test_a_released_layout_gives_the_logits_of_the_plain_reimplementation(
     assert not memory.training and not any(p.requires_grad for p in memory.parameters())
 
 
-def test_a_training_state_that_holds_the_decoder_too_gives_the_memory_alone(tmp_path):
+def test_only_the_memory_is_read_from_a_training_state_with_its_decoder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
     weights = gpt2_weights()
     state = {f"knn_generator.{name}": weight for name, weight in weights.items()}
@@ -62,9 +62,9 @@ def test_a_training_state_that_holds_the_decoder_too_gives_the_memory_alone(tmp_
     torch.testing.assert_close(Memory.load(tmp_path)(hidden).double(), exact, atol=1e-4, rtol=1e-4)
 
 
-def test_what_a_config_leaves_out_is_the_familys_default_and_n_inner_is_not_read(tmp_path):
+def test_missing_values_are_the_familys_defaults_and_n_inner_is_ignored(tmp_path):
     sparse = {k: v for k, v in MISTRAL_CONFIG.items() if k != "rms_norm_eps"}
-    hidden = torch.randn(4, D) * 1e-3  # small, so that the epsilon counts
+    hidden = torch.randn(4, D) * 1e-3  # small, so that the epsilon matters
     for config, make, plain, eps in (
         (sparse, mistral_weights, plain_mistral, 1e-6),
         (GPT2_CONFIG | {"n_inner": 7}, gpt2_weights, plain_gpt2, 1e-5),
@@ -72,29 +72,31 @@ def test_what_a_config_leaves_out_is_the_familys_default_and_n_inner_is_not_read
         weights = make()
         (tmp_path / "config.json").write_text(json.dumps(config))
         save_file(weights, tmp_path / "model.safetensors")
-        found, exact = Memory.load(tmp_path)(hidden).double(), plain(weights, hidden.double(), eps)
-        torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+        logits, exact = Memory.load(tmp_path)(hidden).double(), plain(weights, hidden.double(), eps)
+        torch.testing.assert_close(logits, exact, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
-def test_kinds_of_the_bases_layers_are_not_read_with_the_memorys_number_of_them(family, tmp_path):
+def test_the_base_models_layer_types_are_ignored(family, tmp_path):
     config = MISTRAL_CONFIG | {"model_type": family, "layer_types": ["full_attention"] * 28}
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file(mistral_weights(), tmp_path / "model.safetensors")
     assert Memory.load(tmp_path).config.num_layers == 3
 
 
-def test_another_activation_and_a_config_that_cannot_be_are_refused(tmp_path):
+def test_another_activation_and_an_invalid_config_are_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG | {"activation_function": "relu"}))
-    with pytest.raises(MlpMemError, match="activation 'relu'; memories of the family gpt2 have"):
+    with pytest.raises(
+        MlpMemError, match="activation 'relu'; memories of the family gpt2 must have"
+    ):
         Memory.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(MISTRAL_CONFIG | {"hidden_size": "wide"}))
-    with pytest.raises(MlpMemError, match="no configuration of mistral"):
+    with pytest.raises(MlpMemError, match="not a valid mistral configuration"):
         Memory.load(tmp_path)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_what_is_saved_is_loaded_with_its_config(family, tmp_path):
+def test_a_saved_memory_is_loaded_with_its_config(family, tmp_path):
     memory = tiny.memory(tiny.decoder(), family, lmbda=0.55, temperature=1.5, knn_k=128)
     memory.save(tmp_path / "full")
     memory.save(tmp_path / "half", torch.float16)
@@ -111,13 +113,13 @@ def test_what_is_saved_is_loaded_with_its_config(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_rows_are_independent_and_features_enter_the_head(family):
+def test_rows_are_independent_and_features_are_the_heads_input(family):
     memory = tiny.memory(tiny.decoder(), family)
     hidden = torch.randn(3, 4, tiny.HIDDEN)
-    whole = memory(hidden)
+    logits = memory(hidden)
     for i in range(3):
-        torch.testing.assert_close(memory(hidden[i, 2]), whole[i, 2], atol=1e-5, rtol=1e-5)
-    assert torch.equal(memory.features(hidden) @ memory.lm_head.weight.T, whole)
+        torch.testing.assert_close(memory(hidden[i, 2]), logits[i, 2], atol=1e-5, rtol=1e-5)
+    assert torch.equal(memory.features(hidden) @ memory.lm_head.weight.T, logits)
 
 
 def test_norms_are_computed_in_float32():
@@ -138,7 +140,7 @@ def test_a_norm_in_half_precision_is_rounded_once(family, dtype):
     assert torch.equal(norm.to(dtype)(x), wanted)
 
 
-def test_a_tied_memory_answers_through_the_decoders_head_and_does_not_store_it(tmp_path):
+def test_a_tied_memory_uses_the_decoders_head_and_does_not_store_it(tmp_path):
     decoder = tiny.decoder()
     memory = tiny.memory(decoder, tied_head=True).bind(decoder)
     hidden = torch.randn(2, tiny.HIDDEN)
@@ -151,7 +153,7 @@ def test_a_tied_memory_answers_through_the_decoders_head_and_does_not_store_it(t
 
 
 @pytest.mark.parametrize(
-    ("change", "complaint"),
+    ("change", "message"),
     [
         ({"hidden_size": 8}, "hidden size 8 against 32"),
         ({"vocab_size": 99}, "vocabulary 99 against"),
@@ -159,14 +161,14 @@ def test_a_tied_memory_answers_through_the_decoders_head_and_does_not_store_it(t
         ({"tokenizer_hash": "0" * 64}, "tokenizer hash 000000000000 against"),
     ],
 )
-def test_a_memory_of_another_decoder_is_refused(change, complaint):
+def test_a_memory_of_another_decoder_is_refused(change, message):
     decoder = tiny.decoder()
     memory = Memory(replace(tiny.memory(decoder).config, **change))
-    with pytest.raises(MlpMemError, match=f"belongs to another decoder: {complaint}"):
+    with pytest.raises(MlpMemError, match=f"belongs to another decoder: {message}"):
         memory.bind(decoder)
 
 
-def test_the_same_depth_counted_from_either_end_is_the_same():
+def test_a_depth_may_be_counted_from_either_end():
     decoder = tiny.decoder(depth=2)
     Memory(replace(tiny.memory(decoder).config, depth=-1)).bind(decoder)
 
@@ -199,15 +201,15 @@ def test_a_truncated_weight_file_is_refused(tmp_path):
 def test_a_bin_file_that_holds_more_than_tensors_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
     torch.save({"h": pytest.approx}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(MlpMemError, match="nothing else is read"):
+    with pytest.raises(MlpMemError, match="only files with nothing but tensors"):
         Memory.load(tmp_path)
 
 
-def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
+def test_folders_without_weights_or_config_or_of_another_model_are_refused(tmp_path):
     with pytest.raises(MlpMemError, match="cannot read .*config.json"):
         Memory.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps(GPT2_CONFIG))
-    with pytest.raises(MlpMemError, match="holds no weights"):
+    with pytest.raises(MlpMemError, match="has no weights"):
         Memory.load(tmp_path)
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(MlpMemError, match="model_type 'bert'"):
@@ -218,25 +220,25 @@ def test_folders_without_weights_config_or_of_no_memory_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_weights_that_are_no_numbers_are_refused_by_name(tmp_path, number):
+def test_weights_with_infinity_or_nan_are_refused_by_name(tmp_path, number):
     memory = Memory(MemoryConfig(hidden_size=4, vocab_size=5, num_layers=1, intermediate_size=6))
     name, weight = next(iter(memory.state_dict().items()))
     weight.view(-1)[0] = number
     memory.save(tmp_path)
-    with pytest.raises(MlpMemError, match=f"{name} .* infinite or none"):
+    with pytest.raises(MlpMemError, match=f"{name} .* contains infinity or NaN"):
         Memory.load(tmp_path)
 
 
-def test_what_is_not_a_folder_is_refused(tmp_path):
-    for place in (tmp_path / "nothing", "nobody/no-such-memory"):
+def test_a_missing_folder_is_refused(tmp_path):
+    for folder in (tmp_path / "nothing", "nobody/no-such-memory"):
         with pytest.raises(MlpMemError, match="is not a folder; .*fetch a Hub id first"):
-            Memory.load(place)
+            Memory.load(folder)
 
 
 @pytest.mark.parametrize(
     "change", [{"hidden_size": 0}, {"family": "bert"}, {"lmbda": 1.5}, {"temperature": 0.0}]
 )
-def test_a_config_no_memory_can_have_is_refused(change):
+def test_an_invalid_config_is_refused(change):
     with pytest.raises(MlpMemError, match="memory config"):
         MemoryConfig(
             **(

@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers renders them, within bounds that nothing outlives."""
+"""Chat templates are rendered as in transformers, within limits on time and memory."""
 
 import threading
 import time
@@ -55,15 +55,15 @@ def tokenizer(template: str):
     return words
 
 
-@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("prompt", [True, False])
 @pytest.mark.parametrize("kind", USED)
-def test_a_template_is_rendered_as_transformers_renders_it(kind, asks):
+def test_a_template_is_rendered_as_in_transformers(kind, prompt):
     words = tokenizer(USED[kind])
-    wanted = words.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=asks)
-    assert templates.render(words, CHAT, asks) == wanted
+    wanted = words.apply_chat_template(CHAT, tokenize=False, add_generation_prompt=prompt)
+    assert templates.render(words, CHAT, prompt) == wanted
 
 
-def test_a_chats_ids_are_those_of_apply_chat_template():
+def test_a_chats_ids_equal_apply_chat_template():
     decoder = tiny.decoder()
     decoder.tokenizer.chat_template = PLAIN
     chat = [CHAT[1], {"role": "assistant", "content": "No."}, CHAT[3]]
@@ -74,8 +74,8 @@ def test_a_chats_ids_are_those_of_apply_chat_template():
 
 
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_a_hostile_template_is_refused_in_time_and_the_next_is_rendered(kind):
-    templates.render(tokenizer(PLAIN), CHAT)  # the process is there
+def test_a_hostile_template_is_refused_in_time_and_the_next_one_is_rendered(kind):
+    templates.render(tokenizer(PLAIN), CHAT)  # starts the process
     begin = time.perf_counter()
     with pytest.raises(MlpMemError, match="chat template cannot be used .*; use Compare"):
         templates.render(tokenizer(HOSTILE[kind]), CHAT)
@@ -84,12 +84,12 @@ def test_a_hostile_template_is_refused_in_time_and_the_next_is_rendered(kind):
     assert templates.render(tokenizer("{{ messages[0].content }}"), CHAT) == "Be brief."
 
 
-def test_a_long_chat_may_be_longer_than_what_a_template_adds():
+def test_a_long_chat_may_exceed_the_limit_of_the_template_itself():
     chat = [{"role": "user", "content": "word " * 50_000}]
     assert len(templates.render(tokenizer(PLAIN), chat)) > 200_000
 
 
-def test_another_visitors_request_is_answered_meanwhile(tiny_model):
+def test_another_visitors_request_is_answered_in_the_meantime(tiny_model):
     hostile, other = Model(tiny.decoder()), tokenizer(PLAIN)
     hostile.decoder.tokenizer.chat_template = LOOP
     templates.render(other, CHAT)
@@ -106,12 +106,12 @@ def test_another_visitors_request_is_answered_meanwhile(tiny_model):
     time.sleep(0.05)
     assert tiny_model.generate("Peru", "lm", max_new_tokens=1).text is not None
     assert templates.render(other, CHAT)
-    assert time.perf_counter() - begin < 2 + 1  # a busy machine's
+    assert time.perf_counter() - begin < 2 + 1  # on a busy machine
     thread.join()
     assert refused
 
 
-def test_a_process_that_was_lost_is_started_again():
+def test_a_killed_process_is_restarted():
     words = tokenizer(PLAIN)
     wanted = templates.render(words, CHAT)
     confined._WORKER._process.kill()
@@ -121,7 +121,7 @@ def test_a_process_that_was_lost_is_started_again():
     assert templates.render(words, CHAT) == wanted
 
 
-def test_of_several_templates_the_default_is_used():
+def test_the_default_of_several_templates_is_used():
     words = tokenizer({"default": PLAIN, "tool_use": "no"})
     assert templates.render(words, CHAT).startswith("<s>[system]")
     with pytest.raises(MlpMemError, match="no default"):

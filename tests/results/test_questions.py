@@ -90,7 +90,7 @@ def test_a_matrix_has_the_decoder_first_and_a_row_a_memory():
     ((head, *_),) = [tables(asked("domains").charts)]
     names, rows = head
     assert names == ["perplexity", *made_findings.DOMAINS]
-    assert [row[0] for row in rows][:2] == ["decoder alone", "memory of encyclopedia"]
+    assert [row[0] for row in rows][:2] == ["decoder only", "memory of encyclopedia"]
     assert rows[1][1].startswith("24.00 (21.60 to 26.40)")
     drawn = studies.draw(asked("domains").charts[0]).data[0]
     assert list(drawn.z[0]) == [0, 0, 0] and drawn.z[1][0] < 0 < drawn.z[1][1]

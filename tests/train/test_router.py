@@ -117,7 +117,7 @@ def test_the_study_agrees_with_scoring(tmp_path):
 
 def test_the_command_reports_missing_parts_and_writes_its_findings(tmp_path, capsys, monkeypatch):
     assert routing.main(["tiny", "--runs", str(tmp_path), "--bundle", str(tmp_path / "no")]) == 1
-    assert "no folder here" in capsys.readouterr().err
+    assert "neither a local folder nor a preset" in capsys.readouterr().err
     root = tmp_path / "tiny"
     root.mkdir()
     tiny_run.stages(root)

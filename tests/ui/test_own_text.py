@@ -96,7 +96,7 @@ def test_an_own_text_is_checked(tmp_path):
     assert counts == {"empty_lines": 1, "empty_documents": 1}
     with pytest.raises(MlpMemError, match="no longer available"):
         corpus._uploaded(tmp_path / "c.txt")
-    for name, content, word in (("a.exe", b"", "not one of"), ("b.md", b"\xff", "UTF-8")):
+    for name, content, word in (("a.exe", b"", "must be one of"), ("b.md", b"\xff", "UTF-8")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=word):
             own_text.read_upload(tmp_path / name)

@@ -73,7 +73,7 @@ def test_a_routed_system_is_auto_in_the_table_and_represents_its_source_in_the_f
     table = results._tables(shown)
     assert "<td>auto</td>" in table and "<td>0.5</td>" in table
     names = [name for trace in summary.headline(shown).data for name in trace.text]
-    assert sorted(names) == ["+ memory", "decoder alone"]
+    assert sorted(names) == ["+ memory", "decoder only"]
 
 
 def test_a_load_error_is_shown_on_the_page_and_in_the_terminal(capsys):
@@ -295,7 +295,7 @@ def test_options_that_a_bundle_ignores_are_reported(options, tiny_bundle, capsys
         ("--preset nope", "preset 'nope' is not known"),
         ("--port 0", "port 0 is not valid; use 1 to 65535"),
         ("--port 99999", "port 99999 is not valid"),
-        ("--decoder a/b --device nope", "device 'nope' is not here"),
+        ("--decoder a/b --device nope", "device 'nope' is not available"),
     ],
 )
 def test_an_invalid_argument_ends_the_start_with_its_reason(options, message, capsys, monkeypatch):

@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import fetch
 from mlpmem.model.decoder import Decoder, added_mask
-from mlpmem.model.families import counts_places, family_of, logit_bound, logit_divisor
+from mlpmem.model.families import family_of, logit_bound, logit_divisor, uses_alibi
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
 from train.config.load import HUB, check_model, fill
@@ -135,7 +135,7 @@ def check_trainable(model: nn.Module) -> None:
     family = family_of(name)
     if logit_bound(model.config, family) is not None:
         why = f"caps its logits ({family.softcap}), which the training loss does not"
-    elif counts_places(model.config, family):
+    elif uses_alibi(model.config, family):
         why = "attends by position in the row (ALiBi), and packed passages share a row"
     else:
         return

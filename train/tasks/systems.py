@@ -78,9 +78,9 @@ class RunSystems(registry.SystemRegistry):
         store = attached.datastore
         return store, BulkRetriever(store.keys, self.model.decoder.device)
 
-    def alone(self, system: str) -> Model:
+    def only(self, system: str) -> Model:
         """Return a model that computes only this system."""
-        model = super().alone(system)
+        model = super().only(system)
         if "knn" in PARTS[system]:
             model.attach_datastore(*self._bulk_datastore)
         return model

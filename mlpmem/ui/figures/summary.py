@@ -105,7 +105,7 @@ def _side(point: dict, points: list[dict]) -> str:
 def _label(name: str, label: str) -> str:
     """Return a short label, without words that all systems share."""
     brief = label.removeprefix("decoder ").removesuffix(", lambda by token")
-    return "decoder alone" if name == "lm" else brief
+    return "decoder only" if name == "lm" else brief
 
 
 def curve_points(results: dict, keys: dict[str, str]) -> list[dict]:
@@ -165,7 +165,7 @@ def cost(results: dict, parts: Sequence[tuple[str, str, str]], title: str, scale
         return None
     row = results["cost"]
     figure = empty(title, "", 220)
-    bars = ["Decoder alone", "With memory", "With datastore"]
+    bars = ["Decoder only", "With memory", "With datastore"]
     wanted = {"lm": bars, "memory": bars[1:2], "knn": bars[2:]}
     for field, source, name in parts:
         value = (row.get(field) or 0) * scale

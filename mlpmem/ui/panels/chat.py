@@ -13,7 +13,7 @@ from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.recordings.words import words
 from mlpmem.ui.request import columns, inputs, stream
 
-SOURCES = [("Decoder alone", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
+SOURCES = [("Decoder only", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
 MAX_TURNS = 12
 MAX_NEW_TOKENS = 48
 

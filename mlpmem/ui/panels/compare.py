@@ -79,7 +79,7 @@ def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
 
 
 def _options(shared: Shared) -> list[gr.components.Component]:
-    names = [("decoder alone", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
+    names = [("decoder only", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
     names += [(o.short, o.name) for o in shared.service.extras.offers.values()]
     systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
     with gr.Row(elem_classes="options-row"):

@@ -57,7 +57,7 @@ def weights_line(model: Any, form: str | None) -> str:
     line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
     if model.decoder.kl:
         line += f"; 4-bit rounding costs a KL of {model.decoder.kl:.4f} nats on a short text"
-    if isinstance(model.decoder.straight, LlamaPass) and not has_numba():
+    if isinstance(model.decoder.fast_pass, LlamaPass) and not has_numba():
         line += "; generation is slower without numba: pip install numba"
     return line
 

@@ -118,7 +118,7 @@ class Shelf:
 def read_upload(path: Path) -> tuple[str, str]:
     """Return (name, content) of an uploaded file; MlpMemError for a wrong type or size."""
     if kind_of(path) not in TEXT_KINDS or path.suffix.lower() not in KINDS:
-        raise MlpMemError(f"{path.name} is not one of {', '.join(KINDS)} files. Convert it first.")
+        raise MlpMemError(f"{path.name} must be one of {', '.join(KINDS)}. Convert it first.")
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise MlpMemError(f"{path.name} must have at most {MOST}; got {size / 1e6:.1f} MB. Cut it.")

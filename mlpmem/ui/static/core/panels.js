@@ -64,7 +64,7 @@ export const mountExamples = (element, props, trigger) => {
     title: "A question on an entity that the decoder never saw, in a held-out wording",
     on: { click: () => trigger("pick", { index: "surprise" }) } }, "Surprise me") : "";
   const forgets = props.forgets ? h("button", { type: "button", class: "surprise forgets",
-    title: "A fact that the decoder knew: decoder alone, with a memory, and fine-tuned on the new facts",
+    title: "A fact that the decoder knew: decoder only, with a memory, and fine-tuned on the new facts",
     on: { click: () => trigger("pick", { index: "forgets" }) } }, "What fine-tuning forgets") : "";
   if (!groups.length) return;
   const chips = h("div", { class: "chips", role: "group", "aria-label": "Examples" });

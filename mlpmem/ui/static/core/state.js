@@ -62,7 +62,7 @@ export const canRoute = (system, own) => (page.status.auto || []).includes(syste
 /** @typedef {{ title: string, source: string, short: string, kind?: string, alone?: string, guessed?: boolean }} Name */
 /** @type {{ [system: string]: Name }} */
 const NAMES = Object.assign(Object.create(null), {
-  lm: { title: "Decoder alone", source: "decoder", short: "decoder" },
+  lm: { title: "Decoder only", source: "decoder", short: "decoder" },
   memory: { title: "With memory", source: "memory", short: "memory" },
   knn: { title: "With datastore", source: "datastore", short: "datastore" },
 });

@@ -208,7 +208,7 @@ export class Drawer {
     const { system } = trace;
     const other = otherOf(p, system);
     const text = quote(s);
-    const { source: name, alone = "The decoder alone" } = nameOf(pane.system);
+    const { source: name, alone = "The decoder" } = nameOf(pane.system);
     if (system === "lm" || other === null) {
       setText(this.story, `${alone} gives ${text} ${percent(p.lm)} %. ` +
         "This column has no mix.");

@@ -52,7 +52,7 @@ const leftText = (step, left) => {
   const mass = [...left].reduce((sum, i) => sum + (step.nn[i][8] || 0), 0);
   const count = left.size === 1 ? "1 neighbour" : `${left.size} neighbours`;
   if (!(without(step, left).left > 0)) {
-    return `Without ${count}, no neighbour is left: the mix is the decoder alone.`;
+    return `Without ${count}, no neighbour is left: the mix equals the decoder.`;
   }
   return `Without ${count} (${percent(mass)} % of the weight), datastore and mix are recomputed ` +
     "from the other neighbours. A new search could find more.";

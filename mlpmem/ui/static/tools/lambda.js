@@ -101,7 +101,7 @@ export class LambdaBar {
     const pane = view?.focusPane();
     const trace = pane?.trace ?? null;
     const scored = trace !== null && isScored(trace); // scored at fixed lambdas only
-    const mixed = trace?.system === "lm" ? null : trace; // the decoder alone has no lambda
+    const mixed = trace?.system === "lm" ? null : trace; // the decoder has no lambda
     const { status } = page;
     const routable = mixed !== null && canRoute(pane?.system ?? "", view?.own);
     const other = routable && mixed.lmbda !== "auto";

@@ -88,7 +88,7 @@ export class Columns {
     }
   }
 
-  /** The columns' systems, with the decoder alone last. */
+  /** The columns' systems, with the decoder last. */
   #mixedFirst() {
     const systems = [...this.panes.keys()];
     return [...systems.filter((s) => s !== "lm"), ...systems.filter((s) => s === "lm")];

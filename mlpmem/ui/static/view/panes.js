@@ -206,7 +206,7 @@ export class Pane {
     setText(this.verdict, known ? (right ? "✓ right" : "✗ wrong") : "");
   }
 
-  /** Repaints for the page's lambda; `base` is the trace of the decoder alone, if it is on screen.
+  /** Repaints for the page's lambda; `base` is the decoder's own trace, if it is on screen.
    * @param {Shown | null} base */
   repaint(base) {
     if (!this.trace) return;
@@ -232,7 +232,7 @@ export class Pane {
       setText(this.note, `⚑ Text valid up to here: now ${quote(flip.row[1])}, ` +
         `not ${quote(step.s)}.`);
     } else if (base && base !== trace && trace.steps.length) {
-      setText(this.note, differs < 0 ? "Same as the decoder alone."
+      setText(this.note, differs < 0 ? "Same as the decoder."
         : `◆ Differs from the decoder at token ${differs + 1}.`);
     } else {
       setText(this.note, "");
