@@ -46,6 +46,13 @@ class LeasedModel(Model):
         checked = super().stream(prompt, systems, **options)
         return self._leased(checked, "stream", prompt, {**options, "systems": systems})
 
+    def stream_batch(
+        self, prompts: Sequence[Prompt], systems: Sequence[str] | None = None, **options: Any
+    ):
+        """Return what Model.stream_batch returns."""
+        checked = super().stream_batch(prompts, systems, **options)
+        return self._leased(checked, "stream_batch", prompts, {**options, "systems": systems})
+
     def stream_scrub(
         self,
         prompt: Prompt,
