@@ -185,9 +185,10 @@ class Model(FusedModel):
         Sample s draws as seed + s does. With `ranked`, every step has the log-probs of so many of
         the mix's likeliest tokens.
         """
-        batch = {"samples": samples, "ranked": ranked}
-        arguments = _engine_arguments(_options(locals()))
-        return batches.stream_batch(self, prompts, systems, **batch, **arguments)
+        options = _engine_arguments(_options(locals()))
+        return batches.stream_batch(
+            self, prompts, systems, samples=samples, ranked=ranked, **options
+        )
 
     def scrub(
         self,
@@ -302,7 +303,7 @@ class Model(FusedModel):
 
         A token has its log-probs by every source; "fused" is that of the system's mix.
         """
-        options = {"sources": sources, "store": store, "cancel": cancel}
+        options: dict[str, Any] = {"sources": sources, "store": store, "cancel": cancel}
         return scoring.ranked(self, text, system, lmbda=lmbda, most=most, **options)
 
     def inspect(
@@ -404,7 +405,7 @@ def _trace_of(name: str, traces: dict[str, Trace]) -> Trace:
 
 
 _OWN = ("self", "prompt", "prompts", "system", "systems", "lmbdas", "turns", "unknown", "samples",
-        "ranked", "batch", "__class__")  # fmt: skip
+        "ranked", "__class__")  # fmt: skip
 _ALIASES = {"stop_strings": "stop"}
 _CALL = ("lmbda", "sources", "store", "cancel", "special")
 _NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}

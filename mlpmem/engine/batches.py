@@ -86,8 +86,10 @@ def compare_batch(
     special: bool = False,
 ) -> list[dict[str, Trace]]:
     """Return {system: Trace} per prompt, equal to what `generation.compare` gives."""
-    call = {"lmbda": lmbda, "sources": sources, "store": store, "options": options}
-    events = stream_batch(model, prompts, systems, cancel=cancel, special=special, **call)
+    events = stream_batch(
+        model, prompts, systems, lmbda=lmbda, sources=sources, store=store, options=options,
+        cancel=cancel, special=special,
+    )  # fmt: skip
     traces: list[dict[str, Trace]] = [{} for _ in prompts]
     for (i, system, _), trace in last_values(events).items():
         traces[i][system] = trace

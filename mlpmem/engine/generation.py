@@ -192,8 +192,8 @@ def _choose(
     for writer, token, weight, found in zip(live, tokens, weights, ranked, strict=True):
         special = token in decoder.special_ids
         piece = decoder.pieces[token] if special else writer.text.push(decoder.token_bytes[token])
-        own = {"ranked": found} if found else {}
-        own |= {"lmbda": weight} if writer.lmbda == AUTO else {}
+        own: dict[str, Any] = {"lmbda": weight} if writer.lmbda == AUTO else {}
+        own |= {"ranked": found} if found else {}
         choice = writer.system, weight, len(writer.steps), token
         position = positions[writer.row]
         writer.steps.append(position.step(decoder.pieces, *choice, text=piece, ms=ms, **own))

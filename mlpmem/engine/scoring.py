@@ -154,9 +154,10 @@ def ranked(
         if cancel is not None and cancel.is_set():
             break
         there = model.sources(hidden, logits, store, parts)
-        weights = torch.full((len(tokens),), 0.0 if lmbda == AUTO else lmbda, dtype=torch.float64)
         if lmbda == AUTO:
             weights = _routed(model, there, system, evidence, tokens)
+        else:
+            weights = torch.full((len(tokens),), float(lmbda), dtype=torch.float64)
         fused = interpolate(there["lm"], there[system], weights)
         lists = ranked_tokens(there, system, fused, weights, tokens.tolist(), most)
         found += zip(weights.tolist(), lists, strict=True)
