@@ -78,6 +78,7 @@ def complete(http, **body) -> dict:
 def events(http, path: str, body: dict) -> list[dict]:
     """Return the chunks of a stream, which must end with [DONE]."""
     with http.stream("POST", path, json={**body, "stream": True}) as stream:
+        assert stream.status_code == 200, stream.read()
         assert stream.headers["content-type"].startswith("text/event-stream")
         lines = [line[6:] for line in stream.iter_lines() if line]
     assert lines.pop() == "[DONE]"
@@ -200,8 +201,10 @@ def test_the_queues_function_cannot_be_called_without_a_ticket(http):
 def begun(http, **body):
     """Open a long stream and yield it once it has sent something."""
     with http.stream("POST", "v1/completions", json={**LONG, **body, "stream": True}) as stream:
-        next(stream.iter_lines())
-        yield stream
+        assert stream.status_code == 200, stream.read()
+        lines = stream.iter_lines()  # httpx closes a stream whose iterator is gone
+        next(lines)
+        yield lines
 
 
 def running(http) -> dict:

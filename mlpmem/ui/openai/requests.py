@@ -20,7 +20,6 @@ from mlpmem.ui.request.inputs import RequestOptions
 
 MAX_RANKED = 20  # likeliest tokens per position
 MAX_CHAT = 12 * BOUNDS.characters  # characters of all messages: twelve turns, as on the page
-NEW_TOKENS = min(16, BOUNDS.new_tokens)  # of a completion that names no number
 TOKENS = ("max_completion_tokens", "max_tokens")
 COMMON = (
     "model", "n", "stop", "seed", "stream", "stream_options", "temperature", "top_p", "top_k",
@@ -51,7 +50,7 @@ class Asked:
     prompts: list[str | list[int]]  # texts or token ids, of a completion
     messages: list[dict[str, str]]  # of a chat
     options: RequestOptions
-    new_tokens: int  # 0 asks for none
+    new_tokens: int | None  # 0 asks for none, None for as many as are usual
     samples: int  # answers per prompt
     echo: bool
     ranked: int | None  # likeliest tokens to tell; None: no log-probs
@@ -72,14 +71,14 @@ def parse(body: Mapping[str, Any], chat: bool) -> Asked:
             400, f"prompt and n ask for {answers} answers; at most {BOUNDS.choices} fit in one "
             "request. Send fewer prompts at once", "prompt",
         )  # fmt: skip
-    stream, new_tokens = _flag(body, "stream"), _new_tokens(body, chat)
+    stream = _flag(body, "stream")
     return Asked(
         chat=chat,
         model=_text(body, "model"),
         prompts=prompts,
         messages=messages,
-        options=_options(body, new_tokens),
-        new_tokens=new_tokens,
+        options=_options(body),
+        new_tokens=_new_tokens(body, chat),
         samples=samples,
         echo=_flag(body, "echo"),
         ranked=_ranked(body, chat),
@@ -167,7 +166,7 @@ def _message(message: Any) -> dict[str, str]:
     return {"role": ROLES[role], "content": joined}
 
 
-def _options(body: Mapping[str, Any], new_tokens: int) -> RequestOptions:
+def _options(body: Mapping[str, Any]) -> RequestOptions:
     """Return how tokens are sampled; the protocol's defaults are temperature 1 and a new seed."""
     top_k = 0 if body.get("top_k") == -1 else body.get("top_k")
     values: dict[str, Any] = {}
@@ -183,7 +182,6 @@ def _options(body: Mapping[str, Any], new_tokens: int) -> RequestOptions:
         values[name] = _whole({name: value}, name, int(low), int(high), default)
     return RequestOptions(
         lmbda=_told("lmbda", inputs.check_lmbda, _plain(body.get("lmbda"))),
-        max_new_tokens=max(1, new_tokens),
         stop=_told("stop", inputs.check_stop, body.get("stop")),
         special=_flag(body, "special"),
         **values,
@@ -197,11 +195,10 @@ def _plain(lmbda: Any) -> Any:
     return lmbda
 
 
-def _new_tokens(body: Mapping[str, Any], chat: bool) -> int:
+def _new_tokens(body: Mapping[str, Any], chat: bool) -> int | None:
     """Return how many tokens to write at most; a completion may ask for none."""
     name = next((name for name in TOKENS if name in body), TOKENS[1])
-    most = BOUNDS.new_tokens
-    return _whole(body, name, int(chat), most, most if chat else NEW_TOKENS)
+    return _whole(body, name, int(chat), BOUNDS.new_tokens, None)
 
 
 def _ranked(body: Mapping[str, Any], chat: bool) -> int | None:

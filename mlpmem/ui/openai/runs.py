@@ -5,6 +5,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import chat_ids, read_ids
+from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.openai import names
 from mlpmem.ui.openai.answers import ApiError, Head, Usage
 from mlpmem.ui.openai.names import Answerer
@@ -13,6 +14,8 @@ from mlpmem.ui.openai.requests import Asked
 from mlpmem.ui.request.limits import Deadline
 from mlpmem.ui.service.service import Service
 
+NEW_TOKENS = 16  # of a completion that names no number, as the protocol says
+
 
 def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece | Usage]:
     """Yield the head of an answer, its pieces and its usage; stop ends it before the next token.
@@ -20,7 +23,7 @@ def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece
     Choice i * n + s is sample s of prompt i, and equals a run of its own with seed + s.
     """
     answerer = names.find(service, asked.model, asked.options.lmbda)
-    prompts = _read(service, answerer, asked)
+    prompts, new_tokens = _read(service, answerer, asked)
     yield Head(asked.chat, asked.model, answerer.column, answerer.lmbda, asked.ranked)
     begins = [0] * len(prompts)
     if asked.echo:
@@ -31,24 +34,28 @@ def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece
             begins[i] = len(text)
             for sample in range(asked.samples):
                 yield Piece(i * asked.samples + sample, text, tokens)
-    if not asked.new_tokens:
+    if not new_tokens:
         for index in range(asked.samples * len(prompts)):
             yield Piece(index, "", (), "length")
     written = 0
-    if asked.new_tokens:
-        written = yield from _written(answerer, asked, prompts, begins, stop)
+    if new_tokens:
+        written = yield from _written(answerer, asked, prompts, new_tokens, begins, stop)
     yield Usage(sum(map(len, prompts)), written)
 
 
-def _read(service: Service, answerer: Answerer, asked: Asked) -> list[list[int]]:
-    """Return the token ids of every prompt; ApiError if one does not fit."""
+def _read(service: Service, answerer: Answerer, asked: Asked) -> tuple[list[list[int]], int]:
+    """Return (token ids of every prompt, tokens to write); ApiError if one does not fit."""
     decoder, room = answerer.model.decoder, asked.new_tokens
     if asked.chat:
+        room = min(BOUNDS.new_tokens, decoder.max_positions // 2) if room is None else room
         most = decoder.max_positions - room
         read = [chat_ids(decoder, asked.messages, most, service.model.questions)]
     else:
         special = asked.options.special
         read = [read_ids(decoder, each, "the prompt", special) for each in asked.prompts]
+        if room is None:
+            left = decoder.max_positions - max(map(len, read))
+            room = max(1, min(NEW_TOKENS, BOUNDS.new_tokens, left))
     for ids in read:
         if len(ids) + room > decoder.max_positions:
             raise ApiError(
@@ -62,7 +69,7 @@ def _read(service: Service, answerer: Answerer, asked: Asked) -> list[list[int]]
             raise ApiError(400, f"{asked.model} puts passages before the prompt, so there is no "
                            "echo. Leave echo out", "echo")  # fmt: skip
         read = [answerer.context(ids, room) for ids in read]
-    return read
+    return read, room
 
 
 def _echo(
@@ -87,12 +94,14 @@ def _written(
     answerer: Answerer,
     asked: Asked,
     prompts: list[list[int]],
+    new_tokens: int,
     begins: Sequence[int],
     stop: Deadline,
 ) -> Generator[Piece, None, int]:
     """Yield the pieces of every choice; return the number of tokens written."""
     model, options = answerer.model, asked.options.as_arguments()
     options |= {"lmbda": {answerer.system: answerer.lmbda}, "special": False, "cancel": stop}
+    options["max_new_tokens"] = new_tokens
     fixed = answerer.lmbda if not isinstance(answerer.lmbda, str) else None
     writings = {
         (i, sample): Writing(model.decoder, i * asked.samples + sample, asked.options.stop, begin)

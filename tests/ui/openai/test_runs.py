@@ -49,6 +49,15 @@ def test_a_chat_is_what_the_library_answers(ask, tiny_model):
     assert answer["usage"]["prompt_tokens"] == len(chat_ids(tiny_model.decoder, QUESTION))
 
 
+def test_without_a_number_as_many_tokens_are_written_as_are_usual_and_fit(ask, monkeypatch):
+    monkeypatch.setattr("mlpmem.engine.generation._finish", lambda writer, _, options: (
+        "length" if len(writer.steps) == options.max_new_tokens else ""))  # fmt: skip
+    written = lambda **body: ask(**body)["usage"]["completion_tokens"]  # noqa: E731
+    assert written(prompt=PROMPT) == 16
+    assert written(prompt=[5] * 90) == 6, "the decoder has 96 positions"
+    assert written(chat=True, messages=QUESTION) == 48
+
+
 def test_several_prompts_and_samples_equal_single_requests(ask):
     prompts = [PROMPT, "Peru is", "Gold has", "Peru was"]
     options = {"temperature": 1.2, "max_tokens": 6, "logprobs": 2}
