@@ -18,9 +18,13 @@ TOKEN = 0.05  # seconds per token
 
 
 def seconds(method: str, prompt: Any, options: dict[str, Any]) -> float:
-    """Return the longest lease that a run needs, in seconds; a scrub writes its text twice."""
-    tokens = options.get("max_new_tokens", 32) * (2 if method == "stream_scrub" else 1)
-    return SETTLE + TOKEN * tokens
+    """Return the longest lease that a run needs, in seconds.
+
+    A scrub writes its text twice; the prompts of a batch may all differ in length, so they take
+    turns.
+    """
+    times = len(prompt) if method == "stream_batch" else 2 if method == "stream_scrub" else 1
+    return SETTLE + TOKEN * times * options.get("max_new_tokens", 32)
 
 
 class LeasedModel(Model):

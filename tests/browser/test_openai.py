@@ -102,6 +102,7 @@ def test_models_are_listed_by_system(http):
     assert http.get("v1/models/tiny%3Aknn").json()["system"] == "knn"
     status, error = refused(http.get("v1/models/gpt-4"))
     assert (status, error["code"]) == (404, "model_not_found") and "tiny:lm" in error["message"]
+    assert "/v1/chat/completions" in http.get("").text, "About names the endpoints"
 
 
 @pytest.mark.parametrize("system", ["lm", "memory", "knn"])

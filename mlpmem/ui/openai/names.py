@@ -8,8 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mlpmem.engine.rag import Rag
-from mlpmem.engine.systems import ModelSystem
 from mlpmem.engine.trace import PARTS
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.openai.answers import ApiError
@@ -66,6 +64,9 @@ def find(service: Service, name: str, lmbda: float | str | None) -> Answerer:
     if column in PARTS:
         own = columns.lambdas(model, [column], lmbda)[column]
         return Answerer(column, model, column, own)
+    from mlpmem.engine.rag import Rag  # they need torch, which the page is served before
+    from mlpmem.engine.systems import ModelSystem
+
     found = service.extras.system(column, model)
     inner = found.inner if isinstance(found, Rag) else found
     if not isinstance(inner, ModelSystem):

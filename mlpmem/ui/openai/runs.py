@@ -23,6 +23,9 @@ def run(service: Service, asked: Asked, stop: Deadline) -> Iterator[Head | Piece
     Choice i * n + s is sample s of prompt i, and equals a run of its own with seed + s.
     """
     answerer = names.find(service, asked.model, asked.options.lmbda)
+    for source in asked.sources:
+        if not answerer.model.can_ask(source, answerer.model.store):
+            raise ApiError(400, f"{asked.model} has no source {source}. Leave it out", "sources")
     prompts, new_tokens = _read(service, answerer, asked)
     yield Head(asked.chat, asked.model, answerer.column, answerer.lmbda, asked.ranked)
     begins = [0] * len(prompts)
