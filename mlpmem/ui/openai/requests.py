@@ -167,17 +167,16 @@ def _message(message: Any) -> dict[str, str]:
 
 
 def _options(body: Mapping[str, Any]) -> RequestOptions:
-    """Return how tokens are sampled; the protocol's defaults are temperature 1 and a new seed."""
+    """Return how tokens are sampled: by default the likeliest, as on the page, and a new seed."""
     top_k = 0 if body.get("top_k") == -1 else body.get("top_k")
     values: dict[str, Any] = {}
-    for name, default in (("temperature", 1.0), ("top_p", 1.0), ("min_p", 0.0),
-                          ("repetition_penalty", 1.0)):  # fmt: skip
-        _, _, low, high, _ = inputs.BOUNDS[name]
+    for name in ("temperature", "top_p", "min_p", "repetition_penalty"):
+        _, _, low, high, default = inputs.BOUNDS[name]
         values[name] = float(
             _told(name, inputs.check_number, body.get(name), name, low, high, default)
         )
-    for name, value, default in (("top_k", top_k, 0),
-                                 ("seed", body.get("seed"), secrets.randbelow(2**31))):  # fmt: skip
+    drawn = {"top_k": (top_k, 0), "seed": (body.get("seed"), secrets.randbelow(2**31))}
+    for name, (value, default) in drawn.items():
         _, _, low, high, _ = inputs.BOUNDS[name]
         values[name] = _whole({name: value}, name, int(low), int(high), default)
     return RequestOptions(

@@ -30,10 +30,10 @@ def test_a_prompt_is_a_text_or_token_ids_or_several(prompt, read):
     assert text(prompt=prompt).prompts == read
 
 
-def test_defaults_are_those_of_the_protocol():
+def test_by_default_the_likeliest_tokens_are_written_as_on_the_page():
     asked = text()
     assert (asked.new_tokens, asked.samples, asked.ranked, asked.echo) == (None, 1, None, False)
-    assert (asked.options.temperature, asked.options.top_p, asked.options.lmbda) == (1.0, 1.0, None)
+    assert (asked.options.temperature, asked.options.top_p, asked.options.lmbda) == (0.0, 1.0, None)
     assert len({text().options.seed for _ in range(5)}) > 1, "every request draws anew"
     assert text(seed=7).options.seed == 7
     assert chat(max_completion_tokens=3, max_tokens=9).new_tokens == 3
