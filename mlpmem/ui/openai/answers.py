@@ -220,5 +220,5 @@ def _sources(one: RankedToken) -> dict[str, float | None]:
 
 
 def encoded(value: dict) -> bytes:
-    """Return a value as JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+    """Return a value as JSON; a lone surrogate, which UTF-8 cannot hold, becomes "?"."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")

@@ -145,8 +145,9 @@ def _messages(messages: Any) -> list[dict[str, str]]:
 def _message(message: Any) -> dict[str, str]:
     """Return one message; its parts of text are joined."""
     role = message.get("role") if isinstance(message, dict) else None
-    if role not in ROLES or message.get("tool_calls"):
-        asked = "tool_calls" if role in ROLES else f"role {role!r:.40}"
+    known = isinstance(role, str) and role in ROLES
+    if not known or message.get("tool_calls"):
+        asked = "tool_calls" if known else f"role {role!r:.40}"
         raise ApiError(400, f"A message has {asked}, which is not served here. Use the roles "
                        f"{', '.join(ROLES)} with a text as content", "messages")  # fmt: skip
     content = message.get("content")
@@ -212,7 +213,7 @@ def _ranked(body: Mapping[str, Any], chat: bool) -> int | None:
 
 def _sources(names: Any) -> tuple[str, ...]:
     """Return the sources to tell besides those that are mixed."""
-    if not isinstance(names, list) or not all(name in SOURCES for name in names):
+    if not isinstance(names, list) or any(name not in SOURCES for name in names):
         raise ApiError(400, f"sources must be a list with some of {', '.join(SOURCES)}; got "
                        f"{names!r:.80}", "sources")  # fmt: skip
     return tuple(dict.fromkeys(name for name in names if name != "lm"))

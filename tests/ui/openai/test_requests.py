@@ -1,10 +1,12 @@
 """Bodies as clients send them: what is read, what is refused by name, what is ignored."""
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from mlpmem.ui.door.bounds import BOUNDS
-from mlpmem.ui.openai.answers import ApiError, error
-from mlpmem.ui.openai.requests import MAX_CHAT, parse
+from mlpmem.ui.openai.answers import ApiError, encoded, error
+from mlpmem.ui.openai.requests import IGNORED, MAX_CHAT, OWN, REFUSED, parse
 
 HI = [{"role": "user", "content": "Hi"}]
 
@@ -115,6 +117,26 @@ def test_what_cannot_be_answered_is_refused_by_name(kind, body, param, words):
     assert set(found) == {"message", "type", "param", "code"}
     assert found["param"] == param and words in found["message"]
     assert found["type"] == "invalid_request_error" and found["message"].endswith((".", "?"))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["user", "text", "auto", 10**400, "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "content", "type", "text", "x"]), inner, max_size=4),
+)  # fmt: skip
+NAMES = sorted({*OWN["text"], *OWN["chat"], *REFUSED, *IGNORED, "unknown", "\ud83d"})
+
+
+@given(st.booleans(), st.dictionaries(st.sampled_from(NAMES), JSON, max_size=4))
+def test_no_body_raises_anything_but_a_refusal(is_chat, body):
+    try:
+        asked = parse({"model": "m", "prompt": "x", "messages": HI, **body}, is_chat)
+    except ApiError as refused:
+        status, shape = error(refused)
+        assert status == 400 and refused.sentence.strip() and encoded(shape).decode()
+    else:
+        assert asked.chat is is_chat
 
 
 def test_parts_of_text_are_joined_and_a_lone_surrogate_is_replaced():
