@@ -6,7 +6,7 @@ source, so any lambda can be scored afterwards.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from mlpmem.engine.call import Cancel, Event
-from mlpmem.engine.distributions import interpolate, mix_nll
+from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
-from mlpmem.engine.steps import positions_of
-from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
+from mlpmem.engine.steps import mixed_nll, positions_of, ranked_tokens
+from mlpmem.engine.trace import AUTO, PARTS, RankedToken, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt, read_ids
 from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
@@ -50,13 +50,11 @@ class Score:
         if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source must be one of {', '.join(self.nll)}; got {source!r}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
-        nlls = [self.nll[part] for part in parts]
-        other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
             weight = self.routed[source]
         else:
             weight = check_lmbda(weight)
-        return mix_nll(self.nll["lm"], other, weight).numpy()
+        return mixed_nll(self.nll, source, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf if a token had probability 0."""
@@ -78,32 +76,19 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     ids = read_ids(decoder, text, "the text")
     if len(ids) < 2:
         raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")
-    length = min(len(ids), decoder.max_positions, 2048)
     parts: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
     evidence = Evidence()
-    done = 1  # the first token has no nll
-    for start in range(0, len(ids), max(1, length // 2)):
-        window = torch.tensor([ids[start : start + length]])
-        output = decoder.forward(window)
-        end = start + window.shape[1]
-        for begin in range(done, end, ROWS):
-            at = torch.arange(begin, min(begin + ROWS, end))
-            hidden, logits = output.states((0, at - 1 - start))
-            sources = model.sources(hidden, logits, store)
-            targets = torch.tensor(ids)[at].to(logits.device).view(1, -1, 1)
-            nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
-            for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
-                parts.setdefault(name, []).append(row)
-            for system in model.routed(store).keys() & systems:
-                token_gaps = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
-                before = evidence.read([system] * len(at), token_gaps)
-                weights = model.weights(sources, system, AUTO, before).double().cpu()
-                routed.setdefault(system, []).append(weights)
-        done = end
-        if end == len(ids):
-            break
+    for tokens, hidden, logits in _chunks(decoder, ids):
+        sources = model.sources(hidden, logits, store)
+        targets = tokens.to(logits.device).view(1, -1, 1)
+        nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
+        for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
+            parts.setdefault(name, []).append(row)
+        for system in model.routed(store).keys() & systems:
+            weights = _routed(model, sources, system, evidence, tokens)
+            routed.setdefault(system, []).append(weights)
     nll, routed = (
         {name: torch.cat(rows).numpy() for name, rows in by_name.items()}
         for by_name in (parts, routed)
@@ -112,6 +97,71 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     token_bytes = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
     spans = byte_spans(token_bytes, text if isinstance(text, str) else None)
     return Score(ids, pieces, token_bytes, spans, nll, model.lmbdas(systems, None, store), routed)
+
+
+def _chunks(decoder: Any, ids: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (tokens (R,), hidden states (R, D) and logits (R, V) before them) of all but the first.
+
+    Texts longer than the decoder reads come in windows; see `score`.
+    """
+    length = min(len(ids), decoder.max_positions, 2048)
+    done = 1
+    for start in range(0, len(ids), max(1, length // 2)):
+        window = torch.tensor([ids[start : start + length]])
+        output = decoder.forward(window)
+        end = start + window.shape[1]
+        for begin in range(done, end, ROWS):
+            at = torch.arange(begin, min(begin + ROWS, end))
+            yield torch.tensor(ids)[at], *output.states((0, at - 1 - start))
+        done = end
+        if end == len(ids):
+            break
+
+
+def _routed(
+    model: FusedModel, sources: Any, system: str, evidence: Evidence, tokens: Tensor
+) -> Tensor:
+    """Return a router's lambda (R,) float64 before tokens (R,), and add them to the evidence."""
+    token_gaps = gaps(sources["lm"], sources[system], tokens)
+    before = evidence.read([system] * len(tokens), token_gaps)
+    return model.weights(sources, system, AUTO, before).double().cpu()
+
+
+@torch.inference_mode()
+def ranked(
+    model: FusedModel,
+    text: str | Sequence[int],
+    system: str | None = None,
+    *,
+    lmbda: float | str | None = None,
+    most: int = 0,
+    sources: Collection[str] | None = None,
+    store: Store | None = None,
+    cancel: Cancel | None = None,
+) -> list[tuple[float, list[RankedToken]]]:
+    """Return per token but the first: lambda, and the token with the mix's `most` likeliest ones.
+
+    The token is the first in its list. Its "fused" log-prob is the negative of Score.mixed. A
+    cancelled call returns the tokens it has read.
+    """
+    decoder, store = model.decoder, store or model.store
+    system = model.check_system(system, store)
+    lmbda = model.lmbdas([system], lmbda, store)[system]
+    parts = {part for name in (system, *(sources or ())) for part in PARTS[name]}
+    evidence = Evidence()
+    found: list[tuple[float, list[RankedToken]]] = []
+    for tokens, hidden, logits in _chunks(decoder, read_ids(decoder, text, "the text")):
+        if cancel is not None and cancel.is_set():
+            break
+        there = model.sources(hidden, logits, store, parts)
+        if lmbda == AUTO:
+            weights = _routed(model, there, system, evidence, tokens)
+        else:
+            weights = torch.full((len(tokens),), float(lmbda), dtype=torch.float64)
+        fused = interpolate(there["lm"], there[system], weights)
+        lists = ranked_tokens(there, system, fused, weights, tokens.tolist(), most)
+        found += zip(weights.tolist(), lists, strict=True)
+    return found
 
 
 MAX_TOKENS = 512

@@ -11,6 +11,7 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
     sessions  session states, bounded per client; closed sessions are evicted first
     fair      the queue: turns by computing time, bounded jobs per client
     files     the process's temporary folder, uploads per client, and their sweep
+    programs  the interface of what answers other programs
     pages     `/`, `/config` and `/info`, rendered once
     health    `/health` for the host
 
