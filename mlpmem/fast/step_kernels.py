@@ -186,16 +186,16 @@ def open_phase(phase, model, room, x, hidden, past, sample):
 
 
 @njit(**JIT)
-def attend_chunk(layer, begin, end, model, q, attended, past, sample):
-    """Attend with the key heads begin .. end - 1 of B x KV."""
+def attend_chunk(layer, begin, end, model, q, attended, past, shared, sample):
+    """Attend with the key heads begin .. end - 1 of KV x B."""
     caches, windows, scores = model[0], model[1], model[2]
-    kv_heads, window = caches[0, 3], windows[layer]
+    window = windows[layer]
     keys, values = cached(caches, layer, len(q), q.shape[2], sample)
     first = max(0, past + 1 - window) if window else 0
     scale, cap = scores[layer, 0], scores[layer, 1]
     for i in range(begin, end):
-        b, g = i // kv_heads, i % kv_heads
-        attend_heads(q, keys, values, b, g, first, past + 1, scale, cap, attended)
+        b, g = i % len(q), i // len(q)  # rows of one head follow one another
+        attend_heads(q, keys, values, b, g, first, past + 1, shared, scale, cap, attended)
 
 
 @njit(inline="always", **JIT)
@@ -216,12 +216,14 @@ def operands(phase, phases, room):
 
 
 @njit(**JIT)
-def step(leads, word, done, plan, model, room, x, hidden, past, sample):
+def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
     """Decode one token per row: x (B, D) are its embeddings; writes hidden (B, D) and the logits.
 
     One thread leads: it computes what lies before a phase and opens it. All threads take chunks;
     the leader waits until the last chunk is done. word holds the open phase and its next chunk;
     done counts each phase's finished chunks.
+
+    The first `shared` of the `past` tokens are equal in all rows.
 
     plan is (first, chunks, parts): where each phase's chunks begin, (part, begin, end) of each
     chunk, and the parts of `some_outputs`.
@@ -252,7 +254,7 @@ def step(leads, word, done, plan, model, room, x, hidden, past, sample):
                 continue
             index, begin, end = chunks[first[on] + chunk]
             if on % PHASES == 1:
-                attend_chunk(on // PHASES, begin, end, model, q, attended, past, sample)
+                attend_chunk(on // PHASES, begin, end, model, q, attended, past, shared, sample)
             else:
                 inputs, out = operands(on, phases, room)
                 some_outputs(parts[index], begin, end, inputs, sums, out, BYTES)
