@@ -276,8 +276,11 @@ class FakeModel:
     def lmbdas(self, systems, lmbda, store=None):
         return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
-    def chat_ids(self, turns, max_new_tokens=32):
-        return ask(turns[-1][0])  # the fake reads texts
+    def chat_question(self, question):
+        return ask(question)
+
+    def chat_ids(self, turns, max_new_tokens=32, typed=False):
+        return turns[-1][0] if typed else ask(turns[-1][0])  # the fake reads texts
 
 
 def write_bundle(folder: Path) -> Path:

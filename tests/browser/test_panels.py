@@ -107,6 +107,33 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     assert page.locator(".log .turn").count() == 0
 
 
+def test_a_chip_in_the_chat_repeats_the_question_as_typed(visit):
+    page = visit()
+    page.click("[role=tab]:has-text('Chat')")
+    page.fill("#chat-input textarea", "Who wrote  The Salt Ledger?")
+    page.press("#chat-input textarea", "Enter")
+    page.wait_for_selector("#chat-pane-memory[data-state=done]")
+    chip = page.locator("#chat-view .form-chip")
+    assert chip.is_visible() and "Who wrote  The Salt Ledger?" in chip.get_attribute("title")
+    asked = "document.querySelector('#chat-view .asked').textContent"
+    assert page.evaluate(asked) == fake.ask("Who wrote The Salt Ledger?")
+    run_before = page.get_attribute("#chat-view .view-host", "data-run")
+    page.fill("#chat-input textarea", "half a question")
+    chip.click()
+    page.wait_for_function(
+        "(run) => document.querySelector('#chat-view .view-host').dataset.run !== run"
+        " && document.querySelector('#chat-pane-memory').dataset.state === 'done'",
+        arg=run_before,
+    )
+    assert page.evaluate(asked) == "Who wrote  The Salt Ledger?" and not chip.is_visible()
+    assert "asked as typed" in page.inner_text(".answers:last-child .who")
+    assert page.locator(".log .turn").count() == 2, "the same turn again"
+    assert page.input_value("#chat-input textarea") == "half a question"
+    page.click("#chat-retry")
+    page.wait_for_selector(".answers:last-child .who:has-text('try 2')")
+    assert not chip.is_visible()
+
+
 def test_two_visitors_get_their_own_answers(visit):
     pages = [visit(), visit()]
     questions = [

@@ -24,7 +24,7 @@ class ChatLog {
     const below = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight < NEAR;
     const last = turns.at(-1);
     const known = JSON.stringify(turns.map((turn) =>
-      [turn.question, turn.system, turn.try, turn === last ? "" : turn.answer]));
+      [turn.question, turn.system, turn.try, turn.typed, turn === last ? "" : turn.answer]));
     if (last && known === this.known) { // only the last answer changed
       setText(inside(this.root, ":scope > :last-child > :last-child"), last.answer.trim() || "…");
     } else {
@@ -57,11 +57,12 @@ class ChatLog {
       h("p", { class: "said", dir: "auto" }, turn.answer.trim() || (last ? "…" : "(stopped)")));
   }
 
-  /** A note on a later try, which begins with a less likely token so that it does not repeat itself.
+  /** Notes: asked as typed; a later try, which begins with a less likely token so that it does not repeat itself.
    * @param {Turn} turn */
   #tried(turn) {
-    if (turn.try < 2) return "";
-    return ` · try ${turn.try}, begun with ${quote(turn.firsts[turn.try - 1][1])}`;
+    const typed = turn.typed ? " · asked as typed" : "";
+    if (turn.try < 2) return typed;
+    return `${typed} · try ${turn.try}, begun with ${quote(turn.firsts[turn.try - 1][1])}`;
   }
 
   #hint() {
