@@ -13,7 +13,7 @@ from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.trace import AUTO, PARTS, Step
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.tokenizer import TextEnd, TextStream
 from mlpmem.retrieval.datastore import Store
 
 TIMED = {"memory": "memory", "knn": "search"}  # part -> its key in Sources.seconds
@@ -55,6 +55,7 @@ class Writer:
     row: int = 0  # of the batch
     steps: list[Step] = field(default_factory=list)
     text: TextStream = field(default_factory=TextStream)
+    end: TextEnd = field(default_factory=TextEnd)
     finish: str = ""
 
 

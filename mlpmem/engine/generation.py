@@ -262,8 +262,9 @@ def _finish(writer: Writer, decoder: Decoder, options: GenerationOptions) -> str
     step = writer.steps[-1]
     if step.token_id in decoder.eos_ids:
         return "eos"
-    if options.stop and any(text in _text(decoder, writer) for text in options.stop):
-        return "stop_string"
+    if options.stop and step.token_id not in decoder.special_ids:
+        if writer.end.stops(decoder.token_bytes[step.token_id], options.stop):
+            return "stop_string"
     return "length" if len(writer.steps) == options.max_new_tokens else ""
 
 

@@ -4,6 +4,7 @@ Text of a person or a file never becomes a control token, whatever it spells (`e
 character may be spread over several tokens, so tokens are bytes first and text second.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Sequence
@@ -208,6 +209,25 @@ class TextStream:
         cut = _complete(data)
         self._pending = data[cut:]
         return data[:cut].decode("utf-8", "replace") or (PARTIAL if piece else "")
+
+
+class TextEnd:
+    """The end of a growing text, as long as a stop text can still begin in it."""
+
+    def __init__(self) -> None:
+        """Begin with no text."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ""
+
+    def stops(self, piece: bytes, stops: Sequence[str]) -> bool:
+        """Return whether the text has a stop text that ends with this token's characters.
+
+        The stop texts are the same in every call. A character that is not whole is not text yet.
+        """
+        text = self._text + self._decoder.decode(piece)
+        longest = max(map(len, stops))
+        self._text = text[max(0, len(text) - longest + 1) :]
+        return any(stop in text for stop in stops)
 
 
 def _complete(data: bytes) -> int:
