@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ from conftest import HERE, Server
 
 BOUNDS = {
     "MLPMEM_TRUST_PROXY": "1",
-    "MLPMEM_BODY_SECONDS": "1",
+    "MLPMEM_BODY_SECONDS": "2",
     "MLPMEM_LISTEN_SECONDS": "3",
     "MLPMEM_CLIENT_UPLOADS": "3",
 }
@@ -218,6 +219,33 @@ def test_excess_uploads_delete_the_clients_own_and_incomplete_ones_leave_nothing
         "gradio_api/upload", files=[("files", ("a", b"1")), ("files", ("b", b""))]
     )
     assert odd.status_code == 422
+
+
+def test_slow_headers_are_closed_and_a_polling_connection_stays(client, server):
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+    visitor, slow = client("203.0.113.30"), []
+    for sent in (b"", head, head + b"x-a: 1\r\n\r\n" + head):
+        slow.append(socket.create_connection(("127.0.0.1", server.port)))
+        slow[-1].sendall(sent)
+        slow[-1].settimeout(20)
+    begin, kept = time.monotonic(), None
+    while time.monotonic() - begin < 5:
+        with visitor.http.stream("GET", "health") as answer:
+            answer.read()
+            local = answer.extensions["network_stream"].get_extra_info("client_addr")
+        assert kept in (None, local), "its headers are in time, so it stays open"
+        kept = local
+        with suppress(OSError):  # it was closed
+            slow[1].sendall(b"x-b: 2\r\n")
+        time.sleep(0.3)
+    for one in slow:
+        received = b""
+        with suppress(ConnectionResetError):
+            while more := one.recv(4096):
+                received += more
+        assert received.count(b"HTTP/1.1 200") == (one is slow[2]), "only a whole request"
+        one.close()
+    assert time.monotonic() - begin < 12
 
 
 @pytest.mark.parametrize("data", [[1], "x", 0, {"index": [1]}, {"index": None}, {"text": {"a": 1}}])
