@@ -121,16 +121,22 @@ def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     return encode_text(tokenizer, text)
 
 
-def byte_spans(parts: Sequence[bytes], text: str | None = None) -> list[tuple[int, int]]:
-    """Return where each token's bytes stand in the UTF-8 of the text they make, (begin, end).
+def text_parts(decoder: Any, ids: Sequence[int], text: str | None = None) -> list[bytes]:
+    """Return the UTF-8 of the text that each token stands for, (T,); of a control token none.
 
-    A space that the tokenizer put before the text counts nothing. A character of several tokens is
-    shared out over them.
+    A space that the tokenizer put before the text is no part of it. A character of several tokens
+    is shared out over them.
     """
-    ends = list(accumulate(map(len, parts), initial=0))
-    added = text is not None and b"".join(parts) == b" " + text.encode()
-    shift = int(added)
-    return [(max(0, a - shift), max(0, b - shift)) for a, b in pairwise(ends)]
+    parts = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    if text is not None and b"".join(parts) == b" " + valid(text).encode():
+        first = next(i for i, part in enumerate(parts) if part)
+        parts[first] = parts[first][1:]
+    return parts
+
+
+def byte_spans(parts: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return where each token's bytes stand in the text they make, (begin, end)."""
+    return list(pairwise(accumulate(map(len, parts), initial=0)))
 
 
 def _literal_backend(tokenizer: Any) -> Any:
