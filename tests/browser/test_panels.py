@@ -107,6 +107,28 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     assert page.locator(".log .turn").count() == 0
 
 
+CHAT_DONE = """(run) => document.querySelector('#chat-view .view-host').dataset.run !== run
+  && document.querySelector('#chat-pane-memory')?.dataset.state === 'done'"""
+
+
+def test_the_chat_keeps_an_answers_indent_and_says_where_there_is_no_text(visit):
+    page = visit()
+    page.click("[role=tab]:has-text('Chat')")
+    for question, shown in (
+        ("How does it return?", "    return x\ny"),
+        ("What stays unsaid?", "(no text)"),
+        ("What is the capital of Peru?", "Lima"),
+    ):
+        before = page.get_attribute("#chat-view .view-host", "data-run")
+        page.fill("#chat-input textarea", question)
+        page.press("#chat-input textarea", "Enter")
+        page.wait_for_function(CHAT_DONE, arg=before)
+        page.wait_for_selector(".log[aria-busy=false]")
+        answer = "document.querySelector('.answers:last-child .said').textContent"
+        assert page.evaluate(answer) == shown
+    assert page.locator(".said:has-text('(no text)')").count() == 1
+
+
 def test_a_chip_in_the_chat_repeats_the_question_as_typed(visit):
     page = visit()
     page.click("[role=tab]:has-text('Chat')")
@@ -120,11 +142,7 @@ def test_a_chip_in_the_chat_repeats_the_question_as_typed(visit):
     run_before = page.get_attribute("#chat-view .view-host", "data-run")
     page.fill("#chat-input textarea", "half a question")
     chip.click()
-    page.wait_for_function(
-        "(run) => document.querySelector('#chat-view .view-host').dataset.run !== run"
-        " && document.querySelector('#chat-pane-memory').dataset.state === 'done'",
-        arg=run_before,
-    )
+    page.wait_for_function(CHAT_DONE, arg=run_before)
     assert page.evaluate(asked) == "Who wrote  The Salt Ledger?" and not chip.is_visible()
     assert "asked as typed" in page.inner_text(".answers:last-child .who")
     assert page.locator(".log .turn").count() == 2, "the same turn again"
