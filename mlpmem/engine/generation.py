@@ -23,6 +23,7 @@ from mlpmem.engine.steps import positions_of
 from mlpmem.engine.trace import AUTO, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder, DecoderOutput
+from mlpmem.model.tokenizer import text_parts, whole_text
 from mlpmem.retrieval.datastore import Store
 
 LMBDAS = lambda_grid(10)
@@ -300,8 +301,8 @@ def _add_evidence(
 
 
 def _text(decoder: Decoder, writer: Writer) -> str:
-    """Return what a writer has written, without special tokens."""
-    return decoder.decode([step.token_id for step in writer.steps])
+    """Return what a writer has written, without a last character that is not whole."""
+    return whole_text(b"".join(text_parts(decoder, [step.token_id for step in writer.steps])))
 
 
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:

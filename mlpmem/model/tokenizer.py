@@ -217,6 +217,11 @@ class TextStream:
         return data[:cut].decode("utf-8", "replace") or (PARTIAL if piece else "")
 
 
+def whole_text(data: bytes) -> str:
+    """Return bytes as text, without the beginning of a character at their end."""
+    return data[: _complete(data)].decode("utf-8", "replace")
+
+
 class TextEnd:
     """The end of a growing text, as long as a stop text can still begin in it."""
 
