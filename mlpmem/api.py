@@ -20,7 +20,7 @@ from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
 from mlpmem.engine.trace import PARTS, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
-from mlpmem.model.prompts import Chat, chat_ids
+from mlpmem.model.prompts import Chat, chat_ids, chat_question
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store, store_texts
 from mlpmem.retrieval.text_search import TextIndex
@@ -269,10 +269,17 @@ class Model(FusedModel):
         """
         return self.generate(self.chat_ids(turns, max_new_tokens), system, **_options(locals()))
 
-    def chat_ids(self, turns: Chat, max_new_tokens: int = 32) -> list[int]:
-        """Return the token ids that `chat` continues: the turns in the decoder's own format."""
+    def chat_ids(self, turns: Chat, max_new_tokens: int = 32, typed: bool = False) -> list[int]:
+        """Return the token ids that `chat` continues: the turns in the decoder's own format.
+
+        With typed, a decoder trained on "Question: ... Answer:" reads the turns as lines instead.
+        """
         room = self.decoder.max_positions - max_new_tokens
-        return chat_ids(self.decoder, turns, room, self.questions)
+        return chat_ids(self.decoder, turns, room, self.questions and not typed)
+
+    def chat_question(self, question: str) -> str:
+        """Return a chat's question as it is asked: in the form the decoder was trained on."""
+        return chat_question(self.decoder, question, self.questions)
 
     @overload
     def score(self, text: Prompt, store: Store | None = None) -> Score: ...

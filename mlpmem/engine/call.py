@@ -13,7 +13,7 @@ from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.trace import AUTO, PARTS, Step
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.tokenizer import TextEnd, TextStream
 from mlpmem.retrieval.datastore import Store
 
 TIMED = {"memory": "memory", "knn": "search"}  # part -> its key in Sources.seconds
@@ -56,6 +56,7 @@ class Writer:
     sample: int = 0  # its random numbers are those of the call's seed + sample
     steps: list[Step] = field(default_factory=list)
     text: TextStream = field(default_factory=TextStream)
+    end: TextEnd = field(default_factory=TextEnd)
     finish: str = ""
 
 

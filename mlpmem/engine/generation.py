@@ -23,6 +23,7 @@ from mlpmem.engine.steps import positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder, DecoderOutput
+from mlpmem.model.tokenizer import text_parts, whole_text
 from mlpmem.retrieval.datastore import Store
 
 LMBDAS = lambda_grid(10)
@@ -248,8 +249,9 @@ def _finish(writer: Writer, decoder: Decoder, options: GenerationOptions) -> str
     step = writer.steps[-1]
     if step.token_id in decoder.eos_ids:
         return "eos"
-    if options.stop and any(text in _text(decoder, writer) for text in options.stop):
-        return "stop_string"
+    if options.stop and step.token_id not in decoder.special_ids:
+        if writer.end.stops(decoder.token_bytes[step.token_id], options.stop):
+            return "stop_string"
     return "length" if len(writer.steps) == options.max_new_tokens else ""
 
 
@@ -285,8 +287,8 @@ def _add_evidence(
 
 
 def _text(decoder: Decoder, writer: Writer) -> str:
-    """Return what a writer has written, without special tokens."""
-    return decoder.decode([step.token_id for step in writer.steps])
+    """Return what a writer has written, without a last character that is not whole."""
+    return whole_text(b"".join(text_parts(decoder, [step.token_id for step in writer.steps])))
 
 
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:

@@ -23,7 +23,7 @@ from mlpmem.engine.steps import mixed_nll, positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, PARTS, RankedToken, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt, read_ids
-from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
+from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids, text_parts
 from mlpmem.retrieval.datastore import Store
 
 ROWS = 256  # positions whose (rows, V) log-probs are held at once
@@ -35,7 +35,7 @@ class Score:
 
     ids: list[int]  # (T,)
     tokens: list[str]  # (T,) for display; part of a character is U+FFFD
-    token_bytes: list[bytes]  # (T,) UTF-8, empty for control tokens
+    token_bytes: list[bytes]  # (T,) UTF-8 of the text, in parts; empty for control tokens
     offsets: list[tuple[int, int]]  # (T,) start and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
     lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is a router's
@@ -76,7 +76,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     ids = read_ids(decoder, text, "the text")
     if len(ids) < 2:
         raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")
-    parts: dict[str, list[torch.Tensor]] = {}
+    nlls: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
     evidence = Evidence()
@@ -85,18 +85,18 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
         targets = tokens.to(logits.device).view(1, -1, 1)
         nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
         for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
-            parts.setdefault(name, []).append(row)
+            nlls.setdefault(name, []).append(row)
         for system in model.routed(store).keys() & systems:
             weights = _routed(model, sources, system, evidence, tokens)
             routed.setdefault(system, []).append(weights)
     nll, routed = (
         {name: torch.cat(rows).numpy() for name, rows in by_name.items()}
-        for by_name in (parts, routed)
+        for by_name in (nlls, routed)
     )
     pieces = [decoder.pieces[i] for i in ids]
-    token_bytes = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
-    spans = byte_spans(token_bytes, text if isinstance(text, str) else None)
-    return Score(ids, pieces, token_bytes, spans, nll, model.lmbdas(systems, None, store), routed)
+    parts = text_parts(decoder, ids, text if isinstance(text, str) else None)
+    lmbdas = model.lmbdas(systems, None, store)
+    return Score(ids, pieces, parts, byte_spans(parts), nll, lmbdas, routed)
 
 
 def _chunks(decoder: Any, ids: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -187,7 +187,8 @@ def inspect(
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text)
-    return _run(model, store, ids, system, lmbda, cancel)
+    parts = text_parts(model.decoder, ids, text)
+    return _run(model, store, ids, parts, system, lmbda, cancel)
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
@@ -209,6 +210,7 @@ def _run(
     model: FusedModel,
     store: Store | None,
     ids: list[int],
+    parts: list[bytes],
     system: str,
     lmbda: float | str,
     cancel: Cancel | None,
@@ -233,39 +235,40 @@ def _run(
             before = evidence.read([system] * len(tokens), token_gaps)
             weights = model.weights(sources, system, lmbda, before).tolist()
         for row, token, weight in zip(rows, tokens, weights, strict=True):
-            piece = _piece(model.decoder, written, token)
+            special = token in model.decoder.special_ids
+            part = parts[len(steps) + 1]
+            piece = model.decoder.pieces[token] if special else written.push(part)
             ms = 1000 * (time.perf_counter() - begin) / (len(steps) + 1)
             own = {"lmbda": weight} if auto else {}
             choice = system, weight, len(steps), token
             steps.append(row.step(model.decoder.pieces, *choice, text=piece, ms=ms, **own))
         yield Event("progress", {"done": len(steps), "total": total})
-    yield Event("done", {system: _trace(model, ids, system, lmbda, steps)})
-
-
-def _piece(decoder: Any, written: TextStream, token: int) -> str:
-    """Return the text a token adds, or a special token's name."""
-    if token in decoder.special_ids:
-        return decoder.pieces[token]
-    return written.push(decoder.token_bytes[token])
+    yield Event("done", {system: _trace(model, ids, parts, system, lmbda, steps)})
 
 
 def _trace(
-    model: FusedModel, ids: list[int], system: str, lmbda: float | str, steps: list[Step]
+    model: FusedModel,
+    ids: list[int],
+    parts: list[bytes],
+    system: str,
+    lmbda: float | str,
+    steps: list[Step],
 ) -> Trace:
     """Return the Trace of a scored text."""
+    first, *rest = parts
     settings = asdict(model.settings)
     for name in ("lmbda", "auto"):
         settings.pop(name)
     return Trace(
         system=system,
-        prompt=model.decoder.decode(ids[:1]),
+        prompt=first.decode("utf-8", "replace"),
         prompt_ids=ids[:1],
         lmbda=lmbda,
         settings={"scored": True, **settings},
         model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
         steps=steps,
         finish="end",
-        text=model.decoder.decode(ids[1:]),
+        text=b"".join(rest).decode("utf-8", "replace"),
     )
 
 

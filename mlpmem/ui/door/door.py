@@ -16,6 +16,7 @@ from urllib.parse import parse_qs
 
 from mlpmem.ui.door import files, headers, routes, shares, sizes
 from mlpmem.ui.door.bounds import BOUNDS, Bounds
+from mlpmem.ui.door.connections import Connections
 from mlpmem.ui.door.fair import SIZE
 from mlpmem.ui.door.health import Health
 from mlpmem.ui.door.pages import Pages
@@ -23,14 +24,14 @@ from mlpmem.ui.door.programs import OFF, Programs
 from mlpmem.ui.door.routes import V1, RefusedError, Route
 from mlpmem.ui.door.sessions import Sessions
 
-SWEEP = 1.0  # seconds between sweeps of sessions and queue; files are swept every tenth time
+SWEEP = 1.0  # seconds between sweeps; files are swept every tenth time
 QUERY = 32_768  # bytes: a link may contain a prompt
 GONE = "This result has expired. Send the request again."
 log = logging.getLogger(__name__)
 
 
 class Gate:
-    """The state of one page's door: shares, sessions, uploads, rendered pages, health."""
+    """The state of one page's door: shares, sessions, connections, uploads, pages, health."""
 
     programs: Programs | None = None  # None: their routes do not exist
 
@@ -42,6 +43,7 @@ class Gate:
         self.shares, self.sessions = shares.Shares(bounds), Sessions(bounds)
         self.uploads, self.pages = files.Uploads(folder, bounds), Pages()
         self.health = Health(service, folder, bounds)
+        self.connections = Connections(bounds, self.shares.trusted)
 
     @staticmethod
     @asynccontextmanager
@@ -59,7 +61,7 @@ class Gate:
                 await sweep
 
     async def sweep(self, blocks: Any) -> None:
-        """Delete expired sessions, jobs and files, in an endless loop."""
+        """Delete expired sessions, jobs and files, close connections, in an endless loop."""
         count = 0
         while True:
             await asyncio.sleep(SWEEP)
@@ -67,6 +69,8 @@ class Gate:
             try:
                 blocks._queue.sweep()
                 self.sessions.sweep()
+                if server := getattr(blocks, "server", None):
+                    self.connections.sweep([*server.server_state.connections])
                 if count % 10 == 0:
                     listed = [blocks.upload_file_set, *blocks.temp_file_sets]
                     await asyncio.to_thread(self.uploads.sweep, listed)
