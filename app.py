@@ -169,6 +169,11 @@ def opened(args: argparse.Namespace) -> tuple:
     return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, extras
 
 
+def served_name(args: argparse.Namespace) -> str:
+    """Return the name by which programs ask for a decoder or preset."""
+    return args.preset or Path(args.decoder).name.removesuffix(".gguf")
+
+
 def ignored(args: argparse.Namespace) -> str:
     """Return a line on options that are ignored for bundles, "" without any.
 
@@ -227,7 +232,9 @@ def main(argv: list[str] | None = None) -> int:
 
     load, bundle, note, extras = opened(args)
     recordings = recorded.read(bundle) if bundle else recorded.Recorded()
-    return page.serve(service.Service(load, note, extras), recordings, args.host, args.port)
+    name = "" if bundle else served_name(args)
+    serving = service.Service(load, note, extras, name)
+    return page.serve(serving, recordings, args.host, args.port)
 
 
 if __name__ == "__main__":

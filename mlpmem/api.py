@@ -10,17 +10,17 @@ from typing import Any, cast, overload
 
 from torch import Tensor
 
-from mlpmem.engine import generation, scoring
+from mlpmem.engine import batches, generation, scoring
 from mlpmem.engine.call import Cancel, Event
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.generation import LMBDAS, last_values
 from mlpmem.engine.router import Router
 from mlpmem.engine.scoring import Score
 from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
-from mlpmem.engine.trace import PARTS, Trace
+from mlpmem.engine.trace import PARTS, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
-from mlpmem.model.prompts import Chat, chat_ids
+from mlpmem.model.prompts import Chat, chat_ids, chat_question
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store, store_texts
 from mlpmem.retrieval.text_search import TextIndex
@@ -129,7 +129,7 @@ class Model(FusedModel):
         self, prompts: Sequence[Prompt], systems: Sequence[str] | None, options: dict[str, Any]
     ) -> list[dict[str, Trace]]:
         """Return the traces of every prompt; a leased model overrides this."""
-        return generation.compare_batch(self, prompts, systems, **_engine_arguments(options))
+        return batches.compare_batch(self, prompts, systems, **_engine_arguments(options))
 
     def stream(
         self,
@@ -155,6 +155,40 @@ class Model(FusedModel):
     ) -> Iterator[Event]:
         """Return Events: one "step" per token with {system: Step}, then "done" with the traces."""
         return generation.compare(self, prompt, systems, **_engine_arguments(_options(locals())))
+
+    def stream_batch(
+        self,
+        prompts: Sequence[Prompt],
+        systems: Sequence[str] | None = None,
+        *,
+        samples: int = 1,
+        ranked: int | None = None,
+        lmbda: Lmbda | Mapping[str, Lmbda] | None = None,
+        max_new_tokens: int = 32,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        do_sample: bool | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        forced: Sequence[int] = (),
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+        special: bool = False,
+        **unknown: Any,
+    ) -> Iterator[Event]:
+        """Return Events as `stream` does, by (prompt's index, system, sample).
+
+        Sample s draws as seed + s does. With `ranked`, every step has the log-probs of so many of
+        the mix's likeliest tokens.
+        """
+        options = _engine_arguments(_options(locals()))
+        return batches.stream_batch(
+            self, prompts, systems, samples=samples, ranked=ranked, **options
+        )
 
     def scrub(
         self,
@@ -235,10 +269,17 @@ class Model(FusedModel):
         """
         return self.generate(self.chat_ids(turns, max_new_tokens), system, **_options(locals()))
 
-    def chat_ids(self, turns: Chat, max_new_tokens: int = 32) -> list[int]:
-        """Return the token ids that `chat` continues: the turns in the decoder's own format."""
+    def chat_ids(self, turns: Chat, max_new_tokens: int = 32, typed: bool = False) -> list[int]:
+        """Return the token ids that `chat` continues: the turns in the decoder's own format.
+
+        With typed, a decoder trained on "Question: ... Answer:" reads the turns as lines instead.
+        """
         room = self.decoder.max_positions - max_new_tokens
-        return chat_ids(self.decoder, turns, room, self.questions)
+        return chat_ids(self.decoder, turns, room, self.questions and not typed)
+
+    def chat_question(self, question: str) -> str:
+        """Return a chat's question as it is asked: in the form the decoder was trained on."""
+        return chat_question(self.decoder, question, self.questions)
 
     @overload
     def score(self, text: Prompt, store: Store | None = None) -> Score: ...
@@ -253,6 +294,24 @@ class Model(FusedModel):
         if is_batch(text):
             return [scoring.score(self, cast(Prompt, each), store) for each in text]
         return scoring.score(self, cast(Prompt, text), store)
+
+    def ranked(
+        self,
+        text: Prompt,
+        system: str | None = None,
+        most: int = 0,
+        *,
+        lmbda: Lmbda | None = None,
+        sources: Collection[str] | None = None,
+        store: Store | None = None,
+        cancel: Cancel | None = None,
+    ) -> list[tuple[float, list[RankedToken]]]:
+        """Return per token but the first: lambda, and the token with the `most` likeliest ones.
+
+        A token has its log-probs by every source; "fused" is that of the system's mix.
+        """
+        options: dict[str, Any] = {"sources": sources, "store": store, "cancel": cancel}
+        return scoring.ranked(self, text, system, lmbda=lmbda, most=most, **options)
 
     def inspect(
         self,
@@ -352,7 +411,8 @@ def _trace_of(name: str, traces: dict[str, Trace]) -> Trace:
     return traces[name]
 
 
-_OWN = ("self", "prompt", "system", "systems", "lmbdas", "turns", "unknown", "__class__")
+_OWN = ("self", "prompt", "prompts", "system", "systems", "lmbdas", "turns", "unknown", "samples",
+        "ranked", "__class__")  # fmt: skip
 _ALIASES = {"stop_strings": "stop"}
 _CALL = ("lmbda", "sources", "store", "cancel", "special")
 _NAMES = {field.name for field in fields(GenerationOptions)} | {*_CALL, *_ALIASES, "do_sample"}

@@ -34,7 +34,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG, add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import as_messages, chat_ids
-from mlpmem.model.tokenizer import PARTIAL, TextStream
+from mlpmem.model.tokenizer import PARTIAL, TextEnd, TextStream
 from mlpmem.retrieval import key_cache
 from mlpmem.retrieval.documents import Documents
 from mlpmem.ui import endpoints
@@ -505,6 +505,21 @@ def test_characters_that_are_cut_anywhere_come_whole(text, cuts):
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     shown = [stream.push(data[a:b]) for a, b in pairwise(edges)]
     assert "".join(part for part in shown if part != PARTIAL) == data.decode("utf-8")
+
+
+@fuzz
+@given(
+    pieces=st.lists(st.binary(max_size=4) | st.sampled_from([b"ab", b"\xf0\x9f", b"\x98\x80"])),
+    stops=st.lists(st.text("ab\U0001f600", min_size=1, max_size=4), min_size=1, max_size=3),
+)
+def test_stop_texts_are_found_in_the_end_as_in_the_whole(pieces, stops):
+    end, data = TextEnd(), b""
+    for piece in pieces:
+        data += piece
+        found = any(stop in data.decode("utf-8", "replace") for stop in stops)
+        assert end.stops(piece, stops) == found
+        if found:
+            break
 
 
 @fuzz

@@ -63,19 +63,23 @@ SHAPES = {
 }
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer of BOS, EOS, the 256 bytes and a few merges; it puts BOS before a text."""
+def tokenizer(prefix_space: bool = False, bos: bool = True) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of BOS, EOS, the 256 bytes and a few merges; it puts BOS before a text.
+
+    With prefix_space it puts a space before a text that has none, as SentencePiece's do.
+    """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("i", "n"), ("a", "n")]
     pieces = [BOS, EOS, *alphabet, *(left + right for left, right in merges)]
     vocab = {piece: i for i, piece in enumerate(pieces)}
     made = Tokenizer(models.BPE(vocab=vocab, merges=merges))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix_space)
     made.decoder = decoders.ByteLevel()
     made.add_special_tokens([BOS, EOS])
-    made.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, 0)]
-    )
+    if bos:
+        made.post_processor = processors.TemplateProcessing(
+            single=f"{BOS} $A", special_tokens=[(BOS, 0)]
+        )
     return PreTrainedTokenizerFast(
         tokenizer_object=made, bos_token=BOS, eos_token=EOS, pad_token=EOS
     )

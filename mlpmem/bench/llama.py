@@ -77,6 +77,8 @@ def bench(
             work[f"rows{rows}"] = _ours(model, prompts[900], rows, f"rows{rows}")
         found = in_turns(work, rounds)
     name = f"llama/{form}/threads={threads}"
+    if decoder.kl:
+        yield Figure(f"{name}/kl", decoder.kl, "nats")
     for length in LENGTHS:
         for part, metric in (("first", "ms_to_first_token"), ("token", "ms_per_token")):
             ours = found[f"ours/{length}/{part}"]

@@ -13,7 +13,7 @@ from mlpmem.engine.settings import GenerationOptions
 from mlpmem.engine.trace import AUTO, PARTS, Step
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt
-from mlpmem.model.tokenizer import TextStream
+from mlpmem.model.tokenizer import TextEnd, TextStream
 from mlpmem.retrieval.datastore import Store
 
 TIMED = {"memory": "memory", "knn": "search"}  # part -> its key in Sources.seconds
@@ -53,8 +53,10 @@ class Writer:
     lmbda: float | str
     prompt: Prompt
     row: int = 0  # of the batch
+    sample: int = 0  # its random numbers are those of the call's seed + sample
     steps: list[Step] = field(default_factory=list)
     text: TextStream = field(default_factory=TextStream)
+    end: TextEnd = field(default_factory=TextEnd)
     finish: str = ""
 
 
@@ -97,6 +99,7 @@ class Call:
     options: GenerationOptions
     cancel: Cancel | None
     special: bool = False  # whether control tokens in a prompt are read as such
+    ranked: int | None = None  # how many of the mix's likeliest tokens a step ranks
 
     @classmethod
     def of(
@@ -108,6 +111,7 @@ class Call:
         options: GenerationOptions,
         cancel: Cancel | None,
         special: bool = False,
+        ranked: int | None = None,
     ) -> "Call":
         """Return the call; MlpMemError for unavailable systems, sources or forced ids."""
         store = store or model.store
@@ -123,7 +127,7 @@ class Call:
             raise MlpMemError(
                 f"cancel must have is_set(), as a threading.Event does; got {cancel!r}"
             )
-        return cls(model, store, frozenset(parts), options, cancel, special)
+        return cls(model, store, frozenset(parts), options, cancel, special, ranked)
 
     def read(self, prompt: str | Sequence[int]) -> Prompt:
         """Return a prompt as text and ids; MlpMemError if it is empty or too long."""

@@ -4,6 +4,7 @@ A model holds no state of a request. The datastore may come later: `attach_datas
 reference, and a call keeps the datastore it began with. The calls are in mlpmem/api.py.
 """
 
+import math
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -219,9 +220,13 @@ def systems_of(model: FusedModel, store: Store | None) -> list[str]:
 
 
 def _check_numbers(names: Sequence[str], log_probs: Tensor) -> None:
-    """Raise MlpMemError for a source with nan among the log-probs (S, R, V)."""
-    for name, bad in zip(names, log_probs.isnan().flatten(1).any(1).tolist(), strict=True):
-        if bad:
+    """Raise MlpMemError for a source with nan among the log-probs (S, R, V).
+
+    None of them is +inf, so their sum is nan only if one of them is. A sum takes a tenth of the
+    time of `isnan`, which would be some percent of a step.
+    """
+    for name, total in zip(names, log_probs.sum((1, 2)).tolist(), strict=True):
+        if math.isnan(total):
             raise MlpMemError(
                 f"{LABELS[name]} gives values that are not numbers (nan), so there is no "
                 "answer; its weights are damaged or overflow in this dtype. Load it in float32, "

@@ -1,9 +1,9 @@
 """Generation as an iterator of steps: several writers decoded as one batch over one prefill.
 
-A writer is a system at one lambda after one prompt. A batch row is a distinct history: writers that
-have written the same tokens share one row of the decoder, the memory and the search, until they
-choose differently. The engine works on token ids; text is only for traces. Nothing of a call is
-held after it.
+A writer is a system at one lambda after one prompt; `batches.py` has several prompts. A batch row
+is a distinct history: writers that have written the same tokens share one row of the decoder, the
+memory and the search, until they choose differently. The engine works on token ids; text is only
+for traces. Nothing of a call is held after it.
 """
 
 import time
@@ -14,15 +14,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlpmem.engine.call import Call, Cancel, Clock, Event, Prompt, Writer
+from mlpmem.engine.call import Call, Cancel, Clock, Event, Writer
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
-from mlpmem.engine.steps import positions_of
-from mlpmem.engine.trace import AUTO, Trace
+from mlpmem.engine.steps import positions_of, ranked_tokens
+from mlpmem.engine.trace import AUTO, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder, DecoderOutput
+from mlpmem.model.tokenizer import text_parts, whole_text
 from mlpmem.retrieval.datastore import Store
 
 LMBDAS = lambda_grid(10)
@@ -50,60 +51,14 @@ def compare(
     mix, and those in `sources`. With lmbda "auto" a router chooses it for every token.
     """
     store = store or model.store
-    systems = _distinct(model, systems, store)
+    systems = distinct(model, systems, store)
     call = Call.of(model, systems, store, sources, options, cancel, special)
     lmbdas = model.lmbdas(systems, lmbda, store)
     read = call.read(prompt)
-    return _run(call, [Writer(system, system, lmbdas[system], read) for system in systems])
+    return run(call, [Writer(system, system, lmbdas[system], read) for system in systems])
 
 
-def compare_batch(
-    model: FusedModel,
-    prompts: Sequence[str | Sequence[int]],
-    systems: Sequence[str] | None = None,
-    *,
-    lmbda: float | str | Mapping[str, float | str] | None = None,
-    sources: Collection[str] | None = None,
-    store: Store | None = None,
-    options: GenerationOptions = GREEDY,
-    cancel: Cancel | None = None,
-    special: bool = False,
-) -> list[dict[str, Trace]]:
-    """Return {system: Trace} per prompt, equal to what `compare` gives.
-
-    Prompts of equal length are decoded as one batch of at most BATCH_ROWS rows, without padding.
-    """
-    store = store or model.store
-    systems = _distinct(model, systems, store)
-    call = Call.of(model, systems, store, sources, options, cancel, special)
-    lmbdas = model.lmbdas(systems, lmbda, store)
-    read = [call.read(prompt) for prompt in prompts]
-    traces: list[dict[str, Trace]] = [{} for _ in read]
-    for group in _groups(read, max(1, BATCH_ROWS // len(systems))):
-        writers = [
-            Writer((i, system), system, lmbdas[system], read[i], row)
-            for row, i in enumerate(group)
-            for system in systems
-        ]
-        for (i, system), trace in last_values(_run(call, writers)).items():
-            traces[i][system] = trace
-    return traces
-
-
-BATCH_ROWS = 64
-
-
-def _groups(prompts: Sequence[Prompt], most: int) -> Iterator[list[int]]:
-    """Yield indices of prompts of one length, at most `most` at a time."""
-    lengths: dict[int, list[int]] = {}
-    for i, prompt in enumerate(prompts):
-        lengths.setdefault(len(prompt.ids), []).append(i)
-    for indices in lengths.values():
-        for start in range(0, len(indices), most):
-            yield indices[start : start + most]
-
-
-def _distinct(model: FusedModel, systems: Sequence[str] | None, store: Store | None) -> list[str]:
+def distinct(model: FusedModel, systems: Sequence[str] | None, store: Store | None) -> list[str]:
     """Return the requested systems without repeats; all available ones for None."""
     if isinstance(systems, str):
         systems = [systems]
@@ -138,7 +93,7 @@ def scrub(
         check_lmbda(value)
     call = Call.of(model, [system], store, sources, options, cancel, special)
     read = call.read(prompt)
-    return _run(call, [Writer(v, system, v, read) for v in dict.fromkeys(map(float, lmbdas))])
+    return run(call, [Writer(v, system, v, read) for v in dict.fromkeys(map(float, lmbdas))])
 
 
 def last_values(events: Iterator[Event]) -> dict[Any, Trace]:
@@ -147,13 +102,14 @@ def last_values(events: Iterator[Event]) -> dict[Any, Trace]:
     return dict(last.values) if last.kind == "done" else {}
 
 
-def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
+def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
     """Yield an Event per step, then the traces; writers of one row share a prompt.
 
     Forced tokens are read together with the prompt; their steps come from the last positions.
     """
     clock, evidence = Clock(), Evidence()
-    rng = torch.Generator().manual_seed(call.options.seed)
+    seeds = {writer.sample: call.options.seed + writer.sample for writer in writers}
+    rngs = {sample: torch.Generator().manual_seed(seed) for sample, seed in seeds.items()}
     live, output = writers, None
     while live:
         if call.cancel is not None and call.cancel.is_set():
@@ -172,7 +128,7 @@ def _run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         sources = call.model.sources(*states, call.store, call.parts)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
-        _choose(call, sources, live, evidence, rng, begin)
+        _choose(call, sources, live, evidence, rngs, begin)
         yield Event("step", {writer.name: writer.steps[-1] for writer in live})
         live = [writer for writer in live if not writer.finish]
     yield Event("done", {writer.name: _trace(call, writer, clock) for writer in writers})
@@ -219,24 +175,26 @@ def _choose(
     sources: Sources,
     live: list[Writer],
     evidence: Evidence,
-    rng: torch.Generator,
+    rngs: Mapping[int, torch.Generator],
     begin: float,
 ) -> None:
     """Add a step to every live writer and set `finish` of those at their end."""
     options, decoder = call.options, call.model.decoder
     fused, weights = _mixed(call.model, sources, live, evidence)  # (writers, V)
-    tokens = _sampled(fused, live, options, rng)
+    tokens = _sampled(fused, live, options, rngs)
     chosen = [[] for _ in range(sources.log_probs.shape[1])]
     for writer, token in zip(live, tokens, strict=True):
         chosen[writer.row].append(token)
     _add_evidence(evidence, sources, live, tokens)
     store = call.store if "knn" in call.parts else None
     positions = positions_of(decoder, sources, chosen, store)
+    ranked = _ranked(call, sources, live, fused, weights, tokens)
     ms = 1000 * (time.perf_counter() - begin)
-    for writer, token, weight in zip(live, tokens, weights, strict=True):
+    for writer, token, weight, found in zip(live, tokens, weights, ranked, strict=True):
         special = token in decoder.special_ids
         piece = decoder.pieces[token] if special else writer.text.push(decoder.token_bytes[token])
-        own = {"lmbda": weight} if writer.lmbda == AUTO else {}
+        own: dict[str, Any] = {"lmbda": weight} if writer.lmbda == AUTO else {}
+        own |= {"ranked": found} if found else {}
         choice = writer.system, weight, len(writer.steps), token
         position = positions[writer.row]
         writer.steps.append(position.step(decoder.pieces, *choice, text=piece, ms=ms, **own))
@@ -244,10 +202,14 @@ def _choose(
 
 
 def _sampled(
-    fused: Tensor, live: list[Writer], options: GenerationOptions, rng: torch.Generator
+    fused: Tensor,
+    live: list[Writer],
+    options: GenerationOptions,
+    rngs: Mapping[int, torch.Generator],
 ) -> list[int]:
     """Return every writer's next token: the forced one, or a sample of the mix (writers, V)."""
-    uniform = torch.rand((), generator=rng, dtype=torch.float64)
+    drawn = {n: torch.rand((), generator=rng, dtype=torch.float64) for n, rng in rngs.items()}
+    uniform = torch.stack([drawn[writer.sample] for writer in live])
     if forced := options.forced[len(live[0].steps) :][:1]:
         return [*forced] * len(live)
     if options.repetition_penalty != 1:
@@ -257,13 +219,39 @@ def _sampled(
     return sample(fused, *limits, uniform, min_p=options.min_p).tolist()
 
 
+def _ranked(
+    call: Call,
+    sources: Sources,
+    live: list[Writer],
+    fused: Tensor,
+    weights: list[float],
+    tokens: list[int],
+) -> list[list[RankedToken]]:
+    """Return every writer's token and its mix's likeliest ones, [] unless the call asks for them.
+
+    fused (writers, V) is the mix itself, before temperature and penalty.
+    """
+    found: list[list[RankedToken]] = [[] for _ in live]
+    if call.ranked is None:
+        return found
+    for system in dict.fromkeys(writer.system for writer in live):
+        at = [i for i, writer in enumerate(live) if writer.system == system]
+        some = torch.tensor([weights[i] for i in at], dtype=torch.float64)
+        rows, own = [live[i].row for i in at], [tokens[i] for i in at]
+        lists = ranked_tokens(sources, system, fused[at], some, own, call.ranked, rows)
+        for i, tokens_there in zip(at, lists, strict=True):
+            found[i] = tokens_there
+    return found
+
+
 def _finish(writer: Writer, decoder: Decoder, options: GenerationOptions) -> str:
     """Return why a writer ends with its last step, "" if it goes on."""
     step = writer.steps[-1]
     if step.token_id in decoder.eos_ids:
         return "eos"
-    if options.stop and any(text in _text(decoder, writer) for text in options.stop):
-        return "stop_string"
+    if options.stop and step.token_id not in decoder.special_ids:
+        if writer.end.stops(decoder.token_bytes[step.token_id], options.stop):
+            return "stop_string"
     return "length" if len(writer.steps) == options.max_new_tokens else ""
 
 
@@ -299,8 +287,8 @@ def _add_evidence(
 
 
 def _text(decoder: Decoder, writer: Writer) -> str:
-    """Return what a writer has written, without special tokens."""
-    return decoder.decode([step.token_id for step in writer.steps])
+    """Return what a writer has written, without a last character that is not whole."""
+    return whole_text(b"".join(text_parts(decoder, [step.token_id for step in writer.steps])))
 
 
 def _trace(call: Call, writer: Writer, clock: Clock) -> Trace:

@@ -6,7 +6,7 @@ source, so any lambda can be scored afterwards.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from mlpmem.engine.call import Cancel, Event
-from mlpmem.engine.distributions import interpolate, mix_nll
+from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.fused import FusedModel
 from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
 from mlpmem.engine.settings import check_lmbda
-from mlpmem.engine.steps import positions_of
-from mlpmem.engine.trace import AUTO, PARTS, Step, Trace
+from mlpmem.engine.steps import mixed_nll, positions_of, ranked_tokens
+from mlpmem.engine.trace import AUTO, PARTS, RankedToken, Step, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt, read_ids
-from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids
+from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids, text_parts
 from mlpmem.retrieval.datastore import Store
 
 ROWS = 256  # positions whose (rows, V) log-probs are held at once
@@ -35,7 +35,7 @@ class Score:
 
     ids: list[int]  # (T,)
     tokens: list[str]  # (T,) for display; part of a character is U+FFFD
-    token_bytes: list[bytes]  # (T,) UTF-8, empty for control tokens
+    token_bytes: list[bytes]  # (T,) UTF-8 of the text, in parts; empty for control tokens
     offsets: list[tuple[int, int]]  # (T,) start and end of each in the text's UTF-8
     nll: Mapping[str, np.ndarray]  # source -> (T - 1,) float64 nats
     lmbda: Mapping[str, float | str]  # the model's own, by system; "auto" is a router's
@@ -50,13 +50,11 @@ class Score:
         if source not in PARTS or not self.nll.keys() >= set(parts):
             raise MlpMemError(f"source must be one of {', '.join(self.nll)}; got {source!r}")
         weight = self.lmbda.get(source, 0.0) if lmbda is None else lmbda
-        nlls = [self.nll[part] for part in parts]
-        other = mix_nll(*nlls, 0.5) if len(nlls) == 2 else nlls[0]
         if isinstance(weight, str) and weight == AUTO and source in self.routed:
             weight = self.routed[source]
         else:
             weight = check_lmbda(weight)
-        return mix_nll(self.nll["lm"], other, weight).numpy()
+        return mixed_nll(self.nll, source, weight).numpy()
 
     def perplexity(self, source: str = "lm", lmbda: float | str | None = None) -> float:
         """Return exp of the mean nll under the mix, inf if a token had probability 0."""
@@ -78,40 +76,92 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     ids = read_ids(decoder, text, "the text")
     if len(ids) < 2:
         raise MlpMemError(f"the text must have two tokens or more; got {len(ids)}. Write more")
-    length = min(len(ids), decoder.max_positions, 2048)
-    parts: dict[str, list[torch.Tensor]] = {}
+    nlls: dict[str, list[torch.Tensor]] = {}
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
     evidence = Evidence()
-    done = 1  # the first token has no nll
+    for tokens, hidden, logits in _chunks(decoder, ids):
+        sources = model.sources(hidden, logits, store)
+        targets = tokens.to(logits.device).view(1, -1, 1)
+        nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
+        for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
+            nlls.setdefault(name, []).append(row)
+        for system in model.routed(store).keys() & systems:
+            weights = _routed(model, sources, system, evidence, tokens)
+            routed.setdefault(system, []).append(weights)
+    nll, routed = (
+        {name: torch.cat(rows).numpy() for name, rows in by_name.items()}
+        for by_name in (nlls, routed)
+    )
+    pieces = [decoder.pieces[i] for i in ids]
+    parts = text_parts(decoder, ids, text if isinstance(text, str) else None)
+    lmbdas = model.lmbdas(systems, None, store)
+    return Score(ids, pieces, parts, byte_spans(parts), nll, lmbdas, routed)
+
+
+def _chunks(decoder: Any, ids: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield (tokens (R,), hidden states (R, D) and logits (R, V) before them) of all but the first.
+
+    Texts longer than the decoder reads come in windows; see `score`.
+    """
+    length = min(len(ids), decoder.max_positions, 2048)
+    done = 1
     for start in range(0, len(ids), max(1, length // 2)):
         window = torch.tensor([ids[start : start + length]])
         output = decoder.forward(window)
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            hidden, logits = output.states((0, at - 1 - start))
-            sources = model.sources(hidden, logits, store)
-            targets = torch.tensor(ids)[at].to(logits.device).view(1, -1, 1)
-            nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
-            for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
-                parts.setdefault(name, []).append(row)
-            for system in model.routed(store).keys() & systems:
-                token_gaps = gaps(sources["lm"], sources[system], torch.tensor(ids)[at])
-                before = evidence.read([system] * len(at), token_gaps)
-                weights = model.weights(sources, system, AUTO, before).double().cpu()
-                routed.setdefault(system, []).append(weights)
+            yield torch.tensor(ids)[at], *output.states((0, at - 1 - start))
         done = end
         if end == len(ids):
             break
-    nll, routed = (
-        {name: torch.cat(rows).numpy() for name, rows in by_name.items()}
-        for by_name in (parts, routed)
-    )
-    pieces = [decoder.pieces[i] for i in ids]
-    token_bytes = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
-    spans = byte_spans(token_bytes, text if isinstance(text, str) else None)
-    return Score(ids, pieces, token_bytes, spans, nll, model.lmbdas(systems, None, store), routed)
+
+
+def _routed(
+    model: FusedModel, sources: Any, system: str, evidence: Evidence, tokens: Tensor
+) -> Tensor:
+    """Return a router's lambda (R,) float64 before tokens (R,), and add them to the evidence."""
+    token_gaps = gaps(sources["lm"], sources[system], tokens)
+    before = evidence.read([system] * len(tokens), token_gaps)
+    return model.weights(sources, system, AUTO, before).double().cpu()
+
+
+@torch.inference_mode()
+def ranked(
+    model: FusedModel,
+    text: str | Sequence[int],
+    system: str | None = None,
+    *,
+    lmbda: float | str | None = None,
+    most: int = 0,
+    sources: Collection[str] | None = None,
+    store: Store | None = None,
+    cancel: Cancel | None = None,
+) -> list[tuple[float, list[RankedToken]]]:
+    """Return per token but the first: lambda, and the token with the mix's `most` likeliest ones.
+
+    The token is the first in its list. Its "fused" log-prob is the negative of Score.mixed. A
+    cancelled call returns the tokens it has read.
+    """
+    decoder, store = model.decoder, store or model.store
+    system = model.check_system(system, store)
+    lmbda = model.lmbdas([system], lmbda, store)[system]
+    parts = {part for name in (system, *(sources or ())) for part in PARTS[name]}
+    evidence = Evidence()
+    found: list[tuple[float, list[RankedToken]]] = []
+    for tokens, hidden, logits in _chunks(decoder, read_ids(decoder, text, "the text")):
+        if cancel is not None and cancel.is_set():
+            break
+        there = model.sources(hidden, logits, store, parts)
+        if lmbda == AUTO:
+            weights = _routed(model, there, system, evidence, tokens)
+        else:
+            weights = torch.full((len(tokens),), float(lmbda), dtype=torch.float64)
+        fused = interpolate(there["lm"], there[system], weights)
+        lists = ranked_tokens(there, system, fused, weights, tokens.tolist(), most)
+        found += zip(weights.tolist(), lists, strict=True)
+    return found
 
 
 MAX_TOKENS = 512
@@ -137,7 +187,8 @@ def inspect(
     system = model.check_system(system, store)
     lmbda = model.lmbdas([system], lmbda, store)[system]
     ids = check_length(model, text)
-    return _run(model, store, ids, system, lmbda, cancel)
+    parts = text_parts(model.decoder, ids, text)
+    return _run(model, store, ids, parts, system, lmbda, cancel)
 
 
 def check_length(model: FusedModel, text: str) -> list[int]:
@@ -159,6 +210,7 @@ def _run(
     model: FusedModel,
     store: Store | None,
     ids: list[int],
+    parts: list[bytes],
     system: str,
     lmbda: float | str,
     cancel: Cancel | None,
@@ -183,39 +235,40 @@ def _run(
             before = evidence.read([system] * len(tokens), token_gaps)
             weights = model.weights(sources, system, lmbda, before).tolist()
         for row, token, weight in zip(rows, tokens, weights, strict=True):
-            piece = _piece(model.decoder, written, token)
+            special = token in model.decoder.special_ids
+            part = parts[len(steps) + 1]
+            piece = model.decoder.pieces[token] if special else written.push(part)
             ms = 1000 * (time.perf_counter() - begin) / (len(steps) + 1)
             own = {"lmbda": weight} if auto else {}
             choice = system, weight, len(steps), token
             steps.append(row.step(model.decoder.pieces, *choice, text=piece, ms=ms, **own))
         yield Event("progress", {"done": len(steps), "total": total})
-    yield Event("done", {system: _trace(model, ids, system, lmbda, steps)})
-
-
-def _piece(decoder: Any, written: TextStream, token: int) -> str:
-    """Return the text a token adds, or a special token's name."""
-    if token in decoder.special_ids:
-        return decoder.pieces[token]
-    return written.push(decoder.token_bytes[token])
+    yield Event("done", {system: _trace(model, ids, parts, system, lmbda, steps)})
 
 
 def _trace(
-    model: FusedModel, ids: list[int], system: str, lmbda: float | str, steps: list[Step]
+    model: FusedModel,
+    ids: list[int],
+    parts: list[bytes],
+    system: str,
+    lmbda: float | str,
+    steps: list[Step],
 ) -> Trace:
     """Return the Trace of a scored text."""
+    first, *rest = parts
     settings = asdict(model.settings)
     for name in ("lmbda", "auto"):
         settings.pop(name)
     return Trace(
         system=system,
-        prompt=model.decoder.decode(ids[:1]),
+        prompt=first.decode("utf-8", "replace"),
         prompt_ids=ids[:1],
         lmbda=lmbda,
         settings={"scored": True, **settings},
         model={"bundle": model.name, "tokenizer_hash": model.decoder.tokenizer_hash},
         steps=steps,
         finish="end",
-        text=model.decoder.decode(ids[1:]),
+        text=b"".join(rest).decode("utf-8", "replace"),
     )
 
 

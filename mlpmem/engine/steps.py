@@ -3,15 +3,16 @@
 Systems with the same history share a row; each has its own mix and chosen token.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mlpmem.engine.distributions import js_divergence
+from mlpmem.engine.distributions import js_divergence, mix_nll
 from mlpmem.engine.fused import Sources
-from mlpmem.engine.trace import OTHER, Candidate, Neighbour, Step, mix
+from mlpmem.engine.trace import OTHER, PARTS, Candidate, Neighbour, RankedToken, Step, mix
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store
 
@@ -133,3 +134,42 @@ def _neighbour(decoder: Any, store: Store, entry: int, distance: float, weight: 
         distance=distance,
         weight=weight,
     )
+
+
+def mixed_nll(nll: Mapping[str, Any], system: str, weight: Any) -> Tensor:
+    """Return the nll (...) float64 under a system's mix at lambda `weight`, of nlls by source."""
+    parts = [nll[part] for part in PARTS[system] or ("lm",)]
+    other = mix_nll(*parts, 0.5) if len(parts) == 2 else parts[0]
+    return mix_nll(nll["lm"], other, weight)
+
+
+@torch.inference_mode()
+def ranked_tokens(
+    sources: Sources,
+    system: str,
+    fused: Tensor,
+    weights: Tensor,
+    tokens: Sequence[int],
+    most: int,
+    rows: Any = slice(None),
+) -> list[list[RankedToken]]:
+    """Return per row its token, then the `most` likeliest tokens of a system's mix.
+
+    fused (R, V) and weights (R,) are the mix and its lambdas at these rows of sources. Log-probs
+    are those of Score.mixed, to the last bit.
+    """
+    at = torch.tensor(tokens, device=fused.device).unsqueeze(1)
+    best = fused.topk(min(most, fused.shape[-1]), dim=-1).indices
+    ids = torch.cat([at, best], dim=1)  # (R, 1 + most)
+    held = sources.log_probs[:, rows]
+    found = -held.gather(-1, ids.expand(len(held), -1, -1)).double().cpu()  # (S, R, 1 + most)
+    nll = dict(zip(sources.names, found, strict=True))
+    nll["fused"] = mixed_nll(nll, system, weights.double().cpu().unsqueeze(-1))
+    values = {name: (0.0 - table).tolist() for name, table in nll.items()}  # never -0.0
+    return [
+        [
+            RankedToken(token, {name: table[r][j] for name, table in values.items()})
+            for j, token in enumerate(row)
+        ]
+        for r, row in enumerate(ids.tolist())
+    ]

@@ -6,7 +6,7 @@ can be mixed afterwards, exactly, without the model. There are no tensors and no
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +28,14 @@ class Candidate:
     token_id: int
     text: str
     probs: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RankedToken:
+    """A token with its log-probs in nats: by the mix, as "fused", and by every source."""
+
+    token_id: int
+    log_probs: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,7 @@ class Step:
     ms: float  # wall time of the step's batch
     unshown: Mapping[int, float] = field(default_factory=dict)  # see OTHER
     lmbda: float | None = None  # this token's, if the trace's is AUTO
+    ranked: Sequence[RankedToken] = ()  # the token, then the mix's likeliest; never saved
 
     def to_dict(self) -> dict:
         """Return the form for the browser, with short keys."""

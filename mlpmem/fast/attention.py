@@ -71,6 +71,8 @@ class GrowingLayer(DynamicLayer):
     After a crop or a selection of rows replaces the views, the next update allocates new buffers.
     """
 
+    shared = 0  # leading tokens that are equal in all rows, as those of a prompt of all columns
+
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._buffers: list[Tensor] = []
@@ -107,6 +109,25 @@ class GrowingLayer(DynamicLayer):
         self._views = [buffer[:, :, :size] for buffer in self._buffers]
         self.keys, self.values = self._views
         return self._buffers
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep the rows of indices; all rows made of one share its tokens."""
+        self._note_shared()
+        super().batch_select_indices(indices)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row; all rows made of one share its tokens."""
+        self._note_shared()
+        super().batch_repeat_interleave(repeats)
+
+    def crop(self, max_length: int) -> None:
+        """Drop the last tokens; see transformers."""
+        super().crop(max_length)
+        self.shared = min(self.shared, self.get_seq_length())
+
+    def _note_shared(self) -> None:
+        if self.is_initialized and len(self.keys) == 1:
+            self.shared = self.get_seq_length()
 
     def _has_room(self, size: int) -> bool:
         """Return whether the views are still in use and the buffers have room for size tokens."""

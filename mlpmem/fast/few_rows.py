@@ -7,6 +7,8 @@ same numbers, up to the dtype's rounding.
 """
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -65,6 +67,7 @@ class FewRows(PackedLinear):
     """A linear layer in both forms; one tied to an embedding has the table instead of packed."""
 
     product: Any = None  # (small, x (R, inputs) float32) -> (R, outputs), once compiled
+    probing = False  # whether the small form computes all rows, by torch's operators
 
     def __init__(self, layer: nn.Module, packed: PackedLinear | None, small: Lanes | Rows) -> None:
         nn.Module.__init__(self)
@@ -80,6 +83,8 @@ class FewRows(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
+        if self.probing:
+            return F.linear(x.float(), self.small.dense(), self.bias).to(x.dtype)
         weight = self.weight  # another thread may release it
         if FewRows.product is not None and (weight is None or self.applies(x)):
             output = self.exact(x)
@@ -114,6 +119,22 @@ class FewRows(PackedLinear):
         if self.weight is None:
             return self.small.dense().bfloat16()
         return super().dense() if self.packed else self.weight
+
+
+@contextmanager
+def small_forms(model: nn.Module) -> Iterator[None]:
+    """Compute with the small forms only, compiled or not; slow, and for a model nobody else uses.
+
+    What rounding changes can so be measured before anything is compiled.
+    """
+    layers = [module for module in model.modules() if isinstance(module, FewRows)]
+    for layer in layers:
+        layer.probing = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.probing
 
 
 def settle(model: nn.Module, rows: int = 32) -> None:

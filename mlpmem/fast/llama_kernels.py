@@ -178,24 +178,26 @@ def rotate(qkv, q_norm, k_norm, eps, one, cos, sin, past, q, keys, values):
 
 
 @njit(**JIT)
-def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
+def attend_heads(q, keys, values, b, g, first, last, shared, scale, cap, out):
     """Attention of row b's queries q (B, H, D) that share key head g, written to out (B, H D).
 
     Positions are first .. last - 1; keys and values are (B, KV, room, D). A `cap` other than 0
-    bounds the scores. Keys and values are widened once for all heads that share them.
+    bounds the scores. Keys and values are widened once for all heads that read them. Positions
+    below `shared` are equal in all rows and read from row 0, whose keys are still in a cache.
     """
-    size, shared, count = q.shape[2], q.shape[1] // keys.shape[1], last - first
-    scores = np.empty((shared, count), np.float32)
+    size, heads, count = q.shape[2], q.shape[1] // keys.shape[1], last - first
+    scores = np.empty((heads, count), np.float32)
     query, wider = np.empty(size, np.float32), np.empty((BLOCK, size), np.float32)
-    result = out[b, g * shared * size : (g + 1) * shared * size]
+    result = out[b, g * heads * size : (g + 1) * heads * size]
     for begin in range(0, count, BLOCK):
         length = min(BLOCK, count - begin)
         for t in range(length):
-            key, widened = keys[b, g, first + begin + t], wider[t]
+            place = first + begin + t
+            key, widened = keys[0 if place < shared else b, g, place], wider[t]
             for i in range(size):
                 widened[i] = wide(key[i])
-        for h in range(shared):
-            source, line = q[b, g * shared + h], scores[h]
+        for h in range(heads):
+            source, line = q[b, g * heads + h], scores[h]
             for i in range(size):
                 query[i] = wide(source[i]) * scale
             for t in range(length):
@@ -203,16 +205,17 @@ def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
                 for i in range(size):
                     total += query[i] * widened[i]
                 line[begin + t] = total
-    for h in range(shared):
+    for h in range(heads):
         softmax(scores[h], cap)
-    mixed = np.zeros((shared, size), np.float32)
+    mixed = np.zeros((heads, size), np.float32)
     for begin in range(0, count, BLOCK):
         length = min(BLOCK, count - begin)
         for t in range(length):
-            value, widened = values[b, g, first + begin + t], wider[t]
+            place = first + begin + t
+            value, widened = values[0 if place < shared else b, g, place], wider[t]
             for i in range(size):
                 widened[i] = wide(value[i])
-        for h in range(shared):
+        for h in range(heads):
             line, head = scores[h], mixed[h]
             t = 0
             while t + 4 <= length:
@@ -227,7 +230,7 @@ def attend_heads(q, keys, values, b, g, first, last, scale, cap, out):
                 for i in range(size):
                     head[i] += s0 * v0[i]
                 t += 1
-    for h in range(shared):
+    for h in range(heads):
         for i in range(size):
             result[h * size + i] = like(mixed[h, i], out)
 
@@ -255,7 +258,7 @@ def attend(q, keys, values, first, last, scale, cap, out):
     """out (B, H D) = attention of one query per row (B, H, D) over positions first .. last - 1."""
     for b in range(q.shape[0]):
         for g in range(keys.shape[1]):
-            attend_heads(q, keys, values, b, g, first, last, scale, cap, out)
+            attend_heads(q, keys, values, b, g, first, last, 0, scale, cap, out)
 
 
 class Kernels:

@@ -191,9 +191,13 @@ class LlamaPass:
         return attend_many(q, keys, values, layer).reshape(rows * keep, heads * width)
 
     def compile_in_background(self) -> None:
-        """Start a thread that compiles the kernels, if they can be compiled here."""
+        """Start a thread that compiles the kernels, if they can be compiled here.
+
+        The process waits for it at its end: one that ends within the compiler is aborted. What was
+        compiled until then is cached.
+        """
         if compiles() and not _COMPILING.locked():
-            threading.Thread(target=self._compile, name="compile", daemon=True).start()
+            threading.Thread(target=self._compile, name="compile", daemon=False).start()
 
     def _compile(self) -> None:
         """Compile the kernels; if that fails, torch's operators stay in use."""
@@ -202,6 +206,8 @@ class LlamaPass:
             if (owner := self.owner()) is not None:
                 calibrate(owner)
         except Exception as error:  # numba's and llvm's own, on unknown machines
+            if not threading.main_thread().is_alive():
+                return  # the process ends
             sys.stderr.write(
                 f"mlpmem: numba cannot compile here ({_first_line(error)}); decoding is slower\n"
             )
@@ -222,9 +228,12 @@ class LlamaPass:
         cache = growing_cache(self.model.config, grow_windows=True)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
         token = torch.zeros(1, 1, dtype=torch.long)
+        _check_running()
         self._forward(Kernels, token, cache, 1)
         if (step := self._step()) is not None:
-            step.run(token, cache, 2)
+            _check_running()
+            step.run(token, cache, 1)
+            _check_running()
             layers = [m for m in self.model.modules() if isinstance(m, FewRows)]
             for small in {type(layer.small): layer.small for layer in layers}.values():
                 product(small, torch.zeros(2, small.inputs))
@@ -251,6 +260,12 @@ def _product(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     """Return the products of x (R, D) with all parts, concatenated."""
     outputs = [part(x) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
+
+
+def _check_running() -> None:
+    """Raise RuntimeError if the main thread has ended, so that the process can end."""
+    if not threading.main_thread().is_alive():
+        raise RuntimeError("the process ends")
 
 
 def _first_line(error: Exception) -> str:

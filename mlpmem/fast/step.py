@@ -132,7 +132,8 @@ class Step:
         model = caches, self.windows, self.scores, self.norms, tables, self.factors
         model = *model, llama.gelu, llama.depth
         arguments = word, done, (first, chunks, self.parts), model, room, x.numpy(), hidden.numpy()
-        arguments = *arguments, past, self.sample
+        shared = min(layer.shared for layer in cache.layers)
+        arguments = *arguments, past, shared, self.sample
         helpers = [POOL.submit(step_kernels.step, False, *arguments) for _ in range(threads - 1)]
         step_kernels.step(True, *arguments)
         for helper in helpers:

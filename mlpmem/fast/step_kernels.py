@@ -186,42 +186,27 @@ def open_phase(phase, model, room, x, hidden, past, sample):
 
 
 @njit(**JIT)
-def attend_chunk(layer, begin, end, model, q, attended, past, sample):
-    """Attend with the key heads begin .. end - 1 of B x KV."""
+def attend_chunk(layer, begin, end, model, q, attended, past, shared, sample):
+    """Attend with the key heads begin .. end - 1 of KV x B."""
     caches, windows, scores = model[0], model[1], model[2]
-    kv_heads, window = caches[0, 3], windows[layer]
+    window = windows[layer]
     keys, values = cached(caches, layer, len(q), q.shape[2], sample)
     first = max(0, past + 1 - window) if window else 0
     scale, cap = scores[layer, 0], scores[layer, 1]
     for i in range(begin, end):
-        b, g = i // kv_heads, i % kv_heads
-        attend_heads(q, keys, values, b, g, first, past + 1, scale, cap, attended)
-
-
-@njit(inline="always", **JIT)
-def operands(phase, phases, room):
-    """Return the input and the output of a phase's product."""
-    h, q, qkv, attended, gate_up, activated, delta, logits, sums = room
-    kind = phase % PHASES
-    inputs, out = h, qkv
-    if phase == phases - 1:
-        out = logits
-    elif kind == 2:
-        inputs, out = attended, delta
-    elif kind == 3:
-        out = gate_up
-    elif kind == 4:
-        inputs, out = activated, delta
-    return inputs, out
+        b, g = i % len(q), i // len(q)  # rows of one head follow one another
+        attend_heads(q, keys, values, b, g, first, past + 1, shared, scale, cap, attended)
 
 
 @njit(**JIT)
-def step(leads, word, done, plan, model, room, x, hidden, past, sample):
+def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
     """Decode one token per row: x (B, D) are its embeddings; writes hidden (B, D) and the logits.
 
     One thread leads: it computes what lies before a phase and opens it. All threads take chunks;
     the leader waits until the last chunk is done. word holds the open phase and its next chunk;
     done counts each phase's finished chunks.
+
+    The first `shared` of the `past` tokens are equal in all rows.
 
     plan is (first, chunks, parts): where each phase's chunks begin, (part, begin, end) of each
     chunk, and the parts of `some_outputs`.
@@ -235,7 +220,7 @@ def step(leads, word, done, plan, model, room, x, hidden, past, sample):
     """
     first, chunks, parts = plan
     phases, phase = len(first) - 1, 0
-    q, attended, sums = room[1], room[3], room[8]
+    h, q, qkv, attended, gate_up, activated, delta, logits, sums = room
     while True:
         if leads:
             if phase == phases:
@@ -250,12 +235,20 @@ def step(leads, word, done, plan, model, room, x, hidden, past, sample):
                 break
             if not swap(word, 0, current, current + 1):
                 continue
-            index, begin, end = chunks[first[on] + chunk]
-            if on % PHASES == 1:
-                attend_chunk(on // PHASES, begin, end, model, q, attended, past, sample)
+            part, begin, end = chunks[first[on] + chunk]
+            kind = on % PHASES
+            if kind == 1:
+                attend_chunk(on // PHASES, begin, end, model, q, attended, past, shared, sample)
+            elif on == phases - 1:
+                some_outputs(parts[part], begin, end, h, sums, logits, BYTES)
+            elif kind == 0:
+                some_outputs(parts[part], begin, end, h, sums, qkv, BYTES)
+            elif kind == 2:
+                some_outputs(parts[part], begin, end, attended, sums, delta, BYTES)
+            elif kind == 3:
+                some_outputs(parts[part], begin, end, h, sums, gate_up, BYTES)
             else:
-                inputs, out = operands(on, phases, room)
-                some_outputs(parts[index], begin, end, inputs, sums, out, BYTES)
+                some_outputs(parts[part], begin, end, activated, sums, delta, BYTES)
             add(done, on, 1)
         if leads:
             while read(done, phase) < first[phase + 1] - first[phase]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
 from mlpmem.fast.devices import first_device, spread, threads_for
+from mlpmem.fast.few_rows import small_forms
 from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_pass import LlamaPass, compiles
@@ -154,7 +155,9 @@ class Decoder:
         attention.use(self.model)
         self.use_fast_pass()
         if before is not None:
-            self.kl = float((before.exp() * (before - self._probe())).sum(-1).mean())
+            with small_forms(self.model):
+                after = self._probe()
+            self.kl = float((before.exp() * (before - after)).sum(-1).mean())
 
     def use_fast_pass(self) -> None:
         """Use the family's hand-written pass from now on, if it supports these weights."""

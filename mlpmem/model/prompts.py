@@ -27,8 +27,11 @@ MASK = "\ue000"  # of the private use area, inserted into names of control token
 
 
 def question_prompt(question: str) -> str:
-    """Return the prompt of a question; MlpMemError if it is empty."""
-    question = " ".join(question.split())
+    """Return the prompt of a question; MlpMemError if it is empty.
+
+    A question in this form stays unchanged.
+    """
+    question = " ".join(question.split()).removeprefix("Question:").removesuffix("Answer:").strip()
     if not question:
         raise MlpMemError("the question is empty; write one, such as: What is the capital of Peru?")
     return f"Question: {question} Answer:"
@@ -101,6 +104,12 @@ def chat_ids(
         if room is None or len(ids) <= room:
             break
     return ids
+
+
+def chat_question(decoder: Any, question: str, questions: bool = False) -> str:
+    """Return a chat's question as `chat_ids` asks it, before any chat template."""
+    asks = questions and not getattr(decoder.tokenizer, "chat_template", None)
+    return question_prompt(question) if asks else question
 
 
 def _template_ids(decoder: Any, messages: list[dict[str, str]]) -> list[int]:

@@ -4,6 +4,7 @@ Text of a person or a file never becomes a control token (`encode_text`). A char
 several tokens, so tokens are bytes first and text second.
 """
 
+import codecs
 import hashlib
 import json
 from collections.abc import Sequence
@@ -119,16 +120,22 @@ def continuation_ids(tokenizer: Any, text: str) -> list[int]:
     return encode_text(tokenizer, text)
 
 
-def byte_spans(parts: Sequence[bytes], text: str | None = None) -> list[tuple[int, int]]:
-    """Return the (begin, end) of each token's bytes in the UTF-8 of their text.
+def text_parts(decoder: Any, ids: Sequence[int], text: str | None = None) -> list[bytes]:
+    """Return the UTF-8 of each token's part of the text, (T,); empty for control tokens.
 
     A space that the tokenizer put before the text does not count. A character of several tokens is
     divided between them.
     """
-    ends = list(accumulate(map(len, parts), initial=0))
-    added = text is not None and b"".join(parts) == b" " + text.encode()
-    shift = int(added)
-    return [(max(0, a - shift), max(0, b - shift)) for a, b in pairwise(ends)]
+    parts = [b"" if i in decoder.special_ids else decoder.token_bytes[i] for i in ids]
+    if text is not None and b"".join(parts) == b" " + valid(text).encode():
+        first = next(i for i, part in enumerate(parts) if part)
+        parts[first] = parts[first][1:]
+    return parts
+
+
+def byte_spans(parts: Sequence[bytes]) -> list[tuple[int, int]]:
+    """Return where each token's bytes stand in the text they make, (begin, end)."""
+    return list(pairwise(accumulate(map(len, parts), initial=0)))
 
 
 def _literal_backend(tokenizer: Any) -> Any:
@@ -206,6 +213,30 @@ class TextStream:
         cut = _complete(data)
         self._pending = data[cut:]
         return data[:cut].decode("utf-8", "replace") or (PARTIAL if piece else "")
+
+
+def whole_text(data: bytes) -> str:
+    """Return bytes as text, without the beginning of a character at their end."""
+    return data[: _complete(data)].decode("utf-8", "replace")
+
+
+class TextEnd:
+    """The end of a growing text, as long as a stop text can still begin in it."""
+
+    def __init__(self) -> None:
+        """Begin with no text."""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text = ""
+
+    def stops(self, piece: bytes, stops: Sequence[str]) -> bool:
+        """Return whether the text has a stop text that ends with this token's characters.
+
+        The stop texts are the same in every call. A character that is not whole is not text yet.
+        """
+        text = self._text + self._decoder.decode(piece)
+        longest = max(map(len, stops))
+        self._text = text[max(0, len(text) - longest + 1) :]
+        return any(stop in text for stop in stops)
 
 
 def _complete(data: bytes) -> int:

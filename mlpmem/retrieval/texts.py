@@ -2,8 +2,8 @@
 
 A source is a file, a folder or a pattern. Endings may have any case, and a file may be packed. Text
 is UTF-8, or UTF-16 with a byte order mark. A .txt or .md file is one document. Each line of a
-.jsonl file is one: an object with "text", or "messages" (a chat). The error of a value that is not
-text names its file and line. Files and lines left out are counted; see `noted`.
+.jsonl file is one: an object with "text", or a chat in one of the shapes of `rows.py`. The error of
+a value that is not text names its file and line. Files and lines left out are counted; see `noted`.
 
 Everything up to `documents_in` streams: a file is read in pieces, a line of text in parts.
 """
@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import is_number, parse_json, valid
+from mlpmem.formats import parse_json, valid
 from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.documents import Documents, join_passages
+from mlpmem.retrieval.rows import row_text
 
 if TYPE_CHECKING:
     from mlpmem.model.decoder import Decoder
@@ -44,7 +45,6 @@ SKIPPED = {  # key of a count -> its name in a message
     "hidden_files": "hidden file",
     "other_files": "file",
 }
-KINDS = {str: "a string", bool: "true or false", list: "a list", dict: "an object"}
 
 
 def kind_of(path: str | Path) -> str:
@@ -221,74 +221,6 @@ def json_rows(pieces: Iterable[str], name: object, counts: Counter) -> Iterator[
                 "file .txt if it is plain text"
             ) from error
         yield number, row
-
-
-def row_text(
-    row: Any, where: str, text_field: str = "text", title_field: str = "title"
-) -> tuple[str, str]:
-    """Return (title, text) of a row, title "" if it has none.
-
-    Without a text, "messages" are read as a chat. MlpMemError, starting with `where`, for a row or
-    value of another kind.
-    """
-    if not isinstance(row, dict):
-        raise MlpMemError(f'{where} must be an object with "{text_field}"; got {_kind(row)}')
-    text, title = row.get(text_field), row.get(title_field)
-    if text is None and row.get("messages") is not None:
-        text = chat_text(_messages(row["messages"], where))
-    elif text_field not in row:
-        raise MlpMemError(
-            f'{where} must have "{text_field}" or "messages"; got {", ".join(row) or "nothing"}. '
-            "Rename the field that holds the text, or in a recipe set text_field in [corpus]"
-        )
-    if not isinstance(text, str):
-        raise MlpMemError(
-            f'{where}: "{text_field}" must be a string; got {_kind(text)}. Correct the row, or '
-            "delete it"
-        )
-    if "\0" in text:
-        raise MlpMemError(f"{where}: the text must not have a NUL character; delete it")
-    if is_number(title):
-        title = str(title)
-    if not isinstance(title, str | None):
-        raise MlpMemError(f'{where}: "{title_field}" must be a string; got {_kind(title)}')
-    return valid(title or ""), valid(text)
-
-
-def chat_text(messages: Sequence[Mapping[str, str]]) -> str:
-    """Return a chat as text: one block "role: content" per message, with empty lines between.
-
-    Only here does a chat become a document, so a chat template could be applied here.
-    """
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in messages)
-
-
-def _messages(value: Any, where: str) -> list[dict[str, str]]:
-    """Return checked messages; content in parts of type "text" is joined."""
-    if not isinstance(value, list):
-        raise MlpMemError(f'{where}: "messages" must be a list of messages; got {_kind(value)}')
-    messages = []
-    for number, message in enumerate(value, start=1):
-        role, content = (
-            (message.get("role"), message.get("content"))
-            if isinstance(message, dict)
-            else (None, None)
-        )
-        if isinstance(content, list):
-            parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-            content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
-        if not isinstance(role, str) or not isinstance(content, str):
-            raise MlpMemError(
-                f'{where}: message {number} must have "role" and "content", both strings; correct '
-                "it, or delete the row"
-            )
-        messages.append({"role": role, "content": content})
-    return messages
-
-
-def _kind(value: Any) -> str:
-    """Return the kind of a JSON value, in words."""
-    return "null" if value is None else KINDS.get(type(value), "a number")
 
 
 def documents_in(

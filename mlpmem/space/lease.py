@@ -18,9 +18,13 @@ TOKEN = 0.05  # seconds per token
 
 
 def seconds(method: str, prompt: Any, options: dict[str, Any]) -> float:
-    """Return the longest lease that a run needs, in seconds; a scrub writes its text twice."""
-    tokens = options.get("max_new_tokens", 32) * (2 if method == "stream_scrub" else 1)
-    return SETTLE + TOKEN * tokens
+    """Return the longest lease that a run needs, in seconds.
+
+    A scrub writes its text twice; the prompts of a batch may all differ in length, so they take
+    turns.
+    """
+    times = len(prompt) if method == "stream_batch" else 2 if method == "stream_scrub" else 1
+    return SETTLE + TOKEN * times * options.get("max_new_tokens", 32)
 
 
 class LeasedModel(Model):
@@ -45,6 +49,13 @@ class LeasedModel(Model):
         """Return what Model.stream returns."""
         checked = super().stream(prompt, systems, **options)
         return self._leased(checked, "stream", prompt, {**options, "systems": systems})
+
+    def stream_batch(
+        self, prompts: Sequence[Prompt], systems: Sequence[str] | None = None, **options: Any
+    ):
+        """Return what Model.stream_batch returns."""
+        checked = super().stream_batch(prompts, systems, **options)
+        return self._leased(checked, "stream_batch", prompts, {**options, "systems": systems})
 
     def stream_scrub(
         self,

@@ -65,6 +65,7 @@ def token_view(
     prefix: str,
     systems: list[str],
     asks: bool = False,
+    undoes: bool = False,
     columns: Sequence[dict] = (),
     records: dict[str, dict[str, list[float]]] | None = None,
     **kwargs: Any,
@@ -73,9 +74,11 @@ def token_view(
 
     columns are the offers of extra columns; records are measured accuracies, [new facts, known
     facts]. With asks the panes have the buttons that need a model, which fire `ask` with a request.
+    With undoes, the chip of the form fires `undo`.
     """
-    ask = ", (data) => trigger('ask', data)" if asks else ""
-    mount = f"MLPMEM.mountView(element, props, watch{ask});"
+    ask = "(data) => trigger('ask', data)" if asks else "null"
+    undo = "() => trigger('undo')" if undoes else "null"
+    mount = f"MLPMEM.mountView(element, props, watch, {ask}, {undo});"
     fields = {
         "prefix": prefix,
         "systems": systems,

@@ -16,6 +16,7 @@ from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
+from mlpmem.ui.openai import routes as programs
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
 from mlpmem.ui.recordings import words
 from mlpmem.ui.recordings.recorded import Recorded
@@ -85,6 +86,7 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
         _watch(page, shared, status)
         answer_ahead(page, tools)
         endpoints.build(shared)
+        programs.build(service, page)
     return page
 
 

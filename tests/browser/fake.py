@@ -53,6 +53,8 @@ ANSWERS = {
         "", "B", words("hills of the north and flows through the town of Harrow to the sea ."),
         words("high moors above Tervalla and flows past the mills of Sond to the sea ."),
         words("high moors above Tervalla and is crossed by two bridges at Sond .")),
+    ask("What stays unsaid?"): ("", "B", [], [], []),
+    ask("How does it return?"): ("", "B", *[[" \n\n    return", " x\n", "y"]] * 3),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
@@ -276,8 +278,11 @@ class FakeModel:
     def lmbdas(self, systems, lmbda, store=None):
         return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
-    def chat_ids(self, turns, max_new_tokens=32):
-        return ask(turns[-1][0])  # the fake reads texts
+    def chat_question(self, question):
+        return ask(" ".join(question.split()))
+
+    def chat_ids(self, turns, max_new_tokens=32, typed=False):
+        return turns[-1][0] if typed else self.chat_question(turns[-1][0])  # the fake reads texts
 
 
 def write_bundle(folder: Path) -> Path:

@@ -6,16 +6,18 @@ import signal
 import socket
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from conftest import HERE, Server
+from conftest import HERE, PATIENCE, Server
 
 BOUNDS = {
     "MLPMEM_TRUST_PROXY": "1",
-    "MLPMEM_BODY_SECONDS": "1",
+    "MLPMEM_BODY_SECONDS": "2",
     "MLPMEM_LISTEN_SECONDS": "3",
     "MLPMEM_CLIENT_UPLOADS": "3",
 }
@@ -63,18 +65,24 @@ class Client:
         self.named = {d["api_name"]: d["id"] for d in config["dependencies"]}
         self.of = {tuple(t): d["id"] for d in config["dependencies"] for t in d["targets"]}
         self.generate = self.of[ids["generate"], "click"]
+        self.send = self.of[ids["chat-send"], "click"]
         props = {c["id"]: c["props"] for c in config["components"]}
-        (inputs,) = [d["inputs"] for d in config["dependencies"] if d["id"] == self.generate]
-        self.values = [props[i].get("value") for i in inputs]
+        self.values = {
+            d["id"]: [props[i].get("value") for i in d["inputs"]] for d in config["dependencies"]
+        }
         self.make = self.of[ids["own-make"], "click"]
 
     def post(self, path: str, **body) -> httpx.Response:
         return self.http.post(f"gradio_api/{path}", json=body)
 
-    def join(self, prompt: str = PROMPT, session: str | None = None) -> httpx.Response:
-        data = [prompt, *self.values[1:]]
+    def join(
+        self, prompt: str = PROMPT, session: str | None = None, number: int | None = None
+    ) -> httpx.Response:
+        """Queue a job of a handler, by default that of Generate; its first input is the prompt."""
+        number = self.generate if number is None else number
+        data = [prompt, *self.values[number][1:]]
         session = session or self.session
-        return self.post("queue/join", data=data, fn_index=self.generate, session_hash=session)
+        return self.post("queue/join", data=data, fn_index=number, session_hash=session)
 
     def read(self) -> list[dict]:
         """Return the messages of this session until they end."""
@@ -220,6 +228,33 @@ def test_excess_uploads_delete_the_clients_own_and_incomplete_ones_leave_nothing
     assert odd.status_code == 422
 
 
+def test_slow_headers_are_closed_and_a_polling_connection_stays(client, server):
+    head = b"GET /health HTTP/1.1\r\nhost: x\r\n"
+    visitor, slow = client("203.0.113.30"), []
+    for sent in (b"", head, head + b"x-a: 1\r\n\r\n" + head):
+        slow.append(socket.create_connection(("127.0.0.1", server.port)))
+        slow[-1].sendall(sent)
+        slow[-1].settimeout(20)
+    begin, kept = time.monotonic(), None
+    while time.monotonic() - begin < 5:
+        with visitor.http.stream("GET", "health") as answer:
+            answer.read()
+            local = answer.extensions["network_stream"].get_extra_info("client_addr")
+        assert kept in (None, local), "its headers are in time, so it stays open"
+        kept = local
+        with suppress(OSError):  # it was closed
+            slow[1].sendall(b"x-b: 2\r\n")
+        time.sleep(0.3)
+    for one in slow:
+        received = b""
+        with suppress(ConnectionResetError):
+            while more := one.recv(4096):
+                received += more
+        assert received.count(b"HTTP/1.1 200") == (one is slow[2]), "only a whole request"
+        one.close()
+    assert time.monotonic() - begin < 12
+
+
 @pytest.mark.parametrize("data", [[1], "x", 0, {"index": [1]}, {"index": None}, {"text": {"a": 1}}])
 def test_invalid_event_data_is_answered_with_a_message(client, server, data):
     visitor = client("203.0.113.25")
@@ -268,6 +303,45 @@ def test_a_program_may_omit_trailing_values_but_not_required_ones(client):
 
 def test_the_log_has_no_traceback(client, server):
     """It runs last, after all requests above."""
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_a_looping_chat_template_delays_no_other_visitor(tmp_path):
+    import tiny
+
+    decoder = tiny.decoder()
+    decoder.tokenizer.chat_template = (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
+    )
+    decoder.model.save_pretrained(tmp_path / "decoder")
+    decoder.tokenizer.save_pretrained(tmp_path / "decoder")
+    command = ("app.py", "--decoder", str(tmp_path / "decoder"), "--port", "{port}")
+    server = Server(tmp_path / "log", *command, MLPMEM_TRUST_PROXY="1").wait()
+    try:
+        hostile, other = Client(server, "203.0.113.1"), Client(server, "203.0.113.2")
+        hostile.values[hostile.send][2] = "lm"  # who answers; there is no memory
+        ends = time.monotonic() + PATIENCE
+        while not other.http.get("health").json()["model"]["ready"] and time.monotonic() < ends:
+            time.sleep(0.2)
+        assert other.join().status_code == 200 and other.read()[-2]["success"], "it is warm"
+        with ThreadPoolExecutor(1) as thread:
+            assert hostile.join("Hi", number=hostile.send).status_code == 200
+            refused = thread.submit(hostile.read)
+            time.sleep(0.2)
+            begin = time.monotonic()
+            assert other.http.get("").status_code == other.poll(other.session).status_code == 200
+            assert time.monotonic() - begin < 1 and not refused.done(), (
+                "quick requests are not held"
+            )
+            assert other.join().status_code == 200
+            answered = other.read()
+            assert time.monotonic() - begin < 2 + 1  # a busy machine's
+        assert answered[-2]["success"] and '\\"done\\"' in json.dumps(answered)
+        assert "chat template cannot be used (it takes over 1 s" in json.dumps(refused.result())
+        for one in (hostile, other):
+            one.http.close()
+    finally:
+        server.stop()
     assert "Traceback" not in server.log.read_text()
 
 

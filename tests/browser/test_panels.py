@@ -107,6 +107,66 @@ def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
     assert page.locator(".log .turn").count() == 0
 
 
+CHAT_DONE = """(run) => document.querySelector('#chat-view .view-host').dataset.run !== run
+  && document.querySelector('#chat-pane-memory')?.dataset.state === 'done'"""
+
+
+def test_the_chat_keeps_an_answers_indent_and_says_where_there_is_no_text(visit):
+    page = visit()
+    page.click("[role=tab]:has-text('Chat')")
+    for question, shown in (
+        ("How does it return?", "    return x\ny"),
+        ("What stays unsaid?", "(no text)"),
+        ("What is the capital of Peru?", "Lima"),
+    ):
+        before = page.get_attribute("#chat-view .view-host", "data-run")
+        page.fill("#chat-input textarea", question)
+        page.press("#chat-input textarea", "Enter")
+        page.wait_for_function(CHAT_DONE, arg=before)
+        page.wait_for_selector(".log[aria-busy=false]")
+        answer = "document.querySelector('.answers:last-child .said').textContent"
+        assert page.evaluate(answer) == shown
+    assert page.locator(".said:has-text('(no text)')").count() == 1
+
+
+def test_a_chip_in_the_chat_repeats_the_question_as_typed(visit):
+    page = visit()
+    page.click("[role=tab]:has-text('Chat')")
+    page.fill("#chat-input textarea", "Who wrote  The Salt Ledger?")
+    page.press("#chat-input textarea", "Enter")
+    page.wait_for_selector("#chat-pane-memory[data-state=done]")
+    chip = page.locator("#chat-view .form-chip")
+    assert chip.is_visible() and "Who wrote  The Salt Ledger?" in chip.get_attribute("title")
+    asked = "document.querySelector('#chat-view .asked').textContent"
+    assert page.evaluate(asked) == fake.ask("Who wrote The Salt Ledger?")
+    assert page.is_visible("#chat-view .asked") and page.is_visible("#chat-view .play")
+    run_before = page.get_attribute("#chat-view .view-host", "data-run")
+    page.fill("#chat-input textarea", "half a question")
+    chip.click()
+    page.wait_for_function(CHAT_DONE, arg=run_before)
+    assert page.evaluate(asked) == "Who wrote  The Salt Ledger?" and not chip.is_visible()
+    assert not page.is_visible("#chat-view .asked"), "the log has it"
+    assert "asked as typed" in page.inner_text(".answers:last-child .who")
+    assert page.locator(".log .turn").count() == 2, "the same turn again"
+    assert page.input_value("#chat-input textarea") == "half a question"
+    page.click("#chat-retry")
+    page.wait_for_selector(".answers:last-child .who:has-text('try 2')")
+    assert not chip.is_visible()
+
+
+def test_the_chip_fits_a_phone_in_both_tabs(visit):
+    page = visit(phone=True)
+    generate(page, "Who wrote  The Salt Ledger?")
+    page.click("[role=tab]:has-text('Chat')")
+    page.fill("#chat-input textarea", "Who wrote  The Salt Ledger?")
+    page.click("#chat-send")
+    page.wait_for_selector("#chat-pane-memory[data-state=done]", state="attached")
+    assert page.locator("#chat-view .form-chip").bounding_box()["height"] >= 43.5
+    assert overflow(page) <= 0
+    page.click("[role=tab]:has-text('Compare')")
+    assert page.locator("#compare-view .form-chip").bounding_box()["height"] >= 43.5
+
+
 def test_two_visitors_get_their_own_answers(visit):
     pages = [visit(), visit()]
     questions = [

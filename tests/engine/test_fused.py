@@ -5,7 +5,7 @@ import tiny
 import torch
 
 from mlpmem.api import Model
-from mlpmem.engine.fused import Settings
+from mlpmem.engine.fused import LABELS, Settings, _check_numbers
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.retriever import Neighbours, make_retriever
 
@@ -18,6 +18,23 @@ def test_every_source_and_the_mix_are_distributions(tiny_model):
     for log_probs in actual.values():
         assert log_probs.shape == (tiny_model.decoder.vocab_size,)
         assert float(log_probs.exp().sum()) == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nan_is_found_wherever_it_is_and_nothing_else_is_taken_for_it(seed):
+    names = ("lm", "memory", "knn")
+    rng = torch.Generator().manual_seed(seed)
+    shape = 3, 1 + seed, 3 + 997 * (seed % 3)  # (S, R, V)
+    log_probs = torch.randn(shape, generator=rng).log_softmax(-1)
+    log_probs[2, :, 1:] = -torch.inf  # what the datastore says of tokens of no neighbour
+    log_probs[1, 0, :2] = torch.finfo(torch.float32).min  # their sum overflows
+    _check_numbers(names, log_probs)
+    for s, name in enumerate(names):
+        damaged = log_probs.clone()
+        at = [int(torch.randint(n, (), generator=rng)) for n in shape[1:]]
+        damaged[s, at[0], at[1]] = torch.nan
+        with pytest.raises(MlpMemError, match=f"{LABELS[name]} gives values that are not numbers"):
+            _check_numbers(names, damaged)
 
 
 @pytest.mark.parametrize("system", ["memory", "knn"])

@@ -415,6 +415,35 @@ def test_an_answer_ends_before_a_stop_text(tiny_model, monkeypatch):
             tiny_model.generate(PROMPT, "lm", stop=wrong)
 
 
+def test_a_stop_text_may_span_tokens_and_hold_characters_of_several_tokens():
+    text = "a\N{GRINNING FACE}b, \N{RAINBOW}END of it"
+    model = tiny.model()
+    decoder = model.decoder
+    ids = decoder.encode(text)
+    pieces = [decoder.token_bytes[i] for i in ids]
+    assert max(map(len, pieces)) < len("\N{RAINBOW}".encode()), "characters are split"
+    for stop in ("\N{GRINNING FACE}", "b, \N{RAINBOW}E", "END", " of", text, "it"):
+        ends = text.index(stop) + len(stop)
+        trace = model.generate(PROMPT, "lm", max_new_tokens=len(ids), forced=ids, stop=[stop, "~"])
+        assert trace.finish == "stop_string" and trace.text == text[: text.index(stop)]
+        assert len(trace.steps) == len(decoder.encode(text[:ends])), "at once"
+    for stop in ("\N{REPLACEMENT CHARACTER}", "\N{WINKING FACE}", text + "~"):
+        trace = model.generate(PROMPT, "lm", max_new_tokens=len(ids), forced=ids, stop=stop)
+        assert trace.finish == "length" and trace.text == text, "half a character is no text"
+
+
+def test_an_answer_that_ends_within_a_character_ends_before_it():
+    model = tiny.model()
+    ids = model.decoder.encode("ab\N{GRINNING FACE}")[1:]
+    assert len(ids) == 6
+    for count, text in ((2, "ab"), (3, "ab"), (5, "ab"), (6, "ab\N{GRINNING FACE}")):
+        trace = model.generate(PROMPT, "lm", max_new_tokens=count, forced=ids[:count])
+        assert trace.text == text and len(trace.steps) == count
+    broken = model.decoder.token_bytes.index(b"\xff")
+    trace = model.generate(PROMPT, "lm", max_new_tokens=3, forced=[*ids[:2], broken])
+    assert trace.text == "ab\ufffd", "a byte that begins no character is kept"
+
+
 def test_option_names_of_other_libraries_are_accepted_or_corrected(tiny_model):
     hot = {"temperature": 1.5, "max_new_tokens": 6}
     greedy = tiny_model.generate(PROMPT, "lm", max_new_tokens=6)

@@ -9,7 +9,7 @@ import torch
 
 from mlpmem.engine import scoring
 from mlpmem.errors import MlpMemError
-from mlpmem.model.tokenizer import byte_spans
+from mlpmem.model.tokenizer import PARTIAL
 
 TEXT = "The capital of Peru is Lima."
 
@@ -81,8 +81,28 @@ def test_a_score_has_every_tokens_bytes_and_offsets(tiny_model):
     whole = text.encode()
     for part, (begin, end) in zip(score.token_bytes, score.offsets, strict=True):
         assert whole[begin:end] == part
-    assert byte_spans([b" Once", b" upon"], "Once upon") == [(0, 4), (4, 9)]
-    assert byte_spans([b" Once"], " Once") == [(0, 5)]
+
+
+@pytest.mark.parametrize("text", ["Peru is", " Peru", "  a\n\tb", "\N{GRINNING FACE} Peru", "\n"])
+@pytest.mark.parametrize("bos", [True, False])
+def test_a_space_that_the_tokenizer_puts_before_a_text_is_no_part_of_it(text, bos):
+    model = tiny.model()
+    model.decoder.tokenizer = tiny.tokenizer(prefix_space=True, bos=bos)
+    score, whole = model.score(text), text.encode()
+    assert b"".join(score.token_bytes) == whole and score.offsets[-1][1] == len(whole)
+    for part, (begin, end) in zip(score.token_bytes, score.offsets, strict=True):
+        assert whole[begin:end] == part
+    *_, done = model.inspect(text)
+    (trace,) = done.values.values()
+    assert trace.prompt + trace.text == text
+    shown = [step.text for step in trace.steps if step.text != PARTIAL]
+    assert "".join(shown) == trace.text
+
+
+def test_half_a_surrogate_pair_is_scored_as_the_replacement_that_the_decoder_reads(tiny_model):
+    assert b"".join(tiny_model.score("a\ud800b").token_bytes) == "a\ufffdb".encode()
+    *_, done = tiny_model.inspect("a\ud800b")
+    assert done.values["memory"].text == "a\ufffdb"
 
 
 def test_texts_in_a_list_are_scored_like_single_ones(tiny_model):

@@ -87,3 +87,19 @@ def test_decoders_use_it():
     for family in ("gpt2", "llama", "qwen2"):
         cache = tiny.decoder(family).forward(torch.tensor([[0, 9, 4]]), use_cache=True).cache
         assert any(type(layer) is GrowingLayer for layer in cache.layers), family
+
+
+def test_rows_made_of_one_share_its_tokens():
+    layer = GrowingLayer()
+    layer.update(*states(5, 1))
+    assert layer.shared == 0
+    layer.batch_select_indices(torch.tensor([0, 0, 0]))
+    layer.update(*states(2, 3))
+    layer.batch_select_indices(torch.tensor([1, 2]))
+    assert layer.shared == 5
+    layer.crop(-4)
+    assert layer.shared == 3
+    other = GrowingLayer()
+    other.update(*states(5, 2))
+    other.batch_select_indices(torch.tensor([0, 0]))
+    assert other.shared == 0

@@ -1,6 +1,10 @@
 """The Llama pass equals transformers, with torch's operators, compiled kernels, and one call."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import tiny
@@ -14,6 +18,7 @@ from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import FAMILIES, layers_of
 
+ROOT = Path(__file__).parents[2]
 IDS = torch.tensor([[0, 9, 40, 7, 12, 33, 21], [0, 3, 3, 80, 5, 90, 11]])
 TOLERANCE = 1e-4  # of a log-prob
 WINDOWS = {"mistral": 4, "phi3": 4, "gemma2": 4, "gemma3_text": 4}
@@ -230,3 +235,54 @@ def test_unsupported_models_use_transformers():
 def test_a_llama_uses_the_pass(tiny_model):
     assert isinstance(tiny_model.decoder.fast_pass, LlamaPass)
     assert tiny_model.decoder.fast_pass.operators is Operators
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+def test_columns_of_one_prompt_read_it_from_one_row(family):
+    passes = both(family, "step")
+    read = [decoder.forward(IDS[:1], use_cache=True, last=1) for decoder in passes]
+    for output in read:
+        output.cache.batch_select_indices(torch.zeros(3, dtype=torch.long))
+    for token in (4, 90, 33):
+        ids = torch.tensor([[token], [token + 1], [token + 2]])
+        read = [d.forward(ids, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)]
+        equal(*read)
+        for output in read:
+            output.cache.batch_select_indices(torch.tensor([2, 0, 1]))
+    assert {layer.shared for layer in read[0].cache.layers} == {IDS.shape[1]}
+    if family != "llama":
+        return  # transformers does not crop a window
+    for output in read:
+        output.cache.crop(-(3 + 2))
+    assert {layer.shared for layer in read[0].cache.layers} == {IDS.shape[1] - 2}
+    ids = torch.tensor([[8], [9], [10]])
+    equal(*(d.forward(ids, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)))
+
+
+@tiny.needs_ops
+def test_the_kl_of_4_bits_is_measured_before_anything_is_compiled(monkeypatch):
+    monkeypatch.setattr(FewRows, "product", None)
+    decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
+    decoder.model.to(torch.bfloat16)
+    decoder.pack(4)
+    assert 1e-4 < decoder.kl < 0.5
+    assert not any(m.probing for m in decoder.model.modules() if isinstance(m, FewRows))
+
+
+@pytest.mark.slow
+def test_a_process_that_ends_while_kernels_are_compiled_ends_as_others_do(tmp_path):
+    pytest.importorskip("numba")
+    decoder = tiny.decoder("llama")
+    decoder.model.save_pretrained(tmp_path / "decoder")
+    decoder.tokenizer.save_pretrained(tmp_path / "decoder")
+    script = "import mlpmem; print(len(mlpmem.load(decoder='decoder').generate('a', "
+    script += "max_new_tokens=2).steps))"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment["PYTHONPATH"] = str(ROOT)
+    for _ in range(2):
+        ended = subprocess.run(
+            [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True,
+            text=True, timeout=200,
+        )  # fmt: skip
+        assert (ended.returncode, ended.stdout.strip()) == (0, "2"), ended.stderr
+        assert "numba" not in ended.stderr

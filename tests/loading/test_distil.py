@@ -99,7 +99,7 @@ def test_a_decoder_and_a_text_become_three_columns(parts):
     service = Service(load)
     seen = settled(service)
     assert seen[-1].state == "ready", seen[-1].line
-    assert "memory made in" in seen[-1].line and "datastore built in" in seen[-1].line
+    assert "memory trained in" in seen[-1].line and "datastore built in" in seen[-1].line
     assert any(s.ready and s.line.startswith("distilling a memory: memory") for s in seen)
     shares = [s.share for s in seen if s.line.startswith("distilling")]
     assert shares == sorted(shares)

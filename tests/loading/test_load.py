@@ -113,7 +113,7 @@ def test_text_that_cannot_be_read_is_refused(tmp_path):
     for name, content, complaint in (
         ("a.pdf", b"x", "must be one of .txt, .md, .jsonl"),
         ("a.txt", b"\xff\xfe", "must hold some text"),
-        ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text" or'),
+        ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text", "messages",'),
         (
             "b.jsonl",
             b'"only a string"',

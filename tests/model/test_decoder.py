@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from mlpmem.model.tokenizer import TextStream, token_bytes, tokenizer_hash
+from mlpmem.model.tokenizer import TextEnd, TextStream, token_bytes, tokenizer_hash
 
 PROMPTS = [[0, 40, 41, 42, 43, 44, 45], [0, 90, 91], [0, 60, 61, 62, 63]]
 
@@ -175,6 +175,17 @@ def test_a_character_appears_with_the_token_that_completes_it():
     pieces = [b"a", b"\xe9", b"\x87", b"\x91", b"\xff", b"b", b"\xc3", b"x"]
     shown = [stream.push(piece) for piece in pieces]
     assert shown == ["a", "�", "�", "金", "�", "b", "�", "�x"]
+
+
+def test_a_stop_text_is_found_with_the_token_that_ends_it():
+    emoji = "\N{GRINNING FACE}".encode()
+    pieces = [b"x", emoji[:2], emoji[2:], b"ab", b"c", b"\xff", b"d" * 50, b"e"]
+    for stop, at in (("x", 0), (f"x{emoji.decode()}a", 3), ("bc", 4), ("\ufffd", 5), ("de", 7)):
+        end = TextEnd()
+        assert [end.stops(piece, ["never", stop]) for piece in pieces].index(True) == at
+    end = TextEnd()
+    assert not any(end.stops(b"word ", ["a stop"]) for _ in range(1000))
+    assert len(end._text) < len("a stop"), "what is looked at does not grow"
 
 
 def test_pieces_of_a_sentencepiece_vocabulary_are_bytes_and_spaces():

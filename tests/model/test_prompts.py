@@ -4,6 +4,7 @@ import pytest
 import tiny
 from tokenizers import AddedToken
 
+from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import as_messages, chat_ids, question_prompt
 from mlpmem.model.tokenizer import turn_ends
@@ -13,6 +14,10 @@ def test_a_question_becomes_one_line():
     assert question_prompt("  What is\n gold? ") == "Question: What is gold? Answer:"
     with pytest.raises(MlpMemError, match="the question is empty"):
         question_prompt(" \n")
+    for framed in ("Question: What is gold? Answer:", " Question: What is gold?", "What is gold?"):
+        assert question_prompt(framed) == "Question: What is gold? Answer:", "not framed twice"
+    with pytest.raises(MlpMemError, match="the question is empty"):
+        question_prompt("Question: Answer:")
 
 
 def questions(decoder, chat, room=None):
@@ -38,6 +43,20 @@ def test_without_a_form_a_chat_is_its_unchanged_lines():
     text = "  if a:\n\tb()\n"
     assert chat_ids(decoder, text) == decoder.encode(text)
     assert chat_ids(decoder, [("a ", " b"), (text, "")]) == decoder.encode(f"a \n b\n{text}")
+
+
+def test_a_chat_can_be_read_as_typed_where_the_decoder_has_a_form_of_questions():
+    model = Model(tiny.decoder(), questions=True)
+    asked, turns = " Peru ?\n", [("a ", " b"), (" Peru ?\n", "")]
+    assert model.chat_question(asked) == "Question: Peru ? Answer:"
+    assert model.chat_ids(turns) == questions(model.decoder, turns)
+    assert model.chat_ids(turns, typed=True) == model.decoder.encode(f"a \n b\n{asked}")
+    plain = Model(tiny.decoder())
+    assert plain.chat_question(asked) == asked
+    assert plain.chat_ids(turns, typed=True) == plain.chat_ids(turns)
+    model.decoder.tokenizer.chat_template = TEMPLATE
+    assert model.chat_question(asked) == asked, "the template is the form"
+    assert model.chat_ids(turns, typed=True) == model.chat_ids(turns)
 
 
 MESSAGES = [

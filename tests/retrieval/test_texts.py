@@ -118,8 +118,28 @@ REFUSED = [
     ("a.jsonl", rows({"text": True}), 'line 1 of .*: "text" must be .*; got true or false'),
     ("a.jsonl", rows({"text": "a\0b"}), "line 1 of .*: the text must not have a NUL"),
     ("a.jsonl", rows({"text": "a", "title": ["b"]}), '"title" must be a string; got a list'),
-    ("a.jsonl", rows({"txt": "a", "id": 1}), 'must have "text" or "messages"; got txt, id. Rename'),
-    ("a.jsonl", rows({}), 'must have "text" or "messages"; got nothing'),
+    (
+        "a.jsonl",
+        rows({"txt": "a", "id": 1}),
+        'must have "text", "messages", "conversations", "prompt" and "completion", '
+        'or "instruction" and "output"; got txt, id. Rename',
+    ),
+    ("a.jsonl", rows({}), 'must have "text", .*; got nothing'),
+    ("a.jsonl", rows({"prompt": "a"}), 'must have "text", .*; got prompt'),
+    (
+        "a.jsonl",
+        rows({"instruction": "a", "output": None}),
+        "must have .*; got instruction, output",
+    ),
+    ("a.jsonl", rows({"prompt": "a", "completion": 3}), '"completion" must be a string; got a num'),
+    ("a.jsonl", rows({"instruction": ["a"], "output": "b"}), '"instruction" must .*; got a list'),
+    (
+        "a.jsonl",
+        rows({"conversations": "a"}),
+        '"conversations" must be a list of messages; got a s',
+    ),
+    ("a.jsonl", rows({"conversations": [{"from": "gpt", "value": 3}]}), 'or "from" and "value"'),
+    ("a.jsonl", rows({"conversations": [{"from": 1, "value": "a"}]}), "message 1 must have"),
     ("a.jsonl", rows(["text"]), "line 1 of .* must be an object .*; got a list"),
     ("a.jsonl", rows(None), "line 1 of .* must be an object .*; got null"),
     ("a.jsonl", rows({"messages": "hello"}), '"messages" must be a list of messages; got a string'),
@@ -166,13 +186,47 @@ def test_a_chat_is_one_document_of_its_messages(tmp_path, read):
     assert read(path) == [expected, "plain", "user: Hi"]
 
 
-def test_messages_in_parquet_are_chats_too(tmp_path):
+CHAT = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+SHAREGPT = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]
+HI_HO = "user: Hi\n\nassistant: Ho"
+SHAPES = [
+    ({"conversations": SHAREGPT, "id": 7}, HI_HO),
+    ({"conversations": [{"from": "system", "value": "Be brief."}, *SHAREGPT], "messages": None},
+     f"system: Be brief.\n\n{HI_HO}"),
+    ({"conversations": CHAT}, HI_HO),
+    ({"conversation": CHAT}, HI_HO),
+    ({"messages": SHAREGPT}, HI_HO),
+    ({"conversations": [{"from": "tool", "value": " 3\n"}]}, "tool:  3\n"),
+    ({"prompt": "Lima is in", "completion": " Peru.\n"}, "Lima is in Peru.\n"),
+    ({"prompt": "", "completion": "Peru"}, "Peru"),
+    ({"prompt": CHAT[:1], "completion": CHAT[1:]}, HI_HO),
+    ({"instruction": "Hi", "output": "Ho"}, HI_HO),
+    ({"instruction": "Hi", "input": "", "output": "Ho"}, HI_HO),
+    ({"instruction": "Sum up.", "input": "A text.", "output": "Ho"},
+     "user: Sum up.\n\nA text.\n\nassistant: Ho"),
+    ({"text": "plain", "conversations": SHAREGPT, "prompt": "a", "completion": "b"}, "plain"),
+]  # fmt: skip
+
+
+@everywhere
+@pytest.mark.parametrize(("row", "text"), SHAPES)
+def test_a_row_in_another_shape_that_people_have_is_one_document(tmp_path, read, row, text):
+    assert read(write(tmp_path / "a.jsonl", rows(row))) == [text]
+
+
+@pytest.mark.parametrize(("row", "text"), SHAPES)
+def test_parquet_rows_have_the_same_shapes(tmp_path, row, text):
     import pyarrow
     from pyarrow import parquet
 
-    chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
-    parquet.write_table(pyarrow.Table.from_pylist([{"messages": chat}]), tmp_path / "A.PARQUET")
-    assert by_training(tmp_path / "A.PARQUET") == ["user: Hi\n\nassistant: Ho"]
+    parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "A.PARQUET")
+    assert by_training(tmp_path / "A.PARQUET") == [text]
+
+
+def test_a_null_value_counts_as_absent_in_every_shape(tmp_path):
+    nulls = dict.fromkeys(["text", "messages", "conversations", "prompt", "completion", "input"])
+    row = nulls | {"instruction": "Hi", "output": "Ho"}
+    assert by_library(write(tmp_path / "a.jsonl", rows(row))) == [HI_HO]
 
 
 def folder_of_notes(root):

@@ -166,6 +166,11 @@ def test_a_leased_model_equals_the_model_with_one_lease_per_run(leased, tiny_mod
     *_, done = model.stream("Peru", max_new_tokens=3)
     assert done.kind == "done" and set(done.values) == set(model.systems)
     assert len(lease.begun) == lease.ended == 4
+    batch = {"systems": ["memory"], "samples": 2, "ranked": 3, **options}
+    *_, done = model.stream_batch(["Peru", "Gold"], **batch)
+    *_, expected = tiny_model.stream_batch(["Peru", "Gold"], **batch)
+    assert texts(done.values) == texts(expected.values)
+    assert len(lease.begun) == lease.ended == 5, "a batch has one lease"
     assert model.score("Peru is").ids == tiny_model.score("Peru is").ids
 
 
@@ -206,3 +211,4 @@ def test_a_lease_grows_with_the_number_of_tokens():
     short, long = (seconds("stream", "x", {"max_new_tokens": n}) for n in (1, 128))
     assert 5 < short < long < 15
     assert seconds("stream_scrub", "x", {"max_new_tokens": 128}) > long
+    assert seconds("stream_batch", ["x", "y"], {"max_new_tokens": 128}) > long

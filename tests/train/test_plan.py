@@ -148,7 +148,7 @@ def test_the_datastores_memory_does_not_grow_beyond_a_shard_of_keys(tmp_path):
 @pytest.mark.parametrize(
     ("free", "total", "message"),
     [
-        (10**9, 10**12, r"corpus: it needs about 5 GB of disk .*\(4 GB stay\), 1 GB are free"),
+        (10**9, 10**12, r"corpus: it needs about 5 GB of disk .*\(4 GB stay\); 1 GB are free"),
         (10**12, 10**9, "corpus: it needs about 3 GB of memory; this device has 1 GB"),
     ],
 )

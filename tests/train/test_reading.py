@@ -175,7 +175,7 @@ def test_empty_files_and_documents_are_skipped_and_counted(tmp_path):
         (
             "a.jsonl",
             '{"txt": "a"}',
-            r"line 1 of .*a.jsonl must have .text. or .messages.; got .* set text_field in .corpus",
+            r"line 1 of .*a.jsonl must have .text., .messages., .*; got .* text_field in .corpus",
         ),
         ("a.parquet", "text", r"a.parquet is not a valid Parquet file"),
         ("a.txt.xz", "text", r"cannot read .*a.txt.xz"),

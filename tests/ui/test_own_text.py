@@ -120,12 +120,12 @@ def test_a_stopped_question_is_left_out_of_the_chats_history():
     histories = []
     model = SimpleNamespace(
         systems=["lm"], lmbdas=lambda *args: {"lm": 0.0},
-        chat_ids=lambda turns, room: histories.append(turns) or [1],
+        chat_ids=lambda turns, *_: histories.append(turns) or [1], chat_question=str,
         stream=lambda ids, systems, **options: iter(()),
     )  # fmt: skip
     shared = SimpleNamespace(
         service=SimpleNamespace(model=model),
-        recorded=SimpleNamespace(known=lambda prompt: {}, as_prompt=lambda text: text),
+        recorded=SimpleNamespace(known=lambda prompt: {}),
         searched=lambda *args: "",
     )
     turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]

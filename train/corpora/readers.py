@@ -2,8 +2,8 @@
 
 A block is at most BLOCK characters of one document; a longer document comes in several blocks. So
 memory is bounded, whatever the length of a file or a line. The library decides what a text file is
-and what is refused (`mlpmem/retrieval/texts.py`). Training adds documents cut at headings and
-separators, and other names of fields.
+and what is refused (`mlpmem/retrieval/texts.py`, `rows.py`). Training adds documents cut at
+headings and separators, and other names of fields.
 """
 
 import re
@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import texts
+from mlpmem.retrieval.rows import FIELDS, row_text
 from train.config.load import HUB
 from train.config.tables import CorpusConfig
 
@@ -61,7 +62,7 @@ def _parquet_rows(path: Path, config: CorpusConfig) -> Iterator[tuple[str, dict]
     try:
         with parquet.ParquetFile(path) as file:
             names = set(file.schema_arrow.names)
-            fields = {config.text_field, config.title_field, "messages"}
+            fields = {config.text_field, config.title_field, *FIELDS}
             columns = sorted(names & fields) or sorted(names)
             number = 0
             for batch in file.iter_batches(64, columns=columns):
@@ -108,9 +109,9 @@ def _missing_package(source: str, error: ModuleNotFoundError) -> str:
 def blocks_of_rows(
     rows: Iterator[tuple[str, Any]], config: CorpusConfig, counts: Counter
 ) -> Iterator[Block]:
-    """Yield the blocks of rows (where, {text, title} or a chat); see texts.row_text."""
+    """Yield the blocks of rows (where, {text, title} or a chat); see rows.row_text."""
     for where, row in rows:
-        title, text = texts.row_text(row, where, config.text_field, config.title_field)
+        title, text = row_text(row, where, config.text_field, config.title_field)
         if not text.strip():
             counts["empty_documents"] += 1
             continue

@@ -8,9 +8,11 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
     headers   security headers, and the sites that may post
     sizes     bodies are read whole, in time, and checked before Gradio sees them
     shares    who a client is; its requests per second, open requests, bytes held
+    connections  those without a request: closed if its headers are slow
     sessions  session states, bounded per client; closed sessions are evicted first
     fair      the queue: turns by computing time, bounded jobs per client
     files     the process's temporary folder, uploads per client, and their sweep
+    programs  the interface of what answers other programs
     pages     `/`, `/config` and `/info`, rendered once
     health    `/health` for the host
 

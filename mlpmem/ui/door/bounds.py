@@ -23,6 +23,7 @@ class Bounds:
     # per client: an IPv4 address, or an IPv6 network of 64 bits
     rate: float = bound(20.0, "requests per second of one client; a burst of twice as many")
     open: int = bound(48, "requests of one client answered at the same time")
+    connections: int = bound(200, "connections of one client without a request")
     at_once: int = bound(4, "posts of one client processed at the same time; more wait")
     waiting: int = bound(2, "queued jobs of one client")
     sessions: int = bound(4, "sessions (tabs, programs) of one client with a stored state")
@@ -46,9 +47,10 @@ class Bounds:
     run_body: int = bound(16_000_000, "body of a quick request; it may contain a saved run")
     upload_body: int = bound(8_400_000, "body of an upload of one file")
     small_body: int = bound(65_536, "body of any other request, and any body without its strings")
-    body_seconds: float = bound(10.0, "reading a body, plus one second per 20 kB")
+    body_seconds: float = bound(10.0, "reading headers, or a body, plus one second per 20 kB")
     characters: int = bound(2000, "characters of a prompt")
     new_tokens: int = bound(128, "tokens of an answer")
+    choices: int = bound(16, "answers of one request to /v1: its prompts times n")
     text_bytes: int = bound(2_000_000, "one own text")
     run_seconds: float = bound(180.0, "computing one answer")
     # retention

@@ -1,4 +1,7 @@
-"""ASGI middleware before Gradio: it checks route, origin, the client's share, and the body."""
+"""ASGI middleware before Gradio: it checks route, origin, the client's share, and the body.
+
+Routes for other programs go to `Gate.programs`, past the same checks.
+"""
 
 import asyncio
 import json
@@ -13,20 +16,24 @@ from urllib.parse import parse_qs
 
 from mlpmem.ui.door import files, headers, routes, shares, sizes
 from mlpmem.ui.door.bounds import BOUNDS, Bounds
+from mlpmem.ui.door.connections import Connections
 from mlpmem.ui.door.fair import SIZE
 from mlpmem.ui.door.health import Health
 from mlpmem.ui.door.pages import Pages
-from mlpmem.ui.door.routes import RefusedError
+from mlpmem.ui.door.programs import OFF, Programs
+from mlpmem.ui.door.routes import V1, RefusedError, Route
 from mlpmem.ui.door.sessions import Sessions
 
-SWEEP = 1.0  # seconds between sweeps of sessions and queue; files are swept every tenth time
+SWEEP = 1.0  # seconds between sweeps; files are swept every tenth time
 QUERY = 32_768  # bytes: a link may contain a prompt
 GONE = "This result has expired. Send the request again."
 log = logging.getLogger(__name__)
 
 
 class Gate:
-    """The state of one page's door: shares, sessions, uploads, rendered pages, health."""
+    """The state of one page's door: shares, sessions, connections, uploads, pages, health."""
+
+    programs: Programs | None = None  # None: their routes do not exist
 
     def __init__(self, service: Any, bounds: Bounds = BOUNDS) -> None:
         """Claim the temporary folder and create empty tables."""
@@ -36,6 +43,7 @@ class Gate:
         self.shares, self.sessions = shares.Shares(bounds), Sessions(bounds)
         self.uploads, self.pages = files.Uploads(folder, bounds), Pages()
         self.health = Health(service, folder, bounds)
+        self.connections = Connections(bounds, self.shares.trusted)
 
     @staticmethod
     @asynccontextmanager
@@ -53,7 +61,7 @@ class Gate:
                 await sweep
 
     async def sweep(self, blocks: Any) -> None:
-        """Delete expired sessions, jobs and files, in an endless loop."""
+        """Delete expired sessions, jobs and files, close connections, in an endless loop."""
         count = 0
         while True:
             await asyncio.sleep(SWEEP)
@@ -61,6 +69,8 @@ class Gate:
             try:
                 blocks._queue.sweep()
                 self.sessions.sweep()
+                if server := getattr(blocks, "server", None):
+                    self.connections.sweep([*server.server_state.connections])
                 if count % 10 == 0:
                     listed = [blocks.upload_file_set, *blocks.temp_file_sets]
                     await asyncio.to_thread(self.uploads.sweep, listed)
@@ -86,7 +96,8 @@ class Door:
             await self._enter(blocks, blocks.gate, scope, receive, send)
         except RefusedError as refused:
             if not send.begun:
-                await _refuse(send, refused)
+                named = scope["path"].removeprefix(scope.get("root_path", "")).startswith(f"{V1}/")
+                await _refuse(send, refused, blocks.gate.programs if named else None)
         except ConnectionError:  # the client has disconnected
             pass
 
@@ -106,13 +117,10 @@ class Door:
                 await _json(send, *gate.health.answer(blocks._queue, gate.sessions, gate.uploads))
             elif route.name in ("page", "config", "info"):
                 await gate.pages.answer(self.app, scope, send, route.name)
+            elif route.program:
+                await _program(gate, scope, receive, send, route, named, sent)
             elif route.body:
-                most = getattr(gate.bounds, route.body)
-                size = sizes.length(sent, most)
-                gate.shares.weigh(client, size)
-                with gate.shares.holding(client, size):
-                    body = await sizes.read(receive, most, gate.bounds)
-                    scope[SIZE] = len(body)
+                async with _body(gate, scope, receive, route, sent) as body:
                     async with gate.shares.turn(client):
                         await self._post(blocks, gate, scope, sizes.replay(body, receive), send,
                                          route.name, named, body, sent)  # fmt: skip
@@ -144,6 +152,34 @@ class Door:
             body = _checked_call(blocks, name, named["function"], payload)
             receive = sizes.replay(body, receive)
         await self.app(scope, receive, _Sentences(send) if name == "run" else send)
+
+
+@asynccontextmanager
+async def _body(
+    gate: Gate, scope: dict, receive: Any, route: Route, sent: Mapping[str, str]
+) -> AsyncIterator[bytes]:
+    """Read a request's body and count its bytes while the context is open."""
+    client, most = scope[shares.KEY], getattr(gate.bounds, route.body)
+    size = sizes.length(sent, most)
+    gate.shares.weigh(client, size)
+    with gate.shares.holding(client, size):
+        body = await sizes.read(receive, most, gate.bounds)
+        scope[SIZE] = len(body)
+        yield body
+
+
+async def _program(
+    gate: Gate, scope: dict, receive: Any, send: Any, route: Route, named: Mapping[str, str],
+    sent: Mapping[str, str],
+) -> None:  # fmt: skip
+    """Answer a route for other programs. It takes no turn: the queue bounds its client's jobs."""
+    if gate.programs is None:
+        raise RefusedError(404, OFF)
+    if not route.body:
+        return await _json(send, *gate.programs.get(route.name, named))
+    async with _body(gate, scope, receive, route, sent) as body:
+        payload = await sizes.parsed(body, gate.bounds)
+        await gate.programs.post(route.name, payload, scope, receive, send)
 
 
 def _check_cancel(name: str, payload: Mapping[str, Any]) -> None:
@@ -287,19 +323,22 @@ class _Sentences:
         await self._send(message)
 
 
-async def _refuse(send: Any, refused: RefusedError) -> None:
+async def _refuse(send: Any, refused: RefusedError, programs: Programs | None) -> None:
     """Send the refusal, and close the connection if part of a body may still arrive."""
+    status = refused.status
     if isinstance(refused, LostError):
         body, kind = refused.body.encode(), b"text/event-stream"
     else:
         body = json.dumps({"detail": refused.sentence}).encode()
         kind = b"application/json"
+        if programs is not None:
+            status, body = programs.refusal(refused)
     lines = [(b"content-type", kind), (b"content-length", b"%d" % len(body))]
     if refused.status in (408, 413):
         lines.append((b"connection", b"close"))
     if refused.status in (429, 503):
         lines.append((b"retry-after", b"1"))
-    await send({"type": "http.response.start", "status": refused.status, "headers": lines})
+    await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -12,15 +12,17 @@ time. A client in debt is delayed until it has earned its debt back.
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from fastapi import HTTPException
+from gradio.data_classes import PredictBodyInternal
 from gradio.queueing import Event, EventQueue, Queue
 from gradio.server_messages import ProcessCompletedMessage
 
 from mlpmem.ui.door.bounds import Bounds
+from mlpmem.ui.door.routes import RefusedError
 from mlpmem.ui.door.shares import client_of
 
 FREE = 4.0  # seconds that any client may use without a delay
@@ -132,6 +134,28 @@ class FairQueue(Queue):
                 if queue.queue:
                     self.broadcast_estimations(queue.concurrency_id)
         return pushed
+
+    @asynccontextmanager
+    async def joined(self, function: int, data: list, request: Any) -> AsyncIterator[None]:
+        """Queue a job while the context is open, as if its client listened; then drop it.
+
+        For answers that do not come through Gradio's messages. RefusedError as `push` refuses.
+        """
+        body = PredictBodyInternal(data=data, fn_index=function)
+        try:
+            queued, name, _ = await self.push(body, request, None)
+        except HTTPException as error:
+            raise RefusedError(error.status_code, error.detail) from error
+        if not queued:
+            raise RefusedError(503, "The page has too many requests now. Try again soon.")
+        event = self.event_ids_to_events[name]
+        try:
+            with self.listened(name):
+                yield
+        finally:
+            self._drop(event)
+            self.pending_messages_per_session.pop(name, None)
+            self.pending_event_ids_session.pop(name, None)
 
     def get_events(self) -> tuple | None:
         """Return the next job, None while all are delayed."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of sessions, events, uploads and functions
 PATTERN = re.compile(NAME)
 API = "/gradio_api"
+V1 = "/v1"  # OpenAI's protocol: mlpmem/ui/openai
 
 
 class RefusedError(Exception):
@@ -27,6 +28,7 @@ class Route:
     pattern: str  # of the whole path
     body: str = ""  # the field of Bounds that limits its body, "" without one
     file: bool = False  # one of Gradio's own files: cheap, and a page loads many at once
+    program: bool = False  # answered by Gate.programs, not by Gradio
 
     def match(self, path: str) -> Mapping[str, str] | None:
         """Return the named parts of a path, None if it belongs to another route."""
@@ -55,6 +57,10 @@ ROUTES = (
     Route("result", GET, rf"{API}/call/(v2/)?(?P<function>{NAME})/(?P<event>{NAME})"),
     Route("started", GET, rf"{API}/startup-events"),
     Route("health", GET, "/health"),
+    Route("models", GET, f"{V1}/models", program=True),
+    Route("model", GET, rf"{V1}/models/(?P<model>[^\x00-\x1f]{{1,200}})", program=True),
+    Route("completions", POST, f"{V1}/completions", "small_body", program=True),
+    Route("chat", POST, f"{V1}/chat/completions", "small_body", program=True),
 )
 
 

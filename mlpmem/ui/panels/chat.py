@@ -1,7 +1,7 @@
 """The Chat tab: one system answers in turns; the last answer is shown token by token."""
 
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import gradio as gr
@@ -37,13 +37,14 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         stop = gr.Button("Stop", elem_id="chat-stop", scale=0)
         retry = gr.Button("Retry", elem_id="chat-retry", scale=0)
         clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
-    view = components.token_view(None, "chat-pane-", [], elem_id="chat-view")
+    view = components.token_view(None, "chat-pane-", [], undoes=True, elem_id="chat-view")
     outputs = [turns, log, view, question]
     inputs_ = [question, turns, source, shared.lambda_bar, shared.own, shared.choice]
     ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
-    again = retry.click(_retrier(shared), inputs_, outputs, **STREAM)
-    stop.click(None, cancels=[ask, again])
-    clear.click(_clear, None, outputs, cancels=[ask, again], **PRIVATE)
+    again = retry.click(_repeater(shared, another_try), inputs_, outputs, **STREAM)
+    undone = view.undo(_repeater(shared, as_typed), inputs_, outputs, **STREAM)
+    stop.click(None, cancels=[ask, again, undone])
+    clear.click(_clear, None, outputs, cancels=[ask, again, undone], **PRIVATE)
     for event in (tab.select, log.came):
         event(_chooser(shared), [source, shared.choice], source, **PRIVATE)
 
@@ -87,24 +88,30 @@ def _asker(shared: Shared):
     return ask
 
 
-def _retrier(shared: Shared):
-    """Return the handler of Retry: the last question again, with the present source and lambda."""
+def _repeater(shared: Shared, renewed: Callable[[dict, Any, float | str | None], dict]):
+    """Return a handler that asks the last question again, as the turn that `renewed` makes of it.
 
-    def retry(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
+    `renewed` takes the last turn, and the present source and lambda.
+    """
+
+    def repeat(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
         def start() -> list[dict]:
             if not turns:
                 raise inputs.MlpMemError("There is no question to ask again. Write one first.")
-            return [*turns[:-1], another_try(turns[-1], source, inputs.check_lmbda(lmbda))]
+            return [*turns[:-1], renewed(turns[-1], source, inputs.check_lmbda(lmbda))]
 
-        yield from _answer(shared, start, own)
+        yield from _answer(shared, start, own, sent=False)
 
-    return retry
+    return repeat
 
 
 def new_turn(question: str, system: Any, lmbda: float | str | None) -> dict:
-    """Return a turn without an answer; "firsts" will have its likeliest first tokens."""
+    """Return a turn without an answer; "firsts" will have its likeliest first tokens.
+
+    "typed" is whether it is asked as typed, where the decoder has a form of questions.
+    """
     return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
-            "firsts": [], "done": False}  # fmt: skip
+            "firsts": [], "done": False, "typed": False}  # fmt: skip
 
 
 def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
@@ -114,11 +121,16 @@ def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
     therefore begins with the n-th likeliest token, and after the last with the likeliest again. A
     stopped try is repeated.
     """
-    fresh = new_turn(turn["question"], system, lmbda)
+    fresh = {**new_turn(turn["question"], system, lmbda), "typed": turn["typed"]}
     if (turn["system"], turn["lmbda"]) != (system, lmbda) or not turn["firsts"]:
         return fresh
     number = (turn["try"] - 1 + turn["done"]) % len(turn["firsts"]) + 1
     return {**fresh, "try": number, "firsts": turn["firsts"]}
+
+
+def as_typed(turn: dict, *_: Any) -> dict:
+    """Return the turn for the same question without the decoder's form, by the same system."""
+    return {**new_turn(turn["question"], turn["system"], turn["lmbda"]), "typed": True}
 
 
 def firsts_of(trace: dict) -> list[list]:
@@ -127,8 +139,11 @@ def firsts_of(trace: dict) -> list[list]:
     return [row[:2] for row in trace["steps"][0]["cand"] if row[0] != end]
 
 
-def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
-    """Yield (turns, log, view, question) as the last turn's answer grows; own is (id, choice)."""
+def _answer(shared: Shared, start: Any, own: tuple, sent: bool = True) -> Iterator[tuple]:
+    """Yield (turns, log, view, question) as the last turn's answer grows; own is (id, choice).
+
+    The box is cleared if its text was sent.
+    """
     turns: list[dict] = []
 
     def values(stop: threading.Event) -> Iterator[dict]:
@@ -151,22 +166,27 @@ def _answer(shared: Shared, start: Any, own: tuple) -> Iterator[tuple]:
             yield gr.skip(), gr.skip(), packed(value), gr.skip()
             continue
         copy = [dict(turn) for turn in turns]
-        cleared = "" if value["kind"] == "begin" else gr.skip()
+        cleared = "" if sent and value["kind"] == "begin" else gr.skip()
         yield copy, packed(copy), packed(value), cleared
 
 
 def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> Iterator[dict]:
-    """Yield the token view's values for the last turn; own is the id of a visitor's text."""
+    """Yield the token view's values for the last turn; own is the id of a visitor's text.
+
+    If the decoder's form changes the question, "typed" has it as it was typed. Asked as typed, the
+    whole chat is read as lines.
+    """
     model, last = shared.service.model, turns[-1]
-    run, system, number = stream.new_run(), last["system"], last["try"]
-    known = shared.recorded.known(shared.recorded.as_prompt(last["question"]))
+    run, system, number, question = stream.new_run(), last["system"], last["try"], last["question"]
+    prompt = question if last["typed"] else model.chat_question(question)
     lmbdas = columns.lambdas(model, [system], last["lmbda"], store)
-    begin = stream.begin(run, last["question"], known, lmbdas, 0.0)
+    begin = stream.begin(run, prompt, shared.recorded.known(prompt), lmbdas, 0.0)
     forced = [last["firsts"][number - 1][0]] if number > 1 else []
     begin["traces"][system]["settings"]["forced"] = forced
-    yield {**begin, "own": shared.searched(own, store, [system])}
+    typed = question if prompt != question else ""
+    yield {**begin, "own": shared.searched(own, store, [system]), "typed": typed}
     before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
-    ids = model.chat_ids([*before, (last["question"], "")], MAX_NEW_TOKENS)
+    ids = model.chat_ids([*before, (question, "")], MAX_NEW_TOKENS, last["typed"])
     events = model.stream(
         ids, [system], lmbda=lmbdas, max_new_tokens=MAX_NEW_TOKENS, forced=forced, cancel=stop,
         store=store, sources=columns.sources(model, store),

@@ -40,11 +40,7 @@ class Recorded:
         Any other text is unchanged.
         """
         bare = text.rstrip().endswith("?") and "Answer:" not in text
-        return (
-            question_prompt(text.strip().removeprefix("Question:"))
-            if (bare and self.questions_form)
-            else text
-        )
+        return question_prompt(text) if bare and self.questions_form else text
 
     def first(self) -> dict | None:
         """Return the first screen's comparison, if possible one where the memory helps."""

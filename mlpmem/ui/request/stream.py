@@ -97,6 +97,11 @@ def turn(stop: Deadline) -> Iterator[None]:
         _TURN.release()
 
 
+def lease_text(error: gr.Error) -> str:
+    """Return the text of a GPU lease's error: quota or time-out."""
+    return public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MAX_MESSAGE]
+
+
 def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]:
     """Yield make's values; an error becomes a message. Closing the generator stops the model.
 
@@ -109,8 +114,8 @@ def guarded(make: Callable[[threading.Event], Iterator[dict]]) -> Iterator[dict]
         stop.check()
     except MlpMemError as error:
         yield message(LATE if stop.over else public_text(error))
-    except gr.Error as error:  # of a GPU lease: quota or time-out
-        yield message(public_text(re.sub(r"<[^>]*>", "", str(error.message)))[:MAX_MESSAGE])
+    except gr.Error as error:
+        yield message(lease_text(error))
     except Exception:
         log.exception("a generation failed")
         yield message("The generation failed; see the terminal for the reason. Try again.")

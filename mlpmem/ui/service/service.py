@@ -52,9 +52,14 @@ Load = Callable[[Tell], tuple[Any, list[BackgroundTask]]]
 class Service:
     """Loads a model, then runs its background tasks; the model answers after loading."""
 
-    def __init__(self, load: Load, note: str = "", extras: Extras | None = None):
-        """Store `load`, which returns (model, tasks); `note` begins every status line."""
-        self._load, self._note = load, note
+    def __init__(
+        self, load: Load, note: str = "", extras: Extras | None = None, name: str = ""
+    ) -> None:
+        """Store `load`, which returns (model, tasks); `note` begins every status line.
+
+        Programs ask for the model by its name, "" is the model's own.
+        """
+        self._load, self._note, self.name = load, note, name
         self.extras = extras or Extras()
         self._model: Any = None
         self._tasks: list[BackgroundTask] = []

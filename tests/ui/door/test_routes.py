@@ -28,6 +28,10 @@ EVENT = "0123456789abcdef0123456789abcdef"
         ("GET", f"{API}/call/generate/{EVENT}", "result"),
         ("GET", f"{API}/call/v2/score/{EVENT}", "result"),
         ("GET", "/health", "health"),
+        ("GET", "/v1/models", "models"),
+        ("GET", "/v1/models/atlas:memory", "model"),
+        ("POST", "/v1/completions", "completions"),
+        ("POST", "/v1/chat/completions", "chat"),
     ],
 )
 def test_routes_of_page_and_programs_exist(method, path, name):
@@ -51,6 +55,9 @@ def test_routes_of_page_and_programs_exist(method, path, name):
         f"{API}/api/predict",
         f"{API}/vibe-edit",
         f"{API}/openapi.json",
+        "/v1",
+        "/v1/embeddings",
+        "/v1/models/",
         "/docs",
         "/monitoring",
         "/login",

@@ -106,7 +106,7 @@ export interface Offer { name: string; kind: string; title: string; short: strin
 /** A system's accuracy on [new, known] facts, at its own lambda and with a router. */
 export type Records = { own?: [number, number]; auto?: [number, number] };
 export interface Example { prompt: string; group: string }
-export interface Turn { question: string; answer: string; system: string; try: number; firsts: [number, string][]; done: boolean }
+export interface Turn { question: string; answer: string; system: string; try: number; firsts: [number, string][]; done: boolean; typed: boolean }
 export interface Hit { document: number; title: string; group: string; before: string; match: string; after: string }
 export type Found =
   | { kind: "message"; text: string }

@@ -6,6 +6,13 @@ import { nameOf, page, unpack } from "../core/state.js";
 
 const NEAR = 40; // pixels from the end within which the log scrolls along
 
+/** An answer without the blank lines and the single space before it; an indent is kept.
+ * @param {string} text */
+const trimmed = (text) => text.trimEnd().replace(/^\s*\n/, "").replace(/^ (?! )/, "");
+
+/** What the log says of a turn's answer. @param {Turn} turn @param {boolean} last */
+const said = (turn, last) => trimmed(turn.answer) || (turn.done ? "(no text)" : last ? "…" : "(stopped)");
+
 class ChatLog {
   /** @param {HTMLElement} host @param {string} hint */
   constructor(host, hint) {
@@ -24,9 +31,9 @@ class ChatLog {
     const below = this.root.scrollHeight - this.root.scrollTop - this.root.clientHeight < NEAR;
     const last = turns.at(-1);
     const known = JSON.stringify(turns.map((turn) =>
-      [turn.question, turn.system, turn.try, turn === last ? "" : turn.answer]));
+      [turn.question, turn.system, turn.try, turn.typed, turn === last ? "" : turn.answer]));
     if (last && known === this.known) { // only the last answer changed
-      setText(inside(this.root, ":scope > :last-child > :last-child"), last.answer.trim() || "…");
+      setText(inside(this.root, ":scope > :last-child > :last-child"), said(last, true));
     } else {
       const nodes = turns.flatMap((turn) => [this.#question(turn), this.#answer(turn, turn === last)]);
       this.root.replaceChildren(...(nodes.length ? nodes : [this.hint]));
@@ -54,14 +61,15 @@ class ChatLog {
     return h("div", { class: "turn answers" },
       h("span", { class: "who" }, h("span", { class: "swatch", "data-source": turn.system }),
         nameOf(turn.system).title, this.#tried(turn)),
-      h("p", { class: "said", dir: "auto" }, turn.answer.trim() || (last ? "…" : "(stopped)")));
+      h("p", { class: "said", dir: "auto" }, said(turn, last)));
   }
 
-  /** A note on a later try, which begins with a less likely token so that it does not repeat itself.
+  /** Notes: asked as typed; a later try, which begins with a less likely token so that it does not repeat itself.
    * @param {Turn} turn */
   #tried(turn) {
-    if (turn.try < 2) return "";
-    return ` · try ${turn.try}, begun with ${quote(turn.firsts[turn.try - 1][1])}`;
+    const typed = turn.typed ? " · asked as typed" : "";
+    if (turn.try < 2) return typed;
+    return `${typed} · try ${turn.try}, begun with ${quote(turn.firsts[turn.try - 1][1])}`;
   }
 
   #hint() {

@@ -20,14 +20,15 @@ const press = (view, name) => click(BUTTONS[view?.prefix ?? ""]?.[name]);
 
 /** props.prefix starts the panes' ids; props.systems names the panes, or every run does.
  *  props.records has each system's measured accuracies. With ask(request) the panes have the buttons
- *  that need a model.
+ *  that need a model; undo() repeats the last question as typed.
  *  @type {(element: Element, props: Props<Packed, { prefix: string, systems: string[], columns?: Offer[],
- *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null) => void} */
-export const mountView = (element, props, watch, ask = null) => {
+ *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null,
+ *    undo?: (() => void) | null) => void} */
+export const mountView = (element, props, watch, ask = null, undo = null) => {
   introduce(props.columns);
   Object.assign(RECORDS, props.records);
   const view = new TokenView(inside(element, ".view-host"), {
-    prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
+    prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask, undo,
   });
   if (!drawer().root.isConnected) view.slot.append(drawer().root);
   watch("value", () => view.receive(unpack(props.value)));

@@ -245,6 +245,12 @@ export class TokenView extends Columns {
 
   /** Repeats the run on screen with the prompt as typed. @param {string} typed */
   askAsTyped(typed) {
+    if (this.undo) {
+      if (page.runningView()) return;
+      this.pending();
+      this.undo();
+      return;
+    }
     const traces = this.finished ?? {};
     const [system] = Object.keys(traces);
     if (!system) return;
