@@ -1,0 +1,102 @@
+// @ts-check
+/* Safetensors: the names, shapes and numbers of a file, and half precision. */
+import { must } from "./errors.js";
+
+const LONGEST = 2 ** 24; // bytes of a header
+/** @type {{ [dtype: string]: number }} */
+const SIZES = { F16: 2, BF16: 2, F32: 4 };
+const DAMAGED = "is no whole file of weights";
+
+/** @typedef {{ dtype: string, shape: number[], begin: number, end: number }} Place bytes of the file */
+
+/** A file of weights that is wholly in memory. */
+export class Weights {
+  /** Reads the header; throws a LiveError for a file that is truncated or of another kind.
+   * @param {Uint8Array} bytes @param {string} name of the file, for messages */
+  constructor(bytes, name) {
+    this.bytes = bytes;
+    this.name = name;
+    must(bytes.length >= 8, `${name} ${DAMAGED}: it has ${bytes.length} bytes.`);
+    const length = Number(new DataView(bytes.buffer, bytes.byteOffset).getBigUint64(0, true));
+    must(length <= LONGEST && 8 + length <= bytes.length, `${name} ${DAMAGED}: its header does not fit into it.`);
+    this.places = placesOf(parsed(bytes.subarray(8, 8 + length), name), 8 + length, bytes.length, name);
+  }
+
+  /** Whether there is a tensor of this name. @param {string} name */
+  has(name) {
+    return this.places.has(name);
+  }
+
+  /** Copies a tensor into an array, as float32. @param {string} name @param {number[]} shape @param {Float32Array} target */
+  copy(name, shape, target) {
+    const place = this.places.get(name);
+    must(place !== undefined, `${this.name} has no ${name}. It belongs to a model of another kind.`);
+    must(place.shape.join() === shape.join(),
+      `${name} in ${this.name} must be ${shape.join(" x ")} by its config; got ${place.shape.join(" x ")}.`);
+    const bytes = this.bytes.slice(place.begin, place.end); // aligned
+    if (place.dtype === "F16") fromHalf(new Uint16Array(bytes.buffer), target);
+    else if (place.dtype === "BF16") new Uint32Array(target.buffer, target.byteOffset, target.length)
+      .set(Uint32Array.from(new Uint16Array(bytes.buffer), (half) => half << 16));
+    else target.set(new Float32Array(bytes.buffer));
+    let sum = 0;
+    for (let i = 0; i < target.length; i += 1) sum += target[i] * 0; // nan once a number is infinite or nan
+    must(sum === 0, `${name} in ${this.name} has numbers that are infinite or nan. Reload the page.`);
+    return target;
+  }
+}
+
+/** @param {Uint8Array} bytes @param {string} name @returns {{ [tensor: string]: any }} */
+function parsed(bytes, name) {
+  try {
+    return JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch {
+    must(false, `${name} ${DAMAGED}: its header is not JSON.`);
+    return {};
+  }
+}
+
+/** @param {{ [tensor: string]: any }} header @param {number} start of the numbers @param {number} end @param {string} name
+ * @returns {Map<string, Place>} */
+function placesOf(header, start, end, name) {
+  const places = new Map();
+  for (const [tensor, row] of Object.entries(header)) {
+    if (tensor === "__metadata__") continue;
+    const { dtype, shape, data_offsets: offsets } = row ?? {};
+    must(Array.isArray(shape) && Array.isArray(offsets) && dtype in SIZES, `${name} ${DAMAGED}: ${tensor} is not described.`);
+    const bytes = shape.reduce((/** @type {number} */ all, /** @type {number} */ one) => all * one, SIZES[dtype]);
+    const place = { dtype, shape, begin: start + offsets[0], end: start + offsets[1] };
+    const fits = place.begin >= start && place.end <= end && place.end - place.begin === bytes;
+    must(fits, `${name} ${DAMAGED}: ${tensor} does not lie within it.`);
+    places.set(tensor, place);
+  }
+  return places;
+}
+
+/** Every half-precision number as float32, made on first use. @type {Float32Array | null} */
+let table = null;
+
+/** @param {Uint16Array} halves @param {Float32Array} target */
+function fromHalf(halves, target) {
+  table ??= Float32Array.from({ length: 65536 }, (_, half) => halfValue(half));
+  for (let i = 0; i < halves.length; i += 1) target[i] = table[halves[i]];
+}
+
+/** @param {number} half */
+function halfValue(half) {
+  const sign = half & 0x8000 ? -1 : 1;
+  const exponent = (half >> 10) & 0x1f;
+  const fraction = (half & 0x3ff) / 1024;
+  if (exponent === 0x1f) return fraction ? Number.NaN : sign * Infinity;
+  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
+}
+
+/** Rounds float32 numbers to half precision in place, ties to even. @param {Float32Array} numbers */
+export function roundToHalf(numbers) {
+  const bits = new Uint32Array(numbers.buffer, numbers.byteOffset, numbers.length);
+  for (let i = 0; i < numbers.length; i += 1) {
+    if (Math.abs(numbers[i]) < 2 ** -14) { // below it, halves are multiples of 2^-24
+      const scaled = Math.abs(numbers[i]) * 2 ** 24;
+      numbers[i] = Math.sign(numbers[i]) * ((scaled + 2 ** 52 - 2 ** 52) / 2 ** 24);
+    } else bits[i] = (bits[i] + 0xfff + ((bits[i] >>> 13) & 1)) & ~0x1fff;
+  }
+}

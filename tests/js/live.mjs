@@ -1,0 +1,58 @@
+/* Runs the page's engine under node, for the tests in Python: one JSON request on stdin, one JSON answer on stdout.
+ *
+ * {live, folder, plain, tasks}: live is the listing that mlpmem/space/live.py writes, folder the site's. A task is
+ * {encode, special}, {decode}, {hash}, {logs: ids}, {random: [seed, count]}, {half: numbers}, {plan},
+ * or {cut: folder, tasks}, which are for the tokenizer of a decoder's folder. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const live = "../../mlpmem/ui/static/live";
+const { Model } = await import(`${live}/engine/fused.js`);
+const { Answers } = await import(`${live}/answers.js`);
+const { Random } = await import(`${live}/engine/distributions.js`);
+const { roundToHalf } = await import(`${live}/model/weights.js`);
+const { Tokenizer } = await import(`${live}/model/tokenizer.js`);
+
+/** @type {{ live: any, folder: string, plain?: boolean, tasks: any[] }} */
+const request = JSON.parse(readFileSync(0, "utf8"));
+
+function files() {
+  const named = Object.entries(request.live.files).map(([name, { parts }]) =>
+    [name, new Uint8Array(Buffer.concat(parts.map((part) => readFileSync(join(request.folder, part)))))]);
+  return new Map(named);
+}
+
+async function answer(task, model, answers) {
+  if (task.cut) {
+    const [file, config] = ["tokenizer", "tokenizer_config"].map((name) => JSON.parse(readFileSync(`${task.cut}/${name}.json`, "utf8")));
+    return Promise.all(task.tasks.map((one) => answer(one, { tokenizer: new Tokenizer(file, config) }, answers)));
+  }
+  if (task.encode) return task.encode.map((text) => model.tokenizer.encode(text, task.special));
+  if (task.decode) return task.decode.map((ids) => model.tokenizer.decode(ids));
+  if (task.hash) return await model.tokenizer.hash();
+  if (task.half) return [...(() => { const a = Float32Array.from(task.half); roundToHalf(a); return a; })()];
+  if (task.random) {
+    const random = new Random(task.random[0]);
+    return Array.from({ length: task.random[1] }, () => random.uniform());
+  }
+  if (task.logs) {
+    const rows = [...model.read(task.logs, model.decoder.cache())].flatMap((states) => model.positionsOf(states, answers.store));
+    return rows.map(({ logs }) => Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, [...log]])));
+  }
+  const values = [];
+  for await (const value of answers.values({ run: "run", ...task.plan }, () => false)) values.push(value);
+  return values;
+}
+
+/** Prints an answer and ends, although a message channel is open. */
+const print = (value) => process.stdout.write(JSON.stringify(value), () => process.exit(0));
+
+try {
+  const model = await Model.of(request.live, files(), request.plain);
+  const answers = new Answers(model);
+  const results = [];
+  for (const task of request.tasks) results.push(await answer(task, model, answers));
+  print({ kernel: model.kernel !== null, results });
+} catch (error) {
+  print({ error: error.message, stack: error.stack });
+}
