@@ -12,6 +12,8 @@ import { Router, REACH, gap, heard } from "./router.js";
 import { Tokenizer } from "../model/tokenizer.js";
 import { Weights } from "../model/weights.js";
 
+const WARM = 150; // milliseconds
+
 /** @param {Map<string, Uint8Array>} files @param {string} name */
 function json(files, name) {
   try {
@@ -41,7 +43,9 @@ export class Model {
     const memory = memoryConfig ? new Memory(memoryConfig, weights("memory/model.safetensors"), decoder) : null;
     const routers = [...files.keys()].filter((name) => /^router\/.+\/config\.json$/.test(name)).map((name) =>
       new Router(json(files, name), weights(name.replace("config.json", "model.safetensors"))));
-    return new Model(live, decoder, memory, routers, tokenizer, kernel);
+    const model = new Model(live, decoder, memory, routers, tokenizer, kernel);
+    model.#warm();
+    return model;
   }
 
   /** @param {Live} live @param {Decoder} decoder @param {Memory | null} memory @param {Router[]} routers @param {Tokenizer} tokenizer @param {WebAssembly.Module | null} kernel */
@@ -53,6 +57,14 @@ export class Model {
     this.tokenizer = tokenizer;
     this.kernel = kernel;
     this.eos = new Set(live.eos);
+  }
+
+  /** Answers a while to nobody, so that the browser has compiled the passes before the first question. */
+  #warm() {
+    const cache = this.decoder.cache();
+    for (const begin = performance.now(); performance.now() - begin < WARM && cache.length + 4 < this.positions;) {
+      for (const states of this.read([0, 0, 0, 0], cache)) this.positionsOf(states, null);
+    }
   }
 
   get positions() {

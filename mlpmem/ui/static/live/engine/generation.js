@@ -28,8 +28,8 @@ export class Run {
     this.random = new Random(call.options.seed);
     /** @type {{ [part: string]: number[] }} */
     this.times = {}; // ms per token and row; "head" is the decoder's
-    this.prefill = 0; // ms
-    /** Milliseconds per source that a router's evidence of the prompt took. @type {{ [part: string]: number }} */
+    this.prefill = 0; // ms of the decoder for the prompt
+    /** Milliseconds per other source for the prompt. @type {{ [part: string]: number }} */
     this.read = {};
     /** @type {Writer[]} */
     this.writers = call.systems.map(([name, system, lmbda]) => {
@@ -42,7 +42,7 @@ export class Run {
   async *steps() {
     const { call } = this;
     let begin = performance.now();
-    const prefilled = await this.#prefill(begin);
+    const prefilled = await this.#prefill();
     if (!prefilled) return;
     const { cache, positions } = prefilled;
     /** @type {Row[]} */
@@ -67,37 +67,42 @@ export class Run {
   }
 
   /** Reads the prompt and the forced tokens together; returns the positions whose next tokens are written, null if stopped.
-   * @param {number} begin @returns {Promise<{ cache: Cache, positions: Position[] } | null>} */
-  async #prefill(begin) {
-    const { model, call: { ids, forced, store, stopped } } = this;
+   * @returns {Promise<{ cache: Cache, positions: Position[] } | null>} */
+  async #prefill() {
+    const { model, call: { ids, forced, stopped } } = this;
+    const { D } = model.decoder.shape;
     const routed = this.writers.filter((writer) => writer.lmbda === "auto");
     const count = routed.length ? reached(ids.length) : 0; // rows whose next token is evidence
-    const kept = count + 1 + forced.length;
     const all = [...ids, ...forced];
+    const unused = ids.length - count - 1; // rows that nothing is asked of
     const cache = model.decoder.cache();
     /** @type {Position[]} */
     const positions = [];
-    /** @type {{ [part: string]: number }} */
-    const read = {}; // ms that the sources took for the prompt
-    let at = 0;
+    let at = 0; // rows read so far
+    let begin = performance.now();
     for (const { hidden, features } of model.read(all, cache)) {
-      const { D } = model.decoder.shape;
+      this.prefill += performance.now() - begin;
       const length = hidden.length / D;
-      const skipped = Math.max(0, Math.min(length, all.length - kept - at));
+      const first = Math.min(length, Math.max(0, unused - at)) * D;
       at += length;
-      if (skipped < length) {
-        positions.push(...model.positionsOf({ hidden: hidden.subarray(skipped * D), features: features.subarray(skipped * D) }, store,
-          (part, ms) => { read[part] = (read[part] ?? 0) + ms * (length - skipped); }));
-      }
+      if (first < hidden.length) positions.push(...this.#sourced({ hidden: hidden.subarray(first), features: features.subarray(first) }));
       await breathe();
       if (stopped()) return null;
+      begin = performance.now();
     }
-    this.prefill = performance.now() - begin;
     for (const writer of routed) {
       writer.evidence = model.evidence(positions.slice(0, count), ids.slice(ids.length - count), writer.system);
     }
-    if (count) this.read = read;
     return { cache, positions: positions.slice(count) };
+  }
+
+  /** Every source at some rows of the prompt, with its time. @param {import("../types.js").States} states */
+  #sourced(states) {
+    const rows = states.hidden.length / this.model.decoder.shape.D;
+    return this.model.positionsOf(states, this.call.store, (part, ms) => {
+      if (part === "head") this.prefill += ms * rows;
+      else this.read[part] = (this.read[part] ?? 0) + ms * rows;
+    });
   }
 
   /** @param {string} part @param {number} ms */

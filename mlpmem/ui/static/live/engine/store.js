@@ -13,7 +13,7 @@ const PASSAGE = 256; // tokens, BOS included
 const MOST_BYTES = 100e6; // of keys
 const MOST_SECONDS = 60;
 const MOST_TOKENS = 2 ** 20; // of a vocabulary
-const BLOCK = 4096; // keys of one arena
+const [SMALLEST, LARGEST] = [1024, 16384]; // keys of one block; each is twice as large as the one before
 const EXTRA = 32; // candidates beyond k, which rounding may have ranked too low
 const [BEFORE, AFTER] = [24, 8]; // tokens around a neighbour's token
 
@@ -31,6 +31,9 @@ function passagesOf({ tokenizer, positions }, text) {
 /** An entry: the token at a place of a passage, and how many equal prefixes it stands for.
  * @typedef {{ passage: number, at: number, count: number }} Entry */
 
+/** Keys of consecutive entries from `start` on, with room for `size`; `halves` are half their squared norms.
+ * @typedef {{ start: number, size: number, arena: Arena, query: Float32Array, keys: Float32Array, scores: Float32Array, halves: Float64Array }} Block */
+
 export class Store {
   /** @param {Model} model @param {string} title @param {{ bytes?: number, seconds?: number }} [most] */
   constructor(model, title, { bytes = MOST_BYTES, seconds = MOST_SECONDS } = {}) {
@@ -47,7 +50,7 @@ export class Store {
     this.prefixes = new Map();
     /** The entry that each prefix ends with. @type {Map<number, Entry>} */
     this.byPrefix = new Map();
-    /** @type {{ arena: Arena, query: Float32Array, keys: Float32Array, scores: Float32Array, halves: Float64Array }[]} */
+    /** @type {Block[]} */
     this.blocks = [];
   }
 
@@ -71,7 +74,9 @@ export class Store {
     let spent = "";
     for (const passage of passages) {
       if (performance.now() - begin > 1000 * this.most.seconds) spent = `${this.most.seconds} seconds`;
-      else if (this.bytes + 4 * this.width * BLOCK > this.most.bytes && this.#full) spent = `${this.most.bytes / 1e6} MB`;
+      else if (this.entries.length + PASSAGE > this.#room && this.bytes + 4 * this.width * this.#next > this.most.bytes) {
+        spent = `${this.most.bytes / 1e6} MB`;
+      }
       if (spent) break;
       yield* this.#key(passage, total);
     }
@@ -80,8 +85,14 @@ export class Store {
       `because ${spent} were used` : "";
   }
 
-  get #full() {
-    return this.entries.length + PASSAGE > this.blocks.length * BLOCK;
+  /** The number of keys that the blocks have room for. */
+  get #room() {
+    return this.blocks.reduce((sum, { size }) => sum + size, 0);
+  }
+
+  /** The number of keys of the next block. */
+  get #next() {
+    return Math.min(LARGEST, SMALLEST * 2 ** this.blocks.length);
   }
 
   /** @param {number[]} passage @param {number} total */
@@ -117,9 +128,9 @@ export class Store {
       return;
     }
     this.byPrefix.set(prefix, entry);
-    const place = this.entries.length % BLOCK;
-    if (place === 0) this.blocks.push(this.#block());
-    const { keys, halves } = this.blocks[this.blocks.length - 1];
+    if (this.entries.length === this.#room) this.blocks.push(this.#block());
+    const { start, keys, halves } = this.blocks[this.blocks.length - 1];
+    const place = this.entries.length - start;
     const target = keys.subarray(place * this.width, (place + 1) * this.width);
     target.set(key);
     roundToHalf(target);
@@ -127,10 +138,12 @@ export class Store {
     this.entries.push(entry);
   }
 
+  /** @returns {Block} */
   #block() {
-    const arena = new Arena(this.model.kernel, room(BLOCK * this.width) + room(this.width) + room(BLOCK));
-    return { arena, query: arena.take(this.width), scores: arena.take(BLOCK), keys: arena.take(BLOCK * this.width),
-      halves: new Float64Array(BLOCK) };
+    const size = this.#next;
+    const arena = new Arena(this.model.kernel, room(size * this.width) + room(this.width) + room(size));
+    return { start: this.entries.length, size, arena, query: arena.take(this.width), scores: arena.take(size),
+      keys: arena.take(size * this.width), halves: new Float64Array(size) };
   }
 
   /** The nearest entries of a hidden state, exactly. @param {Float32Array} hidden (D,) @returns {Found} */
@@ -139,11 +152,11 @@ export class Store {
     const N = this.entries.length;
     if (!N) throw new LiveError("Your text has no token that follows another. Paste more.");
     const scores = new Float32Array(N);
-    for (const [b, block] of this.blocks.entries()) {
-      const count = Math.min(BLOCK, N - b * BLOCK);
+    for (const block of this.blocks) {
+      const count = Math.min(block.size, N - block.start);
       block.query.set(hidden);
       block.arena.product(block.query, block.keys, block.scores, 1, this.width, count);
-      for (let i = 0; i < count; i += 1) scores[b * BLOCK + i] = block.scores[i] - block.halves[i];
+      for (let i = 0; i < count; i += 1) scores[block.start + i] = block.scores[i] - block.halves[i];
     }
     const near = largest(scores, Math.min(N, k + EXTRA)).map((entry) => ({ entry, distance: this.#distance(hidden, entry) }));
     near.sort((a, b) => a.distance - b.distance || a.entry - b.entry);
@@ -156,8 +169,8 @@ export class Store {
 
   /** @param {Float32Array} hidden @param {number} entry */
   #distance(hidden, entry) {
-    const { keys } = this.blocks[Math.floor(entry / BLOCK)];
-    const at = (entry % BLOCK) * this.width;
+    const { start, keys } = /** @type {Block} */ (this.blocks.findLast((block) => block.start <= entry));
+    const at = (entry - start) * this.width;
     let sum = 0;
     for (let i = 0; i < this.width; i += 1) sum += (hidden[i] - keys[at + i]) ** 2;
     return sum;
