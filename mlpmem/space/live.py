@@ -38,6 +38,7 @@ def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
         "files": files,
         "settings": manifest["settings"],
         "questions": asks_questions(manifest),
+        "chat": not _has_template(bundle, manifest),
         "eos": _ends(bundle, manifest),
     }
 
@@ -49,6 +50,12 @@ def _runs(bundle: Path, manifest: dict) -> bool:
     decoder = _json(bundle, manifest, "decoder/config.json").get("model_type")
     memory = _json(bundle, manifest, "memory/config.json").get("family", FAMILIES[0])
     return decoder in FAMILIES and memory in FAMILIES
+
+
+def _has_template(bundle: Path, manifest: dict) -> bool:
+    """Return whether a decoder has a chat template, which the page cannot render."""
+    config = _json(bundle, manifest, "decoder/tokenizer_config.json")
+    return "chat_template" in config or "decoder/chat_template.jinja" in manifest["files"]
 
 
 def _json(bundle: Path, manifest: dict, name: str) -> dict:

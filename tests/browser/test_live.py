@@ -1,5 +1,7 @@
 """The static Space answers in the browser: a tiny model in a worker, and what if there is none."""
 
+import time
+
 import pytest
 import tiny
 from conftest import ROOT, Server
@@ -8,6 +10,7 @@ from mlpmem.loading.bundle import load_bundle
 from mlpmem.space.build import build
 from mlpmem.ui.recordings import saved
 
+BREATH, SLOW = "inlet.postMessage(0);", "setTimeout(() => inlet.postMessage(0), 40);"
 PERU = "Question: What is the capital of Peru? Answer:"
 
 
@@ -37,19 +40,21 @@ def served(chromium, tmp_path_factory):
 def opened(chromium, served):
     """Return opened(worker=..., state=..., phone=...) -> a page in that state; nothing fails on it.
 
-    worker is code that runs in the worker before its own.
+    worker is code that runs in the worker before its own; with slow, a token takes 40 ms more.
     """
     _, site, server = served
     seen = []
 
-    def open_page(worker="", state="ready", context=None, **shape):
+    def open_page(worker="", state="ready", context=None, slow=False, **shape):
         context = context or chromium.new_context(**shape)
         page = context.new_page()
         page.requests, page.errors = [], []
         page.on("request", lambda request: page.requests.append(request.url))
         page.on("pageerror", lambda error: page.errors.append(str(error)))
-        if worker:
+        if worker or slow:
             code = worker + (site / "worker.js").read_text("utf-8")
+            assert BREATH in code
+            code = code.replace(BREATH, SLOW) if slow else code
             headers = {"content-type": "text/javascript"}
             page.route("**/worker.js", lambda route: route.fulfill(body=code, headers=headers))
         page.goto(server.url)
@@ -216,6 +221,38 @@ def test_a_worker_that_ends_in_a_run_is_said(opened):
     page.click("#generate")
     page.wait_for_selector("#status .chip[data-state=replay]")
     assert "worker has ended" in page.inner_text("#compare-view .alert")
+
+
+def test_stop_is_heard_between_two_tokens(opened):
+    page = opened(slow=True)
+    page.fill("#prompt textarea", "The hills in")
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory[data-state=running] .token")
+    page.click("#stop")
+    page.wait_for_selector(".badge:has-text('stopped')")
+    count = page.locator("#pane-memory .token").count()
+    assert 0 < count < 32
+    page.click("[role=tab]:has-text('Chat')")
+    page.fill("#chat-input textarea", "What is Gold?")
+    page.click("#chat-send")
+    page.wait_for_selector("#chat-view .token")
+    page.keyboard.press("Escape")
+    page.wait_for_function("!document.body.hasAttribute('data-running')")
+    page.click("[role=tab]:has-text('Compare')")
+    assert page.locator("#pane-memory .token").count() == count, "nothing came after Stop"
+
+
+def test_a_tab_put_to_sleep_in_a_run_goes_on_where_it_was(opened):
+    page = opened(slow=True)
+    page.fill("#prompt textarea", "The hills in")
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory[data-state=running] .token")
+    session = page.context.new_cdp_session(page)
+    for state in ("frozen", "active"):
+        session.send("Page.setWebLifecycleState", {"state": state})
+        time.sleep(0.5)
+    settle(page)
+    assert page.locator("#pane-memory .token").count() == len(ids(page, "memory"))
 
 
 def test_wrong_values_are_said(opened):

@@ -1,23 +1,24 @@
 /* Runs the page's engine under node, for the tests in Python: one JSON request on stdin, one JSON answer on stdout.
  *
  * {live, folder, plain, tasks}: live is the listing that mlpmem/space/live.py writes, folder the site's. A task is
- * {encode, special}, {decode}, {hash}, {logs: ids}, {random: [seed, count]}, {half: numbers}, {plan},
+ * {encode, special}, {decode}, {hash}, {logs: ids}, {random: [seed, count]}, {half: numbers}, {plan}, {open: listing}, which gives the error, {keyed: text, most},
  * or {cut: folder, tasks}, which are for the tokenizer of a decoder's folder. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
 
-const live = "../../mlpmem/ui/static/live";
-const { Model } = await import(`${live}/engine/fused.js`);
-const { Answers } = await import(`${live}/answers.js`);
-const { Random } = await import(`${live}/engine/distributions.js`);
-const { roundToHalf } = await import(`${live}/model/weights.js`);
-const { Tokenizer } = await import(`${live}/model/tokenizer.js`);
+const room = "../../mlpmem/ui/static/live";
+const { Model } = await import(`${room}/engine/fused.js`);
+const { Answers } = await import(`${room}/answers.js`);
+const { Store } = await import(`${room}/engine/store.js`);
+const { Random } = await import(`${room}/engine/distributions.js`);
+const { roundToHalf } = await import(`${room}/model/weights.js`);
+const { Tokenizer } = await import(`${room}/model/tokenizer.js`);
 
 /** @type {{ live: any, folder: string, plain?: boolean, tasks: any[] }} */
 const request = JSON.parse(readFileSync(0, "utf8"));
 
-function files() {
-  const named = Object.entries(request.live.files).map(([name, { parts }]) =>
+function files(live) {
+  const named = Object.entries(live.files).map(([name, { parts }]) =>
     [name, new Uint8Array(Buffer.concat(parts.map((part) => readFileSync(join(request.folder, part)))))]);
   return new Map(named);
 }
@@ -27,7 +28,14 @@ async function answer(task, model, answers) {
     const [file, config] = ["tokenizer", "tokenizer_config"].map((name) => JSON.parse(readFileSync(`${task.cut}/${name}.json`, "utf8")));
     return Promise.all(task.tasks.map((one) => answer(one, { tokenizer: new Tokenizer(file, config) }, answers)));
   }
+  if (task.open) return Model.of(task.open, files(task.open)).then(() => null, (error) => error.message);
   if (task.encode) return task.encode.map((text) => model.tokenizer.encode(text, task.special));
+  if (task.keyed) {
+    const store = new Store(model, "text", task.most);
+    let last = null;
+    for await (last of store.build(task.keyed));
+    return { ...last, bytes: store.bytes, tokens: store.tokens, note: store.note };
+  }
   if (task.decode) return task.decode.map((ids) => model.tokenizer.decode(ids));
   if (task.hash) return await model.tokenizer.hash();
   if (task.half) return [...(() => { const a = Float32Array.from(task.half); roundToHalf(a); return a; })()];
@@ -48,7 +56,7 @@ async function answer(task, model, answers) {
 const print = (value) => process.stdout.write(JSON.stringify(value), () => process.exit(0));
 
 try {
-  const model = await Model.of(request.live, files(), request.plain);
+  const model = await Model.of(request.live, files(request.live), request.plain);
   const answers = new Answers(model);
   const results = [];
   for (const task of request.tasks) results.push(await answer(task, model, answers));

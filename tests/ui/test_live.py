@@ -231,3 +231,85 @@ def test_a_visitors_text_is_keyed_and_searched_as_in_python(site):
             assert dict(own["far"]) == pytest.approx(dict(wanted["far"]), abs=1e-5)
     *_, done = model.inspect("the mayor of Vellmar", lmbda=0.55, store=store)
     same_steps(inspected[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
+
+
+def foreign(listing: dict, folder: Path, name: str, data: bytes) -> dict:
+    """Return a listing with other bytes for a file."""
+    place = f"model/foreign-{name.replace('/', '-')}"
+    (folder / place).write_bytes(data)
+    return {**listing, "files": {**listing["files"], name: {"parts": [place]}}}
+
+
+def changed(listing: dict, folder: Path, name: str, **values) -> dict:
+    """Return a listing with other values in a JSON file."""
+    (place,) = listing["files"][name]["parts"]
+    row = json.loads((folder / place).read_text("utf-8")) | values
+    return foreign(listing, folder, name, json.dumps(row).encode())
+
+
+def test_files_of_another_kind_are_refused_with_a_sentence(site):
+    _, listing, folder = site
+    weights = "decoder/model.safetensors"
+    data = b"".join((folder / part).read_bytes() for part in listing["files"][weights]["parts"])
+    memory = (folder / listing["files"]["memory/model.safetensors"]["parts"][0]).read_bytes()
+    cases = [
+        (weights, data[:5], "no whole file of weights: it has 5 bytes"),
+        (weights, data[:-7], "does not lie within it"),
+        (weights, b"\xff" * 64, "its header does not fit"),
+        (weights, b"\x05" + bytes(7) + b"{nono" * 9, "its header is not JSON"),
+        (weights, memory, "belongs to a model of another kind"),
+        (weights, data[:-2] + b"\x00\x7c", "infinite or nan"),
+        ("decoder/config.json", b"nothing", "is not JSON"),
+        ("decoder/config.json", {"model_type": "gemma"}, "of the family gemma"),
+        ("decoder/config.json", {"intermediate_size": 40}, "must be 40 x 32 by its config"),
+        ("decoder/config.json", {"attention_bias": True}, "with biases"),
+        ("memory/config.json", {"family": "gpt2"}, "memory is of the family gpt2"),
+        ("memory/config.json", {"tokenizer_hash": "0" * 64}, "belongs to another decoder"),
+        ("decoder/tokenizer.json", {"model": {"type": "Unigram"}}, "cannot read (Unigram)"),
+        ("decoder/tokenizer.json", {"normalizer": {"type": "NFC"}}, "tokenizer is of a kind"),
+        ("router/memory/config.json", {"features": ["x"]}, "reads other features"),
+    ]
+    tasks = []
+    for number, (name, other, _) in enumerate(cases):
+        if isinstance(other, dict):
+            (place,) = listing["files"][name]["parts"]
+            row = json.loads((folder / place).read_text("utf-8")) | other
+            other = json.dumps(row).encode()
+        (folder / f"foreign-{number}").write_bytes(other)
+        files = {**listing["files"], name: {"parts": [f"foreign-{number}"]}}
+        tasks.append({"open": {**listing, "files": files}})
+    for (*_, text), error in zip(cases, answers(listing, folder, *tasks), strict=True):
+        assert error is not None and text in error
+
+
+def test_wrong_requests_get_a_sentence(site):
+    _, listing, folder = site
+    cases = [
+        (plan(systems=["lm"], prompt=" "), "The prompt is empty"),
+        (plan(systems=["lm"], prompt="x" * 2001), "at most 2,000 characters; got 2,001"),
+        (plan(systems=["lm"], prompt="x" * 90), "room for 84"),
+        (plan(systems=["knn"]), "paste a text of your own"),
+        (plan(systems=["lm"], options={"temperature": 9}), "temperature must be between 0 and 2"),
+        (plan(systems=["lm"], options={"seed": 1.5}), "seed must be a whole number"),
+        (plan(systems=["lm"], own=True), "a text that is gone"),
+        (plan("inspect", text="a" * 200), "at most 96 tokens"),
+        (plan("own", text="\x00"), "NUL"),
+        (plan("own", text="é" * 1_000_001), "at most 2 MB"),
+        (plan("probe", number=1, ids=[], text="x"), "no longer known"),
+    ]
+    results = answers(listing, folder, *(case for case, _ in cases))
+    for (_, text), values in zip(cases, results, strict=True):
+        assert values[-1]["kind"] == "message" and text in values[-1]["text"]
+
+
+def test_a_long_text_is_keyed_as_far_as_bytes_and_seconds_allow(site):
+    _, listing, folder = site
+    text = "Vellmar is an invented town. " * 400
+    bytes_, seconds, letters = answers(
+        listing, folder, {"keyed": text, "most": {"bytes": 150_000}},
+        {"keyed": text, "most": {"seconds": 0.01}}, {"encode": ["a" * 200_000 + "the" * 70_000]},
+    )  # fmt: skip
+    assert bytes_["note"].endswith("because 0.15 MB were used") and bytes_["bytes"] <= 150_000
+    assert seconds["note"].startswith("left out: the last ")
+    assert 0 < seconds["tokens"] < bytes_["tokens"] < bytes_["total"]
+    assert len(letters[0]) == 200_000 + 70_000

@@ -23,11 +23,12 @@ const site = (values) => {
   const compare = new Compare(desk);
   mountLambda(at("lambda-bar"), {});
   if (values.live) {
+    if (!values.live.chat) at("chat-log").closest("section")?.remove();
     mountTabs(at("tabs"));
     mountTitles(at("tabs"), { value: packed(values.titles) });
     mountInspectTab(desk);
-    const chat = new Chat(desk);
-    mountOwnTab(desk, () => chat.refresh());
+    const chat = values.live.chat ? new Chat(desk) : null;
+    mountOwnTab(desk, () => chat?.refresh());
     desk.open();
   }
   let live = false;

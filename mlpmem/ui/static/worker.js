@@ -13,24 +13,24 @@ const say = (said) => self.postMessage(said);
 /** @type {Answers | null} */
 let answers = null;
 /** @type {Promise<void>} */
-let last = Promise.resolve(); // the job before
+let before = Promise.resolve(); // the job before
 /** @type {Set<number>} */
 const stopped = new Set();
 
 /** @param {Live} live */
 async function load(live) {
-  let told = 0;
+  let [told, last] = [0, 0]; // times of the last report and the last byte
   try {
     const { files, kept } = await fetched(live, self.location.href, (loaded, total) => {
-      if (performance.now() - told < PERIOD && loaded < total) return;
-      told = performance.now();
+      last = performance.now();
+      if (last - told < PERIOD && loaded < total) return;
+      told = last;
       say({ about: "files", loaded, total });
     });
-    const begin = performance.now();
     const model = await Model.of(live, files);
     answers = new Answers(model);
     say({ about: "ready", facts: { auto: [...model.routers.keys()], kernel: model.kernel !== null, kept,
-      seconds: (performance.now() - begin) / 1000, decoder: model.decoder.bytes, memory: model.memory?.bytes ?? 0 } });
+      seconds: (performance.now() - last) / 1000, decoder: model.decoder.bytes, memory: model.memory?.bytes ?? 0 } });
   } catch (error) {
     if (!(error instanceof LiveError)) console.error(error);
     say({ about: "lost", text: error instanceof LiveError ? error.message : "The model could not be started in this browser." });
@@ -50,5 +50,5 @@ async function run({ job, plan }) {
 self.addEventListener("message", (/** @type {MessageEvent<Sent>} */ { data }) => {
   if ("load" in data) load(data.load);
   else if ("stop" in data) stopped.add(data.stop);
-  else last = last.then(() => run(data));
+  else before = before.then(() => run(data));
 });

@@ -123,7 +123,7 @@ const chunksOf = async function* (response, name) {
 async function keep(cache, { bytes, parts }, base, data) {
   try {
     const size = Math.ceil(bytes / parts.length);
-    for (const [i, part] of parts.entries()) await cache?.put(new URL(part, base), new Response(data.slice(i * size, (i + 1) * size)));
+    for (const [i, part] of parts.entries()) await cache?.put(new URL(part, base), new Response(data.subarray(i * size, (i + 1) * size)));
     return cache !== null;
   } catch {
     return false;

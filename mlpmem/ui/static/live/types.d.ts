@@ -13,6 +13,7 @@ export interface Live {
   files: { [name: string]: Listed };
   settings: { lmbda: { [source: string]: number }; k: number; knn_temperature: number; memory_temperature: number; auto: boolean };
   questions: boolean; // the decoder was trained on "Question: ... Answer:"
+  chat: boolean; // it has no chat template, which only Python renders
   eos: number[];
 }
 

@@ -37,6 +37,7 @@ export class Desk {
     if (!live) return;
     const all = Object.values(live.files).reduce((sum, file) => sum + file.bytes, 0);
     document.body.toggleAttribute("data-live", true);
+    page.local = true;
     this.#tell("loading", `loading the model: 0 of ${megabytes(all)}`, { share: 0 });
     this.door = new Door(live, {
       files: (loaded, total) => this.#tell("loading", loaded < total

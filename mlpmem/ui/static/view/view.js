@@ -306,6 +306,7 @@ export class TokenView extends Columns {
   /** Restarts the timer after which a silent run has lost its connection. */
   #listen() {
     window.clearTimeout(this.silence);
+    if (page.local) return;
     this.silence = window.setTimeout(() => {
       if (!this.running || this.head.kind === "waiting") return; // in the queue, see RunHead
       this.halt();

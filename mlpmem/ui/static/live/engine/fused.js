@@ -31,18 +31,20 @@ export class Model {
     const tokenizer = new Tokenizer(json(files, "decoder/tokenizer.json"), json(files, "decoder/tokenizer_config.json"));
     const memoryConfig = files.has("memory/config.json") ? json(files, "memory/config.json") : null;
     if (memoryConfig) checkMemory(memoryConfig, shape, await tokenizer.hash());
-    /** @param {string} name */
-    const weights = (name) => {
-      const read = new Weights(files.get(name) ?? new Uint8Array(), name);
+    /** @template T @param {string} name @param {(weights: Weights) => T} make @returns {T} */
+    const made = (name, make) => {
+      const weights = new Weights(files.get(name) ?? new Uint8Array(), name);
       files.delete(name);
-      return read;
+      const part = make(weights);
+      weights.free();
+      return part;
     };
     const kernel = plain ? null : compiled();
     const arena = new Arena(kernel, Decoder.room(shape) + (memoryConfig ? Memory.room(memoryConfig) : 0));
-    const decoder = new Decoder(shape, weights("decoder/model.safetensors"), arena, memoryConfig?.depth ?? -1);
-    const memory = memoryConfig ? new Memory(memoryConfig, weights("memory/model.safetensors"), decoder) : null;
+    const decoder = made("decoder/model.safetensors", (weights) => new Decoder(shape, weights, arena, memoryConfig?.depth ?? -1));
+    const memory = memoryConfig ? made("memory/model.safetensors", (weights) => new Memory(memoryConfig, weights, decoder)) : null;
     const routers = [...files.keys()].filter((name) => /^router\/.+\/config\.json$/.test(name)).map((name) =>
-      new Router(json(files, name), weights(name.replace("config.json", "model.safetensors"))));
+      made(name.replace("config.json", "model.safetensors"), (weights) => new Router(json(files, name), weights)));
     const model = new Model(live, decoder, memory, routers, tokenizer, kernel);
     model.#warm();
     return model;

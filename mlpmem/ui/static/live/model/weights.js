@@ -9,7 +9,7 @@ const DAMAGED = "is no whole file of weights";
 
 /** @typedef {{ dtype: string, shape: number[], begin: number, end: number }} Place bytes of the file */
 
-/** A file of weights that is wholly in memory. */
+/** A file of weights that is wholly in memory, until `free`. */
 export class Weights {
   /** Reads the header; throws a LiveError for a file that is truncated or of another kind.
    * @param {Uint8Array} bytes @param {string} name of the file, for messages */
@@ -27,17 +27,24 @@ export class Weights {
     return this.places.has(name);
   }
 
+  /** Gives the memory back; nothing can be read any more. */
+  free() {
+    const { buffer } = this.bytes;
+    this.bytes = new Uint8Array();
+    if (buffer instanceof ArrayBuffer) buffer.transfer?.(0);
+  }
+
   /** Copies a tensor into an array, as float32. @param {string} name @param {number[]} shape @param {Float32Array} target */
   copy(name, shape, target) {
     const place = this.places.get(name);
     must(place !== undefined, `${this.name} has no ${name}. It belongs to a model of another kind.`);
     must(place.shape.join() === shape.join(),
       `${name} in ${this.name} must be ${shape.join(" x ")} by its config; got ${place.shape.join(" x ")}.`);
-    const bytes = this.bytes.slice(place.begin, place.end); // aligned
-    if (place.dtype === "F16") fromHalf(new Uint16Array(bytes.buffer), target);
-    else if (place.dtype === "BF16") new Uint32Array(target.buffer, target.byteOffset, target.length)
-      .set(Uint32Array.from(new Uint16Array(bytes.buffer), (half) => half << 16));
-    else target.set(new Float32Array(bytes.buffer));
+    const whole = this.bytes.subarray(place.begin, place.end);
+    const { buffer, byteOffset } = whole.byteOffset % SIZES[place.dtype] ? whole.slice() : whole; // aligned
+    if (place.dtype === "F32") target.set(new Float32Array(buffer, byteOffset, target.length));
+    else if (place.dtype === "F16") fromHalf(new Uint16Array(buffer, byteOffset, target.length), target);
+    else fromBrain(new Uint16Array(buffer, byteOffset, target.length), target);
     let sum = 0;
     for (let i = 0; i < target.length; i += 1) sum += target[i] * 0; // nan once a number is infinite or nan
     must(sum === 0, `${name} in ${this.name} has numbers that are infinite or nan. Reload the page.`);
@@ -79,6 +86,12 @@ let table = null;
 function fromHalf(halves, target) {
   table ??= Float32Array.from({ length: 65536 }, (_, half) => halfValue(half));
   for (let i = 0; i < halves.length; i += 1) target[i] = table[halves[i]];
+}
+
+/** @param {Uint16Array} halves in bfloat16, the upper halves of float32 @param {Float32Array} target */
+function fromBrain(halves, target) {
+  const bits = new Uint32Array(target.buffer, target.byteOffset, target.length);
+  for (let i = 0; i < halves.length; i += 1) bits[i] = halves[i] << 16;
 }
 
 /** @param {number} half */
