@@ -44,8 +44,9 @@ async function answer(task, model, answers) {
     return Array.from({ length: task.random[1] }, () => random.uniform());
   }
   if (task.logs) {
-    const rows = [...model.read(task.logs, model.decoder.cache())].flatMap((states) => model.positionsOf(states, answers.store));
-    return rows.map(({ logs }) => Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, [...log]])));
+    const plain = ({ logs }) => Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, [...log]]));
+    const passes = model.read(task.logs, model.decoder.cache());
+    return [...passes].flatMap((states) => model.positionsOf(states, answers.store).map(plain));
   }
   const values = [];
   for await (const value of answers.values({ run: "run", ...task.plan }, () => false)) values.push(value);

@@ -12,6 +12,8 @@ import { mountView } from "../view/page.js";
 import { at } from "./desk.js";
 import { Slot, newRun, packed } from "./slot.js";
 
+/** An option's name in a link, if it differs. @type {{ [option: string]: string }} */
+const LINKS = { max_new_tokens: "tokens", repetition_penalty: "penalty" };
 const COLUMNS = { lm: "decoder alone", memory: "with memory", knn: "with datastore" };
 const STEPS = { temperature: 0.1, top_p: 0.05, min_p: 0.05, repetition_penalty: 0.05 };
 
@@ -94,9 +96,9 @@ export class Compare {
     const query = new URLSearchParams(window.location.search);
     const text = query.get("q") ?? "";
     const prompt = live ? this.desk.asPrompt(text) : text;
-    for (const name of Object.keys(this.numbers)) {
+    for (const [name, [, low, high]] of Object.entries(live ? BOUNDS : {})) {
       const value = Number.parseFloat(query.get(LINKS[name] ?? name) ?? "");
-      if (Number.isFinite(value)) this.numbers[name].value = String(Math.min(BOUNDS_OF(name)[2], Math.max(BOUNDS_OF(name)[1], value)));
+      if (Number.isFinite(value)) this.numbers[name].value = String(Math.min(high, Math.max(low, value)));
     }
     const asked = query.get("systems")?.split(",").filter((name) => name in this.columns) ?? [];
     for (const name of asked.length ? Object.keys(this.columns) : []) this.columns[name].checked = asked.includes(name);
@@ -161,8 +163,3 @@ export class Compare {
 
 /** A trace that is marked as a recording within a live run. @type {(trace: Trace) => Trace} */
 const recording = (trace) => Object.assign({}, trace, { recorded: true });
-
-/** An option's name in a link, if it differs. @type {{ [option: string]: string }} */
-const LINKS = { max_new_tokens: "tokens", repetition_penalty: "penalty" };
-/** @param {string} name */
-const BOUNDS_OF = (name) => /** @type {any} */ (BOUNDS)[name];

@@ -2,7 +2,7 @@
 /* What the tabs share: the door, what is known about prompts, and the visitor's own text. */
 /** @import { About, Example, Lambda, Traces } from "../core/types.js" */
 /** @import { Live, Plan } from "../live/types.js" */
-import { inside, megabytes } from "../core/dom.js";
+import { inside, megabytes, tabNamed } from "../core/dom.js";
 import { page } from "../core/state.js";
 import { asPrompt } from "../live/engine/prompts.js";
 import { Door } from "./door.js";
@@ -58,6 +58,7 @@ export class Desk {
   #lost(text) {
     this.door = null;
     document.body.removeAttribute("data-live");
+    tabNamed("Compare")?.click(); // the only tab without a model
     this.#tell("replay", `${text} Recorded runs are shown.`);
   }
 

@@ -1,16 +1,15 @@
 // @ts-check
 /* The maths of the sources and their mix, as mlpmem/engine/distributions.py has it. Log-probs are in nats, V per row. */
 
-/** Log-probs of logits divided by a temperature. @param {Float32Array} logits (V,) @param {number} [temperature] */
+/** Turns logits into the log-probs of them divided by a temperature, in place. @param {Float32Array} logits (V,) @param {number} [temperature] */
 export function logSoftmax(logits, temperature = 1) {
   let top = -Infinity;
   for (let i = 0; i < logits.length; i += 1) if (logits[i] > top) top = logits[i];
   let sum = 0;
   for (let i = 0; i < logits.length; i += 1) sum += Math.exp((logits[i] - top) / temperature);
   const log = Math.log(sum);
-  const out = new Float32Array(logits.length);
-  for (let i = 0; i < logits.length; i += 1) out[i] = (logits[i] - top) / temperature - log;
-  return out;
+  for (let i = 0; i < logits.length; i += 1) logits[i] = (logits[i] - top) / temperature - log;
+  return logits;
 }
 
 /** log((1 - lambda) p + lambda q) of log-probs, exact at 0 and 1. @param {Float32Array} lm @param {Float32Array} other @param {number} lambda */

@@ -8,7 +8,7 @@ import { LiveError, must } from "../model/errors.js";
 import { interpolate, logSoftmax } from "./distributions.js";
 import { Memory, checkMemory } from "../model/memory.js";
 import { Arena, compiled } from "../model/products.js";
-import { Router, REACH, gap, heard } from "./router.js";
+import { REACH, Router } from "./router.js";
 import { Tokenizer } from "../model/tokenizer.js";
 import { Weights } from "../model/weights.js";
 
@@ -88,7 +88,7 @@ export class Model {
     return routed && (requested === "auto" || auto) ? "auto" : lmbda[system] ?? 0.5;
   }
 
-  /** Every source's log-probs at R rows. @param {States} states @param {Store | null} store
+  /** Every source's log-probs at R rows, in arrays that the next call overwrites. @param {States} states @param {Store | null} store
    * @param {(part: string, ms: number) => void} [clock] takes the milliseconds of a part, per row @returns {Position[]} */
   positionsOf({ hidden, features }, store, clock = () => {}) {
     const { D, V } = this.decoder.shape;
@@ -130,12 +130,6 @@ export class Model {
       const some = ids.slice(at, at + ROWS);
       yield this.decoder.forward(some, some.map(() => cache), headless);
     }
-  }
-
-  /** The evidence of a prompt's last tokens for a routed system, and nothing else.
-   * @param {Position[]} positions before each of the last tokens @param {number[]} tokens @param {string} system */
-  evidence(positions, tokens, system) {
-    return positions.reduce((sum, { logs }, i) => heard(sum, gap(logs.lm, otherLogs(logs, system), tokens[i])), 0);
   }
 }
 

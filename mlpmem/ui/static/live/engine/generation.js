@@ -73,27 +73,32 @@ export class Run {
     const { D } = model.decoder.shape;
     const routed = this.writers.filter((writer) => writer.lmbda === "auto");
     const count = routed.length ? reached(ids.length) : 0; // rows whose next token is evidence
-    const all = [...ids, ...forced];
-    const unused = ids.length - count - 1; // rows that nothing is asked of
     const cache = model.decoder.cache();
     /** @type {Position[]} */
     const positions = [];
-    let at = 0; // rows read so far
+    let row = ids.length - 1 - count; // the first row that anything is asked of
+    let read = 0; // rows
     let begin = performance.now();
-    for (const { hidden, features } of model.read(all, cache)) {
+    for (const { hidden, features } of model.read([...ids, ...forced], cache)) {
       this.prefill += performance.now() - begin;
-      const length = hidden.length / D;
-      const first = Math.min(length, Math.max(0, unused - at)) * D;
-      at += length;
-      if (first < hidden.length) positions.push(...this.#sourced({ hidden: hidden.subarray(first), features: features.subarray(first) }));
+      const first = Math.max(0, row - read) * D;
+      read += hidden.length / D;
+      const asked = row < read ? this.#sourced({ hidden: hidden.subarray(first), features: features.subarray(first) }) : [];
+      for (const position of asked) {
+        row += 1; // the place of the token after it
+        if (row >= ids.length) positions.push(copied(position));
+        else for (const writer of routed) this.#hear(writer, position, ids[row]);
+      }
       await breathe();
       if (stopped()) return null;
       begin = performance.now();
     }
-    for (const writer of routed) {
-      writer.evidence = model.evidence(positions.slice(0, count), ids.slice(ids.length - count), writer.system);
-    }
-    return { cache, positions: positions.slice(count) };
+    return { cache, positions };
+  }
+
+  /** Adds a token to a writer's evidence. @param {Writer} writer @param {Position} position before it @param {number} token */
+  #hear(writer, { logs }, token) {
+    writer.evidence = heard(writer.evidence, gap(logs.lm, otherLogs(logs, writer.system), token));
   }
 
   /** Every source at some rows of the prompt, with its time. @param {import("../types.js").States} states */
@@ -141,13 +146,14 @@ export class Run {
     const { call: { options, forced, store, ids } } = this;
     const uniform = this.random.uniform();
     const chosen = live.map((writer) => {
-      const { logs } = rows[writer.row].position;
+      const { position } = rows[writer.row];
+      const { logs } = position;
       const other = otherLogs(logs, writer.system);
       const weight = writer.lmbda === "auto" ? this.#routed(writer, logs.lm, other) : writer.lmbda;
       let fused = interpolate(logs.lm, other, weight);
       if (options.repetition_penalty !== 1) fused = penalised(fused, [...ids, ...writer.ids], options.repetition_penalty);
       const token = forced[writer.steps.length] ?? (options.temperature === 0 ? argmax(fused) : sample(fused, options, uniform));
-      writer.evidence = heard(writer.evidence, gap(logs.lm, other, token));
+      this.#hear(writer, position, token);
       return { token, weight };
     });
     const tables = rows.map(({ position }, r) => tableOf(position, chosen.flatMap(({ token }, w) => (live[w].row === r ? [token] : [])), store));
@@ -202,6 +208,10 @@ export class Run {
       ...(store ? { datastore_bytes: store.bytes } : {}), ...(times.search ? { search_ms: median(times.search) } : {}), ...evidence };
   }
 }
+
+/** A position that the next one does not overwrite. @param {Position} position @returns {Position} */
+const copied = ({ logs, found }) =>
+  ({ logs: Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, log.slice()])), found });
 
 /** @param {number[]} values */
 function median(values) {
