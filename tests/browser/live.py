@@ -6,7 +6,6 @@ the same fused bundle, in turns.
 """
 
 import argparse
-import functools
 import http.server
 import json
 import os
@@ -15,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -75,7 +75,7 @@ class Site(http.server.ThreadingHTTPServer):
                 site.sent.append((self.path, os.fstat(source.fileno()).st_size))
                 super().copyfile(source, outputfile)
 
-        super().__init__(("127.0.0.1", 0), functools.partial(Handler, directory=str(folder)))
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
         threading.Thread(target=self.serve_forever, daemon=True).start()
         self.url = f"http://127.0.0.1:{self.server_port}/"
 
@@ -105,30 +105,44 @@ def compared(page: Any, prompts: list[str], traces: list[dict]) -> tuple[int, fl
     return same, largest
 
 
-def per_token(seconds: Any) -> float:
-    """Return the time per token after the first, from the times of 1 and of TOKENS tokens."""
-    return (seconds(TOKENS) - seconds(1)) / (TOKENS - 1)
+def per_token(run: Any, clock: Any) -> tuple[float, float]:
+    """Return (wall, processor) milliseconds per token after the first of run(tokens)."""
+    times = []
+    for tokens in (1, TOKENS):
+        begin, spent = time.perf_counter(), clock()
+        run(tokens)
+        times.append((time.perf_counter() - begin, clock() - spent))
+    one, many = times
+    return tuple(1000 * (b - a) / (TOKENS - 1) for a, b in zip(one, many, strict=True))
 
 
-def timed(page: Any, fused: Any, tokenizer: Any, prompts: list[str], turns: int) -> tuple:
-    """Return (page's ms, transformers' ms) per token, medians over turns and prompts."""
+def processor(pid: int) -> float:
+    """Return the processor seconds of a process, by its threads' nanoseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+def ask(page: Any, asked: dict, tokens: int) -> None:
+    """Generate a number of tokens in the page."""
+    page.evaluate(ASK, {**asked, "tokens": tokens})
+
+
+def generate(fused: Any, ids: torch.Tensor, tokens: int) -> None:
+    """Generate a number of tokens by transformers."""
+    fused.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+
+
+def timed(page: Any, pid: int, fused: Any, tokenizer: Any, prompts: list[str], turns: int) -> list:
+    """Return (wall, processor) ms per token of the page's process and of transformers, medians."""
     ours, theirs = [], []
     lmbda = json.loads((BUNDLE / "manifest.json").read_text())["settings"]["lmbda"]["memory"]
     for _ in range(turns):
         for prompt in prompts:
             asked = {"prompt": prompt, "systems": ["memory"], "lmbda": lmbda}
-            ours.append(per_token(
-                lambda n, asked=asked: page.evaluate(ASK, {**asked, "tokens": n})["ms"]
-            ))  # fmt: skip
+            ours.append(per_token(partial(ask, page, asked), partial(processor, pid)))
             ids = torch.tensor([tokenizer.encode(prompt)])
-
-            def generate(n: int, ids: torch.Tensor = ids) -> float:
-                begin = time.perf_counter()
-                fused.generate(ids, max_new_tokens=n, min_new_tokens=n, do_sample=False)
-                return 1000 * (time.perf_counter() - begin)
-
-            theirs.append(per_token(generate))
-    return median(ours), median(theirs)
+            theirs.append(per_token(partial(generate, fused, ids), time.process_time))
+    return [tuple(map(median, zip(*rows, strict=True))) for rows in (ours, theirs)]
 
 
 def held(pid: int) -> float:
@@ -178,7 +192,7 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         say("largest difference of a probability", largest, "", "at most 1e-4")
         say("requests after loading", len(site.sent) - loaded, "", "0")
         say("the tab's process", held(renderer(browser)), "MB", "at most 300")
-        print_times(page, args)
+        print_times(page, renderer(browser), args)
         shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
         page.context.close()
         page = browser.new_context(**shape).new_page()
@@ -208,18 +222,20 @@ def renderer(browser: Any) -> int:
     return max((int(p["id"]) for p in found if p["type"] == "renderer"), key=held)
 
 
-def print_times(page: Any, args: Any) -> None:
+def print_times(page: Any, pid: int, args: Any) -> None:
     """Print the page's time per token, in turns with transformers'."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     traces = [json.loads(p.read_text()) for p in sorted((BUNDLE / "traces").glob("*.json"))]
     prompts = [t["prompt"] for t in traces if len(t["traces"]["memory"]["steps"]) > TOKENS]
     fused = AutoModelForCausalLM.from_pretrained(args.fused)
+    fused.fused.decoder.straight = None  # transformers' own Llama, not this project's pass
     tokenizer = AutoTokenizer.from_pretrained(args.fused)
-    ours, theirs = timed(page, fused, tokenizer, prompts, args.turns)
-    say("a token with the memory, in the page", ours, "ms")
-    say("transformers on one thread", theirs, "ms")
-    say("ratio", ours / theirs, "times", "at most 0.5")
+    rows = timed(page, pid, fused, tokenizer, prompts, args.turns)
+    for kind, ours, theirs in zip(("wall", "processor"), *rows, strict=True):
+        say(f"{kind} time of a token with the memory, in the page", ours, "ms")
+        say(f"{kind} time of transformers on one thread", theirs, "ms")
+        say(f"{kind} time, ratio", ours / theirs, "times", "at most 0.5")
 
 
 def in_firefox(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
@@ -236,18 +252,21 @@ def in_firefox(site: Site, args: Any, prompts: list[str], traces: list[dict]) ->
         say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
         say("largest difference of a probability", largest, "", "at most 1e-4")
         say("requests after loading", len(site.sent) - loaded, "", "0")
-        say("the tab's process", max(map(held, children(firefox.process.pid))), "MB",
-            "at most 300")  # fmt: skip
-        print_times(firefox, args)
+        tab = max(tabs(firefox.process.pid), key=held)
+        say("the tab's process", held(tab), "MB", "at most 300")
+        print_times(firefox, tab, args)
     finally:
         firefox.close()
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes of Firefox that show pages."""
-    lines = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    shown = lambda child: b"-isForBrowser" in Path(f"/proc/{child}/cmdline").read_bytes()  # noqa: E731
-    return [int(child) for child in lines if shown(child)]
+def tabs(pid: int) -> list[int]:
+    """Return the processes below Firefox that show pages."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            command = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0")
+            found += [child] * command.endswith(b"tab") + tabs(child)
+    return found
 
 
 def main() -> int:

@@ -137,6 +137,23 @@ def test_every_source_gives_pythons_log_probs(site, plain):
         torch.testing.assert_close(ours, sources[name], atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("largest", [60.0, 100.0], ids=["halves", "floats"])
+def test_the_kernel_takes_every_half_exactly(site, largest):
+    model, listing, folder = site
+    name = "memory/model.safetensors"
+    data = b"".join((folder / part).read_bytes() for part in listing["files"][name]["parts"])
+    start = 8 + int.from_bytes(data[:8], "little")
+    halves = np.frombuffer(data[start:], np.float16).copy()
+    halves[::7] = np.arange(len(halves[::7])) % 1024 * np.float16(6e-8)  # subnormal
+    halves[::1001] = largest
+    (folder / "exact").write_bytes(data[:start] + halves.tobytes())
+    other = {**listing, "files": {**listing["files"], name: {"parts": ["exact"]}}}
+    task = {"logs": model.decoder.encode(QUESTION)}
+    kernel, plain = (answers(other, folder, task, plain=plain)[0] for plain in (False, True))
+    for ours, wanted in zip(kernel, plain, strict=True):
+        assert ours["memory"] == pytest.approx(wanted["memory"], abs=1e-4)
+
+
 @pytest.mark.parametrize("lmbda", [None, 0.3, "auto", 0.0, 1.0])
 def test_a_comparison_is_pythons(site, lmbda):
     model, listing, folder = site

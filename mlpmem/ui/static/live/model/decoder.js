@@ -2,17 +2,19 @@
 /* A decoder of Llama's shape: grouped heads, rotary positions, SwiGLU; the head is its own or the embeddings.
  *
  * Letters: R rows, D hidden size, H heads, G key-value heads, C numbers per head. */
+/** @import { Arena, Matrix } from "./products.js" */
 /** @import { Weights } from "./weights.js" */
 import { must } from "./errors.js";
-import { Arena, room } from "./products.js";
+import { expand } from "./halves.js";
+import { room } from "./products.js";
 
 export const ROWS = 32; // rows of one pass; a longer prompt takes several
 
 /** @typedef {{ [name: string]: any }} Config of config.json
  * @typedef {{ layers: number, D: number, H: number, G: number, C: number, inner: number, V: number, eps: number, theta: number,
  *   positions: number, tied: boolean }} Shape
- * @typedef {{ input: Float32Array, q: Float32Array, k: Float32Array, v: Float32Array, o: Float32Array, post: Float32Array,
- *   gate: Float32Array, up: Float32Array, down: Float32Array }} Layer */
+ * @typedef {{ input: Float32Array, q: Matrix, k: Matrix, v: Matrix, o: Matrix, post: Float32Array, gate: Matrix, up: Matrix,
+ *   down: Matrix }} Layer */
 
 /** The sizes in a config; throws a LiveError for a decoder that this file cannot run. @param {Config} config @returns {Shape} */
 export function shapeOf(config) {
@@ -94,16 +96,17 @@ export class Decoder {
     this.shape = shape;
     this.arena = arena;
     this.depth = (depth + layers) % layers;
-    /** @type {(name: string, ...sizes: number[]) => Float32Array} */
-    const read = (name, ...sizes) =>
-      weights.copy(`${name}.weight`, sizes, arena.take(sizes.reduce((all, one) => all * one, 1)));
+    /** @type {(name: string, width: number, depth: number) => Matrix} */
+    const read = (name, ...sizes) => weights.matrix(`${name}.weight`, sizes, arena);
+    /** @type {(name: string) => Float32Array} */
+    const vector = (name) => weights.copy(`${name}.weight`, [D], arena.take(D));
     this.embeddings = read("model.embed_tokens", V, D);
     this.head = shape.tied ? this.embeddings : read("lm_head", V, D);
-    this.last = read("model.norm", D);
+    this.last = vector("model.norm");
     /** @type {Layer[]} */
     this.layers = Array.from({ length: layers }, (_, l) => {
       const at = `model.layers.${l}`;
-      return { input: read(`${at}.input_layernorm`, D), post: read(`${at}.post_attention_layernorm`, D),
+      return { input: vector(`${at}.input_layernorm`), post: vector(`${at}.post_attention_layernorm`),
         q: read(`${at}.self_attn.q_proj`, H * C, D), k: read(`${at}.self_attn.k_proj`, G * C, D),
         v: read(`${at}.self_attn.v_proj`, G * C, D), o: read(`${at}.self_attn.o_proj`, D, H * C),
         gate: read(`${at}.mlp.gate_proj`, inner, D), up: read(`${at}.mlp.up_proj`, inner, D),
@@ -135,7 +138,7 @@ export class Decoder {
     const R = tokens.length;
     const places = caches.map((cache, r) => cache.length + caches.slice(0, r).filter((other) => other === cache).length);
     for (const [r, token] of tokens.entries()) {
-      x.set(this.embeddings.subarray(token * D, (token + 1) * D), r * D);
+      expand(this.embeddings.subarray(token * D, (token + 1) * D), x.subarray(r * D, (r + 1) * D));
       caches[r].grow(places[r] + 1);
     }
     const hidden = new Float32Array(R * D);

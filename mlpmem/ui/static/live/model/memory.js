@@ -2,6 +2,7 @@
 /* The memory: blocks of norm and SwiGLU, from one hidden state to a distribution over the vocabulary.
  *
  * It reads rows that do not know of one another. */
+/** @import { Matrix } from "./products.js" */
 /** @import { Weights } from "./weights.js" */
 /** @import { Decoder, Shape } from "./decoder.js" */
 import { ROWS, norm, swiglu } from "./decoder.js";
@@ -9,7 +10,7 @@ import { must } from "./errors.js";
 import { room } from "./products.js";
 
 /** @typedef {{ [name: string]: any }} Config of config.json
- * @typedef {{ input: Float32Array, gate: Float32Array, up: Float32Array, down: Float32Array }} Block */
+ * @typedef {{ input: Float32Array, gate: Matrix, up: Matrix, down: Matrix }} Block */
 
 /** Throws a LiveError for a memory of another decoder or of another family.
  * @param {Config} config @param {Shape} shape @param {string} hash of the decoder's tokenizer */
@@ -30,15 +31,17 @@ export class Memory {
     const { num_layers: layers, hidden_size: D, intermediate_size: inner, vocab_size: V } = config;
     const { arena } = decoder;
     const begin = arena.taken;
-    /** @type {(name: string, ...sizes: number[]) => Float32Array} */
-    const read = (name, ...sizes) => weights.copy(`${name}.weight`, sizes, arena.take(sizes.reduce((all, one) => all * one, 1)));
+    /** @type {(name: string, width: number, depth: number) => Matrix} */
+    const read = (name, ...sizes) => weights.matrix(`${name}.weight`, sizes, arena);
+    /** @type {(name: string) => Float32Array} */
+    const vector = (name) => weights.copy(`${name}.weight`, [D], arena.take(D));
     this.config = config;
     this.arena = arena;
     /** @type {Block[]} */
-    this.blocks = Array.from({ length: layers }, (_, l) => ({ input: read(`layers.${l}.input_layernorm`, D),
+    this.blocks = Array.from({ length: layers }, (_, l) => ({ input: vector(`layers.${l}.input_layernorm`),
       gate: read(`layers.${l}.mlp.gate_proj`, inner, D), up: read(`layers.${l}.mlp.up_proj`, inner, D),
       down: read(`layers.${l}.mlp.down_proj`, D, inner) }));
-    this.last = read("norm", D);
+    this.last = vector("norm");
     this.head = config.tied_head ? decoder.head : read("lm_head", V, D);
     this.bytes = arena.taken - begin;
     this.x = arena.take(ROWS * D);

@@ -1,6 +1,8 @@
 // @ts-check
-/* Safetensors: the names, shapes and numbers of a file, and half precision. */
+/* Safetensors: the names, shapes and numbers of a file. */
+/** @import { Arena, Matrix } from "./products.js" */
 import { must } from "./errors.js";
+import { fromHalves, scaleHalves } from "./halves.js";
 
 const LONGEST = 2 ** 24; // bytes of a header
 /** @type {{ [dtype: string]: number }} */
@@ -34,21 +36,42 @@ export class Weights {
     if (buffer instanceof ArrayBuffer) buffer.transfer?.(0);
   }
 
-  /** Copies a tensor into an array, as float32. @param {string} name @param {number[]} shape @param {Float32Array} target */
-  copy(name, shape, target) {
+  /** A tensor's numbers as they are stored; throws a LiveError if it is absent or of another shape.
+   * @param {string} name @param {number[]} shape */
+  #stored(name, shape) {
     const place = this.places.get(name);
     must(place !== undefined, `${this.name} has no ${name}. It belongs to a model of another kind.`);
     must(place.shape.join() === shape.join(),
       `${name} in ${this.name} must be ${shape.join(" x ")} by its config; got ${place.shape.join(" x ")}.`);
     const whole = this.bytes.subarray(place.begin, place.end);
     const { buffer, byteOffset } = whole.byteOffset % SIZES[place.dtype] ? whole.slice() : whole; // aligned
-    if (place.dtype === "F32") target.set(new Float32Array(buffer, byteOffset, target.length));
-    else if (place.dtype === "F16") fromHalf(new Uint16Array(buffer, byteOffset, target.length), target);
-    else fromBrain(new Uint16Array(buffer, byteOffset, target.length), target);
+    const count = whole.length / SIZES[place.dtype];
+    return { dtype: place.dtype, numbers: place.dtype === "F32" ? new Float32Array(buffer, byteOffset, count)
+      : new Uint16Array(buffer, byteOffset, count) };
+  }
+
+  /** Copies a tensor into an array, as float32. @param {string} name @param {number[]} shape @param {Float32Array} target */
+  copy(name, shape, target) {
+    const { dtype, numbers } = this.#stored(name, shape);
+    if (numbers instanceof Float32Array) target.set(numbers);
+    else if (dtype === "F16") fromHalves(numbers, target);
+    else fromBrain(numbers, target);
     let sum = 0;
     for (let i = 0; i < target.length; i += 1) sum += target[i] * 0; // nan once a number is infinite or nan
     must(sum === 0, `${name} in ${this.name} has numbers that are infinite or nan. Reload the page.`);
     return target;
+  }
+
+  /** A matrix in an arena: as halves if it is stored so, all fit (halves.js) and there is a kernel, else as float32.
+   * @param {string} name @param {number[]} shape (width, depth) @param {Arena} arena @returns {Matrix} */
+  matrix(name, shape, arena) {
+    const { dtype, numbers } = this.#stored(name, shape);
+    if (numbers instanceof Uint16Array && dtype === "F16" && arena.kernel && shape[1] % 8 === 0) {
+      const target = arena.takeHalves(numbers.length);
+      if (scaleHalves(numbers, target)) return target;
+      arena.giveBack(target);
+    }
+    return this.copy(name, shape, arena.take(numbers.length));
   }
 }
 
@@ -79,37 +102,8 @@ function placesOf(header, start, end, name) {
   return places;
 }
 
-/** Every half-precision number as float32, made on first use. @type {Float32Array | null} */
-let table = null;
-
-/** @param {Uint16Array} halves @param {Float32Array} target */
-function fromHalf(halves, target) {
-  table ??= Float32Array.from({ length: 65536 }, (_, half) => halfValue(half));
-  for (let i = 0; i < halves.length; i += 1) target[i] = table[halves[i]];
-}
-
 /** @param {Uint16Array} halves in bfloat16, the upper halves of float32 @param {Float32Array} target */
 function fromBrain(halves, target) {
   const bits = new Uint32Array(target.buffer, target.byteOffset, target.length);
   for (let i = 0; i < halves.length; i += 1) bits[i] = halves[i] << 16;
-}
-
-/** @param {number} half */
-function halfValue(half) {
-  const sign = half & 0x8000 ? -1 : 1;
-  const exponent = (half >> 10) & 0x1f;
-  const fraction = (half & 0x3ff) / 1024;
-  if (exponent === 0x1f) return fraction ? Number.NaN : sign * Infinity;
-  return sign * (exponent ? 2 ** (exponent - 15) * (1 + fraction) : 2 ** -14 * fraction);
-}
-
-/** Rounds float32 numbers to half precision in place, ties to even. @param {Float32Array} numbers */
-export function roundToHalf(numbers) {
-  const bits = new Uint32Array(numbers.buffer, numbers.byteOffset, numbers.length);
-  for (let i = 0; i < numbers.length; i += 1) {
-    if (Math.abs(numbers[i]) < 2 ** -14) { // below it, halves are multiples of 2^-24
-      const scaled = Math.abs(numbers[i]) * 2 ** 24;
-      numbers[i] = Math.sign(numbers[i]) * ((scaled + 2 ** 52 - 2 ** 52) / 2 ** 24);
-    } else bits[i] = (bits[i] + 0xfff + ((bits[i] >>> 13) & 1)) & ~0x1fff;
-  }
 }
