@@ -30,6 +30,22 @@ export function argmax(numbers) {
   return best;
 }
 
+/** The most probable token of the mix at lambda. @param {Float32Array} lm @param {Float32Array} other @param {number} lambda */
+export function mixedArgmax(lm, other, lambda) {
+  if (lambda === 0 || lm === other) return argmax(lm);
+  if (lambda === 1) return argmax(other);
+  const [rest, weight] = [Math.log(1 - lambda), Math.log(lambda)];
+  // no mix is above twice its larger part, so most tokens need no exponential
+  const least = Math.max(rest + lm[argmax(lm)], weight + other[argmax(other)]) - Math.LN2 - 1e-6;
+  let [best, top] = [0, -1];
+  for (let i = 0; i < lm.length; i += 1) {
+    if (rest + lm[i] < least && weight + other[i] < least) continue;
+    const p = (1 - lambda) * Math.exp(lm[i]) + lambda * Math.exp(other[i]);
+    if (p > top) [best, top] = [i, p];
+  }
+  return best;
+}
+
 /** The indices of the `count` largest numbers, in no order. @param {Float32Array} numbers @param {number} count */
 export function largest(numbers, count) {
   /** @type {number[]} */

@@ -9,7 +9,7 @@
 /** @import { Cache } from "../model/decoder.js" */
 import { partsOf } from "../../core/mix.js";
 import { breathe } from "./breath.js";
-import { Random, argmax, interpolate, penalised, sample } from "./distributions.js";
+import { Random, interpolate, mixedArgmax, penalised, sample } from "./distributions.js";
 import { otherLogs, reached } from "./fused.js";
 import { gap, heard } from "./router.js";
 import { stepOf, tableOf } from "./steps.js";
@@ -143,22 +143,30 @@ export class Run {
 
   /** Adds a step to every live writer. @param {Row[]} rows @param {Writer[]} live @param {number} begin */
   #choose(rows, live, begin) {
-    const { call: { options, forced, store, ids } } = this;
+    const { call: { forced, store } } = this;
     const uniform = this.random.uniform();
     const chosen = live.map((writer) => {
       const { position } = rows[writer.row];
       const { logs } = position;
       const other = otherLogs(logs, writer.system);
       const weight = writer.lmbda === "auto" ? this.#routed(writer, logs.lm, other) : writer.lmbda;
-      let fused = interpolate(logs.lm, other, weight);
-      if (options.repetition_penalty !== 1) fused = penalised(fused, [...ids, ...writer.ids], options.repetition_penalty);
-      const token = forced[writer.steps.length] ?? (options.temperature === 0 ? argmax(fused) : sample(fused, options, uniform));
+      const token = forced[writer.steps.length] ?? this.#next(logs.lm, other, weight, writer, uniform);
       this.#hear(writer, position, token);
       return { token, weight };
     });
     const tables = rows.map(({ position }, r) => tableOf(position, chosen.flatMap(({ token }, w) => (live[w].row === r ? [token] : [])), store));
     const ms = performance.now() - begin;
     for (const [w, writer] of live.entries()) this.#write(writer, chosen[w], tables[writer.row], ms);
+  }
+
+  /** The next token of a mix. @param {Float32Array} lm @param {Float32Array} other @param {number} weight @param {Writer} writer
+   * @param {number} uniform */
+  #next(lm, other, weight, writer, uniform) {
+    const { options, ids } = this.call;
+    if (options.temperature === 0 && options.repetition_penalty === 1) return mixedArgmax(lm, other, weight);
+    const fused = interpolate(lm, other, weight);
+    return sample(options.repetition_penalty === 1 ? fused
+      : penalised(fused, [...ids, ...writer.ids], options.repetition_penalty), options, uniform);
   }
 
   /** @param {Writer} writer @param {Float32Array} lm @param {Float32Array} other */

@@ -2,18 +2,19 @@
 /* Matrix products: the kernel of kernel.wat, or plain loops in a browser without WebAssembly SIMD. */
 import { LiveError } from "./errors.js";
 import { expand } from "./halves.js";
-import { KERNEL } from "./kernel.js";
+import { FUSED, KERNEL } from "./kernel.js";
 
 const PAGE = 65536; // bytes of a page of WebAssembly memory
 const ALIGNED = 4; // numbers: every array begins at a multiple of 16 bytes
 
-/** The compiled kernel, null where WebAssembly or its SIMD is missing. @returns {WebAssembly.Module | null} */
+/** The fastest kernel that this browser compiles, null where WebAssembly or its SIMD is missing. @returns {WebAssembly.Module | null} */
 export function compiled() {
-  try {
-    return new WebAssembly.Module(Uint8Array.from(atob(KERNEL), (c) => c.charCodeAt(0)));
-  } catch {
-    return null;
+  for (const bytes of [FUSED, KERNEL]) {
+    try {
+      return new WebAssembly.Module(Uint8Array.from(atob(bytes), (c) => c.charCodeAt(0)));
+    } catch { /* the next one */ }
   }
+  return null;
 }
 
 /** The number of numbers that an array takes in an arena. @type {(count: number) => number} */
