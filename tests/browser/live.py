@@ -166,9 +166,9 @@ class Slowed:
     def _run(self) -> None:
         while not self.ended.is_set():
             os.kill(self.pid, signal.SIGSTOP)
-            time.sleep(0.015)
+            time.sleep(0.003)
             os.kill(self.pid, signal.SIGCONT)
-            time.sleep(0.005)
+            time.sleep(0.001)
 
     def end(self) -> None:
         """Let it run freely again."""
@@ -177,7 +177,7 @@ class Slowed:
 
 
 def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
-    """Print the figures of Chromium, and of a slowed phone."""
+    """Print the figures of Chromium, then those of a slowed phone."""
     from conftest import FLAGS, find_chromium
     from playwright.sync_api import sync_playwright
 
@@ -196,27 +196,28 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         say("requests after loading", len(site.sent) - loaded, "", "0")
         say("the tab's process", held(renderer(browser)), "MB", "at most 300")
         print_times(page, renderer(browser), args)
-        shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
-        page.context.close()
-        page = browser.new_context(**shape).new_page()
-        page.goto(site.url)
-        page.evaluate(READY)
-        slow = Slowed(renderer(browser))
-        begin = time.perf_counter()
-        page.reload()
-        page.evaluate(READY)
-        say(
-            "phone at a quarter of the speed: ready, from the cache",
-            time.perf_counter() - begin,
-            "s",
-        )
-        asked = {"prompt": prompts[0], "systems": ["lm", "memory"], "lmbda": "auto", "tokens": 32}
-        answers = [page.evaluate(ASK, asked) for _ in range(5)]
-        say("phone: a question, both columns", median(a["ms"] for a in answers) / 1000, "s")
-        say("phone: a token of both columns", median(
-            step["ms"] for a in answers for step in a["traces"]["memory"][1:]), "ms")  # fmt: skip
-        slow.end()
         browser.close()
+        on_phone(playwright.chromium.launch(executable_path=program, args=FLAGS), site, prompts[0])
+
+
+def on_phone(browser: Any, site: Site, prompt: str) -> None:
+    """Print the figures of a phone's screen, with the tab's process slowed; the browser is new."""
+    shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    page = browser.new_context(**shape).new_page()
+    page.goto(site.url)
+    page.evaluate(READY)
+    slow = Slowed(renderer(browser))
+    begin = time.perf_counter()
+    page.reload()
+    page.evaluate(READY)
+    say("phone at a quarter of the speed: ready, from the cache", time.perf_counter() - begin, "s")
+    asked = {"prompt": prompt, "systems": ["lm", "memory"], "lmbda": "auto", "tokens": TOKENS}
+    answers = [page.evaluate(ASK, asked) for _ in range(5)]
+    say("phone: a question, both columns", median(a["ms"] for a in answers) / 1000, "s")
+    steps = [step["ms"] for a in answers for step in a["traces"]["memory"][1:]]
+    say("phone: a token of both columns", sum(steps) / len(steps), "ms")
+    slow.end()
+    browser.close()
 
 
 def renderer(browser: Any) -> int:
