@@ -10,13 +10,13 @@ import { at } from "./desk.js";
 import { Slot, newRun, packed } from "./slot.js";
 
 const MOST_TURNS = 12;
-const NAMES = { lm: "Decoder alone", memory: "With memory", knn: "With datastore" };
+const NAMES = { lm: "Decoder only", memory: "With memory", knn: "With datastore" };
 
 /** @typedef {Turn & { lmbda: Lambda | null }} Asked */
 
 /** A turn without an answer; "firsts" will have its likeliest first tokens.
  * @param {string} question @param {string} system @param {Lambda | null} lmbda @returns {Asked} */
-const newTurn = (question, system, lmbda) => ({ question, answer: "", system, lmbda, try: 1, firsts: [], done: false });
+const newTurn = (question, system, lmbda) => ({ question, answer: "", system, lmbda, try: 1, firsts: [], done: false, typed: false });
 
 /** The turn for another answer: try n begins with the n-th likeliest token. @param {Asked} turn @param {string} system @param {Lambda | null} lmbda @returns {Asked} */
 const anotherTry = (turn, system, lmbda) => {
