@@ -1,4 +1,4 @@
-"""Build a Space's folder: the page on a CPU, on ZeroGPU, or its static replay.
+"""Build a Space's folder: the page on a CPU, on ZeroGPU, or as static files.
 
 A folder has a card, requirements, app, library and, if it is small enough, the bundle. It is
 written to a temporary folder and renamed at the end. The card is README.md, whose YAML front matter
@@ -147,12 +147,17 @@ def _zero(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
 
 
 def _static(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
-    """Write the recorded runs as static files."""
+    """Write the recorded runs as static files, and the model if it runs in a browser."""
+    from mlpmem.space import live
     from mlpmem.ui.recordings import recorded, replay
 
-    replay.write(recorded.read(bundle), folder)
+    files = live.write(bundle, folder)
+    replay.write(recorded.read(bundle), folder, files)
     card = Card(title, sdk="static", app_file="index.html")
     (folder / "README.md").write_text(card.text(BODY), "utf-8")
+    if files is None:
+        return [f"This bundle's model does not run in a browser ({live.FAMILIES[0]} does), so the "
+                "page shows recorded runs only."]  # fmt: skip
     return []
 
 

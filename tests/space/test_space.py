@@ -15,6 +15,7 @@ from huggingface_hub import SpaceCard
 from mlpmem.errors import MlpMemError
 from mlpmem.space import __main__ as command
 from mlpmem.space import build as building
+from mlpmem.space import live
 from mlpmem.space.build import Card
 from mlpmem.space.lease import LeasedModel, seconds
 from mlpmem.ui.recordings import saved
@@ -113,6 +114,41 @@ def test_only_what_the_manifest_lists_is_packed_and_no_link(kind, tiny_model, tm
     (bundle / "examples.json").symlink_to(tmp_path / "private")
     with pytest.raises(MlpMemError, match="examples.json is a link"):
         building.build(tmp_path / "out", kind, bundle=bundle)
+
+
+@pytest.fixture
+def recorded_bundle(tiny_model, tmp_path):
+    """Return the folder of a tiny bundle with a recorded run, without which there is no site."""
+    run = saved.record("Peru", {}, 0.5, tiny_model.compare("Peru", max_new_tokens=2))
+    return tiny.bundle(tmp_path / "bundle", traces=[run]).folder
+
+
+def test_a_static_folder_has_the_models_own_bytes_in_small_parts(
+    recorded_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live, "PART_BYTES", 20_000)
+    made = building.build(tmp_path / "out", "static", bundle=recorded_bundle)
+    text = (made.folder / "recordings.js").read_text("utf-8")
+    listing = json.loads(text.removeprefix("MLPMEM.site(").removesuffix(");\n"))["live"]
+    manifest = json.loads((recorded_bundle / "manifest.json").read_text())
+    assert {*listing["files"]} == {*live.FILES} & {*manifest["files"]}
+    for name, file in listing["files"].items():
+        parts = [(made.folder / part).read_bytes() for part in file["parts"]]
+        assert b"".join(parts) == (recorded_bundle / name).read_bytes()
+        assert (
+            max(map(len, parts)) <= 20_000 and file["sha256"] == manifest["files"][name]["sha256"]
+        )
+    assert listing["eos"] == [1] and (made.folder / "worker.js").is_file() and made.notes == []
+
+
+def test_a_model_that_no_browser_runs_leaves_the_recorded_runs(
+    recorded_bundle, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(live, "FAMILIES", ("other",))
+    made = building.build(tmp_path / "out", "static", bundle=recorded_bundle)
+    assert "recorded runs only" in made.notes[0]
+    assert not (made.folder / "model").exists() and not (made.folder / "worker.js").exists()
+    assert '"live": null' in (made.folder / "recordings.js").read_text("utf-8")
 
 
 def test_a_card_that_the_host_would_refuse_is_an_error():

@@ -1,6 +1,7 @@
 """Write recorded runs as a static site: `python -m mlpmem.ui.recordings.replay FOLDER`.
 
-It has the page's view and scripts and needs no server: it opens from a disk and from any host.
+It has the page's view and scripts and needs no server: it opens from a disk and from any host. With
+a model's files (mlpmem/space/live.py) it also answers, in a worker of the visitor's browser.
 """
 
 import argparse
@@ -8,26 +9,46 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
 from mlpmem.ui.recordings.recorded import Recorded, read
+from mlpmem.ui.recordings.words import words
 
 STATIC = components.STATIC
 SITE = "MLPMEM.site({});\n"
 
 
-def values(recorded: Recorded) -> dict:
-    """Return the site's values: recorded runs, their examples, the first prompt, the lambdas."""
+def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
+    """Return the site's values, `Values` of static/site/desk.js; live lists a model's files."""
     runs = [{**run, **recorded.known(run["prompt"])} for run in recorded.comparisons]
-    prompts = {run["prompt"] for run in runs}
-    examples = [e for e in recorded.examples if e["prompt"] in prompts]
-    return {"runs": runs, "examples": examples, "first": (recorded.first() or {}).get("prompt"),
-            "defaults": recorded.defaults()}  # fmt: skip
+    texts = words(recorded)
+    own = {
+        "runs": runs,
+        "examples": recorded.examples,
+        "first": (recorded.first() or {}).get("prompt"),
+        "defaults": recorded.defaults(),
+        "live": live,
+    }
+    if live is None:
+        prompts = {run["prompt"] for run in runs}
+        examples = [e for e in recorded.examples if e["prompt"] in prompts]
+        return {**own, "examples": examples, "questions": []}
+    return {
+        **own,
+        "questions": recorded.questions,
+        "titles": recorded.titles,
+        "text": recorded.text(),
+        "chat": {"hint": texts.chat_hint, "note": texts.chat_note},
+    }
 
 
-def write(recorded: Recorded, folder: Path) -> list[Path]:
-    """Write the site into a folder and return its files; MlpMemError without a recording."""
+def write(recorded: Recorded, folder: Path, live: dict[str, Any] | None = None) -> list[Path]:
+    """Write the site into a folder and return its files; MlpMemError without a recording.
+
+    live is the listing of a model's files that are in the folder already.
+    """
     if not recorded.comparisons:
         raise MlpMemError(
             "replay: the bundle has no readable recorded run in traces/; give --bundle a folder "
@@ -41,8 +62,10 @@ def write(recorded: Recorded, folder: Path) -> list[Path]:
         ),
         "style.css": site["css"] + components.style(),
         "script.js": components.script("site.js"),
-        "recordings.js": SITE.replace("{}", json.dumps(values(recorded))),
+        "recordings.js": SITE.replace("{}", json.dumps(values(recorded, live))),
     }
+    if live is not None:
+        texts["worker.js"] = components.script("worker.js")
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
     shutil.copyfile(STATIC / "favicon.svg", folder / "favicon.svg")

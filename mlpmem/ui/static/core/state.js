@@ -20,6 +20,7 @@ export const page = {
   views: [],
   /** @type {LambdaBar | null} */
   bar: null,
+  local: false, // answers come from this browser, so a silent run is a sleeping tab and no lost connection
   /** Scores a text on the Inspect tab, if there is one. @type {((text: string) => void) | null} */
   inspect: null,
   /** Opens a neighbour's document on the Corpus tab, if there is one. @type {Reader | null} */

@@ -64,8 +64,8 @@ export interface Trace extends Opening {
 export type Cost = { [part: string]: number };
 export type Traces = { [system: string]: Trace };
 
-/** A column's content: a partial or whole trace, or a scrubbed text. */
-export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean; changed?: Set<number>; kind?: number };
+/** A column's content: a partial or whole trace, a scrubbed text, or a recording within a live run. */
+export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean; changed?: Set<number>; kind?: number; recorded?: boolean };
 /** One of eleven scrubbed texts; its first `kept` steps are those of text number `like`. */
 export type ScrubText = Trace & { like: number; kept: number };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
@@ -76,14 +76,17 @@ export interface About { prompt?: string; answer?: string; aliases?: string[]; p
 /** The short id of the visitor's own text that was searched: "" for none, true in a saved run. */
 export type Own = string | true;
 
+/** Captions of columns in place of their usual ones. */
+export type Captions = { [system: string]: string };
+
 /** One value for a token view. */
 export type Value = { run: string } & (
   | { kind: "message"; text: string }
   | { kind: "invite" }
-  | About & { kind: "recorded"; traces: Traces; own?: Own }
-  | About & { kind: "opened"; traces: Traces; own?: Own; lmbda: number | null }
-  | About & { kind: "linked"; traces: Traces | null; own?: Own; ready: boolean; lmbda: Lambda | null }
-  | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean; typed?: string }
+  | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions }
+  | About & { kind: "opened"; traces: Traces; own?: Own; captions?: Captions; lmbda: number | null }
+  | About & { kind: "linked"; traces: Traces | null; own?: Own; captions?: Captions; ready: boolean; lmbda: Lambda | null }
+  | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean; typed?: string; captions?: Captions }
   | { kind: "steps"; seq: number; steps: { [system: string]: Step[] } }
   | { kind: "wait" | "failed"; columns: { [system: string]: string } }
   | { kind: "column"; columns: { [system: string]: Opening } }

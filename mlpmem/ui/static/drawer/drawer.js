@@ -146,11 +146,11 @@ export class Drawer {
     return { root, cells, p: candidate.p, id: candidate.id };
   }
 
-  /** A candidate's text; in a view with a model, a button that branches with it.
+  /** A candidate's text; in a view with a model, unless recorded, a button that branches with it.
    * @param {Candidate} candidate */
   #branch(candidate) {
     const { at } = this;
-    if (!at?.view.ask) return single(candidate.text);
+    if (!at?.view.ask || at.trace.recorded) return single(candidate.text);
     return h("button", { type: "button", class: "branch", tabindex: "-1",
       "aria-label": `Branch with ${quote(candidate.text)}`,
       on: { click: () => at.view.tree.branch(at.pane, at.index, candidate) } },

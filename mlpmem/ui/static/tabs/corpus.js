@@ -116,17 +116,17 @@ class Own {
 
   /** @param {Extract<OwnText, { kind: "ready" }>} value */
   #ready({ title, documents, tokens, bytes, seconds, note }) {
-    const until = new Date(Date.now() + 1000 * seconds)
-      .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    const until = seconds ? `for you only until ${new Date(Date.now() + 1000 * seconds)
+      .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}` : "in this tab only, and sent nowhere";
     document.body.setAttribute("data-own", "");
     this.summary = `${quote(title)}: ${documents} ` +
       `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +
-      `${megabytes(bytes)}, kept for you only until ${until}. The datastore's column, Inspect ` +
+      `${megabytes(bytes)}, kept ${until}. The datastore's column, Inspect ` +
       "and Chat use it now. The memory does not know it, because it was trained earlier." +
       (note ? ` (${note})` : "");
     setText(this.line, this.summary);
     window.clearTimeout(this.timer);
-    this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
+    if (seconds) this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
   }
 
   #expire() {

@@ -161,7 +161,7 @@ export class Columns {
    * @param {Lambda} lambda */
   isOff(lambda) {
     return [...this.panes.values()].some(({ system, trace }) => {
-      if (!trace || trace.system === "lm") return false;
+      if (!trace || trace.system === "lm" || trace.recorded) return false;
       if (lambda !== "auto") return !(Math.abs(Number(trace.lmbda) - lambda) <= 1e-9);
       return trace.lmbda !== "auto" && canRoute(system, this.own);
     });

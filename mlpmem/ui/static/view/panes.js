@@ -165,6 +165,7 @@ export class Pane {
     }
     this.trace = { ...trace };
     this.#recall();
+    setText(this.empty, "");
     if (trace.finish === "eos") this.strip.markEnd();
     this.root.dataset.state = "done";
     const base = ["", "mixed"].includes(kindOf(this.system)); // columns that Inspect supports

@@ -135,7 +135,7 @@ export class Scrub {
       if (!pane) continue;
       const result = this.view.tree.current.get(system)?.scrub;
       any ||= Boolean(result);
-      button.hidden = Boolean(result) || !pane.trace?.steps.length || pane.root.dataset.state !== "done";
+      button.hidden = Boolean(result) || !pane.trace?.steps.length || pane.trace.recorded || pane.root.dataset.state !== "done";
       ticks.hidden = !result;
       setText(line, result && pane.trace ? this.#line(result, pane.trace) : "");
       if (!result) continue;

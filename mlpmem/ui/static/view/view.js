@@ -83,7 +83,7 @@ export class TokenView extends Columns {
     this.open(value, badge);
     this.setRunning(false);
     this.restart(value.traces);
-    this.from(value.own || "");
+    this.from(value.own || "", value.captions);
     this.complete(value.traces);
   }
 
@@ -113,11 +113,12 @@ export class TokenView extends Columns {
     else page.on("status", (status) => { if (status.ready && waits()) this.invite(); });
   }
 
-  /** Sets the captions for the searched text. @param {Own} own */
-  from(own) {
+  /** Sets the captions for the searched text; a run may bring others.
+   * @param {Own} own @param {{ [system: string]: string }} [captions] */
+  from(own, captions = {}) {
     this.own = own;
     for (const [name, caption] of Object.entries(OWN_CAPTIONS)) {
-      this.panes.get(name)?.describe(own ? caption : "");
+      this.panes.get(name)?.describe(captions[name] ?? (own ? caption : ""));
     }
   }
 
@@ -134,7 +135,7 @@ export class TokenView extends Columns {
     this.open(value, "live");
     this.restart(value.traces, value.columns);
     if (!value.branch) this.#announce(value);
-    this.from(value.own || "");
+    this.from(value.own || "", value.captions);
     this.setRunning(true);
   }
 
@@ -311,6 +312,7 @@ export class TokenView extends Columns {
   /** Restarts the timer after which a silent run has lost its connection. */
   #listen() {
     window.clearTimeout(this.silence);
+    if (page.local) return;
     this.silence = window.setTimeout(() => {
       if (!this.running || this.head.kind === "waiting") return; // in the queue, see RunHead
       this.halt();

@@ -1,0 +1,84 @@
+// @ts-check
+/* Prompts and a visitor's values, checked: as mlpmem/model/prompts.py and mlpmem/ui/request/inputs.py do. */
+/** @import { Options } from "../types.js" */
+/** @import { Model } from "./fused.js" */
+import { must } from "../model/errors.js";
+
+const MOST_CHARACTERS = 2000; // of a prompt
+const MOST_NEW = 128; // tokens of an answer
+
+/** [name in messages, least, most, default] of each option.
+ * @type {{ [option in Exclude<keyof Options, "special" | "stop">]: [string, number, number, number] }} */
+export const BOUNDS = {
+  max_new_tokens: ["max new tokens", 1, MOST_NEW, 32], temperature: ["temperature", 0, 2, 0], top_p: ["top-p", 0.01, 1, 1],
+  top_k: ["top-k", 0, 100000, 0], seed: ["seed", 0, 2 ** 31 - 1, 0], min_p: ["min-p", 0, 1, 0],
+  repetition_penalty: ["repetition penalty", 0.1, 10, 1],
+};
+
+/** Checked options; throws a LiveError that names the first wrong one. @param {{ [name: string]: any }} values @returns {Options} */
+export function checkedOptions(values) {
+  /** @type {any} */
+  const options = { special: values.special === true, stop: values.stop ?? [] };
+  for (const [name, [label, low, high, usual]] of Object.entries(BOUNDS)) {
+    const value = values[name] ?? usual;
+    const whole = !["max_new_tokens", "top_k", "seed"].includes(name) || Number.isInteger(value);
+    must(typeof value === "number" && value >= low && value <= high && whole,
+      `${label} must be ${whole ? "" : "a whole number "}between ${low} and ${high.toLocaleString("en")}; got ${value}. Correct it.`);
+    options[name] = value;
+  }
+  return options;
+}
+
+/** A text as it is; throws a LiveError if it is empty or too long. @param {string} text @param {string} [what] @param {number} [most] */
+export function checkedText(text, what = "prompt", most = MOST_CHARACTERS) {
+  must(text.trim() !== "", `The ${what} is empty. Write one, or pick an example.`);
+  const length = [...text].length;
+  must(length <= most, `The ${what} must have at most ${most.toLocaleString("en")} characters; got ${length.toLocaleString("en")}. Shorten it and try again.`);
+  return text;
+}
+
+/** The prompt that asks a question. @param {string} question */
+const questionPrompt = (question) => `Question: ${question.split(/\p{White_Space}+/u).filter(Boolean).join(" ")} Answer:`;
+
+/** A bare question in the form that the decoder was trained on, if it has one; any other text as it is.
+ * @param {string} text @param {boolean} questions */
+export function asPrompt(text, questions) {
+  const bare = text.trimEnd().endsWith("?") && !text.includes("Answer:");
+  return bare && questions ? questionPrompt(text.trim().replace(/^Question:/, "")) : text;
+}
+
+/** A prompt's ids; throws a LiveError if it does not fit. @param {Model} model @param {number[]} ids @param {number} count of new tokens */
+export function fitting({ positions }, ids, count) {
+  must(ids.length > 0, "The prompt is empty. Write a question or the start of a sentence.");
+  must(ids.length + count <= positions, `The prompt has ${ids.length} tokens; with ${count} new tokens this decoder has room for ` +
+    `${positions - count}. Shorten the prompt or ask for fewer tokens.`);
+  return ids;
+}
+
+/** The ids of a chat, whose oldest turns are left out if they do not fit; its last answer is empty.
+ * @param {Model} model @param {[string, string][]} turns @param {number} count of new tokens */
+export function chatIds(model, turns, count) {
+  /** @type {number[]} */
+  let ids = [];
+  for (let first = 0; first < turns.length; first += 1) {
+    ids = model.live.questions ? questionIds(model, turns.slice(first)) : lineIds(model, turns.slice(first));
+    if (ids.length + count <= model.positions) break;
+  }
+  return fitting(model, ids, count);
+}
+
+/** @param {Model} model @param {[string, string][]} turns */
+function questionIds({ tokenizer }, turns) {
+  const last = questionPrompt(turns[turns.length - 1][0]);
+  const plain = tokenizer.encode(last);
+  const all = tokenizer.prompt(last);
+  const ids = all.slice(0, all.length - plain.length);
+  for (const [question, answer] of turns.slice(0, -1)) {
+    ids.push(...tokenizer.encode(`${questionPrompt(question)} ${answer.trim()}`));
+    if (tokenizer.eos !== null) ids.push(tokenizer.eos);
+  }
+  return [...ids, ...plain];
+}
+
+/** @param {Model} model @param {[string, string][]} turns */
+const lineIds = ({ tokenizer }, turns) => tokenizer.prompt(turns.flat().slice(0, -1).join("\n"));

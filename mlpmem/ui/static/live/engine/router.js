@@ -1,0 +1,64 @@
+// @ts-check
+/* A router chooses lambda for every token from how sure both sources are and from the evidence so far, as
+ * mlpmem/engine/router.py does. */
+/** @import { Weights } from "../model/weights.js" */
+import { must } from "../model/errors.js";
+import { argmax } from "./distributions.js";
+
+const FLOOR = -20; // nats; anything less probable counts as impossible
+const LEAST = -80; // nats
+const DECAY = 0.9; // weight of a token relative to the next one
+const LEAST_SURPRISE = -4; // nats; log-probs below it count as equal
+export const REACH = 96; // tokens of a prompt that are evidence
+const FEATURES = ["lm_top", "other_top", "lm_entropy", "other_entropy", "lm_of_other", "other_of_lm", "agree", "nearest", "evidence"];
+
+/** @param {Float32Array} logProbs */
+function entropy(logProbs) {
+  let sum = 0;
+  for (let i = 0; i < logProbs.length; i += 1) {
+    const p = Math.max(logProbs[i], LEAST);
+    sum -= Math.exp(p) * p;
+  }
+  return sum;
+}
+
+/** The features of two sources' log-probs, without a search. @param {Float32Array} lm @param {Float32Array} other @param {number} evidence nats */
+function features(lm, other, evidence) {
+  const [a, b] = [argmax(lm), argmax(other)];
+  return [Math.max(lm[a], LEAST), Math.max(other[b], LEAST), entropy(lm), entropy(other),
+    Math.max(lm[b], FLOOR), Math.max(other[a], FLOOR), Number(a === b), 0, evidence];
+}
+
+/** The nats by which the other source was better on a token. @param {Float32Array} lm @param {Float32Array} other @param {number} token */
+export const gap = (lm, other, token) => Math.max(other[token], LEAST_SURPRISE) - Math.max(lm[token], LEAST_SURPRISE);
+
+/** The evidence after one more token. @param {number} before @param {number} gap */
+export const heard = (before, gap) => DECAY * before + gap;
+
+export class Router {
+  /** Throws a LiveError for a router of other features. @param {{ [name: string]: any }} config @param {Weights} weights */
+  constructor(config, weights) {
+    must(config.features?.join() === FEATURES.join(), "This bundle's router reads other features than the page knows. Build the folder again.");
+    const F = FEATURES.length;
+    const units = config.units || 0;
+    /** @type {(name: string, ...sizes: number[]) => Float32Array} */
+    const read = (name, ...sizes) => weights.copy(name, sizes, new Float32Array(sizes.reduce((all, one) => all * one, 1)));
+    this.system = config.system;
+    this.mean = read("mean", F);
+    this.scale = read("scale", F);
+    this.hidden = units ? { weight: read("hidden.weight", units, F), bias: read("hidden.bias", units) } : null;
+    this.out = { weight: read("out.weight", 1, units || F), bias: read("out.bias", 1) };
+  }
+
+  /** Lambda, 0 .. 1. @param {Float32Array} lm @param {Float32Array} other @param {number} evidence */
+  lambda(lm, other, evidence) {
+    let x = features(lm, other, evidence).map((value, i) => (value - this.mean[i]) / this.scale[i]);
+    if (this.hidden) x = linear(this.hidden, x).map(Math.tanh);
+    return 1 / (1 + Math.exp(-linear(this.out, x)[0]));
+  }
+}
+
+/** @param {{ weight: Float32Array, bias: Float32Array }} layer @param {number[]} x */
+function linear({ weight, bias }, x) {
+  return Array.from(bias, (sum, j) => x.reduce((all, value, k) => all + value * weight[j * x.length + k], sum));
+}

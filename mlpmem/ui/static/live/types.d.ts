@@ -1,0 +1,63 @@
+/* The types of what the page asks the worker, and of what the engine passes on. This file is not sent to the browser. */
+
+import type { Inspected, Lambda, OwnText, Probed, Step, Value } from "../core/types.js";
+
+/** A value that answers a plan. */
+export type Answer = Value | Inspected | OwnText | Probed;
+
+/** The files of a model that the page loads, as mlpmem/space/live.py lists them. */
+export interface Listed { bytes: number; sha256: string; parts: string[] }
+export interface Live {
+  version: string; // names the browser's cache
+  name: string; // of the bundle
+  files: { [name: string]: Listed };
+  settings: { lmbda: { [source: string]: number }; k: number; knn_temperature: number; memory_temperature: number; auto: boolean };
+  questions: boolean; // the decoder was trained on "Question: ... Answer:"
+  chat: boolean; // it has no chat template, which only Python renders
+  eos: number[];
+}
+
+export interface Options {
+  max_new_tokens: number; temperature: number; top_p: number; top_k: number; seed: number; min_p: number;
+  repetition_penalty: number; special: boolean; stop: string[];
+}
+
+/** What the page asks; its answers bear the same run. */
+export type Plan = { run: string } & (
+  | { kind: "compare"; prompt: string; systems: string[]; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
+  | { kind: "scrub"; prompt: string; system: string; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
+  | { kind: "chat"; turns: [string, string][]; system: string; lmbda: Lambda | null; forced: number[]; own: boolean }
+  | { kind: "inspect"; text: string; lmbda: number | null; own: boolean }
+  | { kind: "probe"; number: number; ids: number[]; text: string; own: boolean }
+  | { kind: "own"; text: string }
+  | { kind: "forget" });
+export type PlanOf<K> = Extract<Plan, { kind: K }>;
+
+/** What the worker says: about its files, or a value of a job; the last of a job is "end". */
+export type Said =
+  | { about: "files"; loaded: number; total: number }
+  | { about: "ready"; facts: Facts }
+  | { about: "lost"; text: string }
+  | { about: "value"; job: number; value: Answer }
+  | { about: "end"; job: number };
+/** A loaded model: systems with a router, whether the kernel runs, whether the files are kept for the next visit, the
+ * seconds from the last byte, and the bytes of its parts. */
+export interface Facts { auto: string[]; kernel: boolean; kept: boolean; seconds: number; decoder: number; memory: number }
+/** What the page sends: the files to load, a job, or its end. */
+export type Sent = { load: Live } | { job: number; plan: Plan } | { stop: number };
+
+/** Hidden states (R, D) and what enters the head (R, D), R rows. */
+export interface States { hidden: Float32Array; features: Float32Array }
+/** One position under every source: log-probs (V,), and what was searched. */
+export interface Position {
+  logs: { [source: string]: Float32Array };
+  found: Found | null;
+}
+export interface Found { entries: number[]; distances: Float32Array; weights: number[]; values: number[] }
+
+/** One system at one lambda in one run, with what it has written so far. */
+export interface Writer {
+  name: string; system: string; lmbda: Lambda; evidence: number; steps: Step[]; finish: string; row: number;
+  ids: number[]; push: (bytes: Uint8Array) => string;
+}
+export type { Lambda, Step };

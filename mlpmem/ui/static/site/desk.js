@@ -1,0 +1,132 @@
+// @ts-check
+/* What the tabs share: the door, what is known about prompts, and the visitor's own text. */
+/** @import { About, Example, Lambda, Traces } from "../core/types.js" */
+/** @import { Live, Plan } from "../live/types.js" */
+import { inside, megabytes, tabNamed } from "../core/dom.js";
+import { page } from "../core/state.js";
+import { asPrompt } from "../live/engine/prompts.js";
+import { Door } from "./door.js";
+import { Slot, newRun } from "./slot.js";
+
+/** A recorded comparison. @typedef {About & { prompt: string, traces: Traces }} Recorded
+ * @typedef {{ runs: Recorded[], examples: (About & Example)[], questions: (About & { prompt: string })[], titles: [string, string][],
+ *   first: string | null, text: string, chat: { hint: string, note: string },
+ *   defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
+
+const ABSENT = "The datastore is not part of this recording.";
+const UNTRAINED = ["test", "unseen"];
+
+/** @type {(id: string) => HTMLElement} */
+export const at = (id) => inside(document.body, `#${id}`);
+
+export class Desk {
+  /** @param {Values} values */
+  constructor(values) {
+    this.values = values;
+    /** The id of the visitor's own text, "" for none. */
+    this.own = "";
+    this.status = new Slot();
+    /** @type {Door | null} */
+    this.door = null;
+    this.#tell("replay", "recorded runs, without a server");
+  }
+
+  /** Starts loading the model, if the site has one. */
+  open() {
+    const { live } = this.values;
+    if (!live) return;
+    const all = Object.values(live.files).reduce((sum, file) => sum + file.bytes, 0);
+    document.body.toggleAttribute("data-live", true);
+    page.local = true;
+    this.#tell("loading", `loading the model: 0 of ${megabytes(all)}`, { share: 0 });
+    this.door = new Door(live, {
+      files: (loaded, total) => this.#tell("loading", loaded < total
+        ? `loading the model: ${megabytes(loaded)} of ${megabytes(total)}` : "starting the model", { share: loaded / total }),
+      ready: (facts) => this.#ready(facts),
+      lost: (text) => this.#lost(text),
+    });
+  }
+
+  /** @param {import("../live/types.js").Facts} facts */
+  #ready({ auto, kept, seconds }) {
+    document.body.dataset.seconds = seconds.toFixed(3);
+    const line = kept ? "answers in your browser" : "answers in your browser; it could not store the model for your next visit";
+    this.#tell("ready", line, { ready: true, auto, routed: this.values.live?.settings.auto && auto.length > 0 });
+  }
+
+  /** @param {string} text */
+  #lost(text) {
+    this.door = null;
+    document.body.removeAttribute("data-live");
+    tabNamed("Compare")?.click(); // the only tab without a model
+    this.#tell("replay", `${text} Recorded runs are shown.`);
+  }
+
+  /** @param {string} state @param {string} line @param {object} [more] */
+  #tell(state, line, more = {}) {
+    const { live, defaults } = this.values;
+    this.status.set({ state, line, ready: false, settled: state !== "loading", waiting: live ? this.#absence() : ABSENT,
+      defaults: live ? live.settings.lmbda : defaults, ...more });
+  }
+
+  /** Why the datastore's column is empty. */
+  #absence() {
+    const bytes = this.#bytes("datastore_bytes");
+    const small = this.#bytes("memory_bytes");
+    return `The datastore${bytes ? ` (${megabytes(bytes)})` : ""} stays out of your browser; this column shows recorded runs, such as the ` +
+      `examples. The memory${small ? ` needs ${megabytes(small)} and` : ""} answers anything. Paste a text of your own to search that here.`;
+  }
+
+  /** @param {string} part */
+  #bytes(part) {
+    return Object.values(this.values.runs[0]?.traces ?? {})[0]?.cost?.[part];
+  }
+
+  /** The caption of a recorded column in a live run. */
+  get caption() {
+    const bytes = this.#bytes("datastore_bytes");
+    return `Recorded on a server: this datastore${bytes ? ` of ${megabytes(bytes)}` : ""} stays out of your browser.`;
+  }
+
+  get ready() {
+    return Boolean(page.status.ready && this.door);
+  }
+
+  /** Sends a plan, or says why it cannot be answered; `receive` gets the values, never at once. Returns the job's number.
+   * @param {any} plan without its run @param {(value: any) => void} receive @returns {number | null} */
+  ask(plan, receive) {
+    const run = plan.run ?? newRun();
+    if (this.door && this.ready) return this.door.ask(/** @type {Plan} */ ({ ...plan, run }), receive);
+    const text = this.door ? `The model is not ready yet: ${page.status.line}.` : page.status.line;
+    window.setTimeout(() => receive({ kind: "message", run, text, number: plan.number, error: text }));
+    return null;
+  }
+
+  /** The recorded comparison of a prompt. @param {string} prompt */
+  recorded(prompt) {
+    return this.values.runs.find((run) => run.prompt === prompt) ?? null;
+  }
+
+  /** The known facts about a prompt. @param {string} prompt @returns {About} */
+  known(prompt) {
+    const rows = [...this.values.questions, ...this.values.examples, ...this.values.runs];
+    const { answer = "", aliases = [], part = "", wording = "" } = rows.find((row) => row.prompt === prompt) ?? {};
+    return { answer, aliases, part, wording };
+  }
+
+  /** A prompt on an entity that the decoder never saw, in an untrained wording; "" without any. */
+  surprise() {
+    const fresh = this.values.questions.filter((row) => row.part === "B" && UNTRAINED.includes(row.wording ?? ""));
+    return fresh[Math.floor(Math.random() * fresh.length)]?.prompt ?? "";
+  }
+
+  /** A bare question in the form that the decoder was trained on. @param {string} text */
+  asPrompt(text) {
+    return asPrompt(text, Boolean(this.values.live?.questions));
+  }
+
+  /** The bar's lambda for the next text. @returns {Lambda | null} */
+  get lambda() {
+    return page.auto ? "auto" : page.lambda;
+  }
+}

@@ -1,0 +1,301 @@
+"""Measure the live static Space: python tests/browser/live.py [--firefox PROGRAM] [--questions N].
+
+It builds the shipped bundle's folder, serves it, and asks questions through its page. Every answer
+is compared with Python's, and the time per token with transformers' generate() on one thread for
+the same fused bundle, in turns.
+"""
+
+import argparse
+import http.server
+import json
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+import mlpmem
+import mlpmem.hf
+from mlpmem.space.build import build
+
+ROOT = Path(__file__).parents[2]
+BUNDLE = ROOT / "assets" / "atlas"
+TOKENS = 32
+WORKERS = ("DedicatedWorker", "DOM Worker")  # names of threads
+ASK = """async ({ prompt, systems, lmbda, tokens }) => {
+  const { page } = MLPMEM;
+  const view = page.views[0];
+  page.bar.set(lmbda);
+  document.querySelector('#option-max_new_tokens').value = tokens;
+  const names = ['lm', 'memory', 'knn'];
+  document.querySelectorAll('#systems input').forEach((box, i) => { box.checked = systems.includes(names[i]); });
+  document.querySelector('#prompt textarea').value = prompt;
+  window.heard ||= page.on('ended', () => window.ended?.()) ?? true;
+  const ended = new Promise((done) => { window.ended = done; });
+  const begin = performance.now();
+  document.querySelector('#generate').click();
+  await ended;
+  const ms = performance.now() - begin;
+  await new Promise((done) => setTimeout(done));
+  if (view.alert.textContent) throw new Error(view.alert.textContent);
+  return { ms, traces: Object.fromEntries(systems.map((system) => [system, view.finished[system].steps.map((step) =>
+    ({ id: step.id, p: step.p, lmbda: step.lmbda, cand: step.cand, ms: step.ms }))])) };
+}"""  # noqa: E501
+READY = """async () => {
+  while (!document.body.hasAttribute('data-ready')) await new Promise((done) => setTimeout(done, 20));
+  return Number(document.body.dataset.seconds);
+}"""  # noqa: E501
+
+
+def say(what: str, value: float, unit: str, bound: str = "") -> None:
+    """Print one figure."""
+    sys.stdout.write(f"{what:58} {value:11.6g} {unit:6} {bound}\n")
+    sys.stdout.flush()
+
+
+class Site(http.server.ThreadingHTTPServer):
+    """The built folder on a free port; it counts the bytes and requests it answers."""
+
+    def __init__(self, folder: Path) -> None:
+        """Serve in the background."""
+        self.sent: list[tuple[str, int]] = []
+        site = self
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def copyfile(self, source: Any, outputfile: Any) -> None:
+                site.sent.append((self.path, os.fstat(source.fileno()).st_size))
+                super().copyfile(source, outputfile)
+
+        super().__init__(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server_port}/"
+
+
+def expected(model: Any, prompts: list[str]) -> list[dict]:
+    """Return Python's traces of every prompt, alone and under auto."""
+    return [model.compare(p, ["lm", "memory"], lmbda="auto", sources=["memory"]) for p in prompts]
+
+
+def compared(page: Any, prompts: list[str], traces: list[dict]) -> tuple[int, float]:
+    """Return how many prompts get Python's ids in both columns, and the largest |dp|."""
+    same, largest = 0, 0.0
+    for prompt, wanted in zip(prompts, traces, strict=True):
+        asked = {"prompt": prompt, "systems": ["lm", "memory"], "lmbda": "auto", "tokens": TOKENS}
+        got = page.evaluate(ASK, asked)["traces"]
+        same += all([s["id"] for s in got[name]] == [s.token_id for s in wanted[name].steps]
+                    for name in wanted)  # fmt: skip
+        for name, trace in wanted.items():
+            for own, step in zip(got[name], trace.steps, strict=False):
+                rows = {row[0]: row[2:] for row in own["cand"]}
+                pairs = [(own["p"][k], step.probs[k]) for k in ("lm", "memory", "fused")]
+                for c in step.candidates:
+                    if c.token_id in rows:
+                        lm, memory, _ = rows[c.token_id]
+                        pairs += [(lm, c.probs["lm"]), (memory, c.probs["memory"])]
+                largest = max([largest, *(abs(a - b) for a, b in pairs)])
+    return same, largest
+
+
+def per_token(run: Any, clock: Any) -> tuple[float, float]:
+    """Return (wall, processor) milliseconds per token after the first of run(tokens)."""
+    times = []
+    for tokens in (1, TOKENS):
+        begin, spent = time.perf_counter(), clock()
+        run(tokens)
+        times.append((time.perf_counter() - begin, clock() - spent))
+    one, many = times
+    return tuple(1000 * (b - a) / (TOKENS - 1) for a, b in zip(one, many, strict=True))
+
+
+def processor(pid: int) -> float:
+    """Return the processor seconds of a process's workers, by their threads' nanoseconds."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    workers = [task for task in tasks if (task / "comm").read_text().startswith(WORKERS)]
+    assert workers, "the browser names its workers' threads otherwise; correct WORKERS"
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in workers) / 1e9
+
+
+def ask(page: Any, asked: dict, tokens: int) -> None:
+    """Generate a number of tokens in the page."""
+    page.evaluate(ASK, {**asked, "tokens": tokens})
+
+
+def generate(fused: Any, ids: torch.Tensor, tokens: int) -> None:
+    """Generate a number of tokens by transformers."""
+    fused.generate(ids, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+
+
+def timed(page: Any, pid: int, fused: Any, tokenizer: Any, prompts: list[str], turns: int) -> list:
+    """Return (wall, processor) ms per token of the page's worker and of transformers, medians."""
+    ours, theirs = [], []
+    lmbda = json.loads((BUNDLE / "manifest.json").read_text())["settings"]["lmbda"]["memory"]
+    for _ in range(turns):
+        for prompt in prompts:
+            asked = {"prompt": prompt, "systems": ["memory"], "lmbda": lmbda}
+            ours.append(per_token(partial(ask, page, asked), partial(processor, pid)))
+            ids = torch.tensor([tokenizer.encode(prompt)])
+            theirs.append(per_token(partial(generate, fused, ids), time.process_time))
+    return [tuple(map(median, zip(*rows, strict=True))) for rows in (ours, theirs)]
+
+
+def held(pid: int) -> float:
+    """Return a process's megabytes; pages that several processes share are divided (Pss)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in lines if line.startswith("Pss:"))
+
+
+class Slowed:
+    """A process that runs a quarter of the time."""
+
+    def __init__(self, pid: int) -> None:
+        """Stop and continue it from now on."""
+        self.pid, self.ended = pid, threading.Event()
+        self.thread = threading.Thread(target=self._run)
+        self.thread.start()
+
+    def _run(self) -> None:
+        while not self.ended.is_set():
+            os.kill(self.pid, signal.SIGSTOP)
+            time.sleep(0.003)
+            os.kill(self.pid, signal.SIGCONT)
+            time.sleep(0.001)
+
+    def end(self) -> None:
+        """Let it run freely again."""
+        self.ended.set()
+        self.thread.join()
+
+
+def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
+    """Print the figures of Chromium, then those of a slowed phone."""
+    from conftest import FLAGS, find_chromium
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        program = args.chromium or find_chromium(playwright)
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        sys.stdout.write(f"Chromium {browser.version}\n")
+        page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
+        page.goto(site.url)
+        say("ready after the last byte", page.evaluate(READY), "s", "at most 1")
+        say("bytes until it answers", sum(size for _, size in site.sent) / 1e6, "MB", "at most 27")
+        loaded = len(site.sent)
+        same, largest = compared(page, prompts, traces)
+        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
+        say("largest difference of a probability", largest, "", "at most 1e-4")
+        say("requests after loading", len(site.sent) - loaded, "", "0")
+        say("the tab's process", held(renderer(browser)), "MB", "at most 300")
+        print_times(page, renderer(browser), args)
+        browser.close()
+        on_phone(playwright.chromium.launch(executable_path=program, args=FLAGS), site, prompts[0])
+
+
+def on_phone(browser: Any, site: Site, prompt: str) -> None:
+    """Print the figures of a phone's screen, with the tab's process slowed; the browser is new."""
+    shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    page = browser.new_context(**shape).new_page()
+    page.goto(site.url)
+    page.evaluate(READY)
+    slow = Slowed(renderer(browser))
+    begin = time.perf_counter()
+    page.reload()
+    page.evaluate(READY)
+    say("phone at a quarter of the speed: ready, from the cache", time.perf_counter() - begin, "s")
+    asked = {"prompt": prompt, "systems": ["lm", "memory"], "lmbda": "auto", "tokens": TOKENS}
+    answers = [page.evaluate(ASK, asked) for _ in range(5)]
+    say("phone: a question, both columns", median(a["ms"] for a in answers) / 1000, "s")
+    steps = [step["ms"] for a in answers for step in a["traces"]["memory"][1:]]
+    say("phone: a token of both columns", sum(steps) / len(steps), "ms")
+    slow.end()
+    browser.close()
+
+
+def renderer(browser: Any) -> int:
+    """Return the largest renderer process of Chromium."""
+    found = browser.new_browser_cdp_session().send("SystemInfo.getProcessInfo")["processInfo"]
+    return max((int(p["id"]) for p in found if p["type"] == "renderer"), key=held)
+
+
+def print_times(page: Any, pid: int, args: Any) -> None:
+    """Print the page's time per token, in turns with transformers'."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    traces = [json.loads(p.read_text()) for p in sorted((BUNDLE / "traces").glob("*.json"))]
+    prompts = [t["prompt"] for t in traces if len(t["traces"]["memory"]["steps"]) > TOKENS]
+    fused = AutoModelForCausalLM.from_pretrained(args.fused)
+    fused.fused.decoder.straight = None  # transformers' own Llama, not this project's pass
+    tokenizer = AutoTokenizer.from_pretrained(args.fused)
+    rows = timed(page, pid, fused, tokenizer, prompts, args.turns)
+    for kind, ours, theirs in zip(("wall", "processor"), *rows, strict=True):
+        say(f"{kind} time of a token with the memory, in the page", ours, "ms")
+        say(f"{kind} time of transformers on one thread", theirs, "ms")
+        say(f"{kind} time, ratio", ours / theirs, "times", "at most 0.5")
+
+
+def in_firefox(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
+    """Print the figures of Firefox."""
+    from bidi import Firefox
+
+    firefox = Firefox(args.firefox)
+    try:
+        firefox.goto(site.url)
+        sys.stdout.write(firefox.evaluate("() => navigator.userAgent") + "\n")
+        say("ready after the last byte", firefox.evaluate(READY), "s", "at most 1")
+        loaded = len(site.sent)
+        same, largest = compared(firefox, prompts, traces)
+        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
+        say("largest difference of a probability", largest, "", "at most 1e-4")
+        say("requests after loading", len(site.sent) - loaded, "", "0")
+        tab = max(tabs(firefox.process.pid), key=held)
+        say("the tab's process", held(tab), "MB", "at most 300")
+        print_times(firefox, tab, args)
+    finally:
+        firefox.close()
+
+
+def tabs(pid: int) -> list[int]:
+    """Return the processes below Firefox that show pages."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            command = Path(f"/proc/{child}/cmdline").read_bytes().rstrip(b"\0")
+            found += [child] * command.endswith(b"tab") + tabs(child)
+    return found
+
+
+def main() -> int:
+    """Print all figures; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
+    parser.add_argument("--firefox", help="a Firefox, which is measured too")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--turns", type=int, default=5)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = json.loads((BUNDLE / "questions.json").read_text("utf-8"))
+    prompts = [row["prompt"] for row in rows[:: max(1, len(rows) // args.questions)]]
+    prompts = prompts[: args.questions]
+    with tempfile.TemporaryDirectory() as folder:
+        model = mlpmem.load(datastore=False)
+        traces = expected(model, prompts)
+        args.fused = str(Path(folder) / "fused")
+        mlpmem.hf.MlpMemoryForCausalLM.of(model, "memory").save_pretrained(args.fused)
+        site = Site(build(Path(folder) / "site", "static").folder)
+        in_chromium(site, args, prompts, traces)
+        if args.firefox:
+            in_firefox(site, args, prompts, traces)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+/* Runs the page's engine under node, for the tests in Python: one JSON request on stdin, one JSON answer on stdout.
+ *
+ * {live, folder, plain, tasks}: live is the listing that mlpmem/space/live.py writes, folder the site's. A task is
+ * {encode, special}, {decode}, {hash}, {logs: ids}, {random: [seed, count]}, {half: numbers}, {plan}, {open: listing}, which gives the error, {keyed: text, most},
+ * or {cut: folder, tasks}, which are for the tokenizer of a decoder's folder. */
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+
+const room = "../../mlpmem/ui/static/live";
+const { Model } = await import(`${room}/engine/fused.js`);
+const { Answers } = await import(`${room}/answers.js`);
+const { Store } = await import(`${room}/engine/store.js`);
+const { Random } = await import(`${room}/engine/distributions.js`);
+const { roundToHalf } = await import(`${room}/model/halves.js`);
+const { Tokenizer } = await import(`${room}/model/tokenizer.js`);
+
+/** @type {{ live: any, folder: string, plain?: boolean, tasks: any[] }} */
+const request = JSON.parse(readFileSync(0, "utf8"));
+
+function files(live) {
+  const named = Object.entries(live.files).map(([name, { parts }]) =>
+    [name, new Uint8Array(Buffer.concat(parts.map((part) => readFileSync(join(request.folder, part)))))]);
+  return new Map(named);
+}
+
+async function answer(task, model, answers) {
+  if (task.cut) {
+    const [file, config] = ["tokenizer", "tokenizer_config"].map((name) => JSON.parse(readFileSync(`${task.cut}/${name}.json`, "utf8")));
+    return Promise.all(task.tasks.map((one) => answer(one, { tokenizer: new Tokenizer(file, config) }, answers)));
+  }
+  if (task.open) return Model.of(task.open, files(task.open)).then(() => null, (error) => error.message);
+  if (task.encode) return task.encode.map((text) => model.tokenizer.encode(text, task.special));
+  if (task.keyed) {
+    const store = new Store(model, "text", task.most);
+    let last = null;
+    for await (last of store.build(task.keyed));
+    return { ...last, bytes: store.bytes, tokens: store.tokens, note: store.note };
+  }
+  if (task.decode) return task.decode.map((ids) => model.tokenizer.decode(ids));
+  if (task.hash) return await model.tokenizer.hash();
+  if (task.half) return [...(() => { const a = Float32Array.from(task.half); roundToHalf(a); return a; })()];
+  if (task.random) {
+    const random = new Random(task.random[0]);
+    return Array.from({ length: task.random[1] }, () => random.uniform());
+  }
+  if (task.logs) {
+    const plain = ({ logs }) => Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, [...log]]));
+    const passes = model.read(task.logs, model.decoder.cache());
+    return [...passes].flatMap((states) => model.positionsOf(states, answers.store).map(plain));
+  }
+  const values = [];
+  for await (const value of answers.values({ run: "run", ...task.plan }, () => false)) values.push(value);
+  return values;
+}
+
+/** Prints an answer and ends, although a message channel is open. */
+const print = (value) => process.stdout.write(JSON.stringify(value), () => process.exit(0));
+
+try {
+  const model = await Model.of(request.live, files(request.live), request.plain);
+  const answers = new Answers(model);
+  const results = [];
+  for (const task of request.tasks) results.push(await answer(task, model, answers));
+  print({ kernel: model.kernel !== null, results });
+} catch (error) {
+  print({ error: error.message, stack: error.stack });
+}

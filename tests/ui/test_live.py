@@ -1,0 +1,332 @@
+"""The browser's engine under node: the same answers as Python on tiny random models."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine.router import FEATURES
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.model.tokenizer import encode_texts, load_tokenizer, tokenizer_hash
+from mlpmem.space import live
+from mlpmem.ui.components import STATIC
+
+TOOLS = Path(__file__).parents[1] / "js"
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
+QUESTION = "Question: What is the capital of Peru? Answer:"
+OPTIONS = {"max_new_tokens": 12}
+
+
+def node(listing: dict, folder: Path, *tasks: dict, plain: bool = False) -> dict:
+    """Return the engine's answers to some tasks; see tests/js/live.mjs."""
+    request = {"live": listing, "folder": str(folder), "plain": plain, "tasks": tasks}
+    done = subprocess.run(
+        [NODE, "live.mjs"], cwd=TOOLS, input=json.dumps(request), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def answers(listing, folder, *tasks, **options) -> list:
+    """Return the results of tasks; the engine must not fail."""
+    answer = node(listing, folder, *tasks, **options)
+    assert "error" not in answer, answer
+    return answer["results"]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """Return (model, listing, folder) of a tiny bundle with a router that reads everything."""
+    folder = tmp_path_factory.mktemp("live")
+    routers = tiny.routed().routers
+    router = routers["memory"]
+    with torch.no_grad():
+        router.out.weight.copy_(torch.linspace(-0.3, 0.2, len(FEATURES))[None])
+        router.mean.fill_(0.1)
+        router.scale.fill_(1.3)
+    tiny.bundle(folder / "bundle", routers={"memory": router})
+    model = load_bundle(folder / "bundle").model()
+    return model, live.write(folder / "bundle", folder / "site"), folder / "site"
+
+
+def plan(kind: str = "compare", **values) -> dict:
+    defaults = {"kind": kind, "prompt": QUESTION, "lmbda": None, "options": OPTIONS, "forced": [],
+                "own": False}  # fmt: skip
+    return {"plan": defaults | values}
+
+
+def same_steps(ours: list[dict], theirs: list) -> None:
+    """Assert that steps of the engine and of Python have the same values.
+
+    With fewer than 8 neighbours' tokens, Python fills up with tokens of no neighbour, in any order.
+    """
+    assert [step["id"] for step in ours] == [step.token_id for step in theirs]
+    for own, step in zip(ours, theirs, strict=True):
+        wanted = step.to_dict()
+        assert own.keys() == wanted.keys()
+        for key in ("i", "s", "id"):
+            assert own[key] == wanted[key]
+        assert own["p"] == pytest.approx(wanted["p"], abs=1e-5)
+        assert own.get("lmbda", 0) == pytest.approx(wanted.get("lmbda", 0), abs=2e-6)
+        rows = {row[0]: row[1:] for row in wanted["cand"]}
+        listed = {row[0]: row[1] for row in own["cand"]}
+        extra = rows.keys() - listed.keys()
+        assert listed == {i: row[0] for i, row in rows.items() if i not in extra}
+        assert all(rows[i][3] == 0 for i in extra)
+        for j, name in enumerate(name for name in ("lm", "memory", "knn") if name in own["rest"]):
+            left = wanted["rest"][name] + sum(rows[i][1 + j] for i in extra)
+            assert own["rest"][name] == pytest.approx(left, abs=1e-5)
+        for i, _, *probs in own["cand"]:
+            for p, q in zip(probs, rows[i][1:], strict=True):
+                assert p == (None if q is None else pytest.approx(q, abs=1e-5))
+
+
+def test_the_kernels_bytes_are_its_sources(tmp_path):
+    if not (TOOLS / "node_modules" / "wabt").is_dir():
+        pytest.skip("no assembler: npm ci --prefix tests/js")
+    wat = STATIC / "live" / "model" / "kernel.wat"
+    command = [NODE, "assemble.mjs", str(wat)]
+    done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True)
+    lines = re.findall(r'^  "([\w+/=]+)",$', wat.with_suffix(".js").read_text("utf-8"), re.M)
+    assert "".join(done.stdout.split()) == "".join(lines), done.stderr
+
+
+TEXTS = [
+    "", " ", "the in an", "The capital of Peru is Lima.", "a\ufeffb \u0085 c\u00a0d\u200be\u2003",
+    "café naïve 金 \U0001f600 ﬁ \u0301", "\t\tx\n\n y\r\n", "</s> and <s>", "it's we'll I'D 12.50",
+    "\ud800x".encode("utf-16", "surrogatepass").decode("utf-16", "replace"), "x" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["tiny", "atlas"])
+def test_texts_are_cut_as_python_cuts_them(site, source):
+    model, listing, folder = site
+    pairs = (f"a{chr(i)} {chr(i)}9" for i in range(1, 0x900))
+    texts = [*TEXTS, *map(chr, range(1, 0x3000)), *pairs]
+    tasks = [{"encode": texts}, {"encode": TEXTS, "special": True}, {"hash": True}]
+    tokenizer = model.decoder.tokenizer
+    if source == "atlas":
+        decoder = str(Path(__file__).parents[2] / "assets" / "atlas" / "decoder")
+        tokenizer = load_tokenizer(decoder)
+        tasks = [{"cut": decoder, "tasks": tasks}]
+    results = answers(listing, folder, *tasks)
+    plain, special, digest = results[0] if source == "atlas" else results
+    assert plain == encode_texts(tokenizer, texts)
+    assert special == encode_texts(tokenizer, TEXTS, special=True)
+    assert digest == tokenizer_hash(tokenizer)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["kernel", "plain"])
+def test_every_source_gives_pythons_log_probs(site, plain):
+    model, listing, folder = site
+    ids = model.decoder.encode(QUESTION + " Lima is the capital of Peru and the largest town")
+    assert len(ids) > 2 * 32, "several passes of the decoder"
+    answer = node(listing, folder, {"logs": ids}, plain=plain)
+    assert answer["kernel"] is not plain
+    output = model.decoder.forward(torch.tensor([ids]))
+    sources = model.sources(*output.states(0), None)
+    for name in ("lm", "memory"):
+        ours = torch.tensor([row[name] for row in answer["results"][0]])
+        torch.testing.assert_close(ours, sources[name], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("largest", [60.0, 100.0], ids=["halves", "floats"])
+def test_the_kernel_takes_every_half_exactly(site, largest):
+    model, listing, folder = site
+    name = "memory/model.safetensors"
+    data = b"".join((folder / part).read_bytes() for part in listing["files"][name]["parts"])
+    start = 8 + int.from_bytes(data[:8], "little")
+    halves = np.frombuffer(data[start:], np.float16).copy()
+    halves[::7] = np.arange(len(halves[::7])) % 1024 * np.float16(6e-8)  # subnormal
+    halves[1001] = largest
+    (folder / "exact").write_bytes(data[:start] + halves.tobytes())
+    other = {**listing, "files": {**listing["files"], name: {"parts": ["exact"]}}}
+    task = {"logs": model.decoder.encode(QUESTION)}
+    kernel, plain = (answers(other, folder, task, plain=plain)[0] for plain in (False, True))
+    for ours, wanted in zip(kernel, plain, strict=True):
+        assert ours["memory"] == pytest.approx(wanted["memory"], abs=1e-4)
+
+
+@pytest.mark.parametrize("lmbda", [None, 0.3, "auto", 0.0, 1.0])
+def test_a_comparison_is_pythons(site, lmbda):
+    model, listing, folder = site
+    (values,) = answers(listing, folder, plan(systems=["lm", "memory"], lmbda=lmbda))
+    assert [values[0]["kind"], values[-1]["kind"]] == ["begin", "done"]
+    traces = model.compare(QUESTION, ["lm", "memory"], sources=["memory"], lmbda=lmbda,
+                           max_new_tokens=12)  # fmt: skip
+    for system, trace in traces.items():
+        own = values[-1]["traces"][system]
+        same_steps(own["steps"], trace.steps)
+        for key in ("prompt", "prompt_ids", "lmbda", "settings", "finish", "text"):
+            assert own[key] == trace.to_dict()[key], key
+        assert own["cost"].keys() == trace.cost.keys()
+    streamed = [s for v in values[1:-1] for s in v["steps"].get("lm", [])]
+    assert streamed == values[-1]["traces"]["lm"]["steps"][: len(streamed)]
+
+
+def test_forced_tokens_and_samples_are_pythons(site):
+    model, listing, folder = site
+    forced = model.decoder.tokenizer.encode(" the in", add_special_tokens=False)
+    drawn = {"max_new_tokens": 14, "temperature": 1.1, "top_p": 0.9, "top_k": 30, "seed": 7,
+             "min_p": 0.01, "repetition_penalty": 1.2}  # fmt: skip
+    given, sampled, random = answers(
+        listing, folder, plan(systems=["memory"], lmbda="auto", forced=forced),
+        plan(systems=["lm", "memory"], options=drawn), {"random": [7, 5]},
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(7)
+    assert random == [float(torch.rand((), generator=rng, dtype=torch.float64)) for _ in range(5)]
+    trace = model.generate(QUESTION, "memory", lmbda="auto", forced=forced, max_new_tokens=12)
+    same_steps(given[-1]["traces"]["memory"]["steps"], trace.steps)
+    traces = model.compare(QUESTION, ["lm", "memory"], sources=["memory"], **drawn)
+    for system, trace in traces.items():
+        same_steps(sampled[-1]["traces"][system]["steps"], trace.steps)
+
+
+def test_scrubbed_texts_are_pythons(site):
+    model, listing, folder = site
+    (values,) = answers(listing, folder, plan("scrub", system="memory"))
+    texts, whole = values[-1]["texts"], []
+    for text in texts:
+        whole.append((whole[text["like"]][: text["kept"]] if whole else []) + text["steps"])
+    traces = model.scrub(QUESTION, "memory", max_new_tokens=12)
+    for steps, trace in zip(whole, traces.values(), strict=True):
+        assert [step["id"] for step in steps] == [step.token_id for step in trace.steps]
+    assert [text["lmbda"] for text in texts] == list(traces)
+
+
+def test_inspect_probe_and_chat_are_pythons(site):
+    model, listing, folder = site
+    text = "Vellmar is an invented town in the hills; the café is small. 金"
+    turns = [["What is  Gold?", " a metal "], ["What is the capital of Peru?", ""]]
+    ids = model.decoder.encode(QUESTION)
+    inspected, probed, chat = answers(
+        listing, folder, plan("inspect", text=text),
+        plan("probe", number=3, ids=ids, text="the"),
+        plan("chat", turns=turns, system="memory"),
+    )  # fmt: skip
+    *_, done = model.inspect(text, lmbda=0.55)
+    assert [value["kind"] for value in inspected] == ["begin", "progress", "progress", "done"]
+    same_steps(inspected[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
+    assert probed[0]["number"] == 3
+    for own, row in zip(probed[0]["rows"], model.probe(ids, "the"), strict=True):
+        assert own["p"] == pytest.approx(row.pop("p"), abs=1e-6)
+        assert {name: own[name] for name in row} == row
+    trace = model.chat([tuple(turn) for turn in turns], "memory", max_new_tokens=48)
+    assert chat[-1]["traces"]["memory"]["prompt_ids"] == trace.prompt_ids
+    assert chat[-1]["traces"]["memory"]["text"] == trace.text
+
+
+def test_a_visitors_text_is_keyed_and_searched_as_in_python(site):
+    model, listing, folder = site
+    text = ("\ufeffVellmar is an invented town. Its mayor is Ilka Brandt.\r\n" * 6) + "café 金 "
+    halves = np.random.default_rng(0).normal(size=200) * 10.0 ** np.arange(-8, 12).repeat(10)[:200]
+    halves = np.concatenate([halves[np.abs(halves) < 60000], [0.0, 6e-8, 2**-25, 1.00048828125]])
+    _, ran, inspected, half = answers(
+        listing, folder, plan("own", text=text),
+        plan(systems=["memory", "knn"], prompt="Its mayor is", own=True),
+        plan("inspect", text="the mayor of Vellmar", own=True), {"half": halves.tolist()},
+    )  # fmt: skip
+    assert half == halves.astype(np.float32).astype(np.float16).astype(float).tolist()
+    clean = text.removeprefix("\ufeff").replace("\r\n", "\n")
+    store, both = model.store_texts([("your text", clean)]), ["memory", "knn"]
+    traces = model.compare("Its mayor is", both, sources=both, store=store, max_new_tokens=12)
+    for system, trace in traces.items():
+        same_steps(ran[-1]["traces"][system]["steps"], trace.steps)
+        for own, step in zip(ran[-1]["traces"][system]["steps"], trace.steps, strict=True):
+            wanted = step.to_dict()
+            assert [row[:7] for row in own["nn"]] == [row[:7] for row in wanted["nn"]]
+            for row, other in zip(own["nn"], wanted["nn"], strict=True):
+                assert row[7:] == pytest.approx(other[7:], rel=1e-3, abs=1e-5)
+            assert own["js"] == pytest.approx(wanted["js"], abs=1e-5)
+            assert dict(own["far"]) == pytest.approx(dict(wanted["far"]), abs=1e-5)
+    *_, done = model.inspect("the mayor of Vellmar", lmbda=0.55, store=store)
+    same_steps(inspected[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
+
+
+def foreign(listing: dict, folder: Path, name: str, data: bytes) -> dict:
+    """Return a listing with other bytes for a file."""
+    place = f"model/foreign-{name.replace('/', '-')}"
+    (folder / place).write_bytes(data)
+    return {**listing, "files": {**listing["files"], name: {"parts": [place]}}}
+
+
+def changed(listing: dict, folder: Path, name: str, **values) -> dict:
+    """Return a listing with other values in a JSON file."""
+    (place,) = listing["files"][name]["parts"]
+    row = json.loads((folder / place).read_text("utf-8")) | values
+    return foreign(listing, folder, name, json.dumps(row).encode())
+
+
+def test_files_of_another_kind_are_refused_with_a_sentence(site):
+    _, listing, folder = site
+    weights = "decoder/model.safetensors"
+    data = b"".join((folder / part).read_bytes() for part in listing["files"][weights]["parts"])
+    memory = (folder / listing["files"]["memory/model.safetensors"]["parts"][0]).read_bytes()
+    cases = [
+        (weights, data[:5], "no whole file of weights: it has 5 bytes"),
+        (weights, data[:-7], "does not lie within it"),
+        (weights, b"\xff" * 64, "its header does not fit"),
+        (weights, b"\x05" + bytes(7) + b"{nono" * 9, "its header is not JSON"),
+        (weights, memory, "belongs to a model of another kind"),
+        (weights, data[:-2] + b"\x00\x7c", "infinite or nan"),
+        ("decoder/config.json", b"nothing", "is not JSON"),
+        ("decoder/config.json", {"model_type": "gemma"}, "of the family gemma"),
+        ("decoder/config.json", {"intermediate_size": 40}, "must be 40 x 32 by its config"),
+        ("decoder/config.json", {"attention_bias": True}, "with biases"),
+        ("memory/config.json", {"family": "gpt2"}, "memory is of the family gpt2"),
+        ("memory/config.json", {"tokenizer_hash": "0" * 64}, "belongs to another decoder"),
+        ("decoder/tokenizer.json", {"model": {"type": "Unigram"}}, "cannot read (Unigram)"),
+        ("decoder/tokenizer.json", {"normalizer": {"type": "NFC"}}, "tokenizer is of a kind"),
+        ("router/memory/config.json", {"features": ["x"]}, "reads other features"),
+    ]
+    tasks = []
+    for number, (name, other, _) in enumerate(cases):
+        if isinstance(other, dict):
+            (place,) = listing["files"][name]["parts"]
+            row = json.loads((folder / place).read_text("utf-8")) | other
+            other = json.dumps(row).encode()
+        (folder / f"foreign-{number}").write_bytes(other)
+        files = {**listing["files"], name: {"parts": [f"foreign-{number}"]}}
+        tasks.append({"open": {**listing, "files": files}})
+    for (*_, text), error in zip(cases, answers(listing, folder, *tasks), strict=True):
+        assert error is not None and text in error
+
+
+def test_wrong_requests_get_a_sentence(site):
+    _, listing, folder = site
+    cases = [
+        (plan(systems=["lm"], prompt=" "), "The prompt is empty"),
+        (plan(systems=["lm"], prompt="x" * 2001), "at most 2,000 characters; got 2,001"),
+        (plan(systems=["lm"], prompt="x" * 90), "room for 84"),
+        (plan(systems=["knn"]), "paste a text of your own"),
+        (plan(systems=["lm"], options={"temperature": 9}), "temperature must be between 0 and 2"),
+        (plan(systems=["lm"], options={"seed": 1.5}), "seed must be a whole number"),
+        (plan(systems=["lm"], own=True), "a text that is gone"),
+        (plan("inspect", text="a" * 200), "at most 96 tokens"),
+        (plan("own", text="\x00"), "NUL"),
+        (plan("own", text="é" * 1_000_001), "at most 2 MB"),
+        (plan("probe", number=1, ids=[], text="x"), "no longer known"),
+    ]
+    results = answers(listing, folder, *(case for case, _ in cases))
+    for (_, text), values in zip(cases, results, strict=True):
+        assert values[-1]["kind"] == "message" and text in values[-1]["text"]
+
+
+def test_a_long_text_is_keyed_as_far_as_bytes_and_seconds_allow(site):
+    _, listing, folder = site
+    text = "Vellmar is an invented town. " * 400
+    bytes_, seconds, letters = answers(
+        listing, folder, {"keyed": text, "most": {"bytes": 150_000}},
+        {"keyed": text, "most": {"seconds": 0.01}}, {"encode": ["a" * 200_000 + "the" * 70_000]},
+    )  # fmt: skip
+    assert bytes_["note"].endswith("because 0.15 MB were used") and bytes_["bytes"] <= 150_000
+    assert seconds["note"].startswith("left out: the last ")
+    assert 0 < seconds["tokens"] < bytes_["tokens"] < bytes_["total"]
+    assert len(letters[0]) == 200_000 + 70_000
