@@ -23,7 +23,7 @@ from train.measure.batches import generate
 SPLITS = ("train", "dev", "test")
 GROUPS = ("general", "naming", "plain")
 PLAIN_SHARE = 4  # the plain text of dev, and of test, is a quarter of that of train
-PIECE = 2**16  # characters between two pieces of plain text, which lie apart
+PIECE, FEWEST = 2**16, 8  # characters of a piece of plain text, at most; pieces of a file
 
 
 def write_kept(
@@ -74,7 +74,8 @@ def _plain(decoder: Decoder, config: CorpusConfig, seed: int) -> list[tuple[str,
     for path in files if wanted["train"] else ():
         with opened(path) as file:
             text = "".join(decoded(file, path))
-        pieces += [text[i : i + PIECE] for i in range(0, len(text), PIECE)]
+        piece = min(PIECE, max(1, len(text) // FEWEST))
+        pieces += [text[i : i + piece] for i in range(0, len(text), piece)]
     random.Random(f"{seed}/plain").shuffle(pieces)
     result, size = [], config.passage
     for split, count in wanted.items():
