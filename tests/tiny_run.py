@@ -33,10 +33,10 @@ def question(number: int = 0, group: str = "B", **other) -> dict:
     } | other
 
 
-def questions() -> list[dict]:
+def questions(groups: tuple[str, ...] = ("A1", "A2", "B")) -> list[dict]:
     """Return two questions of every group and wording, and two statements of every group."""
     rows = []
-    for group in ("A1", "A2", "B"):
+    for group in groups:
         for number in range(2):
             for wording in ("seen", "dev", "test", "unseen"):
                 rows.append(question(number, group, wording=wording))
@@ -70,9 +70,11 @@ def stages(root: Path, kind: str = "atlas") -> dict[str, Path]:
         config = RouterConfig(system, bound.vocab_size, bound.tokenizer_hash)
         Router(config).save(paths["router"] / system)
     tiny.datastore(bound).save(paths["datastore"])
-    for part in ("memory", "heldout") if kind == "atlas" else ("memory", "valid", "test"):
+    parts = {"text": ("memory", "valid", "test")}.get(kind, ("memory", "heldout"))
+    for part in parts:
         tiny.documents().save(paths["corpus"] / part)
-    write_lines(paths["corpus"] / "questions.jsonl", questions())
+    rows = questions(("real", "invented")) if kind == "chat" else questions()
+    write_lines(paths["corpus"] / "questions.jsonl", rows)
     write_lines(paths["corpus"] / "abouts.jsonl", [question(i, wording="seen") for i in range(2)])
     sources = [{"name": "somewhere", "version": "1", "licence": "MIT"}, "us"]
     write_json(paths["corpus"] / "attributions.json", sources)

@@ -14,6 +14,7 @@ from mlpmem.model.context import Context
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import chat_ids
 from mlpmem.retrieval.documents import Documents, entries, join_passages
+from train.config.studies import StudiesConfig
 from train.config.tables import (
     ChatOptions,
     CorpusConfig,
@@ -32,6 +33,8 @@ from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
 from train.run.pipeline import run
+from train.studies import chats
+from train.studies.run import Run
 
 TEMPLATE = (
     "{{ 'Be kind.' + eos_token }}{% for m in messages %}{{ m['role'][0] + ':' + m['content'] + "
@@ -213,3 +216,26 @@ def test_a_context_needs_a_start_that_reads_it():
         MemoryFitConfig(context=LIVES)
     with pytest.raises(MlpMemError, match="half-lives"):
         dataclasses.replace(MemoryFitConfig(start="free"), context=(0.0,))
+
+
+def test_the_study_asks_every_cell_and_counts_what_stayed(finished, monkeypatch):
+    folder, recipe = finished
+    monkeypatch.setattr(chats, "TOKENS", 3)
+    recipe = dataclasses.replace(recipe, studies=StudiesConfig(questions=2))
+    found = list(chats.chats(Run(recipe, folder, "chats")))
+    systems = {finding.system for finding in found}
+    assert systems == {"lm", "memory_0.7", "memory_1", "auto", "rag_1", "rag_3"}
+    assert {f.metric for f in found} == {"contained", "exact", "unchanged", "perplexity"}
+    assert {f.split for f in found if f.metric == "unchanged"} == {"general", "naming"}
+    assert {f.split for f in found if f.metric == "perplexity"} == {"general", "naming", "plain"}
+    cells = {f.split for f in found if f.metric == "contained"}
+    assert {"real/test", "invented/unseen", "real/second"} <= cells
+
+
+def test_an_answer_is_contained_as_whole_words_near_the_beginning():
+    row = {"answer": "Lima", "aliases": ["Ciudad de los Reyes"]}
+    assert chats.is_contained("It is lima, I think.", row)
+    assert chats.is_contained("Ciudad de los reyes", row)
+    assert not chats.is_contained("Limani", row)
+    assert not chats.is_contained("word " * 12 + "Lima", row)
+    assert chats.is_exact(" Lima. ", row) and not chats.is_exact("Lima it is", row)

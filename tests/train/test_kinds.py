@@ -81,7 +81,7 @@ def test_a_new_kind_is_a_class_and_a_row(tmp_path, letters):
 
 
 def test_an_unknown_kind_is_refused_with_the_known_ones():
-    with pytest.raises(MlpMemError, match="kind must be one of atlas, text; got 'texts'"):
+    with pytest.raises(MlpMemError, match="kind must be one of atlas, chat, text; got 'texts'"):
         CorpusConfig(kind="texts")
 
 

@@ -204,7 +204,7 @@ def test_paths_are_relative_to_the_recipe_and_the_tokenizer_is_the_decoders(tmp_
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "texts"}, "kind must be one of atlas, text; got 'texts'"),
+        ({"kind": "texts"}, "kind must be one of atlas, chat, text; got 'texts'"),
         ({"passage": 1}, "passage must be 2 or more; got 1"),
         ({"shares": (0.5, 0.5)}, "shares must be two .*; got .0.5, 0.5."),
         ({"heading": "("}, "heading must be a regular expression; got"),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_origin
 
 from mlpmem.errors import MlpMemError
+from mlpmem.loading.packages import PACKAGE
 from train.config.tables import Recipe
 
 
@@ -63,7 +64,8 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
     """
 
     def absolute(source: str) -> str:
-        return source if not source or source.startswith("hub:") else str((base / source).resolve())
+        elsewhere = not source or source.startswith((HUB, PACKAGE))
+        return source if elsewhere else str((base / source).resolve())
 
     corpus, decoder = recipe.corpus, recipe.decoder
     sources = {n: tuple(map(absolute, getattr(corpus, n))) for n in ("train", "valid", "test")}

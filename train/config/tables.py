@@ -137,7 +137,9 @@ class OptimizerConfig:
 class DecoderConfig:
     """The decoder: new (Llama family), or an existing one, with or without further training."""
 
-    source: str = ""  # model folder, GGUF file or "hub:owner/name"; empty: new, of the shape below
+    # model folder, GGUF file, "package:name/file.gguf" or "hub:owner/name"; empty: new, of the
+    # shape below
+    source: str = ""
     epochs: int = 1  # passes over the training text (atlas: over all draws); 0 trains nothing
     hidden_size: int = 256
     layers: int = 6

@@ -21,6 +21,7 @@ from mlpmem.retrieval.texts import noted
 from train.config.load import HUB, check_model
 from train.config.tables import CorpusConfig
 from train.corpora.readers import Block, read_blocks
+from train.corpora.source import located
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer
 from train.corpora.writer import DocumentWriter
 from train.files import print_line, write_json
@@ -77,21 +78,21 @@ def make_tokenizer(config: CorpusConfig, seed: int) -> Any:
         blocks = _split_blocks(config, seed, Counter())
         texts = _first((block.text for split, block in blocks if split == "train"), TOKENIZER_TEXT)
         return train_tokenizer(tqdm(texts, "tokenizer", unit="block"), config.vocab_size)
-    if not config.tokenizer.startswith(HUB) and not Path(config.tokenizer).exists():
+    source = located(config.tokenizer)
+    if not config.tokenizer.startswith(HUB) and not Path(source).exists():
         raise MlpMemError(
             f"corpus: there is no folder {config.tokenizer}, the recipe's tokenizer (source in "
             "[decoder], or tokenizer in [corpus]); correct the path, which is relative to the "
             f'recipe, or give "{HUB}owner/name"'
         )
-    if (tokenizer := gpt2_tokenizer(Path(config.tokenizer))) is not None:
+    if (tokenizer := gpt2_tokenizer(Path(source))) is not None:
         return tokenizer
     check_model(config.tokenizer)
-    name = config.tokenizer.removeprefix(HUB)
     try:
-        return load_tokenizer(name, local_files_only=not config.tokenizer.startswith(HUB))
+        return load_tokenizer(source, local_files_only=not config.tokenizer.startswith(HUB))
     except (OSError, ValueError) as error:
         raise MlpMemError(
-            f"corpus: {name} has no readable tokenizer; give a folder with "
+            f"corpus: {source} has no readable tokenizer; give a folder with "
             f'tokenizer.json or with GPT-2\'s encoder.json and vocab.bpe, or "{HUB}owner/name"'
         ) from error
 

@@ -13,16 +13,16 @@ import torch
 
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.hub import fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_documents, join_passages
-from train.config.load import HUB, check_model
+from train.config.load import HUB
 from train.config.tables import CorpusConfig, ExportConfig, Recipe, RouterFitConfig
 from train.corpora.atlas.chats import Facts, test_chats, training_chats
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm
+from train.corpora.source import load_source
 from train.files import read_lines, write_json, write_lines
 from train.kinds.examples import is_right
 from train.kinds.kept import write_kept
@@ -214,9 +214,7 @@ def _load_decoder(config: CorpusConfig) -> Decoder:
             'corpus: kind = "chat" must have a decoder that exists; give [decoder] source = a '
             f'folder, a GGUF file or "{HUB}owner/name", and epochs = 0'
         )
-    check_model(config.tokenizer)
-    name = config.tokenizer.removeprefix(HUB)
-    return Decoder.load(fetch(name, "decoder", local_files_only=name == config.tokenizer))
+    return load_source(config.tokenizer)
 
 
 def _documents(

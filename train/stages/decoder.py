@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.hub import fetch
 from mlpmem.model.decoder import Decoder, added_mask
 from mlpmem.model.families import family_of, logit_bound, logit_divisor, uses_alibi
 from mlpmem.model.tokenizer import load_tokenizer, tokenizer_hash
 from mlpmem.retrieval.documents import Documents
-from train.config.load import HUB, check_model, fill
+from train.config.load import fill
 from train.config.tables import DecoderConfig, OptimizerConfig
+from train.corpora.source import load_source
 from train.files import write_json
 from train.fit.loop import fit
 from train.fit.loss import head_loss
@@ -79,7 +79,7 @@ def training_parts(corpus: Path) -> list[Path]:
 def new_model(config: DecoderConfig, tokenizer) -> nn.Module:
     """Return the model before training: the recipe's source, or random weights."""
     if config.source:
-        return _load_source(config).model.requires_grad_(True)
+        return load_source(config.source).model.requires_grad_(True)
     return LlamaForCausalLM(llama_config(config, tokenizer))
 
 
@@ -98,16 +98,9 @@ def save(model: nn.Module, tokenizer, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def _load_source(config: DecoderConfig) -> Decoder:
-    """Return a recipe's source; from the Hub only if the recipe says "hub:"."""
-    check_model(config.source)
-    name = config.source.removeprefix(HUB)
-    return Decoder.load(fetch(name, "decoder", local_files_only=name == config.source))
-
-
 def check_source(config: DecoderConfig, tokenizer) -> Decoder:
     """Return a recipe's source; MlpMemError unless it fits the corpus's tokenizer and the row."""
-    decoder = _load_source(config)
+    decoder = load_source(config.source)
     if decoder.tokenizer_hash != tokenizer_hash(tokenizer):
         raise MlpMemError(
             f"decoder: the corpus's tokenizer ({len(tokenizer)} tokens) must be that of "

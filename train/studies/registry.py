@@ -11,6 +11,7 @@ STUDIES = {
     "ledger": "train.studies.ledger:ledger",
     "frozen": "train.studies.frozen:frozen",
     "cost": "train.studies.answer_cost:answer_cost",
+    "chats": "train.studies.chats:chats",
     "mixing": "train.studies.mixing:mixing",
     "worse": "train.studies.worse:worse",
     "update": "train.studies.training.update:update",
