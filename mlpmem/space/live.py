@@ -48,8 +48,11 @@ def _runs(bundle: Path, manifest: dict) -> bool:
     if not {*FILES[:4]} <= manifest["files"].keys():
         return False
     decoder = _json(bundle, manifest, "decoder/config.json").get("model_type")
-    memory = _json(bundle, manifest, "memory/config.json").get("family", FAMILIES[0])
-    return decoder in FAMILIES and memory in FAMILIES
+    memory = _json(bundle, manifest, "memory/config.json")
+    router = _json(bundle, manifest, "router/memory/config.json")
+    reads_more = memory.get("context") or router.get("state_size")  # than live/ computes
+    families = decoder, memory.get("family", FAMILIES[0])
+    return not reads_more and all(family in FAMILIES for family in families)
 
 
 def _has_template(bundle: Path, manifest: dict) -> bool:

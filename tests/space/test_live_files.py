@@ -1,0 +1,30 @@
+"""A bundle that the browser cannot run is built as a replay."""
+
+import json
+
+import pytest
+import tiny
+
+from mlpmem.loading.manifest import list_files
+from mlpmem.space import live
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("memory/config.json", {"context": [4.0, 16.0]}),
+        ("memory/config.json", {"family": "gpt2"}),
+        ("decoder/config.json", {"model_type": "gemma"}),
+    ],
+)
+def test_a_model_that_the_worker_cannot_run_is_not_written(tmp_path, name, values):
+    folder = tmp_path / "bundle"
+    tiny.bundle(folder)
+    assert live.write(folder, tmp_path / "site")["files"]
+    row = json.loads((folder / name).read_text("utf-8")) | values
+    (folder / name).write_text(json.dumps(row), encoding="utf-8")
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    manifest["files"] = {k: v for k, v in list_files(folder).items() if k != "manifest.json"}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    assert live.write(folder, tmp_path / "other") is None
+    assert not (tmp_path / "other").exists()
