@@ -10,6 +10,7 @@ import torch
 
 from mlpmem.engine.router import Router
 from mlpmem.errors import MlpMemError
+from mlpmem.loading.bundle import load_bundle
 from mlpmem.model.context import Context
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import chat_ids
@@ -32,7 +33,7 @@ from train.corpora.chat import ChatForm
 from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
-from train.run.pipeline import run
+from train.run.pipeline import STAGES, run
 from train.studies import chats
 from train.studies.run import Run
 
@@ -158,7 +159,7 @@ def finished(tmp_path_factory):
         evaluate=EvaluateConfig(questions=4, k=4),
         export=ExportConfig(name="chatty", examples=2, traces=1, questions=4),
     )  # fmt: skip
-    for stage in ("corpus", "decoder", "datastore", "targets", "memory", "router"):
+    for stage in STAGES:
         run(stage, recipe, root / "run")
     return root / "run", recipe
 
@@ -239,3 +240,16 @@ def test_an_answer_is_contained_as_whole_words_near_the_beginning():
     assert not chats.is_contained("Limani", row)
     assert not chats.is_contained("word " * 12 + "Lima", row)
     assert chats.is_exact(" Lima. ", row) and not chats.is_exact("Lima it is", row)
+
+
+def test_its_bundle_answers_in_the_decoders_template(finished):
+    folder, _ = finished
+    bundle = load_bundle(folder / "export" / "chatty")
+    model = bundle.model()
+    assert not model.questions and bundle.read_json("examples.json")
+    assert model.decoder.half_lives == LIVES and "memory" in model.routers
+    trace = model.chat("Who are you?", max_new_tokens=3)
+    assert trace.prompt == "Be kind.</s>u:Who are you?</s>a:" and trace.lmbda is not None
+    results = bundle.read_json("results.json")
+    assert {"real/test", "invented/test"} <= results["systems"][0]["accuracy"].keys()
+    assert results["systems"][0]["ppl"].keys() == {"general", "naming", "plain"}

@@ -59,7 +59,7 @@ def make_bundle(context: StageContext) -> dict:
         traces=content.recorded,
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
-        form=QUESTIONS if kind.has_questions else TEXT,
+        form=_form(model.decoder, kind.has_questions),
         created_with={"torch": torch.__version__, "python": platform.python_version()},
     )
     load_bundle(context.folder / config.name)
@@ -114,6 +114,12 @@ def cost(answered: list[dict[str, Trace]]) -> dict:
     return {p: round(median(values), 3) for p, values in times.items() if values} | {
         s: max(c.get(s, 0) for c in costs) for s in sizes
     }
+
+
+def _form(decoder: Decoder, has_questions: bool) -> str:
+    """Return the form of a bundle's prompts; a chat template says how chats are asked."""
+    chats = bool(getattr(decoder.tokenizer, "chat_template", None))
+    return QUESTIONS if has_questions and not chats else TEXT
 
 
 def _attributions(path: Path) -> list[str]:
