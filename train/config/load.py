@@ -65,7 +65,7 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
     def absolute(source: str) -> str:
         return source if not source or source.startswith("hub:") else str((base / source).resolve())
 
-    corpus, decoder = recipe.corpus, recipe.decoder
+    corpus, decoder, datastore = recipe.corpus, recipe.decoder, recipe.datastore
     sources = {n: tuple(map(absolute, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=absolute(corpus.tokenizer or decoder.source))
     targets = replace(recipe.targets, teacher=absolute(recipe.targets.teacher))
@@ -74,6 +74,7 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
         recipe,
         corpus=corpus,
         decoder=replace(decoder, source=absolute(decoder.source), row=max(decoder.row, passage)),
+        datastore=replace(datastore, built=absolute(datastore.built)),
         targets=targets,
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
         studies=replace(
