@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +21,17 @@ import train.stages.datastore
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import distil
 from mlpmem.loading.parts import from_parts
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.ui.request import stream
 from mlpmem.ui.service import loads
 from mlpmem.ui.service.service import Service
 from train.config.load import load_recipe
+from train.files import file_hash
 from train.run.pipeline import run
 from train.run.processes import check_unlocked
+from train.stages.decoder import new_model
 from train.stages.targets import StoredTargets
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260K"
@@ -90,6 +95,30 @@ def test_the_training_takes_the_pages_keys_and_computes_none(parts, monkeypatch)
     np.testing.assert_array_equal(found[0], ids)
     np.testing.assert_array_equal(found[1], probs)
     distil._hand_over(None, parts / "taken")  # a resumed training has it already
+
+
+def test_a_memory_of_a_gguf_decoder_names_its_file(parts):
+    pytest.importorskip("gguf")
+    import gguf_files
+
+    path = gguf_files.write(parts / "one.gguf", tiny.decoder())
+    other = gguf_files.write(parts / "other.gguf", tiny.decoder(seed=1))
+    text = [str(parts / 'notes "1".txt')]
+    model = from_parts(path, text=text)
+    source = distil._recipe(model, path, text).replace("epochs = 8", "epochs = 1")
+    (parts / "recipe.toml").write_text(source, encoding="utf-8")
+    distil._hand_over(model.datastore, parts)
+    recipe, root = load_recipe(str(parts / "recipe.toml")), parts / "runs" / "recipe"
+    for stage in distil.STAGES:
+        run(stage, recipe, root)
+    memory = Memory.load(root / "memory")
+    assert memory.config.gguf_sha256 == file_hash(path)
+    assert from_parts(path, root / "memory").systems == ["lm", "memory"]
+    memory.bind(Decoder.load(root / "decoder"))  # the file's weights
+    with pytest.raises(MlpMemError, match="belongs to another decoder: sha256 of the GGUF file"):
+        from_parts(other, root / "memory")
+    config = replace(recipe.decoder, source=str(root / "decoder"), epochs=1)
+    assert Decoder(new_model(config, None), model.decoder.tokenizer).gguf_sha256 == ""
 
 
 def test_the_label_depends_on_recipe_decoder_and_texts(parts):
