@@ -82,7 +82,31 @@ def _add(writer: gguf.GGUFWriter, name: str, weight: np.ndarray, kind: str) -> N
     if weight.ndim < 2 or kind == "F32":
         writer.add_tensor(name, weight)
         return
-    writer.add_tensor(name, gguf.quants.quantize(weight, number), raw_dtype=number)
+    blocks = random_blocks(weight, kind) if kind in SCALES else gguf.quants.quantize(weight, number)
+    writer.add_tensor(name, blocks, raw_dtype=number)
+
+
+# kind of block that the package cannot write -> [(first byte of a float16, its value)]
+SCALES = {
+    "Q4_K": [(0, 4e-4), (2, 3e-3)],
+    "Q5_K": [(0, 2e-4), (2, 3e-3)],
+    "Q6_K": [(208, 1e-4)],
+}
+
+
+def random_blocks(weight: np.ndarray, kind: str) -> np.ndarray:
+    """Return random blocks for a weight's shape, with numbers of about 0.1 around 0.
+
+    Any bytes are valid, except those of the float16 scales.
+    """
+    size, width = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    rng = np.random.default_rng(weight.size)
+    shape = *weight.shape[:-1], weight.shape[-1] // size
+    blocks = rng.integers(0, 256, (*shape, width), dtype=np.uint8)
+    for at, scale in SCALES[kind]:
+        scales = (scale * rng.uniform(0.8, 1.2, (*shape, 1))).astype(np.float16)
+        blocks[..., at : at + 2] = scales.view(np.uint8)
+    return blocks.reshape(*weight.shape[:-1], -1)
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, words, vocab: int) -> None:

@@ -84,7 +84,8 @@ class FewRows(PackedLinear):
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
         if self.probing:
-            return F.linear(x.float(), self.small.dense(), self.bias).to(x.dtype)
+            bias = None if self.bias is None else self.bias.float()
+            return F.linear(x.float(), self.small.dense(), bias).to(x.dtype)
         weight = self.weight  # another thread may release it
         if FewRows.product is not None and (weight is None or self.applies(x)):
             output = self.exact(x)

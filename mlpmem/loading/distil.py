@@ -1,7 +1,7 @@
 """A memory of your own texts, distilled by `python -m train` in a separate process.
 
-The result stays in the cache folder. The same decoder and texts need no second training, and an
-interrupted training resumes.
+It trains on the keys that the page has built. The result stays in the cache folder. The same
+decoder and texts need no second training, and an interrupted training resumes.
 """
 
 import atexit
@@ -23,12 +23,14 @@ from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell
 from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import cache_folder
 from mlpmem.retrieval.texts import files_of
 
 ROOT = Path(__file__).parents[2]  # where the training program is, in a clone
 STAGES = ("corpus", "decoder", "datastore", "targets", "memory")
-PROGRESS = re.compile(r"^(\w+): +(\d+)%\|")  # a stage's bar
+PROGRESS = re.compile(r"^(\w+): +(\d+)%\|(?:.*<([\d:]+))?")  # a stage's bar, with the time left
+BUILT = "datastore"  # folder of the page's datastore, for the training
 RUNNING: set[subprocess.Popen] = set()  # trainings of this process
 PATIENCE = 5.0  # seconds before a training is killed
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -48,6 +50,7 @@ epochs = 0
 
 [datastore]
 depth = {depth}
+built = {built}
 
 [targets]
 k = {k}
@@ -78,9 +81,11 @@ def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: 
     if not (folder / "memory" / "config.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "recipe.toml").write_text(recipe, encoding="utf-8")
+        _hand_over(model.datastore, folder)
         _train(folder, tell)
         os.replace(folder / "runs" / "recipe" / "memory", folder / "memory")
-        shutil.rmtree(folder / "runs", ignore_errors=True)
+        for name in ("runs", BUILT):
+            shutil.rmtree(folder / name, ignore_errors=True)
     sys.stderr.write(f"mlpmem: the memory is in {folder / 'memory'}, for --memory\n")
     dtype, device = model.decoder.head_weight.dtype, model.decoder.device
     return Memory.load(folder / "memory", dtype=dtype, device=device)
@@ -93,6 +98,7 @@ def _recipe(model: Model, decoder: Path, text: list[str]) -> str:
         decoder=json.dumps(str(decoder)),
         passage=min(256, model.decoder.max_positions),
         depth=model.decoder.depth,
+        built=json.dumps(BUILT),  # beside the recipe
         k=model.settings.k,
         temperature=float(model.settings.knn_temperature),
         lmbda=float(model.settings.of("knn")),
@@ -115,6 +121,20 @@ def _label(recipe: str, decoder: Path, text: list[str]) -> str:
     return digest.hexdigest()[:16]
 
 
+def _hand_over(datastore: Datastore, folder: Path) -> None:
+    """Write a datastore for the training, unless an interrupted training has taken it already."""
+    if (folder / "runs" / "recipe" / "datastore").is_dir():
+        return
+    try:
+        datastore.save(folder / BUILT)
+    except OSError as error:
+        raise MlpMemError(
+            f"the memory could not be distilled: the keys cannot be written to {folder} "
+            f"({error.strerror or type(error).__name__}); free space there, or set MLPMEM_CACHE to "
+            "another folder"
+        ) from error
+
+
 def _train(folder: Path, tell: Tell) -> None:
     """Run the stages up to the memory; MlpMemError with the last line if one fails."""
     command = [sys.executable, "-m", "train", "all", str(folder / "recipe.toml")]
@@ -128,8 +148,9 @@ def _train(folder: Path, tell: Tell) -> None:
             log.write(line)
             last.extend([line.strip()] if line.strip() else [])
             if (progress := _progress(line)) is not None:
-                share = max(share, progress[1])
-                tell(f"distilling a memory: {progress[0]}, {100 * share:.0f}%", share)
+                stage, done, left = progress
+                share = max(share, done)
+                tell(f"distilling a memory: {stage}, {100 * share:.0f}%{left}", share)
     if process.returncode:
         raise MlpMemError(
             f"the memory could not be distilled: {last[-1] if last else 'no reason was given'}; "
@@ -187,9 +208,18 @@ def die_with_parent() -> None:
 atexit.register(end)
 
 
-def _progress(line: str) -> tuple[str, float] | None:
-    """Return (stage, share of all stages done) from a progress line, None from any other line."""
+def _progress(line: str) -> tuple[str, float, str] | None:
+    """Return (stage, share of all stages done, words on the time left) from a progress line.
+
+    None from any other line. The words are "" while the time is unknown.
+    """
     match = PROGRESS.match(line)
     if not match or match[1] not in STAGES:
         return None
-    return match[1], (STAGES.index(match[1]) + int(match[2]) / 100) / len(STAGES)
+    share = (STAGES.index(match[1]) + int(match[2]) / 100) / len(STAGES)
+    if not match[3]:
+        return match[1], share, ""
+    left = 0  # seconds
+    for part in match[3].split(":"):
+        left = 60 * left + int(part)
+    return match[1], share, f", {left} s left" + ("" if match[1] == STAGES[-1] else " of this step")

@@ -5,6 +5,7 @@ into a ContextVar, so the decoder keeps no state of a call. With a `context`, th
 follow it (context.py). Training and generation are elsewhere.
 """
 
+import hashlib
 import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -244,6 +245,17 @@ class Decoder:
     def tokenizer_hash(self) -> str:
         """Return a sha256 over vocabulary and merges, equal for equal tokenizers."""
         return tokenizer_hash(self.tokenizer)
+
+    @cached_property
+    def gguf_sha256(self) -> str:
+        """Return the sha256 of the GGUF file that the weights come from, "" for other decoders.
+
+        The config of a folder may name a file, whose weights the folder has.
+        """
+        if self.folder is not None and is_gguf(self.folder):
+            with self.folder.open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        return str(getattr(self.model.config, "gguf_sha256", ""))
 
     @cached_property
     def token_bytes(self) -> list[bytes]:

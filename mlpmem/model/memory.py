@@ -53,6 +53,7 @@ class MemoryConfig:
     knn_k: int = 0  # neighbours of its training targets, 0 if unknown
     knn_temperature: float = 0.0  # of its training targets, 0 if unknown
     tokenizer_hash: str = ""  # "" if unknown, as in published checkpoints
+    gguf_sha256: str = ""  # of the file that its decoder came from, "" for another or unknown one
     tied_head: bool = False  # whether it uses the decoder's head
     # half-lives in tokens of the context vectors that it reads with the hidden state; the paper's
     # memory and every published one read none
@@ -71,6 +72,11 @@ class MemoryConfig:
             raise MlpMemError(
                 "memory config: tokenizer_hash must be a text, tied_head true or false; got "
                 f"{self.tokenizer_hash!r}, {self.tied_head!r}. Export or download the memory again"
+            )
+        if not isinstance(self.gguf_sha256, str):
+            raise MlpMemError(
+                f"memory config: gguf_sha256 must be a text; got {self.gguf_sha256!r}. Export or "
+                "download the memory again"
             )
         if str(self.family) not in LAYOUTS:
             raise MlpMemError(
@@ -200,6 +206,8 @@ def check_binding(config: MemoryConfig, decoder) -> None:
         pairs["context"] = (config.context, decoder.half_lives)
     if config.tokenizer_hash:
         pairs["tokenizer hash"] = (config.tokenizer_hash[:12], decoder.tokenizer_hash[:12])
+    if config.gguf_sha256 and decoder.gguf_sha256:
+        pairs["sha256 of the GGUF file"] = (config.gguf_sha256[:12], decoder.gguf_sha256[:12])
     mismatches = [
         f"{name} {ours} against {theirs}"
         for name, (ours, theirs) in pairs.items()

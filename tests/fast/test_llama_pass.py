@@ -260,9 +260,10 @@ def test_columns_of_one_prompt_read_it_from_one_row(family):
 
 
 @tiny.needs_ops
-def test_the_kl_of_4_bits_is_measured_before_anything_is_compiled(monkeypatch):
+@pytest.mark.parametrize("family", ["llama", "qwen2"])  # without and with biases
+def test_the_kl_of_4_bits_is_measured_before_anything_is_compiled(family, monkeypatch):
     monkeypatch.setattr(FewRows, "product", None)
-    decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
+    decoder = tiny.decoder(family, hidden_size=64, intermediate_size=96)
     decoder.model.to(torch.bfloat16)
     decoder.pack(4)
     assert 1e-4 < decoder.kl < 0.5

@@ -3,25 +3,36 @@
 The end-to-end tests train with a tiny decoder, and with a pretrained one if it is available.
 """
 
+import re
 import signal
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 import tiny
 from conftest import Server
 
+import train.stages.datastore
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import distil
 from mlpmem.loading.parts import from_parts
+from mlpmem.model.decoder import Decoder
+from mlpmem.model.memory import Memory
+from mlpmem.retrieval.datastore import Datastore
 from mlpmem.ui.request import stream
 from mlpmem.ui.service import loads
 from mlpmem.ui.service.service import Service
 from train.config.load import load_recipe
+from train.files import file_hash
+from train.run.pipeline import run
 from train.run.processes import check_unlocked
+from train.stages.decoder import new_model
+from train.stages.targets import StoredTargets
 
 STORIES = Path(__file__).parents[3] / "shared/models/stories260K"
 SAMPLE = Path(__file__).parents[3] / "shared/data/tinystories_sample/tinystories_sample.txt"
@@ -51,6 +62,65 @@ def test_the_training_reads_the_recipe(parts):
     assert recipe.targets.easy_share == 1.0, "a short text is learned completely"
 
 
+def test_the_training_takes_the_pages_keys_and_computes_none(parts, monkeypatch):
+    text = [parts / 'notes "1".txt']
+    weights = tiny.decoder("gpt2", depth=1).model.half()  # as a run saves them
+    weights.save_pretrained(parts / "decoder")
+    model = from_parts(parts / "decoder", text=text, depth=1)
+    source = distil._recipe(model, parts / "decoder", [str(text[0])])
+    rows = {}
+    for name in ("own", "taken"):
+        folder = parts / name
+        folder.mkdir()
+        (folder / "recipe.toml").write_text(
+            source if name == "taken" else source.replace('built = "datastore"', ""),
+            encoding="utf-8",
+        )
+        if name == "taken":
+            distil._hand_over(model.datastore, folder)
+            for function in ("build_keys", "load_decoder"):
+                monkeypatch.setattr(
+                    train.stages.datastore, function, lambda *_, **__: pytest.fail("keys again")
+                )
+        recipe = load_recipe(str(folder / "recipe.toml"))
+        for stage in ("corpus", "decoder", "datastore", "targets"):
+            run(stage, recipe, folder / "runs" / "recipe")
+        store = Datastore.load(folder / "runs" / "recipe" / "datastore")
+        targets = StoredTargets(folder / "runs" / "recipe" / "targets")
+        rows[name] = store, targets.rows(np.arange(len(store)))
+    (own, (ids, probs)), (taken, found) = rows["own"], rows["taken"]
+    np.testing.assert_array_equal(np.asarray(taken.keys), np.asarray(model.datastore.keys))
+    for name in ("positions", "counts", "values"):
+        np.testing.assert_array_equal(getattr(taken, name), getattr(own, name))
+    np.testing.assert_array_equal(found[0], ids)
+    np.testing.assert_array_equal(found[1], probs)
+    distil._hand_over(None, parts / "taken")  # a resumed training has it already
+
+
+def test_a_memory_of_a_gguf_decoder_names_its_file(parts):
+    pytest.importorskip("gguf")
+    import gguf_files
+
+    path = gguf_files.write(parts / "one.gguf", tiny.decoder())
+    other = gguf_files.write(parts / "other.gguf", tiny.decoder(seed=1))
+    text = [str(parts / 'notes "1".txt')]
+    model = from_parts(path, text=text)
+    source = distil._recipe(model, path, text).replace("epochs = 8", "epochs = 1")
+    (parts / "recipe.toml").write_text(source, encoding="utf-8")
+    distil._hand_over(model.datastore, parts)
+    recipe, root = load_recipe(str(parts / "recipe.toml")), parts / "runs" / "recipe"
+    for stage in distil.STAGES:
+        run(stage, recipe, root)
+    memory = Memory.load(root / "memory")
+    assert memory.config.gguf_sha256 == file_hash(path)
+    assert from_parts(path, root / "memory").systems == ["lm", "memory"]
+    memory.bind(Decoder.load(root / "decoder"))  # the file's weights
+    with pytest.raises(MlpMemError, match="belongs to another decoder: sha256 of the GGUF file"):
+        from_parts(other, root / "memory")
+    config = replace(recipe.decoder, source=str(root / "decoder"), epochs=1)
+    assert Decoder(new_model(config, None), model.decoder.tokenizer).gguf_sha256 == ""
+
+
 def test_the_label_depends_on_recipe_decoder_and_texts(parts):
     notes = parts / 'notes "1".txt'
     names = [distil._label(recipe, parts / "decoder", [str(notes)]) for recipe in ("a", "a", "b")]
@@ -61,9 +131,12 @@ def test_the_label_depends_on_recipe_decoder_and_texts(parts):
         distil._label("a", parts / "decoder", [str(parts / "gone.txt")])
 
 
-def test_a_stages_bar_gives_the_share_of_all_stages():
-    assert distil._progress("memory:  50%|xx  | 4/8 [00:05<00:48]") == ("memory", 0.9)
-    assert distil._progress("targets: 100%|xx| 8/8") == ("targets", 0.8)
+def test_a_stages_bar_gives_the_share_of_all_stages_and_the_seconds_left():
+    line = "memory:  50%|xx  | 4/8 [00:05<01:02:48, 1.2step/s]"
+    assert distil._progress(line) == ("memory", 0.9, ", 3768 s left")
+    line = "targets: 100%|xx| 8/8 [00:05<00:03, 1.2row/s]"
+    assert distil._progress(line) == ("targets", 0.8, ", 3 s left of this step")
+    assert distil._progress("memory:   0%|  | 0/8 [00:00<?, ?step/s]") == ("memory", 0.8, "")
     for line in ("memory: {}", "memory  22/896 loss 2.3", "tokenizer: 5%|", "", "100%|x"):
         assert distil._progress(line) is None
 
@@ -101,6 +174,7 @@ def test_a_decoder_and_a_text_become_three_columns(parts):
     assert seen[-1].state == "ready", seen[-1].line
     assert "memory trained in" in seen[-1].line and "datastore built in" in seen[-1].line
     assert any(s.ready and s.line.startswith("distilling a memory: memory") for s in seen)
+    assert any(re.search(r"memory, \d+%, \d+ s left$", s.line) for s in seen)
     shares = [s.share for s in seen if s.line.startswith("distilling")]
     assert shares == sorted(shares)
     assert service.model.systems == ["lm", "memory", "knn"]

@@ -72,10 +72,16 @@ def test_a_file_gives_the_logits_of_its_original_model(tmp_path, family):
     torch.testing.assert_close(output.hidden, wanted.hidden, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"])
+PLAIN_BLOCKS = ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]
+
+
+@pytest.mark.parametrize("kind", [*PLAIN_BLOCKS, *gguf_files.SCALES])
 def test_a_quantised_file_gives_transformers_logits(tmp_path, kind):
     torch.manual_seed(0)
-    decoder = tiny.decoder("llama", hidden_size=64, intermediate_size=96)
+    shape = {"hidden_size": 64, "intermediate_size": 96}
+    if kind in gguf_files.SCALES:  # blocks of 256
+        shape = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    decoder = tiny.decoder("llama", **shape)
     path = gguf_files.write(tmp_path / "model.gguf", decoder, kind)
     options = {"quantization_config": GgufConfig(dequantize=True), "dtype": torch.float32}
     reference = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file=path.name, **options)

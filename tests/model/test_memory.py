@@ -76,6 +76,23 @@ def test_missing_values_are_the_familys_defaults_and_n_inner_is_ignored(tmp_path
         torch.testing.assert_close(logits, exact, atol=1e-4, rtol=1e-4)
 
 
+def test_a_memory_of_a_gguf_file_is_refused_for_another_file(tmp_path):
+    one, other = tiny.decoder(), tiny.decoder()
+    one.gguf_sha256, other.gguf_sha256 = "1" * 64, "2" * 64
+    tiny.memory(one, gguf_sha256=one.gguf_sha256).save(tmp_path)
+    memory = Memory.load(tmp_path).bind(one)
+    with pytest.raises(MlpMemError, match="sha256 of the GGUF file 111111111111 against 2222222"):
+        memory.bind(other)
+    memory.bind(tiny.decoder())  # from a folder, which names no file
+    row = json.loads((tmp_path / "config.json").read_text())
+    del row["gguf_sha256"]  # a memory from before
+    (tmp_path / "config.json").write_text(json.dumps(row))
+    Memory.load(tmp_path).bind(other)
+    (tmp_path / "config.json").write_text(json.dumps(row | {"gguf_sha256": 5}))
+    with pytest.raises(MlpMemError, match="gguf_sha256 must be a text; got 5"):
+        Memory.load(tmp_path)
+
+
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen2", "qwen3"])
 def test_the_base_models_layer_types_are_ignored(family, tmp_path):
     config = MISTRAL_CONFIG | {"model_type": family, "layer_types": ["full_attention"] * 28}

@@ -125,6 +125,30 @@ def test_a_damaged_shard_of_a_killed_run_is_built_again(name, root, monkeypatch,
     np.testing.assert_allclose(np.asarray(keys, float), whole.astype(float), atol=3e-3)
 
 
+def test_a_datastore_that_is_built_is_taken_as_it_is_and_can_be_extended(root, tmp_path):
+    store = tiny.datastore(tiny.decoder())
+    store.save(tmp_path / "built")
+    manifest = make(root, built=str(tmp_path / "built"))
+    taken = Datastore.load(root / "datastore")
+    np.testing.assert_array_equal(np.asarray(taken.keys), store.keys)
+    np.testing.assert_array_equal(taken.positions, store.positions)
+    assert taken.documents.titles == store.documents.titles
+    assert manifest["counts"]["entries"] == len(store) and manifest["counts"]["shards"] == 1
+    assert make(root) == manifest, "the same datastore, however it was made"
+    extend(RECIPE, root, write_texts(tmp_path))
+    assert len(Datastore.load(root / "datastore")) > len(store)
+
+
+def test_damaged_keys_are_not_taken(root, tmp_path):
+    tiny.datastore(tiny.decoder()).save(tmp_path / "built")
+    path = tmp_path / "built" / "keys-00000.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MlpMemError, match="built/keys-00000.npy is altered"):
+        make(root, built=str(tmp_path / "built"))
+
+
 def test_a_damaged_datastore_is_not_extended(root, tmp_path):
     make(root)
     path = root / "datastore" / "keys-00000.npy"

@@ -67,7 +67,7 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
         elsewhere = not source or source.startswith((HUB, PACKAGE))
         return source if elsewhere else str((base / source).resolve())
 
-    corpus, decoder = recipe.corpus, recipe.decoder
+    corpus, decoder, datastore = recipe.corpus, recipe.decoder, recipe.datastore
     sources = {n: tuple(map(absolute, getattr(corpus, n))) for n in ("train", "valid", "test")}
     corpus = replace(corpus, **sources, tokenizer=absolute(corpus.tokenizer or decoder.source))
     targets = replace(recipe.targets, teacher=absolute(recipe.targets.teacher))
@@ -76,6 +76,7 @@ def _completed(recipe: Recipe, base: Path) -> Recipe:
         recipe,
         corpus=corpus,
         decoder=replace(decoder, source=absolute(decoder.source), row=max(decoder.row, passage)),
+        datastore=replace(datastore, built=absolute(datastore.built)),
         targets=targets,
         export=replace(recipe.export, name=recipe.export.name or recipe.name),
         studies=replace(

@@ -173,6 +173,7 @@ class DatastoreConfig:
     depth: int = -1  # layer whose FFN input it is
     dtype: str = "float32"  # of the forward pass; keys are always float16
     shard_mib: int = 256  # MiB of keys per file: the unit of work, and what a kill loses
+    built: str = ""  # folder of this decoder's datastore, taken as it is; empty: keys are computed
 
     def __post_init__(self) -> None:
         """Check choices and ranges."""

@@ -37,6 +37,7 @@ def new_memory(
             knn_k=k,
             knn_temperature=temperature,
             tokenizer_hash=decoder.tokenizer_hash,
+            gguf_sha256=decoder.gguf_sha256,
             tied_head=config.head == "tied",
             context=config.context,
         )

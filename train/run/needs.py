@@ -86,11 +86,12 @@ def datastore(recipe: Recipe, s: Sizes) -> Need:
     """Return the datastore's need: 2 P FLOP per token, without the head.
 
     On disk, an entry has 2 D bytes of key and 12 of position and count; the tokens come on top. In
-    memory are the decoder, one shard, and 16 bytes per token while entries are counted.
+    memory are the decoder, one shard, and 16 bytes per token while entries are counted. A datastore
+    that is built already needs no decoder.
     """
     config = recipe.datastore
     size = s.entries * (2 * s.hidden + 12) + _id_bytes(s.vocab) * s.memory
-    weights = s.decoder * getattr(torch, config.dtype).itemsize
+    weights = 0 if config.built else s.decoder * getattr(torch, config.dtype).itemsize
     return Need(
         "datastore",
         s.memory,
@@ -100,7 +101,7 @@ def datastore(recipe: Recipe, s: Sizes) -> Need:
         memory=BASE + weights + min(config.shard_mib * 2**20, 2 * s.hidden * s.entries)
         + 16 * s.memory,
         host=BASE + 16 * s.memory,
-        flops=2.0 * s.body * s.memory,
+        flops=0.0 if config.built else 2.0 * s.body * s.memory,
         dtype=config.dtype,
     )  # fmt: skip
 

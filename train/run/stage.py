@@ -22,7 +22,7 @@ from train.run.processes import check_unlocked, lock_stage, process_group
 
 MANIFEST = "manifest.json"
 BOOKKEEPING = ("identity.json", MANIFEST)  # a stage's files other than its outputs
-EXECUTION = ("processes",)  # fields of a configuration that do not change the result
+EXECUTION = ("processes", "built")  # fields of a configuration that do not change the result
 NO_PROGRESS = ("identity.json", "job.json")  # files that a run writes before any progress
 
 

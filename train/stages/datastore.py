@@ -4,6 +4,8 @@ A key is the decoder's hidden state. Each shard is written atomically by one pro
 run resumes at the next shard.
 """
 
+import os
+import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from mlpmem.errors import MlpMemError
 from mlpmem.model.decoder import Decoder
-from mlpmem.retrieval.datastore import build_keys, save_entries
+from mlpmem.retrieval.datastore import Datastore, build_keys, save_entries
 from mlpmem.retrieval.documents import Documents, entries
-from mlpmem.retrieval.shards import Shard, shard_file, write_index, write_shard
+from mlpmem.retrieval.shards import Shard, read_index, shard_file, write_index, write_shard
 from train.config.tables import DatastoreConfig
 from train.files import file_hash, print_line, read_json, write_json
 from train.fit.kept_rows import KEPT, save_kept
@@ -36,12 +39,54 @@ def make_datastore(context: StageContext) -> dict:
 
     Where the corpus has what must stay the decoder's, its rows are in kept/.
     """
+    if context.config.built:
+        return take_datastore(context) if process_group().is_main else {}
     corpus = context.inputs["corpus"]
     documents, decoder = Documents.load(corpus / "memory"), load_decoder(context)
     counts = build_datastore(context, decoder, documents, *entries(documents), [])
     if (corpus / KEPT / "train").is_dir() and process_group().is_main:
         save_kept(context.folder / KEPT, decoder, Documents.load(corpus / KEPT / "train"))
     return counts
+
+
+def take_datastore(context: StageContext) -> dict:
+    """Return counts; takes keys, entries and documents of a datastore that is built already.
+
+    MlpMemError if a file of its keys is damaged.
+    """
+    built, folder = Path(context.config.built), context.folder
+    store, (size, shards) = Datastore.load(built), read_index(built)
+    for shard in shards:
+        link(built / shard.file, folder / shard.file)
+        if file_hash(folder / shard.file) != shard.sha256:
+            raise MlpMemError(
+                f"datastore: {built.name}/{shard.file} is altered (its sha256 is not that of "
+                "shards.json); build it again, or leave out built in [datastore]"
+            )
+    write_index(folder, size, shards)
+    save_entries(folder, store.positions, store.counts)
+    store.documents.save(folder / "documents")
+    return _counts(store.documents, len(store), shards)
+
+
+def link(old: Path, new: Path) -> None:
+    """Link a file into another folder, or copy it where links are not supported."""
+    new.unlink(missing_ok=True)  # a killed run may have left half a copy
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copyfile(old, new)
+
+
+def _counts(documents: Documents, entries: int, shards: list[Shard]) -> dict:
+    """Return the counts of a datastore, and its shards' hashes."""
+    return {
+        "tokens": len(documents.tokens),
+        "entries": entries,
+        "passages": len(documents),
+        "shards": len(shards),
+        "hashes": {shard.file: shard.sha256 for shard in shards},
+    }
 
 
 def load_decoder(context: StageContext) -> Decoder:
@@ -77,14 +122,9 @@ def build_datastore(
         write_index(folder, size, shards)
         save_entries(folder, positions, counts)
         documents.save(folder / "documents")
-    return {
-        "tokens": len(documents.tokens),
-        "entries": len(positions),
-        "passages": len(documents),
-        "shards": len(shards),
+    return _counts(documents, len(positions), shards) | {
         "earlier_seconds": earlier / processes.world,
         "scratch": [note(span) for span in spans],
-        "hashes": {shard.file: shard.sha256 for shard in shards},
     }
 
 

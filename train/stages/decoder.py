@@ -42,6 +42,8 @@ def make_decoder(context: StageContext) -> dict:
     source = check_source(config, tokenizer) if config.source else None
     if not config.epochs:
         if process_group().is_main:
+            if source and source.gguf_sha256:  # a memory of this decoder will name the file
+                source.model.config.gguf_sha256 = source.gguf_sha256
             model = source.model if source else new_model(config, tokenizer)
             save(model, tokenizer, context.folder)
         return {}
@@ -79,7 +81,9 @@ def training_parts(corpus: Path) -> list[Path]:
 def new_model(config: DecoderConfig, tokenizer) -> nn.Module:
     """Return the model before training: the recipe's source, or random weights."""
     if config.source:
-        return load_source(config.source).model.requires_grad_(True)
+        model = load_source(config.source).model.requires_grad_(True)
+        vars(model.config).pop("gguf_sha256", None)  # trained, it is another decoder
+        return model
     return LlamaForCausalLM(llama_config(config, tokenizer))
 
 

@@ -6,7 +6,6 @@ result equals, entry by entry, a datastore built from all documents at once. A m
 does not know the new text; later stages report that when they run, and `--again` remakes them.
 """
 
-import os
 import shutil
 from collections import Counter
 from contextlib import nullcontext
@@ -37,7 +36,7 @@ from train.run.stage import (
     recover,
     run_function,
 )
-from train.stages.datastore import build_datastore, load_decoder
+from train.stages.datastore import build_datastore, link, load_decoder
 
 NAME = "datastore"
 ADDED = "added"  # folder of the new documents while the stage runs
@@ -129,7 +128,7 @@ def _add(final: Path, paths: list[Path], corpus: CorpusConfig, context: StageCon
     assert np.array_equal(positions[: len(before)], before), "old entries must stay in their place"
     if process_group().is_main:
         for shard in shards:
-            _link(final / shard.file, context.folder / shard.file)
+            link(final / shard.file, context.folder / shard.file)
     stats = build_datastore(context, decoder, documents, positions, counts, shards)
     if process_group().is_main:
         shutil.rmtree(context.folder / ADDED)
@@ -155,12 +154,3 @@ def _read(folder: Path, paths: list[Path], corpus: CorpusConfig, decoder: Decode
     except MlpMemError:
         shutil.rmtree(folder)
         raise
-
-
-def _link(old: Path, new: Path) -> None:
-    """Link a file into another folder, or copy it where links are not supported."""
-    new.unlink(missing_ok=True)  # a killed run may have left half a copy
-    try:
-        os.link(old, new)
-    except OSError:
-        shutil.copyfile(old, new)
