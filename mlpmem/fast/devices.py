@@ -1,8 +1,10 @@
 """Threads, devices and malloc: how a decoder uses this machine.
 
 Threads: decoding one row is limited by memory bandwidth. More threads than the bandwidth needs wait
-for each other, so the best number is measured. Prefill and keys use all threads, set explicitly: a
-Python thread that first computes while another decodes inherits the other's number.
+for each other, so the best number is measured. It holds for everything that a step computes: on a
+busy machine, OpenMP's threads wait milliseconds for each other at every operator. Prefill, search
+and keys use all threads, set explicitly: a Python thread that first computes while another decodes
+inherits the other's number.
 
 malloc: by default glibc returns freed pages to the kernel after every layer. Keeping them saved a
 third of the time of building keys (sys time 0.3 s instead of 5.4 s).
