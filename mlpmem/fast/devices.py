@@ -23,6 +23,8 @@ from typing import Any, Protocol
 
 import torch
 
+from mlpmem.fast.sharing import share
+
 ROWS = 4  # more rows have work for every thread
 ROUNDS, SECONDS = 5, 2.0  # of measuring, at most; the first round always runs
 SLACK = 1.05  # times the fastest: not worth more threads
@@ -68,9 +70,12 @@ def calibrate(decoder: Decodes) -> int:
 
 @contextmanager
 def threads_for(decoder: Decodes, rows: int) -> Iterator[None]:
-    """Set torch's threads for so many rows: decoder.threads for a few, else decoder.all_threads."""
+    """Set torch's threads for so many rows: decoder.threads for a few, else decoder.all_threads.
+
+    Runs at the same time share them (sharing.py).
+    """
     before = torch.get_num_threads()
-    count = decoder.threads if rows <= ROWS else decoder.all_threads
+    count = share(decoder.threads if rows <= ROWS else decoder.all_threads)
     if count in (0, before):
         yield
         return
