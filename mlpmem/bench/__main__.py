@@ -9,14 +9,14 @@ from pathlib import Path
 from mlpmem.bench.figures import Figure, print_figures
 from mlpmem.errors import MlpMemError
 
-BENCHES = ("decode", "systems", "search", "prompt", "bytes")  # of a bundle; "engine" needs none
+BENCHES = ("decode", "systems", "search", "prompt", "bytes")  # of a bundle
 PROMPT = "Question: What is the capital of Peru? Answer:"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Print figures, a line each, as they come; return the exit status."""
     parser = argparse.ArgumentParser("python -m mlpmem.bench", description=main.__doc__)
-    known = f"some of {', '.join(BENCHES)} (all of these unless named), engine"
+    known = f"some of {', '.join(BENCHES)} (all of these unless named), engine, streams"
     parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=known)
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
@@ -24,13 +24,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--family", choices=["gpt2", "llama"], default="gpt2", help="engine: of what"
     )
-    parser.add_argument("--gguf", type=Path, help="engine, llama: the file that is decoded")
+    parser.add_argument("--gguf", type=Path, help="the file of streams, or of engine, llama")
     parser.add_argument(
         "--peer-llama-cpp", type=Path, metavar="FOLDER",
         help="engine, llama: where `npm install node-llama-cpp` was run",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="engine, llama: of both")
-    parser.add_argument("--rounds", type=int, default=5, help="engine, llama: turns measured")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="streams, or engine, llama: turns measured"
+    )
     parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     given = parser.parse_args(arguments)
@@ -44,8 +46,24 @@ def main(arguments: list[str] | None = None) -> int:
         options = {"threads": given.threads, "rounds": given.rounds}
         made = llama.bench(given.gguf, given.peer_llama_cpp, **options)
         return print_figures(made, given.json)
+    if "streams" in given.benches:
+        if len(given.benches) > 1:
+            parser.error("streams is measured on its own; leave the other benches out")
+        return print_figures(two_streams(given.bundle, given.gguf, given.rounds), given.json)
     made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)
+
+
+def two_streams(bundle: str | None, gguf: Path | None, rounds: int) -> Iterator[Figure]:
+    """Yield the figures of two streams of a GGUF file in 4 bits, or of a bundle's decoder."""
+    import mlpmem
+    from mlpmem.bench import streams
+
+    if gguf is None:
+        model, name = mlpmem.load(bundle, datastore=False), "bundle"
+    else:
+        model, name = mlpmem.load(decoder=gguf, dtype="int4"), "gguf"
+    yield from streams.bench(model, name, rounds)
 
 
 def figures(

@@ -125,6 +125,13 @@ class FusedModel:
         They are "lm" and the named parts this model has. Without neighbours, "knn" repeats "lm",
         which is lmbda 0 in any mix. MlpMemError if a source gives nan.
         """
+        with threads_for(self.decoder, len(hidden)):
+            return self._sources(hidden, logits, store, parts)
+
+    def _sources(
+        self, hidden: Tensor, logits: Tensor, store: Store | None, parts: Collection[str]
+    ) -> Sources:
+        """Compute `sources` with the present number of threads."""
         names, log_probs, seconds = ["lm"], [log_softmax(logits)], {}
         neighbours = weights = None
         if self.memory is not None and "memory" in parts:
@@ -145,14 +152,14 @@ class FusedModel:
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's log-probs (R, V) at hidden states (R, D)."""
         weight = memory.lm_head.weight
-        with threads_for(self.decoder, len(hidden)):
-            logits = memory(hidden.to(weight.device, weight.dtype))
+        logits = memory(hidden.to(weight.device, weight.dtype))
         return log_softmax(logits, self.settings.memory_temperature)
 
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
         temperature, device = self.settings.knn_temperature, store.values.device
-        neighbours = store.search(hidden, min(self.settings.k, len(store.values)))
+        with threads_for(self.decoder, len(store.values)):
+            neighbours = store.search(hidden, min(self.settings.k, len(store.values)))
         indices, distances = (x.to(device) for x in neighbours)
         at = indices.clamp_min(0)
         values = store.values[at].masked_fill(indices < 0, -1)

@@ -1,8 +1,10 @@
 """Threads, devices and malloc: how a decoder uses this machine.
 
 Threads: decoding one row is limited by memory bandwidth. More threads than the bandwidth needs wait
-for each other, so the best number is measured. Prefill and keys use all threads, set explicitly: a
-Python thread that first computes while another decodes inherits the other's number.
+for each other, so the best number is measured. It holds for everything that a step computes: on a
+busy machine, OpenMP's threads wait milliseconds for each other at every operator. Prefill, search
+and keys use all threads, set explicitly: a Python thread that first computes while another decodes
+inherits the other's number.
 
 malloc: by default glibc returns freed pages to the kernel after every layer. Keeping them saved a
 third of the time of building keys (sys time 0.3 s instead of 5.4 s).
@@ -20,6 +22,8 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+
+from mlpmem.fast.sharing import share
 
 ROWS = 4  # more rows have work for every thread
 ROUNDS, SECONDS = 5, 2.0  # of measuring, at most; the first round always runs
@@ -66,9 +70,12 @@ def calibrate(decoder: Decodes) -> int:
 
 @contextmanager
 def threads_for(decoder: Decodes, rows: int) -> Iterator[None]:
-    """Set torch's threads for so many rows: decoder.threads for a few, else decoder.all_threads."""
+    """Set torch's threads for so many rows: decoder.threads for a few, else decoder.all_threads.
+
+    Runs at the same time share them (sharing.py).
+    """
     before = torch.get_num_threads()
-    count = decoder.threads if rows <= ROWS else decoder.all_threads
+    count = share(decoder.threads if rows <= ROWS else decoder.all_threads)
     if count in (0, before):
         yield
         return

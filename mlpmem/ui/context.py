@@ -7,6 +7,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import MlpMemError
+from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
@@ -72,10 +73,10 @@ def short_id(own: Any) -> str:
 
 # Handlers are hidden from the API; PRIVATE ones are quick and do not wait for the model.
 PRIVATE = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
+MODEL = {"concurrency_limit": BOUNDS.runs, "concurrency_id": "model"}  # whatever runs the model
 STREAM = {
     "api_visibility": "private",
     "show_progress": "hidden",
     "trigger_mode": "multiple",  # static/view/page.js prevents a second run at the same time
-    "concurrency_limit": 1,
-    "concurrency_id": "model",
+    **MODEL,
 }

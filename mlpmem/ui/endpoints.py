@@ -12,7 +12,7 @@ import gradio as gr
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.model.tokenizer import PARTIAL
-from mlpmem.ui.context import Shared
+from mlpmem.ui.context import MODEL, Shared
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
@@ -29,7 +29,7 @@ def build(shared: Shared) -> None:
                      endpoints.neighbours):  # fmt: skip
         run = endpoints.generate_stream if endpoint.__name__ == "generate" else None
         call = as_generator(endpoint, run)
-        gr.api(call, api_name=endpoint.__name__, concurrency_limit=1, concurrency_id="model")
+        gr.api(call, api_name=endpoint.__name__, **MODEL)
 
 
 def as_generator(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict]] | None = None):

@@ -12,7 +12,7 @@ import httpx
 from starlette.middleware import Middleware
 
 from mlpmem.ui import components, endpoints
-from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.context import MODEL, PRIVATE, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
@@ -213,6 +213,6 @@ def answer_ahead(page: gr.Blocks, tools: gr.HTML) -> None:
 
 def runs_ahead(page: gr.Blocks, session: str | None) -> int | None:
     """Return the number of runs ahead of the session's first waiting one, None if none waits."""
-    queue = page._queue.event_queue_per_concurrency_id.get(STREAM["concurrency_id"])
+    queue = page._queue.event_queue_per_concurrency_id.get(MODEL["concurrency_id"])
     waiting = [event.session_hash for event in queue.queue] if queue else []
     return waiting.index(session) + queue.current_concurrency if session in waiting else None

@@ -136,3 +136,15 @@ def test_a_prompt_that_leaves_no_room_to_write_is_refused(capsys):
     for tokens in (0, 1008):
         assert command.main(["engine", "--prompt", str(tokens)]) != 0
         assert "give 1 to 1007" in "".join(capsys.readouterr())
+
+
+def test_two_streams_are_measured_at_once_and_one_after_the_other(tiny_bundle, capsys):
+    arguments = ["streams", "--rounds", "1", "--json", "--bundle", str(tiny_bundle.folder)]
+    assert command.main(arguments) == 0
+    found = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    for arrangement in ("after", "at_once", "at_once_shared"):
+        assert found[f"streams/bundle/{arrangement}"]["unit"] == "tokens/s"
+        assert found[f"streams/bundle/{arrangement}"]["value"] > 0
+    assert found["streams/bundle/at_once_times_after"]["value"] > 0
+    with pytest.raises(SystemExit):
+        command.main(["streams", "decode"])

@@ -139,12 +139,20 @@ class Servers(dict):
         log = self.folder / f"{name}.log"
         if name.startswith("space-"):
             return start_space(self.folder / name, name.removeprefix("space-"))
-        if name != "app":
+        if name not in ("app", "gguf"):
             seconds = {"fake": "0.4", "waiting": "-1"}[name]
             serve = str(HERE / "serve.py")
             return Server(log, serve, str(self.folder / name), "{port}", seconds)
         import tiny
 
+        if name == "gguf":
+            import gguf_files
+
+            decoder = tiny.decoder("llama", intermediate_size=64)  # blocks have 32 weights
+            file = gguf_files.write(self.folder / "tiny.gguf", decoder, "Q4_1", gguf_files.TEMPLATE)
+            return Server(
+                log, "app.py", "--decoder", str(file), "--dtype", "float32", "--port", "{port}"
+            )
         tiny.bundle(self.folder / "tiny", traces=[])
         return Server(
             log, "app.py", "--bundle", str(self.folder / "tiny"), "--port", "{port}",

@@ -1,4 +1,4 @@
-"""app.py with a tiny bundle, from start to drawer, and its endpoints."""
+"""app.py with a tiny bundle, from start to drawer, and its endpoints; and with a GGUF file."""
 
 import json
 import math
@@ -6,6 +6,9 @@ import urllib.request
 
 import pytest
 from test_page import generate, rows_of
+
+CHAT_DONE = """(run) => document.querySelector('#chat-view .view-host').dataset.run !== run
+  && document.querySelector('#chat-pane-lm')?.dataset.state === 'done'"""
 
 
 def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
@@ -86,3 +89,28 @@ def test_programs_get_the_librarys_numbers_and_errors(servers):
     ):
         with pytest.raises(Exception, match=message):
             client.predict(**wrong, api_name=name)
+
+
+@pytest.mark.parametrize("phone", [False, True])
+def test_a_gguf_file_chats_in_turns_as_it_does_in_python(visit, servers, phone):
+    import mlpmem
+
+    page = visit("gguf", phone=phone)
+    assert "This model has no memory" in page.inner_text("#pane-memory")
+    page.click("[role=tab]:has-text('Chat')")
+    page.wait_for_selector("#chat-source input[value=lm]:checked")
+    model = mlpmem.load(decoder=servers.folder / "tiny.gguf")
+    turns = []
+    for question in ("What is the capital of Peru?", "And of Chile?"):
+        before = page.get_attribute("#chat-view .view-host", "data-run")
+        page.fill("#chat-input textarea", question)
+        page.press("#chat-input textarea", "Enter")
+        page.wait_for_function(CHAT_DONE, arg=before)
+        trace = model.chat([*turns, (question, "")], "lm", max_new_tokens=48)
+        ids = page.eval_on_selector_all(
+            "#chat-pane-lm .token", "tokens => tokens.map(t => Number(t.dataset.tokenId))"
+        )
+        assert ids == [step.token_id for step in trace.steps]
+        turns.append((question, trace.text))
+    assert page.locator(".log .turn").count() == 4
+    assert "tokens/s" in page.inner_text("#chat-pane-lm .cost")

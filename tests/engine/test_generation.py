@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 
+from mlpmem.engine import fused, generation
 from mlpmem.engine import steps as rows
 from mlpmem.engine.distributions import interpolate
 from mlpmem.engine.trace import mix
@@ -256,6 +257,35 @@ def test_the_turns_around_a_neighbour_are_separated(tiny_model):
     ids = [0, *(token for t in turns for token in (*decoder.encode(t)[1:], 1))]
     assert rows.passage_text(decoder, ids) == " ¶ Who? I ¶ Where? Here ¶ "
     assert rows.passage_text(decoder, decoder.encode("Who?")[1:]) == "Who?"
+
+
+@pytest.fixture
+def four_threads():
+    """Have torch use four threads."""
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(1)
+
+
+def test_a_step_of_few_rows_computes_with_the_decoders_threads(four_threads, monkeypatch):
+    model, seen = tiny.model(), {}
+    model.decoder.threads, model.decoder.all_threads = 2, 4
+
+    def note(owner, name):
+        function = getattr(owner, name)
+
+        def noting(*arguments, **options):
+            seen.setdefault(name, set()).add(torch.get_num_threads())
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    note(generation, "sample")
+    note(fused, "log_softmax")
+    note(model.retriever, "search")
+    for _ in model.stream("Peru is", max_new_tokens=3):
+        assert torch.get_num_threads() == 4, "nothing stays set between steps"
+    assert seen == {"sample": {2}, "log_softmax": {2}, "search": {4}}
 
 
 def test_four_threads_write_what_they_write_one_by_one(tiny_model):

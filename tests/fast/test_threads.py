@@ -1,10 +1,13 @@
 """Decoding uses the fastest number of threads, as measured, and restores torch's number."""
 
+from contextlib import ExitStack
+from types import SimpleNamespace
+
 import pytest
 import tiny
 import torch
 
-from mlpmem.fast import devices
+from mlpmem.fast import devices, sharing
 
 
 @pytest.fixture
@@ -39,6 +42,20 @@ def test_few_rows_use_them_and_torchs_number_is_restored(four):
     with pytest.raises(KeyError), devices.threads_for(decoder, 1):
         raise KeyError
     assert torch.get_num_threads() == 4
+
+
+def test_runs_at_the_same_time_share_the_threads(four):
+    decoder = SimpleNamespace(threads=2, all_threads=4)
+    for runs, few, many in ((1, 2, 4), (2, 1, 2), (3, 1, 1), (5, 1, 1)):
+        with ExitStack() as stack:
+            for _ in range(runs):
+                stack.enter_context(sharing.sharing())
+            for rows, inside in ((1, few), (9, many)):
+                with devices.threads_for(decoder, rows):
+                    assert torch.get_num_threads() == inside
+    decoder.threads = decoder.all_threads = 0
+    with sharing.sharing(), sharing.sharing(), devices.threads_for(decoder, 1):
+        assert torch.get_num_threads() == 4, "torch's own number"
 
 
 def test_many_rows_use_all_threads_in_any_python_thread(four):

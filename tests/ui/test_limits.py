@@ -1,6 +1,8 @@
 """Deadlines of runs, and error messages without paths or markup."""
 
 import asyncio
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import gradio as gr
@@ -41,6 +43,23 @@ def test_a_run_past_its_deadline_is_stopped_with_a_message(monkeypatch):
 
 def test_a_run_within_its_deadline_adds_no_message():
     assert list(stream.guarded(lambda stop: iter([{"kind": "done"}]))) == [{"kind": "done"}]
+
+
+@pytest.mark.parametrize("allowed", [1, 2])
+def test_runs_beyond_the_bound_wait_for_a_turn(monkeypatch, allowed):
+    monkeypatch.setattr(stream, "_TURN", threading.BoundedSemaphore(allowed))
+    running, most = [], []
+
+    def make(stop):
+        running.append(stop)
+        yield {"kind": "begin"}
+        time.sleep(0.02)
+        most.append(len(running))
+        running.remove(stop)
+
+    with ThreadPoolExecutor(4) as pool:
+        values = list(pool.map(lambda _: list(stream.guarded(make)), range(8)))
+    assert values == [[{"kind": "begin"}]] * 8 and max(most) == allowed
 
 
 def test_a_leases_error_is_shown_without_markup():

@@ -35,6 +35,7 @@ class Bounds:
     client_upload_bytes: int = bound(32_000_000, "total size of these files")
     client_text_bytes: int = bound(150_000_000, "own texts' datastores of one client, beyond one")
     # all clients together
+    runs: int = bound(2, "answers computed at the same time, each of another client")
     all_open: int = bound(1000, "requests answered at the same time")
     all_sessions: int = bound(400, "sessions with a stored state")
     all_held_bytes: int = bound(100_000_000, "large request bodies in memory")

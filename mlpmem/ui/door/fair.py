@@ -158,15 +158,18 @@ class FairQueue(Queue):
             self.pending_event_ids_session.pop(name, None)
 
     def get_events(self) -> tuple | None:
-        """Return the next job, None while all are delayed."""
+        """Return the next job of a client without a running one, None while all are delayed."""
         if (now := self._clock()) < self._look:
             return None
         for queue in self.event_queue_per_concurrency_id.values():
             limit = queue.concurrency_limit
             if queue.queue and (limit is None or queue.current_concurrency < limit):
                 self._arrange(queue)
-                if not self._delayed(queue.queue[0]):
-                    return [queue.queue.pop(0)], False, queue.concurrency_id
+                busy = {client_of(event.request) for event in self.running()}
+                free = [event for event in queue.queue if client_of(event.request) not in busy]
+                if free and not self._delayed(free[0]):
+                    queue.queue.remove(free[0])
+                    return [free[0]], False, queue.concurrency_id
                 self._look = now + LOOK
         return None
 

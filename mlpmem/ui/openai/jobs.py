@@ -15,6 +15,7 @@ import gradio as gr
 from starlette.requests import Request
 
 from mlpmem.errors import MlpMemError, public_text
+from mlpmem.ui.context import MODEL
 from mlpmem.ui.door.routes import API, RefusedError
 from mlpmem.ui.openai.answers import ApiError
 from mlpmem.ui.request import stream
@@ -72,8 +73,7 @@ class Jobs:
         def openai(ticket: str) -> bool:
             return self._run(ticket)
 
-        gr.api(openai, api_name=NAME, api_visibility="private", concurrency_limit=1,
-               concurrency_id="model")  # fmt: skip
+        gr.api(openai, api_name=NAME, api_visibility="private", **MODEL)
         self._function = max(blocks.fns)
 
     def _run(self, ticket: str) -> bool:

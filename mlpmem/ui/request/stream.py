@@ -16,6 +16,8 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import MlpMemError, public_text
+from mlpmem.fast.sharing import sharing
+from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.request.limits import LATE, Deadline
 
 PERIOD = 0.06  # seconds: about 16 updates per second
@@ -80,19 +82,21 @@ def deltas(
             yield {"kind": kind, "run": run, "columns": values}
 
 
-_TURN = threading.Lock()  # held while a run computes; an abandoned run holds it until it ends
+# held while a run computes; an abandoned run holds it until it ends
+_TURN = threading.BoundedSemaphore(BOUNDS.runs)
 
 
 @contextmanager
 def turn(stop: Deadline) -> Iterator[None]:
-    """Compute exclusively: wait until the previous run has ended, even if its visitor left.
+    """Compute: wait until fewer than BOUNDS.runs others do, even if their visitors left.
 
     MlpMemError if the deadline passes first.
     """
     while not _TURN.acquire(timeout=0.1):
         stop.check()
     try:
-        yield
+        with sharing():
+            yield
     finally:
         _TURN.release()
 

@@ -1,5 +1,6 @@
 """The fair queue: turns by computing time, a limit on queued jobs, and dropped listeners."""
 
+from contextlib import ExitStack
 from functools import partial
 from types import SimpleNamespace
 
@@ -187,6 +188,38 @@ def test_answers_of_gone_sessions_are_deleted_and_unread_ones_refuse_the_next_jo
         desk.queue.sweep()
     assert not desk.queue.pending_messages_per_session
     assert not desk.queue.pending_event_ids_session and not desk.queue.event_ids_to_events
+
+
+def test_clients_run_at_the_same_time_but_each_clients_jobs_take_turns(desk):
+    desk, sessions = desk(), ("a1", "a2", "b1", "c1")
+    for session in sessions:
+        desk.push(session[0], session)
+    queue = desk.queue.event_queue_per_concurrency_id["model"]
+    queue.concurrency_limit, desk.queue.active_jobs = 2, []
+
+    def end(number):
+        del desk.queue.active_jobs[number]
+        queue.current_concurrency -= 1
+
+    def begun():
+        """Return the session of the job that begins, None if none may."""
+        if (found := desk.queue.get_events()) is None:
+            desk.now += 1
+            return None
+        desk.queue.active_jobs.append(found[0])
+        queue.current_concurrency += 1
+        return found[0][0].session_hash
+
+    with ExitStack() as stack:
+        for session in sessions:
+            stack.enter_context(desk.queue.listened(session))
+        assert [begun() for _ in range(3)] == ["a1", "b1", None]
+        end(1)
+        assert [begun() for _ in range(2)] == ["c1", None]
+        end(1)
+        assert begun() is None, "a2 waits for a1"
+        end(0)
+        assert begun() == "a2"
 
 
 def test_a_job_starts_with_a_listener_and_stops_without_one(desk):
