@@ -26,7 +26,8 @@ from train.run.stage import StageContext
 
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)  # those that mix
 STEPS = 150  # of L-BFGS, at most
-NOISY_STEPS, RATE, DECAY = 500, 1e-3, 0.1  # of AdamW, where a router reads the state
+# of AdamW, where a router reads the state
+NOISY_STEPS, NOISY_ROWS, RATE, DECAY = 500, 2048, 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -129,13 +130,17 @@ def _minimise(router: Router, rows: RouterRows, weights: Tensor, config: RouterF
 def _descend(router: Router, rows: RouterRows, weights: Tensor, config: RouterFitConfig) -> None:
     """Fit a router that reads the state in place by AdamW, with noise on what it reads.
 
-    A state has more numbers than there are rows, so L-BFGS would learn the rows by heart.
+    A state has more numbers than there are rows, so L-BFGS would learn the rows by heart. Each step
+    draws rows by their weights.
     """
     optimizer = torch.optim.AdamW(router.parameters(), RATE, weight_decay=DECAY)
+    equal = torch.full((NOISY_ROWS,), 1 / NOISY_ROWS)
     for _ in range(NOISY_STEPS):
-        noise = config.noise * router.scale * torch.randn_like(rows.features)
+        at = torch.multinomial(weights, NOISY_ROWS, replacement=True)
+        drawn = RouterRows(rows.features[at], rows.lm[at], rows.other[at])
+        noise = config.noise * router.scale * torch.randn_like(drawn.features)
         optimizer.zero_grad()
-        nll(router(rows.features + noise), rows, weights).backward()
+        nll(router(drawn.features + noise), drawn, equal).backward()
         optimizer.step()
 
 
