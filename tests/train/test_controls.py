@@ -50,7 +50,7 @@ def test_a_control_differs_in_its_named_setting_and_is_measured(inputs, tmp_path
     assert (first["name"], second["name"]) == ("alpha_0", "blocks_2")
     assert read_json(folder / "alpha_0/job.json")["config"] == dataclasses.asdict(
         dataclasses.replace(SHAPE, alpha=0.0)
-    ) | {"trackers": [], "optimizer": dataclasses.asdict(SHAPE.optimizer)}
+    ) | {"trackers": [], "context": [], "optimizer": dataclasses.asdict(SHAPE.optimizer)}
     assert Memory.load(folder / "blocks_2").config.num_layers == 2
     decoder, memory = Decoder.load(inputs["decoder"]), Memory.load(folder / "alpha_0").float()
     test = Test.load(inputs["corpus"], decoder.tokenizer, 50, 0)

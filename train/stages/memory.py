@@ -191,8 +191,11 @@ class TargetRows:
         if decoder is not None and decoder.context is not None:
             self.reader = ContextReader(decoder, decoder.context)
         self.kept = KeptRows.of(datastore, self.reader) if config.kept else None
-        keys = self.sample()[0]
-        self.noise = config.noise * (keys.std(0) if self.reader else keys.std()).to(self.device)
+        if self.reader is not None:
+            spread = self.sample()[0].std(0).to(self.device)
+        else:
+            spread = float(np.asarray(self.keys[self.rows[:4096]], np.float32).std())
+        self.noise = config.noise * spread
 
     def batch(self, step: int, rank: int, world: int) -> dict[str, Tensor]:
         """Return keys (b, D), targets (b,), token_ids and probs (b, S): one process's share."""

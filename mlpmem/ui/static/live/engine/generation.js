@@ -196,7 +196,7 @@ export class Run {
     const { model: { live, tokenizer }, call: { prompt, ids, options, forced } } = this;
     const { lmbda: _, auto: __, ...settings } = live.settings;
     const { special, stop, min_p: minP, repetition_penalty: penalty, ...plain } = options;
-    let text = tokenizer.decode(writer.ids);
+    let text = tokenizer.written(writer.ids);
     if (writer.finish === "stop_string") text = text.slice(0, Math.min(...stop.map((one) => text.indexOf(one)).filter((at) => at >= 0)));
     return { v: 1, system: writer.system, prompt, prompt_ids: ids, lmbda: writer.lmbda, model: { bundle: live.name },
       settings: { ...settings, ...plain, ...(minP ? { min_p: minP } : {}), ...(penalty !== 1 ? { repetition_penalty: penalty } : {}),

@@ -139,6 +139,12 @@ export class Tokenizer {
     return this.spelled(ids.filter((id) => !this.special.has(id)));
   }
 
+  /** The text of token ids, without a last character that is not whole. @param {number[]} ids */
+  written(ids) {
+    const bytes = joined(ids.filter((id) => !this.special.has(id)).map((id) => this.bytes[id] ?? new Uint8Array()));
+    return decoded(bytes.subarray(0, complete(bytes)));
+  }
+
   /** The text of token ids, control tokens by their names. @param {number[]} ids */
   spelled(ids) {
     return decoded(joined(ids.map((id) => this.bytes[id] ?? new Uint8Array())));
