@@ -14,6 +14,7 @@ half-lives, P positions read before.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,10 +41,10 @@ def check_half_lives(half_lives: Sequence[float], where: str) -> None:
 
 
 class ContextLayer(GrowingLayer):
-    """Running sums in a decoder's cache: (B, n, P, D) as its keys, weights (B, n, P, 1) as values.
+    """Running sums in a decoder's cache, as keys (B, n, P, D + 1); its values are empty.
 
-    It stands behind the decoder's own layers, so a crop, a choice of rows or a beam's reordering of
-    the cache is one of the sums too.
+    The last number of a sum is that of the weights. The layer stands behind the decoder's own, so a
+    crop, a choice of rows or a beam's reordering of the cache is one of the sums too.
     """
 
 
@@ -70,11 +71,16 @@ class Context:
             parents = _parents(mask[:, 0])
         elif mask is not None:
             weights = weights * mask[:, -ids.shape[1] :]
-        sums, totals = self._sums(embeddings.float(), weights, parents, layer)
+        sums = self._sums(embeddings.float(), weights, parents, layer)  # (B, n, T, D + 1)
         if layer is not None:
-            layer.update(sums, totals)
-        means = sums / totals.clamp_min(TINY)  # (B, n, T, D)
+            layer.update(sums, sums[..., :0])
+        means = sums[..., :-1] / sums[..., -1:].clamp_min(TINY)
         return means.mul_(self.scale).transpose(1, 2).flatten(2)
+
+    @cached_property
+    def decay(self) -> Tensor:
+        """Return what a step leaves of each sum, (n, 1)."""
+        return 2.0 ** (-1 / torch.tensor(self.half_lives))[:, None]
 
     def _sums(
         self,
@@ -82,22 +88,24 @@ class Context:
         weights: Tensor,
         parents: Tensor | None,
         layer: ContextLayer | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return running sums (B, n, T, D) of weighted embeddings, and of the weights."""
-        decay = 2.0 ** (-1 / torch.tensor(self.half_lives, device=weights.device))[:, None]
-        added = torch.cat([embeddings * weights[..., None], weights[..., None]], -1)  # (B, T, D+1)
-        batch, length, width = added.shape
-        sums = added.new_zeros(length + 1, batch, len(decay), width)  # the last row stays 0
-        now = sums[-1]
-        if layer is not None and layer.is_initialized and layer.get_seq_length():
-            now = torch.cat([layer.keys[:, :, -1], layer.values[:, :, -1]], -1)
+    ) -> Tensor:
+        """Return running sums (B, n, T, D + 1) of weighted embeddings and of the weights."""
+        decay = self.decay.to(weights.device)
+        batch, length, size = embeddings.shape
+        added = embeddings.new_empty(batch, length, size + 1)
+        torch.mul(embeddings, weights[..., None], out=added[..., :-1])
+        added[..., -1] = weights
+        past = layer is not None and layer.is_initialized and layer.get_seq_length()
+        now = layer.keys[:, :, -1] if past else added.new_zeros(batch, len(decay), size + 1)
+        if length == 1:
+            return torch.addcmul(added, now, decay).unsqueeze(2)
+        sums = added.new_zeros(length + 1, batch, len(decay), size + 1)  # the last row stays 0
         rows = torch.arange(batch, device=weights.device)
         for t in range(length):
             if parents is not None:
                 now = sums[parents[:, t], rows]
-            now = torch.mul(now, decay, out=sums[t]).add_(added[:, t, None])
-        sums = sums[:length].permute(1, 2, 0, 3)  # (B, n, T, D + 1)
-        return sums[..., :-1], sums[..., -1:]
+            now = torch.addcmul(added[:, t, None], now, decay, out=sums[t])
+        return sums[:length].permute(1, 2, 0, 3)
 
 
 def _parents(sees: Tensor) -> Tensor:
