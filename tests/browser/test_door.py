@@ -348,14 +348,19 @@ def test_a_looping_chat_template_delays_no_other_visitor(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGHUP", 129)])
 def test_a_signal_ends_the_page_and_deletes_its_folder(tmp_path, name, code):
-    server = serve(tmp_path).wait()
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and so would the page
+    try:
+        server = serve(tmp_path).wait()
+    finally:
+        signal.signal(number, before)
     try:
         visitor = Client(server, "203.0.113.1")
         visitor.join("slow")
         visitor.http.post("gradio_api/upload", files={"files": ("a.txt", b"x" * 1000)})
         visitor.http.close()
         assert list((tmp_path / "uploads").rglob("a.txt"))
-        server.process.send_signal(getattr(signal, name))
+        server.process.send_signal(number)
         assert server.process.wait(20) == code
     finally:
         server.stop()
