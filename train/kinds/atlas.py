@@ -29,8 +29,7 @@ from train.measure.atlas import (
     GROUPS,
     MeasuredModel,
     Test,
-    choose_lambda,
-    curve,
+    best_measurements,
     measure_atlas,
 )
 from train.measure.by_token import measure as measure_modes
@@ -160,17 +159,7 @@ class AtlasKind(Kind):
         test = Test.load(trial.corpus, decoder.tokenizer, recipe.studies.questions, recipe.seed)
         k, temperature = recipe.evaluate.k, recipe.evaluate.temperature * trial.scale
         measured = test.measure(MeasuredModel(decoder, trial.memory, trial.store, k, temperature))
-        for system in systems:
-            lmbda = 0.0 if system == "lm" else choose_lambda(curve(measured, system))
-            source = "memory" if system == "lm" else system  # lambda 0 of any system is the decoder
-            for cell, count in measured.accuracy(source, lmbda).items():
-                right = share(np.arange(count["n"]) < count["right"])
-                yield Measurement(system, cell, "exact_match", right, lmbda)
-            nll = measured.text.nll(source, lmbda)
-            for group in dict.fromkeys(measured.text_groups.tolist()):
-                mask = measured.text_groups == group
-                ppl = perplexity(nll[mask], measured.text_units[mask])
-                yield Measurement(system, group, "perplexity", ppl, lmbda)
+        yield from best_measurements(measured, systems)
 
     def measurements_by_mode(
         self, model: Model, corpus: Path, most: int, seed: int

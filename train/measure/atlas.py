@@ -3,7 +3,7 @@
 One pass measures every source at every lambda: which tokens are right, and their nll.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
 from train.files import read_lines
+from train.measure.findings import perplexity, share
 from train.measure.questions import Questions, encode_questions, sample_questions, tally
 from train.measure.text import all_positions, groups_of, nll_of, units_of
+from train.run.kinds import Measurement
 from train.run.stage import StageContext
 
 # Decoder and memory are each certain of the facts they know, so the mix tips near one half.
@@ -240,3 +242,18 @@ def choose_lambda(rows: dict[str, list[float]]) -> float:
     cells = [cell for cell in rows if cell.endswith(f"_{CHOOSING}")]
     means = np.mean([rows[cell] for cell in cells], axis=0)
     return ATLAS_LAMBDAS[int(np.argmax(means.round(9)))]
+
+
+def best_measurements(measured: Measured, systems: Sequence[str]) -> Iterator[Measurement]:
+    """Yield exact match by cell and perplexity by group of systems, at each best dev lambda."""
+    for system in systems:
+        lmbda = 0.0 if system == "lm" else choose_lambda(curve(measured, system))
+        source = "memory" if system == "lm" else system  # lambda 0 of any system is the decoder
+        for cell, count in measured.accuracy(source, lmbda).items():
+            right = share(np.arange(count["n"]) < count["right"])
+            yield Measurement(system, cell, "exact_match", right, lmbda)
+        nll = measured.text.nll(source, lmbda)
+        for group in dict.fromkeys(measured.text_groups.tolist()):
+            mask = measured.text_groups == group
+            ppl = perplexity(nll[mask], measured.text_units[mask])
+            yield Measurement(system, group, "perplexity", ppl, lmbda)
