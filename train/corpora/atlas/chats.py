@@ -65,8 +65,8 @@ class Facts:
 def training_chats(facts: Facts, wordings: int, later: int, seed: int) -> Iterator[Chat]:
     """Yield the chats that a memory learns: each fact in several wordings, some as later turns.
 
-    A later turn stands behind one or two others, of any entity; so does one that comes back to the
-    entity of the first. One chat per fact asks for a whole sentence.
+    A later turn stands behind one or two others, of any entity. One chat per fact asks for a whole
+    sentence.
     """
     rng = random.Random(f"{seed}/chats")
     for fact in facts.all:
