@@ -54,7 +54,6 @@ class Context:
 
     half_lives: tuple[float, ...]
     weights: Tensor  # (V,) float32 of token ids, 0 for those that are no words
-    scale: float = 1.0  # of the vectors, as a datastore's squared L2 counts them
 
     def read(
         self, embeddings: Tensor, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None
@@ -75,7 +74,7 @@ class Context:
         if layer is not None:
             layer.update(sums, sums[..., :0])
         means = sums[..., :-1] / sums[..., -1:].clamp_min(TINY)
-        return means.mul_(self.scale).transpose(1, 2).flatten(2)
+        return means.transpose(1, 2).flatten(2)
 
     @cached_property
     def decay(self) -> Tensor:

@@ -162,7 +162,7 @@ class Store(NamedTuple):
     counts: Tensor  # (N,) int32
 
     def search(self, hidden: Tensor, k: int) -> Neighbours:
-        """Return the k nearest entries of hidden states (R, K), of which keys may hold only D."""
+        """Return the k nearest entries of hidden states (R, K), of which keys have the first D."""
         return self.retriever.search(hidden[:, : self.datastore.keys.shape[1]], k)
 
     @property
@@ -174,7 +174,7 @@ class Store(NamedTuple):
 
 def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Store:
     """Return the store of a decoder's datastore; MlpMemError for keys of another decoder."""
-    if datastore.keys.shape[1] not in (decoder.hidden_size, decoder.state_size):
+    if datastore.keys.shape[1] != decoder.hidden_size:
         raise MlpMemError(
             f"datastore: keys must have this decoder's hidden size {decoder.hidden_size}; got "
             f"{datastore.keys.shape[1]}. Build the keys with this decoder"
