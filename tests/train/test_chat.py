@@ -34,6 +34,7 @@ from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
 from train.run.pipeline import STAGES, run
+from train.stages.memory import TargetRows
 from train.studies import chats
 from train.studies.run import Run
 
@@ -253,3 +254,15 @@ def test_its_bundle_answers_in_the_decoders_template(finished):
     results = bundle.read_json("results.json")
     assert {"real/test", "invented/test"} <= results["systems"][0]["accuracy"].keys()
     assert results["systems"][0]["ppl"].keys() == {"general", "naming", "plain"}
+
+
+def test_processes_share_a_step_of_facts_and_kept_rows(finished):
+    folder, recipe = finished
+    config = dataclasses.replace(recipe.memory, kept=7, noise=0.5)
+    rows = TargetRows(folder / "datastore", folder / "targets", config, 1)
+    whole = rows.batch(2, 0, 1)
+    shares = [rows.batch(2, rank, 3) for rank in range(3)]
+    assert sum(len(share["targets"]) for share in shares) == len(whole["targets"])
+    order = [torch.cat([share["keys"] for share in shares]), whole["keys"]]
+    assert torch.equal(*(keys[keys[:, 0].argsort()] for keys in order))
+    assert sum(int((share["alpha"] == 1).sum()) for share in shares) == 7

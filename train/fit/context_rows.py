@@ -15,7 +15,6 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents
 
 PASSAGES = 128  # read at once
-WEIGHTS = ("words", "rare")  # kinds of token weights
 
 
 class ContextReader:

@@ -213,18 +213,18 @@ class TargetRows:
             "token_ids": self._to_device(token_ids),
             "probs": self._to_device(probs),
         }
-        count = len(batch)
+        sizes = [len(batch)]
         if self.kept is not None:
             kept = self.kept.draw(self.config.kept, step_seed(self.seed, step), rank, world)
             kept = {name: value.to(self.device) for name, value in kept.items()}
             alpha = torch.full((len(at),), self.config.alpha, device=self.device)
             rows = joined_rows(rows | {"alpha": alpha}, kept)
-            count += self.config.kept
+            sizes.append(self.config.kept)
         if self.config.noise:
             generator = torch.Generator(self.device).manual_seed(step_seed(self.seed, step))
-            shape = count, rows["keys"].shape[1]
-            noise = torch.randn(shape, generator=generator, device=self.device)
-            rows["keys"] += self.noise * noise[rank::world][: len(rows["keys"])]
+            width, options = rows["keys"].shape[1], {"generator": generator, "device": self.device}
+            noise = [torch.randn(size, width, **options)[rank::world] for size in sizes]
+            rows["keys"] += self.noise * torch.cat(noise)
         return rows
 
     def _keys(self, entries: np.ndarray) -> Tensor:
