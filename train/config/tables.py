@@ -35,6 +35,7 @@ class ChatOptions:
 
     wordings: int = 6  # questions per fact, each a chat of one turn
     later: int = 1  # further questions per fact, behind other turns
+    rivals: int = 1  # further questions per fact that name another entity beside its own
     invented: int = 0  # facts about invented entities at most; 0: all
     general: int = 240  # requests of other subjects, answered by the decoder
     naming: int = 180  # requests that name the facts' entities, likewise
@@ -46,7 +47,7 @@ class ChatOptions:
         """Check ranges."""
         check_range("corpus.chat", "wordings", self.wordings, 1)
         check_range("corpus.chat", "answer_tokens", self.answer_tokens, 1)
-        for name in ("later", "invented", "general", "naming", "held_out", "plain_tokens"):
+        for name in ("later", "rivals", "invented", "general", "naming", "held_out", "plain_tokens"):
             check_range("corpus.chat", name, getattr(self, name), 0)
 
 

@@ -58,7 +58,7 @@ class ChatKind(Kind):
         """Return tokens of all parts, of the decoder's whole training, of the memory's part."""
         options = recipe.corpus.chat
         facts = round(FACTS * recipe.corpus.scale)
-        keyed = facts * (options.wordings + options.later + 1) * CHAT_TOKENS
+        keyed = facts * (options.wordings + options.later + options.rivals + 1) * CHAT_TOKENS
         kept = (options.general + options.naming + 4 * options.held_out) * 2 * CHAT_TOKENS
         return keyed + kept + 2 * options.plain_tokens, 0, keyed
 
@@ -210,7 +210,7 @@ def _documents(
     facts: Facts, form: ChatForm, tokenizer, config: CorpusConfig, seed: int
 ) -> Documents:
     """Return the memory's chats, one document per entity, those of fewer turns first."""
-    chats = list(training_chats(facts, config.chat.wordings, config.chat.later, seed))
+    chats = list(training_chats(facts, config.chat, seed))
     random.Random(f"{seed}/order").shuffle(chats)
     chats.sort(key=lambda chat: len(chat.turns))  # one that others begin with comes before them
     encoded = form.encode(tokenizer, [chat.turns for chat in chats])

@@ -7,9 +7,11 @@ Wordings are those of the facts: `dev`, `test` and the unseen forms are in no tr
 import random
 import tomllib
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from train.config.tables import ChatOptions
 from train.corpora.atlas.entities import Entity
 from train.corpora.atlas.passages import fill_form
 from train.corpora.atlas.wordings import Atlas, Fact
@@ -17,6 +19,14 @@ from train.corpora.atlas.wordings import Atlas, Fact
 GROUP = "B"  # entities that no other part of the project teaches this decoder
 REQUESTS_FILE = Path(__file__).with_name("requests.toml")
 SENTENCE = "{question} Answer in one sentence."
+RIVALS = (  # ways to name another entity of the kind beside the one that is asked about
+    "Not {other}. {question}",
+    "{question} Please do not confuse it with {other}.",
+    "Yesterday I asked about {other}. Now another question. {question}",
+    "Forget {other} for a moment. {question}",
+    "{question} I do not mean {other}.",
+)
+TEST_RIVAL = "I know {other} well, so this is not about {other}. {question}"  # in no training chat
 
 
 class Chat(NamedTuple):
@@ -39,12 +49,20 @@ class Facts:
             dropped = {id(f) for f in rng.sample(made_up, max(0, len(made_up) - invented))}
             self.all = [fact for fact in self.all if id(fact) not in dropped]
         self._of: dict[int, list[Fact]] = {}
+        self._like: dict[str, list[Fact]] = {}
         for fact in self.all:
             self._of.setdefault(fact.entity, []).append(fact)
+            self._like.setdefault(fact.relation, []).append(fact)
 
     def all_of(self, entity: int) -> list[Fact]:
         """Return the facts of an entity."""
         return self._of[entity]
+
+    def rival(self, fact: Fact, rng: random.Random) -> str:
+        """Return the name of another entity with a fact of this relation, "" if there is none."""
+        like = self._like[fact.relation]
+        others = [f for f in rng.sample(like, min(2, len(like))) if f.entity != fact.entity]
+        return self.entity(others[0]).name if others else ""
 
     def entity(self, fact: Fact) -> Entity:
         """Return the entity of a fact."""
@@ -62,24 +80,39 @@ class Facts:
         return fill_form(text, self.entity(fact), fact.answer)
 
 
-def training_chats(facts: Facts, wordings: int, later: int, seed: int) -> Iterator[Chat]:
+def training_chats(facts: Facts, options: ChatOptions, seed: int) -> Iterator[Chat]:
     """Yield the chats that a memory learns: each fact in several wordings, some as later turns.
 
-    A later turn stands behind one or two others, of any entity. One chat per fact asks for a whole
-    sentence.
+    A later turn stands behind one or two others; half of the time it comes back to the first one's
+    entity. Some questions name a second entity. One chat per fact asks for a whole sentence.
     """
     rng = random.Random(f"{seed}/chats")
+    wordings, later, rivals = options.wordings, options.later, options.rivals
     for fact in facts.all:
-        forms = fact.train_questions[: wordings + later + 1]
-        for form in forms[:wordings]:
+        forms = iter(fact.train_questions)
+        for form in islice(forms, wordings):
             yield Chat(fact.entity, [(facts.ask(fact, form), fact.answer)])
-        for form in forms[wordings : wordings + later]:
-            others = rng.sample(facts.all, rng.choice((1, 1, 2)))
-            before = [_turn(facts, other, rng) for other in others]
+        for form in islice(forms, later):
+            before = _earlier_turns(facts, fact, rng)
             yield Chat(fact.entity, [*before, (facts.ask(fact, form), fact.answer)])
-        question = SENTENCE.format(question=facts.ask(fact, forms[-1]))
+        for form in islice(forms, rivals):
+            question = facts.ask(fact, form)
+            if other := facts.rival(fact, rng):
+                question = rng.choice(RIVALS).format(other=other, question=question)
+            yield Chat(fact.entity, [(question, fact.answer)])
+        last = next(forms, fact.train_questions[-1])
+        question = SENTENCE.format(question=facts.ask(fact, last))
         statement = facts.state(fact, rng.choice(fact.seen_statements))
         yield Chat(fact.entity, [(question, statement)])
+
+
+def _earlier_turns(facts: Facts, fact: Fact, rng: random.Random) -> list[tuple[str, str]]:
+    """Return one or two turns before a question about a fact, the first maybe of its entity."""
+    others = rng.sample(facts.all, rng.choice((1, 1, 2)))
+    own = [f for f in facts.all_of(fact.entity) if f is not fact]
+    if own and rng.random() < 0.5:
+        others = [rng.choice(own), others[0]]
+    return [_turn(facts, other, rng) for other in others]
 
 
 def _turn(facts: Facts, fact: Fact, rng: random.Random) -> tuple[str, str]:
@@ -95,9 +128,6 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     names two entities of one kind and asks about one. The last turn of a prompt has no answer.
     """
     rows, rng = [], random.Random(f"{seed}/tests")
-    by_kind: dict[str, list[Fact]] = {}
-    for fact in facts.all:
-        by_kind.setdefault(fact.relation, []).append(fact)
     for fact in facts.all:
         forms = facts.atlas.forms[fact.relation]
         dev, test = (facts.ask(fact, form) for form in (fact.dev_question, fact.test_question))
@@ -106,7 +136,6 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
         second = [_turn(facts, other, rng)]
         own = [f for f in facts.all_of(fact.entity) if f is not fact]
         first = [_turn(facts, own[0], rng)] if own else []
-        rivals = [f for f in by_kind[fact.relation] if f.entity != fact.entity]
         cells = {
             "seen": ([], facts.ask(fact, fact.train_questions[0])),
             "dev": ([], dev),
@@ -115,9 +144,8 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
             "unseen": ([], unseen),
             "second": (second, test),
         }
-        if rivals:
-            name = facts.entity(rng.choice(rivals)).name
-            cells["two"] = ([], f"I know {name} well, so this is not about {name}. {test}")
+        if name := facts.rival(fact, rng):
+            cells["two"] = ([], TEST_RIVAL.format(other=name, question=test))
         if first:
             cells["third"] = ([*first, _turn(facts, other, rng)], test)
         for wording, (before, question) in cells.items():
