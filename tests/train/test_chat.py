@@ -33,6 +33,7 @@ from train.corpora.chat import ChatForm
 from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
 from train.fit.loss import head_loss
+from train.run.kinds import kind_of
 from train.run.pipeline import STAGES, run
 from train.stages.memory import TargetRows
 from train.studies import chats
@@ -266,3 +267,15 @@ def test_processes_share_a_step_of_facts_and_kept_rows(finished):
     order = [torch.cat([share["keys"] for share in shares]), whole["keys"]]
     assert torch.equal(*(keys[keys[:, 0].argsort()] for keys in order))
     assert sum(int((share["alpha"] == 1).sum()) for share in shares) == 7
+
+
+def test_a_router_learns_which_answers_were_taught(finished):
+    folder, recipe = finished
+    decoder = chatty()
+    data = kind_of(folder / "corpus").router_data(folder / "corpus", decoder, recipe.router, 0)
+    groups = np.array(data.documents.groups)[
+        data.documents.document_of[data.documents.passage_at(data.positions)]
+    ]
+    assert data.taught.bool().tolist() == np.isin(groups, ["real", "invented"]).tolist()
+    assert float(data.weights[data.taught == 1].sum()) == pytest.approx(1 / 3, abs=1e-5)
+    assert bool((np.diff(data.positions) > 0).all())

@@ -18,7 +18,7 @@ from train.kinds.atlas import AtlasKind
 from train.measure.by_token import measure
 from train.run.stage import StageContext
 from train.stages import router as stage
-from train.stages.router import RouterRows, fit, fit_routers, nll
+from train.stages.router import RouterRows, fit, fit_routers, nll, objective
 from train.studies import routing
 
 CONFIG = RouterFitConfig(units=2, questions=2, tokens=40, window=16, k=9, temperature=3.0)
@@ -132,3 +132,15 @@ def test_the_command_reports_missing_parts_and_writes_its_findings(tmp_path, cap
     assert "B/test/invented" in capsys.readouterr().out
     findings = read_json(root / "findings" / "routing.json")
     assert {"fixed", AUTO, "oracle"} <= {row["setting"].get("lmbda") for row in findings}
+
+
+def test_a_gate_is_shut_where_the_memory_was_taught_nothing(tiny_model):
+    """The mix's nll would not shut it: both sources give the true token the same probability."""
+    taught = (torch.arange(40) % 2).float()
+    batch = RouterRows(rows().features + 3 * taught[:, None], *torch.full((2, 40), -0.1), taught)
+    weights = torch.full((40,), 1 / 40)
+    router, _ = fit(tiny_model, "memory", batch, weights, CONFIG, seed=0)
+    lmbda = torch.sigmoid(router(batch.features) / CONFIG.trust).detach()
+    assert lmbda[taught == 0].max() < 0.1 and lmbda[taught == 1].min() > 0.9
+    expected = torch.nn.functional.binary_cross_entropy(lmbda, taught)
+    assert float(objective(lmbda.logit(), batch, weights)) == pytest.approx(float(expected), abs=1e-4)

@@ -47,7 +47,15 @@ class ChatOptions:
         """Check ranges."""
         check_range("corpus.chat", "wordings", self.wordings, 1)
         check_range("corpus.chat", "answer_tokens", self.answer_tokens, 1)
-        for name in ("later", "rivals", "invented", "general", "naming", "held_out", "plain_tokens"):
+        for name in (
+            "later",
+            "rivals",
+            "invented",
+            "general",
+            "naming",
+            "held_out",
+            "plain_tokens",
+        ):
             check_range("corpus.chat", name, getattr(self, name), 0)
 
 

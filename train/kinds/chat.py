@@ -105,22 +105,27 @@ class ChatKind(Kind):
     def router_data(
         self, corpus: Path, decoder: Decoder, config: RouterFitConfig, seed: int
     ) -> RouterData:
-        """Return the answers to dev questions and what must be kept, each sort half the weight."""
+        """Return the answers to dev questions and what must be kept, each part a third.
+
+        What must be kept is of dev and of training alike: few requests are held out for dev, and a
+        memory imitates the decoder better on those of training.
+        """
         rows = read_lines(corpus / "questions.jsonl")
         cells = [f"{group}/{CHOOSING}" for group in CHAT_GROUPS]
         cells += [f"{group}/second_{CHOOSING}" for group in CHAT_GROUPS]
         questions = encode_questions(
             decoder.tokenizer, sample_questions(rows, cells, config.questions, seed)
         )
-        kept = Documents.load(corpus / "kept" / "dev")
-        documents = join_documents(questions.documents, kept)
-        offset = len(questions.documents.tokens)
-        positions = np.concatenate([questions.positions, all_positions(kept) + offset])
-        weights = np.ones(len(positions))
-        facts = positions < offset
-        for some in (facts, ~facts):
-            weights[some] /= 2 * max(1, some.sum())
-        return RouterData(documents, positions, torch.from_numpy(weights / weights.sum()).float())
+        documents, parts = questions.documents, [questions.positions]
+        for split in ("dev", "train"):
+            kept = Documents.load(corpus / "kept" / split)
+            parts.append(all_positions(kept) + len(documents.tokens))
+            documents = join_documents(documents, kept)
+        weights = np.concatenate([np.full(len(p), 1 / max(1, len(p))) for p in parts])
+        positions = np.concatenate(parts)
+        taught = torch.from_numpy(positions < len(questions.documents.tokens)).float()
+        weights = torch.from_numpy(weights / weights.sum()).float()
+        return RouterData(documents, positions, weights, taught)
 
     def measure(
         self, context: StageContext, decoder: Decoder, memory: Memory, store: Datastore

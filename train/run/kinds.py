@@ -32,6 +32,9 @@ class RouterData:
     documents: Documents
     positions: np.ndarray  # (R,) of the tokens that are predicted
     weights: Tensor  # (R,) float32, sum 1
+    # (R,) float32, 1 in answers that the memory was taught and 0 in what must stay the decoder's;
+    # None where a kind of corpus does not tell them apart
+    taught: Tensor | None = None
 
 
 class BundleExamples(NamedTuple):

@@ -1,10 +1,11 @@
 """Stage router: routers that set lambda for every token.
 
-The corpus kind chooses the tokens, none from a training text or a test. The loss is the mix's nll,
-so a router learns when to trust each source. R positions, F features.
+The corpus kind chooses the tokens, none from a test. The loss is the mix's nll, so a router learns
+when to trust each source; or, where the kind tells what the memory was taught, a gate's
+cross-entropy. R positions, F features.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +28,7 @@ from train.run.stage import StageContext
 SYSTEMS = tuple(system for system, parts in PARTS.items() if parts)  # those that mix
 STEPS = 150  # of L-BFGS, at most
 # of AdamW, where a router reads the state
-NOISY_STEPS, NOISY_ROWS, RATE, DECAY = 500, 2048, 1e-3, 0.1
+NOISY_STEPS, NOISY_ROWS, RATE, DECAY = 2000, 2048, 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class RouterRows:
     features: Tensor  # (R, F)
     lm: Tensor  # (R,) the decoder's log-prob of the true token
     other: Tensor  # (R,) the system's
+    taught: Tensor | None = None  # (R,) as in RouterData
+
+    def at(self, index: Tensor) -> "RouterRows":
+        """Return the rows at an index."""
+        taught = None if self.taught is None else self.taught[index]
+        return RouterRows(self.features[index], self.lm[index], self.other[index], taught)
 
 
 def fit_routers(context: StageContext) -> dict:
@@ -52,6 +59,7 @@ def fit_routers(context: StageContext) -> dict:
     data = kind_of(corpus).router_data(corpus, decoder, config, context.seed)
     nll = {}
     for system, rows in router_rows(model, data, config.state).items():
+        rows = replace(rows, taught=data.taught)
         router, nll[system] = fit(model, system, rows, data.weights, config, context.seed)
         router.save(context.folder / system)
     return {"tokens": len(data.positions), "nll": nll}
@@ -79,7 +87,7 @@ def router_rows(model: Model, data: RouterData, state: bool = False) -> dict[str
             rows.lm[at] = gold(sources, "lm", true).cpu()
             rows.other[at] = gold(sources, system, true).cpu()
     at = torch.from_numpy(selected)
-    return {s: RouterRows(r.features[at], r.lm[at], r.other[at]) for s, r in rows_of.items()}
+    return {s: r.at(at) for s, r in rows_of.items()}
 
 
 def fit(
@@ -120,9 +128,9 @@ def _minimise(router: Router, rows: RouterRows, weights: Tensor, config: RouterF
     def closure() -> Tensor:
         optimizer.zero_grad()
         size = sum(p.square().sum() for p in router.parameters())
-        loss = nll(router(rows.features), rows, weights) + config.decay * size
-        loss.backward()
-        return loss
+        value = objective(router(rows.features), rows, weights) + config.decay * size
+        value.backward()
+        return value
 
     optimizer.step(closure)
 
@@ -137,11 +145,23 @@ def _descend(router: Router, rows: RouterRows, weights: Tensor, config: RouterFi
     equal = torch.full((NOISY_ROWS,), 1 / NOISY_ROWS)
     for _ in range(NOISY_STEPS):
         at = torch.multinomial(weights, NOISY_ROWS, replacement=True)
-        drawn = RouterRows(rows.features[at], rows.lm[at], rows.other[at])
+        drawn = rows.at(at)
         noise = config.noise * router.scale * torch.randn_like(drawn.features)
         optimizer.zero_grad()
-        nll(router(drawn.features + noise), drawn, equal).backward()
+        objective(router(drawn.features + noise), drawn, equal).backward()
         optimizer.step()
+
+
+def objective(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:
+    """Return what a router is fitted to lower: the mix's nll, or a gate's cross-entropy.
+
+    Where rows say what the memory was taught, lambda is the probability that a row is of that. The
+    nll alone hardly shuts a router: where both sources agree it costs nothing to leave it open, and
+    then it is open where they do not.
+    """
+    if rows.taught is None:
+        return nll(logits, rows, weights)
+    return F.binary_cross_entropy_with_logits(logits, rows.taught, weights, reduction="sum")
 
 
 def nll(logits: Tensor, rows: RouterRows, weights: Tensor) -> Tensor:
