@@ -33,7 +33,7 @@ def rows(count: int = 40) -> RouterRows:
 
 def test_the_loss_is_the_mixs_nll_and_its_gradient_is_right():
     batch, weights = rows(7), torch.rand(7).double()
-    batch = RouterRows(*(getattr(batch, f.name).double() for f in dataclasses.fields(RouterRows)))
+    batch = RouterRows(batch.features.double(), batch.lm.double(), batch.other.double())
     logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda x: nll(x, batch, weights), logits)
     lmbda = torch.sigmoid(logits.detach())
@@ -142,5 +142,6 @@ def test_a_gate_is_shut_where_the_memory_was_taught_nothing(tiny_model):
     router, _ = fit(tiny_model, "memory", batch, weights, CONFIG, seed=0)
     lmbda = torch.sigmoid(router(batch.features) / CONFIG.trust).detach()
     assert lmbda[taught == 0].max() < 0.1 and lmbda[taught == 1].min() > 0.9
-    expected = torch.nn.functional.binary_cross_entropy(lmbda, taught)
-    assert float(objective(lmbda.logit(), batch, weights)) == pytest.approx(float(expected), abs=1e-4)
+    expected = float(torch.nn.functional.binary_cross_entropy(lmbda, taught))
+    value = float(objective(lmbda.logit(), batch, weights))
+    assert value == pytest.approx(expected, abs=1e-4)
