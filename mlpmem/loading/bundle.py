@@ -38,6 +38,7 @@ from mlpmem.loading.extra_columns import ExtraColumn, bundled, check_name
 from mlpmem.loading.hub import Tell
 from mlpmem.loading.manifest import (
     AGAIN,
+    FINGERPRINT,
     FORMAT,
     MANIFEST,
     QUESTIONS,
@@ -50,6 +51,7 @@ from mlpmem.loading.manifest import (
     refuse_link,
 )
 from mlpmem.loading.presets import PRESETS
+from mlpmem.loading.shipped import SHIPPED, default_bundle_path, shipped_path
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, check_binding
 from mlpmem.retrieval.documents import Documents
@@ -57,8 +59,6 @@ from mlpmem.retrieval.key_cache import Built, Fingerprint, build_or_read
 from mlpmem.retrieval.retriever import make_retriever
 
 TRACE = re.compile(r"traces/[^/]+\.json")
-FINGERPRINT = "fingerprint.safetensors"
-SHIPPED = ("atlas", "smollm2")  # bundles in assets/
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ class Bundle:
     ) -> Built:
         """Build the keys or read them from the cache, attach the datastore, return what it cost.
 
-        MlpMemError for a bundle without a datastore. Keys are always computed in float32, so one cache serves models of every dtype.
+        MlpMemError for a bundle without a datastore. Keys are always computed in float32, so one
+        cache serves models of every dtype.
         """
         with self._reading("documents or fingerprint"):
             fingerprint = Fingerprint.load(listed_file(self.folder, self.manifest, FINGERPRINT))
@@ -196,19 +197,6 @@ class Bundle:
         built = build_or_read(decoder, documents, label, fingerprint, progress=progress, stop=stop)
         model.attach_datastore(built.datastore, make_retriever(retriever, built.datastore.keys))
         return built
-
-
-def default_bundle_path() -> Path:
-    """Return the folder of the embedded bundle (clone or installed), or of MLPMEM_BUNDLE if set."""
-    if named := os.environ.get("MLPMEM_BUNDLE"):
-        return Path(named)
-    return shipped_path("atlas")
-
-
-def shipped_path(name: str) -> Path:
-    """Return the folder of a bundle in SHIPPED, of the clone or installed."""
-    clone = Path(__file__).parents[2] / "assets" / name
-    return clone if clone.is_dir() else Path(__file__).parents[1] / name
 
 
 def preset_path(name: str | Path | None) -> Path:
@@ -262,7 +250,8 @@ def save_bundle(
 
     Weights are stored in half precision, those of a decoder only without `decoder_file`. Without
     fingerprint the bundle has no datastore. form is "questions" for a decoder that was trained on
-    "Question: ... Answer:", else "text". A temporary sibling folder is written and then renamed.
+    "Question: ... Answer:", "chat" for a memory of chats, else "text". A temporary
+    sibling folder is written and then renamed.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)

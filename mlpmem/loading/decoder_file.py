@@ -95,7 +95,7 @@ class DecoderFile:
         if (path := self.locate()) is not None:
             return path
         if not download or not self.hub:
-            raise MlpMemError(self._missing())
+            raise MlpMemError(f"decoder: {self.missing()}")
         listing = Listing(self.hub, self.revision, self.licence, {self.file: self.bytes})
         path = download_file(listing, self.file, tell or (lambda line, share: None))
         if not self._is_right(path):
@@ -119,13 +119,15 @@ class DecoderFile:
     def _is_right(self, path: Path) -> bool:
         return path.stat().st_size == self.bytes and sha256(path) == self.sha256
 
-    def _missing(self) -> str:
-        """Return why there is no file, and the next step."""
+    def missing(self) -> str:
+        """Return why there is no file and what to do, "" if there is one."""
+        if self.locate() is not None:
+            return ""
         wrong = " and ".join(place for place, _ in self._candidates())
         what = (
             f"that of {wrong} is another file (its sha256 differs)" if wrong else "it is not here"
         )
-        return f"decoder: this bundle needs {self}, and {what}; {self._install()}"
+        return f"this bundle needs {self}, and {what}; {self._install()}"
 
     def _install(self) -> str:
         """Return the next step for a person."""

@@ -16,7 +16,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn
-from mlpmem.loading.manifest import QUESTIONS, TEXT
+from mlpmem.loading.manifest import CHAT, QUESTIONS, TEXT
 from mlpmem.loading.packages import PACKAGE
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
@@ -143,9 +143,9 @@ def cost(answered: list[dict[str, Trace]]) -> dict:
 
 
 def _form(decoder: Decoder, has_questions: bool) -> str:
-    """Return the form of a bundle's prompts; a chat template says how chats are asked."""
+    """Return the form of a bundle's prompts; questions are chats where there is a template."""
     chats = bool(getattr(decoder.tokenizer, "chat_template", None))
-    return QUESTIONS if has_questions and not chats else TEXT
+    return (CHAT if chats else QUESTIONS) if has_questions else TEXT
 
 
 def _attributions(path: Path) -> list[str]:

@@ -36,11 +36,11 @@ class Route:
         return match.groupdict() if match else None
 
 
+NOT_FOUND = "Not found. The page is at /; its About tab lists the endpoints."
 GET, POST = ("GET", "HEAD"), ("POST",)
 # "the page" marks its own routes; gradio_client, curl (see About), Gradio's start-up check and a
 # host use the others.
 ROUTES = (
-    Route("page", GET, "/"),  # the page
     Route("file", GET, r"/(assets|static)/[\w./+@ -]{1,200}", file=True),  # the page
     Route("file", GET, r"/theme\.css|/favicon\.ico", file=True),  # the page
     Route("heartbeat", GET, rf"{API}/heartbeat/(?P<session>{NAME})"),  # the page
@@ -61,6 +61,7 @@ ROUTES = (
     Route("model", GET, rf"{V1}/models/(?P<model>[^\x00-\x1f]{{1,200}})", program=True),
     Route("completions", POST, f"{V1}/completions", "small_body", program=True),
     Route("chat", POST, f"{V1}/chat/completions", "small_body", program=True),
+    Route("page", GET, r"/(?P<path>[a-z0-9-]{0,40})"),  # the page, a path for each model
 )
 
 
@@ -74,4 +75,4 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         known = known or named is not None
     if known:
         raise RefusedError(405, f"The method {method[:20]} is not allowed here.")
-    raise RefusedError(404, "Not found. The page is at /; its About tab lists the endpoints.")
+    raise RefusedError(404, NOT_FOUND)

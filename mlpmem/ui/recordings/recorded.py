@@ -11,7 +11,7 @@ from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
 from mlpmem.formats import is_number, read_json
-from mlpmem.loading.manifest import MANIFEST, asks_questions
+from mlpmem.loading.manifest import MANIFEST, asks_chats, asks_questions
 from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
@@ -33,6 +33,7 @@ class Recorded:
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
+    chat_form: bool = False  # prompts are asked as chats, as the memory's questions were
 
     def as_prompt(self, text: str) -> str:
         """Return a bare question in the form that the decoder was trained on, if it has one.
@@ -129,6 +130,7 @@ def read(bundle: Path) -> Recorded:
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
         questions_form=bool(manifest) and asks_questions(manifest),
+        chat_form=asks_chats(manifest),
     )
 
 

@@ -58,6 +58,7 @@ class Request:
     forced: list[int]
     own: str  # short id of the searched own text, or ""
     systems: list[str]  # of "typed"
+    chat: bool = False  # the prompt was asked as a chat
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -91,6 +92,7 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         systems=[
             s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
         ],
+        chat=data.get("chat") is True and data["kind"] != "typed",
     )
 
 
