@@ -6,7 +6,6 @@ A column can be scrubbed (its text at every lambda) and branched (another contin
 import threading
 import time
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -52,8 +51,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     stop.click(None, cancels=[run, ask])
     picked = [prompt, options[0], view]
     examples.pick(_picker(shared), None, picked, trigger_mode="multiple", **PRIVATE)
-    show = partial(saved.show, others=shared.others)
-    shared.tools.opened(show, None, view, trigger_mode="multiple", **PRIVATE)
+    opened = saved.opener(shared.others)
+    shared.tools.opened(opened, None, view, trigger_mode="multiple", **PRIVATE)
     gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
 
 
