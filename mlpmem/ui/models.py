@@ -51,7 +51,8 @@ def find(models: Sequence[PageModel], name: object) -> PageModel:
     if name and name not in names:
         raise MlpMemError(f"There is no model {name!r:.80}. Use one of {', '.join(names)}.")
     model = models[names.index(name)] if name else models[0]
-    model.service.start()
+    if model is not models[0]:
+        model.service.start()
     return model
 
 

@@ -83,8 +83,6 @@ def build(models: Sequence[PageModel]) -> gr.Blocks:
 def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf) -> None:
     """Lay out one model's path and connect its events."""
     service, recorded = model.service, model.recorded
-    if len(models) > 1:
-        gr.Navbar(visible=False)
     with gr.Row(elem_classes="top-row"):
         masthead = MASTHEAD.replace("</header>", f"{picker(models, model)}</header>")
         components.static(masthead, elem_id="masthead")

@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlpmem.loading.shipped import SHIPPED
+
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of sessions, events, uploads and functions
 PATTERN = re.compile(NAME)
 API = "/gradio_api"
@@ -41,6 +43,7 @@ GET, POST = ("GET", "HEAD"), ("POST",)
 # "the page" marks its own routes; gradio_client, curl (see About), Gradio's start-up check and a
 # host use the others.
 ROUTES = (
+    Route("page", GET, rf"/(?P<path>({'|'.join(SHIPPED)})?)"),  # the page, at most one per model
     Route("file", GET, r"/(assets|static)/[\w./+@ -]{1,200}", file=True),  # the page
     Route("file", GET, r"/theme\.css|/favicon\.ico", file=True),  # the page
     Route("heartbeat", GET, rf"{API}/heartbeat/(?P<session>{NAME})"),  # the page
@@ -61,7 +64,6 @@ ROUTES = (
     Route("model", GET, rf"{V1}/models/(?P<model>[^\x00-\x1f]{{1,200}})", program=True),
     Route("completions", POST, f"{V1}/completions", "small_body", program=True),
     Route("chat", POST, f"{V1}/chat/completions", "small_body", program=True),
-    Route("page", GET, r"/(?P<path>[a-z0-9-]{0,40})"),  # the page, a path for each model
 )
 
 

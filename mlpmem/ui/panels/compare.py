@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.engine.trace import SOURCES
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -39,7 +38,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
     view = components.token_view(
-        _shown(shared, first), "pane-", list(SOURCES), asks=True,
+        _shown(shared, first), "pane-", list(shared.recorded.systems), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
     )  # fmt: skip
     run = gr.on(
@@ -82,7 +81,9 @@ def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
 def _options(shared: Shared) -> list[gr.components.Component]:
     names = [("decoder only", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
     names += [(o.short, o.name) for o in shared.service.extras.offers.values()]
-    systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
+    systems = gr.CheckboxGroup(
+        names, value=list(shared.recorded.systems), label="Columns", elem_id="systems"
+    )
     with gr.Row(elem_classes="options-row"):
         return [
             systems,
@@ -185,7 +186,8 @@ def _restorer(shared: Shared):
 
     def restore(request: gr.Request) -> list:
         offered = list(shared.service.extras.offers)
-        link = inputs.read_link(request.query_params, offered)
+        usual = shared.recorded.systems
+        link = inputs.read_link(request.query_params, offered, usual)
         if link is None:
             return [gr.skip()] * (len(inputs.BOUNDS) + 4)
         prompt = shared.recorded.as_prompt(link.prompt)

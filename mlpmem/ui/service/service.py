@@ -89,11 +89,12 @@ class Service:
     def corpus(self) -> Any:
         """Return the model's texts, decoded on first use; MlpMemError without any."""
         with self._lock:
-            searches = "knn" in self.model.systems or self.model.documents is not None
-            if self._status.settled and not searches:
+            model = self.model
+            has_texts = "knn" in model.systems or getattr(model, "documents", None) is not None
+            if self._status.settled and not has_texts:
                 raise MlpMemError(NO_CORPUS)
             if self._corpus is None:
-                self._corpus = self.model.corpus()
+                self._corpus = model.corpus()
             return self._corpus
 
     @property
