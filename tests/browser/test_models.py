@@ -70,7 +70,7 @@ def opened(chromium):
     yield open_page
     for page, url in pages:
         page.context.close()
-        own = (url, "data:", "blob:")
+        own = (url.removesuffix("smollm2"), "data:", "blob:")
         assert [u for u in page.seen if not u.startswith(own)] == [] and page.errors == []
 
 
@@ -120,18 +120,17 @@ def test_a_chat_is_branched_as_a_chat_and_repeated_as_typed(two, opened, monkeyp
     page.click("#generate")
     page.wait_for_function(DONE, arg=run)
     run = page.get_attribute(RUN, "data-run")
-    page.evaluate("""() => {
-      const view = MLPMEM.page.views.find((one) => one.prefix === 'pane-');
-      const trace = view.panes.get('memory').trace;
-      view.request({ kind: 'branch', run: view.run, system: 'memory', lmbda: 'auto' === trace.lmbda
-        ? null : trace.lmbda, settings: trace.settings, forced: [40, 41] });
-    }""")
+    page.click("#pane-memory .token >> nth=1")
+    first = ids_of(page, "memory")[0]
+    page.click("#drawer .branch >> nth=1")
     page.wait_for_function(DONE, arg=run)
     monkeypatch.syspath_prepend(str(folder / "site"))
     model = mlpmem.load(folder / "smollm2")
     ids = model.chat_ids("Where is Lima?", 32)
-    trace = model.generate(ids, "memory", max_new_tokens=32, forced=[40, 41])
-    assert ids_of(page, "memory") == [step.token_id for step in trace.steps]
+    branched = ids_of(page, "memory")
+    assert branched[0] == first
+    trace = model.generate(ids, "memory", max_new_tokens=32, forced=branched[:2])
+    assert branched == [step.token_id for step in trace.steps]
     run = page.get_attribute(RUN, "data-run")
     page.click(".form-chip")
     page.wait_for_function(DONE, arg=run)

@@ -233,7 +233,7 @@ def _branch(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> I
     for trace in begin["traces"].values():
         trace["settings"]["forced"] = request.forced
     fields = {"branch": True, "columns": [request.system], "own": request.own}
-    yield begin | fields | {"chat": request.chat}
+    yield begin | fields | {"chat": request.chat, "typed": request.prompt if request.chat else ""}
     asked = columns.asked(
         service.model, request.prompt, request.options.max_new_tokens, request.chat
     )
