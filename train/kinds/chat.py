@@ -177,8 +177,9 @@ class ChatKind(Kind):
         texts: dict[tuple[int, str], None] = {}  # (document, text)
         for p, document in enumerate(np.asarray(documents.document_of).tolist()):
             text = decoder.spelled(documents.passage(p).tolist()).removeprefix(form.before)
-            if form.question not in text:
-                texts[document, text.replace(form.answer, form.end)] = None
+            question, _, answer = text.partition(form.answer)
+            if form.question not in answer:
+                texts[document, question + form.end + answer] = None
         ids = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
         pairs = [(document, row) for (document, _), row in zip(texts, ids, strict=True)]
         return join_passages(pairs, documents.titles, documents.groups)
