@@ -24,8 +24,10 @@ from pathlib import Path
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import is_gguf
+from mlpmem.loading import hub
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
+from mlpmem.loading.shipped import SHIPPED, present, shipped_path
 from mlpmem.ui.door import files
 from mlpmem.ui.service import ending
 
@@ -44,8 +46,13 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, default=DEFAULT, help="a bundle's folder")
     parser.add_argument(
-        "--preset", help="the authors' checkpoints: gpt2-large-wikitext103 or mistral-7b-wikipedia"
-    )
+        "--preset", help="atlas or smollm2, or the authors' checkpoints: gpt2-large-wikitext103 or "
+        "mistral-7b-wikipedia",
+    )  # fmt: skip
+    parser.add_argument(
+        "--download", action="store_true",
+        help="download the decoder of --preset smollm2, or of a bundle that only names it",
+    )  # fmt: skip
     parser.add_argument(
         "--decoder", help="a transformers folder, .gguf file or Hub id, in place of a bundle"
     )
@@ -85,6 +92,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.error("--preset includes decoder and memory; omit --decoder and --memory")
     if not args.decoder and (args.memory or args.train_memory):
         parser.error("--memory and --train-memory need --decoder")
+    if args.preset in SHIPPED:
+        args.preset, args.bundle = None, shipped_path(args.preset)
     if args.text and not (args.decoder or args.preset):
         parser.error("--text needs --decoder or --preset")
     if args.train_memory and (args.memory or not args.text):
@@ -169,6 +178,19 @@ def opened(args: argparse.Namespace) -> tuple:
     return loads.open_bundle(args.bundle, datastore=datastore), args.bundle, note, extras
 
 
+def shipped_models(bundle: Path, datastore: bool) -> tuple[str, list]:
+    """Return (the name of a shipped bundle, the other shipped ones as the page's models).
+
+    Any other bundle is served by itself.
+    """
+    names = [name for name in present() if name != bundle.name]
+    if bundle.name not in SHIPPED or bundle.resolve() != shipped_path(bundle.name).resolve():
+        return "", []
+    from mlpmem.ui.models import of_bundle
+
+    return bundle.name, [of_bundle(name, shipped_path(name), datastore) for name in names]
+
+
 def served_name(args: argparse.Namespace) -> str:
     """Return the name by which programs ask for a decoder or preset."""
     return args.preset or Path(args.decoder).name.removesuffix(".gguf")
@@ -209,8 +231,8 @@ def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; return the process's exit status."""
     args = arguments(argv)
     names = [name for name in (args.decoder, args.memory) if name and not Path(name).exists()]
-    # only Hub ids need the network; huggingface_hub reads the variable when it is imported
-    os.environ.setdefault("HF_HUB_OFFLINE", "0" if args.preset or names else "1")
+    if not (args.preset or names):  # only Hub ids need the network
+        hub.stay_offline()
     if not args.decoder and not (args.bundle / "manifest.json").is_file():
         say(
             f"{args.bundle} is not a bundle: it has no manifest.json. Clone the repository "
@@ -227,14 +249,18 @@ def main(argv: list[str] | None = None) -> int:
     except MlpMemError as error:
         say(str(error))
         return 2
+    from mlpmem.ui.models import PageModel
     from mlpmem.ui.recordings import recorded
-    from mlpmem.ui.service import service
+    from mlpmem.ui.service import loads, service
 
     load, bundle, note, extras = opened(args)
     recordings = recorded.read(bundle) if bundle else recorded.Recorded()
-    name = "" if bundle else served_name(args)
-    serving = service.Service(load, note, extras, name)
-    return page.serve(serving, recordings, args.host, args.port)
+    shipped, others = shipped_models(bundle, not args.no_datastore) if bundle else ("", [])
+    needed = loads.needed_by(bundle) if bundle else None
+    name = shipped if bundle else served_name(args)
+    serving = service.Service(load, note, extras, name, needed)
+    model = PageModel.named(shipped, serving, recordings)
+    return page.serve([model, *others], args.host, args.port, args.download)
 
 
 if __name__ == "__main__":

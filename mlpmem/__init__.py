@@ -56,10 +56,13 @@ def load(
     device: str = "cpu",
     dtype: str | None = None,
     progress: "Callable[[int, int], None] | None" = None,
+    download: bool = False,
 ) -> "Model":
     """Return a model from a bundle's folder (by default the embedded one), a preset, or parts.
 
-    A preset is a name in presets.PRESETS, downloaded at its first use; text= may come with it.
+    Presets are "atlas" and "smollm2", which ship as bundles, and the names in presets.PRESETS,
+    downloaded at their first use; text= may come with those. "smollm2" needs its decoder's file,
+    from an installed package or the Hub's cache; download=True fetches it.
     With decoder=, the parts memory= and text= are optional. datastore=False loads a bundle without
     its datastore; "background" attaches it from a thread while decoder and memory already answer.
     progress(done, total) counts tokens while keys are built. dtype packs the weights for decoding
@@ -100,9 +103,11 @@ def load(
     from mlpmem.loading.bundle import load_bundle, preset_path
 
     opened = load_bundle(preset_path(bundle))
-    model = opened.model(device, **weights)
+    model = opened.model(device, **weights, download=download)
     if settings is not None:
         model.settings = settings
+    if not opened.searches:
+        return model
     attach = partial(opened.attach, model, progress, retriever=retriever)
     if datastore == "background":
         threading.Thread(target=attach, daemon=True).start()

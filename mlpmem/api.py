@@ -355,15 +355,14 @@ class Model(FusedModel):
         return store_texts(self.decoder, titled, progress=progress, stop=stop)
 
     def corpus(self, store: Store | None = None) -> TextIndex:
-        """Return the texts behind a store, to search and read; MlpMemError without a datastore."""
+        """Return the texts behind a store, to search and read; MlpMemError without texts."""
         store = store or self.store
-        if store is None:
+        documents = store.datastore.documents if store is not None else self.documents
+        if documents is None:
             raise MlpMemError(
                 "the datastore is not there yet, so its texts cannot be read; try again later"
             )
-        return TextIndex(
-            store.datastore.documents, lambda ids: passage_text(self.decoder, ids).strip(PARTED)
-        )
+        return TextIndex(documents, lambda ids: passage_text(self.decoder, ids).strip(PARTED))
 
     def only(self, system: str) -> "Model":
         """Return a model that computes only this system; all parts are shared."""
@@ -390,7 +389,7 @@ class Model(FusedModel):
     ) -> "Model":
         """Return a model of this decoder and these parts."""
         model = Model(self.decoder, memory, settings, self.name, routers, self.questions)
-        model._store = store
+        model._store, model.documents = store, self.documents
         return model
 
 

@@ -39,6 +39,7 @@ from mlpmem.retrieval import key_cache
 from mlpmem.retrieval.documents import Documents
 from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
+from mlpmem.ui.models import PageModel
 from mlpmem.ui.panels import compare, results
 from mlpmem.ui.panels import results as studies
 from mlpmem.ui.recordings import recorded, saved
@@ -149,7 +150,7 @@ PROMPTS = VALUES | st.text(min_size=1, max_size=60)
 @fuzz
 @given(prompt=PROMPTS, systems=VALUES | st.just(None), numbers=st.lists(SCALARS, max_size=8))
 def test_the_endpoints_answer_or_refuse(shared, prompt, systems, numbers):
-    ask = endpoints.Endpoints(shared)
+    ask = endpoints.Endpoints([PageModel(shared.service, shared.recorded)])
     names = [*inputs.BOUNDS, "stop"]
     given_ = {"max_new_tokens": 2} | dict(zip(names, numbers, strict=False))
     given_["lmbda"] = numbers[-1] if numbers else None

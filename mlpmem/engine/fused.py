@@ -22,6 +22,7 @@ from mlpmem.fast.devices import calibrate, threads_for, trim_memory
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
+from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.retriever import Neighbours, Retriever
 
 LABELS = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
@@ -73,6 +74,7 @@ class FusedModel:
         self.name, self.questions = name, questions
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
+        self.documents: Documents | None = None  # of a bundle whose documents have no keys
 
     def pack(self, bits: int = 0) -> Self:
         """Return self with weights packed for decoding on this CPU; see Decoder.pack."""

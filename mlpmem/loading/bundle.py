@@ -4,6 +4,9 @@ manifest.json lists every file with size and sha256. decoder/, memory/ and docum
 models and texts, router/ the fitted routers, adapters/ tuned decoders. Results, examples and
 recorded traces are what the page shows first. `key_cache.py` builds the keys, which are not stored.
 
+A bundle may name its decoder's file instead (`decoder_file.py`). A bundle without a fingerprint has
+no datastore: its documents are only read and searched by words.
+
 `put_results` and `put_adapter` change an existing bundle.
 """
 
@@ -30,9 +33,12 @@ from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
 from mlpmem.formats import ADAPTER_FILES, read_json
+from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn, bundled, check_name
+from mlpmem.loading.hub import Tell
 from mlpmem.loading.manifest import (
     AGAIN,
+    FINGERPRINT,
     FORMAT,
     MANIFEST,
     QUESTIONS,
@@ -45,6 +51,7 @@ from mlpmem.loading.manifest import (
     refuse_link,
 )
 from mlpmem.loading.presets import PRESETS
+from mlpmem.loading.shipped import SHIPPED, default_bundle_path, shipped_path
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, check_binding
 from mlpmem.retrieval.documents import Documents
@@ -75,6 +82,16 @@ class Bundle:
             ) from error
 
     @property
+    def decoder_file(self) -> DecoderFile | None:
+        """Return the file that is this bundle's decoder, None if the bundle holds its decoder."""
+        return DecoderFile.named(self.manifest)
+
+    @property
+    def searches(self) -> bool:
+        """Return whether keys are built of the documents, for a datastore."""
+        return FINGERPRINT in self.manifest["files"]
+
+    @property
     def adapters(self) -> list[ExtraColumn]:
         """Return the adapters in the bundle; MlpMemError for malformed ones."""
         return bundled(self.folder, self.manifest)
@@ -98,11 +115,16 @@ class Bundle:
         *,
         pack: bool = False,
         bits: int = 0,
+        download: bool = False,
+        tell: Tell | None = None,
     ) -> Model:
         """Return decoder and memory as a model; `attach` adds the datastore.
 
-        With pack, weights are laid out for decoding on a CPU; bits are those of linear.pack.
+        With pack, weights are laid out for decoding on a CPU; bits are those of linear.pack. With
+        download, a decoder that is only named may be downloaded; tell reports it.
         """
+        if (file := self.decoder_file) is not None:
+            file.find(download, tell)
         with self._reading("decoder, memory or router"):
             with self._listed("memory") as folder:
                 memory = Memory.load(folder, device=device, dtype=dtype)
@@ -111,12 +133,16 @@ class Bundle:
             routers = load_routers(self.folder / "router", listed)
             questions = asks_questions(self.manifest)
             model = Model(decoder, memory, self.settings, self.name, routers, questions)
+            if not self.searches:
+                model.documents = self.documents()
             if pack:
                 return model.pack(bits)
             calibrate(decoder)
             return model
 
     def _decoder(self, depth: int, **options: Any) -> Decoder:
+        if (file := self.decoder_file) is not None:
+            return Decoder.load(file.find(), depth=depth, **options)
         with self._listed("decoder") as folder:
             decoder = Decoder.load(folder, depth=depth, **options)
         decoder.folder = self.folder / "decoder"
@@ -152,15 +178,16 @@ class Bundle:
     ) -> Built:
         """Build the keys or read them from the cache, attach the datastore, return what it cost.
 
-        Keys are always computed in float32, so one cache serves models of every dtype.
+        MlpMemError for a bundle without a datastore. Keys are always computed in float32, so one
+        cache serves models of every dtype.
         """
         with self._reading("documents or fingerprint"):
-            fingerprint = Fingerprint.load(
-                listed_file(self.folder, self.manifest, "fingerprint.safetensors")
-            )
+            fingerprint = Fingerprint.load(listed_file(self.folder, self.manifest, FINGERPRINT))
             documents = self.documents()
         parts = ("decoder/", "documents/")
         digests = {n: f["sha256"] for n, f in self.manifest["files"].items() if n.startswith(parts)}
+        if (file := self.decoder_file) is not None:
+            digests["decoder"] = file.sha256
         label = hashlib.sha256(
             json.dumps([model.decoder.depth, digests], sort_keys=True).encode()
         ).hexdigest()[:16]
@@ -172,22 +199,16 @@ class Bundle:
         return built
 
 
-def default_bundle_path() -> Path:
-    """Return the folder of the embedded bundle (clone or installed), or of MLPMEM_BUNDLE if set."""
-    if named := os.environ.get("MLPMEM_BUNDLE"):
-        return Path(named)
-    clone = Path(__file__).parents[2] / "assets" / "atlas"
-    return clone if clone.is_dir() else Path(__file__).parents[1] / "atlas"
-
-
 def preset_path(name: str | Path | None) -> Path:
     """Return the folder of a preset or path; None means the embedded bundle."""
     if name is None or name == "atlas":
         return default_bundle_path()
+    if str(name) in SHIPPED and not Path(name).is_dir():
+        return shipped_path(str(name))
     if not Path(name).exists():
         raise MlpMemError(
-            f"bundle: {str(name)!r} is neither a local folder nor a preset; presets are atlas, "
-            f"{', '.join(PRESETS)}. Check the path, or load parts with decoder=..."
+            f"bundle: {str(name)!r} is neither a local folder nor a preset; presets are "
+            f"{', '.join((*SHIPPED, *PRESETS))}. Check the path, or load parts with decoder=..."
         )
     return Path(name)
 
@@ -201,6 +222,7 @@ def load_bundle(path: str | Path | None = None) -> Bundle:
     folder = Path(path) if path is not None else default_bundle_path()
     manifest = checked_manifest(folder)
     bundled(folder, manifest)
+    DecoderFile.named(manifest)
     return Bundle(folder, manifest)
 
 
@@ -211,7 +233,8 @@ def save_bundle(
     memory: Memory,
     documents: Documents,
     settings: Settings | Mapping[str, Any],
-    fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray],
+    fingerprint: Fingerprint | tuple[np.ndarray, np.ndarray] | None = None,
+    decoder_file: DecoderFile | None = None,
     routers: Mapping[str, Router] | None = None,
     adapters: Sequence[ExtraColumn] = (),
     results: Any = None,
@@ -225,16 +248,28 @@ def save_bundle(
 ) -> Bundle:
     """Write a bundle into folder, replacing any that exists, check it and return it.
 
-    Weights are stored in half precision. form is "questions" for a decoder that was trained on
-    "Question: ... Answer:", else "text". A temporary sibling folder is written and then renamed.
+    Weights are stored in half precision, those of a decoder only without `decoder_file`. Without
+    fingerprint the bundle has no datastore. form is "questions" for a decoder that was trained on
+    "Question: ... Answer:", "chat" for a memory of chats, else "text". A temporary
+    sibling folder is written and then renamed.
     """
     folder = Path(folder).absolute()
     check_binding(memory.config, decoder)
+    if decoder_file is not None and decoder.gguf_sha256 != decoder_file.sha256:
+        raise MlpMemError(
+            f"export: the decoder must come from {decoder_file.file}, which the bundle names; its "
+            "weights are those of another file. Load it from that file"
+        )
     settings = settings if isinstance(settings, Settings) else Settings(**settings)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _write_model(staging, decoder, memory, documents, fingerprint)
+        if decoder_file is None:
+            _write_decoder(staging, decoder)
+        memory.save(staging / "memory", torch.float16)
+        documents.save(staging / "documents")
+        if fingerprint is not None:
+            _write_fingerprint(staging, fingerprint)
         for system, router in (routers or {}).items():
             router.save(staging / "router" / system)
         write_json(staging / "results.json", results or {})
@@ -251,6 +286,8 @@ def save_bundle(
             "sizes": {"vocab_size": decoder.vocab_size, "hidden_size": decoder.hidden_size},
             "attributions": list(attributions),
         }
+        if decoder_file is not None:
+            manifest["decoder"] = decoder_file.to_dict()
         if adapters:
             manifest["adapters"] = copy_adapters(staging, adapters)
         manifest["files"] = list_files(staging)
@@ -264,19 +301,18 @@ def save_bundle(
     return Bundle(folder, manifest)
 
 
-def _write_model(
-    folder: Path, decoder: Decoder, memory: Memory, documents: Documents, fingerprint: Any
-) -> None:
-    from safetensors.torch import save_file
-
+def _write_decoder(folder: Path, decoder: Decoder) -> None:
     half = copy.deepcopy(decoder.model).to("cpu", torch.float16)
     half.save_pretrained(folder / "decoder")
     decoder.tokenizer.save_pretrained(folder / "decoder")
-    memory.save(folder / "memory", torch.float16)
-    documents.save(folder / "documents")
+
+
+def _write_fingerprint(folder: Path, fingerprint: Any) -> None:
+    from safetensors.torch import save_file
+
     indices, keys = fingerprint
     tensors = {"indices": torch.as_tensor(indices), "keys": torch.as_tensor(keys).half()}
-    save_file(tensors, folder / "fingerprint.safetensors")
+    save_file(tensors, folder / FINGERPRINT)
 
 
 def _replace(folder: Path, staging: Path) -> None:

@@ -5,6 +5,9 @@ local folder comes first, then the cache, then the network. The first download p
 as "main": the cache keeps its commit.
 """
 
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +22,11 @@ from mlpmem.model.families import family_in
 Tell = Callable[[str, float | None], None]  # a status line, and the share done (0 to 1) or None
 
 CONFIG = "config.json"
+FORCED = "MLPMEM_OFFLINE_BY_DEFAULT"  # set where stay_offline set HF_HUB_OFFLINE
+ONE_FILE = (
+    "import sys; from huggingface_hub import hf_hub_download as get; a = sys.argv; "
+    "print(get(a[1], a[2], revision=a[3], cache_dir=a[4]))"
+)
 POLL_SECONDS = 0.5
 
 
@@ -38,8 +46,13 @@ class Listing:
     def __str__(self) -> str:
         """Return one line: id, commit, size and licence."""
         licence = self.licence or "not stated, ask its authors before you use it"
-        size = f"{self.bytes / 1e9:.2f} GB" if self.bytes >= 1e7 else f"{self.bytes / 1e6:.2f} MB"
-        return f"{self.hub_id} ({self.commit[:12]}), {size}, licence: {licence}"
+        return f"{self.hub_id} ({self.commit[:12]}), {self.size(self.bytes)}, licence: {licence}"
+
+    def size(self, count: int) -> str:
+        """Return a number of bytes in the unit that fits the whole."""
+        if self.bytes >= 5e8:
+            return f"{count / 1e9:.2f} GB"
+        return f"{count / 1e6:,.0f} MB" if self.bytes >= 1e7 else f"{count / 1e6:.2f} MB"
 
 
 def fetch(
@@ -120,6 +133,47 @@ def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = 
     return Listing(hub_id, info.sha or "", licence, {n: sizes[n] for n in wanted(sizes)})
 
 
+def stay_offline() -> None:
+    """Make huggingface_hub work from its cache, unless the environment says otherwise.
+
+    Call it before that is imported. Only `download_file` then uses the network.
+    """
+    if "HF_HUB_OFFLINE" not in os.environ:
+        os.environ |= {"HF_HUB_OFFLINE": "1", FORCED: "1"}
+
+
+def find_file(hub_id: str, revision: str, name: str) -> Path | None:
+    """Return a file of a repository in the cache, or None."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    cache = {"cache_dir": constants.HF_HUB_CACHE}
+    found = try_to_load_from_cache(hub_id, name, revision=revision, **cache)
+    return Path(found) if isinstance(found, str) else None
+
+
+def download_file(listing: Listing, name: str, tell: Tell) -> Path:
+    """Return one file of a repository, downloaded into the cache by a process of its own.
+
+    This process may be offline for everything else. MlpMemError if the environment itself forbids
+    the network, or the Hub cannot be reached.
+    """
+    from huggingface_hub import constants
+
+    environment = {**os.environ, "HF_ENDPOINT": constants.ENDPOINT}
+    if environment.pop(FORCED, ""):
+        environment.pop("HF_HUB_OFFLINE", None)
+    tell(f"downloading {listing}", 0.0)
+    command = [sys.executable, "-c", ONE_FILE, listing.hub_id, name, listing.commit]
+    with _watched(listing, tell):
+        done = subprocess.run(
+            [*command, constants.HF_HUB_CACHE], env=environment, capture_output=True, text=True
+        )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it ended without a message"]
+        raise _unreachable(listing.hub_id, "decoder", RuntimeError(lines[-1]))
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
 def _download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
     """Return the folder of a repository's files; cached files are not downloaded again."""
     if what == "decoder":
@@ -152,7 +206,8 @@ def _watched(listing: Listing, tell: Tell) -> Iterator[None]:
     def watch() -> None:
         while not stop.wait(POLL_SECONDS):
             done = min(_bytes(blobs), listing.bytes)
-            tell(f"downloading {listing}: {done / 1e9:.2f} GB done", done / max(1, listing.bytes))
+            line = f"downloading {listing}: {listing.size(done)} done"
+            tell(line, done / max(1, listing.bytes))
 
     thread = threading.Thread(target=watch, name="download", daemon=True)
     thread.start()

@@ -18,8 +18,10 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import read_json
 
 MANIFEST = "manifest.json"
+FINGERPRINT = "fingerprint.safetensors"  # of the keys; a bundle without one has no datastore
 FORMAT = 1
-QUESTIONS, TEXT = "questions", "text"  # forms of prompt that a decoder was trained on
+# forms of prompt: "Question: ... Answer:", a chat in the decoder's template, any text as it is
+QUESTIONS, CHAT, TEXT = "questions", "chat", "text"
 MANIFEST_BYTES = 4 * 2**20
 FILE_BYTES = 64 * 2**30
 FILE_NAME = re.compile(r"[\w.+-][\w.+/ -]{0,200}")  # below the folder, on every platform
@@ -72,6 +74,11 @@ def asks_questions(manifest: dict) -> bool:
     That is the default for old manifests, which have no "form".
     """
     return manifest.get("form", QUESTIONS) == QUESTIONS
+
+
+def asks_chats(manifest: dict) -> bool:
+    """Return whether a bundle's memory was trained on chats in its decoder's template."""
+    return manifest.get("form") == CHAT
 
 
 def check_file(folder: Path, name: str, expected: Any) -> None:

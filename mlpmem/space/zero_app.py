@@ -31,6 +31,7 @@ from mlpmem.loading.bundle import load_bundle  # noqa: E402
 from mlpmem.retrieval.retriever import ExactRetriever  # noqa: E402
 from mlpmem.space.lease import LeasedModel, seconds  # noqa: E402
 from mlpmem.ui import page  # noqa: E402
+from mlpmem.ui.models import PageModel  # noqa: E402
 from mlpmem.ui.recordings import recorded  # noqa: E402
 from mlpmem.ui.service import offers  # noqa: E402
 from mlpmem.ui.service.service import Service  # noqa: E402
@@ -48,4 +49,4 @@ if spaces is not None and torch.cuda.is_available():
 
 if __name__ == "__main__":
     service = Service(lambda tell: (model, []), extras=offers.of_bundle(BUNDLE))
-    sys.exit(page.serve(service, recorded.read(BUNDLE)))
+    sys.exit(page.serve([PageModel(service, recorded.read(BUNDLE))]))

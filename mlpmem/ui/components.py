@@ -95,8 +95,9 @@ def lambda_bar(**kwargs: Any) -> gr.HTML:
 
 
 def status(value: dict, **kwargs: Any) -> gr.HTML:
-    """Return the status chip with the datastore's progress."""
-    return part(value, "status-host", "MLPMEM.mountStatus(element, props, watch);", **kwargs)
+    """Return the status chip with the progress of loading; it fires `download` for a file."""
+    mount = "MLPMEM.mountStatus(element, props, watch, () => trigger('download'));"
+    return part(value, "status-host", mount, **kwargs)
 
 
 def tools(**kwargs: Any) -> gr.HTML:

@@ -1,7 +1,7 @@
 """The values shared by all panels, and the options of the page's event handlers."""
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import gradio as gr
@@ -26,6 +26,7 @@ class Shared:
     own: gr.State  # id of this visitor's own datastore, or ""
     choice: gr.Radio  # datastore to search: "atlas" (the page's) or "own"
     shelf: Shelf
+    others: Mapping[str, str] = field(default_factory=dict)  # {name: title} of the other models
 
     def store(self, own: Any, choice: Any) -> Any:
         """Return the visitor's own datastore if it is selected, None for the model's."""

@@ -4,7 +4,7 @@ import functools
 import inspect
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import gradio as gr
@@ -12,7 +12,9 @@ import gradio as gr
 from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.model.tokenizer import PARTIAL
-from mlpmem.ui.context import MODEL, Shared
+from mlpmem.ui import models
+from mlpmem.ui.context import MODEL
+from mlpmem.ui.models import PageModel
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.request import columns, inputs, stream
 from mlpmem.ui.request.limits import Deadline
@@ -22,9 +24,9 @@ NEIGHBOUR = ("entry", "title", "group", "left", "target", "target_id", "right", 
              "weight")  # fmt: skip
 
 
-def build(shared: Shared) -> None:
-    """Publish the endpoints; their calls wait in the model's queue."""
-    endpoints = Endpoints(shared)
+def build(served: Sequence[PageModel]) -> None:
+    """Publish the endpoints; their calls wait in the models' queue."""
+    endpoints = Endpoints(served)
     for endpoint in (endpoints.generate, endpoints.score, endpoints.distributions,
                      endpoints.neighbours):  # fmt: skip
         run = endpoints.generate_stream if endpoint.__name__ == "generate" else None
@@ -64,9 +66,9 @@ def as_generator(endpoint: Callable[..., dict], run: Callable[..., Iterator[dict
 class Endpoints:
     """The endpoints' functions; /info prints their docstrings down to "Parameters:"."""
 
-    def __init__(self, shared: Shared) -> None:
-        """Use the page's model and recordings."""
-        self._shared = shared
+    def __init__(self, served: Sequence[PageModel]) -> None:
+        """Use the page's models and recordings."""
+        self._models = served
 
     def generate(
         self,
@@ -81,6 +83,7 @@ class Endpoints:
         min_p: float = 0.0,
         repetition_penalty: float = 1.0,
         stop: list[str] | None = None,
+        model: str | None = None,
     ) -> dict:
         """Generate with several systems at once and return the run that the page would save.
 
@@ -103,6 +106,7 @@ class Endpoints:
             repetition_penalty: 0.1 to 10; multiplies the log-probabilities of tokens in the prompt
                 or the answer.
             stop: up to 8 texts; the answer ends before the first of them.
+            model: the name of one of the page's models; null takes the first.
         Returns:
             {"v", "prompt", "answer", "aliases", "part", "lmbda", "traces"}: per system a trace with
             "text" and "steps". A step has "i", "id", "s", "p" (probabilities of its token by
@@ -112,7 +116,7 @@ class Endpoints:
         *_, last = self.generate_stream(
             Deadline(), prompt, systems, lmbda=lmbda, max_new_tokens=max_new_tokens,
             temperature=temperature, top_p=top_p, top_k=top_k, seed=seed, min_p=min_p,
-            repetition_penalty=repetition_penalty, stop=stop,
+            repetition_penalty=repetition_penalty, stop=stop, model=model,
         )  # fmt: skip
         return last
 
@@ -120,14 +124,16 @@ class Endpoints:
         self, deadline: Deadline, prompt: str, systems: list[str] | None, **options: Any
     ) -> Iterator[dict]:
         """Yield partial texts, then what `generate` returns; options are `generate`'s."""
-        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
+        found = models.find(self._models, options.pop("model", None))
+        service, recorded = found.service, found.recorded
+        text = recorded.as_prompt(inputs.check_text(prompt))
         tokens = options.pop("max_new_tokens")
         checked = inputs.check_options(tokens=tokens, **options)
-        service = self._shared.service
         chosen = columns.choose(service, systems, None)
         if absent := sorted({*(systems or ())} - {*chosen.batch, *chosen.separate}):
             raise MlpMemError(f"{', '.join(absent)} is not available. Leave it out.")
-        events = columns.answers(service, chosen, text, checked.as_arguments(), deadline)
+        asked = columns.asked(service.model, text, checked.max_new_tokens, recorded.chat_form)
+        events = columns.answers(service, chosen, asked, checked.as_arguments(), deadline)
         texts: dict[str, str] = {}
         last = time.monotonic()
         for kind, traces in events:
@@ -140,9 +146,10 @@ class Endpoints:
                     yield {"texts": {n: t.replace(PARTIAL, "") for n, t in texts.items()}}
         deadline.check()
         lmbda = None if checked.lmbda == AUTO else checked.lmbda
-        yield saved.record(text, self._shared.recorded.known(text), lmbda, traces)
+        chat = {"chat": True} if recorded.chat_form else {}
+        yield saved.record(text, recorded.known(text), lmbda, traces) | chat
 
-    def score(self, text: str, lmbda: float | str | None = None) -> dict:
+    def score(self, text: str, lmbda: float | str | None = None, model: str | None = None) -> dict:
         """Score a text: the negative log likelihood of each of its tokens under every source.
 
         A text has at most 2,000 characters.
@@ -151,6 +158,7 @@ class Endpoints:
             text: at most 2,000 characters, at least two tokens.
             lmbda: weight of memory or datastore in "perplexity", 0 to 1; "auto" lets a router
                 choose it for every token; null takes the bundle's own.
+            model: the name of one of the page's models; null takes the first.
         Returns:
             {"ids", "tokens", "bytes", "offsets", "nll", "lmbda", "perplexity"}: "bytes" has the
             UTF-8 of every token, "offsets" its start and end in the text's UTF-8; "nll" has, per
@@ -159,9 +167,9 @@ class Endpoints:
         """
         text = inputs.check_text(text, "text")
         weight = inputs.check_lmbda(lmbda)
-        model = self._shared.service.model
-        score = model.score(text)
-        lmbdas = columns.lambdas(model, list(score.nll), weight)
+        loaded = models.find(self._models, model).service.model
+        score = loaded.score(text)
+        lmbdas = columns.lambdas(loaded, list(score.nll), weight)
         return {
             "ids": score.ids,
             "tokens": score.tokens,
@@ -173,7 +181,11 @@ class Endpoints:
         }
 
     def distributions(
-        self, prompt: str, system: str = "memory", lmbda: float | str | None = None
+        self,
+        prompt: str,
+        system: str = "memory",
+        lmbda: float | str | None = None,
+        model: str | None = None,
     ) -> dict:
         """Return every source's distribution of the token after a prompt, and that of their mix.
 
@@ -184,13 +196,14 @@ class Endpoints:
             system: whose mix "fused" is: "lm", "memory" or "knn".
             lmbda: its weight in the mix, 0 to 1; "auto" lets a router choose it; null takes the
                 bundle's own.
+            model: the name of one of the page's models; null takes the first.
         Returns:
             {"prompt", "system", "lmbda", "candidates", "rest", "js"}: the candidates are the union
             of every source's eight likeliest tokens, each with "token_id", "text" and its exact
             probability (0 to 1) by "lm", "memory", "knn" and "fused"; "rest" is the mass outside
             them; "js" the Jensen-Shannon divergence of memory and datastore in nats (0 to 0.693).
         """
-        trace, step = self._next(prompt, system, lmbda)
+        trace, step = self._next(prompt, system, lmbda, model)
         rows = []
         for candidate in step.candidates:
             probs = {s: candidate.probs.get(s) for s in (*SOURCES, "fused")}
@@ -204,30 +217,35 @@ class Endpoints:
             "js": step.js,
         }
 
-    def neighbours(self, prompt: str) -> dict:
+    def neighbours(self, prompt: str, model: str | None = None) -> dict:
         """Return the datastore entries with the most weight for the next token after a prompt.
 
         A prompt has at most 2,000 characters.
 
         Parameters:
             prompt: a question or the start of a text, at most 2,000 characters.
+            model: the name of one of the page's models; null takes the first.
         Returns:
             {"prompt", "neighbours"}: up to eight entries, each with "entry", "title", "group",
             "left", "target", "target_id", "right", "distance" (squared L2) and "weight" (its share
             of the datastore's mass, 0 to 1).
         """
-        trace, step = self._next(prompt, "knn", 1.0)  # pure datastore, no mix
+        trace, step = self._next(prompt, "knn", 1.0, model)  # pure datastore, no mix
         rows = [{name: getattr(n, name) for name in NEIGHBOUR} for n in step.neighbours]
         return {"prompt": trace.prompt, "neighbours": rows}
 
-    def _next(self, prompt: str, system: str, lmbda: float | str | None) -> tuple[Any, Any]:
+    def _next(
+        self, prompt: str, system: str, lmbda: float | str | None, name: str | None
+    ) -> tuple[Any, Any]:
         """Return (a system's trace of one token, that token's step)."""
-        text = self._shared.recorded.as_prompt(inputs.check_text(prompt))
-        model = self._shared.service.model
-        name = inputs.check_systems([system], model.systems)[0]
-        own = columns.lambdas(model, [name], inputs.check_lmbda(lmbda))
+        found = models.find(self._models, name)
+        model, recorded = found.service.model, found.recorded
+        text = recorded.as_prompt(inputs.check_text(prompt))
+        asked = columns.asked(model, text, 1, recorded.chat_form)
+        system = inputs.check_systems([system], model.systems)[0]
+        own = columns.lambdas(model, [system], inputs.check_lmbda(lmbda))
         shown = columns.sources(model)
-        trace = model.generate(text, name, lmbda=own, max_new_tokens=1, sources=shown)
+        trace = model.generate(asked, system, lmbda=own, max_new_tokens=1, sources=shown)
         return trace, trace.steps[0]
 
 

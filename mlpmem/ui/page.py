@@ -5,6 +5,7 @@ import ipaddress
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from mlpmem.ui.context import MODEL, PRIVATE, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
+from mlpmem.ui.models import PageModel, picker
 from mlpmem.ui.openai import routes as programs
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
 from mlpmem.ui.recordings import words
@@ -24,7 +26,6 @@ from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
 from mlpmem.ui.service import ending
 from mlpmem.ui.service.own_text import Shelf
-from mlpmem.ui.service.service import Service
 
 TITLE = "MLP Memory, live"
 POLL_SECONDS = 0.7
@@ -64,30 +65,41 @@ class Guarded(gr.Blocks):
             raise gr.Error(INVALID_VALUES, print_exception=False) from error
 
 
-def build(service: Service, recorded: Recorded) -> gr.Blocks:
-    """Return the page; the model is not touched."""
+def build(models: Sequence[PageModel]) -> gr.Blocks:
+    """Return the page, with a path for every model, the first one's at /; no model is touched."""
     limits.refuse_addresses()
-    gate = Gate(service)
+    gate, shelf = Gate(models[0].service), Shelf()
     with Guarded(title=TITLE, analytics_enabled=False) as page:
         page.gate = gate
-        with gr.Row(elem_classes="top-row"):
-            components.static(MASTHEAD, elem_id="masthead")
-            status = components.status(service.payload(recorded.defaults()), elem_id="status")
-            tools = components.tools(elem_id="tools")
-        lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
-        shelf = Shelf()
-        shared = Shared(service, recorded, lambda_bar, tools, *_own(shelf, recorded), shelf)
-        with gr.Tabs(elem_id="tabs"):
-            for name, panel in PANELS.items():
-                with gr.Tab(name, id=name.lower()) as tab:
-                    panel.build(shared, tab)
-        lambda_bar.render()
-        inspect.build_probe(shared)
-        _watch(page, shared, status)
-        answer_ahead(page, tools)
-        endpoints.build(shared)
-        programs.build(service, page)
+        _lay_out(page, models, models[0], shelf)
+        endpoints.build(models)
+        programs.build([model.service for model in models], page)
+    for model in models[1:]:
+        with page.route(model.title, model.name):
+            _lay_out(page, models, model, shelf)
     return page
+
+
+def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf) -> None:
+    """Lay out one model's path and connect its events."""
+    service, recorded = model.service, model.recorded
+    with gr.Row(elem_classes="top-row"):
+        masthead = MASTHEAD.replace("</header>", f"{picker(models, model)}</header>")
+        components.static(masthead, elem_id="masthead")
+        status = components.status(service.payload(recorded.defaults()), elem_id="status")
+        tools = components.tools(elem_id="tools")
+    lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
+    others = {other.name: other.title for other in models if other is not model}
+    own = _own(shelf, recorded)
+    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, others)
+    with gr.Tabs(elem_id="tabs"):
+        for name, panel in PANELS.items():
+            with gr.Tab(name, id=name.lower()) as tab:
+                panel.build(shared, tab)
+    lambda_bar.render()
+    inspect.build_probe(shared)
+    _watch(page, shared, status)
+    answer_ahead(page, tools)
 
 
 def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
@@ -102,15 +114,25 @@ def _own(shelf: Shelf, recorded: Recorded) -> tuple[gr.State, gr.Radio]:
 
 
 def _watch(page: gr.Blocks, shared: Shared, status: gr.HTML) -> None:
-    """Poll the status until it is final."""
+    """Load the model at the first visit, and poll the status until it is final."""
+    service, defaults = shared.service, shared.recorded.defaults()
     timer = gr.Timer(POLL_SECONDS)
 
     def poll():
-        settled = shared.service.status.settled
-        return shared.service.payload(shared.recorded.defaults()), gr.Timer(active=not settled)
+        settled = service.status.settled
+        return service.payload(defaults), gr.Timer(active=not settled)
+
+    def begin():
+        service.start()
+        return poll()
+
+    def download():
+        service.start(download=True)
+        return poll()
 
     timer.tick(poll, None, [status, timer], **PRIVATE)
-    page.load(poll, None, [status, timer], **PRIVATE)
+    page.load(begin, None, [status, timer], **PRIVATE)
+    status.download(download, None, [status, timer], **PRIVATE)
 
 
 def launch_options() -> dict:
@@ -149,16 +171,20 @@ def theme() -> gr.themes.Base:
 
 
 def serve(
-    service: Service, recorded: Recorded, host: str | None = None, port: int | None = None
+    models: Sequence[PageModel],
+    host: str | None = None,
+    port: int | None = None,
+    download: bool = False,
 ) -> int:
-    """Serve until interrupted, and load once the page answers; return an exit status.
+    """Serve until interrupted, and load the first model once the page answers; return a status.
 
-    host and port default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, which Spaces set.
+    host and port default to GRADIO_SERVER_NAME and GRADIO_SERVER_PORT, which Spaces set. With
+    download, a file that the first model lacks is downloaded.
     """
     ending.exit_on_signals()
     host = bracketed(host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1")
     port = int(os.environ.get("GRADIO_SERVER_PORT") or 7860) if port is None else port
-    blocks = build(service, recorded)
+    blocks = build(models)
     try:
         blocks.launch(
             server_name=host,
@@ -183,7 +209,7 @@ def serve(
     gc.freeze()  # imported objects are never collected
     gc.enable()
     sys.stderr.write(f"mlpmem: http://{host}:{port}\n")
-    service.start()
+    models[0].service.start(download)
     try:
         while blocks.is_running:
             time.sleep(0.2)

@@ -22,6 +22,7 @@ import fake  # noqa: E402
 import fake_columns  # noqa: E402
 
 from mlpmem.ui import page  # noqa: E402
+from mlpmem.ui.models import PageModel  # noqa: E402
 from mlpmem.ui.recordings import recorded  # noqa: E402
 from mlpmem.ui.service.loads import cost_line, report_tokens  # noqa: E402
 from mlpmem.ui.service.service import BackgroundTask, Service  # noqa: E402
@@ -42,7 +43,8 @@ def main(folder: Path, port: int, seconds: float) -> None:
         return model, [BackgroundTask("datastore", partial(attach, model))]
 
     service = Service(load, extras=fake_columns.FakeExtras())
-    sys.exit(page.serve(service, recorded.read(fake.write_bundle(folder)), "127.0.0.1", port))
+    model = PageModel(service, recorded.read(fake.write_bundle(folder)))
+    sys.exit(page.serve([model], "127.0.0.1", port))
 
 
 if __name__ == "__main__":

@@ -230,7 +230,7 @@ def test_a_save_that_fails_leaves_the_old_bundle(folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(b, "_write_model", full)
+    monkeypatch.setattr(b, "_write_decoder", full)
     with pytest.raises(OSError, match="No space"):
         tiny.bundle(folder)
     b.load_bundle(folder)
@@ -242,7 +242,7 @@ def test_presets_and_paths_resolve_to_folders(monkeypatch, tmp_path):
     assert b.default_bundle_path().parts[-2:] == ("assets", "atlas")
     monkeypatch.setenv("MLPMEM_BUNDLE", str(tmp_path))
     assert b.preset_path(None) == tmp_path
-    with pytest.raises(MlpMemError, match="local folder nor a preset; presets are atlas, gpt2"):
+    with pytest.raises(MlpMemError, match="nor a preset; presets are atlas, smollm2, gpt2"):
         b.preset_path("gpt2-large")
 
 

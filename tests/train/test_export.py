@@ -9,19 +9,26 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
+import named
 import pytest
 import tiny
 import tiny_run
 from tiny_run import question
 
 import mlpmem
+from mlpmem.engine.router import Router, RouterConfig
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle
+from mlpmem.loading.packages import PACKAGE, packaged_file
 from mlpmem.loading.registry import SystemRegistry
+from mlpmem.model.decoder import Decoder
+from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.documents import entries, join_passages
 from train.config.tables import ExportConfig
 from train.corpora.atlas import facts as atlas_facts
-from train.files import file_hash
+from train.corpora.chat import ChatForm
+from train.files import file_hash, write_lines
 from train.kinds.examples import (
     best_descriptions,
     example_group,
@@ -242,6 +249,56 @@ def test_an_existing_bundle_adopts_an_adapter(tuned, tmp_path, capsys):
     (adapter,) = load_bundle(tmp_path / "mine").adapters
     column = SystemRegistry(load_bundle(tmp_path / "mine").model(), [adapter]).system("finetuned")
     assert column.generate("It", max_new_tokens=2).steps
+
+
+def test_a_packaged_decoder_is_named_and_its_bundle_has_no_keys(tmp_path, monkeypatch):
+    named.package(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    source = f"{PACKAGE}{named.PACKAGED}/{named.FILE}"
+    decoder = Decoder.load(packaged_file(source))
+    (tmp_path / "run").mkdir()
+    paths = tiny_run.stages(tmp_path / "run", "chat")
+    manifest = json.loads((paths["decoder"] / "manifest.json").read_text())
+    manifest["config"] |= {"source": source, "epochs": 0}
+    (paths["decoder"] / "manifest.json").write_text(json.dumps(manifest))
+    ids = {"tokenizer_hash": decoder.tokenizer_hash}
+    tiny.memory(decoder, gguf_sha256=decoder.gguf_sha256).save(paths["memory"])
+    for system in ("memory", "knn"):
+        config = RouterConfig(system, decoder.vocab_size, **ids)
+        Router(config).save(paths["router"] / system)
+    form = ChatForm.of(decoder.tokenizer)
+    turns = [[("Where is Lima?", "Peru")], [("Where is Lima?", "Peru"), ("And Oslo?", "Norway")]]
+    chats = [ids for ids, _ in form.encode(decoder.tokenizer, [turns[0], *turns])]
+    documents = join_passages([(0, chat) for chat in chats], ["Lima"], ["real"])
+    shutil.rmtree(paths["datastore"])
+    positions, counts = entries(documents)
+    keys = build_keys(decoder, documents, positions)
+    Datastore(keys, positions, counts, documents).save(paths["datastore"])
+    (paths["datastore"] / "manifest.json").write_text(
+        json.dumps({"seconds": 2.5, "peak_memory_bytes": 7})
+    )
+    rows = [{"turns": [["Where is Lima?", ""]], "wording": "test", "invented": False,
+             "answer": "Peru", "aliases": [], "title": "Lima", "group": "real"}]  # fmt: skip
+    write_lines(paths["corpus"] / "questions.jsonl", rows)
+    config = ExportConfig(name="mine", examples=1, traces=1, hub=f"someone/tiny@{'0' * 40}")
+    make_bundle(StageContext(tmp_path / "out", paths, config, 0))
+    bundle = load_bundle(tmp_path / "out" / "mine")
+    assert bundle.manifest["form"] == "chat" and not bundle.searches
+    assert bundle.decoder_file.sha256 == decoder.gguf_sha256
+    assert (bundle.decoder_file.hub, bundle.decoder_file.revision) == ("someone/tiny", "0" * 40)
+    model = bundle.model()
+    assert model.systems == ["lm", "memory"] and list(model.routers) == ["memory"]
+    texts = model.corpus().passages
+    assert len(texts) == 1 and len(texts[0]) == 1, "one turn, once, without the template"
+    assert "Where is Lima?" in texts[0][0] and "Peru" in texts[0][0]
+    (recorded,) = bundle.traces()
+    assert recorded["prompt"] == "Where is Lima?"
+    for name, row in recorded["traces"].items():
+        ids = model.chat_ids("Where is Lima?", 24)
+        trace = model.generate(ids, name, max_new_tokens=len(row["steps"]))
+        assert [s.token_id for s in trace.steps] == [step["id"] for step in row["steps"]]
+    with pytest.raises(MlpMemError, match="commit of 40 digits"):
+        ExportConfig(hub="someone/tiny@main")
 
 
 # All stages

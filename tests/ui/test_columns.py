@@ -15,6 +15,7 @@ from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.model.lora import add_adapter, save_adapter
 from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
+from mlpmem.ui.models import PageModel
 from mlpmem.ui.panels import compare
 from mlpmem.ui.recordings import recorded, saved
 from mlpmem.ui.request import columns, inputs, stream
@@ -189,8 +190,8 @@ def test_auto_is_accepted_from_the_bar_and_a_link():
 
 
 def test_a_run_with_auto_and_extra_columns_survives_saving(service):
-    shared = Shared(service, recorded.Recorded(), *[None] * 4, own_text.Shelf())
-    run = endpoints.Endpoints(shared).generate(
+    served = [PageModel(service, recorded.Recorded())]
+    run = endpoints.Endpoints(served).generate(
         PROMPT, ["lm", "memory", "rag", "ce"], "auto", max_new_tokens=3
     )
     assert run["lmbda"] is None and run["traces"]["memory"]["lmbda"] == "auto"
@@ -207,7 +208,7 @@ def test_a_run_with_auto_and_extra_columns_survives_saving(service):
         with pytest.raises(MlpMemError, match="column .* is not valid"):
             saved.read(json.dumps(altered))
     with pytest.raises(MlpMemError, match="cannot load"):
-        endpoints.Endpoints(shared).generate(PROMPT, ["damaged"])
+        endpoints.Endpoints(served).generate(PROMPT, ["damaged"])
 
 
 def test_a_separate_column_can_be_branched_but_not_scrubbed(service):

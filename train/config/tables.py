@@ -397,6 +397,17 @@ class ExportConfig:
     abouts: int = 2  # descriptions
     auto: bool = False  # the routers choose lambda unless a call names one
     adapters: tuple[str, ...] = ()  # LoRA adapters that the stage finetuned kept, as extra columns
+    # "owner/name@commit", a repository of the Hub that also has the file of a decoder given as
+    # "package:name/file.gguf"; such a bundle names its decoder and has no datastore
+    hub: str = ""
+
+    def __post_init__(self) -> None:
+        """Check that a repository is given with its commit."""
+        if self.hub and not re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", self.hub):
+            raise MlpMemError(
+                f'[export] hub must be "owner/name@commit" with a commit of 40 digits; got '
+                f"{self.hub!r}"
+            )
 
 
 @dataclass(frozen=True)

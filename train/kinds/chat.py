@@ -173,6 +173,22 @@ class ChatKind(Kind):
         ]
         return BundleExamples(examples, questions, recorded, answered)
 
+    def readable(self, documents: Documents, decoder: Decoder) -> Documents:
+        """Return the distinct questions with answers, without the template around them.
+
+        Chats of several turns only repeat questions of chats of one turn.
+        """
+        tokenizer, form = decoder.tokenizer, ChatForm.of(decoder.tokenizer)
+        texts: dict[tuple[int, str], None] = {}  # (document, text)
+        for p, document in enumerate(np.asarray(documents.document_of).tolist()):
+            text = decoder.spelled(documents.passage(p).tolist()).removeprefix(form.before)
+            question, _, answer = text.partition(form.answer)
+            if form.question not in answer:
+                texts[document, question + form.end + answer] = None
+        ids = tokenizer([text for _, text in texts], add_special_tokens=False)["input_ids"]
+        pairs = [(document, row) for (document, _), row in zip(texts, ids, strict=True)]
+        return join_passages(pairs, documents.titles, documents.groups)
+
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
         """Yield exact match by cell and perplexity by group, at the best dev lambda."""
         recipe, decoder = trial.recipe, trial.decoder

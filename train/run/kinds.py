@@ -121,6 +121,10 @@ class Kind(ABC):
     ) -> BundleExamples:
         """Return the examples and questions of a bundle."""
 
+    def readable(self, documents: Documents, decoder: Decoder) -> Documents:
+        """Return documents to read and to search by words; by default they are as they are."""
+        return documents
+
     @abstractmethod
     def measurements(self, trial: Trial, systems: Sequence[str]) -> Iterator[Measurement]:
         """Yield results of systems on the test, at lambdas chosen on other data."""

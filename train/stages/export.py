@@ -14,14 +14,17 @@ from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
+from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn
-from mlpmem.loading.manifest import QUESTIONS, TEXT
+from mlpmem.loading.manifest import CHAT, QUESTIONS, TEXT
+from mlpmem.loading.packages import PACKAGE
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
+from train.config.tables import ExportConfig
 from train.files import read_json
 from train.run.kinds import kind_of
 from train.run.stage import StageContext, finished_manifest
@@ -29,12 +32,20 @@ from train.stages.evaluate import load_results
 
 
 def make_bundle(context: StageContext) -> dict:
-    """Return counts; writes the recipe's bundle."""
+    """Return counts; writes the recipe's bundle.
+
+    A decoder that a package has is named by its file. Such a bundle has no datastore, whose keys
+    would be larger than all else: its documents are read and searched by words.
+    """
     inputs, config = context.inputs, context.config
     results = load_results(inputs["evaluate"])
-    model, store = _model(inputs, results, config.name, config.auto)
-    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # checked before the slow part
+    file = named_file(inputs["decoder"], config.hub)
     kind = kind_of(inputs["corpus"])
+    store = Datastore.load(inputs["datastore"])
+    model = _model(inputs, results, config, file)
+    if file is None:
+        model.attach_datastore(store, make_retriever(None, store.keys))
+    adapters = tuned_adapters(inputs["finetuned"], config.adapters)  # checked before the slow part
     content = kind.bundle_examples(model, inputs["corpus"], config, context.seed)
     results["cost"] = cost(content.answered) | {
         "keys": len(store),
@@ -48,10 +59,13 @@ def make_bundle(context: StageContext) -> dict:
         context.folder / config.name,
         decoder=model.decoder,
         memory=model.memory,
-        documents=store.documents,
+        documents=store.documents
+        if file is None
+        else kind.readable(store.documents, model.decoder),
         settings=model.settings,
-        fingerprint=Fingerprint.of(store.keys),
-        routers=load_routers(inputs["router"]),
+        fingerprint=Fingerprint.of(store.keys) if file is None else None,
+        decoder_file=file,
+        routers=model.routers,
         adapters=adapters,
         results=results,
         examples=content.examples,
@@ -64,6 +78,14 @@ def make_bundle(context: StageContext) -> dict:
     )
     load_bundle(context.folder / config.name)
     return {"examples": len(content.examples), "traces": len(content.recorded)}
+
+
+def named_file(decoder: Path, hub: str) -> DecoderFile | None:
+    """Return the file of a decoder stage that used a package's file unchanged, else None."""
+    config = finished_manifest(decoder)["config"]
+    if config["epochs"] or not config["source"].startswith(PACKAGE):
+        return None
+    return DecoderFile.of_package(config["source"], hub)
 
 
 def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:
@@ -88,21 +110,25 @@ def tuned_adapters(finetuned: Path, names: Sequence[str]) -> list[ExtraColumn]:
 
 
 def _model(
-    inputs: dict[str, Path], results: dict, name: str, auto: bool
-) -> tuple[Model, Datastore]:
-    """Return the model with the bundle's settings, and its datastore."""
+    inputs: dict[str, Path], results: dict, config: ExportConfig, file: DecoderFile | None
+) -> Model:
+    """Return the model with the bundle's settings, without its datastore.
+
+    A named decoder is read from its file, as visitors read it; only the memory's router goes along.
+    """
     settings = Settings(
         lmbda=results["lmbda"],
         k=results["config"]["k"],
         knn_temperature=results["config"]["temperature"],
-        auto=auto,
+        auto=config.auto,
     )
     memory = Memory.load(inputs["memory"]).float().eval()
-    decoder = Decoder.load(inputs["decoder"], depth=memory.config.depth)
-    store = Datastore.load(inputs["datastore"])
-    model = Model(decoder, memory, settings, name, load_routers(inputs["router"]))
-    model.attach_datastore(store, make_retriever(None, store.keys))
-    return model, store
+    folder = inputs["decoder"] if file is None else file.find()
+    decoder = Decoder.load(folder, depth=memory.config.depth)
+    routers = load_routers(inputs["router"])
+    if file is not None:
+        routers = {system: routers[system] for system in routers.keys() & {"memory"}}
+    return Model(decoder, memory, settings, config.name, routers)
 
 
 def cost(answered: list[dict[str, Trace]]) -> dict:
@@ -117,9 +143,9 @@ def cost(answered: list[dict[str, Trace]]) -> dict:
 
 
 def _form(decoder: Decoder, has_questions: bool) -> str:
-    """Return the form of a bundle's prompts; a chat template says how chats are asked."""
+    """Return the form of a bundle's prompts; questions are chats where there is a template."""
     chats = bool(getattr(decoder.tokenizer, "chat_template", None))
-    return QUESTIONS if has_questions and not chats else TEXT
+    return (CHAT if chats else QUESTIONS) if has_questions else TEXT
 
 
 def _attributions(path: Path) -> list[str]:

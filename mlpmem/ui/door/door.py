@@ -19,7 +19,7 @@ from mlpmem.ui.door.bounds import BOUNDS, Bounds
 from mlpmem.ui.door.connections import Connections
 from mlpmem.ui.door.fair import SIZE
 from mlpmem.ui.door.health import Health
-from mlpmem.ui.door.pages import Pages
+from mlpmem.ui.door.pages import PATHS, Pages
 from mlpmem.ui.door.programs import OFF, Programs
 from mlpmem.ui.door.routes import V1, RefusedError, Route
 from mlpmem.ui.door.sessions import Sessions
@@ -115,8 +115,12 @@ class Door:
         with gate.shares.opened(client):
             if route.name == "health":
                 await _json(send, *gate.health.answer(blocks._queue, gate.sessions, gate.uploads))
-            elif route.name in ("page", "config", "info"):
-                await gate.pages.answer(self.app, scope, send, route.name)
+            elif route.name == "page":
+                if named["path"] not in [path for path, *_ in blocks.pages]:
+                    raise RefusedError(404, routes.NOT_FOUND)
+                await gate.pages.answer(self.app, scope, send, f"/{named['path']}")
+            elif route.name in PATHS:
+                await gate.pages.answer(self.app, scope, send, PATHS[route.name])
             elif route.program:
                 await _program(gate, scope, receive, send, route, named, sent)
             elif route.body:

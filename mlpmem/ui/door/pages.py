@@ -17,7 +17,7 @@ from mlpmem.ui.door.routes import API, RefusedError
 
 STAND_IN = b"http://page.invalid"
 ROOT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]{1,255}(/[\w./~-]{0,255})?")
-PATHS = {"page": "/", "config": "/config", "info": f"{API}/info"}
+PATHS = {"config": "/config", "info": f"{API}/info"}
 KEPT = 16  # cached pages, each for one address
 
 
@@ -29,21 +29,20 @@ class Pages:
         self._rendered: dict[str, tuple[bytes, bytes]] = {}
         self._addressed: OrderedDict[tuple[str, str, bool], bytes] = OrderedDict()
 
-    async def answer(self, app: Any, scope: dict, send: Any, name: str) -> None:
-        """Send a page; app renders it the first time."""
-        path = PATHS[name]
+    async def answer(self, app: Any, scope: dict, send: Any, path: str) -> None:
+        """Send the page of a path; app renders it the first time."""
         root = get_root_url(Request(scope), path, scope["app"].root_path or scope.get("root_path"))
         if not ROOT.fullmatch(root):
             raise RefusedError(400, "The request's host is not valid. Use the page's address.")
-        if name not in self._rendered:
-            self._rendered[name] = await _render(app, scope, path)
-        kind, page = self._rendered[name]
+        if path not in self._rendered:
+            self._rendered[path] = await _render(app, scope, path)
+        kind, page = self._rendered[path]
         packed = b"gzip" in dict(scope["headers"]).get(b"accept-encoding", b"")
-        body = self._addressed.pop((name, root, packed), None)
+        body = self._addressed.pop((path, root, packed), None)
         if body is None:
             body = page.replace(STAND_IN, root.encode())
             body = await asyncio.to_thread(gzip.compress, body, 6) if packed else body
-        self._addressed[name, root, packed] = body
+        self._addressed[path, root, packed] = body
         while len(self._addressed) > KEPT:
             self._addressed.popitem(last=False)
         headers = [(b"content-type", kind), (b"content-length", b"%d" % len(body)),

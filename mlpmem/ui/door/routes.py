@@ -4,6 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mlpmem.loading.shipped import SHIPPED
+
 NAME = r"[A-Za-z0-9_-]{1,64}"  # of sessions, events, uploads and functions
 PATTERN = re.compile(NAME)
 API = "/gradio_api"
@@ -36,11 +38,12 @@ class Route:
         return match.groupdict() if match else None
 
 
+NOT_FOUND = "Not found. The page is at /; its About tab lists the endpoints."
 GET, POST = ("GET", "HEAD"), ("POST",)
 # "the page" marks its own routes; gradio_client, curl (see About), Gradio's start-up check and a
 # host use the others.
 ROUTES = (
-    Route("page", GET, "/"),  # the page
+    Route("page", GET, rf"/(?P<path>({'|'.join(SHIPPED)})?)"),  # the page, at most one per model
     Route("file", GET, r"/(assets|static)/[\w./+@ -]{1,200}", file=True),  # the page
     Route("file", GET, r"/theme\.css|/favicon\.ico", file=True),  # the page
     Route("heartbeat", GET, rf"{API}/heartbeat/(?P<session>{NAME})"),  # the page
@@ -74,4 +77,4 @@ def find(method: str, path: str) -> tuple[Route, Mapping[str, str]]:
         known = known or named is not None
     if known:
         raise RefusedError(405, f"The method {method[:20]} is not allowed here.")
-    raise RefusedError(404, "Not found. The page is at /; its About tab lists the endpoints.")
+    raise RefusedError(404, NOT_FOUND)

@@ -5,6 +5,7 @@ of the page. The bare name is the default system, the memory where there is one.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,12 +29,20 @@ class Answerer:
     context: Context | None = None  # of retrieval before the prompt
 
 
-def listed(service: Service) -> dict[str, str]:
+def listed(services: Sequence[Service]) -> dict[str, str]:
     """Return {name: column} of everything that can answer; ApiError(503) while nothing can."""
-    try:
-        model = service.model
-    except MlpMemError as error:
-        raise ApiError(503, str(error), code="not_ready") from error
+    names: dict[str, str] = {}
+    for service in services:
+        with suppress(MlpMemError):
+            names |= _listed(service)
+    if not names:
+        raise ApiError(503, services[0].status.line, code="not_ready")
+    return names
+
+
+def _listed(service: Service) -> dict[str, str]:
+    """Return {name: column} of one model; MlpMemError while it cannot answer."""
+    model = service.model
     name = service.name or model.name
     offered = [
         column
@@ -45,22 +54,26 @@ def listed(service: Service) -> dict[str, str]:
     return {name: default, **{f"{name}:{column}": column for column in known}}
 
 
-def check(service: Service, name: str) -> str:
-    """Return the column of a name; ApiError(404) for an unknown one, (503) while it is made."""
-    names = listed(service)
-    if name in names:
-        return names[name]
+def check(services: Sequence[Service], name: str) -> tuple[Service, str]:
+    """Return (model, column) of a name; ApiError(404) for an unknown one, (503) for a later one."""
+    names = listed(services)
+    for service in services:
+        with suppress(MlpMemError):
+            if name in (own := _listed(service)):
+                return service, own[name]
     base, _, column = name.rpartition(":")
-    if base in names and column in PARTS and not service.status.settled:
-        raise ApiError(503, f"{name} is not ready yet: {service.status.line}. Try again later",
-                       "model", "not_ready")  # fmt: skip
+    for service in services:
+        waits = name == service.name or base in (service.name, *names) and column in PARTS
+        if waits and not service.status.settled:
+            raise ApiError(503, f"{name} is not ready yet: {service.status.line}. Try again later",
+                           "model", "not_ready")  # fmt: skip
     raise ApiError(404, f"There is no model {name[:80]!r}. Use one of {', '.join(names)}",
                    "model", "model_not_found")  # fmt: skip
 
 
 def find(service: Service, name: str, lmbda: float | str | None) -> Answerer:
     """Return what answers for a name, at the asked lambda or its own; an extra column is loaded."""
-    column, model = check(service, name), service.model
+    (_, column), model = check([service], name), service.model
     if column in PARTS:
         own = columns.lambdas(model, [column], lmbda)[column]
         return Answerer(column, model, column, own)

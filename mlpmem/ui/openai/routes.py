@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,25 +21,25 @@ def is_on(environment: Mapping[str, str] = os.environ) -> bool:
     return setting not in ("0", "false", "no") if setting else not environment.get("SPACE_ID")
 
 
-def build(service: Service, page: Any) -> None:
+def build(services: Sequence[Service], page: Any) -> None:
     """Answer the protocol behind a page's door, unless it is off."""
     if is_on():
-        page.gate.programs = OpenAi(service, Jobs(page))
+        page.gate.programs = OpenAi(services, Jobs(page))
 
 
 class OpenAi:
     """What answers the door's routes for programs."""
 
-    def __init__(self, service: Service, jobs: Jobs) -> None:
-        """Answer with the page's model, in the page's queue."""
-        self._service, self._jobs = service, jobs
+    def __init__(self, services: Sequence[Service], jobs: Jobs) -> None:
+        """Answer with the page's models that are loaded, in the page's queue."""
+        self._services, self._jobs = services, jobs
         self._since = int(time.time())
 
     def get(self, name: str, named: Mapping[str, str]) -> tuple[int, bytes]:
         """Return the list of models, or one of them."""
         if name == "models":
-            return 200, encoded(answers.models(names.listed(self._service), self._since))
-        column = names.check(self._service, named["model"])
+            return 200, encoded(answers.models(names.listed(self._services), self._since))
+        _, column = names.check(self._services, named["model"])
         return 200, encoded(answers.model(named["model"], column, self._since))
 
     def refusal(self, refused: RefusedError) -> tuple[int, bytes]:
@@ -50,8 +50,8 @@ class OpenAi:
     async def post(self, name: str, payload: dict, scope: dict, receive: Any, send: Any) -> None:
         """Answer a completion or a chat, whole or as a stream."""
         asked = requests.parse(payload, chat=name == "chat")
-        names.check(self._service, asked.model)  # before it waits
-        make = partial(runs.run, self._service, asked)
+        service, _ = names.check(self._services, asked.model)  # before it waits
+        make = partial(runs.run, service, asked)
         async with self._jobs.begun(make, scope, receive) as parts:
             if asked.stream:
                 return await self._stream(parts, asked.include_usage, send)

@@ -10,7 +10,6 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.engine.trace import SOURCES
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -39,7 +38,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
     view = components.token_view(
-        _shown(shared, first), "pane-", list(SOURCES), asks=True,
+        _shown(shared, first), "pane-", list(shared.recorded.systems), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
     )  # fmt: skip
     run = gr.on(
@@ -51,14 +50,15 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     stop.click(None, cancels=[run, ask])
     picked = [prompt, options[0], view]
     examples.pick(_picker(shared), None, picked, trigger_mode="multiple", **PRIVATE)
-    shared.tools.opened(saved.show, None, view, trigger_mode="multiple", **PRIVATE)
+    opened = saved.opener(shared.others)
+    shared.tools.opened(opened, None, view, trigger_mode="multiple", **PRIVATE)
     gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
 
 
 def _shown(shared: Shared, comparison: dict | None) -> dict | None:
     """Return the view's value for a recording, None without one."""
     known = shared.recorded.known(comparison["prompt"]) if comparison else {}
-    return stream.recorded(comparison, known)
+    return stream.recorded(comparison, known | {"chat": shared.recorded.chat_form})
 
 
 def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
@@ -81,7 +81,9 @@ def _records(shared: Shared) -> dict[str, dict[str, list[float]]]:
 def _options(shared: Shared) -> list[gr.components.Component]:
     names = [("decoder only", "lm"), ("with memory", "memory"), ("with datastore", "knn")]
     names += [(o.short, o.name) for o in shared.service.extras.offers.values()]
-    systems = gr.CheckboxGroup(names, value=list(SOURCES), label="Columns", elem_id="systems")
+    systems = gr.CheckboxGroup(
+        names, value=list(shared.recorded.systems), label="Columns", elem_id="systems"
+    )
     with gr.Row(elem_classes="options-row"):
         return [
             systems,
@@ -110,8 +112,9 @@ def _streamer(shared: Shared):
             store = shared.store(own, choice)
             chosen = columns.choose(shared.service, chosen_systems, store)
             searched = shared.searched(own, store, chosen.names)
-            fields = {"own": searched, "typed": typed if text != typed else ""}
-            yield from _whole(shared, text, chosen, options, stop, store, fields)
+            chat = shared.recorded.chat_form and not options.special
+            fields = {"own": searched, "typed": typed if chat or text != typed else ""}
+            yield from _whole(shared, text, chosen, options, stop, store, fields | {"chat": chat})
 
         yield from map(packed, stream.guarded(values))
 
@@ -122,13 +125,17 @@ def _whole(
     shared: Shared, text: str, chosen: columns.Chosen, options: inputs.RequestOptions, stop: Any,
     store: Any, fields: dict,
 ) -> Iterator[dict]:  # fmt: skip
-    """Yield the values of a run of all its columns; `fields` are added to the first value."""
+    """Yield the values of a run of all its columns; `fields` are added to the first value.
+
+    With fields["chat"] the text is asked in the decoder's chat template.
+    """
     service, name = shared.service, stream.new_run()
     lmbdas = columns.lambdas(service.model, chosen.batch, options.lmbda, store)
     known = shared.recorded.known(text)
     begin = stream.begin(name, text, known, lmbdas, options.temperature)
     yield {**begin, **fields, "columns": chosen.names}
-    events = columns.answers(service, chosen, text, options.as_arguments(), stop, store)
+    asked = columns.asked(service.model, text, options.max_new_tokens, fields["chat"])
+    events = columns.answers(service, chosen, asked, options.as_arguments(), stop, store)
     yield from stream.deltas(name, events)
 
 
@@ -179,14 +186,15 @@ def _restorer(shared: Shared):
 
     def restore(request: gr.Request) -> list:
         offered = list(shared.service.extras.offers)
-        link = inputs.read_link(request.query_params, offered)
+        usual = shared.recorded.systems
+        link = inputs.read_link(request.query_params, offered, usual)
         if link is None:
             return [gr.skip()] * (len(inputs.BOUNDS) + 4)
         prompt = shared.recorded.as_prompt(link.prompt)
         numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
         value = {"kind": "linked", "run": stream.new_run(), "prompt": prompt,
                  **shared.recorded.known(prompt), "lmbda": link.options.lmbda,
-                 "ready": shared.service.status.ready,
+                 "ready": shared.service.status.ready, "chat": shared.recorded.chat_form,
                  "traces": (shared.recorded.comparison(prompt) or {}).get("traces")}  # fmt: skip
         return [prompt, link.systems, *numbers, False, packed(value)]
 
@@ -210,7 +218,7 @@ def answer(shared: Shared, data: Any, stop: threading.Event, own: Any = "") -> I
 def _typed(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> Iterator[dict]:
     """Yield a run of several columns with the prompt as typed, without the question form."""
     chosen = columns.choose(shared.service, request.systems or None, store)
-    fields = {"own": request.own, "typed": ""}
+    fields = {"own": request.own, "typed": "", "chat": False}
     yield from _whole(shared, request.prompt, chosen, request.options, stop, store, fields)
 
 
@@ -224,8 +232,12 @@ def _branch(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> I
     begin = stream.begin(run, request.prompt, known, lmbdas, request.options.temperature)
     for trace in begin["traces"].values():
         trace["settings"]["forced"] = request.forced
-    yield begin | {"branch": True, "columns": [request.system], "own": request.own}
-    events = columns.answers(service, chosen, request.prompt, options, stop, store)
+    fields = {"branch": True, "columns": [request.system], "own": request.own}
+    yield begin | fields | {"chat": request.chat, "typed": request.prompt if request.chat else ""}
+    asked = columns.asked(
+        service.model, request.prompt, request.options.max_new_tokens, request.chat
+    )
+    events = columns.answers(service, chosen, asked, options, stop, store)
     yield from stream.deltas(run, events)
 
 
@@ -236,13 +248,14 @@ def _scrub(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> It
         "forced": request.forced, "store": store, "sources": columns.sources(model, store),
     }  # fmt: skip
     lmbda = columns.lambdas(model, [request.system], options.pop("lmbda"), store)
+    asked = columns.asked(model, request.prompt, options["max_new_tokens"], request.chat)
     own = {"run": request.run, "system": request.system}
     yield {"kind": "scrub", **own, "tokens": 0}
     begin = time.perf_counter()
-    model.compare(request.prompt, [request.system], lmbda=lmbda, cancel=stop, **options)
+    model.compare(asked, [request.system], lmbda=lmbda, cancel=stop, **options)
     single, last, tokens = time.perf_counter() - begin, begin, 0
     begin = time.perf_counter()
-    for event in model.stream_scrub(request.prompt, request.system, cancel=stop, **options):
+    for event in model.stream_scrub(asked, request.system, cancel=stop, **options):
         tokens += event.kind == "step"
         if event.kind == "done" and not stop.is_set():
             seconds = time.perf_counter() - begin

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
 from mlpmem.formats import is_number, read_json
-from mlpmem.loading.manifest import MANIFEST, asks_questions
+from mlpmem.loading.manifest import FINGERPRINT, MANIFEST, asks_chats, asks_questions
 from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
@@ -33,6 +33,8 @@ class Recorded:
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
+    systems: tuple[str, ...] = SOURCES  # the columns of a bundle, also before it is loaded
+    chat_form: bool = False  # prompts are asked as chats, as the memory's questions were
 
     def as_prompt(self, text: str) -> str:
         """Return a bare question in the form that the decoder was trained on, if it has one.
@@ -74,11 +76,12 @@ class Recorded:
 
     @property
     def surprises(self) -> list[str]:
-        """Return prompts on entities that the decoder never saw, in untrained wordings.
+        """Return prompts on facts that only the memory learned, in untrained wordings.
 
-        Without questions, the examples on such entities.
+        Those of an atlas are about group B. Without questions, the examples on such entities.
         """
-        new = [q for q in self.questions if q["part"] == "B" and q["wording"] in UNTRAINED]
+        learned = [q for q in self.questions if self.chat_form or q["part"] == "B"]
+        new = [q for q in learned if q["wording"] in UNTRAINED]
         return [q["prompt"] for q in new or self.examples if q["part"] == "B"]
 
     def surprise(self) -> str:
@@ -129,7 +132,15 @@ def read(bundle: Path) -> Recorded:
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
         questions_form=bool(manifest) and asks_questions(manifest),
+        systems=_systems(listed),
+        chat_form=asks_chats(manifest),
     )
+
+
+def _systems(listed: Any) -> tuple[str, ...]:
+    """Return the columns of a bundle by its listed files; without a fingerprint it has no keys."""
+    searches = not isinstance(listed, dict) or FINGERPRINT in listed
+    return SOURCES if searches else tuple(s for s in SOURCES if s != "knn")
 
 
 def _json(path: Path) -> Any:

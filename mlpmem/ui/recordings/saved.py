@@ -4,7 +4,7 @@ A saved run may come from anywhere: Trace.from_dict reads it, every size and num
 and only known fields are passed on to the page. It is shown without the model.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -51,7 +51,8 @@ def read(text: Any) -> dict:
     known = {name: _text(row.get(name) or "") for name in KNOWN}
     known["aliases"] = [_text(alias) for alias in aliases]
     own = {"own": True} if row.get("own") is True else {}  # it searched a visitor's own text
-    return record(_text(row.get("prompt")), known, lmbda, traces) | own
+    chat = {"chat": True} if row.get("chat") is True else {}  # it was asked as a chat
+    return record(_text(row.get("prompt")), known, lmbda, traces) | own | chat
 
 
 def _trace(system: str, row: Any) -> Trace:
@@ -141,10 +142,25 @@ def _check(fine: bool, what: str) -> None:
         raise MlpMemError(f"The run cannot be shown: {what}. {AGAIN}")
 
 
-def show(event: gr.EventData) -> dict:
-    """Return the token view's value for a file's text, or its error message."""
+def opener(others: Mapping[str, str]) -> Callable[[gr.EventData], dict]:
+    """Return the handler of a file's text; others has the titles of the other models by name."""
+
+    def show(event: gr.EventData) -> dict:
+        return shown(event, others)
+
+    return show
+
+
+def shown(event: gr.EventData, others: Mapping[str, str]) -> dict:
+    """Return the token view's value for a file's text, or its error message.
+
+    A run of one of the page's other models is refused.
+    """
     try:
         run = read(event_values(event).get("text"))
+        for trace in run["traces"].values():
+            if title := others.get(trace["model"].get("bundle")):
+                raise MlpMemError(f"This is a run of {title}. Switch to {title} and open it there.")
     except MlpMemError as error:
         return packed(stream.message(public_text(error)))
     return packed({"kind": "opened", "run": stream.new_run(), **run})

@@ -44,6 +44,18 @@ ATLAS = Words(
 )
 
 
+CHATS = Words(
+    corpus="the memory's facts",
+    prompt="Ask about a country, a city or an element, or ask for anything else",
+    search=ATLAS.search,
+    question=ATLAS.question,
+    chat_hint="Ask about a country, a city, an element, or one of the invented people, towns and "
+    "books; or chat about anything else, which the memory should leave as it was.",
+    chat_note="A small chat model, unchanged. Its memory was trained on facts about real and "
+    "invented things, and a router decides at every token how much the memory counts.",
+)
+
+
 def is_atlas(recorded: Recorded) -> bool:
     """Return whether a bundle's corpus is an atlas."""
     return {group for _, group in recorded.titles} >= GROUPS
@@ -51,7 +63,9 @@ def is_atlas(recorded: Recorded) -> bool:
 
 def words(recorded: Recorded) -> Words:
     """Return the texts for a bundle's corpus."""
-    return ATLAS if is_atlas(recorded) else Words()
+    if is_atlas(recorded):
+        return ATLAS
+    return CHATS if recorded.chat_form else Words()
 
 
 def fitted(markup: str, recorded: Recorded) -> str:

@@ -14,6 +14,7 @@ from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service.service import Service
 
+Prompt = str | Sequence[int]  # a text, or its token ids
 BATCHED = (*SOURCES, "mixed")  # share the model's decoder and the unchanged prompt
 log = logging.getLogger(__name__)
 
@@ -75,8 +76,13 @@ def sources(model: Any, store: Any = None) -> list[str]:
     return [source for source in SOURCES if source in available]
 
 
+def asked(model: Any, text: str, new_tokens: int, chat: bool) -> Prompt:
+    """Return a prompt as the model reads it: with `chat`, its ids in the chat template."""
+    return model.chat_ids(text, new_tokens) if chat else text
+
+
 def answers(
-    service: Service, chosen: Chosen, prompt: str, options: dict, stop: Any, store: Any = None
+    service: Service, chosen: Chosen, prompt: Prompt, options: dict, stop: Any, store: Any = None
 ) -> Iterator[ColumnEvent]:
     """Yield the events of a request; options are Model.stream's."""
     model, options = service.model, dict(options)
@@ -104,7 +110,7 @@ def answers(
 
 
 def _separate_column(
-    service: Service, name: str, prompt: str, lmbda: Any, options: dict, store: Any
+    service: Service, name: str, prompt: Prompt, lmbda: Any, options: dict, store: Any
 ) -> Iterator[ColumnEvent]:
     """Yield the events of one column with its own prompt or weights.
 

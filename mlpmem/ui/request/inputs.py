@@ -58,6 +58,7 @@ class Request:
     forced: list[int]
     own: str  # short id of the searched own text, or ""
     systems: list[str]  # of "typed"
+    chat: bool = False  # the prompt was asked as a chat
 
 
 def check_request(data: object, offered: Sequence[str] = ()) -> Request:
@@ -91,6 +92,7 @@ def check_request(data: object, offered: Sequence[str] = ()) -> Request:
         systems=[
             s for s in branched if isinstance(data.get("systems"), list) and s in data["systems"]
         ],
+        chat=data.get("chat") is True and data["kind"] != "typed",
     )
 
 
@@ -214,8 +216,10 @@ class Link:
     systems: list[str]
 
 
-def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | None:
-    """Return the values of a link's query, None without a prompt.
+def read_link(
+    query: Mapping[str, Any], offered: Sequence[str] = (), usual: Sequence[str] = SOURCES
+) -> Link | None:
+    """Return the values of a link's query, None without a prompt; usual are the default columns.
 
     A link may be cut or edited, so nothing in it is an error: a number outside its bounds is
     clamped, any other invalid value becomes the default.
@@ -229,7 +233,7 @@ def read_link(query: Mapping[str, Any], offered: Sequence[str] = ()) -> Link | N
     auto = query.get("lambda") == AUTO
     lmbda = AUTO if auto else _clamped(query.get("lambda"), 0.0, 1.0, None)
     names = str(query.get("systems") or "").split(",")
-    systems = [s for s in (*SOURCES, *offered) if s in names] or list(SOURCES)
+    systems = [s for s in (*SOURCES, *offered) if s in names] or list(usual)
     return Link(prompt, RequestOptions(lmbda=lmbda, **numbers), systems)
 
 

@@ -7,7 +7,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlpmem.ui.service.service import BackgroundTask, Load, Tell
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.decoder_file import DecoderFile
+from mlpmem.loading.manifest import read_manifest
+from mlpmem.ui.service.service import BackgroundTask, Load, Needed, Tell
 
 
 def open_parts(
@@ -162,6 +165,22 @@ def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
             built = bundle.attach(model, partial(report_tokens, tell))
             return model, cost_line(model, built)
 
-        return model, [BackgroundTask("datastore", attach)] if datastore else []
+        searches = datastore and bundle.searches
+        return model, [BackgroundTask("datastore", attach)] if searches else []
 
     return load
+
+
+def needed_by(path: Path) -> Needed | None:
+    """Return the file that a bundle names and does not hold, None for other bundles.
+
+    An unreadable manifest needs nothing; loading the bundle reports its error.
+    """
+    try:
+        file = DecoderFile.named(read_manifest(path))
+    except MlpMemError:
+        return None
+    if file is None:
+        return None
+    button = f"Download {file.bytes / 1e6:,.0f} MB" if file.hub else ""
+    return Needed(file.missing, button, partial(file.find, True))

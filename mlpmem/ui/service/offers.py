@@ -16,7 +16,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.extra_columns import ExtraColumn, bundled
-from mlpmem.loading.manifest import read_manifest
+from mlpmem.loading.manifest import FINGERPRINT, asks_chats, read_manifest
 
 KEPT = 3
 ROOM = 500e6  # bytes, including weights shared with others
@@ -134,10 +134,13 @@ class Extras:
 def of_bundle(folder: Path, columns: Sequence[ExtraColumn] = (), datastore: bool = True) -> Extras:
     """Return the offers of a bundle's page: its own adapters, then `columns`.
 
+    Passages stand before a prompt, which is no place in a chat, so there is no retrieval for one.
     An unreadable manifest adds no adapters; loading the bundle reports its error.
     """
+    manifest: dict = {}
     try:
-        own = bundled(folder, read_manifest(folder))
+        manifest = read_manifest(folder)
+        own = bundled(folder, manifest)
     except MlpMemError:
         own = []
 
@@ -148,7 +151,9 @@ def of_bundle(folder: Path, columns: Sequence[ExtraColumn] = (), datastore: bool
         return attached.documents if attached else Bundle(folder, read_manifest(folder)).documents()
 
     by_name = {column.name: column for column in (*own, *columns)}
-    return Extras(list(by_name.values()), mixed=datastore, documents=documents)
+    mixed = datastore and (not manifest or FINGERPRINT in manifest["files"])
+    retrieval = None if asks_chats(manifest) else documents
+    return Extras(list(by_name.values()), mixed=mixed, documents=retrieval)
 
 
 def of_parts(columns: Sequence[ExtraColumn], memory: bool, text: bool) -> Extras:

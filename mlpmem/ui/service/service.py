@@ -1,7 +1,8 @@
-"""The model behind the page, loaded in a background thread, and its status.
+"""A model behind the page, loaded in a background thread at most once, and its status.
 
-Only the model and its status are stored here, never a visitor's values. torch and transformers are
-imported inside `load`, so the page is served before that.
+A model may need a file that is not here. It is then downloaded only if `start` is told so. Only the
+model and its status are stored here, never a visitor's values. torch and transformers are imported
+inside `load`, so the page is served before that.
 """
 
 import logging
@@ -29,13 +30,14 @@ log = logging.getLogger(__name__)
 class Status:
     """The state of loading, as the page shows it."""
 
-    state: str = "replay"  # "replay", "loading", "ready" or "error"
+    state: str = "replay"  # "replay", "loading", "ready", "error" or "absent": a file is missing
     line: str = "loading the decoder and the memory"
     share: float | None = None  # of the present task done, 0..1
     ready: bool = False  # the model can answer
     settled: bool = False  # the status is final
     waiting: str = "The model is still loading."  # message of the datastore's column
     no_memory: str = ""  # message of the memory's column without a memory
+    download: str = ""  # the button that gets the missing file
 
 
 @dataclass(frozen=True)
@@ -49,33 +51,50 @@ class BackgroundTask:
 Load = Callable[[Tell], tuple[Any, list[BackgroundTask]]]
 
 
+@dataclass(frozen=True)
+class Needed:
+    """A file that a model needs and that may have to be downloaded."""
+
+    missing: Callable[[], str]  # returns what is missing and what to do, "" if the file is here
+    button: str  # that gets it, with its size
+    fetch: Callable[[Tell], Any]
+
+
 class Service:
     """Loads a model, then runs its background tasks; the model answers after loading."""
 
     def __init__(
-        self, load: Load, note: str = "", extras: Extras | None = None, name: str = ""
+        self,
+        load: Load,
+        note: str = "",
+        extras: Extras | None = None,
+        name: str = "",
+        needed: Needed | None = None,
     ) -> None:
         """Store `load`, which returns (model, tasks); `note` begins every status line.
 
         Programs ask for the model by its name, "" is the model's own.
         """
-        self._load, self._note, self.name = load, note, name
+        self._load, self._note, self.name, self._needed = load, note, name, needed
         self.extras = extras or Extras()
         self._model: Any = None
         self._tasks: list[BackgroundTask] = []
         self._status = Status()
         self._set(self._status)
         self._corpus: Any = None
-        self._lock = threading.Lock()
+        self._lock, self._starting = threading.Lock(), threading.Lock()
+        self._thread: threading.Thread | None = None
 
     @property
     def corpus(self) -> Any:
-        """Return the datastore's texts, decoded on first use; MlpMemError without a datastore."""
+        """Return the model's texts, decoded on first use; MlpMemError without any."""
         with self._lock:
-            if self._status.settled and "knn" not in self.model.systems:
+            model = self.model
+            has_texts = "knn" in model.systems or getattr(model, "documents", None) is not None
+            if self._status.settled and not has_texts:
                 raise MlpMemError(NO_CORPUS)
             if self._corpus is None:
-                self._corpus = self.model.corpus()
+                self._corpus = model.corpus()
             return self._corpus
 
     @property
@@ -91,11 +110,20 @@ class Service:
             raise MlpMemError(f"The model cannot answer{yet}: {self._status.line}.")
         return self._model
 
-    def start(self) -> threading.Thread:
-        """Start loading; return the thread."""
-        thread = threading.Thread(target=self._run, name="load", daemon=True)
-        thread.start()
-        return thread
+    def start(self, download: bool = False) -> threading.Thread:
+        """Return the thread that loads, started at the first call.
+
+        If a file was missing, a call with `download` starts again and gets it.
+        """
+        with self._starting:
+            retry = download and self._status.state == "absent"
+            if self._thread is None or retry:
+                if retry:
+                    self._set(Status("loading"))
+                run = partial(self._run, download)
+                self._thread = threading.Thread(target=run, name="load", daemon=True)
+                self._thread.start()
+            return self._thread
 
     def payload(self, defaults: dict[str, float]) -> dict:
         """Return the status as plain values for the page, with the model's lambdas once known.
@@ -126,9 +154,16 @@ class Service:
         progress = f" ({line})" if line else ""
         return f"The memory is being trained{progress}. The other columns answer already."
 
-    def _run(self) -> None:
+    def _run(self, download: bool) -> None:
         what = "model"
         try:
+            if self._needed is not None and (text := self._needed.missing()):
+                if not download:
+                    return self._set(
+                        Status("absent", text, settled=True, waiting=text,
+                               download=self._needed.button)
+                    )  # fmt: skip
+                self._needed.fetch(self._report_loading)
             self._model, self._tasks = self._load(self._report_loading)
             lines: list[str] = []
             for task in self._tasks:

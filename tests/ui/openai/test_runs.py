@@ -203,15 +203,15 @@ def test_held_back_text_is_the_longest_that_may_begin_a_stop_text(text, stop):
 
 
 def test_models_are_the_systems_and_the_pages_columns(service):
-    assert names.listed(service) == {
+    assert names.listed([service]) == {
         "tiny": "memory", "tiny:lm": "lm", "tiny:memory": "memory", "tiny:knn": "knn",
         "tiny:mixed": "mixed",
     }  # fmt: skip
     service.name = "served"
-    assert names.check(service, "served:knn") == "knn"
+    assert names.check([service], "served:knn") == (service, "knn")
     for wrong in ("tiny", "served:rag", "served:", "gpt-4o"):
         with pytest.raises(ApiError, match="Use one of served, served:lm") as refused:
-            names.check(service, wrong)
+            names.check([service], wrong)
         assert (refused.value.status, refused.value.code) == (404, "model_not_found")
 
 
@@ -219,7 +219,7 @@ def test_a_system_that_is_still_made_is_not_ready(service):
     service.model = service.model.only("memory")
     service.status.settled, service.status.line = False, "building the datastore"
     with pytest.raises(ApiError, match="not ready yet: building the datastore") as refused:
-        names.check(service, "tiny:knn")
+        names.check([service], "tiny:knn")
     assert (refused.value.status, refused.value.code) == (503, "not_ready")
 
 
@@ -227,7 +227,7 @@ def test_retrieval_puts_its_passage_before_the_prompt(service, tiny_model, monke
     passages = Passages(tiny_model.datastore.documents, tiny_model.decoder)
     rag = Rag(ModelSystem(tiny_model, "lm"), passages)
     monkeypatch.setattr(type(service.extras), "system", lambda *_: rag)
-    monkeypatch.setattr(names, "check", lambda *_: "rag")
+    monkeypatch.setattr(names, "check", lambda *_: (service, "rag"))
     body = {"model": "tiny:rag", "prompt": "Gold has the symbol", "temperature": 0}
     asked = requests.parse({**body, "max_tokens": 5}, False)
     answer = answers.whole(runs.run(service, asked, Deadline()))

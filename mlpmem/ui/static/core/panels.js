@@ -9,15 +9,21 @@ const GROUPS = [
   ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
 ];
 
-/** @type {(element: Element, props: Props<Status>, watch: Watch) => void} */
-export const mountStatus = (element, props, watch) => {
+/** download() gets the file that the model lacks.
+ * @type {(element: Element, props: Props<Status>, watch: Watch, download?: (() => void) | null) => void} */
+export const mountStatus = (element, props, watch, download = null) => {
   const chip = h("span", { class: "chip" });
   const line = h("span", { class: "status-line" });
   const bar = h("i");
   const spoken = h("span", { class: "unseen", role: "status" }); // for screen readers, without percentages
   const progress = h("span", { class: "status-bar", "aria-hidden": "true" }, bar);
+  const get = h("button", { type: "button", id: "download", class: "tool-button", hidden: true,
+    on: { click: () => {
+      get.hidden = true; // one click is one download
+      download?.();
+    } } });
   inside(element, ".status-host").replaceChildren(
-    h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress),
+    h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress), get,
       chip, spoken));
   const show = () => {
     const value = props.value || page.status;
@@ -26,6 +32,8 @@ export const mountStatus = (element, props, watch) => {
     setText(line, value.line || "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
     setText(spoken, counts ? (value.line || "").split(":")[0] : value.line || "");
+    get.hidden = !(value.download && download);
+    setText(get, value.download || "");
     progress.toggleAttribute("data-on", Number.isFinite(value.share));
     bar.style.width = `${100 * (value.share || 0)}%`;
     page.status = value;

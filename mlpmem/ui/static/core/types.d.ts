@@ -71,7 +71,8 @@ export type ScrubText = Trace & { like: number; kept: number };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
 
 /** The known facts about a prompt. */
-export interface About { prompt?: string; answer?: string; aliases?: string[]; part?: string; wording?: string }
+export interface About { prompt?: string; answer?: string; aliases?: string[]; part?: string; wording?: string;
+  chat?: boolean } // asked as a chat
 
 /** The short id of the visitor's own text that was searched: "" for none, true in a saved run. */
 export type Own = string | true;
@@ -101,7 +102,7 @@ export type Inspected = Value | { kind: "progress"; run: string; done: number; t
 
 export interface Status {
   state: string; line?: string; share?: number | null; ready?: boolean; settled?: boolean; waiting: string;
-  no_memory?: string; defaults?: Defaults; auto?: string[]; routed?: boolean;
+  no_memory?: string; download?: string; defaults?: Defaults; auto?: string[]; routed?: boolean;
 }
 export type Defaults = { [source: string]: number };
 /** An extra column, as offers.py lists it. */

@@ -48,13 +48,14 @@ export class RunHead {
    * @param {About & { kind: string, typed?: string }} value @param {string} badge */
   show(value, badge) {
     this.mark(badge, value.kind);
-    const { prompt = "", answer = "", aliases = [], part = "", wording = "" } = value;
-    this.about = { prompt, answer, aliases, part, wording };
+    const { prompt = "", answer = "", aliases = [], part = "", wording = "", chat = false } = value;
+    this.about = { prompt, answer, aliases, part, wording, ...(chat ? { chat } : {}) };
     setText(this.prompt, prompt);
     this.prompt.title = prompt;
     this.answers = answer ? [answer, ...aliases] : [];
     this.typed = value.typed ?? "";
     this.form.hidden = !this.typed;
+    setText(this.form, chat ? "asked as a chat ×" : "asked in the trained form ×");
     this.form.title = `You typed: ${this.typed}. Click to ask it as typed.`;
     this.form.setAttribute("aria-label", this.form.title);
     this.reveal(false);

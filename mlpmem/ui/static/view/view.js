@@ -240,7 +240,7 @@ export class TokenView extends Columns {
     if (!this.ask || page.runningView()) return false;
     if (this.replay.playing) this.replay.stop();
     this.pending();
-    this.ask({ ...data, prompt: this.head.about.prompt, own: this.own });
+    this.ask({ ...data, prompt: this.head.about.prompt, chat: this.head.about.chat, own: this.own });
     return true;
   }
 
