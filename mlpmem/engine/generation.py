@@ -123,10 +123,10 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         if output is None:
             output = _prefill(call, writers, evidence, clock)
         elif ahead < 0:
-            output = _decode_one(call.model.decoder, output, live, clock)
+            output = _decode_one(call, output, live, clock)
         at = -1 - max(0, ahead)
         states = output.states((slice(None), at))
-        sources = call.model.sources(*states, call.store, call.parts)
+        sources = call.model.sources(*states, call.store, call.parts, output.recalled)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
         with threads_for(call.model.decoder, len(output.hidden)):
@@ -153,9 +153,7 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     return output
 
 
-def _decode_one(
-    decoder: Decoder, last: DecoderOutput, live: list[Writer], clock: Clock
-) -> DecoderOutput:
+def _decode_one(call: Call, last: DecoderOutput, live: list[Writer], clock: Clock) -> DecoderOutput:
     """Return the decoder's output after each writer's last token, one row per distinct history."""
     begin = time.perf_counter()
     histories = dict.fromkeys((writer.row, writer.steps[-1].token_id) for writer in live)
@@ -166,8 +164,10 @@ def _decode_one(
     for writer in live:
         writer.row = rows[writer.row, writer.steps[-1].token_id]
     tokens = torch.tensor([[token] for _, token in rows])
-    output = decoder.forward(tokens, cache=last.cache, last=1)
-    clock.add("decoder", time.perf_counter() - begin, len(rows))
+    memory = call.model.memory if "memory" in call.parts else None
+    output = call.model.decoder.forward(tokens, cache=last.cache, last=1, memory=memory)
+    recalled = 0.0 if output.recalled is None else output.recalled.seconds
+    clock.add("decoder", time.perf_counter() - begin - recalled, len(rows))
     return output
 
 

@@ -1,7 +1,7 @@
 """Linear layers with a second, small form: 4 bits in lanes, or 8 bits row by row.
 
 Decoding reads every weight once per token, so smaller weights decode faster. Compiled code reads
-the small forms (step_kernels.py). Until it is compiled, the packed form computes everything;
+the small forms (kernels/step.py). Until it is compiled, the packed form computes everything;
 afterwards it still computes many rows where it is faster, as `settle` measures. Both forms hold the
 same numbers, up to the dtype's rounding.
 """

@@ -108,13 +108,12 @@ def _distil(
     model: Any, decoder: Path, text: Sequence[Path], packed: bool, bits: int, tell: Tell
 ) -> tuple[Any, str]:
     """Return (a model with a memory distilled from text files, a line on its cost)."""
-    from mlpmem.fast.linear import pack
     from mlpmem.loading.distil import distil
 
     begin = time.perf_counter()
     memory = distil(model, decoder, text, tell)
     if packed:
-        pack(memory, bits)
+        model.pack_memory(memory, bits)
     model = model.with_memory(memory)
     duration = seconds_text(time.perf_counter() - begin)
     return model, f"memory trained in {duration}, {megabytes(model.memory.bytes)}"
