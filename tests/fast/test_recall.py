@@ -24,7 +24,7 @@ def model_of(family="llama", tied=False, depth=-1, dtype=torch.float32, **option
         *sizes, family="llama", depth=depth, tied_head=tied, norm_eps=1e-3, **options
     )
     memory = Memory(config)
-    for name, weight in memory.named_parameters():
+    for weight in memory.parameters():
         weight.data.add_(0.2 * torch.randn_like(weight))
     return FusedModel(decoder, memory.eval().requires_grad_(False).to(dtype))
 
