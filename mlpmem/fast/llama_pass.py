@@ -139,13 +139,15 @@ class LlamaPass:
         """Return the compiled step, with a memory if that can be; None if nothing is compiled."""
         if self.step is None:
             return None
+        step = None if memory is None else self._recalling.get(memory)
+        if step is not None and step.is_valid():
+            return step
         if not self.step.is_valid():
             self.step = self._step()
         if memory is None or (recall := memory.recall()) is None:
             return self.step
-        if memory not in self._recalling or not _is_valid(self._recalling[memory]):
-            step = self._step(recall)
-            if step is not None:
+        if memory not in self._recalling or step is not None:
+            if (step := self._step(recall)) is not None:
                 step.share = self._share(step)
             self._recalling[memory] = step  # another thread would store an equal one
         return self._recalling[memory] or self.step
@@ -295,10 +297,6 @@ def _product(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     """Return the products of x (R, D) with all parts, concatenated."""
     outputs = [part(x) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-
-
-def _is_valid(step: "Step | None") -> bool:
-    return step is None or step.is_valid()
 
 
 def _check_running() -> None:

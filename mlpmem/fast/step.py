@@ -67,7 +67,7 @@ class Part(NamedTuple):
 
     def is_valid(self) -> bool:
         """Return whether the weight is still the one that was read."""
-        return self.source == (0, 0) or self.source == _source(self.module.weight)
+        return self.source == _source(self.module.weight)
 
 
 def part_of(module: nn.Module) -> Part | None:
@@ -107,6 +107,7 @@ class Step:
     def __init__(self, llama: Any, recall: Recall | None, products: list[list[Part]]) -> None:
         """Lay out products: those of a LlamaPass's layers, of a memory's blocks, and of heads."""
         self.llama, self.recall, self.products = llama, recall, products
+        self.plain = [part for product in products for part in product if part.source != (0, 0)]
         self.heads, self.kv_heads, self.size = llama.layers[0].heads
         self.dtype = llama.embed.weight.dtype
         self.tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
@@ -153,7 +154,7 @@ class Step:
 
     def is_valid(self) -> bool:
         """Return whether every weight is still the one that was read."""
-        return all(part.is_valid() for product in self.products for part in product)
+        return all(part.is_valid() for part in self.plain)
 
     def run(self, ids: Tensor, cache: Any, threads: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return logits (B, 1, V), hidden states (B, 1, D), and a memory's logits or None.
