@@ -19,6 +19,7 @@ import torch
 from mlpmem.bench.figures import Figure, in_turns, ratios, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.devices import threads_between
 from mlpmem.fast.linear import form_of
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -113,6 +114,10 @@ def _ours(
 
     @torch.inference_mode()
     def next_of(output: Any) -> torch.Tensor:
+        with threads_between(decoder, rows):
+            return best_of(output)
+
+    def best_of(output: Any) -> torch.Tensor:
         logits = output.logits[:, -1].float()
         if memory and output.recalled is not None:
             logits = logits + output.recalled.logits[:, -1]

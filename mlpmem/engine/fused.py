@@ -18,7 +18,7 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, threads_for, trim_memory
+from mlpmem.fast.devices import calibrate, threads_between, threads_for, trim_memory
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
@@ -134,7 +134,7 @@ class FusedModel:
         which is lmbda 0 in any mix. `recalled` is what a step computed of the memory, if it did.
         MlpMemError if a source gives nan.
         """
-        with threads_for(self.decoder, len(hidden)):
+        with threads_between(self.decoder, len(hidden)):
             return self._sources(hidden, logits, store, parts, recalled)
 
     def _sources(
@@ -145,7 +145,7 @@ class FusedModel:
         parts: Collection[str],
         recalled: Recalled | None,
     ) -> Sources:
-        """Compute `sources` with the present number of threads."""
+        """Compute `sources`, most of it with the present number of threads."""
         names, log_probs, seconds = ["lm"], [log_softmax(logits)], {}
         neighbours = weights = None
         if self.memory is not None and "memory" in parts:
@@ -170,7 +170,8 @@ class FusedModel:
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's logits (R, V) at hidden states (R, D)."""
         weight = memory.lm_head.weight
-        return memory(hidden.to(weight.device, weight.dtype))
+        with threads_for(self.decoder, len(hidden)):
+            return memory(hidden.to(weight.device, weight.dtype))
 
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""

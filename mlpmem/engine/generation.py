@@ -22,7 +22,7 @@ from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, RankedToken, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import threads_for
+from mlpmem.fast.devices import threads_between
 from mlpmem.model.decoder import Decoder, DecoderOutput
 from mlpmem.model.tokenizer import text_parts, whole_text
 from mlpmem.retrieval.datastore import Store
@@ -129,7 +129,7 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         sources = call.model.sources(*states, call.store, call.parts, output.recalled)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
-        with threads_for(call.model.decoder, len(output.hidden)):
+        with threads_between(call.model.decoder, len(output.hidden)):
             _choose(call, sources, live, evidence, rngs, begin)
         yield Event("step", {writer.name: writer.steps[-1] for writer in live})
         live = [writer for writer in live if not writer.finish]

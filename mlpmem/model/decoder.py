@@ -166,6 +166,11 @@ class Decoder:
         passes = isinstance(self._find_pass(), LlamaPass) and compiles()
         return passes and self.model.dtype == torch.float32
 
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether a token is decoded by compiled code, with threads of its own."""
+        return isinstance(self.fast_pass, LlamaPass) and self.fast_pass.step is not None
+
     def use_fast_pass(self) -> None:
         """Use the family's hand-written pass from now on, if it supports these weights."""
         if self.fast_pass is None:
