@@ -34,6 +34,10 @@ class Lanes(NamedTuple):
         return self.q.shape[1] * GROUP
 
     @property
+    def outputs(self) -> int:
+        return len(self.q) * LANES
+
+    @property
     def bytes(self) -> int:
         return self.q.nbytes + self.scales.nbytes
 
@@ -53,6 +57,10 @@ class Rows(NamedTuple):
     @property
     def inputs(self) -> int:
         return self.q.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.q)
 
     @property
     def bytes(self) -> int:
@@ -80,6 +88,11 @@ class FewRows(PackedLinear):
         """Return the size of both forms; a shared table counts with its embedding."""
         has_packed = self.packed and self.weight is not None
         return self.small.bytes + (super().bytes if has_packed else 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inputs)."""
+        return self.small.outputs, self.small.inputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""

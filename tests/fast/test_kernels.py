@@ -11,7 +11,8 @@ import pytest
 pytest.importorskip("numba")
 ROOT = Path(__file__).parents[2]
 CALL = "import numpy as np; from mlpmem.fast.kernels import attend; "
-CALL += "x = np.zeros((1, 8), np.float32); attend.soften(x[0], np.float32(1)); print(float(x[0, 0]), len(attend.soften.stats.cache_hits))"
+CALL += "x = np.zeros((1, 8), np.float32); attend.soften(x[0], np.float32(1)); "
+CALL += "print(float(x[0, 0]), len(attend.soften.stats.cache_hits))"
 
 
 def test_a_change_of_any_file_changes_the_cache(tmp_path):

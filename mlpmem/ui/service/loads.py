@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlpmem.formats import is_gguf
 from mlpmem.ui.service.service import BackgroundTask, Load, Tell
 
 
@@ -24,7 +25,8 @@ def open_parts(
 
     Texts become a datastore and, with `train`, a memory, in the background. `form` is one of
     linear.FORMS; None keeps the dtype. Weights are packed for a CPU, unless `plain` is set and
-    `form` is None: LoRA is merged into plain weights.
+    `form` is None: LoRA is merged into plain weights, which decode faster than with LoRA beside
+    them. Those of a GGUF file are packed always.
     """
 
     def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
@@ -34,7 +36,7 @@ def open_parts(
         folder, chosen = fetch(decoder, "decoder", tell=tell), form
         memory_folder = fetch(memory, "memory", tell=tell) if memory else None
         tell("reading the weights", None)
-        if form is None and not plain and device == "cpu":
+        if form is None and device == "cpu" and (is_gguf(folder) or not plain):
             chosen = form_for(folder)
         options = weight_options(chosen, plain)
         model = open_folders(folder, memory_folder, device=device, **options)
