@@ -19,6 +19,7 @@ import torch
 from mlpmem.bench.figures import Figure, in_turns, ratios, timed
 from mlpmem.engine.fused import FusedModel
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.devices import threads_between
 from mlpmem.fast.linear import form_of
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
@@ -113,8 +114,14 @@ def _ours(
 
     @torch.inference_mode()
     def next_of(output: Any) -> torch.Tensor:
+        with threads_between(decoder, rows):
+            return best_of(output)
+
+    def best_of(output: Any) -> torch.Tensor:
         logits = output.logits[:, -1].float()
-        if memory:
+        if memory and output.recalled is not None:
+            logits = logits + output.recalled.logits[:, -1]
+        elif memory:
             logits = logits + model.memory(output.hidden[:, -1].to(model.memory.norm.weight.dtype))
         return logits.argmax(-1, keepdim=True)
 
@@ -126,7 +133,8 @@ def _ours(
             output.cache.batch_select_indices(torch.zeros(rows, dtype=torch.long))
             token = token.expand(rows, 1)
         for _ in range(TOKENS - 1):
-            output = decoder.forward(token, cache=output.cache, last=1)
+            beside = model.memory if memory else None
+            output = decoder.forward(token, cache=output.cache, last=1, memory=beside)
             token = next_of(output)
             at.append(time.perf_counter())
         return _times(name, [1000 * (x - start) for x in at])

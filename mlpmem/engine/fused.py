@@ -18,7 +18,8 @@ from mlpmem.engine.router import Router
 from mlpmem.engine.settings import Settings, default_settings
 from mlpmem.engine.trace import AUTO, PARTS
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import calibrate, threads_for, trim_memory
+from mlpmem.fast.devices import calibrate, threads_between, threads_for, trim_memory
+from mlpmem.fast.llama_layers import Recalled
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
@@ -78,14 +79,20 @@ class FusedModel:
 
     def pack(self, bits: int = 0) -> Self:
         """Return self with weights packed for decoding on this CPU; see Decoder.pack."""
-        from mlpmem.fast.linear import pack
-
         self.decoder.pack(bits)
         if self.memory is not None:
-            pack(self.memory, bits)
+            self.pack_memory(self.memory, bits)
         calibrate(self.decoder)
         trim_memory()
         return self
+
+    def pack_memory(self, memory: Memory, bits: int = 0) -> None:
+        """Pack a memory of the packed decoder; what a compiled step reads as it is stays plain."""
+        from mlpmem.fast.linear import pack
+
+        memory.bind(self.decoder)  # a tied head is packed already
+        if bits or memory.recall() is None or not self.decoder.is_plain():
+            pack(memory, bits)
 
     @property
     def systems(self) -> list[str]:
@@ -121,24 +128,35 @@ class FusedModel:
         logits: Tensor,
         store: Store | None,
         parts: Collection[str] = ("memory", "knn"),
+        recalled: Recalled | None = None,
     ) -> Sources:
         """Return the sources at hidden states (R, D) with the decoder's logits (R, V).
 
         They are "lm" and the named parts this model has. Without neighbours, "knn" repeats "lm",
-        which is lmbda 0 in any mix. MlpMemError if a source gives nan.
+        which is lmbda 0 in any mix. `recalled` is what a step computed of the memory, if it did.
+        MlpMemError if a source gives nan.
         """
-        with threads_for(self.decoder, len(hidden)):
-            return self._sources(hidden, logits, store, parts)
+        with threads_between(self.decoder, len(hidden)):
+            return self._sources(hidden, logits, store, parts, recalled)
 
     def _sources(
-        self, hidden: Tensor, logits: Tensor, store: Store | None, parts: Collection[str]
+        self,
+        hidden: Tensor,
+        logits: Tensor,
+        store: Store | None,
+        parts: Collection[str],
+        recalled: Recalled | None,
     ) -> Sources:
-        """Compute `sources` with the present number of threads."""
+        """Compute `sources`, most of it with the present number of threads."""
         names, log_probs, seconds = ["lm"], [log_softmax(logits)], {}
         neighbours = weights = None
         if self.memory is not None and "memory" in parts:
             begin = time.perf_counter()
-            log_probs.append(self._recall(self.memory, hidden).to(log_probs[0].device))
+            if recalled is not None:
+                logits, begin = recalled.logits[:, -1], begin - recalled.seconds
+            else:
+                logits = self._recall(self.memory, hidden).to(log_probs[0].device)
+            log_probs.append(log_softmax(logits, self.settings.memory_temperature))
             names.append("memory")
             seconds["memory"] = time.perf_counter() - begin
         if store is not None and "knn" in parts:
@@ -152,10 +170,10 @@ class FusedModel:
         return Sources(tuple(names), stacked, neighbours, weights, seconds, hidden)
 
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
-        """Return the memory's log-probs (R, V) at hidden states (R, D)."""
+        """Return the memory's logits (R, V) at hidden states (R, D)."""
         weight = memory.lm_head.weight
-        logits = memory(hidden.to(weight.device, weight.dtype))
-        return log_softmax(logits, self.settings.memory_temperature)
+        with threads_for(self.decoder, len(hidden)):
+            return memory(hidden.to(weight.device, weight.dtype))
 
     def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
         """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""

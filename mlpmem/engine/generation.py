@@ -22,7 +22,7 @@ from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, RankedToken, Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.devices import threads_for
+from mlpmem.fast.devices import threads_between
 from mlpmem.model.decoder import Decoder, DecoderOutput
 from mlpmem.model.tokenizer import text_parts, whole_text
 from mlpmem.retrieval.datastore import Store
@@ -123,13 +123,13 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         if output is None:
             output = _prefill(call, writers, evidence, clock)
         elif ahead < 0:
-            output = _decode_one(call.model.decoder, output, live, clock)
+            output = _decode_one(call, output, live, clock)
         at = -1 - max(0, ahead)
         states = output.states((slice(None), at))
-        sources = call.model.sources(*states, call.store, call.parts)
+        sources = call.model.sources(*states, call.store, call.parts, output.recalled)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
-        with threads_for(call.model.decoder, len(output.hidden)):
+        with threads_between(call.model.decoder, len(output.hidden)):
             _choose(call, sources, live, evidence, rngs, begin)
         yield Event("step", {writer.name: writer.steps[-1] for writer in live})
         live = [writer for writer in live if not writer.finish]
@@ -153,9 +153,7 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     return output
 
 
-def _decode_one(
-    decoder: Decoder, last: DecoderOutput, live: list[Writer], clock: Clock
-) -> DecoderOutput:
+def _decode_one(call: Call, last: DecoderOutput, live: list[Writer], clock: Clock) -> DecoderOutput:
     """Return the decoder's output after each writer's last token, one row per distinct history."""
     begin = time.perf_counter()
     histories = dict.fromkeys((writer.row, writer.steps[-1].token_id) for writer in live)
@@ -166,8 +164,10 @@ def _decode_one(
     for writer in live:
         writer.row = rows[writer.row, writer.steps[-1].token_id]
     tokens = torch.tensor([[token] for _, token in rows])
-    output = decoder.forward(tokens, cache=last.cache, last=1)
-    clock.add("decoder", time.perf_counter() - begin, len(rows))
+    memory = call.model.memory if "memory" in call.parts else None
+    output = call.model.decoder.forward(tokens, cache=last.cache, last=1, memory=memory)
+    recalled = 0.0 if output.recalled is None else output.recalled.seconds
+    clock.add("decoder", time.perf_counter() - begin - recalled, len(rows))
     return output
 
 

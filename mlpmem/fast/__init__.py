@@ -1,8 +1,8 @@
 """Fast decoding; without this room, answers are the same but slower.
 
 Weights are packed (packed), in 8 bits (linear), or in 4 bits for a few rows (few_rows). There are
-hand-written passes for GPT-2 (gpt2_pass) and Llama-shaped decoders (llama_pass, llama_layers,
-llama_kernels). A complete step is one compiled call (step, step_kernels, intrinsics). attention has
+hand-written passes for GPT-2 (gpt2_pass) and Llama-shaped decoders (llama_pass, llama_layers). A
+complete step, with a memory's if there is one, is one compiled call (step, kernels/). attention has
 the cache, devices sets threads and memory, sharing counts runs. Compiled code needs numba.
 It may import `mlpmem.formats` and `mlpmem.errors`. Open linear.py first.
 """

@@ -1,7 +1,7 @@
 """Linear layers with a second, small form: 4 bits in lanes, or 8 bits row by row.
 
 Decoding reads every weight once per token, so smaller weights decode faster. Compiled code reads
-the small forms (step_kernels.py). Until it is compiled, the packed form computes everything;
+the small forms (kernels/step.py). Until it is compiled, the packed form computes everything;
 afterwards it still computes many rows where it is faster, as `settle` measures. Both forms hold the
 same numbers, up to the dtype's rounding.
 """
@@ -34,6 +34,10 @@ class Lanes(NamedTuple):
         return self.q.shape[1] * GROUP
 
     @property
+    def outputs(self) -> int:
+        return len(self.q) * LANES
+
+    @property
     def bytes(self) -> int:
         return self.q.nbytes + self.scales.nbytes
 
@@ -53,6 +57,10 @@ class Rows(NamedTuple):
     @property
     def inputs(self) -> int:
         return self.q.shape[1]
+
+    @property
+    def outputs(self) -> int:
+        return len(self.q)
 
     @property
     def bytes(self) -> int:
@@ -80,6 +88,11 @@ class FewRows(PackedLinear):
         """Return the size of both forms; a shared table counts with its embedding."""
         has_packed = self.packed and self.weight is not None
         return self.small.bytes + (super().bytes if has_packed else 0)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inputs)."""
+        return self.small.outputs, self.small.inputs
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""

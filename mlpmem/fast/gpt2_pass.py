@@ -77,10 +77,12 @@ class Gpt2Pass:
         layers = cache.layers if type(cache) is DynamicCache else []
         return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
 
-    def forward(self, ids: Tensor, cache: Any, last: int) -> tuple[Tensor, Tensor, Any]:
+    def forward(
+        self, ids: Tensor, cache: Any, last: int, memory: Any = None
+    ) -> tuple[Tensor, Tensor, Any]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is 1 if last is 1.
+        T is 1 if last is 1. No memory is computed here.
         """
         past, size = _length(cache), ids.shape[1]
         x = F.embedding(ids, self.tokens) + self.positions[past : past + size]  # (B, T, D)

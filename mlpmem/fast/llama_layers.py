@@ -1,7 +1,7 @@
 """The parts of a Llama-shaped decoder layer, and torch's operators between its products.
 
 `layer_of` reads the parts from transformers' modules. `Operators` computes what lies between two
-products; `llama_kernels.Kernels` is its compiled form.
+products; `kernels/operators.py` has its compiled form.
 """
 
 from typing import Any, NamedTuple
@@ -41,6 +41,29 @@ class Layer(NamedTuple):
     heads: tuple[int, int, int]  # H, KV, size
     scale: float  # of scores
     cap: float  # bound of the scores (tanh), 0 for none
+
+
+class Block(NamedTuple):
+    """The parts of a memory's block: x + down(silu(gate) * up of norm(x))."""
+
+    norm: Norm
+    gate_up: tuple[nn.Module, nn.Module]
+    down: nn.Module
+
+
+class Recalled(NamedTuple):
+    """What a step computed of a memory beside the decoder."""
+
+    logits: Tensor  # (B, 1, V)
+    seconds: float  # its share of the step
+
+
+class Recall(NamedTuple):
+    """The parts of a memory that reads a hidden state: D -> V."""
+
+    blocks: tuple[Block, ...]
+    norm: Norm
+    head: nn.Module
 
 
 def layer_of(layer: nn.Module, config: Any) -> Layer:

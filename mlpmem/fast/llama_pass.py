@@ -12,9 +12,11 @@ transformers' pass.
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +30,8 @@ from mlpmem.fast.llama_layers import (
     EAGER_CAP,
     Layer,
     Operators,
+    Recall,
+    Recalled,
     activation_of,
     attend_many,
     layer_of,
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
 
 DTYPES = (torch.float32, torch.bfloat16)
 NOTHING = torch.empty(0)
+ROUNDS = 4  # of measuring what a memory costs
 COMPILE = "MLPMEM_COMPILE"  # environment variable; 0 disables compiled kernels
 _COMPILING = threading.Lock()
 
@@ -74,6 +79,7 @@ class LlamaPass:
         self.operators: Any = Operators
         self.owner: Callable[[], Decodes | None] = lambda: None  # a weak reference
         self.step: Step | None = None  # for one token per row, once compiled
+        self._recalling: WeakKeyDictionary[nn.Module, Step | None] = WeakKeyDictionary()
 
     @classmethod
     def of(cls, model: nn.Module, layers: Sequence[nn.Module], depth: int) -> "LlamaPass | None":
@@ -109,21 +115,52 @@ class LlamaPass:
         layers = getattr(cache, "layers", [])
         return len(layers) == len(self.layers) and all(type(x) is GrowingLayer for x in layers)
 
-    def forward(self, ids: Tensor, cache: Any, last: int) -> tuple[Tensor, Tensor, Any]:
+    def forward(
+        self, ids: Tensor, cache: Any, last: int, memory: Any = None
+    ) -> tuple[Tensor, Tensor, Any, Recalled | None]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is `last` if last is not 0.
+        T is `last` if last is not 0. A step of one token computes a memory too, if it can.
         """
         if ids.shape[1] == 1 and self.operators is Operators:
             self.compile_in_background()
         if ids.shape[1] == 1 and cache is not None and len(ids) <= FEW:
-            step = self.step
-            if step is not None and not step.is_valid():
-                self.step = step = self._step()
+            step = self._step_with(memory)
             if step is not None:
-                logits, hidden = step.run(ids, cache, torch.get_num_threads())
-                return self._capped(logits), hidden, cache
-        return self._forward(self.operators, ids, cache, last)
+                begin = time.perf_counter()
+                logits, hidden, memorised = step.run(ids, cache, torch.get_num_threads())
+                recalled = None
+                if memorised is not None:
+                    recalled = Recalled(memorised, step.share * (time.perf_counter() - begin))
+                return self._capped(logits), hidden, cache, recalled
+        return *self._forward(self.operators, ids, cache, last), None
+
+    def _step_with(self, memory: Any) -> "Step | None":
+        """Return the compiled step, with a memory if that can be; None if nothing is compiled."""
+        if self.step is None:
+            return None
+        step = None if memory is None else self._recalling.get(memory)
+        if step is not None and step.is_valid():
+            return step
+        if not self.step.is_valid():
+            self.step = self._step()
+        if memory is None or (recall := memory.recall()) is None:
+            return self.step
+        if memory not in self._recalling or step is not None:
+            if (step := self._step(recall)) is not None:
+                step.share = self._share(step)
+            self._recalling[memory] = step  # another thread would store an equal one
+        return self._recalling[memory] or self.step
+
+    def _share(self, step: "Step") -> float:
+        """Return a memory's share of a step's seconds, measured against the step without it."""
+        seconds: dict[Step, list[float]] = {self.step: [], step: []}
+        cache, token = growing_cache(self.model.config, True), torch.zeros(1, 1, dtype=torch.long)
+        for one in (self.step, step) * ROUNDS:
+            begin = time.perf_counter()
+            one.run(token, cache, torch.get_num_threads())
+            seconds[one].append(time.perf_counter() - begin)
+        return max(0.0, 1 - min(seconds[self.step]) / min(seconds[step]))
 
     def _forward(
         self, operators: Any, ids: Tensor, cache: Any, last: int
@@ -158,11 +195,11 @@ class LlamaPass:
         """Return logits, bounded by the family's cap if it has one."""
         return (logits / self.cap).tanh() * self.cap if self.cap else logits
 
-    def _step(self) -> "Step | None":
+    def _step(self, recall: Recall | None = None) -> "Step | None":
         """Return the compiled step, None if it cannot read a weight's form."""
         from mlpmem.fast.step import Step
 
-        return Step.of(self)
+        return Step.of(self, recall)
 
     def _attend(
         self,
@@ -222,7 +259,7 @@ class LlamaPass:
     @torch.inference_mode()
     def _compile_all(self) -> None:
         """Compile the kernels by running one prompt and one step."""
-        from mlpmem.fast.llama_kernels import Kernels
+        from mlpmem.fast.kernels.operators import Kernels
         from mlpmem.fast.step import product
 
         cache = growing_cache(self.model.config, grow_windows=True)

@@ -1,8 +1,12 @@
-"""A linear layer with its weight in oneDNN's fastest layout; linear.py builds and checks it."""
+"""A linear layer with its weight in oneDNN's fastest layout, and one with an adapter beside it.
+
+linear.py builds and checks packed layers.
+"""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
@@ -22,6 +26,11 @@ class PackedLinear(nn.Module):
     @property
     def bytes(self) -> int:
         return self.weight.numel() * self.weight.element_size()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inputs)."""
+        return tuple(self.weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
@@ -51,3 +60,44 @@ class PackedLinear(nn.Module):
         raise MlpMemError(
             "packed weights cannot be moved or converted; load the model without dtype for that"
         )
+
+
+class AdaptedLinear(PackedLinear):
+    """A packed layer plus a low-rank product in float32: what LoRA adds to its weight."""
+
+    def __init__(self, base: PackedLinear, down: Tensor, up: Tensor) -> None:
+        """Add up (outputs, r) @ down (r, inputs) to base, which may be shared."""
+        nn.Module.__init__(self)
+        self.base, self.down, self.up = base, down, up
+        self.transposed = base.transposed
+
+    @property
+    def weight(self) -> Tensor:
+        return self.base.weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.base.bias
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of the factors; the base counts itself."""
+        return self.down.nbytes + self.up.nbytes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return x (..., inputs) @ (weight + up @ down).T + bias, in x's dtype."""
+        added = F.linear(F.linear(x.float(), self.down), self.up)
+        return (self.base(x).float() + added).to(x.dtype)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        """Return GELU (tanh form) of forward(x)."""
+        return F.gelu(self(x), approximate="tanh")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return forward(x) + residual (..., outputs)."""
+        return residual + self(x)
+
+    def dense(self) -> Tensor:
+        """Return the weight (outputs, inputs) as a plain tensor."""
+        weight = self.base.dense()
+        return (weight.float() + self.up @ self.down).to(weight.dtype)

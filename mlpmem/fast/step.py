@@ -1,6 +1,6 @@
 """One token per row by compiled code only: a pass's weights as addresses, and helper threads.
 
-A `Step` holds the tables that `step_kernels.py` reads: the weights, their forms and their chunks.
+A `Step` holds the tables that `kernels.py` reads: the weights, their forms and their chunks.
 It keeps every tensor whose address it uses. Scratch arrays and the word that threads share belong
 to a call. Helpers are threads of the process; a call does not wait for a helper that is busy.
 """
@@ -13,14 +13,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mlpmem.fast import step_kernels
 from mlpmem.fast.few_rows import LANES, FewRows, Lanes, Rows
-from mlpmem.fast.intrinsics import GROUP
-from mlpmem.fast.step_kernels import FLOAT32, INT4, INT8, PHASES
+from mlpmem.fast.kernels import step as kernels
+from mlpmem.fast.kernels.intrinsics import GROUP
+from mlpmem.fast.kernels.step import (
+    ATTEND,
+    DOWN,
+    FLOAT16,
+    FLOAT32,
+    GATE_UP,
+    HEAD,
+    INT4,
+    INT8,
+    OUT,
+    OWN_HEAD,
+    QKV,
+    RECALL_DOWN,
+    RECALL_GATE_UP,
+    RECALL_HEAD,
+    RECALL_TOP,
+    TOP,
+)
+from mlpmem.fast.llama_layers import Norm, Recall
 
 CHUNK = 2**15  # bytes of weights that a thread takes at once
 SHARED = 2**14  # outputs that are worth a second thread
-SHORT = 256  # positions up to which a row's attention is one chunk
+SPAN = 256  # positions of a chunk of attention, at most
+COPIED = 2**26  # bytes of a float32 weight that may be copied in float16, at most
+EMPTY = TOP, RECALL_TOP  # kinds of phase without a product
 POOL = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "decode")
 
 
@@ -33,6 +53,7 @@ class Part(NamedTuple):
     bias: Tensor | None
     outputs: int
     module: nn.Module
+    source: tuple[int, int] = (0, 0)  # of a plain weight, as it was read
 
     def row(self, column: int) -> list[int]:
         """Return the kernels' description of the part; `column` is the first output."""
@@ -44,9 +65,17 @@ class Part(NamedTuple):
         size = self.weight.nbytes // self.outputs
         return max(LANES, CHUNK // max(1, size) // LANES * LANES)
 
+    def is_valid(self) -> bool:
+        """Return whether the weight is still the one that was read."""
+        return self.source == _source(self.module.weight)
+
 
 def part_of(module: nn.Module) -> Part | None:
-    """Return the part of a linear layer, None if a step cannot read its form."""
+    """Return the part of a linear layer, None if a step cannot read its form.
+
+    A float32 weight whose numbers are all float16 is read from a copy in float16, which takes half
+    the time.
+    """
     bias = module.bias
     bias = None if bias is None else bias.detach().float().contiguous()
     if isinstance(module, FewRows):
@@ -56,65 +85,82 @@ def part_of(module: nn.Module) -> Part | None:
     if type(module) is not nn.Linear or module.weight.dtype != torch.float32:
         return None
     weight = module.weight.detach()
-    return (
-        Part(FLOAT32, weight, None, bias, len(weight), module) if weight.is_contiguous() else None
-    )
+    if not weight.is_contiguous():
+        return None
+    kind, source = FLOAT32, _source(module.weight)
+    half = weight.half() if weight.nbytes <= COPIED and not module.weight.requires_grad else None
+    if half is not None and torch.equal(half.float(), weight):
+        kind, weight = FLOAT16, half
+    return Part(kind, weight, None, bias, len(weight), module, source)
+
+
+def _source(weight: Tensor) -> tuple[int, int]:
+    """Return what changes if a weight is replaced or written to."""
+    return weight.data_ptr(), 0 if weight.is_inference() else weight._version
 
 
 class Step:
-    """The compiled step of one pass."""
+    """The compiled step of one pass, or of one and a memory's blocks."""
 
-    def __init__(self, llama: Any, products: list[list[Part]]) -> None:
-        """Lay out a LlamaPass's products: four per layer and the head."""
-        self.llama, self.products = llama, products
+    share = 0.0  # the memory's, of the step's seconds
+
+    def __init__(self, llama: Any, recall: Recall | None, products: list[list[Part]]) -> None:
+        """Lay out products: those of a LlamaPass's layers, of a memory's blocks, and of heads."""
+        self.llama, self.recall, self.products = llama, recall, products
+        self.plain = [part for product in products for part in product if part.source != (0, 0)]
         self.heads, self.kv_heads, self.size = llama.layers[0].heads
         self.dtype = llama.embed.weight.dtype
-        rows, chunks, self.first = [], [], [0]
-        for number, product in enumerate(products):
-            column = 0
-            for part in product:
-                ends = range(0, part.outputs, part.chunk())
-                chunks += [(len(rows), i, min(part.outputs, i + part.chunk())) for i in ends]
-                rows.append(part.row(column))
-                column += part.outputs
-            self.first.append(len(chunks))
-            if number % 4 == 0 and number < len(products) - 1:  # attention, cut in `_cut`
-                self.first.append(len(chunks))
-        self.parts, self.chunks = np.array(rows, np.int64), chunks
-        self._cuts: dict[tuple[int, bool], tuple[np.ndarray, np.ndarray]] = {}
-        self.widths = [sum(part.outputs for part in product) for product in products[:4]]
-        self.norms, self._norm_weights = _norms(llama)
+        self.tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
+        self.kinds = _kinds(len(llama.layers), 0 if recall is None else len(recall.blocks))
+        if recall is not None:
+            self.kinds += [(HEAD, 0)] if self.tied else [(OWN_HEAD, 0), (RECALL_HEAD, 0)]
+        else:
+            self.kinds += [(OWN_HEAD, 0)]
+        rest = iter(products)
+        rows: list[list[int]] = []
+        self.chunks = [
+            None if kind == ATTEND else [] if kind in EMPTY else _chunks(next(rest), rows)
+            for kind, _ in self.kinds
+        ]
+        self.parts = np.array(rows, np.int64)
+        self._cuts: dict[int, tuple[np.ndarray, ...]] = {}
+        self.widths = [_width(product) for product in products[:4]]
+        self.recalled = 0 if recall is None else _width(products[4 * len(llama.layers)])
+        self.norms, self._norm_weights = _norms(llama, recall)
         layers = llama.layers
         self.windows = np.array([layer.window for layer in layers], np.int64)
         self.scores = np.array([(layer.scale, layer.cap) for layer in layers], np.float32)
         head = layers[0].head_norms
-        eps = llama.norm.eps, head[0].eps if head else 0.0
+        eps = llama.norm.eps, head[0].eps if head else 0.0, recall.norm.eps if recall else 0.0
         self.factors = np.array([llama.norm.one, *eps], np.float32)
         self.sample = np.empty(0, np.float32 if self.dtype == torch.float32 else np.int16)
 
     @classmethod
-    def of(cls, llama: Any) -> "Step | None":
-        """Return the step of a LlamaPass, None if it cannot read a weight's form."""
-        groups = [
+    def of(cls, llama: Any, recall: Recall | None = None) -> "Step | None":
+        """Return the step of a LlamaPass and a memory, None if it cannot read a weight's form."""
+        groups: list[tuple[nn.Module, ...]] = [
             group
             for layer in llama.layers
             for group in (layer.qkv, (layer.out,), layer.gate_up, (layer.down,))
         ]
-        products = [[part_of(module) for module in group] for group in (*groups, (llama.head,))]
-        readable = all(part is not None for product in products for part in product)
+        if recall is not None:
+            groups += [group for b in recall.blocks for group in (b.gate_up, (b.down,))]
+        groups += [(llama.head,)] if recall is None else [(llama.head,), (recall.head,)]
+        parts = {module: part_of(module) for group in groups for module in group}
         same_heads = len({layer.heads for layer in llama.layers}) == 1
-        return cls(llama, products) if readable and same_heads else None
+        if None in parts.values() or not same_heads:
+            return None
+        return cls(llama, recall, [[parts[module] for module in group] for group in groups])
 
     def is_valid(self) -> bool:
-        """Return whether every weight still has its address."""
-        return all(
-            part.kind != FLOAT32 or part.module.weight.data_ptr() == part.weight.data_ptr()
-            for product in self.products
-            for part in product
-        )
+        """Return whether every weight is still the one that was read."""
+        return all(part.is_valid() for part in self.plain)
 
-    def run(self, ids: Tensor, cache: Any, threads: int) -> tuple[Tensor, Tensor]:
-        """Return logits (B, 1, V) and hidden states (B, 1, D) of one token per row, ids (B, 1)."""
+    def run(self, ids: Tensor, cache: Any, threads: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits (B, 1, V), hidden states (B, 1, D), and a memory's logits or None.
+
+        They are of one token per row, ids (B, 1).
+        """
         llama, batch, past = self.llama, len(ids), cache.get_seq_length()
         x = llama.embed(ids).float().view(batch, -1)
         shape = batch, self.kv_heads, 1, self.size
@@ -124,61 +170,104 @@ class Step:
         )
         cos_sin = [llama.table(layer.rotation, past + 1) for layer in llama.layers]
         tables = np.array([(c.data_ptr(), s.data_ptr(), c.shape[1]) for c, s in cos_sin], np.int64)
-        first, chunks = self._cut(batch, past + 1)
+        spans = -(-(past + 1) // SPAN)
+        first, chunks, kinds = self._cut(spans)
         word, done = np.zeros(8, np.int64), np.zeros(len(first), np.int64)
-        hidden, logits = torch.empty_like(x), torch.empty(batch, self.products[-1][0].outputs)
-        room = self._room(batch, x.shape[1], logits)
-        word[0] = step_kernels.WAIT << step_kernels.SHIFT
+        rows = batch if self.recall is None else 2 * batch
+        hidden, logits = torch.empty_like(x), torch.empty(rows, self.products[-1][0].outputs)
+        room = self._room(batch, x.shape[1], spans, logits)
+        word[0] = kernels.WAIT << kernels.SHIFT
         model = caches, self.windows, self.scores, self.norms, tables, self.factors
         model = *model, llama.gelu, llama.depth
-        arguments = word, done, (first, chunks, self.parts), model, room, x.numpy(), hidden.numpy()
+        plan = first, chunks, self.parts, kinds
+        arguments = word, done, plan, model, room, x.numpy(), hidden.numpy()
         shared = min(layer.shared for layer in cache.layers)
         arguments = *arguments, past, shared, self.sample
-        helpers = [POOL.submit(step_kernels.step, False, *arguments) for _ in range(threads - 1)]
-        step_kernels.step(True, *arguments)
+        helpers = [POOL.submit(kernels.step, False, *arguments) for _ in range(threads - 1)]
+        kernels.step(True, *arguments)
         for helper in helpers:
             helper.cancel()
-        return logits[:, None], hidden[:, None].to(self.dtype)
+        recalled = None if self.recall is None else logits[batch:, None]
+        return logits[:batch, None], hidden[:, None].to(self.dtype), recalled
 
-    def _cut(self, batch: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return where each phase's chunks begin, and all chunks (part, begin, end)."""
-        key = batch, length > SHORT
-        if key in self._cuts:
-            return self._cuts[key]
-        total = batch * self.kv_heads
-        size = 1 if length > SHORT else max(1, self.kv_heads)
-        attend = [(0, i, min(total, i + size)) for i in range(0, total, size)]
-        first, chunks = [], []
-        for phase in range(len(self.first) - 1):
+    def _cut(self, spans: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return where each phase's chunks begin, all chunks (part, begin, end), and the phases.
+
+        Attention is cut into so many spans of positions, and then into key heads.
+        """
+        if spans in self._cuts:
+            return self._cuts[spans]
+        total = spans * self.kv_heads
+        size = self.kv_heads if spans == 1 else 1
+        attend = [(0, i, i + size) for i in range(0, total, size)]
+        first, chunks = [0], []
+        for phase in self.chunks:
+            chunks += attend if phase is None else phase
             first.append(len(chunks))
-            is_attention = phase % PHASES == 1 and phase < len(self.first) - 2
-            span = slice(self.first[phase], self.first[phase + 1])
-            chunks += attend if is_attention else self.chunks[span]
-        result = np.array([*first, len(chunks)], np.int64), np.array(chunks, np.int64)
-        self._cuts[key] = result  # another thread would store an equal result
-        return result
+        arrays = np.array(first), np.array(chunks), np.array(self.kinds)
+        self._cuts[spans] = result = tuple(array.astype(np.int64) for array in arrays)
+        return result  # another thread would store an equal result
 
-    def _room(self, batch: int, width: int, logits: Tensor) -> tuple[np.ndarray, ...]:
-        """Return the arrays that a step writes into, `room` of step_kernels.step."""
+    def _room(self, batch: int, width: int, spans: int, logits: Tensor) -> tuple[Any, ...]:
+        """Return the arrays that a step writes into, `room` of the kernel."""
         qkv, _, gate_up, _ = self.widths
-        attended = self.heads * self.size
-        widest = max(width, attended, gate_up // 2)
+        attended, recalled = self.heads * self.size, self.recalled
+        widest = max(width, attended, gate_up // 2, recalled // 2)
+        piece = -(-self.size // LANES) * LANES + 2
         shapes = (
-            (width,),  # h
-            (self.heads, self.size),  # q
-            (qkv,),
-            (attended,),
-            (gate_up,),
-            (gate_up // 2,),  # activated
-            (width,),  # delta
+            (batch, width),  # h
+            (batch, self.heads, self.size),  # q
+            (batch, qkv),
+            (spans, batch, self.heads, piece),
+            (batch, attended),
+            (batch, gate_up),
+            (batch, gate_up // 2),  # activated
+            (batch, width),  # delta
+            (2 * batch * (widest // GROUP + 1),),  # sums
         )
-        arrays = [np.empty((batch, *shape), np.float32) for shape in shapes]
-        sums = np.empty(batch * (widest // GROUP + 1), np.float32)
-        return *arrays, logits.numpy(), sums
+        layer = tuple(np.empty(shape, np.float32) for shape in shapes)
+        shapes = (batch, width), (batch, recalled), (batch, recalled // 2)
+        block = tuple(np.empty(shape, np.float32) for shape in shapes)
+        tops, outputs = np.empty((len(logits), width), np.float32), logits.numpy()
+        both = (tuple((x, x[:batch], x[batch:])) for x in (tops, outputs))
+        return layer, block, *both
 
 
-def _norms(llama: Any) -> tuple[np.ndarray, list[Tensor]]:
-    """Return the addresses of all norms (layers + 1, 6), 0 for none, and their weights."""
+def _kinds(layers: int, blocks: int) -> list[tuple[int, int]]:
+    """Return (kind, layer) of every phase before the heads; blocks are a memory's."""
+    phases = [(kind, i) for i in range(layers) for kind in (QKV, ATTEND, OUT, GATE_UP, DOWN)]
+    phases.append((TOP, layers))
+    first = layers + 1
+    phases += [(kind, first + i) for i in range(blocks) for kind in (RECALL_GATE_UP, RECALL_DOWN)]
+    return phases + ([(RECALL_TOP, first + blocks)] if blocks else [])
+
+
+def _chunks(product: list[Part], rows: list[list[int]]) -> list[tuple[int, int, int]]:
+    """Return a product's chunks (part, begin, end), and add its parts to rows."""
+    chunks, column = [], 0
+    for part in product:
+        ends = range(0, part.outputs, part.chunk())
+        chunks += [(len(rows), i, min(part.outputs, i + part.chunk())) for i in ends]
+        rows.append(part.row(column))
+        column += part.outputs
+    return chunks
+
+
+def _width(product: list[Part]) -> int:
+    """Return the number of a product's outputs."""
+    return sum(part.outputs for part in product)
+
+
+def _is_same(one: Part, other: Part) -> bool:
+    """Return whether two parts are one weight."""
+    return one.module is other.module or (one.source == other.source and other.source != (0, 0))
+
+
+def _norms(llama: Any, recall: Recall | None) -> tuple[np.ndarray, list[Tensor]]:
+    """Return the addresses of all norms (layers + 1, 6), 0 for none, and their weights.
+
+    Those of a memory's blocks and its last norm follow.
+    """
     weights: list[Tensor] = []
 
     def address(norm: Any) -> int:
@@ -192,8 +281,13 @@ def _norms(llama: Any) -> tuple[np.ndarray, list[Tensor]]:
         heads = layer.head_norms or (None, None)
         norms = layer.norm, layer.after, layer.ffn_norm, layer.ffn_after, *heads
         rows.append([address(norm) for norm in norms])
-    rows.append([address(llama.norm), 0, 0, 0, 0, 0])
+    singles = [llama.norm] if recall is None else [llama.norm, *_recall_norms(recall)]
+    rows += [[address(norm), 0, 0, 0, 0, 0] for norm in singles]
     return np.array(rows, np.int64), weights
+
+
+def _recall_norms(recall: Recall) -> list[Norm]:
+    return [*(block.norm for block in recall.blocks), recall.norm]
 
 
 def product(small: Lanes | Rows, x: Tensor) -> Tensor:
@@ -205,13 +299,13 @@ def product(small: Lanes | Rows, x: Tensor) -> Tensor:
     sums = np.empty(len(x) * (x.shape[1] // GROUP), np.float32)
     part = np.array([INT4 if lanes else INT8, *(y.data_ptr() for y in small), 0, outputs, 0])
     if lanes:
-        step_kernels.sum_groups(inputs, sums)
+        kernels.sum_groups(inputs, sums)
     threads = torch.get_num_threads()
     size = -(-outputs // threads // LANES) * LANES if outputs * len(x) > SHARED else outputs
     spans = [(i, min(outputs, i + size)) for i in range(0, outputs, size)]
-    rest = inputs, sums, out.numpy(), step_kernels.BYTES
-    helpers = [POOL.submit(step_kernels.some_outputs, part, *span, *rest) for span in spans[1:]]
-    step_kernels.some_outputs(part, *spans[0], *rest)
+    rest = inputs, sums, out.numpy()
+    helpers = [POOL.submit(kernels.some_outputs, part, *span, *rest) for span in spans[1:]]
+    kernels.some_outputs(part, *spans[0], *rest)
     for helper in helpers:
         helper.result()
     return out

@@ -22,6 +22,7 @@ from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.few_rows import small_forms
 from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
+from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass, compiles
 from mlpmem.formats import is_gguf
 from mlpmem.model.context import Context, take_layer
@@ -69,6 +70,7 @@ class DecoderOutput(NamedTuple):
     logits: Tensor | None  # (B, T, V), or (B, 1, V) of the last position
     hidden: Tensor  # (B, T, K), or (B, 1, K): the hidden state (D), then any context vectors
     cache: Any  # transformers' Cache, or None
+    recalled: Recalled | None = None  # of a memory, if it was computed too
 
     def states(self, index: Any) -> tuple[Tensor, Tensor]:
         """Return hidden states and logits at an index of (B, T)."""
@@ -149,8 +151,7 @@ class Decoder:
         A compiled step reads plain float32, so such weights stay plain. `kl` measures 4 bits.
         """
         before = self._probe() if bits == 4 else None
-        compiled = isinstance(self._find_pass(), LlamaPass) and compiles()
-        if bits or not compiled or self.model.dtype != torch.float32:
+        if bits or not self.is_plain():
             self.fast_pass = None  # it refers to the layers that are replaced
             pack(self.model, bits)
         attention.use(self.model)
@@ -159,6 +160,16 @@ class Decoder:
             with small_forms(self.model):
                 after = self._probe()
             self.kl = float((before.exp() * (before - after)).sum(-1).mean())
+
+    def is_plain(self) -> bool:
+        """Return whether compiled code reads these weights, so that they need not be packed."""
+        passes = isinstance(self._find_pass(), LlamaPass) and compiles()
+        return passes and self.model.dtype == torch.float32
+
+    @property
+    def is_compiled(self) -> bool:
+        """Return whether a token is decoded by compiled code, with threads of its own."""
+        return isinstance(self.fast_pass, LlamaPass) and self.fast_pass.step is not None
 
     def use_fast_pass(self) -> None:
         """Use the family's hand-written pass from now on, if it supports these weights."""
@@ -307,20 +318,22 @@ class Decoder:
         use_cache: bool = False,
         last: int = 0,
         head: bool = True,
+        memory: Any = None,
     ) -> DecoderOutput:
         """Return logits and hidden states of ids (B, T).
 
         attention_mask (B, past + T) is 0 on padding; by default, positions follow from it. A bool
         mask (B, 1, T, T) is True where a query sees a key. The cache is extended in place. last > 0
         returns only that many last positions. head=False stops at the hidden state, without logits
-        and cache, and saves the time of later layers.
+        and cache, and saves the time of later layers. A compiled step of one token computes the
+        logits of a bound memory too, for less than one after the other.
         """
         if cache is None and use_cache and head:
             grow_windows = self.fast_pass is not None and self.fast_pass.grow_windows
             cache = attention.growing_cache(self.model.config, grow_windows)
         layer = take_layer(cache) if self.context is not None else None
         try:
-            output = self._run(ids, attention_mask, position_ids, cache, last, head)
+            output = self._run(ids, attention_mask, position_ids, cache, last, head, memory)
             if self.context is None:
                 return output
             embeddings = self.model.get_input_embeddings()(ids.to(self.device))
@@ -339,12 +352,13 @@ class Decoder:
         cache: Any,
         last: int,
         head: bool,
+        memory: Any,
     ) -> DecoderOutput:
         """Return the output of `forward` without context vectors."""
         plain = head and attention_mask is None and position_ids is None
         if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.fast_pass.forward(ids, cache, last))
+                return DecoderOutput(*self.fast_pass.forward(ids, cache, last, memory))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:

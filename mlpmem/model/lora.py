@@ -1,6 +1,7 @@
 """LoRA adapters of a decoder, in peft's folder layout: added, saved, and merged when loaded.
 
-A decoder with a merged adapter is an ordinary decoder and costs no more to serve. Plain LoRA is
+A decoder with a merged adapter is an ordinary decoder and costs no more to serve. Packed weights
+cannot change: beside them, the adapter's low-rank products are computed in float32. Plain LoRA is
 merged here without peft, with each layer's own rank and alpha; `lora_peft.py` merges extensions
 with peft. Only two local files of a folder are read: a configuration, and tensors with matching
 shapes. Names of models, classes or paths in them are ignored.
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.packed import PackedLinear
+from mlpmem.fast.packed import AdaptedLinear, PackedLinear
 from mlpmem.formats import is_number, read_json
 from mlpmem.model import lora_peft
 from mlpmem.model.checkpoints import read_bin
@@ -71,24 +72,28 @@ def save_adapter(wrapped: Any, folder: Path) -> None:
 
 
 def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
-    """Return a decoder with an adapter merged into its weights; `decoder` stays unchanged.
+    """Return a decoder with an adapter; `decoder` stays unchanged.
 
-    Unchanged weights are shared. MlpMemError if the folder holds anything but LoRA, or LoRA of
+    The adapter is merged into plain weights and stands beside packed ones. Unchanged weights are
+    shared. MlpMemError if the folder holds anything but LoRA, or LoRA of
     another decoder, or needs peft and peft is not installed.
     """
     folder = Path(folder)
     row, tensors = _read_config(folder), _read_tensors(folder)
     scaling, extras = _scaling(folder, row), _extras(folder, row, tensors)
-    _refuse_packed(decoder, folder)
+    packed = [layer for layer in decoder.model.modules() if isinstance(layer, PackedLinear)]
+    if packed and extras:
+        raise _packed(folder)
     result = copy.copy(decoder)
-    shared = [*decoder.model.parameters(), *decoder.model.buffers()]
+    result.fast_pass = None  # it refers to the other model
+    shared = [*decoder.model.parameters(), *decoder.model.buffers(), *packed]
     result.model = copy.deepcopy(decoder.model, {id(tensor): tensor for tensor in shared})
     if extras:
         result.model = lora_peft.merged(result.model, tensors, scaling, extras, folder.name)
         return result
     for path, pair in _pairs(folder, tensors):
-        weight = _merged(decoder, path, pair, scaling.of(path), folder)
-        result.model.get_submodule(path).weight = nn.Parameter(weight, requires_grad=False)
+        _put(result.model, decoder, path, pair, scaling.of(path), folder)
+    result.use_fast_pass()
     return result
 
 
@@ -180,13 +185,12 @@ def _is_factor(name: str) -> bool:
     return name.removesuffix(".weight").rpartition(".")[2] in FACTORS
 
 
-def _refuse_packed(decoder: Decoder, folder: Path) -> None:
-    """Raise MlpMemError if the decoder's weights are packed, because they cannot change."""
-    if any(isinstance(layer, PackedLinear) for layer in decoder.model.modules()):
-        raise MlpMemError(
-            f"adapter: {folder.name} cannot be merged into packed weights; load the decoder "
-            "without dtype (python app.py: without --dtype)"
-        )
+def _packed(folder: Path) -> MlpMemError:
+    """Return the error for an adapter that changes more than linear layers' low-rank parts."""
+    return MlpMemError(
+        f"adapter: {folder.name} uses an extension of LoRA, which cannot stand beside packed "
+        "weights; load the decoder without dtype (python app.py: without --dtype)"
+    )
 
 
 def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple[Tensor, Tensor]]]:
@@ -202,15 +206,16 @@ def _pairs(folder: Path, tensors: Mapping[str, Tensor]) -> list[tuple[str, tuple
     return [(path, (f["lora_A"], f["lora_B"])) for path, f in layers.items()]
 
 
-@torch.inference_mode()
-def _merged(
+@torch.no_grad()
+def _put(
+    model: nn.Module,
     decoder: Decoder,
     path: str,
     pair: tuple[Tensor, Tensor],
     scaling: tuple[int, float],
     folder: Path,
-) -> Tensor:
-    """Return a layer's weight plus scale * B @ A, in the weight's own dtype and layout.
+) -> None:
+    """Add scale * B @ A to a layer of model, whose base is decoder's layer.
 
     scaling is (rank in the configuration, scale).
     """
@@ -218,23 +223,30 @@ def _merged(
 
     rank, scale = scaling
     layer = dict(decoder.model.named_modules()).get(path)
-    if isinstance(layer, PackedLinear):
-        _refuse_packed(decoder, folder)
-    if not isinstance(layer, nn.Linear | Conv1D):
+    if not isinstance(layer, nn.Linear | Conv1D | PackedLinear):
         raise _unfit(folder, f"it changes {path[:100]!r}, which is not one of its linear layers")
-    down, up = (factor.to(layer.weight.device, torch.float32) for factor in pair)
-    transposed = isinstance(layer, Conv1D)
-    weight = layer.weight.T if transposed else layer.weight  # (out, in)
+    is_packed, transposed = isinstance(layer, PackedLinear), isinstance(layer, Conv1D)
+    device = decoder.device if is_packed else layer.weight.device
+    down, up = (factor.to(device, torch.float32) for factor in pair)
+    shape = layer.shape if is_packed else tuple(layer.weight.shape)
+    shape = shape[::-1] if transposed else shape  # (out, in)
     is_pair = down.dim() == up.dim() == 2 and down.shape[0] == up.shape[1]
-    if not is_pair or (up.shape[0], down.shape[1]) != tuple(weight.shape):
+    if not is_pair or (up.shape[0], down.shape[1]) != shape:
         shapes = f"{tuple(down.shape)} and {tuple(up.shape)}"
-        raise _unfit(folder, f"{path} has weight {tuple(weight.shape)}, its factors {shapes}")
+        raise _unfit(folder, f"{path} has weight {shape}, its factors {shapes}")
     if down.shape[0] != rank:
         raise _refused(folder, f"{path} has factors of rank {down.shape[0]}, {CONFIG} says {rank}")
-    merged = weight.float() + scale * (up @ down)
-    if not torch.isfinite(merged).all():
+    added = scale * (up @ down)
+    if not is_packed:
+        added = (layer.weight.T if transposed else layer.weight).float() + added
+    if not torch.isfinite(added).all():
         raise _refused(folder, f"{path} would have infinity or NaN")
-    return (merged.T if transposed else merged).to(weight.dtype).contiguous().clone()
+    if is_packed:
+        parent, _, name = path.rpartition(".")
+        setattr(model.get_submodule(parent), name, AdaptedLinear(layer, down, scale * up))
+        return
+    weight = (added.T if transposed else added).to(layer.weight.dtype).contiguous().clone()
+    model.get_submodule(path).weight = nn.Parameter(weight, requires_grad=False)
 
 
 def _refused(folder: Path, why: str) -> MlpMemError:

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
 from mlpmem.fast.linear import Conv1D
+from mlpmem.fast.llama_layers import Block, Norm, Recall
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import MEMORY_TYPE, check_kinds
 from mlpmem.model.checkpoints import config_values, memory_folder, read_weights
 from mlpmem.model.context import Context, check_half_lives
@@ -171,6 +173,21 @@ class Memory(nn.Module):
         """Return logits (..., V) for hidden states; see `features`."""
         return self.lm_head(self.features(hidden))
 
+    def recall(self) -> Recall | None:
+        """Return the parts that a compiled step can read, None for another layout or a context."""
+        if self.config.family != "llama" or self.config.context:
+            return None
+        eps = self.config.norm_eps
+        blocks = [
+            Block(
+                Norm(block.input_layernorm, eps, 0.0),
+                (block.mlp.gate_proj, block.mlp.up_proj),
+                block.mlp.down_proj,
+            )
+            for block in getattr(self, self._blocks)
+        ]
+        return Recall(tuple(blocks), Norm(getattr(self, self._norm), eps, 0.0), self.lm_head)
+
     def bind(self, decoder) -> "Memory":
         """Check the memory against its decoder and set a tied head; return self.
 
@@ -181,8 +198,12 @@ class Memory(nn.Module):
             decoder.context = Context(self.config.context, weights)
         check_binding(self.config, decoder)
         if self.config.tied_head:
-            weight = decoder.head_weight.to(decoder.device)
-            self.lm_head.weight = nn.Parameter(weight, requires_grad=False)
+            head = decoder.model.get_output_embeddings()
+            if isinstance(head, PackedLinear) and head.bias is None:
+                self.lm_head = head  # packed once for both
+            else:
+                weight = decoder.head_weight.to(decoder.device)
+                self.lm_head.weight = nn.Parameter(weight, requires_grad=False)
         return self
 
     def save(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:

@@ -12,7 +12,6 @@ from mlpmem.errors import MlpMemError
 from mlpmem.fast import linear
 from mlpmem.fast.linear import pack
 from mlpmem.fast.packed import PackedLinear
-from mlpmem.model.lora import add_adapter, load_adapter, save_adapter
 from mlpmem.model.memory import Memory
 
 PROMPT = "The capital of Peru is"
@@ -102,15 +101,6 @@ def test_packed_weights_cannot_be_moved():
     pack(holder)
     with pytest.raises(MlpMemError, match="cannot be moved"):
         holder.to(torch.float64)
-
-
-@tiny.needs_ops
-def test_merging_an_adapter_into_packed_weights_is_refused_with_the_next_step(tmp_path):
-    pytest.importorskip("peft")
-    save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path)
-    model = mlpmem.api.Model(tiny.decoder()).pack()
-    with pytest.raises(MlpMemError, match="packed weights; load the decoder without dtype"):
-        load_adapter(model.decoder, tmp_path)
 
 
 def test_a_bundle_answers_in_the_requested_dtype_over_the_same_keys(tiny_bundle):

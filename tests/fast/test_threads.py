@@ -80,3 +80,15 @@ def test_calibration_changes_neither_torchs_threads_nor_the_text(four):
 def test_with_one_thread_calibration_does_nothing():
     torch.set_num_threads(1)
     assert devices.calibrate(tiny.decoder()) == 0
+
+
+def test_between_compiled_steps_torch_has_one_thread(four):
+    decoder = SimpleNamespace(threads=2, all_threads=4, is_compiled=True)
+    for compiled, rows, inside in ((True, 1, 1), (False, 1, 2), (True, devices.ROWS + 1, 4)):
+        decoder.is_compiled = compiled
+        with devices.threads_between(decoder, rows):
+            assert torch.get_num_threads() == inside
+        assert torch.get_num_threads() == 4
+    with pytest.raises(KeyError), devices.threads_between(decoder, 1):
+        raise KeyError
+    assert torch.get_num_threads() == 4

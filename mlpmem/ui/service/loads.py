@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import is_gguf
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.manifest import read_manifest
 from mlpmem.ui.service.service import BackgroundTask, Load, Needed, Tell
@@ -27,7 +28,8 @@ def open_parts(
 
     Texts become a datastore and, with `train`, a memory, in the background. `form` is one of
     linear.FORMS; None keeps the dtype. Weights are packed for a CPU, unless `plain` is set and
-    `form` is None: LoRA is merged into plain weights.
+    `form` is None: LoRA is merged into plain weights, which decode faster than with LoRA beside
+    them. Those of a GGUF file are packed always.
     """
 
     def load(tell: Tell) -> tuple[Any, list[BackgroundTask]]:
@@ -37,7 +39,7 @@ def open_parts(
         folder, chosen = fetch(decoder, "decoder", tell=tell), form
         memory_folder = fetch(memory, "memory", tell=tell) if memory else None
         tell("reading the weights", None)
-        if form is None and not plain and device == "cpu":
+        if form is None and device == "cpu" and (is_gguf(folder) or not plain):
             chosen = form_for(folder)
         options = weight_options(chosen, plain)
         model = open_folders(folder, memory_folder, device=device, **options)
@@ -111,13 +113,12 @@ def _distil(
     model: Any, decoder: Path, text: Sequence[Path], packed: bool, bits: int, tell: Tell
 ) -> tuple[Any, str]:
     """Return (a model with a memory distilled from text files, a line on its cost)."""
-    from mlpmem.fast.linear import pack
     from mlpmem.loading.distil import distil
 
     begin = time.perf_counter()
     memory = distil(model, decoder, text, tell)
     if packed:
-        pack(memory, bits)
+        model.pack_memory(memory, bits)
     model = model.with_memory(memory)
     duration = seconds_text(time.perf_counter() - begin)
     return model, f"memory trained in {duration}, {megabytes(model.memory.bytes)}"

@@ -1,0 +1,53 @@
+"""Compiled code is cached by a hash of every source file that it may contain."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+ROOT = Path(__file__).parents[2]
+CALL = "import numpy as np; from mlpmem.fast.kernels import attend; "
+CALL += "x = np.zeros((1, 8), np.float32); attend.soften(x[0], np.float32(1)); "
+CALL += "print(float(x[0, 0]), len(attend.soften.stats.cache_hits))"
+
+
+def test_a_change_of_any_file_changes_the_cache(tmp_path):
+    from mlpmem.fast.kernels import version_of
+
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(name)
+    before = version_of(tmp_path)
+    assert before == version_of(tmp_path)
+    (tmp_path / "two.py").write_text("another")
+    assert before != (changed := version_of(tmp_path))
+    (tmp_path / "two.py").rename(tmp_path / "three.py")
+    assert changed != version_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_function_is_compiled_again_if_one_it_calls_in_another_file_changes(tmp_path):
+    shutil.copytree(
+        ROOT / "mlpmem", tmp_path / "mlpmem", ignore=shutil.ignore_patterns("__pycache__", "ui")
+    )
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    environment["NUMBA_CACHE_DIR"] = str(tmp_path / "cache")
+
+    def call() -> list[str]:
+        command = [sys.executable, "-c", CALL]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200
+        )
+        assert ended.returncode == 0, ended.stderr
+        value, hits = ended.stdout.split()
+        return [value, "kept" if int(hits) else "compiled"]
+
+    assert [call(), call()] == [["1.0", "compiled"], ["1.0", "kept"]]
+    layer = tmp_path / "mlpmem/fast/kernels/layer.py"
+    text = layer.read_text()
+    assert text.count("return (p * r * r + r + ONE)") == 1
+    layer.write_text(text.replace("return (p * r * r + r + ONE)", "return np.float32(2) * (ONE)"))
+    assert call() == ["2.0", "compiled"]

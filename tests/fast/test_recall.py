@@ -1,0 +1,141 @@
+"""A memory computed in the decoder's compiled step equals the memory computed after it."""
+
+import pytest
+import tiny
+import torch
+
+from mlpmem.engine.fused import FusedModel
+from mlpmem.fast.few_rows import FewRows
+from mlpmem.model.memory import Memory, MemoryConfig
+
+pytest.importorskip("numba")
+IDS = torch.tensor([[0, 9, 40, 7, 12]])
+SHAPE = {"hidden_size": 64, "intermediate_size": 96}
+TOLERANCE = 1e-4  # of a log-prob
+
+
+def model_of(family="llama", tied=False, depth=-1, dtype=torch.float32, **options) -> FusedModel:
+    """Return a decoder with a memory of two blocks, nothing compiled yet."""
+    torch.manual_seed(1)
+    decoder = tiny.decoder(family, depth, **SHAPE)
+    decoder.model.to(dtype)
+    sizes = decoder.hidden_size, decoder.vocab_size, 2, 96
+    config = MemoryConfig(
+        *sizes, family="llama", depth=depth, tied_head=tied, norm_eps=1e-3, **options
+    )
+    memory = Memory(config)
+    for weight in memory.parameters():
+        weight.data.add_(0.2 * torch.randn_like(weight))
+    return FusedModel(decoder, memory.eval().requires_grad_(False).to(dtype))
+
+
+def steps(model: FusedModel, rows: int, tokens=(4, 90, 33)):
+    """Yield the outputs of steps in so many rows, with the memory."""
+    read = model.decoder.forward(IDS, use_cache=True, last=1)
+    read.cache.batch_select_indices(torch.zeros(rows, dtype=torch.long))
+    for token in tokens:
+        ids = torch.arange(token, token + rows)[:, None]
+        read = model.decoder.forward(ids, cache=read.cache, last=1, memory=model.memory)
+        yield read
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("family", "depth"), [("llama", 0), ("gemma2", -1), ("qwen2", -1)])
+def test_it_equals_the_memory_computed_after_the_step(family, depth, tied, rows):
+    plain, found = model_of(family, tied, depth), model_of(family, tied, depth)
+    found.decoder.fast_pass.compile()
+    plain.decoder.fast_pass = None
+    for one, other in zip(steps(found, rows), steps(plain, rows), strict=True):
+        assert other.recalled is None
+        torch.testing.assert_close(one.hidden, other.hidden, rtol=0, atol=TOLERANCE)
+        wanted = plain.memory(other.hidden)
+        for a, b in ((one.recalled.logits, wanted), (one.logits, other.logits)):
+            difference = a.log_softmax(-1) - b.log_softmax(-1)
+            assert float(difference.abs().max()) < TOLERANCE
+        assert 0 <= one.recalled.seconds < 60
+
+
+@tiny.needs_ops
+@pytest.mark.parametrize("tied", [False, True])
+def test_it_does_so_with_rounded_weights_which_a_tied_head_shares(tied):
+    model = model_of(tied=tied, dtype=torch.bfloat16).pack(4)
+    assert (model.memory.lm_head is model.decoder.model.lm_head) == tied
+    model.decoder.fast_pass.compile()
+    assert isinstance(model.memory.lm_head, FewRows)
+    for output in steps(model, 2):
+        wanted = model.memory(output.hidden).float().log_softmax(-1)
+        found = output.recalled.logits.log_softmax(-1)
+        assert 0 <= float((wanted.exp() * (wanted - found)).sum(-1).mean()) < 1e-3
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_several_threads_compute_it(threads):
+    model = model_of()
+    model.decoder.fast_pass.compile()
+    model.decoder.threads = threads
+    for output in steps(model, 2):
+        wanted = model.memory(output.hidden)
+        torch.testing.assert_close(output.recalled.logits, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_a_changed_memory_is_read_again():
+    model = model_of()
+    model.decoder.fast_pass.compile()
+    before = [output.recalled.logits for output in steps(model, 1)]
+    model.memory.lm_head.weight.mul_(2)
+    after = [output.recalled.logits for output in steps(model, 1)]
+    for one, other in zip(before, after, strict=True):
+        torch.testing.assert_close(2 * one, other, rtol=0, atol=TOLERANCE)
+
+
+def test_a_memory_that_reads_context_vectors_is_computed_after_the_step():
+    model = model_of(context=(4.0,))
+    model.decoder.fast_pass.compile()
+    assert [output.recalled for output in steps(model, 1)] == [None] * 3
+
+
+def test_weights_that_are_float16_numbers_are_read_as_such_with_equal_answers():
+    from mlpmem.fast.step import FLOAT16, FLOAT32
+
+    models = [model_of(), model_of()]
+    for model in models:
+        for weight in (*model.decoder.model.parameters(), *model.memory.parameters()):
+            weight.data.copy_(weight.half())
+    first = models[1].decoder.model.model.layers[0].mlp.up_proj.weight
+    first[0, 0] += 1e-5  # one number that float16 does not have
+    answers = []
+    for model in models:
+        model.decoder.fast_pass.compile()
+        answers.append([output.logits for output in steps(model, 1)])
+        kinds = [part.kind for product in model.decoder.fast_pass.step.products for part in product]
+        assert kinds.count(FLOAT32) == (model is models[1]) and FLOAT16 in kinds
+    for one, other in zip(*answers, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE)
+    first.mul_(3)  # now read again
+    plain = model_of().decoder
+    plain.model.load_state_dict(models[1].decoder.model.state_dict())
+    plain.fast_pass = None
+    models[0].decoder.model.model.layers[0].mlp.up_proj.weight.copy_(first)
+    for model in models:
+        changed = next(steps(model, 1)).logits
+        read = plain.forward(IDS, use_cache=True, last=1)
+        wanted = plain.forward(torch.tensor([[4]]), cache=read.cache, last=1).logits
+        torch.testing.assert_close(changed, wanted, rtol=0, atol=TOLERANCE)
+
+
+def test_a_generation_is_the_same_with_and_without_compiled_code():
+    models = [model_of(), model_of()]
+    models[0].decoder.fast_pass.compile()
+    models[1].decoder.fast_pass = None
+    from mlpmem.engine.generation import compare, last_values
+    from mlpmem.engine.settings import GenerationOptions
+
+    options = GenerationOptions(max_new_tokens=6)
+    found, wanted = (
+        last_values(compare(model, IDS[0].tolist(), options=options))["memory"] for model in models
+    )
+    assert [s.token_id for s in found.steps] == [s.token_id for s in wanted.steps]
+    for one, other in zip(found.steps, wanted.steps, strict=True):
+        assert one.probs == pytest.approx(other.probs, abs=1e-5)
+    assert found.cost["memory_ms"] > 0 and found.cost["decoder_ms"] > 0
