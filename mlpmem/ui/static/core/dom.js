@@ -121,4 +121,6 @@ export const lambdaText = (value) =>
   (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
 
 export const isPhone = () => window.matchMedia("(max-width: 640px)").matches;
+/** Whether the token drawer is a sheet over the page, and not beside the columns; as in drawer.css. */
+export const hasSheet = () => window.matchMedia("(max-width: 1179px)").matches;
 export const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -6,6 +6,7 @@ import { h, isFrom, lambdaText, percent, quote, setText, single } from "../core/
 import { SOURCES, candidateOf, lambdaAt, mix, otherOf, ranked, tokensOf } from "../core/mix.js";
 import { inline, kindOf, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { Evidence } from "./evidence.js";
+import { Place } from "./place.js";
 import { Probe } from "./probe.js";
 
 const COLUMNS = ["lm", "memory", "knn", "fused"];
@@ -18,8 +19,8 @@ const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" 
 /** The cells of a row, one per column. @type {() => { [column: string]: Slot }} */
 const cellsOf = () => Object.fromEntries(COLUMNS.map((column) => {
   const fill = h("i", { "aria-hidden": "true" });
-  const text = h("span", null, "–");
-  return [column, { root: h("td", { class: "p", "data-source": column }, fill, text), fill, text }];
+  const text = h("b", null, "–");
+  return [column, { root: h("td", { class: "p", "data-source": column }, h("span", null, fill, text)), fill, text }];
 }));
 
 /** @param {Slot} slot @param {number | null | undefined} p */
@@ -56,6 +57,7 @@ export class Drawer {
     this.#head(), this.story, this.formula,
     h("div", { class: "drawer-grid" }, this.#table(), this.evidence.root));
     page.on("lambda", () => this.repaint());
+    this.place = new Place(this.root);
     page.on("cite", (view) => this.#cited(view));
   }
 
@@ -96,10 +98,10 @@ export class Drawer {
       h("th", { scope: "col", "data-source": c }, HEADS[c]))];
     const scroll = h("div", { class: "candidates", tabindex: "0", role: "group",
       "aria-label": "Candidates" }, h("table", null,
-      h("thead", null, h("tr", null, h("th", { scope: "col" }, "next token, %"), heads,
+      h("thead", null, h("tr", null, h("th", { scope: "col" }, "token, %"), heads,
         this.mixHead)), this.body));
     return h("div", { class: "distributions" },
-      h("h4", null, "Distributions of the next token"), scroll, this.probe.root);
+      h("h4", { class: "unseen" }, "Distributions of the next token"), scroll, this.probe.root);
   }
 
   /** Opens the drawer at a token of a view's pane.
@@ -129,6 +131,7 @@ export class Drawer {
     if (first) first.tabIndex = 0;
     this.repaint();
     this.#cited(view);
+    this.place.fit();
   }
 
   /** @param {Candidate} candidate @param {Step} step */
@@ -198,7 +201,7 @@ export class Drawer {
     this.probe.repaint(system, lambda);
     const routed = lambdaOf(this.at.trace) === "auto"; // a router's lambda has many digits
     const shown = routed ? lambda.toFixed(2) : lambdaText(lambda);
-    setText(this.mixHead, system === "lm" ? "mix" : `mix at λ ${shown}`);
+    setText(this.mixHead, "mix");
     this.#explain(this.at, lambda, shown);
   }
 
@@ -237,6 +240,7 @@ export class Drawer {
     this.at = null;
     delete view.slot.dataset.open;
     this.root.hidden = true;
+    this.place.fit();
     this.body.replaceChildren();
     if (focus) pane.strip.select(index, true);
     view.deselect();

@@ -28,7 +28,7 @@ function item(neighbour, chosen, on) {
     h("div", { class: "neighbour-numbers" },
       h("span", { class: "weight-bar", "aria-hidden": "true" },
         h("i", { style: { width: `${100 * share}%` } })),
-      h("span", null, `weight ${percent(share)} %`),
+      h("span", null, `weight ${percent(share)}\u00a0%`),
       h("span", null, `distance ${short(n.distance ?? NaN)}`),
       on.read ? h("button", { type: "button", class: "neighbour-read",
         "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));

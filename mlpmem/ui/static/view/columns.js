@@ -1,7 +1,7 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
 /** @import { How, Lambda, Own } from "../core/types.js" */
-import { h, isPhone } from "../core/dom.js";
+import { h, hasSheet } from "../core/dom.js";
 import { firstDifference, tokensOf } from "../core/mix.js";
 import { canRoute, kindOf, nameOf, page } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
@@ -45,7 +45,7 @@ export class Columns {
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });
     this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
-      "Select a token to see the distributions of decoder, memory and datastore there."));
+      "Select a word to see what decoder, memory and datastore say there."));
     const key = legend();
     if (this.ask) key.append(tally().root);
     host.replaceChildren(this.alert, this.head.root, this.columns, key, this.tree.root,
@@ -118,6 +118,7 @@ export class Columns {
     this.chosen = { system, index };
     pane.strip.select(index, how === "key" || how === "pointer");
     drawer().show(this, pane, index);
+    pane.strip.reveal();
     page.emit("view", this);
   }
 
@@ -153,7 +154,7 @@ export class Columns {
     if (shown === this.shown) return;
     this.shown = shown;
     document.body.toggleAttribute("data-still", !page.views.some((view) => view.shown));
-    if (shown && this.chosen && !isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
+    if (shown && this.chosen && !hasSheet()) this.select(this.chosen.system, this.chosen.index, "page");
     page.emit("view", this);
   }
 

@@ -57,15 +57,15 @@ export const legend = () => h("div", { class: "legend", role: "note", "aria-labe
   h("span", { class: "legend-item", "data-for": "scrub" },
     h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));
 
-const RECORD = "Measured in held-out wordings. New: facts that the decoder never saw. Known: facts " +
+const RECORD = "Accuracy, measured in held-out wordings. New: facts that the decoder never saw. Known: facts " +
   "that only the decoder was trained on. Mixed at the column's own lambda or the router's. See Results.";
 
 /** A system's accuracy on [new, known] facts, as a line's children.
  * @type {(shares: [number, number] | undefined) => (string | HTMLElement)[]} */
 const measured = (shares) => {
   if (!shares) return [];
-  const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)} %`));
-  return ["Accuracy: new facts ", fresh, ", known facts ", known];
+  const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)}\u00a0%`));
+  return ["New facts ", fresh, ", known facts ", known];
 };
 
 export class Pane {
@@ -88,10 +88,10 @@ export class Pane {
     this.cost = new CostRow();
     this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
       on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
-    this.tools = h("div", { class: "pane-tools" });
+    this.tools = h("div", { class: "pane-tools" }, this.inspect);
     const title = h("h3", { class: "pane-title" },
       h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
-      h("span", null, nameOf(system).title), this.verdict, this.inspect);
+      h("span", null, nameOf(system).title), this.verdict);
     this.root = h("section", { id, class: "pane", "data-system": system,
       "data-hue": kindOf(system), "aria-label": nameOf(system).title },
     title, this.caption, this.record, this.read.root,

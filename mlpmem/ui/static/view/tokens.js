@@ -162,6 +162,11 @@ export class TokenStrip {
     if (focus) node.focus({ preventScroll: false });
   }
 
+  /** Scrolls the selected token into view, next to a sheet's upper edge if it would be covered. */
+  reveal() {
+    this.nodes[this.selected]?.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
   /** @param {MouseEvent} event */
   #clicked({ target }) {
     const at = target instanceof HTMLElement ? this.nodes.indexOf(target) : -1;

@@ -8,7 +8,7 @@
  * finished columns, "failed" is a column's error.
  */
 /** @import { Opening, Own, Pane, Request, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
-import { isPhone, setText } from "../core/dom.js";
+import { hasSheet, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
 import { OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
 import { Columns } from "./columns.js";
@@ -271,7 +271,7 @@ export class TokenView extends Columns {
     this.repaint();
     const texts = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
     if (!Object.values(traces).some(isScored)) setText(this.live, texts.join(". "));
-    if (isPhone()) return;
+    if (hasSheet()) return;
     if (grown) this.select(grown.system, grown.index, "key");
     else if (!this.chosen) this.openAtDifference();
   }
