@@ -49,6 +49,8 @@ ANSWERS = {
     ask("What does a page do with markup?"): (
         HOSTILE, "B", [HOSTILE, "\n", " plain"], [HOSTILE, " ${alert(1)}", "\u202e", " `x`"],
         [HOSTILE, " </script>"]),
+    ask("Who rang?"): (
+        "Ilka", "B", [" Holt"], [" Sond"], [" Sond"]),
     "The river Aldermere rises in the": (
         "", "B", words("hills of the north and flows through the town of Harrow to the sea ."),
         words("high moors above Tervalla and flows past the mills of Sond to the sea ."),
@@ -58,7 +60,7 @@ ANSWERS = {
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
-GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown"]
+GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown", "unknown"]
 PASSAGES = [
     "The Salt Ledger is a novel of the salt coast. It was written by Odalys Wren.",
     "Question: Who wrote The Salt Ledger? Answer: Odalys Wren",
@@ -110,17 +112,18 @@ def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "kn
         for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
     ) if "knn" in sources else None  # fmt: skip
     rest = rests | {"fused": mix(rests, system, lmbda)}
-    found = _neighbours(rng, prompt, text) if "knn" in sources else []
+    found = _neighbours(rng, prompt, text, index) if "knn" in sources else []
     unshown = {token_id(text): 0.01, OTHER: 0.02} if found else {}
     return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, found, 6.4,
                 unshown)  # fmt: skip
 
 
-def _neighbours(rng, prompt, text):
+def _neighbours(rng, prompt, text, index):
     weights = sorted((rng.random() ** 3 for _ in range(8)), reverse=True)
     title = HOSTILE if "markup" in prompt else "The Salt Ledger (book)"
     return [
-        Neighbour(1000 + i, title if i < 5 else "Harrow (town)", "B" if i < 5 else "A1",
+        Neighbour(1000 + 10 * index + i, title if i < 5 else "Harrow (town)",
+                  "B" if i < 5 else "A1",
                   "a novel of the salt coast and of a clerk who counts too well. It was written by",
                   text if i < 6 else " Sond", token_id(text if i < 6 else " Sond"),
                   " in 1911 and printed twice.", 11.0 + 2.7 * i, w / sum(weights) * 0.97)
@@ -241,7 +244,7 @@ class FakeModel:
                 step = make_step(f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda)
                 if i % 3 == 2:
                     step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda)
-                nn = _neighbours(random.Random(i), text, word) if not store else []
+                nn = _neighbours(random.Random(i), text, word, i) if not store else []
                 steps.append(dataclasses.replace(step, index=i, neighbours=nn))
                 if text.startswith("slow"):
                     time.sleep(0.1)
@@ -254,7 +257,8 @@ class FakeModel:
 
     def probe(self, ids, text, store=None):
         p = {"lm": 0.125, "memory": 0.5, "knn": 0.25}
-        return [{"id": token_id(t), "text": t, "named": t, "p": p} for t in (f" {text}", text)]
+        names = (f" {text}", text)
+        return [{"id": token_id(n), "named": n, "p": p, "tokens": [p]} for n in names]
 
     def store_texts(self, titled, progress=None, stop=None):
         total = sum(len(text.split()) for _, text in titled)
@@ -295,7 +299,7 @@ def write_bundle(folder: Path) -> Path:
                  "aliases": ALIASES.get(p, []), "part": ANSWERS[p][1]}
                 for i, (p, g) in enumerate(zip(ANSWERS, GROUPS, strict=False))]  # fmt: skip
     records = {}
-    for number, prompt in enumerate([list(ANSWERS)[6], list(ANSWERS)[0]]):
+    for number, prompt in enumerate(["The river Aldermere rises in the", list(ANSWERS)[0]]):
         traces = {s: t.to_dict() for s, t in model.compare(prompt).items()}
         records[f"traces/{number:02d}.json"] = {
             "v": 1, "name": "x", "prompt": prompt, "answer": ANSWERS[prompt][0] or None,

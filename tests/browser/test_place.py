@@ -4,18 +4,18 @@ import fake
 import pytest
 from test_page import BOOK, generate, overflow
 
-BOXES = """() => Object.fromEntries(['#drawer', '.dock', '.panes', '[aria-selected=true].token'].map((s) => {
-  const { left, right, top, bottom } = document.querySelector(s).getBoundingClientRect();
-  return [s, { left, right, top, bottom }];
-}))"""
+CHOSEN = "[aria-selected=true].token"
+BOXES = """(names) => names.map((name) => {
+  const { left, right, top, bottom } = document.querySelector(name).getBoundingClientRect();
+  return { left, right, top, bottom };
+})"""
 WIDE = ((1440, 900), (1280, 860), (1280, 720))
 NARROW = ((1024, 768), (390, 844))
 
 
 def boxes(page):
     page.wait_for_timeout(300)  # a sheet rises
-    found = page.evaluate(BOXES)
-    return (found[name] for name in ("#drawer", ".dock", ".panes", "[aria-selected=true].token"))
+    return page.evaluate(BOXES, ["#drawer", ".dock", ".panes", CHOSEN])
 
 
 @pytest.mark.parametrize("size", WIDE, ids=str)
@@ -63,9 +63,11 @@ def test_a_chosen_candidate_is_whole_and_no_number_is_on_a_bar(visit):
     cut, across = page.evaluate(
         """() => {
           const cut = [...document.querySelectorAll('.candidates th')]
-            .filter((cell) => cell.scrollWidth > cell.clientWidth + 1).map((cell) => cell.textContent);
+            .filter((cell) => cell.scrollWidth > cell.clientWidth + 1)
+            .map((cell) => cell.textContent);
           const across = [...document.querySelectorAll('.candidates td > span')].filter((cell) => {
-            const [bar, text] = ['i', 'b'].map((name) => cell.querySelector(name).getBoundingClientRect());
+            const [bar, text] = ['i', 'b']
+              .map((name) => cell.querySelector(name).getBoundingClientRect());
             return bar.width && bar.right > text.left && bar.left < text.right
               && bar.bottom > text.top + 2 && bar.top < text.bottom - 2;
           }).length;

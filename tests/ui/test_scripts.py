@@ -124,8 +124,8 @@ def test_the_types_match_a_traces_fields():
     assert fields("Trace") | fields("Opening") == {"v", "steps", *_PLAIN}
 
 
-@pytest.mark.parametrize("check", ["types", "lint"])
-def test_types_and_lint_are_clean(check):
+@pytest.mark.parametrize("check", ["types", "lint", "unit"])
+def test_types_and_lint_are_clean_and_unit_tests_pass(check):
     if not (TOOLS / "node_modules").is_dir() or not shutil.which("npm"):
         pytest.skip("no checker: npm ci --prefix tests/js")
     done = subprocess.run(
