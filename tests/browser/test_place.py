@@ -55,9 +55,10 @@ def test_a_sheet_leaves_the_chosen_token_in_sight(visit, size):
     assert not page.is_visible("#drawer") and overflow(page) <= 0
 
 
-def test_a_chosen_candidate_is_whole_and_no_number_is_on_a_bar(visit):
-    page = visit()
-    page.set_viewport_size({"width": 1280, "height": 800})
+@pytest.mark.parametrize("size", (*WIDE, *NARROW), ids=str)
+def test_a_chosen_candidate_is_whole_and_no_number_is_on_a_bar(visit, size):
+    page = visit(phone=size[0] < 640)
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
     generate(page, fake.ask("What is the capital of Peru?"))
     page.click("#pane-knn .token >> nth=0")
     cut, across = page.evaluate(

@@ -19,11 +19,13 @@ export const mountStatus = (element, props, watch) => {
   inside(element, ".status-host").replaceChildren(
     h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress),
       chip, spoken));
+  let known = !document.querySelector("gradio-app"); // the page's own value is from the server's start
   const show = () => {
     const value = props.value || page.status;
     chip.dataset.state = value.state;
-    setText(chip, value.state || "loading");
-    setText(line, value.line || "");
+    setText(chip, known ? value.state || "loading" : "connecting");
+    if (!known) chip.dataset.state = "";
+    setText(line, known ? value.line || "" : "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
     setText(spoken, counts ? (value.line || "").split(":")[0] : value.line || "");
     progress.toggleAttribute("data-on", Number.isFinite(value.share));
@@ -33,7 +35,7 @@ export const mountStatus = (element, props, watch) => {
     document.body.toggleAttribute("data-ready", Boolean(value.ready));
     page.emit("status", value);
   };
-  watch("value", show);
+  watch("value", () => { known = true; show(); });
   show();
 };
 

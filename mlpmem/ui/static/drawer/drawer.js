@@ -2,7 +2,7 @@
 /* The token drawer: four distributions over one candidate list, the rest, the evidence.
  * The page has one drawer, which moves into the view whose token is selected. */
 /** @import { Columns, Packed, Pane, Props, Shown, Step, Watch } from "../core/types.js" */
-import { h, isFrom, lambdaText, percent, quote, setText } from "../core/dom.js";
+import { digits, h, isFrom, lambdaText, percent, quote, setText } from "../core/dom.js";
 import { lambdaAt, mix, otherOf, tokensOf } from "../core/mix.js";
 import { inline, kindOf, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { Candidates } from "./candidates.js";
@@ -113,15 +113,15 @@ export class Drawer {
     if (system === "lm" || other === null) {
       setText(this.story, `${alone} gives ${text} ${percent(p.lm)} %. ` +
         "This column has no mix.");
-      setText(this.formula, `p = p(decoder) = ${p.lm.toFixed(3)}`);
+      setText(this.formula, `p = p(decoder) = ${digits(p.lm)}`);
       return;
     }
     const fused = mix(p, system, lambda);
     const chosen = lambdaOf(trace) === "auto" ? "The router chose this λ for this token." : "";
     setText(this.story, `The decoder gives ${text} ${percent(p.lm)} %, the ${name} ` +
       `${percent(other)} %. Mixed at λ ${shown}: ${percent(fused)} %. ${chosen}`);
-    setText(this.formula, `${fused.toFixed(3)} = (1 − ${lambdaText(lambda)}) × ` +
-      `${p.lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)}`);
+    setText(this.formula, `${digits(fused)} = (1 − ${lambdaText(lambda)}) × ` +
+      `${digits(p.lm)} + ${lambdaText(lambda)} × ${digits(other)}`);
   }
 
   /** @param {number} by */

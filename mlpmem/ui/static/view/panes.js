@@ -122,7 +122,7 @@ export class Pane {
     setText(this.empty, "");
     setText(this.note, "");
     this.#judge(false);
-    this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
+    this.root.dataset.priced = "no"; // the last run's cost stays, faint, so that nothing jumps
   }
 
   /** Shows why this column is empty. @param {string} text */
@@ -154,7 +154,7 @@ export class Pane {
   }
 
   /** Shows the complete `trace` of a finished generation in place of the partial one.
-   * @param {Shown} trace @param {{ time: number, size: number }} scale */
+   * @param {Shown} trace @param {import("./cost.js").Scale} scale */
   finish(trace, scale) {
     const have = this.trace ? this.trace.steps.length : 0;
     if (!this.trace || have > trace.steps.length) {
@@ -172,7 +172,14 @@ export class Pane {
     this.inspect.hidden = !base || !page.inspect || isScored(trace);
     if (kindOf(this.system) === "rag") this.read.show(trace);
     this.#judge(true);
-    this.cost.render(costOf(trace), scale);
+    this.price(scale);
+  }
+
+  /** Shows the finished text's cost. @param {import("./cost.js").Scale} scale */
+  price(scale) {
+    if (!this.trace?.cost) return;
+    this.root.dataset.priced = "yes";
+    this.cost.render(costOf(this.trace, kindOf(this.system) === "tuned" ? null : scale.decoder), scale);
   }
 
   /** Replaces the text by another whole one; their common beginning stays on screen.

@@ -1,7 +1,7 @@
 // @ts-check
 /* The tokens of one column: a listbox with one tab stop, arrow keys, colours and marks. */
 /** @import { How, Lambda, Shown, Step } from "../core/types.js" */
-import { glyph, h, lambdaText, percent, quote } from "../core/dom.js";
+import { glyph, h, isEnd, lambdaText, percent, quote } from "../core/dom.js";
 import { creditOf, flipsOf, givenOf, isScored, lambdaAt, mix, shareOf } from "../core/mix.js";
 import { inline, nameOf } from "../core/state.js";
 
@@ -83,6 +83,7 @@ export class TokenStrip {
       "data-index": step.i, "data-token-id": step.id,
     }, ...lined(this.#leads(step) ? step.s.slice(1) : step.s));
     if (BARE.test(step.s)) node.dataset.bare = "";
+    if (isEnd(step.s)) node.dataset.end = "";
     return node;
   }
 

@@ -98,6 +98,7 @@ export class TokenView extends Columns {
   /** Opens a permalink: runs it, shows its recording, or waits for the model.
    * @param {ValueOf<"linked">} value */
   #linked(value) {
+    document.body.removeAttribute("data-linked");
     page.bar?.set(value.lmbda);
     if (value.traces && !value.ready) {
       this.showRecorded({ ...value, traces: value.traces });
@@ -167,7 +168,7 @@ export class TokenView extends Columns {
 
   /** Shows the finished columns of a run in progress. @param {Traces} traces */
   part(traces) {
-    const scale = costScale(Object.values(traces));
+    const scale = costScale(traces);
     for (const [name, trace] of Object.entries(traces)) this.panes.get(name)?.finish(trace, scale);
     this.repaint();
   }
@@ -276,8 +277,9 @@ export class TokenView extends Columns {
   complete(traces, grown = null) {
     this.finished = grown ? { ...this.finished, ...traces } : traces;
     this.replay.offer();
-    const scale = costScale(Object.values(this.finished));
+    const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
+    for (const pane of this.panes.values()) pane.price(scale);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
@@ -315,7 +317,7 @@ export class TokenView extends Columns {
    * @param {Pane} pane @param {Shown} trace */
   #restore(pane, trace) {
     pane.reset(trace, this.head.answers);
-    if (trace.finish) pane.finish(trace, costScale(Object.values(this.finished || {})));
+    if (trace.finish) pane.finish(trace, costScale(this.finished || {}));
     else pane.append(trace.steps);
     pane.interrupt();
     this.replay.offer();
