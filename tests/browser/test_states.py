@@ -1,4 +1,4 @@
-"""The page at load, while it runs and when it is done: nothing raw, nothing false, nothing jumps."""
+"""The page at load, while it runs and when it is done: nothing raw, false or jumping."""
 
 import fake
 from test_page import BOOK, generate

@@ -81,7 +81,8 @@ export const isEnd = (text) => END.test(text);
 export const glyph = (text) => {
   if (text === "") return "∅";
   if (isEnd(text)) return "end";
-  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍")
+    .replace(/[\u202A-\u202E\u2066-\u2069]/g, "▫"); // what would turn the text around it
   return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
 };
 

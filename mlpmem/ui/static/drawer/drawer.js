@@ -4,6 +4,7 @@
 /** @import { Columns, Packed, Pane, Props, Shown, Step, Watch } from "../core/types.js" */
 import { digits, h, isFrom, lambdaText, percent, quote, setText } from "../core/dom.js";
 import { lambdaAt, mix, otherOf, tokensOf } from "../core/mix.js";
+import { named } from "../core/pieces.js";
 import { inline, kindOf, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { Candidates } from "./candidates.js";
 import { Evidence } from "./evidence.js";
@@ -81,7 +82,7 @@ export class Drawer {
     this.root.dataset.hue = kindOf(pane.system);
     const tuned = kindOf(pane.system) === "tuned";
     this.candidates.show(step, tuned ? nameOf(pane.system).short : "", Boolean(view.ask) && !trace.recorded);
-    setText(this.name, `Token ${index + 1} of ${trace.steps.length}: ${quote(step.s)} · ` +
+    setText(this.name, `Token ${index + 1} of ${trace.steps.length}: ${named(trace.steps.map((one) => one.s), index)} · ` +
       inline(pane.system));
     this.evidence.render(step, view, trace.system);
     this.probe.clear();
