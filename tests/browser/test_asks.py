@@ -240,6 +240,7 @@ def test_keys_ignore_a_run_on_another_tab(visit):
 def test_branching_and_scrubbing_fit_a_phone(visit):
     page = visit(phone=True)
     generate(page, BOOK)
+    page.tap("#compare-view .details-button")
     scrub(page)
     page.tap("#pane-memory .token[data-index='1']")
     page.tap("#drawer .branch:has-text('Lima')")

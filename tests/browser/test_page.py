@@ -211,7 +211,8 @@ def test_stop_keeps_the_tokens_and_frees_the_model(visit):
 def test_stop_after_the_end_changes_nothing(visit):
     page = visit()
     generate(page, BOOK)
-    page.click("#stop")
+    assert page.is_disabled("#stop")
+    page.keyboard.press("Escape")
     page.wait_for_timeout(500)
     assert page.inner_text("#compare-view .badge") == "live"
     assert page.get_attribute("#pane-memory", "data-state") == "done"

@@ -19,7 +19,7 @@ export class Drawer {
     /** The token on screen, null while the drawer is closed; `step` is without the unticked neighbours.
      * @type {{ view: Columns, pane: Pane, index: number, trace: Shown, step: Step } | null} */
     this.at = null;
-    this.name = h("h3", { class: "drawer-title", "aria-live": "polite" });
+    this.name = h("h2", { class: "drawer-title", "aria-live": "polite" });
     this.story = h("p", { class: "story" });
     this.formula = h("p", { class: "formula" });
     this.candidates = new Candidates((candidate) => {
@@ -34,7 +34,7 @@ export class Drawer {
       on: { keydown: (event) => this.#pressed(event) } },
     this.#head(), this.story, this.formula,
     h("div", { class: "drawer-grid" }, h("div", { class: "distributions" },
-      h("h4", { class: "unseen" }, "Distributions of the next token"), this.candidates.root, this.probe.root),
+      h("h3", { class: "unseen" }, "Distributions of the next token"), this.candidates.root, this.probe.root),
     this.evidence.root));
     page.on("lambda", () => this.repaint());
     document.addEventListener("keydown", (event) => this.#entered(event));

@@ -31,7 +31,7 @@ function item(neighbour, chosen, on, ticked) {
       h("span", null, `weight ${percent(share)}\u00a0%`),
       h("span", null, `distance ${short(n.distance ?? NaN)}`),
       on.read ? h("button", { type: "button", class: "neighbour-read",
-        "aria-label": `Open ${n.title} in Corpus`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));
+        "aria-label": `open in Corpus: ${n.title}, …${n.left.slice(-30)}`, on: { click: () => on.read?.(n) } }, "open in Corpus") : ""));
 }
 
 /** The agreement of memory and datastore at this token, as a sentence; `fewer` tells that some neighbours
@@ -77,7 +77,7 @@ export class Evidence {
     this.agree = h("p", { class: "agreement" });
     this.list = h("ol", { class: "neighbours" });
     this.root = h("div", { class: "evidence" },
-      h("h4", null, "The datastore's neighbours"), this.agree, this.lack, this.cited, this.list);
+      h("h3", null, "The datastore's neighbours"), this.agree, this.lack, this.cited, this.list);
   }
 
   /** Shows a step's neighbours; those unticked before at this position, in any column, still are.

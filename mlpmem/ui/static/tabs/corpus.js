@@ -53,7 +53,7 @@ class CorpusView {
     const more = passages.length < count
       ? `The first ${passages.length} of ${count.toLocaleString("en")} passages.` : "";
     this.page.replaceChildren(
-      h("h3", { dir: "auto" }, title, " ", groupTag(group)),
+      h("h2", { dir: "auto" }, title, " ", groupTag(group)),
       group === "stranger" ? h("p", { class: "panel-note" }, STRANGERS) : "",
       more ? h("p", { class: "panel-note" }, more) : "",
       ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is a match

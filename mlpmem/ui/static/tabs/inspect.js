@@ -119,7 +119,7 @@ class Inspect {
     /** The key of each list's content. @type {Map<Kind, string>} */
     this.listed = new Map();
     this.more = h("div", { class: "inspect-more", hidden: true },
-      h("section", null, h("h4", null, "Negative log-likelihood of every token"), this.lines.root),
+      h("section", null, h("h3", null, "Negative log-likelihood of every token"), this.lines.root),
       h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
@@ -138,7 +138,7 @@ class Inspect {
   /** @param {Kind} kind */
   #list(kind) {
     const body = h("ol", { class: "inspect-list", "data-kind": kind });
-    return { body, root: h("section", null, h("h4", null, TITLES[kind]), body) };
+    return { body, root: h("section", null, h("h3", null, TITLES[kind]), body) };
   }
 
   /** @param {Inspected | null} value */

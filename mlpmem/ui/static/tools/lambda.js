@@ -136,7 +136,6 @@ export class LambdaBar {
     this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
     this.curve.mark(shown === "auto" && trace ? trace.lmbda : shown, trace?.system);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
-    this.again.setAttribute("aria-label", `Generate again at lambda ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
     this.again.toggleAttribute("data-offered", moved);
     this.again.tabIndex = moved ? 0 : -1;

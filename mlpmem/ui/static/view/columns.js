@@ -53,7 +53,10 @@ export class Columns {
       "Select a word to see what decoder, memory and datastore say there."));
     const key = legend();
     if (this.ask) key.append(tally().root);
-    host.replaceChildren(this.alert, this.head.root, this.columns, key, this.tree.root,
+    const details = h("button", { type: "button", class: "link-button details-button", "aria-expanded": "false", on: {
+      click: () => details.setAttribute("aria-expanded", String(this.columns.toggleAttribute("data-details"))) } },
+    "Tools, times and sizes");
+    host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.live);
     this.usual = options.systems;
     this.setSystems(options.systems);

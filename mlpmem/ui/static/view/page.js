@@ -18,6 +18,15 @@ const BUTTONS = {
 /** @type {(view: TokenView | null, name: "go" | "again" | "stop") => void} */
 const press = (view, name) => click(BUTTONS[view?.prefix ?? ""]?.[name]);
 
+/** Disables Stop unless its view runs; a moment later, because a disabled button's click is lost. */
+const settleStops = () => window.setTimeout(() => {
+  for (const view of page.views) {
+    const stop = document.getElementById(BUTTONS[view.prefix]?.stop);
+    if (stop instanceof HTMLButtonElement) stop.disabled = !view.running;
+  }
+});
+for (const name of /** @type {const} */ (["pending", "ended", "view", "status"])) page.on(name, settleStops);
+
 /** props.prefix starts the panes' ids; props.systems names the panes, or every run does.
  *  props.records has each system's measured accuracies. With ask(request) the panes have the buttons
  *  that need a model; undo() repeats the last question as typed.

@@ -87,9 +87,10 @@ export class Pane {
     this.read = new PassageNote();
     this.cost = new CostRow();
     this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
+      "aria-label": `Inspect, ${nameOf(system).title}`,
       on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
     this.tools = h("div", { class: "pane-tools" }, this.inspect);
-    const title = h("h3", { class: "pane-title" },
+    const title = h("h2", { class: "pane-title" },
       h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
       h("span", null, nameOf(system).title), this.verdict);
     this.root = h("section", { id, class: "pane", "data-system": system,

@@ -283,7 +283,8 @@ export class TokenView extends Columns {
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
-    const texts = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
+    const texts = Object.entries(traces).map(([s, t]) =>
+      [`${nameOf(s).title}: ${t.text}`, this.panes.get(s)?.verdict.textContent?.slice(2)].filter(Boolean).join(", "));
     if (!Object.values(traces).some(isScored)) setText(this.live, texts.join(". "));
     if (hasSheet()) return;
     if (grown) this.select(grown.system, grown.index, "key");
