@@ -4,6 +4,7 @@ Its numbers are plausible and consistent: every fused probability is the mix of 
 prompt is answered with hostile strings, another slowly, to test Stop.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -227,7 +228,13 @@ class FakeModel:
         step = make_step(prompt, system, index, tokens, chosen, sources)
         return dataclasses.replace(step, lmbda=chosen)
 
+    def only(self, system):
+        model = copy.copy(self)
+        model.systems = ["lm", system]
+        return model
+
     def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
+        shown = [s for s in ("lm", "memory", "knn") if s in self.systems or s == "knn" and store]
         tokens = words(text)
         if len(tokens) > 512:
             raise MlpMemError(f"the text has {len(tokens)} tokens; at most 512 are inspected")
@@ -241,16 +248,18 @@ class FakeModel:
                 chosen = dict.fromkeys(("lm", "memory", "knn"), [word])
                 if i % 3:  # at every second the memory helps, at every third it hurts
                     chosen["lm" if i % 3 == 1 else "memory"] = [" Harrow"]
-                step = make_step(f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda)
+                given = f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda
+                step = make_step(*given, shown)
                 if i % 3 == 2:
-                    step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda)
-                nn = _neighbours(random.Random(i), text, word, i) if not store else []
+                    step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda, shown)
+                searched = "knn" in shown and not store
+                nn = _neighbours(random.Random(i), text, word, i) if searched else []
                 steps.append(dataclasses.replace(step, index=i, neighbours=nn))
-                if text.startswith("slow"):
+                if text.startswith("slow") or text.startswith("late") and "knn" in shown:
                     time.sleep(0.1)
                 if i % 8 == 7 or text.startswith("slow"):
                     yield Event("progress", {"done": i + 1, "total": len(tokens)})
-            trace = self._trace("", system, lmbda, steps, "end", {"scored": True})
+            trace = self._trace("First", system, lmbda, steps, "end", {"scored": True})
             yield Event("done", {system: dataclasses.replace(trace, cost={})})
 
         return events()

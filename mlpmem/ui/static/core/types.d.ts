@@ -97,7 +97,7 @@ export type Value = { run: string } & (
 export type ValueOf<K> = Extract<Value, { kind: K }>;
 
 /** One value for Inspect: a token view's, its progress, or the scored text. */
-export type Inspected = Value | { kind: "progress"; run: string; done: number; total: number };
+export type Inspected = Value | { kind: "early"; run: string; traces: Traces; lmbdas: { [source: string]: number } } | { kind: "progress"; run: string; done: number; total: number };
 
 export interface Status {
   state: string; line?: string; share?: number | null; ready?: boolean; settled?: boolean; waiting: string;

@@ -65,7 +65,7 @@ const RECORD = "Accuracy, measured in held-out wordings. New: facts that the dec
 const measured = (shares) => {
   if (!shares) return [];
   const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)}\u00a0%`));
-  return ["New facts ", fresh, ", known facts ", known];
+  return ["New facts ", fresh, ", known ", known];
 };
 
 export class Pane {
@@ -82,6 +82,8 @@ export class Pane {
     this.verdict = h("span", { class: "verdict" });
     this.note = h("p", { class: "pane-note" });
     this.empty = h("p", { class: "pane-empty" });
+    /** The first token of a scored text, which has no probability because nothing precedes it. */
+    this.unscored = h("span", { class: "unscored", dir: "auto", title: "Nothing precedes the first token, so it has no probability" });
     this.caption = h("p", { class: "pane-caption" }, CAPTIONS[system] || "");
     this.record = h("p", { class: "pane-record", title: RECORD });
     this.read = new PassageNote();
@@ -96,7 +98,7 @@ export class Pane {
     this.root = h("section", { id, class: "pane", "data-system": system,
       "data-hue": kindOf(system), "aria-label": nameOf(system).title },
     title, this.caption, this.record, this.read.root,
-    h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
+    h("div", { class: "pane-body" }, this.empty, this.unscored, this.strip.root), this.note, this.tools,
     this.cost.root);
   }
 
@@ -167,6 +169,7 @@ export class Pane {
     this.trace = { ...trace };
     this.#recall();
     setText(this.empty, "");
+    setText(this.unscored, isScored(trace) ? trace.prompt ?? "" : "");
     if (trace.finish === "eos") this.strip.markEnd();
     this.root.dataset.state = "done";
     const base = ["", "mixed"].includes(kindOf(this.system)); // columns that Inspect supports
