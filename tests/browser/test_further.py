@@ -109,6 +109,7 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert all(abs(f - (0.1 * lm + 0.9 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
     set_lambda(page, "0.55")
     generate(page, TUNGSTEN)
+    page.click("#pane-memory .token >> nth=0")
     of_text = perplexity(page)
     page.click("#lambda-auto")
     assert perplexity(page) == of_text, "a text with one lambda has none per token"

@@ -66,7 +66,7 @@ def traces_of(prompt, lmbda=None):
 
 def test_the_first_screen_plays_a_recording_before_the_model_is_loaded(visit):
     page = visit("waiting", ready=False)
-    assert page.inner_text("#status .chip") == "replay"
+    page.wait_for_selector("#status .chip[data-state=replay]")
     assert page.inner_text(".badge") == "recorded"
     assert pane_text(page, "memory") == "Odalys Wren"
     assert page.inner_text(".truth") == "right answer: Odalys Wren"

@@ -9,6 +9,8 @@ const GROUPS = [
   ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
 ];
 
+const ANSWERED = 1500; // milliseconds in which the server has answered the first poll
+
 /** @type {(element: Element, props: Props<Status>, watch: Watch) => void} */
 export const mountStatus = (element, props, watch) => {
   const chip = h("span", { class: "chip" });
@@ -35,7 +37,9 @@ export const mountStatus = (element, props, watch) => {
     document.body.toggleAttribute("data-ready", Boolean(value.ready));
     page.emit("status", value);
   };
-  watch("value", () => { known = true; show(); });
+  const learned = () => { known = true; show(); };
+  watch("value", learned);
+  window.setTimeout(learned, ANSWERED); // a state that has not changed is not sent
   show();
 };
 

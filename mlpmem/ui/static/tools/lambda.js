@@ -134,7 +134,7 @@ export class LambdaBar {
     if (here !== null || own !== null) this.input.value = String(here ?? own);
     this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
     this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
-    this.curve.mark(shown === "auto" && trace ? trace.lmbda : shown, trace?.system);
+    this.curve.mark(shown === "auto" && mixed ? mixed.lmbda : shown, trace?.system);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
     this.again.toggleAttribute("data-offered", moved);
