@@ -328,7 +328,7 @@ class Model(FusedModel):
     def probe(
         self, ids: Sequence[int], text: str, store: Store | None = None
     ) -> list[dict[str, Any]]:
-        """Return the probability of a named token after ids by every source; see scoring.probe."""
+        """Return the probability of a named word after ids by every source; see scoring.probe."""
         return scoring.probe(self, ids, text, store)
 
     def distributions(

@@ -5,6 +5,7 @@ long text needs no more memory than a short one. A mix needs only the token's pr
 source, so any lambda can be scored afterwards.
 """
 
+import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -299,26 +300,35 @@ def distributions(
 def probe(
     model: FusedModel, ids: Sequence[int], text: str, store: Store | None = None
 ) -> list[dict[str, Any]]:
-    """Return [{"id", "text", "named", "p"}, ...]: a named token's probability after ids.
+    """Return [{"id", "named", "p", "tokens"}, ...]: a named word's probability after ids.
 
-    The token is the first of the text, with a space before it and as written: one row each if they
-    differ. p is by source: "lm", and "memory" and "knn" if available.
+    There is one row for the word with a space before it and one as written, if their tokens differ;
+    "id" is the first token. "tokens" has every token's probability by source, given those before
+    it: "lm", and "memory" and "knn" if available. "p" is their product, the whole word's.
     """
     if not text:
         raise MlpMemError("the token must have a text; write a word, such as Lima")
-    tokens: dict[int, str] = {}
+    words: dict[tuple[int, ...], str] = {}
     for named in dict.fromkeys([text if text[0].isspace() else f" {text}", text]):
-        for token in continuation_ids(model.decoder.tokenizer, named)[:1]:
-            tokens.setdefault(token, named)
-    check_ids(model.decoder, list(tokens), "the named token")
-    by_source = distributions(model, ids, lmbda=0.0, store=store)
-    by_source.pop("fused")
-    return [
-        {
-            "id": token,
-            "text": model.decoder.pieces[token],
-            "named": named,
-            "p": {source: float(logs[token].exp()) for source, logs in by_source.items()},
-        }
-        for token, named in tokens.items()
-    ]
+        if tokens := tuple(continuation_ids(model.decoder.tokenizer, named)):
+            words.setdefault(tokens, named)
+    rows = []
+    for tokens, named in words.items():
+        check_ids(model.decoder, list(tokens), "the named token")
+        probs = _follow(model, ids, tokens, store or model.store)
+        p = {source: math.prod(token[source] for token in probs) for source in probs[0]}
+        rows.append({"id": tokens[0], "named": named, "p": p, "tokens": probs})
+    return rows
+
+
+def _follow(
+    model: FusedModel, ids: Sequence[int], tokens: Sequence[int], store: Store | None
+) -> list[dict[str, float]]:
+    """Return every token's probability by source after ids and the tokens before it."""
+    count = len(tokens)
+    context = check_prompt(model.decoder, [*ids, *tokens[:-1]], 1)
+    hidden, logits = model.decoder.forward(torch.tensor([context]), last=count).states(0)
+    sources = model.sources(hidden[-count:], logits[-count:], store)
+    at = torch.tensor(tokens, device=sources.log_probs.device)
+    found = sources.log_probs[:, torch.arange(count), at].exp().T.tolist()  # (count, S)
+    return [dict(zip(sources.names, row, strict=True)) for row in found]

@@ -18,7 +18,7 @@ STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
     "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
-    "tabs/corpus", "view/asks", "tools/tools",
+    "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Its numbers are plausible and consistent: every fused probability is the mix of 
 prompt is answered with hostile strings, another slowly, to test Stop.
 """
 
+import copy
 import dataclasses
 import json
 import math
@@ -49,6 +50,8 @@ ANSWERS = {
     ask("What does a page do with markup?"): (
         HOSTILE, "B", [HOSTILE, "\n", " plain"], [HOSTILE, " ${alert(1)}", "\u202e", " `x`"],
         [HOSTILE, " </script>"]),
+    ask("Who rang?"): (
+        "Ilka", "B", [" Holt"], [" Sond"], [" Sond"]),
     "The river Aldermere rises in the": (
         "", "B", words("hills of the north and flows through the town of Harrow to the sea ."),
         words("high moors above Tervalla and flows past the mills of Sond to the sea ."),
@@ -58,7 +61,7 @@ ANSWERS = {
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
-GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown"]
+GROUPS = ["helps", "helps", "agree", "hurts", "unknown", "unknown", "unknown"]
 PASSAGES = [
     "The Salt Ledger is a novel of the salt coast. It was written by Odalys Wren.",
     "Question: Who wrote The Salt Ledger? Answer: Odalys Wren",
@@ -110,17 +113,18 @@ def make_step(prompt, system, index, tokens, lmbda, sources=("lm", "memory", "kn
         for p, q in ((c.probs["memory"], c.probs["knn"]) for c in candidates)
     ) if "knn" in sources else None  # fmt: skip
     rest = rests | {"fused": mix(rests, system, lmbda)}
-    found = _neighbours(rng, prompt, text) if "knn" in sources else []
+    found = _neighbours(rng, prompt, text, index) if "knn" in sources else []
     unshown = {token_id(text): 0.01, OTHER: 0.02} if found else {}
     return Step(index, token_id(text), text, candidates[0].probs, candidates, rest, js, found, 6.4,
                 unshown)  # fmt: skip
 
 
-def _neighbours(rng, prompt, text):
+def _neighbours(rng, prompt, text, index):
     weights = sorted((rng.random() ** 3 for _ in range(8)), reverse=True)
     title = HOSTILE if "markup" in prompt else "The Salt Ledger (book)"
     return [
-        Neighbour(1000 + i, title if i < 5 else "Harrow (town)", "B" if i < 5 else "A1",
+        Neighbour(1000 + 10 * index + i, title if i < 5 else "Harrow (town)",
+                  "B" if i < 5 else "A1",
                   "a novel of the salt coast and of a clerk who counts too well. It was written by",
                   text if i < 6 else " Sond", token_id(text if i < 6 else " Sond"),
                   " in 1911 and printed twice.", 11.0 + 2.7 * i, w / sum(weights) * 0.97)
@@ -224,7 +228,13 @@ class FakeModel:
         step = make_step(prompt, system, index, tokens, chosen, sources)
         return dataclasses.replace(step, lmbda=chosen)
 
+    def only(self, system):
+        model = copy.copy(self)
+        model.systems = ["lm", system]
+        return model
+
     def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
+        shown = [s for s in ("lm", "memory", "knn") if s in self.systems or s == "knn" and store]
         tokens = words(text)
         if len(tokens) > 512:
             raise MlpMemError(f"the text has {len(tokens)} tokens; at most 512 are inspected")
@@ -238,23 +248,26 @@ class FakeModel:
                 chosen = dict.fromkeys(("lm", "memory", "knn"), [word])
                 if i % 3:  # at every second the memory helps, at every third it hurts
                     chosen["lm" if i % 3 == 1 else "memory"] = [" Harrow"]
-                step = make_step(f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda)
+                given = f"{text[:40]}{i}", system, 0, {**chosen, system: [word]}, lmbda
+                step = make_step(*given, shown)
                 if i % 3 == 2:
-                    step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda)
-                nn = _neighbours(random.Random(i), text, word) if not store else []
+                    step = make_step(f"{text[:40]}{i}", "lm", 0, chosen, lmbda, shown)
+                searched = "knn" in shown and not store
+                nn = _neighbours(random.Random(i), text, word, i) if searched else []
                 steps.append(dataclasses.replace(step, index=i, neighbours=nn))
-                if text.startswith("slow"):
+                if text.startswith("slow") or text.startswith("late") and "knn" in shown:
                     time.sleep(0.1)
                 if i % 8 == 7 or text.startswith("slow"):
                     yield Event("progress", {"done": i + 1, "total": len(tokens)})
-            trace = self._trace("", system, lmbda, steps, "end", {"scored": True})
+            trace = self._trace("First", system, lmbda, steps, "end", {"scored": True})
             yield Event("done", {system: dataclasses.replace(trace, cost={})})
 
         return events()
 
     def probe(self, ids, text, store=None):
         p = {"lm": 0.125, "memory": 0.5, "knn": 0.25}
-        return [{"id": token_id(t), "text": t, "named": t, "p": p} for t in (f" {text}", text)]
+        names = (f" {text}", text)
+        return [{"id": token_id(n), "named": n, "p": p, "tokens": [p]} for n in names]
 
     def store_texts(self, titled, progress=None, stop=None):
         total = sum(len(text.split()) for _, text in titled)
@@ -295,7 +308,7 @@ def write_bundle(folder: Path) -> Path:
                  "aliases": ALIASES.get(p, []), "part": ANSWERS[p][1]}
                 for i, (p, g) in enumerate(zip(ANSWERS, GROUPS, strict=False))]  # fmt: skip
     records = {}
-    for number, prompt in enumerate([list(ANSWERS)[6], list(ANSWERS)[0]]):
+    for number, prompt in enumerate(["The river Aldermere rises in the", list(ANSWERS)[0]]):
         traces = {s: t.to_dict() for s, t in model.compare(prompt).items()}
         records[f"traces/{number:02d}.json"] = {
             "v": 1, "name": "x", "prompt": prompt, "answer": ANSWERS[prompt][0] or None,

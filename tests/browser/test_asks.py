@@ -119,9 +119,11 @@ def test_a_surprise_runs_and_its_answer_is_shown_at_the_end(visit):
     assert page.inner_text(".truth").startswith("right answer: ")
     assert "held-out wording" in page.inner_text(".run-head .group-tag")
     tally = "#compare-view .tally-text"
-    assert page.inner_text(tally) == "Right so far: decoder 0/1 · memory 1/1 · datastore 1/1"
+    assert page.inner_text(tally) == (
+        "Right so far, of 1 question: decoder 0 · memory 1 · datastore 1"
+    )
     generate(page, fake.ask("What is the symbol of tungsten?"))
-    expected = "Right so far: decoder 1/2 · memory 1/2 · datastore 2/2"
+    expected = "Right so far, of 2 questions: decoder 1 · memory 1 · datastore 2"
     assert page.inner_text(tally) == expected
     generate(page, fake.ask("What is the symbol of tungsten?"))
     assert page.inner_text(tally) == expected, "a question counts once"
@@ -238,6 +240,7 @@ def test_keys_ignore_a_run_on_another_tab(visit):
 def test_branching_and_scrubbing_fit_a_phone(visit):
     page = visit(phone=True)
     generate(page, BOOK)
+    page.tap("#compare-view .details-button")
     scrub(page)
     page.tap("#pane-memory .token[data-index='1']")
     page.tap("#drawer .branch:has-text('Lima')")

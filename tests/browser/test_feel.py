@@ -271,3 +271,56 @@ def test_indents_and_blank_lines_are_shown(visit):
     (left, top), (indented, second), (last, fourth) = lines
     assert indented - left > 15 and abs(last - left) < 3
     assert fourth - second > 1.5 * (second - top)
+
+
+SHOWN = """(texts) => {
+  const view = MLPMEM.page.activeView();
+  const traces = structuredClone(view.finished);
+  for (const trace of Object.values(traces)) {
+    trace.finish = 'length';
+    trace.steps = texts.map((s, i) => ({ ...trace.steps[0], i, s }));
+  }
+  view.receive({ kind: 'recorded', run: texts.join(), prompt: 'x', traces });
+}"""
+
+
+def test_a_character_of_several_tokens_is_whole_and_chosen_as_one(visit):
+    page = visit()
+    page.wait_for_selector("#pane-memory .token")
+    page.evaluate(SHOWN, ["so", "\ufffd", "\ufffd", "\ufffd", "\U0001f600", " far"])
+    assert page.inner_text("#pane-memory .strip") == "so\U0001f600 far"
+    page.click("#pane-memory .token >> nth=4")
+    page.keyboard.press("ArrowLeft")
+    title = page.inner_text("#drawer .drawer-title")
+    assert title.startswith("Token 4 of 6: part 3 of 4 of “\U0001f600”")
+    assert page.get_attribute("#pane-memory .token >> nth=4", "data-held") == ""
+    page.keyboard.press("Home")
+    assert page.locator("#pane-memory [data-held]").count() == 0
+
+
+def test_arabic_is_joined_and_runs_from_right_to_left_across_tokens(visit):
+    page = visit()
+    page.wait_for_selector("#pane-memory .token")
+    page.evaluate(SHOWN, ["It is ", "\u0645\u0631\u062d", "\u0628\u0627", " ", "\u0628\u0643"])
+    script = """nodes => nodes.map(n => n.getBoundingClientRect().left)"""
+    left = page.eval_on_selector_all("#pane-memory .token", script)
+    assert left[1] > left[2] > left[4] > left[0]
+    widths = page.evaluate(
+        """() => ['split', 'whole'].map((how) => {
+          const strip = document.querySelector('#pane-memory .strip');
+          const node = document.createElement('span');
+          const [first, second] = ['\u0645\u0631\u062d', '\u0628\u0627'];
+          const parts = how === 'split' ? [first, second] : [first + second];
+          for (const text of parts) {
+            const token = document.createElement('span');
+            token.className = 'token';
+            token.textContent = text;
+            node.append(token);
+          }
+          strip.append(node);
+          const { width } = node.getBoundingClientRect();
+          node.remove();
+          return width;
+        })"""
+    )
+    assert abs(widths[0] - widths[1]) < 0.02

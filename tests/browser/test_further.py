@@ -34,11 +34,15 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     verdicts = [page.inner_text(f"#pane-{s} .verdict") for s in ("lm", "finetuned")]
     assert verdicts == ["✓ right", "✗ wrong"]
     assert "LoRA on B, 158 s" in page.inner_text("#pane-finetuned .pane-caption")
-    tick(page, "broken", "with both")
+    assert page.inner_text("#drawer .drawer-title") == "Token 1 of 2: “Os” · fine-tuned"
+    run(page, lambda: page.click("#generate"))
+    shown = page.evaluate("[...MLPMEM.page.activeView().panes.keys()]")
+    assert shown == ["lm", "memory", "knn"], "only that run has other columns"
+    tick(page, "fine-tuned", "broken", "with both")
     run(page, lambda: page.click("#generate"))
     page.wait_for_selector("#pane-broken[data-state=failed]")
     assert "weights are damaged" in page.inner_text("#pane-broken")
-    assert page.locator("#compare-view .pane").count() == 5
+    assert page.locator("#compare-view .pane").count() == 6
     page.click("#pane-finetuned .token >> nth=0")
     assert page.inner_text("#drawer .candidates th >> nth=1") == "fine-tuned"
     assert "This decoder gives “Os”" in page.inner_text("#drawer .story")
@@ -105,6 +109,7 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert all(abs(f - (0.1 * lm + 0.9 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
     set_lambda(page, "0.55")
     generate(page, TUNGSTEN)
+    page.click("#pane-memory .token >> nth=0")
     of_text = perplexity(page)
     page.click("#lambda-auto")
     assert perplexity(page) == of_text, "a text with one lambda has none per token"

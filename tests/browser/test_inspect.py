@@ -181,7 +181,7 @@ def test_the_corpus_can_be_searched_and_read(visit):
     page.wait_for_selector(".hit")
     assert page.locator(".hit").count() == 2
     page.click(".hit:has-text('Ledger')")
-    page.wait_for_selector(".document h3:has-text('The Salt Ledger')")
+    page.wait_for_selector(".document h2:has-text('The Salt Ledger')")
     assert page.locator(".document p").count() == 2
     marks = page.locator(".document mark").all_inner_texts()
     assert {mark.lower() for mark in marks} <= {"salt", "coast"} and marks
@@ -194,7 +194,7 @@ def test_the_corpus_can_be_searched_and_read(visit):
     page.click("#corpus-search")
     page.wait_for_selector(".hit:has-text('Markup')")
     page.click(".hit >> nth=0")
-    page.wait_for_selector(".document h3:has-text('onerror')")
+    page.wait_for_selector(".document h2:has-text('onerror')")
     assert page.locator(".corpus-host img").count() == 0
     assert page.evaluate("window.hacked") is None
     page.fill("#corpus-query :is(input, textarea)", " ")
@@ -215,7 +215,7 @@ def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page.wait_for_selector("#pane-knn[data-state=done]")
     page.click("#pane-knn .token >> nth=0")
     page.click(".neighbour-read >> nth=0")
-    page.wait_for_selector("#corpus-view .document h3:has-text('The Salt Ledger')")
+    page.wait_for_selector("#corpus-view .document h2:has-text('The Salt Ledger')")
     assert page.locator("#corpus-view .document p").count() == 2
     page.evaluate("MLPMEM.page.read({title: 'My notes', group: 'text', left: '', target: 'x'})")
     page.wait_for_selector("#corpus-view .alert:has-text('texts of your own are not listed')")
@@ -330,3 +330,28 @@ def test_inspect_and_corpus_fit_a_phone(visit):
     page.click("#corpus-search")
     page.wait_for_selector(".hit")
     assert overflow(page) <= 0
+
+
+def test_memory_and_decoder_are_shown_before_the_datastore_has_searched(visit):
+    page = visit()
+    tab(page, "Inspect")
+    page.fill("#inspect-text textarea", "late " * 40)
+    page.click("#inspect-score")
+    page.wait_for_selector("#inspect-view .badge:has-text('the datastore searches')")
+    assert page.locator("#inspect-pane-memory .token").count() == 40
+    assert page.locator(".nll-row:visible").count() == 3, "decoder, memory, mix"
+    page.wait_for_selector(".inspect-head .group-button:has-text('datastore'):visible")
+    assert page.locator(".nll-row:visible").count() == 4
+
+
+def test_the_first_word_is_shown_and_a_word_has_two_marks(visit):
+    page = visit()
+    inspect(page)
+    assert page.inner_text(f"{SCORED} .unscored") == "First"
+    marks = page.eval_on_selector_all(
+        f"{SCORED} .token",
+        """tokens => tokens.map((t) => [getComputedStyle(t, '::before').content !== 'none',
+          t.ariaSelected !== 'true' && getComputedStyle(t).boxShadow !== 'none'])""",
+    )
+    assert not any(map(any, marks)), "no sign above a word and no box around it"
+    assert page.inner_text(".curve-best") == "of your text", "Inspect's sentence has the optimum"

@@ -66,7 +66,7 @@ def traces_of(prompt, lmbda=None):
 
 def test_the_first_screen_plays_a_recording_before_the_model_is_loaded(visit):
     page = visit("waiting", ready=False)
-    assert page.inner_text("#status .chip") == "replay"
+    page.wait_for_selector("#status .chip[data-state=replay]")
     assert page.inner_text(".badge") == "recorded"
     assert pane_text(page, "memory") == "Odalys Wren"
     assert page.inner_text(".truth") == "right answer: Odalys Wren"
@@ -211,7 +211,8 @@ def test_stop_keeps_the_tokens_and_frees_the_model(visit):
 def test_stop_after_the_end_changes_nothing(visit):
     page = visit()
     generate(page, BOOK)
-    page.click("#stop")
+    assert page.is_disabled("#stop")
+    page.keyboard.press("Escape")
     page.wait_for_timeout(500)
     assert page.inner_text("#compare-view .badge") == "live"
     assert page.get_attribute("#pane-memory", "data-state") == "done"

@@ -7,6 +7,7 @@ import tiny
 from mlpmem.engine import scoring
 from mlpmem.engine.trace import OTHER, Step
 from mlpmem.errors import MlpMemError
+from mlpmem.model.tokenizer import continuation_ids
 from mlpmem.retrieval.text_search import STRANGER
 
 TEXT = "The capital of Peru is Lima."
@@ -48,16 +49,21 @@ def test_a_cancelled_inspection_ends_without_a_trace(tiny_model):
     assert list(tiny_model.inspect(TEXT, cancel=Stop())) == []
 
 
-def test_a_named_token_is_the_texts_first_with_and_without_a_space(tiny_model):
+def test_a_named_word_has_the_product_of_its_tokens_with_and_without_a_space(tiny_model):
     ids = tiny_model.decoder.encode("Peru is")
     rows = tiny_model.probe(ids, "the cat")
-    pieces = [(row["named"], row["text"]) for row in rows]
-    assert pieces == [(" the cat", " the"), ("the cat", "the")]
-    spread = tiny_model.distributions(ids)
+    assert [row["named"] for row in rows] == [" the cat", "the cat"]
     for row in rows:
-        assert set(row["p"]) == {"lm", "memory", "knn"}
-        for source, p in row["p"].items():
-            assert p == pytest.approx(float(spread[source][row["id"]].exp()))
+        before, whole = list(ids), dict.fromkeys(("lm", "memory", "knn"), 1.0)
+        tokens = continuation_ids(tiny_model.decoder.tokenizer, row["named"])
+        assert row["id"] == tokens[0] and len(row["tokens"]) == len(tokens) > 1
+        for token, probs in zip(tokens, row["tokens"], strict=True):
+            spread = tiny_model.distributions(before)
+            for source, p in probs.items():
+                assert p == pytest.approx(float(spread[source][token].exp()), rel=1e-4)
+                whole[source] *= p
+            before.append(token)
+        assert row["p"] == pytest.approx(whole)
     with pytest.raises(MlpMemError, match="the token must have a text"):
         tiny_model.probe(ids, "")
 

@@ -217,6 +217,8 @@ def test_inspect_probe_and_chat_are_pythons(site):
     assert probed[0]["number"] == 3
     for own, row in zip(probed[0]["rows"], model.probe(ids, "the"), strict=True):
         assert own["p"] == pytest.approx(row.pop("p"), abs=1e-6)
+        for ours, probs in zip(own["tokens"], row.pop("tokens"), strict=True):
+            assert ours == pytest.approx(probs, abs=1e-6)
         assert {name: own[name] for name in row} == row
     trace = model.chat([tuple(turn) for turn in turns], "memory", max_new_tokens=48)
     assert chat[-1]["traces"]["memory"]["prompt_ids"] == trace.prompt_ids

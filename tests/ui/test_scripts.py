@@ -80,6 +80,10 @@ def test_every_module_belongs_to_an_entry_and_every_export_is_imported():
     assert reached == set(MODULES)
     typed = set(re.findall(r'import\("[\w./]+"\)\.(\w+)', "".join(TEXTS.values())))
     typed |= set(re.findall(r"import type \{ (\w+) \}", (STATIC / "core/types.d.ts").read_text()))
+    for test in TOOLS.glob("*.test.mjs"):  # pure functions that a test calls
+        for names, place in re.findall(r'^import \{ (.+) \} from "(.+)";$', test.read_text(), re.M):
+            if place.startswith("."):
+                imported.setdefault((TOOLS / place).resolve(), set()).update(names.split(", "))
     for path, text in TEXTS.items():
         unused = set(modules.EXPORT.findall(text)) - imported.get(path, set()) - typed
         assert not unused, f"{path.name} has unused exports: {unused}"
@@ -124,8 +128,8 @@ def test_the_types_match_a_traces_fields():
     assert fields("Trace") | fields("Opening") == {"v", "steps", *_PLAIN}
 
 
-@pytest.mark.parametrize("check", ["types", "lint"])
-def test_types_and_lint_are_clean(check):
+@pytest.mark.parametrize("check", ["types", "lint", "unit"])
+def test_types_and_lint_are_clean_and_unit_tests_pass(check):
     if not (TOOLS / "node_modules").is_dir() or not shutil.which("npm"):
         pytest.skip("no checker: npm ci --prefix tests/js")
     done = subprocess.run(

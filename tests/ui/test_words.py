@@ -88,7 +88,7 @@ def test_searching_without_a_datastore_is_an_error():
         _ = service.corpus
 
 
-def test_a_text_is_inspected_with_the_first_available_source():
+def test_a_text_is_inspected_with_the_first_available_source_or_by_the_decoder_alone():
     systems_used = []
 
     def inspected(text, system, **rest):
@@ -98,7 +98,8 @@ def test_a_text_is_inspected_with_the_first_available_source():
     for systems in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",)):
         served = model(*systems)
         served.inspect = inspected
-        shared = SimpleNamespace(service=SimpleNamespace(model=served), store=lambda *own: None)
-        values = list(inspect._inspector(shared)("A text.", None, "", "atlas"))
-    assert systems_used == ["memory", "knn"]
-    assert "neither a memory nor a datastore" in values[-1]["json"]
+        served.only = lambda system, served=served: served
+        service = SimpleNamespace(model=served)
+        shared = SimpleNamespace(service=service, store=lambda *own: None, searched=lambda *own: "")
+        list(inspect._inspector(shared)("A text.", None, "", "atlas"))
+    assert systems_used == ["memory", "memory", "knn", "lm"], "the memory also before the search"

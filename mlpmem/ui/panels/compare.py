@@ -17,6 +17,7 @@ from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.recordings.words import words
 from mlpmem.ui.request import columns, inputs, stream
+from mlpmem.ui.request.truth import with_truth
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -48,8 +49,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     )  # fmt: skip
     ask = view.ask(_asker(shared), shared.own, view, **STREAM)
     stop.click(None, cancels=[run, ask])
-    picked = [prompt, options[0], view]
-    examples.pick(_picker(shared), None, picked, trigger_mode="multiple", **PRIVATE)
+    examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
     opened = saved.opener(shared.others)
     shared.tools.opened(opened, None, view, trigger_mode="multiple", **PRIVATE)
     gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
@@ -136,7 +136,8 @@ def _whole(
     yield {**begin, **fields, "columns": chosen.names}
     asked = columns.asked(service.model, text, options.max_new_tokens, fields["chat"])
     events = columns.answers(service, chosen, asked, options.as_arguments(), stop, store)
-    yield from stream.deltas(name, events)
+    answers = [known["answer"], *known["aliases"]] if known["answer"] else []
+    yield from with_truth(stream.deltas(name, events), answers, service.model, store)
 
 
 def _asker(shared: Shared):
@@ -154,29 +155,30 @@ def _picker(shared: Shared):
     def choose(event: gr.EventData) -> tuple:
         index = inputs.event_values(event).get("index")
         examples, tuned = shared.recorded.examples, shared.service.extras.tuned
-        names = gr.skip()
+        run = {"kind": "invite", "run": stream.new_run()}
         if index == "surprise":
             prompt = shared.recorded.surprise()
         elif index == "forgets" and tuned and shared.recorded.kept:
-            prompt, names = shared.recorded.question(shared.recorded.kept), ["lm", "memory", tuned]
+            prompt = shared.recorded.question(shared.recorded.kept)
+            run |= {"prompt": prompt, "systems": ["lm", "memory", tuned]}  # of this run only
         elif isinstance(index, int) and 0 <= index < len(examples):
             prompt = examples[index]["prompt"]
         else:
             message = stream.message("This example does not exist. Choose another.")
-            return gr.skip(), gr.skip(), message
+            return gr.skip(), message
         if shared.service.status.state == "ready":
-            return prompt, names, {"kind": "invite", "run": stream.new_run()}
+            return prompt, run
         comparison = shared.recorded.comparison(prompt)
         if comparison:
-            return prompt, names, _shown(shared, comparison)
+            return prompt, _shown(shared, comparison)
         if shared.service.status.ready:
-            return prompt, names, {"kind": "invite", "run": stream.new_run()}
+            return prompt, run
         message = stream.message("This example has no recording. Run it once the model is ready.")
-        return prompt, names, message
+        return prompt, message
 
     def pick(event: gr.EventData) -> tuple:
-        prompt, names, value = choose(event)
-        return prompt, names, packed(value)
+        prompt, value = choose(event)
+        return prompt, packed(value)
 
     return pick
 

@@ -15,10 +15,6 @@ from mlpmem.ui.request import inputs, stream
 
 MAX_CHARACTERS = 8000  # the model limits the tokens
 PLACEHOLDER = "Paste a text of up to 512 tokens, or press Inspect at an answer in Compare"
-NO_SOURCE = (
-    "There is neither a memory nor a datastore to compare with the decoder yet. Wait for one, or "
-    "make a datastore of your own text on the Corpus tab."
-)
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -53,28 +49,33 @@ def _inspector(shared: Shared):
             model, store = shared.service.model, shared.store(own, choice)
             name = stream.new_run()
             sources = [s for s in ("memory", "knn") if s in model.systems or s == "knn" and store]
-            if not sources:
-                raise MlpMemError(NO_SOURCE)
             lmbdas = {s: model.settings.of(s) if chosen is None else chosen for s in sources}
-            first = sources[0]
-            events = model.inspect(checked, first, lmbda=lmbdas[first], store=store, cancel=stop)
+            first = sources[0] if sources else "lm"
+            call = {"lmbda": lmbdas.get(first, 0.0), "cancel": stop}
+            events = model.inspect(checked, first, store=store, **call)  # it checks the text
             searched = shared.searched(own, store, sources)
             yield {"kind": "begin", "run": name, "traces": {}, "own": searched}
-            yield from _values(name, events, lmbdas)
+            if sources == ["memory", "knn"]:  # a search may take a minute, the memory none
+                early = model.only("memory").inspect(checked, "memory", **call)
+                yield from _values(name, early, {"memory": lmbdas["memory"]}, "early")
+            yield from _values(name, events, lmbdas or {"lm": 0.0})
 
         yield from map(packed, stream.guarded(values))
 
     return run
 
 
-def _values(run: str, events: Any, lmbdas: dict[str, float]) -> Iterator[dict]:
-    """Yield "progress" values and one "done" with the trace and every source's lambda."""
+def _values(run: str, events: Any, lmbdas: dict[str, float], last: str = "done") -> Iterator[dict]:
+    """Yield "progress" values and a last one with the trace and every source's lambda.
+
+    It is "done", or "early" if the datastore's numbers follow.
+    """
     for event in events:
         if event.kind == "progress":
             yield {"kind": "progress", "run": run, **event.values}
         else:
             traces = {system: trace.to_dict() for system, trace in event.values.items()}
-            yield {"kind": "done", "run": run, "traces": traces, "lmbdas": lmbdas}
+            yield {"kind": last, "run": run, "traces": traces, "lmbdas": lmbdas}
 
 
 def _prober(shared: Shared):

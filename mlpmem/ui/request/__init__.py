@@ -4,6 +4,7 @@
     limits    the deadline of a run
     columns   the columns of a run, and those that share a batch
     stream    events as values for the page
+    truth     the right answer's probabilities
 
 It may import `ui.service` and `ui.door`. Open inputs.py first.
 """

@@ -72,10 +72,17 @@ export const write = (area, text) => {
   area.dispatchEvent(new Event("input", { bubbles: true }));
 };
 
+/** The names of tokens that end a text. */
+const END = /^(<\/s>|<eos>|<end_of_turn>|<\|(im_end|endoftext|end_of_text|eot_id|eom_id|end)\|>|<｜end▁of▁sentence｜>)$/;
+/** Whether a token ends a text. @type {(text: string) => boolean} */
+export const isEnd = (text) => END.test(text);
+
 /** A token's text with its invisible characters made visible. @type {(text: string) => string} */
 export const glyph = (text) => {
   if (text === "") return "∅";
-  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍");
+  if (isEnd(text)) return "end";
+  const shown = text.replace(/\uFFFD/g, "▫").replace(/\n/g, "↵").replace(/\t/g, "⇥").replace(/\r/g, "␍")
+    .replace(/[\u202A-\u202E\u2066-\u2069]/g, "▫"); // what would turn the text around it
   return /^ +$/.test(shown) ? "␣".repeat(shown.length) : shown;
 };
 
@@ -91,6 +98,9 @@ export const single = (text) => {
 /** A token's text between quotation marks, for sentences. @type {(text: string) => string} */
 export const quote = (text) => `“${glyph(text).trim() || glyph(text)}”`;
 
+/** A probability from 0 to 1 with three significant digits. @type {(p: number) => string} */
+export const digits = (p) => (p >= 0.1 || p === 0 ? p.toFixed(3) : p >= 0.0001 ? p.toPrecision(3) : p.toExponential(2));
+
 /** A probability as per cent, at most five characters. @type {(p: number | null | undefined) => string} */
 export const percent = (p) => {
   if (p === null || p === undefined) return "–";
@@ -98,7 +108,8 @@ export const percent = (p) => {
   if (value >= 99.95) return "100";
   if (value >= 0.95) return value.toFixed(1);
   if (value >= 0.01) return value.toFixed(2);
-  return value > 0 ? "<0.01" : "0";
+  if (value >= 0.001) return value.toFixed(3);
+  return value > 0 ? value.toExponential(0) : "0";
 };
 
 /** A number with at most two decimals. @type {(value: number) => string} */
@@ -121,4 +132,6 @@ export const lambdaText = (value) =>
   (value === "auto" ? "auto" : value.toFixed(4).replace(/0{1,2}$/, ""));
 
 export const isPhone = () => window.matchMedia("(max-width: 640px)").matches;
+/** Whether the token drawer is a sheet over the page, and not beside the columns; as in drawer.css. */
+export const hasSheet = () => window.matchMedia("(max-width: 1179px)").matches;
 export const isCalm = () => window.matchMedia("(prefers-reduced-motion: reduce)").matches;

@@ -48,16 +48,6 @@ export const candidateOf = (row) => ({
 export const neighbourOf = ([entry, title, group, left, target, targetId, right, distance, weight]) =>
   ({ entry, title, group, left, target, targetId, right, distance, weight });
 
-/** The step's candidates by descending mixed probability, each with `fused`.
- * @type {(step: Step, system: string, lambda: Lambda) => (Candidate & { fused: number })[]} */
-export const ranked = (step, system, lambda) =>
-  step.cand
-    .map((row) => {
-      const c = candidateOf(row);
-      return { ...c, fused: mix(c.p, system, lambdaAt(step, lambda)) };
-    })
-    .sort((a, b) => b.fused - a.fused || a.id - b.id);
-
 /** The two indices in a candidate row whose mean a system mixes into the decoder.
  * @type {{ [system: string]: [3 | 4, 3 | 4] }} */
 const PART_INDICES = { memory: [3, 3], knn: [4, 4], mixed: [3, 4] };
@@ -209,6 +199,15 @@ export const without = (step, left) => {
     rest: { ...step.rest, knn: knn(OTHER, step.rest.lm) },
     left: total,
   };
+};
+
+/** The Jensen-Shannon divergence of memory and datastore in nats over the candidates, with all others as
+ * one: at most that of the whole distributions. @type {(step: Step) => number} */
+export const divergence = (step) => {
+  const pairs = [...step.cand.map((row) => [row[3] ?? 0, row[4] ?? 0]), [step.rest.memory ?? 0, step.rest.knn ?? 0]];
+  /** @type {(p: number, q: number) => number} */
+  const part = (p, q) => (p > 0 ? 0.5 * p * Math.log((2 * p) / (p + q)) : 0);
+  return pairs.reduce((sum, [p, q]) => sum + part(p, q) + part(q, p), 0);
 };
 
 /** The indices of the tokens that a document is evidence for.

@@ -9,6 +9,8 @@ const GROUPS = [
   ["agree", "Both agree"], ["unknown", "Neither knows"], ["longer", "Longer texts"],
 ];
 
+const ANSWERED = 1500; // milliseconds in which the server has answered the first poll
+
 /** download() gets the file that the model lacks.
  * @type {(element: Element, props: Props<Status>, watch: Watch, download?: (() => void) | null) => void} */
 export const mountStatus = (element, props, watch, download = null) => {
@@ -25,11 +27,13 @@ export const mountStatus = (element, props, watch, download = null) => {
   inside(element, ".status-host").replaceChildren(
     h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress), get,
       chip, spoken));
+  let known = !document.querySelector("gradio-app"); // the page's own value is from the server's start
   const show = () => {
     const value = props.value || page.status;
     chip.dataset.state = value.state;
-    setText(chip, value.state || "loading");
-    setText(line, value.line || "");
+    setText(chip, known ? value.state || "loading" : "connecting");
+    if (!known) chip.dataset.state = "";
+    setText(line, known ? value.line || "" : "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
     setText(spoken, counts ? (value.line || "").split(":")[0] : value.line || "");
     get.hidden = !(value.download && download);
@@ -41,7 +45,9 @@ export const mountStatus = (element, props, watch, download = null) => {
     document.body.toggleAttribute("data-ready", Boolean(value.ready));
     page.emit("status", value);
   };
-  watch("value", show);
+  const learned = () => { known = true; show(); };
+  watch("value", learned);
+  window.setTimeout(learned, ANSWERED); // a state that has not changed is not sent
   show();
 };
 

@@ -71,7 +71,7 @@ const NAMES = Object.assign(Object.create(null), {
 export const CAPTIONS = {
   lm: "A frozen language model. It knows only its training text.",
   memory: "The same decoder, mixed with a small MLP, the memory.",
-  knn: "The same decoder, mixed with a kNN search over all positions of the corpus.",
+  knn: "The same decoder, mixed with a kNN search over the corpus.",
 };
 /** Each system's measured accuracy. @type {{ [system: string]: Records }} */
 export const RECORDS = Object.create(null);

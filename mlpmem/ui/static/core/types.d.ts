@@ -83,7 +83,7 @@ export type Captions = { [system: string]: string };
 /** One value for a token view. */
 export type Value = { run: string } & (
   | { kind: "message"; text: string }
-  | { kind: "invite" }
+  | { kind: "invite"; prompt?: string; systems?: string[] }
   | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions }
   | About & { kind: "opened"; traces: Traces; own?: Own; captions?: Captions; lmbda: number | null }
   | About & { kind: "linked"; traces: Traces | null; own?: Own; captions?: Captions; ready: boolean; lmbda: Lambda | null }
@@ -92,13 +92,13 @@ export type Value = { run: string } & (
   | { kind: "wait" | "failed"; columns: { [system: string]: string } }
   | { kind: "column"; columns: { [system: string]: Opening } }
   | { kind: "part"; traces: Traces }
-  | { kind: "done"; traces: Traces; failed?: { [system: string]: string }; lmbdas?: { [source: string]: number } }
+  | { kind: "done"; traces: Traces; failed?: { [system: string]: string }; lmbdas?: { [source: string]: number }; truth?: Probs[] | null }
   | { kind: "scrub"; tokens: number }
   | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number } });
 export type ValueOf<K> = Extract<Value, { kind: K }>;
 
 /** One value for Inspect: a token view's, its progress, or the scored text. */
-export type Inspected = Value | { kind: "progress"; run: string; done: number; total: number };
+export type Inspected = Value | { kind: "early"; run: string; traces: Traces; lmbdas: { [source: string]: number } } | { kind: "progress"; run: string; done: number; total: number };
 
 export interface Status {
   state: string; line?: string; share?: number | null; ready?: boolean; settled?: boolean; waiting: string;
@@ -122,7 +122,7 @@ export type OwnText =
   | { kind: "progress"; run: string; done: number; total: number }
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
-export interface Probed { number: number; error?: string; rows?: { id: number; text: string; named: string; p: Probs }[] }
+export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }
 /** A request of a column's own buttons; the server checks it. */
 export interface Request {
   kind: "branch" | "scrub" | "typed"; run: string; system: string; lmbda: Lambda | null; settings?: Settings; forced: number[];

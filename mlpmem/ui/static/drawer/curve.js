@@ -1,8 +1,10 @@
 // @ts-check
-/* A small plot: perplexity of the text on screen against lambda, for memory and datastore. */
+/* A small plot against lambda, for memory and datastore: the right answer's probability, or a text's perplexity. */
 /** @import { Lambda, Step } from "../core/types.js" */
-import { h, setText, short, svg } from "../core/dom.js";
-import { curveOf, hasSource, optimum, perplexity } from "../core/mix.js";
+/** @import { Truth } from "../core/truth.js" */
+import { h, percent, quote, setText, short, svg } from "../core/dom.js";
+import { curveOf, perplexity } from "../core/mix.js";
+import { chanceOf, chancesOf, highest } from "../core/truth.js";
 import { nameOf } from "../core/state.js";
 
 const W = 240;
@@ -31,58 +33,80 @@ export class Curve {
       h("div", { class: "curve-text" }, this.value, this.best));
     /** @type {Step[] | null} */
     this.steps = null;
-    this.count = 0;
+    this.drawn = ""; // the key of what is drawn
+    /** @type {Truth | null} */
+    this.truth = null;
+    this.whose = "";
   }
 
-  /** Draws the curves of a list of steps, unless they are drawn already.
-   * @param {Step[]} steps @param {number} count */
-  draw(steps, count) {
-    if (this.steps === steps && this.count === count) return;
+  /** Draws the right answer's probability, or without one the perplexity of a text, unless drawn already.
+   * @param {Step[]} steps @param {Truth | null} truth @param {string} whose the text's description */
+  draw(steps, truth, whose) {
+    const drawn = `${steps.length} ${truth?.tokens.length} ${truth?.answer} ${whose}`;
+    if (this.steps === steps && this.drawn === drawn && this.truth?.tokens[0] === truth?.tokens[0]) return;
     this.steps = steps;
-    this.count = count;
+    this.drawn = drawn;
+    this.truth = truth;
+    this.whose = whose;
     /** @type {{ [source: string]: [number, number][] }} */
     const curves = {};
     for (const source of ["memory", "knn"]) {
-      if (steps.length && hasSource(steps, source)) curves[source] = curveOf(steps, source);
+      const list = truth?.tokens ?? steps;
+      if (!list.some(({ p }) => p[source] !== null && p[source] !== undefined)) continue;
+      curves[source] = truth ? chancesOf(truth.tokens, source) : curveOf(steps, source);
     }
     this.#place(curves);
   }
 
   /** @param {{ [source: string]: [number, number][] }} curves */
   #place(curves) {
+    const { truth } = this;
     const values = Object.values(curves).flat().map((point) => Math.log(point[1]));
     const low = Math.min(...values);
     const span = Math.max(Math.max(...values) - low, 0.05);
     /** @type {(lambda: number) => string} */
     const x = (lambda) => (lambda * W).toFixed(1);
-    /** @type {(ppl: number) => string} */
-    const y = (ppl) => (H - PAD - ((Math.log(ppl) - low) / span) * (H - 2 * PAD)).toFixed(1);
+    /** @type {(value: number) => string} a probability from 0 to 1, or a perplexity on a log scale */
+    const y = (value) => (H - PAD - (truth ? value : (Math.log(value) - low) / span) * (H - 2 * PAD)).toFixed(1);
     const best = [];
     for (const source of ["memory", "knn"]) {
       const curve = curves[source];
       const path = curve ? curve.map((p, i) => `${i ? "L" : "M"}${x(p[0])} ${y(p[1])}`) : [];
       this.paths[source].setAttribute("d", path.join(""));
-      this.dots[source].style.display = curve ? "" : "none";
-      if (!curve) continue;
-      const [lambda, ppl] = optimum(curve);
+      this.dots[source].style.display = curve && truth ? "" : "none";
+      if (!curve || !truth) continue; // a text's own perplexity favours the lambda that it was written with
+      const [lambda, most] = highest(curve);
       this.dots[source].setAttribute("cx", x(lambda));
-      this.dots[source].setAttribute("cy", y(ppl));
-      best.push(`${nameOf(source).short}: lowest at λ ${lambda.toFixed(2)}`);
+      this.dots[source].setAttribute("cy", y(most));
+      best.push(`${nameOf(source).short}: most at λ ${lambda.toFixed(2)}`);
     }
-    setText(this.best, best.join("\n"));
+    setText(this.best, truth ? best.join("\n") : this.whose);
   }
 
-  /** Moves the marker to lambda and shows the perplexity there. @param {Lambda} lambda @param {string} [system] */
-  mark(lambda, system) {
+  /** Moves the marker to lambda and shows the value there. @param {Lambda} lambda @param {string} [system] */
+  mark(lambda, system = "") {
     this.marker.style.display = lambda === "auto" ? "none" : "";
     if (lambda !== "auto") {
       for (const end of ["x1", "x2"]) this.marker.setAttribute(end, (lambda * W).toFixed(1));
     }
+    setText(this.value, this.truth ? this.#chance(this.truth, lambda, system) : this.#perplexity(lambda, system));
+    this.root.title = this.truth ? `Probability of the right answer, ${quote(this.truth.answer)}, at each λ` : "";
+    this.svg.setAttribute("aria-label", (this.truth ? `Probability of the right answer, ${quote(this.truth.answer)}`
+      : `Perplexity of the text on screen, ${this.whose},`) +
+      ` against lambda. ${this.value.textContent}. ${this.truth ? this.best.textContent : ""}`);
+  }
+
+  /** @param {Truth} truth @param {Lambda} lambda @param {string} system */
+  #chance(truth, lambda, system) {
+    const own = lambda !== "auto" || truth.system === system; // a router's lambdas are of one column
+    const p = own ? chanceOf(truth.tokens, system === "lm" || !system ? "memory" : system, lambda) : NaN;
+    return Number.isFinite(p) ? `right answer ${percent(p)} %` : "right answer";
+  }
+
+  /** @param {Lambda} lambda @param {string} system */
+  #perplexity(lambda, system) {
     const source = system === "knn" || system === "mixed" ? system : "memory";
-    const ppl = this.steps ? perplexity(this.steps, source, lambda) : NaN;
-    setText(this.value, Number.isFinite(ppl) ? `perplexity ${short(ppl)}` : "perplexity –");
-    this.svg.setAttribute("aria-label",
-      `Perplexity of the text on screen against lambda. ${this.value.textContent}. ` +
-      this.best.textContent);
+    const value = this.steps ? perplexity(this.steps, source, lambda) : NaN;
+    return Number.isFinite(value) ? `perplexity ${short(value)}` : "perplexity –";
   }
 }

@@ -1,9 +1,10 @@
 // @ts-check
-/* The probe: the probability of any typed token at the drawer's position, with one request. */
+/* The probe: the probability of any typed word at the drawer's position, with one request. */
 /** @import { Probed, Probs } from "../core/types.js" */
-import { h, percent, quote, setText, single } from "../core/dom.js";
-import { lambdaAt, mix } from "../core/mix.js";
+import { h, percent, setText, single } from "../core/dom.js";
+import { lambdaAt } from "../core/mix.js";
 import { lambdaOf, page } from "../core/state.js";
+import { chanceOf } from "../core/truth.js";
 
 const COLUMNS = ["lm", "memory", "knn", "fused"];
 
@@ -17,7 +18,7 @@ export class Probe {
     /** @type {number | null} */
     this.waiting = null; // the number of the request without a reply yet
     this.input = h("input", { type: "text", class: "probe-input", maxlength: "40", dir: "auto",
-      placeholder: "type any token", "aria-label": "Probe a token: its first token's probability here",
+      placeholder: "type any word", "aria-label": "Probe a word: its probability here",
       on: { keydown: (event) => this.#pressed(event) } });
     this.button = h("button", { type: "button", class: "pane-tool",
       on: { click: () => this.ask() } }, "Probe");
@@ -26,7 +27,7 @@ export class Probe {
     this.root = h("div", { class: "probe", hidden: true },
       h("div", { class: "probe-row" }, this.input, this.button, this.note),
       h("table", { class: "probe-table", "aria-label": "Probed tokens" }, this.body));
-    /** @type {{ p: Probs, cells: HTMLElement[], root: HTMLElement }[]} */
+    /** @type {{ tokens: Probs[], cells: HTMLElement[], root: HTMLElement }[]} */
     this.rows = [];
   }
 
@@ -81,15 +82,15 @@ export class Probe {
   }
 
   /** @param {NonNullable<Probed["rows"]>[number]} row */
-  #row({ id, text, named, p }) {
+  #row({ id, named, p, tokens }) {
     const cells = COLUMNS.map((c) => h("td", { class: "p", "data-source": c }, percent(p[c])));
-    const whole = text === named ? null : h("span", { class: "lead" }, ` of ${quote(named)}`);
-    return { p, cells, root: h("tr", { "data-token-id": id },
-      h("th", { scope: "row", dir: "auto" }, single(text), whole), cells) };
+    const parts = tokens.length > 1 ? h("span", { class: "lead" }, ` ${tokens.length} tokens`) : null;
+    return { tokens, cells, root: h("tr", { "data-token-id": id },
+      h("th", { scope: "row", dir: "auto" }, single(named), parts), cells) };
   }
 
   /** @param {string} system @param {number} lambda */
   repaint(system, lambda) {
-    for (const { p, cells } of this.rows) setText(cells[3], percent(mix(p, system, lambda)));
+    for (const { tokens, cells } of this.rows) setText(cells[3], percent(chanceOf(tokens.map((p) => ({ p })), system, lambda)));
   }
 }

@@ -136,13 +136,12 @@ export class Answers {
   async *#inspect({ run, text, lmbda, own }, stopped) {
     const store = this.#searched(own);
     const sources = this.model.systems(store).slice(1);
-    must(sources.length > 0, "There is neither a memory nor a datastore to compare with the decoder. Paste a text of your own.");
     const lambdas = Object.fromEntries(sources.map((source) => [source, lmbda ?? this.model.live.settings.lmbda[source] ?? 0.5]));
-    const system = sources[0];
-    const job = inspected(this.model, { text: checkedText(text, "text", MOST_INSPECTED), system, lmbda: lambdas[system], store, stopped });
+    const system = sources[0] ?? "lm";
+    const job = inspected(this.model, { text: checkedText(text, "text", MOST_INSPECTED), system, lmbda: lambdas[system] ?? 0, store, stopped });
     yield { kind: "begin", run, traces: {} };
     for await (const event of job) {
-      if (event.trace) yield { kind: "done", run, traces: { [system]: event.trace }, lmbdas: lambdas };
+      if (event.trace) yield { kind: "done", run, traces: { [system]: event.trace }, lmbdas: sources.length ? lambdas : { lm: 0 } };
       else yield { kind: "progress", run, done: event.done, total: event.total };
     }
   }

@@ -11,7 +11,7 @@ const BACK = 6; // words before the caret at which a name may begin
 /** @typedef {{ start: number, names: Title[] }} Piece */
 
 /** @type {(text: string) => string} */
-const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
+const fold = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().replaceAll("ß", "ss");
 
 /** {start, names} of the longest text before the caret that is the beginning of names.
  * @type {(titles: Title[], before: string) => Piece} */

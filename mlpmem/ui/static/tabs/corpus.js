@@ -1,7 +1,7 @@
 // @ts-check
 /* The Corpus tab: hits, an open document, and the status of a visitor's own datastore. */
 /** @import { Found, OwnText, Packed, Props, Reader, Watch } from "../core/types.js" */
-import { h, inside, isCalm, isFrom, isPhone, megabytes, quote, setText, tabNamed } from "../core/dom.js";
+import { h, inside, isCalm, isFrom, isPhone, megabytes, quote, setText, tabNamed, write } from "../core/dom.js";
 import { groupTag, unpack } from "../core/state.js";
 
 const STRANGERS = "Passages on invented names, most of which occur only once. From them decoder and memory learn " +
@@ -53,7 +53,7 @@ class CorpusView {
     const more = passages.length < count
       ? `The first ${passages.length} of ${count.toLocaleString("en")} passages.` : "";
     this.page.replaceChildren(
-      h("h3", { dir: "auto" }, title, " ", groupTag(group)),
+      h("h2", { dir: "auto" }, title, " ", groupTag(group)),
       group === "stranger" ? h("p", { class: "panel-note" }, STRANGERS) : "",
       more ? h("p", { class: "panel-note" }, more) : "",
       ...passages.map((parts) => h("p", { dir: "auto" }, // every second part is a match
@@ -68,6 +68,15 @@ class CorpusView {
   }
 }
 
+/** Goes to Compare with an empty prompt box, where the visitor's text is searched now. */
+const askOwn = () => {
+  tabNamed("Compare")?.click();
+  const box = document.querySelector("#prompt textarea");
+  if (!(box instanceof HTMLTextAreaElement)) return;
+  write(box, "");
+  window.setTimeout(() => box.focus(), 80);
+};
+
 class Own {
   /** @param {HTMLElement} host */
   constructor(host) {
@@ -79,7 +88,8 @@ class Own {
     this.run = null; // the run that builds a datastore
     this.timer = 0; // timer of the text's expiry
     this.summary = ""; // the line on the stored text
-    host.replaceChildren(this.alert, this.progress, this.line);
+    this.ask = h("button", { type: "button", class: "pane-tool", hidden: true, on: { click: () => askOwn() } }, "Ask it");
+    host.replaceChildren(this.alert, this.progress, this.line, this.ask);
     for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
     document.addEventListener("click", (event) => { if (isFrom(event, "#own-make")) this.#wait(); });
   }
@@ -125,6 +135,7 @@ class Own {
       "and Chat use it now. The memory does not know it, because it was trained earlier." +
       (note ? ` (${note})` : "");
     setText(this.line, this.summary);
+    this.ask.hidden = false;
     window.clearTimeout(this.timer);
     if (seconds) this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
   }
@@ -139,6 +150,7 @@ class Own {
   #gone(text) {
     window.clearTimeout(this.timer);
     this.summary = "";
+    this.ask.hidden = true;
     document.body.removeAttribute("data-own");
     setText(this.line, text);
   }

@@ -119,7 +119,7 @@ class Inspect {
     /** The key of each list's content. @type {Map<Kind, string>} */
     this.listed = new Map();
     this.more = h("div", { class: "inspect-more", hidden: true },
-      h("section", null, h("h4", null, "Negative log-likelihood of every token"), this.lines.root),
+      h("section", null, h("h3", null, "Negative log-likelihood of every token"), this.lines.root),
       h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
@@ -138,7 +138,7 @@ class Inspect {
   /** @param {Kind} kind */
   #list(kind) {
     const body = h("ol", { class: "inspect-list", "data-kind": kind });
-    return { body, root: h("section", null, h("h4", null, TITLES[kind]), body) };
+    return { body, root: h("section", null, h("h3", null, TITLES[kind]), body) };
   }
 
   /** @param {Inspected | null} value */
@@ -151,14 +151,15 @@ class Inspect {
       this.view.head.mark(`${value.done} of ${value.total} tokens`, "progress");
       return;
     }
-    this.progress.hidden = value.kind !== "begin";
+    this.progress.hidden = value.kind !== "begin" && value.kind !== "early";
     if (value.kind === "begin") this.#hide();
-    if (value.kind === "done" && value.run === this.view.run) {
+    if ((value.kind === "done" || value.kind === "early") && value.run === this.view.run) {
       this.lambdas = value.lmbdas ?? {};
       [this.trace] = Object.values(value.traces);
-      this.view.setRunning(false);
+      if (value.kind === "done") this.view.setRunning(false);
       this.mixWith(this.trace.system);
-    } else {
+      if (value.kind === "early") this.view.head.mark("the datastore searches", "progress");
+    } else if (value.kind !== "early") {
       this.view.receive(value);
       if (value.kind === "message") this.#reset();
     }
@@ -192,7 +193,7 @@ class Inspect {
     this.view.chosen = null;
     this.view.head.mark("", "done");
     for (const button of this.sources) {
-      button.hidden = !(String(button.dataset.source) in this.lambdas);
+      button.hidden = source === "lm" || !(String(button.dataset.source) in this.lambdas);
       button.setAttribute("aria-pressed", String(button.dataset.source === source));
     }
     this.optimum = optimum(curveOf(this.trace.steps, source, 100));
@@ -213,10 +214,12 @@ class Inspect {
     const alone = perplexity(steps, system, 0);
     const mixed = perplexity(steps, system, lambda);
     const [target, least] = this.optimum;
-    setText(this.sentence, `Perplexity: decoder ${short(alone)}, mix ` +
+    this.best.hidden = system === "lm";
+    if (system === "lm") setText(this.sentence, `Perplexity of the decoder, alone: ${short(alone)}.`);
+    else setText(this.sentence, `Perplexity: decoder ${short(alone)}, mix ` +
       `${short(mixed)} at λ ${lambdaText(lambda)}, lowest ${short(least)} at λ ` +
-      `${lambdaText(target)}. ⚑ At ${flips} of ${steps.length} tokens the mix's first choice ` +
-      "differs from the decoder's.");
+      `${lambdaText(target)}. At ${flips} of ${steps.length} tokens the mix's first choice ` +
+      "differs from the decoder's (keys n and p).");
     setText(this.best, `Set λ to ${lambdaText(target)}`);
     this.#moves(this.trace, lambda);
   }
@@ -304,9 +307,7 @@ const sample = (move, share, text) => h("span", { class: "legend-item" },
 /** The legend of tint, lines and marks of a scored text. */
 const inspectLegend = () => h("div", { class: "legend", role: "note", "aria-label": "Legend" },
   sample("same", "0.9", "tint: the source's share of the probability"),
-  sample("up", "0", "it helps"), sample("down", "0", "it hurts"),
-  h("span", { class: "legend-item" }, h("b", { "aria-hidden": "true" }, "⚑"),
-    "first choice differs from the decoder's"));
+  sample("up", "0", "it helps"), sample("down", "0", "it hurts"));
 
 /** @type {(element: Element, props: Props<Packed, { example: string }>, watch: Watch) => void} */
 export const mountInspect = (element, props, watch) => {

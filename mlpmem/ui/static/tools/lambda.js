@@ -3,9 +3,20 @@
 /** @import { Lambda, Columns, Props } from "../core/types.js" */
 import { h, inside, lambdaText, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
-import { canRoute, page } from "../core/state.js";
+import { canRoute, nameOf, page } from "../core/state.js";
 import { Curve } from "../drawer/curve.js";
 import { again } from "../view/page.js";
+
+/** @type {never[]} */
+const NONE = [];
+
+/** Whose text a column shows, because a model's own text says little of its quality.
+ * @param {import("../core/types.js").Pane | null | undefined} pane */
+const whoseText = (pane) => {
+  if (!pane?.trace) return "";
+  if (isScored(pane.trace)) return "of your text";
+  return `of its own text (${nameOf(pane.system).short})`;
+};
 
 export class LambdaBar {
   /** Generate sends props.value.lmbda.
@@ -122,10 +133,9 @@ export class LambdaBar {
     const own = page.lambda === null && shown !== "auto" ? shown : null; // the text's, not the bar's
     if (here !== null || own !== null) this.input.value = String(here ?? own);
     this.input.style.setProperty("--at", String(page.lambda ?? Number(this.input.value)));
-    this.curve.draw(trace?.steps ?? [], trace?.steps.length ?? 0);
-    this.curve.mark(shown === "auto" && trace ? trace.lmbda : shown, trace?.system);
+    this.curve.draw(trace?.steps ?? NONE, view?.truth() ?? null, whoseText(pane));
+    this.curve.mark(shown === "auto" && mixed ? mixed.lmbda : shown, trace?.system);
     setText(this.again, `Generate again at λ ${lambdaText(next ?? shown)}`);
-    this.again.setAttribute("aria-label", `Generate again at lambda ${lambdaText(next ?? shown)}`);
     const moved = Boolean(next !== null && !scored && status.ready && view?.shown && view.isOff(next));
     this.again.toggleAttribute("data-offered", moved);
     this.again.tabIndex = moved ? 0 : -1;

@@ -32,11 +32,26 @@ function watchQueue(ask) {
   page.on("pending", () => window.setTimeout(again, PAUSE));
 }
 
+/** Adds a button that copies a snippet. @param {Element} snippet */
+function addCopy(snippet) {
+  const name = snippet.id.replace("snippet-", "");
+  const button = h("button", { type: "button", class: "pane-tool copy", "aria-label": `Copy, ${name}`, on: {
+    click: async () => {
+      await navigator.clipboard.writeText(snippet.textContent ?? "").then(() => setText(button, "Copied"),
+        () => window.getSelection()?.selectAllChildren(snippet)); // without permission, for Ctrl+C
+      window.setTimeout(() => setText(button, "Copy"), 2000);
+    } } }, "Copy");
+  const box = h("div", { class: "snippet-box" });
+  snippet.replaceWith(box);
+  box.append(snippet, button);
+}
+
 /** Puts this page's address into the About tab's examples. @type {(element: Element) => void} */
 export const mountAbout = (element) => {
   for (const node of element.querySelectorAll(".origin")) {
     setText(node, window.location.href.split(/[?#]/)[0]);
   }
+  for (const node of element.querySelectorAll("pre.snippet")) addCopy(node);
 };
 
 /** events.open(text) sends a saved run to the server, events.ask() requests the place; null without a server.

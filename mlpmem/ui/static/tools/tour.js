@@ -1,7 +1,7 @@
 // @ts-check
 /* A tour in five steps with the numbers of the run on screen; it starts by a click only. */
 /** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
-import { h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
+import { digits, h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
 
@@ -79,8 +79,8 @@ const STEPS = [
     const [lm, other] = [step.p.lm, otherOf(step.p, system)];
     if (system === "lm" || other === null) return ["λ mixes the decoder with the memory or the datastore."];
     return [`λ is the weight of the ${nameOf(system).source}. For ${quote(step.s)}:`,
-      `(1 − ${lambdaText(lambda)}) × ${lm.toFixed(3)} + ${lambdaText(lambda)} × ${other.toFixed(3)} = ` +
-      `${mix(step.p, system, lambda).toFixed(3)}.`,
+      `(1 − ${lambdaText(lambda)}) × ${digits(lm)} + ${lambdaText(lambda)} × ${digits(other)} = ` +
+      `${digits(mix(step.p, system, lambda))}.`,
       "Move the slider: every token on screen is mixed again in your browser, without a request."];
   } },
   { title: "The cost", at: ["[data-system=memory].pane .cost", "[data-system=knn].pane .cost"],

@@ -1,9 +1,10 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
-/** @import { How, Lambda, Own } from "../core/types.js" */
-import { h, isPhone } from "../core/dom.js";
+/** @import { How, Lambda, Own, Probs } from "../core/types.js" */
+import { h, hasSheet } from "../core/dom.js";
 import { firstDifference, tokensOf } from "../core/mix.js";
 import { canRoute, kindOf, nameOf, page } from "../core/state.js";
+import { truthOf } from "../core/truth.js";
 import { drawer } from "../drawer/drawer.js";
 import { Pane, legend } from "./panes.js";
 import { Replay } from "./replay.js";
@@ -30,6 +31,10 @@ export class Columns {
     this.run = null;
     /** @type {Own} */
     this.own = "";
+    /** The right answer's tokens as the server scored them. @type {Probs[] | null} */
+    this.asked = null;
+    /** The unticked neighbours, by the entries of a position's list. @type {Map<string, Set<number>>} */
+    this.unticked = new Map();
     this.shown = false; // on the open tab
     /** The selected token. @type {{ system: string, index: number } | null} */
     this.chosen = null;
@@ -45,16 +50,26 @@ export class Columns {
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });
     this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
-      "Select a token to see the distributions of decoder, memory and datastore there."));
+      "Select a word to see what decoder, memory and datastore say there."));
     const key = legend();
     if (this.ask) key.append(tally().root);
-    host.replaceChildren(this.alert, this.head.root, this.columns, key, this.tree.root,
+    const details = h("button", { type: "button", class: "link-button details-button", "aria-expanded": "false", on: {
+      click: () => details.setAttribute("aria-expanded", String(this.columns.toggleAttribute("data-details"))) } },
+    "Tools, times and sizes");
+    host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.live);
     this.usual = options.systems;
     this.setSystems(options.systems);
     page.on("lambda", () => this.repaint());
     page.on("status", () => this.explain());
     new ResizeObserver(() => this.#turned()).observe(host);
+  }
+
+  /** The right answer's tokens, null where it is not known or not complete on screen. */
+  truth() {
+    const traces = [...this.panes.values()].flatMap(({ trace, system }) =>
+      (trace && !["tuned", "memory", "rag"].includes(kindOf(system)) ? [trace] : []));
+    return truthOf(traces, this.head.answers, this.asked);
   }
 
   /** Creates the panes of a run's columns; the default panes stay if the run has no other columns.
@@ -96,16 +111,17 @@ export class Columns {
     return [...systems.filter((s) => s !== "lm"), ...systems.filter((s) => s === "lm")];
   }
 
-  /** Opens the drawer at the first token that differs from the decoder's. */
+  /** Opens the drawer at the first token that differs from the decoder's: a tuned decoder's if there is
+   * one, because the run is about it, else that of the first column that differs. */
   openAtDifference() {
     const base = this.panes.get("lm")?.trace;
-    for (const system of this.#mixedFirst()) {
-      const trace = this.panes.get(system)?.trace;
-      if (!trace?.steps.length) continue;
-      const at = base ? firstDifference(base.steps, trace.steps) : 0;
-      this.select(system, Math.max(0, at), "page");
-      return;
-    }
+    const places = this.#mixedFirst().flatMap((system) => {
+      const steps = this.panes.get(system)?.trace?.steps;
+      return steps?.length ? [{ system, at: base ? firstDifference(base.steps, steps) : 0 }] : [];
+    });
+    const other = places.filter(({ at }) => at >= 0);
+    const place = other.find(({ system }) => kindOf(system) === "tuned") ?? other[0] ?? places[0];
+    if (place) this.select(place.system, Math.max(0, place.at), "page");
   }
 
   /** @param {string} system @param {number} index @param {How} how */
@@ -118,6 +134,7 @@ export class Columns {
     this.chosen = { system, index };
     pane.strip.select(index, how === "key" || how === "pointer");
     drawer().show(this, pane, index);
+    pane.strip.reveal();
     page.emit("view", this);
   }
 
@@ -153,7 +170,7 @@ export class Columns {
     if (shown === this.shown) return;
     this.shown = shown;
     document.body.toggleAttribute("data-still", !page.views.some((view) => view.shown));
-    if (shown && this.chosen && !isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
+    if (shown && this.chosen && !hasSheet()) this.select(this.chosen.system, this.chosen.index, "page");
     page.emit("view", this);
   }
 

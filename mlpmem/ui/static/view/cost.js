@@ -3,6 +3,7 @@
 /** @import { Cost, Opening, Trace } from "../core/types.js" */
 import { h, megabytes, setText, short } from "../core/dom.js";
 import { partsOf } from "../core/mix.js";
+import { kindOf } from "../core/state.js";
 
 /** @type {{ [source: string]: string }} */
 const TIME = { lm: "decoder_ms", memory: "memory_ms", knn: "search_ms" };
@@ -13,6 +14,7 @@ const NAME = { lm: "decoder", memory: "memory", knn: "datastore", rag: "passages
 
 /** One source's share, in milliseconds or bytes. @typedef {{ source: string, value: number }} Part */
 /** @typedef {{ time: Part[], size: Part[], once?: number, weighed?: number }} Costs */
+/** @typedef {{ time: number, size: number, decoder: number | null }} Scale */
 
 /** @param {string} system @param {Cost | undefined} cost @param {{ [source: string]: string }} table @returns {Part[]} */
 function parts(system, cost, table) {
@@ -21,12 +23,17 @@ function parts(system, cost, table) {
     .filter((part) => Number.isFinite(part.value));
 }
 
+/** Tokens per second with two significant digits or more. @type {(ms: number) => string} */
+export const rate = (ms) => (ms <= 100 ? String(Math.round(1000 / ms)) : Number((1000 / ms).toPrecision(2)).toString());
+
 /** @type {(list: Part[]) => number} */
 const total = (list) => list.reduce((sum, part) => sum + part.value, 0);
 
-/** The parts of a trace's cost, decoder first. @type {(trace: Opening & Partial<Trace>) => Costs} */
-export const costOf = (trace) => ({
-  time: parts(trace.system, trace.cost, TIME),
+/** The parts of a trace's cost, decoder first. decoder is its milliseconds in all columns, null for the
+ * trace's own. @type {(trace: Opening & Partial<Trace>, decoder?: number | null) => Costs} */
+export const costOf = (trace, decoder = null) => ({
+  time: parts(trace.system, trace.cost, TIME)
+    .map((part) => (part.source === "lm" && decoder !== null ? { ...part, value: decoder } : part)),
   size: [...parts(trace.system, trace.cost, SIZE),
     { source: "rag", value: trace.cost?.passages_bytes ?? NaN }].filter((p) => Number.isFinite(p.value)),
   once: trace.cost?.retrieval_ms, // retrieval, before the first token
@@ -49,12 +56,12 @@ export class CostRow {
   }
 
   /** Shows a cost; `scale` has the largest time and size of all columns.
-   * @param {Costs} cost @param {{ time: number, size: number }} scale */
+   * @param {Costs} cost @param {Scale} scale */
   render(cost, scale) {
     const ms = total(cost.time);
     const bytes = total(cost.size);
     const known = cost.time.length > 0;
-    setText(this.time.text, known ? `${Math.round(1000 / ms)} tokens/s` : "");
+    setText(this.time.text, known ? `${rate(ms)} tokens/s` : "");
     setText(this.time.detail, cost.time
       .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
       .join(" + ") + (cost.once !== undefined ? ` · retrieved in ${short(cost.once)} ms` : "") +
@@ -75,9 +82,13 @@ export class CostRow {
   }
 }
 
-/** The largest totals of several traces, for one scale in all columns.
- * @type {(traces: (Opening & Partial<Trace>)[]) => { time: number, size: number }} */
-export const costScale = (traces) => ({
-  time: Math.max(0, ...traces.map((t) => total(costOf(t).time))),
-  size: Math.max(0, ...traces.map((t) => total(costOf(t).size))),
-});
+/** One scale for all columns: the largest totals, and the decoder's least time. The same decoder's
+ * times differ by the size of the batch and by chance, which say nothing about a column.
+ * @type {(traces: { [system: string]: Opening & Partial<Trace> }) => Scale} */
+export const costScale = (traces) => {
+  const rows = Object.entries(traces).map(([name, trace]) => ({ trace, tuned: kindOf(name) === "tuned" }));
+  const times = rows.flatMap(({ trace, tuned }) => (tuned ? [] : [trace.cost?.decoder_ms ?? NaN])).filter(Number.isFinite);
+  const decoder = times.length ? Math.min(...times) : null;
+  const costs = rows.map(({ trace, tuned }) => costOf(trace, tuned ? null : decoder));
+  return { decoder, time: Math.max(0, ...costs.map((c) => total(c.time))), size: Math.max(0, ...costs.map((c) => total(c.size))) };
+};

@@ -18,6 +18,15 @@ const BUTTONS = {
 /** @type {(view: TokenView | null, name: "go" | "again" | "stop") => void} */
 const press = (view, name) => click(BUTTONS[view?.prefix ?? ""]?.[name]);
 
+/** Disables Stop unless its view runs; a moment later, because a disabled button's click is lost. */
+const settleStops = () => window.setTimeout(() => {
+  for (const view of page.views) {
+    const stop = document.getElementById(BUTTONS[view.prefix]?.stop);
+    if (stop instanceof HTMLButtonElement) stop.disabled = !view.running;
+  }
+});
+for (const name of /** @type {const} */ (["pending", "ended", "view", "status"])) page.on(name, settleStops);
+
 /** props.prefix starts the panes' ids; props.systems names the panes, or every run does.
  *  props.records has each system's measured accuracies. With ask(request) the panes have the buttons
  *  that need a model; undo() repeats the last question as typed.
@@ -32,7 +41,9 @@ export const mountView = (element, props, watch, ask = null, undo = null) => {
   });
   if (!drawer().root.isConnected) view.slot.append(drawer().root);
   watch("value", () => view.receive(unpack(props.value)));
-  view.receive(unpack(props.value));
+  const linked = new URLSearchParams(window.location.search).has("q") && view.prefix === "pane-";
+  document.body.toggleAttribute("data-linked", linked); // until the link's own question arrives
+  if (!linked) view.receive(unpack(props.value));
 };
 
 /** Generates the prompt on screen again at the bar's lambda; the box may have another prompt. */
@@ -65,9 +76,15 @@ function guard(event) {
   event.stopImmediatePropagation();
   event.preventDefault();
   const here = page.activeView();
-  if (here && here !== running) setText(here.alert, "A run is in progress on another tab. Wait for it, or stop it with Esc.");
+  const where = here === running ? "" : " on another tab";
+  if (here) setText(here.alert, `${BUSY}${where}. Wait for it, or stop it with Esc.`);
   return false;
 }
+
+const BUSY = "A run is in progress";
+page.on("ended", () => {
+  for (const { alert } of page.views) if (alert.textContent.startsWith(BUSY)) setText(alert, "");
+});
 
 /** @param {Event} event */
 function start(event) {

@@ -57,15 +57,15 @@ export const legend = () => h("div", { class: "legend", role: "note", "aria-labe
   h("span", { class: "legend-item", "data-for": "scrub" },
     h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));
 
-const RECORD = "Measured in held-out wordings. New: facts that the decoder never saw. Known: facts " +
+const RECORD = "Accuracy, measured in held-out wordings. New: facts that the decoder never saw. Known: facts " +
   "that only the decoder was trained on. Mixed at the column's own lambda or the router's. See Results.";
 
 /** A system's accuracy on [new, known] facts, as a line's children.
  * @type {(shares: [number, number] | undefined) => (string | HTMLElement)[]} */
 const measured = (shares) => {
   if (!shares) return [];
-  const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)} %`));
-  return ["Accuracy: new facts ", fresh, ", known facts ", known];
+  const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)}\u00a0%`));
+  return ["New facts ", fresh, ", known ", known];
 };
 
 export class Pane {
@@ -82,20 +82,23 @@ export class Pane {
     this.verdict = h("span", { class: "verdict" });
     this.note = h("p", { class: "pane-note" });
     this.empty = h("p", { class: "pane-empty" });
+    /** The first token of a scored text, which has no probability because nothing precedes it. */
+    this.unscored = h("span", { class: "unscored", dir: "auto", title: "Nothing precedes the first token, so it has no probability" });
     this.caption = h("p", { class: "pane-caption" }, CAPTIONS[system] || "");
     this.record = h("p", { class: "pane-record", title: RECORD });
     this.read = new PassageNote();
     this.cost = new CostRow();
     this.inspect = h("button", { type: "button", class: "pane-tool", hidden: true,
+      "aria-label": `Inspect, ${nameOf(system).title}`,
       on: { click: () => page.inspect?.(`${this.trace?.prompt}${this.trace?.text}`) } }, "Inspect");
-    this.tools = h("div", { class: "pane-tools" });
-    const title = h("h3", { class: "pane-title" },
+    this.tools = h("div", { class: "pane-tools" }, this.inspect);
+    const title = h("h2", { class: "pane-title" },
       h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
-      h("span", null, nameOf(system).title), this.verdict, this.inspect);
+      h("span", null, nameOf(system).title), this.verdict);
     this.root = h("section", { id, class: "pane", "data-system": system,
       "data-hue": kindOf(system), "aria-label": nameOf(system).title },
     title, this.caption, this.record, this.read.root,
-    h("div", { class: "pane-body" }, this.empty, this.strip.root), this.note, this.tools,
+    h("div", { class: "pane-body" }, this.empty, this.unscored, this.strip.root), this.note, this.tools,
     this.cost.root);
   }
 
@@ -122,7 +125,7 @@ export class Pane {
     setText(this.empty, "");
     setText(this.note, "");
     this.#judge(false);
-    this.cost.render({ time: [], size: [] }, { time: 0, size: 0 });
+    this.root.dataset.priced = "no"; // the last run's cost stays, faint, so that nothing jumps
   }
 
   /** Shows why this column is empty. @param {string} text */
@@ -154,7 +157,7 @@ export class Pane {
   }
 
   /** Shows the complete `trace` of a finished generation in place of the partial one.
-   * @param {Shown} trace @param {{ time: number, size: number }} scale */
+   * @param {Shown} trace @param {import("./cost.js").Scale} scale */
   finish(trace, scale) {
     const have = this.trace ? this.trace.steps.length : 0;
     if (!this.trace || have > trace.steps.length) {
@@ -166,13 +169,21 @@ export class Pane {
     this.trace = { ...trace };
     this.#recall();
     setText(this.empty, "");
+    setText(this.unscored, isScored(trace) ? trace.prompt ?? "" : "");
     if (trace.finish === "eos") this.strip.markEnd();
     this.root.dataset.state = "done";
     const base = ["", "mixed"].includes(kindOf(this.system)); // columns that Inspect supports
     this.inspect.hidden = !base || !page.inspect || isScored(trace);
     if (kindOf(this.system) === "rag") this.read.show(trace);
     this.#judge(true);
-    this.cost.render(costOf(trace), scale);
+    this.price(scale);
+  }
+
+  /** Shows the finished text's cost. @param {import("./cost.js").Scale} scale */
+  price(scale) {
+    if (!this.trace?.cost) return;
+    this.root.dataset.priced = "yes";
+    this.cost.render(costOf(this.trace, kindOf(this.system) === "tuned" ? null : scale.decoder), scale);
   }
 
   /** Replaces the text by another whole one; their common beginning stays on screen.

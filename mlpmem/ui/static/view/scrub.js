@@ -3,7 +3,7 @@
 /** @import { Scrubbed, ScrubText, Shown, Step, TokenView, Trace, ValueOf } from "../core/types.js" */
 import { h, setText, short } from "../core/dom.js";
 import { mix } from "../core/mix.js";
-import { page } from "../core/state.js";
+import { nameOf, page } from "../core/state.js";
 
 /** Restores the steps that a text shares with an earlier one.
  * @param {ScrubText[]} texts @returns {Scrubbed[]} */
@@ -67,6 +67,7 @@ export class Scrub {
   row(system) {
     const button = h("button", { type: "button", class: "small-button", title:
       "Generate this text at λ 0, 0.1 … 1, then select one with the slider",
+    "aria-label": `Scrub λ, ${nameOf(system).title}`,
     on: { click: () => this.start(system) } }, "Scrub λ");
     const line = h("p", { class: "scrub-line", role: "status" });
     const ticks = h("div", { class: "scrub-ticks", "aria-hidden": "true", hidden: true });

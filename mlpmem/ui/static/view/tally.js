@@ -3,7 +3,7 @@
 /** @import { Pane } from "../core/types.js" */
 import { h, setText } from "../core/dom.js";
 import { SOURCES } from "../core/mix.js";
-import { kindOf, nameOf } from "../core/state.js";
+import { nameOf } from "../core/state.js";
 
 const KEY = "mlpmem-tally";
 const MOST = 500; // stored questions
@@ -23,6 +23,8 @@ function read() {
 class Tally {
   constructor() {
     this.rows = read(); // one row per question
+    /** The columns of the last question, null before the first. @type {string[] | null} */
+    this.shown = null;
     this.stored = false; // whether the browser stores data
     this.text = h("span", { class: "tally-text" });
     this.root = h("p", { class: "tally", hidden: true }, this.text,
@@ -31,20 +33,22 @@ class Tally {
     this.#render();
   }
 
-  /** Counts the columns' answers to a question, the first time only.
+  /** Counts each column's first answer to a question.
    * @param {string} prompt @param {Map<string, Pane>} panes */
   count(prompt, panes) {
     if (this.stored) this.rows = read(); // another tab may have added rows
-    if (this.rows.some(([question]) => question === prompt)) return;
     /** @type {{ [system: string]: boolean }} */
     const right = {};
     for (const [system, pane] of panes) {
       const judged = pane.verdict.dataset.right;
       if (judged) right[system] = judged === "true";
     }
+    if (!Object.keys(right).length) return;
+    this.shown = Object.keys(right);
+    const before = this.rows.find(([question]) => question === prompt)?.[1] ?? {};
     /** @type {Row} */
-    const row = [prompt, right];
-    this.#store([...this.rows, row].slice(-MOST));
+    const row = [prompt, { ...right, ...before }];
+    this.#store([...this.rows.filter(([question]) => question !== prompt), row].slice(-MOST));
   }
 
   /** @param {Row[]} rows */
@@ -57,16 +61,14 @@ class Tally {
     this.#render();
   }
 
+  /** One count of questions for all columns: those that every shown column answered. */
   #render() {
-    const n = this.rows.length;
-    this.root.hidden = !n;
-    const extra = this.rows.flatMap(([, right]) => Object.keys(right)).filter((s) => kindOf(s));
-    const parts = [...new Set([...SOURCES, ...extra])].map((system) => {
-      const answered = this.rows.filter(([, right]) => system in right);
-      const count = answered.filter(([, right]) => right[system] === true).length;
-      return answered.length ? `${nameOf(system).short} ${count}/${answered.length}` : "";
-    });
-    setText(this.text, `Right so far: ${parts.filter(Boolean).join(" · ")}`);
+    const shown = this.shown ?? SOURCES.filter((system) => this.rows.some(([, right]) => system in right));
+    const rows = this.rows.filter(([, right]) => shown.every((system) => system in right));
+    this.root.hidden = !rows.length || !shown.length;
+    const parts = shown.map((system) =>
+      `${nameOf(system).short} ${rows.filter(([, right]) => right[system] === true).length}`);
+    setText(this.text, `Right so far, of ${rows.length} ${rows.length === 1 ? "question" : "questions"}: ${parts.join(" · ")}`);
   }
 }
 

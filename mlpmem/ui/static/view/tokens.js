@@ -1,22 +1,14 @@
 // @ts-check
 /* The tokens of one column: a listbox with one tab stop, arrow keys, colours and marks. */
 /** @import { How, Lambda, Shown, Step } from "../core/types.js" */
-import { glyph, h, lambdaText, percent, quote } from "../core/dom.js";
+import { h, isEnd, lambdaText, percent } from "../core/dom.js";
 import { creditOf, flipsOf, givenOf, isScored, lambdaAt, mix, shareOf } from "../core/mix.js";
+import { isPart, named, pieces } from "../core/pieces.js";
 import { inline, nameOf } from "../core/state.js";
 
 /** @typedef {"same" | "up" | "down"} Move */
 const STRONG = 4; // nats of credit with full colour: a factor of 55
 const WEAK = 0.15; // nats of credit below which a token is not coloured
-
-/** A token's text with a mark and a break for each line end; an indent after the last one is kept.
- * @param {string} text */
-function lined(text) {
-  const lines = text.split("\n");
-  if (lines.length === 1) return [glyph(text)];
-  const rest = lines.pop() ?? "";
-  return [...lines.flatMap((line) => [line && glyph(line), "↵\n"]), rest.trim() ? glyph(rest) : rest];
-}
 
 const BARE = /^[\s\uFFFD]*$/; // a token without a visible character
 
@@ -30,6 +22,8 @@ export class TokenStrip {
     this.nodes = [];
     /** The key of each token's last painting. @type {WeakMap<HTMLElement, string>} */
     this.painted = new WeakMap();
+    /** The node that shows a part's whole character. @type {WeakMap<HTMLElement, HTMLElement>} */
+    this.whole = new WeakMap();
     this.selected = -1;
     this.root = h("div", {
       class: "strip", role: "listbox", dir: "auto", "data-system": system,
@@ -65,8 +59,18 @@ export class TokenStrip {
       const node = this.#build(step);
       if (!this.nodes.length) node.tabIndex = 0;
       else if (this.#leads(step)) this.root.append(" ");
+      if (!isPart(step.s)) this.#complete(node);
       this.nodes.push(node);
       this.root.append(node);
+    }
+  }
+
+  /** Empties the tokens before the one that completes their character, which shows it whole.
+   * @param {HTMLElement} whole */
+  #complete(whole) {
+    for (let i = this.nodes.length - 1; i >= 0 && this.nodes[i].dataset.part !== undefined; i -= 1) {
+      this.nodes[i].replaceChildren();
+      this.whole.set(this.nodes[i], whole);
     }
   }
 
@@ -81,8 +85,11 @@ export class TokenStrip {
     const node = h("span", {
       class: "token", role: "option", tabindex: "-1", "aria-selected": "false",
       "data-index": step.i, "data-token-id": step.id,
-    }, ...lined(this.#leads(step) ? step.s.slice(1) : step.s));
+    }, pieces(this.#leads(step) ? step.s.slice(1) : step.s).map((piece) =>
+      (typeof piece === "string" ? piece : h("span", { class: "sign", "aria-hidden": "true" }, piece.sign))));
     if (BARE.test(step.s)) node.dataset.bare = "";
+    if (isPart(step.s)) node.dataset.part = "";
+    if (isEnd(step.s)) node.dataset.end = "";
     return node;
   }
 
@@ -139,7 +146,8 @@ export class TokenStrip {
     const own = trace.system === "lm" ? "" : `, ${moved} by the ${nameOf(trace.system).source}`;
     const changed = trace.changed?.has(step.i) ? ", changed" : "";
     const chosen = lambda === "auto" ? `, lambda ${weight.toFixed(2)}` : "";
-    return `${quote(step.s)}, ${fused} per cent${own}${chosen}${changed}`;
+    const name = named(trace.steps.map((one) => one.s), step.i);
+    return `${name}, ${fused} per cent${own}${chosen}${changed}`;
   }
 
   /** Marks the tokens that a document is evidence for; null removes the marks.
@@ -153,13 +161,22 @@ export class TokenStrip {
    * @param {number} index @param {boolean} [focus] */
   select(index, focus) {
     const old = this.nodes[this.selected];
-    if (old) old.setAttribute("aria-selected", "false");
+    if (old) {
+      old.setAttribute("aria-selected", "false");
+      this.whole.get(old)?.removeAttribute("data-held");
+    }
     this.selected = index;
     const node = this.nodes[index];
     if (!node) return;
     for (const other of this.nodes) other.tabIndex = other === node ? 0 : -1;
     node.setAttribute("aria-selected", "true");
+    this.whole.get(node)?.setAttribute("data-held", "");
     if (focus) node.focus({ preventScroll: false });
+  }
+
+  /** Scrolls the selected token into view, next to a sheet's upper edge if it would be covered. */
+  reveal() {
+    this.nodes[this.selected]?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }
 
   /** @param {MouseEvent} event */

@@ -32,7 +32,7 @@ export class Tree {
     this.forth = button("↷ Redo", () => this.redo());
     this.list = h("ul", { class: "tree-list" });
     this.root = h("section", { class: "tree", "aria-label": "Branches", hidden: true },
-      h("div", { class: "tree-head" }, h("h4", null, "Branches"), this.back, this.forth),
+      h("div", { class: "tree-head" }, h("h3", null, "Branches"), this.back, this.forth),
       this.list);
     this.render();
   }

@@ -7,8 +7,8 @@
  * weights run after the others: "wait" is a column's loading message, "column" opens it, "part" has whole traces of
  * finished columns, "failed" is a column's error.
  */
-/** @import { Opening, Own, Pane, Request, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
-import { isPhone, setText } from "../core/dom.js";
+/** @import { Opening, Own, Pane, Request, Settings, Shown, Step, Traces, Value, ValueOf } from "../core/types.js" */
+import { hasSheet, setText } from "../core/dom.js";
 import { isScored } from "../core/mix.js";
 import { OWN_CAPTIONS, introduceTraces, kindOf, nameOf, page } from "../core/state.js";
 import { Columns } from "./columns.js";
@@ -40,7 +40,7 @@ export class TokenView extends Columns {
     if (value.kind === "message") this.say(value.text);
     else if (value.kind === "recorded") this.showRecorded(value);
     else if (value.kind === "begin") this.begin(value);
-    else if (value.kind === "invite") this.invite();
+    else if (value.kind === "invite") this.invite(value);
     else if (value.kind === "opened") this.#opened(value);
     else if (value.kind === "linked") this.#linked(value);
     else if (value.kind === "scrub" || value.kind === "scrubbed") this.scrub.receive(value);
@@ -72,6 +72,7 @@ export class TokenView extends Columns {
   /** @param {Value} value @param {string} badge */
   open(value, badge) {
     setText(this.alert, "");
+    if (!("branch" in value && value.branch)) this.asked = null;
     this.head.show(value, badge);
   }
 
@@ -79,6 +80,7 @@ export class TokenView extends Columns {
   showRecorded(value, badge = "recorded") {
     this.replay.cancel();
     this.tree.clear();
+    this.unticked.clear();
     this.name(value.run);
     this.open(value, badge);
     this.setRunning(false);
@@ -96,6 +98,7 @@ export class TokenView extends Columns {
   /** Opens a permalink: runs it, shows its recording, or waits for the model.
    * @param {ValueOf<"linked">} value */
   #linked(value) {
+    document.body.removeAttribute("data-linked");
     page.bar?.set(value.lmbda);
     if (value.traces && !value.ready) {
       this.showRecorded({ ...value, traces: value.traces });
@@ -125,6 +128,7 @@ export class TokenView extends Columns {
   /** @param {ValueOf<"begin">} value */
   begin(value) {
     if (!value.branch) {
+      this.unticked.clear();
       this.finished = null;
       this.tree.clear();
     }
@@ -164,7 +168,7 @@ export class TokenView extends Columns {
 
   /** Shows the finished columns of a run in progress. @param {Traces} traces */
   part(traces) {
-    const scale = costScale(Object.values(traces));
+    const scale = costScale(traces);
     for (const [name, trace] of Object.entries(traces)) this.panes.get(name)?.finish(trace, scale);
     this.repaint();
   }
@@ -176,9 +180,19 @@ export class TokenView extends Columns {
     else this.hold(texts, "failed");
   }
 
-  /** Presses Generate for the prompt of an example. */
-  invite() {
-    window.setTimeout(() => document.getElementById("generate")?.click(), 60);
+  /** Runs the prompt of an example: by Generate, or in columns of its own, which later runs do not have.
+   * @param {{ prompt?: string, systems?: string[] }} [example] */
+  invite({ prompt, systems } = {}) {
+    if (prompt && systems) {
+      this.own = "";
+      this.#repeat(prompt, systems, {});
+    } else window.setTimeout(() => document.getElementById("generate")?.click(), 60);
+  }
+
+  /** Runs a prompt as it is typed. @param {string} typed @param {string[]} systems @param {Settings} settings */
+  #repeat(typed, systems, settings) {
+    this.request({ kind: "typed", run: this.run || "", system: systems[0], systems, typed,
+      lmbda: page.auto ? "auto" : page.lambda, settings, forced: [] });
   }
 
   /** Generate was pressed: until the first value arrives, the run is in the queue. */
@@ -230,6 +244,7 @@ export class TokenView extends Columns {
     }
     this.setRunning(false);
     this.growing = null;
+    if (!growing) this.asked = value.truth ?? null;
     this.complete(value.traces, growing);
     const { answers, about } = this.head;
     if (!growing && answers.length && this.ask) tally().count(about.prompt ?? "", this.panes);
@@ -253,10 +268,8 @@ export class TokenView extends Columns {
       return;
     }
     const traces = this.finished ?? {};
-    const [system] = Object.keys(traces);
-    if (!system) return;
-    this.request({ kind: "typed", run: this.run || "", system, systems: Object.keys(traces), typed,
-      lmbda: page.auto ? "auto" : page.lambda, settings: traces[system].settings, forced: [] });
+    const [first] = Object.values(traces);
+    if (first) this.#repeat(typed, Object.keys(traces), first.settings);
   }
 
   /** Shows whole traces, judges the answers, and opens the drawer at a difference.
@@ -264,14 +277,16 @@ export class TokenView extends Columns {
   complete(traces, grown = null) {
     this.finished = grown ? { ...this.finished, ...traces } : traces;
     this.replay.offer();
-    const scale = costScale(Object.values(this.finished));
+    const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
+    for (const pane of this.panes.values()) pane.price(scale);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();
-    const texts = Object.entries(traces).map(([s, t]) => `${nameOf(s).title}: ${t.text}`);
+    const texts = Object.entries(traces).map(([s, t]) =>
+      [`${nameOf(s).title}: ${t.text}`, this.panes.get(s)?.verdict.textContent?.slice(2)].filter(Boolean).join(", "));
     if (!Object.values(traces).some(isScored)) setText(this.live, texts.join(". "));
-    if (isPhone()) return;
+    if (hasSheet()) return;
     if (grown) this.select(grown.system, grown.index, "key");
     else if (!this.chosen) this.openAtDifference();
   }
@@ -303,7 +318,7 @@ export class TokenView extends Columns {
    * @param {Pane} pane @param {Shown} trace */
   #restore(pane, trace) {
     pane.reset(trace, this.head.answers);
-    if (trace.finish) pane.finish(trace, costScale(Object.values(this.finished || {})));
+    if (trace.finish) pane.finish(trace, costScale(this.finished || {}));
     else pane.append(trace.steps);
     pane.interrupt();
     this.replay.offer();

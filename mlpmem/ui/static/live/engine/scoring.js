@@ -49,25 +49,44 @@ export const inspected = async function* (model, { text, system, lmbda, store, s
   yield { trace };
 };
 
-/** The probability of a text's first token after ids, by source: with a space before it, and as written.
+/** The probability of a word after ids, by source: with a space before it, and as written.
  * @param {Model} model @param {number[]} ids @param {string} text @param {Store | null} store */
 export async function probed(model, ids, text, store) {
   must(ids.length > 0 && ids.length < model.positions, "The position is no longer known. Choose a token again.");
-  const { D } = model.decoder.shape;
-  let states = null;
-  for (states of model.read(ids, model.decoder.cache())) await breathe();
-  must(states !== null, "The position is no longer known. Choose a token again.");
-  const last = { hidden: states.hidden.slice(-D), features: states.features.slice(-D) };
-  const [{ logs }] = model.positionsOf(last, store);
-  /** @type {Map<number, string>} */
-  const tokens = new Map();
+  /** @type {Map<string, { named: string, tokens: number[] }>} */
+  const words = new Map();
   for (const named of [/^\p{White_Space}/u.test(text) ? text : ` ${text}`, text]) {
-    const [id] = continuation(model, named);
-    if (id !== undefined && !tokens.has(id)) tokens.set(id, named);
+    const tokens = continuation(model, named);
+    if (tokens.length && !words.has(tokens.join())) words.set(tokens.join(), { named, tokens });
   }
-  /** @type {(id: number) => Probs} */
-  const probs = (id) => ({ lm: 0, ...Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, Math.exp(log[id])])) });
-  return [...tokens].map(([id, named]) => ({ id, text: model.tokenizer.pieces[id], named, p: probs(id) }));
+  const rows = [];
+  for (const { named, tokens } of words.values()) {
+    const probs = await follow(model, ids, tokens, store);
+    const p = probs.reduce((whole, token) => /** @type {Probs} */ (Object.fromEntries(
+      Object.entries(token).map(([source, value]) => [source, (whole[source] ?? 1) * (value ?? 0)]))), { lm: 1 });
+    rows.push({ id: tokens[0], named, p, tokens: probs });
+  }
+  return rows;
+}
+
+/** Every token's probability by source after ids and the tokens before it.
+ * @param {Model} model @param {number[]} ids @param {number[]} tokens @param {Store | null} store */
+async function follow(model, ids, tokens, store) {
+  /** @type {Probs[]} */
+  const found = [];
+  const context = [...ids, ...tokens.slice(0, -1)];
+  must(context.length < model.positions, "The word is too long here. Write a shorter one.");
+  let at = 0;
+  for (const states of model.read(context, model.decoder.cache())) {
+    for (const { logs } of model.positionsOf(states, store)) {
+      const id = tokens[at - ids.length + 1];
+      at += 1;
+      if (id === undefined) continue;
+      found.push({ lm: 0, ...Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, Math.exp(log[id])])) });
+    }
+    await breathe();
+  }
+  return found;
 }
 
 /** The ids of a text as it goes on from another. @param {Model} model @param {string} text */

@@ -1,0 +1,136 @@
+"""Accessibility in a browser: axe-core on every tab and state, and what it cannot see."""
+
+from pathlib import Path
+
+import pytest
+from test_feel import tabs_of
+from test_page import BOOK, generate, set_lambda
+
+AXE = Path(__file__).parents[1] / "js" / "node_modules" / "axe-core" / "axe.min.js"
+RUN = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
+  .flatMap(({ id, impact, nodes }) => nodes.map((node) =>
+    `${id} (${impact}): ${node.target.join(' ')} ${node.failureSummary.split('\\n')[1] ?? ''}`))"""
+
+
+@pytest.fixture
+def audit(visit):
+    """Return audit(page, state), which adds axe's findings to a list that must stay empty."""
+    if not AXE.is_file():
+        pytest.skip("no axe-core: npm ci --prefix tests/js")
+    found = {}
+
+    def check(page, state):
+        if not page.evaluate("Boolean(window.axe)"):
+            page.evaluate(AXE.read_text("utf-8"))
+        page.wait_for_timeout(250)  # a fade
+        if violations := page.evaluate(RUN):
+            found[state] = violations
+
+    yield check
+    lines = [f"{state}: {one}" for state, rows in found.items() for one in rows]
+    assert not lines, "\n".join(lines)
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
+    page = visit(dark=dark, phone=phone)
+    audit(page, "loaded")
+    page.fill("#prompt textarea", "slow")
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory .strip:has-text('tock')")
+    audit(page, "running")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#pane-memory[data-state=stopped]")
+    audit(page, "stopped")
+    generate(page, BOOK)
+    page.click("#pane-memory .token >> nth=0")
+    page.uncheck("#drawer .neighbour-use >> nth=0")
+    audit(page, "drawer")
+    set_lambda(page, "0.1")
+    audit(page, "another lambda")
+    page.click(".share-button")
+    audit(page, "share")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Escape")
+    page.click("#options > button")
+    audit(page, "options")
+    page.click(".tour-button")
+    audit(page, "tour")
+    page.keyboard.press("Escape")
+    for name in tabs_of(page)[1:]:
+        page.evaluate(
+            "name => [...document.querySelectorAll('#tabs [role=tab]')]"
+            ".find((tab) => tab.textContent.trim() === name).click()",
+            name,
+        )
+        page.wait_for_timeout(600)
+        audit(page, name)
+        if name == "Inspect":
+            page.click(".inspect-empty button")
+            page.wait_for_selector("#inspect-pane-memory[data-state=done]")
+            audit(page, "inspected")
+
+
+def test_skip_links_reach_the_slider_and_the_tabs(visit):
+    page = visit()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the tab"
+    assert page.locator(".skips a >> nth=0").bounding_box()["y"] >= 0
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "lambda"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("MLPMEM.page.lambda") is not None
+
+
+def test_like_controls_have_distinct_names(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.click("#pane-memory .token >> nth=0")
+    names = page.eval_on_selector_all(
+        "#compare-view :is(button, input, [role=listbox], section)",
+        """nodes => nodes.filter((n) => n.checkVisibility())
+          .map((n) => n.getAttribute('aria-label') || n.textContent).filter((n) => n)""",
+    )
+    entries = [name for name in names if "neighbour" not in name and "Corpus" not in name]
+    titles = {name for name in entries if name == "The Salt Ledger (book)" or "Harrow" in name}
+    rest = [name for name in entries if name not in titles]
+    assert len(rest) == len(set(rest)), sorted(rest)
+
+
+def test_the_answers_and_whether_they_are_right_are_announced(visit):
+    page = visit()
+    generate(page, BOOK)
+    spoken = page.evaluate(
+        "document.querySelector('#compare-view > * .unseen[aria-live]').textContent"
+    )
+    assert "Decoder only: Martin Holt, wrong" in spoken.replace("  ", " ")
+    assert "With memory: Odalys Wren, right" in spoken.replace("  ", " ")
+
+
+def test_at_twice_the_size_the_bar_is_low_and_still_works(visit):
+    page = visit()
+    page.set_viewport_size({"width": 640, "height": 430})  # 1280 x 860 at 200 %
+    page.wait_for_timeout(200)
+    assert page.locator(".dock").bounding_box()["height"] <= 0.15 * 430
+    box = page.locator("#lambda").bounding_box()
+    assert box["width"] >= 120 and box["y"] + box["height"] <= 430
+    set_lambda(page, "0.2")
+    assert page.is_visible(".again")
+    inside = page.locator(".again").bounding_box()
+    assert inside["x"] + inside["width"] <= 640
+
+
+def test_a_phone_shows_the_three_answers_first(visit):
+    page = visit(phone=True)
+    generate(page, BOOK)
+    page.evaluate("window.scrollTo(0, 0)")
+    dock = page.locator(".dock").bounding_box()["y"]
+    for system in ("lm", "memory", "knn"):
+        strip = page.locator(f"#pane-{system} .strip").bounding_box()
+        assert 0 < strip["y"] and strip["y"] + strip["height"] <= dock, system
+    groups = page.locator(".group-button")
+    for i in range(groups.count()):
+        box = groups.nth(i).bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390, "no group is cut at the edge"

@@ -1,0 +1,78 @@
+"""Where the token drawer stands: beside the columns, or a sheet above the lambda bar."""
+
+import fake
+import pytest
+from test_page import BOOK, generate, overflow
+
+CHOSEN = "[aria-selected=true].token"
+BOXES = """(names) => names.map((name) => {
+  const { left, right, top, bottom } = document.querySelector(name).getBoundingClientRect();
+  return { left, right, top, bottom };
+})"""
+WIDE = ((1440, 900), (1280, 860), (1280, 720))
+NARROW = ((1024, 768), (390, 844))
+
+
+def boxes(page):
+    page.wait_for_timeout(300)  # a sheet rises
+    return page.evaluate(BOXES, ["#drawer", ".dock", ".panes", CHOSEN])
+
+
+@pytest.mark.parametrize("size", WIDE, ids=str)
+def test_the_drawer_opens_beside_the_columns_above_the_fold(visit, size):
+    page = visit()
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    generate(page, BOOK)
+    page.click("#pane-memory .token >> nth=0")
+    for key in (None, "ArrowRight", "ArrowRight", "End"):
+        if key:
+            page.keyboard.press(key)
+        drawer, dock, panes, token = boxes(page)
+        assert drawer["left"] >= panes["right"], "it covers no column"
+        assert 0 <= drawer["top"] < drawer["bottom"] <= dock["top"]
+        assert drawer["bottom"] - drawer["top"] >= 240
+        assert 0 <= token["top"] and token["bottom"] <= dock["top"]
+    page.mouse.wheel(0, 400)
+    drawer, dock, _, _ = boxes(page)
+    assert drawer["bottom"] <= dock["top"] + 1
+    assert overflow(page) <= 0
+
+
+@pytest.mark.parametrize("size", NARROW, ids=str)
+def test_a_sheet_leaves_the_chosen_token_in_sight(visit, size):
+    page = visit(phone=size[0] < 640)
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    generate(page, "The river Aldermere rises in the")
+    assert not page.is_visible("#drawer"), "it covers nothing before a token is chosen"
+    page.click("#pane-knn .token >> nth=0")
+    for key in (None, "ArrowRight", "End", "Home"):
+        if key:
+            page.keyboard.press(key)
+        drawer, dock, _, token = boxes(page)
+        assert token["bottom"] <= drawer["top"] + 1 and token["top"] >= 0
+        assert abs(drawer["bottom"] - dock["top"]) <= 1
+    page.keyboard.press("Escape")
+    assert not page.is_visible("#drawer") and overflow(page) <= 0
+
+
+@pytest.mark.parametrize("size", (*WIDE, *NARROW), ids=str)
+def test_a_chosen_candidate_is_whole_and_no_number_is_on_a_bar(visit, size):
+    page = visit(phone=size[0] < 640)
+    page.set_viewport_size(dict(zip(("width", "height"), size, strict=True)))
+    generate(page, fake.ask("What is the capital of Peru?"))
+    page.click("#pane-knn .token >> nth=0")
+    cut, across = page.evaluate(
+        """() => {
+          const cut = [...document.querySelectorAll('.candidates th')]
+            .filter((cell) => cell.scrollWidth > cell.clientWidth + 1)
+            .map((cell) => cell.textContent);
+          const across = [...document.querySelectorAll('.candidates td > span')].filter((cell) => {
+            const [bar, text] = ['i', 'b']
+              .map((name) => cell.querySelector(name).getBoundingClientRect());
+            return bar.width && bar.right > text.left && bar.left < text.right
+              && bar.bottom > text.top + 2 && bar.top < text.bottom - 2;
+          }).length;
+          return [cut, across];
+        }"""
+    )
+    assert cut == [] and across == 0

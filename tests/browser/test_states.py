@@ -1,0 +1,88 @@
+"""The page at load, while it runs and when it is done: nothing raw, false or jumping."""
+
+import fake
+from test_page import BOOK, generate
+
+HEIGHTS = "() => [...document.querySelectorAll('#compare-view .pane')].map((p) => p.offsetHeight)"
+WATCH = """() => {
+  window.seen = { raw: 0, heights: new Set() };
+  const look = () => {
+    const view = document.querySelector('#compare-view');
+    for (const node of view.querySelectorAll('.token, .candidates th')) {
+      if (/<\\/s>/.test(node.textContent + node.getAttribute('aria-label'))) window.seen.raw += 1;
+    }
+    window.seen.heights.add(document.querySelector('#pane-memory').offsetHeight);
+  };
+  new MutationObserver(look).observe(document.querySelector('#compare-view'),
+    { subtree: true, childList: true, attributes: true });
+}"""
+
+
+def test_no_raw_end_token_and_no_jump_between_running_and_done(visit):
+    page = visit()
+    generate(page, BOOK)
+    page.wait_for_timeout(300)
+    before = page.evaluate(HEIGHTS)
+    page.evaluate(WATCH)
+    page.fill("#prompt textarea", fake.ask("In which town was Ilka Brandt born?"))
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory[data-state=running], #pane-memory[data-state=done]")
+    page.wait_for_selector("#pane-memory .token[data-end]")
+    page.wait_for_function("document.querySelector('#pane-memory').dataset.state === 'done'")
+    page.wait_for_timeout(300)
+    assert page.evaluate(HEIGHTS) == before
+    seen = page.evaluate("({ raw: window.seen.raw, heights: [...window.seen.heights] })")
+    assert seen["raw"] == 0 and len(seen["heights"]) == 1
+    label = page.get_attribute("#pane-memory .token[data-end]", "aria-label")
+    assert label.startswith("“end”, ")
+
+
+def test_a_linked_question_is_the_only_one_shown(visit):
+    page = visit(query="q=Question%3A%20What%20is%20the%20capital%20of%20Peru%3F%20Answer%3A")
+    page.wait_for_selector("#pane-memory[data-state=done]")
+    assert page.inner_text(".asked") == fake.ask("What is the capital of Peru?")
+    page.add_init_script(
+        """new MutationObserver(() => {
+          const text = document.querySelector('#compare-view .asked')?.textContent;
+          window.asked ||= [];
+          if (text && !window.asked.includes(text)) window.asked.push(text);
+        }).observe(document, { subtree: true, childList: true, characterData: true });"""
+    )
+    page.reload()
+    page.wait_for_selector("#pane-memory[data-state=done]")
+    assert page.evaluate("window.asked") == [fake.ask("What is the capital of Peru?")]
+
+
+def test_the_state_is_never_called_loading_after_it_is_ready(visit):
+    page = visit()
+    page.add_init_script(
+        """new MutationObserver(() => {
+          const chip = document.querySelector('#status .chip')?.textContent;
+          window.chips ||= [];
+          if (chip && !window.chips.includes(chip)) window.chips.push(chip);
+        }).observe(document, { subtree: true, childList: true, characterData: true });"""
+    )
+    page.reload()
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    assert page.evaluate("window.chips") == ["connecting", "ready"]
+
+
+def test_the_slider_stays_where_it_is_when_auto_arrives(visit):
+    page = visit()
+    at = lambda: page.locator("#lambda").bounding_box()  # noqa: E731
+    with_auto = at()
+    page.evaluate("MLPMEM.page.status.auto = []; MLPMEM.page.emit('status', MLPMEM.page.status)")
+    assert not page.is_visible("#lambda-auto")
+    assert at() == with_auto
+
+
+def test_enter_during_a_run_says_why_nothing_starts(visit):
+    page = visit()
+    page.fill("#prompt textarea", "slow")
+    page.click("#generate")
+    page.wait_for_selector("#pane-memory .strip:has-text('tock')")
+    page.press("#prompt textarea", "Enter")
+    assert "A run is in progress" in page.inner_text("#compare-view .alert")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#pane-memory[data-state=stopped]")
+    assert page.inner_text("#compare-view .alert") == ""

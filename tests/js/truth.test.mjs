@@ -1,0 +1,35 @@
+/* The right answer's probability against lambda. */
+import assert from "node:assert/strict";
+import test from "node:test";
+import { chanceOf, chancesOf, highest, truthOf } from "../../mlpmem/ui/static/core/truth.js";
+
+const step = (s, lm, memory, more = {}) => ({ s, p: { lm, memory, knn: 0.5 }, ...more });
+const trace = (system, steps, finish = "eos") => ({ system, steps, finish, lmbda: 0.5 });
+const WRONG = trace("lm", [step(" 1752", 0.9, 0.1), step("</s>", 1, 1)]);
+const RIGHT = trace("memory", [step(" North", 0.1, 0.8), step(" America", 0.5, 1), step("</s>", 1, 1)]);
+
+test("a right column's tokens are the answer's, however wrong the others are", () => {
+  const truth = truthOf([WRONG, RIGHT], ["North America"], null);
+  assert.equal(truth.tokens.length, 2);
+  assert.ok(Math.abs(chanceOf(truth.tokens, "memory", 0) - 0.1 * 0.5) < 1e-12);
+  assert.ok(Math.abs(chanceOf(truth.tokens, "memory", 1) - 0.8) < 1e-12);
+  assert.ok(Math.abs(chanceOf(truth.tokens, "memory", 0.5) - 0.45 * 0.75) < 1e-12);
+  assert.deepEqual(highest(chancesOf(truth.tokens, "memory", 10))[0], 1);
+});
+
+test("without a right column the server's numbers stand, and without those there is none", () => {
+  assert.equal(truthOf([WRONG], ["1911"], null), null);
+  assert.equal(chanceOf(truthOf([WRONG], ["1911"], [{ lm: 0.25, memory: 0.75 }]).tokens, "memory", 0.5), 0.5);
+  assert.equal(truthOf([RIGHT], [], [{ lm: 1 }]), null);
+});
+
+test("a longer word does not begin with the answer", () => {
+  const longer = trace("knn", [step(" Lima", 0.5, 0.5), step("ssol", 0.5, 0.5)], "length");
+  assert.equal(truthOf([longer], ["Lima"], null), null);
+});
+
+test("auto takes each token's own lambda, and has no value where there is none", () => {
+  const routed = trace("memory", [step(" W", 0.2, 0.6, { lmbda: 1 })]);
+  assert.equal(chanceOf(truthOf([routed], ["W"], null).tokens, "memory", "auto"), 0.6);
+  assert.ok(Number.isNaN(chanceOf([{ p: { lm: 0.2, memory: 0.6 } }], "memory", "auto")));
+});
