@@ -17,7 +17,7 @@ from mlpmem.ui import modules
 STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
-    "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
+    "core/base", "view/panes", "circuit/circuit", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
     "tabs/corpus", "view/asks", "tools/tools",
 )  # fmt: skip
 
@@ -86,6 +86,15 @@ def token_view(
         "records": records or {},
     }
     return part(packed(value), "view-host", mount, **fields, **kwargs)
+
+
+def circuit(context: bool, **kwargs: Any) -> gr.HTML:
+    """Return the picture of one token's way through decoder, memory, datastore and valve.
+
+    context tells whether the memory also reads the context vector.
+    """
+    mount = "MLPMEM.mountCircuit(element, props);"
+    return part(None, "circuit-host", mount, context=context, **kwargs)
 
 
 def lambda_bar(**kwargs: Any) -> gr.HTML:

@@ -38,6 +38,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
+    components.circuit(shared.recorded.context, elem_id="circuit")
     view = components.token_view(
         _shown(shared, first), "pane-", list(SOURCES), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",

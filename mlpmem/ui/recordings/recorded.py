@@ -32,6 +32,7 @@ class Recorded:
     results: dict | None = None
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
+    context: bool = False  # the memory also reads the words so far
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
 
     def as_prompt(self, text: str) -> str:
@@ -128,6 +129,7 @@ def read(bundle: Path) -> Recorded:
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
+        context=bool(_object(value(bundle / "memory" / "config.json")).get("context")),
         questions_form=bool(manifest) and asks_questions(manifest),
     )
 

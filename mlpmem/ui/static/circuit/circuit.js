@@ -1,0 +1,234 @@
+// @ts-check
+/* The living circuit: prompt, frozen decoder, three pipes from its hidden state, the valve, the word.
+ *
+ * Its boxes are HTML, which the style sheet puts in a row or in a column; stage.js draws the pipes
+ * between them. A pipe is as wide as its source's probability of the word that is being written. */
+/** @import { Columns, Pane, Props, Shown, Source, TokenView } from "../core/types.js" */
+/** @import { Flow, Pipe } from "./flow.js" */
+import { h, inside, percent, quote, setText, single } from "../core/dom.js";
+import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
+import { inline, lambdaOf, nameOf, page } from "../core/state.js";
+import { drawer } from "../drawer/drawer.js";
+import { answersOf, flowOf, spoken } from "./flow.js";
+import { Race } from "./race.js";
+import { Stage } from "./stage.js";
+
+const TAIL = 120; // characters of the words so far
+const SHORT = 12; // tokens of an answer whose whole probability is shown
+const MOST = 4; // answers that race
+/** @type {{ [source: string]: [string, string] }} */
+const BOXES = {
+  lm: ["Decoder's head", "its own guess"],
+  memory: ["Memory", "answers at once, looks nothing up"],
+  knn: ["Datastore", "searches for similar places"],
+};
+
+/** The end of a text, with a mark where it was cut. @type {(text: string) => string} */
+const tail = (text) => {
+  const letters = [...text];
+  return letters.length > TAIL ? `…${letters.slice(-TAIL).join("")}` : text;
+};
+
+/** @typedef {{ root: HTMLButtonElement, says: HTMLElement, gate: HTMLElement }} SourceBox */
+
+export class Circuit {
+  /** context tells whether the memory also reads the words so far.
+   * @param {HTMLElement} host @param {boolean} context */
+  constructor(host, context) {
+    this.context = context;
+    /** @type {TokenView | null} */
+    this.view = null;
+    /** The token on screen, if it was chosen here. @type {{ system: string, index: number } | null} */
+    this.own = null;
+    this.key = ""; // of the token on screen
+    this.written = h("span", { class: "circuit-words", dir: "auto" });
+    this.words = h("div", { class: "circuit-box words" }, h("small", null, "the words so far"), this.written);
+    this.decoder = h("div", { class: "circuit-box frozen" }, h("b", null, "Decoder"), h("small", null, "frozen"),
+      h("i", { "aria-hidden": "true" }), h("i", { "aria-hidden": "true" }), h("i", { "aria-hidden": "true" }));
+    this.sources = /** @type {{ [source: string]: SourceBox }} */ (
+      Object.fromEntries(SOURCES.map((source) => [source, this.#source(source)])));
+    this.cards = h("ul", { class: "circuit-cards", "aria-label": "Passages that the datastore found" });
+    this.lambda = h("b");
+    this.valve = h("button", { type: "button", class: "valve", title: "Move λ",
+      on: { click: () => document.getElementById("lambda")?.focus() } }, "λ ", this.lambda);
+    this.word = h("b", { class: "out-word", dir: "auto" });
+    this.fused = h("span", { class: "out-p" });
+    this.race = new Race();
+    this.output = h("div", { class: "circuit-box output" },
+      h("p", { class: "out-line" }, this.word, this.fused), this.race.root);
+    const boxes = { words: this.words, decoder: this.decoder, valve: this.valve, output: this.output,
+      ...Object.fromEntries(SOURCES.map((source) => [source, this.sources[source].root])) };
+    this.stage = new Stage(boxes, (source) => this.#open(source));
+    this.spoken = h("p", { class: "unseen", id: "circuit-text" });
+    this.place = h("span", { class: "circuit-place" });
+    this.choice = h("div", { class: "circuit-systems", role: "group", "aria-label": "Column in the circuit" });
+    this.root = h("section", { class: "circuit", "aria-label": "How the next word is made",
+      "aria-describedby": "circuit-text", hidden: true }, this.#head(), this.spoken,
+    h("div", { class: "circuit-stage" }, this.stage.root, this.words, this.decoder,
+      SOURCES.map((source) => this.#slot(source)), this.valve, this.output));
+    host.replaceChildren(this.root);
+    page.on("view", (view) => this.#seen(view));
+    new ResizeObserver(() => this.#fit()).observe(this.root);
+  }
+
+  #head() {
+    /** @type {(label: string, text: string, by: number) => HTMLElement} */
+    const button = (label, text, by) => h("button", { type: "button", class: "icon-button",
+      "aria-label": label, on: { click: () => this.#step(by) } }, text);
+    return h("header", { class: "circuit-head" }, h("h3", null, "How this word is made"), this.choice,
+      h("span", { class: "circuit-steps" }, button("Previous token in the circuit", "‹", -1), this.place,
+        button("Next token in the circuit", "›", 1)));
+  }
+
+  /** @param {Source} source @returns {SourceBox} */
+  #source(source) {
+    const [name, about] = BOXES[source];
+    const says = h("span", { class: "box-says", dir: "auto" });
+    const gate = h("span", { class: "box-gate" });
+    const root = h("button", { type: "button", class: "circuit-box source", "data-source": source,
+      on: { click: () => this.#open(source) } },
+    h("span", { class: "box-name" }, h("span", { class: "swatch", "data-source": source, "aria-hidden": "true" }),
+      h("b", null, name), h("small", null, about)), says);
+    return { root, says, gate };
+  }
+
+  /** @param {Source} source */
+  #slot(source) {
+    const { root, gate } = this.sources[source];
+    return h("div", { class: "circuit-slot", "data-source": source }, root, gate,
+      source === "knn" ? this.cards : "");
+  }
+
+  /** Shows the view of the Compare tab. @param {Columns} view */
+  #seen(view) {
+    if (view.prefix !== "pane-") return;
+    this.view = /** @type {TokenView} */ (view);
+    if (view.chosen) this.own = null;
+    this.repaint();
+  }
+
+  /** The column and token on screen: the drawer's, the one chosen here, the last one of a run in
+   * progress, or the first that differs from the decoder's. @param {TokenView} view */
+  #now(view) {
+    const place = view.chosen ?? this.own;
+    const pane = (place && view.panes.get(place.system)) || view.focusPane();
+    const steps = pane?.trace?.steps ?? [];
+    if (!pane || !steps.length) return null;
+    if (place?.system === pane.system && steps[place.index]) return { pane, index: place.index };
+    if (view.running || view.replay.playing) return { pane, index: steps.length - 1 };
+    const base = view.panes.get("lm")?.trace;
+    return { pane, index: base && base !== pane.trace ? Math.max(0, firstDifference(base.steps, steps)) : 0 };
+  }
+
+  repaint() {
+    const { view } = this;
+    const now = view && this.#now(view);
+    this.root.hidden = !now;
+    if (!view || !now?.pane.trace) return;
+    const { pane, index } = now;
+    const trace = /** @type {Shown} */ (pane.trace);
+    const flow = flowOf(trace, index, lambdaOf(trace));
+    if (!flow) return;
+    const step = trace.steps[index];
+    const key = `${view.run} ${pane.system} ${index} ${step.id} ${step.s}`;
+    const fresh = key !== this.key;
+    this.key = key;
+    if (fresh) this.#write(view, pane, flow);
+    this.#mix(view, pane, trace, flow);
+    if (fresh) {
+      this.#fit();
+      this.stage.pulse();
+    } else if (this.stage.at.output) this.stage.paint(flow);
+    this.flow = flow;
+  }
+
+  /** Writes what depends on the token only. @param {TokenView} view @param {Pane} pane @param {Flow} flow */
+  #write(view, pane, flow) {
+    setText(this.written, tail(`${view.head.about.prompt ?? ""}${flow.before}`));
+    setText(this.place, `token ${flow.index + 1} of ${flow.count}`);
+    this.word.replaceChildren(...single(flow.text));
+    for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says);
+    this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
+      title: `${card.title}: …${card.left}${card.target}${card.right}…` },
+    h("span", { dir: "auto" }, `…${card.left.slice(-34)}`, h("mark", null, card.target.replace(/^ ?/, " "))),
+    h("small", { dir: "auto" }, card.title))));
+    const shown = [...view.panes.values()].filter((one) => one.trace?.steps.length);
+    this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
+      class: "circuit-system", "data-system": one.system, "aria-pressed": String(one === pane),
+      on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).title)) : []));
+  }
+
+  /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says */
+  #say(box, source, says) {
+    const [name] = BOXES[source];
+    box.says.replaceChildren(...(says ? [h("b", null, ...single(says.text)), ` ${percent(says.p)} %`]
+      : [source === "knn" ? "not ready" : "none here"]));
+    box.root.disabled = !says;
+    box.root.setAttribute("aria-label", says
+      ? `${name}: ${quote(says.text)}, ${percent(says.p)} per cent. Open its candidates` : `${name}: no answer`);
+  }
+
+  /** Writes what also depends on lambda. @param {TokenView} view @param {Pane} pane @param {Shown} trace
+   * @param {Flow} flow */
+  #mix(view, pane, trace, flow) {
+    const alone = flow.system === "lm";
+    setText(this.lambda, alone ? "–" : flow.lambda.toFixed(2));
+    setText(this.fused, `${percent(flow.fused)} %`);
+    for (const { source, p, weight } of flow.pipes) {
+      setText(this.sources[source].gate, p === null ? "" : `${percent(p)} %${weight ? ` × ${weight.toFixed(2)}` : ""}`);
+    }
+    const scrubbed = view.tree.current.get(pane.system)?.scrub;
+    const whole = scrubbed && scrubbed.kinds <= MOST && scrubbed.kinds > 1 &&
+      scrubbed.texts.every((text) => text.steps.length <= SHORT);
+    if (whole) {
+      const lambda = lambdaAt(trace.steps[0], lambdaOf(trace.fixed ? { ...trace, fixed: false } : trace));
+      this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers);
+    } else this.race.show(flow.rivals, []);
+    setText(this.spoken, `${spoken(flow)} Column: ${inline(pane.system)}.`);
+  }
+
+  /** Draws the pipes again after the layout changed. */
+  #fit() {
+    if (!this.flow && !this.key) return;
+    if (!this.stage.measure()) return;
+    this.stage.before(this.context);
+    const { view } = this;
+    const now = view && this.#now(view);
+    const trace = now?.pane.trace;
+    const flow = trace && flowOf(trace, now.index, lambdaOf(trace));
+    if (flow) this.stage.paint(flow);
+  }
+
+  /** Shows a token; the drawer follows if it is open. @param {string} system @param {number} index */
+  #show(system, index) {
+    const { view } = this;
+    const count = view?.panes.get(system)?.trace?.steps.length ?? 0;
+    if (!view || !count) return;
+    const at = Math.max(0, Math.min(count - 1, index));
+    if (view.chosen) view.select(system, at, "drawer");
+    else {
+      this.own = { system, index: at };
+      this.repaint();
+    }
+  }
+
+  /** @param {number} by */
+  #step(by) {
+    const now = this.view && this.#now(this.view);
+    if (now) this.#show(now.pane.system, now.index + by);
+  }
+
+  /** Opens the drawer at the token on screen, with a source's column marked. @param {Source} source */
+  #open(source) {
+    const now = this.view && this.#now(this.view);
+    if (!this.view || !now) return;
+    this.view.select(now.pane.system, now.index, "page");
+    drawer().root.dataset.focus = source;
+  }
+}
+
+/** props.context tells whether the memory also reads the words so far.
+ * @type {(element: Element, props: Props<object, { context?: boolean }>) => void} */
+export const mountCircuit = (element, props) => {
+  new Circuit(inside(element, ".circuit-host"), Boolean(props.context));
+};
