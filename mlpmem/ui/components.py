@@ -17,7 +17,7 @@ from mlpmem.ui import modules
 STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
-    "core/base", "view/panes", "circuit/circuit", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
+    "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
     "tabs/corpus", "view/asks", "tools/tools",
 )  # fmt: skip
 

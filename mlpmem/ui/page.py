@@ -18,7 +18,7 @@ from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
 from mlpmem.ui.openai import routes as programs
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
-from mlpmem.ui.recordings import words
+from mlpmem.ui.recordings import value, words
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
@@ -71,7 +71,8 @@ def build(service: Service, recorded: Recorded) -> gr.Blocks:
     with Guarded(title=TITLE, analytics_enabled=False) as page:
         page.gate = gate
         with gr.Row(elem_classes="top-row"):
-            components.static(MASTHEAD, elem_id="masthead")
+            masthead = MASTHEAD.replace("<!-- value -->", value.markup(recorded))
+            components.static(masthead, elem_id="masthead")
             status = components.status(service.payload(recorded.defaults()), elem_id="status")
             tools = components.tools(elem_id="tools")
         lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)

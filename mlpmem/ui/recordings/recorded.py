@@ -19,6 +19,7 @@ from mlpmem.retrieval.text_search import STRANGER
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
 UNTRAINED = ("test", "unseen")  # wordings that are in no training text
 MAX_TITLES = 5000  # titles sent to the page
+MAX_NAME = 40  # characters of a bundle's name
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Recorded:
     results: dict | None = None
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
+    name: str = ""  # the bundle's
+    decoder: dict = field(default_factory=dict)  # its config.json
     context: bool = False  # the memory also reads the words so far
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
 
@@ -129,6 +132,8 @@ def read(bundle: Path) -> Recorded:
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
+        name=str(manifest.get("name") or "")[:MAX_NAME],
+        decoder=_object(value(bundle / "decoder" / "config.json")),
         context=bool(_object(value(bundle / "memory" / "config.json")).get("context")),
         questions_form=bool(manifest) and asks_questions(manifest),
     )

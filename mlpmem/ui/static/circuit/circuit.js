@@ -5,7 +5,7 @@
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
 /** @import { Columns, Pane, Props, Shown, Source, TokenView } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
-import { h, inside, percent, quote, setText, single } from "../core/dom.js";
+import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
 import { inline, lambdaOf, nameOf, page } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
@@ -14,6 +14,7 @@ import { Race } from "./race.js";
 import { Stage } from "./stage.js";
 
 const TAIL = 120; // characters of the words so far
+const BEFORE = 40; // characters of a passage before its next token
 const SHORT = 12; // tokens of an answer whose whole probability is shown
 const MOST = 4; // answers that race
 /** @type {{ [source: string]: [string, string] }} */
@@ -22,6 +23,9 @@ const BOXES = {
   memory: ["Memory", "answers at once, looks nothing up"],
   knn: ["Datastore", "searches for similar places"],
 };
+
+/** A token as a word of its own. @type {(text: string) => string} */
+const word = (text) => glyph(text).trim() || glyph(text);
 
 /** The end of a text, with a mark where it was cut. @type {(text: string) => string} */
 const tail = (text) => {
@@ -146,11 +150,11 @@ export class Circuit {
   #write(view, pane, flow) {
     setText(this.written, tail(`${view.head.about.prompt ?? ""}${flow.before}`));
     setText(this.place, `token ${flow.index + 1} of ${flow.count}`);
-    this.word.replaceChildren(...single(flow.text));
+    setText(this.word, word(flow.text));
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
-    h("span", { dir: "auto" }, `…${card.left.slice(-34)}`, h("mark", null, card.target.replace(/^ ?/, " "))),
+    h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target))),
     h("small", { dir: "auto" }, card.title))));
     const shown = [...view.panes.values()].filter((one) => one.trace?.steps.length);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
@@ -161,7 +165,7 @@ export class Circuit {
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says */
   #say(box, source, says) {
     const [name] = BOXES[source];
-    box.says.replaceChildren(...(says ? [h("b", null, ...single(says.text)), ` ${percent(says.p)} %`]
+    box.says.replaceChildren(...(says ? [h("b", null, word(says.text)), ` ${percent(says.p)} %`]
       : [source === "knn" ? "not ready" : "none here"]));
     box.root.disabled = !says;
     box.root.setAttribute("aria-label", says

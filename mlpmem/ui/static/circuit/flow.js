@@ -4,10 +4,10 @@
 import { percent, quote } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix, neighbourOf, partsOf, ranked } from "../core/mix.js";
 
-const CARDS = 3; // neighbours that fly in
+const CARDS = 2; // neighbours that fly in
 const RIVALS = 3; // candidates or answers whose bars race
 
-/** A source's likeliest token. @typedef {{ text: string, p: number }} Saying */
+/** A source's likeliest token. @typedef {{ id: number, text: string, p: number }} Saying */
 /** One pipe: the source's probability of the token being written, its weight in the mix, and what
  * it says itself. p is null for a source without an answer.
  * @typedef {{ source: Source, p: number | null, weight: number, share: number, says: Saying | null }} Pipe */
@@ -20,9 +20,9 @@ const RIVALS = 3; // candidates or answers whose bars race
 export const says = (step, source) => {
   /** @type {Saying | null} */
   let best = null;
-  for (const { text, p } of step.cand.map(candidateOf)) {
+  for (const { id, text, p } of step.cand.map(candidateOf)) {
     const own = p[source];
-    if (own !== null && own !== undefined && own > (best?.p ?? -1)) best = { text, p: own };
+    if (own !== null && own !== undefined && own > (best?.p ?? -1)) best = { id, text, p: own };
   }
   return best;
 };
@@ -44,14 +44,14 @@ const cardsOf = (step) => {
   return [...found.values()].slice(0, CARDS);
 };
 
-/** The written token and its strongest rivals: every source's likeliest, then the mix's.
+/** The tokens that race, in an order that lambda does not change much: each source's likeliest first.
  * @type {(step: Step, system: string, lambda: number) => Rival[]} */
 const tokensOf = (step, system, lambda) => {
   const rows = ranked(step, system, lambda);
-  const wanted = [step.s, ...["lm", ...partsOf(system)].map((source) =>
-    says(step, /** @type {Source} */ (source))?.text), ...rows.map((row) => row.text)];
-  const names = [...new Set(wanted.filter((text) => text !== undefined))].slice(0, RIVALS);
-  return rows.filter((row) => names.includes(row.text))
+  const wanted = [...["lm", ...partsOf(system)].map((source) =>
+    says(step, /** @type {Source} */ (source))?.id), step.id, ...rows.map((row) => row.id)];
+  const ids = [...new Set(wanted)].slice(0, RIVALS);
+  return ids.flatMap((id) => rows.filter((row) => row.id === id))
     .map((row) => ({ text: row.text, p: row.fused, written: row.id === step.id }));
 };
 
