@@ -22,6 +22,7 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
+from mlpmem.ui.recordings.recorder import completed
 from train.files import read_json
 from train.run.kinds import kind_of
 from train.run.stage import StageContext, finished_manifest
@@ -56,7 +57,7 @@ def make_bundle(context: StageContext) -> dict:
         results=results,
         examples=content.examples,
         questions=content.questions,
-        traces=content.recorded,
+        traces=[completed(model, row) for row in content.recorded],
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
         form=_form(model.decoder, kind.has_questions),

@@ -16,6 +16,7 @@ from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
+from mlpmem.ui.recordings.recorder import shared_steps
 from mlpmem.ui.recordings.words import words
 from mlpmem.ui.request import columns, inputs, stream
 
@@ -253,29 +254,6 @@ def _scrub(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> It
         elif time.perf_counter() - last >= PERIOD:
             last = time.perf_counter()
             yield {"kind": "scrub", **own, "tokens": tokens}
-
-
-def shared_steps(traces: list[dict]) -> list[dict]:
-    """Return the traces without steps that they share with an earlier one.
-
-    "like" is the index of an earlier trace, "kept" the number of its first steps that the trace
-    shares; "steps" has the rest. Neighbouring lambdas give similar texts, and a step is large.
-    """
-    compact = []
-    for trace in traces:
-        ids = [step["id"] for step in trace["steps"]]
-        pairs = ((_common(ids, traces[i]), -i) for i in range(len(compact)))
-        kept, like = max(pairs, default=(0, 0))
-        compact.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
-    return compact
-
-
-def _common(ids: list[int], trace: dict) -> int:
-    """Return the number of first tokens that a trace shares with ids."""
-    for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
-        if a != step["id"]:
-            return n
-    return min(len(ids), len(trace["steps"]))
 
 
 def guarded(shared: Shared, data: Any, own: Any = "") -> Iterator[dict]:

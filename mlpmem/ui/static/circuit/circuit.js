@@ -3,11 +3,11 @@
  *
  * Its boxes are HTML, which the style sheet puts in a row or in a column; stage.js draws the pipes
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
-/** @import { Columns, Pane, Props, Shown, Source, TokenView } from "../core/types.js" */
+/** @import { Columns, Lambda, Pane, Props, Shown, Source, Step, TokenView } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
 import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
-import { inline, lambdaOf, nameOf, page } from "../core/state.js";
+import { inline, nameOf, page } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { answersOf, flowOf, spoken } from "./flow.js";
 import { Race } from "./race.js";
@@ -19,9 +19,32 @@ const SHORT = 12; // tokens of an answer whose whole probability is shown
 const MOST = 4; // answers that race
 /** @type {{ [source: string]: [string, string] }} */
 const BOXES = {
-  lm: ["Decoder's head", "its own guess"],
+  lm: ["Head", "the decoder's own guess"],
   memory: ["Memory", "answers at once, looks nothing up"],
   knn: ["Datastore", "searches for similar places"],
+};
+
+/** The lambda that the page mixes a trace at: the slider's, also between a scrubbed text's.
+ * @type {(trace: Shown) => Lambda} */
+const mixed = (trace) => page.lambda ?? trace.lmbda;
+
+/** The id of the token that ends a column's text, null if it does not end so.
+ * @type {(view: TokenView, pane: Pane) => number | null} */
+const endOf = (view, pane) => {
+  const whole = pane.trace?.fixed ? pane.trace : view.finished?.[pane.system];
+  return whole?.finish === "eos" ? whole.steps.at(-1)?.id ?? null : null;
+};
+
+/** The letters of a token's word before and after it; a space begins a word.
+ * @type {(steps: Step[], index: number, end: number | null) => [string, string]} */
+const around = (steps, index, end) => {
+  let first = index;
+  while (first > 0 && !/^\s/.test(steps[first].s) && !/\s$/.test(steps[first - 1].s)) first -= 1;
+  let last = index + 1;
+  while (last < steps.length && steps[last].id !== end && !/^\s/.test(steps[last].s)) last += 1;
+  /** @type {(list: Step[]) => string} */
+  const text = (list) => list.map((step) => step.s).join("");
+  return [text(steps.slice(first, index)), text(steps.slice(index + 1, last))];
 };
 
 /** A token as a word of its own. @type {(text: string) => string} */
@@ -69,7 +92,7 @@ export class Circuit {
     this.root = h("section", { class: "circuit", "aria-label": "How the next word is made",
       "aria-describedby": "circuit-text", hidden: true }, this.#head(), this.spoken,
     h("div", { class: "circuit-stage" }, this.stage.root, this.words, this.decoder,
-      SOURCES.map((source) => this.#slot(source)), this.valve, this.output));
+      SOURCES.map((source) => this.#slot(source)), this.cards, this.valve, this.output));
     host.replaceChildren(this.root);
     page.on("view", (view) => this.#seen(view));
     new ResizeObserver(() => this.#fit()).observe(this.root);
@@ -99,8 +122,7 @@ export class Circuit {
   /** @param {Source} source */
   #slot(source) {
     const { root, gate } = this.sources[source];
-    return h("div", { class: "circuit-slot", "data-source": source }, root, gate,
-      source === "knn" ? this.cards : "");
+    return h("div", { class: "circuit-slot", "data-source": source }, root, gate);
   }
 
   /** Shows the view of the Compare tab. @param {Columns} view */
@@ -119,7 +141,9 @@ export class Circuit {
     const steps = pane?.trace?.steps ?? [];
     if (!pane || !steps.length) return null;
     if (place?.system === pane.system && steps[place.index]) return { pane, index: place.index };
-    if (view.running || view.replay.playing) return { pane, index: steps.length - 1 };
+    if (view.running || view.replay.playing) {
+      return { pane, index: Math.max(0, steps.length - (steps.at(-1)?.id === endOf(view, pane) ? 2 : 1)) };
+    }
     const base = view.panes.get("lm")?.trace;
     return { pane, index: base && base !== pane.trace ? Math.max(0, firstDifference(base.steps, steps)) : 0 };
   }
@@ -131,10 +155,9 @@ export class Circuit {
     if (!view || !now?.pane.trace) return;
     const { pane, index } = now;
     const trace = /** @type {Shown} */ (pane.trace);
-    const flow = flowOf(trace, index, lambdaOf(trace));
+    const flow = flowOf(trace, index, mixed(trace));
     if (!flow) return;
-    const step = trace.steps[index];
-    const key = `${view.run} ${pane.system} ${index} ${step.id} ${step.s}`;
+        const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
     const fresh = key !== this.key;
     this.key = key;
     if (fresh) this.#write(view, pane, flow);
@@ -150,8 +173,14 @@ export class Circuit {
   #write(view, pane, flow) {
     setText(this.written, tail(`${view.head.about.prompt ?? ""}${flow.before}`));
     setText(this.place, `token ${flow.index + 1} of ${flow.count}`);
-    setText(this.word, word(flow.text));
-    for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says);
+    const end = endOf(view, pane);
+    const steps = pane.trace?.steps ?? [];
+    const [before, after] = around(steps, flow.index, end);
+    /** @type {(id: number, text: string) => (string | HTMLElement)[]} */
+    const spelt = (id, text) => (id === end ? [h("em", null, "end")] : id === steps[flow.index].id
+      ? [h("i", null, before.trimStart()), before ? glyph(text) : word(text), h("i", null, after)] : [word(text)]);
+    this.word.replaceChildren(...spelt(steps[flow.index].id, flow.text));
+    for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
     h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target))),
@@ -162,10 +191,11 @@ export class Circuit {
       on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).title)) : []));
   }
 
-  /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says */
-  #say(box, source, says) {
+  /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says
+   * @param {(id: number, text: string) => (string | HTMLElement)[]} spelt */
+  #say(box, source, says, spelt) {
     const [name] = BOXES[source];
-    box.says.replaceChildren(...(says ? [h("b", null, word(says.text)), ` ${percent(says.p)} %`]
+    box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text)), ` ${percent(says.p)} %`]
       : [source === "knn" ? "not ready" : "none here"]));
     box.root.disabled = !says;
     box.root.setAttribute("aria-label", says
@@ -185,7 +215,7 @@ export class Circuit {
     const whole = scrubbed && scrubbed.kinds <= MOST && scrubbed.kinds > 1 &&
       scrubbed.texts.every((text) => text.steps.length <= SHORT);
     if (whole) {
-      const lambda = lambdaAt(trace.steps[0], lambdaOf(trace.fixed ? { ...trace, fixed: false } : trace));
+      const lambda = lambdaAt(trace.steps[0], mixed(trace));
       this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers);
     } else this.race.show(flow.rivals, []);
     setText(this.spoken, `${spoken(flow)} Column: ${inline(pane.system)}.`);
@@ -199,7 +229,7 @@ export class Circuit {
     const { view } = this;
     const now = view && this.#now(view);
     const trace = now?.pane.trace;
-    const flow = trace && flowOf(trace, now.index, lambdaOf(trace));
+    const flow = trace && flowOf(trace, now.index, mixed(trace));
     if (flow) this.stage.paint(flow);
   }
 

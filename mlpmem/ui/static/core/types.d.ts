@@ -68,6 +68,8 @@ export type Traces = { [system: string]: Trace };
 export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean; changed?: Set<number>; kind?: number; recorded?: boolean };
 /** One of eleven scrubbed texts; its first `kept` steps are those of text number `like`. */
 export type ScrubText = Trace & { like: number; kept: number };
+/** Columns' texts at eleven lambdas, which a recording brings. */
+export type Scrubs = { [system: string]: { texts: ScrubText[]; cost: { seconds: number; single: number } } };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
 
 /** The known facts about a prompt. */
@@ -83,7 +85,7 @@ export type Captions = { [system: string]: string };
 export type Value = { run: string } & (
   | { kind: "message"; text: string }
   | { kind: "invite" }
-  | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions }
+  | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions; paced?: boolean; scrubs?: Scrubs }
   | About & { kind: "opened"; traces: Traces; own?: Own; captions?: Captions; lmbda: number | null }
   | About & { kind: "linked"; traces: Traces | null; own?: Own; captions?: Captions; ready: boolean; lmbda: Lambda | null }
   | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean; typed?: string; captions?: Captions }
@@ -92,6 +94,7 @@ export type Value = { run: string } & (
   | { kind: "column"; columns: { [system: string]: Opening } }
   | { kind: "part"; traces: Traces }
   | { kind: "done"; traces: Traces; failed?: { [system: string]: string }; lmbdas?: { [source: string]: number } }
+  | { kind: "answers"; system: string; texts: ScrubText[]; cost: { seconds: number; single: number } }
   | { kind: "scrub"; tokens: number }
   | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number } });
 export type ValueOf<K> = Extract<Value, { kind: K }>;

@@ -1,7 +1,7 @@
 // @ts-check
 /* Mounts the views, starts and stops runs. */
 /** @import { Offer, Packed, Props, Records, Watch } from "../core/types.js" */
-import { inside, isFrom, setText, write } from "../core/dom.js";
+import { inside, isCalm, isFrom, setText, write } from "../core/dom.js";
 import { RECORDS, introduce, page, unpack } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { TokenView } from "./view.js";
@@ -32,7 +32,9 @@ export const mountView = (element, props, watch, ask = null, undo = null) => {
   });
   if (!drawer().root.isConnected) view.slot.append(drawer().root);
   watch("value", () => view.receive(unpack(props.value)));
-  view.receive(unpack(props.value));
+  const first = unpack(props.value);
+  view.receive(first);
+  if (first?.paced && !isCalm() && !/[?&]q=/.test(window.location.search)) view.replay.start(); // once, at load
 };
 
 /** Generates the prompt on screen again at the bar's lambda; the box may have another prompt. */
