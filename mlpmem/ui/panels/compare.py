@@ -10,15 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.engine.trace import SOURCES
+from mlpmem.engine.trace import SOURCES, shared_steps
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
-from mlpmem.ui.recordings.recorder import shared_steps
 from mlpmem.ui.recordings.words import words
-from mlpmem.ui.request import columns, inputs, stream
+from mlpmem.ui.request import columns, inputs, scrubs, stream
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -131,7 +130,11 @@ def _whole(
     begin = stream.begin(name, text, known, lmbdas, options.temperature)
     yield {**begin, **fields, "columns": chosen.names}
     events = columns.answers(service, chosen, text, options.as_arguments(), stop, store)
-    yield from stream.deltas(name, events)
+    value: dict = {}
+    for value in stream.deltas(name, events):
+        yield value
+    if value.get("kind") == "done":
+        yield from scrubs.after(name, service.model, value["traces"], options, stop, store)
 
 
 def _asker(shared: Shared):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mlpmem.engine.trace import PARTS
+from mlpmem.engine.trace import PARTS, shared_steps
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import read_json
 from mlpmem.loading.manifest import MANIFEST, read_manifest, sha256
@@ -76,29 +76,6 @@ def scrubbed(model: Any, trace: Mapping[str, Any]) -> dict:
     cost = {"seconds": round(time.perf_counter() - begin, 4), "single": round(single, 4)}
     plain = [text.to_dict() | {"prompt": trace["prompt"]} for text in texts.values()]
     return {"texts": shared_steps(plain), "cost": cost}
-
-
-def shared_steps(traces: list[dict]) -> list[dict]:
-    """Return the traces without steps that they share with an earlier one.
-
-    "like" is the index of an earlier trace, "kept" the number of its first steps that the trace
-    shares; "steps" has the rest. Neighbouring lambdas give similar texts, and a step is large.
-    """
-    compact = []
-    for trace in traces:
-        ids = [step["id"] for step in trace["steps"]]
-        pairs = ((_common(ids, traces[i]), -i) for i in range(len(compact)))
-        kept, like = max(pairs, default=(0, 0))
-        compact.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
-    return compact
-
-
-def _common(ids: list[int], trace: dict) -> int:
-    """Return the number of first tokens that a trace shares with ids."""
-    for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
-        if a != step["id"]:
-            return n
-    return min(len(ids), len(trace["steps"]))
 
 
 def record(bundle: Path, model: Any, tell: Callable[[str], Any] = print) -> None:

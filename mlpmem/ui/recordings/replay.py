@@ -30,6 +30,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "examples": recorded.examples,
         "first": (recorded.first() or {}).get("prompt"),
         "defaults": recorded.defaults(),
+        "context": recorded.context,
         "live": live,
     }
     if live is None:

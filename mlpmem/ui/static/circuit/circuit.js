@@ -7,6 +7,7 @@
 /** @import { Flow, Pipe } from "./flow.js" */
 import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
+import { term } from "../core/glossary.js";
 import { inline, nameOf, page } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { answersOf, flowOf, spoken } from "./flow.js";
@@ -58,7 +59,7 @@ const tail = (text) => {
 
 /** @typedef {{ root: HTMLButtonElement, says: HTMLElement, gate: HTMLElement }} SourceBox */
 
-export class Circuit {
+class Circuit {
   /** context tells whether the memory also reads the words so far.
    * @param {HTMLElement} host @param {boolean} context */
   constructor(host, context) {
@@ -69,15 +70,15 @@ export class Circuit {
     this.own = null;
     this.key = ""; // of the token on screen
     this.written = h("span", { class: "circuit-words", dir: "auto" });
-    this.words = h("div", { class: "circuit-box words" }, h("small", null, "the words so far"), this.written);
-    this.decoder = h("div", { class: "circuit-box frozen" }, h("b", null, "Decoder"), h("small", null, "frozen"),
+    this.words = h("div", { class: "circuit-box words" }, term(h("small", null, "the words so far"), "words"), this.written);
+    this.decoder = h("div", { class: "circuit-box frozen" }, term(h("b", null, "Decoder"), "decoder"), h("small", null, "frozen"),
       h("i", { "aria-hidden": "true" }), h("i", { "aria-hidden": "true" }), h("i", { "aria-hidden": "true" }));
     this.sources = /** @type {{ [source: string]: SourceBox }} */ (
       Object.fromEntries(SOURCES.map((source) => [source, this.#source(source)])));
     this.cards = h("ul", { class: "circuit-cards", "aria-label": "Passages that the datastore found" });
     this.lambda = h("b");
-    this.valve = h("button", { type: "button", class: "valve", title: "Move λ",
-      on: { click: () => document.getElementById("lambda")?.focus() } }, "λ ", this.lambda);
+    this.valve = term(h("button", { type: "button", class: "valve",
+      on: { click: () => document.getElementById("lambda")?.focus() } }, "λ ", this.lambda), "lambda");
     this.word = h("b", { class: "out-word", dir: "auto" });
     this.fused = h("span", { class: "out-p" });
     this.race = new Race();
@@ -87,7 +88,7 @@ export class Circuit {
       ...Object.fromEntries(SOURCES.map((source) => [source, this.sources[source].root])) };
     this.stage = new Stage(boxes, (source) => this.#open(source));
     this.spoken = h("p", { class: "unseen", id: "circuit-text" });
-    this.place = h("span", { class: "circuit-place" });
+    this.place = term(h("span", { class: "circuit-place" }), "token");
     this.choice = h("div", { class: "circuit-systems", role: "group", "aria-label": "Column in the circuit" });
     this.root = h("section", { class: "circuit", "aria-label": "How the next word is made",
       "aria-describedby": "circuit-text", hidden: true }, this.#head(), this.spoken,
@@ -109,13 +110,15 @@ export class Circuit {
 
   /** @param {Source} source @returns {SourceBox} */
   #source(source) {
-    const [name, about] = BOXES[source];
+    const [name, usual] = BOXES[source];
+    const reads = source === "memory" && this.context;
+    const about = reads ? term(h("span", null, "also reads the words so far; looks nothing up"), "context") : usual;
     const says = h("span", { class: "box-says", dir: "auto" });
     const gate = h("span", { class: "box-gate" });
     const root = h("button", { type: "button", class: "circuit-box source", "data-source": source,
       on: { click: () => this.#open(source) } },
     h("span", { class: "box-name" }, h("span", { class: "swatch", "data-source": source, "aria-hidden": "true" }),
-      h("b", null, name), h("small", null, about)), says);
+      term(h("b", null, name), source === "lm" ? "head" : source === "knn" ? "datastore" : source), h("small", null, about)), says);
     return { root, says, gate };
   }
 
@@ -185,7 +188,7 @@ export class Circuit {
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
     h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target))),
     h("small", { dir: "auto" }, card.title))));
-    const shown = [...view.panes.values()].filter((one) => one.trace?.steps.length);
+    const shown = [...view.panes.values()].filter((one) => one.trace);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
       class: "circuit-system", "data-system": one.system, "aria-pressed": String(one === pane),
       on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).title)) : []));

@@ -17,7 +17,7 @@ const RIVALS = 3; // candidates or answers whose bars race
 
 /** A source's likeliest candidate at a step, null if it has no answer.
  * @type {(step: Step, source: Source) => Saying | null} */
-export const says = (step, source) => {
+const says = (step, source) => {
   /** @type {Saying | null} */
   let best = null;
   for (const { id, text, p } of step.cand.map(candidateOf)) {
@@ -28,7 +28,7 @@ export const says = (step, source) => {
 };
 
 /** The weight of each source in a system's mix. @type {(system: string, lambda: number) => { [source: string]: number }} */
-export const weightsOf = (system, lambda) => {
+const weightsOf = (system, lambda) => {
   const parts = partsOf(system);
   if (!parts.length) return { lm: 1 };
   return { lm: 1 - lambda, ...Object.fromEntries(parts.map((part) => [part, lambda / parts.length])) };
@@ -77,7 +77,7 @@ export const flowOf = (trace, index, lambda) => {
 
 /** The probability that a mix at lambda writes a whole text, whose steps hold every source's
  * probability of its own tokens. @type {(steps: Step[], system: string, lambda: number) => number} */
-export const wholeOf = (steps, system, lambda) =>
+const wholeOf = (steps, system, lambda) =>
   steps.reduce((product, step) => product * mix(step.p, system, lambda), 1);
 
 /** The answers of a scrubbed column at lambda, as the race's bars: the ones that it writes somewhere.

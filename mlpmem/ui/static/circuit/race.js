@@ -22,6 +22,9 @@ export class Race {
     const key = JSON.stringify([rivals.map((rival) => rival.text), answers]);
     if (key !== this.key) this.#build(rivals, answers);
     this.key = key;
+    const most = Math.max(...rivals.map((rival) => rival.p));
+    const other = rivals.some(({ p, written }) => written && p < most);
+    if (answers.length) setText(this.title, other ? "the whole answer (written token by token, each the likeliest)" : "the whole answer");
     for (const [i, { p, written }] of rivals.entries()) {
       const { root, fill, p: text } = this.lanes[i];
       fill.style.setProperty("--p", p.toFixed(4));
@@ -32,7 +35,7 @@ export class Race {
 
   /** @param {Rival[]} rivals @param {string[]} answers */
   #build(rivals, answers) {
-    setText(this.title, answers.length ? "the whole answer" : "the strongest candidates");
+    setText(this.title, "the strongest candidates");
     this.lanes = rivals.map(({ text }) => {
       const right = answers.some((answer) => isRight(text, answer));
       const fill = h("i", { "aria-hidden": "true" });

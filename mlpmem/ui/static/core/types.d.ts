@@ -69,7 +69,7 @@ export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean;
 /** One of eleven scrubbed texts; its first `kept` steps are those of text number `like`. */
 export type ScrubText = Trace & { like: number; kept: number };
 /** Columns' texts at eleven lambdas, which a recording brings. */
-export type Scrubs = { [system: string]: { texts: ScrubText[]; cost: { seconds: number; single: number } } };
+export type Scrubs = { [system: string]: { texts: ScrubText[]; cost: { seconds: number; single: number | null } } };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
 
 /** The known facts about a prompt. */
@@ -94,9 +94,9 @@ export type Value = { run: string } & (
   | { kind: "column"; columns: { [system: string]: Opening } }
   | { kind: "part"; traces: Traces }
   | { kind: "done"; traces: Traces; failed?: { [system: string]: string }; lmbdas?: { [source: string]: number } }
-  | { kind: "answers"; system: string; texts: ScrubText[]; cost: { seconds: number; single: number } }
+  | { kind: "answers"; system: string; texts: ScrubText[]; cost: { seconds: number; single: number | null } }
   | { kind: "scrub"; tokens: number }
-  | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number } });
+  | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number | null } });
 export type ValueOf<K> = Extract<Value, { kind: K }>;
 
 /** One value for Inspect: a token view's, its progress, or the scored text. */

@@ -10,13 +10,13 @@ const SPAN = 4200; // milliseconds that the slowest system plays
 
 /** When each of a trace's tokens appears, in milliseconds since its start.
  * @type {(trace: Shown, paced: boolean) => number[]} */
-export const timesOf = (trace, paced) => {
+const timesOf = (trace, paced) => {
   let at = 0;
   return trace.steps.map((step) => (at += paced ? step.ms ?? 0 : PACE));
 };
 
 /** How many times slower than recorded a run plays. @type {(times: number[][]) => number} */
-export const slowness = (times) => SPAN / Math.max(1, ...times.map((list) => list.at(-1) ?? 0));
+const slowness = (times) => SPAN / Math.max(1, ...times.map((list) => list.at(-1) ?? 0));
 
 export class Replay {
   /** @param {TokenView} view */

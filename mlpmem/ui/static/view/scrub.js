@@ -161,9 +161,8 @@ export class Scrub {
   #line(result, trace) {
     const { cost, kinds, texts } = result;
     if (!trace.fixed) {
-      return `${texts.length} texts, ${kinds} different, in ` +
-        `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s). ` +
-        "Move the slider.";
+      const times = cost.single ? `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s)` : `${short(cost.seconds)} s`;
+      return `${texts.length} texts, ${kinds} different, in ${times}. Move the slider.`;
     }
     const n = trace.changed?.size;
     return `Written at λ ${Number(trace.lmbda).toFixed(1)}, the nearest of ${texts.length} · ` +
