@@ -16,13 +16,13 @@ from mlpmem.errors import MlpMemError
 from mlpmem.loading.bundle import load_bundle, save_bundle
 from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.manifest import QUESTIONS, TEXT
+from mlpmem.loading.recorder import completed
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.key_cache import Fingerprint
 from mlpmem.retrieval.retriever import make_retriever
-from mlpmem.ui.recordings.recorder import completed
 from train.files import read_json
 from train.run.kinds import kind_of
 from train.run.stage import StageContext, finished_manifest

@@ -6,11 +6,14 @@ A column can be scrubbed (its text at every lambda) and branched (another contin
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
 from mlpmem.engine.trace import SOURCES, shared_steps
+from mlpmem.errors import MlpMemError, public_text
+from mlpmem.retrieval.origins import passages_saying
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
@@ -18,6 +21,9 @@ from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.recordings.words import words
 from mlpmem.ui.request import columns, inputs, scrubs, stream
+
+ORIGINS = 3  # passages that are shown as saying the same
+ANSWER = 8000  # characters of an answer whose origin is looked for
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -38,7 +44,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
-    components.circuit(shared.recorded.context, elem_id="circuit")
+    circuit = components.circuit(shared.recorded.context, elem_id="circuit")
+    circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     view = components.token_view(
         _shown(shared, first), "pane-", list(SOURCES), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
@@ -135,6 +142,22 @@ def _whole(
         yield value
     if value.get("kind") == "done":
         yield from scrubs.after(name, service.model, value["traces"], options, stop, store)
+
+
+def _finder(shared: Shared):
+    """Return the handler that finds, afterwards, passages that say what the memory wrote."""
+
+    def find(event: gr.EventData) -> dict:
+        data, run = inputs.event_values(event), stream.new_run()
+        try:
+            question = inputs.check_text(data.get("question"), "question")
+            answer = inputs.check_text(data.get("answer"), "answer", ANSWER)
+            found = passages_saying(shared.service.corpus, question, answer, ORIGINS)
+        except MlpMemError as error:
+            return packed({"run": run, "error": public_text(error), "origins": []})
+        return packed({"run": run, "error": "", "origins": [asdict(one) for one in found]})
+
+    return find
 
 
 def _asker(shared: Shared):

@@ -1,7 +1,6 @@
 """The page's content without a model: recorded and saved runs, examples, results, texts.
 
     recorded  a bundle's examples, comparisons and results
-    recorder  completes recordings: each system's own pace, texts at eleven lambdas
     saved     a visitor's saved runs
     replay    recorded runs as a static site
     words     texts that depend on the corpus

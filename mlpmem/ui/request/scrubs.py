@@ -1,7 +1,7 @@
 """Short answers at eleven lambdas, sent after a run without a visitor's request.
 
-The slider then changes the answer itself. A long text, a sampled one and a leased GPU's wait for the
-button Scrub instead, because they cost more.
+The slider then changes the answer itself. A long text, a sampled one and a leased GPU's wait for
+the button Scrub instead, because they cost more.
 """
 
 import time

@@ -3,14 +3,15 @@
  *
  * Its boxes are HTML, which the style sheet puts in a row or in a column; stage.js draws the pipes
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
-/** @import { Columns, Lambda, Pane, Props, Shown, Source, Step, TokenView } from "../core/types.js" */
+/** @import { Columns, Lambda, Packed, Pane, Props, Shown, Source, Step, TokenView, Watch } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
 import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
 import { term } from "../core/glossary.js";
-import { inline, nameOf, page } from "../core/state.js";
+import { inline, nameOf, page, unpack } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { answersOf, flowOf, spoken } from "./flow.js";
+import { Origin } from "./origin.js";
 import { Race } from "./race.js";
 import { Stage } from "./stage.js";
 
@@ -60,10 +61,12 @@ const tail = (text) => {
 /** @typedef {{ root: HTMLButtonElement, says: HTMLElement, gate: HTMLElement }} SourceBox */
 
 class Circuit {
-  /** context tells whether the memory also reads the words so far.
-   * @param {HTMLElement} host @param {boolean} context */
-  constructor(host, context) {
+  /** context tells whether the memory also reads the words so far; find(data) looks for passages.
+   * @param {HTMLElement} host @param {boolean} context @param {((data: object) => void) | null} find */
+  constructor(host, context, find) {
     this.context = context;
+    this.origin = find ? new Origin(find) : null;
+    this.origin?.button.addEventListener("click", () => this.#trace());
     /** @type {TokenView | null} */
     this.view = null;
     /** The token on screen, if it was chosen here. @type {{ system: string, index: number } | null} */
@@ -93,9 +96,11 @@ class Circuit {
     this.root = h("section", { class: "circuit", "aria-label": "How the next word is made",
       "aria-describedby": "circuit-text", hidden: true }, this.#head(), this.spoken,
     h("div", { class: "circuit-stage" }, this.stage.root, this.words, this.decoder,
-      SOURCES.map((source) => this.#slot(source)), this.cards, this.valve, this.output));
+      SOURCES.map((source) => this.#slot(source)), this.cards, this.valve, this.output),
+    this.origin?.root);
     host.replaceChildren(this.root);
     page.on("view", (view) => this.#seen(view));
+    page.on("status", () => { if (this.view) this.#offer(this.view); });
     new ResizeObserver(() => this.#fit()).observe(this.root);
   }
 
@@ -103,7 +108,7 @@ class Circuit {
     /** @type {(label: string, text: string, by: number) => HTMLElement} */
     const button = (label, text, by) => h("button", { type: "button", class: "icon-button",
       "aria-label": label, on: { click: () => this.#step(by) } }, text);
-    return h("header", { class: "circuit-head" }, h("h3", null, "How this word is made"), this.choice,
+    return h("header", { class: "circuit-head" }, h("h3", null, "How this word is made"), this.choice, this.origin?.button,
       h("span", { class: "circuit-steps" }, button("Previous token in the circuit", "‹", -1), this.place,
         button("Next token in the circuit", "›", 1)));
   }
@@ -165,6 +170,7 @@ class Circuit {
     this.key = key;
     if (fresh) this.#write(view, pane, flow);
     this.#mix(view, pane, trace, flow);
+    this.#offer(view);
     if (fresh) {
       this.#fit();
       this.stage.pulse();
@@ -175,13 +181,18 @@ class Circuit {
   /** Writes what depends on the token only. @param {TokenView} view @param {Pane} pane @param {Flow} flow */
   #write(view, pane, flow) {
     setText(this.written, tail(`${view.head.about.prompt ?? ""}${flow.before}`));
-    setText(this.place, `token ${flow.index + 1} of ${flow.count}`);
+    this.place.replaceChildren(h("span", null, "token "), `${flow.index + 1} of ${flow.count}`);
     const end = endOf(view, pane);
     const steps = pane.trace?.steps ?? [];
     const [before, after] = around(steps, flow.index, end);
-    /** @type {(id: number, text: string) => (string | HTMLElement)[]} */
-    const spelt = (id, text) => (id === end ? [h("em", null, "end")] : id === steps[flow.index].id
-      ? [h("i", null, before.trimStart()), before ? glyph(text) : word(text), h("i", null, after)] : [word(text)]);
+    /** @type {(id: number, text: string, source?: string) => (string | HTMLElement)[]} */
+    const spelt = (id, text, source = "") => {
+      if (id === end) return [h("em", null, "end")];
+      const own = view.finished?.[source]?.steps;
+      const same = own?.[flow.index]?.id === id && own.slice(0, flow.index).every((step, i) => step.id === steps[i].id);
+      const rest = id === steps[flow.index].id ? after : same ? around(own, flow.index, end)[1] : "";
+      return [h("i", null, before.trimStart()), before ? glyph(text) : word(text), h("i", null, rest)];
+    };
     this.word.replaceChildren(...spelt(steps[flow.index].id, flow.text));
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
@@ -195,10 +206,10 @@ class Circuit {
   }
 
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says
-   * @param {(id: number, text: string) => (string | HTMLElement)[]} spelt */
+   * @param {(id: number, text: string, source: string) => (string | HTMLElement)[]} spelt */
   #say(box, source, says, spelt) {
     const [name] = BOXES[source];
-    box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text)), ` ${percent(says.p)} %`]
+    box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text, source)), ` ${percent(says.p)} %`]
       : [source === "knn" ? "not ready" : "none here"]));
     box.root.disabled = !says;
     box.root.setAttribute("aria-label", says
@@ -219,9 +230,25 @@ class Circuit {
       scrubbed.texts.every((text) => text.steps.length <= SHORT);
     if (whole) {
       const lambda = lambdaAt(trace.steps[0], mixed(trace));
-      this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers);
+      this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers, true);
     } else this.race.show(flow.rivals, []);
     setText(this.spoken, `${spoken(flow)} Column: ${inline(pane.system)}.`);
+  }
+
+  /** Offers the search for the memory's answer once it is whole, and forgets an earlier one. @param {TokenView} view */
+  #offer(view) {
+    if (!this.origin) return;
+    const { trace, root } = view.panes.get("memory") ?? {};
+    const whole = Boolean(trace?.text?.trim()) && root?.dataset.state === "done" && Boolean(page.status.ready);
+    this.origin.button.hidden = !whole;
+    if (this.origin.asked && this.origin.asked.answer !== trace?.text?.trim()) this.origin.close();
+  }
+
+  #trace() {
+    const trace = this.view?.panes.get("memory")?.trace;
+    if (!this.origin || !trace?.text) return;
+    if (this.origin.asked) this.origin.close();
+    else this.origin.ask(this.view?.head.about.prompt ?? "", trace.text, trace.steps);
   }
 
   /** Draws the pipes again after the layout changed. */
@@ -264,8 +291,11 @@ class Circuit {
   }
 }
 
-/** props.context tells whether the memory also reads the words so far.
- * @type {(element: Element, props: Props<object, { context?: boolean }>) => void} */
-export const mountCircuit = (element, props) => {
-  new Circuit(inside(element, ".circuit-host"), Boolean(props.context));
+/** props.context tells whether the memory also reads the words so far; find(data) asks for passages that say
+ * what the memory wrote, which arrive as props.value. Null without a server.
+ * @type {(element: Element, props: Props<Packed, { context?: boolean }>, watch: Watch,
+ *   find: ((data: object) => void) | null) => void} */
+export const mountCircuit = (element, props, watch, find) => {
+  const circuit = new Circuit(inside(element, ".circuit-host"), Boolean(props.context), find);
+  watch("value", () => circuit.origin?.receive(unpack(props.value)));
 };

@@ -16,15 +16,16 @@ export class Race {
     this.root = h("div", { class: "race" }, this.title, this.list);
   }
 
-  /** Shows rivals; with right answers they are whole answers, which are judged.
-   * @param {Rival[]} rivals @param {string[]} answers */
-  show(rivals, answers) {
+  /** Shows rivals; whole answers are judged where the right ones are known.
+   * @param {Rival[]} rivals @param {string[]} answers @param {boolean} [whole] */
+  show(rivals, answers, whole = false) {
     const key = JSON.stringify([rivals.map((rival) => rival.text), answers]);
     if (key !== this.key) this.#build(rivals, answers);
     this.key = key;
     const most = Math.max(...rivals.map((rival) => rival.p));
     const other = rivals.some(({ p, written }) => written && p < most);
-    if (answers.length) setText(this.title, other ? "the whole answer (written token by token, each the likeliest)" : "the whole answer");
+    setText(this.title, !whole ? "the strongest candidates" : other
+      ? "the whole answer; it is written token by token" : "the whole answer");
     for (const [i, { p, written }] of rivals.entries()) {
       const { root, fill, p: text } = this.lanes[i];
       fill.style.setProperty("--p", p.toFixed(4));
@@ -35,7 +36,6 @@ export class Race {
 
   /** @param {Rival[]} rivals @param {string[]} answers */
   #build(rivals, answers) {
-    setText(this.title, "the strongest candidates");
     this.lanes = rivals.map(({ text }) => {
       const right = answers.some((answer) => isRight(text, answer));
       const fill = h("i", { "aria-hidden": "true" });

@@ -124,6 +124,8 @@ export type OwnText =
   | { kind: "progress"; run: string; done: number; total: number }
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
+/** Passages that say what the memory wrote; every second part is a word of question or answer. */
+export interface Origins { run: string; error: string; origins: { document: number; title: string; group: string; parts: string[] }[] }
 export interface Probed { number: number; error?: string; rows?: { id: number; text: string; named: string; p: Probs }[] }
 /** A request of a column's own buttons; the server checks it. */
 export interface Request {

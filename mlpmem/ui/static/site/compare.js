@@ -32,7 +32,7 @@ export class Compare {
     /** @type {Fields} */
     this.columns = {};
     const ask = desk.values.live ? (/** @type {any} */ request) => this.#asked(request) : null;
-    mountCircuit(at("circuit"), { context: desk.values.context });
+    mountCircuit(at("circuit"), { context: desk.values.context }, () => {}, null);
     mountView(at("compare-view"), { prefix: "pane-", systems: SOURCES }, () => {}, ask);
     this.view = page.views[page.views.length - 1];
     this.box = /** @type {HTMLTextAreaElement} */ (inside(at("prompt"), "textarea"));

@@ -1,4 +1,4 @@
-"""Complete recorded comparisons: `python -m mlpmem.ui.recordings.recorder BUNDLE`.
+"""Complete recorded comparisons: `python -m mlpmem.loading.recorder BUNDLE`.
 
 A comparison runs all systems as one batch, whose steps take the batch's time. Here each system also
 runs without the others, and its steps get that time, so that the page can play every column at its
