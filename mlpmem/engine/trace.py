@@ -199,3 +199,26 @@ def _short(value: float | None) -> float | None:
     if value is None or not math.isfinite(value):
         return None
     return float(f"{value:.6g}")
+
+
+def shared_steps(traces: list[dict]) -> list[dict]:
+    """Return the traces without steps that they share with an earlier one.
+
+    "like" is the index of an earlier trace, "kept" the number of its first steps that the trace
+    shares; "steps" has the rest. Neighbouring lambdas give similar texts, and a step is large.
+    """
+    compact = []
+    for trace in traces:
+        ids = [step["id"] for step in trace["steps"]]
+        pairs = ((_common(ids, traces[i]), -i) for i in range(len(compact)))
+        kept, like = max(pairs, default=(0, 0))
+        compact.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
+    return compact
+
+
+def _common(ids: list[int], trace: dict) -> int:
+    """Return the number of first tokens that a trace shares with ids."""
+    for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
+        if a != step["id"]:
+            return n
+    return min(len(ids), len(trace["steps"]))

@@ -2,6 +2,7 @@
 
 bundle and manifest read and write bundles, parts loads separate folders, presets the published
 checkpoints, extra_columns and registry further columns. hub downloads, packages finds files of
-installed packages, capacity checks what fits, distil trains a small memory while the page runs.
+installed packages, capacity checks what fits, distil trains a small memory while the page runs,
+recorder completes a bundle's recordings.
 It may import `mlpmem.api` and what lies below. Open bundle.py first, then parts.py.
 """

@@ -106,6 +106,10 @@ class TextIndex:
         self._folded = ["\n".join(map(fold, texts)) for texts in self.passages]
         self._titles = [fold(title) for title in self.titles]
 
+    def folded(self, i: int) -> str:
+        """Return the folded text of document i."""
+        return self._folded[i]
+
     def search(self, query: str, limit: int = 20) -> tuple[list[Hit], int]:
         """Return up to `limit` hits, titles first, and the number of matching documents."""
         words = words_of(query)

@@ -34,6 +34,8 @@ class LeasedModel(Model):
     CPU. The lease ends when the iterator ends or is closed.
     """
 
+    leased = True  # every run counts against a visitor's quota
+
     def __init__(self, model: Model, placed: Model, lease: Lease) -> None:
         """Share the parts of `model`; `placed` is its copy on the GPU."""
         parts = model.decoder, model.memory, model.settings, model.name, model.routers

@@ -17,8 +17,8 @@ from mlpmem.ui import modules
 STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
-    "core/base", "view/panes", "drawer/drawer", "tools/dock", "tabs/chat", "tabs/inspect",
-    "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
+    "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock",
+    "tabs/chat", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
 )  # fmt: skip
 
 
@@ -86,6 +86,16 @@ def token_view(
         "records": records or {},
     }
     return part(packed(value), "view-host", mount, **fields, **kwargs)
+
+
+def circuit(context: bool, **kwargs: Any) -> gr.HTML:
+    """Return the picture of one token's way through decoder, memory, datastore and valve.
+
+    context tells whether the memory also reads the context vector. It fires `origin` with
+    {"question", "answer"}, and its value is the reply: passages that say the same.
+    """
+    mount = "MLPMEM.mountCircuit(element, props, watch, (data) => trigger('origin', data));"
+    return part(packed(None), "circuit-host", mount, context=context, **kwargs)
 
 
 def lambda_bar(**kwargs: Any) -> gr.HTML:

@@ -20,7 +20,7 @@ from mlpmem.ui.door.fair import FairQueue
 from mlpmem.ui.models import PageModel, picker
 from mlpmem.ui.openai import routes as programs
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
-from mlpmem.ui.recordings import words
+from mlpmem.ui.recordings import value, words
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.request import limits
 from mlpmem.ui.request.stream import new_run
@@ -84,7 +84,8 @@ def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, she
     """Lay out one model's path and connect its events."""
     service, recorded = model.service, model.recorded
     with gr.Row(elem_classes="top-row"):
-        masthead = MASTHEAD.replace("</header>", f"{picker(models, model)}</header>")
+        masthead = MASTHEAD.replace("<!-- value -->", value.markup(recorded))
+        masthead = masthead.replace("</header>", f"{picker(models, model)}</header>")
         components.static(masthead, elem_id="masthead")
         status = components.status(service.payload(recorded.defaults()), elem_id="status")
         tools = components.tools(elem_id="tools")

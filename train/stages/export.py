@@ -18,6 +18,7 @@ from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.manifest import CHAT, QUESTIONS, TEXT
 from mlpmem.loading.packages import PACKAGE
+from mlpmem.loading.recorder import completed
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.lora import CONFIG
 from mlpmem.model.memory import Memory
@@ -70,7 +71,7 @@ def make_bundle(context: StageContext) -> dict:
         results=results,
         examples=content.examples,
         questions=content.questions,
-        traces=content.recorded,
+        traces=[completed(model, row) for row in content.recorded],
         attributions=_attributions(inputs["corpus"] / "attributions.json"),
         name=config.name,
         form=_form(model.decoder, kind.has_questions),

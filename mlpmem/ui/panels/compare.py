@@ -6,18 +6,25 @@ A column can be scrubbed (its text at every lambda) and branched (another contin
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
+from mlpmem.engine.trace import shared_steps
+from mlpmem.errors import MlpMemError, public_text
+from mlpmem.retrieval.origins import passages_saying
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
 from mlpmem.ui.recordings.words import words
-from mlpmem.ui.request import columns, inputs, stream
+from mlpmem.ui.request import columns, inputs, scrubs, stream
 from mlpmem.ui.request.truth import with_truth
+
+ORIGINS = 3  # passages that are shown as saying the same
+ANSWER = 8000  # characters of an answer whose origin is looked for
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
@@ -38,6 +45,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
+    circuit = components.circuit(shared.recorded.context, elem_id="circuit")
+    circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     view = components.token_view(
         _shown(shared, first), "pane-", list(shared.recorded.systems), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
@@ -137,7 +146,27 @@ def _whole(
     asked = columns.asked(service.model, text, options.max_new_tokens, fields["chat"])
     events = columns.answers(service, chosen, asked, options.as_arguments(), stop, store)
     answers = [known["answer"], *known["aliases"]] if known["answer"] else []
-    yield from with_truth(stream.deltas(name, events), answers, service.model, store)
+    value: dict = {}
+    for value in with_truth(stream.deltas(name, events), answers, service.model, store):
+        yield value
+    if value.get("kind") == "done":
+        yield from scrubs.after(name, service.model, value["traces"], options, stop, store)
+
+
+def _finder(shared: Shared):
+    """Return the handler that finds, afterwards, passages that say what the memory wrote."""
+
+    def find(event: gr.EventData) -> dict:
+        data, run = inputs.event_values(event), stream.new_run()
+        try:
+            question = inputs.check_text(data.get("question"), "question")
+            answer = inputs.check_text(data.get("answer"), "answer", ANSWER)
+            found = passages_saying(shared.service.corpus, question, answer, ORIGINS)
+        except MlpMemError as error:
+            return packed({"run": run, "error": public_text(error), "origins": []})
+        return packed({"run": run, "error": "", "origins": [asdict(one) for one in found]})
+
+    return find
 
 
 def _asker(shared: Shared):
@@ -267,29 +296,6 @@ def _scrub(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> It
         elif time.perf_counter() - last >= PERIOD:
             last = time.perf_counter()
             yield {"kind": "scrub", **own, "tokens": tokens}
-
-
-def shared_steps(traces: list[dict]) -> list[dict]:
-    """Return the traces without steps that they share with an earlier one.
-
-    "like" is the index of an earlier trace, "kept" the number of its first steps that the trace
-    shares; "steps" has the rest. Neighbouring lambdas give similar texts, and a step is large.
-    """
-    compact = []
-    for trace in traces:
-        ids = [step["id"] for step in trace["steps"]]
-        pairs = ((_common(ids, traces[i]), -i) for i in range(len(compact)))
-        kept, like = max(pairs, default=(0, 0))
-        compact.append(trace | {"like": -like, "kept": kept, "steps": trace["steps"][kept:]})
-    return compact
-
-
-def _common(ids: list[int], trace: dict) -> int:
-    """Return the number of first tokens that a trace shares with ids."""
-    for n, (a, step) in enumerate(zip(ids, trace["steps"], strict=False)):
-        if a != step["id"]:
-            return n
-    return min(len(ids), len(trace["steps"]))
 
 
 def guarded(shared: Shared, data: Any, own: Any = "") -> Iterator[dict]:

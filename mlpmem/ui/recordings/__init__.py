@@ -4,7 +4,8 @@
     saved     a visitor's saved runs
     replay    recorded runs as a static site
     words     texts that depend on the corpus
+    value     the sentence of value and its figures
 
-recorded and words need no torch, because the first screen uses them. It may import `ui.request` and
-`ui.components`. Open recorded.py first.
+recorded, words and value need no torch, because the first screen uses them. It may import
+`ui.request` and `ui.components`. Open recorded.py first.
 """

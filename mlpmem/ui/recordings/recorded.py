@@ -19,6 +19,8 @@ from mlpmem.retrieval.text_search import STRANGER
 GROUPS = ("helps", "hurts", "agree", "unknown", "longer")
 UNTRAINED = ("test", "unseen")  # wordings that are in no training text
 MAX_TITLES = 5000  # titles sent to the page
+RIVALS = 3  # different answers of the first comparison, from lambda 0 to 1
+MAX_NAME = 40  # characters of a bundle's name
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Recorded:
     results: dict | None = None
     settings: dict = field(default_factory=dict)
     attributions: list[str] = field(default_factory=list)
+    name: str = ""  # the bundle's
+    decoder: dict = field(default_factory=dict)  # its config.json
+    context: bool = False  # the memory also reads the words so far
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
     systems: tuple[str, ...] = SOURCES  # the columns of a bundle, also before it is loaded
     chat_form: bool = False  # prompts are asked as chats, as the memory's questions were
@@ -45,9 +50,13 @@ class Recorded:
         return question_prompt(text) if bare and self.questions_form else text
 
     def first(self) -> dict | None:
-        """Return the first screen's comparison, if possible one where the memory helps."""
+        """Return the first screen's comparison, if possible one where the memory helps.
+
+        Of those, one whose answer changes twice as lambda grows comes first.
+        """
         helps = {e["prompt"] for e in self.examples if e["group"] == "helps"}
         preferred = [c for c in self.comparisons if c["prompt"] in helps]
+        preferred.sort(key=lambda c: abs(_answers(c) - RIVALS))
         short = [c for c in self.comparisons if c["answer"]]
         return (preferred or short or self.comparisons or [None])[0]
 
@@ -131,6 +140,9 @@ def read(bundle: Path) -> Recorded:
         results=measured(results),
         settings=_object(manifest.get("settings")),
         attributions=_texts(manifest.get("attributions")),
+        name=str(manifest.get("name") or "")[:MAX_NAME],
+        decoder=_object(value(bundle / "decoder" / "config.json")),
+        context=bool(_object(value(bundle / "memory" / "config.json")).get("context")),
         questions_form=bool(manifest) and asks_questions(manifest),
         systems=_systems(listed),
         chat_form=asks_chats(manifest),
@@ -206,4 +218,28 @@ def _comparison(row: Any) -> dict | None:
     traces = {s: traces[s] for s in SOURCES if isinstance(traces.get(s), dict)}
     if not traces or not all(isinstance(t.get("steps"), list) for t in traces.values()):
         return None
-    return {"prompt": row["prompt"], "answer": str(row.get("answer") or ""), "traces": traces}
+    comparison = {"prompt": row["prompt"], "answer": str(row.get("answer") or ""), "traces": traces}
+    scrubs = {s: one for s, one in _object(row.get("scrubs")).items() if s in traces and _fits(one)}
+    return comparison | {"paced": row.get("paced") is True, "scrubs": scrubs}
+
+
+def _fits(scrub: Any) -> bool:
+    """Return whether a recorded column's texts at several lambdas are complete."""
+    texts, cost = (_object(scrub).get(key) for key in ("texts", "cost"))
+    if not isinstance(texts, list) or not texts or not isinstance(cost, dict):
+        return False
+    return is_number(cost.get("seconds")) and all(
+        isinstance(text, dict)
+        and isinstance(text.get("steps"), list)
+        and isinstance(text.get("text"), str)
+        and is_number(text.get("lmbda"))
+        and type(text.get("like")) is type(text.get("kept")) is int
+        and (text["like"] < at or not text["kept"])
+        for at, text in enumerate(texts)
+    )
+
+
+def _answers(comparison: dict) -> int:
+    """Return the number of different texts of the memory's column from lambda 0 to 1."""
+    texts = comparison["scrubs"].get("memory", {}).get("texts", ())
+    return len({text["text"] for text in texts})

@@ -13,6 +13,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
+from mlpmem.ui.recordings import value
 from mlpmem.ui.recordings.recorded import Recorded, read
 from mlpmem.ui.recordings.words import words
 
@@ -29,6 +30,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "examples": recorded.examples,
         "first": (recorded.first() or {}).get("prompt"),
         "defaults": recorded.defaults(),
+        "context": recorded.context,
         "live": live,
     }
     if live is None:
@@ -55,11 +57,11 @@ def write(recorded: Recorded, folder: Path, live: dict[str, Any] | None = None) 
             "that python -m train export wrote"
         )
     folder.mkdir(parents=True, exist_ok=True)
+    head = (STATIC / "header.html").read_text("utf-8")
+    head = head.replace("<!-- value -->", value.markup(recorded))
     site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css")}
     texts = {
-        "index.html": site["html"].replace(
-            "<!-- masthead -->", (STATIC / "header.html").read_text("utf-8")
-        ),
+        "index.html": site["html"].replace("<!-- masthead -->", head),
         "style.css": site["css"] + components.style(),
         "script.js": components.script("site.js"),
         "recordings.js": SITE.replace("{}", json.dumps(values(recorded, live))),

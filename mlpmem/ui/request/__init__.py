@@ -3,6 +3,7 @@
     inputs    checks of a visitor's values
     limits    the deadline of a run
     columns   the columns of a run, and those that share a batch
+    scrubs    short answers at eleven lambdas, after a run
     stream    events as values for the page
     truth     the right answer's probabilities
 

@@ -1,5 +1,5 @@
 // @ts-check
-/* The page's entry. Imports run downwards: core < drawer < view < tools < tabs < this file. A lower
+/* The page's entry. Imports run downwards: core < drawer < view < circuit < tools < tabs < this file. A lower
  * room calls a higher one only through functions set on core/state.js's `page`. mlpmem/ui/modules.py
  * bundles all modules into one script. */
 import { candidateOf, mix, without } from "./core/mix.js";
@@ -8,6 +8,7 @@ import { mountExamples, mountFigures, mountStatus } from "./core/panels.js";
 import { canRoute, page } from "./core/state.js";
 import { mountProbe } from "./drawer/drawer.js";
 import { mountView } from "./view/page.js";
+import { mountCircuit } from "./circuit/circuit.js";
 import { mountLambda } from "./tools/lambda.js";
 import { linkOf, recordOf } from "./tools/share.js";
 import { mountAbout, mountTools } from "./tools/tools.js";
@@ -22,7 +23,7 @@ page.read = readDocument;
 /** The only global: the mount functions that Python's snippets call (components.py), then functions
  * for a console or a test. */
 window.MLPMEM = {
-  mountAbout, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountLog, mountOwn,
+  mountAbout, mountCircuit, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountLog, mountOwn,
   mountProbe, mountStatus, mountTitles, mountTools, mountView,
   page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
 };

@@ -3,6 +3,7 @@
 /** @import { Defaults, Events, Lambda, LambdaBar, Offer, Own, Packed } from "./types.js" */
 /** @import { Reader, Records, Shown, Status, TokenView, Trace } from "./types.js" */
 import { h } from "./dom.js";
+import { term } from "./glossary.js";
 import { partsOf } from "./mix.js";
 
 /** @type {{ [name: string]: ((detail: any) => void)[] }} */
@@ -85,18 +86,23 @@ export const OWN_CAPTIONS = {
 };
 /** @type {{ [group: string]: string }} */
 export const GROUPS = {
-  A1: "decoder and memory saw it",
-  A2: "only the decoder saw it",
-  B: "new to the decoder",
+  A1: "a fact that decoder and memory were taught",
+  A2: "a fact that only the decoder was taught",
+  B: "a fact that the decoder was never told",
   text: "running text",
   stranger: "one-off invented names",
 };
 /** Whether a group's name is shown. @type {(group: string) => boolean} */
 export const isLettered = (group) => !["text", "stranger"].includes(group);
 
-/** A tag with a document's group. @type {(group: string) => HTMLElement} */
-export const groupTag = (group) => h("span", { class: "group-tag", "data-group": group },
-  isLettered(group) ? h("b", null, group) : "", ` ${GROUPS[group] || ""}`);
+/** @type {{ [group: string]: string }} */
+const TERMS = { A1: "known", A2: "known", B: "fresh" };
+
+/** A tag with a document's group, explained on hover. @type {(group: string) => HTMLElement} */
+export const groupTag = (group) => {
+  const tag = h("span", { class: "group-tag", "data-group": group }, GROUPS[group] || "");
+  return TERMS[group] ? term(tag, TERMS[group]) : tag;
+};
 
 /** A value from Python, sent as one string; see components.py.
  * @type {(value: Packed | undefined) => any} */

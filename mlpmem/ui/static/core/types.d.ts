@@ -68,6 +68,8 @@ export type Traces = { [system: string]: Trace };
 export type Shown = Opening & Partial<Trace> & { steps: Step[]; fixed?: boolean; changed?: Set<number>; kind?: number; recorded?: boolean };
 /** One of eleven scrubbed texts; its first `kept` steps are those of text number `like`. */
 export type ScrubText = Trace & { like: number; kept: number };
+/** Columns' texts at eleven lambdas, which a recording brings. */
+export type Scrubs = { [system: string]: { texts: ScrubText[]; cost: { seconds: number; single: number | null } } };
 export type Scrubbed = Trace & { fixed: true; changed: Set<number>; kind: number };
 
 /** The known facts about a prompt. */
@@ -84,7 +86,7 @@ export type Captions = { [system: string]: string };
 export type Value = { run: string } & (
   | { kind: "message"; text: string }
   | { kind: "invite"; prompt?: string; systems?: string[] }
-  | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions }
+  | About & { kind: "recorded"; traces: Traces; own?: Own; captions?: Captions; paced?: boolean; scrubs?: Scrubs }
   | About & { kind: "opened"; traces: Traces; own?: Own; captions?: Captions; lmbda: number | null }
   | About & { kind: "linked"; traces: Traces | null; own?: Own; captions?: Captions; ready: boolean; lmbda: Lambda | null }
   | About & { kind: "begin"; traces: { [system: string]: Opening }; columns?: string[]; own?: Own; branch?: boolean; typed?: string; captions?: Captions }
@@ -93,8 +95,9 @@ export type Value = { run: string } & (
   | { kind: "column"; columns: { [system: string]: Opening } }
   | { kind: "part"; traces: Traces }
   | { kind: "done"; traces: Traces; failed?: { [system: string]: string }; lmbdas?: { [source: string]: number }; truth?: Probs[] | null }
+  | { kind: "answers"; system: string; texts: ScrubText[]; cost: { seconds: number; single: number | null } }
   | { kind: "scrub"; tokens: number }
-  | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number } });
+  | { kind: "scrubbed"; texts: ScrubText[]; cost: { seconds: number; single: number | null } });
 export type ValueOf<K> = Extract<Value, { kind: K }>;
 
 /** One value for Inspect: a token view's, its progress, or the scored text. */
@@ -123,6 +126,8 @@ export type OwnText =
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
 export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }
+/** Passages that say what the memory wrote; every second part is a word of question or answer. */
+export interface Origins { run: string; error: string; origins: { document: number; title: string; group: string; parts: string[] }[] }
 /** A request of a column's own buttons; the server checks it. */
 export interface Request {
   kind: "branch" | "scrub" | "typed"; run: string; system: string; lmbda: Lambda | null; settings?: Settings; forced: number[];

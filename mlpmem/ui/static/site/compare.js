@@ -9,6 +9,7 @@ import { page } from "../core/state.js";
 import { mountProbe } from "../drawer/drawer.js";
 import { BOUNDS } from "../live/engine/prompts.js";
 import { mountView } from "../view/page.js";
+import { mountCircuit } from "../circuit/circuit.js";
 import { at } from "./desk.js";
 import { Slot, newRun, packed } from "./slot.js";
 
@@ -23,6 +24,7 @@ export class Compare {
   /** @param {Desk} desk */
   constructor(desk) {
     this.desk = desk;
+    this.played = false; // a recording, once
     /** @type {number | null} */
     this.job = null;
     /** @type {Fields} */
@@ -30,6 +32,7 @@ export class Compare {
     /** @type {Fields} */
     this.columns = {};
     const ask = desk.values.live ? (/** @type {any} */ request) => this.#asked(request) : null;
+    mountCircuit(at("circuit"), { context: desk.values.context }, () => {}, null);
     mountView(at("compare-view"), { prefix: "pane-", systems: SOURCES }, () => {}, ask);
     this.view = page.views[page.views.length - 1];
     this.box = /** @type {HTMLTextAreaElement} */ (inside(at("prompt"), "textarea"));
@@ -87,7 +90,9 @@ export class Compare {
     const knn = recorded.traces.knn;
     const traces = knn && live ? { ...recorded.traces, knn: recording(knn) } : recorded.traces;
     this.view.receive({ ...recorded, kind: "recorded", run: newRun(), traces });
-    if (page.status.state === "loading" && !isCalm()) this.view.replay.start();
+    const first = recorded.paced && !this.played;
+    this.played = true;
+    if ((first || page.status.state === "loading") && !isCalm()) this.view.replay.start();
   }
 
   /** Shows what the page's address asks for, by default the first recording. */

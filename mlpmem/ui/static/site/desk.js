@@ -1,6 +1,6 @@
 // @ts-check
 /* What the tabs share: the door, what is known about prompts, and the visitor's own text. */
-/** @import { About, Example, Lambda, Traces } from "../core/types.js" */
+/** @import { About, Example, Lambda, Scrubs, Traces } from "../core/types.js" */
 /** @import { Live, Plan } from "../live/types.js" */
 import { inside, megabytes, tabNamed } from "../core/dom.js";
 import { page } from "../core/state.js";
@@ -8,9 +8,9 @@ import { asPrompt } from "../live/engine/prompts.js";
 import { Door } from "./door.js";
 import { Slot, newRun } from "./slot.js";
 
-/** A recorded comparison. @typedef {About & { prompt: string, traces: Traces }} Recorded
+/** A recorded comparison. @typedef {About & { prompt: string, traces: Traces, paced?: boolean, scrubs?: Scrubs }} Recorded
  * @typedef {{ runs: Recorded[], examples: (About & Example)[], questions: (About & { prompt: string })[], titles: [string, string][],
- *   first: string | null, text: string, chat: { hint: string, note: string },
+ *   first: string | null, text: string, context: boolean, chat: { hint: string, note: string },
  *   defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
 
 const ABSENT = "The datastore is not part of this recording.";

@@ -2,6 +2,7 @@
 /* The lambda bar: one slider for the page. Moving it sends no request. */
 /** @import { Lambda, Columns, Props } from "../core/types.js" */
 import { h, inside, lambdaText, setText } from "../core/dom.js";
+import { term } from "../core/glossary.js";
 import { isScored } from "../core/mix.js";
 import { canRoute, nameOf, page } from "../core/state.js";
 import { Curve } from "../drawer/curve.js";
@@ -47,7 +48,7 @@ export class LambdaBar {
 
   #layout() {
     const label = h("label", { class: "lambda-label", for: "lambda" },
-      h("span", { class: "lambda-sign" }, "λ"), this.output);
+      term(h("span", { class: "lambda-sign" }, "λ"), "lambda"), this.output);
     return h("div", { class: "dock", role: "group", "aria-label": "Mix" },
       h("div", { class: "lambda-head" }, label, this.auto), this.track, this.curve.root, h("div", { class: "lambda-actions" }, this.again, this.reset));
   }

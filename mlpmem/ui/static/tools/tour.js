@@ -1,5 +1,5 @@
 // @ts-check
-/* A tour in five steps with the numbers of the run on screen; it starts by a click only. */
+/* A tour in six steps with the numbers of the run on screen; it starts by a click only. */
 /** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
 import { digits, h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
@@ -60,6 +60,10 @@ function moment(view) {
 const WAITING = "Generate or play a run to see its numbers here.";
 /** @type {{ title: string, at: string[], lines: (moment: Moment, view: TokenView) => string[] }[]} */
 const STEPS = [
+  { title: "How a word is made", at: ["#circuit .circuit"], lines: ({ trace, step, at }) => [
+    "The words so far go through a frozen decoder. What it makes of them goes into three pipes: its own head, the memory, the datastore.",
+    `A pipe is as wide as the probability that its source gives ${quote(step.s)}, token ${at + 1}; the valve λ lets ` +
+      `${trace.system === "lm" ? "the head only" : "some of each"} through. Click a pipe to see all that it says.`] },
   { title: "The decoder", at: ["[data-system=lm].pane"], lines: ({ step, at }, view) => [
     `A frozen language model. It reads ${quote(view.head.about.prompt || "")} and continues it, token by token.`,
     `At token ${at + 1} it predicts ${says(step, "lm")}. It can only guess facts that were not in its training text.`] },

@@ -65,7 +65,7 @@ export class CostRow {
     setText(this.time.detail, cost.time
       .map((p) => `${p.source === "knn" ? "search" : NAME[p.source]} ${short(p.value)} ms`)
       .join(" + ") + (cost.once !== undefined ? ` · retrieved in ${short(cost.once)} ms` : "") +
-      (cost.weighed !== undefined ? ` · prompt scored in ${short(cost.weighed)} ms` : ""));
+      (cost.weighed !== undefined ? ` · prompt read in ${short(cost.weighed)} ms` : ""));
     setText(this.size.text, cost.size.length ? megabytes(bytes) : "");
     setText(this.size.detail, cost.size
       .map((p) => `${NAME[p.source]} ${megabytes(p.value)}`).join(" + "));

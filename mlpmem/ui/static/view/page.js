@@ -1,7 +1,7 @@
 // @ts-check
 /* Mounts the views, starts and stops runs. */
 /** @import { Offer, Packed, Props, Records, Watch } from "../core/types.js" */
-import { inside, isFrom, setText, write } from "../core/dom.js";
+import { inside, isCalm, isFrom, setText, write } from "../core/dom.js";
 import { RECORDS, introduce, page, unpack } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { TokenView } from "./view.js";
@@ -43,7 +43,10 @@ export const mountView = (element, props, watch, ask = null, undo = null) => {
   watch("value", () => view.receive(unpack(props.value)));
   const linked = new URLSearchParams(window.location.search).has("q") && view.prefix === "pane-";
   document.body.toggleAttribute("data-linked", linked); // until the link's own question arrives
-  if (!linked) view.receive(unpack(props.value));
+  if (linked) return;
+  const first = unpack(props.value);
+  view.receive(first);
+  if (first?.paced && !isCalm()) view.replay.start(); // once, at load
 };
 
 /** Generates the prompt on screen again at the bar's lambda; the box may have another prompt. */

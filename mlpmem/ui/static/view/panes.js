@@ -3,6 +3,7 @@
 /** @import { How, Opening, Shown, Step } from "../core/types.js" */
 import { h, quote, setText } from "../core/dom.js";
 import { firstDifference, givenOf, isRight, isScored } from "../core/mix.js";
+import { term } from "../core/glossary.js";
 import { CAPTIONS, RECORDS, kindOf, lambdaOf, nameOf, page } from "../core/state.js";
 import { CostRow, costOf } from "./cost.js";
 import { TokenStrip } from "./tokens.js";
@@ -52,8 +53,8 @@ export const legend = () => h("div", { class: "legend", role: "note", "aria-labe
   sample("memory", "up", "raised by the memory"),
   sample("knn", "up", "raised by the datastore"),
   sample("memory", "down", "lowered"),
-  mark("◆", "first difference"),
-  mark("⚑", "would change at this λ"),
+  term(mark("◆", "first word that differs from the decoder's"), "differs"),
+  term(mark("⚑", "another word would be written at this λ"), "flips"),
   h("span", { class: "legend-item", "data-for": "scrub" },
     h("span", { class: "over", "aria-hidden": "true" }, "word"), "changed by scrubbing λ"));
 
@@ -65,7 +66,8 @@ const RECORD = "Accuracy, measured in held-out wordings. New: facts that the dec
 const measured = (shares) => {
   if (!shares) return [];
   const [fresh, known] = shares.map((share) => h("b", null, `${Math.round(100 * share)}\u00a0%`));
-  return ["New facts ", fresh, ", known ", known];
+  return ["Right on ", term(h("span", null, "new facts "), "fresh"), fresh, ", on ",
+    term(h("span", null, "known facts "), "known"), known];
 };
 
 export class Pane {

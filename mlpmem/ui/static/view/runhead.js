@@ -2,7 +2,8 @@
 /* The line above the panes: the run's origin, its prompt, and the known facts about it. */
 /** @import { About } from "../core/types.js" */
 import { h, setText } from "../core/dom.js";
-import { GROUPS } from "../core/state.js";
+import { term } from "../core/glossary.js";
+import { GROUPS, groupTag } from "../core/state.js";
 
 const SPOKEN = new Set(["waiting", "stopped"]); // kinds of badges that screen readers announce
 const PATIENCE = 60000; // milliseconds in the queue without a message
@@ -59,9 +60,9 @@ export class RunHead {
     this.form.title = `You typed: ${this.typed}. Click to ask it as typed.`;
     this.form.setAttribute("aria-label", this.form.title);
     this.reveal(false);
-    const held = ["test", "unseen"].includes(wording) ? " · held-out wording" : "";
-    this.part.replaceChildren(...(GROUPS[part]
-      ? [h("b", null, part), ` ${GROUPS[part]}${held}`] : []));
+    const held = ["test", "unseen"].includes(wording);
+    this.part.replaceChildren(...(GROUPS[part] ? [groupTag(part),
+      held ? [" · ", term(h("span", null, "in a wording never trained on"), "unseen")] : []].flat() : []));
   }
 
   /** Shows the right answer if it is known, or hides it during a run. @param {boolean} on */

@@ -99,13 +99,25 @@ export class Scrub {
       return;
     }
     this.end();
-    const texts = unfold(value.texts);
+    this.#store(node, value.texts, value.cost);
+  }
+
+  /** Takes a column's texts that came without a request, unless it has some or was branched.
+   * @param {string} system @param {ScrubText[]} sent @param {ScrubResult["cost"]} cost */
+  adopt(system, sent, cost) {
+    const node = this.view.tree.node(system);
+    if (node && node.parent === null && !node.scrub) this.#store(node, sent, cost);
+  }
+
+  /** @param {TreeNode} node @param {ScrubText[]} sent @param {ScrubResult["cost"]} cost */
+  #store(node, sent, cost) {
+    const texts = unfold(sent);
     const kinds = [...new Set(texts.map(key))];
     for (const text of texts) {
       text.changed = changedTokens(node.trace.steps, text.steps);
       text.kind = kinds.indexOf(key(text));
     }
-    node.scrub = { texts, cost: value.cost, kinds: kinds.length };
+    node.scrub = { texts, cost, kinds: kinds.length };
     this.view.repaint();
   }
 
@@ -150,9 +162,8 @@ export class Scrub {
   #line(result, trace) {
     const { cost, kinds, texts } = result;
     if (!trace.fixed) {
-      return `${texts.length} texts, ${kinds} different, in ` +
-        `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s). ` +
-        "Move the slider.";
+      const times = cost.single ? `${(cost.seconds / cost.single).toFixed(1)}× the time of one (${short(cost.seconds)} s)` : `${short(cost.seconds)} s`;
+      return `${texts.length} texts, ${kinds} different, in ${times}. Move the slider.`;
     }
     const n = trace.changed?.size;
     return `Written at λ ${Number(trace.lmbda).toFixed(1)}, the nearest of ${texts.length} · ` +

@@ -53,6 +53,7 @@ export class TokenView extends Columns {
     else if (value.kind === "part") this.part(value.traces);
     else if (value.kind === "failed") this.fail(value.columns);
     else if (value.kind === "done") this.end(value);
+    else if (value.kind === "answers") this.scrub.adopt(value.system, value.texts, value.cost);
   }
 
   /** @param {string} text */
@@ -86,7 +87,11 @@ export class TokenView extends Columns {
     this.setRunning(false);
     this.restart(value.traces);
     this.from(value.own || "", value.captions);
+    this.replay.paced = "paced" in value && value.paced === true;
     this.complete(value.traces);
+    for (const [system, { texts, cost }] of Object.entries(("scrubs" in value && value.scrubs) || {})) {
+      this.scrub.adopt(system, texts, cost);
+    }
   }
 
   /** Shows a saved run as it was on screen. @param {ValueOf<"opened">} value */
@@ -134,6 +139,7 @@ export class TokenView extends Columns {
     }
     this.growing = value.branch ? this.tree.plan : null;
     this.replay.cancel();
+    this.replay.paced = false; // a live step's time is the batch's
     this.name(value.run);
     this.seq = 0;
     this.open(value, "live");
