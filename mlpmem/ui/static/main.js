@@ -4,6 +4,7 @@
  * bundles all modules into one script. */
 import { candidateOf, mix, without } from "./core/mix.js";
 import { percent } from "./core/dom.js";
+import { explainTerms } from "./core/glossary.js";
 import { mountExamples, mountFigures, mountStatus } from "./core/panels.js";
 import { canRoute, page } from "./core/state.js";
 import { mountProbe } from "./drawer/drawer.js";
@@ -17,6 +18,7 @@ import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
 import { inspectText, mountInspect } from "./tabs/inspect.js";
 
+explainTerms();
 page.inspect = inspectText;
 page.read = readDocument;
 

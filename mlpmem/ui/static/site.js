@@ -1,5 +1,6 @@
 // @ts-check
 /* The static site's entry: the page's view without a server. Recorded runs play; the model answers in a worker. */
+import { explainTerms } from "./core/glossary.js";
 import { page } from "./core/state.js";
 import { mountStatus } from "./core/panels.js";
 import { mountLambda } from "./tools/lambda.js";
@@ -17,6 +18,7 @@ import { mountInspectTab, mountOwnTab } from "./site/texts.js";
 const site = (values) => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   document.body.classList.toggle("dark", dark.matches);
+  explainTerms();
   const desk = new Desk(values);
   mountStatus(at("status"), desk.status.props, desk.status.watch);
   mountTools(at("tools"), {}, () => {}, null);

@@ -1,8 +1,8 @@
 // @ts-check
 /* What flows through the circuit at one token: pure functions on a trace's plain values, without DOM. */
-/** @import { Lambda, Neighbour, Shown, Source, Step } from "../core/types.js" */
+/** @import { Candidate, Lambda, Neighbour, Shown, Source, Step } from "../core/types.js" */
 import { percent, quote } from "../core/dom.js";
-import { SOURCES, candidateOf, lambdaAt, mix, neighbourOf, partsOf, ranked } from "../core/mix.js";
+import { SOURCES, candidateOf, lambdaAt, mix, neighbourOf, partsOf } from "../core/mix.js";
 
 const CARDS = 2; // neighbours that fly in
 const RIVALS = 3; // candidates or answers whose bars race
@@ -43,6 +43,16 @@ const cardsOf = (step) => {
   }
   return [...found.values()].slice(0, CARDS);
 };
+
+/** The step's candidates by descending mixed probability, each with `fused`.
+ * @type {(step: Step, system: string, lambda: Lambda) => (Candidate & { fused: number })[]} */
+const ranked = (step, system, lambda) =>
+  step.cand
+    .map((row) => {
+      const c = candidateOf(row);
+      return { ...c, fused: mix(c.p, system, lambdaAt(step, lambda)) };
+    })
+    .sort((a, b) => b.fused - a.fused || a.id - b.id);
 
 /** The tokens that race, in an order that lambda does not change much: each source's likeliest first.
  * @type {(step: Step, system: string, lambda: number) => Rival[]} */

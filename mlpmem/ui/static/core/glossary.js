@@ -68,8 +68,11 @@ function enter({ target }) {
   if (node !== shown && meaning) show(node, meaning);
 }
 
-document.addEventListener("pointerover", enter);
-document.addEventListener("focusin", enter);
-document.addEventListener("focusout", hide);
-document.addEventListener("scroll", hide, { passive: true, capture: true });
-document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+/** Shows a term's meaning on hover and on focus, from now on. */
+export const explainTerms = () => {
+  document.addEventListener("pointerover", enter);
+  document.addEventListener("focusin", enter);
+  document.addEventListener("focusout", hide);
+  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+};

@@ -89,7 +89,7 @@ export class Replay {
     }
     if (!Object.keys(steps).length) return;
     this.view.add(steps);
-    const scale = costScale(Object.values(traces));
+    const scale = costScale(traces);
     for (const system of ended) this.view.panes.get(system)?.finish(traces[system], scale);
   }
 
