@@ -16,7 +16,7 @@ PROMPT = "Question: What is the capital of Peru? Answer:"
 def main(arguments: list[str] | None = None) -> int:
     """Print figures, a line each, as they come; return the exit status."""
     parser = argparse.ArgumentParser("python -m mlpmem.bench", description=main.__doc__)
-    known = f"some of {', '.join(BENCHES)} (all of these unless named), engine, streams"
+    known = f"some of {', '.join(BENCHES)} (all of these unless named), engine, streams, busy"
     parser.add_argument("benches", nargs="*", default=BENCHES, metavar="bench", help=known)
     parser.add_argument("--bundle", help="a bundle's folder; the embedded one by default")
     parser.add_argument("--entries", type=int, nargs="+", help="numbers of keys to search")
@@ -24,14 +24,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--family", choices=["gpt2", "llama"], default="gpt2", help="engine: of what"
     )
-    parser.add_argument("--gguf", type=Path, help="the file of streams, or of engine, llama")
+    parser.add_argument("--gguf", type=Path, help="the file of streams, busy, or of engine, llama")
     parser.add_argument(
         "--peer-llama-cpp", type=Path, metavar="FOLDER",
         help="engine, llama: where `npm install node-llama-cpp` was run",
     )  # fmt: skip
     parser.add_argument("--threads", type=int, default=1, help="engine, llama: of both")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="streams, or engine, llama: turns measured"
+        "--rounds", type=int, default=5, help="streams, busy, or engine, llama: turns measured"
     )
     parser.add_argument("--prompt", type=int, default=32, help="engine: tokens read first")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
@@ -46,24 +46,25 @@ def main(arguments: list[str] | None = None) -> int:
         options = {"threads": given.threads, "rounds": given.rounds}
         made = llama.bench(given.gguf, given.peer_llama_cpp, **options)
         return print_figures(made, given.json)
-    if "streams" in given.benches:
+    for name in {"streams", "busy"} & {*given.benches}:
         if len(given.benches) > 1:
-            parser.error("streams is measured on its own; leave the other benches out")
-        return print_figures(two_streams(given.bundle, given.gguf, given.rounds), given.json)
+            parser.error(f"{name} is measured on its own; leave the other benches out")
+        made = of_answers(name, given.bundle, given.gguf, given.rounds)
+        return print_figures(made, given.json)
     made = figures(given.benches, given.bundle, given.entries, given.peer, given.prompt)
     return print_figures(made, given.json)
 
 
-def two_streams(bundle: str | None, gguf: Path | None, rounds: int) -> Iterator[Figure]:
-    """Yield the figures of two streams of a GGUF file in 4 bits, or of a bundle's decoder."""
+def of_answers(bench: str, bundle: str | None, gguf: Path | None, rounds: int) -> Iterator[Figure]:
+    """Yield the figures of "streams" or "busy": a GGUF file in 4 bits, or a bundle's decoder."""
     import mlpmem
-    from mlpmem.bench import streams
+    from mlpmem.bench import busy, streams
 
     if gguf is None:
         model, name = mlpmem.load(bundle, datastore=False), "bundle"
     else:
         model, name = mlpmem.load(decoder=gguf, dtype="int4"), "gguf"
-    yield from streams.bench(model, name, rounds)
+    yield from (busy if bench == "busy" else streams).bench(model, name, rounds)
 
 
 def figures(

@@ -1,6 +1,7 @@
 """The bench of answering runs at tiny size; its floors, medians and crossings are right."""
 
 import json
+import multiprocessing
 import math
 
 import numpy as np
@@ -136,6 +137,18 @@ def test_a_prompt_that_leaves_no_room_to_write_is_refused(capsys):
     for tokens in (0, 1008):
         assert command.main(["engine", "--prompt", str(tokens)]) != 0
         assert "give 1 to 1007" in "".join(capsys.readouterr())
+
+
+def test_first_tokens_are_measured_beside_a_busy_loop_that_ends(tiny_bundle, capsys):
+    arguments = ["busy", "--rounds", "1", "--json", "--bundle", str(tiny_bundle.folder)]
+    assert command.main(arguments) == 0
+    found = {line["name"]: line for line in map(json.loads, capsys.readouterr().out.splitlines())}
+    quiet, loaded = (
+        found[f"busy/bundle/{kind}/ms_to_first_token/p95"]["value"] for kind in ("quiet", "busy")
+    )
+    assert min(quiet, loaded) > 0
+    assert found["busy/bundle/busy_times_quiet/p95"]["value"] == pytest.approx(loaded / quiet)
+    assert not multiprocessing.active_children()
 
 
 def test_two_streams_are_measured_at_once_and_one_after_the_other(tiny_bundle, capsys):
