@@ -61,8 +61,9 @@ def _loop() -> Iterator[BaseProcess]:
 
 
 def _spin() -> None:
-    """Keep the machine's first core busy for ever."""
+    """Keep the machine's first core busy until the parent process ends."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # a killed parent cannot end it
         pass

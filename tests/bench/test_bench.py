@@ -1,8 +1,8 @@
 """The bench of answering runs at tiny size; its floors, medians and crossings are right."""
 
 import json
-import multiprocessing
 import math
+import multiprocessing
 
 import numpy as np
 import pytest
