@@ -94,8 +94,8 @@ def test_auto_shows_every_tokens_lambda_and_the_slider_takes_over(visit):
     assert page.inner_text(".lambda-value") == "0.13"
     assert "The router chose this λ" in page.inner_text("#drawer .story")
     assert all(abs(f - (0.875 * lm + 0.125 * m)) < 1e-9 for _, lm, m, _, f in rows_of(page))
-    assert "prompt scored in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
-    assert "scored" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
+    assert "prompt read in 4.10 ms" in page.inner_text("#pane-memory .cost-detail >> nth=0")
+    assert "prompt read" not in page.inner_text("#pane-knn .cost-detail >> nth=0")
     record = page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView())")
     assert record["traces"]["memory"]["lmbda"] == "auto"
     back = json.loads(json.dumps(saved.read(json.dumps(record))))

@@ -95,7 +95,7 @@ def test_it_answers_and_nothing_is_requested_after_loading(opened, served):
     for system, trace in traces.items():
         assert ids(page, system) == [step.token_id for step in trace.steps]
     assert "stays out of your browser" in page.inner_text("#pane-knn .pane-empty")
-    page.click("#pane-memory .token >> nth=0")
+    page.click("#pane-memory .token:visible >> nth=0")
     page.fill(".probe-input", "the")
     page.click(".probe-row button")
     page.wait_for_selector(".probe-table tr")
@@ -227,7 +227,7 @@ def test_stop_is_heard_between_two_tokens(opened):
     page = opened(slow=True)
     page.fill("#prompt textarea", "The hills in")
     page.click("#generate")
-    page.wait_for_selector("#pane-memory[data-state=running] .token")
+    page.wait_for_selector("#pane-memory[data-state=running] .token", state="attached")
     page.click("#stop")
     page.wait_for_selector(".badge:has-text('stopped')")
     count = page.locator("#pane-memory .token").count()

@@ -45,12 +45,12 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.completion(shared.recorded.titles, elem_id="titles")
     with gr.Accordion("Options", open=False, elem_id="options"):
         options = _options(shared)
-    circuit = components.circuit(shared.recorded.context, elem_id="circuit")
-    circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     view = components.token_view(
         _shown(shared, first), "pane-", list(shared.recorded.systems), asks=True,
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
     )  # fmt: skip
+    circuit = components.circuit(shared.recorded.context, elem_id="circuit")
+    circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     run = gr.on(
         [generate.click, prompt.submit],
         _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
