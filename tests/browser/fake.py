@@ -169,7 +169,8 @@ class FakeModel:
 
     def _tokens(self, prompt, system, lmbda, forced, temperature, own):
         """Return every source's tokens for one column; a small lambda gives the decoder's."""
-        known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
+        asked = prompt if isinstance(prompt, str) else ""  # ids of a run are asked again
+        known = ANSWERS.get(asked) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
         tokens["mixed"] = tokens["memory"]
         if own:
