@@ -202,7 +202,8 @@ def test_plotly_is_loaded_with_the_results_only(visit):
 def test_every_column_shows_its_measured_accuracy(visit):
     page = visit()
     records = page.locator("#compare-view .pane-record").all_inner_texts()
-    assert records[1] == "Right on new facts 99\u00a0%, on known facts 97\u00a0%" and len(records) == 3
+    assert records[1] == "Right on new facts 99\u00a0%, on known facts 97\u00a0%"
+    assert len(records) == 3
 
 
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
