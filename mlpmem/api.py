@@ -20,7 +20,7 @@ from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
 from mlpmem.engine.trace import PARTS, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
-from mlpmem.model.prompts import Chat, chat_ids, chat_question
+from mlpmem.model.prompts import Chat, chat_question, fitted_chat
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store, store_texts
 from mlpmem.retrieval.text_search import TextIndex
@@ -274,8 +274,14 @@ class Model(FusedModel):
 
         With typed, a decoder trained on "Question: ... Answer:" reads the turns as lines instead.
         """
+        return self.fitted_chat(turns, max_new_tokens, typed)[0]
+
+    def fitted_chat(
+        self, turns: Chat, max_new_tokens: int = 32, typed: bool = False
+    ) -> tuple[list[int], int]:
+        """Return (what `chat_ids` returns, the number of oldest turns that do not fit)."""
         room = self.decoder.max_positions - max_new_tokens
-        return chat_ids(self.decoder, turns, room, self.questions and not typed)
+        return fitted_chat(self.decoder, turns, room, self.questions and not typed)
 
     def chat_question(self, question: str) -> str:
         """Return a chat's question as it is asked: in the form the decoder was trained on."""

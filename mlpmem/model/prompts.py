@@ -86,11 +86,18 @@ def _messages_of(turn: Any) -> list[dict[str, str]]:
 def chat_ids(
     decoder: Any, chat: Chat, room: int | None = None, questions: bool = False
 ) -> list[int]:
-    """Return the token ids of a chat up to the answer; see `as_messages` for its shapes.
+    """Return the token ids of a chat up to the answer; see `fitted_chat`."""
+    return fitted_chat(decoder, chat, room, questions)[0]
 
-    With questions, a decoder without chat template reads "Question: ... Answer:". The oldest turns
-    that do not fit into `room` tokens are dropped, but never the system message or the last
-    question.
+
+def fitted_chat(
+    decoder: Any, chat: Chat, room: int | None = None, questions: bool = False
+) -> tuple[list[int], int]:
+    """Return (token ids of a chat up to the answer, number of its turns that did not fit).
+
+    `as_messages` lists the shapes of a chat. With questions, a decoder without chat template reads
+    "Question: ... Answer:". The oldest turns that do not fit into `room` tokens are dropped, but
+    never the system message or the last question.
     """
     messages = as_messages(chat)
     form = _question_ids if questions else _line_ids
@@ -99,11 +106,11 @@ def chat_ids(
     system = [message for message in messages[:1] if message["role"] == "system"]
     rest = messages[len(system) :]
     starts = [i for i, message in enumerate(rest) if message["role"] == "user"]
-    for first in starts:
+    for dropped, first in enumerate(starts):
         ids = form(decoder, [*system, *rest[first:]])
         if room is None or len(ids) <= room:
             break
-    return ids
+    return ids, dropped
 
 
 def chat_question(decoder: Any, question: str, questions: bool = False) -> str:

@@ -18,7 +18,8 @@ STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
     "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock",
-    "tabs/chat", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
+    "tabs/pages", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
+    "chat/chat", "chat/answer",
 )  # fmt: skip
 
 
@@ -65,7 +66,6 @@ def token_view(
     prefix: str,
     systems: list[str],
     asks: bool = False,
-    undoes: bool = False,
     columns: Sequence[dict] = (),
     records: dict[str, dict[str, list[float]]] | None = None,
     **kwargs: Any,
@@ -74,11 +74,9 @@ def token_view(
 
     columns are the offers of extra columns; records are measured accuracies, [new facts, known
     facts]. With asks the panes have the buttons that need a model, which fire `ask` with a request.
-    With undoes, the chip of the form fires `undo`.
     """
     ask = "(data) => trigger('ask', data)" if asks else "null"
-    undo = "() => trigger('undo')" if undoes else "null"
-    mount = f"MLPMEM.mountView(element, props, watch, {ask}, {undo});"
+    mount = f"MLPMEM.mountView(element, props, watch, {ask});"
     fields = {
         "prefix": prefix,
         "systems": systems,
@@ -139,13 +137,14 @@ def completion(titles: list[list[str]], **kwargs: Any) -> gr.HTML:
     return part(packed(titles), "titles-host", mount, **kwargs)
 
 
-def chat_log(hint: str, **kwargs: Any) -> gr.HTML:
-    """Return the conversation, [{"question", "answer", "system"}, ...], with a hint while empty.
+def chat(texts: dict, **kwargs: Any) -> gr.HTML:
+    """Return the chat, which is in the visitor's browser; its value is an answer's next part.
 
-    It fires `came` when the available sources change.
+    texts are "note", "question" and "starters". It fires `ask` with a request and `halt`.
     """
-    mount = "MLPMEM.mountLog(element, props, watch, () => trigger('came'));"
-    return part(packed([]), "log-host", mount, hint=hint, **kwargs)
+    events = "{ ask: (data) => trigger('ask', data), halt: () => trigger('halt') }"
+    mount = f"MLPMEM.mountChat(element, props, watch, {events});"
+    return part(packed(None), "chat-host", mount, texts=texts, **kwargs)
 
 
 def inspect_view(example: str, **kwargs: Any) -> gr.HTML:

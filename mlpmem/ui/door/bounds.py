@@ -51,6 +51,8 @@ class Bounds:
     body_seconds: float = bound(10.0, "reading headers, or a body, plus one second per 20 kB")
     characters: int = bound(2000, "characters of a prompt")
     new_tokens: int = bound(128, "tokens of an answer")
+    chat_tokens: int = bound(512, "tokens of an answer in the chat, with those it continues")
+    chat_bytes: int = bound(400_000, "the earlier turns of one question in the chat")
     choices: int = bound(16, "answers of one request to /v1: its prompts times n")
     text_bytes: int = bound(2_000_000, "one own text")
     run_seconds: float = bound(180.0, "computing one answer")

@@ -1,207 +1,161 @@
-"""The Chat tab: one system answers in turns; the last answer is shown token by token."""
+"""The Chat tab: one question to one or more systems, each with its own history.
+
+The conversation and its tokens are in the visitor's browser (static/chat); a request has what its
+answer needs, and nothing of it is kept on the server.
+"""
 
 import threading
-from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any, NamedTuple
 
 import gradio as gr
 
-from mlpmem.model.tokenizer import PARTIAL
+from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
-from mlpmem.ui.context import PRIVATE, STREAM, Shared
-from mlpmem.ui.recordings.words import words
+from mlpmem.ui.context import STREAM, Shared
+from mlpmem.ui.recordings.words import starters, words
 from mlpmem.ui.request import columns, inputs, stream
-
-SOURCES = [("Decoder only", "lm"), ("With memory", "memory"), ("With datastore", "knn")]
-MAX_TURNS = 12
-MAX_NEW_TOKENS = 48
+from mlpmem.ui.request.chats import Asked, Column, check_chat
 
 
 def build(shared: Shared, tab: gr.Tab) -> None:
-    """Lay out the tab and connect its events; the turns are stored in the visitor's session."""
-    turns = gr.State([], time_to_live=3600)
+    """Lay out the tab and connect its events."""
     texts = words(shared.recorded)
-    components.static(f'<p class="panel-note">{texts.chat_note}</p>')
-    source = gr.Radio(
-        SOURCES, value="memory", label="Who answers", elem_id="chat-source", container=False,
-        show_label=False,
+    chat = components.chat(
+        {"note": texts.chat_note, "question": texts.question, "starters": starters(shared.recorded)},
+        elem_id="chat",
     )  # fmt: skip
-    log = components.chat_log(texts.chat_hint, elem_id="chat-log")
-    with gr.Row(elem_classes="ask-row"):
-        question = gr.Textbox(
-            "", lines=1, max_lines=4, placeholder=texts.question, label="Question",
-            show_label=False, container=False, scale=1, elem_id="chat-input",
-        )  # fmt: skip
-        send = gr.Button("Send", variant="primary", elem_id="chat-send", scale=0)
-        stop = gr.Button("Stop", elem_id="chat-stop", scale=0)
-        retry = gr.Button("Retry", elem_id="chat-retry", scale=0)
-        clear = gr.Button("Clear", elem_id="chat-clear", scale=0)
-    view = components.token_view(None, "chat-pane-", [], undoes=True, elem_id="chat-view")
-    outputs = [turns, log, view, question]
-    inputs_ = [question, turns, source, shared.lambda_bar, shared.own, shared.choice]
-    ask = gr.on([send.click, question.submit], _asker(shared), inputs_, outputs, **STREAM)
-    again = retry.click(_repeater(shared, another_try), inputs_, outputs, **STREAM)
-    undone = view.undo(_repeater(shared, as_typed), inputs_, outputs, **STREAM)
-    stop.click(None, cancels=[ask, again, undone])
-    clear.click(_clear, None, outputs, cancels=[ask, again, undone], **PRIVATE)
-    for event in (tab.select, log.came):
-        event(_chooser(shared), [source, shared.choice], source, **PRIVATE)
-
-
-def _chooser(shared: Shared):
-    """Return the handler that replaces a source without an answer by the best available one.
-
-    A datastore that is still being built stays, because only a visitor can have chosen it.
-    """
-
-    def choose(source: Any, choice: Any) -> Any:
-        status = shared.service.status
-        if not status.ready or (source == "knn" and not status.settled):
-            return gr.skip()
-        available = {*shared.service.model.systems, *(["knn"] if choice == "own" else [])}
-        return gr.skip() if source in available else best(available)
-
-    return choose
-
-
-def best(available: Collection[str]) -> str:
-    """Return the default source."""
-    return next((source for source in ("memory", "knn") if source in available), "lm")
-
-
-def _clear() -> tuple:
-    empty = {"kind": "recorded", "run": stream.new_run(), "traces": {}}
-    return [], packed([]), packed(empty), ""
+    asked = chat.ask(_asker(shared), [shared.own, shared.choice], chat, **STREAM)
+    chat.halt(None, cancels=[asked])
 
 
 def _asker(shared: Shared):
-    """Return the handler of Send."""
+    """Return the handler of a question."""
 
-    def ask(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
-        def start() -> list[dict]:
-            text = inputs.check_text(question, "question")
-            return [*turns[-MAX_TURNS + 1 :], new_turn(text, source, inputs.check_lmbda(lmbda))]
+    def ask(event: gr.EventData, own: Any, choice: Any) -> Iterator[dict]:
+        def values(stop: threading.Event) -> Iterator[dict]:
+            yield from answer(shared, inputs.event_values(event), stop, own, choice)
 
-        yield from _answer(shared, start, own)
+        yield from map(packed, stream.guarded(values))
 
     return ask
 
 
-def _repeater(shared: Shared, renewed: Callable[[dict, Any, float | str | None], dict]):
-    """Return a handler that asks the last question again, as the turn that `renewed` makes of it.
+class Reading(NamedTuple):
+    """What a column reads."""
 
-    `renewed` takes the last turn, and the present source and lambda.
+    column: Column
+    ids: list[int]
+    dropped: int  # oldest turns that did not fit
+
+
+def answer(shared: Shared, data: Any, stop: Any, own: Any, choice: Any) -> Iterator[dict]:
+    """Yield a question's values: "begin", then deltas; the page has a column's kept steps already.
+
+    own and choice select the datastore that is searched, as in Compare.
     """
-
-    def repeat(question: Any, turns: list, source: Any, lmbda: Any, *own: Any) -> Iterator[tuple]:
-        def start() -> list[dict]:
-            if not turns:
-                raise inputs.MlpMemError("There is no question to ask again. Write one first.")
-            return [*turns[:-1], renewed(turns[-1], source, inputs.check_lmbda(lmbda))]
-
-        yield from _answer(shared, start, own, sent=False)
-
-    return repeat
-
-
-def new_turn(question: str, system: Any, lmbda: float | str | None) -> dict:
-    """Return a turn without an answer; "firsts" will have its likeliest first tokens.
-
-    "typed" is whether it is asked as typed, where the decoder has a form of questions.
-    """
-    return {"question": question, "answer": "", "system": system, "lmbda": lmbda, "try": 1,
-            "firsts": [], "done": False, "typed": False}  # fmt: skip
+    asked = check_chat(data)
+    model, store = shared.service.model, shared.store(own, choice)
+    for column in asked.columns:
+        check_system(model, column.system, store)
+    readings = [_read(model, asked, column) for column in asked.columns]
+    names = [column.system for column in asked.columns]
+    lmbdas = columns.lambdas(model, names, asked.options.lmbda, store)
+    prompt = asked.question if asked.typed else model.chat_question(asked.question)
+    yield {
+        "kind": "begin", "run": asked.run, **shared.recorded.known(prompt), "prompt": prompt,
+        "form": prompt != asked.question, "own": shared.searched(own, store, names),
+        "columns": {r.column.system: _opening(r, lmbdas, model) for r in readings},
+    }  # fmt: skip
+    kept = {column.system: column.kept for column in asked.columns}
+    events = interleaved(_runs(model, asked, readings, lmbdas, stop, store))
+    for value in stream.deltas(asked.run, events):
+        yield without_kept(value, kept)
 
 
-def another_try(turn: dict, system: Any, lmbda: float | str | None) -> dict:
-    """Return the turn for another answer.
-
-    Decoding is greedy, so the same question, system and lambda would repeat the answer. Try n
-    therefore begins with the n-th likeliest token, and after the last with the likeliest again. A
-    stopped try is repeated.
-    """
-    fresh = {**new_turn(turn["question"], system, lmbda), "typed": turn["typed"]}
-    if (turn["system"], turn["lmbda"]) != (system, lmbda) or not turn["firsts"]:
-        return fresh
-    number = (turn["try"] - 1 + turn["done"]) % len(turn["firsts"]) + 1
-    return {**fresh, "try": number, "firsts": turn["firsts"]}
-
-
-def as_typed(turn: dict, *_: Any) -> dict:
-    """Return the turn for the same question without the decoder's form, by the same system."""
-    return {**new_turn(turn["question"], turn["system"], turn["lmbda"]), "typed": True}
-
-
-def firsts_of(trace: dict) -> list[list]:
-    """Return [id, text] of the candidates for an answer's first token, without the end token."""
-    end = trace["steps"][-1]["id"] if trace["finish"] == "eos" else None
-    return [row[:2] for row in trace["steps"][0]["cand"] if row[0] != end]
-
-
-def _answer(shared: Shared, start: Any, own: tuple, sent: bool = True) -> Iterator[tuple]:
-    """Yield (turns, log, view, question) as the last turn's answer grows; own is (id, choice).
-
-    The box is cleared if its text was sent.
-    """
-    turns: list[dict] = []
-
-    def values(stop: threading.Event) -> Iterator[dict]:
-        turns.extend(start())
-        store = shared.store(*own)
-        if store is None or turns[-1]["system"] != "knn":
-            _check_system(shared.service.model, turns[-1]["system"])
-        yield from _generate(shared, turns, stop, own[0], store)
-
-    for value in stream.guarded(values):
-        if value["kind"] == "steps":
-            added = (step["s"] for steps in value["steps"].values() for step in steps)
-            turns[-1]["answer"] += "".join(text for text in added if text != PARTIAL)
-        elif value["kind"] == "done":
-            (trace,) = value["traces"].values()
-            turns[-1]["answer"] = trace["text"]
-            turns[-1]["done"] = True
-            turns[-1]["firsts"] = turns[-1]["firsts"] or firsts_of(trace)
-        if value["kind"] == "message":
-            yield gr.skip(), gr.skip(), packed(value), gr.skip()
-            continue
-        copy = [dict(turn) for turn in turns]
-        cleared = "" if sent and value["kind"] == "begin" else gr.skip()
-        yield copy, packed(copy), packed(value), cleared
-
-
-def _generate(shared: Shared, turns: list, stop: Any, own: Any, store: Any) -> Iterator[dict]:
-    """Yield the token view's values for the last turn; own is the id of a visitor's text.
-
-    If the decoder's form changes the question, "typed" has it as it was typed. Asked as typed, the
-    whole chat is read as lines.
-    """
-    model, last = shared.service.model, turns[-1]
-    run, system, number, question = stream.new_run(), last["system"], last["try"], last["question"]
-    prompt = question if last["typed"] else model.chat_question(question)
-    lmbdas = columns.lambdas(model, [system], last["lmbda"], store)
-    begin = stream.begin(run, prompt, shared.recorded.known(prompt), lmbdas, 0.0)
-    forced = [last["firsts"][number - 1][0]] if number > 1 else []
-    begin["traces"][system]["settings"]["forced"] = forced
-    typed = question if prompt != question else ""
-    yield {**begin, "own": shared.searched(own, store, [system]), "typed": typed}
-    before = [(turn["question"], turn["answer"]) for turn in turns[:-1] if turn["answer"]]
-    ids = model.chat_ids([*before, (question, "")], MAX_NEW_TOKENS, last["typed"])
-    events = model.stream(
-        ids, [system], lmbda=lmbdas, max_new_tokens=MAX_NEW_TOKENS, forced=forced, cancel=stop,
-        store=store, sources=columns.sources(model, store),
-    )  # fmt: skip
-    yield from stream.deltas(run, events)
-
-
-def _check_system(model: Any, system: Any) -> None:
-    """Raise MlpMemError unless the model has the system."""
-    if system in model.systems:
+def check_system(model: Any, system: str, store: Any) -> None:
+    """Raise MlpMemError unless the model, or a visitor's own store, has the system."""
+    if system in model.systems or (system == "knn" and store is not None):
         return
     if system == "knn":
-        raise inputs.MlpMemError(
+        raise MlpMemError(
             "The datastore is not ready yet. Choose the decoder or the memory, or wait."
         )
-    if system == "memory":
-        raise inputs.MlpMemError("This model has no memory. Choose the decoder or the datastore.")
-    raise inputs.MlpMemError(f"Unknown source {system!r}. Choose one of the listed sources.")
+    raise MlpMemError("This model has no memory. Choose the decoder or the datastore.")
+
+
+def _read(model: Any, asked: Asked, column: Column) -> Reading:
+    """Return what a column reads: as many of its latest turns as leave room for the answer."""
+    reserve = asked.reserve(column, model.decoder.max_positions)
+    ids, dropped = model.fitted_chat(column.messages(asked), reserve, asked.typed)
+    return Reading(column, ids, dropped)
+
+
+def _opening(reading: Reading, lmbdas: dict, model: Any) -> dict:
+    """Return the plain fields of a column that begins."""
+    column = reading.column
+    return {"system": column.system, "lmbda": lmbdas[column.system], "kept": column.kept,
+            "settings": {"forced": column.forced} if column.forced else {},
+            "read": len(reading.ids), "room": model.decoder.max_positions,
+            "dropped": reading.dropped}  # fmt: skip
+
+
+def _runs(
+    model: Any, asked: Asked, readings: list[Reading], lmbdas: dict, stop: Any, store: Any
+) -> list[tuple[list[str], Any]]:
+    """Return (systems, their events); systems that read and continue the same share a batch."""
+    batches: dict[tuple, list[Reading]] = {}
+    for reading in readings:
+        same = tuple(reading.ids), tuple(reading.column.forced)
+        batches.setdefault(same, []).append(reading)
+    runs = []
+    for batch in batches.values():
+        column, ids, _ = batch[0]
+        names = [reading.column.system for reading in batch]
+        arguments = asked.arguments(column, len(ids), model.decoder.max_positions)
+        own = {name: lmbdas[name] for name in names}
+        runs.append((names, model.stream(
+            ids, names, lmbda=own, cancel=stop, store=store,
+            sources=columns.sources(model, store), **arguments,
+        )))  # fmt: skip
+    return runs
+
+
+def interleaved(runs: Iterable[tuple[list[str], Any]]) -> Iterator[columns.ColumnEvent]:
+    """Yield the events of several runs in turn, and one "done" with all traces.
+
+    A run that fails is a "failed" event of its systems, and the others go on.
+    """
+    traces: dict[str, Any] = {}
+    with ExitStack() as stack:
+        live = [(names, stack.enter_context(closing(iter(events)))) for names, events in runs]
+        while live:
+            for names, events in list(live):
+                try:
+                    event = next(events)
+                except StopIteration:
+                    live.remove((names, events))
+                    continue
+                except MlpMemError as error:
+                    live.remove((names, events))
+                    text = columns.sentence(public_text(error))
+                    yield columns.ColumnEvent("failed", dict.fromkeys(names, text))
+                    continue
+                if event.kind == "done":
+                    traces |= event.values
+                else:
+                    yield columns.ColumnEvent(event.kind, event.values)
+    yield columns.ColumnEvent("done", traces)
+
+
+def without_kept(value: dict, kept: dict[str, int]) -> dict:
+    """Return a value without the steps that the page has: a kept token is about 3 kB."""
+    if value["kind"] == "steps":
+        fresh = {s: [t for t in steps if t["i"] >= kept[s]] for s, steps in value["steps"].items()}
+        return value | {"steps": fresh}
+    if value["kind"] == "done":
+        traces = {s: t | {"steps": t["steps"][kept[s] :]} for s, t in value["traces"].items()}
+        return value | {"traces": traces}
+    return value

@@ -15,7 +15,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
 from mlpmem.ui.recordings import value
 from mlpmem.ui.recordings.recorded import Recorded, read
-from mlpmem.ui.recordings.words import words
+from mlpmem.ui.recordings.words import starters, words
 
 STATIC = components.STATIC
 SITE = "MLPMEM.site({});\n"
@@ -42,7 +42,11 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "questions": recorded.questions,
         "titles": recorded.titles,
         "text": recorded.text(),
-        "chat": {"hint": texts.chat_hint, "note": texts.chat_note},
+        "chat": {
+            "note": texts.chat_note,
+            "question": texts.question,
+            "starters": starters(recorded),
+        },
     }
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlpmem.ui.recordings.recorded import Recorded
 
+MOST_STARTERS = 4
 GROUPS = {"A1", "A2", "B"}
 PART = re.compile(r"<!-- (atlas|other): begin -->(.*?)<!-- \1: end -->", re.DOTALL)
 
@@ -20,7 +21,12 @@ class Words:
     prompt: str = "Start a sentence, or ask a question"  # placeholder of the prompt box
     search: str = "Search by words"
     question: str = "Ask a question"  # placeholder of the chat box
-    chat_hint: str = "Ask a question. The decoder is poor at tasks outside its training."
+    starters: tuple[str, ...] = (
+        "What can you help me with?",
+        "Write a Python function that counts the words of a text.",
+        "Explain in two sentences why the sky is blue.",
+        "Write a short poem about the sea.",
+    )
     chat_note: str = (
         "Questions use the decoder's own chat template, or “Question: … Answer:” if it has none. "
         "A model that was not trained on questions continues them like any other text."
@@ -36,8 +42,7 @@ ATLAS = Words(
     prompt="Ask a question about the atlas, or start a sentence",
     search="Search by words, such as Peru",
     question="What is the capital of Peru?",
-    chat_hint="Ask about a country, a city, an element, or one of the invented people, towns and "
-    "books.",
+    starters=(),
     chat_note="It answers questions about the atlas, in the few forms it was trained on. "
     "It is not an assistant: on other subjects and in small talk it writes fluent nonsense.",
     results="This bundle has no results. <code>python -m train evaluate</code> writes them.",
@@ -66,6 +71,18 @@ def words(recorded: Recorded) -> Words:
     if is_atlas(recorded):
         return ATLAS
     return CHATS if recorded.chat_form else Words()
+
+
+def starters(recorded: Recorded) -> list[str]:
+    """Return the questions that an empty chat offers: the bundle's examples, or general ones."""
+    asked: dict[str, str] = {}
+    for example in recorded.examples:
+        bare = re.fullmatch(r"Question: (.*\?) Answer:", example["prompt"])
+        if bare:
+            asked.setdefault(bare[1], example["group"])
+    kinds = {group: text for text, group in reversed(asked.items())}  # the first of each group
+    first = [*kinds.values(), *asked]
+    return list(dict.fromkeys(first))[:MOST_STARTERS] or list(words(recorded).starters)
 
 
 def fitted(markup: str, recorded: Recorded) -> str:

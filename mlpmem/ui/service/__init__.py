@@ -3,6 +3,7 @@
     service    the model and its status
     loads      functions that load bundles, parts and presets
     offers     extra columns, loaded on first use
+    facts      what the chat must know of a model
     own_text   datastores of visitors' own texts
     ending     exit on signals, and the end of a training
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from mlpmem.errors import MlpMemError, public_text
+from mlpmem.ui.service.facts import chat_facts
 from mlpmem.ui.service.offers import Extras
 
 Tell = Callable[[str, float | None], None]  # (status line, share done 0..1)
@@ -129,14 +130,16 @@ class Service:
         """Return the status as plain values for the page, with the model's lambdas once known.
 
         "auto" lists the systems whose lambda a router can choose; "routed" is True if it does by
-        default.
+        default. "chat" has what a chat needs, None while there is no decoder.
         """
-        auto, routed = [], False
+        auto, routed, chat = [], False, None
         if self._model is not None:
             settings, auto = self._model.settings, list(self._model.routers)
             defaults = {system: settings.of(system) for system in defaults}
             routed = settings.auto and bool(auto)
-        return {**asdict(self._status), "defaults": defaults, "auto": auto, "routed": routed}
+            chat = chat_facts(self._model) if hasattr(self._model, "decoder") else None
+        own = {"defaults": defaults, "auto": auto, "routed": routed, "chat": chat}
+        return {**asdict(self._status), **own}
 
     def _set(self, status: Status) -> None:
         line = public_text(f"{self._note} {status.line}".strip())

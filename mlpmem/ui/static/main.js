@@ -1,5 +1,5 @@
 // @ts-check
-/* The page's entry. Imports run downwards: core < drawer < view < circuit < tools < tabs < this file. A lower
+/* The page's entry. Imports run downwards: core < drawer < view < circuit < tools < tabs < chat < this file. A lower
  * room calls a higher one only through functions set on core/state.js's `page`. mlpmem/ui/modules.py
  * bundles all modules into one script. */
 import { candidateOf, mix, without } from "./core/mix.js";
@@ -13,7 +13,7 @@ import { mountCircuit } from "./circuit/circuit.js";
 import { mountLambda } from "./tools/lambda.js";
 import { linkOf, recordOf } from "./tools/share.js";
 import { mountAbout, mountTools } from "./tools/tools.js";
-import { mountLog } from "./tabs/chat.js";
+import { mountChat } from "./chat/chat.js";
 import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
 import { inspectText, mountInspect } from "./tabs/inspect.js";
@@ -25,7 +25,7 @@ page.read = readDocument;
 /** The only global: the mount functions that Python's snippets call (components.py), then functions
  * for a console or a test. */
 window.MLPMEM = {
-  mountAbout, mountCircuit, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountLog, mountOwn,
+  mountAbout, mountChat, mountCircuit, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountOwn,
   mountProbe, mountStatus, mountTitles, mountTools, mountView,
   page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
 };

@@ -6,7 +6,7 @@ import { mountStatus } from "./core/panels.js";
 import { mountLambda } from "./tools/lambda.js";
 import { mountTools } from "./tools/tools.js";
 import { mountTitles } from "./tabs/complete.js";
-import { Chat } from "./site/chat.js";
+import { mountChatTab } from "./site/chat.js";
 import { Compare } from "./site/compare.js";
 import { Desk, at } from "./site/desk.js";
 import { packed } from "./site/slot.js";
@@ -25,12 +25,12 @@ const site = (values) => {
   const compare = new Compare(desk);
   mountLambda(at("lambda-bar"), {});
   if (values.live) {
-    if (!values.live.chat) at("chat-log").closest("section")?.remove();
+    if (!values.live.chat) at("chat").closest("section")?.remove();
     mountTabs(at("tabs"));
     mountTitles(at("tabs"), { value: packed(values.titles) });
     mountInspectTab(desk);
-    const chat = values.live.chat ? new Chat(desk) : null;
-    mountOwnTab(desk, () => chat?.refresh());
+    if (values.live.chat) mountChatTab(desk);
+    mountOwnTab(desk, () => desk.offer());
     desk.open();
   }
   let live = false;

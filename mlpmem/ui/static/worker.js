@@ -2,6 +2,7 @@
 /* The worker's entry: loads the model, then answers plans one after another (Said and Sent in live/types.d.ts). */
 /** @import { Live, Said, Sent } from "./live/types.js" */
 import { Answers } from "./live/answers.js";
+import { chatFacts } from "./live/chat.js";
 import { fetched } from "./live/files.js";
 import { LiveError } from "./live/model/errors.js";
 import { Model } from "./live/engine/fused.js";
@@ -30,7 +31,7 @@ async function load(live) {
     const model = await Model.of(live, files);
     answers = new Answers(model);
     say({ about: "ready", facts: { auto: [...model.routers.keys()], kernel: model.kernel !== null, kept,
-      seconds: (performance.now() - last) / 1000, decoder: model.decoder.bytes, memory: model.memory?.bytes ?? 0 } });
+      seconds: (performance.now() - last) / 1000, decoder: model.decoder.bytes, memory: model.memory?.bytes ?? 0, chat: chatFacts(model) } });
   } catch (error) {
     if (!(error instanceof LiveError)) console.error(error);
     say({ about: "lost", text: error instanceof LiveError ? error.message : "The model could not be started in this browser." });

@@ -106,6 +106,7 @@ export type Inspected = Value | { kind: "early"; run: string; traces: Traces; lm
 export interface Status {
   state: string; line?: string; share?: number | null; ready?: boolean; settled?: boolean; waiting: string;
   no_memory?: string; download?: string; defaults?: Defaults; auto?: string[]; routed?: boolean;
+  chat?: import("../chat/types.js").Facts | null;
 }
 export type Defaults = { [source: string]: number };
 /** An extra column, as offers.py lists it. */
@@ -113,7 +114,6 @@ export interface Offer { name: string; kind: string; title: string; short: strin
 /** A system's accuracy on [new, known] facts, at its own lambda and with a router. */
 export type Records = { own?: [number, number]; auto?: [number, number] };
 export interface Example { prompt: string; group: string }
-export interface Turn { question: string; answer: string; system: string; try: number; firsts: [number, string][]; done: boolean; typed: boolean }
 export interface Hit { document: number; title: string; group: string; before: string; match: string; after: string }
 export type Found =
   | { kind: "message"; text: string }

@@ -6,14 +6,14 @@
 /** @import { Model } from "./engine/fused.js" */
 import { breathe } from "./engine/breath.js";
 import { LiveError, must } from "./model/errors.js";
+import { chatValues } from "./chat.js";
 import { Run } from "./engine/generation.js";
-import { chatIds, checkedOptions, checkedText, fitting } from "./engine/prompts.js";
+import { checkedOptions, checkedText, fitting } from "./engine/prompts.js";
 import { inspected, probed } from "./engine/scoring.js";
 import { Store } from "./engine/store.js";
 
 const PERIOD = 60; // milliseconds between deltas
 const LAMBDAS = Array.from({ length: 11 }, (_, i) => i / 10);
-const MOST_CHAT = 48; // tokens of an answer in a chat
 const MOST_INSPECTED = 8000; // characters
 const MOST_TEXT = 2e6; // bytes of an own text
 const FAILED = "The run failed in this browser. Reload the page and try again.";
@@ -31,7 +31,7 @@ export class Answers {
     try {
       if (plan.kind === "compare") yield* this.#compare(plan, stopped);
       else if (plan.kind === "scrub") yield* this.#scrub(plan, stopped);
-      else if (plan.kind === "chat") yield* this.#chat(plan, stopped);
+      else if (plan.kind === "chat") yield* chatValues(this, plan, stopped);
       else if (plan.kind === "inspect") yield* this.#inspect(plan, stopped);
       else if (plan.kind === "probe") yield await this.#probe(plan);
       else if (plan.kind === "own") yield* this.#own(plan, stopped);
@@ -47,13 +47,13 @@ export class Answers {
   }
 
   /** The datastore to search. @param {boolean} own */
-  #searched(own) {
+  searched(own) {
     must(!own || this.store !== null, "The run searched a text that is gone. Paste it again.");
     return own ? this.store : null;
   }
 
   /** @param {string} system @param {Store | null} store */
-  #check(system, store) {
+  check(system, store) {
     must(this.model.systems(store).includes(system) || (system === "mixed" && store !== null && this.model.memory !== null),
       system === "knn" ? "The datastore is not part of this page; paste a text of your own, and this column searches it."
         : "This column has no answer here. Choose another.");
@@ -62,24 +62,13 @@ export class Answers {
   /** @param {PlanOf<"compare">} plan @param {() => boolean} stopped @returns {Values} */
   async *#compare(plan, stopped) {
     const options = checkedOptions(plan.options);
-    const store = this.#searched(plan.own);
+    const store = this.searched(plan.own);
     const prompt = checkedText(plan.prompt);
     const ids = fitting(this.model, this.model.tokenizer.prompt(prompt, options.special), options.max_new_tokens);
-    for (const system of plan.systems) this.#check(system, store);
+    for (const system of plan.systems) this.check(system, store);
     must(plan.forced.length <= options.max_new_tokens, "This column does not support that. Generate again and retry.");
     const systems = plan.systems.map((system) => /** @type {[string, string, Lambda]} */ ([system, system, this.model.lambda(system, plan.lmbda)]));
     yield* this.#written(plan.run, new Run(this.model, { prompt, ids, systems, options, forced: plan.forced, store, stopped }), stopped);
-  }
-
-  /** @param {PlanOf<"chat">} plan @param {() => boolean} stopped @returns {Values} */
-  async *#chat({ run, turns, system, lmbda, forced, own }, stopped) {
-    const store = this.#searched(own);
-    this.#check(system, store);
-    const question = checkedText(turns[turns.length - 1][0], "question");
-    const options = checkedOptions({ max_new_tokens: MOST_CHAT });
-    const call = { prompt: question, ids: chatIds(this.model, turns, MOST_CHAT), options, forced, store, stopped,
-      systems: [/** @type {[string, string, Lambda]} */ ([system, system, this.model.lambda(system, lmbda)])] };
-    yield* this.#written(run, new Run(this.model, call), stopped);
   }
 
   /** Yields a run's values: "begin", "steps" at most every PERIOD, "done" with the traces.
@@ -108,8 +97,8 @@ export class Answers {
 
   /** @param {PlanOf<"scrub">} plan @param {() => boolean} stopped @returns {Values} */
   async *#scrub({ run, prompt, system, lmbda, options: values, forced, own }, stopped) {
-    const store = this.#searched(own);
-    this.#check(system, store);
+    const store = this.searched(own);
+    this.check(system, store);
     const options = checkedOptions(values);
     const ids = fitting(this.model, this.model.tokenizer.prompt(prompt, options.special), options.max_new_tokens);
     const call = { prompt, ids, options, forced, store, stopped };
@@ -134,7 +123,7 @@ export class Answers {
 
   /** @param {PlanOf<"inspect">} plan @param {() => boolean} stopped @returns {Values} */
   async *#inspect({ run, text, lmbda, own }, stopped) {
-    const store = this.#searched(own);
+    const store = this.searched(own);
     const sources = this.model.systems(store).slice(1);
     const lambdas = Object.fromEntries(sources.map((source) => [source, lmbda ?? this.model.live.settings.lmbda[source] ?? 0.5]));
     const system = sources[0] ?? "lm";
@@ -149,7 +138,7 @@ export class Answers {
   /** @param {PlanOf<"probe">} plan */
   async #probe({ number, ids, text, own }) {
     must(text.trim() !== "" && text.length <= 40, "Type a token: a word of 1 to 40 characters.");
-    return { number, rows: await probed(this.model, ids, text, this.#searched(own)) };
+    return { number, rows: await probed(this.model, ids, text, this.searched(own)) };
   }
 
   /** Keys a visitor's text; the one before stays if this is stopped. @param {PlanOf<"own">} plan @param {() => boolean} stopped @returns {Values} */

@@ -1,9 +1,10 @@
 /* The types of what the page asks the worker, and of what the engine passes on. This file is not sent to the browser. */
 
+import type { ChatRequest, ChatValue, Facts as ChatFacts } from "../chat/types.js";
 import type { Inspected, Lambda, OwnText, Probed, Step, Value } from "../core/types.js";
 
 /** A value that answers a plan. */
-export type Answer = Value | Inspected | OwnText | Probed;
+export type Answer = Value | ChatValue | Inspected | OwnText | Probed;
 
 /** The files of a model that the page loads, as mlpmem/space/live.py lists them. */
 export interface Listed { bytes: number; sha256: string; parts: string[] }
@@ -26,7 +27,7 @@ export interface Options {
 export type Plan = { run: string } & (
   | { kind: "compare"; prompt: string; systems: string[]; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
   | { kind: "scrub"; prompt: string; system: string; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
-  | { kind: "chat"; turns: [string, string][]; system: string; lmbda: Lambda | null; forced: number[]; own: boolean }
+  | ChatRequest & { kind: "chat"; own: boolean }
   | { kind: "inspect"; text: string; lmbda: number | null; own: boolean }
   | { kind: "probe"; number: number; ids: number[]; text: string; own: boolean }
   | { kind: "own"; text: string }
@@ -41,8 +42,8 @@ export type Said =
   | { about: "value"; job: number; value: Answer }
   | { about: "end"; job: number };
 /** A loaded model: systems with a router, whether the kernel runs, whether the files are kept for the next visit, the
- * seconds from the last byte, and the bytes of its parts. */
-export interface Facts { auto: string[]; kernel: boolean; kept: boolean; seconds: number; decoder: number; memory: number }
+ * seconds from the last byte, the bytes of its parts, and what the chat must know. */
+export interface Facts { auto: string[]; kernel: boolean; kept: boolean; seconds: number; decoder: number; memory: number; chat: ChatFacts }
 /** What the page sends: the files to load, a job, or its end. */
 export type Sent = { load: Live } | { job: number; plan: Plan } | { stop: number };
 

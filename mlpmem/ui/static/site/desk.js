@@ -10,7 +10,7 @@ import { Slot, newRun } from "./slot.js";
 
 /** A recorded comparison. @typedef {About & { prompt: string, traces: Traces, paced?: boolean, scrubs?: Scrubs }} Recorded
  * @typedef {{ runs: Recorded[], examples: (About & Example)[], questions: (About & { prompt: string })[], titles: [string, string][],
- *   first: string | null, text: string, context: boolean, chat: { hint: string, note: string },
+ *   first: string | null, text: string, context: boolean, chat: import("../chat/types.js").Texts,
  *   defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
 
 const ABSENT = "The datastore is not part of this recording.";
@@ -48,10 +48,19 @@ export class Desk {
   }
 
   /** @param {import("../live/types.js").Facts} facts */
-  #ready({ auto, kept, seconds }) {
+  #ready({ auto, kept, seconds, chat }) {
     document.body.dataset.seconds = seconds.toFixed(3);
     const line = kept ? "answers in your browser" : "answers in your browser; it could not store the model for your next visit";
-    this.#tell("ready", line, { ready: true, auto, routed: this.values.live?.settings.auto && auto.length > 0 });
+    this.#tell("ready", line, { ready: true, auto, routed: this.values.live?.settings.auto && auto.length > 0, chat });
+    this.offer();
+  }
+
+  /** Offers the chat the systems that can answer; the datastore needs a text of the visitor's. */
+  offer() {
+    const { chat } = page.status;
+    if (!chat) return;
+    const systems = [...chat.systems.filter((system) => system !== "knn"), ...(this.own ? ["knn"] : [])];
+    this.status.set({ ...page.status, chat: { ...chat, systems } });
   }
 
   /** @param {string} text */

@@ -14,9 +14,8 @@ import { tally } from "./tally.js";
 import { Tree } from "./tree.js";
 
 /** `prefix` starts the panes' ids; `systems` have panes, unless the view `follows`: then every run names its columns.
- * ask(request) sends a request to the model, undo() repeats the last question as typed; each null without one.
- * @typedef {{ prefix: string, systems: string[], follows?: boolean, ask?: ((request: object) => void) | null,
- *   undo?: (() => void) | null }} Options */
+ * ask(request) sends a request to the model, null without one.
+ * @typedef {{ prefix: string, systems: string[], follows?: boolean, ask?: ((request: object) => void) | null }} Options */
 
 /** The base class of TokenView only. */
 export class Columns {
@@ -25,7 +24,6 @@ export class Columns {
     this.prefix = options.prefix;
     this.follows = options.follows ?? false;
     this.ask = options.ask ?? null;
-    this.undo = options.undo ?? null;
     this.root = host;
     /** The id of the run on screen. @type {string | null} */
     this.run = null;

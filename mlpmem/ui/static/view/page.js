@@ -29,15 +29,14 @@ for (const name of /** @type {const} */ (["pending", "ended", "view", "status"])
 
 /** props.prefix starts the panes' ids; props.systems names the panes, or every run does.
  *  props.records has each system's measured accuracies. With ask(request) the panes have the buttons
- *  that need a model; undo() repeats the last question as typed.
+ *  that need a model.
  *  @type {(element: Element, props: Props<Packed, { prefix: string, systems: string[], columns?: Offer[],
- *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null,
- *    undo?: (() => void) | null) => void} */
-export const mountView = (element, props, watch, ask = null, undo = null) => {
+ *    records?: { [system: string]: Records } }>, watch: Watch, ask?: ((request: object) => void) | null) => void} */
+export const mountView = (element, props, watch, ask = null) => {
   introduce(props.columns);
   Object.assign(RECORDS, props.records);
   const view = new TokenView(inside(element, ".view-host"), {
-    prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask, undo,
+    prefix: props.prefix, systems: props.systems, follows: !props.systems.length, ask,
   });
   if (!drawer().root.isConnected) view.slot.append(drawer().root);
   watch("value", () => view.receive(unpack(props.value)));
@@ -95,14 +94,14 @@ function start(event) {
 }
 
 document.addEventListener("click", (event) => {
-  if (isFrom(event, "#generate, #inspect-score, #chat-send, #chat-retry")) start(event);
+  if (isFrom(event, "#generate, #inspect-score")) start(event);
   else if (isFrom(event, ".example, .surprise")) guard(event);
   else page.views.find((view) => isFrom(event, `#${BUTTONS[view.prefix].stop}`))?.halt();
 }, true);
 
 document.addEventListener("keydown", (event) => {
   const plain = event.key === "Enter" && !event.ctrlKey && !event.metaKey && !event.shiftKey;
-  if (!plain || !isFrom(event, "#prompt textarea, #chat-input textarea")) return;
+  if (!plain || !isFrom(event, "#prompt textarea")) return;
   if (event.isComposing) event.stopImmediatePropagation(); // Enter confirms an input method's word
   else start(event);
 }, true);

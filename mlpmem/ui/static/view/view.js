@@ -267,12 +267,6 @@ export class TokenView extends Columns {
 
   /** Repeats the run on screen with the prompt as typed. @param {string} typed */
   askAsTyped(typed) {
-    if (this.undo) {
-      if (page.runningView()) return;
-      this.pending();
-      this.undo();
-      return;
-    }
     const traces = this.finished ?? {};
     const [first] = Object.values(traces);
     if (first) this.#repeat(typed, Object.keys(traces), first.settings);

@@ -55,16 +55,14 @@ export function fitting({ positions }, ids, count) {
   return ids;
 }
 
-/** The ids of a chat, whose oldest turns are left out if they do not fit; its last answer is empty.
- * @param {Model} model @param {[string, string][]} turns @param {number} count of new tokens */
-export function chatIds(model, turns, count) {
-  /** @type {number[]} */
-  let ids = [];
-  for (let first = 0; first < turns.length; first += 1) {
-    ids = model.live.questions ? questionIds(model, turns.slice(first)) : lineIds(model, turns.slice(first));
-    if (ids.length + count <= model.positions) break;
+/** The ids of a chat, and how many of its oldest turns do not fit; its last answer is empty. `typed` reads it as lines.
+ * @param {Model} model @param {[string, string][]} turns @param {number} count of tokens kept free @param {boolean} typed */
+export function fittedChat(model, turns, count, typed) {
+  const form = model.live.questions && !typed ? questionIds : lineIds;
+  for (let dropped = 0; ; dropped += 1) {
+    const ids = form(model, turns.slice(dropped));
+    if (ids.length + count <= model.positions || dropped === turns.length - 1) return { ids, dropped };
   }
-  return fitting(model, ids, count);
 }
 
 /** @param {Model} model @param {[string, string][]} turns */

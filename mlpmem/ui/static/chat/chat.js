@@ -1,0 +1,355 @@
+// @ts-check
+/* The chat: a conversation in this browser, whose answers are token views. The server answers, and keeps nothing. */
+/** @import { Around, ChatValue, Texts, Turn } from "./types.js" */
+/** @import { AnswerPane } from "./answer.js" */
+/** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
+/** @import { Plan } from "./run.js" */
+import { h, inside, isPhone, setText } from "../core/dom.js";
+import { ranked } from "../core/mix.js";
+import { lambdaOf, page, unpack } from "../core/state.js";
+import { legend } from "../view/panes.js";
+import { Composer } from "./composer.js";
+import { Keep } from "./kept/keep.js";
+import { Talk, newAnswer, shownOf } from "./kept/talk.js";
+import { TurnView } from "./question.js";
+import { ChatRun } from "./run.js";
+import { Settings } from "./settings.js";
+import { Shown } from "./shown.js";
+
+const SAVE = 3000; // milliseconds between two savings of an answer that grows
+const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
+
+export class Chat extends Shown {
+  /** @param {HTMLElement} host @param {Texts} texts @param {Around} around */
+  constructor(host, texts, around) {
+    super(host);
+    this.around = around;
+    this.undo = h("button", { type: "button", class: "small-button", hidden: true, on: { click: () => this.unclear() } },
+      "Undo: bring the last conversation back");
+    this.fresh = h("button", { type: "button", id: "chat-clear", class: "chat-tool", on: { click: () => this.clear() } }, "New chat");
+    this.empty = h("div");
+    this.talk = new Talk();
+    this.keep = new Keep();
+    /** The run under way. @type {ChatRun | null} */
+    this.job = null;
+    this.saved = 0; // time of the last saving
+    this.silence = 0; // the timer of a run without values
+    /** The conversation before it was erased, until the next question. @type {Turn[]} */
+    this.erased = [];
+    this.settings = new Settings({ changed: (values) => this.keep.note("settings", values), erase: () => this.clear(), kept: () => this.keep.bytes });
+    this.composer = new Composer({ send: () => this.send(), stop: () => this.stop(),
+      chosen: () => this.keep.note("systems", this.composer.systems) }, texts.question);
+    this.acts = { pick: this.pick.bind(this), again: this.again.bind(this), more: this.more.bind(this), write: this.write.bind(this),
+      turn: this.turn.bind(this), edit: this.edit.bind(this), repeat: this.repeat.bind(this), typed: this.typed.bind(this), choose: this.choose.bind(this) };
+    this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
+      this.write(/** @type {any} */ (pane), index, id) };
+    this.#layOut(texts);
+    this.listen();
+    this.#restore();
+  }
+
+  /** @param {Texts} texts */
+  #layOut({ note, starters }) {
+    this.empty = h("div", { class: "chat-empty" }, h("h2", null, "Ask something"), h("p", { class: "panel-note" }, note),
+      h("div", { class: "starters" }, starters.map((text) => h("button", { type: "button", class: "starter", dir: "auto",
+        on: { click: () => this.send(text) } }, text))), this.undo);
+    const bar = h("div", { class: "chat-bar" }, this.composer.source,
+      h("div", { class: "chat-tools" }, this.switch, this.settings.button, this.fresh));
+    const key = legend();
+    this.root.replaceChildren(h("div", { class: "chat" }, bar, this.alert, key,
+      h("div", { class: "chat-body" }, h("div", { class: "chat-main" }, this.empty, this.log, this.composer.root), this.slot)));
+  }
+
+  async #restore() {
+    const { turns, more } = await this.keep.load();
+    if (more.settings) this.settings.values = more.settings;
+    this.settings.mark();
+    if (more.systems?.length) {
+      this.composer.touched = true;
+      this.composer.systems = more.systems;
+      this.composer.offer();
+    }
+    if (!turns.length || this.talk.turns.size) return;
+    for (const answer of turns.flatMap((turn) => Object.values(turn.answers).flatMap(({ list }) => list))) {
+      if (answer.state === "waiting" || answer.state === "running") answer.state = "stopped"; // the page was left
+    }
+    this.talk.restore(turns);
+    this.render();
+    this.follow(true);
+  }
+
+  /** Asks a question at the end of the conversation: the one in the box, or a starter. @param {string} [starter] */
+  send(starter) {
+    const { box } = this.composer;
+    const question = starter ?? box.value;
+    if (!question.trim()) {
+      this.composer.say("Write a question first.");
+      box.focus();
+      return;
+    }
+    if (!this.isFree()) return;
+    if (starter === undefined) box.value = "";
+    this.#ask(this.talk.add(question));
+  }
+
+  /** Whether a question can be asked now; says why not. */
+  isFree() {
+    const running = page.runningView();
+    const text = !page.status.ready ? `The model cannot answer yet: ${page.status.line || "it is loading"}.`
+      : /** @type {any} */ (running) === this ? "An answer is being written. Stop it first, or wait."
+        : running ? "A run is in progress on another tab. Wait for it, or stop it with Esc." : "";
+    this.composer.say(text);
+    return !text;
+  }
+
+  /** @param {Turn} turn @param {string[]} [systems] */
+  #ask(turn, systems = this.composer.systems) {
+    this.erased = [];
+    const asked = this.settings.sent;
+    this.start(turn, systems.map((system) => ({ answer: newAnswer(system, asked), forced: [], kept: 0 })), this.nextLambda);
+  }
+
+  /** @param {Turn} turn @param {Plan[]} plans @param {import("../core/types.js").Lambda | null} lmbda */
+  start(turn, plans, lmbda) {
+    for (const { answer } of plans) if (!turn.answers[answer.system]?.list.includes(answer)) this.talk.answer(turn, answer);
+    this.job = new ChatRun(turn, plans);
+    this.setRunning(true);
+    this.render();
+    this.follow(true);
+    this.keep.save(turn);
+    this.around.ask(this.job.request(this.talk, lmbda));
+    page.emit("pending", undefined);
+  }
+
+  /** Takes one value. @param {ChatValue | null} value */
+  receive(value) {
+    const { job } = this;
+    if (!value?.kind || !job) return;
+    this.#listen();
+    if (value.kind === "message") {
+      job.settle(value.text);
+      this.#finish();
+      return;
+    }
+    if (value.run !== job.id) return; // a late value of a stopped run
+    this.waiting = false;
+    if (job.receive(value)) this.#finish();
+    else this.grow(job);
+  }
+
+  /** Shows what has come. @param {ChatRun} job */
+  grow(job) {
+    const view = this.views.get(job.turn.id);
+    if (!view) return;
+    view.show(this.talk.siblings(job.turn));
+    this.remark(view);
+    this.paint(view);
+    this.follow(false);
+    if (performance.now() - this.saved < SAVE) return;
+    this.saved = performance.now();
+    this.keep.save(job.turn);
+  }
+
+  #finish() {
+    const { job } = this;
+    this.job = null;
+    this.setRunning(false);
+    if (!job) return;
+    this.keep.save(job.turn);
+    this.render();
+    this.follow(false);
+    const [answer] = job.answers;
+    setText(this.live, answer.error || `Answered: ${answer.trace.text ?? ""}`);
+  }
+
+  /** Stop was pressed: the tokens so far stay. */
+  stop() {
+    if (!this.job) return;
+    this.around.halt();
+    this.job.stop();
+    this.#finish();
+    page.emit("stopped", /** @type {any} */ (this));
+  }
+
+  /** Ends a run that lost its connection. */
+  #listen() {
+    window.clearTimeout(this.silence);
+    if (page.local) return;
+    this.silence = window.setTimeout(() => {
+      this.job?.settle("The connection was lost. Ask again.");
+      this.#finish();
+    }, SILENCE);
+  }
+
+  /** @param {boolean} on */
+  setRunning(on) {
+    this.running = on;
+    this.waiting = on;
+    if (on) this.#listen();
+    else window.clearTimeout(this.silence);
+    this.composer.setRunning(on);
+    this.log.setAttribute("aria-busy", String(on));
+    document.body.toggleAttribute("data-running", page.runningView() !== null);
+    if (!on) page.emit("ended", /** @type {any} */ (this));
+  }
+
+  /** Another answer: with a new seed, or where the likeliest token is always taken, begun with the next likeliest.
+   * @param {AnswerPane} pane */
+  again(pane) {
+    const turn = this.turnOf(pane);
+    if (turn && this.isFree()) this.start(turn, [this.#another(turn, pane.system)], this.nextLambda);
+  }
+
+  /** @param {Turn} turn @param {string} system @returns {Plan} */
+  #another(turn, system) {
+    const asked = this.settings.sent;
+    const versions = turn.answers[system]?.list ?? [];
+    const shown = shownOf(turn.answers[system]);
+    const plain = { answer: newAnswer(system, asked), forced: [], kept: 0 };
+    const [first] = shown?.trace.steps ?? [];
+    const lmbda = this.nextLambda;
+    const isSame = lmbda === null || lmbda === shown?.trace.lmbda;
+    if (!shown || !first || asked.temperature || shown.state === "failed" || !isSame || JSON.stringify(shown.asked) !== JSON.stringify(asked)) return plain;
+    const used = new Set(versions.map(({ trace }) => trace.steps[0]?.id));
+    const end = shown.trace.finish === "eos" ? shown.trace.steps[shown.trace.steps.length - 1].id : -1;
+    const other = ranked(first, shown.trace.system, shown.trace.lmbda).find(({ id, text }) => !used.has(id) && id !== end && text.trim());
+    if (!other) return plain;
+    const answer = { ...newAnswer(system, asked, { settings: { forced: [other.id] } }), how: /** @type {"again"} */ ("again") };
+    return { answer, forced: [other.id], kept: 0 };
+  }
+
+  /** Goes on with an answer that was cut or stopped; where later questions follow it, as a new version.
+   * @param {AnswerPane} pane */
+  more(pane) {
+    const turn = this.turnOf(pane);
+    const old = pane.answer;
+    if (!turn || !old || !this.isFree()) return;
+    const asked = old.trace.finish === "stop_string" ? { ...old.asked, stop: [] } : old.asked;
+    const answer = this.talk.isFollowed(turn, old) ? { ...newAnswer(pane.system, asked, old.trace), how: old.how } : Object.assign(old, { asked });
+    const forced = answer.trace.steps.map(({ id }) => id);
+    this.start(turn, [{ answer, forced, kept: forced.length }], old.trace.system === "lm" ? null : old.trace.lmbda);
+  }
+
+  /** Takes another word at a place of an answer, which is written on from there as a new version.
+   * @param {AnswerPane} pane @param {number} index @param {number} id */
+  write(pane, index, id) {
+    const turn = this.turnOf(pane);
+    const old = pane.answer;
+    if (!turn || !old || pane.isForeign || !this.isFree()) return;
+    const lmbda = lambdaOf(old.trace);
+    const kept = old.trace.steps.slice(0, index);
+    const forced = [...kept.map((step) => step.id), id];
+    const answer = { ...newAnswer(pane.system, old.asked, { lmbda: old.trace.lmbda, settings: { forced }, steps: kept }), how: /** @type {"word"} */ ("word") };
+    this.start(turn, [{ answer, forced, kept: index }], old.trace.system === "lm" ? null : lmbda);
+    if (isPhone()) this.closeDrawer();
+  }
+
+  /** Shows another version of an answer. @param {AnswerPane} pane @param {number} by */
+  turn(pane, by) {
+    const turn = this.turnOf(pane);
+    const versions = turn?.answers[pane.system];
+    if (!turn || !versions || this.running) return;
+    versions.at = Math.max(0, Math.min(versions.list.length - 1, versions.at + by));
+    this.closeDrawer();
+    this.keep.save(turn);
+    this.render();
+  }
+
+  /** @param {Turn} turn @param {string} question */
+  edit(turn, question) {
+    if (question.trim() && this.isFree()) this.#ask(this.talk.add(question, turn), Object.keys(turn.answers));
+  }
+
+  /** Asks a question again, all its columns. @param {Turn} turn */
+  repeat(turn) {
+    if (this.isFree()) this.start(turn, Object.keys(turn.answers).map((system) => this.#another(turn, system)), this.nextLambda);
+  }
+
+  /** Asks a question without the decoder's own form of questions. @param {Turn} turn */
+  typed(turn) {
+    if (!this.isFree()) return;
+    const again = this.talk.add(turn.question, turn);
+    again.typed = true;
+    this.#ask(again, Object.keys(turn.answers));
+  }
+
+  /** Shows another version of a question. @param {Turn} turn @param {number} by */
+  choose(turn, by) {
+    const siblings = this.talk.siblings(turn);
+    const other = siblings[siblings.indexOf(turn) + by];
+    if (!other || this.running) return;
+    this.talk.pick(other);
+    this.closeDrawer();
+    this.keep.save(other);
+    this.render();
+  }
+
+  /** Begins a new conversation; the old one is erased from this browser. */
+  clear() {
+    if (this.running) this.stop();
+    this.closeDrawer();
+    this.erased = [...this.talk.turns.values()];
+    this.talk = new Talk();
+    this.keep.erase();
+    this.render();
+    this.composer.box.focus();
+  }
+
+  /** Brings an erased conversation back. */
+  unclear() {
+    this.talk.restore(this.erased);
+    for (const turn of this.erased) this.keep.save(turn);
+    this.erased = [];
+    this.render();
+    this.follow(true);
+  }
+
+  /** Paints the whole conversation. */
+  render() {
+    const path = this.talk.path();
+    const views = path.map((turn) => this.views.get(turn.id) ?? new TurnView(turn, this.acts));
+    this.views = new Map(views.map((view) => [view.turn.id, view]));
+    const same = views.findIndex(({ root }, i) => this.log.children[i] !== root);
+    if (same >= 0) for (const { root } of views.slice(same)) this.log.append(root);
+    while (this.log.children.length > views.length) this.log.lastElementChild?.remove();
+    views.forEach((view, i) => {
+      view.show(this.talk.siblings(view.turn));
+      if (i === views.length - 1) view.repeat.id = "chat-retry";
+      else view.repeat.removeAttribute("id");
+      this.remark(view);
+    });
+    this.#noteFallen(views);
+    this.log.hidden = !views.length;
+    this.empty.hidden = views.length > 0;
+    this.undo.hidden = !this.erased.length;
+    this.fresh.disabled = !views.length;
+    this.composer.measure(path[path.length - 1]);
+    this.repaint();
+  }
+
+  /** Notes at an answer how it came about and what it has not read. @param {TurnView} view */
+  remark(view) {
+    const { answer = "", aliases = [] } = view.turn.about;
+    for (const [system, pane] of view.panes) {
+      const { skipped } = this.talk.history(view.turn, system);
+      const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`} that others answered.` : "";
+      pane.remark([unread, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
+    }
+  }
+
+  /** @param {TurnView[]} views */
+  #noteFallen(views) {
+    let before = 0;
+    for (const view of views) {
+      const dropped = Math.max(0, ...Object.values(view.turn.answers).map((versions) => shownOf(versions)?.dropped ?? 0));
+      view.fell(dropped, before);
+      before = Math.max(before, dropped);
+    }
+  }
+}
+
+/** @type {(element: Element, props: Props<Packed, { texts: Texts }>, watch: Watch, around: Around) => void} */
+export const mountChat = (element, props, watch, around) => {
+  const chat = new Chat(inside(element, ".chat-host"), props.texts, around);
+  watch("value", () => chat.receive(unpack(props.value)));
+};

@@ -1,0 +1,110 @@
+// @ts-check
+/* One question under way: its request, and the answers that grow from the values that come back. */
+/** @import { About } from "../core/types.js" */
+/** @import { Answer, ChatRequest, ChatValue, Turn } from "./types.js" */
+
+/** One column of a run: its answer, the tokens that it begins with, and how many of them are on the page.
+ * @typedef {{ answer: Answer, forced: number[], kept: number }} Plan */
+
+let runs = 0;
+
+export class ChatRun {
+  /** @param {Turn} turn @param {Plan[]} plans */
+  constructor(turn, plans) {
+    runs += 1;
+    this.id = `chat-${Date.now().toString(36)}-${runs}`;
+    this.turn = turn;
+    this.seq = 0;
+    this.first = 0; // time of the first new token
+    /** @type {Map<string, Plan & { given: number[] }>} */
+    this.plans = new Map(plans.map((plan) => [plan.answer.system, { ...plan, given: plan.answer.trace.settings?.forced ?? [] }]));
+    for (const { answer } of plans) {
+      Object.assign(answer, { state: "waiting", error: "", seconds: 0, fresh: 0 });
+      answer.trace.finish = "";
+    }
+  }
+
+  /** @param {import("./kept/talk.js").Talk} talk @param {ChatRequest["lmbda"]} lmbda @returns {ChatRequest} */
+  request(talk, lmbda) {
+    const plans = [...this.plans.values()];
+    return { run: this.id, question: this.turn.question, typed: this.turn.typed, lmbda, settings: plans[0].answer.asked,
+      columns: plans.map(({ answer, forced, kept }) => talk.asked(this.turn, answer.system, forced, kept)) };
+  }
+
+  get answers() {
+    return [...this.plans.values()].map(({ answer }) => answer);
+  }
+
+  /** Takes a value of this run; returns whether it is the last. @param {ChatValue} value */
+  receive(value) {
+    if (value.kind === "begin") this.#begin(value);
+    else if (value.kind === "steps" && value.seq === this.seq + 1) this.#add(value);
+    else if (value.kind === "failed") this.fail(value.columns);
+    else if (value.kind === "done") this.#end(value);
+    return value.kind === "done";
+  }
+
+  /** @param {Extract<ChatValue, { kind: "begin" }>} value */
+  #begin({ form, own, columns, prompt, answer: right = "", aliases = [], part = "" }) {
+    /** @type {About} */
+    const about = { prompt, answer: right, aliases, part };
+    Object.assign(this.turn, { form, own, about });
+    for (const [system, { lmbda, read, room, dropped }] of Object.entries(columns)) {
+      const answer = this.plans.get(system)?.answer;
+      if (!answer) continue;
+      Object.assign(answer, { read, room, dropped });
+      answer.trace.lmbda = lmbda;
+    }
+  }
+
+  /** @param {Extract<ChatValue, { kind: "steps" }>} value */
+  #add({ seq, steps }) {
+    this.seq = seq;
+    for (const [system, list] of Object.entries(steps)) {
+      const answer = this.plans.get(system)?.answer;
+      if (!answer || !list.length) continue;
+      this.first ||= performance.now();
+      answer.trace.steps.push(...list);
+      answer.state = "running";
+      answer.fresh += list.length;
+      answer.seconds = (performance.now() - this.first) / 1000;
+    }
+  }
+
+  /** @param {Extract<ChatValue, { kind: "done" }>} value */
+  #end({ traces }) {
+    for (const [system, trace] of Object.entries(traces)) {
+      const plan = this.plans.get(system);
+      if (!plan) continue;
+      const { answer, kept, given } = plan;
+      const settings = { ...trace.settings, forced: given };
+      answer.trace = { ...trace, settings, steps: [...answer.trace.steps.slice(0, kept), ...trace.steps] };
+      answer.state = "done";
+    }
+    this.settle("The answer did not come. Ask again.");
+  }
+
+  /** Answers that did not end are failures. @param {string} text */
+  settle(text) {
+    for (const answer of this.answers) {
+      if (answer.state === "waiting" || answer.state === "running") Object.assign(answer, { state: "failed", error: text });
+    }
+  }
+
+  /** @param {{ [system: string]: string }} texts */
+  fail(texts) {
+    for (const [system, error] of Object.entries(texts)) {
+      const answer = this.plans.get(system)?.answer;
+      if (answer) Object.assign(answer, { state: "failed", error });
+    }
+  }
+
+  /** The visitor stopped it: the tokens so far stay. */
+  stop() {
+    for (const answer of this.answers) {
+      if (answer.state !== "waiting" && answer.state !== "running") continue;
+      answer.state = "stopped";
+      answer.trace.finish = "stop";
+    }
+  }
+}
