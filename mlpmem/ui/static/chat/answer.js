@@ -107,7 +107,7 @@ export class AnswerPane {
 
   /** @param {Answer} answer */
   #count({ trace, seconds, fresh, state }) {
-    const rate = seconds > 0 && fresh > 1 ? ` · ${(fresh / seconds).toFixed(fresh / seconds < 10 ? 1 : 0)} tokens/s` : "";
+    const rate = state === "done" && seconds > 0 && fresh > 1 ? ` · ${(fresh / seconds).toFixed(fresh / seconds < 10 ? 1 : 0)} tokens/s` : "";
     setText(this.numbers, state === "waiting" || !trace.steps.length ? "" : `${counted(trace.steps.length, "token")}${rate}`);
   }
 

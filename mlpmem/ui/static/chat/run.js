@@ -15,7 +15,6 @@ export class ChatRun {
     this.id = `chat-${Date.now().toString(36)}-${runs}`;
     this.turn = turn;
     this.seq = 0;
-    this.first = 0; // time of the first new token
     /** @type {Map<string, Plan & { given: number[] }>} */
     this.plans = new Map(plans.map((plan) => [plan.answer.system, { ...plan, given: plan.answer.trace.settings?.forced ?? [] }]));
     for (const { answer } of plans) {
@@ -63,11 +62,8 @@ export class ChatRun {
     for (const [system, list] of Object.entries(steps)) {
       const answer = this.plans.get(system)?.answer;
       if (!answer || !list.length) continue;
-      this.first ||= performance.now();
       answer.trace.steps.push(...list);
       answer.state = "running";
-      answer.fresh += list.length;
-      answer.seconds = (performance.now() - this.first) / 1000;
     }
   }
 
@@ -80,6 +76,9 @@ export class ChatRun {
       const settings = { ...trace.settings, forced: given };
       answer.trace = { ...trace, settings, steps: [...answer.trace.steps.slice(0, kept), ...trace.steps] };
       answer.state = "done";
+      const fresh = trace.steps.slice(1); // the first one's time has the prompt's
+      answer.fresh = fresh.length;
+      answer.seconds = fresh.reduce((sum, step) => sum + (step.ms ?? 0), 0) / 1000;
     }
     this.settle("The answer did not come. Ask again.");
   }

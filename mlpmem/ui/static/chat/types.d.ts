@@ -8,7 +8,7 @@ export interface Leaf { from: number; to: number; mark: boolean }
 export interface Block { tag: string; kids: (Block | Leaf)[]; attrs?: { [name: string]: string } }
 
 /** One answer of one system. `read` counts the tokens of its prompt, `room` the decoder's, `dropped` the oldest turns that
- * did not fit. `state` is "waiting", "running", "done", "stopped" or "failed". */
+ * did not fit; `seconds` is the time of its last `fresh` tokens. `state` is "waiting", "running", "done", "stopped" or "failed". */
 export interface Answer {
   id: string; system: string; trace: Shown; state: string; error: string; asked: Sampling;
   read: number; room: number; dropped: number; seconds: number; fresh: number;
