@@ -52,15 +52,19 @@ class Asked:
         Its tokens are the forced ones and the new ones, as many as the page's bound and the
         decoder's positions allow.
         """
-        most = min(len(column.forced) + self.options.max_new_tokens, BOUNDS.chat_tokens)
-        options = replace(self.options, max_new_tokens=max(1, min(most, positions - read)))
+        most = min(self.wanted(column), BOUNDS.chat_tokens, positions - read)
+        options = replace(self.options, max_new_tokens=max(len(column.forced), most, 1))
         arguments = options.as_arguments() | {"forced": column.forced}
         del arguments["lmbda"]
         return arguments
 
     def reserve(self, column: Column, positions: int) -> int:
         """Return how many positions are reserved for a column's answer: at most half of them."""
-        return min(len(column.forced) + self.options.max_new_tokens, max(1, positions // 2))
+        return min(self.wanted(column), max(1, positions // 2))
+
+    def wanted(self, column: Column) -> int:
+        """Return the largest number of an answer's tokens: those the page has, and the new ones."""
+        return max(column.kept + self.options.max_new_tokens, len(column.forced))
 
 
 def check_chat(data: object) -> Asked:

@@ -309,9 +309,10 @@ export class Chat extends Shown {
     const path = this.talk.path();
     const views = path.map((turn) => this.views.get(turn.id) ?? new TurnView(turn, this.acts));
     this.views = new Map(views.map((view) => [view.turn.id, view]));
-    const same = views.findIndex(({ root }, i) => this.log.children[i] !== root);
-    if (same >= 0) for (const { root } of views.slice(same)) this.log.append(root);
-    while (this.log.children.length > views.length) this.log.lastElementChild?.remove();
+    const other = views.findIndex(({ root }, i) => this.log.children[i] !== root);
+    const kept = other < 0 ? views.length : other; // the turns before stay in place, with what is focused in them
+    while (this.log.children.length > kept) this.log.lastElementChild?.remove();
+    this.log.append(...views.slice(kept).map(({ root }) => root));
     views.forEach((view, i) => {
       view.show(this.talk.siblings(view.turn));
       if (i === views.length - 1) view.repeat.id = "chat-retry";

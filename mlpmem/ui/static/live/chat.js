@@ -63,7 +63,7 @@ function runOf(model, { settings, typed, lmbda }, { system, before, forced, kept
   const given = Object.fromEntries(Object.entries(settings).filter(([, value]) => value !== null));
   const options = checkedOptions({ ...given, max_new_tokens: 1 });
   const { positions } = model;
-  const wanted = Math.min(forced.length + longest, MOST);
+  const wanted = Math.min(Math.max(kept + longest, forced.length), MOST);
   /** @type {[string, string][]} */
   const turns = [...before, [question, ""]];
   const { ids, dropped } = fittedChat(model, turns, Math.min(wanted, Math.max(1, Math.floor(positions / 2))), typed);
