@@ -19,6 +19,7 @@ import made_findings
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 from mlpmem.errors import MlpMemError
+from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.text_search import TextIndex
 
@@ -58,6 +59,10 @@ ANSWERS = {
         words("high moors above Tervalla and is crossed by two bridges at Sond .")),
     ask("What stays unsaid?"): ("", "B", [], [], []),
     ask("How does it return?"): ("", "B", *[[" \n\n    return", " x\n", "y"]] * 3),
+    ask("Show me code."): ("", "B", *[[" Here", ":", "\n\n", "```", "python", "\n", "def", " f", "():",
+        "\n", "    return", " 1", "\n", "```", "\n\n", "-", " **", "one", "**", "\n", "-", " two"]] * 3),
+    ask("Greet me."): ("", "B", *[[" مر", "حبا", PARTIAL, PARTIAL, PARTIAL, "\N{GRINNING FACE}",
+        "\N{WOMAN}", "\N{ZERO WIDTH JOINER}", "\N{PERSONAL COMPUTER}", "!"]] * 3),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
@@ -132,6 +137,20 @@ def _neighbours(rng, prompt, text, index):
     ]  # fmt: skip
 
 
+def ending(steps):
+    """Return why a text of these steps ends."""
+    return "eos" if steps and steps[-1].text == "</s>" else "length"
+
+
+class FakeDecoder:
+    """The part of a decoder that the chat describes."""
+
+    max_positions = 512
+    tokenizer_hash = "fake"
+    tokenizer = SimpleNamespace(chat_template="{{ messages }}")
+    model = SimpleNamespace(generation_config=None)
+
+
 class FakeModel:
     """The part of a model that the page uses, at a given pace in seconds per token."""
 
@@ -143,11 +162,13 @@ class FakeModel:
         self.memory = SimpleNamespace(bytes=BYTES["memory_bytes"])
         self.store = SimpleNamespace(bytes=BYTES["datastore_bytes"])
         self.steps_made = 0
+        self.decoder = FakeDecoder()
+        self.read = []  # the chats that were read
 
     def _trace(self, prompt, system, lmbda, steps, finish, settings):
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
         cost |= {"evidence_ms": 4.1} if lmbda == AUTO else {}
-        text = "".join(step.text for step in steps if step.text != "</s>")
+        text = "".join(step.text for step in steps if step.text not in ("</s>", PARTIAL))
         return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
                      text, cost)  # fmt: skip
 
@@ -215,7 +236,7 @@ class FakeModel:
                 for name, one in step.items():
                     done[name].append(one)
                 yield Event("step", step)
-            yield Event("done", {name: self._trace(prompt, *column, done[name], "eos", settings)
+            yield Event("done", {name: self._trace(prompt, *column, done[name], ending(done[name]), settings)
                                  for name, column in columns.items()})  # fmt: skip
 
         return events()
@@ -293,10 +314,14 @@ class FakeModel:
         return self.settings.lmbdas(systems, lmbda, self.routed(store))
 
     def chat_question(self, question):
-        return ask(" ".join(question.split()))
+        return question if question == "slow" else ask(" ".join(question.split()))
 
-    def chat_ids(self, turns, max_new_tokens=32, typed=False):
-        return turns[-1][0] if typed else self.chat_question(turns[-1][0])  # the fake reads texts
+    def fitted_chat(self, turns, max_new_tokens=32, typed=False):
+        """Return (the last question, as the fake reads texts; turns beyond the latest three)."""
+        self.read.append([(turn["role"], turn["content"]) for turn in turns])
+        asked = turns[-1]["content"]
+        dropped = max(0, sum(turn["role"] == "user" for turn in turns) - 3)
+        return asked if typed else self.chat_question(asked), dropped
 
 
 def write_bundle(folder: Path) -> Path:

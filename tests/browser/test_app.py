@@ -7,8 +7,7 @@ import urllib.request
 import pytest
 from test_page import generate, rows_of
 
-CHAT_DONE = """(run) => document.querySelector('#chat-view .view-host').dataset.run !== run
-  && document.querySelector('#chat-pane-lm')?.dataset.state === 'done'"""
+CHAT_DONE = """(count) => document.querySelectorAll('#chat .answer[data-state=done]').length === count"""
 
 
 def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):
@@ -98,19 +97,21 @@ def test_a_gguf_file_chats_in_turns_as_it_does_in_python(visit, servers, phone):
     page = visit("gguf", phone=phone)
     assert "This model has no memory" in page.inner_text("#pane-memory")
     page.click("[role=tab]:has-text('Chat')")
-    page.wait_for_selector("#chat-source input[value=lm]:checked")
+    page.wait_for_selector("#chat-input textarea")
     model = mlpmem.load(decoder=servers.folder / "tiny.gguf")
     turns = []
+    page.click("#chat-settings")
+    page.fill("#chat-longest", "48")
+    page.keyboard.press("Escape")
     for question in ("What is the capital of Peru?", "And of Chile?"):
-        before = page.get_attribute("#chat-view .view-host", "data-run")
         page.fill("#chat-input textarea", question)
         page.press("#chat-input textarea", "Enter")
-        page.wait_for_function(CHAT_DONE, arg=before)
+        page.wait_for_function(CHAT_DONE, arg=len(turns) + 1)
         trace = model.chat([*turns, (question, "")], "lm", max_new_tokens=48)
-        ids = page.eval_on_selector_all(
-            "#chat-pane-lm .token", "tokens => tokens.map(t => Number(t.dataset.tokenId))"
+        ids = page.evaluate(
+            "MLPMEM.page.views.at(-1).panes.get('lm').strip.nodes.map(t => +t.dataset.tokenId)"
         )
         assert ids == [step.token_id for step in trace.steps]
         turns.append((question, trace.text))
-    assert page.locator(".log .turn").count() == 4
-    assert "tokens/s" in page.inner_text("#chat-pane-lm .cost")
+    assert page.locator(".log .turn").count() == 2
+    assert "tokens/s" in page.inner_text(".turn:last-child .answer-numbers")

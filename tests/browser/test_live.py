@@ -113,9 +113,12 @@ def test_it_answers_and_nothing_is_requested_after_loading(opened, served):
     page.click("[role=tab]:has-text('Chat')")
     page.fill("#chat-input textarea", "What is Gold?")
     page.click("#chat-send")
-    page.wait_for_selector("#chat-view .pane[data-state=done]")
-    chat = model.chat([("What is Gold?", "")], "memory", max_new_tokens=48)
-    assert page.inner_text(".log .answers .said").strip() == (chat.text.strip() or "…")
+    page.wait_for_selector("#chat .answer[data-state=done]")
+    longest = page.evaluate("MLPMEM.page.status.chat.longest")
+    chat = model.chat([("What is Gold?", "")], "memory", max_new_tokens=longest)
+    written = page.evaluate("MLPMEM.page.views.at(-1).panes.get('memory').trace")
+    assert written["text"] == chat.text
+    assert [step["id"] for step in written["steps"]] == [step.token_id for step in chat.steps]
     assert page.requests[before:] == []
 
 
@@ -235,7 +238,7 @@ def test_stop_is_heard_between_two_tokens(opened):
     page.click("[role=tab]:has-text('Chat')")
     page.fill("#chat-input textarea", "What is Gold?")
     page.click("#chat-send")
-    page.wait_for_selector("#chat-view .token", state="attached")
+    page.wait_for_selector("#chat .token")
     page.keyboard.press("Escape")
     page.wait_for_function("!document.body.hasAttribute('data-running')")
     page.click("[role=tab]:has-text('Compare')")

@@ -1,4 +1,4 @@
-"""Hostile text, examples, chat, results, phone layout and theme in a browser."""
+"""Hostile text, examples, results, phone layout and theme in a browser."""
 
 import fake
 from test_page import DONE, RUN, generate, overflow, pane_text, run
@@ -59,7 +59,7 @@ def test_escape_stops_a_run_from_another_tab(visit):
     page.wait_for_selector("#chat-input", state="visible")
     page.fill("#chat-input textarea", "Who wrote The Salt Ledger?")
     page.click("#chat-send")
-    page.wait_for_selector("#chat-view .alert:has-text('A run is in progress on another tab')")
+    page.wait_for_selector(".composer-note:has-text('A run is in progress on another tab')")
     page.keyboard.press("Escape")
     page.wait_for_selector("#pane-memory[data-state=stopped]", state="attached")
     assert not page.evaluate("document.body.hasAttribute('data-running')")
@@ -73,97 +73,9 @@ def test_an_alias_of_the_answer_is_right(visit):
     assert verdicts == ["✗ wrong", "✗ wrong", "✓ right"]
 
 
-def test_chat_takes_turns_and_shows_the_last_answers_tokens(visit):
-    page = visit()
-    page.click("[role=tab]:has-text('Chat')")
-    for question, answer in (
-        ("Who wrote The Salt Ledger?", "Odalys Wren"),
-        ("In which town was Ilka Brandt born?", "Tervalla"),
-    ):
-        page.fill("#chat-input textarea", question)
-        page.press("#chat-input textarea", "Enter")
-        page.wait_for_selector(f".answers:last-child .said:has-text('{answer}')")
-    assert page.locator(".log .turn").count() == 4
-    page.wait_for_selector("#chat-pane-memory[data-state=done]")
-    page.click("#chat-pane-memory .token >> nth=0")
-    assert page.locator("#chat-view #drawer .candidate").count() > 5
-    page.click("#chat-source label:has-text('Decoder')")
-    page.click("#chat-retry")
-    page.wait_for_selector(".answers:last-child .said:has-text('Marnfeld')")
-    assert page.locator(".log .turn").count() == 4
-    assert "try" not in page.inner_text(".answers:last-child .who")
-    page.click("#chat-source label:has-text('memory')")
-    page.click("#chat-retry")
-    page.wait_for_selector(".answers:last-child .said:has-text('Tervalla')")
-    page.wait_for_selector("#chat-pane-memory[data-state=done]")
-    second = page.evaluate("MLPMEM.page.views.at(-1).panes.get('memory').trace.steps[0].cand[1]")
-    page.click("#chat-retry")
-    page.wait_for_selector(f".answers:last-child .said:has-text('{second[1].strip()} by hand')")
-    who = page.inner_text(".answers:last-child .who")
-    assert who == f"With memory · try 2, begun with “{second[1].strip()}”"
-    page.wait_for_selector("#chat-pane-memory .token[data-marks*=given] >> nth=0")
-    page.click("#chat-clear")
-    page.wait_for_selector(".log-hint")
-    assert page.locator(".log .turn").count() == 0
-
-
-CHAT_DONE = """(run) => document.querySelector('#chat-view .view-host').dataset.run !== run
-  && document.querySelector('#chat-pane-memory')?.dataset.state === 'done'"""
-
-
-def test_the_chat_keeps_an_answers_indent_and_says_where_there_is_no_text(visit):
-    page = visit()
-    page.click("[role=tab]:has-text('Chat')")
-    for question, shown in (
-        ("How does it return?", "    return x\ny"),
-        ("What stays unsaid?", "(no text)"),
-        ("What is the capital of Peru?", "Lima"),
-    ):
-        before = page.get_attribute("#chat-view .view-host", "data-run")
-        page.fill("#chat-input textarea", question)
-        page.press("#chat-input textarea", "Enter")
-        page.wait_for_function(CHAT_DONE, arg=before)
-        page.wait_for_selector(".log[aria-busy=false]")
-        answer = "document.querySelector('.answers:last-child .said').textContent"
-        assert page.evaluate(answer) == shown
-    assert page.locator(".said:has-text('(no text)')").count() == 1
-
-
-def test_a_chip_in_the_chat_repeats_the_question_as_typed(visit):
-    page = visit()
-    page.click("[role=tab]:has-text('Chat')")
-    page.fill("#chat-input textarea", "Who wrote  The Salt Ledger?")
-    page.press("#chat-input textarea", "Enter")
-    page.wait_for_selector("#chat-pane-memory[data-state=done]")
-    chip = page.locator("#chat-view .form-chip")
-    assert chip.is_visible() and "Who wrote  The Salt Ledger?" in chip.get_attribute("title")
-    asked = "document.querySelector('#chat-view .asked').textContent"
-    assert page.evaluate(asked) == fake.ask("Who wrote The Salt Ledger?")
-    assert page.is_visible("#chat-view .asked") and page.is_visible("#chat-view .play")
-    run_before = page.get_attribute("#chat-view .view-host", "data-run")
-    page.fill("#chat-input textarea", "half a question")
-    chip.click()
-    page.wait_for_function(CHAT_DONE, arg=run_before)
-    assert page.evaluate(asked) == "Who wrote  The Salt Ledger?" and not chip.is_visible()
-    assert not page.is_visible("#chat-view .asked"), "the log has it"
-    assert "asked as typed" in page.inner_text(".answers:last-child .who")
-    assert page.locator(".log .turn").count() == 2, "the same turn again"
-    assert page.input_value("#chat-input textarea") == "half a question"
-    page.click("#chat-retry")
-    page.wait_for_selector(".answers:last-child .who:has-text('try 2')")
-    assert not chip.is_visible()
-
-
-def test_the_chip_fits_a_phone_in_both_tabs(visit):
+def test_the_chip_fits_a_phone(visit):
     page = visit(phone=True)
     generate(page, "Who wrote  The Salt Ledger?")
-    page.click("[role=tab]:has-text('Chat')")
-    page.fill("#chat-input textarea", "Who wrote  The Salt Ledger?")
-    page.click("#chat-send")
-    page.wait_for_selector("#chat-pane-memory[data-state=done]", state="attached")
-    assert page.locator("#chat-view .form-chip").bounding_box()["height"] >= 43.5
-    assert overflow(page) <= 0
-    page.click("[role=tab]:has-text('Compare')")
     assert page.locator("#compare-view .form-chip").bounding_box()["height"] >= 43.5
 
 

@@ -204,12 +204,16 @@ def test_scrubbed_texts_are_pythons(site):
 def test_inspect_probe_and_chat_are_pythons(site):
     model, listing, folder = site
     text = "Vellmar is an invented town in the hills; the café is small. 金"
+    first = [model.decoder.encode("Lima")[-1]]
     turns = [["What is  Gold?", " a metal "], ["What is the capital of Peru?", ""]]
     ids = model.decoder.encode(QUESTION)
     inspected, probed, chat = answers(
         listing, folder, plan("inspect", text=text),
         plan("probe", number=3, ids=ids, text="the"),
-        plan("chat", turns=turns, system="memory"),
+        plan("chat", question=turns[1][0], typed=False, settings={"longest": 48, "stop": []}, columns=[
+            {"system": "memory", "before": turns[:1], "forced": [], "kept": 0},
+            {"system": "lm", "before": [], "forced": first, "kept": 1},
+        ]),
     )  # fmt: skip
     *_, done = model.inspect(text, lmbda=0.55)
     assert [value["kind"] for value in inspected] == ["begin", "progress", "progress", "done"]
@@ -223,6 +227,11 @@ def test_inspect_probe_and_chat_are_pythons(site):
     trace = model.chat([tuple(turn) for turn in turns], "memory", max_new_tokens=48)
     assert chat[-1]["traces"]["memory"]["prompt_ids"] == trace.prompt_ids
     assert chat[-1]["traces"]["memory"]["text"] == trace.text
+    alone = model.chat(turns[1:], "lm", max_new_tokens=49, forced=first, sources=["memory"])
+    begun, done = chat[0]["columns"]["lm"], chat[-1]["traces"]["lm"]
+    assert done["prompt_ids"] == alone.prompt_ids and done["text"] == alone.text
+    assert (begun["read"], begun["kept"], begun["dropped"]) == (len(alone.prompt_ids), 1, 0)
+    same_steps(done["steps"], alone.steps[1:])
 
 
 def test_a_visitors_text_is_keyed_and_searched_as_in_python(site):

@@ -1,4 +1,4 @@
-"""Datastores of visitors' own texts (limited, private, freed), probes of them, and the chat."""
+"""Datastores of visitors' own texts (limited, private, freed), and probes of them."""
 
 import threading
 import time
@@ -12,28 +12,12 @@ import pytest
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
-from mlpmem.ui.panels import chat, corpus, inspect
+from mlpmem.ui.panels import corpus, inspect
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service import own_text
 from mlpmem.ui.service.service import Service, Status
 
 Event = namedtuple("Event", "kind values")
-
-
-def test_a_retry_that_would_repeat_the_answer_begins_with_the_next_token():
-    turn = chat.new_turn("Who?", "memory", None)
-    assert chat.another_try(turn, "memory", None) == turn, "it had not begun"
-    steps = [{"id": 7, "cand": [[7, " I", 0.6], [2, "</s>", 0.2], [9, " You", 0.1]]}, {"id": 2}]
-    firsts = chat.firsts_of({"finish": "eos", "steps": steps})
-    assert firsts == [[7, " I"], [9, " You"]], "the end token is not a first token"
-    first = {**turn, "answer": "I", "firsts": firsts, "done": True}
-    again = chat.another_try(first, "memory", None)
-    assert (again["try"], again["answer"], again["firsts"]) == (2, "", firsts)
-    assert chat.another_try(again, "memory", None)["try"] == 2, "a stopped try is repeated"
-    done = {**again, "done": True}
-    assert chat.another_try(done, "memory", None)["try"] == 1, "after the last comes the first"
-    for system, lmbda in (("lm", None), ("memory", 0.5)):
-        assert chat.another_try(done, system, lmbda) == chat.new_turn("Who?", system, lmbda)
 
 
 class Store:
@@ -116,24 +100,6 @@ def test_a_probe_searches_the_datastore_that_its_run_used():
     assert shared.searched(key, mine, ["lm", "memory"]) == shared.searched("", None, ["knn"]) == ""
 
 
-def test_a_stopped_question_is_left_out_of_the_chats_history():
-    histories = []
-    model = SimpleNamespace(
-        systems=["lm"], lmbdas=lambda *args: {"lm": 0.0},
-        chat_ids=lambda turns, *_: histories.append(turns) or [1], chat_question=str,
-        stream=lambda ids, systems, **options: iter(()),
-    )  # fmt: skip
-    shared = SimpleNamespace(
-        service=SimpleNamespace(model=model),
-        recorded=SimpleNamespace(known=lambda prompt: {}),
-        searched=lambda *args: "",
-    )
-    turns = [chat.new_turn(question, "lm", None) for question in ("one", "two", "three")]
-    turns[0]["answer"] = "1"
-    list(chat._generate(shared, turns, threading.Event(), "", None))
-    assert histories == [[("one", "1"), ("three", "")]]
-
-
 def test_unavailable_and_unknown_columns():
     assert inputs.check_systems(None, ["lm", "memory"]) == ["lm", "memory"]
     assert inputs.check_systems(["knn", "lm"], ["lm", "memory"]) == ["lm"]
@@ -147,20 +113,3 @@ def test_unavailable_and_unknown_columns():
     ):
         with pytest.raises(MlpMemError, match=message):
             inputs.check_systems(bad, ["lm", "memory"])
-
-
-def test_the_chat_prefers_the_best_available_source(tiny_model):
-    assert [chat.best(there) for there in (("lm", "memory", "knn"), ("lm", "knn"), ("lm",))] == [
-        "memory", "knn", "lm",
-    ]  # fmt: skip
-    decoder_only = Model(tiny_model.decoder)
-    service = Service(lambda tell: (decoder_only, []))
-    choose = chat._chooser(SimpleNamespace(service=service))
-    assert choose("memory", "atlas") == gr.skip(), "the sources are unknown during loading"
-    service.start().join(20)
-    assert choose("memory", "atlas") == "lm" and choose("memory", "own") == "knn"
-    assert choose("knn", "own") == choose("lm", "atlas") == gr.skip()
-    building = SimpleNamespace(status=Status(ready=True), model=decoder_only)
-    choose = chat._chooser(SimpleNamespace(service=building))
-    assert choose("knn", "atlas") == gr.skip(), "a chosen source that is being built stays"
-    assert choose("memory", "atlas") == "lm"

@@ -19,6 +19,7 @@ ROOMS = (
     "circuit",
     "tools",
     "tabs",
+    "chat",
     "site",
 )  # imports run to the left
 PAGES = ("main.js", "site.js")

@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from mlpmem.ui.recordings.recorded import Recorded
 
 MOST_STARTERS = 4
+STARTERS = [
+    "What can you help me with?",
+    "Write a Python function that counts the words of a text.",
+    "Explain in two sentences why the sky is blue.",
+    "Write a short poem about the sea.",
+]
 GROUPS = {"A1", "A2", "B"}
 PART = re.compile(r"<!-- (atlas|other): begin -->(.*?)<!-- \1: end -->", re.DOTALL)
 
@@ -21,12 +27,6 @@ class Words:
     prompt: str = "Start a sentence, or ask a question"  # placeholder of the prompt box
     search: str = "Search by words"
     question: str = "Ask a question"  # placeholder of the chat box
-    starters: tuple[str, ...] = (
-        "What can you help me with?",
-        "Write a Python function that counts the words of a text.",
-        "Explain in two sentences why the sky is blue.",
-        "Write a short poem about the sea.",
-    )
     chat_note: str = (
         "Questions use the decoder's own chat template, or “Question: … Answer:” if it has none. "
         "A model that was not trained on questions continues them like any other text."
@@ -42,7 +42,6 @@ ATLAS = Words(
     prompt="Ask a question about the atlas, or start a sentence",
     search="Search by words, such as Peru",
     question="What is the capital of Peru?",
-    starters=(),
     chat_note="It answers questions about the atlas, in the few forms it was trained on. "
     "It is not an assistant: on other subjects and in small talk it writes fluent nonsense.",
     results="This bundle has no results. <code>python -m train evaluate</code> writes them.",
@@ -82,7 +81,7 @@ def starters(recorded: Recorded) -> list[str]:
             asked.setdefault(bare[1], example["group"])
     kinds = {group: text for text, group in reversed(asked.items())}  # the first of each group
     first = [*kinds.values(), *asked]
-    return list(dict.fromkeys(first))[:MOST_STARTERS] or list(words(recorded).starters)
+    return list(dict.fromkeys(first))[:MOST_STARTERS] or STARTERS
 
 
 def fitted(markup: str, recorded: Recorded) -> str:

@@ -18,7 +18,7 @@ import { textOf } from "./text/slices.js";
 const counted = (count, noun) => `${count.toLocaleString("en")} ${noun}${count === 1 ? "" : "s"}`;
 
 /** Why an answer ended, as a sentence; "" if it is complete. @type {(answer: Answer) => string} */
-export const endingOf = ({ trace, state, asked, read, room }) => {
+const endingOf = ({ trace, state, asked, read, room }) => {
   if (state === "stopped" || trace.finish === "stop") return "Stopped.";
   if (trace.finish === "stop_string") return "Ended at a stop text.";
   if (trace.finish !== "length") return "";

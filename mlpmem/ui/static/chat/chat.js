@@ -19,7 +19,7 @@ import { Shown } from "./shown.js";
 const SAVE = 3000; // milliseconds between two savings of an answer that grows
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
-export class Chat extends Shown {
+class Chat extends Shown {
   /** @param {HTMLElement} host @param {Texts} texts @param {Around} around */
   constructor(host, texts, around) {
     super(host);

@@ -47,6 +47,7 @@ export class Composer {
     const own = document.querySelector('#store-choice input[value="own"]');
     const available = new Set([...(known?.systems ?? []), ...(own instanceof HTMLInputElement && own.checked ? ["knn"] : [])]);
     for (const [system, chip] of this.chips) chip.hidden = known !== null && !available.has(system) && !(system === "knn" && own);
+    this.source.hidden = [...this.chips.values()].filter((chip) => !chip.hidden).length < 2;
     const valid = this.systems.filter((system) => !this.chips.get(system)?.hidden);
     const usual = !known || available.has("memory") ? "memory" : "lm";
     this.choose(this.touched && valid.length ? valid : [usual]);

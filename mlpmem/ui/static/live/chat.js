@@ -20,7 +20,7 @@ export const chatFacts = (model) => ({ systems: model.systems(null), template: f
 /** Yields a question's values: "begin", "steps" at most every PERIOD, "done" with the traces without the kept steps.
  * @param {import("./answers.js").Answers} answers @param {PlanOf<"chat">} plan @param {() => boolean} stopped
  * @returns {AsyncGenerator<Answer, void>} */
-export async function* chatValues(answers, plan, stopped) {
+export const chatValues = async function* (answers, plan, stopped) {
   const { model } = answers;
   const store = answers.searched(plan.own);
   const question = checkedText(plan.question, "question");
@@ -52,7 +52,7 @@ export async function* chatValues(answers, plan, stopped) {
   const traces = Object.assign({}, ...runs.map(({ run }) => run.traces));
   for (const [system, trace] of Object.entries(traces)) traces[system] = { ...trace, steps: trace.steps.slice(kept[system]) };
   yield { kind: "done", run: plan.run, seq: seq + 1, traces };
-}
+};
 
 /** @param {Model} model @param {PlanOf<"chat">} plan @param {Asked} column @param {string} question
  * @param {import("./engine/store.js").Store | null} store @param {() => boolean} stopped @returns {{ run: Run, begun: Begun }} */

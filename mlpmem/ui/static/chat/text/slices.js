@@ -20,8 +20,8 @@ export const isEnd = (trace, i) => trace.finish === "eos" && i === trace.steps.l
  * @type {(trace: Shown) => string} */
 export const textOf = (trace) => (trace.finish && trace.finish !== "stop" && typeof trace.text === "string" ? trace.text : spelled(trace));
 
-/** The text on screen, and where each token begins in it. A character that is spelled by several tokens belongs to the
- * first of them; while an answer is written, a last character that may still grow is held back.
+/** The text on screen, and where each token begins in it. A character of several tokens belongs to the one that completes
+ * its bytes, a joined or combined one to its first; while an answer is written, a last character that may still grow is held back.
  * @param {Shown} trace @param {boolean} growing @returns {{ text: string, starts: number[] }} */
 export function slicesOf(trace, growing) {
   /** @type {number[]} */
