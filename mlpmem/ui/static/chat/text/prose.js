@@ -24,7 +24,7 @@ export class Prose extends TokenStrip {
     this.root.classList.add("prose");
     this.dressed = false; // tokens are options
     this.tinted = false;
-    /** Parts of tokens after their first one. @type {[number, HTMLElement][]} */
+    /** Parts of tokens besides the one that is seen first. @type {[number, HTMLElement][]} */
     this.parts = [];
     /** @type {Shelf[]} */
     this.shelves = [];
@@ -63,15 +63,24 @@ export class Prose extends TokenStrip {
     if (trace.finish === "eos") this.markEnd();
   }
 
-  /** Finds the tokens' elements in the order of the text. */
+  /** Finds the tokens' elements: of a token's pieces, the first that is seen is the token, the others are its parts. */
   #count() {
-    this.nodes = [];
-    this.parts = [];
-    for (const node of /** @type {NodeListOf<HTMLElement>} */ (this.root.querySelectorAll(".token"))) {
+    /** @type {HTMLElement[][]} */
+    const found = [];
+    for (const node of /** @type {NodeListOf<HTMLElement>} */ (this.root.querySelectorAll("[data-index]"))) {
       const index = Number(node.dataset.index);
-      if (this.nodes[index] && this.nodes[index] !== node) this.parts.push([index, node]);
-      else this.nodes[index] = node;
+      found[index] ??= [];
+      found[index].push(node);
     }
+    this.parts = [];
+    this.nodes = found.map((pieces, index) => {
+      const first = pieces.find(({ dataset }) => dataset.mark === undefined) ?? pieces.find(({ dataset }) => dataset.mark !== "blank") ?? pieces[0];
+      for (const piece of pieces) {
+        piece.className = piece === first ? "token" : "part";
+        if (piece !== first) this.parts.push([index, piece]);
+      }
+      return first;
+    });
     if (this.dressed) this.#dress(true);
     if (this.selected >= 0) this.#choose();
   }
@@ -120,7 +129,8 @@ export class Prose extends TokenStrip {
   #piece(trace, index, { from, to, mark }) {
     const text = this.slices.text.slice(from, to);
     const spaces = mark || !text.trim() ? "" : /^ */.exec(text)?.[0] ?? "";
-    const node = h("span", { class: mark ? (text.trim() || text.includes("\n") ? "token mark" : "token mark blank") : "token", "data-index": index,
+    const blank = !text.trim() && !text.includes("\n");
+    const node = h("span", { "data-mark": mark ? (blank ? "blank" : "sign") : null, "data-index": index,
       "data-token-id": trace.steps[index]?.id, "data-void": text ? null : "" }, mark ? shownMark(text) : text.slice(spaces.length));
     if (isEnd(trace, index)) node.removeAttribute("data-void");
     return spaces ? [spaces, node] : node; // a mark touches the word
@@ -213,7 +223,7 @@ export class Prose extends TokenStrip {
       return;
     }
     if (anchor) event.preventDefault();
-    const node = /** @type {HTMLElement | null} */ (target.closest(".token"));
+    const node = /** @type {HTMLElement | null} */ (target.closest("[data-index]"));
     if (node && !this.nodes.includes(node)) this.pick(Number(node.dataset.index), "pointer");
   }
 }
@@ -223,7 +233,7 @@ function codeBlock(language, inner) {
   const code = h("code", null, inner);
   const said = () => {
     const copy = /** @type {HTMLElement} */ (code.cloneNode(true));
-    for (const mark of copy.querySelectorAll(".mark, [data-end]")) mark.remove();
+    for (const mark of copy.querySelectorAll("[data-mark], [data-end]")) mark.remove();
     return copy.textContent ?? "";
   };
   return h("div", { class: "code-block" },
