@@ -12,6 +12,7 @@ const LIST = [
   ["[ ]", "move λ by 0.05"],
   ["↑ ↓", "previous, next candidate"],
   ["Enter", "open the token, branch with the candidate"],
+  ["X", "hold it in Chat to see the sources of the words"],
   ["?", "this list"],
 ];
 /** @type {HTMLDialogElement | null} */
