@@ -65,7 +65,7 @@ class Client:
         self.named = {d["api_name"]: d["id"] for d in config["dependencies"]}
         self.of = {tuple(t): d["id"] for d in config["dependencies"] for t in d["targets"]}
         self.generate = self.of[ids["generate"], "click"]
-        self.send = self.of[ids["chat-send"], "click"]
+        self.chat = self.of[ids["chat"], "ask"]
         props = {c["id"]: c["props"] for c in config["components"]}
         self.values = {
             d["id"]: [props[i].get("value") for i in d["inputs"]] for d in config["dependencies"]
@@ -83,6 +83,15 @@ class Client:
         data = [prompt, *self.values[number][1:]]
         session = session or self.session
         return self.post("queue/join", data=data, fn_index=number, session_hash=session)
+
+    def ask(self, question: str) -> httpx.Response:
+        """Queue a question of the chat to the decoder."""
+        column = {"system": "lm", "before": [], "forced": [], "kept": 0}
+        data = {"run": "r", "question": question, "columns": [column]}
+        return self.post(
+            "queue/join", data=self.values[self.chat], event_data=data, fn_index=self.chat,
+            session_hash=self.session,
+        )  # fmt: skip
 
     def read(self) -> list[dict]:
         """Return the messages of this session until they end."""
@@ -319,13 +328,12 @@ def test_a_looping_chat_template_delays_no_other_visitor(tmp_path):
     server = Server(tmp_path / "log", *command, MLPMEM_TRUST_PROXY="1").wait()
     try:
         hostile, other = Client(server, "203.0.113.1"), Client(server, "203.0.113.2")
-        hostile.values[hostile.send][2] = "lm"  # who answers; there is no memory
         ends = time.monotonic() + PATIENCE
         while not other.http.get("health").json()["model"]["ready"] and time.monotonic() < ends:
             time.sleep(0.2)
         assert other.join().status_code == 200 and other.read()[-2]["success"], "it is warm"
         with ThreadPoolExecutor(1) as thread:
-            assert hostile.join("Hi", number=hostile.send).status_code == 200
+            assert hostile.ask("Hi").status_code == 200
             refused = thread.submit(hostile.read)
             time.sleep(0.2)
             begin = time.monotonic()

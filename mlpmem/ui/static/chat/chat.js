@@ -5,14 +5,13 @@
 /** @import { Candidate, Packed, Pane, Props, Watch } from "../core/types.js" */
 /** @import { Plan } from "./run.js" */
 import { h, inside, isPhone, setText } from "../core/dom.js";
-import { ranked } from "../core/mix.js";
 import { lambdaOf, page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
 import { Composer } from "./composer.js";
 import { Keep } from "./kept/keep.js";
 import { Talk, newAnswer, shownOf } from "./kept/talk.js";
 import { TurnView } from "./question.js";
-import { ChatRun } from "./run.js";
+import { ChatRun, anotherPlan } from "./run.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
 
@@ -38,7 +37,7 @@ class Chat extends Shown {
     this.erased = [];
     this.settings = new Settings({ changed: (values) => this.keep.note("settings", values), erase: () => this.clear(), kept: () => this.keep.bytes });
     this.composer = new Composer({ send: () => this.send(), stop: () => this.stop(),
-      chosen: () => this.keep.note("systems", this.composer.systems) }, texts.question);
+      chosen: () => this.keep.note("systems", this.composer.wanted) }, texts.question);
     this.acts = { pick: this.pick.bind(this), again: this.again.bind(this), more: this.more.bind(this), write: this.write.bind(this),
       turn: this.turn.bind(this), edit: this.edit.bind(this), repeat: this.repeat.bind(this), typed: this.typed.bind(this), choose: this.choose.bind(this) };
     this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
@@ -60,15 +59,16 @@ class Chat extends Shown {
       h("div", { class: "chat-body" }, h("div", { class: "chat-main" }, this.empty, this.log, this.composer.root), this.slot)));
   }
 
+  /** The tab was opened: a text of the visitor's own may have come or gone. */
+  opened() {
+    this.composer.offer();
+  }
+
   async #restore() {
     const { turns, more } = await this.keep.load();
     if (more.settings) this.settings.values = more.settings;
     this.settings.mark();
-    if (more.systems?.length) {
-      this.composer.touched = true;
-      this.composer.systems = more.systems;
-      this.composer.offer();
-    }
+    if (more.systems?.length) this.composer.want(more.systems);
     if (!turns.length || this.talk.turns.size) return;
     for (const answer of turns.flatMap((turn) => Object.values(turn.answers).flatMap(({ list }) => list))) {
       if (answer.state === "waiting" || answer.state === "running") answer.state = "stopped"; // the page was left
@@ -197,25 +197,7 @@ class Chat extends Shown {
    * @param {AnswerPane} pane */
   again(pane) {
     const turn = this.turnOf(pane);
-    if (turn && this.isFree()) this.start(turn, [this.#another(turn, pane.system)], this.nextLambda);
-  }
-
-  /** @param {Turn} turn @param {string} system @returns {Plan} */
-  #another(turn, system) {
-    const asked = this.settings.sent;
-    const versions = turn.answers[system]?.list ?? [];
-    const shown = shownOf(turn.answers[system]);
-    const plain = { answer: newAnswer(system, asked), forced: [], kept: 0 };
-    const [first] = shown?.trace.steps ?? [];
-    const lmbda = this.nextLambda;
-    const isSame = lmbda === null || lmbda === shown?.trace.lmbda;
-    if (!shown || !first || asked.temperature || shown.state === "failed" || !isSame || JSON.stringify(shown.asked) !== JSON.stringify(asked)) return plain;
-    const used = new Set(versions.map(({ trace }) => trace.steps[0]?.id));
-    const end = shown.trace.finish === "eos" ? shown.trace.steps[shown.trace.steps.length - 1].id : -1;
-    const other = ranked(first, shown.trace.system, shown.trace.lmbda).find(({ id, text }) => !used.has(id) && id !== end && text.trim());
-    if (!other) return plain;
-    const answer = { ...newAnswer(system, asked, { settings: { forced: [other.id] } }), how: /** @type {"again"} */ ("again") };
-    return { answer, forced: [other.id], kept: 0 };
+    if (turn && this.isFree()) this.start(turn, [anotherPlan(turn, pane.system, this.settings.sent, this.nextLambda)], this.nextLambda);
   }
 
   /** Goes on with an answer that was cut or stopped; where later questions follow it, as a new version.
@@ -262,7 +244,8 @@ class Chat extends Shown {
 
   /** Asks a question again, all its columns. @param {Turn} turn */
   repeat(turn) {
-    if (this.isFree()) this.start(turn, Object.keys(turn.answers).map((system) => this.#another(turn, system)), this.nextLambda);
+    const asked = this.settings.sent;
+    if (this.isFree()) this.start(turn, Object.keys(turn.answers).map((system) => anotherPlan(turn, system, asked, this.nextLambda)), this.nextLambda);
   }
 
   /** Asks a question without the decoder's own form of questions. @param {Turn} turn */

@@ -22,7 +22,8 @@ export class Composer {
     this.read = h("span", { class: "meter-text" });
     /** Who answers the next question. @type {string[]} */
     this.systems = [];
-    this.touched = false; // a visitor has chosen them
+    /** Whom the visitor wants, some of whom may not be ready; none before a choice. @type {string[]} */
+    this.wanted = [];
     this.chips = new Map(SYSTEMS.map((system) => [system, h("button", { type: "button", class: "who-chip", "data-system": system, "aria-pressed": "false",
       on: { click: () => this.#toggle(system) } }, h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }), nameOf(system).title)]));
     this.source = h("div", { id: "chat-source", role: "group", "aria-label": "Who answers" }, [...this.chips.values()]);
@@ -48,13 +49,19 @@ export class Composer {
     const available = new Set([...(known?.systems ?? []), ...(own instanceof HTMLInputElement && own.checked ? ["knn"] : [])]);
     for (const [system, chip] of this.chips) chip.hidden = known !== null && !available.has(system) && !(system === "knn" && own);
     this.source.hidden = [...this.chips.values()].filter((chip) => !chip.hidden).length < 2;
-    const valid = this.systems.filter((system) => !this.chips.get(system)?.hidden);
+    const valid = this.wanted.filter((system) => !this.chips.get(system)?.hidden);
     const usual = !known || available.has("memory") ? "memory" : "lm";
-    this.choose(this.touched && valid.length ? valid : [usual]);
+    this.#choose(valid.length ? valid : [usual]);
   }
 
   /** @param {string[]} systems */
-  choose(systems) {
+  want(systems) {
+    this.wanted = systems;
+    this.offer();
+  }
+
+  /** @param {string[]} systems */
+  #choose(systems) {
     this.systems = SYSTEMS.filter((system) => systems.includes(system));
     for (const [system, chip] of this.chips) chip.setAttribute("aria-pressed", String(this.systems.includes(system)));
   }
@@ -62,8 +69,7 @@ export class Composer {
   /** Adds a system or takes it away; one stays. @param {string} system */
   #toggle(system) {
     const rest = this.systems.filter((one) => one !== system);
-    this.touched = true;
-    this.choose(rest.length === this.systems.length ? [...rest, system] : rest.length ? rest : [system]);
+    this.want(rest.length === this.systems.length ? [...rest, system] : rest.length ? rest : [system]);
     this.on.chosen();
   }
 

@@ -1,7 +1,10 @@
 // @ts-check
 /* One question under way: its request, and the answers that grow from the values that come back. */
-/** @import { About } from "../core/types.js" */
-/** @import { Answer, ChatRequest, ChatValue, Turn } from "./types.js" */
+/** @import { About, Lambda } from "../core/types.js" */
+/** @import { Answer, ChatRequest, ChatValue, Sampling, Turn } from "./types.js" */
+
+import { ranked } from "../core/mix.js";
+import { newAnswer, shownOf } from "./kept/talk.js";
 
 /** One column of a run: its answer, the tokens that it begins with, and how many of them are on the page.
  * @typedef {{ answer: Answer, forced: number[], kept: number }} Plan */
@@ -107,3 +110,21 @@ export class ChatRun {
     }
   }
 }
+
+/** The plan of another answer: with a new seed, or where the likeliest token is always taken, begun with the likeliest that
+ * began none yet. @param {Turn} turn @param {string} system @param {Sampling} asked @param {Lambda | null} lmbda @returns {Plan} */
+export const anotherPlan = (turn, system, asked, lmbda) => {
+  const shown = shownOf(turn.answers[system]);
+  const plain = { answer: newAnswer(system, asked), forced: [], kept: 0 };
+  const [first] = shown?.trace.steps ?? [];
+  if (!shown || !first || asked.temperature || shown.state === "failed") return plain;
+  const isSame = (lmbda === null || lmbda === shown.trace.lmbda) && JSON.stringify(shown.asked) === JSON.stringify(asked);
+  if (!isSame) return plain;
+  const used = new Set(turn.answers[system].list.map(({ trace }) => trace.steps[0]?.id));
+  const end = shown.trace.finish === "eos" ? shown.trace.steps[shown.trace.steps.length - 1].id : -1;
+  const other = ranked(first, shown.trace.system, shown.trace.lmbda).find(({ id, text }) => !used.has(id) && id !== end && text.trim());
+  if (!other) return plain;
+  const answer = newAnswer(system, asked, { settings: { forced: [other.id] } });
+  answer.how = "again";
+  return { answer, forced: [other.id], kept: 0 };
+};

@@ -21,6 +21,8 @@ export class Shown {
     this.running = false;
     this.waiting = false; // in the queue
     this.ask = () => {}; // the drawer's candidates are buttons
+    /** The unticked neighbours, by the entries of a position's list. @type {Map<string, Set<number>>} */
+    this.unticked = new Map();
     /** @type {string | null} */
     this.cited = null;
     /** The answer with the selected token. @type {AnswerPane | null} */
@@ -83,9 +85,12 @@ export class Shown {
     this.shown = shown;
     document.body.toggleAttribute("data-still", !page.views.some((view) => view.shown));
     this.#dock();
+    if (shown) this.opened();
     if (shown && this.chosen && !isPhone()) this.select(this.chosen.system, this.chosen.index, "page");
     page.emit("view", /** @type {any} */ (this));
   }
+
+  opened() {}
 
   /** The lambda bar is there with the sources or a drawer: a plain conversation needs none. */
   #dock() {
@@ -94,6 +99,11 @@ export class Shown {
 
   get isOpen() {
     return /** @type {any} */ (drawer().at?.view) === this;
+  }
+
+  /** The right answer's tokens, which nobody scores in a chat. */
+  truth() {
+    return null;
   }
 
   /** The turn of the selected token, else the last. @returns {TurnView | undefined} */
@@ -178,8 +188,10 @@ export class Shown {
   }
 
   deselect() {
+    const focused = this.current?.strip.root.contains(document.activeElement);
     this.current?.strip.select(-1);
     this.current = null;
+    if (focused && !this.tinted && !isPhone()) /** @type {HTMLElement | null} */ (document.querySelector("#chat-input textarea"))?.focus();
     this.#dock();
     page.emit("view", /** @type {any} */ (this));
   }
