@@ -238,7 +238,7 @@ def test_stop_is_heard_between_two_tokens(opened):
     page.click("[role=tab]:has-text('Chat')")
     page.fill("#chat-input textarea", "What is Gold?")
     page.click("#chat-send")
-    page.wait_for_selector("#chat .token")
+    page.wait_for_selector("#chat .answer[data-state=running]")
     page.keyboard.press("Escape")
     page.wait_for_function("!document.body.hasAttribute('data-running')")
     page.click("[role=tab]:has-text('Compare')")

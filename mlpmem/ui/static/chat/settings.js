@@ -16,7 +16,7 @@ const NUMBERS = [
 const MOST_STOPS = 8;
 
 /** @type {() => Sampling} */
-export const usualSampling = () => ({ system: "", temperature: null, top_p: null, min_p: null, repetition_penalty: null, longest: null, stop: [] });
+const usualSampling = () => ({ system: "", temperature: null, top_p: null, min_p: null, repetition_penalty: null, longest: null, stop: [] });
 
 /** The model's facts, null while it is loading. @type {() => Facts | null} */
 export const facts = () => /** @type {any} */ (page.status).chat ?? null;
