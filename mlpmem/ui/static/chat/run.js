@@ -3,7 +3,7 @@
 /** @import { About, Lambda } from "../core/types.js" */
 /** @import { Answer, ChatRequest, ChatValue, Sampling, Turn } from "./types.js" */
 
-import { ranked } from "../core/mix.js";
+import { candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { newAnswer, shownOf } from "./kept/talk.js";
 
 /** One column of a run: its answer, the tokens that it begins with, and how many of them are on the page.
@@ -122,7 +122,10 @@ export const anotherPlan = (turn, system, asked, lmbda) => {
   if (!isSame) return plain;
   const used = new Set(turn.answers[system].list.map(({ trace }) => trace.steps[0]?.id));
   const end = shown.trace.finish === "eos" ? shown.trace.steps[shown.trace.steps.length - 1].id : -1;
-  const other = ranked(first, shown.trace.system, shown.trace.lmbda).find(({ id, text }) => !used.has(id) && id !== end && text.trim());
+  /** @type {(candidate: import("../core/types.js").Candidate) => number} */
+  const chance = ({ p }) => mix(p, shown.trace.system, lambdaAt(first, shown.trace.lmbda));
+  const [other] = first.cand.map(candidateOf).filter(({ id, text }) => !used.has(id) && id !== end && text.trim())
+    .sort((a, b) => chance(b) - chance(a));
   if (!other) return plain;
   const answer = newAnswer(system, asked, { settings: { forced: [other.id] } });
   answer.how = "again";

@@ -3,7 +3,7 @@
  * A kept token has about 3 kB: its candidates and neighbours. */
 /** @import { Turn } from "../types.js" */
 
-const NAME = "mlpmem-chat";
+const NAME = `mlpmem-chat ${window.location.pathname}`; // a model of a page has a path of its own
 const TURNS = "turns";
 const MORE = "more"; // settings and columns, by name
 
