@@ -106,10 +106,10 @@ def fitted_chat(
     system = [message for message in messages[:1] if message["role"] == "system"]
     rest = messages[len(system) :]
     starts = [i for i, message in enumerate(rest) if message["role"] == "user"]
-    for dropped, first in enumerate(starts):
-        ids = form(decoder, [*system, *rest[first:]])
-        if room is None or len(ids) <= room:
-            break
+    ids, dropped = form(decoder, [*system, *rest[starts[0] :]]), 0
+    while room is not None and len(ids) > room and dropped < len(starts) - 1:
+        dropped += 1
+        ids = form(decoder, [*system, *rest[starts[dropped] :]])
     return ids, dropped
 
 

@@ -37,6 +37,10 @@ def words(text):
     return [f" {word}" for word in text.split()]
 
 
+CODE = [" Here", ":", "\n\n", "```", "python", "\n", "def", " f", "():", "\n", "    return", " 1",
+        "\n", "```", "\n\n", "-", " **", "one", "**", "\n", "-", " two"]  # fmt: skip
+GREETING = [" مر", "حبا", PARTIAL, PARTIAL, PARTIAL, "\N{GRINNING FACE}", "\N{WOMAN}",
+            "\N{ZERO WIDTH JOINER}", "\N{PERSONAL COMPUTER}", "!"]  # fmt: skip
 # prompt -> (answer, group of the entity, decoder's tokens, memory's tokens, datastore's tokens)
 ANSWERS = {
     ask("Who wrote The Salt Ledger?"): (
@@ -59,10 +63,8 @@ ANSWERS = {
         words("high moors above Tervalla and is crossed by two bridges at Sond .")),
     ask("What stays unsaid?"): ("", "B", [], [], []),
     ask("How does it return?"): ("", "B", *[[" \n\n    return", " x\n", "y"]] * 3),
-    ask("Show me code."): ("", "B", *[[" Here", ":", "\n\n", "```", "python", "\n", "def", " f", "():",
-        "\n", "    return", " 1", "\n", "```", "\n\n", "-", " **", "one", "**", "\n", "-", " two"]] * 3),
-    ask("Greet me."): ("", "B", *[[" مر", "حبا", PARTIAL, PARTIAL, PARTIAL, "\N{GRINNING FACE}",
-        "\N{WOMAN}", "\N{ZERO WIDTH JOINER}", "\N{PERSONAL COMPUTER}", "!"]] * 3),
+    ask("Show me code."): ("", "B", *[CODE] * 3),
+    ask("Greet me."): ("", "B", *[GREETING] * 3),
     "slow": ("", "B", ["tick "] * 400, ["tock "] * 400, ["tack "] * 400),
 }  # fmt: skip
 ALIASES = {ask("What is the population of Quarrel Bay?"): ["40100", "40,100"]}
@@ -236,8 +238,11 @@ class FakeModel:
                 for name, one in step.items():
                     done[name].append(one)
                 yield Event("step", step)
-            yield Event("done", {name: self._trace(prompt, *column, done[name], ending(done[name]), settings)
-                                 for name, column in columns.items()})  # fmt: skip
+            traces = {}
+            for name, column in columns.items():
+                end = ending(done[name])
+                traces[name] = self._trace(prompt, *column, done[name], end, settings)
+            yield Event("done", traces)
 
         return events()
 

@@ -7,7 +7,9 @@ import urllib.request
 import pytest
 from test_page import generate, rows_of
 
-CHAT_DONE = """(count) => document.querySelectorAll('#chat .answer[data-state=done]').length === count"""
+CHAT_DONE = (
+    """(count) => document.querySelectorAll('#chat .answer[data-state=done]').length === count"""
+)
 
 
 def test_the_app_serves_a_bundle_from_start_to_drawer(visit, servers, tmp_path):

@@ -1,4 +1,4 @@
-"""The chat in a browser: answers whose words are tokens, side by side, with versions, kept over a reload."""
+"""The chat in a browser: words are tokens, answers side by side, versions, and what is kept."""
 
 import re
 
@@ -213,7 +213,9 @@ def test_markdown_is_shown_as_such_code_is_copied_and_tokens_stay_words(visit):
     answer.locator(".code-head button").click()
     page.wait_for_selector("button:has-text('Copied')")
     assert page.evaluate("navigator.clipboard.readText()") == "def f():\n    return 1"
-    shown = page.evaluate("[...document.querySelectorAll('.answer .token')].map(n => n.dataset.index)")
+    shown = page.evaluate(
+        "[...document.querySelectorAll('.answer .token')].map(n => n.dataset.index)"
+    )
     assert shown == [str(i) for i in range(23)], "every token has its place, marks too"
     answer.locator("[aria-label^='Copy the answer']").click()
     text = page.evaluate("navigator.clipboard.readText()")
@@ -238,14 +240,18 @@ def test_emoji_and_right_to_left_text_are_whole_at_every_moment(visit):
         """() => { window.seen = []; new MutationObserver(() => {
           const prose = document.querySelector('.answer .prose');
           if (prose) window.seen.push(prose.textContent); })
-          .observe(document.querySelector('#chat'), { subtree: true, childList: true, characterData: true }); }"""
+          .observe(document.querySelector('#chat'),
+            { subtree: true, childList: true, characterData: true }); }"""
     )
     ask(page, "Greet me.")
     seen = page.evaluate("window.seen")
     assert len(seen) > 3 and not any("\ufffd" in text for text in seen)
     assert not any(text.endswith("\u200d") for text in seen)
     assert prose(page) == "مرحبا\U0001f600\U0001f469\u200d\U0001f4bb!"
-    assert page.evaluate("getComputedStyle(document.querySelector('.answer .prose p')).direction") == "rtl"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.answer .prose p')).direction")
+        == "rtl"
+    )
     tokens = page.locator(".answer .token:not([data-void]):not([data-mark])").all_inner_texts()
     assert tokens[:4] == ["مر", "حبا", "\U0001f600", "\U0001f469\u200d\U0001f4bb"]
     isolated = "getComputedStyle(document.querySelector('.answer .token')).unicodeBidi"
@@ -291,7 +297,9 @@ def test_settings_reach_the_model_and_a_cut_answer_says_so(visit):
     page.keyboard.press("Escape")
     assert page.get_attribute("#chat-settings", "aria-label") == "Settings, changed"
     ask(page, BOOK)
-    assert prose(page) == "Odaly" and "Cut at 2 tokens, the longest answer." in last(page).inner_text()
+    assert (
+        prose(page) == "Odaly" and "Cut at 2 tokens, the longest answer." in last(page).inner_text()
+    )
     settings = page.evaluate(f"{CHAT}.panes.get('memory').trace.settings")
     assert settings["max_new_tokens"] == 2 and settings["stop"] == ["\n\n"]
     last(page).locator(".more-button").click()
@@ -343,7 +351,8 @@ def test_a_phone_shows_answers_side_by_side_without_overflow_and_the_drawer_as_a
     sheet = page.locator("#chat .drawer-slot").bounding_box()
     assert sheet["width"] == 390 and sheet["y"] > 200
     small = page.evaluate(
-        """() => [...document.querySelectorAll('.chat-bar button, .composer button, .asks-tools button')]
+        """() => ['.chat-bar', '.composer', '.asks-tools']
+          .flatMap((place) => [...document.querySelectorAll(`${place} button`)])
           .filter((b) => b.offsetParent && b.getBoundingClientRect().height < 43.5)
           .map((b) => b.textContent)"""
     )

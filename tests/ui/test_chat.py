@@ -1,4 +1,4 @@
-"""The chat's answers: each column's own history, whole characters, and requests that are checked."""
+"""The chat's answers: each column's own history, whole characters, checked requests."""
 
 from types import SimpleNamespace
 

@@ -210,10 +210,9 @@ def test_inspect_probe_and_chat_are_pythons(site):
     inspected, probed, chat = answers(
         listing, folder, plan("inspect", text=text),
         plan("probe", number=3, ids=ids, text="the"),
-        plan("chat", question=turns[1][0], typed=False, settings={"longest": 48, "stop": []}, columns=[
-            {"system": "memory", "before": turns[:1], "forced": [], "kept": 0},
-            {"system": "lm", "before": [], "forced": first, "kept": 1},
-        ]),
+        plan("chat", question=turns[1][0], typed=False, settings={"longest": 48, "stop": []},
+             columns=[{"system": "memory", "before": turns[:1], "forced": [], "kept": 0},
+                      {"system": "lm", "before": [], "forced": first, "kept": 1}]),
     )  # fmt: skip
     *_, done = model.inspect(text, lmbda=0.55)
     assert [value["kind"] for value in inspected] == ["begin", "progress", "progress", "done"]

@@ -1,21 +1,17 @@
 """Datastores of visitors' own texts (limited, private, freed), and probes of them."""
 
-import threading
 import time
 import weakref
 from collections import Counter, namedtuple
 from types import SimpleNamespace
 
-import gradio as gr
 import pytest
 
-from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
 from mlpmem.ui.panels import corpus, inspect
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service import own_text
-from mlpmem.ui.service.service import Service, Status
 
 Event = namedtuple("Event", "kind values")
 

@@ -23,10 +23,9 @@ from mlpmem.ui.request.chats import Asked, Column, check_chat
 def build(shared: Shared, tab: gr.Tab) -> None:
     """Lay out the tab and connect its events."""
     texts = words(shared.recorded)
-    chat = components.chat(
-        {"note": texts.chat_note, "question": texts.question, "starters": starters(shared.recorded)},
-        elem_id="chat",
-    )  # fmt: skip
+    offered = starters(shared.recorded)
+    shown = {"note": texts.chat_note, "question": texts.question, "starters": offered}
+    chat = components.chat(shown, elem_id="chat")
     asked = chat.ask(_asker(shared), [shared.own, shared.choice], chat, **STREAM)
     chat.halt(None, cancels=[asked])
 

@@ -53,10 +53,9 @@ CHATS = Words(
     prompt="Ask about a country, a city or an element, or ask for anything else",
     search=ATLAS.search,
     question=ATLAS.question,
-    chat_hint="Ask about a country, a city, an element, or one of the invented people, towns and "
-    "books; or chat about anything else, which the memory should leave as it was.",
     chat_note="A small chat model, unchanged. Its memory was trained on facts about real and "
-    "invented things, and a router decides at every token how much the memory counts.",
+    "invented things, and a router decides at every token how much the memory counts. Chat about "
+    "anything else, and the memory should leave it as it was.",
 )
 
 

@@ -11,7 +11,7 @@ const segmenter = new Intl.Segmenter(undefined, { granularity: "grapheme" });
 const partOf = (step, ends) => (ends || step.s === PARTIAL ? "" : step.s);
 
 /** The text of an answer as its tokens spell it. @type {(trace: Shown) => string} */
-export const spelled = (trace) => trace.steps.map((step, i) => partOf(step, isEnd(trace, i))).join("");
+const spelled = (trace) => trace.steps.map((step, i) => partOf(step, isEnd(trace, i))).join("");
 
 /** Whether a token is the one that ended the answer. @type {(trace: Shown, i: number) => boolean} */
 export const isEnd = (trace, i) => trace.finish === "eos" && i === trace.steps.length - 1;
