@@ -3,6 +3,8 @@
 import re
 
 import fake
+import pytest
+from test_access import audit  # noqa: F401 (a fixture)
 from test_page import overflow
 
 BOOK = "Who wrote The Salt Ledger?"
@@ -357,3 +359,30 @@ def test_a_phone_shows_answers_side_by_side_without_overflow_and_the_drawer_as_a
           .map((b) => b.textContent)"""
     )
     assert small == [] and overflow(page) <= 0
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+def test_axe_finds_nothing_in_any_state_of_the_chat(visit, audit, dark, phone):
+    page = open_chat(visit(dark=dark, phone=phone))
+    audit(page, "empty")
+    choose(page, "lm", "memory", "knn")
+    ask(page, "slow", wait=False)
+    page.wait_for_selector(".answer .token:has-text('tock')")
+    audit(page, "running")
+    page.keyboard.press("Escape")
+    idle(page)
+    choose(page, "memory")
+    ask(page, "Show me code.")
+    audit(page, "answered")
+    page.click(".turn:last-child [aria-label='Edit the question']")
+    audit(page, "edited")
+    page.keyboard.press("Escape")
+    page.click("#chat-tint")
+    page.wait_for_selector(".prose[data-tinted]")
+    audit(page, "sources")
+    page.click(".turn:last-child .token:not([data-mark]):not([data-void]) >> nth=0")
+    audit(page, "drawer")
+    page.keyboard.press("Escape")
+    page.click("#chat-settings")
+    audit(page, "settings")

@@ -43,13 +43,13 @@ export class AnswerPane {
     this.error = h("p", { class: "answer-error", role: "alert", hidden: true });
     this.pager = new Pager(`version of the answer, ${title}`, (by) => on.turn(this, by));
     this.copy = copyButton(`Copy the answer, ${title}`, () => (this.trace ? textOf(this.trace).trim() : ""));
-    this.again = h("button", { type: "button", class: "chat-tool", "aria-label": `Another answer, ${title}`,
+    this.again = h("button", { type: "button", class: "chat-tool", "aria-label": `Regenerate the answer, ${title}`,
       on: { click: () => on.again(this) } }, "Regenerate");
     this.more = h("button", { type: "button", class: "chat-tool more-button", "aria-label": `Continue the answer, ${title}`, hidden: true,
       on: { click: () => on.more(this) } }, "Continue");
     this.flip = h("button", { type: "button", class: "small-button flip", hidden: true });
     this.numbers = h("span", { class: "answer-numbers" });
-    this.root = h("section", { class: "answer", "data-system": system, "aria-label": title, "data-state": "waiting" },
+    this.root = h("div", { class: "answer", role: "group", "data-system": system, "aria-label": title, "data-state": "waiting" },
       h("header", { class: "who" }, h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }), h("span", null, title), this.verdict),
       this.note, this.strip.root, this.error, this.flip,
       h("div", { class: "answer-foot" }, h("span", { class: "answer-end" }, this.ending, this.more),

@@ -189,6 +189,7 @@ class Chat extends Shown {
     else window.clearTimeout(this.silence);
     this.composer.setRunning(on);
     this.log.setAttribute("aria-busy", String(on));
+    for (const { repeat } of this.views.values()) repeat.disabled = on;
     document.body.toggleAttribute("data-running", page.runningView() !== null);
     if (!on) page.emit("ended", /** @type {any} */ (this));
   }
@@ -298,6 +299,7 @@ class Chat extends Shown {
     this.log.append(...views.slice(kept).map(({ root }) => root));
     views.forEach((view, i) => {
       view.show(this.talk.siblings(view.turn));
+      view.repeat.disabled = this.running;
       if (i === views.length - 1) view.repeat.id = "chat-retry";
       else view.repeat.removeAttribute("id");
       this.remark(view);

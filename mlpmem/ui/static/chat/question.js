@@ -22,12 +22,12 @@ export class TurnView {
     this.pager = new Pager("version of the question", (by) => on.choose(turn, by));
     /** @type {(text: string, label: string, fn: () => void) => HTMLButtonElement} */
     const tool = (text, label, fn) => h("button", { type: "button", class: "chat-tool", "aria-label": label, on: { click: fn } }, text);
-    this.repeat = tool("Ask again", "Ask this question again", () => on.repeat(turn));
+    this.repeat = tool("Ask again", "Ask again, the same question", () => on.repeat(turn));
     this.form = h("button", { type: "button", class: "form-chip", hidden: true, on: { click: () => on.typed(turn) } }, "asked in the trained form ×");
     this.tools = h("div", { class: "asks-tools" }, this.form, this.pager.root, tool("Edit", "Edit the question", () => this.edit()),
       copyButton("Copy the question", () => turn.question), this.repeat);
     this.bubble = h("div", { class: "asks" }, this.said);
-    this.columns = h("div", { class: "answer-columns", tabindex: null });
+    this.columns = h("div", { class: "answer-columns" });
     this.fallen = h("p", { class: "fallen", hidden: true });
     this.root = h("article", { class: "turn", "aria-label": "Question and answers" }, this.fallen,
       h("div", { class: "asks-row" }, this.bubble, this.tools), this.columns);
@@ -44,6 +44,8 @@ export class TurnView {
       this.panes = new Map(systems.map((system) => [system, this.panes.get(system) ?? new AnswerPane(system, this.on)]));
       this.columns.replaceChildren(...[...this.panes.values()].map(({ root }) => root));
       this.columns.dataset.count = String(systems.length);
+      if (systems.length > 1) this.columns.tabIndex = 0; // a phone scrolls it
+      else this.columns.removeAttribute("tabindex");
     }
     for (const [system, versions] of Object.entries(turn.answers)) {
       const answer = shownOf(versions);
