@@ -25,7 +25,8 @@ export class Composer {
     /** Whom the visitor wants, some of whom may not be ready; none before a choice. @type {string[]} */
     this.wanted = [];
     this.chips = new Map(SYSTEMS.map((system) => [system, h("button", { type: "button", class: "who-chip", "data-system": system, "aria-pressed": "false",
-      on: { click: () => this.#toggle(system) } }, h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }), nameOf(system).title)]));
+      on: { click: () => this.#toggle(system) } }, h("span", { class: "swatch", "data-source": system, "aria-hidden": "true" }),
+    h("span", { class: "long" }, nameOf(system).title), h("span", { class: "brief" }, nameOf(system).short))]));
     this.source = h("div", { id: "chat-source", role: "group", "aria-label": "Who answers" }, [...this.chips.values()]);
     this.root = h("div", { class: "composer" }, this.note,
       h("div", { class: "composer-row" }, h("div", { id: "chat-input" }, this.box), this.send, this.stop),

@@ -177,6 +177,7 @@ export class Shown {
     this.current = pane;
     pane.strip.select(index, how === "key" || how === "pointer");
     this.#open(pane, index);
+    pane.strip.reveal();
     this.repaint();
     page.emit("view", /** @type {any} */ (this));
   }
