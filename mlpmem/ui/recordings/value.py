@@ -10,6 +10,7 @@ from mlpmem.ui.recordings.recorded import Recorded
 PAPER = "https://arxiv.org/abs/2508.01832"
 AUTHORS = "https://github.com/Binn0/MLPMemory"
 SPACE = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")  # the id that a Space's host sets
+TAG = re.compile(r"</?b>")
 PLAIN = (
     "A frozen language model, a datastore that it searches, and a small memory that learned the "
     "datastore's answers without searching: see who says what, word by word."
@@ -41,6 +42,11 @@ def sentence(recorded: Recorded) -> str:
         if replaced and replaced > size
         else ""
     )
+
+
+def plain(recorded: Recorded) -> str:
+    """Return the sentence as text."""
+    return html.unescape(TAG.sub("", sentence(recorded)))
 
 
 def title(recorded: Recorded) -> str:

@@ -197,7 +197,7 @@ class Circuit {
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
-    h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target))),
+    h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target)), h("span", null, /^\S*/.exec(card.right)?.[0] ?? "")),
     h("small", { dir: "auto" }, card.title))));
     const shown = [...view.panes.values()].filter((one) => one.trace);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
