@@ -140,9 +140,9 @@ class Servers(dict):
         if name.startswith("space-"):
             return start_space(self.folder / name, name.removeprefix("space-"))
         if name not in ("app", "gguf"):
-            seconds = {"fake": "0.4", "waiting": "-1"}[name]
+            seconds = {"fake": "0.4", "eager": "0.4", "waiting": "-1"}[name]
             serve = str(HERE / "serve.py")
-            return Server(log, serve, str(self.folder / name), "{port}", seconds)
+            return Server(log, serve, str(self.folder / name), "{port}", seconds, name)
         import tiny
 
         if name == "gguf":
