@@ -87,12 +87,13 @@ def _subject(
     index: TextIndex, question: str, asked: Sequence[str], weights: dict[str, float]
 ) -> str | None:
     """Return the word that names what a question is about, None without a known one."""
-    names = {fold(word) for word in WORD.findall(question) if word[0].isupper()}
-    if any(word in names and word not in weights for word in asked):
-        return None
+    opening, *others = WORD.findall(question.removeprefix("Question:")) or [""]
+    unknown = {fold(word) for word in others if word[0].isupper()} - FORM - weights.keys()
     titles = {word for title in index.titles for word in words(title)}
     named = [word for word in asked if word in titles and word in weights]
     rare = [word for word in asked if weights.get(word, 0.0) >= RARE]
+    if unknown or not named and opening[:1].isupper() and fold(opening) not in weights:
+        return None
     return max(named or rare, key=weights.__getitem__, default=None)
 
 

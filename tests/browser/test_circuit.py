@@ -7,10 +7,10 @@ from test_page import BOOK, generate, overflow, pane_text, run, set_lambda, trac
 RIVER = "The river Aldermere rises in the"
 PIPES = """() => Object.fromEntries([...document.querySelectorAll('.circuit .pipe')]
   .map((pipe) => [pipe.dataset.source, Number(pipe.dataset.p)]))"""
-WIDTHS = """() => Object.fromEntries([...document.querySelectorAll('.circuit .pipe')].map((pipe) => {
-  const { width, height } = pipe.getBBox();
-  return [pipe.dataset.source, Math.min(width, height)];
-}))"""
+WIDTHS = """(size) => {
+  const pipes = [...document.querySelectorAll('.circuit .pipe')];
+  return Object.fromEntries(pipes.map((pipe) => [pipe.dataset.source, pipe.getBBox()[size]]));
+}"""
 
 
 def lanes(page):
@@ -35,7 +35,7 @@ def test_pipes_are_as_wide_as_the_traces_probabilities(visit, phone):
         assert page.inner_text(".circuit-place").endswith(f"{index + 1} of 5")
         found = page.evaluate(PIPES)
         assert found == pytest.approx({s: step["p"][s] for s in found}, abs=1e-3)
-        widths = page.evaluate(WIDTHS)
+        widths = page.evaluate(WIDTHS, "width" if phone else "height")
         for source, p in found.items():
             assert widths[source] == pytest.approx(max(1.5, 34 * p), abs=0.6)
         page.click("[aria-label='Next token in the circuit']")
@@ -96,6 +96,8 @@ def test_a_screen_reader_gets_the_same_content(visit):
 def test_hostile_tokens_stay_text_in_the_circuit(visit):
     page = visit()
     generate(page, fake.ask("What does a page do with markup?"))
+    assert "${alert(1)}" in page.inner_text(".circuit .out-word")
+    page.click("[aria-label='Previous token in the circuit']")
     assert fake.HOSTILE in page.inner_text(".circuit .out-word")
     assert page.locator(".circuit img, .circuit script").count() == 0
     assert page.evaluate("window.hacked") is None
@@ -168,7 +170,6 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
     assert page.inner_text("#pane-memory .verdict") == "✓ right"
     fast = lanes(page)
     assert fast["Odalys Wren"][0] > slow["Odalys Wren"][0] and fast["Odalys Wren"][1]
-    assert fast["Martin Holt"][0] < slow["Martin Holt"][0]
     urls = [url for url in page.seen.requests[before:] if "queue/join" in url]
     assert urls == []
 
@@ -192,7 +193,7 @@ def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(vis
     page.click(".origin-ask")
     page.wait_for_selector(".origin-card")
     assert page.inner_text(".origin-card .origin-tag") == "found later, not used"
-    assert "written by Odalys Wren" in page.inner_text(".origin-card")
+    assert page.locator(".origin-card mark").all_inner_texts() == ["Ledger", "Odalys", "Wren"]
     assert page.get_attribute(".origin-ask", "aria-expanded") == "true"
     run(page, lambda: generate(page, fake.ask("What is the population of Quarrel Bay?")))
     assert page.is_hidden(".origin"), "another answer has another origin"
