@@ -35,12 +35,12 @@ def completed(model: Any, row: Mapping[str, Any]) -> dict:
 
 
 def paced(model: Any, trace: Mapping[str, Any]) -> dict:
-    """Return a trace whose steps have the time of the system without others, in ms.
+    """Return a trace whose steps and costs have the times of the system without others, in ms.
 
     MlpMemError if the system writes another text than the recorded one.
     """
     ids = [step["id"] for step in trace["steps"]]
-    runs = []
+    runs, costs = [], []
     for _ in range(RUNS):
         last, times = time.perf_counter(), []
         options = {"lmbda": trace["lmbda"], "max_new_tokens": len(ids)}
@@ -56,9 +56,11 @@ def paced(model: Any, trace: Mapping[str, Any]) -> dict:
                 f"{trace['text'][:60]!r}; export the bundle again"
             )
         runs.append(times)
+        costs.append(event.values[trace["system"]].cost)
     best = [round(min(times), 2) for times in zip(*runs, strict=True)]
     steps = [{**step, "ms": ms} for step, ms in zip(trace["steps"], best, strict=True)]
-    return {**trace, "steps": steps}
+    least = {part: min(cost[part] for cost in costs) for part in costs[0]}
+    return {**trace, "steps": steps, "cost": {**trace["cost"], **least}}
 
 
 def scrubbed(model: Any, trace: Mapping[str, Any]) -> dict:

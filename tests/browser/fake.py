@@ -141,7 +141,7 @@ def ids_of(prompt):
 def text_of(prompt):
     """Return the text of a prompt that is given as ids."""
     texts = (text for text in ANSWERS if ids_of(text) == prompt)
-    return prompt if isinstance(prompt, str) else next(texts)
+    return prompt if isinstance(prompt, str) else next(texts, "")
 
 
 class FakeModel:
