@@ -10,7 +10,7 @@ from mlpmem.ui.recordings.recorded import Recorded
 PAPER = "https://arxiv.org/abs/2508.01832"
 AUTHORS = "https://github.com/Binn0/MLPMemory"
 SPACE = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")  # the id that a Space's host sets
-TAG = re.compile(r"</?b>")
+TAG = re.compile(r"<[^>]*>")
 PLAIN = (
     "A frozen language model, a datastore that it searches, and a small memory that learned the "
     "datastore's answers without searching: see who says what, word by word."
@@ -38,7 +38,8 @@ def sentence(recorded: Recorded) -> str:
         f"With a <b>{_size(size)}</b> memory it gets {_bold(memory[0])}, and {kept}."
     )
     return text + (
-        f" The datastore that the memory replaces has <b>{_size(replaced)}</b>."
+        f'<span class="value-replaced"> The datastore that the memory replaces has '
+        f"<b>{_size(replaced)}</b>.</span>"
         if replaced and replaced > size
         else ""
     )
