@@ -5,7 +5,7 @@
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
 /** @import { Columns, Lambda, Packed, Pane, Props, Shown, Source, Step, TokenView, Watch } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
-import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
+import { glyph, h, inside, percent, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
 import { term } from "../core/glossary.js";
 import { inline, nameOf, page, unpack } from "../core/state.js";
@@ -208,12 +208,9 @@ class Circuit {
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says
    * @param {(id: number, text: string, source: string) => (string | HTMLElement)[]} spelt */
   #say(box, source, says, spelt) {
-    const [name] = BOXES[source];
     box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text, source)), ` ${percent(says.p)} %`]
       : [source === "knn" ? "not ready" : "none here"]));
     box.root.disabled = !says;
-    box.root.setAttribute("aria-label", says
-      ? `${name}: ${quote(says.text)}, ${percent(says.p)} per cent. Open its candidates` : `${name}: no answer`);
   }
 
   /** Writes what also depends on lambda. @param {TokenView} view @param {Pane} pane @param {Shown} trace
