@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from mlpmem.ui.recordings.recorded import Recorded
+from mlpmem.ui.service.loads import megabytes
 
 PAPER = "https://arxiv.org/abs/2508.01832"
 AUTHORS = "https://github.com/Binn0/MLPMemory"
@@ -16,7 +17,6 @@ PLAIN = (
     "datastore's answers without searching: see who says what, word by word."
 )
 NEW, KNOWN = "B/test", "A2/test"  # facts that the memory's decoder never saw, and facts it knew
-LEAST = 1e5  # bytes from which a size is in MB
 
 
 def sentence(recorded: Recorded) -> str:
@@ -35,11 +35,11 @@ def sentence(recorded: Recorded) -> str:
     )
     text = (
         f"Never told these facts, a frozen language model gets {_bold(alone[0])} of them right. "
-        f"With a <b>{_size(size)}</b> memory it gets {_bold(memory[0])}, and {kept}."
+        f"With a <b>{megabytes(size)}</b> memory it gets {_bold(memory[0])}, and {kept}."
     )
     return text + (
         f'<span class="value-replaced"> The datastore that the memory replaces has '
-        f"<b>{_size(replaced)}</b>.</span>"
+        f"<b>{megabytes(replaced)}</b>.</span>"
         if replaced and replaced > size
         else ""
     )
@@ -87,7 +87,3 @@ def _shares(row: Any) -> tuple[float | None, float | None]:
 
 def _bold(share: float) -> str:
     return f"<b>{100 * share:.0f}\u00a0%</b>"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e6:,.0f}\u00a0MB" if size >= LEAST else f"{size / 1e3:,.0f}\u00a0kB"

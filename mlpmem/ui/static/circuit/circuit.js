@@ -165,7 +165,7 @@ class Circuit {
     const trace = /** @type {Shown} */ (pane.trace);
     const flow = flowOf(trace, index, mixed(trace));
     if (!flow) return;
-        const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
+    const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
     const fresh = key !== this.key;
     this.key = key;
     if (fresh) this.#write(view, pane, flow);
