@@ -17,7 +17,7 @@ import mlpmem
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
-from mlpmem.loading import manifest
+from mlpmem.loading import bundle_writer, manifest
 from mlpmem.loading.bundle_writer import put_adapter, put_results, save_bundle
 from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.parts import attach_text
@@ -231,7 +231,7 @@ def test_a_save_that_fails_leaves_the_old_bundle(folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(b, "_write_decoder", full)
+    monkeypatch.setattr(bundle_writer, "_write_decoder", full)
     with pytest.raises(OSError, match="No space"):
         tiny.bundle(folder)
     b.load_bundle(folder)
