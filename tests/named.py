@@ -6,7 +6,8 @@ import gguf_files
 import tiny
 from fake_hub import COMMIT
 
-from mlpmem.loading.bundle import Bundle, save_bundle
+from mlpmem.loading.bundle import Bundle
+from mlpmem.loading.bundle_writer import save_bundle
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.packages import PACKAGE
 from mlpmem.model.decoder import Decoder

@@ -12,7 +12,8 @@ from mlpmem.api import Model
 from mlpmem.engine.router import FEATURES, Router, RouterConfig
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.systems import ModelSystem
-from mlpmem.loading.bundle import Bundle, save_bundle
+from mlpmem.loading.bundle import Bundle
+from mlpmem.loading.bundle_writer import save_bundle
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval.datastore import Datastore, build_keys

@@ -1,6 +1,6 @@
 """One token per row by compiled code only: a pass's weights as addresses, and helper threads.
 
-A `Step` holds the tables that `kernels.py` reads: the weights, their forms and their chunks.
+A `Step` holds the tables that `kernels/step.py` reads: the weights, their forms and their chunks.
 It keeps every tensor whose address it uses. Scratch arrays and the word that threads share belong
 to a call. Helpers are threads of the process; a call does not wait for a helper that is busy.
 """

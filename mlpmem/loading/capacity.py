@@ -16,8 +16,8 @@ import torch
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import AUTO, FILLED, first_device, free_on_gpus
 from mlpmem.formats import NESTED, WEIGHTS, is_gguf, read_json
-from mlpmem.model import gguf
 from mlpmem.model.families import FAMILIES, Family
+from mlpmem.model.gguf import reader
 
 TEXT = re.compile(r"(model\.)?language_model\.|lm_head\.")  # weights of a multimodal text part
 SPARE = 1.1  # times the weights' size: room for one tensor in its stored form, and some reserve
@@ -31,7 +31,7 @@ def parameters_in(folder: Path, packed: bool = False) -> int:
     .bin files, from their size and the dtype in config.json (default float32).
     """
     if is_gguf(folder):
-        return gguf.parameters_in(folder, packed)
+        return reader.parameters_in(folder, packed)
     folder = folder / NESTED if (folder / NESTED).is_dir() else folder
     for pattern in WEIGHTS:
         files = sorted(filter(Path.is_file, folder.glob(pattern)))

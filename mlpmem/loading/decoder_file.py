@@ -54,7 +54,7 @@ class DecoderFile:
     @classmethod
     def of_package(cls, source: str, hub: str = "") -> "DecoderFile":
         """Return the file of "package:NAME/FILE"; hub is "owner/name@commit" or ""."""
-        from mlpmem.model.gguf import read_header
+        from mlpmem.model.gguf.reader import read_header
 
         path, package = packaged_file(source), source.removeprefix(PACKAGE).partition("/")[0]
         licence = str(read_header(path).values.get("general.license", ""))

@@ -26,7 +26,7 @@ from mlpmem.formats import is_gguf
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
-from mlpmem.model.gguf import read_header
+from mlpmem.model.gguf.reader import read_header
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of

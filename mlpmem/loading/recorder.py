@@ -7,7 +7,6 @@ Texts and probabilities stay as they were.
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 from mlpmem.engine.trace import PARTS, shared_steps
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import read_json
-from mlpmem.loading.manifest import MANIFEST, read_manifest, sha256
+from mlpmem.loading.manifest import MANIFEST, list_files, read_manifest
 
 RUNS = 5  # of each system; a step's time is the smallest, the one with the least disturbance
 SHORT = 12  # tokens of an answer that is scrubbed
@@ -35,12 +34,12 @@ def completed(model: Any, row: Mapping[str, Any]) -> dict:
 
 
 def paced(model: Any, trace: Mapping[str, Any]) -> dict:
-    """Return a trace whose steps have the time of the system without others, in ms.
+    """Return a trace whose steps and costs have the times of the system without others, in ms.
 
     MlpMemError if the system writes another text than the recorded one.
     """
     ids = [step["id"] for step in trace["steps"]]
-    runs = []
+    runs, costs = [], []
     for _ in range(RUNS):
         last, times = time.perf_counter(), []
         options = {"lmbda": trace["lmbda"], "max_new_tokens": len(ids)}
@@ -56,9 +55,11 @@ def paced(model: Any, trace: Mapping[str, Any]) -> dict:
                 f"{trace['text'][:60]!r}; export the bundle again"
             )
         runs.append(times)
+        costs.append(event.values[trace["system"]].cost)
     best = [round(min(times), 2) for times in zip(*runs, strict=True)]
     steps = [{**step, "ms": ms} for step, ms in zip(trace["steps"], best, strict=True)]
-    return {**trace, "steps": steps}
+    least = {part: min(cost[part] for cost in costs) for part in costs[0]}
+    return {**trace, "steps": steps, "cost": {**trace["cost"], **least}}
 
 
 def scrubbed(model: Any, trace: Mapping[str, Any]) -> dict:
@@ -80,15 +81,18 @@ def scrubbed(model: Any, trace: Mapping[str, Any]) -> dict:
 
 def record(bundle: Path, model: Any, tell: Callable[[str], Any] = print) -> None:
     """Complete a bundle's recordings in place, and their entries in its manifest."""
+    from mlpmem.loading.bundle_writer import replace_json  # it imports torch
+
     manifest = read_manifest(bundle)
-    for name in sorted(n for n in manifest["files"] if n.startswith("traces/")):
-        path = bundle / name
-        row = completed(model, read_json(path))
-        path.write_text(json.dumps(row), "utf-8")
-        manifest["files"][name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    names = sorted(name for name in manifest["files"] if name.startswith("traces/"))
+    for name in names:
+        row = completed(model, read_json(bundle / name))
+        replace_json(bundle, name, row)
         first = {s: t["steps"][0]["ms"] for s, t in row["traces"].items()}
         tell(f"{name}: first token in ms {first}, scrubbed {', '.join(row['scrubs']) or 'none'}")
-    (bundle / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+    present = list_files(bundle)
+    files = manifest["files"] | {name: present[name] for name in names}
+    replace_json(bundle, MANIFEST, manifest | {"files": files}, indent=1)
 
 
 def main(argv: list[str] | None = None) -> int:

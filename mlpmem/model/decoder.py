@@ -35,7 +35,7 @@ from mlpmem.model.families import (
     logit_divisor,
     uses_alibi,
 )
-from mlpmem.model.gguf_model import load_gguf
+from mlpmem.model.gguf.assemble import load_gguf
 from mlpmem.model.tokenizer import (
     encode_text,
     special_ids,

@@ -75,8 +75,8 @@ def load_adapter(decoder: Decoder, folder: str | Path) -> Decoder:
     """Return a decoder with an adapter; `decoder` stays unchanged.
 
     The adapter is merged into plain weights and stands beside packed ones. Unchanged weights are
-    shared. MlpMemError if the folder holds anything but LoRA, or LoRA of
-    another decoder, or needs peft and peft is not installed.
+    shared. MlpMemError if the folder holds anything but LoRA, or LoRA of another decoder, or needs
+    peft and peft is not installed.
     """
     folder = Path(folder)
     row, tensors = _read_config(folder), _read_tensors(folder)

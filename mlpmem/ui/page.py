@@ -17,6 +17,7 @@ from mlpmem.ui.context import MODEL, PRIVATE, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.door import Door, Gate
 from mlpmem.ui.door.fair import FairQueue
+from mlpmem.ui.door.preview import Preview
 from mlpmem.ui.models import PageModel, picker
 from mlpmem.ui.openai import routes as programs
 from mlpmem.ui.panels import about, chat, compare, corpus, inspect, results
@@ -34,6 +35,7 @@ INVALID_VALUES = (
     "lists the types."
 )
 MASTHEAD = (components.STATIC / "header.html").read_text("utf-8")
+PREVIEW = components.STATIC / "preview.png"
 PANELS = {
     "Compare": compare, "Inspect": inspect, "Chat": chat, "Corpus": corpus, "Results": results,
     "About": about,
@@ -83,6 +85,9 @@ def build(models: Sequence[PageModel]) -> gr.Blocks:
 def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf) -> None:
     """Lay out one model's path and connect its events."""
     service, recorded = model.service, model.recorded
+    path = "/" if model is models[0] else f"/{model.name}"
+    picture = PREVIEW if words.is_atlas(recorded) else None  # it shows the atlas's figures
+    page.gate.pages.previews[path] = Preview(TITLE, value.plain(recorded), picture)
     with gr.Row(elem_classes="top-row"):
         masthead = MASTHEAD.replace("<!-- value -->", value.markup(recorded))
         masthead = masthead.replace("</header>", f"{picker(models, model)}</header>")

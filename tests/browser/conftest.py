@@ -26,6 +26,11 @@ PATIENCE = float(
     os.environ.get("MLPMEM_PATIENCE", "30")
 )  # time-out in seconds of a server's start or a step
 
+AXE = HERE.parent / "js" / "node_modules" / "axe-core" / "axe.min.js"
+AXE_RUN = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
+  .flatMap(({ id, impact, nodes }) => nodes.map((node) =>
+    `${id} (${impact}): ${node.target.join(' ')} ${node.failureSummary.split('\\n')[1] ?? ''}`))"""
+
 
 def pytest_collection_modifyitems(items):
     """Mark all tests in this folder; tests of the real app run last."""
@@ -140,9 +145,9 @@ class Servers(dict):
         if name.startswith("space-"):
             return start_space(self.folder / name, name.removeprefix("space-"))
         if name not in ("app", "gguf"):
-            seconds = {"fake": "0.4", "waiting": "-1"}[name]
+            seconds = {"fake": "0.4", "eager": "0.4", "waiting": "-1"}[name]
             serve = str(HERE / "serve.py")
-            return Server(log, serve, str(self.folder / name), "{port}", seconds)
+            return Server(log, serve, str(self.folder / name), "{port}", seconds, name)
         import tiny
 
         if name == "gguf":
@@ -222,3 +227,22 @@ def visit(chromium, servers):
         ours = (server.url, "data:", "blob:")
         assert [url for url in seen.requests if not url.startswith(ours)] == []
         assert seen.errors == []
+
+
+@pytest.fixture
+def audit(visit):
+    """Return audit(page, state), which adds axe's findings to a list that must stay empty."""
+    if not AXE.is_file():
+        pytest.skip("no axe-core: npm ci --prefix tests/js")
+    found = {}
+
+    def check(page, state):
+        if not page.evaluate("Boolean(window.axe)"):
+            page.evaluate(AXE.read_text("utf-8"))
+        page.wait_for_timeout(250)  # a fade
+        if violations := page.evaluate(AXE_RUN):
+            found[state] = violations
+
+    yield check
+    lines = [f"{state}: {one}" for state, rows in found.items() for one in rows]
+    assert not lines, "\n".join(lines)

@@ -19,6 +19,7 @@ import made_findings
 from mlpmem.engine.settings import Settings
 from mlpmem.engine.trace import AUTO, OTHER, Candidate, Neighbour, Step, Trace, mix
 from mlpmem.errors import MlpMemError
+from mlpmem.loading.recorder import completed
 from mlpmem.model.tokenizer import PARTIAL
 from mlpmem.retrieval.documents import join_passages
 from mlpmem.retrieval.text_search import TextIndex
@@ -153,11 +154,23 @@ class FakeDecoder:
     model = SimpleNamespace(generation_config=None)
 
 
+def ids_of(prompt):
+    """Return a prompt's token ids, from which `text_of` finds it."""
+    return [1, 2, 3, token_id(prompt)]
+
+
+def text_of(prompt):
+    """Return the text of a prompt that is given as ids."""
+    texts = (text for text in ANSWERS if ids_of(text) == prompt)
+    return prompt if isinstance(prompt, str) else next(texts, "")
+
+
 class FakeModel:
     """The part of a model that the page uses, at a given pace in seconds per token."""
 
-    def __init__(self, pace=0.004):
+    def __init__(self, pace=0.004, eager=False):
         self.pace = pace
+        self.leased = not eager  # whether short answers wait for the button Scrub
         self.systems = ["lm", "memory"]
         self.routers = {"memory": None}
         self.settings = Settings(BEST | {"mixed": 0.53})
@@ -171,11 +184,15 @@ class FakeModel:
         cost = {"decoder_ms": 5.1, "memory_ms": 0.8, "search_ms": 9.7, "prefill_ms": 14.0, **BYTES}
         cost |= {"evidence_ms": 4.1} if lmbda == AUTO else {}
         text = "".join(step.text for step in steps if step.text not in ("</s>", PARTIAL))
-        return Trace(system, prompt, [1, 2, 3], lmbda, settings, {"bundle": "fake"}, steps, finish,
-                     text, cost)  # fmt: skip
+        model = {"bundle": "fake"}
+        return Trace(system, prompt, ids_of(prompt), lmbda, settings, model, steps, finish, text,
+                     cost)  # fmt: skip
 
     def compare(self, prompt, systems=None, lmbda=None, **options):
         return list(self.stream(prompt, systems, lmbda, **options))[-1].values
+
+    def scrub(self, prompt, system, **options):
+        return list(self.stream_scrub(prompt, system, **options))[-1].values
 
     def generate(self, prompt, system, **options):
         return self.compare(prompt, [system], **options)[system]
@@ -192,8 +209,7 @@ class FakeModel:
 
     def _tokens(self, prompt, system, lmbda, forced, temperature, own):
         """Return every source's tokens for one column; a small lambda gives the decoder's."""
-        asked = prompt if isinstance(prompt, str) else ""  # ids of a run are asked again
-        known = ANSWERS.get(asked) or ANSWERS[ask("What is the population of Quarrel Bay?")]
+        known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
         tokens["mixed"] = tokens["memory"]
         if own:
@@ -215,6 +231,7 @@ class FakeModel:
 
     def _columns(self, prompt, columns, max_new_tokens=32, cancel=None, forced=(),
                  temperature=0.0, store=None, sources=None, **sampling):  # fmt: skip
+        prompt = text_of(prompt)
         shown = tuple(s for s in ("lm", "memory", "knn") if s in self.systems)
         tokens = {name: self._tokens(prompt, *column, forced, temperature, store is not None)
                   for name, column in columns.items()}  # fmt: skip
@@ -329,8 +346,19 @@ class FakeModel:
         return asked if typed else self.chat_question(asked), dropped
 
 
-def write_bundle(folder: Path) -> Path:
-    """Write a bundle without a model: manifest, examples, results, recordings."""
+def paced(row):
+    """Return a recording with fixed times per token: 2 ms, 4 ms, and 40 ms of search."""
+    for system, ms in {"lm": 2.0, "memory": 4.0, "knn": 40.0}.items():
+        for step in row["traces"][system]["steps"]:
+            step["ms"] = ms
+    return row
+
+
+def write_bundle(folder: Path, eager: bool = False) -> Path:
+    """Write a bundle without a model: manifest, examples, results, recordings.
+
+    Eager recordings have every system's own pace and the texts at eleven lambdas.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "traces").mkdir(exist_ok=True)
     model = FakeModel(pace=0)
@@ -344,6 +372,9 @@ def write_bundle(folder: Path) -> Path:
         records[f"traces/{number:02d}.json"] = {
             "v": 1, "name": "x", "prompt": prompt, "answer": ANSWERS[prompt][0] or None,
             "traces": traces}  # fmt: skip
+        if eager:
+            name = f"traces/{number:02d}.json"
+            records[name] = paced(completed(model, records[name]))
     manifest = {"settings": {"lmbda": BEST}, "attributions": ["GeoNames, CC BY 4.0"]}
     new = [
         e | {"wording": "unseen"} for e in examples if e["part"] == "B" and e["group"] == "helps"

@@ -1,6 +1,6 @@
-"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS.
+"""Serve the page with the fake model: python serve.py FOLDER PORT SECONDS [eager].
 
-The datastore loads for SECONDS; below 0 the model never loads.
+The datastore loads for SECONDS; below 0 the model never loads. Eager answers are scrubbed at once.
 """
 
 import sys
@@ -28,7 +28,7 @@ from mlpmem.ui.service.loads import cost_line, report_tokens  # noqa: E402
 from mlpmem.ui.service.service import BackgroundTask, Service  # noqa: E402
 
 
-def main(folder: Path, port: int, seconds: float) -> None:
+def main(folder: Path, port: int, seconds: float, eager: bool = False) -> None:
     def attach(model, tell):
         for done in range(10):
             report_tokens(tell, done * 43_000, 430_000)
@@ -39,13 +39,13 @@ def main(folder: Path, port: int, seconds: float) -> None:
     def load(tell):
         if seconds < 0:
             threading.Event().wait()
-        model = fake.FakeModel()
+        model = fake.FakeModel(eager=eager)
         return model, [BackgroundTask("datastore", partial(attach, model))]
 
     service = Service(load, extras=fake_columns.FakeExtras())
-    model = PageModel(service, recorded.read(fake.write_bundle(folder)))
+    model = PageModel(service, recorded.read(fake.write_bundle(folder, eager)))
     sys.exit(page.serve([model], "127.0.0.1", port))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), "eager" in sys.argv)

@@ -1,34 +1,12 @@
 """Accessibility in a browser: axe-core on every tab and state, and what it cannot see."""
 
-from pathlib import Path
-
 import pytest
 from test_feel import tabs_of
 from test_page import BOOK, generate, set_lambda
 
-AXE = Path(__file__).parents[1] / "js" / "node_modules" / "axe-core" / "axe.min.js"
-RUN = """async () => (await axe.run(document, { resultTypes: ['violations'] })).violations
-  .flatMap(({ id, impact, nodes }) => nodes.map((node) =>
-    `${id} (${impact}): ${node.target.join(' ')} ${node.failureSummary.split('\\n')[1] ?? ''}`))"""
-
-
-@pytest.fixture
-def audit(visit):
-    """Return audit(page, state), which adds axe's findings to a list that must stay empty."""
-    if not AXE.is_file():
-        pytest.skip("no axe-core: npm ci --prefix tests/js")
-    found = {}
-
-    def check(page, state):
-        if not page.evaluate("Boolean(window.axe)"):
-            page.evaluate(AXE.read_text("utf-8"))
-        page.wait_for_timeout(250)  # a fade
-        if violations := page.evaluate(RUN):
-            found[state] = violations
-
-    yield check
-    lines = [f"{state}: {one}" for state, rows in found.items() for one in rows]
-    assert not lines, "\n".join(lines)
+# Gradio's placeholder of a plot that is still being loaded is not ours to name
+DRAWN = """() => ![...document.querySelectorAll('.empty.unpadded_box')]
+  .some((empty) => empty.checkVisibility())"""
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -65,6 +43,7 @@ def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
             name,
         )
         page.wait_for_timeout(600)
+        page.wait_for_function(DRAWN)
         audit(page, name)
         if name == "Inspect":
             page.click(".inspect-empty button")

@@ -117,7 +117,7 @@ def test_a_surprise_runs_and_its_answer_is_shown_at_the_end(visit):
     page.wait_for_selector("#status .chip[data-state=ready]")
     run(page, lambda: page.click(".surprise"))
     assert page.inner_text(".truth").startswith("right answer: ")
-    assert "in a wording never trained on" in page.inner_text(".run-head .group-tag")
+    assert "in a wording never trained on" in page.inner_text(".run-head > .group-tag")
     tally = "#compare-view .tally-text"
     assert page.inner_text(tally) == (
         "Right so far, of 1 question: decoder 0 · memory 1 · datastore 1"

@@ -4,7 +4,6 @@ import re
 
 import fake
 import pytest
-from test_access import audit  # noqa: F401 (a fixture)
 from test_page import overflow
 
 BOOK = "Who wrote The Salt Ledger?"

@@ -77,6 +77,7 @@ def test_the_tour_shows_the_numbers_on_screen_and_its_hint_once(visit):
     generate(page, BOOK)
     page.click(".tour-button")
     assert "frozen decoder" in page.inner_text(".tour-text"), "it begins with the circuit"
+    assert "the valve λ lets some of each through" in page.inner_text(".tour-text")
     page.keyboard.press("ArrowRight")
     step = page.evaluate("MLPMEM.page.activeView().panes.get('memory').trace.steps[0]")
     percent = page.evaluate("p => MLPMEM.percent(p)", max(row[2] for row in step["cand"]))

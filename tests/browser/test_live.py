@@ -108,7 +108,7 @@ def test_it_answers_and_nothing_is_requested_after_loading(opened, served):
     page.wait_for_selector(".asked:has-text('Who?')")
     settle(page)
     assert "in a wording never trained on" in page.inner_text(".run-head")
-    page.click("#pane-memory .pane-title .pane-tool")
+    page.click("#pane-memory .pane-tool")
     page.wait_for_selector(".inspect-sentence:has-text('Perplexity')")
     page.click("[role=tab]:has-text('Chat')")
     page.fill("#chat-input textarea", "What is Gold?")
@@ -249,7 +249,7 @@ def test_a_tab_put_to_sleep_in_a_run_goes_on_where_it_was(opened):
     page = opened(slow=True)
     page.fill("#prompt textarea", "The hills in")
     page.click("#generate")
-    page.wait_for_selector("#pane-memory[data-state=running] .token")
+    page.wait_for_selector("#pane-memory[data-state=running] .token", state="attached")
     session = page.context.new_cdp_session(page)
     for state in ("frozen", "active"):
         session.send("Page.setWebLifecycleState", {"state": state})

@@ -1,11 +1,5 @@
 """The tabs that are read: Results, About, and the way from a datastore to its first question."""
 
-from pathlib import Path
-
-from mlpmem.ui.components import STATIC
-
-FIGURE = Path(__file__).parents[2] / "assets" / "how-it-works.svg"
-
 
 def tab(page, name):
     page.click(f"#tabs [role=tab]:has-text('{name}') >> visible=true")
@@ -26,7 +20,6 @@ def test_about_has_the_figure_the_links_and_code_to_copy(visit):
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     tab(page, "About")
     assert page.locator("#about .figure svg title").text_content() == "One token of MLP Memory"
-    assert (STATIC / "figure.svg").read_text("utf-8") == FIGURE.read_text("utf-8")
     links = page.eval_on_selector_all("#about a", "all => all.map((a) => a.href)")
     assert "https://arxiv.org/abs/2508.01832" in links
     assert page.locator(".copy").count() == page.locator("pre.snippet").count() >= 2

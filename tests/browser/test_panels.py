@@ -24,8 +24,8 @@ def test_a_clicked_example_runs(visit):
     run(page, lambda: page.click(".example >> nth=0"))
     assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
     assert page.inner_text("#pane-lm .verdict") == "✓ right"
-    held_out = "A2 only the decoder saw it · held-out wording"
-    assert page.inner_text(".run-head .group-tag") == held_out
+    held_out = "a fact that only the decoder was taught · in a wording never trained on"
+    assert page.inner_text(".run-head > .group-tag") == held_out
 
 
 START_SLOWLY = """() => {

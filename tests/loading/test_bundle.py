@@ -17,7 +17,8 @@ import mlpmem
 from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
-from mlpmem.loading import manifest
+from mlpmem.loading import bundle_writer, manifest
+from mlpmem.loading.bundle_writer import put_adapter, put_results, save_bundle
 from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.parts import attach_text
 from mlpmem.model.lora import add_adapter, save_adapter
@@ -206,7 +207,7 @@ def test_settings_that_cannot_be_used_are_refused(folder):
 def test_a_memory_of_another_decoder_is_refused_when_saving_and_when_loading(folder, tmp_path):
     other = tiny.memory(tiny.decoder(depth=0))
     with pytest.raises(MlpMemError, match="belongs to another decoder"):
-        b.save_bundle(
+        save_bundle(
             tmp_path / "never", decoder=tiny.decoder(), memory=other, documents=tiny.documents(),
             settings={}, fingerprint=(np.zeros(0, np.int64), np.zeros((0, tiny.HIDDEN))),
         )  # fmt: skip
@@ -230,7 +231,7 @@ def test_a_save_that_fails_leaves_the_old_bundle(folder, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(b, "_write_decoder", full)
+    monkeypatch.setattr(bundle_writer, "_write_decoder", full)
     with pytest.raises(OSError, match="No space"):
         tiny.bundle(folder)
     b.load_bundle(folder)
@@ -328,13 +329,13 @@ def test_amending_a_bundle_never_writes_through_a_link(folder, tmp_path):
     (folder / "results.json").unlink()
     for name in ("results.json", "manifest.json.new"):
         (folder / name).symlink_to(tmp_path / "mine")
-    b.put_results(folder, {"systems": []})
+    put_results(folder, {"systems": []})
     assert b.load_bundle(folder).read_json("results.json") == {"systems": []}
     save_adapter(add_adapter(tiny.decoder().model, 2), tmp_path / "lora")
     (tmp_path / "elsewhere").mkdir()
     (folder / "adapters").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(MlpMemError, match="adapters is a link"):
-        b.put_adapter(folder, ExtraColumn("tuned", tmp_path / "lora", "adapter"))
+        put_adapter(folder, ExtraColumn("tuned", tmp_path / "lora", "adapter"))
     assert (tmp_path / "mine").read_text() == "mine"
     assert not list((tmp_path / "elsewhere").iterdir())
 

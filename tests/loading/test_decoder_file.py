@@ -13,6 +13,7 @@ from fake_hub import COMMIT, FakeHub
 import mlpmem
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import bundle as b
+from mlpmem.loading.bundle_writer import save_bundle
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.hub import find_file
 from mlpmem.loading.packages import PACKAGE
@@ -172,7 +173,7 @@ def test_weights_of_another_file_are_not_saved_under_the_name(site, tmp_path):
     file = DecoderFile.of_package(f"{PACKAGE}{named.PACKAGED}/{named.FILE}")
     bound = tiny.decoder()
     with pytest.raises(MlpMemError, match="its weights are those of another file"):
-        b.save_bundle(
+        save_bundle(
             tmp_path / "other", decoder=bound, memory=tiny.memory(bound), decoder_file=file,
             documents=tiny.documents(bound.tokenizer), settings={},
         )  # fmt: skip

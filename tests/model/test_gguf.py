@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, GgufConfig
 import mlpmem
 from mlpmem.errors import MlpMemError
 from mlpmem.loading import capacity
-from mlpmem.model import gguf as ours
 from mlpmem.model.decoder import Decoder
-from mlpmem.model.gguf_blocks import KINDS, dense, groups
+from mlpmem.model.gguf import reader as ours
+from mlpmem.model.gguf.blocks import KINDS, dense, groups
 from mlpmem.model.prompts import chat_ids
 
 IDS = torch.tensor([[0, 9, 40, 7, 12, 90, 33]])

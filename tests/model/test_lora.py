@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import kind_of
 from mlpmem.loading import registry
-from mlpmem.loading.bundle import load_bundle, put_adapter
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.loading.bundle_writer import put_adapter
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.model.lora import CONFIG, WEIGHTS, add_adapter, load_adapter, save_adapter
 

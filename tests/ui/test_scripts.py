@@ -11,17 +11,8 @@ from mlpmem.engine.trace import _PLAIN, Step
 from mlpmem.ui import modules
 from mlpmem.ui.components import STATIC
 
-ROOMS = (
-    "core",
-    "live",
-    "drawer",
-    "view",
-    "circuit",
-    "tools",
-    "tabs",
-    "chat",
-    "site",
-)  # imports run to the left
+# imports run to the left
+ROOMS = ("core", "live", "drawer", "view", "circuit", "tools", "tabs", "chat", "site")
 PAGES = ("main.js", "site.js")
 ENTRIES = (*PAGES, "worker.js")
 TOOLS = Path(__file__).parents[1] / "js"

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.bundle import load_bundle, preset_path, put_adapter, put_results
+from mlpmem.loading.bundle import load_bundle, preset_path
+from mlpmem.loading.bundle_writer import put_adapter, put_results
 from mlpmem.model.lora import load_adapter
 from train.config.load import run_of
 from train.files import print_line, read_json

@@ -13,7 +13,8 @@ from mlpmem.engine.fused import Settings
 from mlpmem.engine.router import load_routers
 from mlpmem.engine.trace import Trace
 from mlpmem.errors import MlpMemError
-from mlpmem.loading.bundle import load_bundle, save_bundle
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.loading.bundle_writer import save_bundle
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn
 from mlpmem.loading.manifest import CHAT, QUESTIONS, TEXT

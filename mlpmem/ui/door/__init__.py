@@ -14,6 +14,7 @@ Every limit is a row of `bounds.py` and can be set by an environment variable.
     files     the process's temporary folder, uploads per client, and their sweep
     programs  the interface of what answers other programs
     pages     `/`, `/config` and `/info`, rendered once
+    preview   how other sites show a link to the page
     health    `/health` for the host
 
 It imports no other room of the page. `bounds` and `files` import neither gradio nor torch, because

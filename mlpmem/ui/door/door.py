@@ -115,6 +115,8 @@ class Door:
         with gate.shares.opened(client):
             if route.name == "health":
                 await _json(send, *gate.health.answer(blocks._queue, gate.sessions, gate.uploads))
+            elif route.name == "preview":
+                await _picture(send, gate, scope["method"])
             elif route.name == "page":
                 if named["path"] not in [path for path, *_ in blocks.pages]:
                     raise RefusedError(404, routes.NOT_FOUND)
@@ -156,6 +158,17 @@ class Door:
             body = _checked_call(blocks, name, named["function"], payload)
             receive = sizes.replay(body, receive)
         await self.app(scope, receive, _Sentences(send) if name == "run" else send)
+
+
+async def _picture(send: Any, gate: Gate, method: str) -> None:
+    """Send the picture of the page's preview; RefusedError without one."""
+    body = max((preview.picture for preview in gate.pages.previews.values()), default=b"", key=len)
+    if not body:
+        raise RefusedError(404, "This page has no picture.")
+    headers = [(b"content-type", b"image/png"), (b"content-length", b"%d" % len(body)),
+               (b"cache-control", b"max-age=86400")]  # fmt: skip
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
 
 
 @asynccontextmanager

@@ -13,6 +13,7 @@ from typing import Any
 from gradio.route_utils import get_root_url
 from starlette.requests import Request
 
+from mlpmem.ui.door.preview import Preview
 from mlpmem.ui.door.routes import API, RefusedError
 
 STAND_IN = b"http://page.invalid"
@@ -26,8 +27,14 @@ class Pages:
 
     def __init__(self) -> None:
         """Start with none."""
+        self.previews: dict[str, Preview] = {}  # by path
         self._rendered: dict[str, tuple[bytes, bytes]] = {}
         self._addressed: OrderedDict[tuple[str, str, bool], bytes] = OrderedDict()
+
+    def _previewed(self, path: str, kind: bytes, body: bytes) -> tuple[bytes, bytes]:
+        """Return a page with its own preview, if there is one."""
+        own = self.previews.get(path)
+        return own.placed(kind, body, STAND_IN.decode(), path) if own else (kind, body)
 
     async def answer(self, app: Any, scope: dict, send: Any, path: str) -> None:
         """Send the page of a path; app renders it the first time."""
@@ -35,7 +42,7 @@ class Pages:
         if not ROOT.fullmatch(root):
             raise RefusedError(400, "The request's host is not valid. Use the page's address.")
         if path not in self._rendered:
-            self._rendered[path] = await _render(app, scope, path)
+            self._rendered[path] = self._previewed(path, *await _render(app, scope, path))
         kind, page = self._rendered[path]
         packed = b"gzip" in dict(scope["headers"]).get(b"accept-encoding", b"")
         body = self._addressed.pop((path, root, packed), None)

@@ -46,6 +46,7 @@ ROUTES = (
     Route("page", GET, rf"/(?P<path>({'|'.join(SHIPPED)})?)"),  # the page, at most one per model
     Route("file", GET, r"/(assets|static)/[\w./+@ -]{1,200}", file=True),  # the page
     Route("file", GET, r"/theme\.css|/favicon\.ico", file=True),  # the page
+    Route("preview", GET, r"/preview\.png", file=True),  # other sites, for a link's picture
     Route("heartbeat", GET, rf"{API}/heartbeat/(?P<session>{NAME})"),  # the page
     Route("join", POST, rf"{API}/queue/join", "join_body"),  # the page
     Route("listen", GET, rf"{API}/queue/data"),  # the page

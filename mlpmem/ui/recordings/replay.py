@@ -13,11 +13,13 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
+from mlpmem.ui.door.preview import Preview
 from mlpmem.ui.recordings import value
 from mlpmem.ui.recordings.recorded import Recorded, read
-from mlpmem.ui.recordings.words import starters, words
+from mlpmem.ui.recordings.words import is_atlas, starters, words
 
 STATIC = components.STATIC
+TITLE, PREVIEW = "MLP Memory, live", STATIC / "preview.png"
 SITE = "MLPMEM.site({});\n"
 
 
@@ -64,8 +66,11 @@ def write(recorded: Recorded, folder: Path, live: dict[str, Any] | None = None) 
     head = (STATIC / "header.html").read_text("utf-8")
     head = head.replace("<!-- value -->", value.markup(recorded))
     site = {name: (STATIC / f"site.{name}").read_text("utf-8") for name in ("html", "css")}
+    picture = PREVIEW if is_atlas(recorded) else None
     texts = {
-        "index.html": site["html"].replace("<!-- masthead -->", head),
+        "index.html": site["html"]
+        .replace("<!-- masthead -->", head)
+        .replace("<!-- preview -->", Preview(TITLE, value.plain(recorded), picture).tags(".")),
         "style.css": site["css"] + components.style(),
         "script.js": components.script("site.js"),
         "recordings.js": SITE.replace("{}", json.dumps(values(recorded, live))),
@@ -74,8 +79,10 @@ def write(recorded: Recorded, folder: Path, live: dict[str, Any] | None = None) 
         texts["worker.js"] = components.script("worker.js")
     for name, text in texts.items():
         (folder / name).write_text(text, "utf-8")
-    shutil.copyfile(STATIC / "favicon.svg", folder / "favicon.svg")
-    return [folder / name for name in (*texts, "favicon.svg")]
+    pictures = ("favicon.svg", *([picture.name] if picture else []))
+    for name in pictures:
+        shutil.copyfile(STATIC / name, folder / name)
+    return [folder / name for name in (*texts, *pictures)]
 
 
 def main(argv: list[str] | None = None) -> int:

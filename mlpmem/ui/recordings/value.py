@@ -6,16 +6,17 @@ import re
 from typing import Any
 
 from mlpmem.ui.recordings.recorded import Recorded
+from mlpmem.ui.service.loads import megabytes
 
 PAPER = "https://arxiv.org/abs/2508.01832"
 AUTHORS = "https://github.com/Binn0/MLPMemory"
 SPACE = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}")  # the id that a Space's host sets
+TAG = re.compile(r"<[^>]*>")
 PLAIN = (
     "A frozen language model, a datastore that it searches, and a small memory that learned the "
     "datastore's answers without searching: see who says what, word by word."
 )
 NEW, KNOWN = "B/test", "A2/test"  # facts that the memory's decoder never saw, and facts it knew
-LEAST = 1e5  # bytes from which a size is in MB
 
 
 def sentence(recorded: Recorded) -> str:
@@ -34,13 +35,19 @@ def sentence(recorded: Recorded) -> str:
     )
     text = (
         f"Never told these facts, a frozen language model gets {_bold(alone[0])} of them right. "
-        f"With a <b>{_size(size)}</b> memory it gets {_bold(memory[0])}, and {kept}."
+        f"With a <b>{megabytes(size)}</b> memory it gets {_bold(memory[0])}, and {kept}."
     )
     return text + (
-        f" The datastore that the memory replaces has <b>{_size(replaced)}</b>."
+        f'<span class="value-replaced"> The datastore that the memory replaces has '
+        f"<b>{megabytes(replaced)}</b>.</span>"
         if replaced and replaced > size
         else ""
     )
+
+
+def plain(recorded: Recorded) -> str:
+    """Return the sentence as text."""
+    return html.unescape(TAG.sub("", sentence(recorded)))
 
 
 def title(recorded: Recorded) -> str:
@@ -80,7 +87,3 @@ def _shares(row: Any) -> tuple[float | None, float | None]:
 
 def _bold(share: float) -> str:
     return f"<b>{100 * share:.0f}\u00a0%</b>"
-
-
-def _size(size: float) -> str:
-    return f"{size / 1e6:,.0f}\u00a0MB" if size >= LEAST else f"{size / 1e3:,.0f}\u00a0kB"

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mlpmem.engine.trace import PARTS, shared_steps
+from mlpmem.loading.recorder import SHORT
 from mlpmem.ui.request import columns, inputs
 
-SHORT = 12  # tokens of an answer
 SLOW = 4.0  # seconds of a run whose texts at other lambdas are not worth the wait of other visitors
 
 

@@ -5,7 +5,7 @@
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
 /** @import { Columns, Lambda, Packed, Pane, Props, Shown, Source, Step, TokenView, Watch } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
-import { glyph, h, inside, percent, quote, setText } from "../core/dom.js";
+import { glyph, h, inside, percent, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
 import { term } from "../core/glossary.js";
 import { inline, nameOf, page, unpack } from "../core/state.js";
@@ -165,7 +165,7 @@ class Circuit {
     const trace = /** @type {Shown} */ (pane.trace);
     const flow = flowOf(trace, index, mixed(trace));
     if (!flow) return;
-        const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
+    const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
     const fresh = key !== this.key;
     this.key = key;
     if (fresh) this.#write(view, pane, flow);
@@ -197,7 +197,7 @@ class Circuit {
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
-    h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target))),
+    h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target)), h("span", null, /^\S*/.exec(card.right)?.[0] ?? "")),
     h("small", { dir: "auto" }, card.title))));
     const shown = [...view.panes.values()].filter((one) => one.trace);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
@@ -208,12 +208,9 @@ class Circuit {
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says
    * @param {(id: number, text: string, source: string) => (string | HTMLElement)[]} spelt */
   #say(box, source, says, spelt) {
-    const [name] = BOXES[source];
     box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text, source)), ` ${percent(says.p)} %`]
       : [source === "knn" ? "not ready" : "none here"]));
     box.root.disabled = !says;
-    box.root.setAttribute("aria-label", says
-      ? `${name}: ${quote(says.text)}, ${percent(says.p)} per cent. Open its candidates` : `${name}: no answer`);
   }
 
   /** Writes what also depends on lambda. @param {TokenView} view @param {Pane} pane @param {Shown} trace

@@ -56,8 +56,8 @@ export class Origin {
     const also = guess ? ` The datastore, asked afterwards too, points to ${quote(guess.title)} with ${percent(guess.weight)} % of its weight.` : "";
     const { length } = value.origins;
     setText(this.line, value.error || (length
-      ? `The memory wrote ${short} from its weights and read no passage. ${length === 1 ? "One passage says" : "These passages say"} the same.${also}`
-      : `The memory wrote ${short} from its weights. No passage of the corpus says so: it may have made it up.${also}`));
+      ? `The memory wrote ${short} from its weights and read no passage. ${length === 1 ? "This passage of its corpus says" : "These passages of its corpus say"} the same.${also}`
+      : `The memory wrote ${short} from its weights. No passage was found that says so: the decoder may have known it, or it is made up.${also}`));
     this.list.replaceChildren(...value.origins.map(({ title, group, parts }, i) => h("li", { class: "origin-card", style: { "--i": i } },
       h("div", { class: "origin-head" }, h("b", { dir: "auto" }, title), groupTag(group), h("span", { class: "origin-tag" }, "found later, not used")),
       h("p", { dir: "auto" }, parts.map((part, at) => (at % 2 ? h("mark", null, part) : part))))));

@@ -36,6 +36,15 @@ let note = null;
 /** @type {HTMLElement | null} */
 let shown = null;
 
+/** @param {HTMLElement} node @param {HTMLElement} card */
+function place(node, card) {
+  const box = node.getBoundingClientRect();
+  const { offsetWidth: width, offsetHeight: height } = card;
+  const above = box.top - GAP - height;
+  card.style.left = `${Math.max(GAP, Math.min(box.left, window.innerWidth - width - GAP))}px`;
+  card.style.top = `${above > GAP ? above : box.bottom + GAP}px`;
+}
+
 /** @param {HTMLElement} node @param {string} text */
 function show(node, text) {
   note ||= h("p", { class: "glossary", role: "tooltip", id: "glossary" });
@@ -44,17 +53,18 @@ function show(node, text) {
   note.hidden = false;
   node.setAttribute("aria-describedby", "glossary");
   shown = node;
-  const box = node.getBoundingClientRect();
-  const { offsetWidth: width, offsetHeight: height } = note;
-  const above = box.top - GAP - height;
-  note.style.left = `${Math.max(GAP, Math.min(box.left, window.innerWidth - width - GAP))}px`;
-  note.style.top = `${above > GAP ? above : box.bottom + GAP}px`;
+  place(node, note);
 }
 
 function hide() {
   if (note) note.hidden = true;
   shown?.removeAttribute("aria-describedby");
   shown = null;
+}
+
+/** The note stays beside its term when the page scrolls. */
+function follow() {
+  if (shown && note && !note.hidden) place(shown, note);
 }
 
 /** @param {Event} event */
@@ -73,6 +83,6 @@ export const explainTerms = () => {
   document.addEventListener("pointerover", enter);
   document.addEventListener("focusin", enter);
   document.addEventListener("focusout", hide);
-  document.addEventListener("scroll", hide, { passive: true, capture: true });
+  document.addEventListener("scroll", follow, { passive: true, capture: true });
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
 };

@@ -62,7 +62,7 @@ export class RunHead {
     this.reveal(false);
     const held = ["test", "unseen"].includes(wording);
     this.part.replaceChildren(...(GROUPS[part] ? [groupTag(part),
-      held ? [" · ", term(h("span", null, "in a wording never trained on"), "unseen")] : []].flat() : []));
+      held ? [h("span", { class: "joint" }, " · "), term(h("span", null, "in a wording never trained on"), "unseen")] : []].flat() : []));
   }
 
   /** Shows the right answer if it is known, or hides it during a run. @param {boolean} on */

@@ -1,6 +1,6 @@
 """GGUF files: the header, checked, and the location of every weight.
 
-One file holds a decoder's weights, tokenizer and chat template; `gguf_model.py` builds a model from
+One file holds a decoder's weights, tokenizer and chat template; `assemble.py` builds a model from
 it. Nothing is memory-mapped: rows are read from the file on demand.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.gguf_blocks import KINDS, Groups, Kind, dense, groups
+from mlpmem.model.gguf.blocks import KINDS, Groups, Kind, dense, groups
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
 NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.gguf import AGAIN, Blocks, Header, dense_rows, plain, read_header, wrong
+from mlpmem.model.gguf.reader import AGAIN, Blocks, Header, dense_rows, plain, read_header, wrong
 
 
 def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
