@@ -27,6 +27,7 @@ from mlpmem.formats import is_gguf
 from mlpmem.loading import hub
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
+from mlpmem.loading.hub_bundle import fetch_bundle, is_hub_bundle
 from mlpmem.loading.shipped import SHIPPED, present, shipped_path
 from mlpmem.ui.door import files
 from mlpmem.ui.service import ending
@@ -44,14 +45,18 @@ DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "asset
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line; invalid or contradictory options end the process."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, default=DEFAULT, help="a bundle's folder")
+    parser.add_argument(
+        "--bundle", default=DEFAULT, metavar="FOLDER_OR_ID",
+        help="a bundle's folder, or owner/name or owner/name@REVISION of the Hub",
+    )  # fmt: skip
     parser.add_argument(
         "--preset", help="atlas or smollm2, or the authors' checkpoints: gpt2-large-wikitext103 or "
         "mistral-7b-wikipedia",
     )  # fmt: skip
     parser.add_argument(
         "--download", action="store_true",
-        help="download the decoder of --preset smollm2, or of a bundle that only names it",
+        help="download the decoder of --preset smollm2, or of a bundle that only names it; take "
+        "the newest commit of a bundle of the Hub",
     )  # fmt: skip
     parser.add_argument(
         "--decoder", help="a transformers folder, .gguf file or Hub id, in place of a bundle"
@@ -88,6 +93,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="take visitors' addresses from X-Forwarded-For, which the proxy before the page sets",
     )  # fmt: skip
     args = parser.parse_args(argv)
+    if not is_hub_bundle(args.bundle):
+        args.bundle = Path(args.bundle)
     if args.preset and (args.decoder or args.memory):
         parser.error("--preset includes decoder and memory; omit --decoder and --memory")
     if not args.decoder and (args.memory or args.train_memory):
@@ -165,7 +172,7 @@ def opened(args: argparse.Namespace) -> tuple:
         from mlpmem.loading.presets import check_preset
 
         try:
-            check_preset(args.preset, _dtype(args.dtype), args.device, lambda line, _: say(line))
+            check_preset(args.preset, _dtype(args.dtype), args.device, say)
             extras = offers.of_parts(args.column, True, bool(args.text))
             return loads.open_preset(args.preset, args.text, **options), None, note, extras
         except MlpMemError as error:
@@ -222,14 +229,22 @@ def _dtype(form: str | None):
     return form_of(form)[0] if form and form != "auto" else None
 
 
-def say(line: str) -> None:
-    """Write a line to the terminal."""
-    sys.stderr.write(f"mlpmem: {line}\n")
+def say(line: str, share: float | None = None) -> None:
+    """Write a line to the terminal, but not a download's progress, which its client draws."""
+    if not share:
+        sys.stderr.write(f"mlpmem: {line}\n")
 
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until interrupted; return the process's exit status."""
     args = arguments(argv)
+    ending.exit_on_signals()
+    if not args.decoder and isinstance(args.bundle, str):
+        try:
+            args.bundle = fetch_bundle(args.bundle, newest=args.download, tell=say)
+        except MlpMemError as error:
+            say(str(error))
+            return 2
     names = [name for name in (args.decoder, args.memory) if name and not Path(name).exists()]
     if not (args.preset or names):  # only Hub ids need the network
         hub.stay_offline()
@@ -241,7 +256,6 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     if args.trust_proxy:
         os.environ["MLPMEM_TRUST_PROXY"] = "1"
-    ending.exit_on_signals()
     gc.disable()  # collections during imports take a fifth of the start
     try:
         files.claim()  # before Gradio is imported, which reads GRADIO_TEMP_DIR

@@ -58,7 +58,10 @@ def load(
     progress: "Callable[[int, int], None] | None" = None,
     download: bool = False,
 ) -> "Model":
-    """Return a model from a bundle's folder (by default the embedded one), a preset, or parts.
+    """Return a model from a bundle (by default the embedded one), a preset, or parts.
+
+    A bundle is a folder, or on the Hub "owner/name" or "owner/name@REVISION"; `model.source` is
+    then its id and commit. The first download pins the commit; download=True asks for a newer one.
 
     Presets are "atlas" and "smollm2", which ship as bundles, and the names in presets.PRESETS,
     downloaded at their first use; text= may come with those. "smollm2" needs its decoder's file,
@@ -101,9 +104,14 @@ def load(
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore must be True, False or "background"; got {datastore!r}')
     from mlpmem.loading.bundle import load_bundle, preset_path
+    from mlpmem.loading.hub_bundle import fetch_bundle, is_hub_bundle
 
-    opened = load_bundle(preset_path(bundle))
+    on_hub = is_hub_bundle(bundle)
+    folder = fetch_bundle(bundle, newest=download) if on_hub else preset_path(bundle)
+    opened = load_bundle(folder)
     model = opened.model(device, **weights, download=download)
+    if on_hub:
+        model.source = f"{str(bundle).partition('@')[0]}@{folder.name}"
     if settings is not None:
         model.settings = settings
     if not opened.searches:

@@ -21,7 +21,7 @@ class FakeHub:
             def do_GET(self) -> None:
                 hub.answer(self)
 
-            do_HEAD = do_GET
+            do_HEAD = do_POST = do_PUT = do_GET
 
             def log_message(self, *_) -> None:
                 pass
@@ -55,10 +55,10 @@ class FakeHub:
         for hub_id, folder in self.repositories.items():
             if path.startswith(f"/api/models/{hub_id}"):
                 tree = f"/api/models/{hub_id}/tree/" in path
-                return _json(request, _tree(folder) if tree else self._info(hub_id, folder))
+                return send_json(request, _tree(folder) if tree else self._info(hub_id, folder))
             if path.startswith(f"/{hub_id}/resolve/"):
                 return _file(request, folder / path.split("/resolve/")[1].partition("/")[2])
-        _send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
+        send(request, 404, b"", {"X-Error-Code": "RepoNotFound"})
 
     def _info(self, hub_id: str, folder: Path) -> dict:
         card = {"license": self.licence} if self.licence else {}
@@ -80,20 +80,20 @@ def _oid(path: Path) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
-def _json(request: BaseHTTPRequestHandler, value: object) -> None:
-    _send(request, 200, json.dumps(value).encode(), {"Content-Type": "application/json"})
+def send_json(request: BaseHTTPRequestHandler, value: object) -> None:
+    send(request, 200, json.dumps(value).encode(), {"Content-Type": "application/json"})
 
 
 def _file(request: BaseHTTPRequestHandler, path: Path) -> None:
     if not path.is_file():
-        return _send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
-    _send(request, 200, path.read_bytes(), {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": COMMIT})
+        return send(request, 404, b"", {"X-Error-Code": "EntryNotFound"})
+    send(request, 200, path.read_bytes(), {"ETag": f'"{_oid(path)}"', "X-Repo-Commit": COMMIT})
 
 
-def _send(request: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict) -> None:
+def send(request: BaseHTTPRequestHandler, code: int, data: bytes, headers: dict) -> None:
     request.send_response(code)
     for name, value in (headers | {"Content-Length": str(len(data))}).items():
         request.send_header(name, value)
     request.end_headers()
-    if request.command == "GET":
+    if request.command != "HEAD":
         request.wfile.write(data)

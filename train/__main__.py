@@ -1,4 +1,7 @@
-"""Commands: `python -m train all atlas`, or one stage by name; see `python -m train --help`."""
+"""Commands: `python -m train all atlas`, or one stage by name; see `python -m train --help`.
+
+`python -m train push FOLDER owner/name` is a program of its own, train/report/push.py.
+"""
 
 import argparse
 import os
@@ -10,6 +13,7 @@ from pathlib import Path
 # Set before torch is imported: by default glibc's malloc returns every large activation to the
 # kernel and faults it in again one step later. That costs a CPU training step a third of its speed.
 TUNABLES = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=4294967296"
+PUSH = "push"
 STOPPED = "stopped; finished work is kept, run the same command to continue\n"
 
 
@@ -18,8 +22,14 @@ def main(arguments: list[str] | None = None) -> int:
     from mlpmem.errors import MlpMemError
     from train.run.processes import close_group
 
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        _run(_parser().parse_args(arguments))
+        if arguments[:1] == [PUSH]:
+            from train.report import push
+
+            push.main(arguments[1:])
+        else:
+            _run(_parser().parse_args(arguments))
     except MlpMemError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -44,7 +54,8 @@ def _parser() -> argparse.ArgumentParser:
         "python -m train",
         description="From text to a bundle.",
         epilog="Several processes: `torchrun --nproc-per-node 2 -m train datastore atlas`, or "
-        "`accelerate launch` on GPUs and on several machines that share the --runs folder.",
+        "`accelerate launch` on GPUs and on several machines that share the --runs folder. "
+        "A bundle on the Hub: `python -m train push FOLDER owner/name`; see its own --help.",
     )
     parser.add_argument(
         "command",

@@ -76,6 +76,7 @@ class FusedModel:
         self.routers = {system: router.bind(decoder) for system, router in (routers or {}).items()}
         self._store: Store | None = None
         self.documents: Documents | None = None  # of a bundle whose documents have no keys
+        self.source = ""  # owner/name@commit of a bundle of the Hub
 
     def pack(self, bits: int = 0) -> Self:
         """Return self with weights packed for decoding on this CPU; see Decoder.pack."""

@@ -199,7 +199,8 @@ def preset_path(name: str | Path | None) -> Path:
     if not Path(name).exists():
         raise MlpMemError(
             f"bundle: {str(name)!r} is neither a local folder nor a preset; presets are "
-            f"{', '.join((*SHIPPED, *PRESETS))}. Check the path, or load parts with decoder=..."
+            f"{', '.join((*SHIPPED, *PRESETS))}. Check the path, give a "
+            "bundle of the Hub as owner/name, or load parts with decoder=..."
         )
     return Path(name)
 

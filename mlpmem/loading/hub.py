@@ -9,7 +9,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -84,7 +84,9 @@ def fetch(
             "or allow the network so that it can be downloaded"
         )
     listing = look_up(str(source), what, revision)
-    return _download(listing, what, revision, tell or (lambda line, share: None))
+    if what == "decoder":
+        family_in(snapshot(listing.hub_id, what, revision, [CONFIG]))
+    return download(listing, what, revision, tell or (lambda line, share: None))
 
 
 def find_cached(hub_id: str, what: str, revision: str | None = None) -> Path | None:
@@ -115,31 +117,47 @@ def _has_all_shards(weights: list[str]) -> bool:
     return len(first) == 1 or len(weights) == int(first[1].split(".")[0])
 
 
-def look_up(hub_id: str, what: str, revision: str | None = None, licence: str = "") -> Listing:
+def look_up(
+    hub_id: str,
+    what: str,
+    revision: str | None = None,
+    licence: str = "",
+    needed: Callable[[Iterable[str]], Iterable[str]] = wanted,
+) -> Listing:
     """Return the Hub's listing of a repository; MlpMemError if the Hub cannot be reached.
 
-    `licence` is used if the repository's card states none.
+    `licence` is used if the repository's card states none. `needed` chooses among its files.
     """
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi().model_info(hub_id, revision=revision, files_metadata=True)
+        info = HfApi(endpoint()).model_info(hub_id, revision=revision, files_metadata=True)
     except Exception as error:  # the client's transport raises errors of its own
         raise _unreachable(hub_id, what, error) from error
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
     card = info.card_data or {}
     stated = card.get("license") or licence
+    if stated == "other":  # what the Hub calls a licence that its list lacks
+        stated = card.get("license_name") or stated
     licence = stated if isinstance(stated, str) else ", ".join(stated)
-    return Listing(hub_id, info.sha or "", licence, {n: sizes[n] for n in wanted(sizes)})
+    return Listing(hub_id, info.sha or "", licence, {n: sizes[n] for n in needed(sizes)})
+
+
+def endpoint() -> str | None:
+    """Return the Hub's address as the environment names it now, None for the client's own."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or None
 
 
 def stay_offline() -> None:
     """Make huggingface_hub work from its cache, unless the environment says otherwise.
 
-    Call it before that is imported. Only `download_file` then uses the network.
+    Only `download_file` then uses the network.
     """
-    if "HF_HUB_OFFLINE" not in os.environ:
-        os.environ |= {"HF_HUB_OFFLINE": "1", FORCED: "1"}
+    if "HF_HUB_OFFLINE" in os.environ:
+        return
+    os.environ |= {"HF_HUB_OFFLINE": "1", FORCED: "1"}
+    if constants := sys.modules.get("huggingface_hub.constants"):  # it read the environment before
+        constants.HF_HUB_OFFLINE = True
 
 
 def find_file(hub_id: str, revision: str, name: str) -> Path | None:
@@ -159,7 +177,7 @@ def download_file(listing: Listing, name: str, tell: Tell) -> Path:
     """
     from huggingface_hub import constants
 
-    environment = {**os.environ, "HF_ENDPOINT": constants.ENDPOINT}
+    environment = {**os.environ, "HF_ENDPOINT": endpoint() or constants.ENDPOINT}
     if environment.pop(FORCED, ""):
         environment.pop("HF_HUB_OFFLINE", None)
     tell(f"downloading {listing}", 0.0)
@@ -174,24 +192,25 @@ def download_file(listing: Listing, name: str, tell: Tell) -> Path:
     return Path(done.stdout.strip().splitlines()[-1])
 
 
-def _download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
+def download(listing: Listing, what: str, revision: str | None, tell: Tell) -> Path:
     """Return the folder of a repository's files; cached files are not downloaded again."""
-    if what == "decoder":
-        family_in(_snapshot(listing, what, revision, CONFIG))
     tell(f"downloading {listing}", 0.0)
     with _watched(listing, tell):
-        return _snapshot(listing, what, revision, *listing.files)
+        return snapshot(listing.hub_id, what, revision, list(listing.files))
 
 
-def _snapshot(listing: Listing, what: str, revision: str | None, *names: str) -> Path:
-    """Return the folder of a repository after downloading the named files."""
+def snapshot(hub_id: str, what: str, revision: str | None, names: list[str]) -> Path:
+    """Return the folder of a repository after downloading the named files.
+
+    The folder bears the commit's name.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        options = {"revision": revision, "allow_patterns": list(names)}
-        return Path(snapshot_download(listing.hub_id, **options))
+        options = {"revision": revision, "allow_patterns": names, "endpoint": endpoint()}
+        return Path(snapshot_download(hub_id, **options))
     except Exception as error:  # as above
-        raise _unreachable(listing.hub_id, what, error) from error
+        raise _unreachable(hub_id, what, error) from error
 
 
 @contextmanager
@@ -230,9 +249,25 @@ def _bytes(folder: Path) -> int:
 
 
 def _unreachable(hub_id: str, what: str, error: Exception) -> MlpMemError:
-    first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     return MlpMemError(
-        f"{what}: {hub_id!r} is not a local folder and cannot be downloaded ({first}); check the "
-        "path, or the id and network (a gated model also needs its licence accepted and HF_TOKEN). "
-        "Downloaded files are kept; run it again to resume"
+        f"{what}: {hub_id!r} is not a local folder and cannot be downloaded ({reason(error)}); "
+        "check the path, or the id and network (a gated model also needs its licence accepted and "
+        "HF_TOKEN). Downloaded files are kept; run it again to resume"
     )
+
+
+def reason(error: Exception) -> str:
+    """Return why the Hub's client failed, in a few words."""
+    from huggingface_hub import errors
+
+    causes = {
+        errors.OfflineModeIsEnabled: "offline mode forbids it, HF_HUB_OFFLINE=1",
+        errors.GatedRepoError: "its authors must grant access first",
+        errors.RepositoryNotFoundError: "the Hub has no repository of this name, or it is private "
+        "and no login was found that may read it",
+        errors.RevisionNotFoundError: "the repository has no such revision",
+    }
+    for kind, words in causes.items():
+        if isinstance(error, kind) or isinstance(error.__cause__, kind):
+            return words
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,7 +1,7 @@
 """A bundle's manifest: the required files, their sizes and hashes, and the error messages.
 
 Files that a manifest does not list are neither read nor copied. Links are refused, because they may
-point outside the bundle.
+point outside the bundle; only the Hub's cache may link to its own files.
 """
 
 import hashlib
@@ -83,9 +83,7 @@ def asks_chats(manifest: dict) -> bool:
 
 def check_file(folder: Path, name: str, expected: Any) -> None:
     """Raise MlpMemError unless the file has the manifest's size and sha256."""
-    wellformed = isinstance(expected, dict) and type(expected.get("bytes")) is int
-    if not (wellformed and FILE_NAME.fullmatch(name)) or ".." in PurePosixPath(name).parts:
-        raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
+    check_name(name, expected)
     path, shown = folder / name, f"{folder.name}/{name}"
     refuse_link(folder, name)
     if not path.is_file():
@@ -98,18 +96,34 @@ def check_file(folder: Path, name: str, expected: Any) -> None:
         raise MlpMemError(f"bundle: {shown} is altered (its sha256 is not the manifest's); {AGAIN}")
 
 
+def check_name(name: str, expected: Any) -> None:
+    """Raise MlpMemError unless a manifest's entry has the form of one."""
+    wellformed = isinstance(expected, dict) and type(expected.get("bytes")) is int
+    if not (wellformed and FILE_NAME.fullmatch(name)) or ".." in PurePosixPath(name).parts:
+        raise MlpMemError(f"bundle: the manifest's entry for {name!r} is malformed; {AGAIN}")
+
+
 def refuse_link(folder: Path, name: str) -> None:
     """Raise MlpMemError if a file is a link, or lies in a linked folder below the bundle."""
     path = folder / name
     for part in (path, *path.parents):
         if part == folder:
             return
-        if part.is_symlink():
+        if is_link(folder, part):
             raise MlpMemError(
                 f"bundle: {folder.name}/{part.relative_to(folder).as_posix()} is a link, which is "
                 "not followed; copy the bundle with its files in it (cp -rL), or download it again "
                 "into a folder of its own (hf download ... --local-dir)"
             )
+
+
+def is_link(folder: Path, path: Path) -> bool:
+    """Return whether a bundle's file is a link; the Hub's cache may link to its own blobs."""
+    if not path.is_symlink():
+        return False
+    blobs = folder.absolute().parent.parent / "blobs"
+    ours = folder.absolute().parent.name == "snapshots" and not blobs.is_symlink()
+    return not (ours and path.resolve().parent == blobs.resolve())
 
 
 def listed_file(folder: Path, manifest: Mapping[str, Any], name: str) -> Path:

@@ -11,7 +11,7 @@ from typing import Any
 
 from mlpmem.engine.trace import SOURCES, VERSION
 from mlpmem.formats import is_number, read_json
-from mlpmem.loading.manifest import FINGERPRINT, MANIFEST, asks_chats, asks_questions
+from mlpmem.loading.manifest import FINGERPRINT, MANIFEST, asks_chats, asks_questions, is_link
 from mlpmem.model.prompts import question_prompt
 from mlpmem.results.findings import measured
 from mlpmem.retrieval.text_search import STRANGER
@@ -124,7 +124,7 @@ def read(bundle: Path) -> Recorded:
 
     def value(path: Path) -> Any:
         name = path.relative_to(bundle).as_posix()
-        hidden = path.is_symlink() or path.parent != bundle and path.parent.is_symlink()
+        hidden = is_link(bundle, path) or path.parent != bundle and path.parent.is_symlink()
         return None if hidden or isinstance(listed, dict) and name not in listed else _json(path)
 
     examples, results, questions = (
