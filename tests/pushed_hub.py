@@ -1,6 +1,6 @@
 """A Hub that takes what is pushed to it: repositories with branches, commits and large files.
 
-It speaks what the client's create_repo, create_branch and create_commit ask, and serves each commit.
+It answers the client's create_repo, create_branch and create_commit, and serves each commit.
 """
 
 import base64
@@ -80,13 +80,14 @@ class PushedHub(FakeHub):
         hub_id = f"{row['organization']}/{row['name']}"
         if row["organization"] != "someone":
             return _refuse(request, 403)
+        url = {"url": f"{self.url}/{hub_id}"}
         if hub_id in self.commits:
-            return _refuse(request, 409)
+            return send(request, 409, json.dumps(url | {"error": "it exists"}).encode(), {})
         if row.get("visibility") == "private":
             self.private.add(hub_id)
         self.commits[hub_id], self.refs[hub_id] = {}, {}
         self._add(hub_id, "main", {".gitattributes": b"*.npy filter=lfs\n"})
-        send_json(request, {"url": f"{self.url}/{hub_id}"})
+        send_json(request, url)
 
     def _branch(self, request: BaseHTTPRequestHandler, hub_id: str, name: str) -> None:
         if name in self.refs[hub_id]:

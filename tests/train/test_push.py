@@ -20,6 +20,8 @@ from train.__main__ import main
 from train.report.card import card
 from train.report.push import prepare, upload
 
+# how the Hub's client sends a large file
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content:DeprecationWarning")
 ROOT = Path(__file__).parents[2]
 REPOSITORY = "someone/tiny"
 SYSTEMS = [

@@ -19,8 +19,8 @@ TAGS = ("mlp-memory", "knn-lm", "retrieval")
 PAPER = "https://arxiv.org/abs/2508.01832"
 SEVERAL = "several-see-the-card"
 GROUPS = (
-    "B: facts that the memory learned and the decoder never read. A1: both were trained on them. A2: "
-    "only the decoder was. *New* is a wording that training has, but never for the fact in "
+    "B: facts that the memory learned and the decoder never read. A1: both were trained on them. "
+    "A2: only the decoder was. *New* is a wording that training has, but never for the fact in "
     "question; an *unseen form* is in no training text. *ppl* is perplexity."
 )
 QUESTION = "What is the capital of Peru?"

@@ -126,6 +126,8 @@ def upload(push: Push) -> str:
     except MlpMemError:
         raise
     except Exception as error:  # the client's transport raises errors of its own
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, Exception):
+            error = error.__cause__  # why one large file could not be sent
         status = getattr(getattr(error, "response", None), "status_code", None)
         why = REFUSED.get(status) or reason(error)
         raise MlpMemError(
