@@ -14,7 +14,7 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.hub import Tell, download, look_up, snapshot
-from mlpmem.loading.manifest import MANIFEST, check_file, check_name, read_manifest
+from mlpmem.loading.manifest import AGAIN, MANIFEST, check_file, check_name, read_manifest
 
 SOURCE = re.compile(r"([A-Za-z0-9][\w.-]*/[\w.-]+)(?:@([\w.-]+(?:/[\w.-]+)*))?")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -107,8 +107,9 @@ def _check(hub_id: str, folder: Path) -> None:
         for name, expected in read_manifest(folder)["files"].items():
             check_file(folder, name, expected)
     except MlpMemError as error:
+        fault = str(error).removesuffix(f"; {AGAIN}").removeprefix(f"bundle: {folder.name}/")
         raise MlpMemError(
-            f"{hub_id}@{folder.name[:12]} is not used. {error}. If the Hub's copy is right, delete "
-            f"the folder {folder.parents[1].name} in the Hub's cache; otherwise its owner must "
-            "push the bundle again"
+            f"bundle: {hub_id}@{folder.name[:12]} is refused, {fault}. Delete the folder "
+            f"{folder.parents[1].name} in the Hub's cache and load it again; if that does not "
+            "help, its owner must push it again"
         ) from error
