@@ -270,4 +270,4 @@ def reason(error: Exception) -> str:
     for kind, words in causes.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):
             return words
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    return " ".join(str(error).split())[:200] or type(error).__name__

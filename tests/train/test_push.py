@@ -10,6 +10,7 @@ from pathlib import Path
 import named
 import pytest
 import tiny
+from fake_hub import send
 from pushed_hub import TOKEN, PushedHub
 
 from mlpmem.errors import MlpMemError
@@ -127,6 +128,15 @@ def test_without_a_network_it_says_so(hub, folder, monkeypatch, capsys):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert main(["push", str(folder), REPOSITORY, "--yes"]) == 1
     assert "offline mode forbids it, HF_HUB_OFFLINE=1" in capsys.readouterr().err
+
+
+def test_a_large_file_that_the_hub_refuses_leaves_no_commit(hub, folder, monkeypatch, capsys):
+    monkeypatch.setattr(hub, "_store", lambda request, oid, body: send(request, 400, b"", {}))
+    assert main(["push", str(folder), REPOSITORY, "--yes"]) == 1
+    said = capsys.readouterr().err
+    assert "could not be uploaded (Bad request: " in said and "400" in said
+    assert "Nothing was committed" in said
+    assert set(pushed(hub)) == {".gitattributes"}
 
 
 @pytest.mark.parametrize(
