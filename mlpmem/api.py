@@ -17,6 +17,7 @@ from mlpmem.engine.generation import LMBDAS, last_values
 from mlpmem.engine.router import Router
 from mlpmem.engine.scoring import Score
 from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
+from mlpmem.engine.text_gate import fit_gate, reference_states
 from mlpmem.engine.trace import PARTS, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
@@ -358,7 +359,9 @@ class Model(FusedModel):
 
         progress(done, total) counts tokens. MlpMemError if stop() returns True.
         """
-        return store_texts(self.decoder, titled, progress=progress, stop=stop)
+        reference = reference_states(self)
+        store = store_texts(self.decoder, titled, reference, progress=progress, stop=stop)
+        return store._replace(gate=fit_gate(self, store))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

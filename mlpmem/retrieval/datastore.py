@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents, entries, open_array
+from mlpmem.retrieval.documents import Documents, open_array
+from mlpmem.retrieval.own.search import TextSearch
+from mlpmem.retrieval.own.sentences import answer_head, keyed, units_of
+from mlpmem.retrieval.own.words import Vocabulary, Words
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Neighbours, Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
-from mlpmem.retrieval.texts import cut_text
 
 
 @dataclass(frozen=True)
@@ -160,10 +162,21 @@ class Store(NamedTuple):
     retriever: Retriever
     values: Tensor  # (N,) int64
     counts: Tensor  # (N,) int32
+    texts: TextSearch | None = None  # how a person's own texts are searched
+    gate: Any = None  # the engine's Router for them
 
-    def search(self, hidden: Tensor, k: int) -> Neighbours:
-        """Return the k nearest entries of hidden states (R, K), of which keys have the first D."""
-        return self.retriever.search(hidden[:, : self.datastore.keys.shape[1]], k)
+    def search(
+        self, hidden: Tensor, k: int, read: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Neighbours, Tensor | None]:
+        """Return the k nearest entries of hidden states (R, K), and what a gate reads of them.
+
+        Keys have the first D numbers of a state. `read` has the token ids that each row has read,
+        which own texts need.
+        """
+        queries = hidden[:, : self.datastore.keys.shape[1]]
+        if self.texts is not None and read is not None:
+            return self.texts.search(queries, read, k)
+        return self.retriever.search(queries, k), None
 
     @property
     def bytes(self) -> int:
@@ -187,16 +200,37 @@ def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Stor
 def store_texts(
     decoder: Any,
     titled: Sequence[tuple[str, str]],
+    reference: Tensor,
     *,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Store:
-    """Return the store of (title, text) pairs for a decoder, with exact search.
+    """Return the store of (title, text) pairs for a decoder, searched as own texts are.
 
-    progress(done, total) counts tokens while keys are built; MlpMemError if stop() returns True.
+    reference (R, D) are states of other texts. progress(done, total) counts tokens while keys are
+    built; MlpMemError if stop() returns True.
     """
-    documents = cut_text(decoder, titled)
-    positions, counts = entries(documents)
-    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
+
+    def build(documents: Documents, positions: np.ndarray) -> np.ndarray:
+        return build_keys(decoder, documents, positions, progress=progress, stop=stop)
+
+    documents, positions, counts, keys = keyed(decoder, titled, build)
     datastore = Datastore(keys, positions, counts, documents)
-    return make_store(decoder, datastore, make_retriever("exact", keys))
+    return open_texts(decoder, datastore, reference)
+
+
+def open_texts(decoder: Any, datastore: Datastore, reference: Tensor) -> Store:
+    """Return the store of a person's texts, of the datastore that `store_texts` made of them."""
+    store = make_store(decoder, datastore, make_retriever("exact", datastore.keys))
+    documents = datastore.documents
+    units = units_of(documents, decoder.pieces)
+    starts = np.flatnonzero(np.diff(units, prepend=-1))
+    parts = np.split(np.asarray(documents.tokens), starts[1:])
+    topics = documents.document_of[documents.passage_at(starts)]
+    vocabulary = Vocabulary.of(decoder.pieces, decoder.special_ids)
+    words = Words(vocabulary, parts, topics, answer_head(decoder))
+    search = TextSearch(
+        datastore.keys, datastore.positions, documents, words, parts, units[datastore.positions],
+        reference,
+    )  # fmt: skip
+    return store._replace(texts=search)

@@ -1,0 +1,6 @@
+"""A store of a person's own texts, which are few: searched by state, by shared words, by order.
+
+sentences    texts in sentences, each keyed as a whole answer
+words        which words of what was read a sentence has
+search       the nearest entries of a store of sentences
+"""
