@@ -6,6 +6,7 @@ are asked about; the sentence as the answer should be given (1), unless it is le
 (0). Requests that have nothing to do with any text should be answered by the decoder (0).
 """
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 
 from mlpmem.engine.fused import FusedModel, Sources
 from mlpmem.engine.general import ASKED, GENERAL
@@ -29,11 +30,15 @@ from mlpmem.retrieval.own.words import prefixes
 if TYPE_CHECKING:
     from mlpmem.model.decoder import Decoder
 
-SENTENCES = 24  # asked about
+QUESTIONS, EACH = 24, 6  # about sentences, and at most about one of them
 LEAST = 4  # tokens of a sentence that is asked about
 SHARE = 1 / 3  # of a sentence's words that a question about it has
 FIRST = 8  # tokens of an answer that is not in the store
-DECAY, STEPS = 1e-3, 100  # of L-BFGS
+OPEN, GENERAL_KIND, LEFT_OUT = 0, 1, 2
+SHARES = (0.5, 0.4, 0.1)  # of the weight
+RISE, WIDEST = 0.005, 4.0  # of perplexity, a share; and most logits that a gate is moved by
+UNITS = 8  # of its hidden layer
+DECAY, STEPS = 1e-3, 200  # of L-BFGS
 ROWS = 64
 _passes: WeakKeyDictionary = WeakKeyDictionary()
 _lock = Lock()
@@ -91,16 +96,20 @@ def fit_gate(model: FusedModel, store: Store, seed: int = 1) -> Router:
     decoder = model.decoder
     parts = list(_rows(model, store, random.Random(seed)))
     read = torch.cat([rows for rows, _ in parts])
-    wanted = torch.cat([torch.full((len(rows),), label) for rows, label in parts])
+    kinds = torch.cat([torch.full((len(rows),), kind) for rows, kind in parts])
     weights = torch.cat([torch.full((len(rows),), 1 / len(rows)) for rows, _ in parts])
-    for label in (0.0, 1.0):  # open and shut answers weigh the same
-        there = wanted == label
-        weights[there] /= weights[there].sum() * 2
-    shape = "knn", decoder.vocab_size, decoder.tokenizer_hash, 0, len(NEAR)
-    gate = Router(RouterConfig(*shape))
+    for kind, share in enumerate(SHARES):
+        there = kinds == kind
+        weights[there] *= share / weights[there].sum().clamp_min(1e-9)
+    wanted = (kinds == OPEN).float()
+    shape = "knn", decoder.vocab_size, decoder.tokenizer_hash, UNITS, len(NEAR)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        gate = Router(RouterConfig(*shape))
     gate.mean.copy_(read.mean(0))
     gate.scale.copy_(read.std(0).clamp_min(1e-2))
     _fit(gate, read, wanted, weights)
+    _open_wide(gate, read[kinds == GENERAL_KIND])
     return gate.eval().requires_grad_(False)
 
 
@@ -111,7 +120,7 @@ def _fit(gate: Router, read: Tensor, wanted: Tensor, weights: Tensor) -> None:
     def closure() -> Tensor:
         optimizer.zero_grad()
         loss = binary_cross_entropy_with_logits(gate(read), wanted, weights, reduction="sum")
-        loss = loss + DECAY * gate.out.weight.square().sum()
+        loss = loss + DECAY * sum(p.square().sum() for p in gate.parameters())
         loss.backward()
         return loss
 
@@ -119,24 +128,42 @@ def _fit(gate: Router, read: Tensor, wanted: Tensor, weights: Tensor) -> None:
         optimizer.step(closure)
 
 
-def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple[Tensor, float]]:
-    """Yield (what a gate reads (R, F), its label) of every answer that it is fitted to."""
+@torch.no_grad()
+def _open_wide(gate: Router, general: Tensor) -> None:
+    """Open a gate as far as general requests (R, F) allow.
+
+    If the text gave their tokens no probability at all, their perplexity would rise by RISE.
+    """
+    logits, most = gate(general), math.log1p(RISE)
+    low, high = -WIDEST, WIDEST
+    for _ in range(20):
+        middle = (low + high) / 2
+        if float(softplus(logits + middle).mean()) <= most:  # softplus(x) is -log(1 - sigmoid(x))
+            low = middle
+        else:
+            high = middle
+    gate.out.bias += low
+
+
+def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple[Tensor, int]]:
+    """Yield (what a gate reads (R, F), its kind) of every answer that it is fitted to."""
     for made in _general(model):
-        yield _read(model, store, made), 0.0
+        yield _read(model, store, made), GENERAL_KIND
     for unit, ids in _sentences(store, rng):
         question = _question(model.decoder.decode(ids).strip(), rng)
         made = _pass(model.decoder, _answer(model, question, ids))
-        yield _read(model, store, made), 1.0
+        yield _read(model, store, made), OPEN
         assert store.texts is not None
         left = store._replace(texts=store.texts.leaving(unit))
-        yield _read(model, left, made)[:FIRST], 0.0
+        yield _read(model, left, made)[:FIRST], LEFT_OUT
 
 
 def _sentences(store: Store, rng: random.Random) -> list[tuple[int, list[int]]]:
-    """Return (number, token ids) of some of a store's sentences."""
+    """Return (number, token ids) of some of a store's sentences, each up to EACH times."""
     assert store.texts is not None, "only own texts have a gate"
     parts = [(u, ids.tolist()) for u, ids in enumerate(store.texts.parts) if len(ids) >= LEAST]
-    return rng.sample(parts, min(SENTENCES, len(parts)))
+    chosen = rng.sample(parts, min(QUESTIONS, len(parts)))
+    return (chosen * EACH)[:QUESTIONS]
 
 
 def _question(text: str, rng: random.Random) -> str:
