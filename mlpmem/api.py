@@ -352,16 +352,21 @@ class Model(FusedModel):
         self,
         titled: Sequence[tuple[str, str]],
         *,
+        plain: bool = False,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Store:
         """Return a store of (title, text) pairs, for the parameter `store` of a call.
 
-        progress(done, total) counts tokens. MlpMemError if stop() returns True.
+        It is searched by state, shared words and order, and a gate fitted to it chooses lambda.
+        With plain, it is a kNN-LM's: squared L2 of raw states at a fixed lambda. progress(done,
+        total) counts tokens. MlpMemError if stop() returns True.
         """
-        reference = reference_states(self)
-        store = store_texts(self.decoder, titled, reference, progress=progress, stop=stop)
-        return store._replace(gate=fit_gate(self, store))
+        reference = None if plain else reference_states(self)
+        store = store_texts(
+            self.decoder, titled, reference, questions=self.questions, progress=progress, stop=stop
+        )
+        return store if plain else store._replace(gate=fit_gate(self, store))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

@@ -138,7 +138,8 @@ class FusedModel:
 
         They are "lm" and the named parts this model has. Without neighbours, "knn" repeats "lm",
         which is lmbda 0 in any mix. `recalled` is what a step computed of the memory, if it did;
-        `read` the token ids that each row has read, which a store of own texts needs. MlpMemError if a source gives nan.
+        `read` the token ids that each row has read, which a store of own texts needs. MlpMemError
+        if a source gives nan.
         """
         with threads_between(self.decoder, len(hidden)):
             return self._sources(hidden, logits, store, parts, recalled, read)
@@ -252,7 +253,9 @@ class FusedModel:
         store: Store | None = None,
     ) -> dict[str, float | str]:
         """Return lambda by system, a number or AUTO; see `routed` and Settings.lmbdas."""
-        return self.settings.lmbdas(systems, lmbda, self.routed(store))
+        gated = store is not None and store.gate is not None
+        usual = ["knn"] if gated and store is not self._store else []
+        return self.settings.lmbdas(systems, lmbda, self.routed(store), usual)
 
 
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:

@@ -103,7 +103,7 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
 
 def _chunks(
     decoder: Any, ids: list[int]
-) -> Iterator[tuple[Tensor, Tensor, Tensor, list[list[int]]]]:
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Sequence[int]]]]:
     """Yield (tokens (R,), what precedes them) of all but the first token.
 
     Hidden states (R, D), logits (R, V) and the ids that each row has read precede a token.
@@ -118,8 +118,8 @@ def _chunks(
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            states = output.states((0, at - 1 - start))
-            yield torch.tensor(ids)[at], *states, prefixes(ids, begin, len(at))
+            hidden, logits = output.states((0, at - 1 - start))
+            yield torch.tensor(ids)[at], hidden, logits, prefixes(ids, begin, len(at))
         done = end
         if end == len(ids):
             break

@@ -36,7 +36,8 @@ SHARE = 1 / 3  # of a sentence's words that a question about it has
 FIRST = 8  # tokens of an answer that is not in the store
 OPEN, GENERAL_KIND, LEFT_OUT = 0, 1, 2
 SHARES = (0.5, 0.4, 0.1)  # of the weight
-RISE, WIDEST = 0.005, 4.0  # of perplexity, a share; and most logits that a gate is moved by
+RISE = 0.005  # of general requests' perplexity, a share, at most
+NARROWEST, WIDEST = 40.0, 4.0  # logits that a gate is shut and opened by, at most
 UNITS = 8  # of its hidden layer
 DECAY, STEPS = 1e-3, 200  # of L-BFGS
 ROWS = 64
@@ -135,14 +136,14 @@ def _open_wide(gate: Router, general: Tensor) -> None:
     If the text gave their tokens no probability at all, their perplexity would rise by RISE.
     """
     logits, most = gate(general), math.log1p(RISE)
-    low, high = -WIDEST, WIDEST
-    for _ in range(20):
+    low, high = -NARROWEST, WIDEST
+    for _ in range(30):
         middle = (low + high) / 2
         if float(softplus(logits + middle).mean()) <= most:  # softplus(x) is -log(1 - sigmoid(x))
             low = middle
         else:
             high = middle
-    gate.out.bias += low
+    gate.out.bias.add_(low)
 
 
 def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple[Tensor, int]]:

@@ -3,7 +3,7 @@
 Keys depend only on decoder and documents; `build_keys` computes them. A retriever searches them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
-from mlpmem.retrieval.documents import Documents, open_array
+from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.own.search import TextSearch
-from mlpmem.retrieval.own.sentences import answer_head, keyed, units_of
+from mlpmem.retrieval.own.sentences import answer_head, form_ids, keyed, units_of
 from mlpmem.retrieval.own.words import Vocabulary, Words
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Neighbours, Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
+from mlpmem.retrieval.texts import cut_text
 
 
 @dataclass(frozen=True)
@@ -200,37 +201,52 @@ def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Stor
 def store_texts(
     decoder: Any,
     titled: Sequence[tuple[str, str]],
-    reference: Tensor,
+    reference: Tensor | None = None,
     *,
+    questions: bool = False,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Store:
-    """Return the store of (title, text) pairs for a decoder, searched as own texts are.
+    """Return the store of (title, text) pairs for a decoder.
 
-    reference (R, D) are states of other texts. progress(done, total) counts tokens while keys are
+    With reference (R, D), states of other texts, it is searched as a person's texts are; without,
+    it is a kNN-LM's: passages, by squared L2. questions: the decoder was trained on "Question: ...
+    Answer:". progress(done, total) counts tokens while keys are
     built; MlpMemError if stop() returns True.
     """
 
     def build(documents: Documents, positions: np.ndarray) -> np.ndarray:
         return build_keys(decoder, documents, positions, progress=progress, stop=stop)
 
-    documents, positions, counts, keys = keyed(decoder, titled, build)
+    if reference is None:
+        documents = cut_text(decoder, titled)
+        positions, counts = entries(documents)
+        keys = build(documents, positions)
+        datastore = Datastore(keys, positions, counts, documents)
+        return make_store(decoder, datastore, make_retriever("exact", keys))
+    head = answer_head(decoder, questions)
+    documents, positions, counts, keys = keyed(decoder, titled, head, build)
     datastore = Datastore(keys, positions, counts, documents)
-    return open_texts(decoder, datastore, reference)
+    return open_texts(decoder, datastore, reference, form_ids(decoder, questions))
 
 
-def open_texts(decoder: Any, datastore: Datastore, reference: Tensor) -> Store:
-    """Return the store of a person's texts, of the datastore that `store_texts` made of them."""
-    store = make_store(decoder, datastore, make_retriever("exact", datastore.keys))
-    documents = datastore.documents
+def open_texts(
+    decoder: Any, datastore: Datastore, reference: Tensor, form: Collection[int]
+) -> Store:
+    """Return the store of a person's texts, of the datastore that `store_texts` made of them.
+
+    form are the token ids of every chat, which are no words of a question.
+    """
+    keys, documents = np.asarray(datastore.keys), datastore.documents
+    store = make_store(decoder, datastore, make_retriever("exact", keys))
     units = units_of(documents, decoder.pieces)
     starts = np.flatnonzero(np.diff(units, prepend=-1))
     parts = np.split(np.asarray(documents.tokens), starts[1:])
     topics = documents.document_of[documents.passage_at(starts)]
     vocabulary = Vocabulary.of(decoder.pieces, decoder.special_ids)
-    words = Words(vocabulary, parts, topics, answer_head(decoder))
+    words = Words(vocabulary, parts, topics, form)
     search = TextSearch(
-        datastore.keys, datastore.positions, documents, words, parts, units[datastore.positions],
+        keys, datastore.positions, documents, words, parts, units[datastore.positions],
         reference,
     )  # fmt: skip
     return store._replace(texts=search)

@@ -17,6 +17,7 @@ from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.documents import Documents, entries, join_passages
 from mlpmem.retrieval.texts import cut_text
 
+DIFFERENT = "one 1 six", "Za, b"  # share no word
 ASKED = "Tell me."  # what every sentence is keyed as an answer to
 LONGEST = 96  # tokens of a sentence; a longer one is cut
 ENDS = re.compile(r"(?<=[.!?\u2026])[\"'\u201d\u2019)\]]*\s+|(?<=[\u3002\uff01\uff1f])|\s*\n\s*")
@@ -36,11 +37,20 @@ def _cut(text: str) -> list[str]:
     return [*pieces, text[at:]]
 
 
-def answer_head(decoder: Any) -> list[int]:
-    """Return what an answer of the decoder's chats stands behind, [] without a chat template."""
-    if not getattr(decoder.tokenizer, "chat_template", None):
+def answer_head(decoder: Any, questions: bool = False) -> list[int]:
+    """Return what an answer of the decoder stands behind, [] where chats are lines of one text.
+
+    questions: the decoder was trained on "Question: ... Answer:".
+    """
+    if not questions and not getattr(decoder.tokenizer, "chat_template", None):
         return []
-    return chat_ids(decoder, ASKED)
+    return chat_ids(decoder, ASKED, questions=questions)
+
+
+def form_ids(decoder: Any, questions: bool = False) -> set[int]:
+    """Return the token ids of every chat, such as those of a system message."""
+    first, second = (set(chat_ids(decoder, text, questions=questions)) for text in DIFFERENT)
+    return first & second
 
 
 def end_of_answer(decoder: Any) -> int | None:
@@ -54,13 +64,14 @@ def cut_sentences(decoder: Any, titled: Sequence[tuple[str, str]]) -> Documents:
 
     MlpMemError if there is no text.
     """
-    end = end_of_answer(decoder)
+    last = end_of_answer(decoder)
+    end = [] if last is None else [last]
     passages: list[tuple[int, list[int]]] = []
     for index, (_, text) in enumerate(titled):
         for sentence in sentences_of(text):
             ids = encode_text(decoder.tokenizer, sentence)
             parts = [ids[at : at + LONGEST] for at in range(0, len(ids), LONGEST)]
-            passages += [(index, part + [end] * (end is not None)) for part in parts]
+            passages += [(index, part + end) for part in parts]
     if not passages:
         raise MlpMemError(
             "text: the files must hold some text; give other .txt, .md or .jsonl files"
@@ -81,10 +92,13 @@ def behind(documents: Documents, head: Sequence[int]) -> Documents:
 def keyed(
     decoder: Any,
     titled: Sequence[tuple[str, str]],
+    head: Sequence[int],
     build: Callable[[Documents, np.ndarray], np.ndarray],
 ) -> tuple[Documents, np.ndarray, np.ndarray, np.ndarray]:
-    """Return (documents, positions, counts, keys) of texts; build gives the keys of positions."""
-    head = answer_head(decoder)
+    """Return (documents, positions, counts, keys) of texts; build gives the keys of positions.
+
+    With a head, every sentence is keyed behind it.
+    """
     if not head:
         documents = cut_text(decoder, titled)
         positions, counts = entries(documents)

@@ -32,7 +32,7 @@ class Vocabulary(NamedTuple):
         numbers: dict[str, int] = {}
         word_of = np.full(len(pieces), -1, np.int32)
         weights: list[float] = []
-        common = math.log(min(COMMON, max(2, len(pieces) // 16)))
+        common = math.log(min(COMMON, max(2, len(pieces) // 80)))
         for i, piece in enumerate(pieces):
             word = piece.strip().lower()
             if i in special or not any(map(str.isalnum, word)):
