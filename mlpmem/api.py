@@ -17,6 +17,7 @@ from mlpmem.engine.generation import LMBDAS, last_values
 from mlpmem.engine.router import Router
 from mlpmem.engine.scoring import Score
 from mlpmem.engine.settings import GenerationOptions, Settings, default_settings
+from mlpmem.engine.text_gate import fit_gate, reference_states
 from mlpmem.engine.trace import PARTS, RankedToken, Trace
 from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
@@ -351,14 +352,21 @@ class Model(FusedModel):
         self,
         titled: Sequence[tuple[str, str]],
         *,
+        plain: bool = False,
         progress: Callable[[int, int], None] | None = None,
         stop: Callable[[], bool] | None = None,
     ) -> Store:
         """Return a store of (title, text) pairs, for the parameter `store` of a call.
 
-        progress(done, total) counts tokens. MlpMemError if stop() returns True.
+        It is searched by state, shared words and order, and a gate fitted to it chooses lambda.
+        With plain, it is a kNN-LM's: squared L2 of raw states at a fixed lambda. progress(done,
+        total) counts tokens. MlpMemError if stop() returns True.
         """
-        return store_texts(self.decoder, titled, progress=progress, stop=stop)
+        reference = None if plain else reference_states(self)
+        store = store_texts(
+            self.decoder, titled, reference, questions=self.questions, progress=progress, stop=stop
+        )
+        return store if plain else store._replace(gate=fit_gate(self, store))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

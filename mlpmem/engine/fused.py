@@ -24,6 +24,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.own.search import TextSearch
 from mlpmem.retrieval.retriever import Neighbours, Retriever
 
 LABELS = {"lm": "the decoder", "memory": "the memory", "knn": "the datastore"}
@@ -39,6 +40,8 @@ class Sources:
     weights: Tensor | None  # (R, K) shares of the kNN mass
     seconds: Mapping[str, float]  # spent on "memory" and "search", for all R together
     hidden: Tensor | None = None  # (R, K), that all were computed from; a router may read it
+    near: Tensor | None = None  # (R, 3), what the gate of own texts reads of its search
+    gate: Router | None = None  # that of the store which was searched
 
     def __getitem__(self, system: str) -> Tensor:
         """Return a system's log-probs (R, V): its source's, or its two sources' in equal shares."""
@@ -130,15 +133,17 @@ class FusedModel:
         store: Store | None,
         parts: Collection[str] = ("memory", "knn"),
         recalled: Recalled | None = None,
+        read: Sequence[Sequence[int]] | None = None,
     ) -> Sources:
         """Return the sources at hidden states (R, D) with the decoder's logits (R, V).
 
         They are "lm" and the named parts this model has. Without neighbours, "knn" repeats "lm",
-        which is lmbda 0 in any mix. `recalled` is what a step computed of the memory, if it did.
-        MlpMemError if a source gives nan.
+        which is lmbda 0 in any mix. `recalled` is what a step computed of the memory, if it did;
+        `read` the token ids that each row has read, which a store of own texts needs. MlpMemError
+        if a source gives nan.
         """
         with threads_between(self.decoder, len(hidden)):
-            return self._sources(hidden, logits, store, parts, recalled)
+            return self._sources(hidden, logits, store, parts, recalled, read)
 
     def _sources(
         self,
@@ -147,10 +152,11 @@ class FusedModel:
         store: Store | None,
         parts: Collection[str],
         recalled: Recalled | None,
+        read: Sequence[Sequence[int]] | None,
     ) -> Sources:
         """Compute `sources`, most of it with the present number of threads."""
         names, log_probs, seconds = ["lm"], [log_softmax(logits)], {}
-        neighbours = weights = None
+        neighbours = weights = near = None
         if self.memory is not None and "memory" in parts:
             begin = time.perf_counter()
             if recalled is not None:
@@ -162,13 +168,15 @@ class FusedModel:
             seconds["memory"] = time.perf_counter() - begin
         if store is not None and "knn" in parts:
             begin = time.perf_counter()
-            neighbours, weights, knn = self._look_up(hidden, store)
+            neighbours, weights, knn, near = self._look_up(hidden, store, read)
             log_probs.append(torch.where(neighbours.indices[:, :1] < 0, log_probs[0], knn))
             names.append("knn")
             seconds["search"] = time.perf_counter() - begin
         stacked = torch.stack(log_probs)
         _check_numbers(names, stacked)
-        return Sources(tuple(names), stacked, neighbours, weights, seconds, hidden)
+        gate = store.gate if store is not None and near is not None else None
+        found = neighbours, weights, seconds, hidden, near, gate
+        return Sources(tuple(names), stacked, *found)
 
     def _recall(self, memory: Memory, hidden: Tensor) -> Tensor:
         """Return the memory's logits (R, V) at hidden states (R, D)."""
@@ -176,18 +184,22 @@ class FusedModel:
         with threads_for(self.decoder, len(hidden)):
             return memory(hidden.to(weight.device, weight.dtype))
 
-    def _look_up(self, hidden: Tensor, store: Store) -> tuple[Neighbours, Tensor, Tensor]:
-        """Return neighbours (R, K), their weights, and the kNN log-probs (R, V)."""
-        temperature, device = self.settings.knn_temperature, store.values.device
+    def _look_up(
+        self, hidden: Tensor, store: Store, read: Sequence[Sequence[int]] | None
+    ) -> tuple[Neighbours, Tensor, Tensor, Tensor | None]:
+        """Return neighbours (R, K), their weights, the kNN log-probs (R, V), and Store.search's."""
+        device = store.values.device
         with threads_for(self.decoder, len(store.values)):
-            neighbours = store.search(hidden, min(self.settings.k, len(store.values)))
+            count = min(self.settings.k, len(store.values))
+            neighbours, near = store.search(hidden, count, read)
+        temperature = self.settings.knn_temperature if near is None else TextSearch.temperature
         indices, distances = (x.to(device) for x in neighbours)
         at = indices.clamp_min(0)
         values = store.values[at].masked_fill(indices < 0, -1)
         arguments = distances, values, store.counts[at], temperature
         weights = knn_weights(*arguments)
         log_probs = knn_log_probs(*arguments, self.decoder.vocab_size)
-        return Neighbours(indices, distances), weights, log_probs
+        return Neighbours(indices, distances), weights, log_probs, near
 
     def weights(
         self, sources: Sources, system: str, lmbda: float | str, evidence: Tensor | None = None
@@ -201,6 +213,8 @@ class FusedModel:
             return torch.full(lm.shape[:1], float(lmbda), device=lm.device)
         assert evidence is not None, f"the router of {system} needs evidence"
         other, nearest = sources[system], sources.nearest(system)
+        if system == "knn" and sources.gate is not None:
+            return sources.gate.lmbda(lm, other, evidence, nearest, sources.near)
         return self.routers[system].lmbda(lm, other, evidence, nearest, sources.hidden)
 
     def can_ask(self, system: str, store: Store | None) -> bool:
@@ -226,11 +240,12 @@ class FusedModel:
         """Return the routers to use in a call with this store.
 
         A router of a system that searches was fitted to the model's own store, and its lambda means
-        nothing for another, such as a visitor's few sentences.
+        nothing for another. A visitor's texts bring a gate of their own.
         """
         if store is None or store is self._store:
             return self.routers
-        return {s: router for s, router in self.routers.items() if "knn" not in PARTS[s]}
+        routers = {s: router for s, router in self.routers.items() if "knn" not in PARTS[s]}
+        return routers | ({"knn": store.gate} if store.gate is not None else {})
 
     def lmbdas(
         self,
@@ -239,7 +254,9 @@ class FusedModel:
         store: Store | None = None,
     ) -> dict[str, float | str]:
         """Return lambda by system, a number or AUTO; see `routed` and Settings.lmbdas."""
-        return self.settings.lmbdas(systems, lmbda, self.routed(store))
+        gated = store is not None and store.gate is not None
+        usual = ["knn"] if gated and store is not self._store else []
+        return self.settings.lmbdas(systems, lmbda, self.routed(store), usual)
 
 
 def systems_of(model: FusedModel, store: Store | None) -> list[str]:

@@ -126,7 +126,8 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
             output = _decode_one(call, output, live, clock)
         at = -1 - max(0, ahead)
         states = output.states((slice(None), at))
-        sources = call.model.sources(*states, call.store, call.parts, output.recalled)
+        read = _histories(call, live, len(output.hidden))
+        sources = call.model.sources(*states, call.store, call.parts, output.recalled, read)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
         with threads_between(call.model.decoder, len(output.hidden)):
@@ -151,6 +152,16 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
         read_prompt(evidence, call.model, output.states(row), prompt.ids, columns, call.store)
     clock.read = {part: s / len(prompts) for part, s in evidence.seconds.items()}
     return output
+
+
+def _histories(call: Call, live: list[Writer], rows: int) -> list[list[int]] | None:
+    """Return what each row has read and written, None where no store needs it."""
+    if call.store is None or call.store.texts is None:
+        return None
+    read: list[list[int]] = [[] for _ in range(rows)]
+    for writer in live:
+        read[writer.row] = [*writer.prompt.ids, *(step.token_id for step in writer.steps)]
+    return read
 
 
 def _decode_one(call: Call, last: DecoderOutput, live: list[Writer], clock: Clock) -> DecoderOutput:

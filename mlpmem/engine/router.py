@@ -25,6 +25,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.formats import check_kinds, parse_json
 from mlpmem.retrieval.datastore import Store
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.own.words import prefixes
 
 FLOOR = -20.0  # nats; anything less probable counts as impossible
 LEAST = -80.0  # nats; below it float32 is subnormal and slow, and adds nothing to an entropy
@@ -308,7 +309,9 @@ def read_prompt(
         return
     parts = {part for system in columns.values() for part in PARTS[system]}
     hidden, logits = (state[:count] for state in states)
-    sources = model.sources(hidden, logits, store, parts)
+    sources = model.sources(
+        hidden, logits, store, parts, read=prefixes(ids, len(ids) - count, count)
+    )
     for source, seconds in sources.seconds.items():
         evidence.seconds[source] = evidence.seconds.get(source, 0.0) + seconds
     tokens = torch.tensor(ids[-count:])

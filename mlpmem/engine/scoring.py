@@ -26,6 +26,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import check_ids, check_prompt, read_ids
 from mlpmem.model.tokenizer import TextStream, byte_spans, continuation_ids, text_parts
 from mlpmem.retrieval.datastore import Store
+from mlpmem.retrieval.own.words import prefixes
 
 ROWS = 256  # positions whose (rows, V) log-probs are held at once
 
@@ -81,8 +82,8 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     routed: dict[str, list[torch.Tensor]] = {}
     systems = [system for system in PARTS if model.can_ask(system, store)]
     evidence = Evidence()
-    for tokens, hidden, logits in _chunks(decoder, ids):
-        sources = model.sources(hidden, logits, store)
+    for tokens, hidden, logits, read in _chunks(decoder, ids):
+        sources = model.sources(hidden, logits, store, read=read)
         targets = tokens.to(logits.device).view(1, -1, 1)
         nll = -sources.log_probs.gather(-1, targets.expand(len(sources.names), -1, 1))
         for name, row in zip(sources.names, nll[..., 0].double().cpu(), strict=True):
@@ -100,8 +101,12 @@ def score(model: FusedModel, text: str | Sequence[int], store: Store | None = No
     return Score(ids, pieces, parts, byte_spans(parts), nll, lmbdas, routed)
 
 
-def _chunks(decoder: Any, ids: list[int]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (tokens (R,), hidden states (R, D) and logits (R, V) before them) of all but the first.
+def _chunks(
+    decoder: Any, ids: list[int]
+) -> Iterator[tuple[Tensor, Tensor, Tensor, list[Sequence[int]]]]:
+    """Yield (tokens (R,), what precedes them) of all but the first token.
+
+    Hidden states (R, D), logits (R, V) and the ids that each row has read precede a token.
 
     Texts longer than the decoder reads come in windows; see `score`.
     """
@@ -113,7 +118,8 @@ def _chunks(decoder: Any, ids: list[int]) -> Iterator[tuple[Tensor, Tensor, Tens
         end = start + window.shape[1]
         for begin in range(done, end, ROWS):
             at = torch.arange(begin, min(begin + ROWS, end))
-            yield torch.tensor(ids)[at], *output.states((0, at - 1 - start))
+            hidden, logits = output.states((0, at - 1 - start))
+            yield torch.tensor(ids)[at], hidden, logits, prefixes(ids, begin, len(at))
         done = end
         if end == len(ids):
             break
@@ -151,10 +157,10 @@ def ranked(
     parts = {part for name in (system, *(sources or ())) for part in PARTS[name]}
     evidence = Evidence()
     found: list[tuple[float, list[RankedToken]]] = []
-    for tokens, hidden, logits in _chunks(decoder, read_ids(decoder, text, "the text")):
+    for tokens, hidden, logits, read in _chunks(decoder, read_ids(decoder, text, "the text")):
         if cancel is not None and cancel.is_set():
             break
-        there = model.sources(hidden, logits, store, parts)
+        there = model.sources(hidden, logits, store, parts, read=read)
         if lmbda == AUTO:
             weights = _routed(model, there, system, evidence, tokens)
         else:
@@ -226,8 +232,9 @@ def _run(
         if cancel is not None and cancel.is_set():
             return
         at = slice(start, min(start + INSPECTED, total))
-        sources = model.sources(*output.states((0, at)), store)
         tokens = ids[at.start + 1 : at.stop + 1]
+        read = prefixes(ids, at.start + 1, len(tokens))
+        sources = model.sources(*output.states((0, at)), store, read=read)
         rows = positions_of(model.decoder, sources, [[token] for token in tokens], store, TOP)
         auto = lmbda == AUTO
         weights = [] if auto else [float(lmbda)] * len(tokens)
@@ -290,7 +297,7 @@ def distributions(
     routed, evidence = {system: system} if lmbda == AUTO else {}, Evidence()
     hidden, logits = output.states(0)
     read_prompt(evidence, model, (hidden, logits), ids, routed, store)
-    sources = model.sources(hidden[-1:], logits[-1:], store)
+    sources = model.sources(hidden[-1:], logits[-1:], store, read=[ids])
     weights = model.weights(sources, system, lmbda, evidence.now([system]))
     fused = interpolate(sources["lm"], sources[system], weights)
     return {name: sources[name][0] for name in sources.names} | {"fused": fused[0]}
@@ -328,7 +335,8 @@ def _follow(
     count = len(tokens)
     context = check_prompt(model.decoder, [*ids, *tokens[:-1]], 1)
     hidden, logits = model.decoder.forward(torch.tensor([context]), last=count).states(0)
-    sources = model.sources(hidden[-count:], logits[-count:], store)
+    read = prefixes(context, len(context) - count + 1, count)
+    sources = model.sources(hidden[-count:], logits[-count:], store, read=read)
     at = torch.tensor(tokens, device=sources.log_probs.device)
     found = sources.log_probs[:, torch.arange(count), at].exp().T.tolist()  # (count, S)
     return [dict(zip(sources.names, row, strict=True)) for row in found]

@@ -57,11 +57,12 @@ class Settings:
         systems: Sequence[str],
         lmbda: float | str | Mapping[str, float | str] | None,
         routed: Collection[str],
+        usual: Collection[str] = (),
     ) -> dict[str, float | str]:
         """Return lambda by system, a number or AUTO: the requested one, else these settings'.
 
-        It is 0 for "lm", and AUTO by default for systems in `routed` if `auto` is set. MlpMemError
-        for AUTO of a system that is not in `routed`.
+        It is 0 for "lm", and AUTO by default for systems in `usual`, and for those in `routed` if
+        `auto` is set. MlpMemError for AUTO of a system that is not in `routed`.
         """
         requested = lmbda if isinstance(lmbda, Mapping) else dict.fromkeys(systems, lmbda)
         for system, value in requested.items():
@@ -72,7 +73,8 @@ class Settings:
         for system in systems:
             value = requested.get(system)
             if value is None:
-                value = AUTO if self.auto and system in routed else self.of(system)
+                auto = system in usual or (self.auto and system in routed)
+                value = AUTO if auto else self.of(system)
             lmbdas[system] = 0.0 if system == "lm" else value if value == AUTO else float(value)
         return lmbdas
 

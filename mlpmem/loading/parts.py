@@ -198,7 +198,7 @@ def _search(
     for batch in forward_positions(model.decoder, documents, positions):
         nll = -batch.logits.float().log_softmax(-1)
         lm[batch.at] = nll.gather(1, true[batch.at, None].to(nll.device))[:, 0].cpu()
-        found = store.search(batch.hidden.float(), distances.shape[1])
+        found, _ = store.search(batch.hidden.float(), distances.shape[1])
         indices[batch.at], distances[batch.at] = found.indices.cpu(), found.distances.cpu()
     passages = documents.passage_at(datastore.positions[indices.clamp_min(0).numpy()])
     same = torch.from_numpy(passages == own[:, None]) | (indices < 0)

@@ -3,7 +3,7 @@
 Keys depend only on decoder and documents; `build_keys` computes them. A retriever searches them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,9 @@ from torch import Tensor
 
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents, entries, open_array
+from mlpmem.retrieval.own.search import TextSearch
+from mlpmem.retrieval.own.sentences import answer_head, form_ids, keyed, units_of
+from mlpmem.retrieval.own.words import Vocabulary, Words
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Neighbours, Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
@@ -160,10 +163,21 @@ class Store(NamedTuple):
     retriever: Retriever
     values: Tensor  # (N,) int64
     counts: Tensor  # (N,) int32
+    texts: TextSearch | None = None  # how a person's own texts are searched
+    gate: Any = None  # the engine's Router for them
 
-    def search(self, hidden: Tensor, k: int) -> Neighbours:
-        """Return the k nearest entries of hidden states (R, K), of which keys have the first D."""
-        return self.retriever.search(hidden[:, : self.datastore.keys.shape[1]], k)
+    def search(
+        self, hidden: Tensor, k: int, read: Sequence[Sequence[int]] | None = None
+    ) -> tuple[Neighbours, Tensor | None]:
+        """Return the k nearest entries of hidden states (R, K), and what a gate reads of them.
+
+        Keys have the first D numbers of a state. `read` has the token ids that each row has read,
+        which own texts need.
+        """
+        queries = hidden[:, : self.datastore.keys.shape[1]]
+        if self.texts is not None and read is not None:
+            return self.texts.search(queries, read, k)
+        return self.retriever.search(queries, k), None
 
     @property
     def bytes(self) -> int:
@@ -187,16 +201,52 @@ def make_store(decoder: Any, datastore: Datastore, retriever: Retriever) -> Stor
 def store_texts(
     decoder: Any,
     titled: Sequence[tuple[str, str]],
+    reference: Tensor | None = None,
     *,
+    questions: bool = False,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Store:
-    """Return the store of (title, text) pairs for a decoder, with exact search.
+    """Return the store of (title, text) pairs for a decoder.
 
-    progress(done, total) counts tokens while keys are built; MlpMemError if stop() returns True.
+    With reference (R, D), states of other texts, it is searched as a person's texts are; without,
+    it is a kNN-LM's: passages, by squared L2. questions: the decoder was trained on "Question: ...
+    Answer:". progress(done, total) counts tokens while keys are
+    built; MlpMemError if stop() returns True.
     """
-    documents = cut_text(decoder, titled)
-    positions, counts = entries(documents)
-    keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
+
+    def build(documents: Documents, positions: np.ndarray) -> np.ndarray:
+        return build_keys(decoder, documents, positions, progress=progress, stop=stop)
+
+    if reference is None:
+        documents = cut_text(decoder, titled)
+        positions, counts = entries(documents)
+        keys = build(documents, positions)
+        datastore = Datastore(keys, positions, counts, documents)
+        return make_store(decoder, datastore, make_retriever("exact", keys))
+    head = answer_head(decoder, questions)
+    documents, positions, counts, keys = keyed(decoder, titled, head, build)
     datastore = Datastore(keys, positions, counts, documents)
-    return make_store(decoder, datastore, make_retriever("exact", keys))
+    return open_texts(decoder, datastore, reference, form_ids(decoder, questions))
+
+
+def open_texts(
+    decoder: Any, datastore: Datastore, reference: Tensor, form: Collection[int]
+) -> Store:
+    """Return the store of a person's texts, of the datastore that `store_texts` made of them.
+
+    form are the token ids of every chat, which are no words of a question.
+    """
+    keys, documents = np.asarray(datastore.keys), datastore.documents
+    store = make_store(decoder, datastore, make_retriever("exact", keys))
+    units = units_of(documents, decoder.pieces)
+    starts = np.flatnonzero(np.diff(units, prepend=-1))
+    parts = np.split(np.asarray(documents.tokens), starts[1:])
+    topics = documents.document_of[documents.passage_at(starts)]
+    vocabulary = Vocabulary.of(decoder.pieces, decoder.special_ids)
+    words = Words(vocabulary, parts, topics, form)
+    search = TextSearch(
+        keys, datastore.positions, documents, words, parts, units[datastore.positions],
+        reference,
+    )  # fmt: skip
+    return store._replace(texts=search)

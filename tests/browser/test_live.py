@@ -151,7 +151,7 @@ def test_a_visitors_own_text_makes_the_third_column_live(opened, served):
     page.fill("#prompt textarea", "Its mayor is")
     page.click("#generate")
     settle(page)
-    store = model.store_texts([("your text", text)])
+    store = model.store_texts([("your text", text)], plain=True)
     trace = model.generate("Its mayor is", "knn", store=store, max_new_tokens=32)
     assert ids(page, "knn") == [step.token_id for step in trace.steps]
     page.click("#pane-knn .token >> nth=0")

@@ -83,7 +83,7 @@ def test_nothing_before_the_prompts_reach_is_computed(model, monkeypatch):
     rows = []
     whole = type(model).sources
     monkeypatch.setattr(
-        type(model), "sources", lambda self, *a: rows.append(len(a[0])) or whole(self, *a)
+        type(model), "sources", lambda self, *a, **k: rows.append(len(a[0])) or whole(self, *a, **k)
     )
     ids = model.decoder.encode(PROMPT)
     model.generate(ids, "memory", max_new_tokens=1)

@@ -247,7 +247,7 @@ def test_routers_that_search_are_not_used_for_another_store(routed):
     model = Model(routed.decoder, routed.memory, settings, "tiny", routed.routers)
     model.attach_datastore(routed.datastore, routed.retriever)
     assert {t.lmbda for t in model.compare(PROMPT, SYSTEMS, max_new_tokens=1).values()} == {AUTO}
-    own = model.store_texts([("note", "The capital of Zubrowka is Lutz.")])
+    own = model.store_texts([("note", "The capital of Zubrowka is Lutz.")], plain=True)
     expected = {"memory": AUTO, "knn": settings.of("knn"), "mixed": settings.of("mixed")}
     traces = model.compare(PROMPT, SYSTEMS, max_new_tokens=2, store=own)
     assert {system: trace.lmbda for system, trace in traces.items()} == expected

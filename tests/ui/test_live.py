@@ -245,7 +245,7 @@ def test_a_visitors_text_is_keyed_and_searched_as_in_python(site):
     )  # fmt: skip
     assert half == halves.astype(np.float32).astype(np.float16).astype(float).tolist()
     clean = text.removeprefix("\ufeff").replace("\r\n", "\n")
-    store, both = model.store_texts([("your text", clean)]), ["memory", "knn"]
+    store, both = model.store_texts([("your text", clean)], plain=True), ["memory", "knn"]
     traces = model.compare("Its mayor is", both, sources=both, store=store, max_new_tokens=12)
     for system, trace in traces.items():
         same_steps(ran[-1]["traces"][system]["steps"], trace.steps)

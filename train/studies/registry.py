@@ -12,6 +12,7 @@ STUDIES = {
     "frozen": "train.studies.frozen:frozen",
     "cost": "train.studies.answer_cost:answer_cost",
     "chats": "train.studies.chats:chats",
+    "own_text": "train.studies.own_text:own_text",
     "mixing": "train.studies.mixing:mixing",
     "worse": "train.studies.worse:worse",
     "update": "train.studies.training.update:update",

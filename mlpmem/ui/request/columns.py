@@ -61,10 +61,10 @@ def lambdas(
 ) -> dict:
     """Return each system's lambda for a call: AUTO if a router chooses it.
 
-    Systems without a router, and those that search a visitor's own store, keep their own lambda.
+    Systems without a router keep their own lambda; a visitor's own store brings its gate.
     MlpMemError for AUTO if none has a router.
     """
-    if lmbda == AUTO and any(system in model.routers for system in systems):
+    if lmbda == AUTO and any(s in {**model.routers, **model.routed(store)} for s in systems):
         routed = model.routed(store)
         lmbda = {s: AUTO if s in routed else None for s in systems}
     return model.lmbdas(systems, lmbda, store)

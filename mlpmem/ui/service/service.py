@@ -130,7 +130,8 @@ class Service:
         """Return the status as plain values for the page, with the model's lambdas once known.
 
         "auto" lists the systems whose lambda a router can choose; "routed" is True if it does by
-        default. "chat" has what a chat needs, None while there is no decoder.
+        default, and "gated" that a visitor's text has a gate. "chat" has what a chat needs, None
+        while there is no decoder.
         """
         auto, routed, chat = [], False, None
         if self._model is not None:
@@ -138,7 +139,7 @@ class Service:
             defaults = {system: settings.of(system) for system in defaults}
             routed = settings.auto and bool(auto)
             chat = chat_facts(self._model) if hasattr(self._model, "decoder") else None
-        own = {"defaults": defaults, "auto": auto, "routed": routed, "chat": chat}
+        own = {"defaults": defaults, "auto": auto, "routed": routed, "chat": chat, "gated": True}
         return {**asdict(self._status), **own}
 
     def _set(self, status: Status) -> None:

@@ -6,7 +6,7 @@ Wordings are those of the facts: `dev`, `test` and the unseen forms are in no tr
 
 import random
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,9 +175,14 @@ def requests(facts: Facts, sort: str, count: int, seed: int) -> list[str]:
 
     A memory of facts must leave them to the decoder. Those of "naming" have the facts' own names.
     """
+    names = list(dict.fromkeys(facts.entity(fact).name for fact in facts.all))
+    return request_texts(sort, names, count, seed)
+
+
+def request_texts(sort: str, names: Sequence[str], count: int, seed: int) -> list[str]:
+    """Return `requests` with these names."""
     table = tomllib.loads(REQUESTS_FILE.read_text(encoding="utf-8"))[sort]
     rng = random.Random(f"{seed}/{sort}")
-    names = list(dict.fromkeys(facts.entity(fact).name for fact in facts.all))
     texts = [
         form.format(topic=topic, entity=topic)
         for group in table

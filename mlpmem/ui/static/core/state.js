@@ -56,10 +56,11 @@ export const page = {
  * keeps its own. @type {(trace: Shown) => Lambda} */
 export const lambdaOf = (trace) => (trace.fixed ? trace.lmbda : page.lambda ?? trace.lmbda);
 
-/** Whether a router can choose a system's lambda; routers do not cover a visitor's own text.
- * @type {(system: string, own?: Own) => boolean} */
-export const canRoute = (system, own) => (page.status.auto || []).includes(system) &&
-  !(own && partsOf(system).includes("knn"));
+/** Whether a router can choose a system's lambda. Where a visitor's own text is searched, it is the
+ * text's own gate, if the server fits one. @type {(system: string, own?: Own) => boolean} */
+export const canRoute = (system, own) => own && partsOf(system).includes("knn")
+  ? system === "knn" && Boolean(page.status.gated)
+  : (page.status.auto || []).includes(system);
 
 /** @typedef {{ title: string, source: string, short: string, kind?: string, alone?: string, guessed?: boolean }} Name */
 /** @type {{ [system: string]: Name }} */

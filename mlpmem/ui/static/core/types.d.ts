@@ -105,7 +105,7 @@ export type Inspected = Value | { kind: "early"; run: string; traces: Traces; lm
 
 export interface Status {
   state: string; line?: string; share?: number | null; ready?: boolean; settled?: boolean; waiting: string;
-  no_memory?: string; download?: string; defaults?: Defaults; auto?: string[]; routed?: boolean;
+  no_memory?: string; download?: string; defaults?: Defaults; auto?: string[]; routed?: boolean; gated?: boolean;
   chat?: import("../chat/types.js").Facts | null;
 }
 export type Defaults = { [source: string]: number };

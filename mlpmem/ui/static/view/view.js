@@ -15,6 +15,12 @@ import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
 
+const AWAY = "No passage of your text is near: the decoder answers alone.";
+const SHUT = 0.1; // lambda below which a gate is shut
+/** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
+const isAway = (trace) => trace.lmbda === "auto" && trace.steps.length > 0 &&
+  trace.steps.every((step) => (step.lmbda ?? 1) < SHUT);
+
 const SILENCE = 200000; // milliseconds without a value; the server's deadline is shorter
 
 /** @typedef {ValueOf<"recorded"> | ValueOf<"opened"> | ValueOf<"linked">} Opened */
@@ -280,6 +286,7 @@ export class TokenView extends Columns {
     const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
     for (const pane of this.panes.values()) pane.price(scale);
+    if (this.own && traces.knn && isAway(traces.knn)) this.panes.get("knn")?.describe(AWAY);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();

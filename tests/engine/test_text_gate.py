@@ -1,0 +1,58 @@
+"""The gate of own texts: fitted to them alone, shut for other requests."""
+
+import torch
+
+from mlpmem.engine.general import ASKED, GENERAL
+from mlpmem.engine.text_gate import RISE, _general, _read, fit_gate
+from mlpmem.engine.trace import AUTO
+
+TEXT = "The mayor of Zubrowka is Lutz Oder. Its river is the Narr. The bridge was built in 1911."
+
+
+def test_general_requests_and_questions_have_places_for_words():
+    assert len(set(GENERAL)) == len(GENERAL) and all(q and a for q, a in GENERAL)
+    assert all(form.format("x").count("x") >= 1 and "{}" in form for form in ASKED)
+
+
+def test_the_same_text_gives_the_same_gate_and_leaves_random_numbers_alone(tiny_model):
+    store = tiny_model.store_texts([("mine", TEXT)])
+    torch.manual_seed(7)
+    wanted = torch.rand(1)
+    torch.manual_seed(7)
+    again = fit_gate(tiny_model, store)
+    assert torch.equal(torch.rand(1), wanted)
+    for name, weight in store.gate.state_dict().items():
+        assert torch.equal(weight, again.state_dict()[name]), name
+
+
+def test_general_requests_lose_at_most_the_allowed_share(tiny_model):
+    store = tiny_model.store_texts([("mine", TEXT)])
+    rows = torch.cat([_read(tiny_model, store, made) for made in _general(tiny_model)])
+    lmbda = torch.sigmoid(store.gate(rows))
+    assert float((-torch.log1p(-lmbda)).mean()) <= torch.log1p(torch.tensor(RISE)) + 1e-4
+
+
+def test_own_texts_are_mixed_by_their_gate_unless_a_lambda_is_given(tiny_model):
+    store = tiny_model.store_texts([("mine", TEXT)])
+    usual = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=3)
+    assert usual.lmbda == AUTO and all(0 <= step.lmbda <= 1 for step in usual.steps)
+    fixed = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=3, lmbda=0.3)
+    assert fixed.lmbda == 0.3
+    plain = tiny_model.store_texts([("mine", TEXT)], plain=True)
+    trace = tiny_model.generate("Lima is", "knn", store=plain, max_new_tokens=3)
+    assert trace.lmbda == tiny_model.settings.of("knn")
+
+
+def test_every_path_searches_the_same(tiny_model):
+    store = tiny_model.store_texts([("mine", TEXT)])
+    trace = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=4)
+    ids = [*trace.prompt_ids, *(step.token_id for step in trace.steps)]
+    score = tiny_model.score(ids, store)
+    count = len(trace.steps)
+    for name in ("lm", "knn"):
+        stepwise = torch.tensor([step.probs[name] for step in trace.steps])
+        whole = torch.from_numpy(score.nll[name][-count:]).neg().exp().float()
+        torch.testing.assert_close(stepwise, whole, atol=1e-5, rtol=1e-3)
+    spread = tiny_model.distributions(trace.prompt_ids, system="knn", store=store)
+    first = trace.steps[0]
+    assert abs(float(spread["fused"].exp()[first.token_id]) - first.probs["fused"]) < 1e-4
