@@ -22,7 +22,7 @@ def test_every_folder_of_modules_is_a_listed_package():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     files = [p for top in ("mlpmem", "train") for p in (ROOT / top).rglob("*.py")]
     found = {p.parent.relative_to(ROOT).as_posix().replace("/", ".") for p in files}
-    assert {*listed} == found | {"mlpmem.atlas"}
+    assert {*listed} == found | {"mlpmem.atlas", "mlpmem.smollm2"}
 
 
 def test_uv_run_app_installs_what_requirements_and_pyproject_name():
