@@ -124,18 +124,22 @@ def attach_text(
     """Attach a datastore of text files (files, folders, patterns); return it and its cost.
 
     Keys are built or read from the cache; progress is that of open_folders. The warning names the
-    files that were skipped. With tune, lambda and temperature of kNN are tuned on the text; with a
-    memory, k and temperature stay those that it was trained to imitate.
+    files that were skipped, and why. With tune, lambda and temperature of kNN are tuned on the
+    text; with a memory, k and temperature stay those that it was trained to imitate.
     """
     sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
-    documents = read_text(model.decoder, sources, counts=counts)
+    failed: list[str] = []
+    documents = read_text(model.decoder, sources, counts=counts, failed=failed)
     label = label_of(model.decoder, documents)
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
         model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
     model.attach_datastore(built.datastore, search)
-    return replace(built, warning="; ".join(filter(None, (built.warning, noted(counts)))))
+    left_out = [f"left out: {why}" for why in failed]
+    return replace(
+        built, warning="; ".join(filter(None, (built.warning, noted(counts), *left_out)))
+    )
 
 
 PASSAGES, POSITIONS = 16, 256  # sampled at most

@@ -17,6 +17,8 @@ from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
+from mlpmem.retrieval.converted.converted import KINDS as CONVERTED
+from mlpmem.retrieval.converted.converted import converted
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
 from mlpmem.ui.door.bounds import BOUNDS
 
@@ -115,18 +117,22 @@ class Shelf:
         return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
-def read_upload(path: Path) -> tuple[str, str]:
+def read_upload(path: Path, name: str = "") -> tuple[str, str]:
     """Return (name, content) of an uploaded file; MlpMemError for a wrong type or size."""
-    if kind_of(path) not in TEXT_KINDS or path.suffix.lower() not in KINDS:
-        raise MlpMemError(f"{path.name} must be one of {', '.join(KINDS)}. Convert it first.")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise MlpMemError(f"{path.name} must have at most {MOST}; got {size / 1e6:.1f} MB. Cut it.")
+    name, kind = name or path.name, kind_of(path)
+    if kind not in TEXT_KINDS or path.suffix.lower() not in KINDS:
+        raise MlpMemError(f"{name} must be one of {', '.join(KINDS)}. Convert it first.")
+    most = BOUNDS.upload_body if kind in CONVERTED else MAX_BYTES
+    size, least = path.stat().st_size, f"{most / 1e6:g} MB"
+    if size > most:
+        raise MlpMemError(f"{name} must have at most {least}; got {size / 1e6:.1f} MB. Cut it.")
     with opened(path) as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise MlpMemError(f"{path.name} unpacks to more than {MOST}, the limit. Cut it.")
-    return path.name, "".join(decoded(io.BytesIO(raw), path.name))
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise MlpMemError(f"{name} unpacks to more than {least}, the limit. Cut it.")
+    if kind in CONVERTED:
+        return name, converted(raw, kind, name, BOUNDS.convert_seconds, MAX_BYTES)
+    return name, "".join(decoded(io.BytesIO(raw), name))
 
 
 def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
