@@ -6,6 +6,7 @@ magnitude between decoders, so no fixed temperature fits all.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,15 +20,17 @@ from torch import Tensor
 from mlpmem.api import Model
 from mlpmem.engine.distributions import knn_weights, mix_nll
 from mlpmem.engine.settings import Settings, lambda_grid
+from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.fast.linear import bfloat16_is_faster
 from mlpmem.fast.llama_pass import compiles
-from mlpmem.formats import is_gguf
+from mlpmem.formats import is_gguf, is_saved_store
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.gguf.reader import read_header
 from mlpmem.model.memory import Memory
+from mlpmem.retrieval import saved
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
 from mlpmem.retrieval.passages import forward_positions
@@ -121,7 +124,7 @@ def attach_text(
     progress: Callable[[int, int], None] | None = None,
     tune: bool = True,
 ) -> Built:
-    """Attach a datastore of text files (files, folders, patterns); return it and its cost.
+    """Attach a datastore of texts (files, folders, patterns), or a saved one; return its cost too.
 
     Keys are built or read from the cache; progress is that of open_folders. The warning names the
     files that were skipped, and why. With tune, lambda and temperature of kNN are tuned on the
@@ -129,9 +132,11 @@ def attach_text(
     """
     sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
     failed: list[str] = []
-    documents = read_text(model.decoder, sources, counts=counts, failed=failed)
-    label = label_of(model.decoder, documents)
-    built = build_or_read(model.decoder, documents, label, progress=progress)
+    built = _opened(model.decoder, sources)
+    if built is None:
+        documents = read_text(model.decoder, sources, counts=counts, failed=failed)
+        label = label_of(model.decoder, documents)
+        built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
         model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
@@ -140,6 +145,19 @@ def attach_text(
     return replace(
         built, warning="; ".join(filter(None, (built.warning, noted(counts), *left_out)))
     )
+
+
+def _opened(decoder: Decoder, sources: Sequence[str | Path]) -> Built | None:
+    """Return the datastore that the page saved, None for texts; MlpMemError for both together."""
+    if not any(map(is_saved_store, sources)):
+        return None
+    if len(sources) > 1:
+        raise MlpMemError(
+            "text: a saved datastore stands alone; give it without other texts, or give the texts"
+        )
+    begin = time.perf_counter()
+    datastore = saved.open_store(decoder, saved.read(decoder, sources[0])).datastore
+    return Built(datastore, time.perf_counter() - begin, cached=True)
 
 
 PASSAGES, POSITIONS = 16, 256  # sampled at most

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 PAGES = 5000  # of a PDF
@@ -56,18 +57,15 @@ def bounded(text: str, most: int) -> str:
 def html_text(raw: bytes, most: int) -> str:
     """Return the text that a reader of a web page sees."""
     sys.path.insert(0, str(Path(__file__).parent))
-    import markup
-
+    markup = import_module("markup")
     return markup.visible_text(markup.decoded(raw))
 
 
 def pdf_text(raw: bytes, most: int) -> str:
     """Return the text of a PDF's pages; ValueError for a password, too many pages, or no text."""
-    from pypdf import PdfReader
-    from pypdf.errors import PdfReadError, WrongPasswordError
-
+    pypdf, errors = import_module("pypdf"), import_module("pypdf.errors")
     try:
-        reader = PdfReader(io.BytesIO(raw))
+        reader = pypdf.PdfReader(io.BytesIO(raw))
         if reader.is_encrypted and not reader.decrypt(""):
             raise ValueError("is protected by a password; save a copy without one")
         if len(reader.pages) > PAGES:
@@ -78,9 +76,9 @@ def pdf_text(raw: bytes, most: int) -> str:
             size += len(pages[-1])
             if size > most:
                 break  # bounded says so
-    except (WrongPasswordError, ImportError) as error:  # AES needs a further package
+    except (errors.WrongPasswordError, ImportError) as error:  # AES needs a further package
         raise ValueError("is protected by a password; save a copy without one") from error
-    except PdfReadError as error:
+    except errors.PdfReadError as error:
         raise ValueError("is not a PDF that can be read; save it again, or as text") from error
     if not size:
         raise ValueError("has no text: a scanned page is a picture, which must be recognised first")
