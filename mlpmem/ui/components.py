@@ -174,6 +174,17 @@ def corpus_view(**kwargs: Any) -> gr.HTML:
     return part(packed(None), "corpus-host", mount, **kwargs)
 
 
+def own_files(kinds: Sequence[str], most: dict[str, int], **kwargs: Any) -> gr.HTML:
+    """Return the choice of files and folders, by button or by drag, and the button that saves.
+
+    It uploads the files of these kinds and fires `files` with {"files": [{"path", "name"}]}; most
+    bounds their number and bytes. `save` asks for the datastore, which the value brings.
+    """
+    events = "{ send: (data) => trigger('files', data), save: () => trigger('save') }"
+    mount = f"MLPMEM.mountFiles(element, props, watch, {events});"
+    return part(packed(None), "files-host", mount, kinds=list(kinds), most=most, **kwargs)
+
+
 def own_view(**kwargs: Any) -> gr.HTML:
     """Return the status of a visitor's own datastore: progress, size, time left."""
     mount = "MLPMEM.mountOwn(element, props, watch);"

@@ -31,7 +31,7 @@ class Bounds:
     byte_rate: float = bound(
         1e6, "body bytes per second of one client; a burst of 20 times as many"
     )
-    client_uploads: int = bound(8, "uploaded files of one client not yet read")
+    client_uploads: int = bound(64, "uploaded files of one client not yet read")
     client_upload_bytes: int = bound(32_000_000, "total size of these files")
     client_text_bytes: int = bound(150_000_000, "own texts' datastores of one client, beyond one")
     # all clients together

@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from mlpmem.ui.door.bounds import BOUNDS
 
 MAX_BYTES = BOUNDS.text_bytes  # per text
 MOST = f"{MAX_BYTES / 1e6:g} MB"
+PASTED = "your text"  # title of a pasted text
 KINDS = (*TEXT_KINDS, ".gz")  # without .xz, which may need gigabytes to unpack
 
 
@@ -36,6 +37,7 @@ class OwnText:
     ends: float  # time of expiry, by the shelf's clock
     note: str = ""  # what was skipped in the text
     client: str = ""
+    failed: tuple[str, ...] = ()  # why files were left out
 
 
 class Shelf:
@@ -54,13 +56,21 @@ class Shelf:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, title: str, store: Any, note: str = "", client: str = "") -> str:
+    def add(
+        self,
+        title: str,
+        store: Any,
+        note: str = "",
+        client: str = "",
+        failed: Sequence[str] = (),
+    ) -> str:
         """Store a client's datastore and return its id; the newest is kept at any size."""
         key = uuid.uuid4().hex
         with self._lock:
             self._sweep()
             others = [k for k, own in self._texts.items() if own.client == client]
-            self._texts[key] = OwnText(title, store, self.clock() + self.seconds, note, client)
+            ends = self.clock() + self.seconds
+            self._texts[key] = OwnText(title, store, ends, note, client, tuple(failed))
             while others and self._bytes(client) > self.share:
                 del self._texts[others.pop(0)]
             while len(self._texts) > 1 and self._bytes() > self.most:
@@ -138,8 +148,10 @@ def read_upload(path: Path, name: str = "") -> tuple[str, str]:
 def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
     """Return (title, text) of every document; MlpMemError for an empty, malformed or large text."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
-        raise MlpMemError(f"The text must have at most {MOST}; it has more. Cut it.")
+        what = "The text" if name == PASTED else name
+        raise MlpMemError(f"{what} must have at most {MOST}; it has more. Cut it.")
     pairs = [(valid(title[:200]), text) for title, text in titled_texts(name, content, counts)]
     if not pairs:
-        raise MlpMemError("The text is empty. Paste a text, or upload a file.")
+        what = "The text" if name == PASTED else name
+        raise MlpMemError(f"{what} is empty. Paste a text, or choose other files.")
     return pairs
