@@ -27,9 +27,9 @@ def mixing(rows: Rows) -> str:
     numbers = f"perplexity {memory:.2f} with the memory, {knn:.2f} with the datastore"
     on = TEXTS.get(split, "held-out text")
     if abs(memory - knn) <= CLOSE * knn:
-        return f"They are equally good on {on}: {numbers}"
-    better = f"Yes, on {on}" if memory < knn else f"No, the datastore is better on {on}"
-    return f"{better}: {numbers}"
+        return f"Memory and datastore are equally good on {on}: {numbers}"
+    better, other = ("memory", "datastore") if memory < knn else ("datastore", "memory")
+    return f"The {better} is better than the {other} on {on}: {numbers}"
 
 
 def routing(rows: Rows) -> str:
@@ -43,26 +43,26 @@ def routing(rows: Rows) -> str:
     if not fixed or len(fixed) != len(auto):
         return ""
     gain = mean(auto) - mean(fixed)
-    said = "Yes" if gain >= HALF else "No" if gain <= -HALF else "It makes no difference"
+    said = "helps" if gain >= HALF else "does harm" if gain <= -HALF else "makes no difference"
     names = ("of new facts", "of known ones")
     each = " and ".join(f"{_percent(x)} {name}" for x, name in zip(auto, names, strict=False))
     one = " and ".join(_percent(share) for share in fixed)
-    return f"{said}: the memory has {each} right, with one λ for all tokens {one}"
+    return f"A λ for every token {said}: the memory has {each} right, with one λ for all {one}"
 
 
 def imitation(rows: Rows) -> str:
     """Return how near the memory is to the datastore, with the decoder as a yardstick."""
     near, far = (_value(rows, system, "all", "agreement") for system in ("memory", "lm"))
     if near is not None and far is not None:
-        said = "Mostly" if near > 0.75 else "In part" if near > far + HALF else "No"
+        said = "mostly" if near > 0.75 else "partly" if near > far + HALF else "hardly"
         return (
-            f"{said}: its likeliest token is the datastore's for {_percent(near)} of tokens, the "
-            f"decoder's for {_percent(far)}"
+            f"The memory is {said} faithful: its likeliest token is the datastore's for "
+            f"{_percent(near)} of tokens, the decoder's for {_percent(far)}"
         )
     near, far = (_value(rows, system, "all", "kl") for system in ("memory", "lm"))
     if near is None or far is None:
         return ""
-    return f"It is {near:.2f} nats from the datastore (KL), and the decoder is {far:.2f}"
+    return f"The memory is {near:.2f} nats from the datastore (KL), and the decoder {far:.2f}"
 
 
 def worse(rows: Rows) -> str:
@@ -73,9 +73,9 @@ def worse(rows: Rows) -> str:
     if None in values:
         return ""
     lost, won, nats_lost, nats_won = values
-    said = "More is won than lost" if nats_won > nats_lost else "More is lost than won"
+    said = "wins more than it loses" if nats_won > nats_lost else "loses more than it wins"
     return (
-        f"{said}: {_percent(lost)} of tokens get worse, {_percent(won)} better; "
+        f"The memory {said}: {_percent(lost)} of tokens get worse, {_percent(won)} better; "
         f"{nats_lost:.2f} nats are lost and {nats_won:.2f} won per token"
     )
 
@@ -114,9 +114,9 @@ def compute(rows: Rows) -> str:
     if not all(pairs.values()):
         return ""
     ours, theirs = (max(pairs[kind].values(), key=sum) for kind in ("memory", "tuned"))
-    said = "It learns and forgets" if theirs[1] < ours[1] - HALF else "It does as well"
+    said = "learns and forgets" if theirs[1] < ours[1] - HALF else "does as well"
     return (
-        f"{said}: at its best it has {_percent(theirs[0])} of new facts and keeps "
+        f"Fine-tuning {said}: at its best it has {_percent(theirs[0])} of new facts and keeps "
         f"{_percent(theirs[1])} of the old; the memory has {_percent(ours[0])} and "
         f"{_percent(ours[1])}"
     )
@@ -132,10 +132,11 @@ def domains(rows: Rows) -> str:
             (own if row.setting["of"] == row.split else other).append(ratio)
     if not own or not other:
         return ""
-    said = "It may do harm" if max(other) > CLOSE else "It does no harm"
+    said = "may do harm" if max(other) > CLOSE else "does no harm"
     return (
-        f"{said}: a memory changes perplexity by {_change(min(own))} to {_change(max(own))} on its "
-        f"own domain, by {_change(min(other))} to {_change(max(other))} on others"
+        f"On another domain's text a memory {said}: it changes perplexity by "
+        f"{_change(min(own))} to {_change(max(own))} on its own, by {_change(min(other))} to "
+        f"{_change(max(other))} on others"
     )
 
 
@@ -152,10 +153,11 @@ def sensitivity(rows: Rows) -> str:
     name = (min if least else max)(others, key=others.__getitem__)
     if least:
         return (
-            f"Most on {name}: {_percent(others[name])} of new facts right, and "
+            f"The memory hangs most on {name}: {_percent(others[name])} of new facts right, and "
             f"{_percent(own)} as the recipe has it"
         )
-    return f"Most on {name}: perplexity {others[name]:.2f}, and {own:.2f} as the recipe has it"
+    shown = f"perplexity {others[name]:.2f}, and {own:.2f} as the recipe has it"
+    return f"The memory hangs most on {name}: {shown}"
 
 
 def sizes(rows: Rows) -> str:
@@ -174,8 +176,8 @@ def sizes(rows: Rows) -> str:
         one, other = ((_percent(r.value) if share else f"{r.value:.2f}") for r in (large, small))
         what = "new facts right" if share else "perplexity"
         return (
-            f"{'Yes' if better else 'No'}: alone, the largest has {what} {one}; the smallest with "
-            f"its memory {other}"
+            f"A larger decoder {'does more' if better else 'does not do instead'}: alone, the "
+            f"largest has {what} {one}; the smallest with its memory {other}"
         )
     return ""
 
@@ -186,8 +188,9 @@ def cost(rows: Rows) -> str:
     if not keys:
         return ""
     if len(keys) == 1:
-        return f"From {_round(keys[0])} keys on"
-    return f"From {_round(keys[0])} to {_round(keys[-1])} keys on, by the kind of search"
+        return f"The memory is faster from {_round(keys[0])} keys on"
+    keys_on = f"{_round(keys[0])} to {_round(keys[-1])} keys on"
+    return f"The memory is faster from {keys_on}, by the kind of search"
 
 
 def ledger(rows: Rows) -> str:

@@ -121,7 +121,7 @@ def test_every_column_shows_its_measured_accuracy(visit):
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     page = visit(phone=True)
     page.evaluate("[...document.querySelectorAll('[role=tab]')].at(-2).click()")
-    section = page.locator(".question", has_text="a memory changes perplexity by")
+    section = page.locator(".question", has_text="it changes perplexity by")
     heading = section.locator("button").first
     assert "domains do not match" not in heading.inner_text(), "the answer, not the question"
     assert page.locator(".question .js-plotly-plot").count() == 0
