@@ -110,3 +110,17 @@ def test_files_are_chosen_on_a_phone(visit, folder):
         "[...document.querySelectorAll('.files-row button')].map((b) => b.offsetHeight)"
     )
     assert width <= 0 and min(heights) >= 44
+
+
+@pytest.mark.parametrize("width", [1200, 1280, 1440])
+def test_the_choice_of_a_datastore_covers_nothing_in_the_head(visit, folder, width):
+    page = corpus(visit)
+    page.set_viewport_size({"width": width, "height": 860})
+    page.set_input_files(FILE, folder / "a.txt")
+    page.wait_for_selector(f"{LINE}:has-text('kept for you only')")
+    page.wait_for_selector("#store-choice label")
+    choice = page.locator("#store-choice .wrap:not([data-testid])").bounding_box()
+    for name in (".value-links", "[role=tablist]:visible button:last-of-type"):
+        if page.locator(name).first.is_visible():
+            box = page.locator(name).last.bounding_box()
+            assert box["x"] + box["width"] <= choice["x"], name
