@@ -63,6 +63,20 @@ def test_the_card_is_a_picture_that_is_drawn_without_a_request(visit, tmp_path):
     page.wait_for_selector(".game-head:has-text('Round 1 of 5')")
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_in_any_state_of_the_game(visit, audit, dark):
+    page = visit("eager", dark=dark)
+    page.click("#game button:has-text('Start')")
+    audit(page, "asked")
+    for number in range(5):
+        page.click(f"{CHOICE}[data-system=knn]")
+        page.wait_for_selector(".game-columns")
+        if not number:
+            audit(page, "told")
+        page.click(NEXT)
+    audit(page, "over")
+
+
 def test_a_bundle_without_such_recordings_has_no_game(visit):
     assert visit().locator("#game .game").count() == 0
 

@@ -112,6 +112,14 @@ def test_files_are_chosen_on_a_phone(visit, folder):
     assert width <= 0 and min(heights) >= 44
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_axe_finds_nothing_beside_files_that_were_left_out(visit, audit, folder, dark):
+    page = corpus(visit, dark=dark)
+    page.set_input_files(FILE, [folder / "a.txt", folder / "broken.txt"])
+    page.wait_for_selector(".own-left li")
+    audit(page, "files left out")
+
+
 @pytest.mark.parametrize("width", [1200, 1280, 1440])
 def test_the_choice_of_a_datastore_covers_nothing_in_the_head(visit, folder, width):
     page = corpus(visit)
