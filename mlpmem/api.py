@@ -25,7 +25,8 @@ from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import Chat, chat_question, fitted_chat
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval import saved
-from mlpmem.retrieval.datastore import Store, store_texts
+from mlpmem.retrieval.datastore import Store, open_texts, store_texts
+from mlpmem.retrieval.own.sentences import answer_head, form_ids
 from mlpmem.retrieval.text_search import TextIndex
 
 Lmbda = float | str  # from 0 to 1, or "auto": a router chooses it for every token
@@ -372,7 +373,8 @@ class Model(FusedModel):
 
     def save_store(self, store: Store, title: str, most: int = saved.MOST) -> bytes:
         """Return a store of own texts as a .zip, to open again; see retrieval/saved.py."""
-        return saved.pack(self.decoder, store.datastore, title, most)
+        head = answer_head(self.decoder, self.questions) if store.texts is not None else ()
+        return saved.pack(self.decoder, store.datastore, title, most, head)
 
     def open_store(
         self,
@@ -388,8 +390,12 @@ class Model(FusedModel):
         MlpMemError for a store of another decoder, a damaged one, and one with a file of more than
         `most` bytes. name replaces the source's in messages.
         """
-        opened = saved.read(self.decoder, source, most, name)
-        return opened.title, saved.open_store(self.decoder, opened, progress, stop)
+        decoder, head = self.decoder, answer_head(self.decoder, self.questions)
+        opened = saved.read(decoder, source, most, name, head)
+        datastore = saved.open_datastore(decoder, opened, progress, stop)
+        form = form_ids(decoder, self.questions)
+        store = open_texts(decoder, datastore, reference_states(self), form)
+        return opened.title, store._replace(gate=fit_gate(self, store))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

@@ -30,7 +30,6 @@ from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.gguf.reader import read_header
 from mlpmem.model.memory import Memory
-from mlpmem.retrieval import saved
 from mlpmem.retrieval.datastore import Datastore, Store, make_store
 from mlpmem.retrieval.key_cache import Built, build_or_read, label_of
 from mlpmem.retrieval.passages import forward_positions
@@ -132,11 +131,11 @@ def attach_text(
     """
     sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
     failed: list[str] = []
-    built = _opened(model.decoder, sources)
-    if built is None:
-        documents = read_text(model.decoder, sources, counts=counts, failed=failed)
-        label = label_of(model.decoder, documents)
-        built = build_or_read(model.decoder, documents, label, progress=progress)
+    if any(map(is_saved_store, sources)):
+        return _open(model, sources)
+    documents = read_text(model.decoder, sources, counts=counts, failed=failed)
+    label = label_of(model.decoder, documents)
+    built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
         model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
@@ -147,17 +146,16 @@ def attach_text(
     )
 
 
-def _opened(decoder: Decoder, sources: Sequence[str | Path]) -> Built | None:
-    """Return the datastore that the page saved, None for texts; MlpMemError for both together."""
-    if not any(map(is_saved_store, sources)):
-        return None
+def _open(model: Model, sources: Sequence[str | Path]) -> Built:
+    """Attach a datastore that the page saved, with its gate; MlpMemError beside other texts."""
     if len(sources) > 1:
         raise MlpMemError(
             "text: a saved datastore stands alone; give it without other texts, or give the texts"
         )
     begin = time.perf_counter()
-    datastore = saved.open_store(decoder, saved.read(decoder, sources[0])).datastore
-    return Built(datastore, time.perf_counter() - begin, cached=True)
+    _, store = model.open_store(sources[0])
+    model.attach_store(store)
+    return Built(store.datastore, time.perf_counter() - begin, cached=True)
 
 
 PASSAGES, POSITIONS = 16, 256  # sampled at most

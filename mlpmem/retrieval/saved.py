@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,16 +24,17 @@ from safetensors.numpy import load, save
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import STORE_FILES, parse_json, valid
 from mlpmem.model.decoder import Decoder
-from mlpmem.retrieval.datastore import Datastore, Store, build_keys, make_store
-from mlpmem.retrieval.documents import Documents, entries
+from mlpmem.retrieval.datastore import Datastore, build_keys
+from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.key_cache import TOLERANCE, Fingerprint
-from mlpmem.retrieval.retriever import make_retriever
+from mlpmem.retrieval.own.sentences import placed
 
 FORMAT, VERSION = "mlpmem-datastore", 1
 MANIFEST, ARRAYS = STORE_FILES
 MOST = 2**32  # bytes of a file
 MANIFEST_BYTES = 2**25
 DIRECTORY = 4096  # bytes of a .zip's directory, which lists two files
+PASSAGE = 1024  # tokens; texts are cut into shorter ones
 TITLE = 200  # characters
 ROWS = 64  # of the embeddings that enter a hash
 CHECKED = 32  # keys that are computed again to compare them
@@ -45,6 +46,7 @@ class Saved(NamedTuple):
     """What a folder or .zip holds, checked."""
 
     title: str
+    head: list[int]  # token ids behind which every sentence is keyed, see own/sentences.py
     documents: Documents
     keys: np.ndarray | None  # (N, D) float16; None if they must be computed
 
@@ -72,10 +74,12 @@ def _sizes(decoder: Decoder) -> dict[str, int]:
             "vocabulary": decoder.vocab_size}  # fmt: skip
 
 
-def pack(decoder: Decoder, datastore: Datastore, title: str, most: int = MOST) -> bytes:
+def pack(
+    decoder: Decoder, datastore: Datastore, title: str, most: int = MOST, head: Sequence[int] = ()
+) -> bytes:
     """Return a datastore as a .zip, without keys if they would make it larger than `most` bytes.
 
-    MlpMemError if it is larger even so.
+    head has the token ids behind which every sentence is keyed. MlpMemError if it is still larger.
     """
     documents = datastore.documents
     arrays = {name: np.ascontiguousarray(getattr(documents, name), DTYPES[name])
@@ -86,6 +90,7 @@ def pack(decoder: Decoder, datastore: Datastore, title: str, most: int = MOST) -
     data = save(arrays)
     manifest = {
         "format": FORMAT, "version": VERSION, "title": title[:TITLE], "titles": documents.titles,
+        "head": [*map(int, head)],
         "entries": len(datastore), "decoder": decoder_hash(decoder), **_sizes(decoder),
         "sha256": hashlib.sha256(data).hexdigest(),
     }  # fmt: skip
@@ -98,10 +103,12 @@ def pack(decoder: Decoder, datastore: Datastore, title: str, most: int = MOST) -
     return out.getvalue()
 
 
-def read(decoder: Decoder, source: str | Path, most: int = MOST, name: str = "") -> Saved:
+def read(
+    decoder: Decoder, source: str | Path, most: int = MOST, name: str = "", head: Sequence[int] = ()
+) -> Saved:
     """Return a saved datastore for its decoder; MlpMemError, with the reason, for any other file.
 
-    name replaces the path's in messages.
+    name replaces the path's in messages. head is what sentences are keyed behind here.
     """
     source = Path(source)
     name = name or source.name
@@ -117,25 +124,26 @@ def read(decoder: Decoder, source: str | Path, most: int = MOST, name: str = "")
             f"was saved, or {AGAIN}"
         ) from error
     _check_decoder(decoder, manifest, name)
+    if manifest["head"] != [*head]:
+        raise MlpMemError(f"{name} was keyed for another form of chat; {AGAIN}")
     try:
         return _saved(decoder, manifest, load(files[ARRAYS]))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise MlpMemError(f"{name} is damaged ({error!s:.200}); {AGAIN}") from error
 
 
-def open_store(
+def open_datastore(
     decoder: Decoder,
     saved: Saved,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] | None = None,
-) -> Store:
-    """Return the store of what was saved; progress and stop are those of `store_texts`."""
+) -> Datastore:
+    """Return the datastore of what was saved; progress and stop are those of `store_texts`."""
     documents, keys = saved.documents, saved.keys
-    positions, counts = entries(documents)
+    full, places, positions, counts = placed(documents, saved.head)
     if keys is None:
-        keys = build_keys(decoder, documents, positions, progress=progress, stop=stop)
-    datastore = Datastore(keys, positions, counts, documents)
-    return make_store(decoder, datastore, make_retriever("exact", keys))
+        keys = build_keys(decoder, full, places, progress=progress, stop=stop)
+    return Datastore(keys, positions, counts, documents)
 
 
 class _OtherError(ValueError):
@@ -191,8 +199,9 @@ def _check_end(path: Path) -> None:
 
 def _check_manifest(manifest: Any, sha256: str) -> None:
     """Raise _OtherError unless a manifest has every field in its type and fits the other file."""
-    kinds = {"title": str, "titles": list, "entries": int, "decoder": str, "layers": int,
-             "layer": int, "hidden_size": int, "vocabulary": int, "sha256": str}  # fmt: skip
+    kinds = {"title": str, "titles": list, "head": list, "entries": int, "decoder": str,
+             "layers": int, "layer": int, "hidden_size": int, "vocabulary": int,
+             "sha256": str}  # fmt: skip
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise _OtherError(f"{MANIFEST} is of another format")
     if manifest.get("version") != VERSION:
@@ -200,8 +209,9 @@ def _check_manifest(manifest: Any, sha256: str) -> None:
     for field, kind in kinds.items():
         if type(manifest.get(field)) is not kind:
             raise _OtherError(f"{MANIFEST} has no valid {field}")
-    if not all(isinstance(title, str) for title in manifest["titles"]):
-        raise _OtherError(f"{MANIFEST} has no valid titles")
+    for field, kind in (("titles", str), ("head", int)):
+        if not all(type(value) is kind for value in manifest[field]):
+            raise _OtherError(f"{MANIFEST} has no valid {field}")
     if manifest["sha256"] != sha256:
         raise _OtherError(f"{ARRAYS} has another sha256 than {MANIFEST} lists")
 
@@ -234,20 +244,23 @@ def _saved(decoder: Decoder, manifest: dict, arrays: dict[str, np.ndarray]) -> S
     )
     if not len(documents) or not 0 <= tokens.min() <= tokens.max() < decoder.vocab_size:
         raise ValueError("it has no passage, or tokens that this decoder does not have")
-    if np.diff(documents.offsets).max() > decoder.max_positions:
-        raise ValueError(f"a passage is longer than the decoder's {decoder.max_positions} tokens")
+    longest = min(PASSAGE, decoder.max_positions - len(manifest["head"]))
+    if np.diff(documents.offsets).max() > longest:
+        raise ValueError(f"a passage is longer than {longest} tokens")
     if keys is not None:
-        _check_keys(decoder, documents, keys)
-    return Saved(valid(manifest["title"])[:TITLE], documents, keys)
+        _check_keys(decoder, documents, manifest["head"], keys)
+    return Saved(valid(manifest["title"])[:TITLE], manifest["head"], documents, keys)
 
 
-def _check_keys(decoder: Decoder, documents: Documents, keys: np.ndarray) -> None:
+def _check_keys(
+    decoder: Decoder, documents: Documents, head: Sequence[int], keys: np.ndarray
+) -> None:
     """Raise ValueError unless keys (N, D) are the decoder's, as some of them show."""
-    positions, _ = entries(documents)
-    if keys.shape != (len(positions), decoder.hidden_size) or not np.isfinite(keys).all():
-        raise ValueError(f"keys must be {len(positions)} finite rows of {decoder.hidden_size}")
+    full, places, *_ = placed(documents, head)
+    if keys.shape != (len(places), decoder.hidden_size) or not np.isfinite(keys).all():
+        raise ValueError(f"keys must be {len(places)} finite rows of {decoder.hidden_size}")
     some = Fingerprint.of(keys, CHECKED)
-    again = build_keys(decoder, documents, positions[some.indices])
+    again = build_keys(decoder, full, places[some.indices])
     error = Fingerprint(np.arange(len(again)), some.keys).error(again)
     if not error <= TOLERANCE:
         raise ValueError(f"its keys differ from this decoder's by {error:.0%} of their length")

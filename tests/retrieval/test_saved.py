@@ -81,24 +81,35 @@ def test_what_is_opened_has_the_neighbours_of_what_was_saved(
     opened = saved.read(decoder, source)
     assert opened.title == "2 files" and opened.documents.titles == ["notes.txt", "a.pdf"]
     assert (opened.keys is None) is (form == "without keys")
-    again = saved.open_store(decoder, opened).datastore
+    again = saved.open_datastore(decoder, opened)
     assert np.array_equal(again.keys, store.datastore.keys)
     assert np.array_equal(again.counts, store.datastore.counts)
     assert np.array_equal(again.values, store.datastore.values)
     assert again.context(3) == store.datastore.context(3)
 
 
-def test_an_opened_datastore_answers_as_the_saved_one(decoder, store, packed):
+@pytest.mark.parametrize("questions", [False, True], ids=["passages", "sentences"])
+def test_an_opened_datastore_answers_as_the_saved_one(decoder, tmp_path, questions):
     from mlpmem.api import Model
 
-    model = Model(decoder, name="tiny")
-    again = model.open_store(packed)[1]
+    model = Model(decoder, name="tiny", questions=questions)
+    store = model.store_texts(TEXTS)
+    (tmp_path / "own.zip").write_bytes(model.save_store(store, "own"))
+    title, again = model.open_store(tmp_path / "own.zip")
+    assert title == "own" and again.texts is not None and again.gate is not None
+    assert np.array_equal(again.datastore.keys, store.datastore.keys)
+    assert np.array_equal(again.datastore.positions, store.datastore.positions)
     hidden = torch.randn(5, decoder.hidden_size, generator=torch.manual_seed(0))
-    for one, other in zip(store.search(hidden, 4), again.search(hidden, 4), strict=True):
-        assert torch.equal(one, other)
-    (before, after) = (model.generate("Orlane", "knn", store=s, max_new_tokens=6, lmbda=0.9)
-                       for s in (store, again))  # fmt: skip
-    assert before.text == after.text
+    read = [decoder.encode("The mayor")] * 5
+    (one, near), (other, same) = (s.search(hidden, 4, read) for s in (store, again))
+    assert all(map(torch.equal, one, other)) and torch.equal(near, same)
+    for lmbda in (0.9, "auto"):
+        before, after = (model.generate("Orlane", "knn", store=s, max_new_tokens=6, lmbda=lmbda)
+                         for s in (store, again))  # fmt: skip
+        assert before.text == after.text
+    chats = Model(decoder, name="tiny", questions=not questions)
+    with pytest.raises(MlpMemError, match="own.zip was keyed for another form of chat"):
+        chats.open_store(tmp_path / "own.zip")
 
 
 def test_a_decoder_has_one_hash_in_every_form_of_its_weights(decoder):
