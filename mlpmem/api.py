@@ -390,8 +390,9 @@ class Model(FusedModel):
         MlpMemError for a store of another decoder, a damaged one, and one with a file of more than
         `most` bytes. name replaces the source's in messages.
         """
-        decoder, head = self.decoder, answer_head(self.decoder, self.questions)
-        opened = saved.read(decoder, source, most, name, head)
+        decoder = self.decoder
+        heads = [[], answer_head(decoder), answer_head(decoder, questions=True)]
+        opened = saved.read(decoder, source, most, name, heads)
         datastore = saved.open_datastore(decoder, opened, progress, stop)
         form = form_ids(decoder, self.questions)
         store = open_texts(decoder, datastore, reference_states(self), form)

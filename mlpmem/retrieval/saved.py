@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,11 +104,16 @@ def pack(
 
 
 def read(
-    decoder: Decoder, source: str | Path, most: int = MOST, name: str = "", head: Sequence[int] = ()
+    decoder: Decoder,
+    source: str | Path,
+    most: int = MOST,
+    name: str = "",
+    heads: Collection[list[int]] = ([],),
 ) -> Saved:
     """Return a saved datastore for its decoder; MlpMemError, with the reason, for any other file.
 
-    name replaces the path's in messages. head is what sentences are keyed behind here.
+    name replaces the path's in messages. heads are what the decoder's answers
+    may stand behind.
     """
     source = Path(source)
     name = name or source.name
@@ -124,7 +129,7 @@ def read(
             f"was saved, or {AGAIN}"
         ) from error
     _check_decoder(decoder, manifest, name)
-    if manifest["head"] != [*head]:
+    if manifest["head"] not in heads:
         raise MlpMemError(f"{name} was keyed for another form of chat; {AGAIN}")
     try:
         return _saved(decoder, manifest, load(files[ARRAYS]))

@@ -107,9 +107,12 @@ def test_an_opened_datastore_answers_as_the_saved_one(decoder, tmp_path, questio
         before, after = (model.generate("Orlane", "knn", store=s, max_new_tokens=6, lmbda=lmbda)
                          for s in (store, again))  # fmt: skip
         assert before.text == after.text
-    chats = Model(decoder, name="tiny", questions=not questions)
+    other = Model(decoder, name="tiny", questions=not questions)
+    assert len(other.open_store(tmp_path / "own.zip")[1].datastore) == len(store.datastore)
     with pytest.raises(MlpMemError, match="own.zip was keyed for another form of chat"):
-        chats.open_store(tmp_path / "own.zip")
+        model.open_store(altered(tmp_path / "own.zip", head=[3, 4]))
+    with pytest.raises(MlpMemError, match="no valid head"):
+        model.open_store(altered(tmp_path / "own.zip", head=["a"]))
 
 
 def test_a_decoder_has_one_hash_in_every_form_of_its_weights(decoder):
