@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import is_gguf
+from mlpmem.formats import is_gguf, is_saved_store
 from mlpmem.loading import hub
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
@@ -67,7 +67,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         default=[],
-        help="texts of the datastore: .txt, .md or .jsonl files (also .gz), folders or patterns",
+        help="texts of the datastore: .txt, .md, .jsonl (also .gz), .html and .pdf files, folders "
+        "or patterns; or a datastore that the page saved, as a .zip or unpacked",
     )
     parser.add_argument(
         "--train-memory", action="store_true", help="distil a memory from --text in the background"
@@ -125,13 +126,7 @@ def check_place(args: argparse.Namespace) -> None:
             if Path(place).exists() or not HUB_ID.fullmatch(place):
                 raise MlpMemError(f"--{name} {place} is neither a local folder nor a Hub id")
     if args.text:
-        from mlpmem.retrieval.texts import files_of
-
-        for source in args.text:
-            try:
-                files_of(source)
-            except MlpMemError as error:
-                raise MlpMemError(f"--text {error}") from error
+        check_texts(args.text, args.train_memory)
     port = args.port if args.port is not None else os.environ.get("GRADIO_SERVER_PORT") or 7860
     if not str(port).isdecimal() or not 1 <= int(port) <= 65535:
         raise MlpMemError(f"port {port} is not valid; use 1 to 65535")
@@ -143,6 +138,21 @@ def check_place(args: argparse.Namespace) -> None:
         from mlpmem.loading.capacity import available_bytes
 
         available_bytes(args.device)
+
+
+def check_texts(sources: list[Path], train: bool) -> None:
+    """Raise MlpMemError unless --text names texts, or one saved datastore."""
+    from mlpmem.retrieval.texts import files_of
+
+    saved = [source for source in sources if is_saved_store(source)]
+    if saved and (train or len(sources) > 1):
+        what = "--train-memory" if train else "other texts"
+        raise MlpMemError(f"--text {saved[0]} is a saved datastore, which excludes {what}")
+    for source in sources if not saved else ():
+        try:
+            files_of(source)
+        except MlpMemError as error:
+            raise MlpMemError(f"--text {error}") from error
 
 
 def columns(texts: list[str]) -> list[ExtraColumn]:

@@ -6,6 +6,7 @@ Every call names its parameters, and the engine computes. Letters: T tokens, V v
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, cast, overload
 
 from torch import Tensor
@@ -23,7 +24,9 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import Chat, chat_question, fitted_chat
 from mlpmem.model.tokenizer import PARTED, passage_text
-from mlpmem.retrieval.datastore import Store, store_texts
+from mlpmem.retrieval import saved
+from mlpmem.retrieval.datastore import Store, open_texts, store_texts
+from mlpmem.retrieval.own.sentences import answer_head, form_ids
 from mlpmem.retrieval.text_search import TextIndex
 
 Lmbda = float | str  # from 0 to 1, or "auto": a router chooses it for every token
@@ -367,6 +370,33 @@ class Model(FusedModel):
             self.decoder, titled, reference, questions=self.questions, progress=progress, stop=stop
         )
         return store if plain else store._replace(gate=fit_gate(self, store))
+
+    def save_store(self, store: Store, title: str, most: int = saved.MOST) -> bytes:
+        """Return a store of own texts as a .zip, to open again; see retrieval/saved.py."""
+        head = answer_head(self.decoder, self.questions) if store.texts is not None else ()
+        return saved.pack(self.decoder, store.datastore, title, most, head)
+
+    def open_store(
+        self,
+        source: str | Path,
+        *,
+        most: int = saved.MOST,
+        name: str = "",
+        progress: Callable[[int, int], None] | None = None,
+        stop: Callable[[], bool] | None = None,
+    ) -> tuple[str, Store]:
+        """Return (title, store) of a saved .zip or its unpacked folder.
+
+        MlpMemError for a store of another decoder, a damaged one, and one with a file of more than
+        `most` bytes. name replaces the source's in messages.
+        """
+        decoder = self.decoder
+        heads = [[], answer_head(decoder), answer_head(decoder, questions=True)]
+        opened = saved.read(decoder, source, most, name, heads)
+        datastore = saved.open_datastore(decoder, opened, progress, stop)
+        form = form_ids(decoder, self.questions)
+        store = open_texts(decoder, datastore, reference_states(self), form)
+        return opened.title, store._replace(gate=fit_gate(self, store))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

@@ -19,6 +19,7 @@ MEMORY_TYPE = "mlp_memory"  # model_type in a memory's config.json
 NESTED = "knn_generator"  # subfolder of a memory that was saved with its decoder's name
 PUBLISHED_MEMORY = ("mlp_memory_config.json", NESTED)
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+STORE_FILES = ("manifest.json", "store.safetensors")  # of a saved datastore of one's own text
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 SMALL = ("*.json", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model")
 WEIGHTS = (  # only the first kind found is read; a repository may hold all of them
@@ -80,6 +81,14 @@ def is_number(value: Any) -> bool:
     real = isinstance(value, Real) and not isinstance(value, bool)
     # nan fails the comparison; math.isfinite would raise for an integer that is too large
     return real and abs(value) <= sys.float_info.max
+
+
+def is_saved_store(source: str | Path) -> bool:
+    """Return whether a path names a saved datastore: a .zip, or a folder with its two files."""
+    source = Path(source)
+    if source.is_dir():
+        return all((source / name).is_file() for name in STORE_FILES)
+    return source.suffix.lower() == ".zip" and source.is_file()
 
 
 def kind_of(folder: Path) -> str:

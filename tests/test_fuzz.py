@@ -37,6 +37,7 @@ from mlpmem.model.prompts import as_messages, chat_ids
 from mlpmem.model.tokenizer import PARTIAL, TextEnd, TextStream
 from mlpmem.retrieval import key_cache
 from mlpmem.retrieval.documents import Documents
+from mlpmem.retrieval.texts import PLAIN_KINDS
 from mlpmem.ui import endpoints
 from mlpmem.ui.context import Shared
 from mlpmem.ui.models import PageModel
@@ -214,7 +215,7 @@ def test_results_of_any_kind_leave_a_page_that_opens(tmp_path, text):
 @fuzz
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), name=SCALARS)
 def test_an_upload_is_read_or_refused(tmp_path, content, name):
-    for kind in (*own_text.KINDS, ".jsonl.gz"):
+    for kind in (*PLAIN_KINDS, ".gz", ".jsonl.gz"):
         path = tmp_path / f"a{kind}"
         path.write_bytes(gzip.compress(content) if kind == ".jsonl.gz" else content)
         read = refused(own_text.read_upload, path)

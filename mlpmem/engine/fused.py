@@ -125,6 +125,12 @@ class FusedModel:
         """Add the system "knn" for calls that begin from now on."""
         self._store = make_store(self.decoder, datastore, retriever)
 
+    def attach_store(self, store: Store) -> None:
+        """Add the system "knn" with own texts, whose gate is its router."""
+        self._store = store
+        if store.gate is not None:
+            self.routers = {**self.routers, "knn": store.gate}
+
     @torch.inference_mode()
     def sources(
         self,

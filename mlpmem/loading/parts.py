@@ -6,6 +6,7 @@ magnitude between decoders, so no fixed temperature fits all.
 """
 
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,10 +20,11 @@ from torch import Tensor
 from mlpmem.api import Model
 from mlpmem.engine.distributions import knn_weights, mix_nll
 from mlpmem.engine.settings import Settings, lambda_grid
+from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.fast.linear import bfloat16_is_faster
 from mlpmem.fast.llama_pass import compiles
-from mlpmem.formats import is_gguf
+from mlpmem.formats import is_gguf, is_saved_store
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch
 from mlpmem.model.decoder import Decoder
@@ -121,21 +123,39 @@ def attach_text(
     progress: Callable[[int, int], None] | None = None,
     tune: bool = True,
 ) -> Built:
-    """Attach a datastore of text files (files, folders, patterns); return it and its cost.
+    """Attach a datastore of texts (files, folders, patterns), or a saved one; return its cost too.
 
     Keys are built or read from the cache; progress is that of open_folders. The warning names the
-    files that were skipped. With tune, lambda and temperature of kNN are tuned on the text; with a
-    memory, k and temperature stay those that it was trained to imitate.
+    files that were skipped, and why. With tune, lambda and temperature of kNN are tuned on the
+    text; with a memory, k and temperature stay those that it was trained to imitate.
     """
     sources, counts = [text] if isinstance(text, str | Path) else text, Counter()
-    documents = read_text(model.decoder, sources, counts=counts)
+    failed: list[str] = []
+    if any(map(is_saved_store, sources)):
+        return _open(model, sources)
+    documents = read_text(model.decoder, sources, counts=counts, failed=failed)
     label = label_of(model.decoder, documents)
     built = build_or_read(model.decoder, documents, label, progress=progress)
     search = make_retriever(retriever, built.datastore.keys)
     if tune:
         model.settings = tuned(model, make_store(model.decoder, built.datastore, search))
     model.attach_datastore(built.datastore, search)
-    return replace(built, warning="; ".join(filter(None, (built.warning, noted(counts)))))
+    left_out = [f"left out: {why}" for why in failed]
+    return replace(
+        built, warning="; ".join(filter(None, (built.warning, noted(counts), *left_out)))
+    )
+
+
+def _open(model: Model, sources: Sequence[str | Path]) -> Built:
+    """Attach a datastore that the page saved, with its gate; MlpMemError beside other texts."""
+    if len(sources) > 1:
+        raise MlpMemError(
+            "text: a saved datastore stands alone; give it without other texts, or give the texts"
+        )
+    begin = time.perf_counter()
+    _, store = model.open_store(sources[0])
+    model.attach_store(store)
+    return Built(store.datastore, time.perf_counter() - begin, cached=True)
 
 
 PASSAGES, POSITIONS = 16, 256  # sampled at most

@@ -1,4 +1,4 @@
-"""What reviewers ask, and the charts that answer: made of findings, for README and the Results tab.
+"""What reviewers ask, the answers and their charts: made of findings, for README and Results.
 
 A question whose study has not been measured has no charts, and is not shown.
 """
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from mlpmem.results import study_charts
 from mlpmem.results import study_charts as cost_charts
+from mlpmem.results.answers import ANSWERS
 from mlpmem.results.charts import Chart, kept
 from mlpmem.results.findings import Found, read
 
@@ -20,6 +21,7 @@ class Question:
 
     study: str
     title: str
+    answer: str  # one sentence with its numbers, "" where one is missing
     text: str  # how to read the charts
     charts: list[Chart]
     hows: list[str]
@@ -35,7 +37,8 @@ def questions(results: object) -> list[Question]:
         rows = by_study.get(study, [])[:MOST_ROWS]
         if charts := kept(make(rows)):
             hows = list(dict.fromkeys(row.how for row in rows if row.how))[:3]
-            asked.append(Question(study, title, text, charts, hows))
+            answer = ANSWERS[study](rows)
+            asked.append(Question(study, title, answer, text, charts, hows))
     return asked
 
 

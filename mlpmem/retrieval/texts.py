@@ -1,9 +1,10 @@
 """Text files as documents: one set of rules for library, page and training, without torch.
 
 A source is a file, a folder or a pattern. Endings may have any case, and a file may be packed. Text
-is UTF-8, or UTF-16 with a byte order mark. A .txt or .md file is one document. Each line of a
-.jsonl file is one: an object with "text", or a chat in one of the shapes of `rows.py`. The error of
-a value that is not text names its file and line. Files and lines left out are counted; see `noted`.
+is UTF-8, or UTF-16 with a byte order mark. A .txt or .md file is one document, and so is the text
+of a web page or a PDF (see `converted/`). Each line of a .jsonl file is one: an object with "text",
+or a chat in one of the shapes of `rows.py`. The error of a value that is not text names its file
+and line. Files and lines left out are counted; see `noted`.
 
 Everything up to `documents_in` streams: a file is read in pieces, a line of text in parts.
 """
@@ -25,13 +26,15 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import parse_json, valid
 from mlpmem.model.tokenizer import encode_text
+from mlpmem.retrieval.converted import converted
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.rows import row_text
 
 if TYPE_CHECKING:
     from mlpmem.model.decoder import Decoder
 
-TEXT_KINDS = (".txt", ".md", ".jsonl")
+PLAIN_KINDS = (".txt", ".md", ".jsonl")  # their bytes are text
+TEXT_KINDS = (*PLAIN_KINDS, *converted.KINDS)
 PACKED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 CHUNK = 256  # tokens of a passage made of plain text
 PIECE = 2**16  # bytes read at once
@@ -131,8 +134,11 @@ def opened(path: Path) -> Generator[BinaryIO]:
 def decoded(file: BinaryIO, name: object, counts: Counter | None = None) -> Iterator[str]:
     """Yield a file's text in pieces, see `cleaned`; MlpMemError with the byte that is not text.
 
-    Counts "utf16_files", which have a byte order mark.
+    Counts "utf16_files", which have a byte order mark. `name` tells the kind of file.
     """
+    if (kind := kind_of(str(name))) in converted.KINDS:
+        yield from cleaned([converted.converted(file.read(converted.BYTES + 1), kind, name)], name)
+        return
     raw = file.read(PIECE)
     encoding = UTF16.get(raw[:2], "utf-8")
     if encoding != "utf-8" and counts is not None:
@@ -264,14 +270,28 @@ def filled(paths: Iterable[Path], counts: Counter) -> Iterator[Path]:
 
 
 def read_texts(
-    sources: Iterable[str | Path], counts: Counter | None = None
+    sources: Iterable[str | Path],
+    counts: Counter | None = None,
+    failed: list[str] | None = None,
 ) -> list[tuple[str, str]]:
-    """Return (title, text) of every document of files, folders and patterns."""
-    counts, texts = Counter() if counts is None else counts, []
+    """Return (title, text) of every document of files, folders and patterns.
+
+    The error of an unreadable file is raised. With `failed` it is added there, and the other files
+    are read; the first error is raised if none is left.
+    """
+    counts, texts, first = Counter() if counts is None else counts, [], None
     paths = [path for source in sources for path in files_of(source, counts=counts)]
     for path in filled(paths, counts):
-        with opened(path) as file:
-            texts += documents_in(decoded(file, path, counts), path, counts)
+        try:
+            with opened(path) as file:
+                texts += documents_in(decoded(file, path, counts), path, counts)
+        except MlpMemError as error:
+            if failed is None:
+                raise
+            failed.append(str(error))
+            first = first or error
+    if first and not texts:
+        raise first
     return texts
 
 
@@ -280,9 +300,13 @@ def read_text(
     sources: Iterable[str | Path],
     chunk: int = CHUNK,
     counts: Counter | None = None,
+    failed: list[str] | None = None,
 ) -> Documents:
-    """Return the documents of files, folders and patterns, in passages of `chunk` tokens."""
-    return cut_text(decoder, read_texts(sources, counts), chunk)
+    """Return the documents of files, folders and patterns, in passages of `chunk` tokens.
+
+    `failed` is that of `read_texts`.
+    """
+    return cut_text(decoder, read_texts(sources, counts, failed), chunk)
 
 
 def cut_text(
@@ -294,9 +318,7 @@ def cut_text(
     for index, (_, text) in enumerate(titled):
         passages += [(index, ids) for ids in _passages(decoder, text, chunk)]
     if not passages or not any(text.strip() for _, text in titled):
-        raise MlpMemError(
-            "text: the files must hold some text; give other .txt, .md or .jsonl files"
-        )
+        raise MlpMemError("text: the files must hold some text; give other files")
     titles = [title for title, _ in titled]
     return join_passages(passages, titles, ["text"] * len(titles))
 

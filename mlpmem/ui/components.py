@@ -18,8 +18,8 @@ STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
     "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock",
-    "tabs/pages", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks", "tools/tools",
-    "chat/chat", "chat/answer",
+    "tabs/pages", "tools/game", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks",
+    "tools/tools", "chat/chat", "chat/answer",
 )  # fmt: skip
 
 
@@ -94,6 +94,11 @@ def circuit(context: bool, **kwargs: Any) -> gr.HTML:
     """
     mount = "MLPMEM.mountCircuit(element, props, watch, (data) => trigger('origin', data));"
     return part(packed(None), "circuit-host", mount, context=context, **kwargs)
+
+
+def game(rounds: list[dict], **kwargs: Any) -> gr.HTML:
+    """Return the game on recorded questions, see recordings/rounds.py; empty without any."""
+    return part(rounds, "game-host", "MLPMEM.mountGame(element, props);", **kwargs)
 
 
 def lambda_bar(**kwargs: Any) -> gr.HTML:
@@ -172,6 +177,17 @@ def corpus_view(**kwargs: Any) -> gr.HTML:
     """
     mount = "MLPMEM.mountCorpus(element, props, watch, (data) => trigger('open', data));"
     return part(packed(None), "corpus-host", mount, **kwargs)
+
+
+def own_files(kinds: Sequence[str], most: dict[str, int], **kwargs: Any) -> gr.HTML:
+    """Return the choice of files and folders, by button or by drag, and the button that saves.
+
+    It uploads the files of these kinds and fires `files` with {"files": [{"path", "name"}]}; most
+    bounds their number and bytes. `save` asks for the datastore, which the value brings.
+    """
+    events = "{ send: (data) => trigger('files', data), save: () => trigger('save') }"
+    mount = f"MLPMEM.mountFiles(element, props, watch, {events});"
+    return part(packed(None), "files-host", mount, kinds=list(kinds), most=most, **kwargs)
 
 
 def own_view(**kwargs: Any) -> gr.HTML:

@@ -27,6 +27,7 @@ class Shared:
     choice: gr.Radio  # datastore to search: "atlas" (the page's) or "own"
     shelf: Shelf
     others: Mapping[str, str] = field(default_factory=dict)  # {name: title} of the other models
+    uploads: Any = None  # the door's, with the files that visitors have sent
 
     def store(self, own: Any, choice: Any) -> Any:
         """Return the visitor's own datastore if it is selected, None for the model's."""
@@ -64,7 +65,7 @@ class Shared:
         return {"kind": "ready", "run": short_id(own), "title": entry.title,
                 "documents": len(documents.titles), "tokens": len(documents.tokens),
                 "bytes": entry.store.bytes, "seconds": round(self.shelf.left(entry)),
-                "note": entry.note}  # fmt: skip
+                "note": entry.note, "failed": list(entry.failed)}  # fmt: skip
 
 
 def short_id(own: Any) -> str:

@@ -97,7 +97,7 @@ def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, she
     lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
     others = {other.name: other.title for other in models if other is not model}
     own = _own(shelf, recorded)
-    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, others)
+    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, others, page.gate.uploads)
     with gr.Tabs(elem_id="tabs"):
         for name, panel in PANELS.items():
             with gr.Tab(name, id=name.lower()) as tab:

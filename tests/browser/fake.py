@@ -323,6 +323,17 @@ class FakeModel:
         documents = SimpleNamespace(titles=[title for title, _ in titled], tokens=range(total))
         return SimpleNamespace(bytes=512 * total, datastore=SimpleNamespace(documents=documents))
 
+    def save_store(self, store, title, most):
+        return json.dumps([title, store.datastore.documents.titles, store.bytes]).encode()
+
+    def open_store(self, path, most, name, progress, stop):
+        try:
+            title, titles, size = json.loads(path.read_bytes())
+        except ValueError as error:
+            raise MlpMemError(f"{name} is not a datastore as this page saves it") from error
+        documents = SimpleNamespace(titles=titles, tokens=range(size // 512))
+        return title, SimpleNamespace(bytes=size, datastore=SimpleNamespace(documents=documents))
+
     def corpus(self):
         passages = [(document, list(range(i, i + 1))) for i, document in enumerate((0, 0, 1, 2))]
         titles = ["The Salt Ledger (book)", "Harrow (town)", HOSTILE]

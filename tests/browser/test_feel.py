@@ -107,6 +107,56 @@ def test_the_tour_shows_the_numbers_on_screen_and_its_hint_once(visit):
     assert page.inner_text(".tour-button") == "Tour"
 
 
+COLUMN_TEXTS = """() => ['lm', 'memory', 'knn'].map((name) => [
+  ...document.querySelectorAll(`#pane-${name} .token`)].map((one) => one.textContent).join(''))"""
+
+
+def test_the_tour_shows_the_bundles_own_run_and_gives_back_what_was_there(visit):
+    page = visit(query="lambda=0.3")
+    showcase = page.evaluate("MLPMEM.page.activeView().showcase.prompt")
+    generate(page, fake.ask("Who is the mayor of Harrow?"))
+    set_lambda(page, "0.35")
+    page.click("#pane-memory .token >> nth=0")
+    page.click("#drawer .candidate .branch:not([disabled]) >> nth=1")
+    page.wait_for_selector(".tree:visible")
+    page.wait_for_selector("body:not([data-running])")
+    before = page.evaluate(COLUMN_TEXTS)
+    nodes = page.locator(".tree-list li").count()
+    page.click(".tour-button")
+    assert page.inner_text(".run-head .badge") == "recorded"
+    assert page.inner_text(".run-head .asked") == showcase
+    assert page.evaluate("MLPMEM.page.lambda") is None
+    page.keyboard.press("ArrowRight")
+    assert showcase[:20] in page.inner_text(".tour-text")
+    page.keyboard.press("Escape")
+    assert page.inner_text(".run-head .badge") == "live"
+    assert "mayor of Harrow" in page.inner_text(".run-head .asked")
+    assert page.input_value("#lambda") == "0.35" and page.evaluate(COLUMN_TEXTS) == before
+    assert page.locator(".tree-list li").count() == nodes > 1
+    page.click(".tour-button")
+    generate(page, BOOK)
+    assert not page.is_visible(".tour-card"), "a question of the visitor's own ends it"
+    assert "Salt Ledger" in page.inner_text(".run-head .asked")
+
+
+def test_the_tour_waits_for_a_run(visit):
+    page = visit()
+    page.fill("#prompt textarea", "slow")
+    page.click("#generate")
+    page.wait_for_selector("#pane-lm[data-state=running]")
+    page.click(".tour-button")
+    page.wait_for_selector("#compare-view .alert:has-text('A run is in progress')")
+    assert not page.is_visible(".tour-card")
+    page.click("#stop")
+    page.wait_for_selector("#compare-view .badge:has-text('stopped')")
+    before = page.evaluate(COLUMN_TEXTS)
+    page.click(".tour-button")
+    page.keyboard.press("Escape")
+    assert (
+        page.inner_text(".run-head .badge") == "stopped" and page.evaluate(COLUMN_TEXTS) == before
+    )
+
+
 def badge_of(page, pattern):
     page.wait_for_function(
         "pattern => new RegExp(pattern).test(document.querySelector('.badge').textContent)",

@@ -202,6 +202,39 @@ def test_the_corpus_can_be_searched_and_read(visit):
     page.wait_for_selector("#corpus-view .alert:has-text('empty')")
 
 
+BLANK = """() => {
+  const box = (name) => document.querySelector(`#inspect-view ${name}`).getBoundingClientRect();
+  const [legend, lines, slot] = [box('.legend'), box('.lines'), box('.drawer-slot')];
+  return { blank: lines.top - legend.bottom, beside: lines.right <= slot.left,
+    below: slot.bottom <= lines.top };
+}"""
+
+
+@pytest.mark.parametrize("width", [1180, 1280, 1440])
+def test_no_blank_area_is_under_the_legend_beside_the_drawer(visit, width):
+    page = visit()
+    page.set_viewport_size({"width": width, "height": 900})
+    inspect(page)
+    page.click(f"{SCORED} .token >> nth=1")
+    page.wait_for_selector("#inspect-view .drawer-slot[data-open]")
+    opened = page.evaluate(BLANK)
+    assert opened["blank"] < 60 and opened["beside"], opened
+    assert overflow(page) <= 0
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#inspect-view .drawer-slot:not([data-open])")
+    closed = page.evaluate(BLANK)
+    assert closed["blank"] < 100 and not closed["beside"], "the curves have the whole width"
+    assert closed["below"], "they do not cover the hint"
+
+
+def test_no_blank_area_is_under_the_legend_on_a_phone(visit):
+    page = visit(phone=True)
+    inspect(page)
+    page.tap(f"{SCORED} .token >> nth=1")
+    page.wait_for_selector("#drawer:visible")
+    assert page.evaluate(BLANK)["blank"] < 60
+
+
 def own_text(page, text="zorblat is the capital of the moon"):
     tab(page, "Corpus")
     page.fill("#own-text textarea", text)

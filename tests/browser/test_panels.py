@@ -121,10 +121,12 @@ def test_every_column_shows_its_measured_accuracy(visit):
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     page = visit(phone=True)
     page.evaluate("[...document.querySelectorAll('[role=tab]')].at(-2).click()")
-    section = page.locator(".question", has_text="domains do not match")
-    section.wait_for()
+    section = page.locator(".question", has_text="it changes perplexity by")
+    heading = section.locator("button").first
+    assert "domains do not match" not in heading.inner_text(), "the answer, not the question"
     assert page.locator(".question .js-plotly-plot").count() == 0
-    section.locator("button").first.click()
+    heading.click()
+    section.locator("strong:has-text('What if the domains do not match?')").wait_for()
     section.locator(".js-plotly-plot .heatmaplayer").nth(1).wait_for()
     assert page.locator(".question .js-plotly-plot").count() == 2
     assert (

@@ -111,7 +111,7 @@ def test_a_line_of_jsonl_ends_only_at_a_newline(tmp_path):
 def test_text_that_cannot_be_read_is_refused(tmp_path):
     decoder = tiny.decoder()
     for name, content, complaint in (
-        ("a.pdf", b"x", "must be one of .txt, .md, .jsonl"),
+        ("a.doc", b"x", "must be one of .txt, .md, .jsonl"),
         ("a.txt", b"\xff\xfe", "must hold some text"),
         ("a.jsonl", b'{"title": "no text"}', 'line 1 of .*a.jsonl must have "text", "messages",'),
         (

@@ -171,3 +171,44 @@ def test_the_tables_call_systems_by_the_pages_names():
     shown = results._tasks({"findings": rows})
     heads = ("decoder", "decoder + retrieval", "mine")
     assert all(f'<th scope="col">{name}</th>' in shown for name in heads)
+
+
+@pytest.mark.parametrize("study", ASKED)
+def test_every_question_has_an_answer_in_one_sentence(study):
+    answer = asked(study).answer
+    assert any(letter.isdigit() for letter in answer) and 30 < len(answer) < 170
+    assert answer[0].isupper() and not answer.endswith((".", "?")) and "nan" not in answer
+
+
+def test_the_atlas_answers_say_what_its_numbers_say():
+    measured = json.loads((ROOT / "assets/atlas/results.json").read_text("utf-8"))
+    found = {q.study: q.answer.replace("\u00a0", " ") for q in questions(measured)}
+    assert found["compute"].endswith("the memory has 99.1 % and 99 %")
+    assert "perplexity 2.61 with the memory, 2.24 with the datastore" in found["mixing"]
+    assert found["cost"] == (
+        "The memory is faster from 10,000 to 130,000 keys on, by the kind of search"
+    )
+    assert "does more: alone, the largest has perplexity 5.39" in found["sizes"]
+
+
+def test_an_answer_turns_with_its_numbers():
+    def answer(rows):
+        return questions({"findings": rows})[0].answer
+
+    def routed(auto):
+        row = made_findings.row
+        return [row("routing", "memory", "B/test", "exact_match", value, None, lmbda=mode)
+                for mode, value in (("fixed", 0.6), ("auto", auto))]  # fmt: skip
+
+    assert "token helps: the memory has 70\u00a0% of new facts right" in answer(routed(0.7))
+    assert "token does harm: " in answer(routed(0.5))
+    assert "token makes no difference: " in answer(routed(0.6))
+    assert answer(routed(0.7)[:1]) == "", "the other was not measured"
+
+
+def test_what_is_nearly_all_is_not_called_all():
+    from mlpmem.results import answers
+
+    assert [answers._percent(x) for x in (1.0, 0.998, 0.98, 0.0)] == [
+        "100\u00a0%", "99.8\u00a0%", "98\u00a0%", "0\u00a0%"]  # fmt: skip
+    assert answers._change(-0.004) == "0\u00a0%" and answers._change(-0.2) == "\u221220\u00a0%"

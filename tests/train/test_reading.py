@@ -180,7 +180,7 @@ def test_empty_files_and_documents_are_skipped_and_counted(tmp_path):
         ("a.parquet", "text", r"a.parquet is not a valid Parquet file"),
         ("a.txt.xz", "text", r"cannot read .*a.txt.xz"),
         ("a.jsonl.gz", gzip.compress(b"{}", mtime=0)[:-9], r"cannot read .*a.jsonl.gz"),
-        ("a.csv", "text", r"a.csv must be one of .txt, .md, .jsonl, .parquet"),
+        ("a.csv", "text", r"a.csv must be one of .txt, .md, .jsonl, .html, .htm, .pdf, .parquet"),
     ],
 )
 def test_an_unreadable_file_is_named_with_the_place_of_the_fault(tmp_path, name, content, message):

@@ -9,9 +9,9 @@ import pytest
 
 from mlpmem.errors import MlpMemError
 from mlpmem.ui.context import Shared
-from mlpmem.ui.panels import corpus, inspect
+from mlpmem.ui.panels import inspect
 from mlpmem.ui.request import inputs
-from mlpmem.ui.service import own_text
+from mlpmem.ui.service import own_text, uploads
 
 Event = namedtuple("Event", "kind values")
 
@@ -69,17 +69,70 @@ def test_an_own_text_is_checked(tmp_path):
     assert own_text.titled("t\ud83d", "x\ud83d") == [("t\ufffd", "x\ufffd")]
     (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfok")
     assert own_text.read_upload(tmp_path / "a.txt") == ("a.txt", "ok")
-    (tmp_path / "c.txt").write_text("read once")
-    assert corpus._uploaded(tmp_path / "c.txt") == ("c.txt", "read once")
     counts = Counter()
     own_text.titled("a.jsonl", lines, counts)
     assert counts == {"empty_lines": 1, "empty_documents": 1}
-    with pytest.raises(MlpMemError, match="no longer available"):
-        corpus._uploaded(tmp_path / "c.txt")
     for name, content, word in (("a.exe", b"", "must be one of"), ("b.md", b"\xff", "UTF-8")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(MlpMemError, match=word):
             own_text.read_upload(tmp_path / name)
+
+
+def sent(tmp_path, **contents):
+    """Return uploads of files by name, with their contents."""
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    return [uploads.Upload(tmp_path / name, name) for name in contents]
+
+
+def read(files):
+    reading = uploads.Reading("", [])
+    return list(uploads.read_uploads(files, reading)), reading
+
+
+def test_every_file_is_a_document_and_one_that_fails_leaves_the_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(own_text, "MAX_BYTES", 1000)
+    files = sent(tmp_path, **{
+        "a.txt": b"one", "b.txt": b"\xff", "c.html": b"<p>two", "d.txt": b"x" * 998, "e.txt": b" ",
+        "f.zip": b"PK", "g.jsonl": b'{"text": "three", "title": "T"}', "h.pdf": b"no",
+    })  # fmt: skip
+    gone = uploads.Upload(tmp_path / "gone.txt", "gone.txt")
+    steps, reading = read([*files, gone])
+    assert steps == [(i, file.name) for i, file in enumerate([*files, gone], 1)]
+    assert reading.titled == [("a.txt", "one"), ("c.html", "two"), ("T", "three")]
+    assert reading.title == "3 files"
+    said = {"b.txt: byte 0", "d.txt would make the text larger", "e.txt is empty",
+            "f.zip is a saved datastore", "h.pdf is", "gone.txt is no longer"}  # fmt: skip
+    assert len(reading.failed) == len(said)
+    assert all(any(why.startswith(start) for why in reading.failed) for start in said)
+    assert all(why.endswith(".") and str(tmp_path) not in why for why in reading.failed)
+    with pytest.raises(MlpMemError, match="b.txt: byte 0.* f.zip is a saved datastore"):
+        read([files[1], files[5]])
+
+
+def test_files_are_deleted_when_they_were_read(tmp_path):
+    files = sent(tmp_path, **{"a.txt": b"one"})
+    with pytest.raises(ZeroDivisionError), uploads.deleted_after(files):
+        1 / 0  # noqa: B018
+    assert not (tmp_path / "a.txt").exists()
+
+
+def test_only_files_that_this_visitor_has_sent_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(uploads, "WAIT", 0.1)
+    (tmp_path / "a.txt").touch()
+    mine = str(tmp_path / "a.txt")
+    owns = lambda path: str(path) == mine  # noqa: E731
+    row = {"path": mine, "name": "deep/a.txt"}
+    (one,) = uploads.check_uploads({"files": [row]}, owns)
+    assert one.name == "a.txt"
+    both = uploads.check_uploads({"files": [row, row | {"name": "b/a.txt"}]}, owns)
+    assert [upload.name for upload in both] == ["deep/a.txt", "b/a.txt"], "two have one name"
+    for files in (None, [], {}, "a", [1], [[mine]], [{"path": mine}], [{"path": 1, "name": "a"}],
+                  [{"path": "/etc/passwd", "name": "a.txt"}], [row] * 65):  # fmt: skip
+        with pytest.raises(MlpMemError, match="Choose"):
+            uploads.check_uploads({"files": files}, owns)
+    (long,) = uploads.check_uploads({"files": [row | {"name": "x" * 999 + "\ud83d.txt"}]}, owns)
+    assert len(long.name) == 200 and long.name.endswith("\ufffd.txt")
 
 
 def test_a_probe_searches_the_datastore_that_its_run_used():

@@ -1,4 +1,4 @@
-"""Streams text files, Parquet and Hub datasets as blocks of documents.
+"""Streams text files, web pages, PDFs, Parquet and Hub datasets as blocks of documents.
 
 A block is at most BLOCK characters of one document; a longer document comes in several blocks. So
 memory is bounded, whatever the length of a file or a line. The library decides what a text file is
@@ -177,6 +177,9 @@ READERS = {
     ".txt": read_text,
     ".md": read_text,
     ".jsonl": read_json,
+    ".html": read_text,
+    ".htm": read_text,
+    ".pdf": read_text,
     ".parquet": read_parquet,
 }
 

@@ -19,7 +19,7 @@ from mlpmem.model.memory import Memory
 from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from mlpmem.retrieval.texts import TEXT_KINDS, decoded, opened
+from mlpmem.retrieval.texts import PLAIN_KINDS, decoded, opened
 from train.config.load import HUB
 from train.config.tables import CorpusConfig, ExportConfig, Recipe, RouterFitConfig
 from train.corpora.readers import files_of
@@ -181,7 +181,7 @@ def _files(sources: tuple[str, ...]) -> list[Path]:
 
 def _bytes_per_token(config: CorpusConfig, files: list[Path]) -> float:
     """Return bytes of text per token, counted on a sample if the tokenizer is a local folder."""
-    plain = [path for path in files if path.suffix.lower() in TEXT_KINDS]  # their bytes are text
+    plain = [path for path in files if path.suffix.lower() in PLAIN_KINDS]
     if not plain or not Path(config.tokenizer or HUB).is_dir():
         return BYTES_PER_TOKEN
     with suppress(MlpMemError):  # the stage corpus will report it

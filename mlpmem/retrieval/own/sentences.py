@@ -99,15 +99,24 @@ def keyed(
 
     With a head, every sentence is keyed behind it.
     """
+    documents = cut_sentences(decoder, titled) if head else cut_text(decoder, titled)
+    full, places, positions, counts = placed(documents, head)
+    return documents, positions, counts, build(full, places)
+
+
+def placed(
+    documents: Documents, head: Sequence[int]
+) -> tuple[Documents, np.ndarray, np.ndarray, np.ndarray]:
+    """Return (documents as they are keyed, places of the entries in them, positions, counts).
+
+    positions are the entries' places in the documents without the head.
+    """
     if not head:
-        documents = cut_text(decoder, titled)
         positions, counts = entries(documents)
-        return documents, positions, counts, build(documents, positions)
-    documents = cut_sentences(decoder, titled)
+        return documents, positions, positions, counts
     full = behind(documents, head)
     places, counts = entries(full)
-    keys = build(full, places)
-    return documents, places - (full.passage_at(places) + 1) * len(head), counts, keys
+    return full, places, places - (full.passage_at(places) + 1) * len(head), counts
 
 
 def units_of(documents: Documents, pieces: Sequence[str]) -> np.ndarray:

@@ -31,7 +31,7 @@ class Bounds:
     byte_rate: float = bound(
         1e6, "body bytes per second of one client; a burst of 20 times as many"
     )
-    client_uploads: int = bound(8, "uploaded files of one client not yet read")
+    client_uploads: int = bound(64, "uploaded files of one client not yet read")
     client_upload_bytes: int = bound(32_000_000, "total size of these files")
     client_text_bytes: int = bound(150_000_000, "own texts' datastores of one client, beyond one")
     # all clients together
@@ -55,6 +55,7 @@ class Bounds:
     chat_bytes: int = bound(400_000, "the earlier turns of one question in the chat")
     choices: int = bound(16, "answers of one request to /v1: its prompts times n")
     text_bytes: int = bound(2_000_000, "one own text")
+    convert_seconds: float = bound(20.0, "reading one web page or PDF")
     run_seconds: float = bound(180.0, "computing one answer")
     # retention
     listen_seconds: float = bound(10.0, "a job waits for a listener")

@@ -124,6 +124,11 @@ class Uploads:
             if not self._drop_oldest(most, path):
                 break
 
+    def owns(self, client: str, path: Path) -> bool:
+        """Return whether a path is a file that this client has uploaded, not read yet."""
+        upload = self.files.get(path)
+        return upload is not None and client in upload.clients and self._ours(path)
+
     def _of(self, client: str) -> dict[Path, Upload]:
         return {path: upload for path, upload in self.files.items() if client in upload.clients}
 

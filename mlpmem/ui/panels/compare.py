@@ -19,6 +19,7 @@ from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.figures.summary import ROUTED, headline_points
 from mlpmem.ui.recordings import saved
+from mlpmem.ui.recordings.rounds import rounds
 from mlpmem.ui.recordings.words import words
 from mlpmem.ui.request import columns, inputs, scrubs, stream
 from mlpmem.ui.request.truth import with_truth
@@ -50,6 +51,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         columns=shared.service.extras.listed(), records=_records(shared), elem_id="compare-view",
     )  # fmt: skip
     circuit = components.circuit(shared.recorded.context, elem_id="circuit")
+    components.game(rounds(shared.recorded), elem_id="game")
     circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     run = gr.on(
         [generate.click, prompt.submit],

@@ -1,11 +1,11 @@
 """The Corpus tab: search and read the datastore's texts; make a datastore of one's own text."""
 
+import base64
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -16,15 +16,19 @@ from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
+from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.shares import client_of
 from mlpmem.ui.recordings import words
 from mlpmem.ui.request import inputs, stream
-from mlpmem.ui.service import own_text
+from mlpmem.ui.service import own_text, uploads
+from mlpmem.ui.service.uploads import Reading
 
+FORM = 10_000  # bytes of a form around its file
 MAX_HITS = 20
 LONGEST = 200  # characters of a query, and of a marked place
 MAX_PASSAGES = 60
-PASTED = "your text"
+MOST = {"files": BOUNDS.client_uploads, "file": BOUNDS.upload_body - FORM,
+        "all": BOUNDS.client_upload_bytes}  # fmt: skip
 NOTE = (
     "Your own text becomes a datastore within seconds, and kNN uses it at once. "
     "The memory does not know it, because it was trained earlier; it must be trained again."
@@ -45,21 +49,19 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     components.static(f'<h2 class="section">Your own text</h2><p class="panel-note">{NOTE}</p>')
     with gr.Row(elem_classes="ask-row"):
         text = gr.Textbox(
-            "", lines=3, max_lines=8, placeholder="Paste a text, or upload .txt, .md, .jsonl, .gz",
+            "", lines=3, max_lines=8, placeholder="Paste a text, or choose files",
             label="Your own text", show_label=False, container=False, scale=1, elem_id="own-text",
         )  # fmt: skip
         make = gr.Button("Make datastore", variant="primary", elem_id="own-make", scale=0)
-        upload = gr.UploadButton(
-            "Upload a file", file_types=list(own_text.KINDS), elem_id="own-upload", scale=0,
-            variant="secondary",
-        )  # fmt: skip
         stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
+    files = components.own_files((*own_text.KINDS, uploads.SAVED), MOST, elem_id="own-files")
     state = components.own_view(elem_id="own-view")
     outputs = [state, shared.own, shared.choice]
     once = {**STREAM, "trigger_mode": "once"}
-    pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **once)
-    sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **once)
+    pasted = make.click(_maker(shared), [text, shared.own], outputs, **once)
+    sent = files.files(_uploader(shared), shared.own, outputs, **once)
+    files.save(_saver(shared), shared.own, files, **PRIVATE)
     stop.click(_stopper(shared), shared.own, state, cancels=[pasted, sent], **PRIVATE)
     delete.click(_deleter(shared), shared.own, [*outputs, text], **PRIVATE)
 
@@ -119,54 +121,106 @@ def _safely(make: Callable[[], dict]) -> dict:
         return packed(stream.message(public_text(error)))
 
 
-def _pasted(text: Any) -> tuple[str, str]:
-    return PASTED, text if isinstance(text, str) else ""
-
-
-def _uploaded(path: Any) -> tuple[str, str]:
-    """Return (name, content) of an upload, and delete its file."""
-    path = Path(str(path))
-    try:
-        return own_text.read_upload(path)
-    except FileNotFoundError as error:  # an equal file was read before, or it has expired
-        raise inputs.MlpMemError("The file is no longer available. Upload it again.") from error
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
-    """Return the handler that makes a text this session's datastore."""
+def _maker(shared: Shared):
+    """Return the handler that makes a pasted text this session's datastore."""
 
     def make(text: Any, key: Any, request: gr.Request) -> Iterator[tuple]:
-        def values(stop: threading.Event) -> Iterator[dict]:
-            name, content = read(text)
-            counts: Counter = Counter()
-            titled = own_text.titled(name, content, counts)
+        def values(stop: Any) -> Iterator[dict]:
+            name, counts = own_text.PASTED, Counter()
+            pasted = text if isinstance(text, str) else ""
+            titled = own_text.titled(name, pasted, counts)
             run = stream.new_run()
             yield {"kind": "begin", "run": run, "title": name}
-            store = yield from _built(shared.service.model, run, titled, stop)
-            shared.shelf.drop(str(key or ""))
-            new_key = shared.shelf.add(name, store, noted(counts), client_of(request))
-            yield {"kind": "ready", "key": new_key, "store": store}
+            yield from _stored(shared, Reading(name, titled, counts=counts), run, stop)
 
-        for value in stream.guarded(values):
-            if value["kind"] != "ready":
-                yield packed(value), gr.skip(), gr.skip()
-                continue
-            facts = shared.facts(value["key"])
-            yield packed(facts), value["key"], gr.update(visible=True, value="own")
+        yield from _made(shared, key, client_of(request), values)
 
     return make
 
 
-def _built(model: Any, run: str, titled: list, stop: threading.Event) -> Iterator[dict]:
-    """Yield "progress" values while the keys are computed in a thread; return the store."""
+def _uploader(shared: Shared):
+    """Return the handler that makes uploaded files this session's datastore, or opens one."""
+
+    def make(event: gr.EventData, key: Any, request: gr.Request) -> Iterator[tuple]:
+        client = client_of(request)
+
+        def values(stop: Any) -> Iterator[dict]:
+            owns = lambda path: shared.uploads.owns(client, path)  # noqa: E731
+            sent = uploads.check_uploads(inputs.event_values(event), owns)
+            run = stream.new_run()
+            with uploads.deleted_after(sent):
+                yield {"kind": "begin", "run": run, "title": uploads.title_of(sent)}
+                if uploads.is_saved(sent):
+                    yield from _opened(shared, sent[0], run, stop)
+                    return
+                reading = Reading(uploads.title_of(sent), [])
+                for index, name in uploads.read_uploads(sent, reading):
+                    yield {"kind": "reading", "run": run, "name": name, "index": index,
+                           "count": len(sent)}  # fmt: skip
+                    stop.check()
+            yield from _stored(shared, reading, run, stop)
+
+        yield from _made(shared, key, client, values)
+
+    return make
+
+
+def _made(
+    shared: Shared, key: Any, client: str, values: Callable[[Any], Iterator[dict]]
+) -> Iterator[tuple]:
+    """Yield the outputs while values are made; the datastore of "ready" replaces the previous."""
+    for value in stream.guarded(values):
+        if value["kind"] != "ready":
+            yield packed(value), gr.skip(), gr.skip()
+            continue
+        shared.shelf.drop(str(key or ""))
+        new_key = shared.shelf.add(**value["entry"], client=client)
+        yield packed(shared.facts(new_key)), new_key, gr.update(visible=True, value="own")
+
+
+def _stored(shared: Shared, reading: Reading, run: str, stop: Any) -> Iterator[dict]:
+    """Yield "progress" and "ready" values while documents become a datastore."""
+    model = shared.service.model
+    make = lambda **options: model.store_texts(reading.titled, **options)  # noqa: E731
+    store = yield from _built(make, run, stop)
+    note, title = noted(reading.counts), reading.title
+    entry = {"title": title, "store": store, "note": note, "failed": reading.failed}
+    yield {"kind": "ready", "entry": entry}
+
+
+def _opened(shared: Shared, upload: uploads.Upload, run: str, stop: Any) -> Iterator[dict]:
+    """Yield values as `_stored` does while a saved datastore is opened."""
+    model, limits = shared.service.model, {"most": BOUNDS.upload_body, "name": upload.name}
+    make = lambda **options: model.open_store(upload.path, **limits, **options)  # noqa: E731
+    title, store = yield from _built(make, run, stop)
+    yield {"kind": "ready", "entry": {"title": title, "store": store}}
+
+
+def _saver(shared: Shared):
+    """Return the handler of Save: the visitor's datastore as a .zip, small enough to be opened."""
+
+    def save(key: Any) -> dict:
+        def value() -> dict:
+            entry = shared.shelf.get(str(key or ""))
+            if entry is None:
+                raise inputs.MlpMemError("Your text has expired. Make its datastore again.")
+            model, most = shared.service.model, BOUNDS.upload_body - FORM
+            data = base64.b64encode(model.save_store(entry.store, entry.title, most)).decode()
+            return {"kind": "saved", "run": stream.new_run(), "title": entry.title, "data": data}
+
+        return _safely(value)
+
+    return save
+
+
+def _built(make: Callable[..., Any], run: str, stop: Any) -> Generator[dict, None, Any]:
+    """Yield "progress" values while make computes keys in a thread; return its result."""
     results: queue.Queue = queue.Queue()
 
     def work() -> None:
         try:
             tell = lambda done, total: results.put({"done": done, "total": total})  # noqa: E731
-            results.put(model.store_texts(titled, progress=tell, stop=stop.is_set))
+            results.put(make(progress=tell, stop=stop.is_set))
         except BaseException as error:  # raised again in the caller's thread
             results.put(error)
 

@@ -1,6 +1,6 @@
 """The Results tab: tables, plots drawn when the tab is opened, and reviewers' questions.
 
-Each question is a section whose figures are drawn when it is opened.
+Each question is a section with its answer as heading; its figures are drawn when it is opened.
 """
 
 import html
@@ -204,7 +204,7 @@ def _number(value: Any, form: str, scale: float = 1.0) -> str:
     return form.format(value * scale) if isinstance(value, int | float) else "–"
 
 
-TEXT = "Open a question to see its figures. Error bars are 95% intervals."
+TEXT = "Each heading is an answer. Open it for its question and figures; bars are 95% intervals."
 
 
 def build_questions(results: dict) -> None:
@@ -218,11 +218,13 @@ def build_questions(results: dict) -> None:
 
 
 def _section(question: Question) -> None:
-    """Lay out one question: its text, two figures per row, the command."""
+    """Lay out one question below its answer: its text, two figures per row, the command."""
     shown = question.charts
     places = []
-    with gr.Accordion(question.title, open=False, elem_classes="question") as section:
-        text = f"<p>{html.escape(question.text)}</p>"
+    heading = question.answer or question.title
+    with gr.Accordion(heading, open=False, elem_classes="question") as section:
+        asked = f"<p><strong>{html.escape(question.title)}</strong></p>" if question.answer else ""
+        text = f"{asked}<p>{html.escape(question.text)}</p>"
         components.static(text, summary.REFIT, elem_classes="results")
         for chart in shown:
             if chart.kind == "matrix" or len(shown) == 1:

@@ -2,6 +2,7 @@
 
     recorded  a bundle's examples, comparisons and results
     saved     a visitor's saved runs
+    rounds    recorded questions as a game
     replay    recorded runs as a static site
     words     texts that depend on the corpus
     value     the sentence of value and its figures

@@ -16,6 +16,7 @@ from mlpmem.ui import components
 from mlpmem.ui.door.preview import Preview
 from mlpmem.ui.recordings import value
 from mlpmem.ui.recordings.recorded import Recorded, read
+from mlpmem.ui.recordings.rounds import rounds
 from mlpmem.ui.recordings.words import is_atlas, starters, words
 
 STATIC = components.STATIC
@@ -33,6 +34,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "first": (recorded.first() or {}).get("prompt"),
         "defaults": recorded.defaults(),
         "context": recorded.context,
+        "rounds": rounds(recorded),
         "live": live,
     }
     if live is None:

@@ -5,6 +5,7 @@
     offers     extra columns, loaded on first use
     facts      what the chat must know of a model
     own_text   datastores of visitors' own texts
+    uploads    the files they are made of
     ending     exit on signals, and the end of a training
 
 It may import `ui.door`. Open service.py first.

@@ -10,18 +10,21 @@ import threading
 import time
 import uuid
 from collections import Counter, OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
+from mlpmem.retrieval.converted.converted import KINDS as CONVERTED
+from mlpmem.retrieval.converted.converted import converted
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
 from mlpmem.ui.door.bounds import BOUNDS
 
 MAX_BYTES = BOUNDS.text_bytes  # per text
 MOST = f"{MAX_BYTES / 1e6:g} MB"
+PASTED = "your text"  # title of a pasted text
 KINDS = (*TEXT_KINDS, ".gz")  # without .xz, which may need gigabytes to unpack
 
 
@@ -34,6 +37,7 @@ class OwnText:
     ends: float  # time of expiry, by the shelf's clock
     note: str = ""  # what was skipped in the text
     client: str = ""
+    failed: tuple[str, ...] = ()  # why files were left out
 
 
 class Shelf:
@@ -52,13 +56,21 @@ class Shelf:
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
 
-    def add(self, title: str, store: Any, note: str = "", client: str = "") -> str:
+    def add(
+        self,
+        title: str,
+        store: Any,
+        note: str = "",
+        client: str = "",
+        failed: Sequence[str] = (),
+    ) -> str:
         """Store a client's datastore and return its id; the newest is kept at any size."""
         key = uuid.uuid4().hex
         with self._lock:
             self._sweep()
             others = [k for k, own in self._texts.items() if own.client == client]
-            self._texts[key] = OwnText(title, store, self.clock() + self.seconds, note, client)
+            ends = self.clock() + self.seconds
+            self._texts[key] = OwnText(title, store, ends, note, client, tuple(failed))
             while others and self._bytes(client) > self.share:
                 del self._texts[others.pop(0)]
             while len(self._texts) > 1 and self._bytes() > self.most:
@@ -115,25 +127,31 @@ class Shelf:
         return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
-def read_upload(path: Path) -> tuple[str, str]:
+def read_upload(path: Path, name: str = "") -> tuple[str, str]:
     """Return (name, content) of an uploaded file; MlpMemError for a wrong type or size."""
-    if kind_of(path) not in TEXT_KINDS or path.suffix.lower() not in KINDS:
-        raise MlpMemError(f"{path.name} must be one of {', '.join(KINDS)}. Convert it first.")
-    size = path.stat().st_size
-    if size > MAX_BYTES:
-        raise MlpMemError(f"{path.name} must have at most {MOST}; got {size / 1e6:.1f} MB. Cut it.")
+    name, kind = name or path.name, kind_of(path)
+    if kind not in TEXT_KINDS or path.suffix.lower() not in KINDS:
+        raise MlpMemError(f"{name} must be one of {', '.join(KINDS)}. Convert it first.")
+    most = BOUNDS.upload_body if kind in CONVERTED else MAX_BYTES
+    size, least = path.stat().st_size, f"{most / 1e6:g} MB"
+    if size > most:
+        raise MlpMemError(f"{name} must have at most {least}; got {size / 1e6:.1f} MB. Cut it.")
     with opened(path) as file:
-        raw = file.read(MAX_BYTES + 1)
-    if len(raw) > MAX_BYTES:
-        raise MlpMemError(f"{path.name} unpacks to more than {MOST}, the limit. Cut it.")
-    return path.name, "".join(decoded(io.BytesIO(raw), path.name))
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise MlpMemError(f"{name} unpacks to more than {least}, the limit. Cut it.")
+    if kind in CONVERTED:
+        return name, converted(raw, kind, name, BOUNDS.convert_seconds, MAX_BYTES)
+    return name, "".join(decoded(io.BytesIO(raw), name))
 
 
 def titled(name: str, content: str, counts: Counter | None = None) -> list[tuple[str, str]]:
     """Return (title, text) of every document; MlpMemError for an empty, malformed or large text."""
     if len(content.encode("utf-8", "replace")) > MAX_BYTES:
-        raise MlpMemError(f"The text must have at most {MOST}; it has more. Cut it.")
+        what = "The text" if name == PASTED else name
+        raise MlpMemError(f"{what} must have at most {MOST}; it has more. Cut it.")
     pairs = [(valid(title[:200]), text) for title, text in titled_texts(name, content, counts)]
     if not pairs:
-        raise MlpMemError("The text is empty. Paste a text, or upload a file.")
+        what = "The text" if name == PASTED else name
+        raise MlpMemError(f"{what} is empty. Paste a text, or choose other files.")
     return pairs

@@ -10,12 +10,14 @@ import { canRoute, page } from "./core/state.js";
 import { mountProbe } from "./drawer/drawer.js";
 import { mountView } from "./view/page.js";
 import { mountCircuit } from "./circuit/circuit.js";
+import { mountGame } from "./tools/game.js";
 import { mountLambda } from "./tools/lambda.js";
 import { linkOf, recordOf } from "./tools/share.js";
 import { mountAbout, mountTools } from "./tools/tools.js";
 import { mountChat } from "./chat/chat.js";
 import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
+import { mountFiles } from "./tabs/files.js";
 import { inspectText, mountInspect } from "./tabs/inspect.js";
 
 explainTerms();
@@ -25,7 +27,7 @@ page.read = readDocument;
 /** The only global: the mount functions that Python's snippets call (components.py), then functions
  * for a console or a test. */
 window.MLPMEM = {
-  mountAbout, mountChat, mountCircuit, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountOwn,
+  mountAbout, mountChat, mountCircuit, mountCorpus, mountExamples, mountFigures, mountFiles, mountGame, mountInspect, mountLambda, mountOwn,
   mountProbe, mountStatus, mountTitles, mountTools, mountView,
   page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
 };

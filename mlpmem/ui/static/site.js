@@ -3,6 +3,7 @@
 import { explainTerms } from "./core/glossary.js";
 import { page } from "./core/state.js";
 import { mountStatus } from "./core/panels.js";
+import { mountGame } from "./tools/game.js";
 import { mountLambda } from "./tools/lambda.js";
 import { mountTools } from "./tools/tools.js";
 import { mountTitles } from "./tabs/complete.js";
@@ -24,6 +25,7 @@ const site = (values) => {
   mountTools(at("tools"), {}, () => {}, null);
   const compare = new Compare(desk);
   mountLambda(at("lambda-bar"), {});
+  mountGame(at("game"), { value: values.rounds });
   if (values.live) {
     if (!values.live.chat) at("chat").closest("section")?.remove();
     mountTabs(at("tabs"));

@@ -122,9 +122,18 @@ export type Found =
 export type OwnText =
   | { kind: "message"; text: string }
   | { kind: "begin"; run: string; title: string }
+  | { kind: "reading"; run: string; name: string; index: number; count: number }
   | { kind: "progress"; run: string; done: number; total: number }
-  | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
+  | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string; failed?: string[] }
   | { kind: "gone"; stopped?: string };
+/** A recorded question of the game, with the answers at every lambda. */
+export interface GameRow { prompt: string; answers: string[]; lmbdas: number[]; lm: string; memory: string[]; knn: string[]; curve: number[] }
+export interface GameRound {
+  question: string; answer: string; lmbda: number; curve: number[];
+  columns: { system: string, title: string, text: string, right: boolean }[];
+}
+/** A datastore to save, in base64. */
+export type SavedStore = { kind: "saved"; title: string; data: string } | { kind: "message"; text: string };
 export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }
 /** Passages that say what the memory wrote; every second part is a word of question or answer. */
 export interface Origins { run: string; error: string; origins: { document: number; title: string; group: string; parts: string[] }[] }

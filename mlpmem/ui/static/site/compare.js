@@ -1,6 +1,6 @@
 // @ts-check
 /* The Compare tab: prompt, options, examples, and the requests of a column's own buttons. */
-/** @import { Request, Trace, Traces, Value } from "../core/types.js" */
+/** @import { Request, Trace, Traces, Value, ValueOf } from "../core/types.js" */
 /** @import { Desk, Recorded } from "./desk.js" */
 import { h, inside, isCalm } from "../core/dom.js";
 import { SOURCES } from "../core/mix.js";
@@ -85,14 +85,18 @@ export class Compare {
 
   /** Shows a recorded run; plays it while the model loads. @param {Recorded} recorded */
   show(recorded) {
-    const { live } = this.desk.values;
     this.box.value = recorded.prompt;
-    const knn = recorded.traces.knn;
-    const traces = knn && live ? { ...recorded.traces, knn: recording(knn) } : recorded.traces;
-    this.view.receive({ ...recorded, kind: "recorded", run: newRun(), traces });
+    this.view.receive(this.#recorded(recorded));
     const first = recorded.paced && !this.played;
     this.played = true;
     if ((first || page.status.state === "loading") && !isCalm()) this.view.replay.start();
+  }
+
+  /** A recorded run as the view's value. @param {Recorded} recorded @returns {ValueOf<"recorded">} */
+  #recorded(recorded) {
+    const knn = recorded.traces.knn;
+    const traces = knn && this.desk.values.live ? { ...recorded.traces, knn: recording(knn) } : recorded.traces;
+    return { ...recorded, kind: "recorded", run: newRun(), traces };
   }
 
   /** Shows what the page's address asks for, by default the first recording. */
@@ -108,7 +112,9 @@ export class Compare {
     const asked = query.get("systems")?.split(",").filter((name) => name in this.columns) ?? [];
     for (const name of asked.length ? Object.keys(this.columns) : []) this.columns[name].checked = asked.includes(name);
     const known = runs.find((run) => run.prompt === prompt);
-    if (known || !live || !prompt.trim()) this.show(known ?? runs.find((run) => run.prompt === first) ?? runs[0]);
+    const showcase = runs.find((run) => run.prompt === first) ?? runs[0];
+    this.view.showcase = showcase ? this.#recorded(showcase) : null;
+    if (known || !live || !prompt.trim()) this.show(known ?? showcase);
     else this.#pick(prompt);
     const lambda = Number.parseFloat(query.get("lambda") ?? "");
     if (Number.isFinite(lambda)) page.bar?.set(Math.min(1, Math.max(0, lambda)));

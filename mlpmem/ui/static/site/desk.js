@@ -11,7 +11,7 @@ import { Slot, newRun } from "./slot.js";
 /** A recorded comparison. @typedef {About & { prompt: string, traces: Traces, paced?: boolean, scrubs?: Scrubs }} Recorded
  * @typedef {{ runs: Recorded[], examples: (About & Example)[], questions: (About & { prompt: string })[], titles: [string, string][],
  *   first: string | null, text: string, context: boolean, chat: import("../chat/types.js").Texts,
- *   defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
+ *   rounds: import("../core/types.js").GameRow[], defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
 
 const ABSENT = "The datastore is not part of this recording.";
 const UNTRAINED = ["test", "unseen"];

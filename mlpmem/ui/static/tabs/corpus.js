@@ -3,6 +3,7 @@
 /** @import { Found, OwnText, Packed, Props, Reader, Watch } from "../core/types.js" */
 import { h, inside, isCalm, isFrom, isPhone, megabytes, quote, setText, tabNamed, write } from "../core/dom.js";
 import { groupTag, unpack } from "../core/state.js";
+import { forgetLeft, leftOut } from "./files.js";
 
 const STRANGERS = "Passages on invented names, most of which occur only once. From them decoder and memory learn " +
   "to doubt an unknown name. No question is about them.";
@@ -84,18 +85,20 @@ class Own {
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
     this.line = h("p", { class: "own-line", role: "status" });
+    this.left = h("ul", { class: "own-left", "aria-label": "Files left out", hidden: true });
     /** @type {string | null} */
     this.run = null; // the run that builds a datastore
     this.timer = 0; // timer of the text's expiry
     this.summary = ""; // the line on the stored text
     this.ask = h("button", { type: "button", class: "pane-tool", hidden: true, on: { click: () => askOwn() } }, "Ask it");
-    host.replaceChildren(this.alert, this.progress, this.line, this.ask);
+    host.replaceChildren(this.alert, this.progress, this.line, this.left, this.ask);
     for (const name of ["data-own", "data-keying"]) document.body.removeAttribute(name);
     document.addEventListener("click", (event) => { if (isFrom(event, "#own-make")) this.#wait(); });
   }
 
   /** Make was pressed: until the first value arrives, the run is in the queue. */
   #wait() {
+    forgetLeft();
     document.body.toggleAttribute("data-keying", true);
     setText(this.line, "Waiting in the queue …");
   }
@@ -104,14 +107,17 @@ class Own {
   receive(value) {
     if (!value) return;
     setText(this.alert, value.kind === "message" ? value.text : "");
-    if (value.kind === "progress" && value.run !== this.run) return; // a late value of a cancelled run
-    const keying = value.kind === "begin" || value.kind === "progress";
+    if ((value.kind === "progress" || value.kind === "reading") && value.run !== this.run) return; // a late value of a cancelled run
+    const keying = ["begin", "reading", "progress"].includes(value.kind);
     this.progress.hidden = !keying;
     document.body.toggleAttribute("data-keying", keying);
-    this.run = keying ? value.run : null;
+    this.run = keying && "run" in value ? value.run : null;
+    this.#leave(value.kind === "ready" ? [...leftOut(), ...(value.failed ?? [])] : []);
     if (value.kind === "begin") {
       this.bar.style.width = "0";
       setText(this.line, `Reading ${quote(value.title)} …`);
+    } else if (value.kind === "reading") {
+      setText(this.line, `Reading ${value.index} of ${value.count}: ${quote(value.name)} …`);
     } else if (value.kind === "progress") {
       this.bar.style.width = `${(100 * value.done) / Math.max(1, value.total)}%`;
       setText(this.line, `Computing keys: ${value.done.toLocaleString("en")} of ` +
@@ -138,6 +144,12 @@ class Own {
     this.ask.hidden = false;
     window.clearTimeout(this.timer);
     if (seconds) this.timer = window.setTimeout(() => this.#expire(), 1000 * seconds);
+  }
+
+  /** Names the files that were left out. @param {string[]} sentences */
+  #leave(sentences) {
+    this.left.hidden = !sentences.length;
+    this.left.replaceChildren(...sentences.map((text) => h("li", { dir: "auto" }, `Left out: ${text}`)));
   }
 
   #expire() {

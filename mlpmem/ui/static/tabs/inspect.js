@@ -126,9 +126,10 @@ class Inspect {
     this.empty = h("div", { class: "inspect-empty" }, h("p", null, EMPTY), example
       ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example) } },
         "Inspect an example") : null);
-    host.replaceChildren(this.progress, this.head, this.empty, inner, this.more);
+    host.replaceChildren(this.progress, this.head, this.empty, inner);
     this.view = new TokenView(inner, { prefix: "inspect-pane-", systems: [], follows: true });
     inside(inner, ".legend").replaceWith(inspectLegend());
+    inner.append(this.more); // beside the drawer where that is high
     page.on("lambda", () => this.repaint());
     page.on("view", (view) => { if (view === this.view) this.#mark(); });
     page.on("cite", (view) => { if (view === this.view) this.#cited(); });

@@ -1,9 +1,11 @@
 // @ts-check
-/* A tour in six steps with the numbers of the run on screen; it starts by a click only. */
+/* A tour in six steps with the numbers of the bundle's recorded run; it starts by a click only. */
 /** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
 import { digits, h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
+import { isFree } from "../view/page.js";
+import { stage } from "../view/showcase.js";
 
 const SEEN = "mlpmem-tour";
 const GAP = 12; // pixels between the card and its target
@@ -108,6 +110,8 @@ export class Tour {
   constructor() {
     this.at = -1;
     this.content = ""; // the card's text
+    /** Shows the visitor's run again. @type {(() => void) | null} */
+    this.restore = null;
     this.button = h("button", { type: "button", class: "tool-button tour-button",
       on: { click: () => (this.at < 0 ? this.go(0) : this.end()) } });
     this.#offer();
@@ -124,6 +128,7 @@ export class Tour {
       "aria-label": "End the tour (Esc)", on: { click: () => this.end() } }, "✕")),
     this.title, this.text, h("div", { class: "tour-acts" }, this.back, this.next));
     for (const name of /** @type {const} */ (["view", "lambda", "status"])) page.on(name, () => this.#update());
+    page.on("pending", () => this.end()); // the visitor asks something
     for (const name of ["scroll", "resize"]) {
       window.addEventListener(name, () => this.#place(), { passive: true });
     }
@@ -146,10 +151,11 @@ export class Tour {
       this.end();
       return;
     }
-    if (!this.card.isConnected) inside(document.body, ".gradio-container").append(this.card);
     const first = all("#tabs [role=tab]")
       .find((tab) => tab.getClientRects().length); // its targets are on the first tab
     if (first && first.getAttribute("aria-selected") !== "true") first.click();
+    if (this.at < 0 && !this.#enter()) return;
+    if (!this.card.isConnected) inside(document.body, ".gradio-container").append(this.card);
     this.at = Math.max(0, at);
     remember();
     this.#offer();
@@ -163,9 +169,19 @@ export class Tour {
     this.card.focus({ preventScroll: true });
   }
 
+  /** Puts the showcase on screen; without one the tour tells of the run that is there. Returns whether it can begin. */
+  #enter() {
+    if (!isFree()) return false;
+    const view = page.views.find(({ prefix, root }) => prefix === "pane-" && root.isConnected);
+    this.restore = view?.showcase ? stage(view, view.showcase) : null;
+    return true;
+  }
+
   end() {
     if (this.at < 0) return;
     this.at = -1;
+    this.restore?.();
+    this.restore = null;
     this.card.hidden = true;
     this.#point();
     this.button.focus({ preventScroll: true });
@@ -178,7 +194,7 @@ export class Tour {
 
   #update() {
     if (this.at < 0) return;
-    const view = page.activeView();
+    const view = page.views.find(({ prefix, root }) => prefix === "pane-" && root.isConnected) ?? null;
     const now = moment(view);
     const lines = now && view ? STEPS[this.at].lines(now, view) : [WAITING];
     const text = lines.join("\n");

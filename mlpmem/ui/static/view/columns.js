@@ -1,6 +1,6 @@
 // @ts-check
 /* A view's content: panes side by side, the drawer below, and the selected token. */
-/** @import { How, Lambda, Own, Probs } from "../core/types.js" */
+/** @import { How, Lambda, Own, Probs, ValueOf } from "../core/types.js" */
 import { h, hasSheet } from "../core/dom.js";
 import { firstDifference, tokensOf } from "../core/mix.js";
 import { canRoute, kindOf, nameOf, page } from "../core/state.js";
@@ -29,6 +29,8 @@ export class Columns {
     this.run = null;
     /** @type {Own} */
     this.own = "";
+    /** The bundle's recorded run of the first screen, for the tour. @type {ValueOf<"recorded"> | null} */
+    this.showcase = null;
     /** The right answer's tokens as the server scored them. @type {Probs[] | null} */
     this.asked = null;
     /** The unticked neighbours, by the entries of a position's list. @type {Map<string, Set<number>>} */

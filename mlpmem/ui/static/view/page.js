@@ -40,10 +40,11 @@ export const mountView = (element, props, watch, ask = null) => {
   });
   if (!drawer().root.isConnected) view.slot.append(drawer().root);
   watch("value", () => view.receive(unpack(props.value)));
+  const first = unpack(props.value);
+  if (first?.kind === "recorded") view.showcase = first;
   const linked = new URLSearchParams(window.location.search).has("q") && view.prefix === "pane-";
   document.body.toggleAttribute("data-linked", linked); // until the link's own question arrives
   if (linked) return;
-  const first = unpack(props.value);
   view.receive(first);
   if (first?.paced && !isCalm()) view.replay.start(); // once, at load
 };
@@ -70,16 +71,22 @@ function leave() {
   else drawer().close();
 }
 
-/** Allows one run at a time per visitor: during a run, starting another does nothing.
- * @param {Event} event */
-function guard(event) {
+/** Whether no run is in progress; otherwise the page says so. */
+export const isFree = () => {
   const running = page.runningView();
   if (!running) return true;
-  event.stopImmediatePropagation();
-  event.preventDefault();
   const here = page.activeView();
   const where = here === running ? "" : " on another tab";
   if (here) setText(here.alert, `${BUSY}${where}. Wait for it, or stop it with Esc.`);
+  return false;
+};
+
+/** Allows one run at a time per visitor: during a run, starting another does nothing.
+ * @param {Event} event */
+function guard(event) {
+  if (isFree()) return true;
+  event.stopImmediatePropagation();
+  event.preventDefault();
   return false;
 }
 
