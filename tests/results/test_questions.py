@@ -42,8 +42,8 @@ def test_every_study_has_figures_with_its_command(study):
         assert json.loads(drawn.to_json())["data"] and studies.height(chart) > 100
 
 
-def test_every_study_but_the_yes_or_no_one_and_that_of_chat_models_is_asked():
-    assert set(STUDIES) - set(ASKED) == {"frozen", "chats"}
+def test_every_study_but_the_yes_or_no_one_and_those_of_chat_models_is_asked():
+    assert set(STUDIES) - set(ASKED) == {"frozen", "chats", "own_text"}
 
 
 def test_what_was_not_measured_is_not_asked():
