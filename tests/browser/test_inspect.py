@@ -272,11 +272,14 @@ def test_an_own_text_is_searched_for_its_visitor_only_until_it_is_deleted(visit)
     page.click(".share-copy")
     page.wait_for_selector(".share-note:has-text('own corpus: save the run')")
     page.keyboard.press("Escape")
-    page.evaluate("MLPMEM.page.status.auto = ['memory', 'knn']; MLPMEM.page.bar.repaint()")
+    gates = "MLPMEM.page.status.auto = ['memory', 'knn']; MLPMEM.page.status.gated = {}"
+    page.evaluate(gates.format("true"))
+    assert page.evaluate("MLPMEM.canRoute('knn', 'own') && !MLPMEM.canRoute('mixed', 'own')")
+    page.evaluate(gates.format("false") + "; MLPMEM.page.bar.repaint()")
     view = "MLPMEM.page.activeView()"
     for column in ("memory", "lm"):
         page.evaluate(f"{view}.panes.get('{column}').trace = null")
-    assert page.evaluate(f"{view}.isOff('auto')") is False, "routers do not cover a visitor's text"
+    assert page.evaluate(f"{view}.isOff('auto')") is False, "no router is for it"
     assert page.evaluate("MLPMEM.canRoute('knn')") is True
     page.click("#pane-knn .token >> nth=0")
     page.click("#lambda-auto")
