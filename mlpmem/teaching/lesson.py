@@ -27,13 +27,13 @@ TIMED = 3  # steps after which the others are counted
 class Lesson:
     """How to teach; the defaults are those measured in `python -m train.studies teach`."""
 
-    steps: int = 160  # optimizer steps
+    steps: int = 240  # optimizer steps
     seconds: float = 60.0  # of training at most
-    lr: float = 1e-3
-    new: int = 64  # new rows of a step
-    old: int = 192  # old rows of a step
-    replay: int = 12_000  # different old rows
-    keep: float = 2.0  # weight of the old rows
+    lr: float = 4e-4
+    new: int = 48  # new rows of a step
+    old: int = 320  # old rows of a step
+    replay: int = 40_000  # different old rows
+    keep: float = 4.0  # weight of the old rows
     seed: int = 0
 
     def __post_init__(self) -> None:

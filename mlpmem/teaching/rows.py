@@ -60,7 +60,10 @@ def _wanted(decoder, ids: Sequence[int], wording: Wording) -> list[int]:
 
 
 def keys_of(
-    model: Model, documents: Documents, positions: np.ndarray, stop: Callable[[], bool] | None = None
+    model: Model,
+    documents: Documents,
+    positions: np.ndarray,
+    stop: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Return what the memory reads at positions, (R, K) float32; MlpMemError if stop() is true."""
     keys = torch.empty(len(positions), model.decoder.state_size)

@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain, islice, zip_longest
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
 
 from mlpmem.api import Model
-from mlpmem.retrieval.datastore import Store
 
 K = 24  # neighbours of each place in a sentence
 LIKE = 6  # documents whose wordings are taken, at most
@@ -73,20 +72,30 @@ class Wordings:
 
     def of(self, sentence: str) -> list[Wording]:
         """Return a sentence, and its fact in the wordings of like facts of the corpus."""
-        found = [] if self.store is None else self.find(sentence)
-        written = [islice(self._written(fact), MOST) for fact in found]
-        return [Wording(sentence), *chain(*written)]
+        written = [[*self._written(fact)] for fact in self.find(sentence)]
+        taught = [[w for w in each if w is not asked_last(each)][:MOST] for each in written]
+        return [Wording(sentence), *chain(*taught)]
+
+    def question(self, sentence: str) -> tuple[str, str] | None:
+        """Return (question, answer) of a sentence's fact in a wording that `of` leaves out."""
+        for fact in self.find(sentence):
+            if (last := asked_last([*self._written(fact)])) is not None:
+                return last.text[: last.answer[0]].rstrip(), fact.answer
+        return None
 
     @torch.inference_mode()
     def find(self, sentence: str) -> list[Found]:
         """Return the facts of a sentence that are like old ones, at most two."""
-        assert self.store is not None
+        if self.store is None:
+            return []
         decoder = self.model.decoder
         ids, names = decoder.encode(sentence), [*NAME.finditer(sentence)]
         starts = [*word_starts(decoder, ids, sentence)]
         if not starts or not names:
             return []
         known = self._known_answer(sentence, names, [start for _, start in starts])
+        if known is not None and not any(self._written(known)):
+            known = None
         hidden = decoder.forward(torch.tensor([ids]), head=False).hidden[0].float()
         near = self.store.search(hidden[[place - 1 for place, _ in starts]], K).indices.tolist()
         best, most = None, (SURE if known else SHARE) * K
@@ -186,6 +195,12 @@ class Wordings:
             text = form.replace("\0", found.name)
             start = text.index("\1")
             yield Wording(text.replace("\1", found.answer), (start, start + len(found.answer)))
+
+
+def asked_last(wordings: Sequence[Wording]) -> Wording | None:
+    """Return the last question among a fact's wordings, None where there is one or none."""
+    asked = [wording for wording in wordings if ASKED.match(wording.text)]
+    return asked[-1] if len(asked) > 1 else None
 
 
 def facts_in(title: str, texts: Sequence[str]) -> list[OldFact]:

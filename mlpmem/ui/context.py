@@ -1,7 +1,7 @@
 """The values shared by all panels, and the options of the page's event handlers."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -11,6 +11,7 @@ from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
+from mlpmem.ui.service.taught import TaughtService
 
 SEARCHING = frozenset(("knn", "mixed", "rag"))  # columns that search the datastore's text
 
@@ -26,7 +27,29 @@ class Shared:
     own: gr.State  # id of this visitor's own datastore, or ""
     choice: gr.Radio  # datastore to search: "atlas" (the page's) or "own"
     shelf: Shelf
+    taught: gr.State  # id of this visitor's taught memory, or ""
+    copies: Shelf  # of taught memories
     others: Mapping[str, str] = field(default_factory=dict)  # {name: title} of the other models
+
+    def of(self, taught: Any) -> "Shared":
+        """Return these values with a visitor's taught memory, these if there is none."""
+        entry = self.copies.get(str(taught or ""))
+        if entry is None or entry.store.service is not self.service:
+            return self
+        return replace(self, service=TaughtService(self.service, entry.store))
+
+    def captions(self, columns: Collection[str], searched: str = "") -> dict:
+        """Return {"captions"} of a memory's column, if a visitor's sentences concern it.
+
+        searched is the short id of the visitor's own text.
+        """
+        sentences, text = self.service.taught, ""
+        if sentences:
+            many = "1 sentence" if sentences == 1 else f"{sentences} sentences"
+            text = f"A copy of the memory, taught by you: {many}."
+        elif searched:
+            text = "The memory was trained before you came: it does not know your text."
+        return {"captions": {"memory": text}} if text and "memory" in columns else {}
 
     def store(self, own: Any, choice: Any) -> Any:
         """Return the visitor's own datastore if it is selected, None for the model's."""

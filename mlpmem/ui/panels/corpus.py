@@ -17,6 +17,7 @@ from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.door.shares import client_of
+from mlpmem.ui.panels import teach
 from mlpmem.ui.recordings import words
 from mlpmem.ui.request import inputs, stream
 from mlpmem.ui.service import own_text
@@ -42,6 +43,9 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     view = components.corpus_view(elem_id="corpus-view")
     gr.on([search.click, query.submit], _searcher(shared), query, view, **PRIVATE)
     view.open(_opener(shared), None, view, trigger_mode="multiple", **PRIVATE)
+    components.static('<h2 class="section">Tell it a fact</h2>')
+    state = components.own_view(elem_id="own-view", render=False)
+    told, sentences = teach.build(shared, state)
     components.static(f'<h2 class="section">Your own text</h2><p class="panel-note">{NOTE}</p>')
     with gr.Row(elem_classes="ask-row"):
         text = gr.Textbox(
@@ -55,8 +59,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         )  # fmt: skip
         stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
-    state = components.own_view(elem_id="own-view")
-    outputs = [state, shared.own, shared.choice]
+    state.render()
+    outputs = [state, shared.own, shared.choice, told, sentences]
     once = {**STREAM, "trigger_mode": "once"}
     pasted = make.click(_maker(shared, _pasted), [text, shared.own], outputs, **once)
     sent = upload.upload(_maker(shared, _uploaded), [upload, shared.own], outputs, **once)
@@ -151,10 +155,10 @@ def _maker(shared: Shared, read: Callable[[Any], tuple[str, str]]):
 
         for value in stream.guarded(values):
             if value["kind"] != "ready":
-                yield packed(value), gr.skip(), gr.skip()
+                yield packed(value), *[gr.skip()] * 4
                 continue
-            facts = shared.facts(value["key"])
-            yield packed(facts), value["key"], gr.update(visible=True, value="own")
+            facts, chosen = shared.facts(value["key"]), gr.update(visible=True, value="own")
+            yield packed(facts), value["key"], chosen, packed(teach.told([])), []
 
     return make
 
@@ -196,6 +200,7 @@ def _deleter(shared: Shared):
     def delete(key: Any) -> tuple:
         shared.shelf.drop(str(key or ""))
         gone = {"kind": "gone", "run": stream.new_run()}
-        return packed(gone), "", gr.update(visible=False, value="atlas"), ""
+        chosen = gr.update(visible=False, value="atlas")
+        return packed(gone), "", chosen, packed(teach.told([])), [], ""
 
     return delete

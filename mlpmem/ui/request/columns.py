@@ -116,7 +116,7 @@ def _separate_column(
 
     Retrieval searches a visitor's own store if there is one.
     """
-    extras, model = service.extras, service.model
+    extras, model = service.extras, service.plain.model
     own = store is not None and extras.offers[name].kind == "rag"
     if text := extras.wait_message(name, own):
         yield ColumnEvent("wait", {name: text})

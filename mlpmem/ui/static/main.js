@@ -17,6 +17,7 @@ import { mountChat } from "./chat/chat.js";
 import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
 import { inspectText, mountInspect } from "./tabs/inspect.js";
+import { mountTeach } from "./tabs/teach.js";
 
 explainTerms();
 page.inspect = inspectText;
@@ -26,6 +27,6 @@ page.read = readDocument;
  * for a console or a test. */
 window.MLPMEM = {
   mountAbout, mountChat, mountCircuit, mountCorpus, mountExamples, mountFigures, mountInspect, mountLambda, mountOwn,
-  mountProbe, mountStatus, mountTitles, mountTools, mountView,
+  mountProbe, mountStatus, mountTeach, mountTitles, mountTools, mountView,
   page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
 };

@@ -125,6 +125,14 @@ export type OwnText =
   | { kind: "progress"; run: string; done: number; total: number }
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string }
   | { kind: "gone"; stopped?: string };
+/** Told sentences, and the teaching of a memory. */
+export type Taught =
+  | { kind: "message"; text: string }
+  | { kind: "told"; sentences: string[]; seconds?: number }
+  | { kind: "teaching"; run: string; step: number; steps: number; loss: number; left: number | null }
+  | { kind: "taught"; run: string; sentences: number; seconds: number;
+      rows: { sort: string; question: string; answer: string; before: string; after: string }[] }
+  | { kind: "untaught" };
 export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }
 /** Passages that say what the memory wrote; every second part is a word of question or answer. */
 export interface Origins { run: string; error: string; origins: { document: number; title: string; group: string; parts: string[] }[] }
