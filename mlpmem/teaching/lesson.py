@@ -2,7 +2,7 @@
 
 loss = CE(new rows) + keep * KL(old memory || copy) at old rows. The copy shares no weight with the
 memory except a tied head, which is the decoder's and stays frozen. Steps are as many as fit into
-the seconds, by the time of the first ones; without that bound, the same seed gives the same copy.
+the seconds, by the time of those before; if all fit, the same seed gives the same copy.
 """
 
 import time
@@ -20,7 +20,7 @@ from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.teaching.rows import Rows, batches, new_rows, old_keys
 from mlpmem.teaching.wordings import Wordings
 
-TIMED = 3  # steps after which the others are counted
+TIMED = 8  # steps after which those that fit are counted
 
 
 @dataclass(frozen=True)
@@ -94,6 +94,7 @@ def _check(cancel: Cancel | None) -> None:
 
 
 @torch.inference_mode(False)
+@torch.enable_grad()
 def _train(
     memory: Memory, new: Sequence[Rows], old: Tensor, lesson: Lesson, cancel: Cancel | None
 ) -> Iterator[Progress]:
@@ -114,8 +115,9 @@ def _train(
         loss, drift = _step(copy, memory, (keys[at], values[at]), kept, lesson.keep, optimizer)
         step += 1
         spent = time.perf_counter() - begin
-        if step == TIMED:
-            steps = max(step, min(steps, int(lesson.seconds * step / spent)))
+        if step >= TIMED:
+            fitting = int((lesson.seconds - spent) * step / spent)
+            steps = step + max(0, min(lesson.steps - step, fitting))
         done = copy.requires_grad_(False).eval() if step == steps else None
         yield Progress(step, steps, loss, drift, spent / step * (steps - step), done)
 

@@ -1,10 +1,10 @@
 """The facts in a person's sentences, in the wordings that the corpus has for such facts.
 
-One sentence gives few keys, and a question in other words has another. The corpus states its facts
-in several wordings, with questions among them. So old facts like the sentence's are looked up: those
-of the same answer, or those whose answers the sentence's nearest entries begin. Their wordings are
-written again with the new name and the new answer. Without such facts a sentence is taught as it
-stands.
+One sentence gives few keys, and a question in other words has another. The corpus states its
+facts in several wordings, with questions among them. So old facts like the sentence's are looked
+up: those of the same answer, or those whose answers the sentence's nearest entries begin. Their
+wordings are written again with the new name and the new answer. Without such facts a sentence is
+taught as it stands.
 """
 
 import re
@@ -27,8 +27,10 @@ PASSAGES = 100  # of a document; a larger one is about more than one name
 ASKED = re.compile(r"^Question: (.+?) Answer: (.+)$", re.S)
 LONGEST = 200  # characters of a wording
 MARKS = ".,;:!?)\"'"  # that end an answer
-COMMON = {"what", "which", "where", "when", "does", "have", "that", "with", "this", "please", "town",
-          "book", "tell", "know", "could", "would", "wonder", "name", "called"}  # fmt: skip
+COMMON = frozenset(  # words of questions that say nothing of a kind of fact
+    "what which where when does have that with this please town book tell know could would wonder "
+    "name called".split()
+)
 NAME = re.compile(
     r"[^\W\d_a-zà-ÿ][\w'’-]*(?: (?:(?:of|in|at|to|the|for|from|de|von) )*"
     r"[^\W\d_a-zà-ÿ][\w'’-]*)*"
@@ -182,7 +184,7 @@ class Wordings:
         return self._read[document]
 
     def _written(self, found: Found) -> Iterator[Wording]:
-        """Yield a fact in the wordings of like facts, each once; questions and statements in turn."""
+        """Yield a fact in the wordings of like facts, questions and statements in turn."""
         asked: dict[str, None] = {}
         stated: dict[str, None] = {}
         for document, fact in found.like:

@@ -18,8 +18,8 @@ STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
     "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock",
-    "tabs/pages", "tabs/inspect", "tabs/corpus", "tabs/teach", "tabs/results", "view/asks", "tools/tools",
-    "chat/chat", "chat/answer",
+    "tabs/pages", "tabs/inspect", "tabs/corpus", "tabs/teach", "tabs/results", "view/asks",
+    "tools/tools", "chat/chat", "chat/answer",
 )  # fmt: skip
 
 

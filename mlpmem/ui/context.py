@@ -27,9 +27,9 @@ class Shared:
     own: gr.State  # id of this visitor's own datastore, or ""
     choice: gr.Radio  # datastore to search: "atlas" (the page's) or "own"
     shelf: Shelf
-    taught: gr.State  # id of this visitor's taught memory, or ""
-    copies: Shelf  # of taught memories
     others: Mapping[str, str] = field(default_factory=dict)  # {name: title} of the other models
+    taught: gr.State | None = None  # id of this visitor's taught memory, or ""
+    copies: Shelf = field(default_factory=Shelf)  # of taught memories
 
     def of(self, taught: Any) -> "Shared":
         """Return these values with a visitor's taught memory, these if there is none."""
@@ -43,13 +43,17 @@ class Shared:
 
         searched is the short id of the visitor's own text.
         """
-        sentences, text = self.service.taught, ""
+        service, texts = self.service, {}
+        sentences = service.taught if isinstance(service, TaughtService) else 0
         if sentences:
             many = "1 sentence" if sentences == 1 else f"{sentences} sentences"
-            text = f"A copy of the memory, taught by you: {many}."
+            texts["memory"] = f"A copy of the memory, taught by you: {many}."
+            if searched:
+                texts["knn"] = "The same decoder, mixed with a kNN search over your own text."
         elif searched:
-            text = "The memory was trained before you came: it does not know your text."
-        return {"captions": {"memory": text}} if text and "memory" in columns else {}
+            texts["memory"] = "The memory was trained before you came: it does not know your text."
+        shown = {name: text for name, text in texts.items() if name in columns}
+        return {"captions": shown} if shown else {}
 
     def store(self, own: Any, choice: Any) -> Any:
         """Return the visitor's own datastore if it is selected, None for the model's."""

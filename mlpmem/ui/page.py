@@ -101,7 +101,7 @@ def _lay_out(
     others = {other.name: other.title for other in models if other is not model}
     own = _own(shelf, recorded)
     taught = gr.State("", time_to_live=copies.seconds, delete_callback=copies.drop)
-    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, taught, copies, others)
+    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, others, taught, copies)
     with gr.Tabs(elem_id="tabs"):
         for name, panel in PANELS.items():
             with gr.Tab(name, id=name.lower()) as tab:

@@ -41,7 +41,9 @@ def build_probe(shared: Shared) -> None:
 def _inspector(all_visitors: Shared):
     """Return the handler of Inspect; it yields values for the view."""
 
-    def run(text: Any, lmbda: Any, own: Any, choice: Any, taught: Any) -> Iterator[dict]:
+    def run(
+        text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = ""
+    ) -> Iterator[dict]:
         shared = all_visitors.of(taught)
 
         def values(stop: threading.Event) -> Iterator[dict]:
@@ -86,7 +88,7 @@ def _prober(shared: Shared):
     The datastore is the one that the run searched.
     """
 
-    def probe(event: gr.EventData, own: Any, taught: Any) -> dict:
+    def probe(event: gr.EventData, own: Any, taught: Any = "") -> dict:
         data = inputs.event_values(event)
         number = data.get("number") if isinstance(data.get("number"), int) else 0
         try:

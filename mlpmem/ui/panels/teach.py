@@ -149,15 +149,11 @@ def compared(
     "new" are about the sentences, "old" about what the memory learned before, and "known" about
     what the decoder was trained on.
     """
-    asked = [
-        ("new", question, answer) for text in texts for question, answer in check_of(before, text)
-    ]
+    asked = [("new", *pair) for text in texts for pair in check_of(before, text)]
     for sort, part in (("old", "B"), ("known", "A2")):
         rows = [q for q in shared.recorded.questions if q["part"] == part and q["answer"]]
-        asked += [
-            (sort, q["prompt"], q["answer"])
-            for q in rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
-        ]
+        chosen = rows[:: max(1, len(rows) // CHECKED)][:CHECKED]
+        asked += [(sort, q["prompt"], q["answer"]) for q in chosen]
     rows = []
     for sort, question, answer in asked:
         if stop.is_set():

@@ -64,8 +64,6 @@ class Needed:
 class Service:
     """Loads a model, then runs its background tasks; the model answers after loading."""
 
-    taught = 0  # sentences that a visitor's memory was taught; see TaughtService
-
     def __init__(
         self,
         load: Load,
@@ -87,11 +85,6 @@ class Service:
         self._corpus: Any = None
         self._lock, self._starting = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
-
-    @property
-    def plain(self) -> "Service":
-        """Return the service of the model as it was loaded."""
-        return self
 
     @property
     def corpus(self) -> Any:

@@ -44,6 +44,11 @@ class TaughtService:
         return getattr(self.plain, name)
 
 
+def plain_model(service: Any) -> Any:
+    """Return a service's model as it was loaded, without what a visitor taught."""
+    return service.plain.model if isinstance(service, TaughtService) else service.model
+
+
 def check_teachable(model: Any) -> None:
     """Raise MlpMemError for a model whose memory cannot be taught here."""
     if "memory" not in model.systems:

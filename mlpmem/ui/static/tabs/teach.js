@@ -7,6 +7,7 @@ import { unpack } from "../core/state.js";
 const W = 240;
 const H = 56;
 const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "What the decoder knows" };
+const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
   "trained before you came. Teach it, and a copy of it learns them beside old text, so that it keeps the rest. The " +
   "copy is yours only, and goes with this page.";
@@ -15,15 +16,15 @@ const WHY = "The datastore knows your sentences at once and cites them; delete o
  *   undo: () => void }} Events
  * @typedef {{ examples: [string, string][], longest: number }} Fields */
 
-/** Asks a question on Compare, in all columns. @param {string} question */
+/** Asks a question on Compare, in all columns; "" only opens the box. @param {string} question */
 const ask = (question) => {
   tabNamed("Compare")?.click();
   const box = document.querySelector("#prompt textarea");
   if (!(box instanceof HTMLTextAreaElement)) return;
   write(box, question);
   window.setTimeout(() => {
-    const button = document.querySelector("#generate");
-    if (button instanceof HTMLElement) button.click();
+    const next = question ? document.querySelector("#generate") : box;
+    if (next instanceof HTMLElement) next[question ? "click" : "focus"]();
   }, 250); // Gradio reads the box a little later
 };
 
@@ -67,7 +68,7 @@ class Teach {
     this.offers = h("p", { class: "teach-offers" }, "Try ", ...examples.map(([text]) =>
       h("button", { type: "button", class: "teach-offer", on: { click: () => this.#send({ text }) } }, text)));
     this.alert = h("p", { class: "alert", role: "alert" });
-    this.line = h("p", { class: "own-line", role: "status" });
+    this.line = h("p", { class: "teach-status", role: "status" });
     this.list = h("ol", { class: "teach-list", "aria-label": "Your sentences" });
     this.teach = h("button", { type: "button", class: "pane-tool", id: "teach-start", hidden: true,
       on: { click: () => this.#start() } }, "Teach the memory");
@@ -76,7 +77,7 @@ class Teach {
     this.undo = h("button", { type: "button", class: "pane-tool", id: "teach-undo", hidden: true,
       on: { click: () => events.undo() } }, "Undo");
     this.bar = h("i");
-    this.progress = h("div", { class: "own-bar", role: "progressbar", "aria-label": "Teaching", hidden: true }, this.bar);
+    this.progress = h("div", { class: "teach-bar", role: "progressbar", "aria-label": "Teaching", hidden: true }, this.bar);
     this.loss = new Loss();
     this.loss.root.hidden = true;
     this.table = h("div", { class: "teach-table" });
@@ -155,7 +156,8 @@ class Teach {
   #sentence(text, index) {
     const question = this.examples.find(([told]) => told === text)?.[1];
     return h("li", null, h("span", { dir: "auto" }, text),
-      question ? h("button", { type: "button", class: "teach-ask", on: { click: () => ask(question) } }, `Ask: ${question}`) : "",
+      h("button", { type: "button", class: "teach-ask", on: { click: () => ask(question ?? "") } },
+        question ? `Ask: ${question}` : "Ask about it"),
       h("button", { type: "button", class: "teach-forget", "aria-label": `Delete ${quote(text)}`,
         on: { click: () => this.#send({ forget: index }) } }, "Delete"));
   }
@@ -181,7 +183,7 @@ class Teach {
       const own = rows.filter((row) => row.sort === sort);
       return own.length ? h("tbody", null,
         h("tr", null, h("th", { colspan: 3, scope: "rowgroup" }, SORTS[sort])),
-        ...own.map((row) => h("tr", null, h("td", { dir: "auto" }, row.question),
+        ...own.map((row) => h("tr", null, h("td", { dir: "auto" }, row.question.replace(FORM, "$1")),
           ...[row.before, row.after].map((text) => this.#answer(text, row.answer))))) : "";
     });
     this.table.replaceChildren(h("table", null, h("thead", null, h("tr", null, ...heads)), ...parts));
