@@ -53,7 +53,7 @@ def check_teachable(model: Any) -> None:
     """Raise MlpMemError for a model whose memory cannot be taught here."""
     if "memory" not in model.systems:
         raise MlpMemError("This model has no memory to teach. The datastore knows your sentences.")
-    if getattr(model, "teaches", True) is False:
+    if getattr(model, "leased", False):
         raise MlpMemError("This page lends its GPU for seconds only, so it teaches no memory.")
 
 
