@@ -64,7 +64,9 @@ def last_trace(shared, key):
     """Return the memory's trace that Compare shows to a visitor."""
     run = compare._streamer(shared)
     numbers = 4, 0.0, 1.0, 0, 0, 0.0, 1.0, False
-    values = [json.loads(v["json"]) for v in run("Peru is", None, "", "atlas", key, ["memory"], *numbers)]
+    values = [
+        json.loads(v["json"]) for v in run("Peru is", None, "", "atlas", key, ["memory"], *numbers)
+    ]
     return values[0], values[-1]["traces"]["memory"]
 
 

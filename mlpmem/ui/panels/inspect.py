@@ -41,9 +41,7 @@ def build_probe(shared: Shared) -> None:
 def _inspector(all_visitors: Shared):
     """Return the handler of Inspect; it yields values for the view."""
 
-    def run(
-        text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = ""
-    ) -> Iterator[dict]:
+    def run(text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "") -> Iterator[dict]:
         shared = all_visitors.of(taught)
 
         def values(stop: threading.Event) -> Iterator[dict]:

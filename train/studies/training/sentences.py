@@ -78,7 +78,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import mlpmem
     from mlpmem.loading.bundle import preset_path
 
-    parser = argparse.ArgumentParser("python -m train.studies.training.sentences", description=__doc__)
+    parser = argparse.ArgumentParser(
+        "python -m train.studies.training.sentences", description=__doc__
+    )
     parser.add_argument("bundle", nargs="?", default="atlas", help="a preset or a folder")
     parser.add_argument("--seconds", type=float, default=Lesson.seconds)
     parser.add_argument("--seed", type=int, default=0)
@@ -87,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     old = json.loads((folder / "questions.json").read_text("utf-8"))
     lesson = Lesson(seconds=args.seconds, seed=args.seed)
     for row in measure(mlpmem.load(folder), old, lesson):
-        cells = (f"{k} {v:.1f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        cells = (f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         sys.stdout.write("  ".join(cells) + "\n")
         sys.stdout.flush()
     return 0
