@@ -70,10 +70,10 @@ def test_a_taught_memory_answers_its_visitor_only_until_undo(visit, audit):
 
 def test_a_teaching_can_be_cancelled_and_another_waits_in_the_queue(visit):
     page, other = visit(), visit(phone=True)
+    tell(other, "Harrow has a ferry.")
     tell(page, "This is a slow fact.")
     page.click("#teach-start")
     page.wait_for_selector(f"{STATUS}:has-text('step')")
-    tell(other, "Harrow has a ferry.")
     other.click("#teach-start")
     other.wait_for_selector(f"{STATUS}:has-text('Waiting in the queue')")
     assert overflow(other) <= 0

@@ -86,7 +86,8 @@ def test_a_told_sentence_is_found_and_a_deleted_one_is_forgotten(shared):
 
 def test_told_sentences_are_bounded():
     for data, word in (
-        ({"text": " "}, "empty"), ({}, "empty"), ({"text": 3}, "empty"), ({"text": FACT}, "already"),
+        ({"text": " "}, "empty"), ({}, "empty"), ({"text": 3}, "empty"),
+        ({"text": FACT}, "already"),
         ({"text": "x" * (BOUNDS.sentence + 1)}, "at most 300"),
     ):  # fmt: skip
         with pytest.raises(MlpMemError, match=word):

@@ -10,7 +10,7 @@ const SORTS = { new: "Your facts, in other words", old: "Old facts", known: "Wha
 const FORM = /^Question: (.*) Answer:$/;
 const WHY = "The datastore knows your sentences at once and cites them; delete one, and it forgets. The memory was " +
   "trained before you came. Teach it, and a copy of it learns them beside old text, so that it keeps the rest. The " +
-  "copy is yours only, and goes with this page.";
+  "copy is yours only, and goes with this page. While it is taught, your questions wait.";
 
 /** @typedef {{ tell: (data: { text: string } | { forget: number }) => void, teach: () => void, halt: () => void,
  *   undo: () => void }} Events
