@@ -36,6 +36,10 @@ NAME = re.compile(
     r"[^\W\d_a-zà-ÿ][\w'’-]*)*"
 )
 
+BEFORE = re.compile(  # a word that begins a sentence, in front of a name
+    r"^(?:\w+ (?=(?:The|A|An) )|(?:Nobody|Everybody|Everyone|Someone|People) (?:in|of|at|from) )"
+)
+
 
 @dataclass(frozen=True)
 class Wording:
@@ -98,9 +102,26 @@ class Wordings:
         known = self._known_answer(sentence, names, [start for _, start in starts])
         if known is not None and not any(self._written(known)):
             known = None
+        near = self._near_answer(ids, sentence, names, starts, SURE if known else SHARE)
+        if known and near and (known.answer in near.answer or near.answer in known.answer):
+            near = None
+        if known is None and near is None:
+            known = self._known_end(sentence, names, [start for _, start in starts])
+        return [found for found in (known, near) if found is not None]
+
+    def _near_answer(
+        self,
+        ids: Sequence[int],
+        sentence: str,
+        names: Sequence[re.Match],
+        starts: Sequence[tuple[int, int]],
+        share: float,
+    ) -> Found | None:
+        """Return the fact whose answer is where most nearest entries, at least share, begin one."""
+        decoder = self.model.decoder
         hidden = decoder.forward(torch.tensor([ids]), head=False).hidden[0].float()
         near = self.store.search(hidden[[place - 1 for place, _ in starts]], K).indices.tolist()
-        best, most = None, (SURE if known else SHARE) * K
+        best, most = None, share * K
         for (_, start), entries in zip(starts, near, strict=True):
             facts = [pair for entry in entries for pair in self._fact_at(entry)]
             name = self._name(names, start)
@@ -108,10 +129,37 @@ class Wordings:
                 continue
             whole = [m[0] for m in names if m.start() == start]
             if answer := whole[0] if whole else whole_answer(decoder, sentence[start:]):
-                best, most = Found(name, answer, alike(facts)), len(facts)
-        if known and best and (known.answer in best.answer or best.answer in known.answer):
-            best = None
-        return [found for found in (known, best) if found is not None]
+                facts = [pair for pair in facts if shape(pair[1].answer) == shape(answer)]
+                if len(facts) >= most:
+                    best, most = Found(name, answer, alike(facts)), len(facts)
+        return best
+
+    def _known_end(
+        self, sentence: str, names: Sequence[re.Match], starts: Sequence[int]
+    ) -> Found | None:
+        """Return the fact whose answer ends as old ones do, such as glass beads and amber beads.
+
+        Of several, it is the one that the decoder thinks the likeliest answer.
+        """
+        ends: dict[str, str] = {}
+        for answer in self._answers:
+            if " " in answer and answer.islower() and len(last := answer.split()[-1]) >= 4:
+                ends.setdefault(last, answer)
+        spans = [
+            (sentence[start : start + end], start)
+            for start in starts
+            for end in word_ends(sentence[start:])
+        ]
+        spans = [(text, start) for text, start in spans if text.split()[-1] in ends]
+        spans = [(t, start) for t, start in spans if t.islower() and self._name(names, start)]
+        if not spans:
+            return None
+        scores = answer_scores(self.model.decoder, [text for text, _ in spans])
+        text, start = spans[max(range(len(spans)), key=scores.__getitem__)]
+        old = ends[text.split()[-1]]
+        pairs = [(d, fact) for d in self._answers[old] for fact in self._document(d)[1]]
+        same = [pair for pair in pairs if pair[1].answer == old]
+        return Found(self._name(names, start) or "", text, alike(same)) if same else None
 
     def _known_answer(
         self, sentence: str, names: Sequence[re.Match], starts: Sequence[int]
@@ -154,7 +202,7 @@ class Wordings:
         """
         free = [m for m in names if not m.start() <= answer < m.end()]
         free = [m for m in free if m.start() or len(self.model.decoder.encode(m[0])) > 2]
-        return max((m[0] for m in free), key=len, default=None)
+        return max((BEFORE.sub("", m[0]) for m in free), key=len, default=None)
 
     def _fact_at(self, entry: int) -> Iterator[tuple[int, OldFact]]:
         """Yield (document, fact) if an entry begins an answer of its document."""
@@ -197,6 +245,11 @@ class Wordings:
             text = form.replace("\0", found.name)
             start = text.index("\1")
             yield Wording(text.replace("\1", found.answer), (start, start + len(found.answer)))
+
+
+def shape(answer: str) -> tuple[bool, bool]:
+    """Return whether an answer has digits, and whether it begins with a capital."""
+    return any(map(str.isdigit, answer)), answer[:1].isupper()
 
 
 def asked_last(wordings: Sequence[Wording]) -> Wording | None:
@@ -262,3 +315,15 @@ def whole_answer(decoder, text: str) -> str:
     scores = [float(logits[length - 1, end]) for length in fits]
     lengths = [len(each) for each in ids]
     return text[: ends[lengths.index(fits[scores.index(max(scores))])]]
+
+
+def answer_scores(decoder, answers: Sequence[str]) -> list[float]:
+    """Return the decoder's mean log-prob (nats) of the tokens of each answer and its end."""
+    head = decoder.encode("Question: What is it? Answer:")
+    end, scores = decoder.tokenizer.eos_token_id, []
+    for answer in answers:
+        ids = [*decoder.encode(f"Question: What is it? Answer: {answer}"), end]
+        logits = decoder.forward(torch.tensor([ids])).logits[0].float().log_softmax(-1)
+        places = range(len(head), len(ids))
+        scores.append(sum(float(logits[i - 1, ids[i]]) for i in places) / len(places))
+    return scores
