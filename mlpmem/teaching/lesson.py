@@ -2,13 +2,16 @@
 
 loss = CE(new rows) + keep * KL(old memory || copy) at old rows. The copy shares no weight with the
 memory except a tied head, which is the decoder's and stays frozen. Steps are as many as fit into
-the seconds, by the time of those before; if all fit, the same seed gives the same copy.
+the seconds, by the time of those before; if all fit, the same seed and one thread give the same
+copy.
 """
 
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -20,7 +23,8 @@ from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.teaching.rows import Rows, batches, new_rows, old_keys
 from mlpmem.teaching.wordings import Wordings
 
-TIMED = 8  # steps after which those that fit are counted
+TRIALS = 3  # steps of each number of threads, before the faster one stays
+TIMED = 2 * TRIALS  # steps after which those that fit are counted
 
 
 @dataclass(frozen=True)
@@ -106,20 +110,59 @@ def _train(
     keys, values = torch.cat([r.keys for r in new]), torch.cat([r.values for r in new])
     share = torch.cat([torch.full((len(r.values),), 1 / len(r.values)) for r in new])
     old_batches = batches(len(old), lesson.old, rng) if len(old) else None
-    steps, begin, step = lesson.steps, time.perf_counter(), 0
+    steps, begin, step, pace = lesson.steps, time.perf_counter(), 0, Pace(torch.get_num_threads())
     while step < steps:
         _check(cancel)
         _set_rate(optimizer, lesson.lr, step, steps)
         at = torch.multinomial(share, lesson.new, replacement=True, generator=rng)
         kept = old[next(old_batches)] if old_batches is not None else old
-        loss, drift = _step(copy, memory, (keys[at], values[at]), kept, lesson.keep, optimizer)
+        with pace.timed(step):
+            loss, drift = _step(copy, memory, (keys[at], values[at]), kept, lesson.keep, optimizer)
         step += 1
-        spent = time.perf_counter() - begin
         if step >= TIMED:
-            fitting = int((lesson.seconds - spent) * step / spent)
+            fitting = int((lesson.seconds - (time.perf_counter() - begin)) / pace.seconds)
             steps = step + max(0, min(lesson.steps - step, fitting))
         done = copy.requires_grad_(False).eval() if step == steps else None
-        yield Progress(step, steps, loss, drift, spent / step * (steps - step), done)
+        yield Progress(step, steps, loss, drift, pace.seconds * (steps - step), done)
+
+
+class Pace:
+    """The seconds of a step, with all threads or with one, whichever is faster on this machine.
+
+    On a busy one, threads that wait for each other make a step several times slower.
+    """
+
+    def __init__(self, total: int) -> None:
+        """Try `total` threads and one."""
+        self._taken: dict[int, list[float]] = {count: [] for count in dict.fromkeys((total, 1))}
+
+    @property
+    def threads(self) -> int:
+        """Return the number whose latest steps were the fastest."""
+        return min(self._taken, key=lambda count: self._of(count))
+
+    @property
+    def seconds(self) -> float:
+        """Return the seconds of a step."""
+        return self._of(self.threads)
+
+    def _of(self, count: int) -> float:
+        """Return the median seconds of a number's latest steps."""
+        return float(np.median(self._taken[count][-2 * TRIALS :] or [0.0]))
+
+    @contextmanager
+    def timed(self, step: int) -> Iterator[None]:
+        """Time one step with the threads to try, or with the faster number after the trials."""
+        counts, before = [*self._taken], torch.get_num_threads()
+        trial = step < TRIALS * len(counts)
+        count = counts[step % len(counts)] if trial else self.threads
+        torch.set_num_threads(count)
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            self._taken[count].append(time.perf_counter() - begin)
 
 
 def trainable(memory: Memory) -> Memory:

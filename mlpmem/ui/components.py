@@ -180,15 +180,18 @@ def own_view(**kwargs: Any) -> gr.HTML:
     return part(packed(None), "own-host", mount, **kwargs)
 
 
-def teach_view(examples: Sequence[tuple[str, str]], longest: int, **kwargs: Any) -> gr.HTML:
+def teach_view(
+    examples: Sequence[tuple[str, str]], longest: int, seconds: float, **kwargs: Any
+) -> gr.HTML:
     """Return the part that tells facts and teaches the memory; examples are (fact, question).
 
-    It fires `tell` with {"text"} or {"forget": an index}, `teach`, `halt` and `undo`.
+    longest is a sentence's characters, seconds a teaching's at most. It fires `tell` with {"text"}
+    or {"forget": an index}, `teach`, `halt` and `undo`.
     """
     events = (
         "{ tell: (data) => trigger('tell', data), teach: () => trigger('teach'), "
         "halt: () => trigger('halt'), undo: () => trigger('undo') }"
     )
     mount = f"MLPMEM.mountTeach(element, props, watch, {events});"
-    fields = {"examples": [list(pair) for pair in examples], "longest": longest}
+    fields = {"examples": [list(pair) for pair in examples], "longest": longest, "seconds": seconds}
     return part(packed(None), "teach-host", mount, **fields, **kwargs)

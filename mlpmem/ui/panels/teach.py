@@ -36,7 +36,9 @@ def build(shared: Shared, own_view: gr.HTML) -> tuple[gr.HTML, gr.State]:
     """Lay out the part and connect its events; return its view and its sentences."""
     sentences = gr.State([], time_to_live=shared.shelf.seconds)
     examples = EXAMPLES if is_atlas(shared.recorded) else EXAMPLES[:2]
-    view = components.teach_view(examples, BOUNDS.sentence, elem_id="teach-view")
+    view = components.teach_view(
+        examples, BOUNDS.sentence, BOUNDS.teach_seconds, elem_id="teach-view"
+    )
     outputs = [view, own_view, shared.own, shared.choice, sentences]
     once = {**STREAM, "trigger_mode": "once"}
     view.tell(_teller(shared), [shared.own, sentences], outputs, **once)

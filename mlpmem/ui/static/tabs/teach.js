@@ -14,7 +14,7 @@ const WHY = "The datastore knows your sentences at once and cites them; delete o
 
 /** @typedef {{ tell: (data: { text: string } | { forget: number }) => void, teach: () => void, halt: () => void,
  *   undo: () => void }} Events
- * @typedef {{ examples: [string, string][], longest: number }} Fields */
+ * @typedef {{ examples: [string, string][], longest: number, seconds: number }} Fields */
 
 /** Asks a question on Compare, in all columns; "" only opens the box. @param {string} question */
 const ask = (question) => {
@@ -58,26 +58,28 @@ class Loss {
 
 class Teach {
   /** @param {HTMLElement} host @param {Fields} fields @param {Events} events */
-  constructor(host, { examples, longest }, events) {
+  constructor(host, { examples, longest, seconds }, events) {
     this.events = events;
     this.examples = examples;
-    this.box = h("input", { type: "text", class: "teach-box", maxlength: longest, "aria-label": "A fact, as one sentence",
-      placeholder: "One sentence, such as: Quenby Harrowdale plays the oboe.",
+    this.box = h("input", { type: "text", class: "teach-box", maxlength: longest,
+      "aria-label": "A fact, as one sentence", placeholder: "One sentence, such as: Quenby Harrowdale plays the oboe.",
       on: { keydown: (/** @type {KeyboardEvent} */ event) => { if (event.key === "Enter") this.#tell(); } } });
-    this.send = h("button", { type: "button", class: "pane-tool", id: "teach-tell", on: { click: () => this.#tell() } }, "Tell it");
+    this.send = h("button", { type: "button", class: "pane-tool", id: "teach-tell",
+      on: { click: () => this.#tell() } }, "Tell it");
     this.offers = h("p", { class: "teach-offers" }, "Try ", ...examples.map(([text]) =>
       h("button", { type: "button", class: "teach-offer", on: { click: () => this.#send({ text }) } }, text)));
     this.alert = h("p", { class: "alert", role: "alert" });
     this.line = h("p", { class: "teach-status", role: "status" });
     this.list = h("ol", { class: "teach-list", "aria-label": "Your sentences" });
     this.teach = h("button", { type: "button", class: "pane-tool", id: "teach-start", hidden: true,
-      on: { click: () => this.#start() } }, "Teach the memory");
+      on: { click: () => this.#start() } }, `Teach the memory (at most ${seconds} s)`);
     this.halt = h("button", { type: "button", class: "pane-tool", id: "teach-halt", hidden: true,
       on: { click: () => this.#halt() } }, "Cancel");
     this.undo = h("button", { type: "button", class: "pane-tool", id: "teach-undo", hidden: true,
       on: { click: () => events.undo() } }, "Undo");
     this.bar = h("i");
-    this.progress = h("div", { class: "teach-bar", role: "progressbar", "aria-label": "Teaching", hidden: true }, this.bar);
+    this.progress = h("div", { class: "teach-bar", role: "progressbar", "aria-label": "Teaching", hidden: true },
+      this.bar);
     this.loss = new Loss();
     this.loss.root.hidden = true;
     this.table = h("div", { class: "teach-table" });
@@ -147,7 +149,8 @@ class Teach {
     setText(this.alert, "");
     this.list.replaceChildren(...sentences.map((text, i) => this.#sentence(text, i)));
     const count = `${sentences.length} ${sentences.length === 1 ? "sentence" : "sentences"}`;
-    setText(this.line, sentences.length ? `The datastore knows ${count}${seconds ? `, read in ${short(seconds)} s` : ""}.`
+    const took = seconds ? `, read in ${short(seconds)} s` : "";
+    setText(this.line, sentences.length ? `The datastore knows ${count}${took}.`
       : "Nothing is told. The page uses its own corpus again.");
     this.#busy(false);
   }
@@ -196,7 +199,8 @@ class Teach {
   /** @param {string} text @param {string} answer */
   #answer(text, answer) {
     const right = text.replace(/[.\s]+$/, "") === answer.replace(/[.\s]+$/, "") || text.startsWith(`${answer} `);
-    return h("td", { dir: "auto", "data-right": right ? "yes" : "no" }, h("span", { "aria-hidden": "true" }, right ? "✓ " : "✗ "),
+    return h("td", { dir: "auto", "data-right": right ? "yes" : "no" },
+      h("span", { "aria-hidden": "true" }, right ? "✓ " : "✗ "),
       h("span", { class: "teach-said" }, right ? "right: " : "wrong: "), text || "…");
   }
 
