@@ -120,7 +120,8 @@ class Wordings:
         """Return the fact whose answer is where most nearest entries, at least share, begin one."""
         decoder = self.model.decoder
         hidden = decoder.forward(torch.tensor([ids]), head=False).hidden[0].float()
-        near = self.store.search(hidden[[place - 1 for place, _ in starts]], K).indices.tolist()
+        hidden = hidden[[place - 1 for place, _ in starts], : decoder.hidden_size]
+        near = self.store.retriever.search(hidden, K).indices.tolist()
         best, most = None, share * K
         for (_, start), entries in zip(starts, near, strict=True):
             facts = [pair for entry in entries for pair in self._fact_at(entry)]
