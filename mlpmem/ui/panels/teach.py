@@ -126,9 +126,9 @@ def taught(
     if not texts:
         raise MlpMemError("There is nothing to teach yet. Tell the page a fact first.")
     yield {"kind": "teaching", "run": run, "step": 0, "steps": 0, "loss": 0, "left": None}
-    memory = None
+    memory, steps, planned = None, 0, 0
     for at in lesson(model, texts, stop):
-        memory = at.memory
+        memory, steps, planned = at.memory, at.steps, max(planned, at.steps)
         if memory is not None or time.perf_counter() - last >= PERIOD:
             last = time.perf_counter()
             yield {"kind": "teaching", "run": run, "step": at.step, "steps": at.steps,
@@ -140,6 +140,7 @@ def taught(
     rows = compared(shared, model, model.with_taught(memory), texts, stop)
     shared.copies.drop(key)
     yield {"kind": "taught", "run": run, "sentences": len(texts), "seconds": seconds,
+           "steps": steps, "planned": planned,
            "rows": rows, "key": shared.copies.add("taught", copy, "", client)}  # fmt: skip
 
 

@@ -130,7 +130,7 @@ export type Taught =
   | { kind: "message"; text: string }
   | { kind: "told"; sentences: string[]; seconds?: number }
   | { kind: "teaching"; run: string; step: number; steps: number; loss: number; left: number | null }
-  | { kind: "taught"; run: string; sentences: number; seconds: number;
+  | { kind: "taught"; run: string; sentences: number; seconds: number; steps: number; planned: number;
       rows: { sort: string; question: string; answer: string; before: string; after: string }[] }
   | { kind: "untaught" };
 export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }

@@ -180,7 +180,7 @@ class Teach {
   }
 
   /** @param {Extract<Taught, { kind: "taught" }>} value */
-  #taught({ sentences, seconds, rows }) {
+  #taught({ sentences, seconds, steps, planned, rows }) {
     const heads = ["Question", "Before", "After"].map((text) => h("th", { scope: "col" }, text));
     const parts = /** @type {(keyof typeof SORTS)[]} */ (Object.keys(SORTS)).map((sort) => {
       const own = rows.filter((row) => row.sort === sort);
@@ -193,7 +193,8 @@ class Teach {
     this.undo.hidden = false;
     this.#busy(false);
     setText(this.line, `A copy of the memory learned ${sentences} ${sentences === 1 ? "sentence" : "sentences"} in ` +
-      `${Math.round(seconds)} s. It answers in the memory's column, for you only.`);
+      `${Math.round(seconds)} s. It answers in the memory's column, for you only.` +
+      (steps < planned ? ` Only ${steps} of ${planned} steps fitted in: this machine is busy, so it learned less.` : ""));
   }
 
   /** @param {string} text @param {string} answer */
