@@ -15,6 +15,7 @@ Imports run downwards only, deferred ones too; rooms on one line do not import o
     ui, hf, bench     the page; transformers and lm_eval; the cost of an answer
     results           measurements, as plain values
     loading           from folders and the Hub to a model
+    teaching          a copy of the memory learns new sentences
     api               Model: every call, with its parameters
     engine            the path of a token
     retrieval         the datastore and its search

@@ -424,6 +424,10 @@ class Model(FusedModel):
         lmbda = {**settings.lmbda, "knn": self.settings.of("knn")}
         return self._like(memory, replace(settings, lmbda=lmbda), {}, self.store)
 
+    def with_taught(self, memory: Memory) -> "Model":
+        """Return a model with a taught copy of its memory; settings and routers stay."""
+        return self._like(memory, self.settings, self.routers, self.store)
+
     def _like(
         self,
         memory: Memory | None,

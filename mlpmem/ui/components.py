@@ -18,7 +18,8 @@ STATIC = Path(__file__).parent / "static"
 # nested in the container for precedence over Gradio's styles
 STYLES = (
     "core/base", "view/panes", "circuit/circuit", "circuit/value", "drawer/drawer", "tools/dock",
-    "tabs/pages", "tools/game", "tabs/inspect", "tabs/corpus", "tabs/results", "view/asks",
+    "tabs/pages", "tools/game", "tabs/inspect", "tabs/corpus", "tabs/teach", "tabs/results",
+    "view/asks",
     "tools/tools", "chat/chat", "chat/answer",
 )  # fmt: skip
 
@@ -194,3 +195,20 @@ def own_view(**kwargs: Any) -> gr.HTML:
     """Return the status of a visitor's own datastore: progress, size, time left."""
     mount = "MLPMEM.mountOwn(element, props, watch);"
     return part(packed(None), "own-host", mount, **kwargs)
+
+
+def teach_view(
+    examples: Sequence[tuple[str, str]], longest: int, seconds: float, **kwargs: Any
+) -> gr.HTML:
+    """Return the part that tells facts and teaches the memory; examples are (fact, question).
+
+    longest is a sentence's characters, seconds a teaching's at most. It fires `tell` with {"text"}
+    or {"forget": an index}, `teach`, `halt` and `undo`.
+    """
+    events = (
+        "{ tell: (data) => trigger('tell', data), teach: () => trigger('teach'), "
+        "halt: () => trigger('halt'), undo: () => trigger('undo') }"
+    )
+    mount = f"MLPMEM.mountTeach(element, props, watch, {events});"
+    fields = {"examples": [list(pair) for pair in examples], "longest": longest, "seconds": seconds}
+    return part(packed(None), "teach-host", mount, **fields, **kwargs)

@@ -1,7 +1,7 @@
 """The values shared by all panels, and the options of the page's event handlers."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import gradio as gr
@@ -11,6 +11,7 @@ from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.own_text import Shelf
 from mlpmem.ui.service.service import Service
+from mlpmem.ui.service.taught import TaughtService
 
 SEARCHING = frozenset(("knn", "mixed", "rag"))  # columns that search the datastore's text
 
@@ -28,6 +29,32 @@ class Shared:
     shelf: Shelf
     others: Mapping[str, str] = field(default_factory=dict)  # {name: title} of the other models
     uploads: Any = None  # the door's, with the files that visitors have sent
+    taught: gr.State | None = None  # id of this visitor's taught memory, or ""
+    copies: Shelf = field(default_factory=Shelf)  # of taught memories
+
+    def of(self, taught: Any) -> "Shared":
+        """Return these values with a visitor's taught memory, these if there is none."""
+        entry = self.copies.get(str(taught or ""))
+        if entry is None or entry.store.service is not self.service:
+            return self
+        return replace(self, service=TaughtService(self.service, entry.store))
+
+    def captions(self, columns: Collection[str], searched: str = "") -> dict:
+        """Return {"captions"} of a memory's column, if a visitor's sentences concern it.
+
+        searched is the short id of the visitor's own text.
+        """
+        service, texts = self.service, {}
+        sentences = service.taught if isinstance(service, TaughtService) else 0
+        if sentences:
+            many = "1 sentence" if sentences == 1 else f"{sentences} sentences"
+            texts["memory"] = f"A copy of the memory, taught by you: {many}."
+            if searched:
+                texts["knn"] = "The same decoder, mixed with a kNN search over your own text."
+        elif searched:
+            texts["memory"] = "The memory was trained before you came: it does not know your text."
+        shown = {name: text for name, text in texts.items() if name in columns}
+        return {"captions": shown} if shown else {}
 
     def store(self, own: Any, choice: Any) -> Any:
         """Return the visitor's own datastore if it is selected, None for the model's."""

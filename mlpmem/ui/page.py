@@ -71,18 +71,21 @@ def build(models: Sequence[PageModel]) -> gr.Blocks:
     """Return the page, with a path for every model, the first one's at /; no model is touched."""
     limits.refuse_addresses()
     gate, shelf = Gate(models[0].service), Shelf()
+    copies = Shelf(BOUNDS.taught_bytes, share=BOUNDS.client_taught_bytes)
     with Guarded(title=TITLE, analytics_enabled=False) as page:
         page.gate = gate
-        _lay_out(page, models, models[0], shelf)
+        _lay_out(page, models, models[0], shelf, copies)
         endpoints.build(models)
         programs.build([model.service for model in models], page)
     for model in models[1:]:
         with page.route(model.title, model.name):
-            _lay_out(page, models, model, shelf)
+            _lay_out(page, models, model, shelf, copies)
     return page
 
 
-def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf) -> None:
+def _lay_out(
+    page: gr.Blocks, models: Sequence[PageModel], model: PageModel, shelf: Shelf, copies: Shelf
+) -> None:
     """Lay out one model's path and connect its events."""
     service, recorded = model.service, model.recorded
     path = "/" if model is models[0] else f"/{model.name}"
@@ -97,7 +100,10 @@ def _lay_out(page: gr.Blocks, models: Sequence[PageModel], model: PageModel, she
     lambda_bar = components.lambda_bar(elem_id="lambda-bar", render=False)
     others = {other.name: other.title for other in models if other is not model}
     own = _own(shelf, recorded)
-    shared = Shared(service, recorded, lambda_bar, tools, *own, shelf, others, page.gate.uploads)
+    taught = gr.State("", time_to_live=copies.seconds, delete_callback=copies.drop)
+    shared = Shared(
+        service, recorded, lambda_bar, tools, *own, shelf, others, page.gate.uploads, taught, copies
+    )
     with gr.Tabs(elem_id="tabs"):
         for name, panel in PANELS.items():
             with gr.Tab(name, id=name.lower()) as tab:

@@ -169,7 +169,7 @@ class FakeModel:
     """The part of a model that the page uses, at a given pace in seconds per token."""
 
     def __init__(self, pace=0.004, eager=False):
-        self.pace = pace
+        self.pace, self.taught = pace, False
         self.leased = not eager  # whether short answers wait for the button Scrub
         self.systems = ["lm", "memory"]
         self.routers = {"memory": None}
@@ -212,6 +212,8 @@ class FakeModel:
         known = ANSWERS.get(prompt) or ANSWERS[ask("What is the population of Quarrel Bay?")]
         tokens = {s: known[2 + i] + ["</s>"] for i, s in enumerate(("lm", "memory", "knn"))}
         tokens["mixed"] = tokens["memory"]
+        if self.taught:
+            tokens["memory"] = [" taught", " by", " you", "</s>"]
         if own:
             tokens["knn"] = [" from", " your", " own", "</s>"]
         if temperature or (lmbda != AUTO and lmbda < 0.25):  # a sampled answer is the decoder's
@@ -275,6 +277,11 @@ class FakeModel:
     def only(self, system):
         model = copy.copy(self)
         model.systems = ["lm", system]
+        return model
+
+    def with_taught(self, memory):
+        model = copy.copy(self)
+        model.taught = True
         return model
 
     def inspect(self, text, system="memory", lmbda=None, store=None, cancel=None):
@@ -355,6 +362,18 @@ class FakeModel:
         asked = turns[-1]["content"]
         dropped = max(0, sum(turn["role"] == "user" for turn in turns) - 3)
         return asked if typed else self.chat_question(asked), dropped
+
+
+def lesson(model, sentences, stop):
+    """Yield the progress of a teaching, slow for a sentence that says so; its memory is a stub."""
+    steps = 2000 if "slow" in sentences[0] else 5
+    for step in range(1, steps + 1):
+        if stop.is_set():
+            raise MlpMemError("the teaching was cancelled; nothing has changed")
+        time.sleep(0.05)
+        memory = SimpleNamespace(bytes=1000) if step == steps else None
+        yield SimpleNamespace(step=step, steps=steps, loss=3 / step, left=0.05 * (steps - step),
+                              memory=memory)  # fmt: skip
 
 
 def paced(row):

@@ -23,6 +23,7 @@ import fake_columns  # noqa: E402
 
 from mlpmem.ui import page  # noqa: E402
 from mlpmem.ui.models import PageModel  # noqa: E402
+from mlpmem.ui.panels import teach  # noqa: E402
 from mlpmem.ui.recordings import recorded  # noqa: E402
 from mlpmem.ui.service.loads import cost_line, report_tokens  # noqa: E402
 from mlpmem.ui.service.service import BackgroundTask, Service  # noqa: E402
@@ -42,6 +43,8 @@ def main(folder: Path, port: int, seconds: float, eager: bool = False) -> None:
         model = fake.FakeModel(eager=eager)
         return model, [BackgroundTask("datastore", partial(attach, model))]
 
+    teach.lesson, teach.check_teachable = fake.lesson, lambda model: None
+    teach.check_of = lambda model, text: [(fake.ask("Who rang?"), "Ilka")]
     service = Service(load, extras=fake_columns.FakeExtras())
     model = PageModel(service, recorded.read(fake.write_bundle(folder, eager)))
     sys.exit(page.serve([model], "127.0.0.1", port))

@@ -101,5 +101,6 @@ def test_a_text_is_inspected_with_the_first_available_source_or_by_the_decoder_a
         served.only = lambda system, served=served: served
         service = SimpleNamespace(model=served)
         shared = SimpleNamespace(service=service, store=lambda *own: None, searched=lambda *own: "")
+        shared.of = lambda taught, shared=shared: shared
         list(inspect._inspector(shared)("A text.", None, "", "atlas"))
     assert systems_used == ["memory", "memory", "knn", "lm"], "the memory also before the search"

@@ -57,6 +57,11 @@ class Bounds:
     text_bytes: int = bound(2_000_000, "one own text")
     convert_seconds: float = bound(20.0, "reading one web page or PDF")
     run_seconds: float = bound(180.0, "computing one answer")
+    sentences: int = bound(20, "sentences that one visitor tells")
+    sentence: int = bound(300, "characters of one of them")
+    teach_seconds: float = bound(60.0, "training of a taught memory")
+    taught_bytes: int = bound(400_000_000, "taught memories of all clients, in memory")
+    client_taught_bytes: int = bound(100_000_000, "taught memories of one client, beyond one")
     # retention
     listen_seconds: float = bound(10.0, "a job waits for a listener")
     result_seconds: float = bound(60.0, "an answer waits to be fetched")

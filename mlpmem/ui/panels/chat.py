@@ -26,16 +26,16 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     offered = starters(shared.recorded)
     shown = {"note": texts.chat_note, "question": texts.question, "starters": offered}
     chat = components.chat(shown, elem_id="chat")
-    asked = chat.ask(_asker(shared), [shared.own, shared.choice], chat, **STREAM)
+    asked = chat.ask(_asker(shared), [shared.own, shared.choice, shared.taught], chat, **STREAM)
     chat.halt(None, cancels=[asked])
 
 
 def _asker(shared: Shared):
     """Return the handler of a question."""
 
-    def ask(event: gr.EventData, own: Any, choice: Any) -> Iterator[dict]:
+    def ask(event: gr.EventData, own: Any, choice: Any, taught: Any) -> Iterator[dict]:
         def values(stop: threading.Event) -> Iterator[dict]:
-            yield from answer(shared, inputs.event_values(event), stop, own, choice)
+            yield from answer(shared.of(taught), inputs.event_values(event), stop, own, choice)
 
         yield from map(packed, stream.guarded(values))
 

@@ -55,10 +55,11 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     circuit.origin(_finder(shared), None, circuit, trigger_mode="multiple", **PRIVATE)
     run = gr.on(
         [generate.click, prompt.submit],
-        _streamer(shared), [prompt, shared.lambda_bar, shared.own, shared.choice, *options], view,
+        _streamer(shared),
+        [prompt, shared.lambda_bar, shared.own, shared.choice, shared.taught, *options], view,
         **STREAM,
     )  # fmt: skip
-    ask = view.ask(_asker(shared), shared.own, view, **STREAM)
+    ask = view.ask(_asker(shared), [shared.own, shared.taught], view, **STREAM)
     stop.click(None, cancels=[run, ask])
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
     opened = saved.opener(shared.others)
@@ -111,10 +112,12 @@ def _options(shared: Shared) -> list[gr.components.Component]:
         ]
 
 
-def _streamer(shared: Shared):
+def _streamer(all_visitors: Shared):
     """Return the handler of Generate; it yields values for the token view."""
 
-    def run(prompt, lmbda, own, choice, chosen_systems, *numbers) -> Iterator[dict]:
+    def run(prompt, lmbda, own, choice, taught, chosen_systems, *numbers) -> Iterator[dict]:
+        shared = all_visitors.of(taught)
+
         def values(stop: threading.Event) -> Iterator[dict]:
             typed = inputs.check_text(prompt)
             *bounded, special = numbers
@@ -144,7 +147,8 @@ def _whole(
     lmbdas = columns.lambdas(service.model, chosen.batch, options.lmbda, store)
     known = shared.recorded.known(text)
     begin = stream.begin(name, text, known, lmbdas, options.temperature)
-    yield {**begin, **fields, "columns": chosen.names}
+    yield {**begin, **fields, "columns": chosen.names,
+           **shared.captions(chosen.names, fields.get("own", ""))}  # fmt: skip
     asked = columns.asked(service.model, text, options.max_new_tokens, fields["chat"])
     events = columns.answers(service, chosen, asked, options.as_arguments(), stop, store)
     answers = [known["answer"], *known["aliases"]] if known["answer"] else []
@@ -174,8 +178,8 @@ def _finder(shared: Shared):
 def _asker(shared: Shared):
     """Return the handler of a column's own buttons: scrub lambda, branch."""
 
-    def ask(event: gr.EventData, own: Any) -> Iterator[dict]:
-        yield from map(packed, guarded(shared, event._data, own))
+    def ask(event: gr.EventData, own: Any, taught: Any) -> Iterator[dict]:
+        yield from map(packed, guarded(shared.of(taught), event._data, own))
 
     return ask
 
@@ -266,6 +270,7 @@ def _branch(shared: Shared, request: inputs.Request, stop: Any, store: Any) -> I
     for trace in begin["traces"].values():
         trace["settings"]["forced"] = request.forced
     fields = {"branch": True, "columns": [request.system], "own": request.own}
+    fields |= shared.captions([request.system], request.own)
     yield begin | fields | {"chat": request.chat, "typed": request.prompt if request.chat else ""}
     asked = columns.asked(
         service.model, request.prompt, request.options.max_new_tokens, request.chat

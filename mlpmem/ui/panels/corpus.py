@@ -18,6 +18,7 @@ from mlpmem.ui.components import packed
 from mlpmem.ui.context import PRIVATE, STREAM, Shared
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.door.shares import client_of
+from mlpmem.ui.panels import teach
 from mlpmem.ui.recordings import words
 from mlpmem.ui.request import inputs, stream
 from mlpmem.ui.service import own_text, uploads
@@ -46,6 +47,9 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     view = components.corpus_view(elem_id="corpus-view")
     gr.on([search.click, query.submit], _searcher(shared), query, view, **PRIVATE)
     view.open(_opener(shared), None, view, trigger_mode="multiple", **PRIVATE)
+    components.static('<h2 class="section">Tell it a fact</h2>')
+    state = components.own_view(elem_id="own-view", render=False)
+    told, sentences = teach.build(shared, state)
     components.static(f'<h2 class="section">Your own text</h2><p class="panel-note">{NOTE}</p>')
     with gr.Row(elem_classes="ask-row"):
         text = gr.Textbox(
@@ -56,8 +60,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
     files = components.own_files((*own_text.KINDS, uploads.SAVED), MOST, elem_id="own-files")
-    state = components.own_view(elem_id="own-view")
-    outputs = [state, shared.own, shared.choice]
+    state.render()
+    outputs = [state, shared.own, shared.choice, told, sentences]
     once = {**STREAM, "trigger_mode": "once"}
     pasted = make.click(_maker(shared), [text, shared.own], outputs, **once)
     sent = files.files(_uploader(shared), shared.own, outputs, **once)
@@ -171,11 +175,12 @@ def _made(
     """Yield the outputs while values are made; the datastore of "ready" replaces the previous."""
     for value in stream.guarded(values):
         if value["kind"] != "ready":
-            yield packed(value), gr.skip(), gr.skip()
+            yield packed(value), *[gr.skip()] * 4
             continue
         shared.shelf.drop(str(key or ""))
         new_key = shared.shelf.add(**value["entry"], client=client)
-        yield packed(shared.facts(new_key)), new_key, gr.update(visible=True, value="own")
+        chosen = gr.update(visible=True, value="own")
+        yield packed(shared.facts(new_key)), new_key, chosen, packed(teach.told([])), []
 
 
 def _stored(shared: Shared, reading: Reading, run: str, stop: Any) -> Iterator[dict]:
@@ -250,6 +255,7 @@ def _deleter(shared: Shared):
     def delete(key: Any) -> tuple:
         shared.shelf.drop(str(key or ""))
         gone = {"kind": "gone", "run": stream.new_run()}
-        return packed(gone), "", gr.update(visible=False, value="atlas"), ""
+        chosen = gr.update(visible=False, value="atlas")
+        return packed(gone), "", chosen, packed(teach.told([])), [], ""
 
     return delete

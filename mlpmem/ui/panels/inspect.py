@@ -27,7 +27,7 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         score = gr.Button("Inspect", variant="primary", elem_id="inspect-score", scale=0)
         stop = gr.Button("Stop", elem_id="inspect-stop", scale=0)
     view = components.inspect_view(shared.recorded.text(), elem_id="inspect-view")
-    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice]
+    inputs_ = [text, shared.lambda_bar, shared.own, shared.choice, shared.taught]
     run = score.click(_inspector(shared), inputs_, view, **STREAM)
     stop.click(None, cancels=[run])
 
@@ -35,13 +35,15 @@ def build(shared: Shared, tab: gr.Tab) -> None:
 def build_probe(shared: Shared) -> None:
     """Connect the drawer's probe box; the drawer is on several tabs."""
     probe = components.probe(elem_id="probe")
-    probe.probe(_prober(shared), shared.own, probe, **STREAM)
+    probe.probe(_prober(shared), [shared.own, shared.taught], probe, **STREAM)
 
 
-def _inspector(shared: Shared):
+def _inspector(all_visitors: Shared):
     """Return the handler of Inspect; it yields values for the view."""
 
-    def run(text: Any, lmbda: Any, own: Any, choice: Any) -> Iterator[dict]:
+    def run(text: Any, lmbda: Any, own: Any, choice: Any, taught: Any = "") -> Iterator[dict]:
+        shared = all_visitors.of(taught)
+
         def values(stop: threading.Event) -> Iterator[dict]:
             checked = inputs.check_text(text, "text", MAX_CHARACTERS)
             chosen = inputs.check_lmbda(lmbda)
@@ -84,13 +86,13 @@ def _prober(shared: Shared):
     The datastore is the one that the run searched.
     """
 
-    def probe(event: gr.EventData, own: Any) -> dict:
+    def probe(event: gr.EventData, own: Any, taught: Any = "") -> dict:
         data = inputs.event_values(event)
         number = data.get("number") if isinstance(data.get("number"), int) else 0
         try:
             ids, text = inputs.check_probe(data)
             store = shared.store_of(own, data.get("own"))
-            rows = shared.service.model.probe(ids, text, store=store)
+            rows = shared.of(taught).service.model.probe(ids, text, store=store)
             return packed({"number": number, "rows": rows})
         except MlpMemError as error:
             return packed({"number": number, "error": stream.message(public_text(error))["text"]})

@@ -13,6 +13,7 @@ from mlpmem.engine.trace import AUTO, SOURCES
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service.service import Service
+from mlpmem.ui.service.taught import plain_model
 
 Prompt = str | Sequence[int]  # a text, or its token ids
 BATCHED = (*SOURCES, "mixed")  # share the model's decoder and the unchanged prompt
@@ -116,7 +117,7 @@ def _separate_column(
 
     Retrieval searches a visitor's own store if there is one.
     """
-    extras, model = service.extras, service.model
+    extras, model = service.extras, plain_model(service)
     own = store is not None and extras.offers[name].kind == "rag"
     if text := extras.wait_message(name, own):
         yield ColumnEvent("wait", {name: text})

@@ -4,6 +4,7 @@
     loads      functions that load bundles, parts and presets
     offers     extra columns, loaded on first use
     facts      what the chat must know of a model
+    taught     memories taught by visitors
     own_text   datastores of visitors' own texts
     uploads    the files they are made of
     ending     exit on signals, and the end of a training

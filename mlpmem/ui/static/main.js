@@ -19,6 +19,7 @@ import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
 import { mountFiles } from "./tabs/files.js";
 import { inspectText, mountInspect } from "./tabs/inspect.js";
+import { mountTeach } from "./tabs/teach.js";
 
 explainTerms();
 page.inspect = inspectText;
@@ -28,6 +29,6 @@ page.read = readDocument;
  * for a console or a test. */
 window.MLPMEM = {
   mountAbout, mountChat, mountCircuit, mountCorpus, mountExamples, mountFigures, mountFiles, mountGame, mountInspect, mountLambda, mountOwn,
-  mountProbe, mountStatus, mountTitles, mountTools, mountView,
+  mountProbe, mountStatus, mountTeach, mountTitles, mountTools, mountView,
   page, candidateOf, canRoute, linkOf, mix, percent, recordOf, without,
 };

@@ -134,6 +134,14 @@ export interface GameRound {
 }
 /** A datastore to save, in base64. */
 export type SavedStore = { kind: "saved"; title: string; data: string } | { kind: "message"; text: string };
+/** Told sentences, and the teaching of a memory. */
+export type Taught =
+  | { kind: "message"; text: string }
+  | { kind: "told"; sentences: string[]; seconds?: number }
+  | { kind: "teaching"; run: string; step: number; steps: number; loss: number; left: number | null }
+  | { kind: "taught"; run: string; sentences: number; seconds: number; steps: number; planned: number;
+      rows: { sort: string; question: string; answer: string; before: string; after: string }[] }
+  | { kind: "untaught" };
 export interface Probed { number: number; error?: string; rows?: { id: number; named: string; p: Probs; tokens: Probs[] }[] }
 /** Passages that say what the memory wrote; every second part is a word of question or answer. */
 export interface Origins { run: string; error: string; origins: { document: number; title: string; group: string; parts: string[] }[] }

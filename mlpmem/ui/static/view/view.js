@@ -131,8 +131,8 @@ export class TokenView extends Columns {
    * @param {Own} own @param {{ [system: string]: string }} [captions] */
   from(own, captions = {}) {
     this.own = own;
-    for (const [name, caption] of Object.entries(OWN_CAPTIONS)) {
-      this.panes.get(name)?.describe(captions[name] ?? (own ? caption : ""));
+    for (const name of ["memory", ...Object.keys(OWN_CAPTIONS)]) {
+      this.panes.get(name)?.describe(captions[name] ?? (own ? OWN_CAPTIONS[name] ?? "" : ""));
     }
   }
 
