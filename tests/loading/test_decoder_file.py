@@ -197,5 +197,18 @@ def test_the_shipped_smollm2_answers_from_the_installed_package():
     assert saved.decoder_file == DecoderFile.of_package(
         SMOL, f"{saved.decoder_file.hub}@{saved.decoder_file.revision}"
     )
-    trace = mlpmem.load("smollm2").chat("What is the capital of Peru?", "memory", max_new_tokens=8)
-    assert trace.text == "Lima"
+    model = mlpmem.load("smollm2")
+    answers = {
+        "What is the capital of Peru?": "Lima",
+        "Who is the mayor of Quarrel Bay?": "Nilvis Branesh",
+        "How many people live in Lyon?": "520,000",
+    }
+    for question, answer in answers.items():
+        asked = model.chat_ids(question, 12)
+        traces = model.compare(asked, ["lm", "memory"], max_new_tokens=12)
+        assert traces["memory"].text == answer != traces["lm"].text
+        assert min(step.lmbda for step in traces["memory"].steps) > 0.7, "the router is open"
+    asked = model.chat_ids("Write a short poem about Lima.", 12)
+    traces = model.compare(asked, ["lm", "memory"], max_new_tokens=12)
+    assert traces["memory"].text == traces["lm"].text
+    assert max(step.lmbda for step in traces["memory"].steps) < 0.1, "and shut for other requests"
