@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.engine.trace import AUTO
-from mlpmem.results import findings
+from mlpmem.results import chats, findings
 from mlpmem.results.charts import Chart
 from mlpmem.results.questions import Question, questions
 from mlpmem.results.study_charts import NAMES
@@ -24,9 +24,15 @@ from mlpmem.ui.recordings import words
 COLUMNS = (
     ("B/test", "B, new wordings"), ("B/seen", "B, seen wordings"), ("B/unseen", "B, unseen forms"),
     ("B/statement_test", "B, statements"), ("A1/test", "A1, new wordings"),
-    ("A2/test", "A2, new wordings"),
+    ("A2/test", "A2, new wordings"), ("real/test", "real, new"), ("real/unseen", "real, unseen"),
+    ("real/second", "real, 2nd turn"), ("real/third", "real, 3rd turn"),
+    ("real/two", "real, two names"), ("invented/test", "invented, new"),
+    ("invented/unseen", "invented, unseen"), ("invented/second", "invented, 2nd turn"),
+    ("invented/third", "invented, 3rd turn"), ("invented/two", "invented, two names"),
 )  # fmt: skip
-PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"))
+PERPLEXITIES = (("B", "ppl\u00a0B"), ("A2", "ppl\u00a0A2"), ("text", "ppl"),
+                ("general", "ppl\u00a0other chats"), ("naming", "ppl\u00a0naming"),
+                ("plain", "ppl\u00a0plain text"))  # fmt: skip
 SYSTEMS = NAMES | {
     "auto": "memory, auto λ", "mixed": "memory + datastore", "rag": "decoder + retrieval",
     "rag_5": "decoder + retrieval of 5", "memory_alpha_0": "memory, cross-entropy only",
@@ -120,7 +126,7 @@ def _heading(title: str, text: str) -> str:
 
 def _tables(results: dict) -> str:
     """Return the tables of `measured` results as HTML; every text is escaped."""
-    parts = [_systems(results), _tasks(results), _tuned(results)]
+    parts = [_chats(results), _systems(results), _tasks(results), _tuned(results)]
     if results.get("share_of_gain") is not None:
         share = f"{100 * results['share_of_gain']:.0f}%"
         parts.append(f"<p>The memory has {share} of what the datastore gains.</p>")
@@ -140,12 +146,18 @@ def _systems(results: dict) -> str:
         rows.append(
             [str(row.get("label") or row.get("name")), _lambda(row.get("lmbda"))]
             + [_number(summary.percent(accuracy.get(key)), "{:.1f}") for key, _ in cells]
-            + [_number(ppl.get(group), "{:.2f}") for group, _ in texts]
+            + [_perplexity(ppl.get(group)) for group, _ in texts]
             + [_number(row.get("bytes"), "{:,.1f} MB", 1e-6)]
             + [_number(row.get("train_seconds"), "{:,.0f} s")]
         )
     what = "Exact match in per cent, by the wordings of each column."
     return _table(head, rows, what if cells else "Perplexity of the test split.")
+
+
+def _chats(results: dict) -> str:
+    head, rows = chats.table(results)
+    what = "Whole answers, generated greedily; the right answer is among the first twelve words."
+    return _table(head, rows, what) if rows else ""
 
 
 def _tasks(results: dict) -> str:
@@ -198,6 +210,15 @@ def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
 
 def _lambda(value: Any) -> str:
     return AUTO if value == AUTO else _number(value, "{:g}")
+
+
+def _perplexity(value: Any) -> str:
+    """Return a perplexity; one that is as good as infinite as a bound."""
+    return "> 100,000" if _is_vast(value) else _number(value, "{:.2f}")
+
+
+def _is_vast(value: Any) -> bool:
+    return isinstance(value, int | float) and value > 1e5
 
 
 def _number(value: Any, form: str, scale: float = 1.0) -> str:

@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+from mlpmem.results import chats
 from mlpmem.ui.recordings.recorded import Recorded
 from mlpmem.ui.service.loads import megabytes
 
@@ -21,6 +22,8 @@ NEW, KNOWN = "B/test", "A2/test"  # facts that the memory's decoder never saw, a
 
 def sentence(recorded: Recorded) -> str:
     """Return the sentence as markup; without measured figures, one that names none."""
+    if (shares := chats.headline(recorded.results)) is not None:
+        return _of_chats(recorded, *shares)
     rows = {row.get("name"): row for row in (recorded.results or {}).get("systems", ())}
     routed = recorded.settings.get("auto") is True and "auto" in rows
     alone, memory = _shares(rows.get("lm")), _shares(rows.get("auto" if routed else "memory"))
@@ -42,6 +45,18 @@ def sentence(recorded: Recorded) -> str:
         f"<b>{megabytes(replaced)}</b>.</span>"
         if replaced and replaced > size
         else ""
+    )
+
+
+def _of_chats(recorded: Recorded, alone: float, memory: float, kept: float) -> str:
+    """Return the sentence of a chat model."""
+    rows = (recorded.results or {}).get("systems", ())
+    held = next((row.get("bytes", 0) for row in rows if row.get("name") == "memory"), 0)
+    size = held / 2  # it was measured in float32, and a bundle has half precision
+    return (
+        f"Asked in new words about facts, this chat model gets {_bold(alone)} of them right. With "
+        f"a <b>{megabytes(size)}</b> memory it gets {_bold(memory)}, and answers {_bold(kept)} of "
+        "other requests as before, to the letter."
     )
 
 
