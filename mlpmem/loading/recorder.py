@@ -105,7 +105,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         bundle = load_bundle(folder)
         model = bundle.model()
-        bundle.attach(model)
+        if bundle.searches:
+            bundle.attach(model)
         record(folder, model)
     except MlpMemError as error:
         sys.stderr.write(f"mlpmem: {error}\n")
