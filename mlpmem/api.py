@@ -369,7 +369,7 @@ class Model(FusedModel):
         store = store_texts(
             self.decoder, titled, reference, questions=self.questions, progress=progress, stop=stop
         )
-        return store if plain else store._replace(gate=fit_gate(self, store))
+        return store if plain else store._replace(gate=fit_gate(self, store, stop=stop))
 
     def save_store(self, store: Store, title: str, most: int = saved.MOST) -> bytes:
         """Return a store of own texts as a .zip, to open again; see retrieval/saved.py."""
@@ -396,7 +396,7 @@ class Model(FusedModel):
         datastore = saved.open_datastore(decoder, opened, progress, stop)
         form = form_ids(decoder, self.questions)
         store = open_texts(decoder, datastore, reference_states(self), form)
-        return opened.title, store._replace(gate=fit_gate(self, store))
+        return opened.title, store._replace(gate=fit_gate(self, store, stop=stop))
 
     def corpus(self, store: Store | None = None) -> TextIndex:
         """Return the texts behind a store, to search and read; MlpMemError without texts."""

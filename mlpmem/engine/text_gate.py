@@ -8,7 +8,7 @@ are asked about; the sentence as the answer should be given (1), unless it is le
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from mlpmem.engine.fused import FusedModel, Sources
 from mlpmem.engine.general import ASKED, GENERAL
 from mlpmem.engine.router import FEATURES, Router, RouterConfig, features
+from mlpmem.errors import MlpMemError
 from mlpmem.model.prompts import chat_ids
 from mlpmem.model.tokenizer import continuation_ids
 from mlpmem.retrieval.datastore import Store
@@ -52,6 +53,11 @@ class Answer:
     ids: list[int]
     start: int
 
+    @property
+    def ends(self) -> bool:
+        """Return whether there is a token of the answer."""
+        return len(self.ids) > self.start
+
 
 Pass = tuple[
     Answer, Tensor, Tensor
@@ -70,32 +76,37 @@ def _general(model: FusedModel) -> list[Pass]:
     decoder = model.decoder
     with _lock:
         if decoder not in _passes:
-            answers = [
-                _answer(model, question, continuation_ids(decoder.tokenizer, text))
-                for question, text in GENERAL
-            ]
-            _passes[decoder] = [_pass(decoder, answer) for answer in answers]
+            encoded = [(q, continuation_ids(decoder.tokenizer, text)) for q, text in GENERAL]
+            answers = [_answer(model, q, ids) for q, ids in encoded]
+            _passes[decoder] = [_pass(decoder, answer) for answer in answers if answer.ends]
         return _passes[decoder]
 
 
 def _answer(model: FusedModel, question: str, ids: list[int]) -> Answer:
     """Return a question with the token ids of its answer."""
     asked = chat_ids(model.decoder, question, questions=model.questions)
-    return Answer([*asked, *ids], len(asked))
+    return Answer([*asked, *ids][: model.decoder.max_positions], len(asked))
 
 
 @torch.inference_mode()
 def _pass(decoder: "Decoder", answer: Answer) -> Pass:
-    """Return the decoder's states before every token of an answer."""
+    """Return the decoder's states before every token of an answer, logits in half precision."""
     read = torch.tensor([answer.ids[:-1]])
-    return answer, *decoder.forward(read, last=len(answer.ids) - answer.start).states(0)
+    output = decoder.forward(read, last=len(answer.ids) - answer.start)
+    hidden, logits = output.states(0)
+    return answer, hidden, logits.half()
 
 
 @torch.inference_mode(False)
-def fit_gate(model: FusedModel, store: Store, seed: int = 1) -> Router:
-    """Return the gate of a store of own texts."""
-    decoder = model.decoder
-    parts = list(_rows(model, store, random.Random(seed)))
+def fit_gate(
+    model: FusedModel, store: Store, seed: int = 1, stop: Callable[[], bool] | None = None
+) -> Router:
+    """Return the gate of a store of own texts; MlpMemError if stop() returns True."""
+    decoder, parts = model.decoder, []
+    for part in _rows(model, store, random.Random(seed)):
+        parts.append(part)
+        if stop is not None and stop():
+            raise MlpMemError("making the datastore was stopped; start it again to get it")
     read = torch.cat([rows for rows, _ in parts])
     kinds = torch.cat([torch.full((len(rows),), kind) for rows, kind in parts])
     weights = torch.cat([torch.full((len(rows),), 1 / len(rows)) for rows, _ in parts])
@@ -152,7 +163,10 @@ def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple
         yield _read(model, store, made), GENERAL_KIND
     for unit, ids in _sentences(store, rng):
         question = _question(model.decoder.decode(ids).strip(), rng)
-        made = _pass(model.decoder, _answer(model, question, ids))
+        answer = _answer(model, question, ids)
+        if not answer.ends:  # the question alone fills the decoder's positions
+            continue
+        made = _pass(model.decoder, answer)
         yield _read(model, store, made), OPEN
         assert store.texts is not None
         left = store._replace(texts=store.texts.leaving(unit))
@@ -162,7 +176,8 @@ def _rows(model: FusedModel, store: Store, rng: random.Random) -> Iterator[tuple
 def _sentences(store: Store, rng: random.Random) -> list[tuple[int, list[int]]]:
     """Return (number, token ids) of some of a store's sentences, each up to EACH times."""
     assert store.texts is not None, "only own texts have a gate"
-    parts = [(u, ids.tolist()) for u, ids in enumerate(store.texts.parts) if len(ids) >= LEAST]
+    every = [(u, ids.tolist()) for u, ids in enumerate(store.texts.parts) if len(ids)]
+    parts = [part for part in every if len(part[1]) >= LEAST] or every
     chosen = rng.sample(parts, min(QUESTIONS, len(parts)))
     return (chosen * EACH)[:QUESTIONS]
 
@@ -189,7 +204,9 @@ def _read(model: FusedModel, store: Store, made: Pass) -> Tensor:
     rows = []
     for at in range(0, len(hidden), ROWS):
         part = slice(at, at + ROWS)
-        sources = model.sources(hidden[part], logits[part], store, ("knn",), read=read[part])
+        sources = model.sources(
+            hidden[part], logits[part].float(), store, ("knn",), read=read[part]
+        )
         rows.append(_features(sources))
     return torch.cat(rows).clone()
 

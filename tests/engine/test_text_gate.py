@@ -1,10 +1,12 @@
 """The gate of own texts: fitted to them alone, shut for other requests."""
 
+import pytest
 import torch
 
 from mlpmem.engine.general import ASKED, GENERAL
 from mlpmem.engine.text_gate import RISE, _general, _read, fit_gate
 from mlpmem.engine.trace import AUTO
+from mlpmem.errors import MlpMemError
 
 TEXT = "The mayor of Zubrowka is Lutz Oder. Its river is the Narr. The bridge was built in 1911."
 
@@ -56,3 +58,16 @@ def test_every_path_searches_the_same(tiny_model):
     spread = tiny_model.distributions(trace.prompt_ids, system="knn", store=store)
     first = trace.steps[0]
     assert abs(float(spread["fused"].exp()[first.token_id]) - first.probs["fused"]) < 1e-4
+
+
+@pytest.mark.parametrize("text", ["Hi.", "x", "Peru", "\u4e00\u4e8c\u3002", "word " * 400])
+def test_any_text_gets_a_gate(tiny_model, text):
+    store = tiny_model.store_texts([("mine", text)])
+    trace = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=2)
+    assert trace.lmbda == AUTO and all(0 <= step.lmbda <= 1 for step in trace.steps)
+
+
+def test_fitting_can_be_stopped(tiny_model):
+    store = tiny_model.store_texts([("mine", TEXT)])
+    with pytest.raises(MlpMemError, match="was stopped"):
+        fit_gate(tiny_model, store, stop=lambda: True)

@@ -75,11 +75,16 @@ class TextSearch:
     def _usual(self) -> float:
         """Return the median distance of a key to the nearest of another sentence, 1 without any."""
         at = torch.linspace(0, len(self._keys) - 1, min(SAMPLE, len(self._keys))).long()
-        distances = self._distances(self._keys[at].float())
-        others = self._units[at, None] != self._units
-        nearest = distances.masked_fill(~others, torch.inf).amin(1)
+        rows = max(1, BLOCK // max(1, len(self._keys)))
+        nearest = torch.cat([self._nearest_other(part) for part in at.split(rows)])
         nearest = nearest[nearest.isfinite()]
         return max(float(nearest.median()), 1e-3) if len(nearest) else 1.0
+
+    def _nearest_other(self, entries: Tensor) -> Tensor:
+        """Return the distance of entries (E,) to the nearest of another sentence, (E,)."""
+        others = self._units[entries, None] != self._units
+        distances = self._distances(self._keys[entries].float())
+        return distances.masked_fill_(~others, torch.inf).amin(1)
 
     def _distances(self, queries: Tensor) -> Tensor:
         """Return the mean squared standardised differences (R, N) of queries (R, D)."""
