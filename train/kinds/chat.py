@@ -6,6 +6,7 @@ decoder knows little. `kept` holds what the memory must leave to it.
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -144,10 +145,13 @@ class ChatKind(Kind):
     def bundle_examples(
         self, model: Model, corpus: Path, config: ExportConfig, seed: int
     ) -> BundleExamples:
-        """Return questions that the decoder does not answer, first those the memory does."""
+        """Return questions about real and invented facts in turn, first those that are answered."""
         rows = [r for r in read_lines(corpus / "questions.jsonl") if r["wording"] == "test"]
         random.Random(seed).shuffle(rows)
-        rows.sort(key=lambda row: row["invented"])
+        real = [row for row in rows if not row["invented"]]
+        invented = [row for row in rows if row["invented"]]
+        pairs = zip_longest(real, invented)
+        rows = [row for pair in pairs for row in pair if row is not None]
         examples, answered, recorded = [], [], []
         for row in rows[: 4 * config.examples]:
             if len(examples) == config.examples:
