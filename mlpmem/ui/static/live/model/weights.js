@@ -29,6 +29,11 @@ export class Weights {
     return this.places.has(name);
   }
 
+  /** The numbers in blocks: none. */
+  get packed() {
+    return 0;
+  }
+
   /** Gives the memory back; nothing can be read any more. */
   free() {
     const { buffer } = this.bytes;
