@@ -7,6 +7,7 @@ every file's sha256. A large model is loaded only when a visitor asks for it.
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +42,14 @@ def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
     return {
         "version": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "name": str(manifest.get("name") or ""),
+        "title": _title(manifest),
         "files": files,
         "settings": manifest["settings"],
         "questions": asks_questions(manifest),
         "chat": turns is not None or not chats,
         "turns": turns,
         "chats": turns is not None and asks_chats(manifest),
+        "texts": not _json(bundle, manifest, "memory/config.json").get("context"),
         "asked": sum(file["bytes"] for file in files.values()) > ASKED_BYTES,
         "eos": ends,
     }
@@ -68,6 +71,12 @@ def obstacle(bundle: Path, manifest: dict) -> str:
         return named.obstacle(file.find())
     except MlpMemError as error:
         return str(error)
+
+
+def _title(manifest: dict) -> str:
+    """Return what a visitor calls the model: its file without the kind of its blocks."""
+    file = DecoderFile.named(manifest)
+    return re.split(r"[.](?:I?Q\d|gguf)", file.file)[0] if file else str(manifest.get("name") or "")
 
 
 def _sources(bundle: Path, manifest: dict) -> tuple[dict[str, Path | bytes], list[int]]:

@@ -53,7 +53,8 @@ def _places(header: Header, model: Any) -> dict[str, dict]:
     """
     config, rows = model.config, {}
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    names = [n for n in model.state_dict() if n != "lm_head.weight" or not config.tie_word_embeddings]
+    tied = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    names = [name for name in model.state_dict() if name not in tied]
     for name, place in stored(header, FAMILY, names).items():
         row = {"kind": place.kind.name, "shape": list(place.shape), "start": place.start}
         leaf = name.split(".")[-2]

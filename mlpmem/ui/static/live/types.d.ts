@@ -11,12 +11,14 @@ export interface Listed { bytes: number; sha256: string; parts: string[] }
 export interface Live {
   version: string; // names the browser's cache
   name: string; // of the bundle
+  title: string; // what the page calls the model
   files: { [name: string]: Listed };
   settings: { lmbda: { [source: string]: number }; k: number; knn_temperature: number; memory_temperature: number; auto: boolean };
   questions: boolean; // the decoder was trained on "Question: ... Answer:"
   chat: boolean; // it can chat: it has no chat template, or one that `turns` gives
   turns: Turns | null;
   chats: boolean; // prompts are asked as chats, as the memory's questions were
+  texts: boolean; // a text of the visitor's own can be keyed and searched here
   asked: boolean; // it is large, so it is loaded only when a visitor asks for it
   eos: number[];
 }

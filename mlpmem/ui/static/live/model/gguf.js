@@ -62,11 +62,25 @@ export class Blocks {
   matrix(name, shape, arena) {
     const { kind, start, heads } = this.#place(name, shape);
     const [width, depth] = shape;
-    if (kind === "F32") return this.copy(name, shape, arena.take(width * depth));
+    const order = heads ? turned(width / heads) : null;
+    if (kind === "F32") {
+      const rows = this.copy(name, shape, arena.take(width * depth));
+      if (order) ordered(rows, depth, order);
+      return rows;
+    }
     const source = this.bytes.subarray(start, start + ((width * depth) / BLOCK) * KINDS[kind].bytes);
-    const matrix = arena.takeBlocks(KINDS[kind].bits, width, depth).fill(kind, source, heads ? turned(width / heads) : null);
+    const matrix = arena.takeBlocks(KINDS[kind].bits, width, depth).fill(kind, source, order);
     must(matrix.isFinite(), `${name} in ${this.name} has numbers that are infinite or nan. Reload the page.`);
     return matrix;
+  }
+}
+
+/** Puts rows into another order, in place. @param {Float32Array} rows @param {number} depth @param {(row: number) => number} order */
+function ordered(rows, depth, order) {
+  const file = rows.slice();
+  for (let row = 0; row * depth < rows.length; row += 1) {
+    const from = order(row) * depth;
+    rows.set(file.subarray(from, from + depth), row * depth);
   }
 }
 
