@@ -15,7 +15,7 @@ import { Slot, newRun } from "./slot.js";
 
 const ABSENT = "The datastore is not part of this recording.";
 const UNTRAINED = ["test", "unseen"];
-const LEAST = 12; // bytes of the device's memory per byte of a large model: a tab gets a part of it, and needs three times the files
+const LEAST = 12; // bytes of the device's memory per byte of a large model: a tab gets half of it at most, and needs five per byte
 
 /** @type {(id: string) => HTMLElement} */
 export const at = (id) => inside(document.body, `#${id}`);
@@ -42,7 +42,7 @@ export class Desk {
     const { deviceMemory: memory } = /** @type {{ deviceMemory?: number }} */ (navigator); // GB, where a browser tells it
     if (memory && memory * 1e9 < LEAST * this.#size) {
       this.#tell("replay", `recorded runs: the model (${megabytes(this.#size)}) needs a device with more memory than ${memory} GB`);
-    } else this.#tell("replay", "recorded runs, until you load the model into this browser", this.#offer);
+    } else this.#tell("replay", "recorded runs, until you load the model", this.#offer);
   }
 
   /** The bytes of the model's files. */

@@ -114,7 +114,7 @@ export function prepare(bits, x, target, count) {
 }
 
 /* Step n of the kernel masks one number out of each of the four lanes; the lanes are at 0, 4, 8 and 12 of the bytes. */
-const FOURS = Uint8Array.from({ length: BLOCK }, (_, i) => 4 * (i % 4) + (i >> 3) + 16 * ((i >> 2) % 2));
+const FOURS = Array.from({ length: BLOCK }, (_, i) => 4 * (i % 4) + (i >> 3) + 16 * ((i >> 2) % 2));
 const FOUR_SHARES = Float32Array.from({ length: 8 }, (_, n) => 2 ** (-4 * (n % 4)));
-const EIGHTS = Uint8Array.from({ length: BLOCK }, (_, i) => 16 * (i >> 4) + 4 * (i % 4) + ((i >> 2) % 4));
+const EIGHTS = Array.from({ length: BLOCK }, (_, i) => 16 * (i >> 4) + 4 * (i % 4) + ((i >> 2) % 4));
 const EIGHT_SHARES = Float32Array.from({ length: 8 }, (_, n) => (n % 4 === 3 ? 1 : 2 ** (-8 * (n % 4))));
