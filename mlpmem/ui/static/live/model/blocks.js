@@ -39,6 +39,8 @@ export class Packed {
     const { bytes, from, offset } = KINDS[kind];
     const size = blockBytes(this.bits);
     const numbers = bytes - from;
+    const { data } = this;
+    const sign = this.bits === 8 ? 0x80 : 0;
     const halves = new Uint16Array(2);
     const ends = new Float32Array(2);
     for (let row = 0, to = 0; row < this.width; row += 1) {
@@ -47,8 +49,7 @@ export class Packed {
         halves[0] = source[at] | (source[at + 1] << 8);
         halves[1] = offset ? source[at + 2] | (source[at + 3] << 8) : 0;
         fromHalves(halves, ends);
-        this.data.set(source.subarray(at + from, at + bytes), to);
-        if (this.bits === 8) for (let i = to; i < to + numbers; i += 1) this.data[i] ^= 0x80;
+        for (let i = 0, first = at + from; i < numbers; i += 1) data[to + i] = source[first + i] ^ sign;
         this.floats[(to + numbers) / 4] = ends[0];
         if (this.bits === 4) this.floats[(to + numbers) / 4 + 1] = offset ? ends[1] : -8 * ends[0];
       }
