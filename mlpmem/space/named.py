@@ -12,7 +12,7 @@ from mlpmem.model.gguf.assemble import stored
 from mlpmem.model.gguf.reader import Header, read_header
 
 BLOCKS, PLACES = "decoder/blocks.gguf", "decoder/places.json"
-KINDS = ("F32", "Q4_0", "Q4_1", "Q8_0")  # of blocks that ui/static/live/model/blocks.js reads
+KINDS = ("F32", "Q4_0", "Q4_1", "Q8_0")  # of blocks that ui/static/live reads
 FAMILY = "llama"
 
 

@@ -39,7 +39,7 @@ def site(tmp_path_factory):
 def test_the_kernels_bytes_are_its_sources(name, bytes_):
     if not (TOOLS / "node_modules" / "wabt").is_dir():
         pytest.skip("no assembler: npm ci --prefix tests/js")
-    wat = STATIC / "live" / "model" / f"{name}.wat"
+    wat = STATIC / "live" / "model" / "products" / f"{name}.wat"
     command = [NODE, "assemble.mjs", str(wat)]
     done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True)
     lines = re.findall(r'^  "([\w+/=]+)",$', wat.with_name(f"{bytes_}.js").read_text("utf-8"), re.M)

@@ -8,7 +8,7 @@ import { LiveError, must } from "../model/errors.js";
 import { interpolate, logSoftmax } from "./distributions.js";
 import { Blocks } from "../model/gguf.js";
 import { Memory, checkMemory } from "../model/memory.js";
-import { Arena, compiled } from "../model/products.js";
+import { Arena, compiled } from "../model/products/products.js";
 import { REACH, Router } from "./router.js";
 import { Tokenizer } from "../model/tokenizer.js";
 import { Weights } from "../model/weights.js";

@@ -5,9 +5,9 @@
 /** @import { Model } from "./fused.js" */
 import { knnLogProbs, knnWeights, largest } from "./distributions.js";
 import { LiveError, must } from "../model/errors.js";
-import { Arena, room } from "../model/products.js";
+import { Arena, room } from "../model/products/products.js";
 import { PARTED } from "../model/tokenizer.js";
-import { roundToHalf } from "../model/halves.js";
+import { roundToHalf } from "../model/products/halves.js";
 
 const PASSAGE = 256; // tokens, BOS included
 const MOST_BYTES = 100e6; // of keys

@@ -2,13 +2,13 @@
 /* A decoder of Llama's shape: grouped heads, rotary positions, SwiGLU; the head is its own or the embeddings.
  *
  * Letters: R rows, D hidden size, H heads, G key-value heads, C numbers per head. */
-/** @import { Arena, Matrix } from "./products.js" */
+/** @import { Arena, Matrix } from "./products/products.js" */
 /** @import { Context } from "./context.js" */
 /** @import { Blocks } from "./gguf.js" */
 /** @import { Weights } from "./weights.js" */
-import { preparedRoom } from "./blocks.js";
+import { preparedRoom } from "./products/blocks.js";
 import { must } from "./errors.js";
-import { copyRow, room } from "./products.js";
+import { copyRow, room } from "./products/products.js";
 
 export const ROWS = 32; // rows of one pass; a longer prompt takes several
 

@@ -3,13 +3,13 @@
  *
  * It reads rows that do not know of one another. One with a context has a door before its blocks, which reads the hidden
  * state and the context vectors that follow it. Letters: K numbers of a state. */
-/** @import { Matrix } from "./products.js" */
+/** @import { Matrix } from "./products/products.js" */
 /** @import { Weights } from "./weights.js" */
 /** @import { Decoder, Shape } from "./decoder.js" */
 import { Context } from "./context.js";
 import { ROWS, norm, swiglu } from "./decoder.js";
 import { must } from "./errors.js";
-import { room } from "./products.js";
+import { room } from "./products/products.js";
 
 /** @typedef {{ [name: string]: any }} Config of config.json
  * @typedef {{ input: Float32Array, gate: Matrix, up: Matrix, down: Matrix }} Block

@@ -1,8 +1,8 @@
 // @ts-check
 /* Safetensors: the names, shapes and numbers of a file. */
-/** @import { Arena, Matrix } from "./products.js" */
+/** @import { Arena, Matrix } from "./products/products.js" */
 import { must } from "./errors.js";
-import { fromHalves, scaleHalves } from "./halves.js";
+import { fromHalves, scaleHalves } from "./products/halves.js";
 
 const LONGEST = 2 ** 24; // bytes of a header
 /** @type {{ [dtype: string]: number }} */

@@ -2,7 +2,7 @@
 /* Matrix products: the kernels of kernel.wat and blocks.wat, or plain loops in a browser without WebAssembly SIMD. */
 import { BLOCK, Packed, blockBytes, prepare, preparedRoom } from "./blocks.js";
 import { BLOCKS, FUSED_BLOCKS } from "./blocks_kernel.js";
-import { LiveError } from "./errors.js";
+import { LiveError } from "../errors.js";
 import { expand } from "./halves.js";
 import { FUSED, KERNEL } from "./kernel.js";
 

@@ -1,5 +1,5 @@
 // @ts-check
-/* The bytes of blocks.wat in base64, as node tests/js/assemble.mjs mlpmem/ui/static/live/model/blocks.wat prints them. */
+/* The bytes of blocks.wat in base64, as node tests/js/assemble.mjs mlpmem/ui/static/live/model/products/blocks.wat prints them. */
 
 export const BLOCKS = [
   "AGFzbQEAAAABEAJgBn9/f39/fwBgA397ewACEAEEbGl2ZQZtZW1vcnkCAAADBAMAAAEHEgIFZm91cnMAAAZlaWdodHMAAQrvHwPiDwIM",
