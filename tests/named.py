@@ -15,8 +15,11 @@ from mlpmem.model.decoder import Decoder
 PACKAGED, FILE, HUB_ID = "llm-tiny", "tiny.gguf", "someone/tiny-gguf"
 
 
-def package(site: Path, seed: int = 5) -> Path:
-    """Write a package that carries a tiny GGUF file into a folder of packages; return the file."""
+def package(site: Path, seed: int = 5, kind: str = "F32", **shape) -> Path:
+    """Write a package that carries a tiny GGUF file into a folder of packages; return the file.
+
+    Its matrices are in a kind of block; shape is that of the tiny decoder.
+    """
     module, about = site / "llm_tiny", site / "llm_tiny-0.1.dist-info"
     module.mkdir(parents=True)
     about.mkdir()
@@ -24,16 +27,17 @@ def package(site: Path, seed: int = 5) -> Path:
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: llm-tiny\nVersion: 0.1\n")
     names = ("llm_tiny/__init__.py", f"llm_tiny/{FILE}", "llm_tiny-0.1.dist-info/METADATA")
     (about / "RECORD").write_text("".join(f"{name},,\n" for name in names))
-    decoder = tiny.decoder("llama", seed=seed)
+    decoder = tiny.decoder("llama", seed=seed, **shape)
     more = {"general.license": ("add_string", "apache-2.0")}
-    return gguf_files.write(module / FILE, decoder, "F32", gguf_files.TEMPLATE, **more)
+    return gguf_files.write(module / FILE, decoder, kind, gguf_files.TEMPLATE, **more)
 
 
 def bundle(folder: Path, hub: str = f"{HUB_ID}@{COMMIT}", **parts) -> Bundle:
     """Write a bundle that names the file of the package, which must be on the path."""
     file = DecoderFile.of_package(f"{PACKAGE}{PACKAGED}/{FILE}", hub)
     decoder = Decoder.load(file.find())
-    config = {"context": (4.0,), "tied_head": True, "gguf_sha256": file.sha256}
+    context = parts.pop("context", (4.0,))
+    config = {"context": context, "tied_head": True, "gguf_sha256": file.sha256}
     memory = tiny.memory(decoder, **config).bind(decoder)
     examples = [{"name": "Peru", "group": "helps", "prompt": "Where is Lima?", "answer": "Peru"}]
     defaults = {"settings": {"lmbda": {"memory": 0.55}}, "examples": examples, "form": "chat"}

@@ -151,14 +151,20 @@ def _static(folder: Path, bundle: Path, size: int, title: str) -> list[str]:
     from mlpmem.space import live
     from mlpmem.ui.recordings import recorded, replay
 
-    files = live.write(bundle, folder)
+    why = live.obstacle(bundle, checked_manifest(bundle))
+    files = None if why else live.write(bundle, folder)
     replay.write(recorded.read(bundle), folder, files)
     card = Card(title, sdk="static", app_file="index.html")
     (folder / "README.md").write_text(card.text(BODY), "utf-8")
-    if files is None:
-        return [f"This bundle's model does not run in a browser ({live.FAMILIES[0]} does), so the "
-                "page shows recorded runs only."]  # fmt: skip
-    return []
+    if why:
+        return [
+            "This bundle's model does not run in a browser, so the page shows recorded runs only: "
+            f"{why}."
+        ]
+    if not files["asked"]:
+        return []
+    size = sum(file["bytes"] for file in files["files"].values())
+    return [f"The page loads the model ({size / 1e6:.0f} MB) only when a visitor asks for it."]
 
 
 KINDS: dict[str, Callable[[Path, Path, int, str], list[str]]] = {

@@ -1,22 +1,28 @@
 """The files of a bundle that a static Space's page loads to answer in the visitor's browser.
 
-They are the bundle's own bytes; files above PART_BYTES are cut into parts, because plain git on the
-Hub refuses larger ones. The page checks every file's sha256.
+They are the bundle's own bytes, and those of the GGUF file that it may name (named.py); files above
+PART_BYTES are cut into parts, because plain git on the Hub refuses larger ones. The page checks
+every file's sha256. A large model is loaded only when a visitor asks for it.
 """
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
-from mlpmem.loading.manifest import asks_questions, checked_manifest
+from mlpmem.errors import MlpMemError
+from mlpmem.loading.decoder_file import DecoderFile
+from mlpmem.loading.manifest import asks_chats, asks_questions, checked_manifest
+from mlpmem.space import named
+from mlpmem.space.turns import turns_of
 
 PART_BYTES = 8_000_000
-FILES = (
-    "decoder/config.json", "decoder/tokenizer.json", "decoder/tokenizer_config.json",
-    "decoder/model.safetensors", "memory/config.json", "memory/model.safetensors",
-    "router/memory/config.json", "router/memory/model.safetensors",
-)  # fmt: skip
+ASKED_BYTES = 40_000_000  # a model above them is not loaded by itself
+TOKENIZER = ("decoder/tokenizer.json", "decoder/tokenizer_config.json")
+DECODER = ("decoder/config.json", *TOKENIZER, "decoder/model.safetensors")
+MEMORY = ("memory/config.json", "memory/model.safetensors")
+FILES = (*DECODER, *MEMORY, "router/memory/config.json", "router/memory/model.safetensors")
 FAMILIES = ("llama",)  # of decoders and memories that ui/static/live runs
 FOLDER = "model"  # of the site
 
@@ -24,41 +30,77 @@ FOLDER = "model"  # of the site
 def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
     """Write a bundle's files below folder and return their listing, `Live` of live/types.d.ts.
 
-    None, without files, for a bundle whose decoder or memory does not run in a browser.
+    None, without files, for a bundle that `obstacle` names a reason for.
     """
     manifest = checked_manifest(bundle)
-    if not _runs(bundle, manifest):
+    if obstacle(bundle, manifest):
         return None
-    names = [name for name in FILES if name in manifest["files"]]
-    files = {name: _listed(bundle / name, name, folder, manifest["files"][name]) for name in names}
+    sources, ends = _sources(bundle, manifest)
+    files = {name: _listed(source, name, folder) for name, source in sources.items()}
     hashes = "".join(file["sha256"] for file in files.values())
+    turns, chats = _turns(bundle, manifest)
     return {
         "version": hashlib.sha256(hashes.encode()).hexdigest()[:16],
         "name": str(manifest.get("name") or ""),
+        "title": _title(manifest),
         "files": files,
         "settings": manifest["settings"],
         "questions": asks_questions(manifest),
-        "chat": not _has_template(bundle, manifest),
-        "eos": _ends(bundle, manifest),
+        "chat": turns is not None or not chats,
+        "turns": turns,
+        "chats": turns is not None and asks_chats(manifest),
+        "texts": not _json(bundle, manifest, "memory/config.json").get("context"),
+        "asked": sum(file["bytes"] for file in files.values()) > ASKED_BYTES,
+        "eos": ends,
     }
 
 
-def _runs(bundle: Path, manifest: dict) -> bool:
-    """Return whether live/ can read a bundle's decoder and memory."""
-    if not {*FILES[:4]} <= manifest["files"].keys():
-        return False
-    decoder = _json(bundle, manifest, "decoder/config.json").get("model_type")
-    memory = _json(bundle, manifest, "memory/config.json")
-    router = _json(bundle, manifest, "router/memory/config.json")
-    reads_more = memory.get("context") or router.get("state_size")  # than live/ computes
-    families = decoder, memory.get("family", FAMILIES[0])
-    return not reads_more and all(family in FAMILIES for family in families)
+def obstacle(bundle: Path, manifest: dict) -> str:
+    """Return why live/ cannot run a bundle's decoder and memory, "" if it can."""
+    file = DecoderFile.named(manifest)
+    needed = MEMORY if file else (*DECODER, *MEMORY[:1])
+    if missing := {*needed} - manifest["files"].keys():
+        return f"it has no {min(missing)}"
+    family = _json(bundle, manifest, "memory/config.json").get("family", FAMILIES[0])
+    if family not in FAMILIES:
+        return f"its memory is of the family {family}, and only {FAMILIES[0]} does"
+    if file is None:
+        family = _json(bundle, manifest, "decoder/config.json").get("model_type")
+        return "" if family in FAMILIES else f"its decoder is of the family {family}"
+    try:
+        return named.obstacle(file.find())
+    except MlpMemError as error:
+        return str(error)
 
 
-def _has_template(bundle: Path, manifest: dict) -> bool:
-    """Return whether a decoder has a chat template, which the page cannot render."""
-    config = _json(bundle, manifest, "decoder/tokenizer_config.json")
-    return "chat_template" in config or "decoder/chat_template.jinja" in manifest["files"]
+def _title(manifest: dict) -> str:
+    """Return what a visitor calls the model: its file without the kind of its blocks."""
+    file = DecoderFile.named(manifest)
+    return re.split(r"[.](?:I?Q\d|gguf)", file.file)[0] if file else str(manifest.get("name") or "")
+
+
+def _sources(bundle: Path, manifest: dict) -> tuple[dict[str, Path | bytes], list[int]]:
+    """Return {name: a path, or bytes} of the page's files, and the ids that end an answer."""
+    sources: dict[str, Path | bytes] = {n: bundle / n for n in FILES if n in manifest["files"]}
+    if (file := DecoderFile.named(manifest)) is None:
+        return sources, _ends(bundle, manifest)
+    decoder, ends = named.files(file.find())
+    return decoder | sources, ends
+
+
+def _turns(bundle: Path, manifest: dict) -> tuple[dict | None, bool]:
+    """Return the texts around a chat's turns, None without any, and whether there is a template."""
+    tokenizer = _tokenizer(bundle, manifest)
+    chats = bool(getattr(tokenizer, "chat_template", None))
+    return (turns_of(tokenizer) if chats else None), chats
+
+
+def _tokenizer(bundle: Path, manifest: dict) -> Any:
+    """Return the tokenizer of a bundle's decoder."""
+    from mlpmem.model.tokenizer import load_tokenizer
+
+    file = DecoderFile.named(manifest)
+    return load_tokenizer(str(bundle / "decoder" if file is None else file.find()))
 
 
 def _json(bundle: Path, manifest: dict, name: str) -> dict:
@@ -66,21 +108,24 @@ def _json(bundle: Path, manifest: dict, name: str) -> dict:
     return json.loads((bundle / name).read_text("utf-8")) if name in manifest["files"] else {}
 
 
-def _listed(path: Path, name: str, folder: Path, expected: dict) -> dict[str, Any]:
+def _listed(source: Path | bytes, name: str, folder: Path) -> dict[str, Any]:
     """Write a file's parts and return its entry; a part's name has the file's hash."""
-    data = path.read_bytes()
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()
     parts = []
     for i, start in enumerate(range(0, len(data), PART_BYTES)):
-        place = f"{FOLDER}/{name.replace('/', '-')}.{expected['sha256'][:8]}.{i}.bin"
+        place = f"{FOLDER}/{name.replace('/', '-')}.{digest[:8]}.{i}.bin"
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         (folder / place).write_bytes(data[start : start + PART_BYTES])
         parts.append(place)
-    return {"bytes": len(data), "sha256": expected["sha256"], "parts": parts}
+    return {"bytes": len(data), "sha256": digest, "parts": parts}
 
 
 def _ends(bundle: Path, manifest: dict) -> list[int]:
     """Return the token ids that end an answer, of all files that name some."""
-    found: set[int] = set()
+    from mlpmem.model.tokenizer import turn_ends
+
+    found = set(turn_ends(_tokenizer(bundle, manifest)))
     for name in ("generation_config", "config"):
         named = _json(bundle, manifest, f"decoder/{name}.json").get("eos_token_id")
         found |= {named} if isinstance(named, int) else set(named or ())

@@ -11,7 +11,7 @@ const { Model } = await import(`${room}/engine/fused.js`);
 const { Answers } = await import(`${room}/answers.js`);
 const { Store } = await import(`${room}/engine/store.js`);
 const { Random } = await import(`${room}/engine/distributions.js`);
-const { roundToHalf } = await import(`${room}/model/halves.js`);
+const { roundToHalf } = await import(`${room}/model/products/halves.js`);
 const { Tokenizer } = await import(`${room}/model/tokenizer.js`);
 
 /** @type {{ live: any, folder: string, plain?: boolean, tasks: any[] }} */

@@ -12,7 +12,6 @@ from mlpmem.space import live
 @pytest.mark.parametrize(
     ("name", "values"),
     [
-        ("memory/config.json", {"context": [4.0, 16.0]}),
         ("memory/config.json", {"family": "gpt2"}),
         ("decoder/config.json", {"model_type": "gemma"}),
     ],

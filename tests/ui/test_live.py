@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from node_engine import NODE, QUESTION, TOOLS, answers, node, plan, same_steps
 
 from mlpmem.engine.router import FEATURES
 from mlpmem.loading.bundle import load_bundle
@@ -17,28 +17,7 @@ from mlpmem.model.tokenizer import encode_texts, load_tokenizer, tokenizer_hash
 from mlpmem.space import live
 from mlpmem.ui.components import STATIC
 
-TOOLS = Path(__file__).parents[1] / "js"
-NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed")
-QUESTION = "Question: What is the capital of Peru? Answer:"
-OPTIONS = {"max_new_tokens": 12}
-
-
-def node(listing: dict, folder: Path, *tasks: dict, plain: bool = False) -> dict:
-    """Return the engine's answers to some tasks; see tests/js/live.mjs."""
-    request = {"live": listing, "folder": str(folder), "plain": plain, "tasks": tasks}
-    done = subprocess.run(
-        [NODE, "live.mjs"], cwd=TOOLS, input=json.dumps(request), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
-
-
-def answers(listing, folder, *tasks, **options) -> list:
-    """Return the results of tasks; the engine must not fail."""
-    answer = node(listing, folder, *tasks, **options)
-    assert "error" not in answer, answer
-    return answer["results"]
 
 
 @pytest.fixture(scope="module")
@@ -56,45 +35,14 @@ def site(tmp_path_factory):
     return model, live.write(folder / "bundle", folder / "site"), folder / "site"
 
 
-def plan(kind: str = "compare", **values) -> dict:
-    defaults = {"kind": kind, "prompt": QUESTION, "lmbda": None, "options": OPTIONS, "forced": [],
-                "own": False}  # fmt: skip
-    return {"plan": defaults | values}
-
-
-def same_steps(ours: list[dict], theirs: list) -> None:
-    """Assert that steps of the engine and of Python have the same values.
-
-    With fewer than 8 neighbours' tokens, Python fills up with tokens of no neighbour, in any order.
-    """
-    assert [step["id"] for step in ours] == [step.token_id for step in theirs]
-    for own, step in zip(ours, theirs, strict=True):
-        wanted = step.to_dict()
-        assert own.keys() == wanted.keys()
-        for key in ("i", "s", "id"):
-            assert own[key] == wanted[key]
-        assert own["p"] == pytest.approx(wanted["p"], abs=1e-5)
-        assert own.get("lmbda", 0) == pytest.approx(wanted.get("lmbda", 0), abs=2e-6)
-        rows = {row[0]: row[1:] for row in wanted["cand"]}
-        listed = {row[0]: row[1] for row in own["cand"]}
-        extra = rows.keys() - listed.keys()
-        assert listed == {i: row[0] for i, row in rows.items() if i not in extra}
-        assert all(rows[i][3] == 0 for i in extra)
-        for j, name in enumerate(name for name in ("lm", "memory", "knn") if name in own["rest"]):
-            left = wanted["rest"][name] + sum(rows[i][1 + j] for i in extra)
-            assert own["rest"][name] == pytest.approx(left, abs=1e-5)
-        for i, _, *probs in own["cand"]:
-            for p, q in zip(probs, rows[i][1:], strict=True):
-                assert p == (None if q is None else pytest.approx(q, abs=1e-5))
-
-
-def test_the_kernels_bytes_are_its_sources(tmp_path):
+@pytest.mark.parametrize(("name", "bytes_"), [("kernel", "kernel"), ("blocks", "blocks_kernel")])
+def test_the_kernels_bytes_are_its_sources(name, bytes_):
     if not (TOOLS / "node_modules" / "wabt").is_dir():
         pytest.skip("no assembler: npm ci --prefix tests/js")
-    wat = STATIC / "live" / "model" / "kernel.wat"
+    wat = STATIC / "live" / "model" / "products" / f"{name}.wat"
     command = [NODE, "assemble.mjs", str(wat)]
     done = subprocess.run(command, cwd=TOOLS, capture_output=True, text=True)
-    lines = re.findall(r'^  "([\w+/=]+)",$', wat.with_suffix(".js").read_text("utf-8"), re.M)
+    lines = re.findall(r'^  "([\w+/=]+)",$', wat.with_name(f"{bytes_}.js").read_text("utf-8"), re.M)
     assert "".join(done.stdout.split()) == "".join(lines), done.stderr
 
 
@@ -258,20 +206,6 @@ def test_a_visitors_text_is_keyed_and_searched_as_in_python(site):
             assert dict(own["far"]) == pytest.approx(dict(wanted["far"]), abs=1e-5)
     *_, done = model.inspect("the mayor of Vellmar", lmbda=0.55, store=store)
     same_steps(inspected[-1]["traces"]["memory"]["steps"], done.values["memory"].steps)
-
-
-def foreign(listing: dict, folder: Path, name: str, data: bytes) -> dict:
-    """Return a listing with other bytes for a file."""
-    place = f"model/foreign-{name.replace('/', '-')}"
-    (folder / place).write_bytes(data)
-    return {**listing, "files": {**listing["files"], name: {"parts": [place]}}}
-
-
-def changed(listing: dict, folder: Path, name: str, **values) -> dict:
-    """Return a listing with other values in a JSON file."""
-    (place,) = listing["files"][name]["parts"]
-    row = json.loads((folder / place).read_text("utf-8")) | values
-    return foreign(listing, folder, name, json.dumps(row).encode())
 
 
 def test_files_of_another_kind_are_refused_with_a_sentence(site):

@@ -7,7 +7,7 @@ Linear layers keep the location of their blocks, which 4-bit products read.
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.gguf.reader import AGAIN, Blocks, Header, dense_rows, plain, read_header, wrong
+from mlpmem.model.gguf.reader import (
+    AGAIN,
+    Blocks,
+    Header,
+    Place,
+    dense_rows,
+    plain,
+    read_header,
+    wrong,
+)
 
 
 def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -228,6 +237,11 @@ def _name(model_type: str, name: str) -> str:
     if model_type.startswith("gemma") and match[2] == "post_attention_layernorm":
         leaf = "post_attention_norm"  # in other families, this norm comes before the FFN
     return f"blk.{match[1]}.{leaf}.{part}"
+
+
+def stored(header: Header, model_type: str, names: Iterable[str]) -> dict[str, Place]:
+    """Return the location of each of transformers' weights, by its name."""
+    return {name: header.places[_name(model_type, name)] for name in names}
 
 
 def _check(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mlpmem.engine.trace import SOURCES
 from mlpmem.errors import MlpMemError
 from mlpmem.ui import components
 from mlpmem.ui.door.preview import Preview
@@ -26,7 +27,9 @@ SITE = "MLPMEM.site({});\n"
 
 def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
     """Return the site's values, `Values` of static/site/desk.js; live lists a model's files."""
-    runs = [{**run, **recorded.known(run["prompt"])} for run in recorded.comparisons]
+    form = {"chat": True} if recorded.chat_form else {}
+    runs = [{**run, **recorded.known(run["prompt"]), **form} for run in recorded.comparisons]
+    searches = live is None or live["texts"]
     texts = words(recorded)
     own = {
         "runs": runs,
@@ -35,6 +38,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "defaults": recorded.defaults(),
         "context": recorded.context,
         "rounds": rounds(recorded),
+        "systems": list(SOURCES if searches else recorded.systems),
         "live": live,
     }
     if live is None:

@@ -21,18 +21,19 @@ const site = (values) => {
   document.body.classList.toggle("dark", dark.matches);
   explainTerms();
   const desk = new Desk(values);
-  mountStatus(at("status"), desk.status.props, desk.status.watch);
+  mountStatus(at("status"), desk.status.props, desk.status.watch, () => desk.load());
   mountTools(at("tools"), {}, () => {}, null);
   const compare = new Compare(desk);
   mountLambda(at("lambda-bar"), {});
   mountGame(at("game"), { value: values.rounds });
   if (values.live) {
     if (!values.live.chat) at("chat").closest("section")?.remove();
+    if (!values.live.texts) at("own-view").closest("section")?.remove();
     mountTabs(at("tabs"));
     mountTitles(at("tabs"), { value: packed(values.titles) });
     mountInspectTab(desk);
     if (values.live.chat) mountChatTab(desk);
-    mountOwnTab(desk, () => desk.offer());
+    if (values.live.texts) mountOwnTab(desk, () => desk.offer());
     desk.open();
   }
   let live = false;

@@ -148,7 +148,7 @@ export interface Origins { run: string; error: string; origins: { document: numb
 /** A request of a column's own buttons; the server checks it. */
 export interface Request {
   kind: "branch" | "scrub" | "typed"; run: string; system: string; lmbda: Lambda | null; settings?: Settings; forced: number[];
-  systems?: string[]; typed?: string;
+  systems?: string[]; typed?: string; chat?: boolean;
 }
 
 /** A value from Python, sent as one string; see components.py. */

@@ -8,7 +8,7 @@ import { breathe } from "./engine/breath.js";
 import { LiveError, must } from "./model/errors.js";
 import { chatValues } from "./chat.js";
 import { Run } from "./engine/generation.js";
-import { checkedOptions, checkedText, fitting } from "./engine/prompts.js";
+import { asked, checkedOptions, checkedText } from "./engine/prompts.js";
 import { inspected, probed } from "./engine/scoring.js";
 import { Store } from "./engine/store.js";
 
@@ -63,18 +63,19 @@ export class Answers {
   async *#compare(plan, stopped) {
     const options = checkedOptions(plan.options);
     const store = this.searched(plan.own);
-    const prompt = checkedText(plan.prompt);
-    const ids = fitting(this.model, this.model.tokenizer.prompt(prompt, options.special), options.max_new_tokens);
+    const text = checkedText(plan.prompt);
+    const { prompt, ids } = asked(this.model, text, options, plan.chat);
     for (const system of plan.systems) this.check(system, store);
     must(plan.forced.length <= options.max_new_tokens, "This column does not support that. Generate again and retry.");
     const systems = plan.systems.map((system) => /** @type {[string, string, Lambda]} */ ([system, system, this.model.lambda(system, plan.lmbda)]));
-    yield* this.#written(plan.run, new Run(this.model, { prompt, ids, systems, options, forced: plan.forced, store, stopped }), stopped);
+    const job = new Run(this.model, { prompt, ids, systems, options, forced: plan.forced, store, stopped });
+    yield* this.#written(plan.run, text, job, stopped);
   }
 
   /** Yields a run's values: "begin", "steps" at most every PERIOD, "done" with the traces.
-   * @param {string} run @param {Run} job @param {() => boolean} stopped @returns {Values} */
-  async *#written(run, job, stopped) {
-    const { options, forced, prompt } = job.call;
+   * @param {string} run @param {string} prompt as it was typed @param {Run} job @param {() => boolean} stopped @returns {Values} */
+  async *#written(run, prompt, job, stopped) {
+    const { options, forced } = job.call;
     const settings = { temperature: options.temperature, ...(forced.length ? { forced } : {}) };
     yield { kind: "begin", run, prompt, traces: Object.fromEntries(job.writers.map(({ name, system, lmbda }) => [name, { system, lmbda, settings }])) };
     /** @type {{ [system: string]: Step[] }} */
@@ -96,12 +97,11 @@ export class Answers {
   }
 
   /** @param {PlanOf<"scrub">} plan @param {() => boolean} stopped @returns {Values} */
-  async *#scrub({ run, prompt, system, lmbda, options: values, forced, own }, stopped) {
+  async *#scrub({ run, prompt, system, lmbda, options: values, forced, own, chat }, stopped) {
     const store = this.searched(own);
     this.check(system, store);
     const options = checkedOptions(values);
-    const ids = fitting(this.model, this.model.tokenizer.prompt(prompt, options.special), options.max_new_tokens);
-    const call = { prompt, ids, options, forced, store, stopped };
+    const call = { ...asked(this.model, prompt, options, chat), options, forced, store, stopped };
     yield { kind: "scrub", run, tokens: 0 };
     let begin = performance.now();
     const single = new Run(this.model, { ...call, systems: [[system, system, this.model.lambda(system, lmbda)]] });

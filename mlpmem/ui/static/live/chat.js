@@ -5,7 +5,7 @@
 /** @import { Answer, Lambda, PlanOf, Step } from "./types.js" */
 /** @import { Model } from "./engine/fused.js" */
 import { Run } from "./engine/generation.js";
-import { checkedOptions, checkedText, asPrompt, fitting, fittedChat } from "./engine/prompts.js";
+import { asPrompt, checkedOptions, checkedText, fitting, fittedChat } from "./engine/prompts.js";
 import { must } from "./model/errors.js";
 
 const PERIOD = 60; // milliseconds between deltas
@@ -14,7 +14,7 @@ const MOST = 512; // tokens of an answer with those it continues
 const USUAL = { temperature: 0, top_p: 1, min_p: 0, repetition_penalty: 1 };
 
 /** What the page must know of a model to offer a chat. @param {Model} model @returns {Facts} */
-export const chatFacts = (model) => ({ systems: model.systems(null), template: false, room: model.positions, tokenizer: "",
+export const chatFacts = (model) => ({ systems: model.systems(null), template: Boolean(model.live.turns?.system), room: model.positions, tokenizer: "",
   usual: USUAL, longest: Math.max(1, Math.min(LONGEST, Math.floor(model.positions / 4))), most: MOST });
 
 /** Yields a question's values: "begin", "steps" at most every PERIOD, "done" with the traces without the kept steps.
@@ -66,12 +66,13 @@ function runOf(model, { settings, typed, lmbda }, { system, before, forced, kept
   const wanted = Math.min(Math.max(kept + longest, forced.length), MOST);
   /** @type {[string, string][]} */
   const turns = [...before, [question, ""]];
-  const { ids, dropped } = fittedChat(model, turns, Math.min(wanted, Math.max(1, Math.floor(positions / 2))), typed);
+  const instructions = settings.system ? checkedText(settings.system, "system prompt") : "";
+  const { ids, dropped } = fittedChat(model, turns, Math.min(wanted, Math.max(1, Math.floor(positions / 2))), typed, instructions);
   options.max_new_tokens = Math.max(1, Math.min(wanted, positions - ids.length));
   fitting(model, ids, options.max_new_tokens);
   /** @type {Lambda} */
   const own = model.lambda(system, lmbda);
-  const run = new Run(model, { prompt: question, ids, systems: [[system, system, own]], options, forced, store, stopped });
+  const run = new Run(model, { prompt: model.live.turns ? model.tokenizer.spelled(ids) : question, ids, systems: [[system, system, own]], options, forced, store, stopped });
   return { run, begun: { system, lmbda: own, settings: forced.length ? { forced } : {}, kept, read: ids.length, room: positions, dropped } };
 }
 

@@ -57,8 +57,13 @@ async function fromCache(cache, name, listed, base, told) {
 }
 
 /** @param {string} name @param {Listed} listed @param {string} base @param {(bytes: number) => void} told */
-async function fromSite(name, listed, base, told) {
-  const responses = [];
+function fromSite(name, listed, base, told) {
+  return checked(name, listed, responsesOf(name, listed, base), told);
+}
+
+/** Yields the responses of a file's parts; the next part is asked for when one has been read, as connections are few.
+ * @param {string} name @param {Listed} listed @param {string} base */
+const responsesOf = async function* (name, listed, base) {
   for (const part of listed.parts) {
     /** @type {Response} */
     let response;
@@ -68,17 +73,16 @@ async function fromSite(name, listed, base, told) {
       throw new LiveError(`${name} could not be loaded; the connection failed. Reload the page to try again.`);
     }
     must(response.ok, `${name} could not be loaded (status ${response.status}). Reload the page, or build the folder again.`);
-    responses.push(response);
+    yield response;
   }
-  return checked(name, listed, responses, told);
-}
+};
 
 /** The bytes of a file's parts; throws a LiveError unless they have the listed size and hash.
- * @param {string} name @param {Listed} listed @param {Response[]} responses @param {(bytes: number) => void} told */
+ * @param {string} name @param {Listed} listed @param {Iterable<Response> | AsyncIterable<Response>} responses @param {(bytes: number) => void} told */
 async function checked(name, { bytes, sha256 }, responses, told) {
   const data = room(bytes);
   let at = 0;
-  for (const response of responses) {
+  for await (const response of responses) {
     for await (const chunk of chunksOf(response, name)) {
       must(at + chunk.length <= bytes, `${name} is altered: it is longer than ${bytes.toLocaleString("en")} bytes. Build the folder again.`);
       data.set(chunk, at);

@@ -11,12 +11,21 @@ export interface Listed { bytes: number; sha256: string; parts: string[] }
 export interface Live {
   version: string; // names the browser's cache
   name: string; // of the bundle
+  title: string; // what the page calls the model
   files: { [name: string]: Listed };
   settings: { lmbda: { [source: string]: number }; k: number; knn_temperature: number; memory_temperature: number; auto: boolean };
   questions: boolean; // the decoder was trained on "Question: ... Answer:"
-  chat: boolean; // it has no chat template, which only Python renders
+  chat: boolean; // it can chat: it has no chat template, or one that `turns` gives
+  turns: Turns | null;
+  chats: boolean; // prompts are asked as chats, as the memory's questions were
+  texts: boolean; // a text of the visitor's own can be keyed and searched here
+  asked: boolean; // it is large, so it is loaded only when a visitor asks for it
   eos: number[];
 }
+
+/** The texts of a chat template around its turns, as mlpmem/space/turns.py finds them; `end` comes before the answer to be
+ * written, and `system` holds what stands around a system message. */
+export interface Turns { before: string; answer: string; question: string; end: string; system: [string, string] | null }
 
 export interface Options {
   max_new_tokens: number; temperature: number; top_p: number; top_k: number; seed: number; min_p: number;
@@ -25,8 +34,8 @@ export interface Options {
 
 /** What the page asks; its answers bear the same run. */
 export type Plan = { run: string } & (
-  | { kind: "compare"; prompt: string; systems: string[]; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
-  | { kind: "scrub"; prompt: string; system: string; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean }
+  | { kind: "compare"; prompt: string; systems: string[]; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean; chat?: boolean }
+  | { kind: "scrub"; prompt: string; system: string; lmbda: Lambda | null; options: Options; forced: number[]; own: boolean; chat?: boolean }
   | ChatRequest & { kind: "chat"; own: boolean }
   | { kind: "inspect"; text: string; lmbda: number | null; own: boolean }
   | { kind: "probe"; number: number; ids: number[]; text: string; own: boolean }
@@ -47,12 +56,13 @@ export interface Facts { auto: string[]; kernel: boolean; kept: boolean; seconds
 /** What the page sends: the files to load, a job, or its end. */
 export type Sent = { load: Live } | { job: number; plan: Plan } | { stop: number };
 
-/** Hidden states (R, D) and what enters the head (R, D), R rows. */
+/** Hidden states, with any context vectors behind each (R, K), and what enters the head (R, D), R rows. */
 export interface States { hidden: Float32Array; features: Float32Array }
-/** One position under every source: log-probs (V,), and what was searched. */
+/** One position under every source: log-probs (V,), what was searched, and the state (K,) that all come from. */
 export interface Position {
   logs: { [source: string]: Float32Array };
   found: Found | null;
+  state: Float32Array;
 }
 export interface Found { entries: number[]; distances: Float32Array; weights: number[]; values: number[] }
 

@@ -3,7 +3,6 @@
 /** @import { Request, Trace, Traces, Value, ValueOf } from "../core/types.js" */
 /** @import { Desk, Recorded } from "./desk.js" */
 import { h, inside, isCalm } from "../core/dom.js";
-import { SOURCES } from "../core/mix.js";
 import { mountExamples } from "../core/panels.js";
 import { page } from "../core/state.js";
 import { mountProbe } from "../drawer/drawer.js";
@@ -15,6 +14,7 @@ import { Slot, newRun, packed } from "./slot.js";
 
 /** An option's name in a link, if it differs. @type {{ [option: string]: string }} */
 const LINKS = { max_new_tokens: "tokens", repetition_penalty: "penalty" };
+/** @type {{ [system: string]: string }} */
 const COLUMNS = { lm: "decoder alone", memory: "with memory", knn: "with datastore" };
 const STEPS = { temperature: 0.1, top_p: 0.05, min_p: 0.05, repetition_penalty: 0.05 };
 
@@ -33,7 +33,7 @@ export class Compare {
     this.columns = {};
     const ask = desk.values.live ? (/** @type {any} */ request) => this.#asked(request) : null;
     mountCircuit(at("circuit"), { context: desk.values.context }, () => {}, null);
-    mountView(at("compare-view"), { prefix: "pane-", systems: SOURCES }, () => {}, ask);
+    mountView(at("compare-view"), { prefix: "pane-", systems: desk.values.systems }, () => {}, ask);
     this.view = page.views[page.views.length - 1];
     this.box = /** @type {HTMLTextAreaElement} */ (inside(at("prompt"), "textarea"));
     if (!ask) return;
@@ -54,11 +54,11 @@ export class Compare {
     for (const [name, [, low, high, usual]] of Object.entries(BOUNDS)) {
       this.numbers[name] = h("input", { type: "number", min: low, max: high, step: /** @type {any} */ (STEPS)[name] ?? 1, value: usual, id: `option-${name}` });
     }
-    for (const name of SOURCES) this.columns[name] = h("input", { type: "checkbox", checked: true });
+    for (const name of this.desk.values.systems) this.columns[name] = h("input", { type: "checkbox", checked: true });
     this.special = h("input", { type: "checkbox" });
     inside(at("settings"), ".settings-host").replaceChildren(
-      h("div", { id: "systems", role: "group", "aria-label": "Columns" }, Object.entries(COLUMNS).map(([name, text]) =>
-        h("label", null, this.columns[name], text))),
+      h("div", { id: "systems", role: "group", "aria-label": "Columns" }, Object.entries(this.columns).map(([name, box]) =>
+        h("label", null, box, COLUMNS[name]))),
       h("div", { class: "options-row" }, Object.entries(BOUNDS).map(([name, [label]]) =>
         h("label", { class: "option" }, h("span", null, label), this.numbers[name]))),
       h("label", { class: "option-special" }, this.special, "Parse control tokens, such as </s>, in the prompt"));
@@ -125,26 +125,28 @@ export class Compare {
     const typed = this.box.value;
     const special = this.special?.checked ?? false;
     const prompt = special ? typed : this.desk.asPrompt(typed);
+    const chat = !special && Boolean(this.desk.values.live?.chats);
     const systems = Object.keys(this.columns).filter((name) => this.columns[name].checked);
     const options = { ...Object.fromEntries(Object.entries(this.numbers).map(([name, { value }]) => [name, value === "" ? undefined : Number(value)])), special };
-    this.#run({ prompt, systems, lmbda: this.desk.lambda, options, forced: [], own: this.desk.own }, prompt === typed ? "" : typed);
+    this.#run({ prompt, systems, lmbda: this.desk.lambda, options, forced: [], own: this.desk.own, chat },
+      prompt === typed && !chat ? "" : typed);
   }
 
   /** A request of a column's own buttons. @param {Request & { prompt: string, own: string }} request */
-  #asked({ kind, run, system, systems = [system], lmbda, settings, forced, prompt, typed, own }) {
+  #asked({ kind, run, system, systems = [system], lmbda, settings, forced, prompt, typed, own, chat = false }) {
     if (own && own !== this.desk.own) {
       window.setTimeout(() => this.view.say("The run searched a text that is gone. Generate it again."));
       return;
     }
     const options = { ...settings, special: settings?.special ?? false };
     if (kind === "scrub") {
-      this.job = this.desk.ask({ kind, run, prompt, system, lmbda, options, forced, own: Boolean(own) }, (value) => this.view.receive(value));
-    } else if (kind === "typed") this.#run({ prompt: typed ?? "", systems, lmbda, options, forced: [], own }, "");
-    else this.#run({ prompt, systems: [system], lmbda, options, forced, own }, "", true);
+      this.job = this.desk.ask({ kind, run, prompt, system, lmbda, options, forced, own: Boolean(own), chat }, (value) => this.view.receive(value));
+    } else if (kind === "typed") this.#run({ prompt: typed ?? "", systems, lmbda, options, forced: [], own, chat: false }, "");
+    else this.#run({ prompt, systems: [system], lmbda, options, forced, own, chat }, "", true);
   }
 
   /** Runs columns; the datastore's shows a recording unless a visitor's own text is searched.
-   * @param {{ prompt: string, systems: string[], lmbda: any, options: object, forced: number[], own: string }} plan @param {string} typed @param {boolean} [branch] */
+   * @param {{ prompt: string, systems: string[], lmbda: any, options: object, forced: number[], own: string, chat: boolean }} plan @param {string} typed @param {boolean} [branch] */
   #run(plan, typed, branch = false) {
     const asked = plan.systems;
     const systems = asked.filter((system) => plan.own || system !== "knn");
@@ -157,7 +159,7 @@ export class Compare {
       traces.knn = recording(kept);
       captions.knn = this.desk.caption;
     }
-    const about = { ...this.desk.known(plan.prompt), typed, branch, columns: asked, own: plan.own, captions };
+    const about = { ...this.desk.known(plan.prompt), ...(plan.chat ? { chat: true } : {}), typed, branch, columns: asked, own: plan.own, captions };
     if (!systems.length) {
       window.setTimeout(() => this.view.say(asked.length ? page.status.waiting : "No column is chosen. Choose one in Options."));
       return;

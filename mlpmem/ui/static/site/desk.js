@@ -11,10 +11,11 @@ import { Slot, newRun } from "./slot.js";
 /** A recorded comparison. @typedef {About & { prompt: string, traces: Traces, paced?: boolean, scrubs?: Scrubs }} Recorded
  * @typedef {{ runs: Recorded[], examples: (About & Example)[], questions: (About & { prompt: string })[], titles: [string, string][],
  *   first: string | null, text: string, context: boolean, chat: import("../chat/types.js").Texts,
- *   rounds: import("../core/types.js").GameRow[], defaults: { [source: string]: number }, live: Live | null }} Values of recordings.js */
+ *   rounds: import("../core/types.js").GameRow[], defaults: { [source: string]: number }, systems: string[], live: Live | null }} Values of recordings.js */
 
 const ABSENT = "The datastore is not part of this recording.";
 const UNTRAINED = ["test", "unseen"];
+const LEAST = 12; // bytes of the device's memory per byte of a large model: a tab gets half of it at most, and needs five per byte
 
 /** @type {(id: string) => HTMLElement} */
 export const at = (id) => inside(document.body, `#${id}`);
@@ -31,11 +32,35 @@ export class Desk {
     this.#tell("replay", "recorded runs, without a server");
   }
 
-  /** Starts loading the model, if the site has one. */
+  /** Starts loading the model, or offers a large one, if the site has one. */
   open() {
     const { live } = this.values;
+    if (!live?.asked) {
+      this.load();
+      return;
+    }
+    const { deviceMemory: memory } = /** @type {{ deviceMemory?: number }} */ (navigator); // GB, where a browser tells it
+    if (memory && memory * 1e9 < LEAST * this.#size) {
+      this.#tell("replay", `recorded runs: the model (${megabytes(this.#size)}) needs a device with more memory than ${memory} GB`);
+    } else this.#tell("replay", "recorded runs, until you load the model", this.#offer);
+  }
+
+  /** The bytes of the model's files. */
+  get #size() {
+    return Object.values(this.values.live?.files ?? {}).reduce((sum, file) => sum + file.bytes, 0);
+  }
+
+  /** The button that loads a large model. */
+  get #offer() {
+    const { live } = this.values;
+    return live?.asked ? { download: `Load ${live.title}, ${megabytes(this.#size)}` } : {};
+  }
+
+  /** Starts loading the model. */
+  load() {
+    const { live } = this.values;
     if (!live) return;
-    const all = Object.values(live.files).reduce((sum, file) => sum + file.bytes, 0);
+    const all = this.#size;
     document.body.toggleAttribute("data-live", true);
     page.local = true;
     this.#tell("loading", `loading the model: 0 of ${megabytes(all)}`, { share: 0 });
@@ -68,7 +93,7 @@ export class Desk {
     this.door = null;
     document.body.removeAttribute("data-live");
     tabNamed("Compare")?.click(); // the only tab without a model
-    this.#tell("replay", `${text} Recorded runs are shown.`);
+    this.#tell("replay", `${text} Recorded runs are shown.`, this.#offer);
   }
 
   /** @param {string} state @param {string} line @param {object} [more] */
@@ -83,7 +108,8 @@ export class Desk {
     const bytes = this.#bytes("datastore_bytes");
     const small = this.#bytes("memory_bytes");
     return `The datastore${bytes ? ` (${megabytes(bytes)})` : ""} stays out of your browser; this column shows recorded runs, such as the ` +
-      `examples. The memory${small ? ` needs ${megabytes(small)} and` : ""} answers anything. Paste a text of your own to search that here.`;
+      `examples. The memory${small ? ` needs ${megabytes(small)} and` : ""} answers anything.` +
+      (this.values.live?.texts ? " Paste a text of your own to search that here." : "");
   }
 
   /** @param {string} part */
@@ -125,7 +151,7 @@ export class Desk {
 
   /** A prompt on an entity that the decoder never saw, in an untrained wording; "" without any. */
   surprise() {
-    const fresh = this.values.questions.filter((row) => row.part === "B" && UNTRAINED.includes(row.wording ?? ""));
+    const fresh = this.values.questions.filter((row) => (this.values.live?.chats || row.part === "B") && UNTRAINED.includes(row.wording ?? ""));
     return fresh[Math.floor(Math.random() * fresh.length)]?.prompt ?? "";
   }
 

@@ -6,13 +6,15 @@ import { partsOf } from "../../core/mix.js";
 import { Decoder, ROWS, shapeOf } from "../model/decoder.js";
 import { LiveError, must } from "../model/errors.js";
 import { interpolate, logSoftmax } from "./distributions.js";
+import { Blocks } from "../model/gguf.js";
 import { Memory, checkMemory } from "../model/memory.js";
-import { Arena, compiled } from "../model/products.js";
+import { Arena, compiled } from "../model/products/products.js";
 import { REACH, Router } from "./router.js";
 import { Tokenizer } from "../model/tokenizer.js";
 import { Weights } from "../model/weights.js";
 
 const WARM = 150; // milliseconds
+const [WHOLE, BLOCKS] = ["decoder/model.safetensors", "decoder/blocks.gguf"];
 
 /** @param {Map<string, Uint8Array>} files @param {string} name */
 function json(files, name) {
@@ -40,9 +42,15 @@ export class Model {
       return part;
     };
     const kernel = plain ? null : compiled();
-    const arena = new Arena(kernel, Decoder.room(shape) + (memoryConfig ? Memory.room(memoryConfig) : 0));
-    const decoder = made("decoder/model.safetensors", (weights) => new Decoder(shape, weights, arena, memoryConfig?.depth ?? -1));
+    const blocks = files.get(BLOCKS);
+    const weights = blocks ? new Blocks(blocks, BLOCKS, json(files, "decoder/places.json")) : new Weights(files.get(WHOLE) ?? new Uint8Array(), WHOLE);
+    for (const name of [WHOLE, BLOCKS]) files.delete(name);
+    const arena = new Arena(kernel, Decoder.room(shape, weights.packed) + (memoryConfig ? Memory.room(memoryConfig) : 0),
+      blocks && kernel && compiled(true));
+    const decoder = new Decoder(shape, weights, arena, memoryConfig?.depth ?? -1);
+    weights.free();
     const memory = memoryConfig ? made("memory/model.safetensors", (weights) => new Memory(memoryConfig, weights, decoder)) : null;
+    decoder.context = memory?.context ?? null;
     const routers = [...files.keys()].filter((name) => /^router\/.+\/config\.json$/.test(name)).map((name) =>
       made(name.replace("config.json", "model.safetensors"), (weights) => new Router(json(files, name), weights)));
     const model = new Model(live, decoder, memory, routers, tokenizer, kernel);
@@ -91,10 +99,10 @@ export class Model {
   /** Every source's log-probs at R rows, in arrays that the next call overwrites. @param {States} states @param {Store | null} store
    * @param {(part: string, ms: number) => void} [clock] takes the milliseconds of a part, per row @returns {Position[]} */
   positionsOf({ hidden, features }, store, clock = () => {}) {
-    const { D, V } = this.decoder.shape;
-    const rows = hidden.length / D;
+    const { shape: { D, V }, width } = this.decoder;
+    const rows = features.length / D;
     /** @type {Position[]} */
-    const positions = Array.from({ length: rows }, () => ({ logs: {}, found: null }));
+    const positions = Array.from({ length: rows }, (_, r) => ({ logs: {}, found: null, state: hidden.subarray(r * width, (r + 1) * width) }));
     /** @param {string} part @param {() => void} work */
     const timed = (part, work) => {
       const begin = performance.now();
@@ -112,8 +120,8 @@ export class Model {
       for (const [r, { logs }] of positions.entries()) logs.memory = logSoftmax(logits.subarray(r * V, (r + 1) * V), temperature);
     });
     if (store) timed("search", () => {
-      for (const [r, position] of positions.entries()) {
-        position.found = store.search(hidden.subarray(r * D, (r + 1) * D));
+      for (const position of positions) {
+        position.found = store.search(position.state.subarray(0, D));
         position.logs.knn = store.logProbs(position.found, V);
       }
     });

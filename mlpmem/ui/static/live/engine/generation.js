@@ -70,7 +70,7 @@ export class Run {
    * @returns {Promise<{ cache: Cache, positions: Position[] } | null>} */
   async #prefill() {
     const { model, call: { ids, forced, stopped } } = this;
-    const { D } = model.decoder.shape;
+    const { shape: { D }, width } = model.decoder;
     const routed = this.writers.filter((writer) => writer.lmbda === "auto");
     const count = routed.length ? reached(ids.length) : 0; // rows whose next token is evidence
     const cache = model.decoder.cache();
@@ -81,9 +81,9 @@ export class Run {
     let begin = performance.now();
     for (const { hidden, features } of model.read([...ids, ...forced], cache)) {
       this.prefill += performance.now() - begin;
-      const first = Math.max(0, row - read) * D;
-      read += hidden.length / D;
-      const asked = row < read ? this.#sourced({ hidden: hidden.subarray(first), features: features.subarray(first) }) : [];
+      const first = Math.max(0, row - read);
+      read += features.length / D;
+      const asked = row < read ? this.#sourced({ hidden: hidden.subarray(first * width), features: features.subarray(first * D) }) : [];
       for (const position of asked) {
         row += 1; // the place of the token after it
         if (row >= ids.length) positions.push(copied(position));
@@ -103,7 +103,7 @@ export class Run {
 
   /** Every source at some rows of the prompt, with its time. @param {import("../types.js").States} states */
   #sourced(states) {
-    const rows = states.hidden.length / this.model.decoder.shape.D;
+    const rows = states.features.length / this.model.decoder.shape.D;
     return this.model.positionsOf(states, this.call.store, (part, ms) => {
       if (part === "head") this.prefill += ms * rows;
       else this.read[part] = (this.read[part] ?? 0) + ms * rows;
@@ -149,7 +149,7 @@ export class Run {
       const { position } = rows[writer.row];
       const { logs } = position;
       const other = otherLogs(logs, writer.system);
-      const weight = writer.lmbda === "auto" ? this.#routed(writer, logs.lm, other) : writer.lmbda;
+      const weight = writer.lmbda === "auto" ? this.#routed(writer, position, other) : writer.lmbda;
       const token = forced[writer.steps.length] ?? this.#next(logs.lm, other, weight, writer, uniform);
       this.#hear(writer, position, token);
       return { token, weight };
@@ -169,9 +169,9 @@ export class Run {
       : penalised(fused, [...ids, ...writer.ids], options.repetition_penalty), options, uniform);
   }
 
-  /** @param {Writer} writer @param {Float32Array} lm @param {Float32Array} other */
-  #routed(writer, lm, other) {
-    return this.model.routers.get(writer.system)?.lambda(lm, other, writer.evidence) ?? 0;
+  /** @param {Writer} writer @param {Position} position @param {Float32Array} other */
+  #routed(writer, { logs, state }, other) {
+    return this.model.routers.get(writer.system)?.lambda(logs.lm, other, writer.evidence, state) ?? 0;
   }
 
   /** @param {Writer} writer @param {{ token: number, weight: number }} choice @param {import("./steps.js").Table} table @param {number} ms */
@@ -218,8 +218,8 @@ export class Run {
 }
 
 /** A position that the next one does not overwrite. @param {Position} position @returns {Position} */
-const copied = ({ logs, found }) =>
-  ({ logs: Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, log.slice()])), found });
+const copied = ({ logs, ...rest }) =>
+  ({ logs: Object.fromEntries(Object.entries(logs).map(([source, log]) => [source, log.slice()])), ...rest });
 
 /** @param {number[]} values */
 function median(values) {

@@ -55,14 +55,59 @@ export function fitting({ positions }, ids, count) {
   return ids;
 }
 
-/** The ids of a chat, and how many of its oldest turns do not fit; its last answer is empty. `typed` reads it as lines.
- * @param {Model} model @param {[string, string][]} turns @param {number} count of tokens kept free @param {boolean} typed */
-export function fittedChat(model, turns, count, typed) {
-  const form = model.live.questions && !typed ? questionIds : lineIds;
+/** A prompt as the model reads it, as text and ids: as it is, or as a chat of one question.
+ * @param {Model} model @param {string} prompt @param {Options} options @param {boolean} [chat] */
+export function asked(model, prompt, options, chat = false) {
+  const { tokenizer, live: { turns } } = model;
+  const ids = chat && turns ? turnIds(model, [[prompt, ""]], "") : tokenizer.prompt(prompt, options.special);
+  return { prompt: chat && turns ? tokenizer.spelled(ids) : prompt, ids: fitting(model, ids, options.max_new_tokens) };
+}
+
+/** The ids of a chat, and how many of its oldest turns do not fit; its last answer is empty. `typed` reads it as lines, unless
+ * there is a chat template.
+ * @param {Model} model @param {[string, string][]} turns @param {number} count of tokens kept free @param {boolean} typed @param {string} system */
+export function fittedChat(model, turns, count, typed, system) {
+  const plain = model.live.questions && !typed ? questionIds : lineIds;
+  const form = model.live.turns ? turnIds : plain;
   for (let dropped = 0; ; dropped += 1) {
-    const ids = form(model, turns.slice(dropped));
+    const ids = form(model, turns.slice(dropped), system);
     if (ids.length + count <= model.positions || dropped === turns.length - 1) return { ids, dropped };
   }
+}
+
+/** The ids of turns in the chat template. Control tokens come only from the template: their names in a turn are plain text.
+ * @param {Model} model @param {[string, string][]} turns @param {string} system */
+function turnIds({ tokenizer, live: { turns: form } }, turns, system) {
+  if (!form) return [];
+  const names = [...tokenizer.special].map((id) => tokenizer.pieces[id]).sort((a, b) => b.length - a.length);
+  /** @type {number[]} */
+  const ids = [];
+  let text = ""; // since the last control token
+  /** @param {string} piece of the template */
+  const add = (piece) => {
+    for (let rest = piece; rest;) {
+      const at = names.map((name) => ({ name, from: rest.indexOf(name) })).filter(({ from }) => from >= 0)
+        .reduce((first, other) => (other.from < first.from ? other : first), { name: "", from: rest.length });
+      text += rest.slice(0, at.from);
+      rest = rest.slice(at.from + at.name.length);
+      if (at.name) {
+        ids.push(...tokenizer.encode(text), /** @type {number} */ (tokenizer.added.get(at.name)));
+        text = "";
+      }
+    }
+  };
+  const around = system && form.system;
+  if (around) {
+    add(around[0]);
+    text += system;
+  }
+  for (const [i, [question, answer]] of turns.entries()) {
+    add(i ? form.question : around ? around[1] : form.before);
+    text += question;
+    add(i < turns.length - 1 ? form.answer : form.end);
+    text += answer;
+  }
+  return [...ids, ...tokenizer.encode(text)];
 }
 
 /** @param {Model} model @param {[string, string][]} turns */

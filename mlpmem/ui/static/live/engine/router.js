@@ -39,20 +39,21 @@ export class Router {
   /** Throws a LiveError for a router of other features. @param {{ [name: string]: any }} config @param {Weights} weights */
   constructor(config, weights) {
     must(config.features?.join() === FEATURES.join(), "This bundle's router reads other features than the page knows. Build the folder again.");
-    const F = FEATURES.length;
+    const F = FEATURES.length + (config.state_size || 0);
     const units = config.units || 0;
     /** @type {(name: string, ...sizes: number[]) => Float32Array} */
     const read = (name, ...sizes) => weights.copy(name, sizes, new Float32Array(sizes.reduce((all, one) => all * one, 1)));
     this.system = config.system;
+    this.state = config.state_size || 0; // numbers of the state that it reads behind the features
     this.mean = read("mean", F);
     this.scale = read("scale", F);
     this.hidden = units ? { weight: read("hidden.weight", units, F), bias: read("hidden.bias", units) } : null;
     this.out = { weight: read("out.weight", 1, units || F), bias: read("out.bias", 1) };
   }
 
-  /** Lambda, 0 .. 1. @param {Float32Array} lm @param {Float32Array} other @param {number} evidence */
-  lambda(lm, other, evidence) {
-    let x = features(lm, other, evidence).map((value, i) => (value - this.mean[i]) / this.scale[i]);
+  /** Lambda, 0 .. 1. @param {Float32Array} lm @param {Float32Array} other @param {number} evidence @param {Float32Array} state (K,) */
+  lambda(lm, other, evidence, state) {
+    let x = [...features(lm, other, evidence), ...state.subarray(0, this.state)].map((value, i) => (value - this.mean[i]) / this.scale[i]);
     if (this.hidden) x = linear(this.hidden, x).map(Math.tanh);
     return 1 / (1 + Math.exp(-linear(this.out, x)[0]));
   }
@@ -60,5 +61,9 @@ export class Router {
 
 /** @param {{ weight: Float32Array, bias: Float32Array }} layer @param {number[]} x */
 function linear({ weight, bias }, x) {
-  return Array.from(bias, (sum, j) => x.reduce((all, value, k) => all + value * weight[j * x.length + k], sum));
+  return Array.from(bias, (start, j) => {
+    let sum = start;
+    for (let k = 0, at = j * x.length; k < x.length; k += 1, at += 1) sum += x[k] * weight[at];
+    return sum;
+  });
 }

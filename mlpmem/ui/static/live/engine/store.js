@@ -5,9 +5,9 @@
 /** @import { Model } from "./fused.js" */
 import { knnLogProbs, knnWeights, largest } from "./distributions.js";
 import { LiveError, must } from "../model/errors.js";
-import { Arena, room } from "../model/products.js";
+import { Arena, room } from "../model/products/products.js";
 import { PARTED } from "../model/tokenizer.js";
-import { roundToHalf } from "../model/halves.js";
+import { roundToHalf } from "../model/products/halves.js";
 
 const PASSAGE = 256; // tokens, BOS included
 const MOST_BYTES = 100e6; // of keys
@@ -101,10 +101,11 @@ export class Store {
     const cache = this.model.decoder.cache();
     let prefix = this.#prefix(0, passage[0]);
     let at = 1; // place of the token whose key comes next
+    const { width } = this.model.decoder; // of a state; a key is its hidden state
     for (const { hidden } of this.model.read(passage.slice(0, -1), cache, true)) {
-      for (let r = 0; r < hidden.length / this.width; r += 1, at += 1) {
+      for (let from = 0; from < hidden.length; from += width, at += 1) {
         prefix = this.#prefix(prefix, passage[at]);
-        this.#enter(prefix, { passage: this.passages.length, at, count: 1 }, hidden.subarray(r * this.width, (r + 1) * this.width));
+        this.#enter(prefix, { passage: this.passages.length, at, count: 1 }, hidden.subarray(from, from + this.width));
       }
       yield { done: done + at, total };
     }

@@ -2,11 +2,13 @@
 /* A decoder of Llama's shape: grouped heads, rotary positions, SwiGLU; the head is its own or the embeddings.
  *
  * Letters: R rows, D hidden size, H heads, G key-value heads, C numbers per head. */
-/** @import { Arena, Matrix } from "./products.js" */
+/** @import { Arena, Matrix } from "./products/products.js" */
+/** @import { Context } from "./context.js" */
+/** @import { Blocks } from "./gguf.js" */
 /** @import { Weights } from "./weights.js" */
+import { preparedRoom } from "./products/blocks.js";
 import { must } from "./errors.js";
-import { expand } from "./halves.js";
-import { room } from "./products.js";
+import { copyRow, room } from "./products/products.js";
 
 export const ROWS = 32; // rows of one pass; a longer prompt takes several
 
@@ -52,9 +54,10 @@ export function swiglu(gate, up, count) {
 
 /** The keys and values of the tokens that a text has so far. */
 export class Cache {
-  /** @param {number} layers @param {number} width of a key: G * C */
-  constructor(layers, width) {
+  /** @param {number} layers @param {number} width of a key: G * C @param {Float32Array} sums of the context, empty without one */
+  constructor(layers, width, sums) {
     this.width = width;
+    this.sums = sums;
     this.length = 0; // tokens
     this.keys = Array.from({ length: layers }, () => new Float32Array(64 * width));
     this.values = Array.from({ length: layers }, () => new Float32Array(64 * width));
@@ -73,7 +76,7 @@ export class Cache {
 
   /** A copy that grows by itself. */
   fork() {
-    const copy = new Cache(0, this.width);
+    const copy = new Cache(0, this.width, this.sums.slice());
     copy.length = this.length;
     copy.keys = this.keys.map((array) => array.slice());
     copy.values = this.values.map((array) => array.slice());
@@ -82,20 +85,23 @@ export class Cache {
 }
 
 export class Decoder {
-  /** The numbers that a decoder takes in an arena. @param {Shape} shape */
-  static room({ layers, D, H, G, C, inner, V, tied }) {
+  /** The numbers that a decoder takes in an arena. @param {Shape} shape @param {number} packed those of weights in blocks, 0 without */
+  static room({ layers, D, H, G, C, inner, V, tied }, packed) {
     const layer = 2 * room(D) + 2 * room(H * C * D) + 2 * room(G * C * D) + 3 * room(inner * D);
     const scratch = room(ROWS * D) + 2 * room(ROWS * Math.max(D, H * C)) + 2 * room(ROWS * G * C) +
       2 * room(ROWS * inner) + room(ROWS * V);
+    if (packed) return packed + scratch + room(preparedRoom(ROWS, Math.max(D, H * C, inner)));
     return (tied ? 1 : 2) * room(V * D) + room(D) + layers * layer + scratch;
   }
 
-  /** @param {Shape} shape @param {Weights} weights @param {Arena} arena @param {number} depth of the layer whose FFN input is the hidden state */
+  /** @param {Shape} shape @param {Weights | Blocks} weights @param {Arena} arena @param {number} depth of the layer whose FFN input is the hidden state */
   constructor(shape, weights, arena, depth = -1) {
     const { layers, D, H, G, C, inner, V } = shape;
     this.shape = shape;
     this.arena = arena;
     this.depth = (depth + layers) % layers;
+    /** What of the text's words follows a hidden state, if the memory reads it. @type {Context | null} */
+    this.context = null;
     /** @type {(name: string, width: number, depth: number) => Matrix} */
     const read = (name, ...sizes) => weights.matrix(`${name}.weight`, sizes, arena);
     /** @type {(name: string) => Float32Array} */
@@ -113,6 +119,7 @@ export class Decoder {
         down: read(`${at}.mlp.down_proj`, D, inner) };
     });
     this.bytes = arena.taken;
+    if (weights.packed) arena.takePrepared(ROWS, Math.max(D, H * C, inner));
     this.x = arena.take(ROWS * D);
     this.n = arena.take(ROWS * Math.max(D, H * C));
     this.q = arena.take(ROWS * Math.max(D, H * C));
@@ -125,23 +132,30 @@ export class Decoder {
     this.rates = Array.from({ length: C / 2 }, (_, i) => Math.fround(shape.theta ** ((-2 * i) / C)));
   }
 
+  /** The numbers of a state: the hidden state, and the context vectors behind it. */
+  get width() {
+    return this.shape.D + (this.context?.width ?? 0);
+  }
+
   cache() {
-    return new Cache(this.shape.layers, this.shape.G * this.shape.C);
+    return new Cache(this.shape.layers, this.shape.G * this.shape.C, this.context?.sums() ?? new Float32Array());
   }
 
   /** Reads one more token per row; rows of one cache follow one another. Returns each row's hidden state and what enters
-   * the head, or hidden states only.
+   * the head, or hidden states only. Context vectors follow a hidden state.
    * @param {number[]} tokens (R,), at most ROWS @param {Cache[]} caches (R,) @param {boolean} [headless]
-   * @returns {{ hidden: Float32Array, features: Float32Array }} (R, D) each */
+   * @returns {{ hidden: Float32Array, features: Float32Array }} (R, width) and (R, D) */
   forward(tokens, caches, headless = false) {
-    const { shape: { D, H, G, C, inner, eps }, arena, x, n, q, k, v, gate, up } = this;
+    const { shape: { D, H, G, C, inner, eps }, arena, context, width, x, n, q, k, v, gate, up } = this;
     const R = tokens.length;
+    const hidden = new Float32Array(R * width);
     const places = caches.map((cache, r) => cache.length + caches.slice(0, r).filter((other) => other === cache).length);
     for (const [r, token] of tokens.entries()) {
-      expand(this.embeddings.subarray(token * D, (token + 1) * D), x.subarray(r * D, (r + 1) * D));
+      const embedding = x.subarray(r * D, (r + 1) * D);
+      copyRow(this.embeddings, token, embedding);
+      context?.read(token, embedding, caches[r].sums, hidden.subarray(r * width + D, (r + 1) * width));
       caches[r].grow(places[r] + 1);
     }
-    const hidden = new Float32Array(R * D);
     for (const [l, layer] of this.layers.entries()) {
       norm(x, layer.input, n, R, eps);
       arena.product(n, layer.q, q, R, D, H * C);
@@ -157,7 +171,7 @@ export class Decoder {
       arena.product(n, layer.o, q, R, H * C, D);
       for (let i = 0; i < R * D; i += 1) x[i] += q[i];
       norm(x, layer.post, n, R, eps);
-      if (l === this.depth) hidden.set(n.subarray(0, R * D));
+      for (let r = 0; l === this.depth && r < R; r += 1) hidden.set(n.subarray(r * D, (r + 1) * D), r * width);
       if (l === this.depth && headless) break;
       arena.product(n, layer.gate, gate, R, D, inner);
       arena.product(n, layer.up, up, R, D, inner);

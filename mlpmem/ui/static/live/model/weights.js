@@ -1,8 +1,8 @@
 // @ts-check
 /* Safetensors: the names, shapes and numbers of a file. */
-/** @import { Arena, Matrix } from "./products.js" */
+/** @import { Arena, Matrix } from "./products/products.js" */
 import { must } from "./errors.js";
-import { fromHalves, scaleHalves } from "./halves.js";
+import { fromHalves, scaleHalves } from "./products/halves.js";
 
 const LONGEST = 2 ** 24; // bytes of a header
 /** @type {{ [dtype: string]: number }} */
@@ -27,6 +27,11 @@ export class Weights {
   /** Whether there is a tensor of this name. @param {string} name */
   has(name) {
     return this.places.has(name);
+  }
+
+  /** The numbers in blocks: none. */
+  get packed() {
+    return 0;
   }
 
   /** Gives the memory back; nothing can be read any more. */

@@ -1,5 +1,5 @@
 // @ts-check
-/* The bytes of kernel.wat in base64, as node tests/js/assemble.mjs mlpmem/ui/static/live/model/kernel.wat prints them. */
+/* The bytes of kernel.wat in base64, as node tests/js/assemble.mjs mlpmem/ui/static/live/model/products/kernel.wat prints them. */
 
 export const KERNEL = [
   "AGFzbQEAAAABEgJgBn9/f39/fwBgBX97e3t7AAIQAQRsaXZlBm1lbW9yeQIAAAMEAwAAAQcUAgdwcm9kdWN0AAAGaGFsdmVzAAEK",

@@ -1,0 +1,107 @@
+"""Measure a chat bundle's static Space: python tests/browser/live_chat.py BUNDLE [--questions N].
+
+It builds the folder, presses the button that loads the model, and asks the bundle's questions and
+general requests through the page. Every answer is compared with Python's on the same weights.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from live import READY, TOKENS, Site, ask, compared, held, per_token, processor, renderer, say
+
+from mlpmem.loading.bundle import load_bundle
+from mlpmem.space.build import build
+from mlpmem.ui.recordings.words import STARTERS
+
+
+def expected(model: Any, prompts: list[str]) -> list[dict]:
+    """Return Python's traces of every prompt as a chat, alone and under auto."""
+    columns = ["lm", "memory"]
+    options = {"lmbda": "auto", "sources": ["memory"], "max_new_tokens": TOKENS}
+    return [model.compare(model.chat_ids(p, TOKENS), columns, **options) for p in prompts]
+
+
+def loaded(page: Any, site: Site, browser: Any) -> None:
+    """Press the button, and print what loading took."""
+    say("bytes before the button", sum(size for _, size in site.sent) / 1e6, "MB")
+    begin = time.perf_counter()
+    page.click("#download")
+    say("ready after the last byte", page.evaluate(READY), "s")
+    say("ready after the button, from this machine", time.perf_counter() - begin, "s")
+    say("bytes until it answers", sum(size for _, size in site.sent) / 1e6, "MB")
+    say("the tab's process, at once", held(renderer(browser)), "MB")
+
+
+def print_times(page: Any, pid: int, turns: int) -> None:
+    """Print the time per token of the decoder alone, and with the memory at lambda 0."""
+    for name, systems in (("the decoder with the memory", ["memory"]), ("both columns", None)):
+        asked = {"systems": systems or ["lm", "memory"], "lmbda": 0.0}
+        rows = [
+            per_token(partial(ask, page, {**asked, "prompt": prompt}), partial(processor, pid))
+            for _ in range(turns)
+            for prompt in STARTERS
+        ]
+        for kind, times in zip(("wall", "processor"), zip(*rows, strict=True), strict=True):
+            say(f"{kind} time of a token, {name}", median(times), "ms")
+
+
+def main() -> int:
+    """Print all figures; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
+    parser.add_argument("--questions", type=int, default=60)
+    parser.add_argument("--turns", type=int, default=3)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = json.loads((args.bundle / "questions.json").read_text("utf-8"))
+    prompts = [row["prompt"] for row in rows[:: max(1, len(rows) // args.questions)]]
+    prompts = [*prompts[: args.questions], *STARTERS]
+    traces = expected(load_bundle(args.bundle).model(), prompts)
+    with tempfile.TemporaryDirectory() as folder:
+        site = Site(build(Path(folder) / "site", "static", bundle=args.bundle).folder)
+        in_chromium(site, args, prompts, traces)
+    return 0
+
+
+def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -> None:
+    """Print the figures of Chromium."""
+    from conftest import FLAGS, find_chromium
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        program = args.chromium or find_chromium(playwright)
+        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        sys.stdout.write(f"Chromium {browser.version}\n")
+        page = browser.new_context(viewport={"width": 1280, "height": 860}).new_page()
+        page.goto(site.url)
+        page.wait_for_selector("#download")
+        loaded(page, site, browser)
+        count = len(site.sent)
+        same, largest = compared(page, prompts, traces)
+        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
+        say("largest difference of a probability", largest, "", "at most 1e-4")
+        say("requests after loading", len(site.sent) - count, "", "0")
+        print_times(page, renderer(browser), args.turns)
+        say("the tab's process, after the questions", held(renderer(browser)), "MB")
+        page.reload()
+        page.wait_for_selector("#download")
+        count, begin = len(site.sent), time.perf_counter()
+        page.click("#download")
+        page.evaluate(READY)
+        say("second visit: ready after the button", time.perf_counter() - begin, "s")
+        parts = [path for path, _ in site.sent[count:] if "/model/" in path]
+        say("second visit: parts of the model that are loaded again", len(parts), "", "0")
+        browser.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
