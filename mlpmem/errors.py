@@ -17,3 +17,9 @@ FOLDERS = re.compile(
 def public_text(error: Exception | str) -> str:
     """Return an error's text with every path cut to its last part."""
     return FOLDERS.sub("", str(error))
+
+
+def sentence(text: str) -> str:
+    """Return a text with a capital first letter, unless it begins with the name of a file."""
+    first, *_ = text.split(" ", 1)
+    return text if "." in first.rstrip(".") else text[:1].upper() + text[1:]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from mlpmem.errors import MlpMemError, public_text
+from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.ui import components
 from mlpmem.ui.components import packed
 from mlpmem.ui.context import STREAM, Shared
@@ -139,7 +139,7 @@ def interleaved(runs: Iterable[tuple[list[str], Any]]) -> Iterator[columns.Colum
                     continue
                 except MlpMemError as error:
                     live.remove((names, events))
-                    text = columns.sentence(public_text(error))
+                    text = sentence(public_text(error))
                     yield columns.ColumnEvent("failed", dict.fromkeys(names, text))
                     continue
                 if event.kind == "done":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from mlpmem.engine.trace import AUTO, SOURCES
-from mlpmem.errors import MlpMemError, public_text
+from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.ui.request import inputs
 from mlpmem.ui.service.service import Service
 from mlpmem.ui.service.taught import plain_model
@@ -144,8 +144,3 @@ def _guarded(name: str, events: Iterator[ColumnEvent]) -> Iterator[ColumnEvent]:
         log.exception("the column %s failed", name)
         text = "This column failed; see the terminal for the reason."
         yield ColumnEvent("failed", {name: text})
-
-
-def sentence(text: str) -> str:
-    """Return a text with a capital first letter."""
-    return text[:1].upper() + text[1:]

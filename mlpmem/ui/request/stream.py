@@ -15,7 +15,7 @@ from typing import Any
 
 import gradio as gr
 
-from mlpmem.errors import MlpMemError, public_text
+from mlpmem.errors import MlpMemError, public_text, sentence
 from mlpmem.fast.sharing import sharing
 from mlpmem.ui.door.bounds import BOUNDS
 from mlpmem.ui.request.limits import LATE, Deadline
@@ -32,7 +32,7 @@ def new_run() -> str:
 
 def message(text: str) -> dict:
     """Return the value that shows a message above the panes."""
-    return {"kind": "message", "run": new_run(), "text": text[:1].upper() + text[1:]}
+    return {"kind": "message", "run": new_run(), "text": sentence(text)}
 
 
 def recorded(comparison: dict | None, known: dict[str, Any]) -> dict | None:

@@ -160,7 +160,7 @@ class Teach {
     const question = this.examples.find(([told]) => told === text)?.[1];
     return h("li", null, h("span", { dir: "auto" }, text),
       h("button", { type: "button", class: "teach-ask", on: { click: () => ask(question ?? "") } },
-        question ? `Ask: ${question}` : "Ask about it"),
+        question ? `Ask: ${question}` : "Write a question"),
       h("button", { type: "button", class: "teach-forget", "aria-label": `Delete ${quote(text)}`,
         on: { click: () => this.#send({ forget: index }) } }, "Delete"));
   }

@@ -65,6 +65,7 @@ class Game {
     setText(this.head, head);
     this.body.replaceChildren(...content);
     this.head.focus({ preventScroll: true });
+    this.body.lastElementChild?.scrollIntoView({ block: "nearest" }); // above the dock, by its margin
   }
 
   start() {

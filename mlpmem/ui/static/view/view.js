@@ -15,7 +15,7 @@ import { Columns } from "./columns.js";
 import { costScale } from "./cost.js";
 import { tally } from "./tally.js";
 
-const AWAY = "No passage of your text is near: the decoder answers alone.";
+const AWAY = "The gate found no passage of your text near enough: the decoder answers alone.";
 const SHUT = 0.1; // lambda below which a gate is shut
 /** Whether a gate was shut throughout an answer. @type {(trace: Shown) => boolean} */
 const isAway = (trace) => trace.lmbda === "auto" && trace.steps.length > 0 &&
