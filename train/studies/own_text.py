@@ -32,7 +32,7 @@ SYSTEMS = {"plain": True, "gated": False}
 
 def own_text(run: Run) -> Iterator[Finding]:
     """Yield what is found and right, by system, and what other requests lose."""
-    model = Model(run.decoder, None, Settings(), questions=run.kind.name == "atlas")
+    model = Model(run.decoder, None, Settings(), questions=run.kind.has_questions)
     texts = tomllib.loads(TEXTS_FILE.read_text(encoding="utf-8"))["text"]
     for name, plain in SYSTEMS.items():
         yield from _answers(run, model, texts, name, plain)

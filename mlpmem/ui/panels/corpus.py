@@ -31,8 +31,8 @@ MAX_PASSAGES = 60
 MOST = {"files": BOUNDS.client_uploads, "file": BOUNDS.upload_body - FORM,
         "all": BOUNDS.client_upload_bytes}  # fmt: skip
 NOTE = (
-    "Your own text becomes a datastore within seconds, and kNN uses it at once. "
-    "The memory does not know it, because it was trained earlier; it must be trained again."
+    "Your own text becomes a datastore within seconds, and kNN uses it at once; it replaces facts "
+    "that you told. The memory does not know it, because it was trained earlier."
 )
 
 

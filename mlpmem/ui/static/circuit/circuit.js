@@ -209,7 +209,7 @@ class Circuit {
    * @param {(id: number, text: string, source: string) => (string | HTMLElement)[]} spelt */
   #say(box, source, says, spelt) {
     box.says.replaceChildren(...(says ? [h("b", null, spelt(says.id, says.text, source)), ` ${percent(says.p)} %`]
-      : [source === "knn" ? "not ready" : "none here"]));
+      : [source === "knn" && !page.status.settled ? "not ready" : "none here"]));
     box.root.disabled = !says;
   }
 

@@ -133,7 +133,7 @@ class Own {
   /** @param {Extract<OwnText, { kind: "ready" }>} value */
   #ready({ title, documents, tokens, bytes, seconds, note }) {
     const until = seconds ? `for you only until ${new Date(Date.now() + 1000 * seconds)
-      .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}` : "in this tab only, and sent nowhere";
+      .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })} or a reload` : "in this tab only, and sent nowhere";
     document.body.setAttribute("data-own", "");
     this.summary = `${quote(title)}: ${documents} ` +
       `${documents === 1 ? "document" : "documents"}, ${tokens.toLocaleString("en")} tokens, ` +

@@ -151,7 +151,7 @@ class Teach {
     const count = `${sentences.length} ${sentences.length === 1 ? "sentence" : "sentences"}`;
     const took = seconds ? `, read in ${short(seconds)} s` : "";
     setText(this.line, sentences.length ? `The datastore knows ${count}${took}.`
-      : "Nothing is told. The page uses its own corpus again.");
+      : "Nothing is told now.");
     this.#busy(false);
   }
 
