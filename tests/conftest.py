@@ -1,6 +1,7 @@
 """Every test runs on one thread, from the same seed, without a network and with its own cache."""
 
 import os
+import shutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -37,3 +38,20 @@ def tiny_bundle(tmp_path_factory):
     import tiny
 
     return tiny.bundle(tmp_path_factory.mktemp("bundles") / "tiny")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Return a Hub that takes pushes, with a login and an empty cache."""
+    from pushed_hub import PushedHub
+
+    fake = PushedHub()
+    fake.be_the_hub(monkeypatch, tmp_path / "cache")
+    yield fake
+    fake.close()
+
+
+@pytest.fixture
+def folder(tiny_bundle, tmp_path):
+    """Return a copy of the tiny bundle that a test may change."""
+    return shutil.copytree(tiny_bundle.folder, tmp_path / "mine" / "tiny")

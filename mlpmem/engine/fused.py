@@ -260,8 +260,8 @@ class FusedModel:
         store: Store | None = None,
     ) -> dict[str, float | str]:
         """Return lambda by system, a number or AUTO; see `routed` and Settings.lmbdas."""
-        gated = store is not None and store.gate is not None
-        usual = ["knn"] if gated and store is not self._store else []
+        searched = store or self._store
+        usual = ["knn"] if searched is not None and searched.gate is not None else []
         return self.settings.lmbdas(systems, lmbda, self.routed(store), usual)
 
 

@@ -171,12 +171,12 @@ class Store(NamedTuple):
     ) -> tuple[Neighbours, Tensor | None]:
         """Return the k nearest entries of hidden states (R, K), and what a gate reads of them.
 
-        Keys have the first D numbers of a state. `read` has the token ids that each row has read,
-        which own texts need.
+        Keys have the first D numbers of a state. `read` has the token ids that each row has read;
+        without them own texts are searched by state alone, and their gate knows it.
         """
         queries = hidden[:, : self.datastore.keys.shape[1]]
-        if self.texts is not None and read is not None:
-            return self.texts.search(queries, read, k)
+        if self.texts is not None:
+            return self.texts.search(queries, [()] * len(queries) if read is None else read, k)
         return self.retriever.search(queries, k), None
 
     @property

@@ -29,7 +29,7 @@ TIMED = 2 * TRIALS  # steps after which those that fit are counted
 
 @dataclass(frozen=True)
 class Lesson:
-    """How to teach; the defaults are those measured in `python -m train.studies teach`."""
+    """How to teach; `python -m train.studies.training.sentences` measured the defaults."""
 
     steps: int = 240  # optimizer steps
     seconds: float = 60.0  # of training at most

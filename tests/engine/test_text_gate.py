@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from mlpmem.api import Model
 from mlpmem.engine.general import ASKED, GENERAL
+from mlpmem.engine.systems import ModelSystem, next_log_probs
 from mlpmem.engine.text_gate import RISE, _general, _read, fit_gate
 from mlpmem.engine.trace import AUTO
 from mlpmem.errors import MlpMemError
@@ -71,3 +73,14 @@ def test_fitting_can_be_stopped(tiny_model):
     store = tiny_model.store_texts([("mine", TEXT)])
     with pytest.raises(MlpMemError, match="was stopped"):
         fit_gate(tiny_model, store, stop=lambda: True)
+
+
+def test_an_attached_store_of_texts_is_mixed_by_its_gate_on_every_path(tiny_model):
+    model = Model(tiny_model.decoder, tiny_model.memory, tiny_model.settings)
+    model.attach_store(model.store_texts([("mine", TEXT)]))
+    assert model.generate("Lima is", "knn", max_new_tokens=2).lmbda == AUTO
+    ids = model.decoder.encode("Lima is the")
+    states = model.decoder.forward(torch.tensor([ids])).states(0)
+    alone = model.sources(*states, model.store, ("knn",))
+    assert alone.gate is model.store.gate and alone.near[:, :2].count_nonzero() == 0
+    assert next_log_probs(ModelSystem(model, "knn"), ids).isfinite().any()

@@ -24,21 +24,6 @@ REPOSITORY = "someone/tiny"
 
 
 @pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Return a Hub that takes pushes, and an empty cache."""
-    fake = PushedHub()
-    fake.be_the_hub(monkeypatch, tmp_path / "cache")
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def folder(tiny_bundle, tmp_path):
-    """Return a copy of the tiny bundle."""
-    return shutil.copytree(tiny_bundle.folder, tmp_path / "mine" / "tiny")
-
-
-@pytest.fixture
 def commit(hub, folder):
     """Return the commit of the bundle after a push."""
     name = upload(prepare(folder, REPOSITORY))

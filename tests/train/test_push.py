@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,21 +29,6 @@ SYSTEMS = [
      "ppl": {"kept": 31.25}, "bytes": 10, "train_seconds": 5.0}
     for name, label, lmbda in (("lm", "decoder", None), ("memory", "decoder + memory", 0.5))
 ]  # fmt: skip
-
-
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """Return a Hub that takes pushes, with a login and an empty cache."""
-    fake = PushedHub()
-    fake.be_the_hub(monkeypatch, tmp_path / "cache")
-    yield fake
-    fake.close()
-
-
-@pytest.fixture
-def folder(tiny_bundle, tmp_path):
-    """Return a copy of the tiny bundle."""
-    return shutil.copytree(tiny_bundle.folder, tmp_path / "mine" / "tiny")
 
 
 def pushed(hub: PushedHub, branch: str = "main") -> dict[str, bytes]:

@@ -96,7 +96,7 @@ def read_uploads(uploads: list[Upload], reading: Reading) -> Iterator[tuple[int,
             if size > left:
                 raise MlpMemError(f"{upload.name} would make the text larger than {own_text.MOST}.")
         except MlpMemError as error:
-            reading.failed.append(_sentence(public_text(error)))
+            reading.failed.append(_ended(public_text(error)))
             continue
         reading.titled += titled
         left -= size
@@ -116,5 +116,5 @@ def _read(upload: Upload, counts: Counter) -> list[tuple[str, str]]:
     return own_text.titled(*read, counts)
 
 
-def _sentence(text: str) -> str:
+def _ended(text: str) -> str:
     return text if text.endswith(".") else f"{text}."
