@@ -14,7 +14,7 @@ from mlpmem.api import Model
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.passages import forward_positions
-from mlpmem.teaching.wordings import Wording
+from mlpmem.teaching.wordings import Wording, form_marks
 
 PROMPTS = 0.6  # of the replayed rows that are of answers, where the corpus asks questions
 
@@ -103,8 +103,7 @@ def old_keys(model: Model, most: int, seed: int, stop: Callable[[], bool] | None
 def _answer_tokens(model: Model, documents: Documents) -> np.ndarray:
     """Return which tokens are of answers, (M,) bool: those after "Answer:" up to the end."""
     decoder = model.decoder
-    head, mark = (decoder.encode(text) for text in ("Question:", "Question: Answer:"))
-    mark = np.array(mark[len(head) :])
+    _, mark = form_marks(decoder)
     tokens = np.asarray(documents.tokens)
     ends = np.ones(len(tokens) - len(mark) + 1, bool)
     for i, token in enumerate(mark):

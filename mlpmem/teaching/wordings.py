@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from mlpmem.api import Model
+from mlpmem.model.decoder import Decoder
 
 K = 24  # neighbours of each place in a sentence
 LIKE = 6  # documents whose wordings are taken, at most
@@ -182,8 +183,7 @@ class Wordings:
     def _answers(self) -> dict[str, list[int]]:
         """Return the first documents that answer one of their questions so, by answer."""
         documents, decoder = self.store.datastore.documents, self.model.decoder
-        head, mark = (decoder.encode(text) for text in ("Question:", "Question: Answer:"))
-        mark = mark[len(head) :]
+        head, mark = form_marks(decoder)
         answers: dict[str, list[int]] = {}
         for passage, document in enumerate(documents.document_of.tolist()):
             ids = documents.passage(passage)[:PASSAGES].tolist()
@@ -246,6 +246,12 @@ class Wordings:
             text = form.replace("\0", found.name)
             start = text.index("\1")
             yield Wording(text.replace("\1", found.answer), (start, start + len(found.answer)))
+
+
+def form_marks(decoder: Decoder) -> tuple[list[int], list[int]]:
+    """Return the token ids of "Question:" at a passage's head, and of "Answer:" behind it."""
+    head, mark = (decoder.encode(text) for text in ("Question:", "Question: Answer:"))
+    return head, mark[len(head) :]
 
 
 def shape(answer: str) -> tuple[bool, bool]:
