@@ -28,7 +28,7 @@ Open api.py first, then engine/fused.py.
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlpmem.errors import MlpMemError
 
@@ -104,15 +104,8 @@ def load(
         )
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore must be True, False or "background"; got {datastore!r}')
-    from mlpmem.loading.bundle import load_bundle, preset_path
-    from mlpmem.loading.hub_bundle import fetch_bundle, is_hub_bundle
-
-    on_hub = is_hub_bundle(bundle)
-    folder = fetch_bundle(bundle, newest=download) if on_hub else preset_path(bundle)
-    opened = load_bundle(folder)
-    model = opened.model(device, **weights, download=download)
-    if on_hub:
-        model.source = f"{str(bundle).partition('@')[0]}@{folder.name}"
+    options = {"device": device, "download": download, **weights}
+    opened, model = _open_bundle(bundle, options)
     if settings is not None:
         model.settings = settings
     if not opened.searches:
@@ -123,6 +116,21 @@ def load(
     elif datastore:
         attach()
     return model
+
+
+def _open_bundle(bundle: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+    """Return a bundle, of a folder, a preset or the Hub, and its model without the datastore."""
+    from mlpmem.loading.bundle import load_bundle, preset_path
+    from mlpmem.loading.hub_bundle import fetch_bundle, is_hub_bundle
+
+    on_hub = is_hub_bundle(bundle)
+    newest = options["download"]
+    folder = fetch_bundle(bundle, newest=newest) if on_hub else preset_path(bundle)
+    opened = load_bundle(folder)
+    model = opened.model(**options)
+    if on_hub:
+        model.source = f"{str(bundle).partition('@')[0]}@{folder.name}"
+    return opened, model
 
 
 def _form(name: str) -> "tuple[torch.dtype, int]":
