@@ -86,7 +86,7 @@ class FusedModel:
         self.decoder.pack(bits)
         if self.memory is not None:
             self.pack_memory(self.memory, bits)
-        calibrate(self.decoder)
+        calibrate(self.decoder, self.memory)
         trim_memory()
         return self
 

@@ -131,12 +131,11 @@ class GrowingLayer(DynamicLayer):
 
     def _has_room(self, size: int) -> bool:
         """Return whether the views are still in use and the buffers have room for size tokens."""
-        current = [self.keys, self.values]
-        return (
-            bool(self._buffers)
-            and all(one is other for one, other in zip(current, self._views, strict=True))
-            and size <= self._buffers[0].shape[2]
-        )
+        if not self._buffers:
+            return False
+        keys, values = self._views
+        in_use = self.keys is keys and self.values is values
+        return in_use and size <= self._buffers[0].shape[2]
 
     def _allocate(self, past: int, size: int, like: tuple[Tensor, Tensor]) -> None:
         """Allocate buffers for more than size tokens and copy the past tokens into them."""

@@ -44,13 +44,14 @@ class Decodes(Protocol):
     def is_compiled(self) -> bool:
         """Return whether steps are compiled code with threads of its own."""
 
-    def forward(self, ids: torch.Tensor, *, use_cache: bool) -> Any:
+    def forward(self, ids: torch.Tensor, *, use_cache: bool, memory: Any) -> Any:
         """Compute token ids (1, 1)."""
 
 
-def calibrate(decoder: Decodes) -> int:
+def calibrate(decoder: Decodes, memory: Any = None) -> int:
     """Set and return decoder.threads, the smallest number that decodes about as fast as any.
 
+    A memory that is computed in the decoder's step is measured with it.
     The candidates are 1, 2, 4 and so on up to torch's current number, which becomes
     decoder.all_threads. On a GPU, or with one thread, both are 0, which means torch's own number.
     """
@@ -63,7 +64,7 @@ def calibrate(decoder: Decodes) -> int:
     start = time.perf_counter()
     for turn in range(ROUNDS):
         for count in counts:
-            seconds[count].append(_seconds(decoder, count))
+            seconds[count].append(_seconds(decoder, memory, count))
         if turn and time.perf_counter() - start > SECONDS:
             break
     decoder.all_threads = total
@@ -109,11 +110,11 @@ def threads_between(decoder: Decodes, rows: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _seconds(decoder: Decodes, count: int) -> float:
+def _seconds(decoder: Decodes, memory: Any, count: int) -> float:
     """Return the seconds of decoding one token with so many threads."""
     decoder.threads = count
     begin = time.perf_counter()
-    decoder.forward(torch.zeros(1, 1, dtype=torch.long), use_cache=True)
+    decoder.forward(torch.zeros(1, 1, dtype=torch.long), use_cache=True, memory=memory)
     return time.perf_counter() - begin
 
 

@@ -123,7 +123,7 @@ class LlamaPass:
         T is `last` if last is not 0. A step of one token computes a memory too, if it can.
         """
         if ids.shape[1] == 1 and self.operators is Operators:
-            self.compile_in_background()
+            self.compile_in_background(memory)
         if ids.shape[1] == 1 and cache is not None and len(ids) <= FEW:
             step = self._step_with(memory)
             if step is not None:
@@ -227,21 +227,26 @@ class LlamaPass:
         keys, values = (buffer[:, :, :end] for buffer in buffers)
         return attend_many(q, keys, values, layer).reshape(rows * keep, heads * width)
 
-    def compile_in_background(self) -> None:
+    def compile_in_background(self, memory: Any = None) -> None:
         """Start a thread that compiles the kernels, if they can be compiled here.
 
         The process waits for it at its end: one that ends within the compiler is aborted. What was
         compiled until then is cached.
         """
         if compiles() and not _COMPILING.locked():
-            threading.Thread(target=self._compile, name="compile", daemon=False).start()
+            thread = threading.Thread(target=self._compile, args=(memory,), name="compile")
+            thread.daemon = False
+            thread.start()
 
-    def _compile(self) -> None:
-        """Compile the kernels; if that fails, torch's operators stay in use."""
+    def _compile(self, memory: Any) -> None:
+        """Compile the kernels, and choose the number of threads that is fastest with them.
+
+        If that fails, torch's operators stay in use.
+        """
         try:
             self.compile()
             if (owner := self.owner()) is not None:
-                calibrate(owner)
+                calibrate(owner, memory)
         except Exception as error:  # numba's and llvm's own, on unknown machines
             if not threading.main_thread().is_alive():
                 return  # the process ends

@@ -65,10 +65,6 @@ class Part(NamedTuple):
         size = self.weight.nbytes // self.outputs
         return max(LANES, CHUNK // max(1, size) // LANES * LANES)
 
-    def is_valid(self) -> bool:
-        """Return whether the weight is still the one that was read."""
-        return self.source == _source(self.module.weight)
-
 
 def part_of(module: nn.Module) -> Part | None:
     """Return the part of a linear layer, None if a step cannot read its form.
@@ -107,7 +103,9 @@ class Step:
     def __init__(self, llama: Any, recall: Recall | None, products: list[list[Part]]) -> None:
         """Lay out products: those of a LlamaPass's layers, of a memory's blocks, and of heads."""
         self.llama, self.recall, self.products = llama, recall, products
-        self.plain = [part for product in products for part in product if part.source != (0, 0)]
+        plain = [part for product in products for part in product if part.source != (0, 0)]
+        self.sources = [part.source for part in plain]
+        self.modules = [part.module._parameters for part in plain]  # `module.weight` is slower
         self.heads, self.kv_heads, self.size = llama.layers[0].heads
         self.dtype = llama.embed.weight.dtype
         self.tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
@@ -154,7 +152,7 @@ class Step:
 
     def is_valid(self) -> bool:
         """Return whether every weight is still the one that was read."""
-        return all(part.is_valid() for part in self.plain)
+        return [_source(named["weight"]) for named in self.modules] == self.sources
 
     def run(self, ids: Tensor, cache: Any, threads: int) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return logits (B, 1, V), hidden states (B, 1, D), and a memory's logits or None.

@@ -126,7 +126,7 @@ class Bundle:
                 model.documents = self.documents()
             if pack:
                 return model.pack(bits)
-            calibrate(decoder)
+            calibrate(decoder, memory)
             return model
 
     def _decoder(self, path: Path | None, depth: int, **options: Any) -> Decoder:

@@ -99,7 +99,7 @@ def open_folders(
             log.warning("datastore: %s", built.warning)
     if pack:
         return model.pack(bits)
-    calibrate(model.decoder)
+    calibrate(model.decoder, model.memory)
     return model
 
 

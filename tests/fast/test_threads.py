@@ -27,7 +27,7 @@ def four():
     ],
 )
 def test_the_fewest_threads_that_are_about_as_fast_are_chosen(four, monkeypatch, seconds, chosen):
-    monkeypatch.setattr(devices, "_seconds", lambda decoder, count: seconds[count])
+    monkeypatch.setattr(devices, "_seconds", lambda decoder, memory, count: seconds[count])
     decoder = tiny.decoder()
     assert devices.calibrate(decoder) == decoder.threads == chosen
 

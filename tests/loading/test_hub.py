@@ -39,9 +39,9 @@ def counts(monkeypatch):
         found["fetched"].append(what)
         return fetch(source, what, **options)
 
-    def measured(decoder):
+    def measured(decoder, memory):
         found["calibrated"] += 1
-        return calibrate(decoder)
+        return calibrate(decoder, memory)
 
     for module in (hub, parts, presets):
         monkeypatch.setattr(module, "fetch", counted)

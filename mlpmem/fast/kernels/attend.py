@@ -70,49 +70,97 @@ def _row_sums(builder: ir.IRBuilder, vectors: list[ir.Value]) -> ir.Value:
 
 
 @intrinsic
+def greatest(context, line, count):
+    """Return the greatest of numbers by address, LOWEST for none; LANES at a time.
+
+    A rest is left out. LLVM does not compute a loop of `max` in vectors.
+    """
+
+    def make(lower, builder, signature, args):
+        line, kind = builder.inttoptr(args[0], I8.as_pointer()), vector_of(F32)
+        lowest = ir.Constant(kind, [float(LOWEST)] * LANES)
+        top = cgutils.alloca_once_value(builder, lowest)
+        with cgutils.for_range(builder, builder.udiv(args[1], number(LANES))) as loop:
+            x = load(builder, line, builder.mul(loop.index, number(4 * LANES)), kind, 4)
+            best = builder.load(top)
+            builder.store(builder.select(builder.fcmp_ordered(">", x, best), x, best), top)
+        name = f"llvm.vector.reduce.fmax.v{LANES}f32"
+        function = ir.FunctionType(F32, [kind])
+        reduce = cgutils.get_or_insert_function(builder.module, function, name)
+        return builder.call(reduce, [builder.load(top)], fastmath=("nnan",))
+
+    return types.float32(types.int64, types.int64), make
+
+
+@intrinsic
 def weigh(context, shares, values, count, out, width):
     """Add the sum of shares (count,) times values (count, width) to out (width,); by address."""
 
     def make(lower, builder, signature, args):
-        shares, values, count, out, size = args
-        pointers = [builder.inttoptr(x, I8.as_pointer()) for x in (shares, values, out)]
-        vectors = builder.udiv(size, number(LANES))
-        groups = builder.udiv(vectors, number(GROUP))
-        with cgutils.for_range(builder, groups) as loop:
-            first = builder.mul(loop.index, number(GROUP * LANES))
-            _weigh(builder, pointers, (count, size, first), GROUP)
-        rest = builder.mul(groups, number(GROUP))
-        with cgutils.for_range(builder, vectors, start=rest) as loop:
-            first = builder.mul(loop.index, number(LANES))
-            _weigh(builder, pointers, (count, size, first), 1)
+        shares, values, count, out, width = args
+        _weigh_all(builder, [(shares, out)], values, count, width)
         return lower.get_dummy_value()
 
     return types.void(*[types.int64] * 5), make
 
 
-def _weigh(builder: ir.IRBuilder, pointers: list[ir.Value], shape: tuple, vectors: int) -> None:
-    """Add up so many vectors of all values, from column `first` on; shape is (count, size, first).
+@intrinsic
+def weigh_pair(context, shares, others, values, count, out, another, width):
+    """`weigh` for two queries, which reads the values once: of others into another, too."""
+
+    def make(lower, builder, signature, args):
+        shares, others, values, count, out, another, width = args
+        _weigh_all(builder, [(shares, out), (others, another)], values, count, width)
+        return lower.get_dummy_value()
+
+    return types.void(*[types.int64] * 7), make
+
+
+def _weigh_all(
+    builder: ir.IRBuilder, queries: list[tuple], values: ir.Value, count: ir.Value, width: ir.Value
+) -> None:
+    """Add up all columns of values (count, width); queries are addresses of (shares, out)."""
+    values = builder.inttoptr(values, I8.as_pointer())
+    queries = [tuple(builder.inttoptr(x, I8.as_pointer()) for x in query) for query in queries]
+    vectors = builder.udiv(width, number(LANES))
+    groups = builder.udiv(vectors, number(GROUP))
+    with cgutils.for_range(builder, groups) as loop:
+        first = builder.mul(loop.index, number(GROUP * LANES))
+        _weigh(builder, queries, values, (count, width, first), GROUP)
+    rest = builder.mul(groups, number(GROUP))
+    with cgutils.for_range(builder, vectors, start=rest) as loop:
+        first = builder.mul(loop.index, number(LANES))
+        _weigh(builder, queries, values, (count, width, first), 1)
+
+
+def _weigh(
+    builder: ir.IRBuilder, queries: list[tuple], values: ir.Value, shape: tuple, vectors: int
+) -> None:
+    """Add up so many vectors of all values, from column `first` on; shape is (count, width, first).
 
     The sums stay in registers until all values are read.
     """
-    (shares, values, out), (count, size, first) = pointers, shape
-    kind = vector_of(F32)
+    (count, width, first), kind = shape, vector_of(F32)
     columns = [builder.add(first, number(LANES * i)) for i in range(vectors)]
-    places = [builder.gep(out, [builder.mul(at, number(4))]) for at in columns]
-    places = [builder.bitcast(place, kind.as_pointer()) for place in places]
+    offsets = [builder.mul(column, number(4)) for column in columns]
     zero = ir.Constant(kind, [0.0] * LANES)
-    totals = [cgutils.alloca_once_value(builder, zero) for _ in places]
-    for total, place in zip(totals, places, strict=True):
-        builder.store(builder.load(place, align=4), total)
+    totals = [[cgutils.alloca_once_value(builder, zero) for _ in columns] for _ in queries]
+    for (_, out), sums in zip(queries, totals, strict=True):
+        for total, offset in zip(sums, offsets, strict=True):
+            builder.store(load(builder, out, offset, kind, 4), total)
     with cgutils.for_range(builder, count) as loop:
-        share = load(builder, shares, builder.mul(loop.index, number(4)), F32, 4)
-        share, row = splat(builder, share), builder.mul(loop.index, size)
-        for total, column in zip(totals, columns, strict=True):
-            at = builder.mul(builder.add(row, column), number(4))
-            value = load(builder, values, at, kind, 4)
-            builder.store(multiply_add(builder, share, value, builder.load(total)), total)
-    for total, place in zip(totals, places, strict=True):
-        builder.store(builder.load(total), place, align=4)
+        row = builder.mul(loop.index, width)
+        places = [builder.mul(builder.add(row, column), number(4)) for column in columns]
+        read = [load(builder, values, place, kind, 4) for place in places]
+        for (shares, _), sums in zip(queries, totals, strict=True):
+            share = load(builder, shares, builder.mul(loop.index, number(4)), F32, 4)
+            share = splat(builder, share)
+            for total, value in zip(sums, read, strict=True):
+                builder.store(multiply_add(builder, share, value, builder.load(total)), total)
+    for (_, out), sums in zip(queries, totals, strict=True):
+        for total, offset in zip(sums, offsets, strict=True):
+            place = builder.bitcast(builder.gep(out, [offset]), kind.as_pointer())
+            builder.store(builder.load(total), place, align=4)
 
 
 @compiled(inline="always")
@@ -173,12 +221,17 @@ def attend_piece(q, keys, values, g, begin, end, shared, scale, cap, piece):
         for b in range(1 if start < shared else batch):
             widen(values[b, g], start, length, wider)
             first, last = b * heads, batch * heads if start < shared else (b + 1) * heads
-            for n in range(first, last):
-                result = piece[n // heads, g * heads + n % heads]
-                weigh(
-                    scores.ctypes.data + 4 * (n * scores.shape[1] + start - begin),
-                    wider.ctypes.data, length, result.ctypes.data, width,
-                )  # fmt: skip
+            for n in range(first, last, 2):
+                shares = scores.ctypes.data + 4 * (n * scores.shape[1] + start - begin)
+                out = piece[n // heads, g * heads + n % heads].ctypes.data
+                if n + 1 == last:
+                    weigh(shares, wider.ctypes.data, length, out, width)
+                else:
+                    another = piece[(n + 1) // heads, g * heads + (n + 1) % heads].ctypes.data
+                    weigh_pair(
+                        shares, shares + 4 * scores.shape[1], wider.ctypes.data, length,
+                        out, another, width,
+                    )  # fmt: skip
         start += length
 
 
@@ -188,12 +241,14 @@ def soften(line, cap):
 
     Return the top score and the sum.
     """
-    top, total = LOWEST, ZERO
+    total = ZERO
     if cap != ZERO:
         for t in range(len(line)):
             power = exp(line[t] / cap * np.float32(2))
             line[t] = cap * (power - ONE) / (power + ONE)
-    for t in range(len(line)):
+    whole = len(line) // LANES * LANES
+    top = greatest(line.ctypes.data, len(line))
+    for t in range(whole, len(line)):
         top = max(top, line[t])
     for t in range(len(line)):
         line[t] = exp(line[t] - top)
