@@ -6,8 +6,9 @@ afterwards it still computes many rows where it is faster, as `settle` measures.
 same numbers, up to the dtype's rounding.
 """
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -116,6 +117,11 @@ class FewRows(PackedLinear):
         output = FewRows.product(self.small, x.reshape(-1, x.shape[-1]).float())
         return output.view(*x.shape[:-1], -1)
 
+    @property
+    def is_released(self) -> bool:
+        """Return whether only the small form is left."""
+        return self.weight is None
+
     def release(self) -> None:
         """Free the packed form; only the small form stays."""
         self.weight = None
@@ -160,23 +166,30 @@ def settle(model: nn.Module, rows: int = 32) -> None:
         m for m in model.modules() if isinstance(m, FewRows) and m.packed and m.weight is not None
     ]
     layers = [layer for layer in layers if isinstance(layer.small, Lanes)]
-    seconds = []
-    for _ in range(3 if layers else 0):
-        seconds.append([0.0, 0.0])
-        for layer in layers:
-            x = torch.ones(rows, layer.small.inputs, dtype=layer.weight.dtype)
-            seconds[-1][0] += _seconds(PackedLinear.forward, layer, x)
-            seconds[-1][1] += _seconds(FewRows.product, layer.small, x.float())
-    packed, small = map(min, zip(*seconds, strict=True)) if seconds else (0.0, 1.0)
+    packed = small = math.inf
+    for _ in range(3 if layers else 0):  # in turns: OpenMP's threads spin after a packed product
+        packed = min(packed, _seconds(layers, rows, PackedLinear.forward))
+        small = min(small, _seconds(layers, rows, _small))
     if small <= SLACK * packed:
         for layer in layers:
             layer.release()
 
 
-def _seconds(function: Any, *arguments: Any) -> float:
-    """Return the seconds of one call."""
+def _small(layer: FewRows, x: Tensor) -> Tensor:
+    """Return x (rows, inputs) @ weight.T by the small form."""
+    return FewRows.product(layer.small, x.float())
+
+
+def _seconds(
+    layers: list[FewRows], rows: int, product: Callable[[FewRows, Tensor], Tensor]
+) -> float:
+    """Return the seconds of one product of every layer, after one that is not counted."""
+    inputs = {layer.small.inputs for layer in layers}
+    x = {size: torch.ones(rows, size, dtype=layers[0].weight.dtype) for size in inputs}
+    product(layers[0], x[layers[0].small.inputs])
     begin = time.perf_counter()
-    function(*arguments)
+    for layer in layers:
+        product(layer, x[layer.small.inputs])
     return time.perf_counter() - begin
 
 

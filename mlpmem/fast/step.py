@@ -1,4 +1,4 @@
-"""One token per row by compiled code only: a pass's weights as addresses, and helper threads.
+"""One token per row, or a prompt, by compiled code only: weights as addresses, helper threads.
 
 A `Step` holds the tables that `kernels/step.py` reads: the weights, their forms and their chunks.
 It keeps every tensor whose address it uses. Scratch arrays and the word that threads share belong
@@ -16,15 +16,13 @@ from torch import Tensor, nn
 from mlpmem.fast.few_rows import LANES, FewRows, Lanes, Rows
 from mlpmem.fast.kernels import step as kernels
 from mlpmem.fast.kernels.intrinsics import GROUP
+from mlpmem.fast.kernels.products import FLOAT16, FLOAT32, INT4, INT8, some_outputs, sum_groups
+from mlpmem.fast.kernels.prompt import TOKENS
 from mlpmem.fast.kernels.step import (
     ATTEND,
     DOWN,
-    FLOAT16,
-    FLOAT32,
     GATE_UP,
     HEAD,
-    INT4,
-    INT8,
     OUT,
     OWN_HEAD,
     QKV,
@@ -38,7 +36,9 @@ from mlpmem.fast.llama_layers import Norm, Recall
 
 CHUNK = 2**15  # bytes of weights that a thread takes at once
 SHARED = 2**14  # outputs that are worth a second thread
-SPAN = 256  # positions of a chunk of attention, at most
+SPAN = 256  # positions of a chunk of one token's attention, at most
+PROMPT = 128  # tokens of a prompt that are computed together
+SHORT = 32  # rows of a prompt
 COPIED = 2**26  # bytes of a float32 weight that may be copied in float16, at most
 EMPTY = TOP, RECALL_TOP  # kinds of phase without a product
 POOL = ThreadPoolExecutor(max(1, (os.cpu_count() or 1) - 1), "decode")
@@ -154,26 +154,29 @@ class Step:
         """Return whether every weight is still the one that was read."""
         return [_source(named["weight"]) for named in self.modules] == self.sources
 
-    def run(self, ids: Tensor, cache: Any, threads: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return logits (B, 1, V), hidden states (B, 1, D), and a memory's logits or None.
+    def run(
+        self, ids: Tensor, cache: Any, threads: int, keep: int = 1
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return logits (B, keep, V), hidden states (B, keep, D), and a memory's logits or None.
 
-        They are of one token per row, ids (B, 1).
+        They are of the last tokens of ids (B, T) after those of the cache. A memory is computed for
+        T = 1 only.
         """
-        llama, batch, past = self.llama, len(ids), cache.get_seq_length()
-        x = llama.embed(ids).float().view(batch, -1)
-        shape = batch, self.kv_heads, 1, self.size
+        llama, (batch, tokens), past = self.llama, ids.shape, cache.get_seq_length()
+        x = llama.embed(ids).float().view(batch * tokens, -1)
+        shape = batch, self.kv_heads, tokens, self.size
         buffers = [layer.extend(shape, self.dtype) for layer in cache.layers]
         caches = np.array(
             [(k.data_ptr(), v.data_ptr(), k.shape[2], self.kv_heads) for k, v in buffers], np.int64
         )
-        cos_sin = [llama.table(layer.rotation, past + 1) for layer in llama.layers]
+        end = past + tokens
+        cos_sin = [llama.table(layer.rotation, end) for layer in llama.layers]
         tables = np.array([(c.data_ptr(), s.data_ptr(), c.shape[1]) for c, s in cos_sin], np.int64)
-        spans = -(-(past + 1) // SPAN)
-        first, chunks, kinds = self._cut(spans)
+        first, chunks, kinds = self._cut(batch, tokens, end, keep)
         word, done = np.zeros(8, np.int64), np.zeros(len(first), np.int64)
-        rows = batch if self.recall is None else 2 * batch
+        rows = batch * keep if self.recall is None else 2 * batch
         hidden, logits = torch.empty_like(x), torch.empty(rows, self.products[-1][0].outputs)
-        room = self._room(batch, x.shape[1], spans, logits)
+        room = self._room((batch, tokens, keep), x.shape[1], end, logits)
         word[0] = kernels.WAIT << kernels.SHIFT
         model = caches, self.windows, self.scores, self.norms, tables, self.factors
         model = *model, llama.gelu, llama.depth
@@ -186,49 +189,94 @@ class Step:
         for helper in helpers:
             helper.cancel()
         recalled = None if self.recall is None else logits[batch:, None]
-        return logits[:batch, None], hidden[:, None].to(self.dtype), recalled
+        hidden = hidden.view(batch, tokens, -1)[:, tokens - keep :].to(self.dtype)
+        return logits[: batch * keep].view(batch, keep, logits.shape[1]), hidden, recalled
 
-    def _cut(self, spans: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def read(self, ids: Tensor, cache: Any, threads: int, keep: int) -> tuple[Tensor, Tensor]:
+        """Return logits (B, keep, V) and hidden states (B, keep, D) of a prompt's last tokens.
+
+        ids (B, T) are computed PROMPT tokens at a time, so that what lies between two products
+        stays in the caches.
+        """
+        parts, size = [], ids.shape[1]
+        for at in range(0, size, PROMPT):
+            part = ids[:, at : at + PROMPT]
+            wanted = min(part.shape[1], max(0, at + part.shape[1] - (size - keep)))
+            parts.append(self.run(part, cache, threads, wanted)[:2])
+        logits, hidden = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        return logits, hidden
+
+    def reads(self, rows: int) -> bool:
+        """Return whether a prompt of so many rows is computed here.
+
+        Short ones are; of more rows, products with weights in other forms are faster elsewhere.
+        """
+        parts = [part for product in self.products[:-1] for part in product]
+        return rows <= SHORT or all(
+            isinstance(x.module, FewRows) and x.module.is_released for x in parts
+        )
+
+    def _cut(
+        self, batch: int, tokens: int, end: int, keep: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where each phase's chunks begin, all chunks (part, begin, end), and the phases.
 
-        Attention is cut into so many spans of positions, and then into key heads.
+        Attention of one token is cut into spans of positions, and then into key heads; of more,
+        into sequences, key heads, and some tokens. Without outputs to keep, there are no heads.
         """
-        if spans in self._cuts:
-            return self._cuts[spans]
+        spans = _spans(end) if tokens == 1 else batch * -(-tokens // TOKENS)
+        key = spans, tokens == 1, keep == 0
+        if key in self._cuts:
+            return self._cuts[key]
         total = spans * self.kv_heads
-        size = self.kv_heads if spans == 1 else 1
+        size = self.kv_heads if spans == 1 and tokens == 1 else 1
         attend = [(0, i, i + size) for i in range(0, total, size)]
         first, chunks = [0], []
-        for phase in self.chunks:
+        heads = (HEAD, OWN_HEAD, RECALL_HEAD)
+        for phase, (kind, _) in zip(self.chunks, self.kinds, strict=True):
+            if kind in heads and not keep:
+                break
             chunks += attend if phase is None else phase
             first.append(len(chunks))
         arrays = np.array(first), np.array(chunks), np.array(self.kinds)
-        self._cuts[spans] = result = tuple(array.astype(np.int64) for array in arrays)
+        self._cuts[key] = result = tuple(array.astype(np.int64) for array in arrays)
         return result  # another thread would store an equal result
 
-    def _room(self, batch: int, width: int, spans: int, logits: Tensor) -> tuple[Any, ...]:
-        """Return the arrays that a step writes into, `room` of the kernel."""
+    def _room(
+        self, shape: tuple[int, int, int], width: int, end: int, logits: Tensor
+    ) -> tuple[Any, ...]:
+        """Return the arrays that a step writes into, `room` of the kernel.
+
+        shape is (B, T, keep).
+        """
+        batch, tokens, keep = shape
         qkv, _, gate_up, _ = self.widths
-        attended, recalled = self.heads * self.size, self.recalled
+        attended, recalled, rows = self.heads * self.size, self.recalled, batch * tokens
         widest = max(width, attended, gate_up // 2, recalled // 2)
-        piece = -(-self.size // LANES) * LANES + 2
+        piece, spans = -(-self.size // LANES) * LANES + 2, _spans(end) if tokens == 1 else 0
         shapes = (
-            (batch, width),  # h
-            (batch, self.heads, self.size),  # q
-            (batch, qkv),
+            (rows, width),  # h
+            (batch, tokens, self.heads, self.size),  # q
+            (rows, qkv),
             (spans, batch, self.heads, piece),
-            (batch, attended),
-            (batch, gate_up),
-            (batch, gate_up // 2),  # activated
-            (batch, width),  # delta
-            (2 * batch * (widest // GROUP + 1),),  # sums
+            (rows, attended),
+            (rows, gate_up),
+            (rows, gate_up // 2),  # activated
+            (rows, width),  # delta
+            (2 * rows * (widest // GROUP + 1),),  # sums
         )
         layer = tuple(np.empty(shape, np.float32) for shape in shapes)
-        shapes = (batch, width), (batch, recalled), (batch, recalled // 2)
+        shapes = (rows, width), (rows, recalled), (rows, recalled // 2)
         block = tuple(np.empty(shape, np.float32) for shape in shapes)
         tops, outputs = np.empty((len(logits), width), np.float32), logits.numpy()
-        both = (tuple((x, x[:batch], x[batch:])) for x in (tops, outputs))
+        own = batch * keep
+        both = (tuple((x, x[:own], x[own:])) for x in (tops, outputs))
         return layer, block, *both
+
+
+def _spans(end: int) -> int:
+    """Return the number of spans of positions that one token's attention is cut into."""
+    return -(-end // SPAN)
 
 
 def _kinds(layers: int, blocks: int) -> list[tuple[int, int]]:
@@ -297,13 +345,13 @@ def product(small: Lanes | Rows, x: Tensor) -> Tensor:
     sums = np.empty(len(x) * (x.shape[1] // GROUP), np.float32)
     part = np.array([INT4 if lanes else INT8, *(y.data_ptr() for y in small), 0, outputs, 0])
     if lanes:
-        kernels.sum_groups(inputs, sums)
+        sum_groups(inputs, sums)
     threads = torch.get_num_threads()
     size = -(-outputs // threads // LANES) * LANES if outputs * len(x) > SHARED else outputs
     spans = [(i, min(outputs, i + size)) for i in range(0, outputs, size)]
     rest = inputs, sums, out.numpy()
-    helpers = [POOL.submit(kernels.some_outputs, part, *span, *rest) for span in spans[1:]]
-    kernels.some_outputs(part, *spans[0], *rest)
+    helpers = [POOL.submit(some_outputs, part, *span, *rest) for span in spans[1:]]
+    some_outputs(part, *spans[0], *rest)
     for helper in helpers:
         helper.result()
     return out

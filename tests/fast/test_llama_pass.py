@@ -101,6 +101,22 @@ def test_the_hidden_state_of_an_inner_layer_is_the_same(form, depth):
     equal(*(d.forward(ids, cache=r.cache, last=1) for d, r in zip(passes, read, strict=True)))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2"])
+def test_a_prompt_in_blocks_equals_transformers(family, threads, monkeypatch):
+    passes = both(family, "step")
+    monkeypatch.setattr("mlpmem.fast.step.PROMPT", 3)
+    torch.set_num_threads(threads)
+    try:
+        for last in (0, 1, 4, 5):
+            read = [d.forward(IDS, use_cache=True, last=last) for d in passes]
+            equal(*read)
+            ids = IDS[:, :2]  # further tokens of a chat
+            equal(*(d.forward(ids, cache=r.cache) for d, r in zip(passes, read, strict=True)))
+    finally:
+        torch.set_num_threads(1)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_context_is_read_up_to_its_limit(form):
     passes = both("llama", form)

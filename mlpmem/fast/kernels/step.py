@@ -1,10 +1,9 @@
 """A decoding step of a Llama in one compiled call, on one or more threads, without the GIL.
 
-A memory may be computed in the same call; if it has the decoder's head, that is read once for both.
+A step is of one token per sequence, or of a prompt's next tokens. A memory may be computed in the
+same call as one token; if it has the decoder's head, that is read once for both.
 
-Weights are given by address: float32, float16 or 8 bits row by row, or 4 bits in lanes
-(`few_rows.py`). Inputs and sums are always float32. A step is a sequence of phases, each a product
-or an attention.
+A step is a sequence of phases, each a product or an attention.
 A phase is cut into chunks; each thread takes the next one, so a delayed thread delays one chunk at
 most. The leading thread computes what lies between phases.
 """
@@ -14,170 +13,17 @@ from numba import carray
 
 from mlpmem.fast.kernels import compiled
 from mlpmem.fast.kernels.attend import attend_piece, merge
-from mlpmem.fast.kernels.intrinsics import (
-    GROUP,
-    LANES,
-    LINE,
-    TILE,
-    add,
-    float_1,
-    floats_1,
-    floats_2,
-    floats_3,
-    floats_4,
-    half_1,
-    halves_1,
-    halves_2,
-    halves_3,
-    halves_4,
-    int_1,
-    ints_1,
-    ints_2,
-    ints_3,
-    ints_4,
-    pointer,
-    prefetch,
-    product_1,
-    product_2,
-    product_3,
-    product_4,
-    product_8,
-    read,
-    swap,
-    write,
-)
+from mlpmem.fast.kernels.intrinsics import add, pointer, read, swap, write
 from mlpmem.fast.kernels.layer import ZERO, add_norm, gate, rotate
+from mlpmem.fast.kernels.products import some_outputs, sum_groups
+from mlpmem.fast.kernels.prompt import TOKENS, attend_tokens
 
-FLOAT32, INT8, INT4, FLOAT16 = 0, 1, 2, 3  # kinds of part
 # kinds of phase: queries, keys and values; attention; its output; gate and up; down; the last norm
 QKV, ATTEND, OUT, GATE_UP, DOWN, TOP = range(6)
 RECALL_GATE_UP, RECALL_DOWN, RECALL_TOP = range(6, 9)  # the same of a memory
 HEAD, OWN_HEAD, RECALL_HEAD = range(9, 12)  # of all rows, the decoder's, the memory's
 SHIFT = 32  # of the phase's number in the word that threads share
 WAIT, END = 2**29, 2**30  # phase numbers before the first phase and after the last
-
-
-@compiled(inline="always")
-def tile_product(kind, weight, scale, rows, x, out, width, stride):
-    """TILE outputs of a weight in rows, for at most TILE rows of x; all by address."""
-    if kind == INT8:
-        if rows == 1:
-            ints_1(weight, scale, x, out, width, stride)
-        elif rows == 2:
-            ints_2(weight, scale, x, out, width, stride)
-        elif rows == 3:
-            ints_3(weight, scale, x, out, width, stride)
-        else:
-            ints_4(weight, scale, x, out, width, stride)
-    elif kind == FLOAT16:
-        if rows == 1:
-            halves_1(weight, scale, x, out, width, stride)
-        elif rows == 2:
-            halves_2(weight, scale, x, out, width, stride)
-        elif rows == 3:
-            halves_3(weight, scale, x, out, width, stride)
-        else:
-            halves_4(weight, scale, x, out, width, stride)
-    elif rows == 1:
-        floats_1(weight, scale, x, out, width, stride)
-    elif rows == 2:
-        floats_2(weight, scale, x, out, width, stride)
-    elif rows == 3:
-        floats_3(weight, scale, x, out, width, stride)
-    else:
-        floats_4(weight, scale, x, out, width, stride)
-
-
-@compiled
-def rows_product(kind, weight, scale, begin, end, rows, x, out, width, stride):
-    """Outputs begin .. end - 1 of a weight in rows; all arrays by address, out's first output 0."""
-    size = width * (1 if kind == INT8 else 2 if kind == FLOAT16 else 4)
-    whole = begin + (end - begin) // TILE * TILE
-    for i in range(begin, whole, TILE):
-        here, ahead = weight + i * size, weight + (i + 2 * TILE) * size
-        for line in range(0, TILE * size, LINE):
-            prefetch(ahead + line)
-        for r in range(0, rows, TILE):
-            inputs, outputs = x + 4 * r * width, out + 4 * (r * stride + i)
-            count = min(TILE, rows - r)
-            tile_product(kind, here, scale + 4 * i, count, inputs, outputs, width, stride)
-    for i in range(whole, end):
-        for r in range(rows):
-            here, inputs = weight + i * size, x + 4 * r * width
-            outputs = out + 4 * (r * stride + i)
-            if kind == INT8:
-                int_1(here, scale + 4 * i, inputs, outputs, width, stride)
-            elif kind == FLOAT16:
-                half_1(here, 0, inputs, outputs, width, stride)
-            else:
-                float_1(here, 0, inputs, outputs, width, stride)
-
-
-@compiled(inline="always")
-def lanes_product(weight, scale, rows, x, sums, out, groups, width, stride):
-    """LANES outputs of a 4-bit weight for all rows, eight rows at a time; all by address."""
-    left = rows
-    while left > 4:  # a block's weights stay in the L1 cache
-        if left < 8:  # fill the tile with earlier rows, which are computed twice
-            back = min(8 - left, rows - left)
-            if left + back < 8:
-                break
-            x, sums = x - 4 * back * width, sums - 4 * back * groups
-            out, left = out - 4 * back * stride, 8
-        product_8(weight, scale, x, sums, out, groups, width, stride)
-        x, sums = x + 32 * width, sums + 32 * groups
-        out, left = out + 32 * stride, left - 8
-    if left > 4:  # five to seven rows in all
-        product_4(weight, scale, x, sums, out, groups, width, stride)
-        x, sums = x + 16 * width, sums + 16 * groups
-        out, left = out + 16 * stride, left - 4
-    if left == 1:
-        product_1(weight, scale, x, sums, out, groups, width, stride)
-    elif left == 2:
-        product_2(weight, scale, x, sums, out, groups, width, stride)
-    elif left == 3:
-        product_3(weight, scale, x, sums, out, groups, width, stride)
-    elif left == 4:
-        product_4(weight, scale, x, sums, out, groups, width, stride)
-
-
-@compiled
-def some_outputs(part, begin, end, x, sums, out):
-    """Outputs begin .. end - 1 of a part (kind, weight, scale, bias, outputs, column)."""
-    kind, weight, scale, bias, column = part[0], part[1], part[2], part[3], part[5]
-    rows, width = x.shape
-    if kind == INT4:
-        groups = width // GROUP
-        for i in range(begin, end, LANES):
-            block = i // LANES
-            lanes_product(
-                weight + block * groups * (GROUP * LANES // 2), scale + block * groups * 4 * LANES,
-                rows, x.ctypes.data, sums.ctypes.data, out.ctypes.data + 4 * (column + i),
-                groups, width, out.shape[1],
-            )  # fmt: skip
-    else:
-        rows_product(
-            kind, weight, scale, begin, end, rows, x.ctypes.data, out.ctypes.data + 4 * column,
-            width, out.shape[1],
-        )  # fmt: skip
-    if bias:
-        biases = carray(pointer(bias), (end,), np.float32)
-        for r in range(rows):
-            for i in range(begin, end):
-                out[r, column + i] += biases[i]
-
-
-@compiled
-def sum_groups(x, sums):
-    """sums (R, K / GROUP), flat = the sum of each group of inputs x (R, K)."""
-    rows, width = x.shape
-    groups = width // GROUP
-    for r in range(rows):
-        for g in range(groups):
-            total = np.float32(0)
-            for i in range(GROUP):
-                total += x[r, g * GROUP + i]
-            sums[r * groups + g] = total
 
 
 @compiled
@@ -200,23 +46,26 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
     caches, windows, scores, norms, tables, factors, gelu, depth = model
     (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, logits = room
     kind, layer = plan[3][phase, 0], plan[3][phase, 1]
-    (batch, width), size, names, inputs = x.shape, q.shape[2], norms[layer], h
+    (batch, tokens, _, size), width, names, inputs = q.shape, x.shape[1], norms[layer], h
     one, eps = factors[0], factors[1]
     if kind == QKV or kind == TOP:
         after = vector(norms[max(0, layer - 1), 3] if layer else 0, width)
-        added, out = delta if phase else delta[:0], h if kind == QKV else tops[1]
-        add_norm(x, added, after, vector(names[0], width), eps, one, out)
+        added = delta if phase else delta[:0]
+        add_norm(x, added, after, vector(names[0], width), eps, one, h)
+        if kind == TOP:
+            keep_last(h, batch, tops[1])
     elif kind == ATTEND:
         half = tables[layer, 2]
-        cos = carray(pointer(tables[layer, 0]), (past + 1, half), np.float32)
-        sin = carray(pointer(tables[layer, 1]), (past + 1, half), np.float32)
+        cos = carray(pointer(tables[layer, 0]), (past + tokens, half), np.float32)
+        sin = carray(pointer(tables[layer, 1]), (past + tokens, half), np.float32)
         keys, values = cached(caches, layer, batch, size, sample)
         rotate(
-            qkv.reshape(batch, 1, qkv.shape[1]), vector(names[4], size), vector(names[5], size),
-            factors[2], one, cos, sin, past, q.reshape(batch, 1, q.shape[1], size), keys, values,
+            qkv.reshape(batch, tokens, qkv.shape[1]), vector(names[4], size),
+            vector(names[5], size), factors[2], one, cos, sin, past, q, keys, values,
         )  # fmt: skip
     elif kind == OUT:
-        merge(pieces, size, attended)
+        if tokens == 1:
+            merge(pieces, size, attended)
         inputs = attended
     elif kind == GATE_UP:
         after, weight = vector(names[1], width), vector(names[2], width)
@@ -242,11 +91,37 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
 
 
 @compiled
-def attend_chunk(layer, begin, end, model, q, pieces, past, shared, sample):
-    """Compute the pieces begin .. end - 1 of P x KV: a span of positions of a key head."""
+def keep_last(rows, batch, out):
+    """Copy the last tokens of each sequence, rows (B T, D), to out (B keep, D)."""
+    tokens, keep = len(rows) // batch, len(out) // batch
+    for b in range(batch):
+        for t in range(keep):
+            out[b * keep + t] = rows[(b + 1) * tokens - keep + t]
+
+
+@compiled
+def attend_chunk(layer, begin, end, model, room, past, shared, sample):
+    """Compute parts begin .. end - 1 of the attention.
+
+    Of one token per sequence, a part of P x KV is a span of positions of a key head. Of more, a
+    part of B x KV x P is some tokens of a sequence.
+    """
     caches, windows, scores = model[0], model[1], model[2]
+    queries, pieces, attended = room[0][1], room[0][3], room[0][4]
+    batch, tokens, heads, size = queries.shape
     window = windows[layer]
-    keys, values = cached(caches, layer, len(q), q.shape[2], sample)
+    keys, values = cached(caches, layer, batch, size, sample)
+    if tokens > 1:
+        out = attended.reshape(batch, tokens, heads, size)
+        parts = -(-tokens // TOKENS)
+        for i in range(begin, end):
+            b, g, t = i // parts // keys.shape[1], i // parts % keys.shape[1], i % parts * TOKENS
+            attend_tokens(
+                queries[b], keys[b], values[b], g, (t, min(tokens, t + TOKENS)), past, window,
+                scores[layer, 0], scores[layer, 1], out[b],
+            )  # fmt: skip
+        return
+    q = queries.reshape(batch, heads, size)
     first = max(0, past + 1 - window) if window else 0
     span = -(-(past + 1 - first) // len(pieces))
     for i in range(begin, end):
@@ -266,7 +141,7 @@ def compute_chunk(phase, chunk, plan, model, room, past, shared, sample):
     kind, layer = kinds[phase, 0], kinds[phase, 1]
     part, begin, end = chunks[first[phase] + chunk]
     if kind == ATTEND:
-        attend_chunk(layer, begin, end, model, q, pieces, past, shared, sample)
+        attend_chunk(layer, begin, end, model, room, past, shared, sample)
         return
     inputs, out = h, qkv
     if kind == OUT:
@@ -286,13 +161,15 @@ def compute_chunk(phase, chunk, plan, model, room, past, shared, sample):
 
 @compiled
 def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
-    """Decode one token per row: x (B, D) are its embeddings; writes hidden (B, D) and the logits.
+    """Decode T tokens of B sequences: x (B T, D) are their embeddings.
+
+    Writes hidden (B T, D) and the logits of each sequence's last tokens, (B keep, V).
 
     One thread leads: it computes what lies before a phase and opens it. All threads take chunks;
     the leader waits until the last chunk is done. word holds the open phase and its next chunk;
     done counts each phase's finished chunks.
 
-    The first `shared` of the `past` tokens are equal in all rows.
+    The first `shared` of the `past` tokens are equal in all sequences.
 
     plan is (first, chunks, parts, kinds): where each phase's chunks begin, (part, begin, end) of
     each chunk, the parts of `some_outputs`, and (kind, layer) of each phase.
