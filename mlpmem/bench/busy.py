@@ -16,8 +16,9 @@ import numpy as np
 
 from mlpmem.api import Model
 from mlpmem.bench.figures import Figure
+from mlpmem.fast.compiling import compiles
 from mlpmem.fast.devices import calibrate
-from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.fast.llama_pass import LlamaPass
 
 BLOCK = 8  # answers in a row
 TEXT = "The history of the city begins with the first settlers who came along the river in search"

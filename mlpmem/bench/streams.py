@@ -12,8 +12,9 @@ from functools import partial
 
 from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, ratios, timed
+from mlpmem.fast.compiling import compiles
 from mlpmem.fast.devices import calibrate
-from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.model.decoder import Decoder
 
 READ, TOKENS = 16, 64  # of each stream

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
+from mlpmem.fast.compiling import COMPILE, compile_apart, compiles, is_cached
 from mlpmem.fast.devices import Decodes, calibrate, trim_memory
 from mlpmem.fast.few_rows import FEW, FewRows, settle
 from mlpmem.fast.llama_layers import (
@@ -45,18 +45,7 @@ if TYPE_CHECKING:
 DTYPES = (torch.float32, torch.bfloat16)
 NOTHING = torch.empty(0)
 ROUNDS = 4  # of measuring what a memory costs
-COMPILE = "MLPMEM_COMPILE"  # environment variable; 0 disables compiled kernels
 _COMPILING = threading.Lock()
-
-
-def has_numba() -> bool:
-    """Return whether numba is installed, without importing it."""
-    return find_spec("numba") is not None
-
-
-def compiles() -> bool:
-    """Return whether kernels can be compiled: numba is installed and not disabled."""
-    return has_numba() and os.environ.get(COMPILE) != "0"
 
 
 class LlamaPass:
@@ -249,6 +238,7 @@ class LlamaPass:
         If that fails, torch's operators stay in use.
         """
         try:
+            compile_apart(self._dtype)
             self.compile()
             if (owner := self.owner()) is not None:
                 calibrate(owner, memory)
@@ -260,6 +250,15 @@ class LlamaPass:
             )
             os.environ[COMPILE] = "0"
 
+    @property
+    def _dtype(self) -> str:
+        return str(self.embed.weight.dtype).removeprefix("torch.")
+
+    def compile_if_cached(self) -> None:
+        """Compile now if that takes no longer than to read what was compiled before."""
+        if compiles() and is_cached(self._dtype):
+            self.compile()
+
     def compile(self) -> None:
         """Compile every kernel for this model and use them; once, also with several threads."""
         with _COMPILING:
@@ -269,6 +268,7 @@ class LlamaPass:
     @torch.inference_mode()
     def _compile_all(self) -> None:
         """Compile the kernels by running one prompt and one step."""
+        from mlpmem.fast.kernels import note
         from mlpmem.fast.kernels.operators import Kernels
         from mlpmem.fast.step import product
 
@@ -287,6 +287,8 @@ class LlamaPass:
             FewRows.product = staticmethod(product)
             settle(self.model)
         self.operators, self.step = Kernels, step
+        if step is not None and (place := note(self._dtype)) is not None:
+            place.touch()
         trim_memory()
 
     def table(self, name: str, size: int) -> tuple[Tensor, Tensor]:

@@ -21,9 +21,9 @@ from mlpmem.api import Model
 from mlpmem.engine.distributions import knn_weights, mix_nll
 from mlpmem.engine.settings import Settings, lambda_grid
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.compiling import compiles
 from mlpmem.fast.devices import calibrate, first_device
 from mlpmem.fast.linear import bfloat16_is_faster
-from mlpmem.fast.llama_pass import compiles
 from mlpmem.formats import is_gguf, is_saved_store
 from mlpmem.loading.capacity import check_room, parameters_in
 from mlpmem.loading.hub import Tell, fetch

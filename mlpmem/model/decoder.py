@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import attention
+from mlpmem.fast.compiling import compiles
 from mlpmem.fast.devices import first_device, spread, threads_for
 from mlpmem.fast.few_rows import small_forms
 from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
-from mlpmem.fast.llama_pass import LlamaPass, compiles
+from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.formats import is_gguf
 from mlpmem.model.context import Context, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
@@ -160,6 +161,8 @@ class Decoder:
             with small_forms(self.model):
                 after = self._probe()
             self.kl = float((before.exp() * (before - after)).sum(-1).mean())
+        if bits == 4 and isinstance(self.fast_pass, LlamaPass):
+            self.fast_pass.compile_if_cached()  # frees a form that the first answer would use
 
     def is_plain(self) -> bool:
         """Return whether compiled code reads these weights, so that they need not be packed."""

@@ -51,3 +51,27 @@ def test_a_function_is_compiled_again_if_one_it_calls_in_another_file_changes(tm
     assert text.count("return (p * r * r + r + ONE)") == 1
     layer.write_text(text.replace("return (p * r * r + r + ONE)", "return np.float32(2) * (ONE)"))
     assert call() == ["2.0", "compiled"]
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_compiles_what_later_ones_read(tmp_path):
+    script = "from mlpmem.fast import compiling as c; print(c.is_cached('float32')); "
+    script += "c.compile_apart('float32'); print(c.is_cached('float32'), c.is_cached('bfloat16'))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_CACHE_DIR": str(tmp_path)}
+    lines = []
+    for _ in range(2):
+        command = [sys.executable, "-c", script]
+        ended = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400
+        )
+        assert ended.returncode == 0, ended.stderr
+        lines.append(ended.stdout.splitlines())
+    assert lines == [["False", "True False"], ["True", "True False"]]
+
+
+def test_an_unknown_dtype_is_not_compiled():
+    from mlpmem.errors import MlpMemError
+    from mlpmem.fast.__main__ import main
+
+    with pytest.raises(MlpMemError, match="float32, bfloat16; got 'int3'"):
+        main("int3")

@@ -11,11 +11,14 @@ a hash of all files here.
 
 import hashlib
 import os
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numba
+from llvmlite import binding
 from numba import config, njit
 from numba.misc.appdirs import AppDirs
 
@@ -49,6 +52,18 @@ def _folder(chosen: str) -> str:
         if os.access(folder, os.W_OK):
             return str(folder)
     return ""
+
+
+def note(dtype: str) -> Path | None:
+    """Return the file that says all kernels for a dtype are cached, None without a cache.
+
+    It is another one for another processor, numba or Python.
+    """
+    folder = _folder(config.CACHE_DIR)
+    made_for = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    made_by = numba.__version__, sys.version
+    name = hashlib.sha256(repr((dtype, made_for, made_by)).encode()).hexdigest()[:16]
+    return Path(folder) / f"all-{name}" if folder else None
 
 
 def version_of(folder: Path) -> str:

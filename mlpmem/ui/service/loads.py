@@ -57,7 +57,8 @@ def open_parts(
 
 def weights_line(model: Any, form: str | None) -> str:
     """Return a line on the form of a decoder's weights, and on a missing package for speed."""
-    from mlpmem.fast.llama_pass import LlamaPass, has_numba
+    from mlpmem.fast.compiling import has_numba
+    from mlpmem.fast.llama_pass import LlamaPass
 
     line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
     if model.decoder.kl:

@@ -1,0 +1,32 @@
+"""Compile the kernels of Llama-shaped decoders: `python -m mlpmem.fast float32` or bfloat16.
+
+Later processes read them from the cache. Decoding starts this by itself when it is needed.
+"""
+
+import sys
+
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from mlpmem.errors import MlpMemError
+from mlpmem.fast.linear import pack
+from mlpmem.fast.llama_pass import DTYPES, LlamaPass
+
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 16, "num_hidden_layers": 1}
+HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+
+
+def main(dtype: str) -> None:
+    """Compile for a dtype; MlpMemError for an unknown one."""
+    known = {str(each).removeprefix("torch."): each for each in DTYPES}
+    if dtype not in known:
+        raise MlpMemError(f"dtype must be one of {', '.join(known)}; got {dtype!r}")
+    model = LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS)).to(known[dtype]).eval()
+    if dtype != "float32":
+        pack(model, 4)  # a step reads no other weights of this dtype
+    llama = LlamaPass.of(model, model.model.layers, -1)
+    assert llama is not None, "a Llama in its usual form is supported"
+    llama.compile()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:2])
