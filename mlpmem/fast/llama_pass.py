@@ -122,11 +122,11 @@ class LlamaPass:
                 if memorised is not None:
                     recalled = Recalled(memorised, step.share * (time.perf_counter() - begin))
                 return self._capped(logits), hidden, cache, recalled
-        if ids.shape[1] > 1 and cache is not None and (step := self._step_with(None)) is not None:
-            if step.reads(ids.numel()):
-                threads = torch.get_num_threads()
-                logits, hidden = step.read(ids, cache, threads, last or ids.shape[1])
-                return self._capped(logits), hidden, cache, None
+        if ids.shape[1] > 1 and (step := self._step_with(None)) and step.reads(ids.numel()):
+            own = growing_cache(self.model.config, True) if cache is None else cache
+            keep = last or ids.shape[1]
+            logits, hidden = step.read(ids, own, torch.get_num_threads(), keep)
+            return self._capped(logits), hidden, cache, None
         return *self._forward(self.operators, ids, cache, last), None
 
     def _step_with(self, memory: Any) -> "Step | None":

@@ -17,7 +17,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.retrieval.documents import Documents, entries, open_array
 from mlpmem.retrieval.own.search import TextSearch
 from mlpmem.retrieval.own.sentences import answer_head, form_ids, keyed, units_of
-from mlpmem.retrieval.own.words import Vocabulary, Words
+from mlpmem.retrieval.own.words import Words, vocabulary_of
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import Neighbours, Retriever, make_retriever
 from mlpmem.retrieval.shards import ShardedKeys, open_keys, write_index, write_shard
@@ -243,8 +243,7 @@ def open_texts(
     starts = np.flatnonzero(np.diff(units, prepend=-1))
     parts = np.split(np.asarray(documents.tokens), starts[1:])
     topics = documents.document_of[documents.passage_at(starts)]
-    vocabulary = Vocabulary.of(decoder.pieces, decoder.special_ids)
-    words = Words(vocabulary, parts, topics, form)
+    words = Words(vocabulary_of(decoder), parts, topics, form)
     search = TextSearch(
         keys, datastore.positions, documents, words, parts, units[datastore.positions],
         reference,

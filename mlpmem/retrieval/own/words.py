@@ -11,7 +11,8 @@ V token ids, C words, U sentences.
 
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -42,6 +43,18 @@ class Vocabulary(NamedTuple):
                 weights.append(max(0.0, math.log1p(i) - common))
             word_of[i] = numbers[word]
         return cls(word_of, np.array(weights, np.float32))
+
+
+_vocabularies: WeakKeyDictionary = WeakKeyDictionary()  # by decoder
+
+
+def vocabulary_of(decoder: Any) -> Vocabulary:
+    """Return a decoder's vocabulary, computed once."""
+    found = _vocabularies.get(decoder)
+    if found is None:
+        found = Vocabulary.of(decoder.pieces, decoder.special_ids)
+        _vocabularies[decoder] = found  # another thread would store an equal one
+    return found
 
 
 class Words:
