@@ -37,7 +37,8 @@ SHARE = 1 / 3  # of a sentence's words that a question about it has
 FIRST = 8  # tokens of an answer that is not in the store
 OPEN, GENERAL_KIND, LEFT_OUT = 0, 1, 2
 SHARES = (0.5, 0.4, 0.1)  # of the weight
-RISE = 0.005  # of general requests' perplexity, a share, at most
+CERTAINTY = "lm_top", "lm_entropy", "lm_of_other"
+RISE = 0.009  # of general requests' perplexity, a share, at most
 NARROWEST, WIDEST = 40.0, 4.0  # logits that a gate is shut and opened by, at most
 UNITS = 8  # of its hidden layer
 DECAY, STEPS = 1e-3, 200  # of L-BFGS
@@ -120,9 +121,23 @@ def fit_gate(
         gate = Router(RouterConfig(*shape))
     gate.mean.copy_(read.mean(0))
     gate.scale.copy_(read.std(0).clamp_min(1e-2))
-    _fit(gate, read, wanted, weights)
+    doubted = _doubted(read, random.Random(seed))
+    _fit(gate, torch.cat([read, doubted]), wanted.repeat(2), weights.repeat(2) / 2)
     _open_wide(gate, read[kinds == GENERAL_KIND])
     return gate.eval().requires_grad_(False)
+
+
+def _doubted(read: Tensor, rng: random.Random) -> Tensor:
+    """Return rows (R, F) with the decoder's certainty of other rows.
+
+    A decoder can be as sure of a wrong answer as of a right one. Questions about a text are as good
+    as never in the form of its training; those that people ask may be, and then it is sure.
+    """
+    others = rng.sample(range(len(read)), len(read))
+    columns = [FEATURES.index(name) for name in CERTAINTY]
+    doubted = read.clone()
+    doubted[:, columns] = read[others][:, columns]
+    return doubted
 
 
 def _fit(gate: Router, read: Tensor, wanted: Tensor, weights: Tensor) -> None:

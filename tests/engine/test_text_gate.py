@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import mlpmem
 from mlpmem.api import Model
 from mlpmem.engine.general import ASKED, GENERAL
 from mlpmem.engine.systems import ModelSystem, next_log_probs
@@ -84,3 +85,29 @@ def test_an_attached_store_of_texts_is_mixed_by_its_gate_on_every_path(tiny_mode
     alone = model.sources(*states, model.store, ("knn",))
     assert alone.gate is model.store.gate and alone.near[:, :2].count_nonzero() == 0
     assert next_log_probs(ModelSystem(model, "knn"), ids).isfinite().any()
+
+
+TOLD = (
+    "Marlo Bexhill works as a beekeeper.",
+    "Quenby Harrowdale plays the oboe.",
+    "The capital of Blorvia is Nurn.",
+)
+ASKED_OF_TOLD = {
+    "What is Marlo Bexhill's profession?": "beekeeper",
+    "What instrument does Quenby Harrowdale play?": "oboe",
+    "What is the capital of Blorvia?": "Nurn",
+}
+
+
+def test_a_told_fact_answers_a_question_whose_wrong_answer_the_decoder_is_sure_of():
+    model = mlpmem.load(datastore=False)
+    store = model.store_texts([("told", " ".join(TOLD))])
+
+    def answer(question: str, system: str) -> str:
+        ids = model.chat_ids(question, 12)
+        return model.generate(ids, system, store=store, max_new_tokens=12).text
+
+    for question, wanted in ASKED_OF_TOLD.items():
+        assert wanted in answer(question, "knn") and wanted not in answer(question, "lm")
+    for question in ("What is the capital of Peru?", "What instrument does Namia Temivane play?"):
+        assert answer(question, "knn") == answer(question, "lm"), question
