@@ -235,11 +235,14 @@ class LlamaPass:
     def _compile(self, memory: Any) -> None:
         """Compile the kernels, and choose the number of threads that is fastest with them.
 
-        If that fails, torch's operators stay in use.
+        If that fails, torch's operators stay in use. While another thread compiles, do nothing.
         """
+        if not _COMPILING.acquire(blocking=False):
+            return
         try:
             compile_apart(self._dtype)
-            self.compile()
+            if self.operators is Operators:
+                self._compile_all()
             if (owner := self.owner()) is not None:
                 calibrate(owner, memory)
         except Exception as error:  # numba's and llvm's own, on unknown machines
@@ -249,6 +252,8 @@ class LlamaPass:
                 f"mlpmem: numba cannot compile here ({_first_line(error)}); decoding is slower\n"
             )
             os.environ[COMPILE] = "0"
+        finally:
+            _COMPILING.release()
 
     @property
     def _dtype(self) -> str:

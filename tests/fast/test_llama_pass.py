@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -284,6 +285,28 @@ def test_the_kl_of_4_bits_is_measured_before_anything_is_compiled(family, monkey
     decoder.pack(4)
     assert 1e-4 < decoder.kl < 0.5
     assert not any(m.probing for m in decoder.model.modules() if isinstance(m, FewRows))
+
+
+def test_one_process_compiles_while_many_tokens_are_decoded(monkeypatch):
+    started, go_on = [], threading.Event()
+
+    def compile_slowly(dtype: str) -> None:
+        started.append(dtype)
+        assert go_on.wait(60)
+        raise RuntimeError("stopped by the test")
+
+    monkeypatch.setenv("MLPMEM_COMPILE", "1")
+    monkeypatch.setattr("mlpmem.fast.llama_pass.compile_apart", compile_slowly)
+    decoder = tiny.decoder("llama")
+    decoder.fast_pass = pass_of(decoder)
+    output = decoder.forward(IDS[:1], use_cache=True, last=1)
+    for _ in range(8):
+        output = decoder.forward(IDS[:1, :1], cache=output.cache, last=1)
+    go_on.set()
+    for thread in threading.enumerate():
+        if thread.name == "compile":
+            thread.join(60)
+    assert started == ["float32"]
 
 
 @pytest.mark.slow
