@@ -3,11 +3,10 @@
 Later processes read them from the cache. Decoding starts this by itself when it is needed.
 """
 
-import sys
+import argparse
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mlpmem.errors import MlpMemError
 from mlpmem.fast.linear import pack
 from mlpmem.fast.llama_pass import DTYPES, LlamaPass
 
@@ -15,11 +14,12 @@ SIZES = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 16, "num_hidd
 HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
 
 
-def main(dtype: str) -> None:
-    """Compile for a dtype; MlpMemError for an unknown one."""
-    known = {str(each).removeprefix("torch."): each for each in DTYPES}
-    if dtype not in known:
-        raise MlpMemError(f"dtype must be one of {', '.join(known)}; got {dtype!r}")
+def main(arguments: list[str] | None = None) -> None:
+    """Compile for the dtype that is named."""
+    known = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
+    parser = argparse.ArgumentParser("python -m mlpmem.fast", description=__doc__.split(":")[0])
+    parser.add_argument("dtype", choices=known, help="of the decoder's weights")
+    dtype = parser.parse_args(arguments).dtype
     model = LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS)).to(known[dtype]).eval()
     if dtype != "float32":
         pack(model, 4)  # a step reads no other weights of this dtype
@@ -29,4 +29,4 @@ def main(dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2])
+    main()
