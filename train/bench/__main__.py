@@ -5,7 +5,7 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-BENCHES = ("step", "search", "rows", "datastore")
+BENCHES = ("step", "search", "rows", "datastore", "gpu")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     help = "measure with and without torch.compile (step)"
     parser.add_argument("--compile", action="store_true", help=help)
+    help = "file of all figures, written after every part (gpu)"
+    parser.add_argument("--out", type=Path, default=Path("gpu.json"), help=help)
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = vars(parser.parse_args(arguments))
     bench, as_json = import_module(f"train.bench.{args.pop('bench')}"), args.pop("json")

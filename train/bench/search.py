@@ -36,12 +36,22 @@ def bench(options: BenchOptions, ks: tuple[int, ...] = KS) -> Iterator[Figure]:
         yield from _figures(name, keys, options.device, ks)
 
 
-def clustered(entries: int, dim: int, seed: int = 0) -> np.ndarray:
+def clustered(entries: int, dim: int) -> np.ndarray:
     """Return keys (N, D) float16: clusters of 100, not centred, wider in some directions."""
-    rng = np.random.default_rng(seed)
-    centres = 3 * rng.standard_normal((max(1, entries // 100), dim), np.float32) + 5
-    keys = rng.standard_normal((entries, dim), np.float32) * np.linspace(2, 0.1, dim)
-    return (centres[rng.integers(0, len(centres), entries)] + keys).astype(np.float16)
+    return clustered_on("cpu", entries, dim).numpy()
+
+
+def clustered_on(device: str, entries: int, dim: int) -> Tensor:
+    """Return such keys (N, D) float16, drawn on a device; the same at every call there."""
+    rng = torch.Generator(device).manual_seed(0)
+    options = {"device": device, "generator": rng}
+    centres = 3 * torch.randn(max(1, entries // 100), dim, **options) + 5
+    widths = torch.linspace(2, 0.1, dim, device=device)
+    keys = torch.empty(entries, dim, device=device, dtype=torch.float16)
+    for block in keys.split(BLOCK):
+        of = torch.randint(len(centres), (len(block),), **options)
+        block.copy_(centres[of] + widths * torch.randn(len(block), dim, **options))
+    return keys
 
 
 def _figures(

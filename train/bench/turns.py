@@ -102,3 +102,4 @@ class BenchOptions:
     entries: int = 100_000  # synthetic keys
     device: str = "cpu"  # a torch device
     compile: bool = False  # measure a step with and without torch.compile
+    out: Path = Path("gpu.json")  # file of the bench "gpu"
