@@ -1,6 +1,7 @@
 """Accessibility in a browser: axe-core on every tab and state, and what it cannot see."""
 
 import pytest
+from conftest import SCREENS
 from test_feel import tabs_of
 from test_page import BOOK, generate, set_lambda
 
@@ -9,8 +10,7 @@ DRAWN = """() => ![...document.querySelectorAll('.empty.unpadded_box')]
   .some((empty) => empty.checkVisibility())"""
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+@pytest.mark.parametrize(("phone", "dark"), SCREENS)
 def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
     page = visit(dark=dark, phone=phone)
     audit(page, "loaded")
@@ -63,6 +63,7 @@ def test_skip_links_reach_the_slider_and_the_tabs(visit):
     assert page.evaluate("MLPMEM.page.lambda") is not None
 
 
+@pytest.mark.slow
 def test_like_controls_have_distinct_names(visit):
     page = visit()
     generate(page, BOOK)
@@ -88,6 +89,7 @@ def test_the_answers_and_whether_they_are_right_are_announced(visit):
     assert "With memory: Odalys Wren, right" in spoken.replace("  ", " ")
 
 
+@pytest.mark.slow
 def test_at_twice_the_size_the_bar_is_low_and_still_works(visit):
     page = visit()
     page.set_viewport_size({"width": 640, "height": 430})  # 1280 x 860 at 200 %

@@ -48,6 +48,7 @@ def test_the_slider_selects_scrubbed_texts_without_a_request(visit):
     assert page.is_visible("#pane-memory .scrub button"), "a new run is not scrubbed"
 
 
+@pytest.mark.slow
 def test_stopping_a_scrub_keeps_the_run(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
@@ -95,6 +96,7 @@ def test_a_branch_continues_a_candidate_and_the_tree_restores_texts(visit):
     assert pane_text(page, "memory") == "Odalys Wren"
 
 
+@pytest.mark.slow
 def test_keys_select_and_branch_candidates(visit):
     page = visit()
     generate(page, BOOK)
@@ -110,6 +112,7 @@ def test_keys_select_and_branch_candidates(visit):
     assert page.evaluate("document.activeElement.dataset.index") == "0"
 
 
+@pytest.mark.slow
 def test_a_surprise_runs_and_its_answer_is_shown_at_the_end(visit):
     page = visit()
     page.evaluate("localStorage.clear()")
@@ -148,6 +151,7 @@ def test_the_right_answer_is_hidden_until_the_end(visit):
     assert page.inner_text("#compare-view .truth") == "right answer: Lima"
 
 
+@pytest.mark.slow
 def test_keys_complete_names_without_a_request(visit):
     page = visit()
     page.wait_for_timeout(1500)  # the status polls every 0.7 s until it has settled
@@ -173,6 +177,7 @@ def test_keys_complete_names_without_a_request(visit):
     assert page.seen.requests[before:] == []
 
 
+@pytest.mark.slow
 def test_a_prompt_with_a_completed_name_can_be_run_at_once(visit):
     page = visit()
     page.fill("#prompt textarea", "Who wrote The Salt L")
@@ -193,6 +198,7 @@ TWO_BRANCHES = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_second_branch_during_the_first_is_ignored(visit):
     page = visit()
     generate(page, BOOK)
@@ -212,6 +218,7 @@ def test_a_second_branch_during_the_first_is_ignored(visit):
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_generating_again_uses_the_prompt_on_screen(visit):
     page = visit()
     generate(page, BOOK)
@@ -221,6 +228,7 @@ def test_generating_again_uses_the_prompt_on_screen(visit):
     assert page.inner_text(".asked") == BOOK and page.input_value("#prompt textarea") == BOOK
 
 
+@pytest.mark.slow
 def test_keys_ignore_a_run_on_another_tab(visit):
     page = visit()
     generate(page, BOOK)
@@ -237,6 +245,7 @@ def test_keys_ignore_a_run_on_another_tab(visit):
     assert page.get_attribute("#compare-view .view-host", "data-run") == run_before
 
 
+@pytest.mark.slow
 def test_branching_and_scrubbing_fit_a_phone(visit):
     page = visit(phone=True)
     generate(page, BOOK)

@@ -4,6 +4,7 @@ import re
 
 import fake
 import pytest
+from conftest import SCREENS
 from test_page import overflow
 
 BOOK = "Who wrote The Salt Ledger?"
@@ -130,6 +131,7 @@ def test_every_system_has_its_own_history_and_its_own_answer_beside_the_others(v
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_another_word_writes_on_and_versions_have_their_own_later_turns(visit):
     page = open_chat(visit())
     ask(page, BOOK)
@@ -235,6 +237,7 @@ def test_hostile_texts_stay_texts(visit):
     assert page.evaluate("window.hacked === undefined") and not page.locator("#chat img").count()
 
 
+@pytest.mark.slow
 def test_emoji_and_right_to_left_text_are_whole_at_every_moment(visit):
     page = open_chat(visit())
     page.evaluate(
@@ -259,6 +262,7 @@ def test_emoji_and_right_to_left_text_are_whole_at_every_moment(visit):
     assert page.evaluate(isolated) == "normal", "Arabic letters join across tokens"
 
 
+@pytest.mark.slow
 def test_the_sources_tint_the_words_by_a_switch_and_while_x_is_held(visit):
     page = open_chat(visit())
     ask(page, BOOK)
@@ -312,6 +316,7 @@ def test_settings_reach_the_model_and_a_cut_answer_says_so(visit):
     assert last(page).locator(".ending").inner_text() == ""
 
 
+@pytest.mark.slow
 def test_the_context_meter_says_when_old_turns_fall_out(visit):
     page = open_chat(visit())
     for _ in range(3):
@@ -323,6 +328,7 @@ def test_the_context_meter_says_when_old_turns_fall_out(visit):
     assert "The oldest turn no longer fits" in page.inner_text(".turn:last-child .fallen")
 
 
+@pytest.mark.slow
 def test_starters_ask_and_a_chip_asks_as_typed(visit):
     page = open_chat(visit())
     starter = page.locator(".starter >> nth=0")
@@ -360,8 +366,7 @@ def test_a_phone_shows_answers_side_by_side_without_overflow_and_the_drawer_as_a
     assert small == [] and overflow(page) <= 0
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("phone", [False, True], ids=["desk", "phone"])
+@pytest.mark.parametrize(("phone", "dark"), SCREENS)
 def test_axe_finds_nothing_in_any_state_of_the_chat(visit, audit, dark, phone):
     page = open_chat(visit(dark=dark, phone=phone))
     audit(page, "empty")

@@ -2,6 +2,7 @@
 
 import fake
 import pytest
+from marks import slow
 from test_page import BOOK, generate, overflow, pane_text, run, set_lambda, traces_of
 
 RIVER = "The river Aldermere rises in the"
@@ -23,7 +24,7 @@ def lanes(page):
     )
 
 
-@pytest.mark.parametrize("phone", [False, True])
+@pytest.mark.parametrize("phone", [False, *slow(True)])
 def test_pipes_are_as_wide_as_the_traces_probabilities(visit, phone):
     page = visit(phone=phone)
     generate(page, BOOK)
@@ -42,6 +43,7 @@ def test_pipes_are_as_wide_as_the_traces_probabilities(visit, phone):
     assert overflow(page) == 0
 
 
+@pytest.mark.slow
 def test_the_circuits_parts_are_in_order_and_none_is_cut(visit):
     for phone in (False, True):
         page = visit(phone=phone)
@@ -60,6 +62,7 @@ def test_the_circuits_parts_are_in_order_and_none_is_cut(visit):
         )
 
 
+@pytest.mark.slow
 def test_a_click_on_a_pipe_or_a_box_opens_what_the_source_says(visit):
     page = visit()
     generate(page, BOOK)
@@ -73,6 +76,7 @@ def test_a_click_on_a_pipe_or_a_box_opens_what_the_source_says(visit):
     assert page.inner_text("#drawer .drawer-title").startswith("Token 1 of 5")
 
 
+@pytest.mark.slow
 def test_neighbours_are_cards_and_the_memory_has_none(visit):
     page = visit()
     generate(page, BOOK)
@@ -103,6 +107,7 @@ def test_hostile_tokens_stay_text_in_the_circuit(visit):
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_another_column_is_shown_and_its_valve_opens_its_own_pipe(visit):
     page = visit()
     generate(page, BOOK)
@@ -129,6 +134,7 @@ def test_the_circuit_follows_lambda_without_a_request(visit):
     assert page.seen.requests[before:] == []
 
 
+@pytest.mark.slow
 def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     page = visit("eager", ready=False)
     page.wait_for_selector("#pane-memory[data-state=done]")
@@ -144,6 +150,7 @@ def test_a_recording_plays_once_at_each_systems_own_pace(visit):
     assert page.locator("#pane-knn[data-state=done]").count() == 1, "it plays once"
 
 
+@pytest.mark.slow
 def test_reduced_motion_shows_the_recording_at_once(visit, contexts, servers):
     page = contexts["desk"].new_page()
     page.emulate_media(reduced_motion="reduce")
@@ -154,6 +161,7 @@ def test_reduced_motion_shows_the_recording_at_once(visit, contexts, servers):
     assert page.evaluate(animated) == 0
 
 
+@pytest.mark.slow
 def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit):
     page = visit("eager")
     page.wait_for_function("document.querySelector('.play').textContent === '▶ Play'")
@@ -174,6 +182,7 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
     assert urls == []
 
 
+@pytest.mark.slow
 def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
     page = visit("eager")
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
@@ -187,6 +196,7 @@ def test_short_answers_are_scrubbed_without_asking_and_long_ones_are_not(visit):
     assert page.is_visible("#pane-memory .scrub button")
 
 
+@pytest.mark.slow
 def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(visit):
     page = visit()
     generate(page, BOOK)
@@ -201,6 +211,7 @@ def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(vis
     page.wait_for_selector(".origin-line:has-text('No passage was found')")
 
 
+@pytest.mark.slow
 def test_words_are_explained_on_hover_and_focus(visit):
     page = visit()
     generate(page, BOOK)
@@ -228,6 +239,7 @@ def test_the_value_and_links_are_on_the_first_screen(visit):
         assert overflow(page) == 0
 
 
+@pytest.mark.slow
 def test_the_circuit_repaints_fast_while_lambda_moves(visit):
     page = visit()
     generate(page, RIVER)

@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 from conftest import HERE, PATIENCE, Server
+from marks import slow
 
 BOUNDS = {
     "MLPMEM_TRUST_PROXY": "1",
@@ -237,6 +238,7 @@ def test_excess_uploads_delete_the_clients_own_and_incomplete_ones_leave_nothing
     assert odd.status_code == 422
 
 
+@pytest.mark.slow
 def test_slow_headers_are_closed_and_a_polling_connection_stays(client, server):
     head = b"GET /health HTTP/1.1\r\nhost: x\r\n"
     visitor, slow = client("203.0.113.30"), []
@@ -315,6 +317,7 @@ def test_the_log_has_no_traceback(client, server):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_a_looping_chat_template_delays_no_other_visitor(tmp_path):
     import tiny
 
@@ -354,7 +357,9 @@ def test_a_looping_chat_template_delays_no_other_visitor(tmp_path):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has other signals")
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 0), ("SIGHUP", 129)])
+@pytest.mark.parametrize(
+    ("name", "code"), [("SIGTERM", 143), *slow(("SIGINT", 0), ("SIGHUP", 129))]
+)
 def test_a_signal_ends_the_page_and_deletes_its_folder(tmp_path, name, code):
     number = getattr(signal, name)
     before = signal.signal(number, signal.SIG_DFL)  # nohup ignores SIGHUP, and so would the page
@@ -376,6 +381,7 @@ def test_a_signal_ends_the_page_and_deletes_its_folder(tmp_path, name, code):
     assert "Traceback" not in server.log.read_text()
 
 
+@pytest.mark.slow
 def test_an_ipv6_host_is_served_and_an_invalid_host_is_an_error(tmp_path):
     import tiny
 

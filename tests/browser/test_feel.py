@@ -3,6 +3,7 @@
 import re
 
 import fake
+import pytest
 from test_page import generate, overflow, pane_text, set_lambda
 
 BOOK = fake.ask("Who wrote The Salt Ledger?")
@@ -111,6 +112,7 @@ COLUMN_TEXTS = """() => ['lm', 'memory', 'knn'].map((name) => [
   ...document.querySelectorAll(`#pane-${name} .token`)].map((one) => one.textContent).join(''))"""
 
 
+@pytest.mark.slow
 def test_the_tour_shows_the_bundles_own_run_and_gives_back_what_was_there(visit):
     page = visit(query="lambda=0.3")
     showcase = page.evaluate("MLPMEM.page.activeView().showcase.prompt")
@@ -139,6 +141,7 @@ def test_the_tour_shows_the_bundles_own_run_and_gives_back_what_was_there(visit)
     assert "Salt Ledger" in page.inner_text(".run-head .asked")
 
 
+@pytest.mark.slow
 def test_the_tour_waits_for_a_run(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
@@ -205,6 +208,7 @@ def test_the_first_screen_transfers_at_most_a_megabyte(chromium, servers):
     assert 1e5 < sum(counted) <= 1e6, f"{len(counted)} requests"
 
 
+@pytest.mark.slow
 def test_the_drawer_moves_with_its_tab_and_only_tabs_with_tokens_have_the_bar(visit):
     page = visit()
     generate(page, BOOK)
@@ -255,6 +259,7 @@ CONTRAST = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_every_text_has_enough_contrast_in_light_and_dark(visit):
     for dark in (False, True):
         page = visit(dark=dark)
@@ -300,6 +305,7 @@ def test_no_tab_scrolls_horizontally_on_a_phone(visit):
 STEPS = ["def", " f", "():", "\n    ", "return", " 1", "\n\n", "f", "()"]
 
 
+@pytest.mark.slow
 def test_indents_and_blank_lines_are_shown(visit):
     page = visit()
     page.wait_for_selector("#pane-memory .token")
@@ -338,6 +344,7 @@ SHOWN = """(texts) => {
 }"""
 
 
+@pytest.mark.slow
 def test_a_character_of_several_tokens_is_whole_and_chosen_as_one(visit):
     page = visit()
     page.wait_for_selector("#pane-memory .token")
@@ -352,6 +359,7 @@ def test_a_character_of_several_tokens_is_whole_and_chosen_as_one(visit):
     assert page.locator("#pane-memory [data-held]").count() == 0
 
 
+@pytest.mark.slow
 def test_arabic_is_joined_and_runs_from_right_to_left_across_tokens(visit):
     page = visit()
     page.wait_for_selector("#pane-memory .token")

@@ -47,6 +47,7 @@ def test_five_rounds_are_guessed_and_counted(visit):
     assert page.inner_text(".game-head").startswith(winner)
 
 
+@pytest.mark.slow
 def test_the_card_is_a_picture_that_is_drawn_without_a_request(visit, tmp_path):
     page = visit("eager")
     rounds(page, lambda number: "memory")
@@ -63,6 +64,7 @@ def test_the_card_is_a_picture_that_is_drawn_without_a_request(visit, tmp_path):
     page.wait_for_selector(".game-head:has-text('Round 1 of 5')")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_in_any_state_of_the_game(visit, audit, dark):
     page = visit("eager", dark=dark)
@@ -77,10 +79,12 @@ def test_axe_finds_nothing_in_any_state_of_the_game(visit, audit, dark):
     audit(page, "over")
 
 
+@pytest.mark.slow
 def test_a_bundle_without_such_recordings_has_no_game(visit):
     assert visit().locator("#game .game").count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["desk", "phone"])
 def test_the_static_page_has_the_atlas_rounds(contexts, tmp_path, shape):
     command = [sys.executable, "-m", "mlpmem.ui.recordings.replay", str(tmp_path / "site")]

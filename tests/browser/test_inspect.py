@@ -59,6 +59,7 @@ def test_a_scored_text_is_mixed_again_without_a_request(visit):
     assert page.inner_text(".inspect-sentence") != sentence
 
 
+@pytest.mark.slow
 def test_gains_and_losses_jump_to_their_tokens(visit):
     page = visit()
     inspect(page)
@@ -72,6 +73,7 @@ def test_gains_and_losses_jump_to_their_tokens(visit):
         assert page.is_visible("#inspect-view #drawer")
 
 
+@pytest.mark.slow
 def test_an_answer_of_compare_can_be_inspected(visit):
     page = visit()
     generate(page, BOOK)
@@ -81,6 +83,7 @@ def test_an_answer_of_compare_can_be_inspected(visit):
     assert "Wren" in page.inner_text(f"{SCORED} .strip")
 
 
+@pytest.mark.slow
 def test_inspect_shows_progress_stops_and_refuses_invalid_texts(visit):
     page = visit()
     tab(page, "Inspect")
@@ -97,6 +100,7 @@ def test_inspect_shows_progress_stops_and_refuses_invalid_texts(visit):
     inspect(page)
 
 
+@pytest.mark.slow
 def test_a_typed_token_is_probed_at_the_selected_position(visit):
     page = visit()
     generate(page, BOOK)
@@ -144,6 +148,7 @@ def test_unticking_a_neighbour_recomputes_datastore_and_mix(visit):
     assert page.seen.requests[requests:] == []
 
 
+@pytest.mark.slow
 def test_removing_neighbours_is_exact_with_the_unshown_mass(visit):
     page = visit()
     step = {"id": 7, "p": {"lm": 0.5, "knn": 0.6}, "rest": {"lm": 0.1, "knn": 0.1},
@@ -160,6 +165,7 @@ def test_removing_neighbours_is_exact_with_the_unshown_mass(visit):
     assert (none["p"]["knn"], none["rest"]["knn"]) == (0.5, 0.1), "it repeats the decoder"
 
 
+@pytest.mark.slow
 def test_a_document_marks_its_tokens_and_a_second_click_unmarks_them(visit):
     page = visit()
     inspect(page)
@@ -210,6 +216,7 @@ BLANK = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1180, 1280, 1440])
 def test_no_blank_area_is_under_the_legend_beside_the_drawer(visit, width):
     page = visit()
@@ -227,6 +234,7 @@ def test_no_blank_area_is_under_the_legend_beside_the_drawer(visit, width):
     assert closed["below"], "they do not cover the hint"
 
 
+@pytest.mark.slow
 def test_no_blank_area_is_under_the_legend_on_a_phone(visit):
     page = visit(phone=True)
     inspect(page)
@@ -242,6 +250,7 @@ def own_text(page, text="zorblat is the capital of the moon"):
     page.wait_for_selector("#own-view .own-line:has-text('kept for you only')")
 
 
+@pytest.mark.slow
 def test_a_neighbours_document_opens_on_the_corpus_tab(visit):
     page = visit()
     generate(page, fake.ask("Who wrote The Salt Ledger?"))
@@ -313,6 +322,7 @@ def test_an_own_text_is_searched_for_its_visitor_only_until_it_is_deleted(visit)
     assert pane_text(page, "knn") == "Odalys Wren"
 
 
+@pytest.mark.slow
 def test_building_a_datastore_can_be_cancelled(visit):
     page = visit()
     tab(page, "Corpus")
@@ -370,6 +380,7 @@ def test_inspect_and_corpus_fit_a_phone(visit):
     assert overflow(page) <= 0
 
 
+@pytest.mark.slow
 def test_memory_and_decoder_are_shown_before_the_datastore_has_searched(visit):
     page = visit()
     tab(page, "Inspect")
@@ -382,6 +393,7 @@ def test_memory_and_decoder_are_shown_before_the_datastore_has_searched(visit):
     assert page.locator(".nll-row:visible").count() == 4
 
 
+@pytest.mark.slow
 def test_the_first_word_is_shown_and_a_word_has_two_marks(visit):
     page = visit()
     inspect(page)

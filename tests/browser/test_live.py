@@ -5,6 +5,7 @@ import time
 import pytest
 import tiny
 from conftest import ROOT, Server
+from marks import slow as slow_cases
 
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.space.build import build
@@ -122,6 +123,7 @@ def test_it_answers_and_nothing_is_requested_after_loading(opened, served):
     assert page.requests[before:] == []
 
 
+@pytest.mark.slow
 def test_a_recorded_example_keeps_its_datastore_column(opened):
     page = opened()
     assert page.inner_text(".badge") == "recorded"
@@ -161,6 +163,7 @@ def test_a_visitors_own_text_makes_the_third_column_live(opened, served):
     page.wait_for_selector(".own-line:has-text('Deleted')")
 
 
+@pytest.mark.slow
 def test_a_second_visit_takes_the_model_from_the_browsers_cache(chromium, opened):
     context = chromium.new_context()
     first = opened(context=context)
@@ -172,11 +175,13 @@ def test_a_second_visit_takes_the_model_from_the_browsers_cache(chromium, opened
 @pytest.mark.parametrize(
     ("worker", "text"),
     [
-        ("self.caches.open = async () => { throw 1; };", "could not store the model"),
-        ("self.caches.open = async () => ({ match: async () => undefined, "
-         "put: async () => { throw new DOMException('full', 'QuotaExceededError'); } });",
-         "could not store the model"),
         ("delete self.WebAssembly;", "answers in your browser"),
+        *slow_cases(
+            ("self.caches.open = async () => { throw 1; };", "could not store the model"),
+            ("self.caches.open = async () => ({ match: async () => undefined, "
+             "put: async () => { throw new DOMException('full', 'QuotaExceededError'); } });",
+             "could not store the model"),
+        ),
     ],
 )  # fmt: skip
 def test_without_storage_or_wasm_it_still_answers(opened, worker, text):
@@ -200,12 +205,15 @@ CHANGED = (
     [
         (FETCH + CHANGED.replace("CHANGE", "bytes[bytes.length - 1] ^= 1").replace("CUT", "0"),
          "is altered"),
-        (FETCH + CHANGED.replace("CHANGE", "").replace("CUT", "5"), "is truncated"),
         (FETCH + "new Response('', { status: 404 });", "status 404"),
-        (FETCH + "{ throw new TypeError('no'); };", "the connection failed"),
-        ("self.Uint8Array = class { constructor() { throw new RangeError(); } };", "memory left"),
-        ("throw new Error('no');", "worker has ended"),
-        ("Object.defineProperty(self, 'crypto', { value: {} });", "not secure"),
+        *slow_cases(
+            (FETCH + CHANGED.replace("CHANGE", "").replace("CUT", "5"), "is truncated"),
+            (FETCH + "{ throw new TypeError('no'); };", "the connection failed"),
+            ("self.Uint8Array = class { constructor() { throw new RangeError(); } };",
+             "memory left"),
+            ("throw new Error('no');", "worker has ended"),
+            ("Object.defineProperty(self, 'crypto', { value: {} });", "not secure"),
+        ),
     ],
 )  # fmt: skip
 def test_what_cannot_be_loaded_is_said_and_the_recording_stays(opened, worker, text):
@@ -217,6 +225,7 @@ def test_what_cannot_be_loaded_is_said_and_the_recording_stays(opened, worker, t
     assert page.locator(".example").count() == 1, "only the recorded example is offered"
 
 
+@pytest.mark.slow
 def test_a_worker_that_ends_in_a_run_is_said(opened):
     page = opened("self.addEventListener('message', ({ data }) => { if (data.plan) "
                   "setTimeout(() => { throw 1; }); });")  # fmt: skip
@@ -245,6 +254,7 @@ def test_stop_is_heard_between_two_tokens(opened):
     assert page.locator("#pane-memory .token").count() == count, "nothing came after Stop"
 
 
+@pytest.mark.slow
 def test_a_tab_put_to_sleep_in_a_run_goes_on_where_it_was(opened):
     page = opened(slow=True)
     page.fill("#prompt textarea", "The hills in")
@@ -258,6 +268,7 @@ def test_a_tab_put_to_sleep_in_a_run_goes_on_where_it_was(opened):
     assert page.locator("#pane-memory .token").count() == len(ids(page, "memory"))
 
 
+@pytest.mark.slow
 def test_wrong_values_are_said(opened):
     page = opened()
     page.fill("#prompt textarea", "x" * 200_000)
@@ -274,6 +285,7 @@ def test_wrong_values_are_said(opened):
     page.wait_for_selector(".own-line:has-text('Cancelled')")
 
 
+@pytest.mark.slow
 def test_a_phone_has_no_overflow(opened):
     page = opened(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     page.fill("#prompt textarea", "The hills in")

@@ -103,6 +103,7 @@ def test_nothing_is_loaded_before_the_button_is_pressed_and_then_it_answers_chat
     assert page.requests[before:] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worker", "text"),
     [
@@ -121,12 +122,14 @@ def test_what_fails_is_said_and_can_be_tried_again(opened, worker, text):
     assert not page.is_visible("#generate") and page.is_visible("#download")
 
 
+@pytest.mark.slow
 def test_a_device_with_too_little_memory_gets_a_sentence_and_no_button(opened):
     page = opened(script="Object.defineProperty(navigator, 'deviceMemory', { value: 0.0001 })")
     assert "needs a device with more memory than 0.0001 GB" in page.inner_text("#status")
     assert not page.is_visible("#download")
 
 
+@pytest.mark.slow
 def test_the_button_fits_a_phone(opened):
     page = opened(viewport={"width": 390, "height": 844}, is_mobile=True, has_touch=True)
     assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0

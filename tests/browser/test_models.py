@@ -111,6 +111,7 @@ def test_two_sessions_on_two_models_get_their_own_models_tokens(two, opened, mon
     assert pages[1].inner_text(".form-chip") == "asked as a chat ×"
 
 
+@pytest.mark.slow
 def test_a_chat_is_branched_as_a_chat_and_repeated_as_typed(two, opened, monkeypatch):
     server, folder = two
     page = opened(f"{server.url}smollm2")
@@ -188,6 +189,7 @@ def test_programs_ask_either_model_by_name(two, opened, monkeypatch):
     assert said == mlpmem.load(folder / "smollm2").chat("Hi", "lm", max_new_tokens=3).text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["desk", "phone"])
 def test_a_missing_decoder_is_downloaded_by_a_click(chromium, opened, tmp_path, shape):
     file = write(tmp_path)

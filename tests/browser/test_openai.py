@@ -258,6 +258,7 @@ def _leave(http) -> None:
         http.post("v1/completions", json=LONG, timeout=1.0)
 
 
+@pytest.mark.slow
 def test_the_protocol_can_be_off_and_is_off_in_a_space(serve, bundle, monkeypatch):
     from mlpmem.ui.openai.routes import is_on
 

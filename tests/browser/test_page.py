@@ -97,6 +97,7 @@ def test_generate_fills_three_panes_and_judges_the_answers(visit):
     assert "223 MB" in page.inner_text("#pane-knn .cost")
 
 
+@pytest.mark.slow
 def test_a_longer_text_arrives_complete_in_deltas(visit):
     page = visit()
     prompt = "The river Aldermere rises in the"
@@ -136,6 +137,7 @@ def test_the_drawer_shows_the_traces_numbers(visit):
     assert page.inner_text("#drawer .neighbour >> nth=0").startswith("The Salt Ledger (book)")
 
 
+@pytest.mark.slow
 def test_arrow_keys_walk_the_tokens_and_escape_closes(visit):
     page = visit()
     page.click("#pane-memory .token[data-index='0']")
@@ -208,6 +210,7 @@ def test_stop_keeps_the_tokens_and_frees_the_model(visit):
     assert time.monotonic() - began < 20
 
 
+@pytest.mark.slow
 def test_stop_after_the_end_changes_nothing(visit):
     page = visit()
     generate(page, BOOK)

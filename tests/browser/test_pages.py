@@ -1,11 +1,14 @@
 """The tabs that are read: Results, About, and the way from a datastore to its first question."""
 
+import pytest
+
 
 def tab(page, name):
     page.click(f"#tabs [role=tab]:has-text('{name}') >> visible=true")
     page.wait_for_timeout(500)
 
 
+@pytest.mark.slow
 def test_no_table_of_results_is_cut_on_a_desktop(visit):
     page = visit()
     tab(page, "Results")
@@ -29,6 +32,7 @@ def test_about_has_the_figure_the_links_and_code_to_copy(visit):
     assert copied.startswith("from gradio_client import Client") and "Copy" not in copied
 
 
+@pytest.mark.slow
 def test_a_finished_datastore_leads_to_its_first_question(visit):
     page = visit()
     tab(page, "Corpus")

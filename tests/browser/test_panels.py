@@ -1,6 +1,7 @@
 """Hostile text, examples, results, phone layout and theme in a browser."""
 
 import fake
+import pytest
 from test_page import DONE, RUN, generate, overflow, pane_text, run
 
 
@@ -34,6 +35,7 @@ START_SLOWLY = """() => {
 }"""
 
 
+@pytest.mark.slow
 def test_an_example_clicked_during_a_run_is_ignored(visit):
     page = visit()
     for start in (lambda: page.click("#generate"), lambda: page.evaluate(START_SLOWLY)):
@@ -50,6 +52,7 @@ def test_an_example_clicked_during_a_run_is_ignored(visit):
     assert pane_text(page, "memory") == "Odalys Wren"
 
 
+@pytest.mark.slow
 def test_escape_stops_a_run_from_another_tab(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")
@@ -65,6 +68,7 @@ def test_escape_stops_a_run_from_another_tab(visit):
     assert not page.evaluate("document.body.hasAttribute('data-running')")
 
 
+@pytest.mark.slow
 def test_an_alias_of_the_answer_is_right(visit):
     page = visit()
     generate(page, fake.ask("What is the population of Quarrel Bay?"))
@@ -73,6 +77,7 @@ def test_an_alias_of_the_answer_is_right(visit):
     assert verdicts == ["✗ wrong", "✗ wrong", "✓ right"]
 
 
+@pytest.mark.slow
 def test_the_chip_fits_a_phone(visit):
     page = visit(phone=True)
     generate(page, "Who wrote  The Salt Ledger?")
@@ -111,6 +116,7 @@ def test_plotly_is_loaded_with_the_results_only(visit):
     )
 
 
+@pytest.mark.slow
 def test_every_column_shows_its_measured_accuracy(visit):
     page = visit()
     records = page.locator("#compare-view .pane-record").all_inner_texts()
@@ -118,6 +124,7 @@ def test_every_column_shows_its_measured_accuracy(visit):
     assert len(records) == 3
 
 
+@pytest.mark.slow
 def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     page = visit(phone=True)
     page.evaluate("[...document.querySelectorAll('[role=tab]')].at(-2).click()")
@@ -136,6 +143,7 @@ def test_a_reviewers_question_is_drawn_when_it_is_opened(visit):
     assert overflow(page) <= 0
 
 
+@pytest.mark.slow
 def test_a_phone_has_no_horizontal_scrolling_and_large_targets(visit):
     page = visit(phone=True)
     generate(page, "The river Aldermere rises in the")
@@ -151,6 +159,7 @@ def test_a_phone_has_no_horizontal_scrolling_and_large_targets(visit):
     assert small == []
 
 
+@pytest.mark.slow
 def test_the_theme_button_switches_to_dark(visit):
     page = visit()
     page.click(".theme-button")

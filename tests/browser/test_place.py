@@ -9,8 +9,9 @@ BOXES = """(names) => names.map((name) => {
   const { left, right, top, bottom } = document.querySelector(name).getBoundingClientRect();
   return { left, right, top, bottom };
 })"""
-WIDE = ((1440, 900), (1280, 860), (1280, 720))
-NARROW = ((1024, 768), (390, 844))
+SLOW = pytest.mark.slow
+WIDE = (pytest.param((1440, 900), marks=SLOW), (1280, 860), pytest.param((1280, 720), marks=SLOW))
+NARROW = (pytest.param((1024, 768), marks=SLOW), (390, 844))
 
 
 def boxes(page):

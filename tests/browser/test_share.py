@@ -34,6 +34,7 @@ def saved(page, kind, folder):
     return path
 
 
+@pytest.mark.slow
 def test_files_and_api_have_the_run_on_screen(visit, servers, tmp_path):
     client_of = pytest.importorskip("gradio_client").Client
     page = visit()
@@ -97,6 +98,7 @@ def test_a_link_restores_prompt_options_columns_and_lambda(visit, servers):
     assert other.evaluate("MLPMEM.linkOf(MLPMEM.recordOf(MLPMEM.page.activeView()))") == link
 
 
+@pytest.mark.slow
 def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
     page = visit("waiting", ready=False, query="q=Who+wrote+The+Salt+Ledger%3F&lambda=7&seed=x")
     page.wait_for_function("document.querySelector('.lambda-value').textContent === '1.00'")
@@ -108,6 +110,7 @@ def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
     assert hostile.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_a_saved_run_is_shown_without_a_model(visit, tmp_path):
     page = visit()
     generate(page, fake.ask("In which town was Ilka Brandt born?"))
@@ -174,6 +177,7 @@ def test_a_bundle_without_recordings_writes_no_site(tmp_path, capsys):
     assert replay.values(read(fake.write_bundle(tmp_path)))["first"] == BOOK
 
 
+@pytest.mark.slow
 def test_the_examples_on_the_about_tab_work(visit, servers):
     pytest.importorskip("gradio_client")
     page = visit("app")

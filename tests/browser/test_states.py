@@ -1,6 +1,7 @@
 """The page at load, while it runs and when it is done: nothing raw, false or jumping."""
 
 import fake
+import pytest
 from test_page import BOOK, generate
 
 HEIGHTS = "() => [...document.querySelectorAll('#compare-view .pane')].map((p) => p.offsetHeight)"
@@ -53,6 +54,7 @@ def test_a_linked_question_is_the_only_one_shown(visit):
     assert page.evaluate("window.asked") == [fake.ask("What is the capital of Peru?")]
 
 
+@pytest.mark.slow
 def test_the_state_is_never_called_loading_after_it_is_ready(visit):
     page = visit()
     page.add_init_script(
@@ -67,6 +69,7 @@ def test_the_state_is_never_called_loading_after_it_is_ready(visit):
     assert page.evaluate("window.chips") == ["connecting", "ready"]
 
 
+@pytest.mark.slow
 def test_the_slider_stays_where_it_is_when_auto_arrives(visit):
     page = visit()
     at = lambda: page.locator("#lambda").bounding_box()  # noqa: E731
@@ -76,6 +79,7 @@ def test_the_slider_stays_where_it_is_when_auto_arrives(visit):
     assert at() == with_auto
 
 
+@pytest.mark.slow
 def test_enter_during_a_run_says_why_nothing_starts(visit):
     page = visit()
     page.fill("#prompt textarea", "slow")

@@ -1,6 +1,7 @@
 """Facts that a visitor tells and teaches: asked, forgotten, taught, cancelled, undone."""
 
 import fake
+import pytest
 from test_inspect import tab
 from test_page import BOOK, generate, overflow, pane_text
 
@@ -68,6 +69,7 @@ def test_a_taught_memory_answers_its_visitor_only_until_undo(visit, audit):
     assert pane_text(page, "memory") == "Odalys Wren"
 
 
+@pytest.mark.slow
 def test_a_teaching_can_be_cancelled_and_another_waits_in_the_queue(visit):
     page, other = visit(), visit(phone=True)
     tell(other, "Harrow has a ferry.")
@@ -87,6 +89,7 @@ def test_a_teaching_can_be_cancelled_and_another_waits_in_the_queue(visit):
     assert pane_text(page, "memory") == "Odalys Wren"
 
 
+@pytest.mark.slow
 def test_a_long_or_repeated_sentence_is_a_message(visit):
     page = visit()
     tell(page, "Harrow has a ferry.")
@@ -96,6 +99,7 @@ def test_a_long_or_repeated_sentence_is_a_message(visit):
     assert page.locator(".teach-list li").count() == 1
 
 
+@pytest.mark.slow
 def test_the_real_app_teaches_a_tiny_memory(visit):
     page = visit("app")
     tell(page, "The capital of Tarn is Lima.")

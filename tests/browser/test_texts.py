@@ -31,6 +31,7 @@ def left(page):
     return page.locator(".own-left li").all_inner_texts()
 
 
+@pytest.mark.slow
 def test_several_files_are_read_and_those_that_fail_are_named(visit, folder, tmp_path):
     page = corpus(visit)
     large = tmp_path / "large.txt"
@@ -50,6 +51,7 @@ def test_several_files_are_read_and_those_that_fail_are_named(visit, folder, tmp
     page.wait_for_selector(".files-line:has-text('Nothing to read: 1 file of .png')")
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_when_it_is_dropped(visit, folder):
     page = corpus(visit)
     page.evaluate("window.scrollTo(0, document.body.scrollHeight)")
@@ -100,6 +102,7 @@ def test_names_of_files_are_text(visit, tmp_path):
     assert page.evaluate("window.hacked") is None
 
 
+@pytest.mark.slow
 def test_files_are_chosen_on_a_phone(visit, folder):
     page = corpus(visit, phone=True)
     assert not page.locator("#own-folder").count()
@@ -112,6 +115,7 @@ def test_files_are_chosen_on_a_phone(visit, folder):
     assert width <= 0 and min(heights) >= 44
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_beside_files_that_were_left_out(visit, audit, folder, dark):
     page = corpus(visit, dark=dark)
@@ -120,6 +124,7 @@ def test_axe_finds_nothing_beside_files_that_were_left_out(visit, audit, folder,
     audit(page, "files left out")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 1280, 1440])
 def test_the_choice_of_a_datastore_covers_nothing_in_the_head(visit, folder, width):
     page = corpus(visit)

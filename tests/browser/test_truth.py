@@ -22,6 +22,7 @@ def test_the_bar_shows_the_right_answers_probability_not_the_wrong_texts(visit):
     assert "memory: most at λ 1.00" in page.inner_text(".curve-best")
 
 
+@pytest.mark.slow
 def test_where_no_column_is_right_the_server_scores_the_answer(visit):
     page = visit()
     generate(page, fake.ask("Who rang?"))
@@ -32,6 +33,7 @@ def test_where_no_column_is_right_the_server_scores_the_answer(visit):
     assert page.inner_text(".curve-value") == "right answer 15.0 %"
 
 
+@pytest.mark.slow
 def test_where_no_answer_is_known_the_bar_says_whose_text_it_is(visit):
     page = visit()
     generate(page, "The river Aldermere rises in the")
@@ -65,6 +67,7 @@ def test_an_unticked_neighbour_changes_words_order_and_later_branches(visit):
     assert page.locator(".neighbour-use:checked").count() == 8, "a new run does not"
 
 
+@pytest.mark.slow
 def test_the_memorys_column_says_that_its_mix_has_no_datastore(visit):
     page = visit()
     generate(page, BOOK)
@@ -75,6 +78,7 @@ def test_the_memorys_column_says_that_its_mix_has_no_datastore(visit):
     assert [row[-1] for row in rows_of(page)] == before
 
 
+@pytest.mark.slow
 def test_the_candidates_can_be_sorted_by_any_source(visit):
     page = visit()
     generate(page, BOOK)

@@ -5,6 +5,7 @@ import json
 import pytest
 import tiny
 import torch
+from marks import slow
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.few_rows import FewRows
@@ -50,7 +51,7 @@ def kl(one: torch.Tensor, other: torch.Tensor) -> float:
 @tiny.needs_ops
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize(("dtype", "bits", "most"), FORMS)
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", *slow("qwen2")])
 def test_it_answers_as_if_merged(family, dtype, bits, most, compiled, tmp_path, monkeypatch):
     if compiled and family == "gpt2":
         pytest.skip("GPT-2 has no compiled pass")

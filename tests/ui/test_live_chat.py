@@ -6,6 +6,7 @@ import named
 import pytest
 import tiny
 import torch
+from marks import slow
 from node_engine import NODE, OPTIONS, answers, foreign, plan, same_steps
 
 pytest.importorskip("gguf")
@@ -35,7 +36,7 @@ def router(decoder) -> Router:
     return made
 
 
-@pytest.fixture(scope="module", params=["Q4_1", "Q8_0", "Q4_0", "F32"])
+@pytest.fixture(scope="module", params=["Q4_1", "F32", *slow("Q8_0", "Q4_0")])
 def site(request, tmp_path_factory):
     """Return (model, listing, folder) of a tiny chat bundle whose decoder is a file of blocks."""
     folder = tmp_path_factory.mktemp("chat")
