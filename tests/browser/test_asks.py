@@ -21,6 +21,7 @@ def branch(page, system, index, text):
     )
 
 
+@pytest.mark.slow
 def test_the_slider_selects_scrubbed_texts_without_a_request(visit):
     page = visit()
     generate(page, BOOK)

@@ -167,6 +167,7 @@ def badge_of(page, pattern):
     )
 
 
+@pytest.mark.slow
 def test_waiting_visitors_see_their_place_and_get_their_own_answers(visit):
     first, second, third = visit(), visit(phone=True), visit()
     first.click("#options button")

@@ -7,6 +7,7 @@ import sys
 import pytest
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
 CHOICE, NEXT = "#game .game-choice", "#game .game-body > .pane-tool"
 INK = """(card) => {
   const { data, width, height } = card.getContext('2d').getImageData(0, 0, card.width, card.height);
@@ -47,7 +48,6 @@ def test_five_rounds_are_guessed_and_counted(visit):
     assert page.inner_text(".game-head").startswith(winner)
 
 
-@pytest.mark.slow
 def test_the_card_is_a_picture_that_is_drawn_without_a_request(visit, tmp_path):
     page = visit("eager")
     rounds(page, lambda number: "memory")
@@ -64,7 +64,6 @@ def test_the_card_is_a_picture_that_is_drawn_without_a_request(visit, tmp_path):
     page.wait_for_selector(".game-head:has-text('Round 1 of 5')")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_axe_finds_nothing_in_any_state_of_the_game(visit, audit, dark):
     page = visit("eager", dark=dark)
@@ -79,12 +78,10 @@ def test_axe_finds_nothing_in_any_state_of_the_game(visit, audit, dark):
     audit(page, "over")
 
 
-@pytest.mark.slow
 def test_a_bundle_without_such_recordings_has_no_game(visit):
     assert visit().locator("#game .game").count() == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["desk", "phone"])
 def test_the_static_page_has_the_atlas_rounds(contexts, tmp_path, shape):
     command = [sys.executable, "-m", "mlpmem.ui.recordings.replay", str(tmp_path / "site")]

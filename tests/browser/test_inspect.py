@@ -116,6 +116,7 @@ def test_a_typed_token_is_probed_at_the_selected_position(visit):
     page.keyboard.press("Escape")
 
 
+@pytest.mark.slow
 def test_unticking_a_neighbour_recomputes_datastore_and_mix(visit):
     page = visit()
     generate(page, BOOK)
@@ -360,6 +361,7 @@ def test_uploads_are_read_or_refused_with_a_message(visit, tmp_path):
     page.wait_for_selector("#own-view .own-line:has-text('B.JSONL.gz')")
 
 
+@pytest.mark.slow
 def test_inspect_and_corpus_fit_a_phone(visit):
     page = visit(phone=True)
     inspect(page)

@@ -221,6 +221,7 @@ def idle_after(http) -> float:
     return time.monotonic() - begin
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_closed_connection_ends_the_work_within_a_second(stream, long):
     if stream:
@@ -237,6 +238,7 @@ def test_a_closed_connection_ends_the_work_within_a_second(stream, long):
     idle_after(long)
 
 
+@pytest.mark.slow
 def test_waiting_requests_of_a_client_are_bounded_and_dropped_when_it_leaves(long):
     with begun(long):
         gone = [threading.Thread(target=_leave, args=(long,)) for _ in range(2)]

@@ -99,6 +99,7 @@ def test_two_visitors_get_their_own_answers(visit):
         assert pane_text(page, "memory") == answer
 
 
+@pytest.mark.slow
 def test_plotly_is_loaded_with_the_results_only(visit):
     page = visit()
     page.wait_for_timeout(500)

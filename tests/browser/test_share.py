@@ -133,6 +133,7 @@ def test_a_saved_run_is_shown_without_a_model(visit, tmp_path):
     assert pane_text(other, "memory") == "Tervalla", "the view is unchanged"
 
 
+@pytest.mark.slow
 def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
     bundle = fake.write_bundle(tmp_path / "bundle")
     code = [

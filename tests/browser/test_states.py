@@ -38,6 +38,7 @@ def test_no_raw_end_token_and_no_jump_between_running_and_done(visit):
     assert label.startswith("“end”, ")
 
 
+@pytest.mark.slow
 def test_a_linked_question_is_the_only_one_shown(visit):
     page = visit(query="q=Question%3A%20What%20is%20the%20capital%20of%20Peru%3F%20Answer%3A")
     page.wait_for_selector("#pane-memory[data-state=done]")

@@ -21,6 +21,7 @@ def teach(page):
     page.wait_for_selector(".teach-table table")
 
 
+@pytest.mark.slow
 def test_a_told_fact_is_asked_and_a_deleted_one_is_forgotten(visit):
     page = visit()
     tab(page, "Corpus")

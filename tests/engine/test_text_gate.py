@@ -14,13 +14,18 @@ from mlpmem.errors import MlpMemError
 TEXT = "The mayor of Zubrowka is Lutz Oder. Its river is the Narr. The bridge was built in 1911."
 
 
+@pytest.fixture(scope="module")
+def store(tiny_model):
+    """Return the datastore of the text, with its gate; tests only read it."""
+    return tiny_model.store_texts([("mine", TEXT)])
+
+
 def test_general_requests_and_questions_have_places_for_words():
     assert len(set(GENERAL)) == len(GENERAL) and all(q and a for q, a in GENERAL)
     assert all(form.format("x").count("x") >= 1 and "{}" in form for form in ASKED)
 
 
-def test_the_same_text_gives_the_same_gate_and_leaves_random_numbers_alone(tiny_model):
-    store = tiny_model.store_texts([("mine", TEXT)])
+def test_the_same_text_gives_the_same_gate_and_leaves_random_numbers_alone(tiny_model, store):
     torch.manual_seed(7)
     wanted = torch.rand(1)
     torch.manual_seed(7)
@@ -30,15 +35,13 @@ def test_the_same_text_gives_the_same_gate_and_leaves_random_numbers_alone(tiny_
         assert torch.equal(weight, again.state_dict()[name]), name
 
 
-def test_general_requests_lose_at_most_the_allowed_share(tiny_model):
-    store = tiny_model.store_texts([("mine", TEXT)])
+def test_general_requests_lose_at_most_the_allowed_share(tiny_model, store):
     rows = torch.cat([_read(tiny_model, store, made) for made in _general(tiny_model)])
     lmbda = torch.sigmoid(store.gate(rows))
     assert float((-torch.log1p(-lmbda)).mean()) <= torch.log1p(torch.tensor(RISE)) + 1e-4
 
 
-def test_own_texts_are_mixed_by_their_gate_unless_a_lambda_is_given(tiny_model):
-    store = tiny_model.store_texts([("mine", TEXT)])
+def test_own_texts_are_mixed_by_their_gate_unless_a_lambda_is_given(tiny_model, store):
     usual = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=3)
     assert usual.lmbda == AUTO and all(0 <= step.lmbda <= 1 for step in usual.steps)
     fixed = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=3, lmbda=0.3)
@@ -48,8 +51,7 @@ def test_own_texts_are_mixed_by_their_gate_unless_a_lambda_is_given(tiny_model):
     assert trace.lmbda == tiny_model.settings.of("knn")
 
 
-def test_every_path_searches_the_same(tiny_model):
-    store = tiny_model.store_texts([("mine", TEXT)])
+def test_every_path_searches_the_same(tiny_model, store):
     trace = tiny_model.generate("Lima is", "knn", store=store, max_new_tokens=4)
     ids = [*trace.prompt_ids, *(step.token_id for step in trace.steps)]
     score = tiny_model.score(ids, store)
@@ -70,8 +72,7 @@ def test_any_text_gets_a_gate(tiny_model, text):
     assert trace.lmbda == AUTO and all(0 <= step.lmbda <= 1 for step in trace.steps)
 
 
-def test_fitting_can_be_stopped(tiny_model):
-    store = tiny_model.store_texts([("mine", TEXT)])
+def test_fitting_can_be_stopped(tiny_model, store):
     with pytest.raises(MlpMemError, match="was stopped"):
         fit_gate(tiny_model, store, stop=lambda: True)
 

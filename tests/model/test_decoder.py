@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import tiny
 import torch
+from marks import slow
 from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
@@ -122,7 +123,7 @@ def test_a_folder_without_weights_is_refused(tmp_path):
         Decoder.load(tmp_path)
 
 
-@pytest.mark.parametrize("family", [*tiny.FAMILIES, *tiny.OTHERS])
+@pytest.mark.parametrize("family", [*tiny.FAMILIES, *slow(*tiny.OTHERS)])
 def test_a_folder_without_a_tokenizer_or_with_missing_weights_is_refused(family, tmp_path):
     """transformers would use an empty tokenizer and random weights."""
     decoder = tiny.decoder(family)

@@ -113,7 +113,9 @@ def test_logits_follow_from_the_heads_products_and_the_row(case):
     assert (bound is not None) == (name == "gemma2")
 
 
-@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=tiny.needs_ops)])
+@pytest.mark.parametrize(
+    "packed", [False, pytest.param(True, marks=[tiny.needs_ops, pytest.mark.slow])]
+)
 @pytest.mark.parametrize("case", [*tiny.OTHERS, *VARIANTS])
 def test_texts_equal_transformers_and_searches_use_the_decoders_states(case, packed):
     name, shape, _, _ = CASES[case]

@@ -51,6 +51,7 @@ def test_the_work_of_the_datastore_bench_is_one_shard_of_all_entries(tmp_path):
     assert shard.entries == KEYS.keys and np.load(tmp_path / shard.file).shape == (KEYS.keys, 16)
 
 
+@pytest.mark.slow
 def test_the_search_bench_searches_a_datastore_of_several_shards(tmp_path):
     keys = search.clustered(300, 8)
     write_index(tmp_path, 8, [write_shard(tmp_path, i, keys[i::2]) for i in range(2)])

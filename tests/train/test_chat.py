@@ -224,6 +224,7 @@ def test_a_context_needs_a_start_that_reads_it():
         dataclasses.replace(MemoryFitConfig(start="free"), context=(0.0,))
 
 
+@pytest.mark.slow
 def test_the_study_asks_every_cell_and_counts_what_stayed(finished, monkeypatch):
     folder, recipe = finished
     monkeypatch.setattr(chats, "TOKENS", 3)

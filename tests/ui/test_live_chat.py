@@ -36,7 +36,7 @@ def router(decoder) -> Router:
     return made
 
 
-@pytest.fixture(scope="module", params=["Q4_1", "F32", *slow("Q8_0", "Q4_0")])
+@pytest.fixture(scope="module", params=["Q4_1", *slow("Q8_0", "Q4_0", "F32")])
 def site(request, tmp_path_factory):
     """Return (model, listing, folder) of a tiny chat bundle whose decoder is a file of blocks."""
     folder = tmp_path_factory.mktemp("chat")
