@@ -34,6 +34,7 @@ def main() -> int:
         [python, "-m", "ruff", "format", "--check", "--quiet", "."],
         [python, "-m", "pytest", *arguments(sys.argv[1:])],
     ]
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every server would compile all modules again
     for step in steps:
         if status := subprocess.run(step, cwd=ROOT).returncode:
             return status

@@ -10,6 +10,7 @@ DRAWN = """() => ![...document.querySelectorAll('.empty.unpadded_box')]
   .some((empty) => empty.checkVisibility())"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("phone", "dark"), SCREENS)
 def test_axe_finds_nothing_on_any_tab_and_state(visit, audit, dark, phone):
     page = visit(dark=dark, phone=phone)

@@ -366,7 +366,6 @@ def test_a_phone_shows_answers_side_by_side_without_overflow_and_the_drawer_as_a
     assert small == [] and overflow(page) <= 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("phone", "dark"), SCREENS)
 def test_axe_finds_nothing_in_any_state_of_the_chat(visit, audit, dark, phone):
     page = open_chat(visit(dark=dark, phone=phone))

@@ -110,6 +110,7 @@ def test_a_longer_text_arrives_complete_in_deltas(visit):
         assert ids == [step["id"] for step in trace["steps"]]
 
 
+@pytest.mark.slow
 def test_a_bare_question_gets_the_trained_form(visit):
     page = visit()
     page.fill("#prompt textarea", "What is the capital of Peru?")

@@ -68,6 +68,7 @@ def test_a_folder_is_read_when_it_is_dropped(visit, folder):
     assert "hidden" not in page.inner_text("#own-view")
 
 
+@pytest.mark.slow
 def test_a_datastore_is_saved_and_opened_again(visit, folder, tmp_path):
     page = corpus(visit)
     assert not page.is_visible("#own-save")

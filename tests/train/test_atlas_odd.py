@@ -47,6 +47,7 @@ def test_odd_words_include_those_common_to_many_relations():
     assert OddWords(1.0, many[:5], "x").common == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(MISSING), reason=f"data packages missing: {MISSING}")
 def test_odd_words_change_only_the_decoders_questions():
     atlas = build_atlas(AtlasConfig(scale=0.02, odd_words=0.0))
