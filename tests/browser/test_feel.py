@@ -69,6 +69,7 @@ def test_keys_select_columns_and_marks_except_while_typing(visit):
     assert not page.is_visible(".keys-help") and page.is_visible("#drawer")
 
 
+@pytest.mark.slow
 def test_the_tour_shows_the_numbers_on_screen_and_its_hint_once(visit):
     page = visit()
     page.evaluate("localStorage.clear()")

@@ -8,6 +8,7 @@ from test_page import generate, pane_text, rows_of, run, set_lambda
 
 from mlpmem.ui.recordings import saved
 
+pytestmark = pytest.mark.slow
 TUNGSTEN = fake.ask("What is the symbol of tungsten?")
 
 
@@ -25,7 +26,6 @@ def perplexity(page):
     return page.inner_text(".curve-value")
 
 
-@pytest.mark.slow
 def test_one_click_shows_what_fine_tuning_forgets(visit):
     page = visit()
     run(page, lambda: page.click(".forgets"))
@@ -64,7 +64,6 @@ def test_one_click_shows_what_fine_tuning_forgets(visit):
     assert abs(fused - (0.9 * lm + 0.05 * (memory + knn))) < 1e-9
 
 
-@pytest.mark.slow
 def test_a_default_routers_switch_is_on_until_lambda_is_moved(visit):
     page = visit()
     page.click("#lambda-auto")

@@ -161,6 +161,7 @@ def test_examples_and_saved_runs_stay_with_their_model(two, opened):
     assert page.locator("#compare-view .token").count() == 0
 
 
+@pytest.mark.slow
 def test_programs_ask_either_model_by_name(two, opened, monkeypatch):
     server, folder = two
     client = pytest.importorskip("gradio_client").Client(server.url, verbose=False)
