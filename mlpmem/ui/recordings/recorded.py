@@ -40,6 +40,7 @@ class Recorded:
     questions_form: bool = False  # the decoder was trained on "Question: ... Answer:"
     systems: tuple[str, ...] = SOURCES  # the columns of a bundle, also before it is loaded
     chat_form: bool = False  # prompts are asked as chats, as the memory's questions were
+    memory_bytes: int = 0  # of the memory's file, 0 if it is not listed
 
     def as_prompt(self, text: str) -> str:
         """Return a bare question in the form that the decoder was trained on, if it has one.
@@ -146,7 +147,14 @@ def read(bundle: Path) -> Recorded:
         questions_form=bool(manifest) and asks_questions(manifest),
         systems=_systems(listed),
         chat_form=asks_chats(manifest),
+        memory_bytes=_size(_object(_object(listed).get("memory/model.safetensors"))),
     )
+
+
+def _size(row: dict) -> int:
+    """Return the bytes of a file that a manifest lists, 0 for none."""
+    size = row.get("bytes")
+    return size if type(size) is int and size > 0 else 0
 
 
 def _systems(listed: Any) -> tuple[str, ...]:

@@ -50,12 +50,9 @@ def sentence(recorded: Recorded) -> str:
 
 def _of_chats(recorded: Recorded, alone: float, memory: float, kept: float) -> str:
     """Return the sentence of a chat model."""
-    rows = (recorded.results or {}).get("systems", ())
-    held = next((row.get("bytes", 0) for row in rows if row.get("name") == "memory"), 0)
-    size = held / 2  # it was measured in float32, and a bundle has half precision
     return (
         f"Asked in new words about facts, this chat model gets {_bold(alone)} of them right. With "
-        f"a <b>{megabytes(size)}</b> memory it gets {_bold(memory)}, and answers {_bold(kept)} of "
+        f"a <b>{megabytes(recorded.memory_bytes)}</b> memory it gets {_bold(memory)}, and answers {_bold(kept)} of "
         "other requests as before, to the letter."
     )
 
