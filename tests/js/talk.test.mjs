@@ -62,6 +62,17 @@ test("another version of an answer has later turns of its own, and the old ones 
   assert.deepEqual(talk.history(later, "lm").before, [["a", "1"]], "its own, whatever is shown");
 });
 
+test("versions of a question stay in the order in which they were asked, however they were kept", () => {
+  const talk = new Talk();
+  const first = talk.add("a");
+  for (const question of ["b", "c"]) talk.add(question, first);
+  talk.pick(first);
+  const back = new Talk();
+  back.restore([...talk.turns.values()].reverse());
+  assert.deepEqual(back.siblings(back.path()[0]).map(({ question }) => question), ["a", "b", "c"]);
+  assert.deepEqual(questions(back), ["a"], "the last picked one");
+});
+
 test("a conversation comes back as it was kept", () => {
   const talk = new Talk();
   say(talk, talk.add("a"), "lm", "1");

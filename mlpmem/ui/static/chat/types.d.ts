@@ -16,10 +16,11 @@ export interface Answer {
 }
 /** A column's answers to one question; `at` is the one on screen. */
 export interface Versions { list: Answer[]; at: number }
-/** One question. `after` names the answers that it follows; of several questions at one place, the last picked is shown. */
+/** One question. `after` names the answers that it follows; of several questions at one place, the last picked is shown.
+ * `asked` and `picked` count in one sequence; a turn kept by an older page has no `asked`. */
 export interface Turn {
   id: string; parent: string; after: { [system: string]: string }; question: string; typed: boolean; form: boolean;
-  own: Own; about: About; picked: number; answers: { [system: string]: Versions };
+  own: Own; about: About; asked: number; picked: number; answers: { [system: string]: Versions };
 }
 
 /** How an answer is sampled; null is the model's own. */

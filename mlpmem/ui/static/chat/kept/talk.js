@@ -23,8 +23,10 @@ export class Talk {
 
   /** Takes turns as they were kept. @param {Turn[]} turns */
   restore(turns) {
-    this.turns = new Map(turns.map((turn) => [turn.id, turn]));
-    this.picks = Math.max(0, ...turns.map((turn) => turn.picked));
+    const known = turns.map((turn) => ({ ...turn, asked: turn.asked ?? turn.picked }));
+    known.sort((a, b) => a.asked - b.asked); // they are kept by id, which is random
+    this.turns = new Map(known.map((turn) => [turn.id, turn]));
+    this.picks = Math.max(0, ...known.map((turn) => turn.picked));
   }
 
   /** The questions that follow a turn's answers on screen, in the order in which they were asked.
@@ -68,9 +70,10 @@ export class Talk {
     const parent = instead ? this.turns.get(instead.parent) : path[path.length - 1];
     /** @type {Turn} */
     const turn = { id: newId(), parent: parent?.id ?? ROOT, after: this.#afterOf(parent), question, typed: false, form: false,
-      own: "", about: {}, picked: 0, answers: {} };
+      own: "", about: {}, asked: 0, picked: 0, answers: {} };
     this.turns.set(turn.id, turn);
     this.pick(turn);
+    turn.asked = turn.picked;
     return turn;
   }
 
