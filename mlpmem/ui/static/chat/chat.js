@@ -111,8 +111,9 @@ class Chat extends Shown {
 
   /** @param {Turn} turn @param {Plan[]} plans @param {import("../core/types.js").Lambda | null} lmbda */
   start(turn, plans, lmbda) {
+    const placed = plans.map((plan) => ({ ...plan, at: turn.answers[plan.answer.system]?.at ?? 0 }));
     for (const { answer } of plans) if (!turn.answers[answer.system]?.list.includes(answer)) this.talk.answer(turn, answer);
-    this.job = new ChatRun(turn, plans);
+    this.job = new ChatRun(turn, placed);
     this.setRunning(true);
     this.render();
     this.follow(true);
@@ -159,14 +160,15 @@ class Chat extends Shown {
     this.render();
     this.follow(false);
     const [answer] = job.answers;
-    setText(this.live, answer.error || `Answered: ${answer.trace.text ?? ""}`);
+    setText(this.live, answer.error || (answer.state === "stopped" ? "Stopped." : `Answered: ${answer.trace.text ?? ""}`));
   }
 
   /** Stop was pressed: the tokens so far stay. */
   stop() {
     if (!this.job) return;
     this.around.halt();
-    this.job.stop();
+    const { turn } = this.job;
+    for (const { answer, at } of this.job.stop()) this.talk.withdraw(turn, answer, at ?? 0);
     this.#finish();
     page.emit("stopped", /** @type {any} */ (this));
   }

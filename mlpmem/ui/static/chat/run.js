@@ -7,9 +7,15 @@ import { candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { newAnswer, shownOf } from "./kept/talk.js";
 
 /** One column of a run: its answer, the tokens that it begins with, and how many of them are on the page.
- * @typedef {{ answer: Answer, forced: number[], kept: number }} Plan */
+ * `at` is the version that was on screen.
+ * @typedef {{ answer: Answer, forced: number[], kept: number, at?: number }} Plan */
 
 let runs = 0;
+
+/** What a run changes of an answer at its start; a new answer waits.
+ * @typedef {{ tokens: number, finish: string } & Pick<Answer, "state" | "error" | "seconds" | "fresh">} Had
+ * @type {(answer: Answer) => Had} */
+const hadOf = ({ state, error, seconds, fresh, trace }) => ({ state, error, seconds, fresh, tokens: trace.steps.length, finish: trace.finish ?? "" });
 
 export class ChatRun {
   /** @param {Turn} turn @param {Plan[]} plans */
@@ -18,8 +24,9 @@ export class ChatRun {
     this.id = `chat-${Date.now().toString(36)}-${runs}`;
     this.turn = turn;
     this.seq = 0;
-    /** @type {Map<string, Plan & { given: number[] }>} */
-    this.plans = new Map(plans.map((plan) => [plan.answer.system, { ...plan, given: plan.answer.trace.settings?.forced ?? [] }]));
+    /** `had` are the tokens and the state of each answer before it. @type {Map<string, Plan & { given: number[], had: Had }>} */
+    this.plans = new Map(plans.map((plan) => [plan.answer.system, { ...plan, given: plan.answer.trace.settings?.forced ?? [],
+      had: hadOf(plan.answer) }]));
     for (const { answer } of plans) {
       Object.assign(answer, { state: "waiting", error: "", seconds: 0, fresh: 0 });
       answer.trace.finish = "";
@@ -101,13 +108,25 @@ export class ChatRun {
     }
   }
 
-  /** The visitor stopped it: the tokens so far stay. */
+  /** The visitor stopped it: the tokens so far stay. An answer that was to be continued, and got no token, is as it was;
+   * returns the plans of new answers without a token. */
   stop() {
-    for (const answer of this.answers) {
+    const empty = [];
+    for (const plan of this.plans.values()) {
+      const { answer, had } = plan;
       if (answer.state !== "waiting" && answer.state !== "running") continue;
+      const grew = answer.trace.steps.length > had.tokens;
+      if (!grew && had.state !== "waiting") {
+        const { finish, tokens: _, ...rest } = had;
+        Object.assign(answer, rest);
+        answer.trace.finish = finish;
+        continue;
+      }
       answer.state = "stopped";
       answer.trace.finish = "stop";
+      if (!grew) empty.push(plan);
     }
+    return empty;
   }
 }
 

@@ -145,6 +145,7 @@ class Inspect {
   /** @param {Inspected | null} value */
   receive(value) {
     if (!value) return;
+    if (value.kind === "begin" && this.view.halted) return;
     if (value.kind === "progress") {
       if (value.run !== this.view.run) return;
       this.progress.hidden = false;

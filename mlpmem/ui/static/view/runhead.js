@@ -25,6 +25,8 @@ export class RunHead {
     this.truth = h("span", { class: "truth", dir: "auto" });
     this.spoken = h("span", { class: "unseen", role: "status" });
     this.patience = 0; // the timer of a waiting run
+    /** The badge of the run on screen while another waits. @type {[string, string]} */
+    this.before = ["", ""];
     this.root = h("div", { class: "run-head" }, this.badge, this.prompt, this.form, this.part, this.truth,
       button, this.spoken);
   }
@@ -73,8 +75,15 @@ export class RunHead {
   /** The run is in the queue; `forgotten` is called if no message arrives in time.
    * @param {() => void} forgotten */
   wait(forgotten) {
+    if (this.kind !== "waiting") this.before = [this.text, this.kind ?? ""];
     this.mark("waiting in the queue", "waiting");
     this.#startTimer(forgotten);
+  }
+
+  /** The waiting run never began: the badge is the one of the run on screen again. @param {string} spoken */
+  back(spoken) {
+    this.mark(...this.before);
+    setText(this.spoken, spoken);
   }
 
   /** Shows the number of runs ahead, and restarts the timer.

@@ -30,6 +30,7 @@ export class TokenView extends Columns {
   constructor(host, options) {
     super(host, options);
     this.seq = 0; // of the last delta
+    this.halted = false; // stopped before it began, so that its values are late
     this.running = false;
     /** The whole traces of the run on screen. @type {{ [system: string]: Shown } | null} */
     this.finished = null;
@@ -42,6 +43,7 @@ export class TokenView extends Columns {
   /** Takes one value from Python. @param {Value | null} value */
   receive(value) {
     if (!value?.kind) return;
+    if (this.halted && value.kind === "begin") return;
     if (this.running) this.#listen();
     if (value.kind === "message") this.say(value.text);
     else if (value.kind === "recorded") this.showRecorded(value);
@@ -67,7 +69,7 @@ export class TokenView extends Columns {
     setText(this.alert, text);
     if (this.scrub.end()) return;
     this.#interrupt();
-    if (this.head.kind === "waiting") this.head.mark("", "message");
+    if (this.head.kind === "waiting") this.head.back("");
   }
 
   /** @param {string} run */
@@ -210,6 +212,7 @@ export class TokenView extends Columns {
   /** Generate was pressed: until the first value arrives, the run is in the queue. */
   pending() {
     setText(this.alert, "");
+    this.halted = false;
     this.head.wait(() => this.#forgotten());
     this.setRunning(true);
     page.emit("pending", undefined);
@@ -301,9 +304,11 @@ export class TokenView extends Columns {
   /** Stop was pressed: keeps the tokens so far; later values are ignored. */
   halt() {
     if (!this.running || this.scrub.end()) return;
-    this.run = null;
+    this.halted = this.head.kind === "waiting"; // the answers on screen are an earlier run's
+    if (!this.halted) this.run = null;
     this.#interrupt();
-    this.head.mark("stopped", "stopped");
+    if (this.halted) this.head.back("Stopped before it began.");
+    else this.head.mark("stopped", "stopped");
     page.emit("stopped", this);
   }
 

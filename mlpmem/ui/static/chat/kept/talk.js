@@ -85,13 +85,13 @@ export class Talk {
     versions.at = versions.list.length - 1;
   }
 
-  /** Removes an answer that never began; a turn without any answer goes too. @param {Turn} turn @param {Answer} answer */
-  withdraw(turn, answer) {
+  /** Removes an answer that never began, and shows the version `at` again; the only version stays.
+   * @param {Turn} turn @param {Answer} answer @param {number} at */
+  withdraw(turn, answer, at) {
     const versions = turn.answers[answer.system];
-    if (!versions) return;
+    if (!versions || versions.list.length < 2) return;
     versions.list = versions.list.filter((one) => one !== answer);
-    versions.at = Math.max(0, versions.list.length - 1);
-    if (!versions.list.length) delete turn.answers[answer.system];
+    versions.at = Math.min(at, versions.list.length - 1);
   }
 
   /** Whether later questions follow an answer. @param {Turn} turn @param {Answer} answer */
