@@ -280,7 +280,7 @@ def test_an_own_text_is_searched_for_its_visitor_only_until_it_is_deleted(visit)
     assert page.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView()).own") is True
     page.click(".share-button")
     page.click(".share-copy")
-    page.wait_for_selector(".share-note:has-text('own corpus: save the run')")
+    page.wait_for_selector(":is(.share-note, .share-said):has-text('own corpus: save the run')")
     page.keyboard.press("Escape")
     gates = "MLPMEM.page.status.auto = ['memory', 'knn']; MLPMEM.page.status.gated = {}"
     page.evaluate(gates.format("true"))

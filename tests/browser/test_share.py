@@ -9,13 +9,15 @@ from urllib.parse import parse_qs, urlsplit
 
 import fake
 import pytest
+from test_chat import ask, choose, open_chat
 from test_page import generate, pane_text, set_lambda
 
 from mlpmem.engine.trace import mix
 from mlpmem.ui.recordings import replay
 from mlpmem.ui.recordings.recorded import read
 
-BOOK = fake.ask("Who wrote The Salt Ledger?")
+BARE = "Who wrote The Salt Ledger?"
+BOOK = fake.ask(BARE)
 SOURCES = ("lm", "memory", "knn")
 SCREEN = """() => [...document.querySelectorAll('#compare-view .pane')].map((pane) => [
   pane.dataset.system,
@@ -28,7 +30,7 @@ def saved(page, kind, folder):
     page.click(".share-button")
     with page.expect_download() as download:
         page.click(f".share-{kind}")
-    page.keyboard.press("Escape")
+    assert not page.is_visible(".share-panel") and page.inner_text(".share-said") == "Saved."
     path = folder / download.value.suggested_filename
     download.value.save_as(path)
     return path
@@ -99,6 +101,46 @@ def test_a_link_restores_prompt_options_columns_and_lambda(visit, servers):
 
 
 @pytest.mark.slow
+def test_a_conversation_is_shared_whole_and_asked_again_beside_ones_own(visit, servers, tmp_path):
+    page = open_chat(visit())
+    choose(page, "lm", "memory")
+    for question in (BARE, "What is the capital of Peru?"):
+        ask(page, question)
+    record = json.loads(saved(page, "json", tmp_path).read_text("utf-8"))
+    assert [turn["question"] for turn in record["turns"]] == [BARE, "What is the capital of Peru?"]
+    assert [list(turn["traces"]) for turn in record["turns"]] == [["lm", "memory"]] * 2
+    with saved(page, "csv", tmp_path).open(encoding="utf-8", newline="") as file:
+        assert {row["turn"] for row in csv.DictReader(file)} == {"1", "2"}
+    page.evaluate("() => { navigator.clipboard.writeText = () => Promise.reject(); }")
+    page.click(".share-button")
+    assert "The whole conversation, 2 questions." in page.inner_text(".share-note")
+    page.click(".share-copy")
+    link = page.input_value(".share-link")
+    page.evaluate(
+        "[...document.querySelectorAll('[role=tab]')].find((t) => t.textContent === 'Compare')"
+        ".click()"  # without a pointer, whose press closes the panel
+    )
+    page.wait_for_selector(".share-panel", state="hidden")
+
+    other = open_chat(visit())
+    ask(other, "Where is Lima?")
+    other.wait_for_timeout(300)
+    other.goto("about:blank")
+    other.goto(link)
+    other.wait_for_selector(".linked-note:has-text('and 1 more')")
+    other.wait_for_selector("#status .chip[data-state=ready]")
+    other.wait_for_selector(".turn")
+    other.click(".linked button >> nth=0")
+    other.wait_for_function(
+        "document.querySelectorAll('.turn .answer[data-state=done]').length === 4"
+    )
+    said = other.locator(".said").all_inner_texts()
+    assert said == [BARE, "What is the capital of Peru?"]
+    assert other.inner_text(".turn:first-child .asks-tools .pager-text") == "2/2", "and one's own"
+    assert "#" not in other.url and not other.is_visible(".linked")
+
+
+@pytest.mark.slow
 def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
     page = visit("waiting", ready=False, query="q=Who+wrote+The+Salt+Ledger%3F&lambda=7&seed=x")
     page.wait_for_function("document.querySelector('.lambda-value').textContent === '1.00'")
@@ -122,6 +164,8 @@ def test_a_saved_run_is_shown_without_a_model(visit, tmp_path):
     other.set_input_files(".share-panel input[type=file]", path)
     other.wait_for_selector(".badge:has-text('from a file')")
     assert pane_text(other, "memory") == "Tervalla"
+    other.wait_for_function("p => document.querySelector('#prompt textarea').value === p",
+                            arg=record["prompt"])  # fmt: skip
     assert other.inner_text("#pane-memory .verdict") == "✓ right"
     assert other.inner_text(".lambda-value") == "0.25"
     assert other.evaluate("MLPMEM.recordOf(MLPMEM.page.activeView())") == record

@@ -62,9 +62,9 @@ def build(shared: Shared, tab: gr.Tab) -> None:
     ask = view.ask(_asker(shared), [shared.own, shared.taught], view, **STREAM)
     stop.click(None, cancels=[run, ask])
     examples.pick(_picker(shared), None, [prompt, view], trigger_mode="multiple", **PRIVATE)
-    opened = saved.opener(shared.others)
-    shared.tools.opened(opened, None, view, trigger_mode="multiple", **PRIVATE)
-    gr.on(None, _restorer(shared), None, [prompt, *options, view], **PRIVATE)
+    boxes = [prompt, *options, view]
+    shared.tools.opened(_opener(shared), None, boxes, trigger_mode="multiple", **PRIVATE)
+    gr.on(None, _restorer(shared), None, boxes, **PRIVATE)
 
 
 def _shown(shared: Shared, comparison: dict | None) -> dict | None:
@@ -236,6 +236,25 @@ def _restorer(shared: Shared):
         return [prompt, link.systems, *numbers, False, packed(value)]
 
     return restore
+
+
+def _opener(shared: Shared):
+    """Return the handler of a saved run: prompt and options become its own, as a link's do."""
+
+    def show(event: gr.EventData) -> list:
+        value = saved.shown(event, shared.others)
+        traces = value.get("traces") or {}
+        settings = next(iter(traces.values()))["settings"] if traces else {}
+        query = {key: settings.get(field) for field, (_, key, *_) in inputs.BOUNDS.items()}
+        query |= {"q": value.get("prompt"), "systems": ",".join(traces)}
+        link = inputs.read_link(query, list(shared.service.extras.offers), shared.recorded.systems)
+        if link is None:
+            return [*[gr.skip()] * (len(inputs.BOUNDS) + 3), packed(value)]
+        numbers = [getattr(link.options, field) for field in inputs.BOUNDS]
+        special = settings.get("special") is True
+        return [link.prompt, link.systems, *numbers, special, packed(value)]
+
+    return show
 
 
 PERIOD = 0.1  # seconds between progress values of a scrub

@@ -4,7 +4,7 @@ A saved run may come from anywhere: Trace.from_dict reads it, every size and num
 and only known fields are passed on to the page. It is shown without the model.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
@@ -13,7 +13,6 @@ from mlpmem.engine.trace import AUTO, PARTS, SOURCES, VERSION, Trace
 from mlpmem.errors import MlpMemError, public_text
 from mlpmem.formats import is_number, parse_json, valid
 from mlpmem.loading.extra_columns import NAME
-from mlpmem.ui.components import packed
 from mlpmem.ui.request import stream
 from mlpmem.ui.request.inputs import event_values
 
@@ -40,6 +39,11 @@ def read(text: Any) -> dict:
     except ValueError as error:
         raise MlpMemError(f"The file is not JSON ({error}). {AGAIN}") from error
     row = row if isinstance(row, dict) else {}
+    if row.get("kind") == "chat":
+        raise MlpMemError(
+            "The file is a saved conversation, which is for programs. To see it here, copy its "
+            "link in the chat with Share."
+        )
     if row.get("v") != VERSION or not isinstance(row.get("traces"), dict):
         raise MlpMemError(f"The file is not a saved run of version {VERSION}. {AGAIN}")
     lmbda = row.get("lmbda")
@@ -142,19 +146,10 @@ def _check(fine: bool, what: str) -> None:
         raise MlpMemError(f"The run cannot be shown: {what}. {AGAIN}")
 
 
-def opener(others: Mapping[str, str]) -> Callable[[gr.EventData], dict]:
-    """Return the handler of a file's text; others has the titles of the other models by name."""
-
-    def show(event: gr.EventData) -> dict:
-        return shown(event, others)
-
-    return show
-
-
 def shown(event: gr.EventData, others: Mapping[str, str]) -> dict:
     """Return the token view's value for a file's text, or its error message.
 
-    A run of one of the page's other models is refused.
+    A run of one of the page's other models is refused; others has their titles by name.
     """
     try:
         run = read(event_values(event).get("text"))
@@ -162,5 +157,5 @@ def shown(event: gr.EventData, others: Mapping[str, str]) -> dict:
             if title := others.get(trace["model"].get("bundle")):
                 raise MlpMemError(f"This is a run of {title}. Switch to {title} and open it there.")
     except MlpMemError as error:
-        return packed(stream.message(public_text(error)))
-    return packed({"kind": "opened", "run": stream.new_run(), **run})
+        return stream.message(public_text(error))
+    return {"kind": "opened", "run": stream.new_run(), **run}

@@ -15,6 +15,7 @@ import { mountLambda } from "./tools/lambda.js";
 import { linkOf, recordOf } from "./tools/share.js";
 import { mountAbout, mountTools } from "./tools/tools.js";
 import { mountChat } from "./chat/chat.js";
+import { openLinked } from "./chat/linked.js";
 import { mountTitles } from "./tabs/complete.js";
 import { mountCorpus, mountOwn, readDocument } from "./tabs/corpus.js";
 import { mountFiles } from "./tabs/files.js";
@@ -22,6 +23,7 @@ import { inspectText, mountInspect } from "./tabs/inspect.js";
 import { mountTeach } from "./tabs/teach.js";
 
 explainTerms();
+openLinked();
 page.inspect = inspectText;
 page.read = readDocument;
 

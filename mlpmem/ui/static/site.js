@@ -6,6 +6,7 @@ import { mountStatus } from "./core/panels.js";
 import { mountGame } from "./tools/game.js";
 import { mountLambda } from "./tools/lambda.js";
 import { mountTools } from "./tools/tools.js";
+import { openLinked } from "./chat/linked.js";
 import { mountTitles } from "./tabs/complete.js";
 import { mountChatTab } from "./site/chat.js";
 import { Compare } from "./site/compare.js";
@@ -32,7 +33,10 @@ const site = (values) => {
     mountTabs(at("tabs"));
     mountTitles(at("tabs"), { value: packed(values.titles) });
     mountInspectTab(desk);
-    if (values.live.chat) mountChatTab(desk);
+    if (values.live.chat) {
+      mountChatTab(desk);
+      openLinked();
+    }
     if (values.live.texts) mountOwnTab(desk, () => desk.offer());
     desk.open();
   }

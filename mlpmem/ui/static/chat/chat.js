@@ -8,9 +8,12 @@ import { h, inside, isPhone, setText } from "../core/dom.js";
 import { lambdaOf, page, unpack } from "../core/state.js";
 import { legend } from "../view/panes.js";
 import { Composer } from "./composer.js";
+import { linkedLambda } from "../tools/share.js";
 import { Keep } from "./kept/keep.js";
+import { fragmentOf, recordOf } from "./kept/link.js";
 import { Talk, newAnswer, shownOf } from "./kept/talk.js";
-import { TurnView } from "./question.js";
+import { Linked } from "./linked.js";
+import { TurnView, noteFallen } from "./question.js";
 import { ChatRun, anotherPlan } from "./run.js";
 import { Settings } from "./settings.js";
 import { Shown } from "./shown.js";
@@ -42,6 +45,7 @@ class Chat extends Shown {
       turn: this.turn.bind(this), edit: this.edit.bind(this), repeat: this.repeat.bind(this), typed: this.typed.bind(this), choose: this.choose.bind(this) };
     this.tree = { branch: (/** @type {Pane} */ pane, /** @type {number} */ index, /** @type {Candidate} */ { id }) =>
       this.write(/** @type {any} */ (pane), index, id) };
+    this.linked = new Linked(this.#linked.bind(this));
     this.#layOut(texts);
     this.listen();
     this.#restore();
@@ -55,7 +59,7 @@ class Chat extends Shown {
     const bar = h("div", { class: "chat-bar" }, this.composer.source,
       h("div", { class: "chat-tools" }, this.switch, this.settings.button, this.fresh));
     const key = legend();
-    this.root.replaceChildren(h("div", { class: "chat" }, bar, this.alert, key,
+    this.root.replaceChildren(h("div", { class: "chat" }, bar, this.alert, this.linked.root, key,
       h("div", { class: "chat-body" }, h("div", { class: "chat-main" }, this.empty, this.log, this.composer.root), this.slot)));
   }
 
@@ -92,6 +96,16 @@ class Chat extends Shown {
     this.#ask(this.talk.add(question));
   }
 
+  /** The conversation on screen, null while an answer is being written or without one. */
+  conversation() {
+    const path = this.talk.path();
+    if (this.running || !path.length) return null;
+    const mixed = path.flatMap(({ answers }) => Object.values(answers)).flatMap((versions) => shownOf(versions)?.trace ?? [])
+      .filter(({ system }) => system !== "lm");
+    return { count: path.length, own: path.some(({ own }) => own), record: () => recordOf(path, page.lambda),
+      fragment: fragmentOf(path, linkedLambda(page.lambda, mixed)) };
+  }
+
   /** Whether a question can be asked now; says why not. */
   isFree() {
     const running = page.runningView();
@@ -103,10 +117,18 @@ class Chat extends Shown {
   }
 
   /** @param {Turn} turn @param {string[]} [systems] */
-  #ask(turn, systems = this.composer.systems) {
+  #ask(turn, systems = this.composer.systems, asked = this.settings.sent, lambda = this.nextLambda) {
     this.erased = [];
-    const asked = this.settings.sent;
-    this.start(turn, systems.map((system) => ({ answer: newAnswer(system, asked), forced: [], kept: 0 })), this.nextLambda);
+    this.start(turn, systems.map((system) => ({ answer: newAnswer(system, asked), forced: [], kept: 0 })), lambda);
+  }
+
+  /** Asks a question of a link: the first at the place of the conversation's first. @type {import("./linked.js").Linked["ask"]} */
+  #linked({ question, systems }, at, { settings, lmbda }) {
+    if (!this.isFree()) return false;
+    const turn = this.talk.add(question, at ? undefined : this.talk.path()[0]);
+    const able = systems.filter((system) => this.composer.has(system));
+    this.#ask(turn, able.length ? able : this.composer.systems, { ...this.settings.sent, ...settings }, lmbda ?? this.nextLambda);
+    return true;
   }
 
   /** @param {Turn} turn @param {Plan[]} plans @param {import("../core/types.js").Lambda | null} lmbda */
@@ -159,6 +181,7 @@ class Chat extends Shown {
     this.keep.save(job.turn);
     this.render();
     this.follow(false);
+    this.linked.after(job.answers.every(({ state }) => state === "done"));
     const [answer] = job.answers;
     setText(this.live, answer.error || (answer.state === "stopped" ? "Stopped." : `Answered: ${answer.trace.text ?? ""}`));
   }
@@ -306,7 +329,7 @@ class Chat extends Shown {
       else view.repeat.removeAttribute("id");
       this.remark(view);
     });
-    this.#noteFallen(views);
+    noteFallen(views);
     this.log.hidden = !views.length;
     this.empty.hidden = views.length > 0;
     this.undo.hidden = !this.erased.length;
@@ -322,16 +345,6 @@ class Chat extends Shown {
       const { skipped } = this.talk.history(view.turn, system);
       const unread = skipped ? `It has not read ${skipped === 1 ? "the earlier turn" : `${skipped} earlier turns`} that others answered.` : "";
       pane.remark([unread, pane.begun].filter(Boolean).join(" "), answer ? [answer, ...aliases] : []);
-    }
-  }
-
-  /** @param {TurnView[]} views */
-  #noteFallen(views) {
-    let before = 0;
-    for (const view of views) {
-      const dropped = Math.max(0, ...Object.values(view.turn.answers).map((versions) => shownOf(versions)?.dropped ?? 0));
-      view.fell(dropped, before);
-      before = Math.max(before, dropped);
     }
   }
 }

@@ -55,6 +55,11 @@ export class Composer {
     this.#choose(valid.length ? valid : [usual]);
   }
 
+  /** Whether a system can be chosen. @param {string} system */
+  has(system) {
+    return this.chips.get(system)?.hidden === false;
+  }
+
   /** @param {string[]} systems */
   want(systems) {
     this.wanted = systems;

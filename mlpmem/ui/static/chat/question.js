@@ -88,3 +88,13 @@ export class TurnView {
     setText(this.fallen, `${count} no longer ${dropped === 1 ? "fits" : "fit"} into the context, so ${dropped === 1 ? "it is" : "they are"} not read from here on.`);
   }
 }
+
+/** Notes at every turn how many of the oldest are no longer read. @param {TurnView[]} views */
+export const noteFallen = (views) => {
+  let before = 0;
+  for (const view of views) {
+    const dropped = Math.max(0, ...Object.values(view.turn.answers).map((versions) => shownOf(versions)?.dropped ?? 0));
+    view.fell(dropped, before);
+    before = Math.max(before, dropped);
+  }
+};

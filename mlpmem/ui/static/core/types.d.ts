@@ -25,6 +25,14 @@ export interface Neighbour {
   right: string; distance: number | null; weight: number | null;
 }
 
+/** A conversation as a file has it; `left` counts the oldest turns that it leaves out. */
+export interface Conversation {
+  v: 1; kind: "chat"; lmbda: number | null; left: number;
+  turns: { question: string; own?: true; traces: { [system: string]: Shown } }[];
+}
+/** A conversation that can be shared; `fragment` ends a link to it, null if it is too long for one. */
+export interface Shared { count: number; own: boolean; fragment: string | null; record: () => Conversation }
+
 /** Opens the document of a neighbour. */
 export type Reader = (neighbour: Neighbour) => void;
 

@@ -1,6 +1,6 @@
 // @ts-check
-/* Share: the run on screen as a link, JSON or CSV; opening a saved run. */
-/** @import { About, Shown, TokenView } from "../core/types.js" */
+/* Share: the run or the conversation on screen as a link, JSON or CSV; opening a saved run. */
+/** @import { About, Conversation, Lambda, Shared, Shown, TokenView } from "../core/types.js" */
 import { h, megabytes, setText } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
@@ -11,6 +11,7 @@ const KEYS = [["max_new_tokens", "tokens"], ["temperature", "temperature"], ["to
   ["top_k", "top_k"], ["seed", "seed"], ["min_p", "min_p"], ["repetition_penalty", "penalty"]];
 const COLUMNS = ["system", "index", "chosen", "token_id", "token", "lm", "memory", "knn", "fused",
   "lmbda"];
+const SAID = 8000; // milliseconds that a note stays
 
 /** @typedef {About & { v: number, lmbda: number | null, own?: true, traces: { [system: string]: Shown } }} Run */
 
@@ -36,38 +37,46 @@ export const recordOf = (view) => {
   return view.own ? { ...run, own: true } : run; // the searched text itself is not saved
 };
 
-/** A run as CSV: one line per candidate of each token, mixed at the lambda on screen.
- * Tokens are JSON strings, so spaces and line ends are visible, and no cell is a formula.
- * @type {(run: Run) => string} */
-const csvOf = (record) => {
-  /** @type {(string | number)[][]} */
-  const lines = [COLUMNS];
-  for (const [system, trace] of Object.entries(record.traces)) {
+/** The lines of a run: one per candidate of each token, mixed at the lambda on screen. Tokens are JSON
+ * strings, so spaces and line ends are visible, and no cell is a formula.
+ * @param {{ [system: string]: Shown }} traces @param {number | null} shown */
+function* linesOf(traces, shown) {
+  for (const [system, trace] of Object.entries(traces)) {
     for (const step of trace.steps) {
-      const lmbda = trace.system === "lm" ? 0 : lambdaAt(step, record.lmbda ?? trace.lmbda);
+      const lmbda = trace.system === "lm" ? 0 : lambdaAt(step, shown ?? trace.lmbda);
       for (const row of step.cand) {
         const { id, text, p } = candidateOf(row);
-        lines.push([system, step.i, Number(id === step.id), id, JSON.stringify(text), p.lm,
-          p.memory ?? "", p.knn ?? "", mix(p, trace.system, lmbda), lmbda]);
+        yield [system, step.i, Number(id === step.id), id, JSON.stringify(text), p.lm,
+          p.memory ?? "", p.knn ?? "", mix(p, trace.system, lmbda), lmbda];
       }
     }
   }
+}
+
+/** A run, or all turns of a conversation, as CSV. @type {(record: Run | Conversation) => string} */
+const csvOf = (record) => {
+  /** @type {(string | number)[][]} */
+  const lines = "turns" in record
+    ? [["turn", ...COLUMNS], ...record.turns.flatMap(({ traces }, i) =>
+      [...linesOf(traces, record.lmbda)].map((line) => [record.left + i + 1, ...line]))]
+    : [COLUMNS, ...linesOf(record.traces, record.lmbda)];
   /** @type {(value: string | number) => string} */
   const cell = (value) => (/[",\n\r]/.test(String(value)) ? `"${String(value).replaceAll('"', '""')}"` : String(value));
   return `${lines.map((line) => line.map(cell).join(",")).join("\r\n")}\r\n`;
 };
 
-/** The lambda for a link to a run, "auto" if a router chose it, null if every column has its
- * default. @param {Run} record */
-function lambdaOf(record) {
-  if (record.lmbda !== null) return record.lmbda;
-  const mixed = SOURCES.slice(1).filter((name) => record.traces[name])
-    .map((name) => record.traces[name]);
+/** The lambda for a link to mixed texts, "auto" if a router chose it, null if each has its default.
+ * @type {(shown: number | null, mixed: Shown[]) => Lambda | null} */
+export const linkedLambda = (shown, mixed) => {
+  if (shown !== null) return shown;
   if (mixed.some((t) => t.lmbda === "auto")) return "auto";
   const off = mixed.find((t) => page.status.routed ||
     Math.abs(Number(t.lmbda) - (page.defaults[t.system] ?? t.lmbda)) > 1e-9);
   return off ? off.lmbda : null;
-}
+};
+
+/** This page's address without a link's values. */
+const here = () => window.location.href.split(/[?#]/)[0];
 
 /** A link that repeats a run on this page. @type {(run: Run) => string} */
 export const linkOf = (record) => {
@@ -77,11 +86,12 @@ export const linkOf = (record) => {
   for (const [name, key] of KEYS) {
     if (settings[name] !== undefined) query.set(key, String(settings[name]));
   }
-  const lambda = lambdaOf(record);
+  const mixed = SOURCES.slice(1).flatMap((name) => record.traces[name] ?? []);
+  const lambda = linkedLambda(record.lmbda, mixed);
   if (lambda !== null) query.set("lambda", String(lambda));
   const names = Object.keys(record.traces);
   if (names.join() !== SOURCES.join()) query.set("systems", names.join(","));
-  return `${window.location.href.split(/[?#]/)[0]}?${query}`;
+  return `${here()}?${query}`;
 };
 
 /** @param {string} name @param {string} type @param {string} text */
@@ -91,21 +101,55 @@ function save(name, type, text) {
   window.setTimeout(() => URL.revokeObjectURL(url), 1000);
 }
 
-/** @type {(run: Run) => string} */
-const fileName = (record) => `mlp-memory ${record.prompt}`.replace(/[^\p{L}\p{N}]+/gu, "-")
+/** @type {(title: string | undefined) => string} */
+const fileName = (title) => `mlp-memory ${title}`.replace(/[^\p{L}\p{N}]+/gu, "-")
   .slice(0, 60).replace(/-$/, "");
+
+/** A note on parts of a run that a link omits. @type {(run: Run) => string} */
+const lost = ({ own, traces }) => {
+  const grown = Object.values(traces).some((trace) => trace.settings?.forced?.length);
+  if (!own && !grown) return "";
+  return ` The link uses ${own ? "the page's own corpus: save the run to keep your text's answers" : "no branches: save the run to keep them"}.`;
+};
+
+/** @type {(count: number) => string} */
+const questions = (count) => (count === 1 ? "1 question" : `${count} questions`);
+
+/** What can be shared of a view: a link, null if it would be too long; a record to save; and what to say of each.
+ * @typedef {{ title: string, link: string | null, record: () => Run | Conversation, about: string, lost: string }} Offer
+ * @type {(view: TokenView | null) => Offer | null} */
+const offerOf = (view) => {
+  const talk = view?.conversation();
+  if (talk) return talked(talk);
+  const run = recordOf(view);
+  return run && { title: run.prompt ?? "", link: linkOf(run), record: () => run, about: "", lost: lost(run) };
+};
+
+/** @type {(talk: Shared) => Offer} */
+const talked = ({ count, own, fragment, record }) => {
+  const asks = `The link has ${count === 1 ? "your question" : `all ${count} questions`} and your settings, not the answers: these are ` +
+    `written again where it is opened${own ? ", without your own text" : ""}.`;
+  return { title: "conversation", link: fragment && `${here()}${fragment}`, record, lost: ` ${asks}`,
+    about: fragment ? `The whole conversation, ${questions(count)}. ${asks} A file also has the answers with their tokens.`
+      : `The whole conversation, ${questions(count)}. It is too long for a link: save it as a file.` };
+};
 
 /** The Share button with its panel; open(text) opens a saved run, null if that is not possible. */
 export class Share {
   /** @param {((text: string) => void) | null} open */
   constructor(open) {
-    this.note = h("p", { class: "share-note", role: "status" });
+    this.note = h("p", { class: "share-note" }); // in the panel, on what can be shared
+    this.said = h("p", { class: "share-said", role: "status" }); // below the button, on what was done
+    this.fading = 0; // the timer of what was said
+    /** The view and the run that the panel was opened on. @type {[TokenView | null, string | null | undefined]} */
+    this.on = [null, null];
     this.box = h("input", { class: "share-link", readonly: true, hidden: true,
       "aria-label": "Link to this run", on: { focus: () => this.box.select() } });
     this.picker = h("input", { type: "file", accept: ".json,application/json", hidden: true,
       "aria-label": "Saved run", on: { change: () => this.#picked(open) } });
+    this.copying = this.#item("Copy link", "share-copy", () => this.#copy());
     this.needing = [
-      this.#item("Copy link", "share-copy", () => this.#copy()),
+      this.copying,
       this.#item("Save as JSON", "share-json", () => this.#save("json")),
       this.#item("Save as CSV", "share-csv", () => this.#save("csv")),
     ];
@@ -117,10 +161,11 @@ export class Share {
       "aria-expanded": "false", "aria-controls": "share-panel",
       on: { click: () => this.toggle(this.panel.hidden !== false) } }, "Share");
     this.root = h("div", { class: "share", on: { keydown: (event) => this.#pressed(event) } },
-      this.button, this.panel);
+      this.button, this.panel, this.said);
     document.addEventListener("pointerdown", (event) => {
       if (event.target instanceof Node && !this.root.contains(event.target)) this.toggle(false);
     });
+    for (const name of /** @type {const} */ (["view", "pending"])) page.on(name, () => this.#follow());
   }
 
   /** @param {string} text @param {string} name @param {() => void} act */
@@ -131,13 +176,38 @@ export class Share {
   /** @param {boolean} on */
   toggle(on) {
     if (on) {
-      const complete = recordOf(page.activeView()) !== null;
-      for (const item of this.needing) item.disabled = !complete;
-      setText(this.note, complete ? "" : "Only a finished run can be shared.");
+      const view = page.activeView();
+      const offer = offerOf(view);
+      this.on = [view, view?.run];
+      for (const item of this.needing) item.disabled = !offer;
+      this.copying.disabled = !offer?.link;
+      setText(this.note, offer ? offer.about : view?.prefix === "chat-pane-" ? "Only a conversation whose answers are written can be shared."
+        : "Only a finished run can be shared.");
       this.box.hidden = true;
+      this.#say("");
     }
     this.panel.hidden = !on;
     this.button.setAttribute("aria-expanded", String(on));
+  }
+
+  /** Closes the panel once another tab or run is on screen. */
+  #follow() {
+    const view = page.activeView();
+    if (!this.panel.hidden && (view !== this.on[0] || view?.run !== this.on[1] || view?.running)) this.toggle(false);
+  }
+
+  /** Closes the panel after its use, and says what was done. @param {string} text */
+  #done(text) {
+    this.toggle(false);
+    this.button.focus();
+    this.#say(text);
+  }
+
+  /** @param {string} text */
+  #say(text) {
+    window.clearTimeout(this.fading);
+    setText(this.said, text);
+    if (text) this.fading = window.setTimeout(() => setText(this.said, ""), SAID);
   }
 
   /** @param {KeyboardEvent} event */
@@ -149,33 +219,28 @@ export class Share {
   }
 
   async #copy() {
-    const record = recordOf(page.activeView());
-    if (!record) return;
-    this.box.value = linkOf(record);
+    const offer = offerOf(page.activeView());
+    if (!offer?.link) return;
+    this.box.value = offer.link;
     try {
       await navigator.clipboard.writeText(this.box.value);
-      setText(this.note, `The link is copied.${this.#lost(record)}`);
+      this.#done(`The link is copied.${offer.lost}`);
     } catch {
       this.box.hidden = false;
       this.box.focus();
-      setText(this.note, `Copy the link from the box.${this.#lost(record)}`);
+      setText(this.note, `Copy the link from the box.${offer.lost}`);
     }
-  }
-
-  /** A note on parts of a run that a link omits. @param {Run} run */
-  #lost({ own, traces }) {
-    const grown = Object.values(traces).some((trace) => trace.settings?.forced?.length);
-    if (!own && !grown) return "";
-    return ` The link uses ${own ? "the page's own corpus: save the run to keep your text's answers" : "no branches: save the run to keep them"}.`;
   }
 
   /** @param {"json" | "csv"} kind */
   #save(kind) {
-    const record = recordOf(page.activeView());
-    if (!record) return;
+    const offer = offerOf(page.activeView());
+    if (!offer) return;
+    const record = offer.record();
     const text = kind === "csv" ? csvOf(record) : JSON.stringify(record);
-    save(`${fileName(record)}.${kind}`, kind === "csv" ? "text/csv" : "application/json", text);
-    setText(this.note, "Saved.");
+    save(`${fileName(offer.title)}.${kind}`, kind === "csv" ? "text/csv" : "application/json", text);
+    const left = "turns" in record && record.left;
+    this.#done(left ? `Saved without the ${left === 1 ? "oldest turn" : `${left} oldest turns`}, which would make the file too large.` : "Saved.");
   }
 
   /** @param {((text: string) => void) | null} open */
@@ -192,7 +257,6 @@ export class Share {
       return;
     }
     open(await file.text());
-    this.toggle(false);
-    this.button.focus();
+    this.#done("");
   }
 }

@@ -157,6 +157,11 @@ export class Columns {
     if (drawer().at?.view === this) drawer().close(false);
   }
 
+  /** A conversation to share, which only the chat has. @returns {import("../core/types.js").Shared | null} */
+  conversation() {
+    return null;
+  }
+
   /** The pane of the perplexity curve. */
   focusPane() {
     const wanted = [this.chosen?.system, ...this.#mixedFirst()];
