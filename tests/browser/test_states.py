@@ -91,3 +91,20 @@ def test_enter_during_a_run_says_why_nothing_starts(visit):
     page.keyboard.press("Escape")
     page.wait_for_selector("#pane-memory[data-state=stopped]")
     assert page.inner_text("#compare-view .alert") == ""
+
+
+def test_a_page_too_many_says_the_limit_and_opens_once_there_is_a_place(visit):
+    first = visit()
+    hold = """() => { window.held = new AbortController();
+      return Promise.all([1, 2, 3].map(async (i) => (await fetch(`gradio_api/heartbeat/other${i}`,
+        { signal: window.held.signal })).status)); }"""
+    assert first.evaluate(hold) == [200, 200, 200]
+    page = visit(ready=False)
+    page.wait_for_selector("#status .chip[data-state=full]")
+    line = page.inner_text(".status-line")
+    assert "One address can have 4 pages open here" in line and "opens by itself" in line
+    page.click("#generate")
+    assert "4 pages open" in page.inner_text("#compare-view .alert")
+    first.evaluate("window.held.abort()")
+    page.wait_for_selector("#status .chip[data-state=ready]")
+    generate(page, BOOK)

@@ -92,12 +92,14 @@ class Sessions(StateHolder):
             closed = [name for name in own if not self.visits[name].open]
             if not closed:
                 raise RefusedError(
-                    429, f"You have {len(own)} pages open here already. Close one, then reload."
+                    429,
+                    f"One address can have {self.bounds.sessions} pages open here, and yours has. "
+                    "Close one.",
                 )
             self.forget(closed[0])
         while len(self.visits) >= self.bounds.all_sessions:
             if (name := self._evictable()) is None:
-                raise RefusedError(503, "The page has too many visitors now. Try again soon.")
+                raise RefusedError(503, "The page has as many visitors as it can serve. Wait a little.")
             self.forget(name)
         self.visits[session] = Visit(client, 0, self._clock())
 

@@ -1,6 +1,7 @@
 // @ts-check
 /* The small panels: status chip, progress line, example chips; figures are resized when shown. */
 /** @import { Example, Props, Status, Watch } from "./types.js" */
+import { watchAdmission } from "./admission.js";
 import { h, inside, setText } from "./dom.js";
 import { page } from "./state.js";
 
@@ -28,10 +29,12 @@ export const mountStatus = (element, props, watch, download = null) => {
     h("div", { class: "status-box" }, h("div", { class: "status-text" }, line, progress), get,
       chip, spoken));
   let known = !document.querySelector("gradio-app"); // the page's own value is from the server's start
+  let refused = ""; // why the server does not admit this page
   const show = () => {
-    const value = props.value || page.status;
+    const value = refused ? { ...page.status, state: "full", line: refused, ready: false, share: undefined }
+      : props.value || page.status;
     chip.dataset.state = value.state;
-    setText(chip, known ? value.state || "loading" : "connecting");
+    setText(chip, refused ? "no place" : known ? value.state || "loading" : "connecting");
     if (!known) chip.dataset.state = "";
     setText(line, known ? value.line || "" : "");
     const counts = Number.isFinite(value.share) && value.state === "loading";
@@ -48,6 +51,7 @@ export const mountStatus = (element, props, watch, download = null) => {
   const learned = () => { known = true; show(); };
   watch("value", learned);
   window.setTimeout(learned, ANSWERED); // a state that has not changed is not sent
+  if (!known) watchAdmission((sentence) => { refused = `${sentence} This page then opens by itself.`; learned(); });
   show();
 };
 

@@ -97,7 +97,12 @@ page.on("ended", () => {
 
 /** @param {Event} event */
 function start(event) {
-  if (page.status.ready && guard(event)) page.activeView()?.pending();
+  const view = page.activeView();
+  if (page.status.state === "full" && view) {
+    setText(view.alert, page.status.line ?? "");
+    event.stopImmediatePropagation();
+    event.preventDefault();
+  } else if (page.status.ready && guard(event)) view?.pending();
 }
 
 document.addEventListener("click", (event) => {
