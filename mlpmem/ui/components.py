@@ -180,15 +180,19 @@ def corpus_view(**kwargs: Any) -> gr.HTML:
     return part(packed(None), "corpus-host", mount, **kwargs)
 
 
-def own_files(kinds: Sequence[str], most: dict[str, int], **kwargs: Any) -> gr.HTML:
+def own_files(
+    kinds: Sequence[str], most: dict[str, int], absent: dict[str, str], **kwargs: Any
+) -> gr.HTML:
     """Return the choice of files and folders, by button or by drag, and the button that saves.
 
     It uploads the files of these kinds and fires `files` with {"files": [{"path", "name"}]}; most
-    bounds their number and bytes. `save` asks for the datastore, which the value brings.
+    bounds their number and bytes. absent has what installs the reader of a kind that cannot be
+    read. `save` asks for the datastore, which the value brings.
     """
     events = "{ send: (data) => trigger('files', data), save: () => trigger('save') }"
     mount = f"MLPMEM.mountFiles(element, props, watch, {events});"
-    return part(packed(None), "files-host", mount, kinds=list(kinds), most=most, **kwargs)
+    fields = {"kinds": list(kinds), "most": most, "absent": absent}
+    return part(packed(None), "files-host", mount, **fields, **kwargs)
 
 
 def own_view(**kwargs: Any) -> gr.HTML:

@@ -1,5 +1,7 @@
 """Own text in a browser: several files, folders by drag, and a datastore saved and opened again."""
 
+from importlib.util import find_spec
+
 import pytest
 
 FILE = "[role=tabpanel] input[type=file]"
@@ -49,6 +51,11 @@ def test_several_files_are_read_and_those_that_fail_are_named(visit, folder, tmp
     assert "3 documents" in page.inner_text(LINE), "the earlier text stays"
     page.set_input_files(FILE, folder / "picture.png")
     page.wait_for_selector(".files-line:has-text('Nothing to read: 1 file of .png')")
+    offered = page.get_attribute(FILE, "accept").split(",")
+    assert (".pdf" in offered) == (find_spec("pypdf") is not None) and ".html" in offered
+    if ".pdf" not in offered:
+        page.set_input_files(FILE, {"name": "a.pdf", "mimeType": "application/pdf", "buffer": b""})
+        page.wait_for_selector(".files-line:has-text('1 file of .pdf, which needs `pip install')")
 
 
 @pytest.mark.slow

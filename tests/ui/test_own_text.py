@@ -162,3 +162,13 @@ def test_unavailable_and_unknown_columns():
     ):
         with pytest.raises(MlpMemError, match=message):
             inputs.check_systems(bad, ["lm", "memory"])
+
+
+@pytest.mark.parametrize("found", [None, object()])
+def test_only_kinds_that_can_be_read_here_are_offered(monkeypatch, found):
+    from mlpmem.retrieval.converted import converted
+
+    monkeypatch.setattr(converted, "find_spec", lambda name: found)
+    assert (".pdf" in own_text.readable()) == (found is not None)
+    assert converted.absent() == ({} if found else {".pdf": "pip install pypdf"})
+    assert {".txt", ".html", ".gz"} < set(own_text.readable())

@@ -13,12 +13,18 @@ from pathlib import Path
 from mlpmem.errors import MlpMemError
 
 KINDS = (".html", ".htm", ".pdf")
+INSTALL = "pip install pypdf"
 BYTES = 2**27  # of a file
 TEXT = 2**26  # bytes of a file's text
 SECONDS = 60.0  # of reading one file
 START_SECONDS = 20.0  # that the process may take to start and to end, on a busy machine
 MEMORY = 2**30  # bytes of the process
 WORKER = Path(__file__).with_name("worker.py")
+
+
+def absent() -> dict[str, str]:
+    """Return {kind: the command that installs its reader} of the kinds that cannot be read here."""
+    return {".pdf": INSTALL} if find_spec("pypdf") is None else {}
 
 
 def converted(
@@ -29,10 +35,10 @@ def converted(
     MlpMemError with the file's name and the reason if it cannot be read within so many seconds, or
     if its text has more than `most` bytes.
     """
-    if kind == ".pdf" and find_spec("pypdf") is None:
+    if kind in absent():
         raise MlpMemError(
             f"{name} is a PDF, and the package that reads PDFs is not installed; run "
-            "`pip install pypdf`, or save the file as text"
+            f"`{INSTALL}`, or save the file as text"
         )
     if len(raw) > BYTES:
         raise MlpMemError(

@@ -99,7 +99,7 @@ class Sessions(StateHolder):
             self.forget(closed[0])
         while len(self.visits) >= self.bounds.all_sessions:
             if (name := self._evictable()) is None:
-                raise RefusedError(503, "The page has as many visitors as it can serve. Wait a little.")
+                raise RefusedError(503, "The page has as many visitors as it can take. Wait a bit.")
             self.forget(name)
         self.visits[session] = Visit(client, 0, self._clock())
 

@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from mlpmem.errors import public_text
+from mlpmem.retrieval.converted.converted import absent
 from mlpmem.retrieval.text_search import fold, marked, words_of
 from mlpmem.retrieval.texts import noted
 from mlpmem.ui import components
@@ -59,7 +60,8 @@ def build(shared: Shared, tab: gr.Tab) -> None:
         make = gr.Button("Make datastore", variant="primary", elem_id="own-make", scale=0)
         stop = gr.Button("Cancel", elem_id="own-stop", scale=0)
         delete = gr.Button("Delete", elem_id="own-delete", scale=0)
-    files = components.own_files((*own_text.KINDS, uploads.SAVED), MOST, elem_id="own-files")
+    kinds = (*own_text.readable(), uploads.SAVED)
+    files = components.own_files(kinds, MOST, absent(), elem_id="own-files")
     state.render()
     outputs = [state, shared.own, shared.choice, told, sentences]
     once = {**STREAM, "trigger_mode": "once"}

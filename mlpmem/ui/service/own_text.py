@@ -18,7 +18,7 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 from mlpmem.formats import valid
 from mlpmem.retrieval.converted.converted import KINDS as CONVERTED
-from mlpmem.retrieval.converted.converted import converted
+from mlpmem.retrieval.converted.converted import absent, converted
 from mlpmem.retrieval.texts import TEXT_KINDS, decoded, kind_of, opened, titled_texts
 from mlpmem.ui.door.bounds import BOUNDS
 
@@ -127,11 +127,16 @@ class Shelf:
         return sum(own.store.bytes for own in owns if client in (None, own.client))
 
 
+def readable() -> tuple[str, ...]:
+    """Return the kinds of files that can be read here."""
+    return tuple(kind for kind in KINDS if kind not in absent())
+
+
 def read_upload(path: Path, name: str = "") -> tuple[str, str]:
     """Return (name, content) of an uploaded file; MlpMemError for a wrong type or size."""
     name, kind = name or path.name, kind_of(path)
     if kind not in TEXT_KINDS or path.suffix.lower() not in KINDS:
-        raise MlpMemError(f"{name} must be one of {', '.join(KINDS)}. Convert it first.")
+        raise MlpMemError(f"{name} must be one of {', '.join(readable())}. Convert it first.")
     most = BOUNDS.upload_body if kind in CONVERTED else MAX_BYTES
     size, least = path.stat().st_size, f"{most / 1e6:g} MB"
     if size > most:

@@ -39,9 +39,15 @@ async function collect(entry, found, most, depth = 0) {
   }
 }
 
+/** How kinds can be read that cannot be now. @type {(absent: { [kind: string]: string }) => string} */
+const howTo = (absent) => Object.entries(absent).map(([kind, command]) => `; ${kind} after \`${command}\` where this page runs`).join("");
+
 class Files {
-  /** @param {HTMLElement} host @param {string[]} kinds @param {Most} most @param {Sender} sender */
-  constructor(host, kinds, most, sender) {
+  /** absent has, by kind, the command that installs its reader.
+   * @param {HTMLElement} host @param {string[]} kinds @param {Most} most @param {{ [kind: string]: string }} absent
+   * @param {Sender} sender */
+  constructor(host, kinds, most, absent, sender) {
+    this.absent = absent;
     this.kinds = kinds;
     this.most = most;
     this.sender = sender;
@@ -51,7 +57,7 @@ class Files {
     this.folder = h("input", { type: "file", webkitdirectory: true, on: { change: () => this.#picked(this.folder) } });
     const folders = "webkitdirectory" in this.folder && matchMedia("(pointer: fine)").matches;
     this.line = h("span", { class: "files-line", role: "status" });
-    this.hint = `${folders ? "or drop files and folders here: " : ""}${kinds.join(" ")}; up to ${most.files} files`;
+    this.hint = `${folders ? "or drop files and folders here: " : ""}${kinds.join(" ")}; up to ${most.files} files${howTo(absent)}`;
     host.replaceChildren(h("div", { class: "files-row" },
       h("button", { id: "own-upload", type: "button", class: "pane-tool", on: { click: () => this.input.click() } },
         "Choose files"),
@@ -112,7 +118,10 @@ class Files {
         size += one.file.size;
       }
     }
-    for (const [kind, count] of other) left.push(`${count} ${count > 1 ? "files" : "file"} of ${kind}, which is not read.`);
+    for (const [kind, count] of other) {
+      const command = this.absent[kind];
+      left.push(`${count} ${count > 1 ? "files" : "file"} of ${kind}, which ${command ? `needs \`${command}\` where this page runs` : "is not read"}.`);
+    }
     return fit;
   }
 
@@ -169,8 +178,8 @@ class Files {
   }
 }
 
-/** @type {(element: Element, props: Props<Packed, { kinds: string[], most: Most }>, watch: Watch, sender: Sender) => void} */
+/** @type {(element: Element, props: Props<Packed, { kinds: string[], most: Most, absent: { [kind: string]: string } }>, watch: Watch, sender: Sender) => void} */
 export const mountFiles = (element, props, watch, sender) => {
-  const files = new Files(inside(element, ".files-host"), props.kinds, props.most, sender);
+  const files = new Files(inside(element, ".files-host"), props.kinds, props.most, props.absent, sender);
   watch("value", () => files.receive(unpack(props.value)));
 };
