@@ -2,6 +2,23 @@
 
 import pytest
 
+BROKEN = """() => [...document.querySelectorAll(
+  'thead th, .results th, .rest th')].flatMap((cell) => {
+  if (!cell.getClientRects().length) return [];
+  const found = [];
+  const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    for (const { 0: word, index } of node.textContent.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+      const range = document.createRange();
+      range.setStart(node, index);
+      range.setEnd(node, index + word.length);
+      const tops = [...range.getClientRects()].map(({ top }) => Math.round(top));
+      if (new Set(tops).size > 1) found.push(word);
+    }
+  }
+  return found;
+})"""
+
 
 def tab(page, name):
     page.click(f"#tabs [role=tab]:has-text('{name}') >> visible=true")
@@ -16,6 +33,12 @@ def test_no_table_of_results_is_cut_on_a_desktop(visit):
         ".table-scroll", "all => all.map((t) => [t.scrollWidth, t.clientWidth])"
     )
     assert len(widths) >= 2 and all(whole <= seen + 1 for whole, seen in widths)
+    page.set_viewport_size({"width": 700, "height": 860})
+    assert page.evaluate(BROKEN) == [], "a table scrolls in its own box, and no word is broken"
+    page.set_viewport_size({"width": 1280, "height": 860})
+    tab(page, "Compare")
+    assert page.evaluate(BROKEN) == []
+    assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 def test_about_has_the_figure_the_links_and_code_to_copy(visit):

@@ -108,3 +108,29 @@ def test_a_page_too_many_says_the_limit_and_opens_once_there_is_a_place(visit):
     first.evaluate("window.held.abort()")
     page.wait_for_selector("#status .chip[data-state=ready]")
     generate(page, BOOK)
+
+
+def test_a_datastore_that_the_page_lacks_is_named_nowhere(visit):
+    page = visit()
+    page.wait_for_function("MLPMEM.page.status.settled")
+    named = """() => [...document.querySelectorAll('[role=tabpanel] *, .dock *')].filter((node) =>
+      node.children.length === 0 && node.getClientRects().length &&
+      /datastore/i.test(node.textContent)).map((node) => node.textContent)"""
+    assert page.evaluate(named) != []
+    page.evaluate(
+        """() => { const { page } = MLPMEM; const [view] = page.views;
+          const traces = { ...view.finished }; delete traces.knn;
+          for (const trace of Object.values(traces)) {
+            for (const step of trace.steps) { step.nn = []; step.p.knn = null; }
+          }
+          view.usual = ['lm', 'memory'];
+          view.setSystems(view.usual);
+          page.status.chat.systems = ['lm', 'memory'];
+          view.name('another');
+          view.restart(traces, view.usual);
+          view.complete(traces); }"""
+    )
+    page.wait_for_selector("#drawer .candidate")
+    assert page.evaluate(named) == []
+    page.evaluate("document.body.setAttribute('data-own', '')")
+    page.wait_for_function(f"({named})().length > 0")

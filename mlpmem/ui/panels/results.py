@@ -4,6 +4,7 @@ Each question is a section with its answer as heading; its figures are drawn whe
 """
 
 import html
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -49,6 +50,7 @@ TIME = (("decoder_ms", "lm", "decoder"), ("memory_ms", "memory", "memory"),
         ("search_ms", "knn", "search"))  # fmt: skip
 SIZE = (("decoder_bytes", "lm", "decoder"), ("memory_bytes", "memory", "memory"),
         ("datastore_bytes", "knn", "datastore"))  # fmt: skip
+INTERVAL = re.compile(r"\([^()]* to [^()]*\)")
 
 
 @dataclass(frozen=True)
@@ -194,11 +196,16 @@ def _rank(row: dict) -> str:
     return f", LoRA of rank {row['rank']:g}" if row.get("rank") else ""
 
 
+def _whole(value: str) -> str:
+    """Return a cell whose interval in parentheses stays on one line."""
+    return INTERVAL.sub(lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), value)
+
+
 def _table(head: list[str], rows: list[list[str]], caption: str) -> str:
     cells = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{html.escape(first)}</th>'
-        + "".join(f"<td>{html.escape(value)}</td>" for value in rest)
+        + "".join(f"<td>{html.escape(_whole(value))}</td>" for value in rest)
         + "</tr>"
         for first, *rest in rows
     )

@@ -7,6 +7,7 @@ import { percent } from "./core/dom.js";
 import { explainTerms } from "./core/glossary.js";
 import { mountExamples, mountFigures, mountStatus } from "./core/panels.js";
 import { canRoute, page } from "./core/state.js";
+import { watchSources } from "./core/sources.js";
 import { mountProbe } from "./drawer/drawer.js";
 import { mountView } from "./view/page.js";
 import { mountCircuit } from "./circuit/circuit.js";
@@ -23,6 +24,7 @@ import { inspectText, mountInspect } from "./tabs/inspect.js";
 import { mountTeach } from "./tabs/teach.js";
 
 explainTerms();
+watchSources();
 openLinked();
 page.inspect = inspectText;
 page.read = readDocument;

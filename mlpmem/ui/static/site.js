@@ -1,6 +1,7 @@
 // @ts-check
 /* The static site's entry: the page's view without a server. Recorded runs play; the model answers in a worker. */
 import { explainTerms } from "./core/glossary.js";
+import { watchSources } from "./core/sources.js";
 import { page } from "./core/state.js";
 import { mountStatus } from "./core/panels.js";
 import { mountGame } from "./tools/game.js";
@@ -21,6 +22,7 @@ const site = (values) => {
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   document.body.classList.toggle("dark", dark.matches);
   explainTerms();
+  watchSources();
   const desk = new Desk(values);
   mountStatus(at("status"), desk.status.props, desk.status.watch, () => desk.load());
   mountTools(at("tools"), {}, () => {}, null);

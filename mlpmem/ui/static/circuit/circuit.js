@@ -8,6 +8,7 @@
 import { glyph, h, inside, percent, setText } from "../core/dom.js";
 import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
 import { term } from "../core/glossary.js";
+import { lacking } from "../core/sources.js";
 import { inline, nameOf, page, unpack } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { answersOf, flowOf, spoken } from "./flow.js";
@@ -130,7 +131,7 @@ class Circuit {
   /** @param {Source} source */
   #slot(source) {
     const { root, gate } = this.sources[source];
-    return h("div", { class: "circuit-slot", "data-source": source }, root, gate);
+    return h("div", { class: "circuit-slot", "data-source": source, "data-needs": source }, root, gate);
   }
 
   /** Shows the view of the Compare tab. @param {Columns} view */
@@ -229,7 +230,8 @@ class Circuit {
       const lambda = lambdaAt(trace.steps[0], mixed(trace));
       this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers, true);
     } else this.race.show(flow.rivals, []);
-    setText(this.spoken, `${spoken(flow)} Column: ${inline(pane.system)}.`);
+    const there = { ...flow, pipes: flow.pipes.filter(({ source }) => !lacking.has(source)) };
+    setText(this.spoken, `${spoken(there)} Column: ${inline(pane.system)}.`);
   }
 
   /** Offers the search for the memory's answer once it is whole, and forgets an earlier one. @param {TokenView} view */

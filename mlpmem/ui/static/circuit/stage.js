@@ -43,7 +43,8 @@ export class Stage {
   /** @param {string} name @param {string} kind @param {string} [source] */
   #add(name, kind, source) {
     const pulse = kind.startsWith("pulse");
-    const path = svg("path", { class: kind, "data-source": source, pathLength: pulse ? 1 : null });
+    const needs = SOURCES.find((one) => name.endsWith(one));
+    const path = svg("path", { class: kind, "data-source": source, "data-needs": needs, pathLength: pulse ? 1 : null });
     this.paths[name] = path;
     this.root.append(path);
     return path;

@@ -8,6 +8,9 @@ const COLUMNS = ["lm", "memory", "knn", "fused"];
 /** @type {{ [column: string]: string }} */
 const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" };
 
+/** What hides a column where its source is not there. @type {(column: string) => object} */
+const needs = (column) => (["memory", "knn"].includes(column) ? { "data-needs": column } : {});
+
 /** @typedef {{ root: HTMLElement, fill: HTMLElement, text: HTMLElement }} Slot */
 /** @typedef {{ root: HTMLElement, cells: { [column: string]: Slot }, p: Probs }} Row */
 /** @typedef {Row & { id: number, fused: number }} CandidateRow */
@@ -16,7 +19,7 @@ const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" 
 const cellsOf = () => Object.fromEntries(COLUMNS.map((column) => {
   const fill = h("i", { "aria-hidden": "true" });
   const text = h("b", null, "–");
-  return [column, { root: h("td", { class: "p", "data-source": column }, h("span", null, fill, text)), fill, text }];
+  return [column, { root: h("td", { class: "p", "data-source": column, ...needs(column) }, h("span", null, fill, text)), fill, text }];
 }));
 
 /** @param {Slot} slot @param {number | null | undefined} p */
@@ -44,7 +47,7 @@ export class Candidates {
   /** A column's head: a button that sorts by it. @param {string} column */
   #sorter(column) {
     const button = h("button", { type: "button", class: "sorter", on: { click: () => this.sort(column) } }, HEADS[column]);
-    return { button, root: h("th", { scope: "col", "data-source": column }, button) };
+    return { button, root: h("th", { scope: "col", "data-source": column, ...needs(column) }, button) };
   }
 
   /** Shows a step's candidates; branches tells whether the text can go on from one of them.

@@ -76,7 +76,7 @@ export class Evidence {
     this.cited = h("p", { class: "cited", role: "status" });
     this.agree = h("p", { class: "agreement" });
     this.list = h("ol", { class: "neighbours" });
-    this.root = h("div", { class: "evidence" },
+    this.root = h("div", { class: "evidence", "data-needs": "knn" },
       h("h3", null, "The datastore's neighbours"), this.agree, this.lack, this.cited, this.list);
   }
 

@@ -8,8 +8,10 @@ import { TokenView } from "../view/view.js";
 
 const SHOWN = 6; // rows of a list
 const BEFORE = 8; // characters shown before a token
-const EMPTY = "Inspect scores every token of a text: its probability under the decoder, the memory and the " +
-  "datastore, each one's share of the mix, and the datastore's documents.";
+/** What the tab does, as the children of a sentence. */
+const about = () => ["Inspect scores every token of a text: its probability under the decoder",
+  h("span", { "data-needs": "memory" }, ", the memory"), h("span", { "data-needs": "knn" }, ", the datastore"),
+  ", and each one's share of the mix", h("span", { "data-needs": "knn" }, "; and the datastore's documents"), "."];
 const LEAST = 0.05; // nats of credit below which a token is neither gain nor loss
 const ROWS = ["lm", "memory", "knn", "fused"];
 /** @type {{ [source: string]: string }} */
@@ -123,7 +125,7 @@ class Inspect {
       h("div", { class: "inspect-lists" }, this.lists.map((list) => list.root)));
     this.bar = h("i");
     this.progress = h("div", { class: "own-bar", hidden: true }, this.bar);
-    this.empty = h("div", { class: "inspect-empty" }, h("p", null, EMPTY), example
+    this.empty = h("div", { class: "inspect-empty" }, h("p", null, about()), example
       ? h("button", { type: "button", class: "pane-tool", on: { click: () => inspectText(example) } },
         "Inspect an example") : null);
     host.replaceChildren(this.progress, this.head, this.empty, inner);

@@ -38,7 +38,8 @@ export class LambdaBar {
       on: { click: () => this.#back() } }, "Reset λ");
     this.track = h("div", { class: "lambda-track" }, this.input, this.ticks,
       h("div", { class: "lambda-ends", "aria-hidden": "true" },
-        h("span", null, "0 · decoder only"), h("span", null, "memory or datastore only · 1")));
+        h("span", null, "0 · decoder only"), h("span", null, h("span", { "data-needs": "memory" }, "memory"),
+          h("span", { "data-needs": "memory knn" }, " or "), h("span", { "data-needs": "knn" }, "datastore"), " only · 1")));
     host.replaceChildren(this.#layout());
     page.on("lambda", () => this.repaint());
     page.on("view", () => this.repaint());
@@ -60,7 +61,7 @@ export class LambdaBar {
     if (page.lambda === null) this.input.value = String(defaults.memory);
     this.ticks.replaceChildren(...["memory", "knn"]
       .filter((source) => Number.isFinite(defaults[source]))
-      .map((source) => h("i", { "data-source": source,
+      .map((source) => h("i", { "data-source": source, "data-needs": source,
         style: { "--at": defaults[source] } })));
     this.repaint();
   }

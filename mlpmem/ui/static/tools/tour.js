@@ -3,6 +3,7 @@
 /** @import { Cost, Shown, Source, Step, TokenView } from "../core/types.js" */
 import { digits, h, inside, isCalm, isPhone, lambdaText, megabytes, percent, quote, setText, short } from "../core/dom.js";
 import { candidateOf, firstDifference, lambdaAt, mix, neighbourOf, otherOf } from "../core/mix.js";
+import { lacking } from "../core/sources.js";
 import { lambdaOf, nameOf, page } from "../core/state.js";
 import { isFree } from "../view/page.js";
 import { stage } from "../view/showcase.js";
@@ -59,11 +60,17 @@ function moment(view) {
   return { trace, step: trace.steps[at], at };
 }
 
+/** The sources of this page, as a list in words. */
+const pipes = () => {
+  const names = ["its own head", ...(lacking.has("memory") ? [] : ["the memory"]), ...(lacking.has("knn") ? [] : ["the datastore"])];
+  return names.length > 1 ? `${names.slice(0, -1).join(", ")} and ${names[names.length - 1]}` : names[0];
+};
+
 const WAITING = "Generate or play a run to see its numbers here.";
 /** @type {{ title: string, at: string[], lines: (moment: Moment, view: TokenView) => string[] }[]} */
 const STEPS = [
   { title: "How a word is made", at: ["#circuit .circuit"], lines: ({ trace, step, at }) => [
-    "The words so far go through a frozen decoder. What it makes of them goes into three pipes: its own head, the memory, the datastore.",
+    `The words so far go through a frozen decoder. What it makes of them goes into the pipes of ${pipes()}.`,
     `A pipe is as wide as the probability that its source gives ${quote(step.s)}, token ${at + 1}; the valve λ lets ` +
       `${trace.system === "lm" ? "the head only" : "some of each"} through. Click a pipe to see all that it says.`] },
   { title: "The decoder", at: ["[data-system=lm].pane"], lines: ({ step, at }, view) => [
@@ -83,7 +90,7 @@ const STEPS = [
     const system = trace.system;
     const lambda = lambdaAt(step, lambdaOf(trace));
     const [lm, other] = [step.p.lm, otherOf(step.p, system)];
-    if (system === "lm" || other === null) return ["λ mixes the decoder with the memory or the datastore."];
+    if (system === "lm" || other === null) return ["λ mixes the decoder with another source."];
     return [`λ is the weight of the ${nameOf(system).source}. For ${quote(step.s)}:`,
       `(1 − ${lambdaText(lambda)}) × ${digits(lm)} + ${lambdaText(lambda)} × ${digits(other)} = ` +
       `${digits(mix(step.p, system, lambda))}.`,
@@ -95,7 +102,7 @@ const STEPS = [
       const [small, large] = [bytes(cost, "memory"), bytes(cost, "datastore")];
       if (!small) return ["Below every column: milliseconds per token, and megabytes of storage."];
       const first = `The memory needs ${megabytes(small)}`;
-      if (!large) return [`${first}; the datastore is not ready yet.`];
+      if (!large) return [lacking.has("knn") ? `${first}.` : `${first}; the datastore is not ready yet.`];
       const time = cost?.search_ms && cost.memory_ms ? ` A token takes ${short(cost.memory_ms)} ms ` +
         `of memory, or ${short(cost.search_ms)} ms of search.` : "";
       return [`${first}, the datastore ${megabytes(large)}: ${times(large, small)} as much.${time}`,

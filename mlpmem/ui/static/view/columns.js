@@ -50,7 +50,8 @@ export class Columns {
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });
     this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
-      "Select a word to see what decoder, memory and datastore say there."));
+      "Select a word to see what the decoder", h("span", { "data-needs": "memory" }, ", the memory"),
+      h("span", { "data-needs": "knn" }, ", the datastore"), " and their mix say there."));
     const key = legend();
     if (this.ask) key.append(tally().root);
     const details = h("button", { type: "button", class: "link-button details-button", "aria-expanded": "false", on: {

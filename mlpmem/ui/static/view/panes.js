@@ -40,7 +40,7 @@ class PassageNote {
 }
 
 /** @type {(system: string, move: string, text: string) => HTMLElement} */
-const sample = (system, move, text) => h("span", { class: "legend-item" },
+const sample = (system, move, text) => h("span", { class: "legend-item", "data-needs": move === "up" ? system : null },
   h("span", { class: "strip", "data-system": system, "aria-hidden": "true" },
     h("span", { class: "sample", "data-move": move, style: { "--w": "0.8" } }, "word")), text);
 
