@@ -208,7 +208,7 @@ def test_where_the_memory_has_that_from_is_found_later_or_said_to_be_nowhere(vis
     run(page, lambda: generate(page, fake.ask("What is the population of Quarrel Bay?")))
     assert page.is_hidden(".origin"), "another answer has another origin"
     page.click(".origin-ask")
-    page.wait_for_selector(".origin-line:has-text('No passage was found')")
+    page.wait_for_selector(".origin-line:has-text('no passage of the corpus answers')")
 
 
 @pytest.mark.slow
