@@ -77,3 +77,29 @@ def test_a_chosen_candidate_is_whole_and_no_number_is_on_a_bar(visit, size):
         }"""
     )
     assert cut == [] and across == 0
+
+
+MODELS = """() => { const nav = document.createElement('nav');
+  nav.className = 'models';
+  nav.innerHTML = '<a href="#" aria-current="page">Atlas <small>6M, here</small></a>' +
+    '<a href="#">SmolLM2 <small>135M, real</small></a>';
+  document.querySelector('.masthead').append(nav); }"""
+
+
+def test_answers_and_circuit_are_on_the_first_screen_also_with_two_models(visit):
+    for width, height in ((1280, 800), (1440, 900), (390, 844)):
+        page = visit(phone=width < 640)
+        page.set_viewport_size({"width": width, "height": height})
+        page.evaluate(MODELS)
+        generate(page, BOOK)
+        page.evaluate("window.scrollTo(0, 0)")
+        page.wait_for_timeout(300)
+        names = ["#pane-lm", "#pane-knn", ".circuit", ".dock"]
+        first, last, circuit, dock = page.evaluate(BOXES, names)
+        assert 0 < first["top"] < last["bottom"] <= dock["top"], (width, "the answers")
+        assert circuit["top"] >= last["bottom"], "answers first"
+        assert width < 640 or circuit["bottom"] <= dock["top"], (width, "the circuit")
+        assert overflow(page) <= 0
+        cut = """() => [...document.querySelectorAll('.circuit .box-name b, .circuit h3')]
+          .filter((node) => node.scrollWidth > node.clientWidth + 1).map((n) => n.textContent)"""
+        assert page.evaluate(cut) == []

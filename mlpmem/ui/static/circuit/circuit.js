@@ -138,6 +138,7 @@ class Circuit {
   #seen(view) {
     if (view.prefix !== "pane-") return;
     this.view = /** @type {TokenView} */ (view);
+    if (this.root.parentElement !== view.home) view.home.replaceChildren(this.root);
     if (view.chosen) this.own = null;
     this.repaint();
   }
@@ -203,7 +204,7 @@ class Circuit {
     const shown = [...view.panes.values()].filter((one) => one.trace);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
       class: "circuit-system", "data-system": one.system, "aria-pressed": String(one === pane),
-      on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).title)) : []));
+      on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).short)) : []));
   }
 
   /** @param {SourceBox} box @param {Source} source @param {Pipe["says"]} says

@@ -63,8 +63,8 @@ export class Origin {
     this.find = find;
     /** @type {{ answer: string, steps: Step[] } | null} */
     this.asked = null;
-    this.button = h("button", { type: "button", class: "origin-ask", "aria-expanded": "false", hidden: true },
-      "Where does the memory have that from?");
+    this.button = h("button", { type: "button", class: "origin-ask", "aria-expanded": "false", hidden: true,
+      title: "Searches the corpus for passages that say what the memory wrote" }, "Where is that from?");
     this.line = h("p", { class: "origin-line", role: "status" });
     this.list = h("ol", { class: "origin-list" });
     this.root = h("div", { class: "origin", hidden: true }, this.line, this.list);

@@ -69,7 +69,7 @@ const pipes = () => {
 const WAITING = "Generate or play a run to see its numbers here.";
 /** @type {{ title: string, at: string[], lines: (moment: Moment, view: TokenView) => string[] }[]} */
 const STEPS = [
-  { title: "How a word is made", at: ["#circuit .circuit"], lines: ({ trace, step, at }) => [
+  { title: "How a word is made", at: [".circuit-home .circuit"], lines: ({ trace, step, at }) => [
     `The words so far go through a frozen decoder. What it makes of them goes into the pipes of ${pipes()}.`,
     `A pipe is as wide as the probability that its source gives ${quote(step.s)}, token ${at + 1}; the valve λ lets ` +
       `${trace.system === "lm" ? "the head only" : "some of each"} through. Click a pipe to see all that it says.`] },

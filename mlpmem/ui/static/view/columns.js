@@ -52,13 +52,15 @@ export class Columns {
     this.slot = h("div", { class: "drawer-slot" }, h("p", { class: "drawer-hint" },
       "Select a word to see what the decoder", h("span", { "data-needs": "memory" }, ", the memory"),
       h("span", { "data-needs": "knn" }, ", the datastore"), " and their mix say there."));
+    /** Where the circuit stands, which draws a token of this view. */
+    this.home = h("div", { class: "circuit-home" });
     const key = legend();
     if (this.ask) key.append(tally().root);
     const details = h("button", { type: "button", class: "link-button details-button", "aria-expanded": "false", on: {
       click: () => details.setAttribute("aria-expanded", String(this.columns.toggleAttribute("data-details"))) } },
     "Tools, times and sizes");
     host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
-      this.slot, this.live);
+      this.slot, this.home, this.live);
     this.usual = options.systems;
     this.setSystems(options.systems);
     page.on("lambda", () => this.repaint());
