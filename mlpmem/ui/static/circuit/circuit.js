@@ -22,9 +22,9 @@ const SHORT = 12; // tokens of an answer whose whole probability is shown
 const MOST = 4; // answers that race
 /** @type {{ [source: string]: [string, string] }} */
 const BOXES = {
-  lm: ["Head", "the decoder's own guess"],
-  memory: ["Memory", "answers at once, looks nothing up"],
-  knn: ["Datastore", "searches for similar places"],
+  lm: ["Head", "the decoder's guess"],
+  memory: ["Memory", "looks nothing up"],
+  knn: ["Datastore", "searches"],
 };
 
 /** The lambda that the page mixes a trace at: the slider's, also between a scrubbed text's.
@@ -118,7 +118,7 @@ class Circuit {
   #source(source) {
     const [name, usual] = BOXES[source];
     const reads = source === "memory" && this.context;
-    const about = reads ? term(h("span", null, "also reads the words so far; looks nothing up"), "context") : usual;
+    const about = reads ? term(h("span", null, "reads the words too; looks nothing up"), "context") : usual;
     const says = h("span", { class: "box-says", dir: "auto" });
     const gate = h("span", { class: "box-gate" });
     const root = h("button", { type: "button", class: "circuit-box source", "data-source": source,
