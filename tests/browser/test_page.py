@@ -136,6 +136,12 @@ def test_the_drawer_shows_the_traces_numbers(visit):
     assert "agree" in page.inner_text("#drawer .agreement")
     assert page.locator("#drawer .neighbour").count() == 8
     assert page.inner_text("#drawer .neighbour >> nth=0").startswith("The Salt Ledger (book)")
+    page.hover("#pane-memory .token[data-index='2']")
+    page.wait_for_selector(".hover-card:has-text('Rank of the written token: decoder')")
+    listed = page.locator(".hover-list li").count()
+    assert 1 <= listed <= 10 and "Entropy" in page.inner_text(".hover-card")
+    page.mouse.move(2, 2)
+    page.wait_for_selector(".hover-card", state="hidden")
 
 
 @pytest.mark.slow

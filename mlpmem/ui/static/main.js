@@ -10,6 +10,7 @@ import { canRoute, page } from "./core/state.js";
 import { watchSources } from "./core/sources.js";
 import { mountProbe } from "./drawer/drawer.js";
 import { mountView } from "./view/page.js";
+import { watchHover } from "./view/hover.js";
 import { mountCircuit } from "./circuit/circuit.js";
 import { mountGame } from "./tools/game.js";
 import { mountLambda } from "./tools/lambda.js";
@@ -25,6 +26,7 @@ import { mountTeach } from "./tabs/teach.js";
 
 explainTerms();
 watchSources();
+watchHover();
 openLinked();
 page.inspect = inspectText;
 page.read = readDocument;

@@ -15,6 +15,7 @@ import { Desk, at } from "./site/desk.js";
 import { packed } from "./site/slot.js";
 import { mountTabs } from "./site/tabs.js";
 import { mountInspectTab, mountOwnTab } from "./site/texts.js";
+import { watchHover } from "./view/hover.js";
 
 /** Shows the values that mlpmem/ui/recordings/replay.py writes; the address may select a prompt and a lambda.
  * @param {import("./site/desk.js").Values} values */
@@ -23,6 +24,7 @@ const site = (values) => {
   document.body.classList.toggle("dark", dark.matches);
   explainTerms();
   watchSources();
+  watchHover();
   const desk = new Desk(values);
   mountStatus(at("status"), desk.status.props, desk.status.watch, () => desk.load());
   mountTools(at("tools"), {}, () => {}, null);

@@ -122,6 +122,11 @@ export class Shown {
     return this.here?.panes ?? new Map();
   }
 
+  /** The answers of every turn on screen. @returns {AnswerPane[]} */
+  allPanes() {
+    return [...this.views.values()].flatMap(({ panes }) => [...panes.values()]);
+  }
+
   get run() {
     return this.here?.turn.id ?? null;
   }

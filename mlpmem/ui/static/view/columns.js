@@ -165,6 +165,11 @@ export class Columns {
     return null;
   }
 
+  /** Every pane on screen. @returns {Pane[]} */
+  allPanes() {
+    return [...this.panes.values()];
+  }
+
   /** The pane of the perplexity curve. */
   focusPane() {
     const wanted = [this.chosen?.system, ...this.#mixedFirst()];

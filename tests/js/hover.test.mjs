@@ -1,0 +1,34 @@
+/* What a hovered token's card says: only what the kept candidates prove. */
+import assert from "node:assert/strict";
+import test from "node:test";
+import { entropyOf, rankOf, topOf } from "../../mlpmem/ui/static/view/hover.js";
+
+/** A step of candidates [decoder, memory]; the first was written. */
+const stepOf = (rows) => ({
+  i: 0, id: 0, s: " a", cand: rows.map(([lm, memory], id) => [id, ` ${id}`, lm, memory, null]), p: { lm: rows[0][0], memory: rows[0][1] },
+  rest: { lm: Math.max(0, 1 - rows.reduce((sum, [lm]) => sum + lm, 0)), memory: Math.max(0, 1 - rows.reduce((sum, [, m]) => sum + m, 0)) },
+});
+const TWELVE = Array.from({ length: 12 }, (_, i) => [0.2 / (i + 1), i === 11 ? 0.6 : 0.01]);
+
+test("the list has at most ten tokens, in the mix's order, and none that an unlisted token may come before", () => {
+  assert.deepEqual(topOf(stepOf(TWELVE), "lm", 0).map(({ id }) => id), [0, 1, 2, 3, 4, 5, 6, 7], "eight of a source are sure");
+  const mixed = topOf(stepOf(TWELVE), "memory", 1);
+  assert.ok(mixed.length <= 10 && mixed[0].id === 11 && mixed[0].p === 0.6);
+  assert.deepEqual(topOf(stepOf([["", 0]].map(() => [1, 1])), "memory", 0.5).map(({ p }) => p), [1]);
+});
+
+test("the entropy is that of the listed tokens and one for all others", () => {
+  const even = entropyOf(stepOf([[0.25, 1], [0.25, 0], [0.25, 0], [0.25, 0]]), "lm", 0);
+  assert.ok(Math.abs(even.nats - Math.log(4)) < 1e-12 && even.rest === 0);
+  assert.equal(entropyOf(stepOf([[0.25, 1], [0.75, 0]]), "memory", 1).nats, 0);
+  const part = entropyOf(stepOf([[0.5, 1]]), "lm", 0);
+  assert.ok(Math.abs(part.nats - Math.log(2)) < 1e-12 && part.rest === 0.5);
+});
+
+test("a rank beyond the kept candidates is not claimed", () => {
+  const step = stepOf(TWELVE);
+  assert.equal(rankOf(step, "lm"), 1);
+  assert.equal(rankOf(step, "knn"), null);
+  assert.equal(rankOf({ ...step, p: { lm: 0.2 / 12 } }, "lm"), null);
+  assert.equal(rankOf({ ...step, p: { lm: 0.2 / 8 } }, "lm"), 8);
+});
