@@ -115,12 +115,15 @@ const lost = ({ own, traces }) => {
 /** @type {(count: number) => string} */
 const questions = (count) => (count === 1 ? "1 question" : `${count} questions`);
 
+/** @type {(view: TokenView | null) => boolean} */
+const isChat = (view) => view?.prefix === "chat-pane-";
+
 /** What can be shared of a view: a link, null if it would be too long; a record to save; and what to say of each.
  * @typedef {{ title: string, link: string | null, record: () => Run | Conversation, about: string, lost: string }} Offer
  * @type {(view: TokenView | null) => Offer | null} */
 const offerOf = (view) => {
-  const talk = view?.conversation();
-  if (talk) return talked(talk);
+  const talk = view?.conversation() ?? null;
+  if (talk || isChat(view)) return talk && talked(talk);
   const run = recordOf(view);
   return run && { title: run.prompt ?? "", link: linkOf(run), record: () => run, about: "", lost: lost(run) };
 };
@@ -181,7 +184,7 @@ export class Share {
       this.on = [view, view?.run];
       for (const item of this.needing) item.disabled = !offer;
       this.copying.disabled = !offer?.link;
-      setText(this.note, offer ? offer.about : view?.prefix === "chat-pane-" ? "Only a conversation whose answers are written can be shared."
+      setText(this.note, offer ? offer.about : isChat(view) ? "Only a conversation whose answers are written can be shared."
         : "Only a finished run can be shared.");
       this.box.hidden = true;
       this.#say("");
