@@ -20,6 +20,15 @@ def test_the_bar_shows_the_right_answers_probability_not_the_wrong_texts(visit):
     assert shown.startswith("right answer ") and shown.endswith(" %")
     assert float(shown.split()[2]) == pytest.approx(expected, rel=0.06)
     assert "memory: most at λ 1.00" in page.inner_text(".curve-best")
+    page.click(".truth")
+    assert page.get_attribute(".truth", "aria-expanded") == "true"
+    now = page.inner_text(".whole-best").split("memory: ")[1].split("now ")[1]
+    assert float(now.split()[0]) == pytest.approx(expected, rel=0.06)
+    assert page.locator(".whole tbody tr").count() == len(steps), "every token of the answer"
+    set_lambda(page, "0.9")
+    assert page.inner_text(".whole-best").split("now ")[1] != now
+    page.keyboard.press("Escape")
+    assert page.is_hidden(".whole") and page.is_visible("#drawer")
 
 
 @pytest.mark.slow

@@ -203,7 +203,7 @@ class Circuit {
     h("small", { dir: "auto" }, card.title))));
     const shown = [...view.panes.values()].filter((one) => one.trace);
     this.choice.replaceChildren(...(shown.length > 1 ? shown.map((one) => h("button", { type: "button",
-      class: "circuit-system", "data-system": one.system, "aria-pressed": String(one === pane),
+      class: "circuit-system", "data-system": one.system, "aria-label": `${nameOf(one.system).short}, in the circuit`, "aria-pressed": String(one === pane),
       on: { click: () => this.#show(one.system, this.flow?.index ?? 0) } }, nameOf(one.system).short)) : []));
   }
 

@@ -12,6 +12,7 @@ import { RunHead } from "./runhead.js";
 import { Scrub } from "./scrub.js";
 import { tally } from "./tally.js";
 import { Tree } from "./tree.js";
+import { Whole } from "./whole.js";
 
 /** `prefix` starts the panes' ids; `systems` have panes, unless the view `follows`: then every run names its columns.
  * ask(request) sends a request to the model, null without one.
@@ -46,6 +47,7 @@ export class Columns {
     this.tree = new Tree(/** @type {any} */ (this));
     this.replay = new Replay(/** @type {any} */ (this));
     this.head = new RunHead(this.replay.button, (typed) => /** @type {any} */ (this).askAsTyped(typed));
+    this.head.root.append(new Whole(this.head.truth, this).root);
     this.alert = h("p", { class: "alert", role: "alert" });
     this.live = h("p", { class: "unseen", "aria-live": "polite" });
     this.columns = h("div", { class: "panes" });

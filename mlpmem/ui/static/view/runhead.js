@@ -22,7 +22,7 @@ export class RunHead {
       on: { click: () => undo(this.typed) } }, "asked in the trained form ×");
     this.typed = ""; // the typed prompt, if the form changed it
     this.part = h("span", { class: "group-tag" });
-    this.truth = h("span", { class: "truth", dir: "auto" });
+    this.truth = h("button", { type: "button", class: "truth", dir: "auto", title: "Its probability at every λ" });
     this.spoken = h("span", { class: "unseen", role: "status" });
     this.patience = 0; // the timer of a waiting run
     /** The badge of the run on screen while another waits. @type {[string, string]} */
