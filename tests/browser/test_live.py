@@ -103,6 +103,7 @@ def test_it_answers_and_nothing_is_requested_after_loading(opened, served):
     page.click("#drawer .branch >> nth=1")
     page.wait_for_selector(".tree-node >> nth=1")
     settle(page)
+    page.click(".details-button")
     page.click("#pane-memory .scrub button")
     page.wait_for_selector("#pane-memory .scrub-line:has-text('11 texts')")
     page.click(".surprise")

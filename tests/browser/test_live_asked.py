@@ -85,6 +85,7 @@ def test_nothing_is_loaded_before_the_button_is_pressed_and_then_it_answers_chat
     traces = model.compare(model.chat_ids(HILLS, 6), ["lm", "memory"], max_new_tokens=6)
     for system, trace in traces.items():
         assert ids(page, system) == [step.token_id for step in trace.steps]
+    page.click(".details-button")
     page.click("#pane-memory .scrub button")
     page.wait_for_selector("#pane-memory .scrub-line:has-text('11 texts')")
     page.click(".run-head .form-chip")
