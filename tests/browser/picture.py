@@ -15,7 +15,7 @@ STRONGEST = """() => {
 
 def main(url: str) -> None:
     """Save a picture of the first screen, whose recorded times are from an idle machine."""
-    with opened(url, height=1190) as page:
+    with opened(url, height=960) as page:
         page.wait_for_selector("#pane-knn[data-state=done]")
         page.evaluate(STRONGEST)
         page.mouse.move(2, 2)
