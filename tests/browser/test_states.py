@@ -93,6 +93,7 @@ def test_enter_during_a_run_says_why_nothing_starts(visit):
     assert page.inner_text("#compare-view .alert") == ""
 
 
+@pytest.mark.slow
 def test_a_page_too_many_says_the_limit_and_opens_once_there_is_a_place(visit):
     first = visit()
     hold = """() => { window.held = new AbortController();
@@ -110,6 +111,7 @@ def test_a_page_too_many_says_the_limit_and_opens_once_there_is_a_place(visit):
     generate(page, BOOK)
 
 
+@pytest.mark.slow
 def test_a_datastore_that_the_page_lacks_is_named_nowhere(visit):
     page = visit()
     page.wait_for_function("MLPMEM.page.status.settled")
