@@ -50,10 +50,11 @@ def sentence(recorded: Recorded) -> str:
 
 def _of_chats(recorded: Recorded, alone: float, memory: float, kept: float) -> str:
     """Return the sentence of a chat model."""
+    size = megabytes(recorded.memory_bytes)
     return (
         f"Asked in new words about facts, this chat model gets {_bold(alone)} of them right. With "
-        f"a <b>{megabytes(recorded.memory_bytes)}</b> memory it gets {_bold(memory)}, and answers {_bold(kept)} of "
-        "other requests as before, to the letter."
+        f"a <b>{size}</b> memory it gets {_bold(memory)}, and answers {_bold(kept)} of other "
+        "requests as before, to the letter."
     )
 
 
