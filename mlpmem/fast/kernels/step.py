@@ -134,16 +134,12 @@ def attend_chunk(layer, begin, end, model, room, past, shared, sample):
 
 
 @compiled
-def compute_chunk(phase, chunk, plan, model, room, past, shared, sample):
-    """Compute a chunk of a phase."""
+def multiply_chunk(phase, chunk, plan, room):
+    """Compute a chunk of a phase that is a product."""
     first, chunks, parts, kinds = plan
     (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, logits = room
-    kind, layer = kinds[phase, 0], kinds[phase, 1]
     part, begin, end = chunks[first[phase] + chunk]
-    if kind == ATTEND:
-        attend_chunk(layer, begin, end, model, room, past, shared, sample)
-        return
-    inputs, out = h, qkv
+    kind, inputs, out = kinds[phase, 0], h, qkv
     if kind == OUT:
         inputs, out = attended, delta
     elif kind == GATE_UP:
@@ -198,7 +194,11 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
                 break
             if not swap(word, 0, current, current + 1):
                 continue
-            compute_chunk(on, chunk, plan, model, room, past, shared, sample)
+            if plan[3][on, 0] == ATTEND:  # with it, the other's frame would take long to make
+                _, begin, end = plan[1][first[on] + chunk]
+                attend_chunk(plan[3][on, 1], begin, end, model, room, past, shared, sample)
+            else:
+                multiply_chunk(on, chunk, plan, room)
             add(done, on, 1)
         if leads:
             while read(done, phase) < first[phase + 1] - first[phase]:
