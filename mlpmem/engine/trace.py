@@ -189,6 +189,9 @@ _PLAIN = ("system", "prompt", "prompt_ids", "lmbda", "settings", "model", "finis
 def mix(probs: Mapping[str, float], system: str, lmbda: float) -> float:
     """Return (1 - lmbda) * p_lm + lmbda * p_system, or p_lm if system is "lm" or absent."""
     parts = PARTS.get(system, (system,))
+    if len(parts) == 1:  # of every candidate of a step: quickly
+        other = probs.get(parts[0])
+        return probs["lm"] if other is None else (1.0 - lmbda) * probs["lm"] + lmbda * other
     if not parts or not probs.keys() >= set(parts):
         return probs["lm"]
     return (1.0 - lmbda) * probs["lm"] + lmbda * sum(probs[part] for part in parts) / len(parts)

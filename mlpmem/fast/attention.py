@@ -90,7 +90,7 @@ class GrowingLayer(DynamicLayer):
             self._allocate(past, size, new_states)
         for buffer, new in zip(self._buffers, new_states, strict=True):
             buffer[:, :, past:size] = new
-        self._views = [buffer[:, :, :size] for buffer in self._buffers]
+        self._views = [buffer.narrow(2, 0, size) for buffer in self._buffers]
         self.keys, self.values = self._views
         return self.keys, self.values
 
@@ -106,7 +106,7 @@ class GrowingLayer(DynamicLayer):
             if not self.is_initialized:
                 self.lazy_initialization(new, new)
             self._allocate(past, size, (new, new))
-        self._views = [buffer[:, :, :size] for buffer in self._buffers]
+        self._views = [buffer.narrow(2, 0, size) for buffer in self._buffers]
         self.keys, self.values = self._views
         return self._buffers
 

@@ -240,7 +240,9 @@ def test_stop_is_heard_between_two_tokens(opened):
     page = opened(slow=True)
     page.fill("#prompt textarea", "The hills in")
     page.click("#generate")
-    page.wait_for_selector("#pane-memory[data-state=running] .token", state="attached")
+    # more than the recorded answer's, which is on screen until the run's first token
+    written = "document.querySelectorAll('#pane-memory[data-state=running] .token').length"
+    page.wait_for_function(f"{written} > 5")
     page.click("#stop")
     page.wait_for_selector(".badge:has-text('stopped')")
     count = page.locator("#pane-memory .token").count()
