@@ -4,9 +4,9 @@ It covers RMSNorm, rotary positions, shared key heads and a gated FFN, with ever
 query, key and output norms, windows and capped scores. It reads prompts, further tokens over a
 cache, and one token per row. The residual stream is float32 in every dtype.
 
-numba compiles what lies between two products into one call. Until that is compiled, and without
-numba, torch's operators compute it (llama_layers.py). Calls with padding, masks or positions use
-transformers' pass.
+numba compiles what lies between two products, and complete steps (step.py). Until that is compiled,
+and without numba, torch's operators compute it (llama_layers.py). Calls with padding, masks or
+positions use transformers' pass.
 """
 
 import os
@@ -275,7 +275,7 @@ class LlamaPass:
         """Compile the kernels by running one prompt and one step."""
         from mlpmem.fast.kernels import note
         from mlpmem.fast.kernels.operators import Kernels
-        from mlpmem.fast.step import product
+        from mlpmem.fast.parts import product
 
         cache = growing_cache(self.model.config, grow_windows=True)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)

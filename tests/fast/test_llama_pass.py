@@ -216,7 +216,7 @@ def test_four_bits_hold_the_numbers_of_a_file_exactly():
 @pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 7, 8, 9, 13, 32])
 def test_products_of_small_forms_equal_plain_ones(rows):
     pytest.importorskip("numba")
-    from mlpmem.fast.step import product
+    from mlpmem.fast.parts import product
 
     weight, x = torch.randn(48, 96), torch.randn(rows, 96)
     for small in (four_bits(weight), eight_bits(weight)):

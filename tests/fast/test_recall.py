@@ -96,7 +96,7 @@ def test_a_memory_that_reads_context_vectors_is_computed_after_the_step():
 
 
 def test_weights_that_are_float16_numbers_are_read_as_such_with_equal_answers():
-    from mlpmem.fast.step import FLOAT16, FLOAT32
+    from mlpmem.fast.kernels.products import FLOAT16, FLOAT32
 
     models = [model_of(), model_of()]
     for model in models:
