@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import is_gguf, is_saved_store
+from mlpmem.formats import check_gguf, is_gguf, is_saved_store
 from mlpmem.loading import hub
 from mlpmem.loading.extra_columns import ExtraColumn, extra_column
 from mlpmem.loading.hub import HUB_ID
@@ -119,6 +119,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check_place(args: argparse.Namespace) -> None:
     """Raise MlpMemError for missing files, devices or presets, without network access."""
+    check_gguf(args.decoder or "")
     for name in ("decoder", "memory"):
         place = vars(args)[name]
         known = Path(place or "").is_dir() or name == "decoder" and is_gguf(place or "")

@@ -30,12 +30,36 @@ WEIGHTS = (  # only the first kind found is read; a repository may hold all of t
 )
 
 
-GGUF = ".gguf"
+GGUF, MAGIC = ".gguf", b"GGUF"  # the end of a name, the first bytes of a file
 
 
 def is_gguf(source: str | Path) -> bool:
     """Return whether a decoder is given as a GGUF file."""
     return str(source).lower().endswith(GGUF) and Path(source).is_file()
+
+
+def check_gguf(source: str | Path) -> None:
+    """Raise MlpMemError if a decoder's path looks like a GGUF file, but cannot be read as one.
+
+    Without this, a file that is missing would be taken for a Hub id.
+    """
+    path = Path(source)
+    inside = sorted(p.name for p in path.glob("*") if is_gguf(p)) if path.is_dir() else []
+    if inside and not (path / "config.json").exists():
+        raise MlpMemError(
+            f"decoder: {str(source)!r} is a folder of GGUF files; give one of them, such as "
+            f"{path / inside[0]}"
+        )
+    if path.is_file() and not is_gguf(path):
+        with path.open("rb") as file:
+            if file.read(4) == MAGIC:
+                raise MlpMemError(
+                    f"decoder: {str(source)!r} is a GGUF file under another name; rename it so "
+                    f"that it ends with {GGUF}"
+                )
+    if path.suffix.lower() == GGUF and not path.is_dir() and not is_gguf(path):
+        what = "is not a file" if path.exists() else "does not exist"
+        raise MlpMemError(f"decoder: {str(source)!r} {what}; check the path of the GGUF file")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -16,7 +16,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from mlpmem.errors import MlpMemError
-from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, is_gguf, wanted
+from mlpmem.formats import HUB_ID, SMALL, WEIGHTS, check_gguf, is_gguf, wanted
 from mlpmem.model.families import family_in
 
 Tell = Callable[[str, float | None], None]  # a status line, and the share done (0 to 1) or None
@@ -69,6 +69,8 @@ def fetch(
     the weights are downloaded, and then the progress. A decoder's config.json is downloaded first,
     so that an unknown family is refused before its weights are downloaded.
     """
+    if what == "decoder":
+        check_gguf(source)
     if Path(source).is_dir() or what == "decoder" and is_gguf(source):
         return Path(source)
     if not HUB_ID.fullmatch(str(source)):

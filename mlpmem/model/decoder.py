@@ -25,7 +25,7 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass
-from mlpmem.formats import is_gguf
+from mlpmem.formats import check_gguf, is_gguf
 from mlpmem.model.context import Context, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
@@ -115,6 +115,7 @@ class Decoder:
         read.
         """
         folder = Path(folder)
+        check_gguf(folder)
         if is_gguf(folder):
             model, tokenizer = load_gguf(folder, dtype)
             check_tokenizer(tokenizer, folder)

@@ -30,8 +30,8 @@ def load_tokenizer(source: str, **options: Any) -> Any:
 
     folder = Path(source)
     if is_gguf(folder):
-        from mlpmem.model.gguf.assemble import read_tokenizer
         from mlpmem.model.gguf.reader import read_header
+        from mlpmem.model.gguf.vocabulary import read_tokenizer
 
         return read_tokenizer(read_header(folder))
     if folder.is_dir() and not has_vocabulary(folder):

@@ -1,6 +1,7 @@
 """GGUF files give transformers' results; damage is reported before weights are read."""
 
 import shutil
+import struct
 
 import numpy as np
 import pytest
@@ -199,3 +200,80 @@ def test_other_files_in_the_folder_are_ignored(llama_file, tmp_path):
     shutil.copy(llama_file, folder / "one.GGUF")
     (folder / "config.json").write_text("{}")
     assert Decoder.load(folder / "one.GGUF").num_layers == tiny.LAYERS
+
+
+def _rewritten(path, **changed):
+    """Write a file again with other values or shapes in its header; return its path."""
+    reader = gguf.GGUFReader(path)
+    data = bytearray(path.read_bytes())
+    for name, value in changed.items():
+        if name in reader.fields:
+            field = reader.fields[name]
+            at = field.offset + sum(part.nbytes for part in field.parts[: field.data[0]])
+        else:
+            field = next(t for t in reader.tensors if t.name == name).field
+            at = field.offset + sum(part.nbytes for part in field.parts[:3])
+        data[at : at + value.nbytes] = value.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("layers", [0, 2**31, 2**32 - 1])
+def test_an_impossible_number_of_layers_is_refused_before_a_model_is_built(llama_file, layers):
+    message = _refusal(_rewritten(llama_file, **{"llama.block_count": np.uint32(layers)}))
+    assert f"it has 30 tensors, the header says {layers} layers" in message
+
+
+def test_an_impossible_rotation_is_refused(tmp_path):
+    path = gguf_files.write(tmp_path / "model.gguf", tiny.decoder("phi3"))
+    message = _refusal(_rewritten(path, **{"phi3.rope.dimension_count": np.uint32(264)}))
+    assert "it rotates 264 of 8 numbers per head" in message
+
+
+def test_a_transposed_weight_is_refused_by_name(llama_file):
+    shape = np.array([48, 32], np.uint64)  # the innermost first
+    message = _refusal(_rewritten(llama_file, **{"blk.0.ffn_gate.weight": shape}))
+    assert "blk.0.ffn_gate.weight is [32, 48], the header says [48, 32]" in message
+
+
+def test_values_of_another_type_are_refused_or_ignored(tmp_path, llama_file):
+    llama = tiny.decoder("llama")
+    parts = {"split.count": ("add_string", "2")}
+    assert Decoder.load(gguf_files.write(tmp_path / "text.gguf", llama, **parts)).num_layers == 3
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            gguf.GGUFWriter, "add_token_list", lambda w, _: w.add_uint32("tokenizer.ggml.tokens", 7)
+        )
+        message = _refusal(gguf_files.write(tmp_path / "words.gguf", llama))
+    assert "words.gguf has no tokenizer" in message
+    lists = struct.pack("<IQ", 9, 1) * 5000
+    header = b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 1) + b"a" + struct.pack("<I", 9)
+    llama_file.write_bytes(header + lists)
+    assert "its header is truncated or altered" in _refusal(llama_file)
+
+
+def test_frequencies_of_another_size_are_refused(tmp_path):
+    write = gguf.GGUFWriter.write_header_to_file
+
+    def with_factors(writer):
+        writer.add_tensor("rope_freqs.weight", np.ones(3, np.float32))
+        return write(writer)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf.GGUFWriter, "write_header_to_file", with_factors)
+        path = gguf_files.write(tmp_path / "model.gguf", tiny.decoder("llama"))
+    assert "rope_freqs.weight is [3], and must be [4]" in _refusal(path)
+
+
+def test_a_path_that_is_no_gguf_file_names_the_next_step(llama_file, tmp_path):
+    renamed = shutil.copy(llama_file, tmp_path / "model.bin")
+    absent = tmp_path / "absent.gguf"
+    for path, wanted in (
+        (tmp_path, f"is a folder of GGUF files; give one of them, such as {llama_file}"),
+        (renamed, "is a GGUF file under another name; rename it so that it ends with .gguf"),
+        (absent, "absent.gguf' does not exist; check the path of the GGUF file"),
+        ("absent.gguf", "absent.gguf' does not exist"),  # it could be a Hub id
+    ):
+        with pytest.raises(MlpMemError) as error:
+            mlpmem.load(decoder=path)
+        assert wanted in str(error.value)

@@ -1,8 +1,9 @@
 """GGUF files: a decoder's weights, tokenizer and chat template in one file.
 
-    reader     a file's header and its tensors, checked before they are read
-    blocks     the kinds of quantised block
-    assemble   a decoder and its tokenizer out of a file
+    reader      a file's header and its tensors, checked before they are read
+    blocks      the kinds of quantised block
+    vocabulary  its tokenizer
+    assemble    a decoder and its tokenizer out of a file
 
 It may import `fast` and what lies below. Open reader.py first.
 """

@@ -5,10 +5,8 @@ LEAVES translate names. Weights become dense a few rows at a time, so a file is 
 Linear layers keep the location of their blocks, which 4-bit products read.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping
-from importlib.util import find_spec
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,16 @@ from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.model.gguf.reader import (
-    AGAIN,
     Blocks,
     Header,
     Place,
     dense_rows,
+    one_line,
     plain,
     read_header,
     wrong,
 )
+from mlpmem.model.gguf.vocabulary import read_tokenizer
 
 
 def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
@@ -41,20 +40,23 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
             f"decoder: {header.path.name} has the family {header.architecture!r}; GGUF files must "
             f"be of {', '.join(CONFIGS)}. Use a transformers folder, or another model"
         )
+    _check_layers(header)
     try:
         model_type, values = CONFIGS[header.architecture](header)
         config = CONFIG_MAPPING[model_type](**values, **_common(header), dtype=dtype)
         model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
         with torch.device("meta"):
-            expected = model_class(config).state_dict()
+            skeleton = model_class(config)  # without memory
     except MlpMemError:
         raise
     except Exception as error:  # a config's checks raise errors of many kinds
-        raise wrong(header.path, f"its configuration: {str(error)[:200]}") from error
+        raise wrong(header.path, f"its configuration: {one_line(error)}") from error
+    expected = skeleton.state_dict()
     names = {name: _name(model_type, name) for name in expected}
     if config.tie_word_embeddings:
         names.pop("lm_head.weight", None)
-    _check(header, names, expected)
+    _check(header, model_type, names, expected)
+    _check_frequencies(header, skeleton)
     tokenizer = read_tokenizer(header)
     state = {name: _weight(header, source, model_type, dtype) for name, source in names.items()}
     model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
@@ -140,8 +142,11 @@ def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
         }
         values["rope_parameters"] |= {"rope_type": "longrope", **factors}
         values["original_max_position_embeddings"] = original
-    size = header.get("rope.dimension_count", values["head_dim"])
-    values["rope_parameters"]["partial_rotary_factor"] = size / values.pop("head_dim")
+    whole = values.pop("head_dim")
+    size = header.get("rope.dimension_count", whole)
+    if not isinstance(size, int) or not 1 < size <= whole:
+        raise wrong(header.path, f"it rotates {size!r:.40} of {whole} numbers per head")
+    values["rope_parameters"]["partial_rotary_factor"] = size / whole
     return "phi3", values
 
 
@@ -225,6 +230,7 @@ LEAVES = {
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
 }
+FACTORS = "rope_freqs.weight"  # of the rotation's frequencies
 LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
 
 
@@ -244,18 +250,26 @@ def stored(header: Header, model_type: str, names: Iterable[str]) -> dict[str, P
     return {name: header.places[_name(model_type, name)] for name in names}
 
 
-def _check(header: Header, names: Mapping[str, str], expected: Mapping[str, Tensor]) -> None:
+def _check_layers(header: Header) -> None:
+    """Raise MlpMemError unless a file has at least a tensor per layer: no model is built before."""
+    count, most = header.get("block_count"), len(header.places)
+    if not isinstance(count, int) or not 1 <= count <= most:
+        raise wrong(header.path, f"it has {most} tensors, the header says {count!r:.40} layers")
+
+
+def _check(
+    header: Header, model_type: str, names: Mapping[str, str], expected: Mapping[str, Tensor]
+) -> None:
     """Raise MlpMemError unless every weight exists in its expected shape."""
     missing = sorted(source for source in names.values() if source not in header.places)
     if missing:
         raise wrong(header.path, f"it lacks {len(missing)} tensors, such as {missing[0]}")
     for name, source in names.items():
-        shape = header.places[source].shape
-        if tuple(expected[name].shape) not in (shape, shape[::-1]):
-            raise wrong(
-                header.path,
-                f"{source} is {list(shape)}, the header says {list(expected[name].shape)}",
-            )
+        shape, needed = list(header.places[source].shape), list(expected[name].shape)
+        if _is_transposed(model_type, source, needed):
+            needed.reverse()
+        if shape != needed:
+            raise wrong(header.path, f"{source} is {shape}, the header says {needed}")
 
 
 def _order(header: Header, model_type: str, name: str) -> Tensor | None:
@@ -282,54 +296,24 @@ def _weight(header: Header, name: str, model_type: str, dtype: torch.dtype) -> T
         weight.view(-1, weight.shape[-1])[first : first + len(rows)] = rows
     if (order := _order(header, model_type, name)) is not None:
         weight = weight[order]
-    linear = model_type == "gpt2" and name.startswith("blk.") and weight.dim() == 2
-    return weight.T.contiguous() if linear else weight
+    return weight.T.contiguous() if _is_transposed(model_type, name, weight.shape) else weight
+
+
+def _is_transposed(model_type: str, name: str, shape: Sequence[int]) -> bool:
+    """Return whether transformers holds a weight as (inputs, outputs); files never do."""
+    return model_type == "gpt2" and name.startswith("blk.") and len(shape) == 2
+
+
+def _check_frequencies(header: Header, model: nn.Module) -> None:
+    """Raise MlpMemError unless a file's factors fit the rotation's frequencies."""
+    if FACTORS in header.places:
+        found = header.places[FACTORS].shape
+        needed = tuple(model.get_decoder().rotary_emb.inv_freq.shape)
+        if found != needed:
+            raise wrong(header.path, f"{FACTORS} is {list(found)}, and must be {list(needed)}")
 
 
 def _set_frequencies(model: nn.Module, header: Header) -> None:
     """Divide the rotation's frequencies by the file's factors, as Llama 3 needs."""
-    if "rope_freqs.weight" in header.places:
-        rotary = model.get_decoder().rotary_emb
-        rotary.inv_freq /= plain(header, "rope_freqs.weight")
-
-
-def read_tokenizer(header: Header) -> Any:
-    """Return the file's tokenizer; MlpMemError if transformers cannot read it."""
-    from transformers import PreTrainedTokenizerFast
-
-    if find_spec("gguf") is None:
-        raise MlpMemError(
-            "decoder: reading the tokenizer of a GGUF file needs the package gguf, which is not "
-            "installed; pip install gguf"
-        )
-    path, count = header.path, len(header.values["tokenizer.ggml.tokens"])
-    try:
-        options = {"gguf_file": path.name, "local_files_only": True}
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), **options)
-        return tokenizer if len(tokenizer) == count else _without_added(tokenizer, count)
-    except Exception as error:  # a damaged vocabulary causes errors of many kinds
-        raise MlpMemError(
-            f"decoder: the tokenizer in {path.name} cannot be read ({str(error)[:200]}); {AGAIN}"
-        ) from error
-
-
-def _without_added(tokenizer: Any, count: int) -> Any:
-    """Return a tokenizer without the tokens that transformers' class adds to the file's."""
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
-    spec = json.loads(tokenizer.backend_tokenizer.to_str())
-    spec["added_tokens"] = [row for row in spec["added_tokens"] if row["id"] < count]
-    vocab = spec["model"]["vocab"]
-    if isinstance(vocab, dict):
-        spec["model"]["vocab"] = {name: i for name, i in vocab.items() if i < count}
-    special = {
-        name: token
-        for name, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str) and tokenizer.convert_tokens_to_ids(token) < count
-    }
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer.from_str(json.dumps(spec)),
-        chat_template=tokenizer.chat_template,
-        **special,
-    )
+    if FACTORS in header.places:
+        model.get_decoder().rotary_emb.inv_freq /= plain(header, FACTORS)

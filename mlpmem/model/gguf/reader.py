@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from mlpmem.errors import MlpMemError
+from mlpmem.formats import MAGIC
 from mlpmem.model.gguf.blocks import KINDS, Groups, Kind, dense, groups
 
-MAGIC, VERSIONS = b"GGUF", (2, 3)
+VERSIONS = (2, 3)
 NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))
 STRING, ARRAY = 8, 9
+NESTED = 8  # lists within lists, at most
 CHUNK = 2**22  # numbers of a tensor made dense at once
 MOST = 2**31  # entries of a list, or tensors; a larger count means a damaged file
 AGAIN = "download or convert it again"
@@ -94,12 +96,14 @@ def read_header(path: str | Path) -> Header:
         raise wrong(path, "its header is truncated or altered") from error
     except OSError as error:
         raise MlpMemError(f"decoder: cannot read {path.name} ({error.strerror})") from error
-    if (parts := header.values.get("split.count", 0)) > 1:
+    parts = header.values.get("split.count", 0)
+    if isinstance(parts, int) and parts > 1:
         raise MlpMemError(
             f"decoder: {path.name} is one of {parts} parts of a model; merge them first with "
             "llama.cpp's `llama-gguf-split --merge`"
         )
-    if not {"tokenizer.ggml.tokens", "tokenizer.ggml.model"} <= header.values.keys():
+    tokens = header.values.get("tokenizer.ggml.tokens")
+    if not isinstance(tokens, list) or "tokenizer.ggml.model" not in header.values:
         raise MlpMemError(
             f"decoder: {path.name} has no tokenizer; convert the model again with its tokenizer"
         )
@@ -191,13 +195,13 @@ def _string(file: BinaryIO, size: int) -> str:
     return text.decode("utf-8")
 
 
-def _value(file: BinaryIO, kind: int, size: int) -> Any:
+def _value(file: BinaryIO, kind: int, size: int, depth: int = 0) -> Any:
     if kind == STRING:
         return _string(file, size)
     if kind in NUMBERS:
         code = NUMBERS[kind]
         return struct.unpack(f"<{code}", file.read(struct.calcsize(f"<{code}")))[0]
-    if kind != ARRAY:
+    if kind != ARRAY or depth > NESTED:
         raise struct.error
     inner, count = struct.unpack("<IQ", file.read(12))
     if count > min(size, MOST):
@@ -205,11 +209,16 @@ def _value(file: BinaryIO, kind: int, size: int) -> Any:
     if inner in NUMBERS:
         code = f"<{count}{NUMBERS[inner]}"
         return list(struct.unpack(code, file.read(struct.calcsize(code))))
-    return [_value(file, inner, size) for _ in range(count)]
+    return [_value(file, inner, size, depth + 1) for _ in range(count)]
 
 
 def wrong(path: Path, why: str) -> MlpMemError:
     return MlpMemError(f"decoder: {path.name} cannot be read as a GGUF file: {why}; {AGAIN}")
+
+
+def one_line(error: Exception) -> str:
+    """Return the message of another library's error as one short line."""
+    return " ".join(str(error).split())[:200]
 
 
 def _rows(place: Place) -> tuple[int, int]:
