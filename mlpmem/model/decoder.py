@@ -95,7 +95,7 @@ class Decoder:
         self.threads = self.all_threads = 0
         # the hand-written pass, if the family has one for weights in this form
         self.fast_pass: Gpt2Pass | LlamaPass | None = None
-        self.kl = 0.0  # nats, between the logits before and after rounding to 4 bits, on PROBE
+        self.kl = 0.0  # nats, between the logits before and after rounding weights, on PROBE
         self.context: Context | None = None  # the context vectors that follow hidden states
         self._hook = ffn.register_forward_pre_hook(_capture)
 
@@ -150,9 +150,9 @@ class Decoder:
     def pack(self, bits: int = 0) -> None:
         """Lay weights out for decoding on this CPU, see linear.pack, and use the fast pass.
 
-        A compiled step reads plain float32, so such weights stay plain. `kl` measures 4 bits.
+        A compiled step reads plain float32, so such weights stay plain. `kl` measures 8 or 4 bits.
         """
-        before = self._probe() if bits == 4 else None
+        before = self._probe() if bits else None
         if bits or not self.is_plain():
             self.fast_pass = None  # it refers to the layers that are replaced
             pack(self.model, bits)

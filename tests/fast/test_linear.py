@@ -143,6 +143,7 @@ def test_an_int8_layer_is_close_to_float64_and_a_quarter_of_the_size(bias):
 @needs_int8
 def test_an_int8_model_answers_nearly_like_the_plain_one(tiny_bundle):
     plain, small = mlpmem.load(tiny_bundle.folder), mlpmem.load(tiny_bundle.folder, dtype="int8")
+    assert plain.decoder.kl == 0 and 0 < small.decoder.kl < 0.1
     assert small.decoder.bytes + small.memory.bytes < plain.decoder.bytes + plain.memory.bytes
     assert small.generate(PROMPT, max_new_tokens=4).steps
     wanted, found = (model.distributions(PROMPT) for model in (plain, small))

@@ -176,6 +176,9 @@ def test_unsupported_files_are_refused_with_the_reason(tmp_path, llama_file, mon
     parts = {"split.count": ("add_uint16", 3)}
     message = _refusal(gguf_files.write(tmp_path / "parts.gguf", llama, **parts))
     assert "3 parts" in message and "llama-gguf-split --merge" in message
+    experts = {"llama.expert_count": ("add_uint32", 8)}
+    message = _refusal(gguf_files.write(tmp_path / "experts.gguf", llama, **experts))
+    assert "a mixture of experts" in message
     data = llama_file.read_bytes()
     for old, new, wanted in (
         (b"general.architecture\x08\0\0\0\x05\0\0\0\0\0\0\0llama",

@@ -19,7 +19,7 @@ from mlpmem.ui.figures import summary
 from mlpmem.ui.panels import compare, results
 from mlpmem.ui.recordings import recorded
 from mlpmem.ui.request import stream
-from mlpmem.ui.service.loads import cost_line, report_tokens
+from mlpmem.ui.service.loads import cost_line, report_tokens, weights_line
 from mlpmem.ui.service.offers import Extras
 from mlpmem.ui.service.service import BackgroundTask, Service
 
@@ -264,6 +264,14 @@ def test_a_folder_without_a_manifest_is_refused(tmp_path, capsys):
 
     assert app.main(["--bundle", str(tmp_path)]) == 2
     assert "is not a bundle" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kl", "costly"), [(0.0, False), (0.003, False), (0.9, True)])
+def test_the_line_on_weights_says_what_rounding_costs(kl, costly):
+    decoder = SimpleNamespace(kl=kl, bytes=9_000_000, fast_pass=None)
+    line = weights_line(SimpleNamespace(decoder=decoder), "int8")
+    assert (f"costs a KL of {kl:.4f} nats" in line) == (kl > 0)
+    assert ("--dtype bfloat16 is more exact" in line) == costly
 
 
 @pytest.mark.parametrize("options", ["--dtype int8", "--device cuda", "--dtype float32", ""])

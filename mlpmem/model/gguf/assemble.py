@@ -40,6 +40,11 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
             f"decoder: {header.path.name} has the family {header.architecture!r}; GGUF files must "
             f"be of {', '.join(CONFIGS)}. Use a transformers folder, or another model"
         )
+    if header.get("expert_count"):
+        raise MlpMemError(
+            f"decoder: {header.path.name} is a mixture of experts, which is not read from GGUF "
+            "files. Use its transformers folder, or another model"
+        )
     _check_layers(header)
     try:
         model_type, values = CONFIGS[header.architecture](header)

@@ -55,14 +55,18 @@ def open_parts(
     return load
 
 
+MUCH = 0.1  # nats
+
+
 def weights_line(model: Any, form: str | None) -> str:
     """Return a line on the form of a decoder's weights, and on a missing package for speed."""
     from mlpmem.fast.compiling import has_numba
     from mlpmem.fast.llama_pass import LlamaPass
 
     line = f"the decoder's weights are {form or 'plain'}, {megabytes(model.decoder.bytes)}"
-    if model.decoder.kl:
-        line += f"; 4-bit rounding costs a KL of {model.decoder.kl:.4f} nats on a short text"
+    if kl := model.decoder.kl:
+        line += f"; rounding them costs a KL of {kl:.4f} nats on a short text"
+        line += ", so answers differ; --dtype bfloat16 is more exact" if kl > MUCH else ""
     if isinstance(model.decoder.fast_pass, LlamaPass) and not has_numba():
         line += "; generation is slower without numba: pip install numba"
     return line
