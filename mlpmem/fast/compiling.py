@@ -8,6 +8,8 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -36,12 +38,49 @@ def is_cached(dtype: str) -> bool:
 def compile_apart(dtype: str) -> None:
     """Compile the kernels for a dtype in a process of its own, unless they are cached.
 
-    If that fails, nothing is cached. RuntimeError if the main thread ends meanwhile.
+    While another process compiles them, wait for it. If that fails, nothing is cached. RuntimeError
+    if the main thread ends meanwhile.
     """
     from mlpmem.fast.kernels import note
 
-    if is_cached(dtype) or note(dtype) is None or not sys.executable:
+    if is_cached(dtype) or (place := note(dtype)) is None or not sys.executable:
         return
+    with _turn(place):
+        if not is_cached(dtype):
+            _compile(dtype)
+
+
+@contextmanager
+def _turn(place: Path) -> Iterator[None]:
+    """Wait until no other process compiles what a file will note, and keep others waiting.
+
+    The system releases the lock of a process that ends. Without locks, nobody waits.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(f"{place}.lock")
+    try:
+        while not lock.is_locked:
+            check_running()
+            try:
+                lock.acquire(timeout=POLL)
+            except Timeout:
+                continue
+            except (OSError, NotImplementedError):  # a file system without locks
+                break
+        yield
+    finally:
+        lock.release()
+
+
+def check_running() -> None:
+    """Raise RuntimeError if the main thread has ended, so that the process can end."""
+    if not threading.main_thread().is_alive():
+        raise RuntimeError("the process ends")
+
+
+def _compile(dtype: str) -> None:
+    """Compile the kernels for a dtype in another process, and wait for it."""
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
@@ -53,6 +92,8 @@ def compile_apart(dtype: str) -> None:
                 process.wait(POLL)
                 return
             except subprocess.TimeoutExpired:
-                if not threading.main_thread().is_alive():
+                try:
+                    check_running()
+                except RuntimeError:
                     process.terminate()
-                    raise RuntimeError("the process ends") from None
+                    raise

@@ -151,9 +151,9 @@ def _error(output: Tensor, expected: Tensor) -> float:
 def bytes_of(module: nn.Module, but: Tensor | None = None) -> int:
     """Return the size of a module's weights, packed or plain, each counted once, without `but`."""
     plain = {p.data_ptr(): p.nbytes for p in module.parameters() if p is not but}
-    packed = [
-        m.bytes for m in module.modules() if isinstance(m, PackedLinear) and m.weight is not but
-    ]
+    layers = [m for m in module.modules() if isinstance(m, PackedLinear)]
+    # without a packed form, `weight` is None
+    packed = [m.bytes for m in layers if but is None or m.weight is not but]
     return sum(plain.values()) + sum(packed)
 
 

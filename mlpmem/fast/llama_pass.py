@@ -22,7 +22,13 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
-from mlpmem.fast.compiling import COMPILE, compile_apart, compiles, is_cached
+from mlpmem.fast.compiling import (
+    COMPILE,
+    check_running,
+    compile_apart,
+    compiles,
+    is_cached,
+)
 from mlpmem.fast.devices import Decodes, calibrate, trim_memory
 from mlpmem.fast.few_rows import FEW, FewRows, settle
 from mlpmem.fast.llama_layers import (
@@ -280,12 +286,12 @@ class LlamaPass:
         cache = growing_cache(self.model.config, grow_windows=True)
         self._forward(Kernels, torch.zeros(1, 2, dtype=torch.long), cache, 0)
         token = torch.zeros(1, 1, dtype=torch.long)
-        _check_running()
+        check_running()
         self._forward(Kernels, token, cache, 1)
         if (step := self._step()) is not None:
-            _check_running()
+            check_running()
             step.run(token, cache, 1)
-            _check_running()
+            check_running()
             layers = [m for m in self.model.modules() if isinstance(m, FewRows)]
             for small in {type(layer.small): layer.small for layer in layers}.values():
                 product(small, torch.zeros(2, small.inputs))
@@ -314,12 +320,6 @@ def _product(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     """Return the products of x (R, D) with all parts, concatenated."""
     outputs = [part(x) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-
-
-def _check_running() -> None:
-    """Raise RuntimeError if the main thread has ended, so that the process can end."""
-    if not threading.main_thread().is_alive():
-        raise RuntimeError("the process ends")
 
 
 def _first_line(error: Exception) -> str:

@@ -4,9 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
+
+from mlpmem.fast import compiling
 
 pytest.importorskip("numba")
 ROOT = Path(__file__).parents[2]
@@ -67,6 +71,65 @@ def test_a_process_of_its_own_compiles_what_later_ones_read(tmp_path):
         assert ended.returncode == 0, ended.stderr
         lines.append(ended.stdout.splitlines())
     assert lines == [["False", "True False"], ["True", "True False"]]
+
+
+def test_processes_that_start_together_compile_once(tmp_path, monkeypatch):
+    place, made = tmp_path / "all-it", []
+    monkeypatch.setattr("mlpmem.fast.kernels.note", lambda dtype: place)
+    monkeypatch.setattr(compiling, "POLL", 0.01)
+
+    def compile_slowly(dtype):
+        made.append(dtype)
+        time.sleep(0.2)
+        place.touch()
+
+    monkeypatch.setattr(compiling, "_compile", compile_slowly)
+    threads = [threading.Thread(target=compiling.compile_apart, args=("it",)) for _ in range(3)]
+    for thread in threads:  # a lock object belongs to a call, so threads wait as processes do
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == ["it"]
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from mlpmem.fast.compiling import _turn
+with _turn(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_killed_compiler_keeps_nobody_waiting(tmp_path, monkeypatch):
+    place, made = tmp_path / "all-it", []
+    monkeypatch.setattr("mlpmem.fast.kernels.note", lambda dtype: place)
+    monkeypatch.setattr(compiling, "_compile", made.append)
+    command, environment = [sys.executable, "-c", HOLDER, str(place)], {"PYTHONPATH": str(ROOT)}
+    options = {"stdout": subprocess.PIPE, "text": True, "env": os.environ | environment}
+    with subprocess.Popen(command, **options) as holder:
+        assert holder.stdout.readline() == "held\n"
+        thread = threading.Thread(target=compiling.compile_apart, args=("it",))
+        thread.start()
+        time.sleep(0.3)
+        assert made == []
+        holder.kill()
+        thread.join(20)
+    assert made == ["it"]
+
+
+def test_without_locks_everybody_compiles(tmp_path, monkeypatch):
+    place, made = tmp_path / "all-it", []
+    monkeypatch.setattr("mlpmem.fast.kernels.note", lambda dtype: place)
+    monkeypatch.setattr(compiling, "_compile", made.append)
+
+    def acquire(lock, timeout):
+        raise NotImplementedError("no locks on this file system")
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    compiling.compile_apart("it")
+    assert made == ["it"]
 
 
 def test_an_unknown_dtype_is_not_compiled(capsys):

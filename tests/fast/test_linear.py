@@ -153,6 +153,15 @@ def test_an_int8_model_answers_nearly_like_the_plain_one(tiny_bundle):
     assert (small.datastore.keys == plain.datastore.keys).all(), "keys are always built in float32"
 
 
+@tiny.needs_ops
+def test_a_layer_without_its_packed_form_counts_its_small_form():
+    holder = nn.Sequential(nn.Linear(64, 32, bias=False, dtype=torch.bfloat16))
+    pack(holder, 4)
+    both, packed = linear.bytes_of(holder), 64 * 32 * 2
+    holder[0].release()
+    assert linear.bytes_of(holder) == both - packed == holder[0].small.bytes > 0
+
+
 class Doubled(nn.Linear):
     """A subclass of nn.Linear that computes something else."""
 
