@@ -143,7 +143,7 @@ def _train(folder: Path, tell: Tell) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUTF8": "1"}
     last: deque[str] = deque(maxlen=1)
     share = 0.0  # a bar may restart within a stage
-    with _started(command, environment) as process, (folder / "log.txt").open("w") as log:
+    with _started(command, environment) as process, (folder / "log.txt").open("w", 1) as log:
         for line in process.stdout:
             log.write(line)
             last.extend([line.strip()] if line.strip() else [])
