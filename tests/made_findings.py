@@ -23,8 +23,8 @@ def charted(findings) -> list[int]:
 
 def rows() -> list[dict]:
     """Return findings of all studies, as results.json has them."""
-    makers = (mixing, routing, imitation, worse, update, compute, domains, sensitivity, sizes, cost,
-              ledger)  # fmt: skip
+    makers = (mixing, routing, imitation, worse, update, compute, domains, sensitivity, context,
+              sizes, cost, ledger)  # fmt: skip
     return [row for make in makers for row in make()]
 
 
@@ -113,6 +113,14 @@ def sensitivity():
             yield row("sensitivity", "memory", cell, "exact_match", 0.9 - i / 40, 0.03, **setting)
         for group in ("B", "A2"):
             yield row("sensitivity", "memory", group, "perplexity", 3 + i / 5, **setting)
+
+
+def context():
+    for i, read in enumerate(("none", "16 and 64")):
+        yield row("context", "memory", "real/test", "exact_match", 0.5 + i / 4, read=read)
+        yield row("context", "memory", "general", "perplexity", 3.0 - i / 4, read=read)
+    for weight in (0.0, 1.0):
+        yield row("context", "knn", "real/test", "exact_match", 0.3 + weight / 4, weight=weight)
 
 
 def sizes():

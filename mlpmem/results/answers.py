@@ -160,6 +160,23 @@ def sensitivity(rows: Rows) -> str:
     return f"The memory hangs most on {name}: {shown}"
 
 
+def context(rows: Rows) -> str:
+    """Return the mean exact match of a memory that reads no words, and of the best that does."""
+    shares: dict[str, list[float]] = {}
+    for row in rows:
+        if row.metric == "exact_match" and isinstance(row.setting.get("read"), str):
+            shares.setdefault(row.setting["read"], []).append(row.value)
+    means = {read: sum(values) / len(values) for read, values in shares.items()}
+    alone = means.pop("none", None)
+    if alone is None or not means:
+        return ""
+    best = max(means, key=means.__getitem__)
+    return (
+        f"On average over all cells a memory that reads no words has {_percent(alone)} right; "
+        f"with half-lives of {best} tokens it has {_percent(means[best])}"
+    )
+
+
 def sizes(rows: Rows) -> str:
     """Return how the largest decoder alone compares with the smallest and its memory."""
     for split, metric in (("B/test", "exact_match"), ("B", "perplexity"), ("test", "perplexity")):
@@ -206,7 +223,8 @@ def ledger(rows: Rows) -> str:
 
 ANSWERS: dict[str, Callable[[Rows], str]] = {
     "mixing": mixing, "routing": routing, "imitation": imitation, "worse": worse, "update": update,
-    "compute": compute, "domains": domains, "sensitivity": sensitivity, "sizes": sizes,
+    "compute": compute, "domains": domains, "sensitivity": sensitivity, "context": context,
+    "sizes": sizes,
     "cost": cost, "ledger": ledger,
 }  # fmt: skip
 

@@ -7,7 +7,8 @@ from mlpmem.results import findings
 
 SYSTEMS = {
     "lm": "decoder", "rag_1": "RAG, 1 passage", "rag_3": "RAG, 3 passages",
-    "memory_0.7": "decoder + memory, λ 0.7", "auto": "decoder + memory, auto λ",
+    "rag_5": "RAG, 5 passages", "memory_0.7": "decoder + memory, λ 0.7",
+    "auto": "decoder + memory, auto λ", "auto_rag_1": "the same with RAG, 1 passage",
 }  # fmt: skip
 WORDINGS = {
     "test": "new wording", "unseen": "unseen form", "second": "second turn",

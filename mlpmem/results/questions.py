@@ -97,6 +97,13 @@ ASKED: dict[str, tuple[str, str, Callable[[Sequence[Found]], Iterator[Chart]]]] 
         "held against one another only.",
         study_charts.sensitivity,
     ),
+    "context": (
+        "Do the words so far help?",
+        "Memories trained alike but for what they read beside the hidden state: means of the words "
+        "so far, by their half-lives in tokens. And the datastore, searched with such means behind "
+        "its keys, by their weight.",
+        study_charts.context,
+    ),
     "sizes": (
         "Would a larger decoder do instead?",
         "Decoders of several sizes, trained on the same text, alone and each with a datastore and "

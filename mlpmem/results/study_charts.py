@@ -165,6 +165,30 @@ def sensitivity(rows: Rows) -> Iterator[Chart]:
         yield Chart("dots", title, said, tuple(marks), form=form)
 
 
+def context(rows: Rows) -> Iterator[Chart]:
+    """Yield exact match and perplexity, a row a way of reading the words so far."""
+    for metric, scale, said, form in (
+        ("exact_match", 100.0, "exact match, %", "{:.0f}"),
+        ("perplexity", 1.0, "perplexity", "{:.2f}"),
+    ):  # fmt: skip
+        here = [row for row in rows if row.metric == metric and _read(row)]
+        cells = [c for c in dict.fromkeys(row.split for row in here) if not c.endswith("dev")]
+        marks = [
+            series(_said(cell), TUNED, (point(_read(r), r, scale, colour_of(r.system))
+                   for r in here if r.split == cell), not i)
+            for i, cell in enumerate(cells)
+        ]  # fmt: skip
+        yield Chart("dots", said[0].upper() + said[1:], said, tuple(marks), form=form)
+
+
+def _read(row: Found) -> str:
+    """Return how the words so far were read, "" where nothing is told."""
+    if isinstance(row.setting.get("read"), str):
+        return f"memory, {row.setting['read']}"
+    weight = row.setting.get("weight")
+    return f"datastore, weight {weight:g}" if is_number(weight) else ""
+
+
 def _pick(rows: Rows, system: str, split: str, metric: str) -> list[Found]:
     """Return the findings of one system, split and metric."""
     return [r for r in rows if (r.system, r.split, r.metric) == (system, split, metric)]

@@ -29,6 +29,8 @@ from train.config.tables import (
     RouterFitConfig,
     TargetsConfig,
 )
+from train.corpora.atlas import chats as chat_facts
+from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm
 from train.fit.context_rows import ContextReader, token_weights
 from train.fit.kept_rows import KeptRows
@@ -187,6 +189,23 @@ def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
     assert not texts & set(held_out)
 
 
+def test_two_names_are_learned_in_pairs_and_asked_in_other_forms():
+    facts = chat_facts.Facts(build_atlas(AtlasConfig(seed=1, scale=0.05)), 20)
+    options = ChatOptions(wordings=1, later=0, rivals=2)
+    chats = [chat.turns for chat in chat_facts.training_chats(facts, options, 1)]
+    answered = {chat[-1][1] for chat in chats}
+    paired = chats[2 * len(facts.all) :]
+    assert len(paired) >= 2 * len(facts.all) - 2 * len(facts.atlas.forms) and len(paired) % 2 == 0
+    names = {facts.entity(fact).name for fact in facts.all}
+    for ((one, _),), ((other, _),) in zip(paired[::2], paired[1::2], strict=True):
+        both = {name for name in names if name in one}
+        assert len(both) >= 2 and both == {name for name in names if name in other}
+    rows = [row for row in chat_facts.test_chats(facts, 1) if row["wording"] == "two"]
+    assert {row["answer"] for row in rows} <= answered
+    openings = {form.partition("{")[0] for form in chat_facts.RIVALS if form[0] != "{"}
+    assert not any(row["turns"][-1][0].startswith(tuple(openings)) for row in rows)
+
+
 def test_the_decoders_own_answers_are_greedy(finished):
     folder, _ = finished
     kept = Documents.load(folder / "corpus" / "kept" / "test")
@@ -231,7 +250,8 @@ def test_the_study_asks_every_cell_and_counts_what_stayed(finished, monkeypatch)
     recipe = dataclasses.replace(recipe, studies=StudiesConfig(questions=2))
     found = list(chats.chats(Run(recipe, folder, "chats")))
     systems = {finding.system for finding in found}
-    assert systems == {"lm", "memory_0.7", "memory_1", "auto", "rag_1", "rag_3"}
+    retrieved = {"rag_1", "rag_3", "rag_5", "auto_rag_1"}
+    assert systems == {"lm", "memory_0.7", "memory_1", "auto"} | retrieved
     assert {f.metric for f in found} == {"contained", "exact", "unchanged", "perplexity"}
     assert {f.split for f in found if f.metric == "unchanged"} == {"general", "naming"}
     assert {f.split for f in found if f.metric == "perplexity"} == {"general", "naming", "plain"}

@@ -18,6 +18,7 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import entries, join_documents
+from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import ExactRetriever
 from train.config.studies import StudiesConfig
 from train.config.tables import (
@@ -37,6 +38,7 @@ from train.measure.text import measure_golds, perplexity
 from train.studies.mixing import mixing
 from train.studies.run import Run
 from train.studies.training import compute as compute_module
+from train.studies.training import context as context_module
 from train.studies.training import sensitivity as sensitivity_module
 from train.studies.training import teach
 from train.studies.training.domains import beginning, domains
@@ -299,6 +301,40 @@ def test_sensitivity_trains_one_memory_per_value_and_depth(root, monkeypatch):
         json.loads((root / "studies/alpha-0.0/memory/manifest.json").read_text())["config"]["alpha"]
         == 0
     )
+
+
+def test_the_words_so_far_are_read_by_memories_and_by_a_datastore(root, monkeypatch):
+    monkeypatch.setattr(
+        context_module, "READ", {"none": ((), "words"), "2": ((2.0,), "rare")}
+    )
+    monkeypatch.setattr(context_module, "KNN_WEIGHTS", (0.0, 1.0))
+    memory = dataclasses.replace(RECIPE.memory, start="identity")
+    run = Run(dataclasses.replace(RECIPE, memory=memory), root, "context")
+    findings = list(context_module.context(run))
+    assert all(made_findings.charted(findings)), "every chart has data"
+    assert {f.setting["read"] for f in findings if f.system == "memory"} == {"none", "2"}
+    assert {f.setting["weight"] for f in findings if f.system == "knn"} == {0.0, 1.0}
+    assert Memory.load(root / "studies" / "context-1" / "memory").config.context == (2.0,)
+    with pytest.raises(MlpMemError, match='use a recipe with "free"'):
+        list(context_module.context(Run(RECIPE, root, "context")))
+
+
+def test_a_datastores_context_stands_behind_its_keys_and_is_the_decoders():
+    decoder = tiny.decoder()
+    store = tiny.datastore(decoder)
+    size = store.keys.shape[1]
+    joined = context_module.with_context(decoder, store, 2.0)
+    states, words = np.split(joined.keys.astype(float), [size], 1)
+    assert np.array_equal(states, store.keys[:].astype(float))
+    assert np.isclose(words.var(0).sum(), 4 * states.var(0).sum(), rtol=0.01)
+    keys = build_keys(decoder, joined.documents, joined.positions, dtype=np.float32)
+    read = np.concatenate(
+        [
+            places.hidden.numpy()
+            for places in forward_positions(decoder, joined.documents, joined.positions[:1])
+        ]
+    )
+    assert keys.shape[1] == size and np.allclose(read, joined.keys[:1], atol=0.02, rtol=0.01)
 
 
 def test_fine_tuning_gets_the_memorys_whole_compute(tmp_path):

@@ -119,9 +119,13 @@ def nll_of(probs: np.ndarray) -> np.ndarray:
 
 @torch.inference_mode()
 def measure_golds(
-    decoder: Decoder, memory: Memory, store: Datastore, text: tuple[Documents, np.ndarray], k: int
+    decoder: Decoder,
+    memory: Memory | None,
+    store: Datastore,
+    text: tuple[Documents, np.ndarray],
+    k: int,
 ) -> Golds:
-    """Return the Golds of a text's positions, with k neighbours each."""
+    """Return the Golds of a text's positions, with k neighbours each; no memory has an nll of 0."""
     documents, positions = text
     true = torch.from_numpy(documents.tokens[positions].astype(np.int64))
     lm_nll, memory_nll = np.zeros(len(positions)), np.zeros(len(positions))
@@ -129,7 +133,10 @@ def measure_golds(
     for places in forward_positions(decoder, documents, positions):
         at, hidden = places.at, places.hidden.float()
         queries[at] = hidden[:, : queries.shape[1]].cpu()
-        for result, logits in ((lm_nll, places.logits), (memory_nll, memory(hidden))):
+        sources = [(lm_nll, places.logits)]
+        if memory is not None:
+            sources.append((memory_nll, memory(hidden)))
+        for result, logits in sources:
             nll = -logits.float().cpu().log_softmax(-1).gather(1, true[at, None])
             result[at] = nll[:, 0].clamp_max(LARGEST).double().numpy()
     search = BulkSearch(store.keys, decoder.device)

@@ -1,7 +1,8 @@
 """What does a real chat model answer? Facts asked in chats, and chats that must stay as they were.
 
 Answers are generated greedily and whole. "contained": the answer, or another name of it, is among
-the first WORDS words; "exact": it is all of them. RAG puts passages found by BM25 into the chat.
+the first WORDS words; "exact": it is all of them. RAG puts passages found by BM25 into the chat,
+for the decoder alone and, of the fewest passages, for the memory beside it too.
 """
 
 import re
@@ -30,7 +31,7 @@ from train.studies.run import Run
 
 WORDS, TOKENS = 12, 24  # of an answer that are looked at, and that are generated
 LMBDAS = (0.7, 1.0)
-RETRIEVED = (1, 3)  # passages
+RETRIEVED = (1, 3, 5)  # passages
 WITH_PASSAGES = "Use this text to answer.\n\n{passages}\n\n{question}"
 
 
@@ -48,6 +49,8 @@ def chats(run: Run) -> Iterator[Finding]:
     for count in RETRIEVED:
         found = _with_passages(run, rows, count)
         yield from _answers(run, f"rag_{count}", systems["lm"][0], rows, found, {})
+        if count == RETRIEVED[0]:
+            yield from _answers(run, f"{AUTO}_rag_{count}", systems[AUTO][0], rows, found, {})
     yield from _kept(run, systems)
 
 

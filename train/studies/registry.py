@@ -17,6 +17,7 @@ STUDIES = {
     "worse": "train.studies.worse:worse",
     "update": "train.studies.training.update:update",
     "compute": "train.studies.training.compute:compute",
+    "context": "train.studies.training.context:context",
     "domains": "train.studies.training.domains:domains",
     "sensitivity": "train.studies.training.sensitivity:sensitivity",
     "sizes": "train.studies.training.sizes:sizes",

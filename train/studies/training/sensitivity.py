@@ -34,25 +34,25 @@ def sensitivity(run: Run) -> Iterator[Finding]:
 def _cells(run: Run) -> Iterator[tuple[str, object, Memory]]:
     """Yield (setting, value, memory trained with it), the recipe's own first."""
     base = replace(run.recipe.memory, epochs=run.config.epochs, temperature=1.0)
-    yield "recipe", "own", _train(run, "recipe", base)
+    yield "recipe", "own", train_cell(run, "recipe", base)
     for name, values in CELLS.items():
         for value in values:
             if value != getattr(base, name):
                 folder = f"{name}-{value}"
-                yield name, value, _train(run, folder, replace(base, **{name: value}))
+                yield name, value, train_cell(run, folder, replace(base, **{name: value}))
     for depth in run.config.depths:
         keyed = replace(run.recipe, datastore=replace(run.recipe.datastore, depth=depth))
         places = make(run, keyed, ("datastore", "targets"), f"studies/depth{depth}")
-        yield "depth", depth, _train(run, f"depth{depth}", base, places)
+        yield "depth", depth, train_cell(run, f"depth{depth}", base, places)
     for k, temperature in run.config.targets:
         targets = replace(run.recipe.targets, k=k, temperature=temperature)
         folder = f"targets-{k}-{temperature:g}"
         places = make(run, replace(run.recipe, targets=targets), ("targets",), f"studies/{folder}")
         value = f"k {k}, temperature {temperature:g}"
-        yield "targets", value, _train(run, folder, base, places)
+        yield "targets", value, train_cell(run, folder, base, places)
 
 
-def _train(
+def train_cell(
     run: Run, folder: str, config: MemoryFitConfig, places: dict[str, str] | None = None
 ) -> Memory:
     """Return the memory of a cell, trained unless an earlier run did; places: see `make`."""
