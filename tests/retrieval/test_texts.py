@@ -14,7 +14,7 @@ import tiny
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import texts
 from mlpmem.ui.service import own_text
-from train.config.tables import CorpusConfig
+from train.config.corpus import CorpusConfig
 from train.corpora.readers import read_blocks
 
 SENTENCE = "Lily had a red ball."

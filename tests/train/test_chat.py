@@ -15,10 +15,9 @@ from mlpmem.model.context import Context
 from mlpmem.model.memory import Memory
 from mlpmem.model.prompts import chat_ids
 from mlpmem.retrieval.documents import Documents, entries, join_passages
+from train.config.corpus import ChatOptions, CorpusConfig
 from train.config.studies import StudiesConfig
 from train.config.tables import (
-    ChatOptions,
-    CorpusConfig,
     DatastoreConfig,
     DecoderConfig,
     EvaluateConfig,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import AtlasOptions, CorpusConfig
+from train.config.corpus import AtlasOptions, CorpusConfig
 from train.corpora.atlas import facts
 from train.corpora.tokenizer import BOS, EOS, encode_segments, train_tokenizer
 from train.files import read_lines, write_lines

@@ -18,7 +18,8 @@ from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import read_text
-from train.config.tables import CorpusConfig, DatastoreConfig, Recipe
+from train.config.corpus import CorpusConfig
+from train.config.tables import DatastoreConfig, Recipe
 from train.files import file_hash, write_json
 from train.run.stage import finished_manifest, run_stage
 from train.stages.datastore import cut, make_datastore

@@ -11,9 +11,9 @@ import tiny
 import tiny_run
 
 from mlpmem.errors import MlpMemError
-from train.config import tables
+from train.config.corpus import KINDS, CorpusConfig
 from train.config.studies import StudiesConfig
-from train.config.tables import CorpusConfig, EvaluateConfig, Recipe
+from train.config.tables import EvaluateConfig, Recipe
 from train.kinds.text import TextKind
 from train.measure.by_token import MODES
 from train.run.kinds import Kind, kind_named, kind_of
@@ -50,12 +50,12 @@ def letters(monkeypatch):
     module = ModuleType("letters")
     module.LettersKind = LettersKind
     monkeypatch.setitem(sys.modules, "letters", module)
-    monkeypatch.setitem(tables.KINDS, "letters", "letters:LettersKind")
+    monkeypatch.setitem(KINDS, "letters", "letters:LettersKind")
     yield
     kind_named.cache_clear()
 
 
-@pytest.mark.parametrize("name", tables.KINDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_a_kind_has_every_required_member(name):
     kind = kind_named(name)
     assert isinstance(kind, Kind) and kind.name == name and kind is kind_named(name)
@@ -89,10 +89,10 @@ def test_no_stage_study_or_plan_names_a_kind():
     pattern = re.compile(r"""kind[^\n]{0,9} [!=]= ["'](atlas|text)|\{["']atlas["']: """)
     for path in (ROOT / "train").rglob("*.py"):
         names = pattern.findall(path.read_text("utf-8"))
-        assert not names or path.name == "tables.py", path
+        assert not names or path.name == "corpus.py", path
 
 
-@pytest.mark.parametrize("name", tables.KINDS)
+@pytest.mark.parametrize("name", KINDS)
 def test_every_kind_is_measured_by_mode_and_by_lambda(name, tmp_path):
     paths, kind = tiny_run.stages(tmp_path, name), kind_named(name)
     model = tiny.routed()

@@ -12,8 +12,9 @@ from mlpmem.errors import MlpMemError
 from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval import texts
 from train.config import tables
+from train.config.corpus import CorpusConfig
 from train.config.load import load_recipe
-from train.config.tables import CorpusConfig, Recipe, Stated, TargetsConfig
+from train.config.tables import Recipe, Stated, TargetsConfig
 from train.files import write_json
 from train.kinds import text as text_kind
 from train.run import ledger as ledgers

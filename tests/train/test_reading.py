@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from mlpmem.errors import MlpMemError
-from train.config.tables import CorpusConfig
+from train.config.corpus import CorpusConfig
 from train.corpora import readers
 from train.corpora.readers import Block, read_blocks
 

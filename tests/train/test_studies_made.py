@@ -20,10 +20,9 @@ from mlpmem.retrieval.datastore import Datastore, build_keys
 from mlpmem.retrieval.documents import entries, join_documents
 from mlpmem.retrieval.passages import forward_positions
 from mlpmem.retrieval.retriever import ExactRetriever
+from train.config.corpus import AtlasOptions, CorpusConfig
 from train.config.studies import StudiesConfig
 from train.config.tables import (
-    AtlasOptions,
-    CorpusConfig,
     DecoderConfig,
     EvaluateConfig,
     MemoryFitConfig,
@@ -304,9 +303,7 @@ def test_sensitivity_trains_one_memory_per_value_and_depth(root, monkeypatch):
 
 
 def test_the_words_so_far_are_read_by_memories_and_by_a_datastore(root, monkeypatch):
-    monkeypatch.setattr(
-        context_module, "READ", {"none": ((), "words"), "2": ((2.0,), "rare")}
-    )
+    monkeypatch.setattr(context_module, "READ", {"none": ((), "words"), "2": ((2.0,), "rare")})
     monkeypatch.setattr(context_module, "KNN_WEIGHTS", (0.0, 1.0))
     memory = dataclasses.replace(RECIPE.memory, start="identity")
     run = Run(dataclasses.replace(RECIPE, memory=memory), root, "context")

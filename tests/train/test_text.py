@@ -9,8 +9,8 @@ import tiny
 from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import load_tokenizer
 from mlpmem.retrieval.documents import Documents
+from train.config.corpus import CorpusConfig
 from train.config.load import load_recipe
-from train.config.tables import CorpusConfig
 from train.corpora import readers as limits
 from train.corpora.text import _draw_split, make_tokenizer, write_corpus
 from train.corpora.writer import DocumentWriter

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 from mlpmem.errors import MlpMemError
 from mlpmem.retrieval import texts
 from mlpmem.retrieval.rows import FIELDS, row_text
+from train.config.corpus import CorpusConfig
 from train.config.load import HUB
-from train.config.tables import CorpusConfig
 
 BLOCK = 2**18  # characters that are tokenised at once
 TITLE = 60  # characters of a title made of a document's beginning

@@ -18,8 +18,8 @@ from tqdm import tqdm
 from mlpmem.errors import MlpMemError
 from mlpmem.model.tokenizer import encode_texts, load_tokenizer
 from mlpmem.retrieval.texts import noted
+from train.config.corpus import CorpusConfig
 from train.config.load import HUB, check_model
-from train.config.tables import CorpusConfig
 from train.corpora.readers import Block, read_blocks
 from train.corpora.source import located
 from train.corpora.tokenizer import gpt2_tokenizer, train_tokenizer

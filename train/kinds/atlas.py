@@ -19,7 +19,8 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import join_passages
-from train.config.tables import AtlasOptions, ExportConfig, Recipe, RouterFitConfig
+from train.config.corpus import AtlasOptions
+from train.config.tables import ExportConfig, Recipe, RouterFitConfig
 from train.corpora.atlas import passages as atlas_corpus
 from train.corpora.tokenizer import encode_segments, train_tokenizer
 from train.files import read_lines, write_json, write_lines

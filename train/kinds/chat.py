@@ -18,8 +18,9 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents, join_documents, join_passages
+from train.config.corpus import CorpusConfig
 from train.config.load import HUB
-from train.config.tables import CorpusConfig, ExportConfig, Recipe, RouterFitConfig
+from train.config.tables import ExportConfig, Recipe, RouterFitConfig
 from train.corpora.atlas.chats import Facts, test_chats, training_chats
 from train.corpora.atlas.wordings import AtlasConfig, build_atlas
 from train.corpora.chat import ChatForm

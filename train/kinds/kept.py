@@ -14,7 +14,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.documents import Documents, join_passages
 from mlpmem.retrieval.texts import decoded, opened
-from train.config.tables import CorpusConfig
+from train.config.corpus import CorpusConfig
 from train.corpora.atlas.chats import Facts, requests
 from train.corpora.chat import ChatForm
 from train.corpora.readers import files_of

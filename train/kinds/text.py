@@ -20,8 +20,9 @@ from mlpmem.model.tokenizer import encode_text
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.texts import PLAIN_KINDS, decoded, opened
+from train.config.corpus import CorpusConfig
 from train.config.load import HUB
-from train.config.tables import CorpusConfig, ExportConfig, Recipe, RouterFitConfig
+from train.config.tables import ExportConfig, Recipe, RouterFitConfig
 from train.corpora.readers import files_of
 from train.corpora.text import make_tokenizer, write_corpus
 from train.measure.atlas import MeasuredModel

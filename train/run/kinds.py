@@ -1,7 +1,7 @@
 """The interface of a kind of corpus: everything that differs between kinds in a run.
 
 A new kind is a subclass of Kind, in a file of `train/stages`, and a row of KINDS in
-`train/config/tables.py`. Stages, studies and plans use this interface and never a kind's name.
+`train/config/corpus.py`. Stages, studies and plans use this interface and never a kind's name.
 """
 
 from abc import ABC, abstractmethod
@@ -21,7 +21,8 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
-from train.config.tables import KINDS, ExportConfig, Recipe, RouterFitConfig
+from train.config.corpus import KINDS
+from train.config.tables import ExportConfig, Recipe, RouterFitConfig
 from train.run.stage import StageContext, finished_manifest
 
 

@@ -19,7 +19,8 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.retrieval.documents import Documents, entries, join_documents
 from mlpmem.retrieval.shards import read_index
 from mlpmem.retrieval.texts import noted
-from train.config.tables import CorpusConfig, Recipe
+from train.config.corpus import CorpusConfig
+from train.config.tables import Recipe
 from train.corpora.readers import files_of, read_blocks
 from train.corpora.text import write_passages
 from train.corpora.writer import DocumentWriter

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from train.config.tables import ChatOptions
+from train.config.corpus import ChatOptions
 from train.corpora.atlas.entities import Entity
 from train.corpora.atlas.passages import fill_form
 from train.corpora.atlas.wordings import Atlas, Fact

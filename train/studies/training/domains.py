@@ -18,7 +18,7 @@ from mlpmem.model.memory import Memory
 from mlpmem.retrieval.datastore import Datastore
 from mlpmem.retrieval.documents import Documents
 from mlpmem.retrieval.texts import decoded, opened
-from train.config.tables import CorpusConfig
+from train.config.corpus import CorpusConfig
 from train.measure.findings import Finding, perplexity
 from train.measure.text import Golds, MixSettings, choose_mix, measure_golds, slide, units_of
 from train.run.stage import finished_manifest
