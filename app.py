@@ -217,8 +217,8 @@ def served_name(args: argparse.Namespace) -> str:
 def ignored(args: argparse.Namespace) -> str:
     """Return a line on options that are ignored for bundles, "" without any.
 
-    A bundle's results and recordings were measured in float32, and its LoRA columns need unpacked
-    weights.
+    A bundle's results and recordings were measured in float32, or agree with its decoder's own 4
+    bits; its LoRA columns need unpacked weights.
     """
     plain = {"dtype": (None, "auto", "float32"), "device": ("cpu",)}
     options = [
@@ -228,8 +228,8 @@ def ignored(args: argparse.Namespace) -> str:
         return ""
     return (
         f"{' and '.join(options)} {'are' if len(options) > 1 else 'is'} ignored: the bundle "
-        f"{args.bundle.name} is served in float32 on the CPU, as it was measured. In Python, "
-        "mlpmem.load accepts both."
+        f"{args.bundle.name} is served on the CPU, in float32 or in its decoder's own 4 bits. In "
+        "Python, mlpmem.load accepts both."
     )
 
 

@@ -71,10 +71,11 @@ def load(
     its datastore; "background" attaches it from a thread while decoder and memory already answer.
     progress(done, total) counts tokens while keys are built. dtype packs the weights for decoding
     on a CPU: "float32", "bfloat16" (half the bytes), "int8" (a quarter, less exact), "int4" (an
-    eighth), or "auto", the fastest here for a decoder. None does not pack them.
+    eighth), or "auto": the fastest here for a decoder, and the page's own for a bundle. None does
+    not pack them.
     """
-    if dtype == "auto" and decoder is None:
-        dtype = None  # a bundle or preset is served as it was measured
+    if own_bits := dtype == "auto" and decoder is None:
+        dtype = None
     if dtype == "auto":
         from mlpmem.loading.hub import fetch
         from mlpmem.loading.parts import form_for
@@ -104,7 +105,7 @@ def load(
         )
     if datastore not in (True, False, "background"):
         raise MlpMemError(f'load: datastore must be True, False or "background"; got {datastore!r}')
-    options = {"device": device, "download": download, **weights}
+    options = {"device": device, "download": download, "own_bits": own_bits, **weights}
     opened, model = _open_bundle(bundle, options)
     if settings is not None:
         model.settings = settings

@@ -27,6 +27,7 @@ from mlpmem.engine.router import load_routers
 from mlpmem.engine.settings import Settings
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import calibrate
+from mlpmem.fast.linear import form_of
 from mlpmem.formats import read_json
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.extra_columns import ExtraColumn, bundled
@@ -39,6 +40,7 @@ from mlpmem.loading.manifest import (
     listed_file,
     listed_part,
 )
+from mlpmem.loading.parts import form_for
 from mlpmem.loading.presets import PRESETS
 from mlpmem.loading.shipped import SHIPPED, default_bundle_path, shipped_path
 from mlpmem.model.decoder import Decoder
@@ -104,16 +106,21 @@ class Bundle:
         *,
         pack: bool = False,
         bits: int = 0,
+        own_bits: bool = False,
         download: bool = False,
         tell: Tell | None = None,
     ) -> Model:
         """Return decoder and memory as a model; `attach` adds the datastore.
 
         With pack, weights are laid out for decoding on a CPU; bits are those of linear.pack. With
+        own_bits, a named file's 4-bit blocks are read as they are where that is fast. With
         download, a decoder that is only named may be downloaded; tell reports it.
         """
         file = self.decoder_file
         path = None if file is None else file.find(download, tell)
+        on_cpu = torch.device(device).type == "cpu"
+        if own_bits and on_cpu and path is not None and form_for(path) == "int4":
+            (dtype, bits), pack = form_of("int4"), True
         with self._reading("decoder, memory or router"):
             with self._listed("memory") as folder:
                 memory = Memory.load(folder, device=device, dtype=dtype)

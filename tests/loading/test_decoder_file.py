@@ -72,6 +72,17 @@ def test_a_named_decoder_is_not_copied_and_is_the_same_model_again(saved, tmp_pa
     assert model.decoder.vocab_size == direct.vocab_size
 
 
+@tiny.needs_ops
+def test_a_page_reads_a_files_own_four_bits_where_that_is_fast(saved, monkeypatch):
+    assert mlpmem.load(saved.folder, dtype="auto").decoder.kl == 0, "this file has none"
+    monkeypatch.setattr(b, "form_for", lambda path: "int4")
+    assert mlpmem.load(saved.folder).decoder.kl == 0, "as measured unless asked"
+    assert 0 < saved.model(own_bits=True).decoder.kl < 1
+    service = Service(loads.open_bundle(saved.folder), needed=loads.needed_by(saved.folder))
+    service.start().join(60)
+    assert 0 < service.model.decoder.kl < 1 and service.model.systems == ["lm", "memory"]
+
+
 def test_documents_without_keys_are_read_and_searched_by_words(saved):
     model = mlpmem.load(saved.folder)
     hits, count = model.corpus().search("Vellmar")

@@ -124,6 +124,16 @@ def test_a_packed_memory_is_copied_with_plain_layers():
         torch.testing.assert_close(weight, plain[name])
 
 
+@torch.no_grad()
+@tiny.needs_ops
+def test_a_memory_in_four_bits_is_copied_as_it_answers():
+    decoder = tiny.decoder("llama")
+    model = Model(decoder, tiny.memory(decoder, tied_head=True)).pack(4)
+    copy, hidden = trainable(model.memory), torch.randn(5, decoder.hidden_size)
+    torch.testing.assert_close(copy(hidden), model.memory(hidden), atol=0.05, rtol=0.05)
+    assert loss(taught(model), new_rows(model, [Wording(FACT)])) > 0
+
+
 def test_a_taught_model_keeps_settings_routers_and_store():
     model = tiny.routed()
     new = model.with_taught(taught(model))

@@ -165,7 +165,7 @@ def open_bundle(path: str | Path | None, datastore: bool = True) -> Load:
         from mlpmem.loading.bundle import load_bundle
 
         bundle = load_bundle(path)
-        model = bundle.model()
+        model = bundle.model(own_bits=True)
 
         def attach(tell: Tell) -> tuple[Any, str]:
             built = bundle.attach(model, partial(report_tokens, tell))
