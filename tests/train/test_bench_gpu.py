@@ -10,10 +10,12 @@ import torch
 
 from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
-from train.bench import gpu, gpu_decoders
 from train.bench.__main__ import main
-from train.bench.gpu_device import Job, peak_flops
-from train.bench.gpu_products import StepSizes
+from train.bench.gpu import decoders as gpu_decoders
+from train.bench.gpu import device
+from train.bench.gpu import run as gpu
+from train.bench.gpu.device import Job, peak_flops
+from train.bench.gpu.products import StepSizes
 from train.bench.turns import BenchOptions
 
 SIZES = {"cpu": StepSizes((), "float32", ())}  # of parts that ignore them
@@ -77,6 +79,13 @@ def test_other_code_runs_all_parts_again(tmp_path, monkeypatch):
         monkeypatch.setattr(gpu, "code_version", lambda code=code: code)
         assert run({"a": part}, tmp_path / "gpu.json")[1] == ""
     assert len(runs) == 2
+
+
+def test_the_code_is_that_of_both_packages(monkeypatch, tmp_path):
+    assert (device.ROOT / "mlpmem" / "api.py").is_file() and device.ROOT.joinpath("train").is_dir()
+    here = device.code_version()["sources"]
+    monkeypatch.setattr(device, "ROOT", tmp_path)
+    assert device.code_version()["sources"] != here
 
 
 def test_a_failing_part_is_recorded_and_only_it_runs_again(tmp_path):

@@ -5,7 +5,13 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
-BENCHES = ("step", "search", "rows", "datastore", "gpu")
+BENCHES = {
+    "step": "step",
+    "search": "search",
+    "rows": "rows",
+    "datastore": "datastore",
+    "gpu": "gpu.run",
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -31,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("gpu.json"), help=help)
     parser.add_argument("--json", action="store_true", help="print one JSON object per line")
     args = vars(parser.parse_args(arguments))
-    bench, as_json = import_module(f"train.bench.{args.pop('bench')}"), args.pop("json")
+    bench, as_json = import_module(f"train.bench.{BENCHES[args.pop('bench')]}"), args.pop("json")
     return print_figures(bench.bench(BenchOptions(**args)), as_json)
 
 

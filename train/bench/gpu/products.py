@@ -13,7 +13,7 @@ import torch
 from mlpmem.bench.figures import Figure, timed
 from mlpmem.loading.capacity import available_bytes
 from mlpmem.retrieval.bulk_search import BulkSearch
-from train.bench.gpu_device import Job
+from train.bench.gpu.device import Job
 from train.bench.search import clustered_on, recall
 from train.bench.step import Shape, our_step
 from train.run.machine import matmul_work

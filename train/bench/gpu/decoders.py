@@ -24,7 +24,7 @@ from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory, MemoryConfig
 from mlpmem.retrieval.datastore import build_keys
 from mlpmem.retrieval.documents import entries, join_passages
-from train.bench.gpu_device import Job
+from train.bench.gpu.device import Job
 from train.run.machine import copy_rate, synchronise
 
 STD = 0.02  # of random weights

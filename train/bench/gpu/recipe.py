@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from mlpmem.bench.figures import Figure
 from mlpmem.model.memory import Memory, MemoryConfig
-from train.bench.gpu_device import Job
+from train.bench.gpu.device import Job
 from train.config.load import load_recipe
 from train.config.tables import MemoryFitConfig
 from train.fit.kept_rows import SUPPORT

@@ -14,7 +14,7 @@ from mlpmem.errors import MlpMemError
 from train.files import digest, file_hash
 from train.run.machine import synchronise
 
-ROOT = Path(__file__).parents[2]  # of both packages
+ROOT = Path(__file__).parents[3]  # of both packages
 # TFLOP/s of dense bfloat16 products by the makers' data sheets; the first name that fits counts
 PEAKS = {
     "H200 NVL": 835.0,

@@ -23,10 +23,10 @@ import torch
 
 from mlpmem.bench.figures import Figure
 from mlpmem.errors import MlpMemError
-from train.bench.gpu_decoders import Llama, decode, keys
-from train.bench.gpu_device import Job, check_device, code_version, device_name, peak_flops
-from train.bench.gpu_products import SearchCase, StepSizes, search, step
-from train.bench.gpu_recipe import RecipeSizes, recipe
+from train.bench.gpu.decoders import Llama, decode, keys
+from train.bench.gpu.device import Job, check_device, code_version, device_name, peak_flops
+from train.bench.gpu.products import SearchCase, StepSizes, search, step
+from train.bench.gpu.recipe import RecipeSizes, recipe
 from train.bench.step import SHAPES, Shape
 from train.bench.turns import BenchOptions
 from train.files import digest, write_json
