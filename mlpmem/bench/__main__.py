@@ -61,7 +61,7 @@ def of_answers(bench: str, bundle: str | None, gguf: Path | None, rounds: int) -
     from mlpmem.bench import busy, streams
 
     if gguf is None:
-        model, name = mlpmem.load(bundle, datastore=False), "bundle"
+        model, name = mlpmem.load(bundle, datastore=False, dtype="auto"), "bundle"
     else:
         model, name = mlpmem.load(decoder=gguf, dtype="int4"), "gguf"
     yield from (busy if bench == "busy" else streams).bench(model, name, rounds)
@@ -76,7 +76,8 @@ def figures(
 ) -> Iterator[Figure]:
     """Yield the figures of some benches, on this machine; all but "engine" are of a bundle.
 
-    tokens is the length of engine's prompt.
+    Its weights are as the page serves them. Without a datastore there is nothing to search. tokens
+    is the length of engine's prompt.
     """
     known = (*BENCHES, "engine")
     if unknown := [name for name in benches if name not in known]:
@@ -91,8 +92,11 @@ def figures(
         return
     folder = preset_path(bundle)
     opened = load_bundle(folder)
-    model = opened.model()
-    opened.attach(model)
+    model = opened.model(own_bits=True)
+    if opened.searches:
+        opened.attach(model)
+    elif set(benches) == {"search"}:
+        raise MlpMemError("search: this bundle has no datastore; name another with --bundle")
     prompt = model.decoder.encode(PROMPT)
     cast = SystemRegistry(model, opened.adapters, opened.documents if find_spec("bm25s") else None)
     runs = {
@@ -100,10 +104,10 @@ def figures(
         "systems": lambda: systems.bench(cast.systems(()), PROMPT),
         "search": lambda: search.bench(model, entries or search.ENTRIES),
         "prompt": lambda: prompts.bench(model, prompt),
-        "bytes": lambda: prompts.bytes_of(model, folder),
+        "bytes": lambda: prompts.bytes_of(model, folder, opened.decoder_file),
     }
     for name in BENCHES:
-        if name in benches:
+        if name in benches and (name != "search" or opened.searches):
             yield from runs[name]()
 
 

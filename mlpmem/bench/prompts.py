@@ -9,6 +9,7 @@ from pathlib import Path
 from mlpmem.api import Model
 from mlpmem.bench.figures import Figure, in_turns, timed
 from mlpmem.engine.trace import AUTO
+from mlpmem.loading.decoder_file import DecoderFile
 
 LENGTHS = (32, 64, 128, 256, 512)
 
@@ -38,8 +39,13 @@ def _first(model: Model, system: str, prompt: Sequence[int], length: int) -> Cal
     return lambda: model.generate(ids, system, lmbda=lmbda, max_new_tokens=1) and None
 
 
-def bytes_of(model: Model, folder: Path | None) -> Iterator[Figure]:
-    """Yield the bytes every system adds to memory, and those of a bundle's folder on disk."""
+def bytes_of(
+    model: Model, folder: Path | None, decoder_file: DecoderFile | None = None
+) -> Iterator[Figure]:
+    """Yield the bytes every system adds to memory, and those of a bundle's folder on disk.
+
+    A decoder that the bundle only names has its file's.
+    """
     held = {"lm": model.decoder.bytes}
     held |= {"memory": model.memory.bytes} if model.memory is not None else {}
     held |= {"knn": model.store.bytes} if model.store is not None else {}
@@ -51,4 +57,6 @@ def bytes_of(model: Model, folder: Path | None) -> Iterator[Figure]:
             files = (folder / places[system]).rglob("*")
             size = sum(path.stat().st_size for path in files if path.is_file())
             keys = model.datastore.keys.nbytes if system == "knn" else 0
+            if system == "lm" and decoder_file is not None:
+                size = decoder_file.bytes
             yield Figure(f"bytes/{system}/on_disk", size + keys, "bytes")

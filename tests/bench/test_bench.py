@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 
+import named as named_bundle
 import numpy as np
 import pytest
 import tiny
@@ -114,6 +115,17 @@ def test_the_command_prints_objects_or_says_what_is_wrong(tiny_bundle, capsys):
     assert {"name", "value", "unit", "floor", "times_floor"} == set(lines[0])
     assert command.main(["speed"]) == 1
     assert "there is decode" in capsys.readouterr().err
+
+
+def test_a_bundle_that_names_its_decoder_has_nothing_to_search(tmp_path, monkeypatch, capsys):
+    named_bundle.package(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    saved = named_bundle.bundle(tmp_path / "named")
+    found = named(command.figures(["bytes", "search"], str(saved.folder)))
+    assert found["bytes/lm/on_disk"].value == saved.decoder_file.bytes
+    assert not any(name.startswith("search") for name in found)
+    assert command.main(["search", "--bundle", str(saved.folder)]) == 1
+    assert "has no datastore; name another" in capsys.readouterr().err
 
 
 def test_the_engine_is_measured_plain_and_packed_with_its_errors():
