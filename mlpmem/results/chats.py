@@ -12,7 +12,8 @@ SYSTEMS = {
 }  # fmt: skip
 WORDINGS = {
     "test": "new wording", "unseen": "unseen form", "second": "second turn",
-    "third": "third turn", "two": "two names",
+    "third": "third turn", "two": "two names, the last asked about",
+    "two_last": "two names, the first asked about",
 }  # fmt: skip
 GROUPS = ("real", "invented")
 KEPT = {"general": "other requests unchanged", "naming": "that name the facts' entities"}
@@ -34,9 +35,12 @@ def table(results: Any) -> tuple[list[str], list[list[str]]]:
     are answered to the letter as by the decoder alone.
     """
     right, same = values_of(results, "contained"), values_of(results, "unchanged")
-    head = ["right, %, real / invented facts", *WORDINGS.values(), *KEPT.values()]
+    asked = {split.partition("/")[2] for _, split in right}
+    wordings = [wording for wording in WORDINGS if wording in asked]
+    names = [WORDINGS[wording] for wording in wordings]
+    head = ["right, %, real / invented facts", *names, *KEPT.values()]
     rows = [
-        [label, *(_pair(right, system, wording) for wording in WORDINGS)]
+        [label, *(_pair(right, system, wording) for wording in wordings)]
         + [_percent(same.get((system, group))) for group in KEPT]
         for system, label in SYSTEMS.items()
         if any(of == system for of, _ in right)

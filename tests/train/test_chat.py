@@ -175,7 +175,7 @@ def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
     lines = (folder / "corpus" / "questions.jsonl").read_text("utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     wordings = {row["wording"] for row in rows}
-    assert {"seen", "dev", "test", "unseen", "second", "third", "two"} <= wordings
+    assert {"seen", "dev", "test", "unseen", "second", "third", "two", "two_last"} <= wordings
     assert {row["group"] for row in rows} == {"real", "invented"}
     for split, count in (("train", 8), ("dev", 4), ("test", 4)):
         kept = Documents.load(folder / "corpus" / "kept" / split)
@@ -188,21 +188,18 @@ def test_a_corpus_has_every_cell_and_what_must_be_kept(finished):
     assert not texts & set(held_out)
 
 
-def test_two_names_are_learned_in_pairs_and_asked_in_other_forms():
+def test_two_names_are_asked_in_both_orders_and_in_no_training_form():
     facts = chat_facts.Facts(build_atlas(AtlasConfig(seed=1, scale=0.05)), 20)
-    options = ChatOptions(wordings=1, later=0, rivals=2)
-    chats = [chat.turns for chat in chat_facts.training_chats(facts, options, 1)]
-    answered = {chat[-1][1] for chat in chats}
-    paired = chats[2 * len(facts.all) :]
-    assert len(paired) >= 2 * len(facts.all) - 2 * len(facts.atlas.forms) and len(paired) % 2 == 0
-    names = {facts.entity(fact).name for fact in facts.all}
-    for ((one, _),), ((other, _),) in zip(paired[::2], paired[1::2], strict=True):
-        both = {name for name in names if name in one}
-        assert len(both) >= 2 and both == {name for name in names if name in other}
-    rows = [row for row in chat_facts.test_chats(facts, 1) if row["wording"] == "two"]
-    assert {row["answer"] for row in rows} <= answered
-    openings = {form.partition("{")[0] for form in chat_facts.RIVALS if form[0] != "{"}
-    assert not any(row["turns"][-1][0].startswith(tuple(openings)) for row in rows)
+    rows = {"two": [], "two_last": []}
+    for row in chat_facts.test_chats(facts, 1):
+        rows.get(row["wording"], []).append(row)
+    for asked_last, last in zip(rows["two"], rows["two_last"], strict=True):
+        before, after = (row["turns"][-1][0] for row in (asked_last, last))
+        assert asked_last["entity"] == last["entity"] and asked_last["answer"] == last["answer"]
+        assert after.startswith(before.partition(". ")[2]), "one question, the other name moved"
+    forms = [form.format(other="X", question="Y") for form in chat_facts.RIVALS]
+    tests = chat_facts.TEST_RIVALS.values()
+    assert not {form.format(other="X", question="Y") for form in tests} & {*forms}
 
 
 def test_the_decoders_own_answers_are_greedy(finished):

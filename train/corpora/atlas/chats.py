@@ -25,18 +25,11 @@ RIVALS = (  # ways to name another entity of the kind beside the one that is ask
     "Yesterday I asked about {other}. Now another question. {question}",
     "Forget {other} for a moment. {question}",
     "{question} I do not mean {other}.",
-    "We have talked enough of {other}. {question}",
-    "{question} And no, not {other}.",
-    "Leave {other} aside. {question}",
-    "This morning I read a page on {other}, but my question is another. {question}",
-    "{question} People often say {other} when I ask.",
-    "Somebody mentioned {other}. What I want to know is this: {question}",
-    "{question} Of {other} I have all I need.",
 )
-TEST_RIVALS = (  # the other one first or last; in no training chat
-    "I know {other} well, so this is not about {other}. {question}",
-    "{question} Mind that {other} is a different one.",
-)
+TEST_RIVALS = {  # the other one first, or last; in no training chat
+    "two": "I know {other} well, so this is not about {other}. {question}",
+    "two_last": "{question} Mind that {other} is a different one.",
+}
 
 
 class Chat(NamedTuple):
@@ -74,14 +67,6 @@ class Facts:
         others = [f for f in rng.sample(like, min(2, len(like))) if f.entity != fact.entity]
         return self.entity(others[0]).name if others else ""
 
-    def rivals(self, rng: random.Random) -> Iterator[tuple[Fact, Fact]]:
-        """Yield two facts of one relation and two entities, so that each has its turn or more."""
-        for like in self._like.values():
-            order = rng.sample(like, len(like))
-            for one, other in zip(order[::2], order[1::2] + order[:1], strict=False):
-                if one.entity != other.entity:
-                    yield one, other
-
     def entity(self, fact: Fact) -> Entity:
         """Return the entity of a fact."""
         return self.atlas.entities[fact.entity]
@@ -102,10 +87,10 @@ def training_chats(facts: Facts, options: ChatOptions, seed: int) -> Iterator[Ch
     """Yield the chats that a memory learns: each fact in several wordings, some as later turns.
 
     A later turn stands behind one or two others; half of the time it comes back to the first one's
-    entity. One chat per fact asks for a whole sentence. Some questions name a second entity.
+    entity. Some questions name a second entity. One chat per fact asks for a whole sentence.
     """
     rng = random.Random(f"{seed}/chats")
-    wordings, later = options.wordings, options.later
+    wordings, later, rivals = options.wordings, options.later, options.rivals
     for fact in facts.all:
         forms = iter(fact.train_questions)
         for form in islice(forms, wordings):
@@ -113,26 +98,15 @@ def training_chats(facts: Facts, options: ChatOptions, seed: int) -> Iterator[Ch
         for form in islice(forms, later):
             before = _earlier_turns(facts, fact, rng)
             yield Chat(fact.entity, [*before, (facts.ask(fact, form), fact.answer)])
+        for form in islice(forms, rivals):
+            question = facts.ask(fact, form)
+            if other := facts.rival(fact, rng):
+                question = rng.choice(RIVALS).format(other=other, question=question)
+            yield Chat(fact.entity, [(question, fact.answer)])
         last = next(forms, fact.train_questions[-1])
         question = SENTENCE.format(question=facts.ask(fact, last))
         statement = facts.state(fact, rng.choice(fact.seen_statements))
         yield Chat(fact.entity, [(question, statement)])
-    for number in range(options.rivals):
-        yield from _rival_chats(facts, wordings + later + number, rng)
-
-
-def _rival_chats(facts: Facts, number: int, rng: random.Random) -> Iterator[Chat]:
-    """Yield chats in pairs: two entities named in one way, where only the one asked about differs.
-
-    Which words were read hardly tells the two apart; only the hidden state does.
-    """
-    for one, other in facts.rivals(rng):
-        form = rng.choice(RIVALS)
-        for fact, rival in ((one, other), (other, one)):
-            questions = fact.train_questions
-            question = facts.ask(fact, questions[number % len(questions)])
-            text = form.format(other=facts.entity(rival).name, question=question)
-            yield Chat(fact.entity, [(text, fact.answer)])
 
 
 def _earlier_turns(facts: Facts, fact: Fact, rng: random.Random) -> list[tuple[str, str]]:
@@ -153,8 +127,9 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
     """Return rows of questions with known answers, in the cells that are measured.
 
     `wording` is seen, dev, test or unseen for a first turn, "second" for a test wording behind
-    another fact, "third" for a chat that comes back to its first entity, "two" for a question that
-    names two entities of one kind and asks about one. The last turn of a prompt has no answer.
+    another fact, "third" for a chat that comes back to its first entity, "two" and "two_last" for a
+    question that names two entities of one kind and asks about one: the last, or the first. The
+    last turn of a prompt has no answer.
     """
     rows, rng = [], random.Random(f"{seed}/tests")
     for fact in facts.all:
@@ -174,8 +149,8 @@ def test_chats(facts: Facts, seed: int) -> list[dict[str, Any]]:
             "second": (second, test),
         }
         if name := facts.rival(fact, rng):
-            form = rng.choice(TEST_RIVALS)
-            cells["two"] = ([], form.format(other=name, question=test))
+            for wording, form in TEST_RIVALS.items():
+                cells[wording] = ([], form.format(other=name, question=test))
         if first:
             cells["third"] = ([*first, _turn(facts, other, rng)], test)
         for wording, (before, question) in cells.items():
