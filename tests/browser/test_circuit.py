@@ -129,7 +129,7 @@ def test_the_circuit_follows_lambda_without_a_request(visit):
         set_lambda(page, lmbda)
         fused = (1 - lmbda) * step["p"]["lm"] + lmbda * step["p"]["memory"]
         percent = page.evaluate("p => MLPMEM.percent(p)", fused)
-        assert page.inner_text(".circuit .out-p") == f"{percent} %"
+        assert page.inner_text(".circuit .out-p") == f"this token {percent} %"
         assert page.inner_text(".circuit .valve b") == f"{lmbda:.2f}"
     assert page.seen.requests[before:] == []
 
@@ -168,6 +168,7 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
     before = len(page.seen.requests)
     set_lambda(page, 0.1)
     assert pane_text(page, "memory") == "Martin Holt"
+    assert page.inner_text(".curve-value").startswith("right answer "), "though no column is right"
     assert page.inner_text("#pane-memory .verdict") == "✗ wrong"
     slow = lanes(page)
     assert {text: written for text, (_, written) in slow.items()} == {
@@ -178,6 +179,12 @@ def test_the_first_question_is_scrubbed_and_the_slider_changes_the_answer(visit)
     assert page.inner_text("#pane-memory .verdict") == "✓ right"
     fast = lanes(page)
     assert fast["Odalys Wren"][0] > slow["Odalys Wren"][0] and fast["Odalys Wren"][1]
+    set_lambda(page, 0.87)  # between two texts; every number is of the slider's lambda
+    lane = page.inner_text(".lane:has-text('Odalys') .lane-p")
+    assert page.inner_text(".curve-value") == f"right answer {lane}"
+    page.click("#pane-memory .token >> nth=0")
+    assert "Mixed at λ 0.87" in page.inner_text("#drawer .story")
+    assert page.inner_text(".circuit .valve b") == "0.87"
     urls = [url for url in page.seen.requests[before:] if "queue/join" in url]
     assert urls == []
 

@@ -1,6 +1,6 @@
 /* Runs the circuit's pure functions under node, for the tests in Python: one JSON request on stdin, one JSON answer on stdout.
  *
- * {flow: [trace, index, lambda]}, {answers: [texts, shown, system, lambda]}, {said: [trace, index, lambda]},
+ * {flow: [trace, index, lambda]}, {answers: [texts, shown, lambda]}, {said: [trace, index, lambda]},
  * {ends: [from, to, down]} or {widths}. The modules import a DOM helper, so they need an empty document. */
 import { readFileSync } from "node:fs";
 

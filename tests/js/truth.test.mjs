@@ -28,6 +28,13 @@ test("a longer word does not begin with the answer", () => {
   assert.equal(truthOf([longer], ["Lima"], null), null);
 });
 
+test("an answer of several tokens is found, in a long text only at its beginning", () => {
+  const tokens = [" U", ".", "S", ".", " north", "ern"].map((s) => step(s, 0.5, 0.5));
+  assert.equal(truthOf([trace("knn", tokens, "length")], ["U.S. northern"], null).tokens.length, 6);
+  const late = trace("knn", [step(" It is", 0.5, 0.5), step(" Lima", 0.5, 0.5)]);
+  assert.equal(truthOf([late], ["Lima"], null), null);
+});
+
 test("auto takes each token's own lambda, and has no value where there is none", () => {
   const routed = trace("memory", [step(" W", 0.2, 0.6, { lmbda: 1 })]);
   assert.equal(chanceOf(truthOf([routed], ["W"], null).tokens, "memory", "auto"), 0.6);

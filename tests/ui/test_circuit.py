@@ -65,17 +65,40 @@ def test_cards_are_of_different_documents():
     assert titles == ["The Salt Ledger (book)", "Harrow (town)"]
 
 
-def test_a_whole_answers_probability_is_the_product_of_its_tokens_at_any_lambda():
+def test_a_whole_answers_probability_is_the_product_of_its_tokens_before_the_end():
     texts = [trace_of("memory", lmbda) for lmbda in (0.0, 0.6)]
-    (rivals,) = node({"answers": [texts, texts[1]["text"], "memory", 0.37]})
+    (rivals,) = node({"answers": [texts, texts[1], 0.37]})
     assert [(r["text"], r["written"]) for r in rivals] == [
         ("Martin Holt", False), ("Odalys Wren", True),
     ]  # fmt: skip
     for text, rival in zip(texts, rivals, strict=True):
         product = 1.0
-        for step in text["steps"]:
+        for step in text["steps"][:-1]:
             product *= mix(step["p"], "memory", 0.37)
-        assert rival["p"] == pytest.approx(product, rel=1e-9)
+        assert rival["p"] == pytest.approx(product, rel=1e-9) and not rival["bound"]
+
+
+def test_an_answer_that_another_begins_with_counts_its_end():
+    short, long = trace_of("memory"), trace_of("memory")
+    short["steps"] = [*short["steps"][:1], short["steps"][-1]]
+    short["text"] = short["steps"][0]["s"].strip()
+    first, last = (mix(step["p"], "memory", 0.4) for step in short["steps"])
+    (rivals,) = node({"answers": [[short, long], long, 0.4]})
+    assert rivals[0]["p"] == pytest.approx(first * last, rel=1e-9)
+
+
+def test_a_routers_lambdas_give_the_written_answer_and_bound_the_others():
+    texts = [trace_of("memory", lmbda) for lmbda in (0.0, 0.6)]
+    lambdas = [0.9, 0.2, 0.7, 0.5, 0.3]
+    routed = {**texts[1], "lmbda": "auto", "steps": [
+        {**step, "lmbda": lmbda} for step, lmbda in zip(texts[1]["steps"], lambdas, strict=True)]}  # fmt: skip
+    (rivals,) = node({"answers": [texts, routed, "auto"]})
+    product = 1.0
+    for step in routed["steps"][:-1]:
+        product *= mix(step["p"], "memory", step["lmbda"])
+    assert rivals[1]["p"] == pytest.approx(product, rel=1e-9) and not rivals[1]["bound"]
+    parting = mix(texts[0]["steps"][0]["p"], "memory", 0.9)
+    assert rivals[0]["p"] == pytest.approx(parting, rel=1e-9) and rivals[0]["bound"]
 
 
 def test_the_text_for_screen_readers_has_the_same_content():

@@ -3,13 +3,13 @@
  *
  * Its boxes are HTML, which the style sheet puts in a row or in a column; stage.js draws the pipes
  * between them. A pipe is as wide as its source's probability of the word that is being written. */
-/** @import { Columns, Lambda, Packed, Pane, Props, Shown, Source, Step, TokenView, Watch } from "../core/types.js" */
+/** @import { Columns, Packed, Pane, Props, Shown, Source, Step, TokenView, Watch } from "../core/types.js" */
 /** @import { Flow, Pipe } from "./flow.js" */
 import { glyph, h, inside, percent, setText } from "../core/dom.js";
-import { SOURCES, firstDifference, lambdaAt } from "../core/mix.js";
+import { SOURCES, firstDifference } from "../core/mix.js";
 import { term } from "../core/glossary.js";
 import { lacking } from "../core/sources.js";
-import { inline, nameOf, page, unpack } from "../core/state.js";
+import { inline, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { drawer } from "../drawer/drawer.js";
 import { answersOf, flowOf, spoken } from "./flow.js";
 import { Origin } from "./origin.js";
@@ -26,10 +26,6 @@ const BOXES = {
   memory: ["Memory", "looks nothing up"],
   knn: ["Datastore", "searches"],
 };
-
-/** The lambda that the page mixes a trace at: the slider's, also between a scrubbed text's.
- * @type {(trace: Shown) => Lambda} */
-const mixed = (trace) => page.lambda ?? trace.lmbda;
 
 /** The id of the token that ends a column's text, null if it does not end so.
  * @type {(view: TokenView, pane: Pane) => number | null} */
@@ -84,10 +80,10 @@ class Circuit {
     this.valve = term(h("button", { type: "button", class: "valve",
       on: { click: () => document.getElementById("lambda")?.focus() } }, "λ ", this.lambda), "lambda");
     this.word = h("b", { class: "out-word", dir: "auto" });
-    this.fused = h("span", { class: "out-p" });
+    this.fused = h("span");
     this.race = new Race();
     this.output = h("div", { class: "circuit-box output" },
-      h("p", { class: "out-line" }, this.word, this.fused), this.race.root);
+      h("p", { class: "out-line" }, this.word, h("span", { class: "out-p" }, h("small", null, "this token "), this.fused)), this.race.root);
     const boxes = { words: this.words, decoder: this.decoder, valve: this.valve, output: this.output,
       ...Object.fromEntries(SOURCES.map((source) => [source, this.sources[source].root])) };
     this.stage = new Stage(boxes, (source) => this.#open(source));
@@ -165,7 +161,7 @@ class Circuit {
     if (!view || !now?.pane.trace) return;
     const { pane, index } = now;
     const trace = /** @type {Shown} */ (pane.trace);
-    const flow = flowOf(trace, index, mixed(trace));
+    const flow = flowOf(trace, index, lambdaOf(trace));
     if (!flow) return;
     const key = [view.run, pane.system, index, trace.steps.map((one) => one.id)].join(" ");
     const fresh = key !== this.key;
@@ -228,8 +224,8 @@ class Circuit {
     const whole = scrubbed && scrubbed.kinds <= MOST && scrubbed.kinds > 1 &&
       scrubbed.texts.every((text) => text.steps.length <= SHORT);
     if (whole) {
-      const lambda = lambdaAt(trace.steps[0], mixed(trace));
-      this.race.show(answersOf(scrubbed.texts, trace.text ?? "", trace.system, lambda), view.head.answers, true);
+      const lambda = lambdaOf(trace);
+      this.race.show(answersOf(scrubbed.texts, trace, lambda), view.head.answers, lambda);
     } else this.race.show(flow.rivals, []);
     const there = { ...flow, pipes: flow.pipes.filter(({ source }) => !lacking.has(source)) };
     setText(this.spoken, `${spoken(there)} Column: ${inline(pane.system)}.`);
@@ -259,7 +255,7 @@ class Circuit {
     const { view } = this;
     const now = view && this.#now(view);
     const trace = now?.pane.trace;
-    const flow = trace && flowOf(trace, now.index, mixed(trace));
+    const flow = trace && flowOf(trace, now.index, lambdaOf(trace));
     if (flow) this.stage.paint(flow);
   }
 

@@ -2,7 +2,7 @@
 /* What flows through the circuit at one token: pure functions on a trace's plain values, without DOM. */
 /** @import { Candidate, Lambda, Neighbour, Shown, Source, Step } from "../core/types.js" */
 import { percent, quote } from "../core/dom.js";
-import { SOURCES, candidateOf, lambdaAt, mix, neighbourOf, partsOf } from "../core/mix.js";
+import { SOURCES, candidateOf, firstDifference, lambdaAt, mix, neighbourOf, partsOf } from "../core/mix.js";
 
 const CARDS = 2; // neighbours that fly in
 const RIVALS = 3; // candidates or answers whose bars race
@@ -11,7 +11,8 @@ const RIVALS = 3; // candidates or answers whose bars race
 /** One pipe: the source's probability of the token being written, its weight in the mix, and what
  * it says itself. p is null for a source without an answer.
  * @typedef {{ source: Source, p: number | null, weight: number, share: number, says: Saying | null }} Pipe */
-/** @typedef {{ text: string, p: number, written: boolean }} Rival */
+/** A token or an answer that competes; `bound` tells that p is at most so much.
+ * @typedef {{ text: string, p: number, written: boolean, bound?: boolean }} Rival */
 /** @typedef {{ text: string, before: string, index: number, count: number, lambda: number, system: string,
  *   pipes: Pipe[], fused: number, cards: Neighbour[], rivals: Rival[] }} Flow */
 
@@ -85,17 +86,33 @@ export const flowOf = (trace, index, lambda) => {
   };
 };
 
-/** The probability that a mix at lambda writes a whole text, whose steps hold every source's
- * probability of its own tokens. @type {(steps: Step[], system: string, lambda: number) => number} */
-const wholeOf = (steps, system, lambda) =>
-  steps.reduce((product, step) => product * mix(step.p, system, lambda), 1);
+/** The tokens of an answer without the one that ends it, as truth.js counts the right answer's. Where another answer
+ * begins with this one, its end is what tells them apart.
+ * @type {(trace: Shown, texts: string[]) => Step[]} */
+const wordsOf = ({ steps, finish, text = "" }, texts) => {
+  const begins = texts.some((other) => other !== text.trim() && other.startsWith(text.trim()));
+  return finish === "eos" && !begins ? steps.slice(0, -1) : steps;
+};
 
-/** The answers of a scrubbed column at lambda, as the race's bars: the ones that it writes somewhere.
- * @type {(texts: { text: string, steps: Step[] }[], shown: string, system: string, lambda: number) => Rival[]} */
-export const answersOf = (texts, shown, system, lambda) => {
-  const different = new Map(texts.map((text) => [text.text.trim(), text]));
-  return [...different].map(([text, { steps }]) =>
-    ({ text, p: wholeOf(steps, system, lambda), written: text === shown.trim() }));
+/** The number of first tokens whose lambda the text on screen has too: a router's depends on the words before a token.
+ * @type {(steps: Step[], shown: Step[]) => number} */
+const sharedOf = (steps, shown) => {
+  const at = firstDifference(steps, shown);
+  return at < 0 ? Math.min(steps.length, shown.length) : at + 1;
+};
+
+/** The answers of a scrubbed column as the race's bars: the ones that it writes at some lambda. A router's lambdas are
+ * known along the text on screen only, so that the tokens before another answer's parting bound it.
+ * @type {(texts: Shown[], shown: Shown, lambda: Lambda) => Rival[]} */
+export const answersOf = (texts, shown, lambda) => {
+  const different = new Map(texts.map((text) => [(text.text ?? "").trim(), text]));
+  return [...different].map(([text, trace]) => {
+    const steps = wordsOf(trace, [...different.keys()]);
+    const known = lambda === "auto" ? Math.min(steps.length, sharedOf(steps, shown.steps)) : steps.length;
+    const p = steps.slice(0, known).reduce((product, step, i) =>
+      product * mix(step.p, shown.system, lambdaAt(shown.steps[i] ?? step, lambda)), 1);
+    return { text, p, written: text === (shown.text ?? "").trim(), bound: known < steps.length };
+  });
 };
 
 const NAMES = { lm: "The decoder's head", memory: "The memory", knn: "The datastore" };

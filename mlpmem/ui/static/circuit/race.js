@@ -6,6 +6,8 @@ import { isRight } from "../core/mix.js";
 
 /** @typedef {{ root: HTMLElement, fill: HTMLElement, p: HTMLElement }} Lane */
 
+const BOUND = "≤: at most. The router's λ is known along the answer that was written only.";
+
 export class Race {
   constructor() {
     this.key = "";
@@ -17,19 +19,20 @@ export class Race {
   }
 
   /** Shows rivals; whole answers are judged where the right ones are known.
-   * @param {Rival[]} rivals @param {string[]} answers @param {boolean} [whole] */
-  show(rivals, answers, whole = false) {
+   * @param {Rival[]} rivals @param {string[]} answers @param {import("../core/types.js").Lambda | null} [whole] their lambda */
+  show(rivals, answers, whole = null) {
     const key = JSON.stringify([rivals.map((rival) => rival.text), answers]);
     if (key !== this.key) this.#build(rivals, answers);
     this.key = key;
     const most = Math.max(...rivals.map((rival) => rival.p));
     const other = rivals.some(({ p, written }) => written && p < most);
-    setText(this.title, !whole ? "the strongest candidates" : other
+    setText(this.title, whole === null ? "the strongest candidates" : whole === "auto" ? "whole answer, λ token by token" : other
       ? "the whole answer; it is written token by token" : "the whole answer");
-    for (const [i, { p, written }] of rivals.entries()) {
+    this.list.title = rivals.some(({ bound }) => bound) ? BOUND : "";
+    for (const [i, { p, written, bound }] of rivals.entries()) {
       const { root, fill, p: text } = this.lanes[i];
       fill.style.setProperty("--p", p.toFixed(4));
-      setText(text, `${percent(p)} %`);
+      setText(text, `${bound ? "≤ " : ""}${percent(p)} %`);
       root.toggleAttribute("data-written", written);
     }
   }

@@ -160,6 +160,9 @@ export const isRight = (text, answer) => {
   return got === want || (got.startsWith(want) && !/[\p{L}\p{N}]/u.test(got[want.length]));
 };
 
+/** Whether a text that begins so may still spell an answer, or does. @type {(text: string, answer: string) => boolean} */
+export const mayBe = (text, answer) => plain(answer).startsWith(plain(text)) || isRight(text, answer);
+
 /** The agreement of memory and datastore in words; js in nats (0 .. ln 2).
  * @type {(js: number) => string} */
 export const agreement = (js) => {

@@ -52,9 +52,9 @@ export const page = {
   },
 };
 
-/** The lambda of a trace on screen, or "auto" if every token has its own (lambdaAt); a scrubbed text
- * keeps its own. @type {(trace: Shown) => Lambda} */
-export const lambdaOf = (trace) => (trace.fixed ? trace.lmbda : page.lambda ?? trace.lmbda);
+/** The lambda that a trace on screen is mixed at: the slider's, also between those of scrubbed texts; else its own, or
+ * "auto" if every token has one (lambdaAt). @type {(trace: Shown) => Lambda} */
+export const lambdaOf = (trace) => page.lambda ?? trace.lmbda;
 
 /** Whether a router can choose a system's lambda. Where a visitor's own text is searched, it is the
  * text's own gate, if the server fits one. @type {(system: string, own?: Own) => boolean} */

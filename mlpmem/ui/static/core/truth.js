@@ -4,7 +4,7 @@
  * The probability of an answer is the product over its tokens, each given those before it. A source's
  * numbers depend on the tokens only, so any text that begins with the answer has them. */
 /** @import { Lambda, Probs, Shown } from "./types.js" */
-import { isRight, mix } from "./mix.js";
+import { isRight, mayBe, mix } from "./mix.js";
 
 /** An answer's tokens: probabilities by source, and a router's lambda where the text has one.
  * @typedef {{ p: Probs, lmbda?: number }[]} Tokens */
@@ -16,6 +16,7 @@ const spelled = (trace, answers) => {
   let text = "";
   for (const [i, step] of trace.steps.entries()) {
     text += step.s;
+    if (!answers.some((one) => mayBe(text, one))) return null;
     const answer = answers.find((one) => isRight(text, one));
     const next = trace.steps.slice(0, i + 2).map((one) => one.s).join("");
     // "Lima" is no answer within "Limassol"

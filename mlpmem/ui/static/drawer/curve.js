@@ -98,8 +98,9 @@ export class Curve {
 
   /** @param {Truth} truth @param {Lambda} lambda @param {string} system */
   #chance(truth, lambda, system) {
-    const own = lambda !== "auto" || truth.system === system; // a router's lambdas are of one column
-    const p = own ? chanceOf(truth.tokens, system === "lm" || !system ? "memory" : system, lambda) : NaN;
+    const mixed = system !== "lm" && system ? system : lambda === "auto" ? truth.system : "memory";
+    const own = lambda !== "auto" || truth.system === mixed; // a router's lambdas are of one column
+    const p = own ? chanceOf(truth.tokens, mixed, lambda) : NaN;
     return Number.isFinite(p) ? `right answer ${percent(p)} %` : "right answer";
   }
 

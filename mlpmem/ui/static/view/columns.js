@@ -70,10 +70,15 @@ export class Columns {
     new ResizeObserver(() => this.#turned()).observe(host);
   }
 
-  /** The right answer's tokens, null where it is not known or not complete on screen. */
+  /** The right answer's tokens, null where it is not known or in no text of this run; those of the column in focus come
+   * first, because a router's lambdas are a column's own. */
   truth() {
-    const traces = [...this.panes.values()].flatMap(({ trace, system }) =>
-      (trace && !["tuned", "memory", "rag"].includes(kindOf(system)) ? [trace] : []));
+    const focus = this.focusPane();
+    const panes = [...(focus ? [focus] : []), ...this.panes.values()]
+      .filter(({ system }) => !["tuned", "memory", "rag"].includes(kindOf(system)));
+    const nodes = panes.flatMap(({ system }) => this.tree.current.get(system) ?? []);
+    const traces = [...panes.map((pane) => pane.trace), ...nodes.map((node) => node.trace), ...nodes.flatMap((node) => node.scrub?.texts ?? [])]
+      .filter((trace) => trace !== null);
     return truthOf(traces, this.head.answers, this.asked);
   }
 

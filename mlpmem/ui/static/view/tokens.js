@@ -104,7 +104,7 @@ export class TokenStrip {
   /** Paints colours and marks for `lambda`; `different` is the first index that differs from the decoder.
    * @param {Shown} trace @param {Lambda} lambda @param {number} different */
   repaint(trace, lambda, different) {
-    const flips = flipsOf(trace, lambda);
+    const flips = flipsOf(trace, trace.fixed ? trace.lmbda : lambda); // a scrubbed text says what it was written at
     const first = flips.findIndex((flip) => flip !== null);
     const given = givenOf(trace);
     for (let i = 0; i < this.nodes.length && i < trace.steps.length; i += 1) {
