@@ -87,11 +87,12 @@ MODELS = """() => { const nav = document.createElement('nav');
 
 
 def test_answers_and_circuit_are_on_the_first_screen_also_with_two_models(visit):
-    for width, height in ((1280, 800), (1440, 900), (390, 844)):
-        page = visit(phone=width < 640)
+    for width, height in ((1280, 720), (1280, 800), (1280, 900), (1440, 900), (390, 844)):
+        if width < 640 or height == 720:
+            page = visit(phone=width < 640)
+            page.evaluate(MODELS)
+            generate(page, BOOK)
         page.set_viewport_size({"width": width, "height": height})
-        page.evaluate(MODELS)
-        generate(page, BOOK)
         page.evaluate("window.scrollTo(0, 0)")
         page.wait_for_timeout(300)
         names = ["#pane-lm", "#pane-knn", ".circuit", ".dock"]
@@ -103,3 +104,33 @@ def test_answers_and_circuit_are_on_the_first_screen_also_with_two_models(visit)
         cut = """() => [...document.querySelectorAll('.circuit .box-name b, .circuit h3')]
           .filter((node) => node.scrollWidth > node.clientWidth + 1).map((n) => n.textContent)"""
         assert page.evaluate(cut) == []
+
+
+LONGER = """(count) => {
+  const view = MLPMEM.page.views[0];
+  const traces = structuredClone(view.finished);
+  for (const trace of Object.values(traces)) {
+    const own = trace.steps.slice(0, -1);
+    trace.steps = Array.from({ length: count }, (_, i) => ({ ...own[i % own.length], i }));
+  }
+  view.receive({ kind: 'recorded', run: `longer ${count}`, prompt: 'longer', traces });
+}"""
+
+
+def test_a_longer_answer_scrolls_above_the_whole_circuit_and_a_long_one_does_not(visit):
+    page = visit()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    generate(page, BOOK)
+    page.evaluate(LONGER, 34)
+    page.wait_for_selector("#pane-knn .pane-body[data-more]")
+    page.wait_for_timeout(200)
+    last, circuit, dock = page.evaluate(BOXES, ["#pane-knn", ".circuit", ".dock"])
+    assert last["bottom"] < circuit["top"] < circuit["bottom"] < dock["top"]
+    page.click("#pane-knn .token >> nth=0")
+    page.keyboard.press("End")
+    token, pane = page.evaluate(BOXES, [CHOSEN, "#pane-knn"])
+    assert token["bottom"] <= pane["bottom"], "a chosen token is scrolled to"
+    page.evaluate(LONGER, 300)
+    page.wait_for_selector(".panes:not([data-capped])")
+    inner = "document.querySelector('#pane-knn .pane-body')"
+    assert page.evaluate(f"{inner}.scrollHeight <= {inner}.clientHeight + 1"), "it is read whole"

@@ -26,7 +26,7 @@ export class Race {
     this.key = key;
     const most = Math.max(...rivals.map((rival) => rival.p));
     const other = rivals.some(({ p, written }) => written && p < most);
-    setText(this.title, whole === null ? "the strongest candidates" : whole === "auto" ? "whole answer, λ token by token" : other
+    setText(this.title, whole === null ? "the strongest candidates" : whole === "auto" ? "the whole answer, λ auto" : other
       ? "the whole answer; it is written token by token" : "the whole answer");
     this.list.title = rivals.some(({ bound }) => bound) ? BOUND : "";
     for (const [i, { p, written, bound }] of rivals.entries()) {

@@ -8,6 +8,7 @@ import { truthOf } from "../core/truth.js";
 import { drawer } from "../drawer/drawer.js";
 import { Pane, legend } from "./panes.js";
 import { Replay } from "./replay.js";
+import { Room } from "./room.js";
 import { RunHead } from "./runhead.js";
 import { Scrub } from "./scrub.js";
 import { tally } from "./tally.js";
@@ -63,6 +64,7 @@ export class Columns {
     "Tools, times and sizes");
     host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.home, this.live);
+    if (this.prefix === "pane-") new Room(this.columns, this.home);
     this.usual = options.systems;
     this.setSystems(options.systems);
     page.on("lambda", () => this.repaint());
