@@ -16,7 +16,8 @@ from mlpmem.engine.trace import OTHER, PARTS, Candidate, Neighbour, RankedToken,
 from mlpmem.model.tokenizer import PARTED, passage_text
 from mlpmem.retrieval.datastore import Store
 
-TOP = 8  # candidates per source, and neighbours listed
+TOP = 10  # candidates per source
+NEAREST = 8  # neighbours listed
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Position:
     js: float | None
     neighbours: list[Neighbour]
     unshown: dict[int, float]  # kNN mass of the unlisted neighbours, by candidate
+    top: int  # candidates of every source, at least
 
     def step(
         self, pieces: Sequence[str], system: str, weight: float, index: int, token_id: int, **plain
@@ -50,6 +52,7 @@ class Position:
             js=self.js,
             neighbours=self.neighbours,
             unshown=self.unshown,
+            top=self.top,
             **plain,
         )
 
@@ -61,10 +64,11 @@ def positions_of(
     chosen: Sequence[Sequence[int]],
     store: Store | None,
     top: int = TOP,
+    nearest: int = NEAREST,
 ) -> list[Position]:
     """Return one Position per row (R) of sources; chosen[r] are the tokens chosen there.
 
-    A row has the `top` candidates of every source, and `top` neighbours.
+    A row has the `top` candidates of every source, and the `nearest` neighbours.
     """
     best = sources.log_probs.topk(min(top, sources.log_probs.shape[-1]), dim=-1).indices
     best = best.transpose(0, 1).flatten(1).tolist()  # R lists of S * top
@@ -78,13 +82,13 @@ def positions_of(
         js = js_divergence(sources["memory"], sources["knn"]).tolist()
     listed, unshown = [[] for _ in ids], [{} for _ in ids]
     if store is not None:
-        listed, unshown = _neighbours(decoder, sources, store, ids, top)
+        listed, unshown = _neighbours(decoder, sources, store, ids, nearest)
     positions = []
     for r, candidates in enumerate(ids):
         columns = {name: probs[s][r][: len(candidates)] for s, name in enumerate(sources.names)}
         rest = {name: max(0.0, 1.0 - sum(column)) for name, column in columns.items()}
         table = {i: {n: c[j] for n, c in columns.items()} for j, i in enumerate(candidates)}
-        positions.append(Position(table, rest, js[r], listed[r], unshown[r]))
+        positions.append(Position(table, rest, js[r], listed[r], unshown[r], top))
     return positions
 
 

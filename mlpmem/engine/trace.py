@@ -72,11 +72,13 @@ class Step:
     ms: float  # wall time of the step's batch
     unshown: Mapping[int, float] = field(default_factory=dict)  # see OTHER
     lmbda: float | None = None  # this token's, if the trace's is AUTO
+    top: int | None = None  # candidates of every source, at least; None in older recordings
     ranked: Sequence[RankedToken] = ()  # the token, then the mix's likeliest; never saved
 
     def to_dict(self) -> dict:
         """Return the form for the browser, with short keys."""
         own = {} if self.lmbda is None else {"lmbda": _short(self.lmbda)}
+        own |= {} if self.top is None else {"top": self.top}
         return {
             **own,
             "i": self.index,
@@ -121,6 +123,7 @@ class Step:
             ms=row["ms"],
             unshown={i: mass for i, mass in row.get("far", ())},  # absent in older recordings
             lmbda=own,
+            top=row.get("top"),
         )
 
 

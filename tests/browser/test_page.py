@@ -142,6 +142,16 @@ def test_the_drawer_shows_the_traces_numbers(visit):
     assert 1 <= listed <= 10 and "Entropy" in page.inner_text(".hover-card")
     page.mouse.move(2, 2)
     page.wait_for_selector(".hover-card", state="hidden")
+    page.click("#pane-memory .token[data-index='2']")
+    said = page.inner_text("#drawer .choice")
+    assert said.startswith("Entropy ") and "Rank of the written token: decoder" in said
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#drawer .choice") != said
+    page.wait_for_timeout(400)
+    assert page.is_hidden(".hover-card"), "the drawer says it"
+    page.focus("#pane-lm .token[tabindex='0']")
+    page.wait_for_selector(".hover-card:has-text('Likeliest here')")
+    assert page.get_attribute("[aria-describedby=token-card]", "role") == "option"
 
 
 @pytest.mark.slow

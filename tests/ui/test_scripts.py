@@ -124,7 +124,7 @@ def fields(name: str) -> set[str]:
 
 
 def test_the_types_match_a_traces_fields():
-    step = Step(0, 1, "a", {"lm": 1.0}, [], {}, None, [], 1.0, lmbda=0.5)
+    step = Step(0, 1, "a", {"lm": 1.0}, [], {}, None, [], 1.0, lmbda=0.5, top=10)
     assert fields("Step") == set(step.to_dict())
     assert fields("Trace") | fields("Opening") == {"v", "steps", *_PLAIN}
 

@@ -104,6 +104,8 @@ def _step(step: Any, index: int) -> None:
     """Check the integers, texts and probabilities of one token."""
     _check(step.index == index and isinstance(step.token_id, int), "its tokens are out of order")
     _check(len(step.candidates) <= MAX_CANDIDATES, "a token has too many candidates")
+    counted = step.top is None or type(step.top) is int and 0 < step.top <= MAX_CANDIDATES
+    _check(counted, "a number of candidates must be positive")
     _check(len(step.neighbours) <= MAX_NEIGHBOURS, "a token has too many neighbours")
     _check(len(step.unshown) <= MAX_CANDIDATES + 1, "a token has too many unshown neighbours")
     valid_masses = all(type(i) is int and _is_share(p) for i, p in step.unshown.items())

@@ -48,6 +48,7 @@ export interface Step {
   ms: number | null;
   far?: [number, number][]; // absent in older recordings
   lmbda?: number; // this token's own, if the trace's is "auto"
+  top?: number; // candidates of each source that are kept at least; absent in older recordings
 }
 
 export interface Settings {

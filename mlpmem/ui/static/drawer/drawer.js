@@ -7,6 +7,7 @@ import { lambdaAt, mix, otherOf, tokensOf } from "../core/mix.js";
 import { named } from "../core/pieces.js";
 import { inline, kindOf, lambdaOf, nameOf, page, unpack } from "../core/state.js";
 import { Candidates } from "./candidates.js";
+import { choiceText } from "./choice.js";
 import { Evidence } from "./evidence.js";
 import { Place } from "./place.js";
 import { Probe } from "./probe.js";
@@ -22,6 +23,7 @@ export class Drawer {
     this.name = h("h2", { class: "drawer-title", "aria-live": "polite" });
     this.story = h("p", { class: "story" });
     this.formula = h("p", { class: "formula" });
+    this.choice = h("p", { class: "choice" });
     this.candidates = new Candidates((candidate) => {
       if (this.at) this.at.view.tree.branch(this.at.pane, this.at.index, candidate);
     });
@@ -34,7 +36,7 @@ export class Drawer {
       on: { keydown: (event) => this.#pressed(event) } },
     this.#head(), this.story, this.formula,
     h("div", { class: "drawer-grid" }, h("div", { class: "distributions" },
-      h("h3", { class: "unseen" }, "Distributions of the next token"), this.candidates.root, this.probe.root),
+      h("h3", { class: "unseen" }, "Distributions of the next token"), this.candidates.root, this.choice, this.probe.root),
     this.evidence.root));
     page.on("lambda", () => this.repaint());
     document.addEventListener("keydown", (event) => this.#entered(event));
@@ -98,6 +100,8 @@ export class Drawer {
     const { system } = this.at.trace;
     const lambda = lambdaAt(this.at.step, lambdaOf(this.at.trace));
     this.candidates.repaint(system, lambda);
+    const whole = this.at.trace.steps[this.at.index] === this.at.step; // without neighbours, ranks are not known
+    setText(this.choice, whole ? choiceText(this.at.step, this.at.trace, lambda) : "");
     this.probe.repaint(system, lambda);
     const routed = lambdaOf(this.at.trace) === "auto"; // a router's lambda has many digits
     const shown = routed ? lambda.toFixed(2) : lambdaText(lambda);

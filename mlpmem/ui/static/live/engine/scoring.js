@@ -34,7 +34,7 @@ export const inspected = async function* (model, { text, system, lmbda, store, s
       const id = ids[steps.length + 1];
       const ms = (performance.now() - begin) / (steps.length + 1);
       const piece = tokenizer.special.has(id) ? tokenizer.pieces[id] : written.push(tokenizer.bytes[id]);
-      steps.push(stepOf(tableOf(position, [id], store, TOP), tokenizer.pieces, system, lmbda,
+      steps.push(stepOf(tableOf(position, [id], store, TOP, TOP), tokenizer.pieces, system, lmbda,
         { index: steps.length, id, text: piece, ms, routed: false }));
     }
     yield { done: steps.length, total: ids.length - 1 };

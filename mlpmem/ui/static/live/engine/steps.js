@@ -6,7 +6,8 @@
 import { mix } from "../../core/mix.js";
 import { jsDivergence, largest } from "./distributions.js";
 
-const TOP = 8; // candidates per source, and neighbours listed
+const TOP = 10; // candidates per source
+const NEAREST = 8; // neighbours listed
 const OTHER = -1; // key in `far` for all tokens that are not candidates
 
 /** Six significant digits, as in a trace; null for a number that is not finite. @param {number} value */
@@ -17,11 +18,12 @@ const shortened = (probs) => Object.fromEntries(Object.entries(probs).map(([name
 
 /** A position's table: probabilities of the candidates by source, the rest's, and the neighbours.
  * @typedef {{ probs: Map<number, { [source: string]: number }>, rest: { [source: string]: number }, js: number | null,
- *   nn: NeighbourRow[], far: [number, number][] }} Table */
+ *   nn: NeighbourRow[], far: [number, number][], top: number }} Table */
 
 /** The table of a position whose candidates include the chosen tokens.
- * @param {Position} position @param {number[]} chosen @param {Store | null} store @param {number} [top] @returns {Table} */
-export function tableOf({ logs, found }, chosen, store, top = TOP) {
+ * @param {Position} position @param {number[]} chosen @param {Store | null} store @param {number} [top] @param {number} [nearest]
+ * @returns {Table} */
+export function tableOf({ logs, found }, chosen, store, top = TOP, nearest = NEAREST) {
   const ids = new Set(chosen);
   for (const log of Object.values(logs)) {
     for (const id of largest(log, Math.min(top, log.length))) if (log[id] > -Infinity) ids.add(id);
@@ -32,7 +34,7 @@ export function tableOf({ logs, found }, chosen, store, top = TOP) {
   const rest = Object.fromEntries(Object.keys(logs).map((source) =>
     [source, Math.max(0, 1 - sorted.reduce((sum, id) => sum + (probs.get(id)?.[source] ?? 0), 0))]));
   const js = logs.memory && logs.knn ? jsDivergence(logs.memory, logs.knn) : null;
-  return { probs, rest, js, ...(found && store ? neighboursOf(found, store, ids, top) : { nn: [], far: [] }) };
+  return { probs, rest, js, top, ...(found && store ? neighboursOf(found, store, ids, nearest) : { nn: [], far: [] }) };
 }
 
 /** The `top` neighbours by weight, and the mass of the others by candidate.
@@ -67,6 +69,6 @@ export function stepOf(table, pieces, system, weight, { index, id, text, ms, rou
       ...["lm", "memory", "knn"].map((source) => short(p[source] ?? Number.NaN))])),
     rest: shortened({ ...table.rest, fused: fused(table.rest) }),
     js: table.js === null ? null : short(table.js),
-    nn: table.nn, ms: short(ms), far: table.far,
+    nn: table.nn, ms: short(ms), far: table.far, top: table.top,
   };
 }
