@@ -140,6 +140,44 @@ def test_a_conversation_is_shared_whole_and_asked_again_beside_ones_own(visit, s
     assert "#" not in other.url and not other.is_visible(".linked")
 
 
+def test_a_saved_conversation_opens_in_the_chat_of_another_page(visit, tmp_path):
+    page = open_chat(visit())
+    choose(page, "lm", "memory")
+    ask(page, BARE)
+    path = saved(page, "json", tmp_path)
+    record = json.loads(path.read_text("utf-8"))
+    words = page.locator(".answer[data-system=memory] .token").all_inner_texts()
+    record["turns"].append({**record["turns"][0], "question": fake.HOSTILE})
+    record["turns"][1]["traces"] = {"lm": record["turns"][0]["traces"]["lm"]}
+    steps = json.loads(json.dumps(record["turns"][1]["traces"]["lm"]["steps"]))
+    steps[0]["s"] = fake.HOSTILE
+    record["turns"][1]["traces"]["lm"] |= {"steps": steps, "text": fake.HOSTILE}
+    path.write_text(json.dumps(record), "utf-8")
+
+    other = visit()
+    other.click(".share-button")
+    other.set_input_files(".share-panel input[type=file]", path)
+    other.wait_for_selector(".turn >> nth=1")
+    assert other.locator(".said").all_inner_texts() == [BARE, fake.HOSTILE]
+    assert other.inner_text(".share-said") == "Opened, 2 questions."
+    assert other.locator(".answer[data-system=memory] .token").all_inner_texts() == words
+    assert other.locator(".log img").count() == 0 and other.evaluate("window.hacked") is None
+    other.click(".answer[data-system=memory] .token >> nth=0")
+    assert other.is_visible("#drawer .candidate")
+    ask(other, "What is the capital of Peru?")
+    other.reload()
+    open_chat(other)
+    other.wait_for_selector(".turn >> nth=2")
+    bad = tmp_path / "bad.json"
+    record["turns"][0]["traces"]["lm"]["steps"][0]["p"] = 7
+    bad.write_text(json.dumps(record), "utf-8")
+    other.click(".share-button")
+    assert other.inner_text(".share-open") == "Open a saved conversation…"
+    other.set_input_files(".share-panel input[type=file]", bad)
+    other.wait_for_selector(".share-note:has-text('a token has no probability')")
+    assert other.locator(".turn").count() == 3, "nothing else changed"
+
+
 @pytest.mark.slow
 def test_a_link_without_a_model_shows_the_recording_or_waits(visit):
     page = visit("waiting", ready=False, query="q=Who+wrote+The+Salt+Ledger%3F&lambda=7&seed=x")
@@ -209,7 +247,7 @@ def test_the_static_site_plays_from_a_disk(contexts, tmp_path):
         page.click(".play")
         page.wait_for_selector("#pane-memory[data-state=running] .token")
         page.click(".share-button")
-        assert page.locator(".share-open").count() == 0
+        assert page.is_hidden(".share-open"), "no page to open a run with"
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
         page.close()
         assert {urlsplit(url).scheme for url in requests} == {"file"} and errors == []

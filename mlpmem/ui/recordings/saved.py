@@ -41,8 +41,7 @@ def read(text: Any) -> dict:
     row = row if isinstance(row, dict) else {}
     if row.get("kind") == "chat":
         raise MlpMemError(
-            "The file is a saved conversation, which is for programs. To see it here, copy its "
-            "link in the chat with Share."
+            "The file is a saved conversation. Open it with Share, in the chat."
         )
     if row.get("v") != VERSION or not isinstance(row.get("traces"), dict):
         raise MlpMemError(f"The file is not a saved run of version {VERSION}. {AGAIN}")

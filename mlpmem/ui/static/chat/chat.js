@@ -11,6 +11,7 @@ import { Composer } from "./composer.js";
 import { linkedLambda } from "../tools/share.js";
 import { Keep } from "./kept/keep.js";
 import { fragmentOf, recordOf } from "./kept/link.js";
+import { readConversation } from "./kept/opened.js";
 import { Talk, newAnswer, shownOf } from "./kept/talk.js";
 import { Linked } from "./linked.js";
 import { TurnView, noteFallen } from "./question.js";
@@ -48,6 +49,7 @@ class Chat extends Shown {
     this.linked = new Linked(this.#linked.bind(this));
     this.#layOut(texts);
     this.listen();
+    page.openTalk = (file) => this.openFile(file);
     this.#restore();
   }
 
@@ -104,6 +106,26 @@ class Chat extends Shown {
       .filter(({ system }) => system !== "lm");
     return { count: path.length, own: path.some(({ own }) => own), record: () => recordOf(path, page.lambda),
       fragment: fragmentOf(path, linkedLambda(page.lambda, mixed)) };
+  }
+
+  /** Shows a saved conversation at the place of the one on screen, and returns what to say. @param {string} file */
+  openFile(file) {
+    const { turns, lmbda } = readConversation(file);
+    const [first] = this.talk.path();
+    this.closeDrawer();
+    for (const [i, { question, own, traces }] of turns.entries()) {
+      const turn = this.talk.add(question, i ? undefined : first);
+      turn.own = own || "";
+      for (const trace of Object.values(traces)) {
+        const state = trace.finish ? "done" : "stopped";
+        this.talk.answer(turn, { ...newAnswer(trace.system, this.settings.sent), trace, state });
+      }
+      this.keep.save(turn);
+    }
+    page.bar?.set(lmbda);
+    this.render();
+    this.follow(true);
+    return `Opened, ${turns.length === 1 ? "1 question" : `${turns.length} questions`}.${first ? " Your own conversation is the first question's other version." : ""}`;
   }
 
   /** Whether a question can be asked now; says why not. */

@@ -26,6 +26,9 @@ export const page = {
   inspect: null,
   /** Opens a neighbour's document on the Corpus tab, if there is one. @type {Reader | null} */
   read: null,
+  /** Opens a saved conversation in the chat, if there is one, and returns what to say; it may throw an error for a person.
+   * @type {((file: string) => string) | null} */
+  openTalk: null,
   /** @template {keyof Events} N @param {N} name @param {(detail: Events[N]) => void} fn */
   on(name, fn) {
     listeners[name] ||= [];

@@ -1,11 +1,12 @@
 // @ts-check
 /* Share: the run or the conversation on screen as a link, JSON or CSV; opening a saved run. */
 /** @import { About, Conversation, Lambda, Shared, Shown, TokenView } from "../core/types.js" */
-import { h, megabytes, setText } from "../core/dom.js";
+import { h, megabytes, setText, tabNamed } from "../core/dom.js";
 import { SOURCES, candidateOf, lambdaAt, mix } from "../core/mix.js";
 import { page } from "../core/state.js";
 
-const MOST = 6e6; // characters of a file; the server checks them again
+const MOST = 6e6; // bytes of a run's file; the server checks them again
+const MOST_TALK = 21e6; // bytes of a conversation's file, a little more than is saved
 /** [a trace's setting, its name in a link]. @type {[keyof import("../core/types.js").Settings, string][]} */
 const KEYS = [["max_new_tokens", "tokens"], ["temperature", "temperature"], ["top_p", "top_p"],
   ["top_k", "top_k"], ["seed", "seed"], ["min_p", "min_p"], ["repetition_penalty", "penalty"]];
@@ -137,6 +138,22 @@ const talked = ({ count, own, fragment, record }) => {
       : `The whole conversation, ${questions(count)}. It is too long for a link: save it as a file.` };
 };
 
+/** Whether a file's text is a conversation's, to be opened in the chat. @type {(text: string) => boolean} */
+const isTalk = (text) => {
+  try {
+    return JSON.parse(text)?.kind === "chat";
+  } catch {
+    return false;
+  }
+};
+
+/** What opens a saved conversation, once the chat's tab stands; null without a chat. */
+const talkOpener = async () => {
+  tabNamed("Chat")?.click();
+  for (let tries = 0; !page.openTalk && tabNamed("Chat") && tries < 50; tries += 1) await new Promise((done) => { setTimeout(done, 100); });
+  return page.openTalk;
+};
+
 /** The Share button with its panel; open(text) opens a saved run, null if that is not possible. */
 export class Share {
   /** @param {((text: string) => void) | null} open */
@@ -149,17 +166,18 @@ export class Share {
     this.box = h("input", { class: "share-link", readonly: true, hidden: true,
       "aria-label": "Link to this run", on: { focus: () => this.box.select() } });
     this.picker = h("input", { type: "file", accept: ".json,application/json", hidden: true,
-      "aria-label": "Saved run", on: { change: () => this.#picked(open) } });
+      "aria-label": "Saved run or conversation", on: { change: () => this.#picked() } });
     this.copying = this.#item("Copy link", "share-copy", () => this.#copy());
     this.needing = [
       this.copying,
       this.#item("Save as JSON", "share-json", () => this.#save("json")),
       this.#item("Save as CSV", "share-csv", () => this.#save("csv")),
     ];
+    this.opening = this.#item("", "share-open", () => this.picker.click());
     this.panel = h("div", { class: "share-panel", id: "share-panel", role: "group",
       "aria-label": "Save and share", hidden: true }, this.needing, this.box,
-    open ? [h("hr"), this.#item("Open a saved run…", "share-open", () => this.picker.click()),
-      this.picker] : [], this.note);
+    h("hr"), this.opening, this.picker, this.note);
+    this.open = open;
     this.button = h("button", { type: "button", class: "tool-button share-button",
       "aria-expanded": "false", "aria-controls": "share-panel",
       on: { click: () => this.toggle(this.panel.hidden !== false) } }, "Share");
@@ -184,6 +202,8 @@ export class Share {
       this.on = [view, view?.run];
       for (const item of this.needing) item.disabled = !offer;
       this.copying.disabled = !offer?.link;
+      this.opening.hidden = !this.open && !isChat(view);
+      setText(this.opening, isChat(view) ? "Open a saved conversation…" : "Open a saved run…");
       setText(this.note, offer ? offer.about : isChat(view) ? "Only a conversation whose answers are written can be shared."
         : "Only a finished run can be shared.");
       this.box.hidden = true;
@@ -246,20 +266,34 @@ export class Share {
     this.#done(left ? `Saved without the ${left === 1 ? "oldest turn" : `${left} oldest turns`}, which would make the file too large.` : "Saved.");
   }
 
-  /** @param {((text: string) => void) | null} open */
-  async #picked(open) {
+  async #picked() {
     const file = this.picker.files?.[0];
     this.picker.value = "";
-    if (!file || !open) return;
+    if (!file) return;
     if (page.runningView()) {
       setText(this.note, "A run is in progress. Stop it first.");
       return;
     }
-    if (file.size > MOST) {
-      setText(this.note, `The file must have at most 6 MB; it has ${megabytes(file.size)}.`);
-      return;
+    const isLarge = file.size > MOST; // for a run, but perhaps not for a conversation
+    const text = file.size > MOST_TALK ? "" : await file.text();
+    if (text && isTalk(text)) {
+      await this.#opened(text);
+    } else if (isLarge) {
+      setText(this.note, `The file must have at most 6 MB, a conversation's 21 MB; it has ${megabytes(file.size)}.`);
+    } else if (this.open) {
+      this.open(text);
+      this.#done("");
+    } else setText(this.note, "The file is not a saved conversation. Only those can be opened here.");
+  }
+
+  /** Opens a saved conversation in the chat. @param {string} text */
+  async #opened(text) {
+    const open = await talkOpener();
+    try {
+      this.#done(open ? open(text) : "This page has no chat to open the conversation in.");
+    } catch (error) {
+      this.toggle(true);
+      setText(this.note, error instanceof Error ? error.message : "");
     }
-    open(await file.text());
-    this.#done("");
   }
 }
