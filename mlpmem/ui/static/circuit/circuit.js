@@ -193,6 +193,7 @@ class Circuit {
     };
     this.word.replaceChildren(...spelt(steps[flow.index].id, flow.text));
     for (const { source, says } of flow.pipes) this.#say(this.sources[source], source, says, spelt);
+    this.cards.parentElement?.toggleAttribute("data-bare", !flow.cards.length);
     this.cards.replaceChildren(...flow.cards.map((card, i) => h("li", { class: "circuit-card", style: { "--i": i },
       title: `${card.title}: …${card.left}${card.target}${card.right}…` },
     h("span", { dir: "auto" }, h("span", null, card.left.slice(-BEFORE)), " ", h("mark", null, word(card.target)), h("span", null, /^\S*/.exec(card.right)?.[0] ?? "")),

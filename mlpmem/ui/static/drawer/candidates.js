@@ -8,6 +8,8 @@ const COLUMNS = ["lm", "memory", "knn", "fused"];
 /** @type {{ [column: string]: string }} */
 const HEADS = { lm: "decoder", memory: "memory", knn: "datastore", fused: "mix" };
 
+const REST = 120; // milliseconds without a change of lambda until the rows are sorted again
+
 /** What hides a column where its source is not there. @type {(column: string) => object} */
 const needs = (column) => (["memory", "knn"].includes(column) ? { "data-needs": column } : {});
 
@@ -33,6 +35,7 @@ export class Candidates {
   constructor(branch) {
     this.branch = branch;
     this.by = "fused"; // the column that sorts the rows
+    this.later = 0; // the timer of the next sorting
     /** @type {CandidateRow[]} */
     this.rows = [];
     /** @type {Row} */
@@ -71,8 +74,9 @@ export class Candidates {
     put(this.rest.cells.knn, step.rest.knn);
   }
 
-  /** Mixes the last column again; no other depends on lambda. @param {string} system @param {number} lambda */
-  repaint(system, lambda) {
+  /** Mixes the last column again; no other depends on lambda. While lambda moves, the rows keep their places.
+   * @param {string} system @param {number} lambda @param {boolean} [moves] */
+  repaint(system, lambda, moves = false) {
     for (const row of this.rows) row.fused = mix(row.p, system, lambda);
     const top = Math.max(...this.rows.map((row) => row.fused));
     for (const row of this.rows) {
@@ -81,7 +85,9 @@ export class Candidates {
       row.root.toggleAttribute("data-top", row.fused === top);
     }
     put(this.rest.cells.fused, mix(this.rest.p, system, lambda));
-    this.sort(this.by);
+    window.clearTimeout(this.later);
+    if (moves) this.later = window.setTimeout(() => this.sort(this.by), REST);
+    else this.sort(this.by);
   }
 
   /** Puts the likeliest candidate by a column first. @param {string} column */
@@ -97,7 +103,9 @@ export class Candidates {
     if (sorted.every((row, i) => this.body.children[i] === row.root)) return;
     const focused = document.activeElement;
     this.rows = sorted;
-    this.body.replaceChildren(...sorted.map((row) => row.root), this.rest.root);
+    for (const [i, { root }] of sorted.entries()) { // few rows change their place while lambda moves
+      if (this.body.children[i] !== root) this.body.insertBefore(root, this.body.children[i]);
+    }
     if (focused instanceof HTMLElement && this.body.contains(focused)) focused.focus({ preventScroll: true });
     this.#oneStop(this.#branches()[0]);
   }

@@ -38,7 +38,7 @@ export class Drawer {
     h("div", { class: "drawer-grid" }, h("div", { class: "distributions" },
       h("h3", { class: "unseen" }, "Distributions of the next token"), this.candidates.root, this.choice, this.probe.root),
     this.evidence.root));
-    page.on("lambda", () => this.repaint());
+    page.on("lambda", () => this.repaint(true));
     document.addEventListener("keydown", (event) => this.#entered(event));
     this.place = new Place(this.root);
     page.on("cite", (view) => this.#cited(view));
@@ -94,12 +94,12 @@ export class Drawer {
     this.place.fit();
   }
 
-  /** Mixes the fused column again for the page's lambda; no other column depends on it. */
-  repaint() {
+  /** Mixes the fused column again for the page's lambda; no other column depends on it. @param {boolean} [moves] */
+  repaint(moves = false) {
     if (!this.at) return;
     const { system } = this.at.trace;
     const lambda = lambdaAt(this.at.step, lambdaOf(this.at.trace));
-    this.candidates.repaint(system, lambda);
+    this.candidates.repaint(system, lambda, moves);
     const whole = this.at.trace.steps[this.at.index] === this.at.step; // without neighbours, ranks are not known
     setText(this.choice, whole ? choiceText(this.at.step, this.at.trace, lambda) : "");
     this.probe.repaint(system, lambda);

@@ -65,6 +65,7 @@ export class Columns {
     host.replaceChildren(this.alert, this.head.root, this.columns, details, key, this.tree.root,
       this.slot, this.home, this.live);
     if (this.prefix === "pane-") new Room(this.columns, this.home);
+    host.closest(".block")?.classList.add("holds-view");
     this.usual = options.systems;
     this.setSystems(options.systems);
     page.on("lambda", () => this.repaint());

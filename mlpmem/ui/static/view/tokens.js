@@ -10,6 +10,14 @@ import { inline, nameOf } from "../core/state.js";
 const STRONG = 4; // nats of credit with full colour: a factor of 55
 const WEAK = 0.15; // nats of credit below which a token is not coloured
 
+const MANY = 90; // tokens of a column that are always painted at once
+const MARGIN = 240; // pixels around the window within which tokens are painted at once
+const LATER = 90; // milliseconds without a change of lambda until the others are painted
+
+/** Counts what may move tokens into the window. */
+let moves = 0;
+for (const name of ["scroll", "resize"]) window.addEventListener(name, () => { moves += 1; }, { passive: true, capture: true });
+
 const BARE = /^[\s\uFFFD]*$/; // a token without a visible character
 
 export class TokenStrip {
@@ -25,6 +33,10 @@ export class TokenStrip {
     /** The node that shows a part's whole character. @type {WeakMap<HTMLElement, HTMLElement>} */
     this.whole = new WeakMap();
     this.selected = -1;
+    /** The first token in or near the window, and the one after the last. @type {[number, number]} */
+    this.near = [0, 0];
+    this.known = ""; // the key of what `near` was found for
+    this.later = 0; // the timer of the others' painting
     this.root = h("div", {
       class: "strip", role: "listbox", dir: "auto", "data-system": system,
       "aria-label": `Tokens, ${inline(system)}`,
@@ -107,17 +119,48 @@ export class TokenStrip {
     const flips = flipsOf(trace, trace.fixed ? trace.lmbda : lambda); // a scrubbed text says what it was written at
     const first = flips.findIndex((flip) => flip !== null);
     const given = givenOf(trace);
-    for (let i = 0; i < this.nodes.length && i < trace.steps.length; i += 1) {
-      const step = trace.steps[i];
-      const credit = creditOf(step, trace.system, lambda);
-      const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
-      const marks = (i === given - 1 ? "given " : i === different ? "differs " : "") +
-        (flips[i] ? "flips " : "") + (trace.changed?.has(i) ? "changed " : "") +
-        (first >= 0 && i > first && !isScored(trace) ? "stale" : "");
-      this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
+    /** @type {(from: number, to: number) => void} */
+    const paint = (from, to) => {
+      for (let i = from; i < to && i < this.nodes.length && i < trace.steps.length; i += 1) {
+        const step = trace.steps[i];
+        const credit = creditOf(step, trace.system, lambda);
+        const move = Math.abs(credit) < WEAK ? "same" : credit > 0 ? "up" : "down";
+        const marks = (i === given - 1 ? "given " : i === different ? "differs " : "") +
+          (flips[i] ? "flips " : "") + (trace.changed?.has(i) ? "changed " : "") +
+          (first >= 0 && i > first && !isScored(trace) ? "stale" : "");
+        this.#paint(this.nodes[i], step, trace, lambda, move, credit, marks.trim());
+      }
+    };
+    const [from, to] = this.#window();
+    paint(from, to);
+    window.clearTimeout(this.later);
+    if (from > 0 || to < this.nodes.length) {
+      this.later = window.setTimeout(() => { paint(0, from); paint(to, this.nodes.length); }, LATER);
     }
     const row = flips[first];
     return row ? { index: first, row } : null;
+  }
+
+  /** The range of tokens that are painted at once: all of a short text, else those near the window, which only a long text's
+   * layout is asked for, and only after something moved. @returns {[number, number]} */
+  #window() {
+    const count = this.nodes.length;
+    if (count <= MANY) return [0, count];
+    const key = `${moves} ${count} ${this.root.isConnected}`;
+    if (key === this.known) return this.near;
+    this.known = key;
+    /** The number of first tokens before a height. @type {(edge: "top" | "bottom", height: number) => number} */
+    const before = (edge, height) => {
+      let [low, high] = [0, count];
+      while (low < high) {
+        const middle = (low + high) >> 1;
+        if (this.nodes[middle].getBoundingClientRect()[edge] < height) low = middle + 1;
+        else high = middle;
+      }
+      return low;
+    };
+    this.near = this.root.getClientRects().length ? [before("bottom", -MARGIN), before("top", window.innerHeight + MARGIN)] : [0, 0];
+    return this.near;
   }
 
   /** @param {HTMLElement} node @param {Step} step @param {Shown} trace @param {Lambda} lambda
