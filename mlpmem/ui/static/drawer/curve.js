@@ -44,6 +44,7 @@ export class Curve {
   draw(steps, truth, whose) {
     const drawn = `${steps.length} ${truth?.tokens.length} ${truth?.answer} ${whose}`;
     if (this.steps === steps && this.drawn === drawn && this.truth?.tokens[0] === truth?.tokens[0]) return;
+    this.root.toggleAttribute("data-empty", !steps.length && !truth);
     this.steps = steps;
     this.drawn = drawn;
     this.truth = truth;

@@ -29,6 +29,7 @@ export class Desk {
     this.status = new Slot();
     /** @type {Door | null} */
     this.door = null;
+    page.local = true;
     this.#tell("replay", "recorded runs, without a server");
   }
 
@@ -62,7 +63,6 @@ export class Desk {
     if (!live) return;
     const all = this.#size;
     document.body.toggleAttribute("data-live", true);
-    page.local = true;
     this.#tell("loading", `loading the model: 0 of ${megabytes(all)}`, { share: 0 });
     this.door = new Door(live, {
       files: (loaded, total) => this.#tell("loading", loaded < total

@@ -8,10 +8,12 @@ import { TokenView } from "../view/view.js";
 
 const SHOWN = 6; // rows of a list
 const BEFORE = 8; // characters shown before a token
-/** What the tab does, as the children of a sentence. */
+/** What the tab does, as the children of a sentence. Without a server, a datastore is of the visitor's own text only. */
 const about = () => ["Inspect scores every token of a text: its probability under the decoder",
-  h("span", { "data-needs": "memory" }, ", the memory"), h("span", { "data-needs": "knn" }, ", the datastore"),
-  ", and each one's share of the mix", h("span", { "data-needs": "knn" }, "; and the datastore's documents"), "."];
+  h("span", { "data-needs": "memory" }, page.local ? " and the memory" : ", the memory"),
+  page.local ? "" : h("span", { "data-needs": "knn" }, ", the datastore"),
+  ", and each one's share of the mix", page.local ? "" : h("span", { "data-needs": "knn" }, "; and the datastore's documents"), ".",
+  page.local ? " With a text of your own, also its datastore and documents." : ""];
 const LEAST = 0.05; // nats of credit below which a token is neither gain nor loss
 const ROWS = ["lm", "memory", "knn", "fused"];
 /** @type {{ [source: string]: string }} */
