@@ -235,9 +235,7 @@ def _run(
         tokens = ids[at.start + 1 : at.stop + 1]
         read = prefixes(ids, at.start + 1, len(tokens))
         sources = model.sources(*output.states((0, at)), store, read=read)
-        rows = positions_of(
-            model.decoder, sources, [[token] for token in tokens], store, TOP, TOP
-        )
+        rows = positions_of(model.decoder, sources, [[token] for token in tokens], store, TOP, TOP)
         auto = lmbda == AUTO
         weights = [] if auto else [float(lmbda)] * len(tokens)
         if auto:

@@ -2,8 +2,8 @@
 
 Every animation frame moves the slider by a hundredth, for 120 frames. It prints the times between
 frames, the page's work in a frame by the clock (scripts, styles, layout), and the main thread's
-processor time of a whole frame, which a busy machine changes little. Two and three columns, with the
-processor as it is and four times slower. 60 frames per second are 16.7 ms.
+processor time of a whole frame, which a busy machine changes little. It does so for two and three
+columns, with the processor as it is and four times slower. 60 frames per second are 16.7 ms.
 """
 
 import argparse

@@ -294,8 +294,12 @@ def test_a_phone_has_no_overflow(opened):
     page.fill("#prompt textarea", "The hills in")
     page.click("#generate")
     settle(page)
+    tops = "['#compare-view', '#recordings'].map((n) => document.querySelector(n).offsetTop)"
+    assert page.evaluate(f"{tops}[0] < {tops}[1]"), "the answers come first"
     for tab in ("Inspect", "Chat", "Your text", "Compare"):
         page.click(f"[role=tab]:has-text('{tab}')")
+        if tab == "Inspect":
+            assert "With a text of your own" in page.inner_text(".inspect-empty")
         assert page.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 

@@ -90,8 +90,9 @@ def test_an_answer_that_another_begins_with_counts_its_end():
 def test_a_routers_lambdas_give_the_written_answer_and_bound_the_others():
     texts = [trace_of("memory", lmbda) for lmbda in (0.0, 0.6)]
     lambdas = [0.9, 0.2, 0.7, 0.5, 0.3]
-    routed = {**texts[1], "lmbda": "auto", "steps": [
-        {**step, "lmbda": lmbda} for step, lmbda in zip(texts[1]["steps"], lambdas, strict=True)]}  # fmt: skip
+    pairs = zip(texts[1]["steps"], lambdas, strict=True)
+    steps = [{**step, "lmbda": lmbda} for step, lmbda in pairs]
+    routed = {**texts[1], "lmbda": "auto", "steps": steps}
     (rivals,) = node({"answers": [texts, routed, "auto"]})
     product = 1.0
     for step in routed["steps"][:-1]:

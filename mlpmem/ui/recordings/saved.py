@@ -40,9 +40,7 @@ def read(text: Any) -> dict:
         raise MlpMemError(f"The file is not JSON ({error}). {AGAIN}") from error
     row = row if isinstance(row, dict) else {}
     if row.get("kind") == "chat":
-        raise MlpMemError(
-            "The file is a saved conversation. Open it with Share, in the chat."
-        )
+        raise MlpMemError("The file is a saved conversation. Open it with Share, in the chat.")
     if row.get("v") != VERSION or not isinstance(row.get("traces"), dict):
         raise MlpMemError(f"The file is not a saved run of version {VERSION}. {AGAIN}")
     lmbda = row.get("lmbda")
