@@ -96,7 +96,7 @@ class FusedModel:
 
         memory.bind(self.decoder)  # a tied head is packed already
         if bits or memory.recall() is None or not self.decoder.is_plain():
-            pack(memory, bits)
+            pack(memory, bits, self.decoder.can_compile)
 
     @property
     def systems(self) -> list[str]:

@@ -165,7 +165,6 @@ def settle(model: nn.Module, rows: int = 32) -> None:
     layers = [
         m for m in model.modules() if isinstance(m, FewRows) and m.packed and m.weight is not None
     ]
-    layers = [layer for layer in layers if isinstance(layer.small, Lanes)]
     packed = small = math.inf
     for _ in range(3 if layers else 0):  # in turns: OpenMP's threads spin after a packed product
         packed = min(packed, _seconds(layers, rows, PackedLinear.forward))

@@ -1,7 +1,8 @@
 """Linear layers packed for a CPU, so that decoding runs at memory bandwidth.
 
-Weights keep their dtype in oneDNN's layout, or become 8 bits with one scale per output. Inputs of
-8-bit weights are rounded to 7 bits on the fly, so rows of a batch differ slightly from single rows.
+Weights keep their dtype in oneDNN's layout, or become 8 or 4 bits. Where code is compiled for the
+layers, only weights are rounded (few_rows.py). Elsewhere inputs of 8-bit weights are rounded to 7
+bits on the fly, all rows by one scale: a batch differs from single rows, by much for some decoders.
 The operators are private to torch, so each layer is checked against a plain product and stays plain
 if they are missing or wrong. Packed layers are saved as usual; they cannot be moved or converted.
 """
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.few_rows import FewRows, Lanes, rounded
+from mlpmem.fast.few_rows import FewRows, rounded
 from mlpmem.fast.packed import PackedLinear
 
 # largest relative error of a packed product against the plain one in float32
@@ -66,11 +67,12 @@ class Int8Linear(PackedLinear):
         return rounded.dequantize().to(self.weight.dtype)
 
 
-def pack(module: nn.Module, bits: int = 0) -> int:
+def pack(module: nn.Module, bits: int = 0, compiled: bool = False) -> int:
     """Pack every linear layer of module on a CPU; return how many were packed.
 
-    bits is 8 or 4 for rounded weights, else 0. A tied head gets a packed copy; the embedding keeps
-    its table. GPT-2's GELU, six operators in transformers, becomes one equivalent operator.
+    bits is 8 or 4 for rounded weights, else 0. If code is compiled for these layers, 8 bits round
+    the weights only; otherwise their inputs too. A tied head gets a packed copy; the embedding
+    keeps its table. GPT-2's GELU, six operators in transformers, becomes one equivalent operator.
     """
     from transformers.activations import NewGELUActivation
     from transformers.pytorch_utils import Conv1D as TheirConv1D
@@ -80,9 +82,9 @@ def pack(module: nn.Module, bits: int = 0) -> int:
     for parent in list(module.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear | Conv1D | TheirConv1D):
-                new = _packed(layer, bits == 8)
-                if new is not None and bits == 4:
-                    new = _few_rows(layer, new, name, tables)
+                new = _packed(layer, bits == 8 and not compiled)
+                if new is not None and (bits == 4 or bits == 8 and compiled):
+                    new = _few_rows(layer, new, bits == 8 or name in HEADS, tables)
                 if new is not None:
                     new._forward_pre_hooks.update(layer._forward_pre_hooks)  # OPT's FFN is a layer
                     setattr(parent, name, new)
@@ -98,17 +100,17 @@ HEADS = ("lm_head", "embed_out")  # with bits 4, a head gets 8: it decides the a
 @torch.inference_mode(False)
 @torch.no_grad()
 def _few_rows(
-    layer: nn.Module, packed: PackedLinear | None, name: str, tables: set[int]
+    layer: nn.Module, packed: PackedLinear | None, eight: bool, tables: set[int]
 ) -> PackedLinear | None:
-    """Return a layer in its packed and its small form.
+    """Return a layer in its packed and its small form, of 8 bits or 4.
 
     tables holds the addresses of embedding tables.
     """
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
-    small = rounded(weight, getattr(layer, "blocks", None), name in HEADS)
+    small = rounded(weight, getattr(layer, "blocks", None), eight)
     if weight.data_ptr() in tables:
         return FewRows(layer, None, small)
-    if isinstance(small, Lanes) and not hasattr(layer, "blocks"):  # both forms hold equal numbers
+    if not hasattr(layer, "blocks"):  # both forms hold equal numbers
         plain = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
         plain.weight = nn.Parameter(small.dense().to(weight.dtype), requires_grad=False)
         plain.bias = layer.bias

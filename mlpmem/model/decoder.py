@@ -155,20 +155,24 @@ class Decoder:
         before = self._probe() if bits else None
         if bits or not self.is_plain():
             self.fast_pass = None  # it refers to the layers that are replaced
-            pack(self.model, bits)
+            pack(self.model, bits, self.can_compile)
         attention.use(self.model)
         self.use_fast_pass()
         if before is not None:
             with small_forms(self.model):
                 after = self._probe()
             self.kl = float((before.exp() * (before - after)).sum(-1).mean())
-        if bits == 4 and isinstance(self.fast_pass, LlamaPass):
+        if bits and isinstance(self.fast_pass, LlamaPass):
             self.fast_pass.compile_if_cached()  # frees a form that the first answer would use
 
     def is_plain(self) -> bool:
         """Return whether compiled code reads these weights, so that they need not be packed."""
-        passes = isinstance(self._find_pass(), LlamaPass) and compiles()
-        return passes and self.model.dtype == torch.float32
+        return self.can_compile and self.model.dtype == torch.float32
+
+    @property
+    def can_compile(self) -> bool:
+        """Return whether code can be compiled for this family on this machine."""
+        return isinstance(self._find_pass(), LlamaPass) and compiles()
 
     @property
     def is_compiled(self) -> bool:

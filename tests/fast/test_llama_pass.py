@@ -181,18 +181,21 @@ def test_concurrent_threads_compile_a_model_once():
 
 
 @tiny.needs_ops
-@pytest.mark.parametrize(("bits", "most"), [(0, 2e-3), (8, 2e-2), (4, 0.25)])
+@pytest.mark.parametrize(
+    ("bits", "most", "compiled"),
+    [(0, 2e-3, False), (8, 2e-2, False), (8, 4e-3, True), (4, 0.25, True)],
+)
 @pytest.mark.parametrize("form", ["operators", "step"])
-def test_rounded_weights_change_the_answers_by_a_bounded_kl(bits, most, form):
+def test_rounded_weights_change_the_answers_by_a_bounded_kl(bits, most, compiled, form):
     shape = {"hidden_size": 64, "intermediate_size": 96}
     exact, rounded = tiny.decoder("llama", **shape), tiny.decoder("llama", **shape)
     rounded.model.to(torch.bfloat16)
-    pack(rounded.model, bits)
+    pack(rounded.model, bits, compiled)
     found = pass_of(rounded)
     if form == "step":
         pytest.importorskip("numba")
         found.compile()
-        assert (found.step is not None) == (bits == 4)
+        assert (found.step is not None) == compiled, "inputs are rounded by torch's operators only"
     rounded.fast_pass = found
     outputs = []
     for decoder in (exact, rounded):
