@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from mlpmem.engine.general import ASKED, GENERAL
 from mlpmem.errors import MlpMemError
 from mlpmem.loading.decoder_file import DecoderFile
 from mlpmem.loading.manifest import asks_chats, asks_questions, checked_manifest
@@ -49,7 +50,7 @@ def write(bundle: Path, folder: Path) -> dict[str, Any] | None:
         "chat": turns is not None or not chats,
         "turns": turns,
         "chats": turns is not None and asks_chats(manifest),
-        "texts": not _json(bundle, manifest, "memory/config.json").get("context"),
+        "texts": {"general": GENERAL, "asked": ASKED},
         "asked": sum(file["bytes"] for file in files.values()) > ASKED_BYTES,
         "eos": ends,
     }

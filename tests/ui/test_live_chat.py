@@ -57,7 +57,7 @@ def asked(model, question: str, tokens: int = 12) -> list[int]:
 
 def test_the_listing_is_of_a_chat_model(site):
     model, listing, folder = site
-    assert listing["chat"] and listing["chats"] and not listing["asked"] and not listing["texts"]
+    assert listing["chat"] and listing["chats"] and not listing["asked"]
     assert listing["title"] == "tiny" and listing["eos"] == sorted(model.decoder.eos_ids)
     blocks = listing["files"]["decoder/blocks.gguf"]
     assert blocks["sha256"] == model.decoder.gguf_sha256, "the very file that people have"

@@ -33,7 +33,6 @@ const site = (values) => {
   mountGame(at("game"), { value: values.rounds });
   if (values.live) {
     if (!values.live.chat) at("chat").closest("section")?.remove();
-    if (!values.live.texts) at("own-view").closest("section")?.remove();
     mountTabs(at("tabs"));
     mountTitles(at("tabs"), { value: packed(values.titles) });
     mountInspectTab(desk);
@@ -41,7 +40,7 @@ const site = (values) => {
       mountChatTab(desk);
       openLinked();
     }
-    if (values.live.texts) mountOwnTab(desk, () => desk.offer());
+    mountOwnTab(desk, () => desk.offer());
     desk.open();
   }
   let live = false;

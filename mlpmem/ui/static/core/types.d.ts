@@ -132,7 +132,7 @@ export type OwnText =
   | { kind: "message"; text: string }
   | { kind: "begin"; run: string; title: string }
   | { kind: "reading"; run: string; name: string; index: number; count: number }
-  | { kind: "progress"; run: string; done: number; total: number }
+  | { kind: "progress"; run: string; done: number; total: number; fitting?: boolean }
   | { kind: "ready"; run: string; title: string; documents: number; tokens: number; bytes: number; seconds: number; note?: string; failed?: string[] }
   | { kind: "gone"; stopped?: string };
 /** A recorded question of the game, with the answers at every lambda. */

@@ -10,7 +10,7 @@ import { chatValues } from "./chat.js";
 import { Run } from "./engine/generation.js";
 import { asked, checkedOptions, checkedText } from "./engine/prompts.js";
 import { inspected, probed } from "./engine/scoring.js";
-import { Store } from "./engine/store.js";
+import { Store } from "./own/store.js";
 
 const PERIOD = 60; // milliseconds between deltas
 const LAMBDAS = Array.from({ length: 11 }, (_, i) => i / 10);
@@ -67,7 +67,7 @@ export class Answers {
     const { prompt, ids } = asked(this.model, text, options, plan.chat);
     for (const system of plan.systems) this.check(system, store);
     must(plan.forced.length <= options.max_new_tokens, "This column does not support that. Generate again and retry.");
-    const systems = plan.systems.map((system) => /** @type {[string, string, Lambda]} */ ([system, system, this.model.lambda(system, plan.lmbda)]));
+    const systems = plan.systems.map((system) => /** @type {[string, string, Lambda]} */ ([system, system, this.model.lambda(system, plan.lmbda, store)]));
     const job = new Run(this.model, { prompt, ids, systems, options, forced: plan.forced, store, stopped });
     yield* this.#written(plan.run, text, job, stopped);
   }
@@ -104,7 +104,7 @@ export class Answers {
     const call = { ...asked(this.model, prompt, options, chat), options, forced, store, stopped };
     yield { kind: "scrub", run, tokens: 0 };
     let begin = performance.now();
-    const single = new Run(this.model, { ...call, systems: [[system, system, this.model.lambda(system, lmbda)]] });
+    const single = new Run(this.model, { ...call, systems: [[system, system, this.model.lambda(system, lmbda, store)]] });
     for await (const _ of single.steps()) if (stopped()) return;
     const alone = performance.now() - begin;
     begin = performance.now();
@@ -150,12 +150,12 @@ export class Answers {
     await breathe();
     const store = new Store(this.model, title);
     let last = 0;
-    for await (const { done, total } of store.build(text)) {
+    for await (const progress of store.build(text)) {
       await breathe();
       if (stopped()) return;
       if (performance.now() - last < PERIOD) continue;
       last = performance.now();
-      yield { kind: "progress", run, done, total };
+      yield { kind: "progress", run, ...progress };
     }
     this.store = store;
     yield { kind: "ready", run, title, documents: 1, tokens: store.tokens, bytes: store.bytes, seconds: 0, note: store.note };

@@ -55,7 +55,7 @@ export const chatValues = async function* (answers, plan, stopped) {
 };
 
 /** @param {Model} model @param {PlanOf<"chat">} plan @param {Asked} column @param {string} question
- * @param {import("./engine/store.js").Store | null} store @param {() => boolean} stopped @returns {{ run: Run, begun: Begun }} */
+ * @param {import("./own/store.js").Store | null} store @param {() => boolean} stopped @returns {{ run: Run, begun: Begun }} */
 function runOf(model, { settings, typed, lmbda }, { system, before, forced, kept }, question, store, stopped) {
   const longest = settings.longest ?? LONGEST;
   must(Number.isInteger(longest) && longest >= 1 && longest <= MOST, `longest answer must be a whole number between 1 and ${MOST}; got ${longest}. Correct it.`);
@@ -71,7 +71,7 @@ function runOf(model, { settings, typed, lmbda }, { system, before, forced, kept
   options.max_new_tokens = Math.max(1, Math.min(wanted, positions - ids.length));
   fitting(model, ids, options.max_new_tokens);
   /** @type {Lambda} */
-  const own = model.lambda(system, lmbda);
+  const own = model.lambda(system, lmbda, store);
   const run = new Run(model, { prompt: model.live.turns ? model.tokenizer.spelled(ids) : question, ids, systems: [[system, system, own]], options, forced, store, stopped });
   return { run, begun: { system, lmbda: own, settings: forced.length ? { forced } : {}, kept, read: ids.length, room: positions, dropped } };
 }

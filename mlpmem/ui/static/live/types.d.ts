@@ -18,10 +18,13 @@ export interface Live {
   chat: boolean; // it can chat: it has no chat template, or one that `turns` gives
   turns: Turns | null;
   chats: boolean; // prompts are asked as chats, as the memory's questions were
-  texts: boolean; // a text of the visitor's own can be keyed and searched here
+  texts: Texts; // what the gate of a visitor's own text is fitted to
   asked: boolean; // it is large, so it is loaded only when a visitor asks for it
   eos: number[];
 }
+
+/** Requests of no text in particular with their answers, and questions about some words of a sentence, {}. */
+export interface Texts { general: [string, string][]; asked: string[] }
 
 /** The texts of a chat template around its turns, as mlpmem/space/turns.py finds them; `end` comes before the answer to be
  * written, and `system` holds what stands around a system message. */
@@ -64,7 +67,9 @@ export interface Position {
   found: Found | null;
   state: Float32Array;
 }
-export interface Found { entries: number[]; distances: Float32Array; weights: number[]; values: number[] }
+/** What a search found; `near` is what a gate reads of it: the greatest share of a sentence, tokens that the best entry follows,
+ * and the nearest state's distance relative to what is usual between sentences. */
+export interface Found { entries: number[]; distances: Float32Array; weights: number[]; values: number[]; near: number[] }
 
 /** One system at one lambda in one run, with what it has written so far. */
 export interface Writer {

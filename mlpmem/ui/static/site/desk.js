@@ -76,7 +76,7 @@ export class Desk {
   #ready({ auto, kept, seconds, chat }) {
     document.body.dataset.seconds = seconds.toFixed(3);
     const line = kept ? "answers in your browser" : "answers in your browser; it could not store the model for your next visit";
-    this.#tell("ready", line, { ready: true, auto, routed: this.values.live?.settings.auto && auto.length > 0, chat });
+    this.#tell("ready", line, { ready: true, auto, routed: this.values.live?.settings.auto && auto.length > 0, gated: true, chat });
     this.offer();
   }
 
@@ -109,7 +109,7 @@ export class Desk {
     const small = this.#bytes("memory_bytes");
     return `The datastore${bytes ? ` (${megabytes(bytes)})` : ""} stays out of your browser; this column shows recorded runs, such as the ` +
       `examples. The memory${small ? ` needs ${megabytes(small)} and` : ""} answers anything.` +
-      (this.values.live?.texts ? " Paste a text of your own to search that here." : "");
+      " Paste a text of your own to search that here.";
   }
 
   /** @param {string} part */

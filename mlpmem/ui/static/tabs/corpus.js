@@ -120,7 +120,7 @@ class Own {
       setText(this.line, `Reading ${value.index} of ${value.count}: ${quote(value.name)} …`);
     } else if (value.kind === "progress") {
       this.bar.style.width = `${(100 * value.done) / Math.max(1, value.total)}%`;
-      setText(this.line, `Computing keys: ${value.done.toLocaleString("en")} of ` +
+      setText(this.line, `${value.fitting ? "Fitting the gate" : "Computing keys"}: ${value.done.toLocaleString("en")} of ` +
         `${value.total.toLocaleString("en")} tokens …`);
     } else if (value.kind === "ready") this.#ready(value);
     else if (value.kind === "gone") {

@@ -1,5 +1,6 @@
 // @ts-check
 /* The maths of the sources and their mix, as mlpmem/engine/distributions.py has it. Log-probs are in nats, V per row. */
+import { Twister } from "./twister.js";
 
 /** Turns logits into the log-probs of them divided by a temperature, in place. @param {Float32Array} logits (V,) @param {number} [temperature] */
 export function logSoftmax(logits, temperature = 1) {
@@ -134,39 +135,16 @@ export function penalised(logProbs, seen, penalty) {
   return out;
 }
 
-/** torch's random numbers of a seed: a Mersenne twister (Matsumoto and Nishimura 1998), two draws per number in [0, 1). */
+/** torch's random numbers of a seed: two draws per number in [0, 1). */
 export class Random {
   /** @param {number} seed */
   constructor(seed) {
-    this.state = new Uint32Array(624);
-    this.state[0] = seed;
-    for (let i = 1; i < 624; i += 1) {
-      const last = this.state[i - 1] ^ (this.state[i - 1] >>> 30);
-      this.state[i] = Math.imul(1812433253, last) + i;
-    }
-    this.at = 624;
-  }
-
-  #draw() {
-    const { state } = this;
-    if (this.at === 624) {
-      for (let i = 0; i < 624; i += 1) {
-        const y = (state[i] & 0x80000000) | (state[(i + 1) % 624] & 0x7fffffff);
-        state[i] = state[(i + 397) % 624] ^ (y >>> 1) ^ (y & 1 ? 0x9908b0df : 0);
-      }
-      this.at = 0;
-    }
-    let y = state[this.at];
-    this.at += 1;
-    y ^= y >>> 11;
-    y ^= (y << 7) & 0x9d2c5680;
-    y ^= (y << 15) & 0xefc60000;
-    return (y ^ (y >>> 18)) >>> 0;
+    this.twister = new Twister(seed);
   }
 
   /** The next number, of 53 bits. */
   uniform() {
-    const high = this.#draw() & 0x1fffff; // the lower 21 of 32 bits
-    return (high * 2 ** 32 + this.#draw()) / 2 ** 53;
+    const high = this.twister.draw() & 0x1fffff; // the lower 21 of 32 bits
+    return (high * 2 ** 32 + this.twister.draw()) / 2 ** 53;
   }
 }

@@ -1,7 +1,7 @@
 // @ts-check
 /* A model in the browser: decoder, memory and routers of a bundle, and every source's log-probs at its rows. */
-/** @import { Lambda, Live, Position, States } from "../types.js" */
-/** @import { Store } from "./store.js" */
+/** @import { Found, Lambda, Live, Position, States } from "../types.js" */
+/** @import { Store } from "../own/store.js" */
 import { partsOf } from "../../core/mix.js";
 import { Decoder, ROWS, shapeOf } from "../model/decoder.js";
 import { LiveError, must } from "../model/errors.js";
@@ -52,7 +52,7 @@ export class Model {
     const memory = memoryConfig ? made("memory/model.safetensors", (weights) => new Memory(memoryConfig, weights, decoder)) : null;
     decoder.context = memory?.context ?? null;
     const routers = [...files.keys()].filter((name) => /^router\/.+\/config\.json$/.test(name)).map((name) =>
-      made(name.replace("config.json", "model.safetensors"), (weights) => new Router(json(files, name), weights)));
+      made(name.replace("config.json", "model.safetensors"), (weights) => Router.of(json(files, name), weights)));
     const model = new Model(live, decoder, memory, routers, tokenizer, kernel);
     model.#warm();
     return model;
@@ -73,7 +73,7 @@ export class Model {
   #warm() {
     const cache = this.decoder.cache();
     for (const begin = performance.now(); performance.now() - begin < WARM && cache.length + 4 < this.positions;) {
-      for (const states of this.read([0, 0, 0, 0], cache)) this.positionsOf(states, null);
+      for (const states of this.read([0, 0, 0, 0], cache)) this.positionsOf(states, null, []);
     }
   }
 
@@ -86,19 +86,29 @@ export class Model {
     return ["lm", ...(this.memory ? ["memory"] : []), ...(store ? ["knn"] : [])];
   }
 
-  /** A system's lambda: the requested one, its router's, or its own. Routers do not cover a visitor's own text.
-   * @param {string} system @param {Lambda | null} requested @returns {Lambda} */
-  lambda(system, requested) {
+  /** A system's lambda: the requested one, its router's, or its own. A visitor's text has a gate, which chooses by default.
+   * @param {string} system @param {Lambda | null} requested @param {Store | null} store @returns {Lambda} */
+  lambda(system, requested, store) {
     if (system === "lm") return 0;
-    const { lmbda, auto } = this.live.settings;
-    const routed = this.routers.has(system) && !partsOf(system).includes("knn");
     if (requested !== null && requested !== "auto") return requested;
+    const { lmbda, auto } = this.live.settings;
+    if (system === "knn" && store) return "auto";
+    const routed = this.routers.has(system) && !partsOf(system).includes("knn");
     return routed && (requested === "auto" || auto) ? "auto" : lmbda[system] ?? 0.5;
   }
 
+  /** Lambda of a system with a router or gate, at a position. @param {string} system @param {Position} position @param {number} evidence
+   * @param {Store | null} store */
+  routed(system, { logs, state, found }, evidence, store) {
+    const other = otherLogs(logs, system);
+    if (system === "knn" && store?.gate && found) return store.gate.lambda(logs.lm, other, evidence, found.near, nearest(found));
+    return this.routers.get(system)?.lambda(logs.lm, other, evidence, state) ?? 0;
+  }
+
   /** Every source's log-probs at R rows, in arrays that the next call overwrites. @param {States} states @param {Store | null} store
+   * @param {number[][]} read the token ids that each row has read, which a store needs
    * @param {(part: string, ms: number) => void} [clock] takes the milliseconds of a part, per row @returns {Position[]} */
-  positionsOf({ hidden, features }, store, clock = () => {}) {
+  positionsOf({ hidden, features }, store, read, clock = () => {}) {
     const { shape: { D, V }, width } = this.decoder;
     const rows = features.length / D;
     /** @type {Position[]} */
@@ -120,9 +130,9 @@ export class Model {
       for (const [r, { logs }] of positions.entries()) logs.memory = logSoftmax(logits.subarray(r * V, (r + 1) * V), temperature);
     });
     if (store) timed("search", () => {
-      for (const position of positions) {
-        position.found = store.search(position.state.subarray(0, D));
-        position.logs.knn = store.logProbs(position.found, V);
+      for (const [r, position] of positions.entries()) {
+        position.found = store.find(position.state.subarray(0, D), read[r]);
+        position.logs.knn = store.logProbs(position.found, position.logs.lm);
       }
     });
     for (const [source, log] of Object.entries(positions[0]?.logs ?? {})) {
@@ -140,6 +150,9 @@ export class Model {
     }
   }
 }
+
+/** log(1 + the least distance of a search), as a gate reads it. @param {Found} found */
+export const nearest = ({ distances }) => (distances.length ? Math.log1p(distances[0]) : Infinity);
 
 /** How many of a prompt's last tokens are evidence; the first never is. @param {number} length */
 export const reached = (length) => Math.min(REACH, length - 1);

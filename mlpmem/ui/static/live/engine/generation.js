@@ -5,7 +5,7 @@
 /** @import { Lambda, Options, Position, Writer } from "../types.js" */
 /** @import { Trace } from "../../core/types.js" */
 /** @import { Model } from "./fused.js" */
-/** @import { Store } from "./store.js" */
+/** @import { Store } from "../own/store.js" */
 /** @import { Cache } from "../model/decoder.js" */
 import { partsOf } from "../../core/mix.js";
 import { breathe } from "./breath.js";
@@ -14,6 +14,7 @@ import { otherLogs, reached } from "./fused.js";
 import { gap, heard } from "./router.js";
 import { stepOf, tableOf } from "./steps.js";
 import { TextStream } from "../model/tokenizer.js";
+import { REACH, prefixes } from "../own/words.js";
 
 /** What a call writes: `systems` are [name, system, lambda] of its writers.
  * @typedef {{ prompt: string, ids: number[], systems: [string, string, Lambda][], options: Options, forced: number[],
@@ -83,7 +84,7 @@ export class Run {
       this.prefill += performance.now() - begin;
       const first = Math.max(0, row - read);
       read += features.length / D;
-      const asked = row < read ? this.#sourced({ hidden: hidden.subarray(first * width), features: features.subarray(first * D) }) : [];
+      const asked = row < read ? this.#sourced({ hidden: hidden.subarray(first * width), features: features.subarray(first * D) }, row) : [];
       for (const position of asked) {
         row += 1; // the place of the token after it
         if (row >= ids.length) positions.push(copied(position));
@@ -101,10 +102,11 @@ export class Run {
     writer.evidence = heard(writer.evidence, gap(logs.lm, otherLogs(logs, writer.system), token));
   }
 
-  /** Every source at some rows of the prompt, with its time. @param {import("../types.js").States} states */
-  #sourced(states) {
-    const rows = states.features.length / this.model.decoder.shape.D;
-    return this.model.positionsOf(states, this.call.store, (part, ms) => {
+  /** Every source at some rows of the prompt, with its time. @param {import("../types.js").States} states @param {number} row the first one's place */
+  #sourced(states, row) {
+    const { model, call: { ids, forced, store } } = this;
+    const rows = states.features.length / model.decoder.shape.D;
+    return model.positionsOf(states, store, prefixes([...ids, ...forced], row + 1, rows), (part, ms) => {
       if (part === "head") this.prefill += ms * rows;
       else this.read[part] = (this.read[part] ?? 0) + ms * rows;
     });
@@ -137,7 +139,10 @@ export class Run {
     const tokens = [...histories.values()].map(({ token }) => token);
     const states = this.model.decoder.forward(tokens, caches);
     this.#record("decoder", (performance.now() - begin) / tokens.length);
-    const positions = this.model.positionsOf(states, this.call.store, (part, ms) => this.#record(part, ms));
+    /** @type {number[][]} */
+    const read = [];
+    for (const writer of this.#live) read[writer.row] = [...this.call.ids, ...writer.ids].slice(-REACH);
+    const positions = this.model.positionsOf(states, this.call.store, read, (part, ms) => this.#record(part, ms));
     return positions.map((position, r) => ({ cache: caches[r], position }));
   }
 
@@ -149,7 +154,7 @@ export class Run {
       const { position } = rows[writer.row];
       const { logs } = position;
       const other = otherLogs(logs, writer.system);
-      const weight = writer.lmbda === "auto" ? this.#routed(writer, position, other) : writer.lmbda;
+      const weight = writer.lmbda === "auto" ? this.model.routed(writer.system, position, writer.evidence, store) : writer.lmbda;
       const token = forced[writer.steps.length] ?? this.#next(logs.lm, other, weight, writer, uniform);
       this.#hear(writer, position, token);
       return { token, weight };
@@ -167,11 +172,6 @@ export class Run {
     const fused = interpolate(lm, other, weight);
     return sample(options.repetition_penalty === 1 ? fused
       : penalised(fused, [...ids, ...writer.ids], options.repetition_penalty), options, uniform);
-  }
-
-  /** @param {Writer} writer @param {Position} position @param {Float32Array} other */
-  #routed(writer, { logs, state }, other) {
-    return this.model.routers.get(writer.system)?.lambda(logs.lm, other, writer.evidence, state) ?? 0;
   }
 
   /** @param {Writer} writer @param {{ token: number, weight: number }} choice @param {import("./steps.js").Table} table @param {number} ms */

@@ -125,3 +125,10 @@ function questionIds({ tokenizer }, turns) {
 
 /** @param {Model} model @param {[string, string][]} turns */
 const lineIds = ({ tokenizer }, turns) => tokenizer.prompt(turns.flat().slice(0, -1).join("\n"));
+
+/** The ids of a text as it goes on from another. @param {Model} model @param {string} text */
+export function continuation({ tokenizer }, text) {
+  const anchor = tokenizer.encode("\n");
+  const ids = tokenizer.encode(`\n${text}`);
+  return anchor.every((id, i) => ids[i] === id) ? ids.slice(anchor.length) : tokenizer.encode(text);
+}

@@ -2,11 +2,13 @@
 /* A given text under every source: Inspect, and the probability of a named token. */
 /** @import { Probs, Step, Trace } from "../../core/types.js" */
 /** @import { Model } from "./fused.js" */
-/** @import { Store } from "./store.js" */
+/** @import { Store } from "../own/store.js" */
 import { breathe } from "./breath.js";
 import { must } from "../model/errors.js";
+import { continuation } from "./prompts.js";
 import { stepOf, tableOf } from "./steps.js";
 import { TextStream } from "../model/tokenizer.js";
+import { prefixes } from "../own/words.js";
 
 const MOST_TOKENS = 512;
 const TOP = 5; // candidates per source, and neighbours
@@ -30,7 +32,8 @@ export const inspected = async function* (model, { text, system, lmbda, store, s
   /** @type {Step[]} */
   const steps = [];
   for (const states of model.read(ids.slice(0, -1), model.decoder.cache())) {
-    for (const position of model.positionsOf(states, store)) {
+    const read = prefixes(ids, steps.length + 1, states.features.length / model.decoder.shape.D);
+    for (const position of model.positionsOf(states, store, read)) {
       const id = ids[steps.length + 1];
       const ms = (performance.now() - begin) / (steps.length + 1);
       const piece = tokenizer.special.has(id) ? tokenizer.pieces[id] : written.push(tokenizer.bytes[id]);
@@ -78,7 +81,8 @@ async function follow(model, ids, tokens, store) {
   must(context.length < model.positions, "The word is too long here. Write a shorter one.");
   let at = 0;
   for (const states of model.read(context, model.decoder.cache())) {
-    for (const { logs } of model.positionsOf(states, store)) {
+    const read = prefixes(context, at + 1, states.features.length / model.decoder.shape.D);
+    for (const { logs } of model.positionsOf(states, store, read)) {
       const id = tokens[at - ids.length + 1];
       at += 1;
       if (id === undefined) continue;
@@ -87,11 +91,4 @@ async function follow(model, ids, tokens, store) {
     await breathe();
   }
   return found;
-}
-
-/** The ids of a text as it goes on from another. @param {Model} model @param {string} text */
-function continuation({ tokenizer }, text) {
-  const anchor = tokenizer.encode("\n");
-  const ids = tokenizer.encode(`\n${text}`);
-  return anchor.every((id, i) => ids[i] === id) ? ids.slice(anchor.length) : tokenizer.encode(text);
 }

@@ -2,7 +2,7 @@
 /* From a position's log-probs to a Step in the trace's shape, as mlpmem/engine/steps.py and trace.py write it. */
 /** @import { CandidateRow, NeighbourRow, Step } from "../../core/types.js" */
 /** @import { Position } from "../types.js" */
-/** @import { Store } from "./store.js" */
+/** @import { Store } from "../own/store.js" */
 import { mix } from "../../core/mix.js";
 import { jsDivergence, largest } from "./distributions.js";
 
