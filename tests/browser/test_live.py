@@ -154,8 +154,16 @@ def test_a_visitors_own_text_makes_the_third_column_live(opened, served):
     page.fill("#prompt textarea", "Its mayor is")
     page.click("#generate")
     settle(page)
-    store = model.store_texts([("your text", text)], plain=True)
+    store = model.store_texts([("your text", text)])
     trace = model.generate("Its mayor is", "knn", store=store, max_new_tokens=32)
+    assert page.evaluate("MLPMEM.page.activeView().finished.knn.lmbda") == trace.lmbda == "auto"
+    steps = page.evaluate("MLPMEM.page.activeView().finished.knn.steps.map((step) => step.lmbda)")
+    away = all(lmbda < 0.1 for lmbda in steps)
+    assert page.is_visible(":text('no passage of your text near enough')") == away
+    page.evaluate("MLPMEM.page.bar.set(0.3)")
+    page.click("#generate")
+    settle(page)
+    trace = model.generate("Its mayor is", "knn", store=store, lmbda=0.3, max_new_tokens=32)
     assert ids(page, "knn") == [step.token_id for step in trace.steps]
     page.click("#pane-knn .token >> nth=0")
     assert page.locator("#drawer .neighbour").count() == 8

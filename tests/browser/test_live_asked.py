@@ -69,7 +69,8 @@ def test_nothing_is_loaded_before_the_button_is_pressed_and_then_it_answers_chat
     model, *_ = served
     page = opened()
     assert page.inner_text("#download").startswith("Load tiny, ")
-    assert not page.is_visible("#generate") and page.locator("#pane-knn").count() == 0
+    assert not page.is_visible("#generate")
+    assert page.is_visible("#pane-knn:has-text('comes without a datastore')")
     assert page.inner_text(".badge") == "recorded"
     assert not any("/model/" in url or "worker" in url for url in page.requests)
     page.click("#download")
@@ -93,7 +94,8 @@ def test_nothing_is_loaded_before_the_button_is_pressed_and_then_it_answers_chat
     settle(page)
     trace = model.generate(HILLS, "memory", max_new_tokens=6)
     assert ids(page, "memory") == [step.token_id for step in trace.steps], "as it was typed"
-    assert page.locator("[role=tab]").all_inner_texts() == ["Compare", "Inspect", "Chat"]
+    tabs = page.locator("[role=tab]").all_inner_texts()
+    assert tabs == ["Compare", "Inspect", "Chat", "Your text"]
     page.click("[role=tab]:has-text('Chat')")
     page.fill("#chat-input textarea", HILLS)
     page.click("#chat-send")

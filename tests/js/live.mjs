@@ -13,7 +13,7 @@ const { Answers } = await import(`${room}/answers.js`);
 const { Store } = await import(`${room}/own/store.js`);
 const { partsOf } = await import(`${room}/own/rows.js`);
 const { Chance, uniform } = await import(`${room}/own/chance.js`);
-const { sentencesOf } = await import(`${room}/own/sentences.js`);
+const { passagesOf } = await import(`${room}/own/sentences.js`);
 const { Twister } = await import(`${room}/engine/twister.js`);
 const { Random } = await import(`${room}/engine/distributions.js`);
 const { roundToHalf } = await import(`${room}/model/products/halves.js`);
@@ -43,7 +43,7 @@ async function answer(task, model, answers) {
   }
   if (task.decode) return task.decode.map((ids) => model.tokenizer.decode(ids));
   if (task.gated) return gated(task.gated, model);
-  if (task.sentences) return task.sentences.map(sentencesOf);
+  if (task.sentences) return task.sentences.map((text) => passagesOf({ eos: new Set(), positions: 96, tokenizer: { encode: (part) => [part], eos: null } }, text, 1).map(([part]) => part));
   if (task.chance) return drawn(task.chance);
   if (task.hash) return await model.tokenizer.hash();
   if (task.half) return [...(() => { const a = Float32Array.from(task.half); roundToHalf(a); return a; })()];

@@ -29,7 +29,6 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
     """Return the site's values, `Values` of static/site/desk.js; live lists a model's files."""
     form = {"chat": True} if recorded.chat_form else {}
     runs = [{**run, **recorded.known(run["prompt"]), **form} for run in recorded.comparisons]
-    searches = live is None or live["texts"]
     texts = words(recorded)
     own = {
         "runs": runs,
@@ -38,7 +37,7 @@ def values(recorded: Recorded, live: dict[str, Any] | None = None) -> dict:
         "defaults": recorded.defaults(),
         "context": recorded.context,
         "rounds": rounds(recorded),
-        "systems": list(SOURCES if searches else recorded.systems),
+        "systems": list(SOURCES),
         "live": live,
     }
     if live is None:

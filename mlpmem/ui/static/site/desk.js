@@ -105,6 +105,9 @@ export class Desk {
 
   /** Why the datastore's column is empty. */
   #absence() {
+    if (!this.values.runs.some(({ traces }) => traces.knn)) {
+      return "This model comes without a datastore. Paste a text of your own, and this column searches it, in your browser only.";
+    }
     const bytes = this.#bytes("datastore_bytes");
     const small = this.#bytes("memory_bytes");
     return `The datastore${bytes ? ` (${megabytes(bytes)})` : ""} stays out of your browser; this column shows recorded runs, such as the ` +

@@ -144,8 +144,10 @@ export class Pane {
     this.explain(text);
   }
 
-  /** Sets the caption; "" is the default. @param {string} text */
-  describe(text) {
+  /** Sets the caption; "" is the default. It is shown without the details too if it is `urgent`.
+   * @param {string} text @param {boolean} [urgent] */
+  describe(text, urgent = false) {
+    this.root.toggleAttribute("data-urgent", urgent);
     setText(this.caption, text || CAPTIONS[this.system] || "");
     this.record.hidden = Boolean(text); // measured with the page's own corpus
   }

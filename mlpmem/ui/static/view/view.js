@@ -289,7 +289,7 @@ export class TokenView extends Columns {
     const scale = costScale(this.finished);
     for (const [system, trace] of Object.entries(traces)) this.panes.get(system)?.finish(trace, scale);
     for (const pane of this.panes.values()) pane.price(scale);
-    if (this.own && traces.knn && isAway(traces.knn)) this.panes.get("knn")?.describe(AWAY);
+    if (this.own && traces.knn && isAway(traces.knn)) this.panes.get("knn")?.describe(AWAY, true);
     const text = grown && this.panes.get(grown.system)?.trace;
     if (grown && text) this.tree.fill(grown.system, text);
     this.repaint();

@@ -21,7 +21,7 @@ const [DECAY, STEPS] = [1e-3, 200];
 
 /** The gate of a text. Yields the tokens read. @param {Model} model @param {Store} store
  * @returns {Generator<{ done: number, total: number }, Router>} */
-export function* fittedGate(model, store) {
+export const fittedGate = function* (model, store) {
   const parts = yield* partsOf(model, store, SEED);
   const rows = parts.flatMap((part) => part.rows);
   const kinds = parts.flatMap((part) => part.rows.map(() => part.kind));
@@ -33,7 +33,7 @@ export function* fittedGate(model, store) {
   const gate = new Router({ system: "knn", state: NEAR, mean, scale, ...layers });
   gate.out.bias[0] += opening(gate, rows.filter((_, r) => kinds[r] === GENERAL));
   return gate;
-}
+};
 
 /** Each column's mean and deviation. @param {number[][]} rows */
 function momentsOf(rows) {

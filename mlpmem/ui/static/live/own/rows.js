@@ -19,7 +19,9 @@ import { REACH } from "./words.js";
 const [QUESTIONS, EACH] = [24, 6]; // about sentences, and at most about one of them
 const LEAST = 4; // tokens of a sentence that is asked about
 const FIRST = 8; // tokens of an answer that is not in the text
-export const [OPEN, GENERAL, LEFT_OUT] = [0, 1, 2];
+export const OPEN = 0;
+export const GENERAL = 1;
+const LEFT_OUT = 2;
 const EDGES = /^[.,;:!?]+|[.,;:!?]+$/g;
 
 /** Token ids of a question and its answer, from index `start`. @typedef {{ ids: number[], start: number }} Answer
@@ -99,7 +101,7 @@ function sharedLength(answers) {
 
 /** Makes what a gate reads, in the order in which it is fitted. @param {Model} model @param {Store} store @param {number} seed
  * @returns {Generator<{ done: number, total: number }, Part[]>} */
-export function* partsOf(model, store, seed) {
+export const partsOf = function* (model, store, seed) {
   const chance = new Chance(seed);
   const parts = (general.get(model) ?? []).map((pass) => ({ kind: GENERAL, rows: rowsOf(model, store, pass) }));
   const asked = sentences(store, chance).map(({ unit, ids }) =>
@@ -110,7 +112,7 @@ export function* partsOf(model, store, seed) {
     parts.push({ kind: LEFT_OUT, rows: rowsOf(model, store, pass, asked[i].unit, FIRST) });
   }
   return parts;
-}
+};
 
 /** Some sentences of a text, each up to EACH times. @param {Store} store @param {Chance} chance */
 function sentences({ parts }, chance) {

@@ -21,7 +21,7 @@ export const stripped = (text) => text.replace(AROUND, "");
 export const wordsOf = (text) => text.split(BETWEEN).filter(Boolean);
 
 /** A text's sentences; a line ends one too. @param {string} text */
-export function sentencesOf(text) {
+function sentencesOf(text) {
   const pieces = [];
   let at = 0;
   for (const match of text.matchAll(ENDS)) {

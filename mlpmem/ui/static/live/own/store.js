@@ -87,7 +87,7 @@ export class Store {
     let spent = "";
     for (const passage of passages) {
       const more = this.keys.more(passage.length);
-      if (performance.now() - begin > 1000 * this.most.seconds) spent = `${this.most.seconds} seconds`;
+      if (this.passages.length && performance.now() - begin > 1000 * this.most.seconds) spent = `${this.most.seconds} seconds`;
       else if (more && this.bytes + more > this.most.bytes) spent = `${this.most.bytes / 1e6} MB`;
       if (spent) break;
       yield* this.#key(passage, cache.fork(), first, total);
