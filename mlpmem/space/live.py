@@ -2,7 +2,7 @@
 
 They are the bundle's own bytes, and those of the GGUF file that it may name (named.py); files above
 PART_BYTES are cut into parts, because plain git on the Hub refuses larger ones. The page checks
-every file's sha256. A large model is loaded only when a visitor asks for it.
+every part's sha256. A large model is loaded only when a visitor asks for it.
 """
 
 import hashlib
@@ -113,13 +113,16 @@ def _listed(source: Path | bytes, name: str, folder: Path) -> dict[str, Any]:
     """Write a file's parts and return its entry; a part's name has the file's hash."""
     data = source if isinstance(source, bytes) else source.read_bytes()
     digest = hashlib.sha256(data).hexdigest()
-    parts = []
+    parts, hashes = [], []
     for i, start in enumerate(range(0, len(data), PART_BYTES)):
         place = f"{FOLDER}/{name.replace('/', '-')}.{digest[:8]}.{i}.bin"
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-        (folder / place).write_bytes(data[start : start + PART_BYTES])
+        part = data[start : start + PART_BYTES]
+        (folder / place).write_bytes(part)
         parts.append(place)
-    return {"bytes": len(data), "sha256": digest, "parts": parts}
+        hashes.append(hashlib.sha256(part).hexdigest())
+    own = {"size": PART_BYTES, "parts": parts, "hashes": hashes}
+    return {"bytes": len(data), "sha256": digest, **own}
 
 
 def _ends(bundle: Path, manifest: dict) -> list[int]:

@@ -66,11 +66,16 @@ class Site(http.server.ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         """Serve in the background."""
         self.sent: list[tuple[str, int]] = []
+        self.asked: list[str] = []  # paths, also of what is not there
         site = self
 
         class Handler(http.server.SimpleHTTPRequestHandler):
             def log_message(self, *_: Any) -> None:
                 pass
+
+            def do_GET(self) -> None:
+                site.asked.append(self.path)
+                super().do_GET()
 
             def copyfile(self, source: Any, outputfile: Any) -> None:
                 site.sent.append((self.path, os.fstat(source.fileno()).st_size))

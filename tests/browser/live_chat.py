@@ -37,7 +37,7 @@ def loaded(page: Any, site: Site, browser: Any) -> None:
     say("ready after the last byte", page.evaluate(READY), "s")
     say("ready after the button, from this machine", time.perf_counter() - begin, "s")
     say("bytes until it answers", sum(size for _, size in site.sent) / 1e6, "MB")
-    say("the tab's process, at once", held(renderer(browser)), "MB")
+    say("the tab's process and the debugger's copies, at once", held(renderer(browser)), "MB")
 
 
 def print_times(page: Any, pid: int, turns: int) -> None:
@@ -91,7 +91,11 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         say("largest difference of a probability", largest, "", "at most 1e-4")
         say("requests after loading", len(site.sent) - count, "", "0")
         print_times(page, renderer(browser), args.turns)
-        say("the tab's process, after the questions", held(renderer(browser)), "MB")
+        say(
+            "the same after the questions; see weigh.py",
+            held(renderer(browser)),
+            "MB",
+        )
         page.reload()
         page.wait_for_selector("#download")
         count, begin = len(site.sent), time.perf_counter()

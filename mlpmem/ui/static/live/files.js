@@ -7,33 +7,48 @@ const CACHE = "mlpmem-model-";
 
 /** Told the bytes so far, of how many. @typedef {(loaded: number, total: number) => void} Tell */
 
-/** The files of a model by name, and whether they are kept for the next visit. @param {Live} live @param {string} base address @param {Tell} tell
+/** The files of a model by name, and whether they are kept for the next visit. A file is read part by part through one buffer, which
+ * hashing and caching see: the file's own is then freed as soon as the model has read it, without waiting for a collection.
+ * @param {Live} live @param {string} base address @param {Tell} tell
  * @returns {Promise<{ files: Map<string, Uint8Array>, kept: boolean }>} */
 export async function fetched(live, base, tell) {
   must(globalThis.crypto?.subtle !== undefined, "This address is not secure, so the model's files cannot be checked here. Open the page by https.");
   const cache = await opened(live.version);
-  const total = Object.values(live.files).reduce((sum, file) => sum + file.bytes, 0);
+  const listed = Object.entries(live.files);
+  const total = listed.reduce((sum, [, file]) => sum + file.bytes, 0);
+  const buffer = room(listed.reduce((most, [, { bytes, size }]) => Math.max(most, Math.min(bytes, size)), 0));
   let loaded = 0;
-  /** @param {number} bytes */
-  const told = (bytes) => {
-    loaded += bytes;
-    tell(loaded, total);
-  };
+  let kept = cache !== null;
   /** @type {Map<string, Uint8Array>} */
   const files = new Map();
-  let kept = cache !== null;
-  for (const [name, listed] of Object.entries(live.files)) {
-    const before = loaded;
-    let data = cache ? await fromCache(cache, name, listed, base, told) : null;
-    if (!data) {
-      loaded = before;
-      data = await fromSite(name, listed, base, told);
-      kept = (await keep(cache, listed, base, data)) && kept;
+  for (const [name, file] of listed) {
+    const data = room(file.bytes);
+    for (const part of partsOf(name, file, base)) {
+      const target = buffer.subarray(0, part.bytes);
+      const before = loaded;
+      /** @param {number} bytes */
+      const told = (bytes) => {
+        loaded += bytes;
+        tell(loaded, total);
+      };
+      if (!cache || !(await fromCache(cache, part, target, told))) {
+        loaded = before;
+        await fromSite(part, target, told);
+        kept = (await keep(cache, part, target)) && kept;
+      }
+      data.set(target, part.start);
     }
     files.set(name, data);
   }
   return { files, kept };
 }
+
+/** A part of a file: its address, place and hash, and the file's name and size for messages.
+ * @typedef {{ name: string, url: URL, start: number, bytes: number, hash: string, whole: number }} Part */
+
+/** @param {string} name @param {Listed} listed @param {string} base @returns {Part[]} */
+const partsOf = (name, { bytes, size, parts, hashes }, base) => parts.map((part, i) => ({ name, url: new URL(part, base),
+  start: i * size, bytes: Math.min(size, bytes - i * size), hash: hashes[i], whole: bytes }));
 
 /** The browser's cache of this version, null without one; other versions are deleted. @param {string} version @returns {Promise<Cache | null>} */
 async function opened(version) {
@@ -45,56 +60,46 @@ async function opened(version) {
   }
 }
 
-/** @param {Cache} cache @param {string} name @param {Listed} listed @param {string} base @param {(bytes: number) => void} told */
-async function fromCache(cache, name, listed, base, told) {
+/** Whether the cache has a part, which is then in target. @param {Cache} cache @param {Part} part @param {Uint8Array<ArrayBuffer>} target
+ * @param {(bytes: number) => void} told */
+async function fromCache(cache, part, target, told) {
   try {
-    const responses = await Promise.all(listed.parts.map((part) => cache.match(new URL(part, base))));
-    if (responses.includes(undefined)) return null;
-    return await checked(name, listed, /** @type {Response[]} */ (responses), told);
+    const response = await cache.match(part.url);
+    if (!response) return false;
+    await checked(part, response, target, told);
+    return true;
   } catch {
-    return null; // damaged: loaded again
+    return false; // damaged: loaded again
   }
 }
 
-/** @param {string} name @param {Listed} listed @param {string} base @param {(bytes: number) => void} told */
-function fromSite(name, listed, base, told) {
-  return checked(name, listed, responsesOf(name, listed, base), told);
+/** @param {Part} part @param {Uint8Array<ArrayBuffer>} target @param {(bytes: number) => void} told */
+async function fromSite(part, target, told) {
+  /** @type {Response} */
+  let response;
+  try {
+    response = await fetch(part.url, { credentials: "same-origin" });
+  } catch {
+    throw new LiveError(`${part.name} could not be loaded; the connection failed. Reload the page to try again.`);
+  }
+  must(response.ok, `${part.name} could not be loaded (status ${response.status}). Reload the page, or build the folder again.`);
+  await checked(part, response, target, told);
 }
 
-/** Yields the responses of a file's parts; the next part is asked for when one has been read, as connections are few.
- * @param {string} name @param {Listed} listed @param {string} base */
-const responsesOf = async function* (name, listed, base) {
-  for (const part of listed.parts) {
-    /** @type {Response} */
-    let response;
-    try {
-      response = await fetch(new URL(part, base), { credentials: "same-origin" });
-    } catch {
-      throw new LiveError(`${name} could not be loaded; the connection failed. Reload the page to try again.`);
-    }
-    must(response.ok, `${name} could not be loaded (status ${response.status}). Reload the page, or build the folder again.`);
-    yield response;
-  }
-};
-
-/** The bytes of a file's parts; throws a LiveError unless they have the listed size and hash.
- * @param {string} name @param {Listed} listed @param {Iterable<Response> | AsyncIterable<Response>} responses @param {(bytes: number) => void} told */
-async function checked(name, { bytes, sha256 }, responses, told) {
-  const data = room(bytes);
+/** Fills target with a part's bytes; throws a LiveError unless they have the listed size and hash.
+ * @param {Part} part @param {Response} response @param {Uint8Array<ArrayBuffer>} target @param {(bytes: number) => void} told */
+async function checked({ name, start, bytes, hash, whole }, response, target, told) {
   let at = 0;
-  for await (const response of responses) {
-    for await (const chunk of chunksOf(response, name)) {
-      must(at + chunk.length <= bytes, `${name} is altered: it is longer than ${bytes.toLocaleString("en")} bytes. Build the folder again.`);
-      data.set(chunk, at);
-      at += chunk.length;
-      told(chunk.length);
-    }
+  for await (const chunk of chunksOf(response, name)) {
+    must(at + chunk.length <= bytes, `${name} is altered: it is longer than ${whole.toLocaleString("en")} bytes. Build the folder again.`);
+    target.set(chunk, at);
+    at += chunk.length;
+    told(chunk.length);
   }
-  must(at === bytes, `${name} is truncated: ${at.toLocaleString("en")} of ${bytes.toLocaleString("en")} bytes. Reload the page.`);
-  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", data));
-  const hash = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
-  must(hash === sha256, `${name} is altered: its hash is not the listed one. Reload the page, or build the folder again.`);
-  return data;
+  must(at === bytes, `${name} is truncated: ${(start + at).toLocaleString("en")} of ${whole.toLocaleString("en")} bytes. Reload the page.`);
+  const digest = new Uint8Array(await crypto.subtle.digest("SHA-256", target));
+  const found = Array.from(digest, (byte) => byte.toString(16).padStart(2, "0")).join("");
+  must(found === hash, `${name} is altered: its hash is not the listed one. Reload the page, or build the folder again.`);
 }
 
 /** @param {number} bytes */
@@ -122,12 +127,10 @@ const chunksOf = async function* (response, name) {
   }
 };
 
-/** Whether a file's parts are in the cache now; a full storage is no error.
- * @param {Cache | null} cache @param {Listed} listed @param {string} base @param {Uint8Array<ArrayBuffer>} data */
-async function keep(cache, { bytes, parts }, base, data) {
+/** Whether a part is in the cache now; a full storage is no error. @param {Cache | null} cache @param {Part} part @param {Uint8Array<ArrayBuffer>} data */
+async function keep(cache, { url }, data) {
   try {
-    const size = Math.ceil(bytes / parts.length);
-    for (const [i, part] of parts.entries()) await cache?.put(new URL(part, base), new Response(data.subarray(i * size, (i + 1) * size)));
+    await cache?.put(url, new Response(data));
     return cache !== null;
   } catch {
     return false;

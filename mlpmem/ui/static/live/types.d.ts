@@ -6,8 +6,8 @@ import type { Inspected, Lambda, OwnText, Probed, Step, Value } from "../core/ty
 /** A value that answers a plan. */
 export type Answer = Value | ChatValue | Inspected | OwnText | Probed;
 
-/** The files of a model that the page loads, as mlpmem/space/live.py lists them. */
-export interface Listed { bytes: number; sha256: string; parts: string[] }
+/** The files of a model that the page loads, as mlpmem/space/live.py lists them; every part but the last has `size` bytes. */
+export interface Listed { bytes: number; sha256: string; size: number; parts: string[]; hashes: string[] }
 export interface Live {
   version: string; // names the browser's cache
   name: string; // of the bundle
