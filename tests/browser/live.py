@@ -48,6 +48,26 @@ ASK = """async ({ prompt, systems, lmbda, tokens }) => {
   return { ms, traces: Object.fromEntries(systems.map((system) => [system, view.finished[system].steps.map((step) =>
     ({ id: step.id, p: step.p, lmbda: step.lmbda, cand: step.cand, ms: step.ms }))])) };
 }"""  # noqa: E501
+FELT = """async ({ prompt, after }) => {
+  const view = MLPMEM.page.views[0];
+  const until = async (met) => { while (!met()) await new Promise((done) => setTimeout(done, 10)); };
+  let [longest, last] = [0, performance.now()];
+  const timer = setInterval(() => {
+    longest = Math.max(longest, performance.now() - last);
+    last = performance.now();
+  }, 10);
+  document.querySelector('#prompt textarea').value = prompt;
+  const begin = performance.now();
+  document.querySelector('#generate').click();
+  await until(() => document.querySelector('#pane-memory[data-state=running] .token, #pane-memory[data-state=done] .token'));
+  const first = performance.now() - begin;
+  await new Promise((done) => setTimeout(done, after));
+  const pressed = performance.now();
+  document.querySelector('#stop').click();
+  await until(() => !view.running);
+  clearInterval(timer);
+  return { first, longest, stop: performance.now() - pressed };
+}"""  # noqa: E501
 READY = """async () => {
   while (!document.body.hasAttribute('data-ready')) await new Promise((done) => setTimeout(done, 20));
   return Number(document.body.dataset.seconds);
@@ -219,10 +239,19 @@ def on_phone(browser: Any, site: Site, prompt: str) -> None:
     asked = {"prompt": prompt, "systems": ["lm", "memory"], "lmbda": "auto", "tokens": TOKENS}
     answers = [page.evaluate(ASK, asked) for _ in range(5)]
     say("phone: a question, both columns", median(a["ms"] for a in answers) / 1000, "s")
+    say_felt(page, prompt)
     steps = [step["ms"] for a in answers for step in a["traces"]["memory"][1:]]
     say("phone: a token of both columns", sum(steps) / len(steps), "ms")
     slow.end()
     browser.close()
+
+
+def say_felt(page: Any, prompt: str) -> None:
+    """Print what a visitor feels of one question that is stopped after its first token."""
+    felt = page.evaluate(FELT, {"prompt": prompt, "after": 300})
+    say("phone: the first token is on the screen", felt["first"] / 1000, "s")
+    say("phone: the page's longest silence meanwhile", felt["longest"], "ms")
+    say("phone: from Stop to its end", felt["stop"], "ms")
 
 
 def renderer(browser: Any) -> int:

@@ -15,11 +15,40 @@ from statistics import median
 from typing import Any
 
 import torch
-from live import READY, TOKENS, Site, ask, compared, held, per_token, processor, renderer, say
+from live import (
+    ASK,
+    READY,
+    TOKENS,
+    Site,
+    Slowed,
+    ask,
+    compared,
+    held,
+    per_token,
+    processor,
+    renderer,
+    say,
+    say_felt,
+    tabs,
+)
 
 from mlpmem.loading.bundle import load_bundle
 from mlpmem.space.build import build
 from mlpmem.ui.recordings.words import STARTERS
+
+FEW = 5  # questions in Firefox
+PROGRESS = """async () => {
+  const lines = [];
+  const pause = () => new Promise((done) => setTimeout(done, 20));
+  while (!document.querySelector('#download')) await pause();
+  document.querySelector('#download').click();
+  while (!document.body.hasAttribute('data-ready')) {
+    const line = document.querySelector('#status').textContent;
+    if (line !== lines.at(-1)) lines.push(line);
+    await pause();
+  }
+  return lines;
+}"""
 
 
 def expected(model: Any, prompts: list[str]) -> list[dict]:
@@ -58,6 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--chromium", help="a Chromium; by default the one that the tests use")
+    parser.add_argument("--firefox", help="a Firefox, in which a few questions are asked too")
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--turns", type=int, default=3)
     args = parser.parse_args()
@@ -69,6 +99,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         site = Site(build(Path(folder) / "site", "static", bundle=args.bundle).folder)
         in_chromium(site, args, prompts, traces)
+        if args.firefox:
+            in_firefox(site, args.firefox, prompts[:FEW], traces[:FEW])
     return 0
 
 
@@ -105,6 +137,45 @@ def in_chromium(site: Site, args: Any, prompts: list[str], traces: list[dict]) -
         parts = [path for path, _ in site.sent[count:] if "/model/" in path]
         say("second visit: parts of the model that are loaded again", len(parts), "", "0")
         browser.close()
+        on_phone(playwright.chromium.launch(executable_path=program, args=FLAGS), site, prompts[0])
+
+
+def on_phone(browser: Any, site: Site, prompt: str) -> None:
+    """Print the figures of a phone's screen, with the tab's process slowed once it is ready."""
+    shape = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
+    page = browser.new_context(**shape).new_page()
+    page.set_default_timeout(0)
+    page.goto(site.url)
+    page.click("#download")
+    page.evaluate(READY)
+    slow = Slowed(renderer(browser))
+    asked = {"prompt": prompt, "systems": ["memory"], "lmbda": "auto", "tokens": TOKENS}
+    steps = page.evaluate(ASK, asked)["traces"]["memory"]
+    say("phone: a token with the memory", median(step["ms"] for step in steps[1:]), "ms")
+    say_felt(page, prompt)
+    slow.end()
+    browser.close()
+
+
+def in_firefox(site: Site, program: str, prompts: list[str], traces: list[dict]) -> None:
+    """Print the figures of Firefox: the button, progress in bytes, a few questions."""
+    from bidi import Firefox
+
+    firefox = Firefox(program)
+    try:
+        firefox.goto(site.url)
+        sys.stdout.write(firefox.evaluate("() => navigator.userAgent") + "\n")
+        lines = firefox.evaluate(PROGRESS)
+        sys.stdout.write("\n".join([*lines[:2], "...", *lines[-2:]]) + "\n")
+        say("ready after the last byte", firefox.evaluate(READY), "s")
+        count = len(site.sent)
+        same, largest = compared(firefox, prompts, traces)
+        say(f"questions with Python's ids, of {len(prompts)}", same, "", f"{len(prompts)}")
+        say("largest difference of a probability", largest, "", "at most 1e-4")
+        say("requests after loading", len(site.sent) - count, "", "0")
+        say("the tab's process", max(map(held, tabs(firefox.process.pid))), "MB")
+    finally:
+        firefox.close()
 
 
 if __name__ == "__main__":
