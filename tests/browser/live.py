@@ -59,7 +59,8 @@ FELT = """async ({ prompt, after }) => {
   document.querySelector('#prompt textarea').value = prompt;
   const begin = performance.now();
   document.querySelector('#generate').click();
-  await until(() => document.querySelector('#pane-memory[data-state=running] .token, #pane-memory[data-state=done] .token'));
+  await until(() => view.running);
+  await until(() => !view.running || document.querySelector('#pane-memory[data-state=running] .token'));
   const first = performance.now() - begin;
   await new Promise((done) => setTimeout(done, after));
   const pressed = performance.now();
