@@ -78,28 +78,45 @@ class FewRows(PackedLinear):
     product: Any = None  # (small, x (R, inputs) float32) -> (R, outputs), once compiled
     probing = False  # whether the small form computes all rows, by torch's operators
 
-    def __init__(self, layer: nn.Module, packed: PackedLinear | None, small: Lanes | Rows) -> None:
+    def __init__(
+        self,
+        layer: nn.Module,
+        packed: PackedLinear | None,
+        small: Lanes | Rows | Callable[[], Lanes | Rows],
+    ) -> None:
+        """Take the small form, or what makes it: nothing reads it before code is compiled."""
         nn.Module.__init__(self)
-        self.packed, self.small = packed is not None, small
+        self.packed, made = packed is not None, isinstance(small, Lanes | Rows)
+        self._small, self._make = (small, None) if made else (None, small)
         self.weight = layer.weight if packed is None else packed.weight
         self.bias, self.transposed = layer.bias, not isinstance(layer, nn.Linear)
 
     @property
+    def small(self) -> Lanes | Rows:
+        """Return the small form, which is held from now on."""
+        if self._small is None:
+            with torch.inference_mode(False), torch.no_grad():
+                self._small = self._make()
+        return self._small
+
+    @property
     def bytes(self) -> int:
-        """Return the size of both forms; a shared table counts with its embedding."""
-        has_packed = self.packed and self.weight is not None
-        return self.small.bytes + (super().bytes if has_packed else 0)
+        """Return the size of the forms that are held; a shared table counts with its embedding."""
+        small = 0 if self._small is None else self._small.bytes
+        return small + (super().bytes if self.packed and self.weight is not None else 0)
 
     @property
     def shape(self) -> tuple[int, int]:
         """Return (outputs, inputs)."""
-        return self.small.outputs, self.small.inputs
+        weight = self.weight  # another thread may release it
+        return (self.small.outputs, self.small.inputs) if weight is None else tuple(weight.shape)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T + bias."""
         if self.probing:
             bias = None if self.bias is None else self.bias.float()
-            return F.linear(x.float(), self.small.dense(), bias).to(x.dtype)
+            small = self._small or self._make()  # only for this product, if it is not held
+            return F.linear(x.float(), small.dense(), bias).to(x.dtype)
         weight = self.weight  # another thread may release it
         if FewRows.product is not None and (weight is None or self.applies(x)):
             output = self.exact(x)
@@ -198,11 +215,15 @@ def rounded(weight: Tensor, blocks: Any, head: bool) -> Lanes | Rows:
     blocks are the quantised integers of a GGUF file, or None. 4-bit blocks are used unchanged,
     others become 8 bits.
     """
-    outputs, inputs = weight.shape
-    odd = outputs % LANES or inputs % GROUP
-    if odd or (head if blocks is None else blocks.bits != 4):
+    if not can_be_lanes(weight) or (head if blocks is None else blocks.bits != 4):
         return eight_bits(weight)
     return four_bits(weight) if blocks is None else lanes(*blocks.read())
+
+
+def can_be_lanes(weight: Tensor) -> bool:
+    """Return whether a weight's shape (outputs, inputs) is one of whole lanes and groups."""
+    outputs, inputs = weight.shape
+    return not outputs % LANES and not inputs % GROUP
 
 
 def eight_bits(weight: Tensor) -> Rows:

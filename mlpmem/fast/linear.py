@@ -9,13 +9,14 @@ if they are missing or wrong. Packed layers are saved as usual; they cannot be m
 
 import time
 import warnings
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
-from mlpmem.fast.few_rows import FewRows, rounded
+from mlpmem.fast.few_rows import FewRows, can_be_lanes, lanes, rounded
 from mlpmem.fast.packed import PackedLinear
 
 # largest relative error of a packed product against the plain one in float32
@@ -107,10 +108,13 @@ def _few_rows(
     tables holds the addresses of embedding tables.
     """
     weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.T
-    small = rounded(weight, getattr(layer, "blocks", None), eight)
+    blocks = getattr(layer, "blocks", None)
     if weight.data_ptr() in tables:
-        return FewRows(layer, None, small)
-    if not hasattr(layer, "blocks"):  # both forms hold equal numbers
+        return FewRows(layer, None, partial(rounded, weight, blocks, eight))
+    if blocks is not None and blocks.bits == 4 and packed is not None and can_be_lanes(weight):
+        return FewRows(layer, packed, lambda: lanes(*blocks.read()))
+    small = rounded(weight, blocks, eight)
+    if blocks is None:  # both forms hold equal numbers
         plain = nn.Linear(*weight.shape[::-1], bias=False, device="meta")
         plain.weight = nn.Parameter(small.dense().to(weight.dtype), requires_grad=False)
         plain.bias = layer.bias

@@ -1,5 +1,6 @@
 """Packed layers compute and are saved like plain ones, and refuse what they cannot do."""
 
+import gguf_files
 import pytest
 import tiny
 import torch
@@ -10,8 +11,10 @@ import mlpmem
 import mlpmem.api
 from mlpmem.errors import MlpMemError
 from mlpmem.fast import linear
+from mlpmem.fast.few_rows import FewRows
 from mlpmem.fast.linear import pack
 from mlpmem.fast.packed import PackedLinear
+from mlpmem.model.decoder import Decoder
 from mlpmem.model.memory import Memory
 
 PROMPT = "The capital of Peru is"
@@ -183,3 +186,19 @@ def test_a_subclass_of_linear_is_packed_only_if_it_computes_the_product():
     assert pack(holder) == 1
     torch.testing.assert_close(holder(x), wanted)
     assert pack(nn.Sequential(Doubled(7, 13))) == 0
+
+
+@tiny.needs_ops
+def test_a_files_small_form_is_read_when_it_is_needed_first(tmp_path):
+    path = gguf_files.write(
+        tmp_path / "x.gguf", tiny.decoder("llama", hidden_size=64, intermediate_size=96), "Q4_0"
+    )
+    decoder = Decoder.load(path)
+    decoder.pack(4)
+    layers = [m for m in decoder.model.modules() if isinstance(m, FewRows)]
+    lazy = [layer for layer in layers if layer._small is None]
+    assert lazy and decoder.kl < 1, "what rounding costs is measured without holding a second form"
+    before, shape = linear.bytes_of(decoder.model), lazy[0].shape
+    small = lazy[0].small
+    assert lazy[0].small is small and (small.outputs, small.inputs) == shape
+    assert linear.bytes_of(decoder.model) == before + small.bytes

@@ -282,7 +282,7 @@ def test_options_that_a_bundle_ignores_are_reported(options, tiny_bundle, capsys
     load, bundle, _, _ = app.opened(args)
     stderr = capsys.readouterr().err
     if options in ("--dtype int8", "--device cuda"):
-        assert stderr.startswith(f"mlpmem: {options} is ignored: the bundle tiny is served in")
+        assert stderr.startswith(f"mlpmem: {options} is ignored: the bundle tiny is served on")
         assert stderr.count("\n") == 1
     else:
         assert stderr == ""
