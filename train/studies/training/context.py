@@ -44,6 +44,7 @@ class ScaledContext(Context):
 
 def context(run: Run) -> Iterator[Finding]:
     """Yield exact match (with questions) and perplexity on the test, memories first."""
+    run.manifest("memory")
     if run.recipe.memory.start == "decoder":
         raise MlpMemError(
             'context: [memory] start = "decoder" does not read the words so far; use a recipe with '
