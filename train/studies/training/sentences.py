@@ -2,8 +2,9 @@
 
 The facts are about names that no corpus has. Each is told once, in a statement of the corpus's own
 forms or in a sentence of ours, and asked in three wordings that are not taught. Measured are new
-facts, old facts that the memory answered before (B), and facts that the decoder was trained on
-(A2), each at the memory's own lambda and with its router. It needs a bundle, and no run.
+facts, old facts that the memory answered before (B; of a chat model: real and invented), and facts
+that the decoder was trained on (A2), each at the memory's own lambda and with its router. It needs
+a bundle, and no run.
 """
 
 import sys
@@ -23,7 +24,8 @@ from mlpmem.teaching.wordings import Wordings
 FACTS = Path(__file__).with_name("sentences.toml")
 TOKENS = 16  # of an answer
 BATCH = 40  # questions asked at once
-Question = tuple[str, str]  # prompt, answer
+Question = tuple[str | list[int], str]  # prompt, answer
+PARTS = ("B", "A2", "real", "invented")  # of a bundle's questions
 
 
 def told() -> dict[str, list[dict[str, Any]]]:
@@ -39,7 +41,7 @@ def right(model: Model, questions: Sequence[Question], lmbda: float | str | None
         prompts = [prompt for prompt, _ in questions[start : start + BATCH]]
         traces = model.generate(prompts, "memory", lmbda=lmbda, max_new_tokens=TOKENS)
         said += [trace.text.strip() for trace in traces]
-    return np.array([text == answer for text, (_, answer) in zip(said, questions, strict=True)])
+    return np.array([t.rstrip(".") == a for t, (_, a) in zip(said, questions, strict=True)])
 
 
 def measure(model: Model, old: Sequence[dict], lesson: Lesson) -> Iterator[dict[str, Any]]:
@@ -57,17 +59,28 @@ def measure(model: Model, old: Sequence[dict], lesson: Lesson) -> Iterator[dict[
     yield {"asked": "sentences", "told": len(sentences), "recognised": found,
            "steps": last.step, "seconds": seconds, "cpu": cpu}  # fmt: skip
     after = model.with_taught(last.memory)
-    asked = {f"new, {kind}": [(f"Question: {q} Answer:", fact["answer"])
+    asked = {f"new, {kind}": [(_asked(model, q), fact["answer"])
                               for fact in rows for q in fact["questions"]]
              for kind, rows in facts.items()}  # fmt: skip
-    for part in ("B", "A2"):
-        asked[part] = [(q["prompt"], q["answer"]) for q in old if q["part"] == part]
+    for part in PARTS:
+        asked[part] = [
+            (q["prompt"] if model.questions else _asked(model, q["prompt"]), q["answer"])
+            for q in old
+            if q["part"] == part
+        ]
     for what, questions in asked.items():
+        if not questions:
+            continue
         for lmbda in (None, AUTO) if "memory" in model.routers else (None,):
             once, then = (right(m, questions, lmbda) for m in (model, after))
             yield {"asked": what, "lambda": lmbda or model.settings.of("memory"),
                    "n": len(questions), "before": int(once.sum()), "after": int(then.sum()),
                    "kept": int((once & then).sum())}  # fmt: skip
+
+
+def _asked(model: Model, question: str) -> str | list[int]:
+    """Return the prompt of a question: as the decoder was trained to be asked, or as a chat."""
+    return f"Question: {question} Answer:" if model.questions else model.chat_ids(question, TOKENS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -88,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     folder = preset_path(args.bundle)
     old = json.loads((folder / "questions.json").read_text("utf-8"))
     lesson = Lesson(seconds=args.seconds, seed=args.seed)
-    for row in measure(mlpmem.load(folder), old, lesson):
+    for row in measure(mlpmem.load(folder, dtype="auto"), old, lesson):
         cells = (f"{k} {v:.2f}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
         sys.stdout.write("  ".join(cells) + "\n")
         sys.stdout.flush()
