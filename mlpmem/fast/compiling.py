@@ -56,7 +56,7 @@ def _turn(place: Path) -> Iterator[None]:
 
     The system releases the lock of a process that ends. Without locks, nobody waits.
     """
-    from filelock import FileLock, Timeout
+    from filelock import FileLock, Timeout  # torch needs it, so it is there
 
     lock = FileLock(f"{place}.lock")
     try:

@@ -126,8 +126,9 @@ class FewRows(PackedLinear):
         return torch.ops.mkldnn._linear_pointwise(x, weight, self.bias, "none", [], "")
 
     def applies(self, x: Tensor) -> bool:
-        """Return whether compiled code is ready and x (..., inputs) has few rows."""
-        return FewRows.product is not None and x.numel() <= FEW * x.shape[-1]
+        """Return whether compiled code and the small form are ready, and x has few rows."""
+        made = FewRows.product is not None and self._small is not None
+        return made and x.numel() <= FEW * x.shape[-1]
 
     def exact(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ weight.T in float32, by compiled code."""
@@ -209,13 +210,13 @@ def _seconds(
     return time.perf_counter() - begin
 
 
-def rounded(weight: Tensor, blocks: Any, head: bool) -> Lanes | Rows:
-    """Return a weight (outputs, inputs) in 4 bits, or in 8 bits for heads and odd shapes.
+def rounded(weight: Tensor, blocks: Any, eight: bool) -> Lanes | Rows:
+    """Return a weight (outputs, inputs) in 4 bits, or in 8 bits if asked for or of odd shape.
 
     blocks are the quantised integers of a GGUF file, or None. 4-bit blocks are used unchanged,
     others become 8 bits.
     """
-    if not can_be_lanes(weight) or (head if blocks is None else blocks.bits != 4):
+    if not can_be_lanes(weight) or (eight if blocks is None else blocks.bits != 4):
         return eight_bits(weight)
     return four_bits(weight) if blocks is None else lanes(*blocks.read())
 

@@ -172,8 +172,8 @@ def context(rows: Rows) -> str:
         return ""
     best = max(means, key=means.__getitem__)
     return (
-        f"On average over all cells a memory that reads no words has {_percent(alone)} right; "
-        f"with half-lives of {best} tokens it has {_percent(means[best])}"
+        f"On average over all cells a memory that reads no words has {_percent(alone)} right; the "
+        f"best that reads them ({best}) has {_percent(means[best])}"
     )
 
 
@@ -224,8 +224,7 @@ def ledger(rows: Rows) -> str:
 ANSWERS: dict[str, Callable[[Rows], str]] = {
     "mixing": mixing, "routing": routing, "imitation": imitation, "worse": worse, "update": update,
     "compute": compute, "domains": domains, "sensitivity": sensitivity, "context": context,
-    "sizes": sizes,
-    "cost": cost, "ledger": ledger,
+    "sizes": sizes, "cost": cost, "ledger": ledger,
 }  # fmt: skip
 
 

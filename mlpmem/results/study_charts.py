@@ -5,7 +5,7 @@ A study that was measured in part has the charts of that part.
 The charts of what answering, training and size cost, made of findings, in plain values.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from mlpmem.results.charts import TUNED, Chart, Point, point, series
@@ -149,36 +149,36 @@ def domains(rows: Rows) -> Iterator[Chart]:
 
 def sensitivity(rows: Rows) -> Iterator[Chart]:
     """Yield exact match and perplexity, a row a memory that was trained with one thing changed."""
-    for metric, scale, said, form in (
-        ("exact_match", 100.0, "exact match, %", "{:.0f}"),
-        ("perplexity", 1.0, "perplexity", "{:.2f}"),
-    ):  # fmt: skip
-        here = [row for row in rows if row.metric == metric and _changed(row)]
-        cells = dict.fromkeys(row.split for row in here)
-        shown = [c for c in ("B/test", "B", "A2/test", "A2", "test") if c in cells]
-        marks = [
-            series(_said(cell), "memory" if cell[0] == "B" else "lm",
-                   (point(_changed(r), r, scale) for r in here if r.split == cell), not i)
-            for i, cell in enumerate(shown)
-        ]  # fmt: skip
-        title = said[0].upper() + said[1:]
-        yield Chart("dots", title, said, tuple(marks), form=form)
+    shown = ("B/test", "B", "A2/test", "A2", "test")
+    colours = {cell: "memory" if cell[0] == "B" else "lm" for cell in shown}
+    yield from _trained(rows, _changed, colours)
 
 
 def context(rows: Rows) -> Iterator[Chart]:
     """Yield exact match and perplexity, a row a way of reading the words so far."""
+    cells = dict.fromkeys(row.split for row in rows if not row.split.endswith("dev"))
+    yield from _trained(rows, _read, dict.fromkeys(cells, TUNED))
+
+
+def _trained(rows: Rows, name: Callable[[Found], str], colours: Mapping) -> Iterator[Chart]:
+    """Yield exact match and perplexity, a row each name; colours by cell, in their order."""
     for metric, scale, said, form in (
         ("exact_match", 100.0, "exact match, %", "{:.0f}"),
         ("perplexity", 1.0, "perplexity", "{:.2f}"),
     ):  # fmt: skip
-        here = [row for row in rows if row.metric == metric and _read(row)]
-        cells = [c for c in dict.fromkeys(row.split for row in here) if not c.endswith("dev")]
+        here = [row for row in rows if row.metric == metric and name(row)]
+        cells = [cell for cell in colours if any(row.split == cell for row in here)]
         marks = [
-            series(_said(cell), TUNED, (point(_read(r), r, scale, colour_of(r.system))
+            series(_said(cell), colours[cell], (_named(name(r), r, scale, colours[cell])
                    for r in here if r.split == cell), not i)
             for i, cell in enumerate(cells)
         ]  # fmt: skip
         yield Chart("dots", said[0].upper() + said[1:], said, tuple(marks), form=form)
+
+
+def _named(at: str, row: Found, scale: float, colour: str) -> Point:
+    """Return a point in its series' colour, or in its system's where the series has no source's."""
+    return point(at, row, scale, *([colour_of(row.system)] if colour == TUNED else []))
 
 
 def _read(row: Found) -> str:

@@ -189,7 +189,7 @@ def test_a_subclass_of_linear_is_packed_only_if_it_computes_the_product():
 
 
 @tiny.needs_ops
-def test_a_files_small_form_is_read_when_it_is_needed_first(tmp_path):
+def test_a_files_small_form_is_read_when_it_is_needed_first(tmp_path, monkeypatch):
     path = gguf_files.write(
         tmp_path / "x.gguf", tiny.decoder("llama", hidden_size=64, intermediate_size=96), "Q4_0"
     )
@@ -199,6 +199,9 @@ def test_a_files_small_form_is_read_when_it_is_needed_first(tmp_path):
     lazy = [layer for layer in layers if layer._small is None]
     assert lazy and decoder.kl < 1, "what rounding costs is measured without holding a second form"
     before, shape = linear.bytes_of(decoder.model), lazy[0].shape
+    monkeypatch.setattr(FewRows, "product", lambda small, x: pytest.fail("it is read too early"))
+    x = torch.ones(1, shape[1], dtype=lazy[0].weight.dtype)
+    assert lazy[0](x).shape == (1, shape[0]), "another model's code is compiled, the file is gone"
     small = lazy[0].small
     assert lazy[0].small is small and (small.outputs, small.inputs) == shape
     assert linear.bytes_of(decoder.model) == before + small.bytes
