@@ -44,6 +44,33 @@ DEFAULT = Path(os.environ.get("MLPMEM_BUNDLE") or Path(__file__).parent / "asset
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the parsed command line; invalid or contradictory options end the process."""
+    parser = options()
+    args = parser.parse_args(argv)
+    if not is_hub_bundle(args.bundle):
+        args.bundle = Path(args.bundle)
+    if args.preset and (args.decoder or args.memory):
+        parser.error("--preset includes decoder and memory; omit --decoder and --memory")
+    if not args.decoder and (args.memory or args.train_memory):
+        parser.error("--memory and --train-memory need --decoder")
+    if args.preset in SHIPPED:
+        args.preset, args.bundle = None, shipped_path(args.preset)
+    if args.text and not (args.decoder or args.preset):
+        parser.error("--text needs --decoder or --preset")
+    if args.train_memory and (args.memory or not args.text):
+        parser.error("--train-memory needs --text and excludes --memory")
+    try:
+        check_place(args)
+    except MlpMemError as error:
+        parser.error(str(error))
+    try:
+        args.column = columns(args.column)
+    except MlpMemError as error:
+        parser.error(f"--column: {error}")
+    return args
+
+
+def options() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--bundle", default=DEFAULT, metavar="FOLDER_OR_ID",
@@ -93,28 +120,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--trust-proxy", action="store_true",
         help="take visitors' addresses from X-Forwarded-For, which the proxy before the page sets",
     )  # fmt: skip
-    args = parser.parse_args(argv)
-    if not is_hub_bundle(args.bundle):
-        args.bundle = Path(args.bundle)
-    if args.preset and (args.decoder or args.memory):
-        parser.error("--preset includes decoder and memory; omit --decoder and --memory")
-    if not args.decoder and (args.memory or args.train_memory):
-        parser.error("--memory and --train-memory need --decoder")
-    if args.preset in SHIPPED:
-        args.preset, args.bundle = None, shipped_path(args.preset)
-    if args.text and not (args.decoder or args.preset):
-        parser.error("--text needs --decoder or --preset")
-    if args.train_memory and (args.memory or not args.text):
-        parser.error("--train-memory needs --text and excludes --memory")
-    try:
-        check_place(args)
-    except MlpMemError as error:
-        parser.error(str(error))
-    try:
-        args.column = columns(args.column)
-    except MlpMemError as error:
-        parser.error(f"--column: {error}")
-    return args
+    return parser
 
 
 def check_place(args: argparse.Namespace) -> None:

@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    import torch
-
     from mlpmem.api import Model
     from mlpmem.engine.settings import Settings
 
@@ -74,16 +72,11 @@ def load(
     eighth), or "auto": the fastest here for a decoder, and the page's own for a bundle. None does
     not pack them.
     """
-    if own_bits := dtype == "auto" and decoder is None:
-        dtype = None
-    if dtype == "auto":
+    if dtype == "auto" and isinstance(decoder, str):
         from mlpmem.loading.hub import fetch
-        from mlpmem.loading.parts import form_for
 
-        decoder = fetch(decoder, "decoder") if isinstance(decoder, str) else decoder
-        dtype = form_for(decoder)
-    torch_dtype, bits = (None, 0) if dtype is None else _form(dtype)
-    weights = {} if torch_dtype is None else {"dtype": torch_dtype, "pack": True, "bits": bits}
+        decoder = fetch(decoder, "decoder")
+    own_bits, weights = _weights(dtype, decoder)
     options = {"depth": depth, "settings": settings, "retriever": retriever, "device": device}
     options |= {"progress": progress} | weights
     if decoder is not None:
@@ -134,8 +127,17 @@ def _open_bundle(bundle: Any, options: dict[str, Any]) -> tuple[Any, Any]:
     return opened, model
 
 
-def _form(name: str) -> "tuple[torch.dtype, int]":
-    """Return (dtype, bits or 0) of weights by name; MlpMemError for an unknown name."""
-    from mlpmem.fast.linear import form_of
+def _weights(form: str | None, decoder: "str | Path | None") -> tuple[bool, dict[str, Any]]:
+    """Return (whether a bundle's named file keeps its bits, options of weights in a form).
 
-    return form_of(name)
+    MlpMemError for an unknown form.
+    """
+    if form == "auto" and decoder is None:
+        return True, {}
+    if form is None:
+        return False, {}
+    from mlpmem.fast.linear import form_of
+    from mlpmem.loading.parts import form_for
+
+    dtype, bits = form_of(form_for(decoder) if form == "auto" and decoder is not None else form)
+    return False, {"dtype": dtype, "pack": True, "bits": bits}

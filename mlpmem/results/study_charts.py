@@ -168,17 +168,13 @@ def _trained(rows: Rows, name: Callable[[Found], str], colours: Mapping) -> Iter
     ):  # fmt: skip
         here = [row for row in rows if row.metric == metric and name(row)]
         cells = [cell for cell in colours if any(row.split == cell for row in here)]
-        marks = [
-            series(_said(cell), colours[cell], (_named(name(r), r, scale, colours[cell])
-                   for r in here if r.split == cell), not i)
-            for i, cell in enumerate(cells)
-        ]  # fmt: skip
+        marks = []
+        for cell in cells:
+            own = colours[cell] == TUNED  # then points have their systems' colours
+            points = [point(name(r), r, scale, colour_of(r.system) if own else "") for r in here
+                      if r.split == cell]  # fmt: skip
+            marks.append(series(_said(cell), colours[cell], points, not marks))
         yield Chart("dots", said[0].upper() + said[1:], said, tuple(marks), form=form)
-
-
-def _named(at: str, row: Found, scale: float, colour: str) -> Point:
-    """Return a point in its series' colour, or in its system's where the series has no source's."""
-    return point(at, row, scale, *([colour_of(row.system)] if colour == TUNED else []))
 
 
 def _read(row: Found) -> str:
