@@ -7,8 +7,8 @@ numbers say, whichever way they point.
 from collections.abc import Callable, Sequence
 from statistics import mean
 
+from mlpmem.results.cost_charts import EQUAL
 from mlpmem.results.findings import Found
-from mlpmem.results.study_charts import EQUAL
 
 Rows = Sequence[Found]
 TEXTS = {"B": "text on new facts", "A2": "text on known facts", "A1": "text on facts of both"}

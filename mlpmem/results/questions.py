@@ -6,8 +6,7 @@ A question whose study has not been measured has no charts, and is not shown.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mlpmem.results import study_charts
-from mlpmem.results import study_charts as cost_charts
+from mlpmem.results import cost_charts, study_charts
 from mlpmem.results.answers import ANSWERS
 from mlpmem.results.charts import Chart, kept
 from mlpmem.results.findings import Found, read
