@@ -78,7 +78,7 @@ class Gpt2Pass:
         return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
 
     def forward(
-        self, ids: Tensor, cache: Any, last: int, memory: Any = None
+        self, ids: Tensor, cache: Any, last: int, memory: Any = None, words: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 

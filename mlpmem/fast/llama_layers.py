@@ -58,12 +58,21 @@ class Recalled(NamedTuple):
     seconds: float  # its share of the step
 
 
+class Door(NamedTuple):
+    """What leads from a hidden state and context vectors to a memory's first block: K -> D."""
+
+    mean: Tensor  # (K,)
+    scale: Tensor  # (K,)
+    linear: nn.Module  # of what is standardised by them
+
+
 class Recall(NamedTuple):
-    """The parts of a memory that reads a hidden state: D -> V."""
+    """The parts of a memory that reads a hidden state: D -> V, or with a door K -> V."""
 
     blocks: tuple[Block, ...]
     norm: Norm
     head: nn.Module
+    door: Door | None
 
 
 def layer_of(layer: nn.Module, config: Any) -> Layer:

@@ -111,11 +111,12 @@ class LlamaPass:
         return len(layers) == len(self.layers) and all(type(x) is GrowingLayer for x in layers)
 
     def forward(
-        self, ids: Tensor, cache: Any, last: int, memory: Any = None
+        self, ids: Tensor, cache: Any, last: int, memory: Any = None, words: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Any, Recalled | None]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is `last` if last is not 0. A step of one token computes a memory too, if it can.
+        T is `last` if last is not 0. A step of one token computes a memory too, if it can; `words`
+        are the context vectors (B, T, n D) that it may read.
         """
         if ids.shape[1] == 1 and self.operators is Operators:
             self.compile_in_background(memory)
@@ -123,7 +124,8 @@ class LlamaPass:
             step = self._step_with(memory)
             if step is not None:
                 begin = time.perf_counter()
-                logits, hidden, memorised = step.run(ids, cache, torch.get_num_threads())
+                threads = torch.get_num_threads()
+                logits, hidden, memorised = step.run(ids, cache, threads, words=words)
                 recalled = None
                 if memorised is not None:
                     recalled = Recalled(memorised, step.share * (time.perf_counter() - begin))
@@ -156,9 +158,10 @@ class LlamaPass:
         """Return a memory's share of a step's seconds, measured against the step without it."""
         seconds: dict[Step, list[float]] = {self.step: [], step: []}
         cache, token = growing_cache(self.model.config, True), torch.zeros(1, 1, dtype=torch.long)
+        words = torch.zeros(1, 1, max(0, step.entered - self.norm.module.weight.numel()))
         for one in (self.step, step) * ROUNDS:
             begin = time.perf_counter()
-            one.run(token, cache, torch.get_num_threads())
+            one.run(token, cache, torch.get_num_threads(), words=words)
             seconds[one].append(time.perf_counter() - begin)
         return max(0.0, 1 - min(seconds[self.step]) / min(seconds[step]))
 

@@ -84,6 +84,11 @@ class AdaptedLinear(PackedLinear):
         """Return the size of the factors; the base counts itself."""
         return self.down.nbytes + self.up.nbytes
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inputs); the base may have no packed weight any more."""
+        return self.base.shape
+
     def forward(self, x: Tensor) -> Tensor:
         """Return x (..., inputs) @ (weight + up @ down).T + bias, in x's dtype."""
         added = F.linear(F.linear(x.float(), self.down), self.up)

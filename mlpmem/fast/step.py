@@ -23,6 +23,7 @@ from mlpmem.fast.kernels.step import (
     OUT,
     OWN_HEAD,
     QKV,
+    RECALL_DOOR,
     RECALL_DOWN,
     RECALL_GATE_UP,
     RECALL_HEAD,
@@ -52,7 +53,7 @@ class Step:
         self.heads, self.kv_heads, self.size = llama.layers[0].heads
         self.dtype = llama.embed.weight.dtype
         self.tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
-        self.kinds = _kinds(len(llama.layers), 0 if recall is None else len(recall.blocks))
+        self.kinds = _kinds(len(llama.layers), recall)
         if recall is not None:
             self.kinds += [(HEAD, 0)] if self.tied else [(OWN_HEAD, 0), (RECALL_HEAD, 0)]
         else:
@@ -66,7 +67,9 @@ class Step:
         self.parts = np.array(rows, np.int64)
         self._cuts: dict[int, tuple[np.ndarray, ...]] = {}
         self.widths = [_width(product) for product in products[:4]]
-        self.recalled = 0 if recall is None else _width(products[4 * len(llama.layers)])
+        self.recalled = 0 if recall is None else _width(products[-4])
+        door = None if recall is None else recall.door
+        self.entered = 0 if door is None else len(door.mean)  # K of the memory's door
         self.norms, self._norm_weights = _norms(llama, recall)
         layers = llama.layers
         self.windows = np.array([layer.window for layer in layers], np.int64)
@@ -85,6 +88,7 @@ class Step:
             for group in (layer.qkv, (layer.out,), layer.gate_up, (layer.down,))
         ]
         if recall is not None:
+            groups += [] if recall.door is None else [(recall.door.linear,)]
             groups += [group for b in recall.blocks for group in (b.gate_up, (b.down,))]
         groups += [(llama.head,)] if recall is None else [(llama.head,), (recall.head,)]
         parts = {module: part_of(module) for group in groups for module in group}
@@ -98,12 +102,12 @@ class Step:
         return [source_of(named["weight"]) for named in self.modules] == self.sources
 
     def run(
-        self, ids: Tensor, cache: Any, threads: int, keep: int = 1
+        self, ids: Tensor, cache: Any, threads: int, keep: int = 1, words: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return logits (B, keep, V), hidden states (B, keep, D), and a memory's logits or None.
 
         They are of the last tokens of ids (B, T) after those of the cache. A memory is computed for
-        T = 1 only.
+        T = 1 only; one with a door reads the context vectors `words` (B, 1, n D).
         """
         llama, (batch, tokens), past = self.llama, ids.shape, cache.get_seq_length()
         x = llama.embed(ids).float().view(batch * tokens, -1)
@@ -120,6 +124,9 @@ class Step:
         rows = batch * keep if self.recall is None else 2 * batch
         hidden, logits = torch.empty_like(x), torch.empty(rows, self.products[-1][0].outputs)
         room = self._room((batch, tokens, keep), x.shape[1], end, logits)
+        if self.entered:
+            assert words is not None, "this memory reads context vectors"
+            room[1][3][:, x.shape[1] :] = words.reshape(batch, -1).numpy()
         word[0] = kernels.WAIT << kernels.SHIFT
         model = caches, self.windows, self.scores, self.norms, tables, self.factors
         model = *model, llama.gelu, llama.depth
@@ -195,7 +202,7 @@ class Step:
         batch, tokens, keep = shape
         qkv, _, gate_up, _ = self.widths
         attended, recalled, rows = self.heads * self.size, self.recalled, batch * tokens
-        widest = max(width, attended, gate_up // 2, recalled // 2)
+        widest = max(width, attended, gate_up // 2, recalled // 2, self.entered)
         piece, spans = -(-self.size // LANES) * LANES + 2, _spans(end) if tokens == 1 else 0
         shapes = (
             (rows, width),  # h
@@ -209,7 +216,7 @@ class Step:
             (2 * rows * (widest // GROUP + 1),),  # sums
         )
         layer = tuple(np.empty(shape, np.float32) for shape in shapes)
-        shapes = (rows, width), (rows, recalled), (rows, recalled // 2)
+        shapes = (rows, width), (rows, recalled), (rows, recalled // 2), (rows, self.entered)
         block = tuple(np.empty(shape, np.float32) for shape in shapes)
         tops, outputs = np.empty((len(logits), width), np.float32), logits.numpy()
         own = batch * keep
@@ -222,13 +229,19 @@ def _spans(end: int) -> int:
     return -(-end // SPAN)
 
 
-def _kinds(layers: int, blocks: int) -> list[tuple[int, int]]:
-    """Return (kind, layer) of every phase before the heads; blocks are a memory's."""
+def _kinds(layers: int, recall: Recall | None) -> list[tuple[int, int]]:
+    """Return (kind, layer) of every phase before the heads; a memory's layers follow."""
     phases = [(kind, i) for i in range(layers) for kind in (QKV, ATTEND, OUT, GATE_UP, DOWN)]
     phases.append((TOP, layers))
+    if recall is None:
+        return phases
     first = layers + 1
-    phases += [(kind, first + i) for i in range(blocks) for kind in (RECALL_GATE_UP, RECALL_DOWN)]
-    return phases + ([(RECALL_TOP, first + blocks)] if blocks else [])
+    if recall.door is not None:
+        phases.append((RECALL_DOOR, first))
+        first += 1
+    last = first + len(recall.blocks)
+    phases += [(kind, i) for i in range(first, last) for kind in (RECALL_GATE_UP, RECALL_DOWN)]
+    return [*phases, (RECALL_TOP, last)]
 
 
 def _chunks(product: list[Part], rows: list[list[int]]) -> list[tuple[int, int, int]]:
@@ -255,25 +268,25 @@ def _is_same(one: Part, other: Part) -> bool:
 def _norms(llama: Any, recall: Recall | None) -> tuple[np.ndarray, list[Tensor]]:
     """Return the addresses of all norms (layers + 1, 6), 0 for none, and their weights.
 
-    Those of a memory's blocks and its last norm follow.
+    A memory's door, the norms of its blocks and its last norm follow.
     """
     weights: list[Tensor] = []
 
-    def address(norm: Any) -> int:
-        if norm is None:
-            return 0
-        weights.append(norm.module.weight.detach().float().contiguous())
+    def address_of(weight: Tensor) -> int:
+        weights.append(weight.detach().float().contiguous())
         return weights[-1].data_ptr()
+
+    def address(norm: Norm | None) -> int:
+        return 0 if norm is None else address_of(norm.module.weight)
 
     rows = []
     for layer in llama.layers:
         heads = layer.head_norms or (None, None)
         norms = layer.norm, layer.after, layer.ffn_norm, layer.ffn_after, *heads
         rows.append([address(norm) for norm in norms])
-    singles = [llama.norm] if recall is None else [llama.norm, *_recall_norms(recall)]
-    rows += [[address(norm), 0, 0, 0, 0, 0] for norm in singles]
-    return np.array(rows, np.int64), weights
-
-
-def _recall_norms(recall: Recall) -> list[Norm]:
-    return [*(block.norm for block in recall.blocks), recall.norm]
+    rows.append([address(llama.norm)])
+    if recall is not None:
+        door = recall.door
+        rows += [] if door is None else [[address_of(door.mean), address_of(door.scale)]]
+        rows += [[address(norm)] for norm in (*(b.norm for b in recall.blocks), recall.norm)]
+    return np.array([row + [0] * (6 - len(row)) for row in rows], np.int64), weights

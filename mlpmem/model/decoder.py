@@ -25,8 +25,9 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import check_gguf, is_gguf
-from mlpmem.model.context import Context, take_layer
+from mlpmem.model.context import Context, ContextLayer, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
 from mlpmem.model.families import (
     family_in,
@@ -221,7 +222,8 @@ class Decoder:
     @property
     def vocab_size(self) -> int:
         """Return V, the number of logits (the tokenizer may know fewer tokens)."""
-        return self.model.get_output_embeddings().weight.shape[0]
+        head = self.model.get_output_embeddings()
+        return (head.shape if isinstance(head, PackedLinear) else head.weight.shape)[0]
 
     @property
     def head_weight(self) -> Tensor:
@@ -341,16 +343,21 @@ class Decoder:
             cache = attention.growing_cache(self.model.config, grow_windows)
         layer = take_layer(cache) if self.context is not None else None
         try:
-            output = self._run(ids, attention_mask, position_ids, cache, last, head, memory)
-            if self.context is None:
-                return output
-            embeddings = self.model.get_input_embeddings()(ids.to(self.device))
-            words = self.context.read(embeddings, ids.to(self.device), attention_mask, layer)
+            words = self._words(ids.to(self.device), attention_mask, layer)
+            output = self._run(ids, attention_mask, position_ids, cache, last, head, memory, words)
         finally:
             if layer is not None:
                 cache.layers.append(layer)
+        if words is None:
+            return output
         words = words[:, -last:].to(output.hidden)
         return output._replace(hidden=torch.cat([output.hidden, words], -1))
+
+    def _words(self, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None) -> Tensor | None:
+        """Return the context vectors of ids (B, T), None without a context; see Context.read."""
+        if self.context is None:
+            return None
+        return self.context.read(self.model.get_input_embeddings()(ids), ids, mask, layer)
 
     def _run(
         self,
@@ -361,12 +368,13 @@ class Decoder:
         last: int,
         head: bool,
         memory: Any,
+        words: Tensor | None,
     ) -> DecoderOutput:
-        """Return the output of `forward` without context vectors."""
+        """Return the output of `forward` without the context vectors, which a memory may read."""
         plain = head and attention_mask is None and position_ids is None
         if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.fast_pass.forward(ids, cache, last, memory))
+                return DecoderOutput(*self.fast_pass.forward(ids, cache, last, memory, words))
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:

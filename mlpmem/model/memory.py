@@ -1,8 +1,7 @@
 """The memory: an all-MLP from one hidden state to a distribution over the vocabulary, D -> V.
 
-It sees neither positions nor other tokens, so its rows are independent. Its blocks have a norm and
-an FFN, under the state-dict names of the authors' published checkpoints. `checkpoints.py` reads the
-published folders.
+It sees neither positions nor other tokens, so its rows are independent. Its blocks are in
+`memory_layers.py`. `checkpoints.py` reads the published folders.
 """
 
 import json
@@ -11,17 +10,16 @@ from numbers import Integral, Real
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
 from mlpmem.fast.devices import first_device
-from mlpmem.fast.linear import Conv1D
 from mlpmem.fast.llama_layers import Block, Norm, Recall
 from mlpmem.fast.packed import PackedLinear
 from mlpmem.formats import MEMORY_TYPE, check_kinds
 from mlpmem.model.checkpoints import config_values, memory_folder, read_weights
 from mlpmem.model.context import Context, check_half_lives
+from mlpmem.model.memory_layers import LAYOUTS, Door
 
 MOST = 2**26  # limit of sizes: larger than any memory's
 # field -> (kind, minimum, maximum)
@@ -174,8 +172,8 @@ class Memory(nn.Module):
         return self.lm_head(self.features(hidden))
 
     def recall(self) -> Recall | None:
-        """Return the parts that a compiled step can read, None for another layout or a context."""
-        if self.config.family != "llama" or self.config.context:
+        """Return the parts that a compiled step can read, None for another layout."""
+        if self.config.family != "llama":
             return None
         eps = self.config.norm_eps
         blocks = [
@@ -186,7 +184,9 @@ class Memory(nn.Module):
             )
             for block in getattr(self, self._blocks)
         ]
-        return Recall(tuple(blocks), Norm(getattr(self, self._norm), eps, 0.0), self.lm_head)
+        norm = Norm(getattr(self, self._norm), eps, 0.0)
+        door = self.door.parts if self.config.context else None
+        return Recall(tuple(blocks), norm, self.lm_head, door)
 
     def bind(self, decoder) -> "Memory":
         """Check the memory against its decoder and set a tied head; return self.
@@ -312,108 +312,3 @@ def _check_weights(memory: Memory, weights: dict[str, Tensor], folder: Path) -> 
                 f"memory: {name} in {folder.name} contains infinity or NaN; its training failed or "
                 "the file is altered. Download or train it again"
             )
-
-
-class Door(nn.Module):
-    """Standardised hidden state and context vectors to a block's input, K -> D."""
-
-    def __init__(self, inputs: int, size: int) -> None:
-        """Make a door that lets the hidden state through as it is, standardised."""
-        super().__init__()
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(inputs))
-        self.register_buffer("scale", torch.ones(inputs))
-        self.linear = nn.Linear(inputs, size, bias=False)
-
-    @torch.no_grad()
-    def reset_parameters(self, std: float) -> None:
-        """Start as the identity on the hidden state, with context vectors drawn from N(0, std)."""
-        nn.init.normal_(self.linear.weight, std=std)
-        size = len(self.linear.weight)
-        self.linear.weight[:, :size] = torch.eye(size)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return (..., D) of (..., K)."""
-        return self.linear((x - self.mean) / self.scale)
-
-
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32 for inputs of any dtype."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., D) normalised, in its own dtype."""
-        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
-            return super().forward(x).to(x.dtype)
-        weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
-
-
-class RMSNorm(nn.RMSNorm):
-    """RMSNorm computed in float32 for inputs of any dtype."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return x (..., D) normalised, in its own dtype."""
-        if x.dtype == self.weight.dtype:  # torch itself computes it in float32
-            return super().forward(x).to(x.dtype)
-        return F.rms_norm(x.float(), self.normalized_shape, self.weight.float(), self.eps).to(
-            x.dtype
-        )
-
-
-class Gpt2FFN(nn.Module):
-    """D -> 4 D -> D with GELU (tanh form)."""
-
-    def __init__(self, config: "MemoryConfig") -> None:
-        super().__init__()
-        self.c_fc = Conv1D(config.hidden_size, config.intermediate_size)
-        self.c_proj = Conv1D(config.intermediate_size, config.hidden_size)
-
-    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Return FFN(x (..., D)) + residual (..., D)."""
-        return self.c_proj.plus(self.c_fc.gelu(x), residual)
-
-
-class LlamaFFN(nn.Module):
-    """SwiGLU without biases."""
-
-    def __init__(self, config: "MemoryConfig") -> None:
-        super().__init__()
-        inner, outer = config.intermediate_size, config.hidden_size
-        self.gate_proj = nn.Linear(outer, inner, bias=False)
-        self.up_proj = nn.Linear(outer, inner, bias=False)
-        self.down_proj = nn.Linear(inner, outer, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Gpt2Block(nn.Module):
-    """x + FFN(LayerNorm(x)), under GPT-2's names."""
-
-    def __init__(self, config: "MemoryConfig") -> None:
-        super().__init__()
-        self.ln_1 = LayerNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = Gpt2FFN(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.mlp(self.ln_1(x), x)
-
-
-class LlamaBlock(nn.Module):
-    """x + FFN(RMSNorm(x)), under Llama's names."""
-
-    def __init__(self, config: "MemoryConfig") -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.norm_eps)
-        self.mlp = LlamaFFN(config)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.mlp(self.input_layernorm(x))
-
-
-# family: (block, name of the blocks, norm, name of the last norm), with the checkpoints' names
-LAYOUTS = {
-    "gpt2": (Gpt2Block, "h", LayerNorm, "ln_f"),
-    "llama": (LlamaBlock, "layers", RMSNorm, "norm"),
-}

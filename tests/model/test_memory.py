@@ -22,7 +22,8 @@ from published import (
 from safetensors.torch import save_file
 
 from mlpmem.errors import MlpMemError
-from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
+from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.model.memory_layers import LAYOUTS
 
 
 @pytest.mark.parametrize("kind", KINDS)

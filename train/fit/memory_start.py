@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import layers_of
-from mlpmem.model.memory import LAYOUTS, Memory, MemoryConfig
+from mlpmem.model.memory import Memory, MemoryConfig
+from mlpmem.model.memory_layers import LAYOUTS
 from train.config.tables import MemoryFitConfig
 from train.fit.loss import row_nll
 

@@ -20,8 +20,9 @@ from mlpmem.fast.kernels.prompt import TOKENS, attend_tokens
 
 # kinds of phase: queries, keys and values; attention; its output; gate and up; down; the last norm
 QKV, ATTEND, OUT, GATE_UP, DOWN, TOP = range(6)
-RECALL_GATE_UP, RECALL_DOWN, RECALL_TOP = range(6, 9)  # the same of a memory
-HEAD, OWN_HEAD, RECALL_HEAD = range(9, 12)  # of all rows, the decoder's, the memory's
+# a memory's door, and the same of its blocks
+RECALL_DOOR, RECALL_GATE_UP, RECALL_DOWN, RECALL_TOP = range(6, 10)
+HEAD, OWN_HEAD, RECALL_HEAD = range(10, 13)  # of all rows, the decoder's, the memory's
 SHIFT = 32  # of the phase's number in the word that threads share
 WAIT, END = 2**29, 2**30  # phase numbers before the first phase and after the last
 
@@ -75,6 +76,10 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
     elif kind == DOWN:
         gate(gate_up, gelu, activated)
         inputs = activated
+    elif kind == RECALL_DOOR:
+        inputs = recall[3]
+        standardise(hidden, vector(names[0], inputs.shape[1]), names[1], inputs)
+        recall[0][:] = ZERO
     elif kind == RECALL_GATE_UP or kind == RECALL_TOP:
         y, first = recall[0], layer == len(windows) + 1
         if first:
@@ -88,6 +93,17 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
         inputs = tops[kind - HEAD]
     if kind != ATTEND:
         sum_groups(inputs, sums)
+
+
+@compiled
+def standardise(hidden, mean, scale, out):
+    """out (B, K) = (out - mean) / scale, once hidden states (B, D) are its first numbers."""
+    rows, width = hidden.shape
+    scales = vector(scale, len(mean))
+    for row in range(rows):
+        out[row, :width] = hidden[row]
+        for i in range(len(mean)):
+            out[row, i] = (out[row, i] - mean[i]) / scales[i]
 
 
 @compiled
@@ -146,6 +162,8 @@ def multiply_chunk(phase, chunk, plan, room):
         out = gate_up
     elif kind == DOWN:
         inputs, out = activated, delta
+    elif kind == RECALL_DOOR:
+        inputs, out = recall[3], delta
     elif kind == RECALL_GATE_UP:
         out = recall[1]
     elif kind == RECALL_DOWN:
@@ -172,9 +190,10 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
 
     model is (caches, windows, scores, norms, tables, factors, gelu, depth). caches (layers, 4):
     addresses of keys and values, room, KV. norms (layers + 1, 6): addresses of the norms before and
-    after attention, before and after the FFN, of queries and of keys; then, those of a memory's
-    blocks and its last. tables (layers, 3): addresses of cos and sin, and their width. factors:
-    added to norm weights, epsilon, epsilon of heads, epsilon of a memory.
+    after attention, before and after the FFN, of queries and of keys; then, the mean and scale of a
+    memory's door, the norms of its blocks, and its last. tables (layers, 3): addresses of cos and
+    sin, and their width. factors: added to norm weights, epsilon, epsilon of heads, epsilon of a
+    memory.
 
     room is (the arrays of a layer, those of a memory's block, the heads' inputs, the logits). Of
     the last two, there is one for all rows, one of the decoder's rows, one of the memory's.
