@@ -75,7 +75,8 @@ class Clock:
     def cost(self, call: "Call", writer: Writer) -> dict[str, float]:
         """Return medians in ms and sizes in bytes; for a single token, decoder_ms is the prefill.
 
-        A routed writer's evidence_ms is the time its sources took to read the prompt.
+        A routed writer's evidence_ms is the time its sources took to read the prompt, where that is
+        not a part of the prefill.
         """
         times = {"decoder_ms": self.prefill_ms} | {p: median(ms) for p, ms in self.parts.items()}
         sizes = {"decoder_bytes": call.model.decoder.bytes}

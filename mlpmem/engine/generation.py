@@ -17,7 +17,7 @@ from torch import Tensor
 from mlpmem.engine.call import Call, Cancel, Clock, Event, Writer
 from mlpmem.engine.distributions import interpolate, repetition_penalised, sample
 from mlpmem.engine.fused import FusedModel, Sources, systems_of
-from mlpmem.engine.router import Evidence, gaps, reached, read_prompt
+from mlpmem.engine.router import Evidence, gaps, reached, read_prompt, read_scores
 from mlpmem.engine.settings import GenerationOptions, check_lmbda, lambda_grid
 from mlpmem.engine.steps import positions_of, ranked_tokens
 from mlpmem.engine.trace import AUTO, RankedToken, Trace
@@ -127,7 +127,8 @@ def run(call: Call, writers: list[Writer]) -> Iterator[Event]:
         at = -1 - max(0, ahead)
         states = output.states((slice(None), at))
         read = _histories(call, live, len(output.hidden))
-        sources = call.model.sources(*states, call.store, call.parts, output.recalled, read)
+        recalled = None if output.recalled is None else output.recalled.at(at)
+        sources = call.model.sources(*states, call.store, call.parts, recalled, read)
         for part, seconds in sources.seconds.items():
             clock.add(part, seconds, len(output.hidden))
         with threads_between(call.model.decoder, len(output.hidden)):
@@ -143,13 +144,21 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     prompts = {writer.row: writer.prompt for writer in writers}
     forced = list(call.options.forced)
     read = torch.tensor([[*prompts[row].ids, *forced] for row in range(len(prompts))])
-    routed = any(writer.lmbda == AUTO for writer in writers)
-    count = reached(prompts[0].ids, routed)
-    output = call.model.decoder.forward(read, use_cache=True, last=count + 1 + len(forced))
+    routed = {writer.system for writer in writers if writer.lmbda == AUTO}
+    count, last = reached(prompts[0].ids, bool(routed)), 1 + len(forced)
+    memory = call.model.memory if "memory" in call.parts else None
+    if routed == {"memory"} and call.model.settings.memory_temperature == 1:
+        asked = {"last": last, "scored": count}
+    else:
+        asked = {"last": last + count}
+    output = call.model.decoder.forward(read, use_cache=True, memory=memory, **asked)
     clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
     for row, prompt in prompts.items():
         columns = {w.name: w.system for w in writers if w.row == row and w.lmbda == AUTO}
-        read_prompt(evidence, call.model, output.states(row), prompt.ids, columns, call.store)
+        if output.scores is not None:
+            read_scores(evidence, output.scores[:, row], columns)
+        else:
+            read_prompt(evidence, call.model, output.states(row), prompt.ids, columns, call.store)
     clock.read = {part: s / len(prompts) for part, s in evidence.seconds.items()}
     return output
 

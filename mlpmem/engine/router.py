@@ -261,8 +261,12 @@ def gaps(lm: Tensor, other: Tensor, tokens: Tensor) -> Tensor:
     invented one, counts nothing.
     """
     at = tokens.to(lm.device).unsqueeze(-1)
-    lm, other = (x.gather(-1, at).squeeze(-1).clamp_min(LEAST_SURPRISE) for x in (lm, other))
-    return other - lm
+    return gaps_of(*(x.gather(-1, at).squeeze(-1) for x in (lm, other)))
+
+
+def gaps_of(lm: Tensor, other: Tensor) -> Tensor:
+    """Return `gaps` (R,) from the tokens' log-probs (R,)."""
+    return other.clamp_min(LEAST_SURPRISE) - lm.clamp_min(LEAST_SURPRISE)
 
 
 class Evidence:
@@ -317,6 +321,16 @@ def read_prompt(
     tokens = torch.tensor(ids[-count:])
     for name, system in columns.items():
         evidence.read([name] * count, gaps(sources["lm"], sources[system], tokens))
+
+
+def read_scores(evidence: Evidence, scores: Tensor, names: Iterable[Hashable]) -> None:
+    """Add a prompt's last tokens to the evidence of columns that mix decoder and memory.
+
+    scores (2, R) are the tokens' log-probs by both.
+    """
+    found = gaps_of(*scores)
+    for name in names:
+        evidence.read([name] * len(found), found)
 
 
 def reach(documents: Documents, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

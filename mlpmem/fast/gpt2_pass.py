@@ -78,12 +78,19 @@ class Gpt2Pass:
         return len(layers) == len(self.layers) and all(type(x) in known for x in layers)
 
     def forward(
-        self, ids: Tensor, cache: Any, last: int, memory: Any = None, words: Tensor | None = None
+        self,
+        ids: Tensor,
+        cache: Any,
+        last: int,
+        memory: Any = None,
+        words: Tensor | None = None,
+        scored: int = 0,
     ) -> tuple[Tensor, Tensor, Any]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is 1 if last is 1. No memory is computed here.
+        T is 1 if last is 1, and larger by `scored`. No memory is computed here, and no scores.
         """
+        last = last and last + scored
         past, size = _length(cache), ids.shape[1]
         x = F.embedding(ids, self.tokens) + self.positions[past : past + size]  # (B, T, D)
         for i, layer in enumerate(self.layers):

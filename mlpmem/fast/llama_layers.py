@@ -54,8 +54,12 @@ class Block(NamedTuple):
 class Recalled(NamedTuple):
     """What a step computed of a memory beside the decoder."""
 
-    logits: Tensor  # (B, 1, V)
-    seconds: float  # its share of the step
+    logits: Tensor  # (B, T, V), of the positions with a decoder's logits
+    seconds: float  # its share of a step of one token; a prompt's is not measured
+
+    def at(self, index: int) -> "Recalled":
+        """Return what was computed at one position."""
+        return self._replace(logits=self.logits[:, index, None])
 
 
 class Door(NamedTuple):

@@ -46,7 +46,7 @@ from mlpmem.fast.llama_layers import (
 )
 
 if TYPE_CHECKING:
-    from mlpmem.fast.step import Step
+    from mlpmem.fast.step import Result, Step
 
 DTYPES = (torch.float32, torch.bfloat16)
 NOTHING = torch.empty(0)
@@ -111,12 +111,19 @@ class LlamaPass:
         return len(layers) == len(self.layers) and all(type(x) is GrowingLayer for x in layers)
 
     def forward(
-        self, ids: Tensor, cache: Any, last: int, memory: Any = None, words: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, Any, Recalled | None]:
+        self,
+        ids: Tensor,
+        cache: Any,
+        last: int,
+        memory: Any = None,
+        words: Tensor | None = None,
+        scored: int = 0,
+    ) -> tuple[Tensor, Tensor, Any, Recalled | None, Tensor | None]:
         """Return logits (B, T, V), hidden states (B, T, D) and the cache, as Decoder.forward does.
 
-        T is `last` if last is not 0. A step of one token computes a memory too, if it can; `words`
-        are the context vectors (B, T, n D) that it may read.
+        T is `last` if last is not 0. A compiled step computes a memory too, if it can; `words` are
+        the context vectors (B, T, n D) that it may read. If it computes both, the scores of
+        `scored` tokens are returned; otherwise T is larger by so many.
         """
         if ids.shape[1] == 1 and self.operators is Operators:
             self.compile_in_background(memory)
@@ -125,17 +132,27 @@ class LlamaPass:
             if step is not None:
                 begin = time.perf_counter()
                 threads = torch.get_num_threads()
-                logits, hidden, memorised = step.run(ids, cache, threads, words=words)
-                recalled = None
-                if memorised is not None:
-                    recalled = Recalled(memorised, step.share * (time.perf_counter() - begin))
-                return self._capped(logits), hidden, cache, recalled
-        if ids.shape[1] > 1 and (step := self._step_with(None)) and step.reads(ids.numel()):
+                result = step.run(ids, cache, threads, words=words)
+                seconds = step.share * (time.perf_counter() - begin)
+                return *self._outputs(result, cache, seconds), None
+        if ids.shape[1] > 1 and (step := self._step_with(memory)) and step.reads(ids.numel()):
             own = growing_cache(self.model.config, True) if cache is None else cache
-            keep = last or ids.shape[1]
-            logits, hidden = step.read(ids, own, torch.get_num_threads(), keep)
-            return self._capped(logits), hidden, cache, None
-        return *self._forward(self.operators, ids, cache, last), None
+            scores = scored and step.recall is not None and not self.cap
+            keep = (last or ids.shape[1]) + (0 if scores else scored)
+            count = scored if scores else 0
+            result = step.read(ids, own, torch.get_num_threads(), keep, words, count)
+            return *self._outputs(result, cache), result.scores
+        return *self._forward(self.operators, ids, cache, last and last + scored), None, None
+
+    def _outputs(
+        self, result: "Result", cache: Any, seconds: float = 0.0
+    ) -> tuple[Tensor, Tensor, Any, Recalled | None]:
+        """Return the logits, hidden states, cache, and what was computed of a memory in a step.
+
+        `seconds` of the step were the memory's, or an unknown part of a prompt's.
+        """
+        recalled = None if result.recalled is None else Recalled(result.recalled, seconds)
+        return self._capped(result.logits), result.hidden, cache, recalled
 
     def _step_with(self, memory: Any) -> "Step | None":
         """Return the compiled step, with a memory if that can be; None if nothing is compiled."""

@@ -73,6 +73,7 @@ class DecoderOutput(NamedTuple):
     hidden: Tensor  # (B, T, K), or (B, 1, K): the hidden state (D), then any context vectors
     cache: Any  # transformers' Cache, or None
     recalled: Recalled | None = None  # of a memory, if it was computed too
+    scores: Tensor | None = None  # (2, B, scored) log-probs by decoder and memory, likewise
 
     def states(self, index: Any) -> tuple[Tensor, Tensor]:
         """Return hidden states and logits at an index of (B, T)."""
@@ -329,14 +330,17 @@ class Decoder:
         last: int = 0,
         head: bool = True,
         memory: Any = None,
+        scored: int = 0,
     ) -> DecoderOutput:
         """Return logits and hidden states of ids (B, T).
 
         attention_mask (B, past + T) is 0 on padding; by default, positions follow from it. A bool
         mask (B, 1, T, T) is True where a query sees a key. The cache is extended in place. last > 0
         returns only that many last positions. head=False stops at the hidden state, without logits
-        and cache, and saves the time of later layers. A compiled step of one token computes the
-        logits of a bound memory too, for less than one after the other.
+        and cache, and saves the time of later layers. A compiled step computes the logits of a
+        bound memory too, for less than one after the other. With `last`, so many positions before
+        those are `scored`: the log-probs of the tokens after them are returned if a compiled step
+        computes both decoder and memory, and otherwise the positions with the others.
         """
         if cache is None and use_cache and head:
             grow_windows = self.fast_pass is not None and self.fast_pass.grow_windows
@@ -344,13 +348,14 @@ class Decoder:
         layer = take_layer(cache) if self.context is not None else None
         try:
             words = self._words(ids.to(self.device), attention_mask, layer)
-            output = self._run(ids, attention_mask, position_ids, cache, last, head, memory, words)
+            asked = last, head, memory, words, scored
+            output = self._run(ids, attention_mask, position_ids, cache, *asked)
         finally:
             if layer is not None:
                 cache.layers.append(layer)
         if words is None:
             return output
-        words = words[:, -last:].to(output.hidden)
+        words = words[:, words.shape[1] - output.hidden.shape[1] :].to(output.hidden)
         return output._replace(hidden=torch.cat([output.hidden, words], -1))
 
     def _words(self, ids: Tensor, mask: Tensor | None, layer: ContextLayer | None) -> Tensor | None:
@@ -369,12 +374,15 @@ class Decoder:
         head: bool,
         memory: Any,
         words: Tensor | None,
+        scored: int,
     ) -> DecoderOutput:
         """Return the output of `forward` without the context vectors, which a memory may read."""
         plain = head and attention_mask is None and position_ids is None
         if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
-                return DecoderOutput(*self.fast_pass.forward(ids, cache, last, memory, words))
+                asked = last, memory, words, scored
+                return DecoderOutput(*self.fast_pass.forward(ids, cache, *asked))
+        last = last and last + scored
         if position_ids is None and attention_mask is not None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp_min(0)[:, -ids.shape[1] :]
         if attention_mask is not None and attention_mask.dim() == 4:

@@ -1,7 +1,7 @@
 """Code that numba compiles for Llama-shaped decoders and memories; every file here imports numba.
 
 What lies between two products (layer), attention of one token (attend) and of a prompt (prompt),
-products (products), a complete step (step), the LLVM code that they need (intrinsics), and the form
+products (products), log-probs (scores), a complete step (step), the LLVM code that they need (intrinsics), and the form
 that takes tensors (operators). `llama_pass.py` imports it in the background. It may import
 `mlpmem.fast.llama_layers`. Open step.py first.
 

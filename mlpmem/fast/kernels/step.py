@@ -1,7 +1,8 @@
 """A decoding step of a Llama in one compiled call, on one or more threads, without the GIL.
 
 A step is of one token per sequence, or of a prompt's next tokens. A memory may be computed in the
-same call as one token; if it has the decoder's head, that is read once for both.
+same call, for each sequence's last tokens; if it has the decoder's head, that is read once for
+both. Heads give logits of the last tokens, or scores: log-probs of the tokens that follow.
 
 A step is a sequence of phases, each a product or an attention.
 A phase is cut into chunks; each thread takes the next one, so a delayed thread delays one chunk at
@@ -17,12 +18,14 @@ from mlpmem.fast.kernels.intrinsics import add, pointer, read, swap, write
 from mlpmem.fast.kernels.layer import ZERO, add_norm, gate, rotate
 from mlpmem.fast.kernels.products import some_outputs, sum_groups
 from mlpmem.fast.kernels.prompt import TOKENS, attend_tokens
+from mlpmem.fast.kernels.scores import score_chunk
 
 # kinds of phase: queries, keys and values; attention; its output; gate and up; down; the last norm
 QKV, ATTEND, OUT, GATE_UP, DOWN, TOP = range(6)
 # a memory's door, and the same of its blocks
 RECALL_DOOR, RECALL_GATE_UP, RECALL_DOWN, RECALL_TOP = range(6, 10)
 HEAD, OWN_HEAD, RECALL_HEAD = range(10, 13)  # of all rows, the decoder's, the memory's
+SCORE, OWN_SCORE, RECALL_SCORE = range(13, 16)  # the same heads, for the tokens that follow
 SHIFT = 32  # of the phase's number in the word that threads share
 WAIT, END = 2**29, 2**30  # phase numbers before the first phase and after the last
 
@@ -45,7 +48,7 @@ def cached(caches, layer, batch, size, sample):
 def open_phase(phase, plan, model, room, x, hidden, past, sample):
     """Compute what lies before a phase; the arguments are those of `step`."""
     caches, windows, scores, norms, tables, factors, gelu, depth = model
-    (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, logits = room
+    (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, ends = room[:4]
     kind, layer = plan[3][phase, 0], plan[3][phase, 1]
     (batch, tokens, _, size), width, names, inputs = q.shape, x.shape[1], norms[layer], h
     one, eps = factors[0], factors[1]
@@ -78,41 +81,46 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
         inputs = activated
     elif kind == RECALL_DOOR:
         inputs = recall[3]
-        standardise(hidden, vector(names[0], inputs.shape[1]), names[1], inputs)
+        keep_last(hidden, batch, inputs)
+        standardise(inputs, names[0], names[1])
         recall[0][:] = ZERO
     elif kind == RECALL_GATE_UP or kind == RECALL_TOP:
         y, first = recall[0], layer == len(windows) + 1
         if first:
-            y[:] = hidden
-        added, out = delta[:0] if first else delta, h if kind == RECALL_GATE_UP else tops[2]
-        add_norm(y, added, vector(0, width), vector(names[0], width), factors[3], ZERO, out)
+            keep_last(hidden, batch, y)
+        added = recall[5][:0] if first else recall[5]
+        inputs = recall[4] if kind == RECALL_GATE_UP else tops[2]
+        add_norm(y, added, vector(0, width), vector(names[0], width), factors[3], ZERO, inputs)
     elif kind == RECALL_DOWN:
         gate(recall[1], False, recall[2])
         inputs = recall[2]
+    elif kind >= SCORE:
+        inputs = tops[kind - SCORE]
     else:
-        inputs = tops[kind - HEAD]
+        keep_last(tops[1], batch, ends[1])
+        keep_last(tops[2], batch, ends[2])
+        inputs = ends[kind - HEAD]
     if kind != ATTEND:
         sum_groups(inputs, sums)
 
 
 @compiled
-def standardise(hidden, mean, scale, out):
-    """out (B, K) = (out - mean) / scale, once hidden states (B, D) are its first numbers."""
-    rows, width = hidden.shape
-    scales = vector(scale, len(mean))
+def standardise(x, mean, scale):
+    """x (R, K) = (x - mean) / scale, both by address."""
+    rows, width = x.shape
+    means, scales = vector(mean, width), vector(scale, width)
     for row in range(rows):
-        out[row, :width] = hidden[row]
-        for i in range(len(mean)):
-            out[row, i] = (out[row, i] - mean[i]) / scales[i]
+        for i in range(width):
+            x[row, i] = (x[row, i] - means[i]) / scales[i]
 
 
 @compiled
 def keep_last(rows, batch, out):
-    """Copy the last tokens of each sequence, rows (B T, D), to out (B keep, D)."""
-    tokens, keep = len(rows) // batch, len(out) // batch
+    """Copy the last tokens of each sequence, rows (B T, D), to out (B keep, D or more)."""
+    (count, width), keep = rows.shape, len(out) // batch
     for b in range(batch):
         for t in range(keep):
-            out[b * keep + t] = rows[(b + 1) * tokens - keep + t]
+            out[b * keep + t, :width] = rows[(b + 1) * (count // batch) - keep + t]
 
 
 @compiled
@@ -153,7 +161,7 @@ def attend_chunk(layer, begin, end, model, room, past, shared, sample):
 def multiply_chunk(phase, chunk, plan, room):
     """Compute a chunk of a phase that is a product."""
     first, chunks, parts, kinds = plan
-    (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, logits = room
+    (h, q, qkv, pieces, attended, gate_up, activated, delta, sums), recall, tops, ends = room[:4]
     part, begin, end = chunks[first[phase] + chunk]
     kind, inputs, out = kinds[phase, 0], h, qkv
     if kind == OUT:
@@ -163,14 +171,25 @@ def multiply_chunk(phase, chunk, plan, room):
     elif kind == DOWN:
         inputs, out = activated, delta
     elif kind == RECALL_DOOR:
-        inputs, out = recall[3], delta
+        inputs, out = recall[3], recall[5]
     elif kind == RECALL_GATE_UP:
-        out = recall[1]
+        inputs, out = recall[4], recall[1]
     elif kind == RECALL_DOWN:
-        inputs, out = recall[2], delta
+        inputs, out = recall[2], recall[5]
     elif kind >= HEAD:
-        inputs, out = tops[kind - HEAD], logits[kind - HEAD]
+        inputs, out = ends[kind - HEAD], room[4][kind - HEAD]
     some_outputs(parts[part], begin, end, inputs, sums, out)
+
+
+@compiled
+def score_part(phase, chunk, plan, room):
+    """Compute a chunk of a phase that scores tokens."""
+    first, chunks, parts, kinds = plan
+    part, begin, end = chunks[first[phase] + chunk]
+    tops, (tokens, totals, found), kind = room[2], room[5], kinds[phase, 0]
+    row = len(tops[1]) if kind == RECALL_SCORE else 0  # the first
+    columns = tokens[row:], totals[chunk, row:], found[row:]
+    score_chunk(parts[part], begin, end, tops[kind - SCORE], room[0][8], *columns)
 
 
 @compiled
@@ -195,8 +214,10 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
     sin, and their width. factors: added to norm weights, epsilon, epsilon of heads, epsilon of a
     memory.
 
-    room is (the arrays of a layer, those of a memory's block, the heads' inputs, the logits). Of
-    the last two, there is one for all rows, one of the decoder's rows, one of the memory's.
+    room is (the arrays of a layer, those of a memory's blocks, what may be scored, the heads'
+    inputs, the logits, the scores). Of the third to the fifth, there is one for all rows, one of
+    the decoder's rows, one of the memory's. The scores are (tokens, totals, found), see
+    `score_chunk`, with totals per chunk.
     """
     phases, phase, first = len(plan[0]) - 1, 0, plan[0]
     while True:
@@ -216,6 +237,8 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
             if plan[3][on, 0] == ATTEND:  # with it, the other's frame would take long to make
                 _, begin, end = plan[1][first[on] + chunk]
                 attend_chunk(plan[3][on, 1], begin, end, model, room, past, shared, sample)
+            elif plan[3][on, 0] >= SCORE:
+                score_part(on, chunk, plan, room)
             else:
                 multiply_chunk(on, chunk, plan, room)
             add(done, on, 1)
