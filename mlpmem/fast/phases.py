@@ -44,8 +44,8 @@ class Phases:
     ) -> None:
         """Cut products, in the order of `Step.of`."""
         self.kv_heads = kv_heads
-        tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
-        heads = [HEAD] if tied else [OWN_HEAD] + [RECALL_HEAD] * (recall is not None)
+        self.tied = recall is not None and _is_same(*(product[0] for product in products[-2:]))
+        heads = [HEAD] if self.tied else [OWN_HEAD] + [RECALL_HEAD] * (recall is not None)
         self.kinds, rest = _kinds(layers, recall), iter(products)
         rows: list[list[int]] = []
         self.chunks = [

@@ -103,7 +103,7 @@ class Step:
         sources = 1 if self.recall is None else 2
         hidden = torch.empty_like(x)
         logits = torch.empty(sources, batch * keep, self.products[-1][0].outputs)
-        scores = self._scores(follow)
+        scores = self._scores(follow, x.shape[1])
         room = *self._room((batch, tokens, kept, keep), x.shape[1], end), _split(logits), scores
         if self.entered and kept:
             assert words is not None, "this memory reads context vectors"
@@ -120,7 +120,7 @@ class Step:
         hidden = hidden.view(batch, tokens, -1)[:, tokens - keep :].to(self.dtype)
         outputs = logits.view(sources, batch, keep, logits.shape[2])
         recalled = None if self.recall is None else outputs[1]
-        found = None if follow is None else _log_probs(scores).view(sources, *follow.shape)
+        found = None if follow is None else _log_probs(*scores[2:]).view(sources, *follow.shape)
         return Result(outputs[0], hidden, recalled, found)
 
     def read(
@@ -205,14 +205,16 @@ class Step:
         tops, ends = (torch.empty(sources, batch * count, width) for count in (kept, keep))
         return layer, block, _split(tops), _split(ends)
 
-    def _scores(self, follow: Tensor | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return the arrays of `score_chunk`: tokens (S B N), totals (chunks, S B N), and found."""
+    def _scores(self, follow: Tensor | None, width: int) -> tuple[np.ndarray, ...]:
+        """Return the arrays of `score_chunk`: tokens (S B N), columns, totals, and found."""
         sources = 1 if self.recall is None else 2
-        tokens = (
-            np.empty(0, np.int64) if follow is None else np.tile(follow.numpy().ravel(), sources)
-        )
+        tokens = np.empty(0, np.int64)
+        if follow is not None:
+            tokens = np.tile(follow.numpy().ravel(), sources)
+        rows = len(tokens) if self.phases.tied else len(tokens) // sources  # of one product
+        columns = np.empty((width, -(-rows // LANES) * LANES), np.float32)
         totals = np.full((self.phases.head_chunks, len(tokens)), -np.inf, np.float32)
-        return tokens, totals, np.empty(len(tokens), np.float32)
+        return tokens, columns, totals, np.empty(len(tokens), np.float32)
 
 
 def _split(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -221,7 +223,6 @@ def _split(x: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return whole, whole[:own], whole[own:]
 
 
-def _log_probs(scores: tuple[np.ndarray, np.ndarray, np.ndarray]) -> Tensor:
-    """Return the log-probs of tokens from the arrays of `score_chunk`."""
-    _, totals, found = scores
+def _log_probs(totals: np.ndarray, found: np.ndarray) -> Tensor:
+    """Return the log-probs of tokens from those arrays of `score_chunk`."""
     return torch.from_numpy(found) - torch.from_numpy(totals).logsumexp(0)

@@ -1,9 +1,9 @@
 """Code that numba compiles for Llama-shaped decoders and memories; every file here imports numba.
 
 What lies between two products (layer), attention of one token (attend) and of a prompt (prompt),
-products (products), log-probs (scores), a complete step (step), the LLVM code that they need (intrinsics), and the form
-that takes tensors (operators). `llama_pass.py` imports it in the background. It may import
-`mlpmem.fast.llama_layers`. Open step.py first.
+products (products), log-probs of tokens (scores), a complete step (step), the LLVM code that they
+need (intrinsics), and the form that takes tensors (operators). `llama_pass.py` imports it in the
+background. It may import `mlpmem.fast.llama_layers`. Open step.py first.
 
 numba caches what it compiles, and looks only at the file of a function to see whether that is
 valid. A function also holds the code of functions that it calls, so the cache's folder is named by

@@ -18,7 +18,7 @@ from mlpmem.fast.kernels.intrinsics import add, pointer, read, swap, write
 from mlpmem.fast.kernels.layer import ZERO, add_norm, gate, rotate
 from mlpmem.fast.kernels.products import some_outputs, sum_groups
 from mlpmem.fast.kernels.prompt import TOKENS, attend_tokens
-from mlpmem.fast.kernels.scores import score_chunk
+from mlpmem.fast.kernels.scores import score_chunk, transpose
 
 # kinds of phase: queries, keys and values; attention; its output; gate and up; down; the last norm
 QKV, ATTEND, OUT, GATE_UP, DOWN, TOP = range(6)
@@ -96,6 +96,7 @@ def open_phase(phase, plan, model, room, x, hidden, past, sample):
         inputs = recall[2]
     elif kind >= SCORE:
         inputs = tops[kind - SCORE]
+        transpose(inputs, room[5][1])
     else:
         keep_last(tops[1], batch, ends[1])
         keep_last(tops[2], batch, ends[2])
@@ -186,10 +187,10 @@ def score_part(phase, chunk, plan, room):
     """Compute a chunk of a phase that scores tokens."""
     first, chunks, parts, kinds = plan
     part, begin, end = chunks[first[phase] + chunk]
-    tops, (tokens, totals, found), kind = room[2], room[5], kinds[phase, 0]
+    tops, (tokens, columns, totals, found), kind = room[2], room[5], kinds[phase, 0]
     row = len(tops[1]) if kind == RECALL_SCORE else 0  # the first
-    columns = tokens[row:], totals[chunk, row:], found[row:]
-    score_chunk(parts[part], begin, end, tops[kind - SCORE], room[0][8], *columns)
+    inputs = tops[kind - SCORE], columns, room[0][8]
+    score_chunk(parts[part], begin, end, *inputs, tokens[row:], totals[chunk, row:], found[row:])
 
 
 @compiled
@@ -216,8 +217,8 @@ def step(leads, word, done, plan, model, room, x, hidden, past, shared, sample):
 
     room is (the arrays of a layer, those of a memory's blocks, what may be scored, the heads'
     inputs, the logits, the scores). Of the third to the fifth, there is one for all rows, one of
-    the decoder's rows, one of the memory's. The scores are (tokens, totals, found), see
-    `score_chunk`, with totals per chunk.
+    the decoder's rows, one of the memory's. The scores are (tokens, columns, totals,
+    found), see `score_chunk`, with totals per chunk.
     """
     phases, phase, first = len(plan[0]) - 1, 0, plan[0]
     while True:
