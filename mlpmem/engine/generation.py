@@ -147,11 +147,12 @@ def _prefill(call: Call, writers: list[Writer], evidence: Evidence, clock: Clock
     routed = {writer.system for writer in writers if writer.lmbda == AUTO}
     count, last = reached(prompts[0].ids, bool(routed)), 1 + len(forced)
     memory = call.model.memory if "memory" in call.parts else None
-    if routed == {"memory"} and call.model.settings.memory_temperature == 1:
-        asked = {"last": last, "scored": count}
-    else:
-        asked = {"last": last + count}
-    output = call.model.decoder.forward(read, use_cache=True, memory=memory, **asked)
+    # scores are enough for a router of the memory only
+    scored = routed == {"memory"} and call.model.settings.memory_temperature == 1
+    last, scored = (last, count) if scored else (last + count, 0)
+    output = call.model.decoder.forward(
+        read, use_cache=True, last=last, memory=memory, scored=scored
+    )
     clock.prefill_ms = 1000 * (time.perf_counter() - begin) / len(prompts)
     for row, prompt in prompts.items():
         columns = {w.name: w.system for w in writers if w.row == row and w.lmbda == AUTO}

@@ -161,7 +161,7 @@ def test_several_threads_compute_the_same_as_one(threads):
     step, cache = decoder.fast_pass.step, growing_cache(plain.model.config, grow_windows=True)
     wanted = plain.forward(IDS[:, :1], use_cache=True, last=1)
     with torch.inference_mode():
-        logits, hidden, _ = step.run(IDS[:, :1], cache, threads)
+        logits, hidden, *_ = step.run(IDS[:, :1], cache, threads)
     torch.testing.assert_close(logits, wanted.logits, rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(hidden, wanted.hidden, rtol=0, atol=TOLERANCE)
 
