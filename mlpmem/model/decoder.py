@@ -25,6 +25,7 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass
+from mlpmem.fast.small_products import SmallProducts
 from mlpmem.formats import check_gguf, is_gguf
 from mlpmem.model.context import Context, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
@@ -95,6 +96,7 @@ class Decoder:
         self.threads = self.all_threads = 0
         # the hand-written pass, if the family has one for weights in this form
         self.fast_pass: Gpt2Pass | LlamaPass | None = None
+        self.products: SmallProducts | None = None  # of a family without a compiled step
         self.kl = 0.0  # nats, between the logits before and after rounding weights, on PROBE
         self.context: Context | None = None  # the context vectors that follow hidden states
         self._hook = ffn.register_forward_pre_hook(_capture)
@@ -162,8 +164,15 @@ class Decoder:
             with small_forms(self.model):
                 after = self._probe()
             self.kl = float((before.exp() * (before - after)).sum(-1).mean())
-        if bits and isinstance(self.fast_pass, LlamaPass):
-            self.fast_pass.compile_if_cached()  # frees a form that the first answer would use
+        if not bits:
+            return
+        compiled: LlamaPass | SmallProducts | None
+        if isinstance(self.fast_pass, LlamaPass):
+            compiled = self.fast_pass
+        else:
+            compiled = self.products = SmallProducts.of(self.model, weakref.ref(self))
+        if compiled is not None:
+            compiled.compile_if_cached()  # frees a form that the first answer would use
 
     def is_plain(self) -> bool:
         """Return whether compiled code reads these weights, so that they need not be packed."""
@@ -177,6 +186,8 @@ class Decoder:
     @property
     def is_compiled(self) -> bool:
         """Return whether a token is decoded by compiled code, with threads of its own."""
+        if self.products is not None:
+            return self.products.ready
         return isinstance(self.fast_pass, LlamaPass) and self.fast_pass.step is not None
 
     def use_fast_pass(self) -> None:
@@ -363,6 +374,8 @@ class Decoder:
         memory: Any,
     ) -> DecoderOutput:
         """Return the output of `forward` without context vectors."""
+        if self.products is not None and ids.shape[1] == 1:
+            self.products.compile_in_background(memory)
         plain = head and attention_mask is None and position_ids is None
         if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):
