@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from mlpmem.errors import MlpMemError
+
 COMPILE = "MLPMEM_COMPILE"  # environment variable; 0 disables compiled kernels
 PRODUCTS = "products"  # name of the kernels that families without a compiled step use
 POLL = 0.1  # seconds
@@ -59,6 +61,9 @@ def _compile_and_use(name: str, use: Callable[[], None]) -> None:
     try:
         compile_apart(name)
         use()
+    except MlpMemError as error:  # of weights that are read now
+        sys.stderr.write(f"mlpmem: {error}; until then decoding is slower\n")
+        os.environ[COMPILE] = "0"
     except Exception as error:  # numba's and llvm's own, on unknown machines
         if not threading.main_thread().is_alive():
             return  # the process ends

@@ -76,6 +76,11 @@ class AdaptedLinear(PackedLinear):
         return self.base.weight
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Return (outputs, inputs)."""
+        return self.base.shape
+
+    @property
     def bias(self) -> Tensor | None:
         return self.base.bias
 

@@ -5,7 +5,6 @@ into a ContextVar, so the decoder keeps no state of a call. With a `context`, th
 follow it (context.py). Training and generation are elsewhere.
 """
 
-import hashlib
 import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -25,6 +24,7 @@ from mlpmem.fast.gpt2_pass import Gpt2Pass
 from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass
+from mlpmem.fast.packed import PackedLinear
 from mlpmem.fast.small_products import SmallProducts
 from mlpmem.formats import check_gguf, is_gguf
 from mlpmem.model.context import Context, take_layer
@@ -232,7 +232,9 @@ class Decoder:
     @property
     def vocab_size(self) -> int:
         """Return V, the number of logits (the tokenizer may know fewer tokens)."""
-        return self.model.get_output_embeddings().weight.shape[0]
+        head = self.model.get_output_embeddings()
+        # of a small form alone, there is no weight
+        return (head.shape if isinstance(head, PackedLinear) else head.weight.shape)[0]
 
     @property
     def head_weight(self) -> Tensor:
@@ -282,9 +284,8 @@ class Decoder:
 
         The config of a folder may name a file, whose weights the folder has.
         """
-        if self.folder is not None and is_gguf(self.folder):
-            with self.folder.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+        if (file := getattr(self.model, "gguf", None)) is not None:
+            return file.sha256()
         return str(getattr(self.model.config, "gguf_sha256", ""))
 
     @cached_property

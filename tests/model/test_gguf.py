@@ -1,7 +1,11 @@
 """GGUF files give transformers' results; damage is reported before weights are read."""
 
+import copy
+import hashlib
+import os
 import shutil
 import struct
+import threading
 
 import numpy as np
 import pytest
@@ -16,9 +20,11 @@ from transformers import AutoModelForCausalLM, GgufConfig
 
 import mlpmem
 from mlpmem.errors import MlpMemError
+from mlpmem.fast.compiling import in_background
 from mlpmem.loading import capacity
 from mlpmem.model.decoder import Decoder
 from mlpmem.model.families import FAMILIES
+from mlpmem.model.gguf import assemble
 from mlpmem.model.gguf import reader as ours
 from mlpmem.model.gguf.blocks import KINDS, dense, groups
 from mlpmem.model.gguf.configs import CONFIGS
@@ -217,6 +223,67 @@ def test_the_number_of_parameters_is_read_from_the_header(llama_file):
     wanted = sum(weight.numel() for weight in tiny.decoder("llama").model.parameters())
     assert capacity.parameters_in(llama_file) == wanted
     assert Decoder.load(llama_file, dtype=torch.bfloat16).model.dtype == torch.bfloat16
+
+
+def _another(path):
+    """Return another file of the same shape, beside a Llama's."""
+    return gguf_files.write(path.with_name("other.gguf"), tiny.decoder("llama", seed=5))
+
+
+def _read_later(tmp_path):
+    """Return (a file of 4-bit blocks, one of its layers, whose blocks are not read yet)."""
+    shape = {"hidden_size": 64, "intermediate_size": 96}
+    path = gguf_files.write(tmp_path / "model.gguf", tiny.decoder("llama", **shape), "Q4_0")
+    return path, Decoder.load(path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace an open file")
+def test_blocks_come_from_the_first_file_if_another_takes_its_name(tmp_path):
+    path, decoder = _read_later(tmp_path)
+    wanted = hashlib.sha256(path.read_bytes()).hexdigest()
+    os.replace(_another(path), path)
+    for layer in decoder.model.modules():
+        if hasattr(layer, "blocks"):
+            assert torch.equal(layer.blocks.read().dense(), layer.weight)
+    assert decoder.gguf_sha256 == wanted != hashlib.sha256(path.read_bytes()).hexdigest()
+    tuned = copy.deepcopy(decoder.model)
+    assert tuned.gguf is decoder.model.gguf
+
+
+def test_a_file_that_is_written_to_is_not_read_on(tmp_path):
+    path, decoder = _read_later(tmp_path)
+    blocks = decoder.model.model.layers[0].self_attn.o_proj.blocks
+    with path.open("r+b") as file:
+        file.seek(blocks.place.start)
+        file.write(b"other")
+    for read in (blocks.read, lambda: decoder.gguf_sha256):
+        with pytest.raises(MlpMemError, match=r"model.gguf was changed or replaced .* load it aga"):
+            read()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows does not replace an open file")
+def test_a_file_that_is_replaced_while_it_loads_is_refused(llama_file, monkeypatch):
+    def replace(header):
+        os.replace(_another(llama_file), llama_file)
+        return read_tokenizer(header)
+
+    read_tokenizer = assemble.read_tokenizer
+    monkeypatch.setattr(assemble, "read_tokenizer", replace)
+    with pytest.raises(MlpMemError, match="model.gguf was changed or replaced while it was read"):
+        Decoder.load(llama_file)
+
+
+def test_blocks_that_changed_leave_the_packed_form_in_use(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLPMEM_COMPILE", "1")
+    monkeypatch.setattr("mlpmem.fast.compiling.compile_apart", lambda name: None)
+    path, decoder = _read_later(tmp_path)
+    path.write_bytes(path.read_bytes())
+    in_background("float32", decoder.model.model.layers[0].self_attn.o_proj.blocks.read)
+    for thread in threading.enumerate():
+        if thread.name == "compile":
+            thread.join(60)
+    assert "model.gguf was changed or replaced" in capsys.readouterr().err
+    assert os.environ["MLPMEM_COMPILE"] == "0"
 
 
 def _refusal(path) -> str:

@@ -31,7 +31,7 @@ from mlpmem.model.gguf.vocabulary import read_tokenizer
 def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Return a transformers model with weights in dtype, and its tokenizer.
 
-    Quantised linear layers get an attribute `blocks`, their Blocks.
+    Quantised linear layers get an attribute `blocks`, their Blocks, and the model `gguf`, the file.
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
 
@@ -78,7 +78,9 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
         if isinstance(layer, nn.Linear) and source:
             (tensor,) = source.names
             if (place := header.places[tensor]).kind.bits:
-                layer.blocks = Blocks(header.path, place, _order(header, model_type, tensor))
+                layer.blocks = Blocks(header.file, place, _order(header, model_type, tensor))
+    model.gguf = header.file
+    header.file.check_path()  # the tokenizer was read by the path
     return model, tokenizer
 
 
