@@ -154,6 +154,9 @@ def test_experts_and_fused_heads_keep_their_blocks(tmp_path):
     found = Decoder.load(gguf_files.write(tmp_path / "falcon.gguf", falcon, "Q4_0"))
     layer = found.model.transformer.h[1].self_attention.query_key_value
     assert torch.equal(layer.blocks.read().dense(), layer.weight)
+    found = Decoder.load(gguf_files.write(tmp_path / "gpt2.gguf", tiny.decoder("gpt2"), "Q4_1"))
+    layer = found.model.transformer.h[1].mlp.c_fc
+    assert torch.equal(layer.blocks.read().dense(), layer.weight.T)
     shape = {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32}
     mixture = tiny.decoder("qwen2_moe", **shape)
     found = Decoder.load(gguf_files.write(tmp_path / "mixture.gguf", mixture, "Q8_0"))

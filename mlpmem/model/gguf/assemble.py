@@ -34,6 +34,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     Quantised linear layers get an attribute `blocks`, their Blocks, and the model `gguf`, the file.
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.pytorch_utils import Conv1D
 
     header = read_header(path)
     if header.architecture not in CONFIGS:
@@ -75,7 +76,7 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     model.generation_config.eos_token_id = _ends(header) or None
     for name, layer in model.named_modules():
         source = sources.get(f"{name}.weight")
-        if isinstance(layer, nn.Linear) and source:
+        if isinstance(layer, nn.Linear | Conv1D) and source:
             (tensor,) = source.names
             if (place := header.places[tensor]).kind.bits:
                 layer.blocks = Blocks(header.file, place, _order(header, model_type, tensor))
