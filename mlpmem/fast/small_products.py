@@ -53,7 +53,7 @@ class SmallProducts:
         compile_products()
         for layer in self.model.modules():
             if isinstance(layer, FewRows):
-                _ = layer.small  # a tied head's too, which takes half the time of a token
+                _ = layer.small  # a tied head's too: its product takes 0.4 of the table's time
         settle(self.model)
         self.ready = True
         trim_memory()
