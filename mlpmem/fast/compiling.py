@@ -8,13 +8,17 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from mlpmem.errors import MlpMemError
+
 COMPILE = "MLPMEM_COMPILE"  # environment variable; 0 disables compiled kernels
+PRODUCTS = "products"  # name of the kernels that families without a compiled step use
 POLL = 0.1  # seconds
+COMPILING = threading.Lock()  # held while this process compiles
 
 
 def has_numba() -> bool:
@@ -27,27 +31,62 @@ def compiles() -> bool:
     return has_numba() and os.environ.get(COMPILE) != "0"
 
 
-def is_cached(dtype: str) -> bool:
-    """Return whether all kernels for a dtype were compiled for this processor before."""
+def is_cached(name: str) -> bool:
+    """Return whether all kernels of a name were compiled for this processor before.
+
+    A name is a dtype of a Llama's weights, or PRODUCTS.
+    """
     from mlpmem.fast.kernels import note
 
-    place = note(dtype)
+    place = note(name)
     return place is not None and place.exists()
 
 
-def compile_apart(dtype: str) -> None:
-    """Compile the kernels for a dtype in a process of its own, unless they are cached.
+def in_background(name: str, use: Callable[[], None]) -> None:
+    """Start a thread that compiles kernels in a process of its own, and then calls `use`.
+
+    This process waits for the thread at its end: one that ends within the compiler is aborted. What
+    was compiled until then is cached. While another thread compiles, do nothing.
+    """
+    if compiles() and not COMPILING.locked():
+        thread = threading.Thread(target=_compile_and_use, args=(name, use), name="compile")
+        thread.daemon = False
+        thread.start()
+
+
+def _compile_and_use(name: str, use: Callable[[], None]) -> None:
+    """Compile, then use what was compiled. If that fails, torch's operators stay in use."""
+    if not COMPILING.acquire(blocking=False):
+        return
+    try:
+        compile_apart(name)
+        use()
+    except MlpMemError as error:  # of weights that are read now
+        sys.stderr.write(f"mlpmem: {error}; until then decoding is slower\n")
+        os.environ[COMPILE] = "0"
+    except Exception as error:  # numba's and llvm's own, on unknown machines
+        if not threading.main_thread().is_alive():
+            return  # the process ends
+        why = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        sys.stderr.write(f"mlpmem: numba cannot compile here ({why}); decoding is slower\n")
+        os.environ[COMPILE] = "0"
+    finally:
+        COMPILING.release()
+
+
+def compile_apart(name: str) -> None:
+    """Compile the kernels of a name in a process of its own, unless they are cached.
 
     While another process compiles them, wait for it. If that fails, nothing is cached. RuntimeError
     if the main thread ends meanwhile.
     """
     from mlpmem.fast.kernels import note
 
-    if is_cached(dtype) or (place := note(dtype)) is None or not sys.executable:
+    if is_cached(name) or (place := note(name)) is None or not sys.executable:
         return
     with _turn(place):
-        if not is_cached(dtype):
-            _compile(dtype)
+        if not is_cached(name):
+            _compile(name)
 
 
 @contextmanager
@@ -79,12 +118,12 @@ def check_running() -> None:
         raise RuntimeError("the process ends")
 
 
-def _compile(dtype: str) -> None:
-    """Compile the kernels for a dtype in another process, and wait for it."""
+def _compile(name: str) -> None:
+    """Compile the kernels of a name in another process, and wait for it."""
     root = str(Path(__file__).parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "mlpmem.fast", dtype]
+    command = [sys.executable, "-m", "mlpmem.fast", name]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, **quiet) as process:
         while True:

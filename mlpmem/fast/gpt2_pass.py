@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mlpmem.fast import attention
 from mlpmem.fast.attention import attend
+from mlpmem.fast.few_rows import FewRows
 from mlpmem.fast.packed import PackedLinear
 
 GELUS = ("gelu_new", "gelu_pytorch_tanh")  # names of the tanh form
@@ -100,7 +101,12 @@ class Gpt2Pass:
             if i == self.depth:
                 hidden = ffn_input
             x = layer.down.plus(layer.up.gelu(ffn_input), x)
-        return self.head(_norm(self.norm, x[:, -last:])), hidden[:, -last:], cache
+        h, head = _norm(self.norm, x[:, -last:]), self.head
+        if isinstance(head, FewRows) and head.applies(h):
+            logits = head.exact(h)  # in bfloat16 the best logits would often tie
+        else:
+            logits = head(h)
+        return logits, hidden[:, -last:], cache
 
     def _attend(self, layer: Layer, x: Tensor, cache: Any, i: int, last_only: bool) -> Tensor:
         """Return x (B, T, D) plus layer i's attention; only the last position with last_only."""

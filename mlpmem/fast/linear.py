@@ -1,8 +1,9 @@
 """Linear layers packed for a CPU, so that decoding runs at memory bandwidth.
 
 Weights keep their dtype in oneDNN's layout, or become 8 or 4 bits. Where code is compiled for the
-layers, only weights are rounded (few_rows.py). Elsewhere inputs of 8-bit weights are rounded to 7
-bits on the fly, all rows by one scale: a batch differs from single rows, by much for some decoders.
+layers, only weights are rounded (few_rows.py; for 4 bits of any family, small_products.py).
+Elsewhere inputs of 8-bit weights are rounded to 7 bits on the fly, all rows by one scale: a batch
+differs from single rows, by much for some decoders.
 The operators are private to torch, so each layer is checked against a plain product and stays plain
 if they are missing or wrong. Packed layers are saved as usual; they cannot be moved or converted.
 """

@@ -9,11 +9,9 @@ and without numba, torch's operators compute it (llama_layers.py). Calls with pa
 positions use transformers' pass.
 """
 
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -23,10 +21,10 @@ from torch import Tensor, nn
 from mlpmem.fast import attention
 from mlpmem.fast.attention import GrowingLayer, growing_cache
 from mlpmem.fast.compiling import (
-    COMPILE,
+    COMPILING,
     check_running,
-    compile_apart,
     compiles,
+    in_background,
     is_cached,
 )
 from mlpmem.fast.devices import Decodes, calibrate, trim_memory
@@ -51,7 +49,6 @@ if TYPE_CHECKING:
 DTYPES = (torch.float32, torch.bfloat16)
 NOTHING = torch.empty(0)
 ROUNDS = 4  # of measuring what a memory costs
-_COMPILING = threading.Lock()
 
 
 class LlamaPass:
@@ -248,38 +245,15 @@ class LlamaPass:
         return attend_many(q, keys, values, layer).reshape(rows * keep, heads * width)
 
     def compile_in_background(self, memory: Any = None) -> None:
-        """Start a thread that compiles the kernels, if they can be compiled here.
+        """Start a thread that compiles the kernels, if they can be compiled here."""
+        in_background(self._dtype, partial(self._use_kernels, memory))
 
-        The process waits for it at its end: one that ends within the compiler is aborted. What was
-        compiled until then is cached.
-        """
-        if compiles() and not _COMPILING.locked():
-            thread = threading.Thread(target=self._compile, args=(memory,), name="compile")
-            thread.daemon = False
-            thread.start()
-
-    def _compile(self, memory: Any) -> None:
-        """Compile the kernels, and choose the number of threads that is fastest with them.
-
-        If that fails, torch's operators stay in use. While another thread compiles, do nothing.
-        """
-        if not _COMPILING.acquire(blocking=False):
-            return
-        try:
-            compile_apart(self._dtype)
-            if self.operators is Operators:
-                self._compile_all()
-            if (owner := self.owner()) is not None:
-                calibrate(owner, memory)
-        except Exception as error:  # numba's and llvm's own, on unknown machines
-            if not threading.main_thread().is_alive():
-                return  # the process ends
-            sys.stderr.write(
-                f"mlpmem: numba cannot compile here ({_first_line(error)}); decoding is slower\n"
-            )
-            os.environ[COMPILE] = "0"
-        finally:
-            _COMPILING.release()
+    def _use_kernels(self, memory: Any) -> None:
+        """Use the kernels, with the number of threads that is fastest with them."""
+        if self.operators is Operators:
+            self._compile_all()
+        if (owner := self.owner()) is not None:
+            calibrate(owner, memory)
 
     @property
     def _dtype(self) -> str:
@@ -292,7 +266,7 @@ class LlamaPass:
 
     def compile(self) -> None:
         """Compile every kernel for this model and use them; once, also with several threads."""
-        with _COMPILING:
+        with COMPILING:
             if self.operators is Operators:
                 self._compile_all()
 
@@ -340,10 +314,6 @@ def _product(parts: tuple[nn.Module, ...], x: Tensor) -> Tensor:
     """Return the products of x (R, D) with all parts, concatenated."""
     outputs = [part(x) for part in parts]
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _length(cache: Any) -> int:

@@ -87,7 +87,7 @@ def distil(model: Model, decoder: str | Path, text: Sequence[str | Path], tell: 
         for name in ("runs", BUILT):
             shutil.rmtree(folder / name, ignore_errors=True)
     sys.stderr.write(f"mlpmem: the memory is in {folder / 'memory'}, for --memory\n")
-    dtype, device = model.decoder.head_weight.dtype, model.decoder.device
+    dtype, device = model.decoder.model.dtype, model.decoder.device
     return Memory.load(folder / "memory", dtype=dtype, device=device)
 
 

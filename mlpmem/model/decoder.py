@@ -5,7 +5,6 @@ into a ContextVar, so the decoder keeps no state of a call. With a `context`, th
 follow it (context.py). Training and generation are elsewhere.
 """
 
-import hashlib
 import weakref
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from mlpmem.fast.linear import bytes_of, pack
 from mlpmem.fast.llama_layers import Recalled
 from mlpmem.fast.llama_pass import LlamaPass
 from mlpmem.fast.packed import PackedLinear
+from mlpmem.fast.small_products import SmallProducts
 from mlpmem.formats import check_gguf, is_gguf
 from mlpmem.model.context import Context, ContextLayer, take_layer
 from mlpmem.model.decoder_files import check_numbers, check_tokenizer, read_folder, reading
@@ -97,6 +97,7 @@ class Decoder:
         self.threads = self.all_threads = 0
         # the hand-written pass, if the family has one for weights in this form
         self.fast_pass: Gpt2Pass | LlamaPass | None = None
+        self.products: SmallProducts | None = None  # of a family without a compiled step
         self.kl = 0.0  # nats, between the logits before and after rounding weights, on PROBE
         self.context: Context | None = None  # the context vectors that follow hidden states
         self._hook = ffn.register_forward_pre_hook(_capture)
@@ -164,8 +165,15 @@ class Decoder:
             with small_forms(self.model):
                 after = self._probe()
             self.kl = float((before.exp() * (before - after)).sum(-1).mean())
-        if bits and isinstance(self.fast_pass, LlamaPass):
-            self.fast_pass.compile_if_cached()  # frees a form that the first answer would use
+        if not bits:
+            return
+        compiled: LlamaPass | SmallProducts | None
+        if isinstance(self.fast_pass, LlamaPass):
+            compiled = self.fast_pass
+        else:
+            compiled = self.products = SmallProducts.of(self.model, weakref.ref(self))
+        if compiled is not None:
+            compiled.compile_if_cached()  # frees a form that the first answer would use
 
     def is_plain(self) -> bool:
         """Return whether compiled code reads these weights, so that they need not be packed."""
@@ -179,6 +187,8 @@ class Decoder:
     @property
     def is_compiled(self) -> bool:
         """Return whether a token is decoded by compiled code, with threads of its own."""
+        if self.products is not None:
+            return self.products.ready
         return isinstance(self.fast_pass, LlamaPass) and self.fast_pass.step is not None
 
     def use_fast_pass(self) -> None:
@@ -224,6 +234,7 @@ class Decoder:
     def vocab_size(self) -> int:
         """Return V, the number of logits (the tokenizer may know fewer tokens)."""
         head = self.model.get_output_embeddings()
+        # of a small form alone, there is no weight
         return (head.shape if isinstance(head, PackedLinear) else head.weight.shape)[0]
 
     @property
@@ -274,9 +285,8 @@ class Decoder:
 
         The config of a folder may name a file, whose weights the folder has.
         """
-        if self.folder is not None and is_gguf(self.folder):
-            with self.folder.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+        if (file := getattr(self.model, "gguf", None)) is not None:
+            return file.sha256()
         return str(getattr(self.model.config, "gguf_sha256", ""))
 
     @cached_property
@@ -377,6 +387,8 @@ class Decoder:
         scored: int,
     ) -> DecoderOutput:
         """Return the output of `forward` without the context vectors, which a memory may read."""
+        if self.products is not None and ids.shape[1] == 1:
+            self.products.compile_in_background(memory)
         plain = head and attention_mask is None and position_ids is None
         if plain and self.fast_pass is not None and self.fast_pass.accepts(self.model, ids, cache):
             with threads_for(self, ids.numel()):

@@ -299,7 +299,7 @@ def test_one_process_compiles_while_many_tokens_are_decoded(monkeypatch):
         raise RuntimeError("stopped by the test")
 
     monkeypatch.setenv("MLPMEM_COMPILE", "1")
-    monkeypatch.setattr("mlpmem.fast.llama_pass.compile_apart", compile_slowly)
+    monkeypatch.setattr("mlpmem.fast.compiling.compile_apart", compile_slowly)
     decoder = tiny.decoder("llama")
     decoder.fast_pass = pass_of(decoder)
     output = decoder.forward(IDS[:1], use_cache=True, last=1)

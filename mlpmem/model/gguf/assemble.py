@@ -1,19 +1,20 @@
 """A decoder from a GGUF file: transformers' model and tokenizer.
 
-A family is a function in CONFIGS, from llama.cpp's metadata to a transformers config; TOP and
-LEAVES translate names. Weights become dense a few rows at a time, so a file is never held twice.
-Linear layers keep the location of their blocks, which 4-bit products read.
+configs.py has each family's config; TOP, LEAVES and EXPERTS translate names. Weights become dense a
+few rows at a time, so a file is never held twice. Linear layers keep the location of their blocks,
+which 4-bit products read.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from mlpmem.errors import MlpMemError
+from mlpmem.model.gguf.configs import CONFIGS, MIXTURES
 from mlpmem.model.gguf.reader import (
     Blocks,
     Header,
@@ -30,9 +31,10 @@ from mlpmem.model.gguf.vocabulary import read_tokenizer
 def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     """Return a transformers model with weights in dtype, and its tokenizer.
 
-    Quantised linear layers get an attribute `blocks`, their Blocks.
+    Quantised linear layers get an attribute `blocks`, their Blocks, and the model `gguf`, the file.
     """
     from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.pytorch_utils import Conv1D
 
     header = read_header(path)
     if header.architecture not in CONFIGS:
@@ -40,10 +42,11 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
             f"decoder: {header.path.name} has the family {header.architecture!r}; GGUF files must "
             f"be of {', '.join(CONFIGS)}. Use a transformers folder, or another model"
         )
-    if header.get("expert_count"):
+    if header.get("expert_count") and header.architecture not in MIXTURES:
         raise MlpMemError(
-            f"decoder: {header.path.name} is a mixture of experts, which is not read from GGUF "
-            "files. Use its transformers folder, or another model"
+            f"decoder: {header.path.name} is a mixture of experts of the family "
+            f"{header.architecture!r}; GGUF files of mixtures must be of {' or '.join(MIXTURES)}. "
+            "Use its transformers folder, or another model"
         )
     _check_layers(header)
     try:
@@ -57,22 +60,28 @@ def load_gguf(path: str | Path, dtype: torch.dtype) -> tuple[nn.Module, Any]:
     except Exception as error:  # a config's checks raise errors of many kinds
         raise wrong(header.path, f"its configuration: {one_line(error)}") from error
     expected = skeleton.state_dict()
-    names = {name: _name(model_type, name) for name in expected}
+    sources = {name: _source(model_type, name) for name in expected}
     if config.tie_word_embeddings:
-        names.pop("lm_head.weight", None)
-    _check(header, model_type, names, expected)
+        sources.pop("lm_head.weight", None)
+    _check(header, model_type, sources, expected)
     _check_frequencies(header, skeleton)
     tokenizer = read_tokenizer(header)
-    state = {name: _weight(header, source, model_type, dtype) for name, source in names.items()}
+    state = {
+        name: _weight(header, source, model_type, dtype).view(expected[name].shape)
+        for name, source in sources.items()
+    }
     model = model_class.from_pretrained(None, config=config, state_dict=state, dtype=dtype)
     state.clear()
     _set_frequencies(model, header)
     model.generation_config.eos_token_id = _ends(header) or None
     for name, layer in model.named_modules():
-        source = names.get(f"{name}.weight")
-        if type(layer) is nn.Linear and source and header.places[source].kind.bits:
-            place = header.places[source]
-            layer.blocks = Blocks(header.path, place, _order(header, model_type, source))
+        source = sources.get(f"{name}.weight")
+        if isinstance(layer, nn.Linear | Conv1D) and source:
+            (tensor,) = source.names
+            if (place := header.places[tensor]).kind.bits:
+                layer.blocks = Blocks(header.file, place, _order(header, model_type, tensor))
+    model.gguf = header.file
+    header.file.check_path()  # the tokenizer was read by the path
     return model, tokenizer
 
 
@@ -101,114 +110,13 @@ def _ends(header: Header) -> list[int]:
     return sorted({i for i in ids if isinstance(i, int)})
 
 
-def _llama(header: Header, model_type: str = "llama", **more: Any) -> tuple[str, dict[str, Any]]:
-    """Return model_type and config values of a Llama-shaped family."""
-    heads, hidden = header.get("attention.head_count"), header.get("embedding_length")
-    if not all(isinstance(x, int) and x > 0 for x in (heads, hidden)):
-        raise wrong(header.path, "its hidden size or number of heads is missing")
-    size = header.get("attention.key_length") or hidden // heads
-    values = {
-        "max_position_embeddings": header.get("context_length"),
-        "num_hidden_layers": header.get("block_count"),
-        "hidden_size": hidden,
-        "intermediate_size": header.get("feed_forward_length"),
-        "num_attention_heads": heads,
-        "num_key_value_heads": header.get("attention.head_count_kv", heads),
-        "head_dim": size,
-        "rms_norm_eps": header.get("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": _rope(header),
-        **more,
-    }
-    if model_type == "llama":
-        values["attention_bias"] = "blk.0.attn_q.bias" in header.places
-    return model_type, {name: value for name, value in values.items() if value is not None}
-
-
-def _rope(header: Header) -> dict[str, Any]:
-    """Return the parameters of the rotation."""
-    rope = {"rope_type": "default", "rope_theta": header.get("rope.freq_base", 10_000.0)}
-    kind, factor = header.get("rope.scaling.type", "none"), header.get("rope.scaling.factor")
-    if kind in ("linear", "yarn") and factor:
-        rope |= {"rope_type": kind, "factor": factor}
-    original = header.get("rope.scaling.original_context_length")
-    if kind == "yarn" and original:
-        rope["original_max_position_embeddings"] = original
-    return rope
-
-
-def _phi3(header: Header) -> tuple[str, dict[str, Any]]:
-    """Return Phi-3's config values; long contexts have their own factors."""
-    _, values = _llama(header, "phi3", sliding_window=header.get("attention.sliding_window"))
-    original = header.get("rope.scaling.original_context_length")
-    if "rope_factors_long.weight" in header.places and original:
-        factors = {
-            f"{which}_factor": plain(header, f"rope_factors_{which}.weight").tolist()
-            for which in ("long", "short")
-        }
-        values["rope_parameters"] |= {"rope_type": "longrope", **factors}
-        values["original_max_position_embeddings"] = original
-    whole = values.pop("head_dim")
-    size = header.get("rope.dimension_count", whole)
-    if not isinstance(size, int) or not 1 < size <= whole:
-        raise wrong(header.path, f"it rotates {size!r:.40} of {whole} numbers per head")
-    values["rope_parameters"]["partial_rotary_factor"] = size / whole
-    return "phi3", values
-
-
-def _gemma(header: Header, model_type: str) -> tuple[str, dict[str, Any]]:
-    """Return Gemma 2's or 3's config values; their config classes set the layers' windows."""
-    _, values = _llama(header, model_type)
-    window = header.get("attention.sliding_window")
-    values |= {"sliding_window": window} if window else {}
-    # divisor of the scores: the hidden size per head in the 27B models, else the head size
-    largest = values["num_hidden_layers"] in LARGEST
-    heads = values["num_attention_heads"]
-    values["query_pre_attn_scalar"] = (
-        values["hidden_size"] // heads if largest else values["head_dim"]
-    )
-    if model_type == "gemma2":
-        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
-            values[name] = header.get(name, SOFTCAPS[name])
-    else:
-        local = {"rope_type": "default", "rope_theta": 10_000.0}
-        values["rope_parameters"] = {
-            "full_attention": values["rope_parameters"],
-            "sliding_attention": local,
-        }
-    return model_type, values
-
-
-LARGEST = (46, 62)  # layers of Gemma 2 27B and Gemma 3 27B
-SOFTCAPS = {"attn_logit_softcapping": 50.0, "final_logit_softcapping": 30.0}
-
-
-def _gpt2(header: Header) -> tuple[str, dict[str, Any]]:
-    values = {
-        "n_positions": header.get("context_length"),
-        "n_layer": header.get("block_count"),
-        "n_embd": header.get("embedding_length"),
-        "n_inner": header.get("feed_forward_length"),
-        "n_head": header.get("attention.head_count"),
-        "layer_norm_epsilon": header.get("attention.layer_norm_epsilon"),
-    }
-    return "gpt2", {name: value for name, value in values.items() if value is not None}
-
-
-CONFIGS: dict[str, Callable[[Header], tuple[str, dict[str, Any]]]] = {
-    "llama": _llama,
-    "qwen2": lambda header: _llama(header, "qwen2"),
-    "qwen3": lambda header: _llama(header, "qwen3"),
-    "phi3": _phi3,
-    "gemma2": lambda header: _gemma(header, "gemma2"),
-    "gemma3": lambda header: _gemma(header, "gemma3_text"),
-    "gpt2": _gpt2,
-}
-
 TOP = {
     "model.embed_tokens": "token_embd",
     "model.norm": "output_norm",
     "lm_head": "output",
     "transformer.wte": "token_embd",
+    "transformer.word_embeddings": "token_embd",
+    "transformer.word_embeddings_layernorm": "token_embd_norm",
     "transformer.wpe": "position_embd",
     "transformer.ln_f": "output_norm",
 }
@@ -234,25 +142,52 @@ LEAVES = {
     "attn.c_proj": "attn_output",
     "mlp.c_fc": "ffn_up",
     "mlp.c_proj": "ffn_down",
+    "ln_mlp": "attn_norm",
+    "ln_attn": "attn_norm_2",
+    "self_attention.query_key_value": "attn_qkv",
+    "self_attention.dense": "attn_output",
+    "mlp.dense_h_to_4h": "ffn_up",
+    "mlp.dense_4h_to_h": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
 }
+EXPERTS = {  # of all experts at once
+    "mlp.experts.gate_up_proj": ("ffn_gate_exps", "ffn_up_exps"),
+    "mlp.experts.down_proj": ("ffn_down_exps",),
+}
+HEAD_NORM = re.compile(r"self_attn\.([qk])_layernorm\.norms\.(\d+)")  # one per head
 FACTORS = "rope_freqs.weight"  # of the rotation's frequencies
 LAYER = re.compile(r"(?:model\.layers|transformer\.h)\.(\d+)\.(.+)")
 
 
-def _name(model_type: str, name: str) -> str:
-    """Return the name in a GGUF file for a name of transformers."""
+class Source(NamedTuple):
+    """Where a file has one of transformers' weights."""
+
+    names: tuple[str, ...]  # of tensors, joined along the last dimension but one
+    row: int | None = None  # of the tensor, if the weight is only this row
+
+
+def _source(model_type: str, name: str) -> Source:
+    """Return where a file has a weight, by its name in transformers."""
     base, _, part = name.rpartition(".")
+    if (match := LAYER.fullmatch(name)) and match[2] in EXPERTS:
+        return Source(tuple(f"blk.{match[1]}.{leaf}.weight" for leaf in EXPERTS[match[2]]))
     if not (match := LAYER.fullmatch(base)):
-        return f"{TOP.get(base, base)}.{part}"
+        return Source((f"{TOP.get(base, base)}.{part}",))
+    if norm := HEAD_NORM.fullmatch(match[2]):
+        return Source((f"blk.{match[1]}.attn_{norm[1]}_norm.{part}",), int(norm[2]))
     leaf = LEAVES.get(match[2], match[2])
     if model_type.startswith("gemma") and match[2] == "post_attention_layernorm":
         leaf = "post_attention_norm"  # in other families, this norm comes before the FFN
-    return f"blk.{match[1]}.{leaf}.{part}"
+    return Source((f"blk.{match[1]}.{leaf}.{part}",))
 
 
 def stored(header: Header, model_type: str, names: Iterable[str]) -> dict[str, Place]:
-    """Return the location of each of transformers' weights, by its name."""
-    return {name: header.places[_name(model_type, name)] for name in names}
+    """Return the location of each of transformers' weights that is one tensor, by its name."""
+    return {name: header.places[_source(model_type, name).names[0]] for name in names}
 
 
 def _check_layers(header: Header) -> None:
@@ -263,37 +198,61 @@ def _check_layers(header: Header) -> None:
 
 
 def _check(
-    header: Header, model_type: str, names: Mapping[str, str], expected: Mapping[str, Tensor]
+    header: Header, model_type: str, sources: Mapping[str, Source], expected: Mapping[str, Tensor]
 ) -> None:
     """Raise MlpMemError unless every weight exists in its expected shape."""
-    missing = sorted(source for source in names.values() if source not in header.places)
-    if missing:
+    needed = {tensor for source in sources.values() for tensor in source.names}
+    if missing := sorted(needed - header.places.keys()):
         raise wrong(header.path, f"it lacks {len(missing)} tensors, such as {missing[0]}")
-    for name, source in names.items():
-        shape, needed = list(header.places[source].shape), list(expected[name].shape)
-        if _is_transposed(model_type, source, needed):
-            needed.reverse()
-        if shape != needed:
-            raise wrong(header.path, f"{source} is {shape}, the header says {needed}")
+    for name, source in sources.items():
+        for tensor in source.names:
+            shape = list(header.places[tensor].shape)
+            wanted = _shape(model_type, source, tensor, list(expected[name].shape), shape)
+            if shape != wanted:
+                raise wrong(header.path, f"{tensor} is {shape}, the header says {wanted}")
+
+
+def _shape(
+    model_type: str, source: Source, tensor: str, weight: list[int], found: list[int]
+) -> list[int]:
+    """Return the shape that a tensor of the file must have for a weight of transformers."""
+    if source.row is not None:
+        return [max(found[0], source.row + 1), *weight]
+    if len(source.names) > 1:
+        return [*weight[:-2], weight[-2] // len(source.names), weight[-1]]
+    if weight[0] == 1 and len(found) == len(weight) - 1:
+        return weight[1:]  # files drop a dimension of size 1
+    return weight[::-1] if _is_transposed(model_type, tensor, weight) else weight
 
 
 def _order(header: Header, model_type: str, name: str) -> Tensor | None:
     """Return the order of a tensor's rows in transformers, None if it is the file's order.
 
-    The file orders Llama's queries and keys for a rotation of neighbours: (heads, size / 2, 2).
+    The file orders Llama's queries and keys for a rotation of neighbours: (heads, size / 2, 2). It
+    has all queries of Bloom and Falcon first, then keys, then values: (heads + 2 key heads, size).
     """
-    leaf = name.split(".")[-2]
-    if model_type != "llama" or leaf not in ("attn_q", "attn_k"):
-        return None
-    heads = header.get("attention.head_count")
-    if leaf == "attn_k":
-        heads = header.get("attention.head_count_kv", heads)
+    leaf, heads = name.split(".")[-2], header.get("attention.head_count")
+    kv_heads = header.get("attention.head_count_kv", heads)
     rows = torch.arange(header.places[name].shape[0])
-    return rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)
+    if model_type == "llama" and leaf in ("attn_q", "attn_k"):
+        heads = heads if leaf == "attn_q" else kv_heads
+        return rows.view(heads, -1, 2).transpose(1, 2).reshape(-1)
+    if model_type in ("bloom", "falcon") and leaf == "attn_qkv":
+        queries, *others = rows.view(heads + 2 * kv_heads, -1).split([heads, kv_heads, kv_heads])
+        groups = [queries.view(kv_heads, -1), *others]  # a key head with its queries
+        return torch.cat(groups, dim=1).reshape(-1)
+    return None
 
 
-def _weight(header: Header, name: str, model_type: str, dtype: torch.dtype) -> Tensor:
+def _weight(header: Header, source: Source, model_type: str, dtype: torch.dtype) -> Tensor:
     """Return a weight in transformers' layout and in dtype."""
+    parts = [_tensor(header, name, model_type, dtype) for name in source.names]
+    weight = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-2)
+    return weight if source.row is None else weight[source.row]
+
+
+def _tensor(header: Header, name: str, model_type: str, dtype: torch.dtype) -> Tensor:
+    """Return a tensor of the file with transformers' order of rows, in dtype."""
     weight = torch.empty(header.places[name].shape, dtype=dtype)
     for first, rows in dense_rows(header, name):
         if model_type.startswith("gemma") and name.endswith("norm.weight"):
@@ -312,8 +271,8 @@ def _is_transposed(model_type: str, name: str, shape: Sequence[int]) -> bool:
 def _check_frequencies(header: Header, model: nn.Module) -> None:
     """Raise MlpMemError unless a file's factors fit the rotation's frequencies."""
     if FACTORS in header.places:
-        found = header.places[FACTORS].shape
-        needed = tuple(model.get_decoder().rotary_emb.inv_freq.shape)
+        found, rotary = header.places[FACTORS].shape, _rotary(model)
+        needed = tuple(rotary.inv_freq.shape) if rotary is not None else (0,)
         if found != needed:
             raise wrong(header.path, f"{FACTORS} is {list(found)}, and must be {list(needed)}")
 
@@ -321,4 +280,9 @@ def _check_frequencies(header: Header, model: nn.Module) -> None:
 def _set_frequencies(model: nn.Module, header: Header) -> None:
     """Divide the rotation's frequencies by the file's factors, as Llama 3 needs."""
     if FACTORS in header.places:
-        model.get_decoder().rotary_emb.inv_freq /= plain(header, FACTORS)
+        _rotary(model).inv_freq /= plain(header, FACTORS)
+
+
+def _rotary(model: nn.Module) -> nn.Module | None:
+    """Return the module that has the rotation's frequencies, None if nothing is rotated."""
+    return getattr(model.get_decoder(), "rotary_emb", None)

@@ -1,11 +1,17 @@
 """GGUF files: the header, checked, and the location of every weight.
 
 One file holds a decoder's weights, tokenizer and chat template; `assemble.py` builds a model from
-it. Nothing is memory-mapped: rows are read from the file on demand.
+it. Nothing is memory-mapped: rows are read on demand from the file that was opened, which stays the
+same if another takes its name.
 """
 
+import hashlib
+import io
 import math
+import os
 import struct
+import threading
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +33,70 @@ MOST = 2**31  # entries of a list, or tensors; a larger count means a damaged fi
 AGAIN = "download or convert it again"
 
 
+class GgufFile:
+    """An open file, whose content must not change."""
+
+    def __init__(self, path: Path) -> None:
+        """Open a file; OSError if that fails. It is closed when nothing refers to this object."""
+        self.path, self._lock = path, threading.Lock()
+        number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        weakref.finalize(self, os.close, number)
+        self._number, self._raw = number, io.FileIO(number, closefd=False)
+        self._stamp = _stamp(os.fstat(number))
+
+    @property
+    def size(self) -> int:
+        """Return the size in bytes."""
+        return self._stamp[1]
+
+    def read(self, start: int, buffer: bytearray) -> bool:
+        """Fill a buffer from byte `start` on; return whether the file is that long."""
+        rest = memoryview(buffer)
+        with self._lock:
+            self._raw.seek(start)
+            while rest and (count := self._raw.readinto(rest)):
+                rest = rest[count:]
+        self.check()
+        return not rest
+
+    def reader(self) -> BinaryIO:
+        """Return a buffered reader from the first byte on; one at a time."""
+        os.lseek(self._number, 0, os.SEEK_SET)
+        return io.BufferedReader(io.FileIO(self._number, closefd=False))
+
+    def check(self) -> None:
+        """Raise MlpMemError if the file was written to since it was opened."""
+        if _stamp(os.fstat(self._number)) != self._stamp:
+            raise self._changed()
+
+    def check_path(self) -> None:
+        """Raise MlpMemError if the path leads to another file by now."""
+        if not self.path.exists() or _stamp(self.path.stat()) != self._stamp:
+            raise self._changed()
+
+    def sha256(self) -> str:
+        """Return the sha256 of the content."""
+        content = hashlib.sha256()
+        for start in range(0, self.size, CHUNK):
+            buffer = bytearray(min(CHUNK, self.size - start))
+            self.read(start, buffer)
+            content.update(buffer)
+        return content.hexdigest()
+
+    def _changed(self) -> MlpMemError:
+        return MlpMemError(
+            f"decoder: {self.path.name} was changed or replaced while it was read; load it again"
+        )
+
+    def __deepcopy__(self, memo: dict) -> "GgufFile":
+        return self
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    """Return what differs for another file, or after a write."""
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 class Place(NamedTuple):
     """The location of a tensor in a file."""
 
@@ -43,9 +113,13 @@ class Place(NamedTuple):
 class Header:
     """Metadata and tensor locations, from the part before the weights."""
 
-    path: Path
+    file: GgufFile
     values: Mapping[str, Any]  # metadata, including long lists
     places: Mapping[str, Place]
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
 
     @property
     def architecture(self) -> str:
@@ -61,7 +135,7 @@ class Header:
 class Blocks:
     """The quantised rows of a linear layer, still in the file."""
 
-    path: Path
+    file: GgufFile
     place: Place
     order: Tensor | None  # of the layer's rows, None for the file's order
 
@@ -71,18 +145,16 @@ class Blocks:
         return self.place.kind.bits
 
     def read(self) -> Groups:
-        raw = read_rows(self.path, self.place, 0, _rows(self.place)[0])
+        raw = read_rows(self.file, self.place, 0, _rows(self.place)[0])
         return groups(raw if self.order is None else raw[self.order], self.place.kind)
 
 
-def read_rows(path: Path, place: Place, first: int, last: int) -> Tensor:
+def read_rows(file: GgufFile, place: Place, first: int, last: int) -> Tensor:
     """Return the bytes of a tensor's rows first .. last - 1, (rows, row bytes) uint8."""
     rows, size = last - first, _rows(place)[1]
     buffer = bytearray(rows * size)
-    with path.open("rb") as file:
-        file.seek(place.start + first * size)
-        if file.readinto(buffer) != len(buffer):
-            raise wrong(path, "it is truncated")
+    if not file.read(place.start + first * size, buffer):
+        raise wrong(file.path, "it is truncated")
     return torch.frombuffer(buffer, dtype=torch.uint8).view(rows, size)
 
 
@@ -90,8 +162,7 @@ def read_header(path: str | Path) -> Header:
     """Return a file's header; MlpMemError if the file is damaged or not supported."""
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            header = _header(path, file, path.stat().st_size)
+        header = _header(GgufFile(path))
     except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise wrong(path, "its header is truncated or altered") from error
     except OSError as error:
@@ -118,7 +189,7 @@ def dense_rows(header: Header, name: str) -> Iterator[tuple[int, Tensor]]:
     for first in range(0, rows, step):
         yield (
             first,
-            dense(read_rows(header.path, place, first, min(rows, first + step)), place.kind),
+            dense(read_rows(header.file, place, first, min(rows, first + step)), place.kind),
         )
 
 
@@ -135,8 +206,9 @@ def parameters_in(path: Path, packed: bool = False) -> int:
     return sum(sizes.values()) + (sizes.get("token_embd.weight", 0) if tied else 0)
 
 
-def _header(path: Path, file: BinaryIO, size: int) -> Header:
-    """Return the header of an open file; size is that of the file in bytes."""
+def _header(opened: GgufFile) -> Header:
+    """Return the header of an open file."""
+    path, file, size = opened.path, opened.reader(), opened.size
     if file.read(4) != MAGIC:
         raise wrong(path, "it does not begin with GGUF")
     version, tensors, count = struct.unpack("<IQQ", file.read(20))
@@ -163,7 +235,8 @@ def _header(path: Path, file: BinaryIO, size: int) -> Header:
         raise struct.error
     begin = -(-file.tell() // alignment) * alignment
     places = {row[0]: _place(path, row, begin, size) for row in rows}
-    return Header(path, values, places)
+    opened.check()
+    return Header(opened, values, places)
 
 
 def _place(path: Path, row: tuple, begin: int, size: int) -> Place:

@@ -7,6 +7,23 @@ from typing import Any
 from mlpmem.errors import MlpMemError
 from mlpmem.model.gguf.reader import AGAIN, Header, one_line
 
+# how a text is split before merges, of kinds that transformers' reader splits as GPT-2 does
+BLOOM = (" ?[^(\\s|.,!?…。，、।۔،)]+",), False, ()
+SPLITS = {  # regular expressions, whether GPT-2's split follows, further regular expressions
+    "bloom": BLOOM,
+    "poro-chat": BLOOM,
+    "gpt3-finnish": BLOOM,
+    "falcon": (("[\\p{P}\\$\\+<=>\\^~\\|`]+",), True, ("[0-9][0-9][0-9]",)),
+    "stablelm2": (
+        (
+            "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}"
+            "| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+",
+        ),
+        False,
+        (),
+    ),
+}
+
 
 def read_tokenizer(header: Header) -> Any:
     """Return the file's tokenizer; MlpMemError if transformers cannot read it."""
@@ -21,11 +38,26 @@ def read_tokenizer(header: Header) -> Any:
     try:
         options = {"gguf_file": path.name, "local_files_only": True}
         tokenizer = PreTrainedTokenizerFast.from_pretrained(str(path.parent), **options)
+        _split(tokenizer, header)
         return tokenizer if len(tokenizer) == count else _without_added(tokenizer, count)
     except Exception as error:  # a damaged vocabulary causes errors of many kinds
         raise MlpMemError(
             f"decoder: the tokenizer in {path.name} cannot be read ({one_line(error)}); {AGAIN}"
         ) from error
+
+
+def _split(tokenizer: Any, header: Header) -> None:
+    """Split texts as the file says, where transformers' reader does not know its kind of split."""
+    from tokenizers import Regex
+    from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
+
+    kind = header.values.get("tokenizer.ggml.pre")
+    if header.values["tokenizer.ggml.model"] != "gpt2" or kind not in SPLITS:
+        return
+    before, as_gpt2, after = SPLITS[kind]
+    first, last = ([Split(Regex(each), "isolated") for each in part] for part in (before, after))
+    level = ByteLevel(add_prefix_space=False, use_regex=as_gpt2)
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([*first, level, *last])
 
 
 def _without_added(tokenizer: Any, count: int) -> Any:

@@ -1,8 +1,12 @@
 """Clean exit on Ctrl-C, SIGTERM and SIGHUP.
 
-A signal raises SystemExit in the main thread, so every `finally` and `atexit` handler runs.
+A signal raises SystemExit in the main thread, so every `finally` and `atexit` handler runs. Then
+the process ends at once, without Python's own cleaning up: that ends other threads where they next
+wait for Python's lock, and one in C++, such as the thread that loads a model, would abort the
+process ("terminate called without an active exception").
 """
 
+import atexit
 import os
 import signal
 import sys
@@ -11,6 +15,7 @@ from types import FrameType
 
 CODES = {"SIGINT": 0, "SIGTERM": 143, "SIGHUP": 129}
 PATIENCE = 8.0  # seconds; container hosts kill after ten
+_code: int | None = None  # of the signal that ends this process
 
 
 def exit_on_signals() -> None:
@@ -28,11 +33,28 @@ def _exit(number: int, frame: FrameType | None) -> None:
     for name in CODES:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    code = CODES[signal.Signals(number).name]
-    last = threading.Timer(PATIENCE, os._exit, [code])
+    global _code
+    _code = CODES[signal.Signals(number).name]
+    last = threading.Timer(PATIENCE, os._exit, [_code])
     last.daemon = True
     last.start()
-    sys.exit(code)
+    sys.exit(_code)
+
+
+def _leave() -> None:
+    """End a process that a signal ends, after all other `atexit` handlers."""
+    if _code is None:
+        return
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, ValueError):  # there is none, or nobody reads it
+            pass
+    os._exit(_code)
+
+
+# before any other: handlers run in reverse order
+atexit.register(_leave)
 
 
 def end_training() -> None:

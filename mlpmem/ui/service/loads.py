@@ -67,7 +67,8 @@ def weights_line(model: Any, form: str | None) -> str:
     if kl := model.decoder.kl:
         line += f"; rounding them costs a KL of {kl:.4f} nats on a short text"
         line += ", so answers differ; --dtype bfloat16 is more exact" if kl > MUCH else ""
-    if isinstance(model.decoder.fast_pass, LlamaPass) and not has_numba():
+    compiles = isinstance(model.decoder.fast_pass, LlamaPass) or form == "int4"
+    if compiles and not has_numba():
         line += "; generation is slower without numba: pip install numba"
     return line
 
