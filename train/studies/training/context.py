@@ -35,7 +35,7 @@ KNN_LIVES, KNN_WEIGHTS = (16.0, 64.0), (0.0, 0.5, 1.0, 2.0)
 class ScaledContext(Context):
     """A context whose vectors are multiplied by a number."""
 
-    scale: float
+    scale: float = 1.0
 
     def read(self, *args, **options) -> Tensor:
         """Return scaled context vectors; see Context.read."""
@@ -72,7 +72,7 @@ def with_context(decoder: Decoder, store: Datastore, weight: float) -> Datastore
     words = reader.vectors(store.documents, np.asarray(store.positions)).numpy()
     states = np.asarray(store.keys[:], np.float32)
     scale = weight * float(np.sqrt(states.var(0).sum() / words.var(0).sum()))
-    decoder.context = ScaledContext(KNN_LIVES, weights.to(decoder.device), scale)
+    decoder.context = ScaledContext(KNN_LIVES, weights.to(decoder.device), scale=scale)
     keys = np.concatenate([states, scale * words], 1).astype(store.keys.dtype)
     assert np.isfinite(keys).all(), "the keys' dtype must hold them"
     return replace(store, keys=keys)
