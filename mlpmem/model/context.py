@@ -44,9 +44,7 @@ def check_half_lives(half_lives: Sequence[float], where: str) -> None:
 
 def check_turn(turn: Sequence[int], vocab_size: int, where: str) -> None:
     """Raise MlpMemError unless turn is at most two token ids."""
-    good = all(
-        isinstance(x, int) and not isinstance(x, bool) and 0 <= x < vocab_size for x in turn
-    )
+    good = all(isinstance(x, int) and not isinstance(x, bool) and 0 <= x < vocab_size for x in turn)
     if not good or len(turn) > MOST_TURN:
         raise MlpMemError(
             f"{where}: turn must be up to {MOST_TURN} token ids below {vocab_size}; got "

@@ -180,8 +180,8 @@ def finished(tmp_path_factory):
         targets=TargetsConfig(k=4, easy_share=1.0),
         memory=MemoryFitConfig(
             blocks=1, intermediate_size=16, head="tied", start="identity", context=LIVES,
-            token_weights="rare", words_of="question", epochs=2, batch=64, alpha=0.2, kept=16, processes=1,
-            dtype="float32", validation_rows=16,
+            token_weights="rare", words_of="question", epochs=2, batch=64, alpha=0.2, kept=16,
+            processes=1, dtype="float32", validation_rows=16,
         ),
         router=RouterFitConfig(units=4, state=True, k=4, questions=6),
         finetuned=FinetunedConfig(settings=(), lora=()),

@@ -94,6 +94,6 @@ def question_start(tokenizer: Any) -> tuple[int, ...]:
         if len(pair) == 2 and pair not in zip(answer, answer[1:], strict=False):
             return pair
     raise MlpMemError(
-        "memory: the decoder's chat template has no control token that begins questions only, which "
+        "memory: the decoder's chat template has no control token that begins only questions, as "
         'words_of = "question" needs; use "text"'
     )
